@@ -1,0 +1,184 @@
+"""NumPy arrays or torch tensors in, checked rows for the box, the same kind out again."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blackbox.errors import CountError, DtypeError, ShapeError
+from blackbox.spec import ArraySpec
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The inputs of one call as rows, and what is needed to give outputs back as the inputs came.
+
+    Attributes:
+        inputs: one detached tensor `(rows, *spec.shape)` per input; may share the caller's memory.
+        leading: the caller's leading axes.
+        numpy: whether the caller gave NumPy arrays.
+        dtype: the float dtype for outputs whose spec leaves it open.
+    """
+
+    inputs: tuple[Tensor, ...]
+    leading: tuple[int, ...]
+    numpy: bool
+    dtype: torch.dtype
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return len(self.inputs[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the caller's arrays live."""
+        return self.inputs[0].device
+
+    def give_back(self, outputs: tuple[Tensor, ...]) -> Any:  # noqa: ANN401 - same kind as came in
+        """Outputs with the caller's leading axes, kind and device; one output is not in a tuple."""
+        shaped = [out.reshape((*self.leading, *out.shape[1:])) for out in outputs]
+        arrays = [out.numpy() for out in shaped] if self.numpy else shaped
+        return arrays[0] if len(arrays) == 1 else tuple(arrays)
+
+
+def to_rows(owner: str, specs: tuple[ArraySpec, ...], arrays: tuple[object, ...]) -> Rows:
+    """Check the arrays of a call against the input specs and flatten their leading axes to rows.
+
+    Args:
+        owner: the box's name, for messages.
+        specs: the input specs.
+        arrays: what the caller gave.
+
+    Raises:
+        CountError, DtypeError, ShapeError: saying which input, what was expected and what came.
+    """
+    if len(arrays) != len(specs):
+        expected = ", ".join(spec.name for spec in specs)
+        raise CountError(f"{owner}: expected {len(specs)} arrays ({expected}), got {len(arrays)}.")
+    numpy = _all_numpy(owner, specs, arrays)
+    tensors = [as_tensor(array) for array in arrays]
+    leading = _leading_axes(owner, specs[0], tensors[0])
+    for spec, tensor in zip(specs, tensors, strict=True):
+        where = f"{owner}, input {spec.name!r}"
+        if not spec.accepts(tensor.dtype):
+            expected = spec.dtype or "float32 or float64"
+            raise DtypeError(
+                f"{where}: expected {expected}, got {_name(tensor.dtype)}. "
+                f"Convert it first: {_conversion(spec, numpy)}."
+            )
+        if tensor.device != tensors[0].device:
+            raise DtypeError(
+                f"{where}: expected device {tensors[0].device} as for {specs[0].name!r}, "
+                f"got {tensor.device}. Move one of them with .to(device)."
+            )
+        own = _leading_axes(owner, spec, tensor)
+        if own != leading:
+            raise ShapeError(
+                f"{where}: expected leading axes {leading} as for {specs[0].name!r}, got {own}. "
+                "Expand the smaller one; leading axes are not broadcast."
+            )
+    rows = math.prod(leading)
+    floats = [t for spec, t in zip(specs, tensors, strict=True) if spec.differentiable] or [
+        t for t in tensors if t.is_floating_point()
+    ]
+    dtype = torch.float32 if not floats else floats[0].dtype
+    for tensor in floats[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    flat = tuple(t.reshape(rows, *spec.shape) for spec, t in zip(specs, tensors, strict=True))
+    return Rows(flat, leading, numpy, dtype)
+
+
+def as_tensor(array: object) -> Tensor:
+    """A detached tensor of the array's numbers, sharing its memory where torch can.
+
+    Raises:
+        DtypeError: it does not hold numbers that torch knows.
+    """
+    if isinstance(array, Tensor):
+        return array.detach()
+    array = np.asarray(array)
+    try:
+        if not array.dtype.isnative or not array.flags.writeable or min(array.strides, default=0) < 0:
+            array = array.astype(array.dtype.newbyteorder("="))  # torch shares plain, writable memory only
+        return torch.from_numpy(array)
+    except TypeError:
+        raise DtypeError(
+            f"expected an array of numbers, got dtype {array.dtype}. Convert it to a float or integer dtype."
+        ) from None
+
+
+def failed_outputs(
+    specs: tuple[ArraySpec, ...], inputs: tuple[Tensor, ...], dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, ...]:
+    """Outputs `(rows, *spec.shape)` of rows that all failed: NaN in floats, zero elsewhere.
+
+    Args:
+        specs: the output specs.
+        inputs: the rows' inputs; they give count and device.
+        dtype: for specs that leave it open.
+    """
+    return tuple(
+        torch.full(
+            (len(inputs[0]), *spec.shape),
+            float("nan") if spec.floating else 0,
+            dtype=spec.torch_dtype or dtype,
+            device=inputs[0].device,
+        )
+        for spec in specs
+    )
+
+
+def finite_rows(tensors: tuple[Tensor, ...]) -> Tensor:
+    """Which rows hold nothing but finite numbers: `(rows,)` of bool, on the CPU."""
+    ok = torch.ones(len(tensors[0]), dtype=torch.bool)
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            size = math.prod(tensor.shape[1:])
+            ok &= torch.isfinite(tensor).reshape(len(tensor), size).all(dim=1).cpu()
+    return ok
+
+
+def _all_numpy(owner: str, specs: tuple[ArraySpec, ...], arrays: tuple[object, ...]) -> bool:
+    kinds = []
+    for spec, array in zip(specs, arrays, strict=True):
+        if not isinstance(array, Tensor | np.ndarray | np.generic):
+            raise DtypeError(
+                f"{owner}, input {spec.name!r}: expected a NumPy array or a torch tensor, "
+                f"got {type(array).__name__}. Wrap it in numpy.asarray or torch.as_tensor."
+            )
+        kinds.append(not isinstance(array, Tensor))
+    if len(set(kinds)) > 1:
+        raise DtypeError(
+            f"{owner}: expected all arrays of one kind, got a mixture of NumPy arrays and torch tensors. "
+            "Convert with torch.from_numpy or tensor.numpy()."
+        )
+    return kinds[0]
+
+
+def _leading_axes(owner: str, spec: ArraySpec, tensor: Tensor) -> tuple[int, ...]:
+    inner = len(spec.shape)
+    shape = tuple(tensor.shape)
+    if len(shape) >= inner and shape[len(shape) - inner :] == spec.shape:
+        return shape[: len(shape) - inner]
+    expected = "(" + ", ".join(["...", *map(str, spec.shape)]) + ")"
+    message = f"{owner}, input {spec.name!r}: expected {expected}, got {shape}."
+    if inner >= 2 and shape[-2:] == spec.shape[:-3:-1]:
+        message += f" The last two axes look swapped: try {spec.name}.swapaxes(-1, -2)."
+    else:
+        message += " Leading axes are rows; the trailing axes must be those of the spec."
+    raise ShapeError(message)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _conversion(spec: ArraySpec, numpy: bool) -> str:
+    target = spec.dtype or "float32"
+    return f"{spec.name}.astype('{target}')" if numpy else f"{spec.name}.to(torch.{target})"

@@ -1,0 +1,50 @@
+"""The errors of `blackbox`: one root, and for each kind of fault one name that also is the builtin.
+
+Every message has three parts: what was expected, what came, and how to mend it.
+"""
+
+from __future__ import annotations
+
+
+class BlackBoxError(Exception):
+    """Root of everything that this package raises on purpose."""
+
+
+class DefinitionError(BlackBoxError, TypeError):
+    """A subclass of `BlackBoxFunction` is not complete, or its specs make no sense."""
+
+
+class ConfigurationError(BlackBoxError, ValueError):
+    """A setting of a box or a wrapper is out of its range."""
+
+
+class InputError(BlackBoxError, ValueError):
+    """A value that the black box cannot take; root of the four below."""
+
+
+class CountError(InputError, TypeError):
+    """Too many or too few arrays in a call."""
+
+
+class ShapeError(InputError):
+    """An input's trailing axes differ from its spec, or leading axes differ between inputs."""
+
+
+class DtypeError(InputError, TypeError):
+    """An input is no array, or an array of the wrong dtype, kind or device."""
+
+
+class NonFiniteInputError(InputError):
+    """An input holds NaN or infinity while failures are to be raised."""
+
+
+class OutputError(BlackBoxError, RuntimeError):
+    """What the black box gave back breaks its own output specs: a fault of the box, not of a row."""
+
+
+class RowFailedError(BlackBoxError, RuntimeError):
+    """A row raised or came back non-finite while failures are to be raised."""
+
+
+class BudgetError(BlackBoxError, RuntimeError):
+    """A call would run more rows than the budget has left; none of it was run."""

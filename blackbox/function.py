@@ -1,0 +1,221 @@
+"""`BlackBoxFunction`: the contract of code that can be called but not differentiated, and the call."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC
+from time import perf_counter
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from blackbox.arrays import Rows, failed_outputs, finite_rows, to_rows
+from blackbox.errors import (
+    ConfigurationError,
+    DefinitionError,
+    NonFiniteInputError,
+    RowFailedError,
+)
+from blackbox.failures import POLICIES, Outcome, Policy
+from blackbox.ledger import Ledger
+from blackbox.running import mark_non_finite, run_block, run_each
+from blackbox.spec import ArraySpec, check_specs
+
+
+class BlackBoxFunction(ABC):
+    """A function of arrays that has values and no derivative.
+
+    Subclass it, say what goes in and out, and give one of two methods:
+
+        class Pendulum(BlackBoxFunction):
+            inputs = (ArraySpec("state", shape=(2,)),)
+            outputs = (ArraySpec("state", shape=(2,)),)
+
+            def evaluate(self, state):            # one row: NumPy array (2,) -> (2,)
+                ...
+            # or, where the simulator takes many at once:
+            def evaluate_rows(self, state):       # all rows: (rows, 2) -> (rows, 2)
+                ...
+
+    `box(*arrays)` takes NumPy arrays or torch tensors with any leading axes, on any device, and
+    gives back the same kind, device and leading axes. What the methods get is a copy: they may
+    write to it. With several outputs they return a tuple. Their floats may be of any precision;
+    an output whose spec has no dtype comes back in the precision of the (differentiable) inputs.
+
+    Attributes:
+        inputs: set in ALL subclasses, on the class or in `__init__`.
+        outputs: likewise.
+        arrays: set in SOME: "torch" gives the methods torch tensors on the caller's device
+            instead of NumPy arrays.
+        deterministic: set in SOME: False where equal inputs may give different outputs.
+        failures: what becomes of failed rows, those that raise or return something non-finite.
+            "raise" (default): the call raises `RowFailedError`. "keep": the row's output is NaN
+            and it is counted; rows whose *input* is not finite are then not run at all.
+
+    Raises:
+        DefinitionError: when the class is made, or its first instance, if it is not complete.
+    """
+
+    inputs: tuple[ArraySpec, ...]
+    outputs: tuple[ArraySpec, ...]
+    arrays: Literal["numpy", "torch"] = "numpy"
+    deterministic: bool = True
+    failures: Policy = "raise"
+
+    def __init_subclass__(cls, abstract: bool = False, **keywords: Any) -> None:  # noqa: ANN401
+        """Refuse an incomplete subclass where it is written; `abstract=True` for a common parent."""
+        super().__init_subclass__(**keywords)
+        for name in ("inputs", "outputs"):
+            if name in cls.__dict__ and not isinstance(cls.__dict__[name], property):
+                check_specs(cls.__name__, name, cls.__dict__[name])
+        if cls.arrays not in ("numpy", "torch"):
+            raise DefinitionError(f"{cls.__name__}.arrays: expected 'numpy' or 'torch', got {cls.arrays!r}.")
+        if abstract:
+            return
+        if not (_gives(cls, "evaluate") or _gives(cls, "evaluate_rows")):
+            raise DefinitionError(
+                f"{cls.__name__}: expected a method evaluate (one row) or evaluate_rows (all rows), found "
+                f"neither. Define one, or write class {cls.__name__}(..., abstract=True) for a common parent."
+            )
+        if "inputs" in cls.__dict__ and isinstance(cls.inputs, tuple):
+            _check_signature(cls)
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:  # noqa: ANN401
+        """Give every instance its ledger, also where a subclass forgets `super().__init__()`."""
+        box = super().__new__(cls)
+        box._ledger = Ledger()
+        return box
+
+    _ledger: Ledger
+
+    def __init__(self, *, failures: Policy | None = None) -> None:
+        """Set the policy for failed rows; None leaves the class's own."""
+        if failures is not None:
+            self.failures = failures
+        _check_policy(self)
+
+    def evaluate(self, *arrays: Any) -> Any:  # noqa: ANN401
+        """One row: arrays of the specs' shapes in, an array (or tuple) of the output specs' out."""
+        raise TypeError(f"{type(self).__name__} gives evaluate_rows, not evaluate.")
+
+    def evaluate_rows(self, *arrays: Any) -> Any:  # noqa: ANN401
+        """All rows: arrays `(rows, *spec.shape)` in, `(rows, *spec.shape)` for each output out."""
+        raise TypeError(f"{type(self).__name__} gives evaluate, not evaluate_rows.")
+
+    def __call__(self, *arrays: Any) -> Any:  # noqa: ANN401
+        """Evaluate every row.
+
+        Args:
+            *arrays: one per input spec, each `(*leading, *spec.shape)`, all NumPy or all torch.
+
+        Returns:
+            One array per output spec, `(*leading, *spec.shape)`; alone, not in a tuple, if there is one.
+
+        Raises:
+            InputError: count, dtype, shape, or under "raise" a non-finite input; nothing was run.
+            RowFailedError: under "raise", a row failed.
+            OutputError: the box broke its output specs.
+        """
+        name = repr(self)
+        _check_complete(self)
+        rows = to_rows(name, self.inputs, arrays)
+        ledger = self.ledger
+        ledger.calls += 1
+        ledger.rows_asked += rows.count
+        finite = finite_rows(rows.inputs)
+        if self.failures == "raise" and not finite.all():
+            raise NonFiniteInputError(self._non_finite_message(name, rows, finite))
+        outputs = failed_outputs(self.outputs, rows.inputs, rows.dtype)
+        run = torch.nonzero(finite).flatten()
+        ledger.rows_skipped += rows.count - len(run)
+        if len(run):
+            index = None if len(run) == rows.count else run.to(rows.device)
+            chosen = rows.inputs if index is None else tuple(t[index] for t in rows.inputs)
+            outcome = self.run_rows(chosen)
+            pairs = zip(outcome.outputs, outputs, strict=True)
+            outcome.outputs = tuple(part.to(whole.device, whole.dtype) for part, whole in pairs)
+            mark_non_finite(outcome)  # again: 1e300 is finite in float64 and infinite in float32
+            self._apply_policy(name, run, outcome)
+            for whole, part in zip(outputs, outcome.outputs, strict=True):
+                whole[slice(None) if index is None else index] = part
+        return rows.give_back(outputs)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The counts of this box; a wrapper hands on its inner box's, so a stack has one ledger."""
+        return self._ledger
+
+    def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
+        """Run rows whose inputs are checked and finite; failures are values here, never raised.
+
+        This is what wrappers override. Inputs `(rows, *spec.shape)` are not written to.
+        """
+        started = perf_counter()
+        outcome = run_block(self, inputs) if _gives(type(self), "evaluate_rows") else run_each(self, inputs)
+        self.ledger.seconds += perf_counter() - started
+        return outcome
+
+    def _apply_policy(self, name: str, run: Tensor, outcome: Outcome) -> None:
+        """Count failed rows and mark them NaN in every float output, or raise."""
+        if not outcome.failed:
+            return
+        self.ledger.rows_failed += len(outcome.failed)
+        first = min(outcome.failed)
+        failed = outcome.failed[first]
+        markable = any(spec.floating for spec in self.outputs)
+        if self.failures == "raise" or not markable:
+            mend = "Mend the box, or train on without such rows with failures='keep'."
+            if not markable:
+                mend = "Its outputs are all integers and cannot be marked NaN: give one a float dtype."
+            raise RowFailedError(
+                f"{name}: {len(outcome.failed)} of {len(run)} rows failed, the first is row "
+                f"{int(run[first])}: {failed.sentence()}. {mend}"
+            ) from failed.error
+        for spec, output in zip(self.outputs, outcome.outputs, strict=True):
+            output[list(outcome.failed)] = float("nan") if spec.floating else 0
+
+    def _non_finite_message(self, name: str, rows: Rows, finite: Tensor) -> str:
+        row = int(torch.nonzero(~finite)[0])
+        bad = next(
+            spec.name
+            for spec, t in zip(self.inputs, rows.inputs, strict=True)
+            if not finite_rows((t[row : row + 1],)).all()
+        )
+        return (
+            f"{name}, input {bad!r}: expected finite numbers, got NaN or infinity in row {row} "
+            f"({int((~finite).sum())} of {rows.count} rows). Nothing was run. "
+            "Look for what made it, or let such rows pass as NaN with failures='keep'."
+        )
+
+    def __repr__(self) -> str:
+        """The class's name; boxes with settings show them."""
+        return type(self).__name__
+
+
+def _gives(cls: type, method: str) -> bool:
+    return getattr(cls, method, None) is not getattr(BlackBoxFunction, method)
+
+
+def _check_policy(box: BlackBoxFunction) -> None:
+    if box.failures not in POLICIES:
+        raise ConfigurationError(f"{box!r}, failures: expected 'raise' or 'keep', got {box.failures!r}.")
+
+
+def _check_complete(box: BlackBoxFunction) -> None:
+    for name in ("inputs", "outputs"):
+        check_specs(type(box).__name__, name, getattr(box, name, None))
+    _check_policy(box)
+
+
+def _check_signature(cls: type[BlackBoxFunction]) -> None:
+    """Refuse a method that cannot take one array per input spec."""
+    name = "evaluate_rows" if _gives(cls, "evaluate_rows") else "evaluate"
+    try:
+        inspect.signature(getattr(cls, name)).bind(None, *cls.inputs)
+    except TypeError as error:
+        expected = ", ".join(spec.name for spec in cls.inputs)
+        raise DefinitionError(
+            f"{cls.__name__}.{name}: expected a method that takes one array for each input "
+            f"(self, {expected}), but {error}."
+        ) from None

@@ -1,0 +1,43 @@
+"""The ledger: how many rows a stack of wrappers was asked for, ran, failed, and how long it took."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+
+@dataclass
+class Ledger:
+    """Counts of one black box and all the wrappers around it, since it was made.
+
+    Attributes:
+        calls: calls of the outermost box.
+        rows_asked: rows in those calls.
+        rows_run: rows that the innermost box evaluated; a row evaluated twice counts twice.
+        rows_cached: rows answered from a cache.
+        rows_failed: rows that raised or came back non-finite.
+        rows_skipped: rows not run because their input was not finite already.
+        seconds: time spent inside the innermost box.
+    """
+
+    calls: int = 0
+    rows_asked: int = 0
+    rows_run: int = 0
+    rows_cached: int = 0
+    rows_failed: int = 0
+    rows_skipped: int = 0
+    seconds: float = 0.0
+
+    def add(self, other: Ledger) -> None:
+        """Add another's counts to this one: a worker's, or those of a run that was interrupted."""
+        for item in fields(self):
+            setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
+
+    def copy(self) -> Ledger:
+        """The counts as they stand now."""
+        return Ledger(**asdict(self))
+
+    def since(self, earlier: Ledger) -> Ledger:
+        """What was counted after `earlier`, a copy taken before."""
+        return Ledger(
+            **{item.name: getattr(self, item.name) - getattr(earlier, item.name) for item in fields(self)}
+        )

@@ -1,0 +1,99 @@
+"""`ArraySpec`: the name, shape and dtype of one input or output of a black box."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from blackbox.errors import DefinitionError
+
+DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "int32", "int64", "uint8", "bool")}
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a black box, without its leading axes (those are rows, any number of them).
+
+    Args:
+        name: a Python identifier; error messages use it.
+        shape: sizes of the trailing axes of one row; `()` for a number per row.
+        dtype: "float32", "float64", "int32", "int64", "uint8" or "bool", then arrays must have just
+            that one. None, the default, is any of the two floats, and the outputs come back in
+            the one that went in.
+        differentiable: False for an input along which no derivative is wanted (a Reynolds number,
+            a label); integers never are.
+
+    Raises:
+        DefinitionError: the values make no sense together.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str | None = None
+    differentiable: bool = True
+
+    def __post_init__(self) -> None:
+        """Check and normalise, so that a wrong spec fails where it is written."""
+        if not isinstance(self.name, str) or not self.name.isidentifier() or keyword.iskeyword(self.name):
+            raise DefinitionError(
+                f"ArraySpec name: expected a Python identifier, got {self.name!r}. "
+                "Use letters, digits and underscores, such as 'velocity'."
+            )
+        if not isinstance(self.shape, Sequence) or isinstance(self.shape, str):
+            raise DefinitionError(
+                f"ArraySpec {self.name!r}, shape: expected a tuple of sizes, got {self.shape!r}. "
+                "A single number per row has shape ()."
+            )
+        if any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in self.shape):
+            raise DefinitionError(
+                f"ArraySpec {self.name!r}, shape: expected positive whole sizes, got {tuple(self.shape)}. "
+                "Leave the leading (row) axes out of the spec."
+            )
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise DefinitionError(
+                f"ArraySpec {self.name!r}, dtype: expected None or one of {', '.join(DTYPES)}, "
+                f"got {self.dtype!r}."
+            )
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if not self.floating:
+            object.__setattr__(self, "differentiable", False)
+
+    @property
+    def floating(self) -> bool:
+        """Whether the array holds floats, so that a failed row can be marked by NaN."""
+        return self.dtype is None or self.dtype.startswith("float")
+
+    @property
+    def torch_dtype(self) -> torch.dtype | None:
+        """The dtype as torch names it; None where any float will do."""
+        return None if self.dtype is None else DTYPES[self.dtype]
+
+    def accepts(self, dtype: torch.dtype) -> bool:
+        """Whether an array of this dtype satisfies the spec."""
+        if self.dtype is None:
+            return dtype in (torch.float32, torch.float64)
+        return dtype == self.torch_dtype
+
+
+def check_specs(owner: str, field: str, specs: object) -> None:
+    """Refuse what is not a non-empty tuple of differently named specs.
+
+    Args:
+        owner: the class's name, for the message.
+        field: "inputs" or "outputs".
+        specs: what the class has under that name.
+
+    Raises:
+        DefinitionError: naming `owner`.
+    """
+    if not isinstance(specs, tuple) or not specs or not all(isinstance(s, ArraySpec) for s in specs):
+        raise DefinitionError(
+            f"{owner}.{field}: expected a non-empty tuple of ArraySpec, got {specs!r}. "
+            f'Write {field} = (ArraySpec("name", shape=(...)),), with the trailing comma.'
+        )
+    names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        raise DefinitionError(f"{owner}.{field}: expected different names, got {names}. Rename one.")

@@ -1,0 +1,62 @@
+"""`Wrapper`: a black box around a black box, with the inner one's specs, policy and ledger."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from blackbox.errors import ConfigurationError
+from blackbox.failures import Outcome, Policy
+from blackbox.function import BlackBoxFunction
+from blackbox.ledger import Ledger
+
+
+class Wrapper(BlackBoxFunction, abstract=True):
+    """Parent of all wrappers: passes everything through. A subclass overrides `run_rows`.
+
+    Args:
+        box: the black box to wrap; `failures` of the stack is the innermost box's.
+
+    Raises:
+        ConfigurationError: `box` is no `BlackBoxFunction`.
+    """
+
+    def __init__(self, box: BlackBoxFunction) -> None:
+        """Check the inner box first, assign after."""
+        if not isinstance(box, BlackBoxFunction):
+            raise ConfigurationError(
+                f"{type(self).__name__}: expected a BlackBoxFunction to wrap, got {type(box).__name__}."
+            )
+        self.box = box
+        self.inputs = box.inputs
+        self.outputs = box.outputs
+        self.arrays = box.arrays
+        self.deterministic = box.deterministic
+
+    @property
+    def failures(self) -> Policy:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The policy for failed rows: one for the whole stack, kept by the innermost box."""
+        return self.box.failures
+
+    @failures.setter
+    def failures(self, policy: Policy) -> None:
+        self.box.failures = policy
+
+    @property
+    def ledger(self) -> Ledger:
+        """The one ledger of the stack."""
+        return self.box.ledger
+
+    def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
+        """Hand the rows on; see `BlackBoxFunction.run_rows`."""
+        return self.box.run_rows(inputs)
+
+    # The call ends in run_rows above and never reaches this; it completes the class.
+    def evaluate_rows(self, *arrays: Any) -> Any:  # noqa: ANN401
+        """The inner box's own method."""
+        return self.box.evaluate_rows(*arrays)
+
+    def __repr__(self) -> str:
+        """Nested as the stack is; subclasses with settings show them after the box."""
+        return f"{type(self).__name__}({self.box!r})"
