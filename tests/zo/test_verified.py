@@ -1,0 +1,117 @@
+"""The first-use check: it finds a fast evaluator that is wrong, names where, and is silent otherwise."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import zo
+from zo.evaluators.loop import Loop
+from zo.evaluators.stacked import Stacked
+
+
+def mean_square(network, batch):
+    return network(batch).square().flatten(1).mean(dim=1)
+
+
+class Transposing(nn.Module):
+    """Takes its rows second, as a recurrent layer without batch_first does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+        self.last = nn.Linear(3, 1)
+
+    def forward(self, x):
+        return self.last(self.inner(x.transpose(0, 1)).transpose(0, 1))
+
+
+class ReadsWeight(nn.Module):
+    """Uses a layer's weight without calling the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return x @ self.inner.weight.tanh()
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRU(3, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.cell(x)[0]
+
+
+def fixed_rows(network, batch):
+    return (network(batch) - torch.arange(4.0)[:, None, None]).square().flatten(1).mean(dim=1)
+
+
+CASES = [
+    (Transposing(), mean_square, "NotStackable"),
+    (ReadsWeight(), mean_square, "inner.weight"),
+    (Recurrent(), mean_square, ""),
+    (nn.Linear(3, 1), fixed_rows, "RuntimeError"),
+]
+
+
+@pytest.mark.parametrize(("network", "objective", "word"), CASES, ids=lambda c: type(c).__name__)
+def test_falls_back_to_loop_with_one_warning(network, objective, word):
+    network, batch = network.double(), torch.randn(4, 5, 3).double()
+    gradient = zo.LossGradient(network, objective, zo.CoordinateWise(1e-6), evaluator="stacked")
+    with pytest.warns(zo.EvaluatorWarning, match=f"Stacked.*{word}") as caught:
+        gradient.backward(batch)
+        gradient.backward(batch)
+    assert len([w for w in caught if w.category is zo.EvaluatorWarning]) == 1
+    found = [p.grad / 2 for p in network.parameters()]
+    network.zero_grad()
+    objective(network, batch).mean().backward()
+    for ours, p in zip(found, network.parameters(), strict=True):
+        assert torch.allclose(ours, p.grad if p.grad is not None else torch.zeros_like(p), atol=1e-5)
+
+
+def test_is_silent_and_keeps_the_fast_one_where_they_agree():
+    network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 2))
+    evaluator = zo.Verified(Stacked())
+    gradient = zo.LossGradient(network, mean_square, zo.CoordinateWise(1e-3), evaluator=evaluator)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gradient.backward(torch.randn(4, 2, 5, 5))
+    assert isinstance(evaluator.active, Stacked)
+    assert gradient.counts.queries > gradient.queries()  # the check is paid for, and said
+
+
+def test_noise_of_the_objective_is_not_taken_for_a_fault():
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(network, batch):
+        noise = torch.randn(len(batch), generator=generator)
+        return mean_square(network, batch) + 1e-3 * noise
+
+    evaluator = zo.Verified(Stacked())
+    zo.LossGradient(nn.Linear(3, 2), noisy, zo.CoordinateWise(0.1), evaluator=evaluator).backward(
+        torch.randn(40, 3)
+    )
+    assert isinstance(evaluator.active, Stacked)
+
+
+def test_an_error_in_the_objective_itself_is_not_hidden():
+    def broken(network, batch):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        zo.LossGradient(nn.Linear(3, 2), broken, zo.CoordinateWise(1e-3)).backward(torch.randn(4, 3))
+
+
+def test_loop_stays_in_use_after_a_fall_back():
+    evaluator = zo.Verified(Stacked())
+    gradient = zo.LossGradient(Transposing(), mean_square, zo.CoordinateWise(1e-3), evaluator=evaluator)
+    with pytest.warns(zo.EvaluatorWarning):
+        gradient.backward(torch.randn(4, 5, 3))
+    assert isinstance(evaluator.active, Loop)

@@ -1,0 +1,44 @@
+"""Keyed random draws: the same (seed, step, ...) gives the same numbers, whoever asks and whenever."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from zo.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Key:
+    """What the draws of one optimiser step hang on.
+
+    Draws are made on the CPU, so they do not depend on the device, and the global generators are
+    neither read nor moved.
+
+    Attributes:
+        seed: the run's seed, >= 0.
+        step: the optimiser step, >= 0.
+    """
+
+    seed: int
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what a seed sequence cannot take."""
+        for name in ("seed", "step"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ConfigurationError(f"Key, {name}: expected a whole number >= 0, got {value!r}.")
+
+    def at(self, step: int) -> Key:
+        """The key of another step of the same run."""
+        return replace(self, step=step)
+
+    def generator(self, *path: int) -> torch.Generator:
+        """A fresh CPU generator for (seed, step, *path); `path` tells a step's draws apart."""
+        # As a spawn key: in the entropy itself trailing zeros would count for nothing.
+        sequence = np.random.SeedSequence(self.seed, spawn_key=(self.step, *path))
+        words = sequence.generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(words[0] >> 1))

@@ -1,0 +1,27 @@
+"""The errors and the warning of `zo`: one root, each error also the builtin that it refines."""
+
+from __future__ import annotations
+
+
+class ZeroOrderError(Exception):
+    """Root of everything that this package raises on purpose."""
+
+
+class ConfigurationError(ZeroOrderError, ValueError):
+    """A setting of an estimator, an evaluator or a gradient is out of its range."""
+
+
+class ParameterError(ZeroOrderError, ValueError):
+    """The parameters to perturb are none, unknown, frozen or of a dtype too coarse to perturb."""
+
+
+class ObjectiveError(ZeroOrderError, ValueError):
+    """The objective, or the batch it was given, does not keep to one loss per row."""
+
+
+class FailedQueriesError(ZeroOrderError, RuntimeError):
+    """Too many queries failed for the gradient of this step to mean anything; no `.grad` was changed."""
+
+
+class EvaluatorWarning(UserWarning):
+    """A fast evaluator disagreed with `loop` or could not run, and `loop` took its place."""

@@ -1,0 +1,1 @@
+"""Estimators: query plans, and the sum that makes a gradient of the answers."""

@@ -1,0 +1,62 @@
+"""`Estimator`: what every gradient estimator gives; it plans and reduces, and evaluates nothing."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Generic, TypeVar
+
+from torch import Tensor
+
+from zo.draws import Key
+from zo.errors import ConfigurationError
+from zo.parameters import Parameters
+from zo.perturbation import Perturbations
+
+Planned = TypeVar("Planned", bound=Perturbations)
+
+
+class Estimator(ABC, Generic[Planned]):
+    """A way to make a gradient out of differences of the loss."""
+
+    @abstractmethod
+    def queries(self, parameters: Parameters) -> int:
+        """What a step will cost, before it runs: perturbed objectives, the base not counted."""
+
+    @abstractmethod
+    def plan(self, parameters: Parameters, key: Key) -> Planned:
+        """Called once a step, before any query. Draws hang on the key alone."""
+
+    @abstractmethod
+    def reduce(self, planned: Planned, differences: Tensor, valid: Tensor) -> Tensor:
+        """Called once a step, after the last query.
+
+        Args:
+            planned: what `plan` gave.
+            differences: `(queries,)` float64, loss of each variant minus the base's.
+            valid: `(queries,)` bool, False where a query failed; its difference means nothing.
+
+        Returns:
+            The flat gradient `(size,)`, in the parameters' dtype.
+        """
+
+
+def check_mu(owner: str, mu: float) -> None:
+    """Refuse a smoothing parameter that is no step at all."""
+    if not isinstance(mu, float | int) or isinstance(mu, bool) or not math.isfinite(mu) or mu <= 0:
+        raise ConfigurationError(
+            f"{owner}, mu: expected a finite number > 0, got {mu!r}. "
+            "In float32 try 1e-4 for forward and 1e-3 for central differences."
+        )
+
+
+def check_count(owner: str, name: str, value: int) -> None:
+    """Refuse a count below one."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(f"{owner}, {name}: expected a whole number >= 1, got {value!r}.")
+
+
+def check_choice(owner: str, name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a word that is not one of the choices."""
+    if value not in choices:
+        raise ConfigurationError(f"{owner}, {name}: expected one of {', '.join(choices)}, got {value!r}.")

@@ -1,0 +1,1 @@
+"""Evaluators: ways to compute the perturbed objectives of a query plan."""

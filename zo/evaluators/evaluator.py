@@ -1,0 +1,57 @@
+"""`Evaluator`: from perturbations to perturbed losses; and the rule for rows and queries that failed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zo.objective import Objective
+from zo.parameters import Parameters
+from zo.perturbation import Perturbation
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What the queries of one step share: the network, its chosen parameters, the objective, the batch."""
+
+    network: nn.Module
+    parameters: Parameters
+    objective: Objective
+    batch: Any
+    rows: int
+
+
+class Evaluator(ABC):
+    """A way to compute perturbed losses. Weights, buffers and gradients are left as they were."""
+
+    @abstractmethod
+    def losses(self, problem: Problem, perturbation: Perturbation) -> Tensor:
+        """Losses of each variant on each row, `(queries, rows)`, without a graph.
+
+        Called under `no_grad`, and with the random state that the base evaluation started from.
+        """
+
+
+def differences(base: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean change of the loss of each query over the rows that survived in the base.
+
+    A query in which a further row failed is dropped: averaged over fewer rows than the base it would
+    bend the gradient (see "Failed queries" in ARCHITECTURE.md).
+
+    Args:
+        base: `(rows,)`, NaN where a row failed.
+        perturbed: `(queries, rows)`, likewise.
+
+    Returns:
+        `(queries,)` float64 in units of the loss, zero where dropped, and `(queries,)` bool, False
+        where dropped; both on the CPU.
+    """
+    survived = torch.isfinite(base)
+    change = perturbed[:, survived] - base[survived]
+    valid = torch.isfinite(change).all(dim=1)
+    mean = change.double().mean(dim=1)
+    return torch.where(valid, mean, 0.0).cpu(), valid.cpu()

@@ -1,0 +1,111 @@
+"""The first-use check: a fast evaluator must agree with `loop`, or `loop` takes its place."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blackbox import BudgetError
+from zo.errors import EvaluatorWarning
+from zo.evaluators.evaluator import Evaluator, Problem
+from zo.evaluators.loop import Loop
+from zo.perturbation import Coordinates, Directions, Perturbation
+
+STEP = 1e-2  # of the check, far above mu: here the change of the loss must stand out of its rounding
+RELATIVE = 0.02  # of that change; a wrong wiring is wrong by the whole of it
+ROUNDING = 200  # units in the last place of the loss
+
+
+class Verified(Evaluator):
+    """A fast evaluator that is compared with `Loop` on first use, on a few queries of each layer.
+
+    A disagreement, or an error in the fast evaluator, names the parameter, warns once and leaves the
+    work to `Loop`: a wrong gradient is worse than a slow one. The rows of the check are counted like
+    any others.
+
+    Attributes:
+        active: the evaluator in use, None before the first.
+        queries: perturbed objectives that the check cost and that no one has taken into account yet.
+    """
+
+    def __init__(self, fast: Evaluator) -> None:
+        self.fast = fast
+        self.active: Evaluator | None = None
+        self.queries = 0
+
+    def losses(self, problem: Problem, perturbation: Perturbation) -> Tensor:
+        """See `Evaluator.losses`."""
+        if self.active is None:
+            self.active = self._choose(problem, perturbation)
+        return self.active.losses(problem, perturbation)
+
+    def take_queries(self) -> int:
+        """Queries that the check has cost since this was last asked."""
+        taken, self.queries = self.queries, 0
+        return taken
+
+    def _choose(self, problem: Problem, perturbation: Perturbation) -> Evaluator:
+        samples = _samples(problem, perturbation)
+        size = len(perturbation)  # no more at a time than the work itself takes
+        # The first two move nothing: their difference is the noise of the objective itself.
+        truth = Loop().losses(problem, samples.perturbation)
+        self.queries += len(truth)
+        try:
+            found = torch.cat(
+                [
+                    self.fast.losses(problem, samples.perturbation.part(start, start + size))
+                    for start in range(0, len(samples.perturbation), size)
+                ]
+            )
+            self.queries += len(found)
+        except BudgetError:
+            raise
+        except Exception as error:  # whatever it is, loop has just shown that the objective works
+            return _fall_back(self.fast, f"raised {type(error).__name__} ({error})")
+        noise = (truth[0] - truth[1]).abs().nan_to_num(0.0).max()
+        scale = ROUNDING * torch.finfo(truth.dtype).eps * truth[0].abs() + 10 * noise
+        allowed = RELATIVE * (truth - truth[0]).abs() + scale
+        same = ((found - truth).abs() <= allowed) | (~torch.isfinite(found) & ~torch.isfinite(truth))
+        wrong = torch.nonzero(~same.all(dim=1)).flatten().tolist()
+        if wrong:
+            names = sorted({samples.names[query] for query in wrong})
+            return _fall_back(self.fast, f"disagreed with loop for {', '.join(names)}")
+        return self.fast
+
+
+@dataclass(frozen=True)
+class _Samples:
+    perturbation: Perturbation
+    names: list[str]
+
+
+def _samples(problem: Problem, perturbation: Perturbation) -> _Samples:
+    """Two queries that move nothing, then a few of each tensor (or two whole directions)."""
+    parameters = problem.parameters
+    if isinstance(perturbation, Directions):
+        steps = perturbation.steps[:2]
+        steps = steps * (STEP / steps.abs().amax(dim=1, keepdim=True))
+        steps = torch.cat([torch.zeros(2, parameters.size, dtype=steps.dtype), steps])
+        return _Samples(Directions(steps), ["the base", "the base"] + ["a direction"] * (len(steps) - 2))
+    indices, names = [0, 0], ["the base", "the base"]
+    for name, start, tensor in zip(parameters.names, parameters.starts, parameters.tensors, strict=True):
+        last = tensor.numel() - 1
+        chosen = sorted({0, last // 2, last})
+        indices += [start + entry for entry in chosen]
+        names += [name] * len(chosen)
+    steps = torch.full((len(indices),), STEP, dtype=parameters.dtype)
+    steps[:2] = 0
+    return _Samples(Coordinates(torch.tensor(indices), steps), names)
+
+
+def _fall_back(fast: Evaluator, what: str) -> Evaluator:
+    warnings.warn(
+        f"Evaluator {type(fast).__name__} {what}: loop is used from here on, right but slower. "
+        "Variants need rows first in every layer, and no tensor of fixed row count in the objective.",
+        EvaluatorWarning,
+        stacklevel=2,
+    )
+    return Loop()
