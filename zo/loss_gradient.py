@@ -143,8 +143,12 @@ class LossGradient:
         return self.estimator.queries(self.parameters)
 
     def state_dict(self) -> dict[str, Any]:
-        """The step counter, on which the draws hang, the counts, and the seed."""
-        return {"seed": self._key.seed, **asdict(self.counts)}
+        """Seed, counts (the draws hang on the steps among them), and the evaluator's choice."""
+        return {
+            "seed": self._key.seed,
+            "counts": asdict(self.counts),
+            "evaluator": self.evaluator.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken.
@@ -157,7 +161,8 @@ class LossGradient:
                 f"LossGradient: expected the state of a run with seed {self._key.seed}, got one with "
                 f"{state['seed']}. Make the gradient with that seed, or start anew."
             )
-        self.counts = QueryCounts(state["steps"], state["queries"], state["dropped"])
+        self.counts = QueryCounts(**state["counts"])
+        self.evaluator.load_state_dict(state["evaluator"])
 
     def _differences(self, problem: Problem, plan: Perturbations, base: Tensor) -> tuple[Tensor, Tensor]:
         parts = []
@@ -165,10 +170,8 @@ class LossGradient:
             perturbation = plan.chunk(start, min(start + self.chunk, plan.queries))
             parts.append(differences(base, self.evaluator.losses(problem, perturbation)))
         difference, valid = (torch.cat(column) for column in zip(*parts, strict=True))
-        self.counts.queries += plan.queries
+        self.counts.queries += plan.queries + self.evaluator.take_queries()
         self.counts.dropped += int((~valid).sum())
-        if isinstance(self.evaluator, Verified):
-            self.counts.queries += self.evaluator.take_queries()
         return difference, valid
 
     def _refuse_too_many_failures(self, valid: Tensor) -> None:

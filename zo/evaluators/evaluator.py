@@ -35,6 +35,17 @@ class Evaluator(ABC):
         Called under `no_grad`, and with the random state that the base evaluation started from.
         """
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to go on in the same way; most evaluators keep nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most have nothing to load
+        """Go on where `state_dict` was taken."""
+
+    def take_queries(self) -> int:
+        """Queries beyond those of the plan since this was last asked, such as those of a check."""
+        return 0
+
 
 def differences(base: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor]:
     """Mean change of the loss of each query over the rows that survived in the base.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +42,15 @@ class Verified(Evaluator):
         if self.active is None:
             self.active = self._choose(problem, perturbation)
         return self.active.losses(problem, perturbation)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which one was chosen: a resumed run neither pays for the check again nor changes evaluators."""
+        return {"active": None if self.active is None else type(self.active).__name__}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the choice of `state_dict`."""
+        chosen = {type(evaluator).__name__: evaluator for evaluator in (Loop(), self.fast)}
+        self.active = chosen.get(state["active"])
 
     def take_queries(self) -> int:
         """Queries that the check has cost since this was last asked."""

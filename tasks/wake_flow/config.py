@@ -1,0 +1,110 @@
+"""The settings of the wake-flow task and its presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tasks.errors import ConfigurationError
+
+DESCRIPTION = (
+    "A network corrects a coarse solver of the wake behind a cylinder, step by step. Compared are the "
+    "solver alone (SRC), a network trained without the solver in the loop (NON), and in the loop: with "
+    "the solver's own derivative (FO-SOL), and from function values alone (ZO-SOL)."
+)
+METHODS = ("SRC", "NON", "FO-SOL", "ZO-SOL")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a run. Lengths, times and speeds are in units in which inflow speed is 1, D is 20."""
+
+    width: int = 16
+    """Cells across of the coarse solver (the source); it has twice as many along."""
+    reference_width: int = 64
+    """Cells across of the reference, a multiple of `width`; the published one has 128."""
+    dt: float = 1.0
+    """Time step of the source."""
+    reference_dt: float = 0.5
+    """Time step of the reference."""
+    warm_up: int = 300
+    """Reference steps before the first frame, so that vortices shed; the published one has 1000."""
+    frames: int = 261
+    """Frames kept of each simulation, `dt` apart; the published set has 500."""
+    train_reynolds: tuple[float, ...] = (120.0, 240.0, 480.0, 960.0)
+    """Re_D = U D / nu of the flows that are trained on."""
+    validation_reynolds: tuple[float, ...] = (200.0, 580.0)
+    """Re_D by which weights are chosen."""
+    test_reynolds: tuple[float, ...] = (170.0, 340.0, 680.0)
+    """Re_D for the last line; never trained on, never chosen by."""
+
+    channels: int = 8
+    """Hidden channels of the corrector, two 5 x 5 convolutions: 8 make 1,010 weights."""
+    unroll: int = 8
+    """Solver steps in a loss; the paper: 16 and 32."""
+    batch: int = 4
+    """Windows of reference data in a step."""
+
+    non_steps: int = 300
+    """Optimiser steps of NON, one solver step deep."""
+    non_learning_rate: float = 0.002
+    """Of Adam."""
+    non_batch: int = 32
+    """Pairs of frames in a step of NON."""
+    fo_steps: int = 150
+    """Optimiser steps of FO-SOL, from NON's weights."""
+    fo_learning_rate: float = 0.002
+    """Of Adam."""
+    zo_steps: int = 300
+    """Optimiser steps of ZO-SOL, from NON's weights."""
+    zo_learning_rate: float = 0.002
+    """Of Adam."""
+    coordinates: int = 96
+    """Coordinates in a step's sparse set, drawn anew every step."""
+    mu: float = 1e-4
+    """Smoothing parameter of the forward differences: 1e-2 is too large here, 1e-5 lost in rounding."""
+
+    horizon: int = 200
+    """Steps of the rollouts that validate and test."""
+    test_starts: int = 3
+    """Rollouts for each test Re_D, from evenly spaced frames."""
+    validation_starts: int = 2
+    """Rollouts for each validation Re_D."""
+    validate_every: int = 25
+    """Optimiser steps between validations."""
+    checkpoint_every: int = 25
+    """Optimiser steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would fail, or mislead, only after the reference has been computed."""
+        counts = (
+            "channels unroll batch non_steps non_batch fo_steps zo_steps coordinates horizon test_starts "
+            "validation_starts validate_every checkpoint_every"
+        )
+        for name in counts.split():
+            if getattr(self, name) < 1:
+                self._refuse(name, "a whole number >= 1")
+        for name in ("non_learning_rate", "fo_learning_rate", "zo_learning_rate", "mu"):
+            if not 0 < getattr(self, name) < float("inf"):
+                self._refuse(name, "a finite number > 0")
+        for name in ("train_reynolds", "validation_reynolds", "test_reynolds"):
+            if not getattr(self, name):
+                self._refuse(name, "at least one Reynolds number")
+        held_out = set(self.test_reynolds)
+        if held_out & {*self.train_reynolds, *self.validation_reynolds}:
+            self._refuse("test_reynolds", "numbers that are neither trained on nor used for validation")
+        if self.frames <= max(self.horizon, self.unroll):
+            self._refuse("frames", f"more than horizon {self.horizon} and unroll {self.unroll}")
+        weights = (3 + 2) * 25 * self.channels + self.channels + 2  # two 5 x 5 layers, 3 channels in, 2 out
+        if self.coordinates > weights:
+            self._refuse("coordinates", f"at most the {weights} weights of the network")
+
+    def _refuse(self, name: str, expected: str) -> None:
+        raise ConfigurationError(
+            f"wake-flow, {name}: expected {expected}, got {getattr(self, name)!r}. "
+            f"Set it with --config.{name.replace('_', '-')}."
+        )
+
+
+PRESETS = {
+    "demo": Config(),
+}

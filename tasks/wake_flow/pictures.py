@@ -1,0 +1,115 @@
+"""The wake-flow pictures: vorticity side by side, error over time, training curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.patches import Circle
+
+from simulators.wake_flow.geometry import CENTRE, LENGTHS, RADIUS
+from tasks import pictures
+from tasks.runs.folder import Run
+from tasks.wake_flow.config import METHODS, Config
+from tasks.wake_flow.evaluation import Evaluation
+
+DIAMETER = 2 * RADIUS
+STAGES = {"NON": "non", "FO-SOL": "fo-sol", "ZO-SOL": "zo-sol"}
+
+
+def vorticity(velocity: np.ndarray, cell: float) -> np.ndarray:
+    """The curl at the corners between cells.
+
+    Args:
+        velocity: `(..., 2, height, width)`, x on left faces, y (along the stream) on upper faces.
+        cell: side of a cell.
+
+    Returns:
+        `(..., height - 1, width - 1)`, dv/dx - du/dy, per unit of time.
+    """
+    across, along = velocity[..., 0, :, :], velocity[..., 1, :, :]
+    # A corner has u on the faces below and above it, v on those left and right of it.
+    return (np.diff(along, axis=-1)[..., :-1, :] - np.diff(across, axis=-2)[..., :, 1:]) / cell
+
+
+def wakes(found: Evaluation, config: Config, path: Path) -> Path:
+    """Vorticity of the reference and of each method (rows) at several times (columns)."""
+    cell = LENGTHS[0] / config.width
+    shown = {name: vorticity(found.fields[name], cell) * DIAMETER for name in ("reference", *METHODS)}
+    limit = float(np.nanquantile(np.abs(shown["reference"]), 0.995))
+    made, axes = pictures.figure(9.6, 6.2, rows=len(shown), columns=len(found.times))
+    image = None
+    for line, (name, field) in zip(axes, shown.items(), strict=True):
+        for place, time, values in zip(line, found.times, field, strict=True):
+            pictures.image_axes(place)
+            # turned so that the stream runs from left to right
+            image = place.imshow(
+                values.T, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower", interpolation="bilinear",
+                extent=(0, LENGTHS[1] / DIAMETER, 0, LENGTHS[0] / DIAMETER),
+            )  # fmt: skip
+            place.add_patch(Circle((CENTRE[1] / DIAMETER, CENTRE[0] / DIAMETER), 0.5, color="#555555"))
+            if name == "reference":
+                place.set_title(f"t = {time * config.dt:g} (step {time})")
+        line[0].set_ylabel(name, color=pictures.colour(name), fontweight="bold")
+    assert image is not None
+    bar = made.colorbar(image, ax=axes, shrink=0.5, aspect=30, extend="both")
+    bar.set_label("vorticity (inflow speed / D)")
+    return pictures.save(made, path)
+
+
+def errors(found: Mapping[int, Evaluation], config: Config, path: Path) -> Path:
+    """Error over time by method: the mean over seeds, and the band that seeds span."""
+    made, axes = pictures.figure(7.2, 4.0)
+    place = axes[0, 0]
+    curves = {}
+    steps = np.arange(1, config.horizon + 1) * config.dt
+    for method in METHODS:
+        seeds = np.array([evaluation.errors[method].mean(axis=0) for evaluation in found.values()])
+        curves[method] = (steps, seeds.mean(axis=0))
+        if len(seeds) > 1:
+            place.fill_between(
+                steps, seeds.min(axis=0), seeds.max(axis=0), color=pictures.colour(method), alpha=0.15, lw=0
+            )
+    pictures.against(
+        place, curves, x="time (D / inflow speed = 20)", y="MAE of velocity", unit="inflow speeds"
+    )
+    place.axvline(config.unroll * config.dt, color="#999999", linestyle=":", linewidth=1)
+    place.set_ylim(bottom=0)
+    return pictures.save(made, path)
+
+
+def training(run: Run, path: Path) -> Path:
+    """Validation error against queries (ZO-SOL) and against solver rows (all), first seed."""
+    seed = run.seeds[0]
+    by_rows, by_queries, levels = {}, {}, {}
+    for method, stage in STAGES.items():
+        rows, queries, values = _validation_curve(run, f"seed-{seed}/{stage}")
+        by_rows[method] = (rows, values)
+        if method == "ZO-SOL":
+            by_queries[method] = (queries, values)
+        else:
+            levels[method] = float(np.nanmin(values))
+    made, axes = pictures.figure(9.6, 3.8, columns=2)
+    pictures.against(axes[0, 0], by_queries, levels=levels, y="validation MAE", unit="inflow speeds")
+    pictures.against(
+        axes[0, 1], by_rows, x="solver rows in training", y="validation MAE", unit="inflow speeds", log_x=True
+    )
+    for place in axes.flat:
+        place.set_ylim(bottom=0)
+    return pictures.save(made, path)
+
+
+def _validation_curve(run: Run, stage: str) -> tuple[list[float], list[float], list[float]]:
+    """Rows, queries and validation error at each validation of a stage."""
+    rows: list[float] = []
+    queries: list[float] = []
+    values: list[float] = []
+    spent = {"rows": 0.0, "queries": 0.0}
+    for line in run.metrics(stage):
+        spent |= {name: line[name] for name in spent if name in line}
+        if "validation" in line:
+            rows.append(spent["rows"])
+            queries.append(spent["queries"])
+            values.append(line["validation"])
+    return rows, queries, values

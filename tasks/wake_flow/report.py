@@ -1,0 +1,155 @@
+"""The wake-flow report: the table, the pictures, and the page that holds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from tasks import html_report
+from tasks.runs.folder import Run
+from tasks.runs.result import Result, Row
+from tasks.wake_flow import evaluation, pictures
+from tasks.wake_flow.config import METHODS, Config
+from tasks.wake_flow.task import evaluation_name
+
+
+def write_report(run: Run) -> Path:
+    """Draw the pictures of a finished run and write `report.html` beside them."""
+    result, config = Result.read(run.path), run.configuration(Config)
+    found = {seed: evaluation.read(run.path / evaluation_name(seed)) for seed in run.seeds}
+    first = found[run.seeds[0]]
+    wake = pictures.wakes(first, config, run.path / "vorticity.png")
+    errors = pictures.errors(found, config, run.path / "mae_over_time.png")
+    curves = pictures.training(run, run.path / "training.png")
+    page = html_report.Page(
+        title="Wake flow: a network corrects a coarse solver",
+        lead=_lead(result, config),
+        blocks=(
+            html_report.Facts(_facts(result)),
+            html_report.Table(HEADERS, _lines(result), caption=_table_caption(run, config)),
+            html_report.Heading("The wake"),
+            html_report.Figure(
+                wake,
+                alt="Vorticity behind the cylinder at several times, for the reference and each method",
+                caption=(
+                    f"Vorticity at Re {first.shown_reynolds:g}, never trained on, flow from left to right; "
+                    "columns are times since the common start. The reference is shown on the coarse grid."
+                ),
+            ),
+            html_report.Heading("Error over time"),
+            html_report.Figure(
+                errors,
+                alt="Mean absolute error of the velocity against time for each method",
+                caption=(
+                    "Mean over the held-out Reynolds numbers, starts, components and cells; the band is from "
+                    "the lowest to the highest seed. Training saw windows of "
+                    f"{config.unroll} steps (dotted line)."
+                ),
+            ),
+            html_report.Heading("Training"),
+            html_report.Figure(
+                curves,
+                alt="Validation error against queries and against solver rows",
+                caption=(
+                    "Left: ZO-SOL against its queries; levels are the best of the methods that need none. "
+                    "Right: all methods against the solver rows they trained on; the in-loop methods start "
+                    "from NON's weights and its rows are not added. FO-SOL also takes a derivative per row."
+                ),
+            ),
+            html_report.Details("Settings", run.config),
+            html_report.Details("Machine", {**result.machine, **result.versions}),
+        ),
+        footer=f"{' '.join(result.command)} · started {result.started}, finished {result.finished}",
+    )
+    return html_report.write(run.path / "report.html", page)
+
+
+def summary(run: Run) -> Any:  # noqa: ANN401 - a rich renderable
+    """The table, for the terminal."""
+    from rich.table import Table
+
+    result, config = Result.read(run.path), run.configuration(Config)
+    table = Table(caption=_table_caption(run, config), caption_justify="left")
+    for header in HEADERS:
+        table.add_column(header, justify="left" if header == "method" else "right")
+    for line in _lines(result):
+        table.add_row(*line)
+    return table
+
+
+HEADERS = ("method", "MAE", "solver rows", "queries", "seconds", "steps, chosen")
+
+
+def _rows(result: Result, method: str) -> list[Row]:
+    return [row for row in result.table if row.method == method]
+
+
+def _lines(result: Result) -> list[tuple[str, ...]]:
+    lines = []
+    for method in METHODS:
+        rows = _rows(result, method)
+        steps = ["-" if r.extra.get("steps") is None else f"{r.extra['chosen step']}" for r in rows]
+        of = "" if rows[0].extra.get("steps") is None else f" of {rows[0].extra['steps']}"
+        lines.append(
+            (
+                method,
+                spread([row.value for row in rows]),
+                f"{fmean(row.rows for row in rows):,.0f}",
+                f"{fmean(row.queries for row in rows):,.0f}",
+                f"{fmean(row.seconds for row in rows):.1f}",
+                ", ".join(dict.fromkeys(steps)) + of,
+            )
+        )
+    return lines
+
+
+def spread(values: list[float | None]) -> str:
+    """Mean and standard deviation over seeds; says so where one blew up."""
+    finite = [value for value in values if value is not None]
+    if len(finite) < len(values):
+        return f"blew up ({len(values) - len(finite)} of {len(values)} seeds)"
+    return f"{finite[0]:.4f}" if len(finite) == 1 else f"{fmean(finite):.4f} ± {stdev(finite):.4f}"
+
+
+def _table_caption(run: Run, config: Config) -> str:
+    seeds = len(run.seeds)
+    return (
+        f"Held-out Re {', '.join(f'{re:g}' for re in config.test_reynolds)}; MAE of the velocity in inflow "
+        f"speeds over {config.horizon} steps"
+        + (f", mean ± standard deviation of {seeds} seeds" if seeds > 1 else ", one seed")
+        + f". Rows, queries and seconds are those of training. NON's budget of {config.non_steps} steps is "
+        "fixed; of every method the weights with the lowest validation error count (step in the last column)."
+    )
+
+
+def _facts(result: Result) -> list[tuple[str, str]]:
+    facts = [(spread([row.value for row in _rows(result, m)]), f"MAE of {m}") for m in METHODS]
+    zo = _rows(result, "ZO-SOL")
+    speed = sum(row.queries for row in zo) / max(1e-9, sum(row.seconds for row in zo))
+    return [*facts, (f"{speed:,.0f}", "queries per second")]
+
+
+def _lead(result: Result, config: Config) -> list[str]:
+    """What came out, in sentences that follow the figures whatever they are."""
+    means: dict[str, float] = {}
+    for method in METHODS:
+        values = [row.value for row in _rows(result, method)]
+        if all(value is not None for value in values):
+            means[method] = fmean(value for value in values if value is not None)
+    order = " < ".join(sorted(means, key=lambda method: means[method]))
+    sentences = [
+        f"A network of {126 * config.channels + 2:,} weights corrects a {config.width} x {2 * config.width} "
+        "solver after every step. ZO-SOL trains it through the solver from function values alone, FO-SOL "
+        "with the solver's derivative, NON without the solver in the loop, SRC is the solver by itself.",
+        f"Mean absolute error on Reynolds numbers never trained on: {order}.",
+    ]
+    if {"ZO-SOL", "FO-SOL", "SRC"} <= means.keys():
+        sentences.append(
+            f"ZO-SOL's error is {means['ZO-SOL'] / means['SRC']:.0%} of the solver's own and "
+            f"{means['ZO-SOL'] / means['FO-SOL']:.2f} times that of first order."
+        )
+    failed = [method for method in METHODS if method not in means]
+    if failed:
+        sentences.append(f"Rollouts blew up for {', '.join(failed)}: no mean is given where one did.")
+    return sentences
