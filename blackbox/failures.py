@@ -38,7 +38,7 @@ class FailedRow:
 class Outcome:
     """What a block of rows came to: outputs, each `(rows, *spec.shape)`, and the rows that failed.
 
-    Values of failed rows in `outputs` mean nothing until the policy has been applied.
+    The tensors own their memory. Values of failed rows mean nothing until the policy has been applied.
     """
 
     outputs: tuple[Tensor, ...]

@@ -40,8 +40,9 @@ class BlackBoxFunction(ABC):
 
     `box(*arrays)` takes NumPy arrays or torch tensors with any leading axes, on any device, and
     gives back the same kind, device and leading axes. What the methods get is a copy: they may
-    write to it. With several outputs they return a tuple. Their floats may be of any precision;
-    an output whose spec has no dtype comes back in the precision of the (differentiable) inputs.
+    write to it. With several outputs they return a tuple. Where an output spec has no dtype they
+    may return any float of 64 bits or less, and the caller gets the precision of the
+    (differentiable) inputs.
 
     Attributes:
         inputs: set in ALL subclasses, on the class or in `__init__`.
@@ -51,10 +52,12 @@ class BlackBoxFunction(ABC):
         deterministic: set in SOME: False where equal inputs may give different outputs.
         failures: what becomes of failed rows, those that raise or return something non-finite.
             "raise" (default): the call raises `RowFailedError`. "keep": the row's output is NaN
-            and it is counted; rows whose *input* is not finite are then not run at all.
+            and it is counted; rows whose *input* is not finite are then not run at all. Where all
+            outputs are integers nothing can be marked NaN, and "keep" raises as "raise" does.
 
     Raises:
-        DefinitionError: when the class is made, or its first instance, if it is not complete.
+        DefinitionError: when the class is made, if it is not complete; for what `__init__` sets,
+            at the first call.
     """
 
     inputs: tuple[ArraySpec, ...]
@@ -67,19 +70,11 @@ class BlackBoxFunction(ABC):
         """Refuse an incomplete subclass where it is written; `abstract=True` for a common parent."""
         super().__init_subclass__(**keywords)
         for name in ("inputs", "outputs"):
-            if name in cls.__dict__ and not isinstance(cls.__dict__[name], property):
+            if name in cls.__dict__ and not hasattr(cls.__dict__[name], "__get__"):  # no property
                 check_specs(cls.__name__, name, cls.__dict__[name])
-        if cls.arrays not in ("numpy", "torch"):
-            raise DefinitionError(f"{cls.__name__}.arrays: expected 'numpy' or 'torch', got {cls.arrays!r}.")
-        if abstract:
-            return
-        if not (_gives(cls, "evaluate") or _gives(cls, "evaluate_rows")):
-            raise DefinitionError(
-                f"{cls.__name__}: expected a method evaluate (one row) or evaluate_rows (all rows), found "
-                f"neither. Define one, or write class {cls.__name__}(..., abstract=True) for a common parent."
-            )
-        if "inputs" in cls.__dict__ and isinstance(cls.inputs, tuple):
-            _check_signature(cls)
+        _check_arrays(cls.__name__, cls.arrays)
+        if not abstract:
+            _check_methods(cls)
 
     def __new__(cls, *_: Any, **__: Any) -> Self:  # noqa: ANN401
         """Give every instance its ledger, also where a subclass forgets `super().__init__()`."""
@@ -124,21 +119,23 @@ class BlackBoxFunction(ABC):
         ledger.calls += 1
         ledger.rows_asked += rows.count
         finite = finite_rows(rows.inputs)
-        if self.failures == "raise" and not finite.all():
+        if not finite.all() and not _keeps(self):
             raise NonFiniteInputError(self._non_finite_message(name, rows, finite))
         outputs = failed_outputs(self.outputs, rows.inputs, rows.dtype)
         run = torch.nonzero(finite).flatten()
         ledger.rows_skipped += rows.count - len(run)
         if len(run):
-            index = None if len(run) == rows.count else run.to(rows.device)
-            chosen = rows.inputs if index is None else tuple(t[index] for t in rows.inputs)
-            outcome = self.run_rows(chosen)
+            index = slice(None) if len(run) == rows.count else run.to(rows.device)
+            outcome = self.run_rows(tuple(t[index] for t in rows.inputs))
             pairs = zip(outcome.outputs, outputs, strict=True)
             outcome.outputs = tuple(part.to(whole.device, whole.dtype) for part, whole in pairs)
-            mark_non_finite(outcome)  # again: 1e300 is finite in float64 and infinite in float32
-            self._apply_policy(name, run, outcome)
-            for whole, part in zip(outputs, outcome.outputs, strict=True):
-                whole[slice(None) if index is None else index] = part
+            if not outcome.failed or self.failures == "keep":  # else rows may have been left out
+                mark_non_finite(outcome)  # again: 1e300 is finite in float64 and infinite in float32
+            self._count_failed(name, run, outcome)
+            failed = run[list(outcome.failed)].to(rows.device)
+            for spec, whole, part in zip(self.outputs, outputs, outcome.outputs, strict=True):
+                whole[index] = part
+                whole[failed] = float("nan") if spec.floating else 0
         return rows.give_back(outputs)
 
     @property
@@ -152,28 +149,26 @@ class BlackBoxFunction(ABC):
         This is what wrappers override. Inputs `(rows, *spec.shape)` are not written to.
         """
         started = perf_counter()
-        outcome = run_block(self, inputs) if _gives(type(self), "evaluate_rows") else run_each(self, inputs)
-        self.ledger.seconds += perf_counter() - started
-        return outcome
+        try:
+            return run_block(self, inputs) if _gives(type(self), "evaluate_rows") else run_each(self, inputs)
+        finally:
+            self.ledger.seconds += perf_counter() - started
 
-    def _apply_policy(self, name: str, run: Tensor, outcome: Outcome) -> None:
-        """Count failed rows and mark them NaN in every float output, or raise."""
-        if not outcome.failed:
-            return
+    def _count_failed(self, name: str, run: Tensor, outcome: Outcome) -> None:
+        """Count failed rows; where they cannot be kept, raise."""
         self.ledger.rows_failed += len(outcome.failed)
+        if not outcome.failed or _keeps(self):
+            return
         first = min(outcome.failed)
         failed = outcome.failed[first]
-        markable = any(spec.floating for spec in self.outputs)
-        if self.failures == "raise" or not markable:
-            mend = "Mend the box, or train on without such rows with failures='keep'."
-            if not markable:
-                mend = "Its outputs are all integers and cannot be marked NaN: give one a float dtype."
-            raise RowFailedError(
-                f"{name}: {len(outcome.failed)} of {len(run)} rows failed, the first is row "
-                f"{int(run[first])}: {failed.sentence()}. {mend}"
-            ) from failed.error
-        for spec, output in zip(self.outputs, outcome.outputs, strict=True):
-            output[list(outcome.failed)] = float("nan") if spec.floating else 0
+        which = f"row {int(run[first])}"
+        if len(outcome.failed) > 1:
+            which = f"{len(outcome.failed)} of {len(run)} rows, the first of them {which},"
+            if all(why is failed for why in outcome.failed.values()):  # one error: no telling whose
+                which = f"a block of {len(outcome.failed)} rows"
+        raise RowFailedError(
+            f"{name}: {which} failed: {failed.sentence()}. Mend the box, or {_mend(self)}"
+        ) from failed.error
 
     def _non_finite_message(self, name: str, rows: Rows, finite: Tensor) -> str:
         row = int(torch.nonzero(~finite)[0])
@@ -185,7 +180,7 @@ class BlackBoxFunction(ABC):
         return (
             f"{name}, input {bad!r}: expected finite numbers, got NaN or infinity in row {row} "
             f"({int((~finite).sum())} of {rows.count} rows). Nothing was run. "
-            "Look for what made it, or let such rows pass as NaN with failures='keep'."
+            f"Look for what made it, or {_mend(self)}"
         )
 
     def __repr__(self) -> str:
@@ -197,25 +192,61 @@ def _gives(cls: type, method: str) -> bool:
     return getattr(cls, method, None) is not getattr(BlackBoxFunction, method)
 
 
+def _markable(box: BlackBoxFunction) -> bool:
+    return any(spec.floating for spec in box.outputs)
+
+
+def _keeps(box: BlackBoxFunction) -> bool:
+    # Integers have no NaN: a kept row would pass for an answer of 0.
+    return box.failures == "keep" and _markable(box)
+
+
+def _mend(box: BlackBoxFunction) -> str:
+    if _markable(box):
+        return "let such rows pass as NaN with failures='keep'."
+    return "give an output a float dtype: integers cannot be marked NaN, so such rows cannot be kept."
+
+
 def _check_policy(box: BlackBoxFunction) -> None:
     if box.failures not in POLICIES:
-        raise ConfigurationError(f"{box!r}, failures: expected 'raise' or 'keep', got {box.failures!r}.")
+        raise ConfigurationError(
+            f"{box!r}, failures: expected 'raise' or 'keep', got {box.failures!r}. Choose one of the two."
+        )
 
 
 def _check_complete(box: BlackBoxFunction) -> None:
     for name in ("inputs", "outputs"):
         check_specs(type(box).__name__, name, getattr(box, name, None))
+    _check_arrays(type(box).__name__, box.arrays)
     _check_policy(box)
+    _check_given(type(box))
 
 
-def _check_signature(cls: type[BlackBoxFunction]) -> None:
-    """Refuse a method that cannot take one array per input spec."""
+def _check_arrays(owner: str, arrays: object) -> None:
+    if arrays not in ("numpy", "torch"):
+        raise DefinitionError(f"{owner}.arrays: expected 'numpy' or 'torch', got {arrays!r}. Write one.")
+
+
+def _check_given(cls: type[BlackBoxFunction]) -> None:
+    if not (_gives(cls, "evaluate") or _gives(cls, "evaluate_rows")):
+        raise DefinitionError(
+            f"{cls.__name__}: expected a method evaluate (one row) or evaluate_rows (all rows), found "
+            f"neither. Define one, or write class {cls.__name__}(..., abstract=True) for a common parent."
+        )
+
+
+def _check_methods(cls: type[BlackBoxFunction]) -> None:
+    """Refuse a class with no method, or with one that cannot take one array per input spec."""
+    _check_given(cls)
     name = "evaluate_rows" if _gives(cls, "evaluate_rows") else "evaluate"
+    method, inputs = inspect.getattr_static(cls, name), getattr(cls, "inputs", None)
+    if not (inspect.isfunction(method) and isinstance(inputs, tuple)):
+        return  # a static or foreign method, or specs that only __init__ knows
     try:
-        inspect.signature(getattr(cls, name)).bind(None, *cls.inputs)
+        inspect.signature(method).bind(None, *inputs)
     except TypeError as error:
-        expected = ", ".join(spec.name for spec in cls.inputs)
+        expected = ", ".join(spec.name for spec in inputs)
         raise DefinitionError(
             f"{cls.__name__}.{name}: expected a method that takes one array for each input "
-            f"(self, {expected}), but {error}."
+            f"(self, {expected}), but {error}. Name them in that order, or mend the specs."
         ) from None

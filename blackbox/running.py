@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from blackbox.arrays import as_tensor, failed_outputs, finite_rows
-from blackbox.errors import BlackBoxError, DtypeError, OutputError
+from blackbox.errors import BlackBoxError, OutputError
 from blackbox.failures import FailedRow, Failure, Outcome
 from blackbox.spec import ArraySpec
 
@@ -20,25 +20,29 @@ if TYPE_CHECKING:
 def run_block(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
     """All rows by one `evaluate_rows`; under "keep" a block that raises is halved down to the bad rows.
 
-    Halving costs a bad row about 2 log2(rows) calls more, and keeps the answers of all the others.
+    Halving keeps the answers of all the others. It costs a bad row up to 2 ceil(log2(rows)) calls
+    more, and about twice the rows again; the ledger counts them.
     """
     count = len(inputs[0])
     box.ledger.rows_run += count
+    copies, raised = _copies(box, inputs), None
     try:
-        given = _call(box, box.evaluate_rows, inputs)
+        given = _call(box, box.evaluate_rows, copies)
     except BlackBoxError:
         raise
     except Exception as error:
-        if box.failures == "raise" or count == 1:
-            failed = FailedRow(Failure.RAISED, error)
-            return Outcome(failed_outputs(box.outputs, inputs), dict.fromkeys(range(count), failed))
-        middle = count // 2
-        first, second = (
-            run_block(box, tuple(t[half] for t in inputs)) for half in (slice(middle), slice(middle, None))
-        )
-        outputs = tuple(torch.cat(pair) for pair in zip(first.outputs, second.outputs, strict=True))
-        return Outcome(outputs, first.failed | {middle + row: why for row, why in second.failed.items()})
-    return mark_non_finite(Outcome(_checked(box, given, (count,), inputs)))
+        raised = _raised(box, error)  # halved below, or each half's error would hold on to this one
+    if raised is None:
+        # Cloned: a box that answers from a buffer of its own writes over it when the next half is run.
+        return mark_non_finite(Outcome(tuple(t.clone() for t in _checked(box, given, (count,), inputs))))
+    if box.failures == "raise" or count == 1:
+        return Outcome(failed_outputs(box.outputs, inputs), dict.fromkeys(range(count), raised))
+    middle = count // 2
+    first, second = (
+        run_block(box, tuple(t[half] for t in inputs)) for half in (slice(middle), slice(middle, None))
+    )
+    outputs = tuple(torch.cat(pair) for pair in zip(first.outputs, second.outputs, strict=True))
+    return Outcome(outputs, first.failed | {middle + row: why for row, why in second.failed.items()})
 
 
 def run_each(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
@@ -46,12 +50,13 @@ def run_each(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
     outcome = Outcome(failed_outputs(box.outputs, inputs))
     for row in range(len(inputs[0])):
         box.ledger.rows_run += 1
+        copies = _copies(box, tuple(t[row] for t in inputs))
         try:
-            given = _call(box, box.evaluate, tuple(t[row] for t in inputs))
+            given = _call(box, box.evaluate, copies)
         except BlackBoxError:
             raise
         except Exception as error:
-            outcome.failed[row] = FailedRow(Failure.RAISED, error)
+            outcome.failed[row] = _raised(box, error)
             if box.failures == "raise":
                 return outcome
             continue
@@ -67,12 +72,24 @@ def mark_non_finite(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _call(box: BlackBoxFunction, method: Any, inputs: tuple[Tensor, ...]) -> Any:  # noqa: ANN401
-    # Copies: a solver that works in place must not change the caller's arrays.
+def _copies(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    # Copies: a solver that works in place must not change the caller's arrays. Contiguous: its
+    # answers, and its foreign code, must not depend on how the caller's memory is laid out.
+    if box.arrays == "torch":
+        return tuple(t.clone(memory_format=torch.contiguous_format) for t in inputs)
+    return tuple(np.array(t.cpu().numpy(), order="C") for t in inputs)
+
+
+def _call(box: BlackBoxFunction, method: Any, copies: tuple[Any, ...]) -> Any:  # noqa: ANN401
     if box.arrays == "torch":
         with torch.no_grad():
-            return method(*(t.clone() for t in inputs))
-    return method(*(np.array(t.cpu().numpy()) for t in inputs))
+            return method(*copies)
+    return method(*copies)
+
+
+def _raised(box: BlackBoxFunction, error: Exception) -> FailedRow:
+    # A kept error without its traceback, whose frames would hold this row's arrays in a cycle.
+    return FailedRow(Failure.RAISED, error if box.failures == "raise" else error.with_traceback(None))
 
 
 def _checked(
@@ -88,28 +105,31 @@ def _checked(
         )
     device = inputs[0].device
     pairs = zip(box.outputs, outputs, strict=True)
-    return tuple(
-        _checked_output(f"{box!r}, output {s.name!r}", s, out, leading).to(device) for s, out in pairs
-    )
+    return tuple(_checked_output(box, spec, out, leading).to(device) for spec, out in pairs)
 
 
-def _checked_output(where: str, spec: ArraySpec, output: object, leading: tuple[int, ...]) -> Tensor:
+def _checked_output(
+    box: BlackBoxFunction, spec: ArraySpec, output: object, leading: tuple[int, ...]
+) -> Tensor:
     try:
         tensor = as_tensor(output)
-    except (DtypeError, ValueError) as error:  # ValueError: NumPy on ragged lists
+    except (TypeError, ValueError, RuntimeError) as error:  # the last two: ragged or tracked lists
+        found = type(output).__name__ + (f" of {output.dtype}" if isinstance(output, np.ndarray) else "")
         raise OutputError(
-            f"{where}: expected an array of numbers, got {type(output).__name__}. Return NumPy or torch."
+            f"{box!r}, output {spec.name!r}: expected an array of numbers, got {found}. "
+            "Return a NumPy array or a torch tensor with a dtype of torch."
         ) from error
     expected = (*leading, *spec.shape)
     if tuple(tensor.shape) != expected:
         raise OutputError(
-            f"{where}: expected shape {expected}, got {tuple(tensor.shape)}. "
+            f"{box!r}, output {spec.name!r}: expected shape {expected}, got {tuple(tensor.shape)}. "
             "evaluate returns one row without a leading axis, evaluate_rows all of them, rows first."
         )
     accepted = tensor.is_floating_point() if spec.dtype is None else spec.accepts(tensor.dtype)
     if not accepted:
         raise OutputError(
-            f"{where}: expected {spec.dtype or 'a floating dtype'}, got {str(tensor.dtype)[6:]}. "
+            f"{box!r}, output {spec.name!r}: expected {spec.dtype or 'a floating dtype'}, "
+            f"got {str(tensor.dtype)[6:]}. "
             "Convert it before returning, or say so in the output spec."
         )
     return tensor

@@ -52,10 +52,10 @@ class ArraySpec:
                 f"ArraySpec {self.name!r}, shape: expected positive whole sizes, got {tuple(self.shape)}. "
                 "Leave the leading (row) axes out of the spec."
             )
-        if self.dtype is not None and self.dtype not in DTYPES:
+        if self.dtype is not None and (not isinstance(self.dtype, str) or self.dtype not in DTYPES):
             raise DefinitionError(
                 f"ArraySpec {self.name!r}, dtype: expected None or one of {', '.join(DTYPES)}, "
-                f"got {self.dtype!r}."
+                f"got {self.dtype!r}. Write its name as a string, or None for any float."
             )
         object.__setattr__(self, "shape", tuple(self.shape))
         if not self.floating:

@@ -1,4 +1,4 @@
-"""`Budgeted`: a hard limit on the rows that a stack of wrappers may run."""
+"""`Budgeted`: no call starts that does not fit into what is left of a budget of rows."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from blackbox.wrappers.wrapper import Wrapper
 class Budgeted(Wrapper):
     """Refuse a whole call that would take the stack over `rows` evaluated rows.
 
+    Under "keep", rows that are run again because their block raised can take a call that has
+    started over the limit; they are counted, and the next call is refused.
+
     Args:
         box: the black box whose rows cost something.
         rows: how many rows its ledger may reach, those before the wrapping included.
@@ -26,7 +29,9 @@ class Budgeted(Wrapper):
         """Check, then wrap."""
         super().__init__(box)
         if not isinstance(rows, int) or isinstance(rows, bool) or rows < 0:
-            raise ConfigurationError(f"Budgeted, rows: expected a whole number >= 0, got {rows!r}.")
+            raise ConfigurationError(
+                f"Budgeted, rows: expected a whole number >= 0, got {rows!r}. Convert it with int()."
+            )
         self.rows = rows
 
     @property

@@ -26,7 +26,8 @@ class Wrapper(BlackBoxFunction, abstract=True):
         """Check the inner box first, assign after."""
         if not isinstance(box, BlackBoxFunction):
             raise ConfigurationError(
-                f"{type(self).__name__}: expected a BlackBoxFunction to wrap, got {type(box).__name__}."
+                f"{type(self).__name__}, box: expected a BlackBoxFunction, got {type(box).__name__}. "
+                "Make it a subclass of BlackBoxFunction first."
             )
         self.box = box
         self.inputs = box.inputs

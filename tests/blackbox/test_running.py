@@ -1,0 +1,186 @@
+"""Running rows: halving a block that raises, what is left of failed rows, and broken outputs."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from blackbox import ArraySpec, Failure, Outcome, OutputError
+from blackbox.running import mark_non_finite
+from tests.blackbox.boxes import KINDS, PAIR, STATE, EachBox, ErrorCase, RowsBox, error_table
+
+X = np.stack([np.arange(1.0, 5.0), np.ones(4)], 1)
+COUNT = ArraySpec("count", (), "int64")
+
+
+def answer(given: Any, kind: type = RowsBox, outputs: tuple[ArraySpec, ...] = (STATE,)) -> Any:
+    """What becomes of a box that answers this, whatever it is asked; failed rows are to be kept."""
+    return kind(lambda state: given, outputs=outputs, failures="keep")(X)
+
+
+GRAPH = torch.ones(2, requires_grad=True)
+ERRORS = [
+    ErrorCase("nothing", lambda: answer(None), OutputError, ["RowsBox, output 'state'", "got NoneType"]),
+    ErrorCase("text", lambda: answer("no", EachBox), OutputError, ["EachBox, output 'state'", "got str"]),
+    ErrorCase(
+        "dict", lambda: answer({"state": X}), OutputError, ["got dict", "NumPy array or a torch tensor"]
+    ),
+    ErrorCase("long-double", lambda: answer(X.astype(np.longdouble)), OutputError, ["ndarray of float128"]),
+    ErrorCase("ragged", lambda: answer(([[1], [1, 2]],)), OutputError, ["'state'", "got list"]),
+    ErrorCase("tracked-list", lambda: answer(([GRAPH, GRAPH],)), OutputError, ["'state'", "got list"]),
+    ErrorCase(
+        "too-many", lambda: answer((X, X)), OutputError, ["expected 1 outputs (state), got 2", "tuple"]
+    ),
+    ErrorCase(
+        "too-few", lambda: answer(X[..., None, :1], outputs=PAIR), OutputError, ["(field, number), got 1"]
+    ),
+    ErrorCase(
+        "plain-list", lambda: answer([1.0, 2.0], EachBox), OutputError, ["expected 1 outputs", "got 2"]
+    ),
+    ErrorCase("one-row-of-all", lambda: answer(X[0]), OutputError, ["(4, 2), got (2,)", "rows first"]),
+    ErrorCase(
+        "all-rows-of-one", lambda: answer(X, EachBox), OutputError, ["shape (2,), got (4, 2)", "one row"]
+    ),
+    ErrorCase("rows-missing", lambda: answer(X[1:]), OutputError, ["(4, 2), got (3, 2)"]),
+    ErrorCase("wrong-size", lambda: answer(torch.ones(4, 3)), OutputError, ["'state'", "got (4, 3)"]),
+    ErrorCase(
+        "integers", lambda: answer(X.astype(int)), OutputError, ["a floating dtype", "got int64", "Convert"]
+    ),
+    ErrorCase("complex", lambda: answer(X + 1j), OutputError, ["a floating dtype", "got complex128"]),
+    ErrorCase(
+        "float32-for-float64",
+        lambda: answer(X.astype("f4"), outputs=(ArraySpec("y", (2,), "float64"),)),
+        OutputError,
+        ["'y': expected float64, got float32"],
+    ),
+    ErrorCase(
+        "second-output",
+        lambda: answer((X, X[:, 0]), outputs=(STATE, COUNT)),
+        OutputError,
+        ["output 'count': expected int64, got float64"],
+    ),
+]
+
+
+@error_table(ERRORS)
+def test_an_output_that_breaks_its_spec_is_an_error_under_keep_too(case):
+    case.check()
+
+
+@KINDS
+@pytest.mark.parametrize("kind_of_answer", [np.asarray, torch.as_tensor])
+def test_numpy_and_torch_answers_are_both_taken(kind, arrays, kind_of_answer):
+    box = kind(lambda state: kind_of_answer(np.asarray(state) + 1), arrays=arrays)
+    np.testing.assert_array_equal(box(X), X + 1)
+
+
+@pytest.mark.parametrize("given", [1.5, [1.5], np.float32(1.5), (np.array(1.5),), torch.tensor(1.5)])
+def test_a_number_per_row_may_be_a_python_number(given):
+    box = EachBox(lambda state: given, outputs=(ArraySpec("loss", ()),))
+    np.testing.assert_array_equal(box(X), np.full(4, 1.5))
+
+
+# Halving
+
+
+def picky(bad: set[int]) -> Any:
+    """A block with a bad row raises; the answers depend on their own row alone."""
+
+    def function(state: Any) -> Any:
+        if bad & set(np.asarray(state[:, 0], int).tolist()):
+            raise FloatingPointError("bad row in the block")
+        return state**2 / 3
+
+    return function
+
+
+@pytest.mark.parametrize("arrays", ["numpy", "torch"])
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 8, 33])
+@pytest.mark.parametrize("pick", ["first", "last", "middle", "two", "all"])
+def test_halving_finds_the_bad_rows_and_no_others(rows, pick, arrays):
+    bad = {
+        "first": {0},
+        "last": {rows - 1},
+        "middle": {rows // 2},
+        "two": {0, rows - 1},
+        "all": set(range(rows)),
+    }
+    x = np.stack([np.arange(float(rows)), np.linspace(1, 2, rows)], 1)
+    box = RowsBox(picky(bad[pick]), arrays=arrays, failures="keep")
+    clean = RowsBox(picky(set()), arrays=arrays)(x)
+    failed = np.isin(np.arange(rows), list(bad[pick]))
+    y = box(x)
+    np.testing.assert_array_equal(y[~failed], clean[~failed])
+    assert np.isnan(y[failed]).all()
+    levels = int(np.ceil(np.log2(rows)))
+    assert len(box.calls) <= 1 + 2 * levels * len(bad[pick])  # the docstring's bound
+    sizes = [len(state) for (state,) in box.calls]
+    assert box.ledger.rows_run == sum(sizes)
+    if len(bad[pick]) == 1:
+        assert sum(sizes) <= 3 * rows + levels  # the block, and about twice its rows again
+    assert (box.ledger.rows_failed, box.ledger.rows_asked) == (failed.sum(), rows)
+
+
+def test_halves_that_answer_from_one_buffer_do_not_overwrite_each_other():
+    buffer = np.empty((8, 2))
+
+    def function(state: np.ndarray) -> np.ndarray:
+        buffer[: len(state)] = picky({6})(state)
+        return buffer[: len(state)]
+
+    x = np.stack([np.arange(8.0), np.ones(8)], 1)
+    y = RowsBox(function, failures="keep")(x)
+    np.testing.assert_array_equal(y[[0, 1, 2, 3, 4, 5, 7]], (x**2 / 3)[[0, 1, 2, 3, 4, 5, 7]])
+
+
+def test_under_raise_a_block_is_called_once_and_rows_stop_at_the_first():
+    block, each = RowsBox(picky({2})), EachBox(lambda state: picky({2})(state[None])[0])
+    for box in (block, each):
+        with pytest.raises(RuntimeError):
+            box(X)
+    assert (len(block.calls), len(each.calls)) == (1, 2)
+
+
+# What is left behind
+
+
+@KINDS
+def test_a_kept_failure_does_not_hold_on_to_its_arrays(kind, arrays):
+    seen: list[weakref.ref[Any]] = []
+
+    def function(state: Any) -> Any:
+        seen.append(weakref.ref(state))
+        raise ValueError
+
+    box = kind(function, arrays=arrays, failures="keep")
+    gc.collect()
+    gc.disable()
+    try:
+        box(X)
+        box.calls.clear()
+        assert seen and not any(ref() is not None for ref in seen)
+    finally:
+        gc.enable()
+
+
+def test_run_rows_gives_failures_as_values():
+    box = EachBox(lambda state: picky({2})(state[None])[0], failures="keep")
+    outcome = box.run_rows((torch.tensor(X),))
+    assert list(outcome.failed) == [1] and outcome.failed[1].failure is Failure.RAISED
+    assert outcome.failed[1].sentence().endswith("(FloatingPointError: bad row in the block)")
+
+
+def test_marking_keeps_the_first_reason():
+    values = torch.tensor([[1.0], [float("nan")], [float("inf")]])
+    outcome = mark_non_finite(Outcome((values, torch.zeros(3, dtype=torch.int64))))
+    assert {row: why.failure for row, why in outcome.failed.items()} == {
+        1: Failure.NON_FINITE,
+        2: Failure.NON_FINITE,
+    }
+    outcome.failed[2] = first = Outcome((values,), {2: outcome.failed[1]}).failed[2]
+    assert mark_non_finite(outcome).failed[2] is first
