@@ -1,0 +1,1 @@
+"""One script for each published table or figure, and the speed comparisons."""

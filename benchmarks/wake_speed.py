@@ -1,0 +1,175 @@
+"""How fast the wake's solver is, against plain PhiFlow, with the answers compared.
+
+    python -m benchmarks.wake_speed
+
+All contenders run in turn in one process, so what disturbs the machine disturbs all; what counts is
+the ratio of medians, and that the velocities agree. Writes `benchmarks/results/wake_speed.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import statistics
+import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from phi import math
+from phi.math import batch
+from phi.physics import advect
+from torch import Tensor
+
+from benchmarks.plain_phiflow import CG, one_by_one, phiflow_step, plain_step
+from simulators.wake_flow.box import WakeFlow
+from simulators.wake_flow.geometry import Channel, viscosity
+from simulators.wake_flow.operators import phiflow, velocity_field
+from simulators.wake_flow.staggered import start
+
+RESULTS = Path(__file__).parent / "results" / "wake_speed.json"
+WIDTH = 32
+ROUNDS = 15
+STEPS = 10  # after which velocities are compared
+TARGETS = {"eager, one by one": 300.0, "jit_compile, one by one": 25.0}
+LARGEST_DIFFERENCE = 2e-5
+
+
+def main() -> None:
+    """Run every part, print its rows and write them all."""
+    results = {"machine": machine(), "solver": solver(), "rows": solver_by_rows()}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"written to {RESULTS}")
+
+
+def solver() -> dict[str, Any]:
+    """WakeFlow against plain PhiFlow on 32 x 64, one thread: times per step and row, and the difference."""
+    torch.set_num_threads(1)
+    box = WakeFlow(WIDTH)
+    channel = box.step.channel
+    velocity, reynolds = developed(box, 128)
+    few = slice(0, 2)
+    jitted = jit_step(channel, velocity[few], reynolds[few])
+    runs: dict[str, tuple[int, Callable[[], object]]] = {
+        "eager, one by one": (2, partial(one_by_one, velocity[few], reynolds[few], channel)),
+        "jit_compile, one by one": (2, jitted),
+        "eager, 32 rows": (32, partial(plain_step, velocity[:32], reynolds[:32], channel)),
+        "WakeFlow, 32 rows": (32, partial(box, velocity[:32], reynolds[:32])),
+        "WakeFlow, 128 rows": (128, partial(box, velocity, reynolds)),
+    }
+    times = interleaved({name: run for name, (_, run) in runs.items()}, ROUNDS)
+    per_row = {name: statistics.median(times[name]) / rows for name, (rows, _) in runs.items()}
+    best = per_row["WakeFlow, 128 rows"]
+    rows = [
+        {
+            "run": name,
+            "milliseconds per step and row": 1e3 * seconds,
+            "steps and rows per second": 1 / seconds,
+            "times slower than WakeFlow, 128 rows": seconds / best,
+            "times slower than WakeFlow, 32 rows": seconds / per_row["WakeFlow, 32 rows"],
+        }
+        for name, seconds in per_row.items()
+    ]
+    found = difference(box, velocity[few], reynolds[few])
+    fast_enough = all(per_row[name] / best >= ratio for name, ratio in TARGETS.items())
+    met = fast_enough and found <= LARGEST_DIFFERENCE
+    for name, seconds in per_row.items():
+        print(f"{name:26s} {1e3 * seconds:9.4f} ms  x {seconds / best:7.1f}")
+    print(f"largest velocity difference after {STEPS} steps: {found:.1e}; targets met: {met}")
+    return {
+        "runs": rows,
+        f"largest difference after {STEPS} steps": found,
+        "targets": TARGETS | {"largest difference": LARGEST_DIFFERENCE},
+        "met": met,
+    }
+
+
+def solver_by_rows() -> list[dict[str, Any]]:
+    """WakeFlow's time per step and row by grid, rows and threads."""
+    table = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for width in (16, 32, 64):
+            box = WakeFlow(width)
+            for rows in (1, 4, 32, 128, 512):
+                velocity, reynolds = developed(box, rows, steps=2)
+                run = partial(box, velocity, reynolds)
+                seconds = statistics.median(interleaved({"": run}, 7)[""]) / rows
+                place = {"threads": threads, "width": width, "rows": rows}
+                table.append(place | {"microseconds": 1e6 * seconds})
+                print(", ".join(f"{k} {v:3d}" for k, v in place.items()) + f": {1e6 * seconds:8.1f} us")
+    torch.set_num_threads(1)
+    return table
+
+
+def interleaved(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each run in each round, after one round to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for round_ in range(rounds + 1):
+        for name, run in runs.items():
+            began = perf_counter()
+            run()
+            if round_:
+                times[name].append(perf_counter() - began)
+    return times
+
+
+def developed(box: WakeFlow, rows: int, steps: int = 60) -> tuple[Tensor, Tensor]:
+    """Flows of different pokes and Reynolds numbers some steps after their start."""
+    channel = box.step.channel
+    velocity = torch.stack([start(channel, poke) for poke in torch.linspace(-0.5, 0.5, rows).tolist()])
+    reynolds = torch.logspace(2, 3, rows)
+    for _ in range(steps):
+        velocity = box(velocity, reynolds)
+    return velocity, reynolds
+
+
+def jit_step(channel: Channel, velocity: Tensor, reynolds: Tensor) -> Callable[[], object]:
+    """Plain PhiFlow with `math.jit_compile`, a simulation at a time."""
+
+    def step(now: Any, nu: Any) -> Any:  # noqa: ANN401
+        return phiflow_step(now, nu, channel, 1.0, advect.semi_lagrangian, CG)
+
+    compiled = math.jit_compile(step)
+    with phiflow(velocity.dtype):
+        grid = channel.velocity_grid()
+        fields = [velocity_field(v[None], grid) for v in velocity]
+        nus = [math.wrap(viscosity(r[None]), batch("rows")) for r in reynolds]
+
+    def run() -> object:
+        with phiflow(velocity.dtype):
+            return [compiled(now, nu) for now, nu in zip(fields, nus, strict=True)]
+
+    return run
+
+
+def difference(box: WakeFlow, velocity: Tensor, reynolds: Tensor) -> float:
+    """Largest velocity difference to eager, one by one PhiFlow after `STEPS` steps."""
+    fast = plain = velocity
+    for _ in range(STEPS):
+        fast, plain = box(fast, reynolds), one_by_one(plain, reynolds, box.step.channel)
+    return float((fast - plain).abs().max())
+
+
+def machine() -> dict[str, Any]:
+    """Where and how this ran."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("torch", "phiflow", "phiml", "numpy")},
+        "command": shlex.join(["python", "-m", "benchmarks.wake_speed", *sys.argv[1:]]),
+    }
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")  # PhiFlow's tracing warns at every size that it reads
+    main()

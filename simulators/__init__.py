@@ -1,0 +1,1 @@
+"""Black boxes that ship with the project: the PhiFlow wake flow."""

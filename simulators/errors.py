@@ -1,0 +1,25 @@
+"""The errors of `simulators`, beside those that `blackbox` has for bad input and bad settings."""
+
+from __future__ import annotations
+
+from blackbox.errors import BlackBoxError
+
+
+class SimulatorError(BlackBoxError, RuntimeError):
+    """Root of the faults that are a simulator's own."""
+
+
+class OperatorMismatchError(SimulatorError):
+    """PhiFlow's pressure operator is not the one that our solver inverts."""
+
+
+class RecordingError(SimulatorError):
+    """An operator of PhiFlow's cannot be recorded for any number of rows."""
+
+
+class ReferenceDataError(SimulatorError):
+    """Reference data cannot be made, or a file holds other data than its name says."""
+
+
+class ReferenceWarning(UserWarning):
+    """A file of reference data is damaged and is made anew."""

@@ -1,0 +1,16 @@
+"""The unsteady wake behind a cylinder with PhiFlow, as a black box whose rows are stepped together."""
+
+from simulators.wake_flow.box import WakeFlow
+from simulators.wake_flow.geometry import Channel, viscosity
+from simulators.wake_flow.reference import ReferenceFlows, ReferenceSettings, load_or_compute
+from simulators.wake_flow.step import WakeStep
+
+__all__ = [
+    "Channel",
+    "ReferenceFlows",
+    "ReferenceSettings",
+    "WakeFlow",
+    "WakeStep",
+    "load_or_compute",
+    "viscosity",
+]

@@ -1,0 +1,96 @@
+"""Self-advection of the velocity: PhiFlow's semi-Lagrangian and MacCormack schemes in plain torch.
+
+PhiFlow's own `advect` can be recorded like the other operators, but then takes two thirds of the
+step: about 150 microseconds a row on 32 x 64, most of it spent on the lookup's coordinates in some
+forty passes over memory. The same arithmetic takes 20 here; tests hold it to PhiFlow's operators.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from simulators.wake_flow.geometry import SPEED
+
+
+def semi_lagrangian(velocity: Tensor, dt: float, cell: float) -> Tensor:
+    """Each face takes the value found one time step upstream (`phi.physics.advect.semi_lagrangian`).
+
+    Args:
+        velocity: `(rows, 2, height, width)`; the first column of channel 0 is not read.
+        dt: time step; negative looks downstream.
+        cell: side of a cell, in the velocity's unit of length.
+
+    Returns:
+        `(rows, 2, height, width)`, the first column of channel 0 zero.
+    """
+    across, along = _padded(velocity)
+    return _look_up(across, along, _departures(velocity, across, along), dt / cell)
+
+
+def mac_cormack(velocity: Tensor, dt: float, cell: float) -> Tensor:
+    """Semi-Lagrangian, corrected by half the error of going there and back.
+
+    As `phi.physics.advect.mac_cormack` without its limiter, which (PhiFlow 3.4) cannot take
+    boundaries that differ between components. Arguments and result as `semi_lagrangian`.
+    """
+    across, along = _padded(velocity)
+    departures = _departures(velocity, across, along)
+    ahead = _look_up(across, along, departures, dt / cell)
+    back = _look_up(*_padded(ahead), departures, -dt / cell)
+    corrected = ahead + 0.5 * (velocity - back)
+    # The wall's column of the input may hold anything.
+    return torch.stack([F.pad(corrected[:, 0, :, 1:], (1, 0)), corrected[:, 1]], 1)
+
+
+ADVECTION = {"semi-lagrangian": semi_lagrangian, "mac-cormack": mac_cormack}
+
+
+def _padded(velocity: Tensor) -> tuple[Tensor, Tensor]:
+    """Both components with one layer of boundary values around them.
+
+    Returns x `(rows, height + 2, width + 1)` and y `(rows, height + 2, width + 2)`.
+    """
+    across = F.pad(velocity[:, 0, :, 1:], (1, 1, 1, 0))
+    along = F.pad(velocity[:, 1], (1, 1, 1, 0), value=SPEED)
+    return tuple(torch.cat([part, part[:, -1:]], 1) for part in (across, along))  # type: ignore[return-value]
+
+
+def _departures(velocity: Tensor, across: Tensor, along: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Velocity (x, y) at the faces of x and at those of y; the other component is a mean of four."""
+    beside = along[:, :, 1:-2] + along[:, :, 2:-1]
+    above = across[:, :, :-1] + across[:, :, 1:]
+    return (
+        (velocity[:, 0, :, 1:], (beside[:, :-2] + beside[:, 1:-1]) * 0.25),
+        ((above[:, 1:-1] + above[:, 2:]) * 0.25, velocity[:, 1]),
+    )
+
+
+def _look_up(
+    across: Tensor, along: Tensor, departures: tuple[tuple[Tensor, Tensor], ...], cells_per_speed: float
+) -> Tensor:
+    x, y = (
+        _sample(padded, *velocity, cells_per_speed)
+        for padded, velocity in zip((across, along), departures, strict=True)
+    )
+    return torch.stack([F.pad(x, (1, 0)), y], 1)
+
+
+def _sample(padded: Tensor, x: Tensor, y: Tensor, cells_per_speed: float) -> Tensor:
+    """Values of `padded` upstream of its inner points, bilinear, clamped to the boundary layer.
+
+    `grid_sample` counts from -1 to 1 over the padded array. Stacking before the image's axes and
+    permuting spares it an interleaved copy, half the time of the whole lookup.
+    """
+    height, width = padded.shape[1] - 1, padded.shape[2] - 1
+    column = torch.arange(1, x.shape[2] + 1, dtype=x.dtype, device=x.device) * (2 / width) - 1
+    row = torch.arange(1, x.shape[1] + 1, dtype=x.dtype, device=x.device) * (2 / height) - 1
+    points = torch.stack(
+        [
+            torch.sub(column, x, alpha=2 * cells_per_speed / width),
+            torch.sub(row[:, None], y, alpha=2 * cells_per_speed / height),
+        ],
+        1,
+    ).permute(0, 2, 3, 1)
+    return F.grid_sample(padded[:, None], points, padding_mode="border", align_corners=True)[:, 0]

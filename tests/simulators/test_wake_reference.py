@@ -1,0 +1,182 @@
+"""Reference data: what is in the file, and when it is used again, made anew or refused."""
+
+import os
+from dataclasses import asdict, replace
+
+import h5py
+import pytest
+import torch
+
+from blackbox.errors import ConfigurationError
+from simulators.errors import ReferenceDataError, ReferenceWarning
+from simulators.wake_flow import reference, reference_file
+from simulators.wake_flow.geometry import Channel
+from simulators.wake_flow.reference import ReferenceSettings, compute, load_or_compute
+from simulators.wake_flow.staggered import downsample, start
+from simulators.wake_flow.step import WakeStep
+
+TINY = ReferenceSettings(reynolds=(100.0, 400.0), width=8, reference_width=16, warm_up=3, frames=4)
+
+
+def test_frames_are_the_fine_solvers_downsampled_once_per_source_step(tmp_path):
+    flows = load_or_compute(TINY, tmp_path)
+    step = WakeStep(Channel(16), 0.5, "mac-cormack")
+    velocity = start(step.channel).repeat(2, 1, 1, 1)
+    for done in range(1, 10):
+        velocity = step(velocity, torch.tensor(TINY.reynolds))
+        if done in (3, 5, 7, 9):
+            assert torch.equal(flows.frames[:, (done - 3) // 2], downsample(velocity, 2))
+    assert flows.frames.shape == (2, 4, 2, 16, 8) and flows.frames.dtype == torch.float32
+    assert flows.reynolds.tolist() == [100.0, 400.0]
+
+
+def test_a_second_load_reads_the_same_bits_and_computes_nothing(tmp_path, monkeypatch):
+    first = load_or_compute(TINY, tmp_path / "new" / "folder")
+    monkeypatch.setattr(reference, "compute", lambda *_: pytest.fail("computed again"))
+    second = load_or_compute(TINY, tmp_path / "new" / "folder")
+    assert (first.reused, second.reused) == (False, True)
+    assert torch.equal(first.frames, second.frames) and first.path == second.path
+
+
+def test_progress_counts_every_step(tmp_path):
+    seen = []
+    load_or_compute(TINY, tmp_path, lambda done, total: seen.append((done, total)))
+    assert seen == [(i, 9) for i in range(10)] and TINY.steps == 9
+
+
+CHANGES = {
+    "reynolds": (100.0, 401.0),
+    "width": 16,
+    "reference_width": 32,
+    "dt": 2.0,
+    "reference_dt": 0.25,
+    "warm_up": 4,
+    "frames": 5,
+    "advection": "semi-lagrangian",
+    "poke": 0.4,
+    "along": 81.0,
+}
+
+
+def test_the_key_changes_with_every_parameter():
+    assert set(CHANGES) == set(asdict(TINY))
+    keys = {replace(TINY, **{name: value}).key() for name, value in CHANGES.items()}
+    assert len(keys | {TINY.key()}) == len(CHANGES) + 1
+    assert replace(TINY).key() == TINY.key()
+
+
+@pytest.mark.parametrize("package", reference.VERSIONS)
+def test_the_key_changes_with_every_version(package, monkeypatch):
+    before, version = TINY.key(), reference.version
+    monkeypatch.setattr(reference, "version", lambda name: "0.0.0" if name == package else version(name))
+    assert TINY.key() != before
+
+
+def test_the_key_changes_with_the_format(monkeypatch):
+    before = TINY.key()
+    monkeypatch.setattr(reference, "FORMAT", reference.FORMAT + 1)
+    assert TINY.key() != before
+
+
+def test_the_file_says_what_it_holds(tmp_path):
+    with h5py.File(load_or_compute(TINY, tmp_path).path) as file:
+        assert file["frames"].compression == "gzip"
+        assert list(file.attrs["reynolds"]) == [100.0, 400.0]
+        assert file.attrs["advection"] == "mac-cormack" and "torch_version" in file.attrs
+        assert set(file.attrs) == set(TINY.attributes())
+
+
+def test_an_interrupted_write_leaves_no_file(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reference_file.os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        load_or_compute(TINY, tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_interrupted_computation_leaves_no_file(tmp_path):
+    def stop_at_five(done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load_or_compute(TINY, tmp_path, stop_at_five)
+    assert os.listdir(tmp_path) == []
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_a_bit_of_the_frames(path):
+    with h5py.File(path) as file:
+        offset = file["frames"].id.get_chunk_info(0).byte_offset
+    content = bytearray(path.read_bytes())
+    content[offset + 20] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def drop_the_frames(path):
+    with h5py.File(path, "a") as file:
+        del file["frames"]
+
+
+def drop_an_attribute(path):
+    with h5py.File(path, "a") as file:
+        del file.attrs["poke"]
+
+
+DAMAGES = [truncate, flip_a_bit_of_the_frames, empty, drop_the_frames, drop_an_attribute]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_computed_again_with_a_warning(tmp_path, damage):
+    first = load_or_compute(TINY, tmp_path)
+    damage(first.path)
+    with pytest.warns(ReferenceWarning, match="damaged"):
+        again = load_or_compute(TINY, tmp_path)
+    assert not again.reused and torch.equal(first.frames, again.frames)
+    assert load_or_compute(TINY, tmp_path).reused
+
+
+def test_a_renamed_file_is_refused(tmp_path):
+    other = load_or_compute(replace(TINY, poke=0.1), tmp_path)
+    other.path.rename(TINY.path(tmp_path))
+    with pytest.raises(
+        ReferenceDataError, match=r"expected poke = 0\.5, as its name says, got 0\.1.*delete it"
+    ):
+        load_or_compute(TINY, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"reynolds": ()}, "reynolds: expected some from"),
+        ({"reynolds": (100.0, 0.0)}, "reynolds"),
+        ({"reference_width": 20}, "reference_width: expected a multiple of width 8, got 20"),
+        ({"reference_dt": 0.3}, "reference_dt: expected a whole fraction of dt 1, got 0.3"),
+        ({"reference_dt": 2.0}, "whole fraction"),
+        ({"warm_up": -1}, "warm_up: expected 0 or more steps, got -1"),
+        ({"frames": 0}, "frames: expected at least 1, got 0"),
+        ({"advection": "upwind"}, "advection"),
+        ({"width": 4}, "at least 8"),
+    ],
+)
+def test_bad_settings_are_named(change, words):
+    with pytest.raises(ConfigurationError, match=words):
+        replace(TINY, **change)
+
+
+def test_fractions_that_binary_numbers_miss_are_whole():
+    assert replace(TINY, dt=0.3, reference_dt=0.1).steps_per_frame == 3
+
+
+def test_a_simulation_that_blows_up_is_named():
+    with pytest.raises(ReferenceDataError, match=r"Reference at Re 100: .* smaller reference_dt"):
+        compute(replace(TINY, poke=1e38))

@@ -1,0 +1,253 @@
+"""The fast step against plain PhiFlow, and what physics and calculus demand of it."""
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from phi import math
+from phi.math import Solve, batch
+from phi.physics import advect
+
+from benchmarks.plain_phiflow import SCHEMES, plain_step
+from blackbox.errors import ConfigurationError, DtypeError, ShapeError
+from simulators.errors import RecordingError
+from simulators.wake_flow.advection import ADVECTION
+from simulators.wake_flow.geometry import Channel
+from simulators.wake_flow.operators import Operators, phiflow, velocity_array, velocity_field
+from simulators.wake_flow.recording import ROWS, record
+from simulators.wake_flow.staggered import divergence, start
+from simulators.wake_flow.step import WakeStep
+
+SMALL = Channel(16)
+
+# Plain PhiFlow with torch: its autograd functions, and the sparse matrices of its conjugate gradients.
+plain_phiflow = [
+    pytest.mark.filterwarnings(
+        "ignore:.*TorchCustomFunction.* should not be instantiated:DeprecationWarning"
+    ),
+    pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state:UserWarning"),
+]
+
+
+def flows(
+    channel: Channel, rows: int, dtype=torch.float64, seed: int = 0, rough: float = 0.2
+) -> torch.Tensor:
+    """A stream with noise; the step itself takes out the divergence."""
+    generator = torch.Generator().manual_seed(seed)
+    velocity = rough * torch.randn(rows, *channel.shape, generator=generator, dtype=torch.float64)
+    velocity[:, 1] += 1
+    velocity[:, 0, :, 0] = 0
+    return velocity.to(dtype)
+
+
+def reynolds(rows: int, dtype=torch.float64) -> torch.Tensor:
+    return torch.logspace(2, 3, rows, dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("advection", [pytest.param(name, marks=plain_phiflow) for name in ADVECTION])
+@pytest.mark.parametrize(
+    # In float64 what is left is the 1 / cell^2 that PhiFlow rounds to float32 in its matrix.
+    ("dtype", "solve", "tolerance"),
+    [(torch.float32, Solve("CG", 1e-5, 0), 2e-5), (torch.float64, Solve("CG", 1e-12, 0), 1e-7)],
+    ids=["float32", "float64"],
+)
+def test_ten_steps_equal_plain_phiflow(advection, dtype, solve, tolerance):
+    channel = Channel(12)
+    step = WakeStep(channel, advection=advection)
+    re = reynolds(2, dtype)
+    before = fast = step(flows(channel, 2, dtype), re)
+    # One simulation at a time, as a user would write it; the slow cases take both at once.
+    rows = 1 if (advection, dtype) == ("semi-lagrangian", torch.float32) else 2
+    plain = list(zip(before.split(rows), re.split(rows), strict=True))
+    for _ in range(10):
+        fast = step(fast, re)
+        plain = [(plain_step(v, r, channel, 1.0, advection, solve), r) for v, r in plain]
+    assert (fast - torch.cat([v for v, _ in plain])).abs().max() < tolerance
+    assert (fast - before).abs().max() > 0.1  # it went somewhere
+
+
+@pytest.mark.parametrize("name", list(ADVECTION))
+@pytest.mark.parametrize("dt", [0.5, 9.0])  # half a cell; several, out of the domain at its edges
+def test_advection_is_phiflows(name, dt):
+    channel = Channel(12)
+    velocity = flows(channel, 4, rough=0.5)
+    with phiflow(torch.float64):
+        field = velocity_field(velocity, channel.velocity_grid())
+        expected = velocity_array(SCHEMES[name](field, field, dt))
+    assert (ADVECTION[name](velocity, dt, channel.cell) - expected).abs().max() < 1e-12
+
+
+def test_recorded_operators_are_phiflows_for_any_number_of_rows():
+    parts, operators = (
+        WakeStep(SMALL).parts(torch.float64, torch.device("cpu")),
+        Operators(SMALL, torch.float64),
+    )
+    for rows in (1, ROWS, ROWS + 4):
+        velocity = flows(SMALL, rows, rough=1.0)
+        for name, array in (("diffusion", velocity), ("divergence", velocity), ("gradient", velocity[:, 1])):
+            expected = getattr(operators, name)(array)
+            assert expected.abs().max() > 0.1
+            assert (getattr(parts, name)(array) - expected).abs().max() < 1e-13 * expected.abs().max()
+
+
+def test_recording_refuses_what_depends_on_the_number_of_rows():
+    for function in (lambda x: torch.ones(len(x)) + x.sum(1), lambda x: x.reshape(-1, 4, 2)):
+        with pytest.raises(RecordingError, match="any number of rows"):
+            record(function, torch.ones(ROWS, 8))
+    doubled = record(lambda x: torch.full((8,), 2.0) * x, torch.ones(ROWS, 8))
+    assert torch.equal(doubled(torch.ones(11, 8)), torch.full((11, 8), 2.0))
+
+
+def test_recording_leaves_phiflows_precision_alone():
+    before = math.get_precision()
+    WakeStep(SMALL)(flows(SMALL, 1), reynolds(1))
+    assert math.get_precision() == before
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
+def test_no_divergence_is_left_in_the_fluid(dtype, tolerance):
+    after = WakeStep(SMALL)(flows(SMALL, 2, dtype), reynolds(2, dtype))
+    active, passable = (torch.from_numpy(a).to(dtype) for a in (SMALL.masks.active, SMALL.masks.passable))
+    assert (divergence(after, SMALL.cell) * active).abs().max() < tolerance
+    assert after[:, 0, :, 0].abs().max() == 0
+    inside = (passable == 0) & (torch.from_numpy(SMALL.masks.fractions) == 0)
+    assert inside.sum() > SMALL.height and after[:, inside].abs().max() == 0  # more than the wall's column
+
+
+def test_rows_do_not_interact():
+    step = WakeStep(SMALL)
+    velocity, re = flows(SMALL, 9, torch.float32), reynolds(9, torch.float32)
+    together = step(velocity, re)
+    alone = torch.cat([step(velocity[i : i + 1], re[i : i + 1]) for i in range(9)])
+    assert (together - alone).abs().max() < 2e-6
+    assert (step(velocity.flip(0), re.flip(0)).flip(0) - together).abs().max() < 2e-6
+    velocity[4, 1, 7, 7] = float("nan")
+    marred = step(velocity, re)
+    others = [0, 1, 2, 3, 5, 6, 7, 8]
+    assert marred[4].isnan().any()
+    assert torch.equal(marred[others], together[others])
+
+
+def test_uniform_flow_without_cylinder_stays():
+    channel = Channel(9, obstacle=False)
+    velocity = start(channel, poke=0.0, dtype=torch.float64)[None]
+    step = WakeStep(channel)
+    after = velocity
+    for _ in range(20):
+        after = step(after, torch.tensor([300.0], dtype=torch.float64))
+    assert (after - velocity).abs().max() < 1e-12
+
+
+def test_the_cylinder_takes_momentum_out_of_the_stream():
+    step = WakeStep(SMALL)
+    velocity = start(SMALL, poke=0.0, dtype=torch.float64)[None]
+    for _ in range(30):
+        velocity = step(velocity, reynolds(1))
+    behind = velocity[0, 1, 12, 8]
+    beside = velocity[0, 1, 8, 3]
+    assert behind < 0.5 and beside > 1.05
+    # Nothing broke the symmetry: x is odd and y even across the axis.
+    x, y = velocity[0]
+    assert (y - y.flip(1)).abs().max() < 1e-10 and (x[:, 1:] + x[:, 1:].flip(1)).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("advection", list(ADVECTION))
+def test_gradient_is_the_central_difference(advection):
+    step = WakeStep(Channel(12), advection=advection)
+    velocity, re = step(flows(step.channel, 2, rough=0.1), reynolds(2)), reynolds(2)
+    weight, direction = flows(step.channel, 2, seed=1), flows(step.channel, 2, seed=2)
+    velocity = velocity.requires_grad_()
+
+    def value(v: torch.Tensor) -> torch.Tensor:
+        return (step(step(v, re), re) * weight).sum()
+
+    (gradient,) = torch.autograd.grad(value(velocity), velocity)
+    h = 1e-6
+    with torch.no_grad():
+        central = (value(velocity + h * direction) - value(velocity - h * direction)) / (2 * h)
+    scale = gradient.norm() * direction.norm()
+    assert central.abs() > 1e-3 * scale
+    # Central differences of a smooth function err by h^2; one of the lookups' kinks within h would cost h.
+    assert abs((gradient * direction).sum() - central) < 1e-7 * scale
+
+
+def test_the_wall_column_is_not_read():
+    step = WakeStep(SMALL)
+    velocity, re = flows(SMALL, 2), reynolds(2)
+    spoilt = velocity.clone()
+    spoilt[:, 0, :, 0] = 7.0
+    assert torch.equal(step(spoilt, re), step(velocity, re))
+
+
+def test_a_first_call_in_inference_mode_spoils_no_later_gradient():
+    step = WakeStep(SMALL)
+    velocity, re = flows(SMALL, 2, torch.float32), reynolds(2, torch.float32)
+    with torch.inference_mode():
+        expected = step(velocity.clone(), re)
+    after = step(velocity.requires_grad_(), re)
+    after.sum().backward()
+    assert torch.equal(after, expected) and velocity.grad is not None and velocity.grad.isfinite().all()
+
+
+def test_autocast_around_the_step_does_not_round_the_flow():
+    step = WakeStep(SMALL)
+    velocity, re = flows(SMALL, 2, torch.float32), reynolds(2, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = step(velocity, re)
+    assert torch.equal(found, step(velocity, re))
+
+
+def test_threads_may_make_and_take_steps_at_once():
+    velocity, re = flows(SMALL, 2, torch.float32), reynolds(2, torch.float32)
+    shared = WakeStep(SMALL)
+    with ThreadPoolExecutor(6) as pool:
+        jobs = [pool.submit(shared, velocity, re) for _ in range(3)]
+        jobs += [pool.submit(lambda: WakeStep(Channel(16))(velocity, re)) for _ in range(3)]
+        results = [job.result() for job in jobs]
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+def test_pickle_gives_the_same_bits():
+    step = WakeStep(SMALL, dt=0.5, advection="mac-cormack")
+    velocity, re = flows(SMALL, 3, torch.float32), reynolds(3, torch.float32)
+    expected = step(velocity, re)
+    frozen = pickle.dumps(step)
+    assert len(frozen) < 1000
+    assert torch.equal(pickle.loads(frozen)(velocity, re), expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: Channel(7), ConfigurationError, "at least 8 cells, got 7"),
+        (lambda: Channel(16.0), ConfigurationError, "whole number"),  # type: ignore[arg-type]
+        (lambda: WakeStep(16, dt=0.0), ConfigurationError, "above 0, got 0.0"),
+        (lambda: WakeStep.check(1.0, "upwind"), ConfigurationError, "mac-cormack, got 'upwind'"),
+        (
+            lambda: WakeStep(16)(torch.ones(3, 2, 16, 32), torch.ones(3)),
+            ShapeError,
+            r"\(rows, 2, 32, 16\), got",
+        ),
+        (lambda: WakeStep(16)(torch.ones(3, 2, 32, 16), torch.ones(2)), ShapeError, "one per row"),
+        (lambda: WakeStep(16)(torch.ones(3, 2, 32, 16).half(), torch.ones(3)), DtypeError, "got float16"),
+    ],
+)
+def test_bad_settings_and_arrays_are_named(make, error, words):
+    with pytest.raises(error, match=words):
+        make()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda_gives_the_same_flow():
+    step = WakeStep(SMALL)
+    velocity, re = flows(SMALL, 5, torch.float32), reynolds(5, torch.float32)
+    moved = step(velocity.cuda(), re.cuda())
+    assert moved.is_cuda and (moved.cpu() - step(velocity, re)).abs().max() < 5e-6
+
+
+def test_phiflow_names_that_the_package_leans_on():
+    """What would break silently if PhiFlow changed: named batch dimensions and the two schemes."""
+    assert callable(advect.semi_lagrangian) and callable(advect.euler)
+    assert math.wrap(torch.ones(2, 3), batch("rows,other")).native("other,rows").shape == (3, 2)
