@@ -1,4 +1,4 @@
-"""The reference flows as training windows, pairs and rollout starts, one set for each purpose."""
+"""The reference flows as training windows, pairs and rollouts; one set of flows for each purpose."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from simulators.wake_flow.box import WakeFlow
 from simulators.wake_flow.reference import ReferenceSettings, load_or_compute
 from tasks.wake_flow.config import Config
+from tasks.wake_flow.networks import Scales
 from zo import Key
 
-WINDOWS = 101  # first word of the key's path for draws of training data; `zo` uses small ones
+WINDOWS, PAIRS = 101, 102  # first words of the key's path for these draws; `zo` uses small ones
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,10 @@ class Flows:
 
 @dataclass(frozen=True)
 class WakeData:
-    """The three sets, and the scales that normalise what goes into the network.
+    """The three sets of flows, and the file that they came from.
 
     Attributes:
         train, validation, test: flows.
-        velocity_scale: standard deviation of the speed over the training flows.
-        reynolds_scale: standard deviation of the training Reynolds numbers.
         path: the reference file.
         reused: whether it was there already.
     """
@@ -63,10 +63,28 @@ class WakeData:
     train: Flows
     validation: Flows
     test: Flows
-    velocity_scale: float
-    reynolds_scale: float
     path: Path
     reused: bool
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Every training frame after one solver step, beside the frame that should have come out.
+
+    Attributes:
+        frames: `(pairs, 2, 2, height, width)`, stepped and wanted.
+        reynolds: `(pairs,)`.
+        rows: solver rows that it took.
+    """
+
+    frames: Tensor
+    reynolds: Tensor
+    rows: int
+
+    def draw(self, key: Key, count: int) -> tuple[Tensor, Tensor]:
+        """Pairs drawn at random: `(count, 2, 2, height, width)` and Re `(count,)`."""
+        chosen = torch.randint(len(self.frames), (count,), generator=key.generator(PAIRS))
+        return self.frames[chosen], self.reynolds[chosen]
 
 
 def reference_settings(config: Config) -> ReferenceSettings:
@@ -91,15 +109,31 @@ def load(config: Config, folder: Path, progress: Callable[[int, int], None] | No
         chosen = [int((reference.reynolds - re).abs().argmin()) for re in reynolds]
         return Flows(reference.frames[chosen], reference.reynolds[chosen])
 
-    train = flows(config.train_reynolds)
-    speed = train.frames.square().sum(dim=2).sqrt()
-    several = len(train.reynolds) > 1
     return WakeData(
-        train=train,
+        train=flows(config.train_reynolds),
         validation=flows(config.validation_reynolds),
         test=flows(config.test_reynolds),
-        velocity_scale=speed.std().item(),
-        reynolds_scale=train.reynolds.std().item() if several else train.reynolds.item(),
         path=reference.path,
         reused=reference.reused,
+    )
+
+
+def pairs(flows: Flows, solver: WakeFlow) -> Pairs:
+    """Run one solver step from each frame but the last of each flow."""
+    count = flows.frames.shape[1] - 1
+    reynolds = flows.reynolds.repeat_interleave(count)
+    before = solver.ledger.rows_run
+    stepped = solver(flows.frames[:, :-1].flatten(0, 1), reynolds)
+    frames = torch.stack([stepped, flows.frames[:, 1:].flatten(0, 1)], dim=1)
+    return Pairs(frames, reynolds, solver.ledger.rows_run - before)
+
+
+def scales(flows: Flows, pairs: Pairs) -> Scales:
+    """The scales of the corrector, from training data alone."""
+    speed = flows.frames.square().sum(dim=2).sqrt()
+    several = len(flows.reynolds) > 1
+    return Scales(
+        velocity=speed.std().item(),
+        reynolds=(flows.reynolds.std() if several else flows.reynolds[0]).item(),
+        correction=(pairs.frames[:, 1] - pairs.frames[:, 0]).std().item(),
     )

