@@ -1,0 +1,140 @@
+"""`blackbox`: run a task from a preset, resume a run, rebuild its report.
+
+Nothing heavy is imported before a command is at work, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+from tasks.commands import ReportCommand, ResumeCommand, RunCommand, parse
+from tasks.errors import ConfigurationError, RunFolderError
+
+if TYPE_CHECKING:
+    from tasks.runs.folder import Run
+
+# the package of each task: config.py (light), task.py, report.py
+TASKS = {"wake-flow": "tasks.wake_flow"}
+
+# errors of ours that are one sentence for the user; looked up only where their module is loaded already
+_ROOTS = (
+    ("tasks.errors", "TaskError"),
+    ("blackbox.errors", "BlackBoxError"),
+    ("zo.errors", "ZeroOrderError"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script; returns the exit status: 0, 1 failed, 2 wrong use, 130 stopped by the user."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments == ["--version"]:
+        from tasks.runs.machine import PACKAGE, version
+
+        print(f"{PACKAGE} {version(PACKAGE)}")
+        return 0
+    debug = "--debug" in arguments
+    try:
+        command = parse(arguments, TASKS)
+        if isinstance(command, RunCommand):
+            return _run(command, ["blackbox", *arguments])
+        if isinstance(command, ResumeCommand):
+            return _resume(command)
+        return _report(command)
+    except SystemExit as stop:  # how tyro leaves, after help as well
+        return stop.code if isinstance(stop.code, int) else 2
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug or not _known(error):
+            raise
+        print(f"blackbox: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigurationError | RunFolderError) else 1
+
+
+def _run(command: RunCommand, line: list[str]) -> int:
+    from tasks.runs.folder import Run
+
+    if command.seeds < 1:
+        raise ConfigurationError(f"--seeds: expected at least 1, got {command.seeds}. Give how many to run.")
+    seeds = range(command.seeds)
+    run = Run.create(
+        command.runs, command.task, command.preset, command.config, seeds, data=command.data, command=line
+    )
+    return _work(run, command.data)
+
+
+def _resume(command: ResumeCommand) -> int:
+    from tasks.runs.folder import Run
+
+    run = Run.open(command.folder)
+    if run.finished:
+        print("This run is finished; rebuilding its report.")
+    return _work(run, command.data or Path(run.data))
+
+
+def _report(command: ReportCommand) -> int:
+    from tasks.runs.folder import Run
+
+    run = Run.open(command.folder)
+    if not run.finished:
+        raise RunFolderError(
+            f"{run.path}: expected a finished run, got one without result.json. "
+            f"Finish it with: blackbox resume {run.path}"
+        )
+    return _show(run)
+
+
+def _work(run: Run, data: Path) -> int:
+    """Run what is left of a run, and show what came out."""
+    package = _package(run)
+    try:
+        with run.lock():
+            if not run.finished:
+                from tasks.progress import make_progress
+
+                task = import_module(f"{package}.task")
+                with make_progress() as progress:
+                    progress.say(f"Run folder: {run.path}")
+                    task.run(run, progress, data)
+            return _show(run)
+    except KeyboardInterrupt as stop:
+        print(
+            f"{str(stop) or 'Stopped.'} Resume with: blackbox resume {quote(str(run.path))}", file=sys.stderr
+        )
+        return 130
+
+
+def _show(run: Run) -> int:
+    """Write the report and print the table and where things are."""
+    from rich.console import Console
+
+    report = import_module(f"{_package(run)}.report")
+    page = report.write_report(run)
+    Console().print(report.summary(run), markup=False, highlight=False)
+    print(f"Report: {page}\nRun folder: {run.path}")
+    return 0
+
+
+def _package(run: Run) -> str:
+    if run.task not in TASKS:
+        from tasks.configuration import nearest
+
+        raise RunFolderError(
+            f"{run.path}: expected a task of this version, got {run.task!r}. {nearest(run.task, TASKS)}"
+        )
+    return TASKS[run.task]
+
+
+def _known(error: Exception) -> bool:
+    roots: list[Any] = [getattr(sys.modules.get(module), name, None) for module, name in _ROOTS]
+    return isinstance(error, tuple(root for root in roots if root is not None))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

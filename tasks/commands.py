@@ -1,0 +1,133 @@
+"""The commands of the console script and their arguments, made from the presets by tyro."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+Debug = Annotated[bool, arg(help="Show the traceback of an error instead of a sentence.")]
+Folder = Annotated[Positional[Path], arg(help="Folder of the run.", metavar="FOLDER")]
+_TOP = (
+    "Train PyTorch networks through code that cannot be differentiated.\n\n"
+    "First steps: `blackbox run TASK --help` lists the presets and every setting of a task; "
+    "`blackbox --version` gives the version."
+)
+
+
+class RunCommand:
+    """A task to run; the dataclass that tyro fills is made for the task and preset at hand."""
+
+    task: str
+    preset: str
+    seeds: int
+    runs: Path
+    data: Path
+    config: Any
+    debug: bool
+
+
+@dataclass(frozen=True)
+class ResumeCommand:
+    """Go on with a run that was stopped or killed, to the result that it would have had."""
+
+    folder: Folder
+    data: Annotated[Path | None, arg(help="Folder of the task's data, if it moved.")] = None
+    debug: Debug = False
+
+
+@dataclass(frozen=True)
+class ReportCommand:
+    """Rebuild report and pictures of a finished run."""
+
+    folder: Folder
+    debug: Debug = False
+
+
+Command = RunCommand | ResumeCommand | ReportCommand
+
+
+def parse(arguments: Sequence[str], tasks: Mapping[str, str]) -> Command:
+    """The command that a command line asks for; `SystemExit` for help and mistakes, as tyro does it.
+
+    Args:
+        arguments: the words after `blackbox`.
+        tasks: task -> its package, whose `config` module gives `PRESETS` and `DESCRIPTION`.
+    """
+    place = _place_of_task(arguments, tasks)
+    if place is not None:
+        task, words = arguments[place], [*arguments[1:place], *arguments[place + 1 :]]
+        kind, about = _run_command(task, tasks[task], words)
+        # parsed on its own, with the task in `prog`: messages then point to the right help
+        return _tyro(kind, f"blackbox run {task}", about, words)
+
+    def named(kind: Any, name: str, description: str) -> Any:  # noqa: ANN401
+        return Annotated[kind, tyro.conf.subcommand(name=name, description=description, prefix_name=False)]
+
+    about = (
+        f"Run a task from a preset. Tasks: {', '.join(tasks)}; "
+        "`blackbox run TASK --help` lists presets and settings."
+    )
+    literal: Any = Literal
+    which = Annotated[literal[tuple(tasks)], arg(help="What to run, before any option.")]
+    commands: Any = (
+        named(dataclasses.make_dataclass("Run", [("task", Positional[which])]), "run", about)
+        | named(ResumeCommand, "resume", ResumeCommand.__doc__ or "")
+        | named(ReportCommand, "report", ReportCommand.__doc__ or "")
+    )
+    return _tyro(commands, "blackbox", _TOP, arguments)
+
+
+def _tyro(kind: Any, program: str, about: str, words: Sequence[str]) -> Any:  # noqa: ANN401
+    return tyro.cli(kind, prog=program, description=about, args=list(words), config=(FlagCreatePairsOff,))
+
+
+def _place_of_task(arguments: Sequence[str], tasks: Mapping[str, str]) -> int | None:
+    """Where in `run ... TASK ...` the task is named; a folder may have the same name."""
+    if list(arguments[:1]) != ["run"]:
+        return None
+    places = (place for place, word in enumerate(arguments) if word in tasks)
+    return next((place for place in places if arguments[place - 1] not in ("--runs", "--data")), None)
+
+
+def _run_command(task: str, package: str, words: Sequence[str]) -> tuple[Any, str]:
+    """The dataclass of `run` for a task and the preset that the words name, and its description.
+
+    The preset is found before tyro parses: it is the default from which `--config.SETTING` departs.
+    """
+    module = import_module(f"{package}.config")
+    presets = module.PRESETS
+    asked = _option(words, "--preset")
+    preset = asked if asked in presets else next(iter(presets))  # tyro refuses a wrong name, with the choices
+    literal: Any = Literal
+    choices = Annotated[literal[tuple(presets)], arg(help="Where the settings start from.")]
+    fields: list[Any] = [
+        ("preset", choices, preset),
+        ("seeds", Annotated[int, arg(help="How many seeds: 0, 1, ..., one training each.")], 1),
+        ("runs", Annotated[Path, arg(help="Where run folders are made.")], Path("runs")),
+        ("data", Annotated[Path, arg(help="Where the task's data is kept.")], Path("data")),
+        ("debug", Debug, False),
+        ("config", type(presets[preset]), presets[preset]),
+    ]
+    about = f"{module.DESCRIPTION}\n\nThe defaults below are those of the preset {preset!r}."
+    kind = dataclasses.make_dataclass(
+        "Run", fields, bases=(RunCommand,), frozen=True, namespace={"task": task}
+    )
+    return kind, about
+
+
+def _option(arguments: Sequence[str], name: str) -> str | None:
+    """The value of `--name VALUE` or `--name=VALUE`, the last one if given twice."""
+    found = None
+    for index, word in enumerate(arguments):
+        if word == name and index + 1 < len(arguments):
+            found = arguments[index + 1]
+        elif word.startswith(f"{name}="):
+            found = word.removeprefix(f"{name}=")
+    return found

@@ -1,0 +1,37 @@
+"""The errors of `tasks`: one root, and for each kind of fault one name that also is the builtin.
+
+Every message has three parts: what was expected, what came, and how to mend it.
+"""
+
+from __future__ import annotations
+
+
+class TaskError(Exception):
+    """Root of everything that this package raises on purpose; the command line prints it as a sentence."""
+
+
+class ConfigurationError(TaskError, ValueError):
+    """A setting is unknown, of the wrong type, or out of its range."""
+
+
+class RunFolderError(TaskError, ValueError):
+    """A folder is no run, or one of its files cannot be read."""
+
+
+class RunLockedError(TaskError, RuntimeError):
+    """Another process is working on the run."""
+
+
+class CheckpointError(TaskError, ValueError):
+    """A state cannot be saved, or a checkpoint cannot be read or does not fit."""
+
+
+class NonFiniteLossError(TaskError, ArithmeticError):
+    """The loss of an optimiser step is NaN or infinite; training stops there."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to stop, and did so after writing a checkpoint.
+
+    Not a `TaskError`: an `except Exception` on the way up would take it for a failure and go on.
+    """

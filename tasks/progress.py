@@ -1,0 +1,192 @@
+"""Progress: live bars on a terminal, a plain line now and then elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from time import monotonic
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bars
+from rich.table import Column
+
+INTERVAL = 10.0  # seconds between plain lines
+
+
+class Progress:
+    """Shows nothing; the parent of those that do.
+
+    Stages follow one another: `begin(stage, steps)`, any number of `update(step, metrics)`, `end()`;
+    or `counter(stage)` for work that counts itself. As a context manager it tidies the terminal up,
+    also after an error.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._stage, self._unit = "", "step"
+        self._steps = self._first = self._step = 0
+        self._started = 0.0
+        self._metrics: Mapping[str, float] = {}
+        self._first_queries: float | None = None
+
+    def begin(self, stage: str, steps: int, *, done: int = 0, unit: str = "step") -> None:
+        """Start a stage of `steps` steps, of which `done` were done earlier."""
+        self._stage, self._unit, self._steps = stage, unit, steps
+        self._first = self._step = done
+        self._started = self._clock()
+        self._metrics, self._first_queries = {}, None if done else 0.0
+        self._show_begin()
+
+    def update(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
+        """`step` steps are done; of the metrics, `loss`, `queries` and `rows` (cumulative) are shown."""
+        self._step = step
+        if metrics is not None:
+            self._metrics = metrics
+            if self._first_queries is None:  # resumed: the rate is that of this process
+                self._first, self._started = step, self._clock()
+                self._first_queries = metrics.get("queries", 0.0)
+        self._show_update()
+
+    def end(self) -> None:
+        """The stage is done, or given up."""
+        self._show_end()
+
+    def say(self, text: str) -> None:
+        """A line of text that stays."""
+
+    def counter(self, stage: str, unit: str = "step") -> Callable[[int, int], None]:
+        """A callable `(done, total)` for work that counts itself, such as making reference data."""
+        begun = False
+
+        def count(done: int, total: int) -> None:
+            nonlocal begun
+            if not begun:
+                self.begin(stage, total, done=0, unit=unit)
+                begun = True
+            self.update(done)
+            if done >= total:
+                self.end()
+
+        return count
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Tidy up; errors go on."""
+
+    def _show_begin(self) -> None: ...
+
+    def _show_update(self) -> None: ...
+
+    def _show_end(self) -> None: ...
+
+    def _figures(self) -> str:
+        """Loss, speed and times, as far as they are known."""
+        elapsed = self._clock() - self._started
+        parts = []
+        if "loss" in self._metrics:
+            parts.append(f"loss {self._metrics['loss']:.4g}")
+        if self._metrics.get("queries") and elapsed > 0:
+            queries = self._metrics["queries"] - (self._first_queries or 0.0)
+            parts.append(f"{queries / elapsed:,.0f} queries/s")
+        if self._metrics.get("rows"):
+            parts.append(f"{int(self._metrics['rows']):,} solver rows")
+        parts.append(f"{duration(elapsed)} elapsed")
+        done = self._step - self._first
+        if 0 < done and self._step < self._steps:
+            parts.append(f"{duration(elapsed / done * (self._steps - self._step))} left")
+        return ", ".join(parts)
+
+
+class PlainProgress(Progress):
+    """A line when a stage begins and ends, and one about every ten seconds between, for logs."""
+
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = monotonic) -> None:
+        super().__init__(clock)
+        self._stream = stream
+        self._shown = 0.0
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        print(text, file=self._stream or sys.stdout, flush=True)
+
+    def _show_begin(self) -> None:
+        self._shown = self._clock()
+        done = f", {self._step} done" if self._step else ""
+        self.say(f"{self._stage}: {self._steps} {self._unit}s{done}")
+
+    def _show_update(self) -> None:
+        now = self._clock()
+        if now - self._shown >= INTERVAL and self._step < self._steps:  # the last one has its line at the end
+            self._shown = now
+            self.say(self._line())
+
+    def _show_end(self) -> None:
+        self.say(self._line())
+
+    def _line(self) -> str:
+        return f"{self._stage}: {self._unit} {self._step} of {self._steps}, {self._figures()}"
+
+
+class LiveProgress(Progress):
+    """A bar for each stage, moving in place."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = monotonic) -> None:
+        super().__init__(clock)
+        self._bars = Bars(
+            TextColumn("{task.description}", style="bold", table_column=Column(no_wrap=True, min_width=14)),
+            BarColumn(bar_width=24),
+            TextColumn(
+                "{task.completed:.0f} of {task.total:.0f}", table_column=Column(no_wrap=True, min_width=10)
+            ),
+            # cut on a narrow terminal: a bar of two lines would scroll the screen at every step
+            TextColumn("{task.fields[figures]}", style="dim", table_column=Column(no_wrap=True)),
+            console=console,
+        )
+        self._bar = self._bars.add_task("", visible=False, figures="")
+
+    def say(self, text: str) -> None:
+        """A line above the bars."""
+        self._bars.console.print(text, markup=False, highlight=False)
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the terminal back."""
+        self._bars.stop()
+
+    def _show_begin(self) -> None:
+        self._bar = self._bars.add_task(self._stage, total=self._steps, completed=self._step, figures="")
+
+    def _show_update(self) -> None:
+        self._bars.update(self._bar, completed=self._step, figures=self._figures())
+
+    def _show_end(self) -> None:
+        self._bars.update(self._bar, completed=self._step, figures=self._figures(), refresh=True)
+        self._bars.stop_task(self._bar)
+
+
+def make_progress(stream: TextIO | None = None) -> Progress:
+    """Bars if `stream` (standard output) is a terminal, plain lines otherwise."""
+    console = Console(file=stream)
+    return LiveProgress(console) if console.is_terminal else PlainProgress(stream)
+
+
+def duration(seconds: float) -> str:
+    """42 s, 3 min 10 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

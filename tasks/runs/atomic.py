@@ -1,0 +1,61 @@
+"""Atomic writes: a file is either the old one or the new one, whenever the process or the machine stops."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+
+def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    """Write a file through `fill(stream)`; on any error `path` stays as it was and nothing is left over.
+
+    The bytes go to a temporary name in the same folder (a rename between file systems is not
+    atomic), reach the disk, and only then take the name.
+    """
+    # with the process's id, so that two processes that write one file do not mix their bytes
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as stream:
+            fill(stream)
+            stream.flush()
+            # without it a power cut may leave the new name on an empty file
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` atomically."""
+    write(path, lambda stream: stream.write(content))
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object atomically, indented; NaN and infinity become null."""
+    write_bytes(path, (json.dumps(strict(value), indent=2, allow_nan=False) + "\n").encode())
+
+
+def strict(value: Any) -> Any:  # noqa: ANN401
+    """`value` with null for NaN and infinity: JSON has no such numbers, and other readers refuse them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(item) for item in value]
+    return value
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the rename itself to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

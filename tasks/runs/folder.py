@@ -1,0 +1,173 @@
+"""`Run`: a run is a folder, with its configuration, metrics, checkpoints, result and report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tasks.configuration import from_dict, to_dict
+from tasks.errors import ConfigurationError, RunFolderError
+from tasks.runs import atomic, lock
+from tasks.runs.machine import versions
+from tasks.runs.metrics import Metrics
+
+FORMAT = 1  # of config.json; raise it when older folders can no longer be resumed
+CONFIG = "config.json"
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk. Make one with `Run.create`, find one again with `Run.open`.
+
+    The folder holds `config.json`, `metrics.jsonl`, `checkpoints/<stage>.pt`, and when the run is
+    finished `result.json`, `report.html` and the report's pictures.
+    """
+
+    path: Path
+    task: str
+    preset: str
+    config: dict[str, Any]
+    """The settings as JSON values; `configuration` gives them as the task's dataclass."""
+    seeds: tuple[int, ...]
+    data: str
+    """Folder of the task's data, as it was given."""
+    command: tuple[str, ...]
+    versions: dict[str, str]
+    started: str
+    """ISO 8601, UTC."""
+
+    @classmethod
+    def create(
+        cls,
+        root: Path,
+        task: str,
+        preset: str,
+        config: object,
+        seeds: Sequence[int],
+        *,
+        data: Path = Path("data"),
+        command: Sequence[str] | None = None,
+    ) -> Run:
+        """Make a new folder `root/<task>-<preset>-<date>-<time>`; an existing one is never touched.
+
+        Args:
+            root: where runs lie; made if missing.
+            task: name of the task.
+            preset: name of the preset that `config` started from.
+            config: the task's configuration, a dataclass.
+            seeds: one training for each.
+            data: folder of the task's data.
+            command: how the run was started; the process's own command line if not given.
+
+        Raises:
+            ConfigurationError: `config` cannot be written as JSON.
+        """
+        now = datetime.now(UTC)
+        content = {
+            "format": FORMAT,
+            "task": task,
+            "preset": preset,
+            "config": to_dict(config),
+            "seeds": [int(seed) for seed in seeds],
+            "data": str(data),
+            "command": list(sys.argv if command is None else command),
+            "versions": versions(),
+            "started": now.isoformat(timespec="seconds"),
+        }
+        root.mkdir(parents=True, exist_ok=True)
+        path = _new_folder(root, f"{task}-{preset}-{now.astimezone():%Y%m%d-%H%M%S}")
+        (path / "checkpoints").mkdir()
+        atomic.write_json(path / CONFIG, content)
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """The run in a folder.
+
+        Raises:
+            RunFolderError: the folder is missing or no run, its `config.json` is cut short, or it
+                was written in another format.
+        """
+        try:
+            content = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            found = f"a folder without {CONFIG}" if path.is_dir() else "no such folder"
+            raise RunFolderError(
+                f"{path}: expected a run folder, got {found}. Give one that `blackbox run` made."
+            ) from None
+        except ValueError as error:
+            raise RunFolderError(
+                f"{path / CONFIG}: expected JSON, got text that cannot be read ({error}). "
+                "The run cannot be resumed; start it anew."
+            ) from None
+        written = content.get("format") if isinstance(content, dict) else None
+        if written != FORMAT:
+            raise RunFolderError(
+                f"{path / CONFIG}: expected format {FORMAT}, got {written!r}. "
+                "Use the version of this package that wrote it, or start the run anew."
+            )
+        values = {name: value for name, value in content.items() if name != "format"}
+        try:
+            return from_dict(cls, {**values, "path": str(path)}, where=CONFIG)
+        except ConfigurationError as error:
+            raise RunFolderError(f"{path}: {error}") from None
+
+    def configuration(self, kind: type[C]) -> C:
+        """The settings as the task's dataclass; `ConfigurationError` if they do not fit it."""
+        return from_dict(kind, self.config)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has its result."""
+        return (self.path / "result.json").is_file()
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process; `RunLockedError` names the other process that has it."""
+        with lock.exclusive(self.path):
+            yield
+
+    def log(self, stage: str, step: int, **values: float | int | str) -> None:
+        """Add one line to `metrics.jsonl`; it survives if the process is killed right after."""
+        self._metrics.append({"stage": stage, "step": step, **values})
+
+    def metrics(self, stage: str | None = None) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`, of one stage or of all, NaN for what was not finite.
+
+        Raises:
+            RunFolderError: a line other than a torn last one cannot be read.
+        """
+        return [line for line in self._metrics.read() if stage is None or line["stage"] == stage]
+
+    def truncate_metrics(self, stage: str, step: int) -> None:
+        """Drop the lines of `stage` past `step`, so that going on from there repeats none."""
+        self._metrics.keep(lambda line: line["stage"] != stage or line["step"] <= step)
+
+    def sync_metrics(self) -> None:
+        """Bring the metrics to the disk, before a checkpoint that relies on them."""
+        self._metrics.sync()
+
+    @property
+    def _metrics(self) -> Metrics:
+        return Metrics(self.path / "metrics.jsonl")
+
+
+def _new_folder(root: Path, name: str) -> Path:
+    """Make `root/name`, or `root/name-2` and so on where two runs start in the same second."""
+    number = 1
+    while True:
+        path = root / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return path

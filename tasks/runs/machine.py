@@ -1,0 +1,71 @@
+"""The machine and the versions that a result was made with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+
+PACKAGE = "blackbox-coupling"
+_PACKAGES = ("torch", "numpy", "scipy", "phiflow", "phiml", "h5py", "matplotlib")
+
+
+def machine() -> dict[str, str | int | float]:
+    """CPU model, usable cores, memory in GiB, GPU (or "none") and platform of this machine."""
+    return {
+        "cpu": _cpu(),
+        "cores": _cores(),
+        "memory (GiB)": _memory(),
+        "gpu": _gpu(),
+        "platform": platform.platform(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of what the figures depend on, and of this package."""
+    found = {"python": platform.python_version(), PACKAGE: version(PACKAGE)}
+    return found | {package: version(package) for package in _PACKAGES}
+
+
+def version(package: str) -> str:
+    """The installed version, or "not installed" (a source tree that is only on the path)."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _cores() -> int:
+    # in a container the machine has more cores than this process may use
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() == "model name" and value.strip():
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> float:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (ValueError, OSError):
+        return 0.0
+
+
+def _gpu() -> str:
+    # a run that never imported torch used no GPU; importing it here would cost seconds
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return "none"
+    return torch.cuda.get_device_name()

@@ -1,0 +1,110 @@
+"""`result.json`: what a run found, in one schema for all tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tasks.configuration import from_dict, to_dict
+from tasks.errors import ConfigurationError, RunFolderError
+from tasks.runs import atomic
+from tasks.runs.folder import Run
+from tasks.runs.machine import machine, versions
+
+SCHEMA = 1
+NAME = "result.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: one method, trained with one seed, and one figure on test data."""
+
+    method: str
+    """As in the table of a paper: "ZO-SOL"."""
+    seed: int
+    metric: str
+    """What `value` is: "MAE"."""
+    value: float | None
+    """None where there is no finite figure."""
+    unit: str = ""
+    rows: int = 0
+    """Black-box rows that training took."""
+    queries: int = 0
+    """Perturbed objectives that training took."""
+    seconds: float = 0.0
+    """Time in optimiser steps."""
+    extra: dict[str, float | int | str | None] = field(default_factory=dict)
+    """Further figures by name."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was run, what came out, on which machine and with which versions."""
+
+    task: str
+    preset: str
+    config: dict[str, Any]
+    seeds: tuple[int, ...]
+    table: tuple[Row, ...]
+    machine: dict[str, str | int | float]
+    versions: dict[str, str]
+    command: tuple[str, ...]
+    started: str
+    """ISO 8601, UTC."""
+    finished: str
+    schema: int = SCHEMA
+
+    @classmethod
+    def of(cls, run: Run, table: Sequence[Row]) -> Result:
+        """The result of `run`, finished now on this machine."""
+        return cls(
+            task=run.task,
+            preset=run.preset,
+            config=run.config,
+            seeds=run.seeds,
+            table=tuple(table),
+            machine=machine(),
+            versions=versions(),
+            command=run.command,
+            started=run.started,
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def write(self, folder: Path) -> Path:
+        """Write `result.json` atomically: a run that has one is finished."""
+        path = folder / NAME
+        atomic.write_json(path, to_dict(self))
+        return path
+
+    @classmethod
+    def read(cls, folder: Path) -> Result:
+        """Read `result.json` of a run folder.
+
+        Raises:
+            RunFolderError: it is missing (the run is not finished), torn, or of another schema.
+        """
+        path = folder / NAME
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunFolderError(
+                f"{folder}: expected a finished run, got one without {NAME}. "
+                f"Finish it with: blackbox resume {folder}"
+            ) from None
+        except ValueError as error:
+            raise RunFolderError(
+                f"{path}: expected JSON, got {error}. Delete it and run: blackbox resume {folder}"
+            ) from None
+        schema = values.get("schema") if isinstance(values, dict) else None
+        if schema != SCHEMA:
+            raise RunFolderError(
+                f"{path}: expected schema {SCHEMA}, got {schema!r}. Read it with the version that wrote it."
+            )
+        try:
+            return from_dict(cls, values)
+        except ConfigurationError as error:
+            raise RunFolderError(f"{path}: {error}") from None

@@ -1,0 +1,59 @@
+"""The toy task in the table of tasks, a run to write to, and a way to start the console script."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+# `tasks` is imported in the fixtures: this file is read before typeguard is set up
+
+
+@dataclass(frozen=True)
+class Settings:
+    steps: int = 3
+
+
+@pytest.fixture
+def run(tmp_path):
+    from tasks.runs.folder import Run
+
+    return Run.create(tmp_path / "runs", "toy", "demo", Settings(), [0])
+
+
+@pytest.fixture
+def toy(monkeypatch, tmp_path):
+    """The console script in this process: `toy("run", "toy", ...)` -> exit status; cwd is empty."""
+    from tasks import cli
+
+    monkeypatch.setitem(cli.TASKS, "toy", "toy_task")
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: cli.main(list(words))
+
+
+@pytest.fixture
+def start_toy(tmp_path):
+    """The console script in a process of its own: `start_toy("run", "toy", ...)` -> Popen."""
+    started = []
+
+    def start(*words):
+        process = subprocess.Popen(
+            [sys.executable, str(HERE / "toy_cli.py"), *words],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(HERE.parent.parent)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,230 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import TaskError
+from tasks.runs import checkpoint
+from tasks.runs.folder import Run
+
+HEAVY = ("torch", "numpy", "matplotlib", "phi", "h5py", "scipy", "rich")
+ROOT = Path(__file__).parent.parent.parent
+
+
+def only_run(folder):
+    (path,) = (folder / "runs").iterdir()
+    return path
+
+
+def figures(path):
+    """Metrics and checkpoints without what a clock decides, comparable with ==."""
+    lines = [{k: v for k, v in line.items() if k != "seconds"} for line in Run.open(path).metrics()]
+    states = {}
+    for file in sorted((path / "checkpoints").iterdir()):
+        content = checkpoint.load(file)
+        content["outcome"].pop("seconds")
+        states[file.name] = repr(content).encode() + b"".join(
+            value.numpy().tobytes() for value in content["state"]["network"].values()
+        )
+    table = [
+        {k: v for k, v in row.items() if k != "seconds"}
+        for row in json.loads((path / "result.json").read_text())["table"]
+    ]
+    return lines, states, table
+
+
+def wait_for(condition, process, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["run", "--help"], ["resume", "--help"], []])
+def test_help_imports_nothing_heavy(words):
+    code = (
+        "import sys; from tasks.cli import main; main(sys.argv[1:])\n"
+        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_help_of_a_task_shows_presets_and_settings_with_their_meaning(toy, capsys):
+    assert toy("run", "toy", "--preset", "small", "--help") == 0
+    text = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
+    assert "Fit a line through a black box." in text
+    assert "{demo,small}" in text
+    assert "--config.train-steps INT Optimiser steps of each method. (default: 20)" in text
+    assert "--config.network.width INT Units of the hidden layer. (default: 8)" in text
+
+
+def test_a_run_writes_everything_and_says_where(toy, tmp_path, capsys):
+    words = ["run", "toy", "--preset", "small", "--seeds", "2", "--config.train-steps", "4"]
+    assert toy(*words, "--config.sizes", "5", "6", "7") == 0
+    path = only_run(tmp_path)
+    assert {"config.json", "metrics.jsonl", "checkpoints", "result.json", "report.html"} <= set(
+        os.listdir(path)
+    )
+    config = json.loads((path / "config.json").read_text())
+    assert config["preset"] == "small"
+    assert config["config"]["train_steps"] == 4
+    assert config["config"]["sizes"] == [5, 6, 7]
+    assert config["config"]["network"]["width"] == 8
+    assert config["command"][:4] == ["blackbox", "run", "toy", "--preset"]
+    result = json.loads((path / "result.json").read_text())
+    assert [(row["method"], row["seed"]) for row in result["table"]] == [
+        ("ZO-SOL", 0), ("FO-SOL", 0), ("ZO-SOL", 1), ("FO-SOL", 1),
+    ]  # fmt: skip
+    out = capsys.readouterr().out
+    relative = path.relative_to(tmp_path)
+    assert f"Report: {relative / 'report.html'}" in out
+    assert f"Run folder: {relative}" in out
+    assert "seed-1/fo-sol: step 4 of 4, loss" in out
+
+
+def test_preset_may_be_written_in_any_place_and_form(toy, tmp_path):
+    assert toy("run", "--preset=small", "toy", "--config.train-steps=1", "--runs", "elsewhere") == 0
+    (path,) = (tmp_path / "elsewhere").iterdir()
+    assert Run.open(path).config["network"]["width"] == 8
+
+
+WRONG = [  # (words, words of the message)
+    (["run", "toy", "--config.train-stepz", "3"], ["--config.train-stepz", "--config.train-steps"]),
+    (["run", "toy", "--preset", "smal"], ["smal", "small"]),
+    (["run", "tory"], ["tory", "toy"]),
+    (["run", "toy", "--config.train-steps", "many"], ["many", "int"]),
+    (["rum", "toy"], ["rum", "run"]),
+    (["run", "toy", "--seeds", "0"], ["--seeds", "at least 1, got 0"]),
+    (["resume", "nowhere"], ["nowhere", "no such folder"]),
+    (["report", "."], ["without config.json"]),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
+def test_wrong_use_is_a_message_and_status_2(toy, tmp_path, capsys, words, said):
+    assert toy(*words) == 2
+    captured = capsys.readouterr()
+    for word in said:
+        assert word in captured.err + captured.out
+    assert "Traceback" not in captured.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_known_errors_are_one_sentence_unless_debug(toy, capsys):
+    assert toy("run", "toy", "--config.fault", "known") == 1
+    assert capsys.readouterr().err == "blackbox: Faulty: expected a good row, got a bad one. Mend it.\n"
+    with pytest.raises(ValueError, match="Faulty"):
+        toy("run", "toy", "--config.fault", "known", "--debug")
+    assert toy("run", "toy", "--config.fail-at", "2") == 1
+    assert "seed-0/zo-sol, step 3 of 12: expected a finite loss" in capsys.readouterr().err
+
+
+def test_unknown_errors_keep_their_traceback(toy):
+    with pytest.raises(ZeroDivisionError, match="nobody saw this coming"):
+        toy("run", "toy", "--config.fault", "unknown")
+
+
+def test_an_immediate_stop_says_how_to_resume_too(toy, tmp_path, capsys):
+    assert toy("run", "toy", "--runs", "my runs", "--config.fault", "stop") == 130
+    (path,) = (tmp_path / "my runs").iterdir()
+    said = f"Stopped. Resume with: blackbox resume 'my runs/{path.name}'\n"
+    assert capsys.readouterr().err == said
+
+
+def test_report_needs_a_finished_run_and_rebuilds_it(toy, tmp_path, capsys):
+    assert toy("run", "toy") == 0
+    path = only_run(tmp_path)
+    before = (path / "report.html").read_bytes()
+    (path / "report.html").unlink()
+    assert toy("report", str(path)) == 0
+    assert (path / "report.html").read_bytes() == before
+    (path / "result.json").unlink()
+    capsys.readouterr()
+    assert toy("report", str(path)) == 2
+    assert f"blackbox resume {path}" in capsys.readouterr().err
+
+
+def test_resuming_a_finished_run_changes_nothing(toy, tmp_path, capsys):
+    assert toy("run", "toy") == 0
+    path = only_run(tmp_path)
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    assert toy("resume", str(path)) == 0
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+    assert "This run is finished" in capsys.readouterr().out
+
+
+def test_a_folder_of_an_unknown_task_is_refused(toy, run, capsys):
+    config = run.path / "config.json"
+    config.write_text(config.read_text().replace('"toy"', '"toys"'))
+    assert toy("resume", str(run.path)) == 2
+    assert "Did you mean 'toy'?" in capsys.readouterr().err
+
+
+def test_a_run_killed_at_several_places_resumes_to_the_same_bits(toy, start_toy, tmp_path):
+    assert toy("run", "toy", "--runs", "truth") == 0
+    (truth,) = (tmp_path / "truth").iterdir()
+
+    process = start_toy("run", "toy", "--config.pause", "0.1")
+    wait_for(lambda: (tmp_path / "runs").is_dir() and any((tmp_path / "runs").iterdir()), process)
+    path = only_run(tmp_path)
+    metrics = path / "metrics.jsonl"
+    for lines in (9, 25):  # past the first checkpoint of the first stage, and of the second
+        wait_for(lambda n=lines: metrics.exists() and metrics.read_bytes().count(b"\n") >= n, process)
+        process.kill()
+        process.wait()
+        assert not (path / "result.json").exists()
+        process = start_toy("resume", str(path))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "Report: " in out
+    assert figures(path) == figures(truth)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_folder_to_resume_and_says_how(toy, start_toy, tmp_path, number):
+    assert toy("run", "toy", "--runs", "truth") == 0
+    (truth,) = (tmp_path / "truth").iterdir()
+    process = start_toy("run", "toy", "--config.pause", "0.1")
+    wait_for(lambda: any((tmp_path / "runs").glob("*/metrics.jsonl")), process)
+    path = only_run(tmp_path)
+    wait_for(lambda: (path / "metrics.jsonl").read_bytes().count(b"\n") >= 3, process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    stopped = re.fullmatch(
+        r"Stopped at step (\d+) of 12 of seed-0/zo-sol\. Resume with: blackbox resume (\S+)\n", err
+    )
+    assert stopped is not None, err
+    assert tmp_path / stopped[2] == path
+    assert max(line["step"] for line in Run.open(path).metrics()) == int(stopped[1])
+    assert toy("resume", stopped[2]) == 0
+    assert figures(path) == figures(truth)
+
+
+def test_a_second_process_on_the_same_run_is_refused(toy, start_toy, tmp_path, capsys):
+    process = start_toy("run", "toy", "--config.pause", "5")
+    wait_for(lambda: any((tmp_path / "runs").glob("*/metrics.jsonl")), process)
+    assert toy("resume", str(only_run(tmp_path))) == 1
+    assert f"process {process.pid} is" in capsys.readouterr().err
+
+
+def test_every_error_has_the_root_and_a_builtin():
+    from tasks import errors
+
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert len(kinds) >= 5
+    for kind in kinds:
+        assert issubclass(kind, TaskError)
+        assert kind is TaskError or any(base.__module__ == "builtins" for base in kind.__bases__)
+    # an `except Exception` on the way up must not swallow the user's wish to stop
+    assert not issubclass(errors.Interrupted, Exception)

@@ -1,0 +1,105 @@
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from tasks.configuration import from_dict, nearest, to_dict
+from tasks.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Inner:
+    width: int = 4
+    kinds: tuple[Literal["a", "b"], ...] = ("a",)
+
+
+@dataclass(frozen=True)
+class Outer:
+    steps: int
+    rate: float = 0.1
+    name: str = "x"
+    flag: bool = False
+    limit: int | None = None
+    either: float | int = 3
+    span: tuple[float, int] = (0.5, 2)
+    nested: tuple[tuple[int, ...], ...] = ((1, 2), (3,))
+    where: Path = Path("data")
+    table: dict[str, float] = field(default_factory=dict)
+    inner: Inner = field(default_factory=Inner)
+
+
+CHANGED = Outer(
+    steps=7,
+    rate=1e-30,
+    flag=True,
+    limit=3,
+    span=(1.0, -2),
+    nested=((), (9,)),
+    where=Path("/a b/c"),
+    table={"x": 0.1},
+    inner=Inner(width=9, kinds=("b", "a")),
+)
+
+
+@pytest.mark.parametrize("configuration", [Outer(steps=1), CHANGED], ids=["defaults", "changed"])
+def test_json_gives_back_an_equal_configuration_of_the_same_types(configuration):
+    back = from_dict(Outer, json.loads(json.dumps(to_dict(configuration))))
+    assert back == configuration
+    assert repr(back) == repr(configuration)  # 3 == 3.0, but their texts differ
+    assert hash(back.nested) == hash(configuration.nested)
+
+
+WRONG = [  # (changes to a good one, words of the message)
+    ({"stepz": 3}, ["Outer", "'stepz'", "Did you mean 'steps'?"]),
+    ({"inner": {"widht": 3}}, ["Outer.inner", "'widht'", "'width'"]),
+    ({"qqqq": 3}, ["'qqqq'", "steps", "rate"]),
+    ({"steps": 3.0}, ["Outer.steps", "int", "3.0"]),
+    ({"steps": True}, ["Outer.steps", "int", "True"]),
+    ({"steps": "3"}, ["Outer.steps", "int", "'3'"]),
+    ({"rate": "fast"}, ["Outer.rate", "float", "'fast'"]),
+    ({"rate": None}, ["Outer.rate", "float", "None"]),
+    ({"flag": 1}, ["Outer.flag", "bool", "1"]),
+    ({"limit": 1.5}, ["Outer.limit", "int or null", "1.5"]),
+    ({"span": [1.0]}, ["Outer.span", "2 values"]),
+    ({"span": [1.0, "a"]}, ["Outer.span[1]", "int", "'a'"]),
+    ({"nested": [[1], [2, "a"]]}, ["Outer.nested[1][1]", "'a'"]),
+    ({"nested": "12"}, ["Outer.nested", "list", "'12'"]),
+    ({"inner": {"kinds": ["c"]}}, ["Outer.inner.kinds[0]", "'a' or 'b'", "'c'"]),
+    ({"inner": 5}, ["Outer.inner", "5"]),
+    ({"table": {"x": "y"}}, ["Outer.table['x']", "float"]),
+    ({"where": 4}, ["Outer.where", "path", "4"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), WRONG, ids=[str(changes) for changes, _ in WRONG])
+def test_wrong_settings_are_refused_by_name(changes, words):
+    with pytest.raises(ConfigurationError) as caught:
+        from_dict(Outer, {"steps": 1, **changes})
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_setting_without_default_must_be_given():
+    with pytest.raises(ConfigurationError, match="'steps'"):
+        from_dict(Outer, {})
+
+
+def test_an_int_for_a_float_becomes_one_and_a_union_keeps_the_type_that_fits():
+    assert type(from_dict(Outer, {"steps": 1, "rate": 2}).rate) is float
+    assert type(from_dict(Outer, {"steps": 1, "either": 2}).either) is int
+    assert type(from_dict(Outer, {"steps": 1, "either": 2.0}).either) is float
+
+
+@pytest.mark.parametrize("value", [np.float64(0.1), {1, 2}, object()], ids=["numpy", "set", "object"])
+def test_values_that_json_cannot_hold_are_refused_with_their_place(value):
+    with pytest.raises(ConfigurationError, match=r"Outer\.span\[0\]"):
+        to_dict(dataclasses.replace(CHANGED, span=(value, 1)))
+
+
+def test_nearest_lists_the_names_where_none_is_near():
+    assert nearest("wakeflow", ["wake-flow", "other"]) == "Did you mean 'wake-flow'?"
+    assert nearest("zzz", ["b", "a"]) == "The names are a, b."

@@ -1,0 +1,118 @@
+import base64
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from tasks import pictures
+from tasks.errors import ConfigurationError
+from tasks.html_report import Details, Facts, Figure, Heading, Page, Paragraph, Table, render, write
+
+EVIL = "<script>alert('x')</script> & \"quoted\""
+VOID = {"meta", "link", "img", "br"}
+
+
+class Reader(HTMLParser):
+    """Checks that tags are balanced, and collects tags with attributes, and text."""
+
+    def __init__(self):
+        super().__init__()
+        self.stack, self.tags, self.text = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def read(text):
+    reader = Reader()
+    reader.feed(text)
+    reader.close()
+    assert reader.stack == []
+    return reader
+
+
+@pytest.fixture
+def picture(tmp_path):
+    figure, axes = pictures.figure()
+    pictures.against(axes[0, 0], {"ZO-SOL": ([1, 2, 3], [3, 2, 1])}, unit="m/s")
+    return pictures.save(figure, tmp_path / "curve.png")
+
+
+@pytest.fixture
+def page(picture):
+    return Page(
+        title=f"Report {EVIL}",
+        lead=[f"First {EVIL}", "Second"],
+        blocks=[
+            Heading(f"Heading {EVIL}"),
+            Paragraph(f"Paragraph {EVIL}"),
+            Facts([(f"1 {EVIL}", f"fact {EVIL}")]),
+            Table(
+                [f"head {EVIL}", "MAE"], [(f"cell {EVIL}", "0.5 ± 0.1"), ("NON", "-")], f"caption {EVIL}", [0]
+            ),
+            Figure(picture, f"alt {EVIL}", f"shown {EVIL}"),
+            Details(f"details {EVIL}", {f"name {EVIL}": EVIL, "network": {"width": 3, "sizes": [1, 2]}}),
+        ],
+        footer=f"footer {EVIL}",
+    )
+
+
+def test_text_from_outside_is_shown_and_never_run(page):
+    reader = read(render(page))
+    assert "script" not in [tag for tag, _ in reader.tags]
+    # title twice: head and heading; the alternative text is an attribute
+    assert "".join(reader.text).count(EVIL) == 15
+    (image,) = [attributes for tag, attributes in reader.tags if tag == "img"]
+    assert image["alt"] == f"alt {EVIL}"
+
+
+def test_the_page_asks_for_nothing_from_outside(page):
+    text = render(page)
+    page_without_pictures = re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
+    assert not re.search(r"https?:|//[a-z]|url\(|@import|<script|<iframe|srcset", page_without_pictures)
+    for tag, attributes in read(text).tags:
+        for name in ("src", "href"):
+            if name in attributes:
+                assert attributes[name].startswith("data:"), (tag, attributes)
+
+
+def test_pictures_are_inside_to_the_byte(page, picture):
+    (image,) = [attributes for tag, attributes in read(render(page)).tags if tag == "img"]
+    kind, data = image["src"].split(",")
+    assert kind == "data:image/png;base64"
+    assert base64.b64decode(data) == picture.read_bytes()
+
+
+def test_it_suits_a_phone_and_the_dark(page):
+    text = render(page)
+    (viewport,) = [a for tag, a in read(text).tags if tag == "meta" and a.get("name") == "viewport"]
+    assert viewport["content"] == "width=device-width, initial-scale=1"
+    assert "prefers-color-scheme: dark" in text
+    assert '<div class="scroll" tabindex="0"><table>' in text
+
+
+def test_numbers_stand_right_and_settings_are_flat(page):
+    text = render(page)
+    assert '<td class="number">0.5 ± 0.1</td>' in text
+    assert '<tr class="emphasised"><td>cell' in text
+    assert "<dt>network.width</dt><dd>3</dd><dt>network.sizes</dt><dd>1, 2</dd>" in text
+
+
+def test_a_row_of_the_wrong_length_is_refused():
+    with pytest.raises(ConfigurationError, match="row 1: expected 2 cells, got 1"):
+        render(Page("t", [], [Table(["a", "b"], [(1, 2), (3,)])]))
+
+
+def test_a_missing_figure_leaves_the_old_report(tmp_path):
+    path = write(tmp_path / "report.html", Page("old", []))
+    with pytest.raises(FileNotFoundError):
+        write(path, Page("new", [], [Figure(tmp_path / "no.png", "nothing")]))
+    assert "old" in path.read_text()

@@ -1,0 +1,94 @@
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.image import imread
+
+from tasks import pictures
+
+# fmt: off
+# Machado, Oliveira and Fernandes (2009), severity 1.0: how colours look with each kind of vision
+VISION = {
+    "usual": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900],
+    ],
+}
+# fmt: on
+
+
+def lab(rgb):
+    """CIE L*a*b* (D65) of linear sRGB."""
+    matrix = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    x, y, z = np.cbrt(np.clip(matrix @ rgb, 0, None) / [0.9505, 1.0, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_colours_of_methods_are_told_apart_with_any_vision(vision):
+    seen = {}
+    for method, code in {**pictures.COLOURS, "reference": pictures.REFERENCE}.items():
+        rgb = np.array(to_rgb(code))
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        seen[method] = lab(np.clip(VISION[vision] @ linear, 0, 1))
+    for one, other in itertools.combinations(seen, 2):
+        assert np.linalg.norm(seen[one] - seen[other]) > 10, (one, other)
+
+
+def test_a_method_has_one_colour_and_one_mark_everywhere():
+    assert pictures.colour("ZO-SOL") == pictures.COLOURS["ZO-SOL"]
+    assert pictures.colour("Reference") == "#000000"
+    assert pictures.colour("something else") == pictures.colour("something else")
+    assert set(pictures.MARKS) == set(pictures.COLOURS)
+    assert len(set(pictures.MARKS.values())) == len(pictures.MARKS)
+
+
+def test_curves_carry_labels_units_and_only_finite_points(tmp_path):
+    figure, axes = pictures.figure(width=4, height=3)
+    pictures.against(
+        axes[0, 0],
+        {"ZO-SOL": ([0, 10, 100, 1000], [4, 3, np.nan, 1]), "FO-SOL": ([1, 2], [2, 1])},
+        y="MAE",
+        unit="m/s",
+        levels={"SRC": 5.0},
+        log_x=True,
+    )
+    zo, fo, src = axes[0, 0].get_lines()
+    assert zo.get_xdata().tolist() == [10, 1000]  # 0 has no place on a logarithmic axis
+    assert zo.get_color() == pictures.COLOURS["ZO-SOL"]
+    assert fo.get_ydata().tolist() == [2, 1]
+    assert src.get_ydata() == [5.0, 5.0]
+    assert axes[0, 0].get_ylabel() == "MAE (m/s)"
+    assert axes[0, 0].get_xlabel() == "queries"
+    names = [text.get_text() for text in axes[0, 0].get_legend().get_texts()]
+    assert names == ["ZO-SOL", "FO-SOL", "SRC"]
+    path = pictures.save(figure, tmp_path / "a.png", dots_per_inch=100)
+    assert imread(path).shape[:2] == (300, 400)
+
+
+def test_the_same_figure_gives_the_same_file(tmp_path):
+    def draw(name):
+        figure, axes = pictures.figure()
+        pictures.against(axes[0, 0], {"NON": ([0, 1000, 20000], [1, 2, 3])})
+        return pictures.save(figure, tmp_path / name).read_bytes()
+
+    assert draw("a.png") == draw("b.png")
+
+
+def test_no_pyplot_is_involved():
+    code = (
+        "import sys; from tasks import pictures; pictures.figure(); "
+        "sys.exit('matplotlib.pyplot' in sys.modules or 'matplotlib.figure' not in sys.modules)"
+    )
+    root = Path(__file__).parent.parent.parent
+    assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0

@@ -1,0 +1,90 @@
+import io
+
+from rich.console import Console
+
+from tasks.progress import LiveProgress, PlainProgress, Progress, duration, make_progress
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+def plain():
+    stream, clock = io.StringIO(), Clock()
+    return PlainProgress(stream, clock), stream, clock
+
+
+def test_plain_lines_come_about_every_ten_seconds_with_rates_and_times():
+    progress, stream, clock = plain()
+    progress.begin("seed-0/zo-sol", 100)
+    for step in range(1, 51):
+        clock.now += 1
+        progress.update(step, {"loss": 0.5 / step, "queries": 200 * step, "rows": 6400 * step})
+    progress.end()
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "seed-0/zo-sol: 100 steps"
+    assert lines[1] == (
+        "seed-0/zo-sol: step 10 of 100, loss 0.05, 200 queries/s, 64,000 solver rows, 10 s elapsed, "
+        "1 min 30 s left"
+    )
+    assert [line.split(",")[0] for line in lines[1:-1]] == [
+        f"seed-0/zo-sol: step {step} of 100" for step in (10, 20, 30, 40, 50)
+    ]
+    assert len(lines) == 7
+
+
+def test_a_resumed_stage_counts_speed_from_where_it_resumed():
+    progress, stream, clock = plain()
+    progress.begin("s", 100, done=50)
+    assert stream.getvalue() == "s: 100 steps, 50 done\n"
+    clock.now += 1
+    progress.update(51, {"loss": 1.0, "queries": 51_000})
+    clock.now += 10
+    progress.update(61, {"loss": 1.0, "queries": 61_000})
+    assert "step 61 of 100, loss 1, 1,000 queries/s, 10 s elapsed, 39 s left" in stream.getvalue()
+
+
+def test_a_counter_makes_a_stage_of_its_own():
+    progress, stream, clock = plain()
+    count = progress.counter("reference data", unit="frame")
+    for done in range(0, 21):
+        count(done, 20)
+        clock.now += 1
+    assert stream.getvalue().splitlines() == [
+        "reference data: 20 frames",
+        "reference data: frame 10 of 20, 10 s elapsed, 10 s left",
+        "reference data: frame 20 of 20, 20 s elapsed",
+    ]
+
+
+def test_live_bars_show_the_figures_and_let_text_through():
+    stream = io.StringIO()
+    progress = LiveProgress(Console(file=stream, force_terminal=True, width=160), Clock())
+    with progress:
+        progress.begin("seed-0/zo-sol", 10)
+        progress.update(4, {"loss": 0.25, "rows": 1234})
+        progress.say("[not markup] 3")
+        progress.end()
+    text = stream.getvalue()
+    assert "seed-0/zo-sol" in text
+    assert "4 of 10" in text
+    assert "loss 0.25, 1,234 solver rows" in text
+    assert "[not markup] 3" in text
+
+
+def test_the_kind_follows_the_stream(capsys):
+    assert isinstance(make_progress(io.StringIO()), PlainProgress)
+    with Progress() as silent:
+        silent.begin("a", 2)
+        silent.update(1, {"loss": 1.0})
+        silent.say("text")
+        silent.end()
+    assert capsys.readouterr().out == ""
+
+
+def test_durations():
+    assert [duration(s) for s in (0.4, 59.6, 190, 7500)] == ["0 s", "1 min 00 s", "3 min 10 s", "2 h 05 min"]

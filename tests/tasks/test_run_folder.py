@@ -1,0 +1,246 @@
+import json
+import math
+import multiprocessing
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from tasks.errors import CheckpointError, RunFolderError, RunLockedError
+from tasks.runs import atomic, checkpoint
+from tasks.runs.folder import Run
+from tasks.runs.result import Result, Row
+
+
+@dataclass(frozen=True)
+class Settings:
+    steps: int = 3
+    sizes: tuple[int, ...] = (1, 2)
+
+
+def test_a_run_is_found_again_as_it_was_made(tmp_path):
+    made = Run.create(
+        tmp_path / "new" / "runs", "wake-flow", "demo", Settings(5), range(2), command=["blackbox", "run"]
+    )
+    found = Run.open(made.path)
+    assert found == made
+    assert made.path.name.startswith("wake-flow-demo-2")
+    assert (found.task, found.preset, found.seeds) == ("wake-flow", "demo", (0, 1))
+    assert found.configuration(Settings) == Settings(5)
+    assert found.command == ("blackbox", "run")
+    assert found.versions["torch"].startswith(torch.__version__.split("+")[0])
+    assert not found.finished
+
+
+def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path):
+    paths = {Run.create(tmp_path, "t", "p", Settings(), [0]).path for _ in range(5)}
+    assert len(paths) == 5
+
+
+def test_what_is_no_run_is_refused_with_a_sentence(tmp_path, run):
+    with pytest.raises(RunFolderError, match="no such folder"):
+        Run.open(tmp_path / "nowhere")
+    with pytest.raises(RunFolderError, match=r"without config\.json"):
+        Run.open(tmp_path)
+    config = run.path / "config.json"
+    text = config.read_text()
+    config.write_text(text.replace('"format": 1', '"format": 99'))
+    with pytest.raises(RunFolderError, match="expected format 1, got 99"):
+        Run.open(run.path)
+    config.write_text(text.replace('"preset"', '"preseT"'))
+    with pytest.raises(RunFolderError, match="Did you mean 'preset'"):
+        Run.open(run.path)
+    for cut in (0, 1, len(text) // 2):
+        config.write_text(text[:cut])
+        with pytest.raises(RunFolderError, match="expected JSON"):
+            Run.open(run.path)
+
+
+def test_metrics_come_back_in_order_with_nan_for_what_was_not_finite(run):
+    run.log("a", 1, loss=0.1 + 0.2, queries=7)
+    run.log("b", 1, loss=math.nan)
+    run.log("a", 2, loss=math.inf, note="x")
+    assert run.metrics("a")[0] == {"stage": "a", "step": 1, "loss": 0.1 + 0.2, "queries": 7}
+    assert [line["stage"] for line in run.metrics()] == ["a", "b", "a"]
+    assert math.isnan(run.metrics("b")[0]["loss"])
+    assert math.isnan(run.metrics("a")[1]["loss"])
+    for line in (run.path / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+@pytest.mark.parametrize("torn", [b"{", b'{"stage": "a", "st', b'{"stage": "a", "step": 3, "loss": 1}'])
+def test_a_torn_last_line_is_neither_read_nor_glued_to_the_next(run, torn):
+    run.log("a", 1, loss=1.0)
+    run.log("a", 2, loss=2.0)
+    with open(run.path / "metrics.jsonl", "ab") as stream:
+        stream.write(torn)
+    assert [line["step"] for line in run.metrics()] == [1, 2]
+    run.log("a", 3, loss=3.0)
+    assert [line["step"] for line in run.metrics()] == [1, 2, 3]
+
+
+def test_a_broken_line_in_the_middle_is_named(run):
+    run.log("a", 1, loss=1.0)
+    with open(run.path / "metrics.jsonl", "ab") as stream:
+        stream.write(b"rubbish\n")
+    run.log("a", 2, loss=1.0)
+    with pytest.raises(RunFolderError, match="line 2"):
+        run.metrics()
+
+
+def test_truncating_drops_later_lines_of_one_stage_and_a_torn_one(run):
+    for step in range(4):
+        run.log("a", step, loss=0.1 * step)
+        run.log("b", step, loss=1.0)
+    before = (run.path / "metrics.jsonl").read_bytes().splitlines()
+    with open(run.path / "metrics.jsonl", "ab") as stream:
+        stream.write(b'{"stage": "b"')
+    run.truncate_metrics("a", 1)
+    wanted = [line for line in before if b'"a"' not in line or json.loads(line)["step"] <= 1]
+    assert (run.path / "metrics.jsonl").read_bytes().splitlines() == wanted
+    run.truncate_metrics("b", -1)
+    assert [line["stage"] for line in run.metrics()] == ["a", "a"]
+
+
+def test_a_second_process_is_refused_and_told_who_holds_the_run(run):
+    code = (
+        "import sys, pathlib; from tasks.runs.folder import Run\n"
+        "with Run.open(pathlib.Path(sys.argv[1])).lock(): print('in', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(run.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "in\n"
+        with pytest.raises(RunLockedError, match=f"process {holder.pid} is"), run.lock():
+            pass
+        holder.kill()
+    with run.lock():  # freed by the kill
+        assert (run.path / ".lock").read_text() == str(os.getpid())
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "file"
+    atomic.write_bytes(path, b"old")
+
+    def fill(stream):
+        stream.write(b"half of the new")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        atomic.write(path, fill)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def _write_forever(path, ready):
+    number = 0
+    while True:
+        atomic.write_bytes(path, bytes([number % 256]) * 300_000)
+        ready.set()
+        number += 1
+
+
+def test_a_reader_sees_whole_files_only_also_after_a_kill(tmp_path):
+    path = tmp_path / "file"
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    writer = context.Process(target=_write_forever, args=(path, ready))
+    writer.start()
+    assert ready.wait(60)
+    contents = set()
+    for _ in range(300):
+        content = path.read_bytes()
+        assert len(content) == 300_000
+        assert len(set(content)) == 1
+        contents.add(content[0])
+    writer.kill()
+    writer.join()
+    assert len(contents) > 1  # it was being rewritten meanwhile
+    assert len(set(path.read_bytes())) == 1
+
+
+def test_files_are_as_readable_as_the_umask_lets_them_be(tmp_path):
+    before = os.umask(0o027)
+    try:
+        atomic.write_bytes(tmp_path / "file", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_checkpoint_gives_back_a_nested_state_to_the_bit(tmp_path):
+    network = torch.nn.BatchNorm1d(3)
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.randn(5, 3)).sum().backward()
+    optimizer.step()
+    state = {
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "numbers": [1, 0.1, True, None, ("a", 2)],
+        "rng": torch.get_rng_state(),
+    }
+    checkpoint.save(tmp_path / "a.pt", state)
+    back = checkpoint.load(tmp_path / "a.pt")
+    assert back["numbers"] == state["numbers"]
+    assert torch.equal(back["rng"], state["rng"])
+    for name, value in network.state_dict().items():
+        assert torch.equal(back["network"][name], value)
+    assert torch.equal(
+        back["optimizer"]["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"]
+    )
+
+
+def test_what_could_not_be_read_back_is_refused_when_it_is_saved(tmp_path):
+    number = torch.ones(1).numpy()[0]
+    with pytest.raises(CheckpointError, match=r"\['a'\]\[1\].*numpy\.float32"):
+        checkpoint.save(tmp_path / "a.pt", {"a": [1, number]})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "half", "text", "code"])
+def test_a_broken_checkpoint_is_named(tmp_path, damage):
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, {"a": torch.zeros(1000)})
+    whole = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "code":  # a file from elsewhere that would run something when unpickled
+        torch.save({"a": os.system}, path)
+    else:
+        path.write_bytes({"empty": b"", "half": whole[: len(whole) // 2], "text": b"hello"}[damage])
+    with pytest.raises(CheckpointError, match=r"a\.pt"):
+        checkpoint.load(path)
+
+
+def test_a_result_comes_back_as_it_was_written(run):
+    rows = [
+        Row(
+            "ZO-SOL", 0, "MAE", 0.25, "m/s", rows=10, queries=5, seconds=1.5, extra={"steps": 3, "note": "x"}
+        ),
+        Row("NON", 0, "MAE", None),
+    ]
+    result = Result.of(run, rows)
+    result.write(run.path)
+    assert run.finished
+    assert Result.read(run.path) == result
+    assert result.machine["cores"] == len(os.sched_getaffinity(0))
+    assert result.started == run.started <= result.finished
+    replace(result, table=(replace(rows[0], value=math.nan),)).write(run.path)
+    assert Result.read(run.path).table[0].value is None
+
+
+def test_a_result_of_another_schema_or_none_is_refused(run):
+    with pytest.raises(RunFolderError, match="blackbox resume"):
+        Result.read(run.path)
+    path = Result.of(run, []).write(run.path)
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(RunFolderError, match="expected schema 1, got 2"):
+        Result.read(run.path)
+    path.write_text("{")
+    with pytest.raises(RunFolderError, match="expected JSON"):
+        Result.read(run.path)

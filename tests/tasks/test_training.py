@@ -1,0 +1,310 @@
+import math
+import os
+import signal
+import threading
+from dataclasses import dataclass
+
+import pytest
+import torch
+from toy_task.config import Config
+from toy_task.task import train_line
+
+from tasks.errors import CheckpointError, ConfigurationError, Interrupted, NonFiniteLossError
+from tasks.progress import Progress
+from tasks.runs import checkpoint
+from tasks.runs.folder import Run
+from tasks.stage import checkpoint_path
+from tasks.training import train
+
+STAGE = "seed-0/zo-sol"
+
+
+class Walk:
+    """A weight that a table moves, so that a test knows every value it should have."""
+
+    def __init__(self):
+        self.weight = torch.zeros(1)
+
+    def state_dict(self):
+        return {"weight": self.weight}
+
+    def load_state_dict(self, state):
+        self.weight.copy_(state["weight"])
+
+
+def walk(run, *, steps=6, values=None, on_step=None, loss=None, **settings):
+    """Train a `Walk` whose weight is i + 1 after step i; `values` gives validation by weight."""
+    model = Walk()
+
+    def step(i):
+        model.weight += 1
+        if on_step is not None:
+            on_step(i)
+        return {"loss": 1.0 / (i + 1) if loss is None else loss(i), "queries": 3 * (i + 1)}
+
+    validate = None if values is None else lambda: values[int(model.weight)]
+    settings = {"validate_every": 2, "checkpoint_every": 2, "progress": Progress(), **settings}
+    outcome = train(
+        run, STAGE, steps=steps, step=step, state={"m": model}, model="m", validate=validate, **settings
+    )
+    return model, outcome
+
+
+def lines(run):
+    """Metrics without what a clock decides."""
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in run.metrics()]
+
+
+def bits(content):
+    """A checkpoint with every tensor as bytes and without seconds, comparable with ==."""
+    if isinstance(content, torch.Tensor):
+        return (content.dtype, content.shape, content.numpy().tobytes())
+    if isinstance(content, dict):
+        return {key: bits(value) for key, value in content.items() if key != "seconds"}
+    if isinstance(content, list | tuple):
+        return [bits(value) for value in content]
+    return content
+
+
+def final_bits(run):
+    return bits(checkpoint.load(checkpoint_path(run.path, STAGE)))
+
+
+@pytest.fixture
+def new_run(tmp_path):
+    return lambda: Run.create(tmp_path, "toy", "demo", Config(), [0])
+
+
+@pytest.fixture
+def undisturbed(new_run):
+    run = new_run()
+    network, outcome = train_line(run, STAGE, 0, Config(), Progress())
+    return run, network, outcome
+
+
+class Crash(Exception):
+    pass
+
+
+class CrashesAt(Progress):
+    """Raises when a step is shown, which is after it was logged: as a kill would come."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.fatal = step
+
+    def update(self, step, metrics=None):
+        if step == self.fatal:
+            raise Crash
+
+
+class SignalsAt(Progress):
+    def __init__(self, step, number=signal.SIGINT):
+        super().__init__()
+        self.at, self.number = step, number
+
+    def update(self, step, metrics=None):
+        if step == self.at:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 5, 6, 9, 10, 11, 12])
+def test_a_crash_at_any_step_changes_nothing_in_the_end(undisturbed, new_run, step):
+    truth, network, outcome = undisturbed
+    run = new_run()
+    with pytest.raises(Crash):
+        train_line(run, STAGE, 0, Config(), CrashesAt(step))
+    torch.manual_seed(99)  # a new process has another generator
+    again, same = train_line(run, STAGE, 0, Config(), Progress())
+    assert final_bits(run) == final_bits(truth)
+    assert lines(run) == lines(truth)
+    assert bits(dict(again.state_dict())) == bits(dict(network.state_dict()))
+    assert (same.best_step, same.best_validation) == (outcome.best_step, outcome.best_validation)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [1, 5, 7])
+def test_a_signal_finishes_the_step_and_resumes_to_the_same_bits(undisturbed, new_run, step, number):
+    truth, _, _ = undisturbed
+    run = new_run()
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(Interrupted, match=f"Stopped at step {step} of 12 of {STAGE}"):
+        train_line(run, STAGE, 0, Config(), SignalsAt(step, number))
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    assert checkpoint.load(checkpoint_path(run.path, STAGE))["outcome"]["step"] == step
+    torch.manual_seed(99)
+    train_line(run, STAGE, 0, Config(), Progress())
+    assert final_bits(run) == final_bits(truth)
+    assert lines(run) == lines(truth)
+
+
+def test_a_signal_before_the_first_step_repeats_no_validation(run):
+    def validate():
+        os.kill(os.getpid(), signal.SIGINT)
+        return 1.0
+
+    settings = {"steps": 2, "state": {"m": Walk()}, "model": "m", "progress": Progress()}
+    with pytest.raises(Interrupted, match="Stopped at step 0 of 2"):
+        train(run, STAGE, step=lambda i: {"loss": 1.0}, validate=validate, **settings)
+    train(run, STAGE, step=lambda i: {"loss": 1.0}, validate=lambda: 0.5, **settings)
+    assert [line["step"] for line in run.metrics() if "validation" in line] == [0, 2]
+
+
+def test_a_second_signal_stops_in_the_middle_of_the_step(run):
+    reached = []
+
+    def twice(i):
+        os.kill(os.getpid(), signal.SIGINT)
+        reached.append("after the first")
+        os.kill(os.getpid(), signal.SIGINT)
+        reached.append("after the second")
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        walk(run, on_step=twice)
+    assert not isinstance(caught.value, Interrupted)
+    assert reached == ["after the first"]
+
+
+def test_a_signal_in_the_last_step_leaves_a_finished_stage(run):
+    with pytest.raises(Interrupted, match="Stopped at step 6 of 6"):
+        walk(run, progress=SignalsAt(6))
+    assert checkpoint.load(checkpoint_path(run.path, STAGE))["finished"]
+
+
+def test_it_works_outside_the_main_thread_without_handlers(run):
+    outcomes = []
+    thread = threading.Thread(target=lambda: outcomes.append(walk(run)[1]))
+    thread.start()
+    thread.join()
+    assert outcomes[0].step == 6
+
+
+def test_a_finished_stage_is_loaded_and_not_trained(run):
+    values = {0: 5.0, 2: 1.0, 4: 3.0, 6: 4.0}
+    _, first = walk(run, values=values)
+    before = lines(run)
+    model, second = walk(run, values={}, on_step=lambda i: pytest.fail("trained again"))
+    assert second == first
+    assert model.weight.item() == 2
+    assert lines(run) == before
+
+
+VALIDATIONS = [  # (value by step, step that should win, weight that should be left)
+    ({0: 5.0, 2: 1.0, 4: 3.0, 6: 4.0}, 2, 2),
+    ({0: 0.0, 2: 1.0, 4: 3.0, 6: 4.0}, 0, 0),
+    ({0: 5.0, 2: 4.0, 4: 3.0, 6: 2.0}, 6, 6),
+    ({0: 5.0, 2: 1.0, 4: 1.0, 6: 1.0}, 2, 2),
+    ({0: math.nan, 2: 2.0, 4: math.nan, 6: 3.0}, 2, 2),
+    ({0: math.nan, 2: -math.inf, 4: math.inf, 6: math.nan}, None, 6),
+]
+
+
+@pytest.mark.parametrize(("values", "step", "weight"), VALIDATIONS)
+def test_the_weights_of_the_lowest_finite_validation_are_kept(run, values, step, weight):
+    model, outcome = walk(run, values=values)
+    assert outcome.best_step == step
+    assert outcome.best_validation == (None if step is None else values[step])
+    assert model.weight.item() == weight
+
+
+def test_the_best_weights_from_before_a_crash_still_win_after_it(run):
+    values = {0: 5.0, 2: 1.0, 4: 3.0, 6: 4.0}
+    with pytest.raises(Crash):
+        walk(run, values=values, progress=CrashesAt(5))
+    model, outcome = walk(run, values=values)
+    assert (outcome.best_step, outcome.best_validation) == (2, 1.0)
+    assert model.weight.item() == 2
+
+
+def test_validation_runs_first_every_so_often_and_last(run):
+    walk(run, steps=5, values=dict.fromkeys(range(6), 1.0))
+    assert [line["step"] for line in run.metrics() if "validation" in line] == [0, 2, 4, 5]
+    assert [line["step"] for line in run.metrics() if "loss" in line] == [1, 2, 3, 4, 5]
+
+
+def test_without_validation_the_last_weights_are_kept(run):
+    model, outcome = walk(run, steps=5)
+    assert model.weight.item() == 5
+    assert outcome.best_step is None
+    assert outcome.metrics == {"loss": 0.2, "queries": 15}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_no_number_stops_training_there(run, bad):
+    reached = []
+    with pytest.raises(NonFiniteLossError, match=f"{STAGE}, step 4 of 6: .*{bad}"):
+        walk(run, on_step=reached.append, loss=lambda i: bad if i == 3 else 1.0)
+    assert reached == [0, 1, 2, 3]
+    assert [line["step"] for line in run.metrics()] == [1, 2, 3]
+    assert checkpoint.load(checkpoint_path(run.path, STAGE))["outcome"]["step"] == 2
+
+
+def test_an_error_of_a_step_comes_through_and_the_last_checkpoint_stands(run):
+    def explode(i):
+        if i == 5:
+            raise ZeroDivisionError("in the step")
+
+    with pytest.raises(ZeroDivisionError, match="in the step"):
+        walk(run, on_step=explode)
+    reached = []
+    model, _ = walk(run, on_step=reached.append)
+    assert reached == [4, 5]
+    assert model.weight.item() == 6
+
+
+def test_seconds_go_on_from_the_checkpoint(run, monkeypatch):
+    ticks = iter(range(0, 1000, 10))  # each step starts and ends with a look at the clock
+    monkeypatch.setattr("tasks.training.perf_counter", lambda: next(ticks))
+    with pytest.raises(Crash):
+        walk(run, progress=CrashesAt(5))
+    _, outcome = walk(run)
+    assert outcome.seconds == 60
+    assert [line["seconds"] for line in run.metrics()] == [10, 20, 30, 40, 50, 60]
+
+
+def test_a_checkpoint_of_other_settings_is_refused(run):
+    with pytest.raises(Crash):
+        walk(run, progress=CrashesAt(5))
+    with pytest.raises(CheckpointError, match="expected steps 8, got 6"):
+        walk(run, steps=8)
+    settings = {"steps": 6, "step": lambda i: {"loss": 1.0}, "progress": Progress()}
+    with pytest.raises(CheckpointError, match=r"expected the states \['m', 'n'\], got \['m'\]"):
+        train(run, STAGE, state={"m": Walk(), "n": Walk()}, model="m", **settings)
+    with pytest.raises(CheckpointError, match="expected a state that fits 'm'"):
+        train(run, STAGE, state={"m": torch.nn.Linear(2, 2)}, model="m", **settings)
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a//b", "", "a_b", "a b", ".."])
+def test_stage_names_that_could_clash_or_leave_the_folder_are_refused(tmp_path, name):
+    with pytest.raises(ConfigurationError, match="seed-0/zo-sol"):
+        checkpoint_path(tmp_path, name)
+
+
+def test_wrong_settings_are_refused_before_anything_runs(run):
+    with pytest.raises(ConfigurationError, match="at least 1, got 0"):
+        walk(run, steps=0)
+    with pytest.raises(ConfigurationError, match=r"one of \['m'\], got 'x'"):
+        train(run, STAGE, steps=1, step=lambda i: {}, state={"m": Walk()}, model="x", progress=Progress())
+    assert run.metrics() == []
+
+
+@dataclass
+class Recorder(Progress):
+    def __post_init__(self):
+        super().__init__()
+        self.calls = []
+
+    def begin(self, stage, steps, *, done=0, unit="step"):
+        self.calls.append(("begin", stage, steps, done))
+
+    def update(self, step, metrics=None):
+        self.calls.append(("update", step))
+
+    def end(self):
+        self.calls.append(("end",))
+
+
+def test_progress_is_told_of_every_step_and_of_the_end(run):
+    recorder = Recorder()
+    walk(run, steps=2, progress=recorder)
+    assert recorder.calls == [("begin", STAGE, 2, 0), ("update", 1), ("update", 2), ("end",)]
