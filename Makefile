@@ -1,0 +1,70 @@
+# Everything runs in .venv, which is made and brought up to date on the way.
+#   make demo                      train and report the wake-flow demo
+#   make test PYTHON=python3.12    with another Python
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# stamps: installed since pyproject.toml and constraints.txt last changed
+RUNTIME := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e
+
+.PHONY: help demo test test-all lint clean environment environment-dev
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo      train through a flow solver without derivatives, and write a report"
+	@echo "make test      the tests, without the slow ones"
+	@echo "make test-all  all tests"
+	@echo "make lint      ruff, pyright and the layers of imports"
+	@echo "make clean     remove .venv and caches; runs and data stay"
+
+demo: environment
+	$(BIN)/blackbox run wake-flow --preset demo
+
+test: environment-dev
+	$(BIN)/python -m pytest
+
+test-all: environment-dev
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: environment-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+environment: STAMP := $(RUNTIME)
+environment-dev: STAMP := $(DEV)
+environment environment-dev:
+	@if $(MAKE) --no-print-directory -q $(STAMP); then echo "The environment is up to date."; \
+	else $(MAKE) --no-print-directory $(STAMP); fi
+
+$(RUNTIME): pyproject.toml constraints.txt
+	@$(make-venv)
+	$(INSTALL) .
+	@touch $@
+
+# the dev extra is the runtime and more: `make demo` after `make test` has nothing to install
+$(DEV): pyproject.toml constraints.txt
+	@$(make-venv)
+	$(INSTALL) ".[dev]"
+	@touch $(RUNTIME) $@
+
+# a .venv whose Python is gone, or that was left half made, is made anew
+define make-venv
+if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+  version=$$($(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null) || version="not found"; \
+  if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+    echo "Expected Python 3.11 or newer, but $(PYTHON) is $$version. Name another: make PYTHON=python3.11 ..." >&2; \
+    exit 1; \
+  fi; \
+  echo "Making $(VENV) with Python $$version"; \
+  $(PYTHON) -m venv --clear $(VENV); \
+fi
+endef
