@@ -33,6 +33,7 @@ lint: environment-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/pyright -p tests
 	$(BIN)/lint-imports
 
 clean:

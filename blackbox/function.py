@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC
 from time import perf_counter
 from typing import Any, Literal, Self
@@ -11,13 +10,18 @@ import torch
 from torch import Tensor
 
 from blackbox.arrays import Rows, failed_outputs, finite_rows, to_rows
-from blackbox.errors import (
-    ConfigurationError,
-    DefinitionError,
-    NonFiniteInputError,
-    RowFailedError,
+from blackbox.definition import (
+    check_arrays,
+    check_complete,
+    check_methods,
+    check_policy,
+    gives,
+    keeps,
+    mend,
+    placeholder,
 )
-from blackbox.failures import POLICIES, Outcome, Policy
+from blackbox.errors import NonFiniteInputError, RowFailedError
+from blackbox.failures import Outcome, Policy
 from blackbox.ledger import Ledger
 from blackbox.running import mark_non_finite, run_block, run_each
 from blackbox.spec import ArraySpec, check_specs
@@ -72,9 +76,9 @@ class BlackBoxFunction(ABC):
         for name in ("inputs", "outputs"):
             if name in cls.__dict__ and not hasattr(cls.__dict__[name], "__get__"):  # no property
                 check_specs(cls.__name__, name, cls.__dict__[name])
-        _check_arrays(cls.__name__, cls.arrays)
+        check_arrays(cls.__name__, cls.arrays)
         if not abstract:
-            _check_methods(cls)
+            check_methods(cls)
 
     def __new__(cls, *_: Any, **__: Any) -> Self:  # noqa: ANN401
         """Give every instance its ledger, also where a subclass forgets `super().__init__()`."""
@@ -88,12 +92,14 @@ class BlackBoxFunction(ABC):
         """Set the policy for failed rows; None leaves the class's own."""
         if failures is not None:
             self.failures = failures
-        _check_policy(self)
+        check_policy(self)
 
+    @placeholder
     def evaluate(self, *arrays: Any) -> Any:  # noqa: ANN401
         """One row: arrays of the specs' shapes in, an array (or tuple) of the output specs' out."""
         raise TypeError(f"{type(self).__name__} gives evaluate_rows, not evaluate.")
 
+    @placeholder
     def evaluate_rows(self, *arrays: Any) -> Any:  # noqa: ANN401
         """All rows: arrays `(rows, *spec.shape)` in, `(rows, *spec.shape)` for each output out."""
         raise TypeError(f"{type(self).__name__} gives evaluate, not evaluate_rows.")
@@ -113,13 +119,13 @@ class BlackBoxFunction(ABC):
             OutputError: the box broke its output specs.
         """
         name = repr(self)
-        _check_complete(self)
+        check_complete(self)
         rows = to_rows(name, self.inputs, arrays)
         ledger = self.ledger
         ledger.calls += 1
         ledger.rows_asked += rows.count
         finite = finite_rows(rows.inputs)
-        if not finite.all() and not _keeps(self):
+        if not finite.all() and not keeps(self):
             raise NonFiniteInputError(self._non_finite_message(name, rows, finite))
         outputs = failed_outputs(self.outputs, rows.inputs, rows.dtype)
         run = torch.nonzero(finite).flatten()
@@ -150,14 +156,14 @@ class BlackBoxFunction(ABC):
         """
         started = perf_counter()
         try:
-            return run_block(self, inputs) if _gives(type(self), "evaluate_rows") else run_each(self, inputs)
+            return run_block(self, inputs) if gives(type(self), "evaluate_rows") else run_each(self, inputs)
         finally:
             self.ledger.seconds += perf_counter() - started
 
     def _count_failed(self, name: str, run: Tensor, outcome: Outcome) -> None:
         """Count failed rows; where they cannot be kept, raise."""
         self.ledger.rows_failed += len(outcome.failed)
-        if not outcome.failed or _keeps(self):
+        if not outcome.failed or keeps(self):
             return
         first = min(outcome.failed)
         failed = outcome.failed[first]
@@ -167,7 +173,7 @@ class BlackBoxFunction(ABC):
             if all(why is failed for why in outcome.failed.values()):  # one error: no telling whose
                 which = f"a block of {len(outcome.failed)} rows"
         raise RowFailedError(
-            f"{name}: {which} failed: {failed.sentence()}. Mend the box, or {_mend(self)}"
+            f"{name}: {which} failed: {failed.sentence()}. Mend the box, or {mend(self)}"
         ) from failed.error
 
     def _non_finite_message(self, name: str, rows: Rows, finite: Tensor) -> str:
@@ -180,73 +186,9 @@ class BlackBoxFunction(ABC):
         return (
             f"{name}, input {bad!r}: expected finite numbers, got NaN or infinity in row {row} "
             f"({int((~finite).sum())} of {rows.count} rows). Nothing was run. "
-            f"Look for what made it, or {_mend(self)}"
+            f"Look for what made it, or {mend(self)}"
         )
 
     def __repr__(self) -> str:
         """The class's name; boxes with settings show them."""
         return type(self).__name__
-
-
-def _gives(cls: type, method: str) -> bool:
-    return getattr(cls, method, None) is not getattr(BlackBoxFunction, method)
-
-
-def _markable(box: BlackBoxFunction) -> bool:
-    return any(spec.floating for spec in box.outputs)
-
-
-def _keeps(box: BlackBoxFunction) -> bool:
-    # Integers have no NaN: a kept row would pass for an answer of 0.
-    return box.failures == "keep" and _markable(box)
-
-
-def _mend(box: BlackBoxFunction) -> str:
-    if _markable(box):
-        return "let such rows pass as NaN with failures='keep'."
-    return "give an output a float dtype: integers cannot be marked NaN, so such rows cannot be kept."
-
-
-def _check_policy(box: BlackBoxFunction) -> None:
-    if box.failures not in POLICIES:
-        raise ConfigurationError(
-            f"{box!r}, failures: expected 'raise' or 'keep', got {box.failures!r}. Choose one of the two."
-        )
-
-
-def _check_complete(box: BlackBoxFunction) -> None:
-    for name in ("inputs", "outputs"):
-        check_specs(type(box).__name__, name, getattr(box, name, None))
-    _check_arrays(type(box).__name__, box.arrays)
-    _check_policy(box)
-    _check_given(type(box))
-
-
-def _check_arrays(owner: str, arrays: object) -> None:
-    if arrays not in ("numpy", "torch"):
-        raise DefinitionError(f"{owner}.arrays: expected 'numpy' or 'torch', got {arrays!r}. Write one.")
-
-
-def _check_given(cls: type[BlackBoxFunction]) -> None:
-    if not (_gives(cls, "evaluate") or _gives(cls, "evaluate_rows")):
-        raise DefinitionError(
-            f"{cls.__name__}: expected a method evaluate (one row) or evaluate_rows (all rows), found "
-            f"neither. Define one, or write class {cls.__name__}(..., abstract=True) for a common parent."
-        )
-
-
-def _check_methods(cls: type[BlackBoxFunction]) -> None:
-    """Refuse a class with no method, or with one that cannot take one array per input spec."""
-    _check_given(cls)
-    name = "evaluate_rows" if _gives(cls, "evaluate_rows") else "evaluate"
-    method, inputs = inspect.getattr_static(cls, name), getattr(cls, "inputs", None)
-    if not (inspect.isfunction(method) and isinstance(inputs, tuple)):
-        return  # a static or foreign method, or specs that only __init__ knows
-    try:
-        inspect.signature(method).bind(None, *inputs)
-    except TypeError as error:
-        expected = ", ".join(spec.name for spec in inputs)
-        raise DefinitionError(
-            f"{cls.__name__}.{name}: expected a method that takes one array for each input "
-            f"(self, {expected}), but {error}. Name them in that order, or mend the specs."
-        ) from None

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from blackbox.errors import ConfigurationError
+from blackbox.errors import ConfigurationError, DefinitionError
 from blackbox.failures import Outcome, Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.ledger import Ledger
@@ -20,7 +20,18 @@ class Wrapper(BlackBoxFunction, abstract=True):
 
     Raises:
         ConfigurationError: `box` is no `BlackBoxFunction`.
+        DefinitionError: a subclass gives `evaluate` or `evaluate_rows`.
     """
+
+    def __init_subclass__(cls, **keywords: Any) -> None:  # noqa: ANN401
+        """Refuse a wrapper whose work would never be done."""
+        super().__init_subclass__(**keywords)
+        for name in ("evaluate", "evaluate_rows"):
+            if name in cls.__dict__:
+                raise DefinitionError(
+                    f"{cls.__name__}.{name}: expected a wrapper to override run_rows, which the call goes "
+                    f"through; {name} is the inner box's own. Rename it, and return an Outcome."
+                )
 
     def __init__(self, box: BlackBoxFunction) -> None:
         """Check the inner box first, assign after."""

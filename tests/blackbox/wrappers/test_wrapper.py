@@ -10,7 +10,7 @@ import pytest
 import torch
 from typeguard import suppress_type_checks
 
-from blackbox import ConfigurationError, Outcome, Wrapper
+from blackbox import ConfigurationError, DefinitionError, Outcome, Wrapper
 from tests.blackbox.boxes import KINDS, PAIR, Doubling, EachBox, ErrorCase, RowsBox, error_table
 
 
@@ -101,3 +101,9 @@ def test_a_pickled_stack_still_has_one_ledger():
     twin(np.ones((3, 2)))
     assert twin.ledger is twin.box.box.ledger
     assert (stack.ledger.rows_run, twin.ledger.rows_run) == (1, 4)
+
+
+@pytest.mark.parametrize("method", ["evaluate", "evaluate_rows"])
+def test_a_wrapper_that_would_never_do_its_work_is_refused(method):
+    with pytest.raises(DefinitionError, match="Silent.*run_rows"):
+        type("Silent", (Wrapper,), {method: lambda self, x: x})
