@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 REFERENCE = "#000000"
 # Okabe and Ito (2008): told apart with any colour vision; neighbours differ in lightness as well
@@ -82,7 +83,7 @@ def image_axes(axes: Axes) -> None:
 
 def against(
     axes: Axes,
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
     *,
     x: str = "queries",
     y: str = "validation MAE",
@@ -130,10 +131,6 @@ def against(
             loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=6, frameon=False, fontsize=9,
             labelcolor=_INK, handlelength=1.6, columnspacing=1.4, borderpad=0.2,
         )  # fmt: skip
-
-
-def _thousands(value: float, _: int | None) -> str:
-    return f"{value:,.0f}" if value == round(value) else f"{value:g}"
 
 
 def save(made: Figure, path: Path, dots_per_inch: int = 160) -> Path:

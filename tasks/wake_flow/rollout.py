@@ -27,7 +27,8 @@ def window_loss(solver: Solver, scale: float) -> Callable[[nn.Module, tuple[Tens
 
     It takes a batch of frames `(rows, steps + 1, 2, height, width)` and Re `(rows,)`, starts from the
     first frame, and gives for each row the squared error over `scale` squared, mean over all steps,
-    components and cells: `(rows,)`, no unit.
+    components and cells: `(rows,)`, no unit. It is summed in float64: differences of 1e-4 of a loss are
+    what ZO-SOL lives on.
 
     Args:
         solver: a black box, or its differentiable step.
@@ -37,10 +38,11 @@ def window_loss(solver: Solver, scale: float) -> Callable[[nn.Module, tuple[Tens
     def objective(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         frames, reynolds = batch
         steps = frames.shape[1] - 1
-        loss = torch.zeros(len(frames), dtype=frames.dtype, device=frames.device)
+        loss = torch.zeros(len(frames), dtype=torch.float64, device=frames.device)
         rollout = corrected_steps(network, solver, frames[:, 0], reynolds, steps)
         for step, velocity in enumerate(rollout, start=1):
-            loss = loss + ((velocity - frames[:, step]) / scale).square().flatten(1).mean(dim=1)
+            error = ((velocity - frames[:, step]) / scale).square().flatten(1)
+            loss = loss + error.mean(dim=1, dtype=torch.float64)
         return loss / steps
 
     return objective

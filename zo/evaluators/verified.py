@@ -76,7 +76,9 @@ class Verified(Evaluator):
         except Exception as error:  # whatever it is, loop has just shown that the objective works
             return _fall_back(self.fast, f"raised {type(error).__name__} ({error})")
         noise = (truth[0] - truth[1]).abs().nan_to_num(0.0).max()
-        scale = ROUNDING * torch.finfo(truth.dtype).eps * truth[0].abs() + 10 * noise
+        # A loss may be summed in float64 behind a network in float32.
+        eps = max(torch.finfo(dtype).eps for dtype in (truth.dtype, problem.parameters.tensors[0].dtype))
+        scale = ROUNDING * eps * truth[0].abs() + 10 * noise
         allowed = RELATIVE * (truth - truth[0]).abs() + scale
         same = ((found - truth).abs() <= allowed) | (~torch.isfinite(found) & ~torch.isfinite(truth))
         wrong = torch.nonzero(~same.all(dim=1)).flatten().tolist()

@@ -1,0 +1,39 @@
+"""The wake-flow task at the smallest size that still has every part."""
+
+from __future__ import annotations
+
+from tasks.wake_flow.config import Config
+
+SMALL = Config(
+    width=8,
+    reference_width=16,
+    warm_up=4,
+    frames=14,
+    train_reynolds=(120.0, 240.0),
+    validation_reynolds=(200.0,),
+    test_reynolds=(170.0, 340.0),
+    channels=2,
+    unroll=2,
+    batch=2,
+    non_steps=6,
+    non_batch=5,
+    fo_steps=6,
+    zo_steps=6,
+    coordinates=5,
+    horizon=8,
+    test_starts=2,
+    validation_starts=1,
+    validate_every=3,
+    checkpoint_every=2,
+)
+
+
+def words(*more: str) -> list[str]:
+    """The command line of a run with these settings."""
+    from tasks.configuration import to_dict
+
+    line = ["run", "wake-flow", "--preset", "demo"]
+    for name, value in to_dict(SMALL).items():
+        values = value if isinstance(value, list) else [value]
+        line += [f"--config.{name.replace('_', '-')}", *map(str, values)]
+    return [*line, *more]

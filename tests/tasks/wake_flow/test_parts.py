@@ -1,0 +1,200 @@
+"""The wake-flow task's settings, data, network and losses, each against a computation of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import zo
+from simulators.wake_flow.box import WakeFlow
+from tasks.errors import ConfigurationError
+from tasks.wake_flow import data, evaluation
+from tasks.wake_flow.config import PRESETS, Config
+from tasks.wake_flow.networks import Corrector, NoCorrector, Scales
+from tasks.wake_flow.pictures import vorticity
+from tasks.wake_flow.rollout import rollout_errors, window_loss
+from tests.tasks.wake_flow.small import SMALL
+
+BAD = [
+    ("unroll", 0, ">= 1"),
+    ("mu", 0.0, "> 0"),
+    ("zo_learning_rate", float("inf"), "finite"),
+    ("train_reynolds", (), "at least one"),
+    ("test_reynolds", (120.0,), "neither trained on"),
+    ("test_reynolds", (200.0,), "neither trained on"),
+    ("frames", 200, "more than horizon 200"),
+    ("coordinates", 1011, "1010 weights"),
+]
+
+
+@pytest.fixture(scope="module")
+def flows(tmp_path_factory) -> data.WakeData:
+    return data.load(SMALL, tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def solver() -> WakeFlow:
+    return WakeFlow(SMALL.width, dt=SMALL.dt, failures="keep")
+
+
+@pytest.mark.parametrize(("name", "value", "words"), BAD)
+def test_settings_that_make_no_sense_are_refused_by_name(name, value, words):
+    with pytest.raises(ConfigurationError, match=words) as raised:
+        replace(Config(), **{name: value})
+    assert name in str(raised.value)
+    assert f"--config.{name.replace('_', '-')}" in str(raised.value)
+
+
+def test_the_demo_has_the_published_split_and_a_network_of_a_thousand_weights():
+    demo = PRESETS["demo"]
+    network = Corrector(demo.channels, Scales(1.0, 1.0, 1.0))
+    assert sum(p.numel() for p in network.parameters()) == 1010
+    chosen = (demo.train_reynolds, demo.validation_reynolds, demo.test_reynolds)
+    assert len({re for group in chosen for re in group}) == sum(map(len, chosen))
+
+
+def test_the_corrector_scales_inputs_and_output_and_leaves_the_wall():
+    torch.manual_seed(0)
+    network = Corrector(3, Scales(velocity=0.5, reynolds=200.0, correction=0.1))
+    velocity, reynolds = torch.randn(4, 2, 16, 8), torch.tensor([100.0, 200.0, 300.0, 400.0])
+    with torch.no_grad():
+        found = network(velocity, reynolds)
+        constant = (reynolds / 200)[:, None, None, None].expand(4, 1, 16, 8)
+        expected = velocity + 0.1 * network.layers(torch.cat([velocity / 0.5, constant], dim=1))
+    assert torch.equal(found[:, 0, :, 0], velocity[:, 0, :, 0])
+    assert torch.allclose(found[:, 0, :, 1:], expected[:, 0, :, 1:])
+    assert torch.allclose(found[:, 1], expected[:, 1])
+
+
+def test_windows_are_pieces_of_one_flow_and_hang_on_the_key_alone(flows):
+    frames, reynolds = flows.train.windows(zo.Key(3, 7), 20, SMALL.unroll)
+    torch.rand(5)
+    again, _ = flows.train.windows(zo.Key(3, 7), 20, SMALL.unroll)
+    other, _ = flows.train.windows(zo.Key(3, 8), 20, SMALL.unroll)
+    assert torch.equal(frames, again)
+    assert not torch.equal(frames, other)
+    for window, re in zip(frames, reynolds, strict=True):
+        flow = flows.train.frames[flows.train.reynolds.tolist().index(re)]
+        starts = [t for t in range(len(flow) - SMALL.unroll) if torch.equal(flow[t], window[0])]
+        assert any(torch.equal(flow[t : t + SMALL.unroll + 1], window) for t in starts)
+
+
+def test_rollouts_start_evenly_spread_and_reach_the_last_frame(flows):
+    frames, reynolds = flows.test.rollouts(2, SMALL.horizon)
+    assert frames.shape == (4, SMALL.horizon + 1, 2, 16, 8)
+    assert reynolds.tolist() == [170.0, 170.0, 340.0, 340.0]
+    for flow in range(2):
+        assert torch.equal(frames[2 * flow], flows.test.frames[flow, : SMALL.horizon + 1])
+        assert torch.equal(frames[2 * flow + 1], flows.test.frames[flow, -SMALL.horizon - 1 :])
+
+
+def test_pairs_are_the_solver_s_answer_beside_the_next_frame(flows, solver):
+    pairs = data.pairs(flows.train, solver)
+    count = SMALL.frames - 1
+    assert pairs.rows == len(pairs.frames) == 2 * count
+    flow, frame = 1, 5
+    expected = solver(flows.train.frames[flow, frame], flows.train.reynolds[flow])
+    assert torch.allclose(pairs.frames[flow * count + frame, 0], expected, atol=1e-6)
+    assert torch.equal(pairs.frames[flow * count + frame, 1], flows.train.frames[flow, frame + 1])
+    scales = data.scales(flows.train, pairs)
+    missed = (flows.train.frames[:, 1:].flatten(0, 1) - pairs.frames[:, 0]).numpy()
+    assert scales.correction == pytest.approx(np.std(missed, ddof=1), rel=1e-5)
+
+
+def test_the_three_sets_share_no_flow(flows):
+    sets = [flows.train.reynolds, flows.validation.reynolds, flows.test.reynolds]
+    assert [s.tolist() for s in sets] == [[120.0, 240.0], [200.0], [170.0, 340.0]]
+
+
+def test_window_loss_is_the_mean_square_over_steps(flows, solver):
+    torch.manual_seed(1)
+    network = Corrector(2, Scales(0.3, 100.0, 0.05))
+    batch = flows.train.windows(zo.Key(0, 0), 3, SMALL.unroll)
+    frames, reynolds = batch
+    with torch.no_grad():
+        found = window_loss(solver, 0.3)(network, batch)
+        for row in range(3):
+            v, total = frames[row, :1], 0.0
+            for step in range(SMALL.unroll):
+                v = network(solver(v, reynolds[row : row + 1]), reynolds[row : row + 1])
+                total += ((v - frames[row, step + 1]) / 0.3).square().mean().item() / SMALL.unroll
+            assert found[row].item() == pytest.approx(total, rel=1e-5)
+
+
+def test_zero_error_of_a_solver_that_is_the_reference(flows):
+    """A solver that knows the answer leaves nothing to correct, at every step of every rollout."""
+    answers = iter(flows.test.rollouts(2, SMALL.horizon)[0][:, 1:].unbind(dim=1))
+    errors = rollout_errors(NoCorrector(), lambda v, re: next(answers), flows.test, 2, SMALL.horizon)
+    assert errors.shape == (4, SMALL.horizon)
+    assert (errors == 0).all()
+
+
+def test_a_rollout_that_is_lost_stays_lost_and_leaves_the_others(flows, solver):
+    def losing(velocity, reynolds):
+        out = solver(velocity, reynolds)
+        out[1] = float("nan")
+        return out
+
+    lost = rollout_errors(NoCorrector(), losing, flows.test, 2, SMALL.horizon)
+    whole = rollout_errors(NoCorrector(), solver, flows.test, 2, SMALL.horizon)
+    assert lost[1].isnan().all()
+    others = [0, 2, 3]
+    assert torch.allclose(lost[others], whole[others], atol=1e-6)
+
+
+def test_an_evaluation_comes_back_as_it_was_written(flows, solver, tmp_path):
+    found = evaluation.evaluate(SMALL, flows, solver, {"SRC": NoCorrector()})
+    evaluation.write(found, tmp_path / "e.h5")
+    again = evaluation.read(tmp_path / "e.h5")
+    assert again.errors.keys() == {"SRC"}
+    assert again.fields.keys() == {"SRC", "reference"}
+    assert np.array_equal(again.errors["SRC"], found.errors["SRC"])
+    assert np.array_equal(again.fields["SRC"], found.fields["SRC"])
+    assert (again.times.tolist(), again.shown_reynolds) == ([2, 4, 6, 8], 340.0)
+    last = np.abs(found.fields["SRC"][-1] - found.fields["reference"][-1]).mean()
+    assert last == pytest.approx(found.errors["SRC"][2, -1], rel=1e-4)
+
+
+def test_vorticity_of_a_turning_body_is_twice_its_rate():
+    rate, cell, height, width = 0.3, 2.5, 7, 5
+    y, x = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    across = -rate * (y + 0.5) * cell  # u = -rate y on left faces, at half heights
+    along = rate * (x + 0.5) * cell  # v = rate x on upper faces, at half widths
+    found = vorticity(np.stack([across, along]), cell)
+    assert found.shape == (height - 1, width - 1)
+    assert np.allclose(found, 2 * rate)
+
+
+@pytest.mark.parametrize("evaluator", [zo.Loop(), zo.Stacked()], ids=["loop", "stacked"])
+@pytest.mark.parametrize(
+    ("scheme", "dtype", "mu", "truncation"),
+    [
+        # Relative truncation error of the whole gradient, three times what was measured on 32 x 64 with
+        # eight steps (forward 7.5e-3 at 1e-4 and proportional to mu; central 2.7e-4 at 1e-3 and to mu^2).
+        ("forward", torch.float64, 1e-6, 3e-4),
+        ("central", torch.float64, 1e-5, 1e-7),
+        ("forward", torch.float32, 1e-4, 2.5e-2),
+        ("central", torch.float32, 1e-3, 1e-3),
+    ],
+)
+def test_zo_through_the_box_is_autograd_through_the_step(flows, evaluator, scheme, dtype, mu, truncation):
+    torch.manual_seed(0)
+    solver = WakeFlow(SMALL.width)
+    network = Corrector(1, Scales(0.3, 100.0, 0.1)).to(dtype)
+    frames, reynolds = flows.train.windows(zo.Key(0, 0), 2, 3)
+    batch = frames.to(dtype), reynolds.to(dtype)
+    estimator = zo.CoordinateWise(mu, scheme=scheme)
+    gradient = zo.LossGradient(network, window_loss(solver, 0.3), estimator, evaluator=evaluator)
+    loss = gradient.backward(batch).item()
+    found = torch.cat([p.grad.flatten() for p in network.parameters()]).double()
+    network.zero_grad()
+    window_loss(solver.step, 0.3)(network.double(), tuple(t.double() for t in batch)).mean().backward()
+    truth = torch.cat([p.grad.flatten() for p in network.parameters()]).double()
+    # Each of two losses is rounded to a few units in the last place, and their difference divided by mu.
+    rounding = 2 * torch.finfo(dtype).eps * loss / mu * len(truth) ** 0.5
+    assert (found - truth).norm() < truncation * truth.norm() + rounding
+    assert rounding < 0.1 * truth.norm()  # or the bound would say nothing
+    assert solver.ledger.rows_run == (1 + gradient.queries()) * 2 * 3

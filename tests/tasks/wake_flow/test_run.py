@@ -1,0 +1,104 @@
+"""The wake-flow run from the command line: what it leaves, and that a killed one resumes to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks import cli
+from tasks.runs import checkpoint
+from tasks.runs.folder import Run
+from tests.tasks.wake_flow.small import SMALL, words
+
+ROOT = Path(__file__).parents[3]
+TIMES = ("seconds",)
+
+
+def outcome(path: Path) -> dict:
+    """All that a run found, without times of day and durations."""
+    table = json.loads((path / "result.json").read_text())["table"]
+    return {
+        "table": [{k: v for k, v in row.items() if k not in TIMES} for row in table],
+        "metrics": [{k: v for k, v in line.items() if k not in TIMES} for line in Run.open(path).metrics()],
+        "evaluation": (path / "evaluation-seed-0.h5").read_bytes(),
+        "weights": [
+            (file.name, name, tensor.numpy().tobytes())
+            for file in sorted((path / "checkpoints").iterdir())
+            for name, tensor in checkpoint.load(file)["state"]["network"].items()
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A finished run; its data folder is beside the runs."""
+    folder = tmp_path_factory.mktemp("wake")
+    line = words("--runs", str(folder / "runs"), "--data", str(folder / "data"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert cli.main(line) == 0
+    (path,) = (folder / "runs").iterdir()
+    return path
+
+
+def test_the_result_has_a_line_for_every_method_with_what_it_cost(finished):
+    result = json.loads((finished / "result.json").read_text())
+    rows = {row["method"]: row for row in result["table"]}
+    assert list(rows) == ["SRC", "NON", "FO-SOL", "ZO-SOL"]
+    assert all(row["value"] > 0 and row["metric"] == "MAE" for row in rows.values())
+    assert rows["SRC"]["rows"] == rows["NON"]["queries"] == rows["FO-SOL"]["queries"] == 0
+    assert rows["NON"]["rows"] == 2 * (SMALL.frames - 1)
+    assert rows["FO-SOL"]["rows"] == SMALL.fo_steps * SMALL.batch * SMALL.unroll
+    # The check: two queries that move nothing and three of each of the four tensors, with both evaluators
+    # (biases of two entries have but two to try).
+    checks = 2 * (2 + 3 + 2 + 3 + 2)
+    queries = SMALL.zo_steps * SMALL.coordinates + checks
+    assert rows["ZO-SOL"]["queries"] == queries
+    assert rows["ZO-SOL"]["rows"] == (SMALL.zo_steps + queries) * SMALL.batch * SMALL.unroll
+
+
+def test_the_report_holds_its_pictures_and_the_folder_has_them_too(finished):
+    page = (finished / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    for name in ("vorticity.png", "mae_over_time.png", "training.png"):
+        assert (finished / name).read_bytes().startswith(b"\x89PNG")
+    assert "ZO-SOL" in page
+    assert "://" not in page  # it opens offline
+
+
+def test_the_same_run_again_takes_the_reference_from_its_file_and_finds_the_same(finished, tmp_path, capsys):
+    line = words("--runs", str(tmp_path / "runs"), "--data", str(finished.parents[1] / "data"))
+    assert cli.main(line) == 0
+    assert "Reused reference flows" in capsys.readouterr().out
+    (again,) = (tmp_path / "runs").iterdir()
+    assert outcome(again) == outcome(finished)
+
+
+@pytest.mark.parametrize("stage", ["non", "zo-sol"])
+def test_a_killed_run_resumes_to_the_bits_of_an_undisturbed_one(finished, tmp_path, stage):
+    line = words("--runs", str(tmp_path / "runs"), "--data", str(finished.parents[1] / "data"))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tasks.cli", *line], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL
+    )
+    end = time.monotonic() + 120
+    while not (metrics := list(tmp_path.glob("runs/*/metrics.jsonl"))) or (
+        f'"stage": "seed-0/{stage}", "step": 3' not in metrics[0].read_text()
+    ):
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < end, "never got to the stage"
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (path,) = (tmp_path / "runs").iterdir()
+    assert not (path / "result.json").exists()
+    assert cli.main(["resume", str(path)]) == 0
+    assert outcome(path) == outcome(finished)
