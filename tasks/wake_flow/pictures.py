@@ -38,7 +38,7 @@ def wakes(found: Evaluation, config: Config, path: Path) -> Path:
     cell = LENGTHS[0] / config.width
     shown = {name: vorticity(found.fields[name], cell) * DIAMETER for name in ("reference", *METHODS)}
     limit = float(np.nanquantile(np.abs(shown["reference"]), 0.995))
-    made, axes = pictures.figure(9.6, 6.2, rows=len(shown), columns=len(found.times))
+    made, axes = pictures.figure(9.6, 5.6, rows=len(shown), columns=len(found.times))
     image = None
     for line, (name, field) in zip(axes, shown.items(), strict=True):
         for place, time, values in zip(line, found.times, field, strict=True):
@@ -50,11 +50,11 @@ def wakes(found: Evaluation, config: Config, path: Path) -> Path:
             )  # fmt: skip
             place.add_patch(Circle((CENTRE[1] / DIAMETER, CENTRE[0] / DIAMETER), 0.5, color="#555555"))
             if name == "reference":
-                place.set_title(f"t = {time * config.dt:g} (step {time})")
+                place.set_title(f"{time * config.dt / DIAMETER:g} D / U (step {time})")
         line[0].set_ylabel(name, color=pictures.colour(name), fontweight="bold")
     assert image is not None
-    bar = made.colorbar(image, ax=axes, shrink=0.5, aspect=30, extend="both")
-    bar.set_label("vorticity (inflow speed / D)")
+    bar = made.colorbar(image, ax=axes, shrink=0.6, aspect=30, pad=0.01, extend="both")
+    bar.set_label("vorticity (U / D)")
     return pictures.save(made, path)
 
 
@@ -63,18 +63,16 @@ def errors(found: Mapping[int, Evaluation], config: Config, path: Path) -> Path:
     made, axes = pictures.figure(7.2, 4.0)
     place = axes[0, 0]
     curves = {}
-    steps = np.arange(1, config.horizon + 1) * config.dt
+    times = np.arange(1, config.horizon + 1) * config.dt / DIAMETER
     for method in METHODS:
         seeds = np.array([evaluation.errors[method].mean(axis=0) for evaluation in found.values()])
-        curves[method] = (steps, seeds.mean(axis=0))
+        curves[method] = (times, seeds.mean(axis=0))
         if len(seeds) > 1:
             place.fill_between(
-                steps, seeds.min(axis=0), seeds.max(axis=0), color=pictures.colour(method), alpha=0.15, lw=0
+                times, seeds.min(axis=0), seeds.max(axis=0), color=pictures.colour(method), alpha=0.15, lw=0
             )
-    pictures.against(
-        place, curves, x="time (D / inflow speed = 20)", y="MAE of velocity", unit="inflow speeds"
-    )
-    place.axvline(config.unroll * config.dt, color="#999999", linestyle=":", linewidth=1)
+    pictures.against(place, curves, x="time (D / U)", y="MAE of velocity", unit="U")
+    place.axvline(config.unroll * config.dt / DIAMETER, color="#999999", linestyle=":", linewidth=1)
     place.set_ylim(bottom=0)
     return pictures.save(made, path)
 
@@ -91,9 +89,9 @@ def training(run: Run, path: Path) -> Path:
         else:
             levels[method] = float(np.nanmin(values))
     made, axes = pictures.figure(9.6, 3.8, columns=2)
-    pictures.against(axes[0, 0], by_queries, levels=levels, y="validation MAE", unit="inflow speeds")
+    pictures.against(axes[0, 0], by_queries, levels=levels, y="validation MAE", unit="U")
     pictures.against(
-        axes[0, 1], by_rows, x="solver rows in training", y="validation MAE", unit="inflow speeds", log_x=True
+        axes[0, 1], by_rows, x="solver rows in training", y="validation MAE", unit="U", log_x=True
     )
     for place in axes.flat:
         place.set_ylim(bottom=0)

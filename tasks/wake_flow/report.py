@@ -34,7 +34,8 @@ def write_report(run: Run) -> Path:
                 alt="Vorticity behind the cylinder at several times, for the reference and each method",
                 caption=(
                     f"Vorticity at Re {first.shown_reynolds:g}, never trained on, flow from left to right; "
-                    "columns are times since the common start. The reference is shown on the coarse grid."
+                    "columns are times since the common start, D the diameter, U the inflow's speed. "
+                    "The reference is shown on the coarse grid."
                 ),
             ),
             html_report.Heading("Error over time"),
@@ -115,8 +116,8 @@ def spread(values: list[float | None]) -> str:
 def _table_caption(run: Run, config: Config) -> str:
     seeds = len(run.seeds)
     return (
-        f"Held-out Re {', '.join(f'{re:g}' for re in config.test_reynolds)}; MAE of the velocity in inflow "
-        f"speeds over {config.horizon} steps"
+        f"Held-out Re {', '.join(f'{re:g}' for re in config.test_reynolds)}; MAE of the velocity in units of "
+        f"the inflow's speed U, over {config.horizon} steps"
         + (f", mean ± standard deviation of {seeds} seeds" if seeds > 1 else ", one seed")
         + f". Rows, queries and seconds are those of training. NON's budget of {config.non_steps} steps is "
         "fixed; of every method the weights with the lowest validation error count (step in the last column)."
@@ -124,7 +125,9 @@ def _table_caption(run: Run, config: Config) -> str:
 
 
 def _facts(result: Result) -> list[tuple[str, str]]:
-    facts = [(spread([row.value for row in _rows(result, m)]), f"MAE of {m}") for m in METHODS]
+    facts = [
+        (spread([row.value for row in _rows(result, m)]), f"MAE of {m}") for m in ("SRC", "FO-SOL", "ZO-SOL")
+    ]
     zo = _rows(result, "ZO-SOL")
     speed = sum(row.queries for row in zo) / max(1e-9, sum(row.seconds for row in zo))
     return [*facts, (f"{speed:,.0f}", "queries per second")]

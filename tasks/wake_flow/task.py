@@ -16,7 +16,7 @@ from tasks.wake_flow.config import METHODS, Config
 from tasks.wake_flow.methods import Trained, Trainer
 from tasks.wake_flow.networks import NoCorrector
 
-UNIT = "inflow speeds"
+UNIT = "U"  # the inflow's speed
 
 
 def run(run: Run, progress: Progress, data_folder: Path) -> None:
