@@ -1,4 +1,4 @@
-"""How fast the wake's solver is, against plain PhiFlow, with the answers compared.
+"""How fast the wake's solver is, against plain PhiFlow, and ZO queries through it; answers compared.
 
     python -m benchmarks.wake_speed
 
@@ -8,18 +8,9 @@ the ratio of medians, and that the velocities agree. Writes `benchmarks/results/
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import shlex
-import statistics
-import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -29,12 +20,13 @@ from phi.physics import advect
 from torch import Tensor
 
 from benchmarks.plain_phiflow import CG, one_by_one, phiflow_step, plain_step
+from benchmarks.protocol import interleaved, write
+from benchmarks.wake_queries import queries
 from simulators.wake_flow.box import WakeFlow
 from simulators.wake_flow.geometry import Channel, viscosity
 from simulators.wake_flow.operators import phiflow, velocity_field
 from simulators.wake_flow.staggered import start
 
-RESULTS = Path(__file__).parent / "results" / "wake_speed.json"
 WIDTH = 32
 ROUNDS = 15
 STEPS = 10  # after which velocities are compared
@@ -44,10 +36,8 @@ LARGEST_DIFFERENCE = 2e-5
 
 def main() -> None:
     """Run every part, print its rows and write them all."""
-    results = {"machine": machine(), "solver": solver(), "rows": solver_by_rows()}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    print(f"written to {RESULTS}")
+    results = {"solver": solver(), "queries": queries(developed), "rows": solver_by_rows()}
+    write("wake_speed", results)
 
 
 def solver() -> dict[str, Any]:
@@ -66,7 +56,7 @@ def solver() -> dict[str, Any]:
         "WakeFlow, 128 rows": (128, partial(box, velocity, reynolds)),
     }
     times = interleaved({name: run for name, (_, run) in runs.items()}, ROUNDS)
-    per_row = {name: statistics.median(times[name]) / rows for name, (rows, _) in runs.items()}
+    per_row = {name: times[name] / rows for name, (rows, _) in runs.items()}
     best = per_row["WakeFlow, 128 rows"]
     rows = [
         {
@@ -102,24 +92,12 @@ def solver_by_rows() -> list[dict[str, Any]]:
             for rows in (1, 4, 32, 128, 512):
                 velocity, reynolds = developed(box, rows, steps=2)
                 run = partial(box, velocity, reynolds)
-                seconds = statistics.median(interleaved({"": run}, 7)[""]) / rows
+                seconds = interleaved({"": run}, 7)[""] / rows
                 place = {"threads": threads, "width": width, "rows": rows}
                 table.append(place | {"microseconds": 1e6 * seconds})
                 print(", ".join(f"{k} {v:3d}" for k, v in place.items()) + f": {1e6 * seconds:8.1f} us")
     torch.set_num_threads(1)
     return table
-
-
-def interleaved(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each run in each round, after one round to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for round_ in range(rounds + 1):
-        for name, run in runs.items():
-            began = perf_counter()
-            run()
-            if round_:
-                times[name].append(perf_counter() - began)
-    return times
 
 
 def developed(box: WakeFlow, rows: int, steps: int = 60) -> tuple[Tensor, Tensor]:
@@ -157,17 +135,6 @@ def difference(box: WakeFlow, velocity: Tensor, reynolds: Tensor) -> float:
     for _ in range(STEPS):
         fast, plain = box(fast, reynolds), one_by_one(plain, reynolds, box.step.channel)
     return float((fast - plain).abs().max())
-
-
-def machine() -> dict[str, Any]:
-    """Where and how this ran."""
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "phiflow", "phiml", "numpy")},
-        "command": shlex.join(["python", "-m", "benchmarks.wake_speed", *sys.argv[1:]]),
-    }
 
 
 if __name__ == "__main__":
