@@ -28,8 +28,8 @@ class Corrector(nn.Module):
 
     As in Solver-in-the-Loop (Um et al. 2020) inputs are u, v over the standard deviation of the
     speed, and a constant channel of Re over its own. Unlike there, the output is in units of the
-    correction that is to be learned, not of the speed, which is eight times larger: first order then
-    trains in half the steps. The wall's faces (first column of u) are not corrected.
+    correction that is to be learned, not of the speed, which is eight times larger: it trains better.
+    The wall's faces (first column of u) are not corrected.
 
     Args:
         channels: hidden channels.
