@@ -74,12 +74,15 @@ class Config:
     """Optimiser steps between validations."""
     checkpoint_every: int = 25
     """Optimiser steps between checkpoints."""
+    threads: int = 1
+    """Of torch on the CPU. Two are up to twice as fast on idle cores, and ten times slower where another
+    process wants one of them. Results are equal to the bit for equal numbers of threads."""
 
     def __post_init__(self) -> None:
         """Refuse what would fail, or mislead, only after the reference has been computed."""
         counts = (
             "channels unroll batch non_steps non_batch fo_steps zo_steps coordinates horizon test_starts "
-            "validation_starts validate_every checkpoint_every"
+            "validation_starts validate_every checkpoint_every threads"
         )
         for name in counts.split():
             if getattr(self, name) < 1:

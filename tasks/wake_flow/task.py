@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
 from simulators.wake_flow.box import WakeFlow
@@ -28,6 +29,7 @@ def run(run: Run, progress: Progress, data_folder: Path) -> None:
         data_folder: where reference flows are kept.
     """
     config = run.configuration(Config)
+    torch.set_num_threads(config.threads)
     flows = data.load(config, data_folder, progress.counter("reference flows (PhiFlow)"))
     origin = "Reused" if flows.reused else "Wrote"
     progress.say(f"{origin} reference flows {flows.path}")

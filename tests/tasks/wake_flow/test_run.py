@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from tasks import cli
 from tasks.runs import checkpoint
@@ -85,7 +84,7 @@ def test_the_same_run_again_takes_the_reference_from_its_file_and_finds_the_same
 @pytest.mark.parametrize("stage", ["non", "zo-sol"])
 def test_a_killed_run_resumes_to_the_bits_of_an_undisturbed_one(finished, tmp_path, stage):
     line = words("--runs", str(tmp_path / "runs"), "--data", str(finished.parents[1] / "data"))
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [sys.executable, "-m", "tasks.cli", *line], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL
     )
