@@ -41,4 +41,6 @@ class Key:
         # As a spawn key: in the entropy itself trailing zeros would count for nothing.
         sequence = np.random.SeedSequence(self.seed, spawn_key=(self.step, *path))
         words = sequence.generate_state(1, np.uint64)
+        # torch's CPU generator keeps 32 bits of a seed: of a run's 2e6 generators some 500 pairs are equal,
+        # which is harmless, since almost surely their steps differ.
         return torch.Generator().manual_seed(int(words[0] >> 1))

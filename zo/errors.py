@@ -25,3 +25,11 @@ class FailedQueriesError(ZeroOrderError, RuntimeError):
 
 class EvaluatorWarning(UserWarning):
     """A fast evaluator disagreed with `loop` or could not run, and `loop` took its place."""
+
+
+class DerivativeError(ZeroOrderError, RuntimeError):
+    """A derivative that function values do not give: of second order, in forward mode, or under `vmap`."""
+
+
+class PruningWarning(UserWarning):
+    """The scores say nothing about a layer, so its ratio means nothing either."""

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,23 +23,39 @@ class Owner:
     local_name: str
 
 
+class Without:
+    """Parameters to leave out of a choice: `[zo.Without(nn.BatchNorm2d, "*.bias")]` is all but those."""
+
+    def __init__(self, *choices: str | type[nn.Module]) -> None:
+        self.choices = choices
+
+
+Choice: TypeAlias = str | type[nn.Module] | Without
+
+
 class Parameters:
     """The chosen parameters of a network, end to end as one vector of `size` numbers.
 
+        ["*.weight", zo.Without(nn.BatchNorm2d)]    weights only, and not those of norms
+        [nn.Conv2d, "head.*"]                       all that is in convolutions, and one layer more
+
     Args:
         network: its parameters are read, in the order of `named_parameters`; tied ones count once.
-        names: names or patterns such as `"*.weight"`; None for all that require a gradient.
+        choices: any of these, together: names or patterns such as `"*.weight"`; module types, each for
+            all that its instances hold; `Without(...)` for what to leave out, of all that require a
+            gradient where nothing else is chosen. None for all that require a gradient.
 
     Attributes:
         names, tensors, starts: name, tensor and first flat index of each.
         size: how many numbers in all.
 
     Raises:
-        ParameterError: nothing chosen, an unknown name, or a dtype that is no float32 or float64.
+        ParameterError: nothing chosen, a choice that matches nothing, or a dtype that is no float32 or
+            float64.
     """
 
-    def __init__(self, network: nn.Module, names: Iterable[str] | None = None) -> None:
-        chosen = _choose(network, names)
+    def __init__(self, network: nn.Module, choices: Choice | Iterable[Choice] | None = None) -> None:
+        chosen = _choose(network, choices)
         if not chosen:
             raise ParameterError(
                 f"{type(network).__name__}: expected at least one parameter to perturb, found none. "
@@ -69,6 +86,20 @@ class Parameters:
         """A copy of the values, `(size,)`, on the CPU."""
         return torch.cat([tensor.detach().reshape(-1).to("cpu", self.dtype) for tensor in self.tensors])
 
+    def steps(self, indices: Tensor, mu: float) -> Tensor:
+        """What the weights at flat indices `(n,)` move by when mu is added in their own floats, `(n,)`.
+
+        (w + mu) - w is up to 1e-3 off mu for w = 1, mu = 1e-4 in float32; zero where mu is lost.
+        """
+        values = self.flat()[indices]
+        steps = (values + mu) - values
+        single = torch.tensor([tensor.dtype == torch.float32 for tensor in self.tensors])
+        if self.dtype == torch.float64 and single.any():  # widened values would take finer steps
+            narrow = values.float()
+            narrow_steps = ((narrow + mu) - narrow).double()
+            steps = torch.where(single[self.locate(indices)[0]], narrow_steps, steps)
+        return steps
+
     def locate(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """For flat indices `(n,)`: the number of each one's tensor, and the index inside it."""
         starts = torch.tensor(self.starts)
@@ -79,7 +110,7 @@ class Parameters:
         """Views of `(..., size)` in the tensors' shapes: `(..., *shape)` each."""
         pieces = flat.split([tensor.numel() for tensor in self.tensors], dim=-1)
         leading = flat.shape[:-1]
-        return [piece.reshape(*leading, *t.shape) for piece, t in zip(pieces, self.tensors, strict=True)]
+        return [piece.reshape((*leading, *t.shape)) for piece, t in zip(pieces, self.tensors, strict=True)]
 
     def add_to_grad(self, gradient: Tensor) -> None:
         """Add a flat gradient `(size,)` to the tensors' `.grad`, as autograd would."""
@@ -88,19 +119,44 @@ class Parameters:
             tensor.grad = piece.clone() if tensor.grad is None else tensor.grad + piece
 
 
-def _choose(network: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Parameter]:
+def _choose(network: nn.Module, choices: Choice | Iterable[Choice] | None) -> dict[str, nn.Parameter]:
     every = dict(network.named_parameters())
-    if names is None:
-        return {name: tensor for name, tensor in every.items() if tensor.requires_grad}
-    patterns = [names] if isinstance(names, str) else list(names)
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in every):
-            near = difflib.get_close_matches(pattern, every, n=3, cutoff=0.3)
-            raise ParameterError(
-                f"parameters: expected names or patterns of {type(network).__name__}'s parameters, "
-                f"got {pattern!r}, which matches none. Near: {', '.join(near) or ', '.join(every)}."
-            )
-    return {n: tensor for n, tensor in every.items() if any(fnmatchcase(n, p) for p in patterns)}
+    listed = [choices] if isinstance(choices, str | type | Without) else list(choices or [])
+    wanted = [choice for choice in listed if not isinstance(choice, Without)]
+    unwanted = [choice for without in listed if isinstance(without, Without) for choice in without.choices]
+    taken = {id(tensor) for choice in wanted for tensor in _matches(network, choice)}
+    if not wanted and (unwanted or choices is None):
+        taken = {id(tensor) for tensor in every.values() if tensor.requires_grad}
+    taken -= {id(tensor) for choice in unwanted for tensor in _matches(network, choice)}
+    return {name: tensor for name, tensor in every.items() if id(tensor) in taken}
+
+
+def _matches(network: nn.Module, choice: str | type[nn.Module]) -> list[nn.Parameter]:
+    """What a name, a pattern or a module type stands for; never nothing."""
+    # Duplicates too: a tied parameter answers to each of its names.
+    every = dict(network.named_parameters(remove_duplicate=False))
+    if isinstance(choice, str):
+        found = [tensor for name, tensor in every.items() if name == choice or fnmatchcase(name, choice)]
+        near = difflib.get_close_matches(choice, every, n=3, cutoff=0.3) or list(every)
+    elif isinstance(choice, type) and issubclass(choice, nn.Module):
+        # Children included: under a parametrization the weights belong to a child of the layer.
+        holders = [module for module in network.modules() if isinstance(module, choice)]
+        found = [tensor for module in holders for tensor in module.parameters()]
+        near = sorted(
+            {type(m).__name__ for m in network.modules() if next(m.parameters(False), None) is not None}
+        )
+    else:
+        raise ParameterError(
+            f"parameters: expected names, patterns, module types or Without(...), got {choice!r}. "
+            "For one module give its name, as in 'encoder.*'."
+        )
+    if not found:
+        given = repr(choice) if isinstance(choice, str) else choice.__name__
+        raise ParameterError(
+            f"parameters: expected names or patterns of {type(network).__name__}'s parameters, or types of "
+            f"modules that hold some, got {given}, which matches none. Near: {', '.join(near)}."
+        )
+    return found
 
 
 def _owners(network: nn.Module, tensor: Tensor) -> tuple[Owner, ...]:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from zo.draws import Key
+from zo.errors import ConfigurationError
 from zo.estimators.estimator import Estimator, check_choice, check_mu
-from zo.estimators.sparsity import Sparsity
+from zo.estimators.sparsity import Sparsity, drawn
 from zo.parameters import Parameters
 from zo.perturbation import Coordinates, Perturbations
 
@@ -56,7 +57,8 @@ class CoordinateWise(Estimator[CoordinateSteps]):
         scheme: "forward", one query a coordinate, or "central", two.
 
     Raises:
-        ConfigurationError: a value out of its range.
+        ConfigurationError: a value out of its range; or, at a step, a mu that is lost in the rounding of
+            a weight.
     """
 
     mu: float
@@ -68,21 +70,27 @@ class CoordinateWise(Estimator[CoordinateSteps]):
         check_mu("CoordinateWise", self.mu)
         check_choice("CoordinateWise", "scheme", self.scheme, ("forward", "central"))
 
-    def queries(self, parameters: Parameters) -> int:
+    def queries(self, parameters: Parameters, step: int = 0) -> int:
         """Coordinates, twice if central."""
-        count = parameters.size if self.sparsity is None else self.sparsity.count(parameters)
+        count = parameters.size if self.sparsity is None else self.sparsity.count(parameters, step)
         return count * (1 if self.scheme == "forward" else 2)
 
     def plan(self, parameters: Parameters, key: Key) -> CoordinateSteps:
         """The steps of one optimiser step; each is one that the weight's own floats can take."""
         indices = (
-            torch.arange(parameters.size) if self.sparsity is None else self.sparsity.draw(parameters, key)
+            torch.arange(parameters.size) if self.sparsity is None else drawn(self.sparsity, parameters, key)
         )
-        values = parameters.flat()[indices]
-        # (w + mu) - w is what a float32 weight really moves by: up to 1e-3 off mu for w = 1, mu = 1e-4.
-        steps = (values + self.mu) - values
+        steps = parameters.steps(indices, self.mu)
         if self.scheme == "central":
-            steps = torch.cat([steps, (values - self.mu) - values])
+            steps = torch.cat([steps, parameters.steps(indices, -self.mu)])
+        if bool((steps == 0).any()):  # 0 / 0 would be a NaN in the gradient
+            lost = indices[torch.nonzero(steps == 0).flatten() % len(indices)][:1]
+            name = parameters.names[int(parameters.locate(lost)[0])]
+            value = float(parameters.flat()[lost])
+            raise ConfigurationError(
+                f"CoordinateWise, mu: expected a step that moves every weight, got {self.mu!r}, which is "
+                f"lost in the rounding of {name!r}, where a weight is {value:.3g}. Take a larger mu."
+            )
         return CoordinateSteps(indices, steps, parameters.size)
 
     def reduce(self, planned: CoordinateSteps, differences: Tensor, valid: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class Estimator(ABC, Generic[Planned]):
     """A way to make a gradient out of differences of the loss."""
 
     @abstractmethod
-    def queries(self, parameters: Parameters) -> int:
+    def queries(self, parameters: Parameters, step: int = 0) -> int:
         """What a step will cost, before it runs: perturbed objectives, the base not counted."""
 
     @abstractmethod
@@ -54,6 +54,15 @@ def check_count(owner: str, name: str, value: int) -> None:
     """Refuse a count below one."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigurationError(f"{owner}, {name}: expected a whole number >= 1, got {value!r}.")
+
+
+def check_sparsity(owner: str, name: str, value: float) -> None:
+    """Refuse a sparsity that is none or leaves nothing."""
+    if not isinstance(value, float | int) or isinstance(value, bool) or not 0 <= value < 1:
+        raise ConfigurationError(
+            f"{owner}, {name}: expected a fraction in [0, 1), got {value!r}. "
+            "A sparsity of 0.9 leaves a tenth of the weights."
+        )
 
 
 def check_choice(owner: str, name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -1,7 +1,8 @@
-"""RGE: a few random directions, the average of the slopes along them."""
+"""RGE: a few random directions, over all parameters or a sparse set; the mean of the slopes along them."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor
 
 from zo.draws import Key
+from zo.errors import ConfigurationError
 from zo.estimators.estimator import Estimator, check_choice, check_count, check_mu
+from zo.estimators.sparsity import Sparsity, drawn
 from zo.parameters import Parameters
 from zo.perturbation import Directions, Perturbations
 
@@ -22,6 +25,10 @@ class RandomSteps(Perturbations):
     """Steps along random directions, drawn anew from the key whenever they are asked for.
 
     With the antithetic scheme query 2 i goes along direction i and query 2 i + 1 against it.
+
+    Attributes:
+        size: of the flat gradient.
+        support: `(coordinates,)` flat indices that the directions move; None for all.
     """
 
     key: Key
@@ -31,30 +38,46 @@ class RandomSteps(Perturbations):
     antithetic: bool
     size: int
     dtype: torch.dtype
+    support: Tensor | None = None
 
     @property
     def queries(self) -> int:
         """One a direction, or two."""
         return self.q * (2 if self.antithetic else 1)
 
+    @property
+    def dimension(self) -> int:
+        """How many coordinates a direction moves."""
+        return self.size if self.support is None else len(self.support)
+
     def direction(self, i: int) -> Tensor:
-        """The i-th direction u_i, `(size,)`: it hangs on key and i alone, not on the chunk."""
+        """The i-th direction u_i, `(dimension,)`: it hangs on key and i alone, not on the chunk."""
         generator = self.key.generator(DIRECTIONS, i)
         if self.distribution == "rademacher":
-            return torch.randint(0, 2, (self.size,), generator=generator).to(self.dtype) * 2 - 1
-        u = torch.randn(self.size, generator=generator, dtype=self.dtype)
+            return torch.randint(0, 2, (self.dimension,), generator=generator).to(self.dtype) * 2 - 1
+        u = torch.randn(self.dimension, generator=generator, dtype=self.dtype)
         return u / u.norm() if self.distribution == "sphere" else u
 
     def directions(self, start: int, stop: int) -> Tensor:
-        """Directions start to stop - 1, `(stop - start, size)`."""
+        """Directions start to stop - 1, `(stop - start, dimension)`."""
         return torch.stack([self.direction(i) for i in range(start, stop)])
+
+    def spread(self, values: Tensor) -> Tensor:
+        """`(..., dimension)` on the support to `(..., size)`, zero elsewhere."""
+        if self.support is None:
+            return values
+        spread = torch.zeros(*values.shape[:-1], self.size, dtype=values.dtype)
+        spread[..., self.support] = values
+        return spread
 
     def chunk(self, start: int, stop: int) -> Directions:
         """Queries start to stop - 1, mu included."""
         if not self.antithetic:
-            return Directions(self.mu * self.directions(start, stop))
-        signed = [self.direction(p // 2) * (self.mu if p % 2 == 0 else -self.mu) for p in range(start, stop)]
-        return Directions(torch.stack(signed))
+            return Directions(self.spread(self.mu * self.directions(start, stop)))
+        first = start // 2
+        pairs = self.mu * self.directions(first, (stop + 1) // 2).repeat_interleave(2, dim=0)
+        pairs[1::2] *= -1
+        return Directions(self.spread(pairs[start - 2 * first : stop - 2 * first]))
 
 
 @dataclass(frozen=True)
@@ -64,26 +87,35 @@ class RandomDirections(Estimator[RandomSteps]):
         forward      g = (c/q) sum_i [l(theta + mu u_i) - l(theta)] / mu * u_i
         antithetic   g = (c/q) sum_i [l(theta + mu u_i) - l(theta - mu u_i)] / 2 mu * u_i
 
-    c = 1 for Gaussian and Rademacher directions, whose covariance is the identity; c = size for the
-    unit sphere, whose covariance is the identity over size. So g is an unbiased estimate of the
-    gradient of the loss smoothed over mu u (Nesterov and Spokoiny 2017; Flaxman et al. 2005 for the
-    sphere); on a quadratic the antithetic g is unbiased for the gradient itself. Failed queries are
-    left out: the mean is over the directions that remain.
+    c = 1 for Gaussian and Rademacher directions, whose covariance is the identity; c = d for the unit
+    sphere, whose covariance is the identity over d, the number of coordinates that a direction moves:
+    all parameters, or |S_t| on a sparse set. So on a quadratic g is unbiased for the gradient itself,
+    forward or antithetic (third moments are zero); elsewhere for the gradient of a smoothed loss,
+    E l(theta + mu u): u Gaussian (Nesterov and Spokoiny 2017), or in the unit ball for the sphere
+    (Flaxman et al. 2005); with Rademacher signs it is unbiased up to O(mu^2). With a sparse set that is
+    the gradient on S_t, zero elsewhere, and not scaled up for what S_t leaves out. Its squared error is
+    about d / q times the squared gradient. Failed queries are left out: the mean is over the directions
+    that remain.
+
+    An entry of a step is about mu; on the sphere, mu / sqrt(d).
 
     Args:
         mu: smoothing parameter, in the parameters' units.
         q: number of directions.
         distribution: "gaussian", "sphere" or "rademacher".
         scheme: "forward", q queries, or "antithetic", 2 q.
+        sparsity: which coordinates the directions move, by step; None for all.
 
     Raises:
-        ConfigurationError: a value out of its range.
+        ConfigurationError: a value out of its range; or, at the first step, a mu that is lost in the
+            rounding of the weights.
     """
 
     mu: float
     q: int
     distribution: Literal["gaussian", "sphere", "rademacher"] = "gaussian"
     scheme: Literal["forward", "antithetic"] = "forward"
+    sparsity: Sparsity | None = None
 
     def __post_init__(self) -> None:
         """Check where it is written."""
@@ -94,16 +126,25 @@ class RandomDirections(Estimator[RandomSteps]):
         )
         check_choice("RandomDirections", "scheme", self.scheme, ("forward", "antithetic"))
 
-    def queries(self, parameters: Parameters) -> int:
+    def queries(self, parameters: Parameters, step: int = 0) -> int:
         """One a direction, two if antithetic."""
         return self.q * (1 if self.scheme == "forward" else 2)
 
     def plan(self, parameters: Parameters, key: Key) -> RandomSteps:
         """The directions of one optimiser step."""
-        antithetic = self.scheme == "antithetic"
-        return RandomSteps(
-            key, self.q, self.mu, self.distribution, antithetic, parameters.size, parameters.dtype
+        support = None if self.sparsity is None else drawn(self.sparsity, parameters, key)
+        planned = RandomSteps(
+            key=key,
+            q=self.q,
+            mu=self.mu,
+            distribution=self.distribution,
+            antithetic=self.scheme == "antithetic",
+            size=parameters.size,
+            dtype=parameters.dtype,
+            support=support,
         )
+        self._refuse_lost_steps(parameters, planned)
+        return planned
 
     def reduce(self, planned: RandomSteps, differences: Tensor, valid: Tensor) -> Tensor:
         """The mean over the directions that have all their queries."""
@@ -111,10 +152,22 @@ class RandomDirections(Estimator[RandomSteps]):
         if planned.antithetic:
             slopes = (slopes[0::2] - slopes[1::2]) / 2
             valid = valid[0::2] & valid[1::2]
-        factor = planned.size if self.distribution == "sphere" else 1
+        factor = planned.dimension if self.distribution == "sphere" else 1
         weights = torch.where(valid, slopes, 0.0) * (factor / max(1, int(valid.sum())))
-        gradient = torch.zeros(planned.size, dtype=planned.dtype)
+        gradient = torch.zeros(planned.dimension, dtype=planned.dtype)
         for start in range(0, planned.q, BLOCK):
             stop = min(start + BLOCK, planned.q)
             gradient += weights[start:stop].to(planned.dtype) @ planned.directions(start, stop)
-        return gradient
+        return planned.spread(gradient)
+
+    def _refuse_lost_steps(self, parameters: Parameters, planned: RandomSteps) -> None:
+        """Below a unit in the last place of the weights variants are the base, and g would be too small."""
+        step = self.mu / math.sqrt(planned.dimension) if self.distribution == "sphere" else self.mu
+        for name, tensor in zip(parameters.names, parameters.tensors, strict=True):
+            typical = float(tensor.detach().double().square().mean().sqrt())
+            if step < torch.finfo(tensor.dtype).eps * typical:
+                raise ConfigurationError(
+                    f"RandomDirections, mu: expected steps above the rounding of the weights, got entries of "
+                    f"about {step:.1e} for {name!r}, whose weights are about {typical:.1e}. Take a larger "
+                    "mu; on the sphere one that grows with the square root of the number of weights."
+                )

@@ -1,9 +1,9 @@
-"""Which coordinates a sparse CGE perturbs: the set S_t and when it is drawn anew."""
+"""Which coordinates an estimator perturbs: the set S_t of each step, and when it is drawn anew."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,16 +16,39 @@ from zo.parameters import Parameters
 SPARSITY = 1  # first word of the key's path for these draws; other draws of a step use others
 
 
+@runtime_checkable
 class Sparsity(Protocol):
     """A rule that gives the sparse set of each step."""
 
-    def count(self, parameters: Parameters) -> int:
-        """How many coordinates the set has."""
+    def count(self, parameters: Parameters, step: int = 0) -> int:
+        """How many coordinates the set of a step has; called before the step runs."""
         ...
 
     def draw(self, parameters: Parameters, key: Key) -> Tensor:
         """The set at the key's step: `(count,)` int64, ascending, without repetition."""
         ...
+
+
+def drawn(sparsity: Sparsity, parameters: Parameters, key: Key) -> Tensor:
+    """The set at the key's step, after a check that it is one: what estimators call.
+
+    Raises:
+        ConfigurationError: it is empty, repeats itself, or leaves the parameters.
+    """
+    indices = sparsity.draw(parameters, key)
+    count = len(indices)
+    if (
+        not count
+        or bool((indices[1:] <= indices[:-1]).any())
+        or indices[0] < 0
+        or indices[-1] >= parameters.size
+    ):
+        raise ConfigurationError(
+            f"{type(sparsity).__name__}: expected at step {key.step} a set of flat indices, ascending, in "
+            f"[0, {parameters.size}), got {'an empty one' if not count else indices.tolist()[:8]}. "
+            "An empty set would train nothing: lower the sparsity, or raise the ratios."
+        )
+    return indices
 
 
 @dataclass(frozen=True)
@@ -44,7 +67,7 @@ class RandomCoordinates:
         check_count("RandomCoordinates", "size", self.size)
         check_count("RandomCoordinates", "every", self.every)
 
-    def count(self, parameters: Parameters) -> int:
+    def count(self, parameters: Parameters, step: int = 0) -> int:
         """`size`, if the parameters are that many."""
         if self.size > parameters.size:
             raise ConfigurationError(
@@ -59,3 +82,52 @@ class RandomCoordinates:
         count = self.count(parameters)
         generator = key.at(key.step - key.step % self.every).generator(SPARSITY)
         return torch.randperm(parameters.size, generator=generator)[:count].sort().values
+
+
+@dataclass(frozen=True, eq=False)
+class FixedCoordinates:
+    """The same coordinates at every step, such as a pruning mask's.
+
+    Args:
+        indices: `(coordinates,)` int64, flat, in any order.
+
+    Raises:
+        ConfigurationError: no indices, or no whole numbers; at the first step, indices that repeat
+            themselves or leave the parameters.
+    """
+
+    indices: Tensor
+
+    def __post_init__(self) -> None:
+        """Check where it is written."""
+        if self.indices.ndim != 1 or self.indices.dtype != torch.int64 or not len(self.indices):
+            raise ConfigurationError(
+                f"FixedCoordinates, indices: expected (coordinates,) int64, at least one, got "
+                f"{tuple(self.indices.shape)} {str(self.indices.dtype)[6:]}. "
+                "From a mask: torch.nonzero(mask).flatten()."
+            )
+
+    def count(self, parameters: Parameters, step: int = 0) -> int:
+        """As many as were given."""
+        return len(self.indices)
+
+    def draw(self, parameters: Parameters, key: Key) -> Tensor:
+        """Those that were given."""
+        return self.indices.cpu().sort().values
+
+
+@dataclass(frozen=True)
+class Complement:
+    """The coordinates that another rule leaves out at the same step."""
+
+    of: Sparsity
+
+    def count(self, parameters: Parameters, step: int = 0) -> int:
+        """All but the other's."""
+        return parameters.size - self.of.count(parameters, step)
+
+    def draw(self, parameters: Parameters, key: Key) -> Tensor:
+        """All but the other's."""
+        outside = torch.ones(parameters.size, dtype=torch.bool)
+        outside[drawn(self.of, parameters, key)] = False
+        return torch.nonzero(outside).flatten()

@@ -1,0 +1,500 @@
+"""`differentiable`: what it perturbs and counts, failed rows, resuming, and what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from typeguard import suppress_type_checks
+
+import zo
+from blackbox import ArraySpec, Budgeted, BudgetError, RowFailedError
+from tests.zo.boxes import Sine
+from tests.zo.row_boxes import FromTorch, weights
+
+CGE = zo.CoordinateWise(1e-5, scheme="central")
+RGE = zo.RandomDirections(1e-4, q=5)
+ESTIMATORS = [CGE, zo.CoordinateWise(1e-5), RGE, zo.RowDirections(1e-4, 3, scheme="antithetic")]
+
+
+def gradient_of(solver, x: torch.Tensor, v: torch.Tensor | None = None) -> torch.Tensor:
+    x = x.detach().requires_grad_()
+    y = solver(x)
+    return torch.autograd.grad(y, x, torch.ones_like(y) if v is None else v)[0]
+
+
+def many(a, b, label, fixed):
+    """Two outputs that mix all inputs, and one of integers."""
+    scale = (1 + label.to(b.dtype))[:, None] * fixed[:, None]
+    return torch.sin(a.flatten(1)) * b[:, :1] * scale, (a.sum(dim=(1, 2)) + b.square().sum(dim=1)), label + 1
+
+
+def many_box(**dtypes: str) -> FromTorch:
+    specs = (
+        ArraySpec("a", shape=(2, 2), dtype=dtypes.get("a")),
+        ArraySpec("b", shape=(3,), dtype=dtypes.get("b")),
+        ArraySpec("label", shape=(), dtype="int64"),
+        ArraySpec("fixed", shape=(), dtype=dtypes.get("b"), differentiable=False),
+    )
+    outputs = (ArraySpec("y", shape=(4,)), ArraySpec("s", shape=()), ArraySpec("n", shape=(), dtype="int64"))
+    return FromTorch(many, specs, outputs)
+
+
+def many_inputs(rows: int = 3) -> list[torch.Tensor]:
+    a, b = weights(rows, 2, 2).requires_grad_(), weights(rows, 3, seed=1).requires_grad_()
+    return [a, b, torch.arange(rows), weights(rows, seed=2).requires_grad_()]
+
+
+# What is perturbed, and what it costs
+
+
+def test_several_inputs_and_outputs():
+    inputs = many_inputs()
+    y, s, n = zo.differentiable(many_box(), CGE)(*inputs)
+    assert n.tolist() == [1, 2, 3]
+    assert not n.requires_grad
+    (y.square().sum() + s.sum()).backward()
+    found = [t.grad for t in inputs]
+    truth = torch.autograd.grad(
+        sum(t.sum() for t in (many(*inputs)[0].square(), many(*inputs)[1])), inputs[:2]
+    )
+    assert all(torch.allclose(f, t, atol=1e-8) for f, t in zip(found, truth, strict=False))
+    assert found[2] is found[3] is None  # an integer, and one whose spec wants no derivative
+
+
+def test_an_output_that_the_loss_does_not_use():
+    inputs = many_inputs()
+    zo.differentiable(many_box(), CGE)(*inputs)[1].sum().backward()
+    assert torch.allclose(inputs[0].grad, torch.ones(3, 2, 2).double(), atol=1e-8)
+    assert torch.allclose(inputs[1].grad, 2 * inputs[1].detach(), atol=1e-8)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_only_inputs_that_need_a_gradient_are_perturbed(estimator):
+    box, inputs = many_box(), many_inputs()
+    inputs[0].requires_grad_(False)
+    zo.differentiable(box, estimator)(*inputs)[0].sum().backward()
+    base, queries = box.asked
+    repeats = len(queries[0]) // 3
+    for place in (0, 2, 3):
+        assert torch.equal(queries[place], torch.cat([base[place]] * repeats))
+    assert not torch.equal(queries[1], torch.cat([base[1]] * repeats))
+    assert inputs[0].grad is None
+
+
+@pytest.mark.parametrize(
+    ("estimator", "queries"),
+    [(CGE, 8), (zo.CoordinateWise(1e-4), 4), (RGE, 5), (zo.RowDirections(1e-4, 3, scheme="antithetic"), 6)],
+)
+def test_one_call_forward_one_call_backward(estimator, queries):
+    box = Sine()
+    solver = zo.differentiable(box, estimator)
+    x = torch.randn(2, 3, 4, requires_grad=True)
+    solver(x).sum().backward()
+    assert box.calls == [6, 6 * queries]
+    assert box.ledger.rows_run == (1 + queries) * 6
+    assert vars(solver.counts) == {"calls": 1, "queries": 6 * queries, "dropped": 0}
+
+
+def test_without_a_graph_there_are_no_queries():
+    box = Sine()
+    solver = zo.differentiable(box, RGE)
+    x = torch.randn(3, 4)
+    expected = box(x)
+    assert torch.equal(solver(x), expected)
+    with torch.no_grad():
+        assert torch.equal(solver(x.requires_grad_()), expected)
+    found = solver(x.detach().numpy())
+    assert isinstance(found, np.ndarray)
+    assert np.array_equal(found, expected.numpy())
+    assert box.calls == [3, 3, 3, 3]
+    assert solver.counts.calls == 0
+
+
+def test_numbers_in_and_out():
+    """Rows without axes of their own."""
+    box = FromTorch(lambda a, b: a.sin() * b, (ArraySpec("a", ()), ArraySpec("b", ())), (ArraySpec("y", ()),))
+    a, b = (weights(5, seed=seed).requires_grad_() for seed in (0, 1))
+    zo.differentiable(box, zo.RowDirections(1e-5, 2, scheme="antithetic"))(a, b).square().sum().backward()
+    truth = torch.autograd.grad((a.sin() * b).square().sum(), (a, b))
+    assert torch.allclose(a.grad, truth[0], atol=1e-8)
+    assert torch.allclose(b.grad, truth[1], atol=1e-8)
+
+
+def test_an_input_without_derivative_makes_no_graph():
+    inputs = many_inputs()
+    for place in (0, 1):
+        inputs[place].requires_grad_(False)
+    assert not any(out.requires_grad for out in zo.differentiable(many_box(), CGE)(*inputs))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_max_rows_bounds_the_calls_and_changes_nothing_else(estimator):
+    x, found = weights(3, 4), []
+    for max_rows in (None, 1, 5):
+        box = Sine()
+        found.append(gradient_of(zo.differentiable(box, estimator, max_rows=max_rows), x))
+        queries = box.calls[1:]
+        assert len(queries) == 1 if max_rows is None else set(queries[:-1]) <= {max_rows}
+        assert queries[-1] <= (max_rows or queries[-1])
+    assert torch.allclose(found[1], found[0], rtol=1e-9, atol=1e-11)
+    assert torch.allclose(found[2], found[0], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 4), (0, 4), (2, 0, 4), (2, 2, 2, 4)])
+def test_any_leading_axes(shape):
+    x = weights(*shape)
+    assert torch.allclose(gradient_of(zo.differentiable(Sine(), CGE), x), 1.3 * torch.cos(1.3 * x), atol=1e-8)
+
+
+def test_a_budget_that_the_queries_exceed_is_refused_in_backward():
+    box = Sine()
+    y = zo.differentiable(Budgeted(box, rows=20), RGE)(torch.randn(4, 4, requires_grad=True))
+    with pytest.raises(BudgetError):
+        y.sum().backward()
+    assert box.calls == [4]
+
+
+# Dtypes
+
+
+@pytest.mark.parametrize("mu", [1e-2])
+def test_float32_inputs_of_a_float64_box(mu):
+    class Wide(Sine):
+        def evaluate_rows(self, x):
+            return super().evaluate_rows(x.astype(np.float64))
+
+    x = torch.randn(3, 4)
+    found = gradient_of(zo.differentiable(Wide(), zo.CoordinateWise(mu, scheme="central")), x)
+    assert found.dtype == torch.float32
+    # Truncation 1.3^3 mu^2 / 6, and outputs rounded to float32 over mu.
+    assert (found - 1.3 * torch.cos(1.3 * x)).abs().max() < 1.3**3 * mu**2 / 6 + 1.2e-7 / mu
+
+
+def test_mixed_dtypes_each_get_their_own():
+    inputs = many_inputs()
+    a = inputs[0].detach().float().requires_grad_()
+    box = many_box(a="float32", b="float64")
+    y, s, _ = zo.differentiable(box, zo.CoordinateWise(1e-2, scheme="central"))(a, *inputs[1:])
+    (y.sum() + s.sum()).backward()
+    assert (a.grad.dtype, inputs[1].grad.dtype) == (torch.float32, torch.float64)
+    assert box.asked[1][0].dtype == torch.float32
+    truth = torch.autograd.grad(sum(out.sum() for out in many(*inputs)[:2]), inputs[:2])
+    # Truncation mu^2 / 6 of four sines, each times at most 6; the sums of `a`, rounded to float32, over mu.
+    assert torch.allclose(a.grad.double(), truth[0], rtol=0, atol=2e-4)
+    assert torch.allclose(inputs[1].grad, truth[1], rtol=0, atol=2e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_on_a_gpu_the_draws_are_those_of_the_cpu(estimator):
+    x = weights(3, 2, 3)
+    found = [
+        gradient_of(zo.differentiable(Sine(), estimator), x[:, :, 0].repeat(1, 2).to(d))
+        for d in ("cpu", "cuda")
+    ]
+    assert found[1].is_cuda
+    assert torch.allclose(found[1].cpu(), found[0], rtol=1e-8, atol=1e-10)
+
+
+# Failed rows and queries
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_dead_row_gets_zero_and_leaves_the_others_as_they_are(estimator):
+    x, v = weights(5, 4), weights(5, 4, seed=1)
+    expected = gradient_of(zo.differentiable(Sine(), estimator), x, v)
+    x[2, 1], v[2] = 9.0, float("nan")
+    box = Sine(limit=5.0)
+    solver = zo.differentiable(box, estimator)
+    found = gradient_of(solver, x, v)
+    assert (found[2] == 0).all()
+    alive = torch.tensor([0, 1, 3, 4])
+    assert torch.allclose(found[alive], expected[alive], rtol=1e-12, atol=1e-13)
+    assert box.calls[1] % 4 == 0  # the dead row is not queried
+    assert solver.counts.dropped == 0
+
+
+def test_nothing_alive_gives_zeros_and_no_queries():
+    box = Sine(limit=-9.0)
+    x = torch.zeros(3, 4)
+    assert torch.equal(gradient_of(zo.differentiable(box, RGE), x), torch.zeros(3, 4))
+    assert box.calls == [3]
+
+
+def test_a_loop_goes_on_around_a_row_that_dies():
+    """Row 1 dies in the second call: its gradient is that of the loss on the first; the others have both."""
+    x = torch.tensor([0.1, 0.9, 0.3]).double()[:, None].repeat(1, 4).requires_grad_()
+
+    def loss_of(solver, alive):
+        middle = solver(x)
+        after = solver(1.5 * middle)
+        lost = torch.isnan(after).any(dim=1)
+        return middle.square().sum() + after[alive].square().sum(), lost
+
+    alive = torch.tensor([True, False, True])
+    loss, lost = loss_of(zo.differentiable(Sine(limit=1.0), CGE), alive)
+    assert torch.equal(lost, ~alive)
+    truth = torch.autograd.grad(loss_of(lambda x: torch.sin(1.3 * x), alive)[0], x)[0]
+    assert torch.allclose(torch.autograd.grad(loss, x)[0], truth, atol=1e-8)
+
+
+def sine_within(limit: float, side: int) -> FromTorch:
+    """sin(1.3 x), lost where a number of the row passes the limit: above (side 1) or below (side -1)."""
+
+    def function(x):
+        lost = (side * x > limit).any(dim=1, keepdim=True)
+        return torch.where(lost, torch.nan, torch.sin(1.3 * x))
+
+    return FromTorch(function, (ArraySpec("x", shape=(4,)),), (ArraySpec("y", shape=(4,)),))
+
+
+SIDES = [("forward", 1), ("both", 1), ("both", -1)]  # of the differences, and of the failure
+
+
+@pytest.mark.parametrize(("scheme", "side"), SIDES)
+def test_a_failed_query_leaves_its_coordinate_at_zero(scheme, side):
+    x = weights(5, 4).clamp(-1.0, 1.0)
+    x[3, 2] = side * 1.9999  # a step of 1e-3 to that side takes it over
+    estimator = zo.CoordinateWise(1e-3, scheme="forward" if scheme == "forward" else "central")
+    solver = zo.differentiable(sine_within(2.0, side), estimator)
+    expected = gradient_of(zo.differentiable(sine_within(9.0, side), estimator), x)
+    expected[3, 2] = 0
+    assert torch.equal(gradient_of(solver, x), expected)
+    assert solver.counts.dropped == 1
+
+
+@pytest.mark.parametrize(("scheme", "side"), SIDES)
+def test_a_failed_direction_is_left_out_of_its_rows_mean(scheme, side):
+    x, q, mu = weights(5, 4).clamp(-1.0, 1.0), 6, 1e-3
+    x[3, 2] = side * 1.9989  # lost where |u| > 1.1
+    estimator = zo.RowDirections(mu, q, "gaussian", "forward" if scheme == "forward" else "antithetic")
+    solver = zo.differentiable(sine_within(2.0, side), estimator, seed=4, max_dropped=0.2)
+    found = gradient_of(solver, x)
+    u, _ = estimator.draw(5, ((4,),), torch.float64, zo.Key(4, 0).generator(3), 0)
+    back = 0.0 if scheme == "forward" else -mu
+    slopes = (torch.sin(1.3 * (x + mu * u)) - torch.sin(1.3 * (x + back * u))).sum(dim=-1) / (mu - back)
+    lost = torch.maximum(side * (x + mu * u), side * (x + back * u)).amax(dim=-1) > 2.0
+    assert 0 < int(lost[:, 3].sum()) < q
+    assert solver.counts.dropped == int(lost.sum())
+    for row in range(5):
+        kept = ~lost[:, row]
+        expected = (slopes[kept, row, None] * u[kept, row]).mean(dim=0)
+        assert torch.allclose(found[row], expected, rtol=1e-9, atol=1e-10)  # eps |y| / mu, summed
+
+
+def test_too_many_failed_queries_are_an_error():
+    x = torch.full((5, 4), 1.99999).requires_grad_()
+    solver = zo.differentiable(Sine(limit=2.0), zo.CoordinateWise(1e-3, scheme="central"))
+    with pytest.raises(zo.FailedQueriesError, match=r"at most 10% of 40 queries to fail, 20 did"):
+        solver(x).sum().backward()
+    assert x.grad is None
+    assert solver.counts.dropped == 20
+
+
+def test_a_box_that_raises_on_a_query_raises_in_backward():
+    box = Sine(limit=2.0)
+    box.failures = "raise"
+    y = zo.differentiable(box, zo.CoordinateWise(1e-3))(torch.full((2, 4), 1.9999).requires_grad_())
+    with pytest.raises(RowFailedError):
+        y.sum().backward()
+
+
+def test_a_nan_that_arrives_at_a_living_row_is_no_failed_query():
+    v = torch.ones(3, 4)
+    v[1, 2] = float("nan")
+    solver = zo.differentiable(Sine(), RGE)
+    found = gradient_of(solver, torch.zeros(3, 4), v)
+    assert torch.isnan(found).all(dim=1).tolist() == [False, True, False]
+    assert solver.counts.dropped == 0
+
+
+# Determinism
+
+
+def train(steps: int, solver, network, optimizer) -> list[torch.Tensor]:
+    for _ in range(steps):
+        state = torch.linspace(-1, 1, 12).view(3, 4)
+        for _ in range(3):
+            state = solver(state + network(state))
+        optimizer.zero_grad()
+        state.square().mean().backward()
+        optimizer.step()
+    return [p.detach().clone() for p in network.parameters()]
+
+
+def make_training(seed: int = 0):
+    torch.manual_seed(0)
+    network = nn.Linear(4, 4)
+    solver = zo.differentiable(
+        Sine(), zo.RowDirections(1e-2, 3, basis=zo.LowFrequencies(2), widen_over=20), seed=seed
+    )
+    return solver, network, torch.optim.Adam(network.parameters(), 0.01)
+
+
+def test_resumed_equals_undisturbed_to_the_bit():
+    whole = make_training()
+    expected = train(6, *whole)
+    torch.rand(7)  # global draws change nothing
+    first = make_training()
+    train(3, *first)
+    second = make_training()
+    for new, old in zip(second, first, strict=True):
+        new.load_state_dict(old.state_dict())
+    found = train(3, *second)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert second[0].state_dict() == whole[0].state_dict()
+    others = train(6, *make_training(seed=1))
+    assert not any(torch.equal(a, b) for a, b in zip(others, expected, strict=True))
+
+
+def test_calls_rows_and_seeds_draw_apart_and_backward_twice_draws_the_same():
+    solver, x = zo.differentiable(Sine(), RGE), torch.zeros(2, 4).double().requires_grad_()
+    y = solver(x)
+    once = torch.autograd.grad(y.sum(), x, retain_graph=True)[0]
+    again = torch.autograd.grad(y.sum(), x)[0]
+    assert torch.equal(once, again)
+    assert not torch.equal(once[0], once[1])
+    assert not torch.equal(gradient_of(solver, x), once)
+    assert not torch.equal(gradient_of(zo.differentiable(Sine(), RGE, seed=1), x), once)
+
+
+def test_the_global_generator_is_not_moved():
+    before = torch.get_rng_state()
+    for estimator in ESTIMATORS:
+        gradient_of(zo.differentiable(Sine(), estimator), torch.zeros(2, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_evaluates_the_base_twice_and_is_as_reproducible(reentrant):
+    def run(estimator):
+        box, x = Sine(), weights(3, 4).requires_grad_()
+        solver = zo.differentiable(box, estimator)
+        state = x
+        for _ in range(2):
+            state = checkpoint(lambda x: solver(x) + x, state, use_reentrant=reentrant)
+        state.sum().backward()
+        queries = 3 * (8 if estimator is CGE else 5)
+        assert box.calls == [3, 3, 3, queries, 3, queries]
+        return x
+
+    x = run(CGE)
+    middle = torch.sin(1.3 * x) + x
+    truth = torch.autograd.grad((torch.sin(1.3 * middle) + middle).sum(), x)[0]
+    assert torch.allclose(x.grad, truth, atol=1e-8)
+    assert torch.equal(run(RGE).grad, run(RGE).grad)
+
+
+# What it refuses
+
+
+def second_derivative(solver, x):
+    gradient = torch.autograd.grad(solver(x).square().sum(), x, create_graph=True)[0]
+    gradient.square().sum().backward()
+
+
+def jvp(solver, x):
+    torch.func.jvp(solver, (x.detach(),), (x.detach(),))
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (second_derivative, ["double backward", "Detach"]),
+        (lambda solver, x: torch.func.vmap(solver)(x), ["vmap", "leading axes"]),
+        (lambda solver, x: torch.func.vmap(torch.func.grad(lambda x: solver(x).sum()))(x), ["vmap"]),
+        (lambda solver, x: torch.func.jacrev(solver)(x.detach()), ["vmap"]),
+        (jvp, ["forward mode", "backward()"]),
+    ],
+    ids=["double backward", "vmap", "vmap of grad", "jacrev", "jvp"],
+)
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`")  # forward mode imports torch's decompositions
+def test_derivatives_that_it_does_not_give(act, words):
+    with pytest.raises(zo.DerivativeError) as raised:
+        act(zo.differentiable(Sine(), CGE), weights(3, 4).requires_grad_())
+    assert isinstance(raised.value, zo.ZeroOrderError)
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_create_graph_alone_and_func_grad_are_given():
+    solver, x = zo.differentiable(Sine(), CGE), weights(3, 4).requires_grad_()
+    truth = 1.3 * torch.cos(1.3 * x.detach())
+    assert torch.allclose(torch.autograd.grad(solver(x).sum(), x, create_graph=True)[0], truth, atol=1e-8)
+    assert torch.allclose(torch.func.grad(lambda x: solver(x).sum())(x.detach()), truth, atol=1e-8)
+
+
+def ok(**changes):
+    settings = {"box": Sine(), "estimator": RGE} | changes
+    return lambda: zo.differentiable(settings.pop("box"), settings.pop("estimator"), **settings)
+
+
+def backward(estimator, x=None):
+    return lambda: gradient_of(zo.differentiable(Sine(), estimator), torch.zeros(2, 4) if x is None else x)
+
+
+class Classes(Sine):
+    outputs = (ArraySpec("label", shape=(), dtype="int64"),)
+
+
+SPARSE = zo.CoordinateWise(1e-3, zo.RandomCoordinates(2))
+DIRECTIONS = {"mu": 1e-3, "q": 2}
+BAD = [
+    (ok(box=torch.sin), ["box", "BlackBoxFunction", "builtin"]),
+    (ok(box=Classes()), ["differentiable output", "label"]),
+    (ok(estimator=0.1), ["RowDirections", "float"]),
+    (ok(estimator=SPARSE), ["without a sparsity", "RandomCoordinates(size=2", "RowDirections"]),
+    (
+        ok(estimator=zo.RandomDirections(1e-3, 2, sparsity=zo.RandomCoordinates(2))),
+        ["RandomDirections without a sparsity", "basis"],
+    ),
+    (ok(seed=-1), ["seed", ">= 0", "-1"]),
+    (ok(max_rows=0), ["max_rows", ">= 1", "0"]),
+    (ok(max_dropped=1.5), ["max_dropped", "[0, 1]", "1.5"]),
+    (lambda: ok()().load_state_dict({"seed": 3, "counts": {}}), ["seed 0", "got one with 3"]),
+    (lambda: zo.RowDirections(0.0, 2), ["mu", "> 0"]),
+    (lambda: zo.RowDirections(1e-3, 0), ["q", ">= 1"]),
+    (lambda: zo.RowDirections(**DIRECTIONS, distribution="cauchy"), ["orthogonal", "cauchy"]),
+    (lambda: zo.RowDirections(**DIRECTIONS, scheme="central"), ["antithetic", "central"]),
+    (lambda: zo.RowDirections(**DIRECTIONS, basis=torch.eye(4)), ["a Basis", "Tensor", "GivenBasis"]),
+    (lambda: zo.RowDirections(**DIRECTIONS, widen_over=3), ["widen_over", "without a basis"]),
+    (lambda: zo.LowFrequencies(0), ["modes", ">= 1"]),
+    (lambda: zo.LowFrequencies(2, axes=0), ["axes", ">= 1"]),
+    (lambda: zo.GivenBasis(torch.ones(4)), ["shape (4,)", "Stack"]),
+    (lambda: zo.GivenBasis(torch.full((2, 4), torch.nan)), ["finite", "NaN"]),
+    (lambda: zo.GivenBasis(torch.ones(2, 4)), ["got 2 that span 1"]),
+    (backward(zo.RowDirections(**DIRECTIONS, basis=zo.GivenBasis(torch.eye(3)))), ["of 4 numbers", "of 3"]),
+    (backward(zo.RowDirections(1e-4, 2), torch.full((2, 4), 1e5)), ["rounding", "float32", "1.0e+05"]),
+    (backward(zo.CoordinateWise(1e-4), torch.full((2, 4), 1e5)), ["lost in rounding", "1e+05", "larger mu"]),
+]
+
+
+@pytest.mark.parametrize(("act", "words"), BAD, ids=range(len(BAD)))
+@suppress_type_checks
+def test_bad_input_is_a_named_error(act, words):
+    with pytest.raises(zo.ConfigurationError) as raised:
+        act()
+    for word in words:
+        assert word in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "arrays", [(torch.zeros(2, 4).half(),), (torch.zeros(2, 4), torch.zeros(2, 4)), (3,)]
+)
+def test_what_the_box_refuses_is_refused_in_its_words(arrays):
+    box = Sine()
+    with pytest.raises(TypeError) as expected:
+        box(*arrays)
+    with pytest.raises(type(expected.value)) as raised:
+        zo.differentiable(box, RGE)(*arrays)
+    assert str(raised.value) == str(expected.value)
+    assert box.calls == []
+
+
+def test_settings_show():
+    assert "GivenBasis(2 vectors of 4 numbers)" in repr(
+        zo.RowDirections(1e-3, 2, basis=zo.GivenBasis(torch.eye(4)[:2]))
+    )

@@ -1,0 +1,104 @@
+"""Parameters: what names, patterns, module types and `Without` choose; the steps that weights can take."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+from typeguard import suppress_type_checks
+
+import zo
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 2, 3)
+        self.norm = nn.BatchNorm2d(2)
+        self.second = nn.Conv2d(2, 2, 3, bias=False)
+        self.head = nn.Linear(4, 3)
+        self.scale = nn.Parameter(torch.ones(()))
+
+
+ALL = {"scale", "first.weight", "first.bias", "norm.weight", "norm.bias", "second.weight", "head.weight"}
+ALL |= {"head.bias"}
+CONVOLUTIONS = {"first.weight", "first.bias", "second.weight"}
+CHOICES = [
+    (None, ALL),
+    ("head.*", {"head.weight", "head.bias"}),
+    (nn.Conv2d, CONVOLUTIONS),
+    ([nn.Conv2d, nn.Linear], CONVOLUTIONS | {"head.weight", "head.bias"}),
+    ([nn.Conv2d, "head.weight"], CONVOLUTIONS | {"head.weight"}),
+    (["*.weight", zo.Without(nn.BatchNorm2d)], {"first.weight", "second.weight", "head.weight"}),
+    ([zo.Without(nn.BatchNorm2d, "*.bias", "scale")], {"first.weight", "second.weight", "head.weight"}),
+    (zo.Without("*.bias"), ALL - {"first.bias", "norm.bias", "head.bias"}),
+    ([nn.modules.batchnorm._BatchNorm], {"norm.weight", "norm.bias"}),
+]
+
+
+@pytest.mark.parametrize(("choices", "expected"), CHOICES, ids=range(len(CHOICES)))
+def test_choices(choices, expected):
+    network = Net()
+    found = zo.Parameters(network, choices)
+    assert set(found.names) == expected
+    order = [name for name, _ in network.named_parameters() if name in expected]
+    assert list(found.names) == order
+    assert found.size == sum(network.get_parameter(name).numel() for name in expected)
+
+
+def test_frozen_parameters_are_chosen_by_name_or_type_only():
+    network = Net()
+    network.first.requires_grad_(False)
+    assert "first.weight" not in zo.Parameters(network).names
+    assert "first.weight" not in zo.Parameters(network, [zo.Without("*.bias")]).names
+    assert "first.weight" in zo.Parameters(network, [nn.Conv2d]).names
+
+
+def test_a_tied_parameter_answers_to_each_name_and_type():
+    network = nn.ModuleDict({"embed": nn.Embedding(5, 3), "out": nn.Linear(3, 5, bias=False)})
+    network["out"].weight = network["embed"].weight
+    for choice in ("embed.weight", "out.weight", nn.Linear, nn.Embedding):
+        assert zo.Parameters(network, [choice]).names == ("embed.weight",)
+    with pytest.raises(zo.ParameterError, match="found none"):
+        zo.Parameters(network, [zo.Without("out.*")])
+
+
+def test_a_type_reaches_weights_under_a_parametrization():
+    network = nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 2)), nn.Conv2d(1, 1, 1))
+    names = zo.Parameters(network, nn.Linear).names
+    assert len(names) == 3 and all(name.startswith("0.") for name in names)
+
+
+BAD = [
+    (["hed.weight"], ["'hed.weight'", "head.weight"]),
+    ([nn.ConvTranspose2d], ["ConvTranspose2d", "BatchNorm2d, Conv2d, Linear, Net"]),
+    (["*.weight", zo.Without(nn.GroupNorm)], ["GroupNorm", "matches none"]),
+    ([nn.ReLU], ["ReLU", "matches none"]),
+    ([int], ["module types", "int"]),
+    ([nn.Linear(1, 1)], ["give its name"]),
+    ([], ["found none"]),
+    (["first.bias", zo.Without(nn.Conv2d)], ["found none"]),
+]
+
+
+@pytest.mark.parametrize(("choices", "words"), BAD, ids=range(len(BAD)))
+def test_bad_choices_are_named_errors(choices, words):
+    with suppress_type_checks(), pytest.raises(zo.ParameterError) as raised:
+        zo.Parameters(Net(), choices)
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_parameters_without_axes_are_split_like_others():
+    parameters = zo.Parameters(nn.ParameterList([torch.tensor(2.0), torch.ones(2, 1)]))
+    assert [tuple(t.shape) for t in parameters.split(torch.zeros(3))] == [(), (2, 1)]
+    assert [tuple(t.shape) for t in parameters.split(torch.zeros(5, 3))] == [(5,), (5, 2, 1)]
+
+
+def test_steps_are_those_of_each_weight_in_its_own_floats():
+    """Beside a float64 layer a float32 weight of 1 still moves by a multiple of its own last place."""
+    network = nn.ParameterList([torch.tensor([1.0]), torch.tensor([1.0]).double()])
+    steps = zo.Parameters(network).steps(torch.tensor([0, 1]), 1e-4)
+    assert steps[0] == (torch.tensor(1.0) + 1e-4 - 1).double() != 1e-4
+    assert steps[1] == (torch.tensor(1.0).double() + 1e-4) - 1

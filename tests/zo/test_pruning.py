@@ -1,0 +1,255 @@
+"""Pruning: the network stays untouched; ratios, ties, minimum, dense layers, warnings and refusals."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import zo
+from tests.zo.boxes import Sine
+from zo import pruning
+
+BATCH = (torch.linspace(-1, 1, 40).view(10, 4), torch.arange(10) % 3)
+
+
+def objective(network, batch):
+    x, y = batch
+    return nn.functional.cross_entropy(network(x), y, reduction="none")
+
+
+def make() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(0.2), nn.Linear(6, 3))
+
+
+def given(values: dict[str, list[float]], removes="smallest", seed=0) -> pruning.Scores:
+    """Scores by hand."""
+    network = nn.ParameterDict({name: torch.ones(len(v)) for name, v in values.items()})
+    parameters = zo.Parameters(network)
+    flat = torch.tensor([x for name in parameters.names for x in values[name]])
+    return pruning.Scores("by hand", flat, removes, parameters, seed=seed)
+
+
+@pytest.mark.parametrize("method", pruning.METHODS)
+def test_scoring_leaves_the_network_as_it_was(method):
+    network = make()
+    network[0].weight.grad = torch.full((6, 4), 7.0)
+    grad, state = network[0].weight.grad, {k: v.clone() for k, v in network.state_dict().items()}
+    network[4].bias.requires_grad_(False)
+    random = torch.get_rng_state()
+    inputs = BATCH[0]
+    found = pruning.scores(
+        method, network, objective, BATCH, parameters=["*"], q=5, inputs=inputs, rounds=3, sparsity=0.5
+    )
+    assert found.method == method and found.values.shape == (63,)
+    assert found.values.isfinite().all() and found.values.unique().numel() > 10
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    assert network[0].weight.grad is grad and network[4].weight.grad is None
+    assert [p.requires_grad for p in network.parameters()] == [True] * 5 + [False]
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.parametrize("method", ["zo-grasp", "zo-snip", "random"])
+def test_scores_hang_on_the_seed_alone(method):
+    def values(seed: int) -> torch.Tensor:
+        return pruning.scores(method, make(), objective, BATCH, q=3, seed=seed, evaluator="loop").values
+
+    assert torch.equal(values(1), values(1))
+    assert not torch.equal(values(1), values(2))
+
+
+def test_magnitude_and_cost():
+    network = make()
+    found = pruning.scores("magnitude", network)
+    assert torch.equal(found.values, torch.cat([p.detach().flatten().abs() for p in network.parameters()]))
+    assert found.queries == 0
+    run = lambda method: pruning.scores(method, network, objective, BATCH, q=7, evaluator="loop")  # noqa: E731
+    assert (run("zo-grasp").queries, run("zo-snip").queries) == (14, 7)
+
+
+def test_zo_scores_go_through_a_black_box_and_autograd_ones_say_that_they_cannot():
+    box, network = Sine(), nn.Linear(4, 4)
+
+    def through(network, batch):
+        return box(network(batch).detach()).square().mean(dim=1)
+
+    found = pruning.scores("zo-grasp", network, through, BATCH[0], q=4)
+    assert found.values.isfinite().all() and box.ledger.rows_run > 0
+    for method in ("grasp", "snip"):
+        with pytest.raises(zo.ConfigurationError, match=r"without a graph.*'zo-grasp'"):
+            pruning.scores(method, network, through, BATCH[0])
+
+
+@pytest.mark.parametrize("method", ["zo-grasp", "grasp"])
+def test_a_closure_is_an_objective(method):
+    def values(objective, batch=None) -> torch.Tensor:
+        return pruning.scores(method, network, objective, batch, q=3, evaluator="loop").values
+
+    network = make()
+    torch.manual_seed(0)
+    expected = values(objective, BATCH)
+    torch.manual_seed(0)  # for the dropout
+    assert torch.equal(values(lambda: objective(network, BATCH)), expected)
+
+
+def test_a_linear_loss_has_no_curvature():
+    found = pruning.scores("grasp", nn.Linear(4, 1), lambda n, b: n(b)[:, 0], BATCH[0])
+    assert (found.values == 0).all()
+
+
+def test_lost_queries_are_an_error_unless_allowed():
+    network, box = nn.Linear(4, 4).double(), Sine(limit=2.0)
+    nn.init.zeros_(network.weight)
+    nn.init.constant_(network.bias, 1.999)
+
+    def through(network, batch):
+        return box(network(batch)).square().mean(dim=1)
+
+    batch, estimator = torch.zeros(3, 4).double(), zo.CoordinateWise(1e-2)
+    score = lambda **k: pruning.scores("zo-snip", network, through, batch, estimator=estimator, **k)  # noqa: E731
+    with pytest.raises(zo.FailedQueriesError):
+        score()
+    assert (score(max_dropped=0.5).values == 0).all()  # weights are zero, bias queries are lost
+
+
+@pytest.mark.parametrize("removes", ["largest", "smallest"])
+def test_ratios_are_those_of_the_global_ranking(removes):
+    """Signed values: the ranking is by value, not by absolute value, as GraSP's must be."""
+    sign = -1 if removes == "largest" else 1
+    values = {"a": [5.0, 4.0, -9.0, -8.0], "b": [3.0, -7.0], "c": [2.0, 1.0, -6.0, -5.0]}
+    scores = given({name: [sign * x for x in v] for name, v in values.items()}, removes)
+    ratios = pruning.layer_ratios(scores, 0.5, minimum=0.0)
+    assert dict(ratios) == {"a": 0.5, "b": 0.5, "c": 0.5}
+    mask = pruning.kept_weights(scores, 0.5, minimum=0.0)
+    assert mask.tolist() == [True, True, False, False, True, False, True, True, False, False]
+    # Of three that stay each layer has one, though a has the two best: none is cut off.
+    assert dict(pruning.layer_ratios(scores, 0.7, minimum=0.0)) == {"a": 0.25, "b": 0.5, "c": 0.25}
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.37, 0.9, 0.94])
+def test_the_minimum_is_kept_and_the_total_with_it(sparsity):
+    scores = given(
+        {"a": [float(i) for i in range(100, 300)], "b": [float(i) for i in range(100)], "c": [0.5]}
+    )
+    ratios = pruning.layer_ratios(scores, sparsity, minimum=0.05)
+    kept = {layer.name: layer.kept for layer in ratios.layers}
+    assert sum(kept.values()) == round((1 - sparsity) * 301)
+    assert kept["b"] >= 5 and kept["c"] == 1 and kept["a"] >= 10
+    if sparsity >= 0.9:
+        assert kept["b"] == 5
+        mask = pruning.kept_weights(scores, sparsity, minimum=0.05)
+        assert mask[190:200].all() and mask[295:300].all()  # the best of each
+
+
+def test_ties_are_broken_at_random_by_the_seed_not_by_the_order_of_layers():
+    """300 equal scores, half kept: hypergeometric, standard deviation 3.7 of 100 in each layer."""
+    scores = [given({"a": [1.0] * 100, "b": [1.0] * 100, "c": [1.0] * 100}, seed=seed) for seed in (0, 0, 1)]
+    masks = [pruning.kept_weights(s, 0.5) for s in scores]
+    assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
+    assert all(abs(int(part.sum()) - 50) < 20 for part in masks[0].split(100))
+
+
+def test_dense_layers_are_not_scored_and_have_ratio_one():
+    network = make()
+    scores = pruning.scores("magnitude", network, dense=["*.bias", nn.BatchNorm1d, "4.*"])
+    assert scores.parameters.names == ("0.weight",)
+    ratios = pruning.layer_ratios(scores, 0.5)
+    assert dict(ratios) == {
+        "0.weight": 0.5, "0.bias": 1.0, "1.weight": 1.0, "1.bias": 1.0, "4.weight": 1.0, "4.bias": 1.0
+    }  # fmt: skip
+    sparsity = zo.LayerwiseCoordinates(ratios, every=10)
+    assert sparsity.count(zo.Parameters(network)) == 12 + 6 + 12 + 18 + 3
+
+
+def test_a_layer_before_a_zeroed_last_one_is_named_and_keeps_its_minimum():
+    network = nn.Sequential(nn.Linear(4, 50), nn.Tanh(), nn.Linear(50, 3))
+    nn.init.zeros_(network[2].weight)
+    scores = pruning.scores(
+        "snip", network, objective, BATCH, dense=["2.*"], parameters=["*.weight", "*.bias"]
+    )
+    with pytest.warns(zo.PruningWarning, match=r"snip.*0\.weight, 0\.bias.*exactly zero"):
+        pruning.layer_ratios(scores, 0.9)
+    scores = pruning.scores("snip", network, objective, BATCH, parameters=["0.weight", "2.bias"])
+    with pytest.warns(zo.PruningWarning, match=r"none in 0\.weight:"):
+        ratios = pruning.layer_ratios(scores, 0.98, minimum=0.02)
+    assert ratios["0.weight"] == 4 / 200 and ratios["2.bias"] == 1 / 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pruning.layer_ratios(pruning.scores("magnitude", make(), dense="1.*"), 0.5)
+
+
+def test_ratios_are_saved_read_and_printed():
+    ratios = pruning.layer_ratios(given({"body": [3.0, 2.0, 1.0, 0.5], "head": [5.0, 4.0]}), 0.5)
+    assert pruning.LayerRatios.from_dict(json.loads(json.dumps(ratios.to_dict()))) == ratios
+    lines = str(ratios).splitlines()
+    assert lines[0] == "by hand, sparsity 0.5"
+    assert [line.split() for line in lines[1:]] == [
+        ["layer", "weights", "kept", "ratio"],
+        ["body", "4", "1", "0.250"],
+        ["head", "2", "2", "1.000"],
+        ["all", "6", "3", "0.500"],
+    ]
+    with pytest.raises(KeyError):
+        ratios["tail"]
+
+
+def test_agreement_with_itself_is_one_and_with_the_reverse_minus_one():
+    scores = given({"a": [5.0, 4.0, 3.0, 1.0], "b": [9.0, 0.5, 0.2]})
+    same = pruning.agreement(scores, scores, 0.5)
+    assert (same.weights, same.inside, same.ratio_error) == (pytest.approx(1), pytest.approx(1), 0)
+    other = pruning.Scores("other", scores.values, "largest", scores.parameters)
+    assert pruning.agreement(other, scores, 0.5).weights == pytest.approx(-1)
+    assert "rank correlation +1.000" in str(same)
+
+
+def test_noise_is_called_noise_and_enough_queries_are_not():
+    """d = 4,180 at q = 2, against CGE: the ratios of the first are those of the weights' sizes alone."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(16, 200), nn.Tanh(), nn.Linear(200, 4), nn.Tanh(), nn.Linear(4, 3))
+    batch = (torch.randn(20, 16, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3)
+    exact = pruning.scores("grasp", network, objective, batch, dense=["*.bias"])
+    noise = pruning.scores("zo-grasp", network, objective, batch, q=2, dense=["*.bias"], evaluator="loop")
+    found = pruning.agreement(noise, exact, 0.8)
+    assert abs(found.weights) < 0.1
+    assert "noise" in found.meaning()
+    good = pruning.scores("snip", network, objective, batch, dense=["*.bias"])
+    assert "can both be used" in pruning.agreement(good, good, 0.8).meaning()
+
+
+SCORES = given({"a": [1.0, 2.0, 3.0, 4.0]})
+RATIOS = {"method": "x", "sparsity": 0.5, "layers": [{"name": "a", "size": 2, "kept": 3}]}
+BAD = [
+    (lambda: pruning.layer_ratios(SCORES, 1.0), ["sparsity", "[0, 1)", "1.0"]),
+    (lambda: pruning.layer_ratios(SCORES, -0.1), ["sparsity", "[0, 1)", "-0.1"]),
+    (lambda: pruning.layer_ratios(SCORES, math.nan), ["sparsity", "nan"]),
+    (lambda: pruning.layer_ratios(SCORES, 0.9, minimum=0.2), ["minimum", "0.1", "0.2"]),
+    (lambda: pruning.layer_ratios(SCORES, 0.5, minimum=-0.2), ["minimum", "-0.2"]),
+    (lambda: pruning.scores("zo-grsp", make(), objective, BATCH), ["'zo-grsp'", "Did you mean 'zo-grasp'"]),
+    (lambda: pruning.scores("snip", make(), objective), ["batch", "'snip'", "None"]),
+    (lambda: pruning.scores("grasp", make(), batch=BATCH), ["objective", "'grasp'"]),
+    (lambda: pruning.scores("synflow", make()), ["inputs", "'synflow'"]),
+    (lambda: pruning.scores("synflow", make(), inputs=BATCH[0], rounds=0), ["rounds", ">= 1"]),
+    (lambda: pruning.scores("synflow", make(), inputs=BATCH[0], sparsity=1.0), ["sparsity", "[0, 1)"]),
+    (lambda: pruning.scores("zo-grasp", make(), objective, BATCH, q=0), ["q", ">= 1"]),
+    (lambda: pruning.scores("zo-grasp", make(), objective, BATCH, mu=0.0), ["mu", "> 0"]),
+    (lambda: pruning.scores("zo-grasp", make(), objective, BATCH, q=1, step=-1.0), ["mu", "-1.0"]),
+    (lambda: pruning.scores("magnitude", make(), dense=["*"]), ["dense", "something to score"]),
+    (lambda: given({"a": [1.0, math.nan], "b": [1.0]}), ["finite", "'a'"]),
+    (lambda: pruning.agreement(SCORES, given({"b": [1.0]}), 0.5), ["same parameters", "('b',)"]),
+    (lambda: pruning.LayerRatios.from_dict({"method": "x"}), ["sparsity and layers", "to_dict"]),
+    (lambda: pruning.LayerRatios.from_dict(RATIOS), ["kept <= size"]),
+]
+
+
+@pytest.mark.parametrize(("act", "words"), BAD, ids=range(len(BAD)))
+def test_bad_input_is_a_named_error(act, words):
+    with pytest.raises(zo.ConfigurationError) as raised:
+        act()
+    for word in words:
+        assert word in str(raised.value)

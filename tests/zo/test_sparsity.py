@@ -1,0 +1,168 @@
+"""Sets of coordinates: how many in each layer, when drawn anew, how they thin out; and what they cost."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import zo
+
+RATIOS = {"0.weight": 0.25, "0.bias": 1.0, "1.weight": 0.5}
+
+
+@pytest.fixture
+def parameters() -> zo.Parameters:
+    return zo.Parameters(nn.Sequential(nn.Linear(10, 8), nn.Linear(8, 3, bias=False)))  # 80 + 8 + 24
+
+
+def counts(parameters, indices) -> list[int]:
+    return torch.bincount(parameters.locate(indices)[0], minlength=len(parameters.names)).tolist()
+
+
+def test_each_layer_has_its_part_at_random_and_dense_ones_are_whole(parameters):
+    sparsity = zo.LayerwiseCoordinates(RATIOS)
+    sets = [sparsity.draw(parameters, zo.Key(0, step)) for step in range(50)]
+    for chosen in sets:
+        assert counts(parameters, chosen) == [20, 8, 12]
+        assert (chosen[1:] > chosen[:-1]).all()
+    assert len({tuple(chosen.tolist()) for chosen in sets}) == 50
+    assert sparsity.count(parameters) == 40
+
+
+def test_inside_a_layer_every_coordinate_is_as_likely(parameters):
+    """Chi-square of 2,000 draws of 12 out of 24, less spread than multinomial; 1 - 1e-6 of 23 degrees: 74."""
+    seen = torch.zeros(parameters.size)
+    for step in range(2000):
+        seen[zo.LayerwiseCoordinates(RATIOS).draw(parameters, zo.Key(1, step))] += 1
+    last = seen[88:]
+    assert ((last - 1000) ** 2 / 1000).sum() < 74
+    assert (seen[80:88] == 2000).all()
+
+
+@pytest.mark.parametrize(("every", "changes"), [(1, [1, 2, 3, 4, 5]), (3, [3]), (None, [])])
+def test_sets_change_when_they_should(parameters, every, changes):
+    sparsity = zo.LayerwiseCoordinates(RATIOS, every=every)
+    sets = [tuple(sparsity.draw(parameters, zo.Key(0, step)).tolist()) for step in range(6)]
+    assert [step for step in range(1, 6) if sets[step] != sets[step - 1]] == changes
+
+
+@pytest.mark.parametrize(("schedule", "power"), [("linear", 1), ("cubic", 3)])
+def test_a_schedule_thins_sets_out_to_the_ratios(parameters, schedule, power):
+    sparsity = zo.LayerwiseCoordinates(RATIOS, every=None, schedule=schedule, steps=10, start=0.1)
+    before = torch.arange(parameters.size)
+    for step in range(13):
+        chosen = sparsity.draw(parameters, zo.Key(0, step))
+        left = max(0.0, 1 - step / 10) ** power
+        expected = [round(80 * (0.25 + 0.65 * left)), 8, round(24 * (0.5 + 0.4 * left))]
+        assert counts(parameters, chosen) == expected
+        assert sparsity.count(parameters, step) == len(chosen) == sum(expected)
+        assert set(chosen.tolist()) <= set(before.tolist())  # a fixed order: later sets are parts
+        before = chosen
+
+
+def test_complement_and_fixed_coordinates(parameters):
+    fixed = zo.FixedCoordinates(torch.tensor([7, 3, 100]))
+    assert fixed.draw(parameters, zo.Key(0, 5)).tolist() == [3, 7, 100]
+    sparsity = zo.LayerwiseCoordinates(RATIOS, every=2)
+    for step in range(3):
+        inside = sparsity.draw(parameters, zo.Key(4, step))
+        outside = zo.Complement(sparsity).draw(parameters, zo.Key(4, step))
+        assert torch.cat([inside, outside]).sort().values.tolist() == list(range(112))
+        assert zo.Complement(sparsity).count(parameters, step) == len(outside)
+
+
+SETS = [
+    zo.RandomCoordinates(7),
+    zo.LayerwiseCoordinates(RATIOS, schedule="cubic", steps=5, start=0.2),
+    zo.FixedCoordinates(torch.arange(4)),
+]
+ESTIMATORS = [zo.CoordinateWise(1e-3), zo.RandomDirections(1e-3, q=5)]
+ESTIMATORS += [zo.RandomDirections(1e-3, q=5, scheme="antithetic", sparsity=s) for s in SETS]
+ESTIMATORS += [zo.CoordinateWise(1e-3, s, scheme="central") for s in SETS]
+ESTIMATORS += [zo.Hybrid(zo.CoordinateWise(1e-3, s), zo.RandomDirections(1e-3, q=5)) for s in SETS]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=range(len(ESTIMATORS)))
+def test_the_cost_is_known_before_the_step(parameters, estimator):
+    for step in (0, 2, 9):
+        planned = estimator.plan(parameters, zo.Key(0, step))
+        assert estimator.queries(parameters, step) == planned.queries
+        assert len(planned.chunk(0, planned.queries)) == planned.queries
+
+
+class Given:
+    """A user's own rule, wrong."""
+
+    def __init__(self, *indices: int) -> None:
+        self.indices = indices
+
+    def count(self, parameters, step: int = 0) -> int:
+        return len(self.indices)
+
+    def draw(self, parameters, key):
+        return torch.tensor(self.indices, dtype=torch.int64)
+
+
+def planned(make):
+    return lambda: make().plan(zo.Parameters(nn.Linear(3, 1)), zo.Key(0))
+
+
+def cge(sparsity):
+    return lambda: zo.CoordinateWise(1e-3, sparsity)
+
+
+LINEAR = {"weight": 0.5, "bias": 1.0}
+BAD = [
+    (planned(cge(Given())), ["Given", "empty", "lower the sparsity"]),
+    (planned(cge(Given(1, 1))), ["ascending", "[1, 1]"]),
+    (planned(cge(Given(2, 4))), ["[0, 4)", "[2, 4]"]),
+    (planned(cge(Given(-1, 2))), ["[-1, 2]"]),
+    (planned(lambda: zo.RandomDirections(1e-3, 1, sparsity=Given())), ["empty"]),
+    (planned(cge(zo.LayerwiseCoordinates({"weight": 0.0, "bias": 0.0}))), ["Layerwise", "empty"]),
+    (planned(cge(zo.LayerwiseCoordinates({"weight": 0.5}))), ["none for bias", "dense"]),
+    (planned(cge(zo.Complement(zo.RandomCoordinates(4)))), ["Complement", "empty"]),
+    (
+        planned(lambda: zo.Hybrid(zo.CoordinateWise(1, zo.RandomCoordinates(4)), zo.RandomDirections(1, 1))),
+        ["Complement", "empty"],
+    ),
+    (lambda: zo.FixedCoordinates(torch.zeros(0, dtype=torch.int64)), ["at least one", "(0,)"]),
+    (lambda: zo.FixedCoordinates(torch.ones(3, dtype=torch.bool)), ["int64", "bool", "nonzero"]),
+    (lambda: zo.LayerwiseCoordinates({"weight": 1.5}), ["[0, 1]", "1.5", "'weight'"]),
+    (lambda: zo.LayerwiseCoordinates(LINEAR, every=0), ["every", ">= 1", "0"]),
+    (lambda: zo.LayerwiseCoordinates(LINEAR, schedule="sudden"), ["constant, linear, cubic", "sudden"]),
+    (lambda: zo.LayerwiseCoordinates(LINEAR, schedule="cubic"), ["steps", "None", "cubic"]),
+    (lambda: zo.LayerwiseCoordinates(LINEAR, steps=5), ["steps", "5", "constant"]),
+    (
+        lambda: zo.LayerwiseCoordinates(LINEAR, schedule="linear", steps=5, start=1.0),
+        ["start", "[0, 1)", "1.0"],
+    ),
+    (lambda: zo.Hybrid(zo.CoordinateWise(1), zo.RandomDirections(1, 1)), ["Hybrid", "with a sparsity"]),
+    (lambda: zo.Hybrid(cge(Given(1))(), zo.RandomDirections(1, 1, sparsity=Given(0))), ["without one"]),
+    (lambda: zo.RandomDirections(1e-3, q=0), ["q", ">= 1", "0"]),
+]
+
+
+@pytest.mark.parametrize(("act", "words"), BAD, ids=range(len(BAD)))
+def test_bad_input_is_a_named_error(act, words):
+    with pytest.raises(zo.ConfigurationError) as raised:
+        act()
+    for word in words:
+        assert word in str(raised.value)
+
+
+@pytest.mark.parametrize("scheme", ["forward", "central"])
+def test_a_mu_lost_in_rounding_is_refused_by_name(scheme):
+    """Without this, 0 / 0 put NaN into the gradient."""
+    network = nn.Sequential(nn.Linear(3, 1), nn.Linear(1, 1))
+    nn.init.constant_(network[1].weight, 4096.0)
+    with pytest.raises(zo.ConfigurationError, match=r"1e-05.*'1\.weight'.*4\.1e\+03"):
+        zo.CoordinateWise(1e-5, scheme=scheme).plan(zo.Parameters(network), zo.Key(0))
+
+
+def test_directions_below_the_rounding_are_refused_and_the_sphere_says_why():
+    parameters = zo.Parameters(nn.Linear(400, 250))
+    nn.init.constant_(parameters.tensors[0], 1.0)
+    zo.RandomDirections(1e-5, q=1).plan(parameters, zo.Key(0))
+    with pytest.raises(zo.ConfigurationError, match=r"3\.2e-08 for 'weight'.*square root"):
+        zo.RandomDirections(1e-5, q=1, distribution="sphere").plan(parameters, zo.Key(0))

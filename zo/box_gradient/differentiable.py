@@ -1,0 +1,94 @@
+"""`differentiable`: autograd around a black box; its vector-Jacobian products come from function values."""
+
+from __future__ import annotations
+
+from blackbox import BlackBoxFunction
+from zo.box_gradient.differentiable_box import DifferentiableBox
+from zo.box_gradient.row_directions import RowDirections
+from zo.errors import ConfigurationError
+from zo.estimators.coordinate_wise import CoordinateWise
+from zo.estimators.random_directions import RandomDirections
+
+
+def differentiable(
+    box: BlackBoxFunction,
+    estimator: RandomDirections | RowDirections | CoordinateWise,
+    *,
+    seed: int = 0,
+    max_rows: int | None = None,
+    max_dropped: float = 0.1,
+) -> DifferentiableBox:
+    """Autograd around a black box.
+
+        solver = zo.differentiable(box, zo.RandomDirections(mu=1e-3, q=64), seed=0)
+        loss = (solver(network(x)) - y).square().mean()
+        loss.backward()
+
+    Forward evaluates the box once on the batch, and nothing else. Backward takes the gradient v that
+    arrives at the outputs, perturbs for every row z the inputs that require a gradient, and estimates
+    that row's gradient of <v, F(z)> with the estimator's formulas: one scalar for each query and *row*.
+    All queries of all rows reach the box in one call. Without a graph (`no_grad`, or no input that
+    requires a gradient) there are no queries.
+
+    Parameters inside the box need nothing more: make them an input of the box, one copy a row, and
+    autograd sums the rows' gradients.
+
+        class Device(BlackBoxFunction):             # f(theta_rows, batch): one theta for each row
+            inputs = (ArraySpec("theta", shape=(12,)), ArraySpec("x", shape=(3,), differentiable=False))
+        theta = nn.Parameter(torch.zeros(12))
+        y = device(theta.expand(len(x), -1), x)     # device = zo.differentiable(Device(), ...)
+
+    Each row then estimates its own derivative with respect to theta, with directions of its own: a
+    batch of rows gives theta rows x queries scalars.
+
+    Args:
+        box: with at least one input and one output that is differentiable. Inputs whose spec says
+            `differentiable=False`, and integers, get no gradient (None).
+        estimator: `RandomDirections` or `RowDirections` (each row draws its own), or `CoordinateWise`
+            over all numbers of a row's perturbed inputs; mu is in the inputs' units.
+        seed: all draws hang on (seed, number of the call). Two boxes of a run take two seeds.
+        max_rows: the most rows of one call in backward; None for no limit. Results are equal to the bit
+            only for equal limits.
+        max_dropped: the fraction of a backward's queries that may fail before it is an error.
+
+    Failed rows: one whose outputs in the base are not finite gets a gradient of zero, whatever arrives
+    at it, and no queries. A query that fails is left out for that row: `CoordinateWise` leaves its
+    coordinate at zero, directions take the mean over the rest; it is counted. What comes *after* a
+    failed row must leave it out by indexing: a network that saw its NaN has NaN weight gradients.
+
+    Raises:
+        ConfigurationError: a value out of its range.
+    """
+    _check_box(box)
+    return DifferentiableBox(box, _row_estimator(estimator), seed, max_rows, max_dropped)
+
+
+def _check_box(box: object) -> None:
+    if not isinstance(box, BlackBoxFunction):
+        raise ConfigurationError(
+            f"differentiable, box: expected a BlackBoxFunction, got {type(box).__name__}. "
+            "Make it a subclass of BlackBoxFunction first."
+        )
+    for kind, specs in (("input", box.inputs), ("output", box.outputs)):
+        if not any(spec.differentiable for spec in specs):
+            raise ConfigurationError(
+                f"differentiable, box: expected {box!r} to have a differentiable {kind}, found none among "
+                f"{', '.join(spec.name for spec in specs)}. Change its spec, or call the box as it is."
+            )
+
+
+def _row_estimator(estimator: object) -> RowDirections | CoordinateWise:
+    if isinstance(estimator, RandomDirections | CoordinateWise) and estimator.sparsity is not None:
+        raise ConfigurationError(
+            f"differentiable, estimator: expected {type(estimator).__name__} without a sparsity, whose sets "
+            f"are of a network's parameters, got {estimator.sparsity!r}. For fewer queries take "
+            "RowDirections with a small q, or with a basis."
+        )
+    if isinstance(estimator, RandomDirections):
+        return RowDirections.like(estimator)
+    if not isinstance(estimator, RowDirections | CoordinateWise):
+        raise ConfigurationError(
+            "differentiable, estimator: expected RandomDirections, RowDirections or CoordinateWise, "
+            f"got {type(estimator).__name__}. Make one of these three."
+        )
+    return estimator

@@ -1,0 +1,185 @@
+"""`scores`: the one entry to pruning at initialization; a number for each weight, and which end goes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from zo.errors import ConfigurationError
+from zo.estimators.estimator import Estimator, check_count, check_sparsity
+from zo.estimators.random_directions import RandomDirections
+from zo.evaluators.evaluator import Evaluator
+from zo.objective import Closed, Closure, Objective, as_objective
+from zo.parameters import Choice, Parameters
+from zo.pruning import baselines
+from zo.pruning.grasp import grasp, zo_grasp
+from zo.pruning.problem import PruningProblem
+
+Needed = TypeVar("Needed")
+
+METHODS = ("zo-grasp", "grasp", "zo-snip", "snip", "synflow", "magnitude", "random")
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """A number for each weight, and the rule that goes with it.
+
+    Attributes:
+        method: one of `METHODS`.
+        values: `(size,)`, flat over `parameters`.
+        removes: the end of the ranking that is pruned. GraSP removes the largest *signed* scores: to
+            drop the smallest absolute ones, as one does with magnitudes, would keep the wrong weights.
+        parameters: those that were scored.
+        dense: those that stay whole, unscored; None for none.
+        queries: what the scores cost.
+        seed: ties in the ranking are broken at random, by it.
+    """
+
+    method: str
+    values: Tensor
+    removes: Literal["largest", "smallest"]
+    parameters: Parameters
+    dense: Parameters | None = None
+    queries: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be ranked."""
+        for name, values in zip(self.parameters.names, self.parameters.split(self.values), strict=True):
+            if not torch.isfinite(values).all():
+                raise ConfigurationError(
+                    f"Scores, {self.method}: expected finite scores, got some that are not in {name!r}. "
+                    "Look for overflow in the objective; a smaller mu or step takes the network less far."
+                )
+
+
+def scores(
+    method: str,
+    network: nn.Module,
+    objective: Objective | Closure | None = None,
+    batch: Any = None,  # noqa: ANN401
+    *,
+    parameters: Choice | Iterable[Choice] | None = None,
+    dense: Choice | Iterable[Choice] | None = None,
+    mu: float = 5e-3,
+    q: int = 192,
+    estimator: Estimator[Any] | None = None,
+    step: float | None = None,
+    inputs: Tensor | None = None,
+    rounds: int = 100,
+    sparsity: float = 0.99,
+    seed: int = 0,
+    evaluator: str | Evaluator = "auto",
+    chunk: int | None = None,
+    max_dropped: float = 0.0,
+) -> Scores:
+    """Score the weights of a network before training; nothing of the network changes.
+
+        scores = pruning.scores("zo-grasp", network, objective, batch, dense=["*.bias", nn.BatchNorm2d])
+        ratios = pruning.layer_ratios(scores, sparsity=0.9)
+        print(ratios)
+        estimator = zo.CoordinateWise(1e-3, zo.LayerwiseCoordinates(ratios, every=100))
+
+    Args:
+        method: "zo-grasp" (values alone; DeepZero), "grasp", "snip" (autograd through the objective),
+            "zo-snip" (values alone), "synflow" (autograd through the network, no data), "magnitude" or
+            "random".
+        network: at its initialization.
+        objective: as for `LossGradient`; not needed by the last three.
+        batch: likewise; nothing for a closure.
+        parameters: those that will be trained, as for `LossGradient`.
+        dense: of them, those that stay whole (biases, norms, the last layer): not scored, ratio 1.
+        mu: smoothing parameter of the random directions.
+        q: their number; "zo-grasp" costs 2 q queries, "zo-snip" q.
+        estimator: in place of Gaussian `RandomDirections(mu, q)`.
+        step: of the difference of gradients in "zo-grasp"; None for mu, as in the paper.
+        inputs: "synflow" only: `(rows, ...)`, for the shape of an input of the network.
+        rounds: "synflow" only.
+        sparsity: "synflow" only: where the rounds end; take that of the ratios.
+        seed: of all draws.
+        evaluator: as for `LossGradient`.
+        chunk: as for `LossGradient`.
+        max_dropped: the fraction of the queries that may fail; a score from other queries in its two
+            gradients would be noise, so none by default.
+
+    Raises:
+        ConfigurationError: an unknown method, a value out of its range, or what the method needs is
+            missing.
+        FailedQueriesError: queries failed.
+    """
+    if method not in METHODS:
+        near = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.3) or METHODS
+        raise ConfigurationError(
+            f"pruning.scores, method: expected one of {', '.join(METHODS)}, got {method!r}. "
+            f"Did you mean {near[0]!r}?"
+        )
+    scored, whole = _divide(network, parameters, dense)
+
+    def found(values: Tensor, queries: int = 0) -> Scores:
+        removes = "largest" if method in ("grasp", "zo-grasp") else "smallest"
+        return Scores(method, values, removes, scored, whole, queries, seed)
+
+    if method == "magnitude":
+        return found(baselines.magnitude(scored))
+    if method == "random":
+        return found(baselines.random(scored, seed))
+    if method == "synflow":
+        check_count("pruning.scores", "rounds", rounds)
+        check_sparsity("pruning.scores", "sparsity", sparsity)
+        ready = _needed(method, "inputs", inputs)
+        return found(baselines.synflow(network, scored, ready, rounds, sparsity))
+    objective = as_objective(_needed(method, "objective", objective))
+    problem = PruningProblem(
+        network,
+        objective,
+        batch if isinstance(objective, Closed) else _needed(method, "batch", batch),
+        scored,
+        evaluator,
+        seed,
+        chunk=chunk,
+        max_dropped=max_dropped,
+    )
+    if method == "grasp":
+        return found(grasp(problem))
+    if method == "snip":
+        return found(baselines.snip(problem))
+    estimator = RandomDirections(mu, q) if estimator is None else estimator
+    if method == "zo-grasp":
+        values = zo_grasp(problem, estimator, mu if step is None else step)
+    else:
+        values = baselines.zo_snip(problem, estimator)
+    return found(values, problem.queries)
+
+
+def _divide(
+    network: nn.Module,
+    parameters: Choice | Iterable[Choice] | None,
+    dense: Choice | Iterable[Choice] | None,
+) -> tuple[Parameters, Parameters | None]:
+    """Those to score, and those to leave whole."""
+    every = Parameters(network, parameters)
+    if dense is None:
+        return every, None
+    kept_whole = set(Parameters(network, dense).names)
+    whole = [name for name in every.names if name in kept_whole]
+    scored = [name for name in every.names if name not in kept_whole]
+    if not scored:
+        raise ConfigurationError(
+            f"pruning.scores, dense: expected to leave something to score, got all of {', '.join(whole)}. "
+            "Narrow dense down."
+        )
+    return Parameters(network, scored), Parameters(network, whole) if whole else None
+
+
+def _needed(method: str, name: str, value: Needed | None) -> Needed:
+    if value is None:
+        raise ConfigurationError(
+            f"pruning.scores, {name}: expected one for {method!r}, got None. "
+            "Only 'magnitude' and 'random' need neither data nor objective."
+        )
+    return value
