@@ -51,8 +51,8 @@ class Config:
     """Of Adam, at the start; it falls to zero along a cosine."""
     non_batch: int = 32
     """Pairs of frames in a step of NON."""
-    fo_steps: int = 150
-    """Optimiser steps of FO-SOL, from NON's weights."""
+    fo_steps: int = 300
+    """Optimiser steps of FO-SOL, from NON's weights; as many as ZO-SOL's, on the same batches."""
     fo_learning_rate: float = 0.002
     """Of Adam, at the start; it falls to zero along a cosine."""
     zo_steps: int = 300
