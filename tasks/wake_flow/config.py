@@ -70,7 +70,7 @@ class Config:
     """Rollouts for each test Re_D, from evenly spaced frames."""
     validation_starts: int = 2
     """Rollouts for each validation Re_D."""
-    validate_every: int = 25
+    validate_every: int = 50
     """Optimiser steps between validations."""
     checkpoint_every: int = 25
     """Optimiser steps between checkpoints."""

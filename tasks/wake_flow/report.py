@@ -53,8 +53,8 @@ def write_report(run: Run) -> Path:
                 curves,
                 alt="Validation error against queries and against solver rows",
                 caption=(
-                    f"Seed {run.seeds[0]}. Left: ZO-SOL against its queries; levels are the best of the methods "
-                    "that need none. "
+                    f"Seed {run.seeds[0]}. Left: ZO-SOL against its queries; levels are the best of the "
+                    "methods that need none. "
                     "Right: all methods against the solver rows they trained on; the in-loop methods start "
                     "from NON's weights and its rows are not added. FO-SOL also takes a derivative per row."
                 ),
