@@ -1,7 +1,9 @@
-"""Batches: any nesting of tuples, lists and dicts of tensors that have their rows first."""
+"""Batches: any nesting of tuples, lists, dicts and dataclasses of tensors that have their rows first."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,16 +12,23 @@ from torch import Tensor
 from zo.errors import ObjectiveError
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], batch: Any) -> Any:  # noqa: ANN401
-    """The same nesting with each tensor replaced; what is no tensor stays."""
-    if isinstance(batch, Tensor):
+def map_tensors(function: Callable[[Any], Any], batch: Any, kind: type = Tensor) -> Any:  # noqa: ANN401
+    """The same nesting with each tensor (or what else is of the kind) replaced; all else stays."""
+    if isinstance(batch, kind):
         return function(batch)
     if isinstance(batch, dict):
-        return type(batch)((key, map_tensors(function, value)) for key, value in batch.items())
+        mapped = copy.copy(batch)  # not made anew: a defaultdict wants its factory first
+        for key, value in batch.items():
+            mapped[key] = map_tensors(function, value, kind)
+        return mapped
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(map_tensors(function, value) for value in batch))
+        return type(batch)(*(map_tensors(function, value, kind) for value in batch))
     if isinstance(batch, tuple | list):
-        return type(batch)(map_tensors(function, value) for value in batch)
+        return type(batch)(map_tensors(function, value, kind) for value in batch)
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        fields = [field.name for field in dataclasses.fields(batch) if field.init]
+        values = {name: map_tensors(function, getattr(batch, name), kind) for name in fields}
+        return dataclasses.replace(batch, **values)
     return batch
 
 
@@ -30,11 +39,33 @@ def tensors(batch: Any) -> Iterator[Tensor]:  # noqa: ANN401
     yield from found
 
 
+class _Slot(int):
+    """Place of a tensor in a nesting that was emptied of them."""
+
+
+def emptied(nesting: Any, tensors: list[Tensor], taken: Callable[[Tensor], Tensor | None]) -> Any:  # noqa: ANN401
+    """The nesting with a slot for each tensor that is taken; those go into the list, as taken."""
+
+    def slot(tensor: Tensor) -> Any:  # noqa: ANN401
+        found = taken(tensor)
+        if found is None:
+            return tensor
+        tensors.append(found)
+        return _Slot(len(tensors) - 1)
+
+    return map_tensors(slot, nesting)
+
+
+def filled(nesting: Any, tensors: list[Tensor]) -> Any:  # noqa: ANN401
+    """The nesting with its slots filled again."""
+    return map_tensors(lambda slot: tensors[slot], nesting, kind=_Slot)
+
+
 def count_rows(batch: Any) -> int:  # noqa: ANN401
     """The size of the tensors' common first axis.
 
     Raises:
-        ObjectiveError: there is no tensor, or the first axes differ.
+        ObjectiveError: there is no tensor, the first axes differ, or there are no rows.
     """
     shapes = [tuple(tensor.shape) for tensor in tensors(batch)]
     sizes = {shape[0] if shape else None for shape in shapes}
@@ -42,6 +73,11 @@ def count_rows(batch: Any) -> int:  # noqa: ANN401
         raise ObjectiveError(
             f"batch: expected tensors that all have their rows first, got shapes {shapes}. "
             "Expand what is common to all rows, or keep it out of the batch."
+        )
+    if shapes[0][0] == 0:
+        raise ObjectiveError(
+            f"batch: expected at least one row, got shapes {shapes}. Leave out empty batches, such as the "
+            "last of a loader."
         )
     return shapes[0][0]
 

@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zo.autocast import autocast_refused, refuse_autocast
 from zo.batches import count_rows
 from zo.draws import Key
-from zo.errors import ConfigurationError, FailedQueriesError
+from zo.errors import ConfigurationError, ObjectiveError
 from zo.estimators.estimator import Estimator, check_count
+from zo.evaluators.choice import evaluator_of
 from zo.evaluators.evaluator import Evaluator, Problem, differences
 from zo.evaluators.loop import Loop
+from zo.evaluators.memory import measured, queries_within
 from zo.evaluators.preserved import Snapshot
-from zo.evaluators.stacked import Stacked
-from zo.evaluators.verified import Verified
-from zo.objective import Objective, losses
-from zo.parameters import Parameters
+from zo.failures import refuse_too_many, survivors
+from zo.objective import Closed, Closure, Objective, as_objective, losses
+from zo.parameters import Choice, Parameters
 from zo.perturbation import Perturbations
-
-
-@dataclass
-class QueryCounts:
-    """What a `LossGradient` has spent: base evaluations and queries, of which some were dropped.
-
-    Attributes:
-        steps: calls of `backward`, each with one base evaluation.
-        queries: perturbed objectives, those of the first-use check included.
-        dropped: queries left out because rows failed.
-    """
-
-    steps: int = 0
-    queries: int = 0
-    dropped: int = 0
+from zo.query_counts import QueryCounts
 
 
 class LossGradient:
@@ -55,6 +43,7 @@ class LossGradient:
         objective: `objective(network, batch) -> Tensor (rows,)`, one loss per row. `batch` is any
             nesting of tensors with rows first; rows may interact, as in batch norm. It may call
             black boxes; a row that fails there (NaN, with `failures="keep"`) is handled as below.
+            Or a closure without arguments that gives one loss or one per row, for "loop".
         estimator: the query plan.
         parameters: names or patterns (`"*.weight"`) of those to perturb; None for all that require
             a gradient.
@@ -62,9 +51,11 @@ class LossGradient:
             the fastest that serves the objective; or an `Evaluator` of your own. The fast ones that
             are chosen by name are checked against loop on first use.
         seed: all draws hang on (seed, step) alone.
-        chunk: how many queries run together; memory grows with chunk x rows. Results are equal to
-            the bit only for equal chunks.
+        chunk: how many queries run together. Results are equal to the bit only for equal chunks. None to
+            choose it at the first step, from `memory`; the choice is in `state_dict`.
+        memory: bytes that a chunk may take, beside what black boxes take for themselves.
         max_dropped: the fraction of a step's queries that may fail before the step is an error.
+        autocast: only None: in mixed precision a step of mu is lost.
 
     Failed rows (losses that are not finite): those of the base are taken out of every variant; a query
     in which a further row fails is dropped. CGE leaves its coordinate at zero, RGE takes the mean over
@@ -77,75 +68,81 @@ class LossGradient:
     def __init__(
         self,
         network: nn.Module,
-        objective: Objective,
+        objective: Objective | Closure,
         estimator: Estimator[Any],
         *,
-        parameters: Iterable[str] | None = None,
+        parameters: Choice | Iterable[Choice] | None = None,
         evaluator: str | Evaluator = "auto",
         seed: int = 0,
-        chunk: int = 128,
+        chunk: int | None = None,
+        memory: int = 2**30,
         max_dropped: float = 0.1,
+        autocast: torch.dtype | None = None,
     ) -> None:
-        check_count("LossGradient", "chunk", chunk)
+        if chunk is not None:
+            check_count("LossGradient", "chunk", chunk)
+        check_count("LossGradient", "memory", memory)
         if not 0 <= max_dropped <= 1:
             raise ConfigurationError(
                 f"LossGradient, max_dropped: expected a fraction in [0, 1], got {max_dropped!r}."
             )
+        refuse_autocast(autocast)
         self.network = network
-        self.objective = objective
+        self.objective = as_objective(objective)
         self.estimator = estimator
         self.parameters = Parameters(network, parameters)
-        self.evaluator = _evaluator(evaluator)
+        self.evaluator = evaluator_of(evaluator, self.objective)
         self.chunk = chunk
+        self.memory = memory
         self.max_dropped = max_dropped
         self.counts = QueryCounts()
         self._key = Key(seed)
+        self._first = True  # of this object's steps
 
     @torch.no_grad()
-    def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
+    def backward(self, batch: Any = None) -> Tensor:  # noqa: ANN401
         """Add this step's gradient estimate to `.grad`, as autograd would.
 
         Args:
-            batch: any nesting of tensors with rows first.
+            batch: any nesting of tensors with rows first; nothing for a closure.
 
         Returns:
             The base loss, a detached number: the mean over the rows that did not fail.
 
         Raises:
-            ObjectiveError: the batch or the losses do not have rows first.
+            ObjectiveError: the batch or the losses do not have rows first; or the network runs under
+                autocast.
             FailedQueriesError: all rows of the base, or more than `max_dropped` of the queries, failed;
                 `.grad` is as it was.
         """
-        rows = count_rows(batch)
-        problem = Problem(self.network, self.parameters, self.objective, batch, rows)
         before = Snapshot(self.network)
-        base = losses(self.objective, self.network, batch, rows)
+        base, peak = self._base(batch)
         after = Snapshot(self.network)
-        survived = torch.isfinite(base)
-        if not survived.any():
-            raise FailedQueriesError(
-                f"Step {self.counts.steps}: expected a finite loss in some row of the base evaluation, got "
-                f"none in {rows} rows. Evaluate the objective by hand on this batch to see why."
-            )
+        survived = survivors(base, self.counts.steps)
+        problem = Problem(self.network, self.parameters, self.objective, batch, len(base))
         plan = self.estimator.plan(self.parameters, self._key.at(self.counts.steps))
+        if self.chunk is None:
+            each = self.evaluator.bytes_per_query(problem, plan.chunk(plan.queries - 1, plan.queries), peak)
+            self.chunk = queries_within(self.memory, each, self.parameters.tensors[0].device)
         before.restore()  # queries start from the state that the base started from
         try:
-            difference, valid = self._differences(problem, plan, base)
+            difference, valid = self._differences(problem, plan, base, self.chunk)
         finally:
             after.restore()
-        self._refuse_too_many_failures(valid)
+        refuse_too_many(valid, self.max_dropped, self.counts.steps)
         self.parameters.add_to_grad(self.estimator.reduce(plan, difference, valid))
         self.counts.steps += 1
         return base[survived].mean()
 
     def queries(self) -> int:
         """What a step will cost: perturbed objectives, the base evaluation not counted."""
-        return self.estimator.queries(self.parameters)
+        return self.estimator.queries(self.parameters, self.counts.steps)
 
     def state_dict(self) -> dict[str, Any]:
-        """Seed, counts (the draws hang on the steps among them), and the evaluator's choice."""
+        """Seed, counts (the draws hang on the steps among them), chunk, and the evaluator's choice."""
         return {
             "seed": self._key.seed,
+            "chunk": self.chunk,
             "counts": asdict(self.counts),
             "evaluator": self.evaluator.state_dict(),
         }
@@ -154,43 +151,46 @@ class LossGradient:
         """Go on where `state_dict` was taken.
 
         Raises:
-            ConfigurationError: the state is of a run with another seed.
+            ConfigurationError: the state is of a run with another seed or chunk.
         """
         if state["seed"] != self._key.seed:
             raise ConfigurationError(
                 f"LossGradient: expected the state of a run with seed {self._key.seed}, got one with "
                 f"{state['seed']}. Make the gradient with that seed, or start anew."
             )
+        if None not in (self.chunk, state["chunk"]) and self.chunk != state["chunk"]:
+            raise ConfigurationError(
+                f"LossGradient: expected the state of a run with chunk={self.chunk}, got one with "
+                f"{state['chunk']}. Leave chunk out to go on with that one."
+            )
+        self.chunk = self.chunk if state["chunk"] is None else state["chunk"]
         self.counts = QueryCounts(**state["counts"])
         self.evaluator.load_state_dict(state["evaluator"])
 
-    def _differences(self, problem: Problem, plan: Perturbations, base: Tensor) -> tuple[Tensor, Tensor]:
+    def _base(self, batch: Any) -> tuple[Tensor, int]:  # noqa: ANN401
+        """Losses of the base, `(rows,)`, and the bytes that they took at the peak, 0 if no one asks."""
+        rows = None
+        if not isinstance(self.objective, Closed):
+            rows = count_rows(batch)
+        elif batch is not None:
+            raise ObjectiveError(
+                f"objective: expected no batch for a closure without arguments, got {type(batch).__name__}. "
+                "Call backward() with none, or make it an objective(network, batch)."
+            )
+        measure = self.chunk is None and not isinstance(self.evaluator, Loop)
+        with autocast_refused(self.parameters, inside=self._first), measured(measure) as peak:
+            base = losses(self.objective, self.network, batch, rows)
+        self._first = False
+        return base, peak.peak
+
+    def _differences(
+        self, problem: Problem, plan: Perturbations, base: Tensor, chunk: int
+    ) -> tuple[Tensor, Tensor]:
         parts = []
-        for start in range(0, plan.queries, self.chunk):
-            perturbation = plan.chunk(start, min(start + self.chunk, plan.queries))
+        for start in range(0, plan.queries, chunk):
+            perturbation = plan.chunk(start, min(start + chunk, plan.queries))
             parts.append(differences(base, self.evaluator.losses(problem, perturbation)))
         difference, valid = (torch.cat(column) for column in zip(*parts, strict=True))
         self.counts.queries += plan.queries + self.evaluator.take_queries()
         self.counts.dropped += int((~valid).sum())
         return difference, valid
-
-    def _refuse_too_many_failures(self, valid: Tensor) -> None:
-        dropped = int((~valid).sum())
-        if dropped > self.max_dropped * len(valid) or dropped == len(valid):
-            raise FailedQueriesError(
-                f"Step {self.counts.steps}: expected at most {self.max_dropped:.0%} of {len(valid)} queries "
-                f"to fail, {dropped} did. See the black box's ledger; a smaller mu or learning rate keeps "
-                "variants nearer to the base, max_dropped lets more of them go."
-            )
-
-
-def _evaluator(chosen: str | Evaluator) -> Evaluator:
-    if isinstance(chosen, Evaluator):
-        return chosen
-    if chosen == "loop":
-        return Loop()
-    if chosen in ("auto", "stacked"):
-        return Verified(Stacked())
-    raise ConfigurationError(
-        f"LossGradient, evaluator: expected 'auto', 'loop', 'stacked' or an Evaluator, got {chosen!r}."
-    )

@@ -2,31 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeAlias, cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from zo.errors import ObjectiveError
 
 Objective: TypeAlias = Callable[[nn.Module, Any], Tensor]
+Closure: TypeAlias = Callable[[], Tensor]
 
 
-def losses(objective: Objective, network: nn.Module, batch: Any, rows: int) -> Tensor:  # noqa: ANN401
-    """One loss per row, `(rows,)`, detached.
+class Closed:
+    """A closure as an objective: it knows network and batch by itself, and how many losses it gives.
+
+    Args:
+        closure: `closure() -> Tensor`, one loss or one for each row.
+    """
+
+    def __init__(self, closure: Closure) -> None:
+        self.closure = closure
+
+    def __call__(self, network: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401
+        """One loss per row, whatever is given."""
+        result = self.closure()
+        return result.reshape(1) if isinstance(result, Tensor) and result.ndim == 0 else result
+
+
+def as_objective(given: Objective | Closure) -> Objective:
+    """A closure, which takes no argument, made an objective; an objective as it is."""
+    try:
+        arguments = len(inspect.signature(given).parameters)
+    except (TypeError, ValueError):  # some callables in C have no signature
+        return cast(Objective, given)
+    return Closed(cast(Closure, given)) if arguments == 0 else cast(Objective, given)
+
+
+def losses(
+    objective: Objective,
+    network: nn.Module,
+    batch: Any,  # noqa: ANN401
+    rows: int | None,
+) -> Tensor:
+    """One loss per row, `(rows,)`, detached; None for as many as there are.
 
     Raises:
         ObjectiveError: it returned something else.
     """
-    result = objective(network, batch)
-    if not isinstance(result, Tensor) or result.shape != (rows,) or not result.is_floating_point():
+    with _comparable(network):
+        result = objective(network, batch)
+    shaped = isinstance(result, Tensor) and (result.ndim == 1 if rows is None else result.shape == (rows,))
+    if not isinstance(result, Tensor) or not shaped or not len(result) or not result.is_floating_point():
         found = (
             f"a {str(result.dtype)[6:]} tensor of shape {tuple(result.shape)}"
             if isinstance(result, Tensor)
             else type(result).__name__
         )
         raise ObjectiveError(
-            f"objective: expected one floating loss per row, a tensor of shape ({rows},), got {found}. "
-            "Take the mean over all axes but the first, such as error.flatten(1).mean(dim=1)."
+            f"objective: expected one floating loss per row, a tensor of shape ({rows or 'rows'},), got "
+            f"{found}. Take the mean over all axes but the first, such as error.flatten(1).mean(dim=1)."
         )
     return result.detach()
+
+
+def uncompiled() -> AbstractContextManager[None]:
+    """A block in which compiled modules run as they were written.
+
+    Forwards that are replaced for a chunk would be compiled anew for each; and what torch.compile meets
+    while a measurement looks on it never compiles again.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and its import takes seconds
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
+@contextmanager
+def _comparable(network: nn.Module) -> Iterator[None]:
+    """The same operations and draws in the base and in all queries, whichever evaluator runs them.
+
+    Differences are divided by mu, so nothing but the weights may tell two evaluations apart.
+    """
+    # The fast path of transformers rounds otherwise, and reads the weights of layers that it never calls.
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    # A mask is drawn in the order of memory, which stacked variants do not share with a single one.
+    hooks = [
+        module.register_forward_pre_hook(_contiguous)
+        for module in network.modules()
+        if isinstance(module, _DropoutNd) and module.training
+    ]
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for hook in hooks:
+            hook.remove()
+
+
+def _contiguous(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(tensor.contiguous() for tensor in inputs)

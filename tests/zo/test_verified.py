@@ -83,7 +83,7 @@ def test_is_silent_and_keeps_the_fast_one_where_they_agree():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         gradient.backward(torch.randn(4, 2, 5, 5))
-    assert isinstance(evaluator.active, Stacked)
+    assert [type(active) for active in evaluator.active.values()] == [Stacked]
     assert gradient.counts.queries > gradient.queries()  # the check is paid for, and said
 
 
@@ -98,7 +98,7 @@ def test_noise_of_the_objective_is_not_taken_for_a_fault():
     zo.LossGradient(nn.Linear(3, 2), noisy, zo.CoordinateWise(0.1), evaluator=evaluator).backward(
         torch.randn(40, 3)
     )
-    assert isinstance(evaluator.active, Stacked)
+    assert [type(active) for active in evaluator.active.values()] == [Stacked]
 
 
 def test_an_error_in_the_objective_itself_is_not_hidden():
@@ -114,4 +114,4 @@ def test_loop_stays_in_use_after_a_fall_back():
     gradient = zo.LossGradient(Transposing(), mean_square, zo.CoordinateWise(1e-3), evaluator=evaluator)
     with pytest.warns(zo.EvaluatorWarning):
         gradient.backward(torch.randn(4, 5, 3))
-    assert isinstance(evaluator.active, Loop)
+    assert [type(active) for active in evaluator.active.values()] == [Loop]

@@ -35,6 +35,16 @@ class Evaluator(ABC):
         Called under `no_grad`, and with the random state that the base evaluation started from.
         """
 
+    def bytes_per_query(self, problem: Problem, perturbation: Perturbation, base: int) -> int:
+        """Memory that one more query in a chunk takes; 0 where queries follow each other.
+
+        Args:
+            problem: as for `losses`.
+            perturbation: of the kind that chunks will be of.
+            base: what the evaluation of the base took at its peak, in bytes.
+        """
+        return 0
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on in the same way; most evaluators keep nothing."""
         return {}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor
 
 from zo.evaluators.evaluator import Evaluator, Problem
-from zo.evaluators.preserved import Snapshot, moved
+from zo.evaluators.preserved import Snapshot, moved, moved_entry
 from zo.objective import losses
 from zo.parameters import Parameters
 from zo.perturbation import Coordinates, Perturbation
@@ -19,22 +22,27 @@ class Loop(Evaluator):
         """See `Evaluator.losses`."""
         start = Snapshot(problem.network)
         rows = []
-        for query in range(len(perturbation)):
-            tensors, steps = _displacement(problem.parameters, perturbation, query)
-            with moved(tensors, steps):
-                rows.append(losses(problem.objective, problem.network, problem.batch, problem.rows))
-            start.restore()
+        for displaced in _displacements(problem.parameters, perturbation):
+            try:
+                with displaced:
+                    rows.append(losses(problem.objective, problem.network, problem.batch, problem.rows))
+            finally:
+                start.restore()
         return torch.stack(rows)
 
 
-def _displacement(
-    parameters: Parameters, perturbation: Perturbation, query: int
-) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-    """The tensors that a query moves, and by how much."""
+def _displacements(
+    parameters: Parameters, perturbation: Perturbation
+) -> Iterator[AbstractContextManager[None]]:
+    """For each query the block in which the network is as the query has it."""
     if not isinstance(perturbation, Coordinates):
-        return parameters.tensors, parameters.split(perturbation.steps[query])
-    which, local = parameters.locate(perturbation.indices[query : query + 1])
-    tensor = parameters.tensors[int(which)]
-    step = torch.zeros(tensor.numel(), dtype=perturbation.steps.dtype)
-    step[local] = perturbation.steps[query]
-    return (tensor,), [step.view(tensor.shape)]
+        for steps in perturbation.steps:
+            yield moved(parameters.tensors, parameters.split(steps))
+        return
+    which, local = parameters.locate(perturbation.indices)
+    old: dict[int, Tensor] = {}  # one copy of a tensor for all the queries that move an entry of it
+    for number, entry, step in zip(which.tolist(), local.tolist(), perturbation.steps, strict=True):
+        tensor = parameters.tensors[number]
+        if number not in old:
+            old[number] = tensor.detach().clone()
+        yield moved_entry(tensor, old[number], entry, step)

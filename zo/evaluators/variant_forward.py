@@ -2,20 +2,187 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from zo.batches import map_tensors
-from zo.evaluators.point_rules import RULES, PointChanges
+from zo.batches import emptied, filled
+from zo.errors import ObjectiveError
+from zo.evaluators.point_changes import PointChanges
+from zo.evaluators.point_rules import rule_of
 
-Forward = Callable[..., Any]
+Forward: TypeAlias = Callable[..., Any]
 
 
-class NotStackable(RuntimeError):
-    """A layer does not have its rows first, so variants cannot be told apart; `loop` takes over."""
+class NotStackable(ObjectiveError):
+    """Variants cannot be told apart, or their weights not replaced; `loop` does without either."""
+
+
+class Blocks:
+    """The rows of one call of the objective: `variants` blocks of equally many.
+
+    Attributes:
+        variants: how many.
+        rows: of all variants together.
+    """
+
+    def __init__(self, variants: int, rows: int) -> None:
+        self.variants = variants
+        self.rows = rows
+        self._inside = False  # a vmap over the variants: modules in there see the rows of one
+
+    def with_points(
+        self, module: nn.Module, changes: Mapping[str, PointChanges], forward: Forward
+    ) -> Forward:
+        """Shared weights on all rows, then the layer's rule for each changed parameter.
+
+        Args:
+            module: of a type that has rules.
+            changes: by the parameter's name in the module.
+            forward: the module's own.
+        """
+        rules = {name: rule_of(module, name) for name in changes}
+
+        def replacement(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
+            y = forward(input, *args, **kwargs)
+            if self._inside:
+                return y
+            self._refuse_other_rows(type(module).__name__, input)
+            for name, change in changes.items():
+                rule = rules[name]
+                assert rule is not None  # or the module would run on copies
+                rule.add(module, name, change, input, y, self.variants)
+            return y
+
+        return replacement
+
+    def with_batch_statistics(
+        self, module: _BatchNorm, copies: Mapping[str, Tensor], forward: Forward
+    ) -> Forward:
+        """Batch norm over the rows of each variant: to it the channels of all variants are just channels.
+
+        Running statistics are not touched.
+
+        Args:
+            module: a batch norm that uses the batch's statistics, in one, two or three dimensions.
+            copies: changed weight and bias, `(variants, channels)`.
+            forward: the module's own.
+        """
+        affine = [
+            None if shared is None else copies.get(name, shared.detach().expand(self.variants, -1)).flatten()
+            for name, shared in (("weight", module.weight), ("bias", module.bias))
+        ]
+
+        def replacement(input: Tensor) -> Tensor:
+            if self._inside:
+                return forward(input)
+            self._refuse_other_rows(type(module).__name__, input)
+            wide = input.unflatten(0, (self.variants, -1)).transpose(0, 1).flatten(1, 2)
+            y = functional.batch_norm(wide, None, None, *affine, training=True, eps=module.eps)
+            return y.unflatten(1, (self.variants, -1)).transpose(0, 1).flatten(0, 1)
+
+        return replacement
+
+    def with_one_draw(self, forward: Forward) -> Forward:
+        """Dropout with one mask for all variants, which is what ones become.
+
+        Args:
+            forward: the dropout's own.
+        """
+
+        def replacement(input: Tensor) -> Tensor:
+            if self._inside:
+                return forward(input)
+            self._refuse_other_rows("dropout", input)
+            blocks = input.unflatten(0, (self.variants, -1))
+            return (blocks * forward(torch.ones_like(blocks[0]))).flatten(0, 1)
+
+        return replacement
+
+    def with_copies(self, module: nn.Module, copies: Mapping[str, Tensor], forward: Forward) -> Forward:
+        """`torch.func.vmap` over copies of what differs between variants; serves any module vmap can take.
+
+        Random layers draw one mask for all variants. In training buffers are copied too, so that running
+        statistics stay.
+
+        Args:
+            module: any.
+            copies: changed parameters by their dotted name inside the module, `(variants, *shape)`.
+            forward: the module's own.
+        """
+        bare = _Bare(module, forward)
+        state = {f"module.{name}": tensor for name, tensor in copies.items()}
+        for name, buffer in module.named_buffers() if module.training else ():
+            state[f"module.{name}"] = buffer.expand(self.variants, *buffer.shape).clone()
+
+        def replacement(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            if self._inside:
+                return forward(*args, **kwargs)
+            blocks: list[Tensor] = []
+            call = emptied((args, kwargs), blocks, self._block)
+            if not blocks:
+                raise NotStackable(
+                    f"{type(module).__name__}: expected an input with {self.rows} rows first, got none. "
+                    "Use evaluator='loop', or keep rows first."
+                )
+            results: list[Any] = []  # what is no tensor cannot leave a vmap
+
+            def one(state: dict[str, Tensor], blocks: list[Tensor]) -> list[Tensor]:
+                # Tied names are all in the state; tied anew they would count as given twice.
+                own = filled(call, blocks)
+                result = functional_call(bare, state, own[0], own[1], tie_weights=False)
+                tensors: list[Tensor] = []
+                results.append(emptied(result, tensors, lambda tensor: tensor))
+                return tensors
+
+            self._inside = True
+            try:
+                with warnings.catch_warnings():  # slow inside is still faster than loop, and as right
+                    warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+                    stacked = vmap(one, randomness="same")(state, blocks)
+            finally:
+                self._inside = False
+            return filled(results[0], [tensor.flatten(0, 1) for tensor in stacked])
+
+        return replacement
+
+    def with_copies_in_turn(
+        self, module: nn.Module, copies: Mapping[str, Tensor], forward: Forward
+    ) -> Forward:
+        """One variant after another: vmap makes grouped convolutions, on a CPU at down to half the speed.
+
+        For modules that take one tensor and give one; arguments as for `with_copies`.
+        """
+        bare = _Bare(module, forward)
+        states = [{f"module.{name}": copy[i] for name, copy in copies.items()} for i in range(self.variants)]
+
+        def replacement(input: Tensor, *args: Any) -> Tensor:  # noqa: ANN401
+            if self._inside:
+                return forward(input, *args)
+            self._refuse_other_rows(type(module).__name__, input)
+            blocks = zip(states, input.unflatten(0, (self.variants, -1)), strict=True)
+            return torch.cat([functional_call(bare, state, (block, *args)) for state, block in blocks])
+
+        return replacement
+
+    def _block(self, tensor: Tensor) -> Tensor | None:
+        """`(variants, rows, ...)`, or None for what has no rows, such as an attention mask."""
+        if tensor.ndim == 0 or tensor.shape[0] % self.rows:
+            return None
+        return tensor.unflatten(0, (self.variants, -1))
+
+    def _refuse_other_rows(self, name: str, x: Tensor) -> None:
+        if x.ndim == 0 or x.shape[0] % self.rows:
+            raise NotStackable(
+                f"{name}: expected an input with a multiple of {self.rows} rows first, got "
+                f"shape {tuple(x.shape)}. Use evaluator='loop', or keep rows first."
+            )
 
 
 class _Bare(nn.Module):
@@ -28,107 +195,3 @@ class _Bare(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         return self._original(*args, **kwargs)
-
-
-def with_points(
-    module: nn.Module, changes: dict[str, PointChanges], forward: Forward, variants: int, rows: int
-) -> Forward:
-    """Shared weights on all rows, then the rule of the layer's type for each changed parameter.
-
-    Args:
-        module: of a type in `RULES`.
-        changes: by the parameter's name in the module.
-        forward: the module's own.
-        variants: blocks that the rows fall into.
-        rows: rows of all variants together.
-    """
-    rule = RULES[type(module)]
-
-    def replacement(x: Tensor) -> Tensor:
-        if x.ndim == 0 or x.shape[0] % rows:
-            raise NotStackable(f"expected a multiple of {rows} rows first, got shape {tuple(x.shape)}")
-        y = forward(x).contiguous()
-        for name, change in changes.items():
-            rule(module, name, change, x, y, variants)
-        return y
-
-    return replacement
-
-
-def with_copies(
-    module: nn.Module, stacked: dict[str, Tensor], forward: Forward, variants: int, rows: int
-) -> Forward:
-    """`torch.func.vmap` over copies of what differs between variants; serves any module vmap can take.
-
-    Random layers draw one mask for all variants; buffers are copies, so running statistics stay.
-
-    Args:
-        module: any.
-        stacked: changed parameters by their dotted name inside the module, `(variants, *shape)`.
-        forward: the module's own.
-        variants: blocks that the rows fall into.
-        rows: rows of all variants together.
-    """
-    bare = _Bare(module, forward)
-    state = {f"module.{name}": tensor for name, tensor in stacked.items()}
-    for name, buffer in module.named_buffers():
-        state[f"module.{name}"] = buffer.expand(variants, *buffer.shape).clone()
-
-    def replacement(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        blocks: list[Tensor] = []
-
-        def take(tensor: Tensor) -> Any:  # noqa: ANN401
-            if tensor.ndim == 0 or tensor.shape[0] % rows:
-                return tensor
-            blocks.append(tensor.reshape(variants, -1, *tensor.shape[1:]))
-            return _Slot(len(blocks) - 1)
-
-        slots = map_tensors(take, (args, kwargs))
-        if not blocks:
-            raise NotStackable(f"expected an input with a multiple of {rows} rows first, got none")
-
-        def one(state: dict[str, Tensor], blocks: list[Tensor]) -> Any:  # noqa: ANN401
-            own_args, own_kwargs = _fill(slots, blocks)
-            return functional_call(bare, state, own_args, own_kwargs)
-
-        result = vmap(one, randomness="same")(state, blocks)
-        return map_tensors(lambda tensor: tensor.flatten(0, 1), result)
-
-    return replacement
-
-
-class _Slot(int):
-    """Place of a tensor that has rows, among the arguments of a call."""
-
-
-def _fill(slots: Any, blocks: list[Tensor]) -> Any:  # noqa: ANN401
-    if isinstance(slots, _Slot):
-        return blocks[slots]
-    if isinstance(slots, dict):
-        return {key: _fill(value, blocks) for key, value in slots.items()}
-    if isinstance(slots, tuple | list):
-        return type(slots)(_fill(value, blocks) for value in slots)
-    return slots
-
-
-def copies_with_points(tensor: Tensor, changes: PointChanges, variants: int) -> Tensor:
-    """A copy of a parameter for each variant, its own entry changed: `(variants, *shape)`."""
-    stacked = tensor.detach().expand(variants, *tensor.shape).clone()
-    stacked.view(variants, -1)[changes.variants, changes.entries] += changes.steps
-    return stacked
-
-
-def differs_by_variant(module: nn.Module) -> bool:
-    """Whether a module mixes rows or draws at random, so that variants must pass it apart even unchanged."""
-    mixes = isinstance(module, nn.modules.batchnorm._NormBase) and (
-        module.training or module.running_mean is None
-    )
-    return mixes or (isinstance(module, nn.modules.dropout._DropoutNd) and module.training)
-
-
-def to_module(changes: PointChanges, tensor: Tensor) -> PointChanges:
-    """The same changes on the device and in the dtype of the parameter."""
-    device = tensor.device
-    return PointChanges(
-        changes.variants.to(device), changes.entries.to(device), changes.steps.to(device, tensor.dtype)
-    )

@@ -13,6 +13,7 @@ from blackbox import BudgetError
 from zo.errors import EvaluatorWarning
 from zo.evaluators.evaluator import Evaluator, Problem
 from zo.evaluators.loop import Loop
+from zo.evaluators.variant_forward import NotStackable
 from zo.perturbation import Coordinates, Directions, Perturbation
 
 STEP = 1e-2  # of the check, far above mu: here the change of the loss must stand out of its rounding
@@ -27,30 +28,43 @@ class Verified(Evaluator):
     work to `Loop`: a wrong gradient is worse than a slow one. The rows of the check are counted like
     any others.
 
+    It is made for coordinates and for directions, in training and in evaluation mode apart, since they
+    take different ways through a fast evaluator.
+
     Attributes:
-        active: the evaluator in use, None before the first.
+        active: the evaluator in use for each of these, by its name; empty before the first.
         queries: perturbed objectives that the check cost and that no one has taken into account yet.
     """
 
     def __init__(self, fast: Evaluator) -> None:
         self.fast = fast
-        self.active: Evaluator | None = None
+        self.active: dict[str, Evaluator] = {}
         self.queries = 0
 
     def losses(self, problem: Problem, perturbation: Perturbation) -> Tensor:
         """See `Evaluator.losses`."""
-        if self.active is None:
-            self.active = self._choose(problem, perturbation)
-        return self.active.losses(problem, perturbation)
+        kind = f"{type(perturbation).__name__}, {'training' if problem.network.training else 'evaluation'}"
+        if kind not in self.active:
+            self.active[kind] = self._choose(problem, perturbation)
+        try:
+            return self.active[kind].losses(problem, perturbation)
+        except NotStackable as error:  # a batch of another shape than the one that was checked
+            self.active[kind] = _fall_back(self.fast, f"could not run ({error})")
+            return self.active[kind].losses(problem, perturbation)
+
+    def bytes_per_query(self, problem: Problem, perturbation: Perturbation, base: int) -> int:
+        """Those of the fast one."""
+        return self.fast.bytes_per_query(problem, perturbation, base)
 
     def state_dict(self) -> dict[str, Any]:
-        """Which one was chosen: a resumed run neither pays for the check again nor changes evaluators."""
-        return {"active": None if self.active is None else type(self.active).__name__}
+        """Which were chosen: a resumed run neither pays for the check again nor changes evaluators."""
+        return {"active": {kind: type(evaluator).__name__ for kind, evaluator in self.active.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the choice of `state_dict`."""
-        chosen = {type(evaluator).__name__: evaluator for evaluator in (Loop(), self.fast)}
-        self.active = chosen.get(state["active"])
+        known = {type(evaluator).__name__: evaluator for evaluator in (Loop(), self.fast)}
+        # One that is not known here is chosen anew.
+        self.active = {kind: known[name] for kind, name in state["active"].items() if name in known}
 
     def take_queries(self) -> int:
         """Queries that the check has cost since this was last asked."""
@@ -59,7 +73,8 @@ class Verified(Evaluator):
 
     def _choose(self, problem: Problem, perturbation: Perturbation) -> Evaluator:
         samples = _samples(problem, perturbation)
-        size = len(perturbation)  # no more at a time than the work itself takes
+        # No more at a time than the work itself takes; but one variant, or two alike, mix with no other.
+        size = max(3, len(perturbation))
         # The first two move nothing: their difference is the noise of the objective itself.
         truth = Loop().losses(problem, samples.perturbation)
         self.queries += len(truth)
@@ -116,7 +131,8 @@ def _samples(problem: Problem, perturbation: Perturbation) -> _Samples:
 def _fall_back(fast: Evaluator, what: str) -> Evaluator:
     warnings.warn(
         f"Evaluator {type(fast).__name__} {what}: loop is used from here on, right but slower. "
-        "Variants need rows first in every layer, and no tensor of fixed row count in the objective.",
+        "Variants need rows first in every layer, and in the objective no tensor of a fixed number of rows "
+        "and nothing, such as a mean, over the rows of the whole batch.",
         EvaluatorWarning,
         stacklevel=2,
     )

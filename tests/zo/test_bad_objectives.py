@@ -1,0 +1,200 @@
+"""Bad input to `LossGradient`, case by case: each a named error that helps, or `loop` with one warning."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import zo
+from zo.evaluators.loop import Loop
+from zo.evaluators.stacked import Stacked
+
+ROWS = 4
+
+
+def mean_square(network, batch):
+    return network(batch).square().flatten(1).mean(dim=1)
+
+
+def batch_of(rows: int = ROWS) -> torch.Tensor:
+    return torch.randn(rows, 3, generator=torch.Generator().manual_seed(1))
+
+
+def act(batch=None, context=None, **changes):
+    """What `backward` does with one thing changed."""
+    settings = {"network": nn.Linear(3, 2), "objective": mean_square, "estimator": zo.CoordinateWise(1e-3)}
+    gradient = zo.LossGradient(**(settings | changes))
+    if context is None:
+        return gradient.backward(batch_of() if batch is None else batch)
+    with context:
+        return gradient.backward(batch_of())
+
+
+def under_autocast(dtype):
+    def objective(network, batch):
+        with torch.autocast("cpu", dtype):
+            return mean_square(network, batch).float()
+
+    return objective
+
+
+def with_integers() -> nn.Module:
+    network = nn.Linear(3, 2)
+    network.table = nn.Parameter(torch.zeros(3, dtype=torch.int64), requires_grad=False)
+    return network
+
+
+ERRORS = {
+    "a mean over rows": (
+        {"objective": lambda n, b: mean_square(n, b).mean()},
+        zo.ObjectiveError,
+        ["(4,)", "()", "flatten(1).mean(dim=1)"],
+    ),
+    "a column": ({"objective": lambda n, b: n(b)[:, :1]}, zo.ObjectiveError, ["(4,)", "(4, 1)"]),
+    "one loss per output": ({"objective": lambda n, b: n(b)}, zo.ObjectiveError, ["(4,)", "(4, 2)"]),
+    "a number": ({"objective": lambda n, b: 0.5}, zo.ObjectiveError, ["(4,)", "float"]),
+    "whole numbers": (
+        {"objective": lambda n, b: n(b).argmax(dim=1)},
+        zo.ObjectiveError,
+        ["floating", "int64"],
+    ),
+    "an empty batch": ({"batch": torch.zeros(0, 3)}, zo.ObjectiveError, ["at least one row", "(0, 3)"]),
+    "integer parameters": (
+        {"network": with_integers(), "parameters": ["*"]},
+        zo.ParameterError,
+        ["'table'", "int64", "float32"],
+    ),
+    "half parameters": ({"network": nn.Linear(3, 2).half()}, zo.ParameterError, ["'weight'", "float16"]),
+    "bfloat16 parameters": ({"network": nn.Linear(3, 2).bfloat16()}, zo.ParameterError, ["bfloat16"]),
+    "autocast to float16": ({"autocast": torch.float16}, zo.ConfigurationError, ["None", "float16"]),
+    "autocast to bfloat16": ({"autocast": torch.bfloat16}, zo.ConfigurationError, ["None", "bfloat16"]),
+    "autocast around": (
+        {"context": torch.autocast("cpu", torch.bfloat16)},
+        zo.ObjectiveError,
+        ["the objective", "bfloat16", "step of mu is lost", "enabled=False"],
+    ),
+    "autocast inside": (
+        {"objective": under_autocast(torch.bfloat16)},
+        zo.ObjectiveError,
+        ["Linear", "bfloat16", "enabled=False"],
+    ),
+    "autocast to float16 inside, for loop": (
+        {"objective": under_autocast(torch.float16), "evaluator": "loop"},
+        zo.ObjectiveError,
+        ["Linear", "float16"],
+    ),
+    "no memory": ({"memory": 0}, zo.ConfigurationError, ["memory", ">= 1"]),
+    "no chunk": ({"chunk": 0}, zo.ConfigurationError, ["chunk", ">= 1"]),
+    "a closure, stacked": (
+        {"objective": lambda: torch.zeros(3), "evaluator": "stacked"},
+        zo.ConfigurationError,
+        ["'loop'", "closure", "objective(network, batch)"],
+    ),
+    "a closure, Stacked": (
+        {"objective": lambda: torch.zeros(3), "evaluator": Stacked()},
+        zo.ConfigurationError,
+        ["'loop'", "closure"],
+    ),
+    "a closure with a batch": (
+        {"objective": lambda: torch.zeros(3)},
+        zo.ObjectiveError,
+        ["no batch", "Tensor", "backward()"],
+    ),
+    "stacked by name of no evaluator": (
+        {"evaluator": "stack"},
+        zo.ConfigurationError,
+        ["'stacked'", "'stack'"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "error", "words"), ERRORS.values(), ids=ERRORS)
+def test_a_named_error_before_any_gradient(changes, error, words):
+    network = changes.get("network", nn.Linear(3, 2))
+    with pytest.raises(error) as raised:
+        act(**{"network": network} | changes)
+    assert isinstance(raised.value, zo.ZeroOrderError)
+    for word in words:
+        assert word in str(raised.value)
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+TARGET = torch.linspace(-1, 1, ROWS * 2).view(ROWS, 2)
+
+
+def times_first(network, batch):
+    """Two times of each row, flattened the other way round; the second counts for more."""
+    outputs = network(torch.stack([batch, batch.sin()]).flatten(0, 1)).view(2, len(batch), -1)
+    return (outputs * torch.tensor([1.0, 3.0]).view(2, 1, 1)).square().mean(dim=(0, 2))
+
+
+FALLBACKS = {
+    "a closure over rows": lambda n, b: (n(b) - TARGET).square().mean(dim=1),
+    "a fixed number of rows": lambda n, b: n(b).view(ROWS, -1).square().mean(dim=1),
+    "rows stacked by hand": lambda n, b: torch.stack([n(b[i]).square().mean() for i in range(ROWS)]),
+    "scaled by the batch": lambda n, b: mean_square(n, b) / mean_square(n, b).mean(),
+    "centred over the batch": lambda n, b: (n(b) - n(b).mean(dim=0)).square().mean(dim=1),
+    "ranked in the batch": lambda n, b: mean_square(n, b).sort().values,
+    "the network's own rows": lambda n, b: mean_square(n, b) + n(torch.ones(1, 3)).square().mean(),
+    "times before rows": times_first,
+    "weights without a call": lambda n, b: (b @ n.weight.T + n.bias).square().mean(dim=1),
+}
+
+
+@pytest.mark.parametrize("objective", FALLBACKS.values(), ids=FALLBACKS)
+@pytest.mark.parametrize(
+    "estimator", [zo.CoordinateWise(1e-3), zo.RandomDirections(1e-3, q=5)], ids=["cge", "rge"]
+)
+def test_what_cannot_be_stacked_runs_in_loop_with_one_warning(objective, estimator):
+    found = []
+    for evaluator in ("loop", "auto"):
+        torch.manual_seed(0)
+        network = nn.Linear(3, 2)
+        gradient = zo.LossGradient(network, objective, estimator, evaluator=evaluator)
+        if evaluator == "loop":
+            gradient.backward(batch_of())
+        else:
+            with pytest.warns(zo.EvaluatorWarning, match="loop is used from here on") as caught:
+                gradient.backward(batch_of())
+                network.zero_grad()
+                gradient.counts.steps = 0  # the same draws
+                gradient.backward(batch_of())
+            assert len(caught) == 1
+        found.append(torch.cat([parameter.grad.flatten() for parameter in network.parameters()]))
+    assert torch.equal(*found)
+
+
+def test_autocast_switched_off_inside_is_let_through():
+    def objective(network, batch):
+        with torch.autocast("cpu", enabled=False):
+            loss = mean_square(network, batch)
+        with torch.autocast("cpu", torch.bfloat16):  # what comes after the network may be coarse
+            return loss + (batch @ batch.T).float().mean() * 0
+
+    network = nn.Linear(3, 2)
+    act(network=network, objective=objective)
+    assert network.weight.grad is not None
+
+
+@pytest.mark.parametrize("rows", [None, 3])
+@pytest.mark.parametrize("evaluator", ["auto", "loop", Loop()], ids=["auto", "loop", "Loop"])
+def test_a_closure_without_arguments_gives_one_loss_or_one_a_row(rows, evaluator):
+    network, x = nn.Linear(3, 2).double(), batch_of().double()
+
+    def closure():
+        return mean_square(network, x[:rows]) if rows else mean_square(network, x).mean()
+
+    gradient = zo.LossGradient(network, closure, zo.CoordinateWise(1e-6), evaluator=evaluator)
+    loss = gradient.backward()
+    expected = closure().mean()
+    assert torch.equal(loss, expected.detach())
+    truth = torch.autograd.grad(expected, list(network.parameters()))
+    for parameter, slope in zip(network.parameters(), truth, strict=True):
+        assert torch.allclose(parameter.grad, slope, atol=1e-5)
+
+
+def test_a_batch_that_was_forgotten():
+    gradient = zo.LossGradient(nn.Linear(3, 2), mean_square, zo.CoordinateWise(1e-3))
+    with pytest.raises(zo.ObjectiveError, match="rows first"):
+        gradient.backward()

@@ -1,0 +1,296 @@
+"""What a network may do to an evaluator: it must come out right, or fall back, and the network untouched."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import zo
+from zo.evaluators.evaluator import Problem
+from zo.evaluators.loop import Loop
+from zo.evaluators.stacked import Stacked
+from zo.perturbation import Coordinates, Directions
+
+
+def mean_square(network, batch):
+    return network(batch).square().flatten(1).mean(dim=1)
+
+
+def problem_of(network: nn.Module, batch: torch.Tensor, objective=mean_square) -> Problem:
+    return Problem(network, zo.Parameters(network), objective, batch, len(batch))
+
+
+def every(problem: Problem) -> Coordinates:
+    size = problem.parameters.size
+    return Coordinates(torch.arange(size), torch.full((size,), 0.1, dtype=problem.parameters.dtype))
+
+
+@torch.no_grad()
+def agree(problem: Problem) -> bool:
+    one = Directions(torch.full((1, problem.parameters.size), 0.01, dtype=problem.parameters.dtype))
+    return all(
+        torch.allclose(Stacked().losses(problem, p), Loop().losses(problem, p), rtol=1e-10, atol=1e-10)
+        for p in (every(problem), every(problem).part(0, 1), one)
+    )
+
+
+def test_a_forward_that_was_already_replaced_is_used_and_put_back():
+    network = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)).double()
+    first = network[0]
+    replaced = lambda x: nn.functional.linear(x, first.weight, first.bias).tanh()  # noqa: E731
+    first.forward = replaced
+    problem = problem_of(network, torch.randn(4, 3).double())
+    with torch.no_grad():
+        Stacked().losses(problem, every(problem))
+    assert first.forward is replaced
+    assert "forward" not in vars(network[1])
+
+
+def test_an_error_half_way_leaves_forwards_buffers_weights_and_random_state():
+    class Breaks(nn.Module):
+        def forward(self, x):
+            torch.rand(3)
+            if len(x) > 4:
+                raise ArithmeticError("too many rows")
+            return x
+
+    network = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(0.5), Breaks()).double()
+    problem = problem_of(network, torch.randn(4, 3).double())
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    random = torch.get_rng_state()
+    with torch.no_grad(), pytest.raises(ArithmeticError):
+        Stacked().losses(problem, every(problem))
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+    assert not any("forward" in vars(module) for module in network.modules())
+    calls = []
+
+    def breaks_once(network, batch):
+        calls.append(torch.rand(1))
+        if len(calls) == 2:
+            raise ArithmeticError("the second time")
+        return mean_square(network, batch)
+
+    with torch.no_grad(), pytest.raises(ArithmeticError):
+        Loop().losses(problem_of(network, problem.batch, breaks_once), every(problem))
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+
+
+def test_weights_that_are_not_contiguous():
+    network = nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.PReLU(3), nn.Conv2d(3, 2, 2), nn.Flatten(), nn.Linear(8, 2)
+    )
+    network = network.double().to(memory_format=torch.channels_last)
+    network[4].weight = nn.Parameter(torch.randn(8, 2).double().T)
+    assert not network[4].weight.is_contiguous()
+    x = torch.randn(3, 2, 5, 5).double().to(memory_format=torch.channels_last)
+    assert agree(problem_of(network, x))
+
+
+def test_frozen_weights_that_are_chosen_stay_frozen():
+    network = nn.Linear(3, 2).requires_grad_(False)
+    gradient = zo.LossGradient(network, mean_square, zo.CoordinateWise(1e-3), parameters=["*"])
+    gradient.backward(torch.randn(4, 3))
+    assert network.weight.grad is not None
+    assert not network.weight.requires_grad
+
+
+def test_hooks_run_as_in_any_call():
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)).double()
+    network[0].register_forward_hook(lambda module, inputs, output: output * 2)
+    network[1].register_forward_pre_hook(lambda module, inputs: (inputs[0].tanh(),))
+    assert agree(problem_of(network, torch.randn(4, 3).double()))
+
+
+def test_layers_called_by_keyword():
+    class Keywords(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.norm, self.drop = nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(0.3)
+
+        def forward(self, x):
+            return self.drop(input=self.norm(input=self.inner(input=x)))
+
+    assert agree(problem_of(Keywords().double(), torch.randn(4, 3).double()))
+
+
+def test_an_objective_that_differentiates_by_its_inputs():
+    def residual(network, batch):
+        """Of u' = -u, as in a physics-informed network."""
+        with torch.enable_grad():
+            x = batch.clone().requires_grad_()
+            u = network(x)
+            slope = torch.autograd.grad(u.sum(), x)[0]
+        return (slope + u).square().mean(dim=1)
+
+    layers = nn.Linear(1, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 1)
+    assert agree(problem_of(nn.Sequential(*layers).double(), torch.randn(5, 1).double(), residual))
+
+
+def test_a_buffer_that_a_forward_replaces_by_one_of_another_shape():
+    class Remembers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("last", torch.zeros(1))
+            self.register_buffer("none", None)
+            self.inner = nn.Linear(3, 3)
+
+        def forward(self, x):
+            self.last, self.none = x.detach().clone(), x[:1].clone()
+            return self.inner(x)
+
+    network = nn.Sequential(Remembers()).double()
+    last = network[0].last
+    assert agree(problem_of(network, torch.randn(4, 3).double()))
+    assert network[0].last is last and last.shape == (1,) and network[0].none is None
+
+
+class Renorming(nn.Module):
+    """Its forward writes more of the weight than a query moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(3, 3, max_norm=1.0)
+
+    def forward(self, x):
+        return self.words(x.argmax(dim=1)) * x
+
+
+def test_a_forward_that_writes_the_weights():
+    network = Renorming().double()
+    problem = problem_of(network, torch.randn(6, 3).double())
+    with torch.no_grad():
+        mean_square(network, problem.batch)  # as the base: from here on the norms are in bounds
+        before = network.words.weight.clone()
+        assert agree(problem)
+    assert torch.equal(network.words.weight, before)
+
+
+def weight_normed() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(nn.Linear(3, 3))
+
+
+def scripted() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.script(nn.Linear(3, 3))
+
+
+class FunctionalDropout(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return nn.functional.dropout(self.inner(x), 0.5, self.training)
+
+
+FALLING_BACK = [weight_normed, scripted, FunctionalDropout]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize("make", FALLING_BACK, ids=lambda make: make.__name__.strip("_"))
+def test_what_no_stack_can_hold_gives_what_loop_gives_to_the_bit(make):
+    found = []
+    for evaluator in ("loop", "stacked"):
+        torch.manual_seed(0)
+        network = nn.Sequential(make(), nn.Tanh(), nn.Linear(3, 2)).double()
+        gradient = zo.LossGradient(network, mean_square, zo.CoordinateWise(1e-4), evaluator=evaluator)
+        if evaluator == "stacked":
+            with pytest.warns(zo.EvaluatorWarning, match="Stacked"):
+                gradient.backward(torch.randn(4, 3).double())
+        else:
+            gradient.backward(torch.randn(4, 3).double())
+        found.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("estimator", [zo.CoordinateWise(1e-4), zo.RandomDirections(1e-4, q=4)])
+def test_compiled_modules_run_uncompiled(estimator):
+    found = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+        used = torch.compile(network, backend="eager") if compiled else network
+        gradient = zo.LossGradient(used, mean_square, estimator, evaluator="stacked")
+        batch = torch.randn(4, 3).double()
+        gradient.backward(batch)
+        gradient.backward(batch)
+        found.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("evaluator", ["loop", "stacked"])
+def test_a_compiled_network_is_compiled_all_the_same_and_once(evaluator):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    torch.compiler.reset()
+    network = torch.compile(nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Dropout(0.2)), backend=backend)
+    gradient = zo.LossGradient(network, mean_square, zo.CoordinateWise(1e-3), evaluator=evaluator)
+    for _ in range(3):
+        gradient.backward(torch.randn(4, 3))
+    compiled = len(graphs)
+    for _ in range(5):
+        gradient.backward(torch.randn(4, 3))
+    assert len(graphs) == compiled > 0
+
+
+def test_data_parallel_on_one_device():
+    network = nn.DataParallel(nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)).double())
+    assert agree(problem_of(network, torch.randn(4, 3).double()))
+
+
+def test_coordinates_and_directions_are_checked_apart():
+    class Directed(Stacked):
+        """Wrong for directions alone."""
+
+        def losses(self, problem, perturbation):
+            found = super().losses(problem, perturbation)
+            return found if isinstance(perturbation, Coordinates) else found + 1
+
+    both = zo.Hybrid(zo.CoordinateWise(1e-3, zo.RandomCoordinates(5)), zo.RandomDirections(1e-3, q=3))
+    evaluator = zo.Verified(Directed())
+    network = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
+    gradient = zo.LossGradient(network, mean_square, both, evaluator=evaluator, chunk=5)
+    with pytest.warns(zo.EvaluatorWarning, match="Directed disagreed with loop for a direction"):
+        gradient.backward(torch.randn(4, 3))
+    chosen = {kind: type(active) for kind, active in evaluator.active.items()}
+    assert chosen == {"Coordinates, training": Directed, "Directions, training": Loop}
+    network.eval()
+    with pytest.warns(zo.EvaluatorWarning):
+        gradient.backward(torch.randn(4, 3))
+    assert len(evaluator.active) == 4
+
+
+def test_one_query_at_first_is_checked_beside_another():
+    """With one variant alone a loss that mixes variants would look right."""
+
+    def mixing(network, batch):
+        return mean_square(network, batch) / network(batch).square().mean()
+
+    gradient = zo.LossGradient(nn.Linear(3, 2), mixing, zo.RandomDirections(1e-3, q=1), evaluator="stacked")
+    with pytest.warns(zo.EvaluatorWarning, match="disagreed"):
+        gradient.backward(torch.randn(4, 3))
+
+
+def test_a_later_batch_that_cannot_be_stacked_falls_back_too():
+    network = nn.Sequential(nn.Linear(3, 3)).double()
+
+    def objective(network, batch):
+        loss = mean_square(network, batch)
+        return loss + mean_square(network, torch.ones(1, 3).double()) if len(batch) % 5 == 0 else loss
+
+    gradient = zo.LossGradient(network, objective, zo.CoordinateWise(1e-4), evaluator="stacked")
+    gradient.backward(torch.randn(4, 3).double())
+    with pytest.warns(zo.EvaluatorWarning, match="could not run"):
+        gradient.backward(torch.randn(5, 3).double())

@@ -1,0 +1,32 @@
+"""The evaluator that a name stands for."""
+
+from __future__ import annotations
+
+from zo.errors import ConfigurationError
+from zo.evaluators.evaluator import Evaluator
+from zo.evaluators.loop import Loop
+from zo.evaluators.stacked import Stacked
+from zo.evaluators.verified import Verified
+from zo.objective import Closed, Objective
+
+
+def evaluator_of(chosen: str | Evaluator, objective: Objective) -> Evaluator:
+    """An evaluator as it is given, or by its name.
+
+    Raises:
+        ConfigurationError: no such name; or a stack for a closure, which has no batch to repeat.
+    """
+    if chosen == "loop" or (chosen == "auto" and isinstance(objective, Closed)):
+        return Loop()
+    if isinstance(objective, Closed) and (chosen == "stacked" or isinstance(chosen, Stacked | Verified)):
+        raise ConfigurationError(
+            f"LossGradient, evaluator: expected 'loop' for a closure without arguments, got {chosen!r}, "
+            "which needs a batch to repeat. Make it an objective(network, batch)."
+        )
+    if isinstance(chosen, Evaluator):
+        return chosen
+    if chosen in ("auto", "stacked"):
+        return Verified(Stacked())
+    raise ConfigurationError(
+        f"LossGradient, evaluator: expected 'auto', 'loop', 'stacked' or an Evaluator, got {chosen!r}."
+    )
