@@ -105,5 +105,5 @@ def test_a_pickled_stack_still_has_one_ledger():
 
 @pytest.mark.parametrize("method", ["evaluate", "evaluate_rows"])
 def test_a_wrapper_that_would_never_do_its_work_is_refused(method):
-    with pytest.raises(DefinitionError, match="Silent.*run_rows"):
+    with pytest.raises(DefinitionError, match=r"Silent.*run_rows"):
         type("Silent", (Wrapper,), {method: lambda self, x: x})
