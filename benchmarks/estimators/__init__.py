@@ -1,0 +1,1 @@
+"""Estimators beside each other and beside other libraries: `python -m benchmarks.estimators`."""
