@@ -14,6 +14,7 @@ from zo.errors import (
     ObjectiveError,
     ParameterError,
     PruningWarning,
+    TangentError,
     ZeroOrderError,
 )
 from zo.estimators.coordinate_wise import CoordinateWise
@@ -29,12 +30,23 @@ from zo.evaluators.verified import Verified
 from zo.loss_gradient import LossGradient, QueryCounts
 from zo.parameters import Parameters, Without
 from zo.sparse_updates import step_on_set
+from zo.tangents.convolution import ConvTangent
+from zo.tangents.counts import TangentCounts
+from zo.tangents.dense import DenseTangent
+from zo.tangents.gradient import TangentGradient
+from zo.tangents.local_secant import LocalSecant
+from zo.tangents.memory import Memory
+from zo.tangents.pairs import CallPairs
+from zo.tangents.tangent import Identity, Tangent
 
 __all__ = [
     "Basis",
+    "CallPairs",
     "Complement",
     "ConfigurationError",
+    "ConvTangent",
     "CoordinateWise",
+    "DenseTangent",
     "DerivativeError",
     "DifferentiableBox",
     "Estimator",
@@ -44,11 +56,14 @@ __all__ = [
     "FixedCoordinates",
     "GivenBasis",
     "Hybrid",
+    "Identity",
     "Key",
     "LayerwiseCoordinates",
+    "LocalSecant",
     "Loop",
     "LossGradient",
     "LowFrequencies",
+    "Memory",
     "ObjectiveError",
     "ParameterError",
     "Parameters",
@@ -60,6 +75,10 @@ __all__ = [
     "RowDirections",
     "Sparsity",
     "Stacked",
+    "Tangent",
+    "TangentCounts",
+    "TangentError",
+    "TangentGradient",
     "Verified",
     "Without",
     "ZeroOrderError",

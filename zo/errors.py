@@ -33,3 +33,7 @@ class DerivativeError(ZeroOrderError, RuntimeError):
 
 class PruningWarning(UserWarning):
     """The scores say nothing about a layer, so its ratio means nothing either."""
+
+
+class TangentError(ZeroOrderError, RuntimeError):
+    """A step with tangents means nothing: calls that cannot be replayed, or a gradient that is not finite."""

@@ -1,0 +1,250 @@
+"""Tangents against autograd and closed forms: exact where theory says so, adjoint everywhere."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import zo
+from blackbox import ArraySpec
+from tests.zo.row_boxes import FromTorch, weights
+from zo.tangents.pairs import CallPairs, together
+
+GRIDS = {1: (2, 7), 2: (2, 6, 5), 3: (1, 4, 3, 5)}
+TANGENTS = {
+    "identity": zo.Identity,
+    "local": zo.LocalSecant,
+    "memory": lambda: zo.Memory(window=40),
+    "dense": zo.DenseTangent,
+    "conv": zo.ConvTangent,
+    "circular": lambda: zo.ConvTangent(padding="circular"),
+    "stack": lambda: zo.LocalSecant(zo.Memory(zo.DenseTangent(zo.ConvTangent()))),
+}
+
+
+def specs(*shapes: tuple[int, ...]) -> tuple[ArraySpec, ...]:
+    return tuple(ArraySpec(f"a{place}", shape) for place, shape in enumerate(shapes))
+
+
+def pairs_of(function, shape, probes=3, rows=2, mu=0.1, seed=0, rank=None) -> CallPairs:
+    """Pairs of a function of rows; the changes lie in a random space of `rank` dimensions."""
+    z = weights(rows, *shape, seed=seed)
+    size = z[0].numel()
+    basis = weights(rank, size, seed=99) if rank else torch.eye(size).double()
+    d = (mu * weights(probes, rows, len(basis), seed=seed + 1) @ basis).view(probes, rows, *shape)
+    base = function(z)
+    response = torch.stack([function(z + each) for each in d]) - base
+    return CallPairs(
+        specs(shape),
+        specs(tuple(base.shape[1:])),
+        z.flatten(1),
+        d.flatten(2),
+        response.flatten(2),
+        torch.ones(probes, rows, dtype=torch.bool),
+    )
+
+
+def true_vjp(function, pairs: CallPairs, v: torch.Tensor) -> torch.Tensor:
+    z = pairs.z.view(-1, *pairs.inputs[0].shape).requires_grad_()
+    y = function(z)
+    return torch.autograd.grad(y, z, v.view_as(y))[0].flatten(1)
+
+
+def stencil_map(order: int, space: int, padding: str = "zeros"):
+    """A local map of a grid with two channels (three-dimensional: one), of first or second order."""
+    channels = GRIDS[space][0]
+    first = weights(channels, channels, *(3,) * space, seed=1) / 3**space
+    second = weights(channels, channels**2, *(3,) * space, seed=2) / 3**space
+    convolve = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[space]
+    mode = "constant" if padding == "zeros" else "circular"
+
+    def apply(kernel, z):
+        return convolve(functional.pad(z, [1] * (2 * space), mode), kernel)
+
+    def function(z):
+        products = (z[:, :, None] * z[:, None]).flatten(1, 2)  # of channels, as in a flux
+        return z + apply(first, z) + (apply(second, products) if order == 2 else 0.0)
+
+    return function
+
+
+def bent(z):
+    """Not local, not linear."""
+    flat = z.flatten(1)
+    size = flat.shape[1]
+    return (flat + torch.sin(flat @ weights(size, size, seed=5) / size**0.5)).view_as(z)
+
+
+@pytest.mark.parametrize("kind", TANGENTS)
+@pytest.mark.parametrize("space", GRIDS)
+def test_the_vjp_is_the_adjoint(kind, space):
+    tangent, pairs = TANGENTS[kind](), pairs_of(bent, GRIDS[space])
+    for seed in (4, 8):
+        tangent.observe(together([pairs_of(bent, GRIDS[space], seed=seed)]))
+    d, v = weights(5, *pairs.z.shape, seed=6), weights(2, pairs.response.shape[-1], seed=7)
+    forward = (tangent.apply(pairs, d) * v).sum(dim=-1)
+    assert torch.allclose(forward, (d * tangent.vjp(pairs, v)).sum(dim=-1), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", TANGENTS)
+def test_a_state_is_all_there_is_to_a_tangent(kind):
+    """Equal to the bit, before and after both have learned more; and no state is shared."""
+    one, other = TANGENTS[kind](), TANGENTS[kind]()
+    one.observe(together([pairs_of(bent, (2, 6), seed=3)]))
+    other.load_state_dict(one.state_dict())
+    pairs, v = pairs_of(bent, (2, 6)), weights(2, 12, seed=7)
+    for seed in (4, 5):
+        assert torch.equal(one.vjp(pairs, v), other.vjp(pairs, v))
+        assert torch.equal(one.predict(pairs), other.predict(pairs))
+        for tangent in (one, other):
+            tangent.observe(together([pairs_of(bent, (2, 6), seed=seed)]))
+
+
+@pytest.mark.parametrize(
+    ("tangent", "bound"),
+    [(zo.Memory(rho=1e-9), 1e-6), (zo.DenseTangent(ridge=1e-9), 1e-6), (zo.LocalSecant(), 1e-11)],
+    ids=repr,
+)
+def test_on_a_linear_box_exact_after_as_many_pairs_as_the_reachable_space_has_dimensions(tangent, bound):
+    """12 numbers in, 4 dimensions of them reachable: 4 pairs do and 3 do not, for gradients in that space.
+
+    Wrong by the ridge over the smallest squared singular value of changes of length one, some 1e-2.
+    """
+
+    def function(z):
+        return z.flatten(1) @ weights(12, 5, seed=3)
+
+    for probes, exact in ((3, False), (4, True)):
+        pairs = pairs_of(function, (2, 6), probes, rows=1, rank=4)
+        tangent.observe(together([pairs]))
+        v = weights(1, 5, seed=7)
+        reachable = torch.linalg.qr(weights(4, 12, seed=99).T).Q
+        error = (tangent.vjp(pairs, v) - true_vjp(function, pairs, v)) @ reachable
+        assert (error.abs().max() < bound) == exact
+
+
+def test_the_local_secant_has_an_error_of_the_order_of_the_step():
+    v, errors = weights(2, 12, seed=7), []
+    for mu in (2e-4, 1e-4):
+        pairs = pairs_of(bent, (2, 6), probes=16, mu=mu)
+        errors.append((zo.LocalSecant().vjp(pairs, v) - true_vjp(bent, pairs, v)).norm())
+    assert 1.9 < errors[0] / errors[1] < 2.1
+    assert errors[1] < 1e-2
+
+
+def test_the_local_secant_ignores_changes_that_are_rounding():
+    """A probe that repeats another to 1e-6 says nothing: its own direction is cut, not amplified."""
+    pairs = pairs_of(bent, (2, 6), probes=2)
+    noise = 1e-6 * weights(2, 2, *pairs.d.shape[1:], seed=9)
+    d = torch.cat([pairs.d, pairs.d[:1] + noise[:1, 0]])
+    response = torch.cat([pairs.response, pairs.response[:1] + 1e3 * noise[:1, 1]])
+    valid = torch.ones(3, 2, dtype=torch.bool)
+    doubled = CallPairs(pairs.inputs, pairs.outputs, pairs.z, d, response, valid)
+    v = weights(2, 12, seed=7)
+    secant = zo.LocalSecant()
+    assert torch.allclose(secant.vjp(doubled, v), secant.vjp(pairs, v), atol=2e-2)
+
+
+@pytest.mark.parametrize("padding", ["zeros", "circular"])
+@pytest.mark.parametrize("space", GRIDS)
+def test_on_a_quadratic_stencil_the_conv_tangent_is_exact_to_rounding(space, padding):
+    """Chords of a quadratic are its slope half way: steps of order one leave no truncation."""
+    function, shape = stencil_map(2, space, padding), GRIDS[space]
+    tangent = zo.ConvTangent(padding=padding, ridge=1e-13)
+    for seed in range(20):
+        tangent.observe(together([pairs_of(function, shape, probes=8, rows=4, mu=1.0, seed=seed)]))
+    pairs = pairs_of(function, shape, seed=500)
+    v = weights(2, pairs.response.shape[-1], seed=7)
+    assert torch.allclose(tangent.vjp(pairs, v), true_vjp(function, pairs, v), rtol=1e-7, atol=1e-7)
+
+
+def test_what_conv_cannot_see_is_left_to_the_memory_behind_it():
+    """A stencil and a matrix: neither tangent alone is right, conv first and memory behind it is."""
+    linear = weights(14, 14, seed=8)
+    stencil = stencil_map(2, 1)
+
+    def function(z):
+        far = torch.zeros_like(linear)
+        far[:2] = linear[:2]  # two numbers that all cells follow
+        return stencil(z) + (z.flatten(1) @ far).view_as(z)
+
+    errors = {}
+    for name, tangent in {
+        "conv": zo.ConvTangent(forgetting=1.0),
+        "memory": zo.Memory(window=2000, rho=1e-6),
+        "both": zo.Memory(zo.ConvTangent(forgetting=1.0), window=2000, rho=1e-6),
+    }.items():
+        for seed in range(30):
+            tangent.observe(together([pairs_of(function, (2, 7), probes=8, rows=4, mu=1.0, seed=seed)]))
+        pairs = pairs_of(function, (2, 7), seed=500)
+        v = weights(2, 14, seed=7)
+        errors[name] = (tangent.vjp(pairs, v) - true_vjp(function, pairs, v)).norm()
+    assert errors["both"] < 0.7 * min(errors["conv"], errors["memory"])
+
+
+def test_memory_keeps_the_last_pairs():
+    """A box that changes: after a whole window of the new one nothing is left of the old."""
+    old, new = (lambda z, seed=seed: z.flatten(1) @ weights(6, 3, seed=seed) for seed in (1, 2))
+    tangent = zo.Memory(window=20, rho=1e-9)
+    for seed in range(3):
+        tangent.observe(together([pairs_of(old, (6,), probes=7, rows=2, seed=seed)]))
+    for seed in range(5):
+        tangent.observe(together([pairs_of(new, (6,), probes=3, rows=2, seed=seed)]))
+    pairs, v = pairs_of(new, (6,)), weights(2, 3, seed=7)
+    assert torch.allclose(tangent.vjp(pairs, v), true_vjp(new, pairs, v), atol=1e-6)
+
+
+@pytest.mark.parametrize("refit", [1, 3, 100])
+def test_dense_is_weighted_ridge_least_squares(refit):
+    """Against the normal equations of all pairs, each weighted by its age; the ridge ages until a fit."""
+    tangent = zo.DenseTangent(forgetting=0.7, ridge=0.1, refit=refit)
+    gram, cross = torch.zeros(30, 30).double(), torch.zeros(30, 30).double()
+    for seed in range(5):
+        seen = together([pairs_of(bent, (30,), seed=seed)])  # 6 pairs of 30 numbers
+        tangent.observe(seen)
+        d, ridge = seen.d[0], 0.1 * 0.7 ** (seed % refit)
+        gram = 0.7 * gram + d.T @ d
+        cross = 0.7 * cross + d.T @ (seen.response[0] - d)
+        pairs, v = pairs_of(bent, (30,), seed=9), weights(2, 30, seed=7)
+        expected = v + (torch.linalg.inv(gram + ridge * torch.eye(30).double()) @ cross @ v.T).T
+        assert torch.allclose(tangent.vjp(pairs, v), expected, atol=1e-11)
+
+
+def step(x):
+    return torch.sin(1.3 * x) + 0.2 * x.roll(1, dims=-1) * x
+
+
+def rollout(network, batch, solver):
+    state = batch
+    loss = torch.zeros(len(batch), dtype=batch.dtype)
+    for _ in range(4):
+        state = solver(state + network(state))
+        loss = loss + (state - 0.5).square().mean(dim=1)
+    return loss
+
+
+@pytest.mark.parametrize("evaluator", ["stacked", "loop"])
+def test_a_step_with_probes_that_span_the_state_is_autograds(evaluator):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 4)).double()
+    batch = weights(3, 4)
+    box = FromTorch(step, specs((4,)), specs((4,)))
+    truth = rollout(network, batch, step).mean()
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(truth, list(network.parameters()))])
+    gradient = zo.TangentGradient(
+        network,
+        lambda network, batch: rollout(network, batch, box),
+        boxes=[box],
+        tangent=zo.LocalSecant(cut=1e-6),
+        probes=12,
+        mu=1e-6,
+        evaluator=evaluator,
+    )
+    loss = gradient.backward(batch)
+    found = torch.cat([p.grad.flatten() for p in network.parameters()])
+    assert torch.equal(loss, truth.detach())
+    # Changes of 1e-5 by a curvature of order one, over singular values down to some 1e-2.
+    assert (found - expected).norm() < 1e-3 * expected.norm()
+    assert gradient.trust[0] is not None and max(gradient.trust) < 1e-3

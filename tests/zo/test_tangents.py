@@ -1,0 +1,468 @@
+"""`TangentGradient`: rows, failures, resuming, several boxes, inputs and outputs, and what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typeguard import suppress_type_checks
+
+import zo
+from blackbox import ArraySpec, Budgeted
+from tests.zo.boxes import Sine
+from tests.zo.row_boxes import FromTorch, weights
+from zo.tangents.pairs import CallPairs
+
+X = ArraySpec("x", (4,))
+TANGENTS = {
+    "identity": zo.Identity,
+    "local": zo.LocalSecant,
+    "memory": lambda: zo.Memory(window=50),
+    "dense": zo.DenseTangent,
+    "stack": lambda: zo.LocalSecant(zo.Memory(zo.DenseTangent(), window=50)),
+}
+
+
+def make_network(dtype=torch.float64) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 4)).to(dtype)
+
+
+def grads(network) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in network.parameters()])
+
+
+def true_grads(objective, network, batch) -> torch.Tensor:
+    loss = objective(network, batch).mean()
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))])
+
+
+def chain(box, steps=3):
+    def objective(network, batch):
+        state, loss = batch, 0.0
+        for _ in range(steps):
+            state = box(state + network(state))
+            loss = loss + (state - 0.5).square().mean(dim=1)
+        return loss
+
+    return objective
+
+
+def full_rank(network, objective, boxes, **settings) -> zo.TangentGradient:
+    """Probes that span any space that these boxes have, so the gradient must be autograd's."""
+    tangent = zo.LocalSecant(cut=1e-6)
+    settings = {"tangent": tangent, "probes": 16, "mu": 1e-6, **settings}
+    return zo.TangentGradient(network, objective, boxes=boxes, **settings)
+
+
+@pytest.mark.parametrize("kind", TANGENTS)
+@pytest.mark.parametrize("evaluator", ["stacked", "loop"])
+@pytest.mark.parametrize("probes", [1, 3])
+def test_rows_are_those_of_base_and_probes_and_no_more(kind, evaluator, probes):
+    box = Sine()
+    gradient = zo.TangentGradient(
+        make_network(), chain(box), boxes=[box], tangent=TANGENTS[kind](), probes=probes, evaluator=evaluator
+    )
+    for _ in range(2):
+        gradient.backward(weights(5, 4))
+    rows = 2 * (1 + probes) * 5 * 3
+    assert box.ledger.rows_run == box.ledger.rows_asked == gradient.counts.rows == rows
+    assert box.ledger.calls == 2 * 3 * (1 if evaluator == "stacked" else 1 + probes)
+    assert gradient.counts == zo.TangentCounts(steps=2, queries=2 * probes, rows=rows, dropped=0)
+    assert gradient.queries() == probes
+
+
+def test_adds_to_grad_and_gives_the_base_loss():
+    network, box, batch = make_network(), Sine(), weights(5, 4)
+    gradient = full_rank(network, chain(box), [box])
+    expected = chain(box)(network, batch).mean()
+    loss = gradient.backward(batch)
+    once = grads(network)
+    gradient.counts.steps = 0  # the same draws again
+    gradient.backward(batch)
+    assert torch.equal(loss, expected.detach()) and not loss.requires_grad
+    assert torch.allclose(grads(network), 2 * once, rtol=1e-12)
+
+
+def test_draws_hang_on_seed_and_step_alone():
+    found = []
+    for seed, disturb in ((0, 1), (0, 2), (1, 1)):
+        network, box = make_network(), Sine()
+        torch.manual_seed(disturb)
+        gradient = zo.TangentGradient(network, chain(box), boxes=[box], tangent=zo.LocalSecant(), seed=seed)
+        gradient.backward(weights(5, 4))
+        found.append(grads(network))
+    assert torch.equal(found[0], found[1])
+    assert not torch.allclose(found[0], found[2], rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", TANGENTS)
+def test_resume_to_the_bit(kind, tmp_path):
+    def run(resume: bool) -> tuple[torch.Tensor, list]:
+        network, box = make_network(torch.float32), Sine()
+
+        def make():
+            return zo.TangentGradient(network, chain(box), boxes=[box], tangent=TANGENTS[kind]())
+
+        gradient, trust = make(), []
+        for step in range(14):
+            if resume and step in (1, 9):
+                torch.save(gradient.state_dict(), tmp_path / "state.pt")
+                gradient = make()
+                gradient.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+            network.zero_grad()
+            gradient.backward(weights(5, 4, seed=step).float())
+            with torch.no_grad():
+                for p in network.parameters():
+                    p -= 0.1 * p.grad
+            trust.append(gradient.trust)
+        return torch.cat([p.detach().flatten() for p in network.parameters()]), trust
+
+    (undisturbed, trust), (resumed, same) = run(False), run(True)
+    assert torch.equal(undisturbed, resumed)
+    assert trust == same
+
+
+def test_trust_falls_as_the_box_is_learned():
+    """A linear box: after some steps nothing is left to learn; the first call has no pairs."""
+    box = FromTorch(lambda x: x @ weights(4, 4, seed=3), (X,), (X,))
+
+    def objective(network, batch):
+        return chain(box, 2)(network, box(batch))
+
+    gradient = zo.TangentGradient(
+        make_network(), objective, boxes=[box], tangent=zo.DenseTangent(ridge=1e-9), probes=2
+    )
+    errors = []
+    for step in range(4):
+        gradient.backward(weights(5, 4, seed=step))
+        errors.append(gradient.trust)
+    assert all(each[0] is None for each in errors)
+    assert min(errors[0][1:]) > 0.5 and max(errors[3][1:]) < 1e-6
+    assert gradient.metrics().keys() == {"tangent_error", "tangent_error_call_2", "tangent_error_call_3"}
+    assert gradient.metrics()["tangent_error"] == gradient.trust_of_step < 1e-6
+
+
+# Failures
+
+
+@pytest.mark.parametrize("kind", TANGENTS)
+@pytest.mark.parametrize("lost", ["by the box", "in the batch", "in the loss"])
+def test_rows_lost_in_the_base_leave_the_gradient_of_the_others(kind, lost):
+    def run(batch) -> tuple[torch.Tensor, torch.Tensor]:
+        network, box = make_network(), Sine(limit=50.0)
+
+        def objective(network, batch):
+            state, penalty = batch
+            return chain(box)(network, state) + penalty
+
+        gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=TANGENTS[kind](), mu=1e-4)
+        loss = gradient.backward(batch)
+        assert gradient.counts.dropped == 0
+        return loss, grads(network)
+
+    state, penalty, dead = weights(6, 4), torch.zeros(6).double(), [0, 4]
+    alive = [row for row in range(6) if row not in dead]
+    expected = run((state[alive], penalty[alive]))
+    if lost == "in the loss":
+        penalty[dead] = float("nan")
+    else:
+        state[dead] = 1e3 if lost == "by the box" else float("nan")
+    for found, wanted in zip(run((state, penalty)), expected, strict=True):
+        assert torch.allclose(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+class FailsInTheFirstCall(FromTorch):
+    """The sine, that loses the last rows, those of the last probes, when it is first called."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(torch.sin, (X,), (X,))
+        self.rows = rows
+
+    def evaluate_rows(self, *arrays):
+        y = super().evaluate_rows(*arrays)
+        if len(self.asked) == 1:
+            y[len(y) - self.rows :] = float("nan")
+        return y
+
+
+def test_a_probe_that_fails_drops_its_pairs_and_not_the_step():
+    """The last of 17 probes fails in every row: the other 16 span the space."""
+    network, box, batch = make_network(), FailsInTheFirstCall(rows=5), weights(5, 4)
+    gradient = full_rank(network, chain(box), [box], probes=17)
+    gradient.backward(batch)
+    expected = true_grads(chain(torch.sin), network, batch)
+    assert torch.allclose(grads(network), expected, rtol=1e-3, atol=1e-5)
+    assert gradient.counts.dropped == 5 * 3
+
+
+def test_too_many_failed_pairs_are_an_error():
+    network, box = make_network(), FailsInTheFirstCall(rows=10)
+    gradient = zo.TangentGradient(
+        network, chain(box), boxes=[box], tangent=zo.Identity(), probes=3, max_dropped=0.6
+    )
+    with pytest.raises(zo.FailedQueriesError, match="at most 60% of 45 pairs to fail, 30 did"):
+        gradient.backward(weights(5, 4))
+    assert all(p.grad is None for p in network.parameters())
+    assert gradient.counts.steps == 0
+
+
+def test_no_row_that_survives_is_an_error():
+    network, box = make_network(), Sine(limit=-100.0)
+    gradient = zo.TangentGradient(network, chain(box), boxes=[box], tangent=zo.Identity())
+    with pytest.raises(zo.FailedQueriesError, match="finite loss in some row"):
+        gradient.backward(weights(5, 4))
+
+
+# Boxes, inputs and outputs
+
+
+def test_several_boxes_inputs_and_outputs_and_integers():
+    """Two boxes, one with four inputs, two of them without a derivative, and three outputs."""
+    rate, kind = ArraySpec("rate", (), differentiable=False), ArraySpec("kind", (), "int64")
+    side, count = ArraySpec("side", (2, 2)), ArraySpec("count", (), "int64")
+
+    def mix(x, side, rate, kind):
+        state = torch.sin(x) * rate[:, None] + side.flatten(1) * (1 + kind[:, None])
+        return state, (x * side.flatten(1)).sum(dim=1), kind + 1
+
+    def turn(x):
+        return x.roll(1, dims=1) * x
+
+    mixer = FromTorch(mix, (X, side, rate, kind), (ArraySpec("state", (4,)), ArraySpec("energy", ()), count))
+    turner = FromTorch(turn, (X,), (X,))
+
+    def objective_with(mix, turn):
+        def objective(network, batch):
+            state, rate, kind = batch
+            loss = 0.0
+            for _ in range(2):
+                moved = state + network(state)
+                state, energy, kind = mix(moved, network(0.5 * state).view(-1, 2, 2), rate, kind)
+                state = torch.tanh(turn(state))
+                loss = loss + state.square().mean(dim=1) + 0.1 * energy
+            return loss
+
+        return objective
+
+    network = make_network()
+    batch = (weights(3, 4), weights(3, seed=1).abs(), torch.tensor([0, 1, 2]))
+    gradient = full_rank(network, objective_with(mixer, turner), [mixer, turner])
+    gradient.backward(batch)
+    expected = true_grads(objective_with(mix, turn), network, batch)
+    assert torch.allclose(grads(network), expected, rtol=2e-3, atol=1e-4)
+    assert len(gradient.trust) == 4 and max(gradient.trust) < 1e-2
+    assert gradient.counts.rows == mixer.ledger.rows_run + turner.ledger.rows_run == 17 * 3 * 4
+
+
+def test_a_pair_in_which_an_integer_input_changed_too_is_not_learned_from():
+    """The box answers to the sign of the state by a jump: pairs across it say nothing about slopes."""
+
+    def function(x, kind):
+        return torch.sin(x) + 100.0 * kind[:, None]
+
+    kind = ArraySpec("kind", (), "int64")
+    box = FromTorch(function, (X, kind), (X,))
+    learned = []
+
+    class Watching(zo.Identity):
+        def observe(self, pairs: CallPairs) -> None:
+            learned.append(pairs)
+
+    def objective(network, batch):
+        x = 1e-3 * network(batch)
+        return box(x, (x[:, 0] > 0).long()).square().mean(dim=1)
+
+    network = make_network()
+    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=Watching(), probes=20, mu=1.0)
+    gradient.tangents[0].observe = Watching().observe
+    gradient.backward(weights(5, 4))
+    (pairs,) = learned
+    assert 0 < pairs.d.shape[1] < 100
+    assert (pairs.response[0] * pairs.d[0]).sum(dim=1).max() < 1.01  # cosines; a jump would be 1e5
+
+
+def test_identity_goes_by_name_and_shape():
+    inputs = (ArraySpec("a", (2,)), ArraySpec("b", (3,)))
+    outputs = (ArraySpec("b", (3,)), ArraySpec("c", (2,)), ArraySpec("a", (4,)))
+    valid = torch.ones(1, 2, dtype=torch.bool)
+    pairs = CallPairs(inputs, outputs, weights(2, 5), weights(1, 2, 5), weights(1, 2, 9), valid)
+    d, v = weights(1, 2, 5, seed=3), weights(2, 9, seed=4)
+    found, back = zo.Identity().apply(pairs, d), zo.Identity().vjp(pairs, v)
+    assert torch.equal(found[..., :3], d[..., 2:]) and not found[..., 3:].any()
+    assert torch.equal(back[:, 2:], v[:, :3]) and not back[:, :2].any()
+
+
+def test_further_leading_axes_wrappers_and_boxes_that_are_not_named():
+    """A call with (rows, 2) leading axes, through a wrapper; a second box stays a constant."""
+    inner, other = FromTorch(torch.sin, (ArraySpec("x", (2,)),), (ArraySpec("x", (2,)),)), Sine()
+    box = Budgeted(inner, rows=10**6)
+
+    def objective_with(box):
+        def objective(network, batch):
+            state = box(network(batch).view(-1, 2, 2)).flatten(1)
+            return (state - other(batch)).square().mean(dim=1)
+
+        return objective
+
+    network, batch = make_network(), weights(3, 4)
+    full_rank(network, objective_with(box), [box]).backward(batch)
+    assert torch.allclose(grads(network), true_grads(objective_with(torch.sin), network, batch), rtol=1e-3)
+    assert inner.ledger.rows_run == 17 * 6
+
+
+@pytest.mark.parametrize("evaluator", ["stacked", "loop"])
+def test_buffers_move_once_and_dropout_draws_one_mask(evaluator):
+    def make() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 4)).double()
+
+    box, batch = FromTorch(torch.sin, (X,), (X,)), weights(6, 4)
+    network, truth = make(), make()
+    torch.manual_seed(3)
+    full_rank(network, chain(box), [box], evaluator=evaluator).backward(batch)
+    torch.manual_seed(3)
+    expected = true_grads(chain(torch.sin), truth, batch)
+    # The last bias is behind batch norm's; those before it have gradients of zero.
+    assert torch.allclose(grads(network), expected, rtol=1e-3, atol=1e-4)
+    assert torch.allclose(network[1].running_mean, truth[1].running_mean, rtol=1e-12)
+
+
+# Refusals
+
+
+def calls_of_weights(box):
+    def objective(network, batch):
+        state = box(network(batch))
+        if not torch.is_grad_enabled():
+            state = box(state)
+        return state.square().mean(dim=1)
+
+    return objective
+
+
+def noisy(box):
+    return lambda network, batch: box(network(batch) + torch.randn_like(batch)).square().mean(dim=1)
+
+
+def mixed(box):
+    return lambda network, batch: box(network(batch) - network(batch).mean()).square().mean(dim=1)
+
+
+def rows_last(box):
+    return lambda network, batch: box(network(batch).T.reshape(-1, 4)).view(4, -1).square().mean(dim=0)
+
+
+def in_numpy(box):
+    return lambda network, batch: torch.from_numpy(box(network(batch).detach().numpy())).square().mean(dim=1)
+
+
+def weights_from_outside(box):
+    return lambda network, batch: box(batch @ network[0].weight[:4].T).square().mean(dim=1)
+
+
+def without(box):
+    return lambda network, batch: network(batch).square().mean(dim=1)
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        (calls_of_weights, ["expected 2 calls of the boxes, got 1", "same order"]),
+        (noisy, ["input 'x' of call 1", "random numbers"]),
+        (mixed, ["input 'x' of call 1", "evaluator='loop'"]),
+        (rows_last, ["input 'x' of call 1", "rows first"]),
+        (in_numpy, ["torch tensors", "NumPy"]),
+        (weights_from_outside, ["expected probes to change an input of a box", "in the forward"]),
+        (without, ["expected a call of a box in [Sine]", "very objects"]),
+    ],
+)
+def test_objectives_that_cannot_be_replayed(objective, words):
+    network, box = make_network(), Sine()
+    gradient = zo.TangentGradient(network, objective(box), boxes=[box], tangent=zo.Identity(), mu=0.1)
+    with pytest.raises(zo.TangentError) as raised:
+        gradient.backward(weights(5, 4))
+    assert all(word in str(raised.value) for word in words), str(raised.value)
+    assert isinstance(raised.value, zo.ZeroOrderError)
+    assert all(p.grad is None for p in network.parameters())
+    assert box(np.zeros((1, 4))).shape == (1, 4)  # calls go to the box again
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"probes": 0}, "probes: expected a whole number >= 1"),
+        ({"mu": 0.0}, "mu: expected a finite number > 0"),
+        ({"max_dropped": 2}, "max_dropped: expected a fraction"),
+        ({"evaluator": "difference"}, "evaluator: expected one of stacked, loop"),
+        ({"boxes": []}, "boxes: expected a list"),
+        ({"boxes": [torch.sin]}, "expected BlackBoxFunctions"),
+        ({"boxes": [FromTorch(torch.sin, (ArraySpec("n", (), "int64"),), (X,))]}, "differentiable input"),
+        ({"boxes": [Sine()] * 2}, "expected different boxes"),
+        ({"tangent": []}, "tangent: expected a Tangent"),
+        ({"tangent": "dense"}, "tangent: expected a Tangent"),
+        ({"tangent": [zo.Identity()] * 2}, "one for each of 1 boxes"),
+        ({"objective": lambda: torch.zeros(())}, "objective: expected objective"),
+        ({"seed": -1}, "seed: expected a whole number"),
+    ],
+)
+def test_settings_out_of_range(settings, words):
+    network, box = make_network(), Sine()
+    given = {"objective": chain(box), "boxes": [box], "tangent": zo.Identity(), **settings}
+    with suppress_type_checks(), pytest.raises(zo.ConfigurationError, match=words):
+        zo.TangentGradient(network, given.pop("objective"), **given)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: zo.LocalSecant(cut=0.0), "cut: expected"),
+        (lambda: zo.Memory(window=0), "window: expected"),
+        (lambda: zo.Memory(rho=-1.0), "rho: expected"),
+        (lambda: zo.DenseTangent(forgetting=1.5), "forgetting: expected"),
+        (lambda: zo.DenseTangent(ridge=0.0), "ridge: expected"),
+        (lambda: zo.DenseTangent(refit=0), "refit: expected"),
+        (lambda: zo.ConvTangent(kernel=4), "kernel: expected an odd width, got 4. Take 5"),
+        (lambda: zo.ConvTangent(padding="mirror"), "padding: expected one of"),
+        (lambda: zo.ConvTangent(forgetting=0.0), "forgetting: expected"),
+        (lambda: zo.ConvTangent(ridge=1e-20), "ridge: expected"),
+    ],
+)
+def test_tangents_out_of_range(make, words):
+    with suppress_type_checks(), pytest.raises(zo.ConfigurationError, match=words):
+        make()
+
+
+def test_a_conv_tangent_needs_a_grid():
+    box = Sine()
+    gradient = zo.TangentGradient(make_network(), chain(box), boxes=[box], tangent=zo.ConvTangent())
+    with pytest.raises(zo.ConfigurationError, match=r"channels, \*space"):
+        gradient.backward(weights(5, 4))
+
+
+def test_frozen_parameters_and_states_of_other_runs_are_refused():
+    network, box = make_network(), Sine()
+    network[0].weight.requires_grad_(False)
+    settings = {"boxes": [box], "tangent": zo.Identity()}
+    with pytest.raises(zo.ConfigurationError, match=r"'0\.weight', which does not"):
+        zo.TangentGradient(network, chain(box), parameters="*", **settings)
+    state = zo.TangentGradient(network, chain(box), **settings).state_dict()
+    words = r"seed 5 and tangents Identity\(\), got one with seed 0 and tangents Identity"
+    with pytest.raises(zo.ConfigurationError, match=words):
+        zo.TangentGradient(network, chain(box), seed=5, **settings).load_state_dict(state)
+    settings["tangent"] = zo.Memory()
+    with pytest.raises(zo.ConfigurationError, match=r"tangents Memory\(Identity\(\), window=768\), got"):
+        zo.TangentGradient(network, chain(box), **settings).load_state_dict(state)
+
+
+def test_a_gradient_that_is_not_finite_is_an_error():
+    class Wild(zo.Identity):
+        def vjp(self, pairs, cotangent):
+            return cotangent * float("inf")
+
+    network, box = make_network(), Sine()
+    gradient = zo.TangentGradient(network, chain(box), boxes=[box], tangent=Wild())
+    with pytest.raises(zo.TangentError, match="finite gradient"):
+        gradient.backward(weights(5, 4))
+    assert all(p.grad is None for p in network.parameters())

@@ -1,0 +1,185 @@
+"""`ConvTangent`: for boxes on grids, a stencil whose coefficients are linear in the state."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from zo.errors import ConfigurationError
+from zo.estimators.estimator import check_choice, check_count
+from zo.tangents.pairs import CallPairs
+from zo.tangents.tangent import Identity, Tangent, check_positive
+
+CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+
+
+class ConvTangent(Tangent):
+    """J(z) d = A d + W conv d + sum_c [ z_c (W_c conv d) + W'_c conv (z_c d) ], c the channels of z.
+
+    The same stencils in all cells, fitted by recursive ridge least squares. Exact for a box that is local,
+    the same everywhere and made of stencils of the state and of products of its channels in a cell, as
+    the fluxes of a fluid are; of others what is nearest. Walls and obstacles it does not see: put
+    `Memory` behind it, never before.
+
+    For a box with one differentiable input `(channels, *space)` and one such output on the same cells, in
+    one to three dimensions.
+
+    Memory: features = channels x kernel^space x (1 + 2 channels); 8 x features^2 bytes, and for a step
+    4 bytes x pairs of 64 x cells x features. A step: 2 x pairs x cells x features^2 operations.
+
+    Args:
+        prior: A; the identity if left out.
+        kernel: odd width of the stencils, in cells.
+        padding: "zeros" beyond the boundary, or "circular" for a periodic domain.
+        forgetting: the factor by which what was seen counts less with each step.
+        ridge: relative to the features' mean square.
+
+    Raises:
+        ConfigurationError: a value out of its range; when it is first used, a box without such arrays.
+    """
+
+    def __init__(
+        self,
+        prior: Tangent | None = None,
+        kernel: int = 3,
+        *,
+        padding: Literal["zeros", "circular"] = "zeros",
+        forgetting: float = 0.98,
+        ridge: float = 1e-6,
+    ) -> None:
+        check_count("ConvTangent", "kernel", kernel)
+        if kernel % 2 == 0:
+            raise ConfigurationError(
+                f"ConvTangent, kernel: expected an odd width, got {kernel}. Take {kernel + 1}."
+            )
+        check_choice("ConvTangent", "padding", padding, ("zeros", "circular"))
+        check_positive("ConvTangent", "forgetting", forgetting, most=1.0)
+        check_positive("ConvTangent", "ridge", ridge, least=1e-14)
+        self.prior = Identity() if prior is None else prior
+        self.kernel = kernel
+        self.padding = padding
+        self.forgetting = forgetting
+        self.ridge = ridge
+        self._sums: tuple[Tensor, Tensor] | None = None  # features x features, features x channels out
+        self._coefficients: Tensor | None = None
+
+    def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
+        """The stencils on the changes."""
+        found = self.prior.apply(pairs, d)
+        if self._sums is None:
+            return found
+        return found + torch.stack([self._stencils(pairs, change) for change in d])
+
+    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
+        """By autograd through `apply`, which is linear in the changes."""
+        found = self.prior.vjp(pairs, cotangent)
+        if self._sums is None:
+            return found
+        with torch.enable_grad():
+            d = torch.zeros_like(pairs.z, requires_grad=True)
+            return found + torch.autograd.grad(self._stencils(pairs, d), d, cotangent)[0]
+
+    def observe(self, pairs: CallPairs) -> None:
+        """Forget a little and add the new pairs."""
+        self.prior.observe(pairs)
+        residuals = (pairs.response - self.prior.apply(pairs, pairs.d))[0]
+        shape = _grid(pairs)
+        channels_out = pairs.outputs[0].shape[0]
+        features = shape[0] * self.kernel ** (len(shape) - 1) * (1 + 2 * shape[0])
+        if self._sums is None:
+            zeros = pairs.z.new_zeros(features, features + channels_out, dtype=torch.float64)
+            self._sums = zeros[:, :features].clone(), zeros[:, features:].clone()
+        gram, cross = (self.forgetting * total for total in self._sums)
+        for first in range(0, len(pairs.z), 64):  # all at once would take gigabytes
+            part = slice(first, first + 64)
+            z, d = (tensor[part].reshape(-1, *shape) for tensor in (pairs.z, pairs.d[0]))
+            rows = self._features(z, d).double()
+            wanted = residuals[part].reshape(len(z), channels_out, -1).transpose(1, 2).flatten(0, 1)
+            gram += rows.T @ rows
+            cross += rows.T @ wanted.double()
+        self._sums, self._coefficients = (gram, cross), None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The two sums and the prior's state."""
+        sums = None if self._sums is None else [total.clone() for total in self._sums]
+        return {"prior": self.prior.state_dict(), "sums": sums}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.prior.load_state_dict(state["prior"])
+        self._sums = None if state["sums"] is None else (state["sums"][0].clone(), state["sums"][1].clone())
+        self._coefficients = None
+
+    def _features(self, z: Tensor, d: Tensor) -> Tensor:
+        """What the coefficients of a cell multiply, `(rows * cells, features)`."""
+        own = self._neighbours(d)  # (rows, cells, channels * stencil)
+        moved = self._neighbours(_products(z, d))
+        scaled = z.flatten(2).transpose(1, 2)[..., None] * own[..., None, :]
+        return torch.cat([own, moved, scaled.flatten(2)], dim=2).flatten(0, 1)
+
+    def _neighbours(self, grid: Tensor) -> Tensor:
+        """The stencil's values around each cell: `(rows, cells, channels * stencil)`."""
+        windows = self._padded(grid)
+        for axis in range(2, grid.ndim):
+            windows = windows.unfold(axis, self.kernel, 1)
+        return windows.movedim(1, grid.ndim - 1).flatten(grid.ndim - 1).flatten(1, grid.ndim - 2)
+
+    def _padded(self, grid: Tensor) -> Tensor:
+        around = [self.kernel // 2] * (2 * (grid.ndim - 2))
+        return functional.pad(grid, around, "constant" if self.padding == "zeros" else "circular")
+
+    def _stencils(self, pairs: CallPairs, d: Tensor) -> Tensor:
+        """`(rows, size_in)` to `(rows, size_out)`."""
+        shape = _grid(pairs)
+        channels, space = shape[0], len(shape) - 1
+        kernel, convolve = (self.kernel,) * space, CONVOLUTIONS[space]
+        own, moved, scaled = (
+            self._solved()
+            .to(d.dtype)
+            .T.split([n * channels * self.kernel**space for n in (1, channels, channels)], dim=1)
+        )
+        outputs = len(own)
+        z, d = pairs.z.reshape(-1, *shape), d.reshape(-1, *shape)
+        joined = torch.cat([own, moved], dim=1).reshape(outputs, -1, *kernel)
+        found = convolve(self._padded(torch.cat([d, _products(z, d)], dim=1)), joined)
+        each = convolve(self._padded(d), scaled.reshape(outputs * channels, channels, *kernel))
+        return (found + (each.unflatten(1, (outputs, channels)) * z[:, None]).sum(dim=2)).flatten(1)
+
+    def _solved(self) -> Tensor:
+        """The coefficients `(features, channels out)`, once a step."""
+        if self._coefficients is None:
+            assert self._sums is not None  # its callers have asked
+            gram, cross = self._sums
+            ridged = gram.clone()
+            ridged.diagonal().add_(self.ridge * gram.diagonal().mean().clamp(min=1e-30))
+            self._coefficients = torch.cholesky_solve(cross, torch.linalg.cholesky(ridged))
+        return self._coefficients
+
+    def __repr__(self) -> str:
+        """With its prior."""
+        return f"ConvTangent({self.prior!r}, kernel={self.kernel})"
+
+
+def _products(z: Tensor, d: Tensor) -> Tensor:
+    """z_c d_j at each cell, c outermost: `(rows, channels^2, *space)`."""
+    return (z[:, :, None] * d[:, None]).flatten(1, 2)
+
+
+def _grid(pairs: CallPairs) -> tuple[int, ...]:
+    """Channels and cells of the input.
+
+    Raises:
+        ConfigurationError: the box has no such arrays.
+    """
+    shapes = [spec.shape for spec in (*pairs.inputs, *pairs.outputs)]
+    fits = len(pairs.inputs) == len(pairs.outputs) == 1 and len(shapes[0]) in (2, 3, 4)
+    if not fits or shapes[0][1:] != shapes[1][1:]:
+        raise ConfigurationError(
+            "ConvTangent: expected one differentiable input and output (channels, *space) on the same cells, "
+            f"got shapes {[s.shape for s in pairs.inputs]} and {[s.shape for s in pairs.outputs]}. "
+            "Take Memory or DenseTangent."
+        )
+    return shapes[0]

@@ -1,0 +1,108 @@
+"""`Memory`: a linear model of the last pairs of all calls, rows and steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zo.estimators.estimator import check_count
+from zo.tangents.pairs import CallPairs
+from zo.tangents.tangent import Identity, Tangent, check_positive
+
+
+class Memory(Tangent):
+    """J = A + R^T (D D^T + rho)^-1 D over the last `window` pairs, whatever state they were seen at.
+
+    D are changes of length one, R what the prior A, as it is now, leaves of the responses. It does not
+    depend on the state; where the box's derivative does, put it behind a tangent that does.
+
+    Memory: window x (2 size_in + size_out) numbers, and 8 bytes x window^2 twice, for the Gram matrix and its
+    factor. A step: window x new pairs x size_in products and a Cholesky factorisation, window^3 / 3.
+
+    Args:
+        prior: A; the identity if left out.
+        window: pairs kept; of a step with more, the last.
+        rho: the ridge, in units of changes of length one.
+
+    Raises:
+        ConfigurationError: a value out of its range.
+    """
+
+    def __init__(self, prior: Tangent | None = None, window: int = 768, rho: float = 1e-3) -> None:
+        check_count("Memory", "window", window)
+        check_positive("Memory", "rho", rho, least=1e-10)
+        self.prior = Identity() if prior is None else prior
+        self.window = window
+        self.rho = rho
+        self._seen = 0  # pairs ever; the next goes to place _seen % window
+        self._kept: dict[str, Tensor] = {}  # places first; min(_seen, window) of them are filled
+        self._fitted: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
+        """A d + R^T (D D^T + rho)^-1 D d."""
+        found = self.prior.apply(pairs, d)
+        if not self._seen:
+            return found
+        changes, residuals, factor = self._fit(pairs)
+        flat = d.reshape(-1, d.shape[-1])
+        coordinates = torch.cholesky_solve((changes @ flat.T).double(), factor).to(d.dtype)
+        return found + (coordinates.T @ residuals).reshape(found.shape)
+
+    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
+        """A^T v + D^T (D D^T + rho)^-1 R v."""
+        found = self.prior.vjp(pairs, cotangent)
+        if not self._seen:
+            return found
+        changes, residuals, factor = self._fit(pairs)
+        slopes = torch.cholesky_solve((residuals @ cotangent.T).double(), factor).to(cotangent.dtype)
+        return found + slopes.T @ changes
+
+    def observe(self, pairs: CallPairs) -> None:
+        """Keep the pairs, the oldest going."""
+        self.prior.observe(pairs)
+        self._fitted = None  # the prior has moved, and with it the residuals
+        count = min(pairs.d.shape[1], self.window)
+        if not count:
+            return
+        new = {"z": pairs.z, "d": pairs.d[0], "response": pairs.response[0]}
+        kept = self._kept
+        if not kept:
+            kept |= {name: tensor.new_zeros(self.window, tensor.shape[1]) for name, tensor in new.items()}
+            kept["gram"] = torch.zeros(self.window, self.window, dtype=torch.float64, device=pairs.z.device)
+        places = (self._seen + torch.arange(count, device=pairs.z.device)) % self.window
+        for name, tensor in new.items():
+            kept[name][places] = tensor[len(tensor) - count :]
+        self._seen += count
+        products = kept["d"][places].double() @ kept["d"].double().T
+        kept["gram"][places] = products
+        kept["gram"][:, places] = products.T
+
+    def state_dict(self) -> dict[str, Any]:
+        """The pairs, their Gram matrix, and the prior's state."""
+        kept = {name: tensor.clone() for name, tensor in self._kept.items()}
+        return {"prior": self.prior.state_dict(), "seen": self._seen, "kept": kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.prior.load_state_dict(state["prior"])
+        self._seen, self._fitted = state["seen"], None
+        self._kept = {name: tensor.clone() for name, tensor in state["kept"].items()}
+
+    def _fit(self, pairs: CallPairs) -> tuple[Tensor, Tensor, Tensor]:
+        """D `(pairs, size_in)`, R `(pairs, size_out)` and the factor of D D^T + rho, once a step."""
+        if self._fitted is None:
+            count = min(self._seen, self.window)
+            z, d, response = (self._kept[name][:count] for name in ("z", "d", "response"))
+            valid = torch.ones(1, count, dtype=torch.bool, device=d.device)
+            kept = CallPairs(pairs.inputs, pairs.outputs, z, d[None], response[None], valid)
+            residuals = response - self.prior.apply(kept, kept.d)[0]
+            gram = self._kept["gram"][:count, :count].clone()
+            gram.diagonal().add_(self.rho)
+            self._fitted = d, residuals, torch.linalg.cholesky(gram)
+        return self._fitted
+
+    def __repr__(self) -> str:
+        """With its prior."""
+        return f"Memory({self.prior!r}, window={self.window})"

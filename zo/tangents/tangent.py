@@ -1,0 +1,101 @@
+"""`Tangent`: a linear model of how a box's outputs follow its inputs; and the simplest, the identity."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zo.errors import ConfigurationError
+from zo.tangents.pairs import CallPairs, sizes
+
+
+class Tangent(ABC):
+    """A model J(z) of a box's derivative. Tangents stack: each learns what its `prior` leaves.
+
+    In each step `predict` is called for every call of the box, then `observe` once, then `vjp` for
+    the calls in reverse. The pairs of a call are given each time, so only what outlives the step is kept.
+    """
+
+    @abstractmethod
+    def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
+        """J d at `pairs.z`: `(probes, rows, size_in)` to `(probes, rows, size_out)`."""
+
+    @abstractmethod
+    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
+        """J^T times the gradient of the outputs: `(rows, size_out)` to `(rows, size_in)`."""
+
+    def predict(self, pairs: CallPairs) -> Tensor:
+        """Responses to `pairs.d` as the model expects them before it has learned from them, for the trust."""
+        return self.apply(pairs, pairs.d)
+
+    def observe(self, pairs: CallPairs) -> None:  # noqa: B027 - some have nothing to learn
+        """Learn from the pairs of all calls of a step, listed (see `CallPairs.listed`); there may be none."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learned; a resumed run goes on to the same bits."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - some have nothing to load
+        """Go on where `state_dict` was taken."""
+
+
+class Identity(Tangent):
+    """Each output follows the input of the same name and shape; without one it follows nothing.
+
+    A box with one input and one output, of one shape, needs no common name. Costs nothing. For a solver
+    that takes a small step it is a first guess; for all else what learned tangents start from.
+    """
+
+    def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
+        """The changes themselves."""
+        pieces, shape = d.split(sizes(pairs.inputs), dim=-1), d.shape[:-1]
+        outputs = zip(_sources(pairs), sizes(pairs.outputs), strict=True)
+        return torch.cat(
+            [d.new_zeros(*shape, size) if source is None else pieces[source] for source, size in outputs], -1
+        )
+
+    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
+        """The gradients of the outputs themselves."""
+        pieces = cotangent.split(sizes(pairs.outputs), dim=-1)
+        found = [cotangent.new_zeros(*cotangent.shape[:-1], size) for size in sizes(pairs.inputs)]
+        for source, piece in zip(_sources(pairs), pieces, strict=True):
+            if source is not None:
+                found[source] = found[source] + piece
+        return torch.cat(found, dim=-1)
+
+    def __repr__(self) -> str:
+        """Its name."""
+        return "Identity()"
+
+
+def _sources(pairs: CallPairs) -> list[int | None]:
+    """For each output the place of the input that it follows."""
+    alone = len(pairs.inputs) == len(pairs.outputs) == 1
+    return [
+        next(
+            (
+                place
+                for place, given in enumerate(pairs.inputs)
+                if given.shape == spec.shape and (alone or given.name == spec.name)
+            ),
+            None,
+        )
+        for spec in pairs.outputs
+    ]
+
+
+def check_positive(owner: str, name: str, value: float, least: float = 0.0, most: float = math.inf) -> None:
+    """Refuse a number that is not finite or not in [least, most], zero never being in it.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    number = isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not least <= value <= most or value <= 0:
+        bounds = f"above 0{f', at least {least:g}' if least else ''}"
+        bounds += f", at most {most:g}" if most < math.inf else ""
+        raise ConfigurationError(f"{owner}, {name}: expected a finite number {bounds}, got {value!r}.")
