@@ -20,7 +20,7 @@ class ObjectiveError(ZeroOrderError, ValueError):
 
 
 class FailedQueriesError(ZeroOrderError, RuntimeError):
-    """Too many queries failed for the gradient of this step to mean anything; no `.grad` was changed."""
+    """Too many queries failed for the gradient to mean anything; `LossGradient` leaves `.grad` as it was."""
 
 
 class EvaluatorWarning(UserWarning):

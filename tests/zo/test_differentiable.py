@@ -95,7 +95,7 @@ def test_one_call_forward_one_call_backward(estimator, queries):
     solver(x).sum().backward()
     assert box.calls == [6, 6 * queries]
     assert box.ledger.rows_run == (1 + queries) * 6
-    assert vars(solver.counts) == {"calls": 1, "queries": 6 * queries, "dropped": 0}
+    assert vars(solver.counts) == {"calls": 1, "rows": 6 * queries, "dropped": 0}
 
 
 def test_without_a_graph_there_are_no_queries():
@@ -288,7 +288,7 @@ def test_a_failed_direction_is_left_out_of_its_rows_mean(scheme, side):
 def test_too_many_failed_queries_are_an_error():
     x = torch.full((5, 4), 1.99999).requires_grad_()
     solver = zo.differentiable(Sine(limit=2.0), zo.CoordinateWise(1e-3, scheme="central"))
-    with pytest.raises(zo.FailedQueriesError, match=r"at most 10% of 40 queries to fail, 20 did"):
+    with pytest.raises(zo.FailedQueriesError, match=r"at most 10% of 40 perturbed rows to fail, 20 did"):
         solver(x).sum().backward()
     assert x.grad is None
     assert solver.counts.dropped == 20

@@ -25,12 +25,12 @@ class RowCounts:
 
     Attributes:
         calls: forward calls that recorded a gradient; they number the draws.
-        queries: rows evaluated in backward, beyond those of the forward calls.
-        dropped: queries left out because they failed.
+        rows: perturbed rows, evaluated in backward: each row's queries are its own.
+        dropped: those of them left out because they failed.
     """
 
     calls: int = 0
-    queries: int = 0
+    rows: int = 0
     dropped: int = 0
 
 
@@ -148,12 +148,12 @@ class DifferentiableBox:
         return tuple(g.reshape(inputs[place].shape) for g, place in zip(gradients, perturbed, strict=True))
 
     def _count(self, call: int, valid: Tensor) -> None:
-        queries, dropped = valid.numel(), int((~valid).sum())
-        self.counts.queries += queries
+        rows, dropped = valid.numel(), int((~valid).sum())
+        self.counts.rows += rows
         self.counts.dropped += dropped
-        if dropped > self.max_dropped * queries or dropped == queries:
+        if dropped > self.max_dropped * rows or dropped == rows:
             raise FailedQueriesError(
-                f"{self.box!r}, call {call}: expected at most {self.max_dropped:.0%} of {queries} queries to "
-                f"fail, {dropped} did. See the black box's ledger; a smaller mu keeps perturbed rows nearer "
-                "to the base, max_dropped lets more of them go."
+                f"{self.box!r}, call {call}: expected at most {self.max_dropped:.0%} of {rows} perturbed "
+                f"rows to fail, {dropped} did. See the black box's ledger; a smaller mu keeps them nearer to "
+                "the base, max_dropped lets more of them go."
             )
