@@ -115,3 +115,53 @@ def test_loop_stays_in_use_after_a_fall_back():
     with pytest.warns(zo.EvaluatorWarning):
         gradient.backward(torch.randn(4, 5, 3))
     assert [type(active) for active in evaluator.active.values()] == [Loop]
+
+
+class Asleep(nn.Module):
+    """Reads a layer's weight outside the layer, on a path that small inputs do not take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.gate = nn.Linear(3, 2), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.layer(x) + nn.functional.linear(x.clamp_min(50) - 50, self.gate.weight)
+
+
+def penalised(network, batch):
+    return mean_square(network, batch) + 1e-6 * sum(p.square().sum() for p in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("network", "objective"),
+    [(nn.Linear(3, 2), penalised), (Asleep(), mean_square)],
+    ids=["penalty", "asleep"],
+)
+@pytest.mark.parametrize(
+    "estimator", [zo.CoordinateWise(1e-3), zo.RandomDirections(1e-3, q=4)], ids=["cge", "rge"]
+)
+def test_a_weight_read_outside_its_layer_is_found_however_little_it_does(network, objective, estimator):
+    evaluator = zo.Verified(Stacked())
+    before = [p.detach().clone() for p in network.parameters()]
+    with pytest.warns(zo.EvaluatorWarning, match="read outside its layer"):
+        zo.LossGradient(network, objective, estimator, evaluator=evaluator).backward(torch.randn(4, 3))
+    assert all(type(active) is Loop for active in evaluator.active.values())
+    assert all(torch.equal(p, old) for p, old in zip(network.parameters(), before, strict=True))
+    assert "forward" not in vars(network)
+
+
+def test_rows_that_fail_by_chance_do_not_cost_the_fast_evaluator():
+    generator = torch.Generator().manual_seed(0)
+
+    def losing(network, batch):
+        lost = torch.rand(len(batch), generator=generator) < 0.02
+        return torch.where(lost, float("nan"), mean_square(network, batch))
+
+    evaluator = zo.Verified(Stacked())
+    gradient = zo.LossGradient(
+        nn.Linear(3, 2), losing, zo.CoordinateWise(1e-3), evaluator=evaluator, max_dropped=1.0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gradient.backward(torch.randn(10, 3))
+    assert all(type(active) is Stacked for active in evaluator.active.values())

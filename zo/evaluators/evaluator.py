@@ -45,6 +45,18 @@ class Evaluator(ABC):
         """
         return 0
 
+    def sees_all_reads(self, problem: Problem, perturbation: Perturbation, base: Tensor) -> bool:
+        """Whether the objective reads weights only where this evaluator shows it the variants'.
+
+        Costs a query or two where it has to be found out.
+
+        Args:
+            problem: as for `losses`.
+            perturbation: some that reaches every tensor.
+            base: losses of the base, `(rows,)`.
+        """
+        return True
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on in the same way; most evaluators keep nothing."""
         return {}

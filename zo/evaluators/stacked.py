@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
+import torch
 from torch import Tensor, nn
 
+from blackbox import BudgetError
 from zo.batches import repeat, tensors
 from zo.evaluators.evaluator import Evaluator, Problem
+from zo.evaluators.forwards import replaced
+from zo.evaluators.hidden_weights import hidden
 from zo.evaluators.preserved import Snapshot
 from zo.evaluators.replacements import copied_bytes, replacements, size_in_bytes
-from zo.evaluators.variant_forward import Forward
 from zo.objective import losses, uncompiled
 from zo.perturbation import Perturbation
 
@@ -32,7 +32,7 @@ class Stacked(Evaluator):
         variants = len(perturbation)
         start = Snapshot(problem.network)
         try:
-            with _variant_forwards(problem, perturbation), uncompiled():
+            with replaced(replacements(problem, perturbation)), uncompiled():
                 batch = repeat(problem.batch, variants)
                 stacked = losses(problem.objective, problem.network, batch, variants * problem.rows)
         finally:
@@ -44,20 +44,27 @@ class Stacked(Evaluator):
         batch = sum(size_in_bytes(tensor) for tensor in tensors(problem.batch))
         return batch + SLACK * base + copied_bytes(problem, perturbation)
 
+    def sees_all_reads(self, problem: Problem, perturbation: Perturbation, base: Tensor) -> bool:
+        """See `Evaluator.sees_all_reads`."""
+        modules: set[nn.Module] = set()
+        for query in range(len(perturbation)):  # one at a time: a layer on copies has one a query
+            modules.update(replacements(problem, perturbation.part(query, query + 1)))
+        lost = torch.isfinite(base)
+        for _ in range(2):  # a row that fails by chance does not fail twice
+            lost = lost & ~torch.isfinite(self._without_weights(problem, modules))
+            if not lost.any():
+                return True
+        return False
 
-@contextmanager
-def _variant_forwards(problem: Problem, perturbation: Perturbation) -> Iterator[None]:
-    """Replace forwards for the duration of the block."""
-    replaced: list[tuple[nn.Module, Forward | None]] = []
-    try:
-        for module, forward in replacements(problem, perturbation).items():
-            own = module.__dict__.get("forward")  # someone may have replaced it before us
-            module.forward = forward
-            replaced.append((module, own))
-        yield
-    finally:
-        for module, own in replaced:
-            if own is None:
-                del module.forward  # the class's own shows again
-            else:
-                module.forward = own
+    def _without_weights(self, problem: Problem, modules: set[nn.Module]) -> Tensor:
+        """Losses `(rows,)` with the weights hidden outside the modules; all NaN where that is an error."""
+        start = Snapshot(problem.network)
+        try:
+            with hidden(problem.parameters.tensors, modules), uncompiled():
+                return losses(problem.objective, problem.network, problem.batch, problem.rows)
+        except BudgetError:
+            raise
+        except Exception:  # a black box that refuses NaN, say; with the weights in sight it did not
+            return torch.full((problem.rows,), float("nan"))
+        finally:
+            start.restore()

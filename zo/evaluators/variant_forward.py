@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from zo.batches import emptied, filled
 from zo.errors import ObjectiveError
+from zo.evaluators.forwards import Forward
 from zo.evaluators.point_changes import PointChanges
 from zo.evaluators.point_rules import rule_of
-
-Forward: TypeAlias = Callable[..., Any]
 
 
 class NotStackable(ObjectiveError):
