@@ -26,6 +26,10 @@ class CheckpointError(TaskError, ValueError):
     """A state cannot be saved, or a checkpoint cannot be read or does not fit."""
 
 
+class SolverError(TaskError, RuntimeError):
+    """The solver gave nothing that could be trained on."""
+
+
 class NonFiniteLossError(TaskError, ArithmeticError):
     """The loss of an optimiser step is NaN or infinite; training stops there."""
 

@@ -23,7 +23,11 @@ def test_the_readme_s_own_simulator_learns(capsys):
     # Doing nothing leaves the angle at zero, an error of 1/3.
     assert error < 0.01 / 3
     assert scope["gradient"].queries() == 25
-    assert f"after {32 * (200 * 26 + 2 * 12):,} rows" in capsys.readouterr().out
+    assert f"after {32 * (200 * 26 + 2 * 12 + 1):,} rows" in capsys.readouterr().out
+
+
+def test_the_readme_has_no_gaps():
+    assert not re.findall(r"@[A-Z]+@", (ROOT / "README.md").read_text(encoding="utf-8"))
 
 
 def test_files_that_the_readme_names_are_there():

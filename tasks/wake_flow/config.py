@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tasks.errors import ConfigurationError
@@ -12,6 +13,8 @@ DESCRIPTION = (
     "the solver's own derivative (FO-SOL), and from function values alone (ZO-SOL)."
 )
 METHODS = ("SRC", "NON", "FO-SOL", "ZO-SOL")
+SMALLEST_WIDTH = 8  # these two as in simulators.wake_flow.geometry, whose import takes seconds
+LARGEST_REYNOLDS = 1e5
 
 
 @dataclass(frozen=True)
@@ -85,22 +88,43 @@ class Config:
             "validation_starts validate_every checkpoint_every threads"
         )
         for name in counts.split():
-            if getattr(self, name) < 1:
+            if not getattr(self, name) >= 1:  # "not", here and below: every comparison with NaN is false
                 self._refuse(name, "a whole number >= 1")
-        for name in ("non_learning_rate", "fo_learning_rate", "zo_learning_rate", "mu"):
-            if not 0 < getattr(self, name) < float("inf"):
+        for name in ("dt", "reference_dt", "non_learning_rate", "fo_learning_rate", "zo_learning_rate", "mu"):
+            if not 0 < getattr(self, name) < math.inf:
                 self._refuse(name, "a finite number > 0")
-        for name in ("train_reynolds", "validation_reynolds", "test_reynolds"):
-            if not getattr(self, name):
-                self._refuse(name, "at least one Reynolds number")
-        held_out = set(self.test_reynolds)
-        if held_out & {*self.train_reynolds, *self.validation_reynolds}:
-            self._refuse("test_reynolds", "numbers that are neither trained on nor used for validation")
-        if self.frames <= max(self.horizon, self.unroll):
+        self._check_reference()
+        self._check_reynolds()
+        if not self.frames > max(self.horizon, self.unroll):
             self._refuse("frames", f"more than horizon {self.horizon} and unroll {self.unroll}")
         weights = (3 + 2) * 25 * self.channels + self.channels + 2  # two 5 x 5 layers, 3 channels in, 2 out
         if self.coordinates > weights:
             self._refuse("coordinates", f"at most the {weights} weights of the network")
+
+    def _check_reference(self) -> None:
+        if not self.width >= SMALLEST_WIDTH:
+            self._refuse("width", f"at least {SMALLEST_WIDTH} cells, or no cell lies in the cylinder")
+        if not (self.reference_width >= self.width and self.reference_width % self.width == 0):
+            self._refuse("reference_width", f"a multiple of width {self.width}")
+        ratio = self.dt / self.reference_dt
+        if not (0.5 < ratio < math.inf and abs(ratio - round(ratio)) < 1e-9):
+            self._refuse("reference_dt", f"a whole fraction of dt {self.dt:g}")
+        if not self.warm_up >= 0:
+            self._refuse("warm_up", "a whole number >= 0")
+
+    def _check_reynolds(self) -> None:
+        for name in ("train_reynolds", "validation_reynolds", "test_reynolds"):
+            numbers = getattr(self, name)
+            if not numbers:
+                self._refuse(name, "at least one Reynolds number")
+            if not all(0 < number <= LARGEST_REYNOLDS for number in numbers):
+                self._refuse(name, f"finite numbers > 0 and <= {LARGEST_REYNOLDS:g}")
+            if len(set(numbers)) < len(numbers):
+                self._refuse(name, "every number once")
+        if set(self.validation_reynolds) & set(self.train_reynolds):
+            self._refuse("validation_reynolds", "numbers that are not trained on")
+        if set(self.test_reynolds) & {*self.train_reynolds, *self.validation_reynolds}:
+            self._refuse("test_reynolds", "numbers that are neither trained on nor used for validation")
 
     def _refuse(self, name: str, expected: str) -> None:
         raise ConfigurationError(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from simulators.wake_flow.box import WakeFlow
 from simulators.wake_flow.reference import ReferenceSettings, load_or_compute
+from tasks.errors import SolverError
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.networks import Scales
 from zo import Key
@@ -74,12 +75,14 @@ class Pairs:
     Attributes:
         frames: `(pairs, 2, 2, height, width)`, stepped and wanted.
         reynolds: `(pairs,)`.
-        rows: solver rows that it took.
+        rows: solver rows that it took, those that failed included.
+        failed: solver rows that failed; their pairs are left out.
     """
 
     frames: Tensor
     reynolds: Tensor
     rows: int
+    failed: int
 
     def draw(self, key: Key, count: int) -> tuple[Tensor, Tensor]:
         """Pairs drawn at random: `(count, 2, 2, height, width)` and Re `(count,)`."""
@@ -119,13 +122,24 @@ def load(config: Config, folder: Path, progress: Callable[[int, int], None] | No
 
 
 def pairs(flows: Flows, solver: WakeFlow) -> Pairs:
-    """Run one solver step from each frame but the last of each flow."""
+    """Run one solver step from each frame but the last of each flow; pairs that the solver lost are out.
+
+    Raises:
+        SolverError: it lost them all.
+    """
     count = flows.frames.shape[1] - 1
     reynolds = flows.reynolds.repeat_interleave(count)
-    before = solver.ledger.rows_run
+    before = solver.ledger.copy()
     stepped = solver(flows.frames[:, :-1].flatten(0, 1), reynolds)
+    spent = solver.ledger.since(before)
     frames = torch.stack([stepped, flows.frames[:, 1:].flatten(0, 1)], dim=1)
-    return Pairs(frames, reynolds, solver.ledger.rows_run - before)
+    alive = torch.isfinite(stepped).flatten(1).all(dim=1)
+    if not alive.any():
+        raise SolverError(
+            f"{solver!r}: expected a step from some reference frame, got none: all {len(alive)} rows failed. "
+            "Step one frame by hand with failures='raise' to see why."
+        )
+    return Pairs(frames[alive], reynolds[alive], spent.rows_run, spent.rows_failed)
 
 
 def scales(flows: Flows, pairs: Pairs) -> Scales:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import h5py
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tasks.errors import RunFolderError
 from tasks.runs import atomic
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.data import WakeData
@@ -80,11 +82,24 @@ def write(evaluation: Evaluation, path: Path) -> None:
 
 
 def read(path: Path) -> Evaluation:
-    """An evaluation that `write` kept."""
-    with h5py.File(path, "r") as file:
-        errors, fields = (_group(file, name) for name in ("errors", "fields"))
-        times, reynolds = np.asarray(file["times"]), np.asarray(file["reynolds"])
-        return Evaluation(errors, fields, times, reynolds, np.asarray(file.attrs["shown_reynolds"]).item())
+    """An evaluation that `write` kept.
+
+    Raises:
+        RunFolderError: the file is missing or damaged.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            errors, fields = (_group(file, name) for name in ("errors", "fields"))
+            times, reynolds = np.asarray(file["times"]), np.asarray(file["reynolds"])
+            shown = np.asarray(file.attrs["shown_reynolds"]).item()
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:  # h5py's, for kinds of damage
+        reason = " ".join(str(error).split())
+        found = f"one that cannot be read ({reason})" if path.exists() else "no such file"
+        raise RunFolderError(
+            f"{path}: expected the evaluation of a finished run, got {found}. "
+            f"Delete {path.parent / 'result.json'} and run: blackbox resume {quote(str(path.parent))}"
+        ) from None
+    return Evaluation(errors, fields, times, reynolds, shown)
 
 
 def _group(file: h5py.File, name: str) -> dict[str, np.ndarray]:

@@ -18,21 +18,23 @@ from tasks.wake_flow.config import Config
 from tasks.wake_flow.data import Pairs, WakeData
 from tasks.wake_flow.networks import Corrector, Scales
 from tasks.wake_flow.rollout import rollout_errors, window_loss
+from zo.objective import Objective
 
 
 class RowCount:
-    """Solver rows that a stage has run in training; kept in its checkpoint."""
+    """Solver rows that a stage has run in training, and that failed; kept in its checkpoint."""
 
-    def __init__(self, rows: int = 0) -> None:
+    def __init__(self, rows: int = 0, failed: int = 0) -> None:
         self.rows = rows
+        self.failed = failed
 
     def state_dict(self) -> dict[str, int]:
-        """The count."""
-        return {"rows": self.rows}
+        """The counts."""
+        return {"rows": self.rows, "failed": self.failed}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on from a count."""
-        self.rows = state_dict["rows"]
+        """Go on from counts."""
+        self.rows, self.failed = state_dict["rows"], state_dict["failed"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,9 @@ class Trained:
 
     network: Corrector
     outcome: TrainingOutcome
-    rows: int
+    rows: RowCount
     queries: int = 0
+    dropped: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Trainer:
 
         state = {"network": network, "optimizer": optimizer}
         outcome = self._train("non", self.config.non_steps, step, state)
-        return Trained(network, outcome, self.pairs.rows)
+        return Trained(network, outcome, RowCount(self.pairs.rows, self.pairs.failed))
 
     def fo_sol(self, start: Corrector) -> Trained:
         """FO-SOL: autograd through network and solver, from `start`'s weights."""
@@ -92,15 +95,16 @@ class Trainer:
         def step(i: int) -> dict[str, float]:
             _cosine(optimizer, self.config.fo_learning_rate, i, self.config.fo_steps)
             optimizer.zero_grad()
-            loss = objective(network, self._batch(i)).mean()
+            loss, failed = _mean_of_living(objective, network, self._batch(i))
             loss.backward()
             optimizer.step()
             rows.rows += self.config.batch * self.config.unroll
+            rows.failed += failed
             return {"loss": loss.item(), "rows": rows.rows}
 
         state = {"network": network, "optimizer": optimizer, "rows": rows}
         outcome = self._train("fo-sol", self.config.fo_steps, step, state)
-        return Trained(network, outcome, rows.rows)
+        return Trained(network, outcome, rows)
 
     def zo_sol(self, start: Corrector) -> Trained:
         """ZO-SOL: sparse CGE of the whole loss, the solver a black box, from `start`'s weights."""
@@ -115,11 +119,13 @@ class Trainer:
 
         def step(i: int) -> dict[str, float]:
             _cosine(optimizer, self.config.zo_learning_rate, i, self.config.zo_steps)
-            before = self.solver.ledger.rows_run
+            before = self.solver.ledger.copy()
             optimizer.zero_grad()
             loss = gradient.backward(self._batch(i))
             optimizer.step()
-            rows.rows += self.solver.ledger.rows_run - before
+            spent = self.solver.ledger.since(before)
+            rows.rows += spent.rows_run
+            rows.failed += spent.rows_failed
             counts = gradient.counts
             return {
                 "loss": loss.item(),
@@ -130,7 +136,7 @@ class Trainer:
 
         state = {"network": network, "optimizer": optimizer, "gradient": gradient, "rows": rows}
         outcome = self._train("zo-sol", self.config.zo_steps, step, state)
-        return Trained(network, outcome, rows.rows, gradient.counts.queries)
+        return Trained(network, outcome, rows, gradient.counts.queries, gradient.counts.dropped)
 
     def _corrector(self, like: Corrector | None = None) -> Corrector:
         """A network with this seed's first weights, or a copy of another's."""
@@ -171,6 +177,18 @@ class Trainer:
             checkpoint_every=config.checkpoint_every,
             progress=self.progress,
         )
+
+
+def _mean_of_living(
+    objective: Objective, network: nn.Module, batch: tuple[Tensor, Tensor]
+) -> tuple[Tensor, int]:
+    """The mean loss over rows whose loss is finite, and how many are not."""
+    losses = objective(network, batch)
+    alive = torch.isfinite(losses)
+    failed = int((~alive).sum())
+    if failed:  # anew, without them: in the backward pass of a mean that leaves them out, 0 * NaN is NaN
+        losses = objective(network, (batch[0][alive], batch[1][alive]))
+    return losses.mean(), failed
 
 
 def _cosine(optimizer: torch.optim.Optimizer, start: float, step: int, steps: int) -> None:

@@ -33,21 +33,31 @@ def vorticity(velocity: np.ndarray, cell: float) -> np.ndarray:
     return (np.diff(along, axis=-1)[..., :-1, :] - np.diff(across, axis=-2)[..., :, 1:]) / cell
 
 
+def turned(field: np.ndarray) -> np.ndarray:
+    """A field `(height, width)` as a picture, first row on top, with the stream from left to right.
+
+    A quarter turn, no reflection: that would change the sign of vorticity.
+    """
+    return field.T
+
+
 def wakes(found: Evaluation, config: Config, path: Path) -> Path:
     """Vorticity of the reference and of each method (rows) at several times (columns)."""
     cell = LENGTHS[0] / config.width
     shown = {name: vorticity(found.fields[name], cell) * DIAMETER for name in ("reference", *METHODS)}
     limit = float(np.nanquantile(np.abs(shown["reference"]), 0.995))
     made, axes = pictures.figure(9.6, 5.6, rows=len(shown), columns=len(found.times))
+    # corners are half a cell inside what they stand for
+    length, width, half = LENGTHS[1] / DIAMETER, LENGTHS[0] / DIAMETER, cell / 2 / DIAMETER
     image = None
     for line, (name, field) in zip(axes, shown.items(), strict=True):
         for place, time, values in zip(line, found.times, field, strict=True):
             pictures.image_axes(place)
-            # turned so that the stream runs from left to right
             image = place.imshow(
-                values.T, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower", interpolation="bilinear",
-                extent=(0, LENGTHS[1] / DIAMETER, 0, LENGTHS[0] / DIAMETER),
+                turned(values), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="bilinear",
+                extent=(half, length - half, half, width - half),
             )  # fmt: skip
+            place.set(xlim=(0, length), ylim=(0, width))
             place.add_patch(Circle((CENTRE[1] / DIAMETER, CENTRE[0] / DIAMETER), 0.5, color="#555555"))
             if name == "reference":
                 place.set_title(f"{time * config.dt / DIAMETER:g} D / U (step {time})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -27,7 +28,7 @@ def write_report(run: Run) -> Path:
         lead=_lead(result, config),
         blocks=(
             html_report.Facts(_facts(result)),
-            html_report.Table(HEADERS, _lines(result), caption=_table_caption(run, config)),
+            html_report.Table(HEADERS, _lines(result), caption=_table_caption(run, result, config)),
             html_report.Heading("The wake"),
             html_report.Figure(
                 wake,
@@ -43,8 +44,9 @@ def write_report(run: Run) -> Path:
                 errors,
                 alt="Mean absolute error of the velocity against time for each method",
                 caption=(
-                    "Mean over the held-out Reynolds numbers, starts, components and cells; the band is from "
-                    "the lowest to the highest seed. Training saw windows of "
+                    "Mean over the held-out Reynolds numbers, starts, components and cells"
+                    + ("; the band is from the lowest to the highest seed" if len(found) > 1 else "")
+                    + ". Training saw windows of "
                     f"{config.unroll} steps (dotted line)."
                 ),
             ),
@@ -72,7 +74,7 @@ def summary(run: Run) -> Any:  # noqa: ANN401 - a rich renderable
     from rich.table import Table
 
     result, config = Result.read(run.path), run.configuration(Config)
-    table = Table(caption=_table_caption(run, config), caption_justify="left")
+    table = Table(caption=_table_caption(run, result, config), caption_justify="left")
     for header in HEADERS:
         table.add_column(header, justify="left" if header == "method" else "right")
     for line in _lines(result):
@@ -96,7 +98,7 @@ def _lines(result: Result) -> list[tuple[str, ...]]:
         lines.append(
             (
                 method,
-                spread([row.value for row in rows]),
+                spread(rows),
                 f"{fmean(row.rows for row in rows):,.0f}",
                 f"{fmean(row.queries for row in rows):,.0f}",
                 f"{fmean(row.seconds for row in rows):.1f}",
@@ -106,29 +108,40 @@ def _lines(result: Result) -> list[tuple[str, ...]]:
     return lines
 
 
-def spread(values: list[float | None]) -> str:
-    """Mean and standard deviation over seeds; says so where one blew up."""
-    finite = [value for value in values if value is not None]
-    if len(finite) < len(values):
-        return f"blew up ({len(values) - len(finite)} of {len(values)} seeds)"
-    return f"{finite[0]:.4f}" if len(finite) == 1 else f"{fmean(finite):.4f} ± {stdev(finite):.4f}"
+def spread(rows: Sequence[Row]) -> str:
+    """Mean and standard deviation over seeds; how many rollouts blew up, if some did."""
+    values = [row.value for row in rows if row.value is not None]
+    if len(values) < len(rows):
+        lost = sum(int(row.extra["rollouts that blew up"] or 0) for row in rows)
+        return f"blew up in {lost} of {sum(int(row.extra['rollouts'] or 0) for row in rows)} rollouts"
+    return f"{values[0]:.4f}" if len(values) == 1 else f"{fmean(values):.4f} ± {stdev(values):.4f}"
 
 
-def _table_caption(run: Run, config: Config) -> str:
+def _failures(result: Result) -> str:
+    """A sentence on what failed in training."""
+    failed, dropped = (
+        sum(int(row.extra.get(name) or 0) for row in result.table)
+        for name in ("failed solver rows", "dropped queries")
+    )
+    if not failed:
+        return "No solver row failed in training."
+    return f"In training {failed:,} solver rows failed; {dropped:,} queries were dropped for it."
+
+
+def _table_caption(run: Run, result: Result, config: Config) -> str:
     seeds = len(run.seeds)
     return (
         f"Held-out Re {', '.join(f'{re:g}' for re in config.test_reynolds)}; MAE of the velocity in units of "
         f"the inflow's speed U, over {config.horizon} steps"
         + (f", mean ± standard deviation of {seeds} seeds" if seeds > 1 else ", one seed")
         + f". Rows, queries and seconds are those of training. NON's budget of {config.non_steps} steps is "
-        "fixed; of every method the weights with the lowest validation error count (step in the last column)."
+        "fixed; of every method the weights with the lowest validation error count (last column). "
+        + _failures(result)
     )
 
 
 def _facts(result: Result) -> list[tuple[str, str]]:
-    facts = [
-        (spread([row.value for row in _rows(result, m)]), f"MAE of {m}") for m in ("SRC", "FO-SOL", "ZO-SOL")
-    ]
+    facts = [(spread(_rows(result, m)), f"MAE of {m}") for m in ("SRC", "FO-SOL", "ZO-SOL")]
     zo = _rows(result, "ZO-SOL")
     speed = sum(row.queries for row in zo) / max(1e-9, sum(row.seconds for row in zo))
     return [*facts, (f"{speed:,.0f}", "queries per second")]
@@ -146,8 +159,9 @@ def _lead(result: Result, config: Config) -> list[str]:
         f"A network of {126 * config.channels + 2:,} weights corrects a {config.width} x {2 * config.width} "
         "solver after every step. ZO-SOL trains it through the solver from function values alone, FO-SOL "
         "with the solver's derivative, NON without the solver in the loop, SRC is the solver by itself.",
-        f"Mean absolute error on Reynolds numbers never trained on: {order}.",
     ]
+    if means:
+        sentences.append(f"Mean absolute error on Reynolds numbers never trained on: {order}.")
     if {"ZO-SOL", "FO-SOL", "SRC"} <= means.keys():
         sentences.append(
             f"ZO-SOL's error is {means['ZO-SOL'] / means['SRC']:.0%} of the solver's own and "

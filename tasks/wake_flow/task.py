@@ -63,6 +63,7 @@ def _row(method: str, seed: int, found: evaluation.Evaluation, trained: Trained 
     finite = np.isfinite(errors).all(axis=1)
     extra: dict[str, float | int | str | None] = {
         "MAE at the last step": float(errors[finite, -1].mean()) if finite.any() else None,
+        "rollouts": len(errors),
         "rollouts that blew up": int((~finite).sum()),
     }
     if trained is None:
@@ -72,9 +73,11 @@ def _row(method: str, seed: int, found: evaluation.Evaluation, trained: Trained 
         "steps": outcome.step,
         "chosen step": outcome.best_step,
         "validation MAE": outcome.best_validation,
+        "failed solver rows": trained.rows.failed,
+        "dropped queries": trained.dropped,
     }
     return Row(
-        method, seed, "MAE", _mean(errors), UNIT, trained.rows, trained.queries, outcome.seconds, extra
+        method, seed, "MAE", _mean(errors), UNIT, trained.rows.rows, trained.queries, outcome.seconds, extra
     )
 
 

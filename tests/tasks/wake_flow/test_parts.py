@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
 import zo
+from simulators.wake_flow import geometry
 from simulators.wake_flow.box import WakeFlow
-from tasks.errors import ConfigurationError
-from tasks.wake_flow import data, evaluation
+from tasks.errors import ConfigurationError, RunFolderError, SolverError
+from tasks.wake_flow import config, data, evaluation
 from tasks.wake_flow.config import PRESETS, Config
+from tasks.wake_flow.methods import _mean_of_living
 from tasks.wake_flow.networks import Corrector, NoCorrector, Scales
-from tasks.wake_flow.pictures import vorticity
+from tasks.wake_flow.pictures import turned, vorticity
 from tasks.wake_flow.rollout import rollout_errors, window_loss
 from tests.tasks.wake_flow.small import SMALL
 
@@ -22,10 +26,35 @@ BAD = [
     ("unroll", 0, ">= 1"),
     ("mu", 0.0, "> 0"),
     ("zo_learning_rate", float("inf"), "finite"),
+    ("unroll", float("nan"), ">= 1"),
+    ("mu", float("nan"), "finite number > 0"),
     ("train_reynolds", (), "at least one"),
+    ("train_reynolds", (120.0, float("nan")), "finite numbers > 0 and <= 100000, got"),
+    ("train_reynolds", (float("inf"),), "finite numbers > 0"),
+    ("validation_reynolds", (0.0,), "finite numbers > 0"),
+    ("test_reynolds", (-170.0,), "finite numbers > 0"),
+    ("test_reynolds", (100001.0,), "<= 100000"),
+    ("train_reynolds", (120.0, 240.0, 120.0), "every number once"),
+    ("validation_reynolds", (200.0, 200.0), "every number once"),
+    ("validation_reynolds", (200.0, 480.0), "not trained on"),
     ("test_reynolds", (120.0,), "neither trained on"),
     ("test_reynolds", (200.0,), "neither trained on"),
+    ("width", 7, "at least 8 cells"),
+    ("width", float("nan"), "at least 8 cells"),
+    ("reference_width", 40, "a multiple of width 16, got 40"),
+    ("reference_width", 0, "a multiple of width 16"),
+    ("dt", 0.0, "> 0"),
+    ("dt", float("inf"), "finite"),
+    ("dt", float("nan"), "finite"),
+    ("reference_dt", -0.5, "> 0"),
+    ("reference_dt", float("nan"), "finite"),
+    ("reference_dt", 0.3, "a whole fraction of dt 1, got 0.3"),
+    ("reference_dt", 2.0, "a whole fraction of dt 1"),
+    ("reference_dt", 1e-310, "a whole fraction of dt 1"),
+    ("warm_up", -1, ">= 0"),
+    ("warm_up", float("nan"), ">= 0"),
     ("frames", 200, "more than horizon 200"),
+    ("frames", float("nan"), "more than horizon 200"),
     ("coordinates", 1011, "1010 weights"),
 ]
 
@@ -46,6 +75,17 @@ def test_settings_that_make_no_sense_are_refused_by_name(name, value, words):
         replace(Config(), **{name: value})
     assert name in str(raised.value)
     assert f"--config.{name.replace('_', '-')}" in str(raised.value)
+
+
+def test_settings_that_the_solver_can_have_are_taken():
+    assert replace(Config(), dt=0.3, reference_dt=0.1, warm_up=0).reference_dt == 0.1  # 0.3 / 0.1 < 3
+    assert replace(Config(), reference_width=16, reference_dt=1.0).reference_width == 16
+    assert replace(Config(), train_reynolds=(1e5,)).train_reynolds == (1e5,)
+
+
+def test_limits_are_those_of_the_solver():
+    assert config.SMALLEST_WIDTH == geometry.SMALLEST_WIDTH
+    assert config.LARGEST_REYNOLDS == geometry.LARGEST_REYNOLDS
 
 
 def test_the_demo_has_the_published_split_and_a_network_of_a_thousand_weights():
@@ -104,6 +144,51 @@ def test_pairs_are_the_solver_s_answer_beside_the_next_frame(flows, solver):
     assert scales.correction == pytest.approx(np.std(missed, ddof=1), rel=1e-5)
 
 
+class Losing(WakeFlow):
+    """Loses every third row."""
+
+    def evaluate_rows(self, velocity, reynolds):
+        out = super().evaluate_rows(velocity, reynolds)
+        out[::3] = float("nan")
+        return out
+
+
+def test_pairs_that_the_solver_lost_are_left_out_and_counted(flows):
+    whole = data.pairs(flows.train, WakeFlow(SMALL.width, failures="keep"))
+    pairs = data.pairs(flows.train, Losing(SMALL.width, failures="keep"))
+    kept = [pair for pair in range(len(whole.frames)) if pair % 3]
+    assert (pairs.rows, pairs.failed) == (whole.rows, whole.rows - len(kept))
+    assert torch.equal(pairs.frames, whole.frames[kept])
+    assert torch.equal(pairs.reynolds, whole.reynolds[kept])
+
+
+def test_a_solver_that_loses_everything_is_an_error_in_words(flows):
+    class Dead(WakeFlow):
+        def evaluate_rows(self, velocity, reynolds):
+            return super().evaluate_rows(velocity, reynolds) * float("nan")
+
+    with pytest.raises(SolverError, match="all 26 rows failed"):
+        data.pairs(flows.train, Dead(SMALL.width, failures="keep"))
+
+
+def test_first_order_leaves_rows_out_that_its_solver_lost(flows):
+    """As if they had not been in the batch: the gradient is that of the others."""
+    torch.manual_seed(0)
+    network = Corrector(2, Scales(0.3, 100.0, 0.05))
+    frames, reynolds = flows.train.windows(zo.Key(0, 0), 4, SMALL.unroll)
+    step = WakeFlow(SMALL.width).step
+    broken = frames.clone()
+    broken[1, 0] = float("nan")
+    loss, failed = _mean_of_living(window_loss(step, 0.3), network, (broken, reynolds))
+    loss.backward()
+    found = torch.cat([p.grad.flatten() for p in network.parameters()])
+    network.zero_grad()
+    others = [0, 2, 3]
+    window_loss(step, 0.3)(network, (frames[others], reynolds[others])).mean().backward()
+    assert failed == 1
+    assert torch.allclose(found, torch.cat([p.grad.flatten() for p in network.parameters()]), rtol=1e-5)
+
+
 def test_the_three_sets_share_no_flow(flows):
     sets = [flows.train.reynolds, flows.validation.reynolds, flows.test.reynolds]
     assert [s.tolist() for s in sets] == [[120.0, 240.0], [200.0], [170.0, 340.0]]
@@ -158,6 +243,42 @@ def test_an_evaluation_comes_back_as_it_was_written(flows, solver, tmp_path):
     assert last == pytest.approx(found.errors["SRC"][2, -1], rel=1e-4)
 
 
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def drop_the_errors(path):
+    with h5py.File(path, "a") as file:
+        del file["errors"]
+
+
+def drop_the_times(path):
+    with h5py.File(path, "a") as file:
+        del file["times"]
+
+
+def drop_an_attribute(path):
+    with h5py.File(path, "a") as file:
+        del file.attrs["shown_reynolds"]
+
+
+DAMAGES = [Path.unlink, cut, drop_the_errors, drop_the_times, drop_an_attribute]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_evaluation_that_cannot_be_read_says_how_to_make_it_again(tmp_path, damage):
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    path = folder / "e.h5"
+    one, few = np.zeros((1, 2)), np.zeros((4, 2, 3, 3))
+    evaluation.write(evaluation.Evaluation({"SRC": one}, {"SRC": few}, np.arange(4), np.ones(1), 1.0), path)
+    damage(path)
+    with pytest.raises(RunFolderError, match=r"e\.h5: expected .*, got ") as raised:
+        evaluation.read(path)
+    assert str(raised.value).endswith(f"Delete {folder / 'result.json'} and run: blackbox resume '{folder}'")
+    assert "\n" not in str(raised.value)
+
+
 def test_vorticity_of_a_turning_body_is_twice_its_rate():
     rate, cell, height, width = 0.3, 2.5, 7, 5
     y, x = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
@@ -166,6 +287,15 @@ def test_vorticity_of_a_turning_body_is_twice_its_rate():
     found = vorticity(np.stack([across, along]), cell)
     assert found.shape == (height - 1, width - 1)
     assert np.allclose(found, 2 * rate)
+
+
+def test_a_stream_that_is_faster_on_top_of_the_picture_turns_clockwise():
+    """Vorticity -dU/dY of what a viewer sees, X to the right and Y up, is negative there."""
+    velocity = np.zeros((2, 8, 4))
+    velocity[1] = turned(np.repeat([[3.0], [2.0], [1.0], [0.0]], 8, axis=1))  # rows of the picture, top first
+    picture = turned(velocity[1])
+    assert (np.diff(picture, axis=0) < 0).all()
+    assert (turned(vorticity(velocity, 1.0)) == -1.0).all()
 
 
 @pytest.mark.parametrize("evaluator", [zo.Loop(), zo.Stacked()], ids=["loop", "stacked"])
