@@ -38,18 +38,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PACKAGE} {version(PACKAGE)}")
         return 0
     debug = "--debug" in arguments
+    at_work: list[Run] = []  # the run that a `blackbox resume` would go on with
     try:
         command = parse(arguments, TASKS)
         if isinstance(command, RunCommand):
-            return _run(command, ["blackbox", *arguments])
+            return _run(command, ["blackbox", *arguments], at_work)
         if isinstance(command, ResumeCommand):
-            return _resume(command)
+            return _resume(command, at_work)
         return _report(command)
     except SystemExit as stop:  # how tyro leaves, after help as well
         return stop.code if isinstance(stop.code, int) else 2
-    except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"{str(stop) or 'Stopped.'}{_how_to_resume(at_work)}", file=sys.stderr)
         return 130
+    except OSError as error:
+        if debug:
+            raise
+        advice = "" if at_work else " Mend that, or give another folder."
+        said = f"{_sentence(error)}{advice}{_how_to_resume(at_work)}"
+        print(f"blackbox: {said}", file=sys.stderr)
+        return 1
     except Exception as error:
         if debug or not _known(error):
             raise
@@ -57,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, ConfigurationError | RunFolderError) else 1
 
 
-def _run(command: RunCommand, line: list[str]) -> int:
+def _run(command: RunCommand, line: list[str], at_work: list[Run]) -> int:
     from tasks.runs.folder import Run
 
     if command.seeds < 1:
@@ -66,13 +74,15 @@ def _run(command: RunCommand, line: list[str]) -> int:
     run = Run.create(
         command.runs, command.task, command.preset, command.config, seeds, data=command.data, command=line
     )
+    at_work.append(run)
     return _work(run, command.data)
 
 
-def _resume(command: ResumeCommand) -> int:
+def _resume(command: ResumeCommand, at_work: list[Run]) -> int:
     from tasks.runs.folder import Run
 
     run = Run.open(command.folder)
+    at_work.append(run)
     if run.finished:
         print("This run is finished; rebuilding its report.")
     return _work(run, command.data or Path(run.data))
@@ -93,21 +103,15 @@ def _report(command: ReportCommand) -> int:
 def _work(run: Run, data: Path) -> int:
     """Run what is left of a run, and show what came out."""
     package = _package(run)
-    try:
-        with run.lock():
-            if not run.finished:
-                from tasks.progress import make_progress
+    with run.lock():
+        if not run.finished:
+            from tasks.progress import make_progress
 
-                task = import_module(f"{package}.task")
-                with make_progress() as progress:
-                    progress.say(f"Run folder: {run.path}")
-                    task.run(run, progress, data)
-            return _show(run)
-    except KeyboardInterrupt as stop:
-        print(
-            f"{str(stop) or 'Stopped.'} Resume with: blackbox resume {quote(str(run.path))}", file=sys.stderr
-        )
-        return 130
+            task = import_module(f"{package}.task")
+            with make_progress() as progress:
+                progress.say(f"Run folder: {run.path}")
+                task.run(run, progress, data)
+        return _show(run)
 
 
 def _show(run: Run) -> int:
@@ -129,6 +133,17 @@ def _package(run: Run) -> str:
             f"{run.path}: expected a task of this version, got {run.task!r}. {nearest(run.task, TASKS)}"
         )
     return TASKS[run.task]
+
+
+def _how_to_resume(at_work: list[Run]) -> str:
+    return f" Resume with: blackbox resume {quote(str(at_work[0].path))}" if at_work else ""
+
+
+def _sentence(error: OSError) -> str:
+    """What the system refused, on one line; h5py gives neither a file nor a reason, but a long text."""
+    reason = " ".join((error.strerror or str(error) or type(error).__name__).split())
+    place = "" if error.filename is None else f"{error.filename}: "
+    return f"{place}expected a file or folder that can be read and written, got {reason!r}."
 
 
 def _known(error: Exception) -> bool:

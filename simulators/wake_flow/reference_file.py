@@ -47,15 +47,13 @@ def read(path: Path, expected: Mapping[str, Any], shape: tuple[int, ...]) -> tor
 def write(path: Path, frames: torch.Tensor, attributes: Mapping[str, Any]) -> None:
     """Write the file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")
-    os.close(handle)
-    try:
-        with h5py.File(name, "w") as file:
+    # in a folder of its own, not by mkstemp: that makes files which no other user may read
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=path.stem, suffix=".partial") as folder:
+        whole = Path(folder) / path.name
+        with h5py.File(whole, "w") as file:
             file.create_dataset("frames", data=frames.numpy(), **STORAGE)
             file.attrs.update(attributes)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+        os.replace(whole, path)
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401

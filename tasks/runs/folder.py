@@ -38,7 +38,7 @@ class Run:
     """The settings as JSON values; `configuration` gives them as the task's dataclass."""
     seeds: tuple[int, ...]
     data: str
-    """Folder of the task's data, as it was given."""
+    """Folder of the task's data, absolute."""
     command: tuple[str, ...]
     versions: dict[str, str]
     started: str
@@ -77,7 +77,7 @@ class Run:
             "preset": preset,
             "config": to_dict(config),
             "seeds": [int(seed) for seed in seeds],
-            "data": str(data),
+            "data": str(data.resolve()),  # a run may be resumed from another working directory
             "command": list(sys.argv if command is None else command),
             "versions": versions(),
             "started": now.isoformat(timespec="seconds"),

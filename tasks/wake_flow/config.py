@@ -49,7 +49,7 @@ class Config:
 
     non_steps: int = 800
     """Optimiser steps of NON, one solver step deep: of 100, 200 ... 1,600 the fewest with the
-    lowest validation error (six seeds)."""
+    lowest validation error (`benchmarks.non_budget`)."""
     non_learning_rate: float = 0.002
     """Of Adam, at the start; it falls to zero along a cosine."""
     non_batch: int = 32

@@ -86,6 +86,16 @@ def test_the_file_says_what_it_holds(tmp_path):
         assert set(file.attrs) == set(TINY.attributes())
 
 
+def test_the_file_is_as_readable_as_the_umask_lets_it_be(tmp_path):
+    before = os.umask(0o027)
+    try:
+        reference_file.write(tmp_path / "file.h5", torch.zeros(2), {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file.h5").stat().st_mode & 0o777 == 0o640
+    assert os.listdir(tmp_path) == ["file.h5"]
+
+
 def test_an_interrupted_write_leaves_no_file(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks import cli
 from tasks.errors import TaskError
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run
@@ -139,6 +140,69 @@ def test_an_immediate_stop_says_how_to_resume_too(toy, tmp_path, capsys):
     (path,) = (tmp_path / "my runs").iterdir()
     said = f"Stopped. Resume with: blackbox resume 'my runs/{path.name}'\n"
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("moment", ["_package", "_show"])
+def test_a_stop_before_and_after_the_task_says_how_to_resume_too(toy, tmp_path, capsys, monkeypatch, moment):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, moment, stop)
+    assert toy("run", "toy") == 130
+    path = only_run(tmp_path).relative_to(tmp_path)
+    assert capsys.readouterr().err == f"Stopped. Resume with: blackbox resume {path}\n"
+    assert (path / "config.json").exists()
+
+
+def test_a_stop_before_there_is_a_run_is_but_stopped(toy, capsys, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "create", stop)
+    assert toy("run", "toy") == 130
+    assert capsys.readouterr().err == "Stopped.\n"
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence_unless_debug(toy, tmp_path, capsys):
+    (tmp_path / "file").touch()  # root may write everywhere, but not in a file
+    assert toy("run", "toy", "--runs", "file/runs") == 1
+    err = capsys.readouterr().err
+    assert err == (
+        "blackbox: file/runs: expected a file or folder that can be read and written, "
+        "got 'Not a directory'. Mend that, or give another folder.\n"
+    )
+    with pytest.raises(NotADirectoryError):
+        toy("run", "toy", "--runs", "file/runs", "--debug")
+
+
+def test_a_file_that_cannot_be_written_in_a_run_says_how_to_resume(toy, tmp_path, capsys):
+    assert toy("run", "toy", "--config.fault", "stop") == 130
+    path = only_run(tmp_path).relative_to(tmp_path)
+    (path / "metrics.jsonl").unlink()
+    (path / "metrics.jsonl").mkdir()
+    config = path / "config.json"
+    config.write_text(config.read_text().replace('"fault": "stop"', '"fault": null'))
+    capsys.readouterr()
+    assert toy("resume", str(path)) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"blackbox: {path / 'metrics.jsonl'}: expected a file or folder that can be ")
+    assert err.endswith(f"got 'Is a directory'. Resume with: blackbox resume {path}\n")
+    with pytest.raises(IsADirectoryError):
+        toy("resume", str(path), "--debug")
+    (path / "metrics.jsonl").rmdir()
+    assert toy("resume", str(path)) == 0
+
+
+def test_an_error_of_the_system_without_a_name_is_one_line(toy, tmp_path, capsys, monkeypatch):
+    def fail(_):
+        raise OSError("Can't synchronously write data\n(no space left)")
+
+    monkeypatch.setattr(cli, "_show", fail)
+    assert toy("run", "toy") == 1
+    err = capsys.readouterr().err
+    assert "write data (no space left)" in err
+    assert err.count("\n") == 1
+    assert f"blackbox resume {only_run(tmp_path).relative_to(tmp_path)}" in err
 
 
 def test_report_needs_a_finished_run_and_rebuilds_it(toy, tmp_path, capsys):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,6 +34,13 @@ def test_a_run_is_found_again_as_it_was_made(tmp_path):
     assert found.command == ("blackbox", "run")
     assert found.versions["torch"].startswith(torch.__version__.split("+")[0])
     assert not found.finished
+
+
+def test_the_data_folder_is_found_from_another_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = Run.create(tmp_path / "runs", "t", "p", Settings(), [0], data=Path("my data"))
+    monkeypatch.chdir("/")
+    assert Run.open(run.path).data == str(tmp_path.resolve() / "my data")
 
 
 def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path):
