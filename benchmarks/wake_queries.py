@@ -17,6 +17,7 @@ from tasks.wake_flow.networks import Corrector, Scales
 from tasks.wake_flow.rollout import window_loss
 from zo.evaluators.evaluator import Problem, differences
 from zo.objective import losses
+from zo.perturbation import Perturbations
 
 ROUNDS = 7
 DEMO = PRESETS["demo"]  # batch, unroll, coordinates and network are its
@@ -37,22 +38,25 @@ def queries(developed: Callable[[WakeFlow, int], tuple[Tensor, Tensor]]) -> list
         plan = zo.CoordinateWise(DEMO.mu, zo.RandomCoordinates(DEMO.coordinates)).plan(
             problem.parameters, zo.Key(0)
         )
-        few, all_ = plan.chunk(0, LOOPED), plan.chunk(0, plan.queries)
+        few, chunk = plan.chunk(0, LOOPED), _chunk(problem)
         with torch.no_grad():
             base = losses(problem.objective, problem.network, problem.batch, problem.rows)
             looped, _ = differences(base, zo.Loop().losses(problem, few))
-            stacked, _ = differences(base, zo.Stacked().losses(problem, all_))
+            stacked, _ = differences(base, _stacked(problem, plan, chunk))
             seconds = interleaved(
                 {
                     "loop": partial(zo.Loop().losses, problem, few),
-                    "stacked": partial(zo.Stacked().losses, problem, all_),
+                    "stacked": partial(_stacked, problem, plan, chunk),
                 },
                 ROUNDS,
             )
-            share = _solver_share(box, problem, all_, seconds["stacked"])
-        rates = {"loop": LOOPED / seconds["loop"], "stacked": len(all_) / seconds["stacked"]}
+            before = box.ledger.seconds
+            _stacked(problem, plan, chunk)
+            share = (box.ledger.seconds - before) / seconds["stacked"]
+        rates = {"loop": LOOPED / seconds["loop"], "stacked": plan.queries / seconds["stacked"]}
         row = {
             "width": width,
+            "queries in a chunk": chunk,
             "rows per query": DEMO.batch * DEMO.unroll,
             "loop, queries per second": rates["loop"],
             "stacked, queries per second": rates["stacked"],
@@ -77,7 +81,17 @@ def _problem(box: WakeFlow, start: Tensor, reynolds: Tensor) -> Problem:
     return Problem(network, zo.Parameters(network), window_loss(box, 0.3), batch, DEMO.batch)
 
 
-def _solver_share(box: WakeFlow, problem: Problem, perturbation: Any, seconds: float) -> float:  # noqa: ANN401
-    before = box.ledger.seconds
-    zo.Stacked().losses(problem, perturbation)
-    return (box.ledger.seconds - before) / seconds
+def _chunk(problem: Problem) -> int:
+    """Queries that run together, as `LossGradient` chooses by itself."""
+    estimator = zo.CoordinateWise(DEMO.mu, zo.RandomCoordinates(1))
+    gradient = zo.LossGradient(problem.network, problem.objective, estimator, evaluator=zo.Stacked())
+    gradient.backward(problem.batch)
+    return min(gradient.chunk or 1, DEMO.coordinates)
+
+
+def _stacked(problem: Problem, plan: Perturbations, chunk: int) -> Tensor:
+    parts = [
+        zo.Stacked().losses(problem, plan.chunk(start, min(start + chunk, plan.queries)))
+        for start in range(0, plan.queries, chunk)
+    ]
+    return torch.cat(parts)

@@ -12,6 +12,7 @@ DESCRIPTION = (
     "solver alone (SRC), a network trained without the solver in the loop (NON), and in the loop: with "
     "the solver's own derivative (FO-SOL), and from function values alone (ZO-SOL)."
 )
+RATIOS = ("uniform", "zo-grasp", "zo-snip", "magnitude")
 METHODS = ("SRC", "NON", "FO-SOL", "ZO-SOL")
 SMALLEST_WIDTH = 8  # these two as in simulators.wake_flow.geometry, whose import takes seconds
 LARGEST_REYNOLDS = 1e5
@@ -64,6 +65,9 @@ class Config:
     """Of Adam, at the start; it falls to zero along a cosine."""
     coordinates: int = 96
     """Coordinates in a step's sparse set, drawn anew every step."""
+    ratios: str = "uniform"
+    """How they spread over the layers: "uniform", alike, or with the layer ratios that "zo-grasp", "zo-snip"
+    or "magnitude" give the network that ZO-SOL starts from."""
     mu: float = 1e-4
     """Smoothing parameter of the forward differences: 1e-2 is too large here, 1e-5 lost in rounding."""
 
@@ -97,6 +101,8 @@ class Config:
         self._check_reynolds()
         if not self.frames > max(self.horizon, self.unroll):
             self._refuse("frames", f"more than horizon {self.horizon} and unroll {self.unroll}")
+        if self.ratios not in RATIOS:
+            self._refuse("ratios", f"one of {', '.join(RATIOS)}")
         weights = (3 + 2) * 25 * self.channels + self.channels + 2  # two 5 x 5 layers, 3 channels in, 2 out
         if self.coordinates > weights:
             self._refuse("coordinates", f"at most the {weights} weights of the network")

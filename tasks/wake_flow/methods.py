@@ -18,6 +18,7 @@ from tasks.wake_flow.config import Config
 from tasks.wake_flow.data import Pairs, WakeData
 from tasks.wake_flow.networks import Corrector, Scales
 from tasks.wake_flow.rollout import rollout_errors, window_loss
+from tasks.wake_flow.sparse_set import sparse_set
 from zo.objective import Objective
 
 
@@ -109,12 +110,13 @@ class Trainer:
     def zo_sol(self, start: Corrector) -> Trained:
         """ZO-SOL: sparse CGE of the whole loss, the solver a black box, from `start`'s weights."""
         network, rows = self._corrector(like=start), RowCount()
-        gradient = zo.LossGradient(
-            network,
-            window_loss(self.solver, self.scales.velocity),
-            zo.CoordinateWise(self.config.mu, sparsity=zo.RandomCoordinates(self.config.coordinates)),
-            seed=self.seed,
+        objective = window_loss(self.solver, self.scales.velocity)
+        chosen = sparse_set(
+            self.run, self.config, self.solver, network, objective, self._batch(0), self.seed, self.progress
         )
+        rows.rows += chosen.rows
+        estimator = zo.CoordinateWise(self.config.mu, chosen.sparsity)
+        gradient = zo.LossGradient(network, objective, estimator, seed=self.seed)
         optimizer = torch.optim.Adam(network.parameters())
 
         def step(i: int) -> dict[str, float]:
@@ -130,13 +132,14 @@ class Trainer:
             return {
                 "loss": loss.item(),
                 "rows": rows.rows,
-                "queries": counts.queries,
+                "queries": chosen.queries + counts.queries,
                 "dropped_queries": counts.dropped,
             }
 
         state = {"network": network, "optimizer": optimizer, "gradient": gradient, "rows": rows}
         outcome = self._train("zo-sol", self.config.zo_steps, step, state)
-        return Trained(network, outcome, rows, gradient.counts.queries, gradient.counts.dropped)
+        counts = gradient.counts
+        return Trained(network, outcome, rows, chosen.queries + counts.queries, counts.dropped)
 
     def _corrector(self, like: Corrector | None = None) -> Corrector:
         """A network with this seed's first weights, or a copy of another's."""

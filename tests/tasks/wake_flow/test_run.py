@@ -15,6 +15,7 @@ import pytest
 from tasks import cli
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run
+from tasks.wake_flow.networks import Corrector, Scales
 from tests.tasks.wake_flow.small import SMALL, words
 
 ROOT = Path(__file__).parents[3]
@@ -79,6 +80,25 @@ def test_the_same_run_again_takes_the_reference_from_its_file_and_finds_the_same
     assert "Reused reference flows" in capsys.readouterr().out
     (again,) = (tmp_path / "runs").iterdir()
     assert outcome(again) == outcome(finished)
+
+
+def test_layer_ratios_are_printed_kept_with_the_run_and_paid_for(finished, tmp_path, capsys):
+    more = ("--runs", str(tmp_path / "runs"), "--data", str(finished.parents[1] / "data"))
+    assert cli.main(words(*more, "--config.ratios", "zo-grasp")) == 0
+    (path,) = (tmp_path / "runs").iterdir()
+    saved = json.loads((path / "layer_ratios-seed-0.json").read_text())
+    shown = capsys.readouterr().out
+    names = [name for name, _ in Corrector(SMALL.channels, Scales(1.0, 1.0, 1.0)).named_parameters()]
+    assert all(name in shown for name in names)
+    rows = {
+        run: {row["method"]: row for row in json.loads((run / "result.json").read_text())["table"]}["ZO-SOL"]
+        for run in (path, finished)
+    }
+    # Two gradients of 192 directions, and the first-use check for directions.
+    assert saved["queries"] >= 2 * 192
+    assert saved["rows"] == (saved["queries"] + 2) * SMALL.batch * SMALL.unroll
+    assert rows[path]["queries"] - saved["queries"] >= SMALL.zo_steps
+    assert rows[path]["value"] != rows[finished]["value"]
 
 
 @pytest.mark.parametrize("stage", ["non", "zo-sol"])
