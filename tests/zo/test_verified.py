@@ -165,3 +165,23 @@ def test_rows_that_fail_by_chance_do_not_cost_the_fast_evaluator():
         warnings.simplefilter("error")
         gradient.backward(torch.randn(10, 3))
     assert all(type(active) is Stacked for active in evaluator.active.values())
+
+
+@pytest.mark.parametrize("call", range(1, 10))  # the base is call 0, the check takes the next nine
+def test_one_row_lost_anywhere_in_the_check_does_not_cost_the_fast_evaluator(call):
+    calls = 0
+
+    def losing(network, batch):
+        nonlocal calls
+        loss = mean_square(network, batch)
+        if calls == call:
+            loss[1] = float("nan")
+        calls += 1
+        return loss
+
+    evaluator = zo.Verified(Stacked())
+    gradient = zo.LossGradient(nn.Linear(3, 2), losing, zo.CoordinateWise(1e-3), evaluator=evaluator)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gradient.backward(torch.randn(10, 3))
+    assert all(type(active) is Stacked for active in evaluator.active.values())
