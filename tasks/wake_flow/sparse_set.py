@@ -47,7 +47,7 @@ def sparse_set(
     path = run.path / f"layer_ratios-seed-{seed}.json"
     if not path.exists():
         before = solver.ledger.copy()
-        scores = zo.pruning.scores(config.ratios, network, objective, batch, seed=seed, max_dropped=0.1)
+        scores = zo.pruning.scores(config.ratios, network, objective, batch, seed=seed)
         size = sum(parameter.numel() for parameter in network.parameters())
         ratios = zo.pruning.layer_ratios(scores, sparsity=1 - config.coordinates / size)
         rows = solver.ledger.since(before).rows_run
