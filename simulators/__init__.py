@@ -1,1 +1,4 @@
-"""Black boxes that ship with the project: the PhiFlow wake flow."""
+"""Black boxes that ship with the project: the PhiFlow wake flow, and small systems to try methods on.
+
+Import what you need from its own module: PhiFlow takes seconds, the small systems nothing beyond torch.
+"""

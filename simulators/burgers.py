@@ -1,0 +1,115 @@
+"""`Burgers1D`: viscous Burgers on a ring, advected and diffused by PhiFlow; values alone, no derivative."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from phi import math as phiml
+from phi.field import CenteredGrid, Field
+from phi.geom import Box
+from phi.math import NUMPY, batch, channel, extrapolation, spatial
+from phi.physics import advect, diffuse
+from torch import Tensor
+
+from blackbox.function import BlackBoxFunction
+from blackbox.spec import ArraySpec
+from simulators.settings import check_above_zero, check_whole
+from simulators.wake_flow.geometry import ALONE
+
+WAVES = 4  # of a state to start with
+RING: Any = Box(x=1.0)  # pyright: ignore[reportCallIssue]  (PhiFlow takes any names of axes)
+
+
+class Burgers1D(BlackBoxFunction):
+    """`u_t + u u_x = viscosity * u_xx` on a ring of length 1, by PhiFlow as its users run it.
+
+    The state is `(1, points)`, values at the cells' centres. Each step is PhiFlow's semi-Lagrangian
+    advection, then its explicit diffusion in as many substeps as are stable: first order in the step and,
+    through the interpolation, in the cell. PhiFlow runs with NumPy, all rows of a call in one batch, and a
+    step takes some 10 ms for few or hundreds of rows: a small stand-in for a solver that one can only call.
+    There is no `step` with a derivative.
+
+    Args:
+        points: cells around the ring, at least 8.
+        viscosity: in length^2 over time; shocks are some `viscosity / u` wide.
+        dt: time step.
+        steps: time steps per call.
+        failures: "raise" or "keep", see `BlackBoxFunction`.
+
+    Raises:
+        ConfigurationError: a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        points: int = 64,
+        viscosity: float = 0.005,
+        dt: float = 0.01,
+        steps: int = 1,
+        failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
+    ) -> None:
+        """Check the settings."""
+        check_whole("Burgers1D", "points", points, least=8)
+        check_above_zero("Burgers1D", "viscosity", viscosity)
+        check_above_zero("Burgers1D", "dt", dt)
+        check_whole("Burgers1D", "steps", steps)
+        self.points, self.viscosity, self.dt, self.steps = points, float(viscosity), float(dt), steps
+        self.shape = (1, points)
+        self.inputs = self.outputs = (ArraySpec("state", self.shape),)
+        self.substeps = math.ceil(2.5 * self.viscosity * self.dt * points**2)  # 2 are the limit of stability
+        super().__init__(failures=failures)
+
+    def evaluate_rows(self, state: np.ndarray) -> np.ndarray:
+        """All rows: `(rows, 1, points)` to `(rows, 1, points)`."""
+        # PhiFlow's precision and backend are global.
+        with ALONE, NUMPY, phiml.precision(8 * state.itemsize):
+            velocity = self._field(state[:, 0])
+            for _ in range(self.steps):
+                velocity = advect.semi_lagrangian(velocity, velocity, self.dt)
+                velocity = diffuse.explicit(velocity, self.viscosity, self.dt, substeps=self.substeps)
+            values: Any = velocity.values
+            return values.numpy("rows,vector,x")
+
+    def start(self, rows: int, seed: int) -> Tensor:
+        """Sums of four long waves `(rows, 1, points)`, float32; shocks form within half a time unit.
+
+        Raises:
+            ConfigurationError: `rows` is no whole number above 0, or `seed` none of 0 or more.
+        """
+        check_whole("Burgers1D.start", "rows", rows)
+        check_whole("Burgers1D.start", "seed", seed, least=0)
+        generator = torch.Generator().manual_seed(seed)
+        draw = torch.randn(rows, 1, 2 * WAVES, generator=generator, dtype=torch.float64) / 2
+        x = (torch.arange(self.points, dtype=torch.float64) + 0.5) / self.points
+        phases = 2 * math.pi * torch.arange(1, WAVES + 1, dtype=torch.float64)[:, None] * x
+        return (draw @ torch.cat([torch.sin(phases), torch.cos(phases)])).float()
+
+    def _field(self, values: np.ndarray) -> Field:
+        wrapped = phiml.wrap(values[..., None], batch("rows"), spatial("x"), channel(vector="x"))
+        return CenteredGrid(wrapped, extrapolation.PERIODIC, bounds=RING)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the settings alone."""
+        settings = {
+            "points": self.points,
+            "viscosity": self.viscosity,
+            "dt": self.dt,
+            "steps": self.steps,
+            "failures": self.failures,
+        }
+        return _rebuild, (type(self), settings)
+
+    def __repr__(self) -> str:
+        """The settings that make another solver of it."""
+        return (
+            f"Burgers1D(points={self.points}, viscosity={self.viscosity:g}, dt={self.dt:g}, "
+            f"steps={self.steps})"
+        )
+
+
+def _rebuild(kind: type[Burgers1D], settings: dict[str, Any]) -> Burgers1D:
+    return kind(**settings)

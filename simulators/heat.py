@@ -1,0 +1,80 @@
+"""`Heat`: the heat equation between cold walls, whose solution is known in closed form."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simulators.settings import check_above_zero, check_whole
+from simulators.state_system import StateSystem
+
+
+class Heat(StateSystem):
+    """`u_t = conductivity * u_xx` on a rod of length 1 whose ends are held at 0.
+
+    The state is `(1, points)`, temperatures at `x = i / (points + 1)`, i from 1. Crank & Nicolson's method on
+    central differences: second order in `dt` and in the distance of the points, stable for any `dt`. A step
+    is linear. `exact` is the solution itself, for comparison.
+
+    Args:
+        points: between the ends, at least 3.
+        conductivity: above 0, in length^2 over time.
+        dt: time step.
+        steps: time steps per call.
+        max_rows: rows advanced at once; more are taken in turn.
+        failures: "raise" or "keep", see `BlackBoxFunction`.
+
+    Raises:
+        ConfigurationError: a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        points: int = 32,
+        conductivity: float = 1.0,
+        dt: float = 2e-3,
+        steps: int = 1,
+        max_rows: int = 4096,
+        failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
+    ) -> None:
+        """Check the settings and make the matrix of a step."""
+        check_whole("Heat", "points", points, least=3)
+        check_above_zero("Heat", "conductivity", conductivity)
+        check_above_zero("Heat", "dt", dt)
+        self.points, self.conductivity, self.dt = points, float(conductivity), float(dt)
+        settings = {"points": points, "conductivity": self.conductivity, "dt": self.dt}
+        super().__init__((1, points), settings, steps=steps, max_rows=max_rows, failures=failures)
+        one = torch.eye(points, dtype=torch.float64)
+        beside = torch.ones(points - 1, dtype=torch.float64)
+        laplace = (points + 1) ** 2 * (torch.diag(beside, 1) + torch.diag(beside, -1) - 2 * one)
+        half = self.dt * self.conductivity / 2 * laplace
+        self._tables = (torch.linalg.solve(one - half, one + half),)
+
+    @property
+    def spin_up(self) -> int:
+        """None: all that the equation does is forget."""
+        return 0
+
+    def exact(self, state: Tensor, time: float) -> Tensor:
+        """The solution after `time`, from the sine waves that pass through `state` (..., 1, points).
+
+        Each wave sin(n pi x) decays by `exp(-conductivity (n pi)^2 time)`.
+        """
+        i = torch.arange(1, self.points + 1, dtype=state.dtype, device=state.device)
+        sines = (2 / (self.points + 1)) ** 0.5 * torch.sin(math.pi / (self.points + 1) * i[:, None] * i)
+        decay = torch.exp(-self.conductivity * (math.pi * i).square() * time)
+        return ((state @ sines) * decay) @ sines  # the sine transform is its own inverse
+
+    def _step(self, state: Tensor) -> Tensor:
+        return state @ self._tables_for(state)[0].T
+
+    def _draw(self, rows: int, generator: torch.Generator) -> Tensor:
+        """Sums of the five longest waves, or as many as there are points for; the longer, the larger."""
+        n = torch.arange(1, min(5, self.points) + 1, dtype=torch.float64)
+        draw = torch.randn(rows, 1, len(n), generator=generator, dtype=torch.float64) / n
+        x = torch.arange(1, self.points + 1, dtype=torch.float64) / (self.points + 1)
+        return draw @ torch.sin(math.pi * n[:, None] * x)

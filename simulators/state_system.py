@@ -1,0 +1,164 @@
+"""`StateSystem`: common parent of the small test systems, a state that a differentiable step moves on."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox.errors import DtypeError, ShapeError
+from blackbox.function import BlackBoxFunction
+from blackbox.spec import ArraySpec
+from simulators.settings import check_whole
+
+
+class StateSystem(BlackBoxFunction, abstract=True):
+    """A black box that advances a state `(*shape)` by `steps` steps, all rows together.
+
+    A call gives values alone. `step`, one of its steps, is differentiable by autograd, and `advance` is
+    what a call does: training through a call can be held against training through `advance`. Rows do
+    not interact: NaN in one stays there, and batch mates change a row by rounding only.
+
+    A subclass gives `_step` and `_draw`, the number of its spin-up steps, and puts what it computes from
+    its settings into `_tables`; after pickling the settings that it hands to `__init__` are all there is.
+
+    Args:
+        shape: of the state, channels first, then the sites of the grid.
+        settings: the subclass's own keyword arguments, by name.
+        steps: steps per call.
+        max_rows: rows advanced at once; more are taken in turn, which bounds the memory.
+        failures: "raise" or "keep", see `BlackBoxFunction`.
+
+    Raises:
+        ConfigurationError: a setting is out of its range.
+    """
+
+    arrays = "torch"
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        settings: dict[str, Any],
+        *,
+        steps: int,
+        max_rows: int,
+        failures: Any,  # noqa: ANN401 (the base class checks it)
+    ) -> None:
+        """Check what all systems share."""
+        for name, value in (("steps", steps), ("max_rows", max_rows)):
+            check_whole(type(self).__name__, name, value)
+        self.shape, self.steps, self.max_rows = shape, steps, max_rows
+        self.inputs = self.outputs = (ArraySpec("state", shape),)
+        self._settings = settings
+        self._tables: tuple[Tensor, ...] = ()
+        self._converted: dict[tuple[torch.dtype, torch.device], tuple[Tensor, ...]] = {}
+        super().__init__(failures=failures)
+
+    @abstractmethod
+    def _step(self, state: Tensor) -> Tensor:
+        """One step of a checked state `(..., *shape)`."""
+
+    @abstractmethod
+    def _draw(self, rows: int, generator: torch.Generator) -> Tensor:
+        """Random states `(rows, *shape)` in float64, from which the spin-up begins."""
+
+    @property
+    @abstractmethod
+    def spin_up(self) -> int:
+        """How many steps `start` takes from a random state."""
+
+    def step(self, state: Tensor) -> Tensor:
+        """One step, differentiable.
+
+        Args:
+            state: `(..., *shape)`, float32 or float64, on any device.
+
+        Returns:
+            `(..., *shape)`, in the same dtype.
+
+        Raises:
+            ShapeError: the trailing axes differ from `shape`.
+            DtypeError: the state is neither float32 nor float64.
+        """
+        if tuple(state.shape[-len(self.shape) :]) != self.shape:
+            raise ShapeError(
+                f"{self!r}, state: expected (..., {', '.join(map(str, self.shape))}), "
+                f"got {tuple(state.shape)}. Channels come before the sites, rows before both."
+            )
+        if state.dtype not in (torch.float32, torch.float64):
+            raise DtypeError(
+                f"{self!r}, state: expected float32 or float64, got {str(state.dtype)[6:]}. "
+                "Convert it with .float() or .double()."
+            )
+        # A solver in bfloat16 is another solver: no autocast from around the call.
+        with torch.autocast(state.device.type, enabled=False):
+            return self._step(state)
+
+    def advance(self, state: Tensor) -> Tensor:
+        """What a call does, differentiable: `steps` steps of a state `(..., *shape)`."""
+        for _ in range(self.steps):
+            state = self.step(state)
+        return state
+
+    def evaluate_rows(self, state: Tensor) -> Tensor:
+        """All rows: `(rows, *shape)` to `(rows, *shape)`."""
+        return self._in_turn(state, self.steps)
+
+    def start(self, rows: int, seed: int) -> Tensor:
+        """States to begin with, after `spin_up` steps from random ones.
+
+        Args:
+            rows: how many, all different.
+            seed: the draw's; equal seeds give equal states. No global generator is read or moved.
+
+        Returns:
+            `(rows, *shape)`, float32, on the CPU.
+
+        Raises:
+            ConfigurationError: `rows` is no whole number above 0, or `seed` none of 0 or more.
+        """
+        check_whole(f"{self!r}.start", "rows", rows)
+        check_whole(f"{self!r}.start", "seed", seed, least=0)
+        generator = torch.Generator().manual_seed(seed)
+        return self._in_turn(self._draw(rows, generator), self.spin_up).float()
+
+    def _in_turn(self, state: Tensor, steps: int) -> Tensor:
+        after = torch.empty_like(state)
+        with torch.no_grad():
+            for first in range(0, len(state), self.max_rows):
+                chunk = state[first : first + self.max_rows]
+                for _ in range(steps):
+                    chunk = self.step(chunk)
+                after[first : first + self.max_rows] = chunk
+        return after
+
+    def _tables_for(self, state: Tensor) -> tuple[Tensor, ...]:
+        """`_tables`, made in float64 or complex128, in the precision and on the device of `state`."""
+        key = state.dtype, state.device
+        if key not in self._converted:
+            # Tensors made in inference mode could take part in no gradient later.
+            with torch.inference_mode(False):
+                self._converted[key] = tuple(
+                    t.to(state.device, state.dtype.to_complex() if t.is_complex() else state.dtype)
+                    for t in self._tables
+                )
+        return self._converted[key]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the settings alone; tables are computed anew."""
+        shared = {"steps": self.steps, "max_rows": self.max_rows, "failures": self.failures}
+        return _rebuild, (type(self), self._settings | shared)
+
+    def __repr__(self) -> str:
+        """The settings that make another system of it."""
+        settings = ", ".join(
+            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value!r}"
+            for name, value in (self._settings | {"steps": self.steps}).items()
+        )
+        return f"{type(self).__name__}({settings})"
+
+
+def _rebuild(kind: type[StateSystem], settings: dict[str, Any]) -> StateSystem:
+    return kind(**settings)

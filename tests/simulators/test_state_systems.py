@@ -1,0 +1,207 @@
+"""What all small systems have in common: call and step, starts, failures, pickles, settings."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from blackbox.errors import ConfigurationError, DtypeError, RowFailedError, ShapeError
+from simulators.advection_diffusion_reaction import AdvectionDiffusionReaction
+from simulators.coupled_map_lattice import CoupledMapLattice
+from simulators.heat import Heat
+from simulators.implicit_diffusion import ImplicitDiffusion
+from simulators.kuramoto_sivashinsky import KuramotoSivashinsky
+from simulators.lorenz96 import Lorenz96, TwoScaleLorenz96
+from simulators.state_system import StateSystem
+from tests.simulators.systems import assert_derivative_is_the_differences
+
+SMALL = {
+    "kuramoto-sivashinsky": (KuramotoSivashinsky, {"points": 32, "dt": 0.5}),
+    "advection-diffusion-reaction": (AdvectionDiffusionReaction, {"height": 6, "width": 9}),
+    "lorenz96": (Lorenz96, {"sites": 7}),
+    "two-scale-lorenz96": (TwoScaleLorenz96, {"sites": 5, "fast": 3, "substeps": 4}),
+    "coupled-map-lattice": (CoupledMapLattice, {"sites": 9}),
+    "implicit-diffusion": (ImplicitDiffusion, {"points": 12}),
+    "heat": (Heat, {"points": 9}),
+}
+
+
+@pytest.fixture(params=list(SMALL))
+def make(request):
+    kind, settings = SMALL[request.param]
+    return lambda **more: kind(**(settings | more))
+
+
+def test_a_call_is_the_steps_that_it_says(make):
+    box, single = make(steps=3), make()
+    state = box.start(4, seed=0)
+    expected = state
+    for _ in range(3):
+        expected = single(expected)
+    assert torch.equal(box(state), expected)
+    assert torch.equal(box.advance(state), expected)
+    assert torch.equal(box.step(state), single(state))
+    assert not torch.equal(expected, state)
+
+
+def test_numpy_and_any_leading_axes(make):
+    box = make()
+    state = box.start(6, seed=0)
+    expected = box(state).reshape(2, 3, *box.shape)
+    found = box(state.numpy().reshape(2, 3, *box.shape))
+    assert isinstance(found, np.ndarray) and found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected.numpy())
+    np.testing.assert_allclose(box.step(state.reshape(2, 3, *box.shape)), expected, atol=1e-5)
+    np.testing.assert_allclose(box.step(state[0]), expected[0, 0], atol=1e-5)
+
+
+def test_float64_is_computed_in_float64(make):
+    box = make()
+    state = box.start(2, seed=0)
+    fine, coarse = box(state.double()), box(state)
+    assert fine.dtype == torch.float64
+    assert 1e-10 < (fine - coarse).abs().max() < 1e-4
+
+
+def test_rows_do_not_depend_on_their_mates(make):
+    box = make(max_rows=3)
+    state = box.start(7, seed=0).double()
+    whole = box(state)
+    alone = torch.cat([box(row[None]) for row in state])
+    assert (whole - alone).abs().max() < 1e-12
+
+
+def test_only_the_step_has_a_derivative(make):
+    box = make(steps=2)
+    state = box.start(2, seed=0).requires_grad_()
+    assert not box(state).requires_grad
+    assert box.step(state).requires_grad and box.advance(state).requires_grad
+
+
+def test_the_steps_derivative_is_that_of_its_values(make):
+    box = make()
+    assert_derivative_is_the_differences(box.step, box.start(3, seed=0).double())
+
+
+def test_tables_made_in_inference_mode_serve_autograd_later(make):
+    box = make()
+    state = box.start(1, seed=0)
+    fresh = make()
+    with torch.inference_mode():
+        fresh(state)
+    tracked = state.clone().requires_grad_()
+    fresh.step(tracked).square().sum().backward()
+    assert tracked.grad is not None and tracked.grad.isfinite().all()
+
+
+def test_autocast_around_a_step_changes_nothing(make):
+    box = make()
+    state = box.start(2, seed=0)
+    expected = box.step(state)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(box.step(state), expected)
+
+
+def test_starts_are_distinct_repeatable_and_leave_the_global_generator_alone(make):
+    box = make()
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    states = box.start(5, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert states.shape == (5, *box.shape) and states.dtype == torch.float32 and states.isfinite().all()
+    assert torch.equal(states, box.start(5, seed=1))
+    others = torch.cat([states, box.start(5, seed=2)]).flatten(1)
+    distances = torch.cdist(others, others) + torch.eye(10) * 1e9
+    assert distances.min() > 0.1
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "heat"])  # which is linear and stable
+def test_a_row_that_blows_up_fails_alone(name):
+    kind, settings = SMALL[name]
+    box = kind(**settings, steps=40, failures="keep")
+    state = box.start(3, seed=0)
+    expected = box(state)
+    state[1] *= 1e12
+    found = box(state)
+    assert found[1].isnan().all()
+    assert (found[[0, 2]] - expected[[0, 2]]).abs().max() < 1e-4
+    assert box.ledger.rows_failed == 1
+    with pytest.raises(RowFailedError, match="row 1"):
+        kind(**settings, steps=40)(state)
+
+
+def test_pickles_hold_the_settings_alone(make):
+    box = make(steps=2, max_rows=5, failures="keep")
+    state = box.start(6, seed=0)
+    expected = box(state)
+    frozen = pickle.dumps(box)
+    thawed = pickle.loads(frozen)
+    assert len(frozen) < 500
+    assert torch.equal(thawed(state), expected)
+    assert repr(thawed) == repr(box) and thawed.failures == "keep" and thawed.max_rows == 5
+
+
+def test_the_repr_makes_an_equal_system(make):
+    box: StateSystem = make(steps=2)
+    again = eval(repr(box), {type(box).__name__: type(box)})
+    state = box.start(2, seed=0)
+    assert torch.equal(again(state), box(state))
+
+
+def test_states_of_another_shape_or_dtype_are_refused_by_the_step(make):
+    box = make()
+    state = box.start(2, seed=0)
+    with pytest.raises(ShapeError, match=r"state: expected \(\.\.\., "):
+        box.step(state[..., :-1])
+    with pytest.raises(DtypeError, match="expected float32 or float64, got float16"):
+        box.step(state.half())
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"steps": 0}, "steps: expected a whole number, 1 or more, got 0"),
+        ({"steps": True}, "steps"),
+        ({"max_rows": -1}, "max_rows"),
+    ],
+)
+def test_bad_common_settings_are_named(make, settings, words):
+    with pytest.raises(ConfigurationError, match=words):
+        make(**settings)
+
+
+@pytest.mark.parametrize(("rows", "seed", "words"), [(0, 0, "rows"), (1, -1, "seed")])
+def test_bad_starts_are_named(make, rows, seed, words):
+    with pytest.raises(ConfigurationError, match=words):
+        make().start(rows, seed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "words"),
+    [
+        (KuramotoSivashinsky, {"points": 7}, "points: expected a whole number, 8 or more, got 7"),
+        (KuramotoSivashinsky, {"length": 0.0}, "length: expected a finite number above 0, got 0.0"),
+        (KuramotoSivashinsky, {"dt": float("nan")}, "dt"),
+        (AdvectionDiffusionReaction, {"height": 3}, "height: expected a whole number, 4 or more"),
+        (AdvectionDiffusionReaction, {"width": 3}, "width"),
+        (AdvectionDiffusionReaction, {"diffusion": -0.1}, "diffusion: expected a finite number, 0 or more"),
+        (AdvectionDiffusionReaction, {"reaction": -1.0}, "reaction: expected a finite number, 0 or more"),
+        (AdvectionDiffusionReaction, {"turn": float("inf")}, "turn"),
+        (AdvectionDiffusionReaction, {"dt": -1}, "dt"),
+        (Lorenz96, {"sites": 3}, "sites: expected a whole number, 4 or more, got 3"),
+        (Lorenz96, {"forcing": float("nan")}, "forcing: expected a finite number, got nan"),
+        (Lorenz96, {"dt": 0}, "dt"),
+        (TwoScaleLorenz96, {"fast": 0}, "fast"),
+        (TwoScaleLorenz96, {"substeps": 0}, "substeps"),
+        (TwoScaleLorenz96, {"amplitude_ratio": 0.0}, "amplitude_ratio"),
+        (TwoScaleLorenz96, {"time_ratio": -1.0}, "time_ratio"),
+        (CoupledMapLattice, {"sites": 2}, "sites"),
+        (CoupledMapLattice, {"nonlinearity": 2.1}, "nonlinearity: expected a finite number, from 0 to 2"),
+        (CoupledMapLattice, {"nonlinearity": -1}, "nonlinearity"),
+        (CoupledMapLattice, {"coupling": 1.5}, "coupling: expected a finite number, from 0 to 1, got 1.5"),
+    ],
+)
+def test_bad_settings_are_named(kind, settings, words):
+    with pytest.raises(ConfigurationError, match=rf"{kind.__name__}, .*{words}"):
+        kind(**settings)
