@@ -11,22 +11,27 @@ from zo.errors import (
     DerivativeError,
     EvaluatorWarning,
     FailedQueriesError,
+    HeldOutWarning,
     ObjectiveError,
     ParameterError,
     PruningWarning,
     TangentError,
+    TangentWarning,
     ZeroOrderError,
 )
+from zo.estimators.control_variate import ControlVariate
 from zo.estimators.coordinate_wise import CoordinateWise
 from zo.estimators.estimator import Estimator
 from zo.estimators.hybrid import Hybrid
 from zo.estimators.layerwise import LayerwiseCoordinates
 from zo.estimators.random_directions import RandomDirections
 from zo.estimators.sparsity import Complement, FixedCoordinates, RandomCoordinates, Sparsity
+from zo.estimators.surrogate_filled import SurrogateFilled
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
 from zo.evaluators.verified import Verified
+from zo.held_out import HeldOut
 from zo.loss_gradient import LossGradient, QueryCounts
 from zo.parameters import Parameters, Without
 from zo.sparse_updates import step_on_set
@@ -36,14 +41,19 @@ from zo.tangents.dense import DenseTangent
 from zo.tangents.gradient import TangentGradient
 from zo.tangents.local_secant import LocalSecant
 from zo.tangents.memory import Memory
+from zo.tangents.model import ModelTangent
 from zo.tangents.pairs import CallPairs
+from zo.tangents.selected import Selected
+from zo.tangents.student import StudentTangent
 from zo.tangents.tangent import Identity, Tangent
+from zo.tangents.trust_policy import TrustPolicy
 
 __all__ = [
     "Basis",
     "CallPairs",
     "Complement",
     "ConfigurationError",
+    "ControlVariate",
     "ConvTangent",
     "CoordinateWise",
     "DenseTangent",
@@ -55,6 +65,8 @@ __all__ = [
     "FailedQueriesError",
     "FixedCoordinates",
     "GivenBasis",
+    "HeldOut",
+    "HeldOutWarning",
     "Hybrid",
     "Identity",
     "Key",
@@ -64,6 +76,7 @@ __all__ = [
     "LossGradient",
     "LowFrequencies",
     "Memory",
+    "ModelTangent",
     "ObjectiveError",
     "ParameterError",
     "Parameters",
@@ -73,12 +86,17 @@ __all__ = [
     "RandomDirections",
     "RowCounts",
     "RowDirections",
+    "Selected",
     "Sparsity",
     "Stacked",
+    "StudentTangent",
+    "SurrogateFilled",
     "Tangent",
     "TangentCounts",
     "TangentError",
     "TangentGradient",
+    "TangentWarning",
+    "TrustPolicy",
     "Verified",
     "Without",
     "ZeroOrderError",

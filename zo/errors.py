@@ -1,4 +1,4 @@
-"""The errors and the warning of `zo`: one root, each error also the builtin that it refines."""
+"""The errors and warnings of `zo`: one root, each error also the builtin that it refines."""
 
 from __future__ import annotations
 
@@ -37,3 +37,11 @@ class PruningWarning(UserWarning):
 
 class TangentError(ZeroOrderError, RuntimeError):
     """A step with tangents means nothing: calls that cannot be replayed, or a gradient that is not finite."""
+
+
+class TangentWarning(UserWarning):
+    """Tangents predict the black boxes badly, and no more probes are allowed."""
+
+
+class HeldOutWarning(UserWarning):
+    """No weights of a training were better on held-out data than those it started from."""

@@ -103,6 +103,8 @@ class LossGradient:
     def backward(self, batch: Any = None) -> Tensor:  # noqa: ANN401
         """Add this step's gradient estimate to `.grad`, as autograd would.
 
+        Estimators that correct a surrogate gradient take it from there, and replace it.
+
         Args:
             batch: any nesting of tensors with rows first; nothing for a closure.
 
@@ -130,7 +132,11 @@ class LossGradient:
         finally:
             after.restore()
         refuse_too_many(valid, self.max_dropped, self.counts.steps)
-        self.parameters.add_to_grad(self.estimator.reduce(plan, difference, valid))
+        gradient = self.estimator.reduce(plan, difference, valid)
+        if self.estimator.replaces_grad:
+            for tensor in self.parameters.tensors:
+                tensor.grad = None
+        self.parameters.add_to_grad(gradient)
         self.counts.steps += 1
         return base[survived].mean()
 

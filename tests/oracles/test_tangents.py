@@ -160,6 +160,54 @@ def test_on_a_quadratic_stencil_the_conv_tangent_is_exact_to_rounding(space, pad
     assert torch.allclose(tangent.vjp(pairs, v), true_vjp(function, pairs, v), rtol=1e-7, atol=1e-7)
 
 
+def staggered_flux(u, v):
+    """u `(rows, 1, 6, 6)` on the faces along x, v `(rows, 1, 7, 5)` on those along y, of 6 x 5 cells.
+
+    Differences of fluxes that are products of what begins at one corner.
+    """
+    along_x = u[..., 1:] ** 2 - u[..., :-1] ** 2 + 0.3 * v[..., :-1, :]
+    along_y = (v[..., 1:, :] - v[..., :-1, :]) + u[..., :-1] * v[..., :-1, :]
+    return functional.pad(along_x, (0, 1)), functional.pad(along_y, (0, 0, 0, 1))
+
+
+def test_the_conv_tangent_is_exact_on_a_staggered_grid():
+    """But on the last faces, which have no cell: there is nothing of the kind beside them to learn from."""
+    shapes = ((1, 6, 6), (1, 7, 5))
+    names = specs(*shapes)
+
+    def flat(z):
+        u, v = z[:, :36].view(-1, *shapes[0]), z[:, 36:].view(-1, *shapes[1])
+        return torch.cat([part.flatten(1) for part in staggered_flux(u, v)], dim=1)
+
+    def seen(seed, probes=3, rows=4):
+        z, d = weights(rows, 71, seed=seed), 0.1 * weights(probes, rows, 71, seed=seed + 1)
+        response = torch.stack([flat(z + each) for each in d]) - flat(z)
+        return CallPairs(names, names, z, d, response, torch.ones(probes, rows, dtype=torch.bool))
+
+    tangent = zo.ConvTangent(ridge=1e-13)
+    for seed in range(0, 40, 2):
+        tangent.observe(together([seen(seed)]))
+    pairs = seen(100)
+    found = tangent.apply(pairs, pairs.d[:1])[0]
+    wanted = torch.autograd.functional.jvp(flat, pairs.z, pairs.d[0])[1]
+    cells = torch.cat([functional.pad(torch.ones(6, 5), (0, 1)).flatten(), torch.ones(6, 5).flatten()])
+    inner = functional.pad(cells, (0, 5)).bool()
+    assert torch.allclose(found[:, inner], wanted[:, inner], atol=1e-5)
+    v = weights(4, 71, seed=7)
+    adjoint = (pairs.d[0] * tangent.vjp(pairs, v)).sum(dim=1)
+    assert torch.allclose((found * v).sum(dim=1), adjoint, atol=1e-10)
+
+
+@pytest.mark.parametrize("shapes", [((1, 6, 6), (1, 8, 5)), ((6,), (6,)), ((1, 6), (1, 6, 6))])
+def test_the_conv_tangent_wants_one_grid(shapes):
+    names = specs(*shapes)
+    size = sum(torch.Size(shape).numel() for shape in shapes)
+    z = weights(2, size)
+    pairs = CallPairs(names, names, z, z[None], z[None], torch.ones(1, 2, dtype=torch.bool))
+    with pytest.raises(zo.ConfigurationError, match="faces"):
+        zo.ConvTangent().observe(together([pairs]))
+
+
 def test_what_conv_cannot_see_is_left_to_the_memory_behind_it():
     """A stencil and a matrix: neither tangent alone is right, conv first and memory behind it is."""
     linear = weights(14, 14, seed=8)
@@ -194,22 +242,6 @@ def test_memory_keeps_the_last_pairs():
         tangent.observe(together([pairs_of(new, (6,), probes=3, rows=2, seed=seed)]))
     pairs, v = pairs_of(new, (6,)), weights(2, 3, seed=7)
     assert torch.allclose(tangent.vjp(pairs, v), true_vjp(new, pairs, v), atol=1e-6)
-
-
-@pytest.mark.parametrize("refit", [1, 3, 100])
-def test_dense_is_weighted_ridge_least_squares(refit):
-    """Against the normal equations of all pairs, each weighted by its age; the ridge ages until a fit."""
-    tangent = zo.DenseTangent(forgetting=0.7, ridge=0.1, refit=refit)
-    gram, cross = torch.zeros(30, 30).double(), torch.zeros(30, 30).double()
-    for seed in range(5):
-        seen = together([pairs_of(bent, (30,), seed=seed)])  # 6 pairs of 30 numbers
-        tangent.observe(seen)
-        d, ridge = seen.d[0], 0.1 * 0.7 ** (seed % refit)
-        gram = 0.7 * gram + d.T @ d
-        cross = 0.7 * cross + d.T @ (seen.response[0] - d)
-        pairs, v = pairs_of(bent, (30,), seed=9), weights(2, 30, seed=7)
-        expected = v + (torch.linalg.inv(gram + ridge * torch.eye(30).double()) @ cross @ v.T).T
-        assert torch.allclose(tangent.vjp(pairs, v), expected, atol=1e-11)
 
 
 def step(x):

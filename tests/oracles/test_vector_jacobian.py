@@ -200,3 +200,84 @@ def test_parameters_inside_the_box_are_an_input_that_rows_share():
         if solver is not device:
             estimate = found
     assert torch.allclose(estimate, found, rtol=1e-8, atol=1e-9)
+
+
+# With a tangent
+
+
+@pytest.mark.parametrize(
+    ("directions", "bound"),
+    [
+        (zo.CoordinateWise(1e-6), 1e-5),
+        (zo.CoordinateWise(1e-4, scheme="central"), 1e-6),  # a fit to both sides is their mean
+        (zo.RowDirections(1e-6, 6), 1e-5),
+        (zo.RowDirections(1e-6, 9, "gaussian"), 1e-4),  # more than inputs, and not orthogonal
+        (zo.RandomDirections(1e-6, 20, "rademacher"), 1e-4),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_directions_that_span_the_input_make_a_local_secant_the_vjp(function, directions, bound):
+    """To the truncation of mu; the bound is far above mu times the curvature, and far below the gradient."""
+    x, v = given_problem(function)
+    truth = truth_of(function, x, v)
+    found = found_by(function, directions, x, v, tangent=zo.LocalSecant(cut=1e-6))
+    assert (found - truth).abs().max() < bound * truth.abs().max()
+
+
+@pytest.mark.parametrize(
+    "tangent", [zo.Memory(rho=1e-10), zo.DenseTangent(ridge=1e-10, forgetting=1.0)], ids=repr
+)
+def test_a_linear_box_is_known_after_as_many_directions_as_it_has_inputs(tangent):
+    """One query a row; two rows give two pairs a call, so three calls give the six that there must be."""
+    x, v = given_problem(linear, rows=2)
+    solver = zo.differentiable(make_box(linear), zo.RowDirections(0.1, q=1), tangent=tangent)
+    errors, predictions = [], []
+    for call in range(5):
+        x = weights(2, 2, 3, seed=call).requires_grad_()
+        truth = truth_of(linear, x, v)
+        found = torch.autograd.grad(solver(x), x, v)[0]
+        errors.append(float((found - truth).norm() / truth.norm()))
+        predictions.append(solver.trust[0])
+    assert errors[0] > 0.1 and errors[1] > 0.01
+    assert max(errors[2:]) < 1e-6
+    assert predictions[0] > 0.5  # before it has learned
+    assert max(predictions[3:]) < 1e-6
+
+
+@pytest.mark.parametrize("tangent", [zo.Memory(), zo.LocalSecant(zo.Memory())], ids=repr)
+def test_the_vjp_is_the_adjoint_of_one_linear_map(tangent):
+    """<J d, v> = <d, J^T v>: the rows of J by the tangent's own `apply`, at what it knows after the call."""
+    x, v = given_problem(nonlinear)
+    solver = zo.differentiable(make_box(nonlinear), zo.RowDirections(1e-3, q=2), tangent=tangent)
+    seen = []
+    learned = solver.tangent.vjp
+    solver.tangent.vjp = lambda pairs, cotangent: (seen.append(pairs), learned(pairs, cotangent))[1]
+    found = torch.autograd.grad(solver(x), x, v)[0].flatten(1)
+    d = weights(4, 5, 6, seed=3)
+    forward = (solver.tangent.apply(seen[0], d) * v).sum(dim=-1)
+    assert torch.allclose(forward, (d * found).sum(dim=-1), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("basis", [None, zo.GivenBasis(weights(3, 6, seed=20))], ids=["whole", "basis"])
+def test_at_equal_rows_a_memory_is_nearer_to_the_gradient_than_a_mean(basis):
+    """A linear box that keeps and mixes its input; one query a row. In a basis it learns what is in there."""
+    mix = torch.eye(6).double() + 0.5 * weights(6, 6, seed=5)
+
+    def cosines(**settings) -> list[float]:
+        box = make_box(lambda x: x.flatten(1) @ mix)
+        solver = zo.differentiable(box, zo.RowDirections(1e-2, q=1, basis=basis), **settings)
+        found = []
+        for step in range(12):
+            x, v = weights(4, 2, 3, seed=step).requires_grad_(), weights(4, 6, seed=100 + step)
+            truth = (v @ mix.T).flatten()
+            g = torch.autograd.grad(solver(x), x, v)[0].flatten()
+            found.append(float(g @ truth / (g.norm() * truth.norm())))
+        assert box.ledger.rows_run == 12 * 4 * 2
+        return found
+
+    means, learned = cosines(), cosines(tangent=zo.Memory())
+    assert all(a > b for a, b in zip(learned, means, strict=True))
+    assert sum(means) / 12 < 0.8
+    if basis is None:
+        assert min(learned[3:]) > 0.999

@@ -140,7 +140,8 @@ def test_trust_falls_as_the_box_is_learned():
         errors.append(gradient.trust)
     assert all(each[0] is None for each in errors)
     assert min(errors[0][1:]) > 0.5 and max(errors[3][1:]) < 1e-6
-    assert gradient.metrics().keys() == {"tangent_error", "tangent_error_call_2", "tangent_error_call_3"}
+    errors_of_calls = {"tangent_error_call_2", "tangent_error_call_3"}
+    assert gradient.metrics().keys() == {"tangent_error", "tangent_probes", *errors_of_calls}
     assert gradient.metrics()["tangent_error"] == gradient.trust_of_step < 1e-6
 
 
@@ -206,6 +207,27 @@ def test_too_many_failed_pairs_are_an_error():
         gradient.backward(weights(5, 4))
     assert all(p.grad is None for p in network.parameters())
     assert gradient.counts.steps == 0
+
+
+@pytest.mark.parametrize("failing", [15, 5])
+def test_tangents_serve_as_they_stand_where_all_pairs_may_fail(failing):
+    """The sum of the inputs: with no pair to learn from the gradient is the prior's, here the exact one."""
+
+    class FailsInProbes(FromTorch):
+        def evaluate_rows(self, x):
+            y = super().evaluate_rows(x)
+            y[5 : 5 + failing] = float("nan")
+            return y
+
+    box, batch, network = FailsInProbes(lambda x: x + 1.0, (X,), (X,)), weights(5, 4), make_network()
+    gradient = zo.TangentGradient(
+        network, chain(box, 1), boxes=[box], tangent=zo.Memory(), probes=3, max_dropped=1.0
+    )
+    gradient.backward(batch)
+    expected = true_grads(chain(lambda x: x + 1.0, 1), network, batch)
+    assert torch.allclose(grads(network), expected, rtol=1e-10)
+    assert gradient.counts.dropped == failing
+    assert (gradient.trust == [None]) == (failing == 15)
 
 
 def test_no_row_that_survives_is_an_error():
@@ -362,6 +384,10 @@ def weights_from_outside(box):
     return lambda network, batch: box(batch @ network[0].weight[:4].T).square().mean(dim=1)
 
 
+def network_last(box):
+    return lambda network, batch: network(box(batch)).square().mean(dim=1)
+
+
 def without(box):
     return lambda network, batch: network(batch).square().mean(dim=1)
 
@@ -374,7 +400,8 @@ def without(box):
         (mixed, ["input 'x' of call 1", "evaluator='loop'"]),
         (rows_last, ["input 'x' of call 1", "rows first"]),
         (in_numpy, ["torch tensors", "NumPy"]),
-        (weights_from_outside, ["expected probes to change an input of a box", "in the forward"]),
+        (weights_from_outside, ["a weight that is read elsewhere", "evaluator='loop'"]),
+        (network_last, ["expected probes to change an input of a box", "1 calls", "mu"]),
         (without, ["expected a call of a box in [Sine]", "very objects"]),
     ],
 )
@@ -392,7 +419,10 @@ def test_objectives_that_cannot_be_replayed(objective, words):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"probes": 0}, "probes: expected a whole number >= 1"),
+        ({"probes": -1}, "probes: expected a whole number >= 1"),
+        ({"probes": False}, "probes: expected a whole number >= 1"),
+        ({"probes": 0}, r"at least 1 for Identity\(\), which learns from changes, got 0"),
+        ({"probes": 0, "tangent": [zo.Memory()]}, r"at least 1 for Memory"),
         ({"mu": 0.0}, "mu: expected a finite number > 0"),
         ({"max_dropped": 2}, "max_dropped: expected a fraction"),
         ({"evaluator": "difference"}, "evaluator: expected one of stacked, loop"),
@@ -422,7 +452,7 @@ def test_settings_out_of_range(settings, words):
         (lambda: zo.Memory(rho=-1.0), "rho: expected"),
         (lambda: zo.DenseTangent(forgetting=1.5), "forgetting: expected"),
         (lambda: zo.DenseTangent(ridge=0.0), "ridge: expected"),
-        (lambda: zo.DenseTangent(refit=0), "refit: expected"),
+        (lambda: zo.DenseTangent(rank=0), "rank: expected"),
         (lambda: zo.ConvTangent(kernel=4), "kernel: expected an odd width, got 4. Take 5"),
         (lambda: zo.ConvTangent(padding="mirror"), "padding: expected one of"),
         (lambda: zo.ConvTangent(forgetting=0.0), "forgetting: expected"),

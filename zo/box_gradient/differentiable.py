@@ -8,12 +8,14 @@ from zo.box_gradient.row_directions import RowDirections
 from zo.errors import ConfigurationError
 from zo.estimators.coordinate_wise import CoordinateWise
 from zo.estimators.random_directions import RandomDirections
+from zo.tangents.tangent import Identity, Tangent
 
 
 def differentiable(
     box: BlackBoxFunction,
-    estimator: RandomDirections | RowDirections | CoordinateWise,
+    estimator: RandomDirections | RowDirections | CoordinateWise | None = None,
     *,
+    tangent: Tangent | None = None,
     seed: int = 0,
     max_rows: int | None = None,
     max_dropped: float = 0.1,
@@ -30,6 +32,16 @@ def differentiable(
     All queries of all rows reach the box in one call. Without a graph (`no_grad`, or no input that
     requires a gradient) there are no queries.
 
+        solver = zo.differentiable(box, zo.RowDirections(mu=1e-3, q=2), tangent=zo.Memory(), seed=0)
+
+    With a tangent the queries' answers are not averaged but learned from: a few directions for each row and
+    call, and what they show adds up over rows, calls and steps. In backward the tangent predicts a call's
+    answers (`trust` says how well), learns from them, and gives the call's vector-Jacobian product. To it
+    each call is a step: what it forgets or fits "a step", it does at each. The gradient is biased as far as
+    the tangent is wrong. Where what stands around the box can be evaluated for a whole batch of variants,
+    `TangentGradient` spends its rows on the directions in which the weights move the box's input; these
+    are drawn in all of it, or in a basis.
+
     Parameters inside the box need nothing more: make them an input of the box, one copy a row, and
     autograd sums the rows' gradients.
 
@@ -39,13 +51,19 @@ def differentiable(
         y = device(theta.expand(len(x), -1), x)     # device = zo.differentiable(Device(), ...)
 
     Each row then estimates its own derivative with respect to theta, with directions of its own: a
-    batch of rows gives theta rows x queries scalars.
+    batch of rows gives theta rows x queries scalars. A tangent has to know how the effect of theta hangs on
+    x: `LocalSecant` from its own call's directions, so many that they span theta (and what else requires a
+    gradient); a `Memory` knows one effect of theta for all x and all theta. For `TangentGradient` and
+    `LossGradient` theta has to be read in the forward of the module that holds it, where variants are told
+    apart: `def forward(self, x): return self.theta.expand(len(x), -1)`.
 
     Args:
         box: with at least one input and one output that is differentiable. Inputs whose spec says
             `differentiable=False`, and integers, get no gradient (None).
         estimator: `RandomDirections` or `RowDirections` (each row draws its own), or `CoordinateWise`
-            over all numbers of a row's perturbed inputs; mu is in the inputs' units.
+            over all numbers of a row's perturbed inputs; mu is in the inputs' units. None for no queries,
+            with a tangent that learns from values, such as a student network, or learns nothing.
+        tangent: a copy of it learns from the queries; None to estimate from each call's queries alone.
         seed: all draws hang on (seed, number of the call). Two boxes of a run take two seeds.
         max_rows: the most rows of one call in backward; None for no limit. Results are equal to the bit
             only for equal limits.
@@ -53,14 +71,31 @@ def differentiable(
 
     Failed rows: one whose outputs in the base are not finite gets a gradient of zero, whatever arrives
     at it, and no queries. A query that fails is left out for that row: `CoordinateWise` leaves its
-    coordinate at zero, directions take the mean over the rest; it is counted. What comes *after* a
-    failed row must leave it out by indexing: a network that saw its NaN has NaN weight gradients.
+    coordinate at zero, directions take the mean over the rest, a tangent does not learn from it; it is
+    counted. What comes *after* a failed row must leave it out by indexing: a network that saw its NaN has
+    NaN weight gradients.
 
     Raises:
         ConfigurationError: a value out of its range.
     """
     _check_box(box)
-    return DifferentiableBox(box, _row_estimator(estimator), seed, max_rows, max_dropped)
+    _check_tangent(tangent, estimator)
+    planned = None if estimator is None else _row_estimator(estimator)
+    return DifferentiableBox(box, planned, tangent, seed, max_rows, max_dropped)
+
+
+def _check_tangent(tangent: object, estimator: object) -> None:
+    if tangent is not None and not isinstance(tangent, Tangent):
+        raise ConfigurationError(
+            f"differentiable, tangent: expected a Tangent or None, got {type(tangent).__name__}. "
+            "Such as zo.Memory()."
+        )
+    if estimator is None and not (isinstance(tangent, Identity) or (tangent and tangent.learns_from_values)):
+        found = "no tangent" if tangent is None else f"{tangent!r}, which learns from queries alone"
+        raise ConfigurationError(
+            "differentiable, estimator: expected None only with a tangent that learns from values, got "
+            f"{found}. Give the queries, such as RowDirections(mu=1e-3, q=2)."
+        )
 
 
 def _check_box(box: object) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,45 +25,61 @@ def alive_rows(outputs: list[Tensor]) -> Tensor:
     return torch.nonzero(finite_rows(tuple(outputs))).flatten().to(outputs[0].device)
 
 
+@dataclass(frozen=True)
+class Queries:
+    """The queries of one call, to be run.
+
+    Attributes:
+        box: is called with up to `max_rows` (query, row) pairs at a time, queries outermost.
+        plan: what they are; None for no queries.
+        inputs: all the box's, of the rows that are alive, `(rows, *shape)` each.
+        perturbed: which of them the plan's numbers make up, end to end.
+        max_rows: None for all in one call.
+    """
+
+    box: BlackBoxFunction
+    plan: RowSteps | None
+    inputs: list[Tensor]
+    perturbed: list[int]
+    max_rows: int | None
+
+    def run(self) -> Iterator[tuple[Tensor, list[Tensor], tuple[Tensor, ...]]]:
+        """Call after call of the box: the row of each of its pairs `(n,)`, all inputs, and the outputs."""
+        if self.plan is None:
+            return
+        rows = len(self.inputs[0])
+        sizes = [self.inputs[place][0].numel() for place in self.perturbed]
+        total = self.plan.queries * rows
+        for start in range(0, total, self.max_rows or total):
+            stop = min(start + (self.max_rows or total), total)
+            pair = torch.arange(start, stop, device=self.inputs[0].device)
+            query, row = pair // rows, pair % rows
+            pieces = self.plan.displaced(query, row).split(sizes, dim=1)
+            moved = dict(zip(self.perturbed, pieces, strict=True))
+            given = [
+                moved[place].to(own.dtype).reshape(len(row), *own.shape[1:]) if place in moved else own[row]
+                for place, own in enumerate(self.inputs)
+            ]
+            results = self.box(*given)
+            yield row, given, results if isinstance(results, tuple) else (results,)
+
+
 def row_differences(
-    box: BlackBoxFunction,
-    plan: RowSteps,
-    inputs: list[Tensor],
-    perturbed: list[int],
-    outputs: dict[int, Tensor],
-    cotangents: dict[int, Tensor],
-    max_rows: int | None,
+    queries: Queries, outputs: dict[int, Tensor], cotangents: dict[int, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Change of <cotangent, output> of every query and row.
 
     Args:
-        box: is called with up to `max_rows` (query, row) pairs at a time, queries outermost.
-        plan: the queries.
-        inputs: all the box's, `(rows, *shape)` each.
-        perturbed: which of them the plan's numbers make up, end to end.
+        queries: to run.
         outputs: those of the base that have a cotangent, by their place among the box's outputs.
         cotangents: of the outputs' shapes, under the same places.
-        max_rows: None for all in one call.
 
     Returns:
         `(queries, rows)` float64, zero where the query failed, and `(queries, rows)` bool, False there.
     """
-    rows = len(inputs[0])
-    sizes = [inputs[place][0].numel() for place in perturbed]
-    total = plan.queries * rows
-    parts = []
-    for start in range(0, total, max_rows or total):
-        pair = torch.arange(start, min(start + (max_rows or total), total), device=inputs[0].device)
-        query, row = pair // rows, pair % rows
-        moved = dict(zip(perturbed, plan.displaced(query, row).split(sizes, dim=1), strict=True))
-        given = box(
-            *(
-                moved[place].to(own.dtype).reshape(len(row), *own.shape[1:]) if place in moved else own[row]
-                for place, own in enumerate(inputs)
-            )
-        )
-        parts.append(_changes(given if isinstance(given, tuple) else (given,), row, outputs, cotangents))
-    scalars, valid = (torch.cat(column).view(plan.queries, rows) for column in zip(*parts, strict=True))
+    parts = [_changes(results, row, outputs, cotangents) for row, _, results in queries.run()]
+    rows = len(queries.inputs[0])
+    scalars, valid = (torch.cat(column).view(-1, rows) for column in zip(*parts, strict=True))
     return scalars, valid
 
 

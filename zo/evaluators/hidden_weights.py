@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from zo.batches import map_tensors
 from zo.evaluators.forwards import Forward, replaced
 
 
@@ -40,7 +41,9 @@ def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module]) -> Iterator[
             inside += 1
             show()
             try:
-                return forward(*args, **kwargs)
+                result = forward(*args, **kwargs)
+                # It may be the weight itself, expanded to rows; as a copy it stays in sight.
+                return map_tensors(Tensor.clone, result) if inside == 1 else result
             finally:
                 inside -= 1
                 if inside == 0:

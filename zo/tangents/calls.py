@@ -47,17 +47,24 @@ class RecordedCall:
             alive: `(batch rows,)` bool; pairs of other rows are not valid.
         """
         z, d, nothing_else = _changes(box.inputs, self.inputs)
-        _, response, _ = _changes(box.outputs, self.outputs)
+        y, response, _ = _changes(box.outputs, self.outputs)
+        kept = z.isfinite().all(dim=-1) & y.isfinite().all(dim=-1)
         each, rest = divmod(z.shape[0], len(alive))
         valid = d.isfinite().all(dim=-1) & response.isfinite().all(dim=-1) & nothing_else
         valid &= (d != 0).any(dim=-1)  # at the first call, say, nothing has changed yet
         if not rest:
-            valid &= alive.to(valid.device).repeat_interleave(each)
+            kept &= alive.to(kept.device).repeat_interleave(each)
+        valid &= kept
         d, response = (torch.where(valid[..., None], changes, 0.0) for changes in (d, response))
         inputs, outputs = (
             tuple(spec for spec in specs if spec.differentiable) for specs in (box.inputs, box.outputs)
         )
-        return CallPairs(inputs, outputs, z.nan_to_num(0.0, 0.0, 0.0), d, response, valid)
+        z, y = (base.nan_to_num(0.0, 0.0, 0.0) for base in (z, y))
+        others = tuple(
+            None if spec.differentiable else given[0].nan_to_num(0.0, 0.0, 0.0)
+            for spec, given in zip(box.inputs, self.inputs, strict=True)
+        )
+        return CallPairs(inputs, outputs, z, d, response, valid, y, kept, others)
 
     def failed(self, alive: Tensor) -> Tensor:
         """Which probes failed here, `(probes, rows)` bool, over the rows that did not fail in the base.

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
 from zo.errors import ConfigurationError, FailedQueriesError, TangentError
+from zo.estimators.estimator import check_count
 from zo.objective import Closed, Objective, as_objective
 from zo.parameters import Parameters
+from zo.tangents.calls import RecordedCall
 from zo.tangents.pairs import CallPairs
 from zo.tangents.tangent import Tangent
 
@@ -21,6 +24,45 @@ def check_max_dropped(value: float) -> None:
         raise ConfigurationError(
             f"TangentGradient, max_dropped: expected a fraction in [0, 1], got {value!r}. "
             "0.5 lets every second pair fail."
+        )
+
+
+def check_probes(probes: int, tangents: Sequence[Tangent]) -> None:
+    """Refuse no probes for tangents that learn from nothing else."""
+    if probes == 0 and type(probes) is int:
+        for tangent in tangents:
+            if not tangent.learns_from_values:
+                raise ConfigurationError(
+                    f"TangentGradient, probes: expected at least 1 for {tangent!r}, which learns from "
+                    "changes, got 0. Only tangents that learn from values, as StudentTangent, do without."
+                )
+    else:
+        check_count("TangentGradient", "probes", probes)
+
+
+def check_state(seeds: tuple[int, int], kinds: tuple[list[str], list[str]]) -> None:
+    """Refuse the state of another run: seed and tangents of this one, and of the state."""
+    expected, found = (
+        f"seed {seed} and tangents {', '.join(own)}" for seed, own in zip(seeds, kinds, strict=True)
+    )
+    if expected != found:
+        raise ConfigurationError(
+            f"TangentGradient: expected the state of a run with {expected}, got one with {found}. "
+            "Make the gradient like that one, or start anew."
+        )
+
+
+def refuse_not_finite(gradients: Sequence[Tensor], trust: Sequence[float | None], step: int) -> None:
+    """Refuse a gradient with NaN or infinity in it.
+
+    Raises:
+        TangentError: there is one.
+    """
+    if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+        raise TangentError(
+            f"Step {step}: expected a finite gradient, got NaN or infinity. Relative errors of the "
+            f"tangents by call: {list(trust)}. See where errors above 1 come from; more probes, a larger "
+            "ridge or another tangent mend them."
         )
 
 
@@ -35,33 +77,31 @@ def checked_objective(objective: Objective) -> Objective:
     return given
 
 
-def refuse_failed_pairs(failed: Tensor, most: float, step: int) -> None:
-    """Refuse a step in which more than a fraction of the pairs, `(pairs,)` bool, failed.
+def checked_pairs(
+    boxes: Sequence[BlackBoxFunction],
+    calls: Sequence[RecordedCall],
+    survived: Tensor,
+    most: float,
+    step: int,
+) -> tuple[list[CallPairs], int]:
+    """The pairs of each call, and how many failed; refuses a step with too many of those, or none at all.
+
+    Args:
+        boxes: that were called.
+        calls: of the step.
+        survived: `(batch rows,)` bool, of the base.
+        most: the fraction of pairs that may fail.
+        step: its number.
 
     Raises:
-        FailedQueriesError: more.
+        FailedQueriesError: more of them failed.
+        TangentError: no probe changed anything.
     """
-    count = int(failed.sum())
-    if count > most * len(failed):
-        raise FailedQueriesError(
-            f"Step {step}: expected at most {most:.0%} of {len(failed)} pairs to fail, {count} did. See the "
-            "black box's ledger; a smaller mu or learning rate keeps probes nearer to the base, max_dropped "
-            "lets more of them go."
-        )
-
-
-def refuse_unmoved(pairs: Sequence[CallPairs], step: int) -> None:
-    """Refuse a step in which no probe says anything.
-
-    Raises:
-        TangentError: there is no valid pair in any call.
-    """
-    if not any(bool(own.valid.any()) for own in pairs):
-        raise TangentError(
-            f"Step {step}: expected probes to change an input of a box, got the base's in each of "
-            f"{len(pairs)} calls. Use weights in the forward of the module that holds them alone, or take "
-            "evaluator='loop'; and see that mu is not lost in rounding."
-        )
+    pairs = [call.pairs(boxes[call.box], survived) for call in calls]
+    failed = torch.cat([call.failed(survived).flatten() for call in calls])
+    _refuse_failed(failed, most, step)
+    _refuse_unmoved(pairs, failed, step)
+    return pairs, int(failed.sum())
 
 
 def checked_boxes(boxes: Sequence[BlackBoxFunction]) -> tuple[BlackBoxFunction, ...]:
@@ -108,3 +148,25 @@ def check_trainable(parameters: Parameters) -> None:
                 f"TangentGradient, parameters: expected those that require a gradient, got {name!r}, which "
                 "does not. Leave it out, or set requires_grad=True."
             )
+
+
+def _refuse_failed(failed: Tensor, most: float, step: int) -> None:
+    """Refuse a step in which more than a fraction of the pairs, `(pairs,)` bool, failed."""
+    count = int(failed.sum())
+    if count > most * len(failed):
+        raise FailedQueriesError(
+            f"Step {step}: expected at most {most:.0%} of {len(failed)} pairs to fail, {count} did. See the "
+            "black box's ledger; a smaller mu or learning rate keeps probes nearer to the base, max_dropped "
+            "lets more of them go."
+        )
+
+
+def _refuse_unmoved(pairs: Sequence[CallPairs], failed: Tensor, step: int) -> None:
+    """Refuse a step in which no probe says anything, though none failed, `(pairs,)` bool."""
+    asked = any(len(own.d) for own in pairs)
+    if asked and not failed.any() and not any(bool(own.valid.any()) for own in pairs):
+        raise TangentError(
+            f"Step {step}: expected probes to change an input of a box, got the base's in each of "
+            f"{len(pairs)} calls. Use weights in the forward of the module that holds them alone, or take "
+            "evaluator='loop'; and see that mu is not lost in rounding."
+        )

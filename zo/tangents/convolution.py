@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from zo.errors import ConfigurationError
 from zo.estimators.estimator import check_choice, check_count
+from zo.tangents.grids import grids
 from zo.tangents.pairs import CallPairs
 from zo.tangents.tangent import Identity, Tangent, check_positive
 
@@ -24,8 +25,8 @@ class ConvTangent(Tangent):
     the fluxes of a fluid are; of others what is nearest. Walls and obstacles it does not see: put
     `Memory` behind it, never before.
 
-    For a box with one differentiable input `(channels, *space)` and one such output on the same cells, in
-    one to three dimensions.
+    For a box whose differentiable inputs and outputs are arrays `(channels, *space)` on one grid of one to
+    three dimensions, in cells or, staggered, with one more along an axis for the faces.
 
     Memory: features = channels x kernel^space x (1 + 2 channels); 8 x features^2 bytes, and for a step
     4 bytes x pairs of 64 x cells x features. A step: 2 x pairs x cells x features^2 operations.
@@ -86,20 +87,19 @@ class ConvTangent(Tangent):
         """Forget a little and add the new pairs."""
         self.prior.observe(pairs)
         residuals = (pairs.response - self.prior.apply(pairs, pairs.d))[0]
-        shape = _grid(pairs)
-        channels_out = pairs.outputs[0].shape[0]
-        features = shape[0] * self.kernel ** (len(shape) - 1) * (1 + 2 * shape[0])
+        given, answered = grids(pairs)
+        features = given.channels * self.kernel ** len(given.space) * (1 + 2 * given.channels)
         if self._sums is None:
-            zeros = pairs.z.new_zeros(features, features + channels_out, dtype=torch.float64)
+            zeros = pairs.z.new_zeros(features, features + answered.channels, dtype=torch.float64)
             self._sums = zeros[:, :features].clone(), zeros[:, features:].clone()
         gram, cross = (self.forgetting * total for total in self._sums)
         for first in range(0, len(pairs.z), 64):  # all at once would take gigabytes
             part = slice(first, first + 64)
-            z, d = (tensor[part].reshape(-1, *shape) for tensor in (pairs.z, pairs.d[0]))
-            rows = self._features(z, d).double()
-            wanted = residuals[part].reshape(len(z), channels_out, -1).transpose(1, 2).flatten(0, 1)
+            z, d = (given.joined(tensor[part]) for tensor in (pairs.z, pairs.d[0]))
+            rows = self._features(z, d)[answered.shared].flatten(2).transpose(1, 2).flatten(0, 1).double()
+            wanted = answered.joined(residuals[part])[answered.shared].flatten(2)
             gram += rows.T @ rows
-            cross += rows.T @ wanted.double()
+            cross += rows.T @ wanted.transpose(1, 2).flatten(0, 1).double()
         self._sums, self._coefficients = (gram, cross), None
 
     def state_dict(self) -> dict[str, Any]:
@@ -114,18 +114,18 @@ class ConvTangent(Tangent):
         self._coefficients = None
 
     def _features(self, z: Tensor, d: Tensor) -> Tensor:
-        """What the coefficients of a cell multiply, `(rows * cells, features)`."""
-        own = self._neighbours(d)  # (rows, cells, channels * stencil)
+        """What the coefficients of a cell multiply, `(rows, features, *space)`."""
+        own = self._neighbours(d)
         moved = self._neighbours(_products(z, d))
-        scaled = z.flatten(2).transpose(1, 2)[..., None] * own[..., None, :]
-        return torch.cat([own, moved, scaled.flatten(2)], dim=2).flatten(0, 1)
+        scaled = z[:, :, None] * own[:, None]
+        return torch.cat([own, moved, scaled.flatten(1, 2)], dim=1)
 
     def _neighbours(self, grid: Tensor) -> Tensor:
-        """The stencil's values around each cell: `(rows, cells, channels * stencil)`."""
-        windows = self._padded(grid)
+        """The stencil's values around each cell: `(rows, channels * stencil, *space)`."""
+        windows, space = self._padded(grid), grid.ndim - 2
         for axis in range(2, grid.ndim):
             windows = windows.unfold(axis, self.kernel, 1)
-        return windows.movedim(1, grid.ndim - 1).flatten(grid.ndim - 1).flatten(1, grid.ndim - 2)
+        return windows.movedim(tuple(range(-space, 0)), tuple(range(2, 2 + space))).flatten(1, 1 + space)
 
     def _padded(self, grid: Tensor) -> Tensor:
         around = [self.kernel // 2] * (2 * (grid.ndim - 2))
@@ -133,20 +133,17 @@ class ConvTangent(Tangent):
 
     def _stencils(self, pairs: CallPairs, d: Tensor) -> Tensor:
         """`(rows, size_in)` to `(rows, size_out)`."""
-        shape = _grid(pairs)
-        channels, space = shape[0], len(shape) - 1
-        kernel, convolve = (self.kernel,) * space, CONVOLUTIONS[space]
-        own, moved, scaled = (
-            self._solved()
-            .to(d.dtype)
-            .T.split([n * channels * self.kernel**space for n in (1, channels, channels)], dim=1)
-        )
+        given, answered = grids(pairs)
+        channels, kernel = given.channels, (self.kernel,) * len(given.space)
+        convolve, size = CONVOLUTIONS[len(kernel)], channels * self.kernel ** len(kernel)
+        coefficients = self._solved().to(d.dtype).T  # (channels out, features)
+        own, moved, scaled = coefficients.split([size, size * channels, size * channels], dim=1)
         outputs = len(own)
-        z, d = pairs.z.reshape(-1, *shape), d.reshape(-1, *shape)
+        z, d = given.joined(pairs.z), given.joined(d)
         joined = torch.cat([own, moved], dim=1).reshape(outputs, -1, *kernel)
         found = convolve(self._padded(torch.cat([d, _products(z, d)], dim=1)), joined)
         each = convolve(self._padded(d), scaled.reshape(outputs * channels, channels, *kernel))
-        return (found + (each.unflatten(1, (outputs, channels)) * z[:, None]).sum(dim=2)).flatten(1)
+        return answered.split(found + (each.unflatten(1, (outputs, channels)) * z[:, None]).sum(dim=2))
 
     def _solved(self) -> Tensor:
         """The coefficients `(features, channels out)`, once a step."""
@@ -166,20 +163,3 @@ class ConvTangent(Tangent):
 def _products(z: Tensor, d: Tensor) -> Tensor:
     """z_c d_j at each cell, c outermost: `(rows, channels^2, *space)`."""
     return (z[:, :, None] * d[:, None]).flatten(1, 2)
-
-
-def _grid(pairs: CallPairs) -> tuple[int, ...]:
-    """Channels and cells of the input.
-
-    Raises:
-        ConfigurationError: the box has no such arrays.
-    """
-    shapes = [spec.shape for spec in (*pairs.inputs, *pairs.outputs)]
-    fits = len(pairs.inputs) == len(pairs.outputs) == 1 and len(shapes[0]) in (2, 3, 4)
-    if not fits or shapes[0][1:] != shapes[1][1:]:
-        raise ConfigurationError(
-            "ConvTangent: expected one differentiable input and output (channels, *space) on the same cells, "
-            f"got shapes {[s.shape for s in pairs.inputs]} and {[s.shape for s in pairs.outputs]}. "
-            "Take Memory or DenseTangent."
-        )
-    return shapes[0]

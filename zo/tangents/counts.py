@@ -12,11 +12,15 @@ class TangentCounts:
     Attributes:
         steps: calls of `backward`, each with one base evaluation.
         queries: probes, each one perturbed objective.
-        rows: rows asked of the boxes, those of the base included.
+        rows: rows asked of the boxes, those of base and checks included.
         dropped: rows of probes, in a call, whose pairs were left out because they failed.
+        checks: queries along the gradient (see `TrustPolicy.check_every`).
+        failed_checks: of those, how many told nothing, for a row failed.
     """
 
     steps: int = 0
     queries: int = 0
     rows: int = 0
     dropped: int = 0
+    checks: int = 0
+    failed_checks: int = 0

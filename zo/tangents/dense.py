@@ -1,4 +1,4 @@
-"""`DenseTangent`: one matrix for the box, by recursive ridge least squares."""
+"""`DenseTangent`: one matrix for the box, of low rank for a large state, by recursive least squares."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from zo.tangents.tangent import Identity, Tangent, check_positive
 
 
 class DenseTangent(Tangent):
-    """J = A + M with M^T = P C, P = (G + ridge)^-1, G = sum w d d^T, C = sum w d r^T over all pairs so far.
+    """J = A + C^T (G + ridge)^-1 Q, with G = sum w c c^T and C = sum w c r^T over all pairs so far.
 
-    d are changes of length one, r what the prior A left of the responses when they were seen, and w
-    falls by `forgetting` a step. It does not depend on the state, as `Memory`, but forgets gradually.
-    Behind a prior that learns it remembers residuals of what that was: there take `Memory`.
+    Q are orthonormal directions of the box's input space, c = Q d the coordinates in them of changes d of
+    length one, r what the prior A left of the responses when they were seen; w falls by `forgetting` a
+    step. New changes add directions to Q; when there are half as many again as `rank`, those with the
+    smallest eigenvalues of G go. With a rank no smaller than the space that changes span this is recursive
+    ridge least squares for a full matrix.
 
-    P and M are carried from step to step by the formula of Woodbury, in which the ridge is forgotten too;
-    so every `refit` steps they are solved for anew, before P loses its digits where there are no changes.
+    It does not depend on the state, as `Memory`, but forgets gradually. Behind a prior that learns it
+    remembers residuals of what that was: there take `Memory`.
 
-    Memory: 16 bytes x size_in x (size_in + size_out) and about as much at work: for 1,024 numbers in and
-    out 34 MB, for 4,096 half a gigabyte; beyond that take `Memory`. A step: 6 x size_in x (size_in +
-    size_out) operations for each pair. A fit: 2 size_in^2 (size_in + size_out). All in float64.
+    Memory: 1.5 rank x (size_in + size_out) numbers. A step: 4 rank x (size_in + size_out) operations for
+    each pair, and now and then 3 rank^2 x (size_in + size_out) to lower the rank again. A product with J: 2
+    rank x (size_in + size_out) for each row. The directions are never more than size_in. G is in float64.
 
     Args:
         prior: A; the identity if left out.
+        rank: directions kept.
         forgetting: the factor by which what was seen counts less with each step.
         ridge: in units of changes of length one.
-        refit: steps between fits; 1 for always.
 
     Raises:
         ConfigurationError: a value out of its range.
@@ -39,85 +41,127 @@ class DenseTangent(Tangent):
     def __init__(
         self,
         prior: Tangent | None = None,
+        rank: int = 256,
         forgetting: float = 0.98,
         ridge: float = 1e-3,
-        refit: int = 20,
     ) -> None:
+        check_count("DenseTangent", "rank", rank)
         check_positive("DenseTangent", "forgetting", forgetting, most=1.0)
         check_positive("DenseTangent", "ridge", ridge, least=1e-10)
-        check_count("DenseTangent", "refit", refit)
         self.prior = Identity() if prior is None else prior
+        self.rank = rank
         self.forgetting = forgetting
         self.ridge = ridge
-        self.refit = refit
-        self._steps = 0
-        self._kept: dict[str, Tensor] = {}  # gram G, cross C, inverse P, matrix M^T
-        self._rounded: Tensor | None = None  # M^T in the data's dtype
+        self._directions = 0  # how many rows of these are filled
+        self._kept: dict[str, Tensor] = {}  # basis Q, gram G, cross C
+        self._factor: Tensor | None = None  # of G + ridge, once a step
 
     def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
-        """A d + M d."""
+        """A d + C^T (G + ridge)^-1 Q d."""
         found = self.prior.apply(pairs, d)
-        return found + d @ self._matrix(d.dtype) if self._kept else found
+        if not self._directions:
+            return found
+        basis, _, cross = self._filled()
+        coordinates = self._solve(d.reshape(-1, d.shape[-1]) @ basis.T)
+        return found + (coordinates @ cross).reshape(found.shape)
 
     def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
-        """A^T v + M^T v."""
+        """A^T v + Q^T (G + ridge)^-1 C v."""
         found = self.prior.vjp(pairs, cotangent)
-        return found + cotangent @ self._matrix(cotangent.dtype).T if self._kept else found
+        if not self._directions:
+            return found
+        basis, _, cross = self._filled()
+        return found + self._solve(cotangent @ cross.T) @ basis
 
     def observe(self, pairs: CallPairs) -> None:
         """Forget a little and add the new pairs; without any, forget nothing."""
         self.prior.observe(pairs)
-        changes = pairs.d[0].double()
-        residuals = (pairs.response - self.prior.apply(pairs, pairs.d))[0].double()
+        changes = pairs.d[0]
         if not len(changes):
             return
-        kept = self._kept
-        if not kept:
-            kept["gram"] = changes.new_zeros(changes.shape[1], changes.shape[1])
-            kept["cross"] = changes.new_zeros(changes.shape[1], residuals.shape[1])
-        kept["gram"].addmm_(changes.T, changes, beta=self.forgetting)
-        kept["cross"].addmm_(changes.T, residuals, beta=self.forgetting)
-        if self._steps % self.refit == 0 or 2 * len(changes) > changes.shape[1]:  # or no less work
-            self._fit()
-        else:
-            self._update(changes, residuals)
-        self._steps += 1
-        self._rounded = None
+        residuals = (pairs.response - self.prior.apply(pairs, pairs.d))[0]
+        if not self._kept:
+            self._allocate(changes.shape[1], residuals.shape[1], like=changes)
+        coordinates = self._extend(changes)
+        _, gram, cross = self._filled()
+        cross.addmm_(coordinates.T, residuals, beta=self.forgetting)
+        gram.addmm_(coordinates.double().T, coordinates.double(), beta=self.forgetting)
+        self._factor = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums, what was solved from them, and the prior's state."""
-        kept = {name: tensor.clone() for name, tensor in self._kept.items()}
-        return {"prior": self.prior.state_dict(), "steps": self._steps, "kept": kept}
+        """Directions and sums, and the prior's state."""
+        filled = [tensor.clone() for tensor in self._filled()] if self._kept else None
+        return {"prior": self.prior.state_dict(), "kept": filled}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.prior.load_state_dict(state["prior"])
-        self._steps, self._rounded = state["steps"], None
-        self._kept = {name: tensor.clone() for name, tensor in state["kept"].items()}
+        self._kept, self._directions, self._factor = {}, 0, None
+        if state["kept"] is not None:
+            basis, _, cross = state["kept"]
+            self._allocate(basis.shape[1], cross.shape[1], like=basis)
+            self._directions = len(basis)
+            for own, kept in zip(self._filled(), state["kept"], strict=True):
+                own.copy_(kept)
 
-    def _matrix(self, dtype: torch.dtype) -> Tensor:
-        """M^T, rounded once a step: it is read for each call."""
-        if self._rounded is None or self._rounded.dtype != dtype:
-            self._rounded = self._kept["matrix"].to(dtype)
-        return self._rounded
+    def _allocate(self, size_in: int, size_out: int, like: Tensor) -> None:
+        most = min(self.rank + self.rank // 2 + 1, size_in)
+        self._kept = {
+            "basis": like.new_zeros(most, size_in),
+            "gram": like.new_zeros(most, most, dtype=torch.float64),
+            "cross": like.new_zeros(most, size_out),
+        }
 
-    def _fit(self) -> None:
-        ridged = self._kept["gram"].clone()
-        ridged.diagonal().add_(self.ridge)
-        self._kept["inverse"] = torch.cholesky_inverse(torch.linalg.cholesky(ridged))
-        self._kept["matrix"] = self._kept["inverse"] @ self._kept["cross"]
+    def _filled(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Views of Q, G and C without the rows that are still empty."""
+        count = self._directions
+        return self._kept["basis"][:count], self._kept["gram"][:count, :count], self._kept["cross"][:count]
 
-    def _update(self, changes: Tensor, residuals: Tensor) -> None:
-        """Woodbury: (w P^-1 + D^T D)^-1 = [P - P D^T (w + D P D^T)^-1 D P] / w."""
-        moved = changes @ self._kept["inverse"]
-        small = moved @ changes.T
-        small.diagonal().add_(self.forgetting)
-        gain = torch.cholesky_solve(moved, torch.linalg.cholesky(small))  # D P of the new P
-        missed = residuals - changes @ self._kept["matrix"]
-        self._kept["matrix"].addmm_(gain.T, missed)
-        forgot = 1.0 / self.forgetting
-        self._kept["inverse"].addmm_(moved.T, gain, beta=forgot, alpha=-forgot)
+    def _extend(self, changes: Tensor) -> Tensor:
+        """Add to Q what the changes have beyond it; returns their coordinates `(pairs, directions)`."""
+        inside = changes @ self._filled()[0].T
+        # The principal directions of what is outside, by an eigenproblem of pairs x pairs, not of size_in.
+        whole, within = changes.double(), inside.double()
+        energy, mixtures = torch.linalg.eigh(whole @ whole.T - within @ within.T)  # ascending
+        found = int((energy > 100 * torch.finfo(changes.dtype).eps).sum())
+        if self._directions >= self.rank:  # the rest of a step's would only take each other's place
+            found = min(found, max(1, self.rank // 16))
+        most, size_in = self._kept["basis"].shape
+        if self._directions + found > most and most < size_in:
+            found = min(found, most - self.rank)
+            self._lower_rank()
+            inside = changes @ self._filled()[0].T
+        found = min(found, most - self._directions)
+        if not found:
+            return inside
+        new = mixtures[:, -found:].T.to(changes.dtype) @ changes
+        for _ in range(2):  # the second time for what rounding left
+            basis = self._filled()[0]
+            new = torch.linalg.qr((new - (new @ basis.T) @ basis).T).Q.T
+        self._kept["basis"][self._directions : self._directions + found] = new
+        self._directions += found
+        return torch.cat([inside, changes @ new.T], dim=1)
+
+    def _lower_rank(self) -> None:
+        """Keep the `rank` directions that G says were seen most."""
+        energy, vectors = torch.linalg.eigh(self._filled()[1])
+        basis, gram, cross = self._filled()
+        rotation = vectors[:, -self.rank :].T.to(basis.dtype)
+        basis[: self.rank], cross[: self.rank] = rotation @ basis, rotation @ cross
+        gram[: self.rank, : self.rank] = torch.diag(energy[-self.rank :])
+        for kept in (basis, gram, gram.T, cross):
+            kept[self.rank :] = 0.0
+        self._directions = self.rank
+
+    def _solve(self, coordinates: Tensor) -> Tensor:
+        """(G + ridge)^-1 on the rows of coordinates `(rows, directions)`."""
+        factor = self._factor
+        if factor is None:
+            ridged = self._filled()[1].clone()
+            ridged.diagonal().add_(self.ridge)
+            self._factor = factor = torch.linalg.cholesky(ridged)
+        return torch.cholesky_solve(coordinates.T.double(), factor).T.to(coordinates.dtype)
 
     def __repr__(self) -> str:
         """With its prior."""
-        return f"DenseTangent({self.prior!r}, forgetting={self.forgetting:g})"
+        return f"DenseTangent({self.prior!r}, rank={self.rank}, forgetting={self.forgetting:g})"

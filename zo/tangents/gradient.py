@@ -3,41 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
 from zo.batches import count_rows
 from zo.draws import Key
-from zo.errors import ConfigurationError, TangentError
-from zo.estimators.estimator import check_choice, check_count, check_mu
+from zo.estimators.estimator import check_choice, check_mu
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
+from zo.evaluators.preserved import Snapshot
 from zo.evaluators.stacked import Stacked
 from zo.failures import survivors
 from zo.objective import Objective
 from zo.parameters import Choice, Parameters
-from zo.tangents.calls import RecordedCall
 from zo.tangents.checks import (
     check_max_dropped,
+    check_probes,
+    check_state,
     check_trainable,
     checked_boxes,
     checked_objective,
+    checked_pairs,
     checked_tangents,
-    refuse_failed_pairs,
-    refuse_unmoved,
+    refuse_not_finite,
 )
 from zo.tangents.counts import TangentCounts
-from zo.tangents.pairs import CallPairs, together
+from zo.tangents.directional_check import agreement
 from zo.tangents.probes import run_probes
-from zo.tangents.recording import routed
-from zo.tangents.replay import Replay
-from zo.tangents.second_pass import graph, without_failed
+from zo.tangents.second_pass import surrogate, without_failed
 from zo.tangents.tangent import Tangent
-from zo.tangents.trust import relative_error
+from zo.tangents.trust import predict_and_learn
+from zo.tangents.trust_policy import TrustPolicy, TrustWatch
 
 
 class TangentGradient:
@@ -60,7 +59,10 @@ class TangentGradient:
     objective is evaluated twice, once with all variants and once for autograd with the boxes' recorded
     answers. The second time is the ordinary forward, which updates buffers (running statistics) once.
 
-    The gradient is biased as far as the tangent is wrong; `trust` tells how far that is.
+    The gradient is biased as far as the tangent is wrong. How far that is, each step tells by predicting
+    responses before it learns from them, and every few steps one more query, along the gradient, compares
+    the loss with what the gradient says (batch rows in each call). When trust is lost the number of
+    probes grows; see `TrustPolicy`. What decides is a held-out loss: see `HeldOut`.
 
     Args:
         network: several networks go in a `ModuleDict`.
@@ -70,7 +72,7 @@ class TangentGradient:
             evaluated in both evaluations, and no gradient passes it. Where a box is wrapped, name the
             outermost wrapper. While `backward` runs no other thread may call them.
         tangent: for each box a copy of it, or a sequence with one for each.
-        probes: how many.
+        probes: how many, while there is trust; 0 where all tangents learn from values alone.
         mu: standard deviation by which a probe moves each weight. Results hardly depend on it: only the
             box is linearised. Responses must stand out of its rounding and noise.
         parameters: which to train, as for `LossGradient`; all must require a gradient.
@@ -78,15 +80,20 @@ class TangentGradient:
             once; or "loop", one after another, for networks and objectives that cannot be stacked.
         seed: all draws hang on (seed, step) alone.
         max_dropped: the fraction of a step's pairs that may fail before the step is an error.
+        trust_policy: when trust is lost, and what that may cost.
 
     Failed rows: those whose loss is not finite in the base are taken out of loss and gradient; a row that
-    fails in a probe drops its pair.
+    fails in a probe drops its pair, and one that fails in a check drops the check.
 
     Attributes:
         tangents: of each box.
         trust: for each call of the last step the relative error of the tangent's prediction of responses
             that it had not learned from: 0 is perfect, 1 no better than predicting no response. None for a
             call whose inputs do not depend on the weights. `trust_of_step` is that of all calls together.
+            Without probes it is the error of predicted outputs, and 1 is no better than their mean.
+        agreement: in the last step, the change of the loss along the gradient over what the gradient says:
+            1 is right, 0 or less would not descend. None where it was not checked.
+        watch: the running mean of the trust, whether it is lost, and the number of probes of the next step.
         counts: see `TangentCounts`.
 
     Raises:
@@ -106,8 +113,8 @@ class TangentGradient:
         evaluator: str = "stacked",
         seed: int = 0,
         max_dropped: float = 0.5,
+        trust_policy: TrustPolicy = TrustPolicy(),  # noqa: B008 - frozen
     ) -> None:
-        check_count("TangentGradient", "probes", probes)
         check_mu("TangentGradient", mu)
         check_choice("TangentGradient", "evaluator", evaluator, ("stacked", "loop"))
         check_max_dropped(max_dropped)
@@ -115,7 +122,7 @@ class TangentGradient:
         self.objective = checked_objective(objective)
         self.boxes = checked_boxes(boxes)
         self.tangents = checked_tangents(tangent, len(self.boxes))
-        self.probes = probes
+        check_probes(probes, self.tangents)
         self.mu = mu
         self.parameters = Parameters(network, parameters)
         check_trainable(self.parameters)
@@ -124,6 +131,8 @@ class TangentGradient:
         self.counts = TangentCounts()
         self.trust: list[float | None] = []
         self.trust_of_step: float | None = None
+        self.agreement: float | None = None
+        self.watch = TrustWatch(trust_policy, probes)
         self._key = Key(seed)
 
     def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
@@ -142,54 +151,47 @@ class TangentGradient:
             FailedQueriesError: all rows of the base, or more than `max_dropped` of the pairs, failed.
                 In all these cases `.grad` is as it was.
         """
-        rows, step = count_rows(batch), self.counts.steps
-        problem = Problem(self.network, self.parameters, self.objective, batch, rows)
+        step, probes, before = self.counts.steps, self.watch.probes, Snapshot(self.network)
+        problem = Problem(self.network, self.parameters, self.objective, batch, count_rows(batch))
         base, calls, asked = run_probes(
-            problem, self.boxes, self.evaluator, self.probes, self.mu, self._key.at(step)
+            problem, self.boxes, self.evaluator, probes, self.mu, self._key.at(step)
         )
-        self.counts.queries += self.probes
+        self.counts.queries += probes
         self.counts.rows += asked
         survived = survivors(base, step)
         calls, kept = without_failed(survived, calls, batch)
-        pairs = [call.pairs(self.boxes[call.box], survived) for call in calls]
-        failed = torch.cat([call.failed(survived).flatten() for call in calls])
-        self.counts.dropped += int(failed.sum())
-        refuse_failed_pairs(failed, self.max_dropped, step)
-        refuse_unmoved(pairs, step)
-        replay = Replay(self.boxes, calls, pairs, self.tangents, survived)
-        with routed(self.boxes, replay.route):
-            loss = graph(self.objective, self.network, kept, rows)[survived].mean()
-        replay.finish()
-        self._learn(calls, pairs)
-        gradients = torch.autograd.grad(
-            loss, self.parameters.tensors, allow_unused=True, materialize_grads=True
-        )
-        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
-            raise TangentError(
-                f"Step {step}: expected a finite gradient, got NaN or infinity. Relative errors of the "
-                f"tangents by call: {self.trust}. See where errors above 1 come from; more probes, a larger "
-                "ridge or another tangent mend them."
-            )
+        pairs, failed = checked_pairs(self.boxes, calls, survived, self.max_dropped, step)
+        self.counts.dropped += failed
+        self.trust, self.trust_of_step = predict_and_learn(self.tangents, calls, pairs)
+        alone = replace(problem, batch=kept)
+        loss, gradients = surrogate(alone, self.boxes, self.tangents, calls, pairs, survived)
+        refuse_not_finite(gradients, self.trust, step)
+        self.agreement = None
+        if self.watch.policy.checks(step):
+            self.agreement = agreement(problem, self.boxes, base, gradients, before, self.counts)
         for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
             tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
         self.counts.steps += 1
-        return loss.detach()
+        self.watch.saw(step, self.trust_of_step, self.agreement)
+        return loss
 
     def queries(self) -> int:
-        """What a step will cost: perturbed objectives, the base evaluation not counted."""
-        return self.probes
+        """What the next step will cost: perturbed objectives, the base evaluation not counted."""
+        return self.watch.probes + self.watch.policy.checks(self.counts.steps)
 
     def metrics(self) -> dict[str, float]:
-        """The trust of the last step, in all and by call (from 1 on), as a run's metrics take it."""
+        """Trust of the last step, in all and by call (from 1 on), its check, and the probes of the next."""
         by_name = {"tangent_error": self.trust_of_step}
         by_name |= {f"tangent_error_call_{call}": error for call, error in enumerate(self.trust, start=1)}
+        by_name |= {"tangent_agreement": self.agreement, "tangent_probes": self.watch.probes}
         return {name: error for name, error in by_name.items() if error is not None}
 
     def state_dict(self) -> dict[str, Any]:
-        """Seed, counts (the draws hang on the steps among them), and what the tangents have learned."""
+        """Seed, counts (the draws hang on the steps among them), trust, and what tangents have learned."""
         return {
             "seed": self._key.seed,
             "counts": asdict(self.counts),
+            "trust": self.watch.state_dict(),
             "kinds": self._kinds(),
             "tangents": [tangent.state_dict() for tangent in self.tangents],
         }
@@ -200,29 +202,11 @@ class TangentGradient:
         Raises:
             ConfigurationError: the state is of a run with another seed, or other tangents.
         """
-        expected, found = (
-            f"seed {seed} and tangents {', '.join(kinds)}"
-            for seed, kinds in ((self._key.seed, self._kinds()), (state["seed"], state["kinds"]))
-        )
-        if expected != found:
-            raise ConfigurationError(
-                f"TangentGradient: expected the state of a run with {expected}, got one with {found}. "
-                "Make the gradient like that one, or start anew."
-            )
+        check_state((self._key.seed, state["seed"]), (self._kinds(), state["kinds"]))
         self.counts = TangentCounts(**state["counts"])
+        self.watch.load_state_dict(state["trust"])
         for tangent, own in zip(self.tangents, state["tangents"], strict=True):
             tangent.load_state_dict(own)
 
     def _kinds(self) -> list[str]:
         return [repr(tangent) for tangent in self.tangents]
-
-    @torch.no_grad()
-    def _learn(self, calls: Sequence[RecordedCall], pairs: Sequence[CallPairs]) -> None:
-        """Let the tangents predict the responses, then learn from them."""
-        predictions = [self.tangents[call.box].predict(own) for call, own in zip(calls, pairs, strict=True)]
-        self.trust = [relative_error([p], [q]) for p, q in zip(pairs, predictions, strict=True)]
-        self.trust_of_step = relative_error(pairs, predictions)
-        for place, tangent in enumerate(self.tangents):
-            own = [seen for call, seen in zip(calls, pairs, strict=True) if call.box == place]
-            if own:
-                tangent.observe(together(own))

@@ -18,8 +18,9 @@ class Memory(Tangent):
     D are changes of length one, R what the prior A, as it is now, leaves of the responses. It does not
     depend on the state; where the box's derivative does, put it behind a tangent that does.
 
-    Memory: window x (2 size_in + size_out) numbers, and 8 bytes x window^2 twice, for the Gram matrix and its
-    factor. A step: window x new pairs x size_in products and a Cholesky factorisation, window^3 / 3.
+    Memory: window x (size_in + size_out) numbers, and the inputs as well if the prior learns; 8 bytes x
+    window^2 twice, for the Gram matrix and its factor. A step: window x new pairs x size_in products, a
+    Cholesky factorisation, window^3 / 3, and if the prior learns its J d for the whole window.
 
     Args:
         prior: A; the identity if left out.
@@ -66,10 +67,15 @@ class Memory(Tangent):
         count = min(pairs.d.shape[1], self.window)
         if not count:
             return
-        new = {"z": pairs.z, "d": pairs.d[0], "response": pairs.response[0]}
+        new = {"d": pairs.d[0], "response": pairs.response[0]}
+        if self.prior.learns:  # then what it leaves changes, and has to be found again
+            new |= {"z": pairs.z}
+            new |= {f"other {n}": t for n, t in enumerate(pairs.others) if t is not None}
+        else:
+            new["response"] = new["response"] - self.prior.apply(pairs, pairs.d)[0]
         kept = self._kept
         if not kept:
-            kept |= {name: tensor.new_zeros(self.window, tensor.shape[1]) for name, tensor in new.items()}
+            kept |= {name: tensor.new_zeros(self.window, *tensor.shape[1:]) for name, tensor in new.items()}
             kept["gram"] = torch.zeros(self.window, self.window, dtype=torch.float64, device=pairs.z.device)
         places = (self._seen + torch.arange(count, device=pairs.z.device)) % self.window
         for name, tensor in new.items():
@@ -94,14 +100,28 @@ class Memory(Tangent):
         """D `(pairs, size_in)`, R `(pairs, size_out)` and the factor of D D^T + rho, once a step."""
         if self._fitted is None:
             count = min(self._seen, self.window)
-            z, d, response = (self._kept[name][:count] for name in ("z", "d", "response"))
-            valid = torch.ones(1, count, dtype=torch.bool, device=d.device)
-            kept = CallPairs(pairs.inputs, pairs.outputs, z, d[None], response[None], valid)
-            residuals = response - self.prior.apply(kept, kept.d)[0]
+            d, residuals = self._kept["d"][:count], self._kept["response"][:count]
+            if self.prior.learns:
+                residuals = residuals - self._of_prior(pairs, count)
             gram = self._kept["gram"][:count, :count].clone()
             gram.diagonal().add_(self.rho)
             self._fitted = d, residuals, torch.linalg.cholesky(gram)
         return self._fitted
+
+    def _of_prior(self, pairs: CallPairs, count: int) -> Tensor:
+        """What the prior, as it is now, says to the pairs that are kept, `(count, size_out)`."""
+        z, d, response = (self._kept[name][:count] for name in ("z", "d", "response"))
+        others = [self._kept.get(f"other {n}") for n in range(len(pairs.others))]
+        kept = CallPairs(
+            pairs.inputs,
+            pairs.outputs,
+            z,
+            d[None],
+            response[None],
+            torch.ones(1, count, dtype=torch.bool, device=d.device),
+            others=tuple(None if other is None else other[:count] for other in others),
+        )
+        return self.prior.apply(kept, kept.d)[0]
 
     def __repr__(self) -> str:
         """With its prior."""

@@ -15,6 +15,7 @@ from zo.evaluators.stacked import Stacked
 from zo.perturbation import Directions
 from zo.tangents.calls import RecordedCall
 from zo.tangents.recording import Recorder, routed
+from zo.tangents.unseen_weights import refuse_unseen_weights
 
 PROBES = 301  # first word of the key's path for these draws
 
@@ -43,7 +44,8 @@ def run_probes(
         of rows that the boxes were asked for.
 
     Raises:
-        TangentError: the calls of different variants cannot be told apart, or there are none.
+        TangentError: the calls of different variants cannot be told apart, or there are none; or, at the
+            first step, stacked probes do not move a weight that a box's input hangs on.
     """
     size, dtype = problem.parameters.size, problem.parameters.dtype
     moves = mu * torch.randn(probes, size, generator=key.generator(PROBES), dtype=dtype)
@@ -58,4 +60,6 @@ def run_probes(
             f"objective: expected a call of a box in {list(boxes)}, got none. Name in boxes the very objects "
             "that the objective calls; without a box, use autograd."
         )
+    if probes and key.step == 0 and isinstance(evaluator, Stacked):  # what it finds does not change
+        refuse_unseen_weights(problem, boxes, calls, losses[0].isfinite())
     return losses[0], calls, recorder.asked

@@ -8,9 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blackbox import BlackBoxFunction
 from zo.batches import map_tensors
-from zo.objective import Objective, losses
+from zo.evaluators.evaluator import Problem
+from zo.objective import losses
 from zo.tangents.calls import RecordedCall
+from zo.tangents.pairs import CallPairs
+from zo.tangents.recording import routed
+from zo.tangents.replay import Replay
+from zo.tangents.tangent import Tangent
 
 
 def without_failed(
@@ -37,14 +43,49 @@ def without_failed(
     return [call.on(source) for call in calls], kept
 
 
-def graph(objective: Objective, network: nn.Module, batch: Any, rows: int) -> Tensor:  # noqa: ANN401
+def surrogate(
+    problem: Problem,
+    boxes: Sequence[BlackBoxFunction],
+    tangents: Sequence[Tangent],
+    calls: Sequence[RecordedCall],
+    pairs: Sequence[CallPairs],
+    survived: Tensor,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The objective once more, with recorded answers, and autograd through it and the tangents.
+
+    Args:
+        problem: of the step, with the batch that `without_failed` gave.
+        boxes: their calls are not evaluated.
+        tangents: of each box.
+        calls: as that function gave them.
+        pairs: of each call.
+        survived: `(rows,)` bool, over which the mean is taken.
+
+    Returns:
+        The mean loss, detached, and the gradient of each of the chosen parameters.
+
+    Raises:
+        TangentError: it is not the evaluation that was recorded.
+    """
+    replay = Replay(boxes, calls, pairs, tangents, survived)
+    with routed(boxes, replay.route):
+        loss = _graph(problem)[survived].mean()
+    replay.finish()
+    gradients = torch.autograd.grad(
+        loss, problem.parameters.tensors, allow_unused=True, materialize_grads=True
+    )
+    return loss.detach(), gradients
+
+
+def _graph(problem: Problem) -> Tensor:
     """The objective's losses `(rows,)` with their graph."""
     results = []
 
     def kept(network: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401
-        results.append(objective(network, batch))
+        results.append(problem.objective(network, batch))
         return results[0]
 
     with torch.enable_grad():
-        losses(kept, network, batch, rows)  # as any other evaluation, and it checks the shape
+        # As any other evaluation, and it checks the shape.
+        losses(kept, problem.network, problem.batch, problem.rows)
     return results[0]

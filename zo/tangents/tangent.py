@@ -16,9 +16,18 @@ from zo.tangents.pairs import CallPairs, sizes
 class Tangent(ABC):
     """A model J(z) of a box's derivative. Tangents stack: each learns what its `prior` leaves.
 
-    In each step `predict` is called for every call of the box, then `observe` once, then `vjp` for
-    the calls in reverse. The pairs of a call are given each time, so only what outlives the step is kept.
+    In each step `predict` (and `predict_values`) is called for every call of the box, then `see` for every
+    call, then `observe` once, then `vjp` for the calls in reverse. The pairs of a call are given each
+    time, so only what outlives the step is kept. One that has a `prior` hands on what it is given.
+
+    Attributes:
+        learns_from_values: whether it needs no changes to learn, only what goes in and comes out; then a
+            step may do without probes.
+        learns: False of one whose J(z) never changes.
     """
+
+    learns_from_values: bool = False
+    learns: bool = True
 
     @abstractmethod
     def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
@@ -32,6 +41,20 @@ class Tangent(ABC):
         """Responses to `pairs.d` as the model expects them before it has learned from them, for the trust."""
         return self.apply(pairs, pairs.d)
 
+    def predict_values(self, pairs: CallPairs) -> Tensor | None:
+        """The outputs at `pairs.z`, `(rows, size_out)`, before it has seen them: the trust without probes.
+
+        None of a tangent that knows of changes alone; one with a prior has the prior's.
+        """
+        prior = self._prior()
+        return None if prior is None else prior.predict_values(pairs)
+
+    def see(self, pairs: CallPairs) -> None:
+        """Look at the inputs and outputs of one call, `pairs.z` and `pairs.y`, in the order of the calls."""
+        prior = self._prior()
+        if prior is not None:
+            prior.see(pairs)
+
     def observe(self, pairs: CallPairs) -> None:  # noqa: B027 - some have nothing to learn
         """Learn from the pairs of all calls of a step, listed (see `CallPairs.listed`); there may be none."""
 
@@ -42,6 +65,14 @@ class Tangent(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - some have nothing to load
         """Go on where `state_dict` was taken."""
 
+    def __repr__(self) -> str:
+        """The class's name; those with settings show them, for a resumed run is held to its own."""
+        return f"{type(self).__name__}()"
+
+    def _prior(self) -> Tangent | None:
+        prior = getattr(self, "prior", None)  # an attribute of those that have one, never None
+        return prior if isinstance(prior, Tangent) else None
+
 
 class Identity(Tangent):
     """Each output follows the input of the same name and shape; without one it follows nothing.
@@ -49,6 +80,8 @@ class Identity(Tangent):
     A box with one input and one output, of one shape, needs no common name. Costs nothing. For a solver
     that takes a small step it is a first guess; for all else what learned tangents start from.
     """
+
+    learns = False
 
     def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
         """The changes themselves."""
@@ -66,10 +99,6 @@ class Identity(Tangent):
             if source is not None:
                 found[source] = found[source] + piece
         return torch.cat(found, dim=-1)
-
-    def __repr__(self) -> str:
-        """Its name."""
-        return "Identity()"
 
 
 def _sources(pairs: CallPairs) -> list[int | None]:

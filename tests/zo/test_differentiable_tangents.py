@@ -1,0 +1,360 @@
+"""`differentiable` with a tangent: rows, failures, trust, resuming, values alone, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from typeguard import suppress_type_checks
+
+import zo
+from blackbox import ArraySpec
+from tests.zo.boxes import Sine
+from tests.zo.row_boxes import FromTorch, make_box, nonlinear, weights
+from zo.tangents.student import StudentTangent
+
+TWO = zo.RowDirections(1e-4, q=2)
+TANGENTS = {
+    "identity": zo.Identity,
+    "local": lambda: zo.LocalSecant(cut=1e-6),
+    "memory": lambda: zo.Memory(window=40),
+    "dense": zo.DenseTangent,
+    "stack": lambda: zo.LocalSecant(zo.Memory(zo.DenseTangent(), window=40)),
+    "student": lambda: StudentTangent(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4))),
+}
+
+
+class Regression(zo.Tangent):
+    """The affine map nearest to all values seen: learns without queries, exact where the box is affine."""
+
+    learns_from_values = True
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def _fit(self) -> torch.Tensor:
+        z, y = (torch.cat(column) for column in zip(*self.seen, strict=True))
+        return torch.linalg.lstsq(self._wide(z), y).solution
+
+    def _wide(self, z):
+        return torch.cat([z, torch.ones(len(z), 1).double()], dim=1)
+
+    def apply(self, pairs, d):
+        return d @ self._fit()[:-1]
+
+    def vjp(self, pairs, cotangent):
+        return cotangent @ self._fit()[:-1].T
+
+    def predict_values(self, pairs):
+        return self._wide(pairs.z) @ self._fit() if self.seen else None
+
+    def see(self, pairs):
+        self.seen.append((pairs.z, pairs.y))
+
+
+def gradient_of(solver, x: torch.Tensor, v: torch.Tensor | None = None) -> torch.Tensor:
+    x = x.detach().requires_grad_()
+    y = solver(x)
+    return torch.autograd.grad(y, x, torch.ones_like(y) if v is None else v)[0]
+
+
+def many_box() -> FromTorch:
+    """Two inputs with a derivative, two without; two outputs with one, and one of integers."""
+
+    def many(a, label, b, fixed):
+        scale = (1 + label.to(b.dtype))[:, None] * fixed[:, None]
+        first = torch.sin(a.flatten(1)) * b[:, :1] * scale
+        return first, label + 1, a.sum(dim=(1, 2)) + b.square().sum(dim=1)
+
+    inputs = (
+        ArraySpec("a", (2, 2)),
+        ArraySpec("label", (), dtype="int64"),
+        ArraySpec("b", (3,)),
+        ArraySpec("fixed", (), differentiable=False),
+    )
+    outputs = (ArraySpec("y", (4,)), ArraySpec("n", (), dtype="int64"), ArraySpec("s", ()))
+    return FromTorch(many, inputs, outputs)
+
+
+def many_inputs(rows: int = 3) -> list[torch.Tensor]:
+    a, b = weights(rows, 2, 2).requires_grad_(), weights(rows, 3, seed=1).requires_grad_()
+    return [a, torch.arange(rows), b, weights(rows, seed=2).requires_grad_()]
+
+
+# What it asks and gives
+
+
+@pytest.mark.parametrize("kind", TANGENTS)
+def test_each_call_costs_its_rows_once_forward_and_q_times_backward(kind):
+    box = Sine()
+    solver = zo.differentiable(box, TWO, tangent=TANGENTS[kind]())
+    for _ in range(2):
+        state = weights(3, 4).requires_grad_()
+        for _ in range(3):
+            state = solver(state)
+        state.sum().backward()
+    assert box.ledger.rows_asked == box.ledger.rows_run == 2 * 3 * 3 * (1 + 2)
+    assert solver.counts == zo.RowCounts(calls=6, rows=36, dropped=0)
+    with torch.no_grad():
+        solver(weights(3, 4))
+    assert box.ledger.rows_asked == 57 and solver.counts.calls == 6
+
+
+@pytest.mark.parametrize("moving", [(0, 2), (0,), (2,)])
+def test_several_inputs_and_outputs_and_those_that_need_no_gradient(moving):
+    box, inputs = many_box(), many_inputs()
+    for place in (0, 2):
+        inputs[place].requires_grad_(place in moving)
+    solver = zo.differentiable(box, zo.RowDirections(1e-6, q=7), tangent=zo.LocalSecant(cut=1e-6))
+    y, n, s = solver(*inputs)
+    assert n.tolist() == [1, 2, 3]
+    (y.square().sum() + s.sum()).backward()
+    y, _, s = box.function(*inputs)
+    truth = torch.autograd.grad(y.square().sum() + s.sum(), [inputs[place] for place in moving])
+    for place, expected in zip(moving, truth, strict=True):
+        assert torch.allclose(inputs[place].grad, expected, atol=1e-5)
+    base, queries = box.asked[:2]
+    for place in set(range(4)) - set(moving):
+        assert torch.equal(queries[place], torch.cat([base[place]] * 7))
+        assert inputs[place].grad is None
+
+
+def test_an_output_that_the_loss_does_not_use_counts_as_zero_and_is_learned_all_the_same():
+    inputs = many_inputs()
+    solver = zo.differentiable(many_box(), zo.RowDirections(1e-6, q=7), tangent=zo.LocalSecant(cut=1e-6))
+    solver(*inputs)[2].sum().backward()
+    assert torch.allclose(inputs[0].grad, torch.ones(3, 2, 2).double(), atol=1e-5)
+    assert torch.allclose(inputs[2].grad, 2 * inputs[2].detach(), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dtype_and_leading_axes_are_the_inputs(dtype):
+    x = weights(2, 3, 4).to(dtype)
+    mu = 1e-2 if dtype == torch.float32 else 1e-6
+    solver = zo.differentiable(Sine(), zo.RowDirections(mu, q=4), tangent=zo.LocalSecant())
+    found = gradient_of(solver, x)
+    assert found.dtype == dtype and found.shape == x.shape
+    truth = 1.3 * torch.cos(1.3 * x)
+    assert torch.allclose(found, truth, atol=2 * mu)  # mu / 2 times 1.69, and 1e-7 / mu in float32
+
+
+@pytest.mark.parametrize("kind", TANGENTS)
+def test_max_rows_bounds_the_calls_and_changes_nothing_else(kind):
+    found = []
+    for max_rows in (None, 4, 100):
+        box = Sine()
+        torch.manual_seed(0)
+        solver = zo.differentiable(box, TWO, tangent=TANGENTS[kind](), max_rows=max_rows)
+        found.append(gradient_of(solver, weights(3, 4)))
+        assert box.calls == ([3, 4, 2] if max_rows == 4 else [3, 6])
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_the_tangent_is_a_copy():
+    given = zo.Memory()
+    solvers = [zo.differentiable(Sine(), TWO, tangent=given) for _ in range(2)]
+    gradient_of(solvers[0], weights(3, 4))
+    assert solvers[0].tangent is not given
+    states = [tangent.state_dict()["seen"] for tangent in (solvers[0].tangent, solvers[1].tangent, given)]
+    assert states == [6, 0, 0]
+
+
+# Failures
+
+
+@pytest.mark.parametrize("kind", TANGENTS)
+def test_a_dead_row_gets_zero_is_not_asked_and_teaches_nothing(kind):
+    x, v = weights(5, 4), weights(5, 4, seed=1)
+    x[2, 1], v[2] = 9.0, float("nan")
+    alive = torch.tensor([0, 1, 3, 4])
+    torch.manual_seed(0)
+    box = Sine(limit=5.0)
+    solver = zo.differentiable(box, zo.CoordinateWise(1e-4), tangent=TANGENTS[kind]())
+    found = gradient_of(solver, x, v)
+    torch.manual_seed(0)
+    alone = gradient_of(
+        zo.differentiable(Sine(), zo.CoordinateWise(1e-4), tangent=TANGENTS[kind]()), x[alive], v[alive]
+    )
+    assert (found[2] == 0).all()
+    assert torch.allclose(found[alive], alone, rtol=1e-9, atol=1e-9)
+    assert box.calls == [5, 16]
+    assert solver.counts.dropped == 0
+
+
+def test_a_failed_query_is_no_pair_and_is_counted():
+    """Its row's other coordinates are exact; in the lost one the secant has its prior, the identity."""
+    x = weights(5, 4).clamp(-1.0, 1.0)
+    x[3, 2] = 1.9999
+    solver = zo.differentiable(Sine(limit=2.0), zo.CoordinateWise(1e-3), tangent=zo.LocalSecant())
+    found = gradient_of(solver, x)
+    truth = 1.3 * torch.cos(1.3 * x)
+    truth[3, 2] = 1.0
+    assert torch.allclose(found, truth, atol=2e-3)
+    assert solver.counts == zo.RowCounts(calls=1, rows=20, dropped=1)
+    memory = zo.differentiable(Sine(limit=2.0), zo.CoordinateWise(1e-3), tangent=zo.Memory())
+    assert gradient_of(memory, x).isfinite().all()
+    assert memory.tangent.state_dict()["seen"] == 19
+
+
+def test_too_many_failed_queries_are_an_error_and_teach_nothing():
+    solver = zo.differentiable(Sine(limit=2.0), zo.CoordinateWise(1e-3), tangent=zo.Memory())
+    with pytest.raises(zo.FailedQueriesError, match="at most 10% of 20 perturbed rows to fail, 20 did"):
+        gradient_of(solver, torch.full((5, 4), 1.9999))
+    assert solver.tangent.state_dict()["seen"] == 0
+
+
+def test_nothing_alive_gives_zeros_without_queries():
+    box = Sine(limit=-9.0)
+    solver = zo.differentiable(box, TWO, tangent=zo.Memory())
+    assert torch.equal(gradient_of(solver, torch.zeros(3, 4)), torch.zeros(3, 4))
+    assert box.calls == [3] and solver.trust == []
+
+
+def test_a_nan_that_arrives_at_a_living_row_stays_there():
+    v = torch.ones(3, 4).double()
+    v[1, 2] = float("nan")
+    for tangent in (zo.LocalSecant(), zo.Memory(), zo.DenseTangent()):
+        found = gradient_of(zo.differentiable(Sine(), TWO, tangent=tangent), weights(3, 4), v)
+        assert torch.isnan(found).any(dim=1).tolist() == [False, True, False]
+
+
+# Trust
+
+
+def test_trust_is_that_of_the_last_backward_in_the_order_of_forward():
+    """The identity predicts a box c x with an error of |c - 1| / |c|, whatever the directions."""
+    inputs = (ArraySpec("x", (4,)), ArraySpec("c", (), differentiable=False))
+    box = FromTorch(lambda x, c: c[:, None] * x, inputs, (ArraySpec("x", (4,)),))
+    solver = zo.differentiable(box, TWO, tangent=zo.Identity())
+    for factors in ((9.0,), (0.5, 2.0, 4.0)):
+        state = weights(3, 4).requires_grad_()
+        for factor in factors:
+            state = solver(state, torch.full((3,), factor).double())
+        state.sum().backward()
+    assert solver.trust == pytest.approx([1.0, 0.5, 0.75])
+    found = solver.metrics()
+    assert [found[f"tangent_error_call_{call}"] for call in (1, 2, 3)] == pytest.approx(solver.trust)
+    # Responses are c times changes of one size, errors |c - 1| times.
+    together = math.sqrt((0.5**2 + 1 + 3**2) / (0.5**2 + 2**2 + 4**2))
+    assert found["tangent_error"] == pytest.approx(together)
+
+
+def test_without_a_tangent_there_is_no_trust():
+    solver = zo.differentiable(Sine(), TWO)
+    gradient_of(solver, weights(3, 4))
+    assert solver.tangent is None and solver.trust == [] and solver.metrics() == {}
+
+
+# Values without queries
+
+
+def test_a_tangent_that_learns_from_values_asks_for_nothing():
+    mix = weights(4, 3, seed=5)
+    box = FromTorch(lambda x: x @ mix + 1.0, (ArraySpec("x", (4,)),), (ArraySpec("y", (3,)),))
+    solver = zo.differentiable(box, tangent=Regression())
+    v = weights(4, 3, seed=7)
+    errors, predictions = [], []
+    for step in range(3):
+        found = gradient_of(solver, weights(4, 4, seed=step), v)
+        errors.append(float((found - v @ mix.T).abs().max()))
+        predictions.append(solver.trust[0])
+    assert errors[0] > 1e-3 and max(errors[1:]) < 1e-9  # five numbers an output, four rows a step
+    assert predictions[0] is None and predictions[2] < 1e-9
+    assert box.ledger.rows_run == 12
+    assert solver.counts == zo.RowCounts(calls=3, rows=0, dropped=0)
+
+
+def test_a_student_learns_a_box_from_what_it_answers_anyway():
+    box = make_box(nonlinear)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(6, 64), nn.Tanh(), nn.Linear(64, 9)).double()
+    student = StudentTangent(network, steps_per_step=20, batch=64)
+    solver = zo.differentiable(box, tangent=student)
+    errors, cosines = [], []
+    for step in range(60):
+        x, v = 0.5 * weights(16, 2, 3, seed=step).requires_grad_(), weights(16, 9, seed=1000 + step)
+        truth = torch.autograd.grad(nonlinear(x), x, v)[0]
+        found = gradient_of(solver, x, v)
+        errors.append(solver.trust[0])
+        cosines.append(float((found * truth).sum() / (found.norm() * truth.norm())) if found.any() else 0.0)
+    assert box.ledger.rows_run == 60 * 16
+    assert errors[0] is None or errors[0] > 0.9
+    assert max(errors[-5:]) < 0.3
+    assert min(cosines[-5:]) > 0.9
+
+
+def test_the_identity_needs_no_queries():
+    box, v = Sine(), weights(3, 4, seed=1)
+    assert torch.equal(gradient_of(zo.differentiable(box, tangent=zo.Identity()), weights(3, 4), v), v)
+    assert box.calls == [3]
+
+
+# Determinism
+
+
+@pytest.mark.parametrize("kind", TANGENTS)
+def test_resumed_equals_undisturbed_to_the_bit(kind, tmp_path):
+    def run(resume: bool) -> tuple[list[torch.Tensor], list]:
+        torch.manual_seed(0)
+        network, start = nn.Linear(4, 4), TANGENTS[kind]()
+
+        def make():
+            return zo.differentiable(Sine(), zo.RowDirections(1e-2, 2), tangent=start, seed=5)
+
+        solver, trust = make(), []
+        for step in range(6):
+            if resume and step in (1, 3):
+                torch.save(solver.state_dict(), tmp_path / "state.pt")
+                solver = make()
+                solver.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+                torch.rand(7)
+            state = weights(3, 4, seed=step).float()
+            for _ in range(3):
+                state = solver(state + network(state))
+            network.zero_grad()
+            state.square().mean().backward()
+            with torch.no_grad():
+                for p in network.parameters():
+                    p -= 0.1 * p.grad
+            trust.append(solver.trust)
+        return [p.detach() for p in network.parameters()], trust
+
+    (undisturbed, trust), (resumed, same) = run(False), run(True)
+    assert all(torch.equal(a, b) for a, b in zip(undisturbed, resumed, strict=True))
+    assert trust == same and len(trust[0]) == 3
+
+
+def test_states_of_other_runs_are_refused():
+    plain, memory = zo.differentiable(Sine(), TWO), zo.differentiable(Sine(), TWO, tangent=zo.Memory())
+    dense = zo.differentiable(Sine(), TWO, tangent=zo.DenseTangent())
+    for solver, state, words in (
+        (memory, plain.state_dict(), ["Memory", "None"]),
+        (plain, memory.state_dict(), ["None", "Memory"]),
+        (memory, dense.state_dict(), ["Memory", "DenseTangent"]),
+    ):
+        before = solver.state_dict()["counts"]
+        with pytest.raises(zo.ConfigurationError) as caught:
+            solver.load_state_dict(state)
+        assert all(word in str(caught.value) for word in words)
+        assert solver.state_dict()["counts"] == before
+    plain.load_state_dict({"seed": 0, "counts": {"calls": 3, "rows": 6, "dropped": 0}})  # of older versions
+    assert plain.counts.calls == 3
+
+
+BAD = [
+    (lambda: zo.differentiable(Sine()), ["differentiable, estimator", "no tangent", "RowDirections"]),
+    (lambda: zo.differentiable(Sine(), tangent=zo.Memory()), ["Memory", "queries alone"]),
+    (
+        lambda: zo.differentiable(Sine(), TWO, tangent="memory"),
+        ["differentiable, tangent", "str", "Memory()"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("act", "words"), BAD, ids=range(len(BAD)))
+def test_bad_input_is_a_named_error(act, words):
+    with suppress_type_checks(), pytest.raises(zo.ConfigurationError) as caught:
+        act()
+    assert all(word in str(caught.value) for word in words)

@@ -1,0 +1,501 @@
+"""Trust in tangents: errors before learning, the check along the gradient, and when probes are added."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from typeguard import suppress_type_checks
+
+import zo
+from blackbox import ArraySpec
+from tests.zo.row_boxes import FromTorch, weights
+from zo.errors import TangentWarning
+from zo.tangents.pairs import CallPairs, together
+from zo.tangents.trust_policy import TrustPolicy, TrustWatch
+
+X = ArraySpec("x", (4,))
+QUICK = TrustPolicy(check_every=None, average=3, most_probes=8)
+NEVER = TrustPolicy(check_every=None, lost=1e9, regained=1e9)
+ALWAYS = TrustPolicy(check_every=1, lost=1e9, regained=1e9, agreement=-1e9)
+
+
+def bent(x):
+    return torch.sin(1.3 * x) + 0.2 * x.roll(1, dims=-1) * x
+
+
+def make_network(dtype=torch.float64, middle: tuple[nn.Module, ...] = ()) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), *middle, nn.Tanh(), nn.Linear(5, 4)).to(dtype)
+
+
+def chain(box, steps=3):
+    def objective(network, batch):
+        state, loss = batch, 0.0
+        for _ in range(steps):
+            state = box(state + network(state))
+            loss = loss + (state - 0.5).square().mean(dim=1)
+        return loss
+
+    return objective
+
+
+def flat_grads(network) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in network.parameters()]).double()
+
+
+def true_grads(objective, network, batch) -> torch.Tensor:
+    loss = objective(network, batch).mean()
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))]).double()
+
+
+# The check
+
+
+@pytest.mark.parametrize("tangent", [zo.Identity(), zo.LocalSecant()], ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("size", [1e-3, 1.0])
+def test_the_agreement_is_the_true_gradient_along_the_surrogate(tangent, dtype, size):
+    """<g, true> / <g, g>, of biased gradients, to the curvature over a thousandth of the loss."""
+    network, batch = make_network(dtype), weights(5, 4).to(dtype)
+    box = FromTorch(bent, (X,), (X,))
+
+    def objective(solver):
+        return lambda network, batch: size * chain(solver)(network, batch)
+
+    gradient = zo.TangentGradient(
+        network, objective(box), boxes=[box], tangent=tangent, probes=1, trust_policy=ALWAYS
+    )
+    gradient.backward(batch)
+    g, true = flat_grads(network), true_grads(objective(bent), network, batch)
+    expected = float(g @ true / g.square().sum())
+    assert abs(expected - 1) > 0.02  # biased, so that it is seen to be measured
+    assert gradient.agreement == pytest.approx(expected, abs=5e-3)
+    assert gradient.metrics()["tangent_agreement"] == gradient.agreement
+
+
+@pytest.mark.parametrize("evaluator", ["stacked", "loop"])
+def test_rows_of_checks_are_counted_and_are_all_that_they_cost(evaluator):
+    """Three steps, the second checked: (1 + probes) x batch x calls, and batch x calls more."""
+    box = FromTorch(bent, (X,), (X,))
+    gradient = zo.TangentGradient(
+        make_network(),
+        chain(box),
+        boxes=[box],
+        tangent=zo.Memory(),
+        probes=2,
+        evaluator=evaluator,
+        trust_policy=TrustPolicy(check_every=2, lost=1e9, regained=1e9),
+    )
+    asked = []
+    for step in range(3):
+        asked.append(gradient.queries())
+        before = box.ledger.rows_run
+        gradient.backward(weights(5, 4, seed=step))
+        assert (gradient.agreement is None) == ("tangent_agreement" not in gradient.metrics())
+        assert box.ledger.rows_run - before == (1 + asked[-1]) * 5 * 3
+    assert asked == [2, 3, 2]
+    expected = zo.TangentCounts(steps=3, queries=6, rows=3 * 3 * 5 * 3 + 5 * 3, checks=1)
+    assert gradient.counts == expected
+    assert box.ledger.rows_run == box.ledger.rows_asked == expected.rows
+
+
+def test_a_check_draws_the_masks_of_the_base_and_leaves_everything_as_it_was():
+    """With dropout: the agreement is that of the masked loss; and runs with and without checks are equal."""
+
+    def run(policy):
+        network = make_network(middle=(nn.BatchNorm1d(5), nn.Dropout(0.5)))
+        box, found = FromTorch(bent, (X,), (X,)), []
+        gradient = zo.TangentGradient(
+            network, chain(box), boxes=[box], tangent=zo.LocalSecant(), trust_policy=policy
+        )
+        torch.manual_seed(3)
+        for step in range(3):
+            network.zero_grad()
+            before = torch.get_rng_state()
+            gradient.backward(weights(6, 4, seed=step))
+            found.append(flat_grads(network))
+            if gradient.agreement is not None:
+                after = torch.get_rng_state()
+                torch.set_rng_state(before)
+                start = [b.clone() for b in network.buffers()]
+                true = true_grads(chain(bent), network, weights(6, 4, seed=step))
+                for buffer, value in zip(network.buffers(), start, strict=True):
+                    buffer.copy_(value)
+                torch.set_rng_state(after)
+                expected = float(found[-1] @ true / found[-1].square().sum())
+                assert gradient.agreement == pytest.approx(expected, abs=2e-2)
+        return torch.cat(found + [b.double().flatten() for b in network.buffers()] + [torch.rand(3)])
+
+    assert torch.equal(run(ALWAYS), run(NEVER))
+
+
+def test_a_check_in_which_a_row_fails_tells_nothing_and_does_no_harm():
+    class FailsInTheCheck(FromTorch):
+        def evaluate_rows(self, x):
+            y = super().evaluate_rows(x)
+            if len(self.asked) == 4:  # three calls with the probes before
+                y[2] = float("nan")
+            return y
+
+    def run(box, policy):
+        network = make_network()
+        gradient = zo.TangentGradient(
+            network, chain(box), boxes=[box], tangent=zo.LocalSecant(), trust_policy=policy
+        )
+        gradient.backward(weights(5, 4))
+        return gradient, flat_grads(network)
+
+    gradient, found = run(FailsInTheCheck(bent, (X,), (X,)), ALWAYS)
+    assert gradient.agreement is None and "tangent_agreement" not in gradient.metrics()
+    assert (gradient.counts.checks, gradient.counts.failed_checks, gradient.counts.dropped) == (1, 1, 0)
+    assert torch.equal(found, run(FromTorch(bent, (X,), (X,)), NEVER)[1])
+
+
+def test_a_row_that_failed_in_the_base_is_in_no_check():
+    def run(batch):
+        network = make_network()
+        box = FromTorch(
+            lambda x: torch.where(x.amax(dim=1, keepdim=True) > 50, math.nan, bent(x)), (X,), (X,)
+        )
+        gradient = zo.TangentGradient(
+            network, chain(box), boxes=[box], tangent=zo.Identity(), probes=1, trust_policy=ALWAYS
+        )
+        gradient.backward(batch)
+        return gradient.agreement
+
+    batch = weights(5, 4)
+    dead = torch.cat([batch[:2], torch.full((1, 4), 1e3).double(), batch[2:]])
+    assert run(dead) == pytest.approx(run(batch), rel=1e-9)
+
+
+def test_a_gradient_of_zero_cannot_be_checked():
+    box = FromTorch(lambda x: 0 * x, (X,), (X,))
+    gradient = zo.TangentGradient(
+        make_network(),
+        lambda network, batch: box(network(batch)).sum(dim=1),
+        boxes=[box],
+        tangent=zo.LocalSecant(zo.DenseTangent()),
+        probes=16,
+        trust_policy=ALWAYS,
+    )
+    gradient.backward(weights(5, 4))
+    assert gradient.agreement is None and gradient.counts.checks == 0
+    assert gradient.counts.rows == box.ledger.rows_run == 17 * 5
+
+
+# The policy
+
+
+def watch(errors, policy, probes=2, agreements=()) -> tuple[TrustWatch, list[int], list[int]]:
+    """Feed errors to a watch: the probes after each step, and the steps in which it warned."""
+    found, changes, warned = TrustWatch(policy, probes), [], []
+    for step, error in enumerate(errors):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found.saw(step, error, dict(agreements).get(step))
+        warned += [step] * len(caught)
+        changes.append(found.probes)
+    return found, changes, warned
+
+
+def test_the_mean_is_exponential_and_free_of_its_start():
+    """Against the weighted mean, the first step apart; errors above 10 count as 10, none as nothing."""
+    errors = [9.0, 0.5, None, 0.3, math.inf, 0.2]
+    found, _, _ = watch(errors, TrustPolicy(average=4))
+    terms = [0.5, 0.3, 10.0, 0.2]
+    ages = [0.75 ** (3 - place) for place in range(4)]
+    assert found.error == pytest.approx(
+        sum(a * e for a, e in zip(ages, terms, strict=True)) / sum(ages), rel=1e-12
+    )
+
+
+def test_probes_double_while_trust_is_lost_then_one_warning_then_they_halve():
+    policy = TrustPolicy(lost=0.5, regained=0.3, most_probes=7, average=2)
+    errors = [1.0] + [0.9] * 12 + [0.1] * 8
+    found, probes, warned = watch(errors, policy)
+    # Judged after steps 2 (nothing to compare with), 4, 6 and 8; and, now as good again, 2 steps apart.
+    assert probes[:13] == [2] * 4 + [4] * 2 + [7] * 7
+    assert warned == [8]
+    assert probes[13:] == [7, 3, 3, 2, 2, 2, 2, 2] and not found.lost
+    # Lost again from step 21: judged after 22, 24 and 26.
+    assert watch(errors + [0.9] * 20, policy)[2] == [8, 26]
+
+
+def test_without_errors_the_checks_decide():
+    """Nothing can be predicted, as with one row and no probes; a bad check counts after `average` steps."""
+    policy = TrustPolicy(agreement=0.5, average=3)
+    found, probes, warned = watch([None] * 12, policy, probes=4, agreements=[(1, 0.1), (5, 0.1), (11, 0.1)])
+    assert found.error is None and probes == [4] * 3 + [8] * 3 + [16] * 6 and warned == [11]
+    assert watch([None] * 8, policy, probes=0, agreements=[(5, 0.1)])[2] == [5]
+
+
+def test_between_lost_and_regained_nothing_changes():
+    policy = TrustPolicy(lost=0.5, regained=0.3, average=2)
+    assert set(watch([1.0] + [0.4] * 20, policy)[1]) == {2}
+    found, probes, _ = watch([1.0] + [0.6] * 4 + [0.4] * 20, policy)
+    assert set(probes[5:]) == {4} and found.lost
+
+
+def test_no_verdict_while_the_tangent_learns():
+    """Errors that fall by a fifth each two steps are given time; those that stay are not."""
+    falling = [1.0] + [2.0 * 0.9**step for step in range(12)]
+    assert set(watch(falling, TrustPolicy(lost=0.5, regained=0.3, average=2))[1]) == {2}
+    assert watch([2.0] * 13, TrustPolicy(lost=0.5, regained=0.3, average=2))[1][-1] == 16
+
+
+def test_a_bad_check_adds_probes_once_until_the_next_one():
+    policy = TrustPolicy(agreement=0.5, average=2)
+    _, probes, _ = watch([0.1] * 30, policy, agreements=[(9, 0.4), (19, -0.2), (25, 0.9)])
+    # The errors, judged 2, 4, 6 steps after step 19, are good all along.
+    assert probes == [2] * 9 + [4] * 10 + [8] * 6 + [4] * 2 + [2] * 3
+    assert set(watch([0.1] * 30, policy, agreements=[(9, 0.6)])[1]) == {2}
+
+
+def test_probes_beyond_the_most_are_never_cut_and_none_are_never_added():
+    policy = TrustPolicy(average=2, most_probes=4)
+    assert set(watch([9.0] * 20, policy, probes=6)[1]) == {6}
+    found, probes, warned = watch([9.0] * 20, policy, probes=0)
+    assert set(probes) == {0} and warned == [4] and found.lost
+    assert watch([0.9] * 20, policy, probes=0)[2] == []  # of values; better than their mean
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"lost": 0.0}, "lost: expected a finite number above 0"),
+        ({"lost": math.inf}, "lost: expected a finite number above 0"),
+        ({"lost": 0.2, "regained": 0.3}, "regained: expected a finite number above 0, at most 0.2"),
+        ({"lost_values": -1.0}, "lost_values: expected"),
+        ({"agreement": math.nan}, "agreement: expected a finite number, got nan"),
+        ({"agreement": True}, "agreement: expected a finite number, got True"),
+        ({"most_probes": 0}, "most_probes: expected a whole number >= 1"),
+        ({"check_every": 0}, "check_every: expected a whole number >= 1"),
+        ({"average": 0}, "average: expected a whole number >= 1"),
+    ],
+)
+def test_policies_out_of_range(settings, words):
+    with suppress_type_checks(), pytest.raises(zo.ConfigurationError, match=words):
+        TrustPolicy(**settings)
+
+
+# In training
+
+
+def lattice(x):
+    """Coupled logistic maps on a ring, chaotic; the derivative turns round with the state."""
+    y = 1 - 1.8 * x * x
+    return 0.8 * y + 0.1 * y.roll(1, dims=-1) + 0.1 * y.roll(-1, dims=-1)
+
+
+RING = ArraySpec("x", (1, 12))
+
+
+class Controller(nn.Module):
+    """Adds a little to the state of a ring."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv1d(1, 6, 3, padding=1, padding_mode="circular"),
+            nn.Tanh(),
+            nn.Conv1d(6, 1, 3, padding=1, padding_mode="circular"),
+        )
+
+    def forward(self, x):
+        return 0.05 * torch.tanh(self.layers(x))
+
+
+def ring_gradient(tangent, policy=QUICK, mu=1e-3):
+    torch.manual_seed(0)
+    network, box = Controller().double(), FromTorch(lattice, (RING,), (RING,))
+
+    def objective(network, batch):
+        state, loss = batch, 0.0
+        for _ in range(3):
+            state = box(state + network(state))
+            loss = loss + state.square().flatten(1).mean(dim=1)
+        return loss
+
+    return zo.TangentGradient(network, objective, boxes=[box], tangent=tangent, mu=mu, trust_policy=policy)
+
+
+def train(gradient, steps, start=0) -> list[int]:
+    """Optimiser steps on states of the lattice; the probes after each."""
+    optimizer, probes = torch.optim.SGD(gradient.network.parameters(), lr=0.05), []
+    for step in range(start, start + steps):
+        optimizer.zero_grad()
+        gradient.backward(lattice(lattice(torch.tanh(weights(4, 1, 12, seed=step)))))
+        optimizer.step()
+        probes.append(gradient.watch.probes)
+    return probes
+
+
+def test_a_tangent_without_the_state_on_a_chaotic_box_is_found_out():
+    gradient = ring_gradient(zo.Memory(window=100))
+    with pytest.warns(TangentWarning) as caught:
+        probes = train(gradient, 20)
+    assert gradient.watch.lost and probes[-1] == 8
+    (warning,) = caught  # one
+    words = str(warning.message)
+    assert all(word in words for word in ("with 8 probes", "LocalSecant", "StudentTangent", "zo.HeldOut"))
+    assert warning.filename == __file__
+    assert float(words.split("found ")[1].split(",")[0]) == pytest.approx(gradient.watch.error, rel=0.3)
+
+
+def test_a_tangent_that_is_exact_there_needs_no_more_probes():
+    gradient = ring_gradient(zo.ConvTangent(padding="circular"))
+    assert set(train(gradient, 16)) == {2} and not gradient.watch.lost
+
+
+def test_one_that_needs_them_gets_them_and_is_trusted_again():
+    """Up to 16 probes, which span the ring's twelve numbers without the one that is predicted: no warning."""
+    policy = TrustPolicy(lost=0.02, regained=0.01, check_every=None, average=3)
+    gradient, probes = ring_gradient(zo.LocalSecant(), policy, mu=1e-5), [2]
+    while not (16 in probes and probes[-1] == 8) and len(probes) < 60:
+        probes += train(gradient, 1, start=len(probes))
+    assert [a for a, b in zip(probes, [*probes[1:], 0], strict=True) if a != b] == [2, 4, 8, 16, 8]
+
+
+def test_checks_against_the_true_gradient_find_it_out_too():
+    """With errors out of account: the loss does not fall along the gradient as that says."""
+    policy = TrustPolicy(lost=1e9, regained=1e9, agreement=0.9, check_every=6, average=5)
+    assert max(train(ring_gradient(zo.ConvTangent(padding="circular"), policy), 20)) == 2
+    assert max(train(ring_gradient(zo.Identity(), policy), 20)) > 2
+
+
+def test_resume_to_the_bit_amid_lost_trust(tmp_path):
+    policy = TrustPolicy(check_every=4, average=2, most_probes=8)
+
+    def run(resume):
+        gradient = ring_gradient(zo.Memory(window=60), policy)
+        probes = []
+        for start in range(0, 16, 2):
+            if resume:
+                torch.save(gradient.state_dict(), tmp_path / "state.pt")
+                network = gradient.network
+                gradient = ring_gradient(zo.Memory(window=60), policy)
+                gradient.network.load_state_dict(network.state_dict())
+                gradient.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+            probes += train(gradient, 2, start)
+        flat = torch.cat([p.detach().flatten() for p in gradient.network.parameters()])
+        return probes, flat, gradient.watch.error
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        probes, flat, error = run(False)
+        count = len(caught)
+        again = run(True)
+    assert probes == again[0] and len(set(probes)) > 2
+    assert torch.equal(flat, again[1]) and error == again[2]
+    assert len(caught) == 2 * count
+
+
+# Values
+
+
+class Student(zo.Tangent):
+    """Predicts that outputs are the last it has seen; keeps what it was called with, in order."""
+
+    learns_from_values = True
+
+    def __init__(self):
+        self.said: list[tuple[str, CallPairs]] = []
+        self.known = None
+
+    def apply(self, pairs, d):
+        return d
+
+    def vjp(self, pairs, cotangent):
+        self.said.append(("vjp", pairs))
+        return cotangent
+
+    def predict_values(self, pairs):
+        self.said.append(("predict", pairs))
+        return self.known
+
+    def see(self, pairs):
+        self.said.append(("see", pairs))
+        self.known = pairs.y.clone()
+
+    def observe(self, pairs):
+        self.said.append(("observe", pairs))
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __repr__(self):
+        return "Student()"
+
+
+def test_without_probes_the_trust_is_of_values():
+    box, student = FromTorch(bent, (X,), (X,)), Student()
+    gradient = zo.TangentGradient(make_network(), chain(box), boxes=[box], tangent=student, probes=0)
+    gradient.backward(weights(5, 4))
+    assert gradient.trust == [None] * 3 and gradient.trust_of_step is None
+    assert [what for what, _ in student.said] == ["predict"] * 3 + ["see"] * 3 + ["observe"] + ["vjp"] * 3
+    calls = [pairs for _, pairs in student.said]
+    assert all(calls[k] is calls[3 + k] is calls[9 - k] for k in range(3))  # seen in order, pulled in reverse
+    last, student.said = calls[2].y, []
+    gradient.backward(weights(5, 4, seed=1))
+    ys = [pairs.y for what, pairs in student.said if what == "see"]
+    errors = [(last - y).norm() / (y - y.mean(dim=0)).norm() for y in ys]
+    assert gradient.trust == pytest.approx([float(error) for error in errors], rel=1e-12)
+    assert gradient.counts.rows == box.ledger.rows_run == 2 * 5 * 3
+    assert gradient.queries() == 0
+
+
+def test_dead_rows_are_not_among_the_values():
+    """A row that fails in the base is neither predicted nor part of the mean."""
+    box, student = FromTorch(bent, (X,), (X,)), Student()
+    gradient = zo.TangentGradient(make_network(), chain(box, 1), boxes=[box], tangent=student, probes=0)
+    batch = weights(5, 4)
+    batch[1] = math.nan
+    student.known = torch.zeros(5, 4).double()
+    gradient.backward(batch)
+    (pairs,) = (pairs for what, pairs in student.said if what == "see")
+    y = bent(batch + gradient.network(batch))[[0, 2, 3, 4]].detach()
+    assert pairs.alive.tolist() == [True, False, True, True, True]
+    assert torch.allclose(pairs.y[pairs.alive], y) and pairs.y.isfinite().all()
+    assert gradient.trust_of_step == pytest.approx(float(y.norm() / (y - y.mean(dim=0)).norm()), rel=1e-6)
+
+
+def test_one_row_is_no_measure_of_values():
+    box, student = FromTorch(bent, (X,), (X,)), Student()
+    gradient = zo.TangentGradient(make_network(), chain(box), boxes=[box], tangent=student, probes=0)
+    for _ in range(2):
+        gradient.backward(weights(1, 4))
+    assert gradient.trust == [None] * 3
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [zo.LocalSecant, zo.Memory, zo.DenseTangent, zo.ConvTangent, lambda p: zo.LocalSecant(zo.Memory(p))],
+)
+def test_stacks_hand_values_on_to_what_they_stand_on(wrap):
+    student, pairs = Student(), pairs_of_a_call()
+    tangent = wrap(student)
+    assert tangent.predict_values(pairs) is None
+    tangent.see(pairs)
+    assert torch.equal(tangent.predict_values(pairs), pairs.y)
+    assert zo.Identity().predict_values(pairs) is None
+    zo.Identity().see(pairs)
+    assert not wrap(zo.Identity()).learns_from_values
+
+
+def pairs_of_a_call() -> CallPairs:
+    valid = torch.tensor([[True, False, True], [False, True, True]])
+    others = (None, torch.tensor([5, 6, 7]))
+    d, response = weights(2, 3, 4, seed=1), weights(2, 3, 4, seed=2)
+    return CallPairs((X,), (X,), weights(3, 4), d, response, valid, weights(3, 4, seed=3), others=others)
+
+
+def test_listed_pairs_keep_the_inputs_that_have_no_derivative():
+    """The rows of the valid pairs, probe after probe, in each call; and all rows are alive if not said."""
+    listed = together([pairs_of_a_call(), pairs_of_a_call()])
+    assert listed.others[0] is None and listed.others[1].tolist() == [5, 7, 6, 7] * 2
+    assert listed.alive.tolist() == [True] * 8 and listed.y.numel() == 0
+    assert pairs_of_a_call().alive.tolist() == [True] * 3

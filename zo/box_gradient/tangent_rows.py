@@ -1,0 +1,127 @@
+"""`TangentRows`: a tangent learns from the queries of a box's rows, and gives their gradients."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from blackbox import ArraySpec, BlackBoxFunction
+from zo.box_gradient.row_queries import Queries
+from zo.tangents.calls import RecordedCall
+from zo.tangents.pairs import CallPairs, sizes
+from zo.tangents.tangent import Tangent
+from zo.tangents.trust import predict_and_learn
+
+
+class TangentRows:
+    """A copy of a tangent, and how well it predicted the calls of the last backward.
+
+    Args:
+        box: the one whose calls it is given.
+        tangent: is copied: what it learns is its own.
+    """
+
+    def __init__(self, box: BlackBoxFunction, tangent: Tangent) -> None:
+        self.box = box
+        self.tangent = copy.deepcopy(tangent)
+        self._errors: dict[int, tuple[float | None, float]] = {}  # by call: relative, and size of responses
+        self._ended = False  # whether a call came after the last backward
+
+    def start(self) -> None:
+        """A call was made: what backward comes next is another."""
+        self._ended = True
+
+    def pairs(self, queries: Queries, outputs: list[Tensor]) -> CallPairs:
+        """Run the queries.
+
+        Args:
+            queries: of one call, of the rows that did not fail.
+            outputs: all of the base, `(rows, *shape)` each.
+
+        Returns:
+            The pairs; those of failed queries are not valid.
+        """
+        inputs = queries.inputs
+        dtype = torch.float64 if any(t.dtype == torch.float64 for t in inputs) else torch.float32
+        moved: list[Tensor] = []
+        answered: list[Tensor] = []
+        for row, given, results in queries.run():
+            # In the arrays' own floats: narrowed first, most digits of a change would be lost.
+            moved.append(_flat(self.box.inputs, [a - b[row] for a, b in zip(given, inputs, strict=True)]))
+            answered.append(
+                _flat(self.box.outputs, [a - b[row] for a, b in zip(results, outputs, strict=True)])
+            )
+        z, y = _flat(self.box.inputs, inputs).to(dtype), _flat(self.box.outputs, outputs).to(dtype)
+        d, response = (
+            torch.cat(parts).to(dtype).unflatten(0, (-1, len(z))) if parts else base.new_zeros(0, *base.shape)
+            for parts, base in ((moved, z), (answered, y))
+        )
+        valid = response.isfinite().all(dim=-1)
+        d, response = (torch.where(valid[..., None], changes, 0.0) for changes in (d, response))
+        moving, following = (
+            tuple(spec for spec in specs if spec.differentiable)
+            for specs in (self.box.inputs, self.box.outputs)
+        )
+        pairs = zip(self.box.inputs, inputs, strict=True)
+        others = tuple(None if spec.differentiable else given for spec, given in pairs)
+        return CallPairs(moving, following, z, d, response, valid, y, others=others)
+
+    def pull_back(self, call: int, pairs: CallPairs, cotangents: dict[int, Tensor]) -> dict[int, Tensor]:
+        """Predict the responses, learn from them, and give the gradients.
+
+        Args:
+            call: its number.
+            pairs: of the call.
+            cotangents: `(rows, *shape)` by the place of the output; where there is none it is zero.
+
+        Returns:
+            Gradients `(rows, size)` by the place of the input, of those with a derivative.
+        """
+        self._learn(call, pairs)
+        rows = len(pairs.z)
+        places = [place for place, spec in enumerate(self.box.outputs) if spec.differentiable]
+        cotangent = torch.cat(
+            [
+                cotangents[place].reshape(rows, size).to(pairs.z.dtype)
+                if place in cotangents
+                else pairs.z.new_zeros(rows, size)
+                for place, size in zip(places, sizes(pairs.outputs), strict=True)
+            ],
+            dim=1,
+        )
+        pieces = self.tangent.vjp(pairs, cotangent).split(sizes(pairs.inputs), dim=1)
+        places = [place for place, spec in enumerate(self.box.inputs) if spec.differentiable]
+        return dict(zip(places, pieces, strict=True))
+
+    @property
+    def trust(self) -> list[float | None]:
+        """See `DifferentiableBox.trust`."""
+        return [self._errors[call][0] for call in sorted(self._errors)]
+
+    def metrics(self) -> dict[str, float]:
+        """See `DifferentiableBox.metrics`."""
+        found = [(error, size) for error, size in self._errors.values() if error is not None]
+        total = sum(size for _, size in found)
+        named: dict[str, float | None] = {}
+        if total:
+            named["tangent_error"] = math.sqrt(sum(e**2 * size for e, size in found if size) / total)
+        named |= {f"tangent_error_call_{number}": error for number, error in enumerate(self.trust, start=1)}
+        return {name: error for name, error in named.items() if error is not None}
+
+    def _learn(self, call: int, pairs: CallPairs) -> None:
+        if self._ended:
+            self._errors, self._ended = {}, False
+        alone = RecordedCall(0, (pairs.z[None],), (pairs.y[None],))
+        (error,), _ = predict_and_learn([self.tangent], [alone], [pairs])
+        scale = pairs.response if len(pairs.d) else pairs.y - pairs.y.mean(dim=0)
+        self._errors[call] = error, float(scale.double().square().sum())
+
+
+def _flat(specs: Sequence[ArraySpec], arrays: Sequence[Tensor]) -> Tensor:
+    """The differentiable arrays end to end, `(rows, size)`."""
+    pairs = zip(specs, arrays, strict=True)
+    return torch.cat([array.reshape(len(array), -1) for spec, array in pairs if spec.differentiable], dim=1)

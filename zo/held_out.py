@@ -1,0 +1,163 @@
+"""`HeldOut`: which weights are kept is decided by a loss on other data, through the boxes themselves."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zo.errors import ConfigurationError, HeldOutWarning
+from zo.estimators.estimator import check_count
+from zo.evaluators.preserved import Snapshot
+
+
+class HeldOut:
+    """Validates before the first step and every few steps, and remembers the best weights, the start's too.
+
+        held_out = zo.HeldOut(network, lambda: rollout_error(network, solver, validation), every=50)
+        for batch in loader:
+            if not held_out.before_step():
+                break  # patience is at an end
+            optimizer.zero_grad()
+            gradient.backward(batch)
+            optimizer.step()
+        print(held_out.restore())
+
+    An estimated gradient, or one through a model of a black box, can lower the loss that it sees and raise
+    the one that counts, and no figure of the gradient's own tells for sure. Works beside any gradient.
+
+    A validation leaves buffers, modes and torch's generators as they are, so that training goes
+    on to the same bits with or without it. A loss that is not finite is never the best.
+
+    Memory: a copy of the network's state.
+
+    Args:
+        network: its whole state is kept, buffers included.
+        validate: gives the held-out loss, lower is better; called without a graph. It calls the boxes
+            themselves, and what it asks of them is in their ledgers.
+        every: steps between validations.
+        patience: how many validations in a row without a better one end the training; None for no end.
+
+    Attributes:
+        step: optimiser steps done, as far as `before_step` was told of.
+        best_step: steps done when validation was lowest; 0 for the start.
+        best_validation: the lowest; None before there is a finite one.
+
+    Raises:
+        ConfigurationError: a value out of its range.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        validate: Callable[[], float | Tensor],
+        *,
+        every: int = 50,
+        patience: int | None = None,
+    ) -> None:
+        check_count("HeldOut", "every", every)
+        if patience is not None:
+            check_count("HeldOut", "patience", patience)
+        if not callable(validate):
+            raise ConfigurationError(
+                f"HeldOut, validate: expected a function without arguments, got {validate!r}. "
+                "Write lambda: error(network)."
+            )
+        self.network = network
+        self.validate = validate
+        self.every = every
+        self.patience = patience
+        self.step = 0
+        self.best_step = 0
+        self.best_validation: float | None = None
+        self._since = 0  # validations since the best
+        self._last: int | None = None  # step of the last validation
+        self._best: dict[str, Any] | None = None
+
+    def before_step(self) -> bool:
+        """Call it before each optimiser step: validates if it is time to.
+
+        Returns:
+            Whether to go on; False once patience is at an end.
+        """
+        if self.step % self.every == 0:
+            self._validate()
+        if self.patience is not None and self._since >= self.patience:
+            return False
+        self.step += 1
+        return True
+
+    def restore(self) -> str:
+        """Validate the weights as they are, unless that was done, and put the best back.
+
+        Returns:
+            A sentence that says which they are.
+
+        Warns:
+            HeldOutWarning: they are those of the start, for none were better.
+        """
+        self._validate()
+        assert self._best is not None  # the start at least
+        self.network.load_state_dict(self._best)
+        if self.best_step:
+            return (
+                f"Kept the weights of step {self.best_step} of {self.step}, held-out loss "
+                f"{self.best_validation:.4g}."
+            )
+        found = "none was finite" if self.best_validation is None else f"it has {self.best_validation:.4g}"
+        words = (
+            f"HeldOut: expected {self.step} steps to lower the held-out loss of the start, {found} and none "
+            "since was lower; the start's weights are put back. Take smaller steps, a gradient nearer to the "
+            "true one (more probes or queries), or validate more often."
+        )
+        if self.step:
+            warnings.warn(words, HeldOutWarning, stacklevel=2)
+        return words
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best weights and when they were; a resumed run goes on from there."""
+        return {
+            "step": self.step,
+            "best_step": self.best_step,
+            "best_validation": self.best_validation,
+            "since": self._since,
+            "last": self._last,
+            "best": copy.deepcopy(self._best),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.step, self.best_step = state["step"], state["best_step"]
+        self.best_validation = state["best_validation"]
+        self._since, self._last = state["since"], state["last"]
+        self._best = copy.deepcopy(state["best"])
+
+    def _validate(self) -> None:
+        """Take in the loss of the weights as they are, once for each step."""
+        if self._last == self.step:
+            return
+        self._last = self.step
+        value = self._loss()
+        best = self.best_validation
+        better = math.isfinite(value) and (best is None or value < best)
+        self._since = 0 if better or self._best is None else self._since + 1
+        if better:
+            self.best_validation, self.best_step = value, self.step
+        if better or self._best is None:
+            # A copy: state_dict() gives the weights themselves, which the next step changes.
+            self._best = copy.deepcopy(self.network.state_dict())
+
+    def _loss(self) -> float:
+        before, modes = Snapshot(self.network), [(m, m.training) for m in self.network.modules()]
+        try:
+            with torch.no_grad():
+                return float(self.validate())
+        finally:
+            before.restore()
+            for module, training in modes:
+                module.training = training

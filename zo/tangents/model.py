@@ -1,0 +1,89 @@
+"""`ModelTangent`: the derivative of a simpler, differentiable solver, in the place of the box's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zo.errors import ConfigurationError
+from zo.tangents.pairs import CallPairs, sizes
+from zo.tangents.products import pulled_back, pushed_forward
+from zo.tangents.tangent import Tangent
+
+
+class ModelTangent(Tangent):
+    """J(z) is that of a model of the box: the user's own coarser or simplified solver, written in torch.
+
+        def coarse(velocity, reynolds):  # few steps, or another viscosity, or a lower order
+            return step(velocity, reynolds / 2)
+
+        tangent = zo.LocalSecant(zo.ModelTangent(coarse))  # learns what the model leaves
+
+    It learns nothing and has no prior; put it first, as the prior of tangents that learn. Its values are
+    never used, so it may be off by a constant. Rows must not interact.
+
+    Cost: for a VJP a forward and a backward pass of the model on the rows of a call; for J d, which tangents
+    behind it ask for, those and another backward pass for each probe. Memory: the model's graph.
+
+    Args:
+        model: `model(*arrays) -> Tensor` or a tuple: all inputs of the box in their order, `(rows, *shape)`,
+            to its differentiable outputs in their order. By the differentiable inputs it is differentiable
+            twice, as what is made of torch's own functions is. It runs on the device and in the dtype of
+            what the box was given.
+
+    Raises:
+        ConfigurationError: the model cannot be called; when it is first used, it gives other shapes than
+            the box, or nothing that has a gradient.
+    """
+
+    learns = False
+
+    def __init__(self, model: Callable[..., Any]) -> None:
+        if not callable(model):
+            raise ConfigurationError(
+                f"ModelTangent, model: expected a function of tensors, got {model!r}. Give one that takes "
+                "the box's inputs."
+            )
+        self.model = model
+
+    def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
+        """The model's J d."""
+        if not d.numel():
+            return d.new_zeros(*d.shape[:2], sum(sizes(pairs.outputs)))
+        return pushed_forward(lambda z: self._values(pairs, z), pairs.z, d)
+
+    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
+        """The model's J^T v."""
+        return pulled_back(lambda z: self._values(pairs, z), pairs.z, cotangent)
+
+    def _values(self, pairs: CallPairs, z: Tensor) -> Tensor:
+        """The model's differentiable outputs, `(rows, size_in)` to `(rows, size_out)`."""
+        pieces = zip(pairs.inputs, z.split(sizes(pairs.inputs), dim=-1), strict=True)
+        moving = iter(
+            [piece.reshape(-1, *spec.shape).to(spec.torch_dtype or z.dtype) for spec, piece in pieces]
+        )
+        arrays = [next(moving) if other is None else other for other in pairs.others] or list(moving)
+        found = self.model(*arrays)
+        outputs = found if isinstance(found, tuple) else (found,)
+        shapes = [(len(z), *spec.shape) for spec in pairs.outputs]
+        if [tuple(getattr(output, "shape", ())) for output in outputs] != shapes:
+            kinds = [tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__ for out in outputs]
+            raise ConfigurationError(
+                f"{self!r}: expected the box's differentiable outputs, {shapes}, got {kinds}. See that the "
+                "model takes all inputs of the box in their order, rows first, and gives what the box gives."
+            )
+        if not any(output.requires_grad for output in outputs):
+            raise ConfigurationError(
+                f"{self!r}: expected outputs that follow the inputs by torch's autograd, got some without a "
+                "gradient. A black box has none: give the differentiable function inside of it."
+            )
+        return torch.cat(
+            [output.flatten(1) if output.ndim > 1 else output[:, None] for output in outputs], -1
+        ).to(z)
+
+    def __repr__(self) -> str:
+        """With the model's name; its address would change from run to run."""
+        return f"ModelTangent({getattr(self.model, '__qualname__', type(self.model).__name__)})"
