@@ -1,4 +1,4 @@
-"""The contract of code without derivatives: call, validate, count, limit."""
+"""The contract of code without derivatives: call, validate, count, cache, retry, spread out, limit."""
 
 from blackbox.errors import (
     BlackBoxError,
@@ -7,6 +7,7 @@ from blackbox.errors import (
     CountError,
     DefinitionError,
     DtypeError,
+    ExecutorError,
     InputError,
     NonFiniteInputError,
     OutputError,
@@ -17,7 +18,7 @@ from blackbox.failures import FailedRow, Failure, Outcome, Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.ledger import Ledger
 from blackbox.spec import ArraySpec
-from blackbox.wrappers import Budgeted, Wrapper
+from blackbox.wrappers import Budgeted, Cached, Parallel, RateLimited, Recovering, Retrying, Wrapper
 
 __all__ = [
     "ArraySpec",
@@ -25,10 +26,12 @@ __all__ = [
     "BlackBoxFunction",
     "BudgetError",
     "Budgeted",
+    "Cached",
     "ConfigurationError",
     "CountError",
     "DefinitionError",
     "DtypeError",
+    "ExecutorError",
     "FailedRow",
     "Failure",
     "InputError",
@@ -36,7 +39,11 @@ __all__ = [
     "NonFiniteInputError",
     "Outcome",
     "OutputError",
+    "Parallel",
     "Policy",
+    "RateLimited",
+    "Recovering",
+    "Retrying",
     "RowFailedError",
     "ShapeError",
     "Wrapper",

@@ -48,3 +48,7 @@ class RowFailedError(BlackBoxError, RuntimeError):
 
 class BudgetError(BlackBoxError, RuntimeError):
     """A call would run more rows than the budget has left; none of it was run."""
+
+
+class ExecutorError(BlackBoxError, RuntimeError):
+    """The executor of a `Parallel` broke or was shut down, and there is no other to go on with."""

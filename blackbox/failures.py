@@ -17,6 +17,8 @@ class Failure(Enum):
 
     RAISED = "the black box raised an error"
     NON_FINITE = "the black box returned a value that is not finite"
+    TIMED_OUT = "the row took longer than it may, and was given up"
+    LOST = "the worker that ran the row died, and another one after it"
     SKIPPED = "the row was not run because its input was not finite already"
 
 

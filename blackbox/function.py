@@ -58,6 +58,8 @@ class BlackBoxFunction(ABC):
             "raise" (default): the call raises `RowFailedError`. "keep": the row's output is NaN
             and it is counted; rows whose *input* is not finite are then not run at all. Where all
             outputs are integers nothing can be marked NaN, and "keep" raises as "raise" does.
+        isolates: set by wrappers that need to know of each row whether it failed: `run_rows` then
+            leaves no row out, also under "raise", where it may otherwise stop at the first failure.
 
     Raises:
         DefinitionError: when the class is made, if it is not complete; for what `__init__` sets,
@@ -69,6 +71,7 @@ class BlackBoxFunction(ABC):
     arrays: Literal["numpy", "torch"] = "numpy"
     deterministic: bool = True
     failures: Policy = "raise"
+    isolates: bool = False
 
     def __init_subclass__(cls, abstract: bool = False, **keywords: Any) -> None:  # noqa: ANN401
         """Refuse an incomplete subclass where it is written; `abstract=True` for a common parent."""
@@ -122,14 +125,13 @@ class BlackBoxFunction(ABC):
         check_complete(self)
         rows = to_rows(name, self.inputs, arrays)
         ledger = self.ledger
-        ledger.calls += 1
-        ledger.rows_asked += rows.count
+        ledger.count(calls=1, rows_asked=rows.count)
         finite = finite_rows(rows.inputs)
         if not finite.all() and not keeps(self):
             raise NonFiniteInputError(self._non_finite_message(name, rows, finite))
         outputs = failed_outputs(self.outputs, rows.inputs, rows.dtype)
         run = torch.nonzero(finite).flatten()
-        ledger.rows_skipped += rows.count - len(run)
+        ledger.count(rows_skipped=rows.count - len(run))
         if len(run):
             index = slice(None) if len(run) == rows.count else run.to(rows.device)
             outcome = self.run_rows(tuple(t[index] for t in rows.inputs))
@@ -158,11 +160,15 @@ class BlackBoxFunction(ABC):
         try:
             return run_block(self, inputs) if gives(type(self), "evaluate_rows") else run_each(self, inputs)
         finally:
-            self.ledger.seconds += perf_counter() - started
+            self.ledger.count(seconds=perf_counter() - started)
+
+    def rows_to_run(self, inputs: tuple[Tensor, ...]) -> int:
+        """How many rows `run_rows` would evaluate of these; fewer than there are where some are cached."""
+        return len(inputs[0])
 
     def _count_failed(self, name: str, run: Tensor, outcome: Outcome) -> None:
         """Count failed rows; where they cannot be kept, raise."""
-        self.ledger.rows_failed += len(outcome.failed)
+        self.ledger.count(rows_failed=len(outcome.failed))
         if not outcome.failed or keeps(self):
             return
         first = min(outcome.failed)

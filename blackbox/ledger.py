@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from threading import Lock
+
+# One for all ledgers: a lock of a ledger's own could not be pickled with its box.
+_counting = Lock()
 
 
 @dataclass
@@ -27,10 +31,15 @@ class Ledger:
     rows_skipped: int = 0
     seconds: float = 0.0
 
+    def count(self, **amounts: float) -> None:
+        """Add to the counts of these names; threads that share a box lose none."""
+        with _counting:
+            for name, amount in amounts.items():
+                setattr(self, name, getattr(self, name) + amount)
+
     def add(self, other: Ledger) -> None:
         """Add another's counts to this one: a worker's, or those of a run that was interrupted."""
-        for item in fields(self):
-            setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
+        self.count(**asdict(other))
 
     def copy(self) -> Ledger:
         """The counts as they stand now."""

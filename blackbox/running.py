@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 
 def run_block(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
-    """All rows by one `evaluate_rows`; under "keep" a block that raises is halved down to the bad rows.
+    """All rows by one `evaluate_rows`; a block that raises is halved down to the bad rows.
 
+    Not so under "raise", unless a wrapper needs to know them: the block then fails whole.
     Halving keeps the answers of all the others. It costs a bad row up to 2 ceil(log2(rows)) calls
     more, and about twice the rows again; the ledger counts them.
     """
     count = len(inputs[0])
-    box.ledger.rows_run += count
+    box.ledger.count(rows_run=count)
     copies, raised = _copies(box, inputs), None
     try:
         given = _call(box, box.evaluate_rows, copies)
@@ -35,7 +36,7 @@ def run_block(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
     if raised is None:
         # Cloned: a box that answers from a buffer of its own writes over it when the next half is run.
         return mark_non_finite(Outcome(tuple(t.clone() for t in _checked(box, given, (count,), inputs))))
-    if box.failures == "raise" or count == 1:
+    if _stops(box) or count == 1:
         return Outcome(failed_outputs(box.outputs, inputs), dict.fromkeys(range(count), raised))
     middle = count // 2
     first, second = (
@@ -46,10 +47,10 @@ def run_block(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
 
 
 def run_each(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
-    """One `evaluate` a row; under "raise" the first that raises ends it."""
+    """One `evaluate` a row; under "raise" the first that raises ends it, unless a wrapper needs the rest."""
     outcome = Outcome(failed_outputs(box.outputs, inputs))
     for row in range(len(inputs[0])):
-        box.ledger.rows_run += 1
+        box.ledger.count(rows_run=1)
         copies = _copies(box, tuple(t[row] for t in inputs))
         try:
             given = _call(box, box.evaluate, copies)
@@ -57,7 +58,7 @@ def run_each(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
             raise
         except Exception as error:
             outcome.failed[row] = _raised(box, error)
-            if box.failures == "raise":
+            if _stops(box):
                 return outcome
             continue
         for whole, part in zip(outcome.outputs, _checked(box, given, (), inputs), strict=True):
@@ -70,6 +71,11 @@ def mark_non_finite(outcome: Outcome) -> Outcome:
     for row in torch.nonzero(~finite_rows(outcome.outputs)).flatten().tolist():
         outcome.failed.setdefault(row, FailedRow(Failure.NON_FINITE))
     return outcome
+
+
+def _stops(box: BlackBoxFunction) -> bool:
+    # The call will raise: what else failed is of no interest.
+    return box.failures == "raise" and not box.isolates
 
 
 def _copies(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:

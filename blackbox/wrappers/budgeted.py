@@ -14,7 +14,8 @@ class Budgeted(Wrapper):
     """Refuse a whole call that would take the stack over `rows` evaluated rows.
 
     Under "keep", rows that are run again because their block raised can take a call that has
-    started over the limit; they are counted, and the next call is refused.
+    started over the limit; they are counted, and the next call is refused. Rows that a `Cached`
+    inside will answer cost nothing.
 
     Args:
         box: the black box whose rows cost something.
@@ -24,6 +25,8 @@ class Budgeted(Wrapper):
         ConfigurationError: `rows` is not a whole number >= 0.
         BudgetError: from a call that does not fit; none of its rows was run.
     """
+
+    transparent = True
 
     def __init__(self, box: BlackBoxFunction, rows: int) -> None:
         """Check, then wrap."""
@@ -42,6 +45,8 @@ class Budgeted(Wrapper):
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Run all rows or, where they do not fit, none."""
         asked = len(inputs[0])
+        if asked > self.rows_left:  # only then is the cache asked twice
+            asked = self.box.rows_to_run(inputs)
         if asked > self.rows_left:
             raise BudgetError(
                 f"{self!r}: expected a call of at most {self.rows_left} rows, got one of {asked} "

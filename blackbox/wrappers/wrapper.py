@@ -21,7 +21,13 @@ class Wrapper(BlackBoxFunction, abstract=True):
     Raises:
         ConfigurationError: `box` is no `BlackBoxFunction`.
         DefinitionError: a subclass gives `evaluate` or `evaluate_rows`.
+
+    Attributes:
+        transparent: True in wrappers whose answers are the inner box's own, which a cache may then
+            share between stacks with and without them.
     """
+
+    transparent: bool = False
 
     def __init_subclass__(cls, **keywords: Any) -> None:  # noqa: ANN401
         """Refuse a wrapper whose work would never be done."""
@@ -56,6 +62,15 @@ class Wrapper(BlackBoxFunction, abstract=True):
         self.box.failures = policy
 
     @property
+    def isolates(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether no row is left out; like the policy, the innermost box's."""
+        return self.box.isolates
+
+    @isolates.setter
+    def isolates(self, value: bool) -> None:
+        self.box.isolates = value
+
+    @property
     def ledger(self) -> Ledger:
         """The one ledger of the stack."""
         return self.box.ledger
@@ -63,6 +78,10 @@ class Wrapper(BlackBoxFunction, abstract=True):
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Hand the rows on; see `BlackBoxFunction.run_rows`."""
         return self.box.run_rows(inputs)
+
+    def rows_to_run(self, inputs: tuple[Tensor, ...]) -> int:
+        """What the inner box would evaluate of these rows."""
+        return self.box.rows_to_run(inputs)
 
     # The call ends in run_rows above and never reaches this; it completes the class.
     def evaluate_rows(self, *arrays: Any) -> Any:  # noqa: ANN401

@@ -10,7 +10,7 @@ import pytest
 import blackbox
 from blackbox import BlackBoxError, InputError, errors
 from tests.blackbox import test_arrays, test_function, test_running, test_spec
-from tests.blackbox.wrappers import test_budgeted, test_wrapper
+from tests.blackbox.wrappers import test_budgeted, test_parallel, test_wrapper
 
 NAMED = [
     value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, BaseException)
@@ -24,6 +24,7 @@ TABLES = [
     test_spec.ERRORS,
     test_budgeted.ERRORS,
     test_wrapper.ERRORS,
+    test_parallel.ERRORS,
 ]
 PROVOKED = {case.error for table in TABLES for case in table}
 

@@ -1,0 +1,171 @@
+"""A file of answers by key: SQLite, checked when read, shared by any number of processes."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from blackbox.errors import ConfigurationError
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS answers (
+    key BLOB PRIMARY KEY, -- digest of box and input
+    box BLOB NOT NULL,    -- digest of the box's identity, a key of boxes
+    answer BLOB NOT NULL,
+    checksum BLOB NOT NULL, -- of key and answer
+    stored REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0) -- seconds since 1970
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS boxes (box BLOB PRIMARY KEY, identity TEXT NOT NULL) WITHOUT ROWID;
+"""
+_PATIENCE = 60.0  # seconds to wait for another process that writes
+_AT_ONCE = 500  # keys in one statement; SQLite's oldest limit is 999
+MARK = 0x62626F78  # "bbox", in the file's header: whose database this is
+
+
+def digest(*parts: bytes) -> bytes:
+    """A digest of parts and of where each ends."""
+    state = blake2b(digest_size=32)
+    for part in parts:
+        state.update(len(part).to_bytes(8, "little"))
+        state.update(part)
+    return state.digest()
+
+
+class Answers:
+    """Answers on disk; what is damaged reads as missing, with one warning.
+
+    SQLite and not a file for each answer: a run asks for millions of small ones, a row is stored
+    whole or not at all even if the process is killed, and processes wait for each other. Its journal
+    is a write-ahead log, which needs shared memory between the processes: they must be on one
+    machine, and the file on a disk of its own and not on a network's.
+
+    Args:
+        path: the file; it and its folder are made if missing.
+
+    Raises:
+        ConfigurationError: the file is something else, or cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._restart()
+        with self._lock:
+            self._connection()
+
+    def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The answers that are there and undamaged."""
+        found: dict[bytes, bytes] = {}
+        damaged = 0
+        for start in range(0, len(keys), _AT_ONCE):
+            some = list(keys[start : start + _AT_ONCE])
+            marks = ",".join("?" * len(some))
+            try:
+                with self._lock:
+                    rows = (
+                        self._connection()
+                        .execute(f"SELECT key, answer, checksum FROM answers WHERE key IN ({marks})", some)
+                        .fetchall()
+                    )
+            except sqlite3.DatabaseError as error:
+                self._warn(f"cannot be read ({error})", "Its answers are asked for again.")
+                return found
+            for key, answer, checksum in rows:
+                if isinstance(answer, bytes) and checksum == digest(key, answer):
+                    found[key] = answer
+                else:
+                    damaged += 1
+        if damaged:
+            self._warn(f"holds {damaged} damaged answers", "They are asked for again.")
+        return found
+
+    def write(self, box: bytes, identity: str, answers: Mapping[bytes, bytes]) -> None:
+        """Store answers, all or none; on the disk when this returns."""
+        rows = [(key, box, answer, digest(key, answer)) for key, answer in answers.items()]
+        try:
+            with self._lock, self._connection() as transaction:
+                transaction.execute("INSERT OR IGNORE INTO boxes VALUES (?, ?)", (box, identity))
+                transaction.executemany(
+                    "INSERT OR REPLACE INTO answers (key, box, answer, checksum) VALUES (?, ?, ?, ?)", rows
+                )
+        except sqlite3.DatabaseError as error:  # the answers are paid for: they are given, if not kept
+            self._warn(f"cannot be written ({error})", "Answers are not kept. Mend the disk or the file.")
+
+    def close(self) -> None:
+        """Close the file; the next use opens it again."""
+        with self._lock:
+            if self._open is not None and self._owner == os.getpid():
+                self._open.close()
+            self._open = None
+
+    def _connection(self) -> sqlite3.Connection:
+        # A connection must not cross a fork, so a child opens its own.
+        if self._open is None or self._owner != os.getpid():
+            self._open, self._owner = self._connect(), os.getpid()
+        return self._open
+
+    def _connect(self) -> sqlite3.Connection:
+        until = time.monotonic() + _PATIENCE
+        while True:
+            connection = None
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                connection = sqlite3.connect(self.path, timeout=_PATIENCE, check_same_thread=False)
+                _prepare(connection)
+                return connection
+            except (OSError, sqlite3.Error) as error:
+                if connection is not None:
+                    connection.close()
+                # Two that make the file at once: SQLite refuses one of them without waiting.
+                if "locked" in str(error) and time.monotonic() < until:
+                    time.sleep(0.01)
+                    continue
+                raise ConfigurationError(
+                    f"Cached, path: expected a file of answers or none yet, got {str(self.path)!r} "
+                    f"({error}). Choose another path, or move that file away."
+                ) from error
+
+    def _warn(self, what: str, then: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"Cached: {str(self.path)!r} {what}. {then}", RuntimeWarning, stacklevel=4)
+
+    def _restart(self) -> None:
+        self._lock = Lock()
+        self._open: sqlite3.Connection | None = None
+        self._owner = 0
+        self._warned = False
+
+    def __del__(self) -> None:
+        """Close what is open."""
+        if getattr(self, "_open", None) is not None:
+            self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The path alone: each process opens the file for itself."""
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open it at the first use."""
+        self.path = state["path"]
+        self._restart()
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Make the tables where there are none; refuse a database that is not ours."""
+    # In one statement, so that another process's tables are not seen without its mark.
+    look = "SELECT application_id, (SELECT count(*) FROM sqlite_master) FROM pragma_application_id"
+    mark, tables = connection.execute(look).fetchone()
+    if mark != MARK and tables:
+        raise sqlite3.DatabaseError("it belongs to another program")
+    if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+        connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")  # an answer that was paid for outlives a power cut
+    if mark != MARK:
+        connection.executescript(f"BEGIN IMMEDIATE; PRAGMA application_id={MARK}; {_TABLE} COMMIT;")

@@ -1,0 +1,163 @@
+"""`Cached`: a row that was answered once is never asked for again, in this run or in a later one."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blackbox.arrays import as_tensor, finite_rows
+from blackbox.errors import ConfigurationError
+from blackbox.failures import Outcome
+from blackbox.function import BlackBoxFunction
+from blackbox.wrappers.answers import Answers, digest
+from blackbox.wrappers.assembly import pick, place, unanswered
+from blackbox.wrappers.identity import identity
+from blackbox.wrappers.settings import whole
+from blackbox.wrappers.wrapper import Wrapper
+
+# What an answer may be stored as; other floats (bfloat16) are widened.
+_STORED = {
+    name: np.dtype(name) for name in ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")
+}
+
+
+class Cached(Wrapper):
+    """Keep the answer of every row in a file, and give it instead of running the row again.
+
+    A row is known by the box's identity (class, `version`, specs and configuration: see
+    `blackbox.wrappers.identity`) and the exact bytes of its inputs, so 0.0 and -0.0 are two rows, as
+    are float32 and float64. One file may serve many boxes and processes; it is also the log of what
+    was asked. Failed rows are not kept. Equal rows of one call are run once. Rows from the file, and
+    equal rows, count as cached; they cost no budget.
+
+    Rows that are not known go to the box together, or `block` at a time; each such block is on disk
+    before the next is run, so a killed run that starts again pays for one block at most twice. With
+    `Parallel(Cached(box, path), ...)` workers keep their own answers as they finish them. Answers
+    are those of the batch that a row was first in: where a box's rows hang on their batch-mates,
+    another filling agrees to rounding only. Two processes that ask for the same new row at the same
+    time both run it.
+
+    A changed source code does not show in the identity: change the box's `version` with it.
+
+    Args:
+        box: the black box whose answers are worth keeping.
+        path: the file, on a disk of this machine.
+        block: rows that are run, then stored, at a time; all at once if None.
+        allow_nondeterministic: keep the first answer of a box that says `deterministic = False`.
+
+    Raises:
+        ConfigurationError: the box cannot be told from others, is not deterministic, or the file is
+            something else.
+    """
+
+    transparent = True
+
+    def __init__(
+        self,
+        box: BlackBoxFunction,
+        path: str | os.PathLike[str],
+        *,
+        block: int | None = None,
+        allow_nondeterministic: bool = False,
+    ) -> None:
+        """Check, then wrap."""
+        super().__init__(box)
+        if not box.deterministic and not allow_nondeterministic:
+            raise ConfigurationError(
+                f"Cached, box: expected one that answers equal rows alike, got {box!r}, which says that it "
+                "is not deterministic. To keep its first answers say allow_nondeterministic=True."
+            )
+        self.block = None if block is None else whole("Cached", "block", block)
+        self.identity = identity(box)
+        self.path = Path(path).absolute()
+        self._answers = Answers(self.path)
+        self.isolates = True
+
+    def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
+        """Known rows from the file, each other one once from the box."""
+        keys, box = self._keys(inputs)
+        outcome = unanswered(self, inputs)
+        missing = self._fill_known(outcome, keys)
+        asked = list(missing)
+        block = self.block or max(1, len(asked))
+        for start in range(0, len(asked), block):
+            some = asked[start : start + block]
+            part = self.box.run_rows(pick(inputs, [missing[key][0] for key in some]))
+            finite = finite_rows(part.outputs).tolist()
+            kept = [new for new in range(len(some)) if finite[new] and new not in part.failed]
+            answers = _encoded(part.outputs)
+            self._answers.write(box, self.identity, {some[new]: answers(new) for new in kept})
+            self.ledger.count(rows_cached=sum(len(missing[some[new]]) - 1 for new in kept))
+            source = [new for new, key in enumerate(some) for _ in missing[key]]  # equal rows: one answer
+            failed = {row: part.failed[new] for row, new in enumerate(source) if new in part.failed}
+            expanded = Outcome(tuple(t[source] for t in part.outputs), failed)
+            place(outcome, [row for key in some for row in missing[key]], expanded)
+        return outcome
+
+    def rows_to_run(self, inputs: tuple[Tensor, ...]) -> int:
+        """Different rows that are not in the file."""
+        first = {key: row for row, key in reversed(list(enumerate(self._keys(inputs)[0])))}
+        known = self._answers.read(list(first))
+        rows = sorted(row for key, row in first.items() if key not in known)
+        return self.box.rows_to_run(pick(inputs, rows)) if rows else 0
+
+    def close(self) -> None:
+        """Close the file; the next call opens it again."""
+        self._answers.close()
+
+    def _keys(self, inputs: tuple[Tensor, ...]) -> tuple[list[bytes], bytes]:
+        """A key for each row, and the box's own."""
+        box = digest(self.identity.encode())
+        heads = [str(t.dtype).encode() for t in inputs]  # shapes are in the identity
+        arrays = [np.ascontiguousarray(t.cpu().numpy()) for t in inputs]
+        return [
+            digest(
+                box,
+                *(part for head, a in zip(heads, arrays, strict=True) for part in (head, a[row].tobytes())),
+            )
+            for row in range(len(inputs[0]))
+        ], box
+
+    def _fill_known(self, outcome: Outcome, keys: list[bytes]) -> dict[bytes, list[int]]:
+        """Write known answers to their rows; gives the rows of each key that is not known."""
+        places: dict[bytes, list[int]] = {}
+        for row, key in enumerate(keys):
+            places.setdefault(key, []).append(row)
+        for key, answer in self._answers.read(list(places)).items():
+            rows = places.pop(key)
+            for target, value in zip(outcome.outputs, self._decoded(answer), strict=True):
+                target[rows] = value.to(target.device, target.dtype)
+            self.ledger.count(rows_cached=len(rows))
+        return places
+
+    def _decoded(self, answer: bytes) -> list[Tensor]:
+        """The outputs of one row."""
+        names, _, body = answer.partition(b"\n")
+        values, start = [], 0
+        for spec, name in zip(self.outputs, names.decode().split(","), strict=True):
+            array = np.frombuffer(body, _STORED[name], math.prod(spec.shape), start)
+            values.append(as_tensor(array.reshape(spec.shape)))
+            start += array.nbytes
+        return values
+
+    def __repr__(self) -> str:
+        """With the file's name."""
+        return f"Cached({self.box!r}, {self.path.name!r})"
+
+
+def _encoded(outputs: tuple[Tensor, ...]) -> Callable[[int], bytes]:
+    """From a row to its answer: the dtypes' names, and the numbers as they lie in memory."""
+    stored = [t.cpu() if _name(t) in _STORED else t.cpu().to(torch.float64) for t in outputs]
+    names = ",".join(_name(t) for t in stored).encode() + b"\n"
+    arrays = [np.ascontiguousarray(t.numpy()) for t in stored]
+    return lambda row: names + b"".join(array[row].tobytes() for array in arrays)
+
+
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -1,0 +1,88 @@
+"""`Pool`: an executor, or a function that makes one and so can make another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import suppress
+from threading import Lock
+from typing import Any
+
+from blackbox.errors import ConfigurationError, ExecutorError
+
+
+class Pool:
+    """The executor in use.
+
+    Args:
+        executor: an executor, which stays its owner's, or a function that makes one.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+
+    def __init__(self, executor: Executor | Callable[[], Executor]) -> None:
+        if not (isinstance(executor, Executor) or callable(executor)):
+            raise ConfigurationError(
+                f"Parallel, executor: expected a concurrent.futures.Executor or a function that makes one, "
+                f"got {type(executor).__name__}. For Dask give client.get_executor."
+            )
+        self.given = executor
+        self._restart()
+
+    @property
+    def replaceable(self) -> bool:
+        """Whether another executor can be made."""
+        return not isinstance(self.given, Executor)
+
+    def get(self) -> Executor:
+        """The executor, made if need be."""
+        with self._lock:
+            current = self._current
+            if current is None:
+                current = self._current = self.given if isinstance(self.given, Executor) else self.given()
+            return current
+
+    def replace(self, broken: Executor | None, why: str, error: BaseException | None) -> None:
+        """Let go of a broken executor; the next `get` makes another.
+
+        Raises:
+            ExecutorError: it was given as it is.
+        """
+        if not self.replaceable:
+            raise ExecutorError(
+                f"Parallel: expected an executor that runs blocks, but {why}. Give a function that makes the "
+                "executor (executor=lambda: ...) in place of the executor, and it is replaced."
+            ) from error
+        with self._lock:
+            if self._current is not broken:
+                return  # another thread was faster
+            self._current = None
+        if broken is not None:
+            with suppress(Exception):  # a cluster that is gone cannot be told
+                broken.shutdown(wait=False)
+
+    def close(self) -> None:
+        """Shut down an executor that was made here, when it has finished."""
+        with self._lock:
+            current, self._current = self._current, None
+        if current is not None and self.replaceable:
+            current.shutdown(wait=True)
+
+    def _restart(self) -> None:
+        self._lock = Lock()
+        self._current: Executor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The function alone."""
+        if not self.replaceable:
+            raise TypeError(
+                "Parallel: expected a function that makes the executor, so that it can be pickled, got "
+                f"{type(self.given).__name__}. Give executor=<a function of a module>."
+            )
+        return {"given": self.given}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """With no executor yet."""
+        self.given = state["given"]
+        self._restart()

@@ -1,0 +1,88 @@
+"""`RateLimited`: no more rows a second than a server, a licence or a bill allows."""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import Any
+
+from torch import Tensor
+
+from blackbox.failures import Outcome
+from blackbox.function import BlackBoxFunction
+from blackbox.wrappers.assembly import pick, place, stops, unanswered
+from blackbox.wrappers.clock import SYSTEM, Clock
+from blackbox.wrappers.settings import amount, whole
+from blackbox.wrappers.wrapper import Wrapper
+
+
+class RateLimited(Wrapper):
+    """Hold rows back so that at most `per_second` a second are started, after a first `block`.
+
+    A token bucket that holds `block` tokens and starts full: in any t seconds at most
+    `block + per_second * t` rows start. Longer calls go to the box in blocks of that many rows, so
+    the result is that of the box called with such blocks. Threads share the limit; processes do
+    not: put `RateLimited` around `Parallel`, not inside it. Rows that a `Cached` inside will
+    answer take no tokens.
+
+    Args:
+        box: the black box to hold back.
+        per_second: rows a second, any number > 0 (0.1 is one in ten seconds).
+        block: rows that may start at once; a second's worth (at least one) if None.
+        clock: where the time comes from.
+
+    Raises:
+        ConfigurationError: a setting is out of its range.
+    """
+
+    transparent = True
+
+    def __init__(
+        self, box: BlackBoxFunction, per_second: float, *, block: int | None = None, clock: Clock = SYSTEM
+    ) -> None:
+        """Check, then wrap."""
+        super().__init__(box)
+        self.per_second = amount("RateLimited", "per_second", per_second)
+        self.block = max(1, int(per_second)) if block is None else whole("RateLimited", "block", block)
+        self.clock = clock
+        self._restart()
+
+    def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
+        """Block by block, each when its tokens are there."""
+        count, outcome = len(inputs[0]), unanswered(self, inputs)
+        for start in range(0, count, self.block):
+            rows = list(range(start, min(start + self.block, count)))
+            part = pick(inputs, rows)
+            self._wait_for(self.box.rows_to_run(part))
+            place(outcome, rows, self.box.run_rows(part))
+            if stops(self, outcome):
+                break
+        return outcome
+
+    def _wait_for(self, rows: int) -> None:
+        """Take the tokens at once, and wait until they would have been there."""
+        with self._lock:
+            now = self.clock.now()
+            self._tokens = min(self.block, self._tokens + (now - self._then) * self.per_second) - rows
+            self._then = now
+            wait = -self._tokens / self.per_second
+        if wait > 0:
+            self.clock.sleep(wait)
+
+    def _restart(self) -> None:
+        self._lock = Lock()
+        self._tokens, self._then = float(self.block), self.clock.now()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without lock and bucket: another process has another clock."""
+        return {
+            name: value for name, value in vars(self).items() if name not in ("_lock", "_tokens", "_then")
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """With a full bucket."""
+        vars(self).update(state)
+        self._restart()
+
+    def __repr__(self) -> str:
+        """With the rate."""
+        return f"RateLimited({self.box!r}, per_second={self.per_second:g})"

@@ -1,0 +1,97 @@
+"""`Recovering`: rows that failed get a given value instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blackbox.arrays import as_tensor
+from blackbox.errors import ConfigurationError
+from blackbox.failures import Outcome
+from blackbox.function import BlackBoxFunction
+from blackbox.spec import ArraySpec
+from blackbox.wrappers.wrapper import Wrapper
+
+
+class Recovering(Wrapper):
+    """Answer rows that failed with `value`.
+
+    With it there are the four ways to take a failed row that Dakota offers ("abort", "retry",
+    "recover", "continue"): `failures="raise"`, `Retrying`, `Recovering` and `failures="keep"`.
+
+    Recovered rows count as failed and do not raise. Whatever reads the answers cannot tell them from
+    others: a gradient estimated from them is that of the recovered function, with its jumps. Where
+    a failed row may be left out, `failures="keep"` is the honest way. Rows whose *input* is not
+    finite are not recovered.
+
+    Args:
+        box: the black box whose rows fail.
+        value: a number for all outputs, or one number or array for each output, of a shape that
+            broadcasts to the spec's.
+
+    Attributes:
+        rows_recovered: how many so far.
+
+    Raises:
+        ConfigurationError: the value is not finite, or does not fit the output specs.
+    """
+
+    def __init__(self, box: BlackBoxFunction, value: Any) -> None:  # noqa: ANN401 - anything array-like
+        """Check, then wrap."""
+        super().__init__(box)
+        single = len(box.outputs) == 1 or (not isinstance(value, tuple | list) and np.ndim(value) == 0)
+        values = [value] * len(box.outputs) if single and not isinstance(value, tuple) else list(value)
+        if len(values) != len(box.outputs):
+            names = ", ".join(spec.name for spec in box.outputs)
+            raise ConfigurationError(
+                f"Recovering, value: expected one value for each of {len(box.outputs)} outputs ({names}), "
+                f"got {len(values)}. Give a tuple with one for each, or a single number for all."
+            )
+        self.value = tuple(_fitted(spec, one) for spec, one in zip(box.outputs, values, strict=True))
+        self.rows_recovered = 0
+        self.isolates = True
+
+    def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
+        """All rows; the failed ones answered."""
+        outcome = self.box.run_rows(inputs)
+        rows = sorted(outcome.failed)
+        if rows:
+            # In the value's own precision: a box may answer in 16 bits, where it would overflow.
+            outcome.outputs = tuple(
+                output.to(torch.promote_types(output.dtype, value.dtype))
+                for output, value in zip(outcome.outputs, self.value, strict=True)
+            )
+            for output, value in zip(outcome.outputs, self.value, strict=True):
+                output[rows] = value.to(output.device, output.dtype)
+            self.ledger.count(rows_failed=len(rows))
+            self.rows_recovered += len(rows)
+            outcome.failed.clear()
+        return outcome
+
+
+def _fitted(spec: ArraySpec, value: object) -> Tensor:
+    where = f"Recovering, value of output {spec.name!r}"
+    try:
+        given = as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"{where}: expected a number or an array of numbers, got {type(value).__name__}. "
+            "Give what a failed row is to be answered with."
+        ) from error
+    tensor = given.to(spec.torch_dtype or torch.float64)
+    rounded = not spec.floating and not torch.equal(tensor.to(torch.float64), given.to(torch.float64))
+    if rounded or not torch.isfinite(tensor).all():
+        raise ConfigurationError(
+            f"{where}: expected finite numbers that {spec.dtype or 'a float'} can hold, got {value!r}. "
+            "To have failed rows as NaN use failures='keep' and no Recovering."
+        )
+    try:
+        return tensor.expand(spec.shape).clone()
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"{where}: expected a shape that broadcasts to {spec.shape}, got {tuple(tensor.shape)}. "
+            "Give a single number, or an array of that shape."
+        ) from error

@@ -1,0 +1,100 @@
+"""`Retrying`: rows that failed are run again, and only those."""
+
+from __future__ import annotations
+
+import random
+
+from torch import Tensor
+
+from blackbox.errors import BudgetError
+from blackbox.failures import Outcome
+from blackbox.function import BlackBoxFunction
+from blackbox.wrappers.assembly import pick, place
+from blackbox.wrappers.clock import SYSTEM, Clock
+from blackbox.wrappers.settings import amount, whole
+from blackbox.wrappers.wrapper import Wrapper
+
+
+class Retrying(Wrapper):
+    """Run rows that failed again, up to `attempts` times in all; what still fails is left to the policy.
+
+    For faults that pass: a busy server, a licence that is out, a solver with noise. Rows that failed
+    go to the box together as one smaller call, so a box whose answers hang on a row's batch-mates
+    agrees to rounding only. Every attempt counts as rows run. What is a fault of the box and not of
+    a row (`OutputError`, `ConfigurationError`, ...) is raised at once; a budget inside that does not
+    allow another attempt ends the attempts.
+
+    No attempt that is running is ever ended: Python code cannot be stopped from inside its own
+    process. A limit that kills is `Parallel`'s over processes, or a command line's.
+
+    Args:
+        box: the black box whose rows fail now and then.
+        attempts: how often a row is run at most, the first time included.
+        timeout: seconds after the start of a call beyond which no further attempt begins.
+        backoff: seconds before the second attempt, doubled before each further one, up to
+            `longest`; a random half of it is left out, so that many workers do not come back at once.
+        longest: seconds.
+        seed: of those random parts, which hang on it, on the call and on the attempt alone.
+        clock: where the time comes from.
+
+    Attributes:
+        rows_retried: rows run again so far, each time counted.
+
+    Raises:
+        ConfigurationError: a setting is out of its range.
+    """
+
+    transparent = True
+
+    def __init__(
+        self,
+        box: BlackBoxFunction,
+        attempts: int = 3,
+        timeout: float | None = None,
+        backoff: float = 0.0,
+        *,
+        longest: float = 60.0,
+        seed: int = 0,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        """Check, then wrap."""
+        super().__init__(box)
+        self.attempts = whole("Retrying", "attempts", attempts)
+        self.timeout = None if timeout is None else amount("Retrying", "timeout", timeout)
+        self.backoff = amount("Retrying", "backoff", backoff, zero=True)
+        self.longest = amount("Retrying", "longest", longest, zero=True)
+        self.seed, self.clock = seed, clock
+        self.rows_retried = 0
+        self._calls = 0
+        self.isolates = True
+
+    def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
+        """All rows, then those that failed, until none does or the attempts are used up."""
+        started, call = self.clock.now(), self._calls
+        self._calls += 1
+        outcome = self.box.run_rows(inputs)
+        for attempt in range(1, self.attempts):
+            rows = sorted(outcome.failed)
+            wait = self._wait(call, attempt)
+            late = self.timeout is not None and self.clock.now() - started + wait >= self.timeout
+            if not rows or late:
+                break
+            if wait > 0:
+                self.clock.sleep(wait)
+            try:
+                again = self.box.run_rows(pick(inputs, rows))
+            except BudgetError:
+                break  # the answers of the first attempts are paid for and stay
+            self.rows_retried += len(rows)
+            outcome.failed.clear()
+            place(outcome, rows, again)
+        return outcome
+
+    def _wait(self, call: int, attempt: int) -> float:
+        """Seconds before this attempt of this call; the first attempt is number 0."""
+        whole_wait = min(self.backoff * 2.0 ** min(attempt - 1, 1000), self.longest)
+        return whole_wait * random.Random(f"{self.seed}/{call}/{attempt}").uniform(0.5, 1)
+
+    def __repr__(self) -> str:
+        """With the attempts."""
+        return f"Retrying({self.box!r}, attempts={self.attempts})"

@@ -1,0 +1,235 @@
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from blackbox import ArraySpec, BlackBoxFunction, ConfigurationError
+from blackbox.registry import make
+from blackbox.registry_arguments import call, parse
+
+FILE = """
+from blackbox import ArraySpec, BlackBoxFunction
+import {helper}
+
+class Pump(BlackBoxFunction):
+    inputs = (ArraySpec("x", ()),)
+    outputs = (ArraySpec("y", ()),)
+
+    def __init__(self, factor: float = 2.0, *, steps: int = 1, label: str | None = None, wet: bool = False):
+        self.factor, self.steps, self.label, self.wet = factor, steps, label, wet
+
+    def evaluate_rows(self, x):
+        return self.factor * x
+
+class Parts:
+    class Small(Pump):
+        pass
+
+def half():
+    return Pump(0.5)
+
+def needs(size):
+    return Pump(size)
+
+def wrong():
+    return 3
+
+ready = Pump(7.0)
+number = 3
+"""
+
+
+class Scaled(BlackBoxFunction):
+    """For targets of the form module:Class."""
+
+    inputs = (ArraySpec("x", ()),)
+    outputs = (ArraySpec("y", ()),)
+
+    def __init__(self, by=3.0):
+        self.by = by
+
+    def evaluate_rows(self, x):
+        return self.by * x
+
+
+NAMES = {"scaled": f"{__name__}:Scaled"}
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """A file with black boxes and one that it imports; both are forgotten afterwards."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "pump_helper.py").write_text("")
+    path = tmp_path / "pumps.py"
+    path.write_text(FILE.format(helper="pump_helper"))
+    yield path
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def times(box):
+    return float(box(np.array(1.0)))
+
+
+def test_names_and_modules():
+    assert type(make("scaled", {}, NAMES)) is Scaled
+    assert times(make(f"{__name__}:Scaled", {"by": 4}, {})) == 4
+
+
+@pytest.mark.parametrize(
+    "attribute, arguments, factor",
+    [
+        (":Pump", {}, 2),
+        (":Pump", {"factor": 3}, 3),
+        (":half", {}, 0.5),
+        (":ready", {}, 7),
+        (":needs", {"size": 9}, 9),
+        (":Parts.Small", {}, 2),
+    ],
+)
+def test_files(file, attribute, arguments, factor):
+    assert times(make(f"{file}{attribute}", arguments, {})) == factor
+
+
+def test_a_box_from_a_file_can_be_sent_to_another_process(file):
+    content = pickle.dumps(make(f"{file}:Pump", {"factor": 5}, {}))
+    code = "import pickle, sys, numpy as np; print(pickle.load(sys.stdin.buffer)(np.array(1.0)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=content,
+        env={"PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.strip() == b"5.0"
+
+
+@pytest.mark.parametrize("name", ["json.py", "not-a-name.py"])
+def test_a_file_may_have_any_name_and_takes_no_installed_module_s_place(file, name):
+    file.rename(file.with_name(name))
+    box = make(f"{file.with_name(name)}:Pump", {}, {})
+    assert times(box) == 2
+    assert type(pickle.loads(pickle.dumps(box))) is type(box)
+    import json
+
+    assert json.loads("[1]") == [1]
+
+
+def test_modules_in_the_current_folder_are_found_behind_all_others(file, monkeypatch):
+    monkeypatch.chdir(file.parent)
+    (file.parent / "string.py").write_text("raise SystemExit('the wrong one')")
+    assert times(make("pumps:half", {}, {})) == 0.5
+    assert sys.path[-1] == str(file.parent)
+    with pytest.raises(ConfigurationError, match=r"capwords"):
+        make("string:capword", {}, {})
+
+
+WRONG = [  # (target, arguments, words of the message); FILE is the file
+    ("scald", {}, ["'scald'", "a name, module:Class or file.py:Class", "Did you mean 'scaled'?"]),
+    ("qqq", {}, ["The names are scaled."]),
+    ("", {}, ["a name, module:Class"]),
+    (":Class", {}, ["a name, module:Class"]),
+    ("module:", {}, ["a name, module:Class"]),
+    ("no_such_module:Class", {}, ["no_such_module", "installed or in this folder"]),
+    ("json.no_such:Class", {}, ["json.no_such", "installed or in this folder"]),
+    (".relative:Class", {}, ["the name of a module"]),
+    ("nowhere.py:Class", {}, ["nowhere.py", "a Python file, found none"]),
+    ("FILE:Pomp", {}, ["pumps.py", "to have 'Pomp'", "Did you mean 'Pump'?"]),
+    ("FILE:number", {}, ["something that makes one, got int"]),
+    ("FILE:wrong", {}, ["to make a BlackBoxFunction, got int"]),
+    ("FILE:Parts", {}, ["to make a BlackBoxFunction, got Parts"]),
+    ("FILE:ready", {"factor": 3}, ["no arguments", "made already", "factor"]),
+    ("FILE:Pump", {"facter": 3}, ["no argument 'facter'", "Did you mean 'factor'?"]),
+    ("FILE:Pump", {"zzz": 3}, ["It takes factor, steps, label, wet."]),
+    ("FILE:needs", {}, ["a value for size", "Add size=VALUE"]),
+    ("FILE:Pump", {"factor": "x"}, ['factor: expected a number, got "x"']),
+    ("FILE:Pump", {"steps": 1.5}, ["steps: expected a whole number, got 1.5"]),
+    ("FILE:Pump", {"steps": True}, ["steps: expected a whole number, got true"]),
+    ("FILE:Pump", {"wet": 1}, ["wet: expected true or false, got 1"]),
+    ("FILE:Pump", {"label": 3}, ["label: expected text or null, got 3"]),
+]
+
+
+@pytest.mark.parametrize("target, arguments, words", WRONG, ids=[f"{t} {a}" for t, a, _ in WRONG])
+def test_wrong_targets_are_refused(file, target, arguments, words):
+    with pytest.raises(ConfigurationError) as caught:
+        make(target.replace("FILE", str(file)), arguments, NAMES)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_file_with_no_or_several_classes_asks_for_one(file):
+    file.write_text(
+        FILE.format(helper="pump_helper").replace("    class Small(Pump):\n        pass", "    x = 1")
+    )
+    assert times(make(str(file), {}, {})) == 2
+    several = file.with_name("several.py")
+    several.write_text(file.read_text() + "\nclass Other(Pump):\n    pass\n")
+    with pytest.raises(ConfigurationError, match=r"found Pump, Other. Write .*several.py:CLASS"):
+        make(str(several), {}, {})
+    none = file.with_name("nothing_here.py")
+    none.write_text("from blackbox import BlackBoxFunction")  # imported, not its own
+    with pytest.raises(ConfigurationError, match=r"found none"):
+        make(str(none), {}, {})
+
+
+def test_what_goes_wrong_inside_the_file_is_shown_as_it_is(file):
+    file.write_text("import no_such_package_at_all")
+    with pytest.raises(ModuleNotFoundError, match=r"no_such_package_at_all") as caught:
+        make(f"{file}:Pump", {}, {})
+    assert not isinstance(caught.value, ConfigurationError)
+    file.write_text("1 / 0")
+    with pytest.raises(ZeroDivisionError):
+        make(f"{file}:Pump", {}, {})
+
+
+# --- arguments
+
+WORDS = [
+    ("width=32", 32), ("dt=1e-3", 0.001), ("dt=-2.5", -2.5), ("wet=true", True), ("label=null", None),
+    ("advection=mac-cormack", "mac-cormack"), ('label="3"', "3"), ("label=", ""),
+    ("path=/a=b.onnx", "/a=b.onnx"), ("label=nan", "nan"), ("max-rows=4", 4), ("label=${HOME}", "${HOME}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("word, value", WORDS)
+def test_words_are_scalars_of_json_or_plain_text(word, value):
+    ((key, found),) = parse([word]).items()
+    assert key == word.partition("=")[0].replace("-", "_")
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["width"], ["'width'", "Write name=value"]),
+        (["=3"], ["Write name=value"]),
+        (["a b=3"], ["Write name=value"]),
+        (["__class__.x=3"], ["Write name=value"]),
+        (["a=1", "a=2"], ["one value, got a second"]),
+        (["wet=True"], ["wet: expected a JSON value, got True", "Write true"]),
+        (["label=None"], ["Write null"]),
+        (["size=[1, 2]"], ["size: expected a number, true, false, null or text", "function"]),
+        (['size={"a": 1}'], ["expected a number"]),
+        (["size=[1"], ["begins as JSON"]),
+        (["dt=NaN"], ["a finite number, got NaN"]),
+        (["dt=-Infinity"], ["a finite number"]),
+    ],
+)
+def test_other_words_are_refused(words, said):
+    with pytest.raises(ConfigurationError) as caught:
+        parse(words)
+    for word in said:
+        assert word in str(caught.value)
+
+
+def test_functions_that_take_anything_and_annotations_that_cannot_be_read_are_left_alone():
+    def anything(size=3, **others):
+        return size, others
+
+    anything.__annotations__["size"] = "NoSuchName"
+
+    assert call("anything", anything, {"size": "x", "more": 2}) == ("x", {"more": 2})

@@ -1,0 +1,455 @@
+"""`Parallel`: equal answers in order, one count for each row run, and whatever can happen to a worker."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import loky
+import numpy as np
+import pytest
+import torch
+from typeguard import suppress_type_checks
+
+from blackbox import BlackBoxFunction, ConfigurationError, OutputError, RowFailedError
+from blackbox.errors import ExecutorError
+from blackbox.failures import Failure
+from blackbox.wrappers import Parallel, Retrying, dispatch
+from tests.blackbox.boxes import Doubling, EachBox, ErrorCase, RowsBox, error_table
+from tests.blackbox.wrappers import troubled
+from tests.blackbox.wrappers.troubled import (
+    FINE,
+    HANG,
+    KILL,
+    KILL_ONCE,
+    NAN,
+    PAUSE,
+    PICKY,
+    RAISE,
+    SHAPE,
+    Troubled,
+    alive,
+    in_blocks,
+    rows,
+)
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def processes() -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([troubled.__name__])
+    return ProcessPoolExecutor(2, mp_context=context)
+
+
+def threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(2)
+
+
+def loky_processes() -> Executor:
+    return loky.get_reusable_executor(2, timeout=60)
+
+
+# loky's workers are new interpreters, which import torch each: a few seconds for each pool.
+LOKY = pytest.param(loky_processes, id="loky", marks=pytest.mark.slow)
+each_kind = pytest.mark.parametrize("make", [threads, processes, LOKY])
+each_process = pytest.mark.parametrize("make", [processes, LOKY])
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Callable[..., Parallel]]:
+    """Makes a `Parallel` around a `Troubled`, and closes it."""
+    made: list[Parallel] = []
+
+    def make(executor: Any = processes, **settings: Any) -> Parallel:
+        made.append(Parallel(Troubled(tmp_path), executor, **settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def inner(stack: Parallel) -> Troubled:
+    assert isinstance(stack.box, Troubled)
+    return stack.box
+
+
+def outcome(stack: Parallel, state: np.ndarray) -> Any:
+    return stack.run_rows((torch.from_numpy(state),))
+
+
+def failures(stack: Parallel, state: np.ndarray) -> dict[int, Failure]:
+    return {row: why.failure for row, why in outcome(stack, state).failed.items()}
+
+
+# Answers
+
+
+@pytest.mark.parametrize(
+    "make, block", [(make, n) for make in (threads, processes) for n in (1, 3, 50)] + [(loky_processes, 3)]
+)
+def test_the_answer_is_the_boxs_for_equal_blocks_to_the_bit(stack, tmp_path, make, block):
+    box = stack(make, block=block)
+    state = rows(*[FINE] * 11)
+    np.testing.assert_array_equal(box(state), in_blocks(tmp_path, state, block))
+    assert sorted(inner(box).rows_run()) == state[:, 0].tolist()
+    assert (box.ledger.calls, box.ledger.rows_asked, box.ledger.rows_run) == (1, 11, 11)
+    assert box.ledger.seconds > 0
+
+
+@each_kind
+def test_kind_device_and_leading_axes_come_back(stack, tmp_path, make):
+    state = torch.from_numpy(rows(*[FINE] * 6).astype("f4")).reshape(2, 3, 2)
+    found = stack(make, block=2)(state)
+    assert (found.dtype, found.shape) == (torch.float32, (2, 3, 2))
+    np.testing.assert_array_equal(found.reshape(6, 2), in_blocks(tmp_path, state.reshape(6, 2).numpy(), 2))
+    assert stack(make)(state[:, :0]).shape == (2, 0, 2)
+
+
+def test_a_box_is_made_once_in_each_process_and_never_for_threads(stack):
+    box = stack(block=1)
+    for _ in range(3):
+        box(rows(*[PAUSE] * 6))
+    assert sorted(inner(box).made()) == inner(box).workers()
+    assert len(inner(box).workers()) == 2
+    count = len(inner(box).made())
+    other = stack(threads)
+    other(rows(FINE, FINE))
+    assert len(inner(other).made()) == count
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_blocks_in_flight_are_bounded(in_flight):
+    flying, most = 0, 0
+    lock = threading.Lock()
+
+    class Counting(ThreadPoolExecutor):
+        def submit(self, *args: Any, **keywords: Any) -> Future[Any]:
+            nonlocal flying, most
+            with lock:
+                flying += 1
+                most = max(most, flying)
+            future = super().submit(*args, **keywords)
+            future.add_done_callback(landed)
+            return future
+
+    def landed(_: Any) -> None:
+        nonlocal flying
+        with lock:
+            flying -= 1
+
+    with Counting(8) as executor:
+        Parallel(Doubling(), executor, in_flight=in_flight)(np.ones((20, 2)))
+    assert most == in_flight
+
+
+def test_workers_follow_a_change_of_policy(stack):
+    box = stack(block=2)
+    state = rows(FINE, RAISE)
+    assert np.isnan(box(state)).any(1).tolist() == [False, True]
+    box.failures = "raise"
+    with pytest.raises(RowFailedError, match="does not converge"):
+        box(state)
+    assert box.ledger.rows_run == 2 + 2 + 2  # the block, its halves, and once more without halving
+
+
+def make_a_box_that_cannot_be_pickled(folder: Path) -> BlackBoxFunction:
+    box = Troubled(folder)
+    box.lock = threading.Lock()  # pyright: ignore[reportAttributeAccessIssue]
+    return box
+
+
+def test_a_function_makes_a_box_that_cannot_be_pickled(tmp_path):
+    with Parallel(make_a_box_that_cannot_be_pickled(tmp_path), processes) as box:
+        with pytest.raises(ConfigurationError, match=r"can be pickled for other processes.*Give a function"):
+            box(rows(FINE))
+    with Parallel(partial(make_a_box_that_cannot_be_pickled, tmp_path), processes, block=2) as box:
+        state = rows(*[FINE] * 5)
+        np.testing.assert_array_equal(box(state), in_blocks(tmp_path, state, 2))
+        assert box.ledger.rows_run == 5
+
+
+def test_a_pickled_stack_answers_alike_with_an_executor_of_its_own(stack, tmp_path):
+    state = rows(*[FINE] * 4)
+    with pickle.loads(pickle.dumps(stack(threads, block=2))) as twin:
+        np.testing.assert_array_equal(twin(state), in_blocks(tmp_path, state, 2))
+    with threads() as executor, pytest.raises(TypeError, match="a function that makes the executor"):
+        pickle.dumps(stack(executor))
+
+
+def test_parallel_in_parallel_counts_once(tmp_path):
+    with Parallel(Parallel(Troubled(tmp_path), threads, block=1), processes, block=3) as box:
+        state = rows(*[FINE] * 7)
+        np.testing.assert_array_equal(box(state), in_blocks(tmp_path, state, 1))
+        assert box.ledger.rows_run == 7 == len(Troubled(tmp_path).rows_run())
+
+
+# Failed rows
+
+
+@each_kind
+@pytest.mark.parametrize("block", [1, 4])
+def test_rows_that_raise_or_are_not_finite_fail_and_no_others(stack, tmp_path, make, block):
+    box = stack(make, block=block)
+    state = rows(FINE, RAISE, FINE, FINE, NAN, FINE, PICKY)
+    assert failures(box, state) == {1: Failure.RAISED, 4: Failure.NON_FINITE, 6: Failure.RAISED}
+    np.testing.assert_array_equal(box(state), in_blocks(tmp_path, state, block))
+    assert (box.ledger.rows_failed, box.ledger.rows_run) == (3, len(inner(box).rows_run()))
+
+
+def test_the_error_of_a_worker_is_told_with_its_traceback(stack):
+    box = stack()
+    box.failures = "raise"
+    with pytest.raises(RowFailedError, match="FloatingPointError: this row does not converge") as caught:
+        box(rows(RAISE))
+    cause = caught.value.__cause__
+    assert isinstance(cause, FloatingPointError)
+    assert any("in act" in note and "troubled.py" in note for note in cause.__notes__)
+    with pytest.raises(RowFailedError, match="UnpicklableError: two words"):
+        box(rows(PICKY))
+
+
+@pytest.mark.parametrize("make", [threads, processes])
+def test_under_raise_nothing_is_handed_in_after_the_first_failure(stack, make):
+    box = stack(make, in_flight=2)
+    box.failures = "raise"
+    with pytest.raises(RowFailedError):
+        box(rows(RAISE, *[PAUSE] * 30))
+    assert box.ledger.rows_run == len(inner(box).rows_run()) <= 4
+    np.testing.assert_array_equal(box(rows(FINE)), in_blocks(inner(box).folder, rows(FINE), 1))
+
+
+@each_kind
+def test_a_wrong_shape_is_the_boxs_fault_and_is_raised(stack, make):
+    box = stack(make, block=2)
+    with pytest.raises(OutputError, match=r"expected shape \(2, 2\), got \(2, 1\)"):
+        box(rows(FINE, FINE, FINE, SHAPE, *[PAUSE] * 30))
+    assert box.ledger.rows_run == len(inner(box).rows_run()) < 34
+    box(rows(FINE))
+
+
+# Workers that die
+
+
+@each_process
+@pytest.mark.parametrize("block", [1, 3])
+def test_a_killed_worker_is_replaced_and_its_rows_run_again(stack, tmp_path, make, block):
+    box = stack(make, block=block)
+    state = rows(*[FINE] * 4, KILL_ONCE, *[FINE] * 6)
+    found = box(state)
+    plain = state.copy()
+    plain[:, 1] = FINE
+    np.testing.assert_array_equal(found, in_blocks(tmp_path, plain, block))
+    ran = inner(box).rows_run()
+    assert set(ran) == set(state[:, 0])
+    assert ran.count(state[4, 0]) == 2
+    assert len(state) < box.ledger.rows_run
+    # An attempt that noted its start and died before its first row counts as run, and nothing else does.
+    assert len(ran) <= box.ledger.rows_run <= len(ran) + 2 * block
+    assert box.ledger.rows_failed == 0
+
+
+@each_process
+@pytest.mark.parametrize("block", [1, 3])
+def test_a_row_that_kills_every_worker_has_failed_alone(stack, tmp_path, make, block):
+    box = stack(make, block=block)
+    state = rows(*[FINE] * 4, KILL, *[FINE] * 3)
+    result = outcome(box, state)
+    assert {row: why.failure for row, why in result.failed.items()} == {4: Failure.LOST}
+    whole = [row for row in range(8) if not 3 <= row < 6] if block == 3 else [0, 1, 2, 3, 5, 6, 7]
+    plain = state.copy()
+    plain[4, 1] = FINE
+    np.testing.assert_array_equal(result.outputs[0][whole], in_blocks(tmp_path, plain, block)[whole])
+    alone = [row for row in (3, 5) if block == 3]
+    np.testing.assert_array_equal(result.outputs[0][alone], in_blocks(tmp_path, plain, 1)[alone])
+    assert inner(box).rows_run().count(state[4, 0]) == (2 if block == 1 else 3)
+    assert box.ledger.rows_run >= len(inner(box).rows_run())
+    box.failures = "raise"
+    with pytest.raises(RowFailedError, match="the worker that ran the row died"):
+        box(rows(FINE, KILL))
+
+
+def test_a_dead_worker_under_raise_runs_nothing_again(stack):
+    box = stack(block=1, in_flight=2)
+    box.failures = "raise"
+    with pytest.raises(RowFailedError, match="died, and another"):
+        box(rows(KILL, KILL, *[PAUSE] * 20))
+    assert len(inner(box).rows_run()) <= box.ledger.rows_run <= 5
+
+
+def test_a_given_executor_that_breaks_is_an_error_that_says_what_to_give(stack):
+    with processes() as executor:
+        box = stack(executor)
+        with pytest.raises(ExecutorError, match=r"it broke \(BrokenProcessPool.*Give a function"):
+            box(rows(KILL, FINE))
+        with pytest.raises(ExecutorError, match="it takes no more"):
+            box(rows(FINE))
+
+
+def die() -> None:
+    raise SystemExit("no licence")
+
+
+def test_workers_that_never_come_up_end_in_an_error(stack):
+    context = multiprocessing.get_context("forkserver")
+    box = stack(lambda: ProcessPoolExecutor(1, mp_context=context, initializer=die))
+    with pytest.raises(ExecutorError, match="4 times in a row"):
+        box(rows(FINE, FINE))
+    assert box.ledger.rows_run == 0
+
+
+# Rows that hang
+
+
+@each_process
+@pytest.mark.parametrize("block", [1, 3])
+def test_a_row_that_hangs_is_killed_and_its_block_mates_run_alone(stack, tmp_path, make, block):
+    box = stack(make, block=block, timeout=1.0)
+    state = rows(FINE, HANG, *[FINE] * 5)
+    result = outcome(box, state)
+    assert {row: why.failure for row, why in result.failed.items()} == {1: Failure.TIMED_OUT}
+    assert "more than 1 s" in result.failed[1].sentence()
+    plain = state.copy()
+    plain[1, 1] = FINE
+    whole, alone = [3, 4, 5, 6], [0, 2]
+    np.testing.assert_array_equal(result.outputs[0][whole], in_blocks(tmp_path, plain, block)[whole])
+    np.testing.assert_array_equal(result.outputs[0][alone], in_blocks(tmp_path, plain, 1)[alone])
+    ran = inner(box).rows_run()
+    # A row alone may be taken by the pool of the killed worker before that has noticed, and so run again.
+    assert ran.count(state[1, 0]) in ([1] if block == 1 else [2, 3])
+    assert len(ran) <= box.ledger.rows_run <= len(ran) + 2 * block
+    hung = [int(line.split()[0]) for line in (tmp_path / "rows").read_text().splitlines()]
+    box.close()
+    deadline = time.monotonic() + 20
+    while any(map(alive, set(hung))) and make is processes and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, set(hung))) or make is loky_processes
+
+
+def test_two_rows_that_hang_at_once(stack):
+    box = stack(timeout=0.7)
+    state = rows(HANG, HANG, FINE, FINE)
+    assert failures(box, state) == {0: Failure.TIMED_OUT, 1: Failure.TIMED_OUT}
+
+
+def test_threads_that_hang_are_left_behind_and_replaced():
+    go_on = threading.Event()
+
+    def hang(state: np.ndarray) -> np.ndarray:
+        if state[0] < 0:
+            go_on.wait(60)
+        return 2 * state
+
+    state = np.array([[-1.0, 0], [1, 1], [-1, 2], [2, 2], [3, 3]])
+    box = Parallel(EachBox(hang, failures="keep"), threads, timeout=0.3)
+    try:
+        result = outcome(box, state)
+        assert {row: why.failure for row, why in result.failed.items()} == dict.fromkeys(
+            (0, 2), Failure.TIMED_OUT
+        )
+        np.testing.assert_array_equal(result.outputs[0][[1, 3, 4]], 2 * state[[1, 3, 4]])
+        assert box.ledger.rows_run == 5
+    finally:
+        go_on.set()
+        box.close()
+
+
+def test_an_executor_all_of_whose_threads_hang_is_an_error(monkeypatch):
+    monkeypatch.setattr(dispatch, "STARTING", 0.3)
+    go_on = threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        box = Parallel(
+            RowsBox(lambda state: go_on.wait(60) and state, failures="keep"), executor, timeout=0.3
+        )
+        try:
+            with pytest.raises(ExecutorError, match=r"no worker took a block for 0\.6 s"):
+                box(np.ones((3, 2)))
+        finally:
+            go_on.set()
+
+
+# Executors that shrink
+
+
+def test_an_executor_that_is_shut_down_while_it_works():
+    executor = threads()
+
+    def answer(state: np.ndarray) -> np.ndarray:
+        if state[0] == 3:
+            executor.shutdown(wait=False)
+        return 2 * state
+
+    state = np.arange(20.0).reshape(10, 2) + 1
+    with pytest.raises(ExecutorError, match=r"it takes no more.*after shutdown"):
+        Parallel(EachBox(answer), executor, in_flight=2)(state)
+
+    made: list[Executor] = []
+
+    def make() -> Executor:
+        nonlocal executor
+        executor = threads()
+        made.append(executor)
+        return executor
+
+    with Parallel(EachBox(answer), make, in_flight=2) as box:
+        np.testing.assert_array_equal(box(state), 2 * state)
+        assert (len(made), box.ledger.rows_run) == (2, 10)
+
+
+def test_calls_from_several_threads_share_executor_and_ledger(tmp_path, stack):
+    box = stack(threads, block=2)
+    state = rows(*[FINE] * 9)
+    truth = in_blocks(tmp_path, state, 2)
+    with ThreadPoolExecutor(4) as callers:
+        for found in callers.map(box, [state] * 8):
+            np.testing.assert_array_equal(found, truth)
+    assert (box.ledger.calls, box.ledger.rows_run) == (8, 72)
+    assert len(inner(box).rows_run()) == 72
+
+
+# Settings
+
+
+@suppress_type_checks
+def parallel(**settings: Any) -> Any:
+    return Parallel(**({"box": Doubling(), "executor": threads} | settings))
+
+
+def broken_given() -> Any:
+    executor = threads()
+    executor.shutdown()
+    return Parallel(Doubling(), executor)(np.ones((1, 2)))
+
+
+def same_executor_twice() -> Any:
+    with threads() as executor:
+        return Parallel(Retrying(Parallel(Doubling(), executor)), executor)
+
+
+ERRORS = [
+    ErrorCase("twice", same_executor_twice, ConfigurationError, ["executor", "wait for each other"]),
+    ErrorCase("block", lambda: parallel(block=0), ConfigurationError, ["Parallel, block", ">= 1", "got 0"]),
+    ErrorCase("flight", lambda: parallel(in_flight=1.5), ConfigurationError, ["in_flight", "got 1.5"]),
+    ErrorCase("time", lambda: parallel(timeout=0), ConfigurationError, ["timeout", "> 0", "got 0"]),
+    ErrorCase("workers", lambda: parallel(executor=4), ConfigurationError, ["executor", "got int", "Dask"]),
+    ErrorCase("box", lambda: parallel(box=3), ConfigurationError, ["Parallel, box", "got int"]),
+    ErrorCase("maker", lambda: parallel(box=dict), ConfigurationError, ["Parallel, box", "got dict"]),
+    ErrorCase("shut", broken_given, ExecutorError, ["it takes no more", "Give a function"]),
+]
+
+
+@error_table(ERRORS)
+def test_refused(case):
+    case.check()
+
+
+def test_the_size_of_blocks_is_told():
+    assert repr(parallel(block=4)) == "Parallel(Doubling, block=4)"

@@ -1,0 +1,128 @@
+"""`Parallel` on a Dask cluster of processes: answers, one count a row, workers that retire, die or hang."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from distributed import Client, LocalCluster
+
+from blackbox import OutputError
+from blackbox.errors import ExecutorError
+from blackbox.failures import Failure
+from blackbox.wrappers import Parallel
+from tests.blackbox.wrappers.troubled import (
+    FINE,
+    HANG,
+    KILL,
+    KILL_ONCE,
+    NAN,
+    PAUSE,
+    RAISE,
+    SHAPE,
+    Troubled,
+    alive,
+    in_blocks,
+    rows,
+)
+
+pytestmark = [
+    pytest.mark.timeout(150),
+    # Dask's own words about its workers when they are killed under it.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    settings: dict[str, Any] = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
+    with LocalCluster(n_workers=2, threads_per_worker=2, processes=True, **settings) as cluster:
+        with Client(cluster) as client:
+            yield client
+
+
+def test_answers_are_equal_to_the_bit_counted_once_and_failures_are_values(client, tmp_path):
+    box = Parallel(Troubled(tmp_path), client.get_executor, block=3)
+    state = rows(FINE, RAISE, *[PAUSE] * 9, NAN, FINE)
+    np.testing.assert_array_equal(box(state), in_blocks(tmp_path, state, 3))
+    inner = Troubled(tmp_path)
+    assert box.ledger.rows_run == len(inner.rows_run())
+    assert (box.ledger.rows_failed, box.ledger.rows_asked) == (2, 13)
+    # Two threads a worker, each with a box of its own that it keeps.
+    made = inner.made()
+    assert set(made) == set(inner.workers()) and max(map(made.count, made)) <= 2
+    box(state)
+    assert max(map(inner.made().count, made)) <= 2
+    with pytest.raises(OutputError, match="expected shape"):
+        box(rows(FINE, SHAPE))
+
+
+def test_an_executor_given_as_it_is(client, tmp_path):
+    box = Parallel(Troubled(tmp_path), client.get_executor(), block=2)
+    state = rows(*[FINE] * 5)
+    np.testing.assert_array_equal(box(state), in_blocks(tmp_path, state, 2))
+    assert box.ledger.rows_run == 5
+
+
+def test_a_row_that_hangs_is_ended_with_its_worker(client, tmp_path):
+    box = Parallel(Troubled(tmp_path), client.get_executor, timeout=2.0)
+    state = rows(FINE, HANG, FINE, FINE)
+    result = box.run_rows((torch.from_numpy(state),))
+    assert {row: why.failure for row, why in result.failed.items()} == {1: Failure.TIMED_OUT}
+    fine = [0, 2, 3]
+    np.testing.assert_array_equal(result.outputs[0][fine], in_blocks(tmp_path, state[fine], 1))
+    lines = [line.split() for line in (tmp_path / "rows").read_text().splitlines()]
+    (hung,) = {int(process) for process, x in lines if float(x) == state[1, 0]}
+    deadline = time.monotonic() + 20
+    while alive(hung) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(hung)
+    assert [float(x) for _, x in lines].count(state[1, 0]) == 1
+
+
+def test_a_worker_that_retires_in_the_middle(client, tmp_path):
+    box = Parallel(Troubled(tmp_path), client.get_executor, in_flight=8)
+    state = rows(*[PAUSE] * 40)
+
+    def retire() -> None:
+        while not (tmp_path / "rows").exists():
+            time.sleep(0.01)
+        time.sleep(0.2)
+        client.retire_workers([next(iter(client.scheduler_info()["workers"]))])
+
+    helper = threading.Thread(target=retire)
+    helper.start()
+    found = box(state)
+    helper.join()
+    np.testing.assert_array_equal(found, in_blocks(tmp_path, state, 1))
+    ran = Troubled(tmp_path).rows_run()
+    assert set(ran) == set(state[:, 0]) and box.ledger.rows_run == len(ran)
+
+
+def test_a_client_that_is_closed_is_an_error(client, tmp_path):
+    with Client(client.cluster) as other:
+        box = Parallel(Troubled(tmp_path), other.get_executor)
+        box(rows(FINE))
+    with pytest.raises(ExecutorError, match="4 times in a row"):
+        box(rows(FINE))
+    assert box.ledger.rows_run == 1
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_a_second_run_and_a_row_that_kills_all_fails(client, tmp_path):
+    box = Parallel(Troubled(tmp_path), client.get_executor, block=2)
+    state = rows(FINE, FINE, KILL_ONCE, FINE, FINE)
+    plain = state.copy()
+    plain[:, 1] = FINE
+    np.testing.assert_array_equal(box(state), in_blocks(tmp_path, plain, 2))
+    assert 7 <= len(Troubled(tmp_path).rows_run()) <= box.ledger.rows_run
+    state = rows(FINE, FINE, FINE, KILL)
+    result = box.run_rows((torch.from_numpy(state),))
+    assert {row: why.failure for row, why in result.failed.items()} == {3: Failure.LOST}
+    np.testing.assert_array_equal(result.outputs[0][:2], in_blocks(tmp_path, plain[:2], 2))
+    np.testing.assert_array_equal(result.outputs[0][2:3], in_blocks(tmp_path, plain[2:3], 1))

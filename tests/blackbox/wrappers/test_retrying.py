@@ -1,0 +1,179 @@
+"""`Retrying`: what is run again, when, how often, and what it costs."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from typeguard import suppress_type_checks
+
+from blackbox import Budgeted, ConfigurationError, OutputError, RowFailedError
+from blackbox.wrappers import Retrying
+from blackbox.wrappers.clock import Clock
+from tests.blackbox.boxes import KINDS, Doubling, EachBox, ErrorCase, RowsBox, error_table
+
+
+class FakeClock:
+    """Time that passes in sleep, and as told."""
+
+    def __init__(self) -> None:
+        self.time, self.slept = 100.0, []
+        self.clock = Clock(lambda: self.time, self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.time += seconds
+
+
+def passing(faults: dict[float, int], nan: bool = False) -> tuple[Any, Counter[float]]:
+    """Twice the state, where rows whose first entry is in `faults` fail so often; and how often each ran."""
+    asked: Counter[float] = Counter()
+
+    def function(state: Any) -> Any:
+        rows = np.atleast_2d(np.asarray(state))[:, 0].tolist()
+        for x in rows:
+            asked[x] += 1
+        bad = [x for x in rows if asked[x] <= faults.get(x, 0)]
+        if bad and not nan:
+            raise ConnectionError(f"busy at {bad}")
+        answer = 2 * state
+        if bad:
+            answer[..., 0] = math.nan
+        return answer
+
+    return function, asked
+
+
+def states(*first: float) -> np.ndarray:
+    return np.stack([np.array(first, float), np.ones(len(first))], 1)
+
+
+@pytest.mark.parametrize("nan", [False, True])
+@pytest.mark.parametrize("attempts", [1, 2, 3, 4])
+@pytest.mark.parametrize("policy", ["keep", "raise"])
+def test_only_failed_rows_are_run_again(attempts, policy, nan):
+    function, asked = passing({2: 1, 4: 2}, nan)
+    box = Retrying(EachBox(function, failures=policy), attempts=attempts)
+    state = states(1, 2, 3, 4, 5)
+    lost = [] if attempts >= 3 else [3] if attempts == 2 else [1, 3]
+    if policy == "raise" and lost:
+        with pytest.raises(RowFailedError, match=f"row {lost[0]}"):
+            box(state)
+    else:
+        expected = 2 * state
+        expected[lost] = math.nan
+        np.testing.assert_array_equal(box(state), expected)
+    assert asked == {1: 1, 2: min(2, attempts), 3: 1, 4: min(3, attempts), 5: 1}
+    assert (box.ledger.rows_run, box.ledger.rows_failed) == (asked.total(), len(lost))
+    assert box.rows_retried == asked.total() - 5
+
+
+@KINDS
+def test_a_block_is_taken_apart_and_its_bad_row_retried(kind, arrays):
+    function, asked = passing({2: 4})
+    box = Retrying(kind(function, arrays=arrays), attempts=9)  # "raise", which alone would not halve
+    np.testing.assert_array_equal(box(states(1, 2, 3, 4)), 2 * states(1, 2, 3, 4))
+    assert asked[2] == 5
+    assert box.ledger.rows_run == asked.total()
+
+
+def test_waits_double_up_to_the_longest_with_a_keyed_random_part():
+    def waits(seed: int, calls: int = 1) -> list[float]:
+        fake = FakeClock()
+        box = Retrying(
+            EachBox(passing({1: 10**9})[0], failures="keep"),
+            7,
+            backoff=2.0,
+            longest=20.0,
+            seed=seed,
+            clock=fake.clock,
+        )
+        for _ in range(calls):
+            box(states(1))
+        return fake.slept
+
+    assert waits(1) == waits(1)
+    two = waits(1, calls=2)
+    assert two[:6] == waits(1) and two[6:] != two[:6]
+    many = np.array([waits(seed) for seed in range(400)])
+    bounds = np.array([2.0, 4, 8, 16, 20, 20])
+    assert (many <= bounds).all() and (many >= bounds / 2).all()
+    # Uniform on [1/2, 1]: mean 3/4, standard deviation 1 / sqrt(48); six means within 5 sigma.
+    assert np.abs((many / bounds).mean(0) - 0.75).max() < 5 / math.sqrt(48 * 400)
+    assert np.abs(np.corrcoef(many.T) - np.eye(6)).max() < 5 / math.sqrt(400)
+
+
+def test_no_attempt_begins_after_the_timeout_and_none_sleeps_past_it():
+    fake = FakeClock()
+
+    def slow(state: np.ndarray) -> np.ndarray:
+        fake.time += 3
+        raise TimeoutError
+
+    for timeout, attempts in ((1.0, 1), (3.0, 1), (3.1, 2), (10.0, 4), (None, 50)):
+        box = Retrying(RowsBox(slow, failures="keep"), 50, timeout=timeout, clock=fake.clock)
+        assert np.isnan(box(states(1))).all()
+        assert box.ledger.rows_run == attempts
+    fake.slept.clear()
+    box = Retrying(RowsBox(slow, failures="keep"), 50, timeout=10.0, backoff=30.0, clock=fake.clock)
+    box(states(1))
+    assert (fake.slept, box.ledger.rows_run) == ([], 1)
+
+
+def test_nothing_waits_where_nothing_fails():
+    fake = FakeClock()
+    box = Retrying(Doubling(), backoff=5.0, clock=fake.clock)
+    np.testing.assert_array_equal(box(states(1, 2)), 2 * states(1, 2))
+    assert (fake.slept, box.rows_retried, box.ledger.rows_run) == ([], 0, 2)
+
+
+def test_a_fault_of_the_box_is_raised_at_once():
+    box = RowsBox(lambda state: state[:, :1])
+    with pytest.raises(OutputError):
+        Retrying(box, attempts=5)(states(1))
+    assert box.ledger.rows_run == 1
+
+
+def test_a_budget_inside_ends_the_attempts_and_keeps_what_was_paid_for():
+    function, asked = passing({2: 10})
+    box = Retrying(Budgeted(EachBox(function, failures="keep"), rows=4), attempts=9)
+    np.testing.assert_array_equal(box(states(1, 2, 3)), [[2, 2], [math.nan] * 2, [6, 2]])
+    assert (asked[2], box.ledger.rows_run, box.rows_retried) == (2, 4, 1)
+
+
+def test_retrying_in_retrying_multiplies():
+    function, asked = passing({1: 5})
+    np.testing.assert_array_equal(Retrying(Retrying(EachBox(function), 2), 3)(states(1)), [[2, 2]])
+    assert asked[1] == 6
+
+
+def test_a_pickled_one_has_its_settings():
+    twin = pickle.loads(pickle.dumps(Retrying(Doubling(), 4, timeout=3, backoff=0.5, seed=2)))
+    assert (twin.attempts, twin.timeout, twin.backoff, twin.seed, repr(twin)) == (
+        4, 3, 0.5, 2, "Retrying(Doubling, attempts=4)"
+    )  # fmt: skip
+    np.testing.assert_array_equal(twin(states(1)), [[2, 2]])
+
+
+@suppress_type_checks
+def retrying(**settings: Any) -> Any:
+    return Retrying(Doubling(), **settings)
+
+
+ERRORS = [
+    ErrorCase("none", lambda: retrying(attempts=0), ConfigurationError, ["Retrying, attempts", "got 0"]),
+    ErrorCase("float", lambda: retrying(attempts=2.0), ConfigurationError, ["whole number", "got 2.0"]),
+    ErrorCase("timeout", lambda: retrying(timeout=-1), ConfigurationError, ["timeout", "> 0", "got -1"]),
+    ErrorCase("backoff", lambda: retrying(backoff=math.inf), ConfigurationError, ["backoff", "got inf"]),
+    ErrorCase("bool", lambda: retrying(backoff=True), ConfigurationError, ["backoff", "got True"]),
+    ErrorCase("text", lambda: retrying(longest="1"), ConfigurationError, ["longest", "got '1'"]),
+]
+
+
+@error_table(ERRORS)
+def test_refused(case):
+    case.check()
