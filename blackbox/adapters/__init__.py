@@ -1,0 +1,9 @@
+"""Adapters: black boxes made of what is there already, a function, a module, a file, a program, a server."""
+
+from blackbox.adapters.callable import from_callable
+from blackbox.adapters.command import CommandLine
+from blackbox.adapters.onnx import OnnxModel
+from blackbox.adapters.torch_module import TorchModule
+from blackbox.adapters.um_bridge import UmBridge
+
+__all__ = ["CommandLine", "OnnxModel", "TorchModule", "UmBridge", "from_callable"]

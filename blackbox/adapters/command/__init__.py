@@ -1,0 +1,5 @@
+"""A program that reads and writes files, as a black box."""
+
+from blackbox.adapters.command.box import CommandLine
+
+__all__ = ["CommandLine"]

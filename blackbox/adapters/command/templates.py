@@ -1,0 +1,153 @@
+"""Text with placeholders such as {velocity}: numbers written into it, and read out of it again."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from blackbox.errors import ConfigurationError
+from blackbox.spec import ArraySpec
+
+# a number as C, Fortran (1.0D-3) and Python write it; `++` since digits are not to be tried in other portions
+NUMBER = r"[-+]?(?:(?:\d++(?:\.\d*+)?|\.\d++)(?:[eEdD][-+]?\d++)?|[nN][aA][nN]|[iI][nN][fF](?:inity)?)"
+_SEPARATOR = r"[\s,;]+"
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """`{name}` for a whole array, its numbers in C order; `{name[0]}` or `{name[1,2]}` for one of them."""
+
+    name: str
+    index: tuple[int, ...] | None
+    style: str
+
+    def text(self, arrays: Arrays) -> str:
+        """The numbers, separated by spaces; without a format as many digits as name the value."""
+        array = arrays[self.name] if self.index is None else arrays[self.name][self.index]
+        numbers = np.ravel(array)
+        numbers = numbers.astype(int) if numbers.dtype == bool else numbers
+        return " ".join(format(number, self.style) for number in numbers.tolist())
+
+
+class Template:
+    """A text whose placeholders name arrays. All other braces, JSON's or OpenFOAM's, stay as they are.
+
+    Args:
+        where: how messages call it.
+        text: the text; a placeholder is a name that is known, an index in brackets where it is for one
+            number, and a format after a colon, as in `{velocity[0]:.3e}`.
+        specs: the arrays that it may name.
+
+    Attributes:
+        text: as given.
+        parts: literal texts and placeholders, in their order.
+
+    Raises:
+        ConfigurationError: an index is outside its array, or a format is none for numbers.
+    """
+
+    def __init__(self, where: str, text: str, specs: Sequence[ArraySpec]) -> None:
+        """Split the text once, and try every placeholder."""
+        self.where, self.text, self.specs = where, text, {spec.name: spec for spec in specs}
+        names = "|".join(map(re.escape, self.specs))
+        pattern = re.compile(r"\{(" + names + r")(?:\[([\d,\s]+)\])?(?::([^{}]*))?\}")
+        self.parts: list[str | Placeholder] = []
+        end = 0
+        for match in pattern.finditer(text):
+            index = None if match[2] is None else tuple(int(n) for n in match[2].split(",") if n.strip())
+            self.parts += [text[end : match.start()], Placeholder(match[1], index, match[3] or "")]
+            end = match.end()
+            self._try(self.parts[-1], match[0])
+        self.parts.append(text[end:])
+
+    @property
+    def placeholders(self) -> list[Placeholder]:
+        """Those in the text, in their order."""
+        return [part for part in self.parts if isinstance(part, Placeholder)]
+
+    def names(self) -> set[str]:
+        """The arrays that the text names."""
+        return {placeholder.name for placeholder in self.placeholders}
+
+    def fill(self, arrays: Arrays) -> str:
+        """The text of one row, from its arrays by name."""
+        return "".join(part if isinstance(part, str) else part.text(arrays) for part in self.parts)
+
+    def find(self, text: str) -> dict[str, np.ndarray[Any, Any]]:
+        """The arrays by name, read where the text looks like the template.
+
+        The template may stand anywhere in the text, the last time counts, and a run of white space stands
+        for any other.
+
+        Raises:
+            ValueError: nothing in the text looks like it.
+        """
+        found = None
+        for found in self._pattern().finditer(text):  # noqa: B007 (the last one is what is wanted)
+            pass
+        if found is None:
+            raise ValueError(f"{self.where}: expected text like the template, found none.")
+        arrays: dict[str, np.ndarray[Any, Any]] = {}
+        for place, group in zip(self.placeholders, found.groups(), strict=True):
+            spec = self.specs[place.name]
+            kind = np.float64 if spec.floating else np.int64
+            numbers = np.array([_number(word, spec) for word in re.split(_SEPARATOR, group)], kind)
+            if place.index is None:
+                arrays[place.name] = numbers.reshape(spec.shape)
+            else:
+                arrays.setdefault(place.name, np.zeros(spec.shape, kind))[place.index] = numbers[0]
+        return arrays
+
+    def check_complete(self) -> None:
+        """Refuse a template to read by that leaves a number of its arrays out, or asks for one twice.
+
+        Raises:
+            ConfigurationError: naming the array.
+        """
+        for name in self.names():
+            asked = [place.index for place in self.placeholders if place.name == name]
+            each = itertools.product(*map(range, self.specs[name].shape))
+            if asked != [None] and sorted(asked, key=str) != sorted(each, key=str):
+                raise ConfigurationError(
+                    f"{self.where}: expected {{{name}}} once, or each of its numbers once, got {len(asked)} "
+                    f"placeholders for shape {self.specs[name].shape}. Name each number of it once."
+                )
+
+    def _pattern(self) -> re.Pattern[str]:
+        # white space at the ends is the template file's, not the output's
+        ends = {0: str.lstrip, len(self.parts) - 1: str.rstrip}
+        parts = []
+        for index, part in enumerate(self.parts):
+            if isinstance(part, str):
+                words = re.split(r"(\s+)", ends.get(index, str)(part))
+                parts.append("".join(r"\s+" if word.isspace() else re.escape(word) for word in words))
+                continue
+            count = 1 if part.index is not None else int(np.prod(self.specs[part.name].shape, dtype=int))
+            more = f"(?:{_SEPARATOR}{NUMBER}){{{count - 1}}}" if count > 1 else ""
+            parts.append(f"({NUMBER}{more})")
+        return re.compile("".join(parts))
+
+    def _try(self, place: str | Placeholder, written: str) -> None:
+        assert isinstance(place, Placeholder)
+        spec = self.specs[place.name]
+        try:
+            one = np.zeros(spec.shape, np.float64 if spec.floating else np.int64)
+            if place.index is not None and len(place.index) != len(spec.shape):
+                raise IndexError("an index for each axis")
+            place.text({place.name: one})
+        except (IndexError, ValueError) as error:
+            raise ConfigurationError(
+                f"{self.where}: expected a placeholder for {place.name!r} of shape {spec.shape}, got "
+                f"{written} ({error}). Write {{{place.name}}}, if need be with an index in brackets and a "
+                "format after a colon."
+            ) from None
+
+
+def _number(word: str, spec: ArraySpec) -> float | int:
+    return float(re.sub("[dD]", "e", word)) if spec.floating else int(word)

@@ -1,0 +1,152 @@
+import os
+import pickle
+
+import h5py
+import numpy as np
+import pytest
+
+from blackbox.adapters.command import array_files
+
+ARRAY = np.random.default_rng(0).normal(size=(2, 3))
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.h5", "a.hdf5", "a.csv", "a.txt", "A.DAT"])
+@pytest.mark.parametrize(
+    "array", [ARRAY, ARRAY[0], ARRAY[0, 0], np.array([[3, -4]]), ARRAY.astype("float32")]
+)
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_every_format_gives_back_the_same_bits(tmp_path, name, array, vectorized):
+    array = np.asarray(array)
+    if vectorized and not array.ndim:
+        array = array[None]
+    array_files.write(tmp_path / name, "x", array, vectorized)
+    floating = array.dtype.kind == "f"
+    given = array_files.read(tmp_path / name, "x", array.shape, floating)
+    np.testing.assert_array_equal(given, array)
+    assert given.dtype.kind == array.dtype.kind
+
+
+def test_text_is_what_other_programs_expect(tmp_path):
+    path = tmp_path / "a.csv"
+    array_files.write(path, "x", np.array([[1.0, 2], [3, 4]]), False)
+    assert path.read_text() == "1,2\n3,4\n"
+    array_files.write(path, "x", np.arange(8).reshape(2, 2, 2), True)  # a line a row
+    assert path.read_text() == "0,1,2,3\n4,5,6,7\n"
+    array_files.write(path.with_suffix(".dat"), "x", np.array([1.5, 2]), False)
+    assert path.with_suffix(".dat").read_text() == "1.5 2\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["lift,drag\n1,2\n", "1\n2\n", "1,2", "# made by hand\n1,\n2  # end\n\n", " 1 , 2 \r\n"]
+)
+def test_numbers_in_other_people_s_csv(tmp_path, text):
+    (tmp_path / "a.csv").write_text(text, newline="")
+    np.testing.assert_array_equal(array_files.read(tmp_path / "a.csv", "x", (2,), True), [1, 2])
+
+
+def test_several_arrays_share_an_hdf5_file_in_groups(tmp_path):
+    path = tmp_path / "a.h5"
+    array_files.write(path, "fields/u", ARRAY, False)
+    array_files.write(path, "p", ARRAY[0], False)
+    np.testing.assert_array_equal(array_files.read(path, "fields/u", (2, 3), True), ARRAY)
+    np.testing.assert_array_equal(array_files.read(path, "p", (3,), True), ARRAY[0])
+    with h5py.File(path) as file:
+        assert file["fields/u"].dtype == np.float64
+
+
+def text(name, content):
+    return lambda folder: (folder / name).write_text(content)
+
+
+def npy(array, **settings):
+    return lambda folder: np.save(folder / "a.npy", array, **settings)
+
+
+def header_of_a_petabyte(folder):
+    with (folder / "a.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f8", "fortran_order": False, "shape": (2**47,)}
+        )
+
+
+def truncated(folder):
+    np.save(folder / "a.npy", np.zeros(2))
+    (folder / "a.npy").write_bytes((folder / "a.npy").read_bytes()[:-4])
+
+
+def hdf5(make):
+    def write(folder):
+        with h5py.File(folder.parent / "outside.h5", "w") as file:
+            file["x"] = np.zeros(2)
+        with h5py.File(folder / "a.h5", "w") as file:
+            make(file, folder)
+
+    return write
+
+
+def external_link(file, folder):
+    file["x"] = h5py.ExternalLink(str(folder.parent / "outside.h5"), "/x")
+
+
+def soft_link(file, folder):
+    file["real"] = np.zeros(2)
+    file["x"] = h5py.SoftLink("/real")
+
+
+def external_data(file, folder):
+    (folder.parent / "secret").write_bytes(bytes(16))
+    file.create_dataset("x", (2,), "f8", external=[(str(folder.parent / "secret"), 0, 16)])
+
+
+def virtual_data(file, folder):
+    layout = h5py.VirtualLayout((2,), "f8")
+    layout[:] = h5py.VirtualSource(str(folder.parent / "outside.h5"), "x", (2,))
+    file.create_virtual_dataset("x", layout)
+
+
+def words_in_hdf5(file, folder):
+    file["x"] = ["a", "b"]
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("exploded",)
+
+
+WRONG = [  # (what writes a file, its name, words of the message)
+    (npy(np.zeros(3)), "a.npy", ["shape (2,)", "got (3,)"]),
+    (npy(np.zeros(2, complex)), "a.npy", ["real numbers", "complex128"]),
+    (npy(np.zeros(2, [("a", "f8")])), "a.npy", ["real numbers"]),
+    (npy(np.array([Bomb(), 1], dtype=object), allow_pickle=True), "a.npy", ["real numbers", "object"]),
+    (lambda folder: (folder / "a.npy").write_bytes(pickle.dumps(Bomb())), "a.npy", ["magic"]),
+    (header_of_a_petabyte, "a.npy", ["shape (2,)", "140737488355328"]),
+    (truncated, "a.npy", []),
+    (text("a.npy", ""), "a.npy", []),
+    (text("a.h5", "no HDF5"), "a.h5", []),
+    (hdf5(lambda file, folder: None), "a.h5", ["dataset 'x'", "found none"]),
+    (hdf5(lambda file, folder: file.create_group("x")), "a.h5", ["dataset 'x'"]),
+    (hdf5(external_link), "a.h5", ["in this file"]),
+    (hdf5(soft_link), "a.h5", ["in this file"]),
+    (hdf5(external_data), "a.h5", ["in this file"]),
+    (hdf5(virtual_data), "a.h5", ["in this file"]),
+    (hdf5(words_in_hdf5), "a.h5", ["real numbers"]),
+    (hdf5(lambda file, folder: file.create_dataset("x", (10**15,), "f8", chunks=(1024,))), "a.h5", ["(2,)"]),
+    (text("a.csv", "1\n"), "a.csv", ["2 numbers", "found 1"]),
+    (text("a.csv", "1,2,3\n"), "a.csv", ["2 numbers", "found more"]),
+    (text("a.csv", "a,b\nc,d\n"), "a.csv", ["line 2", "'c,d'"]),
+    (text("a.csv", "1,2x\n"), "a.csv", ["found 0"]),
+    (text("a.csv", "1,\n__import__('os')\n"), "a.csv", ["line 2"]),
+]
+
+
+@pytest.mark.parametrize("write, name, words", WRONG)
+def test_other_content_is_an_error_and_nothing_in_it_is_run(tmp_path, monkeypatch, write, name, words):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    write(folder)
+    with pytest.raises((ValueError, OSError)) as caught:
+        array_files.read(folder / name, "x", (2,), True)
+    for word in words:
+        assert word in str(caught.value)
+    assert not (folder / "exploded").exists()

@@ -1,0 +1,138 @@
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from blackbox.adapters.command import process
+
+SH = "/bin/sh"
+
+
+def run(folder, script, timeout=None, max_bytes=10**6):
+    process.run([SH, "-c", script], folder, dict(os.environ), timeout, max_bytes)
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:  # a zombie is dead, only not buried yet
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.01)
+
+
+def test_output_goes_to_files_and_input_is_empty(tmp_path):
+    run(tmp_path, "cat; pwd; echo bad >&2")
+    assert (tmp_path / "stdout.txt").read_text() == f"{tmp_path.resolve()}\n"
+    assert (tmp_path / "stderr.txt").read_text() == "bad\n"
+
+
+def test_a_status_comes_with_the_last_lines_of_stderr(tmp_path):
+    script = "for i in $(seq 1 2000); do echo line $i >&2; done; printf 'caf\\303\\251 \\377' >&2; exit 3"
+    with pytest.raises(RuntimeError) as caught:
+        run(tmp_path, script)
+    said = str(caught.value)
+    assert said.startswith("sh ended with status 3; the last lines of its stderr: line 1997 | ")
+    assert said.endswith("line 2000 | café \ufffd")
+
+
+@pytest.mark.parametrize(
+    "script, words", [("exit 1", "its stderr is empty."), ("kill -SEGV $$", "was ended by SIGSEGV")]
+)
+def test_other_endings(tmp_path, script, words):
+    with pytest.raises(RuntimeError, match=words):
+        run(tmp_path, script)
+
+
+def test_stderr_that_the_program_made_a_link_of_is_not_followed(tmp_path):
+    (tmp_path / "secret").write_text("the password")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with pytest.raises(RuntimeError, match=r"its stderr is gone"):
+        run(folder, "rm stderr.txt; ln -s ../secret stderr.txt; exit 1")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("ends", ["time is up", "program ends", "we are interrupted"])
+def test_no_process_of_the_group_is_left(tmp_path, ends):
+    # the grandchild ignores SIGTERM and writes its number
+    (tmp_path / "stubborn").write_text(
+        "trap '' TERM; echo $$ > new; mv new pid; while true; do sleep 0.05; done"
+    )
+    script = "sh stubborn & while [ ! -f pid ]; do sleep 0.01; done; "
+    number = tmp_path / "pid"
+    if ends == "program ends":
+        run(tmp_path, script + "exit 0")
+    elif ends == "time is up":
+        with pytest.raises(TimeoutError, match=r"sh ran longer than 3 s and was killed; its stderr is empty"):
+            run(tmp_path, script + "wait", timeout=3)
+    else:
+
+        def interrupt():
+            wait_until(number.exists)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, script + "wait")
+        thread.join()
+    pid = int(number.read_text())
+    wait_until(lambda: not alive(pid))
+
+
+def test_the_program_is_asked_to_stop_before_it_is_killed(tmp_path):
+    script = "trap 'echo tidy > tidied; exit 0' TERM; while true; do sleep 0.05; done"
+    with pytest.raises(TimeoutError):
+        run(tmp_path, script, timeout=1)
+    assert (tmp_path / "tidied").read_text() == "tidy\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system cuts files off on Linux alone")
+@pytest.mark.parametrize("script", ["sleep 0.2; yes", "sleep 0.2; yes > big"])
+def test_a_file_that_grows_too_large_ends_the_run(tmp_path, script):
+    with pytest.raises(RuntimeError, match=r"SIGXFSZ.*max_bytes|status 1"):
+        run(tmp_path, script, max_bytes=100_000)
+    assert max(path.stat().st_size for path in tmp_path.iterdir()) == 100_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_no_zombies_and_no_open_files_are_left(tmp_path, monkeypatch):
+    started, start = [], process.subprocess.Popen
+
+    def recorded(*arguments, **settings):
+        started.append(start(*arguments, **settings))
+        return started[-1]
+
+    monkeypatch.setattr(process.subprocess, "Popen", recorded)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        run(tmp_path, "true")
+        with pytest.raises(RuntimeError):
+            run(tmp_path, "false")
+    assert len(os.listdir("/proc/self/fd")) <= before
+    assert len(started) == 10
+    for child in started:
+        with pytest.raises(ChildProcessError):  # it has been waited for
+            os.waitpid(child.pid, os.WNOHANG)
+
+
+def test_a_program_that_cannot_be_started_is_an_error_of_the_system(tmp_path):
+    (tmp_path / "program").write_bytes(b"\x7fELF no program")
+    (tmp_path / "program").chmod(0o700)
+    with pytest.raises(OSError):
+        process.run([str(tmp_path / "program")], tmp_path, {}, None, 1000)
+
+
+def test_the_environment_is_what_is_given(tmp_path):
+    process.run(["/usr/bin/env"], tmp_path, {"ONLY": "this one"}, None, 1000)
+    assert (tmp_path / "stdout.txt").read_text() == "ONLY=this one\n"

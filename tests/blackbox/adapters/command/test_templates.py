@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+
+from blackbox import ArraySpec, ConfigurationError
+from blackbox.adapters.command.templates import Template
+
+SPECS = [ArraySpec("speed", ()), ArraySpec("wing", (2, 3)), ArraySpec("steps", (), "int64")]
+ARRAYS = {"speed": np.array(0.1), "wing": np.arange(6.0).reshape(2, 3) / 3, "steps": np.array(7)}
+
+
+def template(text, specs=SPECS):
+    return Template("here", text, specs)
+
+
+@pytest.mark.parametrize(
+    "text, filled",
+    [
+        ("u = {speed};", "u = 0.1;"),
+        ("{steps} {steps:03d}", "7 007"),
+        ("{speed:.3e}", "1.000e-01"),
+        ("{wing[1,2]} {wing[ 0, 1 ]:.2f}", "1.6666666666666667 0.33"),
+        ('{"u": {speed}, "other": {velocity}, "list": {}}', '{"u": 0.1, "other": {velocity}, "list": {}}'),
+        ("FoamFile\n{\n  U {speed};\n}", "FoamFile\n{\n  U 0.1;\n}"),
+        # neither attributes nor conversions, which str.format would look up
+        ("{speed.__class__} {speed!r} {0} {speed[0].x}", "{speed.__class__} {speed!r} {0} {speed[0].x}"),
+    ],
+)
+def test_known_names_are_filled_in_and_all_other_braces_stay(text, filled):
+    assert template(text).fill(ARRAYS) == filled
+
+
+def test_a_number_is_written_with_all_its_digits():
+    values = np.random.default_rng(0).normal(size=(2, 3)) * 10.0 ** np.arange(-150, 150, 50).reshape(2, 3)
+    text = template("{wing}").fill({"wing": values})
+    np.testing.assert_array_equal(np.array(text.split(), float).reshape(2, 3), values)
+
+
+def test_what_is_filled_in_is_not_looked_at_again():
+    specs = [ArraySpec("a", ()), ArraySpec("b", ())]
+    assert template("{a}{b}", specs).fill({"a": np.array(1.0), "b": np.array(-2.0)}) == "1.0-2.0"
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("speed: {speed}", 0.35),
+        ("speed:\n {speed}", 0.35),
+        ("step {steps}, speed: {speed}", 0.35),
+    ],
+)
+def test_numbers_are_read_where_the_text_looks_like_the_template_the_last_time(text, found):
+    printed = "log\nstep 1, speed: 0.2 m/s\nstep  2,  speed:   3.5D-1 m/s\nend 9"
+    arrays = template(text).find(printed)
+    assert arrays["speed"] == found
+    assert "steps" not in arrays or arrays["steps"] == 2
+
+
+def test_arrays_are_read_whole_or_number_by_number():
+    specs = [ArraySpec("x", (3,)), ArraySpec("n", (2,), "int64")]
+    arrays = template("x = [{x}]\nn = {n[1]} and {n[0]}\n", specs).find("x = [1, -2.5e3,+.5]\r\nn = 4 and 3")
+    np.testing.assert_array_equal(arrays["x"], [1, -2500, 0.5])
+    np.testing.assert_array_equal(arrays["n"], [3, 4])
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "-inf", "Infinity"])
+def test_what_is_not_finite_is_read_as_such(word):
+    assert not np.isfinite(template("speed: {speed}").find(f"speed: {word}")["speed"])
+
+
+@pytest.mark.parametrize("printed", ["", "speed 3", "speed: none", "speed:"])
+def test_text_that_does_not_look_like_it_is_an_error(printed):
+    with pytest.raises(ValueError, match="here: expected text like the template"):
+        template("speed: {speed}").find(printed)
+
+
+def test_special_signs_of_patterns_are_plain_text():
+    assert template("(a.b)* [+] {speed}").find("(a.b)* [+] 2")["speed"] == 2
+    with pytest.raises(ValueError, match="found none"):
+        template("a.b {speed}").find("axb 2")
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("{wing[2,0]}", ["wing", "(2, 3)", "{wing[2,0]}"]),
+        ("{wing[1]}", ["an index for each axis"]),
+        ("{speed[0]}", ["an index for each axis"]),
+        ("{speed:d}", ["{speed:d}"]),
+        ("{speed:,,}", ["{speed:,,}"]),
+    ],
+)
+def test_wrong_placeholders_are_refused_at_once(text, words):
+    with pytest.raises(ConfigurationError) as caught:
+        template(text)
+    for word in ["here", *words]:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{wing[0,0]}", "{speed} {speed}", "{wing} {wing[0,0]}"])
+def test_a_template_to_read_by_names_each_number_once(text):
+    with pytest.raises(ConfigurationError, match="each of its numbers once"):
+        template(text).check_complete()
+
+
+def test_long_lines_of_digits_are_read_in_reasonable_time():
+    # a pattern that tries every split of a run of digits takes minutes here; the suite's timeout would end it
+    with pytest.raises(ValueError, match="found none"):
+        template("{wing} end").find("1" * 20_000 + " x")

@@ -1,0 +1,395 @@
+"""The client: what real servers send, what breaks on the way, several servers, its settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sys
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typeguard import suppress_type_checks
+
+from blackbox import ConfigurationError, FailedRow, Failure, Ledger, NonFiniteInputError, RowFailedError
+from blackbox.adapters.um_bridge import NoAnswerError, ServerError, UmBridge, UnreachableError, servers
+from blackbox.adapters.um_bridge.protocol import from_loose_text
+from blackbox.extras import MissingExtraError
+from blackbox.wrappers.identity import identity
+from tests.blackbox.adapters.um_bridge.servers import Handler, doubling, odd_server, saying
+from tests.blackbox.boxes import ErrorCase, error_table
+
+X = np.array([[1.0, 2.0]])
+NAN = float("nan")
+
+
+def asked(evaluate: Any, **settings: Any) -> tuple[Any, FailedRow | None]:
+    """The answer to one row, and how it failed."""
+    with odd_server(evaluate) as server, UmBridge(server.url, **settings) as box:
+        outcome = box.run_rows((torch.from_numpy(X),))
+    return outcome.outputs[0].tolist()[0], outcome.failed.get(0)
+
+
+# What real servers send
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ('{"output": [[1.5, 2.5]]}', [1.5, 2.5]),
+        ('{"output": [[1, 2]] }', [1, 2]),
+        ('\n {\n  "output": [\n   [1.0,\n 2e0]]}', [1, 2]),
+        ('{"output": [[nan, 1.0]]}', [NAN, 1]),
+        ('{"output": [[-nan, -inf]]}', [NAN, -np.inf]),
+        ('{"output": [[NaN, Infinity]], "note": "nan and inf stay \\" words"}', [NAN, np.inf]),
+        ('{"output": [[null, -Infinity]]}', [NAN, -np.inf]),
+        ('{"output": [[np.float64(0.1), np.float32(nan)]]}', [0.1, NAN]),
+    ],
+)
+def test_what_real_servers_send_is_read(text, expected):
+    found, failed = asked(saying(text))
+    np.testing.assert_array_equal(found, expected)
+    assert (failed is None) == bool(np.isfinite(expected).all())
+
+
+def test_words_in_strings_are_not_numbers():
+    assert (
+        from_loose_text(b'{"a": [nan], "message": "inf is \\"nan\\" here"}')["message"] == 'inf is "nan" here'
+    )
+
+
+@pytest.mark.parametrize(
+    "text, status, words",
+    [
+        ("500 Internal Server Error\n\nServer got itself in trouble", 500, ["status 500", "in trouble"]),
+        ("<html>Bad gateway</html>", 502, ["expected JSON", "502", "<html>"]),
+        ("", 200, ["expected JSON", "status 200"]),
+        ('{"output": [[1.0, 2.0]]}', 500, ["expected status 200", "got status 500"]),
+        (
+            '{"error": {"type": "InvalidInput", "message": "no such mesh"}}',
+            400,
+            ["InvalidInput: no such mesh"],
+        ),
+        ('{"error": {"type": "Odd", "message": "with status 200"}}', 200, ["Odd: with status 200"]),
+        ('{"error": "a plain word"}', 400, ["a plain word"]),
+        ("[[1.0, 2.0]]", 200, ["an object"]),
+        ('{"result": [[1.0, 2.0]]}', 200, ["expected 1 lists of numbers, got no list"]),
+        ('{"output": [1.0, 2.0]}', 200, ["expected 1 lists of numbers, got 2"]),
+        ('{"output": [[1.0, 2.0], [3.0]]}', 200, ["expected 1 lists", "got 2"]),
+        ('{"output": [[1.0]]}', 200, ["expected 2 numbers, got 1"]),
+        ('{"output": [[1.0, "2.0"]]}', 200, ["expected 2 numbers, got a string"]),
+        ('{"output": [[1.0, [2.0]]]}', 200, ["expected 2 numbers, got a list"]),
+        ('{"output": [{"0": 1.0}]}', 200, ["got an object"]),
+        ("[" * 100_000, 200, ["expected JSON"]),
+        ('{"output": [[1.0, 2.0' + " " * 2**21, 200, ["at most 1,048,704 bytes"]),
+        (pickle.dumps({"output": [[1.0, 2.0]]}), 200, ["expected JSON"]),
+    ],
+)
+def test_what_is_no_answer_is_a_failed_row(text, status, words):
+    _, failed = asked(saying(text, status))
+    assert failed is not None and type(failed.error) is ServerError
+    for word in ["/Evaluate", *words]:
+        assert word in str(failed.error)
+    assert len(str(failed.error)) < 600  # however much the server sent
+
+
+def test_nothing_that_a_server_sends_is_unpickled(tmp_path):
+    class Trap:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    _, failed = asked(saying(pickle.dumps(Trap())))
+    assert failed is not None and not (tmp_path / "sprung").exists()
+    pickle.loads(pickle.dumps(Trap()))
+    assert (tmp_path / "sprung").exists()  # so the trap does work
+
+
+def test_a_redirection_is_not_followed():
+    def elsewhere(handler: Any) -> None:
+        handler.send_response(307)
+        handler.send_header("Location", f"{handler.server.url}/Evaluate?again")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    with odd_server(elsewhere) as server, UmBridge(server.url, failures="keep", token="secret") as box:
+        assert np.isnan(box(X)).all()
+        assert len(server.asked) == 1
+
+
+# What breaks on the way
+
+
+def broken_off(handler: Any) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "100")
+    handler.end_headers()
+    handler.wfile.write(b'{"output": [[1.0')
+    handler.close_connection = True
+
+
+def silent(handler: Any) -> None:
+    handler.close_connection = True
+
+
+def late(handler: Any) -> None:
+    time.sleep(1.5)
+
+
+def trickling(handler: Any) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    for _ in range(15):
+        handler.wfile.write(b" ")
+        handler.wfile.flush()
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    "evaluate, error, words, times",
+    [
+        (broken_off, ServerError, "lost the connection", 1),
+        (silent, ServerError, "lost the connection", 2),  # once on the kept connection, once on a new one
+        (late, NoAnswerError, "within 0.3 s", 1),
+        (trickling, NoAnswerError, "within 0.3 s", 1),
+    ],
+)
+def test_a_broken_answer_is_a_failed_row(evaluate, error, words, times):
+    with odd_server(evaluate) as server, UmBridge(server.url, timeout=0.3) as box:
+        failed = box.run_rows((torch.from_numpy(X),)).failed[0]
+        assert type(failed.error) is error and words in str(failed.error)
+        assert failed.failure is (Failure.TIMED_OUT if error is NoAnswerError else Failure.RAISED)
+        assert len(server.asked) == times
+        server.evaluate = doubling  # the next row is not spoiled by the last one's remains
+        np.testing.assert_array_equal(box(X), 2 * X)
+
+
+def test_a_server_that_closes_kept_connections_is_asked_on_a_new_one():
+    def once(handler: Any) -> None:
+        doubling(handler)
+        handler.close_connection = True  # and does not say so
+
+    with odd_server(once) as server, UmBridge(server.url) as box:
+        x = np.arange(20.0).reshape(10, 2)
+        np.testing.assert_array_equal(box(x), 2 * x)
+        assert server.asked == x.tolist()
+
+
+def test_rows_that_are_not_finite_are_not_sent():
+    with odd_server(doubling) as server, UmBridge(server.url) as box:
+        x = np.array([[1.0, NAN], [1.0, 2.0]])
+        with pytest.raises(NonFiniteInputError):
+            box(x)
+        box.failures = "keep"
+        np.testing.assert_array_equal(box(x), [[NAN, NAN], [2, 4]])
+        assert server.asked == [[1.0, 2.0]] and box.ledger.rows_skipped == 1
+
+
+# Several servers
+
+
+def test_rows_are_spread_over_servers_at_the_same_time_and_keep_their_order():
+    meeting = threading.Barrier(4)  # passes only if two rows are with each of two servers at once
+
+    def together(handler: Any) -> None:
+        meeting.wait(20)
+        handler.send(json.dumps({"output": [[1.0, 2.0]]}).encode())
+
+    x = np.arange(16.0).reshape(8, 2)
+    with odd_server(together) as one, odd_server(together) as two:
+        with UmBridge([one.url, two.url], connections=2) as box:
+            assert box(x).shape == (8, 2)
+            assert sorted(one.asked + two.asked) == x.tolist() and len(one.asked) == len(two.asked) == 4
+            one.evaluate = two.evaluate = minus
+            np.testing.assert_array_equal(box(x), -x)
+            assert box.ledger == Ledger(2, 16, 16, seconds=box.ledger.seconds)
+
+
+def minus(handler: Any) -> None:
+    """The first rows take the longest."""
+    time.sleep(max(0.0, 0.02 - handler.given[0] / 1000))
+    handler.send(json.dumps({"output": [[-v for v in handler.given]]}).encode())
+
+
+def test_a_server_that_went_away_costs_no_rows():
+    x = np.arange(40.0).reshape(20, 2)
+    with odd_server(doubling) as one:
+        with odd_server(doubling) as two, odd_server(doubling) as three:
+            box = UmBridge([two.url, one.url, three.url], failures="keep")
+            box.close()  # a thread of the server goes on with a connection that is kept
+        np.testing.assert_array_equal(box(x[0]), 2 * x[0])  # a single row finds the one that is there
+        np.testing.assert_array_equal(box(x), 2 * x)
+        assert len(one.asked) == 21 and box.ledger.rows_failed == 0
+        box.close()
+    assert np.isnan(box(x)).all()
+    assert (box.ledger.rows_run, box.ledger.rows_failed) == (21, 20)
+    failed = box.run_rows((torch.from_numpy(x),)).failed
+    assert len(failed) == 20 and all(type(why.error) is UnreachableError for why in failed.values())
+    box.close()
+
+
+@pytest.mark.parametrize("rest, second", [(0.0, {1, 2}), (60.0, {1})])
+def test_a_server_that_comes_back_is_asked_again_after_a_rest(rest, second, monkeypatch):
+    def asking(connection: Any, row: int) -> tuple[np.ndarray, ...]:
+        asked.add(by_url[connection.url])
+        if 2 in down and by_url[connection.url] == 2:
+            raise UnreachableError("down")
+        time.sleep(0.02)
+        return (np.array([float(row)]),)
+
+    monkeypatch.setattr(servers, "REST_SECONDS", rest)
+    by_url, down, asked = {"http://one:1": 1, "http://two:2": 2}, {2}, set()
+    both = servers.Servers(tuple(by_url), 1.0, None, 1)
+    assert sorted(both.ask_rows(6, asking, False).arrays) == list(range(6))
+    assert asked == {1, 2}
+    down.clear()
+    asked.clear()
+    assert len(both.ask_rows(6, asking, False).arrays) == 6 and asked == second
+    both.close()
+
+
+def test_boxes_are_the_same_to_a_cache_where_address_model_and_config_are():
+    with odd_server(doubling) as one, odd_server(doubling) as two:
+        boxes = [
+            UmBridge(one.url),
+            UmBridge(one.url, "odd", {}, token="t", timeout=5.0, connections=2, failures="keep"),
+            UmBridge(one.url, config={"level": 1}),
+            UmBridge(two.url),
+        ]
+        first, same, *others = [identity(box) for box in boxes]
+        assert first == same and len({first, *others}) == 3
+        assert identity(pickle.loads(pickle.dumps(boxes[0]))) == first
+        for box in boxes:
+            box.close()
+
+
+@pytest.mark.parametrize("connections", [1, 3])
+def test_under_raise_no_row_is_started_after_one_that_failed(connections):
+    def third_fails(handler: Any) -> None:
+        if handler.given[0] == 4:
+            handler.send(b"sorry", 500)
+        else:
+            doubling(handler)
+
+    x = np.arange(200.0).reshape(100, 2)
+    with odd_server(third_fails) as server, UmBridge(server.url, connections=connections) as box:
+        with pytest.raises(RowFailedError, match=r"row 2 failed.*sorry"):
+            box(x)
+        assert len(server.asked) == box.ledger.rows_run < 3 + 5 * connections
+        assert box.ledger.rows_failed == 1
+        box.isolates = True  # as wrappers set it that have to know of every row
+        outcome = box.run_rows((torch.from_numpy(x),))
+        assert list(outcome.failed) == [2]
+        assert torch.equal(outcome.outputs[0][3:], torch.from_numpy(2 * x[3:]))
+
+
+def test_a_call_from_several_threads_mixes_nothing_up():
+    def work(place: int) -> None:
+        x = np.arange(20.0).reshape(10, 2) + 100 * place
+        answers[place] = np.array_equal(box(x), -x)
+
+    answers: dict[int, bool] = {}
+    with odd_server(minus) as server, UmBridge(server.url, connections=2) as box:
+        threads = [threading.Thread(target=work, args=(place,)) for place in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert answers == dict.fromkeys(range(4), True)
+
+
+# Settings
+
+
+@suppress_type_checks
+def made(*arguments: Any, **settings: Any) -> Any:
+    return UmBridge(*arguments, **settings)
+
+
+def against(**settings: Any) -> Any:
+    with odd_server(doubling) as server, UmBridge(server.url, **settings) as box:
+        return box.gradient()
+
+
+def of_sizes(second: bytes) -> Any:
+    with odd_server(doubling) as one, odd_server(doubling) as two:
+        two.sizes = second
+        return UmBridge([one.url, two.url])
+
+
+URL = "http://127.0.0.1:9"
+ERRORS = [
+    ErrorCase("no-urls", lambda: made([]), ConfigurationError, ["at least one"]),
+    ErrorCase(
+        "scheme", lambda: made("localhost:4242"), ConfigurationError, ["http://localhost", "'localhost:"]
+    ),
+    ErrorCase("file", lambda: made("file:///etc/passwd"), ConfigurationError, ["http://localhost"]),
+    ErrorCase("query", lambda: made(URL + "?a=b"), ConfigurationError, ["?a=b"]),
+    ErrorCase(
+        "password", lambda: made("http://me:word@host"), ConfigurationError, ["no password", "host", "token="]
+    ),
+    ErrorCase(
+        "timeout", lambda: made(URL, timeout=0), ConfigurationError, ["timeout", "seconds > 0", "got 0"]
+    ),
+    ErrorCase("nan", lambda: made(URL, timeout=NAN), ConfigurationError, ["timeout", "nan"]),
+    ErrorCase("connections", lambda: made(URL, connections=0), ConfigurationError, [">= 1", "got 0"]),
+    ErrorCase("token", lambda: made(URL, token="a\r\nb"), ConfigurationError, ["token", "token_urlsafe"]),
+    ErrorCase("config", lambda: made(URL, None, {"a": {1}}), ConfigurationError, ["config", "JSON"]),
+    ErrorCase("nobody", lambda: made(URL), UnreachableError, [URL, "found none"]),
+    ErrorCase("name", lambda: against(name="other"), ConfigurationError, ["'other'", "['odd']"]),
+    ErrorCase("derivative", against, ConfigurationError, ["Gradient", "Evaluate", "zo.differentiable"]),
+    ErrorCase(
+        "differ", lambda: of_sizes(b'{"outputSizes": [3]}'), ConfigurationError, ["same model", "(3,)"]
+    ),
+    ErrorCase("no-sizes", lambda: of_sizes(b'{"outputSizes": []}'), ServerError, ["/OutputSizes", "got []"]),
+    ErrorCase(
+        "half", lambda: of_sizes(b'{"outputSizes": [1.5]}'), ServerError, ["whole numbers >= 1", "1.5"]
+    ),
+    ErrorCase("endless", lambda: of_sizes(b'{"outputSizes": [inf]}'), ServerError, ["whole numbers", "inf"]),
+]
+
+
+@error_table(ERRORS)
+def test_refused(case):
+    case.check()
+
+
+def test_a_password_is_in_no_message_and_a_token_in_no_repr():
+    with pytest.raises(ConfigurationError) as caught:
+        made("http://me:word@host")
+    assert "word@" not in str(caught.value)
+    with odd_server(doubling) as server, UmBridge(server.url, token="secret") as box:
+        assert repr(box) == f"UmBridge('{server.url}', 'odd')"
+        server.evaluate = saying("no", 500)
+        assert "secret" not in str(box.run_rows((torch.from_numpy(X),)).failed[0].error)
+
+
+@pytest.mark.parametrize("package", ["urllib3", "orjson"])
+def test_a_missing_extra_names_its_remedy(package, monkeypatch):
+    from blackbox.adapters.um_bridge import protocol
+
+    protocol._orjson.cache_clear()
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"{package}.*pip install 'blackbox-coupling\[umbridge\]'"):
+        made(URL)
+    protocol._orjson.cache_clear()
+
+
+def test_a_prefix_in_the_address_is_kept():
+    class Behind(Handler):
+        def parse_request(self) -> bool:
+            parsed = super().parse_request()
+            paths.append(self.path)
+            self.path = self.path.removeprefix("/models/a")
+            return parsed
+
+    paths: list[str] = []
+    with odd_server(doubling) as server:
+        server.RequestHandlerClass = Behind
+        with UmBridge(server.url + "/models/a/") as box:
+            np.testing.assert_array_equal(box(X), 2 * X)
+    assert paths[0] == "/models/a/Info" and paths[-1] == "/models/a/Evaluate"
