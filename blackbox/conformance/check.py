@@ -1,0 +1,132 @@
+"""`check_black_box`: all checks in turn, each within the budget, none ended by a failed row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from blackbox.conformance.extremes import extreme_inputs, nan_inputs
+from blackbox.conformance.findings import Finding, Verdict
+from blackbox.conformance.global_state import Left, global_state, watched
+from blackbox.conformance.noise import noise_and_mu
+from blackbox.conformance.probe import BoxRaisedError, OutOfRowsError, Probe, keeping
+from blackbox.conformance.processes import process_safety
+from blackbox.conformance.promises import SHAPES, answers, arrays_left_alone, empty_batch
+from blackbox.conformance.quantisation import quantisation
+from blackbox.conformance.report import Report
+from blackbox.conformance.rows import batch_mates, batch_size, determinism, memory, row_order
+from blackbox.conformance.samples import Samples, given_samples, standard_draws
+from blackbox.conformance.smoothness import smoothness
+from blackbox.conformance.speed import speed
+from blackbox.conformance.threads import thread_safety
+from blackbox.errors import ConfigurationError, OutputError
+from blackbox.function import BlackBoxFunction
+
+Check = Callable[[Probe], Finding | list[Finding]]
+
+# What matters most comes first, so that a small budget is spent on it. Determinism is before all that
+# compares answers, quantisation before noise, noise before smoothness; extremes, which may break a box, are
+# last.
+CHECKS: tuple[tuple[str, Check], ...] = (
+    ("determinism", determinism),
+    ("memory", memory),
+    ("batch-mates", batch_mates),
+    ("row order", row_order),
+    ("batch size", batch_size),
+    ("arrays left alone", arrays_left_alone),
+    ("empty batch", empty_batch),
+    ("NaN inputs", nan_inputs),
+    ("quantisation", quantisation),
+    ("noise level", noise_and_mu),
+    ("smoothness", smoothness),
+    ("thread safety", thread_safety),
+    ("process safety", process_safety),
+    ("speed", speed),
+    ("extreme inputs", extreme_inputs),
+)
+
+
+def check_black_box(
+    box: BlackBoxFunction,
+    samples: Samples | None = None,
+    *,
+    rows: int | None = None,
+    processes: bool = True,
+    seed: int = 0,
+) -> Report:
+    """Examine a black box: is it fit to be trained through, and with which mu?
+
+    Args:
+        box: the black box, with the wrappers that training will use; around a `Cached` one many checks see
+            the cache, so check the box inside.
+        samples: for each input an array `(rows, *spec.shape)` of inputs such as training will meet, in the
+            dtype of training; a single array for a single input. At least 2 rows, 32 are enough. None draws
+            standard normal numbers in float32, which say little about a solver in physical units.
+        rows: the most rows to run; fewer lines are drawn then, and checks that do not fit are not made. None
+            for no limit: about 5,000 in float32, 7,500 in float64, and 3,500 for each further differentiable
+            input.
+        processes: whether the box may be sent to other processes, to see that it works there, and so that
+            inputs which kill it do not end this one.
+        seed: of all draws.
+
+    Returns:
+        The report: `print(report)`, `report.faults`, `report.recommendations`.
+
+    Raises:
+        InputError: the samples do not fit the box.
+        ConfigurationError: a setting is out of its range, or `box` is no black box.
+    """
+    if not isinstance(box, BlackBoxFunction):
+        raise ConfigurationError(
+            f"check_black_box, box: expected a BlackBoxFunction, got {type(box).__name__}. "
+            "Make it a subclass of BlackBoxFunction, or wrap it with an adapter."
+        )
+    if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
+        raise ConfigurationError(
+            f"check_black_box, rows: expected a whole number above 0, got {rows!r}. Or None."
+        )
+    inputs = (
+        standard_draws(box, np.random.default_rng(seed)) if samples is None else given_samples(box, samples)
+    )
+    if rows is not None and rows < len(inputs[0]):
+        inputs = tuple(array[: max(2, rows // 16)] for array in inputs)
+    probe = Probe(box, inputs, rows, seed, processes)
+    with keeping(box):
+        findings = _all_findings(probe)
+    measured = tuple(probe.measured.recommendations)
+    return Report(repr(box), tuple(findings), measured, samples is None, probe.spent)
+
+
+def _all_findings(probe: Probe) -> list[Finding]:
+    left = Left([], [])
+    try:
+        with watched() as left:
+            findings = answers(probe)
+    except OutOfRowsError as out:
+        return [_out_of_rows("answers", out)]
+    if len(probe.samples[0]) < 2 or not probe.base:
+        sentence = "Fewer than two samples were answered."
+        return [*findings, *(Finding(name, Verdict.SKIPPED, sentence) for name, _ in CHECKS)]
+    state: Check = lambda probe: global_state(probe, left)  # noqa: E731
+    for name, check in (("global state", state), *CHECKS):
+        try:
+            with watched():
+                found = check(probe)
+        except OutOfRowsError as out:
+            found = _out_of_rows(name, out)
+        except BoxRaisedError as raised:
+            found = _raised(name, raised.__cause__)
+        findings += found if isinstance(found, list) else [found]
+    return findings
+
+
+def _out_of_rows(name: str, out: OutOfRowsError) -> Finding:
+    return Finding(name, Verdict.SKIPPED, f"The budget does not reach: {out}. Raise rows.")
+
+
+def _raised(name: str, cause: BaseException | None) -> Finding:
+    if isinstance(cause, OutputError):
+        return Finding(name, Verdict.FAULT, f"{SHAPES.capitalize()} are broken: {cause}")
+    sentence = f"A call raised {type(cause).__name__}: {cause} Mend the box, or give other samples."
+    return Finding(name, Verdict.FAULT, sentence)

@@ -1,0 +1,127 @@
+"""Straight lines through sample inputs, and the box's answers along them as plain columns of numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+
+from blackbox.conformance.probe import Arrays, Probe
+
+COLUMNS = 512  # output numbers looked at; more say nothing new
+ROUNDING = 0.2  # of a rounding unit: standard deviation of rounding to it, for numbers spread over a binade
+
+Kind = Literal["coordinates", "directions"]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Lines in one input, all else held.
+
+    Attributes:
+        place: of the input.
+        rows: `(lines,)`, which sample each goes through.
+        directions: `(lines, size)`, of unit length.
+        longest: the length over which the input varies along such a line, in its units.
+        shortest: the length below which its own rounding shows.
+    """
+
+    place: int
+    rows: np.ndarray
+    directions: np.ndarray
+    longest: float
+    shortest: float
+
+    def inputs(self, probe: Probe, lengths: np.ndarray) -> Arrays:
+        """The rows at these lengths `(points,)` from the samples, lines outermost."""
+        arrays = list(probe.pick(np.repeat(self.rows, len(lengths))))
+        own = arrays[self.place]
+        moves = self.directions[:, None, :] * lengths[None, :, None]
+        moved = own.reshape(len(own), -1).astype(np.float64) + moves.reshape(len(own), -1)
+        arrays[self.place] = moved.reshape(own.shape).astype(own.dtype)
+        return tuple(arrays)
+
+
+class Responses:
+    """What is looked at of the answers: up to 512 numbers of the differentiable outputs, over their spread.
+
+    Attributes:
+        output: `(columns,)`, which output each is of.
+        spread: for each output, the standard deviation of its numbers over the samples.
+        precision: for each output, the rounding unit of its floats.
+        size: `(columns,)`, root mean square over the samples, in units of the spread.
+        rounding: `(columns,)`, standard deviation of rounding numbers of that size, likewise.
+    """
+
+    def __init__(self, probe: Probe) -> None:
+        specs = probe.box.outputs
+        self.places = [place for place, spec in enumerate(specs) if spec.differentiable]
+        counts = [math.prod(specs[place].shape) for place in self.places]
+        total = sum(counts)
+        keep = probe.generator.permutation(total)[:COLUMNS] if total > COLUMNS else np.arange(total)
+        ends = np.cumsum([0, *counts])
+        self.columns = [np.sort(keep[(keep >= a) & (keep < b)] - a) for a, b in pairwise(ends)]
+        self.output = np.concatenate(
+            [np.full(len(c), p) for p, c in zip(self.places, self.columns, strict=True)]
+        )
+        self.spread = [_spread(base) for base in probe.base]
+        self.precision = [
+            float(np.finfo(base.dtype).eps) if np.issubdtype(base.dtype, np.floating) else 0.0
+            for base in probe.base
+        ]
+        self.size = np.sqrt(np.square(self(probe.base)).mean(axis=0))
+        self.rounding = ROUNDING * np.array([self.precision[place] for place in self.output]) * self.size
+
+    def __call__(self, answers: Arrays) -> np.ndarray:
+        """`(rows, columns)` float64."""
+        parts = [
+            answers[place].reshape(len(answers[place]), -1)[:, columns].astype(np.float64)
+            / self.spread[place]
+            for place, columns in zip(self.places, self.columns, strict=True)
+        ]
+        return np.concatenate(parts, axis=1)
+
+    def along(self, probe: Probe, lines: Lines, lengths: np.ndarray) -> np.ndarray:
+        """`(lines, points, columns)` at these lengths from the samples; NaN where a row failed."""
+        answers = self(probe(lines.inputs(probe, lengths)))
+        answers[~np.isfinite(answers)] = np.nan
+        return answers.reshape(len(lines.rows), len(lengths), -1)
+
+
+def draw_lines(probe: Probe, place: int, count: int, kind: Kind) -> Lines:
+    """Lines through samples taken in turn: along single coordinates, or in directions of a sphere."""
+    samples = probe.samples[place].reshape(len(probe.samples[place]), -1).astype(np.float64)
+    size = samples.shape[1]
+    if kind == "directions":
+        directions = probe.generator.standard_normal((count, size))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        stretch = math.sqrt(size)  # so that a single number moves as far as along a coordinate
+    else:
+        order = np.resize(probe.generator.permutation(size), count)
+        directions = np.eye(size)[order] if size < 10_000 else _unit_vectors(order, size)
+        stretch = 1.0
+    longest = _spread(samples) * stretch
+    rounding = (
+        float(np.finfo(probe.samples[place].dtype).eps) * math.sqrt(np.square(samples).mean()) * stretch
+    )
+    rows = np.resize(probe.generator.permutation(len(samples)), count)
+    return Lines(place, rows, directions, longest, min(longest, 16 * rounding))
+
+
+def _unit_vectors(order: np.ndarray, size: int) -> np.ndarray:
+    vectors = np.zeros((len(order), size))
+    vectors[np.arange(len(order)), order] = 1.0
+    return vectors
+
+
+def _spread(values: np.ndarray) -> float:
+    """Root mean square of the deviations of each number from its mean over rows; else the size; else 1."""
+    values = values.reshape(len(values), -1).astype(np.float64)
+    away, size = (
+        math.sqrt(np.square(values - values.mean(axis=0)).mean()),
+        math.sqrt(np.square(values).mean()),
+    )
+    return away if away > 1e-12 * size else size or 1.0

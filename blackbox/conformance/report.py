@@ -1,0 +1,131 @@
+"""`Report`: all findings about one black box, for programs, as JSON, and for people."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from blackbox.conformance.findings import Finding, Verdict
+from blackbox.conformance.recommended_mu import Recommendation
+
+COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAULT: "bold red", Verdict.SKIPPED: "dim"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check_black_box` found.
+
+    Attributes:
+        box: its repr.
+        findings: in the order of the checks.
+        recommendations: which mu to take, for each differentiable input where that could be measured.
+        drawn: whether the inputs were standard draws, not samples of the user's.
+        rows: how many rows the checks asked for, other processes' included.
+    """
+
+    box: str
+    findings: tuple[Finding, ...]
+    recommendations: tuple[Recommendation, ...]
+    drawn: bool
+    rows: int
+
+    @property
+    def faults(self) -> tuple[Finding, ...]:
+        """What spoils training or breaks the contract."""
+        return self.of(Verdict.FAULT)
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """What limits how the box can be used."""
+        return self.of(Verdict.WARNING)
+
+    def of(self, verdict: Verdict) -> tuple[Finding, ...]:
+        """The findings with this verdict."""
+        return tuple(finding for finding in self.findings if finding.verdict is verdict)
+
+    def finding(self, check: str) -> Finding:
+        """The finding of one check.
+
+        Raises:
+            KeyError: no check of that name was made.
+        """
+        for finding in self.findings:
+            if finding.check == check:
+                return finding
+        raise KeyError(f"{check!r} is not among {', '.join(finding.check for finding in self.findings)}.")
+
+    def to_json(self) -> str:
+        """The report as JSON: no NaN or infinity in it, which are null."""
+        content = {
+            "box": self.box,
+            "rows": self.rows,
+            "samples": "drawn" if self.drawn else "given",
+            "findings": [asdict(found) | {"verdict": found.verdict.value} for found in self.findings],
+            "recommendations": [
+                asdict(found) | {"long_directions": found.long_directions} for found in self.recommendations
+            ],
+        }
+        return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
+
+    def summary(self) -> str:
+        """One line: how many faults and warnings, and what it cost."""
+        faults, warnings = len(self.faults), len(self.warnings)
+        said = f"{self.box}: {_count(faults, 'fault')}, {_count(warnings, 'warning')}, {self.rows:,} rows."
+        if self.drawn:
+            said += " Inputs were standard draws; real samples say more about your problem."
+        return said
+
+    def __rich__(self) -> RenderableType:
+        """A table for people."""
+        table = Table(
+            title=Text(self.summary()), title_justify="left", box=None, pad_edge=False, title_style=""
+        )
+        table.add_column("check", no_wrap=True)
+        table.add_column("verdict", no_wrap=True)
+        table.add_column("number", justify="right")
+        table.add_column("what was seen", overflow="fold", min_width=30)
+        for found in self.findings:
+            table.add_row(
+                Text(found.check),
+                Text(found.verdict.value, style=COLOURS[found.verdict]),
+                Text(_number(found)),
+                Text(found.sentence),
+            )
+        return table
+
+    def __str__(self) -> str:
+        """The table as plain text, 110 columns wide."""
+        console = Console(width=110, no_color=True, force_terminal=False)
+        with console.capture() as text:
+            console.print(self)
+        return text.get()
+
+
+def _number(found: Finding) -> str:
+    if found.number is None:
+        return ""
+    number = f"{found.number:,.0f}" if found.number == _whole(found.number) else f"{found.number:.2g}"
+    return f"{number} {found.unit}".strip()
+
+
+def _whole(number: float) -> int | None:
+    """The number if it is whole and finite."""
+    return int(number) if abs(number) < 1e15 and number == int(number) else None
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    return value

@@ -1,0 +1,407 @@
+"""Black boxes that are broken on purpose, each in one way, and what must be said about them."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from blackbox import ArraySpec, BlackBoxFunction, Outcome, Wrapper
+from blackbox.conformance import Verdict
+
+SPEC = (ArraySpec("x", (3,)),)
+OUT = (ArraySpec("y", (3,)),)
+FAULT, WARNING = Verdict.FAULT, Verdict.WARNING
+
+
+class Good(BlackBoxFunction):
+    """Smooth, not linear, and keeps its word; the others spoil it."""
+
+    inputs = SPEC
+    outputs = OUT
+
+    def evaluate_rows(self, x: Any) -> Any:
+        return self.smooth(x)
+
+    @staticmethod
+    def smooth(x: Any) -> Any:
+        return np.sin(x) + 0.3 * x * np.roll(x, 1, axis=-1)
+
+
+class GoodInTorch(BlackBoxFunction):
+    inputs = (ArraySpec("x", (3,)), ArraySpec("scale", (), differentiable=False))
+    outputs = (ArraySpec("y", (3,)), ArraySpec("total", ()), ArraySpec("sign", (), "int64"))
+    arrays = "torch"
+
+    def evaluate_rows(self, x: Any, scale: Any) -> Any:
+        y = scale[:, None] * torch.sin(x)
+        return y, x.square().sum(1), (x.sum(1) > 0).long() + 0 * scale.long()
+
+
+class GoodRowByRow(Good):
+    def evaluate_rows(self, x: Any) -> Any:
+        return np.stack([self.smooth(row) for row in x]) if len(x) else x
+
+
+class Random(Good):
+    def evaluate_rows(self, x: Any) -> Any:
+        return self.smooth(x) + 1e-3 * np.random.default_rng().standard_normal(x.shape)
+
+
+class RandomAndSaysSo(Random):
+    deterministic = False
+
+
+class Counting(Good):
+    """Every call adds to the answer: a file handle, a clock, a warm start that is never reset."""
+
+    calls = 0
+
+    def evaluate_rows(self, x: Any) -> Any:
+        self.calls += 1
+        return self.smooth(x) + 0.01 * self.calls
+
+
+class WarmStarting(Good):
+    """Starts from where the last call ended, and does not get far."""
+
+    last = 0.0
+
+    def evaluate_rows(self, x: Any) -> Any:
+        y = self.smooth(x)
+        y, self.last = 0.9 * y + 0.1 * self.last, float(y.mean())
+        return y
+
+
+class Stale(Good):
+    """Gives the answers of the call before, where they have the right shape."""
+
+    before: Any = None
+
+    def evaluate_rows(self, x: Any) -> Any:
+        now = self.smooth(x)
+        old, self.before = self.before, now
+        return old if old is not None and old.shape == now.shape else now
+
+
+class Centring(Good):
+    def evaluate_rows(self, x: Any) -> Any:
+        return self.smooth(x - x.mean(axis=0, keepdims=True))
+
+
+class CommonStep(Good):
+    """A time step for all rows, from the fastest of them."""
+
+    def evaluate_rows(self, x: Any) -> Any:
+        step = 0.1 / (1 + np.abs(x).max(initial=0.0))
+        return x + step * self.smooth(x) + step**2
+
+
+class Numbering(Good):
+    def evaluate_rows(self, x: Any) -> Any:
+        return self.smooth(x) + 0.01 * np.arange(len(x), dtype=x.dtype)[:, None]
+
+
+class OverTheBatch(Good):
+    def evaluate_rows(self, x: Any) -> Any:
+        return self.smooth(x) / max(1, len(x))
+
+
+class Squeezing(BlackBoxFunction):
+    """Forgets the axis of a single row, as `squeeze` does."""
+
+    inputs = SPEC
+    outputs = (ArraySpec("y", ()),)
+
+    def evaluate_rows(self, x: Any) -> Any:
+        return np.squeeze(np.sin(x).sum(axis=1))
+
+
+class OddShape(BlackBoxFunction):
+    inputs = SPEC
+    outputs = OUT
+
+    def evaluate(self, x: Any) -> Any:
+        return Good.smooth(x)[:2] if x[0] > 0.5 else Good.smooth(x)
+
+
+class TooShort(Good):
+    outputs = (ArraySpec("y", (3,), "float64"),)
+
+    def evaluate_rows(self, x: Any) -> Any:
+        return self.smooth(x).astype(np.float32)
+
+
+class WritesToInputs(Wrapper):
+    def run_rows(self, inputs: tuple[torch.Tensor, ...]) -> Outcome:
+        outcome = self.box.run_rows(inputs)
+        inputs[0].mul_(2)
+        return outcome
+
+
+class OneBuffer(Good):
+    """Answers from an array of its own, past the copy that calls make."""
+
+    def __init__(self) -> None:
+        self.buffer = np.zeros((1000, 3), np.float32)
+        super().__init__()
+
+    def __call__(self, *arrays: Any) -> Any:
+        given = super().__call__(*arrays)
+        self.buffer[: len(given)] = given
+        return self.buffer[: len(given)]
+
+
+class NoEmptyBatch(Good):
+    def evaluate_rows(self, x: Any) -> Any:
+        assert x.max() < np.inf
+        return self.smooth(x)
+
+
+class NoEmptyCall(Good):
+    def __call__(self, *arrays: Any) -> Any:
+        if not len(arrays[0]):
+            raise ZeroDivisionError("no rows")
+        return super().__call__(*arrays)
+
+
+class SwallowsNan(Good):
+    def evaluate_rows(self, x: Any) -> Any:
+        return np.nan_to_num(self.smooth(x))
+
+
+class Rounds(Good):
+    def evaluate_rows(self, x: Any) -> Any:
+        return np.round(self.smooth(x).astype(np.float64), 3)
+
+
+class Steps(Good):
+    def evaluate_rows(self, x: Any) -> Any:
+        return np.floor(2 * x)
+
+
+class Jumps(Good):
+    def evaluate_rows(self, x: Any) -> Any:
+        return self.smooth(x) + 0.2 * (x[:, :1] > 0.1)
+
+
+class Drowned(Good):
+    """Noise as large as what the input does."""
+
+    deterministic = False
+
+    def evaluate_rows(self, x: Any) -> Any:
+        return 0.1 * np.sin(x) + np.random.default_rng().standard_normal(x.shape)
+
+
+class NoEffect(Good):
+    inputs = (ArraySpec("x", (3,)), ArraySpec("unused", ()))
+
+    def evaluate_rows(self, x: Any, unused: Any) -> Any:
+        return self.smooth(x)
+
+
+class Unpicklable(Good):
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        super().__init__()
+
+
+class ForgetsSettings(Good):
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+        super().__init__()
+
+    def evaluate_rows(self, x: Any) -> Any:
+        return self.factor * self.smooth(x)
+
+    def __reduce__(self) -> Any:
+        return ForgetsSettings, ()
+
+
+class CannotBeRebuilt(Good):
+    def __reduce__(self) -> Any:
+        return _connect, (os.getpid(),)
+
+
+def _connect(owner: int) -> CannotBeRebuilt:
+    if owner != os.getpid():
+        raise ConnectionError("the solver listens to its own process")
+    return CannotBeRebuilt()
+
+
+class OneScratchFile(Good):
+    """Input and output through one file, whoever calls; its slow solver leaves time to be overwritten."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        super().__init__()
+
+    def evaluate_rows(self, x: Any) -> Any:
+        self.file.write_text(str(os.getpid()))
+        time.sleep(0.05)
+        return self.smooth(x) if self.file.read_text() == str(os.getpid()) else 0 * x
+
+
+class OneWorkArray(Good):
+    def __init__(self) -> None:
+        self.work = np.zeros((1000, 3))
+        super().__init__()
+
+    def evaluate_rows(self, x: Any) -> Any:
+        self.work[: len(x)] = x
+        time.sleep(0.005)  # other threads run here, as they do in any solver that lets go of the lock
+        return self.smooth(self.work[: len(x)].copy())
+
+
+class Seeding(Good):
+    def evaluate_rows(self, x: Any) -> Any:
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        return self.smooth(x)
+
+
+class Drawing(Good):
+    def evaluate_rows(self, x: Any) -> Any:
+        random.random()
+        return self.smooth(x)
+
+
+class Moving(Good):
+    def evaluate_rows(self, x: Any) -> Any:
+        os.chdir("/")
+        return self.smooth(x)
+
+
+class DoublePrecision(Good):
+    def evaluate_rows(self, x: Any) -> Any:
+        torch.set_default_dtype(torch.float64)
+        return self.smooth(x)
+
+
+class NoGradient(Good):
+    """Switches recording off for everyone, as a forgotten `set_grad_enabled(False)` does."""
+
+    def evaluate_rows(self, x: Any) -> Any:
+        torch.set_grad_enabled(False)
+        return self.smooth(x)
+
+
+class Chatty(Good):
+    def evaluate_rows(self, x: Any) -> Any:
+        print("residual 1.2e-3")
+        return self.smooth(x)
+
+
+class ChattyBelowPython(Good):
+    def evaluate_rows(self, x: Any) -> Any:
+        os.write(1, b"residual 1.2e-3\n")
+        return self.smooth(x)
+
+
+class SpoiledByExtremes(Good):
+    """Remembers the largest input ever seen."""
+
+    largest = 10.0
+
+    def evaluate_rows(self, x: Any) -> Any:
+        self.largest = max(self.largest, float(np.abs(x).max(initial=0.0)))
+        return self.smooth(x) + 1 / self.largest
+
+
+class KilledByHuge(Good):
+    def evaluate_rows(self, x: Any) -> Any:
+        if np.abs(x).max(initial=0.0) > 1e20:
+            os.abort()
+        return self.smooth(x)
+
+
+class KilledByZero(Good):
+    def evaluate_rows(self, x: Any) -> Any:
+        if not np.any(x):
+            os.abort()
+        return self.smooth(x)
+
+
+class FailsHere(Good):
+    def evaluate_rows(self, x: Any) -> Any:
+        y = self.smooth(x)
+        y[x[:, 0] > 0.8] = np.nan
+        return y
+
+
+class AlwaysFails(Good):
+    def evaluate_rows(self, x: Any) -> Any:
+        raise OSError("licence server not found")
+
+
+class Hangs(Good):
+    def evaluate_rows(self, x: Any) -> Any:
+        time.sleep(1000)
+
+
+class Broken(NamedTuple):
+    """A box, the check that must find it, the verdict, and words that its sentence must hold."""
+
+    make: Any
+    check: str
+    verdict: Verdict
+    words: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"{getattr(self.make, '__name__', 'made')}-{self.check}".replace(" ", "-")
+
+
+def writes_to_inputs() -> Wrapper:
+    return WritesToInputs(Good())
+
+
+CATALOGUE = [
+    Broken(Random, "determinism", FAULT, ("different answers", "deterministic = False")),
+    Broken(RandomAndSaysSo, "determinism", WARNING, ("as the box says", "noise level")),
+    Broken(Counting, "determinism", FAULT, ("different answers", "output 'y'")),
+    Broken(WarmStarting, "memory", FAULT, ("call before", "same state")),
+    Broken(Stale, "memory", FAULT, ("call before", "every buffer anew")),
+    Broken(Centring, "batch-mates", FAULT, ("rows beside it", "no mean")),
+    Broken(CommonStep, "batch-mates", FAULT, ("rows beside it", "step size")),
+    Broken(Numbering, "row order", FAULT, ("place in the call",)),
+    Broken(OverTheBatch, "batch size", FAULT, ("number of rows",)),
+    Broken(Squeezing, "shapes and dtypes", FAULT, ("expected shape (1,), got ()",)),
+    Broken(OddShape, "shapes and dtypes", FAULT, ("expected shape (3,), got (2,)",)),
+    Broken(TooShort, "shapes and dtypes", FAULT, ("expected float64, got float32",)),
+    Broken(writes_to_inputs, "arrays left alone", FAULT, ("input 'x' was written to", "Copy")),
+    Broken(OneBuffer, "arrays left alone", FAULT, ("buffer of the box's own", "copy")),
+    Broken(NoEmptyBatch, "empty batch", WARNING, ("evaluate_rows raises", "Return early")),
+    Broken(NoEmptyCall, "empty batch", FAULT, ("ZeroDivisionError", "(0, ...)")),
+    Broken(SwallowsNan, "NaN inputs", FAULT, ("'x'", "Let NaN through")),
+    Broken(Rounds, "quantisation", WARNING, ("steps of 0.001", "mu")),
+    Broken(Steps, "quantisation", WARNING, ("steps of 1:",)),
+    Broken(Jumps, "smoothness", WARNING, ("jumps by 0.2", "along 'x'")),
+    Broken(Drowned, "mu of 'x'", WARNING, ("drowns the slopes",)),
+    Broken(NoEffect, "mu of 'unused'", WARNING, ("do not change", "differentiable=False")),
+    Broken(Unpicklable, "picklability", WARNING, ("cannot be pickled", "__reduce__")),
+    Broken(OneWorkArray, "thread safety", WARNING, ("disturb each other", "work arrays")),
+    Broken(Seeding, "random numbers", FAULT, ("numpy.random, torch", "generator of your own")),
+    Broken(Drawing, "random numbers", WARNING, ("draws from", "random")),
+    Broken(Moving, "global state", FAULT, ("working folder", "Put back")),
+    Broken(DoublePrecision, "global state", FAULT, ("default dtype of torch",)),
+    Broken(NoGradient, "global state", FAULT, ("gradient mode of torch",)),
+    Broken(Chatty, "printing", WARNING, ("residual 1.2e-3", "log")),
+    Broken(ChattyBelowPython, "printing", WARNING, ("residual 1.2e-3",)),
+    Broken(SpoiledByExtremes, "extreme inputs", FAULT, ("After extreme inputs", "same state")),
+    Broken(FailsHere, "answers", WARNING, ("samples failed", "not finite", "samples=")),
+    Broken(AlwaysFails, "answers", FAULT, ("32 of 32", "licence server not found")),
+]
+IN_PROCESSES = [
+    Broken(lambda: ForgetsSettings(2.0), "picklability", FAULT, ("other answers", "settings")),
+    Broken(CannotBeRebuilt, "picklability", FAULT, ("listens to its own process", "__reduce__")),
+    Broken(KilledByZero, "extreme inputs", FAULT, ("Zero inputs end the process", "SIGABRT")),
+    Broken(KilledByHuge, "extreme inputs", FAULT, ("Huge inputs end the process", "SIGABRT")),
+]
+GOOD = [Good, GoodInTorch, GoodRowByRow]

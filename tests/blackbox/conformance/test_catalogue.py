@@ -1,0 +1,75 @@
+"""Every broken box is found and named; good ones, those that ship among them, have no fault."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from blackbox.conformance import Report, Verdict, check_black_box
+from simulators.wake_flow import WakeFlow, staggered
+from tests.blackbox.conformance.broken_boxes import CATALOGUE, GOOD, IN_PROCESSES, Broken
+from tests.test_documentation import blocks
+
+
+def warned(report: Report) -> list[str]:
+    """Checks with a warning, but for speed: that is the machine's."""
+    return [found.check for found in report.warnings if found.check != "speed"]
+
+
+def check_found(broken: Broken, report: Report) -> None:
+    found = report.finding(broken.check)
+    assert found.verdict is broken.verdict, str(report)
+    for word in broken.words:
+        assert word in found.sentence
+
+
+@pytest.mark.parametrize("broken", CATALOGUE, ids=repr)
+def test_each_fault_is_found_and_named(broken, monkeypatch):
+    monkeypatch.chdir(os.getcwd())
+    check_found(broken, check_black_box(broken.make(), rows=3000, processes=False))
+
+
+@pytest.mark.parametrize("make", GOOD)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_good_box_has_no_fault_and_no_warning(make, seed):
+    report = check_black_box(make(), processes=False, seed=seed)
+    assert not report.faults and not warned(report), str(report)
+    assert [found.check for found in report.of(Verdict.SKIPPED)] == ["process safety"]
+
+
+def test_a_good_box_has_no_fault_in_other_processes():
+    report = check_black_box(GOOD[1](), rows=2000)
+    assert not report.faults and not warned(report), str(report)
+    assert report.finding("process safety").verdict is report.finding("picklability").verdict is Verdict.OK
+
+
+def test_the_readme_s_pendulum_has_no_fault():
+    scope: dict = {}
+    exec(blocks("README.md")[0].split("network = ")[0], scope)
+    report = check_black_box(scope["pendulum"], processes=False)
+    assert not report.faults, str(report)
+    assert warned(report) in ([], ["picklability"])  # it was typed into no module
+    assert scope["pendulum"].failures == "keep"  # as it was
+
+
+def test_the_wake_has_no_fault():
+    box = WakeFlow(8)
+    noise = 0.05 * torch.randn(12, *box.inputs[0].shape, generator=torch.Generator().manual_seed(0))
+    velocity = staggered.start(box.step.channel).float() + noise
+    reynolds = torch.linspace(100, 1000, 12)
+    for _ in range(3):
+        velocity = box(velocity, reynolds)
+    report = check_black_box(box, (velocity, reynolds), processes=False)
+    assert not report.faults and not warned(report), str(report)
+    assert [found.input for found in report.recommendations] == ["velocity"]
+    assert box.failures == "raise"
+
+
+def test_each_check_has_a_broken_box():
+    """What has none may find nothing at all; answers to good boxes come from every check."""
+    broken = {entry.check.split(" of ")[0] for entry in CATALOGUE + IN_PROCESSES} | {"process safety"}
+    checks = {found.check.split(" of ")[0] for found in check_black_box(GOOD[0](), processes=False).findings}
+    assert checks - broken == {"noise level", "speed"}  # these measure; test_noise_level, test_speed
+    assert len(CATALOGUE + IN_PROCESSES) >= 15

@@ -1,0 +1,183 @@
+"""`check_black_box`: samples, budgets, failing boxes, and what it leaves as it was."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typeguard import suppress_type_checks
+
+from blackbox import ArraySpec, BlackBoxFunction, Budgeted, ConfigurationError, InputError
+from blackbox.conformance import Report, Verdict, check_black_box, read_samples
+from blackbox.conformance.check import CHECKS
+from tests.blackbox.boxes import ErrorCase, error_table
+from tests.blackbox.conformance.broken_boxes import (
+    AlwaysFails,
+    FailsHere,
+    Good,
+    GoodInTorch,
+    GoodRowByRow,
+    NoGradient,
+    Seeding,
+)
+from tests.blackbox.conformance.probes import draws
+
+
+def check(box: Any, *samples: Any, **settings: Any) -> Report:
+    return check_black_box(box, *samples, processes=False, **settings)
+
+
+@suppress_type_checks
+def wrong(box: Any = None, samples: Any = None, **settings: Any) -> Report:
+    return check_black_box(Good() if box is None else box, samples, processes=False, **settings)
+
+
+ERRORS = [
+    ErrorCase("function", lambda: wrong(np.sin), ConfigurationError, ["box", "BlackBoxFunction", "ufunc"]),
+    ErrorCase("rows", lambda: wrong(rows=0), ConfigurationError, ["rows", "above 0", "got 0"]),
+    ErrorCase("float-rows", lambda: wrong(rows=1e4), ConfigurationError, ["rows", "got 10000.0"]),
+    ErrorCase("one-row", lambda: wrong(samples=draws(1, 3)), InputError, ["at least 2 rows", "(1,)"]),
+    ErrorCase("no-leading", lambda: wrong(samples=draws(3)), InputError, ["one leading axis", "got ()"]),
+    ErrorCase("nan", lambda: wrong(samples=draws(4, 3) * np.nan), InputError, ["'x'", "NaN", "Leave"]),
+]
+
+
+@error_table(ERRORS)
+def test_refused(case):
+    case.check()
+
+
+def test_samples_may_be_arrays_or_tensors_and_are_not_changed():
+    samples = draws(40, 3)
+    kept, tensor = samples.copy(), torch.from_numpy(samples.copy())
+    for given in (samples, (samples,), [samples], tensor):
+        assert not check(Good(), given, rows=600).faults
+    assert np.array_equal(samples, kept) and np.array_equal(tensor.numpy(), kept)
+
+
+def test_standard_draws_are_said_to_be_such():
+    assert "real samples say more" in check(Good(), rows=200).summary()
+    assert "real samples" not in check(Good(), draws(8, 3), rows=200).summary()
+
+
+def test_two_samples_are_enough():
+    report = check(Good(), draws(2, 3))
+    assert not report.faults
+    assert report.recommendations
+
+
+def test_numbers_without_a_derivative_are_not_moved():
+    class Watching(GoodInTorch):
+        def evaluate_rows(self, x: Any, scale: Any) -> Any:
+            seen.update(scale.tolist())
+            return super().evaluate_rows(x, scale)
+
+    seen: set[float] = set()
+    scale = np.linspace(1, 2, 8)
+    check(Watching(), (draws(8, 3).astype(float), scale))
+    assert {value for value in seen if np.isfinite(value)} <= set(scale.tolist())
+
+
+@pytest.mark.parametrize("rows", [1, 20, 60, 300, 1000, 3000])
+def test_no_more_rows_are_run_than_the_budget_allows(rows):
+    box = Budgeted(Good(), rows=rows)  # would refuse, and be reported as a fault
+    report = check(box, draws(32, 3), rows=rows)
+    assert report.rows <= rows
+    assert box.ledger.rows_run <= rows
+    assert not report.faults, str(report)
+    skipped = report.of(Verdict.SKIPPED)
+    assert all("rows" in found.sentence for found in skipped if found.check != "process safety")
+    assert (rows <= 1000) == any("Raise rows" in found.sentence for found in skipped)
+
+
+def test_all_rows_are_counted():
+    for box in (Good(), GoodRowByRow()):
+        report = check(box, draws(8, 3))
+        assert report.rows == box.ledger.rows_run + box.ledger.rows_skipped
+
+
+def test_the_same_seed_gives_the_same_findings():
+    first, second = (check(Good(), seed=3) for _ in range(2))
+    assert first.recommendations == second.recommendations
+    assert [f for f in first.findings if f.check != "speed"] == [
+        f for f in second.findings if f.check != "speed"
+    ]
+
+
+@pytest.mark.parametrize("policy", ["raise", "keep"])
+def test_the_policy_is_what_it_was(policy):
+    for box in (FailsHere(failures=policy), AlwaysFails(failures=policy)):
+        check(box, rows=300)
+        assert box.failures == policy
+
+
+def test_failed_rows_do_not_end_the_check():
+    report = check(FailsHere())
+    assert [found.check for found in report.of(Verdict.FAULT)] == []
+    assert report.recommendations and report.finding("determinism").verdict is Verdict.OK
+    nothing = check(AlwaysFails())
+    assert len(nothing.findings) == len(CHECKS) + 2
+    assert [found.check for found in nothing.faults] == ["answers"]
+
+
+def test_errors_of_the_box_s_own_do_not_end_the_check():
+    class Refuses(Good):
+        """As WakeFlow does: an error of the package is no failed row, it leaves the call."""
+
+        def evaluate_rows(self, x: Any) -> Any:
+            if np.abs(x).max(initial=0.0) > 2.5:
+                raise InputError("expected numbers up to 2.5. Take smaller ones.")
+            return self.smooth(x)
+
+    report = check(Refuses(), np.clip(draws(16, 3), -2, 2))
+    assert "refused (InputError)" in report.finding("extreme inputs").sentence
+    assert "up to 2.5" in report.finding("noise level").sentence
+    assert "up to 2.5" in check(Refuses(), 3 + draws(4, 3) ** 2).finding("answers").sentence
+
+
+def test_whole_numbers():
+    class Sorting(BlackBoxFunction):
+        inputs = (ArraySpec("k", (4,), "int64"),)
+        outputs = (ArraySpec("rank", (4,), "int64"),)
+
+        def evaluate_rows(self, k: Any) -> Any:
+            return np.argsort(np.argsort(k, axis=1), axis=1)
+
+    report = check(Sorting())
+    assert not report.faults and not report.recommendations
+    assert [found.check for found in report.warnings] == ["picklability"]  # a class in a function
+    assert report.finding("NaN inputs").verdict is Verdict.SKIPPED
+
+
+def test_the_process_is_left_as_it_was():
+    random.seed(1)
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    expected = [random.random(), torch.rand(()).item(), np.random.random()]  # noqa: NPY002
+    random.seed(1)
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    check(Seeding(), rows=300)
+    check(NoGradient(), rows=300)
+    assert torch.is_grad_enabled()
+    assert [random.random(), torch.rand(()).item(), np.random.random()] == expected  # noqa: NPY002
+
+
+def test_samples_from_files(tmp_path):
+    scale = np.ones(4)
+    np.savez(tmp_path / "both.npz", scale=scale, x=draws(4, 3))
+    x, given = read_samples(GoodInTorch(), tmp_path / "both.npz")
+    assert np.array_equal(x, draws(4, 3)) and np.array_equal(given, scale)
+    np.save(tmp_path / "one.npy", draws(4, 3))
+    assert np.array_equal(read_samples(Good(), str(tmp_path / "one.npy"))[0], draws(4, 3))
+    np.savez(tmp_path / "part.npz", x=draws(4, 3))
+    with pytest.raises(InputError, match=r"expected the arrays x, scale, got x\. Save them"):
+        read_samples(GoodInTorch(), tmp_path / "part.npz")
+    np.save(tmp_path / "pickled.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(InputError, match="expected arrays of numbers"):
+        read_samples(Good(), tmp_path / "pickled.npy")
+    with pytest.raises(FileNotFoundError):
+        read_samples(Good(), tmp_path / "none.npz")

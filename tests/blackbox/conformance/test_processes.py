@@ -1,0 +1,92 @@
+"""Other processes: faults that show only there, workers that die, hang or cannot start."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from blackbox.conformance import Verdict
+from blackbox.conformance.extremes import extreme_inputs
+from blackbox.conformance.processes import in_process, pickled, process_safety
+from tests.blackbox.conformance.broken_boxes import (
+    IN_PROCESSES,
+    CannotBeRebuilt,
+    Good,
+    Hangs,
+    KilledByHuge,
+    OneScratchFile,
+    Unpicklable,
+)
+from tests.blackbox.conformance.probes import draws, probing
+
+
+@pytest.mark.parametrize("broken", IN_PROCESSES, ids=["settings", "rebuilt", "zero", "huge"])
+def test_faults_that_show_only_there(broken):
+    with probing(broken.make(), draws(4, 3), processes=True) as probe:
+        found = process_safety(probe) if broken.check != "extreme inputs" else [extreme_inputs(probe)]
+    (named,) = (finding for finding in found if finding.check == broken.check)
+    assert named.verdict is broken.verdict
+    for word in broken.words:
+        assert word in named.sentence
+
+
+def test_two_processes_that_share_a_file(tmp_path):
+    with probing(OneScratchFile(tmp_path / "scratch"), draws(4, 3), processes=True) as probe:
+        same, safe = process_safety(probe)
+    assert same.verdict is Verdict.OK
+    assert safe.verdict is Verdict.FAULT
+    assert "scratch folder" in safe.sentence
+
+
+def test_a_worker_that_dies_has_answered_until_then():
+    calm, huge = (draws(2, 3),), (np.full((1, 3), 1e30, np.float32),)
+    (reply,) = in_process(pickle.dumps(KilledByHuge()), [calm, calm, huge, calm], workers=1)
+    assert len(reply.answers) == 2
+    np.testing.assert_array_equal(reply.answers[0][0], Good()(calm[0]))
+    assert "SIGABRT" in reply.died
+
+
+def test_a_worker_that_hangs_is_killed_in_time():
+    started = time.monotonic()
+    (reply,) = in_process(pickle.dumps(Hangs()), [(draws(2, 3),)], workers=1, seconds=6)
+    assert reply.answers == [] and "no answer in time" in reply.died
+    assert time.monotonic() - started < 60  # not the 1000 s of the box
+
+
+def test_what_cannot_be_pickled_starts_no_process(monkeypatch):
+    monkeypatch.setattr("blackbox.conformance.processes.in_process", pytest.fail)
+    with probing(Unpicklable(), draws(4, 3), processes=True) as probe:
+        same, safe = process_safety(probe)
+    assert (same.verdict, safe.verdict) == (Verdict.WARNING, Verdict.SKIPPED)
+
+
+def test_a_class_typed_into_a_script_is_no_class_elsewhere(monkeypatch):
+    monkeypatch.setattr(Good, "__module__", "__main__")
+    assert "__main__" in str(pickled(Good()))
+    monkeypatch.undo()
+    assert isinstance(pickled(CannotBeRebuilt()), bytes)
+
+
+def test_the_parent_s_main_is_not_run_again(tmp_path):
+    """A script without a guard, as people write them: `multiprocessing` would start it once more."""
+    (tmp_path / "boxes.py").write_text(
+        "from tests.blackbox.conformance.broken_boxes import Good\nclass Mine(Good):\n    pass\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nsys.path.insert(0, sys.argv[1])\nfrom boxes import Mine\n"
+        "from blackbox.conformance.processes import in_process, pickled\nimport numpy as np\n"
+        "print('started')\n"
+        "(reply,) = in_process(pickled(Mine()), [(np.zeros((2, 3), 'f4'),)], workers=1)\n"
+        "print(reply.answers[0][0].tolist(), reply.died)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), os.getcwd()], capture_output=True, text=True, timeout=300, check=True
+    )
+    assert done.stdout == "started\n[[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]] \n"

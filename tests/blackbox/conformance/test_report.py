@@ -1,0 +1,88 @@
+"""What comes out: the table, JSON, the exit status, and the helper for tests."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from blackbox import ConfigurationError
+from blackbox.conformance import Finding, Report, Verdict, assert_conforms, check_black_box, command
+from tests.blackbox.conformance.broken_boxes import Centring, Good, Jumps, Rounds
+from tests.blackbox.conformance.probes import draws
+
+
+def shown(width: int = 110) -> Console:
+    return Console(width=width, file=io.StringIO(), no_color=True)
+
+
+def test_the_table_names_every_check_with_verdict_and_sentence():
+    report = check_black_box(Rounds(), processes=False)
+    text = " ".join(str(report).split())
+    for found in report.findings:
+        assert found.check in text and found.verdict.value in text
+    assert "no faults" in text and "warning" in text  # quantisation
+    assert "Output 'y' comes in steps of 0.001" in text
+    assert max(map(len, str(report).splitlines())) <= 110
+
+
+def test_what_a_box_says_is_no_markup():
+    report = Report("[red]box[/red]", (Finding("[x]", Verdict.FAULT, "got [/] (3,)"),), (), False, 5)
+    assert "[red]box[/red]: 1 fault, no warnings, 5 rows." in str(report)
+    assert "got [/] (3,)" in str(report)
+
+
+def test_json_holds_what_the_report_holds():
+    report = check_black_box(Good(), draws(8, 3), processes=False)
+    content = json.loads(report.to_json())
+    assert [found["check"] for found in content["findings"]] == [found.check for found in report.findings]
+    assert {found["verdict"] for found in content["findings"]} <= {verdict.value for verdict in Verdict}
+    (mu,) = content["recommendations"]
+    assert mu["input"] == "x" and mu["size"] == 3
+    assert mu["coordinates"]["forward"] == report.recommendations[0].coordinates.forward
+    assert mu["long_directions"][0] == pytest.approx(mu["directions"]["forward"] / np.sqrt(3))
+    assert (content["samples"], content["rows"], content["box"]) == ("given", report.rows, "Good")
+
+
+def test_json_has_no_infinity():
+    report = Report("box", (Finding("x", Verdict.FAULT, "far", float("inf")),), (), True, 1)
+    assert json.loads(report.to_json())["findings"][0]["number"] is None
+
+
+def test_a_name_that_is_no_check():
+    with pytest.raises(KeyError, match="'speeed' is not among"):
+        Report("box", (Finding("speed", Verdict.OK, "fast"),), (), True, 1).finding("speeed")
+
+
+@pytest.mark.parametrize(("box", "status"), [(Good, 0), (Jumps, 0), (Centring, 1)])
+def test_the_exit_status_and_the_file(box, status, tmp_path):
+    np.save(tmp_path / "x.npy", draws(8, 3))
+    console = shown()
+    given = command(box(), tmp_path / "x.npy", tmp_path / "report.json", processes=False, console=console)
+    assert given == status
+    written = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert any(found["verdict"] == "fault" for found in written["findings"]) == bool(status)
+    assert isinstance(console.file, io.StringIO) and "determinism" in console.file.getvalue()
+
+
+def test_json_on_standard_output(capsys):
+    assert command(Good(), out="-", processes=False) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == "drawn"
+
+
+def test_assert_conforms():
+    assert assert_conforms(Jumps(), processes=False).finding("smoothness").number > 0
+    with pytest.raises(AssertionError, match=r"Jumps: no faults, 1 warning(.|\n)*smoothness \(warning\): "):
+        assert_conforms(Jumps(), processes=False, warnings=False)
+    with pytest.raises(AssertionError, match=r"batch-mates \(fault\): A row's answer changes"):
+        assert_conforms(Centring(), processes=False)
+    both = ("batch-mates", "batch size", "row order", "thread safety")
+    assert assert_conforms(Centring(), processes=False, allow=both).faults
+
+
+def test_a_name_to_allow_that_is_no_check():
+    with pytest.raises(ConfigurationError, match=r"got 'batch mates'\. Did you mean 'batch-mates'\?"):
+        assert_conforms(Good(), processes=False, rows=100, allow=("batch mates",))
