@@ -1,4 +1,4 @@
-"""`blackbox`: run a task from a preset, resume a run, rebuild its report.
+"""`blackbox`: run a task from a preset, resume a run, rebuild its report; check and serve a black box.
 
 Nothing heavy is imported before a command is at work, so that help comes at once.
 """
@@ -12,14 +12,22 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from tasks.commands import ReportCommand, ResumeCommand, RunCommand, parse
+from tasks import box_commands, names
+from tasks.commands import (
+    CheckCommand,
+    Command,
+    InfoCommand,
+    ListCommand,
+    ReportCommand,
+    ResumeCommand,
+    RunCommand,
+    ServeCommand,
+    parse,
+)
 from tasks.errors import ConfigurationError, RunFolderError
 
 if TYPE_CHECKING:
     from tasks.runs.folder import Run
-
-# the package of each task: config.py (light), task.py, report.py
-TASKS = {"wake-flow": "tasks.wake_flow"}
 
 # errors of ours that are one sentence for the user; looked up only where their module is loaded already
 _ROOTS = (
@@ -40,12 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     at_work: list[Run] = []  # the run that a `blackbox resume` would go on with
     try:
-        command = parse(arguments, TASKS)
-        if isinstance(command, RunCommand):
-            return _run(command, ["blackbox", *arguments], at_work)
-        if isinstance(command, ResumeCommand):
-            return _resume(command, at_work)
-        return _report(command)
+        return _do(parse(arguments, names.tasks()), ["blackbox", *arguments], at_work)
     except SystemExit as stop:  # how tyro leaves, after help as well
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt as stop:
@@ -63,6 +66,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"blackbox: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigurationError | RunFolderError) else 1
+
+
+def _do(command: Command, line: list[str], at_work: list[Run]) -> int:
+    match command:
+        case RunCommand():
+            return _run(command, line, at_work)
+        case ResumeCommand():
+            return _resume(command, at_work)
+        case ReportCommand():
+            return _report(command)
+        case CheckCommand():
+            return box_commands.check(command)
+        case ServeCommand():
+            return box_commands.serve(command)
+        case ListCommand():
+            print(names.listing())
+        case InfoCommand():
+            from tasks.installation import report
+
+            print(report())
+    return 0
 
 
 def _run(command: RunCommand, line: list[str], at_work: list[Run]) -> int:
@@ -126,13 +150,14 @@ def _show(run: Run) -> int:
 
 
 def _package(run: Run) -> str:
-    if run.task not in TASKS:
+    known = names.tasks()
+    if run.task not in known:
         from tasks.configuration import nearest
 
         raise RunFolderError(
-            f"{run.path}: expected a task of this version, got {run.task!r}. {nearest(run.task, TASKS)}"
+            f"{run.path}: expected a task that is installed, got {run.task!r}. {nearest(run.task, known)}"
         )
-    return TASKS[run.task]
+    return known[run.task]
 
 
 def _how_to_resume(at_work: list[Run]) -> str:

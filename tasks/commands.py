@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -16,8 +16,8 @@ Debug = Annotated[bool, arg(help="Show the traceback of an error instead of a se
 Folder = Annotated[Positional[Path], arg(help="Folder of the run.", metavar="FOLDER")]
 _TOP = (
     "Train PyTorch networks through code that cannot be differentiated.\n\n"
-    "First steps: `blackbox run TASK --help` lists the presets and every setting of a task; "
-    "`blackbox --version` gives the version."
+    "First steps: `blackbox list` names what there is; `blackbox run TASK --help` lists the presets and "
+    "every setting of a task; `blackbox --version` gives the version."
 )
 
 
@@ -50,7 +50,80 @@ class ReportCommand:
     debug: Debug = False
 
 
-Command = RunCommand | ResumeCommand | ReportCommand
+Target = Annotated[
+    Positional[str],
+    arg(help="A name of `blackbox list`, module:Class, or file.py:Class.", metavar="TARGET"),
+]
+Arguments = Annotated[
+    Positional[tuple[str, ...]],
+    arg(help="What it is made with: numbers, true, false, null or text.", metavar="NAME=VALUE"),
+]
+
+
+@dataclass(frozen=True)
+class CheckCommand:
+    """Examine a black box: is it fit to be trained through, and with which mu?
+
+    The exit status is 0 where no fault was found, 1 otherwise.
+    """
+
+    target: Target
+    arguments: Arguments = ()
+    samples: Annotated[
+        Path | None, arg(help="Rows such as training will meet: .npy, or .npz with an array for each input.")
+    ] = None
+    out: Annotated[Path | None, arg(help="File for the report as JSON; - for standard output.")] = None
+    rows: Annotated[int | None, arg(help="The most rows to run.")] = None
+    processes: Annotated[bool, arg(help="Whether to try it in other processes too.")] = True
+    seed: Annotated[int, arg(help="Of all draws.")] = 0
+    debug: Debug = False
+
+
+@dataclass(frozen=True)
+class ServeCommand:
+    """Serve a black box by the UM-Bridge protocol, until Ctrl-C."""
+
+    target: Target
+    arguments: Arguments = ()
+    host: Annotated[
+        str, arg(help="Address to listen at; the default is reached from this machine alone.")
+    ] = "127.0.0.1"
+    port: Annotated[int, arg(help="Port to listen at; 0 takes a free one, and prints it.")] = 4242
+    token: Annotated[
+        str | None,
+        arg(help="What requests must bear. Others can read it here: better set BLACKBOX_TOKEN."),
+    ] = None
+    name: Annotated[str | None, arg(help="Of the model, for clients; None for its class's.")] = None
+    derivatives: Annotated[
+        float | None, arg(help="The mu of finite differences to answer for gradients by; None for none.")
+    ] = None
+    threads: Annotated[int, arg(help="Evaluations at a time, for a box that may run in threads.")] = 1
+    debug: Debug = False
+
+
+@dataclass(frozen=True)
+class ListCommand:
+    """List the names of black boxes and tasks, those of other packages included."""
+
+    debug: Debug = False
+
+
+@dataclass(frozen=True)
+class InfoCommand:
+    """Show versions, devices, and which optional packages are missing."""
+
+    debug: Debug = False
+
+
+_OTHERS = {
+    "resume": ResumeCommand,
+    "report": ReportCommand,
+    "check": CheckCommand,
+    "serve": ServeCommand,
+    "list": ListCommand,
+    "info": InfoCommand,
+}
+Command = RunCommand | ResumeCommand | ReportCommand | CheckCommand | ServeCommand | ListCommand | InfoCommand
 
 
 def parse(arguments: Sequence[str], tasks: Mapping[str, str]) -> Command:
@@ -76,12 +149,10 @@ def parse(arguments: Sequence[str], tasks: Mapping[str, str]) -> Command:
     )
     literal: Any = Literal
     which = Annotated[literal[tuple(tasks)], arg(help="What to run, before any option.")]
-    commands: Any = (
-        named(dataclasses.make_dataclass("Run", [("task", Positional[which])]), "run", about)
-        | named(ResumeCommand, "resume", ResumeCommand.__doc__ or "")
-        | named(ReportCommand, "report", ReportCommand.__doc__ or "")
-    )
-    return _tyro(commands, "blackbox", _TOP, arguments)
+    run: Any = dataclasses.make_dataclass("Run", [("task", Positional[which])])
+    commands = [named(kind, name, kind.__doc__ or "") for name, kind in _OTHERS.items()]
+    union: Any = Union
+    return _tyro(union[(named(run, "run", about), *commands)], "blackbox", _TOP, arguments)
 
 
 def _tyro(kind: Any, program: str, about: str, words: Sequence[str]) -> Any:  # noqa: ANN401

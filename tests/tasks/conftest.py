@@ -29,9 +29,9 @@ def run(tmp_path):
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
     """The console script in this process: `toy("run", "toy", ...)` -> exit status; cwd is empty."""
-    from tasks import cli
+    from tasks import cli, names
 
-    monkeypatch.setitem(cli.TASKS, "toy", "toy_task")
+    monkeypatch.setitem(names.TASKS, "toy", "toy_task")
     monkeypatch.chdir(tmp_path)
     return lambda *words: cli.main(list(words))
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,9 @@ def wait_for(condition, process, seconds=60):
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["run", "--help"], ["resume", "--help"], []])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["run", "--help"], ["check", "--help"], ["list"], []]
+)
 def test_help_imports_nothing_heavy(words):
     code = (
         "import sys; from tasks.cli import main; main(sys.argv[1:])\n"
@@ -105,6 +108,13 @@ WRONG = [  # (words, words of the message)
     (["run", "tory"], ["tory", "toy"]),
     (["run", "toy", "--config.train-steps", "many"], ["many", "int"]),
     (["rum", "toy"], ["rum", "run"]),
+    (["check", "lorenz96"], ["'lorenz96'", "Did you mean 'lorenz-96'?"]),
+    (["check", "lorenz-96", "site=4"], ["lorenz-96", "Did you mean 'sites'?"]),
+    (["check", "lorenz-96", "sites=3"], ["sites", "3"]),
+    (["check", "lorenz-96", "sites=[3]"], ["sites: expected a number"]),
+    (["check", "lorenz-96", "sites"], ["'sites'", "name=value"]),
+    (["serve", "lorenz-96", "dt=fast"], ["lorenz-96, dt: expected a number"]),
+    (["serve", "lorenz-96", "--port", "http"], ["http", "int"]),
     (["run", "toy", "--seeds", "0"], ["--seeds", "at least 1, got 0"]),
     (["resume", "nowhere"], ["nowhere", "no such folder"]),
     (["report", "."], ["without config.json"]),
@@ -203,6 +213,81 @@ def test_an_error_of_the_system_without_a_name_is_one_line(toy, tmp_path, capsys
     assert "write data (no space left)" in err
     assert err.count("\n") == 1
     assert f"blackbox resume {only_run(tmp_path).relative_to(tmp_path)}" in err
+
+
+BOXES = """
+import time
+from blackbox import ArraySpec, BlackBoxFunction
+
+class Pump(BlackBoxFunction):
+    inputs = (ArraySpec("x", (2,)),)
+    outputs = (ArraySpec("y", (2,)),)
+
+    def __init__(self, leak: bool = False):
+        self.leak, self.total = leak, 0.0
+
+    def evaluate_rows(self, x):
+        self.total += x.sum()
+        return x * x + (self.total if self.leak else 0.0)
+"""
+
+
+def test_check_ends_with_0_for_a_good_box_and_1_for_a_faulty_one(toy, tmp_path, capsys):
+    (tmp_path / "checked_boxes.py").write_text(BOXES)
+    words = ["--no-processes", "--seed", "3"]
+    assert toy("check", "checked_boxes.py:Pump", *words) == 0
+    good = capsys.readouterr().out
+    assert "no faults" in good and "mu of 'x'" in good
+    assert toy("check", "checked_boxes.py:Pump", "leak=true", *words, "--out", "report.json") == 1
+    assert "no faults" not in capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert "Pump" in json.dumps(report)
+
+
+def test_serve_answers_until_it_is_told_to_stop(start_toy, tmp_path):
+    for package in ("uvicorn", "orjson"):
+        pytest.importorskip(package, reason="needs the extra umbridge")
+    (tmp_path / "served_boxes.py").write_text(BOXES)
+    process = start_toy("serve", "served_boxes.py:Pump", "--port", "0", "--name", "pump")
+    said = re.fullmatch(r"serving pump at (http://127\.0\.0\.1:\d+/?)\n", process.stdout.readline())
+    assert said is not None
+    request = urllib.request.Request(
+        f"{said[1].rstrip('/')}/Evaluate",
+        json.dumps({"name": "pump", "input": [[3, -4]], "config": {}}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert json.load(answer)["output"] == [[9, 16]]
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode in (0, 130)
+
+
+def test_serve_hands_its_options_on_and_takes_the_token_from_the_environment(toy, capsys, monkeypatch):
+    from blackbox.adapters import um_bridge
+
+    served = []
+    monkeypatch.setattr(um_bridge, "serve", lambda box, **settings: served.append((box, settings)))
+    monkeypatch.setenv("BLACKBOX_TOKEN", "secret")
+    assert toy("serve", "lorenz-96", "sites=5", "--derivatives", "1e-3", "--threads", "2") == 0
+    assert toy("serve", "lorenz-96", "--host", "0.0.0.0", "--port", "80", "--token", "given") == 0
+    (first, by_default), (_, asked) = served
+    assert first.inputs[0].shape == (1, 5)
+    usual = {"name": None, "host": "127.0.0.1", "port": 4242, "token": "secret"}
+    assert by_default == usual | {"derivatives": 1e-3, "threads": 2}
+    assert asked == usual | {
+        "host": "0.0.0.0", "port": 80, "token": "given", "derivatives": None, "threads": 1
+    }  # fmt: skip
+
+
+def test_list_and_info_say_what_there_is(toy, capsys):
+    assert toy("list") == 0
+    listed = capsys.readouterr().out
+    assert re.search(r"^  wake-flow +The unsteady wake", listed, re.MULTILINE)
+    assert re.search(r"^  toy +Fit a line through a black box\.", listed, re.MULTILINE)
+    assert toy("info") == 0
+    info = capsys.readouterr().out
+    assert re.search(r"^  torch +\d", info, re.MULTILINE) and re.search(r"^  cpu +yes$", info, re.MULTILINE)
 
 
 def test_report_needs_a_finished_run_and_rebuilds_it(toy, tmp_path, capsys):

@@ -2,9 +2,9 @@
 
 import sys
 
-from tasks import cli
+from tasks import cli, names
 
-cli.TASKS["toy"] = "toy_task"
+names.TASKS["toy"] = "toy_task"
 
 if __name__ == "__main__":
     sys.exit(cli.main())

@@ -1,0 +1,137 @@
+"""Targets: `module:Class`, `file.py:Class` or a name for one of them, and the black box that is meant."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from blackbox.errors import ConfigurationError
+from blackbox.function import BlackBoxFunction
+from blackbox.registry_arguments import call
+
+
+def make(target: str, arguments: Mapping[str, Any], names: Mapping[str, str]) -> BlackBoxFunction:
+    """The black box that a target means.
+
+    Args:
+        target: a name, `module:Class` or `file.py:Class`. In the place of the class there may be a
+            function that makes a black box, or a black box; `file.py` alone means its only class.
+        arguments: what the class or function is called with.
+        names: name -> the `module:Class` that it means.
+
+    Raises:
+        ConfigurationError: there is no such thing, it makes no black box, or the arguments do not fit.
+    """
+    found = _find(names.get(target, target), names)
+    if isinstance(found, BlackBoxFunction):
+        if arguments:
+            raise ConfigurationError(
+                f"{target}: expected no arguments for a black box that is made already, got "
+                f"{', '.join(arguments)}. Name its class instead."
+            )
+        return found
+    if not callable(found):
+        raise ConfigurationError(
+            f"{target}: expected a BlackBoxFunction or something that makes one, got {type(found).__name__}."
+        )
+    box = call(target, found, arguments)
+    if not isinstance(box, BlackBoxFunction):
+        raise ConfigurationError(
+            f"{target}: expected it to make a BlackBoxFunction, got {type(box).__name__}. "
+            "Name a subclass, or a function that returns an instance of one."
+        )
+    return box
+
+
+def _find(target: str, names: Mapping[str, str]) -> Any:  # noqa: ANN401
+    place, colon, attribute = target.rpartition(":")
+    if target.endswith(".py"):
+        place, colon, attribute = target, "", ""
+    if not place or (colon and not attribute):
+        raise ConfigurationError(
+            f"{target!r}: expected a name, module:Class or file.py:Class. {_nearest(target, names)}"
+        )
+    module = _from_file(Path(place)) if place.endswith(".py") else _from_name(place)
+    if not attribute:
+        return _only_class(place, module)
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise ConfigurationError(
+                f"{place}: expected it to have {attribute!r}. {_nearest(attribute, _public(module))}"
+            )
+        found = getattr(found, part)
+    return found
+
+
+def _from_name(name: str) -> ModuleType:
+    # behind all others, so that no file in the current folder takes the place of an installed package
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or f"{name}.".startswith(f"{error.name}."):
+            raise ConfigurationError(
+                f"{name}: expected a module that is installed or in this folder, found none. "
+                "Give the file instead, as in path/to/file.py:Class."
+            ) from None
+        raise
+    except (ValueError, TypeError) as error:  # such as "a..b", or a relative name
+        raise ConfigurationError(f"{name!r}: expected the name of a module ({error}).") from None
+
+
+def _from_file(path: Path) -> ModuleType:
+    """The module in a file, imported by its plain name where that leads to it: other processes can, too."""
+    path = path.resolve()
+    if not path.is_file():
+        raise ConfigurationError(f"{path}: expected a Python file, found none. Check the path.")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    importlib.invalidate_caches()  # the file may be younger than the last look into its folder
+    name = path.stem
+    if name.isidentifier():
+        spec = importlib.util.find_spec(name) if name not in sys.modules else sys.modules[name].__spec__
+        if spec is not None and spec.origin is not None and Path(spec.origin).resolve() == path:
+            return importlib.import_module(name)
+    name = f"blackbox_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _only_class(place: str, module: ModuleType) -> Any:  # noqa: ANN401
+    found = [
+        kind
+        for kind in vars(module).values()
+        if inspect.isclass(kind) and issubclass(kind, BlackBoxFunction) and kind.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        named = ", ".join(kind.__name__ for kind in found) or "none"
+        raise ConfigurationError(
+            f"{place}: expected one subclass of BlackBoxFunction, found {named}. Write {place}:CLASS."
+        )
+    return found[0]
+
+
+def _public(module: ModuleType) -> list[str]:
+    return [name for name in vars(module) if not name.startswith("_")]
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    known = sorted(names)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"Did you mean {close[0]!r}?" if close else f"The names are {', '.join(known)}."

@@ -1,0 +1,123 @@
+"""Arguments of a black box as words of a command line: `width=32 advection=mac-cormack`."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Union, get_args, get_origin
+
+from blackbox.errors import ConfigurationError
+
+_SCALARS = (bool, int, float, str, type(None))
+_NOT_JSON = {"True": "true", "False": "false", "None": "null"}
+
+
+def parse(words: Sequence[str]) -> dict[str, Any]:
+    """Words `key=value` as keyword arguments: JSON's numbers, true, false, null and "text", or plain text.
+
+    Raises:
+        ConfigurationError: a word is none of these, or a key is there twice.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        key = key.replace("-", "_")
+        if not equals or not key.isidentifier():
+            raise ConfigurationError(
+                f"{word!r}: expected an argument of the black box, such as width=32. Write name=value."
+            )
+        if key in found:
+            raise ConfigurationError(f"{key}: expected one value, got a second, {value!r}. Leave one out.")
+        found[key] = _scalar(key, value)
+    return found
+
+
+def call(target: str, make: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """`make(**arguments)`, after the names and the plain types among the arguments have been checked.
+
+    Raises:
+        ConfigurationError: an argument is unknown, missing or of another type.
+    """
+    signature = inspect.signature(make)
+    known = {
+        name: item
+        for name, item in signature.parameters.items()
+        if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)
+    }
+    open_ended = any(item.kind is item.VAR_KEYWORD for item in signature.parameters.values())
+    for name, value in arguments.items():
+        if name not in known:
+            if open_ended:
+                continue
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            mend = f"Did you mean {close[0]!r}?" if close else f"It takes {', '.join(known) or 'none'}."
+            raise ConfigurationError(f"{target}: expected no argument {name!r}. {mend}")
+        hint = _hints(make).get(name, Any)
+        if not _fits(value, hint):
+            raise ConfigurationError(
+                f"{target}, {name}: expected {_words(hint)}, got {json.dumps(value)}. Correct the value."
+            )
+    missing = [
+        name
+        for name, item in known.items()
+        if item.default is inspect.Parameter.empty and name not in arguments
+    ]
+    if missing:
+        raise ConfigurationError(
+            f"{target}: expected a value for {', '.join(missing)}, got none. Add {missing[0]}=VALUE."
+        )
+    return make(**arguments)
+
+
+def _scalar(key: str, text: str) -> Any:  # noqa: ANN401
+    if text in _NOT_JSON:
+        raise ConfigurationError(
+            f'{key}: expected a JSON value, got {text}. Write {_NOT_JSON[text]}, or "{text}" for the text.'
+        )
+    try:
+        value = json.loads(text, parse_constant=lambda word: _not_a_number(key, word))
+    except json.JSONDecodeError:
+        if text[:1] in ('"', "[", "{"):
+            raise ConfigurationError(
+                f"{key}: expected a JSON value or plain text, got {text}, which begins as JSON and is none. "
+                "Close what is open."
+            ) from None
+        return text
+    if isinstance(value, list | dict):
+        raise ConfigurationError(
+            f"{key}: expected a number, true, false, null or text, got {text}. For more than that write a "
+            "function that makes the black box, and name it as file.py:function."
+        )
+    return value
+
+
+def _not_a_number(key: str, word: str) -> Any:  # noqa: ANN401
+    raise ConfigurationError(f"{key}: expected a finite number, got {word}. JSON has no such value.")
+
+
+def _hints(make: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(make.__init__ if inspect.isclass(make) else make)
+    except Exception:  # names that only a type checker imports: the function then checks for itself
+        return {}
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _fits(value: Any, hint: Any) -> bool:  # noqa: ANN401
+    """Whether a value is of an annotated type; where the annotation is not all plain, the callee checks."""
+    choices = _choices(hint)
+    if not all(choice in _SCALARS for choice in choices):
+        return True
+    return type(value) in choices or (type(value) is int and float in choices)
+
+
+def _words(hint: Any) -> str:  # noqa: ANN401
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+    return " or ".join(names[choice] for choice in _choices(hint))

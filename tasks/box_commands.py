@@ -1,0 +1,56 @@
+"""`blackbox check` and `blackbox serve`: a black box by its name, examined or put behind a server."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from tasks import names
+from tasks.commands import CheckCommand, ServeCommand
+from tasks.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from blackbox import BlackBoxFunction
+
+TOKEN = "BLACKBOX_TOKEN"  # the environment variable
+
+
+def check(command: CheckCommand) -> int:
+    """Print what was found; the exit status is 1 where a fault was."""
+    from blackbox import conformance
+
+    box = _box(command)
+    out = None if command.out is None else str(command.out)
+    return conformance.command(
+        box, command.samples, out, rows=command.rows, processes=command.processes, seed=command.seed
+    )
+
+
+def serve(command: ServeCommand) -> int:
+    """Serve until told to stop."""
+    from blackbox.adapters import um_bridge
+
+    box = _box(command)
+    um_bridge.serve(
+        box,
+        name=command.name,
+        host=command.host,
+        port=command.port,
+        token=command.token or os.environ.get(TOKEN) or None,
+        derivatives=command.derivatives,
+        threads=command.threads,
+    )
+    return 0
+
+
+def _box(command: CheckCommand | ServeCommand) -> BlackBoxFunction:
+    """The black box that a command names."""
+    from blackbox.errors import ConfigurationError as WrongTarget
+    from blackbox.registry import make
+    from blackbox.registry_arguments import parse
+
+    names.check_single(command.target)
+    try:
+        return make(command.target, parse(command.arguments), names.functions())
+    except WrongTarget as error:  # wrong use of the command, as tyro's own refusals are
+        raise ConfigurationError(str(error)) from error

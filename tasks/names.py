@@ -1,0 +1,136 @@
+"""Names on the command line: the black boxes and tasks that ship, and those that other packages add.
+
+A package adds names by entry points; its own modules are imported only when a name is used:
+
+    [project.entry-points."blackbox.functions"]
+    pump = "my_package.pump:Pump"           # a BlackBoxFunction, or a function that makes one
+
+    [project.entry-points."blackbox.tasks"]
+    tune-pump = "my_package.tune_pump"      # a package with config.py, task.py, report.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module, metadata
+
+from tasks.errors import ConfigurationError
+
+# the package of each task: config.py (light), task.py, report.py
+TASKS = {"wake-flow": "tasks.wake_flow"}
+
+# black boxes that ship, and adapters that a command line can make: class, and what it is
+FUNCTIONS = {
+    "wake-flow": ("simulators.wake_flow:WakeFlow", "The unsteady wake behind a cylinder, by PhiFlow."),
+    "heat": ("simulators.heat:Heat", "The heat equation between cold walls; solved in closed form too."),
+    "burgers": ("simulators.burgers:Burgers1D", "Burgers' equation on a ring, by PhiFlow."),
+    "advection-diffusion-reaction": (
+        "simulators.advection_diffusion_reaction:AdvectionDiffusionReaction",
+        "Two species on a torus that form shocks, diffuse and react.",
+    ),
+    "kuramoto-sivashinsky": (
+        "simulators.kuramoto_sivashinsky:KuramotoSivashinsky",
+        "Chaos in space and time on a ring.",
+    ),
+    "implicit-diffusion": (
+        "simulators.implicit_diffusion:ImplicitDiffusion",
+        "Non-linear diffusion in implicit steps.",
+    ),
+    "lorenz-96": ("simulators.lorenz96:Lorenz96", "Lorenz's chaotic ring of 1996."),
+    "lorenz-96-two-scale": (
+        "simulators.lorenz96:TwoScaleLorenz96",
+        "The same with fast variables that a closure would replace.",
+    ),
+    "coupled-map-lattice": (
+        "simulators.coupled_map_lattice:CoupledMapLattice",
+        "Chaotic maps on a ring, each mixed with its neighbours.",
+    ),
+    "onnx": ("blackbox.adapters:OnnxModel", "A model in ONNX format: onnx path=model.onnx."),
+    "um-bridge": (
+        "blackbox.adapters:UmBridge",
+        "A model behind a server: um-bridge urls=http://localhost:4242.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Added:
+    """A name that another package added.
+
+    Attributes:
+        target: `module:Class`, or the package of a task; None where two packages want the name.
+        line: where it comes from, in one line.
+    """
+
+    target: str | None
+    line: str
+
+
+def added(group: str, shipped: Mapping[str, object]) -> dict[str, Added]:
+    """The names that installed packages add to those that ship, which nobody takes over.
+
+    Args:
+        group: "blackbox.functions" or "blackbox.tasks".
+        shipped: the names of this project.
+    """
+    found: dict[str, Added] = {}
+    for entry in sorted(metadata.entry_points(group=group), key=lambda entry: (entry.name, entry.value)):
+        package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown package"
+        line = f"{entry.value}, from {package}"
+        other = found.get(entry.name)
+        if entry.name in shipped or (other is not None and other.line == line):  # it is on the path twice
+            continue
+        if other is None:
+            found[entry.name] = Added(entry.value, line)
+        else:
+            found[entry.name] = Added(None, f"Two packages want this name: {other.line}; {line}.")
+    return found
+
+
+def functions() -> dict[str, str]:
+    """Name -> `module:Class` of all black boxes."""
+    shipped = {name: target for name, (target, _) in FUNCTIONS.items()}
+    return shipped | _usable(added("blackbox.functions", FUNCTIONS))
+
+
+def tasks() -> dict[str, str]:
+    """Name -> package of all tasks."""
+    return TASKS | _usable(added("blackbox.tasks", TASKS))
+
+
+def check_single(target: str) -> None:
+    """Refuse a name of a black box that two packages want.
+
+    Raises:
+        ConfigurationError: naming them.
+    """
+    wanted = added("blackbox.functions", FUNCTIONS).get(target)
+    if wanted is not None and wanted.target is None:
+        raise ConfigurationError(f"{target}: {wanted.line} Write the one that you mean, as module:Class.")
+
+
+def listing() -> str:
+    """All names, a line each, as `blackbox list` shows them."""
+    lines = {name: line for name, (_, line) in FUNCTIONS.items()}
+    more = {name: item.line for name, item in added("blackbox.functions", FUNCTIONS).items()}
+    jobs = {name: _first_sentence(package) for name, package in TASKS.items()}
+    jobs |= {name: item.line for name, item in added("blackbox.tasks", TASKS).items()}
+    return (
+        f"Black boxes (blackbox check NAME, blackbox serve NAME):\n{_table(lines | more)}\n"
+        f"Tasks (blackbox run NAME):\n{_table(jobs)}"
+    )
+
+
+def _usable(names: Mapping[str, Added]) -> dict[str, str]:
+    return {name: item.target for name, item in names.items() if item.target is not None}
+
+
+def _first_sentence(package: str) -> str:
+    sentence, stop, _ = import_module(f"{package}.config").DESCRIPTION.strip().partition(". ")
+    return sentence + stop.strip()
+
+
+def _table(lines: Mapping[str, str]) -> str:
+    width = max(map(len, lines))
+    return "\n".join(f"  {name.ljust(width)}  {line}" for name, line in sorted(lines.items()))

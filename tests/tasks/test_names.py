@@ -1,0 +1,114 @@
+import sys
+
+import pytest
+
+from tasks import names
+from tasks.errors import ConfigurationError
+
+MADE_WITH = {"wake-flow": {"width": 8}}
+NEED_A_FILE_OR_SERVER = {"onnx", "um-bridge"}
+
+
+def install(folder, package, version, *entries, group="blackbox.functions"):
+    """What pip leaves of a package that declares entry points."""
+    info = folder / f"{package}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n" + "\n".join(entries) + "\n")
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", sorted(set(names.FUNCTIONS) - NEED_A_FILE_OR_SERVER))
+def test_every_name_that_ships_makes_its_black_box(name):
+    from blackbox.registry import make
+
+    box = make(name, MADE_WITH.get(name, {}), names.functions())
+    module, _, kind = names.FUNCTIONS[name][0].partition(":")
+    assert (type(box).__module__.startswith(module), type(box).__name__) == (True, kind)
+
+
+@pytest.mark.parametrize("name", sorted(NEED_A_FILE_OR_SERVER))
+def test_adapters_ask_for_what_they_need(name):
+    from blackbox.errors import ConfigurationError as WrongArguments
+    from blackbox.registry import make
+
+    with pytest.raises(WrongArguments, match=f"{name}: expected a value for (path|urls), got none"):
+        make(name, {}, names.functions())
+
+
+def test_every_line_is_one_sentence_and_fits_a_terminal():
+    lines = [line for _, line in names.FUNCTIONS.values()]
+    assert all(line.endswith(".") and "\n" not in line for line in lines)
+    assert max(map(len, names.listing().splitlines())) <= 100
+
+
+def test_packages_add_names_without_being_imported(site):
+    install(site, "pumps", "1.2", "pump = no_such_module.pump:Pump", "other = b:C")
+    install(site, "tuning", "3", "tune = tuning.task", group="blackbox.tasks")
+    assert names.functions()["pump"] == "no_such_module.pump:Pump"
+    assert names.tasks() == names.TASKS | {"tune": "tuning.task"}
+    lines = names.listing().splitlines()
+    assert any(
+        line.split() == ["pump", "no_such_module.pump:Pump,", "from", "pumps", "1.2"] for line in lines
+    )
+    assert any(line.split() == ["tune", "tuning.task,", "from", "tuning", "3"] for line in lines)
+
+
+def test_nobody_takes_over_a_name_that_ships(site):
+    install(site, "cuckoo", "1", "wake-flow = cuckoo:Egg")
+    install(site, "egg", "1", "wake-flow = cuckoo.task", group="blackbox.tasks")
+    assert names.functions()["wake-flow"] == "simulators.wake_flow:WakeFlow"
+    assert names.tasks() == names.TASKS
+    names.check_single("wake-flow")
+
+
+def test_a_name_that_two_packages_want_is_refused_when_it_is_used_and_only_then(site):
+    install(site, "one", "1", "pump = one:Pump")
+    install(site, "two", "2", "pump = two:Pump", "fan = two:Fan")
+    assert "pump" not in names.functions() and names.functions()["fan"] == "two:Fan"
+    assert "Two packages want this name: one:Pump, from one 1; two:Pump, from two 2." in names.listing()
+    names.check_single("fan")
+    with pytest.raises(ConfigurationError, match=r"pump: Two packages want this name.*as module:Class"):
+        names.check_single("pump")
+
+
+def test_a_package_that_is_on_the_path_twice_is_one(site, monkeypatch):
+    for folder in ("a", "b"):
+        install(site / folder, "one", "1", "pump = one:Pump")
+        monkeypatch.setattr(sys, "path", [str(site / folder), *sys.path])
+    assert names.functions()["pump"] == "one:Pump"
+
+
+def test_what_is_optional_and_missing_comes_with_the_command_that_installs_it(monkeypatch):
+    from tasks import installation
+
+    requirements = [
+        "torch>=2.6",
+        'numpy>=1.26; extra == "arrays"',
+        'no-such-package>=1.2 ; extra == "onnx"',
+        "pytest>=8; python_version > '3' and extra == 'onnx'",
+    ]
+    monkeypatch.setattr(installation.metadata, "requires", lambda package: requirements)
+    lines = [line.split(maxsplit=1) for line in installation.report().splitlines()]
+    found = dict(line for line in lines if len(line) == 2)
+    import numpy
+
+    assert found["arrays"] == f"numpy {numpy.__version__}"
+    assert found["onnx"] == ("missing no-such-package; install with: pip install 'blackbox-coupling[onnx]'")
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert found["cpu"] and found["numpy"] == numpy.__version__
+
+
+def test_a_source_tree_that_is_not_installed_says_so(monkeypatch):
+    from tasks import installation
+
+    def missing(package):
+        raise installation.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(installation.metadata, "requires", missing)
+    assert "unknown, since blackbox-coupling is not installed" in installation.report()
