@@ -18,9 +18,9 @@ from benchmarks.protocol import write
 from simulators.wake_flow.box import WakeFlow
 from tasks.progress import Progress
 from tasks.runs.folder import Run
-from tasks.wake_flow import data
+from tasks.wake_flow import data, methods
 from tasks.wake_flow.config import PRESETS
-from tasks.wake_flow.methods import Trainer
+from tasks.wake_flow.trainer import Trainer
 
 BUDGETS = (100, 200, 400, 800, 1600)
 SEEDS = range(6)
@@ -42,7 +42,7 @@ def main() -> None:
             with TemporaryDirectory() as folder:
                 run = Run.create(Path(folder), "wake-flow", "demo", config, (seed,))
                 trainer = Trainer(run, config, flows, pairs, scales, solver, seed, Progress())
-                errors.append(trainer.non().outcome.best_validation)
+                errors.append(methods.non(trainer, config.channels).outcome.best_validation)
         mean = fmean(error for error in errors if error is not None)
         table.append({"steps": budget, "validation MAE": errors, "mean": mean})
         print(f"{budget:5d} steps: mean {mean:.4f} of {', '.join(f'{error:.4f}' for error in errors)}")

@@ -13,7 +13,7 @@ import zo
 from benchmarks.protocol import interleaved
 from simulators.wake_flow.box import WakeFlow
 from tasks.wake_flow.config import PRESETS
-from tasks.wake_flow.networks import Corrector, Scales
+from tasks.wake_flow.networks import Corrector, Scales, plain
 from tasks.wake_flow.rollout import window_loss
 from zo.evaluators.evaluator import Problem, differences
 from zo.objective import losses
@@ -76,7 +76,7 @@ def _problem(box: WakeFlow, start: Tensor, reynolds: Tensor) -> Problem:
     for _ in range(DEMO.unroll):
         frames.append(box(frames[-1], reynolds))
     torch.manual_seed(0)
-    network = Corrector(DEMO.channels, Scales(velocity=0.3, reynolds=370.0, correction=0.04))
+    network = Corrector(plain(DEMO.channels), Scales(velocity=0.3, reynolds=370.0, correction=0.04))
     batch = torch.stack(frames, dim=1), reynolds
     return Problem(network, zo.Parameters(network), window_loss(box, 0.3), batch, DEMO.batch)
 

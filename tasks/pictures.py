@@ -20,11 +20,14 @@ COLOURS = {
     "PRE": "#cc79a7",
     "FO-SOL": "#0072b2",
     "ZO-SOL": "#d55e00",
+    "NON large": "#f0c75e",
+    "FO-SOL large": "#56b4e9",
     "TAN-SOL": "#009e73",
 }
 # a second sign beside the colour, for print without colour
 MARKS = {"SRC": "o", "NON": "s", "PRE": "D", "FO-SOL": "^", "ZO-SOL": "v", "TAN-SOL": "P"}
-_OTHERS = ("#56b4e9", "#8c6d31", "#6a51a3", "#b3de69")
+MARKS |= {"NON large": "s", "FO-SOL large": "^"}
+_OTHERS = ("#a6761d", "#8c6d31", "#6a51a3", "#b3de69")
 
 _INK = "#333333"
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tasks.errors import ConfigurationError
 
 DESCRIPTION = (
     "A network corrects a coarse solver of the wake behind a cylinder, step by step. Compared are the "
     "solver alone (SRC), a network trained without the solver in the loop (NON), and in the loop: with "
-    "the solver's own derivative (FO-SOL), and from function values alone (ZO-SOL)."
+    "the solver's own derivative (FO-SOL), and from function values alone: with gradients of the weights "
+    "(ZO-SOL), or of a larger network with learned tangents of the solver (TAN-SOL)."
 )
 RATIOS = ("uniform", "zo-grasp", "zo-snip", "magnitude")
-METHODS = ("SRC", "NON", "FO-SOL", "ZO-SOL")
+METHODS = ("SRC", "NON", "FO-SOL", "ZO-SOL", "NON large", "FO-SOL large", "TAN-SOL")
 SMALLEST_WIDTH = 8  # these two as in simulators.wake_flow.geometry, whose import takes seconds
 LARGEST_REYNOLDS = 1e5
 
@@ -41,8 +43,10 @@ class Config:
     test_reynolds: tuple[float, ...] = (170.0, 340.0, 680.0)
     """Re_D for the last line; never trained on, never chosen by."""
 
-    channels: int = 8
-    """Hidden channels of the corrector, two 5 x 5 convolutions: 8 make 1,010 weights."""
+    channels: tuple[int, ...] = (8,)
+    """Hidden channels of the corrector, 5 x 5 convolutions: (8,) make 1,010 weights."""
+    large_channels: tuple[int, ...] = (32, 32)
+    """Of the larger one, that TAN-SOL trains: (32, 32) make 29,666 weights."""
     unroll: int = 8
     """Solver steps in a loss; the paper: 16 and 32."""
     batch: int = 4
@@ -70,6 +74,14 @@ class Config:
     or "magnitude" give the network that ZO-SOL starts from."""
     mu: float = 1e-4
     """Smoothing parameter of the forward differences: 1e-2 is too large here, 1e-5 lost in rounding."""
+    large_steps: int = 150
+    """Optimiser steps of TAN-SOL and of FO-SOL with the larger network, from its own NON's weights."""
+    large_learning_rate: float = 0.001
+    """Of Adam, at the start; it falls to zero along a cosine."""
+    probes: int = 2
+    """Moved copies of the network that run beside it in a step of TAN-SOL."""
+    probe_mu: float = 1e-3
+    """Standard deviation by which a probe moves each weight."""
 
     horizon: int = 200
     """Steps of the rollouts that validate and test."""
@@ -88,13 +100,17 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse what would fail, or mislead, only after the reference has been computed."""
         counts = (
-            "channels unroll batch non_steps non_batch fo_steps zo_steps coordinates horizon test_starts "
-            "validation_starts validate_every checkpoint_every threads"
+            "unroll batch non_steps non_batch fo_steps zo_steps coordinates large_steps probes horizon "
+            "test_starts validation_starts validate_every checkpoint_every threads"
         )
         for name in counts.split():
             if not getattr(self, name) >= 1:  # "not", here and below: every comparison with NaN is false
                 self._refuse(name, "a whole number >= 1")
-        for name in ("dt", "reference_dt", "non_learning_rate", "fo_learning_rate", "zo_learning_rate", "mu"):
+        rates = "non_learning_rate fo_learning_rate zo_learning_rate large_learning_rate"
+        for name in ("channels", "large_channels"):
+            if not (getattr(self, name) and all(count >= 1 for count in getattr(self, name))):
+                self._refuse(name, "whole numbers >= 1, one for each hidden layer")
+        for name in f"dt reference_dt {rates} mu probe_mu".split():
             if not 0 < getattr(self, name) < math.inf:
                 self._refuse(name, "a finite number > 0")
         self._check_reference()
@@ -103,7 +119,8 @@ class Config:
             self._refuse("frames", f"more than horizon {self.horizon} and unroll {self.unroll}")
         if self.ratios not in RATIOS:
             self._refuse("ratios", f"one of {', '.join(RATIOS)}")
-        weights = (3 + 2) * 25 * self.channels + self.channels + 2  # two 5 x 5 layers, 3 channels in, 2 out
+        widths = (3, *self.channels, 2)  # 5 x 5 layers, 3 channels in, 2 out
+        weights = sum(25 * a * b + b for a, b in pairwise(widths))
         if self.coordinates > weights:
             self._refuse("coordinates", f"at most the {weights} weights of the network")
 

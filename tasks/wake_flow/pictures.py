@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 
 from simulators.wake_flow.geometry import CENTRE, LENGTHS, RADIUS
@@ -15,7 +16,8 @@ from tasks.wake_flow.config import METHODS, Config
 from tasks.wake_flow.evaluation import Evaluation
 
 DIAMETER = 2 * RADIUS
-STAGES = {"NON": "non", "FO-SOL": "fo-sol", "ZO-SOL": "zo-sol"}
+STAGES = {method: method.lower().replace(" ", "-") for method in METHODS if method != "SRC"}
+SHOWN = ("SRC", "NON", "FO-SOL", "ZO-SOL", "TAN-SOL")  # of the wakes, not to make the picture too long
 
 
 def vorticity(velocity: np.ndarray, cell: float) -> np.ndarray:
@@ -44,9 +46,9 @@ def turned(field: np.ndarray) -> np.ndarray:
 def wakes(found: Evaluation, config: Config, path: Path) -> Path:
     """Vorticity of the reference and of each method (rows) at several times (columns)."""
     cell = LENGTHS[0] / config.width
-    shown = {name: vorticity(found.fields[name], cell) * DIAMETER for name in ("reference", *METHODS)}
+    shown = {name: vorticity(found.fields[name], cell) * DIAMETER for name in ("reference", *SHOWN)}
     limit = float(np.nanquantile(np.abs(shown["reference"]), 0.995))
-    made, axes = pictures.figure(9.6, 5.6, rows=len(shown), columns=len(found.times))
+    made, axes = pictures.figure(9.6, 6.6, rows=len(shown), columns=len(found.times))
     # corners are half a cell inside what they stand for
     length, width, half = LENGTHS[1] / DIAMETER, LENGTHS[0] / DIAMETER, cell / 2 / DIAMETER
     image = None
@@ -88,7 +90,7 @@ def errors(found: Mapping[int, Evaluation], config: Config, path: Path) -> Path:
 
 
 def training(run: Run, path: Path) -> Path:
-    """Validation error against queries (ZO-SOL) and against solver rows (all), first seed."""
+    """Validation error against queries (ZO-SOL) and solver rows (all), and TAN-SOL's trust; first seed."""
     seed = run.seeds[0]
     by_rows, by_queries, levels = {}, {}, {}
     for method, stage in STAGES.items():
@@ -96,16 +98,33 @@ def training(run: Run, path: Path) -> Path:
         by_rows[method] = (rows, values)
         if method == "ZO-SOL":
             by_queries[method] = (queries, values)
-        else:
+        elif method in ("NON", "FO-SOL"):
             levels[method] = float(np.nanmin(values))
-    made, axes = pictures.figure(9.6, 3.8, columns=2)
+    made, axes = pictures.figure(12.6, 3.8, columns=3)
     pictures.against(axes[0, 0], by_queries, levels=levels, y="validation MAE", unit="U")
     pictures.against(
         axes[0, 1], by_rows, x="solver rows in training", y="validation MAE", unit="U", log_x=True
     )
+    _trust(axes[0, 2], run, f"seed-{seed}/{STAGES['TAN-SOL']}")
     for place in axes.flat:
         place.set_ylim(bottom=0)
     return pictures.save(made, path)
+
+
+def _trust(place: Axes, run: Run, stage: str) -> None:
+    """How well the tangent predicted what it had not seen, by step, and the directional checks."""
+    lines = list(enumerate(run.metrics(stage), start=1))
+    colour = pictures.colour("TAN-SOL")
+    for name, label, marker, line in (
+        ("tangent_error", "relative error of predictions", "", "-"),
+        ("tangent_agreement", "slope along the gradient over its length", "P", ""),
+    ):
+        points = [(step, found[name]) for step, found in lines if name in found]
+        if points:
+            steps, values = zip(*points, strict=True)
+            place.plot(steps, values, label=label, color=colour, marker=marker, linestyle=line)
+    place.set(xlabel="step of TAN-SOL", ylabel="trust in the tangent")
+    place.legend(frameon=False)
 
 
 def _validation_curve(run: Run, stage: str) -> tuple[list[float], list[float], list[float]]:

@@ -53,12 +53,15 @@ def write_report(run: Run) -> Path:
             html_report.Heading("Training"),
             html_report.Figure(
                 curves,
-                alt="Validation error against queries and against solver rows",
+                alt="Validation error against queries and against solver rows, and the trust in the tangent",
                 caption=(
                     f"Seed {run.seeds[0]}. Left: ZO-SOL against its queries; levels are the best of the "
-                    "methods that need none. "
-                    "Right: all methods against the solver rows they trained on; the in-loop methods start "
-                    "from NON's weights and its rows are not added. FO-SOL also takes a derivative per row."
+                    "methods with the same network that need none. "
+                    "Middle: all methods against the solver rows they trained on; the in-loop methods start "
+                    "from their NON's weights and its rows are not added. FO-SOL also takes a derivative per "
+                    "row. Right: TAN-SOL's relative error in predicting the solver's responses to probes "
+                    "before it learns from them, and, every few steps, the loss's measured slope along the "
+                    "gradient over the gradient's length, 1 where the tangent is right."
                 ),
             ),
             html_report.Details("Settings", run.config),
@@ -82,7 +85,7 @@ def summary(run: Run) -> Any:  # noqa: ANN401 - a rich renderable
     return table
 
 
-HEADERS = ("method", "MAE", "solver rows", "queries", "seconds", "steps, chosen")
+HEADERS = ("method", "MAE", "weights", "solver rows", "queries", "seconds", "steps, chosen")
 
 
 def _rows(result: Result, method: str) -> list[Row]:
@@ -99,6 +102,7 @@ def _lines(result: Result) -> list[tuple[str, ...]]:
             (
                 method,
                 spread(rows),
+                f"{rows[0].extra.get('weights', 0):,}",
                 f"{fmean(row.rows for row in rows):,.0f}",
                 f"{fmean(row.queries for row in rows):,.0f}",
                 f"{fmean(row.seconds for row in rows):.1f}",
@@ -134,17 +138,18 @@ def _table_caption(run: Run, result: Result, config: Config) -> str:
         f"Held-out Re {', '.join(f'{re:g}' for re in config.test_reynolds)}; MAE of the velocity in units of "
         f"the inflow's speed U, over {config.horizon} steps"
         + (f", mean ± standard deviation of {seeds} seeds" if seeds > 1 else ", one seed")
-        + f". Rows, queries and seconds are those of training. NON's budget of {config.non_steps} steps is "
+        + f". Rows, queries and seconds are those of training; TAN-SOL's queries are its probes. "
+        f"NON's budget of {config.non_steps} steps is "
         "fixed; of every method the weights with the lowest validation error count (last column). "
         + _failures(result)
     )
 
 
 def _facts(result: Result) -> list[tuple[str, str]]:
-    facts = [(spread(_rows(result, m)), f"MAE of {m}") for m in ("SRC", "FO-SOL", "ZO-SOL")]
+    facts = [(spread(_rows(result, m)), f"MAE of {m}") for m in ("SRC", "FO-SOL", "ZO-SOL", "TAN-SOL")]
     zo = _rows(result, "ZO-SOL")
     speed = sum(row.queries for row in zo) / max(1e-9, sum(row.seconds for row in zo))
-    return [*facts, (f"{speed:,.0f}", "queries per second")]
+    return [*facts, (f"{speed:,.0f}", "queries per second of ZO-SOL")]
 
 
 def _lead(result: Result, config: Config) -> list[str]:
@@ -155,18 +160,23 @@ def _lead(result: Result, config: Config) -> list[str]:
         if all(value is not None for value in values):
             means[method] = fmean(value for value in values if value is not None)
     order = " < ".join(sorted(means, key=lambda method: means[method]))
+    weights = {row.method: int(row.extra.get("weights") or 0) for row in result.table}
     sentences = [
-        f"A network of {126 * config.channels + 2:,} weights corrects a {config.width} x {2 * config.width} "
-        "solver after every step. ZO-SOL trains it through the solver from function values alone, FO-SOL "
-        "with the solver's derivative, NON without the solver in the loop, SRC is the solver by itself.",
+        f"A network corrects a {config.width} x {2 * config.width} solver after every step. ZO-SOL trains "
+        f"{weights['ZO-SOL']:,} weights through the solver from function values alone, by sparse CGE; "
+        f"TAN-SOL {weights['TAN-SOL']:,}, with a tangent of the solver learned from probes. FO-SOL has the "
+        "solver's derivative, NON no solver in the loop, SRC no network; large means TAN-SOL's network.",
     ]
     if means:
         sentences.append(f"Mean absolute error on Reynolds numbers never trained on: {order}.")
-    if {"ZO-SOL", "FO-SOL", "SRC"} <= means.keys():
-        sentences.append(
-            f"ZO-SOL's error is {means['ZO-SOL'] / means['SRC']:.0%} of the solver's own and "
-            f"{means['ZO-SOL'] / means['FO-SOL']:.2f} times that of first order."
-        )
+    for method, first_order in (("ZO-SOL", "FO-SOL"), ("TAN-SOL", "FO-SOL large")):
+        if {method, first_order, "SRC"} <= means.keys():
+            rows = fmean(row.rows for row in _rows(result, method))
+            sentences.append(
+                f"{method}'s error is {means[method] / means['SRC']:.0%} of the solver's own and "
+                f"{means[method] / means[first_order]:.2f} times that of first order with the same network, "
+                f"for {rows:,.0f} solver rows."
+            )
     failed = [method for method in METHODS if method not in means]
     if failed:
         sentences.append(f"Rollouts blew up for {', '.join(failed)}: no mean is given where one did.")

@@ -12,10 +12,10 @@ from simulators.wake_flow.box import WakeFlow
 from tasks.progress import Progress
 from tasks.runs.folder import Run
 from tasks.runs.result import Result, Row
-from tasks.wake_flow import data, evaluation
+from tasks.wake_flow import data, evaluation, methods
 from tasks.wake_flow.config import METHODS, Config
-from tasks.wake_flow.methods import Trained, Trainer
 from tasks.wake_flow.networks import NoCorrector
+from tasks.wake_flow.trainer import Trained, Trainer
 
 UNIT = "U"  # the inflow's speed
 
@@ -54,8 +54,18 @@ def evaluation_name(seed: int) -> str:
 
 
 def _train(trainer: Trainer) -> dict[str, Trained]:
-    non = trainer.non()
-    return {"NON": non, "FO-SOL": trainer.fo_sol(non.network), "ZO-SOL": trainer.zo_sol(non.network)}
+    """Every method but SRC, in the order of `METHODS`."""
+    config = trainer.config
+    small = methods.non(trainer, config.channels, "non")
+    fo, lr = config.fo_steps, config.fo_learning_rate
+    trained = {"NON": small, "FO-SOL": methods.fo_sol(trainer, small.network, "fo-sol", fo, lr)}
+    trained["ZO-SOL"] = methods.zo_sol(trainer, small.network)
+    large = methods.non(trainer, config.large_channels, "non-large")
+    fo, lr = config.large_steps, config.large_learning_rate
+    trained["NON large"] = large
+    trained["FO-SOL large"] = methods.fo_sol(trainer, large.network, "fo-sol-large", fo, lr)
+    trained["TAN-SOL"] = methods.tan_sol(trainer, large.network)
+    return trained
 
 
 def _row(method: str, seed: int, found: evaluation.Evaluation, trained: Trained | None) -> Row:
@@ -70,6 +80,7 @@ def _row(method: str, seed: int, found: evaluation.Evaluation, trained: Trained 
         return Row(method, seed, "MAE", _mean(errors), UNIT, extra=extra)
     outcome = trained.outcome
     extra |= {
+        "weights": sum(parameter.numel() for parameter in trained.network.parameters()),
         "steps": outcome.step,
         "chosen step": outcome.best_step,
         "validation MAE": outcome.best_validation,

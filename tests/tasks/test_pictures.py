@@ -50,7 +50,10 @@ def test_a_method_has_one_colour_and_one_mark_everywhere():
     assert pictures.colour("Reference") == "#000000"
     assert pictures.colour("something else") == pictures.colour("something else")
     assert set(pictures.MARKS) == set(pictures.COLOURS)
-    assert len(set(pictures.MARKS.values())) == len(pictures.MARKS)
+    signs = {(pictures.COLOURS[method], mark) for method, mark in pictures.MARKS.items()}
+    assert len(signs) == len(pictures.MARKS)
+    small = [mark for method, mark in pictures.MARKS.items() if not method.endswith(" large")]
+    assert len(set(small)) == len(small)  # without colour, too; a larger network has its method's mark
 
 
 def test_curves_carry_labels_units_and_only_finite_points(tmp_path):

@@ -364,7 +364,13 @@ def test_checks_against_the_true_gradient_find_it_out_too():
     """With errors out of account: the loss does not fall along the gradient as that says."""
     policy = TrustPolicy(lost=1e9, regained=1e9, agreement=0.9, check_every=6, average=5)
     assert max(train(ring_gradient(zo.ConvTangent(padding="circular"), policy), 20)) == 2
-    assert max(train(ring_gradient(zo.Identity(), policy), 20)) > 2
+    assert max(train(ring_gradient(zo.Memory(), policy), 20)) > 2
+
+
+def test_what_does_not_learn_gets_no_more_probes_but_is_named():
+    policy = TrustPolicy(lost=1e9, regained=1e9, agreement=0.9, check_every=6, average=5)
+    with pytest.warns(zo.TangentWarning, match="Take a tangent that learns"):
+        assert max(train(ring_gradient(zo.Identity(), policy), 20)) == 2
 
 
 def test_resume_to_the_bit_amid_lost_trust(tmp_path):

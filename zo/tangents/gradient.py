@@ -132,7 +132,7 @@ class TangentGradient:
         self.trust: list[float | None] = []
         self.trust_of_step: float | None = None
         self.agreement: float | None = None
-        self.watch = TrustWatch(trust_policy, probes)
+        self.watch = TrustWatch(trust_policy, probes, any(own.learns for own in self.tangents))
         self._key = Key(seed)
 
     def backward(self, batch: Any) -> Tensor:  # noqa: ANN401

@@ -99,13 +99,15 @@ class TrustWatch:
     Args:
         policy: when to act.
         probes: to begin with, and the fewest.
+        learning: whether more of them can help any tangent.
     """
 
-    def __init__(self, policy: TrustPolicy, probes: int) -> None:
+    def __init__(self, policy: TrustPolicy, probes: int, learning: bool = True) -> None:
         self.policy = policy
         self.fewest = probes
         # Twice no probes is none, and what learns from values alone may not learn from them either.
-        self.most = max(probes, policy.most_probes) if probes else 0
+        self.most = max(probes, policy.most_probes) if probes and learning else probes
+        self.learning = learning
         self.limit = policy.lost if probes else policy.lost_values
         self._state = _State(probes)
 
@@ -190,9 +192,13 @@ class TrustWatch:
         if state.agreement is not None:
             wanted += f" and the loss to change by at least {policy.agreement:g} of what their gradient says"
             found += f", and {state.agreement:.3g} of that change"
+        mend = "Allow more probes (most_probes), put LocalSecant outermost, take a StudentTangent"
+        if not self.learning:
+            mend = "Take a tangent that learns"
+        elif not self.fewest:
+            mend = "Fit it to more of the box's answers, let it take more steps_per_step"
         return (
             f"Step {step}: {wanted}, {found}, with {state.probes} probes, the most allowed. Training may be "
-            "worse than none: watch a held-out loss (zo.HeldOut). Allow more probes (most_probes), put "
-            "LocalSecant outermost or take a StudentTangent, move the network less in a step; or use "
-            "LossGradient with sparse coordinates."
+            f"worse than none: watch a held-out loss (zo.HeldOut). {mend}, move the network less in a step; or "
+            "use LossGradient with sparse coordinates."
         )

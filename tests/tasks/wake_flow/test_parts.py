@@ -17,7 +17,7 @@ from tasks.errors import ConfigurationError, RunFolderError, SolverError
 from tasks.wake_flow import config, data, evaluation
 from tasks.wake_flow.config import PRESETS, Config
 from tasks.wake_flow.methods import _mean_of_living
-from tasks.wake_flow.networks import Corrector, NoCorrector, Scales
+from tasks.wake_flow.networks import Corrector, NoCorrector, Scales, plain
 from tasks.wake_flow.pictures import turned, vorticity
 from tasks.wake_flow.rollout import rollout_errors, window_loss
 from tests.tasks.wake_flow.small import SMALL
@@ -90,7 +90,7 @@ def test_limits_are_those_of_the_solver():
 
 def test_the_demo_has_the_published_split_and_a_network_of_a_thousand_weights():
     demo = PRESETS["demo"]
-    network = Corrector(demo.channels, Scales(1.0, 1.0, 1.0))
+    network = Corrector(plain(demo.channels), Scales(1.0, 1.0, 1.0))
     assert sum(p.numel() for p in network.parameters()) == 1010
     chosen = (demo.train_reynolds, demo.validation_reynolds, demo.test_reynolds)
     assert len({re for group in chosen for re in group}) == sum(map(len, chosen))
@@ -98,7 +98,7 @@ def test_the_demo_has_the_published_split_and_a_network_of_a_thousand_weights():
 
 def test_the_corrector_scales_inputs_and_output_and_leaves_the_wall():
     torch.manual_seed(0)
-    network = Corrector(3, Scales(velocity=0.5, reynolds=200.0, correction=0.1))
+    network = Corrector(plain((3,)), Scales(velocity=0.5, reynolds=200.0, correction=0.1))
     velocity, reynolds = torch.randn(4, 2, 16, 8), torch.tensor([100.0, 200.0, 300.0, 400.0])
     with torch.no_grad():
         found = network(velocity, reynolds)
@@ -174,7 +174,7 @@ def test_a_solver_that_loses_everything_is_an_error_in_words(flows):
 def test_first_order_leaves_rows_out_that_its_solver_lost(flows):
     """As if they had not been in the batch: the gradient is that of the others."""
     torch.manual_seed(0)
-    network = Corrector(2, Scales(0.3, 100.0, 0.05))
+    network = Corrector(plain((2,)), Scales(0.3, 100.0, 0.05))
     frames, reynolds = flows.train.windows(zo.Key(0, 0), 4, SMALL.unroll)
     step = WakeFlow(SMALL.width).step
     broken = frames.clone()
@@ -196,7 +196,7 @@ def test_the_three_sets_share_no_flow(flows):
 
 def test_window_loss_is_the_mean_square_over_steps(flows, solver):
     torch.manual_seed(1)
-    network = Corrector(2, Scales(0.3, 100.0, 0.05))
+    network = Corrector(plain((2,)), Scales(0.3, 100.0, 0.05))
     batch = flows.train.windows(zo.Key(0, 0), 3, SMALL.unroll)
     frames, reynolds = batch
     with torch.no_grad():
@@ -313,7 +313,7 @@ def test_a_stream_that_is_faster_on_top_of_the_picture_turns_clockwise():
 def test_zo_through_the_box_is_autograd_through_the_step(flows, evaluator, scheme, dtype, mu, truncation):
     torch.manual_seed(0)
     solver = WakeFlow(SMALL.width)
-    network = Corrector(1, Scales(0.3, 100.0, 0.1)).to(dtype)
+    network = Corrector(plain((1,)), Scales(0.3, 100.0, 0.1)).to(dtype)
     frames, reynolds = flows.train.windows(zo.Key(0, 0), 2, 3)
     batch = frames.to(dtype), reynolds.to(dtype)
     estimator = zo.CoordinateWise(mu, scheme=scheme)

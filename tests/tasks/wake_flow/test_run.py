@@ -15,7 +15,7 @@ import pytest
 from tasks import cli
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run
-from tasks.wake_flow.networks import Corrector, Scales
+from tasks.wake_flow.networks import Corrector, Scales, plain
 from tests.tasks.wake_flow.small import SMALL, words
 
 ROOT = Path(__file__).parents[3]
@@ -52,7 +52,7 @@ def finished(tmp_path_factory) -> Path:
 def test_the_result_has_a_line_for_every_method_with_what_it_cost(finished):
     result = json.loads((finished / "result.json").read_text())
     rows = {row["method"]: row for row in result["table"]}
-    assert list(rows) == ["SRC", "NON", "FO-SOL", "ZO-SOL"]
+    assert list(rows) == ["SRC", "NON", "FO-SOL", "ZO-SOL", "NON large", "FO-SOL large", "TAN-SOL"]
     assert all(row["value"] > 0 and row["metric"] == "MAE" for row in rows.values())
     assert rows["SRC"]["rows"] == rows["NON"]["queries"] == rows["FO-SOL"]["queries"] == 0
     assert rows["NON"]["rows"] == 2 * (SMALL.frames - 1)
@@ -88,7 +88,7 @@ def test_layer_ratios_are_printed_kept_with_the_run_and_paid_for(finished, tmp_p
     (path,) = (tmp_path / "runs").iterdir()
     saved = json.loads((path / "layer_ratios-seed-0.json").read_text())
     shown = capsys.readouterr().out
-    names = [name for name, _ in Corrector(SMALL.channels, Scales(1.0, 1.0, 1.0)).named_parameters()]
+    names = [name for name, _ in Corrector(plain(SMALL.channels), Scales(1.0, 1.0, 1.0)).named_parameters()]
     assert all(name in shown for name in names)
     rows = {
         run: {row["method"]: row for row in json.loads((run / "result.json").read_text())["table"]}["ZO-SOL"]
