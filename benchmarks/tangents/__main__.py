@@ -1,0 +1,121 @@
+"""Learned tangents against first order, the identity, sparse CGE and RGE: error, rows and cosine.
+
+    python -m benchmarks.tangents                      every problem, three seeds: two hours on one core
+    python -m benchmarks.tangents wake-1k lorenz-96    some problems
+    python -m benchmarks.tangents --table              the table and the picture of what was measured
+
+Each problem's results go into `benchmarks/results/tangents/PROBLEM.json` as they come; what is there already
+is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.protocol import RESULTS
+from benchmarks.tangents import report
+from benchmarks.tangents.problem import Problem
+from tasks.runs import atomic
+from tasks.runs.machine import machine, versions
+
+FOLDER = RESULTS / "tangents"
+SEEDS = (0, 1, 2)
+
+
+def problems() -> dict[str, Callable[[], Problem]]:
+    """By name; made when they are asked for, since some compute a reference first."""
+    from benchmarks.tangents.classifiers import classifier
+    from benchmarks.tangents.corrections import correction, systems
+    from benchmarks.tangents.wake import wake
+
+    every = ("FO", "identity", "dense", "memory", "conv + memory", "local, 8 probes")
+    values = ("recommended", "sparse CGE", "RGE")
+    found: dict[str, Callable[[], Problem]] = {
+        "wake-1k": lambda: wake("1,010", ("FO", "identity", "dense", "memory", "conv + memory", *values)),
+        "wake-30k": lambda: wake("29,666", ("FO", "identity", "dense", "recommended", "sparse CGE")),
+        "wake-1k-noise": lambda: wake("1,010", ("FO", "dense", "recommended"), noise=1e-4),
+        "wake-32x64": lambda: wake("1,010", ("FO", "identity", "dense", "recommended"), width=32, unroll=16),
+        "wake-260k": lambda: wake("260,354", ("FO", "recommended")),
+        "digits": lambda: classifier(
+            "network", ("FO", "student", "student, best kept", "RGE at the input", "sparse CGE")
+        ),
+        "digits-forest": lambda: classifier("forest", ("student", "student, best kept", "sparse CGE")),
+    }
+    fewer = {
+        "kuramoto-sivashinsky-noise": ("FO", "dense", "local, 8 probes", "recommended", "sparse CGE"),
+        "kuramoto-sivashinsky-long": (
+            "FO",
+            "identity",
+            "dense",
+            "local, 8 probes",
+            "recommended",
+            "sparse CGE",
+        ),
+        "advection-reaction": ("FO", "identity", "dense", "conv + memory", *values),
+    }
+    for name, system in systems().items():
+        methods = fewer.get(name, every + values)
+        found[name] = lambda system=system, methods=methods: correction(system, methods)
+    return found
+
+
+def main() -> None:
+    """Measure what is asked for and not there yet, then write table and picture."""
+    makers = problems()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("problems", nargs="*", metavar="PROBLEM", help=f"of {', '.join(makers)}; all if none")
+    parser.add_argument("--table", action="store_true", help="measure nothing")
+    asked = parser.parse_args()
+    unknown = set(asked.problems) - set(makers)
+    if unknown:
+        parser.error(f"expected problems out of {', '.join(makers)}, got {', '.join(sorted(unknown))}")
+    torch.set_num_threads(1)  # small tensors; and every machine has one
+    if not asked.table:
+        for name in asked.problems or makers:
+            measure(name, makers[name], FOLDER / f"{name}.json")
+    measured = {
+        name: json.loads(path.read_text()) for name in makers if (path := FOLDER / f"{name}.json").exists()
+    }
+    report.write(measured, FOLDER)
+
+
+def measure(name: str, make: Callable[[], Problem], path: Path) -> None:
+    """Train by every method and seed that is not in the file."""
+    from benchmarks.tangents.training import train
+
+    problem = make()
+    found: dict[str, Any] = {"unit": problem.unit, "steps": problem.steps, "curves": {}}
+    if path.exists():
+        found = json.loads(path.read_text())
+    for seed in SEEDS:
+        missing = [method for method in problem.methods if str(seed) not in found["curves"].get(method, {})]
+        if not missing:
+            continue
+        start = problem.start(seed)
+        found |= {
+            "weights": sum(parameter.numel() for parameter in start.parameters()),
+            "command": f"python -m benchmarks.tangents {name}",
+            "machine": machine(),
+            "versions": versions(),
+        }
+        for method in missing:
+            curve = train(problem, method, copy.deepcopy(start), seed)
+            found["curves"].setdefault(method, {})[str(seed)] = asdict(curve)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic.write_json(path, found)
+            change = f"{curve.errors[0]:.4f} -> {curve.final:.4f}"
+            print(f"{name}, seed {seed}, {method}: {change}, {curve.rows[-1]:,} rows", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""`Problem`: what is trained around which black box, and how it is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from blackbox import BlackBoxFunction
+from zo.objective import Objective
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network around a black box.
+
+    Attributes:
+        box: what only answers.
+        exact: its differentiable twin, for first order and for cosines; None where there is none.
+        start: seed -> the network from which all methods start.
+        objective: what takes the box's place (the box itself, its twin) -> objective.
+        batch: (seed, step) -> a batch.
+        error: of a network, on data that no training has seen, through the box.
+        validate: the same on other data, by which weights are chosen.
+        unit: of the error.
+        steps: optimiser steps of the methods that use autograd around the box.
+        variants: of the network in a step of a learned tangent: what equal rows means.
+        learning_rate: of Adam, at the start; it falls along a cosine, for all methods.
+        mu: standard deviation of a probe's weights.
+        stencil: kernel width and padding of a convolutional tangent.
+        methods: names in `methods.METHODS`.
+    """
+
+    box: BlackBoxFunction
+    exact: Callable[..., Any] | None
+    start: Callable[[int], nn.Module]
+    objective: Callable[[Callable[..., Any]], Objective]
+    batch: Callable[[int, int], Any]
+    error: Callable[[nn.Module], float]
+    validate: Callable[[nn.Module], float]
+    unit: str
+    steps: int
+    variants: int
+    learning_rate: float
+    mu: float
+    stencil: tuple[int, Literal["zeros", "circular"]]
+    methods: tuple[str, ...]
