@@ -43,7 +43,6 @@ from zo.tangents.local_secant import LocalSecant
 from zo.tangents.memory import Memory
 from zo.tangents.model import ModelTangent
 from zo.tangents.pairs import CallPairs
-from zo.tangents.selected import Selected
 from zo.tangents.student import StudentTangent
 from zo.tangents.tangent import Identity, Tangent
 from zo.tangents.trust_policy import TrustPolicy
@@ -86,7 +85,6 @@ __all__ = [
     "RandomDirections",
     "RowCounts",
     "RowDirections",
-    "Selected",
     "Sparsity",
     "Stacked",
     "StudentTangent",

@@ -8,7 +8,7 @@ from zo.box_gradient.row_directions import RowDirections
 from zo.errors import ConfigurationError
 from zo.estimators.coordinate_wise import CoordinateWise
 from zo.estimators.random_directions import RandomDirections
-from zo.tangents.tangent import Identity, Tangent
+from zo.tangents.tangent import Tangent
 
 
 def differentiable(
@@ -90,7 +90,7 @@ def _check_tangent(tangent: object, estimator: object) -> None:
             f"differentiable, tangent: expected a Tangent or None, got {type(tangent).__name__}. "
             "Such as zo.Memory()."
         )
-    if estimator is None and not (isinstance(tangent, Identity) or (tangent and tangent.learns_from_values)):
+    if estimator is None and (tangent is None or (tangent.learns and not tangent.learns_from_values)):
         found = "no tangent" if tangent is None else f"{tangent!r}, which learns from queries alone"
         raise ConfigurationError(
             "differentiable, estimator: expected None only with a tangent that learns from values, got "

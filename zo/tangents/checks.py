@@ -14,6 +14,8 @@ from zo.estimators.estimator import check_count
 from zo.objective import Closed, Objective, as_objective
 from zo.parameters import Parameters
 from zo.tangents.calls import RecordedCall
+from zo.tangents.dense import DenseTangent
+from zo.tangents.local_secant import LocalSecant
 from zo.tangents.pairs import CallPairs
 from zo.tangents.tangent import Tangent
 
@@ -28,13 +30,14 @@ def check_max_dropped(value: float) -> None:
 
 
 def check_probes(probes: int, tangents: Sequence[Tangent]) -> None:
-    """Refuse no probes for tangents that learn from nothing else."""
+    """Refuse no probes for tangents that have nothing else to learn from."""
     if probes == 0 and type(probes) is int:
         for tangent in tangents:
-            if not tangent.learns_from_values:
+            if tangent.learns and not tangent.learns_from_values:
                 raise ConfigurationError(
                     f"TangentGradient, probes: expected at least 1 for {tangent!r}, which learns from "
-                    "changes, got 0. Only tangents that learn from values, as StudentTangent, do without."
+                    "changes, got 0. Only tangents that learn from values, as StudentTangent, do without, or "
+                    "that do not learn."
                 )
     else:
         check_count("TangentGradient", "probes", probes)
@@ -129,8 +132,10 @@ def checked_boxes(boxes: Sequence[BlackBoxFunction]) -> tuple[BlackBoxFunction, 
     return tuple(boxes)
 
 
-def checked_tangents(tangent: Tangent | Sequence[Tangent], boxes: int) -> tuple[Tangent, ...]:
-    """A copy for each box: what they learn is their own."""
+def checked_tangents(tangent: Tangent | Sequence[Tangent] | None, boxes: int) -> tuple[Tangent, ...]:
+    """A copy for each box: what they learn is their own. None for what served best on all that was tried."""
+    if tangent is None:
+        tangent = LocalSecant(DenseTangent())
     several = [tangent] * boxes if isinstance(tangent, Tangent) else list(tangent)
     if len(several) != boxes or not all(isinstance(own, Tangent) for own in several):
         raise ConfigurationError(

@@ -199,6 +199,6 @@ class TrustWatch:
             mend = "Fit it to more of the box's answers, let it take more steps_per_step"
         return (
             f"Step {step}: {wanted}, {found}, with {state.probes} probes, the most allowed. Training may be "
-            f"worse than none: watch a held-out loss (zo.HeldOut). {mend}, move the network less in a step; or "
-            "use LossGradient with sparse coordinates."
+            f"worse than none: watch a held-out loss (zo.HeldOut). {mend}, move the network less in a step; "
+            "or use LossGradient with sparse coordinates."
         )
