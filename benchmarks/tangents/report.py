@@ -55,8 +55,8 @@ def write(measured: Mapping[str, Any], folder: Path) -> None:
 def table(measured: Mapping[str, Any]) -> str:
     """Markdown: a line for each method of each problem, and what became of the goals."""
     lines = [
-        "Means over seeds. Rows are those of the black box in training, validation included where the best "
-        "weights are kept; FO takes a derivative for each as well. Cosine: of the gradient to autograd's, "
+        "Means over seeds. Rows are those of the black box in training, + those by which weights were "
+        "chosen; FO takes a derivative for each as well. Cosine: of the gradient to autograd's, "
         "mean over eight points of the training, lowest in brackets.",
         "",
         "| problem | method | error | to FO | rows | cosine | prediction error | |",
@@ -87,7 +87,8 @@ def verdicts(problem: str, curves: Curves) -> list[str]:
             word = "met" if ratio <= goal else "**missed**"
             found.append(f"{problem}, {method}: {ratio:.2f} times FO's error, goal {goal:g}: {word}.")
         if "sparse CGE" in curves:
-            other = at_rows(curves["sparse CGE"], fmean(c["rows"][-1] for c in curves[method].values()))
+            spent = fmean(c["rows"][-1] + c["validation_rows"] for c in curves[method].values())
+            other = at_rows(curves["sparse CGE"], spent)
             word = "not worse" if error <= other * 1.02 else "**worse**"
             found.append(
                 f"{problem}, {method}: {error:.4f}, sparse CGE {other:.4f} with as many rows: {word}."
@@ -121,12 +122,14 @@ def _line(method: str, curves: Curves) -> str:
     notes = notes if any(curve["warned"] for curve in seeds) else []
     notes += [f"start kept in {kept} of {len(seeds)}"] if kept else []
     notes += ["ended early"] if any(curve["ended"] for curve in seeds) else []
+    validation = fmean(curve["validation_rows"] for curve in seeds)
+    choosing = f" + {validation:,.0f}" if validation else ""
     cells = (
         "",
         method,
         f"{fmean(finals):.4f}{spread}",
         ratio,
-        f"{fmean(curve['rows'][-1] for curve in seeds):,.0f}",
+        f"{fmean(curve['rows'][-1] for curve in seeds):,.0f}{choosing}",
         f"{fmean(cosines):.2f} ({min(cosines):.2f})" if cosines else "",
         f"{fmean(trust):.2f}" if trust else "",
         ", ".join(notes),

@@ -25,6 +25,7 @@ class Curve:
     Attributes:
         rows: black-box rows spent when an error was taken; first order has the rows of its forward passes.
         errors: held-out errors there; NaN where the rollout blew up.
+        validation_rows: what choosing among weights took besides, where a method does that.
         final: the error of the weights that the method ends with.
         cosines: of the gradient to autograd's, at those steps, the start left out; empty without a twin.
         trust: relative errors of the tangent's predictions at those steps; empty for other methods.
@@ -36,6 +37,7 @@ class Curve:
 
     rows: list[int] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
+    validation_rows: int = 0
     final: float = math.nan
     cosines: list[float] = field(default_factory=list)
     trust: list[float] = field(default_factory=list)
@@ -67,7 +69,14 @@ def _train(problem: Problem, name: str, network: nn.Module, seed: int, curve: Cu
     steps = max(POINTS, round(problem.steps / shorter))
     marks = {math.ceil(steps * point / POINTS) for point in range(1, POINTS + 1)}
     optimizer = torch.optim.Adam(network.parameters())
-    held_out = zo.HeldOut(network, lambda: problem.validate(network), every=math.ceil(steps / POINTS))
+
+    def validate() -> float:
+        before = ledger.rows_asked
+        error = problem.validate(network)
+        curve.validation_rows += ledger.rows_asked - before
+        return error
+
+    held_out = zo.HeldOut(network, validate, every=math.ceil(steps / POINTS))
     for step in range(1, steps + 1):
         if method.keeps_best:
             held_out.before_step()
@@ -78,7 +87,7 @@ def _train(problem: Problem, name: str, network: nn.Module, seed: int, curve: Cu
         began = process_time()
         gradient.backward(batch)
         curve.seconds += process_time() - began
-        spent = ledger.rows_asked - asked
+        spent = ledger.rows_asked - asked - curve.validation_rows
         if step in marks and problem.exact is not None and name != "FO":
             curve.cosines.append(_cosine(problem, network, batch))
         if step in marks and isinstance(gradient, zo.TangentGradient) and gradient.trust_of_step is not None:
@@ -91,7 +100,6 @@ def _train(problem: Problem, name: str, network: nn.Module, seed: int, curve: Cu
             asked += ledger.rows_asked - before  # judging is not training
     if method.keeps_best:
         curve.kept = held_out.restore()
-        curve.rows[-1] = ledger.rows_asked - asked
 
 
 def _cosine(problem: Problem, network: nn.Module, batch: Any) -> float:  # noqa: ANN401
