@@ -97,6 +97,7 @@ def test_products_go_through_a_solver_that_has_no_forward_mode():
 @pytest.mark.parametrize("substeps", [64, 2])
 def test_a_step_with_the_boxs_own_function_is_autograds_and_with_a_crude_one_near_it(substeps):
     """An integrator with steps 32 times as long is off by the order of that step, a quarter."""
+    torch.manual_seed(0)
     box, network = pendulum_box(), nn.Linear(2, 2).double()
     batch = (weights(5, 2), weights(5, seed=1).abs() + 0.5, torch.arange(5) % 3)
 
@@ -188,6 +189,7 @@ def test_what_a_model_leaves_of_the_wake_is_learned_behind_it():
 def test_boxes_without_other_inputs_and_in_another_precision():
     spec = ArraySpec("x", (2, 2), "float32")
     box = FromTorch(lambda x: torch.sin(2 * x), (spec,), (spec,))
+    torch.manual_seed(0)
     network = nn.Linear(4, 4)
     dtypes = []
 
@@ -203,7 +205,9 @@ def test_boxes_without_other_inputs_and_in_another_precision():
     gradient = zo.TangentGradient(network, loss_with(box), boxes=[box], tangent=ModelTangent(model), probes=1)
     gradient.backward(batch)
     expected = torch.autograd.grad(loss_with(model)(network, batch).mean(), list(network.parameters()))
-    assert torch.allclose(flat_grad(network), torch.cat([g.flatten() for g in expected]), rtol=1e-5)
+    assert torch.allclose(
+        flat_grad(network), torch.cat([g.flatten() for g in expected]), rtol=1e-5, atol=1e-6
+    )
     assert set(dtypes) == {torch.float32}
 
 

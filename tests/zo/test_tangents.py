@@ -97,6 +97,46 @@ def test_draws_hang_on_seed_and_step_alone():
     assert not torch.allclose(found[0], found[2], rtol=1e-3)
 
 
+def test_a_probe_draws_the_same_beside_any_others():
+    found = []
+    for probes in (1, 3):
+        network, box, seen = make_network(), Sine(), []
+        gradient = zo.TangentGradient(
+            network, chain(box), boxes=[box], tangent=zo.Identity(), probes=probes, chunk=1
+        )
+        gradient.tangents[0].observe = seen.append
+        gradient.backward(weights(5, 4))
+        found.append(seen[0].z[:5])  # the first call, the first probe
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("evaluator", ["stacked", "loop"])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 4, 9])
+def test_chunks_cost_nothing_and_change_nothing_but_rounding(evaluator, chunk):
+    """Four variants, in parts of one to four; nine is all of them."""
+
+    def run(chunk) -> tuple[torch.Tensor, Sine]:
+        network, box = make_network(), Sine()
+        gradient = zo.TangentGradient(
+            network,
+            chain(box),
+            boxes=[box],
+            tangent=zo.LocalSecant(),
+            probes=3,
+            evaluator=evaluator,
+            chunk=chunk,
+        )
+        gradient.backward(weights(5, 4))
+        assert gradient.counts.rows == box.ledger.rows_asked == 4 * 5 * 3
+        return grads(network), box
+
+    (found, box), (expected, _) = run(chunk), run(None)
+    assert torch.allclose(found, expected, rtol=1e-6, atol=1e-9)
+    parts = {1: [1] * 4, 2: [2, 2], 3: [3, 1]}.get(chunk, [4])
+    if evaluator == "stacked":
+        assert box.calls == [5 * part for part in parts for _ in range(3)]
+
+
 @pytest.mark.parametrize("kind", TANGENTS)
 def test_resume_to_the_bit(kind, tmp_path):
     def run(resume: bool) -> tuple[torch.Tensor, list]:
@@ -421,7 +461,10 @@ def test_objectives_that_cannot_be_replayed(objective, words):
     [
         ({"probes": -1}, "probes: expected a whole number >= 1"),
         ({"probes": False}, "probes: expected a whole number >= 1"),
-        ({"probes": 0}, r"at least 1 for Identity\(\), which learns from changes, got 0"),
+        (
+            {"probes": 0, "tangent": zo.LocalSecant()},
+            r"least 1 for LocalSecant.* from changes, got 0",
+        ),
         ({"probes": 0, "tangent": [zo.Memory()]}, r"at least 1 for Memory"),
         ({"mu": 0.0}, "mu: expected a finite number > 0"),
         ({"max_dropped": 2}, "max_dropped: expected a fraction"),
@@ -435,6 +478,7 @@ def test_objectives_that_cannot_be_replayed(objective, words):
         ({"tangent": [zo.Identity()] * 2}, "one for each of 1 boxes"),
         ({"objective": lambda: torch.zeros(())}, "objective: expected objective"),
         ({"seed": -1}, "seed: expected a whole number"),
+        ({"chunk": 0}, "chunk: expected a whole number >= 1"),
     ],
 )
 def test_settings_out_of_range(settings, words):
@@ -481,6 +525,9 @@ def test_frozen_parameters_and_states_of_other_runs_are_refused():
     words = r"seed 5 and tangents Identity\(\), got one with seed 0 and tangents Identity"
     with pytest.raises(zo.ConfigurationError, match=words):
         zo.TangentGradient(network, chain(box), seed=5, **settings).load_state_dict(state)
+    ones = zo.TangentGradient(network, chain(box), chunk=1, **settings).state_dict()
+    with pytest.raises(zo.ConfigurationError, match=r"chunk=2, got one with 1\. Leave chunk out"):
+        zo.TangentGradient(network, chain(box), chunk=2, **settings).load_state_dict(ones)
     settings["tangent"] = zo.Memory()
     with pytest.raises(zo.ConfigurationError, match=r"tangents Memory\(Identity\(\), window=768\), got"):
         zo.TangentGradient(network, chain(box), **settings).load_state_dict(state)

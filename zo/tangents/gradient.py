@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
@@ -16,26 +17,15 @@ from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
 from zo.evaluators.preserved import Snapshot
 from zo.evaluators.stacked import Stacked
-from zo.failures import survivors
 from zo.objective import Objective
 from zo.parameters import Choice, Parameters
-from zo.tangents.checks import (
-    check_max_dropped,
-    check_probes,
-    check_state,
-    check_trainable,
-    checked_boxes,
-    checked_objective,
-    checked_pairs,
-    checked_tangents,
-    refuse_not_finite,
-)
+from zo.tangents import checks
 from zo.tangents.counts import TangentCounts
 from zo.tangents.directional_check import agreement
+from zo.tangents.distributed import Ranks, fingerprint
+from zo.tangents.learning import Learned, learn
 from zo.tangents.probes import run_probes
-from zo.tangents.second_pass import surrogate, without_failed
 from zo.tangents.tangent import Tangent
-from zo.tangents.trust import predict_and_learn
 from zo.tangents.trust_policy import TrustPolicy, TrustWatch
 
 
@@ -59,6 +49,11 @@ class TangentGradient:
     objective is evaluated twice, once with all variants and once for autograd with the boxes' recorded
     answers. The second time is the ordinary forward, which updates buffers (running statistics) once.
 
+    Processes with the same network can share the evaluations out, for the same result:
+
+        torch.distributed.init_process_group("gloo")  # in train.py; torchrun --nproc-per-node=3 train.py
+        gradient = zo.TangentGradient(..., process_group=torch.distributed.group.WORLD)
+
     The gradient is biased as far as the tangent is wrong. How far that is, each step tells by predicting
     responses before it learns from them, and every few steps one more query, along the gradient, compares
     the loss with what the gradient says (batch rows in each call). When trust is lost the number of
@@ -71,14 +66,19 @@ class TangentGradient:
         boxes: those that the objective calls and gradients go through. Another box that it calls is
             evaluated in both evaluations, and no gradient passes it. Where a box is wrapped, name the
             outermost wrapper. While `backward` runs no other thread may call them.
-        tangent: for each box a copy of it, or a sequence with one for each.
+        tangent: for each box a copy of it, or a sequence with one for each; None for
+            `LocalSecant(DenseTangent())`, see docs/learned_tangents.md for why.
         probes: how many, while there is trust; 0 where all tangents learn from values alone.
         mu: standard deviation by which a probe moves each weight. Results hardly depend on it: only the
             box is linearised. Responses must stand out of its rounding and noise.
         parameters: which to train, as for `LossGradient`; all must require a gradient.
         evaluator: "stacked", base and probes in one call of the objective, so a box has all their rows at
             once; or "loop", one after another, for networks and objectives that cannot be stacked.
-        seed: all draws hang on (seed, step) alone.
+        seed: a probe's draws hang on (seed, step, its number) alone.
+        chunk: how many of base and probes run together; None for all, or 1 where there are several
+            processes. Results are equal to the bit for equal chunks, on any number of processes.
+        process_group: of processes that are each given the whole batch, and have the same random state;
+            "gloo" or, for GPUs, "nccl". `Ranks` says what they exchange. None for this process alone.
         max_dropped: the fraction of a step's pairs that may fail before the step is an error.
         trust_policy: when trust is lost, and what that may cost.
 
@@ -106,26 +106,28 @@ class TangentGradient:
         objective: Objective,
         *,
         boxes: Sequence[BlackBoxFunction],
-        tangent: Tangent | Sequence[Tangent],
+        tangent: Tangent | Sequence[Tangent] | None = None,
         probes: int = 2,
         mu: float = 1e-3,
         parameters: Choice | Iterable[Choice] | None = None,
         evaluator: str = "stacked",
         seed: int = 0,
+        chunk: int | None = None,
+        process_group: dist.ProcessGroup | None = None,
         max_dropped: float = 0.5,
         trust_policy: TrustPolicy = TrustPolicy(),  # noqa: B008 - frozen
     ) -> None:
         check_mu("TangentGradient", mu)
         check_choice("TangentGradient", "evaluator", evaluator, ("stacked", "loop"))
-        check_max_dropped(max_dropped)
+        checks.check_max_dropped(max_dropped)
         self.network = network
-        self.objective = checked_objective(objective)
-        self.boxes = checked_boxes(boxes)
-        self.tangents = checked_tangents(tangent, len(self.boxes))
-        check_probes(probes, self.tangents)
+        self.objective = checks.checked_objective(objective)
+        self.boxes = checks.checked_boxes(boxes)
+        self.tangents = checks.checked_tangents(tangent, len(self.boxes))
+        checks.check_probes(probes, self.tangents)
         self.mu = mu
         self.parameters = Parameters(network, parameters)
-        check_trainable(self.parameters)
+        checks.check_trainable(self.parameters)
         self.evaluator = Stacked() if evaluator == "stacked" else Loop()
         self.max_dropped = max_dropped
         self.counts = TangentCounts()
@@ -134,6 +136,7 @@ class TangentGradient:
         self.agreement: float | None = None
         self.watch = TrustWatch(trust_policy, probes, any(own.learns for own in self.tangents))
         self._key = Key(seed)
+        self._ranks = Ranks(process_group, chunk)
 
     def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
         """Add this step's gradient to `.grad`, as autograd would.
@@ -147,33 +150,35 @@ class TangentGradient:
         Raises:
             ObjectiveError: the batch or the losses do not have rows first, or the network cannot be stacked.
             TangentError: the objective's second evaluation is not the first again, it calls no box, probes
-                change nothing, or the gradient is not finite.
+                change nothing, the gradient is not finite, or a process failed or has other weights.
             FailedQueriesError: all rows of the base, or more than `max_dropped` of the pairs, failed.
                 In all these cases `.grad` is as it was.
         """
-        step, probes, before = self.counts.steps, self.watch.probes, Snapshot(self.network)
+        step, probes, ranks = self.counts.steps, self.watch.probes, self._ranks
+        before, key = Snapshot(self.network), self._key.at(step)
+        alike = (key, self.mu, ranks.chunk, type(self.evaluator), vars(self.watch), self.tangents)
+        ranks.refuse_others(step, lambda: fingerprint(self.network, batch, repr(alike)))
         problem = Problem(self.network, self.parameters, self.objective, batch, count_rows(batch))
-        base, calls, asked = run_probes(
-            problem, self.boxes, self.evaluator, probes, self.mu, self._key.at(step)
-        )
+        base, calls, asked = run_probes(problem, self.boxes, self.evaluator, probes, self.mu, key, ranks)
         self.counts.queries += probes
         self.counts.rows += asked
-        survived = survivors(base, step)
-        calls, kept = without_failed(survived, calls, batch)
-        pairs, failed = checked_pairs(self.boxes, calls, survived, self.max_dropped, step)
-        self.counts.dropped += failed
-        self.trust, self.trust_of_step = predict_and_learn(self.tangents, calls, pairs)
-        alone = replace(problem, batch=kept)
-        loss, gradients = surrogate(alone, self.boxes, self.tangents, calls, pairs, survived)
-        refuse_not_finite(gradients, self.trust, step)
-        self.agreement = None
-        if self.watch.policy.checks(step):
-            self.agreement = agreement(problem, self.boxes, base, gradients, before, self.counts)
-        for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
+
+        def rest() -> tuple[Learned, tuple[float | None, TangentCounts]]:
+            found = learn(problem, self.boxes, self.tangents, base, calls, self.max_dropped, step)
+            self.counts.dropped += found.dropped
+            agreed = None
+            if ranks.rank == 0 and self.watch.policy.checks(step):
+                agreed = agreement(problem, self.boxes, base, found.gradients, before, self.counts)
+            return found, (agreed, self.counts)
+
+        found, told = ranks.together(step, rest)
+        self.trust, self.trust_of_step = found.trust, found.trust_of_step
+        self.agreement, self.counts = told[0]  # the first rank's: it alone checks
+        for tensor, gradient in zip(self.parameters.tensors, found.gradients, strict=True):
             tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
         self.counts.steps += 1
         self.watch.saw(step, self.trust_of_step, self.agreement)
-        return loss
+        return found.loss
 
     def queries(self) -> int:
         """What the next step will cost: perturbed objectives, the base evaluation not counted."""
@@ -187,9 +192,10 @@ class TangentGradient:
         return {name: error for name, error in by_name.items() if error is not None}
 
     def state_dict(self) -> dict[str, Any]:
-        """Seed, counts (the draws hang on the steps among them), trust, and what tangents have learned."""
+        """Seed, chunk, counts (draws hang on the steps among them), trust, what tangents have learned."""
         return {
             "seed": self._key.seed,
+            "chunk": self._ranks.chunk,
             "counts": asdict(self.counts),
             "trust": self.watch.state_dict(),
             "kinds": self._kinds(),
@@ -197,12 +203,13 @@ class TangentGradient:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken, to the same bits.
+        """Go on where `state_dict` was taken, to the same bits for equal chunks.
 
         Raises:
-            ConfigurationError: the state is of a run with another seed, or other tangents.
+            ConfigurationError: the state is of a run with another seed or chunk, or other tangents.
         """
-        check_state((self._key.seed, state["seed"]), (self._kinds(), state["kinds"]))
+        self._ranks.take_chunk(state["chunk"])
+        checks.check_state((self._key.seed, state["seed"]), (self._kinds(), state["kinds"]))
         self.counts = TangentCounts(**state["counts"])
         self.watch.load_state_dict(state["trust"])
         for tangent, own in zip(self.tangents, state["tangents"], strict=True):

@@ -14,6 +14,8 @@ from zo.evaluators.evaluator import Evaluator, Problem
 from zo.evaluators.stacked import Stacked
 from zo.perturbation import Directions
 from zo.tangents.calls import RecordedCall
+from zo.tangents.chunks import Layout, RecordedChunk, one_layout
+from zo.tangents.distributed import Ranks
 from zo.tangents.recording import Recorder, routed
 from zo.tangents.unseen_weights import refuse_unseen_weights
 
@@ -28,6 +30,7 @@ def run_probes(
     probes: int,
     mu: float,
     key: Key,
+    ranks: Ranks,
 ) -> tuple[Tensor, list[RecordedCall], int]:
     """Evaluate the objective with the network as it is and with `probes` randomly moved copies of it.
 
@@ -38,28 +41,49 @@ def run_probes(
         probes: how many.
         mu: standard deviation of the moves.
         key: of the step.
+        ranks: among which the variants are dealt out, in chunks; each gets all that was recorded.
 
     Returns:
         The losses of the base `(rows,)`, NaN where a row failed; the calls in their order; and the number
-        of rows that the boxes were asked for.
+        of rows that the boxes were asked for, by all ranks.
 
     Raises:
-        TangentError: the calls of different variants cannot be told apart, or there are none; or, at the
-            first step, stacked probes do not move a weight that a box's input hangs on.
+        TangentError: the calls of different variants cannot be told apart, or there are none; a rank
+            failed; or, at the first step, stacked probes do not move a weight that a box's input hangs on.
     """
-    size, dtype = problem.parameters.size, problem.parameters.dtype
-    moves = mu * torch.randn(probes, size, generator=key.generator(PROBES), dtype=dtype)
-    directions = Directions(torch.cat([torch.zeros(1, size, dtype=dtype), moves]))
-    recorder = Recorder(boxes)
-    with routed(boxes, recorder.route):
-        losses = evaluator.losses(problem, directions)
-    split = recorder.stacked if isinstance(evaluator, Stacked) else recorder.one_by_one
-    calls = split(1 + probes)
-    if not calls:
+    chunks = ranks.chunks(1 + probes)
+
+    def evaluated() -> tuple[list[RecordedChunk], tuple[int, list[Layout]]]:
+        found, asked = [], 0
+        for variants in chunks[ranks.rank :: ranks.size]:
+            recorder = Recorder(boxes)
+            with routed(boxes, recorder.route):
+                losses = evaluator.losses(problem, _directions(problem, variants, mu, key))
+            split = recorder.stacked if isinstance(evaluator, Stacked) else recorder.one_by_one
+            found.append(RecordedChunk(losses, split(len(variants))))
+            asked += recorder.asked
+        return found, (asked, list({each.layout for each in found}))
+
+    own, told = ranks.together(key.step, evaluated)
+    layout = one_layout([layout for _, layouts in told for layout in layouts], 1 + probes)
+    if not layout.calls:
         raise TangentError(
             f"objective: expected a call of a box in {list(boxes)}, got none. Name in boxes the very objects "
             "that the objective calls; without a box, use autograd."
         )
+    whole = ranks.exchanged(own, chunks, layout, problem.parameters.tensors[0].device)
+    base, calls = whole.losses[0], whole.calls
     if probes and key.step == 0 and isinstance(evaluator, Stacked):  # what it finds does not change
-        refuse_unseen_weights(problem, boxes, calls, losses[0].isfinite())
-    return losses[0], calls, recorder.asked
+        ranks.together(0, lambda: (refuse_unseen_weights(problem, boxes, calls, base.isfinite()), None))
+    return base, calls, sum(asked for asked, _ in told)
+
+
+def _directions(problem: Problem, variants: range, mu: float, key: Key) -> Directions:
+    """Of some variants: none for the base, the first; each probe's draws are its own."""
+    size, dtype = problem.parameters.size, problem.parameters.dtype
+    moves = torch.zeros(len(variants), size, dtype=dtype)
+    for place, variant in enumerate(variants):
+        if variant > 0:
+            generator = key.generator(PROBES, variant - 1)
+            moves[place] = mu * torch.randn(size, generator=generator, dtype=dtype)
+    return Directions(moves)

@@ -1,0 +1,436 @@
+"""Probes shared out over processes: the same bits on one, two and three, rows paid once, failures told.
+
+Three processes are started once, on 127.0.0.1 with gloo; they do all that is in `CASES` and leave what came
+of it in files.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed import distributed_c10d
+from torch.multiprocessing.spawn import spawn
+from typeguard import suppress_type_checks
+
+import zo
+from blackbox import ArraySpec, BlackBoxFunction
+from zo.tangents.calls import RecordedCall
+from zo.tangents.chunks import RecordedChunk
+
+X = ArraySpec("x", (4,))
+# The policy asks for more than can be had, so that the number of probes changes on the way.
+pytestmark = pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
+RANKS, ROWS, STEPS = 3, 5, 6
+POLICY = zo.TrustPolicy(check_every=1, average=2, agreement=1e9, most_probes=6)
+NEVER = zo.TrustPolicy(check_every=None)
+RUNS = {  # settings of a gradient, by name
+    "dense": {"tangent": zo.DenseTangent(), "chunk": 1},
+    "stack": {"tangent": zo.LocalSecant(zo.Memory(zo.DenseTangent(), window=50)), "chunk": 1},
+    "pairs": {"tangent": zo.LocalSecant(), "chunk": 2, "probes": 4},  # 2, 2 and 1 variants
+    "loop": {"tangent": zo.DenseTangent(), "chunk": 1, "evaluator": "loop"},
+    "one chunk": {"tangent": zo.DenseTangent(), "chunk": 9},  # more than there are variants
+}
+
+
+class Chancy(BlackBoxFunction):
+    """sin(1.3 x) for rows of four; some rows fail, which is told by the digits of the input alone."""
+
+    inputs = outputs = (X,)
+    arrays = "torch"
+
+    def __init__(self) -> None:
+        super().__init__(failures="keep")
+
+    def evaluate_rows(self, x):
+        y = torch.sin(1.3 * x)
+        y[(1e4 * x.abs().sum(dim=1)).frac() < 0.025] = float("nan")
+        return y
+
+
+class Breaks(Chancy):
+    """Raises on one rank."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rank = rank
+
+    def __call__(self, *arrays):
+        if dist.get_rank() == self.rank:
+            raise OSError("the disk is full")
+        return super().__call__(*arrays)
+
+
+class BreaksBack(zo.Identity):
+    """Raises on rank 2, when the probes are long over."""
+
+    def vjp(self, pairs, cotangent):
+        if dist.get_rank() == 2:
+            raise MemoryError("out of memory")
+        return super().vjp(pairs, cotangent)
+
+
+def make_network() -> nn.Module:
+    """With masks and buffers, which must not differ between processes."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(8).eval()  # so that a row that fails does not reach others
+    return nn.Sequential(nn.Linear(4, 8), norm, nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 4))
+
+
+def batch_of(step: int) -> torch.Tensor:
+    batch = torch.randn(ROWS, 4, generator=torch.Generator().manual_seed(step))
+    batch[step % ROWS] = torch.nan if step == 2 else batch[step % ROWS]
+    return batch
+
+
+def chain(box, steps=3):
+    def objective(network, batch):
+        state, loss = batch, 0.0
+        for _ in range(steps):
+            state = box(state + 0.1 * network(state.nan_to_num()))
+            loss = loss + (state - 0.5).square().mean(dim=1)
+        return loss
+
+    return objective
+
+
+def make_gradient(group, network=None, box=None, **settings) -> zo.TangentGradient:
+    network, box = network or make_network(), box or Chancy()
+    settings = {"tangent": zo.Identity(), "max_dropped": 1.0, "trust_policy": NEVER, **settings}
+    return zo.TangentGradient(network, chain(box), boxes=[box], process_group=group, **settings)
+
+
+def state_of(gradient, network) -> dict:
+    """All that a run comes to; with `torch.equal`, to the bit."""
+    flat = torch.cat([value.flatten().double() for value in network.state_dict().values()])
+    return {"weights": flat, "counts": gradient.state_dict()["counts"], "watch": gradient.watch.state_dict()}
+
+
+def train(group, begin=None, until=STEPS, **settings) -> dict:
+    """Some steps down the gradient; `begin` is what another run left, and on which a new gradient goes on."""
+    torch.set_num_threads(1)
+    network, box = make_network(), Chancy()
+    gradient = make_gradient(group, network, box, trust_policy=POLICY, **settings)
+    torch.manual_seed(7)
+    if begin is not None:
+        gradient.load_state_dict(begin["gradient"])
+        network.load_state_dict(begin["network"])
+        torch.set_rng_state(begin["generator"])
+    losses, agreements = [], []
+    for step in range(gradient.counts.steps, until):
+        network.zero_grad()
+        losses.append(float(gradient.backward(batch_of(step))))
+        agreements.append(gradient.agreement)
+        with torch.no_grad():
+            for tensor in network.parameters():
+                tensor -= 0.1 * tensor.grad
+    states = {"gradient": gradient.state_dict(), "network": network.state_dict()}
+    left = {**states, "generator": torch.get_rng_state()}
+    seen = {"losses": losses, "agreements": agreements, "trust": gradient.trust}
+    return {**state_of(gradient, network), **seen, "rows run": box.ledger.rows_asked, "left": left}
+
+
+# What the processes do
+
+
+def runs(groups) -> dict:
+    found = {}
+    for size in (1, 2, 3):
+        if groups[size] is not None:
+            found |= {(name, size): train(groups[size], **settings) for name, settings in RUNS.items()}
+    return found
+
+
+def resumes(groups) -> dict:
+    """Three steps on three processes, then the others on two; rank 2 has none to do."""
+    half = train(groups[3], until=3, tangent=zo.DenseTangent())
+    if groups[2] is None:
+        return {}
+    return {"resumed": train(groups[2], begin=half["left"], tangent=zo.DenseTangent())}
+
+
+def few_probes(groups) -> dict:
+    """Two variants for three processes."""
+    return {"few": train(groups[3], tangent=zo.DenseTangent(), probes=1)}
+
+
+def counted(all_gather, given, kind):
+    def counting(found, tensor, group=None):
+        given[kind] += tensor.numel() * tensor.element_size()
+        return all_gather(found, tensor, group)
+
+    return counting
+
+
+def bytes_told(groups) -> dict:
+    """Bytes that this rank gives away in a step: of what was recorded, and in objects."""
+    found = {}
+    for size, rows, chunk in ((3, 5, 1), (3, 10, 1), (2, 5, 1), (2, 5, 2)):
+        group, given = groups[size], {"own": 0, "objects": 0}
+        if group is None:
+            continue
+        own = dist.all_gather
+        gradient = make_gradient(group, chunk=chunk)
+        gradient.counts.steps = 1  # the first has one exchange more
+        dist.all_gather = counted(own, given, "own")
+        distributed_c10d.all_gather = counted(own, given, "objects")
+        try:
+            gradient.backward(torch.ones(rows, 4) * torch.arange(1, rows + 1)[:, None])
+        finally:
+            dist.all_gather = distributed_c10d.all_gather = own
+        found[size, rows, chunk] = given
+    return {"bytes": found}
+
+
+def error_of(gradient, batch) -> tuple[str, str, str]:
+    """What a step raised, its words and its cause; and that it left nothing behind."""
+    network = gradient.network
+    try:
+        gradient.backward(batch)
+    except Exception as error:
+        assert all(p.grad is None for p in network.parameters()) and gradient.counts.steps == 0
+        return type(error).__name__, str(error), type(error.__cause__).__name__
+    raise AssertionError("no error")
+
+
+def differing(groups) -> dict:
+    rank, found = dist.get_rank(), {}
+    for place, name in enumerate(["weights", "buffers", "batch", "random state", "settings", "steps"]):
+        network, box, batch = make_network(), Chancy(), batch_of(0)
+        odd = rank == 1 + place % 2
+        gradient = make_gradient(groups[3], network, box, mu=2e-3 if odd and name == "settings" else 1e-3)
+        if odd and name == "weights":
+            network[0].weight.data[3, 2] += 1e-7
+        if odd and name == "buffers":
+            network[1].running_var += 1.0
+        if odd and name == "batch":
+            batch[0, 0] = -batch[0, 0]
+        torch.manual_seed(3 if odd and name == "random state" else 4)
+        if name == "steps":
+            gradient.counts.steps = int(odd)
+            try:
+                gradient.backward(batch)
+            except zo.ZeroOrderError as error:
+                found[name] = type(error).__name__, str(error), "NoneType", box.ledger.rows_asked
+        else:
+            found[name] = *error_of(gradient, batch), box.ledger.rows_asked
+    return {"differing": found}
+
+
+def failing(groups) -> dict:
+    batch, found, group = batch_of(0), {}, groups[3]
+    found["box"] = error_of(make_gradient(group, box=Breaks(rank=1)), batch)
+    gradient = make_gradient(group, tangent=BreaksBack())
+    found["tangent"] = error_of(gradient, batch)
+    found["all"] = error_of(make_gradient(group), torch.full_like(batch, torch.nan))
+    found["rows"] = error_of(make_gradient(group), torch.ones(()))
+    box = Chancy()
+
+    def restless(network, batch):
+        state = box(batch + network(batch))
+        return (box(state) if network[0].weight[0, 0] > float(first) else state).square().mean(dim=1)
+
+    network = make_network()
+    first = network[0].weight.detach()[0, 0].clone()
+    wild = zo.TangentGradient(
+        network, restless, boxes=[box], tangent=zo.Identity(), evaluator="loop", probes=8, process_group=group
+    )
+    found["calls"] = error_of(wild, batch)
+    tangents = gradient.tangents  # the group serves again
+    tangents[0].vjp = zo.Identity().vjp
+    found["after"] = float(gradient.backward(batch))
+    return {"failing": found}
+
+
+def outsiders(groups) -> dict:
+    if groups[2] is not None:
+        return {}
+    try:
+        make_gradient(groups["outside"])
+    except zo.ConfigurationError as error:
+        return {"outside": str(error)}
+    return {}
+
+
+CASES = (runs, resumes, few_probes, bytes_told, differing, failing, outsiders)
+
+
+def work(rank: int, folder: str) -> None:
+    """One of the processes."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", zo.errors.TangentWarning)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
+    made = {size: dist.new_group(list(range(size))) for size in (1, 2)}
+    groups = {size: group if rank < size else None for size, group in made.items()}
+    groups |= {3: dist.group.WORLD, "outside": made[2]}
+    found = {}
+    for case in CASES:
+        found |= case(groups)
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> list[dict]:
+    """By rank, what the cases gave."""
+    folder: Path = tmp_path_factory.mktemp("ranks")
+    spawn(work, (str(folder),), nprocs=RANKS)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# The same bits
+
+
+def assert_same(run: dict, other: dict) -> None:
+    assert torch.equal(run["weights"], other["weights"])
+    assert all(run[key] == other[key] for key in ("losses", "agreements", "trust", "counts", "watch"))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_one_two_and_three_processes_come_to_the_same_bits(name, found, one_thread):
+    alone = train(None, **RUNS[name])
+    counts = alone["counts"]  # failures, checks and more probes are all in it
+    assert counts["dropped"] > 0 and counts["checks"] > counts["failed_checks"]
+    assert alone["watch"]["probes"] == 6
+    for size in (1, 2, 3):
+        for rank in range(size):
+            assert_same(found[rank][name, size], alone)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_rows_are_paid_once_and_counted_in_full_by_all(name, found):
+    for size in (1, 2, 3):
+        ranks = [found[rank][name, size] for rank in range(size)]
+        assert sum(run["rows run"] for run in ranks) == ranks[-1]["counts"]["rows"]
+        shared = [run["rows run"] for run in ranks if run["rows run"]]
+        assert len(shared) == (1 if name == "one chunk" else size)
+
+
+def test_a_run_resumes_on_fewer_processes_to_the_same_bits(found, one_thread):
+    whole = train(None, tangent=zo.DenseTangent(), chunk=1)
+    for rank in range(2):
+        assert_same(
+            {**found[rank]["resumed"], "losses": 0, "agreements": 0}, {**whole, "losses": 0, "agreements": 0}
+        )
+    last = train(
+        None,
+        begin=train(None, tangent=zo.DenseTangent(), chunk=1, until=3)["left"],
+        tangent=zo.DenseTangent(),
+    )
+    assert_same(last, found[0]["resumed"])  # the chunk is in the state
+
+
+def test_more_processes_than_variants(found, one_thread):
+    alone = train(None, tangent=zo.DenseTangent(), probes=1, chunk=1)
+    for rank in range(3):
+        assert_same(found[rank]["few"], alone)
+
+
+# What is exchanged
+
+
+@pytest.mark.parametrize(
+    ("size", "rows", "chunk", "each"), [(3, 5, 1, 1), (3, 10, 1, 1), (2, 5, 1, 2), (2, 5, 2, 2)]
+)
+def test_bytes_of_a_step(found, size, rows, chunk, each):
+    """`each`: variants of a rank, of three, rounded up."""
+    recorded = each * rows * (3 * (4 + 4) + 1) * 4  # three calls, four numbers in and out; a loss; float32
+    for rank in range(size):
+        given = found[rank]["bytes"][size, rows, chunk]
+        assert given["own"] == recorded
+        print(given)
+        assert 0 < given["objects"] < 512 + 40 * 3
+
+
+def test_what_was_recorded_is_packed_to_bytes_and_back():
+    """Dtypes of any width, side by side, and shapes without axes."""
+    z = torch.randn(3, 5, 2, 2, dtype=torch.float64).transpose(2, 3)
+    kind, near = torch.arange(15).view(3, 5), torch.randn(3, 5) > 0
+    calls = [
+        RecordedCall(1, (z, kind), (near,)),
+        RecordedCall(0, (torch.randn(3, 5, 4).half(),), (z.float(),)),
+    ]
+    chunk = RecordedChunk(torch.randn(3, 5), calls)
+    chunk.losses[1, 2] = torch.nan
+    packed = chunk.packed()
+    assert packed.shape == (3, 5 * (4 + 32 + 8 + 1 + 8 + 16))
+    back = RecordedChunk.unpacked(packed, chunk.layout, torch.device("cpu"))
+    assert back.layout == chunk.layout and [call.box for call in back.calls] == [1, 0]
+    assert torch.equal(back.losses.view(torch.int32), chunk.losses.view(torch.int32))
+    for call, other in zip(calls, back.calls, strict=True):
+        for own, again in zip((*call.inputs, *call.outputs), (*other.inputs, *other.outputs), strict=True):
+            assert torch.equal(own, again) and own.dtype == again.dtype
+
+
+# What is told to all
+
+
+@pytest.mark.parametrize(
+    ("name", "called", "rank"),
+    [
+        ("weights", "weights", 1),
+        ("buffers", "weights", 2),
+        ("batch", "batch", 1),
+        ("random state", "random state", 2),
+        ("settings", "settings", 1),
+        ("steps", "settings", 2),
+    ],
+)
+def test_a_rank_that_differs_is_named_on_all_before_a_row_is_asked(found, name, called, rank):
+    for own in found:
+        kind, words, cause, asked = own["differing"][name]
+        assert (kind, cause, asked) == ("TangentError", "NoneType", 0)
+        assert f"got other {called} on rank {rank}. Give each the same" in words
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "cause", "words"),
+    [("box", 1, "OSError", "OSError: the disk is full"), ("tangent", 2, "MemoryError", "out of memory")],
+)
+def test_a_failure_of_one_rank_is_raised_on_all(found, name, rank, cause, words):
+    for own, result in enumerate(found):
+        kind, said, why = result["failing"][name]
+        assert kind == "TangentError" and f"{words}. Mend that and take the step again" in said
+        assert f"expected 3 ranks to do their part, rank {rank} failed" in said
+        assert why == (cause if own == rank else "NoneType")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("all", "FailedQueriesError", "finite loss in some row"),
+        ("rows", "ObjectiveError", "rows first"),
+        ("calls", "TangentError", "got 1 or 2 calls that differ"),
+    ],
+)
+def test_what_all_ranks_fail_at_they_raise_as_one_process_would(found, name, kind, words):
+    for own in found:
+        assert own["failing"][name][0] == kind
+        assert words in own["failing"][name][1]
+
+
+def test_the_group_serves_again_after_failures(found, one_thread):
+    expected = float(make_gradient(None, chunk=1).backward(batch_of(0)))
+    for own in found:
+        assert own["failing"]["after"] == expected
+
+
+def test_only_groups_with_this_process_in_them(found):
+    assert "with this process in it" in found[2]["outside"]
+    with suppress_type_checks(), pytest.raises(zo.ConfigurationError, match="init_process_group"):
+        make_gradient("gloo")
