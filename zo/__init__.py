@@ -35,17 +35,17 @@ from zo.held_out import HeldOut
 from zo.loss_gradient import LossGradient, QueryCounts
 from zo.parameters import Parameters, Without
 from zo.sparse_updates import step_on_set
-from zo.tangents.convolution import ConvTangent
 from zo.tangents.counts import TangentCounts
-from zo.tangents.dense import DenseTangent
 from zo.tangents.gradient import TangentGradient
-from zo.tangents.local_secant import LocalSecant
-from zo.tangents.memory import Memory
-from zo.tangents.model import ModelTangent
+from zo.tangents.models.convolution import ConvTangent
+from zo.tangents.models.dense import DenseTangent
+from zo.tangents.models.local_secant import LocalSecant
+from zo.tangents.models.memory import Memory
+from zo.tangents.models.model import ModelTangent
+from zo.tangents.models.student import StudentTangent
 from zo.tangents.pairs import CallPairs
-from zo.tangents.student import StudentTangent
 from zo.tangents.tangent import Identity, Tangent
-from zo.tangents.trust_policy import TrustPolicy
+from zo.tangents.trust.policy import TrustPolicy
 
 __all__ = [
     "Basis",

@@ -36,33 +36,25 @@ def problems() -> dict[str, Callable[[], Problem]]:
     from benchmarks.tangents.corrections import correction, systems
     from benchmarks.tangents.wake import wake
 
-    every = ("FO", "identity", "dense", "memory", "conv + memory", "local, 8 probes")
-    values = ("recommended", "sparse CGE", "RGE")
+    students = ("student", "student, best kept")
+    main = ("FO", "identity", "dense", "recommended", "sparse CGE")
     found: dict[str, Callable[[], Problem]] = {
-        "wake-1k": lambda: wake("1,010", ("FO", "identity", "dense", "memory", "conv + memory", *values)),
-        "wake-30k": lambda: wake("29,666", ("FO", "identity", "dense", "recommended", "sparse CGE")),
+        "wake-1k": lambda: wake("1,010", (*main, "RGE")),
+        "wake-30k": lambda: wake("29,666", ("FO", "identity", "recommended", "sparse CGE")),
         "wake-1k-noise": lambda: wake("1,010", ("FO", "dense", "recommended"), noise=1e-4),
-        "wake-32x64": lambda: wake("1,010", ("FO", "identity", "dense", "recommended"), width=32, unroll=16),
+        "wake-32x64": lambda: wake("1,010", ("FO", "identity", "recommended"), width=32, unroll=16),
         "wake-260k": lambda: wake("260,354", ("FO", "recommended")),
-        "digits": lambda: classifier(
-            "network", ("FO", "student", "student, best kept", "RGE at the input", "sparse CGE")
-        ),
-        "digits-forest": lambda: classifier("forest", ("student", "student, best kept", "sparse CGE")),
+        "digits": lambda: classifier("network", ("FO", *students, "RGE at the input", "sparse CGE")),
+        "digits-forest": lambda: classifier("forest", (*students, "sparse CGE")),
     }
-    fewer = {
-        "kuramoto-sivashinsky-noise": ("FO", "dense", "local, 8 probes", "recommended", "sparse CGE"),
-        "kuramoto-sivashinsky-long": (
-            "FO",
-            "identity",
-            "dense",
-            "local, 8 probes",
-            "recommended",
-            "sparse CGE",
-        ),
-        "advection-reaction": ("FO", "identity", "dense", "conv + memory", *values),
+    more = {
+        "kuramoto-sivashinsky-long": ("local, 8 probes",),
+        "coupled-map": ("conv + memory", "local, 8 probes", "RGE"),
+        "lorenz-96": ("local, 8 probes", "RGE"),
+        "implicit-diffusion": ("RGE",),
     }
     for name, system in systems().items():
-        methods = fewer.get(name, every + values)
+        methods = (*main, *more.get(name, ()))
         found[name] = lambda system=system, methods=methods: correction(system, methods)
     return found
 

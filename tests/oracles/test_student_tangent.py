@@ -19,9 +19,9 @@ from torch.nn import functional
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from tests.zo.row_boxes import weights
+from zo.tangents.models.student import StudentTangent
 from zo.tangents.pairs import CallPairs, together
-from zo.tangents.student import StudentTangent
-from zo.tangents.trust_policy import TrustPolicy
+from zo.tangents.trust.policy import TrustPolicy
 
 LOSSES = ("squared", "kl", "kl-logits", "labels")
 

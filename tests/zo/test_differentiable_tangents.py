@@ -13,7 +13,7 @@ import zo
 from blackbox import ArraySpec
 from tests.zo.boxes import Sine
 from tests.zo.row_boxes import FromTorch, make_box, nonlinear, weights
-from zo.tangents.student import StudentTangent
+from zo.tangents.models.student import StudentTangent
 
 TWO = zo.RowDirections(1e-4, q=2)
 TANGENTS = {

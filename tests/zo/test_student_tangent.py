@@ -12,8 +12,8 @@ from typeguard import suppress_type_checks
 import zo
 from blackbox import ArraySpec
 from tests.zo.row_boxes import FromTorch, weights
+from zo.tangents.models.student import StudentTangent
 from zo.tangents.pairs import CallPairs, together
-from zo.tangents.student import StudentTangent
 
 X, Y = ArraySpec("x", (3,)), ArraySpec("y", (2,))
 

@@ -20,8 +20,8 @@ from typeguard import suppress_type_checks
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
-from zo.tangents.calls import RecordedCall
-from zo.tangents.chunks import RecordedChunk
+from zo.tangents.step.calls import RecordedCall
+from zo.tangents.step.chunks import RecordedChunk
 
 X = ArraySpec("x", (4,))
 # The policy asks for more than can be had, so that the number of probes changes on the way.

@@ -15,7 +15,7 @@ from blackbox import ArraySpec
 from tests.zo.row_boxes import FromTorch, weights
 from zo.errors import TangentWarning
 from zo.tangents.pairs import CallPairs, together
-from zo.tangents.trust_policy import TrustPolicy, TrustWatch
+from zo.tangents.trust.policy import TrustPolicy, TrustWatch
 
 X = ArraySpec("x", (4,))
 QUICK = TrustPolicy(check_every=None, average=3, most_probes=8)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.box_gradient.row_queries import Queries
-from zo.tangents.calls import RecordedCall
 from zo.tangents.pairs import CallPairs, sizes
+from zo.tangents.step.calls import RecordedCall
 from zo.tangents.tangent import Tangent
-from zo.tangents.trust import predict_and_learn
+from zo.tangents.trust.prediction_error import predict_and_learn
 
 
 class TangentRows:

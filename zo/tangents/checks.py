@@ -13,10 +13,10 @@ from zo.errors import ConfigurationError, FailedQueriesError, TangentError
 from zo.estimators.estimator import check_count
 from zo.objective import Closed, Objective, as_objective
 from zo.parameters import Parameters
-from zo.tangents.calls import RecordedCall
-from zo.tangents.dense import DenseTangent
-from zo.tangents.local_secant import LocalSecant
+from zo.tangents.models.dense import DenseTangent
+from zo.tangents.models.local_secant import LocalSecant
 from zo.tangents.pairs import CallPairs
+from zo.tangents.step.calls import RecordedCall
 from zo.tangents.tangent import Tangent
 
 

@@ -21,12 +21,12 @@ from zo.objective import Objective
 from zo.parameters import Choice, Parameters
 from zo.tangents import checks
 from zo.tangents.counts import TangentCounts
-from zo.tangents.directional_check import agreement
-from zo.tangents.distributed import Ranks, fingerprint
-from zo.tangents.learning import Learned, learn
-from zo.tangents.probes import run_probes
+from zo.tangents.step.distributed import Ranks, fingerprint
+from zo.tangents.step.learning import Learned, learn
+from zo.tangents.step.probes import run_probes
 from zo.tangents.tangent import Tangent
-from zo.tangents.trust_policy import TrustPolicy, TrustWatch
+from zo.tangents.trust.directional_check import agreement
+from zo.tangents.trust.policy import TrustPolicy, TrustWatch
 
 
 class TangentGradient:

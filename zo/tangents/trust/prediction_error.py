@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from zo.tangents.calls import RecordedCall
 from zo.tangents.pairs import CallPairs, together
+from zo.tangents.step.calls import RecordedCall
 from zo.tangents.tangent import Tangent
 
 Squares = tuple[float, float]  # of errors, and of what they are measured by

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zo.errors import TangentError
-from zo.tangents.calls import RecordedCall
+from zo.tangents.step.calls import RecordedCall
 
 Form = tuple[tuple[int, ...], torch.dtype, str]  # of a variant's part of a tensor: shape, dtype, device type
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from zo.errors import ConfigurationError
 from zo.estimators.estimator import check_choice, check_count
-from zo.tangents.grids import grids
+from zo.tangents.models.grids import grids
 from zo.tangents.pairs import CallPairs
 from zo.tangents.tangent import Identity, Tangent, check_positive
 

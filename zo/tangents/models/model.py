@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from zo.errors import ConfigurationError
+from zo.tangents.models.products import pulled_back, pushed_forward
 from zo.tangents.pairs import CallPairs, sizes
-from zo.tangents.products import pulled_back, pushed_forward
 from zo.tangents.tangent import Tangent
 
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from zo.draws import Key
 from zo.errors import ConfigurationError
 from zo.estimators.estimator import check_choice, check_count
+from zo.tangents.models.products import Rows, pulled_back, pushed_forward
+from zo.tangents.models.student_learner import Learner
+from zo.tangents.models.student_losses import LOSSES, Shape
 from zo.tangents.pairs import CallPairs
-from zo.tangents.products import Rows, pulled_back, pushed_forward
-from zo.tangents.student_learner import Learner
-from zo.tangents.student_losses import LOSSES, Shape
 from zo.tangents.tangent import Tangent, check_positive
 
 

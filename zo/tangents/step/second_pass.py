@@ -12,10 +12,10 @@ from blackbox import BlackBoxFunction
 from zo.batches import map_tensors
 from zo.evaluators.evaluator import Problem
 from zo.objective import losses
-from zo.tangents.calls import RecordedCall
 from zo.tangents.pairs import CallPairs
-from zo.tangents.recording import routed
-from zo.tangents.replay import Replay
+from zo.tangents.step.calls import RecordedCall
+from zo.tangents.step.recording import routed
+from zo.tangents.step.replay import Replay
 from zo.tangents.tangent import Tangent
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from zo.draws import Key
 from zo.errors import ConfigurationError, TangentError
-from zo.tangents.student_losses import Shape, StudentLoss
-from zo.tangents.student_window import Moments, Window
+from zo.tangents.models.student_losses import Shape, StudentLoss
+from zo.tangents.models.student_window import Moments, Window
 
 STUDENT = 302  # first word of the key's path for these draws
 

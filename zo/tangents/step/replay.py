@@ -12,9 +12,9 @@ from torch.autograd import Function
 
 from blackbox import BlackBoxFunction
 from zo.errors import TangentError
-from zo.tangents.calls import RecordedCall
 from zo.tangents.pairs import CallPairs, sizes
-from zo.tangents.recording import Route, flat_rows, refuse_arrays
+from zo.tangents.step.calls import RecordedCall
+from zo.tangents.step.recording import Route, flat_rows, refuse_arrays
 from zo.tangents.tangent import Tangent
 
 

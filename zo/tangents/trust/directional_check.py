@@ -13,7 +13,7 @@ from zo.evaluators.loop import Loop
 from zo.evaluators.preserved import Snapshot
 from zo.perturbation import Directions
 from zo.tangents.counts import TangentCounts
-from zo.tangents.recording import Counter, routed
+from zo.tangents.step.recording import Counter, routed
 
 FORETOLD = 1e-3  # of the loss: the change along the gradient that the query is made for
 

@@ -13,11 +13,11 @@ from zo.errors import TangentError
 from zo.evaluators.evaluator import Evaluator, Problem
 from zo.evaluators.stacked import Stacked
 from zo.perturbation import Directions
-from zo.tangents.calls import RecordedCall
-from zo.tangents.chunks import Layout, RecordedChunk, one_layout
-from zo.tangents.distributed import Ranks
-from zo.tangents.recording import Recorder, routed
-from zo.tangents.unseen_weights import refuse_unseen_weights
+from zo.tangents.step.calls import RecordedCall
+from zo.tangents.step.chunks import Layout, RecordedChunk, one_layout
+from zo.tangents.step.distributed import Ranks
+from zo.tangents.step.recording import Recorder, routed
+from zo.tangents.step.unseen_weights import refuse_unseen_weights
 
 PROBES = 301  # first word of the key's path for these draws
 

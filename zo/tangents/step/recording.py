@@ -12,7 +12,7 @@ from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.errors import TangentError
-from zo.tangents.calls import RecordedCall
+from zo.tangents.step.calls import RecordedCall
 
 Route: TypeAlias = Callable[[int, tuple[Any, ...]], Any]  # (which box, its arrays) -> what the call gives
 

@@ -16,8 +16,8 @@ from zo.evaluators.preserved import Snapshot
 from zo.evaluators.replacements import replacements
 from zo.objective import losses, uncompiled
 from zo.perturbation import Directions
-from zo.tangents.calls import RecordedCall
-from zo.tangents.recording import Route, flat_rows, routed
+from zo.tangents.step.calls import RecordedCall
+from zo.tangents.step.recording import Route, flat_rows, routed
 
 
 @torch.no_grad()

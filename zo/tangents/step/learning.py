@@ -11,10 +11,10 @@ from blackbox import BlackBoxFunction
 from zo.evaluators.evaluator import Problem
 from zo.failures import survivors
 from zo.tangents import checks
-from zo.tangents.calls import RecordedCall
-from zo.tangents.second_pass import surrogate, without_failed
+from zo.tangents.step.calls import RecordedCall
+from zo.tangents.step.second_pass import surrogate, without_failed
 from zo.tangents.tangent import Tangent
-from zo.tangents.trust import predict_and_learn
+from zo.tangents.trust.prediction_error import predict_and_learn
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zo.batches import tensors
 from zo.errors import ConfigurationError, TangentError
 from zo.estimators.estimator import check_count
-from zo.tangents.chunks import Layout, RecordedChunk
+from zo.tangents.step.chunks import Layout, RecordedChunk
 
 Own = TypeVar("Own")
 Told = TypeVar("Told")

@@ -1,0 +1,1 @@
+"""The tangents that learn, and your own solver as one."""
