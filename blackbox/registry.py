@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from blackbox.errors import ConfigurationError
 from blackbox.function import BlackBoxFunction
+from blackbox.near_miss import nearest
 from blackbox.registry_arguments import call
 
 
@@ -56,7 +56,7 @@ def _find(target: str, names: Mapping[str, str]) -> Any:  # noqa: ANN401
         place, colon, attribute = target, "", ""
     if not place or (colon and not attribute):
         raise ConfigurationError(
-            f"{target!r}: expected a name, module:Class or file.py:Class. {_nearest(target, names)}"
+            f"{target!r}: expected a name, module:Class or file.py:Class. {nearest(target, sorted(names))}"
         )
     module = _from_file(Path(place)) if place.endswith(".py") else _from_name(place)
     if not attribute:
@@ -65,7 +65,7 @@ def _find(target: str, names: Mapping[str, str]) -> Any:  # noqa: ANN401
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise ConfigurationError(
-                f"{place}: expected it to have {attribute!r}. {_nearest(attribute, _public(module))}"
+                f"{place}: expected it to have {attribute!r}. {nearest(attribute, _public(module))}"
             )
         found = getattr(found, part)
     return found
@@ -128,10 +128,4 @@ def _only_class(place: str, module: ModuleType) -> Any:  # noqa: ANN401
 
 
 def _public(module: ModuleType) -> list[str]:
-    return [name for name in vars(module) if not name.startswith("_")]
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    known = sorted(names)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"Did you mean {close[0]!r}?" if close else f"The names are {', '.join(known)}."
+    return sorted(name for name in vars(module) if not name.startswith("_"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import types
@@ -11,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin
 
 from blackbox.errors import ConfigurationError
+from blackbox.near_miss import nearest
 
 _SCALARS = (bool, int, float, str, type(None))
 _NOT_JSON = {"True": "true", "False": "false", "None": "null"}
@@ -42,7 +42,13 @@ def call(target: str, make: Callable[..., Any], arguments: Mapping[str, Any]) ->
     Raises:
         ConfigurationError: an argument is unknown, missing or of another type.
     """
-    signature = inspect.signature(make)
+    try:
+        signature = inspect.signature(make)
+    except ValueError:  # such as dict, which says nothing of what it takes
+        raise ConfigurationError(
+            f"{target}: expected something that makes a black box, got {make!r}. Name a subclass of "
+            "BlackBoxFunction, or a function that returns an instance of one."
+        ) from None
     known = {
         name: item
         for name, item in signature.parameters.items()
@@ -53,8 +59,7 @@ def call(target: str, make: Callable[..., Any], arguments: Mapping[str, Any]) ->
         if name not in known:
             if open_ended:
                 continue
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            mend = f"Did you mean {close[0]!r}?" if close else f"It takes {', '.join(known) or 'none'}."
+            mend = nearest(name, known, "It takes")
             raise ConfigurationError(f"{target}: expected no argument {name!r}. {mend}")
         hint = _hints(make).get(name, Any)
         if not _fits(value, hint):

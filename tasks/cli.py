@@ -54,18 +54,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"{str(stop) or 'Stopped.'}{_how_to_resume(at_work)}", file=sys.stderr)
         return 130
-    except OSError as error:
-        if debug:
+    except Exception as error:
+        # Ours first: some are of the system's kind too, such as a server that is not there.
+        if not debug and _known(error):
+            print(f"blackbox: {error}", file=sys.stderr)
+            return 2 if isinstance(error, ConfigurationError | RunFolderError) else 1
+        if debug or not isinstance(error, OSError):
             raise
         advice = "" if at_work else " Mend that, or give another folder."
         said = f"{_sentence(error)}{advice}{_how_to_resume(at_work)}"
         print(f"blackbox: {said}", file=sys.stderr)
         return 1
-    except Exception as error:
-        if debug or not _known(error):
-            raise
-        print(f"blackbox: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigurationError | RunFolderError) else 1
 
 
 def _do(command: Command, line: list[str], at_work: list[Run]) -> int:

@@ -7,7 +7,8 @@ from importlib import metadata
 
 from tasks.runs.machine import PACKAGE, machine, version, versions
 
-_REQUIREMENT = re.compile(r"""\s*([\w.-]+).*\bextra\s*==\s*["']([\w-]+)["']""")
+# the package, the extras of it that are asked for, and the extra of ours that asks
+_REQUIREMENT = re.compile(r"""\s*([\w.-]+)\s*(?:\[([^\]]*)\])?.*\bextra\s*==\s*["']([\w-]+)["']""")
 
 
 def report() -> str:
@@ -41,11 +42,21 @@ def _extras() -> dict[str, str]:
         requirements = metadata.requires(PACKAGE) or []
     except metadata.PackageNotFoundError:
         return {"extras": f"unknown, since {PACKAGE} is not installed: pip install -e ."}
-    extras: dict[str, list[str]] = {}
+    packages: dict[str, list[str]] = {}
+    others: dict[str, list[str]] = {}  # extras made of other extras, as "all" is
     for requirement in requirements:
         if match := _REQUIREMENT.match(requirement):
-            extras.setdefault(match[2], []).append(match[1])
-    return {extra: _state(extra, packages) for extra, packages in sorted(extras.items())}
+            packages.setdefault(match[3], [])
+            if match[1] == PACKAGE:
+                others.setdefault(match[3], []).extend(name.strip() for name in (match[2] or "").split(","))
+            else:
+                packages[match[3]].append(match[1])
+
+    def needed(extra: str) -> list[str]:
+        inside = (package for other in others.get(extra, []) for package in needed(other))
+        return list(dict.fromkeys([*inside, *packages.get(extra, [])]))
+
+    return {extra: _state(extra, needed(extra)) for extra in sorted(packages)}
 
 
 def _state(extra: str, packages: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -26,11 +27,30 @@ def test_the_readme_s_own_simulator_learns(capsys):
     assert f"after {32 * (200 * 26 + 2 * 12 + 1):,} rows" in capsys.readouterr().out
 
 
-def test_the_readme_has_no_gaps():
-    assert not re.findall(r"@[A-Z]+@", (ROOT / "README.md").read_text(encoding="utf-8"))
+def test_the_pages_have_no_gaps():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        assert not re.findall(r"@[A-Z]+@", page.read_text(encoding="utf-8")), page.name
 
 
-def test_files_that_the_readme_names_are_there():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name in re.findall(r"\]\(([\w./-]+)\)", text):
-        assert (ROOT / name).is_file(), name
+def test_files_that_the_pages_name_are_there():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for name in re.findall(r"\]\(([\w./-]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / name).is_file(), f"{page.name}: {name}"
+
+
+def test_the_blocks_on_black_boxes_run(tmp_path, monkeypatch, capsys):
+    """In a folder that has the README's class in `pendulum.py`, as the page asks for."""
+    readme = blocks("README.md")[0]
+    (tmp_path / "pendulum.py").write_text(readme[: readme.index("\npendulum = ")], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pendulum", raising=False)
+    several = blocks("docs/black_boxes.md")
+    assert len(several) == 4
+    for code in several:
+        exec(compile(code, "docs/black_boxes.md", "exec"), {"__name__": "page"})
+    adapters, wrappers, check, serve = capsys.readouterr().out.strip().splitlines()
+    assert adapters.startswith("[[ 2. -4.]] [[ 2. -4.]] 1")
+    assert wrappers.endswith(" 9000")  # 1,000 rows asked for twice and paid for once
+    assert check.startswith("mu = ") and serve.startswith("[[0.")
+    monkeypatch.delitem(sys.modules, "pendulum")

@@ -63,12 +63,13 @@ class OnnxModel(BlackBoxFunction):
         for name, value in (("max_rows", max_rows), ("threads", threads)):
             if value is not None:
                 whole("OnnxModel", name, value)
+        if not isinstance(path, str | os.PathLike) or not Path(path).is_file():
+            named = str(path) if isinstance(path, os.PathLike) else path
+            raise ConfigurationError(
+                f"OnnxModel, path: expected an ONNX file, got {named!r}, which is not there."
+            )
         self.path, self.sizes, self.providers = Path(path).resolve(), dict(sizes or {}), tuple(providers)
         self.max_rows, self.threads, self.deterministic = max_rows, threads, deterministic
-        if not self.path.is_file():
-            raise ConfigurationError(
-                f"OnnxModel, path: expected an ONNX file, got {str(path)!r}, which is not there."
-            )
         self.checksum = onnx_specs.checksum(self.path)
         self._session = self._load()
         self._into = [onnx_specs.read(repr(self), "input", item) for item in self._session.get_inputs()]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from blackbox.adapters.module_identity import module_identity
 from blackbox.errors import ConfigurationError, OutputError
 from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
@@ -69,7 +68,10 @@ class TorchModule(BlackBoxFunction):
         self.max_rows, self.deterministic = max_rows, deterministic
         self.device = _device(device, tensors)
         self.dtype = next((t.dtype for t in tensors if t.is_floating_point()), None)
-        self.module = copy.deepcopy(module).to(self.device).eval().requires_grad_(False)
+        with torch.no_grad():  # or the copies of a scripted module's parameters hang on its own
+            self.module = copy.deepcopy(module).to(self.device).eval()
+        for parameter in self.module.parameters():  # one by one: scripted modules refuse requires_grad_
+            parameter.requires_grad_(False)
         super().__init__(failures=failures)
 
     def evaluate_rows(self, *arrays: Tensor) -> tuple[Tensor, ...]:
@@ -103,14 +105,12 @@ class TorchModule(BlackBoxFunction):
 
     @property
     def identity(self) -> str:
-        """What a cache knows this box by: the module's class and printed form, and its numbers."""
-        kind, total = type(self.module), hashlib.sha256()
-        for name, tensor in itertools.chain(self.module.named_parameters(), self.module.named_buffers()):
-            plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode() + plain.tobytes())
-        return (
-            f"{kind.__module__}.{kind.__qualname__} {self.module!r} {total.hexdigest()} on {self.device.type}"
-        )
+        """What a cache knows this box by: see `blackbox.adapters.module_identity`.
+
+        Raises:
+            ConfigurationError: an attribute of the module is not plain data.
+        """
+        return f"{module_identity(self.module)} on {self.device.type}"
 
     def __repr__(self) -> str:
         """Named after the module's class."""

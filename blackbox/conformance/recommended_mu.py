@@ -17,12 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from blackbox.conformance.ladder import Ladder, climb_down
 from blackbox.conformance.lines import Lines, Responses
-from blackbox.conformance.probe import OutOfRowsError, Probe
-
-MOVED = 8  # numbers that must move at a step for its differences to be looked at
-CLEAR = 3.0  # a difference counts when its root mean square is so many times what noise alone makes
-BLOCK = 6  # steps of the ladder in one call
+from blackbox.conformance.probe import Probe
 
 
 @dataclass(frozen=True)
@@ -69,43 +66,6 @@ class Recommendation:
         return self.directions.forward / math.sqrt(self.size), self.directions.central / math.sqrt(self.size)
 
 
-@dataclass
-class _Ladder:
-    """Sums over lines and columns at steps h, largest first: squares of differences, and of the noise."""
-
-    h: list[float]
-    second: list[float]  # [f(h) - 2 f(0) + f(-h)]^2, no less than rounding makes it
-    third: list[float]  # [f(2h) - 2 f(h) + 2 f(-h) - f(-2h)]^2 / 4; NaN on the first step
-    first: list[float]  # [f(h) - f(-h)]^2 / 4
-    expected: list[float]  # s^2 by ECnoise
-    quantised: list[float]  # s^2 by the quantisation of those numbers that move
-    moving: list[bool]  # whether enough numbers move for the sums to say something
-
-    def noise_at_best(self) -> float:
-        """s^2 of the noise at the step where forward differences are about best."""
-        errors = [
-            s / h**2 if m else math.inf for s, h, m in zip(self.second, self.h, self.moving, strict=True)
-        ]
-        level = int(np.argmin(errors))
-        return max(self.second[level] / 14, self.quantised[level])
-
-    def smallest_clear(self, squares: list[float], factor: float, noise: float) -> int | None:
-        """The smallest step at which a difference stands out, the end of an unbroken run of such steps."""
-        # Of few numbers that jump from step to step, the noise is that of more and more as h grows.
-        clear = [s > CLEAR**2 * factor * max(noise, q) for s, q in zip(squares, self.quantised, strict=True)]
-        last = None
-        for level, good in enumerate(clear):
-            if good:
-                last = level
-            elif last is not None and not any(clear[level : level + 2]):
-                break
-        return last
-
-    def nearest(self, mu: float) -> int:
-        """The step nearest to mu."""
-        return int(np.argmin(np.abs(np.log(np.array(self.h) / mu))))
-
-
 @dataclass(frozen=True)
 class _Rule:
     """The square error of a slope: s^2 / `noisy` mu^2 + |derivative|^2 mu^(2 order - 2) / `bent`."""
@@ -115,7 +75,7 @@ class _Rule:
     noisy: float
     bent: float
 
-    def derivative(self, ladder: _Ladder, noise: float) -> float:
+    def derivative(self, ladder: Ladder, noise: float) -> float:
         """The sum of its squares, at the smallest step where it stands out; 0 if it does not."""
         squares = ladder.second if self.order == 2 else ladder.third
         level = ladder.smallest_clear(squares, self.factor, noise)
@@ -152,7 +112,7 @@ def recommend(probe: Probe, responses: Responses, lines: Lines, noise: np.ndarra
     Returns:
         None where the outputs do not change along any line.
     """
-    ladder = _climb_down(probe, responses, lines, noise)
+    ladder = climb_down(probe, responses, lines, noise)
     if ladder is None:
         return None
     square = ladder.noise_at_best()
@@ -170,62 +130,3 @@ def recommend(probe: Probe, responses: Responses, lines: Lines, noise: np.ndarra
         CENTRAL.error(square, twist, central) / slope,
         bend == 0.0,
     )
-
-
-def _climb_down(probe: Probe, responses: Responses, lines: Lines, noise: np.ndarray) -> _Ladder | None:
-    """Halve the step, from twice the input's spread on, until noise is all there is."""
-    levels = max(2, 1 + math.ceil(math.log2(lines.longest / lines.shortest)) if lines.shortest > 0 else 48)
-    steps = 2 * lines.longest * 2.0 ** -np.arange(levels)
-    quanta = [probe.measured.quanta[place] / responses.spread[place] for place in responses.output]
-    zero = responses.along(probe, lines, np.zeros(1))[:, 0]
-    plus: list[np.ndarray] = []
-    minus: list[np.ndarray] = []
-    ladder = None
-    for start in range(0, levels, BLOCK):
-        block = steps[start : start + BLOCK]
-        try:
-            values = responses.along(probe, lines, np.concatenate([block, -block]))
-        except OutOfRowsError:
-            if start == 0:
-                raise
-            break
-        plus += list(values[:, : len(block)].transpose(1, 0, 2))
-        minus += list(values[:, len(block) :].transpose(1, 0, 2))
-        # Numbers that never move, a saturated probability, have neither noise nor curvature here.
-        active = np.any([(p != zero) & np.isfinite(p - zero) for p in [*plus, *minus]], axis=0)
-        if not active.any():
-            return None
-        ladder = _sums(
-            steps, zero, plus, minus, np.where(active, noise, np.nan), responses.rounding, np.array(quanta)
-        )
-        sums = zip(ladder.second[start:], ladder.third[start:], ladder.expected[start:], strict=True)
-        if not any(second > CLEAR**2 * 6 * n or third > CLEAR**2 * 2.5 * n for second, third, n in sums):
-            break
-    return ladder
-
-
-def _sums(
-    steps: np.ndarray,
-    zero: np.ndarray,
-    plus: list[np.ndarray],
-    minus: list[np.ndarray],
-    noise: np.ndarray,
-    rounding: np.ndarray,
-    quanta: np.ndarray,
-) -> _Ladder:
-    ladder = _Ladder([], [], [], [], [], [], [])
-    enough = min(MOVED, max(1, int(np.isfinite(noise).sum()) // 2))
-    for level, (p, m) in enumerate(zip(plus, minus, strict=True)):
-        second, first = p - 2 * zero + m, (p - m) / 2
-        third = (plus[level - 1] - minus[level - 1]) / 2 - (p - m) if level else np.full_like(p, np.nan)
-        seen = np.isfinite(noise) & np.isfinite(second) & (np.isfinite(third) | (level == 0))
-        least = 6 * float(np.square(np.broadcast_to(rounding, seen.shape)[seen]).sum())
-        ladder.h.append(float(steps[level]))
-        ladder.second.append(max(float(np.square(second[seen]).sum()), least))
-        ladder.third.append(float(np.square(third[seen]).sum()))
-        ladder.first.append(float(np.square(first[seen]).sum()))
-        ladder.expected.append(float(np.square(noise[seen]).sum()))
-        moved = seen & ((p != zero) | (m != zero))
-        ladder.quantised.append(float(np.square(np.broadcast_to(quanta, seen.shape)[moved]).sum()) / 12)
-        ladder.moving.append(int(moved.sum()) >= enough)
-    return ladder

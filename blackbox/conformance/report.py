@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -80,14 +80,13 @@ class Report:
         return said
 
     def __rich__(self) -> RenderableType:
-        """A table for people."""
-        table = Table(
-            title=Text(self.summary()), title_justify="left", box=None, pad_edge=False, title_style=""
-        )
+        """The summary and a table, for people."""
+        table = Table(box=None, pad_edge=False)
         table.add_column("check", no_wrap=True)
         table.add_column("verdict", no_wrap=True)
-        table.add_column("number", justify="right")
-        table.add_column("what was seen", overflow="fold", min_width=30)
+        # No least width: rich cuts off what then exceeds a narrow terminal.
+        table.add_column("number", justify="right", max_width=22)
+        table.add_column("what was seen", overflow="fold")
         for found in self.findings:
             table.add_row(
                 Text(found.check),
@@ -95,7 +94,7 @@ class Report:
                 Text(_number(found)),
                 Text(found.sentence),
             )
-        return table
+        return Group(Text(self.summary()), table)
 
     def __str__(self) -> str:
         """The table as plain text, 110 columns wide."""

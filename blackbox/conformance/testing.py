@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 
 from blackbox.conformance.check import check_black_box
@@ -11,6 +10,7 @@ from blackbox.conformance.report import Report
 from blackbox.conformance.samples import Samples
 from blackbox.errors import ConfigurationError
 from blackbox.function import BlackBoxFunction
+from blackbox.near_miss import nearest
 
 
 def assert_conforms(
@@ -48,10 +48,9 @@ def assert_conforms(
     names = [found.check for found in report.findings]
     for name in allow:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            mend = f"Did you mean {near[0]!r}?" if near else "Leave it out."
             raise ConfigurationError(
-                f"assert_conforms, allow: expected names among {', '.join(names)}, got {name!r}. {mend}"
+                f"assert_conforms, allow: expected names of checks, got {name!r}. "
+                f"{nearest(name, names, 'The checks are')}"
             )
     refused = {Verdict.FAULT} if warnings else {Verdict.FAULT, Verdict.WARNING}
     found = [found for found in report.findings if found.verdict in refused and found.check not in allow]

@@ -75,6 +75,11 @@ class Cached(Wrapper):
             )
         self.block = None if block is None else whole("Cached", "block", block)
         self.identity = identity(box)
+        if not isinstance(path, str | os.PathLike):
+            raise ConfigurationError(
+                f"Cached, path: expected the path of a file, got {path!r}. Give one on a disk of "
+                "this machine."
+            )
         self.path = Path(path).absolute()
         self._answers = Answers(self.path)
         self.isolates = True

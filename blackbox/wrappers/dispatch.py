@@ -16,7 +16,7 @@ from blackbox.function import BlackBoxFunction
 from blackbox.wrappers.assembly import pick, place, stops, unanswered
 from blackbox.wrappers.pool import Pool
 from blackbox.wrappers.shipping import Arrays, Crate, Reply, run_in_worker
-from blackbox.wrappers.starts import Starts
+from blackbox.wrappers.starts import Start, Starts
 
 STARTING = 60.0  # seconds, beside the limit, that a worker may take to come up and begin a block
 _BREAKS = 3  # executors in a row that break before anything comes of it
@@ -98,7 +98,7 @@ class Dispatch:
         finally:
             self._stop()
             for block in self.flying.values():  # left behind by an error
-                self.starts.withdraw(block.name)
+                self._withdraw(block)
         if self._fault is not None:
             raise self._fault
         return self.outcome
@@ -152,7 +152,7 @@ class Dispatch:
                     f"({type(error).__name__}: {error}). Workers need the same packages and the box's "
                     "module; a box that cannot be made from a pickle needs a function that makes it."
                 ) from error
-            self._count_lost(block)
+            self._withdraw(block)
             self._blame(block)
             return
         del self.flying[future]
@@ -161,8 +161,9 @@ class Dispatch:
             self._queue(block)
             return
         self._last, self._breaks = time.monotonic(), 0
-        self._elsewhere |= reply.counts is not None and block.name not in self.starts.all()
-        self._count_lost(block, came_back=reply.counts is not None)
+        starts = self.starts.all().get(block.name, [])
+        self._elsewhere |= reply.counts is not None and not starts
+        self._count_lost(block, starts, came_back=reply.counts is not None)
         if reply.counts is not None:
             self.box.ledger.add(reply.counts)
         if reply.outcome is not None:
@@ -177,14 +178,13 @@ class Dispatch:
         whole = [future for future, _ in mine if _answered(future)]
         for future in whole:
             self._land(future)
-        begun = self.starts.all()
         for future, block in reversed(mine):
             if future in whole or future not in self.flying:
                 continue
             del self.flying[future]
             future.cancel()
-            self._count_lost(block)
-            if block.name not in begun or executor in self._killed:
+            # Withdrawn, since workers of a broken pool live for a while and take what is in their queue.
+            if not self._withdraw(block) or executor in self._killed:
                 self._queue(block)
             elif block.suspect:
                 self._blame(block)
@@ -221,7 +221,7 @@ class Dispatch:
                 else:
                     del self.flying[future]
                     future.cancel()
-                    self.starts.withdraw(block.name)
+                    self._withdraw(block)
                     self._queue(block)
                     self._replace(
                         block.executor, f"no worker took a block for {timeout + STARTING:g} s", None
@@ -231,9 +231,7 @@ class Dispatch:
         """A block hangs: its worker is ended where that can be done, its rows run alone."""
         del self.flying[future]
         future.cancel()
-        workers = self.starts.all().get(block.name, [])
-        self._count_lost(block)
-        self.starts.withdraw(block.name)
+        workers = self._withdraw(block)
         self._last, self._breaks = time.monotonic(), 0
         if self.pool.replaceable:
             if any(worker.own for worker in workers):  # a thread: leave it, and its executor
@@ -265,9 +263,15 @@ class Dispatch:
             ) from error
         self.pool.replace(executor, why, error)
 
-    def _count_lost(self, block: Block, came_back: bool = False) -> None:
+    def _withdraw(self, block: Block) -> list[Start]:
+        """Give a block up: where it has not begun it does not begin any more; where it has, its starts."""
+        starts = self.starts.withdraw(block.name)
+        self._count_lost(block, starts)
+        return starts
+
+    def _count_lost(self, block: Block, starts: list[Start], came_back: bool = False) -> None:
         """Attempts in other processes that did not come back: how far they got is not known, so all rows."""
-        begun = sum(not start.own for start in self.starts.all().get(block.name, []))
+        begun = sum(not start.own for start in starts)
         self.box.ledger.count(rows_run=max(0, begun - came_back) * len(block.rows))
         self.starts.forget(block.name)
 
@@ -277,8 +281,7 @@ class Dispatch:
         for future, block in list(self.flying.items()):
             if future.cancel():
                 del self.flying[future]
-                self._count_lost(block)
-                self.starts.withdraw(block.name)
+                self._withdraw(block)
 
 
 def _answered(future: Future[Reply]) -> bool:

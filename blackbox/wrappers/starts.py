@@ -49,14 +49,16 @@ class Start:
 
 def note_start(folder: str, block: str) -> bool:
     """Note in a worker that a block begins; False where it was withdrawn."""
-    if os.path.exists(os.path.join(folder, f"{block}@{_WITHDRAWN}")):
-        return False
-    name = f"{block}@{os.getpid()}@{platform.node()}@{uuid.uuid4().hex}"
+    note = os.path.join(folder, f"{block}@{os.getpid()}@{platform.node()}@{uuid.uuid4().hex}")
     try:
-        open(os.path.join(folder, name), "x").close()
+        open(note, "x").close()
     except OSError:
-        pass  # another machine, where the folder is not
-    return True
+        return True  # another machine, where the folder is not
+    # Noted first, then looked: who withdraws does it the other way round, so one of the two sees the other.
+    if not os.path.exists(os.path.join(folder, f"{block}@{_WITHDRAWN}")):
+        return True
+    Path(note).unlink(missing_ok=True)
+    return False
 
 
 class Starts:
@@ -76,13 +78,14 @@ class Starts:
     def forget(self, block: str) -> None:
         """Remove what was noted of a block."""
         for path in Path(self.folder).glob(f"{block}@*"):
-            path.unlink(missing_ok=True)
+            if not path.name.endswith(f"@{_WITHDRAWN}"):
+                path.unlink(missing_ok=True)
 
-    def withdraw(self, block: str) -> None:
-        """Forget a block; where it has not begun it must not begin any more."""
-        self.forget(block)
+    def withdraw(self, block: str) -> list[Start]:
+        """A block that has not begun must not begin any more; gives the starts of one that has."""
         os.makedirs(self.folder, exist_ok=True)
         Path(self.folder, f"{block}@{_WITHDRAWN}").touch()
+        return self.all().get(block, [])
 
     def _entries(self) -> Iterator[tuple[str, Start]]:
         os.makedirs(self.folder, exist_ok=True)  # cleaners of temporary folders come in long runs

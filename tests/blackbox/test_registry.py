@@ -144,6 +144,8 @@ WRONG = [  # (target, arguments, words of the message); FILE is the file
     ("FILE:ready", {"factor": 3}, ["no arguments", "made already", "factor"]),
     ("FILE:Pump", {"facter": 3}, ["no argument 'facter'", "Did you mean 'factor'?"]),
     ("FILE:Pump", {"zzz": 3}, ["It takes factor, steps, label, wet."]),
+    ("FILE:Pump", {"fz": 3}, ["It takes factor, steps, label, wet."]),  # near none of them
+    ("builtins:dict", {}, ["builtins:dict", "something that makes a black box", "Name a subclass"]),
     ("FILE:needs", {}, ["a value for size", "Add size=VALUE"]),
     ("FILE:Pump", {"factor": "x"}, ['factor: expected a number, got "x"']),
     ("FILE:Pump", {"steps": 1.5}, ["steps: expected a whole number, got 1.5"]),

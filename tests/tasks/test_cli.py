@@ -140,6 +140,15 @@ def test_known_errors_are_one_sentence_unless_debug(toy, capsys):
     assert "seed-0/zo-sol, step 3 of 12: expected a finite loss" in capsys.readouterr().err
 
 
+def test_a_server_that_is_not_there_is_not_taken_for_a_file(toy, capsys):
+    for package in ("urllib3", "orjson"):
+        pytest.importorskip(package, reason="needs the extra umbridge")
+    assert toy("check", "um-bridge", "urls=http://127.0.0.1:9") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("blackbox: http://127.0.0.1:9: expected a server, found none (")
+    assert said.endswith("Start it, or mend the address.\n")
+
+
 def test_unknown_errors_keep_their_traceback(toy):
     with pytest.raises(ZeroDivisionError, match="nobody saw this coming"):
         toy("run", "toy", "--config.fault", "unknown")

@@ -104,6 +104,23 @@ def test_what_is_optional_and_missing_comes_with_the_command_that_installs_it(mo
     assert found["cpu"] and found["numpy"] == numpy.__version__
 
 
+def test_an_extra_made_of_others_is_missing_what_they_are(monkeypatch):
+    from tasks import installation
+
+    requirements = [
+        'numpy>=1.26; extra == "arrays"',
+        'no-such-package>=1.2; extra == "onnx"',
+        'blackbox-coupling[arrays,onnx]; extra == "all"',
+        'blackbox-coupling[all]; extra == "dev"',
+        'no-such-checker>=1; extra == "dev"',
+    ]
+    monkeypatch.setattr(installation.metadata, "requires", lambda package: requirements)
+    lines = [line.split(maxsplit=1) for line in installation.report().splitlines()]
+    found = dict(line for line in lines if len(line) == 2)
+    assert found["all"] == "missing no-such-package; install with: pip install 'blackbox-coupling[all]'"
+    assert found["dev"].startswith("missing no-such-package, no-such-checker; ")
+
+
 def test_a_source_tree_that_is_not_installed_says_so(monkeypatch):
     from tasks import installation
 

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from blackbox.adapters.um_bridge.client import check_token
 from blackbox.adapters.um_bridge.model import RefusedError, ServedModel
 from blackbox.adapters.um_bridge.protocol import from_text, to_text
+from blackbox.adapters.um_bridge.settings import check_token
 from blackbox.errors import ConfigurationError
 from blackbox.function import BlackBoxFunction
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
-from urllib.parse import urlsplit
 
-from blackbox.adapters.um_bridge.connection import Connection
+from blackbox.adapters.um_bridge.description import agreed
 from blackbox.adapters.um_bridge.endpoint import Derivative, Endpoint
-from blackbox.adapters.um_bridge.errors import ServerError
-from blackbox.adapters.um_bridge.protocol import VERSION, to_text
 from blackbox.adapters.um_bridge.servers import Servers
+from blackbox.adapters.um_bridge.settings import addresses, check_timeout, check_token, checked_config
 from blackbox.errors import ConfigurationError
 from blackbox.failures import Policy
 from blackbox.spec import ArraySpec
+from blackbox.wrappers.settings import whole
 
 
 class UmBridge(Endpoint):
@@ -60,13 +57,14 @@ class UmBridge(Endpoint):
         connections: int = 1,
         failures: Policy | None = None,
     ) -> None:
-        addresses = _addresses(urls)
-        _check_settings(timeout, connections)
+        places = addresses(urls)
+        check_timeout(timeout)
+        whole("UmBridge", "connections", connections)
         check_token("UmBridge", token)
-        self.config = _checked_config(config)
-        servers = Servers(addresses, timeout, token, connections)
+        self.config = checked_config(config)
+        servers = Servers(places, timeout, token, connections)
         try:
-            self.name, self.supports, sizes = _agreed(servers, name, self.config)
+            self.name, self.supports, sizes = agreed(servers, name, self.config)
         except BaseException:
             servers.close()
             raise
@@ -161,116 +159,6 @@ class UmBridge(Endpoint):
         urls = self._servers.urls
         shown = repr(urls[0]) if len(urls) == 1 else f"[{urls[0]!r}, ... {len(urls)} of them]"
         return f"UmBridge({shown}, {self.name!r})"
-
-
-def check_token(owner: str, token: object) -> None:
-    """Refuse a bearer token that no header can carry (RFC 6750, section 2.1)."""
-    if token is None or (isinstance(token, str) and re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", token)):
-        return
-    # The token itself stays out of messages, which end up in logs.
-    raise ConfigurationError(
-        f"{owner}, token: expected letters, digits and any of -._~+/ (and = at the end), got something else. "
-        "Make one with secrets.token_urlsafe()."
-    )
-
-
-def _addresses(urls: str | Sequence[str]) -> tuple[str, ...]:
-    addresses = (urls,) if isinstance(urls, str) else tuple(urls)
-    if not addresses:
-        raise ConfigurationError("UmBridge, urls: expected at least one address, got none. Give one.")
-    for url in addresses:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ConfigurationError(
-                f"UmBridge, urls: expected addresses such as 'http://localhost:4242', got {url!r}. Mend it."
-            )
-        if parts.username is not None or parts.password is not None:
-            raise ConfigurationError(
-                f"UmBridge, urls: expected no password in the address of {parts.hostname}, got one. "
-                "Take it out; a token goes in token=."
-            )
-    return tuple(url.rstrip("/") for url in addresses)
-
-
-def _check_settings(timeout: float | None, connections: int) -> None:
-    if timeout is not None and not (0 < timeout < math.inf):
-        raise ConfigurationError(
-            f"UmBridge, timeout: expected seconds > 0, or None, got {timeout!r}. None waits without end."
-        )
-    if not isinstance(connections, int) or isinstance(connections, bool) or connections < 1:
-        raise ConfigurationError(
-            f"UmBridge, connections: expected a whole number >= 1, got {connections!r}. Take 1."
-        )
-
-
-def _checked_config(config: Mapping[str, Any] | None) -> dict[str, Any]:
-    settings = dict(config or {})
-    try:
-        to_text(settings)
-    except TypeError as error:
-        raise ConfigurationError(
-            f"UmBridge, config: expected settings that JSON can hold, got others ({error}). "
-            "Use numbers, strings, lists and dictionaries with strings for keys."
-        ) from None
-    return settings
-
-
-def _agreed(
-    servers: Servers, name: str | None, config: dict[str, Any]
-) -> tuple[str, frozenset[str], dict[str, tuple[int, ...]]]:
-    """Name, supported endpoints and sizes of the model, the same on all servers."""
-    found = [(c.url, _described(c, name, config)) for c in servers.first_of_each()]
-    first_url, first = found[0]
-    for url, other in found[1:]:
-        if other != first:
-            raise ConfigurationError(
-                f"UmBridge: expected {url} to serve the same model as {first_url}, {first}, got {other}. "
-                "Give the addresses of equal servers."
-            )
-    return first
-
-
-def _described(
-    server: Connection, name: str | None, config: dict[str, Any]
-) -> tuple[str, frozenset[str], dict[str, tuple[int, ...]]]:
-    info = server.ask("/Info")
-    version, models = info.get("protocolVersion"), info.get("models")
-    if version not in (VERSION, str(VERSION)) or not isinstance(models, list) or not models:
-        raise ServerError(
-            f"{server.url}/Info: expected protocol {VERSION} and a list of models, got {version!r} and "
-            f"{models!r}. Look whether it is a UM-Bridge server, and how old it is."
-        )
-    if name is None and len(models) == 1:
-        name = str(models[0])
-    if name is None or name not in models:
-        raise ConfigurationError(
-            f"UmBridge, name: expected a model of {server.url}, got {name!r}. It has {models}."
-        )
-    support = server.ask("/ModelInfo", {"name": name}).get("support")
-    supports = frozenset(kind for kind, can in support.items() if can) if isinstance(support, dict) else None
-    if not supports or "Evaluate" not in supports:
-        raise ConfigurationError(
-            f"UmBridge, name: expected a model that supports Evaluate, got {name!r} of {server.url}, which "
-            "does not. Ask for another."
-        )
-    sizes = {}
-    for kind, path in (("input", "/InputSizes"), ("output", "/OutputSizes")):
-        sizes[kind] = _sizes(server, path, server.ask(path, {"name": name, "config": config}), f"{kind}Sizes")
-    return name, supports, sizes
-
-
-def _sizes(server: Connection, path: str, answer: dict[str, Any], key: str) -> tuple[int, ...]:
-    sizes = answer.get(key)
-    if not isinstance(sizes, list) or not sizes or not all(map(_is_size, sizes)):
-        raise ServerError(
-            f"{server.url}{path}: expected {key} to be a list of whole numbers >= 1, got {sizes!r}. "
-            "Mend the model, or its config."
-        )
-    return tuple(int(size) for size in sizes)
-
-
-def _is_size(number: object) -> bool:
-    return isinstance(number, int | float) and 1 <= number < math.inf and number == int(number)
 
 
 def _specs(kind: str, sizes: tuple[int, ...]) -> tuple[ArraySpec, ...]:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from typeguard import suppress_type_checks
 
-from blackbox import ArraySpec, ConfigurationError, OutputError
+from blackbox import ArraySpec, Cached, ConfigurationError, OutputError
 from blackbox.adapters import TorchModule
 from blackbox.wrappers.identity import identity
 from tests.blackbox.adapters.training import function, gradient_error, loss_drop
@@ -122,6 +122,53 @@ def test_its_identity_is_that_of_its_weights_and_settings():
     assert identity(TorchModule(linear(0), X, Y)) != identity(TorchModule(linear(1), X, Y))
     slopes = (TorchModule(nn.LeakyReLU(slope), X, X) for slope in (0.1, 0.2))
     assert len({identity(box) for box in slopes}) == 2
+
+
+class Scale(nn.Module):
+    """What it gives hangs on an attribute that neither its printed form nor its numbers tell."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_a_scripted_module_is_frozen_as_others_are():
+    module = nn.Linear(2, 2)
+    box = TorchModule(torch.jit.script(module), X, X, max_rows=3)
+    x = torch.randn(5, 2, requires_grad=True)
+    given = box(x)
+    torch.testing.assert_close(given, module(x).detach())
+    assert not given.requires_grad
+    assert [p.requires_grad for p in box.module.parameters()] == [False, False]
+    assert all(p.requires_grad for p in module.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_a_cache_does_not_take_modules_with_other_settings_for_each_other(tmp_path):
+    kinds = [Scale, lambda factor: nn.Sequential(nn.ReLU(), Scale(factor))]
+    kinds += [lambda factor, kind=kind: torch.jit.script(kind(factor)) for kind in tuple(kinds)]
+    kinds.append(lambda factor: torch.jit.trace(Scale(factor), torch.ones(1, 2)))
+    boxes = [TorchModule(make(factor), X, X) for make in kinds for factor in (2.0, 3.0)]
+    x = np.ones((1, 2))
+    answers = [Cached(box, tmp_path / "answers")(x)[0, 0] for box in boxes]
+    assert answers == [2.0, 3.0] * len(kinds)
+    again = [TorchModule(make(factor), X, X) for make in kinds for factor in (2.0, 3.0)]
+    assert [identity(box) for box in again] == [identity(box) for box in boxes]
+
+
+def test_a_module_that_cannot_be_told_from_others_asks_for_an_identity():
+    module = nn.Sequential(Scale(lambda: 2))
+    with pytest.raises(ConfigurationError, match=r"Sequential\.0\['factor'\].*attribute 'identity'"):
+        identity(TorchModule(module, X, X))
+    texts = []
+    for name in ("a", "b"):
+        module.identity = name
+        texts.append(identity(TorchModule(module, X, X)))
+    assert texts[0] != texts[1]
 
 
 def test_a_network_is_trained_through_it():

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from blackbox import ConfigurationError
 from blackbox.conformance import Finding, Report, Verdict, assert_conforms, check_black_box, command
+from blackbox.conformance.report import _number
 from tests.blackbox.conformance.broken_boxes import Centring, Good, Jumps, Rounds
 from tests.blackbox.conformance.probes import draws
 
@@ -27,6 +28,20 @@ def test_the_table_names_every_check_with_verdict_and_sentence():
     assert "no faults" in text and "warning" in text  # quantisation
     assert "Output 'y' comes in steps of 0.001" in text
     assert max(map(len, str(report).splitlines())) <= 110
+
+
+@pytest.mark.parametrize("width", [60, 80, 110])
+def test_the_table_loses_nothing_in_a_narrow_terminal(width):
+    report = check_black_box(Rounds(), rows=300, processes=False)
+    console = shown(width)
+    console.print(report)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    cells = [report.summary(), "check", "verdict", "number", "what was seen"]
+    for found in report.findings:
+        cells += [found.check, found.verdict.value, _number(found), found.sentence]
+    assert sorted("".join(text.split())) == sorted("".join("".join(cells).split()))
 
 
 def test_what_a_box_says_is_no_markup():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -102,3 +104,40 @@ def test_a_pickled_budget_stays_spent():
     box(rows(4))
     twin = pickle.loads(pickle.dumps(box))
     assert (twin.rows, twin.rows_left) == (5, 1)
+
+
+def test_calls_of_several_threads_do_not_go_over_together():
+    def slowly(state: np.ndarray) -> np.ndarray:
+        time.sleep(0.001)
+        return state
+
+    box = Budgeted(EachBox(slowly), rows=100)  # which counts a row when it comes to it
+    with ThreadPoolExecutor(8) as pool:
+        calls = [pool.submit(box, rows(30)) for _ in range(8)]
+    refused = [call.exception() for call in calls if call.exception() is not None]
+    assert len(refused) == 5 and all(isinstance(error, BudgetError) for error in refused)
+    assert (box.ledger.rows_run, box.rows_left) == (90, 10)
+
+
+def test_a_call_that_might_fit_waits_for_another_s_end():
+    """Of 60 rows set aside none is spent, since the call fails before it runs any: the next 60 fit."""
+    started = []
+
+    class Stops(RowsBox):
+        def run_rows(self, inputs: Any) -> Any:
+            started.append(len(inputs[0]))
+            if len(started) == 1:
+                time.sleep(0.2)
+                raise KeyboardInterrupt
+            return super().run_rows(inputs)
+
+    box = Budgeted(Stops(lambda state: state), rows=100)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(box, rows(60))
+        while not started:
+            time.sleep(0.001)
+        second = pool.submit(box, rows(60))
+        assert isinstance(first.exception(), KeyboardInterrupt)
+        np.testing.assert_array_equal(second.result(), rows(60))
+    assert box.ledger.rows_run == 60
+    assert pickle.loads(pickle.dumps(Budgeted(Doubling(), rows=5))).rows_left == 5

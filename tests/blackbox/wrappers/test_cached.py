@@ -12,6 +12,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,12 @@ class Settings:
     grid: tuple[int, ...]
     flow: Flow = Flow.CALM
 
+    def product(self, state: Any) -> Any:
+        return self.viscosity * state
+
+
+MATRIX = np.array([[1.0, 2.0], [3.0, 4.0]])
+
 
 class Described(BlackBoxFunction):
     """Whatever it is given is its configuration."""
@@ -218,7 +225,9 @@ DIFFERENT: list[dict[str, Any]] = [
     {"version": 2}, {"version": "2"},
     {"identity": "x"},
     {"identity": "y"}, {"a": torch.ones(2).bool()}, {"a": 1 + 2j}, {"a": [1, 2], "b": 3},
-    {"a": [1], "b": [2, 3]}, {"arrays": "torch"},
+    {"a": [1], "b": [2, 3]}, {"arrays": "torch"}, {"a": MATRIX.dot}, {"a": (2 * MATRIX).dot},
+    {"a": Settings(0.1, (2, 3)).product}, {"a": Settings(0.1, (2, 4)).product}, {"a": partial(states, 1)},
+    {"a": partial(states, 2)}, {"a": partial(states, n=1)},
 ]  # fmt: skip
 
 
@@ -256,6 +265,15 @@ def test_policy_ledger_and_transparent_wrappers_are_no_part_of_it(path):
     stack = Budgeted(Retrying(RateLimited(plain, per_second=100.0)), rows=5)
     assert identity(stack) == identity(plain) == before
     assert Cached(stack, path).identity == before
+
+
+def test_what_a_wrapper_has_counted_is_no_part_of_it():
+    inner = Several(lambda state: state / 0)
+    inner.failures, recovering = "keep", Recovering(inner, 0.0)
+    before = identity(recovering)
+    with np.errstate(all="ignore"):
+        recovering(states(1, 2))
+    assert recovering.rows_recovered == 2 and identity(recovering) == before
 
 
 def test_wrappers_that_change_answers_are_part_of_it():
@@ -303,6 +321,7 @@ ERRORS = [
                 ["Described._part", "'identity'"]) for i, part in enumerate(REFUSED)),
     ErrorCase("identity", lambda: cached(box={"identity": 3}), ConfigurationError, ["identity", "got 3"]),
     ErrorCase("block", lambda: cached(block=0), ConfigurationError, ["Cached, block", "got 0"]),
+    ErrorCase("no-path", lambda: cached(None), ConfigurationError, ["path of a file", "got None"]),
     ErrorCase("no-folder", lambda: cached("/proc/none/x"), ConfigurationError, ["path", "/proc/none/x"]),
     ErrorCase("text", lambda: foreign(b"a,b\n1,2\n" * 1000), ConfigurationError, ["not a database", "move"]),
     ErrorCase("theirs", foreign_database, ConfigurationError, ["another program", "Choose another path"]),

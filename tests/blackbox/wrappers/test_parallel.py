@@ -7,7 +7,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -304,6 +304,34 @@ def test_workers_that_never_come_up_end_in_an_error(stack):
     with pytest.raises(ExecutorError, match="4 times in a row"):
         box(rows(FINE, FINE))
     assert box.ledger.rows_run == 0
+
+
+class Broken(Executor):
+    """Breaks with a block in its queue, and has a worker left that takes it all the same, late."""
+
+    left: list[Callable[[], Any]]
+
+    def __init__(self) -> None:
+        self.left = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.left.append(partial(fn, *args, **kwargs))
+        future: Future[Any] = Future()
+        future.set_exception(BrokenExecutor("a worker died"))
+        return future
+
+
+def test_what_a_broken_pool_has_in_its_queue_does_not_begin_any_more(stack):
+    broken, made = Broken(), iter(range(10))
+
+    def make() -> Executor:
+        return ThreadPoolExecutor(1) if next(made) else broken
+
+    box = stack(make, in_flight=1)
+    assert np.isfinite(box(rows(FINE, FINE))).all()
+    late = [task() for task in broken.left]
+    assert [reply.withdrawn for reply in late] == [True]
+    assert len(inner(box).rows_run()) == box.ledger.rows_run == 2
 
 
 # Rows that hang

@@ -99,12 +99,12 @@ def test_waits_double_up_to_the_longest_with_a_keyed_random_part():
     assert waits(1) == waits(1)
     two = waits(1, calls=2)
     assert two[:6] == waits(1) and two[6:] != two[:6]
-    many = np.array([waits(seed) for seed in range(400)])
+    many = np.array([waits(seed) for seed in range(100)])
     bounds = np.array([2.0, 4, 8, 16, 20, 20])
     assert (many <= bounds).all() and (many >= bounds / 2).all()
     # Uniform on [1/2, 1]: mean 3/4, standard deviation 1 / sqrt(48); six means within 5 sigma.
-    assert np.abs((many / bounds).mean(0) - 0.75).max() < 5 / math.sqrt(48 * 400)
-    assert np.abs(np.corrcoef(many.T) - np.eye(6)).max() < 5 / math.sqrt(400)
+    assert np.abs((many / bounds).mean(0) - 0.75).max() < 5 / math.sqrt(48 * 100)
+    assert np.abs(np.corrcoef(many.T) - np.eye(6)).max() < 5 / math.sqrt(100)
 
 
 def test_no_attempt_begins_after_the_timeout_and_none_sleeps_past_it():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -59,7 +60,9 @@ def test_the_cache_in_the_workers_keeps_what_they_finished(tmp_path):
         np.testing.assert_array_equal(box(state), in_blocks(tmp_path, plain, 1))
         np.testing.assert_array_equal(box(state), in_blocks(tmp_path, plain, 1))
     ran = Troubled(tmp_path).rows_run()
-    assert all(ran.count(x) == 1 for x in state[:4, 0]) and ran.count(state[5, 0]) == 2
+    # The one that was killed, and what the other worker may have been at just then, if anything.
+    again = [x for x in state[:, 0] if ran.count(x) > 1]
+    assert state[5, 0] in again and len(again) <= 2 and len(ran) == 6 + len(again)
     assert box.ledger.rows_run >= len(ran)
     assert box.ledger.rows_cached >= 6
     later = Cached(Named(tmp_path), tmp_path / "answers")
@@ -98,6 +101,14 @@ def test_every_wrapper_around_every_other_answers_alike(tmp_path):
                 assert box.failures == "raise"
 
 
+class Yielding(int):
+    """A number that lets other threads run while it is added."""
+
+    def __radd__(self, other: int) -> int:
+        time.sleep(1e-4)
+        return other + int(self)
+
+
 class Counted(BlackBoxFunction):
     """One row at a time, called from many threads at once."""
 
@@ -111,5 +122,8 @@ class Counted(BlackBoxFunction):
 def test_threads_lose_no_count():
     box = Counted()
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(box, [np.ones(500)] * 40))
-    assert (box.ledger.calls, box.ledger.rows_asked, box.ledger.rows_run) == (40, 20000, 20000)
+        list(pool.map(box, [np.ones(25)] * 40))
+        assert (box.ledger.calls, box.ledger.rows_asked, box.ledger.rows_run) == (40, 1000, 1000)
+        # Others get their turn between reading a count and writing it, which is where counts are lost.
+        list(pool.map(lambda _: box.ledger.count(calls=Yielding(1)), range(200)))
+    assert box.ledger.calls == 240

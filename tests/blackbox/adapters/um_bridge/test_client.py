@@ -336,6 +336,12 @@ ERRORS = [
         "timeout", lambda: made(URL, timeout=0), ConfigurationError, ["timeout", "seconds > 0", "got 0"]
     ),
     ErrorCase("nan", lambda: made(URL, timeout=NAN), ConfigurationError, ["timeout", "nan"]),
+    ErrorCase("number", lambda: made(3), ConfigurationError, ["urls", "got 3"]),
+    ErrorCase("numbers", lambda: made([URL, 3]), ConfigurationError, ["urls", "got 3"]),
+    ErrorCase("text", lambda: made(URL, timeout="3"), ConfigurationError, ["timeout", "got '3'"]),
+    ErrorCase("true", lambda: made(URL, timeout=True), ConfigurationError, ["timeout", "got True"]),
+    ErrorCase("list", lambda: made(URL, None, [1]), ConfigurationError, ["config", "a dictionary"]),
+    ErrorCase("config-nan", lambda: made(URL, None, {"a": NAN}), ConfigurationError, ["config", "JSON"]),
     ErrorCase("connections", lambda: made(URL, connections=0), ConfigurationError, [">= 1", "got 0"]),
     ErrorCase("token", lambda: made(URL, token="a\r\nb"), ConfigurationError, ["token", "token_urlsafe"]),
     ErrorCase("config", lambda: made(URL, None, {"a": {1}}), ConfigurationError, ["config", "JSON"]),
