@@ -63,8 +63,7 @@ def phiflow_step(
     """The step itself, on PhiFlow's fields."""
     now = diffuse.explicit(now, nu, dt)
     now = scheme(now, now, dt)
-    obstacles = [channel.cylinder] if channel.obstacle else []
-    return fluid.make_incompressible(now, obstacles, solve)[0]
+    return fluid.make_incompressible(now, channel.geometries, solve)[0]
 
 
 def one_by_one(velocity: Tensor, reynolds: Tensor, channel: Channel) -> Tensor:

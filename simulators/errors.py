@@ -17,6 +17,10 @@ class RecordingError(SimulatorError):
     """An operator of PhiFlow's cannot be recorded for any number of rows."""
 
 
+class BlowUpError(SimulatorError):
+    """A trajectory stopped being finite; the message says where."""
+
+
 class ReferenceDataError(SimulatorError):
     """Reference data cannot be made, or a file holds other data than its name says."""
 

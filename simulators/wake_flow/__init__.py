@@ -1,12 +1,15 @@
-"""The unsteady wake behind a cylinder with PhiFlow, as a black box whose rows are stepped together."""
+"""The unsteady wake behind obstacles with PhiFlow, as a black box whose rows are stepped together."""
 
 from simulators.wake_flow.box import WakeFlow
 from simulators.wake_flow.geometry import Channel, viscosity
+from simulators.wake_flow.obstacles import Box, Cylinder
 from simulators.wake_flow.reference import ReferenceFlows, ReferenceSettings, load_or_compute
 from simulators.wake_flow.step import WakeStep
 
 __all__ = [
+    "Box",
     "Channel",
+    "Cylinder",
     "ReferenceFlows",
     "ReferenceSettings",
     "WakeFlow",

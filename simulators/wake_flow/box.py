@@ -1,16 +1,20 @@
-"""`WakeFlow`: the wake behind a cylinder as a black box, rows stepped together."""
+"""`WakeFlow`: the wake behind obstacles as a black box, rows stepped together."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from blackbox.errors import ConfigurationError, InputError
+from blackbox.failures import FailedRow, Failure, Outcome
 from blackbox.function import BlackBoxFunction
 from blackbox.spec import ArraySpec
-from simulators.wake_flow.geometry import LARGEST_REYNOLDS, Channel
+from simulators.errors import BlowUpError
+from simulators.wake_flow.geometry import CYLINDER, LARGEST_REYNOLDS, Channel
+from simulators.wake_flow.obstacles import Obstacle
 from simulators.wake_flow.step import Advection, WakeStep
 
 
@@ -28,10 +32,13 @@ class WakeFlow(BlackBoxFunction):
         advection: "semi-lagrangian" or "mac-cormack".
         max_rows: rows stepped at once; more are taken in turn. That bounds the memory, and on a CPU 32 to
             128 are fastest, as they stay in its cache. On a GPU take thousands.
-        failures: "raise" or "keep", see `BlackBoxFunction`.
+        failures: "raise" or "keep", see `BlackBoxFunction`. Of a row that blows up the failure says with
+            which Reynolds number and in which step of the call; it costs the row a second run.
+        obstacles: what stands in the stream, `Cylinder` and `Box` in any number, instead of the
+            published cylinder; Reynolds numbers still count with its diameter. () is for none.
 
     Raises:
-        ConfigurationError: a setting is out of its range.
+        ConfigurationError: a setting is out of its range, or the grid cannot hold the obstacles.
         InputError: in a call, a Reynolds number is above 1e5, not above 0, or so small that explicit
             diffusion would blow up on this grid.
     """
@@ -47,12 +54,13 @@ class WakeFlow(BlackBoxFunction):
         advection: Advection = "semi-lagrangian",
         max_rows: int = 64,
         failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
+        obstacles: Sequence[Obstacle] = (CYLINDER,),
     ) -> None:
         """Check the settings and factorise the pressure operator."""
         for name, value in (("steps", steps), ("max_rows", max_rows)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigurationError(f"WakeFlow, {name}: expected a whole number above 0, got {value!r}.")
-        self.step = WakeStep(Channel(width), dt, advection)
+        self.step = WakeStep(Channel(width, obstacles), dt, advection)
         self.steps, self.max_rows = steps, max_rows
         shape = self.step.channel.shape
         self.inputs = (ArraySpec("velocity", shape), ArraySpec("reynolds", (), differentiable=False))
@@ -74,10 +82,38 @@ class WakeFlow(BlackBoxFunction):
                 after[chunk] = self._advance(velocity[chunk], reynolds[chunk])
         return after
 
+    def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
+        """Run rows, and say of those that blew up in which step and with which Reynolds number."""
+        outcome = super().run_rows(inputs)
+        blown = [row for row, why in outcome.failed.items() if why == FailedRow(Failure.NON_FINITE)]
+        if blown:
+            velocity, reynolds = (t[blown] for t in inputs)
+            survived = self._steps_survived(velocity, reynolds).tolist()
+            for row, re, steps in zip(blown, reynolds.tolist(), survived, strict=True):
+                outcome.failed[row] = FailedRow(
+                    Failure.NON_FINITE, BlowUpError(f"Re {re:g} blew up in step {steps + 1} of {self.steps}")
+                )
+        return outcome
+
     def _advance(self, velocity: Tensor, reynolds: Tensor) -> Tensor:
         for _ in range(self.steps):
             velocity = self.step(velocity, reynolds)
         return velocity
+
+    def _steps_survived(self, velocity: Tensor, reynolds: Tensor) -> Tensor:
+        """Of rows that failed: steps `(rows,)` after which they were still finite, fewer than there are.
+
+        The rows run again, since looking at every step of those that do not fail would cost all calls.
+        """
+        survived = torch.zeros(len(velocity), dtype=torch.int64, device=velocity.device)
+        with torch.no_grad():
+            for first in range(0, len(velocity), self.max_rows):
+                chunk = slice(first, first + self.max_rows)
+                now = velocity[chunk]
+                for _ in range(self.steps - 1):
+                    now = self.step(now, reynolds[chunk])
+                    survived[chunk] += now.isfinite().flatten(1).all(1)
+        return survived
 
     def _check_reynolds(self, reynolds: Tensor) -> None:
         smallest = self.step.channel.smallest_reynolds(self.step.dt)
@@ -98,13 +134,16 @@ class WakeFlow(BlackBoxFunction):
             "advection": self.step.advection,
             "max_rows": self.max_rows,
             "failures": self.failures,
+            "obstacles": self.step.channel.obstacles,
         }
         return _rebuild, (type(self), self.width, settings)
 
     def __repr__(self) -> str:
         """The settings that make another solver of it."""
         step = f"dt={self.step.dt:g}, advection={self.step.advection!r}"
-        return f"WakeFlow({self.width}, steps={self.steps}, {step})"
+        obstacles = self.step.channel.obstacles
+        others = "" if obstacles == (CYLINDER,) else f", obstacles={obstacles}"
+        return f"WakeFlow({self.width}, steps={self.steps}, {step}{others})"
 
 
 def _rebuild(kind: type[WakeFlow], width: int, settings: dict[str, Any]) -> WakeFlow:

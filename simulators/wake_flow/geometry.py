@@ -1,15 +1,17 @@
-"""The channel with its cylinder: sizes, boundaries, viscosity, and what PhiFlow makes of them.
+"""The channel and what stands in it: sizes, boundaries, viscosity, and what PhiFlow makes of them.
 
 Lengths are those of the published set-up (Um et al. 2020, "Solver-in-the-Loop", karman-2d): a
 domain of 100 x 200, flow along the second axis at speed 1, a cylinder of diameter D = 20 at (50, 50),
 which blocks 20 % of the width. The side walls move with the stream and the outlet is open, which
-sheds vortices closer to an unbounded cylinder than walls at rest.
+sheds vortices closer to an unbounded cylinder than walls at rest. Other obstacles can take the
+cylinder's place; Reynolds numbers count with D = 20 whatever they are.
 
 PhiFlow counts axes (x, y); arrays here are `(..., height, width)`, so y comes first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from threading import RLock
@@ -18,15 +20,18 @@ from typing import Any
 import numpy as np
 from phi import field, math
 from phi.field import CenteredGrid, Field, StaggeredGrid, resample
-from phi.geom import Box, Sphere
+from phi.geom import Box, Geometry, union
 from phi.math import NUMPY, spatial, vec
 from phi.math.extrapolation import BOUNDARY, NONE, ONE, ZERO, Extrapolation, as_extrapolation, combine_sides
+from scipy import ndimage
 
 from blackbox.errors import ConfigurationError
+from simulators.wake_flow.obstacles import Cylinder, Obstacle, check_obstacles
 
 LENGTHS = (100.0, 200.0)  # across, along
 CENTRE = (50.0, 50.0)
 RADIUS = 10.0
+CYLINDER = Cylinder(CENTRE, RADIUS)
 SPEED = 1.0  # of the inflow and of the side walls
 LARGEST_REYNOLDS = 1e5
 ALONE = RLock()  # held while PhiFlow runs: its precision and default backend are global
@@ -39,23 +44,25 @@ class Channel:
 
     Args:
         width: cells across; there are twice as many along the stream, and they are square.
-        obstacle: False leaves the cylinder out.
+        obstacles: what stands in the stream, `Cylinder` and `Box` in any number; () is for none.
 
     Raises:
-        ConfigurationError: `width` is no whole number of at least 8.
+        ConfigurationError: `width` is no whole number of at least 8; or an obstacle is outside the domain,
+            touches its edge, or has fewer than 1.5 cells across.
     """
 
     width: int = 32
-    obstacle: bool = True
+    obstacles: Sequence[Obstacle] = (CYLINDER,)  # kept as a tuple
 
     def __post_init__(self) -> None:
-        """Refuse a grid that cannot hold the cylinder."""
+        """Refuse a grid that cannot hold the obstacles."""
         whole = isinstance(self.width, int) and not isinstance(self.width, bool)
         if not whole or self.width < SMALLEST_WIDTH:
             raise ConfigurationError(
                 f"Channel, width: expected a whole number of at least {SMALLEST_WIDTH} cells, "
                 f"got {self.width!r}. On fewer the grid does not see the cylinder."
             )
+        object.__setattr__(self, "obstacles", check_obstacles(self.obstacles, LENGTHS, self.cell))
 
     @property
     def height(self) -> int:
@@ -94,10 +101,9 @@ class Channel:
         return box(x=LENGTHS[0], y=LENGTHS[1])
 
     @cached_property
-    def cylinder(self) -> Sphere:
-        """The obstacle, whether or not this channel has it."""
-        sphere: Any = Sphere
-        return sphere(x=CENTRE[0], y=CENTRE[1], radius=RADIUS)
+    def geometries(self) -> list[Geometry]:
+        """PhiFlow's geometry of each obstacle, as `make_incompressible` takes them."""
+        return [obstacle.geometry for obstacle in self.obstacles]
 
     def velocity_grid(self, values: Any = 0) -> Field:  # noqa: ANN401
         """PhiFlow's staggered grid; `values` as `StaggeredGrid` takes them."""
@@ -109,23 +115,23 @@ class Channel:
 
     @cached_property
     def masks(self) -> Masks:
-        """The cylinder as PhiFlow's `make_incompressible` sees it, made once."""
+        """The obstacles as PhiFlow's `make_incompressible` sees them, made once."""
         return Masks.of(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is made on demand."""
-        return {"width": self.width, "obstacle": self.obstacle}
+        return {"width": self.width, "obstacles": self.obstacles}
 
 
 @dataclass(frozen=True)
 class Masks:
-    """The obstacle on the grid, float64.
+    """The obstacles on the grid, float64.
 
     Attributes:
         fractions: `(2, height, width)`, share of each face's velocity that is outside (soft edge);
             0 on the wall's column.
         passable: `(2, height, width)`, 1 on faces that fluid passes, else 0; 0 on the wall's column.
-        active: `(height, width)`, 1 in cells that hold fluid, 0 inside the obstacle.
+        active: `(height, width)`, 1 in cells that hold fluid, 0 inside the obstacles.
         fields: PhiFlow's own (passable, active), for its masked Laplace operator.
     """
 
@@ -136,26 +142,41 @@ class Masks:
 
     @classmethod
     def of(cls, channel: Channel) -> Masks:
-        """Make them from PhiFlow, with the steps of `phi.physics.fluid.make_incompressible`."""
+        """Make them from PhiFlow, with the steps of `phi.physics.fluid.make_incompressible`.
+
+        Raises:
+            ConfigurationError: the obstacles shut fluid off from the outlet.
+        """
         with ALONE, NUMPY, math.precision(64):
             velocity = channel.velocity_grid()
-            solid = velocity * 0
+            fractions = 1 - velocity * 0
             outside: Any = math.ones(spatial(x=channel.width, y=channel.height))
-            if channel.obstacle:
-                solid = resample(channel.cylinder, velocity, soft=True, balance=1)
-                outside = ~channel.cylinder
+            if channel.obstacles:
+                outside = ~union(channel.geometries)
+            for geometry in channel.geometries:
+                fractions *= 1 - resample(geometry, velocity, soft=True, balance=1)
             # Beyond walls and inflow no fluid is reached, beyond the outlet it is.
             accessible = Field(velocity.geometry, outside, combine_sides(x=ZERO, y=(ZERO, ONE)))
             passable = field.stagger(
                 accessible, math.minimum, velocity.boundary, at=velocity.sampled_at, dims=["x", "y"]
             )
             active = accessible.with_extrapolation(NONE)
-            return cls(
-                faces_to_array(1 - solid),
-                faces_to_array(passable),
-                np.array(active.values.numpy("y,x"), np.float64),
-                (passable, active),
-            )
+            cells = np.array(active.values.numpy("y,x"), np.float64)
+            _check_open(channel, cells)
+            return cls(faces_to_array(fractions), faces_to_array(passable), cells, (passable, active))
+
+
+def _check_open(channel: Channel, active: np.ndarray) -> None:
+    """Refuse fluid that cannot reach the outlet: its pressure is known only up to a constant."""
+    parts: Any = ndimage.label(active)[0]  # type: ignore[index] (SciPy's stub)
+    shut = (active > 0) & ~np.isin(parts, parts[-1])
+    if shut.any():
+        row, column = (int(i[0]) + 0.5 for i in np.nonzero(shut))
+        raise ConfigurationError(
+            "Channel, obstacles: expected fluid that can flow to the outlet from everywhere, got "
+            f"{int(shut.sum())} cells shut in by {channel.obstacles} on a width of {channel.width} cells, "
+            f"one of them at ({column * channel.cell:g}, {row * channel.cell:g}). Fill the gap or open it."
+        )
 
 
 def viscosity(reynolds: Any) -> Any:  # noqa: ANN401

@@ -2,23 +2,24 @@
 
 The discrete Laplace operator of the *empty* channel is a sum of one operator across and one along,
 so it is diagonal in the product of their eigenvectors: two small matrix products an axis (fast
-diagonalisation, Lynch, Rice & Thomas 1964). The cylinder only cuts links between neighbouring
+diagonalisation, Lynch, Rice & Thomas 1964). Obstacles only cut links between neighbouring
 cells. Cutting k links is a change of rank k, which the Woodbury identity turns into one more product
 with a (k, cells) matrix, the capacitance matrix method (Buzbee, Dorr, George & Golub 1971).
 
     A = A0 + W W^T / h^2,   A^-1 = A0^-1 - A0^-1 W (h^2 + W^T A0^-1 W)^-1 W^T A0^-1,
 
-each column of W is e_a - e_b for a cut link (a, b). One link between the cylinder and the fluid stays: the
-cells inside have no divergence, so nothing flows through a single link and the fluid does not feel
-it, while without any the operator would be singular.
+each column of W is e_a - e_b for a cut link (a, b). One link between each solid body and the fluid stays:
+the cells inside have no divergence, so nothing flows through a single link and the fluid does not
+feel it, while without any the operator would be singular.
 
 Work per row is 4 cells (height + width) + 2 k cells multiplications and additions; k is about 8 radius / cell
-(26 on 32 x 64). Against PhiFlow's own matrix the residual is checked once, in float64.
+for a cylinder (26 for the published one on 32 x 64). Against PhiFlow's own matrix the residual is
+checked once, in float64.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -26,6 +27,7 @@ import torch
 from phi import math
 from phi.math import NUMPY
 from phi.physics import fluid
+from scipy import ndimage
 from torch import Tensor
 
 from simulators.errors import OperatorMismatchError
@@ -47,7 +49,7 @@ class Tables(NamedTuple):
 def laplace_matrix(channel: Channel) -> sp.csr_matrix:
     """PhiFlow's masked Laplace operator, `(cells, cells)`, cells counted row by row along the stream.
 
-    Inside the obstacle its rows are the identity's.
+    Inside obstacles its rows are the identity's.
     """
     passable, active = channel.masks.fields
     with ALONE, NUMPY, math.precision(64):
@@ -92,11 +94,11 @@ class PressureSolver:
         Differentiable; each row of the result depends on its own row alone.
 
         Args:
-            divergence: `(rows, height, width)`, per unit of time, zero inside the obstacle.
+            divergence: `(rows, height, width)`, per unit of time, zero inside obstacles.
 
         Returns:
-            `(rows, height, width)`, in the dtype and on the device of `divergence`. Inside the
-            obstacle the values mean nothing.
+            `(rows, height, width)`, in the dtype and on the device of `divergence`. Inside
+            obstacles the values mean nothing.
         """
         t = self.tables(divergence.dtype, divergence.device)
         spectral = torch.matmul(t.along.T, divergence @ t.across) * t.inverse
@@ -157,7 +159,7 @@ def _second_difference(cells: int, cell: float, *, open_end: bool) -> np.ndarray
 
 
 def _cut_links(channel: Channel) -> np.ndarray:
-    """Flat indices `(2, links)` of neighbours with the obstacle's edge between them, but for one pair."""
+    """Flat indices `(2, links)` of neighbours with a body's edge between them, but for one pair a body."""
     active = channel.masks.active > 0
     cells = np.arange(active.size).reshape(active.shape)
     beside = active[:, :-1] != active[:, 1:]
@@ -168,4 +170,7 @@ def _cut_links(channel: Channel) -> np.ndarray:
             np.concatenate([cells[:, 1:][beside], cells[1:][above]]),
         ]
     )
-    return ends[:, 1:]
+    # Cells that share a side belong to one body; the fluid's label is 0, so the larger one is the body's.
+    bodies: Any = ndimage.label(~active)[0]  # type: ignore[index] (SciPy's stub)
+    _, first = np.unique(bodies.ravel()[ends].max(0), return_index=True)
+    return np.delete(ends, first, axis=1)

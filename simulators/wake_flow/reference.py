@@ -1,7 +1,8 @@
 """The reference wakes: computed on a fine grid, kept on the coarse one, in a file for each setting.
 
 The file's name carries a hash of every setting and version, so data made otherwise is never taken
-by mistake; it appears under that name only when it is complete.
+by mistake; it appears under that name only when it is complete. Until then what is ready is kept
+beside it, so that a generation that was killed goes on.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,14 +21,15 @@ import torch
 
 from blackbox.errors import ConfigurationError
 from simulators.errors import ReferenceDataError, ReferenceWarning
+from simulators.settings import check_whole
 from simulators.wake_flow import reference_file
-from simulators.wake_flow.geometry import LARGEST_REYNOLDS, Channel
-from simulators.wake_flow.staggered import downsample, start
+from simulators.wake_flow.generation import Progress, generate
+from simulators.wake_flow.geometry import CYLINDER, LARGEST_REYNOLDS, Channel
+from simulators.wake_flow.obstacles import Obstacle
 from simulators.wake_flow.step import Advection, WakeStep
 
-FORMAT = 1  # raise it when what the file means changes
+FORMAT = 2  # raise it when what the file means changes
 VERSIONS = ("phiflow", "phiml", "torch", "numpy")
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class ReferenceSettings:
     """What reference data depends on.
 
     Args:
-        reynolds: Re_D of the simulations, stepped together.
+        reynolds: Re_D of the simulations.
         width: cells across of the source grid, on which frames are kept.
         reference_width: cells across of the fine grid, a multiple of `width`.
         dt: time between frames: the source solver's time step.
@@ -45,6 +47,7 @@ class ReferenceSettings:
         advection: of the fine solver.
         poke: strength of the start's poke, see `start`.
         along: its place.
+        obstacles: what stands in the stream, see `Channel`; both grids must be able to hold it.
 
     Raises:
         ConfigurationError: a value is out of its range, or two do not fit.
@@ -60,14 +63,15 @@ class ReferenceSettings:
     advection: Advection = "mac-cormack"
     poke: float = 0.5
     along: float = 80.0
+    obstacles: Sequence[Obstacle] = (CYLINDER,)
 
     def __post_init__(self) -> None:
         """Refuse at once what would fail, or mislead, hours later."""
         object.__setattr__(self, "reynolds", tuple(float(r) for r in self.reynolds))
-        fine = Channel(self.reference_width)
-        Channel(self.width)
-        WakeStep.check(self.dt, self.advection)
-        WakeStep.check(self.reference_dt, self.advection)
+        fine, coarse = (Channel(width, self.obstacles) for width in (self.reference_width, self.width))
+        object.__setattr__(self, "obstacles", fine.obstacles)
+        WakeStep.check(self.dt, self.advection, coarse)
+        WakeStep.check(self.reference_dt, self.advection, fine)
         smallest = fine.smallest_reynolds(self.reference_dt)
         ratio = self.dt / self.reference_dt
         possible = bool(self.reynolds) and all(smallest <= r <= LARGEST_REYNOLDS for r in self.reynolds)
@@ -96,7 +100,8 @@ class ReferenceSettings:
 
     def attributes(self) -> dict[str, Any]:
         """Everything that the data depends on: these settings, versions, the file's format."""
-        return asdict(self) | {f"{name}_version": version(name) for name in VERSIONS} | {"format": FORMAT}
+        versions = {f"{name}_version": version(name) for name in VERSIONS}
+        return asdict(self) | {"obstacles": repr(self.obstacles)} | versions | {"format": FORMAT}
 
     def key(self) -> str:
         """Sixteen hexadecimal digits that change with any of the attributes."""
@@ -125,62 +130,51 @@ class ReferenceFlows:
 
 
 def load_or_compute(
-    settings: ReferenceSettings, folder: str | os.PathLike[str], progress: Progress | None = None
+    settings: ReferenceSettings,
+    folder: str | os.PathLike[str],
+    progress: Progress | None = None,
+    *,
+    workers: int = 1,
 ) -> ReferenceFlows:
     """Read the reference data from `folder`, or compute and write it.
+
+    Each Reynolds number is written when it is ready, and is there after a crash or an interruption: the
+    next call computes the others. Of several processes that want the same data one computes it.
 
     Args:
         settings: what to compute.
         folder: made if it is not there.
-        progress: called with (steps done, steps in all) while computing.
+        progress: called with (steps done, steps in all), those of all simulations together.
+        workers: Reynolds numbers computed at once, each in a process with as many torch threads as this one;
+            the data are the same to the bit. Above 1 a script needs `if __name__ == "__main__":`.
 
     Raises:
-        ReferenceDataError: a file holds other data than its name says, or a simulation blew up.
+        ReferenceDataError: a file holds other data than its name says, a simulation blew up, or a process
+            died.
+        ConfigurationError: `workers` is no whole number above 0.
         OSError: the folder cannot be written.
 
     Warns:
-        ReferenceWarning: the file is damaged, and is computed again.
+        ReferenceWarning: the file, or a part of an unfinished one, is damaged, and is computed again.
     """
-    path = settings.path(folder)
+    check_whole("load_or_compute", "workers", workers)
+    path, attributes = settings.path(folder), settings.attributes()
     reynolds = torch.tensor(settings.reynolds, dtype=torch.float32)
-    if path.exists():
-        shape = (len(settings.reynolds), settings.frames, *Channel(settings.width).shape)
-        frames = reference_file.read(path, settings.attributes(), shape)
+    shape = (len(settings.reynolds), settings.frames, *Channel(settings.width).shape)
+    frames = reference_file.read(path, attributes, shape)
+    if frames is not None:
+        return ReferenceFlows(frames, reynolds, path, reused=True)
+    with reference_file.alone(path):
+        frames = reference_file.read(path, attributes, shape)  # made while this process waited?
         if frames is not None:
             return ReferenceFlows(frames, reynolds, path, reused=True)
-        warnings.warn(f"{path} is damaged and is computed again.", ReferenceWarning, stacklevel=2)
-    frames = compute(settings, progress)
-    reference_file.write(path, frames, settings.attributes())
-    return ReferenceFlows(frames, reynolds, path, reused=False)
-
-
-def compute(settings: ReferenceSettings, progress: Progress | None = None) -> torch.Tensor:
-    """Run the fine solver; `(reynolds, frames, 2, height, width)`, float32, on the source grid.
-
-    Raises:
-        ReferenceDataError: a simulation blew up.
-    """
-    step = WakeStep(Channel(settings.reference_width), settings.reference_dt, settings.advection)
-    reynolds = torch.tensor(settings.reynolds, dtype=torch.float32)
-    velocity = start(step.channel, settings.poke, settings.along).repeat(len(reynolds), 1, 1, 1)
-    frames = []
-    with torch.no_grad():
-        for done in range(settings.steps + 1):
-            if done >= settings.warm_up and (done - settings.warm_up) % settings.steps_per_frame == 0:
-                frames.append(downsample(velocity, settings.reference_width // settings.width))
-                _check_finite(frames[-1], done, settings)
-            if progress is not None:
-                progress(done, settings.steps)
-            if done < settings.steps:
-                velocity = step(velocity, reynolds)
-    return torch.stack(frames, 1)
-
-
-def _check_finite(frame: torch.Tensor, step: int, settings: ReferenceSettings) -> None:
-    finite = frame.isfinite().flatten(1).all(1)
-    if not finite.all():
-        reynolds = settings.reynolds[int((~finite).nonzero()[0])]
+        if path.exists():
+            warnings.warn(f"{path} is damaged and is computed again.", ReferenceWarning, stacklevel=2)
+        parts = generate(settings, reference_file.parts_folder(path), progress, workers)
+        reference_file.join(path, parts, attributes)
+    frames = reference_file.read(path, attributes, shape)
+    if frames is None:
         raise ReferenceDataError(
-            f"Reference at Re {reynolds:g}: expected finite velocities, got NaN or infinity by step {step}. "
-            f"Take a smaller reference_dt than {settings.reference_dt:g}."
+            f"{path}: expected the file just written, got a damaged one. Check the disk."
         )
+    return ReferenceFlows(frames, reynolds, path, reused=False)

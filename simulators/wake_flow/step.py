@@ -16,12 +16,13 @@ from torch import Tensor
 
 from blackbox.errors import ConfigurationError, DtypeError, ShapeError
 from simulators.wake_flow.advection import ADVECTION
-from simulators.wake_flow.geometry import ALONE, Channel, viscosity
+from simulators.wake_flow.geometry import ALONE, CYLINDER, SPEED, Channel, viscosity
 from simulators.wake_flow.operators import BITS, Operators
 from simulators.wake_flow.pressure import PressureSolver
 from simulators.wake_flow.recording import ROWS, record
 
 Advection = Literal["semi-lagrangian", "mac-cormack"]
+LARGEST_COURANT = 10.0  # cells that the stream passes in a step
 
 
 class Parts(NamedTuple):
@@ -48,19 +49,21 @@ class WakeStep:
 
     Args:
         channel: the geometry; a width stands for `Channel(width)`.
-        dt: time step, in lengths over speed (a diameter passes in 20).
+        dt: time step, in lengths over speed (a diameter passes in 20), in which the stream may pass
+            10 cells at most. Both schemes stay finite with longer ones too, but resolve little of the flow.
         advection: "semi-lagrangian" (first order) or "mac-cormack" (second).
 
     Raises:
-        ConfigurationError: `dt` is not above zero, or there is no such advection.
+        ConfigurationError: `dt` is not above zero or too long, there is no such advection, or the
+            obstacles shut fluid off from the outlet.
     """
 
     def __init__(
         self, channel: Channel | int, dt: float = 1.0, advection: Advection = "semi-lagrangian"
     ) -> None:
         """Keep the settings and factorise the pressure operator."""
-        self.check(dt, advection)
         self.channel = channel if isinstance(channel, Channel) else Channel(channel)
+        self.check(dt, advection, self.channel)
         self.dt, self.advection = float(dt), advection
         self.solve = PressureSolver(self.channel)
         self._parts: dict[tuple[torch.dtype, torch.device], Parts] = {}
@@ -93,10 +96,17 @@ class WakeStep:
         return torch.addcmul(moved, parts.gradient(pressure), parts.passable, value=-1)
 
     @staticmethod
-    def check(dt: float, advection: str) -> None:
-        """Refuse settings that no step can have (ConfigurationError)."""
+    def check(dt: float, advection: str, channel: Channel) -> None:
+        """Refuse settings that no step on this channel can have (ConfigurationError)."""
         if not (isinstance(dt, int | float) and 0 < dt < float("inf")):
             raise ConfigurationError(f"WakeStep, dt: expected a time above 0, got {dt!r}. Take 1.0.")
+        courant = SPEED * dt / channel.cell
+        if courant > LARGEST_COURANT:
+            raise ConfigurationError(
+                f"WakeStep, dt: expected a CFL number (speed dt / cell) of {LARGEST_COURANT:g} at most, got "
+                f"{courant:.3g} with dt {dt:g} on cells of {channel.cell:g}. Take a dt of "
+                f"{LARGEST_COURANT * channel.cell / SPEED:g} or less; about 0.3 to 1 cells a step are usual."
+            )
         if advection not in get_args(Advection):
             raise ConfigurationError(
                 f"WakeStep, advection: expected one of {', '.join(get_args(Advection))}, got {advection!r}."
@@ -151,5 +161,6 @@ class WakeStep:
 
     def __repr__(self) -> str:
         """The call that makes an equal step."""
-        channel = self.channel.width if self.channel.obstacle else self.channel
+        published = self.channel.obstacles == (CYLINDER,)
+        channel = self.channel.width if published else self.channel
         return f"WakeStep({channel}, dt={self.dt:g}, advection={self.advection!r})"

@@ -7,10 +7,19 @@ import torch
 
 from simulators.errors import OperatorMismatchError
 from simulators.wake_flow import pressure
-from simulators.wake_flow.geometry import Channel
+from simulators.wake_flow.geometry import CYLINDER, Channel
+from simulators.wake_flow.obstacles import Box, Cylinder
 from simulators.wake_flow.pressure import PressureSolver, laplace_matrix
 
-CHANNELS = [Channel(8), Channel(17), Channel(32), Channel(64), Channel(12, obstacle=False)]
+BOX = Box((20, 60), (45, 90))
+SEVERAL = (Cylinder((30, 40), 9), Cylinder((72, 55), 7.5), BOX)  # three bodies
+JOINED = (CYLINDER, Box((45, 45), (80, 55)), Cylinder((30, 120), 10))  # the first two are one body
+
+CHANNELS = [
+    *(Channel(width) for width in (8, 17, 32, 64)),
+    *(Channel(20, obstacles) for obstacles in ((), (BOX,), SEVERAL, JOINED)),
+]
+NAMES = ["8", "17", "32", "64", "empty", "box", "three bodies", "two bodies"]
 
 
 def right_sides(channel: Channel, rows: int = 3) -> torch.Tensor:
@@ -19,7 +28,7 @@ def right_sides(channel: Channel, rows: int = 3) -> torch.Tensor:
     return noise * torch.from_numpy(channel.masks.active)
 
 
-@pytest.mark.parametrize("channel", CHANNELS, ids=str)
+@pytest.mark.parametrize("channel", CHANNELS, ids=NAMES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 5e-6)])
 def test_pressure_is_that_of_a_sparse_solve(channel, dtype, tolerance):
     right = right_sides(channel)
@@ -65,6 +74,16 @@ def test_gradient_is_the_solve_itself():
     active = torch.from_numpy(channel.masks.active)
     expected = solver(cotangent)
     assert ((gradient - expected) * active).abs().max() < 1e-10 * expected.abs().max()
+
+
+def test_a_link_stays_for_each_body_and_no_more():
+    for obstacles, bodies in ((SEVERAL, 3), (JOINED, 2), ((), 0)):
+        channel = Channel(20, obstacles)
+        active = channel.masks.active
+        cut = np.abs(np.diff(active, axis=0)).sum() + np.abs(np.diff(active, axis=1)).sum()
+        assert (
+            PressureSolver(channel).tables(torch.float64, torch.device("cpu")).ends.shape[1] == cut - bodies
+        )
 
 
 def test_another_operator_is_refused(monkeypatch):

@@ -131,7 +131,7 @@ def test_rows_do_not_interact():
 
 
 def test_uniform_flow_without_cylinder_stays():
-    channel = Channel(9, obstacle=False)
+    channel = Channel(9, obstacles=())
     velocity = start(channel, poke=0.0, dtype=torch.float64)[None]
     step = WakeStep(channel)
     after = velocity
@@ -224,7 +224,12 @@ def test_pickle_gives_the_same_bits():
         (lambda: Channel(7), ConfigurationError, "at least 8 cells, got 7"),
         (lambda: Channel(16.0), ConfigurationError, "whole number"),  # type: ignore[arg-type]
         (lambda: WakeStep(16, dt=0.0), ConfigurationError, "above 0, got 0.0"),
-        (lambda: WakeStep.check(1.0, "upwind"), ConfigurationError, "mac-cormack, got 'upwind'"),
+        (lambda: WakeStep.check(1.0, "upwind", SMALL), ConfigurationError, "mac-cormack, got 'upwind'"),
+        (
+            lambda: WakeStep(32, dt=40.0),
+            ConfigurationError,
+            r"dt: expected a CFL number .* 10 at most, got 12\.8 with dt 40 .* 31\.25 or less",
+        ),
         (
             lambda: WakeStep(16)(torch.ones(3, 2, 16, 32), torch.ones(3)),
             ShapeError,
@@ -240,11 +245,25 @@ def test_bad_settings_and_arrays_are_named(make, error, words):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_cuda_gives_the_same_flow():
-    step = WakeStep(SMALL)
-    velocity, re = flows(SMALL, 5, torch.float32), reynolds(5, torch.float32)
+@pytest.mark.parametrize("advection", list(ADVECTION))
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-6), (torch.float64, 1e-12)])
+def test_cuda_gives_the_same_flow(advection, dtype, tolerance):
+    step = WakeStep(SMALL, advection=advection)
+    velocity, re = flows(SMALL, 5, dtype), reynolds(5, dtype)
     moved = step(velocity.cuda(), re.cuda())
-    assert moved.is_cuda and (moved.cpu() - step(velocity, re)).abs().max() < 5e-6
+    assert moved.is_cuda and (moved.cpu() - step(velocity, re)).abs().max() < tolerance
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda_gives_the_same_gradient():
+    step = WakeStep(SMALL)
+    velocity, re, weight = flows(SMALL, 3), reynolds(3), flows(SMALL, 3, seed=1)
+    gradients = []
+    for device in ("cpu", "cuda"):
+        v = velocity.to(device).requires_grad_()
+        (gradient,) = torch.autograd.grad((step(v, re.to(device)) * weight.to(device)).sum(), v)
+        gradients.append(gradient.cpu())
+    assert (gradients[0] - gradients[1]).abs().max() < 1e-10 * gradients[0].abs().max()
 
 
 def test_phiflow_names_that_the_package_leans_on():
