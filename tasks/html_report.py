@@ -13,6 +13,8 @@ from tasks.errors import ConfigurationError
 from tasks.html_style import STYLE
 from tasks.runs import atomic
 
+MEDIA_TYPES = {".png": "image/png", ".webp": "image/webp", ".gif": "image/gif"}
+
 
 @dataclass(frozen=True)
 class Heading:
@@ -37,16 +39,20 @@ class Table:
     caption: str = ""
     emphasised: Sequence[int] = ()
     """Rows that stand out, by index."""
+    prose: bool = False
+    """Whether cells hold sentences: they break into lines, and on a phone each row becomes a short list."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A PNG file, taken into the page."""
+    """A PNG, WebP or GIF file, taken into the page."""
 
     path: Path
     alt: str
     """What the picture shows, for those who cannot see it."""
     caption: str = ""
+    wide: bool = True
+    """Whether its text is too small for the width of a phone."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,8 @@ def write(path: Path, page: Page) -> Path:
     """Write `page` to `path` atomically; returns `path`.
 
     Raises:
-        ConfigurationError: a table's row has more or fewer cells than headers.
+        ConfigurationError: a table's row has more or fewer cells than headers, or a figure is of a format
+            that browsers do not show.
         FileNotFoundError: a figure is not there.
     """
     atomic.write_bytes(path, render(page).encode())
@@ -142,22 +149,31 @@ def _table(table: Table) -> str:
     head = "".join(f'<th scope="col"{k}>{_text(h)}</th>' for k, h in zip(kinds, table.headers, strict=True))
     body = []
     for index, row in enumerate(table.rows):
-        cells = "".join(f"<td{kind}>{_text(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
+        heads = [f' data-head="{_text(header)}"' if table.prose else "" for header in table.headers]
+        cells = "".join(f"<td{k}{h}>{_text(c)}</td>" for k, h, c in zip(kinds, heads, row, strict=True))
         mark = ' class="emphasised"' if index in table.emphasised else ""
         body.append(f"<tr{mark}>{cells}</tr>")
     caption = f"<figcaption>{_text(table.caption)}</figcaption>" if table.caption else ""
+    style = ' class="prose"' if table.prose else ""
     # the wrapper scrolls, not the page, where the table is wider than the screen; tabindex: by keyboard too
     return (
-        f'<figure><div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
+        f'<figure><div class="scroll" tabindex="0"><table{style}><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>{caption}</figure>"
     )
 
 
 def _figure(figure: Figure) -> str:
+    kind = MEDIA_TYPES.get(figure.path.suffix.lower())
+    if kind is None:
+        raise ConfigurationError(
+            f"figure {figure.path}: expected {', '.join(MEDIA_TYPES)}, got another. Convert it."
+        )
     data = base64.b64encode(figure.path.read_bytes()).decode()
     caption = f"<figcaption>{_text(figure.caption)}</figcaption>" if figure.caption else ""
-    image = f'<img src="data:image/png;base64,{data}" alt="{_text(figure.alt)}">'
-    return f'<figure><div class="card">{image}</div>{caption}</figure>'
+    image = f'<img src="data:{kind};base64,{data}" alt="{_text(figure.alt)}">'
+    # on a phone a picture keeps a width at which its text can be read, and scrolls in its card
+    scroll = f'<div class="scroll" tabindex="0">{image}</div>' if figure.wide else image
+    return f'<figure><div class="card">{scroll}</div>{caption}</figure>'
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

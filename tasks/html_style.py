@@ -27,6 +27,7 @@ th { color: var(--soft); font-weight: 600; font-size: 0.8125rem; vertical-align:
 th:first-child, td:first-child { padding-left: 0.6rem; }
 th:last-child, td:last-child { padding-right: 0.6rem; }
 .number { text-align: right; }
+.prose th, .prose td { white-space: normal; text-align: left; vertical-align: top; }
 .emphasised td { background: var(--mark); font-weight: 600; }
 figure { margin: 1.5rem 0 2rem; }
 .card { background: #ffffff; border: 1px solid var(--line); border-radius: 8px; padding: 0.75rem; }
@@ -52,6 +53,13 @@ footer { color: var(--soft); font-size: 0.8125rem; margin-top: 3rem; overflow-wr
 @media (max-width: 34rem) {
   main { padding: 1.75rem 1rem 3rem; }
   .card { padding: 0.35rem; border-radius: 6px; margin: 0 -0.25rem; }
+  .scroll img { width: 30rem; max-width: none; }
+  .prose thead { display: none; }
+  .prose tr, .prose td { display: block; }
+  .prose tr { padding: 0.6rem 0; border-bottom: 1px solid var(--line); }
+  .prose td { padding: 0 !important; border: 0; }
+  .prose td:first-child { font-weight: 600; }
+  .prose td:not(:first-child)::before { content: attr(data-head) ": "; color: var(--soft); }
 }
 @media print { body { background: #ffffff; } details dl { display: grid; } }
 """

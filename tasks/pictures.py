@@ -13,20 +13,31 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 REFERENCE = "#000000"
-# Okabe and Ito (2008): told apart with any colour vision; neighbours differ in lightness as well
+# Okabe and Ito (2008), and more between them: told apart with any colour vision, as a test measures; a
+# method's larger network has a lighter shade of its colour
 COLOURS = {
     "SRC": "#606060",
     "NON": "#e69f00",
     "PRE": "#cc79a7",
+    "PRE-SR": "#a24b8a",
     "FO-SOL": "#0072b2",
     "ZO-SOL": "#d55e00",
+    "chain": "#915d2e",
+    "identity": "#6152c7",
+    "TAN-SOL small": "#75b86d",
     "NON large": "#f0c75e",
+    "PRE large": "#e3b1cc",
+    "PRE-SR large": "#b684cb",
     "FO-SOL large": "#56b4e9",
+    "ZO-SOL large": "#f7ab92",
+    "chain large": "#bd8a51",
+    "identity large": "#849ef7",
     "TAN-SOL": "#009e73",
 }
 # a second sign beside the colour, for print without colour
-MARKS = {"SRC": "o", "NON": "s", "PRE": "D", "FO-SOL": "^", "ZO-SOL": "v", "TAN-SOL": "P"}
-MARKS |= {"NON large": "s", "FO-SOL large": "^"}
+MARKS = {"SRC": "o", "NON": "s", "PRE": "D", "PRE-SR": "d", "FO-SOL": "^", "ZO-SOL": "v", "chain": "X"}
+MARKS |= {"identity": "*", "TAN-SOL small": "p", "TAN-SOL": "P"}
+MARKS |= {name: MARKS[name.removesuffix(" large")] for name in COLOURS if name.endswith(" large")}
 _OTHERS = ("#a6761d", "#8c6d31", "#6a51a3", "#b3de69")
 
 _INK = "#333333"
@@ -94,6 +105,7 @@ def against(
     levels: Mapping[str, float] | None = None,
     log_x: bool = False,
     log_y: bool = False,
+    legend: int = 6,
 ) -> None:
     """Draw a figure of merit against what it cost, one line for each method.
 
@@ -106,6 +118,7 @@ def against(
         levels: method -> value of methods without cost, drawn as dashed lines across.
         log_x: logarithmic horizontal axis, from the smallest positive value.
         log_y: logarithmic vertical axis.
+        legend: its entries in a line; 0 for no legend.
     """
     for method, (across, up) in curves.items():
         points = np.array([across, up], dtype=float)
@@ -128,10 +141,10 @@ def against(
         )
     if log_y:
         axes.set_yscale("log")
-    if curves or levels:
+    if legend and (curves or levels):
         # above the axes: inside, a level across hides behind it or strikes it through
         axes.legend(
-            loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=6, frameon=False, fontsize=9,
+            loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=legend, frameon=False, fontsize=9,
             labelcolor=_INK, handlelength=1.6, columnspacing=1.4, borderpad=0.2,
         )  # fmt: skip
 

@@ -6,23 +6,38 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tasks.errors import ConfigurationError
+from tasks.wake_flow import limits
+from tasks.wake_flow.limits import ALL_METHODS, LARGEST_REYNOLDS, RATIOS, SMALLEST_WIDTH
+
+__all__ = [
+    "ALL_METHODS",
+    "DESCRIPTION",
+    "LARGEST_REYNOLDS",
+    "METHODS",
+    "PRESETS",
+    "RATIOS",
+    "SMALLEST_WIDTH",
+    "Config",
+]
 
 DESCRIPTION = (
     "A network corrects a coarse solver of the wake behind a cylinder, step by step. Compared are the "
     "solver alone (SRC), a network trained without the solver in the loop (NON), and in the loop: with "
     "the solver's own derivative (FO-SOL), and from function values alone: with gradients of the weights "
-    "(ZO-SOL), or of a larger network with learned tangents of the solver (TAN-SOL)."
+    "(ZO-SOL), or of a larger network with learned tangents of the solver (TAN-SOL). More methods, and "
+    "how they are estimated, are chosen by --config.methods and what follows it."
 )
-RATIOS = ("uniform", "zo-grasp", "zo-snip", "magnitude")
-METHODS = ("SRC", "NON", "FO-SOL", "ZO-SOL", "NON large", "FO-SOL large", "TAN-SOL")
-SMALLEST_WIDTH = 8  # these two as in simulators.wake_flow.geometry, whose import takes seconds
-LARGEST_REYNOLDS = 1e5
+METHODS = ("SRC", "NON", "FO-SOL", "ZO-SOL", "NON large", "FO-SOL large", "TAN-SOL")  # of the demo
 
 
 @dataclass(frozen=True)
 class Config:
     """Settings of a run. Lengths, times and speeds are in units in which inflow speed is 1, D is 20."""
+
+    methods: tuple[str, ...] = METHODS
+    """What is compared, in the order of the table, out of `ALL_METHODS`: how it trains, and " large" for the
+    large network. PRE and PRE-SR learn corrections fitted beforehand; chain differentiates the network by
+    autograd and the solver alone from function values; identity takes the solver's derivative for one."""
 
     width: int = 16
     """Cells across of the coarse solver (the source); it has twice as many along."""
@@ -46,9 +61,19 @@ class Config:
     channels: tuple[int, ...] = (8,)
     """Hidden channels of the corrector, 5 x 5 convolutions: (8,) make 1,010 weights."""
     large_channels: tuple[int, ...] = (32, 32)
-    """Of the larger one, that TAN-SOL trains: (32, 32) make 29,666 weights."""
+    """Of the larger one, that TAN-SOL trains: (32, 32) make 29,666 weights, (32, 64) the published 56,898."""
+    large_blocks: int = 0
+    """Residual blocks of the larger one, which then has one number of channels: 5 blocks of 32 channels are
+    the published network of 260,354 weights. 0 for none."""
+    start: str = "NON"
+    """What the methods in the loop start from: NON's weights, or "random", the seed's first ones."""
     unroll: int = 8
-    """Solver steps in a loss; the paper: 16 and 32."""
+    """Solver steps in a loss; published are 16 and 32."""
+    curriculum_unrolls: tuple[int, ...] = ()
+    """Fewer solver steps to begin with, ascending; for each as many optimiser steps as `curriculum_steps`
+    says, for all methods in the loop alike. None: `unroll` from the start."""
+    curriculum_steps: tuple[int, ...] = ()
+    """Optimiser steps at each of `curriculum_unrolls`."""
     batch: int = 4
     """Windows of reference data in a step."""
 
@@ -59,23 +84,45 @@ class Config:
     """Of Adam, at the start; it falls to zero along a cosine."""
     non_batch: int = 32
     """Pairs of frames in a step of NON."""
+    pre_steps: int = 800
+    """Optimiser steps of PRE and PRE-SR; half of their pairs are mirrored."""
+    pre_learning_rate: float = 0.002
+    """Of Adam, at the start; it falls to zero along a cosine."""
+    pre_batch: int = 32
+    """Pairs of frames in a step of PRE and PRE-SR."""
+    pre_beta: float = 1.0
+    """How strongly PRE's fit holds on to the correction of the frame before; PRE-SR's is 0."""
     fo_steps: int = 300
-    """Optimiser steps of FO-SOL, from NON's weights; as many as ZO-SOL's, on the same batches."""
+    """Optimiser steps of FO-SOL, identity and TAN-SOL small; as many as ZO-SOL's, on the same batches."""
     fo_learning_rate: float = 0.002
     """Of Adam, at the start; it falls to zero along a cosine."""
     zo_steps: int = 300
-    """Optimiser steps of ZO-SOL, from NON's weights."""
+    """Optimiser steps of ZO-SOL and chain."""
     zo_learning_rate: float = 0.002
     """Of Adam, at the start; it falls to zero along a cosine."""
+    estimator: str = "sparse-cge"
+    """Of ZO-SOL's gradient: "cge" and "sparse-cge", coordinate by coordinate; "rge" and "sparse-rge", along
+    random directions; "hybrid", coordinates of the sparse set and directions in all others."""
+    scheme: str = "forward"
+    """Differences: "forward", or "central" with twice the queries (and antithetic directions)."""
+    directions: int = 96
+    """Random directions in a step of those that take some."""
     coordinates: int = 96
     """Coordinates in a step's sparse set, drawn anew every step."""
     ratios: str = "uniform"
     """How they spread over the layers: "uniform", alike, or with the layer ratios that "zo-grasp", "zo-snip"
     or "magnitude" give the network that ZO-SOL starts from."""
     mu: float = 1e-4
-    """Smoothing parameter of the forward differences: 1e-2 is too large here, 1e-5 lost in rounding."""
+    """Smoothing parameter of the weights: of forward differences 1e-2 is too large here, and 1e-5 lost in
+    rounding; of central ones 1e-3 is best."""
+    chain_queries: int = 96
+    """Random directions at the solver's input in a step of chain, for each row and solver step: as many rows
+    as ZO-SOL's coordinates take."""
+    chain_mu: float = 1e-2
+    """Smoothing parameter of chain, in units of the inflow's speed: a direction has length one over all
+    cells, so that each moves by 32 times less on 16 x 32 cells, and 64 times less on 32 x 64."""
     large_steps: int = 150
-    """Optimiser steps of TAN-SOL and of FO-SOL with the larger network, from its own NON's weights."""
+    """Optimiser steps of all methods in the loop with the larger network."""
     large_learning_rate: float = 0.001
     """Of Adam, at the start; it falls to zero along a cosine."""
     probes: int = 2
@@ -93,6 +140,8 @@ class Config:
     """Optimiser steps between validations."""
     checkpoint_every: int = 25
     """Optimiser steps between checkpoints."""
+    trajectories: bool = False
+    """Whether to keep every predicted velocity as HDF5, one file for each seed."""
     threads: int = 1
     """Of torch on the CPU. Two are up to twice as fast on idle cores, and ten times slower where another
     process wants one of them. Results are equal to the bit for equal numbers of threads."""
@@ -100,62 +149,128 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse what would fail, or mislead, only after the reference has been computed."""
         counts = (
-            "unroll batch non_steps non_batch fo_steps zo_steps coordinates large_steps probes horizon "
-            "test_starts validation_starts validate_every checkpoint_every threads"
+            "unroll batch non_steps non_batch pre_steps pre_batch fo_steps zo_steps coordinates directions "
+            "chain_queries large_steps probes horizon test_starts validation_starts validate_every "
+            "checkpoint_every threads"
         )
         for name in counts.split():
             if not getattr(self, name) >= 1:  # "not", here and below: every comparison with NaN is false
                 self._refuse(name, "a whole number >= 1")
-        rates = "non_learning_rate fo_learning_rate zo_learning_rate large_learning_rate"
+        rates = "non_learning_rate pre_learning_rate fo_learning_rate zo_learning_rate large_learning_rate"
         for name in ("channels", "large_channels"):
             if not (getattr(self, name) and all(count >= 1 for count in getattr(self, name))):
                 self._refuse(name, "whole numbers >= 1, one for each hidden layer")
-        for name in f"dt reference_dt {rates} mu probe_mu".split():
+        for name in f"dt reference_dt {rates} mu chain_mu probe_mu".split():
             if not 0 < getattr(self, name) < math.inf:
                 self._refuse(name, "a finite number > 0")
-        self._check_reference()
-        self._check_reynolds()
+        if not 0 <= self.pre_beta < math.inf:
+            self._refuse("pre_beta", "a finite number >= 0")
+        for name, choices in (
+            ("ratios", RATIOS),
+            ("estimator", limits.ESTIMATORS),
+            ("scheme", limits.SCHEMES),
+        ):
+            if getattr(self, name) not in choices:
+                self._refuse(name, f"one of {', '.join(choices)}")
+        limits.check_methods(self.methods, self.start)
+        limits.check_reference(self.width, self.reference_width, self.dt, self.reference_dt, self.warm_up)
+        grids = ((self.width, self.dt), (self.reference_width, self.reference_dt))
+        smallest = max(limits.smallest_reynolds(width, dt) for width, dt in grids)
+        limits.check_reynolds(self.train_reynolds, self.validation_reynolds, self.test_reynolds, smallest)
         if not self.frames > max(self.horizon, self.unroll):
             self._refuse("frames", f"more than horizon {self.horizon} and unroll {self.unroll}")
-        if self.ratios not in RATIOS:
-            self._refuse("ratios", f"one of {', '.join(RATIOS)}")
+        counts = [self.steps_of(method)[0] for method in self.methods if self._in_loop(method)]
+        if counts:
+            stages = self.curriculum_unrolls, self.curriculum_steps
+            limits.check_curriculum(self.methods, self.unroll, *stages, min(counts))
+        self._check_networks()
+
+    def steps_of(self, method: str) -> tuple[int, float]:
+        """Optimiser steps of a method that trains, and its first learning rate."""
+        family, large = limits.family_of(method)
+        if family == "NON":
+            return self.non_steps, self.non_learning_rate
+        if family in limits.SUPERVISED:
+            return self.pre_steps, self.pre_learning_rate
+        if large:
+            return self.large_steps, self.large_learning_rate
+        if family in ("ZO-SOL", "chain"):
+            return self.zo_steps, self.zo_learning_rate
+        return self.fo_steps, self.fo_learning_rate
+
+    def unroll_at(self, step: int) -> int:
+        """Solver steps in the loss of an optimiser step."""
+        for unroll, count in zip(self.curriculum_unrolls, self.curriculum_steps, strict=True):
+            if step < count:
+                return unroll
+            step -= count
+        return self.unroll
+
+    @staticmethod
+    def _in_loop(method: str) -> bool:
+        return limits.family_of(method)[0] in limits.IN_LOOP
+
+    def _check_networks(self) -> None:
+        if not (self.large_blocks >= 0 and (self.large_blocks == 0 or len(self.large_channels) == 1)):
+            self._refuse("large_blocks", "0, or residual blocks with one number of large_channels")
         widths = (3, *self.channels, 2)  # 5 x 5 layers, 3 channels in, 2 out
         weights = sum(25 * a * b + b for a, b in pairwise(widths))
         if self.coordinates > weights:
             self._refuse("coordinates", f"at most the {weights} weights of the network")
-
-    def _check_reference(self) -> None:
-        if not self.width >= SMALLEST_WIDTH:
-            self._refuse("width", f"at least {SMALLEST_WIDTH} cells, or no cell lies in the cylinder")
-        if not (self.reference_width >= self.width and self.reference_width % self.width == 0):
-            self._refuse("reference_width", f"a multiple of width {self.width}")
-        ratio = self.dt / self.reference_dt
-        if not (0.5 < ratio < math.inf and abs(ratio - round(ratio)) < 1e-9):
-            self._refuse("reference_dt", f"a whole fraction of dt {self.dt:g}")
-        if not self.warm_up >= 0:
-            self._refuse("warm_up", "a whole number >= 0")
-
-    def _check_reynolds(self) -> None:
-        for name in ("train_reynolds", "validation_reynolds", "test_reynolds"):
-            numbers = getattr(self, name)
-            if not numbers:
-                self._refuse(name, "at least one Reynolds number")
-            if not all(0 < number <= LARGEST_REYNOLDS for number in numbers):
-                self._refuse(name, f"finite numbers > 0 and <= {LARGEST_REYNOLDS:g}")
-            if len(set(numbers)) < len(numbers):
-                self._refuse(name, "every number once")
-        if set(self.validation_reynolds) & set(self.train_reynolds):
-            self._refuse("validation_reynolds", "numbers that are not trained on")
-        if set(self.test_reynolds) & {*self.train_reynolds, *self.validation_reynolds}:
-            self._refuse("test_reynolds", "numbers that are neither trained on nor used for validation")
+        if self.estimator == "hybrid" and self.coordinates == weights:
+            self._refuse("coordinates", f"fewer than the {weights} weights of the network for hybrid")
 
     def _refuse(self, name: str, expected: str) -> None:
-        raise ConfigurationError(
-            f"wake-flow, {name}: expected {expected}, got {getattr(self, name)!r}. "
-            f"Set it with --config.{name.replace('_', '-')}."
-        )
+        raise limits.refuse(name, expected, getattr(self, name))
 
 
-PRESETS = {
-    "demo": Config(),
-}
+SMALL_NETWORK = ("SRC", "NON", "PRE", "PRE-SR", "FO-SOL", "ZO-SOL", "chain", "identity", "TAN-SOL small")
+
+SMALL = Config(
+    methods=(*SMALL_NETWORK, "NON large", "FO-SOL large", "identity large", "TAN-SOL"),
+    width=32,
+    reference_width=128,
+    large_channels=(32, 64),
+    chain_queries=48,
+    threads=2,
+)
+"""The published grids, the demo's flows, a thousand weights and the published 56,898. A seed takes 1,200
+seconds of one core, the reference 23 of them (added up from a few steps of each method): 10 to 14 minutes on
+two. `--config.large-channels 32 --config.large-blocks 5` trains the published 260,354 weights instead."""
+
+PAPER = Config(
+    methods=(*SMALL_NETWORK, "NON large", "PRE large", "FO-SOL large", "identity large", "TAN-SOL"),
+    width=32,
+    reference_width=128,
+    warm_up=2000,
+    frames=500,
+    train_reynolds=tuple(320.0 * 2**i for i in range(6)),
+    validation_reynolds=(560.0, 2240.0, 8960.0),
+    test_reynolds=tuple(480.0 * 2**i for i in range(5)),
+    channels=(32, 64),
+    large_channels=(32,),
+    large_blocks=5,
+    unroll=32,
+    batch=3,
+    non_steps=99_800,
+    non_learning_rate=1e-4,
+    non_batch=3,
+    pre_steps=30_000,
+    pre_learning_rate=1e-4,
+    fo_steps=93_600,
+    fo_learning_rate=1e-4,
+    zo_steps=93_600,
+    zo_learning_rate=1e-4,
+    coordinates=569,
+    large_steps=93_600,
+    large_learning_rate=1e-4,
+    test_starts=3,
+    validate_every=936,
+    checkpoint_every=234,
+)
+"""The published sets, sizes and budgets, 100 epochs of 936 steps (400 of 75 for PRE), where
+`published.differences` does not say otherwise. In that many steps ZO-SOL, which measures a hundredth of the
+weights in each, asks for 5 billion solver rows: lower `--config.zo-steps`. Published unrolls are 16 and 32;
+`--config.unroll 16` takes the other."""
+
+PRESETS = {"demo": Config(), "small": SMALL, "paper": PAPER}

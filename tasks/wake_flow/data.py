@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ def reference_settings(config: Config) -> ReferenceSettings:
 
 def load(config: Config, folder: Path, progress: Callable[[int, int], None] | None = None) -> WakeData:
     """Read the reference, or compute and keep it; see `simulators.wake_flow.reference` for errors."""
-    reference = load_or_compute(reference_settings(config), folder, progress)
+    reference = load_or_compute(reference_settings(config), folder, progress, workers=os.cpu_count() or 1)
 
     def flows(reynolds: tuple[float, ...]) -> Flows:
         chosen = [int((reference.reynolds - re).abs().argmin()) for re in reynolds]
@@ -140,6 +141,14 @@ def pairs(flows: Flows, solver: WakeFlow) -> Pairs:
             "Step one frame by hand with failures='raise' to see why."
         )
     return Pairs(frames[alive], reynolds[alive], spent.rows_run, spent.rows_failed)
+
+
+def mirrored(velocity: Tensor) -> Tensor:
+    """Velocities `(..., 2, height, width)` as seen in a mirror along the stream; the wall's column stays."""
+    across, along = velocity[..., 0, :, :], velocity[..., 1, :, :]
+    # Left faces, the wall's first: face i goes to face width - i.
+    turned = torch.cat([across[..., :1], -across[..., 1:].flip(-1)], dim=-1)
+    return torch.stack([turned, along.flip(-1)], dim=-3)
 
 
 def scales(flows: Flows, pairs: Pairs) -> Scales:

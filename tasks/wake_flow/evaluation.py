@@ -1,43 +1,27 @@
-"""The last line: errors on Reynolds numbers never trained on, and the fields that the pictures show."""
+"""The last line: every method rolled out over Reynolds numbers never trained on, and measured as it goes."""
 
 from __future__ import annotations
 
-import io
-from dataclasses import dataclass
-from pathlib import Path
-from shlex import quote
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tasks.errors import RunFolderError
-from tasks.runs import atomic
+from simulators.wake_flow.geometry import Channel
+from tasks.wake_flow import diagnostics, findings
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.data import WakeData
-from tasks.wake_flow.rollout import Solver, corrected_steps, rollout_errors
+from tasks.wake_flow.diagnostics import Gauges
+from tasks.wake_flow.findings import REFERENCE, SOLVER, Evaluation, Track, read, write
+from tasks.wake_flow.networks import NoCorrector
+from tasks.wake_flow.rollout import Solver, corrected_steps
 
-SHOWN = 4  # times in the pictures, evenly spaced up to the horizon
+__all__ = ["Evaluation", "evaluate", "read", "write"]
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a seed's methods do on the test flows.
-
-    Attributes:
-        errors: by method, `(rollouts, horizon)` mean absolute error, in units of the inflow's speed.
-        fields: by method, and "reference", `(SHOWN, 2, height, width)` velocities of one test flow.
-        times: `(SHOWN,)`, steps after the start.
-        reynolds: `(rollouts,)`.
-        shown_reynolds: of the flow in `fields`.
-    """
-
-    errors: dict[str, np.ndarray]
-    fields: dict[str, np.ndarray]
-    times: np.ndarray
-    reynolds: np.ndarray
-    shown_reynolds: float
+MOVING = 48  # times kept of one flow, for the animation, at most
+SERIES = ("error", "wake_error", "divergence_mean", "divergence_max", "energy")
 
 
 def evaluate(config: Config, data: WakeData, solver: Solver, networks: dict[str, nn.Module]) -> Evaluation:
@@ -46,61 +30,97 @@ def evaluate(config: Config, data: WakeData, solver: Solver, networks: dict[str,
     Args:
         config: of the run.
         data: of the run.
-        solver: the coarse solver.
-        networks: by method.
+        solver: the coarse solver, which marks rows that failed NaN.
+        networks: by method. The solver alone is rolled out whether or not it is among them: how long the
+            others hold is measured by it.
     """
+    networks = networks if SOLVER in networks else {SOLVER: NoCorrector(), **networks}
     frames, reynolds = data.test.rollouts(config.test_starts, config.horizon)
-    row = len(reynolds) // 2  # a flow in the middle of the range
-    times = torch.linspace(config.horizon / SHOWN, config.horizon, SHOWN).round().long()
-    errors: dict[str, np.ndarray] = {}
-    fields = {"reference": frames[row, times].numpy()}
+    lowest, highest = min(config.train_reynolds), max(config.train_reynolds)
+    extrapolated = ((reynolds < lowest) | (reynolds > highest)).numpy()
+    inside = np.flatnonzero(~extrapolated)
+    row = int(inside[len(inside) // 2] if len(inside) else len(reynolds) // 2)  # a flow in mid-range
+    held_out = findings.held_out(extrapolated)
+    moving = min(MOVING, config.horizon)
+    times = torch.linspace(config.horizon / moving, config.horizon, moving).round().long()
+    gauges = Gauges.of(Channel(config.width))
+
+    starts = config.test_starts
+
+    def measured(steps: Iterable[Tensor]) -> Track:
+        return _track(steps, frames, starts, gauges, held_out, row, times)
+
+    reference = measured(frames[:, 1:].unbind(dim=1))
+    whole = torch.stack([gauges.probe(flow) for flow in data.test.frames])
+    tracks = {REFERENCE: replace(reference, probe=whole.numpy())}
     for method, network in networks.items():
-        found = rollout_errors(network, solver, data.test, config.test_starts, config.horizon)
-        errors[method] = found.numpy()
-        fields[method] = _fields(network, solver, frames[row, 0], reynolds[row], times).numpy()
-    return Evaluation(errors, fields, times.numpy(), reynolds.numpy(), reynolds[row].item())
+        tracks[method] = measured(_steps(config, solver, network, frames[:, 0], reynolds))
+    return Evaluation(
+        tracks,
+        times.numpy(),
+        reynolds.numpy(),
+        data.test.reynolds.numpy(),
+        extrapolated,
+        shown_reynolds=reynolds[row].item(),
+        dt=config.dt,
+        settled=config.horizon // 2,
+    )
+
+
+def _steps(
+    config: Config, solver: Solver, network: nn.Module, start: Tensor, reynolds: Tensor
+) -> Iterator[Tensor]:
+    """`horizon` steps of all rollouts; then as many as the reference has, of each flow's first one alone."""
+    velocity = start
+    for velocity in corrected_steps(network, solver, start, reynolds, config.horizon):
+        yield velocity
+    firsts = slice(None, None, config.test_starts)
+    yield from corrected_steps(network, solver, velocity[firsts], reynolds[firsts], config.frames - 1)
 
 
 @torch.no_grad()
-def _fields(network: nn.Module, solver: Solver, start: Tensor, reynolds: Tensor, times: Tensor) -> Tensor:
-    rollout = corrected_steps(network, solver, start[None], reynolds[None], int(times[-1]))
-    return torch.cat([velocity for step, velocity in enumerate(rollout, start=1) if step in times])
-
-
-def write(evaluation: Evaluation, path: Path) -> None:
-    """Keep an evaluation, so that the report can be made again without the solver."""
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
-        for method, values in evaluation.errors.items():
-            file.create_dataset(f"errors/{method}", data=values, compression="gzip")
-        for method, values in evaluation.fields.items():
-            file.create_dataset(f"fields/{method}", data=values, compression="gzip")
-        file["times"] = evaluation.times
-        file["reynolds"] = evaluation.reynolds
-        file.attrs["shown_reynolds"] = evaluation.shown_reynolds
-    atomic.write_bytes(path, buffer.getvalue())
-
-
-def read(path: Path) -> Evaluation:
-    """An evaluation that `write` kept.
-
-    Raises:
-        RunFolderError: the file is missing or damaged.
-    """
-    try:
-        with h5py.File(path, "r") as file:
-            errors, fields = (_group(file, name) for name in ("errors", "fields"))
-            times, reynolds = np.asarray(file["times"]), np.asarray(file["reynolds"])
-            shown = np.asarray(file.attrs["shown_reynolds"]).item()
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:  # h5py's, for kinds of damage
-        reason = " ".join(str(error).split())
-        found = f"one that cannot be read ({reason})" if path.exists() else "no such file"
-        raise RunFolderError(
-            f"{path}: expected the evaluation of a finished run, got {found}. "
-            f"Delete {path.parent / 'result.json'} and run: blackbox resume {quote(str(path.parent))}"
-        ) from None
-    return Evaluation(errors, fields, times, reynolds, shown)
-
-
-def _group(file: h5py.File, name: str) -> dict[str, np.ndarray]:
-    return {method: np.asarray(values) for method, values in file.require_group(name).items()}
+def _track(
+    steps: Iterable[Tensor],
+    frames: Tensor,
+    starts: int,
+    gauges: Gauges,
+    held_out: np.ndarray,
+    row: int,
+    times: Tensor,
+) -> Track:
+    """Measure each velocity of `steps`: rollouts against `frames`, and past their end the probe alone."""
+    series: dict[str, list[Tensor]] = {name: [] for name in SERIES}
+    judged = torch.from_numpy(held_out)
+    total, kept = torch.zeros(frames.shape[-2:], dtype=torch.float64), []
+    probe = [gauges.probe(frames[::starts, 0])]
+    wanted = set(times.tolist())
+    for step, velocity in enumerate(steps, start=1):
+        if step >= frames.shape[1]:
+            probe.append(gauges.probe(velocity))
+            continue
+        probe.append(gauges.probe(velocity[::starts]))
+        difference = velocity - frames[:, step]
+        values = (
+            difference.abs().flatten(1).mean(dim=1),
+            gauges.wake_error(difference),
+            *gauges.divergences(velocity),
+            diagnostics.kinetic_energy(velocity),
+        )
+        for name, value in zip(SERIES, values, strict=True):
+            series[name].append(value)
+        total += difference[judged].abs().mean(dim=(0, 1), dtype=torch.float64)
+        if step in wanted:
+            kept.append(velocity[row])
+    arrays = {name: torch.stack(values, dim=1).numpy() for name, values in series.items()}
+    gone = diagnostics.lost(arrays["error"])
+    arrays = {name: np.where(gone, np.nan, values) for name, values in arrays.items()}
+    signal = torch.stack(probe, dim=1).numpy()
+    mean = total / len(gone[0])
+    if gone[held_out].any():
+        mean = torch.full_like(mean, torch.nan)
+    return Track(
+        **arrays,
+        error_map=mean.float().numpy(),
+        moving=torch.stack(kept).numpy(),
+        probe=np.where(diagnostics.lost(np.abs(signal)), np.nan, signal),
+    )

@@ -62,7 +62,11 @@ class Corrector(nn.Module):
 
 
 def plain(hidden: Sequence[int]) -> nn.Sequential:
-    """5 x 5 convolutions with ReLU between them: hidden channels (8,) make 1,010 weights, (32, 32) 29,666."""
+    """5 x 5 convolutions with ReLU between them.
+
+    Hidden channels (8,) make 1,010 weights and (32, 32) 29,666; (32, 64) make the 56,898 of the smaller
+    published network (`model_mercury` in the code of Um et al. 2020).
+    """
     layers: list[nn.Module] = []
     for before, after in pairwise([3, *hidden, 2]):
         layers += [nn.Conv2d(before, after, 5, padding=2), nn.ReLU()]
@@ -70,7 +74,10 @@ def plain(hidden: Sequence[int]) -> nn.Sequential:
 
 
 def residual(channels: int = 32, blocks: int = 5) -> nn.Sequential:
-    """The publication's 5 x 5 ResNet (Um et al. 2020): 32 channels and 5 blocks make 260,354 weights."""
+    """The publication's 5 x 5 ResNet (Um et al. 2020): 32 channels and 5 blocks make 260,354 weights.
+
+    With ReLU, as `plain`; published with leaky ones.
+    """
     first, last = nn.Conv2d(3, channels, 5, padding=2), nn.Conv2d(channels, 2, 5, padding=2)
     return nn.Sequential(first, nn.ReLU(), *(ResidualBlock(channels) for _ in range(blocks)), last)
 
@@ -86,6 +93,14 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(rows, channels, height, width)` to the same."""
         return (x + self.second(self.first(x).relu())).relu()
+
+
+def layers(hidden: Sequence[int], blocks: int = 0) -> nn.Sequential:
+    """`plain`, or with blocks `residual` of the one number of channels."""
+    if not blocks:
+        return plain(hidden)
+    (channels,) = hidden
+    return residual(channels, blocks)
 
 
 class NoCorrector(nn.Module):

@@ -1,4 +1,4 @@
-"""The wake-flow pictures: vorticity side by side, error over time, training curves."""
+"""The wake-flow pictures of fields: vorticity side by side, and where each method errs."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 from matplotlib.patches import Circle
 
-from simulators.wake_flow.geometry import CENTRE, LENGTHS, RADIUS
+from simulators.wake_flow.geometry import CENTRE, LENGTHS
 from tasks import pictures
-from tasks.runs.folder import Run
-from tasks.wake_flow.config import METHODS, Config
-from tasks.wake_flow.evaluation import Evaluation
+from tasks.wake_flow.config import Config
+from tasks.wake_flow.diagnostics import DIAMETER
+from tasks.wake_flow.findings import REFERENCE, Evaluation
 
-DIAMETER = 2 * RADIUS
-STAGES = {method: method.lower().replace(" ", "-") for method in METHODS if method != "SRC"}
-SHOWN = ("SRC", "NON", "FO-SOL", "ZO-SOL", "TAN-SOL")  # of the wakes, not to make the picture too long
+SHOWN = ("SRC", "NON", "ZO-SOL", "TAN-SOL", "FO-SOL")  # of the wakes, not to make the picture too long
+COLUMNS = 3  # times side by side
+LENGTH, WIDTH = LENGTHS[1] / DIAMETER, LENGTHS[0] / DIAMETER  # of a panel, in diameters
 
 
 def vorticity(velocity: np.ndarray, cell: float) -> np.ndarray:
@@ -43,100 +44,75 @@ def turned(field: np.ndarray) -> np.ndarray:
     return field.T
 
 
+def shown_vorticity(found: Evaluation, config: Config) -> tuple[dict[str, np.ndarray], float]:
+    """Vorticity `(times, height - 1, width - 1)` in U / D of the reference and of `SHOWN`, and its scale."""
+    cell = LENGTHS[0] / config.width
+    names = (REFERENCE, *(method for method in SHOWN if method in found.tracks))
+    fields = {name: vorticity(found.tracks[name].moving, cell) * DIAMETER for name in names}
+    return fields, float(np.quantile(np.abs(fields[REFERENCE]), 0.995))
+
+
+def draw_wake(axes: Axes, field: np.ndarray, config: Config, limit: float) -> AxesImage:
+    """One field of vorticity in a panel of its own, with the cylinder."""
+    pictures.image_axes(axes)
+    half = LENGTHS[0] / config.width / 2 / DIAMETER  # corners are half a cell inside what they stand for
+    image = axes.imshow(
+        turned(field), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="bilinear",
+        extent=(half, LENGTH - half, half, WIDTH - half),
+    )  # fmt: skip
+    _finish(axes)
+    if not np.isfinite(field).all():
+        axes.text(LENGTH / 2, WIDTH / 2, "blew up", ha="center", va="center", color="#333333")
+    return image
+
+
+def _finish(axes: Axes) -> None:
+    axes.set(xlim=(0, LENGTH), ylim=(0, WIDTH))
+    axes.add_patch(Circle((CENTRE[1] / DIAMETER, CENTRE[0] / DIAMETER), 0.5, color="#555555"))
+
+
 def wakes(found: Evaluation, config: Config, path: Path) -> Path:
     """Vorticity of the reference and of each method (rows) at several times (columns)."""
-    cell = LENGTHS[0] / config.width
-    shown = {name: vorticity(found.fields[name], cell) * DIAMETER for name in ("reference", *SHOWN)}
-    limit = float(np.nanquantile(np.abs(shown["reference"]), 0.995))
-    made, axes = pictures.figure(9.6, 6.6, rows=len(shown), columns=len(found.times))
-    # corners are half a cell inside what they stand for
-    length, width, half = LENGTHS[1] / DIAMETER, LENGTHS[0] / DIAMETER, cell / 2 / DIAMETER
+    shown, limit = shown_vorticity(found, config)
+    last = len(found.times) - 1
+    columns = [round(last * (k + 1) / COLUMNS) for k in range(COLUMNS)]
+    made, axes = pictures.figure(7.2, 1.22 * len(shown) + 0.6, rows=len(shown), columns=COLUMNS)
     image = None
-    for line, (name, field) in zip(axes, shown.items(), strict=True):
-        for place, time, values in zip(line, found.times, field, strict=True):
-            pictures.image_axes(place)
-            image = place.imshow(
-                turned(values), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="bilinear",
-                extent=(half, length - half, half, width - half),
-            )  # fmt: skip
-            place.set(xlim=(0, length), ylim=(0, width))
-            place.add_patch(Circle((CENTRE[1] / DIAMETER, CENTRE[0] / DIAMETER), 0.5, color="#555555"))
-            if name == "reference":
-                place.set_title(f"{time * config.dt / DIAMETER:g} D / U (step {time})")
+    for line, (name, fields) in zip(axes, shown.items(), strict=True):
+        for place, column in zip(line, columns, strict=True):
+            image = draw_wake(place, fields[column], config, limit)
+            if name == REFERENCE:
+                step = int(found.times[column])
+                place.set_title(f"{step * config.dt / DIAMETER:.3g} D / U (step {step})")
         line[0].set_ylabel(name, color=pictures.colour(name), fontweight="bold")
     assert image is not None
-    bar = made.colorbar(image, ax=axes, shrink=0.6, aspect=30, pad=0.01, extend="both")
+    bar = made.colorbar(image, ax=axes, location="bottom", shrink=0.6, aspect=40, pad=0.01, extend="both")
     bar.set_label("vorticity (U / D)")
     return pictures.save(made, path)
 
 
-def errors(found: Mapping[int, Evaluation], config: Config, path: Path) -> Path:
-    """Error over time by method: the mean over seeds, and the band that seeds span."""
-    made, axes = pictures.figure(7.2, 4.0)
-    place = axes[0, 0]
-    curves = {}
-    times = np.arange(1, config.horizon + 1) * config.dt / DIAMETER
-    for method in METHODS:
-        seeds = np.array([evaluation.errors[method].mean(axis=0) for evaluation in found.values()])
-        curves[method] = (times, seeds.mean(axis=0))
-        if len(seeds) > 1:
-            place.fill_between(
-                times, seeds.min(axis=0), seeds.max(axis=0), color=pictures.colour(method), alpha=0.15, lw=0
-            )
-    pictures.against(place, curves, x="time (D / U)", y="MAE of velocity", unit="U")
-    place.axvline(config.unroll * config.dt / DIAMETER, color="#999999", linestyle=":", linewidth=1)
-    place.set_ylim(bottom=0)
+def error_maps(found: Mapping[int, Evaluation], config: Config, path: Path) -> Path:
+    """Mean absolute error in space by method, the mean over seeds."""
+    methods = next(iter(found.values())).methods
+    maps = {m: np.mean([each.tracks[m].error_map for each in found.values()], axis=0) for m in methods}
+    limit = max((float(np.quantile(m, 0.995)) for m in maps.values() if np.isfinite(m).all()), default=1.0)
+    columns = 2 if len(maps) <= 8 else 3
+    rows = -(-len(maps) // columns)
+    made, axes = pictures.figure(6.4, 3.5 / columns * rows + 0.7, rows=rows, columns=columns)
+    image = None
+    for place, (method, field) in zip(axes.flat, maps.items(), strict=False):
+        pictures.image_axes(place)
+        image = place.imshow(
+            turned(field), cmap="magma_r", vmin=0, vmax=limit, interpolation="nearest",
+            extent=(0, LENGTH, 0, WIDTH),
+        )  # fmt: skip
+        _finish(place)
+        place.set_title(method, fontweight="bold")
+        if not np.isfinite(field).all():
+            place.text(LENGTH / 2, WIDTH / 2, "blew up", ha="center", va="center", color="#333333")
+    for place in axes.flat[len(maps) :]:
+        place.set_visible(False)
+    assert image is not None
+    bar = made.colorbar(image, ax=axes, location="bottom", shrink=0.6, aspect=40, pad=0.01, extend="max")
+    bar.set_label("mean absolute error (U)")
     return pictures.save(made, path)
-
-
-def training(run: Run, path: Path) -> Path:
-    """Validation error against queries (ZO-SOL) and solver rows (all), and TAN-SOL's trust; first seed."""
-    seed = run.seeds[0]
-    by_rows, by_queries, levels = {}, {}, {}
-    for method, stage in STAGES.items():
-        rows, queries, values = _validation_curve(run, f"seed-{seed}/{stage}")
-        by_rows[method] = (rows, values)
-        if method == "ZO-SOL":
-            by_queries[method] = (queries, values)
-        elif method in ("NON", "FO-SOL"):
-            levels[method] = float(np.nanmin(values))
-    made, axes = pictures.figure(12.6, 3.8, columns=3)
-    pictures.against(axes[0, 0], by_queries, levels=levels, y="validation MAE", unit="U")
-    pictures.against(
-        axes[0, 1], by_rows, x="solver rows in training", y="validation MAE", unit="U", log_x=True
-    )
-    _trust(axes[0, 2], run, f"seed-{seed}/{STAGES['TAN-SOL']}")
-    for place in axes.flat:
-        place.set_ylim(bottom=0)
-    return pictures.save(made, path)
-
-
-def _trust(place: Axes, run: Run, stage: str) -> None:
-    """How well the tangent predicted what it had not seen, by step, and the directional checks."""
-    lines = list(enumerate(run.metrics(stage), start=1))
-    colour = pictures.colour("TAN-SOL")
-    for name, label, marker, line in (
-        ("tangent_error", "relative error of predictions", "", "-"),
-        ("tangent_agreement", "slope along the gradient over its length", "P", ""),
-    ):
-        points = [(step, found[name]) for step, found in lines if name in found]
-        if points:
-            steps, values = zip(*points, strict=True)
-            place.plot(steps, values, label=label, color=colour, marker=marker, linestyle=line)
-    place.set(xlabel="step of TAN-SOL", ylabel="trust in the tangent")
-    place.legend(frameon=False)
-
-
-def _validation_curve(run: Run, stage: str) -> tuple[list[float], list[float], list[float]]:
-    """Rows, queries and validation error at each validation of a stage."""
-    rows: list[float] = []
-    queries: list[float] = []
-    values: list[float] = []
-    spent = {"rows": 0.0, "queries": 0.0}
-    for line in run.metrics(stage):
-        spent |= {name: line[name] for name in spent if name in line}
-        if "validation" in line:
-            rows.append(spent["rows"])
-            queries.append(spent["queries"])
-            values.append(line["validation"])
-    return rows, queries, values

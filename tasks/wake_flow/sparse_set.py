@@ -5,15 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from torch import Tensor
-
 import zo
-from simulators.wake_flow.box import WakeFlow
-from tasks.progress import Progress
 from tasks.runs import atomic
-from tasks.runs.folder import Run
-from tasks.wake_flow.config import Config
 from tasks.wake_flow.networks import Corrector
+from tasks.wake_flow.trainer import Trainer
 from zo.objective import Objective
 
 
@@ -31,28 +26,23 @@ class SparseSet:
     rows: int = 0
 
 
-def sparse_set(
-    run: Run,
-    config: Config,
-    solver: WakeFlow,
-    network: Corrector,
-    objective: Objective,
-    batch: tuple[Tensor, Tensor],
-    seed: int,
-    progress: Progress,
-) -> SparseSet:
+def sparse_set(trainer: Trainer, network: Corrector, objective: Objective, stage: str) -> SparseSet:
     """The rule that the configuration names; layer ratios are found once, printed, and kept with the run."""
+    config, seed = trainer.config, trainer.seed
     if config.ratios == "uniform":
         return SparseSet(zo.RandomCoordinates(config.coordinates))
-    path = run.path / f"layer_ratios-seed-{seed}.json"
+    name = f"layer_ratios-seed-{seed}{stage.removeprefix('zo-sol')}.json"
+    path = trainer.run.path / name
     if not path.exists():
-        before = solver.ledger.copy()
-        scores = zo.pruning.scores(config.ratios, network, objective, batch, seed=seed)
+        before = trainer.solver.ledger.copy()
+        scores = zo.pruning.scores(config.ratios, network, objective, trainer.batch(0), seed=seed)
         size = sum(parameter.numel() for parameter in network.parameters())
         ratios = zo.pruning.layer_ratios(scores, sparsity=1 - config.coordinates / size)
-        rows = solver.ledger.since(before).rows_run
+        rows = trainer.solver.ledger.since(before).rows_run
         atomic.write_json(path, {"ratios": ratios.to_dict(), "queries": scores.queries, "rows": rows})
-        progress.say(f"Layer ratios of seed {seed} by {config.ratios} ({scores.queries} queries):\n{ratios}")
+        trainer.progress.say(
+            f"Layer ratios of seed {seed} by {config.ratios} ({scores.queries} queries):\n{ratios}"
+        )
     saved = json.loads(path.read_text(encoding="utf-8"))
     ratios = zo.pruning.LayerRatios.from_dict(saved["ratios"])
     return SparseSet(zo.LayerwiseCoordinates(ratios), saved["queries"], saved["rows"])

@@ -12,8 +12,8 @@ from simulators.wake_flow.box import WakeFlow
 from tasks.progress import Progress
 from tasks.runs.folder import Run
 from tasks.runs.result import Result, Row
-from tasks.wake_flow import data, evaluation, methods
-from tasks.wake_flow.config import METHODS, Config
+from tasks.wake_flow import data, evaluation, findings, methods, trajectories
+from tasks.wake_flow.config import Config
 from tasks.wake_flow.networks import NoCorrector
 from tasks.wake_flow.trainer import Trained, Trainer
 
@@ -30,42 +30,31 @@ def run(run: Run, progress: Progress, data_folder: Path) -> None:
     """
     config = run.configuration(Config)
     torch.set_num_threads(config.threads)
+    solver = WakeFlow(config.width, dt=config.dt, failures="keep")  # first: what it refuses costs nothing yet
     flows = data.load(config, data_folder, progress.counter("reference flows (PhiFlow)"))
     origin = "Reused" if flows.reused else "Wrote"
     progress.say(f"{origin} reference flows {flows.path}")
-    solver = WakeFlow(config.width, dt=config.dt, failures="keep")
     pairs = data.pairs(flows.train, solver)
     scales = data.scales(flows.train, pairs)
     table: list[Row] = []
     for seed in run.seeds:
         trainer = Trainer(run, config, flows, pairs, scales, solver, seed, progress)
-        trained = _train(trainer)
-        networks: dict[str, nn.Module] = {"SRC": NoCorrector()}
-        networks |= {method: result.network for method, result in trained.items()}
+        trained = methods.train(trainer)
+        networks: dict[str, nn.Module] = {
+            method: trained[method].network if method in trained else NoCorrector()
+            for method in config.methods
+        }
         found = evaluation.evaluate(config, flows, solver, networks)
         evaluation.write(found, run.path / evaluation_name(seed))
-        table += [_row(method, seed, found, trained.get(method)) for method in METHODS]
+        if config.trajectories:
+            trajectories.write(run.path / f"trajectories-seed-{seed}.h5", config, flows, solver, networks)
+        table += [_row(method, seed, found, trained.get(method)) for method in config.methods]
     Result.of(run, table).write(run.path)
 
 
 def evaluation_name(seed: int) -> str:
     """File of a seed's errors and fields in the run folder."""
     return f"evaluation-seed-{seed}.h5"
-
-
-def _train(trainer: Trainer) -> dict[str, Trained]:
-    """Every method but SRC, in the order of `METHODS`."""
-    config = trainer.config
-    small = methods.non(trainer, config.channels, "non")
-    fo, lr = config.fo_steps, config.fo_learning_rate
-    trained = {"NON": small, "FO-SOL": methods.fo_sol(trainer, small.network, "fo-sol", fo, lr)}
-    trained["ZO-SOL"] = methods.zo_sol(trainer, small.network)
-    large = methods.non(trainer, config.large_channels, "non-large")
-    fo, lr = config.large_steps, config.large_learning_rate
-    trained["NON large"] = large
-    trained["FO-SOL large"] = methods.fo_sol(trainer, large.network, "fo-sol-large", fo, lr)
-    trained["TAN-SOL"] = methods.tan_sol(trainer, large.network)
-    return trained
 
 
 def _row(method: str, seed: int, found: evaluation.Evaluation, trained: Trained | None) -> Row:
@@ -76,6 +65,7 @@ def _row(method: str, seed: int, found: evaluation.Evaluation, trained: Trained 
         "rollouts": len(errors),
         "rollouts that blew up": int((~finite).sum()),
     }
+    extra |= findings.figures(found, method)
     if trained is None:
         return Row(method, seed, "MAE", _mean(errors), UNIT, extra=extra)
     outcome = trained.outcome

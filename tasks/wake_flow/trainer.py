@@ -16,7 +16,7 @@ from tasks.runs.folder import Run
 from tasks.training import Stateful, TrainingOutcome, train
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.data import Pairs, WakeData
-from tasks.wake_flow.networks import Corrector, Scales, plain
+from tasks.wake_flow.networks import Corrector, Scales, layers
 from tasks.wake_flow.rollout import rollout_errors
 
 
@@ -66,15 +66,16 @@ class Trainer:
     seed: int
     progress: Progress
 
-    def corrector(self, hidden: Sequence[int]) -> Corrector:
-        """A network with this seed's first weights."""
+    def corrector(self, hidden: Sequence[int], blocks: int = 0) -> Corrector:
+        """A network with this seed's first weights; see `networks.layers`."""
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(self.seed)
-            return Corrector(plain(hidden), self.scales)
+            return Corrector(layers(hidden, blocks), self.scales)
 
     def batch(self, i: int) -> tuple[Tensor, Tensor]:
-        """Windows for step i: the same for every method."""
-        return self.data.train.windows(zo.Key(self.seed, i), self.config.batch, self.config.unroll)
+        """Windows for step i, as long as the curriculum says: the same for every method."""
+        unroll = self.config.unroll_at(i)
+        return self.data.train.windows(zo.Key(self.seed, i), self.config.batch, unroll)
 
     def train(
         self,

@@ -116,3 +116,30 @@ def test_a_missing_figure_leaves_the_old_report(tmp_path):
     with pytest.raises(FileNotFoundError):
         write(path, Page("new", [], [Figure(tmp_path / "no.png", "nothing")]))
     assert "old" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"), [("webp", "image/webp"), ("gif", "image/gif"), ("PNG", "image/png")]
+)
+def test_a_picture_is_named_by_its_kind(picture, tmp_path, suffix, kind):
+    copy = tmp_path / f"copy.{suffix}"
+    copy.write_bytes(picture.read_bytes())
+    assert f'src="data:{kind};base64,' in render(Page("t", [], [Figure(copy, "a curve")]))
+
+
+def test_a_picture_that_browsers_do_not_show_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"curve\.tiff: expected \.png, \.webp, \.gif"):
+        render(Page("t", [], [Figure(tmp_path / "curve.tiff", "a curve")]))
+
+
+def test_only_a_picture_whose_text_is_small_scrolls(picture):
+    wide, narrow = (render(Page("t", [], [Figure(picture, "a", wide=wide)])) for wide in (True, False))
+    assert '<div class="card"><div class="scroll" tabindex="0"><img' in wide
+    assert '<div class="card"><img' in narrow
+
+
+def test_cells_of_prose_carry_their_header_to_a_phone():
+    text = render(Page("t", [], [Table(["what", EVIL], [("loss", "a sentence")], prose=True)]))
+    cells = [attributes for tag, attributes in read(text).tags if tag == "td"]
+    assert [cell["data-head"] for cell in cells] == ["what", EVIL]
+    assert '<table class="prose">' in text

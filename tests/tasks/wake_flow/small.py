@@ -36,6 +36,9 @@ def words(*more: str) -> list[str]:
 
     line = ["run", "wake-flow", "--preset", "demo"]
     for name, value in to_dict(SMALL).items():
+        if isinstance(value, bool):
+            line += [f"--config.{name}"] if value else []
+            continue
         values = value if isinstance(value, list) else [value]
         line += [f"--config.{name.replace('_', '-')}", *map(str, values)]
     return [*line, *more]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -13,10 +11,10 @@ import torch
 import zo
 from simulators.wake_flow import geometry
 from simulators.wake_flow.box import WakeFlow
-from tasks.errors import ConfigurationError, RunFolderError, SolverError
-from tasks.wake_flow import config, data, evaluation
+from tasks.errors import ConfigurationError, SolverError
+from tasks.wake_flow import config, data, limits
 from tasks.wake_flow.config import PRESETS, Config
-from tasks.wake_flow.methods import _mean_of_living
+from tasks.wake_flow.methods.in_loop import mean_of_living
 from tasks.wake_flow.networks import Corrector, NoCorrector, Scales, plain
 from tasks.wake_flow.pictures import turned, vorticity
 from tasks.wake_flow.rollout import rollout_errors, window_loss
@@ -39,7 +37,7 @@ BAD = [
     ("validation_reynolds", (200.0, 480.0), "not trained on"),
     ("test_reynolds", (120.0,), "neither trained on"),
     ("test_reynolds", (200.0,), "neither trained on"),
-    ("width", 7, "at least 8 cells"),
+    ("width", 7, "at least 8 cells .with 1.4 cells per diameter none lies in the cylinder"),
     ("width", float("nan"), "at least 8 cells"),
     ("reference_width", 40, "a multiple of width 16, got 40"),
     ("reference_width", 0, "a multiple of width 16"),
@@ -56,6 +54,40 @@ BAD = [
     ("frames", 200, "more than horizon 200"),
     ("frames", float("nan"), "more than horizon 200"),
     ("coordinates", 1011, "1010 weights"),
+    ("dt", 26.0, "at most 25 on 16 cells, where the inflow crosses 4 cells in a step .here 4.16"),
+    ("test_reynolds", (170.0, 16.0), "at least 16.4, below which explicit diffusion is unstable"),
+    ("pre_beta", -1.0, ">= 0"),
+    ("pre_beta", float("nan"), ">= 0"),
+    ("pre_steps", 0, ">= 1"),
+    ("pre_batch", float("nan"), ">= 1"),
+    ("pre_learning_rate", float("nan"), "finite"),
+    ("chain_queries", 0, ">= 1"),
+    ("chain_mu", float("inf"), "finite"),
+    ("directions", float("nan"), ">= 1"),
+    ("estimator", "spsa", "one of cge, sparse-cge, rge, sparse-rge, hybrid"),
+    ("scheme", "backward", "one of forward, central"),
+    ("start", "PRE", "one of NON, random"),
+    ("methods", (), "at least one method"),
+    ("methods", ("SRC", "NON", "NON"), "every method once"),
+    ("methods", ("SRC", "NON", "FO SOL"), "Did you mean 'FO-SOL'"),
+    ("methods", ("FO-SOL", "NON"), "NON before FO-SOL"),
+    ("methods", ("NON", "TAN-SOL"), "NON large before TAN-SOL"),
+    ("methods", ("NON large", "TAN-SOL small"), "NON before TAN-SOL small"),
+    ("unroll", 1, "at least 2 for TAN-SOL"),
+    ("curriculum_unrolls", (1, 4), "ascending numbers from 2"),
+    ("curriculum_unrolls", (4, 4), "ascending numbers"),
+    ("curriculum_unrolls", (8,), "below unroll 8"),
+    ("curriculum_steps", (10,), "for each of the unrolls"),
+    ("large_blocks", -1, "0, or residual blocks"),
+    ("large_blocks", 2, "one number of large_channels"),
+]
+TOGETHER = [
+    ({"reference_width": 1600}, "reference_dt: expected at most 0.25 on 1600 cells"),
+    ({"curriculum_unrolls": (4,), "curriculum_steps": (150,)}, "fewer in all than a method's 150 steps"),
+    ({"curriculum_unrolls": (4,), "curriculum_steps": (0,)}, "a number of steps for each"),
+    ({"estimator": "hybrid", "coordinates": 1010}, "fewer than the 1010 weights of the network for hybrid"),
+    ({"width": 128, "reference_width": 128, "dt": 4.0, "reference_dt": 4.0}, "at most 3.12 on 128 cells"),
+    ({"width": 64, "dt": 6.0, "reference_dt": 0.5}, "at least 197, below which explicit diffusion"),
 ]
 
 
@@ -77,6 +109,12 @@ def test_settings_that_make_no_sense_are_refused_by_name(name, value, words):
     assert f"--config.{name.replace('_', '-')}" in str(raised.value)
 
 
+@pytest.mark.parametrize(("settings", "words"), TOGETHER)
+def test_settings_that_do_not_fit_each_other_are_refused(settings, words):
+    with pytest.raises(ConfigurationError, match=words):
+        replace(Config(), **settings)
+
+
 def test_settings_that_the_solver_can_have_are_taken():
     assert replace(Config(), dt=0.3, reference_dt=0.1, warm_up=0).reference_dt == 0.1  # 0.3 / 0.1 < 3
     assert replace(Config(), reference_width=16, reference_dt=1.0).reference_width == 16
@@ -86,6 +124,10 @@ def test_settings_that_the_solver_can_have_are_taken():
 def test_limits_are_those_of_the_solver():
     assert config.SMALLEST_WIDTH == geometry.SMALLEST_WIDTH
     assert config.LARGEST_REYNOLDS == geometry.LARGEST_REYNOLDS
+    assert (limits.ACROSS, limits.DIAMETER) == (geometry.LENGTHS[0], 2 * geometry.RADIUS)
+    for width, dt in ((16, 1.0), (64, 0.5)):
+        expected = geometry.Channel(width).smallest_reynolds(dt)
+        assert limits.smallest_reynolds(width, dt) == pytest.approx(expected)
 
 
 def test_the_demo_has_the_published_split_and_a_network_of_a_thousand_weights():
@@ -179,7 +221,7 @@ def test_first_order_leaves_rows_out_that_its_solver_lost(flows):
     step = WakeFlow(SMALL.width).step
     broken = frames.clone()
     broken[1, 0] = float("nan")
-    loss, failed = _mean_of_living(window_loss(step, 0.3), network, (broken, reynolds))
+    loss, failed = mean_of_living(window_loss(step, 0.3), network, (broken, reynolds))
     loss.backward()
     found = torch.cat([p.grad.flatten() for p in network.parameters()])
     network.zero_grad()
@@ -228,55 +270,6 @@ def test_a_rollout_that_is_lost_stays_lost_and_leaves_the_others(flows, solver):
     assert lost[1].isnan().all()
     others = [0, 2, 3]
     assert torch.allclose(lost[others], whole[others], atol=1e-6)
-
-
-def test_an_evaluation_comes_back_as_it_was_written(flows, solver, tmp_path):
-    found = evaluation.evaluate(SMALL, flows, solver, {"SRC": NoCorrector()})
-    evaluation.write(found, tmp_path / "e.h5")
-    again = evaluation.read(tmp_path / "e.h5")
-    assert again.errors.keys() == {"SRC"}
-    assert again.fields.keys() == {"SRC", "reference"}
-    assert np.array_equal(again.errors["SRC"], found.errors["SRC"])
-    assert np.array_equal(again.fields["SRC"], found.fields["SRC"])
-    assert (again.times.tolist(), again.shown_reynolds) == ([2, 4, 6, 8], 340.0)
-    last = np.abs(found.fields["SRC"][-1] - found.fields["reference"][-1]).mean()
-    assert last == pytest.approx(found.errors["SRC"][2, -1], rel=1e-4)
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def drop_the_errors(path):
-    with h5py.File(path, "a") as file:
-        del file["errors"]
-
-
-def drop_the_times(path):
-    with h5py.File(path, "a") as file:
-        del file["times"]
-
-
-def drop_an_attribute(path):
-    with h5py.File(path, "a") as file:
-        del file.attrs["shown_reynolds"]
-
-
-DAMAGES = [Path.unlink, cut, drop_the_errors, drop_the_times, drop_an_attribute]
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_an_evaluation_that_cannot_be_read_says_how_to_make_it_again(tmp_path, damage):
-    folder = tmp_path / "my run"
-    folder.mkdir()
-    path = folder / "e.h5"
-    one, few = np.zeros((1, 2)), np.zeros((4, 2, 3, 3))
-    evaluation.write(evaluation.Evaluation({"SRC": one}, {"SRC": few}, np.arange(4), np.ones(1), 1.0), path)
-    damage(path)
-    with pytest.raises(RunFolderError, match=r"e\.h5: expected .*, got ") as raised:
-        evaluation.read(path)
-    assert str(raised.value).endswith(f"Delete {folder / 'result.json'} and run: blackbox resume '{folder}'")
-    assert "\n" not in str(raised.value)
 
 
 def test_vorticity_of_a_turning_body_is_twice_its_rate():

@@ -1,0 +1,109 @@
+"""What is measured of velocities: errors, divergence, kinetic energy, a probe, and how long a rollout holds.
+
+All figures have no unit: velocities are divided by the inflow's speed U, lengths by the cylinder's
+diameter D, so divergence is in U / D and energy in U squared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simulators.wake_flow.geometry import CENTRE, RADIUS, SPEED, Channel
+from simulators.wake_flow.staggered import divergence
+
+DIAMETER = 2 * RADIUS
+WAKE = ((-1.5, 1.5), (0.5, 6.0))  # window across and along, in diameters from the cylinder's centre
+PROBE = (0.0, 2.5)  # place across and along, likewise: the middle of the channel
+LIMIT = 10.0  # a mean error of ten times the inflow's speed: no flow any more, though its numbers are finite
+
+
+@dataclass(frozen=True)
+class Gauges:
+    """The instruments on one grid; `Gauges.of` makes them.
+
+    Attributes:
+        cell: side of a cell.
+        wake: `(2, height, width)`, True on faces within `WAKE`.
+        fluid: `(height, width)`, True in cells outside the cylinder.
+    """
+
+    cell: float
+    wake: Tensor
+    fluid: Tensor
+
+    @classmethod
+    def of(cls, channel: Channel) -> Gauges:
+        """For the grid of `channel`."""
+        across, along = face_places(channel)
+        (left, right), (near, far) = WAKE
+        wake = (left <= across) & (across <= right) & (near <= along) & (along <= far)
+        return cls(channel.cell, wake, torch.from_numpy(channel.masks.active > 0))
+
+    def wake_error(self, difference: Tensor) -> Tensor:
+        """Mean absolute value of `(rows, 2, height, width)` over the faces in the wake: `(rows,)`."""
+        return difference[:, self.wake].abs().mean(dim=1)
+
+    def divergences(self, velocity: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and largest absolute net outflow of the cells outside the cylinder.
+
+        Args:
+            velocity: `(rows, 2, height, width)`.
+
+        Returns:
+            Two `(rows,)`, in U / D.
+        """
+        outflow = divergence(velocity, self.cell)[:, self.fluid].abs() * (DIAMETER / SPEED)
+        return outflow.mean(dim=1), outflow.amax(dim=1)
+
+    def probe(self, velocity: Tensor) -> Tensor:
+        """The velocity across the stream at `PROBE`, interpolated: `(rows,)`, in U."""
+        column = (CENTRE[0] + PROBE[0] * DIAMETER) / self.cell  # left faces begin at the wall
+        row = (CENTRE[1] + PROBE[1] * DIAMETER) / self.cell - 0.5
+        i, j = int(column), int(row)
+        right, upper = column - i, row - j
+        below, above = (
+            velocity[:, 0, line, i] * (1 - right) + velocity[:, 0, line, i + 1] * right for line in (j, j + 1)
+        )
+        return (below * (1 - upper) + above * upper) / SPEED
+
+
+def face_places(channel: Channel) -> tuple[Tensor, Tensor]:
+    """Where the faces of `(2, height, width)` are, across and along from the cylinder's centre, in D."""
+    columns, rows = torch.arange(channel.width), torch.arange(channel.height)[:, None]
+    # x on left faces, y on upper ones
+    across = torch.stack([(columns + offset).expand(channel.height, -1) for offset in (0.0, 0.5)])
+    along = torch.stack([(rows + offset).expand(-1, channel.width) for offset in (0.5, 1.0)])
+    cell = channel.cell
+    return (across * cell - CENTRE[0]) / DIAMETER, (along * cell - CENTRE[1]) / DIAMETER
+
+
+def kinetic_energy(velocity: Tensor) -> Tensor:
+    """Half the mean square of each component over its faces, summed: `(rows,)`, in U^2."""
+    return velocity.square().mean(dim=(-2, -1)).sum(dim=-1) / (2 * SPEED**2)
+
+
+def lost(errors: np.ndarray) -> np.ndarray:
+    """Steps that a rollout no longer has: from the first error on that is no number or above `LIMIT`.
+
+    `(rollouts, steps)`, errors to truth.
+    """
+    return np.logical_or.accumulate(~(errors <= LIMIT), axis=1)
+
+
+def stability(errors: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """Steps until the error passes that of the baseline at the same step, or all of them.
+
+    Args:
+        errors: `(rollouts, steps)`; a step that is lost has passed it.
+        baseline: likewise, of the solver alone; where it is lost itself, it is passed by no finite error.
+
+    Returns:
+        `(rollouts,)`, whole numbers from 0 to `steps`.
+    """
+    limit = np.where(np.isfinite(baseline), baseline, np.inf)
+    passed = ~(np.isfinite(errors) & (errors <= limit))
+    return np.where(passed.any(axis=1), passed.argmax(axis=1), errors.shape[1])

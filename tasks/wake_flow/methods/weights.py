@@ -1,0 +1,116 @@
+"""Methods whose gradient of the weights `zo` makes from values of the whole loss: ZO-SOL and TAN-SOL."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+import zo
+from tasks.training import TrainingOutcome
+from tasks.wake_flow.config import Config
+from tasks.wake_flow.networks import Corrector
+from tasks.wake_flow.rollout import window_loss
+from tasks.wake_flow.sparse_set import sparse_set
+from tasks.wake_flow.trainer import RowCount, Trained, Trainer, cosine
+
+SPARSE = ("sparse-cge", "sparse-rge", "hybrid")
+
+
+class Gradient(Protocol):
+    """A gradient of `zo`."""
+
+    def backward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Fill `.grad`; the loss."""
+        ...
+
+    def state_dict(self) -> Any:  # noqa: ANN401
+        """For the checkpoint."""
+        ...
+
+    def load_state_dict(self, state: Any, /) -> Any:  # noqa: ANN401
+        """From the checkpoint."""
+        ...
+
+
+def zo_sol(trainer: Trainer, start: Corrector, stage: str, steps: int, learning_rate: float) -> Trained:
+    """ZO-SOL: the gradient of the whole loss, the solver a black box, by the estimator that is configured."""
+    config, network, rows = trainer.config, copy.deepcopy(start), RowCount()
+    objective = window_loss(trainer.solver, trainer.scales.velocity)
+    sparse = config.estimator in SPARSE
+    chosen = sparse_set(trainer, network, objective, stage) if sparse else None
+    spent = chosen.queries if chosen else 0
+    rows.rows += chosen.rows if chosen else 0
+    rule = estimator(config, chosen.sparsity if chosen else None)
+    gradient = zo.LossGradient(network, objective, rule, seed=trainer.seed)
+
+    def costs() -> dict[str, float]:
+        counts = gradient.counts
+        return {"queries": spent + counts.queries, "dropped_queries": counts.dropped}
+
+    outcome = _descend(trainer, network, gradient, rows, stage, steps, learning_rate, costs)
+    return Trained(network, outcome, rows, spent + gradient.counts.queries, gradient.counts.dropped)
+
+
+def estimator(config: Config, sparsity: zo.Sparsity | None) -> zo.Estimator[Any]:
+    """The estimator that the configuration names, on the sparse set where it takes one."""
+    central = config.scheme == "central"
+    coordinates = zo.CoordinateWise(config.mu, sparsity, "central" if central else "forward")
+    if config.estimator in ("cge", "sparse-cge"):
+        return coordinates
+    scheme = "antithetic" if central else "forward"
+    if config.estimator == "hybrid":
+        return zo.Hybrid(coordinates, zo.RandomDirections(config.mu, config.directions, scheme=scheme))
+    return zo.RandomDirections(config.mu, config.directions, scheme=scheme, sparsity=sparsity)
+
+
+def tan_sol(trainer: Trainer, start: Corrector, stage: str, steps: int, learning_rate: float) -> Trained:
+    """TAN-SOL: autograd through the network and a tangent of the solver learned from probes; zo's default."""
+    config, network, rows = trainer.config, copy.deepcopy(start), RowCount()
+    gradient = zo.TangentGradient(
+        network,
+        window_loss(trainer.solver, trainer.scales.velocity),
+        boxes=[trainer.solver],
+        probes=config.probes,
+        mu=config.probe_mu,
+        seed=trainer.seed,
+    )
+
+    def costs() -> dict[str, float]:
+        counts = gradient.counts
+        return {"queries": counts.queries, "dropped_queries": counts.dropped, **gradient.metrics()}
+
+    outcome = _descend(trainer, network, gradient, rows, stage, steps, learning_rate, costs)
+    counts = gradient.counts
+    return Trained(network, outcome, rows, counts.queries, counts.dropped)
+
+
+def _descend(
+    trainer: Trainer,
+    network: Corrector,
+    gradient: Gradient,
+    rows: RowCount,
+    stage: str,
+    steps: int,
+    learning_rate: float,
+    costs: Callable[[], Mapping[str, float]],
+) -> TrainingOutcome:
+    """Adam with a gradient of `zo`; rows are counted by the solver's ledger."""
+    optimizer = torch.optim.Adam(network.parameters())
+
+    def step(i: int) -> dict[str, float]:
+        cosine(optimizer, learning_rate, i, steps)
+        before = trainer.solver.ledger.copy()
+        optimizer.zero_grad()
+        loss = gradient.backward(trainer.batch(i))
+        optimizer.step()
+        spent = trainer.solver.ledger.since(before)
+        rows.rows += spent.rows_run
+        rows.failed += spent.rows_failed
+        return {"loss": loss.item(), "rows": rows.rows, **costs()}
+
+    state = {"network": network, "optimizer": optimizer, "rows": rows, "gradient": gradient}
+    return trainer.train(stage, steps, step, state)

@@ -1,0 +1,188 @@
+"""The tables of the wake-flow report, from the result and the evaluations of all seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean, stdev
+
+import numpy as np
+
+from tasks import html_report
+from tasks.runs.result import Result, Row
+from tasks.wake_flow import spectra
+from tasks.wake_flow.config import Config
+from tasks.wake_flow.curves import by_reynolds
+from tasks.wake_flow.diagnostics import LIMIT, PROBE, WAKE
+from tasks.wake_flow.findings import REFERENCE, SOLVER, Evaluation
+
+HEADERS = ("method", "MAE", "weights", "solver rows", "queries", "seconds", "steps, chosen")
+WHERE = {False: "scored", True: "past the horizon"}
+Found = Mapping[int, Evaluation]  # by seed
+
+
+def methods(result: Result) -> list[str]:
+    """Those that the result has, in its order, which is that of the configuration."""
+    return list(dict.fromkeys(row.method for row in result.table))
+
+
+def rows_of(result: Result, method: str) -> list[Row]:
+    """One for each seed; none where the run did not have the method."""
+    return [row for row in result.table if row.method == method]
+
+
+def results(result: Result) -> list[tuple[str, ...]]:
+    """Under `HEADERS`: what came out and what it cost."""
+    lines = []
+    for method in methods(result):
+        rows = rows_of(result, method)
+        steps = ["-" if r.extra.get("steps") is None else f"{r.extra['chosen step']}" for r in rows]
+        of = "" if rows[0].extra.get("steps") is None else f" of {rows[0].extra['steps']}"
+        lines.append(
+            (
+                method,
+                spread(rows),
+                f"{rows[0].extra.get('weights', 0):,}",
+                f"{fmean(row.rows for row in rows):,.0f}",
+                f"{fmean(row.queries for row in rows):,.0f}",
+                f"{fmean(row.seconds for row in rows):.1f}",
+                ", ".join(dict.fromkeys(steps)) + of,
+            )
+        )
+    return lines
+
+
+def spread(rows: Sequence[Row]) -> str:
+    """Mean and standard deviation over seeds; how many rollouts blew up, if some did."""
+    values = [row.value for row in rows if row.value is not None]
+    if len(values) < len(rows):
+        lost = sum(int(row.extra["rollouts that blew up"] or 0) for row in rows)
+        return f"blew up in {lost} of {sum(int(row.extra['rollouts'] or 0) for row in rows)} rollouts"
+    return _spread(values, ".4f")
+
+
+def reynolds(found: Found, config: Config) -> html_report.Table:
+    """Error at each test Reynolds number."""
+    first = next(iter(found.values()))
+    numbers = by_reynolds(found, SOLVER)[0]
+    low, high = min(config.train_reynolds), max(config.train_reynolds)
+    outside = [not low <= number <= high for number in numbers]
+    lines = [
+        (method, *(_spread(seeds, ".4f") for seeds in by_reynolds(found, method)[1].T.tolist()))
+        for method in first.methods
+    ]
+    starred = (
+        " * outside the range trained on, and not in the mean of the first table." if any(outside) else ""
+    )
+    return html_report.Table(
+        ("method", *(f"Re {n:g}{' *' if o else ''}" for n, o in zip(numbers, outside, strict=True))),
+        lines,
+        caption=f"MAE of the velocity (U) by Reynolds number; trained on {low:g} to {high:g}.{starred}",
+    )
+
+
+def physics(found: Found, config: Config) -> html_report.Table:
+    """Wake error, divergence, energy, Strouhal number and stability of each method."""
+    first = next(iter(found.values()))
+    rows = first.held_out
+
+    def over(series: str, form: str, reduce: Callable[..., float] = np.mean) -> str:
+        values = [float(reduce(getattr(each.tracks[method], series)[rows])) for each in found.values()]
+        return _spread(values, form)
+
+    lines = []
+    for method in (REFERENCE, *first.methods):
+        steps = [float(each.stability(method)[rows].mean()) for each in found.values()]
+        lines.append(
+            (
+                method,
+                "-" if method == REFERENCE else over("wake_error", ".4f"),
+                over("divergence_mean", ".2g"),
+                over("divergence_max", ".2g", np.max),
+                over("energy", ".4f"),
+                "-" if method in (REFERENCE, SOLVER) else _spread(steps, ".0f"),
+            )
+        )
+    (left, right), (near, far) = WAKE
+    return html_report.Table(
+        ("method", "wake MAE (U)", "mean |div| (U/D)", "max |div|", "energy (U²)", "stable steps"),
+        lines,
+        caption=(
+            f"Held-out rollouts of {config.horizon} steps"
+            + (", mean ± standard deviation of the seeds" if len(found) > 1 else "")
+            + f". The wake is the window {near:g} to {far:g} D behind the cylinder's centre and "
+            f"{right - left:g} D wide. Divergence is of the cells outside the cylinder; its largest value is "
+            "of all of them, steps and rollouts. Stable steps: until the error passes that of SRC at the "
+            "same step, the mean over rollouts."
+        ),
+    )
+
+
+def strouhal(found: Found, config: Config) -> html_report.Table:
+    """The Strouhal number of each method at each test Reynolds number."""
+    first = next(iter(found.values()))
+    order = np.argsort(first.flows)
+    lines = []
+    for method in (REFERENCE, *first.methods):
+        seeds = np.array([each.strouhal(method)[order] for each in found.values()])
+        lines.append((method, *(_spread(values, ".3f") for values in seeds.T.tolist())))
+    reference = spectra.resolution(config.frames, config.dt)
+    return html_report.Table(
+        ("method", *(f"Re {number:g}" for number in first.flows[order])),
+        lines,
+        caption=(
+            f"St = f D / U of the velocity across the stream {PROBE[1]:g} D behind the cylinder's centre. A "
+            f"method goes on past the horizon, {config.horizon + config.frames - 1} steps in all, of which "
+            f"the first {first.settled} are left out; the reference's {config.frames} frames have one period "
+            f"at St {reference:.3f}. A dash: it blew up, stopped shedding, or has fewer than two periods in "
+            "its record."
+        ),
+    )
+
+
+def lost(found: Found) -> html_report.Table | None:
+    """Every rollout that blew up; None if none did."""
+    lines = [
+        (
+            each.method,
+            seed,
+            f"{each.reynolds:g}",
+            each.row,
+            each.step,
+            "past the horizon" if each.alone else "scored",
+        )
+        for seed, evaluation in found.items()
+        for each in evaluation.lost()
+    ]
+    if not lines:
+        return None
+    return html_report.Table(
+        ("method", "seed", "Re", "row", "step", "rollout"),
+        lines,
+        caption=(
+            f"Rollouts that blew up: no number, or a mean error above {LIMIT:g} U, at that step. None of "
+            "them is in a mean: figures that would need one are left out. Past the horizon first rollouts go "
+            "on for St."
+        ),
+    )
+
+
+def weights(result: Result) -> dict[str, int]:
+    """How many each method's network has; 0 for SRC."""
+    return {row.method: int(row.extra.get("weights") or 0) for row in result.table}
+
+
+def mean(result: Result, method: str) -> float | None:
+    """Of the seeds' errors; None where one has none."""
+    values = [row.value for row in rows_of(result, method)]
+    if not values or any(value is None for value in values):
+        return None
+    return fmean(value for value in values if value is not None)
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    """Mean ± standard deviation over seeds, or what all agree on; a dash where a seed has none."""
+    if not np.isfinite(values).all():
+        return "-"
+    if len(set(values)) == 1:
+        return f"{values[0]:{form}}"
+    return f"{fmean(values):{form}} ± {stdev(values):{form}}"

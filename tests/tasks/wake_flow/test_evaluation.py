@@ -1,0 +1,228 @@
+"""The evaluation of a seed's methods: what it measures, what it says of rollouts that blew up, its files."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from simulators.wake_flow.box import WakeFlow
+from simulators.wake_flow.geometry import Channel
+from tasks.errors import RunFolderError
+from tasks.wake_flow import data, evaluation, findings, trajectories
+from tasks.wake_flow.diagnostics import Gauges, kinetic_energy
+from tasks.wake_flow.findings import Evaluation, Lost, Track
+from tasks.wake_flow.networks import Corrector, NoCorrector, Scales, plain
+from tasks.wake_flow.rollout import rollout_errors
+from tests.tasks.wake_flow.small import SMALL
+
+HELD_OUT, OUTSIDE = [0, 1], [2, 3]  # rollouts at Re 170 and 340, where training is from 120 to 240
+
+
+@pytest.fixture(scope="module")
+def flows(tmp_path_factory) -> data.WakeData:
+    return data.load(SMALL, tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def solver() -> WakeFlow:
+    return WakeFlow(SMALL.width, dt=SMALL.dt, failures="keep")
+
+
+@pytest.fixture(scope="module")
+def network() -> Corrector:
+    torch.manual_seed(0)
+    return Corrector(plain((2,)), Scales(0.3, 100.0, 0.05))
+
+
+@pytest.fixture(scope="module")
+def found(flows, solver, network) -> Evaluation:
+    return evaluation.evaluate(SMALL, flows, solver, {"NON": network})
+
+
+@pytest.fixture(scope="module")
+def by_hand(flows, solver, network) -> torch.Tensor:
+    """Each rollout alone, `(rollouts, steps + 1, 2, height, width)`, on past the horizon."""
+    rows = []
+    with torch.no_grad():
+        for flow in range(2):
+            for first in (0, SMALL.frames - 1 - SMALL.horizon):
+                re = flows.test.reynolds[flow : flow + 1]
+                velocity = [flows.test.frames[flow, first]]
+                for _ in range(SMALL.horizon + SMALL.frames - 1):
+                    velocity.append(network(solver(velocity[-1][None], re), re)[0])
+                rows.append(torch.stack(velocity))
+    return torch.stack(rows)
+
+
+def test_methods_are_compared_by_the_rollouts_within_the_range_trained_on(found, flows, solver, network):
+    expected = rollout_errors(network, solver, flows.test, SMALL.test_starts, SMALL.horizon).numpy()
+    assert found.reynolds.tolist() == [170, 170, 340, 340]
+    assert found.extrapolated.tolist() == [False, False, True, True]
+    assert np.allclose(found.tracks["NON"].error, expected, atol=1e-6)
+    assert np.array_equal(found.errors["NON"], found.tracks["NON"].error[HELD_OUT])
+    assert found.shown_reynolds == 170
+
+
+def test_where_all_is_extrapolated_all_counts():
+    assert findings.held_out(np.array([True, True])).tolist() == [True, True]
+    assert findings.held_out(np.array([True, False])).tolist() == [False, True]
+
+
+def test_the_solver_alone_is_always_there_to_compare_with(found, flows, solver):
+    assert found.methods == ("SRC", "NON")
+    expected = rollout_errors(NoCorrector(), solver, flows.test, SMALL.test_starts, SMALL.horizon)
+    assert np.allclose(found.tracks["SRC"].error, expected, atol=1e-6)
+    assert (found.stability("SRC") == SMALL.horizon).all()
+
+
+def test_every_series_is_that_of_rollouts_by_hand(found, flows, by_hand):
+    track, gauges = found.tracks["NON"], Gauges.of(Channel(SMALL.width))
+    frames, _ = flows.test.rollouts(SMALL.test_starts, SMALL.horizon)
+    own = by_hand[:, 1 : SMALL.horizon + 1]
+    difference = own - frames[:, 1:]
+    for row in range(4):
+        mean, largest = gauges.divergences(own[row])
+        assert np.allclose(track.divergence_mean[row], mean, atol=1e-5)
+        assert np.allclose(track.divergence_max[row], largest, atol=1e-5)
+        assert np.allclose(track.energy[row], kinetic_energy(own[row]), atol=1e-5)
+        assert np.allclose(track.wake_error[row], gauges.wake_error(difference[row]), atol=1e-5)
+    shown = HELD_OUT[1]
+    assert np.allclose(track.moving, by_hand[shown, found.times], atol=1e-5)
+    assert track.error_map.mean() == pytest.approx(found.errors["NON"].mean(), rel=1e-5)
+    expected = difference[HELD_OUT].abs().mean(dim=(0, 1, 2))
+    assert np.allclose(track.error_map, expected, atol=1e-5)
+
+
+def test_the_probe_goes_on_past_the_horizon_in_each_flow_s_first_rollout(found, flows, by_hand):
+    # The middle of 8 x 16 cells: on the face between columns 3 and 4, between rows 7 and 8.
+    def read(velocity):
+        return velocity[..., 0, 7:9, 4].mean(dim=-1)
+
+    assert np.allclose(found.tracks["NON"].probe, read(by_hand[[0, 2]]), atol=1e-5)
+    assert np.allclose(found.tracks["reference"].probe, read(flows.test.frames), atol=1e-6)
+    assert found.signal("reference").shape == (2, SMALL.frames)
+    assert found.signal("NON").shape == (2, SMALL.horizon + SMALL.frames - SMALL.horizon // 2)
+
+
+def test_one_start_is_enough(flows, solver, network):
+    config = replace(SMALL, test_starts=1)
+    found = evaluation.evaluate(config, flows, solver, {"NON": network})
+    assert found.tracks["NON"].error.shape == (2, SMALL.horizon)
+    assert found.tracks["NON"].probe.shape == (2, SMALL.horizon + SMALL.frames)
+
+
+class Breaking(WakeFlow):
+    """Spoils a rollout: answer number `call` (from 1), row `row`, is `factor` times what it should be."""
+
+    def __init__(self, call, row, factor):
+        super().__init__(SMALL.width, dt=SMALL.dt, failures="keep")
+        self.call, self.row, self.factor, self.calls = call, row, factor, 0
+
+    def __call__(self, velocity, reynolds):
+        out = super().__call__(velocity, reynolds)
+        self.calls += 1
+        if self.calls == self.call:
+            out[self.row] *= self.factor
+        return out
+
+
+SPOILED = [  # (call, row of it, factor), what is found, whether a held-out rollout is lost
+    ((3, 1, float("nan")), [Lost("SRC", 1, 170.0, 3)], True),
+    ((3, 1, 1e3), [Lost("SRC", 1, 170.0, 3)], True),  # finite, and no flow
+    ((4, 2, float("inf")), [Lost("SRC", 2, 340.0, 4)], False),
+    # the two first rollouts go on alone: row 1 is the second flow's
+    ((SMALL.horizon + 2, 1, float("nan")), [Lost("SRC", 2, 340.0, SMALL.horizon + 2, alone=True)], False),
+]
+
+
+@pytest.mark.parametrize(("spoil", "lost", "judged"), SPOILED)
+def test_a_rollout_that_blew_up_is_named_and_in_no_mean(flows, spoil, lost, judged):
+    found = evaluation.evaluate(SMALL, flows, Breaking(*spoil), {"SRC": NoCorrector()})
+    assert found.lost() == lost
+    (one,) = lost
+    track = found.tracks["SRC"]
+    gone = np.zeros((4, SMALL.horizon), bool)
+    if not one.alone:
+        gone[one.row, one.step - 1 :] = True
+    for series in (track.error, track.wake_error, track.divergence_mean, track.divergence_max, track.energy):
+        assert np.array_equal(np.isnan(series), gone)
+    assert np.isnan(track.error_map).all() == judged
+    figures = findings.figures(found, "SRC")
+    assert (figures["MAE in the wake"] is None) == judged
+    assert found.stability("SRC")[one.row] == (SMALL.horizon if one.alone else one.step - 1)
+    assert np.isnan(found.tracks["SRC"].probe).any() == (one.alone or one.row in (0, 2))
+
+
+def test_an_evaluation_comes_back_as_it_was_written(found, tmp_path):
+    findings.write(found, tmp_path / "e.h5")
+    again = evaluation.read(tmp_path / "e.h5")
+    assert list(again.tracks) == ["reference", "SRC", "NON"]  # in its order, not the alphabet's
+    for name, track in found.tracks.items():
+        for series in fields(Track):
+            assert np.array_equal(getattr(again.tracks[name], series.name), getattr(track, series.name))
+    for name in ("times", "reynolds", "flows", "extrapolated", "shown_reynolds", "dt", "settled"):
+        assert np.array_equal(getattr(again, name), getattr(found, name))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def drop(name):
+    def damage(path):
+        with h5py.File(path, "a") as file:
+            if name in file.attrs:
+                del file.attrs[name]
+            else:
+                del file[name]
+
+    return damage
+
+
+DAMAGES = {
+    "gone": Path.unlink,
+    "cut": cut,
+    **{name: drop(name) for name in ("tracks", "tracks/NON/probe", "times", "methods", "shown_reynolds")},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_an_evaluation_that_cannot_be_read_says_how_to_make_it_again(found, tmp_path, damage):
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    path = folder / "e.h5"
+    evaluation.write(found, path)
+    damage(path)
+    with pytest.raises(RunFolderError, match=r"e\.h5: expected .*, got ") as raised:
+        evaluation.read(path)
+    assert str(raised.value).endswith(f"Delete {folder / 'result.json'} and run: blackbox resume '{folder}'")
+    assert "\n" not in str(raised.value)
+
+
+def test_trajectories_hold_every_velocity_of_every_rollout(flows, solver, network, by_hand, tmp_path):
+    path = trajectories.write(tmp_path / "t.h5", SMALL, flows, solver, {"NON": network})
+    frames, _ = flows.test.rollouts(SMALL.test_starts, SMALL.horizon)
+    with h5py.File(path) as file:
+        assert sorted(file["velocity"]) == ["NON", "reference"]
+        assert np.array_equal(file["velocity/reference"], frames)
+        assert np.allclose(file["velocity/NON"], by_hand[:, : SMALL.horizon + 1], atol=1e-5)
+        assert np.asarray(file["reynolds"]).tolist() == [170, 170, 340, 340]
+        assert np.asarray(file["time"]).tolist() == [SMALL.dt * step for step in range(SMALL.horizon + 1)]
+        named = {name: np.asarray(value).tolist() for name, value in file.attrs.items()}
+    assert named == {
+        "format": 1, "dt": 1.0, "cell": 12.5, "lengths": [100, 200], "centre": [50, 50], "diameter": 20,
+    }  # fmt: skip
+
+
+def test_trajectories_that_are_not_complete_leave_no_file(flows, tmp_path):
+    def broken(velocity, reynolds):
+        raise RuntimeError("the power went")
+
+    with pytest.raises(RuntimeError, match="power"):
+        trajectories.write(tmp_path / "t.h5", SMALL, flows, broken, {"NON": NoCorrector()})
+    assert list(tmp_path.iterdir()) == []

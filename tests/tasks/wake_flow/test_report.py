@@ -1,0 +1,268 @@
+"""The report of a run, made from evaluations that are written down here: no solver runs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tasks.runs.folder import Run
+from tasks.runs.result import Result, Row
+from tasks.wake_flow import animation, curves, findings, published, report, tables, training_curves
+from tasks.wake_flow.config import PRESETS, Config
+from tasks.wake_flow.findings import Evaluation, Track
+from tasks.wake_flow.limits import ALL_METHODS
+from tasks.wake_flow.pictures import vorticity
+from tasks.wake_flow.task import evaluation_name
+from tests.tasks.test_html_report import read
+from tests.tasks.wake_flow.small import SMALL
+
+CONFIG = replace(SMALL, horizon=12, frames=40, test_reynolds=(170.0, 340.0))  # 340 is outside the range
+ROLLOUTS, FLOWS, TIMES = 4, 2, 6
+
+
+def track(size, seed):
+    """A track whose errors grow in time, by `size` in all, differently for each rollout."""
+    generator = np.random.default_rng(seed)
+    error = size * np.linspace(0.1, 1, CONFIG.horizon) * np.array([[1.0], [1.2], [2.0], [2.2]])
+    shape = (2, 2 * CONFIG.width, CONFIG.width)
+    turns = np.sin(2 * np.pi * np.arange(CONFIG.frames) / 12.5)
+    values = dict(
+        error=error, wake_error=2 * error, divergence_mean=0.01 * error, divergence_max=0.1 * error,
+        energy=0.5 + error, error_map=generator.random(shape[1:]) * size,
+        moving=generator.standard_normal((TIMES, *shape)),
+        probe=np.stack([turns, 0.5 * turns]),
+    )  # fmt: skip
+    return Track(**{name: value.astype(np.float32) for name, value in values.items()})  # as torch gives them
+
+
+def evaluation(methods, seed):
+    sizes = {method: 0.2 / (1 + place) + 0.01 * seed for place, method in enumerate(methods)}
+    return Evaluation(
+        {"reference": track(0.0, 0), **{method: track(size, seed) for method, size in sizes.items()}},
+        times=np.arange(2, CONFIG.horizon + 1, 2),
+        reynolds=np.array([170.0, 170, 340, 340]),
+        flows=np.array([170.0, 340]),
+        extrapolated=np.array([False, False, True, True]),
+        shown_reynolds=170.0,
+        dt=1.0,
+        settled=0,
+    )
+
+
+def finished(folder, methods, seeds=(0, 1), change=lambda found: found):
+    """A finished run with these methods."""
+    run = Run.create(folder, "wake-flow", "demo", CONFIG, list(seeds))
+    table = []
+    for seed in seeds:
+        found = change(evaluation(methods, seed))
+        findings.write(found, run.path / evaluation_name(seed))
+        for place, method in enumerate(methods):
+            errors = found.errors[method]
+            lost = int(np.isnan(errors).any(axis=1).sum())
+            extra = {"rollouts": len(errors), "rollouts that blew up": lost, "weights": 10 * place}
+            extra |= {} if method == "SRC" else {"steps": 6, "chosen step": 3}
+            value = None if lost else float(errors.mean())
+            table.append(Row(method, seed, "MAE", value, "U", 100 * place, place, 1.0, extra))
+            for step in range(4):
+                stage = f"seed-{seed}/{method.lower().replace(' ', '-')}"
+                cost = {"rows": 16 * (step + 1), "queries": 8 * (step + 1), "tangent_error": 0.3}
+                run.log(stage, step, loss=1.0 / (step + 1), validation=0.2 / (step + 1), **cost)
+    Result.of(run, table).write(run.path)
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run with every method that there is, out of order."""
+    methods = ["SRC", *reversed([method for method in ALL_METHODS if method != "SRC"])]
+    run = finished(tmp_path_factory.mktemp("runs"), methods)
+    report.write_report(run)
+    return run, methods, (run.path / "report.html").read_text()
+
+
+def rows_of(page, caption):
+    """Cells of the table whose caption holds the words."""
+    (found,) = [figure for figure in re.findall(r"<figure>.*?</figure>", page, re.S) if caption in figure]
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in re.findall(r"<tr.*?</tr>", found)]
+
+
+def test_every_table_has_the_methods_of_the_run_in_its_order(whole):
+    _, methods, page = whole
+    assert [line[0] for line in rows_of(page, "Rows, queries and seconds")][1:] == methods
+    for caption in ("by Reynolds number", "Stable steps", "St = f D / U"):
+        names = [line[0] for line in rows_of(page, caption)][1:]
+        assert [name for name in names if name != "reference"] == methods
+
+
+def test_the_page_is_whole_and_asks_for_nothing_from_outside(whole):
+    run, _, page = whole
+    without_pictures = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
+    assert "://" not in without_pictures
+    images = [attributes for tag, attributes in read(page).tags if tag == "img"]
+    kinds = [image["src"].split(";")[0] for image in images]
+    assert sorted(kinds) == ["data:image/png"] * 7 + ["data:image/webp"]
+    assert all(len(image["alt"]) > 20 for image in images)
+    files = {path.read_bytes() for pattern in ("*.png", "*.webp") for path in run.path.glob(pattern)}
+    assert {base64.b64decode(image["src"].split(",")[1]) for image in images} == files
+
+
+def test_extrapolated_numbers_are_marked_and_outside_the_mean(whole):
+    _, _, page = whole
+    header, *lines = rows_of(page, "by Reynolds number")
+    assert header == ["method", "Re 170", "Re 340 *"]
+    inside, outside = (lines[0][column].split(" ± ")[0] for column in (1, 2))
+    growth = np.linspace(0.1, 1, CONFIG.horizon).mean()
+    assert float(inside) == pytest.approx(0.205 * growth * 1.1, abs=1e-4)  # two seeds: .2 and .21
+    assert float(outside) == pytest.approx(0.205 * growth * 2.1, abs=1e-4)
+    table = rows_of(page, "Rows, queries and seconds")
+    assert table[1][1].split(" ± ")[0] == inside
+    assert "Held-out Re 170;" in page
+
+
+def test_the_spread_is_that_of_the_seeds(whole):
+    _, _, page = whole
+    growth = np.linspace(0.1, 1, CONFIG.horizon).mean() * 1.1
+    values = [0.2 * growth, 0.21 * growth]
+    expected = np.array([np.mean(values), np.std(values, ddof=1)])
+    cell = rows_of(page, "Rows, queries and seconds")[1][1]
+    assert [float(part) for part in cell.split(" ± ")] == pytest.approx(expected, abs=1e-4)
+    wake = rows_of(page, "Stable steps")[2][1]
+    assert [float(part) for part in wake.split(" ± ")] == pytest.approx(2 * expected, abs=1e-4)
+
+
+def test_rollouts_that_blew_up_are_listed_and_in_no_mean(tmp_path):
+    def spoil(found):
+        lost = found.tracks["ZO-SOL"]
+        for series in (lost.error, lost.wake_error, lost.divergence_mean, lost.divergence_max, lost.energy):
+            series[1, 7:] = np.nan
+        lost.error_map[:] = np.nan
+        lost.moving[3:] = np.nan
+        return found
+
+    run = finished(tmp_path, ["SRC", "NON", "ZO-SOL", "FO-SOL"], seeds=[0], change=spoil)
+    report.write_report(run)
+    page = (run.path / "report.html").read_text()
+    assert rows_of(page, "None of them")[1:] == [["ZO-SOL", "0", "170", "1", "8", "scored"]]
+    table = {line[0]: line for line in rows_of(page, "Rows, queries and seconds")}
+    assert table["ZO-SOL"][1] == "blew up in 1 of 2 rollouts"
+    assert {line[0]: line[1] for line in rows_of(page, "by Reynolds number")}["ZO-SOL"] == "-"
+    assert {line[0]: line[1] for line in rows_of(page, "Stable steps")}["ZO-SOL"] == "-"
+    assert "Rollouts blew up for ZO-SOL" in page
+    assert rows_of(page, "over SRC")[3] == ["ZO-SOL", "0.119", "0.66", "-", "-"]
+
+
+@pytest.mark.parametrize("methods", [["SRC"], ["NON", "identity"]], ids=" ".join)
+def test_a_run_with_few_methods_has_its_report(tmp_path, methods):
+    run = finished(tmp_path, ["SRC", *methods] if "SRC" not in methods else methods, seeds=[0])
+    if "SRC" not in methods:  # a run whose table leaves it out; its evaluation has it all the same
+        saved = json.loads((run.path / "result.json").read_text())
+        saved["table"] = [row for row in saved["table"] if row["method"] != "SRC"]
+        (run.path / "result.json").write_text(json.dumps(saved))
+    page = report.write_report(run).read_text()
+    assert [line[0] for line in rows_of(page, "Rows, queries and seconds")][1:] == methods
+    assert "No rollout blew up." in page
+
+
+def test_the_paper_s_table_stands_beside_ours(whole):
+    run, _, page = whole
+    lines = rows_of(page, "over SRC")[1:]
+    assert [line[:2] for line in lines] == [
+        ["SRC", "0.180"], ["NON", "0.153"], ["ZO-SOL", "0.119"], ["FO-SOL", "0.074"],
+    ]  # fmt: skip
+    own = {row["method"]: [] for row in json.loads((run.path / "result.json").read_text())["table"]}
+    for row in json.loads((run.path / "result.json").read_text())["table"]:
+        own[row["method"]].append(row["value"])
+    for method, _, share, here, share_here in lines:
+        assert share == f"{published.ERRORS[method] / 0.180:.2f}"
+        assert here == f"{np.mean(own[method]):.3f}"
+        assert share_here == f"{np.mean(own[method]) / np.mean(own['SRC']):.2f}"
+
+
+def test_what_differs_from_the_publication_follows_the_settings():
+    def names(config, *sizes):
+        weights = {f"method {place}": size for place, size in enumerate(sizes)}
+        return {found.what: found for found in published.differences(config, weights)}
+
+    demo = names(PRESETS["demo"], 0, 1010, 29_666)
+    assert (demo["cells of the source"].published, demo["cells of the source"].here) == ("32 x 64", "16 x 32")
+    assert demo["weights of the networks"].here == "1,010, 29,666"
+    assert demo["Re_D of the test"].published == "480, 960, 1920, 3840, 7680"
+    as_published = replace(
+        Config(), width=32, reference_width=128, reference_dt=1.0, warm_up=1000, frames=500, batch=3,
+        train_reynolds=published.TRAIN, test_reynolds=published.TEST, validation_reynolds=(560.0,),
+        non_steps=99_800, fo_steps=93_600, zo_steps=93_600,
+        non_learning_rate=1e-4, fo_learning_rate=1e-4, zo_learning_rate=1e-4,
+    )  # fmt: skip
+    left = names(as_published, 0, 56_898, 260_354)
+    always = {"viscosity", "speed of the side walls", "scale of the network's output", "loss", "MAE"}
+    assert set(left) == always | {"solver steps in a loss"}  # 8, where both published ones cannot be had
+    with_pre = names(replace(as_published, methods=("SRC", "PRE"), pre_beta=0.5))
+    assert {"epochs of PRE", "temporal regulariser of PRE"} < set(with_pre)
+    assert all(found.reason for found in demo.values())
+
+
+def test_the_animation_has_a_picture_for_every_time_and_is_small(tmp_path):
+    found = evaluation(["SRC", "NON"], 0)
+    path = animation.wakes(found, CONFIG, tmp_path / "w.webp")
+    assert path.stat().st_size <= animation.LARGEST
+    with Image.open(path) as image:
+        assert image.n_frames == TIMES
+        pictures = []
+        for index in range(TIMES):
+            image.seek(index)
+            pictures.append(np.asarray(image.convert("RGB"), float))
+    half = pictures[0].shape[1] // 2
+    # Noise that differs from time to time: every panel changes, and the two halves do not share a field.
+    for before, after in pairwise(pictures):
+        assert np.abs(after - before)[:, :half].mean() > 2
+        assert np.abs(after - before)[:, half:].mean() > 2
+    panel = vorticity(found.tracks["reference"].moving, 1.0)
+    assert np.abs(np.diff(panel, axis=0)).min(axis=0).max() > 0
+
+
+def test_too_large_an_animation_is_written_with_less_quality(tmp_path, monkeypatch):
+    found = evaluation(["SRC"], 0)
+    best = animation.wakes(found, CONFIG, tmp_path / "a.webp").stat().st_size
+    monkeypatch.setattr(animation, "LARGEST", best - 1)
+    assert animation.wakes(found, CONFIG, tmp_path / "b.webp").stat().st_size < best
+
+
+def test_a_running_mean_is_the_mean_of_what_is_behind():
+    values = np.random.default_rng(0).random(90)
+    expected = [values[max(0, k - 3) : k + 1].mean() for k in range(90)]  # four: a twentieth, rounded down
+    assert np.allclose(training_curves._smooth(values), expected)
+    assert training_curves._smooth(np.array([])).size == 0
+
+
+def test_curves_take_the_costs_of_the_metrics(tmp_path):
+    run = finished(tmp_path, ["SRC", "ZO-SOL"], seeds=[0])
+    lines = training_curves.metrics_by_stage(run)["seed-0/zo-sol"]
+    costs, merits = training_curves._curve(lines, "queries", "validation")
+    assert costs.tolist() == [8, 16, 24, 32]
+    assert merits.tolist() == [0.2 / k for k in (1, 2, 3, 4)]
+    assert training_curves._curve([], "rows", "loss")[0].size == 0
+
+
+def test_errors_by_reynolds_number_are_means_over_its_rollouts():
+    found = {seed: evaluation(["SRC"], seed) for seed in (0, 1, 2)}
+    numbers, seeds = curves.by_reynolds(found, "SRC")
+    assert numbers.tolist() == [170, 340]
+    assert seeds.shape == (3, 2)
+    for seed, line in enumerate(seeds):
+        error = found[seed].tracks["SRC"].error
+        assert line.tolist() == pytest.approx([error[:2].mean(), error[2:].mean()])
+
+
+def test_strouhal_numbers_stand_in_rising_order_of_re(whole):
+    run, _, _ = whole
+    found = {seed: findings.read(run.path / evaluation_name(seed)) for seed in run.seeds}
+    table = tables.strouhal(found, CONFIG)
+    assert list(table.headers) == ["method", "Re 170", "Re 340"]
+    assert all(float(cell) == pytest.approx(20 / 12.5, rel=0.01) for line in table.rows for cell in line[1:])
