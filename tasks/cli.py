@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -130,7 +129,7 @@ def _work(run: Run, data: Path) -> int:
         if not run.finished:
             from tasks.progress import make_progress
 
-            task = import_module(f"{package}.task")
+            task = names.part(package, "task")
             with make_progress() as progress:
                 progress.say(f"Run folder: {run.path}")
                 task.run(run, progress, data)
@@ -141,7 +140,7 @@ def _show(run: Run) -> int:
     """Write the report and print the table and where things are."""
     from rich.console import Console
 
-    report = import_module(f"{_package(run)}.report")
+    report = names.part(_package(run), "report")
     page = report.write_report(run)
     Console().print(report.summary(run), markup=False, highlight=False)
     print(f"Report: {page}\nRun folder: {run.path}")

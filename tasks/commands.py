@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from tasks import names
 
 Debug = Annotated[bool, arg(help="Show the traceback of an error instead of a sentence.")]
 Folder = Annotated[Positional[Path], arg(help="Folder of the run.", metavar="FOLDER")]
@@ -172,7 +173,7 @@ def _run_command(task: str, package: str, words: Sequence[str]) -> tuple[Any, st
 
     The preset is found before tyro parses: it is the default from which `--config.SETTING` departs.
     """
-    module = import_module(f"{package}.config")
+    module = names.part(package, "config")
     presets = module.PRESETS
     asked = _option(words, "--preset")
     preset = asked if asked in presets else next(iter(presets))  # tyro refuses a wrong name, with the choices

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module, metadata
+from typing import Any
 
 from tasks.errors import ConfigurationError
 
@@ -110,6 +111,23 @@ def check_single(target: str) -> None:
         raise ConfigurationError(f"{target}: {wanted.line} Write the one that you mean, as module:Class.")
 
 
+def part(package: str, name: str) -> Any:  # noqa: ANN401
+    """A module of a task's package, such as its `config`.
+
+    Raises:
+        ConfigurationError: the package, or what it declares, is not there.
+    """
+    try:
+        return import_module(f"{package}.{name}")
+    except ModuleNotFoundError as error:
+        if not f"{package}.{name}".startswith(str(error.name)):
+            raise  # it is there, and itself in want of something
+        raise ConfigurationError(
+            f"{package}: expected a task's package with a module {name}, found no module {error.name!r}. "
+            "Install the package that declares it again, or mend its entry point in blackbox.tasks."
+        ) from None
+
+
 def listing() -> str:
     """All names, a line each, as `blackbox list` shows them."""
     lines = {name: line for name, (_, line) in FUNCTIONS.items()}
@@ -127,7 +145,7 @@ def _usable(names: Mapping[str, Added]) -> dict[str, str]:
 
 
 def _first_sentence(package: str) -> str:
-    sentence, stop, _ = import_module(f"{package}.config").DESCRIPTION.strip().partition(". ")
+    sentence, stop, _ = part(package, "config").DESCRIPTION.strip().partition(". ")
     return sentence + stop.strip()
 
 

@@ -129,3 +129,19 @@ def test_a_source_tree_that_is_not_installed_says_so(monkeypatch):
 
     monkeypatch.setattr(installation.metadata, "requires", missing)
     assert "unknown, since blackbox-coupling is not installed" in installation.report()
+
+
+def test_a_task_whose_package_is_not_there_is_named(site, capsys):
+    from tasks import cli
+
+    install(site, "tuning", "3", "tune = no_such_tuning", group="blackbox.tasks")
+    assert cli.main(["run", "tune"]) == 2
+    assert "found no module 'no_such_tuning'. Install the package" in capsys.readouterr().err
+
+
+def test_what_a_tasks_package_misses_itself_is_not_blamed_on_it(site):
+    (site / "hungry").mkdir()
+    (site / "hungry" / "__init__.py").write_text("")
+    (site / "hungry" / "config.py").write_text("import no_such_dependency")
+    with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
+        names.part("hungry", "config")
