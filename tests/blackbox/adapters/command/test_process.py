@@ -81,11 +81,15 @@ def test_no_process_of_the_group_is_left(tmp_path, ends):
             wait_until(number.exists)
             os.kill(os.getpid(), signal.SIGINT)
 
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
         thread = threading.Thread(target=interrupt)
         thread.start()
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, script + "wait")
-        thread.join()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                run(tmp_path, script + "wait")
+        finally:
+            thread.join()
+            signal.signal(signal.SIGINT, before)
     pid = int(number.read_text())
     wait_until(lambda: not alive(pid))
 
