@@ -167,7 +167,7 @@ def picture(measured: Mapping[str, Any], path: Path) -> Path:
         place.set(title=problem, xscale="log", yscale="log")
         place.xaxis.set_minor_formatter(NullFormatter())
         place.yaxis.set_major_formatter("{x:g}")
-        place.yaxis.set_minor_formatter("{x:.2g}")
+        place.yaxis.set_minor_formatter("{x:.3g}")
         low, high = place.get_ylim()
         place.set_ylim(max(low, 1e-4), min(high, 6 * fmean(c["errors"][0] for c in first.values())))
     for place in axes.flat[len(measured) :]:
