@@ -51,10 +51,16 @@ class LocalSecant(Tangent):
     def predict(self, pairs: CallPairs) -> Tensor:
         """Each probe from the others of its call and row; a single one from the prior."""
         # Nothing is kept that could have been learned before: the one probe is left out instead.
-        predicted = [
-            self.apply(pairs.without(probe), pairs.d[probe : probe + 1]) for probe in range(len(pairs.d))
-        ]
-        return torch.cat(predicted)
+        changes, expected, residuals = self._residuals(pairs)
+        gram = _gram(changes)
+        found = []
+        for probe in range(len(changes)):
+            others = [other for other in range(len(changes)) if other != probe]
+            inverse = self._inverse(gram[:, others][:, :, others])
+            coordinates = torch.einsum("rqs,rs->rq", inverse, gram[:, others, probe])
+            found.append(expected[probe] + torch.einsum("qrm,rq->rm", residuals[others], coordinates))
+        lengths = pairs.d.norm(dim=-1, keepdim=True)
+        return torch.stack(found).to(pairs.d.dtype) * lengths if found else expected
 
     def observe(self, pairs: CallPairs) -> None:
         """Only the prior learns."""
@@ -70,13 +76,25 @@ class LocalSecant(Tangent):
 
     def _fit(self, pairs: CallPairs) -> tuple[Tensor, Tensor, Tensor]:
         """D `(probes, rows, size_in)`, R `(probes, rows, size_out)`, (D D^T)^+ `(rows, probes, probes)`."""
+        changes, _, residuals = self._residuals(pairs)
+        return changes, residuals, self._inverse(_gram(changes))
+
+    def _residuals(self, pairs: CallPairs) -> tuple[Tensor, Tensor, Tensor]:
+        """Changes of length one, what the prior says to them, and what it leaves; zero where not valid."""
         changes, responses = pairs.unit()
-        residuals = torch.where(pairs.valid[..., None], responses - self.prior.apply(pairs, changes), 0.0)
-        changes = changes.double()
-        gram = torch.einsum("qrn,srn->rqs", changes, changes)
-        inverse = torch.linalg.pinv(gram, rtol=self.cut**2, hermitian=True)  # squares of singular values
-        return changes, residuals.double(), inverse
+        expected = self.prior.apply(pairs, changes)
+        residuals = torch.where(pairs.valid[..., None], responses - expected, 0.0)
+        return changes.double(), expected, residuals.double()
+
+    def _inverse(self, gram: Tensor) -> Tensor:
+        # squares of singular values
+        return torch.linalg.pinv(gram, rtol=self.cut**2, hermitian=True)
 
     def __repr__(self) -> str:
         """With its prior."""
         return f"LocalSecant({self.prior!r})"
+
+
+def _gram(changes: Tensor) -> Tensor:
+    """D D^T of each row: `(probes, rows, size)` to `(rows, probes, probes)`."""
+    return torch.einsum("qrn,srn->rqs", changes, changes)
