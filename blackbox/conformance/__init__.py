@@ -4,7 +4,7 @@ from blackbox.conformance.check import check_black_box
 from blackbox.conformance.command import command
 from blackbox.conformance.ecnoise import NoiseLevels, ecnoise
 from blackbox.conformance.findings import Finding, Verdict
-from blackbox.conformance.recommended_mu import Recommendation, Steps
+from blackbox.conformance.recommendation import Recommendation, Steps
 from blackbox.conformance.report import Report
 from blackbox.conformance.samples import read_samples
 from blackbox.conformance.testing import assert_conforms

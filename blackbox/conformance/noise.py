@@ -10,7 +10,8 @@ from blackbox.conformance.findings import Finding, Verdict
 from blackbox.conformance.lines import Responses, draw_lines
 from blackbox.conformance.noise_level import POINTS, measure_noise
 from blackbox.conformance.probe import Probe
-from blackbox.conformance.recommended_mu import Recommendation, Steps, recommend
+from blackbox.conformance.recommendation import Recommendation, Steps
+from blackbox.conformance.recommended_mu import recommend
 
 LINES, FEWEST = 32, 2
 USELESS = 0.3  # expected error of central slopes, over their size, that deserves a warning

@@ -16,7 +16,7 @@ from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
 
 if TYPE_CHECKING:
-    from blackbox.conformance.recommended_mu import Recommendation
+    from blackbox.conformance.recommendation import Recommendation
 
 Arrays = tuple[np.ndarray, ...]
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from blackbox.conformance.findings import Finding, Verdict
-from blackbox.conformance.recommended_mu import Recommendation
+from blackbox.conformance.recommendation import Recommendation
 
 COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAULT: "bold red", Verdict.SKIPPED: "dim"}
 

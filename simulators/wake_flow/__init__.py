@@ -3,7 +3,8 @@
 from simulators.wake_flow.box import WakeFlow
 from simulators.wake_flow.geometry import Channel, viscosity
 from simulators.wake_flow.obstacles import Box, Cylinder
-from simulators.wake_flow.reference import ReferenceFlows, ReferenceSettings, load_or_compute
+from simulators.wake_flow.reference import ReferenceFlows, load_or_compute
+from simulators.wake_flow.reference_settings import ReferenceSettings
 from simulators.wake_flow.step import WakeStep
 
 __all__ = [

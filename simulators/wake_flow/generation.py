@@ -17,7 +17,7 @@ from simulators.wake_flow.processes import in_processes
 from simulators.wake_flow.simulation import Simulation, part_attributes
 
 if TYPE_CHECKING:
-    from simulators.wake_flow.reference import ReferenceSettings
+    from simulators.wake_flow.reference_settings import ReferenceSettings
 
 Progress = Callable[[int, int], None]
 

@@ -19,7 +19,7 @@ from simulators.errors import ReferenceDataError
 from simulators.wake_flow.simulation import Simulation
 
 if TYPE_CHECKING:
-    from simulators.wake_flow.reference import ReferenceSettings
+    from simulators.wake_flow.reference_settings import ReferenceSettings
 
 POLL = 0.2  # seconds between two looks at what the processes have done
 

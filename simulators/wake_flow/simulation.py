@@ -16,7 +16,7 @@ from simulators.wake_flow.staggered import downsample, start
 from simulators.wake_flow.step import WakeStep
 
 if TYPE_CHECKING:
-    from simulators.wake_flow.reference import ReferenceSettings
+    from simulators.wake_flow.reference_settings import ReferenceSettings
 
 
 class Simulation:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from simulators.wake_flow.box import WakeFlow
-from simulators.wake_flow.reference import ReferenceSettings, load_or_compute
+from simulators.wake_flow.reference import load_or_compute
+from simulators.wake_flow.reference_settings import ReferenceSettings
 from tasks.errors import SolverError
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.networks import Scales

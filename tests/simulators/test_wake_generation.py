@@ -16,14 +16,16 @@ from blackbox.errors import ConfigurationError
 from simulators.errors import ReferenceDataError, ReferenceWarning
 from simulators.wake_flow import reference_file
 from simulators.wake_flow.obstacles import Box
-from simulators.wake_flow.reference import ReferenceSettings, load_or_compute
+from simulators.wake_flow.reference import load_or_compute
+from simulators.wake_flow.reference_settings import ReferenceSettings
 from simulators.wake_flow.simulation import Simulation
 
 TINY = ReferenceSettings(reynolds=(100.0, 200.0, 400.0), width=8, reference_width=16, warm_up=3, frames=20)
 
 GENERATE = """
 import sys
-from simulators.wake_flow.reference import ReferenceSettings, load_or_compute
+from simulators.wake_flow.reference import load_or_compute
+from simulators.wake_flow.reference_settings import ReferenceSettings
 
 if __name__ == "__main__":
     few = dict(width=8, reference_width=16, warm_up=3, frames={})

@@ -9,10 +9,11 @@ import torch
 
 from blackbox.errors import ConfigurationError
 from simulators.errors import ReferenceDataError, ReferenceWarning
-from simulators.wake_flow import reference, reference_file
+from simulators.wake_flow import reference, reference_file, reference_settings
 from simulators.wake_flow.geometry import Channel
 from simulators.wake_flow.obstacles import Cylinder
-from simulators.wake_flow.reference import ReferenceSettings, load_or_compute
+from simulators.wake_flow.reference import load_or_compute
+from simulators.wake_flow.reference_settings import ReferenceSettings
 from simulators.wake_flow.simulation import Simulation
 from simulators.wake_flow.staggered import downsample, start
 from simulators.wake_flow.step import WakeStep
@@ -69,16 +70,18 @@ def test_the_key_changes_with_every_parameter():
     assert replace(TINY).key() == TINY.key()
 
 
-@pytest.mark.parametrize("package", reference.VERSIONS)
+@pytest.mark.parametrize("package", reference_settings.VERSIONS)
 def test_the_key_changes_with_every_version(package, monkeypatch):
-    before, version = TINY.key(), reference.version
-    monkeypatch.setattr(reference, "version", lambda name: "0.0.0" if name == package else version(name))
+    before, version = TINY.key(), reference_settings.version
+    monkeypatch.setattr(
+        reference_settings, "version", lambda name: "0.0.0" if name == package else version(name)
+    )
     assert TINY.key() != before
 
 
 def test_the_key_changes_with_the_format(monkeypatch):
     before = TINY.key()
-    monkeypatch.setattr(reference, "FORMAT", reference.FORMAT + 1)
+    monkeypatch.setattr(reference_settings, "FORMAT", reference_settings.FORMAT + 1)
     assert TINY.key() != before
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 import zo
 from simulators.wake_flow.box import WakeFlow
-from simulators.wake_flow.reference import ReferenceSettings, load_or_compute
+from simulators.wake_flow.reference import load_or_compute
+from simulators.wake_flow.reference_settings import ReferenceSettings
 from simulators.wake_flow.staggered import start
 from tasks.wake_flow.data import Flows
 from tasks.wake_flow.methods.in_loop import mean_of_living
