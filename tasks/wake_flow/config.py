@@ -121,6 +121,8 @@ class Config:
     chain_mu: float = 1e-2
     """Smoothing parameter of chain, in units of the inflow's speed: a direction has length one over all
     cells, so that each moves by 32 times less on 16 x 32 cells, and 64 times less on 32 x 64."""
+    large_non_steps: int = 400
+    """Optimiser steps of NON with the larger network: in eight hundred it takes longer than TAN-SOL."""
     large_steps: int = 150
     """Optimiser steps of all methods in the loop with the larger network."""
     large_learning_rate: float = 0.001
@@ -136,7 +138,7 @@ class Config:
     """Rollouts for each test Re_D, from evenly spaced frames."""
     validation_starts: int = 2
     """Rollouts for each validation Re_D."""
-    validate_every: int = 50
+    validate_every: int = 100
     """Optimiser steps between validations."""
     checkpoint_every: int = 25
     """Optimiser steps between checkpoints."""
@@ -150,8 +152,8 @@ class Config:
         """Refuse what would fail, or mislead, only after the reference has been computed."""
         counts = (
             "unroll batch non_steps non_batch pre_steps pre_batch fo_steps zo_steps coordinates directions "
-            "chain_queries large_steps probes horizon test_starts validation_starts validate_every "
-            "checkpoint_every threads"
+            "chain_queries large_non_steps large_steps probes horizon test_starts validation_starts "
+            "validate_every checkpoint_every threads"
         )
         for name in counts.split():
             if not getattr(self, name) >= 1:  # "not", here and below: every comparison with NaN is false
@@ -189,7 +191,7 @@ class Config:
         """Optimiser steps of a method that trains, and its first learning rate."""
         family, large = limits.family_of(method)
         if family == "NON":
-            return self.non_steps, self.non_learning_rate
+            return (self.large_non_steps if large else self.non_steps), self.non_learning_rate
         if family in limits.SUPERVISED:
             return self.pre_steps, self.pre_learning_rate
         if large:
@@ -231,6 +233,7 @@ SMALL = Config(
     width=32,
     reference_width=128,
     large_channels=(32, 64),
+    large_non_steps=800,
     chain_queries=48,
     threads=2,
 )
@@ -253,6 +256,7 @@ PAPER = Config(
     unroll=32,
     batch=3,
     non_steps=99_800,
+    large_non_steps=99_800,
     non_learning_rate=1e-4,
     non_batch=3,
     pre_steps=30_000,

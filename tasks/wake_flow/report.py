@@ -207,7 +207,7 @@ def _table_caption(run: Run, result: Result, config: Config) -> str:
         f"the inflow's speed U, over {config.horizon} steps"
         + (f", mean ± standard deviation of {seeds} seeds" if seeds > 1 else ", one seed")
         + f". Rows, queries and seconds are those of training; TAN-SOL's queries are its probes. "
-        f"NON's budget of {config.non_steps} steps is "
+        f"NON's budget of {config.non_steps} steps ({config.large_non_steps} with the larger network) is "
         "fixed; of every method the weights with the lowest validation error count (last column). "
         + _failures(result)
     )

@@ -40,7 +40,7 @@ def _one(trainer: Trainer, method: str, before: dict[str, Trained]) -> Trained:
     family, large = limits.family_of(method)
     hidden, blocks = (config.large_channels, config.large_blocks) if large else (config.channels, 0)
     if family == "NON":
-        return non(trainer, hidden, stage, blocks)
+        return non(trainer, hidden, stage, blocks, steps=config.steps_of(method)[0])
     if family in limits.SUPERVISED:
         return pre(trainer, hidden, stage, blocks, beta=config.pre_beta if family == "PRE" else 0.0)
     if config.start == "NON":

@@ -18,15 +18,23 @@ MIRRORED = 103  # first word of the key's path for these draws; those of the dat
 Batch = tuple[Tensor, Tensor]
 
 
-def non(trainer: Trainer, hidden: Sequence[int], stage: str = "non", blocks: int = 0) -> Trained:
-    """NON: on pairs of frames one solver step apart."""
+def non(
+    trainer: Trainer,
+    hidden: Sequence[int],
+    stage: str = "non",
+    blocks: int = 0,
+    *,
+    steps: int | None = None,
+) -> Trained:
+    """NON: on pairs of frames one solver step apart; as many steps as the configuration says, if None."""
     config, pairs = trainer.config, trainer.pairs
 
     def batch(i: int) -> Batch:
         return pairs.draw(zo.Key(trainer.seed, i), config.non_batch)
 
     network = trainer.corrector(hidden, blocks)
-    return _on_pairs(trainer, network, stage, config.non_steps, config.non_learning_rate, pairs, batch)
+    count = config.non_steps if steps is None else steps
+    return _on_pairs(trainer, network, stage, count, config.non_learning_rate, pairs, batch)
 
 
 def pre(

@@ -18,6 +18,7 @@ SMALL = Config(
     unroll=2,
     batch=2,
     non_steps=6,
+    large_non_steps=6,
     non_batch=5,
     fo_steps=6,
     zo_steps=6,
