@@ -122,6 +122,8 @@ def _line(method: str, curves: Curves) -> str:
     notes = [f"trust lost in {sum(curve['warned'] > 0 for curve in seeds)} of {len(seeds)}"]
     kept = sum("start" in curve["kept"] for curve in seeds)
     notes = notes if any(curve["warned"] for curve in seeds) else []
+    most = max(len(others) for others in curves.values())
+    notes += [f"{len(seeds)} of {most} seeds"] if len(seeds) < most else []
     notes += [f"start kept in {kept} of {len(seeds)}"] if kept else []
     notes += ["ended early"] if any(curve["ended"] for curve in seeds) else []
     validation = fmean(curve["validation_rows"] for curve in seeds)

@@ -68,7 +68,8 @@ class TangentGradient:
             outermost wrapper. While `backward` runs no other thread may call them.
         tangent: for each box a copy of it, or a sequence with one for each; None for
             `LocalSecant(DenseTangent())`, see docs/learned_tangents.md for why.
-        probes: how many, while there is trust; 0 where all tangents learn from values alone.
+        probes: how many, while there is trust; 0 where all tangents learn from values alone,
+            or not at all.
         mu: standard deviation by which a probe moves each weight. Results hardly depend on it: only the
             box is linearised. Responses must stand out of its rounding and noise.
         parameters: which to train, as for `LossGradient`; all must require a gradient.
