@@ -5,6 +5,7 @@ from zo.box_gradient.bases import Basis, GivenBasis, LowFrequencies
 from zo.box_gradient.differentiable import differentiable
 from zo.box_gradient.differentiable_box import DifferentiableBox, RowCounts
 from zo.box_gradient.row_directions import RowDirections
+from zo.distributed.shared_rows import SharedRows
 from zo.draws import Key
 from zo.errors import (
     ConfigurationError,
@@ -96,6 +97,7 @@ __all__ = [
     "RanksError",
     "RowCounts",
     "RowDirections",
+    "SharedRows",
     "Sparsity",
     "Stacked",
     "StudentTangent",

@@ -12,7 +12,11 @@ from torch import Tensor
 from zo.errors import ObjectiveError
 
 
-def map_tensors(function: Callable[[Any], Any], batch: Any, kind: type = Tensor) -> Any:  # noqa: ANN401
+def map_tensors(
+    function: Callable[[Any], Any],
+    batch: Any,  # noqa: ANN401
+    kind: type | tuple[type, ...] = Tensor,
+) -> Any:  # noqa: ANN401
     """The same nesting with each tensor (or what else is of the kind) replaced; all else stays."""
     if isinstance(batch, kind):
         return function(batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Protocol
 
@@ -26,8 +26,15 @@ class Journal(Protocol):
         """What was put under a key, None if nothing was; asked right before the chunk would be evaluated."""
         ...
 
-    def put(self, key: str, value: Mapping[str, Any]) -> None:
-        """Keep tensors and plain values under a key; what is raised here ends the step."""
+    def put(self, key: str, value: Mapping[str, Any], others: Sequence[Any] = ()) -> None:
+        """Keep tensors and plain values under a key; what is raised here ends the step.
+
+        `others` is what `spent` gave in other processes, whose queries are kept here.
+        """
+        ...
+
+    def spent(self) -> Any:  # noqa: ANN401
+        """What was counted since `get` or this was last called: plain values for the process that keeps."""
         ...
 
 
@@ -65,12 +72,33 @@ class Page:
         self.queries += known["queries"]
         return known["difference"], known["valid"]
 
-    def keep(self, start: int, stop: int, found: Found, checks: int) -> None:
-        """Put queries `start` to `stop - 1` in the journal, and what checks cost beside them."""
+    def keep(
+        self,
+        start: int,
+        stop: int,
+        found: Found,
+        checks: int,
+        others: Sequence[Any] = (),
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Put queries `start` to `stop - 1` in the journal.
+
+        Args:
+            start: number of the first.
+            stop: number after the last.
+            found: what they came to.
+            checks: queries that checks cost beside them.
+            others: what was counted for them in other processes.
+            state: of the evaluator after them; the one of now if None.
+        """
         difference, valid = found
         self.queries += checks
-        value = {"difference": difference, "valid": valid, "queries": checks}
-        self._journal.put(self._key(start, stop), {**value, "evaluator": self._evaluator.state_dict()})
+        state = self._evaluator.state_dict() if state is None else state
+        value = {"difference": difference, "valid": valid, "queries": checks, "evaluator": state}
+        if others:
+            self._journal.put(self._key(start, stop), value, others)
+        else:
+            self._journal.put(self._key(start, stop), value)
 
     def _key(self, start: int, stop: int) -> str:
         return f"{self._fingerprint} {start}-{stop}"

@@ -16,15 +16,20 @@ from zo.description import described
 from zo.distributed.fingerprints import checksum, fingerprint
 from zo.distributed.queries import StepQueries
 from zo.distributed.ranks import Ranks
+from zo.distributed.row_blocks import cut, losses_by_block, whole
+from zo.distributed.shares import even_chunk
 from zo.distributed.sharing import Opening, Sharing
 from zo.draws import Key
 from zo.errors import ConfigurationError, ObjectiveError, RanksError
 from zo.estimators.estimator import Estimator, check_count
 from zo.evaluators.choice import evaluator_of
+from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.evaluator import Evaluator, Problem
 from zo.evaluators.loop import Loop
-from zo.evaluators.memory import measured, queries_within
+from zo.evaluators.measured import Measured
+from zo.evaluators.memory import measured
 from zo.evaluators.preserved import Snapshot
+from zo.evaluators.verified import Verified
 from zo.failures import refuse_too_many, survivors
 from zo.journal import Found, Journal, Page
 from zo.journal import fingerprint as fingerprint_of_step
@@ -72,6 +77,13 @@ class LossGradient:
             the gradient that one would come to, to the bit where devices, versions and threads are alike.
             Shares follow the cost of each layer's queries, which rank 0 measures in the first steps.
             `Sharing` says what they exchange. None for this process alone.
+        row_block: rows of the batch on which queries are evaluated at a time, where there are more processes
+            than chunks: pieces of queries x rows are dealt out. Results are equal to the bit only for equal
+            blocks, on any number of processes, one included. Refused where rows interact (batch norm in
+            training), a forward draws random numbers or writes to buffers; the first step evaluates the base
+            once more to see it. None for all rows together.
+        first_alone: whether the first process evaluates all queries and the others wait, since only it keeps
+            the box's budget, rate or log.
         autocast: only None: in mixed precision a step of mu is lost.
 
     Failed rows (losses that are not finite): those of the base are taken out of every variant; a query
@@ -101,10 +113,14 @@ class LossGradient:
         memory: int = 2**30,
         max_dropped: float = 0.1,
         process_group: dist.ProcessGroup | None = None,
+        row_block: int | None = None,
+        first_alone: bool = False,
         autocast: torch.dtype | None = None,
     ) -> None:
         if chunk is not None:
             check_count("LossGradient", "chunk", chunk)
+        if row_block is not None:
+            check_count("LossGradient", "row_block", row_block)
         check_count("LossGradient", "memory", memory)
         if not 0 <= max_dropped <= 1:
             raise ConfigurationError(
@@ -117,12 +133,13 @@ class LossGradient:
         self.parameters = Parameters(network, parameters)
         self.evaluator = evaluator_of(evaluator, self.objective)
         self.chunk = chunk
+        self.row_block = row_block
         self.memory = memory
         self.max_dropped = max_dropped
         self.counts = QueryCounts()
         self.journal: Journal | None = None
         self._ranks = Ranks(process_group, "LossGradient", RanksError)
-        self._sharing = Sharing(self._ranks)
+        self._sharing = Sharing(self._ranks, first_alone=first_alone)
         self._key = Key(seed)
         self._first = True  # of this object's steps
 
@@ -170,12 +187,17 @@ class LossGradient:
                 tensor.grad = None
         self.parameters.add_to_grad(gradient)
         self.counts.steps += 1
-        return queries.base.new_tensor(told[0].loss)
+        return queries.blocks[0].base.new_tensor(told[0].loss)
 
     @property
     def exchanged(self) -> int:
         """Bytes that came from all processes in the last step; 0 for a process alone."""
         return self._ranks.exchanged
+
+    @property
+    def waited(self) -> float:
+        """Seconds that this process has waited for the others' answers, since it was made."""
+        return self._ranks.waited
 
     def queries(self) -> int:
         """What a step will cost: perturbed objectives, the base evaluation not counted."""
@@ -187,6 +209,7 @@ class LossGradient:
             "seed": self._key.seed,
             "estimator": described(self.estimator),
             "chunk": self.chunk,
+            "row_block": self.row_block,
             "counts": asdict(self.counts),
             "evaluator": self.evaluator.state_dict(),
             "costs": self._sharing.costs.state_dict(),
@@ -196,7 +219,7 @@ class LossGradient:
         """Go on where `state_dict` was taken.
 
         Raises:
-            ConfigurationError: the state is of a run with another seed, estimator or chunk.
+            ConfigurationError: the state is of a run with another seed, estimator, chunk or block of rows.
         """
         if state["seed"] != self._key.seed:
             raise ConfigurationError(
@@ -213,6 +236,11 @@ class LossGradient:
             raise ConfigurationError(
                 f"LossGradient: expected the state of a run with chunk={self.chunk}, got one with "
                 f"{state['chunk']}. Leave chunk out to go on with that one."
+            )
+        if state.get("row_block") != self.row_block:
+            raise ConfigurationError(
+                f"LossGradient: expected the state of a run with row_block={self.row_block}, got one with "
+                f"{state.get('row_block')}. Make the gradient with that one, or start anew."
             )
         self.chunk = self.chunk if state["chunk"] is None else state["chunk"]
         self.counts = QueryCounts(**state["counts"])
@@ -233,7 +261,17 @@ class LossGradient:
             )
         measure = self.chunk is None and not isinstance(self.evaluator, Loop)
         with autocast_refused(self.parameters, inside=self._first), measured(measure) as peak:
-            base = losses(self.objective, self.network, batch, rows)
+            if self.row_block is None:
+                base = losses(self.objective, self.network, batch, rows)
+            else:
+                base = losses_by_block(
+                    self.objective,
+                    self.network,
+                    batch,
+                    rows or 0,
+                    self.row_block,
+                    check=self.counts.steps == 0,
+                )
         self._first = False
         return base, peak.peak
 
@@ -252,19 +290,28 @@ class LossGradient:
         base, peak = self._base(batch)
         after = Snapshot(self.network)
         survived = survivors(base, step)
-        problem = Problem(self.network, self.parameters, self.objective, batch, len(base))
         plan = self.estimator.plan(self.parameters, self._key.at(step))
+        problem = Problem(
+            self.network, self.parameters, self.objective, batch, len(base), queries=plan.queries
+        )
+        blocks = whole(problem, base) if self.row_block is None else cut(problem, base, self.row_block)
         first = self._ranks.rank == 0
         chunk = self.chunk
         if chunk is None and first:
-            each = self.evaluator.bytes_per_query(problem, plan.chunk(plan.queries - 1, plan.queries), peak)
-            chunk = queries_within(self.memory, each, self.parameters.tensors[0].device)
+            last = plan.chunk(plan.queries - 1, plan.queries)
+            fit = self.evaluator.within(blocks[0].problem, last, peak, self.memory)
+            chunk = even_chunk(
+                plan.queries, fit, unequal=_reuses(self.evaluator) and plan.moved() is not None
+            )
         before.restore()  # queries start from the state that the base started from
         page = None
         if self.journal is not None and first:
             settings = f"{self._key.seed} {step} {described(self.estimator)} {chunk}"
+            settings += "" if self.row_block is None else f" {self.row_block}"
             page = Page(self.journal, self.evaluator, fingerprint_of_step(problem, base, settings))
-        queries = StepQueries(problem, plan, base, chunk or 0, self.evaluator, page)
+        other = None if first else self.journal
+        queries = StepQueries(blocks, plan, chunk or 0, self.evaluator, page, other)
+        queries.spent()  # the base is no query: a resumed step evaluates it again
         # One process alone asks the journal right before each chunk.
         known = queries.known() if self._ranks.size > 1 else {}
         opening = self._sharing.opening(
@@ -280,6 +327,7 @@ class LossGradient:
         """What must be the same on all ranks beside weights, batch and random state, in words."""
         kind, mode = type(self.evaluator).__name__, self.network.training
         settings = self._key.at(self.counts.steps), described(self.estimator), self.chunk, self.max_dropped
+        settings = *settings, self.row_block
         return repr((settings, self.parameters.names, self.parameters.size, kind, mode))
 
     def _surrogate(self) -> dict[str, int]:
@@ -297,3 +345,8 @@ class LossGradient:
                 f"{', '.join(other)}. The black box is not the same there, or fails by chance: put it in a "
                 "Retrying, and take the step again."
             )
+
+
+def _reuses(evaluator: Evaluator) -> bool:
+    """Whether a query of a late layer costs less than one of an early one."""
+    return isinstance(evaluator.fast if isinstance(evaluator, Verified) else evaluator, Difference | Measured)

@@ -95,6 +95,10 @@ class Dispatch:
                         self._land(future)
                 if self.timeout is not None:
                     self._give_up_overdue(self.timeout)
+        except BaseException as error:
+            if not isinstance(error, Exception):  # the user's or the system's wish to stop
+                self._end_workers()
+            raise
         finally:
             self._stop()
             for block in self.flying.values():  # left behind by an error
@@ -247,6 +251,18 @@ class Dispatch:
         else:
             error = TimeoutError(f"more than {timeout:g} s")
             self._fail(block.rows[0], FailedRow(Failure.TIMED_OUT, error))
+
+    def _end_workers(self) -> None:
+        """End workers that are at a block: Python waits for them when it exits, and a row may hang."""
+        if not self.pool.replaceable:
+            return
+        for future, block in list(self.flying.items()):
+            del self.flying[future]
+            future.cancel()
+            for worker in self._withdraw(block):
+                if not worker.own:
+                    worker.kill()
+            self.pool.replace(block.executor, "its workers were ended", None)
 
     def _abandon(self, executor: Executor | None) -> None:
         for future, block in list(self.flying.items()):

@@ -17,6 +17,7 @@ from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.difference.recording import NotReadable
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
+from zo.evaluators.reuse import FeatureReuse
 from zo.perturbation import Coordinates
 
 MODES = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
@@ -131,28 +132,46 @@ def base_of(problem: Problem) -> torch.Tensor:
     return Loop().losses(problem, still)[0]
 
 
+def reusing(**settings):
+    return FeatureReuse(Difference(**settings))
+
+
 @MODES
+@pytest.mark.parametrize("made", [lambda: Difference(variants=5), reusing], ids=["difference", "reuse"])
 @pytest.mark.parametrize("case", [*LAYERS, *NETWORKS, *OWN], ids=str)
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-def test_every_network_in_float64(case, training):
+def test_every_network_in_float64(case, made, training):
     problem = problem_of(case, torch.float64, training)
     queries = coordinates(problem.parameters, most=7)
     torch.manual_seed(3)  # of dropout
     base = base_of(problem)
     if case.name in UNREAD:
         with pytest.raises(NotReadable, match=r"weight.*\(_WeightNorm\).*_weight_norm.*difference_rule"):
-            Difference().changes(problem, queries, base)
+            made().changes(problem, queries, base)
         return
     buffers = {name: tensor.clone() for name, tensor in problem.network.state_dict().items()}
     random = torch.get_rng_state()
     with torch.no_grad():
-        found = Difference(variants=5).changes(problem, queries, base)
+        found = made().changes(problem, queries, base)
         assert torch.equal(torch.get_rng_state(), random)
         truth = Loop().losses(problem, queries) - base
     assert all(torch.equal(tensor, buffers[name]) for name, tensor in problem.network.state_dict().items())
     # Of the truth: some hundred additions on the way to a loss, each wrong by half a unit of its own size.
     bound = 200 * torch.finfo(torch.float64).eps * (1 + base.abs() + (truth + base).abs())
     assert ((found - truth).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("case", [*NETWORKS, *OWN], ids=str)
+def test_reuse_of_activations_that_were_dropped_gives_the_same_bits(case):
+    problem = problem_of(case, torch.float64, True)
+    if case.name in UNREAD:
+        return
+    queries = coordinates(problem.parameters, most=2)
+    torch.manual_seed(3)
+    base = base_of(problem)
+    with torch.no_grad():
+        found = [reusing(memory=memory).changes(problem, queries, base) for memory in (2**30, 1)]
+    assert torch.equal(*found)
 
 
 READ = [case for case in [*NETWORKS, *OWN] if case.name not in UNREAD]

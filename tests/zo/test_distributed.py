@@ -89,7 +89,7 @@ class Recorded(zo.Measured):
 
     def _measure(self, problem, base, *others):
         names, one = problem.parameters.names, zo.CoordinateWise(MU).plan(problem.parameters, zo.Key(0))
-        self.stacked.changes(problem, one.chunk(0, 2), base)  # checks it, as measuring would
+        self.candidates.stacked.changes(problem, one.chunk(0, 2), base)  # checks it, as measuring would
         pairs = [("difference", 4), ("stacked", 16)]
         self.chosen = {name: pairs[place % 2] for place, name in enumerate(names)}
 
@@ -182,17 +182,20 @@ def resumes(groups):
 class Notebook(dict):
     """A journal that remembers."""
 
-    def put(self, key, value):
+    def put(self, key, value, others=()):
         self[key] = dict(value)
+
+    def spent(self):
+        return None
 
 
 class Breaking(Notebook):
     """One whose process is killed after some entries."""
 
-    def put(self, key, value):
+    def put(self, key, value, others=()):
         if len(self) == 9:
             raise OSError("killed")
-        super().put(key, value)
+        super().put(key, value, others)
 
 
 def journals(groups):
@@ -449,9 +452,9 @@ def test_what_the_journal_has_of_all_processes_is_not_evaluated_again(found, one
 def test_bytes_of_a_step(size, name, found):
     for rank in range(size):
         given = found[rank]["bytes"][size, name]
-        assert given["own"] == 8 * given["queries"]
+        assert given["own"] == 8 * given["queries"] + 40 * size  # five numbers of how it went
         assert given["said"] == given["own"] + given["objects"]
-        assert 0 < given["objects"] < 700 * size
+        assert 0 < given["objects"] < 600 * size
 
 
 # What is told to all

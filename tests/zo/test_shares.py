@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import zo
-from zo.distributed.shares import Costs, compositions, dealt
+from zo.distributed.shares import MANY, SMALLEST, Costs, compositions, dealt, even_chunk
 
 TRUE = {0: 1.0, 1: 0.2, 2: 0.01}  # seconds of a query: a hundredth in the last layer
 
@@ -99,3 +99,21 @@ def test_compositions_follow_coordinates_and_know_directions():
         zo.CoordinateWise(1e-3, zo.FixedCoordinates(torch.tensor([12, 20]))), zo.RandomDirections(1e-3, 3)
     )
     assert compositions(hybrid.plan(parameters, key), parameters, 3) == [{-1: 1, 1: 1, 3: 1}, {-1: 2}]
+
+
+def test_of_unequal_queries_there_are_more_chunks_but_none_below_the_smallest():
+    assert even_chunk(370, 128, unequal=True) == -(-370 // MANY) < even_chunk(370, 128)
+    assert even_chunk(96, 128, unequal=True) == even_chunk(20, 128, unequal=True) == SMALLEST
+    assert even_chunk(5000, 128, unequal=True) == even_chunk(5000, 128)
+
+
+@pytest.mark.parametrize(
+    ("queries", "most", "chunks"),
+    [(96, 120, 2), (96, 40, 4), (300, 120, 4), (418, 128, 4), (32, 128, 2), (20, 128, 1), (31, 16, 2)],
+)
+def test_chunks_of_a_step_are_even_in_size_and_number(queries, most, chunks):
+    chunk = even_chunk(queries, most)
+    assert -(-queries // chunk) == chunks
+    assert chunk <= most
+    if chunk < most:
+        assert chunk >= SMALLEST and chunk - (queries - (chunks - 1) * chunk) < chunks

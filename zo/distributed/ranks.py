@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from time import perf_counter
 from typing import Any, TypeVar
 
 import torch
@@ -31,6 +32,7 @@ class Ranks:
         rank, size: of this process in the group, and of the group.
         exchanged: bytes that came from all ranks, this one included, since it was set to zero; what NCCL,
             gloo and TCP put around them is not counted.
+        waited: seconds that it took until they came, since this was made: of the others, mostly.
 
     Raises:
         ConfigurationError: no group, or one that this process is not in.
@@ -46,7 +48,7 @@ class Ranks:
         self.group = group
         self.rank = 0 if group is None else dist.get_rank(group)
         self.size = 1 if group is None else dist.get_world_size(group)
-        self.exchanged = 0
+        self.exchanged, self.waited = 0, 0.0
         self._error = error
 
     def together(self, step: int, work: Callable[[], tuple[Own, Told]]) -> tuple[Own, list[Told]]:
@@ -145,6 +147,7 @@ class Ranks:
     @contextmanager
     def answering(self, step: int) -> Iterator[None]:
         """A block in which all ranks must answer; what torch says of one that does not becomes a sentence."""
+        began = perf_counter()
         try:
             yield
         except RuntimeError as error:
@@ -154,3 +157,5 @@ class Ranks:
                 f"some: {said[:300].rstrip('.')}. A process died or hangs: its own output says more. Start "
                 "all of them again from the last checkpoint."
             ) from error
+        finally:
+            self.waited += perf_counter() - began

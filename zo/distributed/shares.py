@@ -12,9 +12,11 @@ from zo.parameters import Parameters
 from zo.perturbation import Perturbations
 
 STEPS = 2  # that are measured: the first also fills caches
+SMALLEST = 16  # queries of a chunk that is made smaller to share out
+MANY = 8  # chunks of a step whose layers cost unequally: of four the first may take half of the time
 ROUNDS = 50  # of the fit; it changes in the third digit after some ten
 
-Composition = dict[int, int]  # how many queries of a chunk are of which layer
+Composition = dict[int, float]  # how many queries of a chunk are of which layer
 
 
 def compositions(plan: Perturbations, parameters: Parameters, chunk: int) -> list[Composition]:
@@ -132,3 +134,24 @@ def _evenly(chunks: Sequence[int], composed: Sequence[Composition], size: int) -
     for number in others:
         min(reversed(shares), key=len).append(number)
     return [sorted(share) for share in shares]
+
+
+def even_chunk(queries: int, most: int, *, unequal: bool = False) -> int:
+    """How many of a step's queries run together: chunks of equal size, and an even number of them.
+
+    One chunk would leave a second process nothing to do, and of three one would be waited for. The number of
+    processes has no part in it, since other chunks round otherwise. Chunks below `SMALLEST` queries cost more
+    in overhead than a second process saves.
+
+    Args:
+        queries: of the step.
+        most: that fit together.
+        unequal: whether the queries of some layers may cost many times those of others, as where only what
+            lies behind a layer is evaluated: then shares come out equal only of more chunks.
+    """
+    if unequal:
+        most = min(most, max(SMALLEST, -(-queries // MANY)))
+    chunks = -(-queries // most)
+    chunks += chunks % 2
+    even = -(-queries // chunks)
+    return even if even >= SMALLEST else most

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zo.errors import ObjectiveError
+from zo.evaluators.memory import queries_within
 from zo.objective import Objective
 from zo.parameters import Parameters
 from zo.perturbation import Perturbation
@@ -17,13 +19,19 @@ from zo.perturbation import Perturbation
 
 @dataclass(frozen=True)
 class Problem:
-    """What the queries of one step share: the network, its chosen parameters, the objective, the batch."""
+    """What the queries of one step share.
+
+    Attributes:
+        network, parameters, objective, batch, rows: what is evaluated: chosen parameters, rows of the batch.
+        queries: of the whole step, from which follows what preparations pay; 0 where no one knows.
+    """
 
     network: nn.Module
     parameters: Parameters
     objective: Objective
     batch: Any
     rows: int
+    queries: int = 0
 
 
 class Unservable(ObjectiveError):
@@ -72,6 +80,18 @@ class Evaluator(ABC):
         """
         return 0
 
+    def within(self, problem: Problem, perturbation: Perturbation, base: int, memory: int) -> int:
+        """How many queries may be given at once, where no one has named a number.
+
+        Args:
+            problem: as for `losses`.
+            perturbation: of the kind that they will be of.
+            base: what the evaluation of the base took at its peak, in bytes.
+            memory: bytes that they may take.
+        """
+        each = self.bytes_per_query(problem, perturbation, base)
+        return queries_within(memory, each, problem.parameters.tensors[0].device)
+
     def sees_all_reads(self, problem: Problem, perturbation: Perturbation, base: Tensor) -> bool:
         """Whether the objective reads weights only where this evaluator shows it the variants'.
 
@@ -94,6 +114,13 @@ class Evaluator(ABC):
     def take_queries(self) -> int:
         """Queries beyond those of the plan since this was last asked, such as those of a check."""
         return 0
+
+
+def in_passes(evaluate: Callable[[Perturbation], Tensor], perturbation: Perturbation, size: int) -> Tensor:
+    """What an evaluation of a perturbation gives, of at most `size` queries at a time; 0 for all at once."""
+    size = size or len(perturbation)
+    starts = range(0, len(perturbation), size)
+    return torch.cat([evaluate(perturbation.part(start, start + size)) for start in starts])
 
 
 def differences(base: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from blackbox import BudgetError
 from zo.errors import EvaluatorWarning
-from zo.evaluators.evaluator import Evaluator, Problem, Unservable
+from zo.evaluators.evaluator import Evaluator, Problem, Unservable, in_passes
 from zo.evaluators.loop import Loop
 from zo.perturbation import Coordinates, Directions, Perturbation
 
@@ -42,6 +42,7 @@ class Verified(Evaluator):
 
     Attributes:
         active: the evaluator in use for each of these, by its name; empty before the first.
+        passes: queries that what takes its place gets at once, for it may want more memory; 0 for all.
         queries: perturbed objectives that the check cost and that no one has taken into account yet.
     """
 
@@ -49,17 +50,16 @@ class Verified(Evaluator):
         self.fast = fast
         self.slow = Loop() if slow is None else slow
         self.active: dict[str, Evaluator] = {}
+        self.passes = 0
         self.queries = 0
 
     def losses(self, problem: Problem, perturbation: Perturbation) -> Tensor:
         """See `Evaluator.losses`."""
-        return self._or_slow(problem, perturbation, lambda active: active.losses(problem, perturbation))
+        return self._or_slow(problem, perturbation, lambda active, part: active.losses(problem, part))
 
     def changes(self, problem: Problem, perturbation: Perturbation, base: Tensor) -> Tensor:
         """See `Evaluator.changes`."""
-        return self._or_slow(
-            problem, perturbation, lambda active: active.changes(problem, perturbation, base)
-        )
+        return self._or_slow(problem, perturbation, lambda active, part: active.changes(problem, part, base))
 
     def serving(self, problem: Problem, perturbation: Perturbation) -> Evaluator:
         """The evaluator in use for perturbations of this kind; checked now if it was not before."""
@@ -68,21 +68,22 @@ class Verified(Evaluator):
             self.active[kind] = self._choose(problem, perturbation)
         return self.active[kind]
 
-    def bytes_per_query(self, problem: Problem, perturbation: Perturbation, base: int) -> int:
-        """Those of the fast one, or of what may take its place where that takes more."""
-        both = (self.fast, self.slow)
-        return max(evaluator.bytes_per_query(problem, perturbation, base) for evaluator in both)
+    def within(self, problem: Problem, perturbation: Perturbation, base: int, memory: int) -> int:
+        """As many as the fast one takes; what may take its place has passes of its own."""
+        self.passes = self.slow.within(problem, perturbation, base, memory)
+        return self.fast.within(problem, perturbation, base, memory)
 
     def state_dict(self) -> dict[str, Any]:
         """Which were chosen: a resumed run neither pays for the check again nor changes evaluators."""
         active = {kind: type(evaluator).__name__ for kind, evaluator in self.active.items()}
-        return {"active": active, "slow": self.slow.state_dict()}
+        return {"active": active, "passes": self.passes, "slow": self.slow.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the choice of `state_dict`."""
         known = {type(evaluator).__name__: evaluator for evaluator in (self.slow, self.fast)}
         # One that is not known here is chosen anew.
         self.active = {kind: known[name] for kind, name in state["active"].items() if name in known}
+        self.passes = state.get("passes", 0)  # earlier versions had none
         self.slow.load_state_dict(state.get("slow", {}) or self.slow.state_dict())
 
     def take_queries(self) -> int:
@@ -91,16 +92,19 @@ class Verified(Evaluator):
         return taken + self.fast.take_queries() + self.slow.take_queries()
 
     def _or_slow(
-        self, problem: Problem, perturbation: Perturbation, evaluate: Callable[[Evaluator], Tensor]
+        self,
+        problem: Problem,
+        perturbation: Perturbation,
+        evaluate: Callable[[Evaluator, Perturbation], Tensor],
     ) -> Tensor:
         active = self.serving(problem, perturbation)
-        try:
-            return evaluate(active)
-        except Unservable as error:  # a batch of another shape than the one that was checked
-            if active is self.slow:
-                raise
-            active = self.active[_kind(problem, perturbation)] = self._fall_back(f"could not run ({error})")
-            return evaluate(active)
+        if active is not self.slow:
+            try:
+                return evaluate(active, perturbation)
+            except Unservable as error:  # a batch of another shape than the one that was checked
+                fallen = self._fall_back(f"could not run ({error})")
+                self.active[_kind(problem, perturbation)] = fallen
+        return in_passes(lambda part: evaluate(self.slow, part), perturbation, self.passes)
 
     def _choose(self, problem: Problem, perturbation: Perturbation) -> Evaluator:
         samples = _samples(problem, perturbation)

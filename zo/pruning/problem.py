@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from zo.errors import ConfigurationError
@@ -26,7 +27,7 @@ class PruningProblem:
     Attributes:
         network, objective, batch: as for `LossGradient`.
         parameters: those that are scored.
-        evaluator, seed, chunk, max_dropped: as for `LossGradient`.
+        evaluator, seed, chunk, max_dropped, process_group, first_alone: as for `LossGradient`.
         queries: spent so far, base evaluations not counted.
     """
 
@@ -38,6 +39,8 @@ class PruningProblem:
     seed: int = 0
     chunk: int | None = None
     max_dropped: float = 0.0
+    process_group: dist.ProcessGroup | None = None
+    first_alone: bool = False
     queries: int = 0
 
     def estimated(self, estimator: Estimator[Any], displacement: Tensor | None = None) -> Tensor:
@@ -57,6 +60,8 @@ class PruningProblem:
                 seed=self.seed,  # and step 0, each time: the same directions, the same sets
                 chunk=self.chunk,
                 max_dropped=self.max_dropped,
+                process_group=self.process_group,
+                first_alone=self.first_alone,
             )
             gradient.backward(self.batch)
             # The next call goes the same way: no second check, and sums over the same chunks.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from zo.errors import ConfigurationError
@@ -77,6 +78,8 @@ def scores(
     evaluator: str | Evaluator = "auto",
     chunk: int | None = None,
     max_dropped: float = 0.0,
+    process_group: dist.ProcessGroup | None = None,
+    first_alone: bool = False,
 ) -> Scores:
     """Score the weights of a network before training; nothing of the network changes.
 
@@ -106,6 +109,9 @@ def scores(
         chunk: as for `LossGradient`.
         max_dropped: the fraction of the queries that may fail; a score from other queries in its two
             gradients would be noise, so none by default.
+        process_group: whose processes share out the queries of "zo-grasp" and "zo-snip", as for
+            `LossGradient`.
+        first_alone: as for `LossGradient`.
 
     Raises:
         ConfigurationError: an unknown method, a value out of its range, or what the method needs is
@@ -143,6 +149,8 @@ def scores(
         seed,
         chunk=chunk,
         max_dropped=max_dropped,
+        process_group=process_group,
+        first_alone=first_alone,
     )
     if method == "grasp":
         return found(grasp(problem))

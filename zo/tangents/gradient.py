@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
 from zo.batches import count_rows
+from zo.distributed.apart import apart
 from zo.distributed.fingerprints import fingerprint
 from zo.draws import Key
 from zo.estimators.estimator import check_choice, check_mu
@@ -170,7 +172,8 @@ class TangentGradient:
             self.counts.dropped += found.dropped
             agreed = None
             if ranks.rank == 0 and self.watch.policy.checks(step):
-                agreed = agreement(problem, self.boxes, base, found.gradients, before, self.counts)
+                with apart() if ranks.size > 1 else nullcontext():  # the first rank alone
+                    agreed = agreement(problem, self.boxes, base, found.gradients, before, self.counts)
             return found, (agreed, self.counts)
 
         found, told = ranks.together(step, rest)
@@ -181,6 +184,11 @@ class TangentGradient:
         self.counts.steps += 1
         self.watch.saw(step, self.trust_of_step, self.agreement)
         return found.loss
+
+    @property
+    def waited(self) -> float:
+        """Seconds that this process has waited for the others' answers, since it was made."""
+        return self._ranks.waited
 
     def queries(self) -> int:
         """What the next step will cost: perturbed objectives, the base evaluation not counted."""

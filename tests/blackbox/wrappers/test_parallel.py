@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -360,6 +362,32 @@ def test_a_row_that_hangs_is_killed_and_its_block_mates_run_alone(stack, tmp_pat
     while any(map(alive, set(hung))) and make is processes and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(alive, set(hung))) or make is loky_processes
+
+
+def test_an_interrupt_ends_workers_that_hang_so_that_python_can_exit(stack):
+    box, caught = stack(processes, block=1), threading.Event()
+
+    def interrupt() -> None:
+        while not inner(box).workers():
+            time.sleep(0.01)
+        patience = 1.0  # by then it waits: while a process starts, Python may swallow an interrupt
+        while not caught.wait(patience):
+            os.kill(os.getpid(), signal.SIGINT)
+            patience = 15.0
+
+    waiting = threading.Thread(target=interrupt)
+    waiting.start()
+    with pytest.raises(KeyboardInterrupt):
+        box(rows(HANG))
+    caught.set()
+    waiting.join()
+    (hung,) = inner(box).workers()
+    deadline = time.monotonic() + 60
+    while alive(hung):
+        assert time.monotonic() < deadline, "it still hangs"
+        time.sleep(0.01)
+    assert np.isfinite(box(rows(FINE))).all()  # by another worker
+    box.close()
 
 
 def test_two_rows_that_hang_at_once(stack):

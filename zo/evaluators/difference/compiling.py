@@ -46,11 +46,13 @@ class Compiled:
     def _made(self, tensors: tuple[Tensor, ...]) -> Callable[..., Any]:
         if not Compiled.works:
             return self.function
-        import torch._inductor  # seconds, so only where it is used
-
-        graph = make_fx(self.function)(*tensors)
         try:
-            program = cast(Callable[..., Any], torch._inductor.compile(graph, list(tensors)))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of the compiler's own imports
+                import torch._inductor  # seconds, so only where it is used
+
+                graph = make_fx(self.function)(*tensors)
+                program = cast(Callable[..., Any], torch._inductor.compile(graph, list(tensors)))
             program(*tensors)  # some of what may fail fails only now
         except Exception as error:
             Compiled.works = False
@@ -58,7 +60,7 @@ class Compiled:
             warnings.warn(
                 "Evaluator Difference: expected a C++ compiler that works, for its fused kernels, got "
                 f"{type(error).__name__}{': ' + said[0] if said else ''}. Queries are right but several "
-                "times slower. Install a compiler, or choose evaluator='stacked'.",
+                "times slower than they could be. Install a compiler.",
                 EvaluatorWarning,
                 stacklevel=2,
             )

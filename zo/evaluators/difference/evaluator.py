@@ -10,7 +10,8 @@ from torch import Tensor
 
 from zo.errors import ConfigurationError
 from zo.evaluators.difference.changes import Entries
-from zo.evaluators.difference.reading import Reading, read
+from zo.evaluators.difference.reader import read
+from zo.evaluators.difference.reading import Reading
 from zo.evaluators.difference.recording import NotReadable
 from zo.evaluators.evaluator import Evaluator, Problem
 from zo.evaluators.hidden_weights import hidden
@@ -50,12 +51,13 @@ class Difference(Evaluator):
             Base activations, and the arithmetic of norms and activations, stay in the network's.
         memory: bytes of base activations that are kept between queries, others being computed again; and,
             roughly, what the changes of a pass may take where `variants` is None.
-        fused: whether convolutions, batch norms and ReLUs take fused kernels on a CPU (`fast_rules`). They
-            are compiled at their first use, some seconds for each shape of activation, and are several
-            times faster; without a C++ compiler they run as they are, and a warning says so.
+        fused: whether convolutions, norms, activations and softmax take fused kernels on a CPU (see
+            `fast_rules`). They are compiled at their first use, some seconds for each shape of activation,
+            and are several times faster; without a C++ compiler they run as they are, and a warning says so.
 
     Attributes:
         widths: variants of a pass by the name of the parameter, before what suits the device.
+        kernels: names of parameters whose queries take fused kernels, whatever `fused` says.
 
     Raises:
         ConfigurationError: a value out of its range.
@@ -78,6 +80,7 @@ class Difference(Evaluator):
         self.memory = memory
         self.fused = fused
         self.widths: dict[str, int] = {}
+        self.kernels: frozenset[str] = frozenset()
         self.coarse = dtype in (torch.bfloat16, torch.float16)
         if self.coarse:
             self.agreement = 0.1
@@ -107,12 +110,14 @@ class Difference(Evaluator):
         with comparable(problem.network):
             for number in which.unique().tolist():
                 queries = torch.nonzero(which == number).flatten()
-                together = self._together(problem, reading, number)
+                name = problem.parameters.names[number]
+                fused = self.fused or name in self.kernels
+                together = self.variants or self.widths.get(name) or self.suited(reading, number, fused)
                 for some in queries.split(together):
                     # Kernels are compiled for one number of variants, so a short pass is filled up.
-                    all_ = some if not self.fused else some[torch.arange(together) % len(some)]
+                    all_ = some if not fused else some[torch.arange(together) % len(some)]
                     part = Coordinates(local[all_], perturbation.steps[all_])
-                    changed = self._pass(problem, reading, number, part, base)
+                    changed = self._pass(problem, reading, number, part, base, fused)
                     found[some.to(found.device)] = changed[: len(some)]
         return found
 
@@ -172,26 +177,24 @@ class Difference(Evaluator):
             return 0
         return self.directions.bytes_per_query(problem, perturbation, base)
 
+    def suited(self, reading: Reading, number: int, fused: bool) -> int:
+        """How many variants of a parameter run together: on a CPU what they change stays in the cache."""
+        widest = reading.widest(number)
+        value = reading.nodes[number].call.output
+        cpu = value.device.type == "cpu"
+        if cpu and fused:
+            size = self.dtype.itemsize if self.dtype is not None else value.element_size()
+            return max(1, min(FUSED_MOST, FUSED_CACHED * value.element_size() // (size * widest)))
+        return max(1, min(MOST, (CACHED if cpu else self.memory // TEMPORARIES) // widest))
+
     def _pass(
-        self, problem: Problem, reading: Reading, number: int, part: Coordinates, base: Tensor
+        self, problem: Problem, reading: Reading, number: int, part: Coordinates, base: Tensor, fused: bool
     ) -> Tensor:
         weight = problem.parameters.tensors[number]
         steps = part.steps.to(weight.device, weight.dtype)
         change = Entries(part.indices.to(weight.device), steps, weight.shape)
-        changed = reading.changes(number, change, self.dtype, self.fused)
+        changed = reading.changes(number, change, self.dtype, fused)
         return changed if reading.tail is None else reading.tail.changes(changed, base)
-
-    def _together(self, problem: Problem, reading: Reading, number: int) -> int:
-        """How many variants run together: on a CPU what they change stays in the cache."""
-        if chosen := self.variants or self.widths.get(problem.parameters.names[number]):
-            return chosen
-        widest = reading.widest(number)
-        value = reading.nodes[number].call.output
-        cpu = value.device.type == "cpu"
-        if cpu and self.fused:
-            size = self.dtype.itemsize if self.dtype is not None else value.element_size()
-            return max(1, min(FUSED_MOST, FUSED_CACHED * value.element_size() // (size * widest)))
-        return max(1, min(MOST, (CACHED if cpu else self.memory // TEMPORARIES) // widest))
 
     def _forget(self, _: Any) -> None:  # noqa: ANN401
         self._reading = None

@@ -1,14 +1,14 @@
 """Which calls `difference` sends through fused kernels on a CPU, and which it leaves to their rules.
 
 Two-dimensional convolutions, batch norm with the batch's statistics, sums and ReLU of changes `(variants,
-rows, channels, height, width)` that are in all channels, or enter a convolution by one. All else, and every
-other device, gives None: the rule of the function is asked. Both ways are held against each other and
-against float64 by tests.
+rows, channels, height, width)` that are in all channels, or enter a convolution by one; and of any shape what
+is in `compiled_rules`. All else, and every other device, gives None: the rule of the function is asked. Both
+ways are held against each other and against float64 by tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from zo.evaluators.difference import fused
 from zo.evaluators.difference.changes import Change, Lazy, Moved, OneChannel
+from zo.evaluators.difference.compiled_rules import COMPILED, compiled_change
 from zo.evaluators.difference.fused import PendingNorm
 from zo.evaluators.difference.registry import Call, named
 
@@ -29,12 +30,37 @@ def fast_change(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ch
         args: its arguments, `Moved` where they differ in the variants.
         kwargs: likewise.
     """
-    kernel = _KERNELS.get(call.function)
-    if kernel is None or not isinstance(call.output, Tensor) or call.output.ndim != 4:
+    if not _on_cpu(call):
         return None
-    if call.output.device.type != "cpu" or call.output.dtype != torch.float32:
-        return None
-    return kernel(call, *args, **kwargs)
+    if call.function in COMPILED:
+        return compiled_change(call, args, kwargs)
+    kernel = _KERNELS.get(call.function) if call.output.ndim == 4 else None
+    return None if kernel is None else kernel(call, *args, **kwargs)
+
+
+def programs(calls: Iterable[Call], variants: int) -> set[Any]:
+    """Names for the programs that passes through these calls may compile; some will turn out not to be met.
+
+    Args:
+        calls: recorded ones, those whose base results are not kept are passed over.
+        variants: of the passes.
+    """
+    found: set[Any] = set()
+    for call in calls:
+        if not _on_cpu(call):
+            continue
+        own = (call.function, tuple(call.output.shape), variants)
+        kernel = _KERNELS.get(call.function) if call.output.ndim == 4 else None
+        if call.function in COMPILED or (kernel is not None and kernel is not _convolution):
+            found.add(own)
+        if kernel is _batch_norm:
+            found.add(("statistics", own))
+    return found
+
+
+def _on_cpu(call: Call) -> bool:
+    out = call.output
+    return isinstance(out, Tensor) and out.device.type == "cpu" and out.dtype == torch.float32
 
 
 def _convolution(

@@ -67,7 +67,7 @@ class Tail:
                 found.append(self.objective.loss(whole, self.target) - base)
             else:
                 whole = map_tensors(
-                    lambda tensor: tensor.double() + left.pop(0)[variant],  # noqa: B023
+                    lambda tensor: _double(tensor) + _double(left.pop(0)[variant]),  # noqa: B023
                     self.output,
                 )
                 found.append(self.objective.loss(whole, _double(self.target)) - self._double)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
+from zo.distributed.apart import apart
 from zo.draws import Key
 from zo.errors import TangentError
 from zo.evaluators.evaluator import Evaluator, Problem
@@ -57,7 +59,8 @@ def run_probes(
         found, asked = [], 0
         for variants in chunks[ranks.rank :: ranks.size]:
             recorder = Recorder(boxes)
-            with routed(boxes, recorder.route):
+            # other ranks have other variants: a box that all ask alike is asked by each for itself
+            with apart() if ranks.size > 1 else nullcontext(), routed(boxes, recorder.route):
                 losses = evaluator.losses(problem, _directions(problem, variants, mu, key))
             split = recorder.stacked if isinstance(evaluator, Stacked) else recorder.one_by_one
             found.append(RecordedChunk(losses, split(len(variants))))

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tests.zo.evaluators.difference.exact import change, each
 from zo.evaluators.difference.changes import Moved, OneChannel
-from zo.evaluators.difference.reading import RULES
+from zo.evaluators.difference.reader import RULES
 from zo.evaluators.difference.registry import Call
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])

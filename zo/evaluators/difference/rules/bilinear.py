@@ -56,7 +56,9 @@ def _linear(call: Call, input: Argument, weight: Argument, bias: Argument = None
             columns = w.to(one.values.dtype).T[one.channels]
             parts.append(one.values * columns.view(len(columns), *[1] * last, -1))
         else:
-            parts.append(input.change @ w.to(input.change.dtype).T)
+            d = input.change
+            own = w if isinstance(weight, Moved) else call.once(f"weight, {d.dtype}", lambda: w.to(d.dtype))
+            parts.append(d @ own.to(d.dtype).T)
     if isinstance(weight, Moved):
         if isinstance(weight.of, Entries) and not isinstance(input, Moved):
             out, into = places(weight.of.entries, w.shape)

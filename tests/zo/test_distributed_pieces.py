@@ -1,0 +1,495 @@
+"""What processes share beside chunks of queries: blocks of rows, and the calls of a box.
+
+Four processes are started once, on 127.0.0.1 with gloo; they do all that is in `CASES`.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.multiprocessing.spawn import spawn
+
+import zo
+from blackbox import ArraySpec, BlackBoxFunction, Budgeted, BudgetError
+from zo.errors import EvaluatorWarning
+from zo.evaluators.loop import Loop
+from zo.evaluators.memory import measured
+
+RANKS, ROWS, STEPS, MU = 4, 7, 3, 1e-3
+SIZES = (1, 2, 3, 4)
+EVALUATORS = ("loop", "stacked", "difference")
+
+
+class Sines(BlackBoxFunction):
+    """sin(1.3 x) for rows of four; some rows fail, which is told by the digits of the input alone."""
+
+    inputs = outputs = (ArraySpec("x", (4,)),)
+    arrays = "torch"
+
+    def __init__(self):
+        super().__init__(failures="keep")
+
+    def evaluate_rows(self, x):
+        y = torch.sin(1.3 * x)
+        y[(1e4 * x.abs().sum(dim=1)).frac() < 0.01] = float("nan")
+        return y
+
+
+def make_network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8).eval(), nn.Tanh(), nn.Linear(8, 4))
+
+
+def batch_of(step):
+    draws = torch.Generator().manual_seed(step)
+    batch = torch.randn(ROWS, 4, generator=draws), torch.randn(ROWS, 4, generator=draws)
+    batch[0][step % ROWS] = torch.nan if step == 1 else batch[0][step % ROWS]
+    return batch
+
+
+def through(box):
+    def objective(network, batch):
+        return (box(batch[0] + network(batch[0].nan_to_num())) - batch[1]).square().mean(dim=1)
+
+    return objective
+
+
+def known_loss(output, target):
+    return (output - target).square().mean(dim=1)
+
+
+def gradient_of(network, box, evaluator, group, **settings):
+    objective = zo.OutputLoss(known_loss) if evaluator == "difference" else through(box)
+    # one chunk: without blocks of rows all but one process would have nothing to do
+    chosen = {"chunk": 92, "max_dropped": 0.9, "row_block": 2, **settings}
+    return zo.LossGradient(
+        network, objective, zo.CoordinateWise(MU), evaluator=evaluator, process_group=group, **chosen
+    )
+
+
+def train(group, evaluator, begin=None, until=STEPS, share=False, **settings):
+    torch.set_num_threads(1)
+    network, inner = make_network(), Sines()
+    gradient = gradient_of(
+        network, zo.SharedRows(inner, group) if share else inner, evaluator, group, **settings
+    )
+    torch.manual_seed(7)
+    if begin is not None:
+        gradient.load_state_dict(begin[0])
+        network.load_state_dict(begin[1])
+        torch.set_rng_state(begin[2])
+    for step in range(gradient.counts.steps, until):
+        network.zero_grad()
+        batch = batch_of(step)
+        gradient.backward((batch[0].nan_to_num(), batch[1]) if evaluator == "difference" else batch)
+        with torch.no_grad():
+            for tensor in network.parameters():
+                tensor -= 0.1 * tensor.grad
+    state = gradient.state_dict(), network.state_dict(), torch.get_rng_state()
+    return {
+        "weights": torch.cat([value.flatten().double() for value in network.state_dict().values()]),
+        "counts": state[0]["counts"],
+        "rows": inner.ledger.rows_asked,
+        "exchanged": gradient.exchanged,
+        "queries": gradient.queries(),
+        "left": state,
+    }
+
+
+# What the processes do
+
+
+def blocks(groups):
+    found = {}
+    for size in SIZES:
+        if groups[size] is not None:
+            found |= {("blocks", name, size): train(groups[size], name) for name in EVALUATORS}
+    half = train(groups[4], "stacked", until=1)
+    if groups[3] is not None:
+        found["resumed"] = train(groups[3], "stacked", begin=half["left"])
+    return found
+
+
+def shared(groups):
+    """Calls that all make alike, in blocks of three rows and by the first alone; and gradients."""
+    found = {}
+    for size in SIZES[1:]:
+        if groups[size] is None:
+            continue
+        for block in (None, 3):
+            inner = Sines()
+            box = zo.SharedRows(inner, groups[size], block)
+            first = box(batch_of(1)[0].unflatten(0, (7, 1)))
+            second = box(batch_of(2)[0].double().numpy())
+            found["calls", size, block] = first, second, inner.ledger.rows_asked, inner.ledger.rows_run
+        found["trained", size] = train(groups[size], "stacked", share=True, row_block=None, chunk=9)
+        found["alone", size] = train(
+            groups[size], "stacked", share=True, row_block=None, chunk=9, first_alone=True
+        )
+        box = Sines()
+        around = zo.differentiable(zo.SharedRows(box, groups[size]), zo.RandomDirections(MU, 3))
+        network = make_network()
+        torch.manual_seed(7)
+        batch = batch_of(0)
+        (around(network(batch[0])) - batch[1]).nan_to_num().square().mean().backward()
+        found["around", size] = (
+            [tensor.grad.clone() for tensor in network.parameters()],
+            box.ledger.rows_asked,
+        )
+        found["tangent", size] = tangent(groups[size])
+    return found
+
+
+def tangent(group, process_group=None):
+    """Two steps with a learned tangent of a box that all ask alike."""
+    torch.set_num_threads(1)
+    box, network = Sines(), make_network()
+    own = zo.SharedRows(box, group)
+    made = zo.TangentGradient(
+        network, through(own), boxes=[own], probes=3, mu=1e-2, process_group=process_group, chunk=2
+    )
+    torch.manual_seed(7)
+    for step in (0, 2):
+        made.backward(batch_of(step))
+    return [tensor.grad for tensor in network.parameters()], box.ledger.rows_asked
+
+
+def error_of(work):
+    try:
+        work()
+    except Exception as error:
+        return type(error).__name__, str(error)
+    raise AssertionError("no error")
+
+
+class BreaksOn(Sines):
+    """Raises on one rank."""
+
+    def __init__(self, rank):
+        super().__init__()
+        self.failures = "raise"
+        self.rank = rank
+
+    def evaluate_rows(self, x):
+        if dist.get_rank() == self.rank:
+            raise OSError("the disk is full")
+        return super().evaluate_rows(x)
+
+
+def failing(groups):
+    group, x = groups[4], torch.randn(8, 4, generator=torch.Generator().manual_seed(5))
+    found = {"other": error_of(lambda: zo.SharedRows(Sines(), group)(x + (groups["rank"] == 2)))}
+    spent = Budgeted(Sines(), rows=5)
+    found["budget"] = error_of(lambda: zo.SharedRows(spent, group)(x)), spent.ledger.rows_run
+    found["broken"] = error_of(lambda: zo.SharedRows(BreaksOn(1), group, 2)(x))
+    found["after"] = zo.SharedRows(Sines(), group, 2)(x)
+    return {"failing": found}
+
+
+def dying(groups):
+    """Of two processes one is gone, in the middle of a block of rows."""
+    group = groups["short"]
+    if group is None:
+        return {}
+
+    class Dies(Loop):
+        def losses(self, problem, perturbation):
+            if groups["rank"] == 1:
+                raise SystemExit  # not an Exception: it tells no one
+            return super().losses(problem, perturbation)
+
+    gradient = gradient_of(make_network(), Sines(), Dies(), group)
+    torch.manual_seed(4)
+    try:
+        return {"dying": error_of(lambda: gradient.backward(batch_of(0)))}
+    except SystemExit:
+        return {"dying": None}
+
+
+CASES = (blocks, shared, failing, dying)
+
+
+def work(rank, folder):
+    """One of the processes."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", EvaluatorWarning)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
+    made = {size: dist.new_group(list(range(size))) for size in (1, 2, 3)}
+    groups = {size: group if rank < size else None for size, group in made.items()}
+    short = dist.new_group([0, 1], timeout=timedelta(seconds=3))
+    groups |= {4: dist.group.WORLD, "rank": rank, "short": short if rank < 2 else None}
+    found = {}
+    for case in CASES:
+        found |= case(groups)
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """By rank, what the cases gave."""
+    folder = tmp_path_factory.mktemp("ranks")
+    spawn(work, (str(folder),), nprocs=RANKS)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# Blocks of rows
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_blocks_of_rows_come_to_the_same_bits_on_any_number_of_processes(evaluator, found):
+    alone = train(None, evaluator)
+    assert evaluator == "difference" or alone["counts"]["dropped"] > 0
+    for size in SIZES:
+        for rank in range(size):
+            run = found[rank]["blocks", evaluator, size]
+            assert torch.equal(run["weights"], alone["weights"])
+            assert run["counts"] == alone["counts"]
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_blocks_of_rows_come_to_the_gradient_of_all_rows_together(evaluator):
+    whole, blocked = (train(None, evaluator, until=1, row_block=block)["weights"] for block in (None, 2))
+    # float32 losses of order one, over mu, times the rate
+    assert (whole - blocked).abs().max() < 0.1 * 50 * torch.finfo(torch.float32).eps / MU
+
+
+def test_in_float64_blocks_of_rows_come_to_autograds_gradient():
+    network = make_network().double()
+    x, y = (tensor.double() for tensor in batch_of(0))
+    objective = zo.OutputLoss(known_loss)
+    gradient = zo.LossGradient(network, objective, zo.CoordinateWise(1e-6), chunk=92, row_block=3)
+    gradient.backward((x, y))
+    found = torch.cat([tensor.grad.flatten() for tensor in network.parameters()])
+    exact = torch.autograd.grad(objective(network, (x, y)).mean(), list(network.parameters()))
+    assert (found - torch.cat([part.flatten() for part in exact])).abs().max() < 1e-5
+
+
+def test_with_blocks_of_rows_every_process_has_work(found):
+    """One chunk of queries, four blocks of rows: beside the base each asks for some of them."""
+    base = (ROWS + ROWS) + (
+        STEPS - 1
+    ) * ROWS  # the first is evaluated twice, to see that rows do not interact
+    rows = [found[rank]["blocks", "loop", 4]["rows"] for rank in range(4)]
+    assert all(own > base for own in rows)
+    assert sum(own - base for own in rows) == train(None, "loop")["rows"] - base
+
+
+def test_a_run_with_blocks_of_rows_resumes_on_another_number_of_processes(found):
+    alone = train(None, "stacked")
+    for rank in range(3):
+        assert torch.equal(found[rank]["resumed"]["weights"], alone["weights"])
+        assert found[rank]["resumed"]["counts"] == alone["counts"]
+
+
+def test_bytes_are_eight_a_query_and_block_beside_what_each_rank_tells(found):
+    for size in SIZES[1:]:
+        for rank in range(size):
+            run = found[rank]["blocks", "loop", size]
+            assert 0 < run["exchanged"] - 8 * 4 * run["queries"] < 900 * size
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), r"got 1 \(BatchNorm1d\), which takes statistics"),
+        (
+            nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False).eval(), nn.Linear(4, 4)),
+            r"got 0 \(BatchNorm1d\)",
+        ),
+        (nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.2)), "draws random numbers"),
+        (
+            nn.Sequential(nn.InstanceNorm1d(4, track_running_stats=True), nn.Linear(4, 4)),
+            "writes to 0.running",
+        ),
+    ],
+    ids=["batch norm", "no running statistics", "dropout", "running statistics"],
+)
+def test_networks_whose_rows_interact_are_refused(network, words):
+    x = torch.randn(6, 4, 4) if isinstance(network[0], nn.InstanceNorm1d) else torch.randn(6, 4)
+    objective = lambda network, batch: network(batch).square().flatten(1).mean(dim=1)  # noqa: E731
+    gradient = zo.LossGradient(network, objective, zo.CoordinateWise(MU), evaluator="loop", row_block=2)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(zo.ConfigurationError, match=words):
+        gradient.backward(x)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(tensor.grad is None for tensor in network.parameters())
+
+
+def test_a_forward_that_draws_from_a_gpus_generator_is_refused(monkeypatch):
+    """Blocks would get masks that their queries do not get again; the CPU's generator shows nothing of it."""
+    draws = torch.Generator().manual_seed(0)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [draws.get_state()])
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", lambda states: draws.set_state(states[0]))
+
+    def dropped(network, batch):
+        return (network(batch) * torch.bernoulli(torch.full((len(batch), 4), 0.5), generator=draws)).mean(1)
+
+    gradient = zo.LossGradient(nn.Linear(4, 4), dropped, zo.CoordinateWise(MU), evaluator="loop", row_block=2)
+    with pytest.raises(zo.ConfigurationError, match="draws random numbers"):
+        gradient.backward(torch.randn(6, 4))
+
+
+def test_objectives_whose_rows_interact_are_refused():
+    def ranked(network, batch):
+        losses = network(batch).square().mean(dim=1)
+        return losses / losses.sum()
+
+    gradient = zo.LossGradient(nn.Linear(4, 4), ranked, zo.CoordinateWise(MU), evaluator="loop", row_block=2)
+    with pytest.raises(zo.ObjectiveError, match="not to hang on the rows beside it"):
+        gradient.backward(torch.randn(6, 4))
+
+
+def test_a_noisy_objective_is_not_taken_for_one_whose_rows_interact():
+    draws = torch.Generator().manual_seed(0)
+
+    def noisy(network, batch):
+        return network(batch).square().mean(dim=1) + 0.05 * torch.randn(len(batch), generator=draws)
+
+    gradient = zo.LossGradient(nn.Linear(4, 4), noisy, zo.CoordinateWise(1.0), evaluator="loop", row_block=2)
+    assert gradient.backward(torch.randn(6, 4)).isfinite()
+
+
+def test_closures_and_states_with_other_blocks_are_refused():
+    network = nn.Linear(4, 4)
+    closed = zo.LossGradient(
+        network, lambda: network(torch.ones(3, 4)).mean(dim=1), zo.CoordinateWise(MU), row_block=2
+    )
+    with pytest.raises(zo.ConfigurationError, match="got a closure"):
+        closed.backward()
+    first, other = (
+        zo.LossGradient(network, zo.OutputLoss(known_loss), zo.CoordinateWise(MU), row_block=rows)
+        for rows in (2, None)
+    )
+    with pytest.raises(zo.ConfigurationError, match="row_block=None, got one with 2"):
+        other.load_state_dict(first.state_dict())
+    with pytest.raises(zo.ConfigurationError, match="row_block"):
+        zo.LossGradient(network, zo.OutputLoss(known_loss), zo.CoordinateWise(MU), row_block=0)
+
+
+# Calls of a box
+
+
+@pytest.mark.parametrize("block", [None, 3])
+def test_calls_that_all_make_are_answered_once_and_as_by_the_box(block, found):
+    box = Sines()
+    first, second = box(batch_of(1)[0].unflatten(0, (7, 1))), box(batch_of(2)[0].double().numpy())
+    for size in SIZES[1:]:
+        asked, ran = 0, 0
+        for rank in range(size):
+            one, two, own, own_ran = found[rank]["calls", size, block]
+            assert torch.equal(one.nan_to_num(), first.nan_to_num()) and one.shape == first.shape
+            assert (two == second).all() and two.dtype == second.dtype
+            asked, ran = asked + own, ran + own_ran
+            assert own > 0 if block and rank < 3 else (own == 0) == (rank > 0)
+        assert (asked, ran) == (13, 13)  # a row that was dead already is not sent
+
+
+@pytest.mark.parametrize("kind", ["trained", "alone"])
+def test_a_shared_gradient_pays_for_base_and_queries_once(kind, found):
+    alone = train(None, "stacked", share=True, row_block=None, chunk=9)
+    assert torch.equal(alone["weights"], train(None, "stacked", row_block=None, chunk=9)["weights"])
+    for size in SIZES[1:]:
+        runs = [found[rank][kind, size] for rank in range(size)]
+        assert all(torch.equal(run["weights"], alone["weights"]) for run in runs)
+        assert sum(run["rows"] for run in runs) == alone["rows"]
+        assert [run["rows"] > 0 for run in runs] == [rank == 0 or kind == "trained" for rank in range(size)]
+
+
+def test_queries_in_backward_are_paid_once(found):
+    box, network, batch = Sines(), make_network(), batch_of(0)
+    around = zo.differentiable(box, zo.RandomDirections(MU, 3))
+    torch.manual_seed(7)
+    (around(network(batch[0])) - batch[1]).nan_to_num().square().mean().backward()
+    for size in SIZES[1:]:
+        assert sum(found[rank]["around", size][1] for rank in range(size)) == box.ledger.rows_asked
+        for rank in range(size):
+            pairs = zip(found[rank]["around", size][0], network.parameters(), strict=True)
+            assert all(torch.equal(grad, tensor.grad) for grad, tensor in pairs)
+
+
+def test_probes_of_a_tangent_are_paid_once(found):
+    grads, rows = tangent(None)
+    for size in SIZES[1:]:
+        assert sum(found[rank]["tangent", size][1] for rank in range(size)) == rows
+        for rank in range(size):
+            assert all(map(torch.equal, found[rank]["tangent", size][0], grads))
+
+
+def test_a_process_alone_with_blocks_gives_its_box_blocks():
+    sizes = []
+
+    class Noted(Sines):
+        def evaluate_rows(self, x):
+            sizes.append(len(x))
+            return super().evaluate_rows(x)
+
+    box = zo.SharedRows(Noted(), None, 3)
+    x = torch.randn(7, 4, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(box(x).nan_to_num(), Sines()(x).nan_to_num())
+    assert sizes == [3, 3, 1] and repr(box) == "Noted"
+
+
+# What is told to all
+
+
+def test_blocks_take_no_more_memory_than_the_first_of_them():
+    """Chunks follow from the peak, which must not hang on how many blocks a process answers."""
+
+    class Wide(BlackBoxFunction):
+        inputs, outputs = (ArraySpec("x", (4,)),), (ArraySpec("y", (4096,)),)
+        arrays = "torch"
+
+        def evaluate_rows(self, x):
+            return x.repeat(1, 1024)
+
+    peaks = []
+    for rows in (2, 8):
+        with measured(True) as peak:
+            answers = zo.SharedRows(Wide(), None, 2)(torch.ones(rows, 4))
+            peaks.append(peak.peak - 4096 * answers.element_size() * rows)
+    one_block = 2 * 4096 * 4
+    assert peaks[1] - peaks[0] < one_block / 2
+
+
+def test_ranks_that_ask_for_something_else_are_named(found):
+    for own in found:
+        kind, words = own["failing"]["other"]
+        assert kind == "RanksError" and "ask for the same rows, got others on rank 2" in words
+
+
+def test_what_the_box_raises_on_one_rank_is_raised_on_all(found):
+    for rank, own in enumerate(found):
+        (kind, words), ran = own["failing"]["budget"]
+        assert kind == BudgetError.__name__ and "at most 5 rows" in words and ran == 0
+        kind, words = own["failing"]["broken"]
+        assert kind == ("RowFailedError") and "the disk is full" in words, (rank, kind, words)
+
+
+def test_the_group_serves_again_after_failures(found):
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(5))
+    for own in found:
+        assert torch.equal(own["failing"]["after"].nan_to_num(), Sines()(x).nan_to_num())
+
+
+def test_a_rank_that_is_gone_ends_a_step_with_blocks_within_the_timeout(found):
+    kind, words = found[0]["dying"]
+    assert kind == "RanksError" and "rank 0 expected an answer of all 2 ranks" in words
+    assert found[1]["dying"] is None
