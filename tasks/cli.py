@@ -38,7 +38,10 @@ _ROOTS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console script; returns the exit status: 0, 1 failed, 2 wrong use, 130 stopped by the user."""
+    """The console script; returns the exit status: 0, 1 failed, 2 wrong use, 130 stopped by the user.
+
+    Under torchrun, which starts again what does not end with 0, a run that was stopped ends with 0 too.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:
         from tasks.runs.machine import PACKAGE, version
@@ -52,18 +55,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # how tyro leaves, after help as well
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt as stop:
-        print(f"{str(stop) or 'Stopped.'}{_how_to_resume(at_work)}", file=sys.stderr)
-        return 130
+        from tasks.workers import elastic, group
+
+        if group.rank() == 0:  # of several processes one has the run's folder, and the last word
+            print(f"{str(stop) or 'Stopped.'}{_how_to_resume(at_work)}", file=sys.stderr)
+        return elastic.STOPPED if elastic.launch_id() is not None else 130
     except Exception as error:
         # Ours first: some are of the system's kind too, such as a server that is not there.
         if not debug and _known(error):
             broken = isinstance(error, StorageError | WorkersError) or type(error).__name__ == "RanksError"
+            if not broken and arguments[0] == "run":
+                _discard_untouched(at_work)
             advice = _how_to_resume(at_work) if broken else ""
             print(f"blackbox: {error}{advice}", file=sys.stderr)
             return 2 if isinstance(error, ConfigurationError | RunFolderError) else 1
         if debug or not isinstance(error, OSError):
             raise
-        advice = "" if at_work else " Mend that, or give another folder."
+        from tasks.runs.storage import mend
+
+        advice = f" {mend(error)}" if at_work else " Mend that, or give another folder."
         said = f"{_sentence(error)}{advice}{_how_to_resume(at_work)}"
         print(f"blackbox: {said}", file=sys.stderr)
         return 1
@@ -211,6 +221,15 @@ def _package(run: Run) -> str:
             f"{run.path}: expected a task that is installed, got {run.task!r}. {nearest(run.task, known)}"
         )
     return known[run.task]
+
+
+def _discard_untouched(at_work: list[Run]) -> None:
+    """Leave no folder of a new run that was refused before anything was done: there is nothing to resume."""
+    from tasks.runs.untouched import discard
+    from tasks.workers import elastic
+
+    if at_work and elastic.launch_id() is None and discard(at_work[0].path):
+        print(f"Nothing was begun; {at_work[0].path} is removed.")
 
 
 def _how_to_resume(at_work: list[Run]) -> str:

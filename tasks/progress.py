@@ -69,6 +69,7 @@ class Progress:
             self.update(done)
             if done >= total:
                 self.end()
+                begun = False  # it may be used again, with another total
 
         return count
 
@@ -111,8 +112,9 @@ class Progress:
             if name.startswith(start):
                 rows = "row" if count == 1 else "rows"
                 parts.append(f"{int(count):,} {rows} {name.removeprefix(start).replace('_', ' ')}")
-        if "workers" in self._metrics:
-            parts.append(f"{int(self._metrics['workers'])} workers {self._metrics['worker_use']:.0%} busy")
+        for many, use in (("workers", "worker_use"), ("processes", "process_use")):
+            if many in self._metrics:
+                parts.append(f"{int(self._metrics[many])} {many} {self._metrics[use]:.0%} busy")
         return parts
 
 

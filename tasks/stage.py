@@ -65,8 +65,8 @@ class Stage:
         if loss is None or not math.isfinite(loss):
             raise NonFiniteLossError(
                 f"{outcome.stage}, step {outcome.step + 1} of {self._steps}: expected a finite loss, got "
-                f"{loss}. Lower the learning rate, or look at what the black box returned; "
-                "the last checkpoint is from before this step."
+                f"{loss}. Lower the learning rate, or look at what the black box returned. "
+                f"{self._last_good()}"
             )
         outcome.step += 1
         outcome.seconds += seconds

@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any, Protocol, runtime_checkable
 
 from blackbox import BlackBoxFunction
-from tasks.errors import ConfigurationError, StoppedInside
+from tasks.errors import ConfigurationError, StoppedInside, WorkersError
 from tasks.interruption import StopRequest
 from tasks.pace import Pace
 from tasks.progress import Progress
@@ -16,6 +16,7 @@ from tasks.runs.folder import Run
 from tasks.runs.journal import Journal
 from tasks.stage import Stage, Stateful, TrainingOutcome
 from tasks.workers import group
+from zo.errors import RanksError
 
 __all__ = ["Stateful", "TrainingOutcome", "train"]
 
@@ -58,9 +59,9 @@ def train(
         checkpoint_every: optimiser steps between checkpoints; where these take long, there is one every
             five minutes or every step as well.
         progress: what the user sees.
-        box: the black box that steps call: its failed rows and the use of its workers are shown, and
-            rows that an interrupted step has run are counted where it goes on. What it has counted so
-            far is not looked at.
+        box: the black box that steps call: its failed rows, those of other processes too, and the use of
+            its workers are shown, and rows that an interrupted step has run are counted where it goes on.
+            What it has counted so far is not looked at.
 
     Steps of a gradient of `state` that has a `journal` (`zo.LossGradient`) lose no finished query to a kill,
     if they take longer than a few seconds.
@@ -90,7 +91,11 @@ def train(
     progress.begin(stage, steps, done=outcome.step)
     pace = Pace(steps, outcome.step, box)
     try:
-        with StopRequest() as stop, _journaled(run, stage, state, box) as journal:
+        with (
+            StopRequest() as stop,
+            _stopped_before(stop, loop),
+            _journaled(run, stage, state, box) as journal,
+        ):
             # inside a step only if the step is all that has happened since the last checkpoint
             # and the process is alone: others would wait for the rest of it
             alone = group.process_group() is None
@@ -98,7 +103,10 @@ def train(
             if validate is not None and not loop.restored:
                 loop.validated(validate())
             while outcome.step < steps:
-                if group.any_of(stop.requested):  # a signal reaches processes at different steps
+                # a signal reaches processes at different steps
+                stopping, each = group.told(stop.requested, pace.own(_waited(state)))
+                pace.heard(each)
+                if stopping:
                     loop.save()
                     raise loop.interrupted()
                 journal.begin(outcome.step)
@@ -127,6 +135,30 @@ def train(
     finally:
         progress.end()
     return outcome
+
+
+@contextmanager
+def _stopped_before(stop: StopRequest, loop: Stage) -> Iterator[None]:
+    """A process that was asked to stop too, but outside of a stage, does not answer any more: no failure."""
+    try:
+        yield
+    except (WorkersError, RanksError) as error:
+        if stop.requested:
+            raise loop.interrupted() from error
+        raise
+
+
+@runtime_checkable
+class _Shared(Protocol):
+    """A gradient whose queries processes share out."""
+
+    @property
+    def waited(self) -> float: ...
+
+
+def _waited(state: Mapping[str, Stateful]) -> float:
+    """Seconds that this process has waited for others."""
+    return group.waited() + sum(part.waited for part in state.values() if isinstance(part, _Shared))
 
 
 @runtime_checkable

@@ -46,6 +46,12 @@ def first_use_queries(network: nn.Module) -> int:
     return 2 * (2 + 3 * len(list(network.parameters()))) + 4
 
 
+def row_check_queries(config: Config) -> int:
+    """What the first step takes to see that rows do not interact, where batches are cut into blocks."""
+    cut = config.row_block is not None and config.row_block < config.deepzero_batch
+    return config.deepzero_batch if cut else 0
+
+
 def ratio_queries(config: Config) -> int:
     """The most objectives, bases included, that the layer ratios take, with their first-use check."""
     if config.ratios in ("uniform", "magnitude"):
@@ -93,7 +99,7 @@ def check(config: Config, data: Data, latent: int, networks: Sequence[nn.Module]
             fixed += config.mu_queries
         if method.family == "deepzero":
             checked = sum(first_use_queries(network) for network in networks)
-            fixed += config.deepzero_batch * (checked + ratio_queries(config))
+            fixed += config.deepzero_batch * (checked + ratio_queries(config)) + row_check_queries(config)
         each = queries_of_step(config, method, latent if method.family == "zo-ae-ds" else size)
         steps_within(config.queries_of(name), fixed, each, name)
 

@@ -20,6 +20,7 @@ from tasks.denoised_smoothing.networks import DnCNN
 from tasks.progress import Progress
 from tasks.runs.folder import Run
 from tasks.training import Stateful, TrainingOutcome, train
+from tasks.workers import group
 
 KINDS = ("clean images", "mu", "layer ratios", "validation", "training")  # what queries are asked for
 
@@ -38,11 +39,12 @@ class Queries:
 
     @contextmanager
     def asking(self, kind: str) -> Iterator[None]:
-        """Count what the block asks for."""
+        """Count what the block asks for, in all processes of the run, which all come here."""
         assert self.box is not None
         before = self.box.asked
         yield
-        self.counts[kind] += self.box.asked - before
+        (asked,) = group.total(self.box.asked - before)
+        self.counts[kind] += asked
 
     def state_dict(self) -> dict[str, int]:
         """The counts."""
@@ -163,6 +165,7 @@ class Trainer:
             validate_every=math.ceil(steps / validations),
             checkpoint_every=self.config.checkpoint_every,
             progress=self.progress,
+            box=self.box.own,
         )
         network.eval()
         return outcome
@@ -175,5 +178,5 @@ def used(config: Config, data: Data) -> ImageSet:
 
 def cosine(optimizer: torch.optim.Optimizer, start: float, step: int, steps: int) -> None:
     """Set the learning rate of a step: from `start` down to zero; it hangs on the step alone."""
-    for group in optimizer.param_groups:
-        group["lr"] = start * 0.5 * (1 + math.cos(math.pi * step / steps))
+    for weights in optimizer.param_groups:
+        weights["lr"] = start * 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -95,6 +95,8 @@ def training(run: Run, methods: Sequence[str], path: Path) -> Path:
         (axes[2, 0], "optimiser steps", "loss in training (nats)"),
     ):
         place.set(xlabel=across, ylabel=up)
+    for place in (axes[0, 0], axes[2, 0]):
+        place.xaxis.get_major_locator().set_params(integer=True)  # half a step is none
     axes[1, 0].set_xscale("log")
     legend(axes[0, 0])
     return pictures.save(made, path)

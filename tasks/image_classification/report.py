@@ -71,7 +71,10 @@ def summary(run: Run) -> Any:  # noqa: ANN401 - a rich renderable
     table = Table(caption=tables.caption(result, config), caption_justify="left")
     for header in tables.HEADERS:
         table.add_column(
-            header, justify="left" if header == "method" else "right", no_wrap=header == "method"
+            header,
+            justify="left" if header == "method" else "right",
+            no_wrap=header == "method",
+            overflow="fold",  # on a narrow terminal digits go on in the next line: none is left out
         )
     for line in tables.results(result):
         table.add_row(*line)

@@ -11,9 +11,12 @@ import zo
 from tasks.image_classification import limits
 from tasks.image_classification.trainer import Trainer
 from tasks.runs import atomic
+from tasks.workers import group
 from zo.pruning import LayerRatios
 
-MINIMUM = 0.01  # of each layer, whatever its rank; less where the sparsity leaves less on the whole
+# Of each layer stays, whatever its rank, this part of what an even spread would leave it. One percent of each
+# layer would leave nothing to distribute at sparsity 0.99.
+SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def dense_names(network: nn.Module, dense: str) -> list[str]:
         network: as it was made.
         dense: "none", "norms" or "norms and last".
     """
-    named = dict(network.named_parameters())
+    named = _trained(network)
     if dense == "none":
         return []
     kept = {name for name, tensor in named.items() if tensor.ndim < 2}
@@ -72,7 +75,7 @@ def check_sparsity(network: nn.Module, sparsity: float, dense: str) -> None:
 def coordinates(network: nn.Module, sparsity: float, dense: str) -> int:
     """Weights in a step's set: the part of the scored ones that is left, and all dense ones."""
     scored = _scored(network, dense)
-    total = sum(tensor.numel() for tensor in network.parameters())
+    total = sum(tensor.numel() for tensor in _trained(network).values())
     size = sum(tensor.numel() for tensor in scored.values())
     return round((1 - sparsity) * size) + total - size
 
@@ -86,9 +89,7 @@ def sparse_set(trainer: Trainer, network: nn.Module) -> SparseSet:
         if config.ratios != "uniform":
             scored = scores(trainer, network, config.ratios)
             queries = scored.queries
-            ratios = zo.pruning.layer_ratios(
-                scored, config.sparsity, minimum=min(MINIMUM, 1 - config.sparsity)
-            )
+            ratios = zo.pruning.layer_ratios(scored, config.sparsity, minimum=SHARE * (1 - config.sparsity))
         atomic.write_json(path, {"ratios": ratios.to_dict(), "queries": queries})
         trainer.progress.say(f"Layer ratios of seed {trainer.seed} ({queries} queries):\n{ratios}")
     saved = json.loads(path.read_text(encoding="utf-8"))
@@ -123,6 +124,7 @@ def scores(trainer: Trainer, network: nn.Module, method: str) -> zo.pruning.Scor
         sparsity=config.sparsity,
         seed=trainer.seed,
         evaluator=config.evaluator,
+        process_group=group.process_group(),
     )
 
 
@@ -130,7 +132,7 @@ def uniform_ratios(network: nn.Module, sparsity: float, dense: str) -> LayerRati
     """The same part of every layer, and at least one weight."""
     whole = set(dense_names(network, dense))
     layers = []
-    for name, tensor in network.named_parameters():
+    for name, tensor in _trained(network).items():
         kept = tensor.numel() if name in whole else max(1, round((1 - sparsity) * tensor.numel()))
         layers.append(zo.pruning.Layer(name, tensor.numel(), kept))
     return LayerRatios("uniform", sparsity, tuple(layers))
@@ -138,4 +140,10 @@ def uniform_ratios(network: nn.Module, sparsity: float, dense: str) -> LayerRati
 
 def _scored(network: nn.Module, dense: str) -> dict[str, nn.Parameter]:
     whole = set(dense_names(network, dense))
-    return {name: tensor for name, tensor in network.named_parameters() if name not in whole}
+    return {name: tensor for name, tensor in _trained(network).items() if name not in whole}
+
+
+def _trained(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Those that are trained: what a network of the user's own keeps fixed is in no set."""
+    parameters = zo.Parameters(network)
+    return dict(zip(parameters.names, parameters.tensors, strict=True))

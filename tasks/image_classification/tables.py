@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import fmean, stdev
 
 from tasks.image_classification import limits
@@ -75,8 +76,7 @@ def sentences(result: Result, config: Config) -> list[str]:
     ]
     means = {m: own for m in methods(result) if (own := mean(result, m)) is not None}
     if means:
-        order = " > ".join(sorted(means, key=lambda method: -means[method]))
-        told.append(f"Accuracy on test images: {order}.")
+        told.append(f"Accuracy on test images: {_order(means)}.")
     if {"deepzero", "fo-sparse-gradient"} <= means.keys():
         share = means["deepzero"] / means["fo-sparse-gradient"]
         told.append(
@@ -106,6 +106,16 @@ def caption(result: Result, config: Config) -> str:
         "them. Images are those that went forward through the network in training; seconds are those of the "
         "optimiser steps." + (f" {dropped:,} queries failed." if querying else "")
     )
+
+
+def _order(means: dict[str, float]) -> str:
+    """Methods from the most to the least accurate; "=" where the table shows the same number."""
+    ranked = sorted(means, key=lambda method: -means[method])
+    said = ranked[0]
+    for before, method in pairwise(ranked):
+        same = f"{100 * means[before]:.1f}" == f"{100 * means[method]:.1f}"
+        said += f" {'=' if same else '>'} {method}"
+    return said
 
 
 def _queries(result: Result, method: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 import zo
+from tasks.errors import ConfigurationError
 from tasks.image_classification import data, evaluation, limits, networks, sparse_set
 from tasks.image_classification.config import Config
 from tasks.image_classification.data.images import ImageData
@@ -84,10 +85,16 @@ def check(config: Config, images: ImageData) -> None:
     """
     if len(images.train) < config.batch:
         raise limits.refuse("batch", f"at most the {len(images.train)} training images", config.batch)
+    if config.augment and data.AUGMENTATIONS[config.dataset] == data.NO_AUGMENTATION:
+        raise ConfigurationError(
+            f"image-classification, augment: expected none for {config.dataset}, whose images must not be "
+            "mirrored and leave no room for shifts, got it. Leave out --config.augment; where the preset has "
+            "it, give --config.no-augment."
+        )
     network = networks.make(config.network, len(images.classes), images.image_shape, width=config.width)
+    size = zo.Parameters(network).size
     if {*config.methods} & {*limits.ON_SETS, "fo-sparse-weight", "rge", "pattern-search"}:
         sparse_set.check_sparsity(network, config.sparsity, config.dense)
-    size = zo.Parameters(network).size
     if "hybrid" in config.methods and sparse_set.coordinates(network, config.sparsity, config.dense) >= size:
         raise limits.refuse("sparsity", "weights outside the set for hybrid", config.sparsity)
 

@@ -153,7 +153,8 @@ class Trainer:
             return {"loss": loss.item(), "learning_rate": rate, "queries": queries, "images": rows()}
 
         def validate() -> float:
-            shown = self.data.train.rows(torch.arange(len(self.data.validation), device=self._device))
+            few = min(len(self.data.validation), len(self.data.train))
+            shown = self.data.train.rows(torch.arange(few, device=self._device))
             found = accuracy(judged, self.data.validation, self.data.normalisation)
             seen = accuracy(judged, shown, self.data.normalisation)
             self.run.log(self.stage(method), done, accuracy=found, training_accuracy=seen)

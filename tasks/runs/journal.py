@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
@@ -88,13 +88,26 @@ class Journal:
             self._mark = self._ledger.copy()
         return None if entry is None else entry["value"]
 
-    def put(self, key: str, value: Mapping[str, Any]) -> None:
-        """Keep what was found since `get` was asked for it.
+    def spent(self) -> dict[str, Any] | None:
+        """Counts of the ledger since `get` or this was last called; None without a ledger."""
+        if self._ledger is None:
+            return None
+        spent = asdict(self._ledger.since(self._mark))
+        self._mark = self._ledger.copy()
+        return spent
+
+    def put(self, key: str, value: Mapping[str, Any], others: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Keep what was found since `get` was asked for it, and what other processes counted for it.
 
         Raises:
             StoppedInside: it is on the disk, and `stop` says so.
         """
-        spent = None if self._ledger is None else asdict(self._ledger.since(self._mark))
+        spent = None
+        if self._ledger is not None:
+            counted = self._ledger.since(self._mark)
+            for other in others:
+                counted.add(Ledger(**other))
+            spent = asdict(counted)
         self._waiting.append({"key": key, "value": dict(value), "counts": spent})
         stopping = self.stop()
         if self._clock() - self._written >= self._every or (self._whole and stopping):

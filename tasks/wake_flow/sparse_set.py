@@ -9,6 +9,7 @@ import zo
 from tasks.runs import atomic
 from tasks.wake_flow.networks import Corrector
 from tasks.wake_flow.trainer import Trainer
+from tasks.workers import group
 from zo.objective import Objective
 
 
@@ -35,10 +36,17 @@ def sparse_set(trainer: Trainer, network: Corrector, objective: Objective, stage
     path = trainer.run.path / name
     if not path.exists():
         before = trainer.solver.ledger.copy()
-        scores = zo.pruning.scores(config.ratios, network, objective, trainer.batch(0), seed=seed)
+        scores = zo.pruning.scores(
+            config.ratios,
+            network,
+            objective,
+            trainer.batch(0),
+            seed=seed,
+            process_group=group.process_group(),
+        )
         size = sum(parameter.numel() for parameter in network.parameters())
         ratios = zo.pruning.layer_ratios(scores, sparsity=1 - config.coordinates / size)
-        rows = trainer.solver.ledger.since(before).rows_run
+        (rows,) = group.total(trainer.solver.ledger.since(before).rows_run)
         atomic.write_json(path, {"ratios": ratios.to_dict(), "queries": scores.queries, "rows": rows})
         trainer.progress.say(
             f"Layer ratios of seed {seed} by {config.ratios} ({scores.queries} queries):\n{ratios}"

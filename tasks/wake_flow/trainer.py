@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from tasks.wake_flow.config import Config
 from tasks.wake_flow.data import Pairs, WakeData
 from tasks.wake_flow.networks import Corrector, Scales, layers
 from tasks.wake_flow.rollout import rollout_errors
+from tasks.workers import group
 
 
 class RowCount:
@@ -53,7 +55,7 @@ class Trainer:
 
     Attributes:
         run, config, data, pairs, scales, progress: of the run.
-        solver: the coarse solver as a black box.
+        solver: the coarse solver as a black box; its ledger counts the rows of this process.
         seed: of the run's seeds; it gives first weights and all draws.
     """
 
@@ -65,6 +67,11 @@ class Trainer:
     solver: WakeFlow
     seed: int
     progress: Progress
+
+    @cached_property
+    def box(self) -> zo.SharedRows:
+        """The solver as training asks it: of several processes that ask alike one answers all."""
+        return zo.SharedRows(self.solver, group.process_group())
 
     def corrector(self, hidden: Sequence[int], blocks: int = 0) -> Corrector:
         """A network with this seed's first weights; see `networks.layers`."""
@@ -110,5 +117,5 @@ class Trainer:
 
 def cosine(optimizer: torch.optim.Optimizer, start: float, step: int, steps: int) -> None:
     """Set the learning rate of a step: from `start` down to zero; it hangs on the step alone."""
-    for group in optimizer.param_groups:
-        group["lr"] = start * 0.5 * (1 + math.cos(math.pi * step / steps))
+    for weights in optimizer.param_groups:
+        weights["lr"] = start * 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -10,6 +10,7 @@ from pathlib import Path
 from tasks.runs import atomic
 
 NAME = "launch.json"  # in the folder of a run that torchrun started
+STOPPED = 0  # status of a run that was asked to stop: torchrun would start again what ends otherwise
 
 
 def launch_id() -> str | None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasks.errors import WorkersError
 from tasks.runs.folder import Run
+from tasks.workers import orphans, whereabouts
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -27,6 +29,7 @@ _LEFT_OUT = ("journal", "tensorboard", ".lock")  # of a run's folder: what only 
 
 Value = TypeVar("Value")
 _joined: list[Any] = []  # the group for long waits, while there are several processes
+_waited = [0.0]
 
 
 def is_member() -> bool:
@@ -61,6 +64,7 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
     # gloo beside NCCL: what is told in words lies in the CPU's memory
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     own: dict[str, Any] = {}
+    orphans.watch()
     if "BLACKBOX_STORE" in os.environ:  # a file: ports that are free now may be taken a moment later
         size = int(os.environ["WORLD_SIZE"])
         own = {"init_method": f"file://{os.environ['BLACKBOX_STORE']}", "rank": rank(), "world_size": size}
@@ -97,6 +101,31 @@ def process_group() -> dist.ProcessGroup | None:
 def any_of(flag: bool) -> bool:
     """Whether it is true in some process; all ask at the same place."""
     return bool(total(int(flag))[0])
+
+
+def told(flag: bool, numbers: Sequence[float]) -> tuple[bool, list[list[float]]]:
+    """Whether a flag is true in some process, and the numbers of each, in their order.
+
+    Args:
+        flag: of this process.
+        numbers: likewise; as many in all, which ask at the same place.
+
+    Raises:
+        WorkersError: one does not answer.
+    """
+    if not _joined:
+        return flag, [list(numbers)]
+    import torch
+    import torch.distributed as dist
+
+    count, size = len(numbers), dist.get_world_size()
+    # a sum in which each has a place of its own
+    found = torch.zeros(1 + size * count, dtype=torch.float64)
+    found[0] = flag
+    found[1 + rank() * count : 1 + (rank() + 1) * count] = torch.tensor(numbers, dtype=torch.float64)
+    with _answering():
+        dist.all_reduce(found)
+    return bool(found[0]), found[1:].view(size, count).tolist()
 
 
 def total(*counts: int) -> list[int]:
@@ -148,6 +177,7 @@ def shared_run(made: Callable[[], Run]) -> Iterator[Run]:
     if rank() == 0:
         try:
             run = made()
+            whereabouts.note(run.path)
             told = [(_files(run.path), torch.get_rng_state())]
         finally:
             with _answering():
@@ -174,8 +204,14 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {str(path): (folder / path).read_bytes() for path in paths if path.parts[0] not in _LEFT_OUT}
 
 
+def waited() -> float:
+    """Seconds that this process has waited here for others."""
+    return _waited[0]
+
+
 @contextmanager
 def _answering() -> Iterator[None]:
+    began = monotonic()
     try:
         yield
     except RuntimeError as error:
@@ -183,3 +219,5 @@ def _answering() -> Iterator[None]:
             f"Process {rank()} expected an answer of all {os.environ['WORLD_SIZE']} processes of this run, "
             f"got {' '.join(str(error).split())[:300]!r}. One has died or hangs; its own output says more."
         ) from error
+    finally:
+        _waited[0] += monotonic() - began

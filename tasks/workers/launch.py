@@ -11,7 +11,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from types import FrameType
+
+from tasks.workers import orphans, whereabouts
 
 GRACE = 30.0  # seconds that the others have to say why they end, after one has
 _PASSED_ON = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
@@ -21,7 +24,7 @@ def launch(arguments: Sequence[str], workers: int) -> int:
     """Run this program with other arguments in several processes, and wait for them.
 
     Signals that ask to stop go on to all of them. Where one fails the others are given a while to notice and
-    are then killed.
+    are then killed. Should this process be killed, they stop as by SIGTERM.
 
     Args:
         arguments: the words after the program's name.
@@ -31,7 +34,7 @@ def launch(arguments: Sequence[str], workers: int) -> int:
         The exit status of the first process; or of the first that failed, where that one did not.
     """
     program = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
-    with tempfile.TemporaryDirectory(prefix="blackbox-") as folder:
+    with tempfile.TemporaryDirectory(prefix="blackbox-") as folder, orphans.lifeline() as lifeline:
         started: list[subprocess.Popen[bytes]] = []
         with _passing_on(started):
             for rank in range(workers):
@@ -40,6 +43,7 @@ def launch(arguments: Sequence[str], workers: int) -> int:
                     "LOCAL_RANK": str(rank),
                     "WORLD_SIZE": str(workers),
                     "BLACKBOX_STORE": str(Path(folder) / "store"),
+                    orphans.VARIABLE: str(lifeline),
                     "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", _loopback()),
                     # several processes, each with as many threads as there are cores, hinder each other
                     "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
@@ -47,16 +51,26 @@ def launch(arguments: Sequence[str], workers: int) -> int:
                 # in a session of its own, or Ctrl-C would reach it twice
                 started.append(
                     subprocess.Popen(
-                        [sys.executable, *program, *arguments], env=os.environ | own, start_new_session=True
+                        [sys.executable, *program, *arguments],
+                        env=os.environ | own,
+                        start_new_session=True,
+                        pass_fds=(lifeline,),
                     )
                 )
             try:
-                return _watch(started)
+                status = _watch(started)
+                _end(started)  # one that hangs is killed, and told of as one
+                _tell_of_killed(started, Path(folder))
+                return status
             finally:
-                for process in started:
-                    if process.poll() is None:
-                        process.kill()
-                    process.wait()
+                _end(started)
+
+
+def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
 
 
 def _watch(started: Sequence[subprocess.Popen[bytes]]) -> int:
@@ -72,6 +86,23 @@ def _watch(started: Sequence[subprocess.Popen[bytes]]) -> int:
     first = started[0].poll()
     status = first if first else failed or next((p.returncode for p in started if p.poll()), 0)
     return 128 - status if status < 0 else status  # as a shell says it
+
+
+def _tell_of_killed(started: Sequence[subprocess.Popen[bytes]], folder: Path) -> None:
+    """Say which processes had no last word; what the first one would have said, if it is among them."""
+    killed = {rank: -process.returncode for rank, process in enumerate(started) if (process.poll() or 0) < 0}
+    for rank, number in killed.items():
+        print(f"blackbox: process {rank} of {len(started)} was killed by {_name(number)}.", file=sys.stderr)
+    run = whereabouts.read(folder)
+    if 0 in killed and run is not None:
+        print(f"Resume with: blackbox resume {quote(run)} --workers {len(started)}", file=sys.stderr)
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # of real time
+        return f"signal {number}"
 
 
 @contextmanager

@@ -57,3 +57,45 @@ def start_toy(tmp_path):
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """The console script in a process of its own, in a folder: `shared("a", "run", ...)` -> Popen."""
+    started = []
+
+    def start(name, *words, before=(sys.executable,), **environment):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        environment = {"PYTHONPATH": f"{HERE.parent.parent}", "OMP_NUM_THREADS": "1", **environment}
+        process = subprocess.Popen(
+            [*before, str(HERE / "shared_cli.py"), *words],
+            cwd=folder,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory):
+    """What one process comes to with the task with queries."""
+    from tests.tasks.shared_runs import outcome
+
+    folder = tmp_path_factory.mktemp("truth")
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent.parent), "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, str(HERE / "shared_cli.py"), "run", "shared"],
+        cwd=folder,
+        env=environment,
+        check=True,
+    )
+    return outcome(folder)

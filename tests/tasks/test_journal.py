@@ -299,8 +299,11 @@ class Memory:
         self.hits += key in self.values
         return self.values.get(key)
 
-    def put(self, key, value):
+    def put(self, key, value, others=()):
         self.values[key] = value
+
+    def spent(self):
+        return None
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)

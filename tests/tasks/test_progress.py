@@ -61,6 +61,17 @@ def test_a_counter_makes_a_stage_of_its_own():
     ]
 
 
+def test_a_counter_that_is_used_again_has_its_new_total():
+    progress, stream, _ = plain()
+    count = progress.counter("flows")
+    for total in (3, 2):
+        for done in range(total + 1):
+            count(done, total)
+    assert [line.partition(",")[0] for line in stream.getvalue().splitlines()] == [
+        "flows: 3 steps", "flows: step 3 of 3", "flows: 2 steps", "flows: step 2 of 2"
+    ]  # fmt: skip
+
+
 def test_live_bars_show_the_figures_and_let_text_through():
     stream = io.StringIO()
     progress = LiveProgress(Console(file=stream, force_terminal=True, width=160), Clock())

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tasks.errors import RunFolderError, RunLockedError
-from tasks.runs import atomic
+from tasks.runs import atomic, untouched
 from tasks.runs.folder import Run
 from tasks.runs.result import Result, Row
 
@@ -221,3 +221,16 @@ def test_a_result_of_another_schema_or_none_is_refused(run):
     path.write_text("{")
     with pytest.raises(RunFolderError, match="expected JSON"):
         Result.read(run.path)
+
+
+def test_only_a_run_that_was_not_begun_is_discarded(tmp_path):
+    begun, fresh = (Run.create(tmp_path, "toy", "demo", Settings(), [0]) for _ in range(2))
+    begun.log("seed-0/a", 1, loss=0.5)
+    with fresh.lock():
+        pass
+    assert not untouched.discard(begun.path) and begun.metrics()
+    assert untouched.discard(fresh.path) and not fresh.path.exists()
+    saved = Run.create(tmp_path, "toy", "demo", Settings(), [0])
+    (saved.path / "checkpoints" / "a").write_bytes(b"")
+    assert not untouched.discard(saved.path) and saved.path.is_dir()
+    assert not untouched.discard(fresh.path)  # gone already: no error in the place of why it was refused

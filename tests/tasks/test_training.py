@@ -9,11 +9,18 @@ import torch
 from toy_task.config import Config
 from toy_task.task import train_line
 
-from tasks.errors import CheckpointError, ConfigurationError, Interrupted, NonFiniteLossError
+from tasks.errors import (
+    CheckpointError,
+    ConfigurationError,
+    Interrupted,
+    NonFiniteLossError,
+    WorkersError,
+)
 from tasks.progress import Progress
 from tasks.runs.checkpoints import Checkpoints
 from tasks.runs.folder import Run
 from tasks.training import train
+from zo.errors import RanksError
 
 STAGE = "seed-0/zo-sol"
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -312,3 +319,22 @@ def test_progress_is_told_of_every_step_and_of_the_end(run):
     recorder = Recorder()
     walk(run, steps=2, progress=recorder)
     assert recorder.calls == [("begin", STAGE, 2, 0), ("update", 1), ("update", 2), ("end",)]
+
+
+@pytest.mark.parametrize("error", [RanksError, WorkersError])
+def test_a_process_that_another_left_was_stopped_if_it_was_asked_to_stop_too(run, error):
+    """The other one was between two stages when the signal came, and had nothing to finish."""
+
+    def left(asked):
+        def on_step(i):
+            if asked and i == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if i == 2:
+                raise error("no answer of process 1")
+
+        return on_step
+
+    with pytest.raises(error, match="no answer"):
+        walk(run, on_step=left(False))
+    with pytest.raises(Interrupted, match="Stopped at step 2 of 6"):
+        walk(run, on_step=left(True))

@@ -9,66 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks.runs import checkpoint
 from tasks.runs.folder import Run
 from tasks.workers import elastic, group
+from tests.tasks.shared_runs import finished, outcome
 from tests.tasks.test_cli import only_run, wait_for
 
-HERE = Path(__file__).parent
-PROGRAM = str(HERE / "shared_cli.py")
-
-
-@pytest.fixture
-def shared(tmp_path):
-    """The console script in a process of its own, in a folder: `shared("a", "run", ...)` -> Popen."""
-    started = []
-
-    def start(name, *words, before=(sys.executable,), **environment):
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        environment = {"PYTHONPATH": f"{HERE.parent.parent}", "OMP_NUM_THREADS": "1", **environment}
-        process = subprocess.Popen(
-            [*before, PROGRAM, *words],
-            cwd=folder,
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def finished(process):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return out
-
-
-def outcome(folder):
-    """Weights and moments of the last checkpoint, metrics without what a clock decides."""
-    path = only_run(folder)
-    last = sorted((path / "checkpoints").iterdir())[-1]
-    state = checkpoint.load(last)["state"]
-    state["gradient"].pop("costs")  # of the clock
-    metrics = [{k: v for k, v in line.items() if k != "seconds"} for line in Run.open(path).metrics()]
-    bits = [value.numpy().tobytes() for value in state["network"].values()]
-    moments = [part["exp_avg"].numpy().tobytes() for part in state["optimizer"]["state"].values()]
-    return bits, moments, state["gradient"], metrics
-
-
-@pytest.fixture(scope="module")
-def truth(tmp_path_factory):
-    """What one process comes to."""
-    folder = tmp_path_factory.mktemp("truth")
-    environment = os.environ | {"PYTHONPATH": str(HERE.parent.parent), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, PROGRAM, "run", "shared"], cwd=folder, env=environment, check=True)
-    return outcome(folder)
+ROOT = Path(__file__).parents[2]
 
 
 def test_two_processes_write_one_run_with_the_bits_of_one(shared, truth, tmp_path):
@@ -82,6 +28,17 @@ def test_two_processes_write_one_run_with_the_bits_of_one(shared, truth, tmp_pat
 
 
 @pytest.mark.slow
+def test_the_metrics_have_the_use_of_each_process(shared, tmp_path):
+    finished(shared("a", "run", "shared", "--workers", "2", SECONDS_OF_PACE="0"))
+    lines = [line for line in Run.open(only_run(tmp_path / "a")).metrics() if "processes" in line]
+    assert lines and all(line["processes"] == 2 for line in lines)
+    for line in lines:
+        each = [line["process_0_use"], line["process_1_use"]]
+        assert all(0 <= use <= 1 for use in each) and line["process_use_least"] == min(each)
+        assert line["queries_per_second"] > 0 and "seconds_left" in line
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("die_at", "die_rank"), [(0, 1), (7, 1), (11, 0)])
 def test_a_process_that_is_killed_ends_the_run_and_others_resume_it(
     shared, truth, tmp_path, die_at, die_rank
@@ -90,8 +47,10 @@ def test_a_process_that_is_killed_ends_the_run_and_others_resume_it(
     killed = shared("a", "run", "shared", "--workers", "3", *words)
     _, err = killed.communicate(timeout=300)
     assert killed.returncode not in (0, None)
+    assert f"blackbox: process {die_rank} of 3 was killed by SIGKILL." in err
+    assert err.count("Resume with: blackbox resume") == 1  # by the first process, or for it
     if die_rank:
-        assert "expected an answer of all 3 ranks" in err and "Resume with: blackbox resume" in err
+        assert "expected an answer of all 3 ranks" in err
     path = only_run(tmp_path / "a").relative_to(tmp_path / "a")
     finished(shared("a", "resume", str(path), "--workers", "2"))
     assert outcome(tmp_path / "a") == truth
@@ -151,6 +110,36 @@ def test_only_a_restart_of_the_same_launch_goes_on_with_a_run(tmp_path, monkeypa
     assert str(os.getppid()) in (elastic.launch_id() or "")
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")
     assert elastic.launch_id() is None
+
+
+PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+from tasks.workers import launch, whereabouts
+
+if "RANK" not in os.environ:
+    launch.GRACE = 1.0
+    sys.exit(launch.launch([], 2))
+if os.environ["RANK"] == "1":
+    sys.exit(1)
+whereabouts.note(Path("runs/a"))
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+def test_a_first_process_that_hangs_is_killed_and_its_last_word_said_for_it(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py")],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "process 0 of 2 was killed by SIGKILL" in done.stderr
+    assert "Resume with: blackbox resume runs/a --workers 2" in done.stderr
 
 
 def test_fewer_than_one_worker_is_refused(toy, capsys):

@@ -18,6 +18,7 @@ from tasks.denoised_smoothing.certification.bound import lower_bound, radius, vo
 from tasks.denoised_smoothing.certification.noise import Phase
 from tasks.denoised_smoothing.certification.settings import Settings
 from tasks.denoised_smoothing.certification.votes import BaseClassifier, count_votes
+from tasks.denoised_smoothing.errors import FailedQueriesError
 
 ABSTAIN = -1  # the prediction where nothing can be said at this alpha
 
@@ -94,16 +95,36 @@ def certify_image(
     )
 
 
-def predict_image(base: BaseClassifier, image: Tensor, index: int, settings: Settings) -> int:
+def predict_image(
+    base: BaseClassifier, image: Tensor, index: int, settings: Settings, max_failed: float = 1.0
+) -> int:
     """PREDICT: the smoothed classifier's class from `settings.n` queries, or `ABSTAIN`.
 
     Wrong with probability at most alpha. Failed queries are a class of their own here as well: where
     they lead, or come so close that the test cannot tell, it abstains.
+
+    Raises:
+        FailedQueriesError: more than this share of the queries failed.
     """
     found = count_votes(base, image, index, Phase.PREDICT, settings.n, settings)
+    refuse_failed(index, found.failed, settings.n, max_failed)
     top = found.top
     if top is None:
         return ABSTAIN
     others = np.append(np.delete(found.counts, top), found.failed)
     first, second = int(found.counts[top]), int(others.max())
     return top if first > second and vote_is_clear(first, second, settings.alpha) else ABSTAIN
+
+
+def refuse_failed(index: int, failed: int, queries: int, most: float) -> None:
+    """Refuse an image of whose queries too many failed: a box that is down would look like abstentions.
+
+    Raises:
+        FailedQueriesError: more than this share failed.
+    """
+    if failed > most * queries:
+        raise FailedQueriesError(
+            f"image {index}: expected at most {most:.0%} of its queries to fail, got {failed} of {queries}. "
+            "Look at the box; Retrying around it asks again, and what a cache has kept is not asked twice. "
+            "max_failed=1.0 takes the answer all the same."
+        )

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.denoised_smoothing.certification.algorithm import Certificate, certify_image
+from tasks.denoised_smoothing.certification.algorithm import Certificate, certify_image, refuse_failed
 from tasks.denoised_smoothing.certification.checks import check_indices
 from tasks.denoised_smoothing.certification.settings import Settings
 from tasks.denoised_smoothing.certification.table import CertificateFile
 from tasks.denoised_smoothing.certification.votes import BaseClassifier
-from tasks.denoised_smoothing.errors import CertificateFileError, FailedQueriesError
+from tasks.denoised_smoothing.errors import CertificateFileError
 
 MAX_FAILED = 0.1  # of an image's queries
 
@@ -71,12 +71,7 @@ def certify_images(
             continue
         with torch.no_grad():
             found = certify_image(base, image, index, label, settings)
-        if found.failed > max_failed * found.queries:
-            raise FailedQueriesError(
-                f"image {index}: expected at most {max_failed:.0%} of its queries to fail, got "
-                f"{found.failed} of {found.queries}. Look at the box; Retrying around it asks again, and "
-                "what a cache has kept is not asked twice. max_failed=1.0 certifies all the same."
-            )
+        refuse_failed(index, found.failed, found.queries, max_failed)
         if file is not None:
             file.append(found)
         done[index] = found

@@ -87,7 +87,13 @@ class SmoothedClassifier:
             return self.classifier.labels(clamped_front(self._denoised)(images.float().cpu()))
 
     def predict(
-        self, images: Tensor, n: int = 1000, alpha: float = 0.001, *, indices: Sequence[int] | None = None
+        self,
+        images: Tensor,
+        n: int = 1000,
+        alpha: float = 0.001,
+        *,
+        indices: Sequence[int] | None = None,
+        max_failed: float = MAX_FAILED,
     ) -> Tensor:
         """The smoothed classifier's classes, each wrong with probability at most alpha.
 
@@ -96,6 +102,7 @@ class SmoothedClassifier:
             n: queries for each image.
             alpha: probability of a wrong prediction.
             indices: of the images in their data set, on which their noise hangs; their places if None.
+            max_failed: share of an image's queries that may fail.
 
         Returns:
             `(images,)` of int64, -1 where the votes do not tell.
@@ -110,7 +117,7 @@ class SmoothedClassifier:
         plan(self.box, len(images), len(images) * n)
         with torch.no_grad():
             found = [
-                predict_image(self._base, image, index, settings)
+                predict_image(self._base, image, index, settings, max_failed)
                 for image, index in zip(images, places, strict=True)
             ]
         return torch.tensor(found, dtype=torch.int64)

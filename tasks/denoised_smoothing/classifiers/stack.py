@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+import zo
 from blackbox import BlackBoxFunction, Budgeted, Cached, RateLimited, Retrying, Wrapper
 from blackbox.adapters import OnnxModel, TorchModule
 from blackbox.errors import ConfigurationError
@@ -30,8 +31,10 @@ from tasks.denoised_smoothing.classifiers.metered import Metered
 from tasks.denoised_smoothing.classifiers.sklearn_box import SklearnClassifier
 from tasks.denoised_smoothing.config import Config
 from tasks.denoised_smoothing.errors import BoxError
+from tasks.workers import group
 
 Twin = Callable[[Tensor], Tensor]
+ROWS = 256  # images that a process is asked for at a time
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,13 @@ class Box:
     """A classifier to be defended.
 
     Attributes:
-        scores: images to scores `(classes,)`, through everything: clamp, limits, log, rounding.
+        scores: images to scores `(classes,)`, through everything: clamp, limits, log, rounding. Of several
+            processes that ask alike one answers each row.
         kind: what is behind the scores: "logits", "probabilities" or "labels".
         classes: how many it knows.
         twin: the same logits with a derivative, for the upper reference; None where there is none.
         shape: of an image.
+        first_alone: whether only the run's first process may ask, which keeps budget, rate and log.
     """
 
     scores: BlackBoxFunction
@@ -51,11 +56,17 @@ class Box:
     classes: int
     twin: Twin | None
     shape: tuple[int, int, int]
+    first_alone: bool = False
+
+    @property
+    def own(self) -> BlackBoxFunction:
+        """What this process itself asks; its ledger has what failed of that, by kind."""
+        return self.scores.box if isinstance(self.scores, zo.SharedRows) else self.scores
 
     @property
     def asked(self) -> int:
-        """Images that it was asked for in this process, whoever answered."""
-        return self.scores.ledger.rows_asked
+        """Images that this process asked it for, whoever answered."""
+        return self.own.ledger.rows_asked
 
 
 def make_box(config: Config, found: data.Data, folder: Path) -> Box:
@@ -96,7 +107,9 @@ def make_box(config: Config, found: data.Data, folder: Path) -> Box:
     service.failures = "keep"
     scores = Scores(Clamped(service), config.answers, known.classes, config.decimals)
     _check_identity(scores)
-    return Box(scores, config.answers, known.classes, _twin(inner, gives), found.shape)
+    first_alone = config.budget is not None or config.per_second is not None or config.query_log
+    shared = zo.SharedRows(scores, group.process_group(), None if first_alone else ROWS)
+    return Box(shared, config.answers, known.classes, _twin(inner, gives), found.shape, first_alone)
 
 
 def _classifier(config: Config) -> BlackBoxFunction:

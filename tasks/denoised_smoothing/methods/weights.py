@@ -15,6 +15,7 @@ from tasks.denoised_smoothing.losses import box_loss, image_loss
 from tasks.denoised_smoothing.methods.descent import Front
 from tasks.denoised_smoothing.trainer import Queries, Trained, Trainer, cosine
 from tasks.runs import atomic
+from tasks.workers import group
 from zo.objective import Objective
 
 Rows = tuple[Tensor, Tensor, Tensor]  # noisy, clean, target
@@ -39,11 +40,14 @@ def deepzero(trainer: Trainer, method: Method, front: Front, queries: Queries) -
         evaluator=config.evaluator,
         seed=trainer.seed,
         max_dropped=0.5,
+        process_group=group.process_group(),
+        row_block=config.row_block,
+        first_alone=trainer.box.first_alone,
     )
     _first_use(trainer, method, gradient, objective, step_of_weights, queries)
     # not config.coordinates: each layer keeps one at least
     each = config.deepzero_batch * (1 + gradient.queries())
-    fixed = queries.total + budget.validation_queries(config)
+    fixed = queries.total + budget.validation_queries(config) + budget.row_check_queries(config)
     steps = budget.steps_within(config.queries_of(method.name), fixed, each, method.name)
     optimizer = torch.optim.Adam(network.parameters())
 
@@ -100,7 +104,14 @@ def _first_use(
         rule = zo.CoordinateWise(mu, zo.RandomCoordinates(1))
         evaluator = trainer.config.evaluator
         trial = zo.LossGradient(
-            network, objective, rule, evaluator=evaluator, seed=trainer.seed, max_dropped=1.0
+            network,
+            objective,
+            rule,
+            evaluator=evaluator,
+            seed=trainer.seed,
+            max_dropped=1.0,
+            process_group=group.process_group(),
+            first_alone=trainer.box.first_alone,
         )
         with own.asking("training"):
             trial.backward(_rows(trainer, RATIO_BATCH))
@@ -133,8 +144,10 @@ def _sparse_set(
                 seed=trainer.seed,
                 evaluator=config.evaluator,
                 max_dropped=0.5,
+                process_group=group.process_group(),
+                first_alone=trainer.box.first_alone,
             )
-        ratios = zo.pruning.layer_ratios(scores, 1 - count / size, minimum=min(0.01, count / size))
+        ratios = zo.pruning.layer_ratios(scores, 1 - count / size, minimum=0.1 * count / size)
         atomic.write_json(path, {"ratios": ratios.to_dict(), "queries": own.total})
         trainer.progress.say(f"Layer ratios of seed {trainer.seed} ({own.total} queries):\n{ratios}")
     saved = json.loads(path.read_text(encoding="utf-8"))

@@ -24,6 +24,15 @@ CIFAR10_CLASSES = (
     *("dog", "frog", "horse", "ship", "truck"),
 )
 
+CIFAR100_CLASSES = tuple(f"class {label}" for label in range(100))
+CLASSES: dict[str, tuple[str, ...]] = {
+    "cifar10": CIFAR10_CLASSES,
+    "cifar100": CIFAR100_CLASSES,
+    "digits": tuple(map(str, range(10))),
+    "shapes": OUTLINES,
+}
+IMAGE_SHAPES = {"cifar10": (3, 32, 32), "cifar100": (3, 32, 32), "digits": (1, 8, 8), "shapes": (3, 32, 32)}
+
 # Mean and standard deviation of each channel over all pixels of the data set's training images, of 0 to 1.
 # For CIFAR these are the figures in common use; those of digits are over all images, those of shapes over
 # 6,000, and tests compute these two anew.
@@ -31,7 +40,7 @@ NORMALISATIONS = {
     "cifar10": Normalisation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": Normalisation((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "digits": Normalisation((0.3053,), (0.3760,)),
-    "shapes": Normalisation((0.425, 0.425, 0.425), (0.189, 0.189, 0.189)),
+    "shapes": Normalisation((0.431, 0.430, 0.432), (0.217, 0.216, 0.217)),
 }
 
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -97,10 +106,7 @@ def _cifar(
 ) -> tuple[tuple[str, ...], list[Images]]:
     source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
     train, test = cifar.read(source, folder)
-    classes = (
-        CIFAR10_CLASSES if name == "cifar10" else tuple(f"class {label}" for label in range(source.classes))
-    )
-    return classes, [*hold_out(train, *sizes[:2], seed=seed), *_first(test, sizes[2])]
+    return CLASSES[name], [*hold_out(train, *sizes[:2], seed=seed), *_first(test, sizes[2])]
 
 
 def _digits(
@@ -108,7 +114,7 @@ def _digits(
 ) -> tuple[tuple[str, ...], list[Images]]:
     pixels, labels = digits.load()
     every = Images(torch.from_numpy(pixels).mul(255).round().to(torch.uint8), torch.from_numpy(labels))
-    return tuple(map(str, range(10))), hold_out(every, *sizes, seed=seed)
+    return CLASSES[name], hold_out(every, *sizes, seed=seed)
 
 
 def _shapes(
@@ -116,7 +122,7 @@ def _shapes(
 ) -> tuple[tuple[str, ...], list[Images]]:
     train, validation, test = sizes
     drawn = Images(*shapes(max(train + validation, 1), _TRAIN_SEED))
-    return OUTLINES, [*hold_out(drawn, train, validation, seed=seed), Images(*shapes(test, _TEST_SEED))]
+    return CLASSES[name], [*hold_out(drawn, train, validation, seed=seed), Images(*shapes(test, _TEST_SEED))]
 
 
 def _first(part: Images, size: int) -> list[Images]:

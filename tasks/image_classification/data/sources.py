@@ -21,6 +21,7 @@ class Source:
         train, test: file names with their numbers of records.
         label_bytes: before the pixels of each record; the last of them is the class.
         classes: number of classes.
+        balanced: whether every class is there equally often, in the training and in the test files.
         site: where the archive lies.
     """
 
@@ -32,6 +33,7 @@ class Source:
     test: tuple[tuple[str, int], ...]
     label_bytes: int
     classes: int
+    balanced: bool = True
     site: str = SITE
 
     @property

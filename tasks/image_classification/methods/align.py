@@ -24,7 +24,9 @@ class AlignAda(Counted):
         dW_l = (derivative of layer l at its present input)^T [dz_l of the first network for the present
         error]
 
-    for every module with parameters, its input taken as given. In infinitely wide networks, whose weights
+    for every module with parameters, its input taken as given. A norm is such a module, so the signal at a
+    convolution has come through the first network's norm; in the authors' code, whose norms have no
+    parameters, it comes through the present one's. In infinitely wide networks, whose weights
     hardly move, that is backpropagation; at the first step it is so in any network.
 
     Args:

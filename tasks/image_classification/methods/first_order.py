@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 import zo
 from tasks.image_classification.methods.gradient import ExactGradient
-from tasks.image_classification.sparse_set import MINIMUM, scores, sparse_set
+from tasks.image_classification.sparse_set import SHARE, scores, sparse_set
 from tasks.image_classification.trainer import Trained, Trainer
+from tasks.runs import checkpoint
 
 
 def fo(trainer: Trainer) -> Trained:
@@ -34,7 +35,7 @@ def fo_sparse_gradient(trainer: Trainer) -> Trained:
 def fo_sparse_weight(trainer: Trainer) -> Trained:
     """fo-sparse-weight: weights outside GraSP's mask are zero from the start and stay so."""
     network = trainer.network()
-    kept = grasp_mask(trainer, network)
+    kept = kept_mask(trainer, network)
     with torch.no_grad():
         parameters = zo.Parameters(network)
         for tensor, mask in zip(parameters.tensors, parameters.split(kept), strict=True):
@@ -44,14 +45,27 @@ def fo_sparse_weight(trainer: Trainer) -> Trained:
     return trainer.descend("fo-sparse-weight", network, gradient, sparsity=fixed)
 
 
+def kept_mask(trainer: Trainer, network: nn.Module) -> Tensor:
+    """The mask of a run `(parameters,)`: found once a seed, and kept with the run.
+
+    A GPU may round the scores otherwise the next time, and another mask would not fit the weights of a
+    checkpoint.
+    """
+    path = trainer.run.path / f"grasp_mask-seed-{trainer.seed}.safetensors"
+    if not path.exists():
+        checkpoint.save(path, {"kept": grasp_mask(trainer, network)})
+    return checkpoint.load(path)["kept"]
+
+
 def grasp_mask(trainer: Trainer, network: nn.Module) -> Tensor:
     """Where GraSP keeps a weight, and all dense ones: `(parameters,)` bool, flat."""
     sparsity = trainer.config.sparsity
     scored = scores(trainer, network, "grasp")
-    mask = zo.pruning.kept_weights(scored, sparsity, minimum=min(MINIMUM, 1 - sparsity))
+    mask = zo.pruning.kept_weights(scored, sparsity, minimum=SHARE * (1 - sparsity))
     inside = dict(zip(scored.parameters.names, scored.parameters.split(mask), strict=True))
+    everyone = zo.Parameters(network)
     everything = [
         inside.get(name, torch.ones(tensor.shape, dtype=torch.bool)).flatten()
-        for name, tensor in network.named_parameters()
+        for name, tensor in zip(everyone.names, everyone.tensors, strict=True)
     ]
     return torch.cat(everything)

@@ -15,6 +15,7 @@ from tasks.image_classification import limits
 from tasks.image_classification.config import Config
 from tasks.image_classification.sparse_set import coordinates, sparse_set
 from tasks.image_classification.trainer import Trained, Trainer
+from tasks.workers import group
 
 
 def train(trainer: Trainer, method: str) -> Trained:
@@ -28,6 +29,8 @@ def train(trainer: Trainer, method: str) -> Trained:
         estimator(method, trainer.config, network, sparsity),
         evaluator=trainer.config.evaluator,
         seed=trainer.seed,
+        process_group=group.process_group(),
+        row_block=trainer.config.row_block,
     )
     spent = chosen.queries if chosen else 0
     moved = sparsity if method != "hybrid" else None  # hybrid has a gradient outside its set as well

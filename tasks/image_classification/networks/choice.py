@@ -129,7 +129,13 @@ def _users_own(target: str, width: int | None) -> Callable[[int, ImageShape], nn
         ) from None
 
     def made(classes: int, image_shape: ImageShape) -> nn.Module:
-        network = found(classes=classes, image_shape=image_shape)
+        try:
+            network = found(classes=classes, image_shape=image_shape)
+        except Exception as error:  # the user's own code may raise anything
+            raise ConfigurationError(
+                f"{target}: expected a network of {classes} classes for images {image_shape}, got "
+                f"{type(error).__name__} ({error}). {calling} With --debug the traceback is shown."
+            ) from error
         if not isinstance(network, nn.Module):
             raise ConfigurationError(
                 f"{target}: expected it to return a torch.nn.Module, got {type(network).__name__}. {calling}"
@@ -146,10 +152,11 @@ def _check_logits(target: str, network: nn.Module, classes: int, image_shape: Im
     try:
         with torch.no_grad():
             logits = network.eval()(torch.zeros(2, *image_shape))
-    except (RuntimeError, ValueError, TypeError) as error:
+    except Exception as error:  # the user's own code may raise anything
         raise ConfigurationError(
-            f"{target}: expected a network for images (rows, {', '.join(map(str, image_shape))}), got an "
-            f"error from it: {error}. Make the network from image_shape."
+            f"{target}: expected a network for images (rows, {', '.join(map(str, image_shape))}), got "
+            f"{type(error).__name__} from it ({error}). Make the network from image_shape. With --debug the "
+            "traceback is shown."
         ) from error
     finally:
         network.train(was_training)

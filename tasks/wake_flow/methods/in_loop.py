@@ -13,6 +13,7 @@ from tasks.training import Stateful, TrainingOutcome
 from tasks.wake_flow.networks import Corrector
 from tasks.wake_flow.rollout import Solver, window_loss
 from tasks.wake_flow.trainer import RowCount, Trained, Trainer, cosine
+from tasks.workers import group
 from zo.objective import Objective
 
 
@@ -53,7 +54,7 @@ def _around_box(
     tangent: zo.Tangent | None,
 ) -> Trained:
     rows = RowCount()
-    solver = zo.differentiable(trainer.solver, directions, tangent=tangent, seed=trainer.seed)
+    solver = zo.differentiable(trainer.box, directions, tangent=tangent, seed=trainer.seed)
     each = 0 if directions is None else directions.q
 
     def costs() -> dict[str, float]:
@@ -90,8 +91,9 @@ def _descend(
         loss.backward()
         optimizer.step()
         spent = trainer.solver.ledger.since(before)
-        rows.rows += spent.rows_run
-        rows.failed += spent.rows_failed if spent.rows_run else lost  # without a ledger, lost windows
+        ran, failed = group.total(spent.rows_run, spent.rows_failed)
+        rows.rows += ran
+        rows.failed += failed if ran else lost  # without a ledger, lost windows
         return {"loss": loss.item(), "rows": rows.rows, **costs()}
 
     kept = {"network": network, "optimizer": optimizer, "rows": rows, **state}

@@ -43,7 +43,7 @@ class Gradient(Protocol):
 def zo_sol(trainer: Trainer, start: Corrector, stage: str, steps: int, learning_rate: float) -> Trained:
     """ZO-SOL: the gradient of the whole loss, the solver a black box, by the estimator that is configured."""
     config, network, rows = trainer.config, copy.deepcopy(start), RowCount()
-    objective = window_loss(trainer.solver, trainer.scales.velocity)
+    objective = window_loss(trainer.box, trainer.scales.velocity)
     sparse = config.estimator in SPARSE
     chosen = sparse_set(trainer, network, objective, stage) if sparse else None
     spent = chosen.queries if chosen else 0
@@ -56,6 +56,7 @@ def zo_sol(trainer: Trainer, start: Corrector, stage: str, steps: int, learning_
         seed=trainer.seed,
         chunk=config.chunk,
         process_group=group.process_group(),
+        row_block=config.row_block,
     )
     surrogate = _identity(trainer, network) if config.estimator in SURROGATE else None
 
@@ -85,7 +86,7 @@ def estimator(config: Config, sparsity: zo.Sparsity | None) -> zo.Estimator[Any]
 
 def _identity(trainer: Trainer, network: Corrector) -> Callable[[Batch], None]:
     """Fills `.grad` with the gradient of the method identity; its rows are in the solver's ledger."""
-    solver = zo.differentiable(trainer.solver, None, tangent=zo.Identity(), seed=trainer.seed)
+    solver = zo.differentiable(trainer.box, None, tangent=zo.Identity(), seed=trainer.seed)
     objective = window_loss(solver, trainer.scales.velocity)
 
     def fill(batch: Batch) -> None:
@@ -99,8 +100,8 @@ def tan_sol(trainer: Trainer, start: Corrector, stage: str, steps: int, learning
     config, network, rows = trainer.config, copy.deepcopy(start), RowCount()
     gradient = zo.TangentGradient(
         network,
-        window_loss(trainer.solver, trainer.scales.velocity),
-        boxes=[trainer.solver],
+        window_loss(trainer.box, trainer.scales.velocity),
+        boxes=[trainer.box],
         probes=config.probes,
         mu=config.probe_mu,
         seed=trainer.seed,
@@ -139,9 +140,7 @@ def _descend(
         loss = gradient.backward(batch)
         optimizer.step()
         spent = trainer.solver.ledger.since(before)
-        ran, failed = spent.rows_run, spent.rows_failed
-        if isinstance(gradient, zo.LossGradient):  # its queries are shared out, all else is done by all
-            ran, failed = group.total(ran, failed)
+        ran, failed = group.total(spent.rows_run, spent.rows_failed)
         rows.rows += ran
         rows.failed += failed
         return {"loss": loss.item(), "rows": rows.rows, **costs()}

@@ -14,6 +14,7 @@ from threading import Thread
 import numpy as np
 import pytest
 
+import zo
 from tasks import cli
 from tasks.denoised_smoothing import data
 from tests.blackbox.adapters.um_bridge.servers import Handler, OddServer
@@ -170,5 +171,6 @@ def test_labels_beyond_those_of_the_images_need_their_number(tmp_path):
         classes=10,
     )  # fmt: skip
     box = make_box(chosen, data.load(chosen), tmp_path)
-    assert isinstance(box.scores, Scores) and box.classes == 10
+    assert isinstance(box.scores, zo.SharedRows) and isinstance(box.scores.box, Scores)
+    assert box.classes == 10
     assert box.scores(small.rows(3).float()).shape == (3, 10)

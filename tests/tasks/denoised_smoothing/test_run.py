@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import cli
+from tasks import cli, pace
 from tasks.denoised_smoothing.config import PRESETS, Config
+from tasks.denoised_smoothing.methods import every
 from tasks.denoised_smoothing.published import ACCURACIES
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run
@@ -245,3 +246,14 @@ def test_the_paper_s_preset_runs_on_stand_ins_of_its_layout(tmp_path, monkeypatc
     table = json.loads((run.path / "result.json").read_text())["table"]
     assert [row["method"] for row in table] == list(config.methods)
     assert all(row["rows"] <= config.queries_of(row["method"]) for row in table)
+
+
+def test_rows_that_fail_are_shown_and_logged_by_kind(tmp_path, monkeypatch):
+    monkeypatch.setattr(pace, "EVERY", 0.0)
+    chosen = {"box": "tests.tasks.denoised_smoothing.boxes:Patchy", "methods": ("mse", "zo-ds:rge")}
+    trainer = small.trainer(tmp_path, **chosen)
+    every.train(trainer)
+    lines = [line for line in trainer.run.metrics() if "seconds_left" in line]
+    counts = [line.get("failed_not_finite", 0) for line in lines]
+    ledger = trainer.box.own.ledger
+    assert 0 < counts[-1] <= ledger.failures()["not_finite"] and counts == sorted(counts)

@@ -148,3 +148,24 @@ def test_networks_whose_weights_are_not_seen_are_refused():
     with pytest.raises(ConfigurationError, match="passes by layer"):
         DirectFeedback(network).backward(batch_of())
     assert "forward" not in vars(network.layer)
+
+
+def test_feedback_is_of_its_own_in_every_layer_and_stays_the_same():
+    network = layers(64, 64, 64, 4)
+    fa, dfa = FeedbackAlignment(network, objective()), DirectFeedback(network)
+    one, other = fa.feedback["1"].flatten(), fa.feedback["3"].flatten()
+    assert (
+        abs(float(functional.cosine_similarity(one, other, dim=0))) < 0.1
+    )  # of 4,096 numbers: deviation .016
+    for name, layer in weight_layers(network, "fa").items():
+        # Mean squares of 256 and more normal numbers: off by a third in four deviations.
+        assert 0.65 < float(fa.feedback[name].square().mean() / layer.weight.detach().square().mean()) < 1.35
+    kept = []
+    for _ in range(2):
+        dfa.backward(batch_of())
+        kept.append({name: matrix.clone() for name, matrix in dfa._feedback.items()})
+    first, second = kept
+    assert set(first) == {"3", "5"} and all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["3"], first["5"])
+    for matrix in first.values():
+        assert 0.65 < float(matrix.square().sum(dim=1).mean()) < 1.35  # B e is about as long as e

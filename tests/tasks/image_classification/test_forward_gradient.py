@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 
 import zo
@@ -49,3 +51,12 @@ def test_directions_are_new_in_every_step_and_the_same_for_the_same_seed():
     (a, b), (c, d), (e, _) = steps(0), steps(0), steps(1)
     assert torch.equal(a, c) and torch.equal(b, d)
     assert not torch.equal(a, b) and not torch.equal(a, e)
+
+
+def test_running_statistics_move_once_a_step_however_many_directions():
+    network, batch = problem()
+    other = copy.deepcopy(network)
+    other(batch[0])
+    ForwardGradient(network, objective(), 4).backward(batch)
+    for found, wanted in zip(network.buffers(), other.buffers(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)

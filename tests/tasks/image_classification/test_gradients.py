@@ -104,3 +104,13 @@ def test_the_same_holds_with_the_layer_ratios_of_a_run(tmp_path):
     batch = its.epochs.batch(0)
     network, batch = network.double(), (batch[0].double(), batch[1])
     assert cosine(deepzero(network, batch, sparsity, 5e-4), exact(network, batch, sparsity)) >= 0.999
+
+
+def test_exact_gradients_add_up_in_grad():
+    network, batch, sparsity = problem(name="simple-3700", rows=16)
+    once = exact(network, batch, sparsity)
+    for step in (0, 0):
+        gradient = ExactGradient(network, objective(), sparsity, seed=5)
+        gradient.counts.steps = step
+        gradient.backward(batch)
+    torch.testing.assert_close(flat_grad(network), 2 * once, rtol=1e-9, atol=1e-15)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 
@@ -93,3 +95,34 @@ def test_it_goes_on_where_its_state_was_taken():
         return network.at.tolist(), search.state_dict()
 
     assert searched(5) == searched(None)
+
+
+def test_a_step_is_the_greedy_search_by_hand():
+    network, size = Point(2.0, 1.5), 0.5
+    search = PatternSearch(network, bowl, tries=12, radius=size)
+    order, at = search._order(), [2.0, 1.5]
+
+    def height(point):
+        x, y = point[0] - 0.25, point[1] + 0.75
+        return (x - y) ** 2 + 0.1 * (x + y) ** 4
+
+    kept = 0
+    for change in order:
+        tried = list(at)
+        tried[change // 2] += size if change % 2 == 0 else -size
+        if height(tried) < height(at):
+            at, kept = tried, kept + 1
+    search.backward(BATCH)
+    assert 2 <= kept == search.accepted < 12
+    assert network.at.tolist() == at
+
+
+def test_running_statistics_are_those_of_one_forward_of_the_base():
+    network = networks.make("simple-730", 4, (1, 8, 8), width=3)
+    part = striped(24)
+    batch = (part.pixels / 127.5 - 1, part.labels)
+    other = copy.deepcopy(network)
+    other(batch[0])
+    PatternSearch(network, objective(), tries=5, radius=0.25).backward(batch)
+    for found, wanted in zip(network.buffers(), other.buffers(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-7)

@@ -20,6 +20,8 @@ SCRIPTS = (
     "dynamic_sparsity",
     "scaling_laws",
     "architectures",
+    "better_recipe",
+    "shapes_sparse",
 )
 
 
@@ -73,3 +75,18 @@ def test_published_numbers_are_percentages_and_the_paper_preset_has_the_publishe
     for config in (residual("paper"), simple("paper")):
         assert (config.dataset, config.epochs, config.batch, config.mu) == ("cifar10", 50, 256, 5e-3)
         assert config.width is None and config.train_images is None
+
+
+def test_all_lines_of_the_better_recipe_cost_the_same_to_a_tenth():
+    """Counted by hand: coordinates of a set, images of a batch, steps."""
+    from benchmarks import better_recipe
+    from tasks.image_classification import networks, sparse_set
+
+    costs = []
+    for group in better_recipe.groups("small"):
+        config = group.config
+        network = networks.make(config.network, 10, (3, 32, 32), width=config.width)
+        coordinates = sparse_set.coordinates(network, config.sparsity, config.dense)
+        costs.append(config.epochs * (2000 // config.batch) * config.batch * coordinates)
+    assert max(costs) < 1.2 * min(costs)
+    assert all(abs(cost / better_recipe.COSTS["small"] - 1) < 0.12 for cost in costs)

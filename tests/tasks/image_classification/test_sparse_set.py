@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 
 import pytest
 import torch
@@ -132,3 +133,127 @@ def test_running_statistics_move_once_a_step(tmp_path, method):
         trained = METHODS[method](its)
     assert kept["batches"] == trained.outcome.best_step  # whose weights are loaded at the end
     assert trained.outcome.step == its.steps
+
+
+def test_a_pruned_networks_mask_drops_what_grasp_scores_highest(tmp_path):
+    its = trainer(tmp_path)
+    network, (pixels, labels) = its.network().double(), its.scoring_batch()
+    named = dict(network.named_parameters())
+    loss = torch.nn.functional.cross_entropy(network(pixels.double()), labels)
+    scored = [name for name, tensor in named.items() if tensor.ndim > 1]
+    slopes = torch.autograd.grad(loss, [named[name] for name in scored], create_graph=True)
+    # H g is the gradient of g.g / 2
+    products = torch.autograd.grad(
+        torch.stack([slope.square().sum() for slope in slopes]).sum() / 2, [named[name] for name in scored]
+    )
+    scores = {name: -named[name].detach() * p for name, p in zip(scored, products, strict=True)}
+    mask = first_order.grasp_mask(its, its.network())
+    kept = dict(zip(named, zo.Parameters(network).split(mask), strict=True))
+    assert all(kept[name].all() for name in named if name not in scored)
+    removed = torch.cat([scores[name][~kept[name]] for name in scored])
+    inside = torch.cat([scores[name][kept[name]] for name in scored])
+    assert float(inside.max()) <= float(removed.min()) + 1e-6 * float(inside.abs().max())
+
+
+def test_the_mask_is_kept_with_the_run_and_holds_at_every_step(tmp_path, monkeypatch):
+    its, seen = trainer(tmp_path), []
+    step = torch.optim.SGD.step
+
+    def watched(self, *arguments):
+        done = step(self, *arguments)
+        seen.append(torch.cat([w.detach().flatten() for w in self.param_groups[0]["params"]]))
+        return done
+
+    mask = first_order.grasp_mask(its, its.network())
+    monkeypatch.setattr(torch.optim.SGD, "step", watched)
+    METHODS["fo-sparse-weight"](its)
+    assert len(seen) == its.steps and not any(weights[~mask].any() for weights in seen)
+    assert (seen[-1][mask] != seen[0][mask]).any()
+    monkeypatch.setattr(first_order, "grasp_mask", lambda *_: pytest.fail("found again"))
+    assert torch.equal(first_order.kept_mask(its, its.network()), mask)
+
+
+def test_a_cubic_sparsity_rises_faster_at_first(tmp_path):
+    counts = {}
+    for gradual in ("linear", "cubic"):
+        its = trainer(tmp_path / gradual, ratios="uniform", gradual=gradual, gradual_part=1.0)
+        network = its.network()
+        rule = sparse_set.sparse_set(its, network).sparsity
+        counts[gradual] = [rule.count(zo.Parameters(network), step) for step in range(its.steps)]
+    size = zo.Parameters(network).size
+    left = sparse_set.coordinates(network, its.config.sparsity, its.config.dense)
+    part = 6 / its.steps
+    for gradual, power in (("linear", 1), ("cubic", 3)):
+        wanted = left + (size - left) * (1 - part) ** power  # Zhu and Gupta 2017, equation 1
+        assert abs(counts[gradual][6] - wanted) <= 0.03 * size
+
+
+def test_no_layer_falls_below_a_tenth_of_an_even_share(tmp_path):
+    its = trainer(tmp_path, ratios="magnitude", network="resnet8", width=6, sparsity=0.8)
+    network = its.network()
+    name, least = "5.conv2.weight", 0
+    with torch.no_grad():
+        tensor = dict(network.named_parameters())[name]
+        tensor *= 1e-6  # the last ones by magnitude
+        least = math.ceil(0.1 * (1 - 0.8) * tensor.numel())
+    layer = next(x for x in sparse_set.sparse_set(its, network).ratios.layers if x.name == name)
+    assert layer.kept == least > 1
+
+
+def test_scores_are_asked_for_with_the_settings_of_the_run(tmp_path, monkeypatch):
+    asked = {}
+
+    def watched(method, *_, **settings):
+        asked.update(settings, method=method)
+        raise InterruptedError
+
+    monkeypatch.setattr(zo.pruning, "scores", watched)
+    its = trainer(tmp_path, mu=2e-3, pruning_directions=7)
+    with pytest.raises(InterruptedError):
+        sparse_set.sparse_set(its, its.network())
+    assert (asked["method"], asked["mu"], asked["q"]) == ("zo-grasp", 2e-3, 7)
+
+
+def test_what_a_network_keeps_fixed_is_in_no_set(tmp_path):
+    (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
+    its = trainer(
+        tmp_path, network=f"{tmp_path / 'own.py'}:make", width=None, epochs=1, directions=None, sparsity=0.5
+    )
+    for method in ("deepzero", "fo-sparse-gradient", "fo-sparse-weight", "rge", "fa", "align-ada"):
+        trained = METHODS[method](its)
+        assert trained.network.fixed.tolist() == [1.0, 2.0, 3.0], method
+        assert trained.outcome.step == its.steps
+    # a bias in the set whole, half of the matrix
+    assert sparse_set.coordinates(its.network(), 0.5, "norms") == 4 + 64 * 4 // 2
+
+
+OWN = """
+import torch
+
+class Fixed(torch.nn.Module):
+    def __init__(self, features, classes):
+        super().__init__()
+        self.fixed = torch.nn.Parameter(torch.tensor([1.0, 2.0, 3.0]), requires_grad=False)
+        self.layer = torch.nn.Linear(features, classes)
+
+    def forward(self, images):
+        return self.layer(images.flatten(1)) * self.fixed.mean()
+
+def make(classes, image_shape):
+    return Fixed(image_shape[0] * image_shape[1] * image_shape[2], classes)
+"""
+
+
+def test_scores_decide_at_sparsity_099_too(tmp_path):
+    """A floor of one percent of each layer would leave nothing to distribute there."""
+    its = trainer(tmp_path, sparsity=0.99, ratios="magnitude", network="resnet8", width=8)
+    network = its.network()
+    with torch.no_grad():
+        network.get_parameter("4.conv1.weight").mul_(100.0)
+    layers = {layer.name: layer for layer in sparse_set.sparse_set(its, network).ratios.layers}
+    size, scored = 16 * 8 * 9, sum(t.numel() for t in network.parameters() if t.ndim > 1)
+    assert layers["4.conv1.weight"].size == size
+    # all that the floors of the seven other layers, a tenth of a percent each, leave
+    others = [layer.kept for name, layer in layers.items() if name != "4.conv1.weight" and layer.size > 72]
+    assert layers["4.conv1.weight"].kept > 0.8 * 0.01 * scored
+    assert max(kept for kept in others if kept < 64) <= 10

@@ -10,17 +10,17 @@ from torch import Tensor
 
 from zo import Key
 
-TURN = 0.6  # to either side, in radians
-RADIUS = (5.0, 10.0)  # of the disc of the outline's area, in pixels
-STRETCH = 0.25  # the outline's axes are scaled by up to 1 + this and its inverse
-CENTRE = 4.0  # how far the centre moves from the image's, in pixels, along each axis
-CONTRAST = (0.1, 0.9)  # distance of the two surfaces' colours, in RGB of 0 to 1
-RIPPLE = (0.0, 0.2)  # how far a texture departs from its surface's colour
+TURN = 0.3  # to either side, in radians
+RADIUS = (7.0, 9.0)  # of the disc of the outline's area, in pixels
+STRETCH = 0.2  # the outline's axes are scaled by up to 1 + this and its inverse
+CENTRE = 3.0  # how far the centre moves from the image's, in pixels, along each axis
+CONTRAST = (0.5, 0.75)  # distance of the two surfaces' colours, in RGB of 0 to 1
+RIPPLE = (0.0, 0.06)  # how far a texture departs from its surface's colour
 PERIOD = (3.0, 12.0)  # of a texture's waves, in pixels
 WAVES = 3
-FRAGMENTS = 8  # at most; half of them are behind the outline, half in front
-FRAGMENT = (0.7, 3.0)  # half axes of a fragment, in pixels
-NOISE = (0.0, 0.08)  # deviation of what is added to each pixel
+FRAGMENTS = 10  # at most; half of them are behind the outline, half in front
+FRAGMENT = (0.7, 8.6)  # half axes of a fragment, in pixels
+NOISE = (0.0, 0.06)  # deviation of what is added to each pixel
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from blackbox.adapters import from_callable
 from tasks.denoised_smoothing import SmoothedClassifier
 from tasks.denoised_smoothing.certification.noise import Phase, noise_block
 from tasks.denoised_smoothing.certification.table import read_certificates
-from tasks.denoised_smoothing.errors import BoxError, CertificateFileError, PlanError
+from tasks.denoised_smoothing.errors import BoxError, CertificateFileError, FailedQueriesError, PlanError
 from tests.tasks.denoised_smoothing.certification.classifiers import Denoiser, Label, Linear, pictures
 
 SETTINGS = {"n0": 10, "n": 120, "alpha": 0.05}
@@ -111,6 +111,17 @@ def test_predictions_agree_with_certificates():
     assert not any(one.correct for one in certain)  # of unknown labels none is right, an abstention neither
     subset = smoothed.predict(images[[6, 2]], n=400, alpha=0.001, indices=[6, 2])
     assert subset.tolist() == said[[6, 2]].tolist()
+
+
+def test_a_box_that_is_down_is_no_abstention_of_a_prediction():
+    class Down(Linear):
+        def evaluate_rows(self, image):
+            return np.full_like(super().evaluate_rows(image), np.nan)
+
+    smoothed = SmoothedClassifier(Down(failures="keep"), sigma=0.25)
+    with pytest.raises(FailedQueriesError, match=r"at most 10% .* got 50 of 50\."):
+        smoothed.predict(pictures(2), n=50)
+    assert smoothed.predict(pictures(2), n=50, max_failed=1.0).tolist() == [-1, -1]
 
 
 def test_the_base_classifier_can_be_asked_without_noise():

@@ -34,6 +34,15 @@ def pair(classes, image_shape):
             return x, x
     return Pair(classes, image_shape)
 
+def lacking(classes, image_shape):
+    class Lacking(Flat):
+        def forward(self, x):
+            return x.nothing
+    return Lacking(classes, image_shape)
+
+def failing(classes, image_shape):
+    return {}["heads"]
+
 def number(classes, image_shape):
     return 3
 
@@ -80,6 +89,8 @@ def test_a_network_of_ones_own_by_file_or_module(own):
         ("{own}:fixed", ["(rows, 2, 5, 6)", "Make the network from image_shape"]),
         ("{own}:short", ["(2, 4)", "(2, 5)", "one logit for each class"]),
         ("{own}:pair", ["(2, 4)", "got tuple"]),
+        ("{own}:lacking", ["(rows, 2, 5, 6)", "AttributeError", "nothing", "--debug"]),
+        ("{own}:failing", ["4 classes", "KeyError ('heads')", "--debug"]),
     ],
 )
 def test_what_is_no_network_is_refused_with_a_mend(own, name, words):

@@ -1,0 +1,90 @@
+"""A trained network from Python: it classifies as the run's table says, and what there is not is said."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks.errors import CheckpointError, ConfigurationError
+from tasks.image_classification import load_classifier, task
+from tasks.image_classification.data import load, loading
+from tasks.progress import Progress
+from tasks.runs.folder import Run
+from tests.tasks.image_classification.small import SMALL
+
+ROOT = Path(__file__).parents[3]
+
+
+def finished(folder: Path, **changes) -> Run:
+    run = Run.create(folder, "image-classification", "demo", replace(SMALL, **changes), [0])
+    task.run(run, Progress(), Path("data"))
+    return run
+
+
+@pytest.mark.parametrize("averaging", [0.0, 0.5])
+def test_it_classifies_as_the_table_says(tmp_path, averaging):
+    run = finished(tmp_path, methods=("fo", "fo-sparse-weight"), averaging=averaging, learning_rate=0.2)
+    test = load("digits", tmp_path, train=32, validation=20, test=20).test
+    table = {
+        row["method"]: row["value"] for row in json.loads((run.path / "result.json").read_text())["table"]
+    }
+    for method, accuracy in table.items():
+        classifier = load_classifier(run.path, method)
+        taken = classifier.predict(test.pixels)
+        assert float((taken == test.labels).double().mean()) == accuracy
+        assert torch.equal(classifier.logits(test.pixels).argmax(dim=1), taken)
+        assert not classifier.network.training
+        one = torch.cat([classifier.logits(image[None]) for image in test.pixels])
+        torch.testing.assert_close(one, classifier.logits(test.pixels), rtol=1e-4, atol=1e-5)
+
+
+def test_what_there_is_not_is_said(tmp_path):
+    run = finished(tmp_path / "a", methods=("fo",))
+    with pytest.raises(ConfigurationError, match=r"one of its methods \(fo\), got 'fa'"):
+        load_classifier(run.path, "fa")
+    with pytest.raises(ConfigurationError, match=r"one of its seeds \[0\], got 3"):
+        load_classifier(run.path, "fo", seed=3)
+    classifier = load_classifier(str(run.path), "fo")
+    for images in (torch.zeros(2, 1, 8, 8), torch.zeros(2, 8, 8, dtype=torch.uint8)):
+        with pytest.raises(ConfigurationError, match=r"\(rows, 1, 8, 8\) uint8"):
+            classifier.predict(images)
+    assert classifier.predict(torch.zeros(0, 1, 8, 8, dtype=torch.uint8)).tolist() == []
+    begun = Run.create(tmp_path / "b", "image-classification", "demo", replace(SMALL, methods=("fo",)), [0])
+    with pytest.raises(CheckpointError, match=r"end of its training, got no checkpoint.*blackbox resume"):
+        load_classifier(begun.path, "fo")
+    other = Run.create(tmp_path / "c", "wake-flow", "demo", SMALL, [0])
+    with pytest.raises(ConfigurationError, match="one of wake-flow"):
+        load_classifier(other.path, "fo")
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    run = finished(tmp_path, methods=("fo",))
+    content = json.loads((run.path / "config.json").read_text())
+    content["config"]["width"] = 4
+    (run.path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="weights that fit simple-3700"):
+        load_classifier(run.path, "fo")
+
+
+def test_classes_and_shapes_are_known_without_the_images(tmp_path):
+    for name in ("digits", "shapes"):
+        data = load(name, tmp_path, train=10, validation=5, test=5)
+        assert data.classes == loading.CLASSES[name]
+        assert data.image_shape == loading.IMAGE_SHAPES[name]
+    assert set(loading.CLASSES) == set(loading.IMAGE_SHAPES) == set(loading.NAMES)
+    assert [len(loading.CLASSES[name]) for name in ("cifar10", "cifar100")] == [10, 100]
+
+
+def test_the_page_s_block_runs(tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs" / "image_classification.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    finished(tmp_path / "runs", methods=("deepzero",))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/image_classification.md", "exec"), {"__name__": "page"})
+    names, share = capsys.readouterr().out.strip().splitlines()
+    assert len(names.split()) == 3 and 0 <= float(share) <= 1
