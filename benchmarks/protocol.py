@@ -60,7 +60,7 @@ def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
 
 def write(name: str, results: Mapping[str, Any]) -> None:
     """Write `benchmarks/results/NAME.json`, with machine, versions and command."""
-    command = shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", f"benchmarks.{name.partition('-')[0]}", *sys.argv[1:]])
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     content = {"command": command, "machine": machine(), "versions": versions(), **results}

@@ -1,11 +1,14 @@
 """How the query phase scales: measured from one process to all cores, simulated to 4,096 workers.
 
-python -m benchmarks.scaling --size {ci,small}
+python -m benchmarks.scaling --size {ci,small} [--tasks]
 
 A dense CGE step of a convolutional network with the evaluator "difference". Measured is a whole step, with
 base and exchange. The simulation deals the chunks' measured costs out as `LossGradient` does and adds what
 every worker does for itself (base, plan, reduction: measured) and the exchange: a message to each other one,
 and 8 bytes a query to receive, at an assumed latency and bandwidth.
+
+With --tasks also the query phase of the three tasks' demo presets on two processes, and what two cores can
+give at most (`scaling_tasks`).
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 import zo
-from benchmarks import protocol
+from benchmarks import protocol, scaling_tasks
 from tasks import pictures
 from zo.distributed.queries import StepQueries
 from zo.distributed.shares import Composition, Costs, compositions, dealt
@@ -121,7 +124,7 @@ def costs_of(size: Size) -> Costly:
         return found
 
     def noted(self: StepQueries) -> Any:  # noqa: ANN401
-        plans.append(compositions(self.plan, self.problem.parameters, self.chunk))
+        plans.append(compositions(self.plan, self.blocks[0].problem.parameters, self.chunk))
         return every(self)
 
     StepQueries.evaluated, StepQueries.all = timed, noted
@@ -183,8 +186,10 @@ def main(words: Sequence[str] | None = None) -> None:
     """Measure, simulate, draw and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="ci")
-    name = parser.parse_args(words).size
-    size = SIZES[name]
+    parser.add_argument("--tasks", action="store_true", help="also the three tasks' demo presets")
+    parser.add_argument("--rounds", type=int, default=15, help="steps of each kind, with --tasks")
+    chosen = parser.parse_args(words)
+    size = SIZES[chosen.size]
     torch.set_num_threads(1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     load = os.getloadavg()[0]
@@ -209,6 +214,8 @@ def main(words: Sequence[str] | None = None) -> None:
         "measured": {str(workers): each for workers, each in seen.items()},
         "simulated": table,
     }
+    if chosen.tasks:
+        results["tasks"] = {"rounds": chosen.rounds, **scaling_tasks.every(chosen.rounds)}
     protocol.RESULTS.mkdir(exist_ok=True)
     draw(costly, seen, protocol.RESULTS / "scaling.png")
     protocol.write("scaling", results)

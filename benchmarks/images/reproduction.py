@@ -40,6 +40,7 @@ def reproduce(
     groups: Callable[[Preset], Sequence[Group]],
     words: Sequence[str] | None = None,
     note: str = "",
+    chooses: bool = False,
 ) -> list[Line]:
     """The whole of a script, from its command line to its files.
 
@@ -50,6 +51,7 @@ def reproduce(
         groups: the runs of a preset.
         words: of the command line; those of the process if None.
         note: a sentence more on what differs.
+        chooses: whether settings are chosen by it: then accuracies on validation images are shown, too.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=title)
     parser.add_argument("--preset", choices=PRESETS, default="ci")
@@ -70,7 +72,7 @@ def reproduce(
     usual = RESULTS / name if chosen.preset != "ci" else chosen.runs / f"{name}-ci-results"
     out = chosen.out or usual
     out.mkdir(parents=True, exist_ok=True)
-    text = markdown(title, across, table, sentence)
+    text = markdown(title, across, table, sentence, chooses)
     (out / "table.md").write_text(text, encoding="utf-8")
     plot.draw(table, across, out / "plot.png")
     content = {
@@ -110,6 +112,8 @@ def lines(group: Group, result: Result) -> list[Line]:
         rows = [row for row in result.table if row.method == method]
         values = [100 * row.value for row in rows if row.value is not None]
         whole = len(values) == len(rows)
+        found = (row.extra["validation accuracy"] for row in rows)
+        seen = [value for value in found if isinstance(value, float)]
         table.append(
             Line(
                 group.label,
@@ -121,23 +125,27 @@ def lines(group: Group, result: Result) -> list[Line]:
                 int(rows[0].extra["parameters"] or 0),
                 fmean(row.queries for row in rows),
                 fmean(row.seconds for row in rows),
+                100 * fmean(seen) if len(seen) == len(rows) else None,
             )
         )
     return table
 
 
-def markdown(title: str, across: str, table: Sequence[Line], sentence: str) -> str:
+def markdown(title: str, across: str, table: Sequence[Line], sentence: str, chooses: bool = False) -> str:
     """The table, with the published column beside ours, and the sentence on what differs."""
+    own = "validation (%) | ours (%)" if chooses else "ours (%)"
     text = [
         f"# {title}",
         "",
-        f"| {across} | method | published (%) | ours (%) | parameters | queries | seconds |",
+        f"| {across} | method | published (%) | {own} | parameters | queries | seconds |",
     ]
-    text.append("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    text.append("| --- | --- | ---: | ---: | ---: | ---: | ---: |" + " ---: |" * chooses)
     for line in table:
         published = "-" if line.published is None else f"{line.published:.2f}"
         ours = "not finite" if line.ours is None else f"{line.ours:.2f}"
         ours += f" ± {line.spread:.2f}" if line.seeds > 1 and line.ours is not None else ""
+        if chooses:
+            ours = f"{'-' if line.validation is None else f'{line.validation:.2f}'} | {ours}"
         label = f"{line.label:,}" if isinstance(line.label, int) else f"{line.label}"
         text.append(
             f"| {label} | {line.method} | {published} | {ours} | {line.parameters:,} | {line.queries:,.0f} | "

@@ -24,6 +24,7 @@ from zo.objective import Objective, losses
 from zo.perturbation import Coordinates
 
 MU = 5e-3  # the paper's
+KEPT = 0.1  # of the weights is in the sparse set of a step: the paper's sparsity of 0.9
 CLASSES = 10
 
 
@@ -119,7 +120,9 @@ def make(name: str, rows: int, device: str = "cpu", *, width: int | None = None)
         network, chain, objective, batch = maker(rows, width) if maker else _classifier(name, rows, width)
     network.to(device)
     batch = tuple(tensor.to(device) for tensor in batch)
-    return Timed(name, Problem(network, zo.Parameters(network), objective, batch, rows), chain)
+    parameters = zo.Parameters(network)
+    queries = round(KEPT * parameters.size)
+    return Timed(name, Problem(network, parameters, objective, batch, rows, queries), chain)
 
 
 Made = tuple[nn.Module, nn.Sequential, Objective, tuple[Tensor, ...]]

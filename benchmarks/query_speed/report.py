@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ LOOK = {
     "difference, bfloat16": ("#cc79a7", "P"),
     "difference, fused": ("#0072b2", "X"),
     "difference, fused, bfloat16": ("#d55e00", "v"),
+    "reuse": ("#f0e442", "h"),
     "auto": ("#009e73", "*"),
 }
 
@@ -27,7 +28,8 @@ LOOK = {
 class Measured:
     """One network on one device with one number of rows.
 
-    `whole` says whether all blocks were measured, so that the mean over coordinates is one.
+    `whole` says whether all blocks were measured, so that the mean over coordinates is one; `choices` which
+    fraction of the weights "auto" gave to whom.
     """
 
     network: str
@@ -36,6 +38,7 @@ class Measured:
     weights: int
     blocks: Sequence[BlockTimes]
     whole: bool
+    choices: dict[str, float] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -81,6 +84,9 @@ def table(measured: Sequence[Measured], notes: Sequence[str] = ()) -> str:
         lines.append("| error | | " + " | ".join(f"{error:.1e}" for error in errors) + " |")
         peaks = (max(block.peak[name] for block in each.blocks) / 2**20 for name in names)
         lines.append("| memory, MiB | | " + " | ".join(f"{peak:,.0f}" for peak in peaks) + " |")
+        if each.choices:
+            said = "; ".join(f"{name} for {part:.0%}" for name, part in each.choices.items())
+            lines += ["", f"auto chose, by the weights of all blocks: {said}."]
     return "\n".join(lines) + "\n"
 
 

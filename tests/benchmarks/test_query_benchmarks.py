@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import zo
-from benchmarks import accuracy_vs_mu, figure5_feature_reuse, protocol
+from benchmarks import accuracy_vs_mu, figure5_feature_reuse, protocol, query_bound
 from benchmarks.protocol import Spread
 from benchmarks.query_speed import __main__ as query_speed
 from benchmarks.query_speed.measuring import BlockTimes, Contender, WrongAnswerError, measure, uniform_mean
@@ -116,3 +116,35 @@ def test_spreads_are_quartiles_of_a_clock():
     ticks = iter([9, 0, 1, 0, 2, 0, 3])  # the end of the first round is not asked for
     found = protocol.spreads({"run": lambda: None}, 3, lambda: float(next(ticks)))
     assert found == {"run": Spread(1.5, 2.0, 2.5)}
+
+
+def test_the_products_behind_a_weight_are_those_that_follow_its_layer(results):
+    """Of a chain of three layers and a head: the first sees one channel, the others all of them."""
+    timed = make("resnet8", 4, width=4)
+    names = timed.problem.parameters.names
+    with torch.no_grad():
+        reading = zo.Difference().reading(timed.problem, timed.base())
+        shapes = {
+            name: [
+                tuple(call.args[1].shape) for call in query_bound.products(reading, place, 3, torch.float32)
+            ]
+            for place, name in enumerate(names)
+        }
+        first = query_bound.products(reading, 0, 3, torch.bfloat16)[0]
+    assert shapes["8.weight"] == []  # the head
+    assert shapes["5.conv2.weight"] == [(10, 16)]
+    assert shapes["5.conv1.weight"] == [(16, 1, 3, 3), (10, 16)]
+    assert shapes["0.weight"][:2] == [(4, 1, 3, 3), (4, 4, 3, 3)] and len(shapes["0.weight"]) == 7
+    assert first().dtype == torch.bfloat16 and first().shape == (3 * 4, 4, 32, 32)
+
+
+def test_the_distance_to_the_bound_is_measured(results):
+    query_bound.main(["--preset", "ci"])
+    found = json.loads((results / "query_bound-ci.json").read_text())
+    assert found["command"].startswith("python -m benchmarks.query_bound")
+    assert all(min(block["products"].values()) >= 0 for block in found["blocks"])
+    assert (
+        found["blocks"][0]["products"]["difference, fused"]
+        > found["blocks"][-2]["products"]["difference, fused"]
+    )
+    assert "| **mean** |" in (results / "query_bound-ci.md").read_text()
