@@ -10,13 +10,14 @@ RUNTIME := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: help demo test test-all lint clean environment environment-dev
+.PHONY: help demo test test-all soak lint clean environment environment-dev
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      train through a flow solver without derivatives, and write a report"
 	@echo "make test      the tests, without the slow ones"
 	@echo "make test-all  all tests"
+	@echo "make soak      ten minutes of the tasks under faults; they must end as undisturbed"
 	@echo "make lint      ruff, pyright and the layers of imports"
 	@echo "make clean     remove .venv and caches; runs and data stay"
 
@@ -31,6 +32,9 @@ test: environment-dev
 
 test-all: environment-dev
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+soak: environment-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak --seconds 600
 
 lint: environment-dev
 	$(BIN)/ruff check .
