@@ -82,7 +82,7 @@ class Fusing:
                 at.candidates.difference.kernels = kernels
                 at.candidates.difference.widths = {name: fused[name][1] if kernels else 1}
                 answers.append(at.candidates.checked.changes(at.problem, query, at.base))
-                at.timing.spent += 1
+                at.timing.checks += 1
             if not self._agree(*answers):
                 wrong.append(name)
         at.candidates.difference.widths, at.candidates.difference.kernels = {}, frozenset()

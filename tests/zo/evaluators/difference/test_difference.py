@@ -22,6 +22,7 @@ from zo.evaluators.loop import Loop
 from zo.evaluators.preserved import Snapshot
 from zo.evaluators.reuse import FeatureReuse
 from zo.evaluators.stacked import Stacked
+from zo.evaluators.timing import Timing
 from zo.perturbation import Coordinates
 
 
@@ -405,9 +406,18 @@ def test_the_choice_of_auto_is_recorded_and_a_resumed_run_repeats_it_to_the_bit(
     assert costs[0] == costs[1]
 
 
-def test_measuring_costs_no_more_than_two_chunks_beside_the_check():
+def test_measuring_costs_no_more_than_two_chunks_beside_the_checks(monkeypatch):
+    timings = []
+    real = Timing.__init__
+
+    def kept(self, *args, **named):
+        real(self, *args, **named)
+        timings.append(self)
+
+    monkeypatch.setattr(Timing, "__init__", kept)
     for width, chunk in ((2, 4), (40, 32), (40, 128)):
         network = made(lambda width=width: nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 2)))
+        timings.clear()
         gradient = zo.LossGradient(network, zo.OutputLoss(squared), zo.CoordinateWise(1e-3), chunk=chunk)
         gradient.backward(batch())
         checked = zo.LossGradient(
@@ -416,9 +426,13 @@ def test_measuring_costs_no_more_than_two_chunks_beside_the_check():
         checked.backward(batch())
         chosen = gradient.evaluator
         assert isinstance(chosen, zo.Measured)
+        (timing,) = timings
+        assert timing.spent <= 2 * min(chunk, gradient.queries())
+        assert timing.spent > 0 or chunk == 4  # which is too few to measure on
+        assert timing.checks <= 4 * len(chosen.chosen)  # of a kind that subtracts, or of fused kernels
         more = gradient.counts.queries - checked.counts.queries
         if not any(name == "stacked" for name, _ in chosen.chosen.values()):  # which would be checked, too
-            assert more <= 2 * min(chunk, gradient.queries())
+            assert more >= timing.spent + timing.checks  # and what is compared later; see FEW
         assert set(chosen.chosen) == set(gradient.parameters.names)
 
 
