@@ -10,32 +10,32 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from zo.autocast import autocast_refused, refuse_autocast
-from zo.batches import count_rows
+from zo.autocast import refuse_autocast
+from zo.base import base_losses
 from zo.description import described
 from zo.distributed.fingerprints import checksum, fingerprint
 from zo.distributed.queries import StepQueries
 from zo.distributed.ranks import Ranks
-from zo.distributed.row_blocks import cut, losses_by_block, whole
+from zo.distributed.row_blocks import cut, whole
 from zo.distributed.shares import even_chunk
 from zo.distributed.sharing import Opening, Sharing
 from zo.draws import Key
-from zo.errors import ConfigurationError, ObjectiveError, RanksError
+from zo.errors import ConfigurationError, RanksError
 from zo.estimators.estimator import Estimator, check_count
 from zo.evaluators.choice import evaluator_of
 from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.evaluator import Evaluator, Problem
 from zo.evaluators.loop import Loop
 from zo.evaluators.measured import Measured
-from zo.evaluators.memory import measured
 from zo.evaluators.preserved import Snapshot
 from zo.evaluators.verified import Verified
 from zo.failures import refuse_too_many, survivors
 from zo.journal import Found, Journal, Page
 from zo.journal import fingerprint as fingerprint_of_step
-from zo.objective import Closed, Closure, Objective, as_objective, losses
+from zo.objective import Closure, Objective, as_objective
 from zo.parameters import Choice, Parameters
 from zo.query_counts import QueryCounts
+from zo.same_run import refuse_other_run, same_chunk
 
 
 class LossGradient:
@@ -221,59 +221,18 @@ class LossGradient:
         Raises:
             ConfigurationError: the state is of a run with another seed, estimator, chunk or block of rows.
         """
-        if state["seed"] != self._key.seed:
-            raise ConfigurationError(
-                f"LossGradient: expected the state of a run with seed {self._key.seed}, got one with "
-                f"{state['seed']}. Make the gradient with that seed, or start anew."
-            )
-        own = described(self.estimator)
-        if state.get("estimator", own) != own:  # earlier versions did not note it
-            raise ConfigurationError(
-                f"LossGradient: expected the state of a run with {own}, got one with {state['estimator']}. "
-                "Make the gradient with that estimator, or start anew."
-            )
-        if None not in (self.chunk, state["chunk"]) and self.chunk != state["chunk"]:
-            raise ConfigurationError(
-                f"LossGradient: expected the state of a run with chunk={self.chunk}, got one with "
-                f"{state['chunk']}. Leave chunk out to go on with that one."
-            )
-        if state.get("row_block") != self.row_block:
-            raise ConfigurationError(
-                f"LossGradient: expected the state of a run with row_block={self.row_block}, got one with "
-                f"{state.get('row_block')}. Make the gradient with that one, or start anew."
-            )
-        self.chunk = self.chunk if state["chunk"] is None else state["chunk"]
+        own = {
+            "seed": self._key.seed,
+            "estimator": described(self.estimator),
+            "row_block": self.row_block,
+        }
+        refuse_other_run("LossGradient", own, {"row_block": None, **state})
+        self.chunk = same_chunk("LossGradient", self.chunk, state["chunk"])
         self.counts = QueryCounts(**state["counts"])
         self.evaluator.load_state_dict(state["evaluator"])
         if "costs" in state:  # earlier versions had none
             self._sharing.costs.load_state_dict(state["costs"])
         self._sharing.resumed()
-
-    def _base(self, batch: Any) -> tuple[Tensor, int]:  # noqa: ANN401
-        """Losses of the base, `(rows,)`, and the bytes that they took at the peak, 0 if no one asks."""
-        rows = None
-        if not isinstance(self.objective, Closed):
-            rows = count_rows(batch)
-        elif batch is not None:
-            raise ObjectiveError(
-                f"objective: expected no batch for a closure without arguments, got {type(batch).__name__}. "
-                "Call backward() with none, or make it an objective(network, batch)."
-            )
-        measure = self.chunk is None and not isinstance(self.evaluator, Loop)
-        with autocast_refused(self.parameters, inside=self._first), measured(measure) as peak:
-            if self.row_block is None:
-                base = losses(self.objective, self.network, batch, rows)
-            else:
-                base = losses_by_block(
-                    self.objective,
-                    self.network,
-                    batch,
-                    rows or 0,
-                    self.row_block,
-                    check=self.counts.steps == 0,
-                )
-        self._first = False
-        return base, peak.peak
 
     def _begin(
         self,
@@ -287,7 +246,17 @@ class LossGradient:
             The queries, the chunks of them that the journal has, the network's state after the base; and
             what the other ranks are told.
         """
-        base, peak = self._base(batch)
+        base, peak = base_losses(
+            self.objective,
+            self.network,
+            self.parameters,
+            batch,
+            self.row_block,
+            measure=self.chunk is None and not isinstance(self.evaluator, Loop),
+            first=self._first,
+            check_blocks=step == 0,
+        )
+        self._first = False
         after = Snapshot(self.network)
         survived = survivors(base, step)
         plan = self.estimator.plan(self.parameters, self._key.at(step))
@@ -304,11 +273,7 @@ class LossGradient:
                 plan.queries, fit, unequal=_reuses(self.evaluator) and plan.moved() is not None
             )
         before.restore()  # queries start from the state that the base started from
-        page = None
-        if self.journal is not None and first:
-            settings = f"{self._key.seed} {step} {described(self.estimator)} {chunk}"
-            settings += "" if self.row_block is None else f" {self.row_block}"
-            page = Page(self.journal, self.evaluator, fingerprint_of_step(problem, base, settings))
+        page = self._page(step, problem, base, chunk) if first else None
         other = None if first else self.journal
         queries = StepQueries(blocks, plan, chunk or 0, self.evaluator, page, other)
         queries.spent()  # the base is no query: a resumed step evaluates it again
@@ -322,6 +287,14 @@ class LossGradient:
             0 if page is None else page.queries,
         )
         return (queries, known, after), opening
+
+    def _page(self, step: int, problem: Problem, base: Tensor, chunk: int | None) -> Page | None:
+        """The journal's page of a step, None without a journal."""
+        if self.journal is None:
+            return None
+        settings = f"{self._key.seed} {step} {described(self.estimator)} {chunk}"
+        settings += "" if self.row_block is None else f" {self.row_block}"
+        return Page(self.journal, self.evaluator, fingerprint_of_step(problem, base, settings))
 
     def _alike(self) -> str:
         """What must be the same on all ranks beside weights, batch and random state, in words."""

@@ -454,7 +454,7 @@ BAD = [
     (ok(seed=-1), ["seed", ">= 0", "-1"]),
     (ok(max_rows=0), ["max_rows", ">= 1", "0"]),
     (ok(max_dropped=1.5), ["max_dropped", "[0, 1]", "1.5"]),
-    (lambda: ok()().load_state_dict({"seed": 3, "counts": {}}), ["seed 0", "got one with 3"]),
+    (lambda: ok()().load_state_dict({"seed": 3, "counts": {}}), ["seed=0", "got one with 3"]),
     (lambda: zo.RowDirections(0.0, 2), ["mu", "> 0"]),
     (lambda: zo.RowDirections(1e-3, 0), ["q", ">= 1"]),
     (lambda: zo.RowDirections(**DIRECTIONS, distribution="cauchy"), ["orthogonal", "cauchy"]),

@@ -212,7 +212,26 @@ def dying(groups):
         return {"dying": None}
 
 
-CASES = (blocks, shared, failing, dying)
+def failing_before_rows(groups):
+    """Of two processes one fails where the other waits for its part of the base's rows."""
+    group = groups["brief"]
+    if group is None:
+        return {}
+    box = zo.SharedRows(Sines(), group)
+
+    def objective(network, batch):
+        if groups["rank"] == 1:
+            raise MemoryError("no memory left on this device")
+        return box(network(batch[0])).square().mean(1)
+
+    gradient = zo.LossGradient(
+        make_network(), objective, zo.CoordinateWise(MU), process_group=group, evaluator="loop"
+    )
+    torch.manual_seed(4)
+    return {"failing before rows": error_of(lambda: gradient.backward(batch_of(0)))}
+
+
+CASES = (blocks, shared, failing, failing_before_rows, dying)  # after that one they are apart by the timeout
 
 
 def work(rank, folder):
@@ -223,8 +242,10 @@ def work(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
     made = {size: dist.new_group(list(range(size))) for size in (1, 2, 3)}
     groups = {size: group if rank < size else None for size, group in made.items()}
-    short = dist.new_group([0, 1], timeout=timedelta(seconds=3))
-    groups |= {4: dist.group.WORLD, "rank": rank, "short": short if rank < 2 else None}
+    groups |= {4: dist.group.WORLD, "rank": rank}
+    for name in ("short", "brief"):  # a group in which one did not answer serves no more
+        group = dist.new_group([0, 1], timeout=timedelta(seconds=3))
+        groups[name] = group if rank < 2 else None
     found = {}
     for case in CASES:
         found |= case(groups)
@@ -493,3 +514,10 @@ def test_a_rank_that_is_gone_ends_a_step_with_blocks_within_the_timeout(found):
     kind, words = found[0]["dying"]
     assert kind == "RanksError" and "rank 0 expected an answer of all 2 ranks" in words
     assert found[1]["dying"] is None
+
+
+def test_a_rank_that_fails_while_another_waits_for_its_rows_says_why_and_the_other_ends(found):
+    (kind, words), (other, reason) = (found[rank]["failing before rows"] for rank in (0, 1))
+    assert kind == other == "RanksError"
+    assert "expected an answer of all 2 ranks" in words
+    assert "rank 1 failed: MemoryError: no memory left on this device" in reason

@@ -100,7 +100,7 @@ def test_resumed_equals_undisturbed_to_the_bit(estimator):
 
 def test_state_of_another_seed_is_refused():
     make = lambda seed: zo.LossGradient(nn.Linear(2, 1), mean_square, zo.CoordinateWise(1e-3), seed=seed)  # noqa: E731
-    with pytest.raises(zo.ConfigurationError, match="seed 1, got one with 0"):
+    with pytest.raises(zo.ConfigurationError, match="seed=1, got one with 0"):
         make(1).load_state_dict(make(0).state_dict())
 
 

@@ -522,14 +522,13 @@ def test_frozen_parameters_and_states_of_other_runs_are_refused():
     with pytest.raises(zo.ConfigurationError, match=r"'0\.weight', which does not"):
         zo.TangentGradient(network, chain(box), parameters="*", **settings)
     state = zo.TangentGradient(network, chain(box), **settings).state_dict()
-    words = r"seed 5 and tangents Identity\(\), got one with seed 0 and tangents Identity"
-    with pytest.raises(zo.ConfigurationError, match=words):
+    with pytest.raises(zo.ConfigurationError, match="seed=5, got one with 0"):
         zo.TangentGradient(network, chain(box), seed=5, **settings).load_state_dict(state)
     ones = zo.TangentGradient(network, chain(box), chunk=1, **settings).state_dict()
     with pytest.raises(zo.ConfigurationError, match=r"chunk=2, got one with 1\. Leave chunk out"):
         zo.TangentGradient(network, chain(box), chunk=2, **settings).load_state_dict(ones)
     settings["tangent"] = zo.Memory()
-    with pytest.raises(zo.ConfigurationError, match=r"tangents Memory\(Identity\(\), window=768\), got"):
+    with pytest.raises(zo.ConfigurationError, match=r"tangents=Memory\(Identity\(\), window=768\), got"):
         zo.TangentGradient(network, chain(box), **settings).load_state_dict(state)
 
 

@@ -18,6 +18,7 @@ from zo.draws import Key
 from zo.errors import ConfigurationError, FailedQueriesError
 from zo.estimators.coordinate_wise import CoordinateWise
 from zo.estimators.estimator import check_count
+from zo.same_run import refuse_other_run
 from zo.tangents.tangent import Tangent
 
 
@@ -126,18 +127,9 @@ class DifferentiableBox:
         Raises:
             ConfigurationError: the state is of a run with another seed or tangent.
         """
-        if state["seed"] != self.seed:
-            raise ConfigurationError(
-                f"differentiable: expected the state of a run with seed {self.seed}, got one with "
-                f"{state['seed']}. Make it with that seed, or start anew."
-            )
         learned = state.get("tangent")  # states of older versions have none
-        own, found = repr(self.tangent), repr(None) if learned is None else learned["kind"]
-        if own != found:
-            raise ConfigurationError(
-                f"differentiable, tangent: expected the state of a run with {own}, got one with {found}. "
-                "Make it with that one, or start anew."
-            )
+        saved = {"seed": state["seed"], "tangent": repr(None) if learned is None else learned["kind"]}
+        refuse_other_run("differentiable", {"seed": self.seed, "tangent": repr(self.tangent)}, saved)
         if self._tangent is not None and learned is not None:
             self._tangent.tangent.load_state_dict(learned["state"])
         self.counts = RowCounts(**state["counts"])

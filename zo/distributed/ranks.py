@@ -63,7 +63,8 @@ class Ranks:
 
         Raises:
             ZeroOrderError: of the kind that was asked for: some rank failed, and it has each one's reason;
-                or died. Where all failed, each raises its own.
+                or died. Where all failed, each raises its own. One that fails while others exchange rows
+                (`SharedRows`) is not answered: it says its reason, and they are told after the timeout.
         """
         if self.size == 1:
             own, told = work()
@@ -74,7 +75,7 @@ class Ranks:
         except Exception as error:  # raised below, when all know of it
             cause, reason = error, f"{type(error).__name__}: {error}".rstrip(".")
         found: list[Any] = [None] * self.size
-        with self.answering(step):
+        with self.answering(step, reason):
             dist.all_gather_object(found, (reason, None if done is None else done[1]), self.group)
         # what all_gather_object sends: eight bytes for the length, and all as long as the longest
         self.exchanged += self.size * (8 + max(len(pickle.dumps(each)) for each in found))
@@ -145,17 +146,21 @@ class Ranks:
         return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
 
     @contextmanager
-    def answering(self, step: int) -> Iterator[None]:
-        """A block in which all ranks must answer; what torch says of one that does not becomes a sentence."""
+    def answering(self, step: int, reason: str | None = None) -> Iterator[None]:
+        """A block in which all ranks must answer; what torch says of one that does not becomes a sentence.
+
+        It begins with what this rank failed at itself, if there is a reason.
+        """
         began = perf_counter()
         try:
             yield
         except RuntimeError as error:
             said = " ".join(str(error).split())
+            own = "" if reason is None else f"rank {self.rank} failed: {reason[:300]}. Moreover, "
             raise self._error(
-                f"Step {step}: rank {self.rank} expected an answer of all {self.size} ranks, got none from "
-                f"some: {said[:300].rstrip('.')}. A process died or hangs: its own output says more. Start "
-                "all of them again from the last checkpoint."
+                f"Step {step}: {own}rank {self.rank} expected an answer of all {self.size} ranks, got none "
+                f"from some: {said[:300].rstrip('.')}. A process died or hangs: its own output says more. "
+                "Start all of them again from the last checkpoint."
             ) from error
         finally:
             self.waited += perf_counter() - began

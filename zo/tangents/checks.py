@@ -43,18 +43,6 @@ def check_probes(probes: int, tangents: Sequence[Tangent]) -> None:
         check_count("TangentGradient", "probes", probes)
 
 
-def check_state(seeds: tuple[int, int], kinds: tuple[list[str], list[str]]) -> None:
-    """Refuse the state of another run: seed and tangents of this one, and of the state."""
-    expected, found = (
-        f"seed {seed} and tangents {', '.join(own)}" for seed, own in zip(seeds, kinds, strict=True)
-    )
-    if expected != found:
-        raise ConfigurationError(
-            f"TangentGradient: expected the state of a run with {expected}, got one with {found}. "
-            "Make the gradient like that one, or start anew."
-        )
-
-
 def refuse_not_finite(gradients: Sequence[Tensor], trust: Sequence[float | None], step: int) -> None:
     """Refuse a gradient with NaN or infinity in it.
 

@@ -22,6 +22,7 @@ from zo.evaluators.preserved import Snapshot
 from zo.evaluators.stacked import Stacked
 from zo.objective import Objective
 from zo.parameters import Choice, Parameters
+from zo.same_run import refuse_other_run
 from zo.tangents import checks
 from zo.tangents.counts import TangentCounts
 from zo.tangents.step.distributed import ProbeRanks
@@ -219,7 +220,9 @@ class TangentGradient:
             ConfigurationError: the state is of a run with another seed or chunk, or other tangents.
         """
         self._ranks.take_chunk(state["chunk"])
-        checks.check_state((self._key.seed, state["seed"]), (self._kinds(), state["kinds"]))
+        own = {"seed": self._key.seed, "tangents": ", ".join(self._kinds())}
+        saved = {"seed": state["seed"], "tangents": ", ".join(state["kinds"])}
+        refuse_other_run("TangentGradient", own, saved)
         self.counts = TangentCounts(**state["counts"])
         self.watch.load_state_dict(state["trust"])
         for tangent, own in zip(self.tangents, state["tangents"], strict=True):

@@ -8,8 +8,9 @@ import torch
 import torch.distributed as dist
 
 from zo.distributed.ranks import Ranks
-from zo.errors import ConfigurationError, TangentError
+from zo.errors import TangentError
 from zo.estimators.estimator import check_count
+from zo.same_run import same_chunk
 from zo.tangents.step.chunks import Layout, RecordedChunk
 
 
@@ -49,12 +50,7 @@ class ProbeRanks(Ranks):
         Raises:
             ConfigurationError: this one was given another.
         """
-        if None not in (self._chunk, chunk) and self._chunk != chunk:
-            raise ConfigurationError(
-                f"TangentGradient: expected the state of a run with chunk={self._chunk}, got one with "
-                f"{chunk}. Leave chunk out to go on with that one."
-            )
-        self._chunk = self._chunk if chunk is None else chunk
+        self._chunk = same_chunk("TangentGradient", self._chunk, chunk)
 
     def chunks(self, variants: int) -> list[range]:
         """The variants of a step, base included, that run together: the n-th chunk is of rank n % size."""
