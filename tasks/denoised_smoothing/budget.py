@@ -47,9 +47,12 @@ def first_use_queries(network: nn.Module) -> int:
 
 
 def row_check_queries(config: Config) -> int:
-    """What the first step takes to see that rows do not interact, where batches are cut into blocks."""
+    """The most that the first step takes to see that rows do not interact, where batches are cut into blocks.
+
+    The whole batch once, and once more where a box's noise has to be told from rows that interact.
+    """
     cut = config.row_block is not None and config.row_block < config.deepzero_batch
-    return config.deepzero_batch if cut else 0
+    return 2 * config.deepzero_batch if cut else 0
 
 
 def ratio_queries(config: Config) -> int:
