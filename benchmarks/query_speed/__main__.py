@@ -1,7 +1,7 @@
 """Microseconds of a query by evaluator, block and batch size, beside a worker of the paper's algorithm.
 
     python -m benchmarks.query_speed --preset ci       small networks, seconds; it shows that it runs
-    python -m benchmarks.query_speed --preset small    ResNet-20 whole, blocks of it at other batch sizes, of the others
+    python -m benchmarks.query_speed --preset small    ResNet-20 whole; blocks at other batch sizes; others
     python -m benchmarks.query_speed --preset paper    all networks whole, several batch sizes; hours on a CPU
 
 On the CPU with one thread, and on CUDA where there is one. Contenders take turns in one process; each is held
