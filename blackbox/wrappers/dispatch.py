@@ -5,7 +5,15 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -188,7 +196,7 @@ class Dispatch:
             if future in whole or future not in self.flying:
                 continue
             del self.flying[future]
-            future.cancel()
+            _cancel(future, block)
             # Withdrawn, since workers of a broken pool live for a while and take what is in their queue.
             if not self._withdraw(block) or executor in self._killed:
                 self._queue(block)
@@ -226,7 +234,7 @@ class Dispatch:
                     self._give_up(future, block, timeout)
                 else:
                     del self.flying[future]
-                    future.cancel()
+                    _cancel(future, block)
                     self._withdraw(block)
                     self._queue(block)
                     self._replace(
@@ -236,7 +244,7 @@ class Dispatch:
     def _give_up(self, future: Future[Reply], block: Block, timeout: float) -> None:
         """A block hangs: its worker is ended where that can be done, its rows run alone."""
         del self.flying[future]
-        future.cancel()
+        _cancel(future, block)
         workers = self._withdraw(block)
         self._last, self._breaks = time.monotonic(), 0
         if self.pool.replaceable:
@@ -256,17 +264,20 @@ class Dispatch:
         """End workers that are at a block: Python waits for them when it exits, and a row may hang."""
         if not self.pool.replaceable:
             return
-        for future, block in list(self.flying.items()):
-            del self.flying[future]
-            future.cancel()
+        executors = {self.pool.current}  # it may be starting a worker, and no block be noted yet
+        for future, block in self.flying.items():
+            _cancel(future, block)
+            executors.add(block.executor)
             for worker in self._withdraw(block):
                 if not worker.own:
                     worker.kill()
-            self.pool.replace(block.executor, "its workers were ended", None)
+        self.flying.clear()
+        for executor in executors:
+            self.pool.replace(executor, "its workers were ended", None, end=True)
 
     def _abandon(self, executor: Executor | None) -> None:
         for future, block in list(self.flying.items()):
-            if block.executor is executor and future.cancel():
+            if block.executor is executor and _cancel(future, block):
                 del self.flying[future]
                 self._queue(block)
         self.pool.replace(executor, "a row hangs", None)
@@ -279,7 +290,7 @@ class Dispatch:
                 "in a row with no block finished. See what its workers print; a script that starts "
                 "processes needs if __name__ == '__main__'."
             ) from error
-        self.pool.replace(executor, why, error)
+        self.pool.replace(executor, why, error, end=isinstance(error, BrokenExecutor))
 
     def _withdraw(self, block: Block) -> list[Start]:
         """Give a block up: where it has not begun it does not begin any more; where it has, its starts."""
@@ -294,13 +305,24 @@ class Dispatch:
         self.starts.forget(block.name)
 
     def _stop(self) -> None:
-        """Hand in nothing more, and take back what has not begun."""
+        """Hand in nothing more, and take back what has not begun, or have it come back as it is."""
         self._stopped = True
         for future, block in list(self.flying.items()):
-            if future.cancel():
+            if _cancel(future, block):
                 del self.flying[future]
                 self._withdraw(block)
+            else:
+                self.starts.withdraw(block.name)
 
 
 def _answered(future: Future[Reply]) -> bool:
     return future.done() and not future.cancelled() and future.exception() is None
+
+
+def _cancel(future: Future[Reply], block: Block) -> bool:
+    """Take a future back that is in a queue; whether that was done.
+
+    Not from a process pool, where it is enough that the block is withdrawn: one of Python 3.11 that finds a
+    cancelled future while it breaks stops there, and leaves its workers.
+    """
+    return not isinstance(block.executor, ProcessPoolExecutor) and future.cancel()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import suppress
+from multiprocessing.process import BaseProcess
 from threading import Lock
 from typing import Any
 
@@ -38,6 +39,11 @@ class Pool:
         """Whether another executor can be made."""
         return not isinstance(self.given, Executor)
 
+    @property
+    def current(self) -> Executor | None:
+        """The executor, None if none is made."""
+        return self._current
+
     def get(self) -> Executor:
         """The executor, made if need be."""
         with self._lock:
@@ -46,8 +52,16 @@ class Pool:
                 current = self._current = self.given if isinstance(self.given, Executor) else self.given()
             return current
 
-    def replace(self, broken: Executor | None, why: str, error: BaseException | None) -> None:
+    def replace(
+        self, broken: Executor | None, why: str, error: BaseException | None, *, end: bool = False
+    ) -> None:
         """Let go of a broken executor; the next `get` makes another.
+
+        Args:
+            broken: the executor.
+            why: in words.
+            error: that said so.
+            end: whether nothing that its processes do counts any more: those that are left are ended.
 
         Raises:
             ExecutorError: it was given as it is.
@@ -62,8 +76,12 @@ class Pool:
                 return  # another thread was faster
             self._current = None
         if broken is not None:
+            left = _processes(broken) if end else []
             with suppress(Exception):  # a cluster that is gone cannot be told
                 broken.shutdown(wait=False)
+            for process in left:
+                with suppress(ValueError):  # closed: it has ended
+                    process.kill()
 
     def note(self, worker: str, seconds: float) -> None:
         """Count what a worker did."""
@@ -95,3 +113,14 @@ class Pool:
         """With no executor yet."""
         self.given = state["given"]
         self._restart()
+
+
+def _processes(executor: Executor) -> list[BaseProcess]:
+    """The workers of a pool of this machine.
+
+    A pool that breaks ends them itself, but for one that `submit` was just starting (Python 3.11): that
+    would wait for work for ever, and Python for it when it exits.
+    """
+    if not isinstance(executor, ProcessPoolExecutor):
+        return []
+    return list((vars(executor).get("_processes") or {}).values())

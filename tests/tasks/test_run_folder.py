@@ -170,7 +170,7 @@ def test_a_reader_sees_whole_files_only_also_after_a_kill(tmp_path):
     path = tmp_path / "file"
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
-    writer = context.Process(target=_write_forever, args=(path, ready))
+    writer = context.Process(target=_write_forever, args=(path, ready), daemon=True)
     writer.start()
     assert ready.wait(60)
     contents = set()

@@ -30,12 +30,14 @@ from tests.blackbox.wrappers.troubled import (
     FINE,
     HANG,
     KILL,
+    KILL_LATER,
     KILL_ONCE,
     NAN,
     PAUSE,
     PICKY,
     RAISE,
     SHAPE,
+    SLOW,
     Troubled,
     alive,
     in_blocks,
@@ -336,6 +338,40 @@ def test_what_a_broken_pool_has_in_its_queue_does_not_begin_any_more(stack):
     assert len(inner(box).rows_run()) == box.ledger.rows_run == 2
 
 
+def deaf_processes() -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("forkserver")
+    return ProcessPoolExecutor(2, mp_context=context, initializer=troubled.hear_no_wish_to_end)
+
+
+def test_no_worker_of_a_broken_pool_is_left_for_python_to_wait_for(stack):
+    box = stack(deaf_processes, block=1)
+    box(rows(*[PAUSE] * 6))
+    first = set(inner(box).workers())
+    assert len(first) == 2
+    box(rows(KILL_ONCE, *[PAUSE] * 6))
+    ended(first)
+
+
+def ended(workers: set[int]) -> None:
+    """Wait until none is there."""
+    deadline = time.monotonic() + 60
+    while any(map(alive, workers)):
+        assert time.monotonic() < deadline, "one is left"
+        time.sleep(0.01)
+
+
+def test_a_worker_that_dies_after_a_row_was_raised_for_leaves_no_other(stack):
+    """What was taken back is still in the pool's queue then."""
+    box = stack(processes, block=1, in_flight=8)
+    box(rows(*[PAUSE] * 6))
+    first = set(inner(box).workers())
+    inner(box).failures = "raise"
+    with pytest.raises(RowFailedError, match="does not converge"):
+        box(rows(RAISE, KILL_LATER, *[SLOW] * 6))
+    ended(first)
+    assert len(inner(box).rows_run()) < 6 + 8  # the last ones did not begin
+
+
 # Rows that hang
 
 
@@ -368,19 +404,23 @@ def test_an_interrupt_ends_workers_that_hang_so_that_python_can_exit(stack):
     box, caught = stack(processes, block=1), threading.Event()
 
     def interrupt() -> None:
-        while not inner(box).workers():
+        while not (inner(box).workers() or caught.is_set()):
             time.sleep(0.01)
         patience = 1.0  # by then it waits: while a process starts, Python may swallow an interrupt
         while not caught.wait(patience):
             os.kill(os.getpid(), signal.SIGINT)
             patience = 15.0
 
-    waiting = threading.Thread(target=interrupt)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+    waiting = threading.Thread(target=interrupt, daemon=True)
     waiting.start()
-    with pytest.raises(KeyboardInterrupt):
-        box(rows(HANG))
-    caught.set()
-    waiting.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            box(rows(HANG))
+    finally:
+        caught.set()
+        waiting.join()
+        signal.signal(signal.SIGINT, before)
     (hung,) = inner(box).workers()
     deadline = time.monotonic() + 60
     while alive(hung):

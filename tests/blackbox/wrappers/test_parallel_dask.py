@@ -95,7 +95,7 @@ def test_a_worker_that_retires_in_the_middle(client, tmp_path):
         time.sleep(0.2)
         client.retire_workers([next(iter(client.scheduler_info()["workers"]))])
 
-    helper = threading.Thread(target=retire)
+    helper = threading.Thread(target=retire, daemon=True)
     helper.start()
     found = box(state)
     helper.join()

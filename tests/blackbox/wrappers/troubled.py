@@ -13,7 +13,7 @@ import numpy as np
 from blackbox import BlackBoxFunction
 from tests.blackbox.boxes import STATE
 
-FINE, RAISE, NAN, SHAPE, KILL, KILL_ONCE, HANG, PICKY, PAUSE = range(9)
+FINE, RAISE, NAN, SHAPE, KILL, KILL_ONCE, HANG, PICKY, PAUSE, SLOW, KILL_LATER = range(11)
 
 
 class UnpicklableError(Exception):
@@ -56,6 +56,11 @@ class Troubled(BlackBoxFunction):
             time.sleep(3600)
         if what == PAUSE:
             time.sleep(0.1)
+        if what == SLOW:
+            time.sleep(1.5)
+        if what == KILL_LATER:
+            time.sleep(0.5)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def first(self, name: str) -> bool:
         try:
@@ -104,3 +109,8 @@ def alive(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def hear_no_wish_to_end() -> None:
+    """In a worker: it can only be killed."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
