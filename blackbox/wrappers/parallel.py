@@ -52,8 +52,8 @@ class Parallel(Wrapper):
     that began and did not come back counts all its rows as run, since they may have cost something,
     and their repetition counts again: no row that was run is missing in the ledger, but for what a
     scheduler runs anew by itself after its answer has come (Dask, if a worker dies with answers that
-    were just fetched). `Budgeted` and `RateLimited` belong around `Parallel`, since inside each process has its own; `Cached` and
-    `Retrying` go on either side.
+    were just fetched). `Budgeted` and `RateLimited` belong around `Parallel`, since inside each process
+    has its own; `Cached` and `Retrying` go on either side.
 
     Args:
         box: a black box, or a function without arguments that makes one, for boxes that cannot be
