@@ -226,7 +226,7 @@ class LossGradient:
             "estimator": described(self.estimator),
             "row_block": self.row_block,
         }
-        refuse_other_run("LossGradient", own, {"row_block": None, **state})
+        refuse_other_run("LossGradient", own, {"row_block": None, **state, "seed": state["seed"]})
         self.chunk = same_chunk("LossGradient", self.chunk, state["chunk"])
         self.counts = QueryCounts(**state["counts"])
         self.evaluator.load_state_dict(state["evaluator"])

@@ -95,6 +95,7 @@ class Dispatch:
         self._killed: list[Executor | None] = []  # by us, so nobody else is to blame
         self._stopped = False
         poll = None if self.timeout is None else min(0.25, max(0.01, self.timeout / 10))
+        self.pool.called(1)
         try:
             while self.waiting or self.suspects or self.flying:
                 self._hand_in()
@@ -108,6 +109,7 @@ class Dispatch:
                 self._end_workers()
             raise
         finally:
+            self.pool.called(-1)
             self._stop()
             for block in self.flying.values():  # left behind by an error
                 self._withdraw(block)
@@ -196,7 +198,9 @@ class Dispatch:
             if future in whole or future not in self.flying:
                 continue
             del self.flying[future]
-            _cancel(future, block)
+            # A process pool of Python 3.11 that meets a cancelled future while it breaks stops there.
+            if not isinstance(executor, ProcessPoolExecutor):
+                future.cancel()
             # Withdrawn, since workers of a broken pool live for a while and take what is in their queue.
             if not self._withdraw(block) or executor in self._killed:
                 self._queue(block)
@@ -234,7 +238,7 @@ class Dispatch:
                     self._give_up(future, block, timeout)
                 else:
                     del self.flying[future]
-                    _cancel(future, block)
+                    future.cancel()
                     self._withdraw(block)
                     self._queue(block)
                     self._replace(
@@ -244,7 +248,7 @@ class Dispatch:
     def _give_up(self, future: Future[Reply], block: Block, timeout: float) -> None:
         """A block hangs: its worker is ended where that can be done, its rows run alone."""
         del self.flying[future]
-        _cancel(future, block)
+        future.cancel()
         workers = self._withdraw(block)
         self._last, self._breaks = time.monotonic(), 0
         if self.pool.replaceable:
@@ -254,6 +258,7 @@ class Dispatch:
                 self._killed.append(block.executor)
                 for worker in workers:
                     worker.kill()
+                self.pool.end(block.executor)  # which breaks now, and loses the others' blocks anyway
         if len(block.rows) > 1:
             self.waiting.extendleft(Block([row]) for row in reversed(block.rows))
         else:
@@ -264,20 +269,22 @@ class Dispatch:
         """End workers that are at a block: Python waits for them when it exits, and a row may hang."""
         if not self.pool.replaceable:
             return
-        executors = {self.pool.current}  # it may be starting a worker, and no block be noted yet
+        alone = self.pool.calls == 1  # else its workers may be at another thread's blocks
+        # The current one may be starting a worker, with no block noted yet.
+        executors = {self.pool.current} if alone else set()
         for future, block in self.flying.items():
-            _cancel(future, block)
+            future.cancel()
             executors.add(block.executor)
             for worker in self._withdraw(block):
                 if not worker.own:
                     worker.kill()
         self.flying.clear()
         for executor in executors:
-            self.pool.replace(executor, "its workers were ended", None, end=True)
+            self.pool.replace(executor, "its workers were ended", None, end=alone)
 
     def _abandon(self, executor: Executor | None) -> None:
         for future, block in list(self.flying.items()):
-            if block.executor is executor and _cancel(future, block):
+            if block.executor is executor and future.cancel():
                 del self.flying[future]
                 self._queue(block)
         self.pool.replace(executor, "a row hangs", None)
@@ -305,24 +312,13 @@ class Dispatch:
         self.starts.forget(block.name)
 
     def _stop(self) -> None:
-        """Hand in nothing more, and take back what has not begun, or have it come back as it is."""
+        """Hand in nothing more, and take back what has not begun."""
         self._stopped = True
         for future, block in list(self.flying.items()):
-            if _cancel(future, block):
+            if future.cancel():
                 del self.flying[future]
                 self._withdraw(block)
-            else:
-                self.starts.withdraw(block.name)
 
 
 def _answered(future: Future[Reply]) -> bool:
     return future.done() and not future.cancelled() and future.exception() is None
-
-
-def _cancel(future: Future[Reply], block: Block) -> bool:
-    """Take a future back that is in a queue; whether that was done.
-
-    Not from a process pool, where it is enough that the block is withdrawn: one of Python 3.11 that finds a
-    cancelled future while it breaks stops there, and leaves its workers.
-    """
-    return not isinstance(block.executor, ProcessPoolExecutor) and future.cancel()

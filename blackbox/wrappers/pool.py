@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import suppress
-from multiprocessing.process import BaseProcess
 from threading import Lock
 from typing import Any
 
@@ -20,6 +19,7 @@ class Pool:
 
     Attributes:
         seconds: for how long each worker has run blocks that came back, by its name.
+        calls: that are using it, of several threads.
 
     Raises:
         ConfigurationError: it is neither.
@@ -76,12 +76,27 @@ class Pool:
                 return  # another thread was faster
             self._current = None
         if broken is not None:
-            left = _processes(broken) if end else []
+            if end:
+                self.end(broken)
             with suppress(Exception):  # a cluster that is gone cannot be told
                 broken.shutdown(wait=False)
-            for process in left:
+
+    def end(self, executor: Executor | None) -> None:
+        """Kill the processes of a process pool of this machine; it breaks, if it has not.
+
+        A pool that breaks asks them to end and waits until they have, Python 3.12 under the lock that
+        `submit` and `shutdown` take. It waits for ever for one that does not hear it, and in 3.11 for one
+        that `submit` was just starting; and Python waits for the pool when it exits.
+        """
+        if isinstance(executor, ProcessPoolExecutor):
+            for process in list((vars(executor).get("_processes") or {}).values()):
                 with suppress(ValueError):  # closed: it has ended
                     process.kill()
+
+    def called(self, change: int) -> None:
+        """Count calls that begin (1) and end (-1)."""
+        with self._lock:
+            self.calls += change
 
     def note(self, worker: str, seconds: float) -> None:
         """Count what a worker did."""
@@ -99,6 +114,7 @@ class Pool:
         self._lock = Lock()
         self._current: Executor | None = None
         self.seconds: dict[str, float] = {}
+        self.calls = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """The function alone."""
@@ -113,14 +129,3 @@ class Pool:
         """With no executor yet."""
         self.given = state["given"]
         self._restart()
-
-
-def _processes(executor: Executor) -> list[BaseProcess]:
-    """The workers of a pool of this machine.
-
-    A pool that breaks ends them itself, but for one that `submit` was just starting (Python 3.11): that
-    would wait for work for ever, and Python for it when it exits.
-    """
-    if not isinstance(executor, ProcessPoolExecutor):
-        return []
-    return list((vars(executor).get("_processes") or {}).values())

@@ -75,7 +75,7 @@ class Ranks:
         except Exception as error:  # raised below, when all know of it
             cause, reason = error, f"{type(error).__name__}: {error}".rstrip(".")
         found: list[Any] = [None] * self.size
-        with self.answering(step, reason):
+        with self.answering(step, cause):
             dist.all_gather_object(found, (reason, None if done is None else done[1]), self.group)
         # what all_gather_object sends: eight bytes for the length, and all as long as the longest
         self.exchanged += self.size * (8 + max(len(pickle.dumps(each)) for each in found))
@@ -146,21 +146,22 @@ class Ranks:
         return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
 
     @contextmanager
-    def answering(self, step: int, reason: str | None = None) -> Iterator[None]:
+    def answering(self, step: int, cause: Exception | None = None) -> Iterator[None]:
         """A block in which all ranks must answer; what torch says of one that does not becomes a sentence.
 
-        It begins with what this rank failed at itself, if there is a reason.
+        It begins with what this rank failed at itself, if that is the cause.
         """
         began = perf_counter()
         try:
             yield
         except RuntimeError as error:
             said = " ".join(str(error).split())
-            own = "" if reason is None else f"rank {self.rank} failed: {reason[:300]}. Moreover, "
+            reason = f"{type(cause).__name__}: {cause}"[:300].rstrip(".")
+            own = "" if cause is None else f"rank {self.rank} failed: {reason}. Moreover, "
             raise self._error(
                 f"Step {step}: {own}rank {self.rank} expected an answer of all {self.size} ranks, got none "
                 f"from some: {said[:300].rstrip('.')}. A process died or hangs: its own output says more. "
                 "Start all of them again from the last checkpoint."
-            ) from error
+            ) from (cause or error)
         finally:
             self.waited += perf_counter() - began
