@@ -432,6 +432,39 @@ def test_an_interrupt_ends_workers_that_hang_so_that_python_can_exit(stack):
     box.close()
 
 
+def one_process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver"))
+
+
+def test_an_interrupt_leaves_workers_to_another_threads_call(stack):
+    box, answers, caught = stack(one_process, block=1), [], threading.Event()
+    other = threading.Thread(target=lambda: answers.append(outcome(box, rows(SLOW))))
+    other.start()
+    while not inner(box).workers():
+        time.sleep(0.01)
+
+    def interrupt() -> None:
+        patience = 0.5  # by then the call of the main thread waits for the worker
+        while not caught.wait(patience):
+            os.kill(os.getpid(), signal.SIGINT)
+            patience = 15.0
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    waiting = threading.Thread(target=interrupt, daemon=True)
+    waiting.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            box(rows(*[SLOW] * 3))
+    finally:
+        caught.set()
+        waiting.join()
+        signal.signal(signal.SIGINT, before)
+    other.join()
+    (found,) = answers
+    assert not found.failed and torch.isfinite(found.outputs[0]).all()
+    assert inner(box).rows_run().count(1 / 7) == 1  # and once
+
+
 def test_two_rows_that_hang_at_once(stack):
     box = stack(timeout=0.7)
     state = rows(HANG, HANG, FINE, FINE)
