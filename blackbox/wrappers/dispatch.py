@@ -99,9 +99,7 @@ class Dispatch:
         try:
             while self.waiting or self.suspects or self.flying:
                 self._hand_in()
-                for future in wait(self.flying, poll, FIRST_COMPLETED).done:
-                    if future in self.flying:
-                        self._land(future)
+                self._take_back(poll)
                 if self.timeout is not None:
                     self._give_up_overdue(self.timeout)
         except BaseException as error:
@@ -149,6 +147,16 @@ class Dispatch:
 
     def _queue(self, block: Block) -> None:
         (self.suspects if block.suspect else self.waiting).appendleft(block)
+
+    def _take_back(self, poll: float | None) -> None:
+        """Wait for blocks that are done, and take them back.
+
+        Apart from `run`, which would keep the last future as a variable while it waits for the next: a Dask
+        cluster runs what is kept anew when the worker with its answer dies.
+        """
+        for future in wait(self.flying, poll, FIRST_COMPLETED).done:
+            if future in self.flying:
+                self._land(future)
 
     def _land(self, future: Future[Reply]) -> None:
         """Take back a block that is done."""

@@ -51,8 +51,8 @@ class Parallel(Wrapper):
     Rows run are counted where they are run, and the counts come back with the answers. An attempt
     that began and did not come back counts all its rows as run, since they may have cost something,
     and their repetition counts again: no row that was run is missing in the ledger, but for what a
-    scheduler runs anew by itself after its answer has come (Dask, if a worker dies with answers that
-    were just fetched). `Budgeted` and `RateLimited` belong around `Parallel`, since inside each process
+    scheduler runs anew by itself after its answer has come (Dask, if a worker dies in the moment in which
+    its answer is fetched). `Budgeted` and `RateLimited` belong around `Parallel`, since inside each process
     has its own; `Cached` and `Retrying` go on either side.
 
     Args:

@@ -8,6 +8,7 @@ import pickle
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
@@ -336,6 +337,35 @@ def test_what_a_broken_pool_has_in_its_queue_does_not_begin_any_more(stack):
     late = [task() for task in broken.left]
     assert [reply.withdrawn for reply in late] == [True]
     assert len(inner(box).rows_run()) == box.ledger.rows_run == 2
+
+
+def test_no_future_is_kept_once_its_answer_has_come(tmp_path):
+    """A cluster would run it anew if the worker with the answer died, and no one would count that."""
+    go, futures = threading.Event(), []
+
+    class Noting(ThreadPoolExecutor):
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            future = super().submit(fn, *args, **kwargs)
+            futures.append(weakref.ref(future))
+            return future
+
+    class Waits(Troubled):
+        def act(self, what: int) -> None:
+            if what == PAUSE:
+                go.wait(60)
+
+    with Noting(2) as executor:
+        box = Parallel(Waits(tmp_path), executor, block=1)
+        call = threading.Thread(target=box, args=(rows(FINE, PAUSE),), daemon=True)
+        call.start()
+        deadline = time.monotonic() + 20
+        try:
+            while len(futures) < 2 or futures[0]() is not None:
+                assert time.monotonic() < deadline, "it is kept"
+                time.sleep(0.01)
+        finally:
+            go.set()
+            call.join()
 
 
 def deaf_processes() -> ProcessPoolExecutor:

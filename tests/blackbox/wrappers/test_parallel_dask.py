@@ -120,9 +120,7 @@ def test_a_killed_worker_costs_a_second_run_and_a_row_that_kills_all_fails(clien
     plain = state.copy()
     plain[:, 1] = FINE
     np.testing.assert_array_equal(box(state), in_blocks(tmp_path, plain, 2))
-    # A block whose answer was fetched from the worker that dies next is run anew, unknown to its caller.
-    assert 7 <= len(Troubled(tmp_path).rows_run()) <= box.ledger.rows_run + 2
-    assert box.ledger.rows_run >= 7
+    assert 7 <= len(Troubled(tmp_path).rows_run()) <= box.ledger.rows_run
     state = rows(FINE, FINE, FINE, KILL)
     result = box.run_rows((torch.from_numpy(state),))
     assert {row: why.failure for row, why in result.failed.items()} == {3: Failure.LOST}
