@@ -76,7 +76,7 @@ def qualities(trainer: Trainer, start: Corrector) -> list[Quality]:
         )
 
     def around(
-        directions: zo.RowDirections | None, tangent: zo.Tangent | None = None
+        directions: zo.RowRGE | None, tangent: zo.Tangent | None = None
     ) -> Callable[[Corrector], None]:
         box = zo.differentiable(solver, directions, tangent=tangent)
         loss = window_loss(box, scale)
@@ -84,7 +84,7 @@ def qualities(trainer: Trainer, start: Corrector) -> list[Quality]:
 
     def learned(network: Corrector) -> None:
         gradient = zo.TangentGradient(
-            network, objective, boxes=[solver], tangent=zo.DenseTangent(),
+            network, objective, boxes=[solver], tangent=zo.LowRankTangent(),
             probes=config.probes, mu=config.probe_mu,
         )  # fmt: skip
         for step in range(1, LEARNING + 1):
@@ -93,10 +93,10 @@ def qualities(trainer: Trainer, start: Corrector) -> list[Quality]:
         gradient.backward(batch)
 
     contenders: dict[str, Callable[[Corrector], None]] = {
-        "whole loss, CGE": whole(zo.CoordinateWise(config.mu)),
-        **{f"whole loss, RGE, {q} queries": whole(zo.RandomDirections(config.mu, q)) for q in QUERIES},
-        **{f"chain, {q} directions": around(zo.RowDirections(config.chain_mu, q)) for q in DIRECTIONS},
-        "identity": around(None, zo.Identity()),
+        "whole loss, CGE": whole(zo.CGE(config.mu)),
+        **{f"whole loss, RGE, {q} queries": whole(zo.RGE(config.mu, q)) for q in QUERIES},
+        **{f"chain, {q} directions": around(zo.RowRGE(config.chain_mu, q)) for q in DIRECTIONS},
+        "identity": around(None, zo.IdentityTangent()),
         f"tangent, after {LEARNING} steps, {config.probes} probes": learned,
     }
     found = []

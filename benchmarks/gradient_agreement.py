@@ -173,7 +173,7 @@ def look(trainer: Trainer, network: nn.Module, sparsity: zo.Sparsity, step: int,
         gradient = zo.LossGradient(
             copy.deepcopy(network),
             trainer.objective,
-            zo.CoordinateWise(mu, zo.FixedCoordinates(indices)),
+            zo.CGE(mu, zo.FixedCoordinates(indices)),
             evaluator=Difference(fused=size.fused),
             seed=trainer.seed,
         )

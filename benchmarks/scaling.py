@@ -65,7 +65,7 @@ def gradient_of(size: Size, group: dist.ProcessGroup | None) -> tuple[zo.LossGra
         *(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * wide, 10)),
     )
     batch = torch.randn(size.rows, 3, 16, 16), torch.randn(size.rows, 10)
-    objective, rule = zo.OutputLoss(error), zo.CoordinateWise(1e-3)
+    objective, rule = zo.OutputLoss(error), zo.CGE(1e-3)
     made = zo.LossGradient(
         network, objective, rule, evaluator="difference", chunk=size.chunk, process_group=group
     )

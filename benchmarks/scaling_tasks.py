@@ -86,7 +86,7 @@ def smoothing(group: dist.ProcessGroup | None) -> Made:
     box = replace(box, scores=zo.SharedRows(box.scores.box, group, ROWS))
     labels = found.train.labels
     trainer = SmoothingTrainer(None, config, found, box, 0, Progress(), labels, 0)  # pyright: ignore
-    rule = zo.CoordinateWise(1e-3, zo.RandomCoordinates(config.coordinates))
+    rule = zo.CGE(1e-3, zo.RandomCoordinates(config.coordinates))
     batch = trainer.batch(0, config.deepzero_batch)
     objective, network = objective_of(trainer), trainer.network()
     made = zo.LossGradient(network, objective, rule, evaluator=config.evaluator, process_group=group)

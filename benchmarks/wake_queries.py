@@ -35,9 +35,7 @@ def queries(developed: Callable[[WakeFlow, int], tuple[Tensor, Tensor]]) -> list
     for width in (16, 32):
         box = WakeFlow(width)
         problem = _problem(box, *developed(box, DEMO.batch))
-        plan = zo.CoordinateWise(DEMO.mu, zo.RandomCoordinates(DEMO.coordinates)).plan(
-            problem.parameters, zo.Key(0)
-        )
+        plan = zo.CGE(DEMO.mu, zo.RandomCoordinates(DEMO.coordinates)).plan(problem.parameters, zo.Key(0))
         few, chunk = plan.chunk(0, LOOPED), _chunk(problem)
         with torch.no_grad():
             base = losses(problem.objective, problem.network, problem.batch, problem.rows)
@@ -83,7 +81,7 @@ def _problem(box: WakeFlow, start: Tensor, reynolds: Tensor) -> Problem:
 
 def _chunk(problem: Problem) -> int:
     """Queries that run together, as `LossGradient` chooses by itself."""
-    estimator = zo.CoordinateWise(DEMO.mu, zo.RandomCoordinates(1))
+    estimator = zo.CGE(DEMO.mu, zo.RandomCoordinates(1))
     gradient = zo.LossGradient(problem.network, problem.objective, estimator, evaluator=zo.Stacked())
     gradient.backward(problem.batch)
     return min(gradient.chunk or 1, DEMO.coordinates)

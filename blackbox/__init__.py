@@ -18,7 +18,7 @@ from blackbox.failures import FailedRow, Failure, Outcome, Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.ledger import Ledger
 from blackbox.spec import ArraySpec
-from blackbox.wrappers import Budgeted, Cached, Parallel, RateLimited, Recovering, Retrying, Wrapper
+from blackbox.wrappers import Budgeted, Cached, Fallback, Parallel, RateLimited, Retrying, Wrapper
 
 __all__ = [
     "ArraySpec",
@@ -34,6 +34,7 @@ __all__ = [
     "ExecutorError",
     "FailedRow",
     "Failure",
+    "Fallback",
     "InputError",
     "Ledger",
     "NonFiniteInputError",
@@ -42,7 +43,6 @@ __all__ = [
     "Parallel",
     "Policy",
     "RateLimited",
-    "Recovering",
     "Retrying",
     "RowFailedError",
     "ShapeError",

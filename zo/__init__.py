@@ -1,10 +1,10 @@
 """Gradients from function values: estimators, evaluators, and the gradient of a network's weights."""
 
 from zo import pruning
-from zo.box_gradient.bases import Basis, GivenBasis, LowFrequencies
+from zo.box_gradient.bases import Basis, DCTBasis, GivenBasis
 from zo.box_gradient.differentiable import differentiable
 from zo.box_gradient.differentiable_box import DifferentiableBox, RowCounts
-from zo.box_gradient.row_directions import RowDirections
+from zo.box_gradient.row_rge import RowRGE
 from zo.distributed.shared_rows import SharedRows
 from zo.draws import Key
 from zo.errors import (
@@ -12,7 +12,7 @@ from zo.errors import (
     DerivativeError,
     EvaluatorWarning,
     FailedQueriesError,
-    HeldOutWarning,
+    KeepBestWarning,
     ObjectiveError,
     ParameterError,
     PruningWarning,
@@ -21,14 +21,15 @@ from zo.errors import (
     TangentWarning,
     ZeroOrderError,
 )
+from zo.estimators.cge import CGE
 from zo.estimators.control_variate import ControlVariate
-from zo.estimators.coordinate_wise import CoordinateWise
 from zo.estimators.estimator import Estimator
 from zo.estimators.hybrid import Hybrid
 from zo.estimators.layerwise import LayerwiseCoordinates
-from zo.estimators.random_directions import RandomDirections
+from zo.estimators.rge import RGE
 from zo.estimators.sparsity import Complement, FixedCoordinates, RandomCoordinates, Sparsity
 from zo.estimators.surrogate_filled import SurrogateFilled
+from zo.evaluators.checked import Checked
 from zo.evaluators.difference.changes import Moved
 from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.difference.registry import difference_rule
@@ -36,54 +37,54 @@ from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.loop import Loop
 from zo.evaluators.measured import Measured
 from zo.evaluators.stacked import Stacked
-from zo.evaluators.verified import Verified
-from zo.held_out import HeldOut
+from zo.keep_best import KeepBest
 from zo.loss_gradient import LossGradient, QueryCounts
+from zo.masked_step import masked_step
 from zo.objective import OutputLoss
-from zo.parameters import Parameters, Without
-from zo.sparse_updates import step_on_set
+from zo.parameters import Exclude, Parameters
 from zo.tangents.counts import TangentCounts
 from zo.tangents.gradient import TangentGradient
 from zo.tangents.models.convolution import ConvTangent
-from zo.tangents.models.dense import DenseTangent
-from zo.tangents.models.local_secant import LocalSecant
-from zo.tangents.models.memory import Memory
+from zo.tangents.models.low_rank import LowRankTangent
 from zo.tangents.models.model import ModelTangent
+from zo.tangents.models.secant import SecantTangent
 from zo.tangents.models.student import StudentTangent
+from zo.tangents.models.window import WindowTangent
 from zo.tangents.pairs import CallPairs
-from zo.tangents.tangent import Identity, Tangent
+from zo.tangents.tangent import IdentityTangent, Tangent
 from zo.tangents.trust.policy import TrustPolicy
 
 __all__ = [
+    "CGE",
+    "RGE",
     "Basis",
     "CallPairs",
+    "Checked",
     "Complement",
     "ConfigurationError",
     "ControlVariate",
     "ConvTangent",
-    "CoordinateWise",
-    "DenseTangent",
+    "DCTBasis",
     "DerivativeError",
     "Difference",
     "DifferentiableBox",
     "Estimator",
     "Evaluator",
     "EvaluatorWarning",
+    "Exclude",
     "FailedQueriesError",
     "FixedCoordinates",
     "GivenBasis",
-    "HeldOut",
-    "HeldOutWarning",
     "Hybrid",
-    "Identity",
+    "IdentityTangent",
+    "KeepBest",
+    "KeepBestWarning",
     "Key",
     "LayerwiseCoordinates",
-    "LocalSecant",
     "Loop",
     "LossGradient",
-    "LowFrequencies",
+    "LowRankTangent",
     "Measured",
-    "Memory",
     "ModelTangent",
     "Moved",
     "ObjectiveError",
@@ -93,10 +94,10 @@ __all__ = [
     "PruningWarning",
     "QueryCounts",
     "RandomCoordinates",
-    "RandomDirections",
     "RanksError",
     "RowCounts",
-    "RowDirections",
+    "RowRGE",
+    "SecantTangent",
     "SharedRows",
     "Sparsity",
     "Stacked",
@@ -108,11 +109,10 @@ __all__ = [
     "TangentGradient",
     "TangentWarning",
     "TrustPolicy",
-    "Verified",
-    "Without",
+    "WindowTangent",
     "ZeroOrderError",
     "difference_rule",
     "differentiable",
+    "masked_step",
     "pruning",
-    "step_on_set",
 ]

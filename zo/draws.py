@@ -43,4 +43,4 @@ class Key:
         words = sequence.generate_state(1, np.uint64)
         # torch's CPU generator keeps 32 bits of a seed: of a run's 2e6 generators some 500 pairs are equal,
         # which is harmless, since almost surely their steps differ.
-        return torch.Generator().manual_seed(int(words[0] >> 1))
+        return torch.Generator().manual_seed(int(words[0]) >> 1)

@@ -47,5 +47,5 @@ class TangentWarning(UserWarning):
     """Tangents predict the black boxes badly, and no more probes are allowed."""
 
 
-class HeldOutWarning(UserWarning):
+class KeepBestWarning(UserWarning):
     """No weights of a training were better on held-out data than those it started from."""

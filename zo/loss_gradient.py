@@ -22,13 +22,13 @@ from zo.distributed.sharing import Opening, Sharing
 from zo.draws import Key
 from zo.errors import ConfigurationError, RanksError
 from zo.estimators.estimator import Estimator, check_count
+from zo.evaluators.checked import Checked
 from zo.evaluators.choice import evaluator_of
 from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.evaluator import Evaluator, Problem
 from zo.evaluators.loop import Loop
 from zo.evaluators.measured import Measured
 from zo.evaluators.preserved import Snapshot
-from zo.evaluators.verified import Verified
 from zo.failures import refuse_too_many, survivors
 from zo.journal import Found, Journal, Page
 from zo.journal import fingerprint as fingerprint_of_step
@@ -41,7 +41,7 @@ from zo.same_run import refuse_other_run, same_chunk
 class LossGradient:
     """Fills `.grad` of a network from values of an objective that cannot be differentiated.
 
-        gradient = zo.LossGradient(network, objective, zo.CoordinateWise(mu=1e-3), seed=0)
+        gradient = zo.LossGradient(network, objective, zo.CGE(mu=1e-3), seed=0)
         for batch in loader:
             optimizer.zero_grad()
             loss = gradient.backward(batch)
@@ -322,4 +322,4 @@ class LossGradient:
 
 def _reuses(evaluator: Evaluator) -> bool:
     """Whether a query of a late layer costs less than one of an early one."""
-    return isinstance(evaluator.fast if isinstance(evaluator, Verified) else evaluator, Difference | Measured)
+    return isinstance(evaluator.fast if isinstance(evaluator, Checked) else evaluator, Difference | Measured)

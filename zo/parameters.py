@@ -23,26 +23,26 @@ class Owner:
     local_name: str
 
 
-class Without:
-    """Parameters to leave out of a choice: `[zo.Without(nn.BatchNorm2d, "*.bias")]` is all but those."""
+class Exclude:
+    """Parameters to leave out of a choice: `[zo.Exclude(nn.BatchNorm2d, "*.bias")]` is all but those."""
 
     def __init__(self, *choices: str | type[nn.Module]) -> None:
         self.choices = choices
 
 
-Choice: TypeAlias = str | type[nn.Module] | Without
+Choice: TypeAlias = str | type[nn.Module] | Exclude
 
 
 class Parameters:
     """The chosen parameters of a network, end to end as one vector of `size` numbers.
 
-        ["*.weight", zo.Without(nn.BatchNorm2d)]    weights only, and not those of norms
+        ["*.weight", zo.Exclude(nn.BatchNorm2d)]    weights only, and not those of norms
         [nn.Conv2d, "head.*"]                       all that is in convolutions, and one layer more
 
     Args:
         network: its parameters are read, in the order of `named_parameters`; tied ones count once.
         choices: any of these, together: names or patterns such as `"*.weight"`; module types, each for
-            all that its instances hold; `Without(...)` for what to leave out, of all that require a
+            all that its instances hold; `Exclude(...)` for what to leave out, of all that require a
             gradient where nothing else is chosen. None for all that require a gradient.
 
     Attributes:
@@ -121,9 +121,9 @@ class Parameters:
 
 def _choose(network: nn.Module, choices: Choice | Iterable[Choice] | None) -> dict[str, nn.Parameter]:
     every = dict(network.named_parameters())
-    listed = [choices] if isinstance(choices, str | type | Without) else list(choices or [])
-    wanted = [choice for choice in listed if not isinstance(choice, Without)]
-    unwanted = [choice for without in listed if isinstance(without, Without) for choice in without.choices]
+    listed = [choices] if isinstance(choices, str | type | Exclude) else list(choices or [])
+    wanted = [choice for choice in listed if not isinstance(choice, Exclude)]
+    unwanted = [choice for without in listed if isinstance(without, Exclude) for choice in without.choices]
     taken = {id(tensor) for choice in wanted for tensor in _matches(network, choice)}
     if not wanted and (unwanted or choices is None):
         taken = {id(tensor) for tensor in every.values() if tensor.requires_grad}
@@ -147,7 +147,7 @@ def _matches(network: nn.Module, choice: str | type[nn.Module]) -> list[nn.Param
         )
     else:
         raise ParameterError(
-            f"parameters: expected names, patterns, module types or Without(...), got {choice!r}. "
+            f"parameters: expected names, patterns, module types or Exclude(...), got {choice!r}. "
             "For one module give its name, as in 'encoder.*'."
         )
     if not found:

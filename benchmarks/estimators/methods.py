@@ -63,11 +63,11 @@ def row_methods() -> list[Method]:
     return [
         Method(f"per row, {name}", partial(_rows, estimator), "per row", needs_box=True)
         for name, estimator in {
-            "gaussian, forward": lambda q: zo.RandomDirections(MU, q),
-            "gaussian, antithetic": lambda q: zo.RandomDirections(MU, q // 2, scheme="antithetic"),
-            "orthogonal, forward": lambda q: zo.RowDirections(MU, q),
-            "orthogonal, antithetic": lambda q: zo.RowDirections(MU, q // 2, scheme="antithetic"),
-            "low frequencies, forward": lambda q: zo.RowDirections(MU, q, basis=zo.LowFrequencies(4)),
+            "gaussian, forward": lambda q: zo.RGE(MU, q),
+            "gaussian, antithetic": lambda q: zo.RGE(MU, q // 2, central=True),
+            "orthogonal, forward": lambda q: zo.RowRGE(MU, q),
+            "orthogonal, antithetic": lambda q: zo.RowRGE(MU, q // 2, central=True),
+            "low frequencies, forward": lambda q: zo.RowRGE(MU, q, basis=zo.DCTBasis(4)),
         }.items()
     ]
 
@@ -114,21 +114,21 @@ def _rows(
     return lambda batch: setting.loss(solver, network, batch).mean().backward()
 
 
-def _all_coordinates(queries: int, network: nn.Module) -> zo.CoordinateWise | None:
+def _all_coordinates(queries: int, network: nn.Module) -> zo.CGE | None:
     """With as many queries as weights forward, with twice as many central."""
     if queries not in (size(network), 2 * size(network)):
         return None
-    return zo.CoordinateWise(MU, scheme="forward" if queries == size(network) else "central")
+    return zo.CGE(MU, central=queries != size(network))
 
 
-def _random_set(queries: int, network: nn.Module) -> zo.CoordinateWise | None:
-    return zo.CoordinateWise(MU, zo.RandomCoordinates(queries)) if queries < size(network) else None
+def _random_set(queries: int, network: nn.Module) -> zo.CGE | None:
+    return zo.CGE(MU, zo.RandomCoordinates(queries)) if queries < size(network) else None
 
 
-def _random_set_central(queries: int, network: nn.Module) -> zo.CoordinateWise | None:
+def _random_set_central(queries: int, network: nn.Module) -> zo.CGE | None:
     if queries // 2 >= size(network):
         return None
-    return zo.CoordinateWise(MU, zo.RandomCoordinates(queries // 2), "central")
+    return zo.CGE(MU, zo.RandomCoordinates(queries // 2), central=True)
 
 
 def _directions(
@@ -136,15 +136,15 @@ def _directions(
     scheme: Literal["forward", "antithetic"],
     queries: int,
     network: nn.Module,
-) -> zo.RandomDirections:
+) -> zo.RGE:
     # On the sphere a step is mu long in all: this one's entries are those of the others.
     mu = MU * math.sqrt(size(network)) if distribution == "sphere" else MU
-    return zo.RandomDirections(mu, queries // (1 if scheme == "forward" else 2), distribution, scheme)
+    return zo.RGE(mu, queries // (1 if scheme == "forward" else 2), distribution, scheme != "forward")
 
 
 def _hybrid_random(queries: int, network: nn.Module) -> zo.Hybrid:
-    half = zo.CoordinateWise(MU, zo.RandomCoordinates(queries // 2))
-    return zo.Hybrid(half, zo.RandomDirections(MU, queries - queries // 2))
+    half = zo.CGE(MU, zo.RandomCoordinates(queries // 2))
+    return zo.Hybrid(half, zo.RGE(MU, queries - queries // 2))
 
 
 def _hybrid_biases(queries: int, network: nn.Module) -> zo.Hybrid | None:
@@ -153,4 +153,4 @@ def _hybrid_biases(queries: int, network: nn.Module) -> zo.Hybrid | None:
     biases = [torch.arange(at, at + t.numel()) for name, at, t in places if name.endswith("bias")]
     chosen = zo.FixedCoordinates(torch.cat(biases))
     left = queries - chosen.count(parameters)
-    return zo.Hybrid(zo.CoordinateWise(MU, chosen), zo.RandomDirections(MU, left)) if left > 0 else None
+    return zo.Hybrid(zo.CGE(MU, chosen), zo.RGE(MU, left)) if left > 0 else None

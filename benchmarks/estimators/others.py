@@ -1,7 +1,7 @@
 """The ZO gradients of `torchopt` and `evotorch` as contenders, and the wiring to call them.
 
 torchopt 0.7's `zero_order` has three methods, Gaussian here. `antithetic` is the estimator of
-`zo.RandomDirections(scheme="antithetic")`. `naive`, mean of l(theta + sigma u) u / sigma, has no
+`zo.RGE(central=True)`. `naive`, mean of l(theta + sigma u) u / sigma, has no
 counterpart in `zo`: the same mean, but the loss itself for a difference. `forward` should be that of
 `scheme="forward"` and is not: it multiplies by sigma where it should divide, and from the second sample
 on it subtracts the sample before's *difference*, not the loss of the base.

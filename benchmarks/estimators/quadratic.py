@@ -58,7 +58,7 @@ class Quadratic:
         assert network.theta.grad is not None
         return network.theta.grad
 
-    def directions(self, estimator: zo.RandomDirections) -> Tensor:
+    def directions(self, estimator: zo.RGE) -> Tensor:
         """Those of its estimate with seed 0, `(q, size)`."""
         planned = estimator.plan(zo.Parameters(_Point(self.theta)), zo.Key(0))
         return planned.directions(0, estimator.q)
@@ -121,12 +121,12 @@ def same_directions(sigma: float = 0.1) -> dict[str, float]:
     Rounding, where they are the same estimator up to the factor that the name says.
     """
     problem = Quadratic.make(0)
-    both = zo.RandomDirections(sigma, SAMPLES, scheme="antithetic")
+    both = zo.RGE(sigma, SAMPLES, central=True)
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
     if installed("torchopt"):
         for method, q, power in (("antithetic", SAMPLES, 0), ("forward", 1, 2), ("forward", SAMPLES, 2)):
             scheme: Any = method
-            estimator = zo.RandomDirections(sigma, q, scheme=scheme)
+            estimator = zo.RGE(sigma, q, central=scheme != "forward")
             ours = sigma**power * problem.ours(estimator, 0)
             draws = iter(problem.directions(estimator))
             theirs = torchopt_gradient(scheme, problem.losses, problem.theta, q, sigma, partial(_next, draws))
@@ -153,7 +153,7 @@ def _contenders() -> dict[str, Contender]:
 
 
 def _zo(distribution: Any, scheme: Any, problem: Quadratic, sigma: float, seed: int) -> Tensor:  # noqa: ANN401
-    return problem.ours(zo.RandomDirections(sigma, SAMPLES, distribution, scheme), seed)
+    return problem.ours(zo.RGE(sigma, SAMPLES, distribution, scheme != "forward"), seed)
 
 
 def _torchopt(method: Any, problem: Quadratic, sigma: float, seed: int) -> Tensor:  # noqa: ANN401

@@ -47,10 +47,10 @@ def times(setting: Setting, rounds: int) -> list[dict[str, Any]]:
 
 
 def _contenders(setting: Setting, network: nn.Module) -> dict[str, Fill]:
-    coordinates = zo.CoordinateWise(MU, zo.RandomCoordinates(QUERIES))
-    directions = zo.RandomDirections(MU, QUERIES)
-    signs = zo.RandomDirections(MU, QUERIES, "rademacher")
-    pairs = zo.RandomDirections(MU, QUERIES // 2, scheme="antithetic")
+    coordinates = zo.CGE(MU, zo.RandomCoordinates(QUERIES))
+    directions = zo.RGE(MU, QUERIES)
+    signs = zo.RGE(MU, QUERIES, "rademacher")
+    pairs = zo.RGE(MU, QUERIES // 2, central=True)
     fills: dict[str, Fill] = {
         "CGE, loop": loss_gradient(setting, network, coordinates, fast=False).backward,
         "RGE, gaussian, loop": loss_gradient(setting, network, directions, fast=False).backward,

@@ -71,7 +71,7 @@ class AtTheInput:
     """Random directions at the box's inputs, autograd around it."""
 
     def __init__(self, problem: Problem, network: nn.Module, seed: int) -> None:
-        solver = zo.differentiable(problem.box, zo.RowDirections(mu=0.05, q=DIRECTIONS), seed=seed)
+        solver = zo.differentiable(problem.box, zo.RowRGE(mu=0.05, q=DIRECTIONS), seed=seed)
         self.network = network
         self.objective = problem.objective(solver)
 
@@ -148,17 +148,17 @@ def convolution(problem: Problem) -> zo.ConvTangent:
 
 METHODS: dict[str, Method] = {
     "FO": Method(lambda problem, network, seed: FirstOrder(problem, network)),
-    "identity": tangent(lambda problem: zo.Identity(), 0),
-    "dense": tangent(lambda problem: zo.DenseTangent(), 2),
-    "memory": tangent(lambda problem: zo.Memory(), 2),
-    "conv + memory": tangent(lambda problem: zo.Memory(convolution(problem)), 2),
-    "local, 8 probes": tangent(lambda problem: zo.LocalSecant(), 8),
+    "identity": tangent(lambda problem: zo.IdentityTangent(), 0),
+    "dense": tangent(lambda problem: zo.LowRankTangent(), 2),
+    "memory": tangent(lambda problem: zo.WindowTangent(), 2),
+    "conv + memory": tangent(lambda problem: zo.WindowTangent(convolution(problem)), 2),
+    "local, 8 probes": tangent(lambda problem: zo.SecantTangent(), 8),
     "recommended": Method(recommended, keeps_best=True),
     "student": Method(student),
     "student, best kept": Method(student, keeps_best=True),
     "RGE at the input": Method(AtTheInput, variants=1 + DIRECTIONS),
     "sparse CGE": whole_loss(
-        lambda: zo.CoordinateWise(mu=1e-3, sparsity=zo.RandomCoordinates(COORDINATES)),
+        lambda: zo.CGE(mu=1e-3, sparsity=zo.RandomCoordinates(COORDINATES)),
     ),
-    "RGE": whole_loss(lambda: zo.RandomDirections(mu=1e-3, q=COORDINATES)),
+    "RGE": whole_loss(lambda: zo.RGE(mu=1e-3, q=COORDINATES)),
 }

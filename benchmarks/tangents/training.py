@@ -76,7 +76,7 @@ def _train(problem: Problem, name: str, network: nn.Module, seed: int, curve: Cu
         curve.validation_rows += ledger.rows_asked - before
         return error
 
-    held_out = zo.HeldOut(network, validate, every=math.ceil(steps / POINTS))
+    held_out = zo.KeepBest(network, validate, every=math.ceil(steps / POINTS))
     for step in range(1, steps + 1):
         if method.keeps_best:
             held_out.before_step()

@@ -69,7 +69,7 @@ def _mu(probe: Probe, place: int, single: Steps | None, along: Steps | None) -> 
     probe.measured.recommendations.append(found)
     long_forward, long_central = found.long_directions
     said = (
-        f"CoordinateWise: forward {single.forward:.1e}, central {single.central:.1e}. Directions of unit "
+        f"CGE: forward {single.forward:.1e}, central {single.central:.1e}. Directions of unit "
         f"length: {along.forward:.1e}, antithetic {along.central:.1e}; Gaussian, Rademacher: "
         f"{long_forward:.1e}, {long_central:.1e}. Slopes are off by "
         f"{_percent(single.forward_error)} forward, "

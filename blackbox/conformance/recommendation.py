@@ -33,8 +33,8 @@ class Recommendation:
     Attributes:
         input: its name.
         size: how many numbers it has.
-        coordinates: for `CoordinateWise`.
-        directions: for unit directions, `RowDirections` "orthogonal" and "sphere"; "gaussian" and
+        coordinates: for `CGE`.
+        directions: for unit directions, `RowRGE` "orthogonal" and "sphere"; "gaussian" and
             "rademacher" ones are longer by the square root of `size`, so their mu is smaller by it:
             `long_directions`.
     """

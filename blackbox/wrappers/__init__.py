@@ -2,10 +2,10 @@
 
 from blackbox.wrappers.budgeted import Budgeted
 from blackbox.wrappers.cached import Cached
+from blackbox.wrappers.fallback import Fallback
 from blackbox.wrappers.parallel import Parallel
 from blackbox.wrappers.rate_limited import RateLimited
-from blackbox.wrappers.recovering import Recovering
 from blackbox.wrappers.retrying import Retrying
 from blackbox.wrappers.wrapper import Wrapper
 
-__all__ = ["Budgeted", "Cached", "Parallel", "RateLimited", "Recovering", "Retrying", "Wrapper"]
+__all__ = ["Budgeted", "Cached", "Fallback", "Parallel", "RateLimited", "Retrying", "Wrapper"]

@@ -42,7 +42,7 @@ def queries_of_step(config: Config, method: Method, size: int) -> int:
 
 
 def first_use_queries(network: nn.Module) -> int:
-    """About how many objectives the first-use check of a fast evaluator takes; see zo.Verified."""
+    """About how many objectives the first-use check of a fast evaluator takes; see zo.Checked."""
     return 2 * (2 + 3 * len(list(network.parameters()))) + 4
 
 

@@ -23,7 +23,7 @@ from tasks.image_classification.schedule import learning_rate, set_learning_rate
 from tasks.progress import Progress
 from tasks.runs.folder import Run
 from tasks.training import Stateful, TrainingOutcome, train
-from zo.sparse_updates import step_on_set
+from zo.masked_step import masked_step
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Trainer:
             elif on_set is None:
                 optimizer.step()
             else:
-                step_on_set(optimizer, parameters, on_set.draw(parameters, zo.Key(self.seed, i)))
+                masked_step(optimizer, parameters, on_set.draw(parameters, zo.Key(self.seed, i)))
             if averaged is not None:
                 averaged.update_parameters(network)
             done = i + 1

@@ -217,7 +217,7 @@ def test_recurrent_layers_fall_back_by_name_and_give_what_loop_gives(cell, train
     for evaluator in ("loop", "difference"):
         torch.manual_seed(0)
         network = Recurrent().double().train(training)
-        gradient = zo.LossGradient(network, ALONE, zo.CoordinateWise(1e-4), evaluator=evaluator)
+        gradient = zo.LossGradient(network, ALONE, zo.CGE(1e-4), evaluator=evaluator)
         batch = torch.randn(4, 5, 3).double()
         if evaluator == "loop":
             gradient.backward(batch)

@@ -14,7 +14,7 @@ from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
 
 SET = zo.RandomCoordinates(17, every=3)
-CGE, RGE = zo.CoordinateWise(1e-4, SET, scheme="central"), zo.RandomDirections(1e-4, q=6)
+CGE, RGE = zo.CGE(1e-4, SET, central=True), zo.RGE(1e-4, q=6)
 
 
 def gradient_of(problem, evaluator, estimator, chunk=50) -> torch.Tensor:
@@ -26,7 +26,7 @@ def gradient_of(problem, evaluator, estimator, chunk=50) -> torch.Tensor:
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_is_cge_on_the_set_and_rge_on_the_rest_to_the_bit(problem):
     found = gradient_of(problem, Loop(), zo.Hybrid(CGE, RGE))
-    rest = zo.RandomDirections(1e-4, q=6, sparsity=zo.Complement(SET))
+    rest = zo.RGE(1e-4, q=6, sparsity=zo.Complement(SET))
     network, _ = problem.make()
     chosen = SET.draw(zo.Parameters(network), zo.Key(0, 0))
     expected = gradient_of(problem, Loop(), rest)
@@ -53,8 +53,8 @@ def test_exact_on_the_set_and_unbiased_on_the_rest(distribution):
     on_set = torch.tensor([0, 3, 4, 11])
     rest = torch.tensor([1, 2, 5, 6, 7, 8, 9, 10])
     estimator = zo.Hybrid(
-        zo.CoordinateWise(0.3, zo.FixedCoordinates(on_set), scheme="central"),
-        zo.RandomDirections(0.3, q=2, distribution=distribution),
+        zo.CGE(0.3, zo.FixedCoordinates(on_set), central=True),
+        zo.RGE(0.3, q=2, distribution=distribution),
     )
     scales = []
     for step in range(400):
@@ -73,7 +73,7 @@ def test_exact_on_the_set_and_unbiased_on_the_rest(distribution):
 def test_lost_queries_stay_where_they_belong():
     """A lost coordinate query leaves its coordinate at zero, a lost direction the mean of the others."""
     parameters = zo.Parameters(PROBLEMS[0].make()[0])
-    estimator = zo.Hybrid(zo.CoordinateWise(1e-4, SET), RGE)
+    estimator = zo.Hybrid(zo.CGE(1e-4, SET), RGE)
     plan = estimator.plan(parameters, zo.Key(0))
     differences = torch.arange(1.0, 24.0).double()
     valid = torch.ones(23, dtype=torch.bool)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import zo
-from zo.estimators.random_directions import RandomSteps
+from zo.estimators.rge import RandomSteps
 
 DISTRIBUTIONS = ("gaussian", "sphere", "rademacher")
 SCHEMES = ("forward", "antithetic")
@@ -35,9 +35,13 @@ def test_basis_directions_on_a_linear_loss_give_the_gradient_on_the_set(distribu
     def objective(network, batch):
         return (torch.cat([p.flatten() for p in network.parameters()]) @ slopes).expand(len(batch))
 
-    monkeypatch.setattr("zo.estimators.random_directions.RandomSteps", Basis)
-    estimator = zo.RandomDirections(
-        1e-3, q=5, distribution=distribution, scheme=scheme, sparsity=zo.FixedCoordinates(SUPPORT)
+    monkeypatch.setattr("zo.estimators.rge.RandomSteps", Basis)
+    estimator = zo.RGE(
+        1e-3,
+        q=5,
+        distribution=distribution,
+        central=scheme != "forward",
+        sparsity=zo.FixedCoordinates(SUPPORT),
     )
     zo.LossGradient(network, objective, estimator, evaluator="loop").backward(torch.zeros(2, 1).double())
     expected = torch.zeros_like(slopes)
@@ -75,8 +79,12 @@ def test_unbiased_on_a_quadratic_layer_by_layer(distribution, scheme):
     """
     theta, curvature, loss = quadratic(12)
     truth = curvature @ theta
-    estimator = zo.RandomDirections(
-        0.3, q=1, distribution=distribution, scheme=scheme, sparsity=zo.FixedCoordinates(SUPPORT)
+    estimator = zo.RGE(
+        0.3,
+        q=1,
+        distribution=distribution,
+        central=scheme != "forward",
+        sparsity=zo.FixedCoordinates(SUPPORT),
     )
     found = draws(estimator, loss, theta, 600)
     for layer in (SUPPORT[:3], SUPPORT[3:]):
@@ -94,8 +102,12 @@ def test_smoothed_gradient_on_a_cubic(distribution, scheme):
     """
     mu, n = 1.2, len(SUPPORT)
     theta = torch.linspace(-0.6, 0.9, 12, dtype=torch.float64)
-    estimator = zo.RandomDirections(
-        mu, q=300, distribution=distribution, scheme=scheme, sparsity=zo.FixedCoordinates(SUPPORT)
+    estimator = zo.RGE(
+        mu,
+        q=300,
+        distribution=distribution,
+        central=scheme != "forward",
+        sparsity=zo.FixedCoordinates(SUPPORT),
     )
     parts = draws(estimator, lambda x: x.pow(3).sum(1), theta, 20)[:, SUPPORT]
     c = {"gaussian": 3, "rademacher": 1, "sphere": 3 / (n + 2)}[distribution]
@@ -108,7 +120,7 @@ def test_smoothed_gradient_on_a_cubic(distribution, scheme):
 def test_squared_error_is_as_large_as_stated():
     """Gaussian: E |g - grad|^2 = (|S| + 1) / q |grad|^2 on a linear loss; relative spread about .04."""
     slopes = torch.linspace(0.5, 1.5, 12, dtype=torch.float64)
-    estimator = zo.RandomDirections(1e-3, q=4, sparsity=zo.FixedCoordinates(SUPPORT))
+    estimator = zo.RGE(1e-3, q=4, sparsity=zo.FixedCoordinates(SUPPORT))
     found = draws(estimator, lambda x: x @ slopes, torch.zeros(12, dtype=torch.float64), 400)[:, SUPPORT]
     errors = (found - slopes[SUPPORT]).square().sum(dim=1) / slopes[SUPPORT].square().sum()
     z = (errors.mean() - (len(SUPPORT) + 1) / 4) / (errors.std() / math.sqrt(len(errors)))

@@ -58,7 +58,7 @@ def test_zo_grasp_with_cge_is_grasp_to_first_order_in_the_step(problem):
             network,
             problem.objective,
             batch,
-            estimator=zo.CoordinateWise(1e-5),
+            estimator=zo.CGE(1e-5),
             step=step,
             evaluator=zo.Stacked(),
         )
@@ -74,9 +74,7 @@ def test_zo_snip_with_cge_is_snip_and_snip_is_the_loss_of_a_weight_to_first_orde
     problem = PROBLEMS[0]
     network, batch = problem.make()
     exact = pruning.scores("snip", network, problem.objective, batch).values
-    found = pruning.scores(
-        "zo-snip", network, problem.objective, batch, estimator=zo.CoordinateWise(1e-4, scheme="central")
-    )
+    found = pruning.scores("zo-snip", network, problem.objective, batch, estimator=zo.CGE(1e-4, central=True))
     assert found.removes == "smallest"
     assert relative(found.values, exact) < 1e-6
     theta, loss = flat_loss(problem, network, batch)
@@ -128,7 +126,7 @@ def test_mean_of_zo_grasp_with_rge_on_a_quadratic():
             network,
             objective,
             torch.zeros(1, 1),
-            estimator=zo.RandomDirections(1e-2, q),
+            estimator=zo.RGE(1e-2, q),
             step=0.5,
             seed=seed,
             evaluator="loop",

@@ -95,19 +95,19 @@ BOXES = {
 }
 ESTIMATORS = {
     "coordinates-forward": (
-        lambda mu: zo.CoordinateWise(mu),
+        lambda mu: zo.CGE(mu),
         lambda found: found.coordinates.forward,
     ),
     "coordinates-central": (
-        lambda mu: zo.CoordinateWise(mu, scheme="central"),
+        lambda mu: zo.CGE(mu, central=True),
         lambda found: found.coordinates.central,
     ),
     "orthogonal": (
-        lambda mu: zo.RowDirections(mu, q=SIZE),
+        lambda mu: zo.RowRGE(mu, q=SIZE),
         lambda found: found.directions.forward,
     ),
     "gaussian-antithetic": (
-        lambda mu: zo.RowDirections(mu, q=4 * SIZE, distribution="gaussian", scheme="antithetic"),
+        lambda mu: zo.RowRGE(mu, q=4 * SIZE, distribution="gaussian", central=True),
         lambda found: found.long_directions[1],
     ),
 }

@@ -96,9 +96,7 @@ def test_networks(case, training, dtype):
 
 @MODES
 @pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU])
-@pytest.mark.parametrize(
-    "estimator", [zo.CoordinateWise(1e-4), zo.RandomDirections(1e-4, q=3)], ids=["cge", "rge"]
-)
+@pytest.mark.parametrize("estimator", [zo.CGE(1e-4), zo.RGE(1e-4, q=3)], ids=["cge", "rge"])
 def test_recurrent_layers_fall_back_and_then_give_what_loop_gives_to_the_bit(cell, training, estimator):
     class Recurrent(nn.Module):
         def __init__(self) -> None:

@@ -60,10 +60,10 @@ def test_with_all_coordinates_it_is_cge(problem, scheme, evaluator):
     network, batch = problem.make()
     size = zo.Parameters(network).size
     zo.LossGradient(
-        network, problem.objective, zo.CoordinateWise(1e-5, scheme=scheme), evaluator=evaluator, chunk=50
+        network, problem.objective, zo.CGE(1e-5, central=scheme != "forward"), evaluator=evaluator, chunk=50
     ).backward(batch)
     surrogate = torch.randn(size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = corrected(problem, SurrogateFilled(1e-5, size, scheme), surrogate, evaluator)
+    found = corrected(problem, SurrogateFilled(1e-5, size, scheme != "forward"), surrogate, evaluator)
     assert torch.allclose(found, flat_grad(network), rtol=1e-12, atol=0)
 
 
@@ -73,7 +73,7 @@ def test_with_all_coordinates_it_is_cge(problem, scheme, evaluator):
 def test_the_true_gradient_at_any_scale_is_filled_to_the_true_gradient(problem, evaluator, scale):
     network, batch = problem.make()
     truth = problem.autograd(network, batch)
-    found = corrected(problem, SurrogateFilled(1e-4, 9, "central"), scale * truth, evaluator)
+    found = corrected(problem, SurrogateFilled(1e-4, 9, True), scale * truth, evaluator)
     # Of central differences: mu^2 / 6 times third derivatives of order ten, and rounding eps / mu.
     assert (found - truth).abs().max() < 1e-6 * truth.abs().max()
 
@@ -108,7 +108,7 @@ def test_a_surrogate_of_zero_draws_uniformly_and_fills_nothing():
     assert ((counts - 2000).square() / 2000).sum() < chi2.ppf(0.999, df=4)
     network, batch = ROLLOUT.make()
     truth = ROLLOUT.autograd(network, batch)
-    found = corrected(ROLLOUT, SurrogateFilled(1e-5, 20, "central"), 0 * truth, Stacked())
+    found = corrected(ROLLOUT, SurrogateFilled(1e-5, 20, True), 0 * truth, Stacked())
     measured = found != 0
     assert measured.sum() == 20
     assert torch.allclose(found[measured], truth[measured], rtol=1e-4, atol=1e-7)
@@ -145,7 +145,7 @@ def test_a_surrogate_of_cosine_point_nine_has_a_lower_error_than_sparse_cge_and_
     errors: dict[str, float] = {"filled": 0.0, "sparse": 0.0, "surrogate": 0.0}
     for seed in range(8):
         surrogate = with_cosine(truth, 0.9, seed)
-        sparse = zo.CoordinateWise(1e-5, zo.RandomCoordinates(k))
+        sparse = zo.CGE(1e-5, zo.RandomCoordinates(k))
         fill = SurrogateFilled(1e-5, k)
         assert fill.queries(zo.Parameters(network)) == sparse.queries(zo.Parameters(network)) == k
         errors["filled"] += error(corrected(problem, fill, surrogate, Loop(), seed), truth) / 8
@@ -179,7 +179,7 @@ def test_the_mean_is_the_gradient_of_the_smoothed_loss_whatever_the_surrogate(di
     network = nn.ParameterList([theta.detach().clone()])
     network[0].grad = surrogate.clone()
     parameters = zo.Parameters(network)
-    estimator = ControlVariate(zo.RandomDirections(mu, 5, distribution, scheme))
+    estimator = ControlVariate(zo.RGE(mu, 5, distribution, scheme != "forward"))
     queries = estimator.queries(parameters)
     draws = []
     for step in range(trials):
@@ -198,7 +198,7 @@ def test_a_perfect_surrogate_leaves_nothing_to_chance(problem, evaluator):
     """The slopes left are those of the curvature: mu / 2 times u' H u; RGE has the whole gradient's noise."""
     network, batch = problem.make()
     truth = problem.autograd(network, batch)
-    estimator = zo.RandomDirections(1e-6, 3)
+    estimator = zo.RGE(1e-6, 3)
     found = corrected(problem, ControlVariate(estimator), truth, evaluator)
     assert error(found, truth) < 2e-3
     assert error(corrected(problem, ControlVariate(estimator), 0 * truth, evaluator), truth) > 1
@@ -208,7 +208,7 @@ def test_a_perfect_surrogate_leaves_nothing_to_chance(problem, evaluator):
 @pytest.mark.parametrize("distribution", ["gaussian", "rademacher", "sphere"])
 def test_it_is_the_surrogate_and_rge_of_the_loss_less_the_surrogates_line(distribution, scheme):
     """The same draws, of l(theta) - <s, theta>, by the plain estimator: more than one block of them."""
-    directions = zo.RandomDirections(1e-3, 70, distribution, scheme)
+    directions = zo.RGE(1e-3, 70, distribution, scheme != "forward")
     surrogate = torch.randn(
         QUADRATIC.make()[0].theta.shape, generator=torch.Generator().manual_seed(8), dtype=torch.float64
     )

@@ -14,13 +14,13 @@ from zo.tangents.pairs import CallPairs, together
 
 GRIDS = {1: (2, 7), 2: (2, 6, 5), 3: (1, 4, 3, 5)}
 TANGENTS = {
-    "identity": zo.Identity,
-    "local": zo.LocalSecant,
-    "memory": lambda: zo.Memory(window=40),
-    "dense": zo.DenseTangent,
+    "identity": zo.IdentityTangent,
+    "local": zo.SecantTangent,
+    "memory": lambda: zo.WindowTangent(window=40),
+    "dense": zo.LowRankTangent,
     "conv": zo.ConvTangent,
     "circular": lambda: zo.ConvTangent(padding="circular"),
-    "stack": lambda: zo.LocalSecant(zo.Memory(zo.DenseTangent(zo.ConvTangent()))),
+    "stack": lambda: zo.SecantTangent(zo.WindowTangent(zo.LowRankTangent(zo.ConvTangent()))),
 }
 
 
@@ -104,7 +104,7 @@ def test_a_state_is_all_there_is_to_a_tangent(kind):
 
 @pytest.mark.parametrize(
     ("tangent", "bound"),
-    [(zo.Memory(rho=1e-9), 1e-6), (zo.DenseTangent(ridge=1e-9), 1e-6), (zo.LocalSecant(), 1e-11)],
+    [(zo.WindowTangent(rho=1e-9), 1e-6), (zo.LowRankTangent(ridge=1e-9), 1e-6), (zo.SecantTangent(), 1e-11)],
     ids=repr,
 )
 def test_on_a_linear_box_exact_after_as_many_pairs_as_the_reachable_space_has_dimensions(tangent, bound):
@@ -129,7 +129,7 @@ def test_the_local_secant_has_an_error_of_the_order_of_the_step():
     v, errors = weights(2, 12, seed=7), []
     for mu in (2e-4, 1e-4):
         pairs = pairs_of(bent, (2, 6), probes=16, mu=mu)
-        errors.append((zo.LocalSecant().vjp(pairs, v) - true_vjp(bent, pairs, v)).norm())
+        errors.append((zo.SecantTangent().vjp(pairs, v) - true_vjp(bent, pairs, v)).norm())
     assert 1.9 < errors[0] / errors[1] < 2.1
     assert errors[1] < 1e-2
 
@@ -143,7 +143,7 @@ def test_the_local_secant_ignores_changes_that_are_rounding():
     valid = torch.ones(3, 2, dtype=torch.bool)
     doubled = CallPairs(pairs.inputs, pairs.outputs, pairs.z, d, response, valid)
     v = weights(2, 12, seed=7)
-    secant = zo.LocalSecant()
+    secant = zo.SecantTangent()
     assert torch.allclose(secant.vjp(doubled, v), secant.vjp(pairs, v), atol=2e-2)
 
 
@@ -221,8 +221,8 @@ def test_what_conv_cannot_see_is_left_to_the_memory_behind_it():
     errors = {}
     for name, tangent in {
         "conv": zo.ConvTangent(forgetting=1.0),
-        "memory": zo.Memory(window=2000, rho=1e-6),
-        "both": zo.Memory(zo.ConvTangent(forgetting=1.0), window=2000, rho=1e-6),
+        "memory": zo.WindowTangent(window=2000, rho=1e-6),
+        "both": zo.WindowTangent(zo.ConvTangent(forgetting=1.0), window=2000, rho=1e-6),
     }.items():
         for seed in range(30):
             tangent.observe(together([pairs_of(function, (2, 7), probes=8, rows=4, mu=1.0, seed=seed)]))
@@ -235,7 +235,7 @@ def test_what_conv_cannot_see_is_left_to_the_memory_behind_it():
 def test_memory_keeps_the_last_pairs():
     """A box that changes: after a whole window of the new one nothing is left of the old."""
     old, new = (lambda z, seed=seed: z.flatten(1) @ weights(6, 3, seed=seed) for seed in (1, 2))
-    tangent = zo.Memory(window=20, rho=1e-9)
+    tangent = zo.WindowTangent(window=20, rho=1e-9)
     for seed in range(3):
         tangent.observe(together([pairs_of(old, (6,), probes=7, rows=2, seed=seed)]))
     for seed in range(5):
@@ -269,7 +269,7 @@ def test_a_step_with_probes_that_span_the_state_is_autograds(evaluator):
         network,
         lambda network, batch: rollout(network, batch, box),
         boxes=[box],
-        tangent=zo.LocalSecant(cut=1e-6),
+        tangent=zo.SecantTangent(cut=1e-6),
         probes=12,
         mu=1e-6,
         evaluator=evaluator,

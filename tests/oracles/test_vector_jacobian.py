@@ -45,7 +45,7 @@ def curvature(function, x, v) -> torch.Tensor:
 def test_forward_cge_is_the_gradient_within_its_truncation_and_rounding(function):
     mu = 1e-6
     x, v = given_problem(function)
-    error = (found_by(function, zo.CoordinateWise(mu), x, v) - truth_of(function, x, v)).abs()
+    error = (found_by(function, zo.CGE(mu), x, v) - truth_of(function, x, v)).abs()
     size = (function(x).detach() * v).abs().sum(dim=1)[:, None, None]
     assert (error <= 1.05 * mu / 2 * curvature(function, x, v).abs() + 40 * EPS * size / mu).all()
     assert (error > 0.5 * mu / 2 * curvature(function, x, v).abs() - 40 * EPS * size / mu).all()
@@ -56,7 +56,7 @@ def test_forward_cge_is_the_gradient_within_its_truncation_and_rounding(function
 )
 def test_cge_is_exact_where_there_is_no_truncation(function, scheme):
     x, v = given_problem(function)
-    found = found_by(function, zo.CoordinateWise(0.1, scheme=scheme), x, v)
+    found = found_by(function, zo.CGE(0.1, central=scheme != "forward"), x, v)
     assert torch.allclose(found, truth_of(function, x, v), rtol=1e-11, atol=1e-11)
 
 
@@ -65,7 +65,7 @@ def test_order_of_accuracy(scheme, low, high):
     x, v = given_problem(nonlinear)
     truth = truth_of(nonlinear, x, v)
     errors = [
-        (found_by(nonlinear, zo.CoordinateWise(mu, scheme=scheme), x, v) - truth).norm()
+        (found_by(nonlinear, zo.CGE(mu, central=scheme != "forward"), x, v) - truth).norm()
         for mu in (2e-3, 1e-3)
     ]
     assert low < errors[0] / errors[1] < high
@@ -75,7 +75,7 @@ def test_order_of_accuracy(scheme, low, high):
 def test_one_row_is_what_loss_gradient_finds_for_a_parameter(scheme):
     """A second implementation of the same sums: the row as the network, <v, F> as its objective."""
     x, v = given_problem(nonlinear, rows=1)
-    estimator = zo.CoordinateWise(1e-3, scheme=scheme)
+    estimator = zo.CGE(1e-3, central=scheme != "forward")
     network = nn.ParameterList([x.detach()[0].clone()])
     objective = lambda network, batch: (nonlinear(network[0][None]) * v).sum(dim=1)  # noqa: E731
     zo.LossGradient(network, objective, estimator, evaluator="loop").backward(torch.zeros(1, 1))
@@ -86,13 +86,13 @@ def test_one_row_is_what_loss_gradient_finds_for_a_parameter(scheme):
 @pytest.mark.parametrize(("function", "scheme"), [(linear, "forward"), (quadratic, "antithetic")])
 def test_whole_orthogonal_sets_leave_no_randomness(function, scheme, q):
     x, v = given_problem(function)
-    found = found_by(function, zo.RowDirections(0.1, q, scheme=scheme), x, v)
+    found = found_by(function, zo.RowRGE(0.1, q, central=scheme != "forward"), x, v)
     assert torch.allclose(found, truth_of(function, x, v), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(
     ("estimator", "q"),
-    [(zo.RandomDirections, 3)] * 3 + [(zo.RowDirections, 3), (zo.RowDirections, 8)],
+    [(zo.RGE, 3)] * 3 + [(zo.RowRGE, 3), (zo.RowRGE, 8)],
     ids=["gaussian", "sphere", "rademacher", "orthogonal", "two sets"],
 )
 def test_unbiased_and_each_row_by_its_own_directions(estimator, q, request):
@@ -104,9 +104,9 @@ def test_unbiased_and_each_row_by_its_own_directions(estimator, q, request):
     rows = 4000
     x, v = given_problem(quadratic, rows=1)
     kind = request.node.callspec.id
-    distribution = {"distribution": kind} if estimator is zo.RandomDirections else {}
+    distribution = {"distribution": kind} if estimator is zo.RGE else {}
     x, v = x.detach().repeat(rows, 1, 1).requires_grad_(), v.repeat(rows, 1)
-    found = found_by(quadratic, estimator(0.3, q, scheme="antithetic", **distribution), x, v, seed=1)
+    found = found_by(quadratic, estimator(0.3, q, central=True, **distribution), x, v, seed=1)
     error = (found - truth_of(quadratic, x, v)).flatten(1)
     assert (error.std(dim=0) > 0).all()
     assert (error.mean(dim=0) / (error.std(dim=0) / math.sqrt(rows))).abs().max() < 4.5
@@ -121,7 +121,7 @@ def test_a_widened_basis_gives_the_stated_mean(distribution, calls):
     x, v = x.detach().repeat(rows, 1, 1).requires_grad_(), v.repeat(rows, 1)
     given = weights(2, 6, seed=20)
     projection = torch.linalg.pinv(given) @ given
-    estimator = zo.RowDirections(0.1, q, distribution, basis=zo.GivenBasis(given), widen_over=10)
+    estimator = zo.RowRGE(0.1, q, distribution, basis=zo.GivenBasis(given), widen_over=10)
     truth = truth_of(linear, x, v).flatten(1)
     inside = truth @ projection
     expected = inside + min(1.0, calls / 10) * (truth - inside)
@@ -134,7 +134,7 @@ def test_low_frequencies_give_the_part_of_the_gradient_that_scipy_leaves():
     shape, size = (2, 6, 5), 60
     mix = weights(size, 7, seed=5)
     x, v = weights(3, *shape).requires_grad_(), weights(3, 7, seed=6)
-    estimator = zo.RowDirections(0.1, q=18, basis=zo.LowFrequencies(3))
+    estimator = zo.RowRGE(0.1, q=18, basis=zo.DCTBasis(3))
     found = found_by(lambda x: x.flatten(1) @ mix, estimator, x, v)
     cosines = dctn((v @ mix.T).view(3, *shape).numpy(), axes=(-2, -1), norm="ortho")
     cosines[..., 3:, :] = 0
@@ -145,16 +145,14 @@ def test_low_frequencies_give_the_part_of_the_gradient_that_scipy_leaves():
 
 @pytest.mark.parametrize("shapes", [((2, 6, 5),), ((4,), (), (3, 3))])
 def test_low_frequencies_are_orthonormal(shapes):
-    vectors = zo.LowFrequencies(3).vectors(shapes)
+    vectors = zo.DCTBasis(3).vectors(shapes)
     assert vectors.shape[1] == sum(math.prod(shape) for shape in shapes)
     assert torch.allclose(vectors @ vectors.T, torch.eye(len(vectors)).double(), atol=1e-14)
 
 
 def test_orthogonal_sets_are_orthonormal_and_uniform():
     """The mean of 20,000 first vectors is zero, their mean square 1/5: |z| < 4.5 for 10 numbers (1e-4)."""
-    directions, factor = zo.RowDirections(1.0, q=5).draw(
-        20000, ((5,),), torch.float64, zo.Key(3).generator(), 0
-    )
+    directions, factor = zo.RowRGE(1.0, q=5).draw(20000, ((5,),), torch.float64, zo.Key(3).generator(), 0)
     products = torch.einsum("qrs,prs->rqp", directions, directions)
     assert torch.allclose(products, torch.eye(5).double().expand_as(products), atol=1e-12)
     assert factor == 5
@@ -177,7 +175,7 @@ def test_an_unrolled_loop_of_network_and_box_is_what_autograd_finds():
         return loss.detach(), torch.cat([p.grad.flatten() for p in network.parameters()])
 
     loss, truth = loss_of(step)
-    solver = zo.differentiable(make_box(step, (4,)), zo.CoordinateWise(1e-4, scheme="central"))
+    solver = zo.differentiable(make_box(step, (4,)), zo.CGE(1e-4, central=True))
     again, found = loss_of(solver)
     assert torch.equal(again, loss)
     # Truncation mu^2 / 6 |F'''| = 4e-9 a step, amplified by less than 10 over four steps.
@@ -194,7 +192,7 @@ def test_parameters_inside_the_box_are_an_input_that_rows_share():
     specs = (ArraySpec("theta", shape=(5,)), ArraySpec("x", shape=(3,), differentiable=False))
     box = FromTorch(device, specs, (ArraySpec("y", shape=(3,)),))
     x, theta = weights(7, 3), weights(5, seed=2).requires_grad_()
-    for solver in (zo.differentiable(box, zo.CoordinateWise(1e-5, scheme="central")), device):
+    for solver in (zo.differentiable(box, zo.CGE(1e-5, central=True)), device):
         solver(theta.expand(len(x), -1), x).square().mean().backward()
         found, theta.grad = theta.grad, None
         if solver is not device:
@@ -208,11 +206,11 @@ def test_parameters_inside_the_box_are_an_input_that_rows_share():
 @pytest.mark.parametrize(
     ("directions", "bound"),
     [
-        (zo.CoordinateWise(1e-6), 1e-5),
-        (zo.CoordinateWise(1e-4, scheme="central"), 1e-6),  # a fit to both sides is their mean
-        (zo.RowDirections(1e-6, 6), 1e-5),
-        (zo.RowDirections(1e-6, 9, "gaussian"), 1e-4),  # more than inputs, and not orthogonal
-        (zo.RandomDirections(1e-6, 20, "rademacher"), 1e-4),
+        (zo.CGE(1e-6), 1e-5),
+        (zo.CGE(1e-4, central=True), 1e-6),  # a fit to both sides is their mean
+        (zo.RowRGE(1e-6, 6), 1e-5),
+        (zo.RowRGE(1e-6, 9, "gaussian"), 1e-4),  # more than inputs, and not orthogonal
+        (zo.RGE(1e-6, 20, "rademacher"), 1e-4),
     ],
     ids=str,
 )
@@ -221,17 +219,17 @@ def test_directions_that_span_the_input_make_a_local_secant_the_vjp(function, di
     """To the truncation of mu; the bound is far above mu times the curvature, and far below the gradient."""
     x, v = given_problem(function)
     truth = truth_of(function, x, v)
-    found = found_by(function, directions, x, v, tangent=zo.LocalSecant(cut=1e-6))
+    found = found_by(function, directions, x, v, tangent=zo.SecantTangent(cut=1e-6))
     assert (found - truth).abs().max() < bound * truth.abs().max()
 
 
 @pytest.mark.parametrize(
-    "tangent", [zo.Memory(rho=1e-10), zo.DenseTangent(ridge=1e-10, forgetting=1.0)], ids=repr
+    "tangent", [zo.WindowTangent(rho=1e-10), zo.LowRankTangent(ridge=1e-10, forgetting=1.0)], ids=repr
 )
 def test_a_linear_box_is_known_after_as_many_directions_as_it_has_inputs(tangent):
     """One query a row; two rows give two pairs a call, so three calls give the six that there must be."""
     x, v = given_problem(linear, rows=2)
-    solver = zo.differentiable(make_box(linear), zo.RowDirections(0.1, q=1), tangent=tangent)
+    solver = zo.differentiable(make_box(linear), zo.RowRGE(0.1, q=1), tangent=tangent)
     errors, predictions = [], []
     for call in range(5):
         x = weights(2, 2, 3, seed=call).requires_grad_()
@@ -245,11 +243,11 @@ def test_a_linear_box_is_known_after_as_many_directions_as_it_has_inputs(tangent
     assert max(predictions[3:]) < 1e-6
 
 
-@pytest.mark.parametrize("tangent", [zo.Memory(), zo.LocalSecant(zo.Memory())], ids=repr)
+@pytest.mark.parametrize("tangent", [zo.WindowTangent(), zo.SecantTangent(zo.WindowTangent())], ids=repr)
 def test_the_vjp_is_the_adjoint_of_one_linear_map(tangent):
     """<J d, v> = <d, J^T v>: the rows of J by the tangent's own `apply`, at what it knows after the call."""
     x, v = given_problem(nonlinear)
-    solver = zo.differentiable(make_box(nonlinear), zo.RowDirections(1e-3, q=2), tangent=tangent)
+    solver = zo.differentiable(make_box(nonlinear), zo.RowRGE(1e-3, q=2), tangent=tangent)
     seen = []
     learned = solver.tangent.vjp
     solver.tangent.vjp = lambda pairs, cotangent: (seen.append(pairs), learned(pairs, cotangent))[1]
@@ -266,7 +264,7 @@ def test_at_equal_rows_a_memory_is_nearer_to_the_gradient_than_a_mean(basis):
 
     def cosines(**settings) -> list[float]:
         box = make_box(lambda x: x.flatten(1) @ mix)
-        solver = zo.differentiable(box, zo.RowDirections(1e-2, q=1, basis=basis), **settings)
+        solver = zo.differentiable(box, zo.RowRGE(1e-2, q=1, basis=basis), **settings)
         found = []
         for step in range(12):
             x, v = weights(4, 2, 3, seed=step).requires_grad_(), weights(4, 6, seed=100 + step)
@@ -276,7 +274,7 @@ def test_at_equal_rows_a_memory_is_nearer_to_the_gradient_than_a_mean(basis):
         assert box.ledger.rows_run == 12 * 4 * 2
         return found
 
-    means, learned = cosines(), cosines(tangent=zo.Memory())
+    means, learned = cosines(), cosines(tangent=zo.WindowTangent())
     assert all(a > b for a, b in zip(learned, means, strict=True))
     assert sum(means) / 12 < 0.8
     if basis is None:

@@ -208,9 +208,7 @@ def descend(run, box, evaluator="stacked", steps=3, checkpoint_every=1):
     def objective(network, batch):
         return box(network(batch)).square().sum(dim=1)
 
-    gradient = zo.LossGradient(
-        network, objective, zo.CoordinateWise(mu=1e-3), evaluator=evaluator, chunk=9, seed=3
-    )
+    gradient = zo.LossGradient(network, objective, zo.CGE(mu=1e-3), evaluator=evaluator, chunk=9, seed=3)
 
     def step(i):
         before = box.ledger.copy()
@@ -283,7 +281,7 @@ CHANGES = {
     "buffers": lambda gradient, batch: gradient.network[1].running_mean.add_(1.0),
     "step": lambda gradient, batch: setattr(gradient.counts, "steps", 1),
     "chunk": lambda gradient, batch: setattr(gradient, "chunk", 8),
-    "estimator": lambda gradient, batch: setattr(gradient, "estimator", zo.CoordinateWise(mu=2e-3)),
+    "estimator": lambda gradient, batch: setattr(gradient, "estimator", zo.CGE(mu=2e-3)),
     "random state": lambda gradient, batch: torch.manual_seed(5),
     "nothing": lambda gradient, batch: None,
 }
@@ -311,7 +309,7 @@ def test_only_the_very_same_step_is_taken_from_the_journal(change):
     def gradient():
         torch.manual_seed(0)
         network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
-        made = zo.LossGradient(network, objective, zo.CoordinateWise(mu=1e-3), chunk=4)
+        made = zo.LossGradient(network, objective, zo.CGE(mu=1e-3), chunk=4)
         made.journal = memory
         return made
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from blackbox import ArraySpec, BlackBoxFunction
-from blackbox.wrappers import Budgeted, Parallel, Recovering
+from blackbox.wrappers import Budgeted, Fallback, Parallel
 from tasks import pace as module
 from tasks.pace import Pace, parallel_in
 from tasks.training import train
@@ -135,8 +135,8 @@ def test_rows_that_failed_in_other_processes_count_too():
 def test_the_parallel_of_a_stack_is_found():
     with ThreadPoolExecutor(1) as executor:
         inner = Parallel(Fragile(), executor)
-        assert parallel_in(Budgeted(Recovering(inner, 0.0), rows=5)) is inner
-    assert parallel_in(Recovering(Fragile(), 0.0)) is None and parallel_in(None) is None
+        assert parallel_in(Budgeted(Fallback(inner, 0.0), rows=5)) is inner
+    assert parallel_in(Fallback(Fragile(), 0.0)) is None and parallel_in(None) is None
 
 
 def test_training_logs_and_shows_them(run, monkeypatch):

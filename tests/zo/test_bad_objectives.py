@@ -23,7 +23,7 @@ def batch_of(rows: int = ROWS) -> torch.Tensor:
 
 def act(batch=None, context=None, **changes):
     """What `backward` does with one thing changed."""
-    settings = {"network": nn.Linear(3, 2), "objective": mean_square, "estimator": zo.CoordinateWise(1e-3)}
+    settings = {"network": nn.Linear(3, 2), "objective": mean_square, "estimator": zo.CGE(1e-3)}
     gradient = zo.LossGradient(**(settings | changes))
     if context is None:
         return gradient.backward(batch_of() if batch is None else batch)
@@ -143,9 +143,7 @@ FALLBACKS = {
 
 
 @pytest.mark.parametrize("objective", FALLBACKS.values(), ids=FALLBACKS)
-@pytest.mark.parametrize(
-    "estimator", [zo.CoordinateWise(1e-3), zo.RandomDirections(1e-3, q=5)], ids=["cge", "rge"]
-)
+@pytest.mark.parametrize("estimator", [zo.CGE(1e-3), zo.RGE(1e-3, q=5)], ids=["cge", "rge"])
 def test_what_cannot_be_stacked_runs_in_loop_with_one_warning(objective, estimator):
     found = []
     for evaluator in ("loop", "auto"):
@@ -185,7 +183,7 @@ def test_a_closure_without_arguments_gives_one_loss_or_one_a_row(rows, evaluator
     def closure():
         return mean_square(network, x[:rows]) if rows else mean_square(network, x).mean()
 
-    gradient = zo.LossGradient(network, closure, zo.CoordinateWise(1e-6), evaluator=evaluator)
+    gradient = zo.LossGradient(network, closure, zo.CGE(1e-6), evaluator=evaluator)
     loss = gradient.backward()
     expected = closure().mean()
     assert torch.equal(loss, expected.detach())
@@ -195,6 +193,6 @@ def test_a_closure_without_arguments_gives_one_loss_or_one_a_row(rows, evaluator
 
 
 def test_a_batch_that_was_forgotten():
-    gradient = zo.LossGradient(nn.Linear(3, 2), mean_square, zo.CoordinateWise(1e-3))
+    gradient = zo.LossGradient(nn.Linear(3, 2), mean_square, zo.CGE(1e-3))
     with pytest.raises(zo.ObjectiveError, match="rows first"):
         gradient.backward()

@@ -104,7 +104,7 @@ def test_full_rank_probes_give_autograds_gradient_of_the_parameters(evaluator, c
         network,
         misfit(box),
         boxes=[box],
-        tangent=zo.LocalSecant(cut=1e-6),
+        tangent=zo.SecantTangent(cut=1e-6),
         probes=6,
         mu=1e-6,
         evaluator=evaluator,
@@ -116,7 +116,7 @@ def test_full_rank_probes_give_autograds_gradient_of_the_parameters(evaluator, c
 
 def test_differentiable_gives_it_too():
     network = make_network(corrector=True)
-    solver = zo.differentiable(make_box(), zo.RowDirections(1e-6, q=4), tangent=zo.LocalSecant(cut=1e-6))
+    solver = zo.differentiable(make_box(), zo.RowRGE(1e-6, q=4), tangent=zo.SecantTangent(cut=1e-6))
     misfit(solver)(network, observed()).mean().backward()
     truth = true_gradient(network)
     assert torch.allclose(flat_grad(network), truth, rtol=0, atol=1e-5 * float(truth.abs().max()))
@@ -126,7 +126,7 @@ def test_differentiable_gives_it_too():
 def test_loss_gradient_stacks_a_module_that_gives_its_parameter(evaluator):
     """Without a warning, that is without falling back to the loop."""
     network, box = make_network(), make_box()
-    zo.LossGradient(network, misfit(box), zo.CoordinateWise(1e-6), evaluator=evaluator).backward(observed())
+    zo.LossGradient(network, misfit(box), zo.CGE(1e-6), evaluator=evaluator).backward(observed())
     assert torch.allclose(flat_grad(network), true_gradient(network), rtol=1e-3)
 
 
@@ -146,7 +146,7 @@ def fit(system, start) -> tuple[float, Tensor]:
 
 @pytest.mark.parametrize(
     ("system", "tangent", "probes"),
-    [(rod, zo.Memory(window=128), 2), (pendulum, zo.LocalSecant(zo.Memory(window=256)), 4)],
+    [(rod, zo.WindowTangent(window=128), 2), (pendulum, zo.SecantTangent(zo.WindowTangent(window=256)), 4)],
     ids=["memory", "local secant"],
 )
 def test_parameters_of_a_known_system_are_found_from_its_paths(system, tangent, probes):
@@ -164,7 +164,7 @@ def test_differentiable_finds_them_with_two_directions_a_row():
     """Of the 14 dimensions that theta and the state have."""
 
     def start(network, box):
-        solver = zo.differentiable(box, zo.RowDirections(1e-3, q=2), tangent=zo.Memory(window=128))
+        solver = zo.differentiable(box, zo.RowRGE(1e-3, q=2), tangent=zo.WindowTangent(window=128))
 
         def backward(batch):
             loss = misfit(solver)(network, batch).mean()
@@ -210,7 +210,7 @@ def bare(evaluator: str, **settings):
         network,
         bare_misfit(box, **settings),
         boxes=[box],
-        tangent=zo.LocalSecant(cut=1e-6),
+        tangent=zo.SecantTangent(cut=1e-6),
         probes=5,
         mu=1e-6,
         evaluator=evaluator,
@@ -251,7 +251,7 @@ def test_the_check_is_made_once_and_leaves_no_trace(first):
     network, box = make_network(corrector=True), make_box()
     network["corrector"].append(nn.BatchNorm1d(2).double())
     network["corrector"].append(nn.Dropout(0.5))
-    gradient = zo.TangentGradient(network, misfit(box), boxes=[box], tangent=zo.Memory(), probes=1)
+    gradient = zo.TangentGradient(network, misfit(box), boxes=[box], tangent=zo.WindowTangent(), probes=1)
     gradient.counts.steps = first  # at the first step alone the objective is evaluated once more
     calls = []
     network["design"].register_forward_hook(lambda module, args, result: calls.append(len(result)))

@@ -56,9 +56,7 @@ def test_bytes_to_queries():
     assert queries_within(2**30, 16 * each, cpu) == LEAST  # a smaller chunk would cost more than it saves
 
 
-@pytest.mark.parametrize(
-    "estimator", [zo.CoordinateWise(1e-3), zo.RandomDirections(1e-3, q=40)], ids=["cge", "rge"]
-)
+@pytest.mark.parametrize("estimator", [zo.CGE(1e-3), zo.RGE(1e-3, q=40)], ids=["cge", "rge"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("memory", [4 * MIB, 11 * MIB])
 def test_a_chunk_stays_within_its_memory(memory, training, estimator):
@@ -88,7 +86,7 @@ def test_the_chunk_is_chosen_once_and_by_the_problem_alone():
     for threads in (1, 2):
         torch.set_num_threads(threads)
         try:
-            gradient = zo.LossGradient(wide(), mean_square, zo.RandomDirections(1e-3, q=4), memory=3 * MIB)
+            gradient = zo.LossGradient(wide(), mean_square, zo.RGE(1e-3, q=4), memory=3 * MIB)
             assert gradient.chunk is None
             gradient.backward(images(2))
             first = gradient.chunk
@@ -107,14 +105,12 @@ def test_small_problems_run_in_one_chunk():
     def objective(network, batch):
         return box(batch + network(batch)).square().mean(dim=1)
 
-    zo.LossGradient(network, objective, zo.CoordinateWise(1e-3), evaluator=Stacked()).backward(
-        torch.randn(5, 4)
-    )
+    zo.LossGradient(network, objective, zo.CGE(1e-3), evaluator=Stacked()).backward(torch.randn(5, 4))
     assert box.calls == [5, 20 * 5]
 
 
 def test_a_resumed_run_keeps_the_chunk_whatever_its_own_memory():
-    make = lambda **settings: zo.LossGradient(wide(), mean_square, zo.CoordinateWise(1e-3), **settings)  # noqa: E731
+    make = lambda **settings: zo.LossGradient(wide(), mean_square, zo.CGE(1e-3), **settings)  # noqa: E731
     first = make(memory=4 * MIB)
     first.backward(images(2))
     resumed = make(memory=1)
@@ -134,6 +130,6 @@ def test_copies_count():
     each = []
     for network, shape in ((big, (2, 200)), (bilinear, (2, 20))):
         problem = Problem(network, zo.Parameters(network), mean_square, torch.zeros(shape), 2)
-        plan = zo.CoordinateWise(1e-3).plan(problem.parameters, zo.Key(0))
+        plan = zo.CGE(1e-3).plan(problem.parameters, zo.Key(0))
         each.append(Stacked().bytes_per_query(problem, plan.chunk(0, 1), base=0) - 2 * shape[1] * 4)
     assert each == [4 * 200, 4 * (20 * 20 * 100 + 100)]

@@ -33,10 +33,10 @@ SAID = [
     (Outer(0.1, Inner(3)), "Outer(mu=0.1)"),
     (Outer(1e-3, Inner(4), "x"), "Outer(mu=0.001, inner=Inner(size=4), other='x')"),
     (Outer(0.1, other=torch.tensor([1.0, 2.0])), "Outer(mu=0.1, other=tensor([1., 2.]))"),
-    (zo.CoordinateWise(mu=1e-3), "CoordinateWise(mu=0.001)"),
+    (zo.CGE(mu=1e-3), "CGE(mu=0.001)"),
     (
-        zo.CoordinateWise(1e-3, zo.RandomCoordinates(5), "central"),
-        "CoordinateWise(mu=0.001, sparsity=RandomCoordinates(size=5), scheme='central')",
+        zo.CGE(1e-3, zo.RandomCoordinates(5), True),
+        "CGE(mu=0.001, sparsity=RandomCoordinates(size=5), central=True)",
     ),
     (Inner, repr(Inner)),
 ]
@@ -59,28 +59,26 @@ def gradient(estimator):
 
 
 OTHERS = [
-    zo.CoordinateWise(mu=2e-3),
-    zo.CoordinateWise(mu=1e-3, scheme="central"),
-    zo.CoordinateWise(mu=1e-3, sparsity=zo.RandomCoordinates(2)),
-    zo.RandomDirections(1e-3, 4),
+    zo.CGE(mu=2e-3),
+    zo.CGE(mu=1e-3, central=True),
+    zo.CGE(mu=1e-3, sparsity=zo.RandomCoordinates(2)),
+    zo.RGE(1e-3, 4),
 ]
 
 
 @pytest.mark.parametrize("other", OTHERS, ids=described)
 def test_the_state_of_another_estimator_is_refused_by_name(other):
-    state = gradient(zo.CoordinateWise(mu=1e-3)).state_dict()
+    state = gradient(zo.CGE(mu=1e-3)).state_dict()
     with pytest.raises(zo.ConfigurationError) as caught:
         gradient(other).load_state_dict(state)
-    assert described(other) in str(caught.value) and "got one with CoordinateWise(mu=0.001)" in str(
-        caught.value
-    )
+    assert described(other) in str(caught.value) and "got one with CGE(mu=0.001)" in str(caught.value)
 
 
 def test_the_state_of_the_same_one_and_of_an_earlier_version_is_taken():
-    own = gradient(zo.CoordinateWise(mu=1e-3))
+    own = gradient(zo.CGE(mu=1e-3))
     own.backward(torch.ones(4, 2))
     state = own.state_dict()
     for taken in (state, {name: value for name, value in state.items() if name != "estimator"}):
-        again = gradient(zo.CoordinateWise(mu=1e-3))
+        again = gradient(zo.CGE(mu=1e-3))
         again.load_state_dict(taken)
         assert again.counts == own.counts

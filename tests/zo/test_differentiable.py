@@ -14,9 +14,9 @@ from blackbox import ArraySpec, Budgeted, BudgetError, RowFailedError
 from tests.zo.boxes import Sine
 from tests.zo.row_boxes import FromTorch, weights
 
-CGE = zo.CoordinateWise(1e-5, scheme="central")
-RGE = zo.RandomDirections(1e-4, q=5)
-ESTIMATORS = [CGE, zo.CoordinateWise(1e-5), RGE, zo.RowDirections(1e-4, 3, scheme="antithetic")]
+CGE = zo.CGE(1e-5, central=True)
+RGE = zo.RGE(1e-4, q=5)
+ESTIMATORS = [CGE, zo.CGE(1e-5), RGE, zo.RowRGE(1e-4, 3, central=True)]
 
 
 def gradient_of(solver, x: torch.Tensor, v: torch.Tensor | None = None) -> torch.Tensor:
@@ -86,7 +86,7 @@ def test_only_inputs_that_need_a_gradient_are_perturbed(estimator):
 
 @pytest.mark.parametrize(
     ("estimator", "queries"),
-    [(CGE, 8), (zo.CoordinateWise(1e-4), 4), (RGE, 5), (zo.RowDirections(1e-4, 3, scheme="antithetic"), 6)],
+    [(CGE, 8), (zo.CGE(1e-4), 4), (RGE, 5), (zo.RowRGE(1e-4, 3, central=True), 6)],
 )
 def test_one_call_forward_one_call_backward(estimator, queries):
     box = Sine()
@@ -117,7 +117,7 @@ def test_numbers_in_and_out():
     """Rows without axes of their own."""
     box = FromTorch(lambda a, b: a.sin() * b, (ArraySpec("a", ()), ArraySpec("b", ())), (ArraySpec("y", ()),))
     a, b = (weights(5, seed=seed).requires_grad_() for seed in (0, 1))
-    zo.differentiable(box, zo.RowDirections(1e-5, 2, scheme="antithetic"))(a, b).square().sum().backward()
+    zo.differentiable(box, zo.RowRGE(1e-5, 2, central=True))(a, b).square().sum().backward()
     truth = torch.autograd.grad((a.sin() * b).square().sum(), (a, b))
     assert torch.allclose(a.grad, truth[0], atol=1e-8)
     assert torch.allclose(b.grad, truth[1], atol=1e-8)
@@ -167,7 +167,7 @@ def test_float32_inputs_of_a_float64_box(mu):
             return super().evaluate_rows(x.astype(np.float64))
 
     x = torch.randn(3, 4)
-    found = gradient_of(zo.differentiable(Wide(), zo.CoordinateWise(mu, scheme="central")), x)
+    found = gradient_of(zo.differentiable(Wide(), zo.CGE(mu, central=True)), x)
     assert found.dtype == torch.float32
     # Truncation 1.3^3 mu^2 / 6, and outputs rounded to float32 over mu.
     assert (found - 1.3 * torch.cos(1.3 * x)).abs().max() < 1.3**3 * mu**2 / 6 + 1.2e-7 / mu
@@ -177,7 +177,7 @@ def test_mixed_dtypes_each_get_their_own():
     inputs = many_inputs()
     a = inputs[0].detach().float().requires_grad_()
     box = many_box(a="float32", b="float64")
-    y, s, _ = zo.differentiable(box, zo.CoordinateWise(1e-2, scheme="central"))(a, *inputs[1:])
+    y, s, _ = zo.differentiable(box, zo.CGE(1e-2, central=True))(a, *inputs[1:])
     (y.sum() + s.sum()).backward()
     assert (a.grad.dtype, inputs[1].grad.dtype) == (torch.float32, torch.float64)
     assert box.asked[1][0].dtype == torch.float32
@@ -258,7 +258,7 @@ SIDES = [("forward", 1), ("both", 1), ("both", -1)]  # of the differences, and o
 def test_a_failed_query_leaves_its_coordinate_at_zero(scheme, side):
     x = weights(5, 4).clamp(-1.0, 1.0)
     x[3, 2] = side * 1.9999  # a step of 1e-3 to that side takes it over
-    estimator = zo.CoordinateWise(1e-3, scheme="forward" if scheme == "forward" else "central")
+    estimator = zo.CGE(1e-3, central=scheme != "forward")
     solver = zo.differentiable(sine_within(2.0, side), estimator)
     expected = gradient_of(zo.differentiable(sine_within(9.0, side), estimator), x)
     expected[3, 2] = 0
@@ -270,7 +270,7 @@ def test_a_failed_query_leaves_its_coordinate_at_zero(scheme, side):
 def test_a_failed_direction_is_left_out_of_its_rows_mean(scheme, side):
     x, q, mu = weights(5, 4).clamp(-1.0, 1.0), 6, 1e-3
     x[3, 2] = side * 1.9989  # lost where |u| > 1.1
-    estimator = zo.RowDirections(mu, q, "gaussian", "forward" if scheme == "forward" else "antithetic")
+    estimator = zo.RowRGE(mu, q, "gaussian", scheme != "forward")
     solver = zo.differentiable(sine_within(2.0, side), estimator, seed=4, max_dropped=0.2)
     found = gradient_of(solver, x)
     u, _ = estimator.draw(5, ((4,),), torch.float64, zo.Key(4, 0).generator(3), 0)
@@ -287,7 +287,7 @@ def test_a_failed_direction_is_left_out_of_its_rows_mean(scheme, side):
 
 def test_too_many_failed_queries_are_an_error():
     x = torch.full((5, 4), 1.99999).requires_grad_()
-    solver = zo.differentiable(Sine(limit=2.0), zo.CoordinateWise(1e-3, scheme="central"))
+    solver = zo.differentiable(Sine(limit=2.0), zo.CGE(1e-3, central=True))
     with pytest.raises(zo.FailedQueriesError, match=r"at most 10% of 40 perturbed rows to fail, 20 did"):
         solver(x).sum().backward()
     assert x.grad is None
@@ -297,7 +297,7 @@ def test_too_many_failed_queries_are_an_error():
 def test_a_box_that_raises_on_a_query_raises_in_backward():
     box = Sine(limit=2.0)
     box.failures = "raise"
-    y = zo.differentiable(box, zo.CoordinateWise(1e-3))(torch.full((2, 4), 1.9999).requires_grad_())
+    y = zo.differentiable(box, zo.CGE(1e-3))(torch.full((2, 4), 1.9999).requires_grad_())
     with pytest.raises(RowFailedError):
         y.sum().backward()
 
@@ -328,9 +328,7 @@ def train(steps: int, solver, network, optimizer) -> list[torch.Tensor]:
 def make_training(seed: int = 0):
     torch.manual_seed(0)
     network = nn.Linear(4, 4)
-    solver = zo.differentiable(
-        Sine(), zo.RowDirections(1e-2, 3, basis=zo.LowFrequencies(2), widen_over=20), seed=seed
-    )
+    solver = zo.differentiable(Sine(), zo.RowRGE(1e-2, 3, basis=zo.DCTBasis(2), widen_over=20), seed=seed)
     return solver, network, torch.optim.Adam(network.parameters(), 0.01)
 
 
@@ -440,35 +438,35 @@ class Classes(Sine):
     outputs = (ArraySpec("label", shape=(), dtype="int64"),)
 
 
-SPARSE = zo.CoordinateWise(1e-3, zo.RandomCoordinates(2))
+SPARSE = zo.CGE(1e-3, zo.RandomCoordinates(2))
 DIRECTIONS = {"mu": 1e-3, "q": 2}
 BAD = [
     (ok(box=torch.sin), ["box", "BlackBoxFunction", "builtin"]),
     (ok(box=Classes()), ["differentiable output", "label"]),
-    (ok(estimator=0.1), ["RowDirections", "float"]),
-    (ok(estimator=SPARSE), ["without a sparsity", "RandomCoordinates(size=2", "RowDirections"]),
+    (ok(estimator=0.1), ["RowRGE", "float"]),
+    (ok(estimator=SPARSE), ["without a sparsity", "RandomCoordinates(size=2", "RowRGE"]),
     (
-        ok(estimator=zo.RandomDirections(1e-3, 2, sparsity=zo.RandomCoordinates(2))),
-        ["RandomDirections without a sparsity", "basis"],
+        ok(estimator=zo.RGE(1e-3, 2, sparsity=zo.RandomCoordinates(2))),
+        ["RGE without a sparsity", "basis"],
     ),
     (ok(seed=-1), ["seed", ">= 0", "-1"]),
     (ok(max_rows=0), ["max_rows", ">= 1", "0"]),
     (ok(max_dropped=1.5), ["max_dropped", "[0, 1]", "1.5"]),
     (lambda: ok()().load_state_dict({"seed": 3, "counts": {}}), ["seed=0", "got one with 3"]),
-    (lambda: zo.RowDirections(0.0, 2), ["mu", "> 0"]),
-    (lambda: zo.RowDirections(1e-3, 0), ["q", ">= 1"]),
-    (lambda: zo.RowDirections(**DIRECTIONS, distribution="cauchy"), ["orthogonal", "cauchy"]),
-    (lambda: zo.RowDirections(**DIRECTIONS, scheme="central"), ["antithetic", "central"]),
-    (lambda: zo.RowDirections(**DIRECTIONS, basis=torch.eye(4)), ["a Basis", "Tensor", "GivenBasis"]),
-    (lambda: zo.RowDirections(**DIRECTIONS, widen_over=3), ["widen_over", "without a basis"]),
-    (lambda: zo.LowFrequencies(0), ["modes", ">= 1"]),
-    (lambda: zo.LowFrequencies(2, axes=0), ["axes", ">= 1"]),
+    (lambda: zo.RowRGE(0.0, 2), ["mu", "> 0"]),
+    (lambda: zo.RowRGE(1e-3, 0), ["q", ">= 1"]),
+    (lambda: zo.RowRGE(**DIRECTIONS, distribution="cauchy"), ["orthogonal", "cauchy"]),
+    (lambda: zo.RowRGE(**DIRECTIONS, central="both"), ["central", "both", "True"]),
+    (lambda: zo.RowRGE(**DIRECTIONS, basis=torch.eye(4)), ["a Basis", "Tensor", "GivenBasis"]),
+    (lambda: zo.RowRGE(**DIRECTIONS, widen_over=3), ["widen_over", "without a basis"]),
+    (lambda: zo.DCTBasis(0), ["modes", ">= 1"]),
+    (lambda: zo.DCTBasis(2, axes=0), ["axes", ">= 1"]),
     (lambda: zo.GivenBasis(torch.ones(4)), ["shape (4,)", "Stack"]),
     (lambda: zo.GivenBasis(torch.full((2, 4), torch.nan)), ["finite", "NaN"]),
     (lambda: zo.GivenBasis(torch.ones(2, 4)), ["got 2 that span 1"]),
-    (backward(zo.RowDirections(**DIRECTIONS, basis=zo.GivenBasis(torch.eye(3)))), ["of 4 numbers", "of 3"]),
-    (backward(zo.RowDirections(1e-4, 2), torch.full((2, 4), 1e5)), ["rounding", "float32", "1.0e+05"]),
-    (backward(zo.CoordinateWise(1e-4), torch.full((2, 4), 1e5)), ["lost in rounding", "1e+05", "larger mu"]),
+    (backward(zo.RowRGE(**DIRECTIONS, basis=zo.GivenBasis(torch.eye(3)))), ["of 4 numbers", "of 3"]),
+    (backward(zo.RowRGE(1e-4, 2), torch.full((2, 4), 1e5)), ["rounding", "float32", "1.0e+05"]),
+    (backward(zo.CGE(1e-4), torch.full((2, 4), 1e5)), ["lost in rounding", "1e+05", "larger mu"]),
 ]
 
 
@@ -496,5 +494,5 @@ def test_what_the_box_refuses_is_refused_in_its_words(arrays):
 
 def test_settings_show():
     assert "GivenBasis(2 vectors of 4 numbers)" in repr(
-        zo.RowDirections(1e-3, 2, basis=zo.GivenBasis(torch.eye(4)[:2]))
+        zo.RowRGE(1e-3, 2, basis=zo.GivenBasis(torch.eye(4)[:2]))
     )

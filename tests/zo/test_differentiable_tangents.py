@@ -15,13 +15,13 @@ from tests.zo.boxes import Sine
 from tests.zo.row_boxes import FromTorch, make_box, nonlinear, weights
 from zo.tangents.models.student import StudentTangent
 
-TWO = zo.RowDirections(1e-4, q=2)
+TWO = zo.RowRGE(1e-4, q=2)
 TANGENTS = {
-    "identity": zo.Identity,
-    "local": lambda: zo.LocalSecant(cut=1e-6),
-    "memory": lambda: zo.Memory(window=40),
-    "dense": zo.DenseTangent,
-    "stack": lambda: zo.LocalSecant(zo.Memory(zo.DenseTangent(), window=40)),
+    "identity": zo.IdentityTangent,
+    "local": lambda: zo.SecantTangent(cut=1e-6),
+    "memory": lambda: zo.WindowTangent(window=40),
+    "dense": zo.LowRankTangent,
+    "stack": lambda: zo.SecantTangent(zo.WindowTangent(zo.LowRankTangent(), window=40)),
     "student": lambda: StudentTangent(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4))),
 }
 
@@ -107,7 +107,7 @@ def test_several_inputs_and_outputs_and_those_that_need_no_gradient(moving):
     box, inputs = many_box(), many_inputs()
     for place in (0, 2):
         inputs[place].requires_grad_(place in moving)
-    solver = zo.differentiable(box, zo.RowDirections(1e-6, q=7), tangent=zo.LocalSecant(cut=1e-6))
+    solver = zo.differentiable(box, zo.RowRGE(1e-6, q=7), tangent=zo.SecantTangent(cut=1e-6))
     y, n, s = solver(*inputs)
     assert n.tolist() == [1, 2, 3]
     (y.square().sum() + s.sum()).backward()
@@ -123,7 +123,7 @@ def test_several_inputs_and_outputs_and_those_that_need_no_gradient(moving):
 
 def test_an_output_that_the_loss_does_not_use_counts_as_zero_and_is_learned_all_the_same():
     inputs = many_inputs()
-    solver = zo.differentiable(many_box(), zo.RowDirections(1e-6, q=7), tangent=zo.LocalSecant(cut=1e-6))
+    solver = zo.differentiable(many_box(), zo.RowRGE(1e-6, q=7), tangent=zo.SecantTangent(cut=1e-6))
     solver(*inputs)[2].sum().backward()
     assert torch.allclose(inputs[0].grad, torch.ones(3, 2, 2).double(), atol=1e-5)
     assert torch.allclose(inputs[2].grad, 2 * inputs[2].detach(), atol=1e-5)
@@ -133,7 +133,7 @@ def test_an_output_that_the_loss_does_not_use_counts_as_zero_and_is_learned_all_
 def test_dtype_and_leading_axes_are_the_inputs(dtype):
     x = weights(2, 3, 4).to(dtype)
     mu = 1e-2 if dtype == torch.float32 else 1e-6
-    solver = zo.differentiable(Sine(), zo.RowDirections(mu, q=4), tangent=zo.LocalSecant())
+    solver = zo.differentiable(Sine(), zo.RowRGE(mu, q=4), tangent=zo.SecantTangent())
     found = gradient_of(solver, x)
     assert found.dtype == dtype and found.shape == x.shape
     truth = 1.3 * torch.cos(1.3 * x)
@@ -153,7 +153,7 @@ def test_max_rows_bounds_the_calls_and_changes_nothing_else(kind):
 
 
 def test_the_tangent_is_a_copy():
-    given = zo.Memory()
+    given = zo.WindowTangent()
     solvers = [zo.differentiable(Sine(), TWO, tangent=given) for _ in range(2)]
     gradient_of(solvers[0], weights(3, 4))
     assert solvers[0].tangent is not given
@@ -171,12 +171,10 @@ def test_a_dead_row_gets_zero_is_not_asked_and_teaches_nothing(kind):
     alive = torch.tensor([0, 1, 3, 4])
     torch.manual_seed(0)
     box = Sine(limit=5.0)
-    solver = zo.differentiable(box, zo.CoordinateWise(1e-4), tangent=TANGENTS[kind]())
+    solver = zo.differentiable(box, zo.CGE(1e-4), tangent=TANGENTS[kind]())
     found = gradient_of(solver, x, v)
     torch.manual_seed(0)
-    alone = gradient_of(
-        zo.differentiable(Sine(), zo.CoordinateWise(1e-4), tangent=TANGENTS[kind]()), x[alive], v[alive]
-    )
+    alone = gradient_of(zo.differentiable(Sine(), zo.CGE(1e-4), tangent=TANGENTS[kind]()), x[alive], v[alive])
     assert (found[2] == 0).all()
     assert torch.allclose(found[alive], alone, rtol=1e-9, atol=1e-9)
     assert box.calls == [5, 16]
@@ -187,19 +185,19 @@ def test_a_failed_query_is_no_pair_and_is_counted():
     """Its row's other coordinates are exact; in the lost one the secant has its prior, the identity."""
     x = weights(5, 4).clamp(-1.0, 1.0)
     x[3, 2] = 1.9999
-    solver = zo.differentiable(Sine(limit=2.0), zo.CoordinateWise(1e-3), tangent=zo.LocalSecant())
+    solver = zo.differentiable(Sine(limit=2.0), zo.CGE(1e-3), tangent=zo.SecantTangent())
     found = gradient_of(solver, x)
     truth = 1.3 * torch.cos(1.3 * x)
     truth[3, 2] = 1.0
     assert torch.allclose(found, truth, atol=2e-3)
     assert solver.counts == zo.RowCounts(calls=1, rows=20, dropped=1)
-    memory = zo.differentiable(Sine(limit=2.0), zo.CoordinateWise(1e-3), tangent=zo.Memory())
+    memory = zo.differentiable(Sine(limit=2.0), zo.CGE(1e-3), tangent=zo.WindowTangent())
     assert gradient_of(memory, x).isfinite().all()
     assert memory.tangent.state_dict()["seen"] == 19
 
 
 def test_too_many_failed_queries_are_an_error_and_teach_nothing():
-    solver = zo.differentiable(Sine(limit=2.0), zo.CoordinateWise(1e-3), tangent=zo.Memory())
+    solver = zo.differentiable(Sine(limit=2.0), zo.CGE(1e-3), tangent=zo.WindowTangent())
     with pytest.raises(zo.FailedQueriesError, match="at most 10% of 20 perturbed rows to fail, 20 did"):
         gradient_of(solver, torch.full((5, 4), 1.9999))
     assert solver.tangent.state_dict()["seen"] == 0
@@ -207,7 +205,7 @@ def test_too_many_failed_queries_are_an_error_and_teach_nothing():
 
 def test_nothing_alive_gives_zeros_without_queries():
     box = Sine(limit=-9.0)
-    solver = zo.differentiable(box, TWO, tangent=zo.Memory())
+    solver = zo.differentiable(box, TWO, tangent=zo.WindowTangent())
     assert torch.equal(gradient_of(solver, torch.zeros(3, 4)), torch.zeros(3, 4))
     assert box.calls == [3] and solver.trust == []
 
@@ -215,7 +213,7 @@ def test_nothing_alive_gives_zeros_without_queries():
 def test_a_nan_that_arrives_at_a_living_row_stays_there():
     v = torch.ones(3, 4).double()
     v[1, 2] = float("nan")
-    for tangent in (zo.LocalSecant(), zo.Memory(), zo.DenseTangent()):
+    for tangent in (zo.SecantTangent(), zo.WindowTangent(), zo.LowRankTangent()):
         found = gradient_of(zo.differentiable(Sine(), TWO, tangent=tangent), weights(3, 4), v)
         assert torch.isnan(found).any(dim=1).tolist() == [False, True, False]
 
@@ -227,7 +225,7 @@ def test_trust_is_that_of_the_last_backward_in_the_order_of_forward():
     """The identity predicts a box c x with an error of |c - 1| / |c|, whatever the directions."""
     inputs = (ArraySpec("x", (4,)), ArraySpec("c", (), differentiable=False))
     box = FromTorch(lambda x, c: c[:, None] * x, inputs, (ArraySpec("x", (4,)),))
-    solver = zo.differentiable(box, TWO, tangent=zo.Identity())
+    solver = zo.differentiable(box, TWO, tangent=zo.IdentityTangent())
     for factors in ((9.0,), (0.5, 2.0, 4.0)):
         state = weights(3, 4).requires_grad_()
         for factor in factors:
@@ -287,7 +285,7 @@ def test_a_student_learns_a_box_from_what_it_answers_anyway():
 
 def test_the_identity_needs_no_queries():
     box, v = Sine(), weights(3, 4, seed=1)
-    assert torch.equal(gradient_of(zo.differentiable(box, tangent=zo.Identity()), weights(3, 4), v), v)
+    assert torch.equal(gradient_of(zo.differentiable(box, tangent=zo.IdentityTangent()), weights(3, 4), v), v)
     assert box.calls == [3]
 
 
@@ -301,7 +299,7 @@ def test_resumed_equals_undisturbed_to_the_bit(kind, tmp_path):
         network, start = nn.Linear(4, 4), TANGENTS[kind]()
 
         def make():
-            return zo.differentiable(Sine(), zo.RowDirections(1e-2, 2), tangent=start, seed=5)
+            return zo.differentiable(Sine(), zo.RowRGE(1e-2, 2), tangent=start, seed=5)
 
         solver, trust = make(), []
         for step in range(6):
@@ -327,12 +325,12 @@ def test_resumed_equals_undisturbed_to_the_bit(kind, tmp_path):
 
 
 def test_states_of_other_runs_are_refused():
-    plain, memory = zo.differentiable(Sine(), TWO), zo.differentiable(Sine(), TWO, tangent=zo.Memory())
-    dense = zo.differentiable(Sine(), TWO, tangent=zo.DenseTangent())
+    plain, memory = zo.differentiable(Sine(), TWO), zo.differentiable(Sine(), TWO, tangent=zo.WindowTangent())
+    dense = zo.differentiable(Sine(), TWO, tangent=zo.LowRankTangent())
     for solver, state, words in (
-        (memory, plain.state_dict(), ["Memory", "None"]),
-        (plain, memory.state_dict(), ["None", "Memory"]),
-        (memory, dense.state_dict(), ["Memory", "DenseTangent"]),
+        (memory, plain.state_dict(), ["WindowTangent", "None"]),
+        (plain, memory.state_dict(), ["None", "WindowTangent"]),
+        (memory, dense.state_dict(), ["WindowTangent", "LowRankTangent"]),
     ):
         before = solver.state_dict()["counts"]
         with pytest.raises(zo.ConfigurationError) as caught:
@@ -344,11 +342,11 @@ def test_states_of_other_runs_are_refused():
 
 
 BAD = [
-    (lambda: zo.differentiable(Sine()), ["differentiable, estimator", "no tangent", "RowDirections"]),
-    (lambda: zo.differentiable(Sine(), tangent=zo.Memory()), ["Memory", "queries alone"]),
+    (lambda: zo.differentiable(Sine()), ["differentiable, estimator", "no tangent", "RowRGE"]),
+    (lambda: zo.differentiable(Sine(), tangent=zo.WindowTangent()), ["WindowTangent", "queries alone"]),
     (
         lambda: zo.differentiable(Sine(), TWO, tangent="memory"),
-        ["differentiable, tangent", "str", "Memory()"],
+        ["differentiable, tangent", "str", "WindowTangent()"],
     ),
 ]
 

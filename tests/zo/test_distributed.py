@@ -88,23 +88,23 @@ class Recorded(zo.Measured):
     """Does not measure time but takes a choice; what it takes is in its state alone."""
 
     def _measure(self, problem, base, *others):
-        names, one = problem.parameters.names, zo.CoordinateWise(MU).plan(problem.parameters, zo.Key(0))
+        names, one = problem.parameters.names, zo.CGE(MU).plan(problem.parameters, zo.Key(0))
         self.candidates.stacked.changes(problem, one.chunk(0, 2), base)  # checks it, as measuring would
         pairs = [("difference", 4), ("stacked", 16)]
         self.chosen = {name: pairs[place % 2] for place, name in enumerate(names)}
 
 
-CGE = zo.CoordinateWise(MU)
-SPARSE = zo.CoordinateWise(MU, zo.RandomCoordinates(20, every=2), "central")
+CGE = zo.CGE(MU)
+SPARSE = zo.CGE(MU, zo.RandomCoordinates(20, every=2), True)
 RUNS = {  # (estimator, evaluator, chunk, through a box or a known loss)
     "loop": (CGE, "loop", 5, "box"),
     "stacked": (CGE, "stacked", 7, "box"),
     "difference": (CGE, "difference", 7, "known"),
     "auto": (CGE, Recorded, 7, "known"),
     "sparse": (SPARSE, "stacked", 3, "box"),
-    "directions": (zo.RandomDirections(MU, 9), "stacked", 2, "box"),
+    "directions": (zo.RGE(MU, 9), "stacked", 2, "box"),
     "hybrid": (
-        zo.Hybrid(zo.CoordinateWise(MU, zo.RandomCoordinates(15)), zo.RandomDirections(MU, 7)),
+        zo.Hybrid(zo.CGE(MU, zo.RandomCoordinates(15)), zo.RGE(MU, 7)),
         "loop",
         4,
         "box",

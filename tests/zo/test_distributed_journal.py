@@ -61,7 +61,7 @@ def step(rank: int, folder: str, kill: int | None) -> None:
     gradient = zo.LossGradient(
         network,
         lambda network, batch: (box(network(batch[0])) - batch[1]).square().mean(1),
-        zo.CoordinateWise(1e-2),
+        zo.CGE(1e-2),
         evaluator=Changing(),
         chunk=4,
         process_group=dist.group.WORLD,

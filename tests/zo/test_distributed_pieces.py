@@ -68,9 +68,7 @@ def gradient_of(network, box, evaluator, group, **settings):
     objective = zo.OutputLoss(known_loss) if evaluator == "difference" else through(box)
     # one chunk: without blocks of rows all but one process would have nothing to do
     chosen = {"chunk": 92, "max_dropped": 0.9, "row_block": 2, **settings}
-    return zo.LossGradient(
-        network, objective, zo.CoordinateWise(MU), evaluator=evaluator, process_group=group, **chosen
-    )
+    return zo.LossGradient(network, objective, zo.CGE(MU), evaluator=evaluator, process_group=group, **chosen)
 
 
 def train(group, evaluator, begin=None, until=STEPS, share=False, **settings):
@@ -133,7 +131,7 @@ def shared(groups):
             groups[size], "stacked", share=True, row_block=None, chunk=9, first_alone=True
         )
         box = Sines()
-        around = zo.differentiable(zo.SharedRows(box, groups[size]), zo.RandomDirections(MU, 3))
+        around = zo.differentiable(zo.SharedRows(box, groups[size]), zo.RGE(MU, 3))
         network = make_network()
         torch.manual_seed(7)
         batch = batch_of(0)
@@ -224,9 +222,7 @@ def failing_before_rows(groups):
             raise MemoryError("no memory left on this device")
         return box(network(batch[0])).square().mean(1)
 
-    gradient = zo.LossGradient(
-        make_network(), objective, zo.CoordinateWise(MU), process_group=group, evaluator="loop"
-    )
+    gradient = zo.LossGradient(make_network(), objective, zo.CGE(MU), process_group=group, evaluator="loop")
     torch.manual_seed(4)
     return {"failing before rows": error_of(lambda: gradient.backward(batch_of(0)))}
 
@@ -295,7 +291,7 @@ def test_in_float64_blocks_of_rows_come_to_autograds_gradient():
     network = make_network().double()
     x, y = (tensor.double() for tensor in batch_of(0))
     objective = zo.OutputLoss(known_loss)
-    gradient = zo.LossGradient(network, objective, zo.CoordinateWise(1e-6), chunk=92, row_block=3)
+    gradient = zo.LossGradient(network, objective, zo.CGE(1e-6), chunk=92, row_block=3)
     gradient.backward((x, y))
     found = torch.cat([tensor.grad.flatten() for tensor in network.parameters()])
     exact = torch.autograd.grad(objective(network, (x, y)).mean(), list(network.parameters()))
@@ -345,7 +341,7 @@ def test_bytes_are_eight_a_query_and_block_beside_what_each_rank_tells(found):
 def test_networks_whose_rows_interact_are_refused(network, words):
     x = torch.randn(6, 4, 4) if isinstance(network[0], nn.InstanceNorm1d) else torch.randn(6, 4)
     objective = lambda network, batch: network(batch).square().flatten(1).mean(dim=1)  # noqa: E731
-    gradient = zo.LossGradient(network, objective, zo.CoordinateWise(MU), evaluator="loop", row_block=2)
+    gradient = zo.LossGradient(network, objective, zo.CGE(MU), evaluator="loop", row_block=2)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     with pytest.raises(zo.ConfigurationError, match=words):
         gradient.backward(x)
@@ -363,7 +359,7 @@ def test_a_forward_that_draws_from_a_gpus_generator_is_refused(monkeypatch):
     def dropped(network, batch):
         return (network(batch) * torch.bernoulli(torch.full((len(batch), 4), 0.5), generator=draws)).mean(1)
 
-    gradient = zo.LossGradient(nn.Linear(4, 4), dropped, zo.CoordinateWise(MU), evaluator="loop", row_block=2)
+    gradient = zo.LossGradient(nn.Linear(4, 4), dropped, zo.CGE(MU), evaluator="loop", row_block=2)
     with pytest.raises(zo.ConfigurationError, match="draws random numbers"):
         gradient.backward(torch.randn(6, 4))
 
@@ -373,7 +369,7 @@ def test_objectives_whose_rows_interact_are_refused():
         losses = network(batch).square().mean(dim=1)
         return losses / losses.sum()
 
-    gradient = zo.LossGradient(nn.Linear(4, 4), ranked, zo.CoordinateWise(MU), evaluator="loop", row_block=2)
+    gradient = zo.LossGradient(nn.Linear(4, 4), ranked, zo.CGE(MU), evaluator="loop", row_block=2)
     with pytest.raises(zo.ObjectiveError, match="not to hang on the rows beside it"):
         gradient.backward(torch.randn(6, 4))
 
@@ -384,25 +380,22 @@ def test_a_noisy_objective_is_not_taken_for_one_whose_rows_interact():
     def noisy(network, batch):
         return network(batch).square().mean(dim=1) + 0.05 * torch.randn(len(batch), generator=draws)
 
-    gradient = zo.LossGradient(nn.Linear(4, 4), noisy, zo.CoordinateWise(1.0), evaluator="loop", row_block=2)
+    gradient = zo.LossGradient(nn.Linear(4, 4), noisy, zo.CGE(1.0), evaluator="loop", row_block=2)
     assert gradient.backward(torch.randn(6, 4)).isfinite()
 
 
 def test_closures_and_states_with_other_blocks_are_refused():
     network = nn.Linear(4, 4)
-    closed = zo.LossGradient(
-        network, lambda: network(torch.ones(3, 4)).mean(dim=1), zo.CoordinateWise(MU), row_block=2
-    )
+    closed = zo.LossGradient(network, lambda: network(torch.ones(3, 4)).mean(dim=1), zo.CGE(MU), row_block=2)
     with pytest.raises(zo.ConfigurationError, match="got a closure"):
         closed.backward()
     first, other = (
-        zo.LossGradient(network, zo.OutputLoss(known_loss), zo.CoordinateWise(MU), row_block=rows)
-        for rows in (2, None)
+        zo.LossGradient(network, zo.OutputLoss(known_loss), zo.CGE(MU), row_block=rows) for rows in (2, None)
     )
     with pytest.raises(zo.ConfigurationError, match="row_block=None, got one with 2"):
         other.load_state_dict(first.state_dict())
     with pytest.raises(zo.ConfigurationError, match="row_block"):
-        zo.LossGradient(network, zo.OutputLoss(known_loss), zo.CoordinateWise(MU), row_block=0)
+        zo.LossGradient(network, zo.OutputLoss(known_loss), zo.CGE(MU), row_block=0)
 
 
 # Calls of a box
@@ -436,7 +429,7 @@ def test_a_shared_gradient_pays_for_base_and_queries_once(kind, found):
 
 def test_queries_in_backward_are_paid_once(found):
     box, network, batch = Sines(), make_network(), batch_of(0)
-    around = zo.differentiable(box, zo.RandomDirections(MU, 3))
+    around = zo.differentiable(box, zo.RGE(MU, 3))
     torch.manual_seed(7)
     (around(network(batch[0])) - batch[1]).nan_to_num().square().mean().backward()
     for size in SIZES[1:]:

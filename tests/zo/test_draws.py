@@ -22,7 +22,7 @@ def test_draws_hang_on_seed_step_and_path_alone():
 def test_the_global_generator_is_not_moved():
     parameters = zo.Parameters(nn.Linear(10, 10))
     before = torch.get_rng_state()
-    zo.RandomDirections(1e-3, q=3).plan(parameters, zo.Key(0)).chunk(0, 3)
+    zo.RGE(1e-3, q=3).plan(parameters, zo.Key(0)).chunk(0, 3)
     zo.RandomCoordinates(4).draw(parameters, zo.Key(0))
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -30,7 +30,7 @@ def test_the_global_generator_is_not_moved():
 @pytest.mark.parametrize("scheme", ["forward", "antithetic"])
 def test_directions_do_not_depend_on_the_chunk(scheme):
     parameters = zo.Parameters(nn.Linear(10, 10))
-    plan = zo.RandomDirections(1e-3, q=9, scheme=scheme).plan(parameters, zo.Key(3))
+    plan = zo.RGE(1e-3, q=9, central=scheme != "forward").plan(parameters, zo.Key(3))
     whole = plan.chunk(0, plan.queries).steps
     parts = [plan.chunk(p, min(p + 4, plan.queries)).steps for p in range(0, plan.queries, 4)]
     assert torch.equal(torch.cat(parts), whole)

@@ -50,9 +50,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(6, 3).double(), torch.zeros(6, dtype=torch.bool)
 
 
-@pytest.mark.parametrize(
-    "estimator", [zo.CoordinateWise(1e-4), zo.RandomDirections(1e-4, q=5)], ids=["cge", "rge"]
-)
+@pytest.mark.parametrize("estimator", [zo.CGE(1e-4), zo.RGE(1e-4, q=5)], ids=["cge", "rge"])
 def test_rows_lost_in_the_base_leave_the_gradient_of_the_other_rows(network, batch, estimator):
     x, lost = batch
     lost[[1, 4]] = True
@@ -64,7 +62,7 @@ def test_rows_lost_in_the_base_leave_the_gradient_of_the_other_rows(network, bat
 
 @pytest.mark.parametrize("scheme", ["forward", "central"])
 def test_a_lost_query_leaves_its_coordinate_at_zero_and_all_others_to_the_bit(network, batch, scheme):
-    estimator = zo.CoordinateWise(1e-4, scheme=scheme)
+    estimator = zo.CGE(1e-4, central=scheme != "forward")
     whole = gradient_of(network, estimator, Loop(), batch)
     found = gradient_of(network, estimator, Sabotaged([(3, 2), (7, 0)]), batch)
     expected = whole.clone()
@@ -73,7 +71,7 @@ def test_a_lost_query_leaves_its_coordinate_at_zero_and_all_others_to_the_bit(ne
 
 
 def test_central_coordinate_is_zero_where_only_the_backward_query_was_lost(network, batch):
-    estimator = zo.CoordinateWise(1e-4, scheme="central")
+    estimator = zo.CGE(1e-4, central=True)
     size = sum(p.numel() for p in network.parameters())
     chunk = 2 * size  # all queries in one, so that their places in it are those in the plan
     found = gradient_of(network, estimator, Sabotaged([(size + 5, 1)]), batch, chunk=chunk)
@@ -85,7 +83,7 @@ def test_central_coordinate_is_zero_where_only_the_backward_query_was_lost(netwo
 @pytest.mark.parametrize(("scheme", "lost"), [("forward", [2]), ("antithetic", [5])])
 def test_rge_is_the_mean_over_the_directions_that_remain(network, batch, scheme, lost):
     q = 5
-    estimator = zo.RandomDirections(1e-4, q=q, scheme=scheme)
+    estimator = zo.RGE(1e-4, q=q, central=scheme != "forward")
     found = gradient_of(network, estimator, Sabotaged([(p, 1) for p in lost]), batch, max_dropped=0.5)
     parameters = zo.Parameters(network)
     plan = estimator.plan(parameters, zo.Key(0))
@@ -114,7 +112,7 @@ def test_a_box_that_keeps_failures_costs_queries_not_the_step():
     with torch.no_grad():
         network.weight.zero_()
         network.bias.copy_(torch.tensor([0.1, 0.2, 1.9995, 0.3]))  # a step of 1e-3 takes the third over
-    gradient = zo.LossGradient(network, through, zo.CoordinateWise(1e-3), evaluator=zo.Stacked())
+    gradient = zo.LossGradient(network, through, zo.CGE(1e-3), evaluator=zo.Stacked())
     gradient.backward(x)
     assert gradient.counts.dropped == 1
     assert network.bias.grad[2] == 0
@@ -131,7 +129,7 @@ def test_too_many_failures_are_an_error_and_grad_is_untouched(network, batch, ev
     x, lost = batch
     if isinstance(evaluator, Loop):
         lost[:] = True
-    gradient = zo.LossGradient(network, objective, zo.CoordinateWise(1e-4), evaluator=evaluator)
+    gradient = zo.LossGradient(network, objective, zo.CGE(1e-4), evaluator=evaluator)
     before = [p.detach().clone() for p in network.parameters()]
     with pytest.raises(zo.FailedQueriesError, match="Step 0"):
         gradient.backward((x, lost))

@@ -93,7 +93,7 @@ def test_weights_that_are_not_contiguous():
 
 def test_frozen_weights_that_are_chosen_stay_frozen():
     network = nn.Linear(3, 2).requires_grad_(False)
-    gradient = zo.LossGradient(network, mean_square, zo.CoordinateWise(1e-3), parameters=["*"])
+    gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-3), parameters=["*"])
     gradient.backward(torch.randn(4, 3))
     assert network.weight.grad is not None
     assert not network.weight.requires_grad
@@ -201,7 +201,7 @@ def test_what_no_stack_can_hold_gives_what_loop_gives_to_the_bit(make):
     for evaluator in ("loop", "stacked"):
         torch.manual_seed(0)
         network = nn.Sequential(make(), nn.Tanh(), nn.Linear(3, 2)).double()
-        gradient = zo.LossGradient(network, mean_square, zo.CoordinateWise(1e-4), evaluator=evaluator)
+        gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-4), evaluator=evaluator)
         if evaluator == "stacked":
             with pytest.warns(zo.EvaluatorWarning, match="Stacked"):
                 gradient.backward(torch.randn(4, 3).double())
@@ -211,7 +211,7 @@ def test_what_no_stack_can_hold_gives_what_loop_gives_to_the_bit(make):
     assert torch.equal(*found)
 
 
-@pytest.mark.parametrize("estimator", [zo.CoordinateWise(1e-4), zo.RandomDirections(1e-4, q=4)])
+@pytest.mark.parametrize("estimator", [zo.CGE(1e-4), zo.RGE(1e-4, q=4)])
 def test_compiled_modules_run_uncompiled(estimator):
     found = []
     for compiled in (False, True):
@@ -236,7 +236,7 @@ def test_a_compiled_network_is_compiled_all_the_same_and_once(evaluator):
 
     torch.compiler.reset()
     network = torch.compile(nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Dropout(0.2)), backend=backend)
-    gradient = zo.LossGradient(network, mean_square, zo.CoordinateWise(1e-3), evaluator=evaluator)
+    gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-3), evaluator=evaluator)
     for _ in range(3):
         gradient.backward(torch.randn(4, 3))
     compiled = len(graphs)
@@ -258,8 +258,8 @@ def test_coordinates_and_directions_are_checked_apart():
             found = super().losses(problem, perturbation)
             return found if isinstance(perturbation, Coordinates) else found + 1
 
-    both = zo.Hybrid(zo.CoordinateWise(1e-3, zo.RandomCoordinates(5)), zo.RandomDirections(1e-3, q=3))
-    evaluator = zo.Verified(Directed())
+    both = zo.Hybrid(zo.CGE(1e-3, zo.RandomCoordinates(5)), zo.RGE(1e-3, q=3))
+    evaluator = zo.Checked(Directed())
     network = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
     gradient = zo.LossGradient(network, mean_square, both, evaluator=evaluator, chunk=5)
     with pytest.warns(zo.EvaluatorWarning, match="Directed disagreed with loop for a direction"):
@@ -278,7 +278,7 @@ def test_one_query_at_first_is_checked_beside_another():
     def mixing(network, batch):
         return mean_square(network, batch) / network(batch).square().mean()
 
-    gradient = zo.LossGradient(nn.Linear(3, 2), mixing, zo.RandomDirections(1e-3, q=1), evaluator="stacked")
+    gradient = zo.LossGradient(nn.Linear(3, 2), mixing, zo.RGE(1e-3, q=1), evaluator="stacked")
     with pytest.warns(zo.EvaluatorWarning, match="disagreed"):
         gradient.backward(torch.randn(4, 3))
 
@@ -290,7 +290,7 @@ def test_a_later_batch_that_cannot_be_stacked_falls_back_too():
         loss = mean_square(network, batch)
         return loss + mean_square(network, torch.ones(1, 3).double()) if len(batch) % 5 == 0 else loss
 
-    gradient = zo.LossGradient(network, objective, zo.CoordinateWise(1e-4), evaluator="stacked")
+    gradient = zo.LossGradient(network, objective, zo.CGE(1e-4), evaluator="stacked")
     gradient.backward(torch.randn(4, 3).double())
     with pytest.warns(zo.EvaluatorWarning, match="could not run"):
         gradient.backward(torch.randn(5, 3).double())

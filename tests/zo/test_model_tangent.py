@@ -116,7 +116,7 @@ def test_a_step_with_the_boxs_own_function_is_autograds_and_with_a_crude_one_nea
     truth = objective_with(pendulum(64))(network, batch).mean()
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(truth, list(network.parameters()))])
     errors = []
-    for tangent in (ModelTangent(pendulum(substeps)), zo.LocalSecant(ModelTangent(pendulum(substeps)))):
+    for tangent in (ModelTangent(pendulum(substeps)), zo.SecantTangent(ModelTangent(pendulum(substeps)))):
         network.zero_grad()
         gradient = zo.TangentGradient(
             network, objective_with(box), boxes=[box], tangent=tangent, probes=1, mu=1e-5
@@ -169,10 +169,10 @@ def test_what_a_model_leaves_of_the_wake_is_learned_behind_it():
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(truth, list(network.parameters()))])
     errors = {}
     for name, tangent, probes in (
-        ("identity", zo.Identity(), 1),
+        ("identity", zo.IdentityTangent(), 1),
         ("model", ModelTangent(thick), 1),
-        ("local", zo.LocalSecant(), 8),
-        ("both", zo.LocalSecant(ModelTangent(thick)), 8),
+        ("local", zo.SecantTangent(), 8),
+        ("both", zo.SecantTangent(ModelTangent(thick)), 8),
     ):
         network.zero_grad()
         gradient = zo.TangentGradient(

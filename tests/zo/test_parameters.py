@@ -1,4 +1,4 @@
-"""Parameters: what names, patterns, module types and `Without` choose; the steps that weights can take."""
+"""Parameters: what names, patterns, module types and `Exclude` choose; the steps that weights can take."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ CHOICES = [
     (nn.Conv2d, CONVOLUTIONS),
     ([nn.Conv2d, nn.Linear], CONVOLUTIONS | {"head.weight", "head.bias"}),
     ([nn.Conv2d, "head.weight"], CONVOLUTIONS | {"head.weight"}),
-    (["*.weight", zo.Without(nn.BatchNorm2d)], {"first.weight", "second.weight", "head.weight"}),
-    ([zo.Without(nn.BatchNorm2d, "*.bias", "scale")], {"first.weight", "second.weight", "head.weight"}),
-    (zo.Without("*.bias"), ALL - {"first.bias", "norm.bias", "head.bias"}),
+    (["*.weight", zo.Exclude(nn.BatchNorm2d)], {"first.weight", "second.weight", "head.weight"}),
+    ([zo.Exclude(nn.BatchNorm2d, "*.bias", "scale")], {"first.weight", "second.weight", "head.weight"}),
+    (zo.Exclude("*.bias"), ALL - {"first.bias", "norm.bias", "head.bias"}),
     ([nn.modules.batchnorm._BatchNorm], {"norm.weight", "norm.bias"}),
 ]
 
@@ -51,7 +51,7 @@ def test_frozen_parameters_are_chosen_by_name_or_type_only():
     network = Net()
     network.first.requires_grad_(False)
     assert "first.weight" not in zo.Parameters(network).names
-    assert "first.weight" not in zo.Parameters(network, [zo.Without("*.bias")]).names
+    assert "first.weight" not in zo.Parameters(network, [zo.Exclude("*.bias")]).names
     assert "first.weight" in zo.Parameters(network, [nn.Conv2d]).names
 
 
@@ -61,7 +61,7 @@ def test_a_tied_parameter_answers_to_each_name_and_type():
     for choice in ("embed.weight", "out.weight", nn.Linear, nn.Embedding):
         assert zo.Parameters(network, [choice]).names == ("embed.weight",)
     with pytest.raises(zo.ParameterError, match="found none"):
-        zo.Parameters(network, [zo.Without("out.*")])
+        zo.Parameters(network, [zo.Exclude("out.*")])
 
 
 def test_a_type_reaches_weights_under_a_parametrization():
@@ -73,12 +73,12 @@ def test_a_type_reaches_weights_under_a_parametrization():
 BAD = [
     (["hed.weight"], ["'hed.weight'", "head.weight"]),
     ([nn.ConvTranspose2d], ["ConvTranspose2d", "BatchNorm2d, Conv2d, Linear, Net"]),
-    (["*.weight", zo.Without(nn.GroupNorm)], ["GroupNorm", "matches none"]),
+    (["*.weight", zo.Exclude(nn.GroupNorm)], ["GroupNorm", "matches none"]),
     ([nn.ReLU], ["ReLU", "matches none"]),
     ([int], ["module types", "int"]),
     ([nn.Linear(1, 1)], ["give its name"]),
     ([], ["found none"]),
-    (["first.bias", zo.Without(nn.Conv2d)], ["found none"]),
+    (["first.bias", zo.Exclude(nn.Conv2d)], ["found none"]),
 ]
 
 

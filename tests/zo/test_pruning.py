@@ -111,7 +111,7 @@ def test_lost_queries_are_an_error_unless_allowed():
     def through(network, batch):
         return box(network(batch)).square().mean(dim=1)
 
-    batch, estimator = torch.zeros(3, 4).double(), zo.CoordinateWise(1e-2)
+    batch, estimator = torch.zeros(3, 4).double(), zo.CGE(1e-2)
     score = lambda **k: pruning.scores("zo-snip", network, through, batch, estimator=estimator, **k)  # noqa: E731
     with pytest.raises(zo.FailedQueriesError):
         score()

@@ -13,10 +13,10 @@ from zo.evaluators.stacked import Stacked
 
 ROWS, CHUNK = 6, 5
 ESTIMATORS = {
-    "cge": zo.CoordinateWise(1e-4),
-    "central cge": zo.CoordinateWise(1e-4, scheme="central"),
-    "rge": zo.RandomDirections(1e-4, q=17),
-    "antithetic rge": zo.RandomDirections(1e-4, q=9, scheme="antithetic"),
+    "cge": zo.CGE(1e-4),
+    "central cge": zo.CGE(1e-4, central=True),
+    "rge": zo.RGE(1e-4, q=17),
+    "antithetic rge": zo.RGE(1e-4, q=9, central=True),
 }
 
 
@@ -78,7 +78,7 @@ def test_what_was_lost_leaves_no_trace(seed, estimator, evaluator):
     assert torch.equal(found, expected)
     assert torch.equal(loss, base[kept].mean())
     assert gradient.counts.dropped == int((~valid).sum())
-    if isinstance(estimator, zo.CoordinateWise):
+    if isinstance(estimator, zo.CGE):
         alone = valid.view(-1, parameters.size).all(dim=0)
         assert bool((found[~alone] == 0).all()) and bool((found[alone] != 0).any())
         assert 0 < int(alone.sum())

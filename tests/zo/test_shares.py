@@ -90,14 +90,12 @@ def test_costs_are_recorded_and_measured_twice():
 def test_compositions_follow_coordinates_and_know_directions():
     network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))  # 12, 4, 4 and 1 weights
     parameters, key = zo.Parameters(network), zo.Key(0)
-    plan = zo.CoordinateWise(1e-3, scheme="central").plan(parameters, key)
+    plan = zo.CGE(1e-3, central=True).plan(parameters, key)
     found = compositions(plan, parameters, 10)
     assert found == [{0: 10}, {0: 2, 1: 4, 2: 4}, {0: 9, 3: 1}, {0: 3, 1: 4, 2: 3}, {2: 1, 3: 1}]
-    directions = zo.RandomDirections(1e-3, 7).plan(parameters, key)
+    directions = zo.RGE(1e-3, 7).plan(parameters, key)
     assert compositions(directions, parameters, 4) == [{-1: 4}, {-1: 3}]
-    hybrid = zo.Hybrid(
-        zo.CoordinateWise(1e-3, zo.FixedCoordinates(torch.tensor([12, 20]))), zo.RandomDirections(1e-3, 3)
-    )
+    hybrid = zo.Hybrid(zo.CGE(1e-3, zo.FixedCoordinates(torch.tensor([12, 20]))), zo.RGE(1e-3, 3))
     assert compositions(hybrid.plan(parameters, key), parameters, 3) == [{-1: 1, 1: 1, 3: 1}, {-1: 2}]
 
 

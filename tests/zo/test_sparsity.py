@@ -77,10 +77,10 @@ SETS = [
     zo.LayerwiseCoordinates(RATIOS, schedule="cubic", steps=5, start=0.2),
     zo.FixedCoordinates(torch.arange(4)),
 ]
-ESTIMATORS = [zo.CoordinateWise(1e-3), zo.RandomDirections(1e-3, q=5)]
-ESTIMATORS += [zo.RandomDirections(1e-3, q=5, scheme="antithetic", sparsity=s) for s in SETS]
-ESTIMATORS += [zo.CoordinateWise(1e-3, s, scheme="central") for s in SETS]
-ESTIMATORS += [zo.Hybrid(zo.CoordinateWise(1e-3, s), zo.RandomDirections(1e-3, q=5)) for s in SETS]
+ESTIMATORS = [zo.CGE(1e-3), zo.RGE(1e-3, q=5)]
+ESTIMATORS += [zo.RGE(1e-3, q=5, central=True, sparsity=s) for s in SETS]
+ESTIMATORS += [zo.CGE(1e-3, s, central=True) for s in SETS]
+ESTIMATORS += [zo.Hybrid(zo.CGE(1e-3, s), zo.RGE(1e-3, q=5)) for s in SETS]
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=range(len(ESTIMATORS)))
@@ -109,7 +109,7 @@ def planned(make):
 
 
 def cge(sparsity):
-    return lambda: zo.CoordinateWise(1e-3, sparsity)
+    return lambda: zo.CGE(1e-3, sparsity)
 
 
 LINEAR = {"weight": 0.5, "bias": 1.0}
@@ -118,12 +118,12 @@ BAD = [
     (planned(cge(Given(1, 1))), ["ascending", "[1, 1]"]),
     (planned(cge(Given(2, 4))), ["[0, 4)", "[2, 4]"]),
     (planned(cge(Given(-1, 2))), ["[-1, 2]"]),
-    (planned(lambda: zo.RandomDirections(1e-3, 1, sparsity=Given())), ["empty"]),
+    (planned(lambda: zo.RGE(1e-3, 1, sparsity=Given())), ["empty"]),
     (planned(cge(zo.LayerwiseCoordinates({"weight": 0.0, "bias": 0.0}))), ["Layerwise", "empty"]),
     (planned(cge(zo.LayerwiseCoordinates({"weight": 0.5}))), ["none for bias", "dense"]),
     (planned(cge(zo.Complement(zo.RandomCoordinates(4)))), ["Complement", "empty"]),
     (
-        planned(lambda: zo.Hybrid(zo.CoordinateWise(1, zo.RandomCoordinates(4)), zo.RandomDirections(1, 1))),
+        planned(lambda: zo.Hybrid(zo.CGE(1, zo.RandomCoordinates(4)), zo.RGE(1, 1))),
         ["Complement", "empty"],
     ),
     (lambda: zo.FixedCoordinates(torch.zeros(0, dtype=torch.int64)), ["at least one", "(0,)"]),
@@ -137,9 +137,9 @@ BAD = [
         lambda: zo.LayerwiseCoordinates(LINEAR, schedule="linear", steps=5, start=1.0),
         ["start", "[0, 1)", "1.0"],
     ),
-    (lambda: zo.Hybrid(zo.CoordinateWise(1), zo.RandomDirections(1, 1)), ["Hybrid", "with a sparsity"]),
-    (lambda: zo.Hybrid(cge(Given(1))(), zo.RandomDirections(1, 1, sparsity=Given(0))), ["without one"]),
-    (lambda: zo.RandomDirections(1e-3, q=0), ["q", ">= 1", "0"]),
+    (lambda: zo.Hybrid(zo.CGE(1), zo.RGE(1, 1)), ["Hybrid", "with a sparsity"]),
+    (lambda: zo.Hybrid(cge(Given(1))(), zo.RGE(1, 1, sparsity=Given(0))), ["without one"]),
+    (lambda: zo.RGE(1e-3, q=0), ["q", ">= 1", "0"]),
 ]
 
 
@@ -157,12 +157,12 @@ def test_a_mu_lost_in_rounding_is_refused_by_name(scheme):
     network = nn.Sequential(nn.Linear(3, 1), nn.Linear(1, 1))
     nn.init.constant_(network[1].weight, 4096.0)
     with pytest.raises(zo.ConfigurationError, match=r"1e-05.*'1\.weight'.*4\.1e\+03"):
-        zo.CoordinateWise(1e-5, scheme=scheme).plan(zo.Parameters(network), zo.Key(0))
+        zo.CGE(1e-5, central=scheme != "forward").plan(zo.Parameters(network), zo.Key(0))
 
 
 def test_directions_below_the_rounding_are_refused_and_the_sphere_says_why():
     parameters = zo.Parameters(nn.Linear(400, 250))
     nn.init.constant_(parameters.tensors[0], 1.0)
-    zo.RandomDirections(1e-5, q=1).plan(parameters, zo.Key(0))
+    zo.RGE(1e-5, q=1).plan(parameters, zo.Key(0))
     with pytest.raises(zo.ConfigurationError, match=r"3\.2e-08 for 'weight'.*square root"):
-        zo.RandomDirections(1e-5, q=1, distribution="sphere").plan(parameters, zo.Key(0))
+        zo.RGE(1e-5, q=1, distribution="sphere").plan(parameters, zo.Key(0))

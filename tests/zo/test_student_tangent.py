@@ -197,7 +197,7 @@ def test_without_probes_a_step_costs_the_base_and_stacks_hand_values_on():
     box = FromTorch(torch.sin, (X,), (ArraySpec("y", (3,)),))
     for tangent, probes in (
         (StudentTangent(nn.Linear(3, 3)), 0),
-        (zo.LocalSecant(StudentTangent(nn.Linear(3, 3))), 2),
+        (zo.SecantTangent(StudentTangent(nn.Linear(3, 3))), 2),
     ):
         network = nn.Linear(3, 3).double()
         gradient = zo.TangentGradient(
@@ -212,7 +212,7 @@ def test_without_probes_a_step_costs_the_base_and_stacks_hand_values_on():
         assert student.state_dict()["window"]["seen"] == 3 * (1 + probes) * 5
         assert isinstance(gradient.trust_of_step, float)
     with pytest.raises(zo.ConfigurationError, match="probes"):
-        zo.TangentGradient(network, lambda n, b: b, boxes=[box], tangent=zo.LocalSecant(own), probes=0)
+        zo.TangentGradient(network, lambda n, b: b, boxes=[box], tangent=zo.SecantTangent(own), probes=0)
 
 
 class Pictured(nn.Module):

@@ -16,8 +16,8 @@ from zo.evaluators.loop import Loop
 from zo.perturbation import Perturbation
 
 FILLED = SurrogateFilled(1e-4, 6)
-CENTRAL = SurrogateFilled(1e-4, 6, "central")
-CORRECTED = ControlVariate(zo.RandomDirections(1e-4, 5))
+CENTRAL = SurrogateFilled(1e-4, 6, True)
+CORRECTED = ControlVariate(zo.RGE(1e-4, 5))
 ESTIMATORS = {"filled": FILLED, "central": CENTRAL, "corrected": CORRECTED}
 QUERIES = {"filled": 6, "central": 12, "corrected": 5}
 
@@ -70,7 +70,7 @@ def step(estimator, evaluator="loop", scale=1.0, **settings) -> tuple[torch.Tens
 @pytest.mark.parametrize("evaluator", ["loop", "stacked", "auto"])
 def test_with_a_tangents_gradient_the_counts_of_both_are_what_the_box_was_asked(kind, evaluator):
     network, box, batch = make_network(), Sine(), weights(3, 4)
-    surrogate = zo.TangentGradient(network, through(box), boxes=[box], tangent=zo.Memory(), probes=2)
+    surrogate = zo.TangentGradient(network, through(box), boxes=[box], tangent=zo.WindowTangent(), probes=2)
     gradient = zo.LossGradient(network, through(box), ESTIMATORS[kind], evaluator=evaluator)
     assert gradient.queries() == QUERIES[kind]
     for _ in range(2):
@@ -97,9 +97,7 @@ def test_measured_where_it_was_drawn_and_scaled_elsewhere(estimator):
     """Against CGE of all coordinates, and the least-squares scale by NumPy's solver."""
     surrogate, found = step(estimator)
     network = make_network()
-    zo.LossGradient(network, through(Sine()), zo.CoordinateWise(1e-4, scheme=estimator.scheme)).backward(
-        weights(3, 4)
-    )
+    zo.LossGradient(network, through(Sine()), zo.CGE(1e-4, central=estimator.central)).backward(weights(3, 4))
     whole = flat_grad(network)
     measured = torch.isclose(found, whole, rtol=1e-7, atol=1e-12)
     assert measured.sum() == 6
@@ -171,8 +169,8 @@ def test_the_last_steps_gradient_as_surrogate_and_resumed_to_the_bit(kind, tmp_p
 
     def run(resume: bool) -> torch.Tensor:
         network, box = make_network(torch.float32), Sine()
-        estimator = {"filled": SurrogateFilled(1e-3, 6), "central": SurrogateFilled(1e-2, 6, "central")}.get(
-            kind, ControlVariate(zo.RandomDirections(1e-3, 5))
+        estimator = {"filled": SurrogateFilled(1e-3, 6), "central": SurrogateFilled(1e-2, 6, True)}.get(
+            kind, ControlVariate(zo.RGE(1e-3, 5))
         )
 
         def make():
@@ -240,7 +238,7 @@ REFUSED = {
         lambda: spoiled(0.0),
         SurrogateFilled(1e-4, 50),
         zo.ConfigurationError,
-        ["at most the 49 parameters", "50", "CoordinateWise"],
+        ["at most the 49 parameters", "50", "CGE"],
     ),
 }
 
@@ -257,9 +255,9 @@ def test_bad_surrogates_are_named_errors(case):
 SETTINGS = [
     (lambda: SurrogateFilled(0.0, 5), ["SurrogateFilled, mu", "0.0"]),
     (lambda: SurrogateFilled(1e-3, 0), ["SurrogateFilled, coordinates", "0"]),
-    (lambda: SurrogateFilled(1e-3, 5, "both"), ["scheme", "both", "central"]),
+    (lambda: SurrogateFilled(1e-3, 5, "both"), ["central", "both", "True"]),
     (
-        lambda: ControlVariate(zo.RandomDirections(1e-3, 5, sparsity=zo.RandomCoordinates(3))),
+        lambda: ControlVariate(zo.RGE(1e-3, 5, sparsity=zo.RandomCoordinates(3))),
         ["ControlVariate, directions", "RandomCoordinates(size=3", "SurrogateFilled"],
     ),
 ]

@@ -30,11 +30,11 @@ RANKS, ROWS, STEPS = 3, 5, 6
 POLICY = zo.TrustPolicy(check_every=1, average=2, agreement=1e9, most_probes=6)
 NEVER = zo.TrustPolicy(check_every=None)
 RUNS = {  # settings of a gradient, by name
-    "dense": {"tangent": zo.DenseTangent(), "chunk": 1},
-    "stack": {"tangent": zo.LocalSecant(zo.Memory(zo.DenseTangent(), window=50)), "chunk": 1},
-    "pairs": {"tangent": zo.LocalSecant(), "chunk": 2, "probes": 4},  # 2, 2 and 1 variants
-    "loop": {"tangent": zo.DenseTangent(), "chunk": 1, "evaluator": "loop"},
-    "one chunk": {"tangent": zo.DenseTangent(), "chunk": 9},  # more than there are variants
+    "dense": {"tangent": zo.LowRankTangent(), "chunk": 1},
+    "stack": {"tangent": zo.SecantTangent(zo.WindowTangent(zo.LowRankTangent(), window=50)), "chunk": 1},
+    "pairs": {"tangent": zo.SecantTangent(), "chunk": 2, "probes": 4},  # 2, 2 and 1 variants
+    "loop": {"tangent": zo.LowRankTangent(), "chunk": 1, "evaluator": "loop"},
+    "one chunk": {"tangent": zo.LowRankTangent(), "chunk": 9},  # more than there are variants
 }
 
 
@@ -66,7 +66,7 @@ class Breaks(Chancy):
         return super().__call__(*arrays)
 
 
-class BreaksBack(zo.Identity):
+class BreaksBack(zo.IdentityTangent):
     """Raises on rank 2, when the probes are long over."""
 
     def vjp(self, pairs, cotangent):
@@ -101,7 +101,7 @@ def chain(box, steps=3):
 
 def make_gradient(group, network=None, box=None, **settings) -> zo.TangentGradient:
     network, box = network or make_network(), box or Chancy()
-    settings = {"tangent": zo.Identity(), "max_dropped": 1.0, "trust_policy": NEVER, **settings}
+    settings = {"tangent": zo.IdentityTangent(), "max_dropped": 1.0, "trust_policy": NEVER, **settings}
     return zo.TangentGradient(network, chain(box), boxes=[box], process_group=group, **settings)
 
 
@@ -148,15 +148,15 @@ def runs(groups) -> dict:
 
 def resumes(groups) -> dict:
     """Three steps on three processes, then the others on two; rank 2 has none to do."""
-    half = train(groups[3], until=3, tangent=zo.DenseTangent())
+    half = train(groups[3], until=3, tangent=zo.LowRankTangent())
     if groups[2] is None:
         return {}
-    return {"resumed": train(groups[2], begin=half["left"], tangent=zo.DenseTangent())}
+    return {"resumed": train(groups[2], begin=half["left"], tangent=zo.LowRankTangent())}
 
 
 def few_probes(groups) -> dict:
     """Two variants for three processes."""
-    return {"few": train(groups[3], tangent=zo.DenseTangent(), probes=1)}
+    return {"few": train(groups[3], tangent=zo.LowRankTangent(), probes=1)}
 
 
 def counted(all_gather, given, kind):
@@ -238,11 +238,17 @@ def failing(groups) -> dict:
     network = make_network()
     first = network[0].weight.detach()[0, 0].clone()
     wild = zo.TangentGradient(
-        network, restless, boxes=[box], tangent=zo.Identity(), evaluator="loop", probes=8, process_group=group
+        network,
+        restless,
+        boxes=[box],
+        tangent=zo.IdentityTangent(),
+        evaluator="loop",
+        probes=8,
+        process_group=group,
     )
     found["calls"] = error_of(wild, batch)
     tangents = gradient.tangents  # the group serves again
-    tangents[0].vjp = zo.Identity().vjp
+    tangents[0].vjp = zo.IdentityTangent().vjp
     found["after"] = float(gradient.backward(batch))
     return {"failing": found}
 
@@ -323,21 +329,21 @@ def test_rows_are_paid_once_and_counted_in_full_by_all(name, found):
 
 
 def test_a_run_resumes_on_fewer_processes_to_the_same_bits(found, one_thread):
-    whole = train(None, tangent=zo.DenseTangent(), chunk=1)
+    whole = train(None, tangent=zo.LowRankTangent(), chunk=1)
     for rank in range(2):
         assert_same(
             {**found[rank]["resumed"], "losses": 0, "agreements": 0}, {**whole, "losses": 0, "agreements": 0}
         )
     last = train(
         None,
-        begin=train(None, tangent=zo.DenseTangent(), chunk=1, until=3)["left"],
-        tangent=zo.DenseTangent(),
+        begin=train(None, tangent=zo.LowRankTangent(), chunk=1, until=3)["left"],
+        tangent=zo.LowRankTangent(),
     )
     assert_same(last, found[0]["resumed"])  # the chunk is in the state
 
 
 def test_more_processes_than_variants(found, one_thread):
-    alone = train(None, tangent=zo.DenseTangent(), probes=1, chunk=1)
+    alone = train(None, tangent=zo.LowRankTangent(), probes=1, chunk=1)
     for rank in range(3):
         assert_same(found[rank]["few"], alone)
 

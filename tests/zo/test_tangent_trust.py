@@ -55,7 +55,7 @@ def true_grads(objective, network, batch) -> torch.Tensor:
 # The check
 
 
-@pytest.mark.parametrize("tangent", [zo.Identity(), zo.LocalSecant()], ids=repr)
+@pytest.mark.parametrize("tangent", [zo.IdentityTangent(), zo.SecantTangent()], ids=repr)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("size", [1e-3, 1.0])
 def test_the_agreement_is_the_true_gradient_along_the_surrogate(tangent, dtype, size):
@@ -85,7 +85,7 @@ def test_rows_of_checks_are_counted_and_are_all_that_they_cost(evaluator):
         make_network(),
         chain(box),
         boxes=[box],
-        tangent=zo.Memory(),
+        tangent=zo.WindowTangent(),
         probes=2,
         evaluator=evaluator,
         trust_policy=TrustPolicy(check_every=2, lost=1e9, regained=1e9),
@@ -110,7 +110,7 @@ def test_a_check_draws_the_masks_of_the_base_and_leaves_everything_as_it_was():
         network = make_network(middle=(nn.BatchNorm1d(5), nn.Dropout(0.5)))
         box, found = FromTorch(bent, (X,), (X,)), []
         gradient = zo.TangentGradient(
-            network, chain(box), boxes=[box], tangent=zo.LocalSecant(), trust_policy=policy
+            network, chain(box), boxes=[box], tangent=zo.SecantTangent(), trust_policy=policy
         )
         torch.manual_seed(3)
         for step in range(3):
@@ -144,7 +144,7 @@ def test_a_check_in_which_a_row_fails_tells_nothing_and_does_no_harm():
     def run(box, policy):
         network = make_network()
         gradient = zo.TangentGradient(
-            network, chain(box), boxes=[box], tangent=zo.LocalSecant(), trust_policy=policy
+            network, chain(box), boxes=[box], tangent=zo.SecantTangent(), trust_policy=policy
         )
         gradient.backward(weights(5, 4))
         return gradient, flat_grads(network)
@@ -162,7 +162,7 @@ def test_a_row_that_failed_in_the_base_is_in_no_check():
             lambda x: torch.where(x.amax(dim=1, keepdim=True) > 50, math.nan, bent(x)), (X,), (X,)
         )
         gradient = zo.TangentGradient(
-            network, chain(box), boxes=[box], tangent=zo.Identity(), probes=1, trust_policy=ALWAYS
+            network, chain(box), boxes=[box], tangent=zo.IdentityTangent(), probes=1, trust_policy=ALWAYS
         )
         gradient.backward(batch)
         return gradient.agreement
@@ -178,7 +178,7 @@ def test_a_gradient_of_zero_cannot_be_checked():
         make_network(),
         lambda network, batch: box(network(batch)).sum(dim=1),
         boxes=[box],
-        tangent=zo.LocalSecant(zo.DenseTangent()),
+        tangent=zo.SecantTangent(zo.LowRankTangent()),
         probes=16,
         trust_policy=ALWAYS,
     )
@@ -335,13 +335,13 @@ def train(gradient, steps, start=0) -> list[int]:
 
 
 def test_a_tangent_without_the_state_on_a_chaotic_box_is_found_out():
-    gradient = ring_gradient(zo.Memory(window=100))
+    gradient = ring_gradient(zo.WindowTangent(window=100))
     with pytest.warns(TangentWarning) as caught:
         probes = train(gradient, 20)
     assert gradient.watch.lost and probes[-1] == 8
     (warning,) = caught  # one
     words = str(warning.message)
-    assert all(word in words for word in ("with 8 probes", "LocalSecant", "StudentTangent", "zo.HeldOut"))
+    assert all(word in words for word in ("with 8 probes", "SecantTangent", "StudentTangent", "zo.KeepBest"))
     assert warning.filename == __file__
     assert float(words.split("found ")[1].split(",")[0]) == pytest.approx(gradient.watch.error, rel=0.3)
 
@@ -354,7 +354,7 @@ def test_a_tangent_that_is_exact_there_needs_no_more_probes():
 def test_one_that_needs_them_gets_them_and_is_trusted_again():
     """Up to 16 probes, which span the ring's twelve numbers without the one that is predicted: no warning."""
     policy = TrustPolicy(lost=0.02, regained=0.01, check_every=None, average=3)
-    gradient, probes = ring_gradient(zo.LocalSecant(), policy, mu=1e-5), [2]
+    gradient, probes = ring_gradient(zo.SecantTangent(), policy, mu=1e-5), [2]
     while not (16 in probes and probes[-1] == 8) and len(probes) < 60:
         probes += train(gradient, 1, start=len(probes))
     assert [a for a, b in zip(probes, [*probes[1:], 0], strict=True) if a != b] == [2, 4, 8, 16, 8]
@@ -364,26 +364,26 @@ def test_checks_against_the_true_gradient_find_it_out_too():
     """With errors out of account: the loss does not fall along the gradient as that says."""
     policy = TrustPolicy(lost=1e9, regained=1e9, agreement=0.9, check_every=6, average=5)
     assert max(train(ring_gradient(zo.ConvTangent(padding="circular"), policy), 20)) == 2
-    assert max(train(ring_gradient(zo.Memory(), policy), 20)) > 2
+    assert max(train(ring_gradient(zo.WindowTangent(), policy), 20)) > 2
 
 
 def test_what_does_not_learn_gets_no_more_probes_but_is_named():
     policy = TrustPolicy(lost=1e9, regained=1e9, agreement=0.9, check_every=6, average=5)
     with pytest.warns(zo.TangentWarning, match="Take a tangent that learns"):
-        assert max(train(ring_gradient(zo.Identity(), policy), 20)) == 2
+        assert max(train(ring_gradient(zo.IdentityTangent(), policy), 20)) == 2
 
 
 def test_resume_to_the_bit_amid_lost_trust(tmp_path):
     policy = TrustPolicy(check_every=4, average=2, most_probes=8)
 
     def run(resume):
-        gradient = ring_gradient(zo.Memory(window=60), policy)
+        gradient = ring_gradient(zo.WindowTangent(window=60), policy)
         probes = []
         for start in range(0, 16, 2):
             if resume:
                 torch.save(gradient.state_dict(), tmp_path / "state.pt")
                 network = gradient.network
-                gradient = ring_gradient(zo.Memory(window=60), policy)
+                gradient = ring_gradient(zo.WindowTangent(window=60), policy)
                 gradient.network.load_state_dict(network.state_dict())
                 gradient.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
             probes += train(gradient, 2, start)
@@ -479,7 +479,13 @@ def test_one_row_is_no_measure_of_values():
 
 @pytest.mark.parametrize(
     "wrap",
-    [zo.LocalSecant, zo.Memory, zo.DenseTangent, zo.ConvTangent, lambda p: zo.LocalSecant(zo.Memory(p))],
+    [
+        zo.SecantTangent,
+        zo.WindowTangent,
+        zo.LowRankTangent,
+        zo.ConvTangent,
+        lambda p: zo.SecantTangent(zo.WindowTangent(p)),
+    ],
 )
 def test_stacks_hand_values_on_to_what_they_stand_on(wrap):
     student, pairs = Student(), pairs_of_a_call()
@@ -487,9 +493,9 @@ def test_stacks_hand_values_on_to_what_they_stand_on(wrap):
     assert tangent.predict_values(pairs) is None
     tangent.see(pairs)
     assert torch.equal(tangent.predict_values(pairs), pairs.y)
-    assert zo.Identity().predict_values(pairs) is None
-    zo.Identity().see(pairs)
-    assert not wrap(zo.Identity()).learns_from_values
+    assert zo.IdentityTangent().predict_values(pairs) is None
+    zo.IdentityTangent().see(pairs)
+    assert not wrap(zo.IdentityTangent()).learns_from_values
 
 
 def pairs_of_a_call() -> CallPairs:

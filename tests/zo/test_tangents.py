@@ -16,11 +16,11 @@ from zo.tangents.pairs import CallPairs
 
 X = ArraySpec("x", (4,))
 TANGENTS = {
-    "identity": zo.Identity,
-    "local": zo.LocalSecant,
-    "memory": lambda: zo.Memory(window=50),
-    "dense": zo.DenseTangent,
-    "stack": lambda: zo.LocalSecant(zo.Memory(zo.DenseTangent(), window=50)),
+    "identity": zo.IdentityTangent,
+    "local": zo.SecantTangent,
+    "memory": lambda: zo.WindowTangent(window=50),
+    "dense": zo.LowRankTangent,
+    "stack": lambda: zo.SecantTangent(zo.WindowTangent(zo.LowRankTangent(), window=50)),
 }
 
 
@@ -51,7 +51,7 @@ def chain(box, steps=3):
 
 def full_rank(network, objective, boxes, **settings) -> zo.TangentGradient:
     """Probes that span any space that these boxes have, so the gradient must be autograd's."""
-    tangent = zo.LocalSecant(cut=1e-6)
+    tangent = zo.SecantTangent(cut=1e-6)
     settings = {"tangent": tangent, "probes": 16, "mu": 1e-6, **settings}
     return zo.TangentGradient(network, objective, boxes=boxes, **settings)
 
@@ -90,7 +90,7 @@ def test_draws_hang_on_seed_and_step_alone():
     for seed, disturb in ((0, 1), (0, 2), (1, 1)):
         network, box = make_network(), Sine()
         torch.manual_seed(disturb)
-        gradient = zo.TangentGradient(network, chain(box), boxes=[box], tangent=zo.LocalSecant(), seed=seed)
+        gradient = zo.TangentGradient(network, chain(box), boxes=[box], tangent=zo.SecantTangent(), seed=seed)
         gradient.backward(weights(5, 4))
         found.append(grads(network))
     assert torch.equal(found[0], found[1])
@@ -102,7 +102,7 @@ def test_a_probe_draws_the_same_beside_any_others():
     for probes in (1, 3):
         network, box, seen = make_network(), Sine(), []
         gradient = zo.TangentGradient(
-            network, chain(box), boxes=[box], tangent=zo.Identity(), probes=probes, chunk=1
+            network, chain(box), boxes=[box], tangent=zo.IdentityTangent(), probes=probes, chunk=1
         )
         gradient.tangents[0].observe = seen.append
         gradient.backward(weights(5, 4))
@@ -121,7 +121,7 @@ def test_chunks_cost_nothing_and_change_nothing_but_rounding(evaluator, chunk):
             network,
             chain(box),
             boxes=[box],
-            tangent=zo.LocalSecant(),
+            tangent=zo.SecantTangent(),
             probes=3,
             evaluator=evaluator,
             chunk=chunk,
@@ -172,7 +172,7 @@ def test_trust_falls_as_the_box_is_learned():
         return chain(box, 2)(network, box(batch))
 
     gradient = zo.TangentGradient(
-        make_network(), objective, boxes=[box], tangent=zo.DenseTangent(ridge=1e-9), probes=2
+        make_network(), objective, boxes=[box], tangent=zo.LowRankTangent(ridge=1e-9), probes=2
     )
     errors = []
     for step in range(4):
@@ -241,7 +241,7 @@ def test_a_probe_that_fails_drops_its_pairs_and_not_the_step():
 def test_too_many_failed_pairs_are_an_error():
     network, box = make_network(), FailsInTheFirstCall(rows=10)
     gradient = zo.TangentGradient(
-        network, chain(box), boxes=[box], tangent=zo.Identity(), probes=3, max_dropped=0.6
+        network, chain(box), boxes=[box], tangent=zo.IdentityTangent(), probes=3, max_dropped=0.6
     )
     with pytest.raises(zo.FailedQueriesError, match="at most 60% of 45 pairs to fail, 30 did"):
         gradient.backward(weights(5, 4))
@@ -261,7 +261,7 @@ def test_tangents_serve_as_they_stand_where_all_pairs_may_fail(failing):
 
     box, batch, network = FailsInProbes(lambda x: x + 1.0, (X,), (X,)), weights(5, 4), make_network()
     gradient = zo.TangentGradient(
-        network, chain(box, 1), boxes=[box], tangent=zo.Memory(), probes=3, max_dropped=1.0
+        network, chain(box, 1), boxes=[box], tangent=zo.WindowTangent(), probes=3, max_dropped=1.0
     )
     gradient.backward(batch)
     expected = true_grads(chain(lambda x: x + 1.0, 1), network, batch)
@@ -272,7 +272,7 @@ def test_tangents_serve_as_they_stand_where_all_pairs_may_fail(failing):
 
 def test_no_row_that_survives_is_an_error():
     network, box = make_network(), Sine(limit=-100.0)
-    gradient = zo.TangentGradient(network, chain(box), boxes=[box], tangent=zo.Identity())
+    gradient = zo.TangentGradient(network, chain(box), boxes=[box], tangent=zo.IdentityTangent())
     with pytest.raises(zo.FailedQueriesError, match="finite loss in some row"):
         gradient.backward(weights(5, 4))
 
@@ -328,7 +328,7 @@ def test_a_pair_in_which_an_integer_input_changed_too_is_not_learned_from():
     box = FromTorch(function, (X, kind), (X,))
     learned = []
 
-    class Watching(zo.Identity):
+    class Watching(zo.IdentityTangent):
         def observe(self, pairs: CallPairs) -> None:
             learned.append(pairs)
 
@@ -351,7 +351,7 @@ def test_identity_goes_by_name_and_shape():
     valid = torch.ones(1, 2, dtype=torch.bool)
     pairs = CallPairs(inputs, outputs, weights(2, 5), weights(1, 2, 5), weights(1, 2, 9), valid)
     d, v = weights(1, 2, 5, seed=3), weights(2, 9, seed=4)
-    found, back = zo.Identity().apply(pairs, d), zo.Identity().vjp(pairs, v)
+    found, back = zo.IdentityTangent().apply(pairs, d), zo.IdentityTangent().vjp(pairs, v)
     assert torch.equal(found[..., :3], d[..., 2:]) and not found[..., 3:].any()
     assert torch.equal(back[:, 2:], v[:, :3]) and not back[:, :2].any()
 
@@ -447,7 +447,7 @@ def without(box):
 )
 def test_objectives_that_cannot_be_replayed(objective, words):
     network, box = make_network(), Sine()
-    gradient = zo.TangentGradient(network, objective(box), boxes=[box], tangent=zo.Identity(), mu=0.1)
+    gradient = zo.TangentGradient(network, objective(box), boxes=[box], tangent=zo.IdentityTangent(), mu=0.1)
     with pytest.raises(zo.TangentError) as raised:
         gradient.backward(weights(5, 4))
     assert all(word in str(raised.value) for word in words), str(raised.value)
@@ -462,10 +462,10 @@ def test_objectives_that_cannot_be_replayed(objective, words):
         ({"probes": -1}, "probes: expected a whole number >= 1"),
         ({"probes": False}, "probes: expected a whole number >= 1"),
         (
-            {"probes": 0, "tangent": zo.LocalSecant()},
-            r"least 1 for LocalSecant.* from changes, got 0",
+            {"probes": 0, "tangent": zo.SecantTangent()},
+            r"least 1 for SecantTangent.* from changes, got 0",
         ),
-        ({"probes": 0, "tangent": [zo.Memory()]}, r"at least 1 for Memory"),
+        ({"probes": 0, "tangent": [zo.WindowTangent()]}, r"at least 1 for WindowTangent"),
         ({"mu": 0.0}, "mu: expected a finite number > 0"),
         ({"max_dropped": 2}, "max_dropped: expected a fraction"),
         ({"evaluator": "difference"}, "evaluator: expected one of stacked, loop"),
@@ -475,7 +475,7 @@ def test_objectives_that_cannot_be_replayed(objective, words):
         ({"boxes": [Sine()] * 2}, "expected different boxes"),
         ({"tangent": []}, "tangent: expected a Tangent"),
         ({"tangent": "dense"}, "tangent: expected a Tangent"),
-        ({"tangent": [zo.Identity()] * 2}, "one for each of 1 boxes"),
+        ({"tangent": [zo.IdentityTangent()] * 2}, "one for each of 1 boxes"),
         ({"objective": lambda: torch.zeros(())}, "objective: expected objective"),
         ({"seed": -1}, "seed: expected a whole number"),
         ({"chunk": 0}, "chunk: expected a whole number >= 1"),
@@ -483,7 +483,7 @@ def test_objectives_that_cannot_be_replayed(objective, words):
 )
 def test_settings_out_of_range(settings, words):
     network, box = make_network(), Sine()
-    given = {"objective": chain(box), "boxes": [box], "tangent": zo.Identity(), **settings}
+    given = {"objective": chain(box), "boxes": [box], "tangent": zo.IdentityTangent(), **settings}
     with suppress_type_checks(), pytest.raises(zo.ConfigurationError, match=words):
         zo.TangentGradient(network, given.pop("objective"), **given)
 
@@ -491,12 +491,12 @@ def test_settings_out_of_range(settings, words):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: zo.LocalSecant(cut=0.0), "cut: expected"),
-        (lambda: zo.Memory(window=0), "window: expected"),
-        (lambda: zo.Memory(rho=-1.0), "rho: expected"),
-        (lambda: zo.DenseTangent(forgetting=1.5), "forgetting: expected"),
-        (lambda: zo.DenseTangent(ridge=0.0), "ridge: expected"),
-        (lambda: zo.DenseTangent(rank=0), "rank: expected"),
+        (lambda: zo.SecantTangent(cut=0.0), "cut: expected"),
+        (lambda: zo.WindowTangent(window=0), "window: expected"),
+        (lambda: zo.WindowTangent(rho=-1.0), "rho: expected"),
+        (lambda: zo.LowRankTangent(forgetting=1.5), "forgetting: expected"),
+        (lambda: zo.LowRankTangent(ridge=0.0), "ridge: expected"),
+        (lambda: zo.LowRankTangent(rank=0), "rank: expected"),
         (lambda: zo.ConvTangent(kernel=4), "kernel: expected an odd width, got 4. Take 5"),
         (lambda: zo.ConvTangent(padding="mirror"), "padding: expected one of"),
         (lambda: zo.ConvTangent(forgetting=0.0), "forgetting: expected"),
@@ -518,7 +518,7 @@ def test_a_conv_tangent_needs_a_grid():
 def test_frozen_parameters_and_states_of_other_runs_are_refused():
     network, box = make_network(), Sine()
     network[0].weight.requires_grad_(False)
-    settings = {"boxes": [box], "tangent": zo.Identity()}
+    settings = {"boxes": [box], "tangent": zo.IdentityTangent()}
     with pytest.raises(zo.ConfigurationError, match=r"'0\.weight', which does not"):
         zo.TangentGradient(network, chain(box), parameters="*", **settings)
     state = zo.TangentGradient(network, chain(box), **settings).state_dict()
@@ -527,13 +527,15 @@ def test_frozen_parameters_and_states_of_other_runs_are_refused():
     ones = zo.TangentGradient(network, chain(box), chunk=1, **settings).state_dict()
     with pytest.raises(zo.ConfigurationError, match=r"chunk=2, got one with 1\. Leave chunk out"):
         zo.TangentGradient(network, chain(box), chunk=2, **settings).load_state_dict(ones)
-    settings["tangent"] = zo.Memory()
-    with pytest.raises(zo.ConfigurationError, match=r"tangents=Memory\(Identity\(\), window=768\), got"):
+    settings["tangent"] = zo.WindowTangent()
+    with pytest.raises(
+        zo.ConfigurationError, match=r"tangents=WindowTangent\(IdentityTangent\(\), window=768\), got"
+    ):
         zo.TangentGradient(network, chain(box), **settings).load_state_dict(state)
 
 
 def test_a_gradient_that_is_not_finite_is_an_error():
-    class Wild(zo.Identity):
+    class Wild(zo.IdentityTangent):
         def vjp(self, pairs, cotangent):
             return cotangent * float("inf")
 

@@ -37,7 +37,7 @@ class Basis(ABC):
 
 
 @dataclass(frozen=True)
-class LowFrequencies(Basis):
+class DCTBasis(Basis):
     """The lowest `modes` cosines (orthonormal DCT-II) along each of an input's trailing `axes`.
 
     The axes before them (channels) are kept whole, and axes shorter than `modes` as well. For an
@@ -56,8 +56,8 @@ class LowFrequencies(Basis):
 
     def __post_init__(self) -> None:
         """Check where it is written."""
-        check_count("LowFrequencies", "modes", self.modes)
-        check_count("LowFrequencies", "axes", self.axes)
+        check_count("DCTBasis", "modes", self.modes)
+        check_count("DCTBasis", "axes", self.axes)
 
     def vectors(self, shapes: Shapes) -> Tensor:
         """Products of cosines, each in one of the inputs."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from blackbox import BlackBoxFunction
 from zo.box_gradient.differentiable_box import DifferentiableBox
-from zo.box_gradient.row_directions import RowDirections
+from zo.box_gradient.row_rge import RowRGE
 from zo.errors import ConfigurationError
-from zo.estimators.coordinate_wise import CoordinateWise
-from zo.estimators.random_directions import RandomDirections
+from zo.estimators.cge import CGE
+from zo.estimators.rge import RGE
 from zo.tangents.tangent import Tangent
 
 
 def differentiable(
     box: BlackBoxFunction,
-    estimator: RandomDirections | RowDirections | CoordinateWise | None = None,
+    estimator: RGE | RowRGE | CGE | None = None,
     *,
     tangent: Tangent | None = None,
     seed: int = 0,
@@ -22,7 +22,7 @@ def differentiable(
 ) -> DifferentiableBox:
     """Autograd around a black box.
 
-        solver = zo.differentiable(box, zo.RandomDirections(mu=1e-3, q=64), seed=0)
+        solver = zo.differentiable(box, zo.RGE(mu=1e-3, q=64), seed=0)
         loss = (solver(network(x)) - y).square().mean()
         loss.backward()
 
@@ -32,7 +32,7 @@ def differentiable(
     All queries of all rows reach the box in one call. Without a graph (`no_grad`, or no input that
     requires a gradient) there are no queries.
 
-        solver = zo.differentiable(box, zo.RowDirections(mu=1e-3, q=2), tangent=zo.Memory(), seed=0)
+        solver = zo.differentiable(box, zo.RowRGE(mu=1e-3, q=2), tangent=zo.WindowTangent(), seed=0)
 
     With a tangent the queries' answers are not averaged but learned from: a few directions for each row and
     call, and what they show adds up over rows, calls and steps. In backward the tangent predicts a call's
@@ -52,15 +52,15 @@ def differentiable(
 
     Each row then estimates its own derivative with respect to theta, with directions of its own: a
     batch of rows gives theta rows x queries scalars. A tangent has to know how the effect of theta hangs on
-    x: `LocalSecant` from its own call's directions, so many that they span theta (and what else requires a
-    gradient); a `Memory` knows one effect of theta for all x and all theta. For `TangentGradient` and
+    x: `SecantTangent` from its own call's directions, so many that they span theta (and what else requires a
+    gradient); a `WindowTangent` knows one effect of theta for all x and all theta. For `TangentGradient` and
     `LossGradient` theta has to be read in the forward of the module that holds it, where variants are told
     apart: `def forward(self, x): return self.theta.expand(len(x), -1)`.
 
     Args:
         box: with at least one input and one output that is differentiable. Inputs whose spec says
             `differentiable=False`, and integers, get no gradient (None).
-        estimator: `RandomDirections` or `RowDirections` (each row draws its own), or `CoordinateWise`
+        estimator: `RGE` or `RowRGE` (each row draws its own), or `CGE`
             over all numbers of a row's perturbed inputs; mu is in the inputs' units. None for no queries,
             with a tangent that learns from values, such as a student network, or learns nothing.
         tangent: a copy of it learns from the queries; None to estimate from each call's queries alone.
@@ -70,7 +70,7 @@ def differentiable(
         max_dropped: the fraction of a backward's queries that may fail before it is an error.
 
     Failed rows: one whose outputs in the base are not finite gets a gradient of zero, whatever arrives
-    at it, and no queries. A query that fails is left out for that row: `CoordinateWise` leaves its
+    at it, and no queries. A query that fails is left out for that row: `CGE` leaves its
     coordinate at zero, directions take the mean over the rest, a tangent does not learn from it; it is
     counted. What comes *after* a failed row must leave it out by indexing: a network that saw its NaN has
     NaN weight gradients.
@@ -88,13 +88,13 @@ def _check_tangent(tangent: object, estimator: object) -> None:
     if tangent is not None and not isinstance(tangent, Tangent):
         raise ConfigurationError(
             f"differentiable, tangent: expected a Tangent or None, got {type(tangent).__name__}. "
-            "Such as zo.Memory()."
+            "Such as zo.WindowTangent()."
         )
     if estimator is None and (tangent is None or (tangent.learns and not tangent.learns_from_values)):
         found = "no tangent" if tangent is None else f"{tangent!r}, which learns from queries alone"
         raise ConfigurationError(
             "differentiable, estimator: expected None only with a tangent that learns from values, got "
-            f"{found}. Give the queries, such as RowDirections(mu=1e-3, q=2)."
+            f"{found}. Give the queries, such as RowRGE(mu=1e-3, q=2)."
         )
 
 
@@ -112,18 +112,18 @@ def _check_box(box: object) -> None:
             )
 
 
-def _row_estimator(estimator: object) -> RowDirections | CoordinateWise:
-    if isinstance(estimator, RandomDirections | CoordinateWise) and estimator.sparsity is not None:
+def _row_estimator(estimator: object) -> RowRGE | CGE:
+    if isinstance(estimator, RGE | CGE) and estimator.sparsity is not None:
         raise ConfigurationError(
             f"differentiable, estimator: expected {type(estimator).__name__} without a sparsity, whose sets "
             f"are of a network's parameters, got {estimator.sparsity!r}. For fewer queries take "
-            "RowDirections with a small q, or with a basis."
+            "RowRGE with a small q, or with a basis."
         )
-    if isinstance(estimator, RandomDirections):
-        return RowDirections.like(estimator)
-    if not isinstance(estimator, RowDirections | CoordinateWise):
+    if isinstance(estimator, RGE):
+        return RowRGE.like(estimator)
+    if not isinstance(estimator, RowRGE | CGE):
         raise ConfigurationError(
-            "differentiable, estimator: expected RandomDirections, RowDirections or CoordinateWise, "
+            "differentiable, estimator: expected RGE, RowRGE or CGE, "
             f"got {type(estimator).__name__}. Make one of these three."
         )
     return estimator

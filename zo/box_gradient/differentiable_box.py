@@ -10,13 +10,13 @@ from torch import Tensor
 
 from blackbox import BlackBoxFunction
 from zo.box_gradient.autograd_function import BlackBoxCall
-from zo.box_gradient.row_directions import RowDirections
 from zo.box_gradient.row_queries import Queries, alive_rows, as_rows, row_differences
+from zo.box_gradient.row_rge import RowRGE
 from zo.box_gradient.row_steps import plan_rows
 from zo.box_gradient.tangent_rows import TangentRows
 from zo.draws import Key
 from zo.errors import ConfigurationError, FailedQueriesError
-from zo.estimators.coordinate_wise import CoordinateWise
+from zo.estimators.cge import CGE
 from zo.estimators.estimator import check_count
 from zo.same_run import refuse_other_run
 from zo.tangents.tangent import Tangent
@@ -51,7 +51,7 @@ class DifferentiableBox:
     def __init__(
         self,
         box: BlackBoxFunction,
-        estimator: RowDirections | CoordinateWise | None,
+        estimator: RowRGE | CGE | None,
         tangent: Tangent | None,
         seed: int,
         max_rows: int | None,
@@ -84,7 +84,7 @@ class DifferentiableBox:
 
         The relative error of its prediction of responses that it had not learned from: 0 is perfect, 1 no
         better than predicting none; without queries that of the outputs, 1 no better than their mean. None
-        where there was nothing to predict. Of `LocalSecant` with orthogonal directions it is its prior's:
+        where there was nothing to predict. Of `SecantTangent` with orthogonal directions it is its prior's:
         none of them tells of another.
         """
         return [] if self._tangent is None else self._tangent.trust

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zo.box_gradient.row_directions import RowDirections
+from zo.box_gradient.row_rge import RowRGE
 from zo.draws import Key
 from zo.errors import ConfigurationError
-from zo.estimators.coordinate_wise import CoordinateWise
+from zo.estimators.cge import CGE
 
 ROW_DIRECTIONS = 3  # first word of the key's path for these draws; other draws use others
 
@@ -116,9 +116,7 @@ class DirectionRowSteps(RowSteps):
         return torch.einsum("qr,qrs->rs", weights, self.directions.double())
 
 
-def plan_rows(
-    estimator: RowDirections | CoordinateWise, inputs: list[Tensor], alive: Tensor, seed: int, call: int
-) -> RowSteps:
+def plan_rows(estimator: RowRGE | CGE, inputs: list[Tensor], alive: Tensor, seed: int, call: int) -> RowSteps:
     """The queries of one call for the rows that are alive.
 
     Args:
@@ -135,21 +133,21 @@ def plan_rows(
     dtype = torch.float64 if any(t.dtype == torch.float64 for t in inputs) else torch.float32
     flat = [tensor[alive].reshape(len(alive), -1) for tensor in inputs]
     values = torch.cat([part.to(dtype) for part in flat], dim=1)
-    if isinstance(estimator, RowDirections):
+    if isinstance(estimator, RowRGE):
         shapes = tuple(tuple(tensor.shape[1:]) for tensor in inputs)
         generator = Key(seed, call).generator(ROW_DIRECTIONS)
         directions, factor = estimator.draw(len(inputs[0]), shapes, dtype, generator, call)
         own = directions.to(values.device)[:, alive]
         for moved, part in zip(own.split([part.shape[1] for part in flat], dim=2), flat, strict=True):
             _refuse_lost_directions(estimator.mu, moved, part)
-        return DirectionRowSteps(values, own, estimator.mu, factor, estimator.scheme == "antithetic")
-    signed = [estimator.mu] if estimator.scheme == "forward" else [estimator.mu, -estimator.mu]
+        return DirectionRowSteps(values, own, estimator.mu, factor, estimator.central)
+    signed = [estimator.mu, -estimator.mu] if estimator.central else [estimator.mu]
     # (z + mu) - z in the input's own floats is what it really moves by.
     steps = torch.stack([torch.cat([((p + mu) - p).to(dtype) for p in flat], dim=1) for mu in signed])
     if (steps == 0).any():  # else 0 / 0: a gradient of NaN
         largest = float(values[(steps == 0).any(dim=0)].abs().max())
         raise ConfigurationError(
-            f"CoordinateWise, mu: expected a step that moves every input number, got {estimator.mu}, which "
+            f"CGE, mu: expected a step that moves every input number, got {estimator.mu}, which "
             f"is lost in rounding beside a number of {largest:.3g} in {str(dtype)[6:]}. Take a larger mu, "
             "float64, or inputs of order one."
         )

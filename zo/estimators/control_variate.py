@@ -11,7 +11,7 @@ from torch import Tensor
 from zo.draws import Key
 from zo.errors import ConfigurationError
 from zo.estimators.estimator import Estimator
-from zo.estimators.random_directions import BLOCK, RandomDirections, RandomSteps
+from zo.estimators.rge import BLOCK, RGE, RandomSteps
 from zo.estimators.surrogate_filled import surrogate_of
 from zo.parameters import Parameters
 from zo.perturbation import Directions, Perturbations
@@ -38,12 +38,12 @@ class CorrectedSteps(Perturbations):
 class ControlVariate(Estimator[CorrectedSteps]):
     """The random gradient estimator with a surrogate gradient s as its control variate.
 
-        zo.ControlVariate(zo.RandomDirections(mu=1e-3, q=8))
+        zo.ControlVariate(zo.RGE(mu=1e-3, q=8))
 
         g = s + (c/q) sum_i [D_i - <s, u_i>] u_i,    D_i the slope of the loss along u_i
 
     s is what stands in `.grad` before the step, and g replaces it: see `SurrogateFilled` on how, and on
-    what it costs. g is unbiased for what `RandomDirections` are unbiased for, the gradient of the smoothed
+    what it costs. g is unbiased for what `RGE` are unbiased for, the gradient of the smoothed
     loss (with antithetic directions too), whatever s is; only the variance hangs on it: the squared error
     is about d / q times |gradient - s|^2 in the place of |gradient|^2. So it takes a good surrogate and
     many directions: with a cosine of .99 and d / q = 100 the error is still larger than the gradient.
@@ -59,7 +59,7 @@ class ControlVariate(Estimator[CorrectedSteps]):
         TangentError: at a step, a surrogate that is not finite.
     """
 
-    directions: RandomDirections
+    directions: RGE
     replaces_grad: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -62,6 +62,12 @@ def check_count(owner: str, name: str, value: int) -> None:
         raise ConfigurationError(f"{owner}, {name}: expected a whole number >= 1, got {value!r}.")
 
 
+def check_flag(owner: str, name: str, value: bool) -> None:
+    """Refuse what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{owner}, {name}: expected True or False, got {value!r}.")
+
+
 def check_sparsity(owner: str, name: str, value: float) -> None:
     """Refuse a sparsity that is none or leaves nothing."""
     if not isinstance(value, float | int) or isinstance(value, bool) or not 0 <= value < 1:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from zo.draws import Key
 from zo.errors import ConfigurationError
-from zo.estimators.coordinate_wise import CoordinateSteps, CoordinateWise
+from zo.estimators.cge import CGE, CoordinateSteps
 from zo.estimators.estimator import Estimator
-from zo.estimators.random_directions import RandomDirections, RandomSteps
+from zo.estimators.rge import RGE, RandomSteps
 from zo.estimators.sparsity import Complement
 from zo.parameters import Parameters
 from zo.perturbation import Coordinates, Directions, Perturbation, Perturbations
@@ -50,7 +50,7 @@ class HybridSteps(Perturbations):
 class Hybrid(Estimator[HybridSteps]):
     """The coordinate-wise estimator on a set, the random one on all other coordinates.
 
-        zo.Hybrid(zo.CoordinateWise(1e-3, sparsity), zo.RandomDirections(1e-3, q=16))
+        zo.Hybrid(zo.CGE(1e-3, sparsity), zo.RGE(1e-3, q=16))
 
     On the set the error is CGE's, and no direction moves it; on the d - |S| others g is RGE's: unbiased
     for the gradient of the smoothed loss, with a squared error of about (d - |S|) / q times the squared
@@ -66,8 +66,8 @@ class Hybrid(Estimator[HybridSteps]):
             set holds all parameters.
     """
 
-    coordinates: CoordinateWise
-    directions: RandomDirections
+    coordinates: CGE
+    directions: RGE
 
     def __post_init__(self) -> None:
         """Check where it is written."""

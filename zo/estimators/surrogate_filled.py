@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from zo.draws import Key
 from zo.errors import ConfigurationError, TangentError
-from zo.estimators.coordinate_wise import CoordinateSteps, CoordinateWise
-from zo.estimators.estimator import Estimator, check_choice, check_count, check_mu
+from zo.estimators.cge import CGE, CoordinateSteps
+from zo.estimators.estimator import Estimator, check_count, check_flag, check_mu
 from zo.estimators.sparsity import FixedCoordinates
 from zo.parameters import Parameters
 from zo.perturbation import Coordinates, Perturbations
@@ -75,7 +75,7 @@ class SurrogateFilled(Estimator[FilledSteps]):
     Args:
         mu: smoothing parameter, in the parameters' units.
         coordinates: how many are measured in a step.
-        scheme: "forward", one query a coordinate, or "central", two.
+        central: whether each coordinate is moved both ways, for two queries instead of one.
 
     Raises:
         ConfigurationError: a value out of its range; or, at a step, no surrogate in `.grad`, more
@@ -85,23 +85,23 @@ class SurrogateFilled(Estimator[FilledSteps]):
 
     mu: float
     coordinates: int
-    scheme: Literal["forward", "central"] = "forward"
+    central: bool = False
     replaces_grad: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check where it is written."""
         check_mu("SurrogateFilled", self.mu)
         check_count("SurrogateFilled", "coordinates", self.coordinates)
-        check_choice("SurrogateFilled", "scheme", self.scheme, ("forward", "central"))
+        check_flag("SurrogateFilled", "central", self.central)
 
     def queries(self, parameters: Parameters, step: int = 0) -> int:
         """Coordinates, twice if central; what the surrogate costs is not known here."""
         if self.coordinates > parameters.size:
             raise ConfigurationError(
                 f"SurrogateFilled, coordinates: expected at most the {parameters.size} parameters, got "
-                f"{self.coordinates}. Ask for fewer; to measure all take CoordinateWise, without a surrogate."
+                f"{self.coordinates}. Ask for fewer; to measure all take CGE, without a surrogate."
             )
-        return self.coordinates * (1 if self.scheme == "forward" else 2)
+        return self.coordinates * (2 if self.central else 1)
 
     def plan(self, parameters: Parameters, key: Key) -> FilledSteps:
         """Draw S by the surrogate that stands in `.grad`."""
@@ -126,8 +126,8 @@ class SurrogateFilled(Estimator[FilledSteps]):
         filled[measured] = g
         return filled.to(gradient.dtype)
 
-    def _measured(self, indices: Tensor) -> CoordinateWise:
-        return CoordinateWise(self.mu, FixedCoordinates(indices), self.scheme)
+    def _measured(self, indices: Tensor) -> CGE:
+        return CGE(self.mu, FixedCoordinates(indices), self.central)
 
 
 def surrogate_of(owner: str, parameters: Parameters, step: int) -> Tensor:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from zo.errors import ConfigurationError
+from zo.evaluators.checked import Checked
 from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.loop import Loop
 from zo.evaluators.measured import Measured
 from zo.evaluators.stacked import Stacked
-from zo.evaluators.verified import Verified
 from zo.objective import Closed, Objective, OutputLoss
 
 
@@ -21,7 +21,7 @@ def evaluator_of(chosen: str | Evaluator, objective: Objective) -> Evaluator:
     if chosen == "loop" or (chosen == "auto" and isinstance(objective, Closed)):
         return Loop()
     if isinstance(objective, Closed) and (
-        chosen in ("stacked", "difference") or isinstance(chosen, Stacked | Verified | Difference | Measured)
+        chosen in ("stacked", "difference") or isinstance(chosen, Stacked | Checked | Difference | Measured)
     ):
         raise ConfigurationError(
             f"LossGradient, evaluator: expected 'loop' for a closure without arguments, got {chosen!r}, "
@@ -32,9 +32,9 @@ def evaluator_of(chosen: str | Evaluator, objective: Objective) -> Evaluator:
     if chosen == "auto" and isinstance(objective, OutputLoss):
         return Measured()
     if chosen in ("auto", "stacked"):
-        return Verified(Stacked())
+        return Checked(Stacked())
     if chosen == "difference":
-        return Verified(Difference(), Verified(Stacked()))
+        return Checked(Difference(), Checked(Stacked()))
     raise ConfigurationError(
         "LossGradient, evaluator: expected 'auto', 'loop', 'stacked', 'difference' or an Evaluator, got "
         f"{chosen!r}."

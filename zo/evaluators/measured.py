@@ -27,7 +27,7 @@ class Measured(Evaluator):
 
     Candidates: `difference` at several widths, by its rules and, on a CPU in float32, by fused kernels;
     `reuse`, which runs what lies behind the changed weight anew, one query at a time; `stacked`; `loop`.
-    `difference` and `stacked` are checked against `loop` before they are used (see `Verified`), the kernels
+    `difference` and `stacked` are checked against `loop` before they are used (see `Checked`), the kernels
     against `difference`. Those that subtract losses, all but `difference`, serve only parameters where that
     is within a fiftieth of `difference` at the step's own mu, on two entries of each (up to four queries
     more): rounding can be all that is left of a change. It may come to that as a loss falls, so one chunk in

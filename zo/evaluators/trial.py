@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from zo.evaluators.checked import Checked
 from zo.evaluators.difference.evaluator import TEMPORARIES, Difference
 from zo.evaluators.difference.reading import Reading
 from zo.evaluators.evaluator import Problem
@@ -14,7 +15,6 @@ from zo.evaluators.loop import Loop
 from zo.evaluators.reuse import FeatureReuse
 from zo.evaluators.stacked import Stacked
 from zo.evaluators.timing import Timing, Took
-from zo.evaluators.verified import Verified
 
 STACKED_MOST = 16
 Pair: TypeAlias = tuple[str, int]  # name of an evaluator, and how many variants together
@@ -31,15 +31,15 @@ class Candidates:
         reuse, loop: the others.
     """
 
-    stacked: Verified = field(default_factory=lambda: Verified(Stacked()))
+    stacked: Checked = field(default_factory=lambda: Checked(Stacked()))
     difference: Difference = field(default_factory=Difference)
     loop: Loop = field(default_factory=Loop)
-    checked: Verified = field(init=False)
+    checked: Checked = field(init=False)
     reuse: FeatureReuse = field(init=False)
 
     def __post_init__(self) -> None:
         """Those that use others."""
-        object.__setattr__(self, "checked", Verified(self.difference, self.stacked))
+        object.__setattr__(self, "checked", Checked(self.difference, self.stacked))
         object.__setattr__(self, "reuse", FeatureReuse(self.difference))
 
 

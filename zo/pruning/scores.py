@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zo.errors import ConfigurationError
 from zo.estimators.estimator import Estimator, check_count, check_sparsity
-from zo.estimators.random_directions import RandomDirections
+from zo.estimators.rge import RGE
 from zo.evaluators.evaluator import Evaluator
 from zo.objective import Closed, Closure, Objective, as_objective
 from zo.parameters import Choice, Parameters
@@ -86,7 +86,7 @@ def scores(
         scores = pruning.scores("zo-grasp", network, objective, batch, dense=["*.bias", nn.BatchNorm2d])
         ratios = pruning.layer_ratios(scores, sparsity=0.9)
         print(ratios)
-        estimator = zo.CoordinateWise(1e-3, zo.LayerwiseCoordinates(ratios, every=100))
+        estimator = zo.CGE(1e-3, zo.LayerwiseCoordinates(ratios, every=100))
 
     Args:
         method: "zo-grasp" (values alone; DeepZero), "grasp", "snip" (autograd through the objective),
@@ -99,7 +99,7 @@ def scores(
         dense: of them, those that stay whole (biases, norms, the last layer): not scored, ratio 1.
         mu: smoothing parameter of the random directions.
         q: their number; "zo-grasp" costs 2 q queries, "zo-snip" q.
-        estimator: in place of Gaussian `RandomDirections(mu, q)`.
+        estimator: in place of Gaussian `RGE(mu, q)`.
         step: of the difference of gradients in "zo-grasp"; None for mu, as in the paper.
         inputs: "synflow" only: `(rows, ...)`, for the shape of an input of the network.
         rounds: "synflow" only.
@@ -156,7 +156,7 @@ def scores(
         return found(grasp(problem))
     if method == "snip":
         return found(baselines.snip(problem))
-    estimator = RandomDirections(mu, q) if estimator is None else estimator
+    estimator = RGE(mu, q) if estimator is None else estimator
     if method == "zo-grasp":
         values = zo_grasp(problem, estimator, mu if step is None else step)
     else:

@@ -13,8 +13,8 @@ from zo.errors import ConfigurationError, FailedQueriesError, TangentError
 from zo.estimators.estimator import check_count
 from zo.objective import Closed, Objective, as_objective
 from zo.parameters import Parameters
-from zo.tangents.models.dense import DenseTangent
-from zo.tangents.models.local_secant import LocalSecant
+from zo.tangents.models.low_rank import LowRankTangent
+from zo.tangents.models.secant import SecantTangent
 from zo.tangents.pairs import CallPairs
 from zo.tangents.step.calls import RecordedCall
 from zo.tangents.tangent import Tangent
@@ -123,12 +123,12 @@ def checked_boxes(boxes: Sequence[BlackBoxFunction]) -> tuple[BlackBoxFunction, 
 def checked_tangents(tangent: Tangent | Sequence[Tangent] | None, boxes: int) -> tuple[Tangent, ...]:
     """A copy for each box: what they learn is their own. None for what served best on all that was tried."""
     if tangent is None:
-        tangent = LocalSecant(DenseTangent())
+        tangent = SecantTangent(LowRankTangent())
     several = [tangent] * boxes if isinstance(tangent, Tangent) else list(tangent)
     if len(several) != boxes or not all(isinstance(own, Tangent) for own in several):
         raise ConfigurationError(
             f"TangentGradient, tangent: expected a Tangent, or one for each of {boxes} boxes, got "
-            f"{tangent!r}. Such as zo.DenseTangent()."
+            f"{tangent!r}. Such as zo.LowRankTangent()."
         )
     return tuple(copy.deepcopy(own) for own in several)
 

@@ -37,7 +37,7 @@ class TangentGradient:
     """Fills `.grad` of a network around black boxes, of which function values alone are used.
 
         solver = WakeFlow(...)
-        gradient = zo.TangentGradient(network, objective, boxes=[solver], tangent=zo.DenseTangent(), probes=2)
+        gradient = zo.TangentGradient(network, objective, boxes=[solver], tangent=zo.LowRankTangent())
         for batch in loader:
             optimizer.zero_grad()
             loss = gradient.backward(batch)
@@ -61,7 +61,7 @@ class TangentGradient:
     The gradient is biased as far as the tangent is wrong. How far that is, each step tells by predicting
     responses before it learns from them, and every few steps one more query, along the gradient, compares
     the loss with what the gradient says (batch rows in each call). When trust is lost the number of
-    probes grows; see `TrustPolicy`. What decides is a held-out loss: see `HeldOut`.
+    probes grows; see `TrustPolicy`. What decides is a held-out loss: see `KeepBest`.
 
     Args:
         network: several networks go in a `ModuleDict`.
@@ -71,7 +71,7 @@ class TangentGradient:
             evaluated in both evaluations, and no gradient passes it. Where a box is wrapped, name the
             outermost wrapper. While `backward` runs no other thread may call them.
         tangent: for each box a copy of it, or a sequence with one for each; None for
-            `LocalSecant(DenseTangent())`, see docs/learned_tangents.md for why.
+            `SecantTangent(LowRankTangent())`, see docs/learned_tangents.md for why.
         probes: how many, while there is trust; 0 where all tangents learn from values alone,
             or not at all.
         mu: standard deviation by which a probe moves each weight. Results hardly depend on it: only the

@@ -74,7 +74,7 @@ class Tangent(ABC):
         return prior if isinstance(prior, Tangent) else None
 
 
-class Identity(Tangent):
+class IdentityTangent(Tangent):
     """Each output follows the input of the same name and shape; without one it follows nothing.
 
     A box with one input and one output, of one shape, needs no common name. Costs nothing. For a solver

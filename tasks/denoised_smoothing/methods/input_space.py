@@ -49,9 +49,7 @@ def zo_ds(
     return Descent(trainer, method.stage, front, steps, config.zo_batch, queries, rate, state).run(backward)
 
 
-def estimator(
-    config: Config, method: Method, mu: Mu, size: int, latent: bool
-) -> zo.CoordinateWise | zo.RowDirections:
+def estimator(config: Config, method: Method, mu: Mu, size: int, latent: bool) -> zo.CGE | zo.RowRGE:
     """The rule that a method names, or the configuration.
 
     Args:
@@ -65,11 +63,11 @@ def estimator(
     central = way == limits.WIDE or config.scheme == "antithetic"
     step = mu.of(way, central, size)
     if way == "cge":
-        return zo.CoordinateWise(step, scheme="central" if central else "forward")
-    return zo.RowDirections(
+        return zo.CGE(step, central=central)
+    return zo.RowRGE(
         step,
         config.direction_count,
         "gaussian" if way == "rge" else "orthogonal",
-        "antithetic" if central else "forward",
-        zo.LowFrequencies(config.modes) if way == "dct" and not latent else None,
+        central,
+        zo.DCTBasis(config.modes) if way == "dct" and not latent else None,
     )

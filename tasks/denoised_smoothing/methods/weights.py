@@ -36,7 +36,7 @@ def deepzero(trainer: Trainer, method: Method, front: Front, queries: Queries) -
     gradient = zo.LossGradient(
         network,
         objective,
-        zo.CoordinateWise(step_of_weights, sparsity),
+        zo.CGE(step_of_weights, sparsity),
         evaluator=config.evaluator,
         seed=trainer.seed,
         max_dropped=0.5,
@@ -101,7 +101,7 @@ def _first_use(
     path = trainer.run.path / f"first_use-seed-{trainer.seed}-{method.stage}.json"
     if not path.exists():
         own, network = Queries(trainer.box), copy.deepcopy(gradient.network).train()
-        rule = zo.CoordinateWise(mu, zo.RandomCoordinates(1))
+        rule = zo.CGE(mu, zo.RandomCoordinates(1))
         evaluator = trainer.config.evaluator
         trial = zo.LossGradient(
             network,

@@ -42,14 +42,13 @@ def estimator(
 ) -> zo.Estimator[Any]:
     """The estimator of a method, on the sparse set where it takes one."""
     central = config.scheme == "central"
-    each = zo.CoordinateWise(config.mu, sparsity, "central" if central else "forward")
+    each = zo.CGE(config.mu, sparsity, central)
     if method in ("deepzero", "cge"):
         return each
     q = directions(config, network)
-    scheme = "antithetic" if central else "forward"
     if method == "hybrid":
-        return zo.Hybrid(each, zo.RandomDirections(config.mu, q, scheme=scheme))
-    return zo.RandomDirections(config.mu, q, scheme=scheme, sparsity=sparsity)
+        return zo.Hybrid(each, zo.RGE(config.mu, q, central=central))
+    return zo.RGE(config.mu, q, central=central, sparsity=sparsity)
 
 
 def directions(config: Config, network: nn.Module) -> int:

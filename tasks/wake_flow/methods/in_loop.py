@@ -35,13 +35,13 @@ def chain(trainer: Trainer, start: Corrector, stage: str, steps: int, learning_r
     In backward each row of each solver step has directions of its own; see `zo.differentiable`.
     """
     config = trainer.config
-    directions = zo.RowDirections(config.chain_mu, config.chain_queries)
+    directions = zo.RowRGE(config.chain_mu, config.chain_queries)
     return _around_box(trainer, start, stage, steps, learning_rate, directions, None)
 
 
 def identity(trainer: Trainer, start: Corrector, stage: str, steps: int, learning_rate: float) -> Trained:
     """identity: autograd through the network, as if the solver's derivative were one; it costs no query."""
-    return _around_box(trainer, start, stage, steps, learning_rate, None, zo.Identity())
+    return _around_box(trainer, start, stage, steps, learning_rate, None, zo.IdentityTangent())
 
 
 def _around_box(
@@ -50,7 +50,7 @@ def _around_box(
     stage: str,
     steps: int,
     learning_rate: float,
-    directions: zo.RowDirections | None,
+    directions: zo.RowRGE | None,
     tangent: zo.Tangent | None,
 ) -> Trained:
     rows = RowCount()

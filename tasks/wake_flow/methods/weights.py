@@ -71,22 +71,21 @@ def zo_sol(trainer: Trainer, start: Corrector, stage: str, steps: int, learning_
 def estimator(config: Config, sparsity: zo.Sparsity | None) -> zo.Estimator[Any]:
     """The estimator that the configuration names, on the sparse set where it takes one."""
     central = config.scheme == "central"
-    coordinates = zo.CoordinateWise(config.mu, sparsity, "central" if central else "forward")
+    coordinates = zo.CGE(config.mu, sparsity, central)
     if config.estimator in ("cge", "sparse-cge"):
         return coordinates
     if config.estimator == "surrogate-filled":
-        return zo.SurrogateFilled(config.mu, config.coordinates, "central" if central else "forward")
-    scheme = "antithetic" if central else "forward"
+        return zo.SurrogateFilled(config.mu, config.coordinates, central)
     if config.estimator == "control-variate":
-        return zo.ControlVariate(zo.RandomDirections(config.mu, config.directions, scheme=scheme))
+        return zo.ControlVariate(zo.RGE(config.mu, config.directions, central=central))
     if config.estimator == "hybrid":
-        return zo.Hybrid(coordinates, zo.RandomDirections(config.mu, config.directions, scheme=scheme))
-    return zo.RandomDirections(config.mu, config.directions, scheme=scheme, sparsity=sparsity)
+        return zo.Hybrid(coordinates, zo.RGE(config.mu, config.directions, central=central))
+    return zo.RGE(config.mu, config.directions, central=central, sparsity=sparsity)
 
 
 def _identity(trainer: Trainer, network: Corrector) -> Callable[[Batch], None]:
     """Fills `.grad` with the gradient of the method identity; its rows are in the solver's ledger."""
-    solver = zo.differentiable(trainer.box, None, tangent=zo.Identity(), seed=trainer.seed)
+    solver = zo.differentiable(trainer.box, None, tangent=zo.IdentityTangent(), seed=trainer.seed)
     objective = window_loss(solver, trainer.scales.velocity)
 
     def fill(batch: Batch) -> None:

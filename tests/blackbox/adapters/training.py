@@ -23,7 +23,7 @@ def gradient_error(
     """Largest relative error, over rows, of the gradient of a loss through the box, against autograd."""
     x = torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     found, wanted = x.clone().requires_grad_(), x.clone().requires_grad_()
-    solver = zo.differentiable(box, zo.CoordinateWise(mu=mu), seed=0)
+    solver = zo.differentiable(box, zo.CGE(mu=mu), seed=0)
     (solver(found) - 0.3).square().sum().backward()
     (truth(wanted) - 0.3).square().sum().backward()
     assert found.grad is not None and wanted.grad is not None
@@ -41,7 +41,7 @@ def loss_drop(box: BlackBoxFunction, steps: int, rows: int, mu: float = 1e-4) ->
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = nn.Sequential(nn.Linear(2, 12), nn.Tanh(), nn.Linear(12, 2)).double()
-    solver = zo.differentiable(box, zo.CoordinateWise(mu=mu), seed=0)
+    solver = zo.differentiable(box, zo.CGE(mu=mu), seed=0)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.03)
     losses = []
     for _ in range(steps):

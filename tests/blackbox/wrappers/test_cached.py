@@ -23,7 +23,7 @@ import torch
 from typeguard import suppress_type_checks
 
 from blackbox import ArraySpec, BlackBoxFunction, Budgeted, BudgetError, ConfigurationError, RowFailedError
-from blackbox.wrappers import Cached, RateLimited, Recovering, Retrying, Wrapper
+from blackbox.wrappers import Cached, Fallback, RateLimited, Retrying, Wrapper
 from blackbox.wrappers.identity import identity
 from tests.blackbox.boxes import PAIR, STATE, ErrorCase, FunctionBox, RowsBox, error_table
 
@@ -278,7 +278,7 @@ def test_policy_ledger_and_transparent_wrappers_are_no_part_of_it(path):
 
 def test_what_a_wrapper_has_counted_is_no_part_of_it():
     inner = Several(lambda state: state / 0)
-    inner.failures, recovering = "keep", Recovering(inner, 0.0)
+    inner.failures, recovering = "keep", Fallback(inner, 0.0)
     before = identity(recovering)
     with np.errstate(all="ignore"):
         recovering(states(1, 2))
@@ -290,7 +290,7 @@ def test_wrappers_that_change_answers_are_part_of_it():
         """Might do anything."""
 
     found = {identity(Described()), identity(Doubled(Described())), identity(Doubled(Described(a=1)))}
-    found |= {identity(Recovering(Described(), value)) for value in (0.0, 1.0)}
+    found |= {identity(Fallback(Described(), value)) for value in (0.0, 1.0)}
     assert len(found) == 5
 
 

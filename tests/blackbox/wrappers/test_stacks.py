@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from blackbox import ArraySpec, BlackBoxFunction, Budgeted, BudgetError, Ledger
-from blackbox.wrappers import Cached, Parallel, RateLimited, Recovering, Retrying
+from blackbox.wrappers import Cached, Fallback, Parallel, RateLimited, Retrying
 from tests.blackbox.boxes import Doubling
 from tests.blackbox.wrappers.test_parallel import processes, threads
 from tests.blackbox.wrappers.troubled import FINE, KILL_ONCE, NAN, RAISE, Troubled, in_blocks, rows
@@ -79,7 +79,7 @@ def test_the_cache_in_the_workers_keeps_what_they_finished(tmp_path):
 
 def test_a_row_that_fails_by_chance_is_retried_recovered_and_not_cached_as_recovered(tmp_path):
     inner = Named(tmp_path)
-    recovered = Cached(Recovering(Retrying(inner, attempts=2), -5.0), tmp_path / "answers")
+    recovered = Cached(Fallback(Retrying(inner, attempts=2), -5.0), tmp_path / "answers")
     plain = Cached(Retrying(inner), tmp_path / "answers")
     state = rows(FINE, NAN)
     assert recovered(state)[1].tolist() == [-5.0, -5.0]
@@ -94,7 +94,7 @@ def test_every_wrapper_around_every_other_answers_alike(tmp_path):
             "budgeted": lambda box: Budgeted(box, rows=100),
             "cached": lambda box: Cached(box, tmp_path / f"{next(names)}.db"),
             "retrying": Retrying,
-            "recovering": lambda box: Recovering(box, 0.0),
+            "recovering": lambda box: Fallback(box, 0.0),
             "limited": lambda box: RateLimited(box, 1e6),
             "parallel": lambda box: Parallel(box, next(executors), block=2),
         }

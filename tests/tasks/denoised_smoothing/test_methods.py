@@ -67,7 +67,7 @@ def test_deepzero_s_loss_is_the_chain_s_and_all_coordinates_give_its_gradient(tm
     expected = functional.cross_entropy(box(denoised.detach()), target, reduction="none")
     expected = expected + 0.1 * (denoised - clean).square().sum(dim=(1, 2, 3)).detach()
     torch.testing.assert_close(objective(front, batch).detach(), expected)
-    gradient = zo.LossGradient(front, objective, zo.CoordinateWise(1e-6, scheme="central"), seed=0)
+    gradient = zo.LossGradient(front, objective, zo.CGE(1e-6, central=True), seed=0)
     gradient.backward(batch)
     for weight, truth in zip(front.parameters(), gradient_by_autograd(front, box, batch, 0.1), strict=True):
         torch.testing.assert_close(weight.grad, truth, rtol=1e-5, atol=1e-7)

@@ -31,9 +31,7 @@ def problem(dtype=torch.float64, trained: int = 0, name: str = "resnet8", width:
 
 
 def deepzero(network, batch, sparsity, mu, evaluator="loop", step=0):
-    gradient = zo.LossGradient(
-        network, objective(), zo.CoordinateWise(mu, sparsity), evaluator=evaluator, seed=5
-    )
+    gradient = zo.LossGradient(network, objective(), zo.CGE(mu, sparsity), evaluator=evaluator, seed=5)
     gradient.counts.steps = step
     kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
     gradient.backward(batch)

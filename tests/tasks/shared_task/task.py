@@ -35,7 +35,7 @@ def run(run: Run, progress: Progress, data: Path) -> None:
     gradient = zo.LossGradient(
         network,
         objective,
-        zo.CoordinateWise(1e-3),
+        zo.CGE(1e-3),
         evaluator=config.evaluator,
         chunk=5,
         process_group=group.process_group(),

@@ -87,7 +87,7 @@ def test_zeroth_order_of_the_whole_loss_is_first_order(batch, solver, scheme, mu
     """In float32, as ZO-SOL runs; on a tenth of the coordinates."""
     model = network(8, torch.float32)
     chosen = torch.arange(0, 1010, 10)
-    estimator = zo.CoordinateWise(mu, zo.FixedCoordinates(chosen), scheme)
+    estimator = zo.CGE(mu, zo.FixedCoordinates(chosen), scheme)
     zo.LossGradient(model, window_loss(solver, 0.3), estimator).backward(batch)
     found = flat(model)[chosen]
     truth = first_order(model, solver, batch)[chosen]
@@ -112,7 +112,7 @@ def test_the_chain_with_all_coordinates_is_first_order():
     frames, reynolds = developed(solver, 40), torch.tensor([120.0, 480.0])
     batch = frames[:, -5:], reynolds
     model = network(4, torch.float32)
-    estimator = zo.CoordinateWise(1e-2, scheme="central")
+    estimator = zo.CGE(1e-2, central=True)
     found = around(model, zo.differentiable(solver, estimator), batch)
     before = solver.ledger.rows_run
     truth = first_order(model, solver, batch)
@@ -132,7 +132,7 @@ def test_directions_of_the_chain_that_span_the_solver_s_input_are_first_order():
     solver = WakeFlow(8)
     batch = developed(solver, 40)[:, -4:], torch.tensor([120.0, 480.0])
     model = network(4, torch.float32)
-    directions = zo.RowDirections(1e-2, 256, scheme="antithetic")
+    directions = zo.RowRGE(1e-2, 256, central=True)
     found = around(model, zo.differentiable(solver, directions), batch)
     assert cosine(found, first_order(model, solver, batch)) > COORDINATES
 
@@ -142,7 +142,7 @@ def test_the_identity_for_the_solver_s_derivative_is_as_far_off_as_measured(batc
     short = batch[0][:, : steps + 1], batch[1]
     model = network(8, torch.float32)
     before = solver.ledger.rows_run
-    found = around(model, zo.differentiable(solver, tangent=zo.Identity()), short)
+    found = around(model, zo.differentiable(solver, tangent=zo.IdentityTangent()), short)
     assert solver.ledger.rows_run - before == BATCH * steps  # no queries
     deviation = 1 - cosine(found, first_order(model, solver, short))
     assert 1e-4 < deviation < OTHER * (1 - expected)
@@ -157,7 +157,7 @@ class LosingOneFlow(WakeFlow):
         return out
 
 
-@pytest.mark.parametrize("tangent", [None, zo.Identity()], ids=["chain", "identity"])
+@pytest.mark.parametrize("tangent", [None, zo.IdentityTangent()], ids=["chain", "identity"])
 def test_windows_that_the_solver_lost_have_no_part_in_the_gradient(tangent):
     """As if they had not been in the batch, and as if they had cost nothing more."""
     frames, reynolds = developed(WakeFlow(8), 40)[:, -4:], torch.tensor([120.0, 480.0])
@@ -167,7 +167,7 @@ def test_windows_that_the_solver_lost_have_no_part_in_the_gradient(tangent):
         (WakeFlow(8), (frames[:1], reynolds[:1])),
     ):
         model.zero_grad()
-        directions = None if tangent else zo.CoordinateWise(1e-2)
+        directions = None if tangent else zo.CGE(1e-2)
         around(model, zo.differentiable(box, directions, tangent=tangent), batch)
         found.append(flat(model))
     assert found[0].isfinite().all()

@@ -210,7 +210,7 @@ def test_a_surrogate_is_identity_s_gradient_and_is_paid_for(trainer, name):
     assert trained.rows.rows >= 2 * base * (2 + queries)  # the surrogate's base, the estimator's, its queries
     network = copy.deepcopy(start)
     weights._identity(own, network)(own.batch(0))
-    expected = zo.differentiable(own.solver, None, tangent=zo.Identity())
+    expected = zo.differentiable(own.solver, None, tangent=zo.IdentityTangent())
     by_hand = copy.deepcopy(start)
     mean_of_living(window_loss(expected, own.scales.velocity), by_hand, own.batch(0))[0].backward()
     for found, other in zip(network.parameters(), by_hand.parameters(), strict=True):

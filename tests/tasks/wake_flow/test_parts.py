@@ -332,7 +332,7 @@ def test_zo_through_the_box_is_autograd_through_the_step(flows, evaluator, schem
     network = Corrector(plain((1,)), Scales(0.3, 100.0, 0.1)).to(dtype)
     frames, reynolds = flows.train.windows(zo.Key(0, 0), 2, 3)
     batch = frames.to(dtype), reynolds.to(dtype)
-    estimator = zo.CoordinateWise(mu, scheme=scheme)
+    estimator = zo.CGE(mu, scheme=scheme)
     gradient = zo.LossGradient(network, window_loss(solver, 0.3), estimator, evaluator=evaluator)
     loss = gradient.backward(batch).item()
     found = torch.cat([p.grad.flatten() for p in network.parameters()]).double()

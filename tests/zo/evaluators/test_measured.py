@@ -142,7 +142,7 @@ def test_losses_that_are_too_rounded_are_not_subtracted_however_fast_that_is(fas
         for evaluator in (zo.Measured(), zo.Difference()):
             own = copy.deepcopy(network)
             objective = zo.OutputLoss(Sorted(offset))
-            zo.LossGradient(own, objective, zo.CoordinateWise(1e-3), evaluator=evaluator).backward(batch)
+            zo.LossGradient(own, objective, zo.CGE(1e-3), evaluator=evaluator).backward(batch)
             found.append(torch.cat([tensor.grad.flatten() for tensor in own.parameters()]))
         assert (found[0] - found[1]).norm() <= 0.02 * found[1].norm()
 
@@ -156,7 +156,7 @@ def test_what_changes_nothing_says_nothing_for_subtracting(times):
     nn.init.zeros_(network[2].weight)
     auto = zo.Measured()
     objective = zo.OutputLoss(lambda output, target: (output - target).square().sum(1))
-    gradient = zo.LossGradient(network, objective, zo.CoordinateWise(1e-3), evaluator=auto)
+    gradient = zo.LossGradient(network, objective, zo.CGE(1e-3), evaluator=auto)
     gradient.backward((torch.randn(5, 6), torch.randn(5, 4)))
     assert {auto.chosen[name][0] for name in ("0.weight", "0.bias")} == {"difference"}
 
@@ -176,7 +176,7 @@ def test_neither_measuring_nor_what_is_chosen_takes_much_more_than_the_memory(ti
     network = nn.Sequential(*layers)
     batch = torch.randn(32, 1, 64, 64), torch.randint(0, 4, (32,))
     objective = zo.OutputLoss(lambda y, t: functional.cross_entropy(y, t, reduction="none"))
-    rule = zo.CoordinateWise(1e-3)
+    rule = zo.CGE(1e-3)
     gradient = zo.LossGradient(network, objective, rule, evaluator=zo.Measured(), memory=4 * 2**20)
     largest = 4 * 8 * 32 * 64 * 64
     for _ in range(2):
@@ -401,7 +401,7 @@ def test_reuse_falls_back_as_difference_does_where_a_later_step_cannot_be_read()
         found = auto.changes(short, queries, base)
     true = zo.Loop().changes(short, queries, base)
     assert torch.allclose(found, true, rtol=1e-3, atol=1e-6) and true.abs().max() > 1e-3
-    assert set(auto.state_dict()["active"].values()) == {"Verified"}
+    assert set(auto.state_dict()["active"].values()) == {"Checked"}
 
 
 @pytest.mark.parametrize("subtracting", ["loop", "reuse", "stacked"])

@@ -12,7 +12,7 @@ from zo.errors import ConfigurationError
 from zo.estimators.estimator import check_choice, check_count
 from zo.tangents.models.grids import grids
 from zo.tangents.pairs import CallPairs
-from zo.tangents.tangent import Identity, Tangent, check_positive
+from zo.tangents.tangent import IdentityTangent, Tangent, check_positive
 
 CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
@@ -23,7 +23,7 @@ class ConvTangent(Tangent):
     The same stencils in all cells, fitted by recursive ridge least squares. Exact for a box that is local,
     the same everywhere and made of stencils of the state and of products of its channels in a cell, as
     the fluxes of a fluid are; of others what is nearest. Walls and obstacles it does not see: put
-    `Memory` behind it, never before.
+    `WindowTangent` behind it, never before.
 
     For a box whose differentiable inputs and outputs are arrays `(channels, *space)` on one grid of one to
     three dimensions, in cells or, staggered, with one more along an axis for the faces.
@@ -59,7 +59,7 @@ class ConvTangent(Tangent):
         check_choice("ConvTangent", "padding", padding, ("zeros", "circular"))
         check_positive("ConvTangent", "forgetting", forgetting, most=1.0)
         check_positive("ConvTangent", "ridge", ridge, least=1e-14)
-        self.prior = Identity() if prior is None else prior
+        self.prior = IdentityTangent() if prior is None else prior
         self.kernel = kernel
         self.padding = padding
         self.forgetting = forgetting

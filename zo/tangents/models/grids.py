@@ -75,7 +75,7 @@ def grids(pairs: CallPairs) -> tuple[Grid, Grid]:
             "ConvTangent: expected differentiable inputs and outputs (channels, *space) on the same cells, "
             "or one more along an axis for its faces; got shapes "
             f"{[s.shape for s in pairs.inputs]} and {[s.shape for s in pairs.outputs]}. "
-            "Take Memory or DenseTangent."
+            "Take WindowTangent or LowRankTangent."
         )
     space = tuple(max(lengths) for lengths in spaces)
     return Grid(pairs.inputs, space), Grid(pairs.outputs, space)

@@ -192,13 +192,13 @@ class TrustWatch:
         if state.agreement is not None:
             wanted += f" and the loss to change by at least {policy.agreement:g} of what their gradient says"
             found += f", and {state.agreement:.3g} of that change"
-        mend = "Allow more probes (most_probes), put LocalSecant outermost, take a StudentTangent"
+        mend = "Allow more probes (most_probes), put SecantTangent outermost, take a StudentTangent"
         if not self.learning:
             mend = "Take a tangent that learns"
         elif not self.fewest:
             mend = "Fit it to more of the box's answers, let it take more steps_per_step"
         return (
             f"Step {step}: {wanted}, {found}, with {state.probes} probes, the most allowed. Training may be "
-            f"worse than none: watch a held-out loss (zo.HeldOut). {mend}, move the network less in a step; "
+            f"worse than none: watch a held-out loss (zo.KeepBest). {mend}, move the network less in a step; "
             "or use LossGradient with sparse coordinates."
         )

@@ -206,10 +206,10 @@ def test_gradients_through_a_served_box_are_those_in_process():
     leaf = x.clone().requires_grad_()
     ((torch.sin(leaf @ weights.T) + 0.5 * leaf @ weights.T) * sens).sum().backward()
     with serving(Mixing(), derivatives=1e-4) as url, UmBridge(url, connections=2) as box:
-        for estimator in (zo.CoordinateWise(mu=1e-4), zo.RandomDirections(mu=1e-4, q=4)):
+        for estimator in (zo.CGE(mu=1e-4), zo.RGE(mu=1e-4, q=4)):
             assert torch.equal(gradient(box, estimator), gradient(Mixing(), estimator))
         # mu / 2 times the second derivative: 1e-4 / 2 * sum |sens| * weights^2 < 5e-4
-        torch.testing.assert_close(gradient(box, zo.CoordinateWise(mu=1e-4)), leaf.grad, rtol=0, atol=5e-4)
+        torch.testing.assert_close(gradient(box, zo.CGE(mu=1e-4)), leaf.grad, rtol=0, atol=5e-4)
         torch.testing.assert_close(box.gradient()(x, sens), leaf.grad, rtol=0, atol=1e-7)
 
 
@@ -222,7 +222,7 @@ def test_a_network_learns_through_a_served_box():
     network = torch.nn.Linear(3, 3).double()
     optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
     with serving(Mixing()) as url, UmBridge(url, connections=2) as box:
-        solver = zo.differentiable(box, zo.CoordinateWise(mu=1e-4))
+        solver = zo.differentiable(box, zo.CGE(mu=1e-4))
         losses = []
         for _ in range(50):
             optimizer.zero_grad()

@@ -167,7 +167,7 @@ def test_coordinates_give_the_same_gradient_stacked_and_in_a_loop(make):
     for evaluator in ("loop", "stacked"):
         torch.manual_seed(0)
         network = make().double().eval()
-        estimator = zo.CoordinateWise(mu=1e-5, sparsity=zo.RandomCoordinates(30))
+        estimator = zo.CGE(mu=1e-5, sparsity=zo.RandomCoordinates(30))
         zo.LossGradient(network, objective, estimator, evaluator=evaluator, seed=0).backward(batch)
         gradients.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
     loop, stacked = gradients

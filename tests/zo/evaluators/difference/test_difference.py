@@ -41,9 +41,7 @@ def batch(rows: int = 5):
 
 def gradient_of(network, evaluator, objective=None, estimator=None, data=None, **settings):
     objective = objective or zo.OutputLoss(squared)
-    gradient = zo.LossGradient(
-        network, objective, estimator or zo.CoordinateWise(1e-3), evaluator=evaluator, **settings
-    )
+    gradient = zo.LossGradient(network, objective, estimator or zo.CGE(1e-3), evaluator=evaluator, **settings)
     gradient.backward(batch() if data is None else data)
     return torch.cat([p.grad.flatten() for p in network.parameters()]), gradient
 
@@ -76,10 +74,10 @@ def agree(network, objective, data, atol=1e-12):
 @pytest.mark.parametrize(
     "estimator",
     [
-        zo.CoordinateWise(1e-4, scheme="central"),
-        zo.CoordinateWise(1e-4, zo.RandomCoordinates(20)),
-        zo.RandomDirections(1e-4, q=5),
-        zo.Hybrid(zo.CoordinateWise(1e-4, zo.RandomCoordinates(20)), zo.RandomDirections(1e-4, q=3)),
+        zo.CGE(1e-4, central=True),
+        zo.CGE(1e-4, zo.RandomCoordinates(20)),
+        zo.RGE(1e-4, q=5),
+        zo.Hybrid(zo.CGE(1e-4, zo.RandomCoordinates(20)), zo.RGE(1e-4, q=3)),
     ],
     ids=["central", "sparse", "directions", "hybrid"],
 )
@@ -124,7 +122,7 @@ def test_a_function_without_a_rule_warns_once_and_is_named():
         found, gradient = gradient_of(made(make), "difference")
         gradient.backward(batch())
     assert len([w for w in caught if w.category is zo.EvaluatorWarning]) == 1
-    assert torch.equal(found, gradient_of(made(make), zo.Verified(Stacked()))[0])
+    assert torch.equal(found, gradient_of(made(make), zo.Checked(Stacked()))[0])
 
 
 def test_a_rule_of_the_user_serves_functions_and_whole_modules(monkeypatch):
@@ -222,9 +220,7 @@ def test_rows_that_fail_in_the_box_behind_drop_their_queries():
     objective = zo.OutputLoss(lambda output, target: box(output))
     agree(network, objective, (x, y))
     assert (
-        zo.LossGradient(
-            made(mlp), objective, zo.CoordinateWise(1e-3), evaluator="difference", max_dropped=1.0
-        )
+        zo.LossGradient(made(mlp), objective, zo.CGE(1e-3), evaluator="difference", max_dropped=1.0)
         .backward((x, y))
         .isfinite()
     )
@@ -392,7 +388,7 @@ def test_the_choice_of_auto_is_recorded_and_a_resumed_run_repeats_it_to_the_bit(
     found, costs = [], []
     for _ in range(2):
         network = made(mlp)
-        resumed = zo.LossGradient(network, zo.OutputLoss(squared), zo.CoordinateWise(1e-3))
+        resumed = zo.LossGradient(network, zo.OutputLoss(squared), zo.CGE(1e-3))
         resumed.load_state_dict(state)
         before = resumed.counts.queries
         resumed.backward(batch())
@@ -418,10 +414,10 @@ def test_measuring_costs_no_more_than_two_chunks_beside_the_checks(monkeypatch):
     for width, chunk in ((2, 4), (40, 32), (40, 128)):
         network = made(lambda width=width: nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 2)))
         timings.clear()
-        gradient = zo.LossGradient(network, zo.OutputLoss(squared), zo.CoordinateWise(1e-3), chunk=chunk)
+        gradient = zo.LossGradient(network, zo.OutputLoss(squared), zo.CGE(1e-3), chunk=chunk)
         gradient.backward(batch())
         checked = zo.LossGradient(
-            network, zo.OutputLoss(squared), zo.CoordinateWise(1e-3), evaluator="difference", chunk=chunk
+            network, zo.OutputLoss(squared), zo.CGE(1e-3), evaluator="difference", chunk=chunk
         )
         checked.backward(batch())
         chosen = gradient.evaluator
@@ -444,7 +440,7 @@ def test_coarse_changes_are_near_and_pass_the_check():
     exact, _ = gradient_of(made(make), "difference", data=data)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        evaluator = zo.Verified(zo.Difference(dtype=torch.bfloat16))
+        evaluator = zo.Checked(zo.Difference(dtype=torch.bfloat16))
         coarse, _ = gradient_of(made(make), evaluator, data=data)
     error = (coarse - exact).norm() / exact.norm()
     assert 1e-5 < error < 2 * torch.finfo(torch.bfloat16).eps
@@ -490,4 +486,4 @@ def test_bad_settings(settings, words):
 
 def test_a_closure_has_no_batch_to_read():
     with pytest.raises(zo.ConfigurationError, match="expected 'loop' for a closure"):
-        zo.LossGradient(mlp(), lambda: torch.zeros(1), zo.CoordinateWise(1e-3), evaluator="difference")
+        zo.LossGradient(mlp(), lambda: torch.zeros(1), zo.CGE(1e-3), evaluator="difference")

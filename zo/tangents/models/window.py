@@ -1,4 +1,4 @@
-"""`Memory`: a linear model of the last pairs of all calls, rows and steps."""
+"""`WindowTangent`: a linear model of the last pairs of all calls, rows and steps."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 from zo.estimators.estimator import check_count
 from zo.tangents.pairs import CallPairs
-from zo.tangents.tangent import Identity, Tangent, check_positive
+from zo.tangents.tangent import IdentityTangent, Tangent, check_positive
 
 
-class Memory(Tangent):
+class WindowTangent(Tangent):
     """J = A + R^T (D D^T + rho)^-1 D over the last `window` pairs, whatever state they were seen at.
 
     D are changes of length one, R what the prior A, as it is now, leaves of the responses. It does not
@@ -32,9 +32,9 @@ class Memory(Tangent):
     """
 
     def __init__(self, prior: Tangent | None = None, window: int = 768, rho: float = 1e-3) -> None:
-        check_count("Memory", "window", window)
-        check_positive("Memory", "rho", rho, least=1e-10)
-        self.prior = Identity() if prior is None else prior
+        check_count("WindowTangent", "window", window)
+        check_positive("WindowTangent", "rho", rho, least=1e-10)
+        self.prior = IdentityTangent() if prior is None else prior
         self.window = window
         self.rho = rho
         self._seen = 0  # pairs ever; the next goes to place _seen % window
@@ -125,4 +125,4 @@ class Memory(Tangent):
 
     def __repr__(self) -> str:
         """With its prior."""
-        return f"Memory({self.prior!r}, window={self.window})"
+        return f"WindowTangent({self.prior!r}, window={self.window})"

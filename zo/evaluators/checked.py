@@ -25,7 +25,7 @@ ROUNDING = 200  # units in the last place of the loss
 SHAKES, SHAKEN_UNITS = 3, 4
 
 
-class Verified(Evaluator):
+class Checked(Evaluator):
     """A fast evaluator that is compared with `Loop` on first use, on a few queries of each layer.
 
     A disagreement, or an error in the fast evaluator, names the parameter, warns once and leaves the
@@ -197,7 +197,7 @@ class Verified(Evaluator):
                 " Variants need rows first in every layer, and in the objective no tensor of a fixed number "
                 "of rows and nothing, such as a mean, over the rows of the whole batch."
             )
-        elif isinstance(self.slow, Verified):
+        elif isinstance(self.slow, Checked):
             name = type(self.slow.fast).__name__.lower()
         said = f"Evaluator {type(self.fast).__name__} {what}: {name} is used from here on, right but slower."
         warnings.warn(f"{said}{mend}", EvaluatorWarning, stacklevel=2)

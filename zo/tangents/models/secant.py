@@ -1,4 +1,4 @@
-"""`LocalSecant`: the derivative at one call and row, from the probes of just that call and row."""
+"""`SecantTangent`: the derivative at one call and row, from the probes of just that call and row."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from zo.tangents.pairs import CallPairs
-from zo.tangents.tangent import Identity, Tangent, check_positive
+from zo.tangents.tangent import IdentityTangent, Tangent, check_positive
 
 
-class LocalSecant(Tangent):
+class SecantTangent(Tangent):
     """J = A + R^T (D D^T)^+ D, D a row's changes of length one, R the responses that the prior A leaves.
 
     It follows any dependence on the state, and is exact, to the truncation of mu, once the probes span
@@ -29,8 +29,8 @@ class LocalSecant(Tangent):
     """
 
     def __init__(self, prior: Tangent | None = None, cut: float = 3e-3) -> None:
-        check_positive("LocalSecant", "cut", cut, least=1e-6, most=1.0)
-        self.prior = Identity() if prior is None else prior
+        check_positive("SecantTangent", "cut", cut, least=1e-6, most=1.0)
+        self.prior = IdentityTangent() if prior is None else prior
         self.cut = cut
 
     def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class LocalSecant(Tangent):
 
     def __repr__(self) -> str:
         """With its prior."""
-        return f"LocalSecant({self.prior!r})"
+        return f"SecantTangent({self.prior!r})"
 
 
 def _gram(changes: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def test_on_the_set_alone_weights_and_momentum_wait(vector):
     for chosen in ([0, 4], [1, 2], [1], [0, 1]):
         set_grad(parameters, chosen, 2.0)
         before = parameters.flat()
-        zo.step_on_set(optimizer, parameters, torch.tensor(chosen))
+        zo.masked_step(optimizer, parameters, torch.tensor(chosen))
         v[chosen] = 0.9 * v[chosen] + 2.0 + DECAY * w[chosen]
         w[chosen] = w[chosen] - RATE * v[chosen]
         outside = [i for i in range(5) if i not in chosen]
@@ -73,11 +73,11 @@ def test_on_the_set_alone_state_outside_it_is_kept_to_the_bit(vector, kind):
         rows = [[p, *(s for k, s in optimizer.state[p].items() if k != "step")] for p in network]
         return torch.cat([torch.stack([t.detach().flatten() for t in row]) for row in rows], dim=1)
 
-    zo.step_on_set(optimizer, parameters, torch.tensor([0, 1, 3]))  # no gradient yet: nothing may break
+    zo.masked_step(optimizer, parameters, torch.tensor([0, 1, 3]))  # no gradient yet: nothing may break
     for chosen in ([0, 4], [1, 2]):
         set_grad(parameters, chosen, 2.0)
         before = everything() if optimizer.state[network[0]] else None
-        zo.step_on_set(optimizer, parameters, torch.tensor(chosen))
+        zo.masked_step(optimizer, parameters, torch.tensor(chosen))
         outside = [i for i in range(5) if i not in chosen]
         if before is not None and len(before) == len(everything()):
             assert torch.equal(everything()[:, outside], before[:, outside])
@@ -98,7 +98,7 @@ def test_late_coordinates_get_adam_without_bias_correction(vector):
         chosen = [0, 3] if step == 0 else [1]
         set_grad(parameters, chosen, 2.0)
         before = parameters.flat()
-        zo.step_on_set(optimizer, parameters, torch.tensor(chosen))
+        zo.masked_step(optimizer, parameters, torch.tensor(chosen))
         moved = (before - parameters.flat())[chosen]
         expected = 1e-3 * (1 if step == 0 else 0.1 / math.sqrt(0.001))
         assert torch.allclose(moved, torch.full_like(moved, expected), rtol=1e-6)
@@ -110,7 +110,7 @@ def test_weights_of_others_and_scalars_are_stepped_as_ever():
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
     for p in network.values():
         p.grad = torch.ones_like(p)
-    zo.step_on_set(optimizer, parameters, torch.tensor([0]))
+    zo.masked_step(optimizer, parameters, torch.tensor([0]))
     assert torch.allclose(network["ours"], torch.tensor(1 - RATE))
     assert torch.allclose(network["dense"], torch.tensor([1 - RATE, 2 - RATE]))
     assert optimizer.state[network["ours"]]["step"] == 1  # as 0-dimensional as the weight, but no state of it
@@ -120,10 +120,10 @@ def test_weights_of_others_and_scalars_are_stepped_as_ever():
 def test_indices_that_leave_the_parameters_are_refused(vector, indices):
     network, parameters = vector
     with pytest.raises(zo.ConfigurationError, match=r"\[0, 5\)"):
-        zo.step_on_set(torch.optim.SGD(network, lr=1), parameters, torch.tensor(indices, dtype=torch.int64))
+        zo.masked_step(torch.optim.SGD(network, lr=1), parameters, torch.tensor(indices, dtype=torch.int64))
 
 
 def test_an_optimizer_whose_state_is_not_entrywise_is_refused(vector):
     network, parameters = vector
     with pytest.raises(zo.ConfigurationError, match=r"SGD, Adam.*LBFGS"):
-        zo.step_on_set(torch.optim.LBFGS(network), parameters, torch.tensor([0]))
+        zo.masked_step(torch.optim.LBFGS(network), parameters, torch.tensor([0]))

@@ -27,7 +27,7 @@ def test_forward_cge_is_the_gradient_within_its_truncation_and_rounding(problem,
     network, batch = problem.make()
     truth = problem.autograd(network, batch)
     loss = problem.objective(network, batch).mean().item()
-    error = (gradient_of(problem, evaluator, zo.CoordinateWise(mu=mu)) - truth).abs()
+    error = (gradient_of(problem, evaluator, zo.CGE(mu=mu)) - truth).abs()
     truncation = mu / 2 * problem.curvature(network, batch).abs()
     # Second-order truncation mu^2/6 |l'''| is far below; rounding of two losses, amplified in depth.
     bound = 1.05 * truncation + 200 * EPS * abs(loss) / mu
@@ -42,7 +42,7 @@ def test_order_of_accuracy(problem, evaluator):
     truth = problem.autograd(network, batch)
 
     def error(scheme: str, mu: float) -> float:
-        found = gradient_of(problem, evaluator, zo.CoordinateWise(mu=mu, scheme=scheme))
+        found = gradient_of(problem, evaluator, zo.CGE(mu=mu, central=scheme != "forward"))
         return float((found - truth).norm())
 
     forward = error("forward", 1e-3) / error("forward", 5e-4)
@@ -55,9 +55,9 @@ def test_order_of_accuracy(problem, evaluator):
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_sparse_cge_is_dense_cge_on_its_set_and_zero_elsewhere(problem):
-    dense = gradient_of(problem, Loop(), zo.CoordinateWise(mu=1e-6))
+    dense = gradient_of(problem, Loop(), zo.CGE(mu=1e-6))
     sparsity = zo.RandomCoordinates(17)
-    sparse = gradient_of(problem, Stacked(), zo.CoordinateWise(mu=1e-6, sparsity=sparsity))
+    sparse = gradient_of(problem, Stacked(), zo.CGE(mu=1e-6, sparsity=sparsity))
     network, _ = problem.make()
     chosen = sparsity.draw(zo.Parameters(network), zo.Key(0, 0))
     outside = torch.ones(len(dense), dtype=torch.bool)

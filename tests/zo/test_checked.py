@@ -64,7 +64,7 @@ CASES = [
 @pytest.mark.parametrize(("network", "objective", "word"), CASES, ids=lambda c: type(c).__name__)
 def test_falls_back_to_loop_with_one_warning(network, objective, word):
     network, batch = network.double(), torch.randn(4, 5, 3).double()
-    gradient = zo.LossGradient(network, objective, zo.CoordinateWise(1e-6), evaluator="stacked")
+    gradient = zo.LossGradient(network, objective, zo.CGE(1e-6), evaluator="stacked")
     with pytest.warns(zo.EvaluatorWarning, match=f"Stacked.*{word}") as caught:
         gradient.backward(batch)
         gradient.backward(batch)
@@ -78,8 +78,8 @@ def test_falls_back_to_loop_with_one_warning(network, objective, word):
 
 def test_is_silent_and_keeps_the_fast_one_where_they_agree():
     network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 2))
-    evaluator = zo.Verified(Stacked())
-    gradient = zo.LossGradient(network, mean_square, zo.CoordinateWise(1e-3), evaluator=evaluator)
+    evaluator = zo.Checked(Stacked())
+    gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-3), evaluator=evaluator)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         gradient.backward(torch.randn(4, 2, 5, 5))
@@ -94,10 +94,8 @@ def test_noise_of_the_objective_is_not_taken_for_a_fault():
         noise = torch.randn(len(batch), generator=generator)
         return mean_square(network, batch) + 1e-3 * noise
 
-    evaluator = zo.Verified(Stacked())
-    zo.LossGradient(nn.Linear(3, 2), noisy, zo.CoordinateWise(0.1), evaluator=evaluator).backward(
-        torch.randn(40, 3)
-    )
+    evaluator = zo.Checked(Stacked())
+    zo.LossGradient(nn.Linear(3, 2), noisy, zo.CGE(0.1), evaluator=evaluator).backward(torch.randn(40, 3))
     assert [type(active) for active in evaluator.active.values()] == [Stacked]
 
 
@@ -106,12 +104,12 @@ def test_an_error_in_the_objective_itself_is_not_hidden():
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
-        zo.LossGradient(nn.Linear(3, 2), broken, zo.CoordinateWise(1e-3)).backward(torch.randn(4, 3))
+        zo.LossGradient(nn.Linear(3, 2), broken, zo.CGE(1e-3)).backward(torch.randn(4, 3))
 
 
 def test_loop_stays_in_use_after_a_fall_back():
-    evaluator = zo.Verified(Stacked())
-    gradient = zo.LossGradient(Transposing(), mean_square, zo.CoordinateWise(1e-3), evaluator=evaluator)
+    evaluator = zo.Checked(Stacked())
+    gradient = zo.LossGradient(Transposing(), mean_square, zo.CGE(1e-3), evaluator=evaluator)
     with pytest.warns(zo.EvaluatorWarning):
         gradient.backward(torch.randn(4, 5, 3))
     assert [type(active) for active in evaluator.active.values()] == [Loop]
@@ -137,11 +135,9 @@ def penalised(network, batch):
     [(nn.Linear(3, 2), penalised), (Asleep(), mean_square)],
     ids=["penalty", "asleep"],
 )
-@pytest.mark.parametrize(
-    "estimator", [zo.CoordinateWise(1e-3), zo.RandomDirections(1e-3, q=4)], ids=["cge", "rge"]
-)
+@pytest.mark.parametrize("estimator", [zo.CGE(1e-3), zo.RGE(1e-3, q=4)], ids=["cge", "rge"])
 def test_a_weight_read_outside_its_layer_is_found_however_little_it_does(network, objective, estimator):
-    evaluator = zo.Verified(Stacked())
+    evaluator = zo.Checked(Stacked())
     before = [p.detach().clone() for p in network.parameters()]
     with pytest.warns(zo.EvaluatorWarning, match="read outside its layer"):
         zo.LossGradient(network, objective, estimator, evaluator=evaluator).backward(torch.randn(4, 3))
@@ -157,10 +153,8 @@ def test_rows_that_fail_by_chance_do_not_cost_the_fast_evaluator():
         lost = torch.rand(len(batch), generator=generator) < 0.02
         return torch.where(lost, float("nan"), mean_square(network, batch))
 
-    evaluator = zo.Verified(Stacked())
-    gradient = zo.LossGradient(
-        nn.Linear(3, 2), losing, zo.CoordinateWise(1e-3), evaluator=evaluator, max_dropped=1.0
-    )
+    evaluator = zo.Checked(Stacked())
+    gradient = zo.LossGradient(nn.Linear(3, 2), losing, zo.CGE(1e-3), evaluator=evaluator, max_dropped=1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         gradient.backward(torch.randn(10, 3))
@@ -179,8 +173,8 @@ def test_one_row_lost_anywhere_in_the_check_does_not_cost_the_fast_evaluator(cal
         calls += 1
         return loss
 
-    evaluator = zo.Verified(Stacked())
-    gradient = zo.LossGradient(nn.Linear(3, 2), losing, zo.CoordinateWise(1e-3), evaluator=evaluator)
+    evaluator = zo.Checked(Stacked())
+    gradient = zo.LossGradient(nn.Linear(3, 2), losing, zo.CGE(1e-3), evaluator=evaluator)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         gradient.backward(torch.randn(10, 3))
@@ -205,8 +199,8 @@ CLASSIFIED = zo.OutputLoss(lambda y, label: nn.functional.cross_entropy(y, label
 @pytest.mark.parametrize("seed", range(3))
 def test_the_rounding_of_confident_rows_is_not_taken_for_a_fault(fast, seed):
     network, batch = confident(seed)
-    evaluator = zo.Verified(fast())
-    estimator = zo.CoordinateWise(1e-3, zo.RandomCoordinates(5))
+    evaluator = zo.Checked(fast())
+    estimator = zo.CGE(1e-3, zo.RandomCoordinates(5))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         zo.LossGradient(network, CLASSIFIED, estimator, evaluator=evaluator).backward(batch)
@@ -226,7 +220,7 @@ def test_a_tenth_too_much_for_one_tensor_is_found_on_confident_rows(number):
         name for name, _ in network.named_parameters() if name not in ("0.bias", "3.bias")
     ]  # BN's follow
     chosen = [name for name, _ in network.named_parameters()].index(names[number])
-    estimator = zo.CoordinateWise(1e-3, zo.RandomCoordinates(5))
-    gradient = zo.LossGradient(network, CLASSIFIED, estimator, evaluator=zo.Verified(Off()))
+    estimator = zo.CGE(1e-3, zo.RandomCoordinates(5))
+    gradient = zo.LossGradient(network, CLASSIFIED, estimator, evaluator=zo.Checked(Off()))
     with pytest.warns(zo.EvaluatorWarning, match=f"Off disagreed with loop for {names[number]}:"):
         gradient.backward(batch)

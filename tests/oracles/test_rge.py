@@ -10,7 +10,7 @@ from torch import nn
 
 import zo
 from tests.oracles.problems import PROBLEMS
-from zo.estimators.random_directions import RandomSteps
+from zo.estimators.rge import RandomSteps
 from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
 
@@ -45,8 +45,8 @@ def linear_objective(slopes):
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_basis_directions_on_a_linear_loss_give_the_gradient(distribution, scheme, monkeypatch):
     network, slopes, batch = linear_problem()
-    monkeypatch.setattr("zo.estimators.random_directions.RandomSteps", Basis)
-    estimator = zo.RandomDirections(mu=1e-3, q=12, distribution=distribution, scheme=scheme)
+    monkeypatch.setattr("zo.estimators.rge.RandomSteps", Basis)
+    estimator = zo.RGE(mu=1e-3, q=12, distribution=distribution, central=scheme != "forward")
     zo.LossGradient(network, linear_objective(slopes), estimator, evaluator="loop").backward(batch)
     found = torch.cat([p.grad.flatten() for p in network.parameters()])
     assert torch.allclose(found, slopes, rtol=1e-10, atol=1e-10)
@@ -66,7 +66,7 @@ def test_unbiased_on_a_quadratic_layer_by_layer(distribution):
     truth = curvature @ theta
     network = nn.ParameterList([theta[:9].clone(), theta[9:].clone()])
     parameters = zo.Parameters(network)
-    estimator = zo.RandomDirections(mu=0.3, q=1, distribution=distribution, scheme="antithetic")
+    estimator = zo.RGE(mu=0.3, q=1, distribution=distribution, central=True)
     draws = []
     for step in range(trials):
         plan = estimator.plan(parameters, zo.Key(1, step))
@@ -85,7 +85,7 @@ def test_forward_gaussian_matches_the_smoothed_gradient_on_a_cubic():
     mu, trials = 0.5, 20000
     theta = torch.tensor([0.7, -0.4], dtype=torch.float64)
     parameters = zo.Parameters(nn.ParameterList([theta.clone()]))
-    estimator = zo.RandomDirections(mu=mu, q=trials)
+    estimator = zo.RGE(mu=mu, q=trials)
     plan = estimator.plan(parameters, zo.Key(11))
     u = plan.directions(0, trials)
     differences = (theta + mu * u).pow(3).sum(1) - theta.pow(3).sum()
@@ -101,7 +101,7 @@ def test_stacked_and_loop_agree(problem, distribution):
     found = []
     for evaluator in (Loop(), Stacked()):
         network, batch = problem.make()
-        estimator = zo.RandomDirections(mu=1e-4, q=7, distribution=distribution)
+        estimator = zo.RGE(mu=1e-4, q=7, distribution=distribution)
         zo.LossGradient(network, problem.objective, estimator, evaluator=evaluator, chunk=3).backward(batch)
         found.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
     # Both round losses of order one to 1e-16 and divide by mu; directions have norm up to sqrt(size).

@@ -1,4 +1,4 @@
-"""`HeldOut`: which weights are kept is decided by a loss on other data, through the boxes themselves."""
+"""`KeepBest`: which weights are kept is decided by a loss on other data, through the boxes themselves."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zo.errors import ConfigurationError, HeldOutWarning
+from zo.errors import ConfigurationError, KeepBestWarning
 from zo.estimators.estimator import check_count
 from zo.evaluators.preserved import Snapshot
 
 
-class HeldOut:
+class KeepBest:
     """Validates before the first step and every few steps, and remembers the best weights, the start's too.
 
-        held_out = zo.HeldOut(network, lambda: rollout_error(network, solver, validation), every=50)
+        held_out = zo.KeepBest(network, lambda: rollout_error(network, solver, validation), every=50)
         for batch in loader:
             if not held_out.before_step():
                 break  # patience is at an end
@@ -60,12 +60,12 @@ class HeldOut:
         every: int = 50,
         patience: int | None = None,
     ) -> None:
-        check_count("HeldOut", "every", every)
+        check_count("KeepBest", "every", every)
         if patience is not None:
-            check_count("HeldOut", "patience", patience)
+            check_count("KeepBest", "patience", patience)
         if not callable(validate):
             raise ConfigurationError(
-                f"HeldOut, validate: expected a function without arguments, got {validate!r}. "
+                f"KeepBest, validate: expected a function without arguments, got {validate!r}. "
                 "Write lambda: error(network)."
             )
         self.network = network
@@ -99,7 +99,7 @@ class HeldOut:
             A sentence that says which they are.
 
         Warns:
-            HeldOutWarning: they are those of the start, for none were better.
+            KeepBestWarning: they are those of the start, for none were better.
         """
         self._validate()
         assert self._best is not None  # the start at least
@@ -111,12 +111,12 @@ class HeldOut:
             )
         found = "none was finite" if self.best_validation is None else f"it has {self.best_validation:.4g}"
         words = (
-            f"HeldOut: expected {self.step} steps to lower the held-out loss of the start, {found} and none "
+            f"KeepBest: expected {self.step} steps to lower the held-out loss of the start, {found} and none "
             "since was lower; the start's weights are put back. Take smaller steps, a gradient nearer to the "
             "true one (more probes or queries), or validate more often."
         )
         if self.step:
-            warnings.warn(words, HeldOutWarning, stacklevel=2)
+            warnings.warn(words, KeepBestWarning, stacklevel=2)
         return words
 
     def state_dict(self) -> dict[str, Any]:

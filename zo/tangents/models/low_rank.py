@@ -1,4 +1,4 @@
-"""`DenseTangent`: one matrix for the box, of low rank for a large state, by recursive least squares."""
+"""`LowRankTangent`: one matrix for the box, of low rank for a large state, by recursive least squares."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 from zo.estimators.estimator import check_count
 from zo.tangents.pairs import CallPairs
-from zo.tangents.tangent import Identity, Tangent, check_positive
+from zo.tangents.tangent import IdentityTangent, Tangent, check_positive
 
 
-class DenseTangent(Tangent):
+class LowRankTangent(Tangent):
     """J = A + C^T (G + ridge)^-1 Q, with G = sum w c c^T and C = sum w c r^T over all pairs so far.
 
     Q are orthonormal directions of the box's input space, c = Q d the coordinates in them of changes d of
@@ -21,8 +21,8 @@ class DenseTangent(Tangent):
     smallest eigenvalues of G go. With a rank no smaller than the space that changes span this is recursive
     ridge least squares for a full matrix.
 
-    It does not depend on the state, as `Memory`, but forgets gradually. Behind a prior that learns it
-    remembers residuals of what that was: there take `Memory`.
+    It does not depend on the state, as `WindowTangent`, but forgets gradually. Behind a prior that learns it
+    remembers residuals of what that was: there take `WindowTangent`.
 
     Memory: 1.5 rank x (size_in + size_out) numbers. A step: 4 rank x (size_in + size_out) operations for
     each pair, and now and then 3 rank^2 x (size_in + size_out) to lower the rank again. A product with J: 2
@@ -45,10 +45,10 @@ class DenseTangent(Tangent):
         forgetting: float = 0.98,
         ridge: float = 1e-3,
     ) -> None:
-        check_count("DenseTangent", "rank", rank)
-        check_positive("DenseTangent", "forgetting", forgetting, most=1.0)
-        check_positive("DenseTangent", "ridge", ridge, least=1e-10)
-        self.prior = Identity() if prior is None else prior
+        check_count("LowRankTangent", "rank", rank)
+        check_positive("LowRankTangent", "forgetting", forgetting, most=1.0)
+        check_positive("LowRankTangent", "ridge", ridge, least=1e-10)
+        self.prior = IdentityTangent() if prior is None else prior
         self.rank = rank
         self.forgetting = forgetting
         self.ridge = ridge
@@ -164,4 +164,4 @@ class DenseTangent(Tangent):
 
     def __repr__(self) -> str:
         """With its prior."""
-        return f"DenseTangent({self.prior!r}, rank={self.rank}, forgetting={self.forgetting:g})"
+        return f"LowRankTangent({self.prior!r}, rank={self.rank}, forgetting={self.forgetting:g})"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zo.draws import Key
 from zo.errors import ConfigurationError
-from zo.estimators.estimator import Estimator, check_choice, check_count, check_mu
+from zo.estimators.estimator import Estimator, check_choice, check_count, check_flag, check_mu
 from zo.estimators.sparsity import Sparsity, drawn
 from zo.parameters import Parameters
 from zo.perturbation import Directions, Perturbations
@@ -24,7 +24,7 @@ BLOCK = 64  # directions held at a time when they are summed
 class RandomSteps(Perturbations):
     """Steps along random directions, drawn anew from the key whenever they are asked for.
 
-    With the antithetic scheme query 2 i goes along direction i and query 2 i + 1 against it.
+    With central differences query 2 i goes along direction i and query 2 i + 1 against it.
 
     Attributes:
         size: of the flat gradient.
@@ -35,7 +35,7 @@ class RandomSteps(Perturbations):
     q: int
     mu: float
     distribution: str
-    antithetic: bool
+    central: bool
     size: int
     dtype: torch.dtype
     support: Tensor | None = None
@@ -43,7 +43,7 @@ class RandomSteps(Perturbations):
     @property
     def queries(self) -> int:
         """One a direction, or two."""
-        return self.q * (2 if self.antithetic else 1)
+        return self.q * (2 if self.central else 1)
 
     @property
     def dimension(self) -> int:
@@ -72,7 +72,7 @@ class RandomSteps(Perturbations):
 
     def chunk(self, start: int, stop: int) -> Directions:
         """Queries start to stop - 1, mu included."""
-        if not self.antithetic:
+        if not self.central:
             return Directions(self.spread(self.mu * self.directions(start, stop)))
         first = start // 2
         pairs = self.mu * self.directions(first, (stop + 1) // 2).repeat_interleave(2, dim=0)
@@ -81,16 +81,16 @@ class RandomSteps(Perturbations):
 
 
 @dataclass(frozen=True)
-class RandomDirections(Estimator[RandomSteps]):
+class RGE(Estimator[RandomSteps]):
     """The random gradient estimator (RGE).
 
         forward      g = (c/q) sum_i [l(theta + mu u_i) - l(theta)] / mu * u_i
-        antithetic   g = (c/q) sum_i [l(theta + mu u_i) - l(theta - mu u_i)] / 2 mu * u_i
+        central      g = (c/q) sum_i [l(theta + mu u_i) - l(theta - mu u_i)] / 2 mu * u_i
 
     c = 1 for Gaussian and Rademacher directions, whose covariance is the identity; c = d for the unit
     sphere, whose covariance is the identity over d, the number of coordinates that a direction moves:
     all parameters, or |S_t| on a sparse set. So on a quadratic g is unbiased for the gradient itself,
-    forward or antithetic (third moments are zero); elsewhere for the gradient of a smoothed loss,
+    forward or central (third moments are zero); elsewhere for the gradient of a smoothed loss,
     E l(theta + mu u): u Gaussian (Nesterov and Spokoiny 2017), or in the unit ball for the sphere
     (Flaxman et al. 2005); with Rademacher signs it is unbiased up to O(mu^2). With a sparse set that is
     the gradient on S_t, zero elsewhere, and not scaled up for what S_t leaves out. Its squared error is
@@ -103,7 +103,7 @@ class RandomDirections(Estimator[RandomSteps]):
         mu: smoothing parameter, in the parameters' units.
         q: number of directions.
         distribution: "gaussian", "sphere" or "rademacher".
-        scheme: "forward", q queries, or "antithetic", 2 q.
+        central: whether each direction is taken with both signs (antithetic), for 2 q queries instead of q.
         sparsity: which coordinates the directions move, by step; None for all.
 
     Raises:
@@ -114,21 +114,19 @@ class RandomDirections(Estimator[RandomSteps]):
     mu: float
     q: int
     distribution: Literal["gaussian", "sphere", "rademacher"] = "gaussian"
-    scheme: Literal["forward", "antithetic"] = "forward"
+    central: bool = False
     sparsity: Sparsity | None = None
 
     def __post_init__(self) -> None:
         """Check where it is written."""
-        check_mu("RandomDirections", self.mu)
-        check_count("RandomDirections", "q", self.q)
-        check_choice(
-            "RandomDirections", "distribution", self.distribution, ("gaussian", "sphere", "rademacher")
-        )
-        check_choice("RandomDirections", "scheme", self.scheme, ("forward", "antithetic"))
+        check_mu("RGE", self.mu)
+        check_count("RGE", "q", self.q)
+        check_choice("RGE", "distribution", self.distribution, ("gaussian", "sphere", "rademacher"))
+        check_flag("RGE", "central", self.central)
 
     def queries(self, parameters: Parameters, step: int = 0) -> int:
-        """One a direction, two if antithetic."""
-        return self.q * (1 if self.scheme == "forward" else 2)
+        """One a direction, two if central."""
+        return self.q * (2 if self.central else 1)
 
     def plan(self, parameters: Parameters, key: Key) -> RandomSteps:
         """The directions of one optimiser step."""
@@ -138,7 +136,7 @@ class RandomDirections(Estimator[RandomSteps]):
             q=self.q,
             mu=self.mu,
             distribution=self.distribution,
-            antithetic=self.scheme == "antithetic",
+            central=self.central,
             size=parameters.size,
             dtype=parameters.dtype,
             support=support,
@@ -149,7 +147,7 @@ class RandomDirections(Estimator[RandomSteps]):
     def reduce(self, planned: RandomSteps, differences: Tensor, valid: Tensor) -> Tensor:
         """The mean over the directions that have all their queries."""
         slopes = differences / self.mu
-        if planned.antithetic:
+        if planned.central:
             slopes = (slopes[0::2] - slopes[1::2]) / 2
             valid = valid[0::2] & valid[1::2]
         factor = planned.dimension if self.distribution == "sphere" else 1
@@ -167,7 +165,7 @@ class RandomDirections(Estimator[RandomSteps]):
             typical = float(tensor.detach().double().square().mean().sqrt())
             if step < torch.finfo(tensor.dtype).eps * typical:
                 raise ConfigurationError(
-                    f"RandomDirections, mu: expected steps above the rounding of the weights, got entries of "
+                    f"RGE, mu: expected steps above the rounding of the weights, got entries of "
                     f"about {step:.1e} for {name!r}, whose weights are about {typical:.1e}. Take a larger "
                     "mu; on the sphere one that grows with the square root of the number of weights."
                 )

@@ -1,4 +1,4 @@
-"""`HeldOut`: the best weights come back, those of the start among them, beside any gradient."""
+"""`KeepBest`: the best weights come back, those of the start among them, beside any gradient."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typeguard import suppress_type_checks
 import zo
 from blackbox import ArraySpec
 from tests.zo.row_boxes import FromTorch, weights
-from zo.errors import HeldOutWarning
-from zo.held_out import HeldOut
+from zo.errors import KeepBestWarning
+from zo.keep_best import KeepBest
 
 
 class Counted(nn.Module):
@@ -25,7 +25,7 @@ class Counted(nn.Module):
         self.register_buffer("seen", torch.zeros(()))
 
 
-def follow(losses, *, steps=None, **settings) -> tuple[HeldOut, Counted, list[int]]:
+def follow(losses, *, steps=None, **settings) -> tuple[KeepBest, Counted, list[int]]:
     """Train with a held-out loss for each number of steps; also the steps that were validated."""
     network, asked = Counted(), []
 
@@ -33,7 +33,7 @@ def follow(losses, *, steps=None, **settings) -> tuple[HeldOut, Counted, list[in
         asked.append(int(network.steps))
         return losses[asked[-1]]
 
-    held_out = HeldOut(network, validate, **settings)
+    held_out = KeepBest(network, validate, **settings)
     for _ in range(len(losses) - 1 if steps is None else steps):
         if not held_out.before_step():
             break
@@ -65,7 +65,7 @@ def test_the_last_weights_may_be_the_best():
 @pytest.mark.parametrize("last", [1.0, 1.5, math.nan, -math.inf])
 def test_the_start_comes_back_where_nothing_was_better(last):
     held_out, network, _ = follow([1.0, 2.0, last], every=1)
-    with pytest.warns(HeldOutWarning, match=r"expected 2 steps to lower .* it has 1 and none") as caught:
+    with pytest.warns(KeepBestWarning, match=r"expected 2 steps to lower .* it has 1 and none") as caught:
         words = held_out.restore()
     assert int(network.steps) == 0 and held_out.best_step == 0
     assert str(caught[0].message) == words and caught[0].filename == __file__
@@ -76,7 +76,7 @@ def test_losses_that_are_not_finite_are_never_the_best():
     held_out.restore()
     assert int(network.steps) == 3 and held_out.best_validation == 7.0
     held_out, network, _ = follow([math.nan] * 3, every=1)
-    with pytest.warns(HeldOutWarning, match="none was finite"):
+    with pytest.warns(KeepBestWarning, match="none was finite"):
         held_out.restore()
     assert int(network.steps) == 0 and held_out.best_validation is None
 
@@ -111,7 +111,7 @@ def test_a_validation_leaves_no_trace():
             network.eval()
             return network(torch.rand(6, 4)).square().mean()
 
-        held_out = HeldOut(network, validate, every=every)
+        held_out = KeepBest(network, validate, every=every)
         for _ in range(6):
             held_out.before_step()
             optimizer.zero_grad()
@@ -136,7 +136,7 @@ def test_resume_goes_on_as_if_nothing_had_been(tmp_path):
         rest.append(int(again.steps))
         return losses[rest[-1]]
 
-    resumed = HeldOut(again, validate, every=1, patience=3)
+    resumed = KeepBest(again, validate, every=1, patience=3)
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     while resumed.before_step():
         with torch.no_grad():
@@ -161,12 +161,12 @@ def test_beside_a_gradient_it_keeps_what_is_best_through_the_box(kind):
         return float(objective(network, weights(32, 4, seed=99)).mean())
 
     gradient = (
-        zo.LossGradient(network, objective, zo.CoordinateWise(mu=1e-5))
+        zo.LossGradient(network, objective, zo.CGE(mu=1e-5))
         if kind == "loss"
-        else zo.TangentGradient(network, objective, boxes=[box], tangent=zo.LocalSecant(), probes=8)
+        else zo.TangentGradient(network, objective, boxes=[box], tangent=zo.SecantTangent(), probes=8)
     )
     optimizer = torch.optim.SGD(network.parameters(), lr=8.0)
-    held_out, found = HeldOut(network, validate, every=1), []
+    held_out, found = KeepBest(network, validate, every=1), []
     for step in range(30):
         held_out.before_step()
         found.append(validate())
@@ -189,4 +189,4 @@ def test_beside_a_gradient_it_keeps_what_is_best_through_the_box(kind):
 )
 def test_settings_out_of_range(settings, words):
     with suppress_type_checks(), pytest.raises(zo.ConfigurationError, match=words):
-        HeldOut(nn.Linear(1, 1), **{"validate": lambda: 0.0, **settings})
+        KeepBest(nn.Linear(1, 1), **{"validate": lambda: 0.0, **settings})

@@ -1,4 +1,4 @@
-"""`DenseTangent` against ridge least squares for a full matrix."""
+"""`LowRankTangent` against ridge least squares for a full matrix."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def shaped_pairs(size: int, spectrum: torch.Tensor, seed: int, matrix: torch.Ten
 
 @pytest.mark.parametrize("rank", [30, 1000])
 def test_it_is_weighted_ridge_least_squares(rank):
-    tangent, full = zo.DenseTangent(rank=rank, forgetting=0.7, ridge=0.1), FullRidge(30, 0.7, 0.1)
+    tangent, full = zo.LowRankTangent(rank=rank, forgetting=0.7, ridge=0.1), FullRidge(30, 0.7, 0.1)
     for seed in range(5):
         seen = together([pairs_of(bent, (30,), seed=seed)])  # 6 pairs of 30 numbers
         tangent.observe(seen)
@@ -51,7 +51,7 @@ def test_it_is_weighted_ridge_least_squares(rank):
 
 def test_changes_in_a_small_space_need_no_more_than_its_rank():
     matrix = weights(200, 200, seed=1) / 14
-    tangent, full = zo.DenseTangent(rank=16, ridge=1e-3), FullRidge(200, 0.98, 1e-3)
+    tangent, full = zo.LowRankTangent(rank=16, ridge=1e-3), FullRidge(200, 0.98, 1e-3)
     for seed in range(20):
         seen = together([shaped_pairs(200, torch.ones(12).double(), seed, matrix)])
         tangent.observe(seen)
@@ -66,7 +66,7 @@ def test_of_more_directions_than_fit_those_seen_most_are_kept(dtype):
     """Of a falling spectrum the head is found: new changes are answered to within its tail."""
     matrix = weights(120, 120, seed=1) / 11
     spectrum = 0.8 ** torch.arange(100).double()
-    tangent = zo.DenseTangent(rank=24)
+    tangent = zo.LowRankTangent(rank=24)
     for seed in range(40):
         seen = together([shaped_pairs(120, spectrum, seed, matrix)])
         rounded = (tensor.to(dtype) for tensor in (seen.z, seen.d, seen.response))
@@ -81,7 +81,7 @@ def test_of_more_directions_than_fit_those_seen_most_are_kept(dtype):
 
 
 def test_it_is_adjoint_after_its_rank_was_lowered():
-    tangent = zo.DenseTangent(rank=10)
+    tangent = zo.LowRankTangent(rank=10)
     for seed in range(6):
         tangent.observe(together([pairs_of(bent, (40,), seed=seed)]))
     pairs, v = pairs_of(bent, (40,), seed=9), weights(2, 40, seed=7)
@@ -91,7 +91,7 @@ def test_it_is_adjoint_after_its_rank_was_lowered():
 
 
 def test_a_loaded_state_goes_on_to_the_same_bits():
-    first, second = zo.DenseTangent(rank=10), zo.DenseTangent(rank=10)
+    first, second = zo.LowRankTangent(rank=10), zo.LowRankTangent(rank=10)
     for seed in range(6):
         first.observe(together([pairs_of(bent, (40,), seed=seed)]))
     second.load_state_dict(first.state_dict())

@@ -1,4 +1,4 @@
-"""`Recovering`: rows that failed get a given value instead."""
+"""`Fallback`: rows that failed get a given value instead."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from blackbox.spec import ArraySpec
 from blackbox.wrappers.wrapper import Wrapper
 
 
-class Recovering(Wrapper):
+class Fallback(Wrapper):
     """Answer rows that failed with `value`.
 
     With it there are the four ways to take a failed row that Dakota offers ("abort", "retry",
-    "recover", "continue"): `failures="raise"`, `Retrying`, `Recovering` and `failures="keep"`.
+    "recover", "continue"): `failures="raise"`, `Retrying`, `Fallback` and `failures="keep"`.
 
     Recovered rows count as failed and do not raise. Whatever reads the answers cannot tell them from
     others: a gradient estimated from them is that of the recovered function, with its jumps. Where
@@ -47,7 +47,7 @@ class Recovering(Wrapper):
         if len(values) != len(box.outputs):
             names = ", ".join(spec.name for spec in box.outputs)
             raise ConfigurationError(
-                f"Recovering, value: expected one value for each of {len(box.outputs)} outputs ({names}), "
+                f"Fallback, value: expected one value for each of {len(box.outputs)} outputs ({names}), "
                 f"got {len(values)}. Give a tuple with one for each, or a single number for all."
             )
         self.value = tuple(_fitted(spec, one) for spec, one in zip(box.outputs, values, strict=True))
@@ -73,7 +73,7 @@ class Recovering(Wrapper):
 
 
 def _fitted(spec: ArraySpec, value: object) -> Tensor:
-    where = f"Recovering, value of output {spec.name!r}"
+    where = f"Fallback, value of output {spec.name!r}"
     try:
         given = as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -86,7 +86,7 @@ def _fitted(spec: ArraySpec, value: object) -> Tensor:
     if rounded or not torch.isfinite(tensor).all():
         raise ConfigurationError(
             f"{where}: expected finite numbers that {spec.dtype or 'a float'} can hold, got {value!r}. "
-            "To have failed rows as NaN use failures='keep' and no Recovering."
+            "To have failed rows as NaN use failures='keep' and no Fallback."
         )
     try:
         return tensor.expand(spec.shape).clone()

@@ -1,4 +1,4 @@
-"""`RowDirections`: random directions at a black box's input, for each row its own; orthogonal, confined."""
+"""`RowRGE`: random directions at a black box's input, for each row its own; orthogonal, confined."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor
 
 from zo.box_gradient.bases import Basis, Shapes
 from zo.errors import ConfigurationError
-from zo.estimators.estimator import check_choice, check_count, check_mu
-from zo.estimators.random_directions import RandomDirections
+from zo.estimators.estimator import check_choice, check_count, check_flag, check_mu
+from zo.estimators.rge import RGE
 
 DISTRIBUTIONS = ("gaussian", "sphere", "rademacher", "orthogonal")
 UNIT_LENGTH = ("sphere", "orthogonal")  # covariance identity / dimensions, hence the factor c
 
 
 @dataclass(frozen=True)
-class RowDirections:
+class RowRGE:
     """The random gradient estimator at a black box's input, for `differentiable`.
 
         forward      g = (c/q) sum_i <v, F(z + mu u_i) - F(z)> / mu * u_i
         antithetic   g = (c/q) sum_i <v, F(z + mu u_i) - F(z - mu u_i)> / 2 mu * u_i
 
     for each row z, with v the gradient that arrives at its output. c and the first three
-    distributions are those of `RandomDirections`. "orthogonal" draws sets of orthonormal vectors,
+    distributions are those of `RGE`. "orthogonal" draws sets of orthonormal vectors,
     each uniform on the sphere, so c is again the number of dimensions k: the estimate is unbiased,
     varies less than with independent directions, and with q = k is the whole gradient.
 
@@ -42,7 +42,7 @@ class RowDirections:
         mu: smoothing parameter, in the inputs' units.
         q: number of directions for each row; orthogonal ones beyond k come from further sets.
         distribution: "gaussian", "sphere", "rademacher" or "orthogonal".
-        scheme: "forward", q queries a row, or "antithetic", 2 q.
+        central: whether each direction is taken with both signs, for 2 q queries a row instead of q.
         basis: where directions stay; None for the whole space.
         widen_over: calls of the box that record a gradient (in a loop of n calls, n a step) until
             the whole space is let in; None for never.
@@ -54,33 +54,33 @@ class RowDirections:
     mu: float
     q: int
     distribution: Literal["gaussian", "sphere", "rademacher", "orthogonal"] = "orthogonal"
-    scheme: Literal["forward", "antithetic"] = "forward"
+    central: bool = False
     basis: Basis | None = None
     widen_over: int | None = None
 
     def __post_init__(self) -> None:
         """Check where it is written."""
-        check_mu("RowDirections", self.mu)
-        check_count("RowDirections", "q", self.q)
-        check_choice("RowDirections", "distribution", self.distribution, DISTRIBUTIONS)
-        check_choice("RowDirections", "scheme", self.scheme, ("forward", "antithetic"))
+        check_mu("RowRGE", self.mu)
+        check_count("RowRGE", "q", self.q)
+        check_choice("RowRGE", "distribution", self.distribution, DISTRIBUTIONS)
+        check_flag("RowRGE", "central", self.central)
         if self.basis is not None and not isinstance(self.basis, Basis):
             raise ConfigurationError(
-                f"RowDirections, basis: expected a Basis, got {type(self.basis).__name__}. "
+                f"RowRGE, basis: expected a Basis, got {type(self.basis).__name__}. "
                 "Put vectors of your own in GivenBasis."
             )
         if self.widen_over is not None:
-            check_count("RowDirections", "widen_over", self.widen_over)
+            check_count("RowRGE", "widen_over", self.widen_over)
             if self.basis is None:
                 raise ConfigurationError(
-                    f"RowDirections, widen_over: expected None without a basis, got {self.widen_over}. "
+                    f"RowRGE, widen_over: expected None without a basis, got {self.widen_over}. "
                     "Give the basis that is to be widened."
                 )
 
     @classmethod
-    def like(cls, estimator: RandomDirections) -> RowDirections:
+    def like(cls, estimator: RGE) -> RowRGE:
         """The same directions, drawn for each row."""
-        return cls(estimator.mu, estimator.q, estimator.distribution, estimator.scheme)
+        return cls(estimator.mu, estimator.q, estimator.distribution, estimator.central)
 
     def draw(
         self, rows: int, shapes: Shapes, dtype: torch.dtype, generator: torch.Generator, call: int

@@ -1,4 +1,4 @@
-"""`Recovering`: failed rows get the value, others do not, and the ledger still says that they failed."""
+"""`Fallback`: failed rows get the value, others do not, and the ledger still says that they failed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from typeguard import suppress_type_checks
 
 from blackbox import ArraySpec, ConfigurationError, NonFiniteInputError, RowFailedError
-from blackbox.wrappers import Recovering, Retrying
+from blackbox.wrappers import Fallback, Retrying
 from tests.blackbox.boxes import KINDS, PAIR, STATE, EachBox, ErrorCase, RowsBox, error_table
 
 COUNT = ArraySpec("count", (), "int64")
@@ -30,7 +30,7 @@ X = np.array([[1.0, 4.0], [2.0, 4.0], [-1.0, 9.0], [9.0, 16.0]])
 @pytest.mark.parametrize("policy", ["raise", "keep"])
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 def test_failed_rows_are_answered_under_either_policy(kind, arrays, policy, dtype):
-    box = Recovering(kind(root, arrays=arrays, failures=policy), [0.1, -7.0])
+    box = Fallback(kind(root, arrays=arrays, failures=policy), [0.1, -7.0])
     expected = np.array([[1, 2], [0.1, -7], [0.1, -7], [3, 4]], dtype)
     np.testing.assert_array_equal(box(X.astype(dtype)), expected)
     assert (box.ledger.rows_failed, box.rows_recovered) == (2, 2)
@@ -44,10 +44,10 @@ def test_numbers_and_arrays_for_several_outputs():
 
     outputs = (*PAIR, COUNT)
     field, number = np.ones((2, 2, 3)), np.arange(2.0)
-    found = Recovering(EachBox(function, PAIR, outputs), 5)(field, number)
+    found = Fallback(EachBox(function, PAIR, outputs), 5)(field, number)
     assert [one[1].tolist() for one in found] == [[[5.0] * 3] * 2, 5.0, 5]
     own = np.arange(6.0).reshape(2, 3)
-    found = Recovering(EachBox(function, PAIR, outputs), (own, 0.5, -1))(field, number)
+    found = Fallback(EachBox(function, PAIR, outputs), (own, 0.5, -1))(field, number)
     np.testing.assert_array_equal(found[0][1], own)
     assert (found[1][1], found[2].tolist()) == (0.5, [3, -1])
 
@@ -56,12 +56,12 @@ def test_what_a_16_bit_answer_cannot_hold_is_recovered_all_the_same():
     def function(state: np.ndarray) -> np.ndarray:
         return np.where(state > 1, np.nan, state).astype("f2")
 
-    box = Recovering(RowsBox(function), 1e6)
+    box = Fallback(RowsBox(function), 1e6)
     np.testing.assert_array_equal(box(np.array([[1.0, 1], [2, 2]])), [[1, 1], [1e6, 1e6]])
 
 
 def test_rows_that_were_not_finite_before_are_none_of_its_business():
-    box = Recovering(RowsBox(root, failures="keep"), 0)
+    box = Fallback(RowsBox(root, failures="keep"), 0)
     x = np.array([[np.nan, 0], [-1, 4]])
     np.testing.assert_array_equal(box(x), [[np.nan, np.nan], [0, 0]])
     assert (box.ledger.rows_skipped, box.ledger.rows_failed) == (1, 1)
@@ -77,7 +77,7 @@ def test_retried_first_then_recovered():
         calls.append(state[0])
         return root(state)
 
-    box = Recovering(Retrying(EachBox(function), attempts=3), 0)
+    box = Fallback(Retrying(EachBox(function), attempts=3), 0)
     np.testing.assert_array_equal(box(X), [[1, 2], [0, 0], [0, 0], [3, 4]])
     assert (calls.count(2), calls.count(-1), calls.count(1)) == (3, 3, 1)
     assert (box.ledger.rows_run, box.ledger.rows_failed) == (8, 2)
@@ -87,7 +87,7 @@ def test_retried_first_then_recovered():
 
 @suppress_type_checks
 def recovering(value: Any, outputs: tuple[ArraySpec, ...] = (STATE,)) -> Any:
-    return Recovering(RowsBox(root, outputs=outputs), value)
+    return Fallback(RowsBox(root, outputs=outputs), value)
 
 
 ERRORS = [

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from zo.draws import Key
 from zo.errors import ConfigurationError
-from zo.estimators.estimator import Estimator, check_choice, check_mu
+from zo.estimators.estimator import Estimator, check_flag, check_mu
 from zo.estimators.sparsity import Sparsity, drawn
 from zo.parameters import Parameters
 from zo.perturbation import Coordinates, Perturbations
@@ -46,7 +45,7 @@ class CoordinateSteps(Perturbations):
 
 
 @dataclass(frozen=True)
-class CoordinateWise(Estimator[CoordinateSteps]):
+class CGE(Estimator[CoordinateSteps]):
     """The coordinate-wise gradient estimator (CGE).
 
         forward   g = sum_i [l(theta + mu e_i) - l(theta)] / mu * e_i             error O(mu)
@@ -58,7 +57,7 @@ class CoordinateWise(Estimator[CoordinateSteps]):
     Args:
         mu: smoothing parameter, in the parameters' units.
         sparsity: which coordinates, by step; None for all.
-        scheme: "forward", one query a coordinate, or "central", two.
+        central: whether each coordinate is moved both ways, for two queries instead of one.
 
     Raises:
         ConfigurationError: a value out of its range; or, at a step, a mu that is lost in the rounding of
@@ -67,17 +66,17 @@ class CoordinateWise(Estimator[CoordinateSteps]):
 
     mu: float
     sparsity: Sparsity | None = None
-    scheme: Literal["forward", "central"] = "forward"
+    central: bool = False
 
     def __post_init__(self) -> None:
         """Check where it is written."""
-        check_mu("CoordinateWise", self.mu)
-        check_choice("CoordinateWise", "scheme", self.scheme, ("forward", "central"))
+        check_mu("CGE", self.mu)
+        check_flag("CGE", "central", self.central)
 
     def queries(self, parameters: Parameters, step: int = 0) -> int:
         """Coordinates, twice if central."""
         count = parameters.size if self.sparsity is None else self.sparsity.count(parameters, step)
-        return count * (1 if self.scheme == "forward" else 2)
+        return count * (2 if self.central else 1)
 
     def plan(self, parameters: Parameters, key: Key) -> CoordinateSteps:
         """The steps of one optimiser step; each is one that the weight's own floats can take."""
@@ -85,14 +84,14 @@ class CoordinateWise(Estimator[CoordinateSteps]):
             torch.arange(parameters.size) if self.sparsity is None else drawn(self.sparsity, parameters, key)
         )
         steps = parameters.steps(indices, self.mu)
-        if self.scheme == "central":
+        if self.central:
             steps = torch.cat([steps, parameters.steps(indices, -self.mu)])
         if bool((steps == 0).any()):  # 0 / 0 would be a NaN in the gradient
             lost = indices[torch.nonzero(steps == 0).flatten() % len(indices)][:1]
             name = parameters.names[int(parameters.locate(lost)[0])]
             value = float(parameters.flat()[lost])
             raise ConfigurationError(
-                f"CoordinateWise, mu: expected a step that moves every weight, got {self.mu!r}, which is "
+                f"CGE, mu: expected a step that moves every weight, got {self.mu!r}, which is "
                 f"lost in the rounding of {name!r}, where a weight is {value:.3g}. Take a larger mu."
             )
         return CoordinateSteps(indices, steps, parameters.size)
@@ -100,7 +99,7 @@ class CoordinateWise(Estimator[CoordinateSteps]):
     def reduce(self, planned: CoordinateSteps, differences: Tensor, valid: Tensor) -> Tensor:
         """Differences over steps, each at its coordinate."""
         steps = planned.steps.double()
-        if self.scheme == "central":
+        if self.central:
             differences = differences.view(2, -1)[0] - differences.view(2, -1)[1]
             steps = steps.view(2, -1)[0] - steps.view(2, -1)[1]
             valid = valid.view(2, -1).all(dim=0)

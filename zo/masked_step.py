@@ -14,7 +14,7 @@ ENTRYWISE = (SGD, Adam, AdamW, RMSprop, Adagrad)
 
 
 @torch.no_grad()
-def step_on_set(optimizer: Optimizer, parameters: Parameters, indices: Tensor) -> None:
+def masked_step(optimizer: Optimizer, parameters: Parameters, indices: Tensor) -> None:
     """`optimizer.step()`, but outside the set neither weights nor the optimizer's state change.
 
     The choice, under a set S_t that changes:
@@ -22,14 +22,14 @@ def step_on_set(optimizer: Optimizer, parameters: Parameters, indices: Tensor) -
         optimizer.step()        the standard optimizer on the sparse gradient (the paper's way): outside
                                 S_t the gradient is zero, but momentum goes on moving a weight, weight
                                 decay goes on shrinking it, and Adam's averages decay
-        step_on_set(...)        outside S_t nothing moves; momentum waits there, as old as it is, for
+        masked_step(...)        outside S_t nothing moves; momentum waits there, as old as it is, for
                                 the step that draws its coordinate again
 
     The set is drawn from its key, so it can be had again:
 
         key = zo.Key(seed, gradient.counts.steps)       # before backward
         gradient.backward(batch)
-        zo.step_on_set(optimizer, gradient.parameters, sparsity.draw(gradient.parameters, key))
+        zo.masked_step(optimizer, gradient.parameters, sparsity.draw(gradient.parameters, key))
 
     Adam counts its steps for all coordinates together, so one that is first drawn late gets no bias
     correction: its first update is (1 - beta1) / sqrt(1 - beta2) learning rates, 3.2 by default.
@@ -45,13 +45,13 @@ def step_on_set(optimizer: Optimizer, parameters: Parameters, indices: Tensor) -
     """
     if not isinstance(optimizer, ENTRYWISE):
         raise ConfigurationError(
-            f"step_on_set, optimizer: expected one of {', '.join(kind.__name__ for kind in ENTRYWISE)}, got "
+            f"masked_step, optimizer: expected one of {', '.join(kind.__name__ for kind in ENTRYWISE)}, got "
             f"{type(optimizer).__name__}, whose state need not be one number for each weight. "
             "Call its own step() on the sparse gradient."
         )
     if not len(indices) or int(indices.min()) < 0 or int(indices.max()) >= parameters.size:
         raise ConfigurationError(
-            f"step_on_set, indices: expected flat indices in [0, {parameters.size}), at least one, got "
+            f"masked_step, indices: expected flat indices in [0, {parameters.size}), at least one, got "
             f"{indices.tolist()[:8]}. Draw them with the sparsity of the estimator, from the same parameters."
         )
     outside = torch.ones(parameters.size, dtype=torch.bool)
