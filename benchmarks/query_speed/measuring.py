@@ -16,7 +16,7 @@ from benchmarks.query_speed.problems import Block, Timed
 from zo.evaluators.difference.compiling import Compiled
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.memory import measured
-from zo.evaluators.preserved import Snapshot
+from zo.evaluators.state import Snapshot
 from zo.perturbation import Coordinates
 
 BASELINE = "published"
