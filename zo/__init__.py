@@ -19,7 +19,6 @@ from zo.errors import (
     RanksError,
     TangentError,
     TangentWarning,
-    ZeroOrderError,
 )
 from zo.estimators.cge import CGE
 from zo.estimators.control_variate import ControlVariate
@@ -110,7 +109,6 @@ __all__ = [
     "TangentWarning",
     "TrustPolicy",
     "WindowTangent",
-    "ZeroOrderError",
     "difference_rule",
     "differentiable",
     "masked_step",

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from blackbox.checks import check_count
 from zo.autocast import refuse_autocast
 from zo.base import base_losses
 from zo.description import described
@@ -21,7 +22,7 @@ from zo.distributed.shares import even_chunk
 from zo.distributed.sharing import Opening, Sharing
 from zo.draws import Key
 from zo.errors import ConfigurationError, RanksError
-from zo.estimators.estimator import Estimator, check_count
+from zo.estimators.estimator import Estimator
 from zo.evaluators.checked import Checked
 from zo.evaluators.choice import evaluator_of
 from zo.evaluators.difference.evaluator import Difference

@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from zo.errors import ConfigurationError, ZeroOrderError
+from blackbox.errors import BlackBoxError
+from zo.errors import ConfigurationError
 
 Own = TypeVar("Own")
 Told = TypeVar("Told")
@@ -38,7 +39,7 @@ class Ranks:
         ConfigurationError: no group, or one that this process is not in.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None, owner: str, error: type[ZeroOrderError]) -> None:
+    def __init__(self, group: dist.ProcessGroup | None, owner: str, error: type[BlackBoxError]) -> None:
         # Before init_process_group, and outside of a group, torch gives other things than groups.
         if group is not None and not isinstance(group, dist.ProcessGroup):
             raise ConfigurationError(
@@ -62,7 +63,7 @@ class Ranks:
             What it kept, and what each of the ranks told.
 
         Raises:
-            ZeroOrderError: of the kind that was asked for: some rank failed, and it has each one's reason;
+            BlackBoxError: of the kind that was asked for: some rank failed, and it has each one's reason;
                 or died. Where all failed, each raises its own. One that fails while others exchange rows
                 (`SharedRows`) is not answered: it says its reason, and they are told after the timeout.
         """
@@ -97,7 +98,7 @@ class Ranks:
             fingerprint: see the function of that name; not called by a process alone.
 
         Raises:
-            ZeroOrderError: of the kind that was asked for: there are some.
+            BlackBoxError: of the kind that was asked for: there are some.
         """
         if self.size == 1:
             return
@@ -123,7 +124,7 @@ class Ranks:
             lengths: of each rank's, known to all.
 
         Raises:
-            ZeroOrderError: of the kind that was asked for: a rank died.
+            BlackBoxError: of the kind that was asked for: a rank died.
         """
         if self.size == 1:
             return own

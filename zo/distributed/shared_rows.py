@@ -12,12 +12,12 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from blackbox import BlackBoxFunction, Outcome, Wrapper
 from blackbox.arrays import failed_outputs, to_rows
+from blackbox.checks import check_count
 from blackbox.running import mark_non_finite
 from zo.distributed.apart import is_apart
 from zo.distributed.fingerprints import checksum
 from zo.distributed.ranks import Ranks
 from zo.errors import RanksError
-from zo.estimators.estimator import check_count
 
 
 class SharedRows(Wrapper):
