@@ -20,7 +20,6 @@ from zo.errors import (
     TangentError,
     TangentWarning,
     ZeroGradientWarning,
-    ZeroOrderError,
 )
 from zo.estimators.cge import CGE
 from zo.estimators.control_variate import ControlVariate
@@ -110,7 +109,6 @@ __all__ = [
     "TrustPolicy",
     "WindowTangent",
     "ZeroGradientWarning",
-    "ZeroOrderError",
     "difference_rule",
     "differentiable",
     "masked_step",

@@ -1,4 +1,4 @@
-"""What a step can bear of failed rows and queries, and what is said of noise and of a gradient that is zero."""
+"""How many failed rows and queries a step can bear; and what is said of noise and of a gradient of zero."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def tell_noise(step: int, noise: float | None, differences: Tensor) -> None:
     size = float(differences.square().mean().sqrt())
     if not noise <= NOISY * size:
         warnings.warn(
-            f"Step {step}: expected two evaluations of the objective at the same weights to agree, got losses "
-            f"that differ by {noise:.1e}; the differences that mu makes are about {size:.1e}, so noise is "
-            f"{noise / max(size, 1e-300):.1g} times as large. The network or the objective has state outside of "
-            "torch (a counter, Python's or NumPy's random numbers), or a black box is noisy. Take that out, or "
-            "take a larger mu.",
+            f"Step {step}: expected two evaluations of the objective at the same weights to agree, got "
+            f"losses that differ by {noise:.1e}; the differences that mu makes are about {size:.1e}, so noise "
+            f"is {noise / max(size, 1e-300):.1g} times as large. The network or the objective has state "
+            "outside of torch (a counter, Python's or NumPy's random numbers), or a black box is noisy. Take "
+            "that out, or take a larger mu.",
             NoiseWarning,
             stacklevel=3,
         )
@@ -70,9 +70,9 @@ def tell_zero(step: int, gradient: Tensor) -> bool:
     if gradient.any():
         return False
     warnings.warn(
-        f"Step {step}: expected some weight to change the loss, got a gradient that is exactly zero. Does the "
-        "objective use this network, and not another or a copy of it? Is the black box constant, or does it "
-        "round its output to steps that mu does not cross?",
+        f"Step {step}: expected some weight to change the loss, got a gradient that is exactly zero. Does "
+        "the objective use this network, and not another or a copy of it? Is the black box constant, or does "
+        "it round its output to steps that mu does not cross?",
         ZeroGradientWarning,
         stacklevel=3,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,10 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from blackbox.checks import check_count, check_fraction
 from zo.base import Base, evaluate_base
 from zo.draws import Key
-from zo.errors import ConfigurationError, RanksError
-from zo.estimators.estimator import Estimator, check_count
+from zo.errors import RanksError
+from zo.estimators.estimator import Estimator
 from zo.evaluators.check import is_due, noise_of
 from zo.evaluators.choice import Serving, candidates, chunk_size
 from zo.evaluators.evaluator import Evaluator
@@ -52,15 +53,15 @@ class LossGradient:
             loss = gradient.backward(batch)
             optimizer.step()
 
-    The base evaluation updates buffers (running statistics) once, as an ordinary forward would, and so it does
-    with weights that the forward itself writes; queries never do. Random layers draw the same masks in the base
-    and in all queries of a step, as long as they draw from torch's generators.
+    The base evaluation updates buffers (running statistics) once, as an ordinary forward would, and so it
+    does with weights that the forward itself writes; queries never do. Random layers draw the same masks in
+    the base and in all queries of a step, as long as they draw from torch's generators.
 
-    A fast evaluator is checked against `loop` at steps 0, 1, 10, 100, 1,000 and so on, on a few weights of each
-    parameter, and in every stacked chunk a variant that moves nothing must give the base's losses. If either
-    fails, the step is evaluated again by a slower evaluator, and a warning names the module or the parameter.
-    At the same steps the base is evaluated twice; a warning tells how large the noise is beside the differences
-    that `mu` makes.
+    A fast evaluator is checked against `loop` at steps 0, 1, 10, 100, 1,000 and so on, on a few weights of
+    each parameter, and in every stacked chunk a variant that moves nothing must give the base's losses. If
+    either fails, the step is evaluated again by a slower evaluator, and a warning names the module or the
+    parameter. At the same steps the base is evaluated twice; a warning tells how large the noise is beside
+    the differences that `mu` makes.
 
     Processes with the same network can share the queries, for the same result:
 
@@ -76,9 +77,9 @@ class LossGradient:
         estimator: The query plan, such as `zo.CGE` or `zo.RGE`.
         parameters: Names or patterns (`"*.weight"`) of those to perturb; None for all that require
             a gradient.
-        evaluator: "loop", one query at a time; "stacked", a chunk of queries in one pass; "difference", for an
-            `OutputLoss`, changes carried from the changed layer to the loss; "auto", the fastest that serves
-            the objective; or an `Evaluator` of your own.
+        evaluator: "loop", one query at a time; "stacked", a chunk of queries in one pass; "difference",
+            for an `OutputLoss`, changes carried from the changed layer to the loss; "auto", the fastest that
+            serves the objective; or an `Evaluator` of your own.
         seed: All draws depend on (seed, step) alone.
         chunk: How many queries run together. Results are equal to the bit only for equal chunks. None to
             choose it at the first step, from `memory`; the choice is in `state_dict`.
@@ -123,10 +124,7 @@ class LossGradient:
         if chunk is not None:
             check_count("LossGradient", "chunk", chunk)
         check_count("LossGradient", "memory", memory)
-        if not 0 <= max_dropped <= 1:
-            raise ConfigurationError(
-                f"LossGradient, max_dropped: expected a fraction in [0, 1], got {max_dropped!r}."
-            )
+        check_fraction("LossGradient", "max_dropped", max_dropped)
         self.network = network
         self.objective = as_objective(objective)
         self.estimator = estimator
@@ -238,7 +236,7 @@ class LossGradient:
     def _open(self, step: int, batch: Any) -> Opening:  # noqa: ANN401
         """Begin a step whose evaluators are checked: by the first process, which tells the others."""
 
-        def work() -> tuple[Pieces, tuple[dict[str, int], Any]]:
+        def work() -> tuple[Pieces, tuple[Mapping[str, int], Any]]:
             pieces = self._begin(step, batch)
             if self._ranks.rank > 0:
                 return pieces, (pieces.marks, None)

@@ -26,6 +26,8 @@ def described(value: object) -> str:
         if field.default is dataclasses.MISSING or words != described(field.default):
             found.append(f"{field.name}={words}")
     return f"{type(value).__name__}({', '.join(found)})"
+
+
 def refuse_other_run(owner: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
     """Refuse the state of a run that was made with other settings.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 import zo
 from benchmarks.protocol import Spread, spreads
 from benchmarks.query_speed.problems import Block, Timed
+from blackbox import BlackBoxError
 from zo.evaluators.difference.compiling import Compiled
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.memory import measured
@@ -27,7 +28,7 @@ SAME = 0.25
 TOGETHER = 8  # queries of one tensor that follow each other
 
 
-class WrongAnswerError(RuntimeError):
+class WrongAnswerError(BlackBoxError, RuntimeError):
     """A contender's differences are not those of float64, so its time is of no interest."""
 
 

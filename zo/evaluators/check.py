@@ -1,8 +1,8 @@
 """The check of a fast evaluator against `loop`, on pieces shaped like those that real steps have.
 
 A real chunk moves weights of one layer, mostly, and all other modules run as they are on the rows of all
-variants. So each tensor is checked in a piece of its own; besides there is one as long as a real chunk, and one
-that moves a weight of every tensor. Steps are far longer than mu, so that a change is distinguishable from
+variants. So each tensor is checked in a piece of its own; besides there is one as long as a real chunk, and
+one that moves a weight of every tensor. Steps are far longer than mu, so that a change is distinguishable from
 rounding: what is wrong in the wiring is wrong at any length.
 """
 
@@ -64,7 +64,7 @@ def is_due(step: int) -> bool:
 
 
 def noise_of(base: Base, remember: Remember) -> float:
-    """How far the mean loss is off when the base is evaluated once more; 0 for what has no state of its own."""
+    """How far the mean loss is off when the base is evaluated once more, 0 where nothing is noisy."""
 
     def again() -> Tensor:
         queries = Coordinates(torch.zeros(1, dtype=torch.int64), torch.zeros(1))
@@ -181,7 +181,11 @@ def _long(pieces: list[Piece], problem: Problem, chunk: int) -> list[Piece]:
     )
     first_truth = torch.cat([piece.truth[:1] for piece in pieces])
     mixed = [
-        Piece(", ".join(piece.name for piece in pieces[start : start + chunk]), first.part(start, start + chunk), t)
+        Piece(
+            ", ".join(piece.name for piece in pieces[start : start + chunk]),
+            first.part(start, start + chunk),
+            t,
+        )
         for start, t in zip(range(0, len(first), chunk), first_truth.split(chunk), strict=True)
     ]
     sizes = [tensor.numel() for tensor in problem.parameters.tensors]

@@ -94,9 +94,7 @@ class Serving:
 
         return changes
 
-    def checked(
-        self, base: Base, plan: Perturbations, chunk: int, step: int, remember: Remember
-    ) -> Serving:
+    def checked(self, base: Base, plan: Perturbations, chunk: int, step: int, remember: Remember) -> Serving:
         """Check what serves the kinds of queries in a plan; what fails gives way to the next, with a warning."""
         numbers, training = dict(self.numbers), base.problem.network.training
         ends = plan.chunk(0, min(2, plan.queries)), plan.chunk(plan.queries - 1, plan.queries)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_batchedtensor  # pyright: ignore[reportMissingImports]
 
 from zo.batches import tensors
 from zo.evaluators.evaluator import Problem, Unservable
@@ -122,8 +123,10 @@ def _outputs(network: nn.Module, run: Callable[[], Any]) -> list[tuple[str, Tens
     def hook(name: str, module: nn.Module) -> Any:  # noqa: ANN401
         def note(_: nn.Module, __: Any, output: Any) -> None:  # noqa: ANN401
             for tensor in tensors(output):
-                if tensor.is_floating_point() and not torch._C._functorch.is_batchedtensor(tensor):
-                    found.append((f"{name or 'the network'} ({type(module).__name__})", tensor.detach().clone()))
+                if tensor.is_floating_point() and not is_batchedtensor(tensor):
+                    found.append(
+                        (f"{name or 'the network'} ({type(module).__name__})", tensor.detach().clone())
+                    )
                 return
 
         return module.register_forward_hook(note)

@@ -1,4 +1,4 @@
-"""What queries must leave as they found it: buffers, generators, weights that a forward writes, moved weights."""
+"""What queries must leave as they found it: buffers, generators, and weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Snapshot:
             for module in network.modules()
         ]
         chosen = dict(network.named_parameters()) if parameters is None else parameters
-        # Values, not versions: writing to `.data`, as momentum encoders do, leaves a tensor's version as it is.
+        # Values, not versions: writing to `.data`, as momentum encoders do, leaves the version as it is.
         self._parameters = {name: (tensor, tensor.detach().clone()) for name, tensor in chosen.items()}
         self._cpu = torch.get_rng_state()
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []

@@ -1,4 +1,4 @@
-"""The pieces of a step, evaluated: chunks of queries by number, this process's share of them, and all together."""
+"""The pieces of a step: chunks of queries by number, this process's share of them, and all together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zo.base import Base
 from zo.evaluators.choice import Serving
-from zo.evaluators.evaluator import Changes, Unservable, mean_changes
+from zo.evaluators.evaluator import Unservable, mean_changes
 from zo.execution.journal import Page
 from zo.execution.ranks import Ranks
 from zo.execution.shared_rows import apart

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, TypeVar
@@ -13,8 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from blackbox.errors import BlackBoxError
 from zo.batches import tensors
-from zo.errors import ConfigurationError, ZeroOrderError
+from zo.errors import ConfigurationError
 
 Own = TypeVar("Own")
 Told = TypeVar("Told")
@@ -40,7 +41,7 @@ class Ranks:
         ConfigurationError: no group, or one that this process is not in.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None, owner: str, error: type[ZeroOrderError]) -> None:
+    def __init__(self, group: dist.ProcessGroup | None, owner: str, error: type[BlackBoxError]) -> None:
         # Before init_process_group, and outside of a group, torch gives other things than groups.
         if group is not None and not isinstance(group, dist.ProcessGroup):
             raise ConfigurationError(
@@ -64,7 +65,7 @@ class Ranks:
             What it kept, and what each of the ranks told.
 
         Raises:
-            ZeroOrderError: of the kind that was asked for: some rank failed, and it has each one's reason;
+            BlackBoxError: of the kind that was asked for: some rank failed, and it has each one's reason;
                 or died. Where all failed, each raises its own. One that fails while others exchange rows
                 (`SharedRows`) is not answered: it says its reason, and they are told after the timeout.
         """
@@ -99,17 +100,17 @@ class Ranks:
             fingerprint: Gives checksums by name, see `fingerprint`; a process alone does not call it.
 
         Raises:
-            ZeroOrderError: Some rank would take another step; the error is of this object's kind.
+            BlackBoxError: Some rank would take another step; the error is of this object's kind.
         """
         if self.size > 1:
             _, found = self.together(step, lambda: (None, fingerprint()))
             self.refuse_different(step, found)
 
-    def refuse_different(self, step: int, marks: Sequence[dict[str, int]]) -> None:
+    def refuse_different(self, step: int, marks: Sequence[Mapping[str, int]]) -> None:
         """Refuse ranks whose fingerprints, in the order of ranks, differ from the first one's.
 
         Raises:
-            ZeroOrderError: Some differ; the error is of this object's kind and names what differs.
+            BlackBoxError: Some differ; the error is of this object's kind and names what differs.
         """
         other = {
             rank: [name for name, mark in own.items() if mark != marks[0].get(name)]
@@ -120,8 +121,8 @@ class Ranks:
             raise self._error(
                 f"Step {step}: expected all ranks to take the step of rank 0, got {', '.join(words)}. Give "
                 "each the same settings, checkpoint and whole batches (no DistributedSampler), and the same "
-                "torch.manual_seed. Where rows failed in the base of one rank alone, its black box is another "
-                "one or fails by chance: put it in a Retrying."
+                "torch.manual_seed. Where rows failed in the base of one rank alone, its black box is another or "
+                "fails by chance: put it in a Retrying."
             )
 
     def all_of(self, step: int, own: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -133,7 +134,7 @@ class Ranks:
             lengths: of each rank's, known to all.
 
         Raises:
-            ZeroOrderError: of the kind that was asked for: a rank died.
+            BlackBoxError: of the kind that was asked for: a rank died.
         """
         if self.size == 1:
             return own

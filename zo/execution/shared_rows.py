@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from blackbox import BlackBoxFunction, Outcome, Wrapper
 from blackbox.arrays import failed_outputs, to_rows
+from blackbox.checks import check_count
 from blackbox.running import mark_non_finite
 from zo.errors import RanksError
-from zo.estimators.estimator import check_count
 from zo.execution.ranks import Ranks, checksum
 
 _apart = ContextVar("apart", default=False)

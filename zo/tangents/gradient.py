@@ -11,9 +11,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
+from blackbox.checks import check_choice
 from zo.batches import count_rows
 from zo.draws import Key
-from zo.estimators.estimator import check_choice, check_mu
+from zo.estimators.estimator import check_mu
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
