@@ -56,7 +56,7 @@ def tell_noise(step: int, noise: float | None, differences: Tensor) -> None:
     if not noise <= NOISY * size:
         warnings.warn(
             f"Step {step}: expected two evaluations of the objective at the same weights to agree, got "
-            f"losses that differ by {noise:.1e}; the differences that mu makes are about {size:.1e}, so noise "
+            f"losses that differ by {noise:.1e}; the differences that mu makes are about {size:.1e}: noise "
             f"is {noise / max(size, 1e-300):.1g} times as large. The network or the objective has state "
             "outside of torch (a counter, Python's or NumPy's random numbers), or a black box is noisy. Take "
             "that out, or take a larger mu.",

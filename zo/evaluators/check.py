@@ -2,8 +2,8 @@
 
 A real chunk moves weights of one layer, mostly, and all other modules run as they are on the rows of all
 variants. So each tensor is checked in a piece of its own; besides there is one as long as a real chunk, and
-one that moves a weight of every tensor. Steps are far longer than mu, so that a change is distinguishable from
-rounding: what is wrong in the wiring is wrong at any length.
+one that moves a weight of every tensor. Steps are far longer than mu, so that a change is distinguishable
+from rounding: what is wrong in the wiring is wrong at any length.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Which evaluators may serve, the fastest first, and how many queries run together: settings and sizes decide."""
+"""Which evaluator serves, decided by a check, and how many queries run together, decided by sizes."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 
@@ -95,7 +96,7 @@ class Serving:
         return changes
 
     def checked(self, base: Base, plan: Perturbations, chunk: int, step: int, remember: Remember) -> Serving:
-        """Check what serves the kinds of queries in a plan; what fails gives way to the next, with a warning."""
+        """Check what serves the kinds of queries in a plan; what fails gives way to the next one."""
         numbers, training = dict(self.numbers), base.problem.network.training
         ends = plan.chunk(0, min(2, plan.queries)), plan.chunk(plan.queries - 1, plan.queries)
         for example in {type(each): each for each in reversed(ends)}.values():
@@ -142,7 +143,7 @@ class Serving:
             if number >= first and evaluator.serves(type(example))
         ]
         truth = None
-        for number, following in zip(able, able[1:], strict=False):
+        for number, following in pairwise(able):
             problem = base.problem
             if truth is None:
                 truth = truth_of(problem, base.losses, example, chunk, step, remember)
@@ -198,8 +199,8 @@ def _warn(wrong: Evaluator, fault: str, following: Evaluator, what: str) -> None
     mend = ""
     if isinstance(following, Loop):
         mend = (
-            " Variants need rows first in every layer, random draws by nn.Dropout and its like, and nothing, such "
-            "as a mean over the rows of the whole batch, in the objective."
+            " Variants need rows first in every layer, random draws by nn.Dropout and its like, and no mean "
+            "over the rows of a batch but in nn.BatchNorm."
         )
     warnings.warn(
         f"Evaluator {type(wrong).__name__} {fault}: {type(following).__name__.lower()} is used instead, "
