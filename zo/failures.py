@@ -9,7 +9,8 @@ from torch import Tensor
 
 from zo.errors import FailedQueriesError, NoiseWarning, ZeroGradientWarning
 
-NOISY = 0.05  # of the differences that mu makes
+# Of the differences that mu makes. A drift grows from query to query, so that one call's share is small.
+NOISY = 1e-4
 
 
 def survivors(base: Tensor, step: int) -> Tensor:
@@ -42,8 +43,10 @@ def refuse_too_many(valid: Tensor, most: float, step: int) -> None:
         )
 
 
-def tell_noise(step: int, noise: float | None, differences: Tensor) -> None:
+def tell_noise(step: int, noise: float | None, differences: Tensor) -> bool:
     """Warn where two evaluations of the base are apart by more than a fraction of what `mu` changes.
+
+    Returns whether it did.
 
     Args:
         step: The number of the step.
@@ -51,18 +54,20 @@ def tell_noise(step: int, noise: float | None, differences: Tensor) -> None:
         differences: `(queries,)`, what the queries changed.
     """
     if not noise or not len(differences):  # nothing was asked, or nothing is off
-        return
+        return False
     size = float(differences.square().mean().sqrt())
-    if not noise <= NOISY * size:
-        warnings.warn(
-            f"Step {step}: expected two evaluations of the objective at the same weights to agree, got "
-            f"losses that differ by {noise:.1e}; the differences that mu makes are about {size:.1e}: noise "
-            f"is {noise / max(size, 1e-300):.1g} times as large. The network or the objective has state "
-            "outside of torch (a counter, Python's or NumPy's random numbers), or a black box is noisy. Take "
-            "that out, or take a larger mu.",
-            NoiseWarning,
-            stacklevel=3,
-        )
+    if noise <= NOISY * size:
+        return False
+    warnings.warn(
+        f"Step {step}: expected two evaluations of the objective at the same weights to agree, got "
+        f"losses that differ by {noise:.1e}; the differences that mu makes are about {size:.1e}: noise "
+        f"is {noise / max(size, 1e-300):.1g} times as large. The network or the objective has state "
+        "outside of torch (a counter, Python's or NumPy's random numbers), or a black box is noisy. Take "
+        "that out, or take a larger mu.",
+        NoiseWarning,
+        stacklevel=3,
+    )
+    return True
 
 
 def tell_zero(step: int, gradient: Tensor) -> bool:

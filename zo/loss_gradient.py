@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from zo.evaluators.evaluator import Evaluator
 from zo.execution.journal import Journal, Page, step_fingerprint
 from zo.execution.pieces import Opening, Pieces, Share, evaluate_share, joined
 from zo.execution.ranks import Ranks, checksum, fingerprint
+from zo.execution.shared_rows import apart
 from zo.failures import refuse_too_many, tell_noise, tell_zero
 from zo.objective import Closure, Objective, as_objective
 from zo.parameters import Choice, Parameters
@@ -139,7 +140,7 @@ class LossGradient:
         self._key = Key(seed)
         self._ranks = Ranks(process_group, "LossGradient", RanksError)
         self._first = True  # of this object's steps: there may be something in the journal
-        self._told_zero = False
+        self._told_noise = self._told_zero = False  # a warning is given once
 
     @torch.no_grad()
     def backward(self, batch: Any = None) -> Tensor:  # noqa: ANN401
@@ -182,7 +183,7 @@ class LossGradient:
         self.parameters.add_to_grad(gradient, replace=self.estimator.replaces_grad)
         self.counts.steps += 1
         self._first = False
-        tell_noise(step, opening.noise, difference[valid])
+        self._told_noise = self._told_noise or tell_noise(step, opening.noise, difference[valid])
         self._told_zero = self._told_zero or tell_zero(step, gradient)
         return pieces.base.loss()
 
@@ -236,22 +237,24 @@ class LossGradient:
     def _open(self, step: int, batch: Any) -> Opening:  # noqa: ANN401
         """Begin a step whose evaluators are checked: by the first process, which tells the others."""
 
-        def work() -> tuple[Pieces, tuple[Mapping[str, int], Any]]:
+        def work() -> tuple[Pieces, Share]:
             pieces = self._begin(step, batch)
             if self._ranks.rank > 0:
-                return pieces, (pieces.marks, None)
+                return pieces, Share(pieces.marks)
             remember = _evaluated if pieces.page is None else pieces.page.remember
-            noise = noise_of(pieces.base, remember)
-            serving = self.serving.checked(pieces.base, pieces.plan, pieces.chunk, step, remember)
-            chosen = replace(pieces, serving=serving)
-            known = chosen.known() if self._first and self._ranks.size > 1 else {}
-            return chosen, (pieces.marks, (serving.state_dict(), known, noise))
+            with apart():
+                noise = noise_of(pieces.base, remember)
+                serving = self.serving.checked(pieces.base, pieces.plan, pieces.chunk, step, remember)
+            pieces = replace(pieces, serving=serving)
+            known = pieces.known() if self._first and self._ranks.size > 1 else {}
+            return pieces, Share(pieces.marks, known, serving=serving.state_dict(), noise=noise)
 
         pieces, told = self._ranks.together(step, work)
-        self._ranks.refuse_different(step, [marks for marks, _ in told])
-        decided, known, noise = told[0][1]
-        self.serving = self.serving.loaded(decided)
-        return Opening(replace(pieces, serving=self.serving), known, noise)
+        self._ranks.refuse_different(step, [share.marks for share in told])
+        decided = told[0]
+        assert decided.serving is not None
+        self.serving = self.serving.loaded(decided.serving)
+        return Opening(replace(pieces, serving=self.serving), decided.numbers, decided.noise)
 
     def _begin(self, step: int, batch: Any) -> Pieces:  # noqa: ANN401
         """Evaluate the base, plan the queries, and cut them into pieces."""

@@ -18,7 +18,7 @@ from blackbox import BudgetError
 from zo.base import Base
 from zo.evaluators.evaluator import Evaluator, Problem, Unservable
 from zo.evaluators.loop import Loop
-from zo.evaluators.sentinel import rounding_of
+from zo.evaluators.sentinel import ROUNDING, rounding_of
 from zo.perturbation import Coordinates, Directions, Perturbation
 
 # The next length is for queries whose change is not distinguishable from rounding.
@@ -64,14 +64,16 @@ def is_due(step: int) -> bool:
 
 
 def noise_of(base: Base, remember: Remember) -> float:
-    """How far the mean loss is off when the base is evaluated once more, 0 where nothing is noisy."""
+    """How far the mean loss is off, beyond rounding, when the base is evaluated once more."""
 
     def again() -> Tensor:
         queries = Coordinates(torch.zeros(1, dtype=torch.int64), torch.zeros(1))
-        changes = _by_loop(base.problem, base.losses, queries)
-        return changes[0, base.survived].double().mean().abs()
+        changes = _by_loop(base.problem, base.losses, queries)[0]
+        return changes[torch.isfinite(changes)].double().sum().abs() / len(changes)
 
-    return float(remember("noise", again))
+    noise = float(remember("noise", again))
+    eps = torch.finfo(base.losses.dtype).eps
+    return noise if noise > ROUNDING * eps * float(base.loss().abs()) else 0.0
 
 
 def truth_of(

@@ -109,7 +109,7 @@ class Serving:
         numbers, last = dict(self.numbers), len(self.evaluators) - 1
         for kind, number in self.numbers.items():
             if kind.endswith(_mode(training)) and number < last:
-                _warn(self.evaluators[number], fault, self.evaluators[last], "this step is evaluated by loop")
+                _warn(self.evaluators[number], fault, self.evaluators[last], "for this step")
                 numbers[kind] = number + 1
         return replace(self, numbers=numbers, unchecked=self.unchecked | set(numbers))
 
@@ -150,7 +150,7 @@ class Serving:
             fault = fault_of(self.evaluators[number], problem, base.losses, truth, remember)
             if fault is None:
                 return number
-            _warn(self.evaluators[number], fault, self.evaluators[following], "right but slower")
+            _warn(self.evaluators[number], fault, self.evaluators[following], "from here on")
         return able[-1]
 
     def __repr__(self) -> str:
@@ -203,8 +203,8 @@ def _warn(wrong: Evaluator, fault: str, following: Evaluator, what: str) -> None
             "over the rows of a batch but in nn.BatchNorm."
         )
     warnings.warn(
-        f"Evaluator {type(wrong).__name__} {fault}: {type(following).__name__.lower()} is used instead, "
-        f"{what}.{mend}",
+        f"Evaluator {type(wrong).__name__} {fault}: {type(following).__name__.lower()} is used {what}, right "
+        f"but slower.{mend}",
         EvaluatorWarning,
         stacklevel=2,
     )
