@@ -16,10 +16,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed import distributed_c10d
 from torch.multiprocessing.spawn import spawn
+from zo.distributed import sharing
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
-from zo.distributed import sharing
 from zo.errors import EvaluatorWarning
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.loop import Loop

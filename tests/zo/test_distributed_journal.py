@@ -12,11 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.multiprocessing.spawn import spawn
+from zo.distributed import sharing
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from tasks.runs.journal import Journal
-from zo.distributed import sharing
 from zo.perturbation import Coordinates
 
 CHANGING, KILLED = 36, (None, 5, 9, 12)  # the first coordinate after which it changes; entries before a kill

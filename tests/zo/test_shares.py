@@ -6,9 +6,9 @@ import random
 import pytest
 import torch
 from torch import nn
+from zo.distributed.shares import MANY, SMALLEST, Costs, compositions, dealt, even_chunk
 
 import zo
-from zo.distributed.shares import MANY, SMALLEST, Costs, compositions, dealt, even_chunk
 
 TRUE = {0: 1.0, 1: 0.2, 2: 0.01}  # seconds of a query: a hundredth in the last layer
 
