@@ -21,15 +21,15 @@ WAYS = {
     "difference": ("difference", True),
 }
 FORWARD = zo.CGE(1e-6)  # truncation 5e-7 of the curvature, rounding 1e-9 of the loss
-ESTIMATORS = {
-    "cge": FORWARD,
-    "central cge": zo.CGE(1e-5, central=True),
-    "sparse cge": zo.CGE(1e-6, zo.RandomCoordinates(12)),
-    "rge": zo.RGE(1e-7, q=5),
-    "central rge": zo.RGE(1e-5, q=5, central=True),
-    "central rge, sphere": zo.RGE(1e-4, q=4, distribution="sphere", central=True),
-}
 SMALL, LAYER, WHOLE = 5, 24, 4096  # chunks: of a few weights; of most of a layer; of all there are
+OTHERS = [  # estimators, and chunks for them
+    (zo.CGE(1e-5, central=True), SMALL),
+    (zo.CGE(1e-5, central=True), WHOLE),
+    (zo.CGE(1e-6, zo.RandomCoordinates(12)), SMALL),
+    (zo.RGE(1e-7, q=5), WHOLE),
+    (zo.RGE(1e-5, q=5, central=True), WHOLE),
+    (zo.RGE(1e-4, q=6, distribution="sphere", central=True), 4),
+]
 
 
 def cases(zoo: list[Case]) -> list[tuple[Case, str]]:
@@ -41,15 +41,16 @@ def check(case: Case, way: str, estimator: zo.Estimator, chunk: int) -> None:
     """The gradient is right; or where nothing better is to be had, the library says what is wrong."""
     evaluator, output_loss = WAYS[way]
     outcome = trial(case, estimator, evaluator, chunk, output_loss=output_loss)
+    told = [w for w in outcome.warnings if not isinstance(w, zo.EvaluatorWarning)]
     if outcome.error is not None:
         assert case.excuse, f"refused what can be served: {outcome.error}"
         assert names_a_part(outcome.error, case.make()), f"does not say what is wrong: {outcome.error}"
         assert not outcome.changed, f"left weights changed: {outcome.changed}"
-    elif case.excuse == "warning" and not outcome.right:
-        told = [w for w in outcome.warnings if not isinstance(w, zo.EvaluatorWarning)]
-        assert told, f"said nothing: {outcome}"
-    else:
-        assert outcome.right, f"{outcome}"
+    elif not outcome.right:
+        assert case.excuse == "warning" and told, f"{outcome}"
+    elif not case.excuse:
+        # Of noise there is nothing to say: draws are the same in all queries. And `loop` does not fall back.
+        assert not told and not (way == "loop" and outcome.warnings), f"a false alarm: {outcome.warnings}"
 
 
 @pytest.mark.parametrize(("case", "way"), cases(ORDINARY), ids=str)
@@ -62,15 +63,16 @@ def test_treacherous_networks(case, way):
     check(case, way, FORWARD, LAYER)
 
 
-@pytest.mark.parametrize("case", [case for case in [*ORDINARY, *TREACHEROUS] if not case.excuse], ids=str)
-def test_loop_has_nothing_to_say(case):
-    """Neither a fall-back nor noise: draws are the same in all queries."""
-    assert trial(case, FORWARD, "loop", SMALL, output_loss=False).warnings == []
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("chunk", [SMALL, LAYER, WHOLE])
-@pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=ESTIMATORS)
-@pytest.mark.parametrize(("case", "way"), cases([*ORDINARY, *TREACHEROUS]), ids=str)
-def test_with_every_estimator(case, way, estimator, chunk):
-    check(case, way, estimator, chunk)
+@pytest.mark.parametrize(("estimator", "chunk"), OTHERS, ids=lambda of: str(of).replace(" ", ""))
+@pytest.mark.parametrize("way", WAYS)
+def test_other_estimators_and_chunks(way, estimator, chunk):
+    """Of each estimator and chunk all networks that fail are told."""
+    failed = {}
+    for case, own in cases([*ORDINARY, *TREACHEROUS]):
+        if own == way:
+            try:
+                check(case, way, estimator, chunk)
+            except AssertionError as error:
+                failed[case.name] = str(error).splitlines()[0]
+    assert not failed, "\n".join(f"{name}: {what}" for name, what in failed.items())
