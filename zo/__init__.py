@@ -2,8 +2,7 @@
 
 from zo import pruning
 from zo.box_gradient.bases import Basis, DCTBasis, GivenBasis
-from zo.box_gradient.differentiable import differentiable
-from zo.box_gradient.differentiable_box import DifferentiableBox, RowCounts
+from zo.box_gradient.differentiable import DifferentiableBox, RowCounts, differentiable
 from zo.box_gradient.row_rge import RowRGE
 from zo.distributed.shared_rows import SharedRows
 from zo.draws import Key
@@ -19,15 +18,21 @@ from zo.errors import (
     RanksError,
     TangentError,
     TangentWarning,
+    ZeroGradientWarning,
     ZeroOrderError,
 )
 from zo.estimators.cge import CGE
 from zo.estimators.control_variate import ControlVariate
 from zo.estimators.estimator import Estimator
 from zo.estimators.hybrid import Hybrid
-from zo.estimators.layerwise import LayerwiseCoordinates
 from zo.estimators.rge import RGE
-from zo.estimators.sparsity import Complement, FixedCoordinates, RandomCoordinates, Sparsity
+from zo.estimators.sparsity import (
+    Complement,
+    FixedCoordinates,
+    LayerwiseCoordinates,
+    RandomCoordinates,
+    Sparsity,
+)
 from zo.estimators.surrogate_filled import SurrogateFilled
 from zo.evaluators.checked import Checked
 from zo.evaluators.difference.changes import Moved
@@ -110,6 +115,7 @@ __all__ = [
     "TangentWarning",
     "TrustPolicy",
     "WindowTangent",
+    "ZeroGradientWarning",
     "ZeroOrderError",
     "difference_rule",
     "differentiable",

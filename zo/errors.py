@@ -31,6 +31,10 @@ class EvaluatorWarning(UserWarning):
     """A fast evaluator disagreed with `loop` or could not run, and `loop` took its place."""
 
 
+class ZeroGradientWarning(UserWarning):
+    """A gradient is exactly zero everywhere, as of a box that does not depend on its inputs."""
+
+
 class DerivativeError(ZeroOrderError, RuntimeError):
     """A derivative that function values do not give: of second order, in forward mode, or under `vmap`."""
 

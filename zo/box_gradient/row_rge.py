@@ -1,4 +1,4 @@
-"""`RowRGE`: random directions at a black box's input, for each row its own; orthogonal, confined."""
+"""`RowRGE`: random directions at a black box's input, drawn for each row; orthogonal, or in a basis."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from zo.box_gradient.bases import Basis, Shapes
 from zo.errors import ConfigurationError
 from zo.estimators.estimator import check_choice, check_count, check_flag, check_mu
-from zo.estimators.rge import RGE
+from zo.estimators.rge import draw_directions
 
 DISTRIBUTIONS = ("gaussian", "sphere", "rademacher", "orthogonal")
 UNIT_LENGTH = ("sphere", "orthogonal")  # covariance identity / dimensions, hence the factor c
@@ -22,17 +22,17 @@ UNIT_LENGTH = ("sphere", "orthogonal")  # covariance identity / dimensions, henc
 class RowRGE:
     """The random gradient estimator at a black box's input, for `differentiable`.
 
-        forward      g = (c/q) sum_i <v, F(z + mu u_i) - F(z)> / mu * u_i
-        antithetic   g = (c/q) sum_i <v, F(z + mu u_i) - F(z - mu u_i)> / 2 mu * u_i
+        forward   g = (c/q) sum_i <v, F(z + mu u_i) - F(z)> / mu * u_i
+        central   g = (c/q) sum_i <v, F(z + mu u_i) - F(z - mu u_i)> / 2 mu * u_i
 
     for each row z, with v the gradient that arrives at its output. c and the first three
     distributions are those of `RGE`. "orthogonal" draws sets of orthonormal vectors,
     each uniform on the sphere, so c is again the number of dimensions k: the estimate is unbiased,
     varies less than with independent directions, and with q = k is the whole gradient.
 
-    With a `basis` directions stay in its space: k is its number of vectors, and the estimate that
-    of the gradient's part in it, biased by what is left out. `widen_over` lets the rest w of the
-    space in over training, w = min(1, calls / widen_over):
+    With a `basis` directions stay in its space: k is its number of vectors, and the estimate is that
+    of the gradient's part in it, biased by what is left out. `widen_over` lets the rest of the space in
+    over training, by a width w = min(1, calls / widen_over):
 
         u_i = B^T a_i + sqrt(w / c) (1 - B^T B) n_i,   n_i Gaussian,   E[g] = B^T B grad + w (1 - B^T B) grad
 
@@ -44,7 +44,7 @@ class RowRGE:
         distribution: "gaussian", "sphere", "rademacher" or "orthogonal".
         central: whether each direction is taken with both signs, for 2 q queries a row instead of q.
         basis: where directions stay; None for the whole space.
-        widen_over: calls of the box that record a gradient (in a loop of n calls, n a step) until
+        widen_over: number of calls of the box that record a gradient (in a loop of n calls, n a step) until
             the whole space is let in; None for never.
 
     Raises:
@@ -77,11 +77,6 @@ class RowRGE:
                     "Give the basis that is to be widened."
                 )
 
-    @classmethod
-    def like(cls, estimator: RGE) -> RowRGE:
-        """The same directions, drawn for each row."""
-        return cls(estimator.mu, estimator.q, estimator.distribution, estimator.central)
-
     def draw(
         self, rows: int, shapes: Shapes, dtype: torch.dtype, generator: torch.Generator, call: int
     ) -> tuple[Tensor, int]:
@@ -92,7 +87,7 @@ class RowRGE:
             shapes: of one row's perturbed inputs.
             dtype: of the directions.
             generator: a fresh one, keyed.
-            call: number of the call; the widening hangs on it.
+            call: number of the call, on which the width depends.
 
         Returns:
             `(q, rows, size)`, and the factor c.
@@ -100,7 +95,10 @@ class RowRGE:
         size = sum(math.prod(shape) for shape in shapes)
         basis = None if self.basis is None else self.basis.vectors(shapes).to(dtype)
         dimensions = size if basis is None else len(basis)
-        u = self._coordinates(rows, dimensions, dtype, generator)
+        if self.distribution == "orthogonal":
+            u = _orthonormal(self.q, rows, dimensions, dtype, generator)
+        else:
+            u = draw_directions(self.distribution, (self.q, rows, dimensions), dtype, generator)
         factor = dimensions if self.distribution in UNIT_LENGTH else 1
         if basis is None:
             return u, factor
@@ -110,16 +108,6 @@ class RowRGE:
             rest = torch.randn(self.q, rows, size, generator=generator, dtype=dtype)
             u += math.sqrt(width / factor) * (rest - (rest @ basis.T) @ basis)
         return u, factor
-
-    def _coordinates(
-        self, rows: int, dimensions: int, dtype: torch.dtype, generator: torch.Generator
-    ) -> Tensor:
-        if self.distribution == "rademacher":
-            return torch.randint(0, 2, (self.q, rows, dimensions), generator=generator).to(dtype) * 2 - 1
-        if self.distribution == "orthogonal":
-            return _orthonormal(self.q, rows, dimensions, dtype, generator)
-        u = torch.randn(self.q, rows, dimensions, generator=generator, dtype=dtype)
-        return u / u.norm(dim=-1, keepdim=True) if self.distribution == "sphere" else u
 
 
 def _orthonormal(
@@ -131,7 +119,7 @@ def _orthonormal(
         count = min(dimensions, q - start)
         gaussian = torch.randn(rows, dimensions, count, generator=generator, dtype=dtype)
         frame, triangle = torch.linalg.qr(gaussian)
-        # Without these signs the frame hangs on LAPACK's convention and is not uniform (Mezzadri 2007).
+        # Without these signs the frame depends on LAPACK's convention and is not uniform (Mezzadri 2007).
         signs = torch.where(triangle.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(dtype)
         sets.append((frame * signs[:, None, :]).permute(2, 0, 1))
     return torch.cat(sets)
