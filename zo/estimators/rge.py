@@ -51,12 +51,12 @@ class RandomSteps(Perturbations):
         return self.size if self.support is None else len(self.support)
 
     def directions(self, start: int, stop: int) -> Tensor:
-        """Directions start to stop - 1, `(stop - start, dimension)`; each depends on the key and its number."""
-        generators = (self.key.generator(DIRECTIONS, i) for i in range(start, stop))
-        shape = (self.dimension,)
-        return torch.stack(
-            [draw_directions(self.distribution, shape, self.dtype, each) for each in generators]
-        )
+        """Directions start to stop - 1, `(stop - start, dimension)`: each depends on key and number alone."""
+        drawn = []
+        for i in range(start, stop):
+            generator = self.key.generator(DIRECTIONS, i)
+            drawn.append(draw_directions(self.distribution, (self.dimension,), self.dtype, generator))
+        return torch.stack(drawn)
 
     def spread(self, values: Tensor) -> Tensor:
         """`(..., dimension)` on the support to `(..., size)`, zero elsewhere."""
