@@ -11,8 +11,8 @@ from torch import Tensor
 
 from zo.draws import Key
 from zo.errors import ConfigurationError
-from zo.pruning.baselines import PRUNING
 from zo.pruning.layer_ratios import LayerRatios, layer_ratios
+from zo.pruning.methods import PRUNING
 from zo.pruning.scores import Scores
 
 SCALE = 2  # second word of the key's path
