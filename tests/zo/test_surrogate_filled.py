@@ -9,7 +9,7 @@ from torch import nn
 import zo
 from tests.zo.boxes import Sine
 from tests.zo.row_boxes import weights
-from zo.estimators.control_variate import ControlVariate
+from zo import ControlVariate
 from zo.estimators.surrogate_filled import SurrogateFilled
 from zo.evaluators.evaluator import Evaluator, Problem
 from zo.evaluators.loop import Loop
