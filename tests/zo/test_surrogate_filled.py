@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from typeguard import suppress_type_checks
 
 import zo
 from tests.zo.boxes import Sine
 from tests.zo.row_boxes import weights
-from zo import ControlVariate
-from zo.estimators.surrogate_filled import SurrogateFilled
+from zo import ControlVariate, SurrogateFilled
 from zo.evaluators.evaluator import Evaluator, Problem
-from zo.evaluators.loop import Loop
 from zo.perturbation import Perturbation
 
 FILLED = SurrogateFilled(1e-4, 6)
@@ -29,7 +28,7 @@ class Sabotaged(Evaluator):
         self.lost = lost
 
     def losses(self, problem: Problem, perturbation: Perturbation) -> torch.Tensor:
-        found = Loop().losses(problem, perturbation)
+        found = zo.Loop().losses(problem, perturbation)
         found[self.lost] = float("nan")
         return found
 
@@ -264,6 +263,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("make", "words"), SETTINGS, ids=range(len(SETTINGS)))
+@suppress_type_checks
 def test_bad_settings_are_named_errors(make, words):
     with pytest.raises(zo.ConfigurationError) as caught:
         make()

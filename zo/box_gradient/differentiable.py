@@ -243,9 +243,9 @@ class DifferentiableBox(nn.Module):
             names = ", ".join(self.box.inputs[place].name for place in perturbed)
             warnings.warn(
                 f"{self.box!r}, call {call}: expected outputs that follow {names}, got the same ones from "
-                f"all {rows} perturbed rows, so that the gradient is exactly zero. Either the box does not "
-                "depend on its input, or mu is below what it resolves: blackbox.check_black_box recommends "
-                "one. This is said once.",
+                f"all {rows} perturbed rows: a derivative of exactly zero. Either the box does not depend on "
+                "its input, or mu is below what it resolves: blackbox.check_black_box recommends one. This is "
+                "said once.",
                 ZeroGradientWarning,
                 stacklevel=2,
             )
