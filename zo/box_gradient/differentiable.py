@@ -244,7 +244,7 @@ class DifferentiableBox(nn.Module):
             warnings.warn(
                 f"{self.box!r}, call {call}: expected outputs that follow {names}, got the same ones from "
                 f"all {rows} perturbed rows: a derivative of exactly zero. Either the box does not depend on "
-                "its input, or mu is below what it resolves: blackbox.check_black_box recommends one. This is "
+                "its input, or mu is below what it resolves: check_black_box recommends one. This is "
                 "said once.",
                 ZeroGradientWarning,
                 stacklevel=2,
