@@ -336,7 +336,7 @@ def train(steps: int, solver, network, optimizer) -> list[torch.Tensor]:
 def make_training(seed: int = 0):
     torch.manual_seed(0)
     network = nn.Linear(4, 4)
-    solver = zo.differentiable(Sine(), zo.RowRGE(1e-2, 3, basis=zo.DCTBasis(2), widen_over=20), seed=seed)
+    solver = zo.differentiable(Sine(), zo.RowRGE(1e-2, 3, basis=zo.DCTBasis(2)), seed=seed)
     return solver, network, torch.optim.Adam(network.parameters(), 0.01)
 
 
@@ -466,7 +466,6 @@ BAD = [
     (lambda: zo.RowRGE(**DIRECTIONS, distribution="cauchy"), ["orthogonal", "cauchy"]),
     (lambda: zo.RowRGE(**DIRECTIONS, central="both"), ["central", "both", "True"]),
     (lambda: zo.RowRGE(**DIRECTIONS, basis=torch.eye(4)), ["a Basis", "Tensor", "GivenBasis"]),
-    (lambda: zo.RowRGE(**DIRECTIONS, widen_over=3), ["widen_over", "without a basis"]),
     (lambda: zo.DCTBasis(0), ["modes", ">= 1"]),
     (lambda: zo.DCTBasis(2, axes=0), ["axes", ">= 1"]),
     (lambda: zo.GivenBasis(torch.ones(4)), ["shape (4,)", "Stack"]),

@@ -260,29 +260,6 @@ def test_ratios_are_saved_read_and_printed():
         ratios["tail"]
 
 
-def test_agreement_with_itself_is_one_and_with_the_reverse_minus_one():
-    scores = given({"a": [5.0, 4.0, 3.0, 1.0], "b": [9.0, 0.5, 0.2]})
-    same = pruning.agreement(scores, scores, 0.5)
-    assert (same.weights, same.inside, same.ratio_error) == (pytest.approx(1), pytest.approx(1), 0)
-    other = pruning.Scores("other", scores.values, "largest", scores.parameters)
-    assert pruning.agreement(other, scores, 0.5).weights == pytest.approx(-1)
-    assert "rank correlation +1.000" in str(same)
-
-
-def test_noise_is_called_noise_and_enough_queries_are_not():
-    """d = 4,180 at q = 2, against CGE: the ratios of the first are those of the weights' sizes alone."""
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(16, 200), nn.Tanh(), nn.Linear(200, 4), nn.Tanh(), nn.Linear(4, 3))
-    batch = (torch.randn(20, 16, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3)
-    exact = pruning.scores("grasp", network, objective, batch, dense=["*.bias"])
-    noise = pruning.scores("zo-grasp", network, objective, batch, q=2, dense=["*.bias"], evaluator="loop")
-    found = pruning.agreement(noise, exact, 0.8)
-    assert abs(found.weights) < 0.1
-    assert "noise" in found.meaning()
-    good = pruning.scores("snip", network, objective, batch, dense=["*.bias"])
-    assert "can both be used" in pruning.agreement(good, good, 0.8).meaning()
-
-
 SCORES = given({"a": [1.0, 2.0, 3.0, 4.0]})
 RATIOS = {"method": "x", "sparsity": 0.5, "layers": [{"name": "a", "size": 2, "kept": 3}]}
 BAD = [
@@ -302,7 +279,6 @@ BAD = [
     (lambda: pruning.scores("zo-grasp", make(), objective, BATCH, q=1, step=-1.0), ["mu", "-1.0"]),
     (lambda: pruning.scores("magnitude", make(), dense=["*"]), ["dense", "something to score"]),
     (lambda: given({"a": [1.0, math.nan], "b": [1.0]}), ["finite", "'a'"]),
-    (lambda: pruning.agreement(SCORES, given({"b": [1.0]}), 0.5), ["same parameters", "('b',)"]),
     (lambda: pruning.LayerRatios.from_dict({"method": "x"}), ["sparsity and layers", "to_dict"]),
     (lambda: pruning.LayerRatios.from_dict(RATIOS), ["kept <= size"]),
 ]

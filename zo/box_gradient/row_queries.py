@@ -140,7 +140,7 @@ def plan_queries(
         return RowQueries(box, own, perturbed, max_rows, values, steps, central=estimator.central)
     shapes = tuple(tuple(inputs[place].shape[1:]) for place in perturbed)
     generator = key.generator(ROW_DIRECTIONS)
-    drawn, factor = estimator.draw(len(inputs[0]), shapes, dtype, generator, key.step)
+    drawn, factor = estimator.draw(len(inputs[0]), shapes, dtype, generator)
     directions = drawn.to(values.device)[:, alive]
     for moved, part in zip(directions.split([part.shape[1] for part in flat], dim=2), flat, strict=True):
         _refuse_lost_directions(estimator.mu, moved, part)

@@ -31,12 +31,7 @@ class RowRGE:
     varies less than with independent directions, and with q = k is the whole gradient.
 
     With a `basis` directions stay in its space: k is its number of vectors, and the estimate is that
-    of the gradient's part in it, biased by what is left out. `widen_over` lets the rest of the space in
-    over training, by a width w = min(1, calls / widen_over):
-
-        u_i = B^T a_i + sqrt(w / c) (1 - B^T B) n_i,   n_i Gaussian,   E[g] = B^T B grad + w (1 - B^T B) grad
-
-    so that in the end the estimate is unbiased, with the variance of directions in the whole space.
+    of the gradient's part in it, biased by what is left out.
 
     Args:
         mu: smoothing parameter, in the inputs' units.
@@ -44,8 +39,6 @@ class RowRGE:
         distribution: "gaussian", "sphere", "rademacher" or "orthogonal".
         central: whether each direction is taken with both signs, for 2 q queries a row instead of q.
         basis: where directions stay; None for the whole space.
-        widen_over: number of calls of the box that record a gradient (in a loop of n calls, n a step) until
-            the whole space is let in; None for never.
 
     Raises:
         ConfigurationError: a value out of its range.
@@ -56,7 +49,6 @@ class RowRGE:
     distribution: Literal["gaussian", "sphere", "rademacher", "orthogonal"] = "orthogonal"
     central: bool = False
     basis: Basis | None = None
-    widen_over: int | None = None
 
     def __post_init__(self) -> None:
         """Check where it is written."""
@@ -69,16 +61,9 @@ class RowRGE:
                 f"RowRGE, basis: expected a Basis, got {type(self.basis).__name__}. "
                 "Put vectors of your own in GivenBasis."
             )
-        if self.widen_over is not None:
-            check_count("RowRGE", "widen_over", self.widen_over)
-            if self.basis is None:
-                raise ConfigurationError(
-                    f"RowRGE, widen_over: expected None without a basis, got {self.widen_over}. "
-                    "Give the basis that is to be widened."
-                )
 
     def draw(
-        self, rows: int, shapes: Shapes, dtype: torch.dtype, generator: torch.Generator, call: int
+        self, rows: int, shapes: Shapes, dtype: torch.dtype, generator: torch.Generator
     ) -> tuple[Tensor, int]:
         """The directions of one call, on the CPU.
 
@@ -87,27 +72,18 @@ class RowRGE:
             shapes: of one row's perturbed inputs.
             dtype: of the directions.
             generator: a fresh one, keyed.
-            call: number of the call, on which the width depends.
 
         Returns:
             `(q, rows, size)`, and the factor c.
         """
-        size = sum(math.prod(shape) for shape in shapes)
         basis = None if self.basis is None else self.basis.vectors(shapes).to(dtype)
-        dimensions = size if basis is None else len(basis)
+        size = sum(math.prod(shape) for shape in shapes) if basis is None else len(basis)
         if self.distribution == "orthogonal":
-            u = _orthonormal(self.q, rows, dimensions, dtype, generator)
+            u = _orthonormal(self.q, rows, size, dtype, generator)
         else:
-            u = draw_directions(self.distribution, (self.q, rows, dimensions), dtype, generator)
-        factor = dimensions if self.distribution in UNIT_LENGTH else 1
-        if basis is None:
-            return u, factor
-        u = u @ basis
-        width = 0.0 if self.widen_over is None else min(1.0, call / self.widen_over)
-        if width > 0:
-            rest = torch.randn(self.q, rows, size, generator=generator, dtype=dtype)
-            u += math.sqrt(width / factor) * (rest - (rest @ basis.T) @ basis)
-        return u, factor
+            u = draw_directions(self.distribution, (self.q, rows, size), dtype, generator)
+        factor = size if self.distribution in UNIT_LENGTH else 1
+        return u if basis is None else u @ basis, factor
 
 
 def _orthonormal(

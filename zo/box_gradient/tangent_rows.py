@@ -99,11 +99,11 @@ class TangentRows:
 
     @property
     def trust(self) -> list[float | None]:
-        """See `DifferentiableBox.trust`."""
+        """What `DifferentiableBox.trust` gives."""
         return [self._errors[call][0] for call in sorted(self._errors)]
 
     def metrics(self) -> dict[str, float]:
-        """See `DifferentiableBox.metrics`."""
+        """What `DifferentiableBox.metrics` gives."""
         found = [(error, size) for error, size in self._errors.values() if error is not None]
         total = sum(size for _, size in found)
         named: dict[str, float | None] = {}

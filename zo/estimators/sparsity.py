@@ -143,7 +143,7 @@ class LayerwiseCoordinates:
     def draw(self, parameters: Parameters, key: Key) -> Tensor:
         """The set of the key's step."""
         drawn_at = 0 if self.every is None else key.step - key.step % self.every
-        # One generator for all layers: a layer's own order hangs on the layers before it, not on ratios.
+        # One generator for all layers: a layer's order depends on the layers before it, not on ratios.
         generator = key.at(drawn_at).generator(SPARSITY)
         layers = []
         counts = self._counts(parameters, key.step)

@@ -37,7 +37,16 @@ def zo_grasp(gradient: LossGradient, batch: Any, step: float) -> Tensor:  # noqa
         -theta * [(1 + 1/q) H g + (trace(H) / q) g]
 
     since g_hat is made of the directions that H meets again; other directions for it would take the
-    trace away, at q queries more, but not the noise, which is what counts (see `agreement`).
+    trace away, at q queries more, but not the noise, which is what counts: an RGE gradient from q queries
+    has a cosine of about sqrt(q / (q + d)) with the true one (d = 270,000, q = 192: .03), and its noise is
+    the same in every coordinate. With q much below d scores are `-theta` times noise: single weights are
+    ranked at random, and layers by how large their weights are at initialization. Measured on a small ReLU
+    CNN in float32, q = 192, sparsity .9, against GraSP by autograd:
+
+        d         rank correlation   error of the ratios: ZO-GraSP  -theta x noise  magnitude  SynFlow
+        698       .28                                      .023     .029            .063       .017
+        7,112     .06                                      .050     .050            .039       .015
+        215,472   .001                                     .069     .070            .022       .038
 
     In float32 `step * g_hat` has to be seen in differences over mu: with CGE, whose g_hat is not
     blown up by noise, a step of mu = 5e-3 ranked a small CNN's weights with a correlation of .35 to
