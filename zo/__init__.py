@@ -2,8 +2,7 @@
 
 from zo import pruning
 from zo.box_gradient.bases import Basis, DCTBasis, GivenBasis
-from zo.box_gradient.differentiable import differentiable
-from zo.box_gradient.differentiable_box import DifferentiableBox, RowCounts
+from zo.box_gradient.differentiable import DifferentiableBox, RowCounts, differentiable
 from zo.box_gradient.row_rge import RowRGE
 from zo.draws import Key
 from zo.errors import (
@@ -25,9 +24,14 @@ from zo.estimators.cge import CGE
 from zo.estimators.control_variate import ControlVariate
 from zo.estimators.estimator import Estimator
 from zo.estimators.hybrid import Hybrid
-from zo.estimators.layerwise import LayerwiseCoordinates
 from zo.estimators.rge import RGE
-from zo.estimators.sparsity import Complement, FixedCoordinates, RandomCoordinates, Sparsity
+from zo.estimators.sparsity import (
+    Complement,
+    FixedCoordinates,
+    LayerwiseCoordinates,
+    RandomCoordinates,
+    Sparsity,
+)
 from zo.estimators.surrogate_filled import SurrogateFilled
 from zo.evaluators.difference.changes import Moved
 from zo.evaluators.difference.evaluator import Difference

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import struct
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
@@ -148,6 +149,23 @@ class Journal:
         start = f"{file_name(self._stage)}.step-"
         numbers = ((path.name.removeprefix(start), path) for path in self._folder.glob(f"{start}*"))
         return [(int(number) - 1, path) for number, path in numbers if number.isdigit()]
+
+
+@contextmanager
+def journaled(folder: Path, name: str, ledger: Ledger | None = None) -> Iterator[Journal]:
+    """The journal of one piece of work outside of the steps, such as finding layer ratios.
+
+    What an earlier process found is read when the block begins, and goes when it ends without an error.
+
+    Args:
+        folder: of the run.
+        name: of the work; no stage of the run may have it.
+        ledger: of the black box that the work calls; None if it is not known.
+    """
+    journal = Journal(folder, name, ledger)
+    journal.begin(0)
+    yield journal
+    journal.end()
 
 
 def _read(path: Path) -> tuple[dict[str, dict[str, Any]], int]:

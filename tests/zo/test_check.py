@@ -342,9 +342,8 @@ def test_weights_that_a_forward_writes_are_written_once_a_step(assigned, evaluat
     torch.manual_seed(0)
     network, batch = Momentum(assigned).double(), torch.randn(5, 3).double()
     frozen = {name: p.detach().clone() for name, p in network.slow.named_parameters()}
-    expected = [
-        (0.5 * slow + 0.5 * fast.detach()) for slow, fast in zip(frozen.values(), network.layer.parameters())
-    ]
+    layer = network.layer.parameters()
+    expected = [0.5 * slow + 0.5 * fast.detach() for slow, fast in zip(frozen.values(), layer, strict=True)]
 
     def at(values):  # a forward of its own, from the same frozen weights
         slow = [0.5 * old + 0.5 * value for old, value in zip(frozen.values(), values, strict=True)]

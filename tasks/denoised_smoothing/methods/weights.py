@@ -15,6 +15,7 @@ from tasks.denoised_smoothing.losses import box_loss, image_loss
 from tasks.denoised_smoothing.methods.descent import Front
 from tasks.denoised_smoothing.trainer import Queries, Trained, Trainer, cosine
 from tasks.runs import atomic
+from tasks.runs.journal import journaled
 from tasks.workers import group
 from zo.objective import Objective
 
@@ -133,22 +134,24 @@ def _sparse_set(
     path = trainer.run.path / f"layer_ratios-seed-{trainer.seed}-{method.stage}.json"
     if not path.exists():
         own = Queries(trainer.box)
-        with own.asking("layer ratios"):
-            scores = zo.pruning.scores(
-                config.ratios,
-                network,
-                objective,
-                _rows(trainer, RATIO_BATCH),
-                mu=mu,
-                q=config.ratio_directions,
-                seed=trainer.seed,
-                evaluator=config.evaluator,
-                max_dropped=0.5,
-                process_group=group.process_group(),
-                first_alone=trainer.box.first_alone,
-            )
-        ratios = zo.pruning.layer_ratios(scores, 1 - count / size, minimum=0.1 * count / size)
-        atomic.write_json(path, {"ratios": ratios.to_dict(), "queries": own.total})
+        with journaled(trainer.run.path, path.stem.replace("_", "-"), trainer.box.own.ledger) as journal:
+            with own.asking("layer ratios"):
+                scores = zo.pruning.scores(
+                    config.ratios,
+                    network,
+                    objective,
+                    _rows(trainer, RATIO_BATCH),
+                    mu=mu,
+                    q=config.ratio_directions,
+                    seed=trainer.seed,
+                    evaluator=config.evaluator,
+                    max_dropped=0.5,
+                    journal=journal,
+                    process_group=group.process_group(),
+                    first_alone=trainer.box.first_alone,
+                )
+            ratios = zo.pruning.layer_ratios(scores, 1 - count / size, minimum=0.1 * count / size)
+            atomic.write_json(path, {"ratios": ratios.to_dict(), "queries": own.total})
         trainer.progress.say(f"Layer ratios of seed {trainer.seed} ({own.total} queries):\n{ratios}")
     saved = json.loads(path.read_text(encoding="utf-8"))
     queries.counts["layer ratios"] += saved["queries"]
