@@ -17,11 +17,11 @@ from torch import Tensor
 from blackbox.adapters.um_bridge.connection import Connection, NoAnswerError, ServerError, UnreachableError
 from blackbox.adapters.um_bridge.messages import VERSION, check_token, longest, to_text, vector
 from blackbox.arrays import failed_outputs
+from blackbox.checks import check_count, check_positive
 from blackbox.errors import ConfigurationError
 from blackbox.failures import FailedRow, Failure, Outcome, Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.spec import ArraySpec
-from blackbox.wrappers.settings import amount, whole
 
 
 class UmBridge(BlackBoxFunction):
@@ -68,8 +68,8 @@ class UmBridge(BlackBoxFunction):
         resend: bool = True,
         failures: Policy | None = None,
     ) -> None:
-        seconds = None if timeout is None else amount("UmBridge", "timeout", timeout)
-        self.connections = whole("UmBridge", "connections", connections)
+        seconds = None if timeout is None else check_positive("UmBridge", "timeout", timeout)
+        self.connections = check_count("UmBridge", "connections", connections)
         check_token("UmBridge", token)
         self._server = Connection(_address(url), seconds, token, connections, resend)
         self.config = _checked_config(config)

@@ -13,10 +13,10 @@ from typing import Any
 
 from blackbox.adapters.um_bridge.messages import EXTRA, check_token
 from blackbox.adapters.um_bridge.model import ServedModel
+from blackbox.checks import check_count, check_positive
 from blackbox.errors import ConfigurationError
 from blackbox.extras import import_extra
 from blackbox.function import BlackBoxFunction
-from blackbox.wrappers.settings import amount, whole
 
 Boxes = BlackBoxFunction | Mapping[str, BlackBoxFunction]
 
@@ -134,15 +134,15 @@ def _prepared(
     application = web.Application(
         models,
         token,
-        whole("serve", "threads", threads),
-        None if timeout is None else amount("serve", "timeout", timeout),
+        check_count("serve", "threads", threads),
+        None if timeout is None else check_positive("serve", "timeout", timeout),
     )
     try:
         with _listen(host, port, token) as listener:
             server = web.Server(
                 application,
-                whole("serve", "connections", connections),
-                amount("serve", "request_seconds", request_seconds),
+                check_count("serve", "connections", connections),
+                check_positive("serve", "request_seconds", request_seconds),
             )
             yield server, listener, list(models)
     finally:

@@ -19,7 +19,7 @@ from zo.evaluators.difference.recording import NotReadable
 from zo.evaluators.difference.registry import RULES, Rule
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
-from zo.evaluators.preserved import Snapshot
+from zo.evaluators.state import Snapshot
 from zo.evaluators.reuse import FeatureReuse
 from zo.evaluators.stacked import Stacked
 from zo.evaluators.timing import Timing
