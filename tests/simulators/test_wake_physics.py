@@ -73,6 +73,7 @@ def test_a_frequency_is_found():
     )
 
 
+@pytest.mark.slow
 def test_the_wake_sheds_at_a_confined_cylinders_frequency():
     """Above that of the unbounded cylinder: walls make the flow pass beside the cylinder faster.
 
