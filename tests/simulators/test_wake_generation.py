@@ -12,12 +12,9 @@ import h5py
 import pytest
 import torch
 
-from blackbox.errors import ConfigurationError
+from blackbox import ConfigurationError
 from simulators.errors import ReferenceDataError, ReferenceWarning
-from simulators.wake_flow import reference_file
-from simulators.wake_flow.obstacles import Box
-from simulators.wake_flow.reference import load_or_compute
-from simulators.wake_flow.reference_settings import ReferenceSettings
+from simulators.wake_flow import Box, ReferenceSettings, load_or_compute, reference_file
 from simulators.wake_flow.simulation import Simulation
 
 TINY = ReferenceSettings(reynolds=(100.0, 200.0, 400.0), width=8, reference_width=16, warm_up=3, frames=20)

@@ -8,12 +8,10 @@ import torch
 from phi.math import Solve
 
 from benchmarks.plain_phiflow import plain_step
-from blackbox.errors import ConfigurationError
-from simulators.wake_flow.box import WakeFlow
-from simulators.wake_flow.geometry import CYLINDER, LENGTHS, Channel
-from simulators.wake_flow.obstacles import Box, Cylinder
+from blackbox import ConfigurationError
+from simulators.wake_flow import Box, Channel, Cylinder, WakeFlow, WakeStep
+from simulators.wake_flow.geometry import CYLINDER, LENGTHS
 from simulators.wake_flow.staggered import divergence, start
-from simulators.wake_flow.step import WakeStep
 
 TWO = (Cylinder((32.0, 50.0), 11.0), Cylinder((70.0, 62.0), 9.0))
 BOX = (Box((38.0, 41.0), (61.0, 77.0)),)

@@ -8,10 +8,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from simulators.wake_flow.forces import Forces
-from simulators.wake_flow.geometry import Channel
+from simulators.wake_flow import Channel, Forces, WakeStep
 from simulators.wake_flow.staggered import downsample, start
-from simulators.wake_flow.step import WakeStep
 
 
 def shedding_frequency(signal: torch.Tensor, dt: float) -> float:

@@ -10,14 +10,13 @@ from phi.math import Solve, batch
 from phi.physics import advect
 
 from benchmarks.plain_phiflow import SCHEMES, plain_step
-from blackbox.errors import ConfigurationError, DtypeError, ShapeError
+from blackbox import ConfigurationError, DtypeError, ShapeError
 from simulators.errors import RecordingError
+from simulators.wake_flow import Channel, WakeStep
 from simulators.wake_flow.advection import ADVECTION
-from simulators.wake_flow.geometry import Channel
 from simulators.wake_flow.operators import Operators, phiflow, velocity_array, velocity_field
 from simulators.wake_flow.recording import ROWS, record
 from simulators.wake_flow.staggered import divergence, start
-from simulators.wake_flow.step import WakeStep
 
 SMALL = Channel(16)
 
