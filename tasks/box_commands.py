@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from tasks import names
 from tasks.commands import CheckCommand, ServeCommand
-from tasks.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from blackbox import BlackBoxFunction
@@ -45,12 +44,8 @@ def serve(command: ServeCommand) -> int:
 
 def _box(command: CheckCommand | ServeCommand) -> BlackBoxFunction:
     """The black box that a command names."""
-    from blackbox.errors import ConfigurationError as WrongTarget
     from blackbox.registry import make
     from blackbox.registry_arguments import parse
 
     names.check_single(command.target)
-    try:
-        return make(command.target, parse(command.arguments), names.functions())
-    except WrongTarget as error:  # wrong use of the command, as tyro's own refusals are
-        raise ConfigurationError(str(error)) from error
+    return make(command.target, parse(command.arguments), names.functions())

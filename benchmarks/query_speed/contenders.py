@@ -11,7 +11,7 @@ from benchmarks.query_speed.published import Published
 from zo.evaluators.choice import evaluator_of
 from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.evaluator import Evaluator
-from zo.evaluators.preserved import Snapshot
+from zo.evaluators.state import Snapshot
 from zo.evaluators.reuse import FeatureReuse
 from zo.perturbation import Coordinates
 

@@ -13,7 +13,7 @@ from benchmarks.query_speed.measuring import BlockTimes, Contender, WrongAnswerE
 from benchmarks.query_speed.problems import make
 from benchmarks.query_speed.published import Published
 from zo.evaluators.evaluator import Evaluator, Problem
-from zo.evaluators.preserved import Snapshot
+from zo.evaluators.state import Snapshot
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
+from blackbox.checks import check_count
 from zo.box_gradient.autograd_function import BlackBoxCall
 from zo.box_gradient.row_queries import Queries, alive_rows, as_rows, row_differences
 from zo.box_gradient.row_rge import RowRGE
@@ -17,7 +18,6 @@ from zo.box_gradient.tangent_rows import TangentRows
 from zo.draws import Key
 from zo.errors import ConfigurationError, FailedQueriesError
 from zo.estimators.cge import CGE
-from zo.estimators.estimator import check_count
 from zo.same_run import refuse_other_run
 from zo.tangents.tangent import Tangent
 

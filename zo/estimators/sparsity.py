@@ -8,9 +8,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from blackbox.checks import check_count
 from zo.draws import Key
 from zo.errors import ConfigurationError
-from zo.estimators.estimator import check_count
 from zo.parameters import Parameters
 
 SPARSITY = 1  # first word of the key's path for these draws; other draws of a step use others

@@ -9,7 +9,7 @@ from zo.batches import map_tensors, tensors
 from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.difference.reading import Reading
 from zo.evaluators.evaluator import Evaluator, Problem
-from zo.evaluators.preserved import Snapshot, moved_entry
+from zo.evaluators.state import Snapshot, moved_entry
 from zo.objective import comparable, losses
 from zo.perturbation import Coordinates, Perturbation
 

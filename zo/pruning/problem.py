@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zo.errors import ConfigurationError
 from zo.estimators.estimator import Estimator
 from zo.evaluators.evaluator import Evaluator
-from zo.evaluators.preserved import Snapshot, moved
+from zo.evaluators.state import Snapshot, moved
 from zo.loss_gradient import LossGradient
 from zo.objective import Closure, Objective, as_objective
 from zo.parameters import Parameters

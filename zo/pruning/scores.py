@@ -11,8 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from blackbox.checks import check_count
 from zo.errors import ConfigurationError
-from zo.estimators.estimator import Estimator, check_count, check_sparsity
+from zo.estimators.estimator import Estimator, check_sparsity
 from zo.estimators.rge import RGE
 from zo.evaluators.evaluator import Evaluator
 from zo.objective import Closed, Closure, Objective, as_objective

@@ -9,10 +9,10 @@ from blackbox.adapters.um_bridge.description import agreed
 from blackbox.adapters.um_bridge.endpoint import Derivative, Endpoint
 from blackbox.adapters.um_bridge.servers import Servers
 from blackbox.adapters.um_bridge.settings import addresses, check_timeout, check_token, checked_config
+from blackbox.checks import check_count
 from blackbox.errors import ConfigurationError
 from blackbox.failures import Policy
 from blackbox.spec import ArraySpec
-from blackbox.wrappers.settings import whole
 
 
 class UmBridge(Endpoint):
@@ -63,7 +63,7 @@ class UmBridge(Endpoint):
     ) -> None:
         places = addresses(urls)
         check_timeout(timeout)
-        whole("UmBridge", "connections", connections)
+        check_count("UmBridge", "connections", connections)
         check_token("UmBridge", token)
         self.config = checked_config(config)
         servers = Servers(places, timeout, token, connections, resend)

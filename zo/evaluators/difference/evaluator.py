@@ -13,12 +13,11 @@ from zo.evaluators.difference.changes import Entries
 from zo.evaluators.difference.reader import read
 from zo.evaluators.difference.reading import Reading
 from zo.evaluators.difference.recording import NotReadable
-from zo.evaluators.evaluator import Evaluator, Problem
+from zo.evaluators.evaluator import Changes, Evaluator, Problem
 from zo.evaluators.hidden_weights import hidden
-from zo.evaluators.preserved import Snapshot
-from zo.evaluators.stacked import Stacked
+from zo.evaluators.state import Snapshot
 from zo.objective import comparable, losses
-from zo.perturbation import Coordinates, Perturbation
+from zo.perturbation import Coordinates, Directions, Perturbation
 
 CACHED = 2**20  # bytes that the widest change of a pass may take on a CPU, to stay in the cache
 MOST = 32  # variants of a pass
@@ -84,17 +83,16 @@ class Difference(Evaluator):
         self.coarse = dtype in (torch.bfloat16, torch.float16)
         if self.coarse:
             self.agreement = 0.1
-        self.directions = Stacked()
         self._reading: tuple[weakref.ref[Problem], Reading] | None = None
 
-    def losses(self, problem: Problem, perturbation: Perturbation) -> Tensor:
-        """See `Evaluator.losses`; costs an evaluation of the base."""
-        start = Snapshot(problem.network)
-        try:
-            base = losses(problem.objective, problem.network, problem.batch, problem.rows)
-        finally:
-            start.restore()
-        return base + self.changes(problem, perturbation, base)
+    def begin(self, problem: Problem, base: Tensor) -> Changes:
+        """See `Evaluator.begin`."""
+        self.reading(problem, base)
+        return lambda perturbation: self.changes(problem, perturbation, base)
+
+    def serves(self, kind: type) -> bool:
+        """Coordinates alone: directions change every layer."""
+        return kind is not Directions
 
     def changes(self, problem: Problem, perturbation: Perturbation, base: Tensor) -> Tensor:
         """See `Evaluator.changes`.
@@ -102,8 +100,6 @@ class Difference(Evaluator):
         Raises:
             NotReadable: the objective does something that no rule describes; the message says where.
         """
-        if not isinstance(perturbation, Coordinates):
-            return self.directions.changes(problem, perturbation, base)
         reading = self.reading(problem, base)
         which, local = problem.parameters.locate(perturbation.indices)
         found = base.new_zeros(len(perturbation), len(base))
@@ -162,8 +158,6 @@ class Difference(Evaluator):
 
     def sees_all_reads(self, problem: Problem, perturbation: Perturbation, base: Tensor) -> bool:
         """A reading sees all that is read; a loss behind it is evaluated once with the weights hidden."""
-        if not isinstance(perturbation, Coordinates):
-            return self.directions.sees_all_reads(problem, perturbation, base)
         tail = self.reading(problem, base).tail
         if tail is None:
             return True
@@ -173,9 +167,7 @@ class Difference(Evaluator):
 
     def bytes_per_query(self, problem: Problem, perturbation: Perturbation, base: int) -> int:
         """None: passes have a size of their own; directions take what they take in `stacked`."""
-        if isinstance(perturbation, Coordinates):
-            return 0
-        return self.directions.bytes_per_query(problem, perturbation, base)
+        return 0
 
     def suited(self, reading: Reading, number: int, fused: bool) -> int:
         """How many variants of a parameter run together: on a CPU what they change stays in the cache."""

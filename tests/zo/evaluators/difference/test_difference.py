@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from zo.evaluators.timing import Timing
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
@@ -19,10 +20,9 @@ from zo.evaluators.difference.recording import NotReadable
 from zo.evaluators.difference.registry import RULES, Rule
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
-from zo.evaluators.preserved import Snapshot
 from zo.evaluators.reuse import FeatureReuse
 from zo.evaluators.stacked import Stacked
-from zo.evaluators.timing import Timing
+from zo.evaluators.state import Snapshot
 from zo.perturbation import Coordinates
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.distributed as dist
@@ -12,12 +14,22 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from blackbox import BlackBoxFunction, Outcome, Wrapper
 from blackbox.arrays import failed_outputs, to_rows
+from blackbox.checks import check_count
 from blackbox.running import mark_non_finite
-from zo.distributed.apart import is_apart
-from zo.distributed.fingerprints import checksum
-from zo.distributed.ranks import Ranks
 from zo.errors import RanksError
-from zo.estimators.estimator import check_count
+from zo.execution.ranks import Ranks, checksum
+
+_apart = ContextVar("apart", default=False)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """A block in which each process evaluates queries of its own, so that no box may wait for the others."""
+    token = _apart.set(True)
+    try:
+        yield
+    finally:
+        _apart.reset(token)
 
 
 class SharedRows(Wrapper):
@@ -81,7 +93,7 @@ class SharedRows(Wrapper):
         dtype = to_rows(repr(self), self.inputs, inputs).dtype
         outputs = failed_outputs(self.outputs, inputs, dtype)
         ranks = self._ranks
-        shared = ranks.size > 1 and not is_apart()
+        shared = ranks.size > 1 and not _apart.get()
         error: Exception | None = None
         for block in blocks[ranks.rank :: ranks.size] if shared else blocks:
             try:
@@ -102,7 +114,7 @@ class SharedRows(Wrapper):
         """Put the answers to a block in its rows.
 
         Nothing of one block is left while the next is evaluated: the peak that chunks are chosen by must not
-        hang on how many blocks are this process's.
+        depend on how many blocks are this process's.
         """
         found = self.box(*(tensor[block.start : block.stop] for tensor in inputs))
         for whole, part in zip(outputs, found if isinstance(found, tuple) else (found,), strict=True):

@@ -1,18 +1,21 @@
-"""`Ranks`: the processes of a group, what they tell each other, and how they fail together."""
+"""`Ranks`: the processes that take a step together, what they tell each other, and how they fail together."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from zo.errors import ConfigurationError, ZeroOrderError
+from blackbox.errors import BlackBoxError
+from zo.batches import tensors
+from zo.errors import ConfigurationError
 
 Own = TypeVar("Own")
 Told = TypeVar("Told")
@@ -38,7 +41,7 @@ class Ranks:
         ConfigurationError: no group, or one that this process is not in.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None, owner: str, error: type[ZeroOrderError]) -> None:
+    def __init__(self, group: dist.ProcessGroup | None, owner: str, error: type[BlackBoxError]) -> None:
         # Before init_process_group, and outside of a group, torch gives other things than groups.
         if group is not None and not isinstance(group, dist.ProcessGroup):
             raise ConfigurationError(
@@ -62,7 +65,7 @@ class Ranks:
             What it kept, and what each of the ranks told.
 
         Raises:
-            ZeroOrderError: of the kind that was asked for: some rank failed, and it has each one's reason;
+            BlackBoxError: of the kind that was asked for: some rank failed, and it has each one's reason;
                 or died. Where all failed, each raises its own. One that fails while others exchange rows
                 (`SharedRows`) is not answered: it says its reason, and they are told after the timeout.
         """
@@ -93,25 +96,33 @@ class Ranks:
         """Refuse ranks that are not about to take the same step as the first.
 
         Args:
-            step: its number.
-            fingerprint: see the function of that name; not called by a process alone.
+            step: The number of the step.
+            fingerprint: Gives checksums by name, see `fingerprint`; a process alone does not call it.
 
         Raises:
-            ZeroOrderError: of the kind that was asked for: there are some.
+            BlackBoxError: Some rank would take another step; the error is of this object's kind.
         """
-        if self.size == 1:
-            return
-        _, found = self.together(step, lambda: (None, fingerprint()))
+        if self.size > 1:
+            _, found = self.together(step, lambda: (None, fingerprint()))
+            self.refuse_different(step, found)
+
+    def refuse_different(self, step: int, marks: Sequence[Mapping[str, int]]) -> None:
+        """Refuse ranks whose fingerprints, in the order of ranks, differ from the first one's.
+
+        Raises:
+            BlackBoxError: Some differ; the error is of this object's kind and names what differs.
+        """
         other = {
-            rank: [name for name, mark in own.items() if mark != found[0][name]]
-            for rank, own in enumerate(found)
+            rank: [name for name, mark in own.items() if mark != marks[0].get(name)]
+            for rank, own in enumerate(marks)
         }
         words = [f"other {' and '.join(names)} on rank {rank}" for rank, names in other.items() if names]
         if words:
             raise self._error(
                 f"Step {step}: expected all ranks to take the step of rank 0, got {', '.join(words)}. Give "
                 "each the same settings, checkpoint and whole batches (no DistributedSampler), and the same "
-                "torch.manual_seed."
+                "torch.manual_seed. Where other rows failed in the base, the black box is another there, or "
+                "fails by chance: put it in a Retrying."
             )
 
     def all_of(self, step: int, own: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -123,7 +134,7 @@ class Ranks:
             lengths: of each rank's, known to all.
 
         Raises:
-            ZeroOrderError: of the kind that was asked for: a rank died.
+            BlackBoxError: of the kind that was asked for: a rank died.
         """
         if self.size == 1:
             return own
@@ -165,3 +176,34 @@ class Ranks:
             ) from (cause or error)
         finally:
             self.waited += perf_counter() - began
+
+
+def fingerprint(network: nn.Module, batch: Any, settings: str) -> dict[str, int]:  # noqa: ANN401
+    """Checksums, by name, of what must be the same on all ranks before they take a step together.
+
+    They have 32 bits each, so others pass for the same once in 4e9 times.
+
+    Args:
+        network: Its weights and buffers count, and the generators that its random layers draw from.
+        batch: Its tensors count.
+        settings: All else that matters, in words.
+    """
+    weights = [*network.parameters(), *network.buffers()]
+    used = {tensor.device for tensor in weights if tensor.is_cuda}
+    generators = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in used)]
+    return {
+        "weights": checksum(weights),
+        "batch": checksum(tensors(batch)),
+        "random state": checksum(generators),
+        "settings": zlib.crc32(settings.encode()),
+    }
+
+
+def checksum(several: Iterable[Tensor]) -> int:
+    """CRC-32 of the dtypes, shapes and bits of some tensors."""
+    found = 0
+    for tensor in several:
+        found = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode(), found)
+        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        found = zlib.crc32(values.numpy().data, found)
+    return found
