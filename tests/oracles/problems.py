@@ -123,7 +123,7 @@ PROBLEMS = [
 
 @torch.no_grad()
 def perturbed_losses(evaluator, problem, queries) -> torch.Tensor:
-    """Losses `(queries, rows)` of the variants: those of the base, and the changes that an evaluator gives."""
+    """Losses `(queries, rows)` of the variants: those of the base and an evaluator's changes."""
     still = Coordinates(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=problem.parameters.dtype))
     nothing = torch.zeros(problem.rows, dtype=problem.parameters.dtype)
     base = Loop().begin(problem, nothing)(still)[0]
