@@ -35,7 +35,6 @@ from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.difference.registry import difference_rule
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.loop import Loop
-from zo.evaluators.measured import Measured
 from zo.evaluators.stacked import Stacked
 from zo.keep_best import KeepBest
 from zo.loss_gradient import LossGradient, QueryCounts
@@ -84,7 +83,6 @@ __all__ = [
     "Loop",
     "LossGradient",
     "LowRankTangent",
-    "Measured",
     "ModelTangent",
     "Moved",
     "ObjectiveError",

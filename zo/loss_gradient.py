@@ -27,7 +27,6 @@ from zo.evaluators.choice import evaluator_of
 from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.evaluator import Evaluator, Problem
 from zo.evaluators.loop import Loop
-from zo.evaluators.measured import Measured
 from zo.evaluators.preserved import Snapshot
 from zo.failures import refuse_too_many, survivors
 from zo.journal import Found, Journal, Page
@@ -322,4 +321,4 @@ class LossGradient:
 
 def _reuses(evaluator: Evaluator) -> bool:
     """Whether a query of a late layer costs less than one of an early one."""
-    return isinstance(evaluator.fast if isinstance(evaluator, Checked) else evaluator, Difference | Measured)
+    return isinstance(evaluator.fast if isinstance(evaluator, Checked) else evaluator, Difference)

@@ -84,23 +84,13 @@ def known_loss(output, target):
     return (output - target).square().mean(dim=1)
 
 
-class Recorded(zo.Measured):
-    """Does not measure time but takes a choice; what it takes is in its state alone."""
-
-    def _measure(self, problem, base, *others):
-        names, one = problem.parameters.names, zo.CGE(MU).plan(problem.parameters, zo.Key(0))
-        self.candidates.stacked.changes(problem, one.chunk(0, 2), base)  # checks it, as measuring would
-        pairs = [("difference", 4), ("stacked", 16)]
-        self.chosen = {name: pairs[place % 2] for place, name in enumerate(names)}
-
-
 CGE = zo.CGE(MU)
 SPARSE = zo.CGE(MU, zo.RandomCoordinates(20, every=2), True)
 RUNS = {  # (estimator, evaluator, chunk, through a box or a known loss)
     "loop": (CGE, "loop", 5, "box"),
     "stacked": (CGE, "stacked", 7, "box"),
     "difference": (CGE, "difference", 7, "known"),
-    "auto": (CGE, Recorded, 7, "known"),
+    "auto": (CGE, "auto", 7, "known"),
     "sparse": (SPARSE, "stacked", 3, "box"),
     "directions": (zo.RGE(MU, 9), "stacked", 2, "box"),
     "hybrid": (

@@ -7,7 +7,6 @@ from zo.evaluators.checked import Checked
 from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.loop import Loop
-from zo.evaluators.measured import Measured
 from zo.evaluators.stacked import Stacked
 from zo.objective import Closed, Objective, OutputLoss
 
@@ -21,7 +20,7 @@ def evaluator_of(chosen: str | Evaluator, objective: Objective) -> Evaluator:
     if chosen == "loop" or (chosen == "auto" and isinstance(objective, Closed)):
         return Loop()
     if isinstance(objective, Closed) and (
-        chosen in ("stacked", "difference") or isinstance(chosen, Stacked | Checked | Difference | Measured)
+        chosen in ("stacked", "difference") or isinstance(chosen, Stacked | Checked | Difference)
     ):
         raise ConfigurationError(
             f"LossGradient, evaluator: expected 'loop' for a closure without arguments, got {chosen!r}, "
@@ -29,12 +28,10 @@ def evaluator_of(chosen: str | Evaluator, objective: Objective) -> Evaluator:
         )
     if isinstance(chosen, Evaluator):
         return chosen
-    if chosen == "auto" and isinstance(objective, OutputLoss):
-        return Measured()
+    if chosen == "difference" or (chosen == "auto" and isinstance(objective, OutputLoss)):
+        return Checked(Difference(), Checked(Stacked()))
     if chosen in ("auto", "stacked"):
         return Checked(Stacked())
-    if chosen == "difference":
-        return Checked(Difference(), Checked(Stacked()))
     raise ConfigurationError(
         "LossGradient, evaluator: expected 'auto', 'loop', 'stacked', 'difference' or an Evaluator, got "
         f"{chosen!r}."

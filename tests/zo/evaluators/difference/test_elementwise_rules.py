@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from tests.zo.evaluators.difference.exact import change, each
 from zo.evaluators.difference.changes import Moved, OneChannel
-from zo.evaluators.difference.reader import RULES
-from zo.evaluators.difference.registry import Call
+from zo.evaluators.difference.registry import RULES, Call
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 X = [0.0, 1e-30, 1e-7, -1e-7, 0.3, -0.5, 1.0, -1.0, 2.9, -3.0, 3.0, 5.999, 6.0, 6.5, -20.0, 30.0, -30.0]
