@@ -20,6 +20,10 @@ def gelu_tanh(x):
     return F.gelu(x, approximate="tanh")
 
 
+def _softplus(beta, threshold, x):
+    return x if beta * x > threshold else mp.log1p(mp.exp(beta * x)) / beta
+
+
 def _clamped(low, high):
     return lambda x: min(max(x, low), high)
 
@@ -48,7 +52,8 @@ CASES = [
     ),
     ("elu", F.elu, (1.5,), lambda x: x if x > 0 else 1.5 * mp.expm1(x)),
     ("selu", F.selu, (), lambda x: SELU[0] * (x if x > 0 else SELU[1] * mp.expm1(x))),
-    ("softplus", F.softplus, (2.0,), lambda x: mp.log1p(mp.exp(2 * x)) / 2),
+    ("softplus", F.softplus, (2.0,), lambda x: _softplus(2, 20, x)),
+    ("softplus, low threshold", F.softplus, (2.0, 5.0), lambda x: _softplus(2, 5, x)),
     ("logsigmoid", F.logsigmoid, (), lambda x: -mp.log1p(mp.exp(-x))),
     ("mish", F.mish, (), lambda x: x * mp.tanh(mp.log1p(mp.exp(x)))),
     ("softsign", F.softsign, (), lambda x: x / (1 + abs(x))),
