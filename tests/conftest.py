@@ -16,14 +16,6 @@ PATIENCE = 120.0  # seconds after the last test
 WORKERS: list[Any] = []  # pytest-xdist's, in the process that started them
 
 
-@pytest.fixture(autouse=True)
-def nothing_compiled(monkeypatch):
-    """What an earlier test compiled makes no choice of this one cheaper: as in a process of its own."""
-    from zo.evaluators.difference.compiling import Compiled  # typeguard's hook is older than this import
-
-    monkeypatch.setattr(Compiled, "programs", 0)
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure() -> None:
     """Python waits for threads and processes without end: say where it waits, and fail."""

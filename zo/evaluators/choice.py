@@ -17,13 +17,14 @@ from zo.evaluators.evaluator import Changes, Evaluator
 from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
 from zo.objective import Closed, Objective, OutputLoss
-from zo.perturbation import Perturbation, Perturbations
+from zo.perturbation import Directions, Perturbation, Perturbations
 
 MOST = 128  # queries in a chunk; from some thirty on a CPU gains nothing more
 LEAST = 16  # below, a batched solver and the layers' own overhead want more
 # On a CPU tensors far beyond the cache are written to memory and read back by every layer: on 32 x 64 a
 # chunk of 96 wake queries took 1.6 times as long as two of 48.
 CACHED = 64 * 2**20
+LARGE = 2**22  # of a base evaluation's bytes, beyond which directions are evaluated one by one
 SMALLEST = 8  # queries of a chunk, below which overhead costs more than a second process saves
 
 
@@ -101,6 +102,8 @@ class Serving:
         ends = plan.chunk(0, min(2, plan.queries)), plan.chunk(plan.queries - 1, plan.queries)
         for example in {type(each): each for each in reversed(ends)}.values():
             kind = _kind(example, training)
+            if kind not in numbers and isinstance(example, Directions) and _too_large(base):
+                numbers[kind] = len(self.evaluators) - 1
             numbers[kind] = self._right(kind, example, base, min(chunk, plan.queries), step, remember)
         return replace(self, numbers=numbers, unchecked=self.unchecked - set(numbers))
 
@@ -157,6 +160,15 @@ class Serving:
         """What serves, or what may."""
         names = dict.fromkeys(self.state_dict().values()) or map(repr, self.evaluators)
         return " or ".join(names)
+
+
+def _too_large(base: Base) -> bool:
+    """Whether stacked directions fall out of a CPU's caches, and there is no black box to gain by them.
+
+    The layers' own work then hides the overhead that a pass saves.
+    """
+    on_cpu = all(tensor.device.type == "cpu" for tensor in base.problem.parameters.tensors)
+    return on_cpu and isinstance(base.problem.objective, OutputLoss) and base.peak > LARGE
 
 
 def chunk_size(evaluators: tuple[Evaluator, ...], base: Base, plan: Perturbations, memory: int) -> int:

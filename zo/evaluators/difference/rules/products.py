@@ -27,7 +27,6 @@ def bilinear_change(
     function: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor, both: bool
 ) -> Tensor:
     """function(first, second) for each variant of the second, and of the first too if `both`."""
-    first = first.to(second.dtype)
     if both:
         return by_variant(function, first, second)
     return by_variant(lambda second, first: function(first, second), second, shared=(first,))
@@ -53,12 +52,10 @@ def _linear(call: Call, input: Argument, weight: Argument, bias: Argument = None
     if isinstance(input, Moved):
         one = input.of
         if isinstance(one, OneChannel) and one.axis == last:
-            columns = w.to(one.values.dtype).T[one.channels]
+            columns = w.T[one.channels]
             parts.append(one.values * columns.view(len(columns), *[1] * last, -1))
         else:
-            d = input.change
-            own = w if isinstance(weight, Moved) else call.once(f"weight, {d.dtype}", lambda: w.to(d.dtype))
-            parts.append(d @ own.to(d.dtype).T)
+            parts.append(input.change @ w.T)
     if isinstance(weight, Moved):
         if isinstance(weight.of, Entries) and not isinstance(input, Moved):
             out, into = places(weight.of.entries, w.shape)

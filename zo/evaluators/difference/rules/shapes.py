@@ -9,7 +9,7 @@ from torch.nn import functional
 from zo.batches import map_tensors
 from zo.evaluators.difference.changes import Change, Moved, OneChannel
 from zo.evaluators.difference.registry import Argument, Call, Rule, named, register
-from zo.evaluators.difference.rules.bilinear import by_variant
+from zo.evaluators.difference.rules.products import by_variant
 
 
 def linear_change(call: Call, *args: Argument, **kwargs: Argument) -> Argument:
@@ -53,6 +53,8 @@ def _reshape(call: Call, input: Moved, *_: Argument, **__: Argument) -> Change:
     """The output's shape behind the variants, whatever was asked for it."""
     if not isinstance(input, Moved):
         raise NotImplementedError("a first tensor that does not move")
+    if call.output.dtype != input.base.dtype:
+        raise NotImplementedError(f"a view of its memory as {call.output.dtype}")
     one, shape = input.of, call.output.shape
     if isinstance(one, OneChannel) and one.axis < len(shape):
         before = input.base.shape[: one.axis + 1]
