@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 
-from blackbox.conformance.extremes import extreme_inputs, nan_inputs
-from blackbox.conformance.findings import Finding, Verdict
+from blackbox.conformance.calls import process_safety, speed, thread_safety
+from blackbox.conformance.contract import (
+    SHAPES,
+    answers,
+    arrays_left_alone,
+    empty_batch,
+    extreme_inputs,
+    nan_inputs,
+)
 from blackbox.conformance.global_state import Left, global_state, watched
-from blackbox.conformance.noise import noise_and_mu
-from blackbox.conformance.probe import BoxRaisedError, OutOfRowsError, Probe, keeping
-from blackbox.conformance.processes import process_safety
-from blackbox.conformance.promises import SHAPES, answers, arrays_left_alone, empty_batch
-from blackbox.conformance.quantisation import quantisation
-from blackbox.conformance.report import Report
+from blackbox.conformance.mu import noise_and_mu
+from blackbox.conformance.noise import quantisation
+from blackbox.conformance.probe import (
+    BoxRaisedError,
+    OutOfRowsError,
+    Probe,
+    Samples,
+    given_samples,
+    keeping,
+    read_samples,
+    standard_draws,
+)
+from blackbox.conformance.report import Finding, Report, Verdict
 from blackbox.conformance.rows import batch_mates, batch_size, determinism, memory, row_order
-from blackbox.conformance.samples import Samples, given_samples, standard_draws
 from blackbox.conformance.smoothness import smoothness
-from blackbox.conformance.speed import speed
-from blackbox.conformance.threads import thread_safety
 from blackbox.errors import ConfigurationError, OutputError
 from blackbox.function import BlackBoxFunction
+from blackbox.near_miss import nearest
 
 Check = Callable[[Probe], Finding | list[Finding]]
 
@@ -130,3 +144,85 @@ def _raised(name: str, cause: BaseException | None) -> Finding:
         return Finding(name, Verdict.FAULT, f"{SHAPES.capitalize()} are broken: {cause}")
     sentence = f"A call raised {type(cause).__name__}: {cause} Mend the box, or give other samples."
     return Finding(name, Verdict.FAULT, sentence)
+
+
+def assert_conforms(
+    box: BlackBoxFunction,
+    samples: Samples | None = None,
+    *,
+    rows: int | None = None,
+    processes: bool = True,
+    seed: int = 0,
+    allow: Collection[str] = (),
+    warnings: bool = True,
+) -> Report:
+    """Fail where `check_black_box` finds a fault.
+
+        def test_solver():
+            assert_conforms(Solver(), samples=np.load("states.npy"), allow=("thread safety",))
+
+    Args:
+        box: and the next four as in `check_black_box`.
+        samples: see there.
+        rows: see there.
+        processes: see there.
+        seed: see there.
+        allow: names of checks that may find what they find.
+        warnings: whether warnings may pass too.
+
+    Returns:
+        The report, for assertions of one's own: `report.recommendations`.
+
+    Raises:
+        AssertionError: with the sentences of what was found.
+        ConfigurationError: `allow` names no check.
+    """
+    report = check_black_box(box, samples, rows=rows, processes=processes, seed=seed)
+    names = [found.check for found in report.findings]
+    for name in allow:
+        if name not in names:
+            raise ConfigurationError(
+                f"assert_conforms, allow: expected names of checks, got {name!r}. "
+                f"{nearest(name, names, 'The checks are')}"
+            )
+    refused = {Verdict.FAULT} if warnings else {Verdict.FAULT, Verdict.WARNING}
+    found = [found for found in report.findings if found.verdict in refused and found.check not in allow]
+    if found:
+        lines = "\n".join(f"  {item.check} ({item.verdict.value}): {item.sentence}" for item in found)
+        raise AssertionError(f"{report.summary()}\n{lines}")
+    return report
+
+
+def command(
+    box: BlackBoxFunction,
+    samples: Samples | str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    rows: int | None = None,
+    processes: bool = True,
+    seed: int = 0,
+    console: Console | None = None,
+) -> int:
+    """Check a black box for a person or for CI.
+
+    Args:
+        box: the black box.
+        samples: as `check_black_box` takes them, or the path of an `.npz` or `.npy` file with them.
+        out: a file for the report as JSON; "-" writes it to standard output in place of the table.
+        rows: the most rows to run.
+        processes: whether other processes may be started.
+        seed: of all draws.
+        console: where the table goes; None for standard output.
+
+    Returns:
+        The exit status: 0 without faults, warnings or not; 1 with one.
+    """
+    given = read_samples(box, samples) if isinstance(samples, str | Path) else samples
+    report = check_black_box(box, given, rows=rows, processes=processes, seed=seed)
+    if out == "-":
+        print(report.to_json(), end="")
+    else:
+        (console or Console()).print(report)
+        if out is not None:
+            Path(out).write_text(report.to_json(), encoding="utf-8")
+    return 1 if report.faults else 0

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from blackbox.conformance.findings import Finding, Verdict
 from blackbox.conformance.probe import Probe
+from blackbox.conformance.report import Finding, Verdict
 
 _SETTERS: dict[str, Any] = {
     "working folder": os.chdir,

@@ -1,16 +1,88 @@
-"""`Report`: all findings about one black box, for programs, as JSON, and for people."""
+"""`Report`: what was found about a black box, for programs, as JSON, and for people."""
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
+from enum import Enum
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from blackbox.conformance.findings import Finding, Verdict
-from blackbox.conformance.recommendation import Recommendation
+
+class Verdict(Enum):
+    """How a check went; the value is the word that people read."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAULT = "fault"
+    SKIPPED = "not applicable"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check.
+
+    Attributes:
+        check: its name, such as "batch-mates".
+        verdict: a fault spoils training or breaks the contract; a warning limits what the box can do.
+        sentence: what was seen, and where something is wrong, how to mend it.
+        number: what was measured, None where there is nothing to measure.
+        unit: of the number, in words.
+    """
+
+    check: str
+    verdict: Verdict
+    sentence: str
+    number: float | None = None
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The best steps along one kind of line, in the input's units, and what they leave wrong.
+
+    Attributes:
+        forward: mu for forward differences.
+        central: mu for central differences.
+        forward_error: expected error of a slope with it, over the slopes' root mean square.
+        central_error: likewise.
+        linear: whether no curvature stood out of the noise, up to the input's own spread; `forward` then is
+            that spread, and smaller steps only let in more noise.
+    """
+
+    forward: float
+    central: float
+    forward_error: float
+    central_error: float
+    linear: bool
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What mu to take for one input.
+
+    Attributes:
+        input: its name.
+        size: how many numbers it has.
+        coordinates: for `CGE`.
+        directions: for unit directions, `RowRGE` "orthogonal" and "sphere"; "gaussian" and
+            "rademacher" ones are longer by the square root of `size`, so their mu is smaller by it:
+            `long_directions`.
+    """
+
+    input: str
+    size: int
+    coordinates: Steps
+    directions: Steps
+
+    @property
+    def long_directions(self) -> tuple[float, float]:
+        """The mu of forward and antithetic differences for Gaussian and Rademacher directions."""
+        return self.directions.forward / math.sqrt(self.size), self.directions.central / math.sqrt(self.size)
+
 
 COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAULT: "bold red", Verdict.SKIPPED: "dim"}
 

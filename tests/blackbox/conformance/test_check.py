@@ -90,7 +90,7 @@ def test_no_more_rows_are_run_than_the_budget_allows(rows):
     assert not report.faults, str(report)
     skipped = report.of(Verdict.SKIPPED)
     assert all("rows" in found.sentence for found in skipped if found.check != "process safety")
-    assert (rows <= 1000) == any("Raise rows" in found.sentence for found in skipped)
+    assert (rows <= 300) == any("Raise rows" in found.sentence for found in skipped)
 
 
 def test_all_rows_are_counted():

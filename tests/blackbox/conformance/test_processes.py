@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from blackbox.conformance import Verdict
-from blackbox.conformance.extremes import extreme_inputs
-from blackbox.conformance.processes import in_process, pickled, process_safety
+from blackbox.conformance.calls import in_process, pickled, process_safety
+from blackbox.conformance.contract import extreme_inputs
 from tests.blackbox.conformance.broken_boxes import (
     IN_PROCESSES,
     CannotBeRebuilt,
@@ -60,7 +60,7 @@ def test_a_worker_that_hangs_is_killed_in_time():
 
 
 def test_what_cannot_be_pickled_starts_no_process(monkeypatch):
-    monkeypatch.setattr("blackbox.conformance.processes.in_process", pytest.fail)
+    monkeypatch.setattr("blackbox.conformance.calls.in_process", pytest.fail)
     with probing(Unpicklable(), draws(4, 3), processes=True) as probe:
         same, safe = process_safety(probe)
     assert (same.verdict, safe.verdict) == (Verdict.WARNING, Verdict.SKIPPED)
@@ -81,7 +81,7 @@ def test_the_parent_s_main_is_not_run_again(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\nsys.path.insert(0, sys.argv[1])\nfrom boxes import Mine\n"
-        "from blackbox.conformance.processes import in_process, pickled\nimport numpy as np\n"
+        "from blackbox.conformance.calls import in_process, pickled\nimport numpy as np\n"
         "print('started')\n"
         "(reply,) = in_process(pickled(Mine()), [(np.zeros((2, 3), 'f4'),)], workers=1)\n"
         "print(reply.answers[0][0].tolist(), reply.died)\n"
