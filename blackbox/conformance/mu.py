@@ -22,8 +22,11 @@ from blackbox.conformance.noise import POINTS, measure_noise
 from blackbox.conformance.probe import OutOfRowsError, Probe
 from blackbox.conformance.report import Finding, Recommendation, Steps, Verdict
 
-LINES, FEWEST = 32, 2
-USELESS = 0.3  # expected error of central slopes, over their size, that deserves a warning
+LINES, FEWEST = 32, 2  # lines for each input: the most, and with a small budget the fewest
+USELESS = 0.3  # expected error of slopes, over their size, that deserves a warning
+MOVED = 8  # numbers that must move at a step for its differences to be looked at
+CLEAR = 3.0  # a difference counts when its root mean square is so many times what noise alone makes
+BLOCK = 6  # steps of the ladder in one call
 
 
 def noise_and_mu(probe: Probe) -> list[Finding]:
@@ -57,12 +60,13 @@ def _noise(probe: Probe, responses: Responses, noise: np.ndarray) -> Finding:
         for place in responses.places
     )
     if any(probe.measured.quanta[place] for place in responses.places):
-        source = "as the quantisation makes it"
+        source = "which is that of their steps (quantisation)"
     elif relative <= 1.01 * rounding:
-        source = "no more than rounding: the outputs themselves seem exact"
+        source = "no more than their rounding"
     else:
-        source = f"{relative / rounding:.2g} times the rounding of the outputs" if rounding else "measured"
-    return Finding("noise level", Verdict.OK, f"{each}; {source}.", relative, "of the outputs' spread")
+        source = f"{relative / rounding:.2g} times their rounding" if rounding else "as measured"
+    said = f"Standard deviation of the noise in the outputs: {each}; {source}."
+    return Finding("noise level", Verdict.OK, said, relative, "of the outputs' spread")
 
 
 def _mu(probe: Probe, place: int, single: Steps | None, along: Steps | None) -> Finding:
@@ -70,8 +74,9 @@ def _mu(probe: Probe, place: int, single: Steps | None, along: Steps | None) -> 
     name = f"mu of {spec.name!r}"
     if single is None or along is None:
         sentence = (
-            "The outputs do not change along it, up to its own spread: no mu makes a gradient. If it has no "
-            "effect, say differentiable=False; if outputs are steps, give samples that lie farther apart."
+            "The outputs do not change along this input, up to its own spread, so no mu gives a gradient. If "
+            "it has no effect, say differentiable=False; if outputs are steps, give samples that lie farther "
+            "apart."
         )
         return Finding(name, Verdict.WARNING, sentence)
     found = Recommendation(spec.name, math.prod(spec.shape), single, along)
@@ -79,22 +84,46 @@ def _mu(probe: Probe, place: int, single: Steps | None, along: Steps | None) -> 
     long_forward, long_central = found.long_directions
     said = (
         f"CGE: forward {single.forward:.1e}, central {single.central:.1e}. Directions of unit "
-        f"length: {along.forward:.1e}, antithetic {along.central:.1e}; Gaussian, Rademacher: "
-        f"{long_forward:.1e}, {long_central:.1e}. Slopes are off by "
-        f"{_percent(single.forward_error)} forward, "
-        f"{_percent(single.central_error)} central."
+        f"length: forward {along.forward:.1e}, central {along.central:.1e}; Gaussian and Rademacher: "
+        f"forward {long_forward:.1e}, central {long_central:.1e}. Expected error of a CGE slope: "
+        f"{_percent(single.forward_error)} forward, {_percent(single.central_error)} central."
     )
     if single.linear:
-        said += " No curvature stands out of the noise: forward steps are as large as the input's spread."
+        said += (
+            " No curvature is distinguishable from noise: forward steps are as long as the input's spread."
+        )
     best = min(single.forward_error, single.central_error, along.forward_error, along.central_error)
     if best > USELESS:
-        said += " Noise drowns the slopes at any mu: lower it, or average over many queries."
+        said += " Noise drowns the slopes at any mu: make the box less noisy, or average over many queries."
         return Finding(name, Verdict.WARNING, said, single.forward, "forward, a coordinate")
     return Finding(name, Verdict.OK, said, single.forward, "forward, a coordinate")
 
 
 def _percent(error: float) -> str:
     return "more than 100 %" if error > 1 else f"{100 * error:.2g} %"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of a ladder: squares of differences there and of the noise, summed over lines and columns.
+
+    Attributes:
+        h: the step.
+        first: of [f(h) - f(-h)] / 2.
+        second: of f(h) - 2 f(0) + f(-h), and no less than rounding makes it.
+        third: of [f(2h) - 2 f(h) + 2 f(-h) - f(-2h)] / 2; 0 at the first step.
+        expected: the noise's variance, by ECnoise.
+        quantised: the noise's variance, by the quantisation of those numbers that move.
+        moving: whether enough numbers move for the sums to say something.
+    """
+
+    h: float
+    first: float
+    second: float
+    third: float
+    expected: float
+    quantised: float
+    moving: bool
 
 
 @dataclass(frozen=True)
@@ -106,14 +135,25 @@ class _Rule:
     noisy: float
     bent: float
 
-    def derivative(self, ladder: Ladder, noise: float) -> float:
-        """The sum of its squares, at the smallest step where it stands out; 0 if it does not."""
-        squares = ladder.second if self.order == 2 else ladder.third
-        level = ladder.smallest_clear(squares, self.factor, noise)
-        if level is None:
+    def difference(self, rung: Rung) -> float:
+        return rung.second if self.order == 2 else rung.third
+
+    def clear(self, rung: Rung, noise: float) -> bool:
+        """Whether the difference is distinguishable from noise of this variance."""
+        return self.difference(rung) > CLEAR**2 * self.factor * noise
+
+    def derivative(self, ladder: list[Rung], noise: float) -> float:
+        """The sum of its squares, at the smallest step where it is clear; 0 if it is nowhere."""
+        # Of few numbers that jump from step to step, the noise is that of more and more as h grows.
+        clear = [self.clear(rung, max(noise, rung.quantised)) for rung in ladder]
+        if not any(clear):
             return 0.0
-        own = self.factor * max(noise, ladder.quantised[level])
-        return (squares[level] - own) / ladder.h[level] ** (2 * self.order)
+        last = clear.index(True)
+        while any(clear[last + 1 : last + 3]):  # one step that is not clear may lie between
+            last += 1 if clear[last + 1] else 2
+        rung = ladder[last]
+        own = self.factor * max(noise, rung.quantised)
+        return (self.difference(rung) - own) / rung.h ** (2 * self.order)
 
     def best(self, noise: float, derivative: float, lines: Lines) -> float:
         """The mu of least error, between the ends of the ladder."""
@@ -123,7 +163,7 @@ class _Rule:
         return min(max(mu, lines.shortest), lines.longest)
 
     def error(self, noise: float, derivative: float, mu: float) -> float:
-        """Its root, summed as the ladder is."""
+        """The root of the square error, summed as in the ladder."""
         return math.sqrt(noise / self.noisy / mu**2 + derivative * mu ** (2 * self.order - 2) / self.bent)
 
 
@@ -132,27 +172,23 @@ CENTRAL = _Rule(3, 2.5, 2.0, 36.0)
 
 
 def recommend(responses: Responses, lines: Lines, noise: np.ndarray) -> Steps | None:
-    """The best steps along lines.
+    """The best steps along lines; None where the outputs do not change along any.
 
     Args:
         responses: what is looked at.
         lines: where.
         noise: `(columns,)`, the noise level of the responses.
-
-    Returns:
-        None where the outputs do not change along any line.
     """
     ladder = climb_down(responses, lines, noise)
     if ladder is None:
         return None
-    square = ladder.noise_at_best()
+    square = _noise_at_best(ladder)
     bend, twist = FORWARD.derivative(ladder, square), CENTRAL.derivative(ladder, square)
     if bend == 0.0:  # all of the second difference is noise
-        square = ladder.second[ladder.nearest(lines.longest)] / 6
+        square = _nearest(ladder, lines.longest).second / 6
     forward, central = FORWARD.best(square, bend, lines), CENTRAL.best(square, twist, lines)
-    near = ladder.nearest(central)
-    slopes = max(ladder.first[near] - 0.5 * square, 1e-6 * square, 1e-300)
-    slope = math.sqrt(slopes) / ladder.h[near]
+    near = _nearest(ladder, central)
+    slope = math.sqrt(max(near.first - 0.5 * square, 1e-6 * square, 1e-300)) / near.h
     return Steps(
         forward,
         central,
@@ -162,49 +198,17 @@ def recommend(responses: Responses, lines: Lines, noise: np.ndarray) -> Steps | 
     )
 
 
-MOVED = 8  # numbers that must move at a step for its differences to be looked at
-CLEAR = 3.0  # a difference counts when its root mean square is so many times what noise alone makes
-BLOCK = 6  # steps of the ladder in one call
+def _noise_at_best(ladder: list[Rung]) -> float:
+    """The noise's variance at the step where forward differences are about best."""
+    best = min(ladder, key=lambda rung: rung.second / rung.h**2 if rung.moving else math.inf)
+    return max(best.second / 14, best.quantised)
 
 
-@dataclass
-class Ladder:
-    """Sums over lines and columns at steps h, largest first: squares of differences, and of the noise."""
-
-    h: list[float]
-    second: list[float]  # [f(h) - 2 f(0) + f(-h)]^2, no less than rounding makes it
-    third: list[float]  # [f(2h) - 2 f(h) + 2 f(-h) - f(-2h)]^2 / 4; NaN on the first step
-    first: list[float]  # [f(h) - f(-h)]^2 / 4
-    expected: list[float]  # s^2 by ECnoise
-    quantised: list[float]  # s^2 by the quantisation of those numbers that move
-    moving: list[bool]  # whether enough numbers move for the sums to say something
-
-    def noise_at_best(self) -> float:
-        """s^2 of the noise at the step where forward differences are about best."""
-        errors = [
-            s / h**2 if m else math.inf for s, h, m in zip(self.second, self.h, self.moving, strict=True)
-        ]
-        level = int(np.argmin(errors))
-        return max(self.second[level] / 14, self.quantised[level])
-
-    def smallest_clear(self, squares: list[float], factor: float, noise: float) -> int | None:
-        """The smallest step at which a difference stands out, the end of an unbroken run of such steps."""
-        # Of few numbers that jump from step to step, the noise is that of more and more as h grows.
-        clear = [s > CLEAR**2 * factor * max(noise, q) for s, q in zip(squares, self.quantised, strict=True)]
-        last = None
-        for level, good in enumerate(clear):
-            if good:
-                last = level
-            elif last is not None and not any(clear[level : level + 2]):
-                break
-        return last
-
-    def nearest(self, mu: float) -> int:
-        """The step nearest to mu."""
-        return int(np.argmin(np.abs(np.log(np.array(self.h) / mu))))
+def _nearest(ladder: list[Rung], mu: float) -> Rung:
+    return min(ladder, key=lambda rung: abs(math.log(rung.h / mu)))
 
 
-def climb_down(responses: Responses, lines: Lines, noise: np.ndarray) -> Ladder | None:
+def climb_down(responses: Responses, lines: Lines, noise: np.ndarray) -> list[Rung] | None:
     """Halve the step, from twice the input's spread on, until noise is all there is.
 
     Args:
@@ -213,15 +217,12 @@ def climb_down(responses: Responses, lines: Lines, noise: np.ndarray) -> Ladder 
         noise: `(columns,)`, the noise level of the responses.
 
     Returns:
-        None where the outputs do not change along any line.
+        The ladder, the largest step first; None where the outputs do not change along any line.
     """
     levels = max(2, 1 + math.ceil(math.log2(lines.longest / lines.shortest)) if lines.shortest > 0 else 48)
     steps = 2 * lines.longest * 2.0 ** -np.arange(levels)
-    measured = responses.probe.measured
-    quanta = [measured.quanta[place] / responses.spread[place] for place in responses.output]
-    zero = responses.along(lines, np.zeros(1))[:, 0]
-    plus: list[np.ndarray] = []
-    minus: list[np.ndarray] = []
+    zero = responses.along(lines, np.zeros(1))
+    plus = minus = np.zeros((len(lines.rows), 0, zero.shape[2]))  # (lines, steps, columns)
     ladder = None
     for start in range(0, levels, BLOCK):
         block = steps[start : start + BLOCK]
@@ -231,43 +232,51 @@ def climb_down(responses: Responses, lines: Lines, noise: np.ndarray) -> Ladder 
             if start == 0:
                 raise
             break
-        plus += list(values[:, : len(block)].transpose(1, 0, 2))
-        minus += list(values[:, len(block) :].transpose(1, 0, 2))
-        # Numbers that never move, a saturated probability, have neither noise nor curvature here.
-        active = np.any([(p != zero) & np.isfinite(p - zero) for p in [*plus, *minus]], axis=0)
-        if not active.any():
+        plus = np.concatenate([plus, values[:, : len(block)]], axis=1)
+        minus = np.concatenate([minus, values[:, len(block) :]], axis=1)
+        ladder = _rungs(responses, steps, zero, plus, minus, noise)
+        if ladder is None:
             return None
-        ladder = _sums(
-            steps, zero, plus, minus, np.where(active, noise, np.nan), responses.rounding, np.array(quanta)
-        )
-        sums = zip(ladder.second[start:], ladder.third[start:], ladder.expected[start:], strict=True)
-        if not any(second > CLEAR**2 * 6 * n or third > CLEAR**2 * 2.5 * n for second, third, n in sums):
+        last = ladder[start:]
+        if not any(FORWARD.clear(rung, rung.expected) or CENTRAL.clear(rung, rung.expected) for rung in last):
             break
     return ladder
 
 
-def _sums(
+def _rungs(
+    responses: Responses,
     steps: np.ndarray,
     zero: np.ndarray,
-    plus: list[np.ndarray],
-    minus: list[np.ndarray],
+    plus: np.ndarray,
+    minus: np.ndarray,
     noise: np.ndarray,
-    rounding: np.ndarray,
-    quanta: np.ndarray,
-) -> Ladder:
-    ladder = Ladder([], [], [], [], [], [], [])
-    enough = min(MOVED, max(1, int(np.isfinite(noise).sum()) // 2))
-    for level, (p, m) in enumerate(zip(plus, minus, strict=True)):
-        second, first = p - 2 * zero + m, (p - m) / 2
-        third = (plus[level - 1] - minus[level - 1]) / 2 - (p - m) if level else np.full_like(p, np.nan)
-        seen = np.isfinite(noise) & np.isfinite(second) & (np.isfinite(third) | (level == 0))
-        least = 6 * float(np.square(np.broadcast_to(rounding, seen.shape)[seen]).sum())
-        ladder.h.append(float(steps[level]))
-        ladder.second.append(max(float(np.square(second[seen]).sum()), least))
-        ladder.third.append(float(np.square(third[seen]).sum()))
-        ladder.first.append(float(np.square(first[seen]).sum()))
-        ladder.expected.append(float(np.square(noise[seen]).sum()))
-        moved = seen & ((p != zero) | (m != zero))
-        ladder.quantised.append(float(np.square(np.broadcast_to(quanta, seen.shape)[moved]).sum()) / 12)
-        ladder.moving.append(int(moved.sum()) >= enough)
-    return ladder
+) -> list[Rung] | None:
+    """The ladder of values at the steps, at their negatives and between them, `(lines, steps, columns)`."""
+    second, first = plus - 2 * zero + minus, (plus - minus) / 2
+    third = np.zeros_like(first)
+    third[:, 1:] = first[:, :-1] - 2 * first[:, 1:]
+    moved = np.isfinite(second) & ((plus != zero) | (minus != zero))
+    # Numbers that never move, a saturated probability, have neither noise nor curvature here.
+    active = moved.any(axis=1, keepdims=True)
+    if not active.any():
+        return None
+    seen = active & np.isfinite(second) & np.isfinite(third)
+    measured = responses.probe.measured
+    quantum = np.array([measured.quanta[place] / responses.spread[place] for place in responses.output])
+    enough = min(MOVED, max(1, int(active.sum()) // 2))
+
+    def summed(values: np.ndarray, where: np.ndarray) -> np.ndarray:
+        return np.where(where, np.square(values), 0.0).sum(axis=(0, 2))
+
+    sums = [
+        summed(first, seen),
+        np.maximum(summed(second, seen), 6 * summed(responses.rounding, seen)),
+        summed(third, seen),
+        summed(noise, seen),
+        summed(quantum, seen & moved) / 12,
+    ]
+    moving = (seen & moved).sum(axis=(0, 2)) >= enough
+    return [
+        Rung(float(steps[level]), *(float(each[level]) for each in sums), moving=bool(moving[level]))
+        for level in range(plus.shape[1])
+    ]

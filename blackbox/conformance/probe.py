@@ -36,10 +36,10 @@ class Measured:
     """What a check found that later ones need.
 
     Attributes:
-        jitter: for each output, the largest difference of equal calls, in its units.
+        jitter: for each output, the largest difference of equal calls, in the output's units.
         quanta: for each output, the step of the grid that its values are on; 0 where there is none.
-        noise: for each output, the noise level in its units; NaN before it is measured.
-        recommendations: one for each differentiable input.
+        noise: for each output, the noise level in the output's units; NaN before it is measured.
+        recommendations: which mu to take, for each differentiable input.
     """
 
     jitter: list[float]
@@ -52,10 +52,10 @@ class Probe:
     """A black box under examination and the rows to examine it with.
 
     Args:
-        box: it; its policy must let failed rows pass while the probe is at work (`keeping`).
+        box: the black box; its policy must let failed rows pass while the probe is at work (`keeping`).
         samples: one array `(rows, *spec.shape)` for each input, at least two rows.
         rows: the most rows that may be run; None for no limit.
-        seed: of everything that is drawn.
+        seed: the seed of everything that is drawn.
         processes: whether checks may start processes.
     """
 
@@ -84,7 +84,7 @@ class Probe:
             OutOfRowsError: they do not fit.
         """
         if rows > self.left:
-            raise OutOfRowsError(f"{rows} rows are needed, {self.left:.0f} are left")
+            raise OutOfRowsError(f"{rows:,} rows needed, {self.left:,.0f} left")
         self.spent += rows
 
     def __call__(self, arrays: Arrays) -> Arrays:
@@ -97,7 +97,7 @@ class Probe:
         return self.uncounted(arrays)
 
     def uncounted(self, arrays: Arrays) -> Arrays:
-        """The same for rows that have been spent already; threads use it."""
+        """The answers to rows that have been counted already; threads ask for them."""
         try:
             with np.errstate(all="ignore"):
                 given = self.box(*arrays)
@@ -106,7 +106,7 @@ class Probe:
         return given if isinstance(given, tuple) else (given,)
 
     def below_the_call(self, arrays: Arrays) -> Outcome:
-        """The rows handed straight to `run_rows`, past the checks that keep NaN and empty batches away.
+        """The outcome of rows that go straight to `run_rows`, past the checks that keep NaN away.
 
         Raises:
             OutOfRowsError, BoxRaisedError.

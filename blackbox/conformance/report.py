@@ -18,7 +18,7 @@ class Verdict(Enum):
     OK = "ok"
     WARNING = "warning"
     FAULT = "fault"
-    SKIPPED = "not applicable"
+    SKIPPED = "skipped"
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,12 @@ class Finding:
     """The outcome of one check.
 
     Attributes:
-        check: its name, such as "batch-mates".
-        verdict: a fault spoils training or breaks the contract; a warning limits what the box can do.
+        check: the name of the check, such as "batch-mates".
+        verdict: how it went. A fault spoils training or breaks the contract; a warning limits how the box
+            can be used.
         sentence: what was seen, and where something is wrong, how to mend it.
-        number: what was measured, None where there is nothing to measure.
-        unit: of the number, in words.
+        number: what was measured; None where there is nothing to measure.
+        unit: the unit of the number, in words.
     """
 
     check: str
@@ -47,10 +48,10 @@ class Steps:
     Attributes:
         forward: mu for forward differences.
         central: mu for central differences.
-        forward_error: expected error of a slope with it, over the slopes' root mean square.
-        central_error: likewise.
-        linear: whether no curvature stood out of the noise, up to the input's own spread; `forward` then is
-            that spread, and smaller steps only let in more noise.
+        forward_error: the expected error of a forward slope, over the slopes' root mean square.
+        central_error: the expected error of a central slope, over the slopes' root mean square.
+        linear: whether no curvature was distinguishable from noise, up to the input's own spread. Then
+            `forward` is that spread, and smaller steps only let in more noise.
     """
 
     forward: float
@@ -62,15 +63,15 @@ class Steps:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What mu to take for one input.
+    """Which mu to take for one input.
 
     Attributes:
-        input: its name.
-        size: how many numbers it has.
-        coordinates: for `CGE`.
-        directions: for unit directions, `RowRGE` "orthogonal" and "sphere"; "gaussian" and
-            "rademacher" ones are longer by the square root of `size`, so their mu is smaller by it:
-            `long_directions`.
+        input: the name of the input.
+        size: how many numbers the input has.
+        coordinates: the steps along single coordinates, for `CGE`.
+        directions: the steps along directions of unit length, for `RowRGE` with "orthogonal" or "sphere".
+            Directions of "gaussian" and "rademacher" are longer by the square root of `size`, so their mu is
+            smaller by as much: `long_directions`.
     """
 
     input: str
@@ -80,7 +81,7 @@ class Recommendation:
 
     @property
     def long_directions(self) -> tuple[float, float]:
-        """The mu of forward and antithetic differences for Gaussian and Rademacher directions."""
+        """The mu of forward and central differences for Gaussian and Rademacher directions."""
         return self.directions.forward / math.sqrt(self.size), self.directions.central / math.sqrt(self.size)
 
 
@@ -92,11 +93,11 @@ class Report:
     """What `check_black_box` found.
 
     Attributes:
-        box: its repr.
-        findings: in the order of the checks.
+        box: the black box's repr.
+        findings: what each check found, in the order of the checks.
         recommendations: which mu to take, for each differentiable input where that could be measured.
         drawn: whether the inputs were standard draws, not samples of the user's.
-        rows: how many rows the checks asked for, other processes' included.
+        rows: how many rows the checks asked for, those of other processes included.
     """
 
     box: str
@@ -148,7 +149,7 @@ class Report:
         faults, warnings = len(self.faults), len(self.warnings)
         said = f"{self.box}: {_count(faults, 'fault')}, {_count(warnings, 'warning')}, {self.rows:,} rows."
         if self.drawn:
-            said += " Inputs were standard draws; real samples say more about your problem."
+            said += " Inputs were standard normal draws; samples of your problem say more."
         return said
 
     def __rich__(self) -> RenderableType:

@@ -19,11 +19,11 @@ class Difference:
     """The largest difference of two answers.
 
     Attributes:
-        relative: over the output's largest number; infinite where NaN stands beside a number.
-        excess: how many times what equal calls differ by; infinite where equal calls are equal.
-        output: its name.
-        row: its row.
-        precision: rounding unit of the output.
+        relative: its size over the output's largest number; infinite where NaN stands beside a number.
+        excess: its size over what equal calls differ by; infinite where equal calls are equal.
+        output: the name of the output.
+        row: the row.
+        precision: the rounding unit of the output.
     """
 
     relative: float
@@ -120,12 +120,13 @@ def determinism(probe: Probe) -> Finding:
         return Finding("determinism", Verdict.WARNING, sentence, worst.relative, "of the output's size")
     if worst.relative <= 200 * worst.precision:
         sentence = (
-            f"Equal calls agree to rounding only: {worst.words()}. Fix threads or atomics for equal bits."
+            f"Equal calls agree to rounding only: {worst.words()}. A fixed number of threads, and sums in a "
+            "fixed order, give equal bits."
         )
         return Finding("determinism", Verdict.WARNING, sentence, worst.relative, "of the output's size")
     sentence = (
-        f"Equal calls give different answers: {worst.words()}. Seed what is random from the input, or set "
-        "deterministic = False, so that no cache keeps one answer of many."
+        f"Equal calls give different answers: {worst.words()}. Seed what is random from the input, or say "
+        "deterministic = False, so that no cache takes one answer for all."
     )
     return Finding("determinism", Verdict.FAULT, sentence, worst.relative, "of the output's size")
 
@@ -140,8 +141,8 @@ def memory(probe: Probe) -> Finding:
     return finding(
         "memory",
         compare(probe, after_other, after_itself),
-        "A call does not hang on the one before",
-        "Answers hang on the call before; start every call from the same state, and fill every buffer anew",
+        "An answer does not depend on the call before",
+        "Answers depend on the call before; start every call from the same state, and fill every buffer anew",
     )
 
 
@@ -159,7 +160,7 @@ def batch_mates(probe: Probe) -> Finding:
     return finding(
         "batch-mates",
         compare(probe, _head(first, kept), _head(second, kept)),
-        "A row's answer does not hang on the rows beside it",
+        "A row's answer does not depend on the rows beside it",
         "A row's answer changes with the rows beside it; take no mean, maximum or step size over rows",
     )
 
@@ -173,7 +174,7 @@ def row_order(probe: Probe) -> Finding:
     return finding(
         "row order",
         compare(probe, tuple(array[order] for array in first), second),
-        "A row's answer does not hang on its place",
+        "A row's answer does not depend on its place in the call",
         "A row's answer changes with its place in the call; use nothing that counts rows",
     )
 
@@ -192,7 +193,7 @@ def batch_size(probe: Probe) -> Finding:
     return finding(
         "batch size",
         max(differences, key=lambda difference: difference.relative),
-        "A row's answer does not hang on how many rows are in its call",
+        "A row's answer does not depend on how many rows are in its call",
         "A row's answer changes with the number of rows; divide by no row count, and compute rows one by one",
     )
 

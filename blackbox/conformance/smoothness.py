@@ -25,7 +25,10 @@ BISECTIONS = 20
 JUMP, BEND = 1e-4, 1e-6  # of an output's spread: no smaller jump is reported, no smaller difference bisected
 LAST = 4  # bisections that decide
 CONSTANT = 2.0  # a jump's second difference falls by less in all of them
-KINK = (1.7, 8.0)  # what a kink's falls by in any two of them: 4, as it comes to lie; a smooth function's 16
+KINK = (
+    1.7,
+    8.0,
+)  # a kink's falls by 2 to 8 in any two of them, by where it lies; a smooth one's by 16
 CLEAR = 8.0  # times the last difference, which may be noise
 BESIDE, CALM = 5, 0.2  # points on either side of a place, and what their differences may be beside its own
 
@@ -76,7 +79,8 @@ def _finding(responses: Responses, found: list[tuple[str, Rough]], where: str) -
             f"Output {responses.probe.box.outputs[worst.output].name!r} jumps by {worst.jump:.2g} along "
             f"{name!r}, {abs(worst.length):.3g} from a sample; found {_count(len(jumps), 'jump')} {where}. A "
             "difference across a jump is no slope. Look for an if, an impact, a table, a mesh or a number of "
-            "iterations that changes; smooth it, or take a mu that spans many jumps."
+            "iterations that changes, and smooth it if you can. The mu above is for slopes between jumps; one "
+            "that is much larger averages over them."
         )
         return Finding("smoothness", Verdict.WARNING, sentence, len(jumps), "jumps")
     kinks = f"{_count(len(found), 'kink')}, which finite differences average over," if found else "no kink"
