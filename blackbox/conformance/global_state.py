@@ -148,8 +148,8 @@ def _random(probe: Probe, changed: list[str]) -> Finding:
         )
         return Finding(name, Verdict.FAULT, sentence, len(changed), "generators")
     sentence = (
-        f"A call draws from the global generator of {', '.join(changed)}: answers change with all that draws "
-        "from it before. Use a generator of your own."
+        f"A call draws from the global generator of {', '.join(changed)}: what other code draws from it "
+        "then depends on the number of calls. Use a generator of your own."
     )
     return Finding(name, Verdict.WARNING, sentence, len(changed), "generators")
 

@@ -79,8 +79,8 @@ def _finding(responses: Responses, found: list[tuple[str, Rough]], where: str) -
             f"Output {responses.probe.box.outputs[worst.output].name!r} jumps by {worst.jump:.2g} along "
             f"{name!r}, {abs(worst.length):.3g} from a sample; found {_count(len(jumps), 'jump')} {where}. A "
             "difference across a jump is no slope. Look for an if, an impact, a table, a mesh or a number of "
-            "iterations that changes, and smooth it if you can. The mu above is for slopes between jumps; one "
-            "that is much larger averages over them."
+            "iterations that changes, and smooth it if you can. The mu above is for slopes between jumps; a "
+            "much larger one averages over them."
         )
         return Finding("smoothness", Verdict.WARNING, sentence, len(jumps), "jumps")
     kinks = f"{_count(len(found), 'kink')}, which finite differences average over," if found else "no kink"

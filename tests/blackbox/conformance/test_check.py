@@ -59,8 +59,8 @@ def test_samples_may_be_arrays_or_tensors_and_are_not_changed():
 
 
 def test_standard_draws_are_said_to_be_such():
-    assert "real samples say more" in check(Good(), rows=200).summary()
-    assert "real samples" not in check(Good(), draws(8, 3), rows=200).summary()
+    assert "samples of your problem say more" in check(Good(), rows=200).summary()
+    assert "standard normal draws" not in check(Good(), draws(8, 3), rows=200).summary()
 
 
 def test_two_samples_are_enough():

@@ -26,7 +26,15 @@ from tests.blackbox.conformance.broken_boxes import (
 from tests.blackbox.conformance.probes import draws, probing
 
 
-@pytest.mark.parametrize("broken", IN_PROCESSES, ids=["settings", "rebuilt", "zero", "huge"])
+SETTINGS, REBUILT, ZERO, HUGE = IN_PROCESSES
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [SETTINGS, pytest.param(REBUILT, marks=SLOW), pytest.param(ZERO, marks=SLOW), HUGE],
+    ids=["settings", "rebuilt", "zero", "huge"],
+)
 def test_faults_that_show_only_there(broken):
     with probing(broken.make(), draws(4, 3), processes=True) as probe:
         found = process_safety(probe) if broken.check != "extreme inputs" else [extreme_inputs(probe)]
@@ -44,6 +52,7 @@ def test_two_processes_that_share_a_file(tmp_path):
     assert "scratch folder" in safe.sentence
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_has_answered_until_then():
     calm, huge = (draws(2, 3),), (np.full((1, 3), 1e30, np.float32),)
     (reply,) = in_process(pickle.dumps(KilledByHuge()), [calm, calm, huge, calm], workers=1)
@@ -73,6 +82,7 @@ def test_a_class_typed_into_a_script_is_no_class_elsewhere(monkeypatch):
     assert isinstance(pickled(CannotBeRebuilt()), bytes)
 
 
+@pytest.mark.slow
 def test_the_parent_s_main_is_not_run_again(tmp_path):
     """A script without a guard, as people write them: `multiprocessing` would start it once more."""
     (tmp_path / "boxes.py").write_text(
