@@ -1,4 +1,4 @@
-"""Networks x evaluators x estimators against finite differences, on two steps, weights moved in between.
+"""Networks x evaluators x estimators against finite differences, on several steps, weights moved in between.
 
 The fast part takes every network through every evaluator once, in chunks that move weights of one layer; the
 slow part takes all estimators and chunk sizes.
