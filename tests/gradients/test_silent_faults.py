@@ -24,6 +24,7 @@ from tests.gradients.networks import (
     against_the_last,
     centred,
     next_row,
+    noisy,
     weighted_error,
 )
 from tests.gradients.trials import names_a_part, of_the_library, off, trial
@@ -574,13 +575,36 @@ def test_rows_that_mix_later_in_single_precision(done, evaluator):
     assert (found - truth).norm() <= 0.05 * truth.norm(), (found - truth).norm() / truth.norm()
 
 
+class Sine(BlackBoxFunction):
+    inputs = (ArraySpec("x", shape=(3,)),)
+    outputs = (ArraySpec("y", shape=(3,)),)
+
+    def evaluate_rows(self, x: np.ndarray) -> np.ndarray:
+        return np.sin(x)
+
+
+def spread(output: Tensor) -> Tensor:
+    """No rule says how a change passes through it."""
+    return output.var(dim=1)
+
+
+def boxed(output: Tensor) -> Tensor:
+    """A black box behind the network gets the rows of all variants."""
+    return (Sine()(output) * torch.linspace(0.5, 1.5, 3, dtype=output.dtype)).sum(dim=1)
+
+
 @pytest.mark.parametrize("evaluator", ["auto", "difference"])
-def test_a_loss_behind_the_output_that_mixes_rows_later(evaluator):
-    """`Tensor.var` has no rule, so the loss is evaluated on the outputs of all variants at once."""
+@pytest.mark.parametrize(
+    "wakes", [centred, next_row, against_the_last, noisy], ids=lambda done: done.__name__
+)
+@pytest.mark.parametrize("last", [spread, boxed], ids=["without rules", "a black box"])
+def test_a_loss_behind_the_output_that_mixes_or_draws_later(last, wakes, evaluator):
+    """Where no rules lead to the loss, it is evaluated on the outputs of variants, at once or in turn."""
     strength = 0.0
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
-        return (output - strength * output.mean(dim=0)).var(dim=1) + (output - target).square().mean(dim=1)
+        seen = output + strength * wakes(output) if strength > 0 else output
+        return last(seen) + (seen - target).square().mean(dim=1)
 
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)).double()
@@ -592,6 +616,7 @@ def test_a_loss_behind_the_output_that_mixes_rows_later(evaluator):
             batch = torch.randn(6, 6).double(), torch.randn(6, 1).double()
             network.zero_grad()
             truth = finite_differences.gradient(objective, network, batch, seed=0)
+            finite_differences.seed_everything(0)
             gradient.backward(batch)
             assert off([p.grad for p in network.parameters()], truth) <= 1, f"strength {strength}"
 
