@@ -54,7 +54,7 @@ OWNERS = [
 ]
 
 
-@pytest.mark.parametrize("chunk", [5, 24, 33, None])
+@pytest.mark.parametrize("chunk", [5, None])
 @pytest.mark.parametrize("name", OWNERS)
 def test_a_module_with_weights_that_draws_or_mixes_is_right_in_chunks_of_any_size(name, chunk):
     """Where a chunk moves no weight of the module, its forward runs on the rows of all variants."""
@@ -105,11 +105,10 @@ def test_what_wakes_at_a_later_step_is_found_and_the_module_named(name):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("rising ")])
-@pytest.mark.parametrize("evaluator", ["stacked", "auto"])
-def test_pairs_of_opposite_steps_hide_nothing(name, evaluator):
+def test_pairs_of_opposite_steps_hide_nothing(name):
     """To a variant that moves nothing the means over antithetic neighbours are those of the base."""
     for estimator in (zo.RGE(1e-5, q=4, central=True), zo.CGE(1e-5, central=True)):
-        assert trial(CASES[name], estimator, evaluator, 4096, output_loss=False).right
+        assert trial(CASES[name], estimator, "stacked", 4096, output_loss=False).right
 
 
 # ------------------------------------------------------------------- 1.3: weights written in a forward
