@@ -21,7 +21,7 @@ from blackbox import ArraySpec, BlackBoxFunction
 from tests.zo.row_boxes import weights
 from zo.tangents.models.student import StudentTangent
 from zo.tangents.pairs import CallPairs, together
-from zo.tangents.trust.policy import TrustPolicy
+from zo.tangents.trust import TrustPolicy
 
 LOSSES = ("squared", "kl", "kl-logits", "labels")
 

@@ -182,7 +182,7 @@ def test_trust_falls_as_the_box_is_learned():
     assert all(each[0] is None for each in errors)
     assert min(errors[0][1:]) > 0.5 and max(errors[3][1:]) < 1e-6
     errors_of_calls = {"tangent_error_call_2", "tangent_error_call_3"}
-    assert gradient.metrics().keys() == {"tangent_error", "tangent_probes", *errors_of_calls}
+    assert gradient.metrics().keys() == {"tangent_error", "tangent_rows", "tangent_probes", *errors_of_calls}
     assert gradient.metrics()["tangent_error"] == gradient.trust_of_step < 1e-6
 
 

@@ -117,8 +117,11 @@ class DifferentiableBox:
 
     def state_dict(self) -> dict[str, Any]:
         """Seed, counts (the draws hang on the calls among them), and what the tangent has learned."""
-        own = self.tangent
-        learned = None if own is None else {"kind": repr(own), "state": own.state_dict()}
+        rows = self._tangent
+        learned = None
+        if rows is not None:
+            state, units = rows.tangent.state_dict(), rows.units.state_dict()
+            learned = {"kind": repr(rows.tangent), "state": state, "units": units}
         return {"seed": self.seed, "counts": asdict(self.counts), "tangent": learned}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -132,6 +135,7 @@ class DifferentiableBox:
         refuse_other_run("differentiable", {"seed": self.seed, "tangent": repr(self.tangent)}, saved)
         if self._tangent is not None and learned is not None:
             self._tangent.tangent.load_state_dict(learned["state"])
+            self._tangent.units.load_state_dict(learned["units"])
         self.counts = RowCounts(**state["counts"])
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from blackbox.checks import check_choice, check_count, check_positive
 from zo.draws import Key
 from zo.errors import ConfigurationError
-from zo.tangents.models.products import Rows, pulled_back, pushed_forward
+from zo.tangents.models.model import Rows, pulled_back, pushed_forward
 from zo.tangents.models.student_learner import Learner
 from zo.tangents.models.student_losses import LOSSES, Shape
 from zo.tangents.pairs import CallPairs
