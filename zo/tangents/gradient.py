@@ -100,7 +100,7 @@ class TangentGradient:
         probes: how many, while there is trust; 0 where all tangents learn from values alone,
             or not at all.
         mu: standard deviation by which a probe moves each weight. Results hardly depend on it: only the
-            box is linearised. Responses must stand out of its rounding and noise.
+            box is linearised. Responses must be distinguishable from its rounding and noise.
         max_rows: what a step may cost on average when trust is lost, in multiples of the rows of a
             first-order step: 1 for the base, 1 for each probe, and 1 for a check. None for 3.5, which allows
             two probes, or for what `probes` take.
