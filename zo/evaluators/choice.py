@@ -82,6 +82,11 @@ class Serving:
         own = [kind for kind in self.numbers if kind.endswith(_mode(training))]
         return not own or any(kind in self.unchecked for kind in own)
 
+    def name_for(self, queries: Perturbation, training: bool) -> str:
+        """The class of what serves some queries."""
+        number = self.numbers.get(_kind(queries, training), len(self.evaluators) - 1)
+        return type(self.evaluators[number]).__name__
+
     def changes(self, base: Base, *, by_loop: bool = False) -> Changes:
         """The function that evaluates a step's queries, each kind by what serves it; or all by `Loop`."""
         begun: dict[int, Changes] = {}
