@@ -13,7 +13,6 @@ from torch import Tensor
 import zo
 from benchmarks.protocol import Spread, spreads
 from benchmarks.query_speed.problems import Block, Timed
-from zo.evaluators.difference.compiling import Compiled
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.memory import measured
 from zo.evaluators.preserved import Snapshot
@@ -21,7 +20,7 @@ from zo.perturbation import Coordinates
 
 BASELINE = "published"
 # Relative to the float64 differences, over the coordinates of a block, beside the rounding of a loss. What
-# bfloat16 loses is within it; a wrong evaluator is not.
+# rounding loses is within it; a wrong evaluator is not.
 SAME = 0.25
 
 TOGETHER = 8  # queries of one tensor that follow each other
@@ -150,10 +149,6 @@ def _peak(contender: Contender, timed: Timed, queries: Coordinates, base: Tensor
         contender.evaluator.changes(timed.problem, queries, base)
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - held
-    Compiled.unfused = True  # what a program makes inside is not seen, so this is more than it takes
-    try:
-        with measured(True) as peak:
-            contender.evaluator.changes(timed.problem, queries, base)
-    finally:
-        Compiled.unfused = False
+    with measured(True) as peak:
+        contender.evaluator.changes(timed.problem, queries, base)
     return peak.peak
