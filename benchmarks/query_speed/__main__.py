@@ -1,7 +1,7 @@
 """Microseconds of a query by evaluator and block, beside two plain loops with feature reuse.
 
     python -m benchmarks.query_speed --preset ci       small networks, seconds; it shows that it runs
-    python -m benchmarks.query_speed --preset small    four networks in training and evaluation mode, some blocks
+    python -m benchmarks.query_speed --preset small    four networks in both modes, some of their blocks
     python -m benchmarks.query_speed --preset paper    all networks whole, several batch sizes; hours on a CPU
 
 On the CPU with one thread, and on CUDA where there is one. Contenders take turns in one process; each is held
@@ -51,7 +51,12 @@ CPU: dict[str, tuple[Case, ...]] = {
     ),
     "small": tuple(
         Case(network, rows, blocks, (*PLAIN, named.DIFFERENCE, named.EXACT), 3, training)
-        for network, rows, blocks in (("resnet20", 64, 6), ("resnet56", 64, 3), ("dncnn", 16, 3), ("wake", 16, 3))
+        for network, rows, blocks in (
+            ("resnet20", 64, 6),
+            ("resnet56", 64, 3),
+            ("dncnn", 16, 3),
+            ("wake", 16, 3),
+        )
         for training in (True, False)
     ),
     "paper": tuple(

@@ -1,4 +1,4 @@
-"""Who is timed: two plain loops with feature reuse, and every evaluator; and how many queries each gets at once."""
+"""Who is timed: plain loops with feature reuse, and every evaluator; how many queries each gets at once."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ import zo
 from benchmarks import accuracy_vs_mu, figure5_feature_reuse, protocol
 from benchmarks.protocol import Spread
 from benchmarks.query_speed import __main__ as query_speed
-from benchmarks.query_speed.baselines import InPlace, Published
 from benchmarks.query_speed.__main__ import PLAIN
+from benchmarks.query_speed.baselines import InPlace, Published
 from benchmarks.query_speed.measuring import BlockTimes, Contender, WrongAnswerError, measure, uniform_mean
 from benchmarks.query_speed.problems import make
 from zo.evaluators.evaluator import Evaluator, Problem

@@ -13,7 +13,7 @@ import zo
 from tasks.wake_flow import networks as wake
 from tests.oracles.layers import LAYERS, NETWORKS, Case
 from tests.oracles.test_stacked import coordinates
-from zo.evaluators.difference import evaluator
+from zo.evaluators.difference import evaluator as deciding
 from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.difference.recorder import NotReadable
 from zo.evaluators.evaluator import Problem
@@ -136,7 +136,7 @@ def base_of(problem: Problem) -> torch.Tensor:
 def way(request, monkeypatch):
     """Changes to the end, as small activations are sent; or new values, as large ones are."""
     if request.param == "values":
-        monkeypatch.setattr(evaluator, "LARGE", 0)
+        monkeypatch.setattr(deciding, "LARGE", 0)
     return request.param
 
 
@@ -166,7 +166,7 @@ def test_every_network_in_float64(case, way, training):
 
 @pytest.mark.parametrize("case", [*NETWORKS, *OWN], ids=str)
 def test_values_from_activations_that_were_dropped_are_the_same_bits(case, monkeypatch):
-    monkeypatch.setattr(evaluator, "LARGE", 0)
+    monkeypatch.setattr(deciding, "LARGE", 0)
     problem = problem_of(case, torch.float64, True)
     if case.name in UNREAD:
         return

@@ -1,4 +1,4 @@
-"""Convolutions of a recording in channels-last memory, several times as fast on a CPU as in PyTorch's default.
+"""Convolutions of a recording in channels-last memory, faster on a CPU than in PyTorch's default.
 
 The values are the same to rounding. The base's are computed again in that format, so that a pass and the base
 run the same kernels, and what a weight does not move cancels to the bit where losses are subtracted.
@@ -98,7 +98,7 @@ def _last(tensor: Tensor) -> Tensor:
     if tensor.shape[1] > 1:
         return tensor.contiguous(memory_format=torch.channels_last)
     # With one channel both formats are the same memory; PyTorch tells them apart by strides.
-    count, _, height, width = tensor.shape
+    *_, height, width = tensor.shape
     return tensor.contiguous().as_strided(tensor.shape, (height * width, 1, width, 1))
 
 

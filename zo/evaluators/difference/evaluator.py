@@ -45,19 +45,19 @@ class Difference(Evaluator):
     How a query is sent follows from the sizes of the activations behind its weight and from the device,
     the same in every step and process. On a CPU, where one of them is larger than 128 KiB, one query runs
     at a time, and from where its change has spread to all channels the functions themselves run on the new
-    values: that takes a third of the time, and the losses are subtracted, so small differences are rounded
-    as in `loop`. All other queries are changes to the end, with `variants` set all of them.
+    values: that takes half of the time or less, and the losses are subtracted, so differences are rounded as
+    in `loop`. All other queries are changes to the end: those of small activations, those of steps below the
+    root of the float's precision (3.5e-4 in float32), which losses do not resolve, and all on a GPU.
 
-    It serves coordinates. Directions change every layer, so `along_directions` says who serves them. A loss
-    that has no rules gets output and change together (`Tail`): a black box behind the network sees
-    base + difference on the rows of all variants.
+    It serves coordinates. Directions change every layer, so they go to `stacked`; where `along_directions`
+    says so, `loop` is faster. A loss that has no rules gets output and change together (`Tail`): a black box
+    behind the network sees base + difference on the rows of all variants.
 
     Results are equal to the bit for equal chunks and equal settings.
 
     Args:
-        variants: queries of one layer that run together, as changes to the end: for a mu so small that
-            losses cannot be subtracted, `variants=1` is exact and takes the least memory. None for what
-            suits the sizes and the device.
+        variants: queries of one layer that run together, all as changes to the end: `variants=1` is exact at
+            any mu and takes the least memory. None for what suits the sizes and the device.
         memory: bytes of base activations that are kept between queries, others being computed again; and,
             on a GPU, roughly what the changes of a pass may take where `variants` is None.
 
@@ -82,8 +82,8 @@ class Difference(Evaluator):
     def begin(self, problem: Problem, base: Tensor) -> Callable[[Perturbation], Tensor]:
         """Record the base run of a step; gives a function from perturbations to changes of the losses.
 
-        That function takes `Coordinates` or `Directions` and gives `(queries, rows)`; it and `begin` are called
-        under `no_grad`, with the random state that the base evaluation started from.
+        That function takes `Coordinates` or `Directions` and gives `(queries, rows)`; both are called under
+        `no_grad`, with the random state that the base evaluation started from.
 
         Args:
             problem: of the step; its objective is an `OutputLoss`.
@@ -98,7 +98,7 @@ class Difference(Evaluator):
     def changes(self, problem: Problem, perturbation: Perturbation, base: Tensor) -> Tensor:
         """See `Evaluator.changes`; the recording of a problem is kept until the next problem's."""
         if not isinstance(perturbation, Coordinates):
-            return _along(problem, perturbation, base)
+            return Stacked().changes(problem, perturbation, base)
         if not self._last or self._last[0][0]() is not problem:
             self._last.clear()  # its memory, before another takes as much
             recording = self._recorded(problem, base)
@@ -116,7 +116,7 @@ class Difference(Evaluator):
 
     def bytes_per_query(self, problem: Problem, perturbation: Perturbation, base: int) -> int:
         """None: passes have a size of their own; directions take what they take in `stacked`."""
-        if isinstance(perturbation, Coordinates) or along_directions(problem, base) == "loop":
+        if isinstance(perturbation, Coordinates):
             return 0
         return Stacked().bytes_per_query(problem, perturbation, base)
 
@@ -141,27 +141,37 @@ class Difference(Evaluator):
         self, problem: Problem, recording: Recording, perturbation: Perturbation, base: Tensor
     ) -> Tensor:
         if not isinstance(perturbation, Coordinates):
-            return _along(problem, perturbation, base)
+            return Stacked().changes(problem, perturbation, base)
         which, local = problem.parameters.locate(perturbation.indices)
         found = base.new_zeros(len(perturbation), len(base))
         with comparable(problem.network):
             for number in which.unique().tolist():
-                weight = problem.parameters.tensors[number]
-                together, large = self._pass(recording, number, weight.device)
-                for some in torch.nonzero(which == number).flatten().split(together):
+                weight, own = problem.parameters.tensors[number], torch.nonzero(which == number).flatten()
+                resolved = float(perturbation.steps[own].abs().max()) >= torch.finfo(weight.dtype).eps ** 0.5
+                together, large = self._pass(recording, number, weight.device, resolved)
+                for some in own.split(together):
                     steps = perturbation.steps[some].to(weight.device, weight.dtype)
                     change = Entries(local[some].to(weight.device), steps, weight.shape)
                     found[some.to(found.device)] = send(recording, number, change, large, base)
         return found
 
-    def _pass(self, recording: Recording, number: int, device: torch.device) -> tuple[int, int | None]:
-        """How many variants of a parameter run together, and from which size on values are computed anew."""
+    def _pass(
+        self, recording: Recording, number: int, device: torch.device, resolved: bool
+    ) -> tuple[int, int | None]:
+        """How many variants of a parameter run together, and from which size on values are computed anew.
+
+        Args:
+            recording: of the base.
+            number: of the parameter.
+            device: where it is.
+            resolved: whether losses may be subtracted.
+        """
         if self.variants is not None:
             return self.variants, None
         widest = recording.widest(number)
         if device.type != "cpu":
             return max(1, min(MOST, self.memory // TEMPORARIES // widest)), None
-        if widest > LARGE:
+        if widest > LARGE and resolved:
             return 1, LARGE
         return max(1, min(MOST, CACHED // widest)), None
 
@@ -178,10 +188,6 @@ def along_directions(problem: Problem, peak: int) -> str:
     """
     on_cpu = all(tensor.device.type == "cpu" for tensor in problem.parameters.tensors)
     return "loop" if on_cpu and peak > STACKED else "stacked"
-
-
-def _along(problem: Problem, directions: Perturbation, base: Tensor) -> Tensor:
-    return Stacked().changes(problem, directions, base)
 
 
 def _compare(problem: Problem, recorded: Tensor, base: Tensor) -> None:

@@ -27,7 +27,7 @@ from zo.evaluators.difference.registry import Argument
 
 @dataclass(frozen=True)
 class Anew:
-    """The value of a recorded tensor in the one variant of a pass, and whether nothing else has its memory."""
+    """The value of a recorded tensor in a pass of one variant, and whether it has its memory for itself."""
 
     value: Tensor
     own: bool = False

@@ -107,7 +107,11 @@ class Images(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.c = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+        self.a, self.b, self.c = (
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.Conv2d(8, 4, 1),
+        )
         self.norms = nn.ModuleList([nn.BatchNorm2d(8), nn.BatchNorm2d(8)])
         self.drop, self.head = nn.Dropout(0.2), nn.Linear(4 * 256, 3)
 
@@ -152,12 +156,23 @@ def test_large_activations_are_as_accurate_as_loop_and_leave_what_does_not_move(
     # The same weights in float32 and float64: what is left is rounding.
     looped = (Loop().losses(problem, queries) - base).double().mean(1)
     error, own = (looped - true).norm(), (found.double().mean(1) - true).norm()
-    assert own <= 1.5 * error
+    assert own <= 2 * error
     assert own <= 1e-2 * true.norm()
-    exact = (zo.Difference(variants=1).begin(problem, base)(queries).double().mean(1) - true).norm()
-    assert exact <= 1e-4 * true.norm()
     still = Coordinates(indices, torch.zeros(40))
     assert torch.equal(changes(still), torch.zeros(40, 32))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("variants", "mu"), [(1, 1e-3), (None, 1e-6)])
+def test_changes_of_large_activations_are_exact_where_losses_cannot_be_subtracted(variants, mu):
+    wide, indices, wide_base = large(torch.float64, True)
+    steps = torch.full((40,), mu)
+    true = Loop().losses(wide, Coordinates(indices, steps.double())).mean(1) - wide_base.mean()
+    problem, indices, base = large(torch.float32, True)
+    found = (
+        zo.Difference(variants=variants).begin(problem, base)(Coordinates(indices, steps)).double().mean(1)
+    )
+    assert (found - true).norm() <= 1e-4 * true.norm()
 
 
 @torch.no_grad()
