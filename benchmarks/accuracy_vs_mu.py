@@ -6,9 +6,10 @@
 
 A loop subtracts two losses, and what rounding left in both is divided by mu; so does `difference` where
 activations are large and mu is not small. With `variants=1` it carries the change itself to the loss, and its
-error does not depend on mu. The truth is the finite difference at the same mu, not the derivative: loop in float64, of the same
-float32 weights, moved by the same steps ((w + mu) - w in float32). In bfloat16 loop runs under autocast, with
-float32 weights. Writes `results/accuracy_vs_mu.json` and `.png` (with `-PRESET` where it is not "small").
+error does not depend on mu. The truth is the finite difference at the same mu, not the derivative: loop in
+float64, of the same float32 weights, moved by the same steps ((w + mu) - w in float32). In bfloat16 loop runs
+under autocast, with float32 weights. Writes `results/accuracy_vs_mu.json` and `.png` (with `-PRESET` where it
+is not "small").
 """
 
 from __future__ import annotations

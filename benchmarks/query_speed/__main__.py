@@ -38,7 +38,7 @@ class Case:
     contenders: tuple[str, ...]
     rounds: int = 5
     training: bool = True
-    checked: int = 4
+    checked: int = 2
     width: int | None = None
     together: int = named.TOGETHER
 
