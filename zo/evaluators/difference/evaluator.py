@@ -25,7 +25,7 @@ LARGE = 2**17  # beyond, values anew cost less than changes
 CACHED = 2**20  # of all variants of a pass, which then stay in the cache
 MOST = 32  # variants of a pass
 # Of a base evaluation on a CPU: beyond, the variants of a stacked chunk fall out of the caches.
-STACKED = 2**22
+STACKED = 2**19
 LOSS_ROUNDING = 1000  # units in the last place by which recorded losses may be off the base's
 OTHER_KERNELS = 1e-3  # of a loss of order one: a GPU's library may choose others, of lower precision
 TEMPORARIES = 6  # tensors of the widest change's size that a rule holds at once
