@@ -1,6 +1,6 @@
 """The networks that queries are timed on: ResNets, the wake's corrector, a denoiser, a transformer.
 
-Inputs are drawn, for the time of a query does not hang on what is seen; weights are first weights, and
+Inputs are drawn, for the time of a query does not depend on what is seen; weights are first weights, and
 labels are drawn too.
 """
 

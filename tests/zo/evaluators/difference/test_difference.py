@@ -227,7 +227,7 @@ def test_rows_that_fail_in_the_box_behind_drop_their_queries():
 
 
 class WithMask(nn.Module):
-    """Gives beside its output what hangs on no weight: a factor of the input's, and a mask."""
+    """Gives beside its output what depends on no weight: a factor of the input's, and a mask."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import zo
 from tests.zo.evaluators.difference.test_difference import batch, made, mlp, problem_of, squared
+from zo.evaluators.difference.registry import RULES
 from zo.evaluators.evaluator import Unservable
 from zo.evaluators.loop import Loop
 from zo.perturbation import Coordinates
@@ -173,6 +174,36 @@ def test_changes_of_large_activations_are_exact_where_losses_cannot_be_subtracte
         zo.Difference(variants=variants).begin(problem, base)(Coordinates(indices, steps)).double().mean(1)
     )
     assert (found - true).norm() <= 1e-4 * true.norm()
+
+
+class Striding(nn.Module):
+    """A module with a rule of its own, whose forward takes images in PyTorch's default memory format alone."""
+
+    def forward(self, x):
+        return x.view(len(x), -1).square()
+
+
+@torch.no_grad()
+def test_a_module_that_takes_one_memory_format_gets_it(monkeypatch):
+    monkeypatch.setitem(RULES, Striding, None)  # so that it is taken out again
+
+    @zo.difference_rule(Striding)
+    def rule(call, parameters, input):
+        return (input.change * (2 * input.base + input.change)).flatten(2)
+
+    network = made(
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), Striding(), nn.Linear(576, 2)
+        )
+    )
+    data = torch.randn(64, 1, 16, 16, generator=torch.Generator().manual_seed(0)), torch.zeros(64, 2)
+    problem = problem_of(network, zo.OutputLoss(squared), data)
+    queries = Coordinates(torch.arange(0, 180, 9), torch.full((20,), 1e-2))
+    base = problem.objective(network, data)
+    true = Loop().losses(problem, queries) - base
+    found = zo.Difference().begin(problem, base)(queries)
+    assert torch.allclose(found, true, rtol=1e-3, atol=2e-5 * float(base.max()))
+    assert true.abs().max() > 1e-3
 
 
 @torch.no_grad()
