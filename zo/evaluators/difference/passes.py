@@ -140,11 +140,9 @@ def _may_write(recording: Recording, place: int, found: Found) -> bool:
     """Whether a call may write its result over its first argument, which no one else reads."""
     node = recording.nodes[place]
     first = node.args[0] if node.args else None
-    if (
-        node.call.function not in IN_PLACE
-        or not isinstance(first, Ref)
-        or recording.is_read_later(first, place)
-    ):
+    if node.call.function not in IN_PLACE or not isinstance(first, Ref):
+        return False
+    if recording.is_read_again(first, place):
         return False
     target, output = found.get(first), node.call.output
     if not isinstance(target, Anew) or not target.own:

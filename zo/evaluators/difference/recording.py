@@ -85,8 +85,8 @@ class Recording:
                 if self.last[other] <= place and other not in ends:
                     self.nodes[other].call.forget()
 
-    def is_read_later(self, ref: Ref, place: int) -> bool:
-        """Whether a tensor that a call reads is read once more: by the same call, a later one or at the end."""
+    def is_read_again(self, ref: Ref, place: int) -> bool:
+        """Whether what a call reads is read once more: by the same call, by a later one or at the end."""
         times = [own.node for own in self.nodes[place].refs].count(ref.node)
         return times > 1 or self.last[ref.node] > place or ref.node in self._ends
 

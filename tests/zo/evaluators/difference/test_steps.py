@@ -177,7 +177,7 @@ def test_changes_of_large_activations_are_exact_where_losses_cannot_be_subtracte
 
 
 class Striding(nn.Module):
-    """A module with a rule of its own, whose forward takes images in PyTorch's default memory format alone."""
+    """A module with a rule of its own, whose forward takes PyTorch's default memory format alone."""
 
     def forward(self, x):
         return x.view(len(x), -1).square()
