@@ -26,6 +26,7 @@ CACHED = 2**20  # of all variants of a pass, which then stay in the cache
 MOST = 32  # variants of a pass
 # Of a base evaluation on a CPU: beyond, the variants of a stacked chunk fall out of the caches.
 STACKED = 2**19
+RESOLVED = 10  # units in the last place of the losses, below which subtracted ones are mostly rounding
 LOSS_ROUNDING = 1000  # units in the last place by which recorded losses may be off the base's
 OTHER_KERNELS = 1e-3  # of a loss of order one: a GPU's library may choose others, of lower precision
 TEMPORARIES = 6  # tensors of the widest change's size that a rule holds at once
@@ -46,8 +47,9 @@ class Difference(Evaluator):
     the same in every step and process. On a CPU, where one of them is larger than 128 KiB, one query runs
     at a time, and from where its change has spread to all channels the functions themselves run on the new
     values: that takes half of the time or less, and the losses are subtracted, so differences are rounded as
-    in `loop`. All other queries are changes to the end: those of small activations, those of steps below the
-    root of the float's precision (3.5e-4 in float32), which losses do not resolve, and all on a GPU.
+    in `loop`. All other queries are changes to the end: those of small activations; those that change the
+    losses by less than ten units in the last place, found by trying; those of steps below the root of the
+    float's precision (3.5e-4 in float32), which are not even tried; and all on a GPU.
 
     It serves coordinates. Directions change every layer, so they go to `stacked`; where `along_directions`
     says so, `loop` is faster. A loss that has no rules gets output and change together (`Tail`): a black box
@@ -152,7 +154,10 @@ class Difference(Evaluator):
                 for some in own.split(together):
                     steps = perturbation.steps[some].to(weight.device, weight.dtype)
                     change = Entries(local[some].to(weight.device), steps, weight.shape)
-                    found[some.to(found.device)] = send(recording, number, change, large, base)
+                    changed = send(recording, number, change, large, base)
+                    if large is not None and not _resolved(changed, base, weight.dtype):
+                        changed = send(recording, number, change, None, base)
+                    found[some.to(found.device)] = changed
         return found
 
     def _pass(
@@ -188,6 +193,12 @@ def along_directions(problem: Problem, peak: int) -> str:
     """
     on_cpu = all(tensor.device.type == "cpu" for tensor in problem.parameters.tensors)
     return "loop" if on_cpu and peak > STACKED else "stacked"
+
+
+def _resolved(changes: Tensor, base: Tensor, dtype: torch.dtype) -> bool:
+    """Whether changes of subtracted losses are more than what rounding makes of them."""
+    rows = torch.isfinite(base) & torch.isfinite(changes[0])
+    return bool(changes[0][rows].norm() >= RESOLVED * torch.finfo(dtype).eps * base[rows].norm())
 
 
 def _compare(problem: Problem, recorded: Tensor, base: Tensor) -> None:
