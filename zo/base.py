@@ -102,8 +102,8 @@ def evaluate_base(
         survived = survivors(base, step, causes)
         if versions != [tensor._version for tensor in tensors(batch)]:
             raise ObjectiveError(
-                "batch: expected a forward that leaves its input as it is, got one that writes to a tensor of "
-                "the batch in place, so that each query would see another batch. Let it begin with a clone."
+                "batch: expected a forward that leaves its input as it is, got one that writes to a tensor "
+                "of the batch in place, so that each query would see another one. Let it begin with a clone."
             )
         written = before.written()
         after = Snapshot(network)

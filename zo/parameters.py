@@ -108,7 +108,7 @@ class Parameters:
         if parametrize._cache_enabled:
             raise ParameterError(
                 f"{type(network).__name__}: expected weights that are computed at each forward, got a block "
-                "of torch.nn.utils.parametrize.cached(), in which a moved weight changes nothing. Leave it out."
+                "of torch.nn.utils.parametrize.cached(), where a moved weight changes nothing. Leave it out."
             )
 
     @property
@@ -165,7 +165,7 @@ def _refuse_shared_memory(names: tuple[str, ...], tensors: tuple[nn.Parameter, .
         if start < end and _overlap(dict(zip(names, tensors, strict=True)), name, other):
             raise ParameterError(
                 f"parameters {name!r} and {other!r}: expected each to have memory of its own, got two in the "
-                "same memory, so that a step of one moves both. Tie them as one parameter: b.weight = a.weight."
+                "same memory, where a step of one moves both. Tie them as one parameter: b.weight = a.weight."
             )
 
 

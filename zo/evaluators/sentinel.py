@@ -28,7 +28,7 @@ HARMLESS = 1e-3
 SHAKES, SHAKEN_UNITS = 3, 4
 
 
-# Of the sentinel among the queries: at either end, or in the middle, it would meet itself in `x[-1:]` or `flip`.
+# Of the sentinel among the queries: at an end, or in the middle, it would meet itself in `x[-1:]` or `flip`.
 PLACE = 1
 
 
