@@ -272,8 +272,7 @@ class DifferentiableBox(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """What `state_dict` has of it: seed, counts, and what the tangent has learned."""
-        own = self.tangent
-        learned = None if own is None else {"kind": repr(own), "state": own.state_dict()}
+        learned = None if self._tangent is None else self._tangent.state_dict()
         return {"seed": self.seed, "counts": asdict(self.counts), "tangent": learned}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -285,8 +284,8 @@ class DifferentiableBox(nn.Module):
         learned = state["tangent"]
         saved = {"seed": state["seed"], "tangent": repr(None) if learned is None else learned["kind"]}
         refuse_other_run("differentiable", {"seed": self.seed, "tangent": repr(self.tangent)}, saved)
-        if self.tangent is not None and learned is not None:
-            self.tangent.load_state_dict(learned["state"])
+        if self._tangent is not None:
+            self._tangent.load_state_dict(learned)
         self.counts = RowCounts(**state["counts"])
 
     def extra_repr(self) -> str:

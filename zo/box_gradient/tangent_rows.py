@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,6 +97,14 @@ class TangentRows:
         pieces = self.tangent.vjp(pairs, cotangent).split(sizes(pairs.inputs), dim=1)
         places = [place for place, spec in enumerate(self.box.inputs) if spec.differentiable]
         return dict(zip(places, pieces, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which tangent it is, and what it has learned."""
+        return {"kind": repr(self.tangent), "state": self.tangent.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.tangent.load_state_dict(state["state"])
 
     @property
     def trust(self) -> list[float | None]:
