@@ -10,17 +10,23 @@ RUNTIME := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: help demo test test-all test-lowest test-newest soak lint clean environment environment-dev
+# all cores, one file's tests on one of them: what a file shares is made once
+WORKERS ?= logical
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+.PHONY: help demo test test-all test-lowest test-newest soak lint types layers clean environment environment-dev
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      train through a flow solver without derivatives, and write a report"
 	@echo "make test      the tests, without the slow ones"
-	@echo "make test-all  all tests"
+	@echo "make test-all  all tests, with types checked while they run"
 	@echo "make test-lowest, make test-newest PYTHON=python3.14"
 	@echo "               the tests with the lowest and the newest versions that pyproject.toml allows"
 	@echo "make soak      ten minutes of the tasks under faults; they must end as undisturbed"
-	@echo "make lint      ruff, pyright and the layers of imports"
+	@echo "make lint      ruff"
+	@echo "make types     pyright"
+	@echo "make layers    the layers of imports"
 	@echo "make clean     remove .venv and caches; runs and data stay"
 
 demo: environment
@@ -30,10 +36,10 @@ demo: environment
 test test-all test-lowest test-newest: export OMP_NUM_THREADS ?= 1
 
 test: environment-dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: environment-dev
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow" --typeguard-packages=blackbox,simulators,zo,tasks
 
 # The lowest or newest of each requirement, as uv resolves it; what those require themselves is the newest.
 test-lowest: RESOLUTION := lowest-direct
@@ -47,7 +53,7 @@ test-lowest test-newest:
 	$(PYTHON) -m venv --clear .venv-$(RESOLUTION)
 	.venv-$(RESOLUTION)/bin/python -m pip install --disable-pip-version-check uv
 	.venv-$(RESOLUTION)/bin/uv pip install --python .venv-$(RESOLUTION) --resolution $(RESOLUTION) -e ".[dev]"
-	.venv-$(RESOLUTION)/bin/python -m pytest $(CHOICE)
+	.venv-$(RESOLUTION)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(CHOICE)
 
 soak: environment-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak --seconds 600
@@ -55,8 +61,12 @@ soak: environment-dev
 lint: environment-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: environment-dev
 	$(BIN)/pyright
 	$(BIN)/pyright -p tests
+
+layers: environment-dev
 	$(BIN)/lint-imports
 
 clean:

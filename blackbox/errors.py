@@ -1,4 +1,4 @@
-"""The errors of `blackbox`: one root, and for each kind of fault one name that also is the builtin.
+"""One root for the errors of all packages, and for each kind of fault one name that also is the builtin.
 
 Every message has three parts: what was expected, what came, and how to mend it.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class BlackBoxError(Exception):
-    """Root of everything that this package raises on purpose."""
+    """Root of everything that `blackbox`, `zo`, `simulators` and `tasks` raise on purpose."""
 
 
 class DefinitionError(BlackBoxError, TypeError):
@@ -15,7 +15,7 @@ class DefinitionError(BlackBoxError, TypeError):
 
 
 class ConfigurationError(BlackBoxError, ValueError):
-    """A setting of a box or a wrapper is out of its range."""
+    """A setting is unknown, of the wrong type or out of its range, in whichever package."""
 
 
 class InputError(BlackBoxError, ValueError):
@@ -36,6 +36,10 @@ class DtypeError(InputError, TypeError):
 
 class NonFiniteInputError(InputError):
     """An input holds NaN or infinity while failures are to be raised."""
+
+
+class NotDifferentiableError(BlackBoxError, RuntimeError):
+    """A tensor that requires a gradient is given to a black box, which would cut it from the graph."""
 
 
 class OutputError(BlackBoxError, RuntimeError):

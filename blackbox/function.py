@@ -8,7 +8,9 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from blackbox import calls
 from blackbox.arrays import Rows, failed_outputs, finite_rows, to_rows
 from blackbox.definition import (
     check_arrays,
@@ -20,7 +22,7 @@ from blackbox.definition import (
     mend,
     placeholder,
 )
-from blackbox.errors import NonFiniteInputError, RowFailedError
+from blackbox.errors import NonFiniteInputError, NotDifferentiableError, RowFailedError
 from blackbox.failures import Outcome, Policy
 from blackbox.ledger import Ledger
 from blackbox.running import mark_non_finite, run_block, run_each
@@ -118,9 +120,26 @@ class BlackBoxFunction(ABC):
 
         Raises:
             InputError: count, dtype, shape, or under "raise" a non-finite input; nothing was run.
+            NotDifferentiableError: a tensor requires a gradient, which the box cannot pass on.
             RowFailedError: under "raise", a row failed.
             OutputError: the box broke its output specs.
         """
+        handler = calls.current()
+        if handler is not None:
+            return handler(self, arrays)
+        check_complete(self)
+        self._refuse_graph(arrays)
+        return self.call(*arrays)
+
+    def call(self, *arrays: Any) -> Any:  # noqa: ANN401
+        """What `box(*arrays)` does where no handler of `blackbox.calls.intercepted` takes its place.
+
+        For such handlers. Gradients that arrays require are not passed on, without a word.
+        """
+        with calls.intercepted(None):
+            return self._call(arrays)
+
+    def _call(self, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
         name = repr(self)
         check_complete(self)
         rows = to_rows(name, self.inputs, arrays)
@@ -181,6 +200,22 @@ class BlackBoxFunction(ABC):
         raise RowFailedError(
             f"{name}: {which} failed: {failed.sentence()}. Mend the box, or {mend(self)}"
         ) from failed.error
+
+    def _refuse_graph(self, arrays: tuple[Any, ...]) -> None:
+        """Refuse inputs that carry a gradient: of autograd's graph, or of forward mode."""
+        for spec, array in zip(self.inputs, arrays, strict=False):
+            if not spec.differentiable or not isinstance(array, Tensor):
+                continue
+            tracked = array.requires_grad and torch.is_grad_enabled()
+            if tracked or forward_ad.unpack_dual(array).tangent is not None:
+                raise NotDifferentiableError(
+                    f"{self!r}, input {spec.name!r}: expected a tensor that requires no gradient, got one "
+                    "that does. A black box has no derivative: its outputs would be cut from the graph, and "
+                    "training through them would be wrong without a word. For the gradient of a network's "
+                    "weights take zo.LossGradient or zo.TangentGradient; for a box that autograd runs "
+                    "through, zo.differentiable(box, ...); for the values alone give "
+                    f"{spec.name}.detach(), or call the box under torch.no_grad()."
+                )
 
     def _non_finite_message(self, name: str, rows: Rows, finite: Tensor) -> str:
         row = int(torch.nonzero(~finite)[0])

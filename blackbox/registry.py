@@ -11,9 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from blackbox.checks import nearest
 from blackbox.errors import ConfigurationError
 from blackbox.function import BlackBoxFunction
-from blackbox.near_miss import nearest
 from blackbox.registry_arguments import call
 
 

@@ -9,8 +9,8 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin
 
+from blackbox.checks import nearest
 from blackbox.errors import ConfigurationError
-from blackbox.near_miss import nearest
 
 _SCALARS = (bool, int, float, str, type(None))
 _NOT_JSON = {"True": "true", "False": "false", "None": "null"}

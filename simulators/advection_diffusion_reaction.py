@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simulators.settings import check_above_zero, check_number, check_range, check_whole
+from blackbox.checks import check_count, check_number, check_positive
 from simulators.state_system import StateSystem
 
 DIRECTIONS = ((1.0, 0.5), (-0.5, 1.0))  # of each species' flux along (x, y), at right angles
@@ -64,11 +64,11 @@ class AdvectionDiffusionReaction(StateSystem):
         """Check the settings and count the substeps."""
         name = "AdvectionDiffusionReaction"
         for side, cells in (("height", height), ("width", width)):
-            check_whole(name, side, cells, least=4)
+            check_count(name, side, cells, least=4)
         for rate, value in (("diffusion", diffusion), ("reaction", reaction)):
-            check_range(name, rate, value, 0)
+            check_number(name, rate, value, least=0)
         check_number(name, "turn", turn)
-        check_above_zero(name, "dt", dt)
+        check_positive(name, "dt", dt)
         self.diffusion, self.reaction, self.turn = float(diffusion), float(reaction), float(turn)
         self.dt = float(dt)
         leaving = LARGEST * max(abs(x) + abs(y) for x, y in DIRECTIONS) + 4 * self.diffusion

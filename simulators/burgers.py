@@ -14,9 +14,9 @@ from phi.math import NUMPY, batch, channel, extrapolation, spatial
 from phi.physics import advect, diffuse
 from torch import Tensor
 
+from blackbox.checks import check_count, check_positive
 from blackbox.function import BlackBoxFunction
 from blackbox.spec import ArraySpec
-from simulators.settings import check_above_zero, check_whole
 from simulators.wake_flow.geometry import ALONE
 
 WAVES = 4  # of a state to start with
@@ -53,10 +53,10 @@ class Burgers1D(BlackBoxFunction):
         failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
     ) -> None:
         """Check the settings."""
-        check_whole("Burgers1D", "points", points, least=8)
-        check_above_zero("Burgers1D", "viscosity", viscosity)
-        check_above_zero("Burgers1D", "dt", dt)
-        check_whole("Burgers1D", "steps", steps)
+        check_count("Burgers1D", "points", points, least=8)
+        check_positive("Burgers1D", "viscosity", viscosity)
+        check_positive("Burgers1D", "dt", dt)
+        check_count("Burgers1D", "steps", steps)
         self.points, self.viscosity, self.dt, self.steps = points, float(viscosity), float(dt), steps
         self.shape = (1, points)
         self.inputs = self.outputs = (ArraySpec("state", self.shape),)
@@ -80,8 +80,8 @@ class Burgers1D(BlackBoxFunction):
         Raises:
             ConfigurationError: `rows` is no whole number above 0, or `seed` none of 0 or more.
         """
-        check_whole("Burgers1D.start", "rows", rows)
-        check_whole("Burgers1D.start", "seed", seed, least=0)
+        check_count("Burgers1D.start", "rows", rows)
+        check_count("Burgers1D.start", "seed", seed, least=0)
         generator = torch.Generator().manual_seed(seed)
         draw = torch.randn(rows, 1, 2 * WAVES, generator=generator, dtype=torch.float64) / 2
         x = (torch.arange(self.points, dtype=torch.float64) + 0.5) / self.points

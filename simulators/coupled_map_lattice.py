@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simulators.settings import check_range, check_whole
+from blackbox.checks import check_count, check_number
 from simulators.state_system import StateSystem
 
 SPIN_UP = 200  # steps
@@ -42,10 +42,10 @@ class CoupledMapLattice(StateSystem):
         failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
     ) -> None:
         """Check the settings."""
-        check_whole("CoupledMapLattice", "sites", sites, least=3)
+        check_count("CoupledMapLattice", "sites", sites, least=3)
         # Above 2 the map leaves the range from -1 to 1 and grows without bound.
-        check_range("CoupledMapLattice", "nonlinearity", nonlinearity, 0, 2)
-        check_range("CoupledMapLattice", "coupling", coupling, 0, 1)
+        check_number("CoupledMapLattice", "nonlinearity", nonlinearity, least=0, most=2)
+        check_number("CoupledMapLattice", "coupling", coupling, least=0, most=1)
         self.sites, self.nonlinearity, self.coupling = sites, float(nonlinearity), float(coupling)
         settings = {"sites": sites, "nonlinearity": self.nonlinearity, "coupling": self.coupling}
         super().__init__((1, sites), settings, steps=steps, max_rows=max_rows, failures=failures)

@@ -5,23 +5,19 @@ from __future__ import annotations
 from blackbox.errors import BlackBoxError
 
 
-class SimulatorError(BlackBoxError, RuntimeError):
-    """Root of the faults that are a simulator's own."""
-
-
-class OperatorMismatchError(SimulatorError):
+class OperatorMismatchError(BlackBoxError, RuntimeError):
     """PhiFlow's pressure operator is not the one that our solver inverts."""
 
 
-class RecordingError(SimulatorError):
+class RecordingError(BlackBoxError, RuntimeError):
     """An operator of PhiFlow's cannot be recorded for any number of rows."""
 
 
-class BlowUpError(SimulatorError):
+class BlowUpError(BlackBoxError, RuntimeError):
     """A trajectory stopped being finite; the message says where."""
 
 
-class ReferenceDataError(SimulatorError):
+class ReferenceDataError(BlackBoxError, RuntimeError):
     """Reference data cannot be made, or a file holds other data than its name says."""
 
 

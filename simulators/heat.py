@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simulators.settings import check_above_zero, check_whole
+from blackbox.checks import check_count, check_positive
 from simulators.state_system import StateSystem
 
 
@@ -42,9 +42,9 @@ class Heat(StateSystem):
         failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
     ) -> None:
         """Check the settings and make the matrix of a step."""
-        check_whole("Heat", "points", points, least=3)
-        check_above_zero("Heat", "conductivity", conductivity)
-        check_above_zero("Heat", "dt", dt)
+        check_count("Heat", "points", points, least=3)
+        check_positive("Heat", "conductivity", conductivity)
+        check_positive("Heat", "dt", dt)
         self.points, self.conductivity, self.dt = points, float(conductivity), float(dt)
         settings = {"points": points, "conductivity": self.conductivity, "dt": self.dt}
         super().__init__((1, points), settings, steps=steps, max_rows=max_rows, failures=failures)

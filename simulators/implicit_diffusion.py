@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from simulators.settings import check_above_zero, check_number, check_range, check_whole
+from blackbox.checks import check_count, check_number, check_positive
 from simulators.state_system import StateSystem
 from simulators.tridiagonal import solve_tridiagonal
 
@@ -63,12 +63,12 @@ class ImplicitDiffusion(StateSystem):
     ) -> None:
         """Check the settings and lay out the source."""
         name = "ImplicitDiffusion"
-        check_whole(name, "points", points, least=3)
-        check_above_zero(name, "floor", floor)
-        check_range(name, "power", power, 1)
+        check_count(name, "points", points, least=3)
+        check_positive(name, "floor", floor)
+        check_number(name, "power", power, least=1)
         check_number(name, "heating", heating)
-        check_above_zero(name, "dt", dt)
-        check_whole(name, "iterations", iterations)
+        check_positive(name, "dt", dt)
+        check_count(name, "iterations", iterations)
         self.points, self.floor, self.power = points, float(floor), float(power)
         self.heating, self.dt, self.iterations = float(heating), float(dt), iterations
         settings = {

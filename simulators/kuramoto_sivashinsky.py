@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simulators.settings import check_above_zero, check_whole
+from blackbox.checks import check_count, check_positive
 from simulators.state_system import StateSystem
 
 SPIN_UP = 200.0  # time units; on a ring of 22 a perturbation doubles in some 15
@@ -49,9 +49,9 @@ class KuramotoSivashinsky(StateSystem):
         failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
     ) -> None:
         """Check the settings and compute the coefficients."""
-        check_whole("KuramotoSivashinsky", "points", points, least=8)
-        check_above_zero("KuramotoSivashinsky", "length", length)
-        check_above_zero("KuramotoSivashinsky", "dt", dt)
+        check_count("KuramotoSivashinsky", "points", points, least=8)
+        check_positive("KuramotoSivashinsky", "length", length)
+        check_positive("KuramotoSivashinsky", "dt", dt)
         self.points, self.length, self.dt = points, float(length), float(dt)
         settings = {"points": points, "length": self.length, "dt": self.dt}
         super().__init__((1, points), settings, steps=steps, max_rows=max_rows, failures=failures)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simulators.settings import check_above_zero, check_number, check_whole
+from blackbox.checks import check_count, check_number, check_positive
 from simulators.state_system import StateSystem
 
 SPIN_UP = 20.0  # time units; a small perturbation doubles in some 0.4
@@ -46,9 +46,9 @@ class Lorenz96(StateSystem):
         failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
     ) -> None:
         """Check the settings."""
-        check_whole("Lorenz96", "sites", sites, least=4)
+        check_count("Lorenz96", "sites", sites, least=4)
         check_number("Lorenz96", "forcing", forcing)
-        check_above_zero("Lorenz96", "dt", dt)
+        check_positive("Lorenz96", "dt", dt)
         self.sites, self.forcing, self.dt = sites, float(forcing), float(dt)
         settings = {"sites": sites, "forcing": self.forcing, "dt": self.dt}
         super().__init__((1, sites), settings, steps=steps, max_rows=max_rows, failures=failures)
@@ -114,11 +114,11 @@ class TwoScaleLorenz96(StateSystem):
     ) -> None:
         """Check the settings."""
         for name, size, least in (("sites", sites, 4), ("fast", fast, 1), ("substeps", substeps, 1)):
-            check_whole("TwoScaleLorenz96", name, size, least)
+            check_count("TwoScaleLorenz96", name, size, least)
         for name, value in (("forcing", forcing), ("coupling", coupling)):
             check_number("TwoScaleLorenz96", name, value)
         for name, value in (("amplitude_ratio", amplitude_ratio), ("time_ratio", time_ratio), ("dt", dt)):
-            check_above_zero("TwoScaleLorenz96", name, value)
+            check_positive("TwoScaleLorenz96", name, value)
         self.sites, self.fast, self.substeps = sites, fast, substeps
         self.forcing, self.coupling, self.dt = float(forcing), float(coupling), float(dt)
         self.amplitude_ratio, self.time_ratio = float(amplitude_ratio), float(time_ratio)

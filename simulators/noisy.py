@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blackbox.checks import check_count, check_number
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
 from blackbox.wrappers.wrapper import Wrapper
-from simulators.settings import check_range, check_whole
 
 
 class Noisy(Wrapper):
@@ -34,8 +34,8 @@ class Noisy(Wrapper):
     def __init__(self, box: BlackBoxFunction, scale: float, seed: int = 0) -> None:
         """Check, then wrap."""
         super().__init__(box)
-        check_range("Noisy", "scale", scale, 0)
-        check_whole("Noisy", "seed", seed, least=0)
+        check_number("Noisy", "scale", scale, least=0)
+        check_count("Noisy", "seed", seed, least=0)
         self.scale, self.seed, self.calls = float(scale), seed, 0
         self.deterministic = False
 
@@ -54,7 +54,7 @@ class Noisy(Wrapper):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after the call at which `state` was taken."""
-        check_whole("Noisy.load_state_dict", "calls", state["calls"], least=0)
+        check_count("Noisy.load_state_dict", "calls", state["calls"], least=0)
         self.calls = state["calls"]
 
     def _with_noise(self, output: Tensor, generator: torch.Generator) -> Tensor:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blackbox.checks import check_count
 from blackbox.errors import DtypeError, ShapeError
 from blackbox.function import BlackBoxFunction
 from blackbox.spec import ArraySpec
-from simulators.settings import check_whole
 
 
 class StateSystem(BlackBoxFunction, abstract=True):
@@ -48,7 +48,7 @@ class StateSystem(BlackBoxFunction, abstract=True):
     ) -> None:
         """Check what all systems share."""
         for name, value in (("steps", steps), ("max_rows", max_rows)):
-            check_whole(type(self).__name__, name, value)
+            check_count(type(self).__name__, name, value)
         self.shape, self.steps, self.max_rows = shape, steps, max_rows
         self.inputs = self.outputs = (ArraySpec("state", shape),)
         self._settings = settings
@@ -119,8 +119,8 @@ class StateSystem(BlackBoxFunction, abstract=True):
         Raises:
             ConfigurationError: `rows` is no whole number above 0, or `seed` none of 0 or more.
         """
-        check_whole(f"{self!r}.start", "rows", rows)
-        check_whole(f"{self!r}.start", "seed", seed, least=0)
+        check_count(f"{self!r}.start", "rows", rows)
+        check_count(f"{self!r}.start", "seed", seed, least=0)
         generator = torch.Generator().manual_seed(seed)
         return self._in_turn(self._draw(rows, generator), self.spin_up).float()
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from tasks import names
 from tasks.commands import CheckCommand, ServeCommand
-from tasks.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from blackbox import BlackBoxFunction
@@ -32,25 +31,20 @@ def serve(command: ServeCommand) -> int:
 
     box = _box(command)
     um_bridge.serve(
-        box,
-        name=command.name,
+        box if command.name is None else {command.name: box},
         host=command.host,
         port=command.port,
         token=command.token or os.environ.get(TOKEN) or None,
-        derivatives=command.derivatives,
         threads=command.threads,
+        timeout=command.timeout,
     )
     return 0
 
 
 def _box(command: CheckCommand | ServeCommand) -> BlackBoxFunction:
     """The black box that a command names."""
-    from blackbox.errors import ConfigurationError as WrongTarget
     from blackbox.registry import make
     from blackbox.registry_arguments import parse
 
     names.check_single(command.target)
-    try:
-        return make(command.target, parse(command.arguments), names.functions())
-    except WrongTarget as error:  # wrong use of the command, as tyro's own refusals are
-        raise ConfigurationError(str(error)) from error
+    return make(command.target, parse(command.arguments), names.functions())

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from blackbox.errors import BlackBoxError
 from tasks import box_commands, names
 from tasks.commands import (
     CheckCommand,
@@ -28,13 +29,6 @@ from tasks.errors import ConfigurationError, RunFolderError, StorageError, Worke
 
 if TYPE_CHECKING:
     from tasks.runs.folder import Run
-
-# errors of ours that are one sentence for the user; looked up only where their module is loaded already
-_ROOTS = (
-    ("tasks.errors", "TaskError"),
-    ("blackbox.errors", "BlackBoxError"),
-    ("zo.errors", "ZeroOrderError"),
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return elastic.STOPPED if elastic.launch_id() is not None else 130
     except Exception as error:
         # Ours first: some are of the system's kind too, such as a server that is not there.
-        if not debug and _known(error):
+        if not debug and isinstance(error, BlackBoxError):
             broken = isinstance(error, StorageError | WorkersError) or type(error).__name__ == "RanksError"
             if not broken and arguments[0] == "run":
                 _discard_untouched(at_work)
@@ -241,11 +235,6 @@ def _sentence(error: OSError) -> str:
     reason = " ".join((error.strerror or str(error) or type(error).__name__).split())
     place = "" if error.filename is None else f"{error.filename}: "
     return f"{place}expected a file or folder that can be read and written, got {reason!r}."
-
-
-def _known(error: Exception) -> bool:
-    roots: list[Any] = [getattr(sys.modules.get(module), name, None) for module, name in _ROOTS]
-    return isinstance(error, tuple(root for root in roots if root is not None))
 
 
 if __name__ == "__main__":

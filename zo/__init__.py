@@ -4,7 +4,6 @@ from zo import pruning
 from zo.box_gradient.bases import Basis, DCTBasis, GivenBasis
 from zo.box_gradient.differentiable import DifferentiableBox, RowCounts, differentiable
 from zo.box_gradient.row_rge import RowRGE
-from zo.distributed.shared_rows import SharedRows
 from zo.draws import Key
 from zo.errors import (
     ConfigurationError,
@@ -12,6 +11,7 @@ from zo.errors import (
     EvaluatorWarning,
     FailedQueriesError,
     KeepBestWarning,
+    NoiseWarning,
     ObjectiveError,
     ParameterError,
     PruningWarning,
@@ -19,7 +19,6 @@ from zo.errors import (
     TangentError,
     TangentWarning,
     ZeroGradientWarning,
-    ZeroOrderError,
 )
 from zo.estimators.cge import CGE
 from zo.estimators.control_variate import ControlVariate
@@ -34,14 +33,13 @@ from zo.estimators.sparsity import (
     Sparsity,
 )
 from zo.estimators.surrogate_filled import SurrogateFilled
-from zo.evaluators.checked import Checked
 from zo.evaluators.difference.changes import Moved
 from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.difference.registry import difference_rule
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.loop import Loop
-from zo.evaluators.measured import Measured
 from zo.evaluators.stacked import Stacked
+from zo.execution.shared_rows import SharedRows
 from zo.keep_best import KeepBest
 from zo.loss_gradient import LossGradient, QueryCounts
 from zo.masked_step import masked_step
@@ -64,7 +62,6 @@ __all__ = [
     "RGE",
     "Basis",
     "CallPairs",
-    "Checked",
     "Complement",
     "ConfigurationError",
     "ControlVariate",
@@ -89,9 +86,9 @@ __all__ = [
     "Loop",
     "LossGradient",
     "LowRankTangent",
-    "Measured",
     "ModelTangent",
     "Moved",
+    "NoiseWarning",
     "ObjectiveError",
     "OutputLoss",
     "ParameterError",
@@ -116,7 +113,6 @@ __all__ = [
     "TrustPolicy",
     "WindowTangent",
     "ZeroGradientWarning",
-    "ZeroOrderError",
     "difference_rule",
     "differentiable",
     "masked_step",

@@ -1,29 +1,37 @@
-"""The errors and warnings of `zo`: one root, each error also the builtin that it refines."""
+"""The errors and warnings of `zo`: under the root of `blackbox`, each error also a builtin."""
 
 from __future__ import annotations
 
+from blackbox.errors import BlackBoxError, ConfigurationError
 
-class ZeroOrderError(Exception):
-    """Root of everything that this package raises on purpose."""
+__all__ = [
+    "ConfigurationError",
+    "DerivativeError",
+    "EvaluatorWarning",
+    "FailedQueriesError",
+    "KeepBestWarning",
+    "ObjectiveError",
+    "ParameterError",
+    "PruningWarning",
+    "RanksError",
+    "TangentError",
+    "TangentWarning",
+]
 
 
-class ConfigurationError(ZeroOrderError, ValueError):
-    """A setting of an estimator, an evaluator or a gradient is out of its range."""
-
-
-class ParameterError(ZeroOrderError, ValueError):
+class ParameterError(BlackBoxError, ValueError):
     """The parameters to perturb are none, unknown, frozen or of a dtype too coarse to perturb."""
 
 
-class ObjectiveError(ZeroOrderError, ValueError):
+class ObjectiveError(BlackBoxError, ValueError):
     """The objective, or the batch it was given, does not keep to one loss per row."""
 
 
-class FailedQueriesError(ZeroOrderError, RuntimeError):
+class FailedQueriesError(BlackBoxError, RuntimeError):
     """Too many queries failed for the gradient to mean anything; `LossGradient` leaves `.grad` as it was."""
 
 
-class RanksError(ZeroOrderError, RuntimeError):
+class RanksError(BlackBoxError, RuntimeError):
     """Processes that share a step out cannot take it: one failed, died, or is about to take another step."""
 
 
@@ -31,11 +39,15 @@ class EvaluatorWarning(UserWarning):
     """A fast evaluator disagreed with `loop` or could not run, and `loop` took its place."""
 
 
+class NoiseWarning(UserWarning):
+    """Two evaluations of the objective at the same weights differ by a good part of what `mu` changes."""
+
+
 class ZeroGradientWarning(UserWarning):
-    """A gradient is exactly zero everywhere, as of a box that does not depend on its inputs."""
+    """A gradient is exactly zero everywhere: no weight that was moved changed the loss."""
 
 
-class DerivativeError(ZeroOrderError, RuntimeError):
+class DerivativeError(BlackBoxError, RuntimeError):
     """A derivative that function values do not give: of second order, in forward mode, or under `vmap`."""
 
 
@@ -43,7 +55,7 @@ class PruningWarning(UserWarning):
     """The scores say nothing about a layer, so its ratio means nothing either."""
 
 
-class TangentError(ZeroOrderError, RuntimeError):
+class TangentError(BlackBoxError, RuntimeError):
     """A step with tangents means nothing: calls that cannot be replayed, or a gradient that is not finite."""
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blackbox.checks import check_count
 from zo.errors import ConfigurationError, KeepBestWarning
-from zo.estimators.estimator import check_count
-from zo.evaluators.preserved import Snapshot
+from zo.evaluators.state import Snapshot
 
 
 class KeepBest:

@@ -13,10 +13,11 @@ from torch import Tensor
 import zo
 from benchmarks.protocol import Spread, spreads
 from benchmarks.query_speed.problems import Block, Timed
+from blackbox import BlackBoxError
 from zo.evaluators.difference.compiling import Compiled
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.memory import measured
-from zo.evaluators.preserved import Snapshot
+from zo.evaluators.state import Snapshot
 from zo.perturbation import Coordinates
 
 BASELINE = "published"
@@ -27,7 +28,7 @@ SAME = 0.25
 TOGETHER = 8  # queries of one tensor that follow each other
 
 
-class WrongAnswerError(RuntimeError):
+class WrongAnswerError(BlackBoxError, RuntimeError):
     """A contender's differences are not those of float64, so its time is of no interest."""
 
 

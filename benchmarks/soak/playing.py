@@ -12,6 +12,7 @@ from benchmarks.soak import disk, inflicting, orders
 from benchmarks.soak.attempt import Attempt, sentences
 from benchmarks.soak.faults import Fault
 from benchmarks.soak.jobs import Job, several
+from blackbox import BlackBoxError
 
 TIMEOUT = 20.0  # seconds: --timeout, after which a process that does not answer is given up
 STUCK = 300.0  # seconds without a word or a line of metrics after which a run counts as hanging
@@ -49,7 +50,7 @@ class Inflicted:
         return {**asdict(self.fault), **own}
 
 
-class BrokenRunError(RuntimeError):
+class BrokenRunError(BlackBoxError, RuntimeError):
     """A run under faults ended, or went on, otherwise than it should; its words are in the message."""
 
 

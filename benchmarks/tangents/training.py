@@ -14,6 +14,7 @@ from torch import nn
 import zo
 from benchmarks.tangents.methods import METHODS, FirstOrder
 from benchmarks.tangents.problem import Problem
+from blackbox import BlackBoxError
 
 POINTS = 8  # of a curve, besides its start
 
@@ -54,7 +55,7 @@ def train(problem: Problem, name: str, network: nn.Module, seed: int) -> Curve:
         warnings.simplefilter("always")
         try:
             _train(problem, name, network, seed, curve)
-        except zo.ZeroOrderError as error:
+        except BlackBoxError as error:
             curve.ended = str(error)
     curve.warned = sum(issubclass(each.category, zo.TangentWarning) for each in caught)
     curve.final = problem.error(network)

@@ -11,12 +11,12 @@ import numpy as np
 
 from blackbox.adapters import onnx_specs
 from blackbox.adapters.onnx_specs import OnnxArray
+from blackbox.checks import check_count
 from blackbox.errors import ConfigurationError, OutputError
 from blackbox.extras import import_extra
 from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.spec import ArraySpec
-from blackbox.wrappers.settings import whole
 
 
 class OnnxModel(BlackBoxFunction):
@@ -62,7 +62,7 @@ class OnnxModel(BlackBoxFunction):
         """Load the file, read its specs and, for outputs whose shape it leaves open, run a row of zeros."""
         for name, value in (("max_rows", max_rows), ("threads", threads)):
             if value is not None:
-                whole("OnnxModel", name, value)
+                check_count("OnnxModel", name, value)
         if not isinstance(path, str | os.PathLike) or not Path(path).is_file():
             named = str(path) if isinstance(path, os.PathLike) else path
             raise ConfigurationError(

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from blackbox.adapters.module_identity import module_identity
+from blackbox.checks import check_count
 from blackbox.errors import ConfigurationError, OutputError
 from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.spec import ArraySpec, check_specs
-from blackbox.wrappers.settings import whole
 
 
 class TorchModule(BlackBoxFunction):
@@ -60,7 +60,7 @@ class TorchModule(BlackBoxFunction):
                 "A plain function goes through from_callable(..., arrays='torch')."
             )
         if max_rows is not None:
-            whole("TorchModule", "max_rows", max_rows)
+            check_count("TorchModule", "max_rows", max_rows)
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         check_specs("TorchModule", "inputs", self.inputs)
         check_specs("TorchModule", "outputs", self.outputs)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from blackbox.checks import nearest
 from blackbox.conformance.check import check_black_box
 from blackbox.conformance.findings import Verdict
 from blackbox.conformance.report import Report
 from blackbox.conformance.samples import Samples
 from blackbox.errors import ConfigurationError
 from blackbox.function import BlackBoxFunction
-from blackbox.near_miss import nearest
 
 
 def assert_conforms(

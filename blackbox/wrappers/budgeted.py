@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from blackbox.checks import check_count
 from blackbox.errors import BudgetError
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
-from blackbox.wrappers.settings import whole
 from blackbox.wrappers.wrapper import Wrapper
 
 
@@ -35,7 +35,7 @@ class Budgeted(Wrapper):
     def __init__(self, box: BlackBoxFunction, rows: int) -> None:
         """Check, then wrap."""
         super().__init__(box)
-        self.rows = whole("Budgeted", "rows", rows, least=0)
+        self.rows = check_count("Budgeted", "rows", rows, least=0)
         self._restart()
 
     @property

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from blackbox.arrays import as_tensor, finite_rows
+from blackbox.checks import check_count
 from blackbox.errors import ConfigurationError
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
 from blackbox.wrappers.answers import Answers, digest
 from blackbox.wrappers.assembly import pick, place, unanswered
 from blackbox.wrappers.identity import identity
-from blackbox.wrappers.settings import whole
 from blackbox.wrappers.wrapper import Wrapper
 
 # What an answer may be stored as; other floats (bfloat16) are widened.
@@ -73,7 +73,7 @@ class Cached(Wrapper):
                 f"Cached, box: expected one that answers equal rows alike, got {box!r}, which says that it "
                 "is not deterministic. To keep its first answers say allow_nondeterministic=True."
             )
-        self.block = None if block is None else whole("Cached", "block", block)
+        self.block = None if block is None else check_count("Cached", "block", block)
         self.identity = identity(box)
         if not isinstance(path, str | os.PathLike):
             raise ConfigurationError(

@@ -11,12 +11,12 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from blackbox.checks import check_count, check_positive
 from blackbox.errors import ConfigurationError
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
 from blackbox.wrappers.dispatch import Dispatch
 from blackbox.wrappers.pool import Pool
-from blackbox.wrappers.settings import amount, whole
 from blackbox.wrappers.shipping import Crate, pack
 from blackbox.wrappers.starts import Starts
 from blackbox.wrappers.wrapper import Wrapper
@@ -86,11 +86,11 @@ class Parallel(Wrapper):
         """Check, then wrap."""
         made = box if isinstance(box, BlackBoxFunction) or not callable(box) else box()
         super().__init__(made)
-        self.block = whole("Parallel", "block", block)
-        self.in_flight = (
-            2 * (os.cpu_count() or 1) if in_flight is None else whole("Parallel", "in_flight", in_flight)
-        )
-        self.timeout = None if timeout is None else amount("Parallel", "timeout", timeout)
+        self.block = check_count("Parallel", "block", block)
+        self.in_flight = 2 * (os.cpu_count() or 1)
+        if in_flight is not None:
+            self.in_flight = check_count("Parallel", "in_flight", in_flight)
+        self.timeout = None if timeout is None else check_positive("Parallel", "timeout", timeout)
         self._pool = Pool(executor)
         inner = made
         while isinstance(inner, Wrapper):

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
+from blackbox.checks import check_count, check_positive
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
 from blackbox.wrappers.assembly import pick, place, stops, unanswered
 from blackbox.wrappers.clock import SYSTEM, Clock
-from blackbox.wrappers.settings import amount, whole
 from blackbox.wrappers.wrapper import Wrapper
 
 
@@ -41,8 +41,8 @@ class RateLimited(Wrapper):
     ) -> None:
         """Check, then wrap."""
         super().__init__(box)
-        self.per_second = amount("RateLimited", "per_second", per_second)
-        self.block = max(1, int(per_second)) if block is None else whole("RateLimited", "block", block)
+        self.per_second = check_positive("RateLimited", "per_second", per_second)
+        self.block = max(1, int(per_second)) if block is None else check_count("RateLimited", "block", block)
         self.clock = clock
         self._restart()
 

@@ -6,12 +6,12 @@ import random
 
 from torch import Tensor
 
+from blackbox.checks import check_count, check_number, check_positive
 from blackbox.errors import BudgetError
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
 from blackbox.wrappers.assembly import pick, place
 from blackbox.wrappers.clock import SYSTEM, Clock
-from blackbox.wrappers.settings import amount, whole
 from blackbox.wrappers.wrapper import Wrapper
 
 
@@ -59,10 +59,10 @@ class Retrying(Wrapper):
     ) -> None:
         """Check, then wrap."""
         super().__init__(box)
-        self.attempts = whole("Retrying", "attempts", attempts)
-        self.timeout = None if timeout is None else amount("Retrying", "timeout", timeout)
-        self.backoff = amount("Retrying", "backoff", backoff, zero=True)
-        self.longest = amount("Retrying", "longest", longest, zero=True)
+        self.attempts = check_count("Retrying", "attempts", attempts)
+        self.timeout = None if timeout is None else check_positive("Retrying", "timeout", timeout)
+        self.backoff = check_number("Retrying", "backoff", backoff, least=0)
+        self.longest = check_number("Retrying", "longest", longest, least=0)
         self.seed, self.clock = seed, clock
         self.rows_retried = 0
         self._calls = 0

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
+from blackbox.checks import check_count
 from simulators.errors import ReferenceDataError, ReferenceWarning
-from simulators.settings import check_whole
 from simulators.wake_flow import reference_file
 from simulators.wake_flow.generation import Progress, generate
 from simulators.wake_flow.geometry import Channel
@@ -67,7 +67,7 @@ def load_or_compute(
     Warns:
         ReferenceWarning: the file, or a part of an unfinished one, is damaged, and is computed again.
     """
-    check_whole("load_or_compute", "workers", workers)
+    check_count("load_or_compute", "workers", workers)
     path, attributes = settings.path(folder), settings.attributes()
     reynolds = torch.tensor(settings.reynolds, dtype=torch.float32)
     shape = (len(settings.reynolds), settings.frames, *Channel(settings.width).shape)

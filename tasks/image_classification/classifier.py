@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blackbox.near_miss import nearest
+from blackbox.checks import nearest
 from tasks.errors import CheckpointError, ConfigurationError
 from tasks.image_classification import networks
 from tasks.image_classification.config import Config

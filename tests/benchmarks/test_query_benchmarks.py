@@ -13,7 +13,7 @@ from benchmarks.query_speed.measuring import BlockTimes, Contender, WrongAnswerE
 from benchmarks.query_speed.problems import make
 from benchmarks.query_speed.published import Published
 from zo.evaluators.evaluator import Evaluator, Problem
-from zo.evaluators.preserved import Snapshot
+from zo.evaluators.state import Snapshot
 
 
 @pytest.fixture
@@ -138,6 +138,7 @@ def test_the_products_behind_a_weight_are_those_that_follow_its_layer(results):
     assert first().dtype == torch.bfloat16 and first().shape == (3 * 4, 4, 32, 32)
 
 
+@pytest.mark.slow
 def test_the_distance_to_the_bound_is_measured(results):
     query_bound.main(["--preset", "ci"])
     found = json.loads((results / "query_bound-ci.json").read_text())

@@ -9,7 +9,7 @@ import pytest
 
 import blackbox
 from blackbox import BlackBoxError, InputError, errors
-from tests.blackbox import test_arrays, test_function, test_running, test_spec
+from tests.blackbox import test_arrays, test_calls, test_function, test_running, test_spec
 from tests.blackbox.wrappers import test_budgeted, test_parallel, test_wrapper
 
 NAMED = [
@@ -18,6 +18,7 @@ NAMED = [
 ROOTS = {BlackBoxError, InputError}  # for except clauses; what is raised is more exact
 TABLES = [
     test_arrays.ERRORS,
+    test_calls.ERRORS,
     test_function.DEFINITION_ERRORS,
     test_function.ROW_ERRORS,
     test_running.ERRORS,

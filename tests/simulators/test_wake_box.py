@@ -7,12 +7,17 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from blackbox.errors import ConfigurationError, InputError, NonFiniteInputError, RowFailedError, ShapeError
+from blackbox import (
+    ConfigurationError,
+    InputError,
+    NonFiniteInputError,
+    NotDifferentiableError,
+    RowFailedError,
+    ShapeError,
+)
 from simulators.errors import BlowUpError
-from simulators.wake_flow.box import WakeFlow
-from simulators.wake_flow.geometry import Channel, viscosity
+from simulators.wake_flow import Channel, WakeFlow, WakeStep, viscosity
 from simulators.wake_flow.staggered import start
-from simulators.wake_flow.step import WakeStep
 
 
 def states(box: WakeFlow, rows: int, dtype=torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,7 +61,8 @@ def test_chunks_change_rounding_only():
 def test_no_gradient_comes_out():
     box = WakeFlow(16)
     velocity, reynolds = states(box, 2)
-    assert not box(velocity.requires_grad_(), reynolds).requires_grad
+    with pytest.raises(NotDifferentiableError):
+        box(velocity.requires_grad_(), reynolds)
     assert box.step(velocity, reynolds).requires_grad
 
 

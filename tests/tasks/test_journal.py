@@ -371,7 +371,7 @@ def signalled(run):
         descend(run, Cubed(320, lambda: os.kill(os.getpid(), signal.SIGUSR1)), "loop")
 
 
-@pytest.mark.parametrize("stop", [killed, signalled])
+@pytest.mark.parametrize("stop", [pytest.param(killed, marks=pytest.mark.slow), signalled])
 def test_a_signal_within_a_long_step_loses_no_finished_chunk(new_run, monkeypatch, stop):
     monkeypatch.setattr(module, "EVERY", 0.0)
     truth, run = new_run(), new_run()

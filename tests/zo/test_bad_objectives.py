@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import zo
+from blackbox import BlackBoxError
 from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
 
@@ -67,8 +68,6 @@ ERRORS = {
     ),
     "half parameters": ({"network": nn.Linear(3, 2).half()}, zo.ParameterError, ["'weight'", "float16"]),
     "bfloat16 parameters": ({"network": nn.Linear(3, 2).bfloat16()}, zo.ParameterError, ["bfloat16"]),
-    "autocast to float16": ({"autocast": torch.float16}, zo.ConfigurationError, ["None", "float16"]),
-    "autocast to bfloat16": ({"autocast": torch.bfloat16}, zo.ConfigurationError, ["None", "bfloat16"]),
     "autocast around": (
         {"context": torch.autocast("cpu", torch.bfloat16)},
         zo.ObjectiveError,
@@ -114,7 +113,7 @@ def test_a_named_error_before_any_gradient(changes, error, words):
     network = changes.get("network", nn.Linear(3, 2))
     with pytest.raises(error) as raised:
         act(**{"network": network} | changes)
-    assert isinstance(raised.value, zo.ZeroOrderError)
+    assert isinstance(raised.value, BlackBoxError)
     for word in words:
         assert word in str(raised.value)
     assert all(parameter.grad is None for parameter in network.parameters())

@@ -19,7 +19,7 @@ from torch.multiprocessing.spawn import spawn
 from typeguard import suppress_type_checks
 
 import zo
-from blackbox import ArraySpec, BlackBoxFunction
+from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
 from zo.tangents.step.calls import RecordedCall
 from zo.tangents.step.chunks import RecordedChunk
 
@@ -215,7 +215,7 @@ def differing(groups) -> dict:
             gradient.counts.steps = int(odd)
             try:
                 gradient.backward(batch)
-            except zo.ZeroOrderError as error:
+            except BlackBoxError as error:
                 found[name] = type(error).__name__, str(error), "NoneType", box.ledger.rows_asked
         else:
             found[name] = *error_of(gradient, batch), box.ledger.rows_asked

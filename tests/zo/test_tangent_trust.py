@@ -266,9 +266,9 @@ def test_probes_beyond_the_most_are_never_cut_and_none_are_never_added():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"lost": 0.0}, "lost: expected a finite number above 0"),
-        ({"lost": math.inf}, "lost: expected a finite number above 0"),
-        ({"lost": 0.2, "regained": 0.3}, "regained: expected a finite number above 0, at most 0.2"),
+        ({"lost": 0.0}, "lost: expected a finite number > 0"),
+        ({"lost": math.inf}, "lost: expected a finite number > 0"),
+        ({"lost": 0.2, "regained": 0.3}, "regained: expected a finite number in \\(0, 0.2\\]"),
         ({"lost_values": -1.0}, "lost_values: expected"),
         ({"agreement": math.nan}, "agreement: expected a finite number, got nan"),
         ({"agreement": True}, "agreement: expected a finite number, got True"),

@@ -9,7 +9,7 @@ from torch import nn
 from typeguard import suppress_type_checks
 
 import zo
-from blackbox import ArraySpec, Budgeted
+from blackbox import ArraySpec, BlackBoxError, Budgeted
 from tests.zo.boxes import Sine
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents.pairs import CallPairs
@@ -76,12 +76,13 @@ def test_rows_are_those_of_base_and_probes_and_no_more(kind, evaluator, probes):
 def test_adds_to_grad_and_gives_the_base_loss():
     network, box, batch = make_network(), Sine(), weights(5, 4)
     gradient = full_rank(network, chain(box), [box])
-    expected = chain(box)(network, batch).mean()
+    with torch.no_grad():
+        expected = chain(box)(network, batch).mean()
     loss = gradient.backward(batch)
     once = grads(network)
     gradient.counts.steps = 0  # the same draws again
     gradient.backward(batch)
-    assert torch.equal(loss, expected.detach()) and not loss.requires_grad
+    assert torch.equal(loss, expected) and not loss.requires_grad
     assert torch.allclose(grads(network), 2 * once, rtol=1e-12)
 
 
@@ -451,7 +452,7 @@ def test_objectives_that_cannot_be_replayed(objective, words):
     with pytest.raises(zo.TangentError) as raised:
         gradient.backward(weights(5, 4))
     assert all(word in str(raised.value) for word in words), str(raised.value)
-    assert isinstance(raised.value, zo.ZeroOrderError)
+    assert isinstance(raised.value, BlackBoxError)
     assert all(p.grad is None for p in network.parameters())
     assert box(np.zeros((1, 4))).shape == (1, 4)  # calls go to the box again
 

@@ -12,8 +12,8 @@ import torch
 from scipy.fft import dct
 from torch import Tensor
 
+from blackbox.checks import check_count
 from zo.errors import ConfigurationError
-from zo.estimators.estimator import check_count
 
 Shapes = tuple[tuple[int, ...], ...]
 

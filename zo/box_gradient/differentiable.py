@@ -11,17 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
+from blackbox.checks import check_count
 from zo.box_gradient.autograd_function import BlackBoxCall
 from zo.box_gradient.row_queries import RowQueries, alive_rows, as_rows, plan_queries, row_differences
 from zo.box_gradient.row_rge import RowRGE
 from zo.box_gradient.tangent_rows import TangentRows
-from zo.description import described
 from zo.draws import Key
 from zo.errors import ConfigurationError, FailedQueriesError, ZeroGradientWarning
 from zo.estimators.cge import CGE
-from zo.estimators.estimator import check_count
 from zo.estimators.rge import RGE
-from zo.same_run import refuse_other_run
+from zo.same_run import described, refuse_other_run
 from zo.tangents.tangent import Tangent
 
 

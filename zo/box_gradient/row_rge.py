@@ -9,9 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from blackbox.checks import check_choice, check_count, check_flag
 from zo.box_gradient.bases import Basis, Shapes
 from zo.errors import ConfigurationError
-from zo.estimators.estimator import check_choice, check_count, check_flag, check_mu
+from zo.estimators.estimator import check_mu
 from zo.estimators.rge import draw_directions
 
 DISTRIBUTIONS = ("gaussian", "sphere", "rademacher", "orthogonal")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, Generic, TypeVar
 
 from torch import Tensor
 
+from blackbox.checks import check_number
 from zo.draws import Key
-from zo.errors import ConfigurationError
 from zo.parameters import Parameters
 from zo.perturbation import Perturbations
 
@@ -49,35 +48,13 @@ class Estimator(ABC, Generic[Planned]):
 
 def check_mu(owner: str, mu: float) -> None:
     """Refuse a smoothing parameter that is no step at all."""
-    if not isinstance(mu, float | int) or isinstance(mu, bool) or not math.isfinite(mu) or mu <= 0:
-        raise ConfigurationError(
-            f"{owner}, mu: expected a finite number > 0, got {mu!r}. "
-            "In float32 try 1e-4 for forward and 1e-3 for central differences."
-        )
-
-
-def check_count(owner: str, name: str, value: int) -> None:
-    """Refuse a count below one."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(f"{owner}, {name}: expected a whole number >= 1, got {value!r}.")
-
-
-def check_flag(owner: str, name: str, value: bool) -> None:
-    """Refuse what is neither True nor False."""
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"{owner}, {name}: expected True or False, got {value!r}.")
+    check_number(
+        owner, "mu", mu, above=0, mend="In float32 try 1e-4 for forward and 1e-3 for central differences."
+    )
 
 
 def check_sparsity(owner: str, name: str, value: float) -> None:
     """Refuse a sparsity that is none or leaves nothing."""
-    if not isinstance(value, float | int) or isinstance(value, bool) or not 0 <= value < 1:
-        raise ConfigurationError(
-            f"{owner}, {name}: expected a fraction in [0, 1), got {value!r}. "
-            "A sparsity of 0.9 leaves a tenth of the weights."
-        )
-
-
-def check_choice(owner: str, name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse a word that is not one of the choices."""
-    if value not in choices:
-        raise ConfigurationError(f"{owner}, {name}: expected one of {', '.join(choices)}, got {value!r}.")
+    check_number(
+        owner, name, value, least=0, below=1, mend="A sparsity of 0.9 leaves a tenth of the weights."
+    )

@@ -9,9 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from blackbox.checks import check_choice, check_count, check_flag
 from zo.draws import Key
 from zo.errors import ConfigurationError
-from zo.estimators.estimator import Estimator, check_choice, check_count, check_flag, check_mu
+from zo.estimators.estimator import Estimator, check_mu
 from zo.estimators.sparsity import Sparsity, drawn
 from zo.parameters import Parameters
 from zo.perturbation import Directions, Perturbations

@@ -9,9 +9,10 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from blackbox.checks import check_choice, check_count
 from zo.draws import Key
 from zo.errors import ConfigurationError
-from zo.estimators.estimator import check_choice, check_count, check_sparsity
+from zo.estimators.estimator import check_sparsity
 from zo.parameters import Parameters
 
 EXPONENTS = {"constant": 0, "linear": 1, "cubic": 3}  # of the schedules

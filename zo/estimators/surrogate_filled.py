@@ -8,10 +8,11 @@ from typing import ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from blackbox.checks import check_count, check_flag
 from zo.draws import Key
 from zo.errors import ConfigurationError, TangentError
 from zo.estimators.cge import CGE, CoordinateSteps
-from zo.estimators.estimator import Estimator, check_count, check_flag, check_mu
+from zo.estimators.estimator import Estimator, check_mu
 from zo.estimators.sparsity import FixedCoordinates
 from zo.parameters import Parameters
 from zo.perturbation import Perturbation, Perturbations

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zo.draws import Key
 from zo.errors import ConfigurationError
-from zo.evaluators.preserved import Snapshot, moved
+from zo.evaluators.state import Snapshot, moved
 from zo.loss_gradient import LossGradient
 from zo.objective import Objective
 from zo.parameters import Parameters

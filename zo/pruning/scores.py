@@ -10,10 +10,11 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from blackbox.checks import check_count
 from zo.errors import ConfigurationError
-from zo.estimators.estimator import Estimator, check_count, check_mu, check_sparsity
+from zo.estimators.estimator import Estimator, check_mu, check_sparsity
 from zo.estimators.rge import RGE
-from zo.journal import Journal
+from zo.execution.journal import Journal
 from zo.loss_gradient import LossGradient
 from zo.objective import Closed, Closure, Objective, as_objective
 from zo.parameters import Choice, Parameters

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
+from blackbox.checks import check_count
 from zo.errors import ConfigurationError, FailedQueriesError, TangentError
-from zo.estimators.estimator import check_count
 from zo.objective import Closed, Objective, as_objective
 from zo.parameters import Parameters
 from zo.tangents.models.low_rank import LowRankTangent

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zo.errors import ConfigurationError
 from zo.tangents.pairs import CallPairs, sizes
 
 
@@ -115,16 +113,3 @@ def _sources(pairs: CallPairs) -> list[int | None]:
         )
         for spec in pairs.outputs
     ]
-
-
-def check_positive(owner: str, name: str, value: float, least: float = 0.0, most: float = math.inf) -> None:
-    """Refuse a number that is not finite or not in [least, most], zero never being in it.
-
-    Raises:
-        ConfigurationError: it is not.
-    """
-    number = isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not least <= value <= most or value <= 0:
-        bounds = f"above 0{f', at least {least:g}' if least else ''}"
-        bounds += f", at most {most:g}" if most < math.inf else ""
-        raise ConfigurationError(f"{owner}, {name}: expected a finite number {bounds}, got {value!r}.")

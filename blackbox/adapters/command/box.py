@@ -15,12 +15,12 @@ from blackbox.adapters.command import array_files, plan, process
 from blackbox.adapters.command.scratch import checked_name, copy_into, output, scratch_folder
 from blackbox.adapters.command.templates import Template
 from blackbox.arrays import failed_outputs
+from blackbox.checks import check_count, check_positive
 from blackbox.errors import ConfigurationError
 from blackbox.failures import Outcome, Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.running import run_block, run_each
 from blackbox.spec import ArraySpec, check_specs
-from blackbox.wrappers.settings import amount, whole
 
 PathLike = os.PathLike[str]
 
@@ -109,11 +109,11 @@ class CommandLine(BlackBoxFunction):
             raise ConfigurationError(
                 f"CommandLine, inherit: expected a list of names, got {inherit!r}. Write [{inherit!r}]."
             )
-        whole("CommandLine", "max_bytes", max_bytes)
+        check_count("CommandLine", "max_bytes", max_bytes)
         if max_rows is not None:
-            whole("CommandLine", "max_rows", max_rows)
+            check_count("CommandLine", "max_rows", max_rows)
         if timeout is not None:
-            amount("CommandLine", "timeout", timeout)
+            check_positive("CommandLine", "timeout", timeout)
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         check_specs("CommandLine", "inputs", self.inputs)
         check_specs("CommandLine", "outputs", self.outputs)

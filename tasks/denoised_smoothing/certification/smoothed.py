@@ -108,7 +108,7 @@ class SmoothedClassifier:
             `(images,)` of int64, -1 where the votes do not tell.
 
         Raises:
-            SmoothingError: as `certify`.
+            BlackBoxError: see `certify`, which raises the same.
         """
         settings = replace(self.settings, n=n, n0=1, alpha=alpha)
         images = _floats(images)

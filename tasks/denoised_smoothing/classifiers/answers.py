@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from blackbox import ArraySpec, BlackBoxFunction, Outcome, Wrapper
-from blackbox.wrappers.settings import whole
+from blackbox.checks import check_count
 from tasks.denoised_smoothing.errors import LabelError
 
 FLOOR = 1e-7  # the probability that one of zero is taken for
@@ -66,7 +66,7 @@ class Rounded(Wrapper):
 
     def __init__(self, box: BlackBoxFunction, decimals: int) -> None:
         super().__init__(box)
-        self.decimals = whole("Rounded", "decimals", decimals, least=0)
+        self.decimals = check_count("Rounded", "decimals", decimals, least=0)
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Run, then round."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from blackbox.near_miss import nearest
+from blackbox.checks import nearest
 from tasks import digits
 from tasks.errors import ConfigurationError
 from tasks.image_classification.data import cifar

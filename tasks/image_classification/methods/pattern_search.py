@@ -17,7 +17,7 @@ from tasks.image_classification.methods.gradient import Counted
 from tasks.image_classification.objective import Batch
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
-from zo.evaluators.preserved import Snapshot
+from zo.evaluators.state import Snapshot
 from zo.objective import Objective, losses
 from zo.perturbation import Coordinates
 

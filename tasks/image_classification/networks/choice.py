@@ -11,8 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from blackbox.errors import ConfigurationError as WrongTarget
-from blackbox.near_miss import nearest
+from blackbox.checks import nearest
 from blackbox.registry import find
 from tasks.errors import ConfigurationError
 from tasks.image_classification.networks.resnet import resnet
@@ -111,10 +110,7 @@ def _users_own(target: str, width: int | None) -> Callable[[int, ImageShape], nn
         raise ConfigurationError(
             f"{target}: expected file.py:function, got no function. Name the one that you mean."
         )
-    try:
-        found: Any = find(target, {})
-    except WrongTarget as error:
-        raise ConfigurationError(str(error)) from error
+    found: Any = find(target, {})
     calling = "Let it take classes and image_shape, and return the network."
     if not callable(found) or isinstance(found, nn.Module):
         raise ConfigurationError(

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from blackbox.checks import check_choice, check_count, check_number
 from zo.errors import ConfigurationError
-from zo.estimators.estimator import check_choice, check_count
 from zo.tangents.models.grids import grids
 from zo.tangents.pairs import CallPairs
-from zo.tangents.tangent import IdentityTangent, Tangent, check_positive
+from zo.tangents.tangent import IdentityTangent, Tangent
 
 CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
@@ -57,8 +57,8 @@ class ConvTangent(Tangent):
                 f"ConvTangent, kernel: expected an odd width, got {kernel}. Take {kernel + 1}."
             )
         check_choice("ConvTangent", "padding", padding, ("zeros", "circular"))
-        check_positive("ConvTangent", "forgetting", forgetting, most=1.0)
-        check_positive("ConvTangent", "ridge", ridge, least=1e-14)
+        check_number("ConvTangent", "forgetting", forgetting, above=0, most=1.0)
+        check_number("ConvTangent", "ridge", ridge, least=1e-14)
         self.prior = IdentityTangent() if prior is None else prior
         self.kernel = kernel
         self.padding = padding

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zo.estimators.estimator import check_count
+from blackbox.checks import check_count, check_number
 from zo.tangents.pairs import CallPairs
-from zo.tangents.tangent import IdentityTangent, Tangent, check_positive
+from zo.tangents.tangent import IdentityTangent, Tangent
 
 
 class LowRankTangent(Tangent):
@@ -46,8 +46,8 @@ class LowRankTangent(Tangent):
         ridge: float = 1e-3,
     ) -> None:
         check_count("LowRankTangent", "rank", rank)
-        check_positive("LowRankTangent", "forgetting", forgetting, most=1.0)
-        check_positive("LowRankTangent", "ridge", ridge, least=1e-10)
+        check_number("LowRankTangent", "forgetting", forgetting, above=0, most=1.0)
+        check_number("LowRankTangent", "ridge", ridge, least=1e-10)
         self.prior = IdentityTangent() if prior is None else prior
         self.rank = rank
         self.forgetting = forgetting

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blackbox.checks import check_number
 from zo.tangents.pairs import CallPairs
-from zo.tangents.tangent import IdentityTangent, Tangent, check_positive
+from zo.tangents.tangent import IdentityTangent, Tangent
 
 
 class SecantTangent(Tangent):
@@ -29,7 +30,7 @@ class SecantTangent(Tangent):
     """
 
     def __init__(self, prior: Tangent | None = None, cut: float = 3e-3) -> None:
-        check_positive("SecantTangent", "cut", cut, least=1e-6, most=1.0)
+        check_number("SecantTangent", "cut", cut, least=1e-6, most=1.0)
         self.prior = IdentityTangent() if prior is None else prior
         self.cut = cut
 

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blackbox.checks import check_choice, check_count, check_positive
 from zo.draws import Key
 from zo.errors import ConfigurationError
-from zo.estimators.estimator import check_choice, check_count
 from zo.tangents.models.products import Rows, pulled_back, pushed_forward
 from zo.tangents.models.student_learner import Learner
 from zo.tangents.models.student_losses import LOSSES, Shape
 from zo.tangents.pairs import CallPairs
-from zo.tangents.tangent import Tangent, check_positive
+from zo.tangents.tangent import Tangent
 
 
 class StudentTangent(Tangent):

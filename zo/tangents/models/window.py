@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zo.estimators.estimator import check_count
+from blackbox.checks import check_count, check_number
 from zo.tangents.pairs import CallPairs
-from zo.tangents.tangent import IdentityTangent, Tangent, check_positive
+from zo.tangents.tangent import IdentityTangent, Tangent
 
 
 class WindowTangent(Tangent):
@@ -33,7 +33,7 @@ class WindowTangent(Tangent):
 
     def __init__(self, prior: Tangent | None = None, window: int = 768, rho: float = 1e-3) -> None:
         check_count("WindowTangent", "window", window)
-        check_positive("WindowTangent", "rho", rho, least=1e-10)
+        check_number("WindowTangent", "rho", rho, least=1e-10)
         self.prior = IdentityTangent() if prior is None else prior
         self.window = window
         self.rho = rho

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
-from zo.distributed.ranks import Ranks
+from blackbox.checks import check_count
 from zo.errors import TangentError
-from zo.estimators.estimator import check_count
+from zo.execution.ranks import Ranks
 from zo.same_run import same_chunk
 from zo.tangents.step.chunks import Layout, RecordedChunk
 

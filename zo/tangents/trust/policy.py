@@ -7,9 +7,8 @@ import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from blackbox.checks import check_count, check_number, check_positive
 from zo.errors import ConfigurationError, TangentWarning
-from zo.estimators.estimator import check_count
-from zo.tangents.tangent import check_positive
 
 WORST = 10.0  # errors above count as this: one step in which nothing is known is not all that counts
 FALL = 0.1  # an error that falls by less between two verdicts falls no more
@@ -59,7 +58,7 @@ class TrustPolicy:
     def __post_init__(self) -> None:
         """Refuse what would never, or always, be lost."""
         check_positive("TrustPolicy", "lost", self.lost)
-        check_positive("TrustPolicy", "regained", self.regained, most=self.lost)
+        check_number("TrustPolicy", "regained", self.regained, above=0, most=self.lost)
         check_positive("TrustPolicy", "lost_values", self.lost_values)
         number = isinstance(self.agreement, float | int) and not isinstance(self.agreement, bool)
         if not number or not math.isfinite(self.agreement):

@@ -1,0 +1,151 @@
+"""Checks of arguments, one for each kind of setting, and the known name that is nearest to one that is not.
+
+Each returns the value, or raises a `ConfigurationError` that says what was expected, what came, and how to
+mend it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from blackbox.errors import ConfigurationError
+
+
+def check_count(owner: str, name: str, value: Any, least: int = 1) -> int:  # noqa: ANN401 - to be checked
+    """Refuse what is not a whole number of at least `least`.
+
+    Args:
+        owner: the class or function that was given the value, for the message.
+        name: the argument's name, for the message.
+        value: what was given.
+        least: the smallest value that is accepted.
+
+    Raises:
+        ConfigurationError: the value is no `int`, is a bool, or is too small.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigurationError(
+            f"{owner}, {name}: expected a whole number >= {least}, got {value!r}. Give an int in that range."
+        )
+    return value
+
+
+def check_number(
+    owner: str,
+    name: str,
+    value: Any,  # noqa: ANN401 - to be checked
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+    mend: str = "Give an int or a float in that range.",
+) -> float:
+    """Refuse what is not a finite number within bounds.
+
+    Args:
+        owner: the class or function that was given the value, for the message.
+        name: the argument's name, for the message.
+        value: what was given.
+        least: the smallest value that is accepted.
+        above: a bound that the value must exceed.
+        most: the largest value that is accepted.
+        below: a bound that the value must stay under.
+        mend: the sentence that ends the message.
+
+    Raises:
+        ConfigurationError: the value is no finite number, is a bool, or is out of bounds.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not (number and least <= value <= most and above < value < below):
+        low, high = max(least, above), min(most, below)
+        if math.isfinite(low) and math.isfinite(high):
+            words = f" in {'[' if least > above else '('}{low:g}, {high:g}{']' if most < below else ')'}"
+        elif math.isfinite(low):
+            words = f" {'>=' if least > above else '>'} {low:g}"
+        else:
+            words = f" {'<=' if most < below else '<'} {high:g}" if math.isfinite(high) else ""
+        raise ConfigurationError(f"{owner}, {name}: expected a finite number{words}, got {value!r}. {mend}")
+    return float(value)
+
+
+def check_positive(owner: str, name: str, value: Any) -> float:  # noqa: ANN401 - to be checked
+    """Refuse what is not a finite number above zero.
+
+    Args:
+        owner: the class or function that was given the value, for the message.
+        name: the argument's name, for the message.
+        value: what was given.
+
+    Raises:
+        ConfigurationError: the value is no finite number, is a bool, or is not above zero.
+    """
+    return check_number(owner, name, value, above=0)
+
+
+def check_fraction(owner: str, name: str, value: Any) -> float:  # noqa: ANN401 - to be checked
+    """Refuse what is not a number from 0 to 1, both included.
+
+    Args:
+        owner: the class or function that was given the value, for the message.
+        name: the argument's name, for the message.
+        value: what was given.
+
+    Raises:
+        ConfigurationError: the value is no number, is a bool, or is outside [0, 1].
+    """
+    return check_number(owner, name, value, least=0, most=1, mend="Give a fraction of one, such as 0.5.")
+
+
+def check_flag(owner: str, name: str, value: Any) -> bool:  # noqa: ANN401 - to be checked
+    """Refuse what is neither True nor False.
+
+    Args:
+        owner: the class or function that was given the value, for the message.
+        name: the argument's name, for the message.
+        value: what was given.
+
+    Raises:
+        ConfigurationError: the value is no bool.
+    """
+    if not isinstance(value, bool):
+        raise ConfigurationError(
+            f"{owner}, {name}: expected True or False, got {value!r}. Give one of the two."
+        )
+    return value
+
+
+def check_choice(owner: str, name: str, value: Any, choices: Sequence[str]) -> str:  # noqa: ANN401
+    """Refuse a word that is not one of the choices.
+
+    Args:
+        owner: the class or function that was given the value, for the message.
+        name: the argument's name, for the message.
+        value: what was given.
+        choices: the words that are accepted.
+
+    Raises:
+        ConfigurationError: the value is not among the choices.
+    """
+    if not isinstance(value, str) or value not in choices:
+        mend = nearest(value, choices, "Choose from") if isinstance(value, str) else "Give one as a text."
+        raise ConfigurationError(
+            f"{owner}, {name}: expected one of {', '.join(choices)}, got {value!r}. {mend}"
+        )
+    return value
+
+
+def nearest(name: str, names: Iterable[str], what: str = "The names are") -> str:
+    """The sentence that ends a message about an unknown name: did you mean another?
+
+    Args:
+        name: the name that came.
+        names: those that are known, in the order in which they are listed.
+        what: how the sentence begins that lists all names, where none is near.
+    """
+    known = list(names)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean {close[0]!r}?" if close else f"{what} {', '.join(known) or 'none'}."
