@@ -283,7 +283,7 @@ class DifferentiableBox(nn.Module):
         learned = state["tangent"]
         saved = {"seed": state["seed"], "tangent": repr(None) if learned is None else learned["kind"]}
         refuse_other_run("differentiable", {"seed": self.seed, "tangent": repr(self.tangent)}, saved)
-        if self._tangent is not None:
+        if self._tangent is not None and learned is not None:
             self._tangent.load_state_dict(learned)
         self.counts = RowCounts(**state["counts"])
 
