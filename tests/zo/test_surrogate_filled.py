@@ -122,7 +122,7 @@ def test_coordinates_of_failed_queries_are_filled_and_leave_the_scale(estimator,
     _, found = step(estimator, lost=lost, max_dropped=0.5)
     network = make_network()
     with_surrogate(network)
-    drawn = estimator.plan(zo.Parameters(network), zo.Key(0)).moved()[:6]
+    drawn = estimator.plan(zo.Parameters(network), zo.Key(0)).chunk(0, 6).indices
     failed = drawn[[0, 4]]
     kept = drawn[[1, 2, 3, 5]]
     assert torch.equal(found[kept], whole[kept])
@@ -149,7 +149,7 @@ def test_a_surrogate_that_is_zero_on_all_that_was_measured_fills_nothing():
         p.grad.zero_()
     next(network.parameters()).grad[0, 0] = 1e-3
     estimator = SurrogateFilled(1e-4, 10)
-    drawn = estimator.plan(zo.Parameters(network), zo.Key(0)).moved()
+    drawn = estimator.plan(zo.Parameters(network), zo.Key(0)).chunk(0, 10).indices
     assert drawn[0] == 0  # 5 / 6 of the probability, ten times
     objective = losing(through(Sine()), network, estimator, [0])
     gradient = zo.LossGradient(network, objective, estimator, evaluator="loop", max_dropped=0.5)
@@ -207,7 +207,7 @@ def test_the_global_generator_is_neither_read_nor_moved():
     for disturb in (1, 2):
         torch.manual_seed(disturb)
         before = torch.get_rng_state()
-        plans.append(FILLED.plan(zo.Parameters(network), zo.Key(0)).moved())
+        plans.append(FILLED.plan(zo.Parameters(network), zo.Key(0)).chunk(0, 6).indices)
         assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(*plans)
 
