@@ -200,6 +200,10 @@ class Backwards(estimators.Estimator[EachOnce]):
 @pytest.mark.parametrize("evaluator", ["loop", "stacked"])
 def test_an_estimator_of_ones_own_is_made_of_what_the_package_exports(evaluator):
     network, x = nn.Linear(3, 2).double(), torch.linspace(-1, 1, 12).double().view(4, 3)
+
+    def objective(network, batch):
+        return network(batch).sum(dim=1)
+
     gradient = zo.LossGradient(
         network, lambda n, b: n(b).sum(dim=1), Backwards(), evaluator=evaluator, chunk=3
     )
