@@ -65,7 +65,7 @@ def test_scoring_leaves_the_network_as_it_was(method):
 
 
 @pytest.mark.parametrize("method", ["zo-grasp", "zo-snip", "random"])
-def test_scores_hang_on_the_seed_alone(method):
+def test_scores_depend_on_the_seed_alone(method):
     def values(seed: int) -> torch.Tensor:
         return pruning.scores(method, make(), objective, BATCH, q=3, seed=seed, evaluator="loop").values
 
