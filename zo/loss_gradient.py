@@ -11,12 +11,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from blackbox.checks import check_count, check_fraction
+from blackbox.failures import noted
 from zo.base import Base, evaluate_base
 from zo.draws import Key
 from zo.errors import RanksError
 from zo.estimators.estimator import Estimator
-from zo.evaluators.check import is_due, noise_of
-from zo.evaluators.choice import Serving, candidates, chunk_size
+from zo.evaluators.check import is_due, most_checks, noise_of
+from zo.evaluators.choice import SMALLEST, Serving, candidates, chunk_size
 from zo.evaluators.evaluator import Evaluator
 from zo.execution.journal import Journal, Page, step_fingerprint
 from zo.execution.pieces import Opening, Pieces, Share, evaluate_share, joined
@@ -164,13 +165,14 @@ class LossGradient:
         step, ranks = self.counts.steps, self._ranks
         ranks.exchanged = 0
         opening = self._open(step, batch) if self._must_open(step) else Opening()
-        pieces, shares = ranks.together(step, lambda: self._share(opening, step, batch))
-        ranks.refuse_different(step, [share.marks for share in shares])
-        faults = [share.fault for share in shares if share.fault is not None]
-        if faults:  # the step is evaluated again by `loop`; the next one looks for another evaluator
-            self.serving = self.serving.found_wrong(self.network.training, faults[0])
-            opening = Opening(pieces, by_loop=True, noise=opening.noise)
+        with noted() as causes:
             pieces, shares = ranks.together(step, lambda: self._share(opening, step, batch))
+            ranks.refuse_different(step, [share.marks for share in shares])
+            faults = [share.fault for share in shares if share.fault is not None]
+            if faults:  # the step is evaluated again by `loop`; the next one looks for another evaluator
+                self.serving = self.serving.found_wrong(self.network.training, faults[0])
+                opening = Opening(pieces, by_loop=True, noise=opening.noise)
+                pieces, shares = ranks.together(step, lambda: self._share(opening, step, batch))
         pieces.base.leave()
 
         difference, valid = joined(len(pieces), [opening.known, *(share.numbers for share in shares)])
@@ -178,7 +180,7 @@ class LossGradient:
         self.counts.queries += pieces.plan.queries + checks
         self.counts.checks += checks
         self.counts.dropped += int((~valid).sum())
-        refuse_too_many(valid, self.max_dropped, step)
+        refuse_too_many(valid, self.max_dropped, step, causes)
         gradient = self.estimator.reduce(pieces.plan, difference, valid)
         self.parameters.add_to_grad(gradient, replace=self.estimator.replaces_grad)
         self.counts.steps += 1
@@ -200,6 +202,16 @@ class LossGradient:
     def queries(self) -> int:
         """What a step will cost: perturbed objectives of the plan; the base and checks are not counted."""
         return self.estimator.queries(self.parameters, self.counts.steps)
+
+    def most_checks(self, steps: int) -> int:
+        """At most how many queries the next steps will take beside their plans: checks and sentinels."""
+        queries = self.queries()
+        chunk = min(queries, self.chunk or SMALLEST)
+        first = self.counts.steps
+        return sum(
+            most_checks(step, self.parameters, self.serving.evaluators, queries, chunk)
+            for step in range(first, first + steps)
+        )
 
     def metrics(self) -> dict[str, float]:
         """Plain numbers for a log: the counts, by name."""

@@ -13,9 +13,9 @@ from torch import Tensor
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.box_gradient.row_queries import RowQueries
 from zo.tangents.pairs import CallPairs, sizes
-from zo.tangents.step.calls import RecordedCall
 from zo.tangents.tangent import Tangent
-from zo.tangents.trust.prediction_error import predict_and_learn
+from zo.tangents.trust import predict_and_learn, relative_error
+from zo.tangents.units import Units
 
 
 class TangentRows:
@@ -29,6 +29,7 @@ class TangentRows:
     def __init__(self, box: BlackBoxFunction, tangent: Tangent) -> None:
         self.box = box
         self.tangent = copy.deepcopy(tangent)
+        self.units = Units()
         self._errors: dict[int, tuple[float | None, float]] = {}  # by call: relative, and size of responses
         self._ended = False  # whether a call came after the last backward
 
@@ -82,7 +83,7 @@ class TangentRows:
         Returns:
             Gradients `(rows, size)` by the place of the input, of those with a derivative.
         """
-        self._learn(call, pairs)
+        pairs = self._learn(call, pairs)
         rows = len(pairs.z)
         places = [place for place, spec in enumerate(self.box.outputs) if spec.differentiable]
         cotangent = torch.cat(
@@ -100,11 +101,13 @@ class TangentRows:
 
     def state_dict(self) -> dict[str, Any]:
         """Which tangent it is, and what it has learned."""
-        return {"kind": repr(self.tangent), "state": self.tangent.state_dict()}
+        state, units = self.tangent.state_dict(), self.units.state_dict()
+        return {"kind": repr(self.tangent), "state": state, "units": units}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.tangent.load_state_dict(state["state"])
+        self.units.load_state_dict(state["units"])
 
     @property
     def trust(self) -> list[float | None]:
@@ -121,13 +124,13 @@ class TangentRows:
         named |= {f"tangent_error_call_{number}": error for number, error in enumerate(self.trust, start=1)}
         return {name: error for name, error in named.items() if error is not None}
 
-    def _learn(self, call: int, pairs: CallPairs) -> None:
+    def _learn(self, call: int, pairs: CallPairs) -> CallPairs:
         if self._ended:
             self._errors, self._ended = {}, False
-        alone = RecordedCall(0, (pairs.z[None],), (pairs.y[None],))
-        (error,), _ = predict_and_learn([self.tangent], [alone], [pairs])
-        scale = pairs.response if len(pairs.d) else pairs.y - pairs.y.mean(dim=0)
-        self._errors[call] = error, float(scale.double().square().sum())
+        (pairs,) = self.units.measure([pairs])
+        (squares,) = predict_and_learn(self.tangent, [pairs])
+        self._errors[call] = relative_error([squares]), 0.0 if squares is None else squares[1]
+        return pairs
 
 
 def _flat(specs: Sequence[ArraySpec], arrays: Sequence[Tensor]) -> Tensor:
