@@ -127,7 +127,7 @@ def test_a_small_coordinate_that_is_wrong_shows_in_the_error():
 
     outputs = torch.tensor([1.0, 1.0, 1e-6, 1e-6])
     _, _, (error,) = train(linear, AllButOne(), ONES, outputs, torch.float64, steps=1)
-    assert error == pytest.approx(0.5, abs=0.01)
+    assert error == pytest.approx(0.5, abs=0.05)
 
 
 def test_channels_of_a_grid_may_have_units_of_their_own():

@@ -5,9 +5,7 @@ import pickle
 import pytest
 import torch
 
-from blackbox.errors import ConfigurationError
-from blackbox.function import BlackBoxFunction
-from blackbox.spec import ArraySpec
+from blackbox import ArraySpec, BlackBoxFunction, ConfigurationError
 from simulators.lorenz96 import Lorenz96
 from simulators.noisy import Noisy
 
@@ -94,9 +92,9 @@ def test_the_repr_names_box_and_noise():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"scale": -1.0}, "scale: expected a finite number, 0 or more, got -1.0"),
+        ({"scale": -1.0}, "scale: expected a finite number >= 0, got -1.0"),
         ({"scale": float("inf")}, "scale"),
-        ({"scale": 1.0, "seed": -1}, "seed: expected a whole number, 0 or more, got -1"),
+        ({"scale": 1.0, "seed": -1}, "seed: expected a whole number >= 0, got -1"),
     ],
 )
 def test_bad_settings_are_named(settings, words):

@@ -13,22 +13,21 @@ from torch import Tensor, nn
 from blackbox import BlackBoxFunction
 from blackbox.checks import check_choice, check_count
 from zo.batches import count_rows
-from zo.distributed.fingerprints import fingerprint
-from zo.distributed.ranks import Ranks
 from zo.draws import Key
 from zo.errors import TangentError, TangentWarning
 from zo.estimators.estimator import check_mu
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
-from zo.evaluators.preserved import Snapshot
 from zo.evaluators.stacked import Stacked
+from zo.evaluators.state import Snapshot
+from zo.execution.ranks import Ranks, fingerprint
 from zo.failures import survivors
 from zo.objective import Objective
 from zo.parameters import Choice, Parameters
 from zo.same_run import refuse_other_run, same_chunk
 from zo.tangents import checks
 from zo.tangents.pairs import CallPairs
-from zo.tangents.recording import RecordedCall, record
+from zo.tangents.recording import RecordedCall, alone, record
 from zo.tangents.replay import refuse_unseen_weights, replay, without_failed
 from zo.tangents.tangent import Tangent
 from zo.tangents.trust import TrustPolicy, TrustWatch, agreement, predict_and_learn, relative_error
@@ -218,7 +217,8 @@ class TangentGradient:
             checks.refuse_not_finite(gradients, self.trust, step)
             checked = None, 0
             if ranks.rank == 0 and self.watch.policy.checks(step):  # the first rank alone
-                checked = agreement(problem, self.boxes, base, gradients, before)
+                with alone(ranks):
+                    checked = agreement(problem, self.boxes, base, gradients, before)
             return (loss, gradients, dropped), checked
 
         (loss, gradients, dropped), told = ranks.together(step, rest)

@@ -14,11 +14,11 @@ from torch import Tensor
 from blackbox import BlackBoxFunction
 from blackbox.checks import check_count, check_number, check_positive
 from zo.errors import TangentWarning
-from zo.evaluators.evaluator import Problem, differences
-from zo.evaluators.loop import Loop
-from zo.evaluators.preserved import Snapshot
+from zo.evaluators.evaluator import Problem, mean_changes
+from zo.evaluators.loop import loop_losses
+from zo.evaluators.state import Snapshot
 from zo.perturbation import Directions
-from zo.tangents.pairs import CallPairs, reciprocal, sizes, together
+from zo.tangents.pairs import CallPairs, reciprocal, together
 from zo.tangents.recording import Recorder
 from zo.tangents.tangent import Tangent
 
@@ -78,18 +78,11 @@ def _squares(tangent: Tangent, pairs: CallPairs) -> Squares | None:
         if found is None or int(chosen.sum()) < 2:  # one value is its own mean
             return None
         centre = true[chosen].double().mean(dim=0)
-    found, true, unit = found[chosen].double(), true[chosen].double(), _units(pairs).double()
-    return tuple(float((each * reciprocal(unit)).square().sum()) for each in (found - true, true - centre))
-
-
-def _units(pairs: CallPairs) -> Tensor:
-    """Of the outputs; one that has not responded yet counts as others of its array, or not at all."""
-    arrays = []
-    for scale in pairs.response_scale.split(sizes(pairs.outputs)):
-        seen = scale > 0
-        arrays.append(torch.where(seen, scale, scale[seen].log().mean().exp() if seen.any() else 0.0))
-    units = torch.cat(arrays)
-    return units if units.any() else torch.ones_like(units)
+    found, true, unit = found[chosen].double(), true[chosen].double(), pairs.response_scale.double()
+    if not unit.any():  # no output has ever changed: they are compared as they are
+        unit = torch.ones_like(unit)
+    error, size = (each * reciprocal(unit) for each in (found - true, true - centre))
+    return float(error.square().sum()), float(size.square().sum())
 
 
 # The check along the gradient
@@ -135,10 +128,10 @@ def agreement(
     before.restore()
     try:
         with recorder.recording():
-            moved = Loop().losses(problem, direction)
+            moved = loop_losses(problem, direction, Snapshot(problem.network))
     finally:
         after.restore()
-    change, valid = differences(base, moved)
+    change, valid = mean_changes(base, moved - base)
     return (float(change) / (length * slope) if bool(valid) else None), recorder.rows
 
 
