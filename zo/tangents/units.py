@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zo.tangents.pairs import CallPairs
+from blackbox import ArraySpec
+from zo.tangents.pairs import CallPairs, sizes
 
 AGE = 50  # steps: what is older has faded from a running mean
 TOO_FAR = math.log(2.0)  # a unit is read anew when the running mean is more than twice or under half of it
@@ -32,7 +33,7 @@ class Units:
 
     They are running geometric means over some fifty steps, so a single step in which a simulation goes astray
     hardly counts. One that is within a factor of two of its mean stays as it is, for what tangents keep is in
-    units too.
+    units too. Where an `ArraySpec` has a `scale`, that is the unit.
     """
 
     def __init__(self) -> None:
@@ -53,7 +54,8 @@ class Units:
         )
         self._changes.take(_sizes(moved, z))
         self._responses.take(_sizes(answered, y, varied=True))
-        d_scale, response_scale = (own.scale.to(calls[0].z) for own in (self._changes, self._responses))
+        d_scale = _given(calls[0].inputs, self._changes.scale).to(z)
+        response_scale = _given(calls[0].outputs, self._responses.scale).to(z)
         return [replace(pairs, d_scale=d_scale, response_scale=response_scale) for pairs in calls]
 
     def state_dict(self) -> dict[str, Any]:
@@ -92,6 +94,14 @@ class _Running:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._steps, self._mean, self.scale = (state[name].clone() for name in ("steps", "mean", "scale"))
+
+
+def _given(specs: tuple[ArraySpec, ...], measured: Tensor) -> Tensor:
+    """The units `(size,)` that were measured, but where a spec gives its own."""
+    pieces = zip(specs, measured.split(sizes(specs)), strict=True)
+    return torch.cat(
+        [piece if spec.scale is None else piece.new_tensor(spec.scale) for spec, piece in pieces]
+    )
 
 
 def _sizes(changes: Tensor, values: Tensor, varied: bool = False) -> Tensor:
