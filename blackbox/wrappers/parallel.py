@@ -35,7 +35,7 @@ from blackbox.wrappers.workers import Reply, Task, run
 from blackbox.wrappers.wrapper import Wrapper, pick, place, stops, unanswered
 
 _BREAKS = 3  # executors in a row that break before anything comes of it
-_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has but the second, which there ends at once
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has only the second, which there ends at once
 
 
 class Parallel(Wrapper):
