@@ -28,7 +28,7 @@ from benchmarks.query_speed.problems import Block, Timed, make
 from tasks.pictures import figure, save
 from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.evaluator import Evaluator, Problem
-from zo.evaluators.preserved import Snapshot
+from zo.evaluators.state import Snapshot
 from zo.objective import losses
 from zo.perturbation import Coordinates
 

@@ -31,7 +31,7 @@ from tasks.runs.machine import version
 CALLS = {10: 100, 1_000: 100, 100_000: 4}  # of a round, by d
 ROUNDS = 7
 LEAK_CALLS = 10_000
-PACKAGES = ("umbridge", "aiohttp", "requests", "uvicorn", "httptools", "urllib3", "orjson")
+PACKAGES = ("umbridge", "aiohttp", "requests", "starlette", "uvicorn", "h11", "urllib3", "orjson")
 OURS, THEIRS = "ours", "umbridge"
 
 

@@ -31,13 +31,12 @@ def serve(command: ServeCommand) -> int:
 
     box = _box(command)
     um_bridge.serve(
-        box,
-        name=command.name,
+        box if command.name is None else {command.name: box},
         host=command.host,
         port=command.port,
         token=command.token or os.environ.get(TOKEN) or None,
-        derivatives=command.derivatives,
         threads=command.threads,
+        timeout=command.timeout,
     )
     return 0
 

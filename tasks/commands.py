@@ -108,10 +108,10 @@ class ServeCommand:
         arg(help="What requests must bear. Others can read it here: better set BLACKBOX_TOKEN."),
     ] = None
     name: Annotated[str | None, arg(help="Of the model, for clients; None for its class's.")] = None
-    derivatives: Annotated[
-        float | None, arg(help="The mu of finite differences to answer for gradients by; None for none.")
-    ] = None
     threads: Annotated[int, arg(help="Evaluations at a time, for a box that may run in threads.")] = 1
+    timeout: Annotated[
+        float | None, arg(help="Seconds after which an evaluation is answered with an error; None waits.")
+    ] = None
     debug: Debug = False
 
 

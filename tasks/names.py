@@ -54,7 +54,7 @@ FUNCTIONS = {
     "onnx": ("blackbox.adapters:OnnxModel", "A model in ONNX format: onnx path=model.onnx."),
     "um-bridge": (
         "blackbox.adapters:UmBridge",
-        "A model behind a server: um-bridge urls=http://localhost:4242.",
+        "A model behind a server: um-bridge url=http://localhost:4242.",
     ),
 }
 

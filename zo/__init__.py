@@ -2,10 +2,8 @@
 
 from zo import pruning
 from zo.box_gradient.bases import Basis, DCTBasis, GivenBasis
-from zo.box_gradient.differentiable import differentiable
-from zo.box_gradient.differentiable_box import DifferentiableBox, RowCounts
+from zo.box_gradient.differentiable import DifferentiableBox, RowCounts, differentiable
 from zo.box_gradient.row_rge import RowRGE
-from zo.distributed.shared_rows import SharedRows
 from zo.draws import Key
 from zo.errors import (
     ConfigurationError,
@@ -13,29 +11,35 @@ from zo.errors import (
     EvaluatorWarning,
     FailedQueriesError,
     KeepBestWarning,
+    NoiseWarning,
     ObjectiveError,
     ParameterError,
     PruningWarning,
     RanksError,
     TangentError,
     TangentWarning,
+    ZeroGradientWarning,
 )
 from zo.estimators.cge import CGE
 from zo.estimators.control_variate import ControlVariate
 from zo.estimators.estimator import Estimator
 from zo.estimators.hybrid import Hybrid
-from zo.estimators.layerwise import LayerwiseCoordinates
 from zo.estimators.rge import RGE
-from zo.estimators.sparsity import Complement, FixedCoordinates, RandomCoordinates, Sparsity
+from zo.estimators.sparsity import (
+    Complement,
+    FixedCoordinates,
+    LayerwiseCoordinates,
+    RandomCoordinates,
+    Sparsity,
+)
 from zo.estimators.surrogate_filled import SurrogateFilled
-from zo.evaluators.checked import Checked
 from zo.evaluators.difference.changes import Moved
 from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.difference.registry import difference_rule
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.loop import Loop
-from zo.evaluators.measured import Measured
 from zo.evaluators.stacked import Stacked
+from zo.execution.shared_rows import SharedRows
 from zo.keep_best import KeepBest
 from zo.loss_gradient import LossGradient, QueryCounts
 from zo.masked_step import masked_step
@@ -58,7 +62,6 @@ __all__ = [
     "RGE",
     "Basis",
     "CallPairs",
-    "Checked",
     "Complement",
     "ConfigurationError",
     "ControlVariate",
@@ -83,9 +86,9 @@ __all__ = [
     "Loop",
     "LossGradient",
     "LowRankTangent",
-    "Measured",
     "ModelTangent",
     "Moved",
+    "NoiseWarning",
     "ObjectiveError",
     "OutputLoss",
     "ParameterError",
@@ -109,6 +112,7 @@ __all__ = [
     "TangentWarning",
     "TrustPolicy",
     "WindowTangent",
+    "ZeroGradientWarning",
     "difference_rule",
     "differentiable",
     "masked_step",

@@ -9,22 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zo.errors import ConfigurationError, ObjectiveError
+from zo.errors import ObjectiveError
 from zo.parameters import Parameters
-
-
-def refuse_autocast(autocast: torch.dtype | None) -> None:
-    """Refuse a setting other than None.
-
-    Raises:
-        ConfigurationError: it is another.
-    """
-    if autocast is not None:
-        raise ConfigurationError(
-            f"LossGradient, autocast: expected None, got {autocast!r}. Rounded to 8 bits (bfloat16) or 11 "
-            "(float16), a weight of one takes no step below 4e-3 or 5e-4, and losses no change below that of "
-            "theirs: keep the network in float32, and cast inside the objective what comes after it."
-        )
 
 
 @contextmanager

@@ -2,49 +2,87 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from zo.autocast import autocast_refused
 from zo.batches import count_rows
-from zo.distributed.row_blocks import losses_by_block
 from zo.errors import ObjectiveError
+from zo.evaluators.evaluator import Problem
 from zo.evaluators.memory import measured
+from zo.evaluators.state import Snapshot
+from zo.failures import survivors
 from zo.objective import Closed, Objective, losses
 from zo.parameters import Parameters
 
 
-def base_losses(
-    objective: Objective,
+@dataclass(frozen=True)
+class Base:
+    """What the base evaluation of a step found.
+
+    Attributes:
+        problem: What the step's queries share.
+        losses: `(rows,)`, NaN where a row failed.
+        survived: `(rows,)` bool, False where a row failed.
+        before: The network as the base evaluation found it, from which each query starts.
+        after: The network as it left it, with its buffers updated once.
+        peak: Bytes that it took, 0 if that was not measured.
+    """
+
+    problem: Problem
+    losses: Tensor
+    survived: Tensor
+    before: Snapshot
+    after: Snapshot
+    peak: int
+
+    def loss(self) -> Tensor:
+        """The mean over the rows that did not fail."""
+        return self.losses[self.survived].mean()
+
+    def leave(self) -> None:
+        """Leave the network as the base evaluation did.
+
+        Raises:
+            ObjectiveError: A query wrote to weights that the base evaluation had left alone, so that queries
+                after it were evaluated at other weights. They are as they were.
+        """
+        written = [name for name in self.before.written() if name not in self.problem.written]
+        self.after.restore()
+        if written:
+            raise ObjectiveError(
+                f"network: expected a forward that writes the same weights each time, got one that wrote to "
+                f"{', '.join(written)} in a query and not in the base evaluation. Keep such weights in a "
+                "buffer, or write them outside of the objective."
+            )
+
+
+def evaluate_base(
     network: nn.Module,
+    objective: Objective,
     parameters: Parameters,
     batch: Any,  # noqa: ANN401
-    row_block: int | None,
+    step: int,
     *,
     measure: bool,
-    first: bool,
-    check_blocks: bool,
-) -> tuple[Tensor, int]:
-    """Losses of the base, as queries will be evaluated.
+) -> Base:
+    """Evaluate the objective once, and leave the network as it was, for the queries to start from.
 
     Args:
-        objective: of the step.
-        network: likewise; its buffers are updated, as by an ordinary forward.
-        parameters: that will be perturbed.
-        batch: any nesting of tensors with rows first; None for a closure.
-        row_block: rows that are evaluated at a time; None for all together.
-        measure: whether to see how much memory it takes.
-        first: whether to look for autocast inside the network too.
-        check_blocks: whether to see that a row's loss does not hang on the rows of other blocks.
-
-    Returns:
-        Losses `(rows,)`, NaN where a row failed; and the bytes that they took at the peak, 0 if not measured.
+        network: Its forward may write to buffers, and to weights, as a momentum encoder's does.
+        objective: What is evaluated.
+        parameters: Those that will be perturbed.
+        batch: Any nesting of tensors with rows first; None for a closure.
+        step: The number of the step, for messages.
+        measure: Whether to measure the memory that it takes, as at a first step.
 
     Raises:
-        ObjectiveError: the batch or the losses do not have rows first; a batch for a closure; or the network
+        ObjectiveError: The batch or the losses do not have rows first; a batch for a closure; or the network
             runs under autocast.
-        ConfigurationError: rows interact, and cannot be cut into blocks.
+        FailedQueriesError: No row has a finite loss.
+            In all these cases the network is as it was.
     """
     rows = None
     if not isinstance(objective, Closed):
@@ -54,9 +92,14 @@ def base_losses(
             f"objective: expected no batch for a closure without arguments, got {type(batch).__name__}. "
             "Call backward() with none, or make it an objective(network, batch)."
         )
-    with autocast_refused(parameters, inside=first), measured(measure) as peak:
-        if row_block is None:
+    before = Snapshot(network)
+    try:
+        with autocast_refused(parameters, inside=measure), measured(measure) as peak:
             base = losses(objective, network, batch, rows)
-        else:
-            base = losses_by_block(objective, network, batch, rows or 0, row_block, check=check_blocks)
-    return base, peak.peak
+        survived = survivors(base, step)
+        written = before.written()
+        after = Snapshot(network)
+    finally:
+        before.restore()
+    problem = Problem(network, parameters, objective, batch, len(base), written)
+    return Base(problem, base, survived, before, after, peak.peak)

@@ -39,6 +39,14 @@ class EvaluatorWarning(UserWarning):
     """A fast evaluator disagreed with `loop` or could not run, and `loop` took its place."""
 
 
+class NoiseWarning(UserWarning):
+    """Two evaluations of the objective at the same weights differ by a good part of what `mu` changes."""
+
+
+class ZeroGradientWarning(UserWarning):
+    """A gradient is exactly zero everywhere: no weight that was moved changed the loss."""
+
+
 class DerivativeError(BlackBoxError, RuntimeError):
     """A derivative that function values do not give: of second order, in forward mode, or under `vmap`."""
 

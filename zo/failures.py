@@ -1,11 +1,16 @@
-"""How much failure a step can bear: some row of the base, and most of the queries, must survive."""
+"""How many failed rows and queries a step can bear; and what is said of noise and of a gradient of zero."""
 
 from __future__ import annotations
+
+import warnings
 
 import torch
 from torch import Tensor
 
-from zo.errors import FailedQueriesError
+from zo.errors import FailedQueriesError, NoiseWarning, ZeroGradientWarning
+
+# Of the differences that mu makes. A drift grows from query to query, so that one call's share is small.
+NOISY = 1e-4
 
 
 def survivors(base: Tensor, step: int) -> Tensor:
@@ -36,3 +41,44 @@ def refuse_too_many(valid: Tensor, most: float, step: int) -> None:
             "the black box's ledger; a smaller mu or learning rate keeps variants nearer to the base, "
             "max_dropped lets more of them go."
         )
+
+
+def tell_noise(step: int, noise: float | None, differences: Tensor) -> bool:
+    """Warn where two evaluations of the base are apart by more than a fraction of what `mu` changes.
+
+    Returns whether it did.
+
+    Args:
+        step: The number of the step.
+        noise: How far the mean losses were apart; None if the base was evaluated once.
+        differences: `(queries,)`, what the queries changed.
+    """
+    if not noise or not len(differences):  # nothing was asked, or nothing is off
+        return False
+    size = float(differences.square().mean().sqrt())
+    if noise <= NOISY * size:
+        return False
+    warnings.warn(
+        f"Step {step}: expected two evaluations of the objective at the same weights to agree, got "
+        f"losses that differ by {noise:.1e}; the differences that mu makes are about {size:.1e}: noise "
+        f"is {noise / max(size, 1e-300):.1g} times as large. The network or the objective has state "
+        "outside of torch (a counter, Python's or NumPy's random numbers), or a black box is noisy. Take "
+        "that out, or take a larger mu.",
+        NoiseWarning,
+        stacklevel=3,
+    )
+    return True
+
+
+def tell_zero(step: int, gradient: Tensor) -> bool:
+    """Warn of a flat gradient `(size,)` that is exactly zero; returns whether it is."""
+    if gradient.any():
+        return False
+    warnings.warn(
+        f"Step {step}: expected some weight to change the loss, got a gradient that is exactly zero. Does "
+        "the objective use this network, and not another or a copy of it? Is the black box constant, or does "
+        "it round its output to steps that mu does not cross?",
+        ZeroGradientWarning,
+        stacklevel=3,
+    )
+    return True

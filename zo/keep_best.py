@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from blackbox.checks import check_count
 from zo.errors import ConfigurationError, KeepBestWarning
-from zo.evaluators.preserved import Snapshot
+from zo.evaluators.state import Snapshot
 
 
 class KeepBest:

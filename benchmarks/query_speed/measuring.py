@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from zo.evaluators.difference.compiling import Compiled
 
 import zo
 from benchmarks.protocol import Spread, spreads
 from benchmarks.query_speed.problems import Block, Timed
 from blackbox import BlackBoxError
-from zo.evaluators.difference.compiling import Compiled
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.memory import measured
-from zo.evaluators.preserved import Snapshot
+from zo.evaluators.state import Snapshot
 from zo.perturbation import Coordinates
 
 BASELINE = "published"

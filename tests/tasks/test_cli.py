@@ -143,7 +143,7 @@ def test_known_errors_are_one_sentence_unless_debug(toy, capsys):
 def test_a_server_that_is_not_there_is_not_taken_for_a_file(toy, capsys):
     for package in ("urllib3", "orjson"):
         pytest.importorskip(package, reason="needs the extra umbridge")
-    assert toy("check", "um-bridge", "urls=http://127.0.0.1:9") == 1
+    assert toy("check", "um-bridge", "url=http://127.0.0.1:9") == 1
     said = capsys.readouterr().err
     assert said.startswith("blackbox: http://127.0.0.1:9: expected a server, found none (")
     assert said.endswith("Start it, or mend the address.\n")
@@ -254,7 +254,7 @@ def test_check_ends_with_0_for_a_good_box_and_1_for_a_faulty_one(toy, tmp_path, 
 
 
 def test_serve_answers_until_it_is_told_to_stop(start_toy, tmp_path):
-    for package in ("uvicorn", "orjson"):
+    for package in ("uvicorn", "starlette", "orjson"):
         pytest.importorskip(package, reason="needs the extra umbridge")
     (tmp_path / "served_boxes.py").write_text(BOXES)
     process = start_toy("serve", "served_boxes.py:Pump", "--port", "0", "--name", "pump")
@@ -278,15 +278,17 @@ def test_serve_hands_its_options_on_and_takes_the_token_from_the_environment(toy
     served = []
     monkeypatch.setattr(um_bridge, "serve", lambda box, **settings: served.append((box, settings)))
     monkeypatch.setenv("BLACKBOX_TOKEN", "secret")
-    assert toy("serve", "lorenz-96", "sites=5", "--derivatives", "1e-3", "--threads", "2") == 0
-    assert toy("serve", "lorenz-96", "--host", "0.0.0.0", "--port", "80", "--token", "given") == 0
-    (first, by_default), (_, asked) = served
+    assert toy("serve", "lorenz-96", "sites=5", "--timeout", "60", "--threads", "2") == 0
+    assert (
+        toy("serve", "lorenz-96", "--host", "0.0.0.0", "--port", "80", "--token", "given", "--name", "l96")
+        == 0
+    )
+    (first, by_default), (named, asked) = served
     assert first.inputs[0].shape == (1, 5)
-    usual = {"name": None, "host": "127.0.0.1", "port": 4242, "token": "secret"}
-    assert by_default == usual | {"derivatives": 1e-3, "threads": 2}
-    assert asked == usual | {
-        "host": "0.0.0.0", "port": 80, "token": "given", "derivatives": None, "threads": 1
-    }  # fmt: skip
+    assert list(named) == ["l96"]
+    usual = {"host": "127.0.0.1", "port": 4242, "token": "secret"}
+    assert by_default == usual | {"timeout": 60.0, "threads": 2}
+    assert asked == usual | {"host": "0.0.0.0", "port": 80, "token": "given", "timeout": None, "threads": 1}
 
 
 def test_list_and_info_say_what_there_is(toy, capsys):
@@ -328,6 +330,7 @@ def test_a_folder_of_an_unknown_task_is_refused(toy, run, capsys):
     assert "Did you mean 'toy'?" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_several_places_resumes_to_the_same_bits(toy, start_toy, tmp_path):
     assert toy("run", "toy", "--runs", "truth") == 0
     (truth,) = (tmp_path / "truth").iterdir()
@@ -348,7 +351,7 @@ def test_a_run_killed_at_several_places_resumes_to_the_same_bits(toy, start_toy,
     assert figures(path) == figures(truth)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_leaves_a_folder_to_resume_and_says_how(toy, start_toy, tmp_path, number):
     assert toy("run", "toy", "--runs", "truth") == 0
     (truth,) = (tmp_path / "truth").iterdir()

@@ -17,7 +17,7 @@ from tasks.errors import CheckpointWarning, Interrupted, StoppedInside
 from tasks.progress import Progress
 from tasks.runs import journal as module
 from tasks.runs.folder import Run
-from tasks.runs.journal import Journal
+from tasks.runs.journal import Journal, journaled
 from tasks.training import train
 from tests.tasks.test_progress import Clock
 from tests.tasks.test_training import final_bits, lines
@@ -50,6 +50,17 @@ def found(folder, step=7, entries=3):
     journal.begin(step)
     values = [journal.get(str(number)) for number in range(entries)]
     return [None if value is None else int(value["queries"]) for value in values]
+
+
+def test_work_outside_of_the_steps_is_found_again_until_it_is_done(folder, monkeypatch):
+    monkeypatch.setattr(module, "EVERY", 0.0)
+    with pytest.raises(KeyboardInterrupt), journaled(folder, "layer-ratios-seed-0") as journal:
+        journal.put("0", entry(0))
+        raise KeyboardInterrupt
+    with journaled(folder, "layer-ratios-seed-0") as journal:
+        assert journal.get("0")["queries"] == 0
+    with journaled(folder, "layer-ratios-seed-0") as journal:
+        assert journal.get("0") is None
 
 
 def test_another_process_finds_the_entries_of_the_step_and_of_no_other(folder):
@@ -360,7 +371,7 @@ def signalled(run):
         descend(run, Cubed(320, lambda: os.kill(os.getpid(), signal.SIGUSR1)), "loop")
 
 
-@pytest.mark.parametrize("stop", [killed, signalled])
+@pytest.mark.parametrize("stop", [pytest.param(killed, marks=pytest.mark.slow), signalled])
 def test_a_signal_within_a_long_step_loses_no_finished_chunk(new_run, monkeypatch, stop):
     monkeypatch.setattr(module, "EVERY", 0.0)
     truth, run = new_run(), new_run()

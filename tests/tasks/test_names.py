@@ -36,7 +36,7 @@ def test_every_name_that_ships_makes_its_black_box(name):
 def test_adapters_ask_for_what_they_need(name):
     from blackbox.registry import make
 
-    with pytest.raises(ConfigurationError, match=f"{name}: expected a value for (path|urls), got none"):
+    with pytest.raises(ConfigurationError, match=f"{name}: expected a value for (path|url), got none"):
         make(name, {}, names.functions())
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import zo
-from zo.description import described
+from zo.same_run import described
 
 
 class Nameless:

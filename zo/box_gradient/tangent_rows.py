@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
-from zo.box_gradient.row_queries import Queries
+from zo.box_gradient.row_queries import RowQueries
 from zo.tangents.pairs import CallPairs, sizes
 from zo.tangents.step.calls import RecordedCall
 from zo.tangents.tangent import Tangent
@@ -32,10 +32,10 @@ class TangentRows:
         self._ended = False  # whether a call came after the last backward
 
     def start(self) -> None:
-        """A call was made: what backward comes next is another."""
+        """A call was made: the next backward is another one."""
         self._ended = True
 
-    def pairs(self, queries: Queries, outputs: list[Tensor]) -> CallPairs:
+    def pairs(self, queries: RowQueries, outputs: list[Tensor]) -> CallPairs:
         """Run the queries.
 
         Args:
@@ -99,11 +99,11 @@ class TangentRows:
 
     @property
     def trust(self) -> list[float | None]:
-        """See `DifferentiableBox.trust`."""
+        """What `DifferentiableBox.trust` gives."""
         return [self._errors[call][0] for call in sorted(self._errors)]
 
     def metrics(self) -> dict[str, float]:
-        """See `DifferentiableBox.metrics`."""
+        """What `DifferentiableBox.metrics` gives."""
         found = [(error, size) for error, size in self._errors.values() if error is not None]
         total = sum(size for _, size in found)
         named: dict[str, float | None] = {}

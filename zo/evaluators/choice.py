@@ -1,41 +1,230 @@
-"""The evaluator that a name stands for."""
+"""Which evaluator serves, decided by a check, and how many queries run together, decided by sizes."""
 
 from __future__ import annotations
 
-from zo.errors import ConfigurationError
-from zo.evaluators.checked import Checked
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import torch
+
+from zo.base import Base
+from zo.errors import ConfigurationError, EvaluatorWarning
+from zo.evaluators.check import Remember, fault_of, truth_of
 from zo.evaluators.difference.evaluator import Difference
-from zo.evaluators.evaluator import Evaluator
+from zo.evaluators.evaluator import Changes, Evaluator
 from zo.evaluators.loop import Loop
-from zo.evaluators.measured import Measured
 from zo.evaluators.stacked import Stacked
 from zo.objective import Closed, Objective, OutputLoss
+from zo.perturbation import Directions, Perturbation, Perturbations
+
+MOST = 128  # queries in a chunk; from some thirty on a CPU gains nothing more
+LEAST = 16  # below, a batched solver and the layers' own overhead want more
+# On a CPU tensors far beyond the cache are written to memory and read back by every layer: on 32 x 64 a
+# chunk of 96 wake queries took 1.6 times as long as two of 48.
+CACHED = 64 * 2**20
+LARGE = 2**22  # of a base evaluation's bytes, beyond which directions are evaluated one by one
+SMALLEST = 8  # queries of a chunk, below which overhead costs more than a second process saves
 
 
-def evaluator_of(chosen: str | Evaluator, objective: Objective) -> Evaluator:
-    """An evaluator as it is given, or by its name.
+def candidates(chosen: str | Evaluator, objective: Objective) -> tuple[Evaluator, ...]:
+    """The evaluators that may serve, the fastest first; the last one is `Loop`, which always can.
+
+    Args:
+        chosen: A name, or an evaluator of the user's own.
+        objective: What they are to evaluate.
 
     Raises:
-        ConfigurationError: no such name; or a stack for a closure, which has no batch to repeat.
+        ConfigurationError: No such name; or a stack for a closure, which has no batch to repeat.
     """
-    if chosen == "loop" or (chosen == "auto" and isinstance(objective, Closed)):
-        return Loop()
+    if chosen == "loop" or isinstance(chosen, Loop) or (chosen == "auto" and isinstance(objective, Closed)):
+        return (Loop(),)
     if isinstance(objective, Closed) and (
-        chosen in ("stacked", "difference") or isinstance(chosen, Stacked | Checked | Difference | Measured)
+        chosen in ("stacked", "difference") or isinstance(chosen, Stacked | Difference)
     ):
         raise ConfigurationError(
             f"LossGradient, evaluator: expected 'loop' for a closure without arguments, got {chosen!r}, "
             "which needs a batch to repeat. Make it an objective(network, batch)."
         )
     if isinstance(chosen, Evaluator):
-        return chosen
-    if chosen == "auto" and isinstance(objective, OutputLoss):
-        return Measured()
+        return (chosen, Stacked(), Loop()) if isinstance(chosen, Difference) else (chosen, Loop())
+    if chosen == "difference" or (chosen == "auto" and isinstance(objective, OutputLoss)):
+        return (Difference(), Stacked(), Loop())
     if chosen in ("auto", "stacked"):
-        return Checked(Stacked())
-    if chosen == "difference":
-        return Checked(Difference(), Checked(Stacked()))
+        return (Stacked(), Loop())
     raise ConfigurationError(
         "LossGradient, evaluator: expected 'auto', 'loop', 'stacked', 'difference' or an Evaluator, got "
         f"{chosen!r}."
     )
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Which of the evaluators serves which queries; decided by the check, and from then on a record.
+
+    It is decided for coordinates and for directions, in training and in evaluation mode apart, since they
+    take different ways through a fast evaluator.
+
+    Attributes:
+        evaluators: Those that may serve, the fastest first, `Loop` last.
+        numbers: The place among them of the one that serves, by the kind of queries; those before it have
+            been found wrong.
+        unchecked: Kinds whose evaluator is to be checked before the next step.
+    """
+
+    evaluators: tuple[Evaluator, ...]
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    unchecked: frozenset[str] = frozenset()
+
+    def is_open(self, training: bool) -> bool:
+        """Whether something is to be decided before a step in this mode of the network."""
+        own = [kind for kind in self.numbers if kind.endswith(_mode(training))]
+        return not own or any(kind in self.unchecked for kind in own)
+
+    def changes(self, base: Base, *, by_loop: bool = False) -> Changes:
+        """The function that evaluates a step's queries, each kind by what serves it; or all by `Loop`."""
+        begun: dict[int, Changes] = {}
+        last = len(self.evaluators) - 1
+
+        def changes(queries: Perturbation) -> torch.Tensor:
+            kind = _kind(queries, base.problem.network.training)
+            number = last if by_loop else self.numbers.get(kind, last)
+            if number not in begun:
+                begun[number] = self.evaluators[number].begin(base.problem, base.losses)
+            return begun[number](queries)
+
+        return changes
+
+    def checked(self, base: Base, plan: Perturbations, chunk: int, step: int, remember: Remember) -> Serving:
+        """Check what serves the kinds of queries in a plan; what fails gives way to the next one."""
+        numbers, training = dict(self.numbers), base.problem.network.training
+        ends = plan.chunk(0, min(2, plan.queries)), plan.chunk(plan.queries - 1, plan.queries)
+        for example in {type(each): each for each in reversed(ends)}.values():
+            kind = _kind(example, training)
+            if kind not in numbers and isinstance(example, Directions) and _too_large(base):
+                numbers[kind] = len(self.evaluators) - 1
+            numbers[kind] = self._right(kind, example, base, min(chunk, plan.queries), step, remember)
+        return replace(self, numbers=numbers, unchecked=self.unchecked - set(numbers))
+
+    def found_wrong(self, training: bool, fault: str) -> Serving:
+        """The same without what served in this mode of the network, and a warning that says why."""
+        numbers, last = dict(self.numbers), len(self.evaluators) - 1
+        for kind, number in self.numbers.items():
+            if kind.endswith(_mode(training)) and number < last:
+                _warn(self.evaluators[number], fault, self.evaluators[last], "for this step")
+                numbers[kind] = number + 1
+        return replace(self, numbers=numbers, unchecked=self.unchecked | set(numbers))
+
+    def state_dict(self) -> dict[str, str]:
+        """The name of what serves, by the kind of queries."""
+        return {kind: type(self.evaluators[number]).__name__ for kind, number in self.numbers.items()}
+
+    def loaded(self, state: Mapping[str, str]) -> Serving:
+        """What `state_dict` gave.
+
+        Raises:
+            ConfigurationError: It names an evaluator that is not among these.
+        """
+        places = {type(evaluator).__name__: number for number, evaluator in enumerate(self.evaluators)}
+        unknown = sorted(set(state.values()) - set(places))
+        if unknown:
+            raise ConfigurationError(
+                f"LossGradient, evaluator: expected the state of a run with one of {', '.join(places)}, got "
+                f"one with {', '.join(unknown)}. Make it with that evaluator, or start anew."
+            )
+        return replace(self, numbers={kind: places[name] for kind, name in state.items()})
+
+    def _right(
+        self, kind: str, example: Perturbation, base: Base, chunk: int, step: int, remember: Remember
+    ) -> int:
+        """The place of the first evaluator, from the one that serves on, that agrees with `loop`."""
+        first = self.numbers.get(kind, 0)
+        able = [
+            number
+            for number, evaluator in enumerate(self.evaluators)
+            if number >= first and evaluator.serves(type(example))
+        ]
+        truth = None
+        for number, following in pairwise(able):
+            problem = base.problem
+            if truth is None:
+                truth = truth_of(problem, base.losses, example, chunk, step, remember)
+            fault = fault_of(self.evaluators[number], problem, base.losses, truth, remember)
+            if fault is None:
+                return number
+            _warn(self.evaluators[number], fault, self.evaluators[following], "from here on")
+        return able[-1]
+
+    def __repr__(self) -> str:
+        """What serves, or what may."""
+        names = dict.fromkeys(self.state_dict().values()) or map(repr, self.evaluators)
+        return " or ".join(names)
+
+
+def _too_large(base: Base) -> bool:
+    """Whether stacked directions fall out of a CPU's caches, and there is no black box to gain by them.
+
+    The layers' own work then hides the overhead that a pass saves.
+    """
+    on_cpu = all(tensor.device.type == "cpu" for tensor in base.problem.parameters.tensors)
+    return on_cpu and isinstance(base.problem.objective, OutputLoss) and base.peak > LARGE
+
+
+def chunk_size(evaluators: tuple[Evaluator, ...], base: Base, plan: Perturbations, memory: int) -> int:
+    """How many of a step's queries run together: chunks of equal size, and an even number of them.
+
+    One chunk would leave a second process nothing to do, and of three one would be waited for. The number of
+    processes does not matter here, since other chunks round differently.
+
+    Args:
+        evaluators: Those that may serve; all of them must find room.
+        base: The step's base, with the memory that it took.
+        plan: The step's queries.
+        memory: Bytes that a chunk may take.
+    """
+    last = plan.chunk(plan.queries - 1, plan.queries)  # of the kind that takes most
+    able = [evaluator for evaluator in evaluators if evaluator.serves(type(last))]
+    each = max(evaluator.bytes_per_query(base.problem, last, base.peak) for evaluator in able)
+    most = queries_within(memory, each, base.problem.parameters.tensors[0].device)
+    chunks = -(-plan.queries // most)
+    chunks += chunks % 2
+    even = -(-plan.queries // chunks)
+    return even if even >= SMALLEST else most
+
+
+def queries_within(memory: int, each: int, device: torch.device) -> int:
+    """How many queries run together: as many as fit, but at least one and at most `MOST`.
+
+    Args:
+        memory: Bytes that a chunk may take.
+        each: Bytes of a query.
+        device: On a CPU a chunk also stays near the cache's size, unless it had fewer than `LEAST` then.
+    """
+    fit = memory // max(1, each)
+    if device.type == "cpu":
+        fit = min(fit, max(LEAST, CACHED // max(1, each)))
+    return max(1, min(MOST, fit))
+
+
+def _warn(wrong: Evaluator, fault: str, following: Evaluator, what: str) -> None:
+    mend = ""
+    if isinstance(following, Loop):
+        mend = (
+            " Variants need rows first in every layer, random draws by nn.Dropout and its like, and no mean "
+            "over the rows of a batch but in nn.BatchNorm."
+        )
+    warnings.warn(
+        f"Evaluator {type(wrong).__name__} {fault}: {type(following).__name__.lower()} is used {what}, right "
+        f"but slower.{mend}",
+        EvaluatorWarning,
+        stacklevel=2,
+    )
+
+
+def _kind(queries: Perturbation, training: bool) -> str:
+    return f"{type(queries).__name__}{_mode(training)}"
+
+
+def _mode(training: bool) -> str:
+    return ", training" if training else ", evaluation"

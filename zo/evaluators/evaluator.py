@@ -1,20 +1,34 @@
-"""`Evaluator`: from perturbations to perturbed losses; and the rule for rows and queries that failed."""
+"""`Evaluator`: from perturbations to changes of the losses; and the rule for rows and queries that failed."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from zo.errors import ObjectiveError
-from zo.evaluators.memory import queries_within
 from zo.objective import Objective
 from zo.parameters import Parameters
 from zo.perturbation import Perturbation
+
+# From some queries to the changes of the losses, (queries, rows), without a graph; what it gives for rows
+# that failed in the base means nothing.
+Changes: TypeAlias = Callable[[Perturbation], Tensor]
+
+
+@dataclass
+class Tally:
+    """Counts the queries of a step that are beyond its plan.
+
+    Attributes:
+        queries: How many perturbed objectives checks have evaluated.
+    """
+
+    queries: int = 0
 
 
 @dataclass(frozen=True)
@@ -22,8 +36,14 @@ class Problem:
     """What the queries of one step share.
 
     Attributes:
-        network, parameters, objective, batch, rows: what is evaluated: chosen parameters, rows of the batch.
-        queries: of the whole step, from which follows what preparations pay; 0 where no one knows.
+        network: The network, in the state that the base evaluation started from.
+        parameters: Those of its parameters that are perturbed.
+        objective: `objective(network, batch) -> Tensor (rows,)`.
+        batch: Any nesting of tensors with rows first; None for a closure.
+        rows: The rows of the batch.
+        written: Parameters, by name, that the network's own forward writes, as a momentum encoder's does;
+            evaluators put them back after each query.
+        tally: Counts queries that are beyond the plan.
     """
 
     network: nn.Module
@@ -31,66 +51,59 @@ class Problem:
     objective: Objective
     batch: Any
     rows: int
-    queries: int = 0
+    written: Mapping[str, Tensor] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally, compare=False)
 
 
 class Unservable(ObjectiveError):
-    """An evaluator cannot serve this network and objective; another can."""
+    """An evaluator cannot serve this network and objective, or found that it is wrong there."""
 
 
 class Evaluator(ABC):
-    """A way to compute perturbed losses. Weights, buffers and gradients are left as they were.
+    """A way to compute the changes of the losses, without state: the same numbers wherever it is asked.
+
+    Weights, buffers and gradients are left as they were. Subclasses are frozen dataclasses of settings.
 
     Attributes:
-        agreement: how far it may be off `loop`, as a fraction of a change of the loss; for one that is
-            coarse on purpose, of the largest change among the rows.
-        coarse: whether it is.
+        agreement: How far a change may be off that of `loop`, as a fraction of the change.
+        sentinels: How many queries of its own it adds to each chunk.
     """
 
-    agreement: float = 2e-3
-    coarse: bool = False
+    agreement: ClassVar[float] = 2e-3
+    sentinels: ClassVar[int] = 0
 
     @abstractmethod
-    def losses(self, problem: Problem, perturbation: Perturbation) -> Tensor:
-        """Losses of each variant on each row, `(queries, rows)`, without a graph.
+    def begin(self, problem: Problem, base: Tensor) -> Changes:
+        """Prepare a step, and give the function that evaluates its queries.
 
-        Called under `no_grad`, and with the random state that the base evaluation started from.
+        Called under `no_grad`, as is the function, and with the random state that the base evaluation
+        started from. Both leave that state as it was.
+
+        Args:
+            problem: The step's.
+            base: The losses of the base, `(rows,)`, NaN where a row failed.
+
+        Raises:
+            Unservable: this evaluator cannot serve the problem. The function may raise it too.
         """
 
     def changes(self, problem: Problem, perturbation: Perturbation, base: Tensor) -> Tensor:
-        """Changes of the losses of each variant on each row, `(queries, rows)`: what `LossGradient` asks for.
+        """Changes of the losses for some queries of a step, `(queries, rows)`: `begin`, and what it gives."""
+        return self.begin(problem, base)(perturbation)
 
-        The difference of the losses, unless an evaluator knows it without subtracting them. Called as
-        `losses` is.
-
-        Args:
-            problem: one step's.
-            perturbation: the queries.
-            base: losses of the base, `(rows,)`; what is returned for rows where it is NaN means nothing.
-        """
-        return self.losses(problem, perturbation) - base
+    def serves(self, kind: type) -> bool:
+        """Whether it takes perturbations of a kind, `Coordinates` or `Directions`."""
+        return True
 
     def bytes_per_query(self, problem: Problem, perturbation: Perturbation, base: int) -> int:
         """Memory that one more query in a chunk takes; 0 where queries follow each other.
 
         Args:
-            problem: as for `losses`.
-            perturbation: of the kind that chunks will be of.
-            base: what the evaluation of the base took at its peak, in bytes.
+            problem: A step's.
+            perturbation: Of the kind that chunks will be of.
+            base: What the evaluation of the base took at its peak, in bytes.
         """
         return 0
-
-    def within(self, problem: Problem, perturbation: Perturbation, base: int, memory: int) -> int:
-        """How many queries may be given at once, where no one has named a number.
-
-        Args:
-            problem: as for `losses`.
-            perturbation: of the kind that they will be of.
-            base: what the evaluation of the base took at its peak, in bytes.
-            memory: bytes that they may take.
-        """
-        each = self.bytes_per_query(problem, perturbation, base)
-        return queries_within(memory, each, problem.parameters.tensors[0].device)
 
     def sees_all_reads(self, problem: Problem, perturbation: Perturbation, base: Tensor) -> bool:
         """Whether the objective reads weights only where this evaluator shows it the variants'.
@@ -98,39 +111,11 @@ class Evaluator(ABC):
         Costs a query or two where it has to be found out.
 
         Args:
-            problem: as for `losses`.
-            perturbation: some that reaches every tensor.
-            base: losses of the base, `(rows,)`.
+            problem: A step's.
+            perturbation: Queries that reach every tensor.
+            base: The losses of the base, `(rows,)`.
         """
         return True
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to go on in the same way; most evaluators keep nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most have nothing to load
-        """Go on where `state_dict` was taken."""
-
-    def take_queries(self) -> int:
-        """Queries beyond those of the plan since this was last asked, such as those of a check."""
-        return 0
-
-
-def in_passes(evaluate: Callable[[Perturbation], Tensor], perturbation: Perturbation, size: int) -> Tensor:
-    """What an evaluation of a perturbation gives, of at most `size` queries at a time; 0 for all at once."""
-    size = size or len(perturbation)
-    starts = range(0, len(perturbation), size)
-    return torch.cat([evaluate(perturbation.part(start, start + size)) for start in starts])
-
-
-def differences(base: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean change of the loss of each query over the rows that survived in the base; see `mean_changes`.
-
-    Args:
-        base: `(rows,)`, NaN where a row failed.
-        perturbed: `(queries, rows)`, likewise.
-    """
-    return mean_changes(base, perturbed - base)
 
 
 def mean_changes(base: Tensor, changes: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from zo.evaluators.evaluator import Evaluator, Problem
-from zo.evaluators.preserved import Snapshot, moved, moved_entry
+from zo.evaluators.evaluator import Changes, Evaluator, Problem
+from zo.evaluators.state import Snapshot, moved, moved_entry
 from zo.objective import losses
 from zo.parameters import Parameters
 from zo.perturbation import Coordinates, Perturbation
 
 
+@dataclass(frozen=True)
 class Loop(Evaluator):
-    """One query at a time; works for any network and objective."""
+    """One query at a time; it works for any network and objective."""
 
-    def losses(self, problem: Problem, perturbation: Perturbation) -> Tensor:
-        """See `Evaluator.losses`."""
-        start = Snapshot(problem.network)
-        rows = []
-        for displaced in _displacements(problem.parameters, perturbation):
-            try:
-                with displaced:
-                    rows.append(losses(problem.objective, problem.network, problem.batch, problem.rows))
-            finally:
-                start.restore()
-        return torch.stack(rows)
+    def begin(self, problem: Problem, base: Tensor) -> Changes:
+        """Keep what each query must leave as it was; see `Evaluator.begin`."""
+        start = Snapshot(problem.network, problem.written)
+        return lambda perturbation: loop_losses(problem, perturbation, start) - base
+
+
+def loop_losses(problem: Problem, perturbation: Perturbation, start: Snapshot) -> Tensor:
+    """Losses `(queries, rows)`, one variant after another; `start` is restored after each."""
+    rows = []
+    for displaced in _displacements(problem.parameters, perturbation):
+        try:
+            with displaced:
+                rows.append(losses(problem.objective, problem.network, problem.batch, problem.rows))
+        finally:
+            start.restore()
+    return torch.stack(rows)
 
 
 def _displacements(

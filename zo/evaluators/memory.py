@@ -14,26 +14,6 @@ from torch.utils._pytree import tree_leaves
 
 from zo.objective import uncompiled
 
-MOST = 128  # queries in a chunk; from some thirty on a CPU gains nothing more
-LEAST = 16  # below, a batched solver and the layers' own overhead want more
-# On a CPU tensors far beyond the cache are written to memory and read back by every layer: on 32 x 64 a
-# chunk of 96 wake queries took 1.6 times as long as two of 48.
-CACHED = 64 * 2**20
-
-
-def queries_within(memory: int, each: int, device: torch.device) -> int:
-    """How many queries run together: as many as fit, but at least one and at most `MOST`.
-
-    Args:
-        memory: bytes that a chunk may take.
-        each: bytes of a query.
-        device: on a CPU a chunk also stays near the cache's size, unless it had fewer than `LEAST` then.
-    """
-    fit = memory // max(1, each)
-    if device.type == "cpu":
-        fit = min(fit, max(LEAST, CACHED // max(1, each)))
-    return max(1, min(MOST, fit))
-
 
 class MemoryPeak(TorchDispatchMode):
     """Counts bytes of the tensors that are made inside the block and live at the same time.

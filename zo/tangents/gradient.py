@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from blackbox import BlackBoxFunction
 from blackbox.checks import check_choice
 from zo.batches import count_rows
-from zo.distributed.apart import apart
-from zo.distributed.fingerprints import fingerprint
 from zo.draws import Key
 from zo.estimators.estimator import check_mu
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
-from zo.evaluators.preserved import Snapshot
 from zo.evaluators.stacked import Stacked
+from zo.evaluators.state import Snapshot
+from zo.execution.ranks import fingerprint
+from zo.execution.shared_rows import apart
 from zo.objective import Objective
 from zo.parameters import Choice, Parameters
 from zo.same_run import refuse_other_run

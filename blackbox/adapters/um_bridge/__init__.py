@@ -1,23 +1,13 @@
 """UM-Bridge, both ways: models behind a server as black boxes, and black boxes behind a server.
 
     box = UmBridge("http://localhost:4242", "forward")      # any UM-Bridge server
-    serve(box, port=4243, derivatives=1e-4)                 # any black box
+    serve(box, port=4243)                                   # any black box
 
 Needs the extra "umbridge". Protocol: https://um-bridge-benchmarks.readthedocs.io.
 """
 
-from blackbox.adapters.um_bridge.application import Application, application
 from blackbox.adapters.um_bridge.client import UmBridge
-from blackbox.adapters.um_bridge.errors import NoAnswerError, ServerError, UnreachableError
+from blackbox.adapters.um_bridge.connection import NoAnswerError, ServerError, UnreachableError
 from blackbox.adapters.um_bridge.server import serve, serving
 
-__all__ = [
-    "Application",
-    "NoAnswerError",
-    "ServerError",
-    "UmBridge",
-    "UnreachableError",
-    "application",
-    "serve",
-    "serving",
-]
+__all__ = ["NoAnswerError", "ServerError", "UmBridge", "UnreachableError", "serve", "serving"]

@@ -1,57 +1,64 @@
-"""`UmBridge`: a model behind a UM-Bridge server, or several of them, as a black box."""
+"""`UmBridge`: a model behind a UM-Bridge server as a black box. A row is a request."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from time import perf_counter
 from typing import Any, Self
+from urllib.parse import urlsplit
 
-from blackbox.adapters.um_bridge.description import agreed
-from blackbox.adapters.um_bridge.endpoint import Derivative, Endpoint
-from blackbox.adapters.um_bridge.servers import Servers
-from blackbox.adapters.um_bridge.settings import addresses, check_timeout, check_token, checked_config
-from blackbox.checks import check_count
+import numpy as np
+import torch
+from torch import Tensor
+
+from blackbox.adapters.um_bridge.connection import Connection, NoAnswerError, ServerError, UnreachableError
+from blackbox.adapters.um_bridge.messages import VERSION, check_token, longest, to_text, vector
+from blackbox.arrays import failed_outputs
+from blackbox.checks import check_count, check_positive
 from blackbox.errors import ConfigurationError
-from blackbox.failures import Policy
+from blackbox.failures import FailedRow, Failure, Outcome, Policy
+from blackbox.function import BlackBoxFunction
 from blackbox.spec import ArraySpec
 
 
-class UmBridge(Endpoint):
+class UmBridge(BlackBoxFunction):
     """A model of any UM-Bridge server (protocol 1.0) as a black box.
 
         box = UmBridge("http://localhost:4242", "posterior")
-        box = UmBridge(["http://node1:4242", "http://node2:4242"], "forward", {"level": 2}, failures="keep")
+        box = UmBridge("https://cluster:4242", "forward", {"level": 2}, connections=8, failures="keep")
 
     Its vectors are the inputs `input_0`, `input_1`, ... and outputs `output_0`, ..., with the sizes that
-    the server states. A row is one request. Rows are spread over the servers, each taking the next row
-    when it is done with one; one that cannot be reached is left alone for a minute if there are others.
-    What is no answer (an error of the server, wrong sizes, no JSON, a lost connection, a timeout) is a
-    failed row, and so is one with NaN. A request is sent twice only where a kept connection broke before
-    anything came back: nearly always the server closed it for being idle, and has not seen the request. It
-    is counted once. Where each request is billed say `resend=False`: the row has then failed, and
-    `Retrying` around a `Budgeted` asks again within the budget.
+    the server states. A row is one request. What is no answer (an error of the server, wrong sizes, no JSON
+    and so no NaN, a lost connection, a timeout) is a failed row. A request is sent twice only where a kept
+    connection broke before anything came back: nearly always the server closed it for being idle, and has
+    not seen the request. It is counted once. Where each request is billed say `resend=False`: the row has
+    then failed, and `Retrying` around a `Budgeted` asks again within the budget.
 
-    Connections are kept between calls. A pickled box has addresses and token, and opens its own.
+    Connections are kept between calls, of several threads too. A pickled box has address and token, and
+    opens its own.
 
     Args:
-        urls: of one server, or of several that serve the same model.
+        url: of the server; a load balancer's where there are several.
         name: of the model; None where the server has only one.
         config: the model's settings, sent with every request.
         timeout: seconds for one answer; None waits as long as it takes.
         token: sent as a bearer token. Over plain http, others on the way can read it.
-        connections: requests that each server gets at a time. More than one for a server that works on
-            several, or for a load balancer.
-        resend: False where no request may reach a server twice without being counted twice.
+        connections: requests that the server gets at a time, for one that works on several.
+        resend: False where no request may reach the server twice without being counted twice.
         failures: "raise" or "keep", see `BlackBoxFunction`.
 
     Raises:
-        ConfigurationError: a setting makes no sense, or the servers have no such model or differ in it.
-        UnreachableError, NoAnswerError, ServerError: asking a server for its sizes failed.
+        ConfigurationError: a setting makes no sense, or the server has no such model.
+        UnreachableError, NoAnswerError, ServerError: asking the server for its sizes failed.
         MissingExtraError: the extra "umbridge" is not installed.
     """
 
     def __init__(
         self,
-        urls: str | Sequence[str],
+        url: str,
         name: str | None = None,
         config: Mapping[str, Any] | None = None,
         *,
@@ -61,68 +68,80 @@ class UmBridge(Endpoint):
         resend: bool = True,
         failures: Policy | None = None,
     ) -> None:
-        places = addresses(urls)
-        check_timeout(timeout)
-        check_count("UmBridge", "connections", connections)
+        seconds = None if timeout is None else check_positive("UmBridge", "timeout", timeout)
+        self.connections = check_count("UmBridge", "connections", connections)
         check_token("UmBridge", token)
-        self.config = checked_config(config)
-        servers = Servers(places, timeout, token, connections, resend)
-        try:
-            self.name, self.supports, sizes = agreed(servers, name, self.config)
-        except BaseException:
-            servers.close()
-            raise
-        message = {"name": self.name, "config": self.config}
-        inputs, outputs = (_specs(kind, sizes[kind]) for kind in ("input", "output"))
-        super().__init__(servers, "/Evaluate", message, inputs, outputs, failures)
-
-    def gradient(self, out_wrt: int = 0, in_wrt: int = 0) -> Endpoint:
-        """The server's `/Gradient` as a black box: `(*inputs, sens) -> sens^T d output / d input`.
-
-        Args:
-            out_wrt: which output, whose size `sens` has.
-            in_wrt: which input, whose size the answer has.
-
-        Raises:
-            ConfigurationError: the server has no gradients, or no such input or output.
-        """
-        sizes = (self._size("output", out_wrt), self._size("input", in_wrt))
-        return self._derivative(
-            "Gradient", {"outWrt": out_wrt, "inWrt": in_wrt}, {"sens": sizes[0]}, sizes[1]
+        self._server = Connection(_address(url), seconds, token, connections, resend)
+        self.config = _checked_config(config)
+        self.name = _model(self._server, name)
+        self._message = {"name": self.name, "config": self.config}
+        self.inputs, self.outputs = (
+            _specs(self._server, self._message, kind) for kind in ("input", "output")
         )
+        # For caches: the token does not change answers. Servers that move keep theirs with an identity set
+        # by hand.
+        self.identity = to_text({"url": self._server.url, **self._message}).decode()
+        super().__init__(failures=failures)
 
-    def apply_jacobian(self, out_wrt: int = 0, in_wrt: int = 0) -> Endpoint:
-        """The server's `/ApplyJacobian` as a black box: `(*inputs, vec) -> (d output / d input) vec`.
-
-        Args:
-            out_wrt: which output, whose size the answer has.
-            in_wrt: which input, whose size `vec` has.
-
-        Raises:
-            ConfigurationError: as of `gradient`.
-        """
-        sizes = (self._size("output", out_wrt), self._size("input", in_wrt))
-        where = {"outWrt": out_wrt, "inWrt": in_wrt}
-        return self._derivative("ApplyJacobian", where, {"vec": sizes[1]}, sizes[0])
-
-    def apply_hessian(self, out_wrt: int = 0, in_wrt1: int = 0, in_wrt2: int = 0) -> Endpoint:
-        """The server's `/ApplyHessian`: `(*inputs, sens, vec) -> (d2 sens^T output / d input1 d input2) vec`.
-
-        Args:
-            out_wrt: which output, whose size `sens` has.
-            in_wrt1: which input, whose size the answer has.
-            in_wrt2: which input, whose size `vec` has.
+    def evaluate(self, *arrays: Any) -> Any:  # noqa: ANN401
+        """One row.
 
         Raises:
-            ConfigurationError: as of `gradient`.
+            ServerError: there was no answer to it.
         """
-        where = {"outWrt": out_wrt, "inWrt1": in_wrt1, "inWrt2": in_wrt2}
-        vectors = {"sens": self._size("output", out_wrt), "vec": self._size("input", in_wrt2)}
-        return self._derivative("ApplyHessian", where, vectors, self._size("input", in_wrt1))
+        vectors = [np.ascontiguousarray(array) for array in arrays]
+        answer = self._server.ask("/Evaluate", {**self._message, "input": vectors}, longest(self.outputs))
+        output = answer.get("output")
+        try:
+            if not isinstance(output, list) or len(output) != len(self.outputs):
+                found = len(output) if isinstance(output, list) else "no list"
+                raise ValueError(f"expected {len(self.outputs)} lists of numbers, got {found}")
+            pairs = zip(output, self.outputs, strict=True)
+            return tuple(vector(values, spec.shape[0]).astype(np.float64) for values, spec in pairs)
+        except ValueError as error:
+            raise ServerError(
+                f"{self._server.url}/Evaluate, output: {error}. See what the model gives back."
+            ) from None
+
+    def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
+        """One request a row; under "raise" no row is started after one that failed."""
+        started, stop = perf_counter(), Event()
+        on_cpu = tuple(tensor.cpu() for tensor in inputs)
+        rows = list(zip(*(tensor.double().numpy() for tensor in on_cpu), strict=True))
+
+        def ask(row: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...] | ServerError | None:
+            if stop.is_set():
+                return None
+            try:
+                return self.evaluate(*row)
+            except ServerError as error:
+                if self.failures == "raise" and not self.isolates:
+                    stop.set()
+                error.__context__ = None  # its frames would hold the row as long as the error is kept
+                return error.with_traceback(None)
+
+        try:
+            if self.connections == 1 or len(rows) == 1:
+                answers = [ask(row) for row in rows]
+            else:
+                with ThreadPoolExecutor(min(self.connections, len(rows))) as threads:
+                    answers = list(threads.map(ask, rows))  # where it is interrupted the rest is cancelled
+        finally:
+            self.ledger.count(seconds=perf_counter() - started)
+        self.ledger.count(rows_run=sum(not isinstance(a, UnreachableError | None) for a in answers))
+        outcome = Outcome(failed_outputs(self.outputs, on_cpu))
+        for row, answer in enumerate(answers):
+            if isinstance(answer, ServerError):
+                late = isinstance(answer, NoAnswerError)
+                outcome.failed[row] = FailedRow(Failure.TIMED_OUT if late else Failure.RAISED, answer)
+            elif answer is not None:
+                for output, part in zip(outcome.outputs, answer, strict=True):
+                    output[row] = torch.from_numpy(part)
+        return outcome
 
     def close(self) -> None:
-        """Close the connections and end the threads. Garbage collection does so too."""
-        self._servers.close()
+        """Close the connections; a later call opens them again. Garbage collection closes them too."""
+        self._server.close()
 
     def __enter__(self) -> Self:
         """Nothing more: for `with UmBridge(...) as box`."""
@@ -132,38 +151,78 @@ class UmBridge(Endpoint):
         """Close."""
         self.close()
 
-    def _size(self, kind: str, place: int) -> int:
-        specs = self.inputs if kind == "input" else self.outputs
-        if not 0 <= place < len(specs):
-            raise ConfigurationError(
-                f"{self!r}, {kind}: expected a number from 0 to {len(specs) - 1}, got {place}. "
-                f"The model's {kind}s are {', '.join(spec.name for spec in specs)}."
-            )
-        return specs[place].shape[0]
-
-    def _derivative(self, kind: str, where: dict[str, int], vectors: dict[str, int], size: int) -> Endpoint:
-        if kind not in self.supports:
-            raise ConfigurationError(
-                f"{self!r}: expected a server that supports {kind}, got one that supports "
-                f"{', '.join(sorted(self.supports))}. Estimate it with zo.differentiable."
-            )
-        extra = tuple(ArraySpec(name, (length,)) for name, length in vectors.items())
-        return Derivative(
-            self._servers,
-            f"/{kind}",
-            self._message | where,
-            self.inputs + extra,
-            (ArraySpec("derivative", (size,)),),
-            self.failures,
-            vectors=tuple(vectors),
-        )
-
     def __repr__(self) -> str:
-        """Addresses and name; never the token."""
-        urls = self._servers.urls
-        shown = repr(urls[0]) if len(urls) == 1 else f"[{urls[0]!r}, ... {len(urls)} of them]"
-        return f"UmBridge({shown}, {self.name!r})"
+        """Address and name; never the token."""
+        return f"UmBridge({self._server.url!r}, {self.name!r})"
 
 
-def _specs(kind: str, sizes: tuple[int, ...]) -> tuple[ArraySpec, ...]:
-    return tuple(ArraySpec(f"{kind}_{place}", (size,)) for place, size in enumerate(sizes))
+def _address(url: object) -> str:
+    """The address of a server, without a slash at the end."""
+    parts = urlsplit(url) if isinstance(url, str) else urlsplit("")
+    if parts.username is not None or parts.password is not None:  # and in no message
+        raise ConfigurationError(
+            f"UmBridge, url: expected no password in the address of {parts.hostname}, got one. "
+            "Take it out; a token goes in token=."
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ConfigurationError(
+            f"UmBridge, url: expected an address such as 'http://localhost:4242', got {url!r}. "
+            "Mend it; several servers go behind a load balancer."
+        )
+    return str(url).rstrip("/")
+
+
+def _checked_config(config: object) -> dict[str, Any]:
+    """A model's settings, which JSON can hold."""
+    mend = "Use finite numbers, strings, lists and dictionaries with strings for keys."
+    if not isinstance(config, Mapping | None):
+        raise ConfigurationError(f"UmBridge, config: expected a dictionary, got {config!r}. {mend}")
+    settings = dict(config or {})
+    try:
+        json.dumps(settings, allow_nan=False)  # where orjson would send null
+        to_text(settings)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"UmBridge, config: expected settings that JSON can hold, got others ({error}). {mend}"
+        ) from None
+    return settings
+
+
+def _model(server: Connection, name: str | None) -> str:
+    """The name of the model, which the server has and evaluates."""
+    info = server.ask("/Info")
+    version, models = info.get("protocolVersion"), info.get("models")
+    if version not in (VERSION, str(VERSION)) or not isinstance(models, list) or not models:
+        raise ServerError(
+            f"{server.url}/Info: expected protocol {VERSION} and a list of models, got {version!r} and "
+            f"{models!r}. Look whether it is a UM-Bridge server, and how old it is."
+        )
+    if name is None and len(models) == 1:
+        name = str(models[0])
+    if name is None or name not in models:
+        raise ConfigurationError(
+            f"UmBridge, name: expected a model of {server.url}, got {name!r}. It has {models}."
+        )
+    support = server.ask("/ModelInfo", {"name": name}).get("support")
+    if not isinstance(support, dict) or not support.get("Evaluate"):
+        raise ConfigurationError(
+            f"UmBridge, name: expected a model that supports Evaluate, got {name!r} of {server.url}, which "
+            "does not. Ask for another."
+        )
+    return name
+
+
+def _specs(server: Connection, message: dict[str, Any], kind: str) -> tuple[ArraySpec, ...]:
+    """One spec for each input or output, of the size that the server states."""
+    path = f"/{kind.title()}Sizes"
+    sizes = server.ask(path, message).get(f"{kind}Sizes")
+    if not isinstance(sizes, list) or not sizes or not all(map(_is_size, sizes)):
+        raise ServerError(
+            f"{server.url}{path}: expected a list of whole numbers >= 1, got {sizes!r}. "
+            "Mend the model, or its config."
+        )
+    return tuple(ArraySpec(f"{kind}_{place}", (int(size),)) for place, size in enumerate(sizes))
+
+
+def _is_size(number: object) -> bool:
+    return isinstance(number, int | float) and number >= 1 and number == int(number)

@@ -1,23 +1,35 @@
-"""One kept HTTP connection to one server: a request, its answer, and what can go wrong between them."""
+"""One server, over urllib3: a request, its answer, and what can go wrong between them."""
 
 from __future__ import annotations
 
+import os
 import socket
-from threading import Lock
 from time import monotonic
 from typing import Any
 
-from blackbox.adapters.um_bridge.errors import NoAnswerError, ServerError, UnreachableError
-from blackbox.adapters.um_bridge.protocol import EXTRA, from_loose_text, to_text
+from blackbox.adapters.um_bridge.messages import EXTRA, from_text, to_text
+from blackbox.errors import BlackBoxError
 from blackbox.extras import import_extra
 
 CONNECT_SECONDS = 10.0
-EXCERPT = 200
-_PIECE = 2**18
+EXCERPT = 200  # characters of what a server said, in a message
+PIECE = 2**18
+
+
+class ServerError(BlackBoxError, RuntimeError):
+    """A server answered with an error, or with something that is no answer."""
+
+
+class UnreachableError(ServerError, ConnectionError):
+    """No connection could be made, so the server was not asked."""
+
+
+class NoAnswerError(ServerError, TimeoutError):
+    """The answer was not there in time; the server may still be at work on it."""
 
 
 class Connection:
-    """Asks one server, one request at a time, over a connection that is kept between them.
+    """Asks one server, over connections that are kept. A copy in another process opens its own.
 
     Redirections are not followed, so a token goes to the server that it is for and no other.
 
@@ -25,35 +37,21 @@ class Connection:
         url: of the server, "http://host:port" and any path in front of the protocol's own.
         timeout: seconds for an answer; None waits as long as it takes.
         token: sent as a bearer token; None for none.
+        most: requests at a time; further threads wait for their turn.
         resend: whether a request is sent a second time where a kept connection broke before its answer.
     """
 
-    def __init__(self, url: str, timeout: float | None, token: str | None, resend: bool = True) -> None:
-        self.url = url
-        self._resend = resend
-        self.rests_until = 0.0  # set by who found it unreachable
-        self._timeout = timeout
+    def __init__(self, url: str, timeout: float | None, token: str | None, most: int, resend: bool) -> None:
+        self._settings = (url, timeout, token, most, resend)
+        self.url, self._timeout, self._token, self._most, self._resend = self._settings
         self._http = import_extra("UmBridge", "urllib3", EXTRA)
-        parts = self._http.util.parse_url(url)
-        self._prefix = (parts.path or "").rstrip("/")
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
-        # Keep-alive probes: a server that is switched off during an hour's evaluation is noticed.
-        options = [*self._http.connection.HTTPConnection.default_socket_options]
-        options.append((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1))
-        seconds = CONNECT_SECONDS if timeout is None else min(timeout, CONNECT_SECONDS)
-        self._pool = self._http.connection_from_url(
-            url,
-            maxsize=1,
-            block=True,
-            retries=False,
-            headers=headers,
-            socket_options=options,
-            timeout=self._http.Timeout(connect=seconds, read=timeout),
-        )
-        self._lock = Lock()
-        self._answered = False
+        import_extra("UmBridge", "orjson", EXTRA)  # missed now, not at the first request
+        self._prefix = (self._http.util.parse_url(url).path or "").rstrip("/")
+        self._open()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The settings, the token among them."""
+        return Connection, self._settings
 
     def ask(self, path: str, message: object = None, max_bytes: int = 2**20) -> dict[str, Any]:
         """POST a message, or GET where there is none, and read the answer.
@@ -66,14 +64,48 @@ class Connection:
         Raises:
             UnreachableError, NoAnswerError, ServerError: naming the server.
         """
-        body = None if message is None else to_text(message)
-        with self._lock:
-            status, text = self._send(path, body, max_bytes)
-        return self._read(path, status, text)
+        if self._process != os.getpid():
+            self._open()  # after a fork the parent's sockets are not ours: answers would get mixed up
+        status, text = self._send(path, None if message is None else to_text(message), max_bytes)
+        where = f"{self.url}{path}"
+        try:
+            answer = from_text(text)
+        except ValueError:
+            raise ServerError(
+                f"{where}: expected JSON, got status {status} and {_excerpt(text)!r}. "
+                "See the server's own log; where it says nan or inf, the row failed there."
+            ) from None
+        if isinstance(answer, dict) and "error" in answer:
+            raise ServerError(f"{where}: expected an answer, got an error: {_error(answer['error'])}")
+        if status != 200 or not isinstance(answer, dict):
+            raise ServerError(
+                f"{where}: expected status 200 and an object, got status {status} and {_excerpt(text)!r}. "
+                "See the server's own log."
+            )
+        return answer
 
     def close(self) -> None:
-        """Close it for good."""
+        """Close what is kept; a later request opens it again."""
         self._pool.close()
+        self._open()
+
+    def _open(self) -> None:
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token}"
+        # Keep-alive probes: a server that is switched off during an hour's evaluation is noticed.
+        probes = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connect = CONNECT_SECONDS if self._timeout is None else min(self._timeout, CONNECT_SECONDS)
+        self._pool = self._http.connection_from_url(
+            self.url,
+            maxsize=self._most,
+            block=True,
+            retries=False,
+            headers=headers,
+            socket_options=[*self._http.connection.HTTPConnection.default_socket_options, probes],
+            timeout=self._http.Timeout(connect=connect, read=self._timeout),
+        )
+        self._process, self._answered = os.getpid(), False
 
     def _send(self, path: str, body: bytes | None, max_bytes: int) -> tuple[int, bytes]:
         errors = self._http.exceptions
@@ -87,15 +119,10 @@ class Connection:
             # moment of the next request, which they then have not seen. Asked once more, on a new one.
             self._answered = False
             return self._exchange(path, body, max_bytes)
-        except (errors.NewConnectionError, errors.ConnectTimeoutError) as error:
+        except (errors.NewConnectionError, errors.ConnectTimeoutError, errors.SSLError) as error:
             raise UnreachableError(
                 f"{self.url}: expected a server, found none ({_reason(error)}). "
                 "Start it, or mend the address."
-            ) from None
-        except errors.SSLError as error:
-            raise UnreachableError(
-                f"{self.url}: expected a certificate to be trusted, got one that is not ({_reason(error)}). "
-                "Mend the address or the certificate."
             ) from None
         except errors.TimeoutError:
             raise self._late(path) from None
@@ -104,20 +131,15 @@ class Connection:
 
     def _exchange(self, path: str, body: bytes | None, max_bytes: int) -> tuple[int, bytes]:
         deadline = None if self._timeout is None else monotonic() + self._timeout
+        method = "GET" if body is None else "POST"
         response = self._pool.urlopen(
-            "GET" if body is None else "POST",
-            self._prefix + path,
-            body=body,
-            redirect=False,
-            preload_content=False,
-            pool_timeout=None,
+            method, self._prefix + path, body=body, redirect=False, preload_content=False
         )
-        pieces, size = [], 0
+        text = bytearray()
         try:
-            while piece := response.read1(_PIECE):
-                pieces.append(piece)
-                size += len(piece)
-                if size > max_bytes:
+            while piece := response.read1(PIECE):
+                text += piece
+                if len(text) > max_bytes:
                     raise ServerError(
                         f"{self.url}{path}: expected an answer of at most {max_bytes:,} bytes, got more. "
                         "Look at what the server sends."
@@ -133,25 +155,7 @@ class Connection:
         finally:
             response.release_conn()
         self._answered = True
-        return response.status, b"".join(pieces)
-
-    def _read(self, path: str, status: int, text: bytes) -> dict[str, Any]:
-        where = f"{self.url}{path}"
-        try:
-            answer = from_loose_text(text)
-        except ValueError:
-            raise ServerError(
-                f"{where}: expected JSON, got status {status} and {_excerpt(text)!r}. "
-                "See the server's own log."
-            ) from None
-        if isinstance(answer, dict) and "error" in answer:
-            raise ServerError(f"{where}: expected an answer, got an error: {_error(answer['error'])}")
-        if status != 200 or not isinstance(answer, dict):
-            raise ServerError(
-                f"{where}: expected status 200 and an object, got status {status} and {_excerpt(text)!r}. "
-                "See the server's own log."
-            )
-        return answer
+        return response.status, bytes(text)
 
     def _lost(self, path: str, error: Exception) -> ServerError:
         return ServerError(
@@ -168,15 +172,15 @@ class Connection:
 
 def _reason(error: Exception) -> str:
     """What the operating system said, without the library's wrapping."""
-    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+    while isinstance(error.__cause__, Exception):
         error = error.__cause__
     return str(error) or type(error).__name__
 
 
 def _error(error: object) -> str:
-    if not isinstance(error, dict):
-        return _excerpt(str(error).encode())
-    return _excerpt(f"{error.get('type', 'without a type')}: {error.get('message', 'no message')}".encode())
+    if isinstance(error, dict):
+        error = f"{error.get('type', 'without a type')}: {error.get('message', 'no message')}"
+    return _excerpt(str(error).encode())
 
 
 def _excerpt(text: bytes) -> str:

@@ -1,4 +1,4 @@
-"""`serve` and `serving`: a black box behind an HTTP server, until it is stopped."""
+"""`serve` and `serving`: black boxes behind an HTTP server, until it is stopped."""
 
 from __future__ import annotations
 
@@ -6,63 +6,72 @@ import ipaddress
 import os
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import Thread
 from typing import Any
 
-from blackbox.adapters.um_bridge.application import Application, application
-from blackbox.adapters.um_bridge.protocol import EXTRA
+from blackbox.adapters.um_bridge.messages import EXTRA, check_token
+from blackbox.adapters.um_bridge.model import ServedModel
+from blackbox.checks import check_count, check_positive
 from blackbox.errors import ConfigurationError
 from blackbox.extras import import_extra
 from blackbox.function import BlackBoxFunction
 
-KEPT_SECONDS = 75  # an idle connection; shorter than most training steps would mean a new one for each
+Boxes = BlackBoxFunction | Mapping[str, BlackBoxFunction]
 
 
 def serve(
-    box: BlackBoxFunction,
+    boxes: Boxes,
     *,
-    name: str | None = None,
     host: str = "127.0.0.1",
     port: int = 4242,
     token: str | None = None,
-    max_request_bytes: int | None = None,
-    derivatives: float | None = None,
     threads: int = 1,
+    timeout: float | None = None,
+    request_seconds: float = 30.0,
+    connections: int = 256,
 ) -> None:
-    """Serve a black box by UM-Bridge 1.0 until Ctrl-C or SIGTERM.
+    """Serve one black box, or several by name, by UM-Bridge 1.0 until Ctrl-C or SIGTERM.
 
-    On either no new connection is taken, requests that are here are answered, and then it ends. The
-    server speaks plain http and is meant for one's own machine or cluster: for others put a proxy with
-    https in front. Anyone who may ask may use up the box's rows.
+    A request is one row. Each input and output is a vector: its spec's shape, flattened in C order.
+    Answers are valid JSON always; a row that failed or gave NaN, for which JSON has no word, is answered
+    with an error, and our client reads that as a failed row. Derivatives are not served. Evaluations run in
+    threads of their own, so the server describes its models meanwhile; one that nobody waits for any more
+    is not started.
+
+    At the first signal no new connection is taken, requests that are here are answered, and then it ends; a
+    second Ctrl-C kills the process. The server speaks plain http and is meant for one's own machine or
+    cluster: for others put a proxy with https in front. Anyone who may ask may use up the boxes' rows.
+    Pages in a browser, which could otherwise reach servers on their reader's machine, are refused.
 
     Args:
-        box: the black box.
-        name: of the model; None for the name of the box's class.
+        boxes: the black box, which is served by the name of its class, or a mapping of names to boxes.
         host: the address to listen at; the default is reached from this machine alone.
         port: the port; 0 takes a free one, which is printed.
-        token: as the next four, see `application`.
-        max_request_bytes: the longest request.
-        derivatives: mu of finite differences, or None.
-        threads: evaluations at a time.
+        token: requests must bear it ("Authorization: Bearer ..."); None asks for none.
+        threads: evaluations at a time. More than one only for boxes that may be called from several
+            threads at once.
+        timeout: seconds after which an evaluation is answered with an error; None waits for it. It goes on
+            in its thread, which takes no other until it ends: `Parallel` and `CommandLine` stop theirs.
+        request_seconds: a request that takes longer to come in is cut off.
+        connections: kept at a time. For one more, the one that has sent no whole request for longest is
+            closed; where all wait for answers it is refused.
 
     Raises:
-        ConfigurationError, DefinitionError: a setting makes no sense, the port is taken, or the box is
+        ConfigurationError, DefinitionError: a setting makes no sense, the port is taken, or a box is
             not complete.
         MissingExtraError: the extra "umbridge" is not installed.
     """
-    app = application(
-        box,
-        name=name,
-        token=token,
-        max_request_bytes=max_request_bytes,
-        derivatives=derivatives,
-        threads=threads,
-    )
-    server = _server(app)
-    with _listen(host, port, token) as listener:
-        print(f"serving {app.model.name} at {_url(listener)}", flush=True)
+    settings = {
+        "token": token,
+        "threads": threads,
+        "timeout": timeout,
+        "request_seconds": request_seconds,
+        "connections": connections,
+    }
+    with _prepared(boxes, host, port, **settings) as (server, listener, names):
+        print(f"serving {', '.join(names)} at {_url(listener)}", flush=True)
         try:
             server.run(sockets=[listener])
         except KeyboardInterrupt:
@@ -71,28 +80,27 @@ def serve(
 
 @contextmanager
 def serving(
-    box: BlackBoxFunction,
+    boxes: Boxes,
     *,
     host: str = "127.0.0.1",
     port: int = 0,
-    **settings: Any,  # noqa: ANN401 - of application
+    **settings: Any,  # noqa: ANN401 - of serve
 ) -> Iterator[str]:
     """Serve from a thread of this process, and give the server's address: for notebooks and tests.
 
-        with serving(box, derivatives=1e-4) as url:
+        with serving(box) as url:
             ...
 
     Args:
-        box: the black box.
+        boxes: the black box, or a mapping of names to boxes.
         host: the address to listen at.
         port: the port; 0 takes a free one.
-        **settings: those of `application`.
+        **settings: those of `serve`.
 
     Raises:
-        As `serve`.
+        ConfigurationError, DefinitionError, MissingExtraError: for the reasons that `serve` gives.
     """
-    server = _server(application(box, **settings))
-    with _listen(host, port, settings.get("token")) as listener:
+    with _prepared(boxes, host, port, **settings) as (server, listener, _):
         thread = Thread(target=server.run, kwargs={"sockets": [listener]}, name="um-bridge-server")
         thread.start()
         try:
@@ -102,26 +110,49 @@ def serving(
             thread.join()
 
 
-def _server(app: Application) -> Any:  # noqa: ANN401 - of an optional package
-    uvicorn = import_extra("serve", "uvicorn", EXTRA)
-    import_extra("serve", "orjson", EXTRA)  # missed now, not at the first request
-    config = uvicorn.Config(
-        app,
-        lifespan="on",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=KEPT_SECONDS,
+@contextmanager
+def _prepared(
+    boxes: Boxes,
+    host: str,
+    port: int,
+    token: str | None = None,
+    threads: int = 1,
+    timeout: float | None = None,
+    request_seconds: float = 30.0,
+    connections: int = 256,
+) -> Iterator[tuple[Any, socket.socket, list[str]]]:
+    """A server that can be run, its listening socket, and the names of its models."""
+    for package in ("orjson", "starlette", "uvicorn"):
+        import_extra("serve", package, EXTRA)  # missed now, not at the first request
+    from blackbox.adapters.um_bridge import web
+
+    check_token("serve", token)
+    named = boxes if isinstance(boxes, Mapping) else {type(boxes).__name__: boxes}
+    models = {name: ServedModel(box) for name, box in named.items()}
+    if not models or not all(isinstance(name, str) and name for name in models):
+        raise ConfigurationError(f"serve, boxes: expected boxes by names, got {list(models)!r}. Name each.")
+    application = web.Application(
+        models,
+        token,
+        check_count("serve", "threads", threads),
+        None if timeout is None else check_positive("serve", "timeout", timeout),
     )
-    config.load()  # what it cannot import is missed here, not in a thread while clients wait
-    return uvicorn.Server(config)
+    try:
+        with _listen(host, port, token) as listener:
+            server = web.Server(
+                application,
+                check_count("serve", "connections", connections),
+                check_positive("serve", "request_seconds", request_seconds),
+            )
+            yield server, listener, list(models)
+    finally:
+        application.close()
 
 
 def _listen(host: str, port: int, token: str | None) -> socket.socket:
     """A listening socket, so that nothing has to be waited for before the first request."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio turns off the delay of small packets, 40 ms, only where the protocol is named.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":  # a port is free again as soon as its server has ended
@@ -139,7 +170,7 @@ def _listen(host: str, port: int, token: str | None) -> socket.socket:
         warnings.warn(
             f"serve: {host!r} can be reached from other machines, and without a token anyone there can run "
             "the black box. Give token=, or leave host out.",
-            stacklevel=3,
+            stacklevel=5,
         )
     return listener
 

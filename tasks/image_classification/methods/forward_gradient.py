@@ -17,7 +17,7 @@ from torch.func import functional_call
 import zo
 from tasks.image_classification.methods.gradient import Counted
 from tasks.image_classification.objective import Batch
-from zo.evaluators.preserved import Snapshot
+from zo.evaluators.state import Snapshot
 from zo.objective import Objective
 
 FORWARD = 211  # first word of the key's path for these draws

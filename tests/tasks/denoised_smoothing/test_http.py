@@ -77,7 +77,7 @@ def serving():
 
 
 def words(server: Service, folder: Path, **settings: object) -> list[str]:
-    arguments = f"urls={server.url}", "timeout=0.3", "resend=false", "failures=keep"
+    arguments = f"url={server.url}", "timeout=0.3", "resend=false", "failures=keep"
     return small.words(
         folder, box="um-bridge", box_arguments=arguments, box_gives="probabilities",
         answers="probabilities", decimals=3, methods=("mse", "student"), queries=TRAINING, attempts=8,
@@ -101,6 +101,7 @@ def certificates(path: Path) -> list[list[str]]:
     return [line[:5] + line[6:] for line in lines]  # without the time
 
 
+@pytest.mark.slow
 def test_a_run_through_a_bad_connection_is_that_through_a_good_one(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     found = []

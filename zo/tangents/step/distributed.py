@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 
 from blackbox.checks import check_count
-from zo.distributed.ranks import Ranks
 from zo.errors import TangentError
+from zo.execution.ranks import Ranks
 from zo.same_run import same_chunk
 from zo.tangents.step.chunks import Layout, RecordedChunk
 

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
-from zo.distributed.apart import apart
 from zo.draws import Key
 from zo.errors import TangentError
 from zo.evaluators.evaluator import Evaluator, Problem
-from zo.evaluators.stacked import Stacked
+from zo.evaluators.loop import loop_losses
+from zo.evaluators.stacked import Stacked, stacked_losses
+from zo.evaluators.state import Snapshot
+from zo.execution.shared_rows import apart
 from zo.perturbation import Directions
 from zo.tangents.step.calls import RecordedCall
 from zo.tangents.step.chunks import Layout, RecordedChunk, one_layout
@@ -61,7 +63,8 @@ def run_probes(
             recorder = Recorder(boxes)
             # other ranks have other variants: a box that all ask alike is asked by each for itself
             with apart() if ranks.size > 1 else nullcontext(), routed(boxes, recorder.route):
-                losses = evaluator.losses(problem, _directions(problem, variants, mu, key))
+                evaluate = stacked_losses if isinstance(evaluator, Stacked) else loop_losses
+                losses = evaluate(problem, _directions(problem, variants, mu, key), Snapshot(problem.network))
             split = recorder.stacked if isinstance(evaluator, Stacked) else recorder.one_by_one
             found.append(RecordedChunk(losses, split(len(variants))))
             asked += recorder.asked

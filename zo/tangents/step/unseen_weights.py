@@ -12,8 +12,8 @@ from blackbox import BlackBoxFunction, BudgetError
 from zo.errors import TangentError
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.hidden_weights import hidden
-from zo.evaluators.preserved import Snapshot
 from zo.evaluators.replacements import replacements
+from zo.evaluators.state import Snapshot
 from zo.objective import losses, uncompiled
 from zo.perturbation import Directions
 from zo.tangents.step.calls import RecordedCall

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
-from zo.evaluators.evaluator import Problem, differences
-from zo.evaluators.loop import Loop
-from zo.evaluators.preserved import Snapshot
+from zo.evaluators.evaluator import Problem, mean_changes
+from zo.evaluators.loop import loop_losses
+from zo.evaluators.state import Snapshot
 from zo.perturbation import Directions
 from zo.tangents.counts import TangentCounts
 from zo.tangents.step.recording import Counter, routed
@@ -59,11 +59,11 @@ def agreement(
     before.restore()
     try:
         with routed(boxes, counter.route):
-            moved = Loop().losses(problem, direction)
+            moved = loop_losses(problem, direction, Snapshot(problem.network))
     finally:
         after.restore()
         counts.rows += counter.asked
-    change, valid = differences(base, moved)
+    change, valid = mean_changes(base, moved - base)
     counts.checks += 1
     counts.failed_checks += int(not valid)
     return float(change) / (length * slope) if bool(valid) else None

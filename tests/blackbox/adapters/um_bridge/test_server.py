@@ -8,9 +8,12 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,13 +24,13 @@ from typeguard import suppress_type_checks
 
 from blackbox import ArraySpec, Budgeted, ConfigurationError
 from blackbox.adapters import from_callable
-from blackbox.adapters.um_bridge import ServerError, UmBridge, UnreachableError, application, serve, serving
+from blackbox.adapters.um_bridge import ServerError, UmBridge, UnreachableError, serve, serving
 from blackbox.extras import MissingExtraError
-from tests.blackbox.adapters.um_bridge.boxes import Cubes, Shapes, Typed, Waiting
+from tests.blackbox.adapters.um_bridge.boxes import Cubes, Shapes, Waiting
 from tests.blackbox.adapters.um_bridge.servers import served_elsewhere
 from tests.blackbox.boxes import ErrorCase, error_table
 
-LIMIT = 4096
+LIMIT = 2**20 + 64 * 14  # for `Shapes`: room for what surrounds the numbers, and for 14 of them
 
 
 class Client:
@@ -58,31 +61,22 @@ class Client:
 
 @pytest.fixture(scope="module")
 def shapes() -> Iterator[Client]:
-    with serving(Shapes(), derivatives=1e-4, max_request_bytes=LIMIT) as url:
+    with serving(Shapes()) as url:
         yield Client(url)
 
 
 def request(**changes: Any) -> dict[str, Any]:
     """A good one, changed."""
-    good = {
-        "name": "Shapes",
-        "input": [[0.1] * 6, [2]],
-        "outWrt": 0,
-        "inWrt": 0,
-        "sens": [1] * 6,
-        "config": {},
-    }
-    return {**good, "vec": [1.0] * 6, **changes}
+    return {"name": "Shapes", "input": [[0.1] * 6, [2]], "config": {}, **changes}
 
 
 # What it refuses
 
 
-@pytest.mark.parametrize("path", ["/Evaluate", "/Gradient", "/ApplyJacobian"])
-def test_a_good_request_is_answered(shapes, path):
-    assert shapes.say(path, request())[0] == 200
+def test_a_good_request_is_answered(shapes):
+    assert shapes.say("/Evaluate", request())[0] == 200
     without = {key: value for key, value in request().items() if key != "config"}
-    assert shapes.say(path, without)[0] == 200
+    assert shapes.say("/Evaluate", without)[0] == 200
 
 
 MALFORMED = {
@@ -123,21 +117,15 @@ def test_a_malformed_request_gets_an_error_in_json(shapes, body):
         ("/InputSizes", {"name": "Other"}, "ModelNotFound"),
         ("/ModelInfo", {"name": None}, "ModelNotFound"),
         ("/OutputSizes", {"config": {"level": 1}}, "InvalidInput"),
-        ("/Gradient", {"outWrt": 2}, "InvalidInput"),
-        ("/Gradient", {"outWrt": -1}, "InvalidInput"),
-        ("/Gradient", {"inWrt": True}, "InvalidInput"),
-        ("/Gradient", {"inWrt": "0"}, "InvalidInput"),
-        ("/Gradient", {"sens": [1.0] * 5}, "InvalidInput"),
-        ("/Gradient", {"sens": "abcdef"}, "InvalidInput"),
-        ("/ApplyJacobian", {"vec": [1.0]}, "InvalidInput"),
-        ("/ApplyJacobian", {"vec": None}, "InvalidInput"),
+        ("/Gradient", {}, "UnsupportedFeature"),
+        ("/ApplyJacobian", {}, "UnsupportedFeature"),
         ("/ApplyHessian", {}, "UnsupportedFeature"),
     ],
 )
 def test_a_wrong_request_says_which_part(shapes, path, changes, kind):
     status, found, message = shapes.refused(path, request(**changes))
     assert (status, found) == (400, kind)
-    assert all(key in message for key in changes if key in ("outWrt", "inWrt", "sens", "vec", "config"))
+    assert all(key in message for key in changes)
 
 
 def test_only_the_paths_of_the_protocol(shapes):
@@ -149,32 +137,16 @@ def test_only_the_paths_of_the_protocol(shapes):
     assert shapes.say("/Info?a=b") == (200, {"protocolVersion": 1.0, "models": ["Shapes"]})
 
 
-def test_derivatives_only_when_asked_for_and_where_there_are_some():
-    with serving(Shapes()) as url:
-        assert not umbridge.HTTPModel(url, "Shapes").supports_gradient()
-        assert Client(url).refused("/Gradient", request())[:2] == (400, "UnsupportedFeature")
-    with serving(Typed(), derivatives=1e-3) as url:
-        body = {"name": "Typed", "input": [[1, 2], [1], [1, 2], [1]], "outWrt": 0, "inWrt": 1, "sens": [1, 1]}
-        status, kind, message = Client(url).refused("/Gradient", body)
-        assert (status, kind) == (400, "UnsupportedFeature") and "'whole'" in message
-        # single precision cannot move 1e6 by 1e-3 / 2, and its steps are what is divided by
-        body |= {"inWrt": 0, "input": [[1e6, 1], [1], [1, 2], [1]]}
-        status, kind, message = Client(url).refused("/Gradient", body)
-        assert status == 400 and "'single'" in message and "Raise mu" in message
-        body["input"][0] = [1000.0, 1]
-        assert Client(url).say("/Gradient", body)[1]["output"] == [1.0, 1.0]
-
-
 # What it holds back
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length-stated", "chunked"])
-@pytest.mark.parametrize("size", [LIMIT + 1, 2 * LIMIT, 3 * LIMIT])
+@pytest.mark.parametrize("size", [LIMIT + 1, 2 * LIMIT])
 def test_a_request_that_is_too_large_is_refused(shapes, chunked, size):
     padded = json.dumps(request()).encode().ljust(size)
     body = iter([padded]) if chunked else padded  # of an iterator it does not know the length
     status, kind, message = shapes.refused("/Evaluate", body)
-    assert (status, kind) == (413, "RequestTooLarge") and "4,096" in message
+    assert (status, kind) == (413, "RequestTooLarge") and f"{LIMIT:,}" in message
     assert shapes.say("/Evaluate", json.dumps(request()).encode().ljust(LIMIT))[0] == 200
 
 
@@ -190,18 +162,18 @@ def test_a_request_that_never_ends_is_not_read_to_its_end(shapes):
 
 def test_the_default_limit_leaves_room_for_every_good_request():
     box = from_callable(lambda x: -x, inputs=[ArraySpec("x", (50_000,))], outputs=[ArraySpec("y", (50_000,))])
-    with serving(box, name="big", derivatives=1.0) as url, UmBridge(url) as client:
+    with serving({"big": box}) as url, UmBridge(url) as client:
         x = np.full((1, 50_000), -1.2345678901234567e-300)
         np.testing.assert_array_equal(client(x), -x)
         assert Client(url).refused("/Evaluate", b" " * 10**7)[0] == 413
-        body = {"name": "big", "input": x.tolist(), "outWrt": 0, "inWrt": 0, "vec": x[0].tolist()}
-        assert Client(url).say("/ApplyJacobian", json.dumps(body, indent=8).encode())[0] == 200
+        body = {"name": "big", "input": x.tolist()}
+        assert Client(url).say("/Evaluate", json.dumps(body, indent=8).encode())[0] == 200
 
 
-@pytest.mark.parametrize("path", ["/Info", "/ModelInfo", "/Evaluate", "/Gradient", "/nowhere"])
+@pytest.mark.parametrize("path", ["/Info", "/ModelInfo", "/Evaluate", "/Gradient"])
 def test_nothing_without_the_token(path):
     box, token = Cubes(), "s3cret-token"
-    with serving(box, token=token, derivatives=1e-3) as url:
+    with serving(box, token=token) as url:
         client = Client(url)
         body = None if path == "/Info" else {"name": "Cubes", "input": [[1.0] * 10]}
         wrong = ["", token, f"Basic {token}", "Bearer", "Bearer ", f"Bearer {token}x", f"Bearer {token[:-1]}"]
@@ -292,34 +264,164 @@ def test_a_row_that_nobody_waits_for_is_not_started():
 
 
 def test_our_own_errors_reach_the_client_by_their_names():
-    with serving(Budgeted(Cubes(), rows=2), name="cubes") as url:
+    with serving({"cubes": Budgeted(Cubes(), rows=2)}) as url:
         client, body = Client(url), {"name": "cubes", "input": [[1.0] * 10]}
         assert [client.say("/Evaluate", body)[0] for _ in range(2)] == [200, 200]
         status, kind, message = client.refused("/Evaluate", body)
         assert (status, kind) == (500, "BudgetError") and "2 of 2 are spent" in message
 
 
-def test_a_vector_of_very_unequal_numbers_is_no_obstacle():
-    x, vec = np.arange(1.0, 11), 10.0 ** np.arange(5, -25, -3)
-    body = {"name": "Cubes", "input": [x.tolist()], "outWrt": 0, "inWrt": 0, "vec": vec.tolist()}
-    with serving(Cubes(), derivatives=1e-4) as url:
-        found = Client(url).say("/ApplyJacobian", body)[1]["output"]
-    # largest first, the error of rounding is eps x^3 / mu times the largest of vec
-    np.testing.assert_allclose(found, 3 * x**2 * vec, rtol=1e-7, atol=2.3e-16 * 1e3 / 1e-4 * vec[0])
+def test_several_models_on_one_server_and_each_is_checked_against_its_own_specs():
+    with serving({"cubes": Cubes(), "pair": Shapes()}) as url:
+        with UmBridge(url, "cubes") as cubes, UmBridge(url, "pair") as pair:
+            np.testing.assert_array_equal(cubes(np.full(10, 2.0)), 8)
+            assert pair(np.zeros(6), np.ones(1))[1] == 0
+        with pytest.raises(ConfigurationError, match=r"got None. It has \['cubes', 'pair'\]"):
+            UmBridge(url)
+        body = {"name": "pair", "input": [[1.0] * 10]}
+        assert "expected 2 lists (field, factor)" in Client(url).refused("/Evaluate", body)[2]
 
 
-def test_gradients_in_blocks_are_the_same(monkeypatch):
-    from blackbox.adapters.um_bridge import finite_differences
+def test_clients_in_threads_get_their_own_answers():
+    def work(place: int) -> None:
+        with UmBridge(url) as own:
+            x = np.random.default_rng(place).normal(size=(20, 10))
+            right[place] = all(np.array_equal(client(x), x**3) for client in (own, shared))
 
-    body = {"name": "Cubes", "input": [list(range(10))], "outWrt": 0, "inWrt": 0, "sens": [1.0] * 10}
-    box = Cubes()
-    with serving(box, derivatives=1e-3) as url:
-        whole = Client(url).say("/Gradient", body)[1]["output"]
-        monkeypatch.setattr(finite_differences, "NUMBERS_PER_CALL", 60)  # three coordinates a call
-        assert Client(url).say("/Gradient", body)[1]["output"] == whole
-    assert box.ledger.calls == 1 + 4
-    # (x + mu)^3 - (x - mu)^3 over 2 mu is 3 x^2 + mu^2
-    np.testing.assert_allclose(whole, 3.0 * np.arange(10) ** 2 + 1e-6, atol=1e-9)
+    right: dict[int, bool] = {}
+    with serving(Cubes(), threads=2) as url, UmBridge(url, connections=2) as shared:
+        threads = [threading.Thread(target=work, args=(place,)) for place in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert right == dict.fromkeys(range(6), True)
+
+
+def test_an_evaluation_beyond_its_time_is_answered_and_holds_its_thread_alone():
+    box = Waiting()
+    with serving({"slow": box, "quick": Cubes()}, timeout=1, threads=2) as url:
+        client = Client(url)
+        body, quick = {"name": "slow", "input": [[1.0]]}, {"name": "quick", "input": [[2.0] * 10]}
+        status, kind, message = client.refused("/Evaluate", body)
+        assert (status, kind) == (504, "TimedOut") and "within 1 s" in message
+        assert box.inside == 1  # a thread cannot be stopped
+        assert client.say("/Evaluate", quick)[1]["output"] == [[8.0] * 10]  # in the other one
+        assert [client.refused("/Evaluate", text)[1] for text in (body, body, quick)] == ["TimedOut"] * 3
+        assert len(box.rows) == box.inside == 2  # what was given up before its turn is not run
+        box.go_on.set()
+        assert client.say("/Evaluate", quick)[0] == 200
+
+
+# What a connection may cost
+
+
+HEADERS = b"POST /Evaluate HTTP/1.1\r\nhost: x\r\n"
+HALF = {"headers": HEADERS, "body": HEADERS + b"content-length: 1000\r\n\r\n{", "nothing": b""}
+
+
+@contextmanager
+def half_sent(url: str, count: int, text: bytes = HEADERS) -> Iterator[list[socket.socket]]:
+    """Connections that have sent no more than this."""
+    address = urlsplit(url)
+    with ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.create_connection((address.hostname, address.port), timeout=20))
+            for _ in range(count)
+        ]
+        for each in sockets:
+            with suppress(ConnectionError):  # it may have been closed for a later one
+                each.sendall(text)
+        yield sockets
+
+
+@contextmanager
+def kept_connection(url: str) -> Iterator[http.client.HTTPConnection]:
+    """One that has had two answers already."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
+    try:
+        for _ in range(2):
+            connection.request("POST", "/Evaluate", json.dumps({"name": "Cubes", "input": [[1.0] * 10]}))
+            assert json.loads(connection.getresponse().read())["output"] == [[1.0] * 10]
+        yield connection
+    finally:
+        connection.close()
+
+
+def is_closed(connection: socket.socket, seconds: float) -> bool:
+    """Whether the other end closes it, waiting for a time."""
+    connection.settimeout(seconds)
+    try:
+        return connection.recv(2**16) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize("text", HALF.values(), ids=HALF)
+def test_half_sent_requests_do_not_hold_the_service(text):
+    with serving(Cubes(), connections=20) as url, half_sent(url, 50, text) as waiting:
+        with UmBridge(url) as client:  # is served although they are there, and before they are given up
+            x = np.arange(30.0).reshape(3, 10)
+            np.testing.assert_array_equal(client(x), x**3)
+        closed = [is_closed(each, 0.05) for each in waiting]
+        assert closed[:30] == [True] * 30 and sum(closed) <= 31  # those that waited longest
+
+
+@pytest.mark.parametrize("text", HALF.values(), ids=HALF)
+def test_a_request_that_does_not_come_in_is_cut_off(text):
+    with serving(Cubes(), request_seconds=0.4) as url, half_sent(url, 2, text) as waiting:
+        assert all(is_closed(each, 20) for each in waiting)
+
+
+@pytest.mark.parametrize("text", [HALF["headers"], HALF["body"]], ids=["headers", "body"])
+def test_the_time_runs_for_a_kept_connection_s_next_request_and_not_while_it_is_idle(text):
+    with serving(Cubes(), request_seconds=0.4) as url, kept_connection(url) as kept:
+        assert not is_closed(kept.sock, 0.8)
+        kept.sock.sendall(text)
+        assert is_closed(kept.sock, 20)
+
+
+def test_a_trickle_of_headers_has_no_more_time():
+    with serving(Cubes(), request_seconds=0.4) as url, half_sent(url, 1) as (slow,):
+        with pytest.raises(ConnectionError):
+            for _ in range(400):
+                slow.sendall(b"x: y\r\n")
+                threading.Event().wait(0.05)
+
+
+def test_headers_have_a_limit(shapes):
+    url = f"http://{shapes.address.netloc}"
+    assert shapes.say("/Info", **{"x-long": "y" * 2**15})[0] == 200
+    with half_sent(url, 1, b"GET /Info HTTP/1.1\r\nx: " + b"y" * (2**16 + 2**10)) as (long,):
+        assert long.recv(100).startswith(b"HTTP/1.1 400")
+    for piece in (b"x: y\r\n" * 1000, b"y" * 6000):  # many of them, and one that never ends
+        sent = 0
+        with half_sent(url, 1, b"GET /Info HTTP/1.1\r\nx: ") as (endless,), pytest.raises(ConnectionError):
+            while sent < 2**26:  # the system's own buffers take some
+                endless.sendall(piece)
+                sent += len(piece)
+    assert shapes.say("/Info")[0] == 200
+
+
+def test_more_clients_at_work_than_connections_are_told():
+    box = Waiting()
+    with serving(box, connections=2, threads=2) as url:
+        answers: list[Any] = []
+        say = partial(Client(url).say, "/Evaluate", {"name": "Waiting", "input": [[1.0]]})
+        callers = [threading.Thread(target=lambda: answers.append(say())) for _ in range(2)]
+        for caller in callers:
+            caller.start()
+        for _ in callers:
+            assert box.entered.acquire(timeout=20)
+        with pytest.raises(ServerError, match=r"503.*Service Unavailable"):
+            UmBridge(url)
+        box.go_on.set()
+        for caller in callers:
+            caller.join()
+        assert answers == [(200, {"output": [[2.0]]})] * 2
+        UmBridge(url).close()
 
 
 # How it ends
@@ -343,6 +445,20 @@ def test_a_stopped_server_answers_what_it_has_taken_on(which, code, last):
             UmBridge(url)
 
 
+def test_a_second_interrupt_ends_it_at_once():
+    with served_elsewhere("Waiting(seconds=600.0)") as (process, url):
+        with UmBridge(url, failures="keep") as client:
+            caller = threading.Thread(target=client, args=(np.ones(1),))
+            caller.start()
+            threading.Event().wait(0.5)
+            process.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):  # it waits for the answer
+                process.wait(0.5)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == -signal.SIGINT
+            caller.join()
+
+
 def test_after_serving_no_thread_is_left_and_the_port_is_free():
     before = set(threading.enumerate())
     with serving(Cubes()) as url, UmBridge(url, connections=3) as client:
@@ -356,8 +472,9 @@ def test_after_serving_no_thread_is_left_and_the_port_is_free():
 
 
 @suppress_type_checks
-def made(box: Any = None, **settings: Any) -> Any:
-    return application(Cubes() if box is None else box, **settings)
+def made(boxes: Any = None, **settings: Any) -> Any:
+    with serving(Cubes() if boxes is None else boxes, **settings):
+        pytest.fail("it serves")
 
 
 def twice_the_port() -> Any:
@@ -369,12 +486,13 @@ ERRORS = [
     ErrorCase(
         "box", lambda: made(np.sin), ConfigurationError, ["BlackBoxFunction", "ufunc", "from_callable"]
     ),
-    ErrorCase("name", lambda: made(name=""), ConfigurationError, ["name", "got ''"]),
+    ErrorCase("name", lambda: made({"": Cubes()}), ConfigurationError, ["boxes", "['']"]),
+    ErrorCase("none", lambda: made({}), ConfigurationError, ["boxes", "got []"]),
     ErrorCase("token-empty", lambda: made(token=""), ConfigurationError, ["token", "token_urlsafe"]),
     ErrorCase("token-space", lambda: made(token="a b"), ConfigurationError, ["token", "letters"]),
-    ErrorCase("mu", lambda: made(derivatives=0), ConfigurationError, ["derivatives", "mu > 0", "got 0"]),
-    ErrorCase("mu-nan", lambda: made(derivatives=float("nan")), ConfigurationError, ["mu > 0", "nan"]),
-    ErrorCase("bytes", lambda: made(max_request_bytes=0), ConfigurationError, ["max_request_bytes", ">= 1"]),
+    ErrorCase("timeout", lambda: made(timeout=0), ConfigurationError, ["timeout", "> 0", "got 0"]),
+    ErrorCase("connections", lambda: made(connections=0), ConfigurationError, ["connections", ">= 1"]),
+    ErrorCase("seconds", lambda: made(request_seconds=-1), ConfigurationError, ["request_seconds", "got -1"]),
     ErrorCase("threads", lambda: made(threads=0), ConfigurationError, ["threads", ">= 1", "got 0"]),
     ErrorCase("port-taken", twice_the_port, ConfigurationError, ["free port", "0 finds"]),
     ErrorCase("port-range", lambda: serve(Cubes(), port=70_000), ConfigurationError, ["port 70000"]),
@@ -387,7 +505,8 @@ def test_refused(case):
     case.check()
 
 
-def test_a_missing_server_names_its_remedy(monkeypatch):
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    with pytest.raises(MissingExtraError, match=r"uvicorn.*pip install 'blackbox-coupling\[umbridge\]'"):
+@pytest.mark.parametrize("package", ["uvicorn", "starlette", "orjson"])
+def test_a_missing_server_names_its_remedy(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"{package}.*pip install 'blackbox-coupling\[umbridge\]'"):
         serve(Cubes(), port=0)

@@ -1,1 +1,0 @@
-"""Several processes take one step: what they tell each other, and how they share queries out."""

@@ -1,0 +1,252 @@
+"""The check of a fast evaluator against `loop`, on pieces shaped like those that real steps have.
+
+A real chunk moves weights of one layer, mostly, and all other modules run as they are on the rows of all
+variants. So each tensor is checked in a piece of its own; besides there is one as long as a real chunk, and
+one that moves a weight of every tensor. Steps are far longer than mu, so that a change is distinguishable
+from rounding: what is wrong in the wiring is wrong at any length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blackbox import BudgetError
+from zo.base import Base
+from zo.evaluators.evaluator import Evaluator, Problem, Unservable
+from zo.evaluators.loop import Loop
+from zo.evaluators.sentinel import ROUNDING, SHAKES, rounding_of
+from zo.parameters import Parameters
+from zo.perturbation import Coordinates, Directions, Perturbation
+
+# The next length is for queries whose change is not distinguishable from rounding.
+LENGTHS = (1e-2, 1e-1, 1.0)
+DISTINGUISHABLE = 20  # times the rounding: then a twentieth of a change that is missing is seen
+
+Remember = Callable[[str, Callable[[], Tensor]], Tensor]  # a journal's: a name, and what gives the numbers
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Queries, and what `loop` says of the first ones of them.
+
+    Attributes:
+        name: The parameter that they move, for messages.
+        queries: For the evaluator.
+        truth: `(compared, rows)` changes of the losses by `loop`.
+    """
+
+    name: str
+    queries: Perturbation
+    truth: Tensor
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a fast evaluator must give.
+
+    Attributes:
+        pieces: Queries and the changes of their losses.
+        rounding: `(rows,)`: how far losses may be off by rounding and by noise.
+    """
+
+    pieces: tuple[Piece, ...]
+    rounding: Tensor
+
+
+def is_due(step: int) -> bool:
+    """Whether the check is repeated at a step, counted from 0: what sleeps at first may wake later."""
+    while step >= 10 and step % 10 == 0:
+        step //= 10
+    return step in (0, 1)
+
+
+def most_checks(
+    step: int, parameters: Parameters, evaluators: Sequence[Evaluator], queries: int, chunk: int
+) -> int:
+    """At most how many queries a step takes beside its plan, if its evaluator is not found wrong.
+
+    Args:
+        step: The number of the step.
+        parameters: Those that are perturbed.
+        evaluators: Those that may serve, `Loop` last.
+        queries: Of the step's plan.
+        chunk: How many run together at least.
+    """
+    sentinels = -(-queries // chunk) * max(evaluator.sentinels for evaluator in evaluators)
+    if not is_due(step):
+        return sentinels
+    if len(evaluators) == 1:
+        return 1
+    tensors, entries = len(parameters.tensors), 3 if step == 0 else 2
+    by_loop = 1 + SHAKES + 1 + tensors * entries * len(LENGTHS)
+    fast = tensors * (entries + 2) + max(queries, 128) + 4
+    return sentinels + by_loop + fast * (len(evaluators) - 1)
+
+
+def noise_of(base: Base, remember: Remember) -> float:
+    """How far the mean loss is off, beyond rounding, when the base is evaluated once more."""
+
+    def again() -> Tensor:
+        queries = Coordinates(torch.zeros(1, dtype=torch.int64), torch.zeros(1))
+        changes = _by_loop(base.problem, base.losses, queries)[0]
+        return changes[torch.isfinite(changes)].double().sum().abs() / len(changes)
+
+    noise = float(remember("noise", again))
+    eps = torch.finfo(base.losses.dtype).eps
+    return noise if noise > ROUNDING * eps * float(base.loss().abs()) else 0.0
+
+
+def truth_of(
+    problem: Problem, base: Tensor, example: Perturbation, chunk: int, step: int, remember: Remember
+) -> Truth:
+    """Evaluate by `loop` what the check compares with.
+
+    Args:
+        problem: The step's.
+        base: Losses of the base, `(rows,)`.
+        example: Queries of the kind to check, `Coordinates` or `Directions`, of the step's plan.
+        chunk: How many queries real chunks have.
+        step: At the first one three entries of each tensor are compared, at later ones two others.
+        remember: Keeps what was evaluated, for a process that takes the step after this one was killed.
+    """
+    rounding = remember("check rounding", lambda: rounding_of(problem, base))
+    if isinstance(example, Directions):
+        steps = example.steps[:2]
+        steps = steps * (LENGTHS[0] / steps.abs().amax(dim=1, keepdim=True))
+        truth = remember("check directions", lambda: _by_loop(problem, base, Directions(steps)))
+        # twice, so that a single direction has company to be mixed with
+        return Truth((Piece("a direction", Directions(torch.cat([steps, steps])), truth),), rounding)
+    parameters, pieces = problem.parameters, []
+    for name, start, tensor in zip(parameters.names, parameters.starts, parameters.tensors, strict=True):
+        indices = start + torch.tensor(_entries(tensor.numel(), step))
+        found = remember(f"check {name}", lambda i=indices: _distinguishable(problem, base, i, rounding))
+        truth, steps = found[:, :-1], found[:, -1].to("cpu", parameters.dtype)
+        pieces.append(Piece(name, Coordinates(indices, steps), truth.to(base.dtype)))
+    return Truth((*pieces, *(_long(pieces, problem, chunk) if step == 0 else ())), rounding)
+
+
+def fault_of(
+    evaluator: Evaluator, problem: Problem, base: Tensor, truth: Truth, remember: Remember
+) -> str | None:
+    """What is wrong with an evaluator, in words; None if it agrees with `loop` on every piece.
+
+    Args:
+        evaluator: The fast one.
+        problem: The step's.
+        base: Losses of the base, `(rows,)`.
+        truth: What it must give.
+        remember: As for `truth_of`.
+    """
+    wrong: list[str] = []
+    try:
+        changes = evaluator.begin(problem, base)
+        for number, piece in enumerate(truth.pieces):
+
+            def evaluated(queries: Perturbation = piece.queries) -> Tensor:
+                problem.tally.queries += len(queries)
+                return changes(queries)
+
+            found = remember(f"check {type(evaluator).__name__} {number}", evaluated)
+            if not _agree(evaluator, found[: len(piece.truth)].to(base.device), piece.truth, truth.rounding):
+                wrong.append(piece.name)
+        if wrong:
+            return f"disagreed with loop for {', '.join(dict.fromkeys(wrong))}"
+        if not evaluator.sees_all_reads(problem, _all(truth), base):
+            return "does not see a weight that is read outside its layer, as by a penalty on the weights"
+    except BudgetError:
+        raise
+    except Unservable as error:
+        return f"cannot serve: {error}"
+    except Exception as error:  # whatever it is, loop has just shown that the objective works
+        return f"could not run ({type(error).__name__}: {error})"
+    return None
+
+
+def _entries(size: int, step: int) -> list[int]:
+    """Flat indices in a tensor of so many entries; always two or more, for a stack of one is no stack."""
+    if step == 0:
+        chosen = {0, (size - 1) // 2, size - 1}
+    else:
+        chosen = {(7919 * step) % size, (104729 * step + size // 2) % size}
+    return sorted(chosen) if len(chosen) > 1 else [*chosen, *chosen]
+
+
+def _by_loop(problem: Problem, base: Tensor, queries: Perturbation) -> Tensor:
+    problem.tally.queries += len(queries)
+    return Loop().begin(problem, base)(queries)
+
+
+def _distinguishable(problem: Problem, base: Tensor, indices: Tensor, rounding: Tensor) -> Tensor:
+    """Changes `(entries, rows)` by `loop`, and the lengths of the steps that they took as a last column."""
+    steps = torch.full((len(indices),), LENGTHS[0], dtype=problem.parameters.dtype)
+    truth = _by_loop(problem, base, Coordinates(indices, steps))
+    for longer in LENGTHS[1:]:
+        seen = (truth.abs().nan_to_num(0.0) > DISTINGUISHABLE * rounding).any(dim=1).cpu()
+        weak = torch.nonzero(~seen).flatten()
+        if not len(weak):
+            break
+        steps[weak] = longer
+        truth[weak.to(truth.device)] = _by_loop(problem, base, Coordinates(indices[weak], steps[weak]))
+    return torch.cat([truth.double(), steps[:, None].to(truth.device, torch.float64)], dim=1)
+
+
+def _long(pieces: list[Piece], problem: Problem, chunk: int) -> list[Piece]:
+    """A piece of each tensor's first entry, and one as long as real chunks, of the largest tensor's entries.
+
+    What a forward does may depend on how many rows it sees.
+    """
+    queries = [piece.queries for piece in pieces]
+    assert all(isinstance(each, Coordinates) for each in queries)
+    first = Coordinates(
+        torch.cat([each.part(0, 1).indices for each in queries]),  # pyright: ignore[reportAttributeAccessIssue]
+        torch.cat([each.part(0, 1).steps for each in queries]),
+    )
+    first_truth = torch.cat([piece.truth[:1] for piece in pieces])
+    mixed = [
+        Piece(
+            ", ".join(piece.name for piece in pieces[start : start + chunk]),
+            first.part(start, start + chunk),
+            t,
+        )
+        for start, t in zip(range(0, len(first), chunk), first_truth.split(chunk), strict=True)
+    ]
+    sizes = [tensor.numel() for tensor in problem.parameters.tensors]
+    largest = sizes.index(max(sizes))
+    piece, start = pieces[largest], problem.parameters.starts[largest]
+    more = chunk - len(piece.queries)
+    if more <= 0:
+        return mixed
+    rest = Coordinates(
+        start + torch.arange(more) * max(1, max(sizes) // more) % max(sizes),
+        piece.queries.steps[:1].expand(more),
+    )
+    assert isinstance(piece.queries, Coordinates)
+    both = Coordinates(
+        torch.cat([piece.queries.indices, rest.indices]), torch.cat([piece.queries.steps, rest.steps])
+    )
+    return [*mixed, Piece(piece.name, both, piece.truth)]
+
+
+def _all(truth: Truth) -> Perturbation:
+    """Queries that reach every tensor: the piece of each tensor's first entry, or whole directions."""
+    parts = [piece.queries for piece in truth.pieces]
+    if not isinstance(parts[0], Coordinates):
+        return parts[0]
+    both = [part for part in parts if isinstance(part, Coordinates)]
+    return Coordinates(
+        torch.cat([part.indices[:1] for part in both]), torch.cat([part.steps[:1] for part in both])
+    )
+
+
+def _agree(evaluator: Evaluator, found: Tensor, truth: Tensor, rounding: Tensor) -> bool:
+    """Whether changes `(queries, rows)` are those of `loop`, row by row."""
+    allowed = evaluator.agreement * truth.abs() + rounding
+    lost = ~torch.isfinite(found) & torch.isfinite(truth)
+    # A row that fails in one of them is a failed row, not a fault; most rows of a query are one.
+    comparable = torch.isfinite(found) & torch.isfinite(truth)
+    close = ((found - truth).abs() <= allowed) | ~comparable
+    return bool((close.all(dim=1) & (lost.double().mean(dim=1) <= 0.5)).all())

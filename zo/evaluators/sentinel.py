@@ -1,0 +1,144 @@
+"""A variant that moves nothing, in every stacked chunk: it must give the losses of the base.
+
+What differs by variant without having been moved (a random draw), or mixes the rows of variants (a statistic
+over the batch), shows in it at every step, at the price of one query a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._C._functorch import is_batchedtensor  # pyright: ignore[reportMissingImports]
+
+from zo.batches import tensors
+from zo.evaluators.evaluator import Problem, Unservable
+from zo.evaluators.loop import Loop
+from zo.evaluators.state import Snapshot
+from zo.objective import losses
+from zo.perturbation import Coordinates, Directions, Perturbation
+
+# Of a loss: units in its last place by which equal rows may differ in passes of different length.
+ROUNDING = 64
+# A sentinel that is off by less than this part of what the chunk's other queries changed does no harm.
+HARMLESS = 0.01
+# Evaluations with every weight moved by some units in its last place, which shows what rounding does.
+SHAKES, SHAKEN_UNITS = 3, 4
+
+
+def with_sentinel(perturbation: Perturbation) -> Perturbation:
+    """The queries, and one behind them that moves nothing."""
+    steps = torch.cat([perturbation.steps, torch.zeros_like(perturbation.steps[-1:])])
+    if isinstance(perturbation, Coordinates):
+        return Coordinates(torch.cat([perturbation.indices, perturbation.indices[-1:]]), steps)
+    return Directions(steps)
+
+
+def rounding_of(problem: Problem, base: Tensor) -> Tensor:
+    """How far the losses of each row may be off by rounding and by noise, `(rows,)`; takes four queries.
+
+    Rounding is what some units in the last place of the weights change. It can be far above the loss's
+    own: a confident row's is the small difference of large logits.
+    """
+    parameters = problem.parameters
+    loop = Loop().begin(problem, base)
+    # A loss may be summed in float64 behind a network in float32.
+    eps = max(torch.finfo(dtype).eps for dtype in (base.dtype, parameters.dtype))
+    weights = parameters.flat()
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, (SHAKES, len(weights)), generator=generator) * 2 - 1
+    signs = torch.cat([signs, torch.zeros_like(signs[:1])])  # the last one moves nothing: noise
+    shifts = loop(Directions(SHAKEN_UNITS * torch.finfo(weights.dtype).eps * weights * signs)).abs()
+    problem.tally.queries += len(signs)
+    noise = shifts[-1].nan_to_num(0.0).max()
+    shifts = shifts[:-1].nan_to_num(0.0).amax(dim=0)
+    # A confident row's losses are multiples of a step of their own, and most draws leave them as they
+    # are: what moves the others says how long it is.
+    if (shifts > 0).any():
+        shifts = torch.maximum(shifts, shifts[shifts > 0].median())
+    return 3 * ROUNDING * eps * base.abs().nan_to_num(0.0) + 10 * (noise + shifts)
+
+
+def refuse_shifted(
+    problem: Problem, perturbation: Perturbation, base: Tensor, changes: Tensor, run: Callable[[], Tensor]
+) -> None:
+    """Refuse a chunk whose sentinel is off the base.
+
+    Args:
+        problem: The step's.
+        perturbation: The queries of the chunk, its sentinel last.
+        base: Losses of the base, `(rows,)`.
+        changes: `(queries, rows)` of the losses, those of the sentinel last.
+        run: Evaluates the chunk once more, for the error to name the module.
+
+    Raises:
+        Unservable: It is, by more than rounding, and by more than a hundredth of what the others changed.
+    """
+    rows = torch.isfinite(base) & torch.isfinite(changes[-1])  # a failed row is not a fault
+    off = changes[-1, rows].abs()
+    eps = max(torch.finfo(dtype).eps for dtype in (base.dtype, problem.parameters.dtype))
+    if not rows.any() or off.max() <= ROUNDING * eps * base[rows].abs().max():
+        return
+    size = changes[:-1, rows].double().nan_to_num(0.0).square().mean(dim=1).sqrt()
+    if off.double().square().mean().sqrt() <= HARMLESS * size.median():
+        return
+    if (off <= rounding_of(problem, base)[rows]).all():
+        return
+    raise Unservable(
+        f"a variant that moves nothing changed the loss by up to {off.max().item():.1e}, as if "
+        f"{_culprit(problem, len(perturbation), run)} drew at random for each variant, or mixed the rows of "
+        "different variants"
+    )
+
+
+def _culprit(problem: Problem, variants: int, run: Callable[[], Tensor]) -> str:
+    """The first module, in the order of the forward, whose output differs for the sentinel's rows."""
+    alone = _outputs(problem.network, lambda: _base(problem))
+    together = _outputs(problem.network, run)
+    for (name, own), (_, stacked) in zip(alone, together, strict=False):
+        if stacked.shape != (variants * own.shape[0], *own.shape[1:]):
+            continue
+        rest = stacked.unflatten(0, (variants, -1))[-1]
+        allowed = 1000 * torch.finfo(own.dtype).eps * own.abs().nan_to_num(0.0).max()
+        if ((rest - own).abs().nan_to_num(0.0) > allowed).any():
+            return name
+    return "the objective, or what it calls outside of the network's modules,"
+
+
+def _base(problem: Problem) -> Tensor:
+    start = Snapshot(problem.network, problem.written)
+    try:
+        problem.tally.queries += 1
+        return losses(problem.objective, problem.network, problem.batch, problem.rows)
+    finally:
+        start.restore()
+
+
+def _outputs(network: nn.Module, run: Callable[[], Any]) -> list[tuple[str, Tensor]]:
+    """The first floating tensor that each module gives in a run, by name, inner modules first."""
+    found: list[tuple[str, Tensor]] = []
+
+    def hook(name: str, module: nn.Module) -> Any:  # noqa: ANN401
+        def note(_: nn.Module, __: Any, output: Any) -> None:  # noqa: ANN401
+            for tensor in tensors(output):
+                if tensor.is_floating_point() and not is_batchedtensor(tensor):
+                    found.append(
+                        (f"{name or 'the network'} ({type(module).__name__})", tensor.detach().clone())
+                    )
+                return
+
+        return module.register_forward_hook(note)
+
+    handles = [
+        hook(name, module)
+        for name, module in network.named_modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+    ]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

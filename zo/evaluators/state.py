@@ -1,0 +1,96 @@
+"""What queries must leave as they found it: buffers, generators, and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class Snapshot:
+    """Buffers and parameters of a network and the state of torch's generators, to go back to.
+
+    Args:
+        network: Whose state is kept.
+        parameters: The parameters by name whose values are kept; None for all of them.
+    """
+
+    def __init__(self, network: nn.Module, parameters: Mapping[str, Tensor] | None = None) -> None:
+        # The tensors themselves too: a forward may put another one, of another shape, in a buffer's place.
+        self._buffers = [
+            (
+                module,
+                dict(module._buffers.items()),
+                {name: buffer.clone() for name, buffer in module._buffers.items() if buffer is not None},
+            )
+            for module in network.modules()
+        ]
+        chosen = dict(network.named_parameters()) if parameters is None else parameters
+        # Values, not versions: writing to `.data`, as momentum encoders do, leaves the version as it is.
+        self._parameters = {name: (tensor, tensor.detach().clone()) for name, tensor in chosen.items()}
+        self._cpu = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+    def restore(self) -> None:
+        """Put buffers, parameters and generators back."""
+        for module, buffers, values in self._buffers:
+            for name, value in values.items():
+                kept = buffers[name]
+                assert kept is not None  # it has a value
+                kept.copy_(value)
+            if isinstance(module._buffers, dict):  # in a ScriptModule no forward can replace one
+                module._buffers.clear()
+                module._buffers.update(buffers)
+        for tensor, value in self._parameters.values():
+            tensor.data.copy_(value)
+        torch.set_rng_state(self._cpu)
+        if self._cuda:
+            torch.cuda.set_rng_state_all(self._cuda)
+
+    def written(self) -> dict[str, Tensor]:
+        """The parameters, by name, whose values are others now than when the snapshot was taken."""
+        return {
+            name: tensor
+            for name, (tensor, value) in self._parameters.items()
+            if tensor.shape != value.shape or not torch.equal(_bits(tensor), _bits(value))
+        }
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor: a NaN equals itself in them."""
+    return tensor.detach().contiguous().flatten().view(torch.uint8)
+
+
+@contextmanager
+def moved(tensors: Iterable[Tensor], steps: Iterable[Tensor]) -> Iterator[None]:
+    """Add steps to tensors for the duration of the block.
+
+    The old values are copied back, not the steps subtracted: w + mu - mu is not w in float32.
+    """
+    pairs = [(tensor, tensor.detach().clone(), step) for tensor, step in zip(tensors, steps, strict=True)]
+    try:
+        for tensor, _, step in pairs:
+            tensor.data.add_(step.to(tensor.device, tensor.dtype))
+        yield
+    finally:
+        for tensor, old, _ in pairs:
+            tensor.data.copy_(old)
+
+
+@contextmanager
+def moved_entry(tensor: Tensor, old: Tensor, entry: int, step: Tensor) -> Iterator[None]:
+    """Add a step to the entry at a flat index for the duration of the block; `old` is a copy."""
+    # Not by a flat view: it needs contiguous memory.
+    place = tuple(int(index) for index in np.unravel_index(entry, tensor.shape))
+    version = tensor._version
+    try:
+        tensor.data[place] += step.to(tensor.device, tensor.dtype)
+        yield
+    finally:
+        if tensor._version == version:
+            tensor.data[place] = old[place]
+        else:  # a forward wrote more of it, as an embedding with max_norm does
+            tensor.data.copy_(old)

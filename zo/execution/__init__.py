@@ -1,0 +1,1 @@
+"""How a step's pieces are evaluated: by this process, by a group of processes, and with a journal."""

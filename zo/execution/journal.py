@@ -1,0 +1,91 @@
+"""The journal of a step that takes long: pieces by name, with the numbers that they gave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from zo.batches import tensors
+from zo.evaluators.evaluator import Problem
+
+
+class Journal(Protocol):
+    """Keeps the numbers of finished pieces for as long as a step takes.
+
+    A later process that takes the same step asks before it evaluates. Keys tell steps, weights and batches
+    apart, so entries of another step are never found and may be deleted at any time.
+    """
+
+    def get(self, key: str) -> Mapping[str, Any] | None:
+        """What was put under a key, None if nothing was; asked right before the piece would be evaluated."""
+        ...
+
+    def put(self, key: str, value: Mapping[str, Any]) -> None:
+        """Keep tensors and plain values under a key; what is raised here ends the step."""
+        ...
+
+
+class Page:
+    """The journal of one step.
+
+    Args:
+        journal: Where entries are kept.
+        problem: The step's; its tally counts what checks have cost, and gets that of recalled pieces.
+        fingerprint: The checksum of all that the step's queries depend on.
+    """
+
+    def __init__(self, journal: Journal, problem: Problem, fingerprint: str) -> None:
+        self._journal, self._tally, self._fingerprint = journal, problem.tally, fingerprint
+
+    def remember(self, name: str, work: Callable[[], Tensor]) -> Tensor:
+        """The numbers of a piece: from the journal, or by `work`, and then kept there."""
+        known = self.known([name])
+        if known:
+            return known[name]
+        before = self._tally.queries
+        numbers = work()
+        self._journal.put(self._key(name), {"numbers": numbers, "spent": self._tally.queries - before})
+        return numbers
+
+    def known(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """The numbers, by name, of those pieces that an earlier process has left."""
+        found = {}
+        for name in names:
+            entry = self._journal.get(self._key(name))
+            if entry is not None:
+                self._tally.queries += entry["spent"]
+                found[name] = entry["numbers"]
+        return found
+
+    def _key(self, name: str) -> str:
+        return f"{self._fingerprint} {name}"
+
+
+def step_fingerprint(problem: Problem, base: Tensor, settings: str) -> str:
+    """A checksum of all that the queries of a step depend on.
+
+    Args:
+        problem: Its weights, buffers and batch count, and the random state.
+        base: Losses of the base, `(rows,)`: only which of them are finite, since a box may be noisy.
+        settings: Seed, step, estimator and chunk, in words.
+    """
+    network = problem.network
+    found = sha256(f"{settings} {'training' if network.training else 'evaluation'}".encode())
+    weights = [*network.parameters(), *network.buffers()]
+    generators = [torch.get_rng_state()]
+    generators += [torch.cuda.get_rng_state(device) for device in {w.device for w in weights if w.is_cuda}]
+    for tensor in (
+        *weights,
+        *problem.parameters.tensors,
+        *tensors(problem.batch),
+        *generators,
+        torch.isfinite(base),
+    ):
+        found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        found.update(values.numpy().data)
+    return found.hexdigest()

@@ -1,0 +1,141 @@
+"""The pieces of a step: chunks of queries by number, this process's share of them, and all together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from zo.base import Base
+from zo.evaluators.choice import Serving
+from zo.evaluators.evaluator import Unservable, mean_changes
+from zo.execution.journal import Page
+from zo.execution.ranks import Ranks
+from zo.execution.shared_rows import apart
+from zo.perturbation import Perturbation, Perturbations
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The queries of a step, cut into chunks; piece n has queries n * chunk to (n + 1) * chunk - 1.
+
+    Attributes:
+        base: The base evaluation.
+        plan: All queries.
+        chunk: How many run together.
+        serving: What evaluates them.
+        page: The journal of the step; None without a journal.
+        marks: Checksums by name of what must be the same in all processes.
+    """
+
+    base: Base
+    plan: Perturbations
+    chunk: int
+    serving: Serving
+    page: Page | None
+    marks: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return -(-self.plan.queries // self.chunk)
+
+    def queries(self, number: int) -> Perturbation:
+        """The queries of a piece."""
+        start = number * self.chunk
+        return self.plan.chunk(start, min(start + self.chunk, self.plan.queries))
+
+    def name(self, number: int, *, by_loop: bool = False) -> str:
+        """What the journal calls a piece: other evaluators give other bits."""
+        return f"piece {number} by {'loop' if by_loop else self.serving.state_dict()}"
+
+    def known(self) -> dict[int, Tensor]:
+        """The numbers of the pieces that an earlier process has left in the journal."""
+        if self.page is None:
+            return {}
+        names = {self.name(number): number for number in range(len(self))}
+        return {names[name]: numbers for name, numbers in self.page.known(names).items()}
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What is known of a step before its pieces are evaluated.
+
+    Attributes:
+        pieces: Those of the step; None if it has not begun.
+        known: Numbers of pieces from the journal.
+        noise: How far two evaluations of the base were apart; None if it was evaluated once.
+        by_loop: Whether `loop` evaluates all pieces, since what served before was found to be wrong.
+    """
+
+    pieces: Pieces | None = None
+    known: Mapping[int, Tensor] = field(default_factory=dict)
+    noise: float | None = None
+    by_loop: bool = False
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process tells the others of a step.
+
+    Attributes:
+        marks: See `Pieces`.
+        numbers: Those that it evaluated, by the number of the piece.
+        checks: Queries that it evaluated beside the plan's.
+        fault: Why its evaluator cannot go on; None if it can.
+        serving: What evaluates the queries, as its state; None if this process does not decide it.
+        noise: See `Opening`.
+    """
+
+    marks: Mapping[str, int]
+    numbers: Mapping[int, Tensor] = field(default_factory=dict)
+    checks: int = 0
+    fault: str | None = None
+    serving: Mapping[str, str] | None = None
+    noise: float | None = None
+
+
+def evaluate_share(pieces: Pieces, opening: Opening, ranks: Ranks, *, first_alone: bool) -> Share:
+    """Evaluate the pieces of this process: of those that are not known, rank r takes every size-th from r.
+
+    Args:
+        pieces: All of the step's.
+        opening: What is known of them.
+        ranks: Who shares them.
+        first_alone: Whether the first process takes all of them.
+    """
+    left = [number for number in range(len(pieces)) if number not in opening.known]
+    left = left[ranks.rank :: ranks.size] if not first_alone else left if ranks.rank == 0 else []
+    base, page, found, fault = pieces.base, pieces.page, {}, None
+    changes = pieces.serving.changes(base, by_loop=opening.by_loop)
+
+    def evaluated(number: int) -> Tensor:
+        """The mean change of the loss for each query of a piece, `(queries,)`, NaN where it is dropped."""
+        mean, valid = mean_changes(base.losses, changes(pieces.queries(number)))
+        return torch.where(valid, mean, torch.nan)
+
+    try:
+        with apart():
+            for number in left:
+                name = pieces.name(number, by_loop=opening.by_loop)
+                found[number] = page.remember(name, partial(evaluated, number)) if page else evaluated(number)
+    except Unservable as error:
+        fault = str(error)
+        base.problem.tally.queries += sum(len(numbers) for numbers in found.values())
+    except BaseException:
+        base.before.restore()
+        raise
+    return Share(pieces.marks, found, base.problem.tally.queries, fault)
+
+
+def joined(count: int, parts: Sequence[Mapping[int, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The numbers of all pieces in their order.
+
+    Returns:
+        Differences `(queries,)` float64, zero where a query is dropped, and `(queries,)` bool, False there.
+    """
+    numbers = {number: values for part in parts for number, values in part.items()}
+    together = torch.cat([numbers[number] for number in range(count)])
+    valid = torch.isfinite(together)
+    return torch.where(valid, together, 0.0), valid

@@ -1,0 +1,209 @@
+"""`Ranks`: the processes that take a step together, what they tell each other, and how they fail together."""
+
+from __future__ import annotations
+
+import pickle
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from blackbox.errors import BlackBoxError
+from zo.batches import tensors
+from zo.errors import ConfigurationError
+
+Own = TypeVar("Own")
+Told = TypeVar("Told")
+
+
+class Ranks:
+    """The processes of a group, or this one alone.
+
+    All call the same methods in the same order.
+
+    Args:
+        group: of `torch.distributed`; None for this process alone.
+        owner: the class of the gradient, for messages.
+        error: what is raised where the ranks cannot take a step together.
+
+    Attributes:
+        rank, size: of this process in the group, and of the group.
+        exchanged: bytes that came from all ranks, this one included, since it was set to zero; what NCCL,
+            gloo and TCP put around them is not counted.
+        waited: seconds that it took until they came, since this was made: of the others, mostly.
+
+    Raises:
+        ConfigurationError: no group, or one that this process is not in.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None, owner: str, error: type[BlackBoxError]) -> None:
+        # Before init_process_group, and outside of a group, torch gives other things than groups.
+        if group is not None and not isinstance(group, dist.ProcessGroup):
+            raise ConfigurationError(
+                f"{owner}, process_group: expected a torch.distributed group with this process in it, "
+                f"got {group!r}. Take torch.distributed.group.WORLD after init_process_group(), or None."
+            )
+        self.group = group
+        self.rank = 0 if group is None else dist.get_rank(group)
+        self.size = 1 if group is None else dist.get_world_size(group)
+        self.exchanged, self.waited = 0, 0.0
+        self._error = error
+
+    def together(self, step: int, work: Callable[[], tuple[Own, Told]]) -> tuple[Own, list[Told]]:
+        """Work that each rank does on its own, and may fail at.
+
+        Args:
+            step: its number.
+            work: gives what this rank keeps, and the little that it tells the others, by pickle.
+
+        Returns:
+            What it kept, and what each of the ranks told.
+
+        Raises:
+            BlackBoxError: of the kind that was asked for: some rank failed, and it has each one's reason;
+                or died. Where all failed, each raises its own. One that fails while others exchange rows
+                (`SharedRows`) is not answered: it says its reason, and they are told after the timeout.
+        """
+        if self.size == 1:
+            own, told = work()
+            return own, [told]
+        done, cause, reason = None, None, None
+        try:
+            done = work()
+        except Exception as error:  # raised below, when all know of it
+            cause, reason = error, f"{type(error).__name__}: {error}".rstrip(".")
+        found: list[Any] = [None] * self.size
+        with self.answering(step, cause):
+            dist.all_gather_object(found, (reason, None if done is None else done[1]), self.group)
+        # what all_gather_object sends: eight bytes for the length, and all as long as the longest
+        self.exchanged += self.size * (8 + max(len(pickle.dumps(each)) for each in found))
+        failed = [f"rank {rank} failed: {reason}" for rank, (reason, _) in enumerate(found) if reason]
+        if cause is not None and len(failed) == self.size:
+            raise cause
+        if failed or done is None:
+            raise self._error(
+                f"Step {step}: expected {self.size} ranks to do their part, {'; '.join(failed)}. Mend that "
+                "and take the step again, on all ranks."
+            ) from cause
+        return done[0], [told for _, told in found]
+
+    def refuse_others(self, step: int, fingerprint: Callable[[], dict[str, int]]) -> None:
+        """Refuse ranks that are not about to take the same step as the first.
+
+        Args:
+            step: The number of the step.
+            fingerprint: Gives checksums by name, see `fingerprint`; a process alone does not call it.
+
+        Raises:
+            BlackBoxError: Some rank would take another step; the error is of this object's kind.
+        """
+        if self.size > 1:
+            _, found = self.together(step, lambda: (None, fingerprint()))
+            self.refuse_different(step, found)
+
+    def refuse_different(self, step: int, marks: Sequence[Mapping[str, int]]) -> None:
+        """Refuse ranks whose fingerprints, in the order of ranks, differ from the first one's.
+
+        Raises:
+            BlackBoxError: Some differ; the error is of this object's kind and names what differs.
+        """
+        other = {
+            rank: [name for name, mark in own.items() if mark != marks[0].get(name)]
+            for rank, own in enumerate(marks)
+        }
+        words = [f"other {' and '.join(names)} on rank {rank}" for rank, names in other.items() if names]
+        if words:
+            raise self._error(
+                f"Step {step}: expected all ranks to take the step of rank 0, got {', '.join(words)}. Give "
+                "each the same settings, checkpoint and whole batches (no DistributedSampler), and the same "
+                "torch.manual_seed. Where other rows failed in the base, the black box is another there, or "
+                "fails by chance: put it in a Retrying."
+            )
+
+    def all_of(self, step: int, own: Tensor, lengths: Sequence[int]) -> Tensor:
+        """The numbers of all ranks, one rank's after the other's.
+
+        Args:
+            step: its number.
+            own: `(lengths[rank],)`, on the CPU.
+            lengths: of each rank's, known to all.
+
+        Raises:
+            BlackBoxError: of the kind that was asked for: a rank died.
+        """
+        if self.size == 1:
+            return own
+        # To all one by one, not all_gather, which would fill every share up to the longest: shares of
+        # equal cost differ a hundredfold in length.
+        own = own.to(self.device)
+        found = own.new_empty(sum(lengths))
+        with self.answering(step):
+            dist.all_to_all_single(
+                found, own.repeat(self.size), list(lengths), [len(own)] * self.size, self.group
+            )
+            found = found.cpu()
+        self.exchanged += found.numel() * found.element_size()
+        return found
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors must be to be exchanged: NCCL serves GPUs' memory alone, gloo the CPU's."""
+        nccl = dist.get_backend(self.group) == "nccl"
+        return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+
+    @contextmanager
+    def answering(self, step: int, cause: Exception | None = None) -> Iterator[None]:
+        """A block in which all ranks must answer; what torch says of one that does not becomes a sentence.
+
+        It begins with what this rank failed at itself, if that is the cause.
+        """
+        began = perf_counter()
+        try:
+            yield
+        except RuntimeError as error:
+            said = " ".join(str(error).split())
+            reason = f"{type(cause).__name__}: {cause}"[:300].rstrip(".")
+            own = "" if cause is None else f"rank {self.rank} failed: {reason}. Moreover, "
+            raise self._error(
+                f"Step {step}: {own}rank {self.rank} expected an answer of all {self.size} ranks, got none "
+                f"from some: {said[:300].rstrip('.')}. A process died or hangs: its own output says more. "
+                "Start all of them again from the last checkpoint."
+            ) from (cause or error)
+        finally:
+            self.waited += perf_counter() - began
+
+
+def fingerprint(network: nn.Module, batch: Any, settings: str) -> dict[str, int]:  # noqa: ANN401
+    """Checksums, by name, of what must be the same on all ranks before they take a step together.
+
+    They have 32 bits each, so others pass for the same once in 4e9 times.
+
+    Args:
+        network: Its weights and buffers count, and the generators that its random layers draw from.
+        batch: Its tensors count.
+        settings: All else that matters, in words.
+    """
+    weights = [*network.parameters(), *network.buffers()]
+    used = {tensor.device for tensor in weights if tensor.is_cuda}
+    generators = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in used)]
+    return {
+        "weights": checksum(weights),
+        "batch": checksum(tensors(batch)),
+        "random state": checksum(generators),
+        "settings": zlib.crc32(settings.encode()),
+    }
+
+
+def checksum(several: Iterable[Tensor]) -> int:
+    """CRC-32 of the dtypes, shapes and bits of some tensors."""
+    found = 0
+    for tensor in several:
+        found = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode(), found)
+        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        found = zlib.crc32(values.numpy().data, found)
+    return found

@@ -1,0 +1,180 @@
+"""`SharedRows`: a black box that several processes call alike, and that evaluates each row once."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from blackbox import BlackBoxFunction, Outcome, Wrapper
+from blackbox.arrays import failed_outputs, to_rows
+from blackbox.checks import check_count
+from blackbox.running import mark_non_finite
+from zo.errors import RanksError
+from zo.execution.ranks import Ranks, checksum
+
+_apart = ContextVar("apart", default=False)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """A block in which each process evaluates queries of its own, so that no box may wait for the others."""
+    token = _apart.set(True)
+    try:
+        yield
+    finally:
+        _apart.reset(token)
+
+
+class SharedRows(Wrapper):
+    """Asks a box once for what every process of a group asks it for, and tells the answers to all.
+
+        box = zo.SharedRows(service, torch.distributed.group.WORLD)
+
+    Processes that train the same network in step make the same calls: the base, validation, the queries of
+    `differentiable`. Without this each would pay for them. Where gradients share their queries out
+    (`process_group` of `LossGradient` and `TangentGradient`), each process evaluates its own, as if this were
+    not there.
+
+    The answers are those of one process, to the bit: without a block the first process evaluates every call
+    whole, as one alone does. With one, calls are cut into blocks of as many rows, also by a process alone,
+    and the n-th block is of process n % size; for equal blocks the answers are equal to the bit.
+
+    A call takes 24 bytes from each process, for a checksum of what it asks, and the answers of the others.
+
+    Args:
+        box: with all its wrappers; its ledger counts what this process evaluates, so that the sum over the
+            processes is what one would have asked. `ledger` counts what this one was asked.
+        process_group: whose processes all call it alike; None for this process alone.
+        block: rows that a process evaluates at a time; None for the first process to evaluate all.
+
+    Attributes:
+        exchanged: bytes that came from all processes so far.
+
+    Raises:
+        ConfigurationError: no black box, no group with this process, or a block below one.
+        RanksError: from a call: a process asks for something else, or died. What the box raises in one
+            process is raised in all.
+    """
+
+    transparent = True
+
+    def __init__(
+        self, box: BlackBoxFunction, process_group: dist.ProcessGroup | None, block: int | None = None
+    ) -> None:
+        super().__init__(box)
+        if block is not None:
+            check_count("SharedRows", "block", block)
+        self.block = block
+        self._ranks = Ranks(process_group, "SharedRows", RanksError)
+        self._calls = 0
+
+    @property
+    def ledger(self):  # noqa: ANN201 - the parent's kind
+        """What this process was asked; see `box.ledger` for what it evaluated."""
+        return self._ledger
+
+    @property
+    def exchanged(self) -> int:
+        """See the class."""
+        return self._ranks.exchanged
+
+    def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
+        """Evaluate this process's blocks; take those of the others."""
+        rows = len(inputs[0])
+        each = self.block or max(rows, 1)
+        blocks = [range(start, min(start + each, rows)) for start in range(0, rows, each)]
+        dtype = to_rows(repr(self), self.inputs, inputs).dtype
+        outputs = failed_outputs(self.outputs, inputs, dtype)
+        ranks = self._ranks
+        shared = ranks.size > 1 and not _apart.get()
+        error: Exception | None = None
+        for block in blocks[ranks.rank :: ranks.size] if shared else blocks:
+            try:
+                self._answer(inputs, block, outputs)
+            except Exception as raised:  # all must know before it is raised
+                if not shared:
+                    raise
+                error = raised
+                break
+        if shared:
+            with _disable_current_modes():  # what is exchanged is no part of what an evaluation takes
+                self._exchange(inputs, blocks, outputs, error)
+        outcome = Outcome(outputs)
+        mark_non_finite(outcome)
+        return outcome
+
+    def _answer(self, inputs: tuple[Tensor, ...], block: range, outputs: Sequence[Tensor]) -> None:
+        """Put the answers to a block in its rows.
+
+        Nothing of one block is left while the next is evaluated: the peak that chunks are chosen by must not
+        depend on how many blocks are this process's.
+        """
+        found = self.box(*(tensor[block.start : block.stop] for tensor in inputs))
+        for whole, part in zip(outputs, found if isinstance(found, tuple) else (found,), strict=True):
+            whole[block.start : block.stop] = part
+
+    def _exchange(
+        self,
+        inputs: Sequence[Tensor],
+        blocks: Sequence[range],
+        outputs: Sequence[Tensor],
+        error: Exception | None,
+    ) -> None:
+        """Agree on what was asked; raise what some process raised; fill in the rows of the others."""
+        ranks, self._calls = self._ranks, self._calls + 1
+        head = torch.tensor([self._calls, checksum(inputs), error is not None])
+        heads = ranks.all_of(self._calls, head, [len(head)] * ranks.size).view(ranks.size, -1)
+        other = [f"rank {rank}" for rank, own in enumerate(heads) if (own[:2] != heads[0, :2]).any()]
+        if other:
+            raise RanksError(
+                f"{self!r}, call {self._calls}: expected all ranks to ask for the same rows, got others on "
+                f"{', '.join(other)}. Give each the same settings, checkpoint and batches; what only some "
+                "need is asked of the box inside."
+            )
+        if heads[:, 2].any():
+            self._raise(error)
+        shares = [blocks[rank :: ranks.size] for rank in range(ranks.size)]
+        sizes = [sum(len(block) for block in share) for share in shares]
+        for whole in outputs:
+            width = whole[:1].numel() * whole.element_size()
+            own = [whole[block.start : block.stop].cpu() for block in shares[ranks.rank]]
+            packed = torch.cat(
+                [part.flatten().view(torch.uint8) for part in own] or [head.new_empty(0).byte()]
+            )
+            found = ranks.all_of(self._calls, packed, [size * width for size in sizes])
+            at = 0
+            for block in (block for share in shares for block in share):
+                values = found[at : at + len(block) * width].clone().view(whole.dtype)
+                whole[block.start : block.stop] = values.view(len(block), *whole.shape[1:])
+                at += len(block) * width
+
+    def _raise(self, error: Exception | None) -> None:
+        """Raise the first process's error that there is: of the same kind in all, where it can be told."""
+        said = None if error is None else f"{type(error).__name__}: {error}"
+        _, found = self._ranks.together(self._calls, lambda: (None, (said, _told(error))))
+        if error is not None:
+            raise error
+        rank, (words, told) = next((rank, pair) for rank, pair in enumerate(found) if pair[0])
+        if told is not None:
+            raise told
+        raise RanksError(f"{self!r}: expected an answer of rank {rank}, which failed: {words}")
+
+    def __repr__(self) -> str:
+        """As the box, since the answers are its own, on however many processes."""
+        return repr(self.box)
+
+
+def _told(error: Exception | None) -> Exception | None:
+    """An error that others can be told; None for one that cannot be made anew from its arguments."""
+    try:
+        pickle.loads(pickle.dumps(error))  # of our own
+    except Exception:
+        return None
+    return error
