@@ -78,6 +78,7 @@ def test_a_row_that_hangs_is_given_up_and_told(client, tmp_path):
     assert box.ledger.rows_run == 4
 
 
+@pytest.mark.slow
 def test_a_worker_that_retires_in_the_middle(client, tmp_path):
     box = Parallel(Troubled(tmp_path), client.get_executor, in_flight=8)
     state = rows(*[PAUSE] * 40)
@@ -94,7 +95,8 @@ def test_a_worker_that_retires_in_the_middle(client, tmp_path):
     helper.join()
     np.testing.assert_array_equal(found, in_blocks(tmp_path, state, 1))
     ran = Troubled(tmp_path).rows_run()
-    assert set(ran) == set(state[:, 0]) and box.ledger.rows_run == len(ran)
+    assert set(ran) == set(state[:, 0])
+    assert box.ledger.rows_run == 40 <= len(ran)  # Dask may run anew what it had on that worker
 
 
 def test_a_client_that_is_closed_is_an_error(client, tmp_path):
