@@ -315,6 +315,7 @@ class _Call:
 
     def _submit(self, block: _Block, executor: Executor) -> None:
         inputs = pick(self.inputs, block.rows)
+        packed = self.owner._pack() if block.packed else None
         needed = self.box.rows_to_run(inputs) if self.box.ledger.bounded() else len(block.rows)
         loan = self.box.ledger.lend(needed, spare=1 / self._most(executor))
         if loan is not None and loan.rows < needed:  # its first run is set aside, so this is another one
@@ -322,7 +323,6 @@ class _Call:
             for row in block.rows:
                 self._fail(row, Failure.LOST, BudgetError("no budget is left to run it again"))
             return
-        packed = self.owner._pack() if block.packed else None
         ends_itself = self.owner.timeout if hasattr(executor, "_processes") else None
         block.task = Task(self.box, self.owner._key, packed, inputs, loan, ends_itself)
         block.executor = executor

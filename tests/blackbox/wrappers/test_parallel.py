@@ -21,7 +21,7 @@ import pytest
 import torch
 from typeguard import suppress_type_checks
 
-from blackbox import BlackBoxFunction, ConfigurationError, OutputError, RowFailedError
+from blackbox import BlackBoxFunction, Budgeted, ConfigurationError, OutputError, RowFailedError
 from blackbox.errors import ExecutorError
 from blackbox.failures import Failure
 from blackbox.wrappers import Parallel, Retrying
@@ -176,6 +176,10 @@ def test_a_function_makes_a_box_that_cannot_be_pickled(tmp_path):
     with Parallel(make_a_box_that_cannot_be_pickled(tmp_path), processes) as box:
         with pytest.raises(ConfigurationError, match=r"can be pickled for other processes.*Give a function"):
             box(rows(FINE))
+        budget = Budgeted(box, rows=2)
+        for _ in range(2):  # and again, not for want of rows that the first call had set aside
+            with pytest.raises(ConfigurationError, match="can be pickled"):
+                budget(rows(FINE, FINE))
     with Parallel(partial(make_a_box_that_cannot_be_pickled, tmp_path), processes, block=2) as box:
         state = rows(*[FINE] * 5)
         np.testing.assert_array_equal(box(state), in_blocks(tmp_path, state, 2))
