@@ -10,15 +10,21 @@ RUNTIME := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: help demo test test-all soak lint clean environment environment-dev
+# all cores, one file's tests on one of them: what a file shares is made once
+WORKERS ?= logical
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+.PHONY: help demo test test-all soak lint types layers clean environment environment-dev
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      train through a flow solver without derivatives, and write a report"
 	@echo "make test      the tests, without the slow ones"
-	@echo "make test-all  all tests"
+	@echo "make test-all  all tests, with types checked while they run"
 	@echo "make soak      ten minutes of the tasks under faults; they must end as undisturbed"
-	@echo "make lint      ruff, pyright and the layers of imports"
+	@echo "make lint      ruff"
+	@echo "make types     pyright"
+	@echo "make layers    the layers of imports"
 	@echo "make clean     remove .venv and caches; runs and data stay"
 
 demo: environment
@@ -28,10 +34,10 @@ demo: environment
 test test-all: export OMP_NUM_THREADS ?= 1
 
 test: environment-dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: environment-dev
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow" --typeguard-packages=blackbox,simulators,zo,tasks
 
 soak: environment-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak --seconds 600
@@ -39,8 +45,12 @@ soak: environment-dev
 lint: environment-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: environment-dev
 	$(BIN)/pyright
 	$(BIN)/pyright -p tests
+
+layers: environment-dev
 	$(BIN)/lint-imports
 
 clean:

@@ -27,11 +27,9 @@ def test_the_readme_s_own_simulator_learns(capsys):
     assert error < 0.01 / 3
     assert scope["gradient"].queries() == 25
     (printed,) = re.findall(r"after ([\d,]+) rows", capsys.readouterr().out)
-    steps, checks = 32 * 200 * 26, int(printed.replace(",", "")) - 32 * 200 * 26
-    # 12 samples by both evaluators, one query for weights read elsewhere, 3 for rounding; then samples again,
-    # ten at most and twice, with a longer step if their change did not stand out
-    assert steps + checks == pendulum.ledger.rows_run - 101
-    assert checks % 32 == 0 and 2 * 12 + 1 + 3 <= checks // 32 <= 2 * 12 + 1 + 3 + 2 * 10
+    rows, steps = int(printed.replace(",", "")), 32 * 200 * 26
+    assert rows == pendulum.ledger.rows_run - 101
+    assert steps <= rows < 1.05 * steps  # the rest is the evaluator's check
 
 
 def test_the_pages_have_no_gaps():

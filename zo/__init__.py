@@ -2,8 +2,7 @@
 
 from zo import pruning
 from zo.box_gradient.bases import Basis, DCTBasis, GivenBasis
-from zo.box_gradient.differentiable import differentiable
-from zo.box_gradient.differentiable_box import DifferentiableBox, RowCounts
+from zo.box_gradient.differentiable import DifferentiableBox, RowCounts, differentiable
 from zo.box_gradient.row_rge import RowRGE
 from zo.draws import Key
 from zo.errors import (
@@ -25,9 +24,14 @@ from zo.estimators.cge import CGE
 from zo.estimators.control_variate import ControlVariate
 from zo.estimators.estimator import Estimator
 from zo.estimators.hybrid import Hybrid
-from zo.estimators.layerwise import LayerwiseCoordinates
 from zo.estimators.rge import RGE
-from zo.estimators.sparsity import Complement, FixedCoordinates, RandomCoordinates, Sparsity
+from zo.estimators.sparsity import (
+    Complement,
+    FixedCoordinates,
+    LayerwiseCoordinates,
+    RandomCoordinates,
+    Sparsity,
+)
 from zo.estimators.surrogate_filled import SurrogateFilled
 from zo.evaluators.difference.changes import Moved
 from zo.evaluators.difference.evaluator import Difference
@@ -41,8 +45,7 @@ from zo.loss_gradient import LossGradient, QueryCounts
 from zo.masked_step import masked_step
 from zo.objective import OutputLoss
 from zo.parameters import Exclude, Parameters
-from zo.tangents.counts import TangentCounts
-from zo.tangents.gradient import TangentGradient
+from zo.tangents.gradient import TangentCounts, TangentGradient
 from zo.tangents.models.convolution import ConvTangent
 from zo.tangents.models.low_rank import LowRankTangent
 from zo.tangents.models.model import ModelTangent
@@ -51,7 +54,7 @@ from zo.tangents.models.student import StudentTangent
 from zo.tangents.models.window import WindowTangent
 from zo.tangents.pairs import CallPairs
 from zo.tangents.tangent import IdentityTangent, Tangent
-from zo.tangents.trust.policy import TrustPolicy
+from zo.tangents.trust import TrustPolicy
 
 __all__ = [
     "CGE",

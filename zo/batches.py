@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from zo.errors import ObjectiveError
@@ -69,8 +70,15 @@ def count_rows(batch: Any) -> int:  # noqa: ANN401
     """The size of the tensors' common first axis.
 
     Raises:
-        ObjectiveError: there is no tensor, the first axes differ, or there are no rows.
+        ObjectiveError: there is no tensor or a NumPy array, the first axes differ, or there are no rows.
     """
+    arrays: list[str] = []
+    map_tensors(lambda array: arrays.append(f"{array.dtype} of shape {array.shape}"), batch, kind=np.ndarray)
+    if arrays:
+        raise ObjectiveError(
+            f"batch: expected torch tensors, got NumPy arrays ({', '.join(arrays[:3])}), whose rows would "
+            "not be repeated for the variants. Convert them with torch.from_numpy."
+        )
     shapes = [tuple(tensor.shape) for tensor in tensors(batch)]
     sizes = {shape[0] if shape else None for shape in shapes}
     if len(sizes) != 1 or None in sizes:

@@ -12,7 +12,7 @@ from zo.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class Key:
-    """What the draws of one optimiser step hang on.
+    """What the draws of one optimiser step depend on.
 
     Draws are made on the CPU, so they do not depend on the device, and the global generators are
     neither read nor moved.

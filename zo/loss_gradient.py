@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,16 +11,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from blackbox.checks import check_count, check_fraction
+from blackbox.failures import noted
 from zo.base import Base, evaluate_base
 from zo.draws import Key
 from zo.errors import RanksError
 from zo.estimators.estimator import Estimator
-from zo.evaluators.check import is_due, noise_of
-from zo.evaluators.choice import Serving, candidates, chunk_size
+from zo.evaluators.check import is_due, most_checks, noise_of
+from zo.evaluators.choice import SMALLEST, Serving, candidates, chunk_size
 from zo.evaluators.evaluator import Evaluator
 from zo.execution.journal import Journal, Page, step_fingerprint
 from zo.execution.pieces import Opening, Pieces, Share, evaluate_share, joined
 from zo.execution.ranks import Ranks, checksum, fingerprint
+from zo.execution.shared_rows import apart
 from zo.failures import refuse_too_many, tell_noise, tell_zero
 from zo.objective import Closure, Objective, as_objective
 from zo.parameters import Choice, Parameters
@@ -139,7 +141,7 @@ class LossGradient:
         self._key = Key(seed)
         self._ranks = Ranks(process_group, "LossGradient", RanksError)
         self._first = True  # of this object's steps: there may be something in the journal
-        self._told_zero = False
+        self._told_noise = self._told_zero = False  # a warning is given once
 
     @torch.no_grad()
     def backward(self, batch: Any = None) -> Tensor:  # noqa: ANN401
@@ -163,13 +165,14 @@ class LossGradient:
         step, ranks = self.counts.steps, self._ranks
         ranks.exchanged = 0
         opening = self._open(step, batch) if self._must_open(step) else Opening()
-        pieces, shares = ranks.together(step, lambda: self._share(opening, step, batch))
-        ranks.refuse_different(step, [share.marks for share in shares])
-        faults = [share.fault for share in shares if share.fault is not None]
-        if faults:  # the step is evaluated again by `loop`; the next one looks for another evaluator
-            self.serving = self.serving.found_wrong(self.network.training, faults[0])
-            opening = Opening(pieces, by_loop=True, noise=opening.noise)
+        with noted() as causes:
             pieces, shares = ranks.together(step, lambda: self._share(opening, step, batch))
+            ranks.refuse_different(step, [share.marks for share in shares])
+            faults = [share.fault for share in shares if share.fault is not None]
+            if faults:  # the step is evaluated again by `loop`; the next one looks for another evaluator
+                self.serving = self.serving.found_wrong(self.network.training, faults[0])
+                opening = Opening(pieces, by_loop=True, noise=opening.noise)
+                pieces, shares = ranks.together(step, lambda: self._share(opening, step, batch))
         pieces.base.leave()
 
         difference, valid = joined(len(pieces), [opening.known, *(share.numbers for share in shares)])
@@ -177,12 +180,12 @@ class LossGradient:
         self.counts.queries += pieces.plan.queries + checks
         self.counts.checks += checks
         self.counts.dropped += int((~valid).sum())
-        refuse_too_many(valid, self.max_dropped, step)
+        refuse_too_many(valid, self.max_dropped, step, causes)
         gradient = self.estimator.reduce(pieces.plan, difference, valid)
         self.parameters.add_to_grad(gradient, replace=self.estimator.replaces_grad)
         self.counts.steps += 1
         self._first = False
-        tell_noise(step, opening.noise, difference[valid])
+        self._told_noise = self._told_noise or tell_noise(step, opening.noise, difference[valid])
         self._told_zero = self._told_zero or tell_zero(step, gradient)
         return pieces.base.loss()
 
@@ -199,6 +202,16 @@ class LossGradient:
     def queries(self) -> int:
         """What a step will cost: perturbed objectives of the plan; the base and checks are not counted."""
         return self.estimator.queries(self.parameters, self.counts.steps)
+
+    def most_checks(self, steps: int) -> int:
+        """At most how many queries the next steps will take beside their plans: checks and sentinels."""
+        queries = self.queries()
+        chunk = min(queries, self.chunk or SMALLEST)
+        first = self.counts.steps
+        return sum(
+            most_checks(step, self.parameters, self.serving.evaluators, queries, chunk)
+            for step in range(first, first + steps)
+        )
 
     def metrics(self) -> dict[str, float]:
         """Plain numbers for a log: the counts, by name."""
@@ -236,22 +249,24 @@ class LossGradient:
     def _open(self, step: int, batch: Any) -> Opening:  # noqa: ANN401
         """Begin a step whose evaluators are checked: by the first process, which tells the others."""
 
-        def work() -> tuple[Pieces, tuple[Mapping[str, int], Any]]:
+        def work() -> tuple[Pieces, Share]:
             pieces = self._begin(step, batch)
             if self._ranks.rank > 0:
-                return pieces, (pieces.marks, None)
+                return pieces, Share(pieces.marks)
             remember = _evaluated if pieces.page is None else pieces.page.remember
-            noise = noise_of(pieces.base, remember)
-            serving = self.serving.checked(pieces.base, pieces.plan, pieces.chunk, step, remember)
-            chosen = replace(pieces, serving=serving)
-            known = chosen.known() if self._first and self._ranks.size > 1 else {}
-            return chosen, (pieces.marks, (serving.state_dict(), known, noise))
+            with apart():
+                noise = noise_of(pieces.base, remember)
+                serving = self.serving.checked(pieces.base, pieces.plan, pieces.chunk, step, remember)
+            pieces = replace(pieces, serving=serving)
+            known = pieces.known() if self._first and self._ranks.size > 1 else {}
+            return pieces, Share(pieces.marks, known, serving=serving.state_dict(), noise=noise)
 
         pieces, told = self._ranks.together(step, work)
-        self._ranks.refuse_different(step, [marks for marks, _ in told])
-        decided, known, noise = told[0][1]
-        self.serving = self.serving.loaded(decided)
-        return Opening(replace(pieces, serving=self.serving), known, noise)
+        self._ranks.refuse_different(step, [share.marks for share in told])
+        decided = told[0]
+        assert decided.serving is not None
+        self.serving = self.serving.loaded(decided.serving)
+        return Opening(replace(pieces, serving=self.serving), decided.numbers, decided.noise)
 
     def _begin(self, step: int, batch: Any) -> Pieces:  # noqa: ANN401
         """Evaluate the base, plan the queries, and cut them into pieces."""

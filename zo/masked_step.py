@@ -33,7 +33,7 @@ def masked_step(optimizer: Optimizer, parameters: Parameters, indices: Tensor) -
 
     Adam counts its steps for all coordinates together, so one that is first drawn late gets no bias
     correction: its first update is (1 - beta1) / sqrt(1 - beta2) learning rates, 3.2 by default.
-    Parameters of the optimizer that are not among `parameters` are stepped as ever.
+    Parameters of the optimizer that are not among `parameters` are stepped as usual.
 
     Args:
         optimizer: SGD, Adam, AdamW, RMSprop or Adagrad, in any setting.

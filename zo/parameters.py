@@ -50,8 +50,8 @@ class Parameters:
         size: how many numbers in all.
 
     Raises:
-        ParameterError: nothing chosen, a choice that matches nothing, or a dtype that is no float32 or
-            float64.
+        ParameterError: nothing chosen, a choice that matches nothing, complex numbers, or a dtype that is
+            not float32 or float64.
     """
 
     def __init__(self, network: nn.Module, choices: Choice | Iterable[Choice] | None = None) -> None:
@@ -62,6 +62,12 @@ class Parameters:
                 "Parameters with requires_grad=False are left out; give their names to choose them."
             )
         for name, tensor in chosen.items():
+            if tensor.is_complex():
+                raise ParameterError(
+                    f"Parameter {name!r}: expected real numbers, got {str(tensor.dtype)[6:]}, whose real and "
+                    "imaginary parts would have to be moved apart. Keep it as a real parameter with a last "
+                    "axis of two, and use torch.view_as_complex(...) of it in the forward."
+                )
             if tensor.dtype not in (torch.float32, torch.float64):
                 raise ParameterError(
                     f"Parameter {name!r}: expected float32 or float64, got {str(tensor.dtype)[6:]}. "

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import torch
+from zo.evaluators.reuse import FeatureReuse
 
 import zo
+from benchmarks.query_speed.baselines import InPlace, Published
 from benchmarks.query_speed.measuring import BASELINE, Contender
 from benchmarks.query_speed.problems import MU, Timed
-from benchmarks.query_speed.published import Published
 from zo.evaluators.choice import evaluator_of
 from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.state import Snapshot
-from zo.evaluators.reuse import FeatureReuse
 from zo.perturbation import Coordinates
 
 ONE_BY_ONE = 2
 TOGETHER = 16  # of the fast ones, a multiple of what they run in a pass
 
+IN_PLACE = "in place"
+LAST = "in place, channels last"
 DIFFERENCE = "difference"
 FUSED = "difference, fused"
 FUSED_16 = "difference, fused, bfloat16"
@@ -37,6 +39,8 @@ def contenders(timed: Timed, names: tuple[str, ...], together: int = TOGETHER) -
     """
     makers = {
         BASELINE: lambda: Contender(Published(timed.chain), min(ONE_BY_ONE, together)),
+        IN_PLACE: lambda: Contender(InPlace(timed.chain), min(ONE_BY_ONE, together)),
+        LAST: lambda: Contender(InPlace(timed.chain, torch.channels_last), min(ONE_BY_ONE, together)),
         "loop": lambda: Contender(zo.Loop(), 1),
         "stacked": lambda: Contender(zo.Stacked(), min(4, together)),
         DIFFERENCE: lambda: Contender(Difference(), min(4, together)),

@@ -105,7 +105,9 @@ class Timed:
         return losses(problem.objective, problem.network, problem.batch, problem.rows)
 
 
-def make(name: str, rows: int, device: str = "cpu", *, width: int | None = None) -> Timed:
+def make(
+    name: str, rows: int, device: str = "cpu", *, width: int | None = None, training: bool = True
+) -> Timed:
     """A problem by the name of its network.
 
     Args:
@@ -113,12 +115,13 @@ def make(name: str, rows: int, device: str = "cpu", *, width: int | None = None)
         rows: of a batch.
         device: where it runs.
         width: channels, for a smaller network; None for the published one.
+        training: whether the network is in training mode, where batch norm takes the batch's statistics.
     """
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         maker = MAKERS.get(name)
         network, chain, objective, batch = maker(rows, width) if maker else _classifier(name, rows, width)
-    network.to(device)
+    network.to(device).train(training)
     batch = tuple(tensor.to(device) for tensor in batch)
     parameters = zo.Parameters(network)
     queries = round(KEPT * parameters.size)

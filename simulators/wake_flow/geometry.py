@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from threading import RLock
 from typing import Any
 
@@ -141,8 +141,11 @@ class Masks:
     fields: tuple[Field, Field]
 
     @classmethod
+    @lru_cache(maxsize=32)
     def of(cls, channel: Channel) -> Masks:
         """Make them from PhiFlow, with the steps of `phi.physics.fluid.make_incompressible`.
+
+        They are made once in a process for equal channels.
 
         Raises:
             ConfigurationError: the obstacles shut fluid off from the outlet.

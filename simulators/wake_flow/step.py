@@ -9,6 +9,7 @@ gradient are PhiFlow's own code, recorded (see `recording`); advection is writte
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -43,7 +44,7 @@ class WakeStep:
     on the *left* faces of the cells, so its first column is the wall's: it is not read, and comes
     back 0. Channel 1 is the y component (along the stream) on the *upper*, downstream faces.
     `reynolds` is `(rows,)`, Re_D = U D / nu. It runs in the dtype and on the device of `velocity`; what it
-    needs there is made at the first call (a second or so), and made anew after unpickling.
+    needs there is made at the first call (a second or so), once in a process for steps on equal channels.
 
     Rows do not interact: NaN in one stays there, and batch mates change a row by rounding only.
 
@@ -119,24 +120,8 @@ class WakeStep:
             # Tensors made in inference mode could take part in no gradient later.
             with ALONE, torch.inference_mode(False), torch.no_grad():
                 if key not in self._parts:  # another thread may have made them meanwhile
-                    self._parts[key] = self._make_parts(dtype, device)
+                    self._parts[key] = _make_parts(self.channel, *key)
         return self._parts[key]
-
-    def _make_parts(self, dtype: torch.dtype, device: torch.device) -> Parts:
-        operators, masks = Operators(self.channel, dtype), self.channel.masks
-        faces = torch.ones(ROWS, *self.channel.shape, dtype=dtype)
-        recorded = (
-            record(operators.diffusion, faces),
-            record(operators.divergence, faces),
-            record(operators.gradient, faces[:, 0]),
-        )
-        # `forward`, not the module: a call in one thread must not meet a recording in another.
-        diffusion, divergence, gradient = (operator.to(device).forward for operator in recorded)
-        fractions, passable, active = (
-            torch.from_numpy(table).to(device, dtype)
-            for table in (masks.fractions, masks.passable, masks.active)
-        )
-        return Parts(diffusion, divergence, gradient, fractions, passable, active)
 
     def _check_arrays(self, velocity: Tensor, reynolds: Tensor) -> None:
         if velocity.ndim != 4 or tuple(velocity.shape[1:]) != self.channel.shape:
@@ -164,3 +149,21 @@ class WakeStep:
         published = self.channel.obstacles == (CYLINDER,)
         channel = self.channel.width if published else self.channel
         return f"WakeStep({channel}, dt={self.dt:g}, advection={self.advection!r})"
+
+
+@lru_cache(maxsize=32)
+def _make_parts(channel: Channel, dtype: torch.dtype, device: torch.device) -> Parts:
+    """Record the operators; nobody writes to the result, so that steps on equal channels share it."""
+    operators, masks = Operators(channel, dtype), channel.masks
+    faces = torch.ones(ROWS, *channel.shape, dtype=dtype)
+    recorded = (
+        record(operators.diffusion, faces),
+        record(operators.divergence, faces),
+        record(operators.gradient, faces[:, 0]),
+    )
+    # `forward`, not the module: a call in one thread must not meet a recording in another.
+    diffusion, divergence, gradient = (operator.to(device).forward for operator in recorded)
+    fractions, passable, active = (
+        torch.from_numpy(table).to(device, dtype) for table in (masks.fractions, masks.passable, masks.active)
+    )
+    return Parts(diffusion, divergence, gradient, fractions, passable, active)

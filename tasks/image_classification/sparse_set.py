@@ -11,6 +11,7 @@ import zo
 from tasks.image_classification import limits
 from tasks.image_classification.trainer import Trainer
 from tasks.runs import atomic
+from tasks.runs.journal import Journal, journaled
 from tasks.workers import group
 from zo.pruning import LayerRatios
 
@@ -85,12 +86,17 @@ def sparse_set(trainer: Trainer, network: nn.Module) -> SparseSet:
     config = trainer.config
     path = trainer.run.path / f"layer_ratios-seed-{trainer.seed}.json"
     if not path.exists():
-        queries, ratios = 0, uniform_ratios(network, config.sparsity, config.dense)
-        if config.ratios != "uniform":
-            scored = scores(trainer, network, config.ratios)
-            queries = scored.queries
-            ratios = zo.pruning.layer_ratios(scored, config.sparsity, minimum=SHARE * (1 - config.sparsity))
-        atomic.write_json(path, {"ratios": ratios.to_dict(), "queries": queries})
+        folder, rank = group.journal_folder(trainer.run.path), group.rank()
+        with journaled(folder, path.stem.replace("_", "-"), rank=rank) as journal:
+            queries, ratios = 0, uniform_ratios(network, config.sparsity, config.dense)
+            if config.ratios != "uniform":
+                scored, least = (
+                    scores(trainer, network, config.ratios, journal),
+                    SHARE * (1 - config.sparsity),
+                )
+                queries = scored.queries
+                ratios = zo.pruning.layer_ratios(scored, config.sparsity, minimum=least)
+            atomic.write_json(path, {"ratios": ratios.to_dict(), "queries": queries})
         trainer.progress.say(f"Layer ratios of seed {trainer.seed} ({queries} queries):\n{ratios}")
     saved = json.loads(path.read_text(encoding="utf-8"))
     ratios = LayerRatios.from_dict(saved["ratios"])
@@ -108,7 +114,9 @@ def rule(trainer: Trainer, ratios: LayerRatios) -> zo.LayerwiseCoordinates:
     return zo.LayerwiseCoordinates(ratios, every, schedule, rising)
 
 
-def scores(trainer: Trainer, network: nn.Module, method: str) -> zo.pruning.Scores:
+def scores(
+    trainer: Trainer, network: nn.Module, method: str, journal: Journal | None = None
+) -> zo.pruning.Scores:
     """Scores of the weights that are not dense, on the first training images of the seed's first epoch."""
     config = trainer.config
     batch = trainer.scoring_batch()
@@ -124,6 +132,7 @@ def scores(trainer: Trainer, network: nn.Module, method: str) -> zo.pruning.Scor
         sparsity=config.sparsity,
         seed=trainer.seed,
         evaluator=config.evaluator,
+        journal=journal,
         process_group=group.process_group(),
     )
 

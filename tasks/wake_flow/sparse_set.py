@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import zo
 from tasks.runs import atomic
+from tasks.runs.journal import journaled
 from tasks.wake_flow.networks import Corrector
 from tasks.wake_flow.trainer import Trainer
 from tasks.workers import group
@@ -36,18 +37,21 @@ def sparse_set(trainer: Trainer, network: Corrector, objective: Objective, stage
     path = trainer.run.path / name
     if not path.exists():
         before = trainer.solver.ledger.copy()
-        scores = zo.pruning.scores(
-            config.ratios,
-            network,
-            objective,
-            trainer.batch(0),
-            seed=seed,
-            process_group=group.process_group(),
-        )
-        size = sum(parameter.numel() for parameter in network.parameters())
-        ratios = zo.pruning.layer_ratios(scores, sparsity=1 - config.coordinates / size)
-        (rows,) = group.total(trainer.solver.ledger.since(before).rows_run)
-        atomic.write_json(path, {"ratios": ratios.to_dict(), "queries": scores.queries, "rows": rows})
+        folder, rank = group.journal_folder(trainer.run.path), group.rank()
+        with journaled(folder, path.stem.replace("_", "-"), trainer.solver.ledger, rank=rank) as journal:
+            scores = zo.pruning.scores(
+                config.ratios,
+                network,
+                objective,
+                trainer.batch(0),
+                seed=seed,
+                journal=journal,
+                process_group=group.process_group(),
+            )
+            size = sum(parameter.numel() for parameter in network.parameters())
+            ratios = zo.pruning.layer_ratios(scores, sparsity=1 - config.coordinates / size)
+            (rows,) = group.total(trainer.solver.ledger.since(before).rows_run)
+            atomic.write_json(path, {"ratios": ratios.to_dict(), "queries": scores.queries, "rows": rows})
         trainer.progress.say(
             f"Layer ratios of seed {seed} by {config.ratios} ({scores.queries} queries):\n{ratios}"
         )

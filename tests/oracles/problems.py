@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zo.evaluators.loop import Loop
+from zo.perturbation import Coordinates
+
 
 @dataclass(frozen=True)
 class OracleProblem:
@@ -116,3 +119,12 @@ PROBLEMS = [
         squared_error,
     ),
 ]
+
+
+@torch.no_grad()
+def perturbed_losses(evaluator, problem, queries) -> torch.Tensor:
+    """Losses `(queries, rows)` of the variants: those of the base and an evaluator's changes."""
+    still = Coordinates(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=problem.parameters.dtype))
+    nothing = torch.zeros(problem.rows, dtype=problem.parameters.dtype)
+    base = Loop().begin(problem, nothing)(still)[0]
+    return base + evaluator.begin(problem, base)(queries)

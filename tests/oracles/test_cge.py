@@ -7,20 +7,18 @@ import torch
 
 import zo
 from tests.oracles.problems import PROBLEMS, OracleProblem
-from zo.evaluators.loop import Loop
-from zo.evaluators.stacked import Stacked
 
-EVALUATORS = [Loop(), Stacked()]  # Stacked bare: a fallback to loop would hide its faults
+EVALUATORS = ["loop", "stacked"]  # a fallback from "stacked" is a warning, and so an error
 EPS = torch.finfo(torch.float64).eps
 
 
-def gradient_of(problem: OracleProblem, evaluator: zo.Evaluator, estimator: zo.Estimator) -> torch.Tensor:
+def gradient_of(problem: OracleProblem, evaluator: str, estimator: zo.Estimator) -> torch.Tensor:
     network, batch = problem.make()
     zo.LossGradient(network, problem.objective, estimator, evaluator=evaluator, chunk=50).backward(batch)
     return torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
 
 
-@pytest.mark.parametrize("evaluator", EVALUATORS, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("evaluator", EVALUATORS)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_forward_cge_is_the_gradient_within_its_truncation_and_rounding(problem, evaluator):
     mu = 1e-6
@@ -34,30 +32,32 @@ def test_forward_cge_is_the_gradient_within_its_truncation_and_rounding(problem,
     assert (error <= bound).all()
 
 
-@pytest.mark.parametrize("evaluator", EVALUATORS, ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
-def test_order_of_accuracy(problem, evaluator):
-    """Halving mu halves the error of forward differences and quarters that of central ones."""
+def test_order_of_accuracy(problem):
+    """Halving mu halves the error of forward differences and quarters that of central ones.
+
+    At these mu truncation is far above rounding (about 1e-12 / mu), and no step of the rollout's network
+    crosses the kink of a ReLU: at 1e-3 some do, and its central differences are of first order.
+    """
     network, batch = problem.make()
     truth = problem.autograd(network, batch)
 
-    def error(scheme: str, mu: float) -> float:
-        found = gradient_of(problem, evaluator, zo.CGE(mu=mu, central=scheme != "forward"))
+    def error(mu: float, central: bool) -> float:
+        found = gradient_of(problem, "stacked", zo.CGE(mu=mu, central=central))
         return float((found - truth).norm())
 
-    forward = error("forward", 1e-3) / error("forward", 5e-4)
-    central = error("central", 4e-3) / error("central", 2e-3)
-    smooth = not any(isinstance(module, torch.nn.ReLU) for module in network.modules())
-    assert 1.9 < forward < 2.1 or not smooth
-    assert 3.7 < central < 4.3 or not smooth
-    assert error("central", 1e-4) < 0.1 * error("forward", 1e-4)
+    coarse, fine = error(4e-4, central=False), error(2e-4, central=False)
+    assert 1.98 < coarse / fine < 2.02
+    both_ways, fine_both_ways = error(4e-4, central=True), error(2e-4, central=True)
+    assert 3.8 < both_ways / fine_both_ways < 4.2
+    assert fine_both_ways < 1e-2 * fine
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_sparse_cge_is_dense_cge_on_its_set_and_zero_elsewhere(problem):
-    dense = gradient_of(problem, Loop(), zo.CGE(mu=1e-6))
+    dense = gradient_of(problem, "stacked", zo.CGE(mu=1e-6))
     sparsity = zo.RandomCoordinates(17)
-    sparse = gradient_of(problem, Stacked(), zo.CGE(mu=1e-6, sparsity=sparsity))
+    sparse = gradient_of(problem, "loop", zo.CGE(mu=1e-6, sparsity=sparsity))
     network, _ = problem.make()
     chosen = sparsity.draw(zo.Parameters(network), zo.Key(0, 0))
     outside = torch.ones(len(dense), dtype=torch.bool)

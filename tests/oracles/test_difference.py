@@ -13,11 +13,11 @@ import zo
 from tasks.wake_flow import networks as wake
 from tests.oracles.layers import LAYERS, NETWORKS, Case
 from tests.oracles.test_stacked import coordinates
+from zo.evaluators.difference import evaluator
 from zo.evaluators.difference.evaluator import Difference
-from zo.evaluators.difference.recording import NotReadable
+from zo.evaluators.difference.recorder import NotReadable
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
-from zo.evaluators.reuse import FeatureReuse
 from zo.perturbation import Coordinates
 
 MODES = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
@@ -129,32 +129,35 @@ def problem_of(case: Case, dtype: torch.dtype, training: bool) -> Problem:
 @torch.no_grad()
 def base_of(problem: Problem) -> torch.Tensor:
     still = Coordinates(torch.tensor([0]), torch.zeros(1, dtype=problem.parameters.dtype))
-    return Loop().losses(problem, still)[0]
+    return Loop().changes(problem, still, torch.zeros(problem.rows, dtype=still.steps.dtype))[0]
 
 
-def reusing(**settings):
-    return FeatureReuse(Difference(**settings))
+@pytest.fixture(params=["changes", "values"])
+def way(request, monkeypatch):
+    """Changes to the end, as small activations are sent; or new values, as large ones are."""
+    if request.param == "values":
+        monkeypatch.setattr(evaluator, "LARGE", 0)
+    return request.param
 
 
 @MODES
-@pytest.mark.parametrize("made", [lambda: Difference(variants=5), reusing], ids=["difference", "reuse"])
 @pytest.mark.parametrize("case", [*LAYERS, *NETWORKS, *OWN], ids=str)
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-def test_every_network_in_float64(case, made, training):
+def test_every_network_in_float64(case, way, training):
     problem = problem_of(case, torch.float64, training)
     queries = coordinates(problem.parameters, most=7)
     torch.manual_seed(3)  # of dropout
     base = base_of(problem)
     if case.name in UNREAD:
         with pytest.raises(NotReadable, match=r"weight.*\(_WeightNorm\).*_weight_norm.*difference_rule"):
-            made().changes(problem, queries, base)
+            Difference().begin(problem, base)
         return
     buffers = {name: tensor.clone() for name, tensor in problem.network.state_dict().items()}
     random = torch.get_rng_state()
     with torch.no_grad():
-        found = made().changes(problem, queries, base)
+        found = Difference().begin(problem, base)(queries)
         assert torch.equal(torch.get_rng_state(), random)
-        truth = Loop().losses(problem, queries) - base
+        truth = Loop().changes(problem, queries, base)
     assert all(torch.equal(tensor, buffers[name]) for name, tensor in problem.network.state_dict().items())
     # Of the truth: some hundred additions on the way to a loss, each wrong by half a unit of its own size.
     bound = 200 * torch.finfo(torch.float64).eps * (1 + base.abs() + (truth + base).abs())
@@ -162,7 +165,8 @@ def test_every_network_in_float64(case, made, training):
 
 
 @pytest.mark.parametrize("case", [*NETWORKS, *OWN], ids=str)
-def test_reuse_of_activations_that_were_dropped_gives_the_same_bits(case):
+def test_values_from_activations_that_were_dropped_are_the_same_bits(case, monkeypatch):
+    monkeypatch.setattr(evaluator, "LARGE", 0)
     problem = problem_of(case, torch.float64, True)
     if case.name in UNREAD:
         return
@@ -170,7 +174,7 @@ def test_reuse_of_activations_that_were_dropped_gives_the_same_bits(case):
     torch.manual_seed(3)
     base = base_of(problem)
     with torch.no_grad():
-        found = [reusing(memory=memory).changes(problem, queries, base) for memory in (2**30, 1)]
+        found = [Difference(memory=memory).begin(problem, base)(queries) for memory in (2**30, 1)]
     assert torch.equal(*found)
 
 
@@ -195,7 +199,7 @@ def test_in_float32_the_error_does_not_grow_as_mu_shrinks(case, training):
             found = Difference().changes(narrow, Coordinates(queries.indices, steps), base).double()
             torch.manual_seed(3)
             # In float64 a difference of losses is good to 1e-15 / 1e-5, and it does not need `difference`.
-            truth = Loop().losses(exact, Coordinates(queries.indices, steps.double())) - base_of(exact)
+            truth = Loop().changes(exact, Coordinates(queries.indices, steps.double()), base_of(exact))
         # A few hundred roundings of changes no larger than the largest of all; mu is not in the bound
         # but through the changes.
         bound = 500 * torch.finfo(torch.float32).eps * truth.abs().max() + 1e-14

@@ -1,4 +1,4 @@
-"""RGE: scale, unbiasedness and smoothing against closed forms; the randomness taken out where it can be."""
+"""RGE, on all weights and on a sparse set: its formula, its mean and its error against closed forms."""
 
 from __future__ import annotations
 
@@ -10,98 +10,105 @@ from torch import nn
 
 import zo
 from tests.oracles.problems import PROBLEMS
-from zo.estimators.rge import RandomSteps
-from zo.evaluators.loop import Loop
-from zo.evaluators.stacked import Stacked
 
 DISTRIBUTIONS = ("gaussian", "sphere", "rademacher")
+SUPPORT = torch.tensor([1, 2, 5, 8, 9])
+SETS = [None, zo.FixedCoordinates(SUPPORT)]
+CASES = pytest.mark.parametrize("sparsity", SETS, ids=["dense", "sparse"])
+WAYS = pytest.mark.parametrize("central", [False, True], ids=["forward", "central"])
 
 
-class Basis(RandomSteps):
-    """The directions swapped for a basis, scaled so that their mean outer product is the identity over c."""
-
-    def direction(self, i: int) -> torch.Tensor:
-        u = torch.zeros(self.size, dtype=self.dtype)
-        u[i] = 1.0 if self.distribution == "sphere" else math.sqrt(self.size)
-        return u
+def moved(sparsity: zo.Sparsity | None) -> torch.Tensor:
+    return torch.arange(12) if sparsity is None else SUPPORT
 
 
-def linear_problem() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+@CASES
+@WAYS
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_it_is_c_times_the_mean_of_slopes_times_directions(distribution, central, sparsity):
+    """On a linear loss, whose slopes are known; with d for |S| the sphere's would be 12 / 5 too long."""
     torch.manual_seed(3)
     network = nn.ModuleDict({"a": nn.Linear(1, 9, bias=False), "b": nn.Linear(2, 1)}).double()
-    slopes = torch.randn(12).double()
-    return network, slopes, torch.zeros(2, 1).double()
+    slopes, mu, q = torch.randn(12).double(), 1e-3, 7
 
-
-def linear_objective(slopes):
     def objective(network, batch):
-        flat = torch.cat([p.flatten() for p in network.parameters()])
-        return (flat @ slopes).expand(len(batch))
+        return (torch.cat([p.flatten() for p in network.parameters()]) @ slopes).expand(len(batch))
 
-    return objective
-
-
-@pytest.mark.parametrize("scheme", ["forward", "antithetic"])
-@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def test_basis_directions_on_a_linear_loss_give_the_gradient(distribution, scheme, monkeypatch):
-    network, slopes, batch = linear_problem()
-    monkeypatch.setattr("zo.estimators.rge.RandomSteps", Basis)
-    estimator = zo.RGE(mu=1e-3, q=12, distribution=distribution, central=scheme != "forward")
-    zo.LossGradient(network, linear_objective(slopes), estimator, evaluator="loop").backward(batch)
+    estimator = zo.RGE(mu, q, distribution, central, sparsity)
+    u = estimator.plan(zo.Parameters(network), zo.Key(0)).chunk(0, q * (1 + central)).steps / mu
+    if central:
+        assert torch.equal(u[0::2], -u[1::2])
+        u = u[0::2]
+    inside = moved(sparsity)
+    outside = torch.ones(12, dtype=torch.bool)
+    outside[inside] = False
+    assert (u[:, outside] == 0).all()
+    if distribution == "sphere":
+        assert torch.allclose(u.norm(dim=1), torch.ones(q).double())
+    if distribution == "rademacher":
+        assert torch.allclose(u[:, inside].abs(), torch.ones(q, len(inside)).double())
+    zo.LossGradient(network, objective, estimator, evaluator="loop").backward(torch.zeros(2, 1).double())
     found = torch.cat([p.grad.flatten() for p in network.parameters()])
-    assert torch.allclose(found, slopes, rtol=1e-10, atol=1e-10)
+    c = len(inside) if distribution == "sphere" else 1
+    assert torch.allclose(found, c / q * (u @ slopes) @ u, rtol=1e-9, atol=1e-9)
 
 
+@CASES
+@WAYS
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def test_unbiased_on_a_quadratic_layer_by_layer(distribution):
-    """Antithetic differences of a quadratic are exact slopes, so the mean of g is the gradient.
+def test_its_mean_is_the_gradient_of_the_smoothed_loss(distribution, central, sparsity):
+    """l = theta' A theta / 2 + sum theta^3: g has mean A theta + 3 theta^2 + m mu^2, on the set.
 
-    z-test of the mean projection on the gradient, for each layer apart: a false alarm in one of
-    2 x 3 tests at |z| > 4.5 has probability 4e-5. Seeds are fixed, so it either passes or not.
+    m from the fourth moments of the directions: 3 for Gaussians, 1 for signs; on the sphere n u gives
+    3 / (n + 2), the moment of the unit ball over which the loss is smoothed. 12 cases of up to 12 numbers
+    at |z| > 5: a false alarm has probability 6e-5. A factor of d / |S| on the set stands at |z| > 10.
     """
-    size, trials = 12, 4000
+    mu, q, inside = 0.9, 1500, moved(sparsity)
     generator = torch.Generator().manual_seed(5)
-    a = torch.randn(size, size, generator=generator, dtype=torch.float64)
-    curvature, theta = a @ a.T / size, torch.randn(size, generator=generator, dtype=torch.float64)
-    truth = curvature @ theta
-    network = nn.ParameterList([theta[:9].clone(), theta[9:].clone()])
-    parameters = zo.Parameters(network)
-    estimator = zo.RGE(mu=0.3, q=1, distribution=distribution, central=True)
-    draws = []
-    for step in range(trials):
+    a = torch.randn(12, 12, generator=generator, dtype=torch.float64)
+    curvature, theta = a @ a.T / 12, torch.linspace(-0.6, 0.9, 12, dtype=torch.float64)
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return 0.5 * ((x @ curvature) * x).sum(dim=1) + x.pow(3).sum(dim=1)
+
+    parameters = zo.Parameters(nn.ParameterList([theta[:7].clone(), theta[7:].clone()]))
+    estimator = zo.RGE(mu, q, distribution, central, sparsity)
+    plan = estimator.plan(parameters, zo.Key(1))
+    steps = plan.chunk(0, plan.queries).steps
+    differences = loss(theta + steps) - loss(theta[None])
+    found = estimator.reduce(plan, differences, torch.ones(plan.queries, dtype=torch.bool))
+    c, n = len(inside) if distribution == "sphere" else 1, len(inside)
+    slopes, u = differences / mu, steps / mu
+    if central:
+        slopes, u = (slopes[0::2] - slopes[1::2]) / 2, u[0::2]
+    each = (c * slopes[:, None] * u)[:, inside]
+    moment = {"gaussian": 3, "rademacher": 1, "sphere": 3 / (n + 2)}[distribution]
+    expected = (curvature @ theta + 3 * theta.square() + moment * mu**2)[inside]
+    z = (found[inside] - expected) / (each.std(dim=0) / math.sqrt(q))
+    assert z.abs().max() < 5
+
+
+def test_its_squared_error_is_as_large_as_stated():
+    """Gaussian: E |g - grad|^2 = (|S| + 1) / q |grad|^2 on a linear loss; |z| < 4.5 of 200 draws."""
+    slopes, q = torch.linspace(0.5, 1.5, 12, dtype=torch.float64), 4
+    parameters = zo.Parameters(nn.ParameterList([torch.zeros(12, dtype=torch.float64)]))
+    estimator = zo.RGE(1e-3, q, sparsity=zo.FixedCoordinates(SUPPORT))
+    errors = []
+    for step in range(200):
         plan = estimator.plan(parameters, zo.Key(1, step))
-        moved = theta + plan.chunk(0, 2).steps
-        differences = 0.5 * ((moved @ curvature) * moved).sum(1) - 0.5 * theta @ curvature @ theta
-        draws.append(estimator.reduce(plan, differences, torch.ones(2, dtype=torch.bool)))
-    draws = torch.stack(draws)
-    for layer in (slice(0, 9), slice(9, 12)):
-        scale = draws[:, layer] @ truth[layer] / truth[layer].square().sum()
-        z = (scale.mean() - 1) / (scale.std() / math.sqrt(trials))
-        assert abs(z) < 4.5
+        found = estimator.reduce(plan, plan.chunk(0, q).steps @ slopes, torch.ones(q, dtype=torch.bool))
+        errors.append((found - slopes)[SUPPORT].square().sum() / slopes[SUPPORT].square().sum())
+    error = torch.stack(errors)
+    z = (error.mean() - (len(SUPPORT) + 1) / q) / (error.std() / math.sqrt(len(error)))
+    assert abs(z) < 4.5
 
 
-def test_forward_gaussian_matches_the_smoothed_gradient_on_a_cubic():
-    """For l = sum x^3 the loss smoothed by mu u has gradient 3 x^2 + 3 mu^2 (Gaussian third moments)."""
-    mu, trials = 0.5, 20000
-    theta = torch.tensor([0.7, -0.4], dtype=torch.float64)
-    parameters = zo.Parameters(nn.ParameterList([theta.clone()]))
-    estimator = zo.RGE(mu=mu, q=trials)
-    plan = estimator.plan(parameters, zo.Key(11))
-    u = plan.directions(0, trials)
-    differences = (theta + mu * u).pow(3).sum(1) - theta.pow(3).sum()
-    found = estimator.reduce(plan, differences, torch.ones(trials, dtype=torch.bool))
-    each = (differences / mu)[:, None] * u
-    z = (found - (3 * theta.square() + 3 * mu**2)) / (each.std(dim=0) / math.sqrt(trials))
-    assert (z.abs() < 4.5).all()
-
-
-@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
-def test_stacked_and_loop_agree(problem, distribution):
+def test_stacked_and_loop_agree(problem):
     found = []
-    for evaluator in (Loop(), Stacked()):
+    for evaluator in ("loop", "stacked"):
         network, batch = problem.make()
-        estimator = zo.RGE(mu=1e-4, q=7, distribution=distribution)
+        estimator = zo.RGE(mu=1e-4, q=7)
         zo.LossGradient(network, problem.objective, estimator, evaluator=evaluator, chunk=3).backward(batch)
         found.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
     # Both round losses of order one to 1e-16 and divide by mu; directions have norm up to sqrt(size).

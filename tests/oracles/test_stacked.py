@@ -10,6 +10,7 @@ from torch import nn
 
 import zo
 from tests.oracles.layers import LAYERS, NETWORKS, Case, squared_output
+from tests.oracles.problems import perturbed_losses
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
@@ -47,9 +48,11 @@ def compare(problem: Problem, perturbation: Perturbation, chunk: int, hidden: Se
     """Equal to rounding, for losses that are not the base's."""
     parts = [perturbation.part(start, start + chunk) for start in range(0, len(perturbation), chunk)]
     torch.manual_seed(3)  # of dropout
-    truth = torch.cat([Loop().losses(problem, part) for part in parts])
-    found = torch.cat([Stacked().losses(problem, part) for part in parts])
-    base = Loop().losses(problem, Coordinates(torch.tensor([0]), torch.zeros(1, dtype=truth.dtype)))
+    truth = torch.cat([perturbed_losses(Loop(), problem, part) for part in parts])
+    found = torch.cat([perturbed_losses(Stacked(), problem, part) for part in parts])
+    base = perturbed_losses(
+        Loop(), problem, Coordinates(torch.tensor([0]), torch.zeros(1, dtype=truth.dtype))
+    )
     eps = torch.finfo(truth.dtype).eps
     # Some hundred additions on the way to a loss, each wrong by half a unit of numbers of its own size.
     bound = 200 * eps * (1 + truth.abs())

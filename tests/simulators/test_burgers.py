@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from blackbox.errors import ConfigurationError
+from blackbox import ConfigurationError
 from simulators.burgers import Burgers1D
 
 

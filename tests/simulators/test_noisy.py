@@ -5,9 +5,7 @@ import pickle
 import pytest
 import torch
 
-from blackbox.errors import ConfigurationError
-from blackbox.function import BlackBoxFunction
-from blackbox.spec import ArraySpec
+from blackbox import ArraySpec, BlackBoxFunction, ConfigurationError
 from simulators.lorenz96 import Lorenz96
 from simulators.noisy import Noisy
 

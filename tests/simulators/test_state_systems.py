@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from blackbox.errors import ConfigurationError, DtypeError, NotDifferentiableError, RowFailedError, ShapeError
+from blackbox import ConfigurationError, DtypeError, NotDifferentiableError, RowFailedError, ShapeError
 from simulators.advection_diffusion_reaction import AdvectionDiffusionReaction
 from simulators.coupled_map_lattice import CoupledMapLattice
 from simulators.heat import Heat

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from blackbox.errors import (
+from blackbox import (
     ConfigurationError,
     InputError,
     NonFiniteInputError,
@@ -16,10 +16,8 @@ from blackbox.errors import (
     ShapeError,
 )
 from simulators.errors import BlowUpError
-from simulators.wake_flow.box import WakeFlow
-from simulators.wake_flow.geometry import Channel, viscosity
+from simulators.wake_flow import Channel, WakeFlow, WakeStep, viscosity
 from simulators.wake_flow.staggered import start
-from simulators.wake_flow.step import WakeStep
 
 
 def states(box: WakeFlow, rows: int, dtype=torch.float32) -> tuple[torch.Tensor, torch.Tensor]:

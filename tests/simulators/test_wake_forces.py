@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from blackbox.errors import ConfigurationError
+from blackbox import ConfigurationError
+from simulators.wake_flow import Channel, Forces, WakeStep, viscosity
 from simulators.wake_flow.advection import ADVECTION
-from simulators.wake_flow.forces import DYNAMIC, Forces
-from simulators.wake_flow.geometry import Channel, viscosity
+from simulators.wake_flow.forces import DYNAMIC
 from simulators.wake_flow.staggered import start
-from simulators.wake_flow.step import WakeStep
 
 WINDOW = ((35.0, 85.0), (65.0, 115.0))  # around the middle of the domain
 RE = torch.tensor([40.0], dtype=torch.float64)

@@ -12,12 +12,9 @@ import h5py
 import pytest
 import torch
 
-from blackbox.errors import ConfigurationError
+from blackbox import ConfigurationError
 from simulators.errors import ReferenceDataError, ReferenceWarning
-from simulators.wake_flow import reference_file
-from simulators.wake_flow.obstacles import Box
-from simulators.wake_flow.reference import load_or_compute
-from simulators.wake_flow.reference_settings import ReferenceSettings
+from simulators.wake_flow import Box, ReferenceSettings, load_or_compute, reference_file
 from simulators.wake_flow.simulation import Simulation
 
 TINY = ReferenceSettings(reynolds=(100.0, 200.0, 400.0), width=8, reference_width=16, warm_up=3, frames=20)
@@ -72,7 +69,8 @@ def test_an_interrupted_generation_goes_on_where_it_was(tmp_path):
     assert torch.equal(resumed.frames, whole.frames)
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_generation_goes_on_where_it_was(tmp_path, workers):
     """Killed by the system, which no code can answer; its processes end with it."""
     frames = 400
@@ -150,7 +148,7 @@ def test_memory_holds_few_frames_at_a_time(tmp_path):
         assert (file["frames"][:, 1, 2, 3] == torch.arange(100.0).numpy()).all() and written == 100
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_simulation_that_blows_up_is_named_with_step_reynolds_number_and_row(tmp_path, workers):
     settings = replace(TINY, poke=1e38)
     words = r"Reference at Re (100 \(row 0\)|200 \(row 1\)): .* in step 1 of 41\. .* smaller reference_dt"
@@ -159,6 +157,7 @@ def test_a_simulation_that_blows_up_is_named_with_step_reynolds_number_and_row(t
     assert not settings.path(tmp_path).exists() and parts(tmp_path, settings) == []
 
 
+@pytest.mark.slow
 def test_two_processes_that_want_the_same_data_compute_it_once(tmp_path):
     script = tmp_path / "generate.py"
     script.write_text(GENERATE.format(300, 1))

@@ -8,10 +8,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from simulators.wake_flow.forces import Forces
-from simulators.wake_flow.geometry import Channel
+from simulators.wake_flow import Channel, Forces, WakeStep
 from simulators.wake_flow.staggered import downsample, start
-from simulators.wake_flow.step import WakeStep
 
 
 def shedding_frequency(signal: torch.Tensor, dt: float) -> float:
@@ -73,6 +71,7 @@ def test_a_frequency_is_found():
     )
 
 
+@pytest.mark.slow
 def test_the_wake_sheds_at_a_confined_cylinders_frequency():
     """Above that of the unbounded cylinder: walls make the flow pass beside the cylinder faster.
 

@@ -7,16 +7,20 @@ import h5py
 import pytest
 import torch
 
-from blackbox.errors import ConfigurationError
+from blackbox import ConfigurationError
 from simulators.errors import ReferenceDataError, ReferenceWarning
-from simulators.wake_flow import reference, reference_file, reference_settings
-from simulators.wake_flow.geometry import Channel
-from simulators.wake_flow.obstacles import Cylinder
-from simulators.wake_flow.reference import load_or_compute
-from simulators.wake_flow.reference_settings import ReferenceSettings
+from simulators.wake_flow import (
+    Channel,
+    Cylinder,
+    ReferenceSettings,
+    WakeStep,
+    load_or_compute,
+    reference,
+    reference_file,
+    reference_settings,
+)
 from simulators.wake_flow.simulation import Simulation
 from simulators.wake_flow.staggered import downsample, start
-from simulators.wake_flow.step import WakeStep
 
 TINY = ReferenceSettings(reynolds=(100.0, 400.0), width=8, reference_width=16, warm_up=3, frames=4)
 

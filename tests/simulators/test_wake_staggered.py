@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from blackbox.errors import ConfigurationError, ShapeError
-from simulators.wake_flow.geometry import Channel
+from blackbox import ConfigurationError, ShapeError
+from simulators.wake_flow import Channel, WakeStep
 from simulators.wake_flow.staggered import divergence, downsample, start
-from simulators.wake_flow.step import WakeStep
 
 
 def rotation_field(channel: Channel) -> torch.Tensor:

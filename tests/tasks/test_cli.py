@@ -330,6 +330,7 @@ def test_a_folder_of_an_unknown_task_is_refused(toy, run, capsys):
     assert "Did you mean 'toy'?" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_several_places_resumes_to_the_same_bits(toy, start_toy, tmp_path):
     assert toy("run", "toy", "--runs", "truth") == 0
     (truth,) = (tmp_path / "truth").iterdir()
@@ -350,7 +351,7 @@ def test_a_run_killed_at_several_places_resumes_to_the_same_bits(toy, start_toy,
     assert figures(path) == figures(truth)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_leaves_a_folder_to_resume_and_says_how(toy, start_toy, tmp_path, number):
     assert toy("run", "toy", "--runs", "truth") == 0
     (truth,) = (tmp_path / "truth").iterdir()

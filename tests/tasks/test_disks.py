@@ -10,6 +10,7 @@ import pytest
 
 from tests.tasks.test_cli import figures, only_run
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 UNSHARE = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
 

@@ -130,6 +130,7 @@ runpy.run_path(script, run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_the_console_script_on_a_full_disk_says_how_to_go_on_and_does(toy, tmp_path):
     assert toy("run", "toy", "--runs", "truth") == 0
     (truth,) = (tmp_path / "truth").iterdir()
@@ -267,6 +268,7 @@ def test_a_signal_outside_of_training_says_how_to_resume_too(toy, tmp_path, caps
     assert toy("resume", str(path)) == 0
 
 
+@pytest.mark.slow
 def test_the_news_of_a_cluster_leaves_a_folder_to_resume_and_status_130(toy, start_toy, tmp_path):
     process = start_toy("run", "toy", "--config.pause", "0.1")
     wait_for(lambda: any((tmp_path / "runs").glob("*/metrics.jsonl")), process)

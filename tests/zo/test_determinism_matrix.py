@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from tests.zo.test_distributed import STEPS, train
-from zo.errors import EvaluatorWarning
 
 EVALUATORS = ("loop", "stacked", "difference", "auto")
 
@@ -24,7 +22,6 @@ def followed(size, ranks):
 def work(rank, ranks, evaluators, points, folder):
     """Runs of every number of processes, left off after each point; as many and others go on."""
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore", EvaluatorWarning)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
     groups = {size: dist.new_group(list(range(size))) for size in range(1, ranks + 1)}

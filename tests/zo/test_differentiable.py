@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -187,16 +189,17 @@ def test_mixed_dtypes_each_get_their_own():
     assert torch.allclose(inputs[1].grad, truth[1], rtol=0, atol=2e-4)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_on_a_gpu_the_draws_are_those_of_the_cpu(estimator):
-    x = weights(3, 2, 3)
-    found = [
-        gradient_of(zo.differentiable(Sine(), estimator), x[:, :, 0].repeat(1, 2).to(d))
-        for d in ("cpu", "cuda")
-    ]
-    assert found[1].is_cuda
-    assert torch.allclose(found[1].cpu(), found[0], rtol=1e-8, atol=1e-10)
+def test_draws_are_the_same_on_every_device_and_for_every_shape_of_leading_axes(estimator, device):
+    x = weights(6, 4)
+    expected = gradient_of(zo.differentiable(Sine(), estimator), x)
+    found = gradient_of(zo.differentiable(Sine(), estimator), x.view(2, 3, 4).to(device))
+    assert found.device.type == device
+    assert torch.allclose(found.cpu().view(6, 4), expected, rtol=1e-8, atol=1e-10)
 
 
 # Failed rows and queries
@@ -270,15 +273,20 @@ def test_a_failed_query_leaves_its_coordinate_at_zero(scheme, side):
 def test_a_failed_direction_is_left_out_of_its_rows_mean(scheme, side):
     x, q, mu = weights(5, 4).clamp(-1.0, 1.0), 6, 1e-3
     x[3, 2] = side * 1.9989  # lost where |u| > 1.1
-    estimator = zo.RowRGE(mu, q, "gaussian", scheme != "forward")
-    solver = zo.differentiable(sine_within(2.0, side), estimator, seed=4, max_dropped=0.2)
+    central = scheme != "forward"
+    box = sine_within(2.0, side)
+    solver = zo.differentiable(box, zo.RowRGE(mu, q, "gaussian", central), seed=4, max_dropped=0.2)
     found = gradient_of(solver, x)
-    u, _ = estimator.draw(5, ((4,),), torch.float64, zo.Key(4, 0).generator(3), 0)
-    back = 0.0 if scheme == "forward" else -mu
-    slopes = (torch.sin(1.3 * (x + mu * u)) - torch.sin(1.3 * (x + back * u))).sum(dim=-1) / (mu - back)
-    lost = torch.maximum(side * (x + mu * u), side * (x + back * u)).amax(dim=-1) > 2.0
+    asked = box.asked[1][0].view(-1, 5, 4)  # queries, rows, numbers
+    y = torch.sin(1.3 * asked).sum(dim=-1)
+    lost = (side * asked > 2.0).any(dim=-1)
+    u = (asked[:q] - x) / mu
+    slopes = (y[:q] - torch.sin(1.3 * x).sum(dim=-1)) / mu
+    if central:
+        assert torch.allclose(asked[q:], x - mu * u)
+        slopes, lost = (y[:q] - y[q:]) / (2 * mu), lost[:q] | lost[q:]
     assert 0 < int(lost[:, 3].sum()) < q
-    assert solver.counts.dropped == int(lost.sum())
+    assert solver.counts.dropped == int((side * asked > 2.0).any(dim=-1).sum())
     for row in range(5):
         kept = ~lost[:, row]
         expected = (slopes[kept, row, None] * u[kept, row]).mean(dim=0)
@@ -328,7 +336,7 @@ def train(steps: int, solver, network, optimizer) -> list[torch.Tensor]:
 def make_training(seed: int = 0):
     torch.manual_seed(0)
     network = nn.Linear(4, 4)
-    solver = zo.differentiable(Sine(), zo.RowRGE(1e-2, 3, basis=zo.DCTBasis(2), widen_over=20), seed=seed)
+    solver = zo.differentiable(Sine(), zo.RowRGE(1e-2, 3, basis=zo.DCTBasis(2)), seed=seed)
     return solver, network, torch.optim.Adam(network.parameters(), 0.01)
 
 
@@ -452,13 +460,12 @@ BAD = [
     (ok(seed=-1), ["seed", ">= 0", "-1"]),
     (ok(max_rows=0), ["max_rows", ">= 1", "0"]),
     (ok(max_dropped=1.5), ["max_dropped", "[0, 1]", "1.5"]),
-    (lambda: ok()().load_state_dict({"seed": 3, "counts": {}}), ["seed=0", "got one with 3"]),
+    (lambda: ok()().load_state_dict(ok(seed=3)().state_dict()), ["seed=0", "got one with 3"]),
     (lambda: zo.RowRGE(0.0, 2), ["mu", "> 0"]),
     (lambda: zo.RowRGE(1e-3, 0), ["q", ">= 1"]),
     (lambda: zo.RowRGE(**DIRECTIONS, distribution="cauchy"), ["orthogonal", "cauchy"]),
     (lambda: zo.RowRGE(**DIRECTIONS, central="both"), ["central", "both", "True"]),
     (lambda: zo.RowRGE(**DIRECTIONS, basis=torch.eye(4)), ["a Basis", "Tensor", "GivenBasis"]),
-    (lambda: zo.RowRGE(**DIRECTIONS, widen_over=3), ["widen_over", "without a basis"]),
     (lambda: zo.DCTBasis(0), ["modes", ">= 1"]),
     (lambda: zo.DCTBasis(2, axes=0), ["axes", ">= 1"]),
     (lambda: zo.GivenBasis(torch.ones(4)), ["shape (4,)", "Stack"]),
@@ -492,7 +499,87 @@ def test_what_the_box_refuses_is_refused_in_its_words(arrays):
     assert box.calls == []
 
 
+# As a module
+
+
+def chain(seed: int = 0, **settings) -> nn.Sequential:
+    """A network, the box, and a network behind it."""
+    torch.manual_seed(0)
+    solver = zo.differentiable(Sine(), zo.RowRGE(1e-4, 4), seed=seed, **settings)
+    return nn.Sequential(nn.Linear(4, 4), solver, nn.Linear(4, 1)).double()
+
+
+def test_in_a_sequential_the_network_before_the_box_gets_its_gradient():
+    network, x = chain(), weights(3, 4)
+    network(x).sum().backward()
+    found = [p.grad.clone() for p in network.parameters()]
+    network.zero_grad()
+    network[2](torch.sin(1.3 * network[0](x))).sum().backward()
+    assert len(found) == 4  # the box has none
+    for found_one, parameter in zip(found, network.parameters(), strict=True):
+        assert torch.allclose(found_one, parameter.grad, atol=1e-3)
+    assert network.eval()[1].training is False
+
+
+def test_a_chain_is_saved_with_the_numbers_of_its_calls_and_resumed_to_the_bit(tmp_path):
+    network, x = chain(tangent=zo.WindowTangent()), weights(3, 4)
+    network(x).sum().backward()
+    torch.save(network.state_dict(), tmp_path / "state.pt")
+    other = chain(tangent=zo.WindowTangent())
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert other[1].counts == network[1].counts == zo.RowCounts(calls=1, rows=12, dropped=0)
+    for each in (network, other):
+        each.zero_grad()
+        each(x).sum().backward()
+    assert torch.equal(other[0].weight.grad, network[0].weight.grad)
+    with pytest.raises(zo.ConfigurationError, match="seed=1, got one with 0"):
+        chain(seed=1, tangent=zo.WindowTangent()).load_state_dict(network.state_dict())
+
+
+def test_a_deep_copy_has_its_own_weights_counts_and_tangent_around_the_same_box():
+    network, x = chain(tangent=zo.WindowTangent()), weights(3, 4)
+    copied = copy.deepcopy(network)
+    copied(x).sum().backward()
+    assert copied[1].box is network[1].box
+    assert (copied[1].counts.calls, network[1].counts.calls) == (1, 0)
+    assert copied[1].tangent.state_dict()["seen"] == 12
+    assert network[1].tangent.state_dict()["seen"] == 0
+    assert network[0].weight.grad is None
+    assert network[1].box.ledger.rows_run == 15
+
+
+def test_a_module_with_a_tangent_that_has_weights_gives_none_of_them_to_an_optimizer():
+    solver = zo.differentiable(Sine(), tangent=zo.StudentTangent(nn.Linear(4, 4)))
+    assert list(solver.parameters()) == []
+
+
+# A box that answers nothing
+
+
+class Constant(Sine):
+    def evaluate_rows(self, x):
+        return np.ones_like(x)
+
+
+@pytest.mark.parametrize("settings", [{}, {"tangent": zo.WindowTangent()}], ids=["mean", "tangent"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_constant_box_is_said_once(estimator, settings):
+    solver, x = zo.differentiable(Constant(), estimator, **settings), weights(3, 4)
+    with pytest.warns(zo.ZeroGradientWarning, match=r"Constant.*call 0.*follow x.*check_black_box"):
+        found = gradient_of(solver, x)
+    assert found.abs().max() < 1e-3 if settings else (found == 0).all()
+    gradient_of(solver, x)  # warnings are errors here
+
+
+def test_a_gradient_of_zero_that_arrives_is_no_reason_to_warn():
+    assert (gradient_of(zo.differentiable(Sine(), CGE), weights(3, 4), torch.zeros(3, 4).double()) == 0).all()
+
+
 def test_settings_show():
     assert "GivenBasis(2 vectors of 4 numbers)" in repr(
         zo.RowRGE(1e-3, 2, basis=zo.GivenBasis(torch.eye(4)[:2]))
+    )
+    solver = zo.differentiable(Sine(), zo.RowRGE(1e-3, 2), tangent=zo.SecantTangent(), seed=3)
+    assert repr(solver) == (
+        f"DifferentiableBox({solver.box!r}, RowRGE(mu=0.001, q=2), tangent={solver.tangent!r}, seed=3)"
     )

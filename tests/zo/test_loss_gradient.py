@@ -114,8 +114,14 @@ def test_the_box_gets_all_variants_in_one_call_and_queries_are_counted():
 
     gradient = zo.LossGradient(network, objective, zo.CGE(1e-3), evaluator=zo.Stacked(), chunk=8)
     gradient.backward(torch.randn(5, 4))
-    assert box.calls == [5] * 3 + [8 * 5] * 6 + [4 * 5] * 3  # the base, then 20 queries by eights
-    assert gradient.counts == zo.QueryCounts(steps=1, queries=20, dropped=0)
+    checks = gradient.counts.checks
+    assert box.calls[-9:] == [9 * 5] * 6 + [5 * 5] * 3  # 20 queries by eights, and with each a sentinel
+    assert sum(box.calls) == 3 * 5 * (1 + 20 + checks)
+    assert gradient.counts == zo.QueryCounts(steps=1, queries=20 + checks, checks=checks)
+    gradient.backward(torch.randn(5, 4))  # the check is repeated
+    calls = len(box.calls)
+    gradient.backward(torch.randn(5, 4))
+    assert box.calls[calls:] == [5] * 3 + [9 * 5] * 6 + [5 * 5] * 3
     assert gradient.queries() == 20
 
 
@@ -183,7 +189,7 @@ BAD = [
     (
         lambda: zo.CGE(1e-3, central="backward"),
         zo.ConfigurationError,
-        ["forward, central", "backward"],
+        ["central", "True or False", "backward"],
     ),
     (lambda: zo.RGE(mu=1e-3, q=0), zo.ConfigurationError, ["q", ">= 1", "0"]),
     (

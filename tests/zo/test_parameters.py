@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -88,6 +89,27 @@ def test_bad_choices_are_named_errors(choices, words):
         zo.Parameters(Net(), choices)
     for word in words:
         assert word in str(raised.value)
+
+
+@pytest.mark.parametrize("chosen", [None, ["spectrum"]], ids=["all", "by name"])
+def test_complex_parameters_are_refused_by_name(chosen):
+    network = nn.ParameterDict({"gain": torch.ones(2), "spectrum": torch.ones(3, dtype=torch.complex64)})
+    with pytest.raises(zo.ParameterError) as raised:
+        zo.Parameters(network, chosen)
+    assert all(word in str(raised.value) for word in ("'spectrum'", "complex64", "view_as_complex"))
+    assert zo.Parameters(network, ["gain"]).names == ("gain",)
+
+
+@pytest.mark.parametrize("batch", [np.ones((3, 2)), (torch.ones(3, 2), {"y": np.ones(3, dtype=np.float32)})])
+@pytest.mark.parametrize("evaluator", ["auto", "loop"])
+def test_a_batch_with_numpy_arrays_is_refused_with_the_mend(batch, evaluator):
+    network = nn.Linear(2, 1)
+    gradient = zo.LossGradient(
+        network, lambda network, batch: network(torch.ones(3, 2))[:, 0], zo.CGE(1e-3), evaluator=evaluator
+    )
+    with pytest.raises(zo.ObjectiveError, match=r"NumPy arrays \(float(64|32) of shape.*torch\.from_numpy"):
+        gradient.backward(batch)
+    assert network.weight.grad is None
 
 
 def test_parameters_without_axes_are_split_like_others():

@@ -44,7 +44,16 @@ def test_scoring_leaves_the_network_as_it_was(method):
     random = torch.get_rng_state()
     inputs = BATCH[0]
     found = pruning.scores(
-        method, network, objective, BATCH, parameters=["*"], q=5, inputs=inputs, rounds=3, sparsity=0.5
+        method,
+        network,
+        objective,
+        BATCH,
+        parameters=["*"],
+        q=5,
+        inputs=inputs,
+        rounds=3,
+        sparsity=0.5,
+        evaluator="stacked",
     )
     assert found.method == method and found.values.shape == (63,)
     assert found.values.isfinite().all() and found.values.unique().numel() > 10
@@ -116,6 +125,58 @@ def test_lost_queries_are_an_error_unless_allowed():
     with pytest.raises(zo.FailedQueriesError):
         score()
     assert (score(max_dropped=0.5).values == 0).all()  # weights are zero, bias queries are lost
+
+
+class Killed(Exception):
+    """As a process is, at some moment."""
+
+
+class Kept:
+    """A journal that outlives processes, each of which is killed after a few new entries."""
+
+    def __init__(self) -> None:
+        self.entries, self.left = {}, 0
+
+    def get(self, key):
+        return self.entries.get(key)
+
+    def put(self, key, value, others=()):
+        self.entries[key] = value
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+
+    def spent(self):
+        return None
+
+
+@pytest.mark.parametrize(("method", "gradients"), [("zo-grasp", 2), ("zo-snip", 1)])
+def test_scoring_that_is_killed_again_and_again_gets_ahead_to_the_same_bits(method, gradients):
+    box, journal, kills = Sine(), Kept(), 0
+
+    def through(network, batch):
+        return box(network(batch)).square().mean(dim=1)
+
+    def score(**settings) -> pruning.Scores:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.2))
+        return pruning.scores(method, network, through, BATCH[0], q=6, evaluator="loop", chunk=1, **settings)
+
+    undisturbed = score()
+    before = box.ledger.rows_run
+    while True:
+        journal.left = 2
+        try:
+            found = score(journal=journal)
+            break
+        except Killed:
+            kills += 1
+    assert kills == gradients * 6 // 3
+    assert torch.equal(found.values, undisturbed.values)
+    assert found.queries == undisturbed.queries == gradients * 6
+    # Each query once; the base of each gradient that a process took up once more.
+    bases = (kills + 1) + sum(3 * kill >= 6 for kill in range(kills + 1)) * (gradients - 1)
+    assert box.ledger.rows_run - before == 10 * (gradients * 6 + bases)
 
 
 @pytest.mark.parametrize("removes", ["largest", "smallest"])
@@ -199,29 +260,6 @@ def test_ratios_are_saved_read_and_printed():
         ratios["tail"]
 
 
-def test_agreement_with_itself_is_one_and_with_the_reverse_minus_one():
-    scores = given({"a": [5.0, 4.0, 3.0, 1.0], "b": [9.0, 0.5, 0.2]})
-    same = pruning.agreement(scores, scores, 0.5)
-    assert (same.weights, same.inside, same.ratio_error) == (pytest.approx(1), pytest.approx(1), 0)
-    other = pruning.Scores("other", scores.values, "largest", scores.parameters)
-    assert pruning.agreement(other, scores, 0.5).weights == pytest.approx(-1)
-    assert "rank correlation +1.000" in str(same)
-
-
-def test_noise_is_called_noise_and_enough_queries_are_not():
-    """d = 4,180 at q = 2, against CGE: the ratios of the first are those of the weights' sizes alone."""
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(16, 200), nn.Tanh(), nn.Linear(200, 4), nn.Tanh(), nn.Linear(4, 3))
-    batch = (torch.randn(20, 16, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3)
-    exact = pruning.scores("grasp", network, objective, batch, dense=["*.bias"])
-    noise = pruning.scores("zo-grasp", network, objective, batch, q=2, dense=["*.bias"], evaluator="loop")
-    found = pruning.agreement(noise, exact, 0.8)
-    assert abs(found.weights) < 0.1
-    assert "noise" in found.meaning()
-    good = pruning.scores("snip", network, objective, batch, dense=["*.bias"])
-    assert "can both be used" in pruning.agreement(good, good, 0.8).meaning()
-
-
 SCORES = given({"a": [1.0, 2.0, 3.0, 4.0]})
 RATIOS = {"method": "x", "sparsity": 0.5, "layers": [{"name": "a", "size": 2, "kept": 3}]}
 BAD = [
@@ -241,7 +279,6 @@ BAD = [
     (lambda: pruning.scores("zo-grasp", make(), objective, BATCH, q=1, step=-1.0), ["mu", "-1.0"]),
     (lambda: pruning.scores("magnitude", make(), dense=["*"]), ["dense", "something to score"]),
     (lambda: given({"a": [1.0, math.nan], "b": [1.0]}), ["finite", "'a'"]),
-    (lambda: pruning.agreement(SCORES, given({"b": [1.0]}), 0.5), ["same parameters", "('b',)"]),
     (lambda: pruning.LayerRatios.from_dict({"method": "x"}), ["sparsity and layers", "to_dict"]),
     (lambda: pruning.LayerRatios.from_dict(RATIOS), ["kept <= size"]),
 ]

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor
 from torch.autograd import Function
 
-from blackbox import BlackBoxFunction
 from zo.errors import DerivativeError
 
-
-class Caller(Protocol):
-    """What makes calls, and estimates their vector-Jacobian products."""
-
-    box: BlackBoxFunction
-
-    def pull_back(
-        self,
-        call: int,
-        needed: tuple[bool, ...],
-        inputs: tuple[Tensor, ...],
-        outputs: tuple[Tensor, ...],
-        cotangents: tuple[Tensor | None, ...],
-    ) -> tuple[Tensor, ...]:
-        """Gradients of the inputs that are needed, from those of the outputs (None: not used)."""
-        ...
+if TYPE_CHECKING:
+    from zo.box_gradient.differentiable import DifferentiableBox
 
 
 class _Refusing(Function):
@@ -43,19 +28,19 @@ class _Refusing(Function):
 
 
 class BlackBoxCall(_Refusing):
-    """`apply(caller, call, *inputs)` gives a tuple with the box's outputs."""
+    """`apply(solver, call, *inputs)` gives a tuple with the box's outputs."""
 
     @staticmethod
-    def forward(caller: Caller, call: int, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(solver: DifferentiableBox, call: int, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The base, the only evaluation of forward."""
-        outputs = caller.box(*inputs)
+        outputs = solver.box(*inputs)
         return outputs if isinstance(outputs, tuple) else (outputs,)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ANN401
         """Keep the base for backward, so that it is not evaluated again."""
-        ctx.caller, ctx.call = inputs[:2]
-        specs = ctx.caller.box.outputs
+        ctx.solver, ctx.call = inputs[:2]
+        specs = ctx.solver.box.outputs
         fixed = [out for spec, out in zip(specs, output, strict=True) if not spec.differentiable]
         ctx.mark_non_differentiable(*fixed)
         ctx.set_materialize_grads(False)  # None tells an output that the loss does not use
@@ -65,21 +50,21 @@ class BlackBoxCall(_Refusing):
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """The queries, as a function of their own: it is that one which cannot be differentiated."""
         needed = ctx.needs_input_grad[2:]
-        found = iter(PullBack.apply(ctx.caller, ctx.call, needed, *ctx.saved_tensors, *cotangents))
+        found = iter(PullBack.apply(ctx.solver, ctx.call, needed, *ctx.saved_tensors, *cotangents))
         return None, None, *(next(found) if needs else None for needs in needed)
 
 
 class PullBack(_Refusing):
-    """`apply(caller, call, needed, *inputs, *outputs, *cotangents)` gives the needed gradients."""
+    """`apply(solver, call, needed, *inputs, *outputs, *cotangents)` gives the needed gradients."""
 
     @staticmethod
     def forward(
-        caller: Caller, call: int, needed: tuple[bool, ...], *tensors: Tensor | None
+        solver: DifferentiableBox, call: int, needed: tuple[bool, ...], *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
         """The queries."""
-        given, came = len(needed), len(caller.box.outputs)
+        given, came = len(needed), len(solver.box.outputs)
         inputs, outputs, cotangents = tensors[:given], tensors[given : given + came], tensors[given + came :]
-        return caller.pull_back(call, needed, inputs, outputs, cotangents)  # pyright: ignore[reportArgumentType]
+        return solver.pull_back(call, needed, inputs, outputs, cotangents)  # pyright: ignore[reportArgumentType]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ANN401

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
 from blackbox import BlackBoxFunction
-from zo.box_gradient.differentiable_box import DifferentiableBox
+from blackbox.checks import check_count
+from zo.box_gradient.autograd_function import BlackBoxCall
+from zo.box_gradient.row_queries import RowQueries, alive_rows, as_rows, plan_queries, row_differences
 from zo.box_gradient.row_rge import RowRGE
-from zo.errors import ConfigurationError
+from zo.box_gradient.tangent_rows import TangentRows
+from zo.draws import Key
+from zo.errors import ConfigurationError, FailedQueriesError, ZeroGradientWarning
 from zo.estimators.cge import CGE
 from zo.estimators.rge import RGE
+from zo.same_run import described, refuse_other_run
 from zo.tangents.tangent import Tangent
 
 
@@ -20,7 +33,7 @@ def differentiable(
     max_rows: int | None = None,
     max_dropped: float = 0.1,
 ) -> DifferentiableBox:
-    """Autograd around a black box.
+    """Autograd around a black box: a module like any other, without parameters.
 
         solver = zo.differentiable(box, zo.RGE(mu=1e-3, q=64), seed=0)
         loss = (solver(network(x)) - y).square().mean()
@@ -51,51 +64,244 @@ def differentiable(
         y = device(theta.expand(len(x), -1), x)     # device = zo.differentiable(Device(), ...)
 
     Each row then estimates its own derivative with respect to theta, with directions of its own: a
-    batch of rows gives theta rows x queries scalars. A tangent has to know how the effect of theta hangs on
-    x: `SecantTangent` from its own call's directions, so many that they span theta (and what else requires a
-    gradient); a `WindowTangent` knows one effect of theta for all x and all theta. For `TangentGradient` and
-    `LossGradient` theta has to be read in the forward of the module that holds it, where variants are told
-    apart: `def forward(self, x): return self.theta.expand(len(x), -1)`.
+    batch of rows gives theta rows x queries scalars. A tangent has to know how the effect of theta depends
+    on x: `SecantTangent` from its own call's directions, so many that they span theta (and what else
+    requires a gradient); a `WindowTangent` knows one effect of theta for all x and all theta. For
+    `TangentGradient` and `LossGradient` theta has to be read in the forward of the module that holds it,
+    where variants are told apart: `def forward(self, x): return self.theta.expand(len(x), -1)`.
+
+    Failed rows: one whose outputs in the base are not finite gets a gradient of zero, whatever arrives
+    at it, and no queries. A query that fails is left out for that row: `CGE` leaves its coordinate at
+    zero, directions take the mean over the rest, a tangent does not learn from it; it is counted. What
+    comes *after* a failed row must leave it out by indexing: a network that saw its NaN has NaN weight
+    gradients.
 
     Args:
-        box: with at least one input and one output that is differentiable. Inputs whose spec says
+        box: has at least one input and one output that is differentiable. Inputs whose spec says
             `differentiable=False`, and integers, get no gradient (None).
-        estimator: `RGE` or `RowRGE` (each row draws its own), or `CGE`
-            over all numbers of a row's perturbed inputs; mu is in the inputs' units. None for no queries,
-            with a tangent that learns from values, such as a student network, or learns nothing.
-        tangent: a copy of it learns from the queries; None to estimate from each call's queries alone.
-        seed: all draws hang on (seed, number of the call). Two boxes of a run take two seeds.
+        estimator: `RGE` or `RowRGE`, whose directions are drawn for each row, or `CGE` over all numbers of a
+            row's perturbed inputs; mu is in the inputs' units. None for no queries, with a tangent that
+            learns from values, such as a student network, or that learns nothing.
+        tangent: is copied, and the copy learns from the queries; None to estimate from each call's queries
+            alone.
+        seed: all draws depend on the seed and the number of the call alone. Two boxes of a run take two
+            seeds.
         max_rows: the most rows of one call in backward; None for no limit. Results are equal to the bit
             only for equal limits.
         max_dropped: the fraction of a backward's queries that may fail before it is an error.
 
-    Failed rows: one whose outputs in the base are not finite gets a gradient of zero, whatever arrives
-    at it, and no queries. A query that fails is left out for that row: `CGE` leaves its
-    coordinate at zero, directions take the mean over the rest, a tangent does not learn from it; it is
-    counted. What comes *after* a failed row must leave it out by indexing: a network that saw its NaN has
-    NaN weight gradients.
-
     Raises:
-        ConfigurationError: a value out of its range.
+        ConfigurationError: a value is out of its range.
     """
     _check_box(box)
     _check_tangent(tangent, estimator)
-    planned = None if estimator is None else _row_estimator(estimator)
-    return DifferentiableBox(box, planned, tangent, seed, max_rows, max_dropped)
+    return DifferentiableBox(box, _row_estimator(estimator), tangent, seed, max_rows, max_dropped)
 
 
-def _check_tangent(tangent: object, estimator: object) -> None:
-    if tangent is not None and not isinstance(tangent, Tangent):
-        raise ConfigurationError(
-            f"differentiable, tangent: expected a Tangent or None, got {type(tangent).__name__}. "
-            "Such as zo.WindowTangent()."
-        )
-    if estimator is None and (tangent is None or (tangent.learns and not tangent.learns_from_values)):
-        found = "no tangent" if tangent is None else f"{tangent!r}, which learns from queries alone"
-        raise ConfigurationError(
-            "differentiable, estimator: expected None only with a tangent that learns from values, got "
-            f"{found}. Give the queries, such as RowRGE(mu=1e-3, q=2)."
-        )
+@dataclass
+class RowCounts:
+    """What a `DifferentiableBox` has spent.
+
+    Attributes:
+        calls: forward calls that recorded a gradient; they number the draws.
+        rows: perturbed rows, evaluated in backward: each row's queries are its own.
+        dropped: those of them left out because they failed.
+    """
+
+    calls: int = 0
+    rows: int = 0
+    dropped: int = 0
+
+
+class DifferentiableBox(nn.Module):
+    """A black box that autograd passes through; made by `differentiable`, which explains its settings.
+
+    Calls number the draws in the order of forward, so a run that is resumed from `state_dict` (seed, counts,
+    and what the tangent has learned) goes on to the same bits; the state of a run with another seed or
+    tangent is refused. Under `torch.utils.checkpoint` forward runs again in backward: the base is evaluated
+    twice, and the recomputation may take a number of its own, but the same one in every run. A deep copy
+    counts and learns by itself, around the same box.
+
+    Attributes:
+        counts: what was spent, a `RowCounts`.
+    """
+
+    def __init__(
+        self,
+        box: BlackBoxFunction,
+        estimator: RowRGE | CGE | None,
+        tangent: Tangent | None,
+        seed: int,
+        max_rows: int | None,
+        max_dropped: float,
+    ) -> None:
+        super().__init__()
+        Key(seed)  # refuses what is no seed
+        if max_rows is not None:
+            check_count("differentiable", "max_rows", max_rows)
+        if not 0 <= max_dropped <= 1:
+            raise ConfigurationError(
+                f"differentiable, max_dropped: expected a fraction in [0, 1], got {max_dropped!r}. "
+                "0.1 lets every tenth query fail."
+            )
+        self.box = box
+        self.estimator = estimator
+        self.seed = seed
+        self.max_rows = max_rows
+        self.max_dropped = max_dropped
+        self.counts = RowCounts()
+        self._tangent = None if tangent is None else TangentRows(box, tangent)
+        self._told_of_zero = False
+
+    def forward(self, *arrays: Any) -> Any:  # noqa: ANN401 - same kind as comes in
+        """Evaluate every row; as the box itself, and with a graph where an input requires a gradient.
+
+        Raises:
+            What the box raises; from backward also what it raises on a perturbed row, and
+            FailedQueriesError: more than `max_dropped` of the queries failed. Gradients that autograd
+                had reached before are filled: zero them before going on.
+            DerivativeError: forward mode, `vmap`, or a derivative of the gradient.
+        """
+        specs = self.box.inputs
+        if len(arrays) != len(specs) or not all(isinstance(array, Tensor) for array in arrays):
+            return self.box(*arrays)  # NumPy arrays carry no gradient; all else is the box's to refuse
+        # Detached, an input without derivative neither makes a graph nor is perturbed.
+        pairs = zip(specs, arrays, strict=True)
+        inputs = [array if spec.differentiable else array.detach() for spec, array in pairs]
+        recorded = torch.is_grad_enabled() and any(array.requires_grad for array in inputs)
+        outputs = BlackBoxCall.apply(self, self.counts.calls, *inputs)
+        self.counts.calls += recorded
+        if self._tangent is not None and recorded:
+            self._tangent.start()
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    @torch.no_grad()
+    def pull_back(
+        self,
+        call: int,
+        needed: tuple[bool, ...],
+        inputs: tuple[Tensor, ...],
+        outputs: tuple[Tensor, ...],
+        cotangents: tuple[Tensor | None, ...],
+    ) -> tuple[Tensor, ...]:
+        """What backward does: estimate the gradients of one call's inputs from those of its outputs.
+
+        Args:
+            call: its number.
+            needed: which inputs require a gradient.
+            inputs: all of them, `(*leading, *spec.shape)`.
+            outputs: the base.
+            cotangents: gradients of the outputs; None for those that the loss does not use.
+
+        Returns:
+            The gradients of the needed inputs, in their shapes, dtypes and device.
+        """
+        base = as_rows(self.box.inputs, inputs)
+        results = as_rows(self.box.outputs, outputs)
+        perturbed = [place for place, needs in enumerate(needed) if needs]
+        used = {place: c for place, c in enumerate(cotangents) if c is not None}
+        gradients = [torch.zeros_like(base[place]) for place in perturbed]
+        alive = alive_rows(results)
+        if len(alive) and used:
+            key = Key(self.seed, call)
+            queries = plan_queries(self.box, self.estimator, base, perturbed, alive, key, self.max_rows)
+            arriving = {place: c.reshape(results[place].shape)[alive] for place, c in used.items()}
+            pieces = self._estimates(call, queries, [tensor[alive] for tensor in results], arriving)
+            for gradient, piece in zip(gradients, pieces, strict=True):
+                gradient[alive] = piece.to(gradient.dtype).reshape(len(alive), *gradient.shape[1:])
+        return tuple(g.reshape(inputs[place].shape) for g, place in zip(gradients, perturbed, strict=True))
+
+    def _estimates(
+        self, call: int, queries: RowQueries, outputs: list[Tensor], cotangents: dict[int, Tensor]
+    ) -> list[Tensor]:
+        """Gradients `(rows, size)` of the perturbed inputs, of the rows that are alive."""
+        if self._tangent is not None:
+            pairs = self._tangent.pairs(queries, outputs)
+            self._count(call, pairs.valid, bool(pairs.response.any()), queries.perturbed)
+            found = self._tangent.pull_back(call, pairs, cotangents)
+            return [found[place] for place in queries.perturbed]
+        kept = {place: outputs[place] for place in cotangents}
+        differences, valid, answered = row_differences(queries, kept, cotangents)
+        self._count(call, valid, answered, queries.perturbed)
+        sizes = [queries.inputs[place][0].numel() for place in queries.perturbed]
+        return list(queries.reduce(differences, valid).split(sizes, dim=1))
+
+    def _count(self, call: int, valid: Tensor, answered: bool, perturbed: list[int]) -> None:
+        """Count the queries of a call; refuse too many failures, and say once that nothing answers."""
+        rows, dropped = valid.numel(), int((~valid).sum())
+        self.counts.rows += rows
+        self.counts.dropped += dropped
+        if rows and (dropped > self.max_dropped * rows or dropped == rows):
+            raise FailedQueriesError(
+                f"{self.box!r}, call {call}: expected at most {self.max_dropped:.0%} of {rows} perturbed "
+                f"rows to fail, {dropped} did. See the black box's ledger; a smaller mu keeps them nearer to "
+                "the base, max_dropped lets more of them go."
+            )
+        if rows and not answered and not self._told_of_zero:
+            self._told_of_zero = True
+            names = ", ".join(self.box.inputs[place].name for place in perturbed)
+            warnings.warn(
+                f"{self.box!r}, call {call}: expected outputs that follow {names}, got the same ones from "
+                f"all {rows} perturbed rows: a derivative of exactly zero. Either the box does not depend on "
+                "its input, or mu is below what it resolves: check_black_box recommends one. This is "
+                "said once.",
+                ZeroGradientWarning,
+                stacklevel=2,
+            )
+
+    @property
+    def tangent(self) -> Tangent | None:
+        """The copy that learns; None without one."""
+        return None if self._tangent is None else self._tangent.tangent
+
+    @property
+    def trust(self) -> list[float | None]:
+        """For each call in the last backward, in the order of forward, how wrong the tangent was.
+
+        The relative error of its prediction of responses that it had not learned from: 0 is perfect, 1 no
+        better than predicting none; without queries that of the outputs, 1 no better than their mean. None
+        where there was nothing to predict. Of `SecantTangent` with orthogonal directions it is its prior's:
+        none of them tells of another.
+        """
+        return [] if self._tangent is None else self._tangent.trust
+
+    def metrics(self) -> dict[str, float]:
+        """The trust of the last backward, in all and by call (from 1 on), as a run's metrics take it."""
+        return {} if self._tangent is None else self._tangent.metrics()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What `state_dict` has of it: seed, counts, and what the tangent has learned."""
+        rows, learned = self._tangent, None
+        if rows is not None:
+            state, units = rows.tangent.state_dict(), rows.units.state_dict()
+            learned = {"kind": repr(rows.tangent), "state": state, "units": units}
+        return {"seed": self.seed, "counts": asdict(self.counts), "tangent": learned}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on where the state was taken.
+
+        Raises:
+            ConfigurationError: the state is of a run with another seed or tangent.
+        """
+        learned = state["tangent"]
+        saved = {"seed": state["seed"], "tangent": repr(None) if learned is None else learned["kind"]}
+        refuse_other_run("differentiable", {"seed": self.seed, "tangent": repr(self.tangent)}, saved)
+        if self.tangent is not None and learned is not None:
+            self.tangent.load_state_dict(learned["state"])
+        self.counts = RowCounts(**state["counts"])
+
+    def extra_repr(self) -> str:
+        """The box, and how its gradient is found."""
+        words = [repr(self.box), described(self.estimator)]
+        words += [] if self.tangent is None else [f"tangent={self.tangent!r}"]
+        return ", ".join([*words, f"seed={self.seed}"])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DifferentiableBox:
+        memo[id(self.box)] = self.box  # a resource with a ledger and a budget, such as a pool or a connection
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
 
 
 def _check_box(box: object) -> None:
@@ -112,7 +318,27 @@ def _check_box(box: object) -> None:
             )
 
 
-def _row_estimator(estimator: object) -> RowRGE | CGE:
+def _check_tangent(tangent: object, estimator: object) -> None:
+    if tangent is not None and not isinstance(tangent, Tangent):
+        raise ConfigurationError(
+            f"differentiable, tangent: expected a Tangent or None, got {type(tangent).__name__}. "
+            "Such as zo.WindowTangent()."
+        )
+    if estimator is None and (tangent is None or (tangent.learns and not tangent.learns_from_values)):
+        found = "no tangent" if tangent is None else f"{tangent!r}, which learns from queries alone"
+        raise ConfigurationError(
+            "differentiable, estimator: expected None only with a tangent that learns from values, got "
+            f"{found}. Give the queries, such as RowRGE(mu=1e-3, q=2)."
+        )
+
+
+def _row_estimator(estimator: object) -> RowRGE | CGE | None:
+    """The estimator of a row's inputs: RGE's directions are drawn for each row."""
+    if estimator is not None and not isinstance(estimator, RGE | RowRGE | CGE):
+        raise ConfigurationError(
+            "differentiable, estimator: expected RGE, RowRGE or CGE, "
+            f"got {type(estimator).__name__}. Make one of these three."
+        )
     if isinstance(estimator, RGE | CGE) and estimator.sparsity is not None:
         raise ConfigurationError(
             f"differentiable, estimator: expected {type(estimator).__name__} without a sparsity, whose sets "
@@ -120,10 +346,5 @@ def _row_estimator(estimator: object) -> RowRGE | CGE:
             "RowRGE with a small q, or with a basis."
         )
     if isinstance(estimator, RGE):
-        return RowRGE.like(estimator)
-    if not isinstance(estimator, RowRGE | CGE):
-        raise ConfigurationError(
-            "differentiable, estimator: expected RGE, RowRGE or CGE, "
-            f"got {type(estimator).__name__}. Make one of these three."
-        )
+        return RowRGE(estimator.mu, estimator.q, estimator.distribution, estimator.central)
     return estimator

@@ -1,4 +1,4 @@
-"""Running the queries of a black box's rows: which rows are alive, and what each query changes."""
+"""The queries of a black box's call: where each row is moved to, the answers, and the gradient they make."""
 
 from __future__ import annotations
 
@@ -11,7 +11,82 @@ from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.arrays import finite_rows
-from zo.box_gradient.row_steps import RowSteps
+from zo.box_gradient.row_rge import RowRGE
+from zo.draws import Key
+from zo.errors import ConfigurationError
+from zo.estimators.cge import CGE, slopes_along
+
+ROW_DIRECTIONS = 3  # first word of the key's path for these draws; other draws use others
+
+
+@dataclass(frozen=True)
+class RowQueries:
+    """The queries of one call, for the rows that did not fail in the base.
+
+    Query k moves row r by `steps[k, r]` along direction k; there are as many directions as queries, or half
+    as many with central differences, whose second half of the queries goes back along the same ones.
+
+    Attributes:
+        box: is called with up to `max_rows` (query, row) pairs at a time, queries outermost; None for all.
+        inputs: all the box's, `(rows, *shape)` each.
+        perturbed: the places of those that are moved; end to end they have `size` numbers a row.
+        values: `(rows, size)`, these in the widest of their dtypes.
+        steps: `(queries, rows)` float64, signed.
+        directions: `(directions, rows, size)`; None for the coordinates, one after another.
+        factor: c of the directions, by which their mean is multiplied.
+        central: whether the second half of the queries goes back.
+    """
+
+    box: BlackBoxFunction
+    inputs: list[Tensor]
+    perturbed: list[int]
+    max_rows: int | None
+    values: Tensor
+    steps: Tensor
+    directions: Tensor | None = None
+    factor: int = 1
+    central: bool = False
+
+    def run(self) -> Iterator[tuple[Tensor, list[Tensor], tuple[Tensor, ...]]]:
+        """Call after call of the box: the row of each of its pairs `(n,)`, all inputs, and the outputs."""
+        rows, total = len(self.values), self.steps.numel()
+        sizes = [self.inputs[place][0].numel() for place in self.perturbed]
+        at_once = self.max_rows or max(1, total)
+        for start in range(0, total, at_once):
+            pair = torch.arange(start, min(start + at_once, total), device=self.values.device)
+            query, row = pair // rows, pair % rows
+            moved = dict(zip(self.perturbed, self._moved(query, row).split(sizes, dim=1), strict=True))
+            given = [
+                moved[place].to(own.dtype).reshape(len(row), *own.shape[1:]) if place in moved else own[row]
+                for place, own in enumerate(self.inputs)
+            ]
+            results = self.box(*given)
+            yield row, given, results if isinstance(results, tuple) else (results,)
+
+    def reduce(self, differences: Tensor, valid: Tensor) -> Tensor:
+        """The gradient of every row.
+
+        Args:
+            differences: `(queries, rows)` float64, the scalar of each query minus the base's.
+            valid: `(queries, rows)` bool, False where a query failed: its coordinate gets zero, and the
+                mean is over the other directions.
+
+        Returns:
+            `(rows, size)` float64.
+        """
+        slopes, valid = slopes_along(self.steps, differences, valid, central=self.central)
+        if self.directions is None:
+            return slopes.T
+        kept = valid.double().sum(dim=0).clamp(min=1)
+        return torch.einsum("qr,qrs->rs", slopes * (self.factor / kept), self.directions.double())
+
+    def _moved(self, query: Tensor, row: Tensor) -> Tensor:
+        """Rows `(n,)` as queries `(n,)` move them, `(n, size)`."""
+        moved, step = self.values[row], self.steps[query, row].to(self.values.dtype)
+        if self.directions is None:
+            moved[torch.arange(len(row), device=row.device), query % moved.shape[1]] += step
+            return moved
+        return moved + step[:, None] * self.directions[query % len(self.directions), row]
 
 
 def as_rows(specs: tuple[ArraySpec, ...], tensors: tuple[Tensor, ...]) -> list[Tensor]:
@@ -25,48 +100,60 @@ def alive_rows(outputs: list[Tensor]) -> Tensor:
     return torch.nonzero(finite_rows(tuple(outputs))).flatten().to(outputs[0].device)
 
 
-@dataclass(frozen=True)
-class Queries:
-    """The queries of one call, to be run.
+def plan_queries(
+    box: BlackBoxFunction,
+    estimator: RowRGE | CGE | None,
+    inputs: list[Tensor],
+    perturbed: list[int],
+    alive: Tensor,
+    key: Key,
+    max_rows: int | None,
+) -> RowQueries:
+    """The queries of one call.
 
-    Attributes:
-        box: is called with up to `max_rows` (query, row) pairs at a time, queries outermost.
-        plan: what they are; None for no queries.
-        inputs: all the box's, of the rows that are alive, `(rows, *shape)` each.
-        perturbed: which of them the plan's numbers make up, end to end.
-        max_rows: None for all in one call.
+    Args:
+        box: the one that was called.
+        estimator: what its queries are; None for no queries.
+        inputs: all of the base, `(rows, *shape)` each, failed rows too: directions are drawn for them, so
+            that no row's directions depend on the others' failures.
+        perturbed: the places of those that are moved.
+        alive: `(n,)`, the rows that did not fail.
+        key: of the call; its step is the call's number.
+        max_rows: the most rows of one call; None for no limit.
+
+    Raises:
+        ConfigurationError: mu is lost in the rounding of the inputs.
     """
-
-    box: BlackBoxFunction
-    plan: RowSteps | None
-    inputs: list[Tensor]
-    perturbed: list[int]
-    max_rows: int | None
-
-    def run(self) -> Iterator[tuple[Tensor, list[Tensor], tuple[Tensor, ...]]]:
-        """Call after call of the box: the row of each of its pairs `(n,)`, all inputs, and the outputs."""
-        if self.plan is None:
-            return
-        rows = len(self.inputs[0])
-        sizes = [self.inputs[place][0].numel() for place in self.perturbed]
-        total = self.plan.queries * rows
-        for start in range(0, total, self.max_rows or total):
-            stop = min(start + (self.max_rows or total), total)
-            pair = torch.arange(start, stop, device=self.inputs[0].device)
-            query, row = pair // rows, pair % rows
-            pieces = self.plan.displaced(query, row).split(sizes, dim=1)
-            moved = dict(zip(self.perturbed, pieces, strict=True))
-            given = [
-                moved[place].to(own.dtype).reshape(len(row), *own.shape[1:]) if place in moved else own[row]
-                for place, own in enumerate(self.inputs)
-            ]
-            results = self.box(*given)
-            yield row, given, results if isinstance(results, tuple) else (results,)
+    own = [tensor[alive] for tensor in inputs]
+    flat = [own[place].reshape(len(alive), -1) for place in perturbed]
+    # The widest dtype holds them all exactly; a float32 input is cast back without loss.
+    dtype = torch.float64 if any(part.dtype == torch.float64 for part in flat) else torch.float32
+    values = torch.cat([part.to(dtype) for part in flat], dim=1)
+    if estimator is None:
+        return RowQueries(box, own, perturbed, max_rows, values, values.new_zeros(0, len(alive)).double())
+    signed = [estimator.mu, -estimator.mu] if estimator.central else [estimator.mu]
+    if isinstance(estimator, CGE):
+        # (z + mu) - z in the input's own floats is what it really moves by.
+        taken = [torch.cat([((part + mu) - part).double() for part in flat], dim=1).T for mu in signed]
+        steps = torch.cat(taken)
+        _refuse_lost_steps(estimator, steps, values)
+        return RowQueries(box, own, perturbed, max_rows, values, steps, central=estimator.central)
+    shapes = tuple(tuple(inputs[place].shape[1:]) for place in perturbed)
+    generator = key.generator(ROW_DIRECTIONS)
+    drawn, factor = estimator.draw(len(inputs[0]), shapes, dtype, generator)
+    directions = drawn.to(values.device)[:, alive]
+    for moved, part in zip(directions.split([part.shape[1] for part in flat], dim=2), flat, strict=True):
+        _refuse_lost_directions(estimator.mu, moved, part)
+    steps = torch.tensor(signed, dtype=torch.float64, device=values.device).repeat_interleave(estimator.q)
+    steps = steps[:, None].expand(-1, len(alive))
+    return RowQueries(
+        box, own, perturbed, max_rows, values, steps, directions, factor, central=estimator.central
+    )
 
 
 def row_differences(
-    queries: Queries, outputs: dict[int, Tensor], cotangents: dict[int, Tensor]
-) -> tuple[Tensor, Tensor]:
+    queries: RowQueries, outputs: dict[int, Tensor], cotangents: dict[int, Tensor]
+) -> tuple[Tensor, Tensor, bool]:
     """Change of <cotangent, output> of every query and row.
 
     Args:
@@ -75,23 +162,45 @@ def row_differences(
         cotangents: of the outputs' shapes, under the same places.
 
     Returns:
-        `(queries, rows)` float64, zero where the query failed, and `(queries, rows)` bool, False there.
+        `(queries, rows)` float64, zero where the query failed; `(queries, rows)` bool, False there; and
+        whether any query changed any of these outputs.
     """
-    parts = [_changes(results, row, outputs, cotangents) for row, _, results in queries.run()]
-    rows = len(queries.inputs[0])
-    scalars, valid = (torch.cat(column).view(-1, rows) for column in zip(*parts, strict=True))
-    return scalars, valid
+    scalars, valid, answered = [], [], False
+    for row, _, results in queries.run():
+        scalar = torch.zeros(len(row), dtype=torch.float64, device=row.device)
+        finite = torch.ones(len(row), dtype=torch.bool, device=row.device)
+        for place, base in outputs.items():
+            change = (results[place] - base[row]).reshape(len(row), -1)
+            # From the outputs alone: a NaN that arrives from behind is no failed query, and stays NaN.
+            finite &= torch.isfinite(change).all(dim=1)
+            cotangent = cotangents[place][row].reshape(len(row), -1)
+            scalar += (change.double() * cotangent.double()).sum(dim=1)
+            answered = answered or bool((change != 0).any())
+        scalars.append(torch.where(finite, scalar, 0.0))
+        valid.append(finite)
+    shape = queries.steps.shape
+    return torch.cat(scalars).view(shape), torch.cat(valid).view(shape), answered
 
 
-def _changes(
-    given: tuple[Tensor, ...], row: Tensor, outputs: dict[int, Tensor], cotangents: dict[int, Tensor]
-) -> tuple[Tensor, Tensor]:
-    scalar = torch.zeros(len(row), dtype=torch.float64, device=row.device)
-    valid = torch.ones(len(row), dtype=torch.bool, device=row.device)
-    for place, base in outputs.items():
-        change = (given[place] - base[row]).reshape(len(row), -1)
-        # From the outputs alone: a NaN that arrives from behind is no failed query, and stays NaN.
-        valid &= torch.isfinite(change).all(dim=1)
-        cotangent = cotangents[place][row].reshape(len(row), -1)
-        scalar += (change.double() * cotangent.double()).sum(dim=1)
-    return torch.where(valid, scalar, 0.0), valid
+def _refuse_lost_steps(estimator: CGE, steps: Tensor, values: Tensor) -> None:
+    """Without this, 0 / 0 would be a gradient of NaN."""
+    lost = (steps == 0).view(-1, *values.T.shape).any(dim=0).T
+    if lost.any():
+        raise ConfigurationError(
+            f"CGE, mu: expected a step that moves every input number, got {estimator.mu}, which is lost in "
+            f"rounding beside a number of {float(values[lost].abs().max()):.3g} in "
+            f"{str(values.dtype)[6:]}. Take a larger mu, float64, or inputs of order one."
+        )
+
+
+def _refuse_lost_directions(mu: float, directions: Tensor, values: Tensor) -> None:
+    """Below a unit in the last place of a row its queries are the base, and its gradient too small."""
+    entries = mu * directions.square().mean(dim=(0, 2)).sqrt()
+    typical = values.square().mean(dim=1).sqrt()
+    lost = torch.nonzero(entries < torch.finfo(values.dtype).eps * typical).flatten()
+    if len(lost):
+        raise ConfigurationError(
+            f"differentiable, mu: expected steps above the rounding of the inputs, got entries of about "
+            f"{float(entries[lost[0]]):.1e} for a row of {str(values.dtype)[6:]} whose numbers are about "
+            f"{float(typical[lost[0]]):.1e}. Take a larger mu, float64, or inputs of order one."
+        )

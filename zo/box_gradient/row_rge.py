@@ -1,4 +1,4 @@
-"""`RowRGE`: random directions at a black box's input, for each row its own; orthogonal, confined."""
+"""`RowRGE`: random directions at a black box's input, drawn for each row; orthogonal, or in a basis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from blackbox.checks import check_choice, check_count, check_flag
 from zo.box_gradient.bases import Basis, Shapes
 from zo.errors import ConfigurationError
 from zo.estimators.estimator import check_mu
-from zo.estimators.rge import RGE
+from zo.estimators.rge import draw_directions
 
 DISTRIBUTIONS = ("gaussian", "sphere", "rademacher", "orthogonal")
 UNIT_LENGTH = ("sphere", "orthogonal")  # covariance identity / dimensions, hence the factor c
@@ -23,21 +23,16 @@ UNIT_LENGTH = ("sphere", "orthogonal")  # covariance identity / dimensions, henc
 class RowRGE:
     """The random gradient estimator at a black box's input, for `differentiable`.
 
-        forward      g = (c/q) sum_i <v, F(z + mu u_i) - F(z)> / mu * u_i
-        antithetic   g = (c/q) sum_i <v, F(z + mu u_i) - F(z - mu u_i)> / 2 mu * u_i
+        forward   g = (c/q) sum_i <v, F(z + mu u_i) - F(z)> / mu * u_i
+        central   g = (c/q) sum_i <v, F(z + mu u_i) - F(z - mu u_i)> / 2 mu * u_i
 
     for each row z, with v the gradient that arrives at its output. c and the first three
     distributions are those of `RGE`. "orthogonal" draws sets of orthonormal vectors,
     each uniform on the sphere, so c is again the number of dimensions k: the estimate is unbiased,
     varies less than with independent directions, and with q = k is the whole gradient.
 
-    With a `basis` directions stay in its space: k is its number of vectors, and the estimate that
-    of the gradient's part in it, biased by what is left out. `widen_over` lets the rest w of the
-    space in over training, w = min(1, calls / widen_over):
-
-        u_i = B^T a_i + sqrt(w / c) (1 - B^T B) n_i,   n_i Gaussian,   E[g] = B^T B grad + w (1 - B^T B) grad
-
-    so that in the end the estimate is unbiased, with the variance of directions in the whole space.
+    With a `basis` directions stay in its space: k is its number of vectors, and the estimate is that
+    of the gradient's part in it, biased by what is left out.
 
     Args:
         mu: smoothing parameter, in the inputs' units.
@@ -45,8 +40,6 @@ class RowRGE:
         distribution: "gaussian", "sphere", "rademacher" or "orthogonal".
         central: whether each direction is taken with both signs, for 2 q queries a row instead of q.
         basis: where directions stay; None for the whole space.
-        widen_over: calls of the box that record a gradient (in a loop of n calls, n a step) until
-            the whole space is let in; None for never.
 
     Raises:
         ConfigurationError: a value out of its range.
@@ -57,7 +50,6 @@ class RowRGE:
     distribution: Literal["gaussian", "sphere", "rademacher", "orthogonal"] = "orthogonal"
     central: bool = False
     basis: Basis | None = None
-    widen_over: int | None = None
 
     def __post_init__(self) -> None:
         """Check where it is written."""
@@ -70,21 +62,9 @@ class RowRGE:
                 f"RowRGE, basis: expected a Basis, got {type(self.basis).__name__}. "
                 "Put vectors of your own in GivenBasis."
             )
-        if self.widen_over is not None:
-            check_count("RowRGE", "widen_over", self.widen_over)
-            if self.basis is None:
-                raise ConfigurationError(
-                    f"RowRGE, widen_over: expected None without a basis, got {self.widen_over}. "
-                    "Give the basis that is to be widened."
-                )
-
-    @classmethod
-    def like(cls, estimator: RGE) -> RowRGE:
-        """The same directions, drawn for each row."""
-        return cls(estimator.mu, estimator.q, estimator.distribution, estimator.central)
 
     def draw(
-        self, rows: int, shapes: Shapes, dtype: torch.dtype, generator: torch.Generator, call: int
+        self, rows: int, shapes: Shapes, dtype: torch.dtype, generator: torch.Generator
     ) -> tuple[Tensor, int]:
         """The directions of one call, on the CPU.
 
@@ -93,34 +73,18 @@ class RowRGE:
             shapes: of one row's perturbed inputs.
             dtype: of the directions.
             generator: a fresh one, keyed.
-            call: number of the call; the widening hangs on it.
 
         Returns:
             `(q, rows, size)`, and the factor c.
         """
-        size = sum(math.prod(shape) for shape in shapes)
         basis = None if self.basis is None else self.basis.vectors(shapes).to(dtype)
-        dimensions = size if basis is None else len(basis)
-        u = self._coordinates(rows, dimensions, dtype, generator)
-        factor = dimensions if self.distribution in UNIT_LENGTH else 1
-        if basis is None:
-            return u, factor
-        u = u @ basis
-        width = 0.0 if self.widen_over is None else min(1.0, call / self.widen_over)
-        if width > 0:
-            rest = torch.randn(self.q, rows, size, generator=generator, dtype=dtype)
-            u += math.sqrt(width / factor) * (rest - (rest @ basis.T) @ basis)
-        return u, factor
-
-    def _coordinates(
-        self, rows: int, dimensions: int, dtype: torch.dtype, generator: torch.Generator
-    ) -> Tensor:
-        if self.distribution == "rademacher":
-            return torch.randint(0, 2, (self.q, rows, dimensions), generator=generator).to(dtype) * 2 - 1
+        size = sum(math.prod(shape) for shape in shapes) if basis is None else len(basis)
         if self.distribution == "orthogonal":
-            return _orthonormal(self.q, rows, dimensions, dtype, generator)
-        u = torch.randn(self.q, rows, dimensions, generator=generator, dtype=dtype)
-        return u / u.norm(dim=-1, keepdim=True) if self.distribution == "sphere" else u
+            u = _orthonormal(self.q, rows, size, dtype, generator)
+        else:
+            u = draw_directions(self.distribution, (self.q, rows, size), dtype, generator)
+        factor = size if self.distribution in UNIT_LENGTH else 1
+        return u if basis is None else u @ basis, factor
 
 
 def _orthonormal(
@@ -132,7 +96,7 @@ def _orthonormal(
         count = min(dimensions, q - start)
         gaussian = torch.randn(rows, dimensions, count, generator=generator, dtype=dtype)
         frame, triangle = torch.linalg.qr(gaussian)
-        # Without these signs the frame hangs on LAPACK's convention and is not uniform (Mezzadri 2007).
+        # Without these signs the frame depends on LAPACK's convention and is not uniform (Mezzadri 2007).
         signs = torch.where(triangle.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(dtype)
         sets.append((frame * signs[:, None, :]).permute(2, 0, 1))
     return torch.cat(sets)

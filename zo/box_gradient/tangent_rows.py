@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
-from zo.box_gradient.row_queries import Queries
+from zo.box_gradient.row_queries import RowQueries
 from zo.tangents.pairs import CallPairs, sizes
-from zo.tangents.step.calls import RecordedCall
 from zo.tangents.tangent import Tangent
-from zo.tangents.trust.prediction_error import predict_and_learn
+from zo.tangents.trust import predict_and_learn, relative_error
+from zo.tangents.units import Units
 
 
 class TangentRows:
@@ -28,14 +28,15 @@ class TangentRows:
     def __init__(self, box: BlackBoxFunction, tangent: Tangent) -> None:
         self.box = box
         self.tangent = copy.deepcopy(tangent)
+        self.units = Units()
         self._errors: dict[int, tuple[float | None, float]] = {}  # by call: relative, and size of responses
         self._ended = False  # whether a call came after the last backward
 
     def start(self) -> None:
-        """A call was made: what backward comes next is another."""
+        """A call was made: the next backward is another one."""
         self._ended = True
 
-    def pairs(self, queries: Queries, outputs: list[Tensor]) -> CallPairs:
+    def pairs(self, queries: RowQueries, outputs: list[Tensor]) -> CallPairs:
         """Run the queries.
 
         Args:
@@ -81,7 +82,7 @@ class TangentRows:
         Returns:
             Gradients `(rows, size)` by the place of the input, of those with a derivative.
         """
-        self._learn(call, pairs)
+        pairs = self._learn(call, pairs)
         rows = len(pairs.z)
         places = [place for place, spec in enumerate(self.box.outputs) if spec.differentiable]
         cotangent = torch.cat(
@@ -99,11 +100,11 @@ class TangentRows:
 
     @property
     def trust(self) -> list[float | None]:
-        """See `DifferentiableBox.trust`."""
+        """What `DifferentiableBox.trust` gives."""
         return [self._errors[call][0] for call in sorted(self._errors)]
 
     def metrics(self) -> dict[str, float]:
-        """See `DifferentiableBox.metrics`."""
+        """What `DifferentiableBox.metrics` gives."""
         found = [(error, size) for error, size in self._errors.values() if error is not None]
         total = sum(size for _, size in found)
         named: dict[str, float | None] = {}
@@ -112,13 +113,13 @@ class TangentRows:
         named |= {f"tangent_error_call_{number}": error for number, error in enumerate(self.trust, start=1)}
         return {name: error for name, error in named.items() if error is not None}
 
-    def _learn(self, call: int, pairs: CallPairs) -> None:
+    def _learn(self, call: int, pairs: CallPairs) -> CallPairs:
         if self._ended:
             self._errors, self._ended = {}, False
-        alone = RecordedCall(0, (pairs.z[None],), (pairs.y[None],))
-        (error,), _ = predict_and_learn([self.tangent], [alone], [pairs])
-        scale = pairs.response if len(pairs.d) else pairs.y - pairs.y.mean(dim=0)
-        self._errors[call] = error, float(scale.double().square().sum())
+        (pairs,) = self.units.measure([pairs])
+        (squares,) = predict_and_learn(self.tangent, [pairs])
+        self._errors[call] = relative_error([squares]), 0.0 if squares is None else squares[1]
+        return pairs
 
 
 def _flat(specs: Sequence[ArraySpec], arrays: Sequence[Tensor]) -> Tensor:

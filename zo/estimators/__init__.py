@@ -1,1 +1,41 @@
-"""Estimators: query plans, and the sum that makes a gradient of the answers."""
+"""Query plans: which perturbations a step evaluates, and the gradient made of their differences.
+
+An estimator of your own is an `Estimator`: `plan` gives `Perturbations`, which are asked for in chunks of
+`Coordinates` or `Directions`, drawn from a `Key` over the flat `Parameters`; `reduce` makes the gradient.
+"""
+
+from zo.draws import Key
+from zo.estimators.cge import CGE
+from zo.estimators.control_variate import ControlVariate
+from zo.estimators.estimator import Estimator
+from zo.estimators.hybrid import Hybrid
+from zo.estimators.rge import RGE
+from zo.estimators.sparsity import (
+    Complement,
+    FixedCoordinates,
+    LayerwiseCoordinates,
+    RandomCoordinates,
+    Sparsity,
+)
+from zo.estimators.surrogate_filled import SurrogateFilled
+from zo.parameters import Parameters
+from zo.perturbation import Coordinates, Directions, Perturbations
+
+__all__ = [
+    "CGE",
+    "RGE",
+    "Complement",
+    "ControlVariate",
+    "Coordinates",
+    "Directions",
+    "Estimator",
+    "FixedCoordinates",
+    "Hybrid",
+    "Key",
+    "LayerwiseCoordinates",
+    "Parameters",
+    "Perturbations",
+    "RandomCoordinates",
+    "Sparsity",
+    "SurrogateFilled",
+]

@@ -37,11 +37,10 @@ class CoordinateSteps(Perturbations):
 
     def chunk(self, start: int, stop: int) -> Coordinates:
         """Queries start to stop - 1."""
-        repeats = len(self.steps) // len(self.indices)
-        return Coordinates(self.indices.repeat(repeats)[start:stop], self.steps[start:stop])
+        return Coordinates(self.moved()[start:stop], self.steps[start:stop])
 
     def moved(self) -> Tensor:
-        """See `Perturbations.moved`."""
+        """The flat index that each query moves, `(queries,)`."""
         return self.indices.repeat(len(self.steps) // len(self.indices))
 
 
@@ -99,12 +98,29 @@ class CGE(Estimator[CoordinateSteps]):
 
     def reduce(self, planned: CoordinateSteps, differences: Tensor, valid: Tensor) -> Tensor:
         """Differences over steps, each at its coordinate."""
-        steps = planned.steps.double()
-        if self.central:
-            differences = differences.view(2, -1)[0] - differences.view(2, -1)[1]
-            steps = steps.view(2, -1)[0] - steps.view(2, -1)[1]
-            valid = valid.view(2, -1).all(dim=0)
-        slopes = torch.where(valid, differences / steps, 0.0)
+        slopes, valid = slopes_along(planned.steps, differences, valid, central=self.central)
         gradient = torch.zeros(planned.size, dtype=planned.steps.dtype)
         gradient[planned.indices] = slopes.to(gradient.dtype)
         return gradient
+
+
+def slopes_along(
+    steps: Tensor, differences: Tensor, valid: Tensor, *, central: bool
+) -> tuple[Tensor, Tensor]:
+    """Differences over steps; if central the first half of the queries went forward, the second back.
+
+    Args:
+        steps: `(queries, ...)`, signed.
+        differences: `(queries, ...)`, against the base.
+        valid: `(queries, ...)` bool, False where a query failed.
+        central: whether each direction was taken both ways.
+
+    Returns:
+        Slopes `(directions, ...)` in float64, zero where a query failed; and bool, False there.
+    """
+    steps = steps.double()
+    if central:
+        half = len(steps) // 2
+        steps, differences = steps[:half] - steps[half:], differences[:half] - differences[half:]
+        valid = valid[:half] & valid[half:]
+    return torch.where(valid, differences / steps, 0.0), valid

@@ -12,46 +12,28 @@ from zo.draws import Key
 from zo.errors import ConfigurationError
 from zo.estimators.estimator import Estimator
 from zo.estimators.rge import BLOCK, RGE, RandomSteps
-from zo.estimators.surrogate_filled import surrogate_of
+from zo.estimators.surrogate_filled import SurrogateSteps, surrogate_of
 from zo.parameters import Parameters
-from zo.perturbation import Directions, Perturbations
 
 
 @dataclass(frozen=True)
-class CorrectedSteps(Perturbations):
-    """Steps along random directions, and the surrogate `(size,)` that they correct."""
-
-    directions: RandomSteps
-    surrogate: Tensor
-
-    @property
-    def queries(self) -> int:
-        """One a direction, or two."""
-        return self.directions.queries
-
-    def chunk(self, start: int, stop: int) -> Directions:
-        """Queries start to stop - 1."""
-        return self.directions.chunk(start, stop)
-
-
-@dataclass(frozen=True)
-class ControlVariate(Estimator[CorrectedSteps]):
+class ControlVariate(Estimator[SurrogateSteps[RandomSteps]]):
     """The random gradient estimator with a surrogate gradient s as its control variate.
 
         zo.ControlVariate(zo.RGE(mu=1e-3, q=8))
 
         g = s + (c/q) sum_i [D_i - <s, u_i>] u_i,    D_i the slope of the loss along u_i
 
-    s is what stands in `.grad` before the step, and g replaces it: see `SurrogateFilled` on how, and on
-    what it costs. g is unbiased for what `RGE` are unbiased for, the gradient of the smoothed
-    loss (with antithetic directions too), whatever s is; only the variance hangs on it: the squared error
+    s is what stands in `.grad` before the step, and g replaces it; `SurrogateFilled` says how, and what
+    it costs. g is unbiased for what `RGE` is unbiased for, the gradient of the smoothed
+    loss (central or not), whatever s is; only the variance depends on it: the squared error
     is about d / q times |gradient - s|^2 in the place of |gradient|^2. So it takes a good surrogate and
     many directions: with a cosine of .99 and d / q = 100 the error is still larger than the gradient.
 
     A failed query leaves the mean.
 
     Args:
-        directions: without a sparsity, which would leave s uncorrected outside its set.
+        directions: an `RGE` without a sparsity, which would leave s uncorrected outside its set.
 
     Raises:
         ConfigurationError: directions with a sparsity; or, at a step, no surrogate in `.grad`, or a mu that
@@ -75,17 +57,17 @@ class ControlVariate(Estimator[CorrectedSteps]):
         """Those of the directions; what the surrogate costs is not known here."""
         return self.directions.queries(parameters, step)
 
-    def plan(self, parameters: Parameters, key: Key) -> CorrectedSteps:
+    def plan(self, parameters: Parameters, key: Key) -> SurrogateSteps[RandomSteps]:
         """The step's directions, and the surrogate that stands in `.grad`."""
         surrogate = surrogate_of("ControlVariate", parameters, key.step)
-        return CorrectedSteps(self.directions.plan(parameters, key), surrogate)
+        return SurrogateSteps(self.directions.plan(parameters, key), surrogate)
 
-    def reduce(self, planned: CorrectedSteps, differences: Tensor, valid: Tensor) -> Tensor:
+    def reduce(self, planned: SurrogateSteps[RandomSteps], differences: Tensor, valid: Tensor) -> Tensor:
         """The surrogate, and RGE of what it leaves of the differences."""
         predicted = torch.empty(planned.queries, dtype=torch.float64)
         surrogate = planned.surrogate.double()
         for start in range(0, planned.queries, BLOCK):
             stop = min(start + BLOCK, planned.queries)
-            predicted[start:stop] = planned.chunk(start, stop).steps.double() @ surrogate
-        left = self.directions.reduce(planned.directions, differences - predicted, valid)
+            predicted[start:stop] = planned.steps.chunk(start, stop).steps.double() @ surrogate
+        left = self.directions.reduce(planned.steps, differences - predicted, valid)
         return planned.surrogate + left

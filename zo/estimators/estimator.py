@@ -30,7 +30,7 @@ class Estimator(ABC, Generic[Planned]):
 
     @abstractmethod
     def plan(self, parameters: Parameters, key: Key) -> Planned:
-        """Called once a step, before any query. Draws hang on the key alone."""
+        """Called once a step, before any query. Draws depend on the key alone."""
 
     @abstractmethod
     def reduce(self, planned: Planned, differences: Tensor, valid: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class HybridSteps(Perturbations):
         return Directions(torch.cat([_dense(single, self.coordinates.size), directions.steps]))
 
     def moved(self) -> Tensor:
-        """See `Perturbations.moved`."""
+        """The flat index that each query moves, `(queries,)`, -1 for a direction."""
         directions = torch.full((self.directions.queries,), -1)
         return torch.cat([self.coordinates.moved(), directions])
 
@@ -58,8 +58,8 @@ class Hybrid(Estimator[HybridSteps]):
     the number of weights where set and q are small. Take into the set what has most of the gradient.
 
     Args:
-        coordinates: with a sparsity, which gives the set.
-        directions: without one: it gets the complement.
+        coordinates: a `CGE` with a sparsity, which gives the set.
+        directions: an `RGE` without a sparsity: it gets the complement.
 
     Raises:
         ConfigurationError: either has the sparsity that the other should have; or, at the first step, the

@@ -51,17 +51,13 @@ class RandomSteps(Perturbations):
         """How many coordinates a direction moves."""
         return self.size if self.support is None else len(self.support)
 
-    def direction(self, i: int) -> Tensor:
-        """The i-th direction u_i, `(dimension,)`: it hangs on key and i alone, not on the chunk."""
-        generator = self.key.generator(DIRECTIONS, i)
-        if self.distribution == "rademacher":
-            return torch.randint(0, 2, (self.dimension,), generator=generator).to(self.dtype) * 2 - 1
-        u = torch.randn(self.dimension, generator=generator, dtype=self.dtype)
-        return u / u.norm() if self.distribution == "sphere" else u
-
     def directions(self, start: int, stop: int) -> Tensor:
-        """Directions start to stop - 1, `(stop - start, dimension)`."""
-        return torch.stack([self.direction(i) for i in range(start, stop)])
+        """Directions start to stop - 1, `(stop - start, dimension)`: each depends on key and number alone."""
+        drawn = []
+        for i in range(start, stop):
+            generator = self.key.generator(DIRECTIONS, i)
+            drawn.append(draw_directions(self.distribution, (self.dimension,), self.dtype, generator))
+        return torch.stack(drawn)
 
     def spread(self, values: Tensor) -> Tensor:
         """`(..., dimension)` on the support to `(..., size)`, zero elsewhere."""
@@ -170,3 +166,13 @@ class RGE(Estimator[RandomSteps]):
                     f"about {step:.1e} for {name!r}, whose weights are about {typical:.1e}. Take a larger "
                     "mu; on the sphere one that grows with the square root of the number of weights."
                 )
+
+
+def draw_directions(
+    distribution: str, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator
+) -> Tensor:
+    """Independent directions along the last axis of a shape: "gaussian", "sphere" or "rademacher"."""
+    if distribution == "rademacher":
+        return torch.randint(0, 2, shape, generator=generator).to(dtype) * 2 - 1
+    u = torch.randn(shape, generator=generator, dtype=dtype)
+    return u / u.norm(dim=-1, keepdim=True) if distribution == "sphere" else u

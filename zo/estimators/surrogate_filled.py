@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,35 +15,37 @@ from zo.estimators.cge import CGE, CoordinateSteps
 from zo.estimators.estimator import Estimator, check_mu
 from zo.estimators.sparsity import FixedCoordinates
 from zo.parameters import Parameters
-from zo.perturbation import Coordinates, Perturbations
+from zo.perturbation import Perturbation, Perturbations
+
+Steps = TypeVar("Steps", bound=Perturbations)
 
 IMPORTANCE = 4  # first word of the key's path for these draws
 UNIFORM = 0.2  # of the surrogate's own weight, shared by all: what it thinks zero is measured now and then
 
 
 @dataclass(frozen=True)
-class FilledSteps(Perturbations):
-    """Steps along the coordinates that were drawn, and the surrogate `(size,)` that fills the others."""
+class SurrogateSteps(Perturbations, Generic[Steps]):
+    """The queries of another estimator, and the surrogate `(size,)` that its gradient is joined with."""
 
-    coordinates: CoordinateSteps
+    steps: Steps
     surrogate: Tensor
 
     @property
     def queries(self) -> int:
-        """One a coordinate, or two."""
-        return self.coordinates.queries
+        """Those of the steps."""
+        return self.steps.queries
 
-    def chunk(self, start: int, stop: int) -> Coordinates:
+    def chunk(self, start: int, stop: int) -> Perturbation:
         """Queries start to stop - 1."""
-        return self.coordinates.chunk(start, stop)
+        return self.steps.chunk(start, stop)
 
-    def moved(self) -> Tensor:
-        """See `Perturbations.moved`."""
-        return self.coordinates.moved()
+    def moved(self) -> Tensor | None:
+        """The flat index that each query moves, `(queries,)`; None of directions."""
+        return self.steps.moved()
 
 
 @dataclass(frozen=True)
-class SurrogateFilled(Estimator[FilledSteps]):
+class SurrogateFilled(Estimator[SurrogateSteps[CoordinateSteps]]):
     """Importance-sampled, surrogate-filled sparse CGE.
 
         gradient = zo.LossGradient(network, objective, zo.SurrogateFilled(mu=1e-3, coordinates=96))
@@ -104,16 +106,16 @@ class SurrogateFilled(Estimator[FilledSteps]):
             )
         return self.coordinates * (2 if self.central else 1)
 
-    def plan(self, parameters: Parameters, key: Key) -> FilledSteps:
+    def plan(self, parameters: Parameters, key: Key) -> SurrogateSteps[CoordinateSteps]:
         """Draw S by the surrogate that stands in `.grad`."""
         self.queries(parameters)  # refuses too many
         surrogate = surrogate_of("SurrogateFilled", parameters, key.step)
         drawn = draw_by_weight(surrogate, self.coordinates, key)
-        return FilledSteps(self._measured(drawn).plan(parameters, key), surrogate)
+        return SurrogateSteps(self._measured(drawn).plan(parameters, key), surrogate)
 
-    def reduce(self, planned: FilledSteps, differences: Tensor, valid: Tensor) -> Tensor:
+    def reduce(self, planned: SurrogateSteps[CoordinateSteps], differences: Tensor, valid: Tensor) -> Tensor:
         """What was measured, and the scaled surrogate everywhere else."""
-        steps = planned.coordinates
+        steps = planned.steps
         gradient = self._measured(steps.indices).reduce(steps, differences, valid)
         measured = steps.indices[valid.view(-1, len(steps.indices)).all(dim=0)]
         g, s = gradient[measured].double(), planned.surrogate[measured].double()

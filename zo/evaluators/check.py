@@ -2,13 +2,13 @@
 
 A real chunk moves weights of one layer, mostly, and all other modules run as they are on the rows of all
 variants. So each tensor is checked in a piece of its own; besides there is one as long as a real chunk, and
-one that moves a weight of every tensor. Steps are far longer than mu, so that a change is distinguishable from
-rounding: what is wrong in the wiring is wrong at any length.
+one that moves a weight of every tensor. Steps are far longer than mu, so that a change is distinguishable
+from rounding: what is wrong in the wiring is wrong at any length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,8 @@ from blackbox import BudgetError
 from zo.base import Base
 from zo.evaluators.evaluator import Evaluator, Problem, Unservable
 from zo.evaluators.loop import Loop
-from zo.evaluators.sentinel import rounding_of
+from zo.evaluators.sentinel import ROUNDING, SHAKES, rounding_of
+from zo.parameters import Parameters
 from zo.perturbation import Coordinates, Directions, Perturbation
 
 # The next length is for queries whose change is not distinguishable from rounding.
@@ -63,15 +64,40 @@ def is_due(step: int) -> bool:
     return step in (0, 1)
 
 
+def most_checks(
+    step: int, parameters: Parameters, evaluators: Sequence[Evaluator], queries: int, chunk: int
+) -> int:
+    """At most how many queries a step takes beside its plan, if its evaluator is not found wrong.
+
+    Args:
+        step: The number of the step.
+        parameters: Those that are perturbed.
+        evaluators: Those that may serve, `Loop` last.
+        queries: Of the step's plan.
+        chunk: How many run together at least.
+    """
+    sentinels = -(-queries // chunk) * max(evaluator.sentinels for evaluator in evaluators)
+    if not is_due(step):
+        return sentinels
+    if len(evaluators) == 1:
+        return 1
+    tensors, entries = len(parameters.tensors), 3 if step == 0 else 2
+    by_loop = 1 + SHAKES + 1 + tensors * entries * len(LENGTHS)
+    fast = tensors * (entries + 2) + max(queries, 128) + 4
+    return sentinels + by_loop + fast * (len(evaluators) - 1)
+
+
 def noise_of(base: Base, remember: Remember) -> float:
-    """How far the mean loss is off when the base is evaluated once more, 0 where nothing is noisy."""
+    """How far the mean loss is off, beyond rounding, when the base is evaluated once more."""
 
     def again() -> Tensor:
         queries = Coordinates(torch.zeros(1, dtype=torch.int64), torch.zeros(1))
-        changes = _by_loop(base.problem, base.losses, queries)
-        return changes[0, base.survived].double().mean().abs()
+        changes = _by_loop(base.problem, base.losses, queries)[0]
+        return changes[torch.isfinite(changes)].double().sum().abs() / len(changes)
 
-    return float(remember("noise", again))
+    noise = float(remember("noise", again))
+    eps = torch.finfo(base.losses.dtype).eps
+    return noise if noise > ROUNDING * eps * float(base.loss().abs()) else 0.0
 
 
 def truth_of(

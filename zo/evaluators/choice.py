@@ -1,10 +1,11 @@
-"""Which evaluators may serve, the fastest first, and how many queries run together: settings and sizes decide."""
+"""Which evaluator serves, decided by a check, and how many queries run together, decided by sizes."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 
@@ -16,14 +17,15 @@ from zo.evaluators.evaluator import Changes, Evaluator
 from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
 from zo.objective import Closed, Objective, OutputLoss
-from zo.perturbation import Perturbation, Perturbations
+from zo.perturbation import Directions, Perturbation, Perturbations
 
 MOST = 128  # queries in a chunk; from some thirty on a CPU gains nothing more
 LEAST = 16  # below, a batched solver and the layers' own overhead want more
 # On a CPU tensors far beyond the cache are written to memory and read back by every layer: on 32 x 64 a
 # chunk of 96 wake queries took 1.6 times as long as two of 48.
 CACHED = 64 * 2**20
-SMALLEST = 8  # queries of a chunk, below which overhead costs more than a second process saves
+LARGE = 2**22  # of a base evaluation's bytes, beyond which directions are evaluated one by one
+SMALLEST = 16  # queries of a chunk, below which overhead costs more than a second process saves
 
 
 def candidates(chosen: str | Evaluator, objective: Objective) -> tuple[Evaluator, ...]:
@@ -95,11 +97,13 @@ class Serving:
         return changes
 
     def checked(self, base: Base, plan: Perturbations, chunk: int, step: int, remember: Remember) -> Serving:
-        """Check what serves the kinds of queries in a plan; what fails gives way to the next, with a warning."""
+        """Check what serves the kinds of queries in a plan; what fails gives way to the next one."""
         numbers, training = dict(self.numbers), base.problem.network.training
         ends = plan.chunk(0, min(2, plan.queries)), plan.chunk(plan.queries - 1, plan.queries)
         for example in {type(each): each for each in reversed(ends)}.values():
             kind = _kind(example, training)
+            if kind not in numbers and isinstance(example, Directions) and _too_large(base):
+                numbers[kind] = len(self.evaluators) - 1
             numbers[kind] = self._right(kind, example, base, min(chunk, plan.queries), step, remember)
         return replace(self, numbers=numbers, unchecked=self.unchecked - set(numbers))
 
@@ -108,7 +112,7 @@ class Serving:
         numbers, last = dict(self.numbers), len(self.evaluators) - 1
         for kind, number in self.numbers.items():
             if kind.endswith(_mode(training)) and number < last:
-                _warn(self.evaluators[number], fault, self.evaluators[last], "this step is evaluated by loop")
+                _warn(self.evaluators[number], fault, self.evaluators[last], "for this step")
                 numbers[kind] = number + 1
         return replace(self, numbers=numbers, unchecked=self.unchecked | set(numbers))
 
@@ -142,20 +146,29 @@ class Serving:
             if number >= first and evaluator.serves(type(example))
         ]
         truth = None
-        for number, following in zip(able, able[1:], strict=False):
+        for number, following in pairwise(able):
             problem = base.problem
             if truth is None:
                 truth = truth_of(problem, base.losses, example, chunk, step, remember)
             fault = fault_of(self.evaluators[number], problem, base.losses, truth, remember)
             if fault is None:
                 return number
-            _warn(self.evaluators[number], fault, self.evaluators[following], "right but slower")
+            _warn(self.evaluators[number], fault, self.evaluators[following], "from here on")
         return able[-1]
 
     def __repr__(self) -> str:
         """What serves, or what may."""
         names = dict.fromkeys(self.state_dict().values()) or map(repr, self.evaluators)
         return " or ".join(names)
+
+
+def _too_large(base: Base) -> bool:
+    """Whether stacked directions fall out of a CPU's caches, and there is no black box to gain by them.
+
+    The layers' own work then hides the overhead that a pass saves.
+    """
+    on_cpu = all(tensor.device.type == "cpu" for tensor in base.problem.parameters.tensors)
+    return on_cpu and isinstance(base.problem.objective, OutputLoss) and base.peak > LARGE
 
 
 def chunk_size(evaluators: tuple[Evaluator, ...], base: Base, plan: Perturbations, memory: int) -> int:
@@ -198,12 +211,12 @@ def _warn(wrong: Evaluator, fault: str, following: Evaluator, what: str) -> None
     mend = ""
     if isinstance(following, Loop):
         mend = (
-            " Variants need rows first in every layer, random draws by nn.Dropout and its like, and nothing, such "
-            "as a mean over the rows of the whole batch, in the objective."
+            " Variants need rows first in every layer, random draws by nn.Dropout and its like, and no mean "
+            "over the rows of a batch but in nn.BatchNorm."
         )
     warnings.warn(
-        f"Evaluator {type(wrong).__name__} {fault}: {type(following).__name__.lower()} is used instead, "
-        f"{what}.{mend}",
+        f"Evaluator {type(wrong).__name__} {fault}: {type(following).__name__.lower()} is used {what}, right "
+        f"but slower.{mend}",
         EvaluatorWarning,
         stacklevel=2,
     )

@@ -87,6 +87,10 @@ class Evaluator(ABC):
             Unservable: this evaluator cannot serve the problem. The function may raise it too.
         """
 
+    def changes(self, problem: Problem, perturbation: Perturbation, base: Tensor) -> Tensor:
+        """Changes of the losses for some queries of a step, `(queries, rows)`: `begin`, and what it gives."""
+        return self.begin(problem, base)(perturbation)
+
     def serves(self, kind: type) -> bool:
         """Whether it takes perturbations of a kind, `Coordinates` or `Directions`."""
         return True

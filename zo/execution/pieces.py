@@ -77,19 +77,23 @@ class Opening:
 
 @dataclass(frozen=True)
 class Share:
-    """What one process tells the others of its pieces.
+    """What one process tells the others of a step.
 
     Attributes:
+        marks: See `Pieces`.
         numbers: Those that it evaluated, by the number of the piece.
         checks: Queries that it evaluated beside the plan's.
         fault: Why its evaluator cannot go on; None if it can.
-        marks: See `Pieces`.
+        serving: What evaluates the queries, as its state; None if this process does not decide it.
+        noise: See `Opening`.
     """
 
-    numbers: dict[int, Tensor]
-    checks: int
-    fault: str | None
     marks: Mapping[str, int]
+    numbers: Mapping[int, Tensor] = field(default_factory=dict)
+    checks: int = 0
+    fault: str | None = None
+    serving: Mapping[str, str] | None = None
+    noise: float | None = None
 
 
 def evaluate_share(pieces: Pieces, opening: Opening, ranks: Ranks, *, first_alone: bool) -> Share:
@@ -122,7 +126,7 @@ def evaluate_share(pieces: Pieces, opening: Opening, ranks: Ranks, *, first_alon
     except BaseException:
         base.before.restore()
         raise
-    return Share(found, base.problem.tally.queries, fault, pieces.marks)
+    return Share(pieces.marks, found, base.problem.tally.queries, fault)
 
 
 def joined(count: int, parts: Sequence[Mapping[int, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -121,7 +121,7 @@ class Ranks:
             raise self._error(
                 f"Step {step}: expected all ranks to take the step of rank 0, got {', '.join(words)}. Give "
                 "each the same settings, checkpoint and whole batches (no DistributedSampler), and the same "
-                "torch.manual_seed. Where rows failed in the base of one rank alone, its black box is another or "
+                "torch.manual_seed. Where other rows failed in the base, the black box is another there, or "
                 "fails by chance: put it in a Retrying."
             )
 

@@ -1,16 +1,13 @@
 """Pruning at initialization: scores for every weight, and the layer ratios read off their ranking."""
 
-from zo.pruning.agreement import Agreement, agreement
 from zo.pruning.layer_ratios import Layer, LayerRatios, kept_weights, layer_ratios, ranking
 from zo.pruning.scores import METHODS, Scores, scores
 
 __all__ = [
     "METHODS",
-    "Agreement",
     "Layer",
     "LayerRatios",
     "Scores",
-    "agreement",
     "kept_weights",
     "layer_ratios",
     "ranking",

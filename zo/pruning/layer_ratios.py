@@ -14,7 +14,7 @@ from torch import Tensor
 from zo.draws import Key
 from zo.errors import ConfigurationError, PruningWarning
 from zo.estimators.estimator import check_sparsity
-from zo.pruning.baselines import PRUNING
+from zo.pruning.methods import PRUNING
 from zo.pruning.scores import Scores
 
 TIES = 1  # second word of the key's path

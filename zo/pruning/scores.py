@@ -8,19 +8,17 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from blackbox.checks import check_count
 from zo.errors import ConfigurationError
-from zo.estimators.estimator import Estimator, check_sparsity
+from zo.estimators.estimator import Estimator, check_mu, check_sparsity
 from zo.estimators.rge import RGE
-from zo.evaluators.evaluator import Evaluator
+from zo.execution.journal import Journal
+from zo.loss_gradient import LossGradient
 from zo.objective import Closed, Closure, Objective, as_objective
 from zo.parameters import Choice, Parameters
-from zo.pruning import baselines
-from zo.pruning.grasp import grasp, zo_grasp
-from zo.pruning.problem import PruningProblem
+from zo.pruning import methods
 
 Needed = TypeVar("Needed")
 
@@ -76,11 +74,9 @@ def scores(
     rounds: int = 100,
     sparsity: float = 0.99,
     seed: int = 0,
-    evaluator: str | Evaluator = "auto",
-    chunk: int | None = None,
     max_dropped: float = 0.0,
-    process_group: dist.ProcessGroup | None = None,
-    first_alone: bool = False,
+    journal: Journal | None = None,
+    **settings: Any,  # noqa: ANN401
 ) -> Scores:
     """Score the weights of a network before training; nothing of the network changes.
 
@@ -94,25 +90,24 @@ def scores(
             "zo-snip" (values alone), "synflow" (autograd through the network, no data), "magnitude" or
             "random".
         network: at its initialization.
-        objective: as for `LossGradient`; not needed by the last three.
-        batch: likewise; nothing for a closure.
+        objective: as for `LossGradient`; "synflow", "magnitude" and "random" need none.
+        batch: what the objective is evaluated on; nothing for a closure.
         parameters: those that will be trained, as for `LossGradient`.
         dense: of them, those that stay whole (biases, norms, the last layer): not scored, ratio 1.
         mu: smoothing parameter of the random directions.
-        q: their number; "zo-grasp" costs 2 q queries, "zo-snip" q.
-        estimator: in place of Gaussian `RGE(mu, q)`.
+        q: number of random directions; "zo-grasp" costs 2 q queries, "zo-snip" q.
+        estimator: makes the gradients in the place of a Gaussian `RGE(mu, q)`.
         step: of the difference of gradients in "zo-grasp"; None for mu, as in the paper.
-        inputs: "synflow" only: `(rows, ...)`, for the shape of an input of the network.
-        rounds: "synflow" only.
-        sparsity: "synflow" only: where the rounds end; take that of the ratios.
+        inputs: `(rows, ...)`, for the shape of an input of the network; for "synflow" only.
+        rounds: number of rounds in which weights are removed; for "synflow" only.
+        sparsity: where the rounds end, that of the ratios; for "synflow" only.
         seed: of all draws.
-        evaluator: as for `LossGradient`.
-        chunk: as for `LossGradient`.
         max_dropped: the fraction of the queries that may fail; a score from other queries in its two
             gradients would be noise, so none by default.
-        process_group: whose processes share out the queries of "zo-grasp" and "zo-snip", as for
-            `LossGradient`.
-        first_alone: as for `LossGradient`.
+        journal: keeps the finished queries of "zo-grasp" and "zo-snip", so that scoring that is killed and
+            begun again evaluates only what was left of it; None for none.
+        settings: what else the `LossGradient` of "zo-grasp" and "zo-snip" is made with: its evaluator,
+            chunk, process group.
 
     Raises:
         ConfigurationError: an unknown method, a value out of its range, or what the method needs is
@@ -132,37 +127,38 @@ def scores(
         return Scores(method, values, removes, scored, whole, queries, seed)
 
     if method == "magnitude":
-        return found(baselines.magnitude(scored))
+        return found(methods.magnitude(scored))
     if method == "random":
-        return found(baselines.random(scored, seed))
+        return found(methods.random(scored, seed))
     if method == "synflow":
         check_count("pruning.scores", "rounds", rounds)
         check_sparsity("pruning.scores", "sparsity", sparsity)
         ready = _needed(method, "inputs", inputs)
-        return found(baselines.synflow(network, scored, ready, rounds, sparsity))
+        return found(methods.synflow(network, scored, ready, rounds, sparsity))
     objective = as_objective(_needed(method, "objective", objective))
-    problem = PruningProblem(
+    batch = batch if isinstance(objective, Closed) else _needed(method, "batch", batch)
+    if method == "grasp":
+        return found(methods.grasp(network, objective, scored, batch))
+    if method == "snip":
+        return found(methods.snip(network, objective, scored, batch))
+    estimator = RGE(mu, q) if estimator is None else estimator
+    step = mu if step is None else step
+    check_mu("pruning.scores, step", step)
+    gradient = LossGradient(
         network,
         objective,
-        batch if isinstance(objective, Closed) else _needed(method, "batch", batch),
-        scored,
-        evaluator,
-        seed,
-        chunk=chunk,
+        estimator,
+        parameters=scored.names,
+        seed=seed,
         max_dropped=max_dropped,
-        process_group=process_group,
-        first_alone=first_alone,
+        **settings,
     )
-    if method == "grasp":
-        return found(grasp(problem))
-    if method == "snip":
-        return found(baselines.snip(problem))
-    estimator = RGE(mu, q) if estimator is None else estimator
+    gradient.journal = journal
     if method == "zo-grasp":
-        values = zo_grasp(problem, estimator, mu if step is None else step)
+        values = methods.zo_grasp(gradient, batch, step)
     else:
-        values = baselines.zo_snip(problem, estimator)
-    return found(values, problem.queries)
+        values = methods.zo_snip(gradient, batch)
+    return found(values, gradient.counts.queries)
 
 
 def _divide(

@@ -101,6 +101,7 @@ def certificates(path: Path) -> list[list[str]]:
     return [line[:5] + line[6:] for line in lines]  # without the time
 
 
+@pytest.mark.slow
 def test_a_run_through_a_bad_connection_is_that_through_a_good_one(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     found = []

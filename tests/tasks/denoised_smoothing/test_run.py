@@ -45,7 +45,7 @@ def outcome(path: Path) -> dict:
         "certificates": certificates(path),
         "weights": [
             (file.name, name, tensor.numpy().tobytes())
-            for file in sorted((path / "checkpoints").glob("*.pt"))
+            for file in sorted((path / "checkpoints").iterdir())
             for name, tensor in checkpoint.load(file)["state"]["network"].items()
         ],
     }
@@ -128,18 +128,32 @@ def test_the_exported_denoiser_is_the_one_that_validation_chose(finished):
     np.testing.assert_allclose(np.clip(denoised, 0, 1), found.denoised[best["method"]], atol=1e-5)
 
 
-def test_a_killed_run_resumes_to_the_bits_of_an_undisturbed_one(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    methods, folders = ("mse", "student"), (tmp_path / "whole", tmp_path / "killed")
-    for folder in folders:
-        folder.mkdir()
-    assert cli.main(small.words(folders[0], methods=methods)) == 0
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def killed_here(words: list[str], folder: Path) -> None:
+    """In this process: nothing of the run is told."""
+    log = Run.log
+
+    def dying(run, stage, step, **values):
+        log(run, stage, step, **values)
+        if (stage, step) == ("seed-0/student", 4):
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Run, "log", dying)
+        cli.main(words)
+    torch.manual_seed(99)  # another process has another state
+
+
+def killed_by_the_system(words: list[str], folder: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tasks.cli", *small.words(folders[1], methods=methods)],
+        [sys.executable, "-m", "tasks.cli", *words],
         env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     end = time.monotonic() + 240
-    while not (metrics := list(folders[1].glob("runs/*/metrics.jsonl"))) or (
+    while not (metrics := list(folder.glob("runs/*/metrics.jsonl"))) or (
         '"stage": "seed-0/student", "step": 4' not in metrics[0].read_text()
     ):
         assert process.poll() is None, "ended before it could be killed"
@@ -147,6 +161,16 @@ def test_a_killed_run_resumes_to_the_bits_of_an_undisturbed_one(tmp_path, monkey
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+@pytest.mark.parametrize("kill", [killed_here, pytest.param(killed_by_the_system, marks=pytest.mark.slow)])
+def test_a_killed_run_resumes_to_the_bits_of_an_undisturbed_one(tmp_path, monkeypatch, kill):
+    monkeypatch.chdir(ROOT)
+    methods, folders = ("mse", "student"), (tmp_path / "whole", tmp_path / "killed")
+    for folder in folders:
+        folder.mkdir()
+    assert cli.main(small.words(folders[0], methods=methods)) == 0
+    kill(small.words(folders[1], methods=methods), folders[1])
     whole, killed = (next((folder / "runs").iterdir()) for folder in folders)
     assert not (killed / "result.json").exists()
     assert cli.main(["resume", str(killed)]) == 0

@@ -23,6 +23,7 @@ SCRIPTS = (
     "better_recipe",
     "shapes_sparse",
 )
+FAST = ("figure2_cge_vs_rge", "shapes_sparse")  # the others are slow
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -32,7 +33,9 @@ def test_the_settings_of_every_preset_are_allowed(name, preset):
     assert len({group.label for group in groups}) == len(groups) >= 1
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in SCRIPTS]
+)
 def test_a_script_runs_and_leaves_result_table_and_plot(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     script = import_module(f"benchmarks.{name}")

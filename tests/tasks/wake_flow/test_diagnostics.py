@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from simulators.wake_flow.geometry import Channel
+from simulators.wake_flow import Channel, WakeStep
 from simulators.wake_flow.staggered import start
-from simulators.wake_flow.step import WakeStep
 from tasks.wake_flow import diagnostics, spectra
 from tasks.wake_flow.diagnostics import Gauges
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from simulators.wake_flow.box import WakeFlow
-from simulators.wake_flow.geometry import Channel
+from simulators.wake_flow import Channel, WakeFlow
 from tasks.errors import RunFolderError
 from tasks.wake_flow import data, evaluation, findings, trajectories
 from tasks.wake_flow.diagnostics import Gauges, kinetic_energy

@@ -12,9 +12,7 @@ from scipy.interpolate import RegularGridInterpolator
 from scipy.linalg import null_space
 
 from simulators.errors import ReferenceDataError, ReferenceWarning
-from simulators.wake_flow import staggered
-from simulators.wake_flow.box import WakeFlow
-from simulators.wake_flow.geometry import Channel
+from simulators.wake_flow import Channel, WakeFlow, staggered
 from tasks.errors import SolverError
 from tasks.wake_flow import data, fine_flows, precomputed
 from tasks.wake_flow.interpolation import interpolations, restricted

@@ -5,14 +5,12 @@ A change is one of these, `variants` outermost:
     Entries      of a parameter: one entry of it, as coordinate-wise queries have it
     OneChannel   of an activation, in one channel of the variant: what a single weight of a layer does
     Tensor       `(variants, *shape)`, anywhere
-    Lazy         the same, not written to memory yet: what reads it may fuse with what made it
 
 Most rules ask for a tensor and get it (`Moved.change`); the others are there for speed.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -76,19 +74,7 @@ class OneChannel:
         return OneChannel(values, self.channels, self.axis, self.size)
 
 
-class Lazy(ABC):
-    """A change that is made when it is read."""
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Variants."""
-
-    @abstractmethod
-    def dense(self) -> Tensor:
-        """`(variants, *shape)`."""
-
-
-Change: TypeAlias = Tensor | Entries | OneChannel | Lazy
+Change: TypeAlias = Tensor | Entries | OneChannel
 
 
 @dataclass(frozen=True)
@@ -123,7 +109,7 @@ def variants_of(change: Change) -> int:
     """How many variants a change is of."""
     if isinstance(change, Entries):
         return len(change.entries)
-    return len(change.values) if isinstance(change, OneChannel) else len(change)
+    return len(change.values if isinstance(change, OneChannel) else change)
 
 
 def same_channels(a: Change, b: Change) -> bool:

@@ -1,285 +1,274 @@
-"""The recording: every function call between the perturbed weights and the losses, from one base evaluation.
-
-The objective runs once under a `TorchFunctionMode`. It never gets to see a weight, or anything that
-depends on one: what it is handed in their place has the right shape and holds NaN (one number, expanded),
-and stands for the true tensor, which the recorder puts in when a torch function is called. So whatever
-reads a weight past the recorder (a penalty in compiled code, a tensor of NumPy) comes out NaN and is
-found, however little it does.
-"""
+"""The recording of one base evaluation: calls between weights and losses, with the values that they gave."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode, resolve_name
 
-from zo.batches import map_tensors
-from zo.evaluators.difference.registry import DECOMPOSITIONS, RULES, Argument, Call, Rule
-from zo.evaluators.difference.torch_functions import (
-    asks_for_shape,
-    like_another,
-    listed,
-    not_in_place,
-    without_running_statistics,
-    without_writing,
-)
-from zo.evaluators.evaluator import Unservable
+from blackbox import BlackBoxFunction
+from zo.batches import map_tensors, tensors
+from zo.evaluators.difference import rules
+from zo.evaluators.difference.channels_last import laid_out
+from zo.evaluators.difference.recorder import Node, NotReadable, Recorder, Ref
+from zo.evaluators.difference.registry import RULES, Argument, Rule
+from zo.evaluators.difference.tail import Tail, hidden
+from zo.evaluators.evaluator import Problem
+from zo.evaluators.forwards import Forward, replaced
+from zo.objective import OutputLoss, comparable, uncompiled
 
-
-class NotReadable(Unservable):
-    """The objective does something that no rule describes.
-
-    Attributes:
-        box: a black box was called.
-    """
-
-    def __init__(self, message: str, *, box: bool = False) -> None:
-        super().__init__(message)
-        self.box = box
-
-
-@dataclass(frozen=True)
-class Ref:
-    """A tensor of the recording: the result of a node, or one of several results."""
-
-    node: int
-    item: int | None = None
+assert rules.FAMILIES  # importing them has registered the rules
 
 
 @dataclass
-class Node:
-    """A recorded call, or a perturbed parameter, which has no function.
+class Recording:
+    """Recorded calls between the perturbed parameters and the losses, with the base's values.
+
+    Values are kept within a bound. The last layers' are read by every query, the first layers' only by
+    queries of the first layers; so those are computed anew, call by call, in each pass that needs them, and
+    dropped behind it. What draws at random is always kept.
 
     Attributes:
-        call: function and base result.
-        rule: how changes pass.
-        args, kwargs: what it was called with, a `Ref` for what depends on the weights.
-        reads: nodes that it depends on.
-        where: name of the module that made the call, for messages.
+        nodes: see `Recorder`.
+        end: what changes are sent to: the losses, or the network's output if the loss is a tail.
+        tail: a loss that no rules describe, evaluated on output and change together.
+        losses: `(rows,)` of the base as the recorder found them; None where a black box gives them.
+        sizes: bytes of the largest result of each node.
+        reached: for each parameter, by number, the calls that depend on it, in order.
+        last: for each node the last call that reads it.
+        dropped: nodes whose values are not kept.
     """
 
-    call: Call
-    rule: Rule | None
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    reads: tuple[int, ...] = ()
-    where: str = ""
+    nodes: list[Node]
+    end: Argument
+    tail: Tail | None
+    losses: Tensor | None
+    sizes: list[int]
+    reached: list[list[int]]
+    last: list[int]
+    dropped: set[int]
 
-
-class Recorder(TorchFunctionMode):
-    """Records calls while its block runs; see the module.
-
-    Args:
-        weights: the perturbed parameters, as the network holds them.
-        values: their values.
-        buffers: of the network, which are put back behind the recording.
-
-    Attributes:
-        nodes: parameters first, in their order, then calls in theirs.
-        where: names of the modules that are running, innermost last.
-    """
-
-    def __init__(
-        self, weights: Iterable[Tensor], values: Iterable[Tensor], buffers: Iterable[Tensor] = ()
-    ) -> None:
-        super().__init__()
-        self.nodes: list[Node] = []
-        self.where: list[str] = []
-        self._known: dict[
-            int, tuple[Tensor, Ref]
-        ] = {}  # by identity; the tensor is held so that it stays its own
-        self._stale: dict[int, Tensor] = {}
-        self._written: dict[int, Tensor] = {}  # constants that were to be written to, by their memory
-        self._versions = {_memory(tensor): (tensor, tensor._version) for tensor in buffers}
-        self._constants: list[tuple[Tensor, int, str]] = []
-        for weight, value in zip(weights, values, strict=True):
-            self._known[id(weight)] = weight, Ref(len(self.nodes))
-            self.nodes.append(Node(Call(_parameter, value), None))
-
-    def ref(self, tensor: Argument) -> Ref | None:
-        """What a tensor stands for; None for one that does not depend on the weights."""
-        found = self._known.get(id(tensor))
-        return None if found is None else found[1]
+    def __post_init__(self) -> None:
+        """The nodes of `end`."""
+        self._last_nodes = {ref.node for ref in refs_of(self.end)}
 
     def value(self, ref: Ref) -> Tensor:
-        """The base value."""
+        """The base value of a recorded tensor."""
         output = self.nodes[ref.node].call.output
         return output if ref.item is None else output[ref.item]
 
-    def __torch_function__(
-        self,
-        func: Argument,
-        types: Argument,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Argument:
-        """One call of a torch function."""
-        kwargs = kwargs or {}
-        refs: list[Ref] = []
+    def widest(self, number: int) -> int:
+        """Bytes of the largest tensor that depends on a parameter, at least 1."""
+        return max([1, *(self.sizes[place] for place in self.reached[number])])
 
-        def taken(tensor: Tensor) -> Argument:
-            if id(tensor) in self._stale:
-                raise self._refused(func, "reads a tensor after it was changed in place")
-            ref = self.ref(tensor)
-            if ref is None:
-                if self._written and _memory(tensor) in self._written:
-                    raise self._refused(func, "reads memory that weights were written to in place")
-                return tensor
-            refs.append(ref)
-            return ref
+    def along(self, number: int, found: dict[Ref, Any]) -> Iterator[int]:
+        """The calls that depend on a parameter, in order; base values that they need are there.
 
-        own_args, own_kwargs = map_tensors(taken, (listed(args), kwargs))
-        if not refs:
-            return func(*args, **kwargs)
-        if func in DECOMPOSITIONS:
-            with self:
-                return self._tried(func, DECOMPOSITIONS[func], args, kwargs)
-        if asks_for_shape(func) or (like_another(func) and own_args and not isinstance(own_args[0], Ref)):
-            return func(*self._real(own_args), **self._real(own_kwargs))
-        written, called = without_writing(func)
-        own_args, own_kwargs, inplace = not_in_place(called, own_args, own_kwargs)
-        rule = RULES.get(called)
-        if rule is None:
-            raise self._refused(func, "has no rule")
-        if isinstance(own_kwargs.get("out"), Tensor | Ref):
-            raise self._refused(func, "writes to a tensor that it is given")
-        result = self._record(called, rule, own_args, own_kwargs, refs)
-        if not (written or inplace):
-            return result
-        target = args[0] if args else next(iter(kwargs.values()))
-        return self._write(func, target, result)
+        Args:
+            number: of the parameter.
+            found: what was found of recorded tensors so far; what no later call reads is deleted.
+        """
+        ends = self._last_nodes
+        reached = set(self.reached[number])
+        again = self._needed(reached, ends)
+        for place in sorted(reached | again):
+            if place in again:
+                self._restore(place)
+            if place not in reached:
+                continue
+            yield place
+            for ref in [ref for ref in found if self.last[ref.node] <= place and ref.node not in ends]:
+                del found[ref]
+            for other in again:
+                if self.last[other] <= place and other not in ends:
+                    self.nodes[other].call.forget()
 
-    def opaque(self, module: nn.Module, forward: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
-        """A forward that records the module's call as one."""
+    def ends(self, ref: Ref, place: int) -> bool:
+        """Whether a recorded tensor is read by a call once, and by no later one."""
+        node = self.nodes[place]
+        read_later = self.last[ref.node] > place or ref.node in self._last_nodes
+        return not read_later and [own.node for own in node.refs].count(ref.node) == 1
 
-        def replacement(*args: Argument, **kwargs: Argument) -> Argument:
-            refs: list[Ref] = []
+    def at_end(self, of: Callable[[Ref | Tensor], Tensor]) -> Argument:
+        """The nesting of `end` with what a function makes of each tensor in it."""
+        result = map_tensors(of, self.end, kind=(Ref, Tensor))
+        for place in self.dropped:
+            self.nodes[place].call.forget()
+        return result
 
-            def taken(tensor: Tensor) -> Argument:
-                ref = self.ref(tensor)
-                if ref is not None:
-                    refs.append(ref)
-                return tensor if ref is None else ref
+    def _needed(self, reached: set[int], ends: set[int]) -> set[int]:
+        """The dropped nodes that a pass through some calls must compute anew."""
+        if not self.dropped:
+            return set()
+        wanted = ends | reached
+        for place in reached:
+            wanted |= self.nodes[place].reads
+        for place in reversed(range(len(self.nodes))):
+            if place in wanted and place in self.dropped:
+                wanted |= self.nodes[place].reads
+        return wanted & self.dropped
 
-            own = map_tensors(taken, (dict(module.named_parameters(recurse=False)), args, kwargs))
+    def _restore(self, place: int) -> None:
+        node = self.nodes[place]
+        args, kwargs = map_tensors(self.value, (node.args, node.kwargs), kind=Ref)
+        output = node.call.function(*args, **kwargs)
+        node.call.output = tuple(output) if isinstance(output, list) else output
 
-            def function(parameters: dict[str, Tensor], *args: Argument, **kwargs: Argument) -> Argument:
-                held = [(module.get_parameter(name), value) for name, value in parameters.items()]
-                hidden = [(tensor, tensor.detach().clone()) for tensor, _ in held]
-                try:
-                    for tensor, value in held:
-                        tensor.data.copy_(value)
-                    with torch._C.DisableTorchFunction():
-                        return forward(*args, **kwargs)
-                finally:
-                    for tensor, value in hidden:
-                        tensor.data.copy_(value)
 
-            if not refs:
-                return forward(*args, **kwargs)
-            with torch._C.DisableTorchFunction():
-                return self._record(function, rule, (own[0], *own[1]), own[2], refs)
+def record(problem: Problem, base: Tensor, memory: int) -> Recording:
+    """Evaluate the objective once and record it.
 
-        return replacement
+    Args:
+        problem: its objective is an `OutputLoss`.
+        base: losses of the base, `(rows,)`, NaN where a row failed.
+        memory: bytes of activations that are kept; others are computed again where they are needed.
 
-    def constants_changed(self) -> str | None:
-        """The module that used a tensor which was written to later, if one was."""
-        for tensor, version, where in self._constants:
-            if tensor._version != version:
-                return where
-        return None
-
-    def _record(
-        self,
-        function: Argument,
-        rule: Rule,
-        args: Argument,
-        kwargs: Argument,
-        refs: list[Ref],
-    ) -> Argument:
-        real_args, real_kwargs = self._real(args), self._real(kwargs)
-        extra = None
-        if rule.prepare is not None:
-            output, extra = rule.prepare(*real_args, **real_kwargs)
-        else:
-            output = function(*real_args, **real_kwargs)
-        args, kwargs = without_running_statistics(function, args, kwargs)
-        if isinstance(output, list):
-            output = tuple(output)
-        several = isinstance(output, tuple)
-        if not all(isinstance(item, Tensor) for item in (output if several else (output,))):
-            raise self._refused(function, "gives something that is no tensor")
-
-        def noted(tensor: Tensor) -> Tensor:
-            _, version = self._versions.get(_memory(tensor), (None, tensor._version))
-            if tensor._version != version:  # a buffer that this forward moved, and that will be put back
-                return tensor.clone()
-            self._constants.append((tensor, tensor._version, self._name()))
-            return tensor
-
-        args, kwargs = map_tensors(noted, (args, kwargs))
-        node = Node(
-            Call(function, output, extra), rule, args, kwargs, tuple({ref.node for ref in refs}), self._name()
+    Raises:
+        NotReadable: there is something between weights and output that has no rule.
+    """
+    if not isinstance(problem.objective, OutputLoss):
+        raise NotReadable(
+            f"objective: expected a zo.OutputLoss, a known loss of the network's output, got "
+            f"{type(problem.objective).__name__}, in which it may do anything. Use evaluator='stacked'."
         )
-        number = len(self.nodes)
-        self.nodes.append(node)
-        if several:
-            return tuple(self._stand_in(item, Ref(number, i)) for i, item in enumerate(output))
-        return self._stand_in(output, Ref(number))
-
-    def _stand_in(self, tensor: Tensor, ref: Ref) -> Tensor:
-        fill = float("nan") if tensor.is_floating_point() else 0
-        facade = torch.full((), fill, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
-        self._known[id(facade)] = facade, ref
-        return facade
-
-    def _real(self, tree: Argument) -> Argument:
-        return map_tensors(self.value, tree, kind=Ref)
-
-    def _write(self, func: Argument, target: Tensor, result: Tensor) -> Tensor:
-        """A tensor was to be written to: it stands for the result, and what shares its memory is stale."""
-        if (target.shape, target.dtype) != (result.shape, result.dtype):
-            raise self._refused(func, "writes a result of another shape or dtype in place")
-        ref, new = self.ref(target), self.ref(result)
-        assert new is not None  # it was recorded just now
-        if ref is None:
-            self._written[_memory(target)] = target
+    weights = problem.parameters.tensors
+    values = [tensor.detach().clone() for tensor in weights]
+    recorder = Recorder(weights, values, problem.network.buffers())
+    targets = problem.objective.targets(problem.batch)
+    tail, end = None, None
+    with hidden(weights):
+        with comparable(problem.network), uncompiled(), _no_boxes(recorder):
+            with replaced(_forwards(problem.network, recorder)), recorder:
+                output = problem.objective.output(problem.network, problem.batch)
+            split = len(recorder.nodes)
+            try:
+                with recorder:
+                    end = _referred(problem.objective.loss(output, targets), recorder)
+            except Exception as error:
+                tail = Tail(problem.objective, targets, weights, error)
+        if (where := recorder.constants_changed()) is not None:
+            raise NotReadable(
+                f"{where}: expected tensors that stay as they are once they were used, got one that was "
+                "changed in place later. Use evaluator='stacked'."
+            )
+        if tail is not None:
+            del recorder.nodes[split:]
+            end = _referred(output, recorder)
+            whole = map_tensors(recorder.value, end, kind=Ref)
+            _check_seen(whole, base, "the output")
+            losses = tail.prepare(whole)
         else:
-            memory = _memory(self.value(ref))
-            for held, other in self._known.values():
-                if held is not target and _memory(self.value(other)) == memory:
-                    self._stale[id(held)] = held
-        self._known[id(target)] = target, new
-        return target
-
-    def _tried(self, func: Argument, function: Argument, args: Argument, kwargs: Argument) -> Argument:
-        try:
-            return function(*args, **kwargs)
-        except NotImplementedError as error:
-            raise self._refused(func, f"has no rule ({error})") from error
-
-    def _name(self) -> str:
-        return next((name for name in reversed(self.where) if name), "the network")
-
-    def _refused(self, function: Argument, what: str) -> NotReadable:
-        name = resolve_name(function) or getattr(function, "__name__", str(function))
-        return NotReadable(
-            f"{self._name()}: expected functions that have a rule, got {name}, which {what}. "
-            "Add one with zo.difference_rule, or use evaluator='stacked'."
-        )
+            losses = recorder.value(end) if isinstance(end, Ref) else end
+            if not isinstance(losses, Tensor) or losses.shape != base.shape:
+                found = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+                raise NotReadable(f"objective: expected losses {tuple(base.shape)}, got {found}.")
+        if losses is not None:
+            _check_seen(losses, base, "the losses")
+    return _recording(recorder.nodes, len(weights), end, tail, losses, memory)
 
 
-def _memory(tensor: Tensor) -> int:
-    """The same for all views of a tensor."""
+def refs_of(tree: Argument) -> list[Ref]:
+    """The recorded tensors in a nesting."""
+    found: list[Ref] = []
+    map_tensors(lambda ref: (found.append(ref), ref)[1], tree, kind=Ref)
+    return found
+
+
+def _referred(tree: Argument, recorder: Recorder) -> Argument:
+    return map_tensors(lambda tensor: recorder.ref(tensor) or tensor, tree)
+
+
+def _check_seen(tree: Argument, base: Tensor, what: str) -> None:
+    """Refuse a result that is NaN, where the base is not, because something read a hidden weight."""
+    for tensor in tensors(tree):
+        if not tensor.is_floating_point() or tensor.shape[:1] != base.shape:
+            continue
+        lost = ~torch.isfinite(tensor.flatten(1).sum(1) if tensor.ndim > 1 else tensor)
+        if (lost & torch.isfinite(base)).any():
+            raise NotReadable(
+                f"{what}: expected weights, and what depends on them, to be read by torch functions, got a "
+                "read that is none, as by NumPy, by compiled code or by a loss that no rule describes. "
+                "Use evaluator='stacked'."
+            )
+
+
+def _recording(
+    nodes: list[Node], parameters: int, end: Argument, tail: Tail | None, losses: Tensor | None, memory: int
+) -> Recording:
+    needed, last = [False] * len(nodes), [-1] * len(nodes)
+    for ref in refs_of(end):
+        needed[ref.node] = True
+    for place in reversed(range(len(nodes))):
+        for read in nodes[place].reads if needed[place] else ():
+            needed[read] = True
+            last[read] = max(last[read], place)
+    reached: list[list[int]] = []
+    for number in range(parameters):
+        depends = {number}
+        for place, node in enumerate(nodes):
+            if needed[place] and not depends.isdisjoint(node.reads):
+                depends.add(place)
+        reached.append(sorted(depends - {number}))
+    laid_out(nodes)
+    sizes, dropped, left = [], set(), memory
+    for node in nodes:
+        results = [tensor.numel() * tensor.element_size() for tensor in tensors(node.call.output)]
+        sizes.append(max(results, default=0))
+    for place in reversed(range(len(nodes))):
+        node = nodes[place]
+        if node.rule is None:  # a parameter
+            continue
+        left -= sum(tensor.numel() * tensor.element_size() for tensor in tensors(node.call.output))
+        if left < 0 and node.rule.prepare is None:
+            dropped.add(place)
+            node.call.forget()
+    return Recording(nodes, end, tail, losses, sizes, reached, last, dropped)
+
+
+def _forwards(network: nn.Module, recorder: Recorder) -> dict[nn.Module, Forward]:
+    """Forwards that say where the recorder is, and those of modules that have a rule of their own."""
+    forwards: dict[nn.Module, Forward] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise NotReadable(
+                f"{name or type(module).__name__}: expected a module in Python, got a compiled ScriptModule. "
+                "Use evaluator='loop'."
+            )
+        forwards[module] = _named(name, module, RULES.get(type(module)), recorder)
+    return forwards
+
+
+def _named(name: str, module: nn.Module, rule: Rule | None, recorder: Recorder) -> Forward:
+    forward = module.forward if rule is None else recorder.opaque(module, module.forward, rule)
+
+    def replacement(*args: Argument, **kwargs: Argument) -> Argument:
+        recorder.where.append(f"{name} ({type(module).__name__})" if name else "")
+        result = forward(*args, **kwargs)
+        recorder.where.pop()  # not after an error: its message is to say where
+        return result
+
+    return replacement
+
+
+@contextmanager
+def _no_boxes(recorder: Recorder) -> Iterator[None]:
+    """Black boxes are not called with what depends on the weights: they would get NaN, and count it."""
+    own: Callable[..., Any] = BlackBoxFunction.__call__
+
+    def refuse(self: BlackBoxFunction, *arrays: Argument) -> Argument:
+        if any(isinstance(array, Tensor) and recorder.ref(array) is not None for array in arrays):
+            raise NotReadable(
+                f"{self!r}: expected no black box between weights and losses, got one. Use 'stacked'.",
+                box=True,
+            )
+        return own(self, *arrays)
+
+    BlackBoxFunction.__call__ = refuse
     try:
-        return tensor.untyped_storage()._cdata
-    except NotImplementedError:  # sparse ones have none
-        return -id(tensor)
-
-
-def _parameter() -> None:
-    """Stands for the call of a node that is a parameter."""
+        yield
+    finally:
+        BlackBoxFunction.__call__ = own

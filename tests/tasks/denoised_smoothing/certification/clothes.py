@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from blackbox import BlackBoxFunction, Budgeted, Cached, Retrying
+from blackbox import ArraySpec, BlackBoxFunction, Budgeted, Cached, Retrying
 from blackbox.adapters import from_callable
 from blackbox.adapters.um_bridge import UmBridge
-from blackbox.spec import ArraySpec
 from tasks.denoised_smoothing import SmoothedClassifier
 from tasks.denoised_smoothing.certification.algorithm import Certificate
 from tasks.denoised_smoothing.classifiers.metered import Metered

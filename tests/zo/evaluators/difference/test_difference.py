@@ -13,16 +13,16 @@ from torch.nn import functional as F
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from tests.zo.boxes import Sine
-from zo.evaluators import measured
+from zo.evaluators.difference import evaluator
 from zo.evaluators.difference.changes import OneChannel
-from zo.evaluators.difference.recording import NotReadable
+from zo.evaluators.difference.evaluator import LARGE
+from zo.evaluators.difference.recorder import NotReadable
 from zo.evaluators.difference.registry import RULES, Rule
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
-from zo.evaluators.state import Snapshot
-from zo.evaluators.reuse import FeatureReuse
+from zo.evaluators.memory import MemoryPeak
 from zo.evaluators.stacked import Stacked
-from zo.evaluators.timing import Timing
+from zo.evaluators.state import Snapshot
 from zo.perturbation import Coordinates
 
 
@@ -65,7 +65,7 @@ def agree(network, objective, data, atol=1e-12):
     start = Snapshot(network)
     base = objective(network, data)
     start.restore()  # queries start from the state that the base did
-    truth = Loop().losses(problem, queries) - base
+    truth = Loop().changes(problem, queries, base)
     found = zo.Difference().changes(problem, queries, base)
     assert torch.equal(torch.isfinite(found), torch.isfinite(truth))
     assert torch.allclose(found.nan_to_num(), truth.nan_to_num(), rtol=0, atol=atol)
@@ -122,7 +122,7 @@ def test_a_function_without_a_rule_warns_once_and_is_named():
         found, gradient = gradient_of(made(make), "difference")
         gradient.backward(batch())
     assert len([w for w in caught if w.category is zo.EvaluatorWarning]) == 1
-    assert torch.equal(found, gradient_of(made(make), zo.Checked(Stacked()))[0])
+    assert torch.equal(found, gradient_of(made(make), Stacked())[0])
 
 
 def test_a_rule_of_the_user_serves_functions_and_whole_modules(monkeypatch):
@@ -237,9 +237,10 @@ class WithMask(nn.Module):
         return {"y": self.layer(x), "factor": 1 + x[:, :2].square(), "used": x[:, :2] > -0.3}
 
 
-@pytest.mark.parametrize("name", ["difference", "reuse"])
+@pytest.mark.parametrize("large", [LARGE, 0], ids=["changes", "values"])
 @pytest.mark.parametrize("boxed", [False, True])
-def test_what_no_weight_moves_stays_as_it_is_before_a_loss_without_a_rule(name, boxed):
+def test_what_no_weight_moves_stays_as_it_is_before_a_loss_without_a_rule(large, boxed, monkeypatch):
+    monkeypatch.setattr(evaluator, "LARGE", large)
     box = Sums()
 
     def odd(output, target):
@@ -247,15 +248,13 @@ def test_what_no_weight_moves_stays_as_it_is_before_a_loss_without_a_rule(name, 
         return box(y - target) if boxed else torch.special.bessel_j0(y - target).mean(dim=1)
 
     objective = zo.OutputLoss(odd)
-    difference = zo.Difference()
-    evaluator = difference if name == "difference" else FeatureReuse(difference)
     problem = problem_of(made(WithMask), objective, batch())
     queries = Coordinates(torch.arange(8), torch.full((8,), 1e-3, dtype=torch.float64))
     wide = problem_of(made(WithMask).double(), objective, tuple(t.double() for t in batch()))
     with torch.no_grad():
-        found = evaluator.changes(problem, queries, objective(problem.network, problem.batch))
+        found = zo.Difference().changes(problem, queries, objective(problem.network, problem.batch))
         true = Loop().changes(wide, queries, objective(wide.network, wide.batch))
-    assert torch.allclose(found.double(), true, rtol=1e-3, atol=3e-7 if name == "reuse" or boxed else 1e-8)
+    assert torch.allclose(found.double(), true, rtol=1e-3, atol=3e-7 if large == 0 or boxed else 1e-8)
     assert true.abs().max() > 1e-4
 
 
@@ -270,7 +269,7 @@ def test_a_loss_without_a_rule_is_taken_in_float64():
     with torch.no_grad():
         found = zo.Difference().changes(problem, queries, problem.objective(network, problem.batch)).double()
         steps = Coordinates(queries.indices, queries.steps.double())
-        truth = Loop().losses(wide, steps) - wide.objective(wide.network, wide.batch)
+        truth = Loop().changes(wide, steps, wide.objective(wide.network, wide.batch))
     # In float32 the losses themselves are rounded to 6e-8, a tenth of most of these changes.
     assert (found - truth).abs().max() <= 1e-3 * truth.abs().max()
 
@@ -377,75 +376,6 @@ def test_a_box_inside_the_network_falls_back_and_is_not_called_with_hidden_numbe
     assert torch.allclose(found, gradient_of(made(Around), "loop")[0], atol=1e-3)
 
 
-def test_the_choice_of_auto_is_recorded_and_a_resumed_run_repeats_it_to_the_bit():
-    network = made(mlp)
-    _, first = gradient_of(network, "auto")
-    chosen = first.evaluator
-    assert isinstance(chosen, zo.Measured)
-    assert set(chosen.chosen) == set(first.parameters.names)
-    assert first.counts.queries > first.queries()  # check and measurement are counted
-    state = first.state_dict()
-    found, costs = [], []
-    for _ in range(2):
-        network = made(mlp)
-        resumed = zo.LossGradient(network, zo.OutputLoss(squared), zo.CGE(1e-3))
-        resumed.load_state_dict(state)
-        before = resumed.counts.queries
-        resumed.backward(batch())
-        again = resumed.counts.queries - before - resumed.queries()  # not measured anew; but see FEW
-        assert 0 <= again <= measured.FEW * -(-resumed.queries() // 16)
-        costs.append(again)
-        assert isinstance(resumed.evaluator, zo.Measured)
-        assert resumed.evaluator.chosen == chosen.chosen
-        found.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
-    assert torch.equal(*found)
-    assert costs[0] == costs[1]
-
-
-def test_measuring_costs_no_more_than_two_chunks_beside_the_checks(monkeypatch):
-    timings = []
-    real = Timing.__init__
-
-    def kept(self, *args, **named):
-        real(self, *args, **named)
-        timings.append(self)
-
-    monkeypatch.setattr(Timing, "__init__", kept)
-    for width, chunk in ((2, 4), (40, 32), (40, 128)):
-        network = made(lambda width=width: nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 2)))
-        timings.clear()
-        gradient = zo.LossGradient(network, zo.OutputLoss(squared), zo.CGE(1e-3), chunk=chunk)
-        gradient.backward(batch())
-        checked = zo.LossGradient(
-            network, zo.OutputLoss(squared), zo.CGE(1e-3), evaluator="difference", chunk=chunk
-        )
-        checked.backward(batch())
-        chosen = gradient.evaluator
-        assert isinstance(chosen, zo.Measured)
-        (timing,) = timings
-        assert timing.spent <= 2 * min(chunk, gradient.queries())
-        assert timing.spent > 0 or chunk == 4  # which is too few to measure on
-        assert timing.checks <= 4 * len(chosen.chosen)  # of a kind that subtracts, or of fused kernels
-        more = gradient.counts.queries - checked.counts.queries
-        if not any(name == "stacked" for name, _ in chosen.chosen.values()):  # which would be checked, too
-            assert more >= timing.spent + timing.checks  # and what is compared later; see FEW
-        assert set(chosen.chosen) == set(gradient.parameters.names)
-
-
-def test_coarse_changes_are_near_and_pass_the_check():
-    def make():
-        return nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 2))
-
-    data = torch.randn(6, 2, 5, 5, generator=torch.Generator().manual_seed(0)), batch(6)[1]
-    exact, _ = gradient_of(made(make), "difference", data=data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        evaluator = zo.Checked(zo.Difference(dtype=torch.bfloat16))
-        coarse, _ = gradient_of(made(make), evaluator, data=data)
-    error = (coarse - exact).norm() / exact.norm()
-    assert 1e-5 < error < 2 * torch.finfo(torch.bfloat16).eps
-
-
 def test_activations_beyond_the_memory_are_computed_again_to_the_same_bits():
     def make():
         return nn.Sequential(
@@ -456,27 +386,25 @@ def test_activations_beyond_the_memory_are_computed_again_to_the_same_bits():
     problem = problem_of(made(make), zo.OutputLoss(squared), batch())
     size = problem.parameters.size
     queries = Coordinates(torch.arange(size), torch.full((size,), 1e-3))
-    found = []
+    found, held = [], []
     with torch.no_grad():
         for memory in (2**30, 600, 1):
             torch.manual_seed(1)
-            evaluator = zo.Difference(variants=4, memory=memory)
             start = torch.get_rng_state()
             base = problem.objective(problem.network, problem.batch)
             torch.set_rng_state(start)
-            found.append(evaluator.changes(problem, queries, base))
-            reading = evaluator.reading(problem, base)
-            gone = [node for node in reading.nodes if node.call.output is None]
-            assert (len(gone) > 3) == (memory < 2**30)
-            assert len(gone) == len(reading.activations.dropped)
+            with MemoryPeak() as peak:
+                found.append(zo.Difference(variants=4, memory=memory).begin(problem, base)(queries))
+            held.append(peak.peak)
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    assert held[0] > held[1] >= held[2]
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"variants": 0}, "variants: expected a whole number >= 1, got 0"),
-        ({"dtype": torch.int8}, "dtype: expected a floating"),
+        ({"variants": 2.0}, r"variants: expected a whole number >= 1, got 2\.0"),
     ],
 )
 def test_bad_settings(settings, words):

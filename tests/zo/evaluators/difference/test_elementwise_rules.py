@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from tests.zo.evaluators.difference.exact import change, each
 from zo.evaluators.difference.changes import Moved, OneChannel
-from zo.evaluators.difference.reader import RULES
-from zo.evaluators.difference.registry import Call
+from zo.evaluators.difference.registry import RULES, Call
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 X = [0.0, 1e-30, 1e-7, -1e-7, 0.3, -0.5, 1.0, -1.0, 2.9, -3.0, 3.0, 5.999, 6.0, 6.5, -20.0, 30.0, -30.0]
@@ -19,6 +18,10 @@ D = [0.0, 1e-12, -1e-12, 1e-6, -1e-6, 3e-3, -3e-3, 0.099, 0.1, -0.1, 0.7, -0.9, 
 
 def gelu_tanh(x):
     return F.gelu(x, approximate="tanh")
+
+
+def _softplus(beta, threshold, x):
+    return x if beta * x > threshold else mp.log1p(mp.exp(beta * x)) / beta
 
 
 def _clamped(low, high):
@@ -49,7 +52,8 @@ CASES = [
     ),
     ("elu", F.elu, (1.5,), lambda x: x if x > 0 else 1.5 * mp.expm1(x)),
     ("selu", F.selu, (), lambda x: SELU[0] * (x if x > 0 else SELU[1] * mp.expm1(x))),
-    ("softplus", F.softplus, (2.0,), lambda x: mp.log1p(mp.exp(2 * x)) / 2),
+    ("softplus", F.softplus, (2.0,), lambda x: _softplus(2, 20, x)),
+    ("softplus, low threshold", F.softplus, (2.0, 5.0), lambda x: _softplus(2, 5, x)),
     ("logsigmoid", F.logsigmoid, (), lambda x: -mp.log1p(mp.exp(-x))),
     ("mish", F.mish, (), lambda x: x * mp.tanh(mp.log1p(mp.exp(x)))),
     ("softsign", F.softsign, (), lambda x: x / (1 + abs(x))),

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from tests.zo.evaluators.difference.exact import change, each, exact, rounded
 from zo.evaluators.difference.changes import Moved
-from zo.evaluators.difference.reader import RULES
-from zo.evaluators.difference.registry import Call
+from zo.evaluators.difference.registry import RULES, Call
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 EPS = 1e-5

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import zo
 from tests.zo.evaluators.difference.test_difference import agree, batch, problem_of, squared
-from zo.evaluators.difference.recording import NotReadable
+from zo.evaluators.difference.recorder import NotReadable
 from zo.perturbation import Coordinates
 
 

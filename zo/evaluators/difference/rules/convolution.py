@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel, total
 from zo.evaluators.difference.registry import Argument, Call, Rule, named, register
-from zo.evaluators.difference.rules.bilinear import bias_change, bilinear_change
+from zo.evaluators.difference.rules.products import bias_change, bilinear_change
 from zo.evaluators.point_changes import places
 
 
@@ -52,14 +52,13 @@ def _convolution(
 
 def convolve(call: Call, d: Tensor, weight: Tensor, options: tuple[Any, ...]) -> Tensor:
     """The convolution of a change `(variants, rows, channels, ...)`, variants among the rows."""
-    folded = call.function(d.flatten(0, 1) if d.ndim > weight.ndim else d, weight.to(d.dtype), None, *options)
+    folded = call.function(d.flatten(0, 1) if d.ndim > weight.ndim else d, weight, None, *options)
     return folded.unflatten(0, d.shape[:2]) if d.ndim > weight.ndim else folded
 
 
 def convolve_one_channel(call: Call, one: OneChannel, weight: Tensor, options: tuple[Any, ...]) -> Change:
     """Of a change in one channel: that channel's slice of the weight alone, `(out, 1, ...)`."""
     groups, options = options[-1], options[:-1]
-    weight = weight.to(one.values.dtype)
     each_in, each_out = weight.shape[1], weight.shape[0] // groups
     parts, order = [], []
     for channel in one.channels.unique().tolist():  # variants of a pass mostly share their channel
@@ -94,20 +93,19 @@ def convolve_entries(
     into = into + out // (weight.shape[0] // groups) * weight.shape[1]
     spatial = len(taps)
     stride, dilation = _each(stride, spatial), _each(dilation, spatial)
-    padded = functional.pad(x, _pads(padding, dilation, weight.shape[2:]))
-    rows, channels, *_ = padded.shape
+    # (variants, rows, ...): each variant's own input channel, padded; a whole padded copy would be far larger
+    padded = functional.pad(x.movedim(1, 0)[into], _pads(padding, dilation, weight.shape[2:])).contiguous()
     along = padded.stride()
     windows = padded.as_strided(
-        (channels, *weight.shape[2:], rows, *reached),
+        (len(padded), *weight.shape[2:], padded.shape[1], *reached),
         (
-            along[1],
-            *(step * d for step, d in zip(along[2:], dilation, strict=True)),
             along[0],
+            *(step * d for step, d in zip(along[2:], dilation, strict=True)),
+            along[1],
             *(step * s for step, s in zip(along[2:], stride, strict=True)),
         ),
-        padded.storage_offset(),
     )
-    seen = windows[(into, *taps)]
+    seen = windows[(torch.arange(len(padded), device=into.device), *taps)]
     values = of.steps.view(-1, *[1] * (seen.ndim - 1)) * seen
     return OneChannel(values.unsqueeze(2), out, 1, weight.shape[0])
 
@@ -145,7 +143,7 @@ def _transposed(
         return call.function(x, w, None, *options, **named_options)
 
     if isinstance(input, Moved):
-        parts.append(bilinear_change(lambda x, w: run(w, x), w.to(input.change.dtype), input.change, False))
+        parts.append(bilinear_change(lambda x, w: run(w, x), w, input.change, False))
     if isinstance(weight, Moved):
         value = input.value if isinstance(input, Moved) else input
         parts.append(bilinear_change(run, value, weight.change, isinstance(input, Moved)))

@@ -100,8 +100,14 @@ def _selu(call: Call, input: Moved, inplace: bool = False) -> Tensor:
 
 
 def _softplus(call: Call, input: Moved, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
-    """Beyond the threshold torch's own is linear: off this by 2e-9 at most."""
-    return softplus_change(beta * input.base, beta * input.change) / beta
+    """log(1 + e^(beta x)) / beta, and x itself where beta x is beyond the threshold, which is a small jump."""
+    u, v = beta * input.base, beta * input.change
+    beyond, moved_beyond = u > threshold, u + v > threshold
+    zero = torch.zeros((), dtype=u.dtype, device=u.device)
+    # Beyond it the logarithm is x and this much more.
+    left_out = torch.where(moved_beyond, torch.log1p(torch.exp(-u - v)), zero)
+    left_out = left_out - torch.where(beyond, torch.log1p(torch.exp(-u)), zero)
+    return torch.where(beyond & moved_beyond, input.change, (softplus_change(u, v) - left_out) / beta)
 
 
 def _logsigmoid(call: Call, input: Moved) -> Tensor:

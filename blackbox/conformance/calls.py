@@ -1,0 +1,341 @@
+"""Checks of how a black box can be called: by several threads, by several processes, with how many rows."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Barrier
+from time import perf_counter
+
+import numpy as np
+
+from blackbox.conformance.probe import Arrays, BoxRaisedError, Probe, keeping
+from blackbox.conformance.report import Finding, Verdict
+from blackbox.conformance.rows import Difference, compare
+from blackbox.function import BlackBoxFunction
+
+THREADS, ROUNDS = 4, 3
+
+
+def thread_safety(probe: Probe) -> Finding:
+    """Four threads, each with other rows, three calls each."""
+    count = min(8, len(probe.samples[0]))
+    batches = [probe.rows(count * thread + thread, count) for thread in range(THREADS)]
+    alone = [probe(batch) for batch in batches]
+    probe.spend(THREADS * ROUNDS * count)
+    together = Barrier(THREADS)
+
+    def work(batch: Arrays) -> list[Arrays | BoxRaisedError]:
+        given: list[Arrays | BoxRaisedError] = []
+        for _ in range(ROUNDS):
+            together.wait()
+            try:
+                given.append(probe.uncounted(batch))
+            except BoxRaisedError as raised:
+                given.append(raised)
+        return given
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        answers = list(pool.map(work, batches))
+    bad: list[str] = []
+    for serial, thread in zip(alone, answers, strict=True):
+        for answer in thread:
+            if isinstance(answer, BoxRaisedError):
+                bad.append(f"{type(answer.__cause__).__name__}: {answer.__cause__}")
+                continue
+            difference: Difference = compare(probe, serial, answer)
+            if difference.verdict is not Verdict.OK:
+                bad.append(difference.words())
+    unit = f"of {THREADS * ROUNDS} calls differ"
+    if not bad:
+        sentence = "Calls from several threads give what they give one after the other."
+        return Finding("thread safety", Verdict.OK, sentence, 0, unit)
+    sentence = (
+        f"Calls from several threads disturb each other: {bad[0]}. Give each call its own work arrays, or "
+        "use processes, not threads, in Parallel."
+    )
+    return Finding("thread safety", Verdict.WARNING, sentence, len(bad), unit)
+
+
+WORK = f"import sys; from {__name__} import work; work(*sys.argv[1:])"
+SECONDS = 300.0  # for a worker to start and answer; importing and compiling may take long, a hang is longer
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one worker process gave back.
+
+    Attributes:
+        answers: one for each batch that it came to; a string is the error that left the call.
+        died: how it ended before its last batch; empty if it did not.
+    """
+
+    answers: list[Arrays | str]
+    died: str
+
+
+def pickled(box: BlackBoxFunction) -> bytes | Exception:
+    """The box as bytes that another process can read, or why it cannot."""
+    if type(box).__module__ == "__main__":
+        return pickle.PicklingError(
+            f"{type(box).__name__} is defined in __main__, which no other process has"
+        )
+    try:
+        return pickle.dumps(box)
+    except Exception as error:
+        return error
+
+
+def process_safety(probe: Probe) -> list[Finding]:
+    """A pickled box, rebuilt in two processes that evaluate the same rows at the same time."""
+    names = ("picklability", "process safety")
+    box = pickled(probe.box)
+    if isinstance(box, Exception):
+        sentence = (
+            f"The box cannot be pickled ({type(box).__name__}: {box}). Rebuild what it holds in __reduce__, "
+            "define its class in a module, or give Parallel a function that makes the box."
+        )
+        return [
+            Finding(names[0], Verdict.WARNING, sentence),
+            Finding(names[1], Verdict.SKIPPED, "It cannot be sent to another process."),
+        ]
+    if not probe.processes:
+        twin = pickle.loads(box)
+        sentence = "Pickled and read again in this process; others were not to be started."
+        return [
+            Finding(names[0], Verdict.OK, sentence, len(box), "bytes")
+            if type(twin) is type(probe.box)
+            else Finding(
+                names[0], Verdict.FAULT, f"It comes back as {type(twin).__name__}. Mend __reduce__."
+            ),
+            Finding(names[1], Verdict.SKIPPED, "No processes were to be started."),
+        ]
+    count, rounds = min(8, len(probe.samples[0])), 3
+    arrays = probe.rows(0, count)
+    here = probe(arrays)
+    probe.spend(2 * rounds * count)
+    replies = in_process(box, [arrays] * rounds, workers=2)
+    loaded = [reply for reply in replies if reply.answers]
+    if not loaded:
+        sentence = (
+            f"A process that was sent the box could not use it ({replies[0].died}). Rebuild in __reduce__ "
+            "what lives in this process alone, or give Parallel a function that makes the box."
+        )
+        return [
+            Finding(names[0], Verdict.FAULT, sentence),
+            Finding(names[1], Verdict.SKIPPED, "It cannot be sent to another process."),
+        ]
+    return [_same(probe, here, replies, len(box)), _safe(probe, here, replies)]
+
+
+def _same(probe: Probe, here: Arrays, replies: list[Reply], size: int) -> Finding:
+    """The best of all answers: what is wrong in every one of them is wrong with the rebuilt box."""
+    answers = [answer for reply in replies for answer in reply.answers if isinstance(answer, tuple)]
+    if not answers:
+        error = next(answer for reply in replies for answer in reply.answers)
+        return Finding("picklability", Verdict.FAULT, f"The rebuilt box raises: {error}. Mend __reduce__.")
+    best = min((compare(probe, here, answer) for answer in answers), key=lambda d: d.relative)
+    if best.verdict is Verdict.OK:
+        sentence = f"Rebuilt in another process it gives the same answers ({best.words()})."
+        return Finding("picklability", Verdict.OK, sentence, size, "bytes")
+    sentence = (
+        f"Rebuilt in another process it gives other answers: {best.words()}. Pickle all of its settings."
+    )
+    return Finding("picklability", Verdict.FAULT, sentence, size, "bytes")
+
+
+def _safe(probe: Probe, here: Arrays, replies: list[Reply]) -> Finding:
+    worst, bad, total = None, 0, 0
+    for reply in replies:
+        total += len(reply.answers) + bool(reply.died)
+        bad += bool(reply.died)
+        for answer in reply.answers:
+            if isinstance(answer, str):
+                bad += 1
+                worst = worst or answer
+            elif compare(probe, here, answer).verdict is not Verdict.OK:
+                bad += 1
+                worst = worst or compare(probe, here, answer).words()
+    if not bad:
+        sentence = "Two processes at the same time give the answers of one."
+        return Finding("process safety", Verdict.OK, sentence, 0, f"of {total} calls differ")
+    worst = worst or next(reply.died for reply in replies if reply.died)
+    sentence = (
+        f"Two processes at the same time disturb each other: {worst}. Give each its own scratch folder, "
+        "port or device."
+    )
+    return Finding("process safety", Verdict.FAULT, sentence, bad, f"of {total} calls differ")
+
+
+def in_process(box: bytes, batches: list[Arrays], workers: int, seconds: float = SECONDS) -> list[Reply]:
+    """The answers of a pickled box in other processes, which start on the batches together.
+
+    No module of the caller's is run again, as `multiprocessing` would: a script without a guard is safe.
+
+    Args:
+        box: from `pickled`.
+        batches: calls to make, in order, in each process.
+        workers: how many processes.
+        seconds: after which what still runs is killed, with all that it has started.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "box").write_bytes(box)
+        numbered = {f"{i}-{k}": array for i, batch in enumerate(batches) for k, array in enumerate(batch)}
+        np.savez(folder / "batches.npz", count=np.array(len(batches)), **numbered)  # pyright: ignore
+        running = [_start(folder, number) for number in range(workers)]
+        try:
+            deadline = time.monotonic() + seconds
+            while not all(
+                (folder / f"ready-{number}").exists() or process.poll() is not None
+                for number, process in enumerate(running)
+            ):
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.01)
+            (folder / "go").touch()
+            ends = [_end(process, deadline) for process in running]
+            return [_read(folder, number, len(batches), end) for number, end in enumerate(ends)]
+        finally:
+            for process in running:
+                _kill(process)
+
+
+def _start(folder: Path, number: int) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    with (folder / f"log-{number}").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", WORK, str(folder), str(number)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,  # a group of its own, so that a solver it has started ends with it
+        )
+
+
+def _end(process: subprocess.Popen[bytes], deadline: float) -> str:
+    try:
+        status = process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return "no answer in time"
+    if status < 0:
+        return f"killed by signal {signal.Signals(-status).name}"
+    return f"exit status {status}" if status else ""
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def _read(folder: Path, number: int, batches: int, end: str) -> Reply:
+    answers: list[Arrays | str] = []
+    for place in range(batches):
+        answer, error = folder / f"answer-{number}-{place}", folder / f"error-{number}-{place}"
+        if answer.exists():
+            with np.load(answer, allow_pickle=False) as content:
+                answers.append(tuple(content[f"arr_{k}"] for k in range(len(content.files))))
+        elif error.exists():
+            answers.append(error.read_text())
+        else:
+            log = (folder / f"log-{number}").read_text(errors="replace").strip().splitlines()
+            return Reply(answers, ": ".join(filter(None, [end or "ended early", log[-1] if log else ""])))
+    return Reply(answers, "")
+
+
+def work(name: str, number: str) -> None:
+    """The other end of `in_process`: answer the batches in a folder, one file each, when the word comes.
+
+    Args:
+        name: the folder.
+        number: which worker this is; it names the files.
+    """
+    folder = Path(name)
+    # Written by the parent a moment ago in a folder that only this user can write to.
+    box = pickle.loads((folder / "box").read_bytes())
+    with np.load(folder / "batches.npz", allow_pickle=False) as content:
+        batches = [
+            tuple(content[f"{place}-{name}"] for name in range(len(box.inputs)))
+            for place in range(int(content["count"]))
+        ]
+    (folder / f"ready-{number}").touch()
+    while not (folder / "go").exists():
+        if not folder.exists():
+            return
+        time.sleep(0.002)
+    warnings.simplefilter("ignore")
+    with keeping(box), np.errstate(all="ignore"):
+        for place, batch in enumerate(batches):
+            unfinished = folder / f"unfinished-{number}"
+            try:
+                given = box(*batch)
+            except Exception as error:
+                unfinished.write_text(f"{type(error).__name__}: {error}")
+                unfinished.rename(folder / f"error-{number}-{place}")
+                continue
+            with unfinished.open("wb") as file:
+                np.savez(file, *(given if isinstance(given, tuple) else (given,)))
+            unfinished.rename(folder / f"answer-{number}-{place}")
+
+
+LARGEST = 256
+REPEATS = 3
+LONG = 5.0  # seconds of one call, after which no larger one is tried
+SLOW_CALL = 0.05  # seconds that a call may cost beside its rows before it is worth a warning
+
+
+def speed(probe: Probe, clock: Callable[[], float] = perf_counter) -> Finding:
+    """Calls of 1, 2, 4, ... 256 rows, the best of three each; small ones within 10 % of the best are best."""
+    seconds: dict[int, float] = {}
+    size = 1
+    probe(probe.rows(0, 1))  # a first call may compile or connect
+    room = probe.left / 2  # the rest is for the check that comes after
+    while size <= LARGEST and seconds.get(size // 2, 0.0) < LONG and 2 * size * REPEATS <= room:
+        arrays = probe.rows(0, size)
+        seconds[size] = min(_time(probe, arrays, clock) for _ in range(REPEATS))
+        size *= 2
+    if len(seconds) < 2:
+        return Finding("speed", Verdict.SKIPPED, "The budget of rows leaves no room for it.")
+    a_row = {size: time / size for size, time in seconds.items()}
+    best = min(size for size, time in a_row.items() if time <= 1.1 * min(a_row.values()))
+    table = ", ".join(f"{size}: {_duration(time)}" for size, time in a_row.items())
+    last = max(seconds)
+    sentence = f"Blocks of {best} rows are best, {_duration(a_row[best])} a row ({table})."
+    # A call costs c + r rows: c and r from the two ends.
+    row = max(0.0, (seconds[last] - seconds[1]) / (last - 1))
+    fixed = max(0.0, seconds[1] - row)
+    if fixed > SLOW_CALL and fixed > row * 64:
+        sentence += (
+            f" A call costs {_duration(fixed)} beside its rows: give it many, or start the program once."
+        )
+        return Finding("speed", Verdict.WARNING, sentence, best, "rows a call")
+    if best < last:
+        sentence += f" Larger ones cost more: cut them, with max_rows={best} or Parallel."
+    return Finding("speed", Verdict.OK, sentence, best, "rows a call")
+
+
+def _time(probe: Probe, arrays: Arrays, clock: Callable[[], float]) -> float:
+    started = clock()
+    probe(arrays)
+    return clock() - started
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"

@@ -1,0 +1,82 @@
+"""Networks x evaluators x estimators against finite differences, on several steps, weights moved in between.
+
+The fast part takes every network through each kind of evaluator once, in chunks that move weights of one
+layer; the slow part takes all evaluators, estimators and chunk sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+import zo
+from tests.gradients.networks import ORDINARY, TREACHEROUS, Case
+from tests.gradients.trials import names_a_part, trial
+
+# (evaluator, whether the library is given an `OutputLoss`)
+WAYS = {
+    "loop": ("loop", False),
+    "stacked": ("stacked", False),
+    "auto": ("auto", False),
+    "auto, output loss": ("auto", True),
+    "difference": ("difference", True),
+}
+FAST = ("loop", "stacked", "auto, output loss")  # whatever else is named is, as things are, one of these
+FORWARD = zo.CGE(1e-6)  # truncation 5e-7 of the curvature, rounding 1e-9 of the loss
+SMALL, LAYER, WHOLE = 5, 24, 4096  # chunks: of a few weights; of most of a layer; of all there are
+OTHERS = [  # estimators, and chunks for them
+    (FORWARD, WHOLE),
+    (zo.CGE(1e-5, central=True), SMALL),
+    (zo.CGE(1e-5, central=True), WHOLE),
+    (zo.CGE(1e-6, zo.RandomCoordinates(12)), SMALL),
+    (zo.RGE(1e-7, q=5), WHOLE),
+    (zo.RGE(1e-5, q=5, central=True), WHOLE),
+    (zo.RGE(1e-4, q=6, distribution="sphere", central=True), 4),
+]
+
+
+def cases(zoo: list[Case], ways: Iterable[str] = WAYS) -> list[tuple[Case, str]]:
+    """With an `OutputLoss` only networks whose objective is one."""
+    return [(case, way) for case in zoo for way in ways if case.objective is None or not WAYS[way][1]]
+
+
+def check(case: Case, way: str, estimator: zo.Estimator, chunk: int) -> None:
+    """The gradient is right; or where nothing better is to be had, the library says what is wrong."""
+    evaluator, output_loss = WAYS[way]
+    outcome = trial(case, estimator, evaluator, chunk, output_loss=output_loss)
+    told = [w for w in outcome.warnings if not isinstance(w, zo.EvaluatorWarning)]
+    if outcome.error is not None:
+        assert case.excuse, f"refused what can be served: {outcome.error}"
+        assert names_a_part(outcome.error, case.make()), f"does not say what is wrong: {outcome.error}"
+        assert not outcome.changed, f"left weights changed: {outcome.changed}"
+    elif not outcome.right:
+        assert case.excuse == "warning" and told, f"{outcome}"
+    elif not case.excuse:
+        # Of noise there is nothing to say: draws are the same in all queries. And `loop` does not fall back.
+        assert not told and not (way == "loop" and outcome.warnings), f"a false alarm: {outcome.warnings}"
+
+
+@pytest.mark.parametrize(("case", "way"), cases(ORDINARY, FAST), ids=str)
+def test_ordinary_networks(case, way):
+    check(case, way, FORWARD, SMALL)
+
+
+@pytest.mark.parametrize(("case", "way"), cases(TREACHEROUS, FAST), ids=str)
+def test_treacherous_networks(case, way):
+    check(case, way, FORWARD, LAYER)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("estimator", "chunk"), OTHERS, ids=lambda of: str(of).replace(" ", ""))
+@pytest.mark.parametrize("way", WAYS)
+def test_other_estimators_and_chunks(way, estimator, chunk):
+    """Of each estimator and chunk all networks that fail are told."""
+    failed = {}
+    for case, own in cases([*ORDINARY, *TREACHEROUS]):
+        if own == way:
+            try:
+                check(case, way, estimator, chunk)
+            except AssertionError as error:
+                failed[case.name] = str(error).splitlines()[0]
+    assert not failed, "\n".join(f"{name}: {what}" for name, what in failed.items())

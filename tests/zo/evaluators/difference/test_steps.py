@@ -1,0 +1,177 @@
+"""`Difference` from step to step and on activations that are large: the same bits, as accurate as `loop`."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import zo
+from tests.zo.evaluators.difference.test_difference import batch, made, mlp, problem_of, squared
+from zo.evaluators.evaluator import Unservable
+from zo.evaluators.loop import Loop
+from zo.perturbation import Coordinates
+
+
+class Branch(nn.Module):
+    """A residual block whose branch sleeps while `scale` is zero; its rows interact."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.a, self.b, self.kind = nn.Linear(3, 4), nn.Linear(4, 4), kind
+        self.head, self.scale = nn.Linear(4, 2), nn.Parameter(torch.zeros(()))
+        self.rate = 0.0
+
+    def forward(self, x):
+        h = self.a(x)
+        if self.kind == "mean":
+            return self.head(h + self.scale * (self.b(h) - self.b(h).mean(0)))
+        if self.kind == "drop path":
+            kept = torch.rand(len(x), 1, dtype=x.dtype) >= self.rate
+            return self.head(h + self.b(h) * kept / (1 - self.rate))
+        sorted_ = self.b(h).sort(0).values  # it has no rule
+        return self.head(h + self.scale * sorted_)
+
+
+def gradients(evaluator: str, kind: str) -> list[torch.Tensor]:
+    """Of two steps on different batches, weights moved between them and the branch woken."""
+    network = made(lambda: Branch(kind)).double()
+    gradient = zo.LossGradient(network, zo.OutputLoss(squared), zo.CGE(1e-5), evaluator=evaluator)
+    found = []
+    torch.manual_seed(1)
+    for step in range(2):
+        network.zero_grad()
+        gradient.backward(tuple(tensor.double() + step for tensor in batch()))
+        found.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
+        with torch.no_grad():
+            for p in network.parameters():
+                p.add_(0.3)
+        network.rate = 0.4
+    return found
+
+
+@pytest.mark.parametrize("kind", ["mean", "drop path"])
+def test_what_wakes_after_the_first_step_gets_what_loop_gives(kind):
+    for own, true in zip(gradients("difference", kind), gradients("loop", kind), strict=True):
+        assert torch.allclose(own, true, rtol=0, atol=1e-8 * true.abs().max())
+
+
+def test_a_sleeping_branch_without_a_rule_is_refused_at_the_first_step():
+    network = made(lambda: Branch("sort"))
+    problem = problem_of(network, zo.OutputLoss(squared), batch())
+    with torch.no_grad(), pytest.raises(Unservable, match=r"the network.*sort, which has no rule"):
+        zo.Difference().begin(problem, problem.objective(network, problem.batch))
+
+
+class Spread(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x):
+        y = self.layer(x)
+        return y / (1 + y.var(0))
+
+
+def test_a_function_without_a_rule_in_the_network_is_refused_by_name_before_any_query():
+    problem = problem_of(made(Spread), zo.OutputLoss(squared), batch())
+    with torch.no_grad(), pytest.raises(Unservable, match=r"Tensor\.var, which has no rule"):
+        zo.Difference().begin(problem, problem.objective(problem.network, problem.batch))
+
+
+def test_a_function_without_a_rule_in_the_loss_is_taken_whole():
+    objective = zo.OutputLoss(lambda output, target: (output - target).var(1) + output.var(0).sum())
+    problem = problem_of(made(mlp).double(), objective, tuple(t.double() for t in batch()))
+    queries = Coordinates(torch.arange(20), torch.full((20,), 1e-3, dtype=torch.float64))
+    with torch.no_grad():
+        base = objective(problem.network, problem.batch)
+        found = zo.Difference().begin(problem, base)(queries)
+        assert torch.allclose(found, Loop().changes(problem, queries, base), rtol=0, atol=1e-12)
+
+
+def test_a_loss_without_a_rule_that_reads_weights_is_refused():
+    network = made(mlp)
+    objective = zo.OutputLoss(lambda output, target: output.var(1) + 1e-3 * network[0].weight.var())
+    problem = problem_of(network, objective, batch())
+    before = [p.detach().clone() for p in network.parameters()]
+    with torch.no_grad(), pytest.raises(Unservable, match="a loss that no rule describes"):
+        zo.Difference().begin(problem, objective(network, problem.batch))
+    assert all(torch.equal(p, old) for p, old in zip(network.parameters(), before, strict=True))
+
+
+class Images(nn.Module):
+    """Activations of 32 rows are 1 MiB and more; a view behind the convolutions, as users write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.Conv2d(8, 4, 1),
+        )
+        self.norms = nn.ModuleList([nn.BatchNorm2d(8), nn.BatchNorm2d(8)])
+        self.drop, self.head = nn.Dropout(0.2), nn.Linear(4 * 256, 3)
+
+    def forward(self, x):
+        y = F.relu(self.norms[0](self.a(x)))
+        y = y + self.drop(F.relu(self.norms[1](self.b(y)), inplace=True))
+        y = F.max_pool2d(self.c(y), 2).contiguous()
+        return self.head(y.view(len(x), -1))
+
+
+def classified(output, target):
+    return F.cross_entropy(output, target, reduction="none")
+
+
+def large(dtype: torch.dtype, training: bool):
+    network = made(Images).train(training).to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(32, 1, 32, 32, generator=generator).to(dtype)
+    data = images, torch.arange(32) % 3
+    problem = problem_of(network, zo.OutputLoss(classified), data)
+    indices = torch.linspace(0, problem.parameters.size - 1, 40).long()
+    torch.manual_seed(5)
+    start = torch.get_rng_state()
+    base = problem.objective(copy.deepcopy(network), data)
+    torch.set_rng_state(start)
+    return problem, indices, base
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_large_activations_are_as_accurate_as_loop_and_leave_what_does_not_move(training):
+    wide, indices, wide_base = large(torch.float64, training)
+    mu = 1e-3
+    steps = torch.full((40,), mu).double()
+    true = Loop().changes(wide, Coordinates(indices, steps), wide_base).mean(1)
+    problem, indices, base = large(torch.float32, training)
+    queries = Coordinates(indices, torch.full((40,), mu))
+    start = torch.get_rng_state()
+    changes = zo.Difference().begin(problem, base)
+    found = changes(queries)
+    assert torch.equal(torch.get_rng_state(), start)
+    assert torch.equal(found, zo.Difference().begin(problem, base)(queries))
+    # The same weights in float32 and float64: what is left is rounding.
+    looped = Loop().changes(problem, queries, base).double().mean(1)
+    error, own = (looped - true).norm(), (found.double().mean(1) - true).norm()
+    assert own <= 1.5 * error
+    assert own <= 1e-2 * true.norm()
+    exact = (zo.Difference(variants=1).begin(problem, base)(queries).double().mean(1) - true).norm()
+    assert exact <= 1e-4 * true.norm()
+    still = Coordinates(indices, torch.zeros(40))
+    assert torch.equal(changes(still), torch.zeros(40, 32))
+
+
+@torch.no_grad()
+def test_evaluators_of_equal_settings_are_equal_and_remember_nothing():
+    first, second = zo.Difference(memory=2**20), zo.Difference(memory=2**20)
+    assert first == second and repr(first) == "Difference(variants=None, memory=1048576)"
+    other = problem_of(made(mlp, seed=1), zo.OutputLoss(squared), batch(7))
+    problem = problem_of(made(mlp), zo.OutputLoss(squared), batch())
+    queries = Coordinates(torch.arange(9), torch.full((9,), 1e-3))
+    base = problem.objective(problem.network, problem.batch)
+    first.changes(other, queries, other.objective(other.network, other.batch))
+    assert torch.equal(first.changes(problem, queries, base), second.begin(problem, base)(queries))

@@ -1,0 +1,409 @@
+"""The check of evaluators: it finds a fast one that is wrong, names where, and is silent otherwise."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import zo
+
+
+def mean_square(network, batch):
+    return network(batch).square().flatten(1).mean(dim=1)
+
+
+def serving(gradient):
+    """The names of what evaluates queries."""
+    return set(gradient.state_dict()["evaluators"].values())
+
+
+class Transposing(nn.Module):
+    """Takes its rows second, as a recurrent layer without batch_first does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+        self.last = nn.Linear(3, 1)
+
+    def forward(self, x):
+        return self.last(self.inner(x.transpose(0, 1)).transpose(0, 1))
+
+
+class ReadsWeight(nn.Module):
+    """Uses a layer's weight without calling the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return x @ self.inner.weight.tanh()
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRU(3, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.cell(x)[0]
+
+
+def fixed_rows(network, batch):
+    return (network(batch) - torch.arange(4.0)[:, None, None]).square().flatten(1).mean(dim=1)
+
+
+CASES = [
+    (Transposing(), mean_square, "rows first"),
+    (ReadsWeight(), mean_square, "inner.weight"),
+    (Recurrent(), mean_square, ""),
+    (nn.Linear(3, 1), fixed_rows, "RuntimeError"),
+]
+
+
+@pytest.mark.parametrize(("network", "objective", "word"), CASES, ids=lambda c: type(c).__name__)
+def test_falls_back_to_loop_with_one_warning(network, objective, word):
+    network, batch = network.double(), torch.randn(4, 5, 3).double()
+    gradient = zo.LossGradient(network, objective, zo.CGE(1e-6), evaluator="stacked")
+    with pytest.warns(zo.EvaluatorWarning, match=f"Stacked.*{word}") as caught:
+        gradient.backward(batch)
+        gradient.backward(batch)
+    assert len([w for w in caught if w.category is zo.EvaluatorWarning]) == 1
+    found = [p.grad / 2 for p in network.parameters()]
+    network.zero_grad()
+    objective(network, batch).mean().backward()
+    for ours, p in zip(found, network.parameters(), strict=True):
+        assert torch.allclose(ours, p.grad if p.grad is not None else torch.zeros_like(p), atol=1e-5)
+
+
+def test_is_silent_and_keeps_the_fast_one_where_they_agree():
+    network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 2))
+    gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-3), evaluator="stacked")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gradient.backward(torch.randn(4, 2, 5, 5))
+    assert serving(gradient) == {"Stacked"}
+    assert (
+        gradient.counts.queries == gradient.queries() + gradient.counts.checks
+    )  # they are paid for, and said
+    assert gradient.counts.checks > 0
+
+
+def test_noise_of_the_objective_is_not_taken_for_a_fault():
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(network, batch):
+        noise = torch.randn(len(batch), generator=generator)
+        return mean_square(network, batch) + 1e-3 * noise
+
+    gradient = zo.LossGradient(nn.Linear(3, 2), noisy, zo.CGE(0.1), evaluator="stacked")
+    with pytest.warns(zo.NoiseWarning):
+        gradient.backward(torch.randn(40, 3))
+    assert serving(gradient) == {"Stacked"}
+
+
+def test_an_error_in_the_objective_itself_is_not_hidden():
+    def broken(network, batch):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        zo.LossGradient(nn.Linear(3, 2), broken, zo.CGE(1e-3)).backward(torch.randn(4, 3))
+
+
+def test_loop_stays_in_use_after_a_fall_back():
+    gradient = zo.LossGradient(Transposing(), mean_square, zo.CGE(1e-3), evaluator="stacked")
+    with pytest.warns(zo.EvaluatorWarning):
+        gradient.backward(torch.randn(4, 5, 3))
+    assert serving(gradient) == {"Loop"}
+
+
+class Asleep(nn.Module):
+    """Reads a layer's weight outside the layer, on a path that small inputs do not take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.gate = nn.Linear(3, 2), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.layer(x) + nn.functional.linear(x.clamp_min(50) - 50, self.gate.weight)
+
+
+def penalised(network, batch):
+    return mean_square(network, batch) + 1e-6 * sum(p.square().sum() for p in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("network", "objective"),
+    [(nn.Linear(3, 2), penalised), (Asleep(), mean_square)],
+    ids=["penalty", "asleep"],
+)
+@pytest.mark.parametrize("estimator", [zo.CGE(1e-3), zo.RGE(1e-3, q=4)], ids=["cge", "rge"])
+def test_a_weight_read_outside_its_layer_is_found_however_little_it_does(network, objective, estimator):
+    before = [p.detach().clone() for p in network.parameters()]
+    with pytest.warns(zo.EvaluatorWarning, match="read outside its layer"):
+        gradient = zo.LossGradient(network, objective, estimator, evaluator="stacked")
+        gradient.backward(torch.randn(4, 3))
+    assert serving(gradient) == {"Loop"}
+    assert all(torch.equal(p, old) for p, old in zip(network.parameters(), before, strict=True))
+    assert "forward" not in vars(network)
+
+
+def test_rows_that_fail_by_chance_do_not_cost_the_fast_evaluator():
+    generator = torch.Generator().manual_seed(0)
+
+    def losing(network, batch):
+        lost = torch.rand(len(batch), generator=generator) < 0.02
+        return torch.where(lost, float("nan"), mean_square(network, batch))
+
+    gradient = zo.LossGradient(nn.Linear(3, 2), losing, zo.CGE(1e-3), evaluator="stacked", max_dropped=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gradient.backward(torch.randn(10, 3))
+    assert serving(gradient) == {"Stacked"}
+
+
+@pytest.mark.parametrize("call", range(1, 10))  # the base is call 0, the check takes the next nine
+def test_one_row_lost_anywhere_in_the_check_does_not_cost_the_fast_evaluator(call):
+    calls = 0
+
+    def losing(network, batch):
+        nonlocal calls
+        loss = mean_square(network, batch)
+        if calls == call:
+            loss[1] = float("nan")
+        calls += 1
+        return loss
+
+    gradient = zo.LossGradient(nn.Linear(3, 2), losing, zo.CGE(1e-3), evaluator="stacked")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gradient.backward(torch.randn(10, 3))
+    assert serving(gradient) == {"Stacked"}
+
+
+def confident(seed):
+    """A trained network, as good as: float32 logits of order ten, and labels that it is sure of."""
+    torch.manual_seed(seed)
+    layers = [layer for _ in range(2) for layer in (nn.Linear(8, 24), nn.BatchNorm1d(24), nn.ReLU())]
+    layers[3] = nn.Linear(24, 24)
+    network, x = nn.Sequential(*layers, nn.Linear(24, 5)), torch.randn(32, 8)
+    with torch.no_grad():
+        network[-1].weight.mul_(15)
+        return network, (x, network(x).argmax(1))
+
+
+CLASSIFIED = zo.OutputLoss(lambda y, label: nn.functional.cross_entropy(y, label, reduction="none"))
+
+
+@pytest.mark.parametrize("fast", ["stacked", "difference"])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_rounding_of_confident_rows_is_not_taken_for_a_fault(fast, seed):
+    network, batch = confident(seed)
+    estimator = zo.CGE(1e-3, zo.RandomCoordinates(5))
+    gradient = zo.LossGradient(network, CLASSIFIED, estimator, evaluator=fast)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            gradient.backward(batch)
+    assert serving(gradient) == {fast.capitalize()}
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_a_tenth_too_much_for_one_tensor_is_found_on_confident_rows(number):
+    class Off(zo.Difference):
+        def begin(self, problem, base):
+            right = super().begin(problem, base)
+
+            def changes(queries):
+                own = problem.parameters.locate(queries.indices)[0] == chosen
+                return right(queries) * torch.where(own, 1.1, 1.0)[:, None]
+
+            return changes
+
+    network, batch = confident(0)
+    names = [
+        name for name, _ in network.named_parameters() if name not in ("0.bias", "3.bias")
+    ]  # BN's follow
+    chosen = [name for name, _ in network.named_parameters()].index(names[number])
+    estimator = zo.CGE(1e-3, zo.RandomCoordinates(5))
+    gradient = zo.LossGradient(network, CLASSIFIED, estimator, evaluator=Off())
+    with pytest.warns(zo.EvaluatorWarning, match=f"Off disagreed with loop for {names[number]}"):
+        gradient.backward(batch)
+
+
+class Waking(nn.Module):
+    """A branch that does nothing until its gate has been opened, and then what no stack gets right."""
+
+    def __init__(self, mixing):
+        super().__init__()
+        self.mixing, self.gate = mixing, nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        return x + self.gate * self.mixing(x)
+
+
+def train(network, steps, evaluator):
+    """Weights after some steps, and the steps at which a warning came."""
+    gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-5, central=True), evaluator=evaluator, chunk=4)
+    warned = []
+    for step in range(steps):
+        network.zero_grad()
+        if step == 3 and isinstance(network[1], Waking):
+            network[1].gate.data.fill_(0.5)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            gradient.backward(torch.randn(6, 3, generator=torch.Generator().manual_seed(step)).double())
+        warned += [step for each in caught if each.category is zo.EvaluatorWarning]
+        with torch.no_grad():
+            for p in network.parameters():
+                p -= 0.05 * p.grad
+    return torch.cat([p.detach().flatten() for p in network.parameters()]), warned
+
+
+@pytest.mark.parametrize(
+    "mixing",
+    [
+        lambda x: x - x.mean(0),
+        lambda x: x.sort(0).values,
+        lambda x: x.cumsum(0),
+        lambda x: torch.randn_like(x),
+    ],
+    ids=["centred", "sorted", "cumsum", "noise"],
+)
+def test_what_wakes_between_checks_is_found_by_the_sentinel_and_the_step_is_by_loop(mixing):
+    found = []
+    for evaluator in ("stacked", "loop"):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(3, 3), Waking(mixing), nn.Linear(3, 2)).double()
+        found.append(train(network, 6, evaluator))
+    assert torch.allclose(found[0][0], found[1][0], rtol=0, atol=1e-8)
+    assert found[1][1] == [] and found[0][1] != [] and found[0][1][0] <= 3
+
+
+def test_the_check_is_repeated_at_recorded_steps_and_counted():
+    network = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
+    gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-3), evaluator="stacked", chunk=20)
+    spent = []
+    for _ in range(12):
+        before = gradient.counts.checks
+        gradient.backward(torch.randn(4, 3))
+        spent.append(gradient.counts.checks - before)
+    assert [step for step, checks in enumerate(spent) if checks > 1] == [0, 1, 10]
+    assert set(spent[2:10]) == {1}  # a sentinel for the one chunk
+
+
+class Counting(nn.Module):
+    """Gives something else at each call, which no torch generator knows of."""
+
+    def __init__(self, start):
+        super().__init__()
+        self.calls, self.start, self.layer = 0, start, nn.Linear(3, 2)
+
+    def forward(self, x):
+        self.calls += 1
+        return self.layer(x) * (1 + 0.1 * max(0, self.calls - self.start))
+
+
+@pytest.mark.parametrize("evaluator", ["loop", "stacked"])
+def test_state_outside_of_torch_is_told_with_the_size_of_its_noise(evaluator):
+    gradient = zo.LossGradient(Counting(0), mean_square, zo.CGE(1e-3), evaluator=evaluator)
+    with pytest.warns(zo.NoiseWarning, match="at the same weights.*differ by .*differences that mu makes"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", zo.EvaluatorWarning)
+            gradient.backward(torch.randn(6, 3))
+
+
+class Momentum(nn.Module):
+    """A frozen copy that follows the weights in each forward, as a momentum encoder's does."""
+
+    def __init__(self, assigned):
+        super().__init__()
+        self.layer, self.assigned = nn.Linear(3, 3), assigned
+        self.slow = nn.Linear(3, 3).requires_grad_(False)
+
+    @torch.no_grad()
+    def follow(self):
+        for slow, fast in zip(self.slow.parameters(), self.layer.parameters(), strict=True):
+            if self.assigned:
+                slow.data = 0.5 * slow.data + 0.5 * fast.data
+            else:
+                slow.mul_(0.5).add_(fast, alpha=0.5)
+
+    def forward(self, x):
+        self.follow()
+        return self.layer(x) - self.slow(x)
+
+
+@pytest.mark.parametrize("evaluator", ["loop", "stacked", "auto"])
+@pytest.mark.parametrize("assigned", [False, True])
+def test_weights_that_a_forward_writes_are_written_once_a_step(assigned, evaluator):
+    torch.manual_seed(0)
+    network, batch = Momentum(assigned).double(), torch.randn(5, 3).double()
+    frozen = {name: p.detach().clone() for name, p in network.slow.named_parameters()}
+    layer = network.layer.parameters()
+    expected = [0.5 * slow + 0.5 * fast.detach() for slow, fast in zip(frozen.values(), layer, strict=True)]
+
+    def at(values):  # a forward of its own, from the same frozen weights
+        slow = [0.5 * old + 0.5 * value for old, value in zip(frozen.values(), values, strict=True)]
+        output = batch @ values[0].T + values[1] - (batch @ slow[0].T + slow[1])
+        return output.square().mean()
+
+    values = [p.detach().clone().requires_grad_() for p in network.layer.parameters()]
+    truth = torch.autograd.grad(at(values), values)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", zo.EvaluatorWarning)
+        zo.LossGradient(network, mean_square, zo.CGE(1e-6, central=True), evaluator=evaluator).backward(batch)
+    for p, slope in zip(network.layer.parameters(), truth, strict=True):
+        assert torch.allclose(p.grad, slope, atol=1e-8)
+    for p, value in zip(network.slow.parameters(), expected, strict=True):
+        assert torch.allclose(p, value, rtol=0, atol=1e-15)
+
+
+def test_a_forward_that_fails_leaves_every_weight_as_it_was():
+    network = Momentum(False)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    calls = 0
+
+    def breaking(network, batch):
+        nonlocal calls
+        calls += 1
+        loss = mean_square(network, batch)
+        if calls == 6:
+            raise ArithmeticError("the sixth time")
+        return loss
+
+    gradient = zo.LossGradient(network, breaking, zo.CGE(1e-3), evaluator="loop")
+    with pytest.raises(ArithmeticError):
+        gradient.backward(torch.randn(5, 3))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_a_query_that_writes_other_weights_than_the_base_is_refused_by_name():
+    class Late(Momentum):
+        calls = 0
+
+        def follow(self):
+            self.calls += 1
+            if self.calls > 4:
+                super().follow()
+
+    network = Late(False)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-3), evaluator="loop")
+    with pytest.raises(zo.ObjectiveError, match=r"slow\.weight, slow\.bias in a query"):
+        gradient.backward(torch.randn(5, 3))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("evaluator", ["loop", "auto"])
+def test_a_gradient_of_zero_is_told_once(evaluator):
+    network, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    gradient = zo.LossGradient(network, lambda _, x: mean_square(other, x), zo.CGE(1e-3), evaluator=evaluator)
+    with pytest.warns(zo.ZeroGradientWarning, match="exactly zero") as caught:
+        for _ in range(3):
+            gradient.backward(torch.randn(4, 3))
+    assert len([each for each in caught if each.category is zo.ZeroGradientWarning]) == 1

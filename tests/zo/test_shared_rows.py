@@ -1,0 +1,321 @@
+"""`SharedRows`: calls of a box that several processes make in the same way are paid once.
+
+Four processes are started once, on 127.0.0.1 with gloo; they do all that is in `CASES`.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.multiprocessing.spawn import spawn
+
+import zo
+from blackbox import ArraySpec, BlackBoxFunction, Budgeted, BudgetError
+from zo.evaluators.memory import measured
+
+RANKS, ROWS, STEPS, MU = 4, 7, 3, 1e-3
+SIZES = (1, 2, 3, 4)
+
+
+class Sines(BlackBoxFunction):
+    """sin(1.3 x) for rows of four; some rows fail, which is told by the digits of the input alone."""
+
+    inputs = outputs = (ArraySpec("x", (4,)),)
+    arrays = "torch"
+
+    def __init__(self):
+        super().__init__(failures="keep")
+
+    def evaluate_rows(self, x):
+        y = torch.sin(1.3 * x)
+        y[(1e4 * x.abs().sum(dim=1)).frac() < 0.01] = float("nan")
+        return y
+
+
+def make_network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8).eval(), nn.Tanh(), nn.Linear(8, 4))
+
+
+def batch_of(step):
+    draws = torch.Generator().manual_seed(step)
+    batch = torch.randn(ROWS, 4, generator=draws), torch.randn(ROWS, 4, generator=draws)
+    batch[0][step % ROWS] = torch.nan if step == 1 else batch[0][step % ROWS]
+    return batch
+
+
+def through(box):
+    def objective(network, batch):
+        return (box(batch[0] + network(batch[0].nan_to_num())) - batch[1]).square().mean(dim=1)
+
+    return objective
+
+
+def gradient_of(network, box, group, **settings):
+    chosen = {"evaluator": "stacked", "chunk": 9, "max_dropped": 0.9, **settings}
+    return zo.LossGradient(network, through(box), zo.CGE(MU), process_group=group, **chosen)
+
+
+def train(group, share=True, **settings):
+    torch.set_num_threads(1)
+    network, inner = make_network(), Sines()
+    gradient = gradient_of(network, zo.SharedRows(inner, group) if share else inner, group, **settings)
+    torch.manual_seed(7)
+    for step in range(STEPS):
+        network.zero_grad()
+        gradient.backward(batch_of(step))
+        with torch.no_grad():
+            for tensor in network.parameters():
+                tensor -= 0.1 * tensor.grad
+    return {
+        "weights": torch.cat([value.flatten().double() for value in network.state_dict().values()]),
+        "rows": inner.ledger.rows_asked,
+    }
+
+
+# What the processes do
+
+
+def shared(groups):
+    """Calls that all make alike, in blocks of three rows and by the first alone; and gradients."""
+    found = {}
+    for size in SIZES[1:]:
+        if groups[size] is None:
+            continue
+        for block in (None, 3):
+            inner = Sines()
+            box = zo.SharedRows(inner, groups[size], block)
+            first = box(batch_of(1)[0].unflatten(0, (7, 1)))
+            second = box(batch_of(2)[0].double().numpy())
+            found["calls", size, block] = first, second, inner.ledger.rows_asked, inner.ledger.rows_run
+        found["trained", size] = train(groups[size])
+        found["alone", size] = train(groups[size], first_alone=True)
+        box = Sines()
+        around = zo.differentiable(zo.SharedRows(box, groups[size]), zo.RGE(MU, 3))
+        network = make_network()
+        torch.manual_seed(7)
+        batch = batch_of(0)
+        (around(network(batch[0])) - batch[1]).nan_to_num().square().mean().backward()
+        found["around", size] = (
+            [tensor.grad.clone() for tensor in network.parameters()],
+            box.ledger.rows_asked,
+        )
+        found["tangent", size] = tangent(groups[size])
+    return found
+
+
+def tangent(group, process_group=None):
+    """Two steps with a learned tangent of a box that all ask alike."""
+    torch.set_num_threads(1)
+    box, network = Sines(), make_network()
+    own = zo.SharedRows(box, group)
+    made = zo.TangentGradient(
+        network, through(own), boxes=[own], probes=3, mu=1e-2, process_group=process_group, chunk=2
+    )
+    torch.manual_seed(7)
+    for step in (0, 2):
+        made.backward(batch_of(step))
+    return [tensor.grad for tensor in network.parameters()], box.ledger.rows_asked
+
+
+def error_of(work):
+    try:
+        work()
+    except Exception as error:
+        return type(error).__name__, str(error)
+    raise AssertionError("no error")
+
+
+class BreaksOn(Sines):
+    """Raises on one rank."""
+
+    def __init__(self, rank):
+        super().__init__()
+        self.failures = "raise"
+        self.rank = rank
+
+    def evaluate_rows(self, x):
+        if dist.get_rank() == self.rank:
+            raise OSError("the disk is full")
+        return super().evaluate_rows(x)
+
+
+def failing(groups):
+    group, x = groups[4], torch.randn(8, 4, generator=torch.Generator().manual_seed(5))
+    found = {"other": error_of(lambda: zo.SharedRows(Sines(), group)(x + (groups["rank"] == 2)))}
+    spent = Budgeted(Sines(), rows=5)
+    found["budget"] = error_of(lambda: zo.SharedRows(spent, group)(x)), spent.ledger.rows_run
+    found["broken"] = error_of(lambda: zo.SharedRows(BreaksOn(1), group, 2)(x))
+    found["after"] = zo.SharedRows(Sines(), group, 2)(x)
+    return {"failing": found}
+
+
+def failing_before_rows(groups):
+    """Of two processes one fails where the other waits for its part of the base's rows."""
+    group = groups["brief"]
+    if group is None:
+        return {}
+    box = zo.SharedRows(Sines(), group)
+
+    def objective(network, batch):
+        if groups["rank"] == 1:
+            raise MemoryError("no memory left on this device")
+        return box(network(batch[0])).square().mean(1)
+
+    gradient = zo.LossGradient(make_network(), objective, zo.CGE(MU), process_group=group, evaluator="loop")
+    torch.manual_seed(4)
+    return {"failing before rows": error_of(lambda: gradient.backward(batch_of(0)))}
+
+
+CASES = (shared, failing, failing_before_rows)
+
+
+def work(rank, folder):
+    """One of the processes."""
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
+    made = {size: dist.new_group(list(range(size))) for size in (1, 2, 3)}
+    groups = {size: group if rank < size else None for size, group in made.items()}
+    groups |= {4: dist.group.WORLD, "rank": rank}
+    brief = dist.new_group([0, 1], timeout=timedelta(seconds=3))  # one in which someone did not answer
+    groups["brief"] = brief if rank < 2 else None
+    found = {}
+    for case in CASES:
+        found |= case(groups)
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """By rank, what the cases gave."""
+    folder = tmp_path_factory.mktemp("ranks")
+    spawn(work, (str(folder),), nprocs=RANKS)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# Calls of a box
+
+
+@pytest.mark.parametrize("block", [None, 3])
+def test_calls_that_all_make_are_answered_once_and_as_by_the_box(block, found):
+    box = Sines()
+    first, second = box(batch_of(1)[0].unflatten(0, (7, 1))), box(batch_of(2)[0].double().numpy())
+    for size in SIZES[1:]:
+        asked, ran = 0, 0
+        for rank in range(size):
+            one, two, own, own_ran = found[rank]["calls", size, block]
+            assert torch.equal(one.nan_to_num(), first.nan_to_num()) and one.shape == first.shape
+            assert (two == second).all() and two.dtype == second.dtype
+            asked, ran = asked + own, ran + own_ran
+            assert own > 0 if block and rank < 3 else (own == 0) == (rank > 0)
+        assert (asked, ran) == (13, 13)  # a row that was dead already is not sent
+
+
+@pytest.mark.parametrize("kind", ["trained", "alone"])
+def test_a_shared_gradient_pays_for_base_and_queries_once(kind, found):
+    alone = train(None)
+    assert torch.equal(alone["weights"], train(None, share=False)["weights"])
+    for size in SIZES[1:]:
+        runs = [found[rank][kind, size] for rank in range(size)]
+        assert all(torch.equal(run["weights"], alone["weights"]) for run in runs)
+        assert sum(run["rows"] for run in runs) == alone["rows"]
+        assert [run["rows"] > 0 for run in runs] == [rank == 0 or kind == "trained" for rank in range(size)]
+
+
+def test_queries_in_backward_are_paid_once(found):
+    box, network, batch = Sines(), make_network(), batch_of(0)
+    around = zo.differentiable(box, zo.RGE(MU, 3))
+    torch.manual_seed(7)
+    (around(network(batch[0])) - batch[1]).nan_to_num().square().mean().backward()
+    for size in SIZES[1:]:
+        assert sum(found[rank]["around", size][1] for rank in range(size)) == box.ledger.rows_asked
+        for rank in range(size):
+            pairs = zip(found[rank]["around", size][0], network.parameters(), strict=True)
+            assert all(torch.equal(grad, tensor.grad) for grad, tensor in pairs)
+
+
+def test_probes_of_a_tangent_are_paid_once(found):
+    grads, rows = tangent(None)
+    for size in SIZES[1:]:
+        assert sum(found[rank]["tangent", size][1] for rank in range(size)) == rows
+        for rank in range(size):
+            assert all(map(torch.equal, found[rank]["tangent", size][0], grads))
+
+
+def test_a_process_alone_with_blocks_gives_its_box_blocks():
+    sizes = []
+
+    class Noted(Sines):
+        def evaluate_rows(self, x):
+            sizes.append(len(x))
+            return super().evaluate_rows(x)
+
+    box = zo.SharedRows(Noted(), None, 3)
+    x = torch.randn(7, 4, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(box(x).nan_to_num(), Sines()(x).nan_to_num())
+    assert sizes == [3, 3, 1] and repr(box) == "Noted"
+
+
+# What is told to all
+
+
+def test_blocks_take_no_more_memory_than_the_first_of_them():
+    """Chunks follow from the peak, which must not depend on how many blocks a process answers."""
+
+    class Wide(BlackBoxFunction):
+        inputs, outputs = (ArraySpec("x", (4,)),), (ArraySpec("y", (4096,)),)
+        arrays = "torch"
+
+        def evaluate_rows(self, x):
+            return x.repeat(1, 1024)
+
+    peaks = []
+    for rows in (2, 8):
+        with measured(True) as peak:
+            answers = zo.SharedRows(Wide(), None, 2)(torch.ones(rows, 4))
+            peaks.append(peak.peak - 4096 * answers.element_size() * rows)
+    one_block = 2 * 4096 * 4
+    assert peaks[1] - peaks[0] < one_block / 2
+
+
+def test_ranks_that_ask_for_something_else_are_named(found):
+    for own in found:
+        kind, words = own["failing"]["other"]
+        assert kind == "RanksError" and "ask for the same rows, got others on rank 2" in words
+
+
+def test_what_the_box_raises_on_one_rank_is_raised_on_all(found):
+    for rank, own in enumerate(found):
+        (kind, words), ran = own["failing"]["budget"]
+        assert kind == BudgetError.__name__ and "at most 5 rows" in words and ran == 0
+        kind, words = own["failing"]["broken"]
+        assert kind == ("RowFailedError") and "the disk is full" in words, (rank, kind, words)
+
+
+def test_the_group_serves_again_after_failures(found):
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(5))
+    for own in found:
+        assert torch.equal(own["failing"]["after"].nan_to_num(), Sines()(x).nan_to_num())
+
+
+def test_a_rank_that_fails_while_another_waits_for_its_rows_says_why_and_the_other_ends(found):
+    (kind, words), (other, reason) = (found[rank]["failing before rows"] for rank in (0, 1))
+    assert kind == other == "RanksError"
+    assert "expected an answer of all 2 ranks" in words
+    assert "rank 1 failed: MemoryError: no memory left on this device" in reason

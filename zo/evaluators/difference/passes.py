@@ -1,0 +1,173 @@
+"""A pass: a changed parameter sent through a recording, as changes or, where they are large, as new values.
+
+Changes are exact and several variants of them share a call. But a change of a large activation costs more
+than the activation: a rule reads base and change where a function reads values alone. So a pass may go over
+from changes to values where a change has spread to a whole activation that is large: the recorded functions
+themselves run on what base and change give, from there to the losses, and those are subtracted, as by `loop`.
+Before that a changed weight moves one channel, which costs that channel's share of the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.overrides import resolve_name
+
+from zo.batches import map_tensors
+from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel
+from zo.evaluators.difference.channels_last import IN_PLACE, MADE
+from zo.evaluators.difference.recorder import Node, NotReadable, Ref
+from zo.evaluators.difference.recording import Recording
+from zo.evaluators.difference.registry import Argument
+
+
+@dataclass(frozen=True)
+class Anew:
+    """The value of a recorded tensor in the one variant of a pass, and whether nothing else has its memory."""
+
+    value: Tensor
+    own: bool = False
+
+
+Found: TypeAlias = dict[Ref, Change | Anew]
+
+
+def send(recording: Recording, number: int, change: Entries, large: int | None, base: Tensor) -> Tensor:
+    """What the losses change by, `(variants, rows)`.
+
+    Args:
+        recording: of the base.
+        number: of the parameter that is changed, in the order of `Parameters`.
+        change: of it; of one variant if `large` is a number.
+        large: bytes of an activation from which on values are computed anew; None for changes to the end.
+        base: losses of the base, `(rows,)`.
+
+    Raises:
+        NotReadable: the rule of a call does not describe it; the message says where and what.
+    """
+    found: Found = {Ref(number): change}
+    for place in recording.along(number, found):
+        node = recording.nodes[place]
+        if any(isinstance(found.get(ref), Anew) for ref in node.refs):
+            result = _anew(recording, place, found)
+        else:
+            result = changed(node, recording.value, found)
+        several = isinstance(result, tuple | list)
+        for item, part in enumerate(result if several else (result,)):
+            ref = Ref(place, item) if several else Ref(place)
+            if large is not None and isinstance(part, Tensor) and part[0].nbytes > large:
+                part = Anew(recording.value(ref) + part[0], own=True)
+            if part is not None:
+                found[ref] = part
+    variants = len(change.entries)
+
+    def ended(end: Ref | Tensor) -> Tensor:
+        value = recording.value(end) if isinstance(end, Ref) else end
+        if isinstance(end, Tensor) or end not in found:  # it depends on no weight, or not on this one
+            return value.new_zeros(variants, *value.shape)
+        return _change(found[end], value)
+
+    result = recording.at_end(ended)
+    return result if recording.tail is None else recording.tail.changes(result, base)
+
+
+def changed(node: Node, value: Callable[[Ref], Tensor], found: Mapping[Ref, Any]) -> Argument:
+    """The change of what a recorded call gives, or several, by its rule.
+
+    Args:
+        node: the call.
+        value: the base's values.
+        found: changes of what it reads, where there are some.
+
+    Raises:
+        NotReadable: the rule does not describe this call; the message says where and what.
+    """
+
+    def argument(ref: Ref) -> Tensor | Moved:
+        return Moved(value(ref), found[ref]) if ref in found else value(ref)
+
+    assert node.rule is not None  # parameters depend on nothing
+    args, kwargs = map_tensors(argument, (node.args, node.kwargs), kind=Ref)
+    try:
+        if node.rule.elementwise:
+            result = _elementwise(node, args, kwargs)
+        else:
+            result = node.rule.function(node.call, *args, **kwargs)
+        _check_shapes(result, node.call.output)
+        return result
+    except (torch.OutOfMemoryError, NotReadable):
+        raise
+    # A rule takes less than its function, such as an argument fewer; whatever it stumbles over is that.
+    except (RuntimeError, TypeError, AttributeError, ValueError, LookupError, AssertionError) as error:
+        name = resolve_name(node.call.function) or getattr(node.call.function, "__name__", "a module")
+        said = str(error) if isinstance(error, NotImplementedError) else f"{type(error).__name__}: {error}"
+        raise NotReadable(
+            f"{node.where}: expected a call of {name} that its rule describes, got {said}. "
+            "Use evaluator='stacked'."
+        ) from error
+
+
+def _anew(recording: Recording, place: int, found: Found) -> Argument:
+    """What a call gives in the one variant, each result `Anew`."""
+    node = recording.nodes[place]
+
+    def argument(ref: Ref) -> Tensor:
+        return _value(found[ref], recording.value(ref)) if ref in found else recording.value(ref)
+
+    assert node.rule is not None
+    function = node.call.function
+    if node.rule.prepare is None:
+        first = node.args[0] if node.args and isinstance(node.args[0], Ref) else None
+        own = function in MADE
+        if first is not None and function in IN_PLACE and recording.ends(first, place):
+            target = found.get(first)
+            if isinstance(target, Anew) and target.own and target.value.shape == node.call.output.shape:
+                function, own = IN_PLACE[function], True
+        args, kwargs = map_tensors(argument, (node.args, node.kwargs), kind=Ref)
+        result = function(*args, **kwargs)
+        return tuple(map(Anew, result)) if isinstance(result, tuple | list) else Anew(result, own)
+    # It draws at random, and its rule knows what was drawn.
+    moved = {ref: _change(found[ref], recording.value(ref)) for ref in node.refs if ref in found}
+    change = Moved(node.call.output, changed(node, recording.value, moved)).change
+    return Anew(node.call.output + change[0], own=True)
+
+
+def _value(found: Change | Anew, base: Tensor) -> Tensor:
+    return found.value if isinstance(found, Anew) else base + Moved(base, found).change[0]
+
+
+def _change(found: Change | Anew, base: Tensor) -> Tensor:
+    return (found.value - base)[None] if isinstance(found, Anew) else Moved(base, found).change
+
+
+def _check_shapes(result: Argument, output: Argument) -> None:
+    """A change that was to be broadcast later is summed over too few places by what sums."""
+    several = isinstance(output, tuple)
+    for change, base in zip(result if several else (result,), output if several else (output,), strict=True):
+        if change is None or isinstance(change, Entries):
+            continue
+        shape = list(base.shape)
+        if isinstance(change, OneChannel):
+            shape[change.axis] = 1
+        values = change.values if isinstance(change, OneChannel) else change
+        if list(values.shape[1:]) != shape:
+            raise ValueError(f"a change {tuple(values.shape)} of a result {tuple(base.shape)}")
+
+
+def _elementwise(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Change:
+    assert node.rule is not None
+    if not args:  # by keyword
+        kwargs = dict(kwargs)
+        args = (kwargs.pop("input"),)
+    first, *rest = args
+    others = [item for item in (*rest, *kwargs.values()) if isinstance(item, Tensor | Moved)]
+    if not isinstance(first, Moved) or any(isinstance(item, Moved) for item in others):
+        raise NotImplementedError(f"{node.call.function.__name__} of a second tensor that moves")
+    if isinstance(first.of, OneChannel) and not others:
+        own = Moved(first.of.gathered(first.base), first.of.values)
+        return first.of.like(node.rule.function(node.call, own, *rest, **kwargs))
+    return node.rule.function(node.call, first, *rest, **kwargs)

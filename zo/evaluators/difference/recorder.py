@@ -1,0 +1,350 @@
+"""`Recorder`: keeps every function call between the perturbed weights and the losses of one base evaluation.
+
+The objective runs once under a `TorchFunctionMode`. It never gets to see a weight, or anything that
+depends on one: what it is handed in their place has the right shape and holds NaN (one number, expanded),
+and stands for the true tensor, which the recorder puts in when a torch function is called. So whatever
+reads a weight past the recorder (a penalty in compiled code, a tensor of NumPy) comes out NaN and is
+found, however little it does.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from zo.batches import map_tensors
+from zo.evaluators.difference.registry import DECOMPOSITIONS, RULES, Argument, Call, Rule, named
+from zo.evaluators.evaluator import Unservable
+
+
+class NotReadable(Unservable):
+    """The objective does something that no rule describes.
+
+    Attributes:
+        box: a black box was called.
+    """
+
+    def __init__(self, message: str, *, box: bool = False) -> None:
+        super().__init__(message)
+        self.box = box
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A tensor of the recording: the result of a node, or one of several results."""
+
+    node: int
+    item: int | None = None
+
+
+@dataclass
+class Node:
+    """A recorded call, or a perturbed parameter, which has no function.
+
+    Attributes:
+        call: function and base result.
+        rule: how changes pass.
+        args, kwargs: what it was called with, a `Ref` for what depends on the weights.
+        refs: those of the arguments.
+        where: name of the module that made the call, for messages.
+    """
+
+    call: Call
+    rule: Rule | None
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    refs: tuple[Ref, ...] = ()
+    where: str = ""
+
+    @property
+    def reads(self) -> set[int]:
+        """The nodes that it depends on."""
+        return {ref.node for ref in self.refs}
+
+
+class Recorder(TorchFunctionMode):
+    """Records calls while its block runs; see the module.
+
+    Args:
+        weights: the perturbed parameters, as the network holds them.
+        values: their values.
+        buffers: of the network, which are put back behind the recording.
+
+    Attributes:
+        nodes: parameters first, in their order, then calls in theirs.
+        where: names of the modules that are running, innermost last.
+    """
+
+    def __init__(
+        self, weights: Iterable[Tensor], values: Iterable[Tensor], buffers: Iterable[Tensor] = ()
+    ) -> None:
+        super().__init__()
+        self.nodes: list[Node] = []
+        self.where: list[str] = []
+        self._known: dict[
+            int, tuple[Tensor, Ref]
+        ] = {}  # by identity; the tensor is held so that it stays its own
+        self._stale: dict[int, Tensor] = {}
+        self._written: dict[int, Tensor] = {}  # constants that were to be written to, by their memory
+        self._versions = {_memory(tensor): (tensor, tensor._version) for tensor in buffers}
+        self._constants: list[tuple[Tensor, int, str]] = []
+        for weight, value in zip(weights, values, strict=True):
+            self._known[id(weight)] = weight, Ref(len(self.nodes))
+            self.nodes.append(Node(Call(_parameter, value), None))
+
+    def ref(self, tensor: Argument) -> Ref | None:
+        """What a tensor stands for; None for one that does not depend on the weights."""
+        found = self._known.get(id(tensor))
+        return None if found is None else found[1]
+
+    def value(self, ref: Ref) -> Tensor:
+        """The base value."""
+        output = self.nodes[ref.node].call.output
+        return output if ref.item is None else output[ref.item]
+
+    def __torch_function__(
+        self,
+        func: Argument,
+        types: Argument,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Argument:
+        """One call of a torch function."""
+        kwargs = kwargs or {}
+        refs: list[Ref] = []
+
+        def taken(tensor: Tensor) -> Argument:
+            if id(tensor) in self._stale:
+                raise self._refused(func, "reads a tensor after it was changed in place")
+            ref = self.ref(tensor)
+            if ref is None:
+                if self._written and _memory(tensor) in self._written:
+                    raise self._refused(func, "reads memory that weights were written to in place")
+                return tensor
+            refs.append(ref)
+            return ref
+
+        own_args, own_kwargs = map_tensors(taken, (_listed(args), kwargs))
+        if not refs:
+            return func(*args, **kwargs)
+        if func in DECOMPOSITIONS:
+            with self:
+                return self._tried(func, DECOMPOSITIONS[func], args, kwargs)
+        if _asks_for_shape(func) or (_like_another(func) and own_args and not isinstance(own_args[0], Ref)):
+            return func(*self._real(own_args), **self._real(own_kwargs))
+        written, called = _without_writing(func)
+        own_args, own_kwargs, inplace = _not_in_place(called, own_args, own_kwargs)
+        rule = RULES.get(called)
+        if rule is None:
+            raise self._refused(func, "has no rule")
+        if isinstance(own_kwargs.get("out"), Tensor | Ref):
+            raise self._refused(func, "writes to a tensor that it is given")
+        result = self._record(called, rule, own_args, own_kwargs, refs)
+        if not (written or inplace):
+            return result
+        target = args[0] if args else next(iter(kwargs.values()))
+        return self._write(func, target, result)
+
+    def opaque(self, module: nn.Module, forward: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
+        """A forward that records the module's call as one."""
+
+        def replacement(*args: Argument, **kwargs: Argument) -> Argument:
+            refs: list[Ref] = []
+
+            def taken(tensor: Tensor) -> Argument:
+                ref = self.ref(tensor)
+                if ref is not None:
+                    refs.append(ref)
+                return tensor if ref is None else ref
+
+            own = map_tensors(taken, (dict(module.named_parameters(recurse=False)), args, kwargs))
+
+            def function(parameters: dict[str, Tensor], *args: Argument, **kwargs: Argument) -> Argument:
+                held = [(module.get_parameter(name), value) for name, value in parameters.items()]
+                hidden = [(tensor, tensor.detach().clone()) for tensor, _ in held]
+                try:
+                    for tensor, value in held:
+                        tensor.data.copy_(value)
+                    with torch._C.DisableTorchFunction():
+                        return forward(*args, **kwargs)
+                finally:
+                    for tensor, value in hidden:
+                        tensor.data.copy_(value)
+
+            if not refs:
+                return forward(*args, **kwargs)
+            with torch._C.DisableTorchFunction():
+                return self._record(function, rule, (own[0], *own[1]), own[2], refs)
+
+        return replacement
+
+    def constants_changed(self) -> str | None:
+        """The module that used a tensor which was written to later, if one was."""
+        for tensor, version, where in self._constants:
+            if tensor._version != version:
+                return where
+        return None
+
+    def _record(
+        self,
+        function: Argument,
+        rule: Rule,
+        args: Argument,
+        kwargs: Argument,
+        refs: list[Ref],
+    ) -> Argument:
+        real_args, real_kwargs = self._real(args), self._real(kwargs)
+        extra = None
+        if rule.prepare is not None:
+            output, extra = rule.prepare(*real_args, **real_kwargs)
+        else:
+            output = function(*real_args, **real_kwargs)
+        args, kwargs = _without_running_statistics(function, args, kwargs)
+        if isinstance(output, list):
+            output = tuple(output)
+        several = isinstance(output, tuple)
+        if not all(isinstance(item, Tensor) for item in (output if several else (output,))):
+            raise self._refused(function, "gives something that is no tensor")
+
+        def noted(tensor: Tensor) -> Tensor:
+            _, version = self._versions.get(_memory(tensor), (None, tensor._version))
+            if tensor._version != version:  # a buffer that this forward moved, and that will be put back
+                return tensor.clone()
+            self._constants.append((tensor, tensor._version, self._name()))
+            return tensor
+
+        args, kwargs = map_tensors(noted, (args, kwargs))
+        node = Node(Call(function, output, extra), rule, args, kwargs, tuple(refs), self._name())
+        number = len(self.nodes)
+        self.nodes.append(node)
+        if several:
+            return tuple(self._stand_in(item, Ref(number, i)) for i, item in enumerate(output))
+        return self._stand_in(output, Ref(number))
+
+    def _stand_in(self, tensor: Tensor, ref: Ref) -> Tensor:
+        fill = float("nan") if tensor.is_floating_point() else 0
+        facade = torch.full((), fill, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+        self._known[id(facade)] = facade, ref
+        return facade
+
+    def _real(self, tree: Argument) -> Argument:
+        return map_tensors(self.value, tree, kind=Ref)
+
+    def _write(self, func: Argument, target: Tensor, result: Tensor) -> Tensor:
+        """A tensor was to be written to: it stands for the result, and what shares its memory is stale."""
+        if (target.shape, target.dtype) != (result.shape, result.dtype):
+            raise self._refused(func, "writes a result of another shape or dtype in place")
+        ref, new = self.ref(target), self.ref(result)
+        assert new is not None  # it was recorded just now
+        if ref is None:
+            self._written[_memory(target)] = target
+        else:
+            memory = _memory(self.value(ref))
+            for held, other in self._known.values():
+                if held is not target and _memory(self.value(other)) == memory:
+                    self._stale[id(held)] = held
+        self._known[id(target)] = target, new
+        return target
+
+    def _tried(self, func: Argument, function: Argument, args: Argument, kwargs: Argument) -> Argument:
+        try:
+            return function(*args, **kwargs)
+        except NotImplementedError as error:
+            raise self._refused(func, f"has no rule ({error})") from error
+
+    def _name(self) -> str:
+        return next((name for name in reversed(self.where) if name), "the network")
+
+    def _refused(self, function: Argument, what: str) -> NotReadable:
+        name = resolve_name(function) or getattr(function, "__name__", str(function))
+        return NotReadable(
+            f"{self._name()}: expected functions that have a rule, got {name}, which {what}. "
+            "Add one with zo.difference_rule, or use evaluator='stacked'."
+        )
+
+
+def _memory(tensor: Tensor) -> int:
+    """The same for all views of a tensor."""
+    try:
+        return tensor.untyped_storage()._cdata
+    except NotImplementedError:  # sparse ones have none
+        return -id(tensor)
+
+
+def _parameter() -> None:
+    """Stands for the call of a node that is a parameter."""
+
+
+_SHAPES = frozenset(
+    named(
+        *("dim", "ndimension", "size", "numel", "nelement", "stride", "is_contiguous", "is_floating_point"),
+        *("is_complex", "is_signed", "element_size", "storage_offset", "get_device", "__len__", "__repr__"),
+        *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"),
+        *("new_zeros", "new_ones", "new_full", "new_empty", "is_same_size"),
+    )
+)
+_LIKE = frozenset(named("to", "type_as", "view_as", "reshape_as", "expand_as"))
+_PROPERTIES = frozenset(
+    (
+        *("shape", "dtype", "device", "ndim", "is_cuda", "is_cpu", "is_mps", "is_xpu", "is_meta", "layout"),
+        *("requires_grad", "is_sparse", "is_sparse_csr", "is_quantized", "is_nested", "is_mkldnn", "is_leaf"),
+        *("grad_fn", "names", "itemsize", "nbytes"),
+    )
+)
+
+
+def _listed(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments with sizes as plain tuples, which can be made anew."""
+    return tuple(tuple(item) if isinstance(item, torch.Size) else item for item in args)
+
+
+def _asks_for_shape(function: Argument) -> bool:
+    """Whether the result hangs on shape and dtype alone."""
+    if getattr(function, "__name__", "") in ("__get__",):
+        return getattr(function.__self__, "__name__", "") in _PROPERTIES
+    return function in _SHAPES
+
+
+def _like_another(function: Argument) -> bool:
+    """Whether the result takes dtype, device or shape from a second tensor, and nothing else."""
+    return function in _LIKE
+
+
+def _without_writing(function: Argument) -> tuple[bool, Any]:
+    """Whether a function writes to its first argument, and one that gives the same and does not."""
+    name = getattr(function, "__name__", "")
+    if name.startswith("__i") and name.endswith("__") and name not in ("__invert__", "__index__", "__int__"):
+        return True, getattr(Tensor, f"__{name[3:]}", function)
+    if name.endswith("_") and not name.startswith("__"):
+        places = (Tensor, functional, torch)
+        return True, next((getattr(p, name[:-1]) for p in places if hasattr(p, name[:-1])), function)
+    return False, function
+
+
+def _not_in_place(function: Argument, args: Argument, kwargs: Argument) -> tuple[Any, Any, bool]:
+    """The arguments with `inplace` switched off, and whether it was on."""
+    if kwargs.get("inplace"):
+        return args, {**kwargs, "inplace": False}, True
+    if not inspect.isfunction(function) or not any(item is True for item in args):
+        return args, kwargs, False
+    names = list(inspect.signature(function).parameters)
+    place = names.index("inplace") if "inplace" in names else len(args)
+    if place >= len(args) or not args[place]:
+        return args, kwargs, False
+    return (*args[:place], False, *args[place + 1 :]), kwargs, True
+
+
+def _without_running_statistics(function: Argument, args: Argument, kwargs: Argument) -> tuple[Any, Any]:
+    """Arguments of a norm with the batch's own statistics: it writes the running ones, no rule reads them."""
+    own = {functional.batch_norm: "training", functional.instance_norm: "use_input_stats"}
+    if function not in own or not kwargs.get(own[function], function is functional.instance_norm):
+        return args, kwargs
+    kept = {name: value for name, value in kwargs.items() if not name.startswith("running_")}
+    return (args[0],), {**kept, "running_mean": None, "running_var": None}

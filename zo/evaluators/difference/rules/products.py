@@ -1,0 +1,146 @@
+"""Products: f(x + dx, w + dw) - f(x, w) = f(dx, w) + f(x + dx, dw), for whatever is linear in both."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel, aligned, total
+from zo.evaluators.difference.registry import Argument, Call, Rule, named, register
+from zo.evaluators.point_changes import places
+
+
+def by_variant(function: Callable[..., Any], *changes: Tensor, shared: tuple[Tensor, ...] = ()) -> Argument:
+    """The function on each variant: `changes` have variants first, `shared` come after them as they are."""
+    with warnings.catch_warnings():  # slow inside is right all the same
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        axes = (0,) * len(changes) + (None,) * len(shared)
+        return vmap(function, in_dims=axes)(*changes, *shared)
+
+
+def bilinear_change(
+    function: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor, both: bool
+) -> Tensor:
+    """function(first, second) for each variant of the second, and of the first too if `both`."""
+    if both:
+        return by_variant(function, first, second)
+    return by_variant(lambda second, first: function(first, second), second, shared=(first,))
+
+
+def bias_change(bias: Moved, output: Tensor, axis: int) -> Change:
+    """The change of a bias, one for each place of the output's axis."""
+    if isinstance(bias.of, Entries):
+        shape = [len(bias.of.entries), *output.shape]
+        shape[axis + 1] = 1
+        values = bias.of.steps.view(-1, *[1] * output.ndim).expand(shape)
+        return OneChannel(values, bias.of.entries, axis, output.shape[axis])
+    change = bias.change.reshape(bias.variants, *[1] * axis, -1, *[1] * (output.ndim - axis - 1))
+    return change.expand(bias.variants, *output.shape)
+
+
+def _linear(call: Call, input: Argument, weight: Argument, bias: Argument = None) -> Change:
+    """`(rows, ..., in)` to `(rows, ..., out)`."""
+    x = input.base if isinstance(input, Moved) else input
+    w = weight.base if isinstance(weight, Moved) else weight
+    last = x.ndim - 1
+    parts: list[Change] = []
+    if isinstance(input, Moved):
+        one = input.of
+        if isinstance(one, OneChannel) and one.axis == last:
+            columns = w.T[one.channels]
+            parts.append(one.values * columns.view(len(columns), *[1] * last, -1))
+        else:
+            parts.append(input.change @ w.T)
+    if isinstance(weight, Moved):
+        if isinstance(weight.of, Entries) and not isinstance(input, Moved):
+            out, into = places(weight.of.entries, w.shape)
+            steps = weight.of.steps.view(-1, *[1] * x.ndim)
+            parts.append(OneChannel(steps * x.movedim(-1, 0)[into].unsqueeze(-1), out, last, len(w)))
+        else:
+            value = input.value if isinstance(input, Moved) else x
+            function = torch.nn.functional.linear
+            parts.append(bilinear_change(function, value, weight.change, isinstance(input, Moved)))
+    if isinstance(bias, Moved):
+        parts.append(bias_change(bias, call.output, call.output.ndim - 1))
+    return total(parts)
+
+
+def _product(call: Call, input: Argument, other: Argument) -> Tensor:
+    """Matrix products and whatever is linear in each of two tensors."""
+    parts = []
+    if isinstance(input, Moved):
+        base = other.base if isinstance(other, Moved) else other
+        parts.append(bilinear_change(lambda b, a: call.function(a, b), base, input.change, False))
+    if isinstance(other, Moved):
+        value = input.value if isinstance(input, Moved) else input
+        parts.append(bilinear_change(call.function, value, other.change, isinstance(input, Moved)))
+    return sum(parts[1:], parts[0])
+
+
+def _right_product(call: Call, input: Argument, other: Argument) -> Tensor:
+    """Other @ input, as `Tensor.__rmatmul__` has it."""
+    return _product(Call(torch.matmul, call.output), other, input)
+
+
+def _added_product(
+    call: Call, input: Argument, a: Argument, b: Argument, *, beta: float = 1, alpha: float = 1
+) -> Tensor:
+    """addmm, baddbmm: beta * input + alpha * a @ b."""
+    parts = []
+    if isinstance(input, Moved):
+        d = aligned(input.change, call.output.ndim)
+        parts.append(beta * d.expand(len(d), *call.output.shape))
+    if isinstance(a, Moved) or isinstance(b, Moved):
+        parts.append(alpha * _product(Call(torch.matmul, call.output), a, b))
+    return sum(parts[1:], parts[0])
+
+
+def _einsum(call: Call, equation: str, *operands: Argument) -> Tensor:
+    """One operand after the other, those before it moved already."""
+    listed = (
+        list(operands[0]) if len(operands) == 1 and isinstance(operands[0], list | tuple) else list(operands)
+    )
+    parts = []
+    for place, operand in enumerate(listed):
+        if not isinstance(operand, Moved):
+            continue
+        before = [item.value if isinstance(item, Moved) else item for item in listed[:place]]
+        after = [item.base if isinstance(item, Moved) else item for item in listed[place + 1 :]]
+        axes = tuple(0 if isinstance(item, Moved) else None for item in listed[:place])
+        every = [*before, operand.change, *after]
+        axes = (*axes, 0, *[None] * len(after))
+        parts.append(vmap(lambda *items: torch.einsum(equation, *items), in_dims=axes)(*every))
+    return sum(parts[1:], parts[0])
+
+
+def _embedding(
+    call: Call,
+    input: Tensor,
+    weight: Moved,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    *_: Argument,
+    **__: Argument,
+) -> Change:
+    """Words `(rows, ...)` to features `(rows, ..., features)`."""
+    if max_norm is not None:
+        raise NotImplementedError("an embedding with max_norm, which writes the weights")
+    if isinstance(weight.of, Entries):
+        word, feature = places(weight.of.entries, weight.base.shape)
+        shape = (-1, *[1] * input.ndim)
+        values = (input == word.view(shape)) * weight.of.steps.view(shape)
+        return OneChannel(values.unsqueeze(-1), feature, input.ndim, weight.base.shape[1])
+    return weight.change[:, input]
+
+
+register(named("linear"), Rule(_linear))
+register(named("matmul", "__matmul__", "bmm", "mm", "mv", "dot", "outer"), Rule(_product))
+register(named("__rmatmul__"), Rule(_right_product))
+register(named("addmm", "baddbmm"), Rule(_added_product))
+register(named("einsum"), Rule(_einsum))
+register(named("embedding"), Rule(_embedding))

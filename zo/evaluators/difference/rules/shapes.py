@@ -1,0 +1,199 @@
+"""Whatever is linear in one tensor or in a list of them: the change goes through the function itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from zo.batches import map_tensors
+from zo.evaluators.difference.changes import Change, Moved, OneChannel
+from zo.evaluators.difference.registry import Argument, Call, Rule, named, register
+from zo.evaluators.difference.rules.products import by_variant
+
+
+def linear_change(call: Call, *args: Argument, **kwargs: Argument) -> Argument:
+    """The function of the changes, with zeros for tensors beside them that do not move."""
+    changes: list[Tensor] = []
+
+    def slot(moved: Moved) -> Tensor:
+        changes.append(moved.change)
+        return moved.base
+
+    map_tensors(slot, (args, kwargs), kind=Moved)
+
+    def function(*own: Tensor) -> Argument:
+        left = list(own)
+        filled = map_tensors(lambda moved: left.pop(0), (args, kwargs), kind=Moved)
+        return call.function(*filled[0], **filled[1])
+
+    return by_variant(function, *changes)
+
+
+def _joined(call: Call, tensors: Argument, *args: Argument, **kwargs: Argument) -> Argument:
+    """Of a list some of which do not move."""
+    return linear_change(
+        call,
+        [item if isinstance(item, Moved) else torch.zeros_like(item) for item in tensors],
+        *args,
+        **kwargs,
+    )
+
+
+def _each_channel(call: Call, input: Moved, *args: Argument, **kwargs: Argument) -> Change:
+    """For what treats all channels of `(rows, channels, ...)` alike and apart, such as average pooling."""
+    if isinstance(input.of, OneChannel) and input.of.axis == 1 and call.output.ndim == input.base.ndim > 2:
+        values = input.of.values
+        reached = call.function(values.flatten(0, 1), *args, **kwargs)
+        return input.of.like(reached.unflatten(0, values.shape[:2]))
+    return linear_change(call, input, *args, **kwargs)
+
+
+def _reshape(call: Call, input: Moved, *_: Argument, **__: Argument) -> Change:
+    """The output's shape behind the variants, whatever was asked for it."""
+    if not isinstance(input, Moved):
+        raise NotImplementedError("a first tensor that does not move")
+    if call.output.dtype != input.base.dtype:
+        raise NotImplementedError(f"a view of its memory as {call.output.dtype}")
+    one, shape = input.of, call.output.shape
+    if isinstance(one, OneChannel) and one.axis < len(shape):
+        before = input.base.shape[: one.axis + 1]
+        if shape[: one.axis + 1] == before:  # only axes behind the channels changed
+            return one.like(one.values.reshape(len(one.values), *before[:-1], 1, *shape[one.axis + 1 :]))
+    return input.change.reshape(input.variants, *shape)
+
+
+def _pad(
+    call: Call, input: Moved, pad: Argument, mode: str = "constant", value: float | None = None
+) -> Change:
+    """Zeros for any constant; channels that are padded move a single one up."""
+    value = 0 if mode == "constant" else value
+    one, pairs = input.of, list(zip(pad[::2], pad[1::2], strict=True))
+    if isinstance(one, OneChannel):
+        place = input.base.ndim - 1 - one.axis  # among the pairs, the last axis first
+        before, after = pairs[place] if place < len(pairs) else (0, 0)
+        if before >= 0 and after >= 0 and (mode == "constant" or before == after == 0):
+            own = [*pad[: 2 * place], 0, 0, *pad[2 * place + 2 :]] if place < len(pairs) else pad
+            if mode == "constant":
+                values = functional.pad(one.values, own)
+            else:
+                values = functional.pad(one.values.flatten(0, 1), own, mode, value).unflatten(
+                    0, one.values.shape[:2]
+                )
+            return OneChannel(values, one.channels + before, one.axis, one.size + before + after)
+    return linear_change(call, input, pad, mode, value)
+
+
+def _getitem(call: Call, input: Argument, index: Argument) -> Change:
+    if not isinstance(input, Moved):
+        raise NotImplementedError("an index that depends on the weights")
+    indices = index if isinstance(index, tuple) else (index,)
+    one = input.of
+    if isinstance(one, OneChannel) and all(isinstance(item, slice) for item in indices):
+        if len(indices) <= one.axis or indices[one.axis] == slice(None):
+            return one.like(one.values[(slice(None), *indices)])
+    if all(isinstance(item, slice | int) for item in indices):
+        return input.change[(slice(None), *indices)]
+    return linear_change(call, input, index)
+
+
+def _mean_or_sum(
+    call: Call, input: Moved, dim: Argument = None, keepdim: bool = False, **options: Argument
+) -> Change:
+    """Over axes; one channel stays one where its axis and those before it do."""
+    axes = range(input.base.ndim) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
+    axes = [axis % input.base.ndim for axis in axes] or list(range(input.base.ndim))
+    one, shifted = input.of, [axis + 1 for axis in axes]
+    if isinstance(one, OneChannel) and min(axes) > one.axis:
+        return one.like(call.function(one.values, dim=shifted, keepdim=keepdim, **options))
+    return call.function(input.change, dim=shifted, keepdim=keepdim, **options)
+
+
+def _contiguous(call: Call, input: Moved, *_: Argument, **__: Argument) -> Change:
+    """What changes neither values nor shape."""
+    return input.of
+
+
+def _cast(call: Call, input: Moved, *args: Argument, **kwargs: Argument) -> Change:
+    """To a dtype or device."""
+    if not call.output.is_floating_point():
+        raise NotImplementedError(f"a cast to {call.output.dtype}, which rounds or jumps")
+    change = input.change
+    return change.to(call.output.device, torch.promote_types(change.dtype, call.output.dtype))
+
+
+def _where(call: Call, condition: Tensor, input: Argument, other: Argument) -> Change:
+    """Of a condition that does not move."""
+    if isinstance(condition, Moved):
+        raise NotImplementedError("a condition that depends on the weights")
+    sides = []
+    for side in (input, other):
+        change = side.change if isinstance(side, Moved) else torch.zeros((1,), device=condition.device)
+        sides.append(
+            change.reshape(len(change), *[1] * (call.output.ndim + 1 - change.ndim), *change.shape[1:])
+        )
+    found = torch.where(condition, *sides)
+    return found.expand(len(found), *call.output.shape)
+
+
+def _masked_fill(call: Call, input: Moved, mask: Tensor, value: Argument) -> Change:
+    d = input.change
+    d = d.reshape(len(d), *[1] * (call.output.ndim + 1 - d.ndim), *d.shape[1:])
+    return d.expand(len(d), *call.output.shape).masked_fill(mask, 0.0)
+
+
+def _dropout_drawn(function: Argument) -> Argument:
+    """Run a dropout in the base: on ones it gives its mask, which the rule needs too."""
+
+    def prepare(
+        input: Tensor, p: float = 0.5, training: bool | None = None, inplace: bool = False
+    ) -> Argument:
+        if training is None:  # its default differs between the kinds of dropout
+            training = True
+        mask = function(torch.ones_like(input), p, training)  # drawn in the order of memory, as torch does
+        return input * mask, mask
+
+    return prepare
+
+
+def _dropout(call: Call, input: Moved, *_: Argument, **__: Argument) -> Tensor:
+    return input.change * call.extra
+
+
+register(
+    named(
+        *("transpose", "permute", "movedim", "moveaxis", "swapaxes", "swapdims", "t", "adjoint"),
+        *("expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave", "roll", "flip"),
+        *("chunk", "split", "tensor_split", "unbind", "narrow", "select", "index_select", "gather"),
+        *("cumsum", "tril", "triu", "diagonal", "diff", "unfold", "fold", "take_along_dim"),
+    ),
+    Rule(linear_change),
+)
+register((Tensor.T.__get__, Tensor.mT.__get__, Tensor.H.__get__), Rule(linear_change))  # pyright: ignore
+register(named("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"), Rule(_joined))
+register(
+    named(
+        *("avg_pool1d", "avg_pool2d", "avg_pool3d"),
+        *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
+        *("interpolate", "upsample"),
+    ),
+    Rule(_each_channel),
+)
+register(named("pixel_shuffle", "pixel_unshuffle", "channel_shuffle"), Rule(linear_change))
+register(
+    named(
+        "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "ravel"
+    ),
+    Rule(_reshape),
+)
+register(named("pad"), Rule(_pad))
+register(named("__getitem__"), Rule(_getitem))
+register(named("mean", "sum"), Rule(_mean_or_sum))
+register(named("contiguous", "clone", "detach", "alias"), Rule(_contiguous))
+register((Tensor.data.__get__,), Rule(_contiguous))  # pyright: ignore
+register(named("to", "float", "double", "type_as", "cpu", "cuda"), Rule(_cast))
+register(named("where"), Rule(_where))
+register(named("masked_fill"), Rule(_masked_fill))
+for _name in ("dropout", "dropout1d", "dropout2d", "dropout3d"):
+    for _function in named(_name):
+        register([_function], Rule(_dropout, prepare=_dropout_drawn(_function)))

@@ -1,0 +1,251 @@
+"""How a student learns: its network, the window of rows that it learns from, and their moments."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zo.draws import Key
+from zo.errors import ConfigurationError, TangentError
+from zo.tangents.models.student_losses import Shape, StudentLoss
+
+STUDENT = 302  # first word of the key's path for these draws
+
+
+class Learner:
+    """Trains a network on a window of rows (x, y), both flat, in its own precision and on its own device.
+
+    Args:
+        network: `(rows, *shape in)` to `(rows, *shape out)`.
+        loss: what its scores are to the box's outputs.
+        window: rows kept.
+        batch: rows of a step.
+        learning_rate: of Adam.
+        standardise: the inputs, and for the loss the outputs.
+        key: of the draws.
+
+    Attributes:
+        shapes: of the network's inputs and outputs, to be set before all else.
+        steps: of learning so far.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: StudentLoss,
+        window: int,
+        batch: int,
+        learning_rate: float,
+        standardise: bool,
+        key: Key,
+    ) -> None:
+        weights = [weight for weight in network.parameters() if weight.requires_grad]
+        if not weights:
+            raise ConfigurationError(
+                f"StudentTangent, network: expected parameters that require a gradient, got none in "
+                f"{type(network).__name__}. Set requires_grad=True on what is to learn."
+            )
+        self.network = network.eval()
+        self.loss = loss
+        self.batch = batch
+        self.standardise = standardise
+        self.shapes: tuple[Shape, Shape] = (), ()
+        self.steps = 0
+        self.window = Window(window)
+        self._moments = Moments(), Moments()  # of inputs and outputs
+        self._optimizer = torch.optim.Adam(weights, lr=learning_rate)
+        self._key = key
+
+    def take(self, x: Tensor, y: Tensor) -> None:
+        """Keep the rows, `(rows, size_in)` and `(rows, size_out)`, that are finite."""
+        weight = self._weight()
+        x, y = x.detach().to(weight), y.detach().to(weight)  # which may overflow
+        finite = x.isfinite().all(dim=1) & y.isfinite().all(dim=1)
+        if bool(finite.any()):
+            self.window.add(x[finite], y[finite])
+            for own, values in zip(self._moments, (x, y), strict=True):
+                own.add(values[finite])
+
+    def learn(self, steps: int) -> None:
+        """Some steps of Adam.
+
+        Raises:
+            TangentError: the loss is no longer finite.
+            ConfigurationError: the loss is not for such outputs, or the network's do not have their shape.
+        """
+        loss = math.nan
+        device = self._weight().device
+        self.network.train()
+        try:
+            with torch.enable_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+                for _ in range(steps):
+                    loss = self._step(device)
+        finally:
+            self.network.eval()
+        if not math.isfinite(float(loss)):
+            raise TangentError(
+                f"StudentTangent: expected a finite loss after {self.steps} steps of learning, got "
+                f"{float(loss)}. Take a smaller learning_rate, and leave standardise=True."
+            )
+
+    def values(self, z: Tensor) -> Tensor:
+        """The box's outputs as the network has them, `(rows, size_in)` to `(rows, size_out)`."""
+        found = self.loss.values(self._scores(z.to(self._weight().device)), *self._units())
+        return found.flatten(1).to(z)
+
+    def around(self, y: Tensor, z: Tensor) -> Tensor:
+        """As `values`, but just its derivative means something; y `(rows, size_out)` is what the box gave."""
+        weight = self._weight()
+        known = self.loss.around(y.to(weight).unflatten(1, self.shapes[1]), self._scores(z.to(weight.device)))
+        return self.values(z) if known is None else known.flatten(1).to(z)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes."""
+        state = {
+            "network": self.network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "window": self.window.state_dict(),
+            "moments": [own.state_dict() for own in self._moments],
+            "shapes": self.shapes,
+            "steps": self.steps,
+        }
+        return copy.deepcopy(state)  # network and optimizer give references
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(
+            copy.deepcopy(state["optimizer"])
+        )  # it would write to what it is given
+        device = self._weight().device
+        self.window.load_state_dict(state["window"], device)
+        for own, loaded in zip(self._moments, state["moments"], strict=True):
+            own.load_state_dict(loaded, device)
+        self.shapes, self.steps = state["shapes"], state["steps"]
+
+    def _weight(self) -> Tensor:
+        """One of the weights, for device and precision."""
+        return self._optimizer.param_groups[0]["params"][0]
+
+    def _step(self, device: torch.device) -> Tensor:
+        generator = self._key.at(self.steps).generator(STUDENT)
+        x, y = self.window.draw(self.batch, generator)
+        if device.type == "cuda":  # for what draws as it learns, such as dropout
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(generator.initial_seed())
+        torch.default_generator.manual_seed(generator.initial_seed())
+        targets = self.loss.targets(y.unflatten(1, self.shapes[1]), *self._units())
+        loss = self.loss.loss(self._scores(x), targets)
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        self.steps += 1
+        return loss.detach()
+
+    def _scores(self, x: Tensor) -> Tensor:
+        """What the network gives for flat rows, `(rows, *shape out)`."""
+        if self.standardise:  # in float64: what is left of large numbers may be small
+            x = (x.double() - self._moments[0].mean()) / self._moments[0].scale()
+        scores = self.network(x.to(self._weight().dtype).unflatten(1, self.shapes[0]))
+        if not isinstance(scores, Tensor) or scores.shape != (len(x), *self.shapes[1]):
+            found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise ConfigurationError(
+                f"StudentTangent, network: expected it to take {(len(x), *self.shapes[0])} to "
+                f"{(len(x), *self.shapes[1])}, got {found}. Give it the shapes of the box's differentiable "
+                "input and output; of several, end to end, their sizes."
+            )
+        return scores
+
+    def _units(self) -> tuple[Tensor, Tensor]:
+        """Mean and scale of the outputs, `(*shape out)`, in the network's precision."""
+        weight, moments = self._weight(), self._moments[1]
+        mean, scale = (
+            each.to(weight).unflatten(0, self.shapes[1]) for each in (moments.mean(), moments.scale())
+        )
+        return (mean, scale) if self.standardise else (torch.zeros_like(mean), torch.ones_like(scale))
+
+
+class Window:
+    """A ring of the last rows (input, output); of them a batch is drawn.
+
+    Args:
+        rows: kept; of more at once the last.
+
+    Attributes:
+        seen: rows ever; the next goes to place seen % rows.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.seen = 0
+        self._kept: tuple[Tensor, ...] = ()  # places first; min(seen, rows) of them are filled
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Keep rows `(rows, size_in)` and `(rows, size_out)`, the oldest going."""
+        x, y = x[-self.rows :], y[-self.rows :]
+        if not self._kept:
+            self._kept = x.new_zeros(self.rows, x.shape[1]), y.new_zeros(self.rows, y.shape[1])
+        places = (self.seen + torch.arange(len(x), device=x.device)) % self.rows
+        for kept, new in zip(self._kept, (x, y), strict=True):
+            kept[places] = new
+        self.seen += len(x)
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Rows `(count, size_in)` and `(count, size_out)`, drawn with replacement on the CPU."""
+        places = torch.randint(min(self.seen, self.rows), (count,), generator=generator)
+        return tuple(kept[places.to(kept.device)] for kept in self._kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows that are filled."""
+        return {"seen": self.seen, "kept": [kept[: self.seen].clone() for kept in self._kept]}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on where `state_dict` was taken."""
+        self.seen = state["seen"]
+        kept = [filled.new_zeros(self.rows, filled.shape[1], device=device) for filled in state["kept"]]
+        for whole, filled in zip(kept, state["kept"], strict=True):
+            whole[: len(filled)] = filled
+        self._kept = tuple(kept)
+
+
+class Moments:
+    """Mean and standard deviation, number by number, of all rows so far, in float64."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._sums: tuple[Tensor, ...] = ()  # the mean, and the sum of squared distances from it
+
+    def add(self, values: Tensor) -> None:
+        """Take in `(rows, size)`, by the formula of Chan et al. (1979)."""
+        values = values.double()
+        rows, mean = len(values), values.mean(dim=0)
+        squares = (values - mean).square().sum(dim=0)
+        if self._sums:
+            before, total = self._sums
+            change, share = mean - before, rows / (self._rows + rows)
+            mean, squares = before + share * change, total + squares + change.square() * (self._rows * share)
+        self._rows += rows
+        self._sums = mean, squares
+
+    def mean(self) -> Tensor:
+        """`(size,)`."""
+        return self._sums[0]
+
+    def scale(self) -> Tensor:
+        """Standard deviations `(size,)`; 1 for a number that never changed, but for its rounding."""
+        mean, squares = self._sums
+        scale = (squares / self._rows).sqrt()
+        return torch.where(scale > 10 * torch.finfo(torch.float32).eps * mean.abs(), scale, 1.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Count and sums."""
+        return {"rows": self._rows, "sums": [total.clone() for total in self._sums]}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on where `state_dict` was taken."""
+        self._rows = state["rows"]
+        self._sums = tuple(total.to(device, copy=True) for total in state["sums"])
