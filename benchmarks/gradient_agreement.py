@@ -233,9 +233,8 @@ def wide_quotients(
     steps = zo.Parameters(network).steps(indices, mu).double()
     wide, images = copy.deepcopy(network).double(), (batch[0].double(), batch[1])
     problem = Problem(wide, zo.Parameters(wide), objective, images, len(batch[1]))
-    base = losses(objective, wide, images, len(batch[1])).mean()
-    moved = zo.Loop().losses(problem, Coordinates(indices, steps)).mean(dim=1)
-    return (moved - base) / steps
+    base = losses(objective, wide, images, len(batch[1]))
+    return zo.Loop().changes(problem, Coordinates(indices, steps), base).mean(dim=1) / steps
 
 
 def flat_grad(network: nn.Module) -> Tensor:

@@ -23,6 +23,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
+from zo.distributed.queries import StepQueries
+from zo.distributed.sharing import Sharing
 
 import zo
 from simulators.wake_flow.box import WakeFlow
@@ -42,8 +44,6 @@ from tasks.wake_flow import config as wake_config
 from tasks.wake_flow.methods.weights import estimator
 from tasks.wake_flow.networks import Corrector, Scales, plain
 from tasks.wake_flow.rollout import window_loss
-from zo.distributed.queries import StepQueries
-from zo.distributed.sharing import Sharing
 
 WARM_UP, KINDS = 3, ("one", "both", "shared")
 SAID = (

@@ -15,7 +15,7 @@ from simulators.wake_flow.box import WakeFlow
 from tasks.wake_flow.config import PRESETS
 from tasks.wake_flow.networks import Corrector, Scales, plain
 from tasks.wake_flow.rollout import window_loss
-from zo.evaluators.evaluator import Problem, differences
+from zo.evaluators.evaluator import Problem, mean_changes
 from zo.objective import losses
 from zo.perturbation import Perturbations
 
@@ -39,17 +39,17 @@ def queries(developed: Callable[[WakeFlow, int], tuple[Tensor, Tensor]]) -> list
         few, chunk = plan.chunk(0, LOOPED), _chunk(problem)
         with torch.no_grad():
             base = losses(problem.objective, problem.network, problem.batch, problem.rows)
-            looped, _ = differences(base, zo.Loop().losses(problem, few))
-            stacked, _ = differences(base, _stacked(problem, plan, chunk))
+            looped, _ = mean_changes(base, zo.Loop().changes(problem, few, base))
+            stacked, _ = mean_changes(base, _stacked(problem, plan, chunk, base))
             seconds = interleaved(
                 {
-                    "loop": partial(zo.Loop().losses, problem, few),
-                    "stacked": partial(_stacked, problem, plan, chunk),
+                    "loop": partial(zo.Loop().changes, problem, few, base),
+                    "stacked": partial(_stacked, problem, plan, chunk, base),
                 },
                 ROUNDS,
             )
             before = box.ledger.seconds
-            _stacked(problem, plan, chunk)
+            _stacked(problem, plan, chunk, base)
             share = (box.ledger.seconds - before) / seconds["stacked"]
         rates = {"loop": LOOPED / seconds["loop"], "stacked": plan.queries / seconds["stacked"]}
         row = {
@@ -69,7 +69,7 @@ def queries(developed: Callable[[WakeFlow, int], tuple[Tensor, Tensor]]) -> list
 
 
 def _problem(box: WakeFlow, start: Tensor, reynolds: Tensor) -> Problem:
-    """The demo's problem, its frames made by the solver itself: speed does not hang on their values."""
+    """The demo's problem, its frames made by the solver itself: speed does not depend on their values."""
     frames = [start]
     for _ in range(DEMO.unroll):
         frames.append(box(frames[-1], reynolds))
@@ -87,9 +87,7 @@ def _chunk(problem: Problem) -> int:
     return min(gradient.chunk or 1, DEMO.coordinates)
 
 
-def _stacked(problem: Problem, plan: Perturbations, chunk: int) -> Tensor:
-    parts = [
-        zo.Stacked().losses(problem, plan.chunk(start, min(start + chunk, plan.queries)))
-        for start in range(0, plan.queries, chunk)
-    ]
-    return torch.cat(parts)
+def _stacked(problem: Problem, plan: Perturbations, chunk: int, base: Tensor) -> Tensor:
+    changes = zo.Stacked().begin(problem, base)
+    starts = range(0, plan.queries, chunk)
+    return torch.cat([changes(plan.chunk(start, min(start + chunk, plan.queries))) for start in starts])

@@ -17,6 +17,7 @@ from blackbox.errors import (
     OutputError,
     RowFailedError,
     ShapeError,
+    TryAgain,
 )
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ __all__ = [
     "Retrying",
     "RowFailedError",
     "ShapeError",
+    "TryAgain",
     "Wrapper",
 ]
 

@@ -46,6 +46,19 @@ class OutputError(BlackBoxError, RuntimeError):
     """What the black box gave back breaks its own output specs: a fault of the box, not of a row."""
 
 
+class TryAgain(BlackBoxError, RuntimeError):
+    """Raised by a box for a row that it cannot take now, and may take later: a busy server, a licence in use.
+
+    Args:
+        message: what is the matter.
+        after: seconds that it asks to be left alone; `Retrying` and `RateLimited` wait that long.
+    """
+
+    def __init__(self, message: str = "", *, after: float = 0.0) -> None:
+        super().__init__(message or f"try again after {after:g} s")
+        self.after = after
+
+
 class RowFailedError(BlackBoxError, RuntimeError):
     """A row raised or came back non-finite while failures are to be raised."""
 

@@ -1,7 +1,10 @@
-"""Why a row failed, in words that ledger, report and error share; and the policy for failed rows."""
+"""Why a row failed, in words that ledger, report and error share; the policy; and who listens."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
@@ -35,13 +38,55 @@ class FailedRow:
             return self.failure.value
         return f"{self.failure.value} ({type(self.error).__name__}: {self.error})"
 
+    def cause(self) -> str:
+        """The failure in one word, for counting: the exception's type, else the kind of failure."""
+        if self.failure is Failure.RAISED and self.error is not None:
+            return type(self.error).__name__
+        return "not_finite" if self.failure is Failure.NON_FINITE else self.failure.name.lower()
+
 
 @dataclass
 class Outcome:
-    """What a block of rows came to: outputs, each `(rows, *spec.shape)`, and the rows that failed.
+    """What became of a block of rows: outputs, each `(rows, *spec.shape)`, and the rows that failed.
 
     The tensors own their memory. Values of failed rows mean nothing until the policy has been applied.
     """
 
     outputs: tuple[Tensor, ...]
     failed: dict[int, FailedRow] = field(default_factory=dict)
+
+
+_MOST = 100  # notes that a list is given: the first cause is what is looked for, and a run has many calls
+_listeners: ContextVar[tuple[list[FailedRow], ...]] = ContextVar("blackbox.failures.listeners", default=())
+
+
+@contextmanager
+def noted() -> Iterator[list[FailedRow]]:
+    """Note failed rows of all calls of black boxes in this block, whatever their policy does with them.
+
+        with noted() as causes:
+            losses = objective(network, batch)
+        if causes:
+            print(causes[0].sentence())
+
+    Of each call with failed rows the list is given the first of each cause, for the first hundred of them;
+    rows that were skipped (see `Failure`) are noted after those that failed. Rows that a `Retrying` or a
+    `Fallback` has mended are not noted. Threads that are started inside the block are not heard.
+    """
+    causes: list[FailedRow] = []
+    token = _listeners.set((*_listeners.get(), causes))
+    try:
+        yield causes
+    finally:
+        _listeners.reset(token)
+
+
+def note(failed: Iterable[FailedRow]) -> None:
+    """Tell who listens in this context of a call's failed rows, in their order."""
+    listeners = _listeners.get()
+    if listeners:
+        first: dict[str, FailedRow] = {}
+        for row in failed:
+            first.setdefault(row.cause(), row)
+        for causes in listeners:
+            causes.extend(list(first.values())[: max(0, _MOST - len(causes))])

@@ -23,7 +23,7 @@ from blackbox.definition import (
     placeholder,
 )
 from blackbox.errors import NonFiniteInputError, NotDifferentiableError, RowFailedError
-from blackbox.failures import Outcome, Policy
+from blackbox.failures import FailedRow, Failure, Outcome, Policy, note
 from blackbox.ledger import Ledger
 from blackbox.running import mark_non_finite, run_block, run_each
 from blackbox.spec import ArraySpec, check_specs
@@ -51,8 +51,8 @@ class BlackBoxFunction(ABC):
     (differentiable) inputs.
 
     Attributes:
-        inputs: set in ALL subclasses, on the class or in `__init__`.
-        outputs: likewise.
+        inputs: one spec for each array that goes in; set in ALL subclasses, on the class or in `__init__`.
+        outputs: one spec for each array that comes out; set in ALL subclasses, on the class or in `__init__`.
         arrays: set in SOME: "torch" gives the methods torch tensors on the caller's device
             instead of NumPy arrays.
         deterministic: set in SOME: False where equal inputs may give different outputs.
@@ -150,7 +150,8 @@ class BlackBoxFunction(ABC):
             raise NonFiniteInputError(self._non_finite_message(name, rows, finite))
         outputs = failed_outputs(self.outputs, rows.inputs, rows.dtype)
         run = torch.nonzero(finite).flatten()
-        ledger.count(rows_skipped=rows.count - len(run))
+        skipped = rows.count - len(run)
+        ledger.count(rows_skipped=skipped)
         if len(run):
             index = slice(None) if len(run) == rows.count else run.to(rows.device)
             outcome = self.run_rows(tuple(t[index] for t in rows.inputs))
@@ -163,6 +164,8 @@ class BlackBoxFunction(ABC):
             for spec, whole, part in zip(self.outputs, outputs, outcome.outputs, strict=True):
                 whole[index] = part
                 whole[failed] = float("nan") if spec.floating else 0
+        if skipped:
+            note([FailedRow(Failure.SKIPPED)])
         return rows.give_back(outputs)
 
     @property
@@ -188,6 +191,7 @@ class BlackBoxFunction(ABC):
     def _count_failed(self, name: str, run: Tensor, outcome: Outcome) -> None:
         """Count failed rows; where they cannot be kept, raise."""
         self.ledger.count_failed(outcome.failed)
+        note(outcome.failed[row] for row in sorted(outcome.failed))
         if not outcome.failed or keeps(self):
             return
         first = min(outcome.failed)

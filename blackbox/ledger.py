@@ -1,12 +1,17 @@
-"""The ledger: how many rows a stack of wrappers was asked for, ran, failed, and how long it took."""
+"""The ledger: how many rows a stack of wrappers was asked for, ran and lost; and budgets that it keeps to."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from threading import Lock
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field, fields
+from threading import Condition
+from typing import Any
 
+from blackbox.checks import nearest
+from blackbox.errors import BudgetError, ConfigurationError
 from blackbox.failures import FailedRow, Failure
 
 _KINDS = {
@@ -16,8 +21,9 @@ _KINDS = {
     Failure.LOST: "rows_lost",
 }
 
-# One for all ledgers: a lock of a ledger's own could not be pickled with its box.
-_counting = Lock()
+# One for all ledgers and budgets: a lock of a ledger's own could not be pickled with its box, and a row must
+# be counted in the very moment in which a budget lets it pass.
+_counting = Condition()
 
 
 @dataclass
@@ -29,10 +35,18 @@ class Ledger:
         rows_asked: rows in those calls.
         rows_run: rows that the innermost box evaluated; a row evaluated twice counts twice.
         rows_cached: rows answered from a cache.
-        rows_failed: rows that raised or came back non-finite.
+        rows_failed: rows that raised or came back non-finite, and were not mended by another attempt.
         rows_skipped: rows not run because their input was not finite already.
         seconds: time spent inside the innermost box.
-        rows_raised, rows_not_finite, rows_timed_out, rows_lost: the failed rows by kind, see `Failure`.
+        rows_raised: failed rows whose box raised an error.
+        rows_not_finite: failed rows whose box returned a value that is not finite.
+        rows_timed_out: failed rows that took longer than they may.
+        rows_lost: failed rows whose workers died.
+        rows_retried: rows that failed and were run again by a `Retrying`, each time counted.
+        rows_recovered: failed rows that a `Fallback` has answered.
+        causes: how many times a row failed, by the type of the exception or the kind of failure; attempts
+            that a `Retrying` repeated are included, so that a box's trouble shows where no row is lost.
+        first_failure: the sentence of the first row that failed in any attempt; None if none has.
     """
 
     calls: int = 0
@@ -46,11 +60,28 @@ class Ledger:
     rows_not_finite: int = 0
     rows_timed_out: int = 0
     rows_lost: int = 0
+    rows_retried: int = 0
+    rows_recovered: int = 0
+    causes: dict[str, int] = field(default_factory=dict)
+    first_failure: str | None = None
 
     def count_failed(self, failed: Mapping[int, FailedRow]) -> None:
         """Count the failed rows of a call, in all and by kind."""
+        self._note(failed)
         kinds = Counter(_KINDS[row.failure] for row in failed.values())
         self.count(rows_failed=len(failed), **kinds)
+
+    def count_retried(self, failed: Mapping[int, FailedRow]) -> None:
+        """Count failed rows that are about to be run again."""
+        self._note(failed)
+        self.count(rows_retried=len(failed))
+
+    def _note(self, failed: Mapping[int, FailedRow]) -> None:
+        with _counting:
+            for row in sorted(failed):
+                cause = failed[row].cause()
+                self.causes[cause] = self.causes.get(cause, 0) + 1
+                self.first_failure = self.first_failure or failed[row].sentence()
 
     def failures(self) -> dict[str, int]:
         """Failed and skipped rows by kind, those that there were."""
@@ -60,21 +91,206 @@ class Ledger:
         return {name: count for name, count in kinds.items() if count}
 
     def count(self, **amounts: float) -> None:
-        """Add to the counts of these names; threads that share a box lose none."""
+        """Add to the counts of these names; threads that share a box lose none.
+
+        Rows that are about to be run are counted by `spend`, which keeps to the budget.
+        """
         with _counting:
             for name, amount in amounts.items():
                 setattr(self, name, getattr(self, name) + amount)
+            if "rows_run" in amounts:
+                for share in self._shares():
+                    share.use(int(amounts["rows_run"]))
+
+    def spend(self, rows: int) -> None:
+        """Count rows that are about to be run.
+
+        Raises:
+            BudgetError: a `Budgeted` around this call has not that many left; none is to be run.
+        """
+        with _counting:
+            for share in self._shares():
+                self._refuse_beyond(share, rows - share.rows, rows)
+            self.count(rows_run=rows)
+
+    def claim(self, rows: int) -> None:
+        """Set more rows aside for this call, which are about to be run again.
+
+        Raises:
+            BudgetError: a `Budgeted` around this call has not that many left; none is to be run again.
+        """
+        with _counting:
+            for share in self._shares():
+                self._refuse_beyond(share, rows, rows)
+            for share in self._shares():
+                share.grow(rows)
+
+    def _refuse_beyond(self, share: Share, more: int, rows: int) -> None:
+        if max(0, more) > share.budget.free:
+            raise BudgetError(
+                f"Budgeted: expected rows that {share.budget.rows} leave, of which {self.rows_run} are spent "
+                f"and {share.budget.set_aside} are set aside, got {rows} that are to be run. None of them "
+                "was run. Raise the budget, or allow fewer attempts."
+            )
+
+    def lend(self, rows: int, spare: float) -> Loan | None:
+        """Take rows out of the budgets around this call for a worker that counts in a ledger of its own.
+
+        Args:
+            rows: how many the worker needs.
+            spare: the part of what nobody has set aside that it is lent beyond that, for rows run again.
+
+        Returns:
+            What it may run, to be ended by `settle`; None where no budget bounds it.
+        """
+        with _counting:
+            shares = self._shares()
+            if not shares:
+                return None
+            lent = []
+            for share in shares:
+                free, own = max(0, share.budget.free), min(rows, share.rows)
+                lent.append(own + min(free, rows - own + int(spare * free)))
+            loan = Loan(min(lent), [(share, min(rows, share.rows, min(lent))) for share in shares])
+            for share, own in loan.parts:
+                share.grow(loan.rows - own)
+                share.rows -= loan.rows  # set aside still, and for nobody but the worker
+            return loan
+
+    def settle(self, loan: Loan | None, counts: Ledger) -> None:
+        """Take back what a worker was lent, and add what it has counted."""
+        with _counting:
+            parts = [] if loan is None else loan.parts
+            for share, _ in parts:
+                share.rows += loan.rows if loan else 0
+            self.add(counts)
+            for share, own in parts:
+                share.grow(max(own, counts.rows_run) - (loan.rows if loan else 0))
+
+    def bounded(self) -> bool:
+        """Whether a `Budgeted` around this call bounds the rows that it may run."""
+        return bool(self._shares())
+
+    def _shares(self) -> list[Share]:
+        return [share for share in _shares.get() if share.budget.ledger is self]
 
     def add(self, other: Ledger) -> None:
         """Add another's counts to this one: a worker's, or those of a run that was interrupted."""
-        self.count(**asdict(other))
+        with _counting:
+            self.count(**{name: getattr(other, name) for name in _NUMBERS})
+            self.causes = dict(Counter(self.causes) + Counter(other.causes))
+            self.first_failure = self.first_failure or other.first_failure
 
     def copy(self) -> Ledger:
         """The counts as they stand now."""
-        return Ledger(**asdict(self))
+        with _counting:
+            return Ledger(**asdict(self))
 
     def since(self, earlier: Ledger) -> Ledger:
-        """What was counted after `earlier`, a copy taken before."""
+        """What was counted after `earlier`, a copy taken before; the first failure if there was none yet."""
         return Ledger(
-            **{item.name: getattr(self, item.name) - getattr(earlier, item.name) for item in fields(self)}
+            **{name: getattr(self, name) - getattr(earlier, name) for name in _NUMBERS},
+            causes=dict(Counter(self.causes) - Counter(earlier.causes)),
+            first_failure=self.first_failure if earlier.first_failure is None else None,
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts as plain data, for a checkpoint."""
+        return asdict(self.copy())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the counts of a checkpoint, in the place of this ledger's own.
+
+        Raises:
+            ConfigurationError: the state has other names than `state_dict` gives.
+        """
+        names = [item.name for item in fields(self)]
+        if set(state) != set(names):
+            odd = min(set(state) ^ set(names))
+            raise ConfigurationError(
+                f"Ledger.load_state_dict: expected the names that state_dict gives, got a state that "
+                f"{'has' if odd in state else 'lacks'} {odd!r}. {nearest(odd, names)}"
+            )
+        with _counting:
+            for name in names:
+                setattr(self, name, dict(state[name]) if name == "causes" else state[name])
+
+
+_NUMBERS = tuple(item.name for item in fields(Ledger) if item.name not in ("causes", "first_failure"))
+
+
+class Budget:
+    """A bound on the rows that a ledger may count, and what calls under way have set aside of them.
+
+    Args:
+        ledger: the ledger whose `rows_run` is bounded.
+        rows: the bound.
+    """
+
+    def __init__(self, ledger: Ledger, rows: int) -> None:
+        self.ledger, self.rows, self.set_aside = ledger, rows, 0
+
+    @property
+    def free(self) -> int:
+        """Rows that are neither spent nor set aside; below zero where calls past the budget ran rows."""
+        return self.rows - self.ledger.rows_run - self.set_aside
+
+    @contextmanager
+    def reserved(self, rows: int) -> Iterator[bool]:
+        """Set rows aside for the calls of this block, if there are that many; what they leave is free again.
+
+        Where rows are short because other threads have set some aside, it waits for what those will leave.
+
+        Args:
+            rows: how many.
+
+        Yields:
+            Whether the rows are set aside.
+        """
+        share = Share(self)
+        with _counting:
+            while self.set_aside and rows > self.free:
+                _counting.wait()
+            fits = rows <= self.free
+            share.grow(rows if fits else 0)
+        token = _shares.set((*_shares.get(), share))
+        try:
+            yield fits
+        finally:
+            _shares.reset(token)
+            with _counting:
+                share.grow(-share.rows)
+                _counting.notify_all()
+
+
+class Share:
+    """What one call has set aside of a budget and not spent yet."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget, self.rows = budget, 0
+
+    def grow(self, rows: int) -> None:
+        """Set more aside, or less."""
+        self.rows += rows
+        self.budget.set_aside += rows
+
+    def use(self, rows: int) -> None:
+        """Take away what is spent."""
+        self.grow(-min(rows, self.rows))
+
+
+@dataclass
+class Loan:
+    """Rows that a worker with a ledger of its own may run.
+
+    Attributes:
+        rows: how many.
+        parts: the shares that they are from, and how many of them had been set aside before.
+    """
+
+    rows: int
+    parts: list[tuple[Share, int]]
+
+
+# The shares of the call that is under way in this context; wrappers hand them to the threads that they start.
+_shares: ContextVar[tuple[Share, ...]] = ContextVar("blackbox.ledger.shares", default=())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from blackbox.arrays import as_tensor, failed_outputs, finite_rows
-from blackbox.errors import BlackBoxError, OutputError
+from blackbox.errors import BlackBoxError, BudgetError, OutputError, TryAgain
 from blackbox.failures import FailedRow, Failure, Outcome
 from blackbox.spec import ArraySpec
 
@@ -20,15 +20,19 @@ if TYPE_CHECKING:
 def run_block(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
     """All rows by one `evaluate_rows`; a block that raises is halved down to the bad rows.
 
-    Not so under "raise", unless a wrapper needs to know them: the block then fails whole.
-    Halving keeps the answers of all the others. It costs a bad row up to 2 ceil(log2(rows)) calls
-    more, and about twice the rows again; the ledger counts them.
+    Not so under "raise", unless a wrapper needs to know them: the block then fails whole, as it does where
+    the box asks to `TryAgain` later, or where a budget does not allow that rows are run again. Halving keeps
+    the answers of all the others. It costs a bad row up to 2 ceil(log2(rows)) calls more, and about twice
+    the rows again; the ledger counts them.
     """
     count = len(inputs[0])
-    box.ledger.count(rows_run=count)
+    box.ledger.spend(count)
     copies, raised = _copies(box, inputs), None
     try:
         given = _call(box, box.evaluate_rows, copies)
+    except TryAgain as error:
+        raised = _raised(box, error)
+        return Outcome(failed_outputs(box.outputs, inputs), dict.fromkeys(range(count), raised))
     except BlackBoxError:
         raise
     except Exception as error:
@@ -36,7 +40,7 @@ def run_block(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
     if raised is None:
         # Cloned: a box that answers from a buffer of its own writes over it when the next half is run.
         return mark_non_finite(Outcome(tuple(t.clone() for t in _checked(box, given, (count,), inputs))))
-    if _stops(box) or count == 1:
+    if _stops(box) or count == 1 or not _claimed(box, count):
         return Outcome(failed_outputs(box.outputs, inputs), dict.fromkeys(range(count), raised))
     middle = count // 2
     first, second = (
@@ -50,13 +54,13 @@ def run_each(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
     """One `evaluate` a row; under "raise" the first that raises ends it, unless a wrapper needs the rest."""
     outcome = Outcome(failed_outputs(box.outputs, inputs))
     for row in range(len(inputs[0])):
-        box.ledger.count(rows_run=1)
+        box.ledger.spend(1)
         copies = _copies(box, tuple(t[row] for t in inputs))
         try:
             given = _call(box, box.evaluate, copies)
-        except BlackBoxError:
-            raise
         except Exception as error:
+            if isinstance(error, BlackBoxError) and not isinstance(error, TryAgain):
+                raise
             outcome.failed[row] = _raised(box, error)
             if _stops(box):
                 return outcome
@@ -71,6 +75,15 @@ def mark_non_finite(outcome: Outcome) -> Outcome:
     for row in torch.nonzero(~finite_rows(outcome.outputs)).flatten().tolist():
         outcome.failed.setdefault(row, FailedRow(Failure.NON_FINITE))
     return outcome
+
+
+def _claimed(box: BlackBoxFunction, rows: int) -> bool:
+    """Whether the budget allows that rows are run again; they are then set aside."""
+    try:
+        box.ledger.claim(rows)
+    except BudgetError:
+        return False
+    return True
 
 
 def _stops(box: BlackBoxFunction) -> bool:

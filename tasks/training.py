@@ -173,7 +173,8 @@ def _journaled(
     run: Run, stage: str, state: Mapping[str, Stateful], box: BlackBoxFunction | None
 ) -> Iterator[Journal]:
     """The stage's journal, given to the gradients of `state` that have none of their own."""
-    journal = Journal(run.path, stage, None if box is None else box.ledger)
+    ledger = None if box is None else box.ledger
+    journal = Journal(group.journal_folder(run.path), stage, ledger, rank=group.rank())
     gradients = [part for part in state.values() if isinstance(part, _Journaled) and part.journal is None]
     for gradient in gradients:
         gradient.journal = journal

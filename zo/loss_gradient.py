@@ -15,8 +15,8 @@ from zo.base import Base, evaluate_base
 from zo.draws import Key
 from zo.errors import RanksError
 from zo.estimators.estimator import Estimator
-from zo.evaluators.check import is_due, noise_of
-from zo.evaluators.choice import Serving, candidates, chunk_size
+from zo.evaluators.check import is_due, most_checks, noise_of
+from zo.evaluators.choice import SMALLEST, Serving, candidates, chunk_size
 from zo.evaluators.evaluator import Evaluator
 from zo.execution.journal import Journal, Page, step_fingerprint
 from zo.execution.pieces import Opening, Pieces, Share, evaluate_share, joined
@@ -200,6 +200,16 @@ class LossGradient:
     def queries(self) -> int:
         """What a step will cost: perturbed objectives of the plan; the base and checks are not counted."""
         return self.estimator.queries(self.parameters, self.counts.steps)
+
+    def most_checks(self, steps: int) -> int:
+        """At most how many queries the next steps will take beside their plans: checks and sentinels."""
+        queries = self.queries()
+        chunk = min(queries, self.chunk or SMALLEST)
+        first = self.counts.steps
+        return sum(
+            most_checks(step, self.parameters, self.serving.evaluators, queries, chunk)
+            for step in range(first, first + steps)
+        )
 
     def metrics(self) -> dict[str, float]:
         """Plain numbers for a log: the counts, by name."""

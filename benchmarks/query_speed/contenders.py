@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import torch
+from zo.evaluators.reuse import FeatureReuse
 
 import zo
+from benchmarks.query_speed.baselines import InPlace, Published
 from benchmarks.query_speed.measuring import BASELINE, Contender
 from benchmarks.query_speed.problems import MU, Timed
-from benchmarks.query_speed.baselines import InPlace, Published
 from zo.evaluators.choice import evaluator_of
 from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.state import Snapshot
-from zo.evaluators.reuse import FeatureReuse
 from zo.perturbation import Coordinates
 
 ONE_BY_ONE = 2

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from zo.evaluators.difference.compiling import Compiled
 
 import zo
 from benchmarks.protocol import Spread, spreads
 from benchmarks.query_speed.problems import Block, Timed
 from blackbox import BlackBoxError
-from zo.evaluators.difference.compiling import Compiled
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.memory import measured
 from zo.evaluators.state import Snapshot

@@ -1,8 +1,7 @@
-"""`Budgeted`: no call starts that does not fit into what is left of a budget of rows."""
+"""`Budgeted`: no row is run beyond a budget of rows."""
 
 from __future__ import annotations
 
-from threading import Condition
 from typing import Any
 
 from torch import Tensor
@@ -11,15 +10,18 @@ from blackbox.checks import check_count
 from blackbox.errors import BudgetError
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
+from blackbox.ledger import Budget
 from blackbox.wrappers.wrapper import Wrapper
 
 
 class Budgeted(Wrapper):
     """Refuse a whole call that would take the stack over `rows` evaluated rows.
 
-    Under "keep", rows that are run again because their block raised can take a call that has
-    started over the limit; they are counted, and the next call is refused. Rows that a `Cached`
-    inside will answer cost nothing. Threads may call at the same time: none of their calls goes over.
+    Exact, wherever it stands among the wrappers: rows that are run again, by a `Retrying` or since their
+    block raised, count too, and are not run again where the budget does not allow it; they then have
+    failed. So a call that has begun is run to its end. Rows that a `Cached` inside answers cost nothing.
+    Threads may call at the same time, and none of their calls goes over. Only calls through this wrapper
+    are refused; those of the inner box itself are counted.
 
     Args:
         box: the black box whose rows cost something.
@@ -36,7 +38,7 @@ class Budgeted(Wrapper):
         """Check, then wrap."""
         super().__init__(box)
         self.rows = check_count("Budgeted", "rows", rows, least=0)
-        self._restart()
+        self._budget = Budget(self.ledger, self.rows)
 
     @property
     def rows_left(self) -> int:
@@ -45,43 +47,28 @@ class Budgeted(Wrapper):
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Run all rows or, where they do not fit, none."""
-        asked = self._reserve(inputs)
-        try:
-            return self.box.run_rows(inputs)
-        finally:
-            with self._change:
-                self._reserved -= asked
-                self._change.notify_all()
-
-    def _reserve(self, inputs: tuple[Tensor, ...]) -> int:
-        """How many rows the call needs; set aside, so that no other thread's call takes them too."""
         asked = len(inputs[0])
-        with self._change:
-            # Of what is set aside some may be spent already: a call that might yet fit waits to know.
-            while self._reserved and asked > self.rows_left - self._reserved:
-                self._change.wait()
-            if asked > self.rows_left:  # only then is the cache asked twice
-                asked = self.box.rows_to_run(inputs)
-            if asked > self.rows_left:
-                raise BudgetError(
-                    f"{self!r}: expected a call of at most {self.rows_left} rows, got one of {asked} "
-                    f"({self.ledger.rows_run} of {self.rows} are spent). None of it was run. "
-                    "Raise the budget, or plan fewer queries a step."
-                )
-            self._reserved += asked
-        return asked
-
-    def _restart(self) -> None:
-        self._change, self._reserved = Condition(), 0
+        with self._budget.reserved(asked) as fits:
+            if fits:
+                return self.box.run_rows(inputs)
+        asked = self.box.rows_to_run(inputs)  # fewer than there are where a cache has some of them
+        with self._budget.reserved(asked) as fits:
+            if fits:
+                return self.box.run_rows(inputs)
+        raise BudgetError(
+            f"{self!r}: expected a call of at most {self.rows_left} rows, got one of {asked} "
+            f"({self.ledger.rows_run} of {self.rows} are spent). None of it was run. "
+            "Raise the budget, or plan fewer queries a step."
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what threads of this process have set aside."""
-        return {name: value for name, value in vars(self).items() if name not in ("_change", "_reserved")}
+        return {name: value for name, value in vars(self).items() if name != "_budget"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """With nothing set aside."""
         vars(self).update(state)
-        self._restart()
+        self._budget = Budget(self.ledger, self.rows)
 
     def __repr__(self) -> str:
         """With the budget."""

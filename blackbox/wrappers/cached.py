@@ -17,9 +17,8 @@ from blackbox.errors import ConfigurationError
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
 from blackbox.wrappers.answers import Answers, digest
-from blackbox.wrappers.assembly import pick, place, unanswered
 from blackbox.wrappers.identity import identity
-from blackbox.wrappers.wrapper import Wrapper
+from blackbox.wrappers.wrapper import Wrapper, pick, place, unanswered
 
 # What an answer may be stored as; other floats (bfloat16) are widened.
 _STORED = {
@@ -39,7 +38,7 @@ class Cached(Wrapper):
     Rows that are not known go to the box together, or `block` at a time; each such block is on disk
     before the next is run, so a killed run that starts again pays for one block at most twice. With
     `Parallel(Cached(box, path), ...)` workers keep their own answers as they finish them. Answers
-    are those of the batch that a row was first in: where a box's rows hang on their batch-mates,
+    are those of the batch that a row was first in: where a box's rows depend on their batch-mates,
     another filling agrees to rounding only. Two processes that ask for the same new row at the same
     time both run it.
 
@@ -70,8 +69,8 @@ class Cached(Wrapper):
         super().__init__(box)
         if not box.deterministic and not allow_nondeterministic:
             raise ConfigurationError(
-                f"Cached, box: expected one that answers equal rows alike, got {box!r}, which says that it "
-                "is not deterministic. To keep its first answers say allow_nondeterministic=True."
+                f"Cached, box: expected one that gives equal rows the same answer, got {box!r}, which says "
+                "that it is not deterministic. To keep its first answers say allow_nondeterministic=True."
             )
         self.block = None if block is None else check_count("Cached", "block", block)
         self.identity = identity(box)

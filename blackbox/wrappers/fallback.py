@@ -22,18 +22,15 @@ class Fallback(Wrapper):
     With it there are the four ways to take a failed row that Dakota offers ("abort", "retry",
     "recover", "continue"): `failures="raise"`, `Retrying`, `Fallback` and `failures="keep"`.
 
-    Recovered rows count as failed and do not raise. Whatever reads the answers cannot tell them from
-    others: a gradient estimated from them is that of the recovered function, with its jumps. Where
-    a failed row may be left out, `failures="keep"` is the honest way. Rows whose *input* is not
-    finite are not recovered.
+    Recovered rows count as failed and as recovered, and do not raise. Whatever reads the answers cannot
+    tell them from others: a gradient estimated from them is that of the recovered function, with its
+    jumps. Where a failed row may be left out, `failures="keep"` is the honest way. Rows whose *input* is
+    not finite are not recovered.
 
     Args:
         box: the black box whose rows fail.
         value: a number for all outputs, or one number or array for each output, of a shape that
             broadcasts to the spec's.
-
-    Attributes:
-        rows_recovered: how many so far.
 
     Raises:
         ConfigurationError: the value is not finite, or does not fit the output specs.
@@ -51,7 +48,6 @@ class Fallback(Wrapper):
                 f"got {len(values)}. Give a tuple with one for each, or a single number for all."
             )
         self.value = tuple(_fitted(spec, one) for spec, one in zip(box.outputs, values, strict=True))
-        self.rows_recovered = 0
         self.isolates = True
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
@@ -67,7 +63,7 @@ class Fallback(Wrapper):
             for output, value in zip(outcome.outputs, self.value, strict=True):
                 output[rows] = value.to(output.device, output.dtype)
             self.ledger.count_failed(outcome.failed)
-            self.rows_recovered += len(rows)
+            self.ledger.count(rows_recovered=len(rows))
             outcome.failed.clear()
         return outcome
 

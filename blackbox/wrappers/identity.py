@@ -21,7 +21,7 @@ from blackbox.function import BlackBoxFunction
 from blackbox.wrappers.wrapper import Wrapper
 
 # What does not change a row's answer, or is told by the specs.
-_ASIDE = {"_ledger", "failures", "isolates", "inputs", "outputs", "box", "rows_recovered"}
+_ASIDE = {"_ledger", "failures", "isolates", "inputs", "outputs", "box"}
 _NOBODY = (ModuleType, NoneType)  # whose method a builtin function of a module is
 
 

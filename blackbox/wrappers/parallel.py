@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-import itertools
 import os
+import pickle
+import signal
+import time
 import uuid
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Self
 
 from torch import Tensor
 
 from blackbox.checks import check_count, check_positive
-from blackbox.errors import ConfigurationError
-from blackbox.failures import Outcome
+from blackbox.errors import BlackBoxError, BudgetError, ConfigurationError, ExecutorError
+from blackbox.failures import FailedRow, Failure, Outcome
 from blackbox.function import BlackBoxFunction
-from blackbox.wrappers.dispatch import Dispatch
-from blackbox.wrappers.pool import Pool
-from blackbox.wrappers.shipping import Crate, pack
-from blackbox.wrappers.starts import Starts
-from blackbox.wrappers.wrapper import Wrapper
+from blackbox.ledger import Ledger
+from blackbox.wrappers.workers import Reply, Task, run
+from blackbox.wrappers.wrapper import Wrapper, pick, place, stops, unanswered
+
+_BREAKS = 3  # executors in a row that break before anything comes of it
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has but the second, which there ends at once
 
 
 class Parallel(Wrapper):
@@ -39,33 +55,33 @@ class Parallel(Wrapper):
     What goes wrong, and what becomes of it:
 
     - A row that raises or is not finite has failed, as in this process; the box's faults are raised.
-    - A worker that dies (killed, out of memory) takes its pool along. What had not begun is run again.
-      Blocks that had begun are run again whole, each with nothing beside it; one whose worker dies
+    - A worker that dies (killed, out of memory) takes its pool along, and nobody tells whose rows it ran.
+      Blocks that were with the pool are run again, each with nothing beside it; one whose worker dies
       once more is taken apart, and a row of which the worker dies also alone has failed (`LOST`).
-    - A block that takes longer than `timeout`: its process is killed and its rows run alone; a row
-      that takes longer alone has failed (`TIMED_OUT`). A thread cannot be killed: it is left behind,
-      and Python waits for it when it exits.
-    - An executor that breaks, shrinks to nothing or is shut down is replaced if a function that makes
-      executors was given, else `ExecutorError` is raised.
+    - A block that takes longer than `timeout`: a process of a pool ends itself, and the block's rows run
+      alone; a row that takes longer alone has failed (`TIMED_OUT`). Other workers (threads, Dask, MPI) cannot
+      be ended: the row is given up and the worker left behind; where that is a thread, Python waits for it
+      when it exits.
+    - An executor that breaks, or is shut down, is replaced if a function that makes executors was given,
+      else `ExecutorError` is raised.
 
-    Rows run are counted where they are run, and the counts come back with the answers. An attempt
-    that began and did not come back counts all its rows as run, since they may have cost something,
-    and their repetition counts again: no row that was run is missing in the ledger, but for what a
-    scheduler runs anew by itself after its answer has come (Dask, if a worker dies in the moment in which
-    its answer is fetched). `Budgeted` and `RateLimited` belong around `Parallel`, since inside each process
-    has its own; `Cached` and `Retrying` go on either side.
+    Rows run are counted where they are run, and the counts come back with the answers. A block whose worker
+    died counts all its rows as run, since they may have cost something, and their repetition counts again.
+    `Budgeted` and `RateLimited` belong around `Parallel`, since inside each process has its own; `Cached` and
+    `Retrying` go on either side.
 
     Args:
         box: a black box, or a function without arguments that makes one, for boxes that cannot be
             pickled. The function is called here too, for the specs.
-        executor: an executor, which stays yours to shut down, or a function that makes one. Workers are
+        executor: an executor, which stays yours to shut down, or a function that makes one. Processes are
             killed and executors replaced in the second case only.
         block: rows that go to a worker together. 1 suits code that takes seconds for a row; code that
             takes many rows at once wants as many as keep it busy for some tenths of a second.
-        in_flight: blocks handed in and not yet back, at most: what bounds memory. Twice this machine's
-            cores if None; a cluster wants twice its own.
-        timeout: seconds that a block, or a row run alone, may take once it has begun. Workers that do
-            not share this machine's disk cannot tell when that is; a minute is added for them.
+        in_flight: blocks handed in and not yet back, at most: what bounds memory. The number of workers if
+            None and if the executor tells it, else twice this machine's cores; a cluster has its own number.
+        timeout: seconds that a block, or a row run alone, may take. In a process of a pool they begin with
+            the block; elsewhere when the executor is handed the block, so `in_flight` should be the number of
+            its workers, or blocks that wait for one are given up.
 
     Raises:
         ConfigurationError: a setting is out of its range; from a call, the box cannot be pickled.
@@ -87,43 +103,39 @@ class Parallel(Wrapper):
         made = box if isinstance(box, BlackBoxFunction) or not callable(box) else box()
         super().__init__(made)
         self.block = check_count("Parallel", "block", block)
-        self.in_flight = 2 * (os.cpu_count() or 1)
-        if in_flight is not None:
-            self.in_flight = check_count("Parallel", "in_flight", in_flight)
+        self.in_flight = None if in_flight is None else check_count("Parallel", "in_flight", in_flight)
         self.timeout = None if timeout is None else check_positive("Parallel", "timeout", timeout)
-        self._pool = Pool(executor)
+        if not (isinstance(executor, Executor) or callable(executor)):
+            raise ConfigurationError(
+                "Parallel, executor: expected a concurrent.futures.Executor or a function that makes one, "
+                f"got {type(executor).__name__}. For Dask give client.get_executor."
+            )
         inner = made
         while isinstance(inner, Wrapper):
-            if (
-                isinstance(inner, Parallel)
-                and isinstance(executor, Executor)
-                and inner._pool.given is executor
-            ):
+            if isinstance(inner, Parallel) and isinstance(executor, Executor) and inner._given is executor:
                 raise ConfigurationError(
                     "Parallel, executor: expected another one than that of the Parallel inside, got it: "
                     "its workers would wait for each other for ever. Take one Parallel away."
                 )
             inner = inner.box
-        self._source = box
+        self._source, self._given = box, executor
         self._restart()
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Block by block on the workers."""
-        count = len(inputs[0])
-        blocks = [list(range(start, min(start + self.block, count))) for start in range(0, count, self.block)]
-        call = Dispatch(
-            self.box, inputs, self._pool, self._starts, self._crate, self._name, self.in_flight, self.timeout
-        )
-        return call.run(blocks)
+        return _Call(self, inputs).run()
 
     @property
     def worker_seconds(self) -> dict[str, float]:
         """For how long each worker has run rows, by its name; those that died are still listed."""
-        return dict(self._pool.seconds)
+        return dict(self._seconds)
 
     def close(self) -> None:
         """Shut down an executor that was made here; a later call makes another."""
-        self._pool.close()
+        with self._lock:
+            current, self._current = self._current, None
+        if current is not None and self._replaceable:
+            current.shutdown(wait=True)
 
     def __enter__(self) -> Self:
         """For `with`, which closes at its end."""
@@ -133,28 +145,68 @@ class Parallel(Wrapper):
         """Close."""
         self.close()
 
-    def _crate(self, packed: bool) -> Crate:
-        if packed and self._packed is None:
+    @property
+    def _replaceable(self) -> bool:
+        return not isinstance(self._given, Executor)
+
+    def _executor(self) -> Executor:
+        """The executor, made if need be."""
+        with self._lock:
+            if self._current is None:
+                self._current = self._given if isinstance(self._given, Executor) else self._given()
+            return self._current
+
+    def _replace(self, broken: Executor | None, why: str, error: BaseException | None, kill: bool) -> None:
+        """Let go of an executor; the next block makes another.
+
+        A process pool that breaks asks its processes to end and waits until they have, Python 3.12 under the
+        lock that `submit` and `shutdown` take. It waits for ever for one that does not hear it, and in 3.11
+        for one that `submit` was just starting; and Python waits for the pool when it exits. So `kill` ends
+        them first.
+        """
+        if not self._replaceable:
+            raise ExecutorError(
+                f"Parallel: expected an executor that runs blocks, but {why}. Give a function that makes the "
+                "executor (executor=lambda: ...) in place of the executor, and it is replaced."
+            ) from error
+        with self._lock:
+            if broken is None or self._current is not broken:
+                return  # another thread was faster
+            self._current = None
+        if kill:
+            for process in list((getattr(broken, "_processes", None) or {}).values()):
+                with suppress(ValueError, OSError):  # it has ended
+                    if process.exitcode is None:
+                        os.kill(process.pid, _KILL)
+        with suppress(Exception):  # a cluster that is gone cannot be told
+            broken.shutdown(wait=False)
+
+    def _pack(self) -> bytes:
+        if self._packed is None:
             try:
-                self._packed = pack(self._source)
+                self._packed = pickle.dumps(self._source)
             except Exception as error:
                 raise ConfigurationError(
                     f"{self!r}, box: expected one that can be pickled for other processes, got "
                     f"{type(error).__name__}: {error}. Give a function of a module that makes the box."
                 ) from error
-        return Crate(self._key, self._starts.folder, self.box, self._packed if packed else None)
-
-    def _name(self) -> str:
-        return f"{self._key}-{next(self._names)}"
+        return self._packed
 
     def _restart(self) -> None:
-        self._key, self._names = uuid.uuid4().hex, itertools.count()
-        self._starts = Starts()
+        self._key, self._lock = uuid.uuid4().hex, Lock()
+        self._current: Executor | None = None
         self._packed: bytes | None = None
+        self._seconds: dict[str, float] = {}
+        self._calls = 0  # of all threads, that are using the executor
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what hangs on this process."""
-        own = ("_key", "_names", "_starts", "_packed")
+        """Without what belongs to this process."""
+        if not self._replaceable:
+            raise TypeError(
+                "Parallel: expected a function that makes the executor, so that it can be pickled, got "
+                f"{type(self._given).__name__}. Give executor=<a function of a module>."
+            )
+        own = ("_key", "_lock", "_current", "_packed", "_seconds", "_calls")
         return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -163,5 +215,264 @@ class Parallel(Wrapper):
         self._restart()
 
     def __repr__(self) -> str:
-        """With the size of blocks, on which the bits hang."""
+        """With the size of blocks, on which the bits depend."""
         return f"Parallel({self.box!r}, block={self.block})"
+
+
+@dataclass(eq=False)
+class _Block:
+    """Rows that go to a worker together.
+
+    Attributes:
+        rows: their places in the call.
+        alone: a worker died while it was with a pool, so it runs with no others, to see whose fault that was.
+        packed: it takes the box along.
+        task: the last attempt.
+        executor: who has it.
+        began: when it began, or was handed in where that is not known, in seconds of `time.monotonic`.
+    """
+
+    rows: list[int]
+    alone: bool = False
+    packed: bool = False
+    task: Task | None = None
+    executor: Executor | None = None
+    began: float | None = None
+
+
+class _Call:
+    """One call of a `Parallel`: its blocks handed to the executor and taken back, whatever becomes of it."""
+
+    def __init__(self, owner: Parallel, inputs: tuple[Tensor, ...]) -> None:
+        count, size = len(inputs[0]), owner.block
+        self.owner, self.box, self.inputs = owner, owner.box, inputs
+        self.outcome = unanswered(owner.box, inputs)
+        starts = range(0, count, size)
+        self.waiting = deque(_Block(list(range(start, min(start + size, count)))) for start in starts)
+        self.suspects: deque[_Block] = deque()
+        self.flying: dict[Future[Reply], _Block] = {}
+        self.fault: Exception | None = None
+        self.breaks = 0
+        self.stopped = False
+
+    def run(self) -> Outcome:
+        """All blocks, or under "raise" those up to the first failure.
+
+        Raises:
+            ExecutorError: there is no executor to go on with.
+            BlackBoxError: a fault of the box.
+        """
+        with self.owner._lock:
+            self.owner._calls += 1
+        try:
+            while self.waiting or self.suspects or self.flying:
+                self._hand_in()
+                self._take_back()
+        except BaseException as error:
+            # The user's or the system's wish to stop: Python waits for workers when it exits, and a row may
+            # hang. Not where they may be at another thread's blocks.
+            if not isinstance(error, Exception) and self.owner._replaceable and self.owner._calls == 1:
+                self.owner._replace(self.owner._current, "its workers were ended", None, kill=True)
+            raise
+        finally:
+            with self.owner._lock:
+                self.owner._calls -= 1
+            self._stop()
+            for block in self.flying.values():  # left behind by an error
+                self._lose(block)
+        if self.fault is not None:
+            raise self.fault
+        return self.outcome
+
+    def _hand_in(self) -> None:
+        if self.stopped:  # what came back since is not run again
+            self.waiting.clear()
+            self.suspects.clear()
+        while self.waiting or self.suspects:
+            if any(block.alone for block in self.flying.values()) or (self.suspects and self.flying):
+                return
+            block = (self.suspects or self.waiting).popleft()
+            executor = None
+            try:
+                executor = self.owner._executor()
+                if not block.alone and len(self.flying) >= self._most(executor):
+                    self.waiting.appendleft(block)
+                    return
+                self._submit(block, executor)
+            except BlackBoxError:
+                raise
+            except Exception as error:  # shut down, broken, or its cluster is gone
+                self._queue(block)
+                self._replace(executor, f"it takes no more ({type(error).__name__}: {error})", error)
+
+    def _most(self, executor: Executor) -> int:
+        """Blocks in flight."""
+        return self.owner.in_flight or getattr(executor, "_max_workers", None) or 2 * (os.cpu_count() or 1)
+
+    def _submit(self, block: _Block, executor: Executor) -> None:
+        inputs = pick(self.inputs, block.rows)
+        needed = self.box.rows_to_run(inputs) if self.box.ledger.bounded() else len(block.rows)
+        loan = self.box.ledger.lend(needed, spare=1 / self._most(executor))
+        if loan is not None and loan.rows < needed:  # its first run is set aside, so this is another one
+            self.box.ledger.settle(loan, Ledger())
+            for row in block.rows:
+                self._fail(row, Failure.LOST, BudgetError("no budget is left to run it again"))
+            return
+        packed = self.owner._pack() if block.packed else None
+        ends_itself = self.owner.timeout if hasattr(executor, "_processes") else None
+        block.task = Task(self.box, self.owner._key, packed, inputs, loan, ends_itself)
+        block.executor = executor
+        block.began = None if isinstance(executor, ThreadPoolExecutor) else time.monotonic()
+        try:
+            self.flying[executor.submit(run, block.task)] = block
+        except BaseException:
+            self._settle(block, Ledger())
+            raise
+
+    def _queue(self, block: _Block) -> None:
+        (self.suspects if block.alone else self.waiting).appendleft(block)
+
+    def _take_back(self) -> None:
+        """Wait for blocks that are done, and take them back.
+
+        Apart from `run`, which would keep the last future as a variable while it waits for the next: a Dask
+        cluster runs what is kept anew when the worker with its answer dies.
+        """
+        timeout = self.owner.timeout
+        poll = None if timeout is None else min(0.25, max(0.01, timeout / 10))
+        for future in wait(self.flying, poll, FIRST_COMPLETED).done:
+            if future in self.flying:
+                self._land(future)
+        if timeout is not None:
+            for future, block in list(self.flying.items()):
+                if block.began is None and future.running():
+                    block.began = time.monotonic()
+                ends_itself = block.task is None or block.task.timeout is not None
+                if self._late(block) and not ends_itself and not future.done():
+                    self._give_up(future)
+
+    def _late(self, block: _Block) -> bool:
+        timeout = self.owner.timeout
+        return timeout is not None and block.began is not None and time.monotonic() - block.began >= timeout
+
+    def _land(self, future: Future[Reply]) -> None:
+        """Take back a block that is done."""
+        block = self.flying[future]
+        try:
+            reply = future.result()
+        except (BrokenExecutor, CancelledError) as error:
+            self._broken(block.executor, error)
+            return
+        except Exception as error:
+            self._lose(self.flying.pop(future))
+            if type(error).__name__ != "KilledWorker":  # Dask's: this block's workers died, one by one
+                raise ExecutorError(
+                    f"{self.box!r}: expected an executor that runs blocks, but one could not be run "
+                    f"({type(error).__name__}: {error}). Workers need the same packages and the box's "
+                    "module; a box that cannot be made from a pickle needs a function that makes it."
+                ) from error
+            self._blame(block)
+            return
+        del self.flying[future]
+        self._settle(block, reply.counts or Ledger())
+        if reply.missing:
+            block.packed = True
+            self._queue(block)
+            return
+        self.breaks = 0
+        seconds = self.owner._seconds
+        seconds[reply.worker] = seconds.get(reply.worker, 0.0) + reply.seconds
+        if reply.outcome is not None:
+            place(self.outcome, block.rows, reply.outcome)
+        self.fault = self.fault or reply.error
+        if reply.error is not None or stops(self.box, self.outcome):
+            self._stop()
+
+    def _broken(self, executor: Executor | None, error: BaseException) -> None:
+        """An executor broke: run again what it had, each block alone, and look whose fault it was."""
+        mine = [future for future, block in self.flying.items() if block.executor is executor]
+        for future in mine:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._land(future)
+        lost = [future for future in mine if future in self.flying]
+        late = any(self._late(self.flying[future]) for future in lost)
+        for future in reversed(lost):
+            block = self.flying.pop(future)
+            # A process pool of Python 3.11 that meets a cancelled future while it breaks stops there.
+            if not isinstance(executor, ProcessPoolExecutor):
+                future.cancel()
+            self._lose(block)
+            if block.alone or len(lost) == 1:
+                self._blame(block)
+            else:
+                block.alone = not late or self._late(block)  # else it was another's time that was up
+                self._queue(block)
+        self._replace(executor, f"it broke ({type(error).__name__}: {error})", error)
+
+    def _lose(self, block: _Block) -> None:
+        """An attempt that gives no answer: how far it got is not known, so all its rows count as run."""
+        here = block.task is not None and block.task.here
+        self._settle(block, Ledger() if here else Ledger(rows_run=len(block.rows)))
+
+    def _blame(self, block: _Block) -> None:
+        """A worker died of this block: its rows run alone; a single row has failed."""
+        late = self._late(block)
+        if len(block.rows) > 1:
+            self.breaks = 0
+            self.suspects.extend(_Block([row], alone=True) for row in block.rows)
+        elif late or block.alone:
+            self.breaks = 0
+            self._fail(block.rows[0], Failure.TIMED_OUT if late else Failure.LOST)
+        else:
+            block.alone = True
+            self.suspects.append(block)
+
+    def _fail(self, row: int, failure: Failure, error: Exception | None = None) -> None:
+        if failure is Failure.TIMED_OUT:
+            error = TimeoutError(f"more than {self.owner.timeout:g} s")
+        self.outcome.failed[row] = FailedRow(failure, error)
+        if stops(self.box, self.outcome):
+            self._stop()
+
+    def _give_up(self, future: Future[Reply]) -> None:
+        """A block is late, and its worker cannot be ended: leave it behind, with the executor it is in."""
+        block = self.flying.pop(future)
+        future.cancel()
+        self._lose(block)
+        self.breaks = 0
+        if len(block.rows) > 1:
+            self.waiting.extendleft(_Block([row]) for row in reversed(block.rows))
+        else:
+            self._fail(block.rows[0], Failure.TIMED_OUT)
+        if isinstance(block.executor, ThreadPoolExecutor) and self.owner._replaceable:
+            for other, left in list(self.flying.items()):
+                if left.executor is block.executor and other.cancel():
+                    self._withdraw(other)
+                    self._queue(left)
+            self.owner._replace(block.executor, "a row hangs", None, kill=False)
+
+    def _replace(self, executor: Executor | None, why: str, error: BaseException) -> None:
+        self.breaks += 1
+        if self.breaks > _BREAKS:
+            raise ExecutorError(
+                f"{self.box!r}: expected an executor that runs blocks, but {why}, {self.breaks} times "
+                "in a row with no block finished. See what its workers print; a script that starts "
+                "processes needs if __name__ == '__main__'."
+            ) from error
+        self.owner._replace(executor, why, error, kill=isinstance(error, BrokenExecutor))
+
+    def _stop(self) -> None:
+        """Hand in nothing more, and take back what has not begun."""
+        self.stopped = True
+        for future in list(self.flying):
+            if future.cancel():
+                self._withdraw(future)
+
+    def _withdraw(self, future: Future[Reply]) -> None:
+        self._settle(self.flying.pop(future), Ledger())
+
+    def _settle(self, block: _Block, counts: Ledger) -> None:
+        """Count what became of an attempt, and take back what its worker was lent of a budget."""
+        assert block.task is not None
+        self.box.ledger.settle(block.task.loan, counts)
+        block.task.loan = None

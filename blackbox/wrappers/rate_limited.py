@@ -8,11 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from blackbox.checks import check_count, check_positive
+from blackbox.errors import TryAgain
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
-from blackbox.wrappers.assembly import pick, place, stops, unanswered
-from blackbox.wrappers.clock import SYSTEM, Clock
-from blackbox.wrappers.wrapper import Wrapper
+from blackbox.wrappers.wrapper import SYSTEM, Clock, Wrapper, pick, place, stops, unanswered
 
 
 class RateLimited(Wrapper):
@@ -22,7 +21,8 @@ class RateLimited(Wrapper):
     `block + per_second * t` rows start. Longer calls go to the box in blocks of that many rows, so
     the result is that of the box called with such blocks. Threads share the limit; processes do
     not: put `RateLimited` around `Parallel`, not inside it. Rows that a `Cached` inside will
-    answer take no tokens.
+    answer take no tokens. After a row that raised `TryAgain(after=seconds)` no further row starts for that
+    long; the row itself has failed, unless a `Retrying` runs it again.
 
     Args:
         box: the black box to hold back.
@@ -53,7 +53,9 @@ class RateLimited(Wrapper):
             rows = list(range(start, min(start + self.block, count)))
             part = pick(inputs, rows)
             self._wait_for(self.box.rows_to_run(part))
-            place(outcome, rows, self.box.run_rows(part))
+            answers = self.box.run_rows(part)
+            self._leave_alone(answers)
+            place(outcome, rows, answers)
             if stops(self, outcome):
                 break
         return outcome
@@ -62,21 +64,29 @@ class RateLimited(Wrapper):
         """Take the tokens at once, and wait until they would have been there."""
         with self._lock:
             now = self.clock.now()
-            self._tokens = min(self.block, self._tokens + (now - self._then) * self.per_second) - rows
-            self._then = now
-            wait = -self._tokens / self.per_second
+            start = max(now, self._quiet_until)
+            self._tokens = min(self.block, self._tokens + (start - self._then) * self.per_second) - rows
+            self._then = start
+            wait = start - now + max(0.0, -self._tokens / self.per_second)
         if wait > 0:
             self.clock.sleep(wait)
+
+    def _leave_alone(self, answers: Outcome) -> None:
+        """For as long as the box asks for."""
+        asked = [why.error.after for why in answers.failed.values() if isinstance(why.error, TryAgain)]
+        if asked:
+            with self._lock:
+                self._quiet_until = max(self._quiet_until, self.clock.now() + max(asked))
 
     def _restart(self) -> None:
         self._lock = Lock()
         self._tokens, self._then = float(self.block), self.clock.now()
+        self._quiet_until = self._then
 
     def __getstate__(self) -> dict[str, Any]:
         """Without lock and bucket: another process has another clock."""
-        return {
-            name: value for name, value in vars(self).items() if name not in ("_lock", "_tokens", "_then")
-        }
+        own = ("_lock", "_tokens", "_then", "_quiet_until")
+        return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """With a full bucket."""

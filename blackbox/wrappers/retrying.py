@@ -7,22 +7,21 @@ import random
 from torch import Tensor
 
 from blackbox.checks import check_count, check_number, check_positive
-from blackbox.errors import BudgetError
+from blackbox.errors import BudgetError, TryAgain
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
-from blackbox.wrappers.assembly import pick, place
-from blackbox.wrappers.clock import SYSTEM, Clock
-from blackbox.wrappers.wrapper import Wrapper
+from blackbox.wrappers.wrapper import SYSTEM, Clock, Wrapper, pick, place
 
 
 class Retrying(Wrapper):
     """Run rows that failed again, up to `attempts` times in all; what still fails is left to the policy.
 
     For faults that pass: a busy server, a licence that is out, a solver with noise. Rows that failed
-    go to the box together as one smaller call, so a box whose answers hang on a row's batch-mates
-    agrees to rounding only. Every attempt counts as rows run. What is a fault of the box and not of
-    a row (`OutputError`, `ConfigurationError`, ...) is raised at once; a budget inside that does not
-    allow another attempt ends the attempts.
+    go to the box together as one smaller call, so a box whose answers depend on a row's batch-mates
+    agrees to rounding only. Every attempt counts as rows run, and what it failed of is in the ledger's
+    `rows_retried` and `causes`. What is a fault of the box and not of a row (`OutputError`,
+    `ConfigurationError`, ...) is raised at once; a budget, inside or around, that does not allow
+    another attempt ends the attempts. A box that raises `TryAgain(after=seconds)` is left alone that long.
 
     No attempt that is running is ever ended: Python code cannot be stopped from inside its own
     process. A limit that kills is `Parallel`'s over processes, or a command line's.
@@ -33,12 +32,9 @@ class Retrying(Wrapper):
         timeout: seconds after the start of a call beyond which no further attempt begins.
         backoff: seconds before the second attempt, doubled before each further one, up to
             `longest`; a random half of it is left out, so that many workers do not come back at once.
-        longest: seconds.
-        seed: of those random parts, which hang on it, on the call and on the attempt alone.
+        longest: the most seconds that `backoff` may grow to; what a `TryAgain` asks for is not shortened.
+        seed: seed of the random parts, which depend on it, on the call and on the attempt alone.
         clock: where the time comes from.
-
-    Attributes:
-        rows_retried: rows run again so far, each time counted.
 
     Raises:
         ConfigurationError: a setting is out of its range.
@@ -64,7 +60,6 @@ class Retrying(Wrapper):
         self.backoff = check_number("Retrying", "backoff", backoff, least=0)
         self.longest = check_number("Retrying", "longest", longest, least=0)
         self.seed, self.clock = seed, clock
-        self.rows_retried = 0
         self._calls = 0
         self.isolates = True
 
@@ -75,17 +70,19 @@ class Retrying(Wrapper):
         outcome = self.box.run_rows(inputs)
         for attempt in range(1, self.attempts):
             rows = sorted(outcome.failed)
-            wait = self._wait(call, attempt)
+            asked = [why.error.after for why in outcome.failed.values() if isinstance(why.error, TryAgain)]
+            wait = max(self._wait(call, attempt), *asked, 0.0)
             late = self.timeout is not None and self.clock.now() - started + wait >= self.timeout
             if not rows or late:
                 break
-            if wait > 0:
-                self.clock.sleep(wait)
             try:
+                self.ledger.claim(len(rows))
+                if wait > 0:
+                    self.clock.sleep(wait)
                 again = self.box.run_rows(pick(inputs, rows))
             except BudgetError:
                 break  # the answers of the first attempts are paid for and stay
-            self.rows_retried += len(rows)
+            self.ledger.count_retried(outcome.failed)
             outcome.failed.clear()
             place(outcome, rows, again)
         return outcome

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
+import zo
 from tasks.denoised_smoothing import limits
 from tasks.denoised_smoothing.config import Config
 from tasks.denoised_smoothing.data import Data
@@ -41,26 +43,18 @@ def queries_of_step(config: Config, method: Method, size: int) -> int:
     return config.batch if method.family == "fo-ds" else 1  # student's are spread over its steps
 
 
-def first_use_queries(network: nn.Module) -> int:
-    """About how many objectives the first-use check of a fast evaluator takes; see zo.Checked."""
-    return 2 * (2 + 3 * len(list(network.parameters()))) + 4
-
-
-def row_check_queries(config: Config) -> int:
-    """The most that the first step takes to see that rows do not interact, where batches are cut into blocks.
-
-    The whole batch once, and once more where a box's noise has to be told from rows that interact.
-    """
-    cut = config.row_block is not None and config.row_block < config.deepzero_batch
-    return 2 * config.deepzero_batch if cut else 0
+def first_checks(network: nn.Module, coordinates: int) -> int:
+    """The most objectives that a first step takes beside its plan."""
+    rule = zo.CGE(1e-3, zo.RandomCoordinates(coordinates))
+    return zo.LossGradient(network, lambda *_: torch.zeros(1), rule).most_checks(1)
 
 
 def ratio_queries(config: Config) -> int:
-    """The most objectives, bases included, that the layer ratios take, with their first-use check."""
+    """The most objectives, bases included, that the layer ratios take, with the checks of evaluators."""
     if config.ratios in ("uniform", "magnitude"):
         return 0
     gradients = 2 if config.ratios == "zo-grasp" else 1
-    return gradients * (config.ratio_directions + 1) + 2 * 4 + 4
+    return gradients * (2 * config.ratio_directions + 1 + 32)
 
 
 def steps_within(budget: int, fixed: int, each: int, method: str) -> int:
@@ -87,7 +81,7 @@ def check(config: Config, data: Data, latent: int, networks: Sequence[nn.Module]
         config: of the run.
         data: of the run.
         latent: numbers of a latent vector.
-        networks: the denoiser alone, for what its first-use check takes.
+        networks: the denoiser alone, for what the check of its evaluator takes.
 
     Raises:
         PlanError: naming the method.
@@ -101,8 +95,8 @@ def check(config: Config, data: Data, latent: int, networks: Sequence[nn.Module]
         if measures_mu(config, method):
             fixed += config.mu_queries
         if method.family == "deepzero":
-            checked = sum(first_use_queries(network) for network in networks)
-            fixed += config.deepzero_batch * (checked + ratio_queries(config)) + row_check_queries(config)
+            checked = sum(first_checks(network, config.coordinates) for network in networks)
+            fixed += config.deepzero_batch * (checked + ratio_queries(config))
         each = queries_of_step(config, method, latent if method.family == "zo-ae-ds" else size)
         steps_within(config.queries_of(name), fixed, each, name)
 

@@ -132,11 +132,6 @@ class Config:
     evaluator: str = "auto"
     """How deepzero evaluates many weights at once: loop, stacked, auto, or another that zo knows."""
 
-    row_block: int | None = None
-    """Rows of deepzero's batch on which queries are evaluated at a time, for more processes than chunks of
-    queries: pieces of queries x rows are shared out. None for all rows. Another number rounds otherwise;
-    denoisers with batch norm are refused, since their rows interact."""
-
     student_steps: int = 2000
     """Optimiser steps of student; its queries are spread over them."""
     student_width: int = 128
@@ -180,7 +175,7 @@ class Config:
         for name in counts.split():
             if not getattr(self, name) >= 1:  # "not", here and below: every comparison with NaN is false
                 self._refuse(name, "a whole number >= 1")
-        for name in "image_size train_images budget row_block".split():
+        for name in "image_size train_images budget".split():
             if getattr(self, name) is not None and not getattr(self, name) >= 1:
                 self._refuse(name, "a whole number >= 1, or None")
         for name in "sigma learning_rate zo_learning_rate wide_mu student_learning_rate".split():

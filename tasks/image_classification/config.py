@@ -90,10 +90,6 @@ class Config:
     directions: int | None = None
     """Random directions in a step of rge, sparse-rge and hybrid, and tries of pattern-search; None for as
     many as deepzero has coordinates, so that the queries are equal."""
-    row_block: int | None = None
-    """Rows of a batch on which the queries are evaluated at a time, for more processes than chunks of
-    queries: pieces of queries x rows are shared out. None for all rows. Another number rounds otherwise;
-    networks with batch norm are refused, since their rows interact."""
     forward_directions: int = 1
     """Directional derivatives in a step of forward-gradient."""
     pattern_radius: float = 1.0
@@ -123,7 +119,7 @@ class Config:
         )
         for name in counts.split():
             limits.check_count(name, getattr(self, name))
-        for name in ("train_images", "validation_images", "test_images", "directions", "width", "row_block"):
+        for name in ("train_images", "validation_images", "test_images", "directions", "width"):
             if getattr(self, name) is not None:
                 limits.check_count(name, getattr(self, name))
         for name in ("learning_rate", "mu", "pattern_radius"):

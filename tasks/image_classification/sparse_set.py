@@ -86,7 +86,8 @@ def sparse_set(trainer: Trainer, network: nn.Module) -> SparseSet:
     config = trainer.config
     path = trainer.run.path / f"layer_ratios-seed-{trainer.seed}.json"
     if not path.exists():
-        with journaled(trainer.run.path, path.stem.replace("_", "-")) as journal:
+        folder, rank = group.journal_folder(trainer.run.path), group.rank()
+        with journaled(folder, path.stem.replace("_", "-"), rank=rank) as journal:
             queries, ratios = 0, uniform_ratios(network, config.sparsity, config.dense)
             if config.ratios != "uniform":
                 scored, least = (

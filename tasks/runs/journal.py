@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -29,12 +29,15 @@ class Journal:
     that is torn on nothing counts. An entry also has what the black box counted meanwhile, and its ledger
     gets that when the entry is used: a row that was run by an earlier process is counted once, here too.
 
+    Of several processes each writes a file of its own, and the first one reads and deletes all of them.
+
     Args:
-        folder: of the run.
+        folder: of the run, which all processes must reach.
         stage: its name.
         ledger: of the black box that steps call; None if it is not known.
         every: seconds between writes; `EVERY` if None.
         clock: gives seconds.
+        rank: number of this process among those of the run.
 
     Attributes:
         stop: asked at each entry; True ends a step there that has any on the disk.
@@ -47,8 +50,9 @@ class Journal:
         ledger: Ledger | None = None,
         every: float | None = None,
         clock: Callable[[], float] = monotonic,
+        rank: int = 0,
     ) -> None:
-        self._folder, self._stage = folder / FOLDER, stage
+        self._folder, self._stage, self._rank = folder / FOLDER, stage, rank
         self._ledger, self._clock = ledger, clock
         self._every = EVERY if every is None else every
         self.stop: Callable[[], bool] = lambda: False
@@ -67,12 +71,17 @@ class Journal:
     def begin(self, step: int) -> None:
         """The step of this number (from 0) begins; what an earlier process found of it is read."""
         self._step, self._waiting, self._written = step, [], self._clock()
-        self._known, self._whole = _read(self.path)
+        own, self._whole = _read(self.path)
+        self._known = {}
+        if self._rank == 0:
+            for number, path in self._files():
+                self._known |= _read(path)[0] if number == step and path != self.path else {}
+            self._known |= own
 
     def end(self) -> None:
         """The step is done: its journal goes, and those of earlier ones; later ones wait for their step."""
         self._known, self._waiting = {}, []
-        if not self._folder.is_dir():
+        if self._rank > 0 or not self._folder.is_dir():
             return
         for step, path in self._files():
             if step <= self._step:
@@ -89,26 +98,15 @@ class Journal:
             self._mark = self._ledger.copy()
         return None if entry is None else entry["value"]
 
-    def spent(self) -> dict[str, Any] | None:
-        """Counts of the ledger since `get` or this was last called; None without a ledger."""
-        if self._ledger is None:
-            return None
-        spent = asdict(self._ledger.since(self._mark))
-        self._mark = self._ledger.copy()
-        return spent
-
-    def put(self, key: str, value: Mapping[str, Any], others: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Keep what was found since `get` was asked for it, and what other processes counted for it.
+    def put(self, key: str, value: Mapping[str, Any]) -> None:
+        """Keep what was found since `get` was asked for it, with what the box counted meanwhile.
 
         Raises:
             StoppedInside: it is on the disk, and `stop` says so.
         """
         spent = None
         if self._ledger is not None:
-            counted = self._ledger.since(self._mark)
-            for other in others:
-                counted.add(Ledger(**other))
-            spent = asdict(counted)
+            spent = asdict(self._ledger.since(self._mark))
         self._waiting.append({"key": key, "value": dict(value), "counts": spent})
         stopping = self.stop()
         if self._clock() - self._written >= self._every or (self._whole and stopping):
@@ -143,16 +141,18 @@ class Journal:
         self._waiting, self._written = [], self._clock()
 
     def _path(self, step: int) -> Path:
-        return self._folder / f"{file_name(self._stage)}.step-{step + 1:08d}"
+        own = f".rank-{self._rank}" if self._rank else ""
+        return self._folder / f"{file_name(self._stage)}.step-{step + 1:08d}{own}"
 
     def _files(self) -> list[tuple[int, Path]]:
         start = f"{file_name(self._stage)}.step-"
-        numbers = ((path.name.removeprefix(start), path) for path in self._folder.glob(f"{start}*"))
+        paths = self._folder.glob(f"{start}*")
+        numbers = ((path.name.removeprefix(start).partition(".rank-")[0], path) for path in paths)
         return [(int(number) - 1, path) for number, path in numbers if number.isdigit()]
 
 
 @contextmanager
-def journaled(folder: Path, name: str, ledger: Ledger | None = None) -> Iterator[Journal]:
+def journaled(folder: Path, name: str, ledger: Ledger | None = None, rank: int = 0) -> Iterator[Journal]:
     """The journal of one piece of work outside of the steps, such as finding layer ratios.
 
     What an earlier process found is read when the block begins, and goes when it ends without an error.
@@ -161,8 +161,9 @@ def journaled(folder: Path, name: str, ledger: Ledger | None = None) -> Iterator
         folder: of the run.
         name: of the work; no stage of the run may have it.
         ledger: of the black box that the work calls; None if it is not known.
+        rank: number of this process among those of the run.
     """
-    journal = Journal(folder, name, ledger)
+    journal = Journal(folder, name, ledger, rank=rank)
     journal.begin(0)
     yield journal
     journal.end()

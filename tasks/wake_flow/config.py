@@ -115,10 +115,6 @@ class Config:
     chunk: int | None = None
     """Queries of ZO-SOL that run together, and that several processes share out; None for what memory and
     cache allow. Another number rounds otherwise."""
-    row_block: int | None = None
-    """Rows of a batch on which ZO-SOL's queries are evaluated at a time, for more processes than chunks of
-    queries: pieces of queries x rows are shared out. None for all rows. Another number rounds otherwise;
-    networks whose rows interact are refused."""
     coordinates: int = 96
     """Coordinates in a step's sparse set, drawn anew every step."""
     ratios: str = "uniform"
@@ -182,8 +178,6 @@ class Config:
                 self._refuse(name, "a finite number > 0")
         if self.chunk is not None and not self.chunk >= 1:
             self._refuse("chunk", "a whole number >= 1, or none")
-        if self.row_block is not None and not self.row_block >= 1:
-            self._refuse("row_block", "a whole number >= 1, or none")
         if not 0 <= self.pre_beta < math.inf:
             self._refuse("pre_beta", "a finite number >= 0")
         for name, choices in (

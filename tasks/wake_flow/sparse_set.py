@@ -37,7 +37,8 @@ def sparse_set(trainer: Trainer, network: Corrector, objective: Objective, stage
     path = trainer.run.path / name
     if not path.exists():
         before = trainer.solver.ledger.copy()
-        with journaled(trainer.run.path, path.stem.replace("_", "-"), trainer.solver.ledger) as journal:
+        folder, rank = group.journal_folder(trainer.run.path), group.rank()
+        with journaled(folder, path.stem.replace("_", "-"), trainer.solver.ledger, rank=rank) as journal:
             scores = zo.pruning.scores(
                 config.ratios,
                 network,

@@ -30,6 +30,7 @@ _LEFT_OUT = ("journal", "tensorboard", ".lock")  # of a run's folder: what only 
 Value = TypeVar("Value")
 _joined: list[Any] = []  # the group for long waits, while there are several processes
 _waited = [0.0]
+_first_folder: list[Path] = []  # in other processes than the first: its run's, where they can reach it
 
 
 def is_member() -> bool:
@@ -178,7 +179,7 @@ def shared_run(made: Callable[[], Run]) -> Iterator[Run]:
         try:
             run = made()
             whereabouts.note(run.path)
-            told = [(_files(run.path), torch.get_rng_state())]
+            told = [(_files(run.path), torch.get_rng_state(), str(run.path.resolve()))]
         finally:
             with _answering():
                 dist.broadcast_object_list(told, src=0, group=_joined[0])
@@ -189,7 +190,8 @@ def shared_run(made: Callable[[], Run]) -> Iterator[Run]:
     if told[0] is None:
         raise WorkersError("Expected a run of the first process, got none: see what it says.")
     with tempfile.TemporaryDirectory(prefix="blackbox-") as folder:
-        files, generator = told[0]
+        files, generator, first = told[0]
+        _first_folder[:] = [Path(first)] if (Path(first) / "config.json").exists() else []
         torch.set_rng_state(generator)  # each process begins with another
         for name, content in files.items():
             path = Path(folder) / name
@@ -202,6 +204,11 @@ def shared_run(made: Callable[[], Run]) -> Iterator[Run]:
 def _files(folder: Path) -> dict[str, bytes]:
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return {str(path): (folder / path).read_bytes() for path in paths if path.parts[0] not in _LEFT_OUT}
+
+
+def journal_folder(own: Path) -> Path:
+    """The folder whose journal the first process reads: its own, or this one's where that is out of reach."""
+    return _first_folder[0] if _first_folder else own
 
 
 def waited() -> float:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from benchmarks.query_speed.published import Published
 
 import zo
 from benchmarks import accuracy_vs_mu, figure5_feature_reuse, protocol, query_bound
@@ -11,7 +12,6 @@ from benchmarks.protocol import Spread
 from benchmarks.query_speed import __main__ as query_speed
 from benchmarks.query_speed.measuring import BlockTimes, Contender, WrongAnswerError, measure, uniform_mean
 from benchmarks.query_speed.problems import make
-from benchmarks.query_speed.published import Published
 from zo.evaluators.evaluator import Evaluator, Problem
 from zo.evaluators.state import Snapshot
 
@@ -72,9 +72,10 @@ def test_the_published_worker_finds_what_loop_finds(name):
     weights = [tensor.clone() for tensor in wide.parameters.tensors]
     for block in timed.blocks():
         queries = timed.queries(block, 2)
-        looped = zo.Loop().losses(wide, queries)
+        nothing = torch.zeros(wide.rows, dtype=torch.float64)
+        looped = zo.Loop().changes(wide, queries, nothing)
         before.restore()
-        assert torch.allclose(worker.losses(wide, queries), looped, rtol=1e-12, atol=0)
+        assert torch.allclose(worker.changes(wide, queries, nothing), looped, rtol=1e-12, atol=0)
         before.restore()
     for tensor, weight in zip(wide.parameters.tensors, weights, strict=True):
         assert torch.equal(tensor, weight)
@@ -86,9 +87,9 @@ _CHAINS = {"wake": "layers", "dncnn": "net"}
 class Off(Evaluator):
     """Twice the change."""
 
-    def losses(self, problem: Problem, perturbation):
-        base = problem.objective(problem.network, problem.batch)
-        return base + 2 * zo.Loop().changes(problem, perturbation, base)
+    def begin(self, problem: Problem, base):
+        right = zo.Loop().begin(problem, base)
+        return lambda queries: 2 * right(queries)
 
 
 def test_a_fast_wrong_evaluator_is_refused():

@@ -1,10 +1,17 @@
-"""Failures say in one sentence why a row failed, with the exception's own words where there was one."""
+"""Failures say in one sentence why a row failed, and tell it to who listens."""
 
 from __future__ import annotations
 
+import pickle
+import threading
+from typing import Any
+
+import numpy as np
 import pytest
 
-from blackbox import FailedRow, Failure
+from blackbox import FailedRow, Failure, Retrying, RowFailedError, TryAgain
+from blackbox.failures import noted
+from tests.blackbox.boxes import Doubling, EachBox, RowsBox
 
 
 @pytest.mark.parametrize("failure", Failure)
@@ -15,7 +22,113 @@ def test_without_an_error_the_sentence_is_the_failures(failure):
 def test_with_an_error_its_type_and_words_are_told():
     row = FailedRow(Failure.RAISED, ZeroDivisionError("no flow"))
     assert row.sentence() == f"{Failure.RAISED.value} (ZeroDivisionError: no flow)"
+    assert (row.cause(), FailedRow(Failure.LOST).cause()) == ("ZeroDivisionError", "lost")
 
 
-def test_no_two_failures_read_alike():
+def test_no_two_failures_read_the_same():
     assert len({failure.value for failure in Failure}) == len(Failure) == len(Failure.__members__)
+
+
+def mistyped(state: Any) -> Any:
+    return np.linalg.nrom(state)
+
+
+@pytest.mark.parametrize("kind", [EachBox, RowsBox])
+def test_a_typo_under_keep_is_told_as_its_attribute_error(kind):
+    box = kind(mistyped, failures="keep")
+    with noted() as causes:
+        assert np.isnan(box(np.ones((4, 2)))).all()
+    assert len(causes) == 1 and isinstance(causes[0].error, AttributeError)
+    for told in (causes[0].sentence(), box.ledger.first_failure):
+        assert "AttributeError" in told and "nrom" in told
+    twin = pickle.loads(pickle.dumps(box.ledger))
+    assert twin == box.ledger and twin.causes == {"AttributeError": 4}
+
+
+def faulty(state: Any) -> Any:
+    if state[0] == 1:
+        raise ValueError("first")
+    if state[0] == 2:
+        raise KeyError("second")
+    return state / 0 if state[0] == 3 else state
+
+
+def call(box: Any, *first: float) -> None:
+    with np.errstate(all="ignore"):
+        box(np.array([[x, 1.0] for x in first]))
+
+
+def test_each_cause_of_a_call_is_noted_once_in_the_order_of_rows():
+    box = EachBox(faulty, failures="keep")
+    call(box, 1)
+    with noted() as outer:
+        call(box, 0, 2, 1, 2, np.nan)
+        with noted() as inner:
+            call(box, 3)
+            with pytest.raises(RowFailedError):
+                call(EachBox(faulty), 1)
+    call(box, 2)
+    assert [row.cause() for row in outer] == ["KeyError", "ValueError", "skipped", "not_finite", "ValueError"]
+    assert inner == outer[3:]
+
+
+def test_notes_are_bounded():
+    box = EachBox(faulty, failures="keep")
+    with noted() as causes:
+        for _ in range(150):
+            call(box, 1)
+    assert len(causes) == 100
+
+
+def test_threads_do_not_hear_each_other():
+    box, together, heard = EachBox(faulty, failures="keep"), threading.Barrier(2, timeout=60), {}
+
+    def work(first: float) -> None:
+        with noted() as causes:
+            for _ in range(10):
+                together.wait()
+                call(box, first)
+            heard[first] = {row.cause() for row in causes}
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in (1.0, 2.0)]
+    with noted() as here:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert heard == {1.0: {"ValueError"}, 2.0: {"KeyError"}} and here == []
+
+
+def test_what_a_retrying_mends_is_not_noted_and_shows_in_the_ledger():
+    asked = []
+
+    def busy(state: Any) -> Any:
+        asked.append(1)
+        if len(asked) < 3:
+            raise ConnectionError("busy")
+        return state
+
+    box = Retrying(EachBox(busy), attempts=3)
+    with noted() as causes:
+        call(box, 5)
+    assert causes == []
+    ledger = box.ledger
+    assert (ledger.rows_retried, ledger.rows_failed, ledger.causes) == (2, 0, {"ConnectionError": 2})
+    assert "busy" in ledger.first_failure
+
+
+def test_try_again_keeps_its_seconds_on_the_way_from_a_worker():
+    error = pickle.loads(pickle.dumps(TryAgain("the licence is in use", after=30)))
+    assert (error.after, str(error)) == (30, "the licence is in use")
+    assert str(TryAgain(after=2.5)) == "try again after 2.5 s"
+
+
+def test_a_box_that_asks_to_try_again_is_not_asked_at_once_for_halves_of_the_block():
+    def refuses(state: Any) -> Any:
+        raise TryAgain(after=1)
+
+    box = RowsBox(refuses, failures="keep")
+    with noted() as causes:
+        assert np.isnan(box(np.ones((8, 2)))).all()
+    assert len(box.calls) == 1 and causes[0].cause() == "TryAgain"
+    assert (Doubling()(np.ones((1, 2))) == 2).all()

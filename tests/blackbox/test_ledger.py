@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import astuple, fields
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blackbox import Ledger, RowFailedError, ShapeError
+from blackbox import ConfigurationError, Ledger, RowFailedError, ShapeError
 from blackbox.failures import FailedRow, Failure
 from tests.blackbox.boxes import KINDS, EachBox
 
@@ -55,16 +56,30 @@ def test_boxes_of_a_class_do_not_share_a_ledger():
     assert (first.ledger.calls, second.ledger.calls) == (1, 0)
 
 
-A = Ledger(*range(1, 12))
-B = Ledger(*(n**2 for n in range(1, 12)))
+A = Ledger(*range(1, 14), causes={"busy": 3, "lost": 1}, first_failure="busy at 3")
+B = Ledger(*(n**2 for n in range(1, 14)), causes={"busy": 2, "raised": 5})
+NUMBERS = 13
 
 
 def test_add_and_since_undo_each_other_in_every_field():
     total = A.copy()
     total.add(B)
-    assert astuple(total) == tuple(a + b for a, b in zip(astuple(A), astuple(B), strict=True))
+    pairs = zip(astuple(A)[:NUMBERS], astuple(B)[:NUMBERS], strict=True)
+    assert astuple(total)[:NUMBERS] == tuple(a + b for a, b in pairs)
+    assert total.causes == {"busy": 5, "lost": 1, "raised": 5} and total.first_failure == "busy at 3"
     assert total.since(A) == B and total.since(B) == A
-    assert len(fields(Ledger)) == len(astuple(A)) == 11
+    assert len(fields(Ledger)) == NUMBERS + 2
+
+
+def test_a_state_goes_through_json_and_stands_for_the_ledger():
+    ledger = Ledger(calls=7)
+    ledger.load_state_dict(json.loads(json.dumps(A.state_dict())))
+    assert ledger == A
+    ledger.causes["busy"] += 1
+    assert A.causes["busy"] == 3  # nothing is shared
+    for state, words in (({}, "lacks"), (A.state_dict() | {"call": 3}, "has 'call'.*Did you mean 'calls'")):
+        with pytest.raises(ConfigurationError, match=words):
+            ledger.load_state_dict(state)
 
 
 def test_a_copy_stands_still():
@@ -85,9 +100,10 @@ def test_failed_rows_are_counted_by_kind():
         box(np.array([[0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [2.0, 2.0], [np.nan, 0.0]]))
     assert box.ledger.failures() == {"not_finite": 2, "raised": 1, "skipped": 1}
     assert box.ledger.rows_failed == 3
-    kinds = [item.name.removeprefix("rows_") for item in fields(Ledger)]
+    assert box.ledger.causes == {"not_finite": 2, "ValueError": 1}
+    assert box.ledger.first_failure == Failure.NON_FINITE.value
     ledger = Ledger()
     ledger.count_failed(
         {row: FailedRow(kind) for row, kind in enumerate(Failure) if kind is not Failure.SKIPPED}
     )
-    assert set(ledger.failures()) == set(kinds[-4:])  # every kind there is
+    assert ledger.failures() == {"raised": 1, "not_finite": 1, "timed_out": 1, "lost": 1}

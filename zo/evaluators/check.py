@@ -8,7 +8,7 @@ from rounding: what is wrong in the wiring is wrong at any length.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,8 @@ from blackbox import BudgetError
 from zo.base import Base
 from zo.evaluators.evaluator import Evaluator, Problem, Unservable
 from zo.evaluators.loop import Loop
-from zo.evaluators.sentinel import ROUNDING, rounding_of
+from zo.evaluators.sentinel import ROUNDING, SHAKES, rounding_of
+from zo.parameters import Parameters
 from zo.perturbation import Coordinates, Directions, Perturbation
 
 # The next length is for queries whose change is not distinguishable from rounding.
@@ -61,6 +62,29 @@ def is_due(step: int) -> bool:
     while step >= 10 and step % 10 == 0:
         step //= 10
     return step in (0, 1)
+
+
+def most_checks(
+    step: int, parameters: Parameters, evaluators: Sequence[Evaluator], queries: int, chunk: int
+) -> int:
+    """At most how many queries a step takes beside its plan, if its evaluator is not found wrong.
+
+    Args:
+        step: The number of the step.
+        parameters: Those that are perturbed.
+        evaluators: Those that may serve, `Loop` last.
+        queries: Of the step's plan.
+        chunk: How many run together at least.
+    """
+    sentinels = -(-queries // chunk) * max(evaluator.sentinels for evaluator in evaluators)
+    if not is_due(step):
+        return sentinels
+    if len(evaluators) == 1:
+        return 1
+    tensors, entries = len(parameters.tensors), 3 if step == 0 else 2
+    by_loop = 1 + SHAKES + 1 + tensors * entries * len(LENGTHS)
+    fast = tensors * (entries + 2) + max(queries, 128) + 4
+    return sentinels + by_loop + fast * (len(evaluators) - 1)
 
 
 def noise_of(base: Base, remember: Remember) -> float:

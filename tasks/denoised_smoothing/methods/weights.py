@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 
 import torch
@@ -42,14 +41,14 @@ def deepzero(trainer: Trainer, method: Method, front: Front, queries: Queries) -
         seed=trainer.seed,
         max_dropped=0.5,
         process_group=group.process_group(),
-        row_block=config.row_block,
         first_alone=trainer.box.first_alone,
     )
-    _first_use(trainer, method, gradient, objective, step_of_weights, queries)
     # not config.coordinates: each layer keeps one at least
     each = config.deepzero_batch * (1 + gradient.queries())
-    fixed = queries.total + budget.validation_queries(config) + budget.row_check_queries(config)
-    steps = budget.steps_within(config.queries_of(method.name), fixed, each, method.name)
+    fixed, most = queries.total + budget.validation_queries(config), config.queries_of(method.name)
+    steps = budget.steps_within(most, fixed, each, method.name)
+    checks = config.deepzero_batch * gradient.most_checks(steps)
+    steps = budget.steps_within(most, fixed + checks, each, method.name)
     optimizer = torch.optim.Adam(network.parameters())
 
     def step(i: int) -> dict[str, float]:
@@ -90,39 +89,6 @@ def _rows(trainer: Trainer, i: int) -> Rows:
     return batch.noisy, batch.clean, batch.target
 
 
-def _first_use(
-    trainer: Trainer,
-    method: Method,
-    gradient: zo.LossGradient,
-    objective: Objective,
-    mu: float,
-    queries: Queries,
-) -> None:
-    """Have a fast evaluator checked before the steps are planned, since the check is paid for, too."""
-    path = trainer.run.path / f"first_use-seed-{trainer.seed}-{method.stage}.json"
-    if not path.exists():
-        own, network = Queries(trainer.box), copy.deepcopy(gradient.network).train()
-        rule = zo.CGE(mu, zo.RandomCoordinates(1))
-        evaluator = trainer.config.evaluator
-        trial = zo.LossGradient(
-            network,
-            objective,
-            rule,
-            evaluator=evaluator,
-            seed=trainer.seed,
-            max_dropped=1.0,
-            process_group=group.process_group(),
-            first_alone=trainer.box.first_alone,
-        )
-        with own.asking("training"):
-            trial.backward(_rows(trainer, RATIO_BATCH))
-        state = trial.state_dict()["evaluator"]
-        atomic.write_json(path, {"evaluator": state, "queries": own.total})
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    queries.counts["training"] += saved["queries"]
-    gradient.evaluator.load_state_dict(saved["evaluator"])
-
-
 def _sparse_set(
     trainer: Trainer, method: Method, network: nn.Module, objective: Objective, mu: float, queries: Queries
 ) -> zo.Sparsity:
@@ -134,7 +100,8 @@ def _sparse_set(
     path = trainer.run.path / f"layer_ratios-seed-{trainer.seed}-{method.stage}.json"
     if not path.exists():
         own = Queries(trainer.box)
-        with journaled(trainer.run.path, path.stem.replace("_", "-"), trainer.box.own.ledger) as journal:
+        folder, rank = group.journal_folder(trainer.run.path), group.rank()
+        with journaled(folder, path.stem.replace("_", "-"), trainer.box.own.ledger, rank=rank) as journal:
             with own.asking("layer ratios"):
                 scores = zo.pruning.scores(
                     config.ratios,

@@ -30,7 +30,6 @@ def train(trainer: Trainer, method: str) -> Trained:
         evaluator=trainer.config.evaluator,
         seed=trainer.seed,
         process_group=group.process_group(),
-        row_block=trainer.config.row_block,
     )
     spent = chosen.queries if chosen else 0
     moved = sparsity if method != "hybrid" else None  # hybrid has a gradient outside its set as well

@@ -56,7 +56,6 @@ def zo_sol(trainer: Trainer, start: Corrector, stage: str, steps: int, learning_
         seed=trainer.seed,
         chunk=config.chunk,
         process_group=group.process_group(),
-        row_block=config.row_block,
     )
     surrogate = _identity(trainer, network) if config.estimator in SURROGATE else None
 

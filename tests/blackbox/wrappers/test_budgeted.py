@@ -83,20 +83,23 @@ def test_skipped_rows_cost_nothing():
     assert box.rows_left == 0
 
 
-def test_rows_run_again_after_a_block_raised_are_counted_and_stop_the_next_call():
+def test_rows_are_run_again_after_a_block_raised_as_far_as_the_budget_goes():
     def function(state: np.ndarray) -> np.ndarray:
         if (state[:, 0] == 3).any():
             raise ValueError
         return state
 
-    inner = RowsBox(function, failures="keep")
-    box = Budgeted(inner, rows=8)
-    y = box(np.arange(16.0).reshape(8, 2) + 1)
-    assert np.isnan(y).any(1).tolist() == [False, True] + [False] * 6
-    assert box.ledger.rows_run == sum(len(state) for (state,) in inner.calls) > 8
-    assert box.rows_left == 0
-    with pytest.raises(BudgetError):
-        box(rows(1))
+    state = np.arange(16.0).reshape(8, 2) + 1
+    # Halving runs 8, then 4 + 4, then 2 + 2, then 1 + 1 rows.
+    for budget, lost in ((8, 8), (16, 4), (20, 2), (22, 1), (30, 1)):
+        inner = RowsBox(function, failures="keep")
+        box = Budgeted(inner, rows=budget)
+        assert np.isnan(box(state)).any(1).sum() == lost
+        spent = min(budget, 22)
+        assert box.ledger.rows_run == sum(len(state) for (state,) in inner.calls) == spent
+        with pytest.raises(BudgetError):
+            box(rows(budget - spent + 1))
+        assert (box(rows(budget - spent)) == 1).all() and box.rows_left == 0
 
 
 def test_a_pickled_budget_stays_spent():

@@ -282,7 +282,7 @@ def test_what_a_wrapper_has_counted_is_no_part_of_it():
     before = identity(recovering)
     with np.errstate(all="ignore"):
         recovering(states(1, 2))
-    assert recovering.rows_recovered == 2 and identity(recovering) == before
+    assert recovering.ledger.rows_recovered == 2 and identity(recovering) == before
 
 
 def test_wrappers_that_change_answers_are_part_of_it():

@@ -33,7 +33,7 @@ def test_failed_rows_are_answered_under_either_policy(kind, arrays, policy, dtyp
     box = Fallback(kind(root, arrays=arrays, failures=policy), [0.1, -7.0])
     expected = np.array([[1, 2], [0.1, -7], [0.1, -7], [3, 4]], dtype)
     np.testing.assert_array_equal(box(X.astype(dtype)), expected)
-    assert (box.ledger.rows_failed, box.rows_recovered) == (2, 2)
+    assert (box.ledger.rows_failed, box.ledger.rows_recovered) == (2, 2)
 
 
 def test_numbers_and_arrays_for_several_outputs():

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from typeguard import suppress_type_checks
 
-from blackbox import ConfigurationError, RowFailedError
-from blackbox.wrappers import Cached, RateLimited
-from tests.blackbox.boxes import Doubling, ErrorCase, RowsBox, error_table
+from blackbox import ConfigurationError, RowFailedError, TryAgain
+from blackbox.wrappers import Cached, RateLimited, Retrying
+from tests.blackbox.boxes import Doubling, EachBox, ErrorCase, RowsBox, error_table
 from tests.blackbox.wrappers.test_retrying import FakeClock
 
 
@@ -82,6 +82,24 @@ def test_under_raise_a_failed_block_ends_the_call():
     assert (len(inner.calls), len(fake.slept)) == (2, 1)
     box.failures = "keep"
     assert np.isnan(box(rows(10))).any(1).tolist() == [False, False, True] + [False] * 7
+
+
+def test_after_a_row_that_asks_for_time_none_starts_before():
+    fake, started = FakeClock(), []
+
+    def function(state: np.ndarray) -> np.ndarray:
+        started.append(fake.time - 100)
+        if len(started) == 2:
+            raise TryAgain(after=40)
+        return state
+
+    box = RateLimited(EachBox(function, failures="keep"), 1.0, block=1, clock=fake.clock)
+    assert np.isnan(box(rows(4))).any(1).tolist() == [False, True, False, False]
+    assert started == [0, 1, 41, 42]
+    fake, started[:] = FakeClock(), []
+    box = Retrying(RateLimited(EachBox(function), 1.0, block=1, clock=fake.clock), clock=fake.clock)
+    np.testing.assert_array_equal(box(rows(3)), rows(3))
+    assert started == [0, 1, 41, 81] or started == [0, 1, 41, 42]
 
 
 def test_rows_that_a_cache_inside_answers_take_no_tokens(tmp_path):

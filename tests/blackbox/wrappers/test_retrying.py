@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from typeguard import suppress_type_checks
 
-from blackbox import Budgeted, ConfigurationError, OutputError, RowFailedError
+from blackbox import Budgeted, ConfigurationError, OutputError, RowFailedError, TryAgain
 from blackbox.wrappers import Retrying
-from blackbox.wrappers.clock import Clock
+from blackbox.wrappers.wrapper import Clock
 from tests.blackbox.boxes import KINDS, Doubling, EachBox, ErrorCase, RowsBox, error_table
 
 
@@ -69,7 +69,7 @@ def test_only_failed_rows_are_run_again(attempts, policy, nan):
         np.testing.assert_array_equal(box(state), expected)
     assert asked == {1: 1, 2: min(2, attempts), 3: 1, 4: min(3, attempts), 5: 1}
     assert (box.ledger.rows_run, box.ledger.rows_failed) == (asked.total(), len(lost))
-    assert box.rows_retried == asked.total() - 5
+    assert box.ledger.rows_retried == asked.total() - 5
 
 
 @KINDS
@@ -128,7 +128,7 @@ def test_nothing_waits_where_nothing_fails():
     fake = FakeClock()
     box = Retrying(Doubling(), backoff=5.0, clock=fake.clock)
     np.testing.assert_array_equal(box(states(1, 2)), 2 * states(1, 2))
-    assert (fake.slept, box.rows_retried, box.ledger.rows_run) == ([], 0, 2)
+    assert (fake.slept, box.ledger.rows_retried, box.ledger.rows_run) == ([], 0, 2)
 
 
 def test_a_fault_of_the_box_is_raised_at_once():
@@ -142,7 +142,37 @@ def test_a_budget_inside_ends_the_attempts_and_keeps_what_was_paid_for():
     function, asked = passing({2: 10})
     box = Retrying(Budgeted(EachBox(function, failures="keep"), rows=4), attempts=9)
     np.testing.assert_array_equal(box(states(1, 2, 3)), [[2, 2], [math.nan] * 2, [6, 2]])
-    assert (asked[2], box.ledger.rows_run, box.rows_retried) == (2, 4, 1)
+    assert (asked[2], box.ledger.rows_run, box.ledger.rows_retried) == (2, 4, 1)
+
+
+def test_a_budget_around_ends_the_attempts_and_is_kept_to_the_row():
+    # Ten attempts at 30 rows of which each fails each time: 300 rows are the budget, 310 were run.
+    box = Budgeted(Retrying(EachBox(passing(dict.fromkeys(range(31), 99))[0], failures="keep"), 11), rows=300)
+    assert np.isnan(box(states(*range(30)))).all()
+    assert (box.ledger.rows_run, box.ledger.rows_retried, box.rows_left) == (300, 270, 0)
+
+
+def refusing(after: dict[float, float], fake: FakeClock) -> Any:
+    """The state, unless the row's first entry has to wait until a time yet to come."""
+
+    def function(state: np.ndarray) -> np.ndarray:
+        wait = 100.0 + after.get(float(state[0]), 0.0) - fake.time
+        if wait > 0:
+            raise TryAgain("busy", after=wait)
+        return state
+
+    return EachBox(function, failures="keep")
+
+
+def test_a_box_that_asks_for_time_is_given_it():
+    fake = FakeClock()
+    box = Retrying(refusing({1: 90.0, 3: 7.0}, fake), 2, backoff=1.0, longest=2.0, clock=fake.clock)
+    np.testing.assert_array_equal(box(states(1, 2, 3)), states(1, 2, 3))
+    assert fake.slept == [90.0] and box.ledger.causes == {"TryAgain": 2}
+    fake = FakeClock()
+    late = Retrying(refusing({1: 90.0}, fake), 2, timeout=30.0, clock=fake.clock)
+    assert np.isnan(late(states(1))).all() and fake.slept == []  # it asks for more than the timeout leaves
+    assert "TryAgain: busy" in late.ledger.first_failure
 
 
 def test_retrying_in_retrying_multiplies():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -47,6 +49,9 @@ def test_budgeted_cached_retrying_parallel(tmp_path, make):
             rows_failed=4,
             rows_raised=2,
             rows_not_finite=2,
+            rows_retried=4,
+            causes={"FloatingPointError": 4, "not_finite": 4},
+            first_failure="the black box raised an error (FloatingPointError: this row does not converge)",
             seconds=seconds,
         )
         assert (len(ran), box.rows_left) == (12, 2)
@@ -86,7 +91,7 @@ def test_a_row_that_fails_by_chance_is_retried_recovered_and_not_cached_as_recov
     assert np.isnan(plain(state)[1]).all()  # not taken from the other's answers
 
 
-def test_every_wrapper_around_every_other_answers_alike(tmp_path):
+def test_every_wrapper_around_every_other_gives_the_same_answers(tmp_path):
     names = itertools.count()
     with ThreadPoolExecutor(2) as one, ThreadPoolExecutor(2) as other:
         executors = itertools.cycle([one, other])
@@ -106,6 +111,117 @@ def test_every_wrapper_around_every_other_answers_alike(tmp_path):
                 seconds = box.ledger.seconds
                 assert box.ledger == Ledger(1, 5, 5, seconds=seconds)
                 assert box.failures == "raise"
+
+
+class Faulty(BlackBoxFunction, abstract=True):
+    """Rows whose first entry is above 5 fail: always, or the first time that they are asked for."""
+
+    inputs = outputs = (ArraySpec("state", (2,)),)
+    identity = "faulty"
+    passing = False
+
+    def __init__(self) -> None:
+        super().__init__(failures="keep")
+        self.rows_run, self.seen, self.lock = 0, set(), threading.Lock()
+
+    def count(self, state: Any) -> None:
+        with self.lock:
+            self.rows_run += len(state)
+            bad = set(state[state[:, 0] > 5, 0].tolist())
+            new, self.seen = bad - self.seen, self.seen | bad
+        if new if self.passing else bad:
+            raise ConnectionError("busy")
+
+
+class FaultyEach(Faulty):
+    """One row at a time."""
+
+    def evaluate(self, state: Any) -> Any:
+        self.count(state[None])
+        return 3 * state
+
+
+class FaultyRows(Faulty):
+    """A block at a time, which is halved where it raises."""
+
+    def evaluate_rows(self, state: Any) -> Any:
+        self.count(state)
+        return 3 * state
+
+
+WRAPPERS = ("budgeted", "retrying", "cached", "limited", "fallback", "parallel")
+
+
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 37])  # of 720 orders
+@pytest.mark.parametrize("kind", [FaultyEach, FaultyRows])
+@pytest.mark.parametrize("passing", [False, True])
+def test_a_budget_is_exact_in_every_order_of_wrappers(tmp_path, kind, passing, every):
+    state = np.stack([np.arange(10.0), np.ones(10)], 1)
+    orders = itertools.islice(itertools.permutations(WRAPPERS), 0, None, every)
+    with ThreadPoolExecutor(2) as executor:
+        for number, order in enumerate(orders):
+            box = inner = kind()
+            inner.passing = passing
+            wrap: dict[str, Any] = {
+                "budgeted": lambda box: Budgeted(box, rows=25),
+                "retrying": lambda box: Retrying(box, 9),
+                "cached": lambda box, number=number: Cached(box, tmp_path / f"{number}.db"),
+                "limited": lambda box: RateLimited(box, 1e9, block=3),
+                "fallback": lambda box: Fallback(box, 0.0),
+                "parallel": lambda box: Parallel(box, executor, block=2),
+            }
+            for name in order:
+                box = wrap[name](box)
+            refused = 0
+            for _ in range(4):
+                try:
+                    found = box(state)
+                except BudgetError:
+                    refused += 1
+                    continue
+                wrong = (found != 3 * state).any(1)
+                assert not wrong[:6].any() or kind is FaultyRows, box
+                assert ((found[wrong] == 0) | np.isnan(found[wrong])).all(), box
+            assert inner.rows_run == box.ledger.rows_run <= 25, box
+            assert refused == 0 or box.ledger.rows_run > 15, box
+            close = [one for one in stack_of(box) if isinstance(one, Cached)]
+            for one in close:
+                one.close()
+
+
+def stack_of(box: Any) -> Iterator[Any]:
+    yield box
+    while hasattr(box, "box"):
+        box = box.box
+        yield box
+
+
+def test_threads_spend_one_budget_to_the_row_and_no_further():
+    box = FaultyEach()
+    stack = Budgeted(Retrying(box, 3), rows=500)
+    state = np.stack([np.arange(10.0), np.ones(10)], 1)
+    with ThreadPoolExecutor(8) as pool:
+        calls = [pool.submit(stack, state) for _ in range(60)]
+        errors = [call.exception() for call in calls]
+    assert all(error is None or isinstance(error, BudgetError) for error in errors)
+    assert 490 < box.rows_run == stack.ledger.rows_run <= 500
+
+
+@pytest.mark.parametrize("budget", [24, 30, 60])
+def test_a_budget_around_processes_that_retry_is_exact(tmp_path, budget):
+    state = rows(*[FINE] * 5, RAISE, FINE, RAISE, RAISE, FINE)
+    with Parallel(Retrying(Named(tmp_path), attempts=4), processes, block=2) as parallel:
+        box = Budgeted(parallel, rows=budget)
+        for attempt in range(3):
+            try:
+                failed = np.isnan(box(state)).any(1).tolist()
+            except BudgetError:
+                continue
+            if budget == 60 and attempt == 0:  # a call takes 2 + 2 + 3 * (2 + 2 + 3) rows
+                assert failed == (state[:, 1] == RAISE).tolist()
+            assert failed[:4] == [False] * 4  # first runs are sure, of those that have begun
+        ran = len(Named(tmp_path).rows_run())
+        assert budget - 10 < ran == box.ledger.rows_run <= budget  # with ten more, another call had fitted
 
 
 class Yielding(int):

@@ -21,8 +21,8 @@ from zo.evaluators.difference.registry import RULES, Rule
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
 from zo.evaluators.memory import MemoryPeak
-from zo.evaluators.state import Snapshot
 from zo.evaluators.stacked import Stacked
+from zo.evaluators.state import Snapshot
 from zo.perturbation import Coordinates
 
 

@@ -1,4 +1,4 @@
-"""What processes share beside chunks of queries: blocks of rows, and the calls of a box.
+"""`SharedRows`: calls of a box that several processes make in the same way are paid once.
 
 Four processes are started once, on 127.0.0.1 with gloo; they do all that is in `CASES`.
 """
@@ -6,7 +6,6 @@ Four processes are started once, on 127.0.0.1 with gloo; they do all that is in 
 from __future__ import annotations
 
 import os
-import warnings
 from datetime import timedelta
 
 import pytest
@@ -17,13 +16,10 @@ from torch.multiprocessing.spawn import spawn
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, Budgeted, BudgetError
-from zo.errors import EvaluatorWarning
-from zo.evaluators.loop import Loop
 from zo.evaluators.memory import measured
 
 RANKS, ROWS, STEPS, MU = 4, 7, 3, 1e-3
 SIZES = (1, 2, 3, 4)
-EVALUATORS = ("loop", "stacked", "difference")
 
 
 class Sines(BlackBoxFunction):
@@ -60,58 +56,29 @@ def through(box):
     return objective
 
 
-def known_loss(output, target):
-    return (output - target).square().mean(dim=1)
+def gradient_of(network, box, group, **settings):
+    chosen = {"evaluator": "stacked", "chunk": 9, "max_dropped": 0.9, **settings}
+    return zo.LossGradient(network, through(box), zo.CGE(MU), process_group=group, **chosen)
 
 
-def gradient_of(network, box, evaluator, group, **settings):
-    objective = zo.OutputLoss(known_loss) if evaluator == "difference" else through(box)
-    # one chunk: without blocks of rows all but one process would have nothing to do
-    chosen = {"chunk": 92, "max_dropped": 0.9, "row_block": 2, **settings}
-    return zo.LossGradient(network, objective, zo.CGE(MU), evaluator=evaluator, process_group=group, **chosen)
-
-
-def train(group, evaluator, begin=None, until=STEPS, share=False, **settings):
+def train(group, share=True, **settings):
     torch.set_num_threads(1)
     network, inner = make_network(), Sines()
-    gradient = gradient_of(
-        network, zo.SharedRows(inner, group) if share else inner, evaluator, group, **settings
-    )
+    gradient = gradient_of(network, zo.SharedRows(inner, group) if share else inner, group, **settings)
     torch.manual_seed(7)
-    if begin is not None:
-        gradient.load_state_dict(begin[0])
-        network.load_state_dict(begin[1])
-        torch.set_rng_state(begin[2])
-    for step in range(gradient.counts.steps, until):
+    for step in range(STEPS):
         network.zero_grad()
-        batch = batch_of(step)
-        gradient.backward((batch[0].nan_to_num(), batch[1]) if evaluator == "difference" else batch)
+        gradient.backward(batch_of(step))
         with torch.no_grad():
             for tensor in network.parameters():
                 tensor -= 0.1 * tensor.grad
-    state = gradient.state_dict(), network.state_dict(), torch.get_rng_state()
     return {
         "weights": torch.cat([value.flatten().double() for value in network.state_dict().values()]),
-        "counts": state[0]["counts"],
         "rows": inner.ledger.rows_asked,
-        "exchanged": gradient.exchanged,
-        "queries": gradient.queries(),
-        "left": state,
     }
 
 
 # What the processes do
-
-
-def blocks(groups):
-    found = {}
-    for size in SIZES:
-        if groups[size] is not None:
-            found |= {("blocks", name, size): train(groups[size], name) for name in EVALUATORS}
-    half = train(groups[4], "stacked", until=1)
-    if groups[3] is not None:
-        found["resumed"] = train(groups[3], "stacked", begin=half["left"])
-    return found
 
 
 def shared(groups):
@@ -126,10 +93,8 @@ def shared(groups):
             first = box(batch_of(1)[0].unflatten(0, (7, 1)))
             second = box(batch_of(2)[0].double().numpy())
             found["calls", size, block] = first, second, inner.ledger.rows_asked, inner.ledger.rows_run
-        found["trained", size] = train(groups[size], "stacked", share=True, row_block=None, chunk=9)
-        found["alone", size] = train(
-            groups[size], "stacked", share=True, row_block=None, chunk=9, first_alone=True
-        )
+        found["trained", size] = train(groups[size])
+        found["alone", size] = train(groups[size], first_alone=True)
         box = Sines()
         around = zo.differentiable(zo.SharedRows(box, groups[size]), zo.RGE(MU, 3))
         network = make_network()
@@ -190,26 +155,6 @@ def failing(groups):
     return {"failing": found}
 
 
-def dying(groups):
-    """Of two processes one is gone, in the middle of a block of rows."""
-    group = groups["short"]
-    if group is None:
-        return {}
-
-    class Dies(Loop):
-        def losses(self, problem, perturbation):
-            if groups["rank"] == 1:
-                raise SystemExit  # not an Exception: it tells no one
-            return super().losses(problem, perturbation)
-
-    gradient = gradient_of(make_network(), Sines(), Dies(), group)
-    torch.manual_seed(4)
-    try:
-        return {"dying": error_of(lambda: gradient.backward(batch_of(0)))}
-    except SystemExit:
-        return {"dying": None}
-
-
 def failing_before_rows(groups):
     """Of two processes one fails where the other waits for its part of the base's rows."""
     group = groups["brief"]
@@ -227,21 +172,19 @@ def failing_before_rows(groups):
     return {"failing before rows": error_of(lambda: gradient.backward(batch_of(0)))}
 
 
-CASES = (blocks, shared, failing, failing_before_rows, dying)  # after that one they are apart by the timeout
+CASES = (shared, failing, failing_before_rows)
 
 
 def work(rank, folder):
     """One of the processes."""
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore", EvaluatorWarning)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
     made = {size: dist.new_group(list(range(size))) for size in (1, 2, 3)}
     groups = {size: group if rank < size else None for size, group in made.items()}
     groups |= {4: dist.group.WORLD, "rank": rank}
-    for name in ("short", "brief"):  # a group in which one did not answer serves no more
-        group = dist.new_group([0, 1], timeout=timedelta(seconds=3))
-        groups[name] = group if rank < 2 else None
+    brief = dist.new_group([0, 1], timeout=timedelta(seconds=3))  # one in which someone did not answer
+    groups["brief"] = brief if rank < 2 else None
     found = {}
     for case in CASES:
         found |= case(groups)
@@ -266,138 +209,6 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-# Blocks of rows
-
-
-@pytest.mark.parametrize("evaluator", EVALUATORS)
-def test_blocks_of_rows_come_to_the_same_bits_on_any_number_of_processes(evaluator, found):
-    alone = train(None, evaluator)
-    assert evaluator == "difference" or alone["counts"]["dropped"] > 0
-    for size in SIZES:
-        for rank in range(size):
-            run = found[rank]["blocks", evaluator, size]
-            assert torch.equal(run["weights"], alone["weights"])
-            assert run["counts"] == alone["counts"]
-
-
-@pytest.mark.parametrize("evaluator", EVALUATORS)
-def test_blocks_of_rows_come_to_the_gradient_of_all_rows_together(evaluator):
-    whole, blocked = (train(None, evaluator, until=1, row_block=block)["weights"] for block in (None, 2))
-    # float32 losses of order one, over mu, times the rate
-    assert (whole - blocked).abs().max() < 0.1 * 50 * torch.finfo(torch.float32).eps / MU
-
-
-def test_in_float64_blocks_of_rows_come_to_autograds_gradient():
-    network = make_network().double()
-    x, y = (tensor.double() for tensor in batch_of(0))
-    objective = zo.OutputLoss(known_loss)
-    gradient = zo.LossGradient(network, objective, zo.CGE(1e-6), chunk=92, row_block=3)
-    gradient.backward((x, y))
-    found = torch.cat([tensor.grad.flatten() for tensor in network.parameters()])
-    exact = torch.autograd.grad(objective(network, (x, y)).mean(), list(network.parameters()))
-    assert (found - torch.cat([part.flatten() for part in exact])).abs().max() < 1e-5
-
-
-def test_with_blocks_of_rows_every_process_has_work(found):
-    """One chunk of queries, four blocks of rows: beside the base each asks for some of them."""
-    base = (ROWS + ROWS) + (
-        STEPS - 1
-    ) * ROWS  # the first is evaluated twice, to see that rows do not interact
-    rows = [found[rank]["blocks", "loop", 4]["rows"] for rank in range(4)]
-    assert all(own > base for own in rows)
-    assert sum(own - base for own in rows) == train(None, "loop")["rows"] - base
-
-
-def test_a_run_with_blocks_of_rows_resumes_on_another_number_of_processes(found):
-    alone = train(None, "stacked")
-    for rank in range(3):
-        assert torch.equal(found[rank]["resumed"]["weights"], alone["weights"])
-        assert found[rank]["resumed"]["counts"] == alone["counts"]
-
-
-def test_bytes_are_eight_a_query_and_block_beside_what_each_rank_tells(found):
-    for size in SIZES[1:]:
-        for rank in range(size):
-            run = found[rank]["blocks", "loop", size]
-            assert 0 < run["exchanged"] - 8 * 4 * run["queries"] < 900 * size
-
-
-@pytest.mark.parametrize(
-    ("network", "words"),
-    [
-        (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), r"got 1 \(BatchNorm1d\), which takes statistics"),
-        (
-            nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False).eval(), nn.Linear(4, 4)),
-            r"got 0 \(BatchNorm1d\)",
-        ),
-        (nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.2)), "draws random numbers"),
-        (
-            nn.Sequential(nn.InstanceNorm1d(4, track_running_stats=True), nn.Linear(4, 4)),
-            "writes to 0.running",
-        ),
-    ],
-    ids=["batch norm", "no running statistics", "dropout", "running statistics"],
-)
-def test_networks_whose_rows_interact_are_refused(network, words):
-    x = torch.randn(6, 4, 4) if isinstance(network[0], nn.InstanceNorm1d) else torch.randn(6, 4)
-    objective = lambda network, batch: network(batch).square().flatten(1).mean(dim=1)  # noqa: E731
-    gradient = zo.LossGradient(network, objective, zo.CGE(MU), evaluator="loop", row_block=2)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    with pytest.raises(zo.ConfigurationError, match=words):
-        gradient.backward(x)
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert all(tensor.grad is None for tensor in network.parameters())
-
-
-def test_a_forward_that_draws_from_a_gpus_generator_is_refused(monkeypatch):
-    """Blocks would get masks that their queries do not get again; the CPU's generator shows nothing of it."""
-    draws = torch.Generator().manual_seed(0)
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [draws.get_state()])
-    monkeypatch.setattr(torch.cuda, "set_rng_state_all", lambda states: draws.set_state(states[0]))
-
-    def dropped(network, batch):
-        return (network(batch) * torch.bernoulli(torch.full((len(batch), 4), 0.5), generator=draws)).mean(1)
-
-    gradient = zo.LossGradient(nn.Linear(4, 4), dropped, zo.CGE(MU), evaluator="loop", row_block=2)
-    with pytest.raises(zo.ConfigurationError, match="draws random numbers"):
-        gradient.backward(torch.randn(6, 4))
-
-
-def test_objectives_whose_rows_interact_are_refused():
-    def ranked(network, batch):
-        losses = network(batch).square().mean(dim=1)
-        return losses / losses.sum()
-
-    gradient = zo.LossGradient(nn.Linear(4, 4), ranked, zo.CGE(MU), evaluator="loop", row_block=2)
-    with pytest.raises(zo.ObjectiveError, match="not to hang on the rows beside it"):
-        gradient.backward(torch.randn(6, 4))
-
-
-def test_a_noisy_objective_is_not_taken_for_one_whose_rows_interact():
-    draws = torch.Generator().manual_seed(0)
-
-    def noisy(network, batch):
-        return network(batch).square().mean(dim=1) + 0.05 * torch.randn(len(batch), generator=draws)
-
-    gradient = zo.LossGradient(nn.Linear(4, 4), noisy, zo.CGE(1.0), evaluator="loop", row_block=2)
-    assert gradient.backward(torch.randn(6, 4)).isfinite()
-
-
-def test_closures_and_states_with_other_blocks_are_refused():
-    network = nn.Linear(4, 4)
-    closed = zo.LossGradient(network, lambda: network(torch.ones(3, 4)).mean(dim=1), zo.CGE(MU), row_block=2)
-    with pytest.raises(zo.ConfigurationError, match="got a closure"):
-        closed.backward()
-    first, other = (
-        zo.LossGradient(network, zo.OutputLoss(known_loss), zo.CGE(MU), row_block=rows) for rows in (2, None)
-    )
-    with pytest.raises(zo.ConfigurationError, match="row_block=None, got one with 2"):
-        other.load_state_dict(first.state_dict())
-    with pytest.raises(zo.ConfigurationError, match="row_block"):
-        zo.LossGradient(network, zo.OutputLoss(known_loss), zo.CGE(MU), row_block=0)
-
-
 # Calls of a box
 
 
@@ -418,8 +229,8 @@ def test_calls_that_all_make_are_answered_once_and_as_by_the_box(block, found):
 
 @pytest.mark.parametrize("kind", ["trained", "alone"])
 def test_a_shared_gradient_pays_for_base_and_queries_once(kind, found):
-    alone = train(None, "stacked", share=True, row_block=None, chunk=9)
-    assert torch.equal(alone["weights"], train(None, "stacked", row_block=None, chunk=9)["weights"])
+    alone = train(None)
+    assert torch.equal(alone["weights"], train(None, share=False)["weights"])
     for size in SIZES[1:]:
         runs = [found[rank][kind, size] for rank in range(size)]
         assert all(torch.equal(run["weights"], alone["weights"]) for run in runs)
@@ -465,7 +276,7 @@ def test_a_process_alone_with_blocks_gives_its_box_blocks():
 
 
 def test_blocks_take_no_more_memory_than_the_first_of_them():
-    """Chunks follow from the peak, which must not hang on how many blocks a process answers."""
+    """Chunks follow from the peak, which must not depend on how many blocks a process answers."""
 
     class Wide(BlackBoxFunction):
         inputs, outputs = (ArraySpec("x", (4,)),), (ArraySpec("y", (4096,)),)
@@ -501,12 +312,6 @@ def test_the_group_serves_again_after_failures(found):
     x = torch.randn(8, 4, generator=torch.Generator().manual_seed(5))
     for own in found:
         assert torch.equal(own["failing"]["after"].nan_to_num(), Sines()(x).nan_to_num())
-
-
-def test_a_rank_that_is_gone_ends_a_step_with_blocks_within_the_timeout(found):
-    kind, words = found[0]["dying"]
-    assert kind == "RanksError" and "rank 0 expected an answer of all 2 ranks" in words
-    assert found[1]["dying"] is None
 
 
 def test_a_rank_that_fails_while_another_waits_for_its_rows_says_why_and_the_other_ends(found):

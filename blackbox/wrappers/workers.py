@@ -1,0 +1,212 @@
+"""What goes to a worker and comes back: a box once, rows as plain memory, answers with their counts."""
+
+from __future__ import annotations
+
+import contextvars
+import faulthandler
+import os
+import pickle
+import platform
+import traceback
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from threading import Lock, current_thread
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox.arrays import as_tensor
+from blackbox.errors import BlackBoxError
+from blackbox.failures import FailedRow, Outcome, Policy
+from blackbox.function import BlackBoxFunction
+from blackbox.ledger import Budget, Ledger, Loan
+
+_KEPT = 4  # boxes that a worker keeps; more come from stacks that are no longer used
+
+
+class Task:
+    """A block of rows on its way to a worker; in this very process it has the box itself.
+
+    No dataclass: Dask looks into those, and would pickle the box.
+
+    Args:
+        box: the box, which threads of this process use as it is; it never travels.
+        key: tells the box from all others, in any process.
+        packed: the box, or the function that makes it, pickled; None where the worker should have it.
+        inputs: the rows.
+        loan: how many rows the worker may run, see `Ledger.lend`; None for any number.
+        timeout: seconds after which the worker's process ends itself; None for never.
+
+    Attributes:
+        here: whether it has begun in this process.
+        lent: the loan's rows, which travel in its place.
+    """
+
+    def __init__(
+        self,
+        box: BlackBoxFunction,
+        key: str,
+        packed: bytes | None,
+        inputs: tuple[Tensor, ...],
+        loan: Loan | None,
+        timeout: float | None,
+    ) -> None:
+        self.box: BlackBoxFunction | None = box
+        self.failures: Policy = box.failures
+        self.isolates = box.isolates
+        self.key, self.packed, self.inputs, self.timeout = key, packed, inputs, timeout
+        self.loan, self.lent = loan, None if loan is None else loan.rows
+        self.context: contextvars.Context | None = contextvars.copy_context()
+        self.here = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the box itself; tensors as arrays, as torch would send each as a file of shared memory."""
+        own = {"box": None, "context": None, "loan": None}
+        return vars(self) | own | {"inputs": _arrays(self.inputs)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Tensors again."""
+        vars(self).update(state | {"inputs": tuple(map(as_tensor, state["inputs"]))})
+
+
+@dataclass
+class Reply:
+    """What became of a block in a worker.
+
+    Attributes:
+        outcome: answers and failed rows; None with an error, or where the box is missing.
+        error: a fault of the box, to be raised.
+        counts: what another process counted for this block.
+        missing: the worker has not got the box yet, and has run nothing.
+        worker: who ran it.
+        seconds: for how long.
+    """
+
+    outcome: Outcome | None = None
+    error: Exception | None = None
+    counts: Ledger | None = None
+    missing: bool = False
+    worker: str = ""
+    seconds: float = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tensors as arrays, errors as what can be pickled."""
+        state = dict(vars(self))
+        if self.outcome is not None:
+            seen: dict[int, FailedRow] = {}  # rows that share a reason still do
+            for why in self.outcome.failed.values():
+                if id(why) not in seen:
+                    seen[id(why)] = FailedRow(why.failure, why.error and _portable(why.error))
+            failed = {row: seen[id(why)] for row, why in self.outcome.failed.items()}
+            state["outcome"] = (_arrays(self.outcome.outputs), failed)
+        state["error"] = self.error and _portable(self.error)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """An outcome again."""
+        if state["outcome"] is not None:
+            arrays, failed = state["outcome"]
+            state = state | {"outcome": Outcome(tuple(map(as_tensor, arrays)), failed)}
+        vars(self).update(state)
+
+
+def run(task: Task) -> Reply:
+    """Run a block of rows, in a thread of the caller's process or in another process."""
+    if task.box is not None:  # it counts in its own ledger, which is the caller's, under the caller's budgets
+        assert task.context is not None
+        task.here = True
+        return task.context.run(_run_here, task.box, task)
+    box = _take(task)
+    if box is None:
+        return Reply(missing=True)
+    try:
+        box.failures, box.isolates = task.failures, task.isolates
+        before = box.ledger.copy()
+        with _bounded(box.ledger, task), _ending_the_process_after(task.timeout):
+            reply = _run(box, task)
+        return replace(reply, counts=box.ledger.since(before))
+    finally:
+        with _taking:
+            if task.key in _boxes:
+                _boxes[task.key][1].append(box)
+
+
+def _run_here(box: BlackBoxFunction, task: Task) -> Reply:
+    box.ledger.settle(task.loan, Ledger())  # it is the caller's own
+    task.loan = None
+    return _run(box, task)
+
+
+def _run(box: BlackBoxFunction, task: Task) -> Reply:
+    started = perf_counter()
+    try:
+        reply = Reply(outcome=box.run_rows(task.inputs))
+    except BlackBoxError as error:
+        reply = Reply(error=error)
+    # the process alone would be the same for all threads, the thread alone for all processes
+    worker = f"{platform.node()}, process {os.getpid()}, {current_thread().name}"
+    return replace(reply, worker=worker, seconds=perf_counter() - started)
+
+
+def _bounded(ledger: Ledger, task: Task) -> Any:  # noqa: ANN401 - a context manager
+    """Keep to what was lent: the block's own rows are sure, the others are for rows that are run again."""
+    if task.lent is None:
+        return nullcontext()
+    return Budget(ledger, ledger.rows_run + task.lent).reserved(min(task.lent, len(task.inputs[0])))
+
+
+@contextmanager
+def _ending_the_process_after(timeout: float | None) -> Iterator[None]:
+    """End this process at once if the block takes longer: foreign code that hangs hears nothing else."""
+    if timeout is None:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere:  # for the traceback
+        faulthandler.dump_traceback_later(timeout, exit=True, file=nowhere)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
+# In a worker: for each box how to make it, and those made that no thread is using. A worker with
+# several threads (Dask) has a box for each, so no box needs to be safe for threads.
+_boxes: OrderedDict[str, tuple[bytes, list[BlackBoxFunction]]] = OrderedDict()
+_taking = Lock()
+
+
+def _take(task: Task) -> BlackBoxFunction | None:
+    with _taking:
+        if task.key not in _boxes:
+            if task.packed is None:
+                return None
+            _boxes[task.key] = (task.packed, [])
+            while len(_boxes) > _KEPT:
+                _boxes.popitem(last=False)
+        _boxes.move_to_end(task.key)
+        packed, idle = _boxes[task.key]
+        if idle:
+            return idle.pop()
+    made = pickle.loads(packed)
+    return made if isinstance(made, BlackBoxFunction) else made()
+
+
+def _arrays(tensors: tuple[Tensor, ...]) -> list[Any]:
+    return [(t.float() if t.dtype == torch.bfloat16 else t).cpu().numpy() for t in tensors]
+
+
+def _portable(error: Exception) -> Exception:
+    """The error if it survives pickling, else its words; with its traceback as a note."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    try:
+        twin = pickle.loads(pickle.dumps(error))
+        portable = twin if type(twin) is type(error) else RuntimeError(f"{type(error).__name__}: {error}")
+    except Exception:
+        portable = RuntimeError(f"{type(error).__name__}: {error}")
+    if where:
+        portable.add_note(f"In the worker:\n{where}")
+    return portable
