@@ -45,8 +45,7 @@ from zo.loss_gradient import LossGradient, QueryCounts
 from zo.masked_step import masked_step
 from zo.objective import OutputLoss
 from zo.parameters import Exclude, Parameters
-from zo.tangents.counts import TangentCounts
-from zo.tangents.gradient import TangentGradient
+from zo.tangents.gradient import TangentCounts, TangentGradient
 from zo.tangents.models.convolution import ConvTangent
 from zo.tangents.models.low_rank import LowRankTangent
 from zo.tangents.models.model import ModelTangent
@@ -55,7 +54,7 @@ from zo.tangents.models.student import StudentTangent
 from zo.tangents.models.window import WindowTangent
 from zo.tangents.pairs import CallPairs
 from zo.tangents.tangent import IdentityTangent, Tangent
-from zo.tangents.trust.policy import TrustPolicy
+from zo.tangents.trust import TrustPolicy
 
 __all__ = [
     "CGE",

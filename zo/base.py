@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from blackbox.failures import noted
 from zo.autocast import autocast_refused
 from zo.batches import count_rows
 from zo.errors import ObjectiveError
@@ -94,9 +95,9 @@ def evaluate_base(
         )
     before = Snapshot(network)
     try:
-        with autocast_refused(parameters, inside=measure), measured(measure) as peak:
+        with autocast_refused(parameters, inside=measure), measured(measure) as peak, noted() as causes:
             base = losses(objective, network, batch, rows)
-        survived = survivors(base, step)
+        survived = survivors(base, step, causes)
         written = before.written()
         after = Snapshot(network)
     finally:

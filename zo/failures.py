@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from blackbox import FailedRow
 
 from zo.errors import FailedQueriesError, NoiseWarning, ZeroGradientWarning
 
@@ -13,34 +16,50 @@ from zo.errors import FailedQueriesError, NoiseWarning, ZeroGradientWarning
 NOISY = 1e-4
 
 
-def survivors(base: Tensor, step: int) -> Tensor:
+def survivors(base: Tensor, step: int, causes: Sequence[FailedRow] = ()) -> Tensor:
     """Which rows of the base, `(rows,)` losses, did not fail: `(rows,)` bool.
 
+    Args:
+        base: The losses.
+        step: The number of the step, for the message.
+        causes: Rows of black boxes that failed meanwhile; the message has the first one's reason.
+
     Raises:
-        FailedQueriesError: none.
+        FailedQueriesError: No row survived.
     """
     survived = torch.isfinite(base)
     if not survived.any():
         raise FailedQueriesError(
             f"Step {step}: expected a finite loss in some row of the base evaluation, got none in "
-            f"{len(base)} rows. Evaluate the objective by hand on this batch to see why."
+            f"{len(base)} rows.{_first(causes)} Evaluate the objective by hand on this batch to see why."
         )
     return survived
 
 
-def refuse_too_many(valid: Tensor, most: float, step: int) -> None:
-    """Refuse a step in which more than a fraction of the queries, `(queries,)` bool, are not valid.
+def refuse_too_many(valid: Tensor, most: float, step: int, causes: Sequence[FailedRow] = ()) -> None:
+    """Refuse a step in which more than a fraction of the queries are not valid.
+
+    Args:
+        valid: `(queries,)` bool, False where a query failed.
+        most: The fraction that may fail.
+        step: The number of the step, for the message.
+        causes: Rows of black boxes that failed meanwhile; the message has the first one's reason.
 
     Raises:
-        FailedQueriesError: more, or all.
+        FailedQueriesError: More than that fraction failed, or all.
     """
     dropped = int((~valid).sum())
     if dropped > most * len(valid) or dropped == len(valid):
         raise FailedQueriesError(
-            f"Step {step}: expected at most {most:.0%} of {len(valid)} queries to fail, {dropped} did. See "
-            "the black box's ledger; a smaller mu or learning rate keeps variants nearer to the base, "
-            "max_dropped lets more of them go."
+            f"Step {step}: expected at most {most:.0%} of {len(valid)} queries to fail, {dropped} did."
+            f"{_first(causes)} See the black box's ledger; a smaller mu or learning rate keeps variants nearer "
+            "to the base, max_dropped lets more of them go."
         )
+
+
+def _first(causes: Sequence[FailedRow]) -> str:
+    """Why the first row failed, as a sentence with a space in front; nothing if no black box was concerned."""
+    return f" The first cause: {causes[0].sentence().rstrip('.')}." if causes else ""
 
 
 def tell_noise(step: int, noise: float | None, differences: Tensor) -> bool:

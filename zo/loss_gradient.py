@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from blackbox.checks import check_count, check_fraction
+from blackbox.failures import noted
 from zo.base import Base, evaluate_base
 from zo.draws import Key
 from zo.errors import RanksError
@@ -164,13 +165,14 @@ class LossGradient:
         step, ranks = self.counts.steps, self._ranks
         ranks.exchanged = 0
         opening = self._open(step, batch) if self._must_open(step) else Opening()
-        pieces, shares = ranks.together(step, lambda: self._share(opening, step, batch))
-        ranks.refuse_different(step, [share.marks for share in shares])
-        faults = [share.fault for share in shares if share.fault is not None]
-        if faults:  # the step is evaluated again by `loop`; the next one looks for another evaluator
-            self.serving = self.serving.found_wrong(self.network.training, faults[0])
-            opening = Opening(pieces, by_loop=True, noise=opening.noise)
+        with noted() as causes:
             pieces, shares = ranks.together(step, lambda: self._share(opening, step, batch))
+            ranks.refuse_different(step, [share.marks for share in shares])
+            faults = [share.fault for share in shares if share.fault is not None]
+            if faults:  # the step is evaluated again by `loop`; the next one looks for another evaluator
+                self.serving = self.serving.found_wrong(self.network.training, faults[0])
+                opening = Opening(pieces, by_loop=True, noise=opening.noise)
+                pieces, shares = ranks.together(step, lambda: self._share(opening, step, batch))
         pieces.base.leave()
 
         difference, valid = joined(len(pieces), [opening.known, *(share.numbers for share in shares)])
@@ -178,7 +180,7 @@ class LossGradient:
         self.counts.queries += pieces.plan.queries + checks
         self.counts.checks += checks
         self.counts.dropped += int((~valid).sum())
-        refuse_too_many(valid, self.max_dropped, step)
+        refuse_too_many(valid, self.max_dropped, step, causes)
         gradient = self.estimator.reduce(pieces.plan, difference, valid)
         self.parameters.add_to_grad(gradient, replace=self.estimator.replaces_grad)
         self.counts.steps += 1

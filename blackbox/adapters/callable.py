@@ -31,14 +31,15 @@ def from_callable(
     lambda cannot with plain pickle.
 
     Args:
-        f: takes one array for each input, and returns one for each output (a tuple if there are several).
-        inputs: their specs, in the order of f's arguments.
-        outputs: their specs, in the order in which f returns them.
-        vectorized: False where f takes one row, arrays of the specs' shapes; True where it takes all rows
+        f: the function; it takes one array for each input and returns one for each output, a tuple if there
+            are several.
+        inputs: the specs of the inputs, in the order of f's arguments.
+        outputs: the specs of the outputs, in the order in which f returns them.
+        vectorized: False where f takes one row, as arrays of the specs' shapes; True where it takes all rows
             at once, `(rows, *shape)`.
-        arrays: what f gets: "numpy", or "torch" for tensors on the caller's device.
+        arrays: what f gets: "numpy" for NumPy arrays, "torch" for tensors on the caller's device.
         deterministic: False where equal inputs may give different outputs.
-        failures: "raise" or "keep", see `BlackBoxFunction`.
+        failures: "raise" or "keep", as in `BlackBoxFunction`.
 
     Raises:
         ConfigurationError: f cannot be called.

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
+import keyword
 import os
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from blackbox.adapters import onnx_specs
-from blackbox.adapters.onnx_specs import OnnxArray
 from blackbox.checks import check_count
 from blackbox.errors import ConfigurationError, OutputError
 from blackbox.extras import import_extra
 from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.spec import ArraySpec
+
+# ONNX's element type -> the dtype of the array handed over, and of the spec; any float is taken for a float
+_TYPES = {
+    "tensor(float16)": ("float16", None),
+    "tensor(float)": ("float32", None),
+    "tensor(double)": ("float64", None),
+    "tensor(int32)": ("int32", "int32"),
+    "tensor(int64)": ("int64", "int64"),
+    "tensor(uint8)": ("uint8", "uint8"),
+    "tensor(bool)": ("bool", "bool"),
+}
+# an entry of `external_data` in a protobuf file: the key "location", then the length of the path, then it
+_LOCATION = re.compile(rb"\x0a\x08location\x12([\x80-\xff]*[\x00-\x7f])")
 
 
 class OnnxModel(BlackBoxFunction):
@@ -28,24 +43,25 @@ class OnnxModel(BlackBoxFunction):
     and the caller's precision comes back.
 
     Args:
-        path: the file. Files with external weights lie where it says, beside it.
-        sizes: the size of each named axis other than the first that the file leaves free, such as
+        path: the ONNX file. Files with external weights are expected where it says.
+        sizes: the size of each named axis that the file leaves free, but for the first axis, such as
             `{"height": 64, "width": 64}`.
         providers: onnxruntime's execution providers, the preferred one first.
-        max_rows: rows run at once; more are run in turn, which bounds the memory. None for all.
-        threads: threads of one operator; None leaves that to onnxruntime. Take 1 under `Parallel`.
+        max_rows: the most rows that run at once, which bounds the memory; more rows run one block after the
+            other. None for all rows of a call.
+        threads: the threads of one operator; None leaves that to onnxruntime. Take 1 under `Parallel`.
         deterministic: False where the model draws random numbers.
-        failures: "raise" or "keep", see `BlackBoxFunction`.
+        failures: "raise" or "keep", as in `BlackBoxFunction`.
 
     Attributes:
-        checksum: SHA-256 of the file and its external weights; a copy in another process refuses to load
-            a file that has changed.
+        checksum: SHA-256 of the file and its external weights. A copy in another process refuses to load a
+            file that has changed.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
-        ConfigurationError: the file is not there, no ONNX, or has axes without a size; a provider is not
-            there; `max_rows` or `threads` is below 1.
-        OutputError: in a call, an output has no rows first.
+        ConfigurationError: the file does not exist, is no ONNX file, or has axes without a size; a provider
+            is not available; `max_rows` or `threads` is below 1.
+        OutputError: in a call, an output does not have the rows as its first axis.
     """
 
     def __init__(
@@ -66,14 +82,14 @@ class OnnxModel(BlackBoxFunction):
         if not isinstance(path, str | os.PathLike) or not Path(path).is_file():
             named = str(path) if isinstance(path, os.PathLike) else path
             raise ConfigurationError(
-                f"OnnxModel, path: expected an ONNX file, got {named!r}, which is not there."
+                f"OnnxModel, path: expected an ONNX file, got {named!r}, which does not exist."
             )
         self.path, self.sizes, self.providers = Path(path).resolve(), dict(sizes or {}), tuple(providers)
         self.max_rows, self.threads, self.deterministic = max_rows, threads, deterministic
-        self.checksum = onnx_specs.checksum(self.path)
+        self.checksum = checksum_of(self.path)
         self._session = self._load()
-        self._into = [onnx_specs.read(repr(self), "input", item) for item in self._session.get_inputs()]
-        self._out = [onnx_specs.read(repr(self), "output", item) for item in self._session.get_outputs()]
+        self._into = [OnnxArray.read(repr(self), "input", item) for item in self._session.get_inputs()]
+        self._out = [OnnxArray.read(repr(self), "output", item) for item in self._session.get_outputs()]
         self._one_by_one = self._rows_are_one()
         self.inputs = tuple(array.spec() for array in self._with_sizes())
         self.outputs = self._output_specs()
@@ -189,3 +205,74 @@ def _rebuild(kind: type[OnnxModel], path: Path, settings: dict[str, Any], checks
             "changed since: make the box anew."
         )
     return box
+
+
+@dataclass(frozen=True)
+class OnnxArray:
+    """What the file says of one input or output.
+
+    Attributes:
+        name: its name in the file; the spec's name is a Python identifier made of it.
+        dtype: the dtype of the array that onnxruntime takes or gives.
+        rows: the size of the first axis; None where it is free.
+        shape: the sizes of the other axes; None for each that the file leaves open.
+        spec_dtype: the dtype of the spec; None for any float.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    rows: int | None
+    shape: tuple[int | None, ...]
+    spec_dtype: str | None
+
+    @classmethod
+    def read(cls, owner: str, kind: str, argument: Any) -> OnnxArray:  # noqa: ANN401 (onnxruntime's NodeArg)
+        """One of a session's `get_inputs()` or `get_outputs()`.
+
+        Args:
+            owner: the black box, as messages name it.
+            kind: "input" or "output".
+            argument: an object with `name`, `type` and `shape`.
+
+        Raises:
+            ConfigurationError: the array holds something other than numbers, or has no axis for rows.
+        """
+        where = f"{owner}, {kind} {argument.name!r}"
+        if argument.type not in _TYPES:
+            raise ConfigurationError(
+                f"{where}: expected one of {', '.join(_TYPES)}, got {argument.type}. "
+                "Export the model with arrays of numbers alone."
+            )
+        if not argument.shape:
+            raise ConfigurationError(
+                f"{where}: expected an array with rows first, got a single number. "
+                "Export the model with a batch axis on each input and output."
+            )
+        dtype, spec_dtype = _TYPES[argument.type]
+        rows, *shape = (size if isinstance(size, int) and size >= 0 else None for size in argument.shape)
+        return cls(argument.name, np.dtype(dtype), rows, tuple(shape), spec_dtype)
+
+    def spec(self) -> ArraySpec:
+        """The spec, where all axes are known."""
+        name = re.sub(r"\W", "_", self.name)
+        name = name if name.isidentifier() and not keyword.iskeyword(name) else f"_{name}"
+        return ArraySpec(name, tuple(n for n in self.shape if n is not None), self.spec_dtype)
+
+
+def checksum_of(path: Path) -> str:
+    """SHA-256 of the file and of the files with external weights that it names, in hexadecimal."""
+    content = path.read_bytes()
+    total = hashlib.sha256(content)
+    locations = {_text_after(content, match) for match in _LOCATION.finditer(content)}
+    for location in sorted(locations):
+        weights = path.parent / location.decode(errors="surrogateescape")
+        if weights.is_file():
+            with weights.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def _text_after(content: bytes, match: re.Match[bytes]) -> bytes:
+    length = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(match[1]))
+    text = content[match.end() : match.end() + min(length, 4096)]
+    return text if b"\0" not in text else b""

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import io
+import itertools
+import re
+import zipfile
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from blackbox.adapters.module_identity import module_identity
 from blackbox.checks import check_count
 from blackbox.errors import ConfigurationError, OutputError
 from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.spec import ArraySpec, check_specs
+from blackbox.wrappers.identity import described, name_of
+
+_OF_TORCH = set(vars(nn.Module()))  # what every module has
+_NUMBERED = re.compile(rb"[./]___torch_mangle_\d+")  # how often a class was scripted before in this process
 
 
 class TorchModule(BlackBoxFunction):
@@ -24,18 +32,19 @@ class TorchModule(BlackBoxFunction):
     own (that of its first floating parameter or buffer), and the caller's comes back.
 
     Args:
-        module: takes one tensor `(rows, *shape)` for each input and returns one for each output, a tuple
-            if there are several.
-        inputs: their specs, in the order of the module's arguments.
-        outputs: their specs, in the order in which it returns them.
-        device: where the module runs, such as "cuda"; None where its parameters are. Rows are moved
-            there and their outputs back to the caller's device.
-        max_rows: rows taken at once; more are taken in turn, which bounds the memory. None for all.
+        module: the module; it takes one tensor `(rows, *shape)` for each input and returns one for each
+            output, a tuple if there are several.
+        inputs: the specs of the inputs, in the order of the module's arguments.
+        outputs: the specs of the outputs, in the order in which the module returns them.
+        device: where the module runs, such as "cuda"; None for where its parameters are. Rows are moved
+            there, and outputs back to the caller's device.
+        max_rows: the most rows that run at once, which bounds the memory; more rows run one block after the
+            other. None for all rows of a call.
         deterministic: False where the module draws random numbers in evaluation mode too.
-        failures: "raise" or "keep", see `BlackBoxFunction`.
+        failures: "raise" or "keep", as in `BlackBoxFunction`.
 
     Raises:
-        ConfigurationError: no module, a device that is not there, or `max_rows` below 1.
+        ConfigurationError: `module` is no module, the device does not exist, or `max_rows` is below 1.
         DefinitionError: the specs make no sense.
         OutputError: in a call, the module returned something other than tensors with rows first.
     """
@@ -68,7 +77,7 @@ class TorchModule(BlackBoxFunction):
         self.max_rows, self.deterministic = max_rows, deterministic
         self.device = _device(device, tensors)
         self.dtype = next((t.dtype for t in tensors if t.is_floating_point()), None)
-        with torch.no_grad():  # or the copies of a scripted module's parameters hang on its own
+        with torch.no_grad():  # or the copies of a scripted module's parameters depend on its own
             self.module = copy.deepcopy(module).to(self.device).eval()
         for parameter in self.module.parameters():  # one by one: scripted modules refuse requires_grad_
             parameter.requires_grad_(False)
@@ -105,7 +114,7 @@ class TorchModule(BlackBoxFunction):
 
     @property
     def identity(self) -> str:
-        """What a cache knows this box by: see `blackbox.adapters.module_identity`.
+        """What a cache knows this box by: the module's code, numbers and settings (`module_identity`).
 
         Raises:
             ConfigurationError: an attribute of the module is not plain data.
@@ -129,3 +138,42 @@ def _device(device: str | torch.device | None, tensors: list[Tensor]) -> torch.d
             f"TorchModule, device: expected one that this machine has, got {str(device)!r} ({reason}). "
             "Take 'cpu'."
         ) from error
+
+
+def module_identity(module: nn.Module) -> str:
+    """A text that two modules share only if they give the same answers.
+
+    Parameters, buffers and printed form do not tell all: `forward` may use any attribute, such as a factor.
+    So all attributes of the module and of those inside it count, and must be plain data (see
+    `blackbox.wrappers.identity`), unless the module has an attribute `identity`, a text, in their place.
+
+    Raises:
+        ConfigurationError: an attribute is not plain data.
+    """
+    total = hashlib.sha256()
+    given = getattr(module, "identity", None)
+    if isinstance(module, torch.jit.ScriptModule):
+        for part in _saved(module):
+            total.update(part)
+        return f"scripted {total.hexdigest()}"
+    for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode() + _bytes(tensor))
+    for path, inner in module.named_modules():
+        own = {key: value for key, value in vars(inner).items() if key not in _OF_TORCH}
+        where = ".".join(filter(None, [type(module).__name__, path]))
+        state = repr(given) if isinstance(given, str) else described(where, own)
+        total.update(f"{path} {name_of(type(inner))} {state} ".encode())
+    return f"{name_of(type(module))} {module!r} {total.hexdigest()}"
+
+
+def _saved(module: torch.jit.ScriptModule) -> list[bytes]:
+    """What torch writes of a scripted module, but for what differs each time that it is scripted."""
+    with zipfile.ZipFile(io.BytesIO(module.save_to_buffer())) as archive:
+        kept = (name for name in archive.namelist() if not name.endswith(".debug_pkl"))
+        names = sorted(name for name in kept if "/.data/" not in name)  # there is a random number
+        parts = [part for name in names for part in (name.encode(), archive.read(name))]
+    return [_NUMBERED.sub(b"", part) for part in parts]
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

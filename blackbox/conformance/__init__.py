@@ -1,13 +1,9 @@
 """Conformance: is a black box fit to be trained through, how noisy is it, and which mu does that ask for."""
 
-from blackbox.conformance.check import check_black_box
-from blackbox.conformance.command import command
-from blackbox.conformance.ecnoise import NoiseLevels, ecnoise
-from blackbox.conformance.findings import Finding, Verdict
-from blackbox.conformance.recommendation import Recommendation, Steps
-from blackbox.conformance.report import Report
-from blackbox.conformance.samples import read_samples
-from blackbox.conformance.testing import assert_conforms
+from blackbox.conformance.check import assert_conforms, check_black_box, command
+from blackbox.conformance.noise import NoiseLevels, ecnoise
+from blackbox.conformance.probe import read_samples
+from blackbox.conformance.report import Finding, Recommendation, Report, Steps, Verdict
 
 __all__ = [
     "Finding",

@@ -1,33 +1,46 @@
-"""`check_black_box`: all checks in turn, each within the budget, none ended by a failed row."""
+"""`check_black_box`, its form for tests, `assert_conforms`, and what `blackbox check` does, `command`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 
-from blackbox.conformance.extremes import extreme_inputs, nan_inputs
-from blackbox.conformance.findings import Finding, Verdict
+from blackbox.checks import nearest
+from blackbox.conformance.calls import process_safety, speed, thread_safety
+from blackbox.conformance.contract import (
+    SHAPES,
+    answers,
+    arrays_left_alone,
+    empty_batch,
+    extreme_inputs,
+    nan_inputs,
+)
 from blackbox.conformance.global_state import Left, global_state, watched
-from blackbox.conformance.noise import noise_and_mu
-from blackbox.conformance.probe import BoxRaisedError, OutOfRowsError, Probe, keeping
-from blackbox.conformance.processes import process_safety
-from blackbox.conformance.promises import SHAPES, answers, arrays_left_alone, empty_batch
-from blackbox.conformance.quantisation import quantisation
-from blackbox.conformance.report import Report
+from blackbox.conformance.mu import noise_and_mu
+from blackbox.conformance.noise import quantisation
+from blackbox.conformance.probe import (
+    BoxRaisedError,
+    OutOfRowsError,
+    Probe,
+    Samples,
+    given_samples,
+    keeping,
+    read_samples,
+    standard_draws,
+)
+from blackbox.conformance.report import Finding, Report, Verdict
 from blackbox.conformance.rows import batch_mates, batch_size, determinism, memory, row_order
-from blackbox.conformance.samples import Samples, given_samples, standard_draws
 from blackbox.conformance.smoothness import smoothness
-from blackbox.conformance.speed import speed
-from blackbox.conformance.threads import thread_safety
 from blackbox.errors import ConfigurationError, OutputError
 from blackbox.function import BlackBoxFunction
 
 Check = Callable[[Probe], Finding | list[Finding]]
 
-# What matters most comes first, so that a small budget is spent on it. Determinism is before all that
-# compares answers, quantisation before noise, noise before smoothness; extremes, which may break a box, are
-# last.
+# What matters most comes first, so that a small budget is spent on it. Determinism is before all checks that
+# compare answers, quantisation before noise and smoothness; extremes, which may break a box, are last.
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("determinism", determinism),
     ("memory", memory),
@@ -58,17 +71,17 @@ def check_black_box(
     """Examine a black box: is it fit to be trained through, and with which mu?
 
     Args:
-        box: the black box, with the wrappers that training will use; around a `Cached` one many checks see
-            the cache, so check the box inside.
+        box: the black box, with the wrappers that training will use. Around a `Cached` many checks see the
+            cache instead; check the box inside.
         samples: for each input an array `(rows, *spec.shape)` of inputs such as training will meet, in the
-            dtype of training; a single array for a single input. At least 2 rows, 32 are enough. None draws
+            dtype of training; one array for a single input. At least 2 rows, 32 are enough. None draws
             standard normal numbers in float32, which say little about a solver in physical units.
-        rows: the most rows to run; fewer lines are drawn then, and checks that do not fit are not made. None
-            for no limit: about 5,000 in float32, 7,500 in float64, and 3,500 for each further differentiable
-            input.
+        rows: the most rows to run. With few, checks that do not fit are left out; with many, jumps are looked
+            for on more lines. None takes some 6,000 in float32, 8,000 in float64, and two thirds as many for
+            each further differentiable input.
         processes: whether the box may be sent to other processes, to see that it works there, and so that
             inputs which kill it do not end this one.
-        seed: of all draws.
+        seed: the seed of all draws.
 
     Returns:
         The report: `print(report)`, `report.faults`, `report.recommendations`.
@@ -122,11 +135,96 @@ def _all_findings(probe: Probe) -> list[Finding]:
 
 
 def _out_of_rows(name: str, out: OutOfRowsError) -> Finding:
-    return Finding(name, Verdict.SKIPPED, f"The budget does not reach: {out}. Raise rows.")
+    return Finding(name, Verdict.SKIPPED, f"Not made ({out}). Raise rows.")
 
 
 def _raised(name: str, cause: BaseException | None) -> Finding:
     if isinstance(cause, OutputError):
         return Finding(name, Verdict.FAULT, f"{SHAPES.capitalize()} are broken: {cause}")
-    sentence = f"A call raised {type(cause).__name__}: {cause} Mend the box, or give other samples."
+    sentence = f"A call raised {type(cause).__name__}: {cause}. Mend the box, or give other samples."
     return Finding(name, Verdict.FAULT, sentence)
+
+
+def assert_conforms(
+    box: BlackBoxFunction,
+    samples: Samples | None = None,
+    *,
+    rows: int | None = None,
+    processes: bool = True,
+    seed: int = 0,
+    allow: Collection[str] = (),
+    warnings: bool = True,
+) -> Report:
+    """Fail where `check_black_box` finds a fault.
+
+        def test_solver():
+            assert_conforms(Solver(), samples=np.load("states.npy"), allow=("thread safety",))
+
+    Args:
+        box: the black box.
+        samples: inputs such as training will meet, as `check_black_box` takes them.
+        rows: the most rows to run; None for as many as `check_black_box` takes without a limit.
+        processes: whether the box may be sent to other processes.
+        seed: the seed of all draws.
+        allow: names of checks whose faults and warnings are accepted.
+        warnings: False to fail at warnings too.
+
+    Returns:
+        The report, for further assertions, say on `report.recommendations`.
+
+    Raises:
+        AssertionError: a fault was found; the message has the sentences of all that were.
+        InputError: the samples do not fit the box.
+        ConfigurationError: a name in `allow` is not that of a check, a setting is out of its range, or `box`
+            is no black box.
+    """
+    report = check_black_box(box, samples, rows=rows, processes=processes, seed=seed)
+    names = [found.check for found in report.findings]
+    for name in allow:
+        if name not in names:
+            raise ConfigurationError(
+                f"assert_conforms, allow: expected names of checks, got {name!r}. "
+                f"{nearest(name, names, 'The checks are')}"
+            )
+    refused = {Verdict.FAULT} if warnings else {Verdict.FAULT, Verdict.WARNING}
+    found = [found for found in report.findings if found.verdict in refused and found.check not in allow]
+    if found:
+        lines = "\n".join(f"  {item.check} ({item.verdict.value}): {item.sentence}" for item in found)
+        raise AssertionError(f"{report.summary()}\n{lines}")
+    return report
+
+
+def command(
+    box: BlackBoxFunction,
+    samples: Samples | str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    rows: int | None = None,
+    processes: bool = True,
+    seed: int = 0,
+    console: Console | None = None,
+) -> int:
+    """Check a black box for a person or for CI.
+
+    Args:
+        box: the black box.
+        samples: inputs such as training will meet, as `check_black_box` takes them, or the path of an `.npz`
+            or `.npy` file with them.
+        out: a file for the report as JSON; "-" writes it to standard output in place of the table.
+        rows: the most rows to run; None for as many as `check_black_box` takes without a limit.
+        processes: whether the box may be sent to other processes.
+        seed: the seed of all draws.
+        console: where the table goes; None for standard output.
+
+    Returns:
+        The exit status: 0 if there are no faults, 1 if there are. Warnings do not count.
+    """
+    given = read_samples(box, samples) if isinstance(samples, str | Path) else samples
+    report = check_black_box(box, given, rows=rows, processes=processes, seed=seed)
+    if out == "-":
+        print(report.to_json(), end="")
+    else:
+        (console or Console()).print(report)
+        if out is not None:
+            Path(out).write_text(report.to_json(), encoding="utf-8")
+    return 1 if report.faults else 0

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from blackbox.conformance.findings import Finding, Verdict
 from blackbox.conformance.probe import Probe
+from blackbox.conformance.report import Finding, Verdict
 
 _SETTERS: dict[str, Any] = {
     "working folder": os.chdir,
@@ -124,7 +124,7 @@ def _settings(changed: list[str]) -> Finding:
     if not changed:
         return Finding("global state", Verdict.OK, "Settings of the process stay as they are.", 0, "settings")
     sentence = f"A call changes the {', the '.join(changed)}. Put back what was there before returning."
-    # A library that is imported by the first call may set variables for itself; nothing else hangs on them.
+    # A library that is imported by the first call may set variables for itself; nothing else depends on them.
     harmless = all(name.startswith("environment") for name in changed)
     verdict = Verdict.WARNING if harmless else Verdict.FAULT
     return Finding("global state", verdict, sentence, len(changed), "settings")
@@ -148,8 +148,8 @@ def _random(probe: Probe, changed: list[str]) -> Finding:
         )
         return Finding(name, Verdict.FAULT, sentence, len(changed), "generators")
     sentence = (
-        f"A call draws from the global generator of {', '.join(changed)}: runs repeat only where every call "
-        "is repeated. Use a generator of your own."
+        f"A call draws from the global generator of {', '.join(changed)}: what other code draws from it "
+        "then depends on the number of calls. Use a generator of your own."
     )
     return Finding(name, Verdict.WARNING, sentence, len(changed), "generators")
 
@@ -158,7 +158,9 @@ def _printed(text: str) -> Finding:
     if not text:
         return Finding("printing", Verdict.OK, "Nothing is printed.", 0, "characters")
     line = text.strip().splitlines()[0] if text.strip() else ""
-    sentence = f"A call prints ({line[:60]!r}): thousands of calls bury the progress. Write to a log instead."
+    sentence = (
+        f"A call prints ({line[:60]!r}): over thousands of calls that buries all other lines. Write to a log."
+    )
     return Finding("printing", Verdict.WARNING, sentence, len(text), "characters")
 
 

@@ -10,23 +10,24 @@ from typing import Literal
 import numpy as np
 
 from blackbox.conformance.probe import Arrays, Probe
+from blackbox.conformance.rows import precision
 
 COLUMNS = 512  # output numbers looked at; more say nothing new
-ROUNDING = 0.2  # of a rounding unit: standard deviation of rounding to it, for numbers spread over a binade
+ROUNDING = 0.2  # of a rounding unit: the standard deviation of rounding, for numbers spread over a binade
 
 Kind = Literal["coordinates", "directions"]
 
 
 @dataclass(frozen=True)
 class Lines:
-    """Lines in one input, all else held.
+    """Lines in one input; all other inputs stay as in the samples.
 
     Attributes:
-        place: of the input.
-        rows: `(lines,)`, which sample each goes through.
+        place: which input.
+        rows: `(lines,)`, the sample that each line goes through.
         directions: `(lines, size)`, of unit length.
         longest: the length over which the input varies along such a line, in its units.
-        shortest: the length below which its own rounding shows.
+        shortest: the length below which the input's own rounding shows.
     """
 
     place: int
@@ -35,12 +36,11 @@ class Lines:
     longest: float
     shortest: float
 
-    def inputs(self, probe: Probe, lengths: np.ndarray) -> Arrays:
-        """The rows at these lengths `(points,)` from the samples, lines outermost."""
-        arrays = list(probe.pick(np.repeat(self.rows, len(lengths))))
+    def points(self, probe: Probe, which: np.ndarray, lengths: np.ndarray) -> Arrays:
+        """The inputs on the lines `which`, `(points,)`, at these lengths from the samples, `(points,)`."""
+        arrays = list(probe.pick(self.rows[which]))
         own = arrays[self.place]
-        moves = self.directions[:, None, :] * lengths[None, :, None]
-        moved = own.reshape(len(own), -1).astype(np.float64) + moves.reshape(len(own), -1)
+        moved = own.reshape(len(own), -1).astype(np.float64) + self.directions[which] * lengths[:, None]
         arrays[self.place] = moved.reshape(own.shape).astype(own.dtype)
         return tuple(arrays)
 
@@ -49,14 +49,17 @@ class Responses:
     """What is looked at of the answers: up to 512 numbers of the differentiable outputs, over their spread.
 
     Attributes:
-        output: `(columns,)`, which output each is of.
+        probe: calls the black box.
+        places: which outputs are differentiable.
+        output: `(columns,)`, the output that each column is a number of.
         spread: for each output, the standard deviation of its numbers over the samples.
         precision: for each output, the rounding unit of its floats.
         size: `(columns,)`, root mean square over the samples, in units of the spread.
-        rounding: `(columns,)`, standard deviation of rounding numbers of that size, likewise.
+        rounding: `(columns,)`, standard deviation of the rounding of such numbers, in units of the spread.
     """
 
     def __init__(self, probe: Probe) -> None:
+        self.probe = probe
         specs = probe.box.outputs
         self.places = [place for place, spec in enumerate(specs) if spec.differentiable]
         counts = [math.prod(specs[place].shape) for place in self.places]
@@ -68,10 +71,7 @@ class Responses:
             [np.full(len(c), p) for p, c in zip(self.places, self.columns, strict=True)]
         )
         self.spread = [_spread(base) for base in probe.base]
-        self.precision = [
-            float(np.finfo(base.dtype).eps) if np.issubdtype(base.dtype, np.floating) else 0.0
-            for base in probe.base
-        ]
+        self.precision = [precision(base) for base in probe.base]
         self.size = np.sqrt(np.square(self(probe.base)).mean(axis=0))
         self.rounding = ROUNDING * np.array([self.precision[place] for place in self.output]) * self.size
 
@@ -84,11 +84,17 @@ class Responses:
         ]
         return np.concatenate(parts, axis=1)
 
-    def along(self, probe: Probe, lines: Lines, lengths: np.ndarray) -> np.ndarray:
-        """`(lines, points, columns)` at these lengths from the samples; NaN where a row failed."""
-        answers = self(probe(lines.inputs(probe, lengths)))
+    def at(self, lines: Lines, which: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """`(points, columns)` on the lines `which` at these lengths, `(points,)`; NaN where a row failed."""
+        answers = self(self.probe(lines.points(self.probe, which, lengths)))
         answers[~np.isfinite(answers)] = np.nan
-        return answers.reshape(len(lines.rows), len(lengths), -1)
+        return answers
+
+    def along(self, lines: Lines, lengths: np.ndarray) -> np.ndarray:
+        """`(lines, points, columns)` at these lengths, `(points,)`, on every line."""
+        count = len(lines.rows)
+        answers = self.at(lines, np.repeat(np.arange(count), len(lengths)), np.tile(lengths, count))
+        return answers.reshape(count, len(lengths), -1)
 
 
 def draw_lines(probe: Probe, place: int, count: int, kind: Kind) -> Lines:
@@ -104,9 +110,7 @@ def draw_lines(probe: Probe, place: int, count: int, kind: Kind) -> Lines:
         directions = np.eye(size)[order] if size < 10_000 else _unit_vectors(order, size)
         stretch = 1.0
     longest = _spread(samples) * stretch
-    rounding = (
-        float(np.finfo(probe.samples[place].dtype).eps) * math.sqrt(np.square(samples).mean()) * stretch
-    )
+    rounding = precision(probe.samples[place]) * math.sqrt(np.square(samples).mean()) * stretch
     rows = np.resize(probe.generator.permutation(len(samples)), count)
     return Lines(place, rows, directions, longest, min(longest, 16 * rounding))
 
@@ -120,8 +124,6 @@ def _unit_vectors(order: np.ndarray, size: int) -> np.ndarray:
 def _spread(values: np.ndarray) -> float:
     """Root mean square of the deviations of each number from its mean over rows; else the size; else 1."""
     values = values.reshape(len(values), -1).astype(np.float64)
-    away, size = (
-        math.sqrt(np.square(values - values.mean(axis=0)).mean()),
-        math.sqrt(np.square(values).mean()),
-    )
+    away = math.sqrt(np.square(values - values.mean(axis=0)).mean())
+    size = math.sqrt(np.square(values).mean())
     return away if away > 1e-12 * size else size or 1.0

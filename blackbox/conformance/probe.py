@@ -1,22 +1,24 @@
-"""`Probe`: calls a black box for the checks; counts rows, keeps to the budget, turns errors into values."""
+"""What a check has in its hands: rows to examine a black box with, and a `Probe` that calls it and counts."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from blackbox.arrays import to_rows
+from blackbox.conformance.report import Recommendation
+from blackbox.definition import check_complete
+from blackbox.errors import InputError
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
-
-if TYPE_CHECKING:
-    from blackbox.conformance.recommendation import Recommendation
+from blackbox.spec import ArraySpec
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -34,10 +36,10 @@ class Measured:
     """What a check found that later ones need.
 
     Attributes:
-        jitter: for each output, the largest difference of equal calls, in its units.
+        jitter: for each output, the largest difference of equal calls, in the output's units.
         quanta: for each output, the step of the grid that its values are on; 0 where there is none.
-        noise: for each output, the noise level in its units; NaN before it is measured.
-        recommendations: one for each differentiable input.
+        noise: for each output, the noise level in the output's units; NaN before it is measured.
+        recommendations: which mu to take, for each differentiable input.
     """
 
     jitter: list[float]
@@ -50,10 +52,10 @@ class Probe:
     """A black box under examination and the rows to examine it with.
 
     Args:
-        box: it; its policy must let failed rows pass while the probe is at work (`keeping`).
+        box: the black box; its policy must let failed rows pass while the probe is at work (`keeping`).
         samples: one array `(rows, *spec.shape)` for each input, at least two rows.
         rows: the most rows that may be run; None for no limit.
-        seed: of everything that is drawn.
+        seed: the seed of everything that is drawn.
         processes: whether checks may start processes.
     """
 
@@ -82,7 +84,7 @@ class Probe:
             OutOfRowsError: they do not fit.
         """
         if rows > self.left:
-            raise OutOfRowsError(f"{rows} rows are needed, {self.left:.0f} are left")
+            raise OutOfRowsError(f"{rows:,} rows needed, {self.left:,.0f} left")
         self.spent += rows
 
     def __call__(self, arrays: Arrays) -> Arrays:
@@ -95,7 +97,7 @@ class Probe:
         return self.uncounted(arrays)
 
     def uncounted(self, arrays: Arrays) -> Arrays:
-        """The same for rows that have been spent already; threads use it."""
+        """The answers to rows that have been counted already; threads ask for them."""
         try:
             with np.errstate(all="ignore"):
                 given = self.box(*arrays)
@@ -104,7 +106,7 @@ class Probe:
         return given if isinstance(given, tuple) else (given,)
 
     def below_the_call(self, arrays: Arrays) -> Outcome:
-        """The rows handed straight to `run_rows`, past the checks that keep NaN and empty batches away.
+        """The outcome of rows that go straight to `run_rows`, past the checks that keep NaN away.
 
         Raises:
             OutOfRowsError, BoxRaisedError.
@@ -136,3 +138,74 @@ def keeping(box: BlackBoxFunction) -> Iterator[None]:
             yield
     finally:
         box.failures = policy
+
+
+DRAWN_ROWS = 32  # as many as any check looks at
+
+Samples = Sequence[np.ndarray | torch.Tensor] | np.ndarray | torch.Tensor
+
+
+def given_samples(box: BlackBoxFunction, samples: Samples) -> Arrays:
+    """The user's samples, checked, as NumPy arrays that share no memory with theirs.
+
+    Raises:
+        InputError: they do not fit the input specs, have no leading axis, fewer than two rows, or NaN.
+    """
+    arrays = tuple(samples) if isinstance(samples, Sequence) else (samples,)
+    check_complete(box)
+    rows = to_rows(repr(box), box.inputs, arrays)
+    if len(rows.leading) != 1 or rows.count < 2:
+        raise InputError(
+            f"check_black_box, samples: expected one leading axis of at least 2 rows, got {rows.leading}. "
+            "Stack inputs such as training will meet; 32 are enough."
+        )
+    inputs = tuple(np.array(tensor.cpu().numpy()) for tensor in rows.inputs)
+    for spec, array in zip(box.inputs, inputs, strict=True):
+        if not np.isfinite(array).all():
+            raise InputError(
+                f"check_black_box, samples of {spec.name!r}: expected finite numbers, got NaN or infinity. "
+                "Leave those rows out; what the box does with NaN is tried anyway."
+            )
+    index = np.unique(np.linspace(0, rows.count - 1, DRAWN_ROWS).astype(int))  # spread over all of them
+    return tuple(array[index] for array in inputs)
+
+
+def standard_draws(box: BlackBoxFunction, generator: np.random.Generator) -> Arrays:
+    """32 rows: standard normal floats (float32 where the spec leaves it open), small integers, coins."""
+    check_complete(box)
+    return tuple(_drawn(spec, generator) for spec in box.inputs)
+
+
+def read_samples(box: BlackBoxFunction, path: str | Path) -> Arrays:
+    """Samples from an `.npz` file with one array for each input under its name, or `.npy` for one input.
+
+    Raises:
+        InputError: a name is missing, or the file holds something else than arrays of numbers.
+        OSError: the file cannot be read.
+    """
+    check_complete(box)
+    names = [spec.name for spec in box.inputs]
+    try:
+        content = np.load(path, allow_pickle=False)  # what comes from elsewhere is never unpickled
+        if isinstance(content, np.ndarray):
+            return (content,)
+        with content:
+            missing = [name for name in names if name not in content.files]
+            if not missing:
+                return tuple(content[name] for name in names)
+            found = ", ".join(content.files)
+    except ValueError as error:
+        raise InputError(
+            f"{path}: expected arrays of numbers, got: {error} Save them with numpy.savez."
+        ) from error
+    raise InputError(
+        f"{path}: expected the arrays {', '.join(names)}, got {found or 'none'}. "
+        f"Save them with numpy.savez(path, {', '.join(f'{name}=...' for name in names)})."
+    )
+
+
+def _drawn(spec: ArraySpec, generator: np.random.Generator) -> np.ndarray:
+    shape = (DRAWN_ROWS, *spec.shape)
+    if spec.floating:
+        return generator.standard_normal(shape).astype(spec.dtype or "float32")
+    return generator.integers(0, 2 if spec.dtype == "bool" else 10, shape).astype(spec.dtype)

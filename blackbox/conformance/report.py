@@ -1,16 +1,89 @@
-"""`Report`: all findings about one black box, for programs, as JSON, and for people."""
+"""`Report`: what was found about a black box, for programs, as JSON, and for people."""
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
+from enum import Enum
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from blackbox.conformance.findings import Finding, Verdict
-from blackbox.conformance.recommendation import Recommendation
+
+class Verdict(Enum):
+    """How a check went; the value is the word that people read."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAULT = "fault"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check.
+
+    Attributes:
+        check: the name of the check, such as "batch-mates".
+        verdict: how it went. A fault spoils training or breaks the contract; a warning limits how the box
+            can be used.
+        sentence: what was seen, and where something is wrong, how to mend it.
+        number: what was measured; None where there is nothing to measure.
+        unit: the unit of the number, in words.
+    """
+
+    check: str
+    verdict: Verdict
+    sentence: str
+    number: float | None = None
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The best steps along one kind of line, in the input's units, and what they leave wrong.
+
+    Attributes:
+        forward: mu for forward differences.
+        central: mu for central differences.
+        forward_error: the expected error of a forward slope, over the slopes' root mean square.
+        central_error: the expected error of a central slope, over the slopes' root mean square.
+        linear: whether no curvature was distinguishable from noise, up to the input's own spread. Then
+            `forward` is that spread, and smaller steps only let in more noise.
+    """
+
+    forward: float
+    central: float
+    forward_error: float
+    central_error: float
+    linear: bool
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Which mu to take for one input.
+
+    Attributes:
+        input: the name of the input.
+        size: how many numbers the input has.
+        coordinates: the steps along single coordinates, for `CGE`.
+        directions: the steps along directions of unit length, for `RowRGE` with "orthogonal" or "sphere".
+            Directions of "gaussian" and "rademacher" are longer by the square root of `size`, so their mu is
+            smaller by as much: `long_directions`.
+    """
+
+    input: str
+    size: int
+    coordinates: Steps
+    directions: Steps
+
+    @property
+    def long_directions(self) -> tuple[float, float]:
+        """The mu of forward and central differences for Gaussian and Rademacher directions."""
+        return self.directions.forward / math.sqrt(self.size), self.directions.central / math.sqrt(self.size)
+
 
 COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAULT: "bold red", Verdict.SKIPPED: "dim"}
 
@@ -20,11 +93,11 @@ class Report:
     """What `check_black_box` found.
 
     Attributes:
-        box: its repr.
-        findings: in the order of the checks.
+        box: the black box's repr.
+        findings: what each check found, in the order of the checks.
         recommendations: which mu to take, for each differentiable input where that could be measured.
         drawn: whether the inputs were standard draws, not samples of the user's.
-        rows: how many rows the checks asked for, other processes' included.
+        rows: how many rows the checks asked for, those of other processes included.
     """
 
     box: str
@@ -76,7 +149,7 @@ class Report:
         faults, warnings = len(self.faults), len(self.warnings)
         said = f"{self.box}: {_count(faults, 'fault')}, {_count(warnings, 'warning')}, {self.rows:,} rows."
         if self.drawn:
-            said += " Inputs were standard draws; real samples say more about your problem."
+            said += " Inputs were standard normal draws; samples of your problem say more."
         return said
 
     def __rich__(self) -> RenderableType:

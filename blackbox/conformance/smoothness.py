@@ -1,123 +1,245 @@
-"""Check of smoothness along random lines: jumps and kinks, found and closed in on by second differences."""
+"""Check of smoothness: jumps and kinks on lines through the samples, closed in on by bisection.
+
+Between points a distance h apart the second difference falls with h^2 where the box is smooth and with h at a
+kink; across a jump it stays what it is. So a grid on each line shows where to look, and the places that stand
+out most are bisected, always towards the largest second difference, until it is clear which of the three they
+are.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
-from blackbox.conformance.findings import Finding, Verdict
 from blackbox.conformance.lines import Lines, Responses, draw_lines
 from blackbox.conformance.probe import Probe
+from blackbox.conformance.report import Finding, Verdict
 
-POINTS, INSIDE = 33, 17  # on the whole line; in each window around the largest second difference
-LINES, WINDOWS, ROUNDS = 3, 3, 3
-KINK = 24  # falls by less are a kink's: between its 8 and the 64 of a smooth bend
+LINES, FEWEST, MOST = 24, 2, 400  # without a limit of rows; within a small one; within a large one
+POINTS = 33  # of the grid on a line
+PLACES = 2  # that are bisected on each line
+BISECTIONS = 20
+JUMP, BEND = 1e-4, 1e-6  # of an output's spread: no smaller jump is reported, no smaller difference bisected
+LAST = 4  # bisections that decide
+CONSTANT = 2.0  # a jump's second difference falls by less in all of them
+KINK = (
+    1.7,
+    8.0,
+)  # a kink's falls by 2 to 8 in any two of them, by where it lies; a smooth one's by 16
+CLEAR = 8.0  # times the last difference, which may be noise
+BESIDE, CALM = 5, 0.2  # points on either side of a place, and what their differences may be beside its own
 
 
 @dataclass(frozen=True)
 class Rough:
-    """A place where outputs are not smooth: how far they jump (0 at a kink), in which, at which length."""
+    """A place where an output is not smooth.
+
+    Attributes:
+        jump: how far the output jumps, in its units; 0 at a kink.
+        output: which output.
+        line: which line.
+        length: how far from the sample of the line, in the input's units.
+    """
 
     jump: float
     output: int
+    line: int
     length: float
 
 
 def smoothness(probe: Probe) -> Finding:
-    """33 points on three lines for each differentiable input, and closer looks at three places of each."""
+    """Lines in random directions through samples, for each differentiable input."""
     inputs = [place for place, spec in enumerate(probe.box.inputs) if spec.differentiable]
     if not inputs or not any(spec.differentiable for spec in probe.box.outputs):
         return Finding("smoothness", Verdict.SKIPPED, "No derivative is wanted of this box.")
-    responses = Responses(probe)
-    floor = np.array(
-        [
-            max(
-                10 * np.nan_to_num(probe.measured.noise[p]),
-                1.5 * probe.measured.quanta[p],
-                probe.measured.jitter[p],
-            )
-            / responses.spread[p]
-            for p in responses.output
-        ]
-    )
-    jumps, kinks = [], []
+    responses, before = Responses(probe), probe.spent
+    count = _affordable_lines(probe, len(inputs))
+    found: list[tuple[str, Rough]] = []
+    lengths, failed = [], 0.0
     for place in inputs:
-        lines = draw_lines(probe, place, LINES, "directions")
-        for rough in _search(probe, responses, lines, floor):
-            (jumps if rough.jump else kinks).append((place, rough))
+        name, lines = probe.box.inputs[place].name, draw_lines(probe, place, count, "directions")
+        rough, share = _search(responses, lines)
+        found += [(name, one) for one in rough]
+        lengths.append(f"{2 * lines.longest:.2g} in {name!r}")
+        failed = max(failed, share)
+    where = f"on {count} lines of length {', '.join(lengths)}, in {probe.spent - before:,} rows"
+    if failed:
+        where += f" ({_percent(failed)} of the points on them failed)"
+    return _finding(responses, found, where)
+
+
+def _finding(responses: Responses, found: list[tuple[str, Rough]], where: str) -> Finding:
+    jumps = [(name, rough) for name, rough in found if rough.jump]
     if jumps:
-        place, worst = max(jumps, key=lambda item: item[1].jump)
-        size = worst.jump * responses.spread[worst.output]
+        name, worst = max(jumps, key=lambda item: item[1].jump / responses.spread[item[1].output])
         sentence = (
-            f"Output {probe.box.outputs[worst.output].name!r} jumps by {size:.2g} along "
-            f"{probe.box.inputs[place].name!r}, {worst.length:.3g} from a sample ({len(jumps)} jumps on "
-            f"{LINES * len(inputs)} lines). A step across one is no slope: look for an if, a mesh or an "
-            "iteration count that changes, or take a mu that spans many."
+            f"Output {responses.probe.box.outputs[worst.output].name!r} jumps by {worst.jump:.2g} along "
+            f"{name!r}, {abs(worst.length):.3g} from a sample; found {_count(len(jumps), 'jump')} {where}. A "
+            "difference across a jump is no slope. Look for an if, an impact, a table, a mesh or a number of "
+            "iterations that changes, and smooth it if you can. The mu above is for slopes between jumps; a "
+            "much larger one averages over them."
         )
         return Finding("smoothness", Verdict.WARNING, sentence, len(jumps), "jumps")
-    said = (
-        f"No jumps; {len(kinks)} kinks, which a step of mu rounds off." if kinks else "No jumps and no kinks."
+    kinks = f"{_count(len(found), 'kink')}, which finite differences average over," if found else "no kink"
+    steps = " and the steps of quantised outputs" if any(responses.probe.measured.quanta) else ""
+    sentence = (
+        f"Found no jump and {kinks} {where}. Jumps below {JUMP:g} of an output's spread{steps} do not count."
     )
-    return Finding("smoothness", Verdict.OK, said, 0, "jumps")
+    return Finding("smoothness", Verdict.OK, sentence, 0, "jumps")
 
 
-def _search(probe: Probe, responses: Responses, lines: Lines, floor: np.ndarray) -> list[Rough]:
-    lengths = np.linspace(-1, 1, POINTS) * lines.longest
-    values = responses.along(probe, lines, lengths)
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
+
+
+def _affordable_lines(probe: Probe, inputs: int) -> int:
+    """As many lines as two thirds of the rows that are left allow; the rest is for later checks."""
+    if math.isinf(probe.left):
+        return LINES
+    dearest = POINTS + PLACES * (2 * BISECTIONS + 2 * BESIDE + 1)
+    return int(min(MOST, max(FEWEST, probe.left * 2 / 3 / inputs / dearest)))
+
+
+def _search(responses: Responses, lines: Lines) -> tuple[list[Rough], float]:
+    """Jumps and kinks at the places of each line that stand out most, and the share of points that failed."""
+    measured = responses.probe.measured
+    noise = np.maximum(1.5 * np.array(measured.quanta), 3 * np.array(measured.jitter)) / responses.spread
+    # Not the measured noise level: where equal calls agree it may come from a table with many small jumps.
+    floor = np.maximum(np.maximum(BEND, 10 * responses.rounding), noise[responses.output])
+    grid = np.linspace(-1, 1, POINTS) * lines.longest
+    values = responses.along(lines, grid)
+    places = _standing_out(responses, lines, grid, values, floor)
+    jumps, kinks = [], []
+    for place, row in enumerate(places.bisect(floor[places.column])):
+        bends = row[np.isfinite(row)]
+        if len(bends) <= LAST:
+            continue
+        clear = bends[bends > CLEAR * bends[-1]]
+        falls = clear[-LAST - 1 : -2] / clear[-LAST + 1 :] if len(clear) > LAST else np.zeros(0)
+        if bends[-1] > JUMP and bends[-LAST - 1] < CONSTANT * bends[-1]:
+            jumps.append((place, 1.0))
+        elif len(falls) and KINK[0] < falls.min() and falls.max() < KINK[1]:
+            kinks.append((place, 2.0 ** (len(bends) - len(clear))))
+    # Jumps first: of two at one place the first is kept.
+    found = sorted(places.confirmed(jumps, 1), key=lambda rough: -rough.jump) + places.confirmed(kinks, 2)
+    kept: list[Rough] = []
+    for rough in found:
+        if all(old.line != rough.line or abs(old.length - rough.length) > grid[1] - grid[0] for old in kept):
+            kept.append(rough)
+    return kept, float(np.isnan(values).any(axis=2).mean())
+
+
+@dataclass
+class Places:
+    """Places under bisection: three equally spaced points each, and one number of the responses there.
+
+    Attributes:
+        responses: what is looked at.
+        lines: where.
+        line: `(places,)`, the line of each.
+        column: `(places,)`, the number of the responses that is followed.
+        start: `(places,)`, the length of the first point.
+        step: `(places,)`, the distance between the points.
+        values: `(places, 3)`, the number at the points.
+    """
+
+    responses: Responses
+    lines: Lines
+    line: np.ndarray
+    column: np.ndarray
+    start: np.ndarray
+    step: np.ndarray
+    values: np.ndarray
+
+    def at(self, which: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """The numbers of the places `which`, `(n,)`, at these lengths, `(n, points)`."""
+        count = lengths.shape[1]
+        given = self.responses.at(self.lines, np.repeat(self.line[which], count), lengths.ravel())
+        return given.reshape(len(which), count, -1)[np.arange(len(which)), :, self.column[which]]
+
+    def bisect(self, floor: np.ndarray) -> np.ndarray:
+        """Halve the step until second differences are at the floor, or the input's rounding shows.
+
+        Args:
+            floor: `(places,)`.
+
+        Returns:
+            `(places, bisections + 1)`, the second differences; NaN from where a place was done.
+        """
+        bends = [np.abs(np.diff(self.values, n=2, axis=1))[:, 0]]
+        for _ in range(BISECTIONS):
+            active = np.flatnonzero((bends[-1] > floor) & (self.step > self.lines.shortest))
+            if not len(active):
+                break
+            step = self.step[active] / 2
+            between = self.at(active, self.start[active, None] + step[:, None] * np.array([1, 3]))
+            five = np.insert(self.values[active], [1, 2], between, axis=1)
+            bend = np.abs(np.diff(five, n=2, axis=1))
+            best = np.argmax(bend, axis=1)  # NaN, a failed row, is the largest and ends it
+            self.start[active] += best * step
+            self.step[active] = step
+            self.values[active] = np.take_along_axis(five, best[:, None] + np.arange(3), axis=1)
+            bends.append(np.full(len(floor), np.nan))
+            bends[-1][active] = np.take_along_axis(bend, best[:, None], axis=1)[:, 0]
+        return np.stack(bends, axis=1)
+
+    def confirmed(self, candidates: Sequence[tuple[int, float]], order: int) -> list[Rough]:
+        """Those that stand alone among their neighbours, which neither noise nor a steep front does.
+
+        All differences of one order must be small beside the largest, but for as many as hold the place.
+
+        Args:
+            candidates: place and factor of its step, for the distance between the points that are looked at.
+            order: 1 for jumps, 2 for kinks.
+        """
+        if not candidates:
+            return []
+        which = np.array([place for place, _ in candidates])
+        step = self.step[which] * np.array([factor for _, factor in candidates])
+        centre = self.start[which] + self.step[which]
+        values = self.at(which, centre[:, None] + step[:, None] * np.arange(-BESIDE, BESIDE + 1))
+        differences = np.sort(np.abs(np.diff(values, n=order, axis=1)), axis=1)
+        found = []
+        for place, length, sizes in zip(which, centre, differences, strict=True):
+            if sizes[-order - 1] <= CALM * sizes[-1]:  # not where a row failed, beside which nothing is known
+                output = int(self.responses.output[self.column[place]])
+                jump = float(sizes[-1]) * self.responses.spread[output] if order == 1 else 0.0
+                found.append(Rough(jump, output, int(self.line[place]), float(length)))
+        return found
+
+
+def _standing_out(
+    responses: Responses, lines: Lines, grid: np.ndarray, values: np.ndarray, floor: np.ndarray
+) -> Places:
+    """The places of each line whose second difference is least like those beside it.
+
+    Args:
+        responses: what is looked at.
+        lines: where.
+        grid: `(points,)`, lengths.
+        values: `(lines, points, columns)`, the responses there.
+        floor: `(columns,)`, second differences that are noise.
+    """
+    second = np.diff(values, n=2, axis=1)
+    # The fourth difference holds little of curvature that the grid resolves, and a jump three times.
+    unlike = np.abs(np.diff(np.pad(second, [(0, 0), (1, 1), (0, 0)], "edge"), n=2, axis=1))
+    unlike = np.where(np.abs(second) > floor, unlike, 0.0)  # 0 for NaN too
+    score = np.nan_to_num(unlike / (np.median(unlike, axis=1, keepdims=True) + floor))
     found = []
-    for line in range(len(lines.rows)):
-        one = Lines(lines.place, lines.rows[line : line + 1], lines.directions[line : line + 1], 0.0, 0.0)
-        bends = np.nan_to_num(np.abs(np.diff(values[line], n=2, axis=0)) - floor)
-        for column, point in _largest(bends):
-            rough = _close_in(
-                probe, responses, one, lengths[point : point + 3], column, bends[point, column], floor
-            )
-            if rough and not any(abs(rough.length - old.length) < lengths[1] - lengths[0] for old in found):
-                found.append(rough)
-    return found
-
-
-def _largest(bends: np.ndarray) -> list[tuple[int, int]]:
-    """Columns and places of the largest second differences over their column's median, kept apart."""
-    typical = np.median(bends, axis=0) + 1e-3 * bends.max(initial=1e-300)
-    over = (bends / typical).copy()
-    picked = []
-    for _ in range(WINDOWS):
-        point, column = np.unravel_index(int(np.argmax(over)), over.shape)
-        if over[point, column] <= 0:
-            break
-        picked.append((int(column), int(point)))
-        over[max(0, point - 2) : point + 3] = 0
-    return picked
-
-
-def _close_in(
-    probe: Probe,
-    responses: Responses,
-    line: Lines,
-    window: np.ndarray,
-    column: int,
-    first_bend: float,
-    floor: np.ndarray,
-) -> Rough | None:
-    """Divide a window by eight, three times: a smooth bend falls by 64 each time, a kink's by 8."""
-    bends, low, high = [first_bend], float(window[0]), float(window[-1])
-    changes = np.zeros(INSIDE - 1)
-    for _ in range(ROUNDS):
-        inside = np.linspace(low, high, INSIDE)
-        values = responses.along(probe, line, inside)[0, :, column]
-        bend, changes = np.abs(np.diff(values, n=2)), np.abs(np.diff(values))
-        if not np.isfinite(bend).all():
-            return None  # failed rows beside good ones are the edge of where the box works
-        bends.append(float(bend.max()))
-        point = int(np.argmax(bend))
-        low, high = inside[point], inside[point + 2]
-    lone, next_to_it = np.sort(changes)[[-1, -2]]
-    if lone > floor[column] and next_to_it <= 0.2 * lone and lone > 0.2 * first_bend:
-        return Rough(float(lone), int(responses.output[column]), low)
-    # Two divisions, after which rounding is still far below the bend of a kink that matters.
-    if bends[2] > 2 * floor[column] and all(b > a / KINK for a, b in pairwise(bends[:3])):
-        return Rough(0.0, int(responses.output[column]), low)
-    return None
+    for line in range(len(values)):
+        for _ in range(PLACES):
+            point, column = np.unravel_index(int(np.argmax(score[line])), score[line].shape)
+            if score[line, point, column] > 0:
+                found.append((line, point, column))
+                score[line, max(0, point - 1) : point + 2] = 0.0
+    line, point, column = np.array(found, int).reshape(-1, 3).T
+    triples = np.stack([values[line, point + k, column] for k in range(3)], axis=1)
+    step = np.full(len(line), grid[1] - grid[0])
+    return Places(responses, lines, line, column, grid[point], step, triples)

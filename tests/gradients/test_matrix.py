@@ -1,10 +1,12 @@
-"""Networks x evaluators x estimators against finite differences, on two steps, weights moved in between.
+"""Networks x evaluators x estimators against finite differences, on several steps, weights moved in between.
 
-The fast part takes every network through every evaluator once, in chunks that move weights of one layer; the
-slow part takes all estimators and chunk sizes.
+The fast part takes every network through each kind of evaluator once, in chunks that move weights of one
+layer; the slow part takes all evaluators, estimators and chunk sizes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import pytest
 
@@ -20,9 +22,11 @@ WAYS = {
     "auto, output loss": ("auto", True),
     "difference": ("difference", True),
 }
+FAST = ("loop", "stacked", "auto, output loss")  # whatever else is named is, as things are, one of these
 FORWARD = zo.CGE(1e-6)  # truncation 5e-7 of the curvature, rounding 1e-9 of the loss
 SMALL, LAYER, WHOLE = 5, 24, 4096  # chunks: of a few weights; of most of a layer; of all there are
 OTHERS = [  # estimators, and chunks for them
+    (FORWARD, WHOLE),
     (zo.CGE(1e-5, central=True), SMALL),
     (zo.CGE(1e-5, central=True), WHOLE),
     (zo.CGE(1e-6, zo.RandomCoordinates(12)), SMALL),
@@ -32,9 +36,9 @@ OTHERS = [  # estimators, and chunks for them
 ]
 
 
-def cases(zoo: list[Case]) -> list[tuple[Case, str]]:
+def cases(zoo: list[Case], ways: Iterable[str] = WAYS) -> list[tuple[Case, str]]:
     """With an `OutputLoss` only networks whose objective is one."""
-    return [(case, way) for case in zoo for way in WAYS if case.objective is None or not WAYS[way][1]]
+    return [(case, way) for case in zoo for way in ways if case.objective is None or not WAYS[way][1]]
 
 
 def check(case: Case, way: str, estimator: zo.Estimator, chunk: int) -> None:
@@ -53,12 +57,12 @@ def check(case: Case, way: str, estimator: zo.Estimator, chunk: int) -> None:
         assert not told and not (way == "loop" and outcome.warnings), f"a false alarm: {outcome.warnings}"
 
 
-@pytest.mark.parametrize(("case", "way"), cases(ORDINARY), ids=str)
+@pytest.mark.parametrize(("case", "way"), cases(ORDINARY, FAST), ids=str)
 def test_ordinary_networks(case, way):
     check(case, way, FORWARD, SMALL)
 
 
-@pytest.mark.parametrize(("case", "way"), cases(TREACHEROUS), ids=str)
+@pytest.mark.parametrize(("case", "way"), cases(TREACHEROUS, FAST), ids=str)
 def test_treacherous_networks(case, way):
     check(case, way, FORWARD, LAYER)
 

@@ -18,7 +18,15 @@ from torch import Tensor, nn
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from tests.gradients import finite_differences
-from tests.gradients.networks import TREACHEROUS, weighted_error
+from tests.gradients.networks import (
+    TREACHEROUS,
+    RisingMixture,
+    against_the_last,
+    centred,
+    next_row,
+    noisy,
+    weighted_error,
+)
 from tests.gradients.trials import names_a_part, of_the_library, off, trial
 
 CASES = {case.name: case for case in TREACHEROUS}
@@ -46,7 +54,7 @@ OWNERS = [
 ]
 
 
-@pytest.mark.parametrize("chunk", [5, 24, 33, None])
+@pytest.mark.parametrize("chunk", [5, None])
 @pytest.mark.parametrize("name", OWNERS)
 def test_a_module_with_weights_that_draws_or_mixes_is_right_in_chunks_of_any_size(name, chunk):
     """Where a chunk moves no weight of the module, its forward runs on the rows of all variants."""
@@ -57,7 +65,7 @@ def test_a_module_with_weights_that_draws_or_mixes_is_right_in_chunks_of_any_siz
 def test_who_asked_for_stacked_hears_which_module_it_cannot_serve(name):
     outcome = trial(CASES[name], FORWARD, "stacked", 24, output_loss=False)
     fallen = [w for w in outcome.warnings if isinstance(w, zo.EvaluatorWarning)]
-    assert len(fallen) == 1, f"expected one warning in two steps: {outcome}"
+    assert len(fallen) == 1, f"expected one warning in all steps: {outcome}"
     assert names_a_part(fallen[0], CASES[name].make()), str(fallen[0])
 
 
@@ -97,11 +105,10 @@ def test_what_wakes_at_a_later_step_is_found_and_the_module_named(name):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("rising ")])
-@pytest.mark.parametrize("evaluator", ["stacked", "auto"])
-def test_pairs_of_opposite_steps_hide_nothing(name, evaluator):
+def test_pairs_of_opposite_steps_hide_nothing(name):
     """To a variant that moves nothing the means over antithetic neighbours are those of the base."""
     for estimator in (zo.RGE(1e-5, q=4, central=True), zo.CGE(1e-5, central=True)):
-        assert trial(CASES[name], estimator, evaluator, 4096, output_loss=False).right
+        assert trial(CASES[name], estimator, "stacked", 4096, output_loss=False).right
 
 
 # ------------------------------------------------------------------- 1.3: weights written in a forward
@@ -285,7 +292,7 @@ def test_state_outside_of_torch_is_made_good_or_told(name, evaluator):
     make, make_objective = OUTSIDE[name]
     torch.manual_seed(0)
     network, batch = make().double(), torch.randn(6, 3).double()
-    truth = finite_differences.gradient(make_objective(), network, batch, seed=0)
+    truth = finite_differences.gradient(mean_square, network, batch, seed=0)
     finite_differences.seed_everything(0)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -294,10 +301,9 @@ def test_state_outside_of_torch_is_made_good_or_told(name, evaluator):
         except Exception as error:
             assert of_the_library(type(error)), f"{error!r}"
             return
-    if off([p.grad for p in network.parameters()], truth) > 1:
-        told = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
-        assert told, "the gradient is wrong and nothing was said"
-        assert any("nois" in str(w) or "differ" in str(w) for w in told), str(told[0])
+    error = off([p.grad for p in network.parameters()], truth)
+    told = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
+    assert error <= 1 or told, f"off by {error:.1g} times what is allowed, and nothing was said"
 
 
 # ------------------------------------------------------------------- 1.9: nothing moves, nothing works
@@ -382,25 +388,35 @@ def test_rows_that_fail_tell_their_first_cause(evaluator, good):
 # --------------------------------------------------------------------------- found beyond these reports
 
 
+ROUNDED = {  # (dtype of the network, mu, what happens to a loss)
+    "float32, 1e4 from zero": (torch.float32, 1e-3, lambda loss: loss + 1e4),
+    "float32, 1e5 from zero": (torch.float32, 1e-3, lambda loss: loss + 1e5),
+    "a loss in float32 behind float64": (torch.float64, 1e-7, lambda loss: loss.float()),
+    "a loss in bfloat16": (torch.float32, 1e-3, lambda loss: loss.bfloat16()),
+}
+
+
 @pytest.mark.parametrize("evaluator", EVALUATORS)
-def test_rounding_that_hides_the_change_is_told(evaluator):
-    """float32 losses of 1e5 are multiples of .008, and mu changes them by less."""
+@pytest.mark.parametrize("name", ROUNDED)
+def test_rounding_that_hides_the_change_is_told(name, evaluator):
+    """Losses have steps of their own, and mu changes them by less, or hardly more."""
+    dtype, mu, rounded = ROUNDED[name]
     torch.manual_seed(0)
-    network, batch = nn.Linear(3, 2), torch.randn(6, 3)
-
-    def far_from_zero(network: nn.Module, batch: Tensor) -> Tensor:
-        return mean_square(network, batch) + 1e5
-
+    network, batch = nn.Linear(3, 2).to(dtype), torch.randn(6, 3, dtype=dtype)
     mean_square(network, batch).mean().backward()
-    truth = [p.grad.clone() for p in network.parameters()]
+    truth = torch.cat([p.grad.flatten() for p in network.parameters()])
     network.zero_grad()
+
+    def objective(network: nn.Module, batch: Tensor) -> Tensor:
+        return rounded(mean_square(network, batch))
+
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        zo.LossGradient(network, far_from_zero, zo.CGE(1e-3), evaluator=evaluator).backward(batch)
+        zo.LossGradient(network, objective, zo.CGE(mu), evaluator=evaluator).backward(batch)
     found = torch.cat([p.grad.flatten() for p in network.parameters()])
-    error = (found - torch.cat([slope.flatten() for slope in truth])).norm() / found.norm().clamp(min=1e-9)
+    error = ((found - truth).norm() / truth.norm()).item()
     told = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
-    assert error < 0.1 or told, f"off by {error:.2g} and nothing was said"
+    assert error < 0.1 or told, f"off by {error:.2g} of the gradient, and nothing was said"
 
 
 class CachesById(nn.Module):
@@ -468,13 +484,14 @@ def test_the_batch_is_left_as_one_forward_leaves_it(evaluator):
     network, batch = case.make(), case.batch(0)
     once = batch[0].clone().mul_(0.9).add_(0.1)
     given = batch[0].clone()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         try:
             zo.LossGradient(network, case.plain, FORWARD, evaluator=evaluator).backward((given, batch[1]))
         except Exception as error:
             assert of_the_library(type(error)) and names_a_part(error, network)
-    assert torch.equal(given, once) or torch.equal(given, batch[0])
+    told = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
+    assert torch.equal(given, once) or torch.equal(given, batch[0]) or told
 
 
 @pytest.mark.parametrize("evaluator", ["stacked", "auto"])
@@ -530,3 +547,146 @@ def test_compiled_code_that_mixes_rows(evaluator):
             gradient.backward(batch)
             found = [p.grad for p in finite_differences.trained(network)]
             assert off(found, truth) <= 1, f"strength {strength}"
+
+
+# ------------------------------------- what a check at some steps and a variant that moves nothing cannot see
+
+
+@pytest.mark.parametrize("evaluator", ["stacked", "auto"])
+@pytest.mark.parametrize("done", [centred, against_the_last, next_row], ids=lambda done: done.__name__)
+def test_rows_that_mix_later_in_single_precision(done, evaluator):
+    """In float32 the change of a variant that moves nothing is small beside rounding; the error is not."""
+    torch.manual_seed(0)
+    mixture = RisingMixture(done)
+    network = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), mixture, nn.Linear(32, 2))
+    gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-3), evaluator=evaluator, chunk=127)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for strength in (0.0, 0.0, 1.0):
+            mixture.strength = strength
+            batch = torch.randn(32, 16)
+            network.zero_grad()
+            gradient.backward(batch)
+    found = torch.cat([p.grad.flatten() for p in network.parameters()])
+    network.zero_grad()
+    mean_square(network, batch).mean().backward()
+    truth = torch.cat([p.grad.flatten() for p in network.parameters()])
+    assert (found - truth).norm() <= 0.05 * truth.norm(), (found - truth).norm() / truth.norm()
+
+
+class Sine(BlackBoxFunction):
+    inputs = (ArraySpec("x", shape=(3,)),)
+    outputs = (ArraySpec("y", shape=(3,)),)
+
+    def evaluate_rows(self, x: np.ndarray) -> np.ndarray:
+        return np.sin(x)
+
+
+def spread(output: Tensor) -> Tensor:
+    """No rule says how a change passes through it."""
+    return output.var(dim=1)
+
+
+def boxed(output: Tensor) -> Tensor:
+    """A black box behind the network gets the rows of all variants."""
+    return (Sine()(output) * torch.linspace(0.5, 1.5, 3, dtype=output.dtype)).sum(dim=1)
+
+
+@pytest.mark.parametrize("evaluator", ["auto", "difference"])
+@pytest.mark.parametrize(
+    "wakes", [centred, next_row, against_the_last, noisy], ids=lambda done: done.__name__
+)
+@pytest.mark.parametrize("last", [spread, boxed], ids=["without rules", "a black box"])
+def test_a_loss_behind_the_output_that_mixes_or_draws_later(last, wakes, evaluator):
+    """Where no rules lead to the loss, it is evaluated on the outputs of variants, at once or in turn."""
+    strength = 0.0
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        seen = output + strength * wakes(output) if strength > 0 else output
+        return last(seen) + (seen - target).square().mean(dim=1)
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    objective = zo.OutputLoss(loss)
+    gradient = zo.LossGradient(network, objective, FORWARD, evaluator=evaluator, chunk=24)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for strength in (0.0, 0.0, 1.0):
+            batch = torch.randn(6, 6).double(), torch.randn(6, 1).double()
+            network.zero_grad()
+            truth = finite_differences.gradient(objective, network, batch, seed=0)
+            finite_differences.seed_everything(0)
+            gradient.backward(batch)
+            assert off([p.grad for p in network.parameters()], truth) <= 1, f"strength {strength}"
+
+
+# ------------------------------------------------------- weights that are not, or no more, what they seem
+
+
+def refused_or_right(
+    network: nn.Module, step: Callable[[], object], truth: Callable[[], list[Tensor]]
+) -> None:
+    """A step gives the gradient of all that the network trains, or an error or a warning of the library."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            network.zero_grad()
+            step()
+        except Exception as error:
+            assert of_the_library(type(error)), f"{error!r}"
+            return
+    told = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
+    error = off([p.grad for p in finite_differences.trained(network)], truth())
+    assert error <= 1 or told, f"off by {error:.1g} times what is allowed, and nothing was said"
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+@pytest.mark.parametrize("change", ["a layer is put in another's place", "a layer is no longer frozen"])
+def test_weights_that_are_others_than_at_the_start(change, evaluator):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    network[2].requires_grad_(not change.endswith("frozen"))
+    gradient = zo.LossGradient(network, mean_square, FORWARD, evaluator=evaluator, chunk=5)
+    batch = torch.randn(6, 3).double()
+    gradient.backward(batch)
+    if change.endswith("frozen"):
+        network[2].requires_grad_(True)
+    else:
+        network[2] = nn.Linear(4, 5).double()
+    refused_or_right(
+        network,
+        lambda: gradient.backward(batch),
+        lambda: finite_differences.gradient(mean_square, network, batch, seed=0),
+    )
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_parametrized_weights_that_are_cached(evaluator):
+    """Inside of `parametrize.cached()` a moved parameter does not reach the weight that is made of it."""
+    torch.manual_seed(0)
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))
+    network = nn.Sequential(normed, nn.Tanh(), nn.Linear(4, 2)).double()
+    batch = torch.randn(6, 3).double()
+
+    def step() -> None:
+        with nn.utils.parametrize.cached():
+            zo.LossGradient(network, mean_square, FORWARD, evaluator=evaluator, chunk=5).backward(batch)
+
+    refused_or_right(network, step, lambda: finite_differences.gradient(mean_square, network, batch, seed=0))
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_weights_of_two_parameters_in_one_memory(evaluator):
+    """Tied by `.data`: a step moves both, and the optimiser adds what each of them is given."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Tanh(), nn.Linear(3, 3, bias=False)).double()
+    network[2].weight.data = network[0].weight.data
+    batch = torch.randn(6, 3).double()
+
+    def truth() -> list[Tensor]:
+        network.zero_grad()
+        return list(torch.autograd.grad(mean_square(network, batch).mean(), list(network.parameters())))
+
+    expected = truth()
+    gradient = zo.LossGradient(network, mean_square, FORWARD, evaluator=evaluator, chunk=5)
+    refused_or_right(network, lambda: gradient.backward(batch), lambda: expected)

@@ -1,4 +1,4 @@
-"""Two steps of a `zo.LossGradient` on a network of the zoo, set against finite differences."""
+"""Some steps of a `zo.LossGradient` on a network of the zoo, set against finite differences."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ import zo
 from tests.gradients import finite_differences
 from tests.gradients.networks import Case
 
-STEPS = 2
 RATE = 0.1  # of the optimiser step in between
 RELATIVE, ABSOLUTE = 1e-3, 1e-5  # of the largest entry of a tensor, and of the gradient; see `off`
 
@@ -43,7 +42,7 @@ class Step:
 def true_steps(case: Case) -> tuple[Step, ...]:
     """Steps of gradient descent along the true gradient; the weights of each follow from the one before."""
     network, steps = case.make(), []
-    for number in range(STEPS):
+    for number in range(case.steps):
         case.before(network, number)
         batch, before = case.batch(number), deepcopy(network.state_dict())
         gradient = finite_differences.gradient(case.plain, network, batch, seed=number)
@@ -108,7 +107,7 @@ class Outcome:
 def trial(
     case: Case, estimator: zo.Estimator, evaluator: str, chunk: int | None, *, output_loss: bool
 ) -> Outcome:
-    """Two steps; `output_loss` says whether the library is given an `OutputLoss` or a mere function."""
+    """The steps of a case; `output_loss` says whether the library is given an `OutputLoss` or a function."""
     outcome, network = Outcome(), case.make()
     objective = case.output_loss if output_loss else case.plain
     truths = expected(case, estimator)

@@ -21,7 +21,7 @@ from blackbox import ArraySpec, BlackBoxFunction
 from tests.zo.row_boxes import weights
 from zo.tangents.models.student import StudentTangent
 from zo.tangents.pairs import CallPairs, together
-from zo.tangents.trust.policy import TrustPolicy
+from zo.tangents.trust import TrustPolicy
 
 LOSSES = ("squared", "kl", "kl-logits", "labels")
 
@@ -131,7 +131,7 @@ def smooth(z: Tensor) -> Tensor:
 SIZES = 10.0 ** torch.linspace(-3, 3, 6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)])
 def test_on_a_smooth_box_the_vjp_comes_to_the_truth_and_without_standardising_it_does_not(dtype):
     """On held-out rows; the bounds are what is asked for, not what was seen."""
     z = ((5 + weights(2000, 6, seed=2)) * SIZES).to(dtype)
@@ -141,8 +141,8 @@ def test_on_a_smooth_box_the_vjp_comes_to_the_truth_and_without_standardising_it
     truth = torch.autograd.grad(smooth(point), point, v)[0]
     found = {}
     for standardise in (True, False):
-        student = StudentTangent(layers(6, 64, 64, 5).to(dtype), standardise=standardise)
-        student.fit(z, smooth(z).to(dtype), steps=600)
+        student = StudentTangent(layers(6, 64, 64, 5).to(dtype), standardise=standardise, batch=64)
+        student.fit(z, smooth(z).to(dtype), steps=400)
         mine = student.vjp(values(new, smooth(new).to(dtype)), v.to(dtype))
         assert mine.dtype == dtype
         found[standardise] = cosine(mine * SIZES, truth * SIZES)  # each input in its own size
@@ -223,6 +223,7 @@ def squared_loss(p: Tensor, labels: Tensor) -> Tensor:
     return (p - functional.one_hot(labels, 10)).square().sum(dim=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "standardise", "bounds"),
     [("kl", True, (0.8, 1.0)), ("kl", False, (0.0, 0.7)), ("labels", True, (0.3, 1.0))],
@@ -287,6 +288,7 @@ class Training:
         return errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["kl", "labels"])
 def test_a_denoiser_learns_through_a_frozen_classifier(digits, mlp, denoiser, loss):
     """From where least squares left it. 0.05 of 597 images, the same ones, are four standard errors."""
@@ -298,6 +300,7 @@ def test_a_denoiser_learns_through_a_frozen_classifier(digits, mlp, denoiser, lo
     assert not training.gradient.watch.lost
 
 
+@pytest.mark.slow
 def test_where_a_student_misleads_its_trust_is_lost(digits, denoiser):
     """A forest is flat between jumps; a smooth student leads away from all that both have seen."""
     images, labels = (tensor[:1200].numpy() for tensor in digits)

@@ -157,6 +157,7 @@ def test_beside_a_gradient_it_keeps_what_is_best_through_the_box(kind):
     def objective(network, batch):
         return (box(network(batch)) - batch.roll(1, dims=1).tanh()).square().mean(dim=1)
 
+    @torch.no_grad()
     def validate():
         return float(objective(network, weights(32, 4, seed=99)).mean())
 

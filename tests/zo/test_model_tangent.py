@@ -132,6 +132,7 @@ def test_a_step_with_the_boxs_own_function_is_autograds_and_with_a_crude_one_nea
         assert errors[1] < errors[0]
 
 
+@pytest.mark.slow
 def test_what_a_model_leaves_of_the_wake_is_learned_behind_it():
     """The wake by a solver at a tenth of the Reynolds number; probes see the rest.
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -182,7 +186,7 @@ def test_trust_falls_as_the_box_is_learned():
     assert all(each[0] is None for each in errors)
     assert min(errors[0][1:]) > 0.5 and max(errors[3][1:]) < 1e-6
     errors_of_calls = {"tangent_error_call_2", "tangent_error_call_3"}
-    assert gradient.metrics().keys() == {"tangent_error", "tangent_probes", *errors_of_calls}
+    assert gradient.metrics().keys() == {"tangent_error", "tangent_rows", "tangent_probes", *errors_of_calls}
     assert gradient.metrics()["tangent_error"] == gradient.trust_of_step < 1e-6
 
 
@@ -392,6 +396,103 @@ def test_buffers_move_once_and_dropout_draws_one_mask(evaluator):
     assert torch.allclose(network[1].running_mean, truth[1].running_mean, rtol=1e-12)
 
 
+# Around it
+
+
+def test_two_threads_with_two_gradients_do_not_meet():
+    """Through one box, whose calls wait for the other thread's: each has the gradient that it has alone."""
+
+    def train(box) -> torch.Tensor:
+        network = make_network()
+        gradient = zo.TangentGradient(network, chain(box), boxes=[box], tangent=zo.SecantTangent(), probes=3)
+        found = []
+        for step in range(3):
+            network.zero_grad()
+            gradient.backward(weights(5, 4, seed=step))
+            found.append(grads(network))
+        assert gradient.counts.rows == 3 * 4 * 5 * 3
+        return torch.cat(found)
+
+    both = threading.Barrier(2, timeout=60)
+
+    class Meets(FromTorch):
+        def evaluate_rows(self, *arrays):
+            both.wait()
+            return super().evaluate_rows(*arrays)
+
+    alone = train(FromTorch(torch.sin, (X,), (X,)))
+    box = Meets(torch.sin, (X,), (X,))
+    # dropout-free networks: torch's generators are one for all threads
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(train, [box, box]))
+    assert torch.equal(found[0], alone) and torch.equal(found[1], alone)
+
+
+def test_under_no_grad_the_gradient_is_the_same():
+    def run() -> torch.Tensor:
+        network, box = make_network(), Sine()
+        full_rank(network, chain(box), [box]).backward(weights(5, 4))
+        return grads(network)
+
+    expected = run()
+    with torch.no_grad():
+        assert torch.equal(run(), expected)
+
+
+def test_a_gradient_that_arrives_at_a_box_that_is_not_named_is_refused():
+    """It would be lost there; a box whose inputs do not depend on the weights stays a constant (above)."""
+    box, other = Sine(), FromTorch(torch.cos, (X,), (X,))
+
+    def objective(network, batch):
+        return other(box(network(batch))).square().mean(dim=1)
+
+    def cut(network, batch):
+        return other(box(network(batch)).detach()).square().mean(dim=1) + network(batch).mean(dim=1)
+
+    network = make_network()
+    with pytest.raises(zo.TangentError, match=r"FromTorch, which is not in boxes.*Name the box.*x\.detach"):
+        zo.TangentGradient(network, objective, boxes=[box]).backward(weights(5, 4))
+    assert all(p.grad is None for p in network.parameters())
+    zo.TangentGradient(network, cut, boxes=[box]).backward(weights(5, 4))
+    expected = true_grads(lambda network, batch: network(batch).mean(dim=1), network, weights(5, 4))
+    assert torch.allclose(grads(network), expected)
+
+
+def test_it_says_what_it_is():
+    network, box = make_network(), Sine()
+    gradient = zo.TangentGradient(network, chain(box), boxes=[box], max_rows=9)
+    words = (
+        "Sequential, 49 weights",
+        "boxes=[Sine]",
+        "SecantTangent(LowRankTangent(",
+        "probes=2",
+        "max_rows=9",
+    )
+    assert all(word in repr(gradient) for word in words)
+    gradient.backward(weights(5, 4))
+    assert gradient.metrics()["tangent_rows"] == gradient.counts.rows == 3 * 5 * 3
+    assert all(type(value) in (int, float) for value in gradient.metrics().values())
+
+
+@pytest.mark.parametrize("why", ["a constant box", "another network"])
+def test_a_gradient_of_zero_is_said_once(why):
+    network, other = make_network(), make_network()
+    box = FromTorch(torch.zeros_like if why == "a constant box" else torch.sin, (X,), (X,))
+    used = network if why == "a constant box" else other
+
+    def objective(network, batch):
+        return box(used(batch)).square().mean(dim=1)
+
+    student = zo.StudentTangent(nn.Linear(4, 4))
+    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=student, probes=0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            gradient.backward(weights(5, 4))
+    said = [each for each in caught if "zero for every weight" in str(each.message)]
+    assert len(said) == 1 and said[0].filename == __file__
+
+
 # Refusals
 
 
@@ -470,6 +571,8 @@ def test_objectives_that_cannot_be_replayed(objective, words):
         ({"mu": 0.0}, "mu: expected a finite number > 0"),
         ({"max_dropped": 2}, "max_dropped: expected a fraction"),
         ({"evaluator": "difference"}, "evaluator: expected one of stacked, loop"),
+        ({"max_rows": 0}, "max_rows: expected a finite number > 0"),
+        ({"max_rows": 3, "probes": 3}, "max_rows: expected at least 4 times the rows of a first-order step"),
         ({"boxes": []}, "boxes: expected a list"),
         ({"boxes": [torch.sin]}, "expected BlackBoxFunctions"),
         ({"boxes": [FromTorch(torch.sin, (ArraySpec("n", (), "int64"),), (X,))]}, "differentiable input"),

@@ -271,8 +271,10 @@ class DifferentiableBox(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """What `state_dict` has of it: seed, counts, and what the tangent has learned."""
-        own = self.tangent
-        learned = None if own is None else {"kind": repr(own), "state": own.state_dict()}
+        rows, learned = self._tangent, None
+        if rows is not None:
+            state, units = rows.tangent.state_dict(), rows.units.state_dict()
+            learned = {"kind": repr(rows.tangent), "state": state, "units": units}
         return {"seed": self.seed, "counts": asdict(self.counts), "tangent": learned}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:

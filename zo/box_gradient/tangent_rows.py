@@ -12,9 +12,9 @@ from torch import Tensor
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.box_gradient.row_queries import RowQueries
 from zo.tangents.pairs import CallPairs, sizes
-from zo.tangents.step.calls import RecordedCall
 from zo.tangents.tangent import Tangent
-from zo.tangents.trust.prediction_error import predict_and_learn
+from zo.tangents.trust import predict_and_learn, relative_error
+from zo.tangents.units import Units
 
 
 class TangentRows:
@@ -28,6 +28,7 @@ class TangentRows:
     def __init__(self, box: BlackBoxFunction, tangent: Tangent) -> None:
         self.box = box
         self.tangent = copy.deepcopy(tangent)
+        self.units = Units()
         self._errors: dict[int, tuple[float | None, float]] = {}  # by call: relative, and size of responses
         self._ended = False  # whether a call came after the last backward
 
@@ -81,7 +82,7 @@ class TangentRows:
         Returns:
             Gradients `(rows, size)` by the place of the input, of those with a derivative.
         """
-        self._learn(call, pairs)
+        pairs = self._learn(call, pairs)
         rows = len(pairs.z)
         places = [place for place, spec in enumerate(self.box.outputs) if spec.differentiable]
         cotangent = torch.cat(
@@ -112,13 +113,13 @@ class TangentRows:
         named |= {f"tangent_error_call_{number}": error for number, error in enumerate(self.trust, start=1)}
         return {name: error for name, error in named.items() if error is not None}
 
-    def _learn(self, call: int, pairs: CallPairs) -> None:
+    def _learn(self, call: int, pairs: CallPairs) -> CallPairs:
         if self._ended:
             self._errors, self._ended = {}, False
-        alone = RecordedCall(0, (pairs.z[None],), (pairs.y[None],))
-        (error,), _ = predict_and_learn([self.tangent], [alone], [pairs])
-        scale = pairs.response if len(pairs.d) else pairs.y - pairs.y.mean(dim=0)
-        self._errors[call] = error, float(scale.double().square().sum())
+        (pairs,) = self.units.measure([pairs])
+        (squares,) = predict_and_learn(self.tangent, [pairs])
+        self._errors[call] = relative_error([squares]), 0.0 if squares is None else squares[1]
+        return pairs
 
 
 def _flat(specs: Sequence[ArraySpec], arrays: Sequence[Tensor]) -> Tensor:

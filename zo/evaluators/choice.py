@@ -25,7 +25,7 @@ LEAST = 16  # below, a batched solver and the layers' own overhead want more
 # chunk of 96 wake queries took 1.6 times as long as two of 48.
 CACHED = 64 * 2**20
 LARGE = 2**22  # of a base evaluation's bytes, beyond which directions are evaluated one by one
-SMALLEST = 8  # queries of a chunk, below which overhead costs more than a second process saves
+SMALLEST = 16  # queries of a chunk, below which overhead costs more than a second process saves
 
 
 def candidates(chosen: str | Evaluator, objective: Objective) -> tuple[Evaluator, ...]:

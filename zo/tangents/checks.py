@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
-from blackbox.checks import check_count
+from blackbox.checks import check_count, check_positive
 from zo.errors import ConfigurationError, FailedQueriesError, TangentError
 from zo.objective import Closed, Objective, as_objective
 from zo.parameters import Parameters
 from zo.tangents.models.low_rank import LowRankTangent
 from zo.tangents.models.secant import SecantTangent
 from zo.tangents.pairs import CallPairs
-from zo.tangents.step.calls import RecordedCall
+from zo.tangents.recording import RecordedCall
 from zo.tangents.tangent import Tangent
+
+MAX_ROWS = 3.5  # what a step may cost where the user has not said so, in multiples of the base's rows
 
 
 def check_max_dropped(value: float) -> None:
@@ -43,7 +45,20 @@ def check_probes(probes: int, tangents: Sequence[Tangent]) -> None:
         check_count("TangentGradient", "probes", probes)
 
 
-def refuse_not_finite(gradients: Sequence[Tensor], trust: Sequence[float | None], step: int) -> None:
+def checked_max_rows(max_rows: float | None, probes: int) -> float:
+    """The budget of a step in multiples of the base's rows; None for the usual one, or what probes take."""
+    if max_rows is None:
+        return max(MAX_ROWS, 1.0 + probes)
+    check_positive("TangentGradient", "max_rows", max_rows)
+    if max_rows < 1 + probes:
+        raise ConfigurationError(
+            f"TangentGradient, max_rows: expected at least {1 + probes} times the rows of a first-order "
+            f"step, as the base and probes={probes} take, got {max_rows!r}. Allow more, or take fewer probes."
+        )
+    return float(max_rows)
+
+
+def refuse_not_finite(gradients: Sequence[Tensor], errors: Sequence[float | None], step: int) -> None:
     """Refuse a gradient with NaN or infinity in it.
 
     Raises:
@@ -52,7 +67,7 @@ def refuse_not_finite(gradients: Sequence[Tensor], trust: Sequence[float | None]
     if not all(bool(gradient.isfinite().all()) for gradient in gradients):
         raise TangentError(
             f"Step {step}: expected a finite gradient, got NaN or infinity. Relative errors of the "
-            f"tangents by call: {list(trust)}. See where errors above 1 come from; more probes, a larger "
+            f"tangents by call: {list(errors)}. See where errors above 1 come from; more probes, a larger "
             "ridge or another tangent mend them."
         )
 

@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
-from blackbox.checks import check_choice
+from blackbox.checks import check_choice, check_count
 from zo.batches import count_rows
 from zo.draws import Key
+from zo.errors import TangentError, TangentWarning
 from zo.estimators.estimator import check_mu
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
-from zo.execution.ranks import fingerprint
-from zo.execution.shared_rows import apart
+from zo.execution.ranks import Ranks, fingerprint
+from zo.failures import survivors
 from zo.objective import Objective
 from zo.parameters import Choice, Parameters
-from zo.same_run import refuse_other_run
+from zo.same_run import refuse_other_run, same_chunk
 from zo.tangents import checks
-from zo.tangents.counts import TangentCounts
-from zo.tangents.step.distributed import ProbeRanks
-from zo.tangents.step.learning import Learned, learn
-from zo.tangents.step.probes import run_probes
+from zo.tangents.pairs import CallPairs
+from zo.tangents.recording import RecordedCall, record
+from zo.tangents.replay import refuse_unseen_weights, replay, without_failed
 from zo.tangents.tangent import Tangent
-from zo.tangents.trust.directional_check import agreement
-from zo.tangents.trust.policy import TrustPolicy, TrustWatch
+from zo.tangents.trust import TrustPolicy, TrustWatch, agreement, predict_and_learn, relative_error
+from zo.tangents.units import Units
+
+
+@dataclass
+class TangentCounts:
+    """What a `TangentGradient` has spent and seen.
+
+    Attributes:
+        steps: calls of `backward`, each with one base evaluation.
+        queries: perturbed objectives: probes, and the checks along the gradient.
+        rows: rows asked of the boxes, those of base and checks included.
+        dropped: rows of probes, in a call, whose pairs were left out because they failed.
+        checks: queries along the gradient (see `TrustPolicy.check_every`).
+        failed_checks: of those, how many told nothing, for a row failed.
+    """
+
+    steps: int = 0
+    queries: int = 0
+    rows: int = 0
+    dropped: int = 0
+    checks: int = 0
+    failed_checks: int = 0
 
 
 class TangentGradient:
@@ -50,53 +71,61 @@ class TangentGradient:
     alone, with the tangent's vector-Jacobian product in the place of the box's: the values are the
     box's own, only the derivative is a model. What stands around the boxes must be differentiable.
 
-    A step asks the boxes for (1 + probes) x batch rows in each call, however many weights there are. The
-    objective is evaluated twice, once with all variants and once for autograd with the boxes' recorded
-    answers. The second time is the ordinary forward, which updates buffers (running statistics) once.
+    A step asks the boxes for (1 + probes) x batch rows in each call, however many weights there are, where a
+    first-order step takes batch rows. The objective is evaluated twice, once with all variants and once for
+    autograd with the boxes' recorded answers. The second time is the ordinary forward, which updates buffers
+    (running statistics) once.
+
+    The gradient is biased as far as the tangent is wrong. How far that is, each step tells by predicting
+    responses before it learns from them, and every few steps one more query, along the gradient, compares
+    the loss with what the gradient says (batch rows in each call). When trust is lost more probes are taken,
+    which is said, as far as `max_rows` allows; see `TrustPolicy`. What decides is a held-out loss: see
+    `KeepBest`. The numbers of a box may be in any units: each counts by what is usual for it (`Units`).
 
     Processes with the same network can share the evaluations out, for the same result:
 
         torch.distributed.init_process_group("gloo")  # in train.py; torchrun --nproc-per-node=3 train.py
         gradient = zo.TangentGradient(..., process_group=torch.distributed.group.WORLD)
 
-    The gradient is biased as far as the tangent is wrong. How far that is, each step tells by predicting
-    responses before it learns from them, and every few steps one more query, along the gradient, compares
-    the loss with what the gradient says (batch rows in each call). When trust is lost the number of
-    probes grows; see `TrustPolicy`. What decides is a held-out loss: see `KeepBest`.
-
     Args:
-        network: several networks go in a `ModuleDict`.
+        network: the network; several go in a `ModuleDict`.
         objective: `objective(network, batch) -> Tensor (rows,)`, as for `LossGradient`; it calls the
             boxes, any number of times, with torch tensors.
         boxes: those that the objective calls and gradients go through. Another box that it calls is
-            evaluated in both evaluations, and no gradient passes it. Where a box is wrapped, name the
-            outermost wrapper. While `backward` runs no other thread may call them.
+            evaluated in both evaluations, and its inputs must not depend on the weights. Where a box is
+            wrapped, name the outermost wrapper.
         tangent: for each box a copy of it, or a sequence with one for each; None for
             `SecantTangent(LowRankTangent())`, see docs/learned_tangents.md for why.
         probes: how many, while there is trust; 0 where all tangents learn from values alone,
             or not at all.
         mu: standard deviation by which a probe moves each weight. Results hardly depend on it: only the
-            box is linearised. Responses must stand out of its rounding and noise.
+            box is linearised. Responses must be distinguishable from its rounding and noise.
+        max_rows: what a step may cost on average when trust is lost, in multiples of the rows of a
+            first-order step: 1 for the base, 1 for each probe, and 1 for a check. None for 3.5, which allows
+            two probes, or for what `probes` take.
         parameters: which to train, as for `LossGradient`; all must require a gradient.
         evaluator: "stacked", base and probes in one call of the objective, so a box has all their rows at
             once; or "loop", one after another, for networks and objectives that cannot be stacked.
-        seed: a probe's draws hang on (seed, step, its number) alone.
+        seed: a probe's draws depend on (seed, step, its number) alone.
         chunk: how many of base and probes run together; None for all, or 1 where there are several
             processes. Results are equal to the bit for equal chunks, on any number of processes.
         process_group: of processes that are each given the whole batch, and have the same random state;
-            "gloo" or, for GPUs, "nccl". `ProbeRanks` says what they exchange. None for this process alone.
+            "gloo" or, for GPUs, "nccl". Each step they exchange what was recorded: variants x rows x
+            (1 + sum over calls of (size_in + size_out)) numbers. None for this process alone.
         max_dropped: the fraction of a step's pairs that may fail before the step is an error.
-        trust_policy: when trust is lost, and what that may cost.
+        trust_policy: when trust is lost.
 
     Failed rows: those whose loss is not finite in the base are taken out of loss and gradient; a row that
     fails in a probe drops its pair, and one that fails in a check drops the check.
 
     Attributes:
         tangents: of each box.
+        units: of each box.
         trust: for each call of the last step the relative error of the tangent's prediction of responses
             that it had not learned from: 0 is perfect, 1 no better than predicting no response. None for a
-            call whose inputs do not depend on the weights. `trust_of_step` is that of all calls together.
-            Without probes it is the error of predicted outputs, and 1 is no better than their mean.
+            call whose inputs do not depend on the weights. Without probes it is the error of predicted
+            outputs, and 1 is no better than their mean.
+        trust_of_step: that error over all calls of the last step together.
         agreement: in the last step, the change of the loss along the gradient over what the gradient says:
             1 is right, 0 or less would not descend. None where it was not checked.
         watch: the running mean of the trust, whether it is lost, and the number of probes of the next step.
@@ -115,6 +144,7 @@ class TangentGradient:
         tangent: Tangent | Sequence[Tangent] | None = None,
         probes: int = 2,
         mu: float = 1e-3,
+        max_rows: float | None = None,
         parameters: Choice | Iterable[Choice] | None = None,
         evaluator: str = "stacked",
         seed: int = 0,
@@ -125,12 +155,16 @@ class TangentGradient:
     ) -> None:
         check_mu("TangentGradient", mu)
         check_choice("TangentGradient", "evaluator", evaluator, ("stacked", "loop"))
+        if chunk is not None:
+            check_count("TangentGradient", "chunk", chunk)
         checks.check_max_dropped(max_dropped)
         self.network = network
         self.objective = checks.checked_objective(objective)
         self.boxes = checks.checked_boxes(boxes)
         self.tangents = checks.checked_tangents(tangent, len(self.boxes))
+        self.units = tuple(Units() for _ in self.boxes)
         checks.check_probes(probes, self.tangents)
+        max_rows = checks.checked_max_rows(max_rows, probes)
         self.mu = mu
         self.parameters = Parameters(network, parameters)
         checks.check_trainable(self.parameters)
@@ -140,12 +174,15 @@ class TangentGradient:
         self.trust: list[float | None] = []
         self.trust_of_step: float | None = None
         self.agreement: float | None = None
-        self.watch = TrustWatch(trust_policy, probes, any(own.learns for own in self.tangents))
+        self.watch = TrustWatch(trust_policy, probes, max_rows, any(own.learns for own in self.tangents))
         self._key = Key(seed)
-        self._ranks = ProbeRanks(process_group, chunk)
+        self._ranks = Ranks(process_group, "TangentGradient", TangentError)
+        self._chunk = 1 if chunk is None and self._ranks.size > 1 else chunk
+        self._rows = 0  # of the last step
+        self._said_zero = False
 
     def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
-        """Add this step's gradient to `.grad`, as autograd would.
+        """Add this step's gradient to `.grad`, as autograd would; also under `torch.no_grad()`.
 
         Args:
             batch: any nesting of tensors with rows first.
@@ -160,32 +197,37 @@ class TangentGradient:
             FailedQueriesError: all rows of the base, or more than `max_dropped` of the pairs, failed.
                 In all these cases `.grad` is as it was.
         """
-        step, probes, ranks = self.counts.steps, self.watch.probes, self._ranks
-        before, key = Snapshot(self.network), self._key.at(step)
-        alike = (key, self.mu, ranks.chunk, type(self.evaluator), vars(self.watch), self.tangents)
-        ranks.refuse_others(step, lambda: fingerprint(self.network, batch, repr(alike)))
+        step, ranks, before = self.counts.steps, self._ranks, Snapshot(self.network)
+        key, probes = self._key.at(step), self.watch.probes
+        ranks.refuse_others(step, lambda: fingerprint(self.network, batch, repr(self._settings(key))))
         problem = Problem(self.network, self.parameters, self.objective, batch, count_rows(batch))
-        base, calls, asked = run_probes(problem, self.boxes, self.evaluator, probes, self.mu, key, ranks)
-        self.counts.queries += probes
-        self.counts.rows += asked
 
-        def rest() -> tuple[Learned, tuple[float | None, TangentCounts]]:
-            found = learn(problem, self.boxes, self.tangents, base, calls, self.max_dropped, step)
-            self.counts.dropped += found.dropped
-            agreed = None
-            if ranks.rank == 0 and self.watch.policy.checks(step):
-                with apart() if ranks.size > 1 else nullcontext():  # the first rank alone
-                    agreed = agreement(problem, self.boxes, base, found.gradients, before, self.counts)
-            return found, (agreed, self.counts)
+        seen = record(problem, self.boxes, self.evaluator, probes, self.mu, key, ranks, self._chunk)
 
-        found, told = ranks.together(step, rest)
-        self.trust, self.trust_of_step = found.trust, found.trust_of_step
-        self.agreement, self.counts = told[0]  # the first rank's: it alone checks
-        for tensor, gradient in zip(self.parameters.tensors, found.gradients, strict=True):
+        def rest() -> tuple[tuple[Tensor, tuple[Tensor, ...], int], tuple[float | None, int]]:
+            base = seen.losses[0]
+            survived = survivors(base, step)
+            if probes and step == 0 and isinstance(self.evaluator, Stacked):  # what it finds does not change
+                refuse_unseen_weights(problem, self.boxes, seen.calls, survived)
+            calls, kept = without_failed(survived, seen.calls, batch)
+            pairs, dropped = self._learn(calls, survived, step)
+            loss, gradients = replay(
+                replace(problem, batch=kept), self.boxes, self.tangents, calls, pairs, survived
+            )
+            checks.refuse_not_finite(gradients, self.trust, step)
+            checked = None, 0
+            if ranks.rank == 0 and self.watch.policy.checks(step):  # the first rank alone
+                checked = agreement(problem, self.boxes, base, gradients, before)
+            return (loss, gradients, dropped), checked
+
+        (loss, gradients, dropped), told = ranks.together(step, rest)
+        for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
             tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
-        self.counts.steps += 1
+        self.agreement, check_rows = told[0]
+        self._count(probes, seen.rows, dropped, check_rows)
+        self._say_zero(gradients, step)
         self.watch.saw(step, self.trust_of_step, self.agreement)
-        return found.loss
+        return loss
 
     @property
     def waited(self) -> float:
@@ -197,21 +239,30 @@ class TangentGradient:
         return self.watch.probes + self.watch.policy.checks(self.counts.steps)
 
     def metrics(self) -> dict[str, float]:
-        """Trust of the last step, in all and by call (from 1 on), its check, and the probes of the next."""
+        """Plain numbers of the last step, for a run's log.
+
+        Returns:
+            By name the relative error of the tangents' predictions (`tangent_error`, and of each call, from 1
+            on, `tangent_error_call_1`), the agreement of the loss with the gradient (`tangent_agreement`),
+            where they are known; the rows asked of the boxes in that step (`tangent_rows`), and the probes of
+            the next (`tangent_probes`).
+        """
         by_name = {"tangent_error": self.trust_of_step}
         by_name |= {f"tangent_error_call_{call}": error for call, error in enumerate(self.trust, start=1)}
-        by_name |= {"tangent_agreement": self.agreement, "tangent_probes": self.watch.probes}
+        by_name |= {"tangent_agreement": self.agreement}
+        by_name |= {"tangent_rows": self._rows, "tangent_probes": self.watch.probes}
         return {name: error for name, error in by_name.items() if error is not None}
 
     def state_dict(self) -> dict[str, Any]:
-        """Seed, chunk, counts (draws hang on the steps among them), trust, what tangents have learned."""
+        """Seed, chunk, counts (draws depend on the steps in them), trust, units, what was learned."""
         return {
             "seed": self._key.seed,
-            "chunk": self._ranks.chunk,
+            "chunk": self._chunk,
             "counts": asdict(self.counts),
             "trust": self.watch.state_dict(),
-            "kinds": self._kinds(),
+            "kinds": [repr(tangent) for tangent in self.tangents],
             "tangents": [tangent.state_dict() for tangent in self.tangents],
+            "units": [units.state_dict() for units in self.units],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -220,14 +271,67 @@ class TangentGradient:
         Raises:
             ConfigurationError: the state is of a run with another seed or chunk, or other tangents.
         """
-        self._ranks.take_chunk(state["chunk"])
-        own = {"seed": self._key.seed, "tangents": ", ".join(self._kinds())}
-        saved = {"seed": state["seed"], "tangents": ", ".join(state["kinds"])}
-        refuse_other_run("TangentGradient", own, saved)
+        chunk = same_chunk("TangentGradient", self._chunk, state["chunk"])
+        own = {"seed": self._key.seed, "tangents": ", ".join(map(repr, self.tangents))}
+        refuse_other_run(
+            "TangentGradient", own, {"seed": state["seed"], "tangents": ", ".join(state["kinds"])}
+        )
+        self._chunk = chunk
         self.counts = TangentCounts(**state["counts"])
         self.watch.load_state_dict(state["trust"])
-        for tangent, own in zip(self.tangents, state["tangents"], strict=True):
-            tangent.load_state_dict(own)
+        for several, states in ((self.tangents, state["tangents"]), (self.units, state["units"])):
+            for each, kept in zip(several, states, strict=True):
+                each.load_state_dict(kept)
 
-    def _kinds(self) -> list[str]:
-        return [repr(tangent) for tangent in self.tangents]
+    def __repr__(self) -> str:
+        """The network's class and size, boxes, tangents, and what a step costs."""
+        size = f"{type(self.network).__name__}, {self.parameters.size:,} weights"
+        return (
+            f"TangentGradient({size}, boxes={list(self.boxes)!r}, tangents={list(self.tangents)!r}, "
+            f"probes={self.watch.probes}, mu={self.mu:g}, max_rows={self.watch.max_rows:g}, "
+            f"evaluator={type(self.evaluator).__name__.lower()!r})"
+        )
+
+    def _learn(
+        self, calls: Sequence[RecordedCall], survived: Tensor, step: int
+    ) -> tuple[list[CallPairs], int]:
+        """Let the tangents predict what was recorded and learn from it; the pairs, and how many failed."""
+        pairs, dropped = checks.checked_pairs(self.boxes, calls, survived, self.max_dropped, step)
+        squares: list[tuple[float, float] | None] = [None] * len(calls)
+        for box, (tangent, units) in enumerate(zip(self.tangents, self.units, strict=True)):
+            own = [number for number, call in enumerate(calls) if call.box == box]
+            if own:
+                measured = units.measure([pairs[number] for number in own])
+                found = predict_and_learn(tangent, measured)
+                for number, *known in zip(own, measured, found, strict=True):
+                    pairs[number], squares[number] = known
+        self.trust = [relative_error([each]) for each in squares]
+        self.trust_of_step = relative_error(squares)
+        return pairs, dropped
+
+    def _count(self, probes: int, rows: int, dropped: int, check_rows: int) -> None:
+        counts, checked = self.counts, bool(check_rows)
+        self._rows = rows + check_rows
+        counts.steps += 1
+        counts.queries += probes + checked
+        counts.rows += self._rows
+        counts.dropped += dropped
+        counts.checks += checked
+        counts.failed_checks += checked and self.agreement is None
+
+    def _say_zero(self, gradients: Sequence[Tensor], step: int) -> None:
+        """Say once that a gradient is exactly zero everywhere, with which nothing trains."""
+        if self._said_zero or any(bool(gradient.any()) for gradient in gradients):
+            return
+        self._said_zero = True
+        warnings.warn(
+            f"Step {step}: expected a gradient that is not zero, got zero for every weight. See that the "
+            "objective uses this very network, that its boxes' outputs change with their inputs, and that a "
+            "tangent which has not learned anything yet has something to start from (StudentTangent.fit).",
+            TangentWarning,
+            stacklevel=3,
+        )
+
+    def _settings(self, key: Key) -> tuple[Any, ...]:
+        """What must be the same in all processes, beside weights and batch."""
+        return key, self.mu, self._chunk, type(self.evaluator), vars(self.watch), self.tangents

@@ -17,10 +17,11 @@ class CallPairs:
     """Pairs (change of the input, change of the output), of the differentiable inputs and outputs alone.
 
     A row's differentiable inputs are end to end in one vector of `size_in` numbers, its differentiable
-    outputs in one of `size_out`, in the order of the specs.
+    outputs in one of `size_out`, in the order of the specs. All of them are in the box's own units.
 
     Attributes:
-        inputs, outputs: the differentiable specs.
+        inputs: the specs of the differentiable inputs.
+        outputs: the specs of the differentiable outputs.
         z: `(rows, size_in)`, where the changes start.
         d: `(probes, rows, size_in)`, changes of the input; zero where not valid.
         response: `(probes, rows, size_out)`, changes of the output; zero where not valid.
@@ -30,6 +31,10 @@ class CallPairs:
         alive: `(rows,)` bool; False where the base failed. All, if left out.
         others: for each input of the box the base's `(rows, *shape)`, None in the place of those that are
             differentiable; empty where that is not known.
+        d_scale: `(size_in,)`, the size of a typical change of each input, from `Units`; zero where it has
+            not been seen to change. Ones, if left out.
+        response_scale: `(size_out,)`, the size of a typical response of each output; zero where it has not
+            been seen to respond. Ones, if left out.
     """
 
     inputs: tuple[ArraySpec, ...]
@@ -41,49 +46,64 @@ class CallPairs:
     y: Tensor = field(default_factory=lambda: torch.empty(0))
     alive: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
     others: tuple[Tensor | None, ...] = ()
+    d_scale: Tensor = field(default_factory=lambda: torch.empty(0))
+    response_scale: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def __post_init__(self) -> None:
-        """Without word of failures none is assumed."""
+        """Without word of failures none is assumed, and without units all are one."""
         if not len(self.alive):
             alive = torch.ones(len(self.z), dtype=torch.bool, device=self.z.device)
             object.__setattr__(self, "alive", alive)
+        for name, like in (("d_scale", self.d), ("response_scale", self.response)):
+            if not len(getattr(self, name)):
+                object.__setattr__(self, name, like.new_ones(like.shape[-1]))
 
     def unit(self) -> tuple[Tensor, Tensor]:
-        """Changes of length one, and the responses over the same length; zero where not valid."""
-        length = self.d.norm(dim=-1, keepdim=True)
-        length = torch.where(length > 0, length, torch.ones_like(length))
-        return self.d / length, self.response / length
-
-    def without(self, probe: int) -> CallPairs:
-        """The pairs of all probes but one."""
-        kept = [other for other in range(len(self.d)) if other != probe]
-        return replace(self, d=self.d[kept], response=self.response[kept], valid=self.valid[kept])
+        """Changes whose length is one in standard units, and the responses to them; zero where not valid."""
+        length = (self.d * reciprocal(self.d_scale)).norm(dim=-1, keepdim=True)
+        short = reciprocal(length)
+        return self.d * short, self.response * short
 
     def listed(self) -> CallPairs:
-        """The valid pairs one by one: one probe, a row a pair, changes of length one.
+        """The valid pairs one by one: one probe, a row a pair, changes as `unit` has them.
 
         `z` is then half way along the change: there a quadratic box answers with just its derivative.
         """
         middle = (self.z + self.d / 2)[self.valid]
         d, response = (tensor[self.valid][None] for tensor in self.unit())
-        valid = torch.ones(d.shape[:2], dtype=torch.bool, device=d.device)
         rows = self.valid.nonzero()[:, 1]
-        others = tuple(None if other is None else other[rows] for other in self.others)
-        return CallPairs(self.inputs, self.outputs, middle, d, response, valid, others=others)
+        return replace(
+            self,
+            z=middle,
+            d=d,
+            response=response,
+            valid=torch.ones(d.shape[:2], dtype=torch.bool, device=d.device),
+            y=self.y[:0],
+            alive=self.alive[:0],
+            others=tuple(None if other is None else other[rows] for other in self.others),
+        )
 
 
 def together(calls: Sequence[CallPairs]) -> CallPairs:
     """The valid pairs of several calls of one box, as `CallPairs.listed` has them."""
     listed = [pairs.listed() for pairs in calls]
-    d, response, valid = (
-        torch.cat(column, dim=1) for column in zip(*((p.d, p.response, p.valid) for p in listed), strict=True)
-    )
-    z = torch.cat([pairs.z for pairs in listed])
     columns = zip(*(pairs.others for pairs in listed), strict=True)
-    others = tuple(None if column[0] is None else torch.cat(column) for column in columns)
-    return CallPairs(calls[0].inputs, calls[0].outputs, z, d, response, valid, others=others)
+    return replace(
+        listed[0],
+        z=torch.cat([pairs.z for pairs in listed]),
+        d=torch.cat([pairs.d for pairs in listed], dim=1),
+        response=torch.cat([pairs.response for pairs in listed], dim=1),
+        valid=torch.cat([pairs.valid for pairs in listed], dim=1),
+        alive=listed[0].alive[:0],
+        others=tuple(None if column[0] is None else torch.cat(column) for column in columns),
+    )
 
 
 def sizes(specs: tuple[ArraySpec, ...]) -> list[int]:
     """How many numbers each array of a row has."""
     return [math.prod(spec.shape) for spec in specs]
+
+
+def reciprocal(scale: Tensor) -> Tensor:
+    """1 / scale, and zero where that is zero: what has no unit yet has no part in anything."""
+    return torch.where(scale > 0, 1 / scale, 0.0)

@@ -75,8 +75,10 @@ class Tangent(ABC):
 class IdentityTangent(Tangent):
     """Each output follows the input of the same name and shape; without one it follows nothing.
 
-    A box with one input and one output, of one shape, needs no common name. Costs nothing. For a solver
-    that takes a small step it is a first guess; for all else what learned tangents start from.
+    A box with one input and one output, of one shape, needs no common name. A number that answers the
+    probes with less than a tenth of what it was changed by is known not to follow, as where inputs and
+    outputs are in other units or a wall stands. Costs nothing. For a solver that takes a small step it is a
+    first guess; for all else what learned tangents start from.
     """
 
     learns = False
@@ -85,18 +87,27 @@ class IdentityTangent(Tangent):
         """The changes themselves."""
         pieces, shape = d.split(sizes(pairs.inputs), dim=-1), d.shape[:-1]
         outputs = zip(_sources(pairs), sizes(pairs.outputs), strict=True)
-        return torch.cat(
-            [d.new_zeros(*shape, size) if source is None else pieces[source] for source, size in outputs], -1
-        )
+        found = [d.new_zeros(*shape, size) if source is None else pieces[source] for source, size in outputs]
+        return torch.cat(found, -1) * _follows(pairs)
 
     def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
         """The gradients of the outputs themselves."""
-        pieces = cotangent.split(sizes(pairs.outputs), dim=-1)
+        pieces = (cotangent * _follows(pairs)).split(sizes(pairs.outputs), dim=-1)
         found = [cotangent.new_zeros(*cotangent.shape[:-1], size) for size in sizes(pairs.inputs)]
         for source, piece in zip(_sources(pairs), pieces, strict=True):
             if source is not None:
                 found[source] = found[source] + piece
         return torch.cat(found, dim=-1)
+
+
+def _follows(pairs: CallPairs) -> Tensor:
+    """1 for outputs that may follow their input, 0 for those that are known not to: `(size_out,)`."""
+    scales = pairs.d_scale.split(sizes(pairs.inputs))
+    given = [
+        pairs.d_scale.new_zeros(size) if source is None else scales[source]
+        for source, size in zip(_sources(pairs), sizes(pairs.outputs), strict=True)
+    ]
+    return (pairs.response_scale >= 0.1 * torch.cat(given)).to(pairs.z.dtype)
 
 
 def _sources(pairs: CallPairs) -> list[int | None]:

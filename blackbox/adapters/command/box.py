@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from blackbox.adapters.command import array_files, plan, process
-from blackbox.adapters.command.scratch import checked_name, copy_into, output, scratch_folder
-from blackbox.adapters.command.templates import Template
+from blackbox.adapters.command import files, process
+from blackbox.adapters.command.files import array_files_of, checked_name, content, existing
+from blackbox.adapters.command.templates import Template, templates_of
 from blackbox.arrays import failed_outputs
 from blackbox.checks import check_count, check_positive
 from blackbox.errors import ConfigurationError
@@ -46,36 +47,42 @@ class CommandLine(BlackBoxFunction):
     0, takes longer than `timeout`, or leaves no file with numbers of the expected shape. The message
     has the last lines of stderr. Calls from several threads run side by side.
 
+    No process outlives its run. On Linux this holds for those that left their process group (`setsid`), and
+    when this process is killed; they are found by the variable BLACKBOX_RUN of their environment. The
+    folders of a process that was killed are removed by the next one that uses the same `scratch`.
+
     Files are named relative to the run's folder; their suffix says the format: `.npy`; `.h5` or `.hdf5`
     with a dataset of the array's name (`"out.h5:fields/drag"` for another); `.csv` (commas), `.txt` or
     `.dat` (spaces) with the numbers in C order, where a first line of words is skipped. What the program
     prints is in `stdout.txt` and `stderr.txt`.
 
     Args:
-        arguments: the program, found on the PATH or by its path, and its arguments. A `Path` is made
-            absolute and must exist (for a script, say); in text, placeholders are filled in.
-        inputs: specs of what goes in.
-        outputs: specs of what comes out.
-        input_files: input -> the file it is written to.
-        output_files: output -> the file it is read from.
-        input_templates: file -> text with placeholders such as `{angle}`, `{shape[3]}`, `{angle:.3f}`, or
-            the `Path` of a file with it.
-        output_templates: likewise; the output is read where the file looks like the text, the last time.
-        copies: name in the run's folder -> a file or folder that the program needs there, such as a mesh.
-        vectorized: False for a run a row, with arrays of the specs' shapes; True for a run a block, with
-            `(rows, *shape)` in `input_files` and `output_files` and no placeholders.
-        max_rows: rows of a block at most; None for all rows of a call.
-        timeout: seconds a run may take, then all its processes are ended; None for any time.
-        environment: variables set for the program.
-        inherit: the variables of ours that it gets too; None for all of them.
-        max_bytes: the size that a file of a run may have.
-        scratch: where runs' folders are made; None for the system's temporary folder.
-        keep_failed: whether the folder of a failed run stays there, named in the message.
+        arguments: the program and its arguments. The program is found on the PATH, or where its path says; a
+            `Path` without a folder is one in the working directory. A `Path` among the arguments (a script,
+            say) is made absolute and must exist. In text, placeholders are filled in.
+        inputs: the specs of what goes in.
+        outputs: the specs of what comes out.
+        input_files: the file that each input is written to, by the input's name.
+        output_files: the file that each output is read from, by the output's name.
+        input_templates: the texts of files that are written, by the file's name. A text has placeholders such
+            as `{angle}`, `{shape[3]}` or `{angle:.3f}`; it may be given as the `Path` of a file that has it.
+        output_templates: the texts that files are read by, by the file's name. Outputs are read where the
+            file looks like the text; if it does so several times, the last time.
+        copies: files or folders that the program needs in its folder, such as a mesh, by their name there.
+        vectorized: False for a run for each row, with arrays of the specs' shapes; True for a run for each
+            block of rows, with `(rows, *shape)` in `input_files` and `output_files` and no placeholders.
+        max_rows: the most rows of a block; None for all rows of a call.
+        timeout: the seconds that a run may take before all its processes are ended; None for any time.
+        environment: variables that are set for the program.
+        inherit: the names of our variables that the program gets too; None for all of them.
+        max_bytes: the largest size of a file of a run.
+        scratch: the folder that runs' folders are made in; None for the system's temporary folder.
+        keep_failed: True to keep the folder of a run that failed; the message names it.
         deterministic: False where equal inputs may give different outputs.
-        failures: "raise" or "keep", see `BlackBoxFunction`.
+        failures: "raise" or "keep", as in `BlackBoxFunction`.
 
     Raises:
-        ConfigurationError: a program or path is not there, a name leads out of the folder, an array has no
+        ConfigurationError: a program or path does not exist, a name leads out of the folder, an array has no
             file or two, or a number is out of its range.
         DefinitionError: the specs make no sense.
     """
@@ -120,14 +127,14 @@ class CommandLine(BlackBoxFunction):
         self.vectorized, self.max_rows, self.timeout = vectorized, max_rows, timeout
         self.environment, self.inherit = dict(environment or {}), None if inherit is None else tuple(inherit)
         self.max_bytes, self.keep_failed, self.deterministic = max_bytes, keep_failed, deterministic
-        self.scratch = None if scratch is None else plan.existing("CommandLine, scratch", scratch)
-        self._command = plan.command_of(arguments, self.inputs, self._environment().get("PATH"))
-        self._written = plan.array_files_of("CommandLine, input_files", input_files, self.inputs)
-        self._read = plan.array_files_of("CommandLine, output_files", output_files, self.outputs)
-        self._filled = plan.templates_of("CommandLine, input_templates", input_templates, self.inputs)
-        self._found = plan.templates_of("CommandLine, output_templates", output_templates, self.outputs)
+        self.scratch = None if scratch is None else existing("CommandLine, scratch", scratch)
+        self._command = command_of(arguments, self.inputs, self._environment().get("PATH"))
+        self._written = array_files_of("CommandLine, input_files", input_files, self.inputs)
+        self._read = array_files_of("CommandLine, output_files", output_files, self.outputs)
+        self._filled = templates_of("CommandLine, input_templates", input_templates, self.inputs)
+        self._found = templates_of("CommandLine, output_templates", output_templates, self.outputs)
         self._copies = {
-            checked_name("CommandLine, copies", name): plan.existing(f"CommandLine, copies, {name!r}", source)
+            checked_name("CommandLine, copies", name): existing(f"CommandLine, copies, {name!r}", source)
             for name, source in (copies or {}).items()
         }
         self._check_use()
@@ -148,8 +155,8 @@ class CommandLine(BlackBoxFunction):
         ]
         used_out = [file.spec.name for file in self._read]
         used_out += [name for text in self._found.values() for name in text.names()]
-        plan.check_use(self.inputs, used_in, "input")
-        plan.check_use(self.outputs, used_out, "output")
+        check_use(self.inputs, used_in, "input")
+        check_use(self.outputs, used_out, "output")
         written = [file.file for file in self._written]
         for name in self._filled:
             if name in written:
@@ -157,7 +164,7 @@ class CommandLine(BlackBoxFunction):
                     f"CommandLine, input_templates: expected files of their own, got {name!r}, which is in "
                     "input_files too. Rename one."
                 )
-        plan.check_apart([*written, *self._filled], [*self._results()])
+        check_apart([*written, *self._filled], [*self._results()])
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """A run a row, or blocks of `max_rows`; see `BlackBoxFunction.run_rows`."""
@@ -196,7 +203,7 @@ class CommandLine(BlackBoxFunction):
             spec.name: np.asarray(array, spec.dtype or np.float64)
             for spec, array in zip(self.inputs, arrays, strict=True)
         }
-        with scratch_folder(self.scratch, self.keep_failed) as folder:
+        with process.scratch_folder(self.scratch, self.keep_failed) as folder:
             self._prepare(folder, by_name)
             command = [
                 part.fill(by_name) if isinstance(part, Template) else str(part) for part in self._command
@@ -207,12 +214,12 @@ class CommandLine(BlackBoxFunction):
 
     def _prepare(self, folder: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
         for name, source in self._copies.items():
-            copy_into(folder, name, source)
+            files.copy_into(folder, name, source)
         for name in self._results():  # copied along: an old answer must not pass for a new one
             (folder / name).unlink(missing_ok=True)
         for file in self._written:
             (folder / file.file).parent.mkdir(parents=True, exist_ok=True)
-            array_files.write(folder / file.file, file.dataset, arrays[file.spec.name], self.vectorized)
+            files.write(folder / file.file, file.dataset, arrays[file.spec.name], self.vectorized)
         for name, template in self._filled.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(template.fill(arrays), encoding="utf-8")
@@ -220,11 +227,11 @@ class CommandLine(BlackBoxFunction):
     def _collect(self, folder: Path, leading: tuple[int, ...]) -> dict[str, np.ndarray[Any, Any]]:
         found = {}
         for file in self._read:
-            path = output(folder, file.file, self.max_bytes)
+            path = files.output(folder, file.file, self.max_bytes)
             shape = (*leading, *file.spec.shape)
-            found[file.spec.name] = array_files.read(path, file.dataset, shape, file.spec.floating)
+            found[file.spec.name] = files.read(path, file.dataset, shape, file.spec.floating)
         for name, template in self._found.items():
-            text = output(folder, name, self.max_bytes).read_text(encoding="utf-8", errors="replace")
+            text = files.output(folder, name, self.max_bytes).read_text(encoding="utf-8", errors="replace")
             found |= template.find(text)
         return found
 
@@ -233,11 +240,10 @@ class CommandLine(BlackBoxFunction):
         """What a cache knows this box by: settings, and what program, paths and copies hold now."""
         texts = {name: template.text for name, template in (self._filled | self._found).items()}
         command = [part.text if isinstance(part, Template) else str(part) for part in self._command]
-        files = [part for part in self._command if isinstance(part, Path)]
-        content = [plan.content(path) for path in files]
-        copies = [(name, plan.content(path)) for name, path in sorted(self._copies.items())]
+        programs = [content(part) for part in self._command if isinstance(part, Path)]
+        copies = [(name, content(path)) for name, path in sorted(self._copies.items())]
         settings = (self._written, self._read, self.vectorized, sorted(self.environment.items()))
-        return repr((command, content, copies, sorted(texts.items()), settings))
+        return repr((command, programs, copies, sorted(texts.items()), settings))
 
     def _results(self) -> list[str]:
         return [*dict.fromkeys(file.file for file in self._read), *self._found]
@@ -261,3 +267,62 @@ def _converted(spec: ArraySpec, array: np.ndarray[Any, Any]) -> np.ndarray[Any, 
             f"output {spec.name!r}: expected numbers of {spec.dtype}, got {array.dtype} beyond it."
         )
     return converted
+
+
+def command_of(
+    arguments: Sequence[str | os.PathLike[str]], specs: Sequence[ArraySpec], path: str | None
+) -> list[Template | Path | str]:
+    """The program, found now, and its arguments: paths made absolute, text with placeholders split.
+
+    Raises:
+        ConfigurationError: there is no such program or path.
+    """
+    where = "CommandLine, arguments"
+    if isinstance(arguments, str | os.PathLike) or not list(arguments):
+        raise ConfigurationError(
+            f"{where}: expected a list of the program and its arguments, got {arguments!r}. "
+            "There is no shell that would split it: write ['./solver', '--steps', '10']."
+        )
+    program, *others = arguments
+    name = os.fspath(program)
+    # A Path without a folder is a file here; such a text is looked up on the PATH, as in a shell.
+    found = shutil.which(os.path.abspath(name) if isinstance(program, os.PathLike) else name, path=path)
+    if found is None:
+        mend = "Give its path, and see that it is executable."
+        if os.path.basename(name) == name and os.access(name, os.X_OK):
+            mend = f"The working directory has such a file: write Path({name!r}) or './{name}'."
+        raise ConfigurationError(f"{where}: expected a program that can be run, got {name!r}. {mend}")
+    command: list[Template | Path | str] = [Path(found).absolute()]
+    for index, argument in enumerate(others, start=1):
+        if isinstance(argument, os.PathLike):
+            command.append(existing(f"{where}[{index}]", argument))
+        elif isinstance(argument, str) and "\0" not in argument:
+            template = Template(f"{where}[{index}]", argument, specs)
+            command.append(template if template.names() else argument)
+        else:
+            raise ConfigurationError(
+                f"{where}[{index}]: expected text or a path, got {argument!r}. Convert it with str()."
+            )
+    return command
+
+
+def check_use(specs: Sequence[ArraySpec], used: Sequence[str], kind: str) -> None:
+    """Refuse inputs that reach the program in no way, and outputs that come from nowhere or twice."""
+    for spec in specs:
+        times = used.count(spec.name)
+        if times == 0 or (kind == "output" and times > 1):
+            wanted = "some way to the program" if kind == "input" else "one file to be read from"
+            raise ConfigurationError(
+                f"CommandLine, {kind} {spec.name!r}: expected {wanted}, got {times or 'none'}. "
+                f"Name it in {kind}_files or in {kind}_templates."
+            )
+
+
+def check_apart(written: Sequence[str], read: Sequence[str]) -> None:
+    """Refuse a file that is both: where the program fails to write it, its input would pass for an answer."""
+    for file in written:
+        if file in read or file in (process.STDOUT, process.STDERR):
+            raise ConfigurationError(
+                f"CommandLine: expected other files for inputs than for outputs, {process.STDOUT} and "
+                f"{process.STDERR}, got {file!r} for both. Rename one."
+            )

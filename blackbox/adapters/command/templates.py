@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from blackbox.adapters.command.files import checked_name, existing
 from blackbox.errors import ConfigurationError
 from blackbox.spec import ArraySpec
 
@@ -147,6 +149,27 @@ class Template:
                 f"{written} ({error}). Write {{{place.name}}}, if need be with an index in brackets and a "
                 "format after a colon."
             ) from None
+
+
+def templates_of(
+    where: str, templates: Mapping[str, str | os.PathLike[str]] | None, specs: Sequence[ArraySpec]
+) -> dict[str, Template]:
+    """Templates by file; a path is read now, so that later changes of it change nothing.
+
+    Raises:
+        ConfigurationError: a name leads out of the folder, or the text has a wrong placeholder.
+    """
+    found = {}
+    for file, text in (templates or {}).items():
+        name = checked_name(where, file)
+        content = text if isinstance(text, str) else existing(where, text).read_text(encoding="utf-8")
+        found[name] = Template(f"{where}, {name!r}", content, specs)
+        if not found[name].names():
+            raise ConfigurationError(
+                f"{where}, {name!r}: expected a placeholder such as {{{specs[0].name}}}, found none. "
+                "Name an array in braces; a template's own file is given as a Path."
+            )
+    return found
 
 
 def _number(word: str, spec: ArraySpec) -> float | int:

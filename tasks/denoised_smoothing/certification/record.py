@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
-from blackbox.adapters.module_identity import module_identity
+from blackbox.adapters.torch_module import module_identity
 from blackbox.errors import ConfigurationError
 from blackbox.wrappers.identity import identity
 from tasks.denoised_smoothing.certification.queries import CLAMP

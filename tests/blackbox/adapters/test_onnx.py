@@ -201,8 +201,8 @@ def folder(path):
 
 
 WRONG = [  # (what makes the file, settings, words of the message)
-    (lambda path: path, {}, ["m.onnx", "not there"]),
-    (folder, {}, ["not there"]),
+    (lambda path: path, {}, ["m.onnx", "does not exist"]),
+    (folder, {}, ["does not exist"]),
     (lambda path: 3, {}, ["expected an ONNX file, got 3"]),
     (text_file, {}, [f"onnxruntime {runtime.__version__}", "Export it anew"]),
     (fixed, {}, ["input 'x'", "got 4", "dynamic batch axis"]),

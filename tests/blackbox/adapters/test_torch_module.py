@@ -125,7 +125,7 @@ def test_its_identity_is_that_of_its_weights_and_settings():
 
 
 class Scale(nn.Module):
-    """What it gives hangs on an attribute that neither its printed form nor its numbers tell."""
+    """What it gives depends on an attribute that neither its printed form nor its numbers tell."""
 
     def __init__(self, factor):
         super().__init__()

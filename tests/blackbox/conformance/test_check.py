@@ -59,8 +59,8 @@ def test_samples_may_be_arrays_or_tensors_and_are_not_changed():
 
 
 def test_standard_draws_are_said_to_be_such():
-    assert "real samples say more" in check(Good(), rows=200).summary()
-    assert "real samples" not in check(Good(), draws(8, 3), rows=200).summary()
+    assert "samples of your problem say more" in check(Good(), rows=200).summary()
+    assert "standard normal draws" not in check(Good(), draws(8, 3), rows=200).summary()
 
 
 def test_two_samples_are_enough():
@@ -90,7 +90,7 @@ def test_no_more_rows_are_run_than_the_budget_allows(rows):
     assert not report.faults, str(report)
     skipped = report.of(Verdict.SKIPPED)
     assert all("rows" in found.sentence for found in skipped if found.check != "process safety")
-    assert (rows <= 1000) == any("Raise rows" in found.sentence for found in skipped)
+    assert (rows <= 300) == any("Raise rows" in found.sentence for found in skipped)
 
 
 def test_all_rows_are_counted():

@@ -1,4 +1,4 @@
-"""The checks that measure, on boxes whose answer is known: grids, kinks, jumps, speed by a given clock."""
+"""The checks that measure, on boxes whose answer is known: grids, and speed by a given clock."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from blackbox.conformance import Verdict
-from blackbox.conformance.noise import noise_and_mu
-from blackbox.conformance.quantisation import grid_step
-from blackbox.conformance.smoothness import smoothness
-from blackbox.conformance.speed import speed
+from blackbox.conformance.calls import speed
+from blackbox.conformance.noise import grid_step
 from tests.blackbox.conformance.broken_boxes import Good
 from tests.blackbox.conformance.probes import draws, probing
 
@@ -46,40 +44,6 @@ class Shaped(Good):
 
     def evaluate_rows(self, x: Any) -> Any:
         return self.function(x)
-
-
-def roughness(function: Any, dtype: str = "float32") -> Any:
-    with probing(Shaped(function), draws(32, 3).astype(dtype)) as probe:
-        noise_and_mu(probe)
-        return smoothness(probe)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(
-    "function",
-    [Good.smooth, lambda x: 0 * x + 2 * x, lambda x: np.tanh(20 * x), lambda x: np.exp(x) + x**3, np.square],
-    ids=["smooth", "linear", "front", "steep", "square"],
-)
-def test_smooth_functions_have_neither(function, dtype):
-    found = roughness(function, dtype)
-    assert (found.verdict, found.sentence) == (Verdict.OK, "No jumps and no kinks.")
-
-
-@pytest.mark.parametrize(
-    "function", [np.abs, lambda x: np.maximum(x, 0.1), lambda x: np.sin(x) + abs(x - 0.2)]
-)
-def test_kinks_are_no_jumps(function):
-    found = roughness(function)
-    assert found.verdict is Verdict.OK
-    assert "kinks" in found.sentence and "No jumps;" in found.sentence
-
-
-@pytest.mark.parametrize("height", [0.01, 1.0])
-def test_a_jump_is_found_with_its_height(height):
-    found = roughness(lambda x: Good.smooth(x) + height * (x[:, :1] > 0.05))
-    assert found.verdict is Verdict.WARNING
-    assert f"jumps by {height:.2g} " in found.sentence
-    assert found.number is not None and found.number >= 1
 
 
 @pytest.mark.parametrize(

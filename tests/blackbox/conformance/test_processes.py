@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from blackbox.conformance import Verdict
-from blackbox.conformance.extremes import extreme_inputs
-from blackbox.conformance.processes import in_process, pickled, process_safety
+from blackbox.conformance.calls import in_process, pickled, process_safety
+from blackbox.conformance.contract import extreme_inputs
 from tests.blackbox.conformance.broken_boxes import (
     IN_PROCESSES,
     CannotBeRebuilt,
@@ -26,7 +26,15 @@ from tests.blackbox.conformance.broken_boxes import (
 from tests.blackbox.conformance.probes import draws, probing
 
 
-@pytest.mark.parametrize("broken", IN_PROCESSES, ids=["settings", "rebuilt", "zero", "huge"])
+SETTINGS, REBUILT, ZERO, HUGE = IN_PROCESSES
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [SETTINGS, pytest.param(REBUILT, marks=SLOW), pytest.param(ZERO, marks=SLOW), HUGE],
+    ids=["settings", "rebuilt", "zero", "huge"],
+)
 def test_faults_that_show_only_there(broken):
     with probing(broken.make(), draws(4, 3), processes=True) as probe:
         found = process_safety(probe) if broken.check != "extreme inputs" else [extreme_inputs(probe)]
@@ -44,6 +52,7 @@ def test_two_processes_that_share_a_file(tmp_path):
     assert "scratch folder" in safe.sentence
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_has_answered_until_then():
     calm, huge = (draws(2, 3),), (np.full((1, 3), 1e30, np.float32),)
     (reply,) = in_process(pickle.dumps(KilledByHuge()), [calm, calm, huge, calm], workers=1)
@@ -60,7 +69,7 @@ def test_a_worker_that_hangs_is_killed_in_time():
 
 
 def test_what_cannot_be_pickled_starts_no_process(monkeypatch):
-    monkeypatch.setattr("blackbox.conformance.processes.in_process", pytest.fail)
+    monkeypatch.setattr("blackbox.conformance.calls.in_process", pytest.fail)
     with probing(Unpicklable(), draws(4, 3), processes=True) as probe:
         same, safe = process_safety(probe)
     assert (same.verdict, safe.verdict) == (Verdict.WARNING, Verdict.SKIPPED)
@@ -73,6 +82,7 @@ def test_a_class_typed_into_a_script_is_no_class_elsewhere(monkeypatch):
     assert isinstance(pickled(CannotBeRebuilt()), bytes)
 
 
+@pytest.mark.slow
 def test_the_parent_s_main_is_not_run_again(tmp_path):
     """A script without a guard, as people write them: `multiprocessing` would start it once more."""
     (tmp_path / "boxes.py").write_text(
@@ -81,7 +91,7 @@ def test_the_parent_s_main_is_not_run_again(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\nsys.path.insert(0, sys.argv[1])\nfrom boxes import Mine\n"
-        "from blackbox.conformance.processes import in_process, pickled\nimport numpy as np\n"
+        "from blackbox.conformance.calls import in_process, pickled\nimport numpy as np\n"
         "print('started')\n"
         "(reply,) = in_process(pickled(Mine()), [(np.zeros((2, 3), 'f4'),)], workers=1)\n"
         "print(reply.answers[0][0].tolist(), reply.died)\n"

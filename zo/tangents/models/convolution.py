@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from blackbox import ArraySpec
 from blackbox.checks import check_choice, check_count, check_number
 from zo.errors import ConfigurationError
-from zo.tangents.models.grids import grids
-from zo.tangents.pairs import CallPairs
+from zo.tangents.pairs import CallPairs, sizes
 from zo.tangents.tangent import IdentityTangent, Tangent
 
 CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
@@ -36,7 +37,7 @@ class ConvTangent(Tangent):
         kernel: odd width of the stencils, in cells.
         padding: "zeros" beyond the boundary, or "circular" for a periodic domain.
         forgetting: the factor by which what was seen counts less with each step.
-        ridge: relative to the features' mean square.
+        ridge: relative to each feature's mean square, so channels may have units of their own.
 
     Raises:
         ConfigurationError: a value out of its range; when it is first used, a box without such arrays.
@@ -87,7 +88,7 @@ class ConvTangent(Tangent):
         """Forget a little and add the new pairs."""
         self.prior.observe(pairs)
         residuals = (pairs.response - self.prior.apply(pairs, pairs.d))[0]
-        given, answered = grids(pairs)
+        given, answered = _grids(pairs)
         features = given.channels * self.kernel ** len(given.space) * (1 + 2 * given.channels)
         if self._sums is None:
             zeros = pairs.z.new_zeros(features, features + answered.channels, dtype=torch.float64)
@@ -133,7 +134,7 @@ class ConvTangent(Tangent):
 
     def _stencils(self, pairs: CallPairs, d: Tensor) -> Tensor:
         """`(rows, size_in)` to `(rows, size_out)`."""
-        given, answered = grids(pairs)
+        given, answered = _grids(pairs)
         channels, kernel = given.channels, (self.kernel,) * len(given.space)
         convolve, size = CONVOLUTIONS[len(kernel)], channels * self.kernel ** len(kernel)
         coefficients = self._solved().to(d.dtype).T  # (channels out, features)
@@ -150,9 +151,12 @@ class ConvTangent(Tangent):
         if self._coefficients is None:
             assert self._sums is not None  # its callers have asked
             gram, cross = self._sums
-            ridged = gram.clone()
-            ridged.diagonal().add_(self.ridge * gram.diagonal().mean().clamp(min=1e-30))
-            self._coefficients = torch.cholesky_solve(cross, torch.linalg.cholesky(ridged))
+            size = gram.diagonal().sqrt()
+            short = torch.where(size > 0, 1 / size, 0.0)  # features in units of their own
+            ridged = short[:, None] * gram * short
+            ridged.diagonal().add_(self.ridge)
+            solved = torch.cholesky_solve(short[:, None] * cross, torch.linalg.cholesky(ridged))
+            self._coefficients = short[:, None] * solved
         return self._coefficients
 
     def __repr__(self) -> str:
@@ -163,3 +167,67 @@ class ConvTangent(Tangent):
 def _products(z: Tensor, d: Tensor) -> Tensor:
     """z_c d_j at each cell, c outermost: `(rows, channels^2, *space)`."""
     return (z[:, :, None] * d[:, None]).flatten(1, 2)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Where a row's arrays lie.
+
+    A staggered array has one cell more along an axis than others; all begin at the same corner, so what
+    has the same index is next to one another.
+
+    Attributes:
+        specs: of the arrays, each `(channels, *space)`.
+        space: cells along each axis, of the largest.
+    """
+
+    specs: tuple[ArraySpec, ...]
+    space: tuple[int, ...]
+
+    @property
+    def channels(self) -> int:
+        """Of all arrays."""
+        return sum(spec.shape[0] for spec in self.specs)
+
+    @property
+    def shared(self) -> tuple[slice, ...]:
+        """The cells that every array has."""
+        fewest = (min(lengths) for lengths in zip(*(spec.shape[1:] for spec in self.specs), strict=True))
+        return slice(None), slice(None), *(slice(length) for length in fewest)  # of (rows, channels, *space)
+
+    def joined(self, flat: Tensor) -> Tensor:
+        """`(rows, numbers of a row)` to `(rows, channels, *space)`, zero where an array has no cell."""
+        arrays = flat.split(sizes(self.specs), dim=1)
+        padded = []
+        for spec, array in zip(self.specs, arrays, strict=True):
+            missing = [all_ - own for all_, own in zip(self.space, spec.shape[1:], strict=True)]
+            around = [n for length in reversed(missing) for n in (0, length)]
+            padded.append(functional.pad(array.reshape(-1, *spec.shape), around))
+        return torch.cat(padded, dim=1)
+
+    def split(self, joined: Tensor) -> Tensor:
+        """The way back."""
+        arrays = joined.split([spec.shape[0] for spec in self.specs], dim=1)
+        pairs = zip(self.specs, arrays, strict=True)
+        cut = [array[(..., *(slice(length) for length in spec.shape[1:]))] for spec, array in pairs]
+        return torch.cat([array.flatten(1) for array in cut], dim=1)
+
+
+def _grids(pairs: CallPairs) -> tuple[_Grid, _Grid]:
+    """Of a box's differentiable inputs and of its outputs, on the same cells.
+
+    Raises:
+        ConfigurationError: its arrays do not lie on one grid.
+    """
+    shapes = [spec.shape for spec in (*pairs.inputs, *pairs.outputs)]
+    spaces = list(zip(*(shape[1:] for shape in shapes), strict=False))
+    same = len({len(shape) for shape in shapes}) == 1 and len(shapes[0]) in (2, 3, 4)
+    if not same or any(max(lengths) - min(lengths) > 1 for lengths in spaces):
+        raise ConfigurationError(
+            "ConvTangent: expected differentiable inputs and outputs (channels, *space) on the same cells, "
+            "or one more along an axis for its faces; got shapes "
+            f"{[s.shape for s in pairs.inputs]} and {[s.shape for s in pairs.outputs]}. "
+            "Take WindowTangent or LowRankTangent."
+        )
+    space = tuple(max(lengths) for lengths in spaces)
+    return _Grid(pairs.inputs, space), _Grid(pairs.outputs, space)

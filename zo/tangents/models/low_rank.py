@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from blackbox.checks import check_count, check_number
-from zo.tangents.pairs import CallPairs
+from zo.tangents.pairs import CallPairs, reciprocal
 from zo.tangents.tangent import IdentityTangent, Tangent
 
 
 class LowRankTangent(Tangent):
     """J = A + C^T (G + ridge)^-1 Q, with G = sum w c c^T and C = sum w c r^T over all pairs so far.
 
-    Q are orthonormal directions of the box's input space, c = Q d the coordinates in them of changes d of
-    length one, r what the prior A left of the responses when they were seen; w falls by `forgetting` a
-    step. New changes add directions to Q; when there are half as many again as `rank`, those with the
-    smallest eigenvalues of G go. With a rank no smaller than the space that changes span this is recursive
-    ridge least squares for a full matrix.
+    Q are orthonormal directions of the box's input space in standard units (see `Units`), c = Q d the
+    coordinates in them of changes d of length one, r what the prior A left of the responses when they were
+    seen; w falls by `forgetting` a step. New changes add directions to Q; when there are half as many again
+    as `rank`, those with the smallest eigenvalues of G go. With a rank no smaller than the space that changes
+    span this is recursive ridge least squares for a full matrix.
 
     It does not depend on the state, as `WindowTangent`, but forgets gradually. Behind a prior that learns it
     remembers residuals of what that was: there take `WindowTangent`.
@@ -54,6 +54,7 @@ class LowRankTangent(Tangent):
         self.ridge = ridge
         self._directions = 0  # how many rows of these are filled
         self._kept: dict[str, Tensor] = {}  # basis Q, gram G, cross C
+        self._scale = torch.empty(0)  # the unit of each input, in which Q is orthonormal
         self._factor: Tensor | None = None  # of G + ridge, once a step
 
     def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ class LowRankTangent(Tangent):
         if not self._directions:
             return found
         basis, _, cross = self._filled()
-        coordinates = self._solve(d.reshape(-1, d.shape[-1]) @ basis.T)
+        coordinates = self._solve((d.reshape(-1, d.shape[-1]) * self._per_unit()) @ basis.T)
         return found + (coordinates @ cross).reshape(found.shape)
 
     def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
@@ -71,17 +72,18 @@ class LowRankTangent(Tangent):
         if not self._directions:
             return found
         basis, _, cross = self._filled()
-        return found + self._solve(cotangent @ cross.T) @ basis
+        return found + (self._solve(cotangent @ cross.T) @ basis) * self._per_unit()
 
     def observe(self, pairs: CallPairs) -> None:
         """Forget a little and add the new pairs; without any, forget nothing."""
         self.prior.observe(pairs)
-        changes = pairs.d[0]
-        if not len(changes):
+        if not pairs.d.shape[1]:
             return
         residuals = (pairs.response - self.prior.apply(pairs, pairs.d))[0]
         if not self._kept:
-            self._allocate(changes.shape[1], residuals.shape[1], like=changes)
+            self._allocate(pairs.d.shape[2], residuals.shape[1], like=pairs.d)
+        self._take_units(pairs.d_scale)
+        changes = pairs.d[0] * self._per_unit()
         coordinates = self._extend(changes)
         _, gram, cross = self._filled()
         cross.addmm_(coordinates.T, residuals, beta=self.forgetting)
@@ -90,7 +92,7 @@ class LowRankTangent(Tangent):
 
     def state_dict(self) -> dict[str, Any]:
         """Directions and sums, and the prior's state."""
-        filled = [tensor.clone() for tensor in self._filled()] if self._kept else None
+        filled = [tensor.clone() for tensor in (*self._filled(), self._scale)] if self._kept else None
         return {"prior": self.prior.state_dict(), "kept": filled}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -98,10 +100,10 @@ class LowRankTangent(Tangent):
         self.prior.load_state_dict(state["prior"])
         self._kept, self._directions, self._factor = {}, 0, None
         if state["kept"] is not None:
-            basis, _, cross = state["kept"]
+            basis, _, cross, scale = state["kept"]
             self._allocate(basis.shape[1], cross.shape[1], like=basis)
-            self._directions = len(basis)
-            for own, kept in zip(self._filled(), state["kept"], strict=True):
+            self._directions, self._scale = len(basis), scale.clone()
+            for own, kept in zip(self._filled(), state["kept"][:3], strict=True):
                 own.copy_(kept)
 
     def _allocate(self, size_in: int, size_out: int, like: Tensor) -> None:
@@ -111,6 +113,22 @@ class LowRankTangent(Tangent):
             "gram": like.new_zeros(most, most, dtype=torch.float64),
             "cross": like.new_zeros(most, size_out),
         }
+        self._scale = like.new_zeros(size_in)
+
+    def _per_unit(self) -> Tensor:
+        return reciprocal(self._scale)
+
+    def _take_units(self, scale: Tensor) -> None:
+        """Go on in other units, with the same matrix: J is a map between numbers in the box's units."""
+        if self._directions and not torch.equal(scale, self._scale):
+            # d = Q^T c in old units is f Q^T c in new ones, f the ratio of the units; f Q^T = new Q^T R.
+            basis, gram, cross = self._filled()
+            new, triangle = torch.linalg.qr((basis * (self._scale * reciprocal(scale))).double().T)
+            gram.copy_(triangle @ gram @ triangle.T)
+            cross.copy_((triangle @ cross.double()).to(cross.dtype))
+            basis.copy_(new.T.to(basis.dtype))
+            self._factor = None
+        self._scale = scale.clone()
 
     def _filled(self) -> tuple[Tensor, Tensor, Tensor]:
         """Views of Q, G and C without the rows that are still empty."""

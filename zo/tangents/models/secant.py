@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from blackbox.checks import check_number
-from zo.tangents.pairs import CallPairs
+from zo.tangents.pairs import CallPairs, reciprocal
 from zo.tangents.tangent import IdentityTangent, Tangent
 
 
@@ -17,7 +17,7 @@ class SecantTangent(Tangent):
 
     It follows any dependence on the state, and is exact, to the truncation of mu, once the probes span
     what the parameters can reach of the box's input space; in all other directions it is its prior. It
-    needs many probes and keeps nothing between steps.
+    needs many probes and keeps nothing between steps. Changes are compared in standard units (see `Units`).
 
     Cost of a call: a q x q eigenproblem for each row and q products with vectors; q the probes.
 
@@ -37,7 +37,8 @@ class SecantTangent(Tangent):
     def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
         """A d + R^T (D D^T)^+ D d."""
         changes, residuals, inverse = self._fit(pairs)
-        coordinates = torch.einsum("qrn,prn->prq", changes, d.double())
+        standard = d.double() * reciprocal(pairs.d_scale.double())
+        coordinates = torch.einsum("qrn,prn->prq", changes, standard)
         coordinates = torch.einsum("rqs,prs->prq", inverse, coordinates)
         return self.prior.apply(pairs, d) + torch.einsum("qrm,prq->prm", residuals, coordinates).to(d.dtype)
 
@@ -46,7 +47,7 @@ class SecantTangent(Tangent):
         changes, residuals, inverse = self._fit(pairs)
         slopes = torch.einsum("qrm,rm->rq", residuals, cotangent.double())
         slopes = torch.einsum("rqs,rs->rq", inverse, slopes)
-        found = torch.einsum("qrn,rq->rn", changes, slopes)
+        found = torch.einsum("qrn,rq->rn", changes, slopes) * reciprocal(pairs.d_scale.double())
         return self.prior.vjp(pairs, cotangent) + found.to(cotangent.dtype)
 
     def predict(self, pairs: CallPairs) -> Tensor:
@@ -60,7 +61,7 @@ class SecantTangent(Tangent):
             inverse = self._inverse(gram[:, others][:, :, others])
             coordinates = torch.einsum("rqs,rs->rq", inverse, gram[:, others, probe])
             found.append(expected[probe] + torch.einsum("qrm,rq->rm", residuals[others], coordinates))
-        lengths = pairs.d.norm(dim=-1, keepdim=True)
+        lengths = (pairs.d * reciprocal(pairs.d_scale)).norm(dim=-1, keepdim=True)
         return torch.stack(found).to(pairs.d.dtype) * lengths if found else expected
 
     def observe(self, pairs: CallPairs) -> None:
@@ -81,11 +82,12 @@ class SecantTangent(Tangent):
         return changes, residuals, self._inverse(_gram(changes))
 
     def _residuals(self, pairs: CallPairs) -> tuple[Tensor, Tensor, Tensor]:
-        """Changes of length one, what the prior says to them, and what it leaves; zero where not valid."""
+        """Changes in standard units, what the prior says to them and what it leaves; zero where not valid."""
         changes, responses = pairs.unit()
         expected = self.prior.apply(pairs, changes)
         residuals = torch.where(pairs.valid[..., None], responses - expected, 0.0)
-        return changes.double(), expected, residuals.double()
+        standard = changes.double() * reciprocal(pairs.d_scale.double())
+        return standard, expected, residuals.double()
 
     def _inverse(self, gram: Tensor) -> Tensor:
         # squares of singular values

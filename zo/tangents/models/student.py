@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from blackbox.checks import check_choice, check_count, check_positive
 from zo.draws import Key
 from zo.errors import ConfigurationError
-from zo.tangents.models.products import Rows, pulled_back, pushed_forward
-from zo.tangents.models.student_learner import Learner
+from zo.tangents.models.model import Rows, pulled_back, pushed_forward
+from zo.tangents.models.student_learning import Learner
 from zo.tangents.models.student_losses import LOSSES, Shape
 from zo.tangents.pairs import CallPairs
 from zo.tangents.tangent import Tangent
@@ -23,7 +23,7 @@ from zo.tangents.tangent import Tangent
 class StudentTangent(Tangent):
     """J(z) is that of a network trained, as the run goes on, on what goes into the box and comes out.
 
-    For boxes whose response hangs strongly on the input, as a classifier's. It needs no probes; where there
+    For boxes whose response depends strongly on the input, as a classifier's. It needs no probes; where there
     are, what they saw is learned from too.
 
         layers = nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)
@@ -41,7 +41,8 @@ class StudentTangent(Tangent):
         "kl": probabilities along the last axis of one output, rounded ones too. The network ends in scores or
             log-softmax. Differentiated are these, and their softmax at the probabilities p that the box
             gave: J = (diag(p) - p p^T) dscores/dz.
-        "kl-logits": logits likewise, of which only differences within a row are learned and differentiated.
+        "kl-logits": logits along the last axis of one output, of which only differences within a row are
+            learned and differentiated.
         "labels": one-hot vectors, or what is to be taken for such, the largest counting as one. They have no
             derivative, that of the student's probabilities takes its place. The best objective is -y[target]:
             it slopes at right labels too, where (y - target)^2 is flat, and is finite, as a logarithm is not.
@@ -54,17 +55,17 @@ class StudentTangent(Tangent):
 
     Args:
         network: from the box's differentiable inputs, `(rows, *shape)`, or where there are several
-            `(rows, size_in)`, end to end, to its outputs likewise. It works on its own device and in its own
-            precision, in train mode (dropout, running statistics) while it learns and in eval mode
+            `(rows, size_in)`, end to end, to its outputs in the same way. It works on its own device and in
+            its own precision, in train mode (dropout, running statistics) while it learns and in eval mode
             otherwise, and is trained in place; `TangentGradient` trains copies.
-        loss: see above.
+        loss: one of the four that are explained above.
         window: rows kept to learn from, the oldest going.
         batch: rows of a step of learning, drawn from the window with replacement.
         steps_per_step: steps of learning in each step of training.
         learning_rate: of Adam.
         standardise: inputs, and outputs where the loss is "squared", by mean and standard deviation of all
             rows seen so far. Without it most networks learn little.
-        seed: all draws hang on (seed, step of learning) alone.
+        seed: all draws depend on (seed, step of learning) alone.
 
     Raises:
         ConfigurationError: a value out of its range; when it is first used, a network or loss that does not
@@ -105,7 +106,8 @@ class StudentTangent(Tangent):
 
         Args:
             inputs: the box's differentiable ones, in its order, `(rows, *shape)`; a tensor if it is one.
-            outputs: likewise. Rows that are not finite are left out.
+            outputs: the box's answers, `(rows, *shape)`; a tensor if it is one. Rows that are not finite are
+                left out.
             steps: of learning.
 
         Raises:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from blackbox.checks import check_count, check_number
-from zo.tangents.pairs import CallPairs
+from zo.tangents.pairs import CallPairs, reciprocal
 from zo.tangents.tangent import IdentityTangent, Tangent
 
 
 class WindowTangent(Tangent):
     """J = A + R^T (D D^T + rho)^-1 D over the last `window` pairs, whatever state they were seen at.
 
-    D are changes of length one, R what the prior A, as it is now, leaves of the responses. It does not
-    depend on the state; where the box's derivative does, put it behind a tangent that does.
+    D are changes of length one in standard units (see `Units`), R what the prior A, as it is now, leaves of
+    the responses. It does not depend on the state; where the box's derivative does, put it behind a tangent
+    that does.
 
     Memory: window x (size_in + size_out) numbers, and the inputs as well if the prior learns; 8 bytes x
     window^2 twice, for the Gram matrix and its factor. A step: window x new pairs x size_in products, a
@@ -47,7 +49,7 @@ class WindowTangent(Tangent):
         if not self._seen:
             return found
         changes, residuals, factor = self._fit(pairs)
-        flat = d.reshape(-1, d.shape[-1])
+        flat = d.reshape(-1, d.shape[-1]) * self._per_unit()
         coordinates = torch.cholesky_solve((changes @ flat.T).double(), factor).to(d.dtype)
         return found + (coordinates.T @ residuals).reshape(found.shape)
 
@@ -58,7 +60,7 @@ class WindowTangent(Tangent):
             return found
         changes, residuals, factor = self._fit(pairs)
         slopes = torch.cholesky_solve((residuals @ cotangent.T).double(), factor).to(cotangent.dtype)
-        return found + slopes.T @ changes
+        return found + (slopes.T @ changes) * self._per_unit()
 
     def observe(self, pairs: CallPairs) -> None:
         """Keep the pairs, the oldest going."""
@@ -77,13 +79,20 @@ class WindowTangent(Tangent):
         if not kept:
             kept |= {name: tensor.new_zeros(self.window, *tensor.shape[1:]) for name, tensor in new.items()}
             kept["gram"] = torch.zeros(self.window, self.window, dtype=torch.float64, device=pairs.z.device)
+            kept["scale"] = pairs.d_scale.clone()
         places = (self._seen + torch.arange(count, device=pairs.z.device)) % self.window
         for name, tensor in new.items():
             kept[name][places] = tensor[len(tensor) - count :]
         self._seen += count
-        products = kept["d"][places].double() @ kept["d"].double().T
-        kept["gram"][places] = products
-        kept["gram"][:, places] = products.T
+        anew = not torch.equal(pairs.d_scale, kept["scale"])
+        kept["scale"] = pairs.d_scale.clone()
+        changes = (kept["d"] * self._per_unit()).double()
+        if anew:
+            kept["gram"] = changes @ changes.T
+        else:
+            products = changes[places] @ changes.T
+            kept["gram"][places] = products
+            kept["gram"][:, places] = products.T
 
     def state_dict(self) -> dict[str, Any]:
         """The pairs, their Gram matrix, and the prior's state."""
@@ -100,7 +109,7 @@ class WindowTangent(Tangent):
         """D `(pairs, size_in)`, R `(pairs, size_out)` and the factor of D D^T + rho, once a step."""
         if self._fitted is None:
             count = min(self._seen, self.window)
-            d, residuals = self._kept["d"][:count], self._kept["response"][:count]
+            d, residuals = self._kept["d"][:count] * self._per_unit(), self._kept["response"][:count]
             if self.prior.learns:
                 residuals = residuals - self._of_prior(pairs, count)
             gram = self._kept["gram"][:count, :count].clone()
@@ -108,17 +117,21 @@ class WindowTangent(Tangent):
             self._fitted = d, residuals, torch.linalg.cholesky(gram)
         return self._fitted
 
+    def _per_unit(self) -> Tensor:
+        return reciprocal(self._kept["scale"])
+
     def _of_prior(self, pairs: CallPairs, count: int) -> Tensor:
         """What the prior, as it is now, says to the pairs that are kept, `(count, size_out)`."""
         z, d, response = (self._kept[name][:count] for name in ("z", "d", "response"))
         others = [self._kept.get(f"other {n}") for n in range(len(pairs.others))]
-        kept = CallPairs(
-            pairs.inputs,
-            pairs.outputs,
-            z,
-            d[None],
-            response[None],
-            torch.ones(1, count, dtype=torch.bool, device=d.device),
+        kept = replace(
+            pairs,
+            z=z,
+            d=d[None],
+            response=response[None],
+            valid=torch.ones(1, count, dtype=torch.bool, device=d.device),
+            y=pairs.y[:0],
+            alive=pairs.alive[:0],
             others=tuple(None if other is None else other[:count] for other in others),
         )
         return self.prior.apply(kept, kept.d)[0]

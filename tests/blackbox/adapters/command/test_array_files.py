@@ -5,7 +5,7 @@ import h5py
 import numpy as np
 import pytest
 
-from blackbox.adapters.command import array_files
+from blackbox.adapters.command import files
 
 ARRAY = np.random.default_rng(0).normal(size=(2, 3))
 
@@ -19,20 +19,20 @@ def test_every_format_gives_back_the_same_bits(tmp_path, name, array, vectorized
     array = np.asarray(array)
     if vectorized and not array.ndim:
         array = array[None]
-    array_files.write(tmp_path / name, "x", array, vectorized)
+    files.write(tmp_path / name, "x", array, vectorized)
     floating = array.dtype.kind == "f"
-    given = array_files.read(tmp_path / name, "x", array.shape, floating)
+    given = files.read(tmp_path / name, "x", array.shape, floating)
     np.testing.assert_array_equal(given, array)
     assert given.dtype.kind == array.dtype.kind
 
 
 def test_text_is_what_other_programs_expect(tmp_path):
     path = tmp_path / "a.csv"
-    array_files.write(path, "x", np.array([[1.0, 2], [3, 4]]), False)
+    files.write(path, "x", np.array([[1.0, 2], [3, 4]]), False)
     assert path.read_text() == "1,2\n3,4\n"
-    array_files.write(path, "x", np.arange(8).reshape(2, 2, 2), True)  # a line a row
+    files.write(path, "x", np.arange(8).reshape(2, 2, 2), True)  # a line a row
     assert path.read_text() == "0,1,2,3\n4,5,6,7\n"
-    array_files.write(path.with_suffix(".dat"), "x", np.array([1.5, 2]), False)
+    files.write(path.with_suffix(".dat"), "x", np.array([1.5, 2]), False)
     assert path.with_suffix(".dat").read_text() == "1.5 2\n"
 
 
@@ -41,15 +41,15 @@ def test_text_is_what_other_programs_expect(tmp_path):
 )
 def test_numbers_in_other_people_s_csv(tmp_path, text):
     (tmp_path / "a.csv").write_text(text, newline="")
-    np.testing.assert_array_equal(array_files.read(tmp_path / "a.csv", "x", (2,), True), [1, 2])
+    np.testing.assert_array_equal(files.read(tmp_path / "a.csv", "x", (2,), True), [1, 2])
 
 
 def test_several_arrays_share_an_hdf5_file_in_groups(tmp_path):
     path = tmp_path / "a.h5"
-    array_files.write(path, "fields/u", ARRAY, False)
-    array_files.write(path, "p", ARRAY[0], False)
-    np.testing.assert_array_equal(array_files.read(path, "fields/u", (2, 3), True), ARRAY)
-    np.testing.assert_array_equal(array_files.read(path, "p", (3,), True), ARRAY[0])
+    files.write(path, "fields/u", ARRAY, False)
+    files.write(path, "p", ARRAY[0], False)
+    np.testing.assert_array_equal(files.read(path, "fields/u", (2, 3), True), ARRAY)
+    np.testing.assert_array_equal(files.read(path, "p", (3,), True), ARRAY[0])
     with h5py.File(path) as file:
         assert file["fields/u"].dtype == np.float64
 
@@ -146,7 +146,7 @@ def test_other_content_is_an_error_and_nothing_in_it_is_run(tmp_path, monkeypatc
     monkeypatch.chdir(folder)
     write(folder)
     with pytest.raises((ValueError, OSError)) as caught:
-        array_files.read(folder / name, "x", (2,), True)
+        files.read(folder / name, "x", (2,), True)
     for word in words:
         assert word in str(caught.value)
     assert not (folder / "exploded").exists()

@@ -180,6 +180,19 @@ def test_a_program_by_a_relative_path_is_that_of_the_moment(tmp_path, monkeypatc
     assert box(np.array([1.0, 2.0])).tolist() == [1, 2]
 
 
+def test_a_path_without_a_folder_is_a_program_in_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "legacy").write_text("#!/bin/sh\ncp x.csv y.csv\n")
+    (tmp_path / "legacy").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    files = {"input_files": {"x": "x.csv"}, "output_files": {"y": "y.csv"}}
+    box = CommandLine([Path("legacy")], X, Y, **files)
+    assert box(np.array([1.0, 2.0])).tolist() == [1, 2]
+    with pytest.raises(
+        ConfigurationError, match=r"got 'legacy'\. The working directory has .*Path\('legacy'\)"
+    ):
+        CommandLine(["legacy"], X, Y, **files)  # as in a shell, the PATH is for names alone
+
+
 # --- failures
 
 

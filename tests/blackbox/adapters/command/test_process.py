@@ -1,8 +1,11 @@
+import contextlib
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import pytest
 
@@ -94,6 +97,98 @@ def test_no_process_of_the_group_is_left(tmp_path, ends):
     wait_until(lambda: not alive(pid))
 
 
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+# leaves the process group, and loses its parent; ignores SIGTERM, writes its number
+ESCAPE = "(setsid sh -c 'trap \"\" TERM; echo $$ > {0}.new; mv {0}.new {0}; while :; do sleep 0.05; done' &) "
+ESCAPE += "; while [ ! -f {0} ]; do sleep 0.01; done; "
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    "ends, error", [("exit 0", None), ("exit 1", RuntimeError), ("sleep 60", TimeoutError)]
+)
+def test_a_process_that_calls_setsid_ends_with_its_run(tmp_path, ends, error):
+    number = tmp_path / "pid"
+    with pytest.raises(error) if error else contextlib.nullcontext():
+        run(tmp_path, ESCAPE.format(number) + ends, timeout=3)
+    assert number.exists()
+    wait_until(lambda: not alive(int(number.read_text())))
+
+
+PARENT = """
+import sys
+import numpy as np
+from blackbox import ArraySpec
+from blackbox.adapters import CommandLine
+x = [ArraySpec("x", ())]
+files = {"input_files": {"x": "x.csv"}, "output_files": {"x": "y.csv"}}
+box = CommandLine(["sh", "-c", sys.argv[1]], x, x, **files, scratch=sys.argv[2])
+print(box(np.array(2.0)))
+"""
+
+
+@needs_proc
+def test_a_parent_that_is_killed_takes_its_programs_with_it_and_the_next_one_its_folders(tmp_path):
+    scratch, numbers = tmp_path / "scratch", [tmp_path / "head", tmp_path / "escaped"]
+    scratch.mkdir()
+
+    def start(code):
+        return subprocess.Popen(
+            [sys.executable, "-c", PARENT, code, str(scratch)], stdout=subprocess.PIPE, text=True
+        )
+
+    parent = start(ESCAPE.format(numbers[1]) + f"echo $$ > {numbers[0]}; sleep 600")
+    try:
+        wait_until(lambda: all(number.exists() and number.read_text() for number in numbers), 120)
+        pids = [int(number.read_text()) for number in numbers]
+        assert all(alive(pid) for pid in pids)
+        with process.scratch_folder(scratch, False):  # the first here: it cleans
+            left = sorted(path.name for path in scratch.iterdir() if path.is_dir())
+        assert len(left) == 2  # ours, and that of the parent, which is alive
+    finally:
+        parent.kill()
+        parent.communicate()
+    wait_until(lambda: not any(alive(pid) for pid in pids))
+    (folder,) = (path for path in scratch.iterdir() if path.is_dir())
+    (folder / "closed").mkdir(mode=0)
+    with pytest.raises(ValueError), process.scratch_folder(scratch, True) as kept:
+        raise ValueError("kept on request")
+    (scratch / "blackbox-notes").mkdir()  # no lock: not ours
+    following = start("cp x.csv y.csv")
+    assert following.communicate(timeout=120)[0] == "2.0\n"
+    assert sorted(path.name for path in scratch.iterdir()) == sorted([kept.name, "blackbox-notes"])
+
+
+def test_a_forked_process_has_a_guard_of_its_own(tmp_path):
+    """The parent's must not take the child for alive, nor the child's end for the parent's."""
+    for name in ("before", "child", "after"):
+        (tmp_path / name).mkdir()
+    run(tmp_path / "before", "true")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python's, of forks beside threads
+        child = os.fork()
+    if not child:
+        status = 1
+        try:
+            run(tmp_path / "child", "echo $BLACKBOX_RUN")
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    run(tmp_path / "after", "echo $BLACKBOX_RUN")
+    marks = [(tmp_path / name / "stdout.txt").read_text().split("/")[-3:-1] for name in ("child", "after")]
+    assert marks[0][0] != marks[1][0]
+
+
+@needs_proc
+def test_a_program_that_runs_programs_ends_with_all_of_them(tmp_path):
+    """What it runs carries a mark that begins with its own."""
+    number = tmp_path / "pid"
+    inner = f"BLACKBOX_RUN=${{BLACKBOX_RUN}}inner/0/ setsid sh -c 'echo $$ > {number}; sleep 60' & "
+    run(tmp_path, inner + f"while [ ! -s {number} ]; do sleep 0.01; done")
+    wait_until(lambda: not alive(int(number.read_text())))
+
+
 def test_the_program_is_asked_to_stop_before_it_is_killed(tmp_path):
     script = "trap 'echo tidy > tidied; exit 0' TERM; while true; do sleep 0.05; done"
     with pytest.raises(TimeoutError):
@@ -118,6 +213,8 @@ def test_no_zombies_and_no_open_files_are_left(tmp_path, monkeypatch):
         return started[-1]
 
     monkeypatch.setattr(process.subprocess, "Popen", recorded)
+    run(tmp_path, "true")  # the first starts the guard
+    started.clear()
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         run(tmp_path, "true")
@@ -139,4 +236,5 @@ def test_a_program_that_cannot_be_started_is_an_error_of_the_system(tmp_path):
 
 def test_the_environment_is_what_is_given(tmp_path):
     process.run(["/usr/bin/env"], tmp_path, {"ONLY": "this one"}, None, 1000)
-    assert (tmp_path / "stdout.txt").read_text() == "ONLY=this one\n"
+    given = (tmp_path / "stdout.txt").read_text().splitlines()
+    assert [line for line in given if not line.startswith("BLACKBOX_RUN=")] == ["ONLY=this one"]

@@ -3,12 +3,12 @@ import os
 import pytest
 
 from blackbox import ConfigurationError
-from blackbox.adapters.command import scratch
+from blackbox.adapters.command import files, process
 
 
 @pytest.mark.parametrize("name, plain", [("a.npy", "a.npy"), ("a//b/./c", "a/b/c"), ("..a", "..a")])
 def test_names_inside_the_folder(name, plain):
-    assert scratch.checked_name("here", name) == plain
+    assert files.checked_name("here", name) == plain
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ def test_names_inside_the_folder(name, plain):
 )
 def test_names_that_lead_elsewhere_are_refused(name):
     with pytest.raises(ConfigurationError, match="here: expected the name of a file in the run's own folder"):
-        scratch.checked_name("here", name)
+        files.checked_name("here", name)
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def test_plain_files_and_links_inside_are_opened(folder):
     (folder / "results").mkdir()
     (folder / "results" / "10").write_text("5")
     (folder / "latest").symlink_to("results")
-    assert scratch.output(folder, "results/10", 10).read_text() == "5"
-    assert scratch.output(folder, "latest/10", 10).read_text() == "5"
+    assert files.output(folder, "results/10", 10).read_text() == "5"
+    assert files.output(folder, "latest/10", 10).read_text() == "5"
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_plain_files_and_links_inside_are_opened(folder):
 def test_other_files_are_refused(folder, make, name, words):
     make(folder)
     with pytest.raises((ValueError, FileNotFoundError), match=words):
-        scratch.output(folder, name, 1000)
+        files.output(folder, name, 1000)
 
 
 def test_a_folder_beside_with_a_longer_name_is_outside(folder):
@@ -60,14 +60,14 @@ def test_a_folder_beside_with_a_longer_name_is_outside(folder):
     (folder.parent / "run-2" / "a").touch()
     (folder / "a").symlink_to("../run-2/a")
     with pytest.raises(ValueError, match="leads out"):
-        scratch.output(folder, "a", 10)
+        files.output(folder, "a", 10)
 
 
 def test_files_and_folders_are_copied(tmp_path, folder):
     (tmp_path / "case" / "system").mkdir(parents=True)
     (tmp_path / "case" / "system" / "dict").write_text("x")
-    scratch.copy_into(folder, "sub/case", tmp_path / "case")
-    scratch.copy_into(folder, "deep/secret", tmp_path / "secret")
+    files.copy_into(folder, "sub/case", tmp_path / "case")
+    files.copy_into(folder, "deep/secret", tmp_path / "secret")
     (folder / "sub/case/system/dict").write_text("changed by the program")
     assert (tmp_path / "case/system/dict").read_text() == "x"
     assert (folder / "deep/secret").read_text() == "password"
@@ -76,7 +76,7 @@ def test_files_and_folders_are_copied(tmp_path, folder):
 def test_the_folder_is_removed_with_everything_in_it_but_what_it_links_to(tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").touch()
-    with scratch.scratch_folder(tmp_path, False) as folder:
+    with process.scratch_folder(tmp_path, False) as folder:
         (folder / "closed").mkdir()
         (folder / "closed" / "file").touch()
         (folder / "closed").chmod(0)
@@ -87,7 +87,7 @@ def test_the_folder_is_removed_with_everything_in_it_but_what_it_links_to(tmp_pa
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_the_folder_of_a_failed_run_is_kept_on_request_and_named(tmp_path, keep):
-    with pytest.raises(ValueError) as caught, scratch.scratch_folder(tmp_path, keep) as folder:
+    with pytest.raises(ValueError) as caught, process.scratch_folder(tmp_path, keep) as folder:
         raise ValueError("no good.")
     assert folder.exists() == keep
     assert str(caught.value) == (f"no good. The run's folder: {folder}" if keep else "no good.")
@@ -95,6 +95,6 @@ def test_the_folder_of_a_failed_run_is_kept_on_request_and_named(tmp_path, keep)
 
 
 def test_an_interrupted_run_leaves_no_folder(tmp_path):
-    with pytest.raises(KeyboardInterrupt), scratch.scratch_folder(tmp_path, True):
+    with pytest.raises(KeyboardInterrupt), process.scratch_folder(tmp_path, True):
         raise KeyboardInterrupt
     assert not any(tmp_path.iterdir())

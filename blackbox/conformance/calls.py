@@ -1,4 +1,4 @@
-"""Checks in other processes: pickling, the answers of the box rebuilt there, and of two at the same time."""
+"""Checks of how a black box can be called: by several threads, by several processes, with how many rows."""
 
 from __future__ import annotations
 
@@ -9,16 +9,65 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Barrier
+from time import perf_counter
 
 import numpy as np
 
-from blackbox.conformance.comparing import compare
-from blackbox.conformance.findings import Finding, Verdict
-from blackbox.conformance.probe import Arrays, Probe
+from blackbox.conformance.probe import Arrays, BoxRaisedError, Probe, keeping
+from blackbox.conformance.report import Finding, Verdict
+from blackbox.conformance.rows import Difference, compare
 from blackbox.function import BlackBoxFunction
 
+THREADS, ROUNDS = 4, 3
+
+
+def thread_safety(probe: Probe) -> Finding:
+    """Four threads, each with other rows, three calls each."""
+    count = min(8, len(probe.samples[0]))
+    batches = [probe.rows(count * thread + thread, count) for thread in range(THREADS)]
+    alone = [probe(batch) for batch in batches]
+    probe.spend(THREADS * ROUNDS * count)
+    together = Barrier(THREADS)
+
+    def work(batch: Arrays) -> list[Arrays | BoxRaisedError]:
+        given: list[Arrays | BoxRaisedError] = []
+        for _ in range(ROUNDS):
+            together.wait()
+            try:
+                given.append(probe.uncounted(batch))
+            except BoxRaisedError as raised:
+                given.append(raised)
+        return given
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        answers = list(pool.map(work, batches))
+    bad: list[str] = []
+    for serial, thread in zip(alone, answers, strict=True):
+        for answer in thread:
+            if isinstance(answer, BoxRaisedError):
+                bad.append(f"{type(answer.__cause__).__name__}: {answer.__cause__}")
+                continue
+            difference: Difference = compare(probe, serial, answer)
+            if difference.verdict is not Verdict.OK:
+                bad.append(difference.words())
+    unit = f"of {THREADS * ROUNDS} calls differ"
+    if not bad:
+        sentence = "Calls from several threads give what they give one after the other."
+        return Finding("thread safety", Verdict.OK, sentence, 0, unit)
+    sentence = (
+        f"Calls from several threads disturb each other: {bad[0]}. Give each call its own work arrays, or "
+        "use processes, not threads, in Parallel."
+    )
+    return Finding("thread safety", Verdict.WARNING, sentence, len(bad), unit)
+
+
+WORK = f"import sys; from {__name__} import work; work(*sys.argv[1:])"
 SECONDS = 300.0  # for a worker to start and answer; importing and compiling may take long, a hang is longer
 
 
@@ -166,7 +215,7 @@ def _start(folder: Path, number: int) -> subprocess.Popen[bytes]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     with (folder / f"log-{number}").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "blackbox.conformance.worker", str(folder), str(number)],
+            [sys.executable, "-c", WORK, str(folder), str(number)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -206,3 +255,87 @@ def _read(folder: Path, number: int, batches: int, end: str) -> Reply:
             log = (folder / f"log-{number}").read_text(errors="replace").strip().splitlines()
             return Reply(answers, ": ".join(filter(None, [end or "ended early", log[-1] if log else ""])))
     return Reply(answers, "")
+
+
+def work(name: str, number: str) -> None:
+    """The other end of `in_process`: answer the batches in a folder, one file each, when the word comes.
+
+    Args:
+        name: the folder.
+        number: which worker this is; it names the files.
+    """
+    folder = Path(name)
+    # Written by the parent a moment ago in a folder that only this user can write to.
+    box = pickle.loads((folder / "box").read_bytes())
+    with np.load(folder / "batches.npz", allow_pickle=False) as content:
+        batches = [
+            tuple(content[f"{place}-{name}"] for name in range(len(box.inputs)))
+            for place in range(int(content["count"]))
+        ]
+    (folder / f"ready-{number}").touch()
+    while not (folder / "go").exists():
+        if not folder.exists():
+            return
+        time.sleep(0.002)
+    warnings.simplefilter("ignore")
+    with keeping(box), np.errstate(all="ignore"):
+        for place, batch in enumerate(batches):
+            unfinished = folder / f"unfinished-{number}"
+            try:
+                given = box(*batch)
+            except Exception as error:
+                unfinished.write_text(f"{type(error).__name__}: {error}")
+                unfinished.rename(folder / f"error-{number}-{place}")
+                continue
+            with unfinished.open("wb") as file:
+                np.savez(file, *(given if isinstance(given, tuple) else (given,)))
+            unfinished.rename(folder / f"answer-{number}-{place}")
+
+
+LARGEST = 256
+REPEATS = 3
+LONG = 5.0  # seconds of one call, after which no larger one is tried
+SLOW_CALL = 0.05  # seconds that a call may cost beside its rows before it is worth a warning
+
+
+def speed(probe: Probe, clock: Callable[[], float] = perf_counter) -> Finding:
+    """Calls of 1, 2, 4, ... 256 rows, the best of three each; small ones within 10 % of the best are best."""
+    seconds: dict[int, float] = {}
+    size = 1
+    probe(probe.rows(0, 1))  # a first call may compile or connect
+    room = probe.left / 2  # the rest is for the check that comes after
+    while size <= LARGEST and seconds.get(size // 2, 0.0) < LONG and 2 * size * REPEATS <= room:
+        arrays = probe.rows(0, size)
+        seconds[size] = min(_time(probe, arrays, clock) for _ in range(REPEATS))
+        size *= 2
+    if len(seconds) < 2:
+        return Finding("speed", Verdict.SKIPPED, "The budget of rows leaves no room for it.")
+    a_row = {size: time / size for size, time in seconds.items()}
+    best = min(size for size, time in a_row.items() if time <= 1.1 * min(a_row.values()))
+    table = ", ".join(f"{size}: {_duration(time)}" for size, time in a_row.items())
+    last = max(seconds)
+    sentence = f"Blocks of {best} rows are best, {_duration(a_row[best])} a row ({table})."
+    # A call costs c + r rows: c and r from the two ends.
+    row = max(0.0, (seconds[last] - seconds[1]) / (last - 1))
+    fixed = max(0.0, seconds[1] - row)
+    if fixed > SLOW_CALL and fixed > row * 64:
+        sentence += (
+            f" A call costs {_duration(fixed)} beside its rows: give it many, or start the program once."
+        )
+        return Finding("speed", Verdict.WARNING, sentence, best, "rows a call")
+    if best < last:
+        sentence += f" Larger ones cost more: cut them, with max_rows={best} or Parallel."
+    return Finding("speed", Verdict.OK, sentence, best, "rows a call")
+
+
+def _time(probe: Probe, arrays: Arrays, clock: Callable[[], float]) -> float:
+    started = clock()
+    probe(arrays)
+    return clock() - started
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"

@@ -1,15 +1,22 @@
-"""Arrays written to and read from files: .npy, HDF5, and numbers as text; nothing in them is ever run."""
+"""The files of a run: safe names, and arrays in .npy, HDF5 and text; nothing in a file is ever run."""
 
 from __future__ import annotations
 
+import hashlib
 import math
-from pathlib import Path
+import os
+import shutil
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import h5py
 import numpy as np
 
 from blackbox.errors import ConfigurationError
+from blackbox.spec import ArraySpec
 
 Array = np.ndarray[Any, Any]
 SUFFIXES = {
@@ -24,6 +31,117 @@ _NUMPY_HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """An array, its file, and where an HDF5 file has it."""
+
+    spec: ArraySpec
+    file: str
+    dataset: str
+
+
+def array_files_of(
+    where: str, files: Mapping[str, str] | None, specs: Sequence[ArraySpec]
+) -> list[ArrayFile]:
+    """The files for arrays by name: "NAME.npy", "NAME.h5" or "NAME.h5:place/in/it", "NAME.csv".
+
+    Raises:
+        ConfigurationError: an array is not known, or a file cannot be used for it.
+    """
+    known = {spec.name: spec for spec in specs}
+    found: list[ArrayFile] = []
+    for name, file in (files or {}).items():
+        if name not in known:
+            raise ConfigurationError(
+                f"{where}: expected names among {', '.join(known)}, got {name!r}. Write array: file."
+            )
+        file, _, place = file.partition(":") if isinstance(file, str) else (file, "", "")
+        file = checked_name(f"{where}, {name!r}", file)
+        form = kind(f"{where}, {name!r}", file)
+        if place and form != "hdf5":
+            raise ConfigurationError(
+                f"{where}, {name!r}: expected a place after ':' for HDF5 files alone, got {file}:{place}. "
+                "Leave it out."
+            )
+        new = ArrayFile(known[name], file, place.strip("/") or name)
+        for other in found:
+            if other.file == file and (form != "hdf5" or other.dataset == new.dataset):
+                raise ConfigurationError(
+                    f"{where}: expected a file for each array, got {file!r} for {other.spec.name!r} and "
+                    f"{name!r}. Name another, or take one .h5 file for all."
+                )
+        found.append(new)
+    return found
+
+
+def checked_name(where: str, name: object) -> str:
+    """A file name for use inside the folder, in its plain form.
+
+    Raises:
+        ConfigurationError: it leads elsewhere.
+    """
+    path = PurePosixPath(name) if isinstance(name, str) else None
+    if path is None or not path.parts or path.is_absolute() or ".." in path.parts or "\0" in str(name):
+        raise ConfigurationError(
+            f"{where}: expected the name of a file in the run's own folder, got {name!r}. "
+            "Give a relative name without '..'."
+        )
+    return str(path)
+
+
+def output(folder: Path, name: str, max_bytes: int) -> Path:
+    """A file that the program left in the folder, safe to open.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: a symbolic link leads out of the folder, it is no plain file, or it is too large.
+    """
+    try:
+        path = (folder / name).resolve(strict=True)
+    except (OSError, RuntimeError):  # the second: links in a circle
+        there = ", ".join(sorted(item.name for item in folder.iterdir())[:20])
+        raise FileNotFoundError(f"expected the program to write {name}, found only {there}.") from None
+    if not path.is_relative_to(folder.resolve()):
+        raise ValueError(f"{name}: expected a file in the run's own folder, got a link that leads out of it.")
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{name}: expected a plain file, got a folder, a device or a pipe.")
+    if found.st_size > max_bytes:
+        raise ValueError(f"{name}: expected at most {max_bytes:,} bytes, got {found.st_size:,}.")
+    return path
+
+
+def copy_into(folder: Path, name: str, source: Path) -> None:
+    """Copy a file or a whole folder to a name in the folder."""
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    else:
+        shutil.copy(source, target)
+
+
+def existing(where: str, path: str | os.PathLike[str]) -> Path:
+    """The absolute form of a path to something that is there.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if not isinstance(path, str | os.PathLike) or not Path(path).exists():
+        raise ConfigurationError(f"{where}: expected a path that exists, got {path!r}. Give one that does.")
+    return Path(path).resolve()
+
+
+def content(path: Path) -> str:
+    """SHA-256 of a file, or of all files in a folder with their names; in hexadecimal."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    inside = sorted(item for item in path.rglob("*") if item.is_file())
+    listed = [(item.relative_to(path).as_posix(), content(item)) for item in inside]
+    return hashlib.sha256(repr(listed).encode()).hexdigest()
 
 
 def kind(where: str, name: str) -> str:

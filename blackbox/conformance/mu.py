@@ -1,0 +1,282 @@
+"""Which mu to take: derivatives on a ladder of steps, weighed against the noise.
+
+Forward differences, More and Wild, *Estimating derivatives of noisy simulations*, ACM Trans. Math. Softw. 38
+(2012) 19: the mean square error 2 s^2 / mu^2 + mu^2 |f''|^2 / 4 is least at mu = 8^(1/4) sqrt(s / |f''|). For
+central ones it is s^2 / 2 mu^2 + mu^4 |f'''|^2 / 36, least at mu = (3 s / |f'''|)^(1/3). s, f'' and f''' are
+root mean squares over lines and output numbers, which makes the sum of all errors least.
+
+The noise that counts is that of the differences at mu itself, which need not be ECnoise's on much shorter
+lines: a rounded probability that stays at 0 has none. So s is read off the second differences. Their mean
+square is 6 s^2 + h^4 |f''|^2; over h^2 it is least close to the best forward step, where it is 14 s^2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from blackbox.conformance.lines import Lines, Responses, draw_lines
+from blackbox.conformance.noise import POINTS, measure_noise
+from blackbox.conformance.probe import OutOfRowsError, Probe
+from blackbox.conformance.report import Finding, Recommendation, Steps, Verdict
+
+LINES, FEWEST = 32, 2  # lines for each input: the most, and with a small budget the fewest
+USELESS = 0.3  # expected error of slopes, over their size, that deserves a warning
+MOVED = 8  # numbers that must move at a step for its differences to be looked at
+CLEAR = 3.0  # a difference counts when its root mean square is so many times what noise alone makes
+BLOCK = 6  # steps of the ladder in one call
+
+
+def noise_and_mu(probe: Probe) -> list[Finding]:
+    """The noise level of the outputs, and one finding "mu of 'input'" for each differentiable input."""
+    inputs = [place for place, spec in enumerate(probe.box.inputs) if spec.differentiable]
+    if not inputs or not any(spec.differentiable for spec in probe.box.outputs):
+        return [Finding("noise level", Verdict.SKIPPED, "No derivative is wanted of this box.")]
+    responses = Responses(probe)
+    # Half of the budget; a line costs at most three tries of ECnoise and two ladders of 30 steps both ways.
+    affordable = probe.left / 2 / len(inputs) / (3 * POINTS + 2 * 60)
+    count = LINES if math.isinf(affordable) else int(min(LINES, max(FEWEST, affordable)))
+    findings, noise = [], np.zeros(len(responses.output))
+    for place in inputs:
+        along = draw_lines(probe, place, count, "directions")
+        own = measure_noise(responses, along)
+        noise = np.maximum(noise, own)
+        steps = recommend(responses, along, own)
+        single = recommend(responses, draw_lines(probe, place, count, "coordinates"), own)
+        findings.append(_mu(probe, place, single, steps))
+    for place in responses.places:
+        level = noise[responses.output == place]
+        probe.measured.noise[place] = float(np.sqrt(np.square(level).mean())) * responses.spread[place]
+    return [_noise(probe, responses, noise), *findings]
+
+
+def _noise(probe: Probe, responses: Responses, noise: np.ndarray) -> Finding:
+    relative = float(np.sqrt(np.square(noise).mean()))
+    rounding = float(np.sqrt(np.square(responses.rounding).mean()))
+    each = ", ".join(
+        f"{probe.measured.noise[place]:.2g} in {probe.box.outputs[place].name!r}"
+        for place in responses.places
+    )
+    if any(probe.measured.quanta[place] for place in responses.places):
+        source = "which is that of their steps (quantisation)"
+    elif relative <= 1.01 * rounding:
+        source = "no more than their rounding"
+    else:
+        source = f"{relative / rounding:.2g} times their rounding" if rounding else "as measured"
+    said = f"Standard deviation of the noise in the outputs: {each}; {source}."
+    return Finding("noise level", Verdict.OK, said, relative, "of the outputs' spread")
+
+
+def _mu(probe: Probe, place: int, single: Steps | None, along: Steps | None) -> Finding:
+    spec = probe.box.inputs[place]
+    name = f"mu of {spec.name!r}"
+    if single is None or along is None:
+        sentence = (
+            "The outputs do not change along this input, up to its own spread, so no mu gives a gradient. If "
+            "it has no effect, say differentiable=False; if outputs are steps, give samples that lie farther "
+            "apart."
+        )
+        return Finding(name, Verdict.WARNING, sentence)
+    found = Recommendation(spec.name, math.prod(spec.shape), single, along)
+    probe.measured.recommendations.append(found)
+    long_forward, long_central = found.long_directions
+    said = (
+        f"CGE: forward {single.forward:.1e}, central {single.central:.1e}. Directions of unit "
+        f"length: forward {along.forward:.1e}, central {along.central:.1e}; Gaussian and Rademacher: "
+        f"forward {long_forward:.1e}, central {long_central:.1e}. Expected error of a CGE slope: "
+        f"{_percent(single.forward_error)} forward, {_percent(single.central_error)} central."
+    )
+    if single.linear:
+        said += (
+            " No curvature is distinguishable from noise: forward steps are as long as the input's spread."
+        )
+    best = min(single.forward_error, single.central_error, along.forward_error, along.central_error)
+    if best > USELESS:
+        said += " Noise drowns the slopes at any mu: make the box less noisy, or average over many queries."
+        return Finding(name, Verdict.WARNING, said, single.forward, "forward, a coordinate")
+    return Finding(name, Verdict.OK, said, single.forward, "forward, a coordinate")
+
+
+def _percent(error: float) -> str:
+    return "more than 100 %" if error > 1 else f"{100 * error:.2g} %"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of a ladder: squares of differences there and of the noise, summed over lines and columns.
+
+    Attributes:
+        h: the step.
+        first: of [f(h) - f(-h)] / 2.
+        second: of f(h) - 2 f(0) + f(-h), and no less than rounding makes it.
+        third: of [f(2h) - 2 f(h) + 2 f(-h) - f(-2h)] / 2; 0 at the first step.
+        expected: the noise's variance, by ECnoise.
+        quantised: the noise's variance, by the quantisation of those numbers that move.
+        moving: whether enough numbers move for the sums to say something.
+    """
+
+    h: float
+    first: float
+    second: float
+    third: float
+    expected: float
+    quantised: float
+    moving: bool
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """The square error of a slope: s^2 / `noisy` mu^2 + |derivative|^2 mu^(2 order - 2) / `bent`."""
+
+    order: int  # of the derivative that bends the slope
+    factor: float  # variance of its difference over s^2
+    noisy: float
+    bent: float
+
+    def difference(self, rung: Rung) -> float:
+        return rung.second if self.order == 2 else rung.third
+
+    def clear(self, rung: Rung, noise: float) -> bool:
+        """Whether the difference is distinguishable from noise of this variance."""
+        return self.difference(rung) > CLEAR**2 * self.factor * noise
+
+    def derivative(self, ladder: list[Rung], noise: float) -> float:
+        """The sum of its squares, at the smallest step where it is clear; 0 if it is nowhere."""
+        # Of few numbers that jump from step to step, the noise is that of more and more as h grows.
+        clear = [self.clear(rung, max(noise, rung.quantised)) for rung in ladder]
+        if not any(clear):
+            return 0.0
+        last = clear.index(True)
+        while any(clear[last + 1 : last + 3]):  # one step that is not clear may lie between
+            last += 1 if clear[last + 1] else 2
+        rung = ladder[last]
+        own = self.factor * max(noise, rung.quantised)
+        return (self.difference(rung) - own) / rung.h ** (2 * self.order)
+
+    def best(self, noise: float, derivative: float, lines: Lines) -> float:
+        """The mu of least error, between the ends of the ladder."""
+        if derivative == 0.0:
+            return lines.longest
+        mu = (self.bent / self.noisy / (self.order - 1) * noise / derivative) ** (1 / (2 * self.order))
+        return min(max(mu, lines.shortest), lines.longest)
+
+    def error(self, noise: float, derivative: float, mu: float) -> float:
+        """The root of the square error, summed as in the ladder."""
+        return math.sqrt(noise / self.noisy / mu**2 + derivative * mu ** (2 * self.order - 2) / self.bent)
+
+
+FORWARD = _Rule(2, 6.0, 1 / 2, 4.0)
+CENTRAL = _Rule(3, 2.5, 2.0, 36.0)
+
+
+def recommend(responses: Responses, lines: Lines, noise: np.ndarray) -> Steps | None:
+    """The best steps along lines; None where the outputs do not change along any.
+
+    Args:
+        responses: what is looked at.
+        lines: where.
+        noise: `(columns,)`, the noise level of the responses.
+    """
+    ladder = climb_down(responses, lines, noise)
+    if ladder is None:
+        return None
+    square = _noise_at_best(ladder)
+    bend, twist = FORWARD.derivative(ladder, square), CENTRAL.derivative(ladder, square)
+    if bend == 0.0:  # all of the second difference is noise
+        square = _nearest(ladder, lines.longest).second / 6
+    forward, central = FORWARD.best(square, bend, lines), CENTRAL.best(square, twist, lines)
+    near = _nearest(ladder, central)
+    slope = math.sqrt(max(near.first - 0.5 * square, 1e-6 * square, 1e-300)) / near.h
+    return Steps(
+        forward,
+        central,
+        FORWARD.error(square, bend, forward) / slope,
+        CENTRAL.error(square, twist, central) / slope,
+        bend == 0.0,
+    )
+
+
+def _noise_at_best(ladder: list[Rung]) -> float:
+    """The noise's variance at the step where forward differences are about best."""
+    best = min(ladder, key=lambda rung: rung.second / rung.h**2 if rung.moving else math.inf)
+    return max(best.second / 14, best.quantised)
+
+
+def _nearest(ladder: list[Rung], mu: float) -> Rung:
+    return min(ladder, key=lambda rung: abs(math.log(rung.h / mu)))
+
+
+def climb_down(responses: Responses, lines: Lines, noise: np.ndarray) -> list[Rung] | None:
+    """Halve the step, from twice the input's spread on, until noise is all there is.
+
+    Args:
+        responses: what is looked at.
+        lines: where.
+        noise: `(columns,)`, the noise level of the responses.
+
+    Returns:
+        The ladder, the largest step first; None where the outputs do not change along any line.
+    """
+    levels = max(2, 1 + math.ceil(math.log2(lines.longest / lines.shortest)) if lines.shortest > 0 else 48)
+    steps = 2 * lines.longest * 2.0 ** -np.arange(levels)
+    zero = responses.along(lines, np.zeros(1))
+    plus = minus = np.zeros((len(lines.rows), 0, zero.shape[2]))  # (lines, steps, columns)
+    ladder = None
+    for start in range(0, levels, BLOCK):
+        block = steps[start : start + BLOCK]
+        try:
+            values = responses.along(lines, np.concatenate([block, -block]))
+        except OutOfRowsError:
+            if start == 0:
+                raise
+            break
+        plus = np.concatenate([plus, values[:, : len(block)]], axis=1)
+        minus = np.concatenate([minus, values[:, len(block) :]], axis=1)
+        ladder = _rungs(responses, steps, zero, plus, minus, noise)
+        if ladder is None:
+            return None
+        last = ladder[start:]
+        if not any(FORWARD.clear(rung, rung.expected) or CENTRAL.clear(rung, rung.expected) for rung in last):
+            break
+    return ladder
+
+
+def _rungs(
+    responses: Responses,
+    steps: np.ndarray,
+    zero: np.ndarray,
+    plus: np.ndarray,
+    minus: np.ndarray,
+    noise: np.ndarray,
+) -> list[Rung] | None:
+    """The ladder of values at the steps, at their negatives and between them, `(lines, steps, columns)`."""
+    second, first = plus - 2 * zero + minus, (plus - minus) / 2
+    third = np.zeros_like(first)
+    third[:, 1:] = first[:, :-1] - 2 * first[:, 1:]
+    moved = np.isfinite(second) & ((plus != zero) | (minus != zero))
+    # Numbers that never move, a saturated probability, have neither noise nor curvature here.
+    active = moved.any(axis=1, keepdims=True)
+    if not active.any():
+        return None
+    seen = active & np.isfinite(second) & np.isfinite(third)
+    measured = responses.probe.measured
+    quantum = np.array([measured.quanta[place] / responses.spread[place] for place in responses.output])
+    enough = min(MOVED, max(1, int(active.sum()) // 2))
+
+    def summed(values: np.ndarray, where: np.ndarray) -> np.ndarray:
+        return np.where(where, np.square(values), 0.0).sum(axis=(0, 2))
+
+    sums = [
+        summed(first, seen),
+        np.maximum(summed(second, seen), 6 * summed(responses.rounding, seen)),
+        summed(third, seen),
+        summed(noise, seen),
+        summed(quantum, seen & moved) / 12,
+    ]
+    moving = (seen & moved).sum(axis=(0, 2)) >= enough
+    return [
+        Rung(float(steps[level]), *(float(each[level]) for each in sums), moving=bool(moving[level]))
+        for level in range(plus.shape[1])
+    ]

@@ -1,0 +1,194 @@
+"""Units: a tangent's gradient is the same whatever units a box takes its inputs and gives its outputs in."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zo
+from blackbox import ArraySpec
+from tests.zo.row_boxes import FromTorch, weights
+
+INPUTS = torch.tensor([1e-6, 1.0, 1e6, 1e3], dtype=torch.float64)
+OUTPUTS = torch.tensor([1e3, 1e-6, 1.0, 1e6], dtype=torch.float64)
+ONES = torch.ones(4, dtype=torch.float64)
+TANGENTS = {
+    "secant": lambda: zo.SecantTangent(),
+    "low rank": lambda: zo.LowRankTangent(),
+    "window": lambda: zo.WindowTangent(),
+    "the default": lambda: None,
+    "student": lambda: student(),
+}
+
+
+def student() -> zo.StudentTangent:
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Linear(4, 24), nn.Tanh(), nn.Linear(24, 4)).double()
+    return zo.StudentTangent(network, batch=64, steps_per_step=30, learning_rate=1e-2)
+
+
+def linear(x: Tensor) -> Tensor:
+    return x @ weights(4, 4, seed=3).to(x)
+
+
+def bent(x: Tensor) -> Tensor:
+    return torch.tanh(0.5 * x @ weights(4, 4, seed=3).to(x)) + 0.3 * x.roll(1, dims=1)
+
+
+def in_units(function, inputs: Tensor, outputs: Tensor) -> FromTorch:
+    """The function as a box that takes `inputs` and gives `outputs` for what the function calls one."""
+    return FromTorch(
+        lambda x: outputs.to(x) * function(x / inputs.to(x)), (ArraySpec("x", (4,)),), (ArraySpec("y", (4,)),)
+    )
+
+
+def chain(call, inputs: Tensor, outputs: Tensor):
+    """Two calls, with what stands around them in units of one."""
+
+    def objective(network, batch):
+        state = batch
+        for _ in range(2):
+            state = call((state + 0.5 * network(state)) * inputs.to(batch)) / outputs.to(batch)
+        return (state - 0.5).square().mean(dim=1)
+
+    return objective
+
+
+def train(function, tangent, inputs: Tensor, outputs: Tensor, dtype, steps=8, probes=8):
+    """The gradients of some steps, with the weights moved in between, the true ones, and the errors."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4)).to(dtype)
+    box = in_units(function, inputs, outputs)
+    gradient = zo.TangentGradient(
+        network,
+        chain(box, inputs, outputs),
+        boxes=[box],
+        tangent=tangent,
+        probes=probes,
+        trust_policy=zo.TrustPolicy(check_every=None),
+    )
+    found, true, errors = [], [], []
+    for step in range(steps):
+        batch = weights(6, 4, seed=step).to(dtype)
+        loss = chain(function, ONES, ONES)(network, batch).mean()
+        truth = torch.autograd.grad(loss, list(network.parameters()))
+        network.zero_grad()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", zo.TangentWarning)
+            gradient.backward(batch)
+        found.append(torch.cat([p.grad.flatten() for p in network.parameters()]).double())
+        true.append(torch.cat([g.flatten() for g in truth]).double())
+        errors.append(gradient.metrics().get("tangent_error"))
+        with torch.no_grad():
+            for p, g in zip(network.parameters(), truth, strict=True):  # the same way whatever was found
+                p -= 0.05 * g
+    return found, true, errors
+
+
+def off(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("kind", ["secant", "low rank", "window", "the default"])
+@pytest.mark.parametrize("units", ["inputs", "outputs", "both"])
+def test_on_a_linear_box_the_gradient_is_exact_in_any_units(kind, units, dtype):
+    inputs, outputs = (INPUTS if units != "outputs" else ONES), (OUTPUTS if units != "inputs" else ONES)
+    found, true, errors = train(linear, TANGENTS[kind](), inputs, outputs, dtype)
+    assert off(found[-1], true[-1]) < 0.01
+    assert errors[-1] < 0.01
+
+
+@pytest.mark.parametrize("kind", TANGENTS)
+def test_the_result_does_not_depend_on_the_units(kind):
+    """Of a box that bends, where each tangent has errors of its own: the same ones, to 1 %."""
+    probes = 0 if kind == "student" else 8
+    plain, true, errors = train(bent, TANGENTS[kind](), ONES, ONES, torch.float64, probes=probes)
+    scaled, _, scaled_errors = train(bent, TANGENTS[kind](), INPUTS, OUTPUTS, torch.float64, probes=probes)
+    assert off(scaled[-1], plain[-1]) < 0.01
+    assert scaled_errors[-1] == pytest.approx(errors[-1], rel=0.01)
+    assert off(plain[-1], true[-1]) < 0.5
+
+
+def test_a_small_coordinate_that_is_wrong_shows_in_the_error():
+    """A tangent that is right but for one output of four, a million times smaller than the largest."""
+
+    class AllButOne(zo.Tangent):
+        learns = False
+
+        def apply(self, pairs, d):
+            return linear(d) * torch.tensor([1.0, 1.0, 1e-6, 0.0]).to(d)
+
+        def vjp(self, pairs, cotangent):
+            return torch.zeros_like(pairs.z)
+
+    outputs = torch.tensor([1.0, 1.0, 1e-6, 1e-6])
+    _, _, (error,) = train(linear, AllButOne(), ONES, outputs, torch.float64, steps=1)
+    assert error == pytest.approx(0.5, abs=0.01)
+
+
+def test_channels_of_a_grid_may_have_units_of_their_own():
+    """The convolution's stencils: exact on a local quadratic box whose channels differ by a factor of 1e9."""
+    spec = ArraySpec("state", (2, 8))
+
+    def step(z):
+        u, v = z[:, :1], z[:, 1:]
+        flux = (u * v).roll(1, dims=2) - 0.3 * (u * u).roll(-1, dims=2)
+        return torch.cat([u + 0.1 * flux, 0.9 * v - 0.2 * u.roll(1, dims=2)], dim=1)
+
+    def run(units):
+        torch.manual_seed(0)
+        network = nn.Conv1d(2, 2, 3, padding=1, padding_mode="circular").double()
+        box = FromTorch(lambda z: units * step(z / units), (spec,), (spec,))
+
+        def objective(call, units):
+            return lambda network, batch: (
+                call((batch + 0.1 * network(batch)) * units).div(units).square().mean((1, 2))
+            )
+
+        gradient = zo.TangentGradient(
+            network,
+            objective(box, units),
+            boxes=[box],
+            tangent=zo.ConvTangent(padding="circular", ridge=1e-12),
+            probes=6,
+            mu=0.1,
+        )
+        for seed in range(5):
+            network.zero_grad()
+            batch = weights(4, 2, 8, seed=seed)
+            gradient.backward(batch)
+        loss = objective(step, 1.0)(network, batch).mean()
+        true = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))])
+        return off(torch.cat([p.grad.flatten() for p in network.parameters()]), true)
+
+    for units in ([1.0, 1.0], [1e-6, 1e3], [1e3, 1e-6]):
+        assert run(torch.tensor(units, dtype=torch.float64)[:, None]) < 0.01
+
+
+def test_units_are_kept_in_the_state(tmp_path):
+    """What a resumed run finds is what an undisturbed one does, to the bit."""
+
+    def make(network, box):
+        return zo.TangentGradient(network, chain(box, INPUTS, OUTPUTS), boxes=[box])
+
+    def run(resume):
+        torch.manual_seed(0)
+        network = nn.Linear(4, 4).double()
+        box = in_units(bent, INPUTS, OUTPUTS)
+        gradient, found = make(network, box), []
+        for step in range(6):
+            if resume and step == 3:
+                torch.save(gradient.state_dict(), tmp_path / "state.pt")
+                gradient = make(network, box)
+                gradient.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+            network.zero_grad()
+            gradient.backward(weights(5, 4, seed=step) * (10.0**step))
+            found.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+            found.append(torch.tensor(gradient.metrics()["tangent_error"]))
+        return torch.cat([each.flatten() for each in found])
+
+    assert torch.equal(run(False), run(True))

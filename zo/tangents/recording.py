@@ -1,0 +1,318 @@
+"""Recording: what the base and the probes of a step ask of the boxes, and what they are answered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox import ArraySpec, BlackBoxFunction
+from blackbox.calls import intercepted
+from zo.batches import map_tensors, tensors
+from zo.draws import Key
+from zo.errors import TangentError
+from zo.evaluators.evaluator import Evaluator, Problem
+from zo.evaluators.loop import loop_losses
+from zo.evaluators.stacked import Stacked, stacked_losses
+from zo.evaluators.state import Snapshot
+from zo.execution.ranks import Ranks
+from zo.perturbation import Directions
+from zo.tangents.pairs import CallPairs
+
+PROBES = 301  # first word of the key's path for these draws
+
+
+@dataclass(frozen=True)
+class RecordedCall:
+    """One call in the chain, of the base (the first variant) and of the probes.
+
+    Attributes:
+        box: its place among the boxes.
+        inputs: one tensor `(variants, rows, *spec.shape)` for each input spec.
+        outputs: one tensor `(variants, rows, *spec.shape)` for each output spec.
+    """
+
+    box: int
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+    def on(self, rows: Tensor) -> RecordedCall:
+        """The call with rows of the batch replaced by others of it.
+
+        Args:
+            rows: `(batch rows,)`, for each the one that takes its place. A call has several rows for each
+                row of the batch where it has further leading axes; where it has others, it stays.
+        """
+        each, rest = divmod(self.inputs[0].shape[1], len(rows))
+        if rest:
+            return self
+        rows = rows.to(self.inputs[0].device)
+        places = (rows[:, None] * each + torch.arange(each, device=rows.device)).flatten()
+        return map_tensors(lambda tensor: tensor[:, places], self)
+
+    def pairs(self, box: BlackBoxFunction, alive: Tensor) -> CallPairs:
+        """What the probes of this call say about the box.
+
+        Args:
+            box: the one that was called.
+            alive: `(batch rows,)` bool; pairs of other rows are not valid.
+        """
+        z, d, nothing_else = _changes(box.inputs, self.inputs)
+        y, response, _ = _changes(box.outputs, self.outputs)
+        kept = z.isfinite().all(dim=-1) & y.isfinite().all(dim=-1) & rows_alive(alive, z)
+        valid = d.isfinite().all(dim=-1) & response.isfinite().all(dim=-1) & nothing_else & kept
+        valid &= (d != 0).any(dim=-1)  # at the first call, say, nothing has changed yet
+        d, response = (torch.where(valid[..., None], changes, 0.0) for changes in (d, response))
+        inputs, outputs = (
+            tuple(spec for spec in specs if spec.differentiable) for specs in (box.inputs, box.outputs)
+        )
+        z, y = (base.nan_to_num(0.0, 0.0, 0.0) for base in (z, y))
+        others = tuple(
+            None if spec.differentiable else given[0].nan_to_num(0.0, 0.0, 0.0)
+            for spec, given in zip(box.inputs, self.inputs, strict=True)
+        )
+        return CallPairs(inputs, outputs, z, d, response, valid, y, kept, others)
+
+    def failed(self, alive: Tensor) -> Tensor:
+        """Which probes failed here, `(probes, rows)` bool, over the rows that did not fail in the base.
+
+        Args:
+            alive: `(batch rows,)` bool.
+        """
+        each_output = [output[..., None].flatten(2).isfinite().all(dim=2) for output in self.outputs]
+        finite = torch.stack(each_output).all(dim=0)
+        return ~finite[1:, finite[0] & rows_alive(alive, finite[0])]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What some variants of a step gave.
+
+    Attributes:
+        losses: `(variants, rows)`, NaN where a row failed.
+        calls: of the boxes, in their order.
+        rows: that the boxes were asked for.
+    """
+
+    losses: Tensor
+    calls: list[RecordedCall]
+    rows: int
+
+
+@torch.no_grad()
+def record(
+    problem: Problem,
+    boxes: Sequence[BlackBoxFunction],
+    evaluator: Evaluator,
+    probes: int,
+    mu: float,
+    key: Key,
+    ranks: Ranks,
+    chunk: int | None,
+) -> Recorded:
+    """Evaluate the objective with the network as it is and with `probes` randomly moved copies of it.
+
+    Args:
+        problem: of the step.
+        boxes: whose calls are recorded.
+        evaluator: `Stacked` or `Loop`; a direction of zero is the base.
+        probes: how many.
+        mu: standard deviation of the moves.
+        key: of the step.
+        ranks: the processes that share the variants out; each gets all that was recorded.
+        chunk: how many variants run together; None for all. Chunk n is of rank n % size.
+
+    Raises:
+        TangentError: the calls of different variants cannot be told apart, or there are none; or a rank
+            failed.
+    """
+    variants = range(1 + probes)
+    chunks = [variants[first : first + (chunk or 1 + probes)] for first in variants[:: chunk or 1 + probes]]
+
+    def of_this_rank() -> tuple[None, list[Any]]:
+        found = [
+            _recorded(problem, boxes, evaluator, own, mu, key) for own in chunks[ranks.rank :: ranks.size]
+        ]
+        return None, found if ranks.size == 1 else [_packed(each) for each in found]
+
+    _, told = ranks.together(key.step, of_this_rank)
+    found = [told[place % ranks.size][place // ranks.size] for place in range(len(chunks))]
+    if ranks.size > 1:
+        found = [_unpacked(each, problem.parameters.tensors[0].device) for each in found]
+    return _joined(found, boxes)
+
+
+class Recorder:
+    """Lets calls of some boxes through and keeps what went in and came out.
+
+    Args:
+        boxes: told apart by what they are, not by what they equal.
+
+    Attributes:
+        rows: in those calls.
+        seen: of each call the box's place, its inputs and its outputs, `(rows, *spec.shape)`.
+    """
+
+    def __init__(self, boxes: Sequence[BlackBoxFunction]) -> None:
+        self.rows = 0
+        self.seen: list[tuple[int, list[Tensor], list[Tensor]]] = []
+        self._places = {id(box): place for place, box in enumerate(boxes)}
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """A block whose calls are recorded."""
+        with intercepted(self._call):
+            yield
+
+    def _call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+        given = box.call(*arrays)
+        if id(box) in self._places:
+            refuse_arrays(box, arrays)
+            outputs = given if isinstance(given, tuple) else (given,)
+            # Copies, as the objective may write to what is its own.
+            inputs = [flat_rows(s, t).clone() for s, t in zip(box.inputs, arrays, strict=True)]
+            results = [flat_rows(s, t).clone() for s, t in zip(box.outputs, outputs, strict=True)]
+            self.rows += len(inputs[0])
+            self.seen.append((self._places[id(box)], inputs, results))
+        return given
+
+
+def refuse_arrays(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> None:
+    """Refuse what carries no gradient.
+
+    Raises:
+        TangentError: not all of a call's arrays are torch tensors.
+    """
+    if not all(isinstance(array, Tensor) for array in arrays):
+        raise TangentError(
+            f"{box!r}: expected torch tensors, got NumPy arrays, through which there is no gradient. "
+            "Leave the conversion to the box."
+        )
+
+
+def flat_rows(spec: ArraySpec, tensor: Tensor) -> Tensor:
+    """`(*leading, *spec.shape)` to `(rows, *spec.shape)`, detached."""
+    return tensor.detach().reshape(tensor.numel() // math.prod(spec.shape), *spec.shape)
+
+
+def rows_alive(alive: Tensor, rows: Tensor) -> Tensor:
+    """For each row of a call whether its row of the batch is alive; all, where a call has others."""
+    each, rest = divmod(len(rows), len(alive))
+    if rest:
+        return torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+    return alive.to(rows.device).repeat_interleave(each)
+
+
+def _recorded(
+    problem: Problem,
+    boxes: Sequence[BlackBoxFunction],
+    evaluator: Evaluator,
+    variants: range,
+    mu: float,
+    key: Key,
+) -> Recorded:
+    """Some of the variants: the first of all is the base, and each probe's draws are its own."""
+    size, dtype = problem.parameters.size, problem.parameters.dtype
+    moves = torch.zeros(len(variants), size, dtype=dtype)
+    for place, variant in enumerate(variants):
+        if variant > 0:
+            moves[place] = mu * torch.randn(size, generator=key.generator(PROBES, variant - 1), dtype=dtype)
+    recorder = Recorder(boxes)
+    with recorder.recording():
+        evaluate = stacked_losses if isinstance(evaluator, Stacked) else loop_losses
+        losses = evaluate(problem, Directions(moves), Snapshot(problem.network))
+    split = _stacked if isinstance(evaluator, Stacked) else _one_by_one
+    return Recorded(losses, split(recorder, boxes, len(variants)), recorder.rows)
+
+
+def _stacked(recorder: Recorder, boxes: Sequence[BlackBoxFunction], variants: int) -> list[RecordedCall]:
+    """The calls, where all variants went through the objective together, outermost among the rows."""
+    calls = []
+    for place, inputs, outputs in recorder.seen:
+        if len(inputs[0]) % variants:
+            raise TangentError(
+                f"{boxes[place]!r}: expected {variants} times as many rows in a call as in that of the base "
+                f"alone, got {len(inputs[0])}. Keep the batch's rows first, or use evaluator='loop'."
+            )
+        split = [tuple(t.unflatten(0, (variants, -1)) for t in group) for group in (inputs, outputs)]
+        calls.append(RecordedCall(place, *split))
+    return calls
+
+
+def _one_by_one(recorder: Recorder, boxes: Sequence[BlackBoxFunction], variants: int) -> list[RecordedCall]:
+    """The calls, where the variants went through the objective one after another."""
+    count, rest = divmod(len(recorder.seen), variants)
+    calls = []
+    for n in range(count):
+        same = recorder.seen[n::count]
+        if rest or len({(place, inputs[0].shape) for place, inputs, _ in same}) > 1:
+            raise _differ(f"{len(recorder.seen)} calls that differ")
+        groups = [zip(*(seen[part] for seen in same), strict=True) for part in (1, 2)]
+        calls.append(RecordedCall(same[0][0], *(tuple(map(torch.stack, group)) for group in groups)))
+    if rest:
+        raise _differ(f"{len(recorder.seen)} calls that differ")
+    return calls
+
+
+def _joined(found: Sequence[Recorded], boxes: Sequence[BlackBoxFunction]) -> Recorded:
+    """The chunks of a step as one."""
+    forms = [[(c.box, [(t.shape[1:], t.dtype) for t in tensors(c)]) for c in each.calls] for each in found]
+    if any(form != forms[0] for form in forms):
+        raise _differ(f"{' or '.join(map(str, sorted({len(form) for form in forms})))} calls that differ")
+    if not forms[0]:
+        raise TangentError(
+            f"objective: expected a call of a box in {list(boxes)}, got none. Name in boxes the very objects "
+            "that the objective calls; without a box, use autograd."
+        )
+    calls = [
+        RecordedCall(
+            same[0].box,
+            *(
+                tuple(map(torch.cat, zip(*(getattr(call, part) for call in same), strict=True)))
+                for part in ("inputs", "outputs")
+            ),
+        )
+        for same in zip(*(each.calls for each in found), strict=True)
+    ]
+    losses, rows = torch.cat([each.losses for each in found]), sum(each.rows for each in found)
+    return Recorded(losses, calls, rows)
+
+
+def _differ(found: str) -> TangentError:
+    return TangentError(
+        f"objective: expected the same calls of the boxes for the base and all probes, got {found}. Their "
+        "number, size and dtype must not depend on the weights."
+    )
+
+
+def _packed(recorded: Recorded) -> tuple[Recorded, list[bool]]:
+    """In the CPU's memory, to be sent; and which tensors were in a GPU's."""
+    return map_tensors(Tensor.cpu, recorded), [tensor.is_cuda for tensor in tensors(recorded)]
+
+
+def _unpacked(packed: tuple[Recorded, list[bool]], home: torch.device) -> Recorded:
+    """Back in the memory of the network's device, where they came from another's."""
+    were_there = iter(packed[1])
+    return map_tensors(lambda tensor: tensor.to(home) if next(were_there) else tensor, packed[0])
+
+
+def _changes(specs: tuple[ArraySpec, ...], arrays: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Differentiable arrays end to end, and what probes change of them.
+
+    Returns:
+        The base `(rows, size)`, its changes `(probes, rows, size)`, and where all else stayed as it was,
+        `(probes, rows)` bool.
+    """
+    flat = [array[..., None].flatten(2) for array in arrays]
+    moving = [array for spec, array in zip(specs, flat, strict=True) if spec.differentiable]
+    fixed = [array for spec, array in zip(specs, flat, strict=True) if not spec.differentiable]
+    whole = torch.cat(moving, dim=-1)
+    same = torch.ones(whole.shape[:2], dtype=torch.bool, device=whole.device)[1:]
+    for array in fixed:
+        same &= (array[1:] == array[0]).all(dim=-1)
+    return whole[0], whole[1:] - whole[0], same

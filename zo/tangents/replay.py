@@ -1,0 +1,323 @@
+"""Replay: the base once more, with its recorded answers, and tangents in the place of derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from blackbox import BlackBoxFunction, BudgetError
+from blackbox.calls import intercepted
+from zo.batches import map_tensors
+from zo.errors import TangentError
+from zo.evaluators.evaluator import Problem
+from zo.evaluators.hidden_weights import hidden
+from zo.evaluators.replacements import replacements
+from zo.evaluators.state import Snapshot
+from zo.objective import losses, uncompiled
+from zo.perturbation import Directions
+from zo.tangents.pairs import CallPairs, sizes
+from zo.tangents.recording import RecordedCall, flat_rows, refuse_arrays, rows_alive
+from zo.tangents.tangent import Tangent
+
+
+def replay(
+    problem: Problem,
+    boxes: Sequence[BlackBoxFunction],
+    tangents: Sequence[Tangent],
+    calls: Sequence[RecordedCall],
+    pairs: Sequence[CallPairs],
+    survived: Tensor,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The objective once more, with recorded answers, and autograd through it and the tangents.
+
+    Args:
+        problem: of the step, with the batch that `without_failed` gave.
+        boxes: their calls are not evaluated.
+        tangents: of each box.
+        calls: as `without_failed` gave them.
+        pairs: of each call.
+        survived: `(rows,)` bool, over which the mean is taken.
+
+    Returns:
+        The mean loss, detached, and the gradient of each of the chosen parameters.
+
+    Raises:
+        TangentError: it is not the evaluation that was recorded, or a gradient arrives at another box.
+    """
+    answers = _Replay(boxes, tangents, calls, pairs, survived)
+    results = []
+
+    def kept(network: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401
+        results.append(problem.objective(network, batch))
+        return results[0]
+
+    with torch.enable_grad():
+        with intercepted(answers.call):
+            losses(kept, problem.network, problem.batch, problem.rows)  # checks the shape, and detaches
+        answers.finish()
+        loss = results[0][survived].mean()
+        weights = problem.parameters.tensors
+        if not loss.requires_grad:
+            return loss, tuple(torch.zeros_like(weight) for weight in weights)
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+    return loss.detach(), gradients
+
+
+def without_failed(
+    survived: Tensor,
+    calls: Sequence[RecordedCall],
+    batch: Any,  # noqa: ANN401
+) -> tuple[list[RecordedCall], Any]:
+    """Put a row that survived in the place of each that did not, for the loss to leave out.
+
+    A NaN times a gradient of zero is a NaN; and taken out altogether, all that is drawn or shaped by the
+    number of rows would change.
+
+    Args:
+        survived: `(rows,)` bool.
+        calls: as they were recorded.
+        batch: tensors with rows first.
+
+    Returns:
+        Calls and batch.
+    """
+    source = torch.arange(len(survived), device=survived.device)
+    source[~survived] = torch.nonzero(survived)[0]
+    kept = map_tensors(lambda tensor: tensor[source.to(tensor.device)], batch)
+    return [call.on(source) for call in calls], kept
+
+
+@torch.no_grad()
+def refuse_unseen_weights(
+    problem: Problem, boxes: Sequence[BlackBoxFunction], calls: Sequence[RecordedCall], alive: Tensor
+) -> None:
+    """Refuse an objective in which a box's input depends on weights that stacked probes do not move.
+
+    Probes say nothing about what such a weight does in the box, and the tangent's word for it, its
+    prior's, would go into the gradient in silence. Elsewhere, as in a penalty on the weights, such a
+    read does no harm: autograd sees it.
+
+    Costs one evaluation of the objective, in which the boxes are not evaluated: they give the recorded
+    answers. A weight that is NaN but for the forward of its own module shows at the boxes' inputs.
+
+    Args:
+        problem: of the step.
+        boxes: the boxes.
+        calls: of the base and the probes; only the base's are used.
+        alive: `(batch rows,)` bool, the rows that did not fail.
+
+    Raises:
+        TangentError: it does, or the objective cannot be evaluated like that.
+    """
+    modules = replacements(problem, Directions(torch.zeros(1, problem.parameters.size)))
+    answers = _WithHiddenWeights(boxes, calls, alive)
+    start = Snapshot(problem.network)
+    why = "a weight that is read elsewhere"
+    try:
+        with hidden(problem.parameters.tensors, modules), uncompiled(), intercepted(answers.call):
+            losses(problem.objective, problem.network, problem.batch, problem.rows)
+        unseen = answers.unseen
+    except BudgetError:  # of another box
+        raise
+    except TangentError:  # it cannot be replayed either, which the second evaluation says better
+        unseen = answers.unseen
+    except Exception as error:  # with the weights in sight it worked
+        unseen, why = True, f"{type(error).__name__} when a weight cannot be read elsewhere"
+    finally:
+        start.restore()
+    if unseen:
+        raise TangentError(
+            "objective: expected the inputs of boxes to depend on weights that are read in the forward of "
+            f"the module that holds them, got {why}: stacked probes do not move it. Let the module give it, "
+            "with rows first, as `def forward(self, x): return self.theta.expand(len(x), -1)`, or take "
+            "evaluator='loop'."
+        )
+
+
+class _Recording:
+    """Answers the calls of an objective in the order in which they were recorded; no box is evaluated.
+
+    Args:
+        boxes: the boxes.
+        calls: of the base and the probes; only the base's are used.
+        alive: `(batch rows,)` bool, the rows whose inputs count.
+    """
+
+    def __init__(
+        self, boxes: Sequence[BlackBoxFunction], calls: Sequence[RecordedCall], alive: Tensor
+    ) -> None:
+        self.boxes = boxes
+        self.calls = calls
+        self.alive = alive
+        self._places = {id(box): place for place, box in enumerate(boxes)}
+        self._next = 0
+
+    def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+        """What the box answered; other boxes answer as ever."""
+        if id(box) not in self._places:
+            _refuse_graph(box, arrays)
+            return box.call(*arrays)
+        number, place = self._next, self._places[id(box)]
+        if number == len(self.calls) or self.calls[number].box != place:
+            known = (
+                "no further one" if number == len(self.calls) else repr(self.boxes[self.calls[number].box])
+            )
+            raise _differs(f"call {number + 1} of a box to be of {known}", f"one of {box!r}")
+        self._next += 1
+        refuse_arrays(box, arrays)
+        self.check(number, box, arrays)
+        outputs = self.answer(number, box, arrays)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
+        """Compare the inputs of a call with those that were recorded."""
+
+    def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The base's outputs, with the leading axes that the inputs have."""
+        leading = arrays[0].shape[: arrays[0].ndim - len(box.inputs[0].shape)]
+        pairs = zip(box.outputs, self.calls[number].outputs, strict=True)
+        return tuple(kept[0].reshape(*leading, *spec.shape).clone() for spec, kept in pairs)
+
+    def finish(self) -> None:
+        """Refuse an objective that made fewer calls than were recorded.
+
+        Raises:
+            TangentError: it did.
+        """
+        if self._next < len(self.calls):
+            raise _differs(f"{len(self.calls)} calls of the boxes", f"{self._next}")
+
+
+class _WithHiddenWeights(_Recording):
+    """Sees whether inputs are finite that were so when they were recorded."""
+
+    unseen = False
+
+    def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
+        for spec, array, kept in zip(box.inputs, arrays, self.calls[number].inputs, strict=True):
+            lost = kept[0].isfinite() & ~flat_rows(spec, array).isfinite()
+            self.unseen |= bool(lost[rows_alive(self.alive, lost)].any())
+
+
+class _Replay(_Recording):
+    """Gives outputs that carry a gradient: the tangent's.
+
+    Args:
+        boxes: the boxes.
+        tangents: of each box.
+        calls: of the base and the probes; only the base's are used.
+        pairs: of each call, for the tangents.
+        alive: `(batch rows,)` bool, the rows whose inputs must be what was recorded.
+    """
+
+    def __init__(
+        self,
+        boxes: Sequence[BlackBoxFunction],
+        tangents: Sequence[Tangent],
+        calls: Sequence[RecordedCall],
+        pairs: Sequence[CallPairs],
+        alive: Tensor,
+    ) -> None:
+        super().__init__(boxes, calls, alive)
+        self.tangents = tangents
+        self.pairs = pairs
+
+    def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        outputs = super().answer(number, box, arrays)
+        pull_back = _PullBack(box, self.tangents[self.calls[number].box], self.pairs[number])
+        # Detached, an input without derivative makes no graph.
+        pairs = zip(box.inputs, arrays, strict=True)
+        inputs = [array if spec.differentiable else array.detach() for spec, array in pairs]
+        return _Answered.apply(pull_back, outputs, *inputs)
+
+    def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
+        """The base alone must give the same inputs, to rounding, as it did beside the probes."""
+        for spec, array, kept in zip(box.inputs, arrays, self.calls[number].inputs, strict=True):
+            given, recorded = flat_rows(spec, array), kept[0]
+            where = f"input {spec.name!r} of call {number + 1}, of {box!r},"
+            if given.shape != recorded.shape or given.dtype != recorded.dtype:
+                known, found = ((t.dtype, tuple(t.shape)) for t in (recorded, given))
+                raise _differs(f"{where} to be {known[0]} of shape {known[1]}", f"{found[0]} of {found[1]}")
+            rows = rows_alive(self.alive, given)
+            given, recorded = given[rows], recorded[rows]
+            if not spec.floating:
+                same = torch.equal(given, recorded)
+            else:  # what differs in the order of sums differs by units in the last place, and adds up
+                size = float(recorded.nan_to_num(0.0, 0.0, 0.0).abs().amax())
+                allowed = torch.finfo(given.dtype).eps ** 0.5 * size
+                same = torch.allclose(given, recorded, rtol=0.0, atol=allowed, equal_nan=True)
+            if not same:
+                raise _differs(f"{where} to be what it was beside the probes", "another")
+
+
+@dataclass(frozen=True)
+class _PullBack:
+    """A call's gradients, from its tangent."""
+
+    box: BlackBoxFunction
+    tangent: Tangent
+    pairs: CallPairs
+
+    @torch.no_grad()
+    def __call__(self, cotangents: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+        """The gradient of each input, `(rows, size)`; None of those without derivative."""
+        z = self.pairs.z
+        parts = [
+            z.new_zeros(len(z), size) if cotangent is None else cotangent.reshape(len(z), size).to(z.dtype)
+            for cotangent, spec in zip(cotangents, self.box.outputs, strict=True)
+            for size in sizes((spec,))
+            if spec.differentiable
+        ]
+        whole = self.tangent.vjp(self.pairs, torch.cat(parts, dim=-1))
+        found = iter(whole.split(sizes(self.pairs.inputs), dim=-1))
+        return [next(found) if spec.differentiable else None for spec in self.box.inputs]
+
+
+class _Answered(Function):
+    """`apply(pull_back, outputs, *inputs)` gives the outputs."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        pull_back: _PullBack,
+        outputs: tuple[Tensor, ...],
+        *inputs: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """No box is evaluated."""
+        ctx.pull_back, ctx.like = pull_back, [(x.shape, x.dtype) for x in inputs]
+        pairs = zip(pull_back.box.outputs, outputs, strict=True)
+        ctx.mark_non_differentiable(*(out for spec, out in pairs if not spec.differentiable))
+        ctx.set_materialize_grads(False)  # None tells an output that the loss does not use
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        """The tangent's vector-Jacobian product."""
+        found = zip(ctx.pull_back(cotangents), ctx.like, strict=True)
+        return None, None, *(g if g is None else g.reshape(shape).to(dtype) for g, (shape, dtype) in found)
+
+
+def _refuse_graph(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> None:
+    """Refuse a gradient that arrives at a box that is not named: it would be cut from the graph."""
+    pairs = zip(box.inputs, arrays, strict=False)
+    names = [s.name for s, x in pairs if s.differentiable and isinstance(x, Tensor) and x.requires_grad]
+    if names and torch.is_grad_enabled():
+        raise TangentError(
+            f"objective: expected inputs of {box!r}, which is not in boxes, that do not depend on the "
+            f"weights, got {names[0]!r}, which does: its gradient would be lost. Name the box in boxes as "
+            f"well, or give it {names[0]}.detach() if no gradient is to pass it."
+        )
+
+
+def _differs(expected: str, found: str) -> TangentError:
+    return TangentError(
+        f"objective: expected {expected}, got {found}. In a step it is evaluated twice, with the probes and "
+        "alone: it must call the same boxes in the same order on the same values. Keep the batch's rows "
+        "first and rows of different variants apart, draw no random numbers outside of the network's "
+        "layers, or use evaluator='loop'."
+    )

@@ -1,1 +1,0 @@
-"""A step of `TangentGradient`: base and probes run and recorded, shared out, learned from, replayed."""

@@ -1,0 +1,351 @@
+"""Trust: how well tangents predict, whether the loss falls along their gradient, and what follows."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox import BlackBoxFunction
+from blackbox.checks import check_count, check_number, check_positive
+from zo.errors import TangentWarning
+from zo.evaluators.evaluator import Problem, mean_changes
+from zo.evaluators.loop import loop_losses
+from zo.evaluators.state import Snapshot
+from zo.perturbation import Directions
+from zo.tangents.pairs import CallPairs, reciprocal, sizes, together
+from zo.tangents.recording import Recorder
+from zo.tangents.tangent import Tangent
+
+Squares = tuple[float, float]  # of errors, and of what they are measured by
+
+FORETOLD = 1e-3  # of the loss: the change along the gradient that the query is made for
+WORST = 10.0  # errors above count as this: one step in which nothing is known is not all that counts
+FALL = 0.1  # an error that falls by less between two verdicts falls no more
+
+
+# Predictions
+
+
+@torch.no_grad()
+def predict_and_learn(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squares | None]:
+    """Let a tangent predict what a step has shown, then learn from it.
+
+    Args:
+        tangent: of one box.
+        calls: of that box in the step, with its units, in their order. Responses are predicted where there
+            are probes, else the outputs.
+
+    Returns:
+        For each call two sums of squares, for `relative_error`; None where there was nothing to predict.
+    """
+    squares = [_squares(tangent, pairs) for pairs in calls]
+    for pairs in calls:
+        tangent.see(pairs)
+    if calls:
+        tangent.observe(together(calls))
+    return squares
+
+
+def relative_error(squares: Sequence[Squares | None]) -> float | None:
+    """The root of errors over what they are measured by, of several calls together.
+
+    Each output counts in units of its usual response, so a small one that is wrong shows.
+
+    Returns:
+        0 for a perfect prediction, 1 for one as good as predicting no response, or the mean value; infinity
+        where a response was predicted and there was none; None where there was nothing to predict.
+    """
+    known = [each for each in squares if each is not None]
+    if not known:
+        return None
+    error, size = (math.fsum(column) for column in zip(*known, strict=True))
+    return math.sqrt(error / size) if size else (math.inf if error else 0.0)
+
+
+def _squares(tangent: Tangent, pairs: CallPairs) -> Squares | None:
+    if len(pairs.d):
+        if not pairs.valid.any():  # as at a call before which the network has no part
+            return None
+        found, true, chosen, centre = tangent.predict(pairs), pairs.response, pairs.valid, 0.0
+    else:
+        found, true, chosen = tangent.predict_values(pairs), pairs.y, pairs.alive
+        if found is None or int(chosen.sum()) < 2:  # one value is its own mean
+            return None
+        centre = true[chosen].double().mean(dim=0)
+    found, true, unit = found[chosen].double(), true[chosen].double(), _units(pairs).double()
+    return tuple(float((each * reciprocal(unit)).square().sum()) for each in (found - true, true - centre))
+
+
+def _units(pairs: CallPairs) -> Tensor:
+    """Of the outputs; one that has not responded yet counts as others of its array, or not at all."""
+    arrays = []
+    for scale in pairs.response_scale.split(sizes(pairs.outputs)):
+        seen = scale > 0
+        arrays.append(torch.where(seen, scale, scale[seen].log().mean().exp() if seen.any() else 0.0))
+    units = torch.cat(arrays)
+    return units if units.any() else torch.ones_like(units)
+
+
+# The check along the gradient
+
+
+@torch.no_grad()
+def agreement(
+    problem: Problem,
+    boxes: Sequence[BlackBoxFunction],
+    base: Tensor,
+    gradients: Sequence[Tensor],
+    before: Snapshot,
+) -> tuple[float | None, int]:
+    """[L(theta + h g / |g|) - L(theta)] / (h |g|), by one query with the masks that the base drew.
+
+    h is such that g foretells a change by a thousandth of the loss. In float32 that is some 1e4 units of
+    the loss's rounding. A probe's length, mu sqrt(d), is far too long: a probe's direction is random, and
+    hardly any of it changes the loss, while along g all does, and what is measured is the curvature: for
+    true gradients changes 2 to 4 times those foretold on the wake flow, and up to 50 times on a chaotic
+    system. The way is uphill, where near a minimum curvature adds to the change instead of hiding it.
+
+    Args:
+        problem: of the step.
+        boxes: whose rows are counted.
+        base: losses `(rows,)`, NaN where a row failed.
+        gradients: g, tensor by tensor.
+        before: buffers and generators as the base found them.
+
+    Returns:
+        1 for the true gradient; None where it cannot be told: g is zero, or a row failed here that did not
+        in the base, so that the gradient is one of more rows than were compared. And the rows that the
+        boxes were asked for.
+    """
+    after, parameters = Snapshot(problem.network), problem.parameters
+    flat = torch.cat([gradient.reshape(-1).to("cpu", torch.float64) for gradient in gradients])
+    slope = float(flat.norm())
+    size = float(base[torch.isfinite(base)].double().abs().mean())
+    if not slope or not size:
+        return None, 0
+    length = FORETOLD * size / slope
+    direction = Directions((length / slope * flat).to(parameters.dtype)[None])
+    recorder = Recorder(boxes)
+    before.restore()
+    try:
+        with recorder.recording():
+            moved = loop_losses(problem, direction, Snapshot(problem.network))
+    finally:
+        after.restore()
+    change, valid = mean_changes(base, moved - base)
+    return (float(change) / (length * slope) if bool(valid) else None), recorder.rows
+
+
+# What is done about it
+
+
+@dataclass(frozen=True)
+class TrustPolicy:
+    """When trust in tangents is lost and regained.
+
+    Trust is lost when the mean of the prediction's relative error is above `lost` and falls no more, or when
+    in a check the loss changed along the gradient by less than `agreement` of what the gradient says. Then
+    the probes double, and again if that does not help, as far as the gradient's `max_rows` allows, and each
+    time a `TangentWarning` says what that costs; where more are not allowed one says so, once. When the mean
+    is below `regained` and the last check was good, trust is regained, and the probes halve down to those
+    that the gradient was made with.
+
+    The error is judged every `average` steps, and it falls while it is a tenth lower than the last time: so a
+    tangent has the time to learn. The first step counts for nothing, as nothing had been learned.
+
+    Measured on rollouts of 8 solver steps. A corrected wake flow: tangents that trained about as well as the
+    true derivative had errors of .05 to .14 (512 cells) and .19 (2,048) and agreements above .9, the
+    identity, a sixth worse, .33 and .5 to .9. Kuramoto-Sivashinsky (64 cells, chaotic): errors of .05 to
+    .12 trained well, .15 was no better than no training through the solver, and .23 to .35, those of
+    tangents that do not follow the state or have too few probes, were worse, with agreements down to -.1.
+
+    Attributes:
+        lost: the relative error of predicted responses above which trust is lost.
+        regained: the relative error of predicted responses below which it is regained.
+        lost_values: without probes, the relative error of predicted values above which trust is lost; it
+            says less about derivatives. Regained as far below it as `regained` is below `lost`.
+        agreement: the share of the change that the gradient foretells which must be there: 1 where it is
+            right, 0 or less where a step against it would not lower the loss.
+        check_every: steps between checks, each of one query; None for none.
+        average: steps over which the mean forgets, exponentially, and between two verdicts.
+
+    Raises:
+        ConfigurationError: a value out of its range.
+    """
+
+    lost: float = 0.25
+    regained: float = 0.2
+    lost_values: float = 1.0
+    agreement: float = 0.5
+    check_every: int | None = 25
+    average: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse what would never, or always, be lost."""
+        check_positive("TrustPolicy", "lost", self.lost)
+        check_number("TrustPolicy", "regained", self.regained, above=0, most=self.lost)
+        check_positive("TrustPolicy", "lost_values", self.lost_values)
+        mend = "0.5 is half of what the gradient says."
+        check_number("TrustPolicy", "agreement", self.agreement, mend=mend)
+        check_count("TrustPolicy", "average", self.average)
+        if self.check_every is not None:
+            check_count("TrustPolicy", "check_every", self.check_every)
+
+    def checks(self, step: int) -> bool:
+        """Whether a step, from 0, is one of those that are checked."""
+        return self.check_every is not None and (step + 1) % self.check_every == 0
+
+
+@dataclass
+class _State:
+    """What a resumed run must know."""
+
+    probes: int
+    total: float = 0.0  # of errors, each weighted by its age
+    weight: float = 0.0
+    steps: int = -1  # with this many probes, the first of all apart
+    learned: bool = False  # the first step is over
+    agreement: float | None = None  # of the last check
+    fresh: bool = False  # that check was made with this many probes
+    before: float | None = None  # the mean when it was last judged
+    lost: bool = False
+    warned: bool = False
+
+
+class TrustWatch:
+    """Keeps a gradient's trust from step to step and says how many probes the next one needs.
+
+    Args:
+        policy: when to act.
+        probes: how many to begin with, and the fewest.
+        max_rows: what a step may cost on average, checks included, in multiples of the base's rows.
+        learning: whether more probes can help any tangent.
+    """
+
+    def __init__(self, policy: TrustPolicy, probes: int, max_rows: float, learning: bool = True) -> None:
+        checks = 1 / policy.check_every if policy.check_every else 0.0
+        self.policy = policy
+        self.max_rows = max_rows
+        self.fewest = probes
+        # Twice no probes is none, and what learns from values alone may not learn from them either.
+        self.most = max(probes, int(max_rows - 1 - checks)) if probes and learning else probes
+        self.learning = learning
+        self.limit = policy.lost if probes else policy.lost_values
+        self._state = _State(probes)
+
+    @property
+    def probes(self) -> int:
+        """For the next step."""
+        return self._state.probes
+
+    @property
+    def lost(self) -> bool:
+        """Whether trust is lost."""
+        return self._state.lost
+
+    @property
+    def error(self) -> float | None:
+        """The running mean of the relative error; None before there is one."""
+        return self._state.total / self._state.weight if self._state.weight else None
+
+    def saw(self, step: int, error: float | None, agreement: float | None) -> None:
+        """Take in what a step has shown, and act.
+
+        Args:
+            step: its number.
+            error: relative error of the tangents' predictions; None if there was nothing to predict.
+            agreement: of the check; None if there was none.
+
+        Warns:
+            TangentWarning: trust is lost, and probes are added, or no more are allowed.
+        """
+        state = self._state
+        state.steps += 1
+        if error is not None and state.learned:
+            keep = 1.0 - 1.0 / self.policy.average
+            state.total = keep * state.total + (1.0 - keep) * min(error, WORST)
+            state.weight = keep * state.weight + (1.0 - keep)
+        state.learned |= error is not None
+        if agreement is not None:
+            state.agreement, state.fresh = agreement, True
+        due = state.steps > 0 and state.steps % self.policy.average == 0
+        if due or (agreement is not None and state.steps >= self.policy.average):
+            self._judge(step, due)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen, and the probes."""
+        return asdict(self._state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self._state = _State(**state)
+
+    def _judge(self, step: int, due: bool) -> None:
+        """`due`: the error too, which a check in between does not make old enough."""
+        policy, state, error = self.policy, self._state, self.error
+        against = state.agreement is not None and state.agreement < policy.agreement
+        stays = good = False
+        if due and error is not None:
+            stays = state.before is not None and error > max(self.limit, (1.0 - FALL) * state.before)
+            good = error < policy.regained / policy.lost * self.limit
+            state.before = error
+        if stays or (against and state.fresh):
+            state.lost = True
+            more = min(2 * state.probes, self.most)
+            if more > state.probes:
+                _warn(f"{self._found(step)}. {self._cost(more)}")
+                self._take(more)
+            elif not state.warned:
+                state.warned = True
+                _warn(f"{self._found(step)}. {self._stuck()}")
+        elif good and not against:
+            state.lost = state.warned = False
+            if state.probes > self.fewest:
+                self._take(max(state.probes // 2, self.fewest))
+
+    def _take(self, probes: int) -> None:
+        """Other probes show other errors, so the mean begins anew."""
+        state = self._state
+        state.probes, state.steps, state.total, state.weight, state.fresh = probes, 0, 0.0, 0.0, False
+
+    def _found(self, step: int) -> str:
+        policy, state = self.policy, self._state
+        wanted = f"expected tangents to predict with a relative error of at most {self.limit:g}"
+        known = "none" if self.error is None else f"{self.error:.3g}"
+        found = f"found {known}, the mean over some {policy.average} steps, with {state.probes} probes"
+        if state.agreement is not None:
+            wanted += f" and the loss to change by at least {policy.agreement:g} of what their gradient says"
+            found += f", and {state.agreement:.3g} of that change"
+        return f"Step {step}: {wanted}, {found}"
+
+    def _cost(self, probes: int) -> str:
+        return (
+            f"From now on {probes} probes until trust returns: a step asks the boxes for {1 + probes} times "
+            f"the rows of a first-order step instead of {1 + self.probes}, within max_rows={self.max_rows:g}."
+        )
+
+    def _stuck(self) -> str:
+        words = (
+            "Training may be worse than none: watch a held-out loss (zo.KeepBest). Move the network less in "
+            "a step; use LossGradient with sparse coordinates; or "
+        )
+        if not self.learning:
+            return words + "take a tangent that learns."
+        if not self.fewest:
+            return words + "fit the tangent to more of the box's answers, or let it take more steps_per_step."
+        more = 1 + 2 * self.probes
+        return (
+            f"{words}put SecantTangent outermost, take a StudentTangent, or allow more probes: "
+            f"max_rows={self.max_rows:g} allows no more, {2 * self.probes} of them take {more} times the "
+            "rows of a first-order step."
+        )
+
+
+def _warn(words: str) -> None:
+    warnings.warn(words, TangentWarning, stacklevel=5)  # the caller of backward
