@@ -29,7 +29,7 @@ def test_the_readme_s_own_simulator_learns(capsys):
     (printed,) = re.findall(r"after ([\d,]+) rows", capsys.readouterr().out)
     rows, steps = int(printed.replace(",", "")), 32 * 200 * 26
     assert rows == pendulum.ledger.rows_run - 101
-    assert steps <= rows < 1.05 * steps  # the rest is the evaluator's check
+    assert steps <= rows < 1.25 * steps  # the rest is the evaluator's checks
 
 
 def test_the_pages_have_no_gaps():

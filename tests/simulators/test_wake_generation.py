@@ -172,6 +172,6 @@ def test_two_processes_that_want_the_same_data_compute_it_once(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, -1, True])
 def test_a_number_of_workers_that_is_none_is_refused(tmp_path, workers):
-    with pytest.raises(ConfigurationError, match="workers: expected a whole number, 1 or more"):
+    with pytest.raises(ConfigurationError, match="workers: expected a whole number >= 1"):
         load_or_compute(TINY, tmp_path, workers=workers)
     assert os.listdir(tmp_path) == []

@@ -20,7 +20,6 @@ def outcome(folder):
     path = only_run(folder)
     last = sorted((path / "checkpoints").iterdir())[-1]
     state = checkpoint.load(last)["state"]
-    state["gradient"].pop("costs")  # of the clock
     metrics = [{k: v for k, v in line.items() if k != "seconds"} for line in Run.open(path).metrics()]
     bits = [value.numpy().tobytes() for value in state["network"].values()]
     moments = [part["exp_avg"].numpy().tobytes() for part in state["optimizer"]["state"].values()]

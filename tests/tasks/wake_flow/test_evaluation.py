@@ -155,12 +155,12 @@ class Breaking(WakeFlow):
 
     def __init__(self, call, row, factor):
         super().__init__(SMALL.width, dt=SMALL.dt, failures="keep")
-        self.call, self.row, self.factor, self.calls = call, row, factor, 0
+        self.spoilt, self.row, self.factor, self.calls = call, row, factor, 0
 
     def __call__(self, velocity, reynolds):
         out = super().__call__(velocity, reynolds)
         self.calls += 1
-        if self.calls == self.call:
+        if self.calls == self.spoilt:
             out[self.row] *= self.factor
         return out
 
