@@ -23,10 +23,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
-from zo.distributed.queries import StepQueries
-from zo.distributed.sharing import Sharing
 
 import zo
+import zo.loss_gradient
 from simulators.wake_flow.box import WakeFlow
 from tasks.denoised_smoothing import config as smoothing_config
 from tasks.denoised_smoothing import data as smoothing_data
@@ -58,7 +57,7 @@ _folders: list[tempfile.TemporaryDirectory[str]] = []  # until the process ends
 
 
 def wake(group: dist.ProcessGroup | None) -> Made:
-    """ZO-SOL; frames are made by the solver itself, since speed does not hang on their values."""
+    """ZO-SOL; frames are made by the solver itself, since speed does not depend on their values."""
     config = wake_config.PRESETS["demo"]
     box = zo.SharedRows(WakeFlow(config.width, dt=config.dt, failures="keep"), group)
     generator = torch.Generator().manual_seed(0)
@@ -77,7 +76,7 @@ def wake(group: dist.ProcessGroup | None) -> Made:
 
 
 def smoothing(group: dist.ProcessGroup | None) -> Made:
-    """deepzero, with coordinates drawn over all weights alike."""
+    """deepzero, with coordinates drawn over all weights in the same way."""
     config = smoothing_config.PRESETS["demo"]
     found = smoothing_data.load(config)
     _folders.append(tempfile.TemporaryDirectory())  # the count of its queries is kept there
@@ -114,19 +113,27 @@ TASKS: dict[str, Callable[[dist.ProcessGroup | None], Made]] = {
 
 
 class Clock:
-    """Seconds of the query phases since they were last taken: on the wall, and of this process."""
+    """Seconds of the last query phase, until all numbers are there: on the wall, and of this process."""
 
     def __init__(self) -> None:
         self.wall = self.own = 0.0
+        self._began = 0.0, 0.0
 
-    def timing(self, phase: Callable[..., Any]) -> Callable[..., Any]:
-        """The phase, timed."""
+    def beginning(self, evaluate: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with which the phase begins."""
+
+        def timed(*given: Any, **named: Any) -> Any:  # noqa: ANN401
+            self._began = perf_counter(), process_time()
+            return evaluate(*given, **named)
+
+        return timed
+
+    def ending(self, following: Callable[..., Any]) -> Callable[..., Any]:
+        """The function that follows the phase."""
 
         def timed(*given: Any) -> Any:  # noqa: ANN401
-            wall, own = perf_counter(), process_time()
-            found = phase(*given)
-            self.wall, self.own = perf_counter() - wall, process_time() - own
-            return found
+            self.wall, self.own = perf_counter() - self._began[0], process_time() - self._began[1]
+            return following(*given)
 
         return timed
 
@@ -137,7 +144,9 @@ def work(rank: int, name: str, rounds: int, folder: str) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     clock = Clock()
-    StepQueries.all, Sharing.all = clock.timing(StepQueries.all), clock.timing(Sharing.all)
+    module: Any = zo.loss_gradient
+    module.evaluate_share = clock.beginning(module.evaluate_share)
+    module.joined = clock.ending(module.joined)
     with redirect_stdout(StringIO()):
         alone, shared = TASKS[name](None), TASKS[name](dist.group.WORLD)
     alone[0].backward(alone[1])
