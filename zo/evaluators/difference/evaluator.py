@@ -21,7 +21,7 @@ from zo.perturbation import Coordinates, Directions, Perturbation
 LARGE = 2**17  # beyond, values anew cost less than changes
 CACHED = 2**20  # of all variants of a pass, which then stay in the cache
 MOST = 32  # variants of a pass
-RESOLVED = 10  # units in the last place of the losses, below which subtracted ones are mostly rounding
+RESOLVED = 4  # units in the last place of the losses, below which subtracted ones are mostly rounding
 LOSS_ROUNDING = 1000  # units in the last place by which recorded losses may be off the base's
 OTHER_KERNELS = 1e-3  # of a loss of order one: a GPU's library may choose others, of lower precision
 TEMPORARIES = 6  # tensors of the widest change's size that a rule holds at once
@@ -43,7 +43,7 @@ class Difference(Evaluator):
     at a time, and from where its change has spread to all channels the functions themselves run on the new
     values: that takes half of the time or less, and the losses are subtracted, so differences are rounded as
     in `loop`. All other queries are changes to the end: those of small activations; those that change the
-    losses by less than ten units in the last place, found by trying; those of steps below the root of the
+    losses by less than four units in the last place, found by trying; those of steps below the root of the
     float's precision (3.5e-4 in float32), which are not even tried; and all on a GPU.
 
     It serves coordinates; directions change every layer, and are left to other evaluators. A loss
