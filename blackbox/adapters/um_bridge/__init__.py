@@ -7,7 +7,7 @@ Needs the extra "umbridge". Protocol: https://um-bridge-benchmarks.readthedocs.i
 """
 
 from blackbox.adapters.um_bridge.client import UmBridge
-from blackbox.adapters.um_bridge.connection import NoAnswerError, ServerError, UnreachableError
+from blackbox.adapters.um_bridge.connection import BusyError, NoAnswerError, ServerError, UnreachableError
 from blackbox.adapters.um_bridge.server import serve, serving
 
-__all__ = ["NoAnswerError", "ServerError", "UmBridge", "UnreachableError", "serve", "serving"]
+__all__ = ["BusyError", "NoAnswerError", "ServerError", "UmBridge", "UnreachableError", "serve", "serving"]

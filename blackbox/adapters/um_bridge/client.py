@@ -37,6 +37,7 @@ class UmBridge(BlackBoxFunction):
     not seen the request. It is counted once. Where each request is billed say `resend=False`: the row has
     then failed, and `Retrying` around a `Budgeted` asks again within the budget.
 
+    A server that is busy (status 429 or 503) makes `Retrying` and `RateLimited` wait as long as it asks for.
     Connections are kept between calls, of several threads too. A pickled box has address and token, and
     opens its own.
 

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any
 
 from blackbox.adapters.um_bridge.messages import EXTRA, from_text, to_text
-from blackbox.errors import BlackBoxError
+from blackbox.errors import BlackBoxError, TryAgain
 from blackbox.extras import import_extra
 
 CONNECT_SECONDS = 10.0
@@ -26,6 +26,10 @@ class UnreachableError(ServerError, ConnectionError):
 
 class NoAnswerError(ServerError, TimeoutError):
     """The answer was not there in time; the server may still be at work on it."""
+
+
+class BusyError(ServerError, TryAgain):
+    """The server answered that it has too much to do (429 or 503); `after` has the seconds it asks for."""
 
 
 class Connection:
@@ -62,12 +66,18 @@ class Connection:
             max_bytes: the longest answer that is read.
 
         Raises:
-            UnreachableError, NoAnswerError, ServerError: naming the server.
+            UnreachableError, NoAnswerError, BusyError, ServerError: naming the server.
         """
         if self._process != os.getpid():
             self._open()  # after a fork the parent's sockets are not ours: answers would get mixed up
-        status, text = self._send(path, None if message is None else to_text(message), max_bytes)
-        where = f"{self.url}{path}"
+        response, text = self._send(path, None if message is None else to_text(message), max_bytes)
+        where, status = f"{self.url}{path}", response.status
+        if status in (429, 503):
+            seconds = response.headers.get("Retry-After", "")  # or a date, which is left alone
+            raise BusyError(
+                f"{where}: expected an answer, got status {status} and {_excerpt(text)!r}. Ask again later.",
+                after=float(seconds) if seconds.isdecimal() else 0.0,
+            )
         try:
             answer = from_text(text)
         except ValueError:
@@ -107,7 +117,7 @@ class Connection:
         )
         self._process, self._answered = os.getpid(), False
 
-    def _send(self, path: str, body: bytes | None, max_bytes: int) -> tuple[int, bytes]:
+    def _send(self, path: str, body: bytes | None, max_bytes: int) -> tuple[Any, bytes]:
         errors = self._http.exceptions
         try:
             try:
@@ -129,7 +139,7 @@ class Connection:
         except errors.HTTPError as error:
             raise self._lost(path, error) from None
 
-    def _exchange(self, path: str, body: bytes | None, max_bytes: int) -> tuple[int, bytes]:
+    def _exchange(self, path: str, body: bytes | None, max_bytes: int) -> tuple[Any, bytes]:
         deadline = None if self._timeout is None else monotonic() + self._timeout
         method = "GET" if body is None else "POST"
         response = self._pool.urlopen(
@@ -155,7 +165,7 @@ class Connection:
         finally:
             response.release_conn()
         self._answered = True
-        return response.status, bytes(text)
+        return response, bytes(text)
 
     def _lost(self, path: str, error: Exception) -> ServerError:
         return ServerError(

@@ -246,4 +246,6 @@ def _error(status: int, kind: str, message: str) -> Response:
     headers = {"www-authenticate": "Bearer"} if status == 401 else {}
     if status in (413, 503):
         headers["connection"] = "close"  # or what is left of the request would still be read
+    if status == 503:
+        headers["retry-after"] = "1"
     return Response(text, status, headers, "application/json")

@@ -23,8 +23,9 @@ from blackbox import (
     NonFiniteInputError,
     Retrying,
     RowFailedError,
+    TryAgain,
 )
-from blackbox.adapters.um_bridge import NoAnswerError, ServerError, UmBridge, UnreachableError
+from blackbox.adapters.um_bridge import BusyError, NoAnswerError, ServerError, UmBridge, UnreachableError
 from blackbox.extras import MissingExtraError
 from blackbox.wrappers.identity import identity
 from tests.blackbox.adapters.um_bridge.servers import Handler, OddServer, doubling, odd_server, saying
@@ -99,6 +100,20 @@ def test_what_is_no_answer_is_a_failed_row(text, status, words):
     for word in ["/Evaluate", *words]:
         assert word in str(failed.error)
     assert len(str(failed.error)) < 600  # however much the server sent
+
+
+@pytest.mark.parametrize("status, header, after", [(503, "2", 2.0), (429, "x", 0.0), (503, None, 0.0)])
+def test_a_busy_server_says_when_to_ask_again(status, header, after):
+    def busy(handler: Any) -> None:
+        handler.send_response(status)
+        if header is not None:
+            handler.send_header("Retry-After", header)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    _, failed = asked(busy)
+    assert failed is not None and isinstance(failed.error, BusyError) and isinstance(failed.error, TryAgain)
+    assert failed.error.after == after and f"status {status}" in str(failed.error)
 
 
 def test_nothing_that_a_server_sends_is_unpickled(tmp_path):

@@ -43,7 +43,8 @@ def test_calls_leak_nothing(calls, record_property):
         for name in processes:
             record_property(name, (before[name], after[name]))
             print(f"{name}: threads, files, MiB: {before[name]} -> {after[name]}")
-            assert after[name][:2] == before[name][:2]
+            # Fewer where a thread of an earlier test has ended.
+            assert all(now <= then for now, then in zip(after[name][:2], before[name][:2], strict=True))
             # A leak of one request's or answer's text a call, 200 bytes, would be 2 MiB in 10,000.
             assert after[name][2] - before[name][2] < 1.5
-        assert threading.active_count() <= own_threads  # fewer where a thread of an earlier test ended
+        assert threading.active_count() <= own_threads

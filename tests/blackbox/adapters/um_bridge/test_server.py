@@ -24,7 +24,7 @@ from typeguard import suppress_type_checks
 
 from blackbox import ArraySpec, Budgeted, ConfigurationError
 from blackbox.adapters import from_callable
-from blackbox.adapters.um_bridge import ServerError, UmBridge, UnreachableError, serve, serving
+from blackbox.adapters.um_bridge import BusyError, ServerError, UmBridge, UnreachableError, serve, serving
 from blackbox.extras import MissingExtraError
 from tests.blackbox.adapters.um_bridge.boxes import NINE, Cubes, Shapes, Waiting
 from tests.blackbox.adapters.um_bridge.servers import served_elsewhere
@@ -433,8 +433,9 @@ def test_more_clients_at_work_than_connections_are_told():
             caller.start()
         for _ in callers:
             assert box.entered.acquire(timeout=20)
-        with pytest.raises(ServerError, match="Busy: expected at most 2 connections"):
+        with pytest.raises(BusyError, match=r"Busy.*expected at most 2 connections") as caught:
             UmBridge(url)
+        assert caught.value.after == 1.0
         box.go_on.set()
         for caller in callers:
             caller.join()
