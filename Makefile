@@ -14,13 +14,15 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 WORKERS ?= logical
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help demo test test-all soak lint types layers clean environment environment-dev
+.PHONY: help demo test test-all test-lowest test-newest soak lint types layers clean environment environment-dev
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      train through a flow solver without derivatives, and write a report"
 	@echo "make test      the tests, without the slow ones"
 	@echo "make test-all  all tests, with types checked while they run"
+	@echo "make test-lowest, make test-newest PYTHON=python3.14"
+	@echo "               the tests with the lowest and the newest versions that pyproject.toml allows"
 	@echo "make soak      ten minutes of the tasks under faults; they must end as undisturbed"
 	@echo "make lint      ruff"
 	@echo "make types     pyright"
@@ -31,13 +33,27 @@ demo: environment
 	$(BIN)/blackbox run wake-flow --preset demo
 
 # Small tensors: more threads only wait for each other, ten times as long where a core is busy.
-test test-all: export OMP_NUM_THREADS ?= 1
+test test-all test-lowest test-newest: export OMP_NUM_THREADS ?= 1
 
 test: environment-dev
 	$(PYTEST)
 
 test-all: environment-dev
 	$(PYTEST) -m "slow or not slow" --typeguard-packages=blackbox,simulators,zo,tasks
+
+# The lowest or newest of each requirement, as uv resolves it; what those require themselves is the newest.
+test-lowest: RESOLUTION := lowest-direct
+test-newest: RESOLUTION := highest
+# torch before 2.12 has no second derivative of grid_sample, through which these two push directions
+test-lowest: CHOICE := $(addprefix --deselect tests/zo/test_model_tangent.py::, \
+  test_products_go_through_a_solver_that_has_no_forward_mode \
+  test_what_a_model_leaves_of_the_wake_is_learned_behind_it)
+
+test-lowest test-newest:
+	$(PYTHON) -m venv --clear .venv-$(RESOLUTION)
+	.venv-$(RESOLUTION)/bin/python -m pip install --disable-pip-version-check uv
+	.venv-$(RESOLUTION)/bin/uv pip install --python .venv-$(RESOLUTION) --resolution $(RESOLUTION) -e ".[dev]"
+	.venv-$(RESOLUTION)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(CHOICE)
 
 soak: environment-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak --seconds 600
@@ -54,7 +70,7 @@ layers: environment-dev
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-lowest-direct .venv-highest build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 environment: STAMP := $(RUNTIME)

@@ -32,9 +32,7 @@ SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
 MINIMUM = 1e-3  # of each layer stays; the default of a hundredth would make all layers alike at 99 %
 WITHOUT = "loop"
 LABELS = {WITHOUT: "without reuse", BASELINE: "with reuse, as published", named.DIFFERENCE: "difference"}
-LABELS |= {named.FUSED_16: "difference, fused, bfloat16", named.HALF: "difference, bfloat16"}
 COLOURS = {WITHOUT: ("#606060", "o"), BASELINE: ("#000000", "^"), named.DIFFERENCE: ("#e69f00", "D")}
-COLOURS |= {named.FUSED_16: ("#d55e00", "v"), named.HALF: ("#cc79a7", "P")}
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,8 @@ class Size:
 
 PRESETS = {
     "ci": Size("resnet8", 4, (WITHOUT, BASELINE, named.DIFFERENCE), "zo-grasp", 2, 4, 4, 8),
-    "small": Size("resnet20", 64, (WITHOUT, BASELINE, named.FUSED_16), "grasp", 3, 8),
-    "paper": Size("resnet20", 256, (WITHOUT, BASELINE, named.FUSED_16), "zo-grasp", 9, 16),
+    "small": Size("resnet20", 64, (WITHOUT, BASELINE, named.DIFFERENCE), "grasp", 3, 8),
+    "paper": Size("resnet20", 256, (WITHOUT, BASELINE, named.DIFFERENCE), "zo-grasp", 9, 16),
 }
 
 

@@ -53,7 +53,6 @@ class Size:
     config: Config
     steps: int
     truth: int
-    fused: bool
 
 
 PRESETS = {
@@ -69,7 +68,6 @@ PRESETS = {
         ),
         steps=10,
         truth=2,
-        fused=False,
     ),
     "small": Size(
         replace(
@@ -89,7 +87,6 @@ PRESETS = {
         ),
         steps=200,
         truth=1,
-        fused=True,
     ),
 }
 
@@ -174,7 +171,7 @@ def look(trainer: Trainer, network: nn.Module, sparsity: zo.Sparsity, step: int,
             copy.deepcopy(network),
             trainer.objective,
             zo.CGE(mu, zo.FixedCoordinates(indices)),
-            evaluator=Difference(fused=size.fused),
+            evaluator=Difference(),
             seed=trainer.seed,
         )
         gradient.backward(batch)

@@ -4,8 +4,9 @@
 
 Needs `pip install -e '.[benchmark]'`. Both servers double a vector of d numbers, each in a process of its
 own on this machine, one evaluation at a time; all pairs of server and client run in turn, and their answers
-must be equal. What counts is the ratio, and on a machine with other work the server's own CPU time: the two
-processes of a pair share its cores with whatever else runs. Linux only, which says what a process has used.
+must be equal. What counts is the ratio, and on a machine with other work the CPU time of client and server:
+the two processes of a pair share its cores with whatever else runs. Linux only, which says what a process
+has used.
 Writes `benchmarks/results/serving.json`.
 """
 
@@ -51,12 +52,13 @@ class Doubling(BlackBoxFunction):
 def main() -> None:
     """Measure, print and write."""
     table = [row for d, calls in CALLS.items() for row in rates(d, calls)]
-    print(f"{'d':>7s}  {'server':9s} {'client':9s} {'calls/s':>9s} {'CPU ms':>8s}  times umbridge both")
+    names = f"{'server':9s} {'client':9s} {'calls/s':>9s} {'CPU ms':>8s} {'both':>8s}"
+    print(f"{'d':>7s}  {names}  times umbridge's pair")
     for row in table:
         pair = f"{row['d']:7d}  {row['server']:9s} {row['client']:9s}"
         ratio = row["times umbridge's server and client"]
-        used = row["milliseconds of the server's CPU a call"]
-        print(f"{pair} {row['calls per second']:9.1f} {used:8.2f}  {ratio:8.2f}")
+        server, client = (row[f"milliseconds of the {side}'s CPU a call"] for side in ("server", "client"))
+        print(f"{pair} {row['calls per second']:9.1f} {server:8.2f} {server + client:8.2f}  {ratio:8.2f}")
     packages = {package: version(package) for package in PACKAGES}
     write("serving", {"packages": packages, "rates": table, f"{LEAK_CALLS} calls at d = 10": leaks()})
 
@@ -74,7 +76,7 @@ def rates(d: int, calls: int) -> list[dict[str, Any]]:
                 raise RuntimeError(f"{pair}: expected twice the input, got something else.")
         named = {f"{server} {client}": run for (server, client), run in runs.items()}
         seconds = interleaved(named, ROUNDS)
-        used = {pair: cpu_seconds(servers[pair[0]][0], run) / calls for pair, run in runs.items()}
+        used = {pair: cpu_seconds(servers[pair[0]][0], run, calls) for pair, run in runs.items()}
     base = seconds[f"{THEIRS} {THEIRS}"]
     return [
         {
@@ -82,7 +84,8 @@ def rates(d: int, calls: int) -> list[dict[str, Any]]:
             "server": server,
             "client": client,
             "calls per second": calls / seconds[f"{server} {client}"],
-            "milliseconds of the server's CPU a call": 1e3 * used[server, client],
+            "milliseconds of the server's CPU a call": 1e3 * used[server, client][0],
+            "milliseconds of the client's CPU a call": 1e3 * used[server, client][1],
             "times umbridge's server and client": base / seconds[f"{server} {client}"],
             "times umbridge's server, same client": seconds[f"{THEIRS} {client}"]
             / seconds[f"{server} {client}"],
@@ -104,17 +107,17 @@ def their_client(url: str, x: np.ndarray) -> Callable[[], Any]:
     return lambda: np.array([model([row.tolist()])[0] for row in x])
 
 
-def cpu_seconds(process: int, run: Callable[[], object], rounds: int = 3) -> float:
-    """What the threads of a process use of a CPU for one run, the mean of a few."""
+def cpu_seconds(process: int, run: Callable[[], object], calls: int, rounds: int = 3) -> tuple[float, float]:
+    """What the threads of a server and this process use of a CPU for one call, the mean of a few rounds."""
 
     def used() -> int:
         threads = Path(f"/proc/{process}/task").iterdir()
         return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads)
 
-    before = used()
+    server, client = used(), time.process_time()
     for _ in range(rounds):
         run()
-    return (used() - before) / 1e9 / rounds
+    return (used() - server) / 1e9 / rounds / calls, (time.process_time() - client) / rounds / calls
 
 
 def leaks() -> dict[str, Any]:

@@ -50,7 +50,7 @@ class TryAgain(BlackBoxError, RuntimeError):
     """Raised by a box for a row that it cannot take now, and may take later: a busy server, a licence in use.
 
     Args:
-        message: what is the matter.
+        message: what keeps the box from taking it.
         after: seconds that it asks to be left alone; `Retrying` and `RateLimited` wait that long.
     """
 

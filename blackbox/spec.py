@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import keyword
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
 from blackbox.errors import DefinitionError
@@ -25,6 +28,8 @@ class ArraySpec:
             the one that went in.
         differentiable: False for an input along which no derivative is wanted (a Reynolds number,
             a label); integers never are.
+        scale: the size of a usual change of the array's numbers in their own units, one for all or one for
+            each in the array's shape. None, the default, lets learned tangents measure it.
 
     Raises:
         DefinitionError: the values make no sense together.
@@ -34,6 +39,7 @@ class ArraySpec:
     shape: tuple[int, ...]
     dtype: str | None = None
     differentiable: bool = True
+    scale: float | Sequence[Any] | None = None
 
     def __post_init__(self) -> None:
         """Check and normalise, so that a wrong spec fails where it is written."""
@@ -58,6 +64,17 @@ class ArraySpec:
                 f"got {self.dtype!r}. Write its name as a string, or None for any float."
             )
         object.__setattr__(self, "shape", tuple(self.shape))
+        if self.scale is not None:
+            scale = np.asarray(self.scale, dtype=np.float64)
+            if scale.size not in (1, math.prod(self.shape)) or not (np.isfinite(scale) & (scale > 0)).all():
+                raise DefinitionError(
+                    f"ArraySpec {self.name!r}, scale: expected a positive number, or as many in the shape "
+                    f"{self.shape}, got {self.scale!r}. Give the size of a usual change, or leave it out."
+                )
+            # A tuple of all numbers: specs are compared and hashed.
+            object.__setattr__(
+                self, "scale", tuple(np.broadcast_to(scale.flatten(), math.prod(self.shape)).tolist())
+            )
         if not self.floating:
             object.__setattr__(self, "differentiable", False)
 

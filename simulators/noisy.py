@@ -42,7 +42,7 @@ class Noisy(Wrapper):
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """The inner box's answers with noise; failed rows stay as they are."""
         words = np.random.SeedSequence(self.seed, spawn_key=(self.calls,)).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(words[0] >> 1))
+        generator = torch.Generator().manual_seed(int(words[0]) >> 1)
         self.calls += 1
         outcome = self.box.run_rows(inputs)
         outcome.outputs = tuple(self._with_noise(output, generator) for output in outcome.outputs)

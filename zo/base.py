@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from blackbox.failures import noted
 from zo.autocast import autocast_refused
-from zo.batches import count_rows
+from zo.batches import count_rows, tensors
 from zo.errors import ObjectiveError
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.memory import measured
@@ -93,11 +93,18 @@ def evaluate_base(
             f"objective: expected no batch for a closure without arguments, got {type(batch).__name__}. "
             "Call backward() with none, or make it an objective(network, batch)."
         )
+    parameters.refuse_replaced(network)
     before = Snapshot(network)
+    versions = [tensor._version for tensor in tensors(batch)]
     try:
         with autocast_refused(parameters, inside=measure), measured(measure) as peak, noted() as causes:
             base = losses(objective, network, batch, rows)
         survived = survivors(base, step, causes)
+        if versions != [tensor._version for tensor in tensors(batch)]:
+            raise ObjectiveError(
+                "batch: expected a forward that leaves its input as it is, got one that writes to a tensor "
+                "of the batch in place, so that each query would see another one. Let it begin with a clone."
+            )
         written = before.written()
         after = Snapshot(network)
     finally:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from blackbox import FailedRow
-
 from zo.errors import FailedQueriesError, NoiseWarning, ZeroGradientWarning
 
 # Of the differences that mu makes. A drift grows from query to query, so that one call's share is small.
 NOISY = 1e-4
+ROUNDED = 0.2
 
 
 def survivors(base: Tensor, step: int, causes: Sequence[FailedRow] = ()) -> Tensor:
@@ -52,13 +52,13 @@ def refuse_too_many(valid: Tensor, most: float, step: int, causes: Sequence[Fail
     if dropped > most * len(valid) or dropped == len(valid):
         raise FailedQueriesError(
             f"Step {step}: expected at most {most:.0%} of {len(valid)} queries to fail, {dropped} did."
-            f"{_first(causes)} See the black box's ledger; a smaller mu or learning rate keeps variants nearer "
-            "to the base, max_dropped lets more of them go."
+            f"{_first(causes)} See the black box's ledger; a smaller mu or learning rate keeps variants "
+            "nearer to the base, max_dropped lets more of them go."
         )
 
 
 def _first(causes: Sequence[FailedRow]) -> str:
-    """Why the first row failed, as a sentence with a space in front; nothing if no black box was concerned."""
+    """Why the first row failed, as a sentence with a space in front; nothing if no black box failed."""
     return f" The first cause: {causes[0].sentence().rstrip('.')}." if causes else ""
 
 

@@ -16,7 +16,7 @@ from zo.base import Base, evaluate_base
 from zo.draws import Key
 from zo.errors import RanksError
 from zo.estimators.estimator import Estimator
-from zo.evaluators.check import is_due, most_checks, noise_of
+from zo.evaluators.check import REPEATED, is_due, most_checks, noise_again, noise_of, rounding_of_mean
 from zo.evaluators.choice import SMALLEST, Serving, candidates, chunk_size
 from zo.evaluators.evaluator import Evaluator
 from zo.execution.journal import Journal, Page, step_fingerprint
@@ -27,6 +27,8 @@ from zo.failures import refuse_too_many, tell_noise, tell_zero
 from zo.objective import Closure, Objective, as_objective
 from zo.parameters import Choice, Parameters
 from zo.same_run import described, refuse_other_run, same_chunk
+
+DRAWN = 5  # first word of the key's path for the query that is evaluated by `loop` too
 
 
 @dataclass
@@ -173,10 +175,11 @@ class LossGradient:
                 self.serving = self.serving.found_wrong(self.network.training, faults[0])
                 opening = Opening(pieces, by_loop=True, noise=opening.noise)
                 pieces, shares = ranks.together(step, lambda: self._share(opening, step, batch))
+        difference, valid = joined(len(pieces), [opening.known, *(share.numbers for share in shares)])
+        noise = self._noise_after(pieces, opening, difference)
         pieces.base.leave()
 
-        difference, valid = joined(len(pieces), [opening.known, *(share.numbers for share in shares)])
-        checks = sum(share.checks for share in shares)
+        checks = sum(share.checks for share in shares) + (REPEATED if opening.noise is not None else 0)
         self.counts.queries += pieces.plan.queries + checks
         self.counts.checks += checks
         self.counts.dropped += int((~valid).sum())
@@ -185,7 +188,7 @@ class LossGradient:
         self.parameters.add_to_grad(gradient, replace=self.estimator.replaces_grad)
         self.counts.steps += 1
         self._first = False
-        self._told_noise = self._told_noise or tell_noise(step, opening.noise, difference[valid])
+        self._told_noise = self._told_noise or tell_noise(step, noise, difference[valid])
         self._told_zero = self._told_zero or tell_zero(step, gradient)
         return pieces.base.loss()
 
@@ -268,6 +271,18 @@ class LossGradient:
         self.serving = self.serving.loaded(decided.serving)
         return Opening(replace(pieces, serving=self.serving), decided.numbers, decided.noise)
 
+    def _noise_after(self, pieces: Pieces, opening: Opening, difference: Tensor) -> float | None:
+        """How large noise and rounding are in a step that is checked, known to the first process."""
+        if opening.noise is None or self._ranks.rank > 0:
+            return None
+        largest = int(difference.abs().argmax())
+        with apart():
+            again = noise_again(
+                pieces.base, pieces.plan.chunk(largest, largest + 1), float(difference[largest])
+            )
+        subtracted = "Difference" not in self.serving.state_dict().values()  # which carries changes instead
+        return max(opening.noise, again, rounding_of_mean(pieces.base) if subtracted else 0.0)
+
     def _begin(self, step: int, batch: Any) -> Pieces:  # noqa: ANN401
         """Evaluate the base, plan the queries, and cut them into pieces."""
         base = evaluate_base(
@@ -282,7 +297,9 @@ class LossGradient:
         if self.journal is not None:
             page = Page(self.journal, base.problem, step_fingerprint(base.problem, base.losses, settings))
         marks = {} if self._ranks.size == 1 else self._marks(base, batch, settings)
-        return Pieces(base, plan, self.chunk, self.serving, page, marks)
+        draws = self._key.at(step).generator(DRAWN)
+        drawn = int(torch.randint(plan.queries, (1,), generator=draws))
+        return Pieces(base, plan, self.chunk, self.serving, page, marks, drawn)
 
     def _marks(self, base: Base, batch: Any, settings: str) -> dict[str, int]:  # noqa: ANN401
         """Checksums of what must be the same in all processes."""

@@ -6,10 +6,12 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from zo.errors import ParameterError
 
@@ -81,6 +83,33 @@ class Parameters:
             self.starts.append(self.size)
             self.size += tensor.numel()
         self.owners = tuple(_owners(network, tensor) for tensor in self.tensors)
+        every = network.named_parameters()
+        self.frozen = frozenset(
+            name for name, tensor in every if not tensor.requires_grad and choices is None
+        )
+        _refuse_shared_memory(self.names, self.tensors)
+
+    def refuse_replaced(self, network: nn.Module) -> None:
+        """Refuse a network whose parameters are not those that were chosen.
+
+        Raises:
+            ParameterError: One was replaced, or one of those that were left out as frozen was unfrozen; or
+                parametrizations are cached, so that moving a weight would change nothing.
+        """
+        now = dict(network.named_parameters())
+        replaced = [n for n, t in zip(self.names, self.tensors, strict=True) if now.get(n) is not t]
+        frozen = [name for name, tensor in now.items() if tensor.requires_grad and name in self.frozen]
+        if replaced or frozen:
+            what = f"{replaced[0]!r} was replaced" if replaced else f"{frozen[0]!r} was unfrozen"
+            raise ParameterError(
+                f"{type(network).__name__}: expected the parameters that it had when the gradient was made, "
+                f"but {what} since. Make a new gradient after changing the network."
+            )
+        if parametrize._cache_enabled:
+            raise ParameterError(
+                f"{type(network).__name__}: expected weights that are computed at each forward, got a block "
+                "of torch.nn.utils.parametrize.cached(), where a moved weight changes nothing. Leave it out."
+            )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -123,6 +152,26 @@ class Parameters:
         for tensor, piece in zip(self.tensors, self.split(gradient), strict=True):
             piece = piece.to(tensor.device, tensor.dtype)
             tensor.grad = piece.clone() if tensor.grad is None or replace else tensor.grad + piece
+
+
+def _refuse_shared_memory(names: tuple[str, ...], tensors: tuple[nn.Parameter, ...]) -> None:
+    """Refuse two parameters in one memory, where a step of one is a step of the other."""
+    ranges = sorted(
+        (tensor.data_ptr(), tensor.data_ptr() + tensor.untyped_storage().nbytes(), name)
+        for name, tensor in zip(names, tensors, strict=True)
+        if tensor.device.type != "meta" and tensor.numel()
+    )
+    for (_, end, name), (start, _, other) in pairwise(ranges):
+        if start < end and _overlap(dict(zip(names, tensors, strict=True)), name, other):
+            raise ParameterError(
+                f"parameters {name!r} and {other!r}: expected each to have memory of its own, got two in the "
+                "same memory, where a step of one moves both. Tie them as one parameter: b.weight = a.weight."
+            )
+
+
+def _overlap(tensors: dict[str, nn.Parameter], name: str, other: str) -> bool:
+    one, two = tensors[name], tensors[other]
+    return one.data_ptr() + one.numel() * one.element_size() > two.data_ptr()
 
 
 def _choose(network: nn.Module, choices: Choice | Iterable[Choice] | None) -> dict[str, nn.Parameter]:

@@ -60,7 +60,3 @@ class Perturbations(ABC):
     @abstractmethod
     def chunk(self, start: int, stop: int) -> Perturbation:
         """Queries start to stop - 1; the same whatever chunks are asked for, and in whatever order."""
-
-    def moved(self) -> Tensor | None:
-        """The flat index that each query moves, `(queries,)`, -1 for a direction; None if all are."""
-        return None

@@ -1,7 +1,7 @@
-"""Microseconds of a query by evaluator, block and batch size, beside a worker of the paper's algorithm.
+"""Microseconds of a query by evaluator and block, beside two plain loops with feature reuse.
 
     python -m benchmarks.query_speed --preset ci       small networks, seconds; it shows that it runs
-    python -m benchmarks.query_speed --preset small    ResNet-20 whole; blocks at other batch sizes; others
+    python -m benchmarks.query_speed --preset small    four networks in both modes, some of their blocks
     python -m benchmarks.query_speed --preset paper    all networks whole, several batch sizes; hours on a CPU
 
 On the CPU with one thread, and on CUDA where there is one. Contenders take turns in one process; each is held
@@ -26,7 +26,6 @@ from benchmarks.query_speed.measuring import BASELINE, measure
 from benchmarks.query_speed.problems import Block, make
 from benchmarks.query_speed.report import Measured, picture, table
 from tasks.runs import atomic
-from zo.evaluators.difference.compiling import Compiled
 
 
 @dataclass(frozen=True)
@@ -38,35 +37,36 @@ class Case:
     blocks: int | None
     contenders: tuple[str, ...]
     rounds: int = 5
-    checked: int = 8
+    training: bool = True
+    checked: int = 2
     width: int | None = None
     together: int = named.TOGETHER
 
 
-FAST = (BASELINE, named.DIFFERENCE, named.FUSED_16, named.AUTO)
-EXACT = (BASELINE, "loop", named.REUSE, "stacked", named.DIFFERENCE, named.FUSED)
+PLAIN = (BASELINE, named.IN_PLACE, named.LAST)
 CPU: dict[str, tuple[Case, ...]] = {
     "ci": (
-        Case("resnet8", 4, 3, (BASELINE, "loop", "stacked", named.DIFFERENCE, named.AUTO), 2, 2, 4, 4),
-        Case("wake", 2, 2, (BASELINE, named.DIFFERENCE), 2, 2, 4, 4),
+        Case("resnet8", 4, 3, (*PLAIN, "loop", "stacked", named.DIFFERENCE), 2, True, 2, 4, 4),
+        Case("wake", 2, 2, (BASELINE, named.DIFFERENCE), 2, False, 2, 4, 4),
     ),
-    "small": (
-        Case("resnet20", 64, None, FAST, 5),
-        Case("resnet20", 64, 3, EXACT, 2, together=8),
-        Case("resnet20", 16, 3, FAST, 2, together=8),
-        Case("resnet20", 256, 3, FAST, 2, together=8),
-        Case("resnet56", 64, 3, FAST, 2, together=8),
-        Case("wake", 16, 3, FAST, 2, together=8),
-        Case("dncnn", 16, 3, FAST, 2, together=8),
-        Case("vit-tiny", 16, 3, FAST, 2, together=8),
+    "small": tuple(
+        Case(network, rows, blocks, (*PLAIN, named.DIFFERENCE), 3, training)
+        for network, rows, blocks in (
+            ("resnet20", 64, 5),
+            ("resnet56", 64, 3),
+            ("dncnn", 16, 3),
+            ("wake", 16, 3),
+        )
+        for training in (True, False)
     ),
     "paper": tuple(
-        Case(network, rows, None, named.NAMES, 15)
+        Case(network, rows, None, named.NAMES, 15, training)
         for network in ("resnet20", "resnet56", "wake", "dncnn", "vit-tiny")
         for rows in (16, 64, 256)
+        for training in (True, False)
     ),
 }
-ON_CUDA = (BASELINE, "loop", "stacked", named.DIFFERENCE, named.HALF)
+ON_CUDA = (BASELINE, named.IN_PLACE, "loop", "stacked", named.DIFFERENCE)
 CUDA: dict[str, tuple[Case, ...]] = {
     "ci": (),
     "small": (Case("resnet20", 256, None, ON_CUDA, 9, together=128),),
@@ -79,7 +79,7 @@ CUDA: dict[str, tuple[Case, ...]] = {
 
 def measured(case: Case, device: str) -> Measured:
     """Measure a case, and print a line for each block."""
-    timed = make(case.network, case.rows, device, width=case.width)
+    timed = make(case.network, case.rows, device, width=case.width, training=case.training)
     every = timed.blocks()
     contenders = named.contenders(timed, case.contenders, case.together)
     found = []
@@ -89,10 +89,8 @@ def measured(case: Case, device: str) -> Measured:
         print(f"{case.network}, {device}, {block.name}: ", end="")
         print(", ".join(f"{name} {value:,.0f}" for name, value in medians.items()), flush=True)
     weights = timed.problem.parameters.size
-    chose = named.choices(timed, contenders[named.AUTO]) if named.AUTO in contenders else {}
-    if chose:
-        print(f"{case.network}, {device}, auto: {chose}", flush=True)
-    return Measured(case.network, device, case.rows, weights, found, len(found) == len(every), chose)
+    mode = "training" if case.training else "evaluation"
+    return Measured(case.network, device, case.rows, mode, weights, found, len(found) == len(every))
 
 
 def chosen(blocks: Sequence[Block], count: int | None) -> list[Block]:
@@ -130,10 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def write(found: Sequence[Measured], preset: str, busy: float) -> str:
     """Write table, picture and JSON of what was measured so far; gives the table."""
-    notes = [
-        f"One thread; load of the machine when it began: {busy:.1f} processes. "
-        f"Programs compiled: {Compiled.programs}."
-    ]
+    notes = [f"One thread; load of the machine when it began: {busy:.1f} processes."]
     text = table(found, notes)
     name = "query_speed" if preset == "small" else f"query_speed-{preset}"
     protocol.write(name, {"preset": preset, "load": busy, "measured": [each.plain() for each in found]})

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from zo.evaluators.evaluator import Evaluator, Problem
+from zo.evaluators.evaluator import Changes, Evaluator, Problem
 from zo.evaluators.forwards import replaced
 from zo.perturbation import Coordinates, Perturbation
 
@@ -38,8 +38,12 @@ class Published(Evaluator):
         self._features: list[Tensor] = []
         self._problem: Problem | None = None
 
+    def begin(self, problem: Problem, base: Tensor) -> Changes:
+        """See `Evaluator.begin`; single coordinates only."""
+        return lambda queries: self.losses(problem, queries) - base
+
     def losses(self, problem: Problem, perturbation: Perturbation) -> Tensor:
-        """See `Evaluator.losses`; single coordinates only."""
+        """Losses `(queries, rows)`."""
         if not isinstance(perturbation, Coordinates):
             raise TypeError(f"Published: expected Coordinates, got {type(perturbation).__name__}.")
         if problem is not self._problem:
@@ -106,7 +110,7 @@ class InPlace(Published):
         self.memory_format = memory_format
 
     def losses(self, problem: Problem, perturbation: Perturbation) -> Tensor:
-        """See `Evaluator.losses`; single coordinates only."""
+        """Losses `(queries, rows)`."""
         assert isinstance(perturbation, Coordinates)
         if problem is not self._problem:
             self.store(problem)

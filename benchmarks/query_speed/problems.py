@@ -1,6 +1,6 @@
 """The networks that queries are timed on: ResNets, the wake's corrector, a denoiser, a transformer.
 
-Inputs are drawn, for the time of a query does not hang on what is seen; weights are first weights, and
+Inputs are drawn, for the time of a query does not depend on what is seen; weights are first weights, and
 labels are drawn too.
 """
 
@@ -124,8 +124,7 @@ def make(
     network.to(device).train(training)
     batch = tuple(tensor.to(device) for tensor in batch)
     parameters = zo.Parameters(network)
-    queries = round(KEPT * parameters.size)
-    return Timed(name, Problem(network, parameters, objective, batch, rows, queries), chain)
+    return Timed(name, Problem(network, parameters, objective, batch, rows), chain)
 
 
 Made = tuple[nn.Module, nn.Sequential, Objective, tuple[Tensor, ...]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +13,34 @@ from tasks.pictures import figure, save
 # Okabe and Ito (2008), as in tasks.pictures, and a second sign
 LOOK = {
     "published": ("#000000", "^"),
+    "in place": ("#0072b2", "X"),
+    "in place, channels last": ("#009e73", "*"),
     "loop": ("#606060", "o"),
     "stacked": ("#56b4e9", "s"),
-    "difference": ("#e69f00", "D"),
-    "difference, bfloat16": ("#cc79a7", "P"),
-    "difference, fused": ("#0072b2", "X"),
-    "difference, fused, bfloat16": ("#d55e00", "v"),
-    "reuse": ("#f0e442", "h"),
-    "auto": ("#009e73", "*"),
+    "difference": ("#d55e00", "v"),
+    "difference, variants=1": ("#e69f00", "D"),
 }
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One network on one device with one number of rows.
+    """One network on one device, in one mode, with one number of rows.
 
-    `whole` says whether all blocks were measured, so that the mean over coordinates is one; `choices` which
-    fraction of the weights "auto" gave to whom.
+    `whole` says whether all blocks were measured, so that the mean over coordinates is one.
     """
 
     network: str
     device: str
     rows: int
+    mode: str
     weights: int
     blocks: Sequence[BlockTimes]
     whole: bool
-    choices: dict[str, float] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
         """In words."""
-        return f"{self.network}, {self.rows} rows, {self.device}"
+        return f"{self.network}, {self.rows} rows, {self.mode}, {self.device}"
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -61,8 +58,7 @@ def table(measured: Sequence[Measured], notes: Sequence[str] = ()) -> str:
         "Microseconds of a query (median of the rounds); in brackets how many times faster than the paper's "
         "worker. The mean is over uniformly drawn coordinates of the blocks in the table. Error: of the loss "
         "differences, relative to float64 at the same coordinates, largest over the blocks. Memory: peak of "
-        "tensors alive at once while queries run; fused kernels are counted as they would run unfused, so "
-        "theirs is an upper bound.",
+        "tensors alive at once while queries run.",
         "",
         *notes,
     ]
@@ -84,9 +80,6 @@ def table(measured: Sequence[Measured], notes: Sequence[str] = ()) -> str:
         lines.append("| error | | " + " | ".join(f"{error:.1e}" for error in errors) + " |")
         peaks = (max(block.peak[name] for block in each.blocks) / 2**20 for name in names)
         lines.append("| memory, MiB | | " + " | ".join(f"{peak:,.0f}" for peak in peaks) + " |")
-        if each.choices:
-            said = "; ".join(f"{name} for {part:.0%}" for name, part in each.choices.items())
-            lines += ["", f"auto chose, by the weights of all blocks: {said}."]
     return "\n".join(lines) + "\n"
 
 

@@ -86,15 +86,16 @@ def tangent(make: Callable[[Problem], zo.Tangent], probes: int) -> Method:
     """A learned tangent, with a fixed number of probes."""
 
     def gradient(problem: Problem, network: nn.Module, seed: int) -> Gradient:
-        policy = zo.TrustPolicy(most_probes=max(1, probes), check_every=None)
-        return tangent_gradient(problem, network, seed, make(problem), probes, policy)
+        return tangent_gradient(
+            problem, network, seed, make(problem), probes, zo.TrustPolicy(check_every=None)
+        )
 
     return Method(gradient)
 
 
 def recommended(problem: Problem, network: nn.Module, seed: int) -> Gradient:
-    """What the library takes when it is told nothing: probes grow where trust is lost."""
-    return tangent_gradient(problem, network, seed, None, 2, zo.TrustPolicy())
+    """The library's own choice, allowed sixteen probes and the checks where trust is lost."""
+    return tangent_gradient(problem, network, seed, None, 2, zo.TrustPolicy(), max_rows=17.1)
 
 
 def student(problem: Problem, network: nn.Module, seed: int) -> Gradient:
@@ -116,14 +117,16 @@ def tangent_gradient(
     tangent: zo.Tangent | None,
     probes: int,
     policy: zo.TrustPolicy,
+    max_rows: float | None = None,
 ) -> zo.TangentGradient:
-    """Around the problem's box."""
+    """Around the problem's box; with as many probes as are given, unless more rows are allowed."""
     return zo.TangentGradient(
         network,
         problem.objective(problem.box),
         boxes=[problem.box],
         tangent=tangent,
         probes=probes,
+        max_rows=1 + probes if max_rows is None else max_rows,
         mu=problem.mu,
         seed=seed,
         trust_policy=policy,

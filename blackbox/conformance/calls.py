@@ -25,6 +25,12 @@ from blackbox.conformance.rows import Difference, compare
 from blackbox.function import BlackBoxFunction
 
 THREADS, ROUNDS = 4, 3
+SECONDS = 300.0  # for a worker to start and answer; importing and compiling may take long, a hang is longer
+WORK = f"import sys; from {__name__} import work; work(*sys.argv[1:])"  # what a worker process runs
+LARGEST = 256  # rows of a call whose time is measured
+REPEATS = 3
+LONG = 5.0  # seconds of one call, after which no larger one is tried
+SLOW_CALL = 0.05  # seconds that a call may cost beside its rows before it is worth a warning
 
 
 def thread_safety(probe: Probe) -> Finding:
@@ -35,7 +41,7 @@ def thread_safety(probe: Probe) -> Finding:
     probe.spend(THREADS * ROUNDS * count)
     together = Barrier(THREADS)
 
-    def work(batch: Arrays) -> list[Arrays | BoxRaisedError]:
+    def in_a_thread(batch: Arrays) -> list[Arrays | BoxRaisedError]:
         given: list[Arrays | BoxRaisedError] = []
         for _ in range(ROUNDS):
             together.wait()
@@ -46,7 +52,7 @@ def thread_safety(probe: Probe) -> Finding:
         return given
 
     with ThreadPoolExecutor(THREADS) as pool:
-        answers = list(pool.map(work, batches))
+        answers = list(pool.map(in_a_thread, batches))
     bad: list[str] = []
     for serial, thread in zip(alone, answers, strict=True):
         for answer in thread:
@@ -67,17 +73,13 @@ def thread_safety(probe: Probe) -> Finding:
     return Finding("thread safety", Verdict.WARNING, sentence, len(bad), unit)
 
 
-WORK = f"import sys; from {__name__} import work; work(*sys.argv[1:])"
-SECONDS = 300.0  # for a worker to start and answer; importing and compiling may take long, a hang is longer
-
-
 @dataclass(frozen=True)
 class Reply:
     """What one worker process gave back.
 
     Attributes:
-        answers: one for each batch that it came to; a string is the error that left the call.
-        died: how it ended before its last batch; empty if it did not.
+        answers: the answers to the batches that it reached; a string is the error that a call raised.
+        died: how the process ended before its last batch; empty if it did not.
     """
 
     answers: list[Arrays | str]
@@ -111,7 +113,7 @@ def process_safety(probe: Probe) -> list[Finding]:
         ]
     if not probe.processes:
         twin = pickle.loads(box)
-        sentence = "Pickled and read again in this process; others were not to be started."
+        sentence = "It can be pickled and rebuilt in this process; no other was to be started."
         return [
             Finding(names[0], Verdict.OK, sentence, len(box), "bytes")
             if type(twin) is type(probe.box)
@@ -128,8 +130,8 @@ def process_safety(probe: Probe) -> list[Finding]:
     loaded = [reply for reply in replies if reply.answers]
     if not loaded:
         sentence = (
-            f"A process that was sent the box could not use it ({replies[0].died}). Rebuild in __reduce__ "
-            "what lives in this process alone, or give Parallel a function that makes the box."
+            f"Another process could not rebuild the box from its pickle ({replies[0].died}). Rebuild in "
+            "__reduce__ what lives in this process alone, or give Parallel a function that makes the box."
         )
         return [
             Finding(names[0], Verdict.FAULT, sentence),
@@ -183,10 +185,10 @@ def in_process(box: bytes, batches: list[Arrays], workers: int, seconds: float =
     No module of the caller's is run again, as `multiprocessing` would: a script without a guard is safe.
 
     Args:
-        box: from `pickled`.
-        batches: calls to make, in order, in each process.
-        workers: how many processes.
-        seconds: after which what still runs is killed, with all that it has started.
+        box: the bytes that `pickled` gives.
+        batches: the calls to make, in order, in each process.
+        workers: how many processes to start.
+        seconds: the time after which what still runs is killed, with all that it has started.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -290,12 +292,6 @@ def work(name: str, number: str) -> None:
             with unfinished.open("wb") as file:
                 np.savez(file, *(given if isinstance(given, tuple) else (given,)))
             unfinished.rename(folder / f"answer-{number}-{place}")
-
-
-LARGEST = 256
-REPEATS = 3
-LONG = 5.0  # seconds of one call, after which no larger one is tried
-SLOW_CALL = 0.05  # seconds that a call may cost beside its rows before it is worth a warning
 
 
 def speed(probe: Probe, clock: Callable[[], float] = perf_counter) -> Finding:

@@ -13,6 +13,7 @@ from blackbox.conformance.probe import Arrays, Probe
 from blackbox.conformance.rows import precision
 
 COLUMNS = 512  # output numbers looked at; more say nothing new
+ROWS, NUMBERS = 512, 2**22  # of one call, at most; and of its inputs, which bounds the memory for images
 ROUNDING = 0.2  # of a rounding unit: the standard deviation of rounding, for numbers spread over a binade
 
 Kind = Literal["coordinates", "directions"]
@@ -86,7 +87,10 @@ class Responses:
 
     def at(self, lines: Lines, which: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """`(points, columns)` on the lines `which` at these lengths, `(points,)`; NaN where a row failed."""
-        answers = self(self.probe(lines.points(self.probe, which, lengths)))
+        block = max(1, min(ROWS, NUMBERS // lines.directions.shape[1]))
+        parts = [slice(first, first + block) for first in range(0, len(which), block)]
+        given = [self(self.probe(lines.points(self.probe, which[part], lengths[part]))) for part in parts]
+        answers = np.concatenate(given)
         answers[~np.isfinite(answers)] = np.nan
         return answers
 

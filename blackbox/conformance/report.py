@@ -40,6 +40,14 @@ class Finding:
     number: float | None = None
     unit: str = ""
 
+    @property
+    def measured(self) -> str:
+        """The number with its unit, as the table shows it; empty where there is none."""
+        if self.number is None:
+            return ""
+        whole = abs(self.number) < 1e15 and self.number == int(self.number)
+        return f"{self.number:{',.0f' if whole else '.2g'}} {self.unit}".strip()
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -164,7 +172,7 @@ class Report:
             table.add_row(
                 Text(found.check),
                 Text(found.verdict.value, style=COLOURS[found.verdict]),
-                Text(_number(found)),
+                Text(found.measured),
                 Text(found.sentence),
             )
         return Group(Text(self.summary()), table)
@@ -175,18 +183,6 @@ class Report:
         with console.capture() as text:
             console.print(self)
         return text.get()
-
-
-def _number(found: Finding) -> str:
-    if found.number is None:
-        return ""
-    number = f"{found.number:,.0f}" if found.number == _whole(found.number) else f"{found.number:.2g}"
-    return f"{number} {found.unit}".strip()
-
-
-def _whole(number: float) -> int | None:
-    """The number if it is whole and finite."""
-    return int(number) if abs(number) < 1e15 and number == int(number) else None
 
 
 def _count(number: int, noun: str) -> str:

@@ -35,7 +35,7 @@ from blackbox.wrappers.workers import Reply, Task, run
 from blackbox.wrappers.wrapper import Wrapper, pick, place, stops, unanswered
 
 _BREAKS = 3  # executors in a row that break before anything comes of it
-_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has but the second, which there ends at once
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has only the second, which there ends at once
 
 
 class Parallel(Wrapper):
@@ -67,6 +67,7 @@ class Parallel(Wrapper):
 
     Rows run are counted where they are run, and the counts come back with the answers. A block whose worker
     died counts all its rows as run, since they may have cost something, and their repetition counts again.
+    What a scheduler runs anew by itself (Dask, when a worker dies) it does not tell, and counts once.
     `Budgeted` and `RateLimited` belong around `Parallel`, since inside each process has its own; `Cached` and
     `Retrying` go on either side.
 
@@ -153,6 +154,7 @@ class Parallel(Wrapper):
         """The executor, made if need be."""
         with self._lock:
             if self._current is None:
+                self._answered = False
                 self._current = self._given if isinstance(self._given, Executor) else self._given()
             return self._current
 
@@ -195,6 +197,7 @@ class Parallel(Wrapper):
     def _restart(self) -> None:
         self._key, self._lock = uuid.uuid4().hex, Lock()
         self._current: Executor | None = None
+        self._answered = False  # whether a worker of it ever has
         self._packed: bytes | None = None
         self._seconds: dict[str, float] = {}
         self._calls = 0  # of all threads, that are using the executor
@@ -206,7 +209,7 @@ class Parallel(Wrapper):
                 "Parallel: expected a function that makes the executor, so that it can be pickled, got "
                 f"{type(self._given).__name__}. Give executor=<a function of a module>."
             )
-        own = ("_key", "_lock", "_current", "_packed", "_seconds", "_calls")
+        own = ("_key", "_lock", "_current", "_answered", "_packed", "_seconds", "_calls")
         return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -252,6 +255,7 @@ class _Call:
         self.suspects: deque[_Block] = deque()
         self.flying: dict[Future[Reply], _Block] = {}
         self.fault: Exception | None = None
+        self.left: list[Future[Reply]] = []  # of rows that were given up
         self.breaks = 0
         self.stopped = False
 
@@ -311,6 +315,7 @@ class _Call:
 
     def _submit(self, block: _Block, executor: Executor) -> None:
         inputs = pick(self.inputs, block.rows)
+        packed = self.owner._pack() if block.packed else None
         needed = self.box.rows_to_run(inputs) if self.box.ledger.bounded() else len(block.rows)
         loan = self.box.ledger.lend(needed, spare=1 / self._most(executor))
         if loan is not None and loan.rows < needed:  # its first run is set aside, so this is another one
@@ -318,7 +323,6 @@ class _Call:
             for row in block.rows:
                 self._fail(row, Failure.LOST, BudgetError("no budget is left to run it again"))
             return
-        packed = self.owner._pack() if block.packed else None
         ends_itself = self.owner.timeout if hasattr(executor, "_processes") else None
         block.task = Task(self.box, self.owner._key, packed, inputs, loan, ends_itself)
         block.executor = executor
@@ -371,10 +375,12 @@ class _Call:
                     f"({type(error).__name__}: {error}). Workers need the same packages and the box's "
                     "module; a box that cannot be made from a pickle needs a function that makes it."
                 ) from error
+            block.alone = True
             self._blame(block)
             return
         del self.flying[future]
         self._settle(block, reply.counts or Ledger())
+        self.owner._answered |= block.executor is self.owner._current
         if reply.missing:
             block.packed = True
             self._queue(block)
@@ -395,14 +401,21 @@ class _Call:
             if future.done() and not future.cancelled() and future.exception() is None:
                 self._land(future)
         lost = [future for future in mine if future in self.flying]
+        # Each worker's first reply is that it has not got the box: without one, none has come up.
+        came_up = self.owner._answered or executor is not self.owner._current
         late = any(self._late(self.flying[future]) for future in lost)
         for future in reversed(lost):
             block = self.flying.pop(future)
             # A process pool of Python 3.11 that meets a cancelled future while it breaks stops there.
             if not isinstance(executor, ProcessPoolExecutor):
                 future.cancel()
+            block.packed = False
+            if not came_up:
+                self._settle(block, Ledger())
+                self._queue(block)
+                continue
             self._lose(block)
-            if block.alone or len(lost) == 1:
+            if block.alone or (late and len(lost) == 1):
                 self._blame(block)
             else:
                 block.alone = not late or self._late(block)  # else it was another's time that was up
@@ -417,15 +430,11 @@ class _Call:
     def _blame(self, block: _Block) -> None:
         """A worker died of this block: its rows run alone; a single row has failed."""
         late = self._late(block)
+        self.breaks = 0
         if len(block.rows) > 1:
-            self.breaks = 0
             self.suspects.extend(_Block([row], alone=True) for row in block.rows)
-        elif late or block.alone:
-            self.breaks = 0
-            self._fail(block.rows[0], Failure.TIMED_OUT if late else Failure.LOST)
         else:
-            block.alone = True
-            self.suspects.append(block)
+            self._fail(block.rows[0], Failure.TIMED_OUT if late else Failure.LOST)
 
     def _fail(self, row: int, failure: Failure, error: Exception | None = None) -> None:
         if failure is Failure.TIMED_OUT:
@@ -450,6 +459,14 @@ class _Call:
                     self._withdraw(other)
                     self._queue(left)
             self.owner._replace(block.executor, "a row hangs", None, kill=False)
+            return
+        self.left.append(future)
+        workers = getattr(block.executor, "_max_workers", None)
+        if workers and sum(not one.done() for one in self.left) >= workers and (self.flying or self.waiting):
+            raise ExecutorError(
+                f"{self.box!r}: expected an executor that runs blocks, but all its {workers} workers are at "
+                "rows that hang. Give a function that makes the executor, and it is replaced."
+            )
 
     def _replace(self, executor: Executor | None, why: str, error: BaseException) -> None:
         self.breaks += 1

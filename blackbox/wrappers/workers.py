@@ -8,6 +8,7 @@ import os
 import pickle
 import platform
 import traceback
+import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -62,6 +63,7 @@ class Task:
         self.loan, self.lent = loan, None if loan is None else loan.rows
         self.context: contextvars.Context | None = contextvars.copy_context()
         self.here = False
+        self.attempt = uuid.uuid4().hex  # no two are equal: Dask would give the one's answer for the other
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the box itself; tensors as arrays, as torch would send each as a file of shared memory."""

@@ -96,8 +96,7 @@ class Config:
     """First step of pattern-search; it is halved when no weight's change by it lowers the loss."""
     evaluator: str = "auto"
     """How queries are evaluated: "loop", one after another; "stacked" or "difference", many at once; "auto",
-    what is measured to be the fastest for each layer: a run goes on with its choice, another may differ in
-    rounding."""
+    "difference", whose way follows from sizes, device and mu alone."""
 
     validate_every: int = 1
     """Epochs between validations."""

@@ -188,7 +188,7 @@ def test_any_layout_of_numpy_memory_is_taken(kind, arrays, name, read_only):
         lambda: torch.tensor(BASE).permute(2, 0, 1).contiguous().permute(1, 2, 0),
         lambda: torch.tensor(BASE)[:1].expand(4, 2, 3),
         lambda: torch.tensor(BASE, dtype=torch.complex128).mul(1j).conj().imag,
-        lambda: torch.nn.Parameter(torch.tensor(BASE)),
+        lambda: torch.nn.Parameter(torch.tensor(BASE), requires_grad=False),
     ],
     ids=["permuted", "expanded", "negative-bit", "parameter"],
 )

@@ -178,7 +178,7 @@ def test_where_both_methods_are_given_rows_go_together():
 
 
 @pytest.mark.parametrize("copied", [lambda box: pickle.loads(pickle.dumps(box)), copy.deepcopy])
-def test_a_pickled_box_answers_alike_and_counts_for_itself(copied):
+def test_a_pickled_box_gives_the_same_answers_and_counts_for_itself(copied):
     box = Doubling(1.5)
     box.failures = "keep"
     twin = copied(box)

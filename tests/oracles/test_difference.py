@@ -13,7 +13,7 @@ import zo
 from tasks.wake_flow import networks as wake
 from tests.oracles.layers import LAYERS, NETWORKS, Case
 from tests.oracles.test_stacked import coordinates
-from zo.evaluators.difference import evaluator
+from zo.evaluators.difference import evaluator as deciding
 from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.difference.recorder import NotReadable
 from zo.evaluators.evaluator import Problem
@@ -93,6 +93,20 @@ class Attending(nn.Module):
         return self.norm(x + mixed).mean(1) * weights.amax(-1)[:, :1]
 
 
+class Viewed(nn.Module):
+    """Reads a view of a convolution's result after a function that could have written over it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.layer, self.head = nn.Conv2d(2, 3, 3), nn.Conv2d(3, 3, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        y = self.layer(self.before(x))
+        view = y.flatten(2)
+        z = F.relu(y)
+        return self.head(torch.add(z, y).flatten(2).mean(2) + torch.add(z, z).amax((2, 3)) * view.sum(2))
+
+
 def images(rows, channels, size):
     return lambda: (torch.randn(rows, channels, size, size), torch.arange(rows) % 3)
 
@@ -104,6 +118,7 @@ def unlabelled(*shape):
 OWN = [
     Case("resnet, option A", option_a, images(5, 3, 6)),
     Case("denoiser", Denoiser, unlabelled(3, 2, 6, 5)),
+    Case("viewed", Viewed, images(4, 2, 8)),
     Case("attending", Attending, unlabelled(3, 4, 6)),
     Case(
         "wake",
@@ -136,7 +151,7 @@ def base_of(problem: Problem) -> torch.Tensor:
 def way(request, monkeypatch):
     """Changes to the end, as small activations are sent; or new values, as large ones are."""
     if request.param == "values":
-        monkeypatch.setattr(evaluator, "LARGE", 0)
+        monkeypatch.setattr(deciding, "LARGE", 0)
     return request.param
 
 
@@ -166,7 +181,7 @@ def test_every_network_in_float64(case, way, training):
 
 @pytest.mark.parametrize("case", [*NETWORKS, *OWN], ids=str)
 def test_values_from_activations_that_were_dropped_are_the_same_bits(case, monkeypatch):
-    monkeypatch.setattr(evaluator, "LARGE", 0)
+    monkeypatch.setattr(deciding, "LARGE", 0)
     problem = problem_of(case, torch.float64, True)
     if case.name in UNREAD:
         return

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import zo
-from blackbox import ArraySpec
+from blackbox import ArraySpec, DefinitionError
 from tests.zo.row_boxes import FromTorch, weights
 
 INPUTS = torch.tensor([1e-6, 1.0, 1e6, 1e3], dtype=torch.float64)
@@ -123,11 +124,11 @@ def test_a_small_coordinate_that_is_wrong_shows_in_the_error():
             return linear(d) * torch.tensor([1.0, 1.0, 1e-6, 0.0]).to(d)
 
         def vjp(self, pairs, cotangent):
-            return torch.zeros_like(pairs.z)
+            return cotangent
 
     outputs = torch.tensor([1.0, 1.0, 1e-6, 1e-6])
     _, _, (error,) = train(linear, AllButOne(), ONES, outputs, torch.float64, steps=1)
-    assert error == pytest.approx(0.5, abs=0.01)
+    assert error == pytest.approx(0.5, abs=0.05)
 
 
 def test_channels_of_a_grid_may_have_units_of_their_own():
@@ -167,6 +168,29 @@ def test_channels_of_a_grid_may_have_units_of_their_own():
 
     for units in ([1.0, 1.0], [1e-6, 1e3], [1e3, 1e-6]):
         assert run(torch.tensor(units, dtype=torch.float64)[:, None]) < 0.01
+
+
+def test_a_spec_may_give_the_units():
+    """They are what the tangent is told, in the box's own units; what is not given is measured."""
+    seen = []
+
+    class Watching(zo.IdentityTangent):
+        def observe(self, pairs):
+            seen.append(pairs)
+
+    x, y = ArraySpec("x", (4,), scale=[1e-6, 1.0, 1e6, 1e3]), ArraySpec("y", (4,))
+    box = FromTorch(bent, (x,), (y,))
+    network = nn.Linear(4, 4).double()
+    gradient = zo.TangentGradient(
+        network, lambda n, b: box(n(b)).square().mean(dim=1), boxes=[box], tangent=Watching()
+    )
+    gradient.backward(weights(5, 4))
+    assert torch.equal(seen[0].d_scale, INPUTS)
+    assert replace(x, name="z").scale == x.scale == tuple(INPUTS.tolist())
+    assert 1e-6 < float(seen[0].response_scale.min()) <= float(seen[0].response_scale.max()) < 1
+    for scale in (0.0, [1.0, 2.0], float("nan")):
+        with pytest.raises(DefinitionError, match="'x', scale: expected a positive number"):
+            ArraySpec("x", (4,), scale=scale)
 
 
 def test_units_are_kept_in_the_state(tmp_path):

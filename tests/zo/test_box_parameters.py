@@ -150,7 +150,7 @@ def fit(system, start) -> tuple[float, Tensor]:
     ids=["memory", "local secant"],
 )
 def test_parameters_of_a_known_system_are_found_from_its_paths(system, tangent, probes):
-    """The loss falls a hundred times: a memory where they act alike in all states, else a secant."""
+    """The loss falls a hundred times: a memory where they act the same way in all states, else a secant."""
 
     def start(network, box):
         return zo.TangentGradient(network, misfit(box), boxes=[box], tangent=tangent, probes=probes).backward

@@ -9,8 +9,8 @@ from torch import nn
 import zo
 from tests.oracles.layers import NETWORKS
 from tests.zo.boxes import Sine
-from zo.evaluators.evaluator import Problem
 from zo.evaluators.choice import CACHED, LEAST, MOST, queries_within
+from zo.evaluators.evaluator import Problem
 from zo.evaluators.memory import MemoryPeak
 from zo.evaluators.stacked import Stacked
 

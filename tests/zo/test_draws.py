@@ -1,4 +1,4 @@
-"""Keyed draws, and what hangs on them: no global state, no chunk, no order."""
+"""Keyed draws, and what depends on them: no global state, no chunk, no order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 import zo
 
 
-def test_draws_hang_on_seed_step_and_path_alone():
+def test_draws_depend_on_seed_step_and_path_alone():
     def draw(seed: int, step: int, *path: int) -> float:
         torch.rand(3)
         return torch.rand((), generator=zo.Key(seed, step).generator(*path)).item()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
 
 import zo
+from zo import estimators
 
 RATIOS = {"0.weight": 0.25, "0.bias": 1.0, "1.weight": 0.5}
 
@@ -166,3 +169,44 @@ def test_directions_below_the_rounding_are_refused_and_the_sphere_says_why():
     zo.RGE(1e-5, q=1).plan(parameters, zo.Key(0))
     with pytest.raises(zo.ConfigurationError, match=r"3\.2e-08 for 'weight'.*square root"):
         zo.RGE(1e-5, q=1, distribution="sphere").plan(parameters, zo.Key(0))
+
+
+@dataclass(frozen=True)
+class EachOnce(estimators.Perturbations):
+    """A step of .1 for each coordinate, the last one first."""
+
+    size: int
+
+    @property
+    def queries(self) -> int:
+        return self.size
+
+    def chunk(self, start: int, stop: int) -> estimators.Coordinates:
+        indices = torch.arange(self.size).flip(0)[start:stop]
+        return estimators.Coordinates(indices, torch.full((len(indices),), 0.1).double())
+
+
+class Backwards(estimators.Estimator[EachOnce]):
+    def queries(self, parameters: estimators.Parameters, step: int = 0) -> int:
+        return parameters.size
+
+    def plan(self, parameters: estimators.Parameters, key: estimators.Key) -> EachOnce:
+        return EachOnce(parameters.size)
+
+    def reduce(self, planned: EachOnce, differences: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        return torch.where(valid, differences / 0.1, 0.0).flip(0)
+
+
+@pytest.mark.parametrize("evaluator", ["loop", "stacked"])
+def test_an_estimator_of_ones_own_is_made_of_what_the_package_exports(evaluator):
+    network, x = nn.Linear(3, 2).double(), torch.linspace(-1, 1, 12).double().view(4, 3)
+
+    def objective(network, batch):
+        return network(batch).sum(dim=1)
+
+    gradient = zo.LossGradient(
+        network, lambda n, b: n(b).sum(dim=1), Backwards(), evaluator=evaluator, chunk=3
+    )
+    gradient.backward(x)
+    assert torch.allclose(network.weight.grad, x.mean(dim=0).expand(2, 3), atol=1e-12)
+    assert torch.allclose(network.bias.grad, torch.ones(2).double())

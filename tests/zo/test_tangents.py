@@ -16,6 +16,7 @@ import zo
 from blackbox import ArraySpec, BlackBoxError, Budgeted
 from tests.zo.boxes import Sine
 from tests.zo.row_boxes import FromTorch, weights
+from zo.errors import ZeroGradientWarning
 from zo.tangents.pairs import CallPairs
 
 X = ArraySpec("x", (4,))
@@ -185,8 +186,9 @@ def test_trust_falls_as_the_box_is_learned():
         errors.append(gradient.trust)
     assert all(each[0] is None for each in errors)
     assert min(errors[0][1:]) > 0.5 and max(errors[3][1:]) < 1e-6
-    errors_of_calls = {"tangent_error_call_2", "tangent_error_call_3"}
-    assert gradient.metrics().keys() == {"tangent_error", "tangent_rows", "tangent_probes", *errors_of_calls}
+    of_calls = {"tangent_error_call_2", "tangent_error_call_3"}
+    told = {name for name in gradient.metrics() if name.startswith("tangent_")}
+    assert told == {"tangent_error", "tangent_rows", "tangent_probes", *of_calls}
     assert gradient.metrics()["tangent_error"] == gradient.trust_of_step < 1e-6
 
 
@@ -471,7 +473,8 @@ def test_it_says_what_it_is():
     assert all(word in repr(gradient) for word in words)
     gradient.backward(weights(5, 4))
     assert gradient.metrics()["tangent_rows"] == gradient.counts.rows == 3 * 5 * 3
-    assert all(type(value) in (int, float) for value in gradient.metrics().values())
+    assert gradient.metrics()["queries"] == gradient.counts.queries == 2
+    assert {type(value) for value in gradient.metrics().values()} == {float}
 
 
 @pytest.mark.parametrize("why", ["a constant box", "another network"])
@@ -489,7 +492,7 @@ def test_a_gradient_of_zero_is_said_once(why):
         warnings.simplefilter("always")
         for _ in range(3):
             gradient.backward(weights(5, 4))
-    said = [each for each in caught if "zero for every weight" in str(each.message)]
+    said = [each for each in caught if issubclass(each.category, ZeroGradientWarning)]
     assert len(said) == 1 and said[0].filename == __file__
 
 

@@ -271,10 +271,7 @@ class DifferentiableBox(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """What `state_dict` has of it: seed, counts, and what the tangent has learned."""
-        rows, learned = self._tangent, None
-        if rows is not None:
-            state, units = rows.tangent.state_dict(), rows.units.state_dict()
-            learned = {"kind": repr(rows.tangent), "state": state, "units": units}
+        learned = None if self._tangent is None else self._tangent.state_dict()
         return {"seed": self.seed, "counts": asdict(self.counts), "tangent": learned}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -286,8 +283,8 @@ class DifferentiableBox(nn.Module):
         learned = state["tangent"]
         saved = {"seed": state["seed"], "tangent": repr(None) if learned is None else learned["kind"]}
         refuse_other_run("differentiable", {"seed": self.seed, "tangent": repr(self.tangent)}, saved)
-        if self.tangent is not None and learned is not None:
-            self.tangent.load_state_dict(learned["state"])
+        if self._tangent is not None and learned is not None:
+            self._tangent.load_state_dict(learned)
         self.counts = RowCounts(**state["counts"])
 
     def extra_repr(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,6 +98,16 @@ class TangentRows:
         pieces = self.tangent.vjp(pairs, cotangent).split(sizes(pairs.inputs), dim=1)
         places = [place for place, spec in enumerate(self.box.inputs) if spec.differentiable]
         return dict(zip(places, pieces, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which tangent it is, and what it has learned."""
+        state, units = self.tangent.state_dict(), self.units.state_dict()
+        return {"kind": repr(self.tangent), "state": state, "units": units}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.tangent.load_state_dict(state["state"])
+        self.units.load_state_dict(state["units"])
 
     @property
     def trust(self) -> list[float | None]:

@@ -37,11 +37,8 @@ class CoordinateSteps(Perturbations):
 
     def chunk(self, start: int, stop: int) -> Coordinates:
         """Queries start to stop - 1."""
-        return Coordinates(self.moved()[start:stop], self.steps[start:stop])
-
-    def moved(self) -> Tensor:
-        """The flat index that each query moves, `(queries,)`."""
-        return self.indices.repeat(len(self.steps) // len(self.indices))
+        moved = self.indices.repeat(len(self.steps) // len(self.indices))
+        return Coordinates(moved[start:stop], self.steps[start:stop])
 
 
 @dataclass(frozen=True)

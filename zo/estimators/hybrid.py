@@ -40,11 +40,6 @@ class HybridSteps(Perturbations):
         single = self.coordinates.chunk(start, border)
         return Directions(torch.cat([_dense(single, self.coordinates.size), directions.steps]))
 
-    def moved(self) -> Tensor:
-        """The flat index that each query moves, `(queries,)`, -1 for a direction."""
-        directions = torch.full((self.directions.queries,), -1)
-        return torch.cat([self.coordinates.moved(), directions])
-
 
 @dataclass(frozen=True)
 class Hybrid(Estimator[HybridSteps]):

@@ -39,10 +39,6 @@ class SurrogateSteps(Perturbations, Generic[Steps]):
         """Queries start to stop - 1."""
         return self.steps.chunk(start, stop)
 
-    def moved(self) -> Tensor | None:
-        """The flat index that each query moves, `(queries,)`; None of directions."""
-        return self.steps.moved()
-
 
 @dataclass(frozen=True)
 class SurrogateFilled(Estimator[SurrogateSteps[CoordinateSteps]]):

@@ -8,6 +8,7 @@ from rounding: what is wrong in the wiring is wrong at any length.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from blackbox import BudgetError
 from zo.base import Base
-from zo.evaluators.evaluator import Evaluator, Problem, Unservable
+from zo.evaluators.evaluator import Changes, Evaluator, Problem, Unservable
 from zo.evaluators.loop import Loop
 from zo.evaluators.sentinel import ROUNDING, SHAKES, rounding_of
 from zo.parameters import Parameters
@@ -24,6 +25,7 @@ from zo.perturbation import Coordinates, Directions, Perturbation
 
 # The next length is for queries whose change is not distinguishable from rounding.
 LENGTHS = (1e-2, 1e-1, 1.0)
+REPEATED = 2  # queries that are evaluated again at the end of a step that is checked
 DISTINGUISHABLE = 20  # times the rounding: then a twentieth of a change that is missing is seen
 
 Remember = Callable[[str, Callable[[], Tensor]], Tensor]  # a journal's: a name, and what gives the numbers
@@ -77,12 +79,14 @@ def most_checks(
         chunk: How many run together at least.
     """
     sentinels = -(-queries // chunk) * max(evaluator.sentinels for evaluator in evaluators)
+    sentinels += 2 if len(evaluators) > 1 else 0  # the drawn query, by both
     if not is_due(step):
         return sentinels
+    sentinels += 1 + REPEATED
     if len(evaluators) == 1:
-        return 1
+        return sentinels
     tensors, entries = len(parameters.tensors), 3 if step == 0 else 2
-    by_loop = 1 + SHAKES + 1 + tensors * entries * len(LENGTHS)
+    by_loop = SHAKES + 1 + tensors * entries * len(LENGTHS)
     fast = tensors * (entries + 2) + max(queries, 128) + 4
     return sentinels + by_loop + fast * (len(evaluators) - 1)
 
@@ -98,6 +102,34 @@ def noise_of(base: Base, remember: Remember) -> float:
     noise = float(remember("noise", again))
     eps = torch.finfo(base.losses.dtype).eps
     return noise if noise > ROUNDING * eps * float(base.loss().abs()) else 0.0
+
+
+def noise_again(base: Base, query: Perturbation, found: float) -> float:
+    """How far the base, and the query that changed the loss most, are off when they are evaluated once more.
+
+    Args:
+        base: The step's.
+        query: One of the plan.
+        found: Its mean change.
+
+    Returns:
+        The larger of the two; 0 below rounding, or a tenth of the query's change.
+    """
+    still = _by_loop(base.problem, base.losses, _still(query))[0, base.survived]
+    moved = _by_loop(base.problem, base.losses, query)[0, base.survived]
+    rounding = ROUNDING * torch.finfo(base.losses.dtype).eps * float(base.loss().abs())
+    drift = float(still[torch.isfinite(still)].double().sum().abs()) / len(still)
+    own = float(moved.double().mean())
+    off = abs(own - found) if math.isfinite(own) else 0.0
+    return max(drift if drift > rounding else 0.0, off if off > rounding + 0.1 * abs(found) else 0.0)
+
+
+def rounding_of_mean(base: Base) -> float:
+    """What rounding of the losses in their own dtype does to the mean of their changes, about."""
+    survived = base.losses[base.survived].double()
+    return float(
+        0.4 * torch.finfo(base.losses.dtype).eps * survived.square().mean().sqrt() / len(survived) ** 0.5
+    )
 
 
 def truth_of(
@@ -166,6 +198,54 @@ def fault_of(
     return None
 
 
+def refuse_off(
+    evaluator: str, problem: Problem, base: Tensor, changes: Changes, queries: Perturbation, chosen: int
+) -> Tensor:
+    """Evaluate the queries of a real chunk, and with them one of them at a longer step, by `loop` too.
+
+    It sees what a sentinel, which does not move, cannot: a variant's own rows mixed with those of others.
+
+    Args:
+        evaluator: Its name, for the message.
+        problem: The step's.
+        base: Losses of the base, `(rows,)`.
+        changes: The evaluator's.
+        queries: Of the chunk.
+        chosen: The number of the query among them.
+
+    Returns:
+        The changes of the losses for the queries themselves, `(queries, rows)`.
+
+    Raises:
+        Unservable: The two disagree.
+    """
+    one = queries.part(chosen, chosen + 1)
+    longer = one.steps * (LENGTHS[0] / one.steps.abs().max())
+    if isinstance(queries, Coordinates) and isinstance(one, Coordinates):
+        own: Perturbation = Coordinates(one.indices, longer)
+        both: Perturbation = Coordinates(
+            torch.cat([queries.indices, one.indices]), torch.cat([queries.steps, longer])
+        )
+    else:
+        own, both = Directions(longer), Directions(torch.cat([queries.steps, longer]))
+    found = changes(both)
+    truth = _by_loop(problem, base, own)
+    problem.tally.queries += 1
+    off = (found[-1] - truth[0]).abs().nan_to_num(0.0)
+    eps = max(torch.finfo(dtype).eps for dtype in (base.dtype, problem.parameters.dtype))
+    allowed = Evaluator.agreement * truth[0].abs().nan_to_num(0.0)
+    if (off > allowed + 3 * ROUNDING * eps * base.abs().nan_to_num(0.0)).any():
+        if (off > allowed + rounding_of(problem, base)).any():
+            name = "a direction"
+            if isinstance(one, Coordinates):
+                name = problem.parameters.names[int(problem.parameters.locate(one.indices)[0])]
+            raise Unservable(
+                f"{evaluator} disagreed with loop for {name} among the queries of a step, by up to "
+                f"{off.max().item():.1e}, as if the rows of different variants were mixed"
+            )
+    return found[:-1]
+
+
 def _entries(size: int, step: int) -> list[int]:
     """Flat indices in a tensor of so many entries; always two or more, for a stack of one is no stack."""
     if step == 0:
@@ -173,6 +253,12 @@ def _entries(size: int, step: int) -> list[int]:
     else:
         chosen = {(7919 * step) % size, (104729 * step + size // 2) % size}
     return sorted(chosen) if len(chosen) > 1 else [*chosen, *chosen]
+
+
+def _still(query: Perturbation) -> Perturbation:
+    """The same query without its step."""
+    nothing = torch.zeros_like(query.steps)
+    return Coordinates(query.indices, nothing) if isinstance(query, Coordinates) else Directions(nothing)
 
 
 def _by_loop(problem: Problem, base: Tensor, queries: Perturbation) -> Tensor:

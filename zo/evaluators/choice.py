@@ -24,7 +24,7 @@ LEAST = 16  # below, a batched solver and the layers' own overhead want more
 # On a CPU tensors far beyond the cache are written to memory and read back by every layer: on 32 x 64 a
 # chunk of 96 wake queries took 1.6 times as long as two of 48.
 CACHED = 64 * 2**20
-LARGE = 2**22  # of a base evaluation's bytes, beyond which directions are evaluated one by one
+LARGE = 2**19  # of a base evaluation's bytes, beyond which directions are evaluated one by one
 SMALLEST = 16  # queries of a chunk, below which overhead costs more than a second process saves
 
 
@@ -81,6 +81,11 @@ class Serving:
         """Whether something is to be decided before a step in this mode of the network."""
         own = [kind for kind in self.numbers if kind.endswith(_mode(training))]
         return not own or any(kind in self.unchecked for kind in own)
+
+    def name_for(self, queries: Perturbation, training: bool) -> str:
+        """The class of what serves some queries."""
+        number = self.numbers.get(_kind(queries, training), len(self.evaluators) - 1)
+        return type(self.evaluators[number]).__name__
 
     def changes(self, base: Base, *, by_loop: bool = False) -> Changes:
         """The function that evaluates a step's queries, each kind by what serves it; or all by `Loop`."""

@@ -23,17 +23,28 @@ from zo.perturbation import Coordinates, Directions, Perturbation
 # Of a loss: units in its last place by which equal rows may differ in passes of different length.
 ROUNDING = 64
 # A sentinel that is off by less than this part of what the chunk's other queries changed does no harm.
-HARMLESS = 0.01
+HARMLESS = 1e-3
 # Evaluations with every weight moved by some units in its last place, which shows what rounding does.
 SHAKES, SHAKEN_UNITS = 3, 4
 
 
+# Of the sentinel among the queries: at an end, or in the middle, it would meet itself in `x[-1:]` or `flip`.
+PLACE = 1
+
+
 def with_sentinel(perturbation: Perturbation) -> Perturbation:
-    """The queries, and one behind them that moves nothing."""
-    steps = torch.cat([perturbation.steps, torch.zeros_like(perturbation.steps[-1:])])
+    """The queries, and behind the first one a further one that moves nothing."""
+    steps, still = perturbation.steps, torch.zeros_like(perturbation.steps[:1])
+    steps = torch.cat([steps[:PLACE], still, steps[PLACE:]])
     if isinstance(perturbation, Coordinates):
-        return Coordinates(torch.cat([perturbation.indices, perturbation.indices[-1:]]), steps)
+        indices = perturbation.indices
+        return Coordinates(torch.cat([indices[:PLACE], indices[:1], indices[PLACE:]]), steps)
     return Directions(steps)
+
+
+def without_sentinel(found: Tensor) -> Tensor:
+    """What was found of the queries themselves, `(queries, ...)`."""
+    return torch.cat([found[:PLACE], found[PLACE + 1 :]])
 
 
 def rounding_of(problem: Problem, base: Tensor) -> Tensor:
@@ -68,20 +79,20 @@ def refuse_shifted(
 
     Args:
         problem: The step's.
-        perturbation: The queries of the chunk, its sentinel last.
+        perturbation: The queries of the chunk with its sentinel.
         base: Losses of the base, `(rows,)`.
-        changes: `(queries, rows)` of the losses, those of the sentinel last.
+        changes: `(queries, rows)` of the losses, those of the sentinel among them.
         run: Evaluates the chunk once more, for the error to name the module.
 
     Raises:
-        Unservable: It is, by more than rounding, and by more than a hundredth of what the others changed.
+        Unservable: It is, by more than rounding, and by more than a thousandth of what the others changed.
     """
-    rows = torch.isfinite(base) & torch.isfinite(changes[-1])  # a failed row is not a fault
-    off = changes[-1, rows].abs()
+    rows = torch.isfinite(base) & torch.isfinite(changes[PLACE])  # a failed row is not a fault
+    off = changes[PLACE, rows].abs()
     eps = max(torch.finfo(dtype).eps for dtype in (base.dtype, problem.parameters.dtype))
     if not rows.any() or off.max() <= ROUNDING * eps * base[rows].abs().max():
         return
-    size = changes[:-1, rows].double().nan_to_num(0.0).square().mean(dim=1).sqrt()
+    size = without_sentinel(changes)[:, rows].double().nan_to_num(0.0).square().mean(dim=1).sqrt()
     if off.double().square().mean().sqrt() <= HARMLESS * size.median():
         return
     if (off <= rounding_of(problem, base)[rows]).all():
@@ -100,7 +111,7 @@ def _culprit(problem: Problem, variants: int, run: Callable[[], Tensor]) -> str:
     for (name, own), (_, stacked) in zip(alone, together, strict=False):
         if stacked.shape != (variants * own.shape[0], *own.shape[1:]):
             continue
-        rest = stacked.unflatten(0, (variants, -1))[-1]
+        rest = stacked.unflatten(0, (variants, -1))[PLACE]
         allowed = 1000 * torch.finfo(own.dtype).eps * own.abs().nan_to_num(0.0).max()
         if ((rest - own).abs().nan_to_num(0.0) > allowed).any():
             return name

@@ -9,9 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+_OF_TORCH = set(vars(nn.Module()))  # what every module has: parameters, buffers, children, hooks
+
 
 class Snapshot:
-    """Buffers and parameters of a network and the state of torch's generators, to go back to.
+    """Buffers, parameters and attributes of a network and the state of torch's generators, to go back to.
+
+    Of attributes, such as a counter or kept features, the objects themselves are kept: what is written
+    inside of one, as to a list, stays.
 
     Args:
         network: Whose state is kept.
@@ -28,6 +33,11 @@ class Snapshot:
             )
             for module in network.modules()
         ]
+        self._attributes = [
+            (module, {name: value for name, value in vars(module).items() if name not in _OF_TORCH})
+            for module in network.modules()
+            if not isinstance(module, torch.jit.ScriptModule)
+        ]
         chosen = dict(network.named_parameters()) if parameters is None else parameters
         # Values, not versions: writing to `.data`, as momentum encoders do, leaves the version as it is.
         self._parameters = {name: (tensor, tensor.detach().clone()) for name, tensor in chosen.items()}
@@ -35,7 +45,7 @@ class Snapshot:
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
     def restore(self) -> None:
-        """Put buffers, parameters and generators back."""
+        """Put buffers, parameters, attributes and generators back."""
         for module, buffers, values in self._buffers:
             for name, value in values.items():
                 kept = buffers[name]
@@ -44,6 +54,11 @@ class Snapshot:
             if isinstance(module._buffers, dict):  # in a ScriptModule no forward can replace one
                 module._buffers.clear()
                 module._buffers.update(buffers)
+        for module, attributes in self._attributes:
+            own = vars(module)
+            for name in [name for name in own if name not in _OF_TORCH and name not in attributes]:
+                del own[name]
+            own.update(attributes)
         for tensor, value in self._parameters.values():
             tensor.data.copy_(value)
         torch.set_rng_state(self._cpu)

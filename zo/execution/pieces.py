@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zo.base import Base
+from zo.evaluators.check import refuse_off
 from zo.evaluators.choice import Serving
 from zo.evaluators.evaluator import Unservable, mean_changes
 from zo.execution.journal import Page
@@ -29,6 +30,7 @@ class Pieces:
         serving: What evaluates them.
         page: The journal of the step; None without a journal.
         marks: Checksums by name of what must be the same in all processes.
+        drawn: The query of the plan that is evaluated by `loop` too; None for none.
     """
 
     base: Base
@@ -37,6 +39,7 @@ class Pieces:
     serving: Serving
     page: Page | None
     marks: Mapping[str, int]
+    drawn: int | None = None
 
     def __len__(self) -> int:
         return -(-self.plan.queries // self.chunk)
@@ -110,9 +113,17 @@ def evaluate_share(pieces: Pieces, opening: Opening, ranks: Ranks, *, first_alon
     base, page, found, fault = pieces.base, pieces.page, {}, None
     changes = pieces.serving.changes(base, by_loop=opening.by_loop)
 
+    drawn = None if opening.by_loop else pieces.drawn
+
     def evaluated(number: int) -> Tensor:
         """The mean change of the loss for each query of a piece, `(queries,)`, NaN where it is dropped."""
-        mean, valid = mean_changes(base.losses, changes(pieces.queries(number)))
+        queries = pieces.queries(number)
+        name = pieces.serving.name_for(queries, base.problem.network.training)
+        if drawn is not None and number == drawn // pieces.chunk and name != "Loop" and len(queries) > 1:
+            own = refuse_off(name, base.problem, base.losses, changes, queries, drawn % pieces.chunk)
+        else:
+            own = changes(queries)
+        mean, valid = mean_changes(base.losses, own)
         return torch.where(valid, mean, torch.nan)
 
     try:

@@ -18,6 +18,7 @@ from zo.objective import Objective
 from zo.parameters import Parameters
 
 PRUNING = 3  # first word of the key's path for these draws
+STEP = 2  # of which the draws of both gradients are; not one at which evaluators are checked anew
 
 
 def grasp(network: nn.Module, objective: Objective, parameters: Parameters, batch: Any) -> Tensor:  # noqa: ANN401
@@ -134,7 +135,7 @@ def synflow(
 def _estimate(gradient: LossGradient, batch: Any) -> Tensor:  # noqa: ANN401
     """The gradient at the weights as they are, `(size,)`, with the same draws at every call."""
     with _untouched(gradient.network, gradient.parameters):
-        gradient.counts.steps = 0  # on which the draws depend
+        gradient.counts.steps = STEP
         gradient.backward(batch)
         return _flat([tensor.grad for tensor in gradient.parameters.tensors if tensor.grad is not None])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -10,9 +9,9 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from blackbox.checks import check_count
+from blackbox.checks import check_choice, check_count, check_positive
 from zo.errors import ConfigurationError
-from zo.estimators.estimator import Estimator, check_mu, check_sparsity
+from zo.estimators.estimator import Estimator, check_sparsity
 from zo.estimators.rge import RGE
 from zo.execution.journal import Journal
 from zo.loss_gradient import LossGradient
@@ -114,12 +113,7 @@ def scores(
             missing.
         FailedQueriesError: queries failed.
     """
-    if method not in METHODS:
-        near = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.3) or METHODS
-        raise ConfigurationError(
-            f"pruning.scores, method: expected one of {', '.join(METHODS)}, got {method!r}. "
-            f"Did you mean {near[0]!r}?"
-        )
+    check_choice("pruning.scores", "method", method, METHODS)
     scored, whole = _divide(network, parameters, dense)
 
     def found(values: Tensor, queries: int = 0) -> Scores:
@@ -142,8 +136,7 @@ def scores(
     if method == "snip":
         return found(methods.snip(network, objective, scored, batch))
     estimator = RGE(mu, q) if estimator is None else estimator
-    step = mu if step is None else step
-    check_mu("pruning.scores, step", step)
+    step = check_positive("pruning.scores", "step", mu if step is None else step)
     gradient = LossGradient(
         network,
         objective,

@@ -1,1 +1,33 @@
-"""Learned tangents: linear models of black boxes, fitted to what probes show, in place of derivatives."""
+"""Learned tangents: linear models of black boxes, fitted to what probes show, in place of derivatives.
+
+A tangent of your own is a `Tangent`: `apply` and its adjoint `vjp`, and `observe` or `see` to learn from
+`CallPairs`, whose numbers are in the box's own units; `d_scale` says what is usual for each (see `Units`).
+"""
+
+from zo.tangents.gradient import TangentCounts, TangentGradient
+from zo.tangents.models.convolution import ConvTangent
+from zo.tangents.models.low_rank import LowRankTangent
+from zo.tangents.models.model import ModelTangent
+from zo.tangents.models.secant import SecantTangent
+from zo.tangents.models.student import StudentTangent
+from zo.tangents.models.window import WindowTangent
+from zo.tangents.pairs import CallPairs
+from zo.tangents.tangent import IdentityTangent, Tangent
+from zo.tangents.trust import TrustPolicy
+from zo.tangents.units import Units
+
+__all__ = [
+    "CallPairs",
+    "ConvTangent",
+    "IdentityTangent",
+    "LowRankTangent",
+    "ModelTangent",
+    "SecantTangent",
+    "StudentTangent",
+    "Tangent",
+    "TangentCounts",
+    "TangentGradient",
+    "TrustPolicy",
+    "Units",
+    "WindowTangent",
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,20 +13,20 @@ from blackbox import BlackBoxFunction
 from blackbox.checks import check_choice, check_count
 from zo.batches import count_rows
 from zo.draws import Key
-from zo.errors import TangentError, TangentWarning
+from zo.errors import TangentError
 from zo.estimators.estimator import check_mu
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks, fingerprint
-from zo.failures import survivors
+from zo.failures import survivors, tell_zero
 from zo.objective import Objective
 from zo.parameters import Choice, Parameters
 from zo.same_run import refuse_other_run, same_chunk
 from zo.tangents import checks
 from zo.tangents.pairs import CallPairs
-from zo.tangents.recording import RecordedCall, record
+from zo.tangents.recording import RecordedCall, alone, record
 from zo.tangents.replay import refuse_unseen_weights, replay, without_failed
 from zo.tangents.tangent import Tangent
 from zo.tangents.trust import TrustPolicy, TrustWatch, agreement, predict_and_learn, relative_error
@@ -179,7 +178,7 @@ class TangentGradient:
         self._ranks = Ranks(process_group, "TangentGradient", TangentError)
         self._chunk = 1 if chunk is None and self._ranks.size > 1 else chunk
         self._rows = 0  # of the last step
-        self._said_zero = False
+        self._told_zero = False  # a warning is given once
 
     def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
         """Add this step's gradient to `.grad`, as autograd would; also under `torch.no_grad()`.
@@ -217,7 +216,8 @@ class TangentGradient:
             checks.refuse_not_finite(gradients, self.trust, step)
             checked = None, 0
             if ranks.rank == 0 and self.watch.policy.checks(step):  # the first rank alone
-                checked = agreement(problem, self.boxes, base, gradients, before)
+                with alone(ranks):
+                    checked = agreement(problem, self.boxes, base, gradients, before)
             return (loss, gradients, dropped), checked
 
         (loss, gradients, dropped), told = ranks.together(step, rest)
@@ -225,7 +225,8 @@ class TangentGradient:
             tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
         self.agreement, check_rows = told[0]
         self._count(probes, seen.rows, dropped, check_rows)
-        self._say_zero(gradients, step)
+        if not self._told_zero and not any(bool(gradient.any()) for gradient in gradients):
+            self._told_zero = tell_zero(step, gradients[0])
         self.watch.saw(step, self.trust_of_step, self.agreement)
         return loss
 
@@ -239,19 +240,19 @@ class TangentGradient:
         return self.watch.probes + self.watch.policy.checks(self.counts.steps)
 
     def metrics(self) -> dict[str, float]:
-        """Plain numbers of the last step, for a run's log.
+        """Plain numbers for a log.
 
         Returns:
-            By name the relative error of the tangents' predictions (`tangent_error`, and of each call, from 1
-            on, `tangent_error_call_1`), the agreement of the loss with the gradient (`tangent_agreement`),
-            where they are known; the rows asked of the boxes in that step (`tangent_rows`), and the probes of
-            the next (`tangent_probes`).
+            The counts, by name; of the last step the relative error of the tangents' predictions
+            (`tangent_error`, and of each call, from 1 on, `tangent_error_call_1`) and the agreement of the
+            loss with the gradient (`tangent_agreement`), where they are known, and the rows asked of the
+            boxes (`tangent_rows`); and the probes of the next (`tangent_probes`).
         """
-        by_name = {"tangent_error": self.trust_of_step}
+        by_name: dict[str, float | None] = dict(asdict(self.counts))
+        by_name |= {"tangent_error": self.trust_of_step, "tangent_agreement": self.agreement}
         by_name |= {f"tangent_error_call_{call}": error for call, error in enumerate(self.trust, start=1)}
-        by_name |= {"tangent_agreement": self.agreement}
         by_name |= {"tangent_rows": self._rows, "tangent_probes": self.watch.probes}
-        return {name: error for name, error in by_name.items() if error is not None}
+        return {name: float(value) for name, value in by_name.items() if value is not None}
 
     def state_dict(self) -> dict[str, Any]:
         """Seed, chunk, counts (draws depend on the steps in them), trust, units, what was learned."""
@@ -303,8 +304,8 @@ class TangentGradient:
             if own:
                 measured = units.measure([pairs[number] for number in own])
                 found = predict_and_learn(tangent, measured)
-                for number, *known in zip(own, measured, found, strict=True):
-                    pairs[number], squares[number] = known
+                for number, known, error in zip(own, measured, found, strict=True):
+                    pairs[number], squares[number] = known, error
         self.trust = [relative_error([each]) for each in squares]
         self.trust_of_step = relative_error(squares)
         return pairs, dropped
@@ -318,19 +319,6 @@ class TangentGradient:
         counts.dropped += dropped
         counts.checks += checked
         counts.failed_checks += checked and self.agreement is None
-
-    def _say_zero(self, gradients: Sequence[Tensor], step: int) -> None:
-        """Say once that a gradient is exactly zero everywhere, with which nothing trains."""
-        if self._said_zero or any(bool(gradient.any()) for gradient in gradients):
-            return
-        self._said_zero = True
-        warnings.warn(
-            f"Step {step}: expected a gradient that is not zero, got zero for every weight. See that the "
-            "objective uses this very network, that its boxes' outputs change with their inputs, and that a "
-            "tangent which has not learned anything yet has something to start from (StudentTangent.fit).",
-            TangentWarning,
-            stacklevel=3,
-        )
 
     def _settings(self, key: Key) -> tuple[Any, ...]:
         """What must be the same in all processes, beside weights and batch."""

@@ -33,8 +33,8 @@ class CallPairs:
             differentiable; empty where that is not known.
         d_scale: `(size_in,)`, the size of a typical change of each input, from `Units`; zero where it has
             not been seen to change. Ones, if left out.
-        response_scale: `(size_out,)`, the size of a typical response of each output; zero where it has not
-            been seen to respond. Ones, if left out.
+        response_scale: `(size_out,)`, the size of a typical response of each output, from `Units`; zero
+            where it has not been seen to respond or vary. Ones, if left out.
     """
 
     inputs: tuple[ArraySpec, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from zo.evaluators.loop import loop_losses
 from zo.evaluators.stacked import Stacked, stacked_losses
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks
+from zo.execution.shared_rows import apart
 from zo.perturbation import Directions
 from zo.tangents.pairs import CallPairs
 
@@ -135,9 +136,10 @@ def record(
     chunks = [variants[first : first + (chunk or 1 + probes)] for first in variants[:: chunk or 1 + probes]]
 
     def of_this_rank() -> tuple[None, list[Any]]:
-        found = [
-            _recorded(problem, boxes, evaluator, own, mu, key) for own in chunks[ranks.rank :: ranks.size]
-        ]
+        with alone(ranks):
+            found = [
+                _recorded(problem, boxes, evaluator, own, mu, key) for own in chunks[ranks.rank :: ranks.size]
+            ]
         return None, found if ranks.size == 1 else [_packed(each) for each in found]
 
     _, told = ranks.together(key.step, of_this_rank)
@@ -182,6 +184,11 @@ class Recorder:
         return given
 
 
+def alone(ranks: Ranks) -> AbstractContextManager[None]:
+    """A block in which a process asks boxes what others do not, so that `SharedRows` waits for none."""
+    return apart() if ranks.size > 1 else nullcontext()
+
+
 def refuse_arrays(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> None:
     """Refuse what carries no gradient.
 
@@ -223,10 +230,10 @@ def _recorded(
         if variant > 0:
             moves[place] = mu * torch.randn(size, generator=key.generator(PROBES, variant - 1), dtype=dtype)
     recorder = Recorder(boxes)
+    stacked = isinstance(evaluator, Stacked)
+    evaluate, split = (stacked_losses, _stacked) if stacked else (loop_losses, _one_by_one)
     with recorder.recording():
-        evaluate = stacked_losses if isinstance(evaluator, Stacked) else loop_losses
         losses = evaluate(problem, Directions(moves), Snapshot(problem.network))
-    split = _stacked if isinstance(evaluator, Stacked) else _one_by_one
     return Recorded(losses, split(recorder, boxes, len(variants)), recorder.rows)
 
 

@@ -18,7 +18,7 @@ from zo.evaluators.evaluator import Problem, mean_changes
 from zo.evaluators.loop import loop_losses
 from zo.evaluators.state import Snapshot
 from zo.perturbation import Directions
-from zo.tangents.pairs import CallPairs, reciprocal, sizes, together
+from zo.tangents.pairs import CallPairs, reciprocal, together
 from zo.tangents.recording import Recorder
 from zo.tangents.tangent import Tangent
 
@@ -78,18 +78,11 @@ def _squares(tangent: Tangent, pairs: CallPairs) -> Squares | None:
         if found is None or int(chosen.sum()) < 2:  # one value is its own mean
             return None
         centre = true[chosen].double().mean(dim=0)
-    found, true, unit = found[chosen].double(), true[chosen].double(), _units(pairs).double()
-    return tuple(float((each * reciprocal(unit)).square().sum()) for each in (found - true, true - centre))
-
-
-def _units(pairs: CallPairs) -> Tensor:
-    """Of the outputs; one that has not responded yet counts as others of its array, or not at all."""
-    arrays = []
-    for scale in pairs.response_scale.split(sizes(pairs.outputs)):
-        seen = scale > 0
-        arrays.append(torch.where(seen, scale, scale[seen].log().mean().exp() if seen.any() else 0.0))
-    units = torch.cat(arrays)
-    return units if units.any() else torch.ones_like(units)
+    found, true, unit = found[chosen].double(), true[chosen].double(), pairs.response_scale.double()
+    if not unit.any():  # no output has ever changed: they are compared as they are
+        unit = torch.ones_like(unit)
+    error, size = (each * reciprocal(unit) for each in (found - true, true - centre))
+    return float(error.square().sum()), float(size.square().sum())
 
 
 # The check along the gradient

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zo.tangents.pairs import CallPairs
+from blackbox import ArraySpec
+from zo.tangents.pairs import CallPairs, sizes
 
 AGE = 50  # steps: what is older has faded from a running mean
 TOO_FAR = math.log(2.0)  # a unit is read anew when the running mean is more than twice or under half of it
@@ -24,11 +25,15 @@ ROUNDING = 4.0  # a change of fewer units in the last place of its number is non
 class Units:
     """The units of one box, from what its calls show.
 
-    The unit of an input is the running mean of its changes' root mean square over a step; that of an output
-    is the running mean of its responses' root mean square, or, in steps without probes, of the distances of
-    its values from their mean in a call. The mean is a geometric one, over some fifty steps, so a single step
-    in which a simulation goes astray hardly counts. A unit that is within a factor of two of its mean stays
-    as it is, for what tangents keep is in units too.
+    The unit of an input is the root mean square of its changes over a step, and that of an output the root
+    mean square of its responses. An output that responds little for how much it varies between the rows and
+    calls of a step, as far from where the network acts, is not one in small units: it has at least the unit
+    that its variation is in responses, at the median ratio of the two. Without probes, its unit is its
+    variation.
+
+    They are running geometric means over some fifty steps, so a single step in which a simulation goes astray
+    hardly counts. One that is within a factor of two of its mean stays as it is, for what tangents keep is in
+    units too. Where an `ArraySpec` has a `scale`, that is the unit.
     """
 
     def __init__(self) -> None:
@@ -43,16 +48,14 @@ class Units:
         Returns:
             The calls with their `d_scale` and `response_scale`.
         """
-        z, y = (torch.cat([getattr(pairs, name) for pairs in calls]) for name in ("z", "y"))
-        moved = torch.cat([pairs.d[pairs.valid] for pairs in calls])
-        self._changes.take(moved, like=z)
-        if any(len(pairs.d) for pairs in calls):
-            answered = torch.cat([pairs.response[pairs.valid] for pairs in calls])
-        else:
-            alive = [pairs.y[pairs.alive] for pairs in calls]
-            answered = torch.cat([values - values.mean(dim=0) for values in alive])
-        self._responses.take(answered, like=y)
-        d_scale, response_scale = (own.scale.to(z) for own in (self._changes, self._responses))
+        z, y = (torch.cat([getattr(pairs, name)[pairs.alive] for pairs in calls]) for name in ("z", "y"))
+        moved, answered = (
+            torch.cat([getattr(pairs, name)[pairs.valid] for pairs in calls]) for name in ("d", "response")
+        )
+        self._changes.take(_sizes(moved, z))
+        self._responses.take(_sizes(answered, y, varied=True))
+        d_scale = _given(calls[0].inputs, self._changes.scale).to(z)
+        response_scale = _given(calls[0].outputs, self._responses.scale).to(z)
         return [replace(pairs, d_scale=d_scale, response_scale=response_scale) for pairs in calls]
 
     def state_dict(self) -> dict[str, Any]:
@@ -66,21 +69,18 @@ class Units:
 
 
 class _Running:
-    """The running mean of the size of each of some numbers, and the scale that was last read off it."""
+    """The running mean of the unit of each of some numbers, and the scale that was last read off it."""
 
     def __init__(self) -> None:
-        self._steps = torch.empty(0)  # in which each number changed
-        self._mean = torch.empty(0)  # of the logarithm of its size, over these
-        self.scale = torch.empty(0)  # zero for a number that has not changed yet
+        self._steps = torch.empty(0)  # in which each number changed or varied
+        self._mean = torch.empty(0)  # of the logarithm of its unit, over these
+        self.scale = torch.empty(0)  # zero for a number that has not changed or varied yet
 
-    def take(self, values: Tensor, like: Tensor) -> None:
-        """Take in a step's `(n, size)`; `like` are numbers `(rows, size)` that round as these do."""
+    def take(self, size: Tensor) -> None:
+        """Take in the unit of each number in a step, `(size,)`; zero for one that did not change or vary."""
         if not len(self.scale):
-            self._steps, self._mean, self.scale = torch.zeros(3, values.shape[1], dtype=torch.float64)
-        if not len(values):
-            return
-        size, rounding = (each.double().square().mean(dim=0).sqrt().cpu() for each in (values, like))
-        seen = size > ROUNDING * torch.finfo(like.dtype).eps * rounding
+            self._steps, self._mean, self.scale = torch.zeros(3, len(size), dtype=torch.float64)
+        seen = size > 0
         self._steps += seen
         weight = 1 / self._steps.clamp(min=1, max=AGE)
         self._mean = torch.where(seen, self._mean + weight * (size.log() - self._mean), self._mean)
@@ -94,3 +94,39 @@ class _Running:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._steps, self._mean, self.scale = (state[name].clone() for name in ("steps", "mean", "scale"))
+
+
+def _given(specs: tuple[ArraySpec, ...], measured: Tensor) -> Tensor:
+    """The units `(size,)` that were measured, but where a spec gives its own."""
+    pieces = zip(specs, measured.split(sizes(specs)), strict=True)
+    return torch.cat(
+        [piece if spec.scale is None else piece.new_tensor(spec.scale) for spec, piece in pieces]
+    )
+
+
+def _sizes(changes: Tensor, values: Tensor, varied: bool = False) -> Tensor:
+    """How large a step's changes `(n, size)` of base values `(rows, size)` are, number by number.
+
+    Args:
+        changes: of the values; there may be none.
+        values: of the base. What is not larger than their rounding counts as zero.
+        varied: whether numbers that change little for how much they vary count for more.
+
+    Returns:
+        `(size,)` float64, on the CPU.
+    """
+    rounding = ROUNDING * torch.finfo(values.dtype).eps * _root_mean_square(values)
+    size = _root_mean_square(changes)
+    size = torch.where(size > rounding, size, 0.0)
+    if varied and len(values):
+        variation = _root_mean_square(values - values.mean(dim=0))
+        variation = torch.where(variation > rounding, variation, 0.0)
+        both = (size > 0) & (variation > 0)
+        share = (size[both] / variation[both]).median() if both.any() else 1.0
+        size = torch.maximum(size, share * variation)
+    return size.cpu()
+
+
+def _root_mean_square(numbers: Tensor) -> Tensor:
+    """Of each column, `(size,)` float64; zero if there are no rows."""
+    return (numbers.double().square().sum(dim=0) / max(len(numbers), 1)).sqrt()

@@ -121,7 +121,7 @@ class UmBridge(BlackBoxFunction):
                 return error.with_traceback(None)
 
         try:
-            if self.connections == 1 or len(rows) == 1:
+            if self.connections == 1 or len(rows) <= 1:
                 answers = [ask(row) for row in rows]
             else:
                 with ThreadPoolExecutor(min(self.connections, len(rows))) as threads:

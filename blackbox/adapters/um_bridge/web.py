@@ -52,9 +52,9 @@ class Application:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="um-bridge")
         self.asgi = Starlette(
             routes=[
+                Route("/Evaluate", self._evaluate, methods=["POST"]),  # the first is found the soonest
                 Route("/Info", self._info, methods=["GET"]),
                 *(Route(path, self._describe, methods=["POST"]) for path in DESCRIBE),
-                Route("/Evaluate", self._evaluate, methods=["POST"]),
                 *(Route(path, self._derivative, methods=["POST"]) for path in DERIVATIVES),
             ],
             exception_handlers={
@@ -86,8 +86,9 @@ class Application:
             model, message = self._read(text)
             return to_text(model.evaluate(message))
 
+        queued = self._free.locked()
         async with self._free:
-            if await request.is_disconnected():  # it waited for its turn, and now nobody waits for it
+            if queued and await request.is_disconnected():  # nobody waits for its answer any more
                 raise ClientDisconnect
             answer = asyncio.wrap_future(self._threads.submit(work))
             await asyncio.wait({answer}, timeout=self._timeout)
@@ -146,10 +147,10 @@ class Application:
 class LimitedProtocol(H11Protocol):
     """HTTP/1.1 with a limit of the time that a request may take to come in, and of connections.
 
-    uvicorn waits for headers without end, and counts connections that have sent none as busy: 900 half-sent
-    requests held all service. Here such a connection is closed when its time is over, or earlier, the one
-    that has waited longest first, when there are more connections than may be. Where all of them are busy
-    uvicorn's `limit_concurrency` answers "503 Service Unavailable".
+    uvicorn waits for headers without end, and its `limit_concurrency` counts connections that have sent none
+    as busy: 900 half-sent requests held all service. Here such a connection is closed when its time is over,
+    or earlier, the one that has waited longest first, when there are more than may be. Where all of them
+    have sent a request, the new one is told so.
     """
 
     def __init__(self, *arguments: Any, seconds: float, most: int, **keywords: Any) -> None:  # noqa: ANN401
@@ -166,6 +167,8 @@ class LimitedProtocol(H11Protocol):
         waiting = [each for each in kept if each is not self and each.conn.their_state in INCOMPLETE]
         if len(kept) > self._most and waiting:
             min(waiting, key=lambda each: each._since).transport.abort()
+        elif len(kept) > self._most:
+            self.app: Any = _error(503, "Busy", f"expected at most {self._most} connections at a time.")
 
     def data_received(self, data: bytes) -> None:
         """Time a request from its first byte to its last."""
@@ -204,7 +207,6 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             timeout_keep_alive=KEPT_SECONDS,
-            limit_concurrency=connections + 1,
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         )
         super().__init__(config)
@@ -242,6 +244,6 @@ async def _failed(_: Request, error: Exception) -> Response:  # uvicorn logs it
 def _error(status: int, kind: str, message: str) -> Response:
     text = to_text({"error": {"type": kind, "message": message}})
     headers = {"www-authenticate": "Bearer"} if status == 401 else {}
-    if status == 413:
+    if status in (413, 503):
         headers["connection"] = "close"  # or what is left of the request would still be read
     return Response(text, status, headers, "application/json")

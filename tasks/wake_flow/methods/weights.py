@@ -107,7 +107,8 @@ def tan_sol(trainer: Trainer, start: Corrector, stage: str, steps: int, learning
 
     def costs() -> dict[str, float]:
         counts = gradient.counts
-        return {"queries": counts.queries, "dropped_queries": counts.dropped, **gradient.metrics()}
+        trust = {name: value for name, value in gradient.metrics().items() if name.startswith("tangent_")}
+        return {"queries": counts.queries, "dropped_queries": counts.dropped, **trust}
 
     outcome = _descend(trainer, network, gradient, rows, stage, steps, learning_rate, costs)
     counts = gradient.counts

@@ -76,16 +76,28 @@ def test_the_rounding_of_float32():
 
 
 def test_the_estimates_are_those_of_the_definition():
-    """s_k^2 = (k!)^2 / (2k)! times the mean square of k-th differences, here by binomial sums."""
-    noise = np.random.default_rng(3).standard_normal((1, POINTS))
-    expected = []
-    for k in range(1, POINTS):
-        weights = [(-1) ** i * math.comb(k, i) for i in range(k + 1)]
-        differences = [np.dot(weights, noise[0, j : j + k + 1]) for j in range(POINTS - k)]
-        expected.append(
-            math.sqrt(math.factorial(k) ** 2 / math.factorial(2 * k) * np.square(differences).mean())
-        )
-    assert any(math.isclose(ecnoise(10 + 0.1 * noise).level[0], 0.1 * one) for one in expected)
+    """s_k^2 = (k!)^2 / (2k)! times the mean square of k-th differences, here by binomial sums.
+
+    Of the lowest order k whose differences change sign and whose estimate is within a factor of 4 of the
+    next two.
+    """
+    noise = 0.1 * np.random.default_rng(3).standard_normal((50, POINTS))
+    table = 100 + noise + np.linspace(0, 1, 50)[:, None] * np.arange(POINTS)  # steeper and steeper
+    found = ecnoise(table).level
+    orders = set()
+    for row, values in enumerate(table):
+        levels, changing = [], []
+        for k in range(1, POINTS):
+            weights = [(-1) ** i * math.comb(k, i) for i in range(k + 1)]
+            differences = [np.dot(weights, values[j : j + k + 1]) for j in range(POINTS - k)]
+            square = math.factorial(k) ** 2 / math.factorial(2 * k) * np.square(differences).mean()
+            levels.append(math.sqrt(square))
+            changing.append(min(differences) < 0 < max(differences))
+        agree = [max(levels[k : k + 3]) <= 4 * min(levels[k : k + 3]) for k in range(POINTS - 3)]
+        fit = [k for k in range(POINTS - 3) if agree[k] and changing[k]]
+        assert math.isclose(found[row], levels[fit[0]], rel_tol=1e-9) if fit else math.isnan(found[row])
+        orders.add(fit[0] if fit else None)
+    assert len(orders) > 1  # else any rule of choice would pass
 
 
 def test_what_is_no_noise():

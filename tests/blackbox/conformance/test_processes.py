@@ -25,7 +25,6 @@ from tests.blackbox.conformance.broken_boxes import (
 )
 from tests.blackbox.conformance.probes import draws, probing
 
-
 SETTINGS, REBUILT, ZERO, HUGE = IN_PROCESSES
 SLOW = pytest.mark.slow
 

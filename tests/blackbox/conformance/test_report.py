@@ -11,7 +11,6 @@ from rich.console import Console
 
 from blackbox import ConfigurationError
 from blackbox.conformance import Finding, Report, Verdict, assert_conforms, check_black_box, command
-from blackbox.conformance.report import _number
 from tests.blackbox.conformance.broken_boxes import Centring, Good, Jumps, Rounds
 from tests.blackbox.conformance.probes import draws
 
@@ -40,7 +39,7 @@ def test_the_table_loses_nothing_in_a_narrow_terminal(width):
     assert max(map(len, text.splitlines())) <= width
     cells = [report.summary(), "check", "verdict", "number", "what was seen"]
     for found in report.findings:
-        cells += [found.check, found.verdict.value, _number(found), found.sentence]
+        cells += [found.check, found.verdict.value, found.measured, found.sentence]
     assert sorted("".join(text.split())) == sorted("".join("".join(cells).split()))
 
 

@@ -21,7 +21,7 @@ import pytest
 import torch
 from typeguard import suppress_type_checks
 
-from blackbox import BlackBoxFunction, ConfigurationError, OutputError, RowFailedError
+from blackbox import BlackBoxFunction, Budgeted, ConfigurationError, OutputError, RowFailedError
 from blackbox.errors import ExecutorError
 from blackbox.failures import Failure
 from blackbox.wrappers import Parallel, Retrying
@@ -176,6 +176,10 @@ def test_a_function_makes_a_box_that_cannot_be_pickled(tmp_path):
     with Parallel(make_a_box_that_cannot_be_pickled(tmp_path), processes) as box:
         with pytest.raises(ConfigurationError, match=r"can be pickled for other processes.*Give a function"):
             box(rows(FINE))
+        budget = Budgeted(box, rows=2)
+        for _ in range(2):  # and again, not for want of rows that the first call had set aside
+            with pytest.raises(ConfigurationError, match="can be pickled"):
+                budget(rows(FINE, FINE))
     with Parallel(partial(make_a_box_that_cannot_be_pickled, tmp_path), processes, block=2) as box:
         state = rows(*[FINE] * 5)
         np.testing.assert_array_equal(box(state), in_blocks(tmp_path, state, 2))
@@ -308,7 +312,7 @@ def test_workers_that_never_come_up_end_in_an_error(stack):
     box = stack(lambda: ProcessPoolExecutor(1, mp_context=context, initializer=die))
     with pytest.raises(ExecutorError, match="4 times in a row"):
         box(rows(FINE, FINE))
-    assert inner(box).rows_run() == []
+    assert inner(box).rows_run() == [] and box.ledger.rows_run == 0
 
 
 def test_no_future_is_kept_once_its_answer_has_come(tmp_path):
@@ -456,7 +460,7 @@ def test_an_interrupt_leaves_workers_to_another_threads_call(stack):
     waiting.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            box(rows(*[SLOW] * 3))
+            box(rows(*[SLOW] * 3) + np.array([10, 0]))
     finally:
         caught.set()
         waiting.join()
@@ -495,17 +499,17 @@ def test_threads_that_hang_are_left_behind_and_replaced():
         box.close()
 
 
-def test_rows_that_wait_behind_one_that_hangs_are_given_up_with_an_executor_of_the_user_s():
+def test_an_executor_all_of_whose_threads_hang_is_an_error():
     go_on = threading.Event()
     with ThreadPoolExecutor(1) as executor:
         box = Parallel(
             RowsBox(lambda state: go_on.wait(60) and state, failures="keep"), executor, timeout=0.3
         )
-        call = threading.Timer(3.0, go_on.set)
-        call.start()
-        result = outcome(box, np.ones((2, 2)))
-        call.join()
-    assert result.failed[0].failure is Failure.TIMED_OUT
+        try:
+            with pytest.raises(ExecutorError, match=r"all its 1 workers are at rows that hang"):
+                box(np.ones((3, 2)))
+        finally:
+            go_on.set()
 
 
 # Executors that shrink

@@ -18,15 +18,14 @@ from blackbox.failures import Failure
 from blackbox.wrappers import Parallel
 from tests.blackbox.wrappers.troubled import (
     FINE,
-    HANG,
     KILL,
     KILL_ONCE,
     NAN,
     PAUSE,
     RAISE,
     SHAPE,
+    SLEEP,
     Troubled,
-    alive,
     in_blocks,
     rows,
 )
@@ -69,22 +68,17 @@ def test_an_executor_given_as_it_is(client, tmp_path):
     assert box.ledger.rows_run == 5
 
 
-def test_a_row_that_hangs_is_ended_with_its_worker(client, tmp_path):
-    box = Parallel(Troubled(tmp_path), client.get_executor, timeout=2.0)
-    state = rows(FINE, HANG, FINE, FINE)
+def test_a_row_that_hangs_is_given_up_and_told(client, tmp_path):
+    box = Parallel(Troubled(tmp_path), client.get_executor, timeout=2.0, in_flight=4)
+    state = rows(FINE, SLEEP, FINE, FINE)
     result = box.run_rows((torch.from_numpy(state),))
     assert {row: why.failure for row, why in result.failed.items()} == {1: Failure.TIMED_OUT}
     fine = [0, 2, 3]
     np.testing.assert_array_equal(result.outputs[0][fine], in_blocks(tmp_path, state[fine], 1))
-    lines = [line.split() for line in (tmp_path / "rows").read_text().splitlines()]
-    (hung,) = {int(process) for process, x in lines if float(x) == state[1, 0]}
-    deadline = time.monotonic() + 20
-    while alive(hung) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not alive(hung)
-    assert [float(x) for _, x in lines].count(state[1, 0]) == 1
+    assert box.ledger.rows_run == 4
 
 
+@pytest.mark.slow
 def test_a_worker_that_retires_in_the_middle(client, tmp_path):
     box = Parallel(Troubled(tmp_path), client.get_executor, in_flight=8)
     state = rows(*[PAUSE] * 40)
@@ -101,7 +95,8 @@ def test_a_worker_that_retires_in_the_middle(client, tmp_path):
     helper.join()
     np.testing.assert_array_equal(found, in_blocks(tmp_path, state, 1))
     ran = Troubled(tmp_path).rows_run()
-    assert set(ran) == set(state[:, 0]) and box.ledger.rows_run == len(ran)
+    assert set(ran) == set(state[:, 0])
+    assert box.ledger.rows_run == 40 <= len(ran)  # Dask may run anew what it had on that worker
 
 
 def test_a_client_that_is_closed_is_an_error(client, tmp_path):
@@ -114,15 +109,17 @@ def test_a_client_that_is_closed_is_an_error(client, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)  # each of Dask's workers that is killed is replaced by a new interpreter
 def test_a_killed_worker_costs_a_second_run_and_a_row_that_kills_all_fails(client, tmp_path):
     box = Parallel(Troubled(tmp_path), client.get_executor, block=2)
     state = rows(FINE, FINE, KILL_ONCE, FINE, FINE)
     plain = state.copy()
     plain[:, 1] = FINE
     np.testing.assert_array_equal(box(state), in_blocks(tmp_path, plain, 2))
-    assert 7 <= len(Troubled(tmp_path).rows_run()) <= box.ledger.rows_run
+    assert len(Troubled(tmp_path).rows_run()) >= 7  # Dask runs it again by itself, and does not tell
+    assert box.ledger.rows_run == 5
     state = rows(FINE, FINE, FINE, KILL)
+    box = Parallel(Troubled(tmp_path), client.get_executor, block=1)
     result = box.run_rows((torch.from_numpy(state),))
     assert {row: why.failure for row, why in result.failed.items()} == {3: Failure.LOST}
-    np.testing.assert_array_equal(result.outputs[0][:2], in_blocks(tmp_path, plain[:2], 2))
-    np.testing.assert_array_equal(result.outputs[0][2:3], in_blocks(tmp_path, plain[2:3], 1))
+    np.testing.assert_array_equal(result.outputs[0][:3], in_blocks(tmp_path, plain[:3], 1))

@@ -13,7 +13,7 @@ import numpy as np
 from blackbox import BlackBoxFunction
 from tests.blackbox.boxes import STATE
 
-FINE, RAISE, NAN, SHAPE, KILL, KILL_ONCE, HANG, PICKY, PAUSE, SLOW, KILL_LATER = range(11)
+FINE, RAISE, NAN, SHAPE, KILL, KILL_ONCE, HANG, PICKY, PAUSE, SLOW, KILL_LATER, SLEEP = range(12)
 
 
 class UnpicklableError(Exception):
@@ -56,6 +56,8 @@ class Troubled(BlackBoxFunction):
             time.sleep(3600)
         if what == PAUSE:
             time.sleep(0.1)
+        if what == SLEEP:  # longer than a test's limit, and ends with it
+            time.sleep(6)
         if what == SLOW:
             time.sleep(1.5)
         if what == KILL_LATER:

@@ -19,7 +19,7 @@ from torch.overrides import resolve_name
 
 from zo.batches import map_tensors
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel
-from zo.evaluators.difference.channels_last import IN_PLACE, MADE
+from zo.evaluators.difference.channels_last import IN_PLACE, MAKING
 from zo.evaluators.difference.recorder import Node, NotReadable, Ref
 from zo.evaluators.difference.recording import Recording
 from zo.evaluators.difference.registry import Argument
@@ -27,7 +27,7 @@ from zo.evaluators.difference.registry import Argument
 
 @dataclass(frozen=True)
 class Anew:
-    """The value of a recorded tensor in the one variant of a pass, and whether nothing else has its memory."""
+    """The value of a recorded tensor in a pass of one variant, and whether it has its memory for itself."""
 
     value: Tensor
     own: bool = False
@@ -121,19 +121,33 @@ def _anew(recording: Recording, place: int, found: Found) -> Argument:
     assert node.rule is not None
     function = node.call.function
     if node.rule.prepare is None:
-        first = node.args[0] if node.args and isinstance(node.args[0], Ref) else None
-        own = function in MADE
-        if first is not None and function in IN_PLACE and recording.ends(first, place):
-            target = found.get(first)
-            if isinstance(target, Anew) and target.own and target.value.shape == node.call.output.shape:
-                function, own = IN_PLACE[function], True
+        if _may_write(recording, place, found):
+            function = IN_PLACE[function]
         args, kwargs = map_tensors(argument, (node.args, node.kwargs), kind=Ref)
         result = function(*args, **kwargs)
+        own = node.call.function in MAKING
+        for ref in node.refs if not own else ():  # a view of it may be read later
+            if isinstance(kept := found.get(ref), Anew):
+                found[ref] = Anew(kept.value)
         return tuple(map(Anew, result)) if isinstance(result, tuple | list) else Anew(result, own)
     # It draws at random, and its rule knows what was drawn.
     moved = {ref: _change(found[ref], recording.value(ref)) for ref in node.refs if ref in found}
     change = Moved(node.call.output, changed(node, recording.value, moved)).change
     return Anew(node.call.output + change[0], own=True)
+
+
+def _may_write(recording: Recording, place: int, found: Found) -> bool:
+    """Whether a call may write its result over its first argument, which no one else reads."""
+    node = recording.nodes[place]
+    first = node.args[0] if node.args else None
+    if node.call.function not in IN_PLACE or not isinstance(first, Ref):
+        return False
+    if recording.is_read_again(first, place):
+        return False
+    target, output = found.get(first), node.call.output
+    if not isinstance(target, Anew) or not target.own:
+        return False
+    return (target.value.shape, target.value.dtype) == (output.shape, output.dtype)
 
 
 def _value(found: Change | Anew, base: Tensor) -> Tensor:

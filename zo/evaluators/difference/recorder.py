@@ -306,7 +306,7 @@ def _listed(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _asks_for_shape(function: Argument) -> bool:
-    """Whether the result hangs on shape and dtype alone."""
+    """Whether the result depends on shape and dtype alone."""
     if getattr(function, "__name__", "") in ("__get__",):
         return getattr(function.__self__, "__name__", "") in _PROPERTIES
     return function in _SHAPES

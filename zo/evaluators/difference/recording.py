@@ -12,16 +12,14 @@ from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
 from zo.batches import map_tensors, tensors
-from zo.evaluators.difference import rules
-from zo.evaluators.difference.channels_last import laid_out
+from zo.evaluators.difference import rules as rules  # importing them registers them
+from zo.evaluators.difference.channels_last import lay_out
 from zo.evaluators.difference.recorder import Node, NotReadable, Recorder, Ref
 from zo.evaluators.difference.registry import RULES, Argument, Rule
 from zo.evaluators.difference.tail import Tail, hidden
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.forwards import Forward, replaced
 from zo.objective import OutputLoss, comparable, uncompiled
-
-assert rules.FAMILIES  # importing them has registered the rules
 
 
 @dataclass
@@ -53,8 +51,8 @@ class Recording:
     dropped: set[int]
 
     def __post_init__(self) -> None:
-        """The nodes of `end`."""
-        self._last_nodes = {ref.node for ref in refs_of(self.end)}
+        """Find the nodes of `end`."""
+        self._ends = {ref.node for ref in refs_of(self.end)}
 
     def value(self, ref: Ref) -> Tensor:
         """The base value of a recorded tensor."""
@@ -72,7 +70,7 @@ class Recording:
             number: of the parameter.
             found: what was found of recorded tensors so far; what no later call reads is deleted.
         """
-        ends = self._last_nodes
+        ends = self._ends
         reached = set(self.reached[number])
         again = self._needed(reached, ends)
         for place in sorted(reached | again):
@@ -87,11 +85,10 @@ class Recording:
                 if self.last[other] <= place and other not in ends:
                     self.nodes[other].call.forget()
 
-    def ends(self, ref: Ref, place: int) -> bool:
-        """Whether a recorded tensor is read by a call once, and by no later one."""
-        node = self.nodes[place]
-        read_later = self.last[ref.node] > place or ref.node in self._last_nodes
-        return not read_later and [own.node for own in node.refs].count(ref.node) == 1
+    def is_read_again(self, ref: Ref, place: int) -> bool:
+        """Whether what a call reads is read once more: by the same call, by a later one or at the end."""
+        times = [own.node for own in self.nodes[place].refs].count(ref.node)
+        return times > 1 or self.last[ref.node] > place or ref.node in self._ends
 
     def at_end(self, of: Callable[[Ref | Tensor], Tensor]) -> Argument:
         """The nesting of `end` with what a function makes of each tensor in it."""
@@ -213,7 +210,7 @@ def _recording(
             if needed[place] and not depends.isdisjoint(node.reads):
                 depends.add(place)
         reached.append(sorted(depends - {number}))
-    laid_out(nodes)
+    lay_out(nodes, refs_of(end))
     sizes, dropped, left = [], set(), memory
     for node in nodes:
         results = [tensor.numel() * tensor.element_size() for tensor in tensors(node.call.output)]

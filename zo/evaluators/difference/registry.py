@@ -62,7 +62,7 @@ class Rule:
 
     Attributes:
         function: as described in the module.
-        elementwise: see there.
+        elementwise: whether the first argument alone moves and the rule may be given one channel of it.
         prepare: runs the function in the base in place of the function itself, and gives its result and
             what `Call.extra` is to hold; for functions that draw at random.
     """

@@ -113,7 +113,7 @@ class Insists(umbridge.HTTPModel):
 
 
 @pytest.mark.parametrize(
-    "factor, words", [(NINE, "EvaluationFailed: ValueError: nine"), (EIGHT, "EvaluationFailed.*not finite")]
+    "factor, words", [(NINE, "EvaluationFailed: .*ValueError: nine"), (EIGHT, "EvaluationFailed.*not finite")]
 )
 def test_their_client_gets_an_error_for_a_failed_row(ours, factor, words):
     model = umbridge.HTTPModel(ours, "shapes")
@@ -148,7 +148,7 @@ def test_failed_rows_keep_their_places_and_the_server_its_own_words(ours):
             energy[[0, 3], 0], [(field[k].reshape(2, 3) ** 2).sum() for k in (0, 3)]
         )
         box.failures = "raise"
-        with pytest.raises(RowFailedError, match="EvaluationFailed: ValueError: nine") as caught:
+        with pytest.raises(RowFailedError, match=r"EvaluationFailed: .*ValueError: nine") as caught:
             box(field, factor)
         assert isinstance(caught.value.__cause__, ServerError)
 

@@ -26,7 +26,7 @@ from blackbox import ArraySpec, Budgeted, ConfigurationError
 from blackbox.adapters import from_callable
 from blackbox.adapters.um_bridge import ServerError, UmBridge, UnreachableError, serve, serving
 from blackbox.extras import MissingExtraError
-from tests.blackbox.adapters.um_bridge.boxes import Cubes, Shapes, Waiting
+from tests.blackbox.adapters.um_bridge.boxes import NINE, Cubes, Shapes, Waiting
 from tests.blackbox.adapters.um_bridge.servers import served_elsewhere
 from tests.blackbox.boxes import ErrorCase, error_table
 
@@ -271,6 +271,24 @@ def test_our_own_errors_reach_the_client_by_their_names():
         assert (status, kind) == (500, "BudgetError") and "2 of 2 are spent" in message
 
 
+def test_the_reason_of_a_failed_row_is_told_under_keep_too():
+    with serving(Shapes(failures="keep")) as url:
+        status, kind, message = Client(url).refused("/Evaluate", request(input=[[0.1] * 6, [NINE]]))
+        assert (status, kind) == (500, "EvaluationFailed") and "ValueError: nine" in message
+
+
+def test_a_fault_of_a_box_is_an_error_for_its_client_and_a_traceback_here(caplog):
+    class Broken(Cubes):
+        def run_rows(self, inputs: Any) -> Any:
+            raise ZeroDivisionError("a wrapper with a fault")
+
+    with serving(Broken()) as url:
+        for _ in range(2):  # and the server goes on
+            found = Client(url).refused("/Evaluate", {"name": "Broken", "input": [[1.0] * 10]})
+            assert found == (500, "InternalError", "ZeroDivisionError: a wrapper with a fault")
+    assert "a wrapper with a fault" in caplog.text
+
+
 def test_several_models_on_one_server_and_each_is_checked_against_its_own_specs():
     with serving({"cubes": Cubes(), "pair": Shapes()}) as url:
         with UmBridge(url, "cubes") as cubes, UmBridge(url, "pair") as pair:
@@ -415,7 +433,7 @@ def test_more_clients_at_work_than_connections_are_told():
             caller.start()
         for _ in callers:
             assert box.entered.acquire(timeout=20)
-        with pytest.raises(ServerError, match=r"503.*Service Unavailable"):
+        with pytest.raises(ServerError, match="Busy: expected at most 2 connections"):
             UmBridge(url)
         box.go_on.set()
         for caller in callers:

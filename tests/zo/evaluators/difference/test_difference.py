@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from tests.zo.boxes import Sine
-from zo.evaluators.difference import evaluator
+from zo.evaluators.difference import evaluator as deciding
 from zo.evaluators.difference.changes import OneChannel
 from zo.evaluators.difference.evaluator import LARGE
 from zo.evaluators.difference.recorder import NotReadable
@@ -227,7 +227,7 @@ def test_rows_that_fail_in_the_box_behind_drop_their_queries():
 
 
 class WithMask(nn.Module):
-    """Gives beside its output what hangs on no weight: a factor of the input's, and a mask."""
+    """Gives beside its output what depends on no weight: a factor of the input's, and a mask."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -240,7 +240,7 @@ class WithMask(nn.Module):
 @pytest.mark.parametrize("large", [LARGE, 0], ids=["changes", "values"])
 @pytest.mark.parametrize("boxed", [False, True])
 def test_what_no_weight_moves_stays_as_it_is_before_a_loss_without_a_rule(large, boxed, monkeypatch):
-    monkeypatch.setattr(evaluator, "LARGE", large)
+    monkeypatch.setattr(deciding, "LARGE", large)
     box = Sums()
 
     def odd(output, target):

@@ -104,6 +104,7 @@ def narrowed(own, x):
         (narrowed, "another shape or dtype"),
         (lambda own, x: own.c(torch.div(own.a(x), 0.1, rounding_mode="floor")), "rounding_mode"),
         (lambda own, x: own.c(own.a(x).to(torch.int32).float()), "rounds or jumps"),
+        (lambda own, x: own.c(own.a(x).view(torch.int32).view(torch.float32)), "view of its memory"),
         (
             lambda own, x: own.c(F.embedding(x.long().abs() % 3, own.a.weight.t(), max_norm=1.0)[:, 0]),
             "max_norm",
@@ -113,7 +114,7 @@ def narrowed(own, x):
             "weight",
         ),
     ],
-    ids=["view of a constant", "view before", "dtype", "floor", "integers", "max_norm", "weighted"],
+    ids=["view of a constant", "view before", "dtype", "floor", "integers", "bits", "max_norm", "weighted"],
 )
 def test_what_would_come_out_wrong_is_refused(function, words):
     torch.manual_seed(0)

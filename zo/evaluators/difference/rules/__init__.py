@@ -7,23 +7,21 @@ from zo.evaluators.difference.rules import (
     losses,
     norms,
     piecewise,
-    pooling,
     products,
     shapes,
     smooth,
     softmax,
 )
 
-FAMILIES = (
-    arithmetic,
-    attention,
-    convolution,
-    losses,
-    norms,
-    piecewise,
-    pooling,
-    products,
-    shapes,
-    smooth,
-    softmax,
-)
+__all__ = [
+    "arithmetic",
+    "attention",
+    "convolution",
+    "losses",
+    "norms",
+    "piecewise",
+    "products",
+    "shapes",
+    "smooth",
+    "softmax",
+]

@@ -20,8 +20,8 @@ def normalised_change(
         x: base, broadcast against `d`.
         d: change, `(variants, ...)`.
         axes: of `d`, that the statistics are taken over.
-        mean: of the base, broadcast likewise.
-        variance: likewise.
+        mean: of the base, broadcast against `d`.
+        variance: of the base, broadcast against `d`.
         eps: added to the variance.
     """
     centred = x - mean

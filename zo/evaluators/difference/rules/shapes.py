@@ -41,7 +41,7 @@ def _joined(call: Call, tensors: Argument, *args: Argument, **kwargs: Argument) 
 
 
 def _each_channel(call: Call, input: Moved, *args: Argument, **kwargs: Argument) -> Change:
-    """For what treats all channels of `(rows, channels, ...)` alike and apart, such as average pooling."""
+    """For what does the same to each channel of `(rows, channels, ...)` apart, such as average pooling."""
     if isinstance(input.of, OneChannel) and input.of.axis == 1 and call.output.ndim == input.base.ndim > 2:
         values = input.of.values
         reached = call.function(values.flatten(0, 1), *args, **kwargs)

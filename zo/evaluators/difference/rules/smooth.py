@@ -100,7 +100,7 @@ def _selu(call: Call, input: Moved, inplace: bool = False) -> Tensor:
 
 
 def _softplus(call: Call, input: Moved, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
-    """log(1 + e^(beta x)) / beta, and x itself where beta x is beyond the threshold, which is a small jump."""
+    """log(1 + e^(beta x)) / beta; x itself where beta x is beyond the threshold, after a small jump."""
     u, v = beta * input.base, beta * input.change
     beyond, moved_beyond = u > threshold, u + v > threshold
     zero = torch.zeros((), dtype=u.dtype, device=u.device)
