@@ -257,9 +257,11 @@ class LossGradient:
             if self._ranks.rank > 0:
                 return pieces, Share(pieces.marks)
             remember = _evaluated if pieces.page is None else pieces.page.remember
-            with apart():
-                noise = noise_of(pieces.base, remember)
-                serving = self.serving.checked(pieces.base, pieces.plan, pieces.chunk, step, remember)
+            noise, serving = None, self.serving
+            if is_due(step) or serving.is_open(self.network.training):  # not where it only goes on with a run
+                with apart():
+                    noise = noise_of(pieces.base, remember)
+                    serving = serving.checked(pieces.base, pieces.plan, pieces.chunk, step, remember)
             pieces = replace(pieces, serving=serving)
             known = pieces.known() if self._first and self._ranks.size > 1 else {}
             return pieces, Share(pieces.marks, known, serving=serving.state_dict(), noise=noise)

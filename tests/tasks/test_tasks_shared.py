@@ -24,7 +24,7 @@ TIMES = ("seconds",)
 
 def smoothing_words(folder):
     methods = ("mse", "zo-ds", "zo-ae-ds", "deepzero", "student")
-    return smoothing.words(folder, methods=methods, ratios="zo-grasp", evaluator="stacked")
+    return smoothing.words(folder, methods=methods, ratios="zo-grasp", evaluator="stacked", queries=4000)
 
 
 def classification_words(folder):

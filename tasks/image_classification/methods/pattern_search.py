@@ -54,7 +54,7 @@ class PatternSearch(Counted):
         """Make the tries of a step; the mean loss of the batch before them."""
         before = Snapshot(self.network)
         base = losses(self.objective, self.network, batch, len(batch[1]))
-        after = Snapshot(self.network)
+        after = Snapshot(self.network, {})  # the weights go on from where the tries have moved them
         before.restore()  # tries start from the buffers that the base started from
         problem = Problem(self.network, self.parameters, self.objective, batch, len(base))
         lowest = float(base.double().mean())

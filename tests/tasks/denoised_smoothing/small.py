@@ -27,6 +27,7 @@ TINY = {
     "mse_steps": 30,
     "batch": 8,
     "queries": 900,
+    "evaluator": "loop",  # whose check costs no queries
     "fo_queries": 400,
     "mu_queries": 140,
     "zo_batch": 4,

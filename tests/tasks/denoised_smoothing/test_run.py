@@ -256,7 +256,7 @@ def test_the_paper_s_preset_runs_on_stand_ins_of_its_layout(tmp_path, monkeypatc
     tiny = {k: v for k, v in small.TINY.items() if k not in ("latent_widths", "box")}
     config = replace(
         PRESETS["paper"],
-        **{**tiny, "validation_images": 6, "mse_steps": 4, "student_steps": 4, "width": 4, "queries": 700},
+        **{**tiny, "validation_images": 6, "mse_steps": 4, "student_steps": 4, "width": 4, "queries": 900},
         box=f"{boxes.__name__}:colour_blobs",
         images=tmp_path / "pictures",
         image_size=6,
