@@ -3,9 +3,9 @@
 python -m benchmarks.scaling --size {ci,small} [--tasks]
 
 A dense CGE step of a convolutional network with the evaluator "difference". Measured is a whole step, with
-base and exchange. The simulation gives every worker the chunks that `LossGradient` gives it, at their measured
-cost, and adds what each does for itself (base, plan, reduction: measured) and the exchange: a message to
-each other one, and 8 bytes a query to receive, at an assumed latency and bandwidth.
+base and exchange. The simulation gives every worker the chunks that `LossGradient` gives it, at their
+measured cost, and adds what each does for itself (base, plan, reduction: measured) and the exchange: a
+message to each other one, and 8 bytes a query to receive, at an assumed latency and bandwidth.
 
 With --tasks also the query phase of the three tasks' demo presets on two processes, and what two cores can
 give at most (`scaling_tasks`).
