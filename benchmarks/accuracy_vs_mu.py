@@ -65,10 +65,10 @@ def errors(size: Size) -> dict[str, dict[str, list[float]]]:
     timed = make(size.network, size.rows, width=size.width)
     coarse = replace(timed.problem, objective=_autocast(timed.problem))
     contenders: dict[str, tuple[Problem, Evaluator]] = {
-        "loop, float32": (timed.problem, zo.Loop()),
-        "loop, bfloat16": (coarse, zo.Loop()),
-        "difference": (timed.problem, zo.Difference()),
-        "difference, variants=1": (timed.problem, zo.Difference(variants=1)),
+        "loop, float32": (timed.problem, zo.evaluators.Loop()),
+        "loop, bfloat16": (coarse, zo.evaluators.Loop()),
+        "difference": (timed.problem, zo.evaluators.Difference()),
+        "difference, variants=1": (timed.problem, zo.evaluators.Difference(variants=1)),
     }
     bases = {name: _base(problem) for name, (problem, _) in contenders.items()}
     wide = timed.in_float64()
@@ -78,7 +78,7 @@ def errors(size: Size) -> dict[str, dict[str, list[float]]]:
         for mu in MUS:
             queries = timed.queries(block, size.coordinates, mu)
             doubled = Coordinates(queries.indices, queries.steps.double())
-            truth = _means(wide, zo.Loop(), doubled, true_base)
+            truth = _means(wide, zo.evaluators.Loop(), doubled, true_base)
             for name, (problem, evaluator) in contenders.items():
                 off = _means(problem, evaluator, queries, bases[name]) - truth
                 found[name].setdefault(block.name, []).append(float(off.norm() / truth.norm()))

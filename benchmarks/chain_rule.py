@@ -69,14 +69,14 @@ def qualities(trainer: Trainer, start: Corrector) -> list[Quality]:
     truth = _flat(exact)
     objective = window_loss(solver, scale)
 
-    def whole(estimator: zo.Estimator[Any]) -> Callable[[Corrector], None]:
+    def whole(estimator: zo.estimators.Estimator[Any]) -> Callable[[Corrector], None]:
         # "stacked" by itself, without the first-use check: its queries are no part of a step
         return lambda network: _backward(
-            zo.LossGradient(network, objective, estimator, evaluator=zo.Stacked()), batch
+            zo.LossGradient(network, objective, estimator, evaluator=zo.evaluators.Stacked()), batch
         )
 
     def around(
-        directions: zo.RowRGE | None, tangent: zo.Tangent | None = None
+        directions: zo.RowRGE | None, tangent: zo.tangents.Tangent | None = None
     ) -> Callable[[Corrector], None]:
         box = zo.differentiable(solver, directions, tangent=tangent)
         loss = window_loss(box, scale)

@@ -154,16 +154,18 @@ def looks(size: Size, folder: Path, images: Path) -> list[Look]:
     return [first, look(trainer, network, sparsity, size.steps, size)]
 
 
-def look(trainer: Trainer, network: nn.Module, sparsity: zo.Sparsity, step: int, size: Size) -> Look:
+def look(
+    trainer: Trainer, network: nn.Module, sparsity: zo.estimators.Sparsity, step: int, size: Size
+) -> Look:
     """Both gradients of a step, on its set and batch; the network stays as it is."""
-    batch, key = trainer.epochs.batch(step), zo.Key(trainer.seed, step)
-    indices = sparsity.draw(zo.Parameters(network), key)
+    batch, key = trainer.epochs.batch(step), zo.estimators.Key(trainer.seed, step)
+    indices = sparsity.draw(zo.estimators.Parameters(network), key)
     exact = ExactGradient(
         copy.deepcopy(network), trainer.objective, zo.FixedCoordinates(indices), trainer.seed
     )
     loss = float(exact.backward(batch))
     truth = flat_grad(exact.network)
-    chosen = some_of_each_layer(zo.Parameters(network), indices, size.truth)
+    chosen = some_of_each_layer(zo.estimators.Parameters(network), indices, size.truth)
     slopes = wide_slopes(network, trainer.objective, batch)[chosen]
     whole, layers, float64, exact64 = {}, {}, {}, {}
     for mu in MUS:
@@ -190,7 +192,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return float(a @ b / (a.norm() * b.norm()))
 
 
-def by_layer(found: Tensor, truth: Tensor, parameters: zo.Parameters) -> dict[str, float]:
+def by_layer(found: Tensor, truth: Tensor, parameters: zo.estimators.Parameters) -> dict[str, float]:
     """The cosine of two flat gradients within each module, weight and bias together."""
     parts: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     for name, a, b in zip(parameters.names, parameters.split(found), parameters.split(truth), strict=True):
@@ -201,10 +203,10 @@ def by_layer(found: Tensor, truth: Tensor, parameters: zo.Parameters) -> dict[st
     }
 
 
-def some_of_each_layer(parameters: zo.Parameters, indices: Tensor, count: int) -> Tensor:
+def some_of_each_layer(parameters: zo.estimators.Parameters, indices: Tensor, count: int) -> Tensor:
     """Up to `count` of the indices `(coordinates,)` in each tensor, drawn at random but always the same."""
     which, _ = parameters.locate(indices)
-    generator = zo.Key(0).generator(0)
+    generator = zo.estimators.Key(0).generator(0)
     chosen = []
     for number in which.unique().tolist():
         own = indices[which == number]
@@ -227,16 +229,16 @@ def wide_quotients(
 
     Steps are those that the network's own weights can take, (w + mu) - w, as CGE has them.
     """
-    steps = zo.Parameters(network).steps(indices, mu).double()
+    steps = zo.estimators.Parameters(network).steps(indices, mu).double()
     wide, images = copy.deepcopy(network).double(), (batch[0].double(), batch[1])
-    problem = Problem(wide, zo.Parameters(wide), objective, images, len(batch[1]))
+    problem = Problem(wide, zo.estimators.Parameters(wide), objective, images, len(batch[1]))
     base = losses(objective, wide, images, len(batch[1]))
-    return zo.Loop().changes(problem, Coordinates(indices, steps), base).mean(dim=1) / steps
+    return zo.evaluators.Loop().changes(problem, Coordinates(indices, steps), base).mean(dim=1) / steps
 
 
 def flat_grad(network: nn.Module) -> Tensor:
     """All of `.grad` as one vector `(parameters,)`, on the CPU."""
-    grads = [tensor.grad for tensor in zo.Parameters(network).tensors]
+    grads = [tensor.grad for tensor in zo.estimators.Parameters(network).tensors]
     return torch.cat([grad.reshape(-1).cpu() for grad in grads if grad is not None])
 
 

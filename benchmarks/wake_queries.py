@@ -35,15 +35,17 @@ def queries(developed: Callable[[WakeFlow, int], tuple[Tensor, Tensor]]) -> list
     for width in (16, 32):
         box = WakeFlow(width)
         problem = _problem(box, *developed(box, DEMO.batch))
-        plan = zo.CGE(DEMO.mu, zo.RandomCoordinates(DEMO.coordinates)).plan(problem.parameters, zo.Key(0))
+        plan = zo.CGE(DEMO.mu, zo.RandomCoordinates(DEMO.coordinates)).plan(
+            problem.parameters, zo.estimators.Key(0)
+        )
         few, chunk = plan.chunk(0, LOOPED), _chunk(problem)
         with torch.no_grad():
             base = losses(problem.objective, problem.network, problem.batch, problem.rows)
-            looped, _ = mean_changes(base, zo.Loop().changes(problem, few, base))
+            looped, _ = mean_changes(base, zo.evaluators.Loop().changes(problem, few, base))
             stacked, _ = mean_changes(base, _stacked(problem, plan, chunk, base))
             seconds = interleaved(
                 {
-                    "loop": partial(zo.Loop().changes, problem, few, base),
+                    "loop": partial(zo.evaluators.Loop().changes, problem, few, base),
                     "stacked": partial(_stacked, problem, plan, chunk, base),
                 },
                 ROUNDS,
@@ -76,18 +78,20 @@ def _problem(box: WakeFlow, start: Tensor, reynolds: Tensor) -> Problem:
     torch.manual_seed(0)
     network = Corrector(plain(DEMO.channels), Scales(velocity=0.3, reynolds=370.0, correction=0.04))
     batch = torch.stack(frames, dim=1), reynolds
-    return Problem(network, zo.Parameters(network), window_loss(box, 0.3), batch, DEMO.batch)
+    return Problem(network, zo.estimators.Parameters(network), window_loss(box, 0.3), batch, DEMO.batch)
 
 
 def _chunk(problem: Problem) -> int:
     """Queries that run together, as `LossGradient` chooses by itself."""
     estimator = zo.CGE(DEMO.mu, zo.RandomCoordinates(1))
-    gradient = zo.LossGradient(problem.network, problem.objective, estimator, evaluator=zo.Stacked())
+    gradient = zo.LossGradient(
+        problem.network, problem.objective, estimator, evaluator=zo.evaluators.Stacked()
+    )
     gradient.backward(problem.batch)
     return min(gradient.chunk or 1, DEMO.coordinates)
 
 
 def _stacked(problem: Problem, plan: Perturbations, chunk: int, base: Tensor) -> Tensor:
-    changes = zo.Stacked().begin(problem, base)
+    changes = zo.evaluators.Stacked().begin(problem, base)
     starts = range(0, plan.queries, chunk)
     return torch.cat([changes(plan.chunk(start, min(start + chunk, plan.queries))) for start in starts])

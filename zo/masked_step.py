@@ -27,7 +27,7 @@ def masked_step(optimizer: Optimizer, parameters: Parameters, indices: Tensor) -
 
     The set is drawn from its key, so it can be had again:
 
-        key = zo.Key(seed, gradient.counts.steps)       # before backward
+        key = zo.estimators.Key(seed, gradient.counts.steps)       # before backward
         gradient.backward(batch)
         zo.masked_step(optimizer, gradient.parameters, sparsity.draw(gradient.parameters, key))
 

@@ -82,15 +82,19 @@ def autograd() -> Method:
 
 
 def loss_gradient(
-    setting: Setting, network: nn.Module, estimator: zo.Estimator[Any], seed: int = 0, fast: bool = True
+    setting: Setting,
+    network: nn.Module,
+    estimator: zo.estimators.Estimator[Any],
+    seed: int = 0,
+    fast: bool = True,
 ) -> zo.LossGradient:
     """Without the first-use check, which would cost queries of its own: `times` compares the evaluators."""
-    evaluator = zo.Stacked() if fast else zo.Loop()
+    evaluator = zo.evaluators.Stacked() if fast else zo.evaluators.Loop()
     return zo.LossGradient(network, setting.objective, estimator, evaluator=evaluator, seed=seed, chunk=CHUNK)
 
 
 def _weights(
-    plan: Callable[[int, nn.Module], zo.Estimator[Any] | None],
+    plan: Callable[[int, nn.Module], zo.estimators.Estimator[Any] | None],
     setting: Setting,
     network: nn.Module,
     queries: int,
@@ -148,7 +152,7 @@ def _hybrid_random(queries: int, network: nn.Module) -> zo.Hybrid:
 
 
 def _hybrid_biases(queries: int, network: nn.Module) -> zo.Hybrid | None:
-    parameters = zo.Parameters(network)
+    parameters = zo.estimators.Parameters(network)
     places = zip(parameters.names, parameters.starts, parameters.tensors, strict=True)
     biases = [torch.arange(at, at + t.numel()) for name, at, t in places if name.endswith("bias")]
     chosen = zo.FixedCoordinates(torch.cat(biases))

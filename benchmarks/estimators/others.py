@@ -118,7 +118,7 @@ def _torchopt_fill(
 ) -> Fill | None:
     if setting.box is not None:
         return None
-    parameters = zo.Parameters(network)
+    parameters = zo.estimators.Parameters(network)
     generator = torch.Generator().manual_seed(seed)
     samples = queries // 2 if method == "antithetic" else queries
     factor = MU**2 if method == "forward" else 1.0
@@ -137,7 +137,7 @@ def _torchopt_fill(
 def _evotorch_fill(setting: Setting, network: nn.Module, queries: int, seed: int) -> Fill | None:
     if setting.box is not None:
         return None
-    parameters = zo.Parameters(network)
+    parameters = zo.estimators.Parameters(network)
     generator = torch.Generator().manual_seed(seed)
 
     def fill(batch: Batch) -> None:
@@ -150,7 +150,7 @@ def _evotorch_fill(setting: Setting, network: nn.Module, queries: int, seed: int
 
 
 def _loss(
-    setting: Setting, network: nn.Module, parameters: zo.Parameters, batch: Batch, theta: Tensor
+    setting: Setting, network: nn.Module, parameters: zo.estimators.Parameters, batch: Batch, theta: Tensor
 ) -> Tensor:
     """The mean loss at flat weights."""
     weights = dict(zip(parameters.names, parameters.split(theta), strict=True))

@@ -51,7 +51,7 @@ class Quadratic:
         """The closed form."""
         return self.matrix @ self.theta + self.vector
 
-    def ours(self, estimator: zo.Estimator[Any], seed: int) -> Tensor:
+    def ours(self, estimator: zo.estimators.Estimator[Any], seed: int) -> Tensor:
         """An estimate by `zo.LossGradient`."""
         network = _Point(self.theta)
         zo.LossGradient(network, lambda: self.losses(network.theta), estimator, seed=seed).backward()
@@ -60,7 +60,7 @@ class Quadratic:
 
     def directions(self, estimator: zo.RGE) -> Tensor:
         """Those of its estimate with seed 0, `(q, size)`."""
-        planned = estimator.plan(zo.Parameters(_Point(self.theta)), zo.Key(0))
+        planned = estimator.plan(zo.estimators.Parameters(_Point(self.theta)), zo.estimators.Key(0))
         return planned.directions(0, estimator.q)
 
 

@@ -29,9 +29,9 @@ def contenders(timed: Timed, names: tuple[str, ...], together: int = TOGETHER) -
         BASELINE: lambda: Contender(Published(timed.chain), min(2, together)),
         IN_PLACE: lambda: Contender(InPlace(timed.chain), min(2, together)),
         LAST: lambda: Contender(InPlace(timed.chain, torch.channels_last), min(2, together)),
-        "loop": lambda: Contender(zo.Loop(), 1),
-        "stacked": lambda: Contender(zo.Stacked(), min(4, together)),
-        DIFFERENCE: lambda: Contender(zo.Difference(), together),
-        EXACT: lambda: Contender(zo.Difference(variants=1), min(4, together)),
+        "loop": lambda: Contender(zo.evaluators.Loop(), 1),
+        "stacked": lambda: Contender(zo.evaluators.Stacked(), min(4, together)),
+        DIFFERENCE: lambda: Contender(zo.evaluators.Difference(), together),
+        EXACT: lambda: Contender(zo.evaluators.Difference(variants=1), min(4, together)),
     }
     return {name: makers[name]() for name in names}

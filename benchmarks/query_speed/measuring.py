@@ -129,7 +129,11 @@ def _true_differences(timed: Timed, block: Block, checked: int) -> Tensor:
     start = Snapshot(wide.network)
     base = wide.objective(wide.network, wide.batch)
     start.restore()
-    return zo.Loop().changes(wide, Coordinates(queries.indices, queries.steps.double()), base).mean(dim=1)
+    return (
+        zo.evaluators.Loop()
+        .changes(wide, Coordinates(queries.indices, queries.steps.double()), base)
+        .mean(dim=1)
+    )
 
 
 def _run(contender: Contender, timed: Timed, queries: Coordinates, base: Tensor) -> Callable[[], object]:

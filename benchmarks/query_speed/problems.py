@@ -97,7 +97,9 @@ class Timed:
         """The same problem with the same values in double precision."""
         network = copy.deepcopy(self.problem.network).double().cpu()
         batch = tuple(_wide(tensor) for tensor in self.problem.batch)
-        return Problem(network, zo.Parameters(network), self.problem.objective, batch, self.problem.rows)
+        return Problem(
+            network, zo.estimators.Parameters(network), self.problem.objective, batch, self.problem.rows
+        )
 
     def base(self) -> Tensor:
         """Losses of the base `(rows,)`."""
@@ -123,7 +125,7 @@ def make(
         network, chain, objective, batch = maker(rows, width) if maker else _classifier(name, rows, width)
     network.to(device).train(training)
     batch = tuple(tensor.to(device) for tensor in batch)
-    parameters = zo.Parameters(network)
+    parameters = zo.estimators.Parameters(network)
     return Timed(name, Problem(network, parameters, objective, batch, rows), chain)
 
 

@@ -104,7 +104,7 @@ def classifier(kind: str, methods: tuple[str, ...], steps: int = 1800) -> Proble
     }
 
     def batch(seed: int, step: int, rows: int = ROWS) -> tuple[Tensor, Tensor]:
-        generator = zo.Key(seed, step).generator(DRAWS)
+        generator = zo.estimators.Key(seed, step).generator(DRAWS)
         chosen = torch.randint(TRAIN, (rows,), generator=generator)
         noise = torch.randn(rows, 64, generator=generator)
         return clean[chosen] + SIGMA * noise, answer[chosen]
@@ -115,7 +115,7 @@ def classifier(kind: str, methods: tuple[str, ...], steps: int = 1800) -> Proble
             network = Denoiser()
         optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
         for step in range(1000):
-            generator = zo.Key(seed, step).generator(DRAWS, 1)
+            generator = zo.estimators.Key(seed, step).generator(DRAWS, 1)
             chosen = clean[torch.randint(TRAIN, (64,), generator=generator)]
             optimizer.zero_grad()
             found = network(chosen + SIGMA * torch.randn(chosen.shape, generator=generator))

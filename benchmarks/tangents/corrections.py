@@ -129,7 +129,7 @@ class Trajectories:
 
     def windows(self, seed: int, step: int, rows: int, length: int) -> Tensor:
         """Windows drawn at random, `(rows, length + 1, *shape)`."""
-        generator = zo.Key(seed, step).generator(WINDOWS)
+        generator = zo.estimators.Key(seed, step).generator(WINDOWS)
         which = torch.randint(len(self.train), (rows,), generator=generator)
         first = torch.randint(self.train.shape[1] - length, (rows,), generator=generator)
         return self.train[which[:, None], first[:, None] + torch.arange(length + 1)]
@@ -174,7 +174,9 @@ def correction(system: System, methods: tuple[str, ...], steps: int = 300) -> Pr
         before, after = stepped.flatten(0, 1), states.train[:, 1:].flatten(0, 1)
         optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
         for step in range(400):
-            chosen = torch.randint(len(before), (64,), generator=zo.Key(seed, step).generator(PAIRS))
+            chosen = torch.randint(
+                len(before), (64,), generator=zo.estimators.Key(seed, step).generator(PAIRS)
+            )
             optimizer.zero_grad()
             (((network(before[chosen]) - after[chosen]) / missed) ** 2).mean().backward()
             optimizer.step()

@@ -82,12 +82,12 @@ class AtTheInput:
         return loss.detach()
 
 
-def tangent(make: Callable[[Problem], zo.Tangent], probes: int) -> Method:
+def tangent(make: Callable[[Problem], zo.tangents.Tangent], probes: int) -> Method:
     """A learned tangent, with a fixed number of probes."""
 
     def gradient(problem: Problem, network: nn.Module, seed: int) -> Gradient:
         return tangent_gradient(
-            problem, network, seed, make(problem), probes, zo.TrustPolicy(check_every=None)
+            problem, network, seed, make(problem), probes, zo.tangents.TrustPolicy(check_every=None)
         )
 
     return Method(gradient)
@@ -95,7 +95,7 @@ def tangent(make: Callable[[Problem], zo.Tangent], probes: int) -> Method:
 
 def recommended(problem: Problem, network: nn.Module, seed: int) -> Gradient:
     """The library's own choice, allowed sixteen probes and the checks where trust is lost."""
-    return tangent_gradient(problem, network, seed, None, 2, zo.TrustPolicy(), max_rows=17.1)
+    return tangent_gradient(problem, network, seed, None, 2, zo.tangents.TrustPolicy(), max_rows=17.1)
 
 
 def student(problem: Problem, network: nn.Module, seed: int) -> Gradient:
@@ -107,16 +107,16 @@ def student(problem: Problem, network: nn.Module, seed: int) -> Gradient:
     with torch.no_grad():
         images = torch.cat([network(problem.batch(seed, 10**6 + n)[0]) for n in range(problem.steps // 10)])
     own.fit(images, problem.box(images), steps=400)
-    return tangent_gradient(problem, network, seed, own, 0, zo.TrustPolicy())
+    return tangent_gradient(problem, network, seed, own, 0, zo.tangents.TrustPolicy())
 
 
 def tangent_gradient(
     problem: Problem,
     network: nn.Module,
     seed: int,
-    tangent: zo.Tangent | None,
+    tangent: zo.tangents.Tangent | None,
     probes: int,
-    policy: zo.TrustPolicy,
+    policy: zo.tangents.TrustPolicy,
     max_rows: float | None = None,
 ) -> zo.TangentGradient:
     """Around the problem's box; with as many probes as are given, unless more rows are allowed."""
@@ -133,7 +133,7 @@ def tangent_gradient(
     )
 
 
-def whole_loss(estimator: Callable[[], zo.Estimator[Any]]) -> Method:
+def whole_loss(estimator: Callable[[], zo.estimators.Estimator[Any]]) -> Method:
     """The gradient of the weights from values of the whole loss; its few steps have many queries."""
 
     def gradient(problem: Problem, network: nn.Module, seed: int) -> Gradient:

@@ -56,7 +56,7 @@ def wake(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, START_STEPS[weights])
         for step in range(START_STEPS[weights]):
             optimizer.zero_grad()
-            objective(network, pairs.draw(zo.Key(seed, step), config.non_batch)).mean().backward()
+            objective(network, pairs.draw(zo.estimators.Key(seed, step), config.non_batch)).mean().backward()
             optimizer.step()
             schedule.step()
         return network
@@ -65,7 +65,7 @@ def wake(
         return rollout_errors(network, solver, flows, starts, config.horizon).mean().item()
 
     def batch(seed: int, step: int) -> Any:  # noqa: ANN401
-        return flows.train.windows(zo.Key(seed, step), config.batch, unroll)
+        return flows.train.windows(zo.estimators.Key(seed, step), config.batch, unroll)
 
     return Problem(
         box=box,

@@ -50,7 +50,7 @@ class ImageSet:
 
     def batch(self, seed: int, step: int, rows: int, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
         """Images drawn with replacement: noisy ones, clean ones, and their places in the set."""
-        generator = zo.Key(seed, step).generator(DRAW)
+        generator = zo.estimators.Key(seed, step).generator(DRAW)
         index = torch.randint(len(self), (rows,), generator=generator)
         clean = self.images(index)
         return clean + sigma * torch.randn(clean.shape, generator=generator), clean, index
@@ -59,7 +59,7 @@ class ImageSet:
         """`rows` noisy images and their labels, the same at every call; beyond the last it begins anew."""
         index = torch.arange(rows) % len(self)
         clean = self.images(index)
-        noise = torch.randn(clean.shape, generator=zo.Key(seed).generator(HELD_OUT))
+        noise = torch.randn(clean.shape, generator=zo.estimators.Key(seed).generator(HELD_OUT))
         return clean + sigma * noise, self.labels[index]
 
 
@@ -121,7 +121,7 @@ def digits_of_the_box() -> tuple[np.ndarray, np.ndarray]:
 
 def _order(count: int) -> np.ndarray:
     """The images in an order that hangs on their number alone, not on a run's seed: the sets stay apart."""
-    return torch.randperm(count, generator=zo.Key(0).generator(SPLIT)).numpy()
+    return torch.randperm(count, generator=zo.estimators.Key(0).generator(SPLIT)).numpy()
 
 
 def _divided(order: np.ndarray, shares: tuple[float, ...]) -> list[np.ndarray]:

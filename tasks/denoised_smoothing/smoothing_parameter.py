@@ -97,7 +97,7 @@ def _measured(trainer: Trainer, box: BlackBoxFunction, front: Callable[[Tensor],
     lines = min(SAMPLES, (config.mu_queries - 1) // (4 * LEVELS + 1))
     batch = trainer.batch(FIRST, max(1, lines))
     z = front(batch.noisy).flatten(1)
-    generator = zo.Key(trainer.seed).generator(LINES)
+    generator = zo.estimators.Key(trainer.seed).generator(LINES)
     unit = torch.randn(z.shape, generator=generator)
     unit = unit / unit.norm(dim=1, keepdim=True)
     single = torch.eye(z.shape[1])[torch.randint(z.shape[1], (len(z),), generator=generator)]
@@ -156,7 +156,7 @@ def of_weights(trainer: Trainer, network: nn.Module, mu: float) -> float:
     alone, taken in evaluation mode.
     """
     noisy = trainer.batch(FIRST, 32).noisy
-    generator = zo.Key(trainer.seed).generator(MOVES)
+    generator = zo.estimators.Key(trainer.seed).generator(MOVES)
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     flat = torch.cat([weight.flatten() for weight in weights])
     chosen = torch.randperm(len(flat), generator=generator)[:64]

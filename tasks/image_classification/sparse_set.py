@@ -154,5 +154,5 @@ def _scored(network: nn.Module, dense: str) -> dict[str, nn.Parameter]:
 
 def _trained(network: nn.Module) -> dict[str, nn.Parameter]:
     """Those that are trained: what a network of the user's own keeps fixed is in no set."""
-    parameters = zo.Parameters(network)
+    parameters = zo.estimators.Parameters(network)
     return dict(zip(parameters.names, parameters.tensors, strict=True))

@@ -92,7 +92,7 @@ def check(config: Config, images: ImageData) -> None:
             "it, give --config.no-augment."
         )
     network = networks.make(config.network, len(images.classes), images.image_shape, width=config.width)
-    size = zo.Parameters(network).size
+    size = zo.estimators.Parameters(network).size
     if {*config.methods} & {*limits.ON_SETS, "fo-sparse-weight", "rge", "pattern-search"}:
         sparse_set.check_sparsity(network, config.sparsity, config.dense)
     if "hybrid" in config.methods and sparse_set.coordinates(network, config.sparsity, config.dense) >= size:

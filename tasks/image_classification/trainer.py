@@ -86,7 +86,9 @@ class Trainer:
     def scoring_batch(self) -> Batch:
         """The training images by which weights are scored, not augmented; drawn with the seed."""
         rows = min(self.config.pruning_images, len(self.data.train))
-        order = torch.randperm(len(self.data.train), generator=zo.Key(self.seed).generator(SCORING))[:rows]
+        order = torch.randperm(
+            len(self.data.train), generator=zo.estimators.Key(self.seed).generator(SCORING)
+        )[:rows]
         part = self.data.train.rows(order.to(self.data.train.labels.device))
         return self.data.normalisation(part.pixels), part.labels
 
@@ -96,7 +98,7 @@ class Trainer:
         network: nn.Module,
         gradient: Gradient,
         *,
-        sparsity: zo.Sparsity | None = None,
+        sparsity: zo.estimators.Sparsity | None = None,
         spent: int = 0,
         moves_itself: bool = False,
     ) -> Trained:
@@ -116,7 +118,7 @@ class Trainer:
         optimizer = torch.optim.SGD(
             network.parameters(), highest, momentum=config.momentum, weight_decay=config.weight_decay
         )
-        parameters = zo.Parameters(network)
+        parameters = zo.estimators.Parameters(network)
         state: dict[str, Stateful] = {"network": network, "optimizer": optimizer, "gradient": gradient}
         averaged = None
         if config.averaging:
@@ -145,7 +147,7 @@ class Trainer:
             elif on_set is None:
                 optimizer.step()
             else:
-                masked_step(optimizer, parameters, on_set.draw(parameters, zo.Key(self.seed, i)))
+                masked_step(optimizer, parameters, on_set.draw(parameters, zo.estimators.Key(self.seed, i)))
             if averaged is not None:
                 averaged.update_parameters(network)
             done = i + 1

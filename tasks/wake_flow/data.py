@@ -16,7 +16,7 @@ from simulators.wake_flow.reference_settings import ReferenceSettings
 from tasks.errors import SolverError
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.networks import Scales
-from zo import Key
+from zo.estimators import Key
 
 WINDOWS, PAIRS = 101, 102  # first words of the key's path for these draws; `zo` uses small ones
 

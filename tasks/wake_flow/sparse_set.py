@@ -23,7 +23,7 @@ class SparseSet:
         queries, rows: spent on the layer ratios.
     """
 
-    sparsity: zo.Sparsity
+    sparsity: zo.estimators.Sparsity
     queries: int = 0
     rows: int = 0
 

@@ -82,7 +82,7 @@ class Trainer:
     def batch(self, i: int) -> tuple[Tensor, Tensor]:
         """Windows for step i, as long as the curriculum says: the same for every method."""
         unroll = self.config.unroll_at(i)
-        return self.data.train.windows(zo.Key(self.seed, i), self.config.batch, unroll)
+        return self.data.train.windows(zo.estimators.Key(self.seed, i), self.config.batch, unroll)
 
     def train(
         self,

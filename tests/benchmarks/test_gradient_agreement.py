@@ -54,7 +54,7 @@ def test_what_mu_does_to_a_smooth_network_halves_with_it():
 
 def test_cosines_are_those_of_numpy_and_a_bent_layer_shows():
     network, _ = problem()
-    parameters = zo.Parameters(network)
+    parameters = zo.estimators.Parameters(network)
     generator = torch.Generator().manual_seed(3)
     truth = torch.randn(parameters.size, generator=generator)
     found = truth.clone()
@@ -69,7 +69,7 @@ def test_cosines_are_those_of_numpy_and_a_bent_layer_shows():
 
 def test_some_weights_of_every_tensor_are_looked_at():
     network, _ = problem()
-    parameters = zo.Parameters(network)
+    parameters = zo.estimators.Parameters(network)
     chosen = gradient_agreement.some_of_each_layer(parameters, torch.arange(parameters.size), 2)
     which, _ = parameters.locate(chosen)
     assert which.bincount().tolist() == [2] * len(parameters.names)

@@ -75,7 +75,7 @@ def test_the_plain_loops_find_what_loop_finds(name, training):
     for block in timed.blocks():
         queries = timed.queries(block, 2)
         nothing = torch.zeros(wide.rows, dtype=torch.float64)
-        looped = zo.Loop().changes(wide, queries, nothing)
+        looped = zo.evaluators.Loop().changes(wide, queries, nothing)
         before.restore()
         for worker in workers:
             assert torch.allclose(worker.changes(wide, queries, nothing), looped, rtol=1e-12, atol=0)
@@ -91,7 +91,7 @@ class Off(Evaluator):
     """Twice the change."""
 
     def begin(self, problem: Problem, base):
-        right = zo.Loop().begin(problem, base)
+        right = zo.evaluators.Loop().begin(problem, base)
         return lambda queries: 2 * right(queries)
 
 

@@ -41,7 +41,7 @@ def cases(zoo: list[Case], ways: Iterable[str] = WAYS) -> list[tuple[Case, str]]
     return [(case, way) for case in zoo for way in ways if case.objective is None or not WAYS[way][1]]
 
 
-def check(case: Case, way: str, estimator: zo.Estimator, chunk: int) -> None:
+def check(case: Case, way: str, estimator: zo.estimators.Estimator, chunk: int) -> None:
     """The gradient is right; or where nothing better is to be had, the library says what is wrong."""
     evaluator, output_loss = WAYS[way]
     outcome = trial(case, estimator, evaluator, chunk, output_loss=output_loss)

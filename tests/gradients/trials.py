@@ -58,7 +58,7 @@ def descend(network: nn.Module, gradient: Sequence[Tensor]) -> None:
         parameter -= RATE * slope
 
 
-def expected(case: Case, estimator: zo.Estimator) -> list[list[Tensor]]:
+def expected(case: Case, estimator: zo.estimators.Estimator) -> list[list[Tensor]]:
     """What an estimator makes of the true gradient at each step: of losses that are linear, with its slopes.
 
     So the directions and coordinates that it draws need not be known here.
@@ -105,7 +105,7 @@ class Outcome:
 
 
 def trial(
-    case: Case, estimator: zo.Estimator, evaluator: str, chunk: int | None, *, output_loss: bool
+    case: Case, estimator: zo.estimators.Estimator, evaluator: str, chunk: int | None, *, output_loss: bool
 ) -> Outcome:
     """The steps of a case; `output_loss` says whether the library is given an `OutputLoss` or a function."""
     outcome, network = Outcome(), case.make()

@@ -12,7 +12,7 @@ EVALUATORS = ["loop", "stacked"]  # a fallback from "stacked" is a warning, and 
 EPS = torch.finfo(torch.float64).eps
 
 
-def gradient_of(problem: OracleProblem, evaluator: str, estimator: zo.Estimator) -> torch.Tensor:
+def gradient_of(problem: OracleProblem, evaluator: str, estimator: zo.estimators.Estimator) -> torch.Tensor:
     network, batch = problem.make()
     zo.LossGradient(network, problem.objective, estimator, evaluator=evaluator, chunk=50).backward(batch)
     return torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
@@ -59,7 +59,7 @@ def test_sparse_cge_is_dense_cge_on_its_set_and_zero_elsewhere(problem):
     sparsity = zo.RandomCoordinates(17)
     sparse = gradient_of(problem, "loop", zo.CGE(mu=1e-6, sparsity=sparsity))
     network, _ = problem.make()
-    chosen = sparsity.draw(zo.Parameters(network), zo.Key(0, 0))
+    chosen = sparsity.draw(zo.estimators.Parameters(network), zo.estimators.Key(0, 0))
     outside = torch.ones(len(dense), dtype=torch.bool)
     outside[chosen] = False
     assert (sparse[outside] == 0).all()

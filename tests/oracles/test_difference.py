@@ -138,7 +138,7 @@ def problem_of(case: Case, dtype: torch.dtype, training: bool) -> Problem:
     network, batch = case.make(dtype, training=training)
     labelled = isinstance(batch, tuple) and not batch[1].is_floating_point()
     rows = len(batch[0]) if isinstance(batch, tuple) else len(batch)
-    return Problem(network, zo.Parameters(network), LABELLED if labelled else ALONE, batch, rows)
+    return Problem(network, zo.estimators.Parameters(network), LABELLED if labelled else ALONE, batch, rows)
 
 
 @torch.no_grad()
@@ -205,7 +205,7 @@ def test_in_float32_the_error_does_not_grow_as_mu_shrinks(case, training):
     batch = narrow.batch
     cast = lambda t: t.double() if t.is_floating_point() else t  # noqa: E731
     batch = tuple(map(cast, batch)) if isinstance(batch, tuple) else cast(batch)
-    exact = Problem(wide, zo.Parameters(wide), narrow.objective, batch, narrow.rows)
+    exact = Problem(wide, zo.estimators.Parameters(wide), narrow.objective, batch, narrow.rows)
     for mu in (1e-2, 1e-5):
         steps = mu * queries.steps.sign()
         with torch.no_grad():

@@ -24,9 +24,9 @@ def gradient_of(problem, evaluator, estimator, chunk=50) -> torch.Tensor:
 def test_is_cge_on_the_set_and_rge_on_the_rest_to_the_bit_and_in_any_chunks(problem):
     """34 coordinate queries, then 6 directions: chunks of 7 cross the border."""
     found = gradient_of(problem, "loop", zo.Hybrid(CGE, RGE))
-    rest = zo.RGE(1e-4, q=6, sparsity=zo.Complement(SET))
+    rest = zo.RGE(1e-4, q=6, sparsity=zo.estimators.Complement(SET))
     network, _ = problem.make()
-    chosen = SET.draw(zo.Parameters(network), zo.Key(0, 0))
+    chosen = SET.draw(zo.estimators.Parameters(network), zo.estimators.Key(0, 0))
     expected = gradient_of(problem, "loop", rest)
     assert (expected[chosen] == 0).all()
     expected[chosen] = gradient_of(problem, "loop", CGE)[chosen]
@@ -43,11 +43,11 @@ def test_exact_on_the_set_and_unbiased_on_the_rest(distribution):
     a = torch.randn(12, 12, generator=generator, dtype=torch.float64)
     curvature, theta = a @ a.T / 12, torch.randn(12, generator=generator, dtype=torch.float64)
     truth, q = curvature @ theta, 600
-    parameters = zo.Parameters(torch.nn.ParameterList([theta.clone()]))
+    parameters = zo.estimators.Parameters(torch.nn.ParameterList([theta.clone()]))
     on_set, rest = torch.tensor([0, 3, 4, 11]), torch.tensor([1, 2, 5, 6, 7, 8, 9, 10])
     set_of_four = zo.FixedCoordinates(on_set)
     estimator = zo.Hybrid(zo.CGE(0.3, set_of_four, central=True), zo.RGE(0.3, q, distribution))
-    plan = estimator.plan(parameters, zo.Key(2))
+    plan = estimator.plan(parameters, zo.estimators.Key(2))
     steps = torch.zeros(8, 12, dtype=torch.float64)
     single = plan.chunk(0, 8)
     steps[torch.arange(8), single.indices] = single.steps
@@ -64,9 +64,9 @@ def test_exact_on_the_set_and_unbiased_on_the_rest(distribution):
 
 def test_lost_queries_stay_where_they_belong():
     """A lost coordinate query leaves its coordinate at zero, a lost direction the mean of the others."""
-    parameters = zo.Parameters(PROBLEMS[0].make()[0])
+    parameters = zo.estimators.Parameters(PROBLEMS[0].make()[0])
     estimator = zo.Hybrid(zo.CGE(1e-4, SET), RGE)
-    plan = estimator.plan(parameters, zo.Key(0))
+    plan = estimator.plan(parameters, zo.estimators.Key(0))
     differences = torch.arange(1.0, 24.0).double()
     valid = torch.ones(23, dtype=torch.bool)
     valid[[2, 20]] = False

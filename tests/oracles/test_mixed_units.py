@@ -69,7 +69,7 @@ def train(function, tangent, inputs: Tensor, outputs: Tensor, dtype, steps=8, pr
         boxes=[box],
         tangent=tangent,
         probes=probes,
-        trust_policy=zo.TrustPolicy(check_every=None),
+        trust_policy=zo.tangents.TrustPolicy(check_every=None),
     )
     found, true, errors = [], [], []
     for step in range(steps):
@@ -117,7 +117,7 @@ def test_the_result_does_not_depend_on_the_units(kind):
 def test_a_small_coordinate_that_is_wrong_shows_in_the_error():
     """A tangent that is right but for one output of four, a million times smaller than the largest."""
 
-    class AllButOne(zo.Tangent):
+    class AllButOne(zo.tangents.Tangent):
         learns = False
 
         def apply(self, pairs, d):

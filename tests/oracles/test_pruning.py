@@ -19,7 +19,7 @@ SMOOTH = [problem for problem in PROBLEMS if problem.name in ("mlp", "normed")] 
 
 def flat_loss(problem: OracleProblem, network: nn.Module, batch):
     """The loss as a function of the flat parameters."""
-    parameters = zo.Parameters(network)
+    parameters = zo.estimators.Parameters(network)
 
     def loss(theta: torch.Tensor) -> torch.Tensor:
         weights = dict(zip(parameters.names, parameters.split(theta), strict=True))

@@ -18,7 +18,7 @@ CASES = pytest.mark.parametrize("sparsity", SETS, ids=["dense", "sparse"])
 WAYS = pytest.mark.parametrize("central", [False, True], ids=["forward", "central"])
 
 
-def moved(sparsity: zo.Sparsity | None) -> torch.Tensor:
+def moved(sparsity: zo.estimators.Sparsity | None) -> torch.Tensor:
     return torch.arange(12) if sparsity is None else SUPPORT
 
 
@@ -35,7 +35,12 @@ def test_it_is_c_times_the_mean_of_slopes_times_directions(distribution, central
         return (torch.cat([p.flatten() for p in network.parameters()]) @ slopes).expand(len(batch))
 
     estimator = zo.RGE(mu, q, distribution, central, sparsity)
-    u = estimator.plan(zo.Parameters(network), zo.Key(0)).chunk(0, q * (1 + central)).steps / mu
+    u = (
+        estimator.plan(zo.estimators.Parameters(network), zo.estimators.Key(0))
+        .chunk(0, q * (1 + central))
+        .steps
+        / mu
+    )
     if central:
         assert torch.equal(u[0::2], -u[1::2])
         u = u[0::2]
@@ -71,9 +76,9 @@ def test_its_mean_is_the_gradient_of_the_smoothed_loss(distribution, central, sp
     def loss(x: torch.Tensor) -> torch.Tensor:
         return 0.5 * ((x @ curvature) * x).sum(dim=1) + x.pow(3).sum(dim=1)
 
-    parameters = zo.Parameters(nn.ParameterList([theta[:7].clone(), theta[7:].clone()]))
+    parameters = zo.estimators.Parameters(nn.ParameterList([theta[:7].clone(), theta[7:].clone()]))
     estimator = zo.RGE(mu, q, distribution, central, sparsity)
-    plan = estimator.plan(parameters, zo.Key(1))
+    plan = estimator.plan(parameters, zo.estimators.Key(1))
     steps = plan.chunk(0, plan.queries).steps
     differences = loss(theta + steps) - loss(theta[None])
     found = estimator.reduce(plan, differences, torch.ones(plan.queries, dtype=torch.bool))
@@ -91,11 +96,11 @@ def test_its_mean_is_the_gradient_of_the_smoothed_loss(distribution, central, sp
 def test_its_squared_error_is_as_large_as_stated():
     """Gaussian: E |g - grad|^2 = (|S| + 1) / q |grad|^2 on a linear loss; |z| < 4.5 of 200 draws."""
     slopes, q = torch.linspace(0.5, 1.5, 12, dtype=torch.float64), 4
-    parameters = zo.Parameters(nn.ParameterList([torch.zeros(12, dtype=torch.float64)]))
+    parameters = zo.estimators.Parameters(nn.ParameterList([torch.zeros(12, dtype=torch.float64)]))
     estimator = zo.RGE(1e-3, q, sparsity=zo.FixedCoordinates(SUPPORT))
     errors = []
     for step in range(200):
-        plan = estimator.plan(parameters, zo.Key(1, step))
+        plan = estimator.plan(parameters, zo.estimators.Key(1, step))
         found = estimator.reduce(plan, plan.chunk(0, q).steps @ slopes, torch.ones(q, dtype=torch.bool))
         errors.append((found - slopes)[SUPPORT].square().sum() / slopes[SUPPORT].square().sum())
     error = torch.stack(errors)

@@ -24,10 +24,10 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["
 def problem_of(case: Case, dtype: torch.dtype, training: bool) -> Problem:
     network, batch = case.make(dtype, training=training)
     rows = len(batch[0]) if isinstance(batch, tuple) else len(batch)
-    return Problem(network, zo.Parameters(network), case.objective, batch, rows)
+    return Problem(network, zo.estimators.Parameters(network), case.objective, batch, rows)
 
 
-def coordinates(parameters: zo.Parameters, most: int) -> Coordinates:
+def coordinates(parameters: zo.estimators.Parameters, most: int) -> Coordinates:
     """All entries of each tensor, or `most` of them, first and last included; steps of both signs."""
     chosen = [
         start + torch.linspace(0, tensor.numel() - 1, min(most, tensor.numel())).long()
@@ -38,7 +38,7 @@ def coordinates(parameters: zo.Parameters, most: int) -> Coordinates:
     return Coordinates(indices, (STEP * signs).to(parameters.dtype))
 
 
-def directions(parameters: zo.Parameters) -> Directions:
+def directions(parameters: zo.estimators.Parameters) -> Directions:
     generator = torch.Generator().manual_seed(0)
     return Directions(STEP * torch.randn(4, parameters.size, generator=generator, dtype=parameters.dtype))
 

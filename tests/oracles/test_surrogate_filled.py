@@ -23,7 +23,7 @@ def flat_grad(network: nn.Module) -> torch.Tensor:
 
 
 def set_grad(network: nn.Module, flat: torch.Tensor) -> None:
-    parameters = zo.Parameters(network)
+    parameters = zo.estimators.Parameters(network)
     for tensor, piece in zip(parameters.tensors, parameters.split(flat), strict=True):
         tensor.grad = piece.clone()
 
@@ -53,7 +53,7 @@ def error(found: torch.Tensor, truth: torch.Tensor) -> float:
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_with_all_coordinates_it_is_cge(problem, scheme, evaluator="stacked"):
     network, batch = problem.make()
-    size = zo.Parameters(network).size
+    size = zo.estimators.Parameters(network).size
     zo.LossGradient(
         network, problem.objective, zo.CGE(1e-5, central=scheme != "forward"), evaluator=evaluator, chunk=50
     ).backward(batch)
@@ -74,11 +74,11 @@ def test_the_true_gradient_at_any_scale_is_filled_to_the_true_gradient(problem, 
     assert (found - truth).abs().max() < 1e-6 * truth.abs().max()
 
 
-def drawn(surrogate: torch.Tensor, count: int, key: zo.Key) -> torch.Tensor:
+def drawn(surrogate: torch.Tensor, count: int, key: zo.estimators.Key) -> torch.Tensor:
     """The coordinates that are measured at a key, `(count,)`."""
     network = nn.ParameterList([torch.zeros_like(surrogate)])
     network[0].grad = surrogate.clone()
-    plan = zo.SurrogateFilled(1e-3, count).plan(zo.Parameters(network), key)
+    plan = zo.SurrogateFilled(1e-3, count).plan(zo.estimators.Parameters(network), key)
     return plan.chunk(0, count).indices
 
 
@@ -88,14 +88,14 @@ def test_one_coordinate_is_drawn_with_the_stated_probability(surrogate):
     part = surrogate.abs() / surrogate.abs().sum() if surrogate.any() else torch.zeros(5).double()
     expected = part + 0.2 / 5
     expected = 1500 * expected / expected.sum()
-    found = [int(drawn(surrogate, 1, zo.Key(3, step))) for step in range(1500)]
+    found = [int(drawn(surrogate, 1, zo.estimators.Key(3, step))) for step in range(1500)]
     counts = torch.bincount(torch.tensor(found), minlength=5)
     assert ((counts - expected).square() / expected).sum() < chi2.ppf(0.999, df=4)
 
 
 @pytest.mark.parametrize("scale", [-1.0, 1e-300, 1e300])
 def test_the_surrogates_scale_is_of_no_account_for_the_draw(scale):
-    keys = [zo.Key(3, step) for step in range(30)]
+    keys = [zo.estimators.Key(3, step) for step in range(30)]
     found = [drawn(scale * SURROGATE, 2, key).tolist() for key in keys]
     assert found == [drawn(SURROGATE, 2, key).tolist() for key in keys]
 
@@ -106,7 +106,7 @@ def test_several_are_drawn_one_after_another_from_those_that_are_left():
     expected = torch.zeros(5).double()
     for a, b, c in itertools.permutations(range(5), 3):
         expected[[a, b, c]] += p[a] * p[b] / (1 - p[a]) * p[c] / (1 - p[a] - p[b])
-    draws = torch.stack([drawn(SURROGATE, 3, zo.Key(4, step)) for step in range(1500)])
+    draws = torch.stack([drawn(SURROGATE, 3, zo.estimators.Key(4, step)) for step in range(1500)])
     assert (draws[:, 1:] > draws[:, :-1]).all()
     found = torch.bincount(draws.flatten(), minlength=5) / 1500
     z = (found - expected) / (expected * (1 - expected) / 1500).sqrt()
@@ -155,7 +155,11 @@ def test_a_surrogate_of_cosine_point_nine_has_a_lower_error_than_sparse_cge_and_
         surrogate = with_cosine(truth, 0.9, seed)
         sparse = zo.CGE(1e-5, zo.RandomCoordinates(k))
         fill = zo.SurrogateFilled(1e-5, k)
-        assert fill.queries(zo.Parameters(network)) == sparse.queries(zo.Parameters(network)) == k
+        assert (
+            fill.queries(zo.estimators.Parameters(network))
+            == sparse.queries(zo.estimators.Parameters(network))
+            == k
+        )
         errors["filled"] += error(corrected(problem, fill, surrogate, "loop", seed), truth) / 8
         network.zero_grad()
         zo.LossGradient(network, problem.objective, sparse, evaluator="loop", seed=seed).backward(batch)

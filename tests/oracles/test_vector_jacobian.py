@@ -119,7 +119,7 @@ def test_a_basis_gives_the_part_of_the_gradient_in_its_space(distribution):
     x, v = x.detach().repeat(rows, 1, 1).requires_grad_(), v.repeat(rows, 1)
     given = weights(2, 6, seed=20)
     projection = torch.linalg.pinv(given) @ given
-    estimator = zo.RowRGE(0.1, q, distribution, basis=zo.GivenBasis(given))
+    estimator = zo.RowRGE(0.1, q, distribution, basis=zo.box_gradient.GivenBasis(given))
     found = found_by(linear, estimator, x, v).flatten(1)
     assert torch.allclose(found @ projection, found, atol=1e-10)
     error = found - truth_of(linear, x, v).flatten(1) @ projection
@@ -149,7 +149,9 @@ def test_low_frequencies_are_orthonormal(shapes):
 
 def test_orthogonal_sets_are_orthonormal_and_uniform():
     """The mean of 20,000 first vectors is zero, their mean square 1/5: |z| < 4.5 for 10 numbers (1e-4)."""
-    directions, factor = zo.RowRGE(1.0, q=5).draw(20000, ((5,),), torch.float64, zo.Key(3).generator())
+    directions, factor = zo.RowRGE(1.0, q=5).draw(
+        20000, ((5,),), torch.float64, zo.estimators.Key(3).generator()
+    )
     products = torch.einsum("qrs,prs->rqp", directions, directions)
     assert torch.allclose(products, torch.eye(5).double().expand_as(products), atol=1e-12)
     assert factor == 5
@@ -254,7 +256,9 @@ def test_the_vjp_is_the_adjoint_of_one_linear_map(tangent):
     assert torch.allclose(forward, (d * found).sum(dim=-1), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("basis", [None, zo.GivenBasis(weights(3, 6, seed=20))], ids=["whole", "basis"])
+@pytest.mark.parametrize(
+    "basis", [None, zo.box_gradient.GivenBasis(weights(3, 6, seed=20))], ids=["whole", "basis"]
+)
 def test_at_equal_rows_a_memory_is_nearer_to_the_gradient_than_a_mean(basis):
     """A linear box that keeps and mixes its input; one query a row. In a basis it learns what is in there."""
     mix = torch.eye(6).double() + 0.5 * weights(6, 6, seed=5)

@@ -49,38 +49,46 @@ def with_integers() -> nn.Module:
 ERRORS = {
     "a mean over rows": (
         {"objective": lambda n, b: mean_square(n, b).mean()},
-        zo.ObjectiveError,
+        zo.errors.ObjectiveError,
         ["(4,)", "()", "flatten(1).mean(dim=1)"],
     ),
-    "a column": ({"objective": lambda n, b: n(b)[:, :1]}, zo.ObjectiveError, ["(4,)", "(4, 1)"]),
-    "one loss per output": ({"objective": lambda n, b: n(b)}, zo.ObjectiveError, ["(4,)", "(4, 2)"]),
-    "a number": ({"objective": lambda n, b: 0.5}, zo.ObjectiveError, ["(4,)", "float"]),
+    "a column": ({"objective": lambda n, b: n(b)[:, :1]}, zo.errors.ObjectiveError, ["(4,)", "(4, 1)"]),
+    "one loss per output": ({"objective": lambda n, b: n(b)}, zo.errors.ObjectiveError, ["(4,)", "(4, 2)"]),
+    "a number": ({"objective": lambda n, b: 0.5}, zo.errors.ObjectiveError, ["(4,)", "float"]),
     "whole numbers": (
         {"objective": lambda n, b: n(b).argmax(dim=1)},
-        zo.ObjectiveError,
+        zo.errors.ObjectiveError,
         ["floating", "int64"],
     ),
-    "an empty batch": ({"batch": torch.zeros(0, 3)}, zo.ObjectiveError, ["at least one row", "(0, 3)"]),
+    "an empty batch": (
+        {"batch": torch.zeros(0, 3)},
+        zo.errors.ObjectiveError,
+        ["at least one row", "(0, 3)"],
+    ),
     "integer parameters": (
         {"network": with_integers(), "parameters": ["*"]},
-        zo.ParameterError,
+        zo.errors.ParameterError,
         ["'table'", "int64", "float32"],
     ),
-    "half parameters": ({"network": nn.Linear(3, 2).half()}, zo.ParameterError, ["'weight'", "float16"]),
-    "bfloat16 parameters": ({"network": nn.Linear(3, 2).bfloat16()}, zo.ParameterError, ["bfloat16"]),
+    "half parameters": (
+        {"network": nn.Linear(3, 2).half()},
+        zo.errors.ParameterError,
+        ["'weight'", "float16"],
+    ),
+    "bfloat16 parameters": ({"network": nn.Linear(3, 2).bfloat16()}, zo.errors.ParameterError, ["bfloat16"]),
     "autocast around": (
         {"context": torch.autocast("cpu", torch.bfloat16)},
-        zo.ObjectiveError,
+        zo.errors.ObjectiveError,
         ["the objective", "bfloat16", "step of mu is lost", "enabled=False"],
     ),
     "autocast inside": (
         {"objective": under_autocast(torch.bfloat16)},
-        zo.ObjectiveError,
+        zo.errors.ObjectiveError,
         ["Linear", "bfloat16", "enabled=False"],
     ),
     "autocast to float16 inside, for loop": (
         {"objective": under_autocast(torch.float16), "evaluator": "loop"},
-        zo.ObjectiveError,
+        zo.errors.ObjectiveError,
         ["Linear", "float16"],
     ),
     "no memory": ({"memory": 0}, zo.ConfigurationError, ["memory", ">= 1"]),
@@ -97,7 +105,7 @@ ERRORS = {
     ),
     "a closure with a batch": (
         {"objective": lambda: torch.zeros(3)},
-        zo.ObjectiveError,
+        zo.errors.ObjectiveError,
         ["no batch", "Tensor", "backward()"],
     ),
     "stacked by name of no evaluator": (
@@ -193,5 +201,5 @@ def test_a_closure_without_arguments_gives_one_loss_or_one_a_row(rows, evaluator
 
 def test_a_batch_that_was_forgotten():
     gradient = zo.LossGradient(nn.Linear(3, 2), mean_square, zo.CGE(1e-3))
-    with pytest.raises(zo.ObjectiveError, match="rows first"):
+    with pytest.raises(zo.errors.ObjectiveError, match="rows first"):
         gradient.backward()

@@ -222,7 +222,7 @@ def bare(evaluator: str, **settings):
 
 def test_a_parameter_read_outside_a_forward_is_refused_when_stacked():
     network, box, gradient, _ = bare("stacked")
-    with pytest.raises(zo.TangentError) as caught:
+    with pytest.raises(zo.errors.TangentError) as caught:
         gradient.backward(observed())
     assert all(word in str(caught.value) for word in ("forward", "expand(len(x), -1)", "evaluator='loop'"))
     assert network.theta.grad is None

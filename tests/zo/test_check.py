@@ -213,7 +213,7 @@ def test_the_rounding_of_confident_rows_is_not_taken_for_a_fault(fast, seed):
 
 @pytest.mark.parametrize("number", range(8))
 def test_a_tenth_too_much_for_one_tensor_is_found_on_confident_rows(number):
-    class Off(zo.Difference):
+    class Off(zo.evaluators.Difference):
         def begin(self, problem, base):
             right = super().begin(problem, base)
 
@@ -394,7 +394,7 @@ def test_a_query_that_writes_other_weights_than_the_base_is_refused_by_name():
     network = Late(False)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-3), evaluator="loop")
-    with pytest.raises(zo.ObjectiveError, match=r"slow\.weight, slow\.bias in a query"):
+    with pytest.raises(zo.errors.ObjectiveError, match=r"slow\.weight, slow\.bias in a query"):
         gradient.backward(torch.randn(5, 3))
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 

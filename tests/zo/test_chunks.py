@@ -76,7 +76,7 @@ def test_a_chunk_stays_within_its_memory(memory, training, estimator):
         assert gradient.chunk is not None and gradient.chunk > 1
         rows = len(batch[0]) if isinstance(batch, tuple) else len(batch)
         problem = Problem(network, gradient.parameters, objective, batch, rows)
-        plan = estimator.plan(gradient.parameters, zo.Key(0))
+        plan = estimator.plan(gradient.parameters, zo.estimators.Key(0))
         with torch.no_grad():
             changes = evaluator.begin(problem, objective(network, batch))
             with MemoryPeak() as peak:
@@ -133,7 +133,7 @@ def test_copies_count():
     bilinear = nn.ModuleDict({"b": nn.Bilinear(20, 20, 100), "l": nn.Linear(100, 1)})
     each = []
     for network, shape in ((big, (2, 200)), (bilinear, (2, 20))):
-        problem = Problem(network, zo.Parameters(network), mean_square, torch.zeros(shape), 2)
-        plan = zo.CGE(1e-3).plan(problem.parameters, zo.Key(0))
+        problem = Problem(network, zo.estimators.Parameters(network), mean_square, torch.zeros(shape), 2)
+        plan = zo.CGE(1e-3).plan(problem.parameters, zo.estimators.Key(0))
         each.append(Stacked().bytes_per_query(problem, plan.chunk(0, 1), base=0) - 2 * shape[1] * 4)
     assert each == [4 * 200, 4 * (20 * 20 * 100 + 100)]

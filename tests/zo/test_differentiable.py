@@ -419,7 +419,7 @@ def jvp(solver, x):
 )
 @pytest.mark.filterwarnings("ignore:`torch.jit.script`")  # forward mode imports torch's decompositions
 def test_derivatives_that_it_does_not_give(act, words):
-    with pytest.raises(zo.DerivativeError) as raised:
+    with pytest.raises(zo.errors.DerivativeError) as raised:
         act(zo.differentiable(Sine(), CGE), weights(3, 4).requires_grad_())
     assert isinstance(raised.value, BlackBoxError)
     for word in words:
@@ -468,10 +468,13 @@ BAD = [
     (lambda: zo.RowRGE(**DIRECTIONS, basis=torch.eye(4)), ["a Basis", "Tensor", "GivenBasis"]),
     (lambda: zo.DCTBasis(0), ["modes", ">= 1"]),
     (lambda: zo.DCTBasis(2, axes=0), ["axes", ">= 1"]),
-    (lambda: zo.GivenBasis(torch.ones(4)), ["shape (4,)", "Stack"]),
-    (lambda: zo.GivenBasis(torch.full((2, 4), torch.nan)), ["finite", "NaN"]),
-    (lambda: zo.GivenBasis(torch.ones(2, 4)), ["got 2 that span 1"]),
-    (backward(zo.RowRGE(**DIRECTIONS, basis=zo.GivenBasis(torch.eye(3)))), ["of 4 numbers", "of 3"]),
+    (lambda: zo.box_gradient.GivenBasis(torch.ones(4)), ["shape (4,)", "Stack"]),
+    (lambda: zo.box_gradient.GivenBasis(torch.full((2, 4), torch.nan)), ["finite", "NaN"]),
+    (lambda: zo.box_gradient.GivenBasis(torch.ones(2, 4)), ["got 2 that span 1"]),
+    (
+        backward(zo.RowRGE(**DIRECTIONS, basis=zo.box_gradient.GivenBasis(torch.eye(3)))),
+        ["of 4 numbers", "of 3"],
+    ),
     (backward(zo.RowRGE(1e-4, 2), torch.full((2, 4), 1e5)), ["rounding", "float32", "1.0e+05"]),
     (backward(zo.CGE(1e-4), torch.full((2, 4), 1e5)), ["lost in rounding", "1e+05", "larger mu"]),
 ]
@@ -527,7 +530,7 @@ def test_a_chain_is_saved_with_the_numbers_of_its_calls_and_resumed_to_the_bit(t
     torch.save(network.state_dict(), tmp_path / "state.pt")
     other = chain(tangent=zo.WindowTangent())
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert other[1].counts == network[1].counts == zo.RowCounts(calls=1, rows=12, dropped=0)
+    assert other[1].counts == network[1].counts == zo.box_gradient.RowCounts(calls=1, rows=12, dropped=0)
     for each in (network, other):
         each.zero_grad()
         each(x).sum().backward()
@@ -577,7 +580,7 @@ def test_a_gradient_of_zero_that_arrives_is_no_reason_to_warn():
 
 def test_settings_show():
     assert "GivenBasis(2 vectors of 4 numbers)" in repr(
-        zo.RowRGE(1e-3, 2, basis=zo.GivenBasis(torch.eye(4)[:2]))
+        zo.RowRGE(1e-3, 2, basis=zo.box_gradient.GivenBasis(torch.eye(4)[:2]))
     )
     solver = zo.differentiable(Sine(), zo.RowRGE(1e-3, 2), tangent=zo.SecantTangent(), seed=3)
     assert repr(solver) == (

@@ -26,7 +26,7 @@ TANGENTS = {
 }
 
 
-class Regression(zo.Tangent):
+class Regression(zo.tangents.Tangent):
     """The affine map nearest to all values seen: learns without queries, exact where the box is affine."""
 
     learns_from_values = True
@@ -96,7 +96,7 @@ def test_each_call_costs_its_rows_once_forward_and_q_times_backward(kind):
             state = solver(state)
         state.sum().backward()
     assert box.ledger.rows_asked == box.ledger.rows_run == 2 * 3 * 3 * (1 + 2)
-    assert solver.counts == zo.RowCounts(calls=6, rows=36, dropped=0)
+    assert solver.counts == zo.box_gradient.RowCounts(calls=6, rows=36, dropped=0)
     with torch.no_grad():
         solver(weights(3, 4))
     assert box.ledger.rows_asked == 57 and solver.counts.calls == 6
@@ -190,7 +190,7 @@ def test_a_failed_query_is_no_pair_and_is_counted():
     truth = 1.3 * torch.cos(1.3 * x)
     truth[3, 2] = 1.0
     assert torch.allclose(found, truth, atol=2e-3)
-    assert solver.counts == zo.RowCounts(calls=1, rows=20, dropped=1)
+    assert solver.counts == zo.box_gradient.RowCounts(calls=1, rows=20, dropped=1)
     memory = zo.differentiable(Sine(limit=2.0), zo.CGE(1e-3), tangent=zo.WindowTangent())
     assert gradient_of(memory, x).isfinite().all()
     assert memory.tangent.state_dict()["seen"] == 19
@@ -261,7 +261,7 @@ def test_a_tangent_that_learns_from_values_asks_for_nothing():
     assert errors[0] > 1e-3 and max(errors[1:]) < 1e-9  # five numbers an output, four rows a step
     assert predictions[0] is None and predictions[2] < 1e-9
     assert box.ledger.rows_run == 12
-    assert solver.counts == zo.RowCounts(calls=3, rows=0, dropped=0)
+    assert solver.counts == zo.box_gradient.RowCounts(calls=3, rows=0, dropped=0)
 
 
 @pytest.mark.slow

@@ -85,8 +85,8 @@ def test_central_coordinate_is_zero_where_only_the_backward_query_was_lost(netwo
 def test_rge_is_the_mean_over_the_directions_that_remain(network, batch, central):
     q = 5
     estimator = zo.RGE(1e-4, q=q, central=central)
-    parameters = zo.Parameters(network)
-    plan = estimator.plan(parameters, zo.Key(0))
+    parameters = zo.estimators.Parameters(network)
+    plan = estimator.plan(parameters, zo.estimators.Key(0))
     steps = plan.chunk(0, plan.queries).steps
     base = Sabotaged.flat(network)
 
@@ -123,7 +123,7 @@ def test_a_box_that_keeps_failures_costs_queries_not_the_step():
     with torch.no_grad():
         network.weight.zero_()
         network.bias.copy_(torch.tensor([0.1, 0.2, 1.9995, 0.3]))  # a step of 1e-3 takes the third over
-    gradient = zo.LossGradient(network, through, zo.CGE(1e-3), evaluator=zo.Stacked())
+    gradient = zo.LossGradient(network, through, zo.CGE(1e-3), evaluator=zo.evaluators.Stacked())
     gradient.backward(x)
     assert gradient.counts.dropped == 1
     assert network.bias.grad[2] == 0

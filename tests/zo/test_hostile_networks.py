@@ -21,7 +21,7 @@ def mean_square(network, batch):
 
 
 def problem_of(network: nn.Module, batch: torch.Tensor, objective=mean_square) -> Problem:
-    return Problem(network, zo.Parameters(network), objective, batch, len(batch))
+    return Problem(network, zo.estimators.Parameters(network), objective, batch, len(batch))
 
 
 def every(problem: Problem) -> Coordinates:

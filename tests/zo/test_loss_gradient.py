@@ -112,7 +112,7 @@ def test_the_box_gets_all_variants_in_one_call_and_queries_are_counted():
             state = box(state) + network(state)
         return state.square().mean(dim=1)
 
-    gradient = zo.LossGradient(network, objective, zo.CGE(1e-3), evaluator=zo.Stacked(), chunk=8)
+    gradient = zo.LossGradient(network, objective, zo.CGE(1e-3), evaluator=zo.evaluators.Stacked(), chunk=8)
     gradient.backward(torch.randn(5, 4))
     checks = gradient.counts.checks
     assert box.calls[-9:] == [9 * 5] * 6 + [5 * 5] * 3  # 20 queries by eights, and with each a sentinel
@@ -132,7 +132,9 @@ def test_chunks_change_the_gradient_by_rounding_only():
         network.zero_grad()
         torch.manual_seed(1)
         estimator = zo.CGE(mu=1e-4, central=True)
-        zo.LossGradient(network, mean_square, estimator, evaluator=zo.Stacked(), chunk=chunk).backward(batch)
+        zo.LossGradient(
+            network, mean_square, estimator, evaluator=zo.evaluators.Stacked(), chunk=chunk
+        ).backward(batch)
         found.append(flat_grad(network))
     assert torch.allclose(found[0], found[1], rtol=0, atol=1e-10)
     assert torch.allclose(found[0], found[2], rtol=0, atol=1e-10)
@@ -207,12 +209,16 @@ BAD = [
     (ok(chunk=0), zo.ConfigurationError, ["chunk", ">= 1"]),
     (ok(max_dropped=2.0), zo.ConfigurationError, ["max_dropped", "[0, 1]"]),
     (ok(seed=-1), zo.ConfigurationError, ["seed", ">= 0", "-1"]),
-    (ok(network=frozen()), zo.ParameterError, ["found none", "requires_grad=False"]),
-    (ok(parameters=["wieght"]), zo.ParameterError, ["'wieght'", "weight"]),
-    (ok(network=nn.Linear(2, 1).half()), zo.ParameterError, ["float16", "'weight'", "float32"]),
-    (ok(objective=lambda n, b: n(b).sum()), zo.ObjectiveError, ["(3,)", "()", "mean"]),
-    (ok(objective=lambda n, b: 1.0), zo.ObjectiveError, ["(3,)", "float"]),
-    (ok(objective=lambda n, b: torch.zeros(3, dtype=torch.int64)), zo.ObjectiveError, ["floating", "int64"]),
+    (ok(network=frozen()), zo.errors.ParameterError, ["found none", "requires_grad=False"]),
+    (ok(parameters=["wieght"]), zo.errors.ParameterError, ["'wieght'", "weight"]),
+    (ok(network=nn.Linear(2, 1).half()), zo.errors.ParameterError, ["float16", "'weight'", "float32"]),
+    (ok(objective=lambda n, b: n(b).sum()), zo.errors.ObjectiveError, ["(3,)", "()", "mean"]),
+    (ok(objective=lambda n, b: 1.0), zo.errors.ObjectiveError, ["(3,)", "float"]),
+    (
+        ok(objective=lambda n, b: torch.zeros(3, dtype=torch.int64)),
+        zo.errors.ObjectiveError,
+        ["floating", "int64"],
+    ),
 ]
 
 
@@ -228,5 +234,5 @@ def test_bad_input_is_a_named_error(act, error, words):
 @pytest.mark.parametrize("batch", [(torch.zeros(3, 2), torch.zeros(4, 2)), torch.tensor(1.0), [], 3])
 def test_a_batch_without_common_rows_is_refused(batch):
     gradient = zo.LossGradient(nn.Linear(2, 1), mean_square, zo.CGE(1e-3))
-    with pytest.raises(zo.ObjectiveError, match="rows first"):
+    with pytest.raises(zo.errors.ObjectiveError, match="rows first"):
         gradient.backward(batch)

@@ -14,14 +14,14 @@ DECAY, RATE = 0.1, 0.05
 
 
 @pytest.fixture
-def vector() -> tuple[nn.ParameterList, zo.Parameters]:
+def vector() -> tuple[nn.ParameterList, zo.estimators.Parameters]:
     network = nn.ParameterList(
         [torch.tensor([1.0, -2.0, 3.0]).double(), torch.tensor([[0.5], [4.0]]).double()]
     )
-    return network, zo.Parameters(network)
+    return network, zo.estimators.Parameters(network)
 
 
-def set_grad(parameters: zo.Parameters, indices: list[int], slope: float) -> None:
+def set_grad(parameters: zo.estimators.Parameters, indices: list[int], slope: float) -> None:
     for tensor in parameters.tensors:
         tensor.grad = None
     flat = torch.zeros(parameters.size, dtype=torch.float64)
@@ -106,7 +106,7 @@ def test_late_coordinates_get_adam_without_bias_correction(vector):
 
 def test_weights_of_others_and_scalars_are_stepped_as_ever():
     network = nn.ParameterDict({"ours": torch.tensor(1.0), "dense": torch.tensor([1.0, 2.0])})
-    parameters = zo.Parameters(network, ["ours"])
+    parameters = zo.estimators.Parameters(network, ["ours"])
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
     for p in network.values():
         p.grad = torch.ones_like(p)

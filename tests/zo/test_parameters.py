@@ -41,7 +41,7 @@ CHOICES = [
 @pytest.mark.parametrize(("choices", "expected"), CHOICES, ids=range(len(CHOICES)))
 def test_choices(choices, expected):
     network = Net()
-    found = zo.Parameters(network, choices)
+    found = zo.estimators.Parameters(network, choices)
     assert set(found.names) == expected
     order = [name for name, _ in network.named_parameters() if name in expected]
     assert list(found.names) == order
@@ -51,23 +51,23 @@ def test_choices(choices, expected):
 def test_frozen_parameters_are_chosen_by_name_or_type_only():
     network = Net()
     network.first.requires_grad_(False)
-    assert "first.weight" not in zo.Parameters(network).names
-    assert "first.weight" not in zo.Parameters(network, [zo.Exclude("*.bias")]).names
-    assert "first.weight" in zo.Parameters(network, [nn.Conv2d]).names
+    assert "first.weight" not in zo.estimators.Parameters(network).names
+    assert "first.weight" not in zo.estimators.Parameters(network, [zo.Exclude("*.bias")]).names
+    assert "first.weight" in zo.estimators.Parameters(network, [nn.Conv2d]).names
 
 
 def test_a_tied_parameter_answers_to_each_name_and_type():
     network = nn.ModuleDict({"embed": nn.Embedding(5, 3), "out": nn.Linear(3, 5, bias=False)})
     network["out"].weight = network["embed"].weight
     for choice in ("embed.weight", "out.weight", nn.Linear, nn.Embedding):
-        assert zo.Parameters(network, [choice]).names == ("embed.weight",)
-    with pytest.raises(zo.ParameterError, match="found none"):
-        zo.Parameters(network, [zo.Exclude("out.*")])
+        assert zo.estimators.Parameters(network, [choice]).names == ("embed.weight",)
+    with pytest.raises(zo.errors.ParameterError, match="found none"):
+        zo.estimators.Parameters(network, [zo.Exclude("out.*")])
 
 
 def test_a_type_reaches_weights_under_a_parametrization():
     network = nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 2)), nn.Conv2d(1, 1, 1))
-    names = zo.Parameters(network, nn.Linear).names
+    names = zo.estimators.Parameters(network, nn.Linear).names
     assert len(names) == 3 and all(name.startswith("0.") for name in names)
 
 
@@ -85,8 +85,8 @@ BAD = [
 
 @pytest.mark.parametrize(("choices", "words"), BAD, ids=range(len(BAD)))
 def test_bad_choices_are_named_errors(choices, words):
-    with suppress_type_checks(), pytest.raises(zo.ParameterError) as raised:
-        zo.Parameters(Net(), choices)
+    with suppress_type_checks(), pytest.raises(zo.errors.ParameterError) as raised:
+        zo.estimators.Parameters(Net(), choices)
     for word in words:
         assert word in str(raised.value)
 
@@ -94,10 +94,10 @@ def test_bad_choices_are_named_errors(choices, words):
 @pytest.mark.parametrize("chosen", [None, ["spectrum"]], ids=["all", "by name"])
 def test_complex_parameters_are_refused_by_name(chosen):
     network = nn.ParameterDict({"gain": torch.ones(2), "spectrum": torch.ones(3, dtype=torch.complex64)})
-    with pytest.raises(zo.ParameterError) as raised:
-        zo.Parameters(network, chosen)
+    with pytest.raises(zo.errors.ParameterError) as raised:
+        zo.estimators.Parameters(network, chosen)
     assert all(word in str(raised.value) for word in ("'spectrum'", "complex64", "view_as_complex"))
-    assert zo.Parameters(network, ["gain"]).names == ("gain",)
+    assert zo.estimators.Parameters(network, ["gain"]).names == ("gain",)
 
 
 @pytest.mark.parametrize("batch", [np.ones((3, 2)), (torch.ones(3, 2), {"y": np.ones(3, dtype=np.float32)})])
@@ -107,13 +107,15 @@ def test_a_batch_with_numpy_arrays_is_refused_with_the_mend(batch, evaluator):
     gradient = zo.LossGradient(
         network, lambda network, batch: network(torch.ones(3, 2))[:, 0], zo.CGE(1e-3), evaluator=evaluator
     )
-    with pytest.raises(zo.ObjectiveError, match=r"NumPy arrays \(float(64|32) of shape.*torch\.from_numpy"):
+    with pytest.raises(
+        zo.errors.ObjectiveError, match=r"NumPy arrays \(float(64|32) of shape.*torch\.from_numpy"
+    ):
         gradient.backward(batch)
     assert network.weight.grad is None
 
 
 def test_parameters_without_axes_are_split_like_others():
-    parameters = zo.Parameters(nn.ParameterList([torch.tensor(2.0), torch.ones(2, 1)]))
+    parameters = zo.estimators.Parameters(nn.ParameterList([torch.tensor(2.0), torch.ones(2, 1)]))
     assert [tuple(t.shape) for t in parameters.split(torch.zeros(3))] == [(), (2, 1)]
     assert [tuple(t.shape) for t in parameters.split(torch.zeros(5, 3))] == [(5,), (5, 2, 1)]
 
@@ -121,6 +123,6 @@ def test_parameters_without_axes_are_split_like_others():
 def test_steps_are_those_of_each_weight_in_its_own_floats():
     """Beside a float64 layer a float32 weight of 1 still moves by a multiple of its own last place."""
     network = nn.ParameterList([torch.tensor([1.0]), torch.tensor([1.0]).double()])
-    steps = zo.Parameters(network).steps(torch.tensor([0, 1]), 1e-4)
+    steps = zo.estimators.Parameters(network).steps(torch.tensor([0, 1]), 1e-4)
     assert steps[0] == (torch.tensor(1.0) + 1e-4 - 1).double() != 1e-4
     assert steps[1] == (torch.tensor(1.0).double() + 1e-4) - 1

@@ -30,7 +30,7 @@ def make() -> nn.Sequential:
 def given(values: dict[str, list[float]], removes="smallest", seed=0) -> pruning.Scores:
     """Scores by hand."""
     network = nn.ParameterDict({name: torch.ones(len(v)) for name, v in values.items()})
-    parameters = zo.Parameters(network)
+    parameters = zo.estimators.Parameters(network)
     flat = torch.tensor([x for name in parameters.names for x in values[name]])
     return pruning.Scores("by hand", flat, removes, parameters, seed=seed)
 
@@ -224,7 +224,7 @@ def test_dense_layers_are_not_scored_and_have_ratio_one():
         "0.weight": 0.5, "0.bias": 1.0, "1.weight": 1.0, "1.bias": 1.0, "4.weight": 1.0, "4.bias": 1.0
     }  # fmt: skip
     sparsity = zo.LayerwiseCoordinates(ratios, every=10)
-    assert sparsity.count(zo.Parameters(network)) == 12 + 6 + 12 + 18 + 3
+    assert sparsity.count(zo.estimators.Parameters(network)) == 12 + 6 + 12 + 18 + 3
 
 
 def test_a_layer_before_a_zeroed_last_one_is_named_and_keeps_its_minimum():
@@ -233,10 +233,10 @@ def test_a_layer_before_a_zeroed_last_one_is_named_and_keeps_its_minimum():
     scores = pruning.scores(
         "snip", network, objective, BATCH, dense=["2.*"], parameters=["*.weight", "*.bias"]
     )
-    with pytest.warns(zo.PruningWarning, match=r"snip.*0\.weight, 0\.bias.*exactly zero"):
+    with pytest.warns(zo.errors.PruningWarning, match=r"snip.*0\.weight, 0\.bias.*exactly zero"):
         pruning.layer_ratios(scores, 0.9)
     scores = pruning.scores("snip", network, objective, BATCH, parameters=["0.weight", "2.bias"])
-    with pytest.warns(zo.PruningWarning, match=r"none in 0\.weight:"):
+    with pytest.warns(zo.errors.PruningWarning, match=r"none in 0\.weight:"):
         ratios = pruning.layer_ratios(scores, 0.98, minimum=0.02)
     assert ratios["0.weight"] == 4 / 200 and ratios["2.bias"] == 1 / 3
     with warnings.catch_warnings():

@@ -46,8 +46,8 @@ def network() -> nn.Module:
 def test_what_was_lost_leaves_no_trace(seed, estimator, evaluator):
     generator = torch.Generator().manual_seed(seed)
     trained, batch = network(), torch.randn(ROWS, 2, 3, generator=generator).double()
-    parameters = zo.Parameters(trained)
-    plan = estimator.plan(parameters, zo.Key(5))
+    parameters = zo.estimators.Parameters(trained)
+    plan = estimator.plan(parameters, zo.estimators.Key(5))
     settings = {"evaluator": evaluator, "seed": 5, "chunk": CHUNK, "max_dropped": 1.0}
     gradient = zo.LossGradient(trained, losing, estimator, **settings)
     loss = gradient.backward(batch)

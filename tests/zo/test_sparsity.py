@@ -15,8 +15,10 @@ RATIOS = {"0.weight": 0.25, "0.bias": 1.0, "1.weight": 0.5}
 
 
 @pytest.fixture
-def parameters() -> zo.Parameters:
-    return zo.Parameters(nn.Sequential(nn.Linear(10, 8), nn.Linear(8, 3, bias=False)))  # 80 + 8 + 24
+def parameters() -> zo.estimators.Parameters:
+    return zo.estimators.Parameters(
+        nn.Sequential(nn.Linear(10, 8), nn.Linear(8, 3, bias=False))
+    )  # 80 + 8 + 24
 
 
 def counts(parameters, indices) -> list[int]:
@@ -25,7 +27,7 @@ def counts(parameters, indices) -> list[int]:
 
 def test_each_layer_has_its_part_at_random_and_dense_ones_are_whole(parameters):
     sparsity = zo.LayerwiseCoordinates(RATIOS)
-    sets = [sparsity.draw(parameters, zo.Key(0, step)) for step in range(50)]
+    sets = [sparsity.draw(parameters, zo.estimators.Key(0, step)) for step in range(50)]
     for chosen in sets:
         assert counts(parameters, chosen) == [20, 8, 12]
         assert (chosen[1:] > chosen[:-1]).all()
@@ -37,7 +39,7 @@ def test_inside_a_layer_every_coordinate_is_as_likely(parameters):
     """Chi-square of 2,000 draws of 12 out of 24, less spread than multinomial; 1 - 1e-6 of 23 degrees: 74."""
     seen = torch.zeros(parameters.size)
     for step in range(2000):
-        seen[zo.LayerwiseCoordinates(RATIOS).draw(parameters, zo.Key(1, step))] += 1
+        seen[zo.LayerwiseCoordinates(RATIOS).draw(parameters, zo.estimators.Key(1, step))] += 1
     last = seen[88:]
     assert ((last - 1000) ** 2 / 1000).sum() < 74
     assert (seen[80:88] == 2000).all()
@@ -46,7 +48,7 @@ def test_inside_a_layer_every_coordinate_is_as_likely(parameters):
 @pytest.mark.parametrize(("every", "changes"), [(1, [1, 2, 3, 4, 5]), (3, [3]), (None, [])])
 def test_sets_change_when_they_should(parameters, every, changes):
     sparsity = zo.LayerwiseCoordinates(RATIOS, every=every)
-    sets = [tuple(sparsity.draw(parameters, zo.Key(0, step)).tolist()) for step in range(6)]
+    sets = [tuple(sparsity.draw(parameters, zo.estimators.Key(0, step)).tolist()) for step in range(6)]
     assert [step for step in range(1, 6) if sets[step] != sets[step - 1]] == changes
 
 
@@ -55,7 +57,7 @@ def test_a_schedule_thins_sets_out_to_the_ratios(parameters, schedule, power):
     sparsity = zo.LayerwiseCoordinates(RATIOS, every=None, schedule=schedule, steps=10, start=0.1)
     before = torch.arange(parameters.size)
     for step in range(13):
-        chosen = sparsity.draw(parameters, zo.Key(0, step))
+        chosen = sparsity.draw(parameters, zo.estimators.Key(0, step))
         left = max(0.0, 1 - step / 10) ** power
         expected = [round(80 * (0.25 + 0.65 * left)), 8, round(24 * (0.5 + 0.4 * left))]
         assert counts(parameters, chosen) == expected
@@ -66,13 +68,13 @@ def test_a_schedule_thins_sets_out_to_the_ratios(parameters, schedule, power):
 
 def test_complement_and_fixed_coordinates(parameters):
     fixed = zo.FixedCoordinates(torch.tensor([7, 3, 100]))
-    assert fixed.draw(parameters, zo.Key(0, 5)).tolist() == [3, 7, 100]
+    assert fixed.draw(parameters, zo.estimators.Key(0, 5)).tolist() == [3, 7, 100]
     sparsity = zo.LayerwiseCoordinates(RATIOS, every=2)
     for step in range(3):
-        inside = sparsity.draw(parameters, zo.Key(4, step))
-        outside = zo.Complement(sparsity).draw(parameters, zo.Key(4, step))
+        inside = sparsity.draw(parameters, zo.estimators.Key(4, step))
+        outside = zo.estimators.Complement(sparsity).draw(parameters, zo.estimators.Key(4, step))
         assert torch.cat([inside, outside]).sort().values.tolist() == list(range(112))
-        assert zo.Complement(sparsity).count(parameters, step) == len(outside)
+        assert zo.estimators.Complement(sparsity).count(parameters, step) == len(outside)
 
 
 SETS = [
@@ -89,7 +91,7 @@ ESTIMATORS += [zo.Hybrid(zo.CGE(1e-3, s), zo.RGE(1e-3, q=5)) for s in SETS]
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=range(len(ESTIMATORS)))
 def test_the_cost_is_known_before_the_step(parameters, estimator):
     for step in (0, 2, 9):
-        planned = estimator.plan(parameters, zo.Key(0, step))
+        planned = estimator.plan(parameters, zo.estimators.Key(0, step))
         assert estimator.queries(parameters, step) == planned.queries
         assert len(planned.chunk(0, planned.queries)) == planned.queries
 
@@ -108,7 +110,7 @@ class Given:
 
 
 def planned(make):
-    return lambda: make().plan(zo.Parameters(nn.Linear(3, 1)), zo.Key(0))
+    return lambda: make().plan(zo.estimators.Parameters(nn.Linear(3, 1)), zo.estimators.Key(0))
 
 
 def cge(sparsity):
@@ -124,7 +126,7 @@ BAD = [
     (planned(lambda: zo.RGE(1e-3, 1, sparsity=Given())), ["empty"]),
     (planned(cge(zo.LayerwiseCoordinates({"weight": 0.0, "bias": 0.0}))), ["Layerwise", "empty"]),
     (planned(cge(zo.LayerwiseCoordinates({"weight": 0.5}))), ["none for bias", "dense"]),
-    (planned(cge(zo.Complement(zo.RandomCoordinates(4)))), ["Complement", "empty"]),
+    (planned(cge(zo.estimators.Complement(zo.RandomCoordinates(4)))), ["Complement", "empty"]),
     (
         planned(lambda: zo.Hybrid(zo.CGE(1, zo.RandomCoordinates(4)), zo.RGE(1, 1))),
         ["Complement", "empty"],
@@ -160,15 +162,17 @@ def test_a_mu_lost_in_rounding_is_refused_by_name(scheme):
     network = nn.Sequential(nn.Linear(3, 1), nn.Linear(1, 1))
     nn.init.constant_(network[1].weight, 4096.0)
     with pytest.raises(zo.ConfigurationError, match=r"1e-05.*'1\.weight'.*4\.1e\+03"):
-        zo.CGE(1e-5, central=scheme != "forward").plan(zo.Parameters(network), zo.Key(0))
+        zo.CGE(1e-5, central=scheme != "forward").plan(
+            zo.estimators.Parameters(network), zo.estimators.Key(0)
+        )
 
 
 def test_directions_below_the_rounding_are_refused_and_the_sphere_says_why():
-    parameters = zo.Parameters(nn.Linear(400, 250))
+    parameters = zo.estimators.Parameters(nn.Linear(400, 250))
     nn.init.constant_(parameters.tensors[0], 1.0)
-    zo.RGE(1e-5, q=1).plan(parameters, zo.Key(0))
+    zo.RGE(1e-5, q=1).plan(parameters, zo.estimators.Key(0))
     with pytest.raises(zo.ConfigurationError, match=r"3\.2e-08 for 'weight'.*square root"):
-        zo.RGE(1e-5, q=1, distribution="sphere").plan(parameters, zo.Key(0))
+        zo.RGE(1e-5, q=1, distribution="sphere").plan(parameters, zo.estimators.Key(0))
 
 
 @dataclass(frozen=True)

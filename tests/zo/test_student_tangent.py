@@ -304,5 +304,5 @@ def test_steps_of_fit_and_another_boxs_shapes_are_refused():
 
 def test_learning_that_diverges_is_an_error():
     student = StudentTangent(nn.Linear(3, 2), learning_rate=1e30)
-    with pytest.raises(zo.TangentError, match="smaller learning_rate"):
+    with pytest.raises(zo.errors.TangentError, match="smaller learning_rate"):
         student.fit(*rows(), steps=20)

@@ -44,8 +44,8 @@ def with_surrogate(network, scale=1.0) -> torch.Tensor:
 
 def losing(objective, network, estimator, lost):
     """The objective, with a row lost in these queries of the first step."""
-    parameters = zo.Parameters(network)
-    base, plan = parameters.flat(), estimator.plan(parameters, zo.Key(0))
+    parameters = zo.estimators.Parameters(network)
+    base, plan = parameters.flat(), estimator.plan(parameters, zo.estimators.Key(0))
     queries = plan.chunk(0, plan.queries)
     if isinstance(queries, Coordinates):
         moves = torch.zeros(len(queries), parameters.size).double()
@@ -54,7 +54,7 @@ def losing(objective, network, estimator, lost):
         moves = queries.steps
 
     def sabotaged(network, batch):
-        found, moved = objective(network, batch), zo.Parameters(network).flat() - base
+        found, moved = objective(network, batch), zo.estimators.Parameters(network).flat() - base
         if any(torch.allclose(moved, moves[query], rtol=0, atol=1e-10) for query in lost):
             found[0] = float("nan")
         return found
@@ -122,7 +122,7 @@ def test_coordinates_of_failed_queries_are_filled_and_leave_the_scale(estimator,
     _, found = step(estimator, lost=lost, max_dropped=0.5)
     network = make_network()
     with_surrogate(network)
-    drawn = estimator.plan(zo.Parameters(network), zo.Key(0)).chunk(0, 6).indices
+    drawn = estimator.plan(zo.estimators.Parameters(network), zo.estimators.Key(0)).chunk(0, 6).indices
     failed = drawn[[0, 4]]
     kept = drawn[[1, 2, 3, 5]]
     assert torch.equal(found[kept], whole[kept])
@@ -149,7 +149,7 @@ def test_a_surrogate_that_is_zero_on_all_that_was_measured_fills_nothing():
         p.grad.zero_()
     next(network.parameters()).grad[0, 0] = 1e-3
     estimator = SurrogateFilled(1e-4, 10)
-    drawn = estimator.plan(zo.Parameters(network), zo.Key(0)).chunk(0, 10).indices
+    drawn = estimator.plan(zo.estimators.Parameters(network), zo.estimators.Key(0)).chunk(0, 10).indices
     assert drawn[0] == 0  # 5 / 6 of the probability, ten times
     objective = losing(through(Sine()), network, estimator, [0])
     gradient = zo.LossGradient(network, objective, estimator, evaluator="loop", max_dropped=0.5)
@@ -161,8 +161,8 @@ def test_parameters_that_the_surrogate_does_not_reach_count_as_zero():
     network = make_network()
     for p in network[2].parameters():
         p.grad = weights(*p.shape)
-    parameters = zo.Parameters(network)
-    plan = SurrogateFilled(1e-4, 6).plan(parameters, zo.Key(0))
+    parameters = zo.estimators.Parameters(network)
+    plan = SurrogateFilled(1e-4, 6).plan(parameters, zo.estimators.Key(0))
     assert (plan.surrogate[: parameters.starts[2]] == 0).all()
     assert (plan.surrogate[parameters.starts[2] :] != 0).all()
 
@@ -207,7 +207,7 @@ def test_the_global_generator_is_neither_read_nor_moved():
     for disturb in (1, 2):
         torch.manual_seed(disturb)
         before = torch.get_rng_state()
-        plans.append(FILLED.plan(zo.Parameters(network), zo.Key(0)).chunk(0, 6).indices)
+        plans.append(FILLED.plan(zo.estimators.Parameters(network), zo.estimators.Key(0)).chunk(0, 6).indices)
         assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(*plans)
 
@@ -237,8 +237,8 @@ REFUSED = {
         zo.ConfigurationError,
         ["ControlVariate", "backward(batch)"],
     ),
-    "NaN": (lambda: spoiled(float("nan")), FILLED, zo.TangentError, ["'2.weight'", "step 0", "zeros"]),
-    "infinite": (lambda: spoiled(float("inf")), CORRECTED, zo.TangentError, ["'2.weight'", "finite"]),
+    "NaN": (lambda: spoiled(float("nan")), FILLED, zo.errors.TangentError, ["'2.weight'", "step 0", "zeros"]),
+    "infinite": (lambda: spoiled(float("inf")), CORRECTED, zo.errors.TangentError, ["'2.weight'", "finite"]),
     "too many": (
         lambda: spoiled(0.0),
         SurrogateFilled(1e-4, 50),

@@ -24,9 +24,9 @@ X = ArraySpec("x", (4,))
 # The policy asks for more than can be had, so that the number of probes changes on the way.
 pytestmark = pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
 RANKS, ROWS, STEPS = 3, 5, 6
-POLICY = zo.TrustPolicy(check_every=1, average=2, agreement=1e9)
+POLICY = zo.tangents.TrustPolicy(check_every=1, average=2, agreement=1e9)
 MAX_ROWS = 8  # six probes, and a check in each step
-NEVER = zo.TrustPolicy(check_every=None)
+NEVER = zo.tangents.TrustPolicy(check_every=None)
 RUNS = {  # settings of a gradient, by name
     "dense": {"tangent": zo.LowRankTangent(), "chunk": 1},
     "stack": {"tangent": zo.SecantTangent(zo.WindowTangent(zo.LowRankTangent(), window=50)), "chunk": 1},

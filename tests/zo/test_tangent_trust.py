@@ -98,7 +98,7 @@ def test_rows_of_checks_are_counted_and_are_all_that_they_cost(evaluator):
         assert (gradient.agreement is None) == ("tangent_agreement" not in gradient.metrics())
         assert box.ledger.rows_run - before == (1 + asked[-1]) * 5 * 3
     assert asked == [2, 3, 2]
-    expected = zo.TangentCounts(steps=3, queries=7, rows=3 * 3 * 5 * 3 + 5 * 3, checks=1)
+    expected = zo.tangents.TangentCounts(steps=3, queries=7, rows=3 * 3 * 5 * 3 + 5 * 3, checks=1)
     assert gradient.counts == expected
     assert box.ledger.rows_run == box.ledger.rows_asked == expected.rows
 
@@ -484,7 +484,7 @@ def test_resume_to_the_bit_amid_lost_trust(tmp_path):
 # Values
 
 
-class Student(zo.Tangent):
+class Student(zo.tangents.Tangent):
     """Predicts that outputs are the last it has seen; keeps what it was called with, in order."""
 
     learns_from_values = True

@@ -74,7 +74,7 @@ def test_rows_are_those_of_base_and_probes_and_no_more(kind, evaluator, probes):
     rows = 2 * (1 + probes) * 5 * 3
     assert box.ledger.rows_run == box.ledger.rows_asked == gradient.counts.rows == rows
     assert box.ledger.calls == 2 * 3 * (1 if evaluator == "stacked" else 1 + probes)
-    assert gradient.counts == zo.TangentCounts(steps=2, queries=2 * probes, rows=rows, dropped=0)
+    assert gradient.counts == zo.tangents.TangentCounts(steps=2, queries=2 * probes, rows=rows, dropped=0)
     assert gradient.queries() == probes
 
 
@@ -452,7 +452,9 @@ def test_a_gradient_that_arrives_at_a_box_that_is_not_named_is_refused():
         return other(box(network(batch)).detach()).square().mean(dim=1) + network(batch).mean(dim=1)
 
     network = make_network()
-    with pytest.raises(zo.TangentError, match=r"FromTorch, which is not in boxes.*Name the box.*x\.detach"):
+    with pytest.raises(
+        zo.errors.TangentError, match=r"FromTorch, which is not in boxes.*Name the box.*x\.detach"
+    ):
         zo.TangentGradient(network, objective, boxes=[box]).backward(weights(5, 4))
     assert all(p.grad is None for p in network.parameters())
     zo.TangentGradient(network, cut, boxes=[box]).backward(weights(5, 4))
@@ -553,7 +555,7 @@ def without(box):
 def test_objectives_that_cannot_be_replayed(objective, words):
     network, box = make_network(), Sine()
     gradient = zo.TangentGradient(network, objective(box), boxes=[box], tangent=zo.IdentityTangent(), mu=0.1)
-    with pytest.raises(zo.TangentError) as raised:
+    with pytest.raises(zo.errors.TangentError) as raised:
         gradient.backward(weights(5, 4))
     assert all(word in str(raised.value) for word in words), str(raised.value)
     assert isinstance(raised.value, BlackBoxError)
@@ -648,6 +650,6 @@ def test_a_gradient_that_is_not_finite_is_an_error():
 
     network, box = make_network(), Sine()
     gradient = zo.TangentGradient(network, chain(box), boxes=[box], tangent=Wild())
-    with pytest.raises(zo.TangentError, match="finite gradient"):
+    with pytest.raises(zo.errors.TangentError, match="finite gradient"):
         gradient.backward(weights(5, 4))
     assert all(p.grad is None for p in network.parameters())

@@ -1,1 +1,29 @@
-"""Evaluators: ways to compute the perturbed objectives of a query plan."""
+"""Evaluators: ways to compute what a step's queries change; an evaluator of your own is an `Evaluator`.
+
+`begin(problem, base)` prepares a step and gives the function from queries (`Coordinates` or `Directions`) to
+changes of the losses. It is checked against `Loop` before it is used, and again at steps 1, 10, 100, ...
+"""
+
+from difference.changes import Moved
+from difference.evaluator import Difference
+from difference.registry import difference_rule
+from evaluator import Changes, Evaluator, Problem, Unservable
+from loop import Loop
+from stacked import Stacked
+
+from zo.perturbation import Coordinates, Directions, Perturbation
+
+__all__ = [
+    "Changes",
+    "Coordinates",
+    "Difference",
+    "Directions",
+    "Evaluator",
+    "Loop",
+    "Moved",
+    "Perturbation",
+    "Problem",
+    "Stacked",
+    "Unservable",
+    "difference_rule",
+]

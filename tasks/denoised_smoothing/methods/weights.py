@@ -91,7 +91,7 @@ def _rows(trainer: Trainer, i: int) -> Rows:
 
 def _sparse_set(
     trainer: Trainer, method: Method, network: nn.Module, objective: Objective, mu: float, queries: Queries
-) -> zo.Sparsity:
+) -> zo.estimators.Sparsity:
     """The rule that the configuration names; layer ratios are found once, and kept with the run."""
     config, size = trainer.config, sum(weight.numel() for weight in network.parameters())
     count = min(config.coordinates, size)

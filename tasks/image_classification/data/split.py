@@ -6,7 +6,7 @@ import torch
 
 from tasks.errors import ConfigurationError
 from tasks.image_classification.data.images import Images
-from zo import Key
+from zo.estimators import Key
 
 
 def hold_out(part: Images, *sizes: int, seed: int) -> list[Images]:

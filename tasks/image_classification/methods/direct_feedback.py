@@ -42,7 +42,7 @@ class DirectFeedback(Counted):
         super().__init__()
         self.network = network
         self.layers = weight_layers(network, "dfa")
-        self._key = zo.Key(seed)
+        self._key = zo.estimators.Key(seed)
         self._feedback = {} if feedback is None else dict(feedback)
 
     def backward(self, batch: Batch) -> Tensor:

@@ -49,7 +49,7 @@ class FeedbackAlignment(Counted):
         super().__init__()
         self.network, self.objective = network, objective
         self.layers = weight_layers(network, "fa")
-        key = zo.Key(seed)
+        key = zo.estimators.Key(seed)
         self.feedback = {
             name: _random_like(layer.weight, key.generator(FEEDBACK, place))
             if feedback is None

@@ -37,7 +37,7 @@ def fo_sparse_weight(trainer: Trainer) -> Trained:
     network = trainer.network()
     kept = kept_mask(trainer, network)
     with torch.no_grad():
-        parameters = zo.Parameters(network)
+        parameters = zo.estimators.Parameters(network)
         for tensor, mask in zip(parameters.tensors, parameters.split(kept), strict=True):
             tensor.mul_(mask.to(tensor.device))
     fixed = zo.FixedCoordinates(torch.nonzero(kept).flatten())
@@ -63,7 +63,7 @@ def grasp_mask(trainer: Trainer, network: nn.Module) -> Tensor:
     scored = scores(trainer, network, "grasp")
     mask = zo.pruning.kept_weights(scored, sparsity, minimum=SHARE * (1 - sparsity))
     inside = dict(zip(scored.parameters.names, scored.parameters.split(mask), strict=True))
-    everyone = zo.Parameters(network)
+    everyone = zo.estimators.Parameters(network)
     everything = [
         inside.get(name, torch.ones(tensor.shape, dtype=torch.bool)).flatten()
         for name, tensor in zip(everyone.names, everyone.tensors, strict=True)

@@ -39,8 +39,8 @@ class ForwardGradient(Counted):
     def __init__(self, network: nn.Module, objective: Objective, directions: int = 1, seed: int = 0) -> None:
         super().__init__()
         self.network, self.objective, self.directions = network, objective, directions
-        self.parameters = zo.Parameters(network)
-        self._key = zo.Key(seed)
+        self.parameters = zo.estimators.Parameters(network)
+        self._key = zo.estimators.Key(seed)
 
     @torch.no_grad()
     def backward(self, batch: Batch) -> Tensor:

@@ -59,14 +59,18 @@ class ExactGradient(Counted):
     """
 
     def __init__(
-        self, network: nn.Module, objective: Objective, sparsity: zo.Sparsity | None = None, seed: int = 0
+        self,
+        network: nn.Module,
+        objective: Objective,
+        sparsity: zo.estimators.Sparsity | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.network = network
         self.objective = objective
         self.sparsity = sparsity
-        self.parameters = zo.Parameters(network)
-        self._key = zo.Key(seed)
+        self.parameters = zo.estimators.Parameters(network)
+        self._key = zo.estimators.Key(seed)
 
     def backward(self, batch: Batch) -> Tensor:
         """One backward pass; the mean loss of the batch."""

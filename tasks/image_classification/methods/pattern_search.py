@@ -45,9 +45,9 @@ class PatternSearch(Counted):
     ) -> None:
         super().__init__()
         self.network, self.objective, self.tries, self.radius = network, objective, tries, radius
-        self.parameters = zo.Parameters(network)
+        self.parameters = zo.estimators.Parameters(network)
         self.accepted = self.failures = 0
-        self._key = zo.Key(seed)
+        self._key = zo.estimators.Key(seed)
 
     @torch.no_grad()
     def backward(self, batch: Batch) -> Tensor:

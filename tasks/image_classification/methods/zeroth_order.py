@@ -37,8 +37,8 @@ def train(trainer: Trainer, method: str) -> Trained:
 
 
 def estimator(
-    method: str, config: Config, network: nn.Module, sparsity: zo.Sparsity | None
-) -> zo.Estimator[Any]:
+    method: str, config: Config, network: nn.Module, sparsity: zo.estimators.Sparsity | None
+) -> zo.estimators.Estimator[Any]:
     """The estimator of a method, on the sparse set where it takes one."""
     central = config.scheme == "central"
     each = zo.CGE(config.mu, sparsity, central)

@@ -51,7 +51,7 @@ def _around_box(
     steps: int,
     learning_rate: float,
     directions: zo.RowRGE | None,
-    tangent: zo.Tangent | None,
+    tangent: zo.tangents.Tangent | None,
 ) -> Trained:
     rows = RowCount()
     solver = zo.differentiable(trainer.box, directions, tangent=tangent, seed=trainer.seed)

@@ -30,7 +30,7 @@ def non(
     config, pairs = trainer.config, trainer.pairs
 
     def batch(i: int) -> Batch:
-        return pairs.draw(zo.Key(trainer.seed, i), config.non_batch)
+        return pairs.draw(zo.estimators.Key(trainer.seed, i), config.non_batch)
 
     network = trainer.corrector(hidden, blocks)
     count = config.non_steps if steps is None else steps
@@ -54,7 +54,7 @@ def pre(
     pairs = precomputed.corrections(config, trainer.data, trainer.solver, beta, progress)
 
     def batch(i: int) -> Batch:
-        key = zo.Key(trainer.seed, i)
+        key = zo.estimators.Key(trainer.seed, i)
         frames, reynolds = pairs.draw(key, config.pre_batch)
         chosen = torch.rand(len(frames), generator=key.generator(MIRRORED)) < 0.5
         turn = chosen.to(frames.device).view(-1, 1, 1, 1, 1)

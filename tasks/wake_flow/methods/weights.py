@@ -67,7 +67,7 @@ def zo_sol(trainer: Trainer, start: Corrector, stage: str, steps: int, learning_
     return Trained(network, outcome, rows, spent + gradient.counts.queries, gradient.counts.dropped)
 
 
-def estimator(config: Config, sparsity: zo.Sparsity | None) -> zo.Estimator[Any]:
+def estimator(config: Config, sparsity: zo.estimators.Sparsity | None) -> zo.estimators.Estimator[Any]:
     """The estimator that the configuration names, on the sparse set where it takes one."""
     central = config.scheme == "central"
     coordinates = zo.CGE(config.mu, sparsity, central)

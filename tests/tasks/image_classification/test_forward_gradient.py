@@ -23,7 +23,9 @@ def test_one_direction_gives_its_derivative_times_itself():
     network, batch = problem()
     truth = backprop(network, objective(), batch)
     ForwardGradient(network, objective(), 1, seed=3).backward(batch)
-    direction = torch.randn(len(truth), generator=zo.Key(3).generator(FORWARD, 0), dtype=torch.float64)
+    direction = torch.randn(
+        len(truth), generator=zo.estimators.Key(3).generator(FORWARD, 0), dtype=torch.float64
+    )
     torch.testing.assert_close(flat_grad(network), (truth @ direction) * direction, rtol=1e-10, atol=1e-12)
 
 

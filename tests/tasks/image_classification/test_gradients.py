@@ -56,7 +56,7 @@ def test_the_gradient_on_a_set_is_autograds_to_the_bit_and_zero_outside():
     for step in (0, 1, 2):
         truth = backprop(network, objective(), batch)
         inside = torch.zeros(len(truth), dtype=torch.bool)
-        inside[sparsity.draw(zo.Parameters(network), zo.Key(5, step))] = True
+        inside[sparsity.draw(zo.estimators.Parameters(network), zo.estimators.Key(5, step))] = True
         found = exact(network, batch, sparsity, step)
         assert torch.equal(found[inside], truth[inside])
         assert not found[~inside].any()
@@ -75,7 +75,7 @@ def test_deepzeros_gradient_points_along_the_exact_one_on_the_whole_and_by_layer
     found, truth = deepzero(network, batch, sparsity, 5e-4), exact(network, batch, sparsity)
     assert cosine(found, truth) >= 0.999
     # A convolution or a block at a time: one norm alone has no more than four numbers here.
-    parameters, start = zo.Parameters(network), 0
+    parameters, start = zo.estimators.Parameters(network), 0
     for child, tensors in itertools.groupby(
         zip(parameters.names, parameters.tensors, strict=True), lambda pair: pair[0].split(".")[0]
     ):

@@ -41,7 +41,7 @@ def test_ratios_are_kept_with_the_run_and_add_up_to_the_sparsity(tmp_path, ratio
     wanted = sparse_set.coordinates(network, its.config.sparsity, its.config.dense)
     # "uniform" rounds in each of the eight scored layers
     assert kept == wanted if ratios != "uniform" else abs(kept - wanted) <= 8
-    assert chosen.sparsity.count(zo.Parameters(network)) == kept
+    assert chosen.sparsity.count(zo.estimators.Parameters(network)) == kept
     assert all(layer.kept >= 1 for layer in chosen.ratios.layers)
     saved = json.loads((its.run.path / "layer_ratios-seed-0.json").read_text())
     assert saved["queries"] == chosen.queries
@@ -60,15 +60,15 @@ def test_ratios_are_kept_with_the_run_and_add_up_to_the_sparsity(tmp_path, ratio
 def test_when_sets_are_drawn_anew(tmp_path, settings, same):
     its = trainer(tmp_path, ratios="uniform", **settings)
     network = its.network()
-    parameters, rule = zo.Parameters(network), sparse_set.sparse_set(its, network).sparsity
-    sets = [rule.draw(parameters, zo.Key(0, step)).tolist() for step in range(5)]
+    parameters, rule = zo.estimators.Parameters(network), sparse_set.sparse_set(its, network).sparsity
+    sets = [rule.draw(parameters, zo.estimators.Key(0, step)).tolist() for step in range(5)]
     assert [sets.index(each) for each in sets] == same
 
 
 def test_a_gradual_sparsity_falls_from_all_weights_to_its_own(tmp_path):
     its = trainer(tmp_path, ratios="uniform", gradual="linear", gradual_part=0.5, epochs=2)
     network = its.network()
-    parameters, rule = zo.Parameters(network), sparse_set.sparse_set(its, network).sparsity
+    parameters, rule = zo.estimators.Parameters(network), sparse_set.sparse_set(its, network).sparsity
     counts = [rule.count(parameters, step) for step in range(8)]
     assert counts[0] == parameters.size
     assert counts[:4] == sorted(counts[:4], reverse=True)
@@ -82,7 +82,7 @@ def test_outside_the_set_nothing_moves_with_update_set_and_momentum_does_with_al
         first = torch.nn.utils.parameters_to_vector(network.parameters()).detach().clone()
         rule = sparse_set.sparse_set(its, network).sparsity
         inside = torch.zeros(len(first), dtype=torch.bool)
-        inside[rule.draw(zo.Parameters(network), zo.Key(0))] = True
+        inside[rule.draw(zo.estimators.Parameters(network), zo.estimators.Key(0))] = True
         gradient = ExactGradient(network, its.objective, rule, 0)
         with pytest.MonkeyPatch.context() as patch:
             rising = itertools.count()  # or the weights that validated best would be put back
@@ -148,7 +148,7 @@ def test_a_pruned_networks_mask_drops_what_grasp_scores_highest(tmp_path):
     )
     scores = {name: -named[name].detach() * p for name, p in zip(scored, products, strict=True)}
     mask = first_order.grasp_mask(its, its.network())
-    kept = dict(zip(named, zo.Parameters(network).split(mask), strict=True))
+    kept = dict(zip(named, zo.estimators.Parameters(network).split(mask), strict=True))
     assert all(kept[name].all() for name in named if name not in scored)
     removed = torch.cat([scores[name][~kept[name]] for name in scored])
     inside = torch.cat([scores[name][kept[name]] for name in scored])
@@ -179,8 +179,8 @@ def test_a_cubic_sparsity_rises_faster_at_first(tmp_path):
         its = trainer(tmp_path / gradual, ratios="uniform", gradual=gradual, gradual_part=1.0)
         network = its.network()
         rule = sparse_set.sparse_set(its, network).sparsity
-        counts[gradual] = [rule.count(zo.Parameters(network), step) for step in range(its.steps)]
-    size = zo.Parameters(network).size
+        counts[gradual] = [rule.count(zo.estimators.Parameters(network), step) for step in range(its.steps)]
+    size = zo.estimators.Parameters(network).size
     left = sparse_set.coordinates(network, its.config.sparsity, its.config.dense)
     part = 6 / its.steps
     for gradual, power in (("linear", 1), ("cubic", 3)):

@@ -22,7 +22,7 @@ def by_hand(its: Trainer, on_sets: bool) -> torch.Tensor:
     config, network = its.config, its.network().train()
     tensors = list(network.parameters())
     speeds = [torch.zeros_like(tensor) for tensor in tensors]
-    parameters = zo.Parameters(network)
+    parameters = zo.estimators.Parameters(network)
     rule = sparse_set.sparse_set(its, network).sparsity if on_sets else None
     warm = round(config.warm_up * its.epochs.steps)
     for step in range(its.steps):
@@ -35,7 +35,7 @@ def by_hand(its: Trainer, on_sets: bool) -> torch.Tensor:
         inside = torch.ones(parameters.size, dtype=torch.bool)
         if rule is not None:
             inside[:] = False
-            inside[rule.draw(parameters, zo.Key(its.seed, step))] = True
+            inside[rule.draw(parameters, zo.estimators.Key(its.seed, step))] = True
         with torch.no_grad():
             for w, v, g, mask in zip(tensors, speeds, slopes, parameters.split(inside), strict=True):
                 moving = mask if config.update == "set" else torch.ones_like(mask)

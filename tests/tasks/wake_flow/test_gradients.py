@@ -34,7 +34,7 @@ COORDINATES = 1.0 - 5e-5  # cosine 1.0000 with all coordinates of the solver's i
 def batch(tmp_path_factory) -> tuple[Tensor, Tensor]:
     settings = ReferenceSettings((120.0, 480.0), WIDTH, 64, warm_up=240, frames=STEPS + 1)
     flows = load_or_compute(settings, tmp_path_factory.mktemp("data"))
-    return Flows(flows.frames, flows.reynolds).windows(zo.Key(0), BATCH, STEPS)
+    return Flows(flows.frames, flows.reynolds).windows(zo.estimators.Key(0), BATCH, STEPS)
 
 
 @pytest.fixture(scope="module")

@@ -161,10 +161,10 @@ def test_the_corrector_scales_inputs_and_output_and_leaves_the_wall():
 
 
 def test_windows_are_pieces_of_one_flow_and_hang_on_the_key_alone(flows):
-    frames, reynolds = flows.train.windows(zo.Key(3, 7), 20, SMALL.unroll)
+    frames, reynolds = flows.train.windows(zo.estimators.Key(3, 7), 20, SMALL.unroll)
     torch.rand(5)
-    again, _ = flows.train.windows(zo.Key(3, 7), 20, SMALL.unroll)
-    other, _ = flows.train.windows(zo.Key(3, 8), 20, SMALL.unroll)
+    again, _ = flows.train.windows(zo.estimators.Key(3, 7), 20, SMALL.unroll)
+    other, _ = flows.train.windows(zo.estimators.Key(3, 8), 20, SMALL.unroll)
     assert torch.equal(frames, again)
     assert not torch.equal(frames, other)
     for window, re in zip(frames, reynolds, strict=True):
@@ -226,7 +226,7 @@ def test_first_order_leaves_rows_out_that_its_solver_lost(flows):
     """As if they had not been in the batch: the gradient is that of the others."""
     torch.manual_seed(0)
     network = Corrector(plain((2,)), Scales(0.3, 100.0, 0.05))
-    frames, reynolds = flows.train.windows(zo.Key(0, 0), 4, SMALL.unroll)
+    frames, reynolds = flows.train.windows(zo.estimators.Key(0, 0), 4, SMALL.unroll)
     step = WakeFlow(SMALL.width).step
     broken = frames.clone()
     broken[1, 0] = float("nan")
@@ -261,7 +261,7 @@ def test_extrapolated_flows_have_a_file_of_their_own_and_leave_the_others_theirs
 def test_window_loss_is_the_mean_square_over_steps(flows, solver):
     torch.manual_seed(1)
     network = Corrector(plain((2,)), Scales(0.3, 100.0, 0.05))
-    batch = flows.train.windows(zo.Key(0, 0), 3, SMALL.unroll)
+    batch = flows.train.windows(zo.estimators.Key(0, 0), 3, SMALL.unroll)
     frames, reynolds = batch
     with torch.no_grad():
         found = window_loss(solver, 0.3)(network, batch)
@@ -313,7 +313,9 @@ def test_a_stream_that_is_faster_on_top_of_the_picture_turns_clockwise():
     assert (turned(vorticity(velocity, 1.0)) == -1.0).all()
 
 
-@pytest.mark.parametrize("evaluator", [zo.Loop(), zo.Stacked()], ids=["loop", "stacked"])
+@pytest.mark.parametrize(
+    "evaluator", [zo.evaluators.Loop(), zo.evaluators.Stacked()], ids=["loop", "stacked"]
+)
 @pytest.mark.parametrize(
     ("scheme", "dtype", "mu", "truncation"),
     [
@@ -329,7 +331,7 @@ def test_zo_through_the_box_is_autograd_through_the_step(flows, evaluator, schem
     torch.manual_seed(0)
     solver = WakeFlow(SMALL.width)
     network = Corrector(plain((1,)), Scales(0.3, 100.0, 0.1)).to(dtype)
-    frames, reynolds = flows.train.windows(zo.Key(0, 0), 2, 3)
+    frames, reynolds = flows.train.windows(zo.estimators.Key(0, 0), 2, 3)
     batch = frames.to(dtype), reynolds.to(dtype)
     estimator = zo.CGE(mu, central=scheme == "central")
     gradient = zo.LossGradient(network, window_loss(solver, 0.3), estimator, evaluator=evaluator)

@@ -266,7 +266,7 @@ class Recorder(TorchFunctionMode):
         name = resolve_name(function) or getattr(function, "__name__", str(function))
         return NotReadable(
             f"{self._name()}: expected functions that have a rule, got {name}, which {what}. "
-            "Add one with zo.difference_rule, or use evaluator='stacked'."
+            "Add one with zo.evaluators.difference_rule, or use evaluator='stacked'."
         )
 
 

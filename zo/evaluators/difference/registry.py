@@ -5,7 +5,7 @@ the perturbed weights and differs in the variants, it gets a `Moved` (base and c
 tensor, else the tensor. It gives the change of the result, `(variants, *shape of the result)`: the exact
 finite difference f(base + change) - f(base), computed without subtracting the two.
 
-    @zo.difference_rule(torch.square)
+    @zo.evaluators.difference_rule(torch.square)
     def square(call, input):
         return input.change * (2 * input.base + input.change)
 

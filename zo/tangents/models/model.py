@@ -21,7 +21,7 @@ class ModelTangent(Tangent):
         def coarse(velocity, reynolds):  # few steps, or another viscosity, or a lower order
             return step(velocity, reynolds / 2)
 
-        tangent = zo.SecantTangent(zo.ModelTangent(coarse))  # learns what the model leaves
+        tangent = zo.SecantTangent(zo.tangents.ModelTangent(coarse))  # learns what the model leaves
 
     It learns nothing and has no prior; put it first, as the prior of tangents that learn. Its values are
     never used, so it may be off by a constant. Rows must not interact.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tasks.image_classification.data.shapes.factors import FRAGMENTS, Factors
 from tasks.image_classification.data.shapes.outlines import NAMES, inside
-from zo import Key
+from zo.estimators import Key
 
 
 def draw(labels: Tensor, factors: Factors, key: Key, side: int) -> Tensor:

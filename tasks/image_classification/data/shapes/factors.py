@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zo import Key
+from zo.estimators import Key
 
 TURN = 0.3  # to either side, in radians
 RADIUS = (7.0, 9.0)  # of the disc of the outline's area, in pixels

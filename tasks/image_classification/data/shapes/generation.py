@@ -9,7 +9,7 @@ from tasks.errors import ConfigurationError
 from tasks.image_classification.data.shapes.drawing import draw
 from tasks.image_classification.data.shapes.factors import draw_factors, draw_labels
 from tasks.image_classification.data.shapes.outlines import NAMES
-from zo import Key
+from zo.estimators import Key
 
 SIDE = 32
 BLOCK = 256  # images drawn together: planes of a megabyte stay in the cache

@@ -52,7 +52,7 @@ def made(make, seed=0):
 
 
 def problem_of(network, objective, data) -> Problem:
-    return Problem(network, zo.Parameters(network), objective, data, len(data[0]))
+    return Problem(network, zo.estimators.Parameters(network), objective, data, len(data[0]))
 
 
 @torch.no_grad()
@@ -66,7 +66,7 @@ def agree(network, objective, data, atol=1e-12):
     base = objective(network, data)
     start.restore()  # queries start from the state that the base did
     truth = Loop().changes(problem, queries, base)
-    found = zo.Difference().changes(problem, queries, base)
+    found = zo.evaluators.Difference().changes(problem, queries, base)
     assert torch.equal(torch.isfinite(found), torch.isfinite(truth))
     assert torch.allclose(found.nan_to_num(), truth.nan_to_num(), rtol=0, atol=atol)
 
@@ -130,7 +130,7 @@ def test_a_rule_of_the_user_serves_functions_and_whole_modules(monkeypatch):
         network = made(lambda: nn.Sequential(nn.Linear(3, 4), Odd(), nn.Linear(4, 2)))
         objective = zo.OutputLoss(squared)
         with pytest.raises(NotReadable):
-            zo.Difference().changes(
+            zo.evaluators.Difference().changes(
                 problem_of(network, objective, batch()),
                 Coordinates(torch.tensor([0]), torch.ones(1)),
                 torch.zeros(5),  # refused before the losses are looked at
@@ -138,7 +138,7 @@ def test_a_rule_of_the_user_serves_functions_and_whole_modules(monkeypatch):
         with monkeypatch.context() as patched:
             patched.setitem(RULES, key, None)  # so that it is taken out again
 
-            @zo.difference_rule(key)
+            @zo.evaluators.difference_rule(key)
             def subtracted(call, *arguments):
                 input = arguments[-1]
                 return torch.special.bessel_j0(input.value) - torch.special.bessel_j0(input.base)
@@ -161,12 +161,12 @@ class Scaling(nn.Module):
 def test_a_rule_of_a_module_sees_its_weights(monkeypatch):
     monkeypatch.setitem(RULES, Scaling, None)
 
-    @zo.difference_rule(Scaling)
+    @zo.evaluators.difference_rule(Scaling)
     def rule(call, parameters, input):
         scale, x = parameters["scale"], input
-        base = [t.base if isinstance(t, zo.Moved) else t for t in (x, scale)]
-        moved = [t.value if isinstance(t, zo.Moved) else t for t in (x, scale)]
-        if isinstance(scale, zo.Moved):
+        base = [t.base if isinstance(t, zo.evaluators.Moved) else t for t in (x, scale)]
+        moved = [t.value if isinstance(t, zo.evaluators.Moved) else t for t in (x, scale)]
+        if isinstance(scale, zo.evaluators.Moved):
             moved[1] = moved[1][:, None]
         return torch.special.bessel_j0(moved[0] * moved[1]) - torch.special.bessel_j0(base[0] * base[1])
 
@@ -207,7 +207,9 @@ def test_a_black_box_behind_the_network_gets_base_and_change_of_all_variants_tog
     problem = problem_of(made(mlp), objective, batch())
     queries = Coordinates(torch.arange(7), torch.full((7,), 1e-2))
     with torch.no_grad():
-        zo.Difference(variants=7).changes(problem, queries, objective(problem.network, problem.batch))
+        zo.evaluators.Difference(variants=7).changes(
+            problem, queries, objective(problem.network, problem.batch)
+        )
     assert box.calls == [5, 7 * 5]  # the base here, and the queries; none while it was recorded
 
 
@@ -252,7 +254,9 @@ def test_what_no_weight_moves_stays_as_it_is_before_a_loss_without_a_rule(large,
     queries = Coordinates(torch.arange(8), torch.full((8,), 1e-3, dtype=torch.float64))
     wide = problem_of(made(WithMask).double(), objective, tuple(t.double() for t in batch()))
     with torch.no_grad():
-        found = zo.Difference().changes(problem, queries, objective(problem.network, problem.batch))
+        found = zo.evaluators.Difference().changes(
+            problem, queries, objective(problem.network, problem.batch)
+        )
         true = Loop().changes(wide, queries, objective(wide.network, wide.batch))
     assert torch.allclose(found.double(), true, rtol=1e-3, atol=3e-7 if large == 0 or boxed else 1e-8)
     assert true.abs().max() > 1e-4
@@ -267,7 +271,11 @@ def test_a_loss_without_a_rule_is_taken_in_float64():
     queries = Coordinates(torch.arange(20), torch.full((20,), 1e-6))
     wide = problem_of(made(mlp).double(), zo.OutputLoss(odd), tuple(t.double() for t in batch()))
     with torch.no_grad():
-        found = zo.Difference().changes(problem, queries, problem.objective(network, problem.batch)).double()
+        found = (
+            zo.evaluators.Difference()
+            .changes(problem, queries, problem.objective(network, problem.batch))
+            .double()
+        )
         steps = Coordinates(queries.indices, queries.steps.double())
         truth = Loop().changes(wide, steps, wide.objective(wide.network, wide.batch))
     # In float32 the losses themselves are rounded to 6e-8, a tenth of most of these changes.
@@ -322,7 +330,9 @@ def test_what_cannot_be_read_is_refused(make):
     before = [p.detach().clone() for p in network.parameters()]
     problem = problem_of(network, zo.OutputLoss(squared), batch())
     with torch.no_grad(), pytest.raises(NotReadable, match="stacked"):
-        zo.Difference().changes(problem, Coordinates(torch.tensor([0]), torch.ones(1)), torch.zeros(5))
+        zo.evaluators.Difference().changes(
+            problem, Coordinates(torch.tensor([0]), torch.ones(1)), torch.zeros(5)
+        )
     assert all(torch.equal(p, old) for p, old in zip(network.parameters(), before, strict=True))
     assert not any("forward" in vars(module) for module in network.modules())
 
@@ -394,7 +404,9 @@ def test_activations_beyond_the_memory_are_computed_again_to_the_same_bits():
             base = problem.objective(problem.network, problem.batch)
             torch.set_rng_state(start)
             with MemoryPeak() as peak:
-                found.append(zo.Difference(variants=4, memory=memory).begin(problem, base)(queries))
+                found.append(
+                    zo.evaluators.Difference(variants=4, memory=memory).begin(problem, base)(queries)
+                )
             held.append(peak.peak)
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
     assert held[0] > held[1] >= held[2]
@@ -409,7 +421,7 @@ def test_activations_beyond_the_memory_are_computed_again_to_the_same_bits():
 )
 def test_bad_settings(settings, words):
     with pytest.raises(zo.ConfigurationError, match=words):
-        zo.Difference(**settings)
+        zo.evaluators.Difference(**settings)
 
 
 def test_a_closure_has_no_batch_to_read():

@@ -122,7 +122,7 @@ def test_what_would_come_out_wrong_is_refused(function, words):
     problem = problem_of(network, objective, batch())
     queries = Coordinates(torch.arange(problem.parameters.size), torch.ones(problem.parameters.size))
     with torch.no_grad(), pytest.raises(NotReadable, match=words):
-        zo.Difference().changes(problem, queries, objective(network, problem.batch))
+        zo.evaluators.Difference().changes(problem, queries, objective(network, problem.batch))
 
 
 def test_a_read_past_the_recorder_that_swallows_nan_is_found_by_the_losses():
@@ -136,7 +136,7 @@ def test_a_read_past_the_recorder_that_swallows_nan_is_found_by_the_losses():
     problem = problem_of(network, objective, batch())
     with torch.no_grad(), pytest.raises(NotReadable, match="losses of the base when it is recorded"):
         base = objective(network, problem.batch)
-        zo.Difference().changes(problem, Coordinates(torch.tensor([0]), torch.ones(1)), base)
+        zo.evaluators.Difference().changes(problem, Coordinates(torch.tensor([0]), torch.ones(1)), base)
 
 
 WEIGHTS = torch.tensor([0.5, 2.0])

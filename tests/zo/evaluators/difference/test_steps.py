@@ -64,7 +64,7 @@ def test_a_sleeping_branch_without_a_rule_is_refused_at_the_first_step():
     network = made(lambda: Branch("sort"))
     problem = problem_of(network, zo.OutputLoss(squared), batch())
     with torch.no_grad(), pytest.raises(Unservable, match=r"the network.*sort, which has no rule"):
-        zo.Difference().begin(problem, problem.objective(network, problem.batch))
+        zo.evaluators.Difference().begin(problem, problem.objective(network, problem.batch))
 
 
 class Spread(nn.Module):
@@ -80,7 +80,7 @@ class Spread(nn.Module):
 def test_a_function_without_a_rule_in_the_network_is_refused_by_name_before_any_query():
     problem = problem_of(made(Spread), zo.OutputLoss(squared), batch())
     with torch.no_grad(), pytest.raises(Unservable, match=r"Tensor\.var, which has no rule"):
-        zo.Difference().begin(problem, problem.objective(problem.network, problem.batch))
+        zo.evaluators.Difference().begin(problem, problem.objective(problem.network, problem.batch))
 
 
 def test_a_function_without_a_rule_in_the_loss_is_taken_whole():
@@ -89,7 +89,7 @@ def test_a_function_without_a_rule_in_the_loss_is_taken_whole():
     queries = Coordinates(torch.arange(20), torch.full((20,), 1e-3, dtype=torch.float64))
     with torch.no_grad():
         base = objective(problem.network, problem.batch)
-        found = zo.Difference().begin(problem, base)(queries)
+        found = zo.evaluators.Difference().begin(problem, base)(queries)
         assert torch.allclose(found, Loop().changes(problem, queries, base), rtol=0, atol=1e-12)
 
 
@@ -99,7 +99,7 @@ def test_a_loss_without_a_rule_that_reads_weights_is_refused():
     problem = problem_of(network, objective, batch())
     before = [p.detach().clone() for p in network.parameters()]
     with torch.no_grad(), pytest.raises(Unservable, match="a loss that no rule describes"):
-        zo.Difference().begin(problem, objective(network, problem.batch))
+        zo.evaluators.Difference().begin(problem, objective(network, problem.batch))
     assert all(torch.equal(p, old) for p, old in zip(network.parameters(), before, strict=True))
 
 
@@ -155,10 +155,10 @@ def test_large_activations_are_as_accurate_as_loop_and_leave_what_does_not_move(
     problem, indices, base = large(torch.float32, training)
     queries = Coordinates(indices, torch.full((40,), mu))
     start = torch.get_rng_state()
-    changes = zo.Difference().begin(problem, base)
+    changes = zo.evaluators.Difference().begin(problem, base)
     found = changes(queries)
     assert torch.equal(torch.get_rng_state(), start)
-    assert torch.equal(found, zo.Difference().begin(problem, base)(queries))
+    assert torch.equal(found, zo.evaluators.Difference().begin(problem, base)(queries))
     # The same weights in float32 and float64: what is left is rounding.
     looped = Loop().changes(problem, queries, base).double().mean(1)
     error, own = (looped - true).norm(), (found.double().mean(1) - true).norm()
@@ -176,7 +176,10 @@ def test_changes_of_large_activations_are_exact_where_losses_cannot_be_subtracte
     true = Loop().losses(wide, Coordinates(indices, steps.double())).mean(1) - wide_base.mean()
     problem, indices, base = large(torch.float32, True, faint)
     found = (
-        zo.Difference(variants=variants).begin(problem, base)(Coordinates(indices, steps)).double().mean(1)
+        zo.evaluators.Difference(variants=variants)
+        .begin(problem, base)(Coordinates(indices, steps))
+        .double()
+        .mean(1)
     )
     assert (found - true).norm() <= 1e-4 * true.norm()
 
@@ -192,7 +195,7 @@ class Striding(nn.Module):
 def test_a_module_that_takes_one_memory_format_gets_it(monkeypatch):
     monkeypatch.setitem(RULES, Striding, None)  # so that it is taken out again
 
-    @zo.difference_rule(Striding)
+    @zo.evaluators.difference_rule(Striding)
     def rule(call, parameters, input):
         return (input.change * (2 * input.base + input.change)).flatten(2)
 
@@ -206,14 +209,14 @@ def test_a_module_that_takes_one_memory_format_gets_it(monkeypatch):
     queries = Coordinates(torch.arange(0, 180, 9), torch.full((20,), 1e-2))
     base = problem.objective(network, data)
     true = Loop().losses(problem, queries) - base
-    found = zo.Difference().begin(problem, base)(queries)
+    found = zo.evaluators.Difference().begin(problem, base)(queries)
     assert torch.allclose(found, true, rtol=1e-3, atol=2e-5 * float(base.max()))
     assert true.abs().max() > 1e-3
 
 
 @torch.no_grad()
 def test_evaluators_of_equal_settings_are_equal_and_remember_nothing():
-    first, second = zo.Difference(memory=2**20), zo.Difference(memory=2**20)
+    first, second = zo.evaluators.Difference(memory=2**20), zo.evaluators.Difference(memory=2**20)
     assert first == second and repr(first) == "Difference(variants=None, memory=1048576)"
     other = problem_of(made(mlp, seed=1), zo.OutputLoss(squared), batch(7))
     problem = problem_of(made(mlp), zo.OutputLoss(squared), batch())
