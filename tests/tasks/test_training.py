@@ -20,7 +20,7 @@ from tasks.progress import Progress
 from tasks.runs.checkpoints import Checkpoints
 from tasks.runs.folder import Run
 from tasks.training import train
-from zo import RanksError
+from zo.errors import RanksError
 
 STAGE = "seed-0/zo-sol"
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)

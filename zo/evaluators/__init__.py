@@ -4,13 +4,12 @@
 changes of the losses. It is checked against `Loop` before it is used, and again at steps 1, 10, 100, ...
 """
 
-from difference.changes import Moved
-from difference.evaluator import Difference
-from difference.registry import difference_rule
-from evaluator import Changes, Evaluator, Problem, Unservable
-from loop import Loop
-from stacked import Stacked
-
+from zo.evaluators.difference.changes import Moved
+from zo.evaluators.difference.evaluator import Difference
+from zo.evaluators.difference.registry import difference_rule
+from zo.evaluators.evaluator import Changes, Evaluator, Problem, Unservable
+from zo.evaluators.loop import Loop
+from zo.evaluators.stacked import Stacked
 from zo.perturbation import Coordinates, Directions, Perturbation
 
 __all__ = [

@@ -8,7 +8,7 @@ from torch import Tensor
 from tasks.errors import ConfigurationError
 from tasks.image_classification.data.augmentation import Augmentation
 from tasks.image_classification.data.images import Images, Normalisation
-from zo import Key
+from zo.estimators import Key
 
 _ORDER, _AUGMENTATION = 0, 1  # paths of the two generators of an epoch
 

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tasks.errors import ConfigurationError
 from tasks.image_classification.data.shapes import NAMES, drawing, factors, generation, outlines, shapes
-from zo import Key
+from zo.estimators import Key
 
 BLOCK = generation.BLOCK
 
