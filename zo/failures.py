@@ -62,30 +62,33 @@ def _first(causes: Sequence[FailedRow]) -> str:
     return f" The first cause: {causes[0].sentence().rstrip('.')}." if causes else ""
 
 
-def tell_noise(step: int, noise: float | None, differences: Tensor) -> bool:
-    """Warn where two evaluations of the base are apart by more than a fraction of what `mu` changes.
-
-    Returns whether it did.
+def tell_noise(step: int, noise: float, rounding: float, differences: Tensor) -> bool:
+    """Warn where noise or rounding is not small beside what `mu` changes; returns whether it did.
 
     Args:
         step: The number of the step.
-        noise: How far the mean losses were apart; None if the base was evaluated once.
+        noise: How far two evaluations at the same weights were apart; 0 if nothing was evaluated twice.
+        rounding: What rounding of the losses does to the mean of their changes; 0 if none are subtracted.
         differences: `(queries,)`, what the queries changed.
     """
-    if not noise or not len(differences):  # nothing was asked, or nothing is off
+    size = float(differences.square().mean().sqrt()) if len(differences) else 0.0
+    if noise > NOISY * size:
+        what = (
+            f"expected two evaluations of the objective at the same weights to agree, got losses that differ "
+            f"by {noise:.1e}; the differences that mu makes are about {size:.1e}: noise is "
+            f"{noise / max(size, 1e-300):.1g} times as large. The network or the objective has state outside "
+            "of torch (a counter, Python's or NumPy's random numbers), or a black box is noisy. Take that "
+            "out, or take a larger mu."
+        )
+    elif size > 0 and rounding > ROUNDED * size:
+        what = (
+            f"expected losses whose differences are distinguishable from their rounding, got differences of "
+            f"about {size:.1e} where rounding makes noise of {rounding:.1e}. Take a larger mu, losses in a "
+            "wider dtype, or take a constant out of them."
+        )
+    else:
         return False
-    size = float(differences.square().mean().sqrt())
-    if noise <= NOISY * size:
-        return False
-    warnings.warn(
-        f"Step {step}: expected two evaluations of the objective at the same weights to agree, got "
-        f"losses that differ by {noise:.1e}; the differences that mu makes are about {size:.1e}: noise "
-        f"is {noise / max(size, 1e-300):.1g} times as large. The network or the objective has state "
-        "outside of torch (a counter, Python's or NumPy's random numbers), or a black box is noisy. Take "
-        "that out, or take a larger mu.",
-        NoiseWarning,
-        stacklevel=3,
-    )
+    warnings.warn(f"Step {step}: {what}", NoiseWarning, stacklevel=3)
     return True
 
 

@@ -188,7 +188,7 @@ class LossGradient:
         self.parameters.add_to_grad(gradient, replace=self.estimator.replaces_grad)
         self.counts.steps += 1
         self._first = False
-        self._told_noise = self._told_noise or tell_noise(step, noise, difference[valid])
+        self._told_noise = self._told_noise or tell_noise(step, *noise, difference[valid])
         self._told_zero = self._told_zero or tell_zero(step, gradient)
         return pieces.base.loss()
 
@@ -273,17 +273,17 @@ class LossGradient:
         self.serving = self.serving.loaded(decided.serving)
         return Opening(replace(pieces, serving=self.serving), decided.numbers, decided.noise)
 
-    def _noise_after(self, pieces: Pieces, opening: Opening, difference: Tensor) -> float | None:
+    def _noise_after(self, pieces: Pieces, opening: Opening, difference: Tensor) -> tuple[float, float]:
         """How large noise and rounding are in a step that is checked, known to the first process."""
         if opening.noise is None or self._ranks.rank > 0:
-            return None
+            return 0.0, 0.0
         largest = int(difference.abs().argmax())
         with apart():
             again = noise_again(
                 pieces.base, pieces.plan.chunk(largest, largest + 1), float(difference[largest])
             )
         subtracted = "Difference" not in self.serving.state_dict().values()  # which carries changes instead
-        return max(opening.noise, again, rounding_of_mean(pieces.base) if subtracted else 0.0)
+        return max(opening.noise, again), rounding_of_mean(pieces.base) if subtracted else 0.0
 
     def _begin(self, step: int, batch: Any) -> Pieces:  # noqa: ANN401
         """Evaluate the base, plan the queries, and cut them into pieces."""

@@ -19,7 +19,7 @@ from blackbox import BudgetError
 from zo.base import Base
 from zo.evaluators.evaluator import Changes, Evaluator, Problem, Unservable
 from zo.evaluators.loop import Loop
-from zo.evaluators.sentinel import ROUNDING, SHAKES, rounding_of
+from zo.evaluators.sentinel import PLACE, ROUNDING, SHAKES, inserted, left_out, rounding_of
 from zo.parameters import Parameters
 from zo.perturbation import Coordinates, Directions, Perturbation
 
@@ -221,17 +221,13 @@ def refuse_off(
     """
     one = queries.part(chosen, chosen + 1)
     longer = one.steps * (LENGTHS[0] / one.steps.abs().max())
-    if isinstance(queries, Coordinates) and isinstance(one, Coordinates):
-        own: Perturbation = Coordinates(one.indices, longer)
-        both: Perturbation = Coordinates(
-            torch.cat([queries.indices, one.indices]), torch.cat([queries.steps, longer])
-        )
-    else:
-        own, both = Directions(longer), Directions(torch.cat([queries.steps, longer]))
-    found = changes(both)
+    own: Perturbation = Directions(longer)
+    if isinstance(one, Coordinates):
+        own = Coordinates(one.indices, longer)
+    found = changes(inserted(queries, own))
     truth = _by_loop(problem, base, own)
     problem.tally.queries += 1
-    off = (found[-1] - truth[0]).abs().nan_to_num(0.0)
+    off = (found[PLACE] - truth[0]).abs().nan_to_num(0.0)
     eps = max(torch.finfo(dtype).eps for dtype in (base.dtype, problem.parameters.dtype))
     allowed = Evaluator.agreement * truth[0].abs().nan_to_num(0.0)
     if (off > allowed + 3 * ROUNDING * eps * base.abs().nan_to_num(0.0)).any():
@@ -243,7 +239,7 @@ def refuse_off(
                 f"{evaluator} disagreed with loop for {name} among the queries of a step, by up to "
                 f"{off.max().item():.1e}, as if the rows of different variants were mixed"
             )
-    return found[:-1]
+    return left_out(found)
 
 
 def _entries(size: int, step: int) -> list[int]:

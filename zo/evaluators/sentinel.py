@@ -32,18 +32,25 @@ SHAKES, SHAKEN_UNITS = 3, 4
 PLACE = 1
 
 
-def with_sentinel(perturbation: Perturbation) -> Perturbation:
+def with_sentinel(queries: Perturbation) -> Perturbation:
     """The queries, and behind the first one a further one that moves nothing."""
-    steps, still = perturbation.steps, torch.zeros_like(perturbation.steps[:1])
-    steps = torch.cat([steps[:PLACE], still, steps[PLACE:]])
-    if isinstance(perturbation, Coordinates):
-        indices = perturbation.indices
-        return Coordinates(torch.cat([indices[:PLACE], indices[:1], indices[PLACE:]]), steps)
+    still = torch.zeros_like(queries.steps[:1])
+    if isinstance(queries, Coordinates):
+        return inserted(queries, Coordinates(queries.indices[:1], still))
+    return inserted(queries, Directions(still))
+
+
+def inserted(queries: Perturbation, one: Perturbation) -> Perturbation:
+    """The queries, and behind the first one a further one of the same kind."""
+    steps = torch.cat([queries.steps[:PLACE], one.steps, queries.steps[PLACE:]])
+    if isinstance(queries, Coordinates) and isinstance(one, Coordinates):
+        indices = queries.indices
+        return Coordinates(torch.cat([indices[:PLACE], one.indices, indices[PLACE:]]), steps)
     return Directions(steps)
 
 
-def without_sentinel(found: Tensor) -> Tensor:
-    """What was found of the queries themselves, `(queries, ...)`."""
+def left_out(found: Tensor) -> Tensor:
+    """What was found of the queries, `(queries, ...)`, without what was inserted."""
     return torch.cat([found[:PLACE], found[PLACE + 1 :]])
 
 
@@ -92,7 +99,7 @@ def refuse_shifted(
     eps = max(torch.finfo(dtype).eps for dtype in (base.dtype, problem.parameters.dtype))
     if not rows.any() or off.max() <= ROUNDING * eps * base[rows].abs().max():
         return
-    size = without_sentinel(changes)[:, rows].double().nan_to_num(0.0).square().mean(dim=1).sqrt()
+    size = left_out(changes)[:, rows].double().nan_to_num(0.0).square().mean(dim=1).sqrt()
     if off.double().square().mean().sqrt() <= HARMLESS * size.median():
         return
     if (off <= rounding_of(problem, base)[rows]).all():

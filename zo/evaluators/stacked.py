@@ -16,7 +16,7 @@ from zo.evaluators.forwards import replaced
 from zo.evaluators.hidden_weights import hidden
 from zo.evaluators.loop import Loop
 from zo.evaluators.replacements import copied_bytes, replacements, size_in_bytes
-from zo.evaluators.sentinel import refuse_shifted, with_sentinel, without_sentinel
+from zo.evaluators.sentinel import left_out, refuse_shifted, with_sentinel
 from zo.evaluators.state import Snapshot
 from zo.objective import losses, uncompiled
 from zo.perturbation import Perturbation
@@ -52,7 +52,7 @@ class Stacked(Evaluator):
             found = run() - base
             problem.tally.queries += 1
             refuse_shifted(problem, queries, base, found, run)
-            return without_sentinel(found)
+            return left_out(found)
 
         return changes
 

@@ -106,10 +106,11 @@ class Difference(Evaluator):
         assert isinstance(perturbation, Coordinates)  # see `serves`
         which, local = problem.parameters.locate(perturbation.indices)
         found = base.new_zeros(len(perturbation), len(base))
+        start = None if recording.tail is None else Snapshot(problem.network, problem.written)  # of its draws
         with comparable(problem.network):
             for number in which.unique().tolist():
                 weight, own = problem.parameters.tensors[number], torch.nonzero(which == number).flatten()
-                resolved = float(perturbation.steps[own].abs().max()) >= torch.finfo(weight.dtype).eps ** 0.5
+                resolved = float(perturbation.steps[own].abs().min()) >= torch.finfo(weight.dtype).eps ** 0.5
                 together, large = self._pass(recording, number, weight.device, resolved)
                 for some in own.split(together):
                     steps = perturbation.steps[some].to(weight.device, weight.dtype)
@@ -118,6 +119,8 @@ class Difference(Evaluator):
                     if large is not None and not _resolved(changed, base, weight.dtype):
                         changed = send(recording, number, change, None, base)
                     found[some.to(found.device)] = changed
+                    if start is not None:
+                        start.restore()
         return found
 
     def _pass(
