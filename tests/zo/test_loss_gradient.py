@@ -115,13 +115,14 @@ def test_the_box_gets_all_variants_in_one_call_and_queries_are_counted():
     gradient = zo.LossGradient(network, objective, zo.CGE(1e-3), evaluator=zo.evaluators.Stacked(), chunk=8)
     gradient.backward(torch.randn(5, 4))
     checks = gradient.counts.checks
-    assert box.calls[-9:] == [9 * 5] * 6 + [5 * 5] * 3  # 20 queries by eights, and with each a sentinel
+    assert 9 * 5 in box.calls and max(box.calls) <= 10 * 5  # by eights, with a sentinel, and one drawn query
     assert sum(box.calls) == 3 * 5 * (1 + 20 + checks)
     assert gradient.counts == zo.QueryCounts(steps=1, queries=20 + checks, checks=checks)
     gradient.backward(torch.randn(5, 4))  # the check is repeated
     calls = len(box.calls)
     gradient.backward(torch.randn(5, 4))
-    assert box.calls[calls:] == [5] * 3 + [9 * 5] * 6 + [5 * 5] * 3
+    # three chunks with a sentinel each; the drawn query in one of them, and by itself
+    assert sum(box.calls[calls:]) == 3 * 5 * (1 + 20 + 3 + 2)
     assert gradient.queries() == 20
 
 

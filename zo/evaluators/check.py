@@ -186,7 +186,10 @@ def fault_of(
             if not _agree(evaluator, found[: len(piece.truth)].to(base.device), piece.truth, truth.rounding):
                 wrong.append(piece.name)
         if wrong:
-            return f"disagreed with loop for {', '.join(dict.fromkeys(wrong))}"
+            single = [
+                name for name in wrong if ", " not in name
+            ] or wrong  # not the piece of all, if one tells
+            return f"disagreed with loop for {', '.join(dict.fromkeys(single))}"
         if not evaluator.sees_all_reads(problem, _all(truth), base):
             return "does not see a weight that is read outside its layer, as by a penalty on the weights"
     except BudgetError:

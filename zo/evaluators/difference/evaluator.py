@@ -21,7 +21,8 @@ from zo.perturbation import Coordinates, Directions, Perturbation
 LARGE = 2**17  # beyond, values anew cost less than changes
 CACHED = 2**20  # of all variants of a pass, which then stay in the cache
 MOST = 32  # variants of a pass
-RESOLVED = 4  # units in the last place of the losses, below which subtracted ones are mostly rounding
+SHORT = 4  # times the root of the float's precision: losses of shorter steps are not subtracted
+RESOLVED = 10  # units in the last place of the losses, below which subtracted ones are mostly rounding
 LOSS_ROUNDING = 1000  # units in the last place by which recorded losses may be off the base's
 OTHER_KERNELS = 1e-3  # of a loss of order one: a GPU's library may choose others, of lower precision
 TEMPORARIES = 6  # tensors of the widest change's size that a rule holds at once
@@ -43,8 +44,8 @@ class Difference(Evaluator):
     at a time, and from where its change has spread to all channels the functions themselves run on the new
     values: that takes half of the time or less, and the losses are subtracted, so differences are rounded as
     in `loop`. All other queries are changes to the end: those of small activations; those that change the
-    losses by less than four units in the last place, found by trying; those of steps below the root of the
-    float's precision (3.5e-4 in float32), which are not even tried; and all on a GPU.
+    losses by less than ten units in the last place, found by trying; those of steps below four times the
+    root of the float's precision (1.4e-3 in float32), which are not even tried; and all on a GPU.
 
     It serves coordinates; directions change every layer, and are left to other evaluators. A loss
     that has no rules gets output and change together (`Tail`): a black box behind the network sees
@@ -110,7 +111,9 @@ class Difference(Evaluator):
         with comparable(problem.network):
             for number in which.unique().tolist():
                 weight, own = problem.parameters.tensors[number], torch.nonzero(which == number).flatten()
-                resolved = float(perturbation.steps[own].abs().min()) >= torch.finfo(weight.dtype).eps ** 0.5
+                resolved = (
+                    float(perturbation.steps[own].abs().min()) >= SHORT * torch.finfo(weight.dtype).eps ** 0.5
+                )
                 together, large = self._pass(recording, number, weight.device, resolved)
                 for some in own.split(together):
                     steps = perturbation.steps[some].to(weight.device, weight.dtype)

@@ -101,7 +101,7 @@ def test_a_wrong_rule_is_found_on_first_use_and_named_by_its_parameters(monkeypa
 
     monkeypatch.setitem(RULES, F.linear, Rule(doubled))
     with pytest.warns(
-        zo.EvaluatorWarning, match=r"Difference disagreed with loop for 0\.bias.*stacked"
+        zo.EvaluatorWarning, match=r"Difference disagreed with loop for 0\.weight.*stacked"
     ) as caught:
         found, gradient = gradient_of(made(mlp), "difference")
         gradient.backward(batch())
