@@ -202,14 +202,19 @@ def fault_of(
 
 
 def refuse_off(
-    evaluator: str, problem: Problem, base: Tensor, changes: Changes, queries: Perturbation, chosen: int
+    evaluator: Evaluator,
+    problem: Problem,
+    base: Tensor,
+    changes: Changes,
+    queries: Perturbation,
+    chosen: int,
 ) -> Tensor:
     """Evaluate the queries of a real chunk, and with them one of them at a longer step, by `loop` too.
 
     It sees what a sentinel, which does not move, cannot: a variant's own rows mixed with those of others.
 
     Args:
-        evaluator: Its name, for the message.
+        evaluator: The fast one that serves the chunk.
         problem: The step's.
         base: Losses of the base, `(rows,)`.
         changes: The evaluator's.
@@ -232,15 +237,15 @@ def refuse_off(
     problem.tally.queries += 1
     off = (found[PLACE] - truth[0]).abs().nan_to_num(0.0)
     eps = max(torch.finfo(dtype).eps for dtype in (base.dtype, problem.parameters.dtype))
-    allowed = Evaluator.agreement * truth[0].abs().nan_to_num(0.0)
+    allowed = evaluator.agreement * truth[0].abs().nan_to_num(0.0)
     if (off > allowed + 3 * ROUNDING * eps * base.abs().nan_to_num(0.0)).any():
         if (off > allowed + rounding_of(problem, base)).any():
             name = "a direction"
             if isinstance(one, Coordinates):
                 name = problem.parameters.names[int(problem.parameters.locate(one.indices)[0])]
             raise Unservable(
-                f"{evaluator} disagreed with loop for {name} among the queries of a step, by up to "
-                f"{off.max().item():.1e}, as if the rows of different variants were mixed"
+                f"{type(evaluator).__name__} disagreed with loop for {name} among the queries of a step, "
+                f"by up to {off.max().item():.1e}, as if the rows of different variants were mixed"
             )
     return left_out(found)
 

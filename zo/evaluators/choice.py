@@ -13,7 +13,7 @@ from zo.base import Base
 from zo.errors import ConfigurationError, EvaluatorWarning
 from zo.evaluators.check import Remember, fault_of, truth_of
 from zo.evaluators.difference.evaluator import Difference
-from zo.evaluators.evaluator import Changes, Evaluator
+from zo.evaluators.evaluator import Evaluator, Problem
 from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
 from zo.objective import Closed, Objective, OutputLoss
@@ -82,24 +82,11 @@ class Serving:
         own = [kind for kind in self.numbers if kind.endswith(_mode(training))]
         return not own or any(kind in self.unchecked for kind in own)
 
-    def name_for(self, queries: Perturbation, training: bool) -> str:
-        """The class of what serves some queries."""
-        number = self.numbers.get(_kind(queries, training), len(self.evaluators) - 1)
-        return type(self.evaluators[number]).__name__
-
-    def changes(self, base: Base, *, by_loop: bool = False) -> Changes:
-        """The function that evaluates a step's queries, each kind by what serves it; or all by `Loop`."""
-        begun: dict[int, Changes] = {}
+    def serves(self, queries: Perturbation, problem: Problem, *, by_loop: bool = False) -> Evaluator:
+        """What evaluates some queries of a step: `Loop` where nothing was decided, or if it is asked for."""
         last = len(self.evaluators) - 1
-
-        def changes(queries: Perturbation) -> torch.Tensor:
-            kind = _kind(queries, base.problem.network.training)
-            number = last if by_loop else self.numbers.get(kind, last)
-            if number not in begun:
-                begun[number] = self.evaluators[number].begin(base.problem, base.losses)
-            return begun[number](queries)
-
-        return changes
+        number = self.numbers.get(_kind(queries, problem.network.training), last)
+        return self.evaluators[last if by_loop else number]
 
     def checked(self, base: Base, plan: Perturbations, chunk: int, step: int, remember: Remember) -> Serving:
         """Check what serves the kinds of queries in a plan; what fails gives way to the next one."""

@@ -48,8 +48,12 @@ class Page:
             return known[name]
         before = self._tally.queries
         numbers = work()
-        self._journal.put(self._key(name), {"numbers": numbers, "spent": self._tally.queries - before})
+        self.keep(name, numbers, self._tally.queries - before)
         return numbers
+
+    def keep(self, name: str, numbers: Tensor, spent: int) -> None:
+        """Keep the numbers of a piece, and how many queries checks have cost meanwhile."""
+        self._journal.put(self._key(name), {"numbers": numbers, "spent": spent})
 
     def known(self, names: Iterable[str]) -> dict[str, Tensor]:
         """The numbers, by name, of those pieces that an earlier process has left."""

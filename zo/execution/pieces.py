@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +11,8 @@ from torch import Tensor
 from zo.base import Base
 from zo.evaluators.check import refuse_off
 from zo.evaluators.choice import Serving
-from zo.evaluators.evaluator import Unservable, mean_changes
+from zo.evaluators.evaluator import Changes, Unservable, mean_changes
+from zo.evaluators.loop import Loop
 from zo.execution.journal import Page
 from zo.execution.ranks import Ranks
 from zo.execution.shared_rows import apart
@@ -30,7 +30,7 @@ class Pieces:
         serving: What evaluates them.
         page: The journal of the step; None without a journal.
         marks: Checksums by name of what must be the same in all processes.
-        drawn: The query of the plan that is evaluated by `loop` too; None for none.
+        drawn: The query of the plan that is evaluated by `loop` too.
     """
 
     base: Base
@@ -39,7 +39,7 @@ class Pieces:
     serving: Serving
     page: Page | None
     marks: Mapping[str, int]
-    drawn: int | None = None
+    drawn: int = 0
 
     def __len__(self) -> int:
         return -(-self.plan.queries // self.chunk)
@@ -48,6 +48,10 @@ class Pieces:
         """The queries of a piece."""
         start = number * self.chunk
         return self.plan.chunk(start, min(start + self.chunk, self.plan.queries))
+
+    def is_drawn(self, number: int) -> bool:
+        """Whether the drawn query is in a piece."""
+        return number == self.drawn // self.chunk
 
     def name(self, number: int, *, by_loop: bool = False) -> str:
         """What the journal calls a piece: other evaluators give other bits."""
@@ -110,34 +114,39 @@ def evaluate_share(pieces: Pieces, opening: Opening, ranks: Ranks, *, first_alon
     """
     left = [number for number in range(len(pieces)) if number not in opening.known]
     left = left[ranks.rank :: ranks.size] if not first_alone else left if ranks.rank == 0 else []
-    base, page, found, fault = pieces.base, pieces.page, {}, None
-    changes = pieces.serving.changes(base, by_loop=opening.by_loop)
-
-    drawn = None if opening.by_loop else pieces.drawn
-
-    def evaluated(number: int) -> Tensor:
-        """The mean change of the loss for each query of a piece, `(queries,)`, NaN where it is dropped."""
-        queries = pieces.queries(number)
-        name = pieces.serving.name_for(queries, base.problem.network.training)
-        if drawn is not None and number == drawn // pieces.chunk and name != "Loop" and len(queries) > 1:
-            own = refuse_off(name, base.problem, base.losses, changes, queries, drawn % pieces.chunk)
-        else:
-            own = changes(queries)
-        mean, valid = mean_changes(base.losses, own)
-        return torch.where(valid, mean, torch.nan)
-
+    base, page, fault = pieces.base, pieces.page, None
+    found: dict[int, Tensor] = {}
+    begun: dict[int, Changes] = {}
+    tally = base.problem.tally
     try:
         with apart():
             for number in left:
                 name = pieces.name(number, by_loop=opening.by_loop)
-                found[number] = page.remember(name, partial(evaluated, number)) if page else evaluated(number)
+                kept = {} if page is None else page.known([name])
+                if kept:
+                    found[number] = kept[name]
+                    continue
+                spent, queries = tally.queries, pieces.queries(number)
+                evaluator = pieces.serving.serves(queries, base.problem, by_loop=opening.by_loop)
+                if id(evaluator) not in begun:
+                    begun[id(evaluator)] = evaluator.begin(base.problem, base.losses)
+                changes = begun[id(evaluator)]
+                if pieces.is_drawn(number) and not isinstance(evaluator, Loop) and len(queries) > 1:
+                    chosen = pieces.drawn % pieces.chunk
+                    changed = refuse_off(evaluator, base.problem, base.losses, changes, queries, chosen)
+                else:
+                    changed = changes(queries)
+                mean, valid = mean_changes(base.losses, changed)
+                found[number] = torch.where(valid, mean, torch.nan)
+                if page is not None:
+                    page.keep(name, found[number], tally.queries - spent)
     except Unservable as error:
         fault = str(error)
-        base.problem.tally.queries += sum(len(numbers) for numbers in found.values())
+        tally.queries += sum(len(numbers) for numbers in found.values())
     except BaseException:
         base.before.restore()
         raise
-    return Share(pieces.marks, found, base.problem.tally.queries, fault)
+    return Share(pieces.marks, found, tally.queries, fault)
 
 
 def joined(count: int, parts: Sequence[Mapping[int, Tensor]]) -> tuple[Tensor, Tensor]:
