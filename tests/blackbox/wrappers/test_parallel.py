@@ -525,7 +525,7 @@ def test_an_executor_that_is_shut_down_while_it_works():
 
     state = np.arange(20.0).reshape(10, 2) + 1
     with pytest.raises(ExecutorError, match=r"it takes no more.*after shutdown"):
-        Parallel(EachBox(answer), executor, in_flight=2)(state)
+        Parallel(EachBox(answer), executor, block=1, in_flight=2)(state)
 
     made: list[Executor] = []
 
