@@ -10,12 +10,14 @@ __all__ = [
     "EvaluatorWarning",
     "FailedQueriesError",
     "KeepBestWarning",
+    "NoiseWarning",
     "ObjectiveError",
     "ParameterError",
     "PruningWarning",
     "RanksError",
     "TangentError",
     "TangentWarning",
+    "ZeroGradientWarning",
 ]
 
 
@@ -36,7 +38,7 @@ class RanksError(BlackBoxError, RuntimeError):
 
 
 class EvaluatorWarning(UserWarning):
-    """A fast evaluator disagreed with `loop` or could not run, and `loop` took its place."""
+    """A fast evaluator disagreed with `loop` or could not run, and a slower one took its place."""
 
 
 class NoiseWarning(UserWarning):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -85,7 +86,7 @@ def most_checks(
     sentinels += 1 + REPEATED
     if len(evaluators) == 1:
         return sentinels
-    tensors, entries = len(parameters.tensors), 3 if step == 0 else 2
+    tensors, entries = len(parameters.tensors), 3
     by_loop = SHAKES + 1 + tensors * entries * len(LENGTHS)
     fast = tensors * (entries + 2) + max(queries, 128) + 4
     return sentinels + by_loop + fast * (len(evaluators) - 1)
@@ -133,7 +134,14 @@ def rounding_of_mean(base: Base) -> float:
 
 
 def truth_of(
-    problem: Problem, base: Tensor, example: Perturbation, chunk: int, step: int, remember: Remember
+    problem: Problem,
+    base: Tensor,
+    example: Perturbation,
+    chunk: int,
+    step: int,
+    remember: Remember,
+    *,
+    first: bool,
 ) -> Truth:
     """Evaluate by `loop` what the check compares with.
 
@@ -142,8 +150,10 @@ def truth_of(
         base: Losses of the base, `(rows,)`.
         example: Queries of the kind to check, `Coordinates` or `Directions`, of the step's plan.
         chunk: How many queries real chunks have.
-        step: At the first one three entries of each tensor are compared, at later ones two others.
+        step: Its number, by which entries of each tensor are chosen.
         remember: Keeps what was evaluated, for a process that takes the step after this one was killed.
+        first: Whether an evaluator is checked for the first time: on three entries of each tensor, not two,
+            and on further pieces, one of all tensors and one as long as real chunks.
     """
     rounding = remember("check rounding", lambda: rounding_of(problem, base))
     if isinstance(example, Directions):
@@ -154,11 +164,13 @@ def truth_of(
         return Truth((Piece("a direction", Directions(torch.cat([steps, steps])), truth),), rounding)
     parameters, pieces = problem.parameters, []
     for name, start, tensor in zip(parameters.names, parameters.starts, parameters.tensors, strict=True):
-        indices = start + torch.tensor(_entries(tensor.numel(), step))
-        found = remember(f"check {name}", lambda i=indices: _distinguishable(problem, base, i, rounding))
+        indices = start + torch.tensor(_entries(tensor.numel(), step, first))
+        found = remember(
+            f"check {name} {len(indices)}", lambda i=indices: _distinguishable(problem, base, i, rounding)
+        )
         truth, steps = found[:, :-1], found[:, -1].to("cpu", parameters.dtype)
         pieces.append(Piece(name, Coordinates(indices, steps), truth.to(base.dtype)))
-    return Truth((*pieces, *(_long(pieces, problem, chunk) if step == 0 else ())), rounding)
+    return Truth((*pieces, *(_long(pieces, problem, chunk) if first else ())), rounding)
 
 
 def fault_of(
@@ -182,7 +194,7 @@ def fault_of(
                 problem.tally.queries += len(queries)
                 return changes(queries)
 
-            found = remember(f"check {type(evaluator).__name__} {number}", evaluated)
+            found = remember(f"check {type(evaluator).__name__} {number} {piece.name}", evaluated)
             if not _agree(evaluator, found[: len(piece.truth)].to(base.device), piece.truth, truth.rounding):
                 wrong.append(piece.name)
         if wrong:
@@ -250,9 +262,9 @@ def refuse_off(
     return left_out(found)
 
 
-def _entries(size: int, step: int) -> list[int]:
+def _entries(size: int, step: int, first: bool) -> list[int]:
     """Flat indices in a tensor of so many entries; always two or more, for a stack of one is no stack."""
-    if step == 0:
+    if first:
         chosen = {0, (size - 1) // 2, size - 1}
     else:
         chosen = {(7919 * step) % size, (104729 * step + size // 2) % size}

@@ -25,6 +25,8 @@ LEAST = 16  # below, a batched solver and the layers' own overhead want more
 # chunk of 96 wake queries took 1.6 times as long as two of 48.
 CACHED = 64 * 2**20
 LARGE = 2**19  # of a base evaluation's bytes, beyond which directions are evaluated one by one
+UNCHECKED = ", unchecked"  # behind a name, in a state
+MANY = 16  # chunks, where queries of early layers cost more: of fewer the first would be waited for
 SMALLEST = 16  # queries of a chunk, below which overhead costs more than a second process saves
 
 
@@ -106,11 +108,15 @@ class Serving:
             if kind.endswith(_mode(training)) and number < last:
                 _warn(self.evaluators[number], fault, self.evaluators[last], "for this step")
                 numbers[kind] = number + 1
-        return replace(self, numbers=numbers, unchecked=self.unchecked | set(numbers))
+        unchecked = {kind for kind in numbers if numbers[kind] != self.numbers[kind] < last - 1}
+        return replace(self, numbers=numbers, unchecked=self.unchecked | unchecked)
 
     def state_dict(self) -> dict[str, str]:
-        """The name of what serves, by the kind of queries."""
-        return {kind: type(self.evaluators[number]).__name__ for kind, number in self.numbers.items()}
+        """The name of what serves, by the kind of queries, and whether it is still to be checked."""
+        return {
+            kind: type(self.evaluators[number]).__name__ + (UNCHECKED if kind in self.unchecked else "")
+            for kind, number in self.numbers.items()
+        }
 
     def loaded(self, state: Mapping[str, str]) -> Serving:
         """What `state_dict` gave.
@@ -119,30 +125,34 @@ class Serving:
             ConfigurationError: It names an evaluator that is not among these.
         """
         places = {type(evaluator).__name__: number for number, evaluator in enumerate(self.evaluators)}
-        unknown = sorted(set(state.values()) - set(places))
+        names = {kind: name.removesuffix(UNCHECKED) for kind, name in state.items()}
+        unknown = sorted(set(names.values()) - set(places))
         if unknown:
             raise ConfigurationError(
                 f"LossGradient, evaluator: expected the state of a run with one of {', '.join(places)}, got "
                 f"one with {', '.join(unknown)}. Make it with that evaluator, or start anew."
             )
-        return replace(self, numbers={kind: places[name] for kind, name in state.items()})
+        unchecked = frozenset(kind for kind in state if state[kind] != names[kind])
+        return replace(
+            self, numbers={kind: places[name] for kind, name in names.items()}, unchecked=unchecked
+        )
 
     def _right(
         self, kind: str, example: Perturbation, base: Base, chunk: int, step: int, remember: Remember
     ) -> int:
         """The place of the first evaluator, from the one that serves on, that agrees with `loop`."""
-        first = self.numbers.get(kind, 0)
+        begins, first = self.numbers.get(kind, 0), kind not in self.numbers or kind in self.unchecked
         able = [
             number
             for number, evaluator in enumerate(self.evaluators)
-            if number >= first and evaluator.serves(type(example))
+            if number >= begins and evaluator.serves(type(example))
         ]
-        truth = None
+        problem, truths = base.problem, {}
         for number, following in pairwise(able):
-            problem = base.problem
-            if truth is None:
-                truth = truth_of(problem, base.losses, example, chunk, step, remember)
-            fault = fault_of(self.evaluators[number], problem, base.losses, truth, remember)
+            first = first or number > begins  # one that takes over was never checked
+            if first not in truths:
+                truths[first] = truth_of(problem, base.losses, example, chunk, step, remember, first=first)
+            fault = fault_of(self.evaluators[number], problem, base.losses, truths[first], remember)
             if fault is None:
                 return number
             _warn(self.evaluators[number], fault, self.evaluators[following], "from here on")
@@ -179,6 +189,8 @@ def chunk_size(evaluators: tuple[Evaluator, ...], base: Base, plan: Perturbation
     able = [evaluator for evaluator in evaluators if evaluator.serves(type(last))]
     each = max(evaluator.bytes_per_query(base.problem, last, base.peak) for evaluator in able)
     most = queries_within(memory, each, base.problem.parameters.tensors[0].device)
+    if isinstance(able[0], Difference):
+        most = min(most, max(SMALLEST, -(-plan.queries // MANY)))
     chunks = -(-plan.queries // most)
     chunks += chunks % 2
     even = -(-plan.queries // chunks)
