@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Lock
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -121,7 +122,29 @@ def uncompiled() -> AbstractContextManager[None]:
     """
     if "torch._dynamo" not in sys.modules:  # nothing is compiled, and its import takes seconds
         return nullcontext()
-    return torch.compiler.set_stance("force_eager")
+    return _eager()
+
+
+_eager_lock = Lock()
+_eager_stances: list[AbstractContextManager[Any]] = []  # one, while some block of some thread wants it
+_eager_blocks = [0]
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    """The stance is one for all threads: the first block sets it, and the last one to end puts it back."""
+    with _eager_lock:
+        _eager_blocks[0] += 1
+        if _eager_blocks[0] == 1:
+            _eager_stances.append(torch.compiler.set_stance("force_eager"))
+            _eager_stances[0].__enter__()
+    try:
+        yield
+    finally:
+        with _eager_lock:
+            _eager_blocks[0] -= 1
+            if _eager_blocks[0] == 0:
+                _eager_stances.pop().__exit__(None, None, None)
 
 
 @contextmanager

@@ -516,11 +516,13 @@ def test_an_executor_all_of_whose_threads_hang_is_an_error():
 
 
 def test_an_executor_that_is_shut_down_while_it_works():
-    executor = threads()
+    executor, down = threads(), threading.Event()
 
     def answer(state: np.ndarray) -> np.ndarray:
         if state[0] == 3:
             executor.shutdown(wait=False)
+            down.set()
+        down.wait(60)  # or the other worker might have answered all other rows before
         return 2 * state
 
     state = np.arange(20.0).reshape(10, 2) + 1
@@ -528,6 +530,7 @@ def test_an_executor_that_is_shut_down_while_it_works():
         Parallel(EachBox(answer), executor, block=1, in_flight=2)(state)
 
     made: list[Executor] = []
+    down.clear()
 
     def make() -> Executor:
         nonlocal executor
