@@ -257,7 +257,7 @@ class _Call:
         self.fault: Exception | None = None
         self.left: list[Future[Reply]] = []  # of rows that were given up
         self.breaks = 0
-        self.stopped = False
+        self.stopped = self.withdrawn = False
 
     def run(self) -> Outcome:
         """All blocks, or under "raise" those up to the first failure.
@@ -281,9 +281,18 @@ class _Call:
         finally:
             with self.owner._lock:
                 self.owner._calls -= 1
-            self._stop()
+            withdrawn = self._stop()
+            current = self.owner._current
+            # A pool of processes that breaks while it has a cancelled future leaves its other workers for
+            # ever (its thread ends with InvalidStateError), and Python waits for them when it exits.
+            if withdrawn and self.owner._replaceable and self.owner._calls == 0:
+                if hasattr(current, "_processes"):
+                    self.owner._replace(current, "its rows were taken back", None, kill=True)
             for block in self.flying.values():  # left behind by an error
-                self._lose(block)
+                if self.owner._packed is None and hasattr(current, "_processes"):
+                    self._settle(block, Ledger())  # no worker has ever been given the box
+                else:
+                    self._lose(block)
         if self.fault is not None:
             raise self.fault
         return self.outcome
@@ -478,12 +487,15 @@ class _Call:
             ) from error
         self.owner._replace(executor, why, error, kill=isinstance(error, BrokenExecutor))
 
-    def _stop(self) -> None:
-        """Hand in nothing more, and take back what has not begun."""
+    def _stop(self) -> bool:
+        """Hand in nothing more, and take back what has not begun; whether there was anything to take back."""
         self.stopped = True
-        for future in list(self.flying):
+        flying = list(self.flying)
+        for future in flying:
             if future.cancel():
                 self._withdraw(future)
+        self.withdrawn = self.withdrawn or len(self.flying) < len(flying)
+        return self.withdrawn
 
     def _withdraw(self, future: Future[Reply]) -> None:
         self._settle(self.flying.pop(future), Ledger())
