@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from blackbox.failures import noted
@@ -95,12 +96,13 @@ def evaluate_base(
         )
     parameters.refuse_replaced(network)
     before = Snapshot(network)
-    versions = [tensor._version for tensor in tensors(batch)]
+    versions = _versions(batch)
     try:
         with autocast_refused(parameters, inside=measure), measured(measure) as peak, noted() as causes:
             base = losses(objective, network, batch, rows)
         survived = survivors(base, step, causes)
-        if versions != [tensor._version for tensor in tensors(batch)]:
+        base = torch.where(survived, base, torch.nan)  # an infinite loss is a failed row's, too
+        if versions != _versions(batch):
             raise ObjectiveError(
                 "batch: expected a forward that leaves its input as it is, got one that writes to a tensor "
                 "of the batch in place, so that each query would see another one. Let it begin with a clone."
@@ -111,3 +113,8 @@ def evaluate_base(
         before.restore()
     problem = Problem(network, parameters, objective, batch, len(base), written)
     return Base(problem, base, survived, before, after, peak.peak)
+
+
+def _versions(batch: Any) -> list[int]:  # noqa: ANN401
+    """How often each tensor of a batch was written to; tensors of inference mode do not count it."""
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors(batch)]

@@ -294,6 +294,8 @@ class LossGradient:
         if self.chunk is None:
             self.chunk = chunk_size(self.serving.evaluators, base, plan, self.memory)
         words = (self._key.at(step), described(self.estimator), self.chunk, self.max_dropped)
+        if self.estimator.replaces_grad:  # what is drawn depends on the surrogate
+            words = (*words, checksum(t.grad for t in self.parameters.tensors if t.grad is not None))
         settings = repr((words, self.parameters.names, self.network.training))
         page = None
         if self.journal is not None:

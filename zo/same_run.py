@@ -7,7 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from zo.errors import ConfigurationError
+from zo.execution.ranks import checksum
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # in the repr of what has none of its own: another every time
 
@@ -17,6 +20,8 @@ def described(value: object) -> str:
 
     Settings at their default are left out, so that a version that adds one reads older words.
     """
+    if isinstance(value, Tensor) and value.numel() > 100:  # a repr leaves out the middle of a long one
+        return f"Tensor({value.dtype}, {tuple(value.shape)}, {checksum([value]):08x})"
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return _ADDRESS.sub("", repr(value))
     found = []

@@ -404,8 +404,9 @@ def test_buffers_move_once_and_dropout_draws_one_mask(evaluator):
 def test_two_threads_with_two_gradients_do_not_meet():
     """Through one box, whose calls wait for the other thread's: each has the gradient that it has alone."""
 
-    def train(box) -> torch.Tensor:
-        network = make_network()
+    networks = [make_network() for _ in range(3)]  # here, since they seed the generator of all threads
+
+    def train(box, network) -> torch.Tensor:
         gradient = zo.TangentGradient(network, chain(box), boxes=[box], tangent=zo.SecantTangent(), probes=3)
         found = []
         for step in range(3):
@@ -422,11 +423,11 @@ def test_two_threads_with_two_gradients_do_not_meet():
             both.wait()
             return super().evaluate_rows(*arrays)
 
-    alone = train(FromTorch(torch.sin, (X,), (X,)))
+    alone = train(FromTorch(torch.sin, (X,), (X,)), networks[0])
     box = Meets(torch.sin, (X,), (X,))
     # dropout-free networks: torch's generators are one for all threads
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(train, [box, box]))
+        found = list(pool.map(train, [box, box], networks[1:]))
     assert torch.equal(found[0], alone) and torch.equal(found[1], alone)
 
 
