@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+_DATA = (int, float, complex, str, bytes, tuple, list, dict, set, Tensor, np.ndarray, np.generic, type(None))
 _OF_TORCH = set(vars(nn.Module()))  # what every module has: parameters, buffers, children, hooks
 
 
@@ -57,8 +58,10 @@ class Snapshot:
         for module, attributes in self._attributes:
             own = vars(module)
             for name in [name for name in own if name not in _OF_TORCH and name not in attributes]:
-                del own[name]
-            own.update(attributes)
+                if isinstance(own[name], _DATA):
+                    del own[name]
+            # What is no data stays, such as a solver that the first forward makes.
+            own.update({name: old for name, old in attributes.items() if isinstance(own.get(name), _DATA)})
         for tensor, value in self._parameters.values():
             tensor.data.copy_(value)
         torch.set_rng_state(self._cpu)
