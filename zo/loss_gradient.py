@@ -162,7 +162,8 @@ class LossGradient:
                 autocast.
             FailedQueriesError: All rows of the base, or more than `max_dropped` of the queries, failed.
             RanksError: A process failed, died, or is about to take another step.
-                In all these cases `.grad` is as it was, and so is the network.
+                In all these cases `.grad` is as it was, and so are weights; where too many queries failed,
+                buffers and generators are as the base evaluation left them.
         """
         step, ranks = self.counts.steps, self._ranks
         ranks.exchanged = 0
