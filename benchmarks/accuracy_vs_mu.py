@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import zo
 from benchmarks import protocol
 from benchmarks.query_speed.problems import Block, Timed, make
-from tasks.pictures import figure, save
+from tasks.report.pictures import figure, save
 from zo.evaluators.evaluator import Evaluator, Problem
 from zo.evaluators.state import Snapshot
 from zo.objective import losses

@@ -25,7 +25,7 @@ from benchmarks import protocol
 from benchmarks.query_speed import contenders as named
 from benchmarks.query_speed.measuring import BASELINE, BlockTimes, measure
 from benchmarks.query_speed.problems import Timed, make
-from tasks.pictures import figure, save
+from tasks.report.pictures import figure, save
 from tasks.runs import atomic
 
 SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)

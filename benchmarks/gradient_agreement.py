@@ -33,8 +33,8 @@ from tasks.image_classification.objective import Batch
 from tasks.image_classification.schedule import learning_rate, set_learning_rate
 from tasks.image_classification.sparse_set import sparse_set
 from tasks.image_classification.trainer import Trainer
-from tasks.pictures import figure, save
 from tasks.progress import Progress
+from tasks.report.pictures import figure, save
 from tasks.runs.folder import Run
 from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.evaluator import Problem

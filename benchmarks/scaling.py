@@ -30,7 +30,7 @@ from torch.multiprocessing.spawn import spawn
 
 import zo
 from benchmarks import protocol, scaling_tasks
-from tasks import pictures
+from tasks.report import pictures
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 LATENCY, BANDWIDTH = 20e-6, 1.25e9  # of a message, s, and of a link, byte/s: assumed, 10 Gbit/s Ethernet

@@ -31,13 +31,13 @@ from torch import Tensor
 from benchmarks.protocol import RESULTS, spreads, write
 from simulators.wake_flow.geometry import Channel
 from simulators.wake_flow.pressure import PressureSolver, Tables, laplace_matrix
-from tasks.pictures import figure, save
+from tasks.report.pictures import figure, save
 
 ROWS = (1, 4, 16, 64, 256, 1024, 4096)
 EPSILON = 1.2e-7  # of float32; the operator's condition grows with its cells, and so does what it leaves
 Solve = Callable[[Tensor], Tensor]  # (rows, height, width) -> the same
 OWN, FOURIER, INVERSE, TRIANGULAR, SPARSE = "own", "Fourier", "dense inverse", "dense Cholesky", "sparse LU"
-# Okabe and Ito (2008), and a second sign beside the colour, as in tasks.pictures
+# Okabe and Ito (2008), and a second sign beside the colour, as in tasks.report.pictures
 LOOK = {
     OWN: ("#0072b2", "o"),
     FOURIER: ("#d55e00", "s"),

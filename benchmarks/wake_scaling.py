@@ -26,12 +26,12 @@ import torch
 from benchmarks.protocol import RESULTS, write
 from simulators.wake_flow.box import WakeFlow
 from simulators.wake_flow.staggered import start
-from tasks.pictures import figure, save
+from tasks.report.pictures import figure, save
 
 WIDTHS = (32, 64, 128)
 ROWS = (1, 4, 16, 64, 256, 1024, 4096)
 DEVICES = ("cpu", "cuda")
-# Okabe and Ito (2008), and a second sign beside the colour, as in tasks.pictures
+# Okabe and Ito (2008), and a second sign beside the colour, as in tasks.report.pictures
 LOOK = {32: ("#0072b2", "o"), 64: ("#d55e00", "s"), 128: ("#009e73", "^")}
 
 

@@ -67,7 +67,7 @@ def find(target: str, names: Mapping[str, str]) -> Any:  # noqa: ANN401
         raise ConfigurationError(
             f"{target!r}: expected a name, module:Class or file.py:Class. {nearest(target, sorted(names))}"
         )
-    module = _from_file(Path(place)) if place.endswith(".py") else _from_name(place)
+    module = module_of(place)
     if not attribute:
         return _only_class(place, module)
     found: Any = module
@@ -78,6 +78,15 @@ def find(target: str, names: Mapping[str, str]) -> Any:  # noqa: ANN401
             )
         found = getattr(found, part)
     return found
+
+
+def module_of(place: str) -> ModuleType:
+    """The module in a file `....py`, or of a name; its code is executed.
+
+    Raises:
+        ConfigurationError: there is no such file or module.
+    """
+    return _from_file(Path(place)) if place.endswith(".py") else _from_name(place)
 
 
 def _from_name(name: str) -> ModuleType:

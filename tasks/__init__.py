@@ -1,1 +1,69 @@
-"""What a user runs: tasks with presets, runs that resume, reports, and the command line."""
+"""What a user runs: problems, the methods that train them, runs that resume, reports, and the command line.
+
+    class Brusselator(tasks.Problem): ...
+
+    run = tasks.run(Brusselator(unroll=6), methods=["none", "tangents"], steps=300)
+    run.table, run.network("tangents"), run.report
+
+Names are imported when they are first used, so that the command line answers at once.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tasks.api import FinishedRun, load, run
+    from tasks.autograd import AutogradGradient
+    from tasks.config import Config
+    from tasks.configuration import Count, Fraction, Natural, NotNegative, Positive
+    from tasks.methods import Cost, Method, Setup, Trained
+    from tasks.problem import Data, Problem
+    from tasks.training import train
+
+_PLACES = {
+    "AutogradGradient": "autograd",
+    "Config": "config",
+    "Cost": "methods",
+    "Count": "configuration",
+    "Data": "problem",
+    "FinishedRun": "api",
+    "Fraction": "configuration",
+    "Method": "methods",
+    "Natural": "configuration",
+    "NotNegative": "configuration",
+    "Positive": "configuration",
+    "Problem": "problem",
+    "Setup": "methods",
+    "Trained": "methods",
+    "load": "api",
+    "run": "api",
+    "train": "training",
+}
+
+__all__ = [
+    "AutogradGradient",
+    "Config",
+    "Cost",
+    "Count",
+    "Data",
+    "FinishedRun",
+    "Fraction",
+    "Method",
+    "Natural",
+    "NotNegative",
+    "Positive",
+    "Problem",
+    "Setup",
+    "Trained",
+    "load",
+    "run",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name not in _PLACES:
+        raise AttributeError(f"module 'tasks' has no attribute {name!r}")
+    return getattr(import_module(f"tasks.{_PLACES[name]}"), name)

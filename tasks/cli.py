@@ -28,6 +28,7 @@ from tasks.commands import (
 from tasks.errors import ConfigurationError, RunFolderError, StorageError, WorkersError
 
 if TYPE_CHECKING:
+    from tasks.api import FinishedRun
     from tasks.runs.folder import Run
 
 
@@ -106,6 +107,9 @@ def _run(command: RunCommand, line: list[str], at_work: list[Run]) -> int:
     if command.seeds < 1:
         raise ConfigurationError(f"--seeds: expected at least 1, got {command.seeds}. Give how many to run.")
 
+    if command.dry_run:
+        return _dry_run(command)
+
     def made() -> Run:
         before = elastic.restarted(command.runs, command.task)
         if before is not None:
@@ -119,11 +123,25 @@ def _run(command: RunCommand, line: list[str], at_work: list[Run]) -> int:
             range(command.seeds),
             data=command.data,
             command=line,
+            problem=command.where,
         )
         elastic.note(run.path)
         return run
 
     return _together(command, line, made, at_work)
+
+
+def _dry_run(command: RunCommand) -> int:
+    """Say what a run will cost."""
+    from tasks import cost, methods, problems
+    from tasks.work import prepare
+
+    kind, _ = problems.find(command.where)
+    problem = kind(command.config, folder=command.data)
+    wanted = methods.chosen(problem)
+    prepare(problem)
+    print("\n".join(cost.lines(problem, wanted, command.seeds, timed=True)))
+    return 0
 
 
 def _resume(command: ResumeCommand, line: list[str], at_work: list[Run]) -> int:
@@ -165,6 +183,12 @@ def _report(command: ReportCommand) -> int:
             f"{run.path}: expected a finished run, got one without result.json. "
             f"Finish it with: blackbox resume {run.path}"
         )
+    if run.problem:
+        from tasks import api, report
+
+        report.write(run, api.problem_of(run))
+        _print(api.load(run.path))
+        return 0
     return _show(run)
 
 
@@ -172,6 +196,8 @@ def _work(run: Run, data: Path, tensorboard: bool) -> int:
     """Run what is left of a run, and show what came out."""
     from tasks.interruption import ending_interrupts
 
+    if run.problem:
+        return _work_on_problem(run, data, tensorboard)
     package = _package(run)
     with ending_interrupts(), run.lock():
         if not run.finished:
@@ -184,11 +210,46 @@ def _work(run: Run, data: Path, tensorboard: bool) -> int:
         return _show(run)
 
 
+def _work_on_problem(run: Run, data: Path, tensorboard: bool) -> int:
+    from tasks import api
+
+    problem = api.problem_of(run)
+    problem.folder = data
+    _print(api.finish(run, problem, tensorboard=tensorboard))
+    return 0
+
+
+def _print(found: FinishedRun) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from tasks import report
+
+    lines = report.shown(found.result)
+    table = Table()
+    for name in lines.columns:
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for line in lines.to_numpy().tolist():
+        table.add_row(*map(str, line))
+    Console().print(table, markup=False, highlight=False)
+    print(f"Report: {found.report}\nRun folder: {found.path}")
+
+
 def _help(run: Run, data: Path) -> int:
     """Do what the first process does, in a folder that no one will see."""
     from tasks.interruption import ending_interrupts
     from tasks.progress import Progress
 
+    if run.problem:
+        from tasks import api
+        from tasks.work import work
+
+        problem = api.problem_of(run)
+        problem.folder = data
+        with ending_interrupts():
+            if not run.finished:
+                work(problem, run, Progress())
+        return 0
     with ending_interrupts():
         if not run.finished:
             names.part(_package(run), "task").run(run, Progress(), data)

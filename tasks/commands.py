@@ -41,7 +41,10 @@ class RunCommand:
     tensorboard: bool
     workers: int
     timeout: float
+    dry_run: bool
     debug: bool
+    where: str
+    """Where the problem's class is, as `tasks.problems.find` takes it; "" for a task of the old kind."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,15 @@ def parse(arguments: Sequence[str], tasks: Mapping[str, str]) -> Command:
         arguments: the words after `blackbox`.
         tasks: task -> its package, whose `config` module gives `PRESETS` and `DESCRIPTION`.
     """
+    if (
+        arguments[:1] == ["run"]
+        and len(arguments) > 1
+        and not arguments[1].startswith("-")
+        and arguments[1] not in tasks
+    ):
+        target, words = arguments[1], arguments[2:]
+        kind, about = _problem_command(target, words)
+        return _tyro(kind, f"blackbox run {target}", about, words)
     place = _place_of_task(arguments, tasks)
     if place is not None:
         task, words = arguments[place], [*arguments[1:place], *arguments[place + 1 :]]
@@ -224,8 +236,50 @@ def _run_command(task: str, package: str, words: Sequence[str]) -> tuple[Any, st
     ]
     about = f"{module.DESCRIPTION}\n\nThe defaults below are those of the preset {preset!r}."
     kind = dataclasses.make_dataclass(
-        "Run", fields, bases=(RunCommand,), frozen=True, namespace={"task": task}
+        "Run",
+        fields,
+        bases=(RunCommand,),
+        frozen=True,
+        namespace={"task": task, "where": "", "dry_run": False},
     )
+    return kind, about
+
+
+def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
+    """The dataclass of `run` for a problem and the preset that the words name, and its description."""
+    from tasks import methods, problems
+
+    problem, where = problems.find(target)
+    presets = dict(problem.presets) or {"default": problem.Config()}
+    asked = _option(words, "--preset")
+    preset = asked if asked in presets else next(iter(presets))
+    literal: Any = Literal
+    choices = Annotated[literal[tuple(presets)], arg(help="Where the settings start from.")]
+    fields: list[Any] = [
+        ("preset", choices, preset),
+        ("seeds", Annotated[int, arg(help="How many seeds: 0, 1, ..., one training each.")], 1),
+        ("runs", Annotated[Path, arg(help="Where run folders are made.")], Path("runs")),
+        ("data", Annotated[Path, arg(help="Where data is kept.")], Path("data")),
+        ("tensorboard", Tensorboard, False),
+        ("workers", Workers, 1),
+        ("timeout", Timeout, 1800.0),
+        ("dry_run", Annotated[bool, arg(help="Say what it will cost, and run nothing.")], False),
+        ("debug", Debug, False),
+        ("config", Annotated[type(presets[preset]), arg(name="")], presets[preset]),
+    ]
+    lines = [f"  {name}: {method.about}" for name, method in methods.methods_of(problem).items()]
+    about = "\n".join(
+        [
+            problem.about(),
+            "",
+            "Methods:",
+            *lines,
+            "",
+            f"The defaults below are those of the preset {preset!r}.",
+        ]
+    )
+    namespace = {"task": problem.name(), "where": where}
+    kind = dataclasses.make_dataclass("Run", fields, bases=(RunCommand,), frozen=True, namespace=namespace)
     return kind, about
 
 

@@ -1,180 +1,155 @@
-"""Configurations: frozen dataclasses to JSON and back, strictly.
+"""Settings: frozen dataclasses whose annotations say what is allowed; checked, written as JSON and read back.
 
-What JSON cannot say (a tuple, a path) is restored from the annotations of the dataclass.
+    @dataclass(frozen=True)
+    class Config(tasks.Config):
+        unroll: Count = 6
+        "Solver steps in a loss."
+
+What a setting may be is in its annotation, so that the command line, a file and a script refuse the same
+values with the same sentence. Pydantic does the checking.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import types
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
+from pydantic import Field, TypeAdapter, ValidationError
+
+from blackbox.checks import nearest
 from tasks.errors import ConfigurationError
 
+Count = Annotated[int, Field(ge=1, le=2**48)]
+"""A whole number of at least 1."""
+Natural = Annotated[int, Field(ge=0, le=2**48)]
+"""A whole number of at least 0."""
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""A finite number above 0."""
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""A finite number of at least 0."""
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+"""A number from 0 to below 1."""
+
 C = TypeVar("C")
-_NONE = type(None)
 
 
-def to_dict(configuration: object) -> dict[str, Any]:
+def check(configuration: Any) -> None:  # noqa: ANN401
+    """Check every setting of a dataclass against its annotation.
+
+    Raises:
+        ConfigurationError: The first setting that is not what its annotation says.
+    """
+    kind = type(configuration)
+    for field in dataclasses.fields(configuration):
+        value = getattr(configuration, field.name)
+        try:
+            _adapters(kind)[field.name].validate_python(value, strict=True)
+        except ValidationError as error:
+            raise refused(field.name, _expected(error), value) from None
+
+
+def refused(name: str, expected: str, value: object) -> ConfigurationError:
+    """The error for a setting: what was expected, what came, and how to set it.
+
+    Args:
+        name: The setting.
+        expected: What it may be, as it goes on from "expected".
+        value: What came.
+    """
+    return ConfigurationError(
+        f"{name}: expected {expected}, got {value!r}. Set it with --{name.replace('_', '-')}, or in the script."
+    )
+
+
+def to_dict(configuration: Any) -> dict[str, Any]:  # noqa: ANN401
     """A dataclass as JSON values: nested dataclasses become objects, tuples lists, paths strings.
 
     Raises:
-        ConfigurationError: a value has no JSON form.
+        ConfigurationError: A value has no JSON form.
     """
-    name = type(configuration).__name__
-    if not dataclasses.is_dataclass(configuration) or isinstance(configuration, type):
+    kind = type(configuration)
+    if not dataclasses.is_dataclass(kind):
         raise ConfigurationError(f"expected an instance of a dataclass, got {configuration!r}.")
-    return {
-        field.name: _to_json(getattr(configuration, field.name), f"{name}.{field.name}")
-        for field in dataclasses.fields(configuration)
-    }
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        value = getattr(configuration, field.name)
+        try:
+            found[field.name] = json.loads(json.dumps(value, default=_plain))
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"{kind.__name__}.{field.name}: expected numbers, text, paths, tuples or dataclasses of these, "
+                f"got {value!r} ({error}). Use a plain Python value."
+            ) from None
+    return found
 
 
 def from_dict(kind: type[C], values: Mapping[str, Any], where: str | None = None) -> C:
     """The dataclass `kind` from what `to_dict` gave; settings that are left out take their defaults.
 
     Args:
-        kind: a dataclass.
-        values: setting -> JSON value.
-        where: how messages call the place; the name of the dataclass if not given.
+        kind: A dataclass.
+        values: JSON values by setting.
+        where: How messages call the place; the name of the dataclass if None.
 
     Raises:
-        ConfigurationError: a setting is unknown (the nearest name is given), missing without a
-            default, or of another type than its annotation.
+        ConfigurationError: A setting is unknown (the nearest name is given), missing without a default, or
+            not what its annotation says.
     """
     where = where or kind.__name__
-    if not dataclasses.is_dataclass(kind):
-        raise ConfigurationError(f"{where}: expected a dataclass to read into, got {kind!r}.")
-    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}  # pyright: ignore
     for name in values:
         if name not in fields:
             raise ConfigurationError(f"{where}: no setting is named {name!r}. {nearest(name, fields)}")
+    read: dict[str, Any] = {}
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and name not in values:
-            raise ConfigurationError(f"{where}: expected a value for {name!r}, got none. Add it.")
-    hints = get_type_hints(kind, include_extras=True)
-    return kind(**{name: _read(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+        if name not in values:
+            if required:
+                raise ConfigurationError(f"{where}: expected a value for {name!r}, got none. Add it.")
+            continue
+        hint = get_type_hints(kind)[name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(values[name], Mapping):
+            read[name] = from_dict(hint, values[name], f"{where}.{name}")
+            continue
+        try:
+            read[name] = _adapters(kind)[name].validate_json(json.dumps(values[name]), strict=True)
+        except ValidationError as error:
+            raise ConfigurationError(
+                f"{where}.{name}: expected {_expected(error)}, got {values[name]!r}. Correct the value."
+            ) from None
+    return kind(**read)
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """A sentence that helps someone who wrote `name` and meant one of `names`."""
-    known = sorted(names)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"Did you mean {close[0]!r}?" if close else f"The names are {', '.join(known)}."
+@lru_cache(maxsize=64)
+def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
+    """What checks each setting of a dataclass."""
+    try:
+        hints = get_type_hints(kind, include_extras=True)
+        return {field.name: TypeAdapter(hints[field.name]) for field in dataclasses.fields(kind)}
+    except Exception as error:  # names that are not there, kinds that pydantic does not know
+        raise ConfigurationError(
+            f"{kind.__qualname__}: expected annotations that can be read from JSON, got: {error}. Use bool, int, "
+            "float, str, Path, Literal, tuple, list, dict, a union of these or a dataclass."
+        ) from error
 
 
-def _to_json(value: object, where: str) -> object:
+def _expected(error: ValidationError) -> str:
+    """Pydantic's reasons, as they go on from "expected"."""
+    parts: list[str] = []
+    for found in error.errors(include_url=False):
+        text = found["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        place = "".join(f"[{part}]" for part in found["loc"] if isinstance(part, int))
+        parts.append(f"{text} at {place}" if place else text)
+    return " or ".join(dict.fromkeys(parts))
+
+
+def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_dict(value)
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, list | tuple):
-        return [_to_json(item, f"{where}[{index}]") for index, item in enumerate(value)]
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: _to_json(item, f"{where}[{key!r}]") for key, item in value.items()}
-    # exact types: numpy.float64 is a float for isinstance, and its repr or sum differs between versions
-    if type(value) in (bool, int, float, str, _NONE):
-        return value
-    raise ConfigurationError(
-        f"{where}: expected a number, text, path, tuple or dataclass, got {value!r} "
-        f"({type(value).__name__}), which JSON cannot hold. Use a plain Python value."
-    )
-
-
-def _read(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401
-    """`value` as the annotation `hint` wants it, or an error that names both."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return value
-    if origin is Annotated:
-        return _read(arguments[0], value, where)
-    if origin in (Union, types.UnionType):
-        return _read_union(arguments, value, where)
-    if origin is Literal:
-        # 1 == True and 1 == 1.0: compare types as well
-        if any(value == choice and type(value) is type(choice) for choice in arguments):
-            return value
-        raise _mismatch(where, " or ".join(map(repr, arguments)), value)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, Mapping):
-            raise _mismatch(where, "an object with settings", value)
-        return from_dict(hint, value, where)
-    reader = _READERS.get(origin or hint)
-    if reader is None:
-        raise ConfigurationError(
-            f"{where}: the annotation {hint!r} is none that can be read from JSON. Use bool, int, float, "
-            "str, Path, Literal, tuple, list, dict, a union of these or a dataclass."
-        )
-    return reader(arguments, value, where)
-
-
-def _read_union(choices: tuple[Any, ...], value: Any, where: str) -> Any:  # noqa: ANN401
-    # exact matches first, or 3 would become 3.0 in float | int
-    for choice in sorted(choices, key=lambda choice: choice is not type(value)):
-        try:
-            return _read(choice, value, where)
-        except ConfigurationError:
-            continue
-    names = " or ".join(getattr(choice, "__name__", str(choice)) for choice in choices)
-    raise _mismatch(where, names.replace("NoneType", "null"), value)
-
-
-def _read_plain(kind: type) -> Callable[[tuple[Any, ...], Any, str], Any]:
-    def read(_: tuple[Any, ...], value: Any, where: str) -> Any:  # noqa: ANN401
-        if kind is float and type(value) is int:
-            return float(value)
-        if type(value) is not kind:
-            raise _mismatch(where, "null" if kind is _NONE else kind.__name__, value)
-        return value
-
-    return read
-
-
-def _read_path(_: tuple[Any, ...], value: Any, where: str) -> Path:  # noqa: ANN401
-    if not isinstance(value, str):
-        raise _mismatch(where, "a path", value)
-    return Path(value)
-
-
-def _read_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:  # noqa: ANN401
-    items = _read_list((Any,), value, where)
-    if len(arguments) == 2 and arguments[1] is Ellipsis:
-        arguments = (arguments[0],) * len(items)
-    arguments = arguments or (Any,) * len(items)
-    if len(items) != len(arguments):
-        raise _mismatch(where, f"{len(arguments)} values", value)
-    pairs = enumerate(zip(arguments, items, strict=True))
-    return tuple(_read(hint, item, f"{where}[{index}]") for index, (hint, item) in pairs)
-
-
-def _read_list(arguments: tuple[Any, ...], value: Any, where: str) -> list[Any]:  # noqa: ANN401
-    if not isinstance(value, list | tuple):
-        raise _mismatch(where, "a list", value)
-    hint = arguments[0] if arguments else Any
-    return [_read(hint, item, f"{where}[{index}]") for index, item in enumerate(value)]
-
-
-def _read_dict(arguments: tuple[Any, ...], value: Any, where: str) -> dict[str, Any]:  # noqa: ANN401
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise _mismatch(where, "an object with text keys", value)
-    hint = arguments[1] if arguments else Any
-    return {key: _read(hint, item, f"{where}[{key!r}]") for key, item in value.items()}
-
-
-def _mismatch(where: str, expected: str, value: object) -> ConfigurationError:
-    return ConfigurationError(
-        f"{where}: expected {expected}, got {value!r} ({type(value).__name__}). Correct the value."
-    )
-
-
-_READERS: dict[Any, Callable[[tuple[Any, ...], Any, str], Any]] = {
-    **{kind: _read_plain(kind) for kind in (bool, int, float, str, _NONE)},
-    Path: _read_path,
-    tuple: _read_tuple,
-    list: _read_list,
-    dict: _read_dict,
-}
+    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -14,6 +14,7 @@ __all__ = [
     "DataError",
     "Interrupted",
     "NonFiniteLossError",
+    "ProblemError",
     "RunFolderError",
     "RunLockedError",
     "SolverError",
@@ -21,6 +22,10 @@ __all__ = [
     "StorageError",
     "WorkersError",
 ]
+
+
+class ProblemError(BlackBoxError, TypeError):
+    """A problem lacks a part, or a part returned what it may not."""
 
 
 class RunFolderError(BlackBoxError, ValueError):

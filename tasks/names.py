@@ -25,6 +25,9 @@ TASKS = {
     "denoised-smoothing": "tasks.denoised_smoothing",
 }
 
+# problems that ship: where their classes are
+PROBLEMS: dict[str, str] = {}
+
 # black boxes that ship, and adapters that a command line can make: class, and what it is
 FUNCTIONS = {
     "wake-flow": ("simulators.wake_flow:WakeFlow", "The unsteady wake behind a cylinder, by PhiFlow."),
@@ -102,6 +105,11 @@ def functions() -> dict[str, str]:
 def tasks() -> dict[str, str]:
     """Name -> package of all tasks."""
     return TASKS | _usable(added("blackbox.tasks", TASKS))
+
+
+def problems() -> dict[str, str]:
+    """Name -> `module:Class` of all problems."""
+    return PROBLEMS | tasks()
 
 
 def check_single(target: str) -> None:

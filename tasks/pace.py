@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 
-from blackbox import BlackBoxFunction
+from blackbox import BlackBoxFunction, Ledger
 from blackbox.wrappers import Parallel
 from blackbox.wrappers.wrapper import Wrapper
 
@@ -14,16 +14,43 @@ MOST = 16  # processes whose use is given one by one
 KINDS = ("raised", "not_finite", "timed_out", "lost", "skipped")  # of failed rows, as the ledger has them
 
 
+class Tally:
+    """What several black boxes count together, as one ledger; boxes that share a ledger count once."""
+
+    def __init__(self, boxes: Sequence[BlackBoxFunction]) -> None:
+        self._ledgers = list({id(box.ledger): box.ledger for box in boxes}.values())
+        self._earlier = Ledger()
+
+    def copy(self) -> Ledger:
+        """The counts as they stand now."""
+        found = self._earlier.copy()
+        for ledger in self._ledgers:
+            found.add(ledger)
+        return found
+
+    def since(self, before: Ledger) -> Ledger:
+        """What was counted after `before`."""
+        return self.copy().since(before)
+
+    def add(self, counts: Ledger) -> None:
+        """Add what an earlier process counted."""
+        self._earlier.add(counts)
+
+    def failures(self) -> dict[str, int]:
+        """Failed and skipped rows by kind, those that there were."""
+        return self.copy().failures()
+
+
 class Pace:
     """Figures over a span of training, from what steps return and what a black box counts.
 
-    They hang on the clock, so they have lines of their own in `metrics.jsonl`, of which a short stage has
+    They depend on the clock, so they have lines of their own in `metrics.jsonl`, of which a short stage has
     none.
 
     Args:
         steps: of the stage.
         done: of these, before.
-        box: the black box that steps call; None for none, or for one that is not known.
+        boxes: the black boxes that steps call.
         every: seconds in a span; `EVERY` if None.
         clock: gives seconds.
 
@@ -35,14 +62,15 @@ class Pace:
         self,
         steps: int,
         done: int,
-        box: BlackBoxFunction | None = None,
+        boxes: Sequence[BlackBoxFunction] = (),
         every: float | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._steps, self._clock = steps, clock
         self._every = EVERY if every is None else every
-        self._box, self._parallel = box, parallel_in(box)
-        self._failures = {} if box is None else box.ledger.failures()
+        self._tally = Tally(boxes)
+        self._parallel = next((found for box in boxes if (found := parallel_in(box))), None)
+        self._failures = self._tally.failures()
         # what was spent before this process is not known until its first step has told
         self._spent: Mapping[str, float] | None = {} if done == 0 else None
         self.last: dict[str, float] = {}
@@ -75,9 +103,7 @@ class Pace:
         return {kind: count for kind, count in found.items() if count}
 
     def _own_failures(self) -> dict[str, int]:
-        if self._box is None:
-            return {}
-        now = self._box.ledger.failures()
+        now = self._tally.failures()
         return {kind: count - self._failures.get(kind, 0) for kind, count in now.items()}
 
     def figures(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:

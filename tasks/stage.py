@@ -6,12 +6,13 @@ import copy
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from time import monotonic
 from typing import Any, Protocol
 
 import torch
 
+from blackbox import Ledger
 from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, NonFiniteLossError
 from tasks.runs.checkpoints import Checkpoints
 from tasks.runs.folder import Run
@@ -19,6 +20,7 @@ from tasks.runs.machine import changes, versions
 from tasks.runs.storage import writing
 
 _FORMAT = 1
+HARMLESS = {"rows"}  # settings that a resumed run may change, for no bit depends on them
 
 
 class Stateful(Protocol):
@@ -43,6 +45,20 @@ class TrainingOutcome:
     best_validation: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     """What the last optimiser step returned."""
+    ledger: Ledger = field(default_factory=Ledger)
+    """What black boxes counted in optimiser steps, in all processes."""
+    judging: Ledger = field(default_factory=Ledger)
+    """What they counted in validation, which is apart."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """As plain data, for the checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> TrainingOutcome:
+        """From what `state_dict` gave."""
+        ledgers = {name: Ledger(**state[name]) for name in ("ledger", "judging") if name in state}
+        return cls(**{**state, **ledgers})
 
 
 class Stage:
@@ -76,6 +92,10 @@ class Stage:
         }
         self.log(**outcome.metrics)
 
+    def spent(self, counts: Ledger) -> None:
+        """Count what black boxes did in a step."""
+        self.outcome.ledger.add(counts)
+
     def validated(self, value: float) -> None:
         """Log a validation and keep the weights if it is the best so far; NaN never is."""
         outcome, value = self.outcome, float(value)
@@ -104,7 +124,8 @@ class Stage:
             "format": _FORMAT,
             "finished": finished,
             "steps": self._steps,
-            "outcome": dict(vars(self.outcome)),
+            "settings": self._run.config,
+            "outcome": self.outcome.state_dict(),
             "state": {name: part.state_dict() for name, part in self._state.items()},
             "best": self._best,
             "rng": torch.get_rng_state(),
@@ -138,6 +159,7 @@ class Stage:
                 raise CheckpointError(
                     f"{stage}, checkpoint: expected {name} {expected}, got {content.get(name)!r}. {mend}"
                 )
+        self._refuse_other_settings(content.get("settings", self._run.config))
         if content["state"].keys() != self._state.keys():
             raise CheckpointError(
                 f"{stage}, checkpoint: expected the states {sorted(self._state)}, "
@@ -150,7 +172,7 @@ class Stage:
                 raise CheckpointError(
                     f"{stage}, checkpoint: expected a state that fits {name!r}, got: {error}. {mend}"
                 ) from error
-        self.outcome = TrainingOutcome(**content["outcome"])
+        self.outcome = TrainingOutcome.of(content["outcome"])
         self._best = content["best"]
         torch.set_rng_state(content["rng"])
         self.restored, self._saved = True, self.outcome.step
@@ -192,6 +214,18 @@ class Stage:
         if self._saved is None:
             return f"There is no checkpoint of {self.outcome.stage} yet: it starts anew."
         return f"The last good state is that after step {self._saved} of {self._steps}."
+
+    def _refuse_other_settings(self, before: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint of other settings: the result would claim the new ones throughout."""
+        now = self._run.config
+        names = {**before, **now}.keys() - HARMLESS
+        changed = sorted(name for name in names if before.get(name) != now.get(name))
+        if changed:
+            told = ", ".join(f"{name} {before.get(name)!r} (now {now.get(name)!r})" for name in changed)
+            raise CheckpointError(
+                f"{self.outcome.stage}, checkpoint: expected the settings that it was made with, got others: "
+                f"{told}. Put them back in {self._run.path / 'config.json'}, or start a new run with the new ones."
+            )
 
     def _warn_of_versions(self, before: Mapping[str, str]) -> None:
         changed = changes(before, self._versions)

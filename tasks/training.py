@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from time import perf_counter
 from typing import Any, Protocol, runtime_checkable
 
-from blackbox import BlackBoxFunction
+from blackbox import BlackBoxFunction, Ledger
 from tasks.errors import ConfigurationError, StoppedInside, WorkersError
 from tasks.interruption import StopRequest
-from tasks.pace import Pace
+from tasks.pace import Pace, Tally
 from tasks.progress import Progress
 from tasks.runs.folder import Run
 from tasks.runs.journal import Journal
@@ -35,7 +36,7 @@ def train(
     validate_every: int = 10,
     checkpoint_every: int = 10,
     progress: Progress,
-    box: BlackBoxFunction | None = None,
+    boxes: Sequence[BlackBoxFunction] = (),
 ) -> TrainingOutcome:
     """Train a stage of a run to its end, from wherever it was left.
 
@@ -59,9 +60,9 @@ def train(
         checkpoint_every: optimiser steps between checkpoints; where these take long, there is one every
             five minutes or every step as well.
         progress: what the user sees.
-        box: the black box that steps call: its failed rows, those of other processes too, and the use of
-            its workers are shown, and rows that an interrupted step has run are counted where it goes on.
-            What it has counted so far is not looked at.
+        boxes: the black boxes that steps call: what they count in steps, in all processes, is kept in the
+            outcome's ledger and, as `rows`, in the metrics; their failed rows and the use of their workers are
+            shown; and rows that an interrupted step has run are counted where it goes on.
 
     Steps of a gradient of `state` that has a `journal` (`zo.LossGradient`) lose no finished query to a kill,
     if they take longer than a few seconds.
@@ -85,23 +86,27 @@ def train(
     if model not in state:
         raise ConfigurationError(f"{stage}: expected model to be one of {sorted(state)}, got {model!r}.")
     loop = Stage(run, stage, steps, state, model)
-    if loop.restore():
+    finished, tally = loop.restore(), Tally(boxes)
+    if boxes:  # what earlier processes ran counts, against a budget too
+        boxes[0].ledger.add(loop.outcome.ledger)
+        boxes[0].ledger.add(loop.outcome.judging)
+    if finished:
         return loop.outcome
     outcome = loop.outcome
     progress.begin(stage, steps, done=outcome.step)
-    pace = Pace(steps, outcome.step, box)
+    pace = Pace(steps, outcome.step, boxes)
     try:
         with (
             StopRequest() as stop,
             _stopped_before(stop, loop),
-            _journaled(run, stage, state, box) as journal,
+            _journaled(run, stage, state, tally) as journal,
         ):
             # inside a step only if the step is all that has happened since the last checkpoint
             # and the process is alone: others would wait for the rest of it
             alone = group.process_group() is None
             journal.stop = lambda: alone and stop.requested and loop.nothing_since_saved
-            if validate is not None and not loop.restored:
-                loop.validated(validate())
+            if not loop.restored:
+                _judge(loop, validate, tally)
             while outcome.step < steps:
                 # a signal reaches processes at different steps
                 stopping, each = group.told(stop.requested, pace.own(_waited(state)))
@@ -110,20 +115,24 @@ def train(
                     loop.save()
                     raise loop.interrupted()
                 journal.begin(outcome.step)
-                started = perf_counter()
+                started, before = perf_counter(), tally.copy()
                 try:
                     metrics = step(outcome.step)
                 except StoppedInside:
                     raise loop.interrupted(inside=True) from None
-                loop.stepped(metrics, perf_counter() - started)
+                took = perf_counter() - started
+                if boxes:
+                    loop.spent(_everywhere(tally.since(before)))
+                    metrics = {"rows": outcome.ledger.rows_run, **metrics}
+                loop.stepped(metrics, took)
                 shown = {f"failed_{kind}": count for kind, count in pace.failures().items()}
                 span = pace.figures(outcome.step, outcome.metrics)
                 if span:
                     loop.log(**span)
                 progress.update(outcome.step, {**outcome.metrics, **shown, **pace.last})
                 last = outcome.step == steps
-                if validate is not None and (last or outcome.step % validate_every == 0):
-                    loop.validated(validate())
+                if last or outcome.step % validate_every == 0:
+                    _judge(loop, validate, tally)
                 if not last and (outcome.step % checkpoint_every == 0 or loop.due(SAVE_AFTER)):
                     loop.save()
                 if not last:
@@ -168,13 +177,25 @@ class _Journaled(Protocol):
     journal: Any
 
 
+def _judge(loop: Stage, validate: Callable[[], float] | None, tally: Tally) -> None:
+    """Validate, and count what black boxes did for it apart from what they did for steps."""
+    if validate is not None:
+        before = tally.copy()
+        loop.validated(validate())
+        loop.outcome.judging.add(_everywhere(tally.since(before)))
+
+
+def _everywhere(spent: Ledger) -> Ledger:
+    """What all processes counted together; causes are those of this one."""
+    counts = {name: value for name, value in vars(spent).items() if isinstance(value, int)}
+    summed = dict(zip(counts, group.total(*counts.values()), strict=True))
+    return replace(spent, **summed)
+
+
 @contextmanager
-def _journaled(
-    run: Run, stage: str, state: Mapping[str, Stateful], box: BlackBoxFunction | None
-) -> Iterator[Journal]:
+def _journaled(run: Run, stage: str, state: Mapping[str, Stateful], tally: Tally) -> Iterator[Journal]:
     """The stage's journal, given to the gradients of `state` that have none of their own."""
-    ledger = None if box is None else box.ledger
-    journal = Journal(group.journal_folder(run.path), stage, ledger, rank=group.rank())
+    journal = Journal(group.journal_folder(run.path), stage, tally, rank=group.rank())
     gradients = [part for part in state.values() if isinstance(part, _Journaled) and part.journal is None]
     for gradient in gradients:
         gradient.journal = journal

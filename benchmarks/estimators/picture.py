@@ -12,9 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from benchmarks.estimators.quality import expected_cosine
 from benchmarks.estimators.training import EACH
 from benchmarks.protocol import RESULTS
-from tasks.pictures import figure, save
+from tasks.report.pictures import figure, save
 
-# Okabe and Ito (2008), as in tasks.pictures; a second sign beside the colour
+# Okabe and Ito (2008), as in tasks.report.pictures; a second sign beside the colour
 LOOK = {
     "CGE": ("#d55e00", "v"),
     "RGE": ("#56b4e9", "o"),

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from tasks import pictures
 from tasks.image_classification.pictures import legend, sign
+from tasks.report import pictures
 
 
 @dataclass(frozen=True)

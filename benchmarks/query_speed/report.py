@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.query_speed.measuring import BASELINE, BlockTimes, uniform_mean
-from tasks.pictures import figure, save
+from tasks.report.pictures import figure, save
 
-# Okabe and Ito (2008), as in tasks.pictures, and a second sign
+# Okabe and Ito (2008), as in tasks.report.pictures, and a second sign
 LOOK = {
     "published": ("#000000", "^"),
     "in place": ("#0072b2", "X"),

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.protocol import RESULTS
 from benchmarks.soak.faults import ROWS, STOPPING
-from tasks import pictures
+from tasks.report import pictures
 from tasks.runs.machine import machine, versions
 
 FOLDER = RESULTS

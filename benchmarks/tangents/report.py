@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import NullFormatter
 
-from tasks import pictures
+from tasks.report import pictures
 from tasks.runs import atomic
 
 Curves = Mapping[str, Mapping[str, Any]]  # method -> seed -> a `Curve` as a dictionary

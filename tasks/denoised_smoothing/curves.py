@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from tasks import pictures
 from tasks.denoised_smoothing.certification.plots import colour
 from tasks.denoised_smoothing.limits import read
 from tasks.denoised_smoothing.samples import Samples
+from tasks.report import pictures
 from tasks.runs.folder import Run
 from tasks.runs.result import Result
 

@@ -11,11 +11,11 @@ import math
 from collections.abc import Mapping
 from statistics import fmean
 
-from tasks import html_report
 from tasks.denoised_smoothing.certification.settings import RADII
 from tasks.denoised_smoothing.certification.summary import Line
 from tasks.denoised_smoothing.config import Config
 from tasks.denoised_smoothing.limits import read
+from tasks.report import html_report
 
 SOURCE = "Chen et al. (2024), DeepZero, black-box defence on ImageNet-10"
 ACCURACIES: Mapping[str, tuple[float, float, float, float]] = {

@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from tasks import html_report
 from tasks.denoised_smoothing import curves, published, samples, tables
 from tasks.denoised_smoothing.certification.plots import plot_certified_accuracy
 from tasks.denoised_smoothing.certification.settings import Settings
@@ -16,7 +15,8 @@ from tasks.denoised_smoothing.certification.summary import Runs, latex_table, li
 from tasks.denoised_smoothing.config import Config
 from tasks.denoised_smoothing.limits import read
 from tasks.denoised_smoothing.task import FACTS, ONNX, certificates_name
-from tasks.html_report import Details, Facts, Figure, Heading, Paragraph
+from tasks.report import html_report
+from tasks.report.html_report import Details, Facts, Figure, Heading, Paragraph
 from tasks.runs import atomic
 from tasks.runs.folder import Run
 from tasks.runs.result import Result

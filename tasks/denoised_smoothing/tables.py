@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from tasks import html_report
 from tasks.denoised_smoothing.certification.settings import RADII
 from tasks.denoised_smoothing.certification.summary import Runs, lines
 from tasks.denoised_smoothing.certification.table import read_certificates
 from tasks.denoised_smoothing.limits import read
 from tasks.denoised_smoothing.task import certificates_name
 from tasks.denoised_smoothing.trainer import KINDS
+from tasks.report import html_report
 from tasks.runs.folder import Run
 from tasks.runs.result import Result, Row
 

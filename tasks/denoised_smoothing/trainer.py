@@ -165,7 +165,7 @@ class Trainer:
             validate_every=math.ceil(steps / validations),
             checkpoint_every=self.config.checkpoint_every,
             progress=self.progress,
-            box=self.box.own,
+            boxes=[self.box.own],
         )
         network.eval()
         return outcome

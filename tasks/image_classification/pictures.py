@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from tasks import pictures
 from tasks.image_classification.evaluation import Evaluation, Examples
+from tasks.report import pictures
 from tasks.runs.folder import Run
 from zo.pruning import LayerRatios
 

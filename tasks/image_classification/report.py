@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks import html_report
-from tasks.html_report import Details, Facts, Figure, Heading, Paragraph
 from tasks.image_classification import evaluation, pictures, tables
 from tasks.image_classification.config import Config
 from tasks.image_classification.task import evaluation_name
+from tasks.report import html_report
+from tasks.report.html_report import Details, Facts, Figure, Heading, Paragraph
 from tasks.runs.folder import Run
 from tasks.runs.result import Result
 from zo.pruning import LayerRatios

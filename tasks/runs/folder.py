@@ -43,6 +43,8 @@ class Run:
     versions: dict[str, str]
     started: str
     """ISO 8601, UTC."""
+    problem: str = ""
+    """Where the problem's class is: `module:Class`, or `/folder/file.py:Class`."""
     _events: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
     """Where metrics go too, while `tensorboard` is entered."""
 
@@ -57,6 +59,7 @@ class Run:
         *,
         data: Path = Path("data"),
         command: Sequence[str] | None = None,
+        problem: str = "",
     ) -> Run:
         """Make a new folder `root/<task>-<preset>-<date>-<time>`; an existing one is never touched.
 
@@ -68,6 +71,7 @@ class Run:
             seeds: one training for each.
             data: folder of the task's data.
             command: how the run was started; the process's own command line if not given.
+            problem: where the problem's class is.
 
         Raises:
             ConfigurationError: `config` cannot be written as JSON.
@@ -83,6 +87,7 @@ class Run:
             "command": list(sys.argv if command is None else command),
             "versions": versions(),
             "started": now.isoformat(timespec="seconds"),
+            "problem": problem,
         }
         root.mkdir(parents=True, exist_ok=True)
         path = _new_folder(root, f"{task}-{preset}-{now.astimezone():%Y%m%d-%H%M%S}")
@@ -125,6 +130,11 @@ class Run:
     def configuration(self, kind: type[C]) -> C:
         """The settings as the task's dataclass; `ConfigurationError` if they do not fit it."""
         return from_dict(kind, self.config)
+
+    @property
+    def begun(self) -> bool:
+        """Whether some step of it is done."""
+        return (self.path / "metrics.jsonl").is_file()
 
     @property
     def finished(self) -> bool:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from blackbox import Ledger
 from tasks.errors import CheckpointError, CheckpointWarning, StoppedInside
@@ -20,6 +20,16 @@ from tasks.runs.serialised import dumps, loads
 EVERY = 5.0  # seconds between writes: a step that is over sooner writes nothing
 FOLDER = "journal"
 _LENGTH = struct.Struct("<Q")  # in front of each entry
+
+
+class Counting(Protocol):
+    """A ledger, or several together."""
+
+    def copy(self) -> Ledger: ...  # noqa: D102
+
+    def since(self, earlier: Ledger, /) -> Ledger: ...  # noqa: D102
+
+    def add(self, other: Ledger, /) -> None: ...  # noqa: D102
 
 
 class Journal:
@@ -47,7 +57,7 @@ class Journal:
         self,
         folder: Path,
         stage: str,
-        ledger: Ledger | None = None,
+        ledger: Counting | None = None,
         every: float | None = None,
         clock: Callable[[], float] = monotonic,
         rank: int = 0,
@@ -152,7 +162,7 @@ class Journal:
 
 
 @contextmanager
-def journaled(folder: Path, name: str, ledger: Ledger | None = None, rank: int = 0) -> Iterator[Journal]:
+def journaled(folder: Path, name: str, ledger: Counting | None = None, rank: int = 0) -> Iterator[Journal]:
     """The journal of one piece of work outside of the steps, such as finding layer ratios.
 
     What an earlier process found is read when the block begins, and goes when it ends without an error.

@@ -39,6 +39,8 @@ class Row:
     """Time in optimiser steps."""
     extra: dict[str, float | int | str | None] = field(default_factory=dict)
     """Further figures by name."""
+    ledger: dict[str, Any] = field(default_factory=dict)
+    """What black boxes counted in training, as `blackbox.Ledger.state_dict` gives it."""
 
 
 @dataclass(frozen=True)

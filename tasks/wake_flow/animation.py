@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from tasks import pictures
+from tasks.report import pictures
 from tasks.runs import atomic
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.diagnostics import DIAMETER

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from tasks import pictures
+from tasks.report import pictures
 from tasks.wake_flow import spectra
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.diagnostics import DIAMETER

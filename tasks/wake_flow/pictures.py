@@ -11,7 +11,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Circle
 
 from simulators.wake_flow.geometry import CENTRE, LENGTHS
-from tasks import pictures
+from tasks.report import pictures
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.diagnostics import DIAMETER
 from tasks.wake_flow.findings import REFERENCE, Evaluation

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tasks import html_report
+from tasks.report import html_report
 from tasks.runs.result import Result
 from tasks.wake_flow import tables
 from tasks.wake_flow.config import Config

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks import html_report
-from tasks.html_report import Details, Facts, Figure, Heading, Paragraph
+from tasks.report import html_report
+from tasks.report.html_report import Details, Facts, Figure, Heading, Paragraph
 from tasks.runs.folder import Run
 from tasks.runs.result import Result
 from tasks.wake_flow import (

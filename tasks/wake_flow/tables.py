@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 
-from tasks import html_report
+from tasks.report import html_report
 from tasks.runs.result import Result, Row
 from tasks.wake_flow import spectra
 from tasks.wake_flow.config import Config

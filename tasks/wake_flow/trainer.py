@@ -111,7 +111,7 @@ class Trainer:
             validate_every=config.validate_every,
             checkpoint_every=config.checkpoint_every,
             progress=self.progress,
-            box=self.solver,
+            boxes=[self.solver],
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from tasks import pictures
+from tasks.report import pictures
 from tasks.runs.folder import Run
 from tasks.wake_flow.curves import ACROSS, band
 from tasks.wake_flow.limits import IN_LOOP, family_of

@@ -4,9 +4,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tasks import pictures
 from tasks.errors import ConfigurationError
-from tasks.html_report import Details, Facts, Figure, Heading, Page, Paragraph, Table, render, write
+from tasks.report import pictures
+from tasks.report.html_report import Details, Facts, Figure, Heading, Page, Paragraph, Table, render, write
 
 EVIL = "<script>alert('x')</script> & \"quoted\""
 VOID = {"meta", "link", "img", "br"}

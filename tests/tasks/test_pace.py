@@ -58,7 +58,7 @@ def test_failures_are_those_since_the_start_by_kind():
     box = Fragile(failures="keep")
     box(torch.tensor([2.0, 3.0]))
     clock = Clock()
-    pace = Pace(10, 0, Budgeted(box, rows=100), every=1, clock=clock)
+    pace = Pace(10, 0, [Budgeted(box, rows=100)], every=1, clock=clock)
     assert pace.failures() == {}
     box(torch.tensor([0.5, 2.0, -1.0, -2.0, float("nan")]))
     assert pace.failures() == {"raised": 1, "not_finite": 2, "skipped": 1}
@@ -86,7 +86,7 @@ def test_the_use_of_each_worker_is_part_of_the_span():
     with ThreadPoolExecutor(2) as executor:
         parallel = Parallel(Meeting(), executor)
         clock = Clock()
-        pace = Pace(10, 0, parallel, every=1, clock=clock)
+        pace = Pace(10, 0, [parallel], every=1, clock=clock)
         parallel(torch.zeros(2))
         clock.now += 10
         figures, seconds = pace.figures(1, {}), parallel.worker_seconds
@@ -119,10 +119,10 @@ def test_the_use_of_each_process_is_the_part_in_which_it_did_not_wait():
 
 def test_rows_that_failed_in_other_processes_count_too():
     box = Fragile(failures="keep")
-    pace, other = Pace(10, 0, box), Pace(10, 0, Fragile(failures="keep"))
+    pace, other = Pace(10, 0, [box]), Pace(10, 0, [second := Fragile(failures="keep")])
     box(torch.tensor([2.0, -1.0]))
-    assert other._box is not None
-    other._box(torch.tensor([2.0, 3.0, float("nan")]))
+    assert second.ledger.rows_asked == 0
+    second(torch.tensor([2.0, 3.0, float("nan")]))
     told = [pace.own(0.0), other.own(0.0)]
     pace.heard(told)
     other.heard(told)
@@ -150,7 +150,7 @@ def test_training_logs_and_shows_them(run, monkeypatch):
         shown.now += 20
         return {"loss": 1.0, "queries": i + 1}
 
-    train(run, "s", steps=4, step=step, state={"m": model}, model="m", progress=progress, box=box)
+    train(run, "s", steps=4, step=step, state={"m": model}, model="m", progress=progress, boxes=[box])
     lines = [line for line in run.metrics() if "seconds_left" in line]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert [line.get("failed_raised") for line in lines] == [None, None, 1, 2]

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from tasks import pictures
+from tasks.report import pictures
 
 # fmt: off
 # Machado, Oliveira and Fernandes (2009), severity 1.0: how colours look with each kind of vision

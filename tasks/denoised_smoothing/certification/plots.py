@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 
-from tasks import pictures
 from tasks.denoised_smoothing.certification.accuracy import accuracy_band, certified_accuracy
 from tasks.denoised_smoothing.certification.summary import Runs
+from tasks.report import pictures
 
 # Okabe and Ito (2008) without the yellow, which is faint as a line; told apart with any colour vision
 COLOURS = {

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tasks.html_report import Page, Table, write
+from tasks.report.html_report import Page, Table, write
 from tasks.runs.folder import Run
 from tasks.runs.result import Result
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from tasks import pictures
 from tasks.denoised_smoothing.certification.accuracy import (
     accuracy_band,
     accuracy_curve,
@@ -22,6 +21,7 @@ from tasks.denoised_smoothing.certification.plots import (
 )
 from tasks.denoised_smoothing.certification.summary import latex_table, markdown_table
 from tasks.denoised_smoothing.errors import CertificateFileError
+from tasks.report import pictures
 
 
 def certificate(idx, predict, radius, label=1, failed=0):

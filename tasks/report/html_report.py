@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import ConfigurationError
-from tasks.html_style import STYLE
+from tasks.report.html_style import STYLE
 from tasks.runs import atomic
 
 MEDIA_TYPES = {".png": "image/png", ".webp": "image/webp", ".gif": "image/gif"}

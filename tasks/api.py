@@ -1,0 +1,217 @@
+"""Runs from a script or a notebook: `run`, `load`, and what a run has found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+from tasks import methods, problems, report
+from tasks.errors import ConfigurationError, ProblemError, RunFolderError
+from tasks.interruption import ending_interrupts
+from tasks.problem import Problem
+from tasks.progress import Progress, make_progress
+from tasks.runs import checkpoint
+from tasks.runs.folder import Run
+from tasks.runs.result import Result
+from tasks.work import evaluation_path, setup_of, work
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class FinishedRun:
+    """What a run has found. `tasks.run` and `tasks.load` give one.
+
+    Args:
+        run: Its folder, with a result.
+        problem: What was trained; None where the code is not at hand, then `network` is refused.
+
+    Attributes:
+        path: The run's folder.
+        result: The table and what it was made with, as in `result.json`.
+        problem: What was trained.
+    """
+
+    def __init__(self, run: Run, problem: Problem | None) -> None:
+        self.path, self.problem = run.path, problem
+        self.result = Result.read(run.path)
+        self._run = run
+
+    @cached_property
+    def table(self) -> pandas.DataFrame:
+        """A line for each method and seed: the figure, rows, queries, seconds, and all further figures."""
+        return report.frame(self.result)
+
+    @cached_property
+    def metrics(self) -> pandas.DataFrame:
+        """The lines of `metrics.jsonl`: stage, step, loss, validation, rows, queries, seconds."""
+        import pandas
+
+        return pandas.DataFrame(self._run.metrics())
+
+    @property
+    def report(self) -> Path:
+        """The report's page; made anew if it is not there."""
+        page = self.path / report.NAME
+        return page if page.is_file() else report.write(self._run, self.problem)
+
+    def network(self, method: str, seed: int = 0) -> nn.Module:
+        """The network that a method trained, with the weights that validation chose.
+
+        Raises:
+            ConfigurationError: The run has no such method or seed.
+            ProblemError: The problem's code is not at hand.
+        """
+        if self.problem is None:
+            raise ProblemError(
+                f"{self.path}: expected the problem's code, got none. Load it with trust=True."
+            )
+        wanted = methods.chosen(self.problem)
+        if method not in wanted or seed not in self._run.seeds:
+            raise ConfigurationError(
+                f"{self.path}: expected one of the methods {', '.join(wanted)} and of the seeds "
+                f"{self._run.seeds}, got {method!r} and {seed!r}."
+            )
+        found: dict[str, methods.Trained] = {}
+        for name, each in wanted.items():  # methods may start from what those before have trained
+            setup = setup_of(self.problem, self._run, name, seed, Progress(), found)
+            found[name] = each.train(setup)
+            if name == method:
+                break
+        return found[method].network
+
+    def fields(self, method: str, seed: int = 0) -> dict[str, np.ndarray]:
+        """The arrays that the problem's `evaluate` gave for a method."""
+        stage = f"seed-{seed}/{method.lower().replace(' ', '-')}"
+        kept = checkpoint.load(evaluation_path(self.path, stage))["fields"]
+        return {name: tensor.numpy() for name, tensor in kept.items()}
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the table, and where the run is."""
+        return f"{report.shown(self.result)._repr_html_()}<p>{self.path}</p>"
+
+    def __repr__(self) -> str:
+        """The folder and the table."""
+        return f"{self.path}\n{report.shown(self.result).to_string(index=False)}"
+
+
+def run(
+    problem: Problem,
+    *,
+    seeds: int | Sequence[int] = 1,
+    runs: Path | str = "runs",
+    resume: Path | str | None = None,
+    progress: Progress | None = None,
+    tensorboard: bool = False,
+    **settings: Any,  # noqa: ANN401
+) -> FinishedRun:
+    """Train and judge a problem by every method that its settings name, and write the report.
+
+        run = tasks.run(Brusselator(unroll=6), methods=["none", "tangents"], steps=300)
+        run.table
+
+    The folder is as one of `blackbox run`: killed, it goes on with `blackbox resume`, or with `resume=`.
+
+    Args:
+        problem: What is trained.
+        seeds: How many trainings of each method, or which seeds.
+        runs: Where the run's folder is made.
+        resume: A folder to go on with, of the same problem and settings.
+        progress: What the user sees; bars in a terminal or notebook, lines elsewhere, if None.
+        tensorboard: Whether to write the metrics as TensorBoard event files too.
+        **settings: Settings that depart from those of `problem`.
+
+    Raises:
+        ConfigurationError: A setting or method is unknown or out of its range; no row was run.
+        BudgetError: The budget of rows is spent.
+    """
+    if problems.is_executing():
+        raise ProblemError(
+            "tasks.run: expected to be called by a script, but the script is being executed to find its problem. "
+            'Put the call under `if __name__ == "__main__":`.'
+        )
+    for name in ("methods",):
+        if name in settings:
+            settings[name] = tuple(settings[name])
+    problem = type(problem)(problem.config, folder=problem.folder, **settings)
+    numbers = range(seeds) if isinstance(seeds, int) else seeds
+    if len(numbers) < 1:
+        raise ConfigurationError(f"seeds: expected at least one, got {seeds!r}.")
+    methods.chosen(problem)  # refused before a folder is made
+    if resume is None:
+        made = Run.create(
+            Path(runs),
+            problem.name(),
+            _preset(problem),
+            problem.config,
+            numbers,
+            data=problem.folder,
+            problem=problems.where_is(type(problem)),
+        )
+    else:
+        made = Run.open(Path(resume))
+        if made.configuration(type(problem.config)) != problem.config:
+            raise RunFolderError(
+                f"{made.path}: expected the settings of that run, got others. Resume it by `tasks.resume`, or "
+                "leave resume out for a new run."
+            )
+    return finish(made, problem, progress, tensorboard=tensorboard)
+
+
+def finish(
+    run: Run, problem: Problem, progress: Progress | None = None, *, tensorboard: bool = False
+) -> FinishedRun:
+    """Do what is left of a run in this process, and write its report."""
+    shown: AbstractContextManager[Progress] = make_progress() if progress is None else progress
+    with ending_interrupts(), run.lock():
+        if not run.finished:
+            with run.tensorboard(tensorboard), shown as told:
+                told.say(f"Run folder: {run.path}")
+                work(problem, run, told)
+        report.write(run, problem)
+    return FinishedRun(run, problem)
+
+
+def load(folder: Path | str, *, trust: bool = False) -> FinishedRun:
+    """A finished run.
+
+    Args:
+        folder: Of the run.
+        trust: Whether to execute the file that the run says its problem is in, where the run came from
+            elsewhere; without it such a run has tables and curves, and no networks.
+
+    Raises:
+        RunFolderError: It is no run's folder, or the run is not finished.
+    """
+    run = Run.open(Path(folder))
+    return FinishedRun(run, problem_of(run) if trust or _is_own(run) else None)
+
+
+def problem_of(run: Run) -> Problem:
+    """The problem of a run with its settings; executes the code that the run names.
+
+    Raises:
+        RunFolderError: The run does not say where its problem is.
+    """
+    if not run.problem:
+        raise RunFolderError(
+            f"{run.path}: expected a run that says where its problem's class is, got one of a notebook or a "
+            "terminal. Resume it from there: tasks.run(problem, resume=folder)."
+        )
+    kind, _ = problems.find(run.problem)
+    return kind(run.configuration(kind.Config), folder=Path(run.data))
+
+
+def _is_own(run: Run) -> bool:
+    return bool(run.problem)
+
+
+def _preset(problem: Problem) -> str:
+    known: Mapping[str, Any] = problem.presets
+    return next((name for name, config in known.items() if config == problem.config), "own")

@@ -1,0 +1,153 @@
+"""`AutogradGradient`: the gradient of methods that differentiate the objective by autograd.
+
+What stands in the place of a box is a function: its derivative if there is one, its values with no gradient,
+or an estimate of its derivative. So an objective that calls `self.box` is written once for all methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import zo
+from blackbox import BlackBoxFunction
+from blackbox.calls import intercepted
+from tasks.errors import ProblemError
+from zo.batches import count_rows, map_tensors
+from zo.failures import survivors
+
+Stand = Callable[..., Any]
+"""What stands in a box's place: tensors in and out as the box's, and autograd may pass."""
+
+
+@dataclass
+class AutogradCounts:
+    """What an `AutogradGradient` has spent.
+
+    Attributes:
+        steps: Calls of `backward`.
+        queries: Perturbed rows, where the box's derivative is estimated from some.
+        dropped: Of those the ones that failed.
+        lost: Rows of batches that were left out, for their loss was not finite.
+    """
+
+    steps: int = 0
+    queries: int = 0
+    dropped: int = 0
+    lost: int = 0
+
+
+class AutogradGradient:
+    """Fills `.grad` by autograd, with something else in the place of each black box.
+
+    Rows whose loss is not finite are taken out of the loss and the gradient, as `zo.LossGradient` does; then
+    the objective is evaluated once more, without them.
+
+    Args:
+        network: What is trained.
+        objective: `objective(network, batch) -> Tensor (rows,)`; it calls the boxes.
+        stands: What stands in the place of each box. One that is a `zo.differentiable` box has its own counts
+            and state, which are kept.
+
+    Attributes:
+        counts: See `AutogradCounts`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Callable[[nn.Module, Any], Tensor],
+        stands: Mapping[BlackBoxFunction, Stand],
+    ) -> None:
+        self.network, self.objective = network, objective
+        self.counts = AutogradCounts()
+        self._stands = dict(stands)
+        self._boxes = [
+            stand for stand in stands.values() if isinstance(stand, zo.box_gradient.DifferentiableBox)
+        ]
+
+    def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
+        """Add the gradient of the mean loss to `.grad`; returns that loss, detached.
+
+        Raises:
+            FailedQueriesError: No row has a finite loss.
+        """
+        step = self.counts.steps
+        with intercepted(self._answer):
+            losses = self.objective(self.network, batch)
+            if losses.ndim != 1 or len(losses) != count_rows(batch):
+                raise ProblemError(
+                    f"objective: expected one loss for each of {count_rows(batch)} rows, got a tensor of shape "
+                    f"{tuple(losses.shape)}. Take the mean over all axes but the first."
+                )
+            alive = survivors(losses.detach(), step)
+            if not alive.all():  # in the backward pass of a mean that leaves rows out, 0 * NaN is NaN
+                self.counts.lost += int((~alive).sum())
+                living = map_tensors(lambda tensor: tensor[alive.to(tensor.device)], batch)
+                losses = self.objective(self.network, living)
+        loss = losses.mean()
+        if loss.requires_grad:
+            loss.backward()
+        self.counts.steps += 1
+        self.counts.queries = sum(box.counts.rows for box in self._boxes)
+        self.counts.dropped = sum(box.counts.dropped for box in self._boxes)
+        return loss.detach()
+
+    def queries(self) -> int:
+        """Perturbed objectives of a step: none."""
+        return 0
+
+    def metrics(self) -> dict[str, float]:
+        """The counts, by name."""
+        return {name: float(count) for name, count in asdict(self.counts).items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts, and what estimates of the boxes' derivatives carry on."""
+        return {"counts": asdict(self.counts), "boxes": [box.state_dict() for box in self._boxes]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.counts = AutogradCounts(**state["counts"])
+        for box, own in zip(self._boxes, state["boxes"], strict=True):
+            box.load_state_dict(own)
+
+    def _answer(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+        if box not in self._stands:
+            return box.call(*arrays)
+        with intercepted(None):  # what stands there calls the box itself
+            return self._stands[box](*arrays)
+
+    def __repr__(self) -> str:
+        """The network, and what stands in the boxes' places."""
+        return f"AutogradGradient({type(self.network).__name__}, {list(self._stands.values())!r})"
+
+
+def values_alone(box: BlackBoxFunction) -> Stand:
+    """The box's values, and no gradient through it."""
+
+    def call(*arrays: Tensor) -> Any:  # noqa: ANN401
+        return box.call(*(array.detach() for array in arrays))
+
+    return call
+
+
+def with_derivative(box: BlackBoxFunction, reference: Stand) -> Stand:
+    """A reference that autograd passes through; its rows are counted as the box's."""
+
+    def call(*arrays: Tensor) -> Any:  # noqa: ANN401
+        rows = 1
+        for size in arrays[0].shape[: arrays[0].ndim - len(box.inputs[0].shape)]:
+            rows *= size
+        outputs = reference(*arrays)
+        each = outputs if isinstance(outputs, tuple) else (outputs,)
+        first = each[0].detach()
+        whole = torch.isfinite(first.reshape(rows, -1)).all(dim=1)
+        lost = int((~whole).sum())
+        box.ledger.count(calls=1, rows_asked=rows, rows_run=rows, rows_failed=lost, rows_not_finite=lost)
+        return outputs
+
+    return call

@@ -1,0 +1,106 @@
+"""Problems by name: those that ship, those of installed packages, and classes in files of one's own."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from blackbox import registry
+from blackbox.checks import nearest
+from tasks import names
+from tasks.errors import ConfigurationError, ProblemError
+from tasks.problem import Problem
+
+_loading = ContextVar("loading", default=False)
+
+
+def find(target: str) -> tuple[type[Problem], str]:
+    """The problem that a name, `module:Class` or `file.py:Class` means; `file.py` alone means its only one.
+
+    Code of the file or module is executed.
+
+    Returns:
+        The class, and where it is as a run's `config.json` has it: files by their absolute path.
+
+    Raises:
+        ConfigurationError: There is no such name, file or class.
+        ProblemError: It is no subclass of `tasks.Problem`.
+    """
+    known = names.problems()
+    where = known.get(target, target)
+    place, colon, _ = where.rpartition(":")
+    if where.endswith(".py"):
+        place, colon = where, ""
+    if not place:
+        raise ConfigurationError(
+            f"{target!r}: expected a problem's name, module:Class or file.py:Class. {nearest(target, known)}"
+        )
+    with executing():
+        found = registry.find(where, known) if colon else _only(where)
+    if not (inspect.isclass(found) and issubclass(found, Problem)):
+        raise ProblemError(
+            f"{target}: expected a subclass of tasks.Problem, got {getattr(found, '__name__', found)!r}. "
+            "`blackbox new NAME` writes an example."
+        )
+    if place.endswith(".py"):
+        where = f"{Path(place).resolve()}:{found.__qualname__}"
+    return found, where
+
+
+def where_is(kind: type[Problem]) -> str:
+    """Where a class is, as `find` takes it; "" for one that was written in a notebook or a terminal."""
+    for where in names.PROBLEMS.values():
+        if where == f"{kind.__module__}:{kind.__qualname__}":
+            return where
+    module = sys.modules.get(kind.__module__)
+    path = getattr(module, "__file__", None)
+    if path is None:
+        return ""
+    if kind.__module__ == "__main__" or "." not in kind.__module__:
+        return f"{Path(path).resolve()}:{kind.__qualname__}"
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def digest(where: str) -> dict[str, str]:
+    """The version of a problem in a file: its name and the first digits of its SHA-256; empty for others."""
+    path = Path(where.rpartition(":")[0])
+    if path.suffix != ".py" or not path.is_file():
+        return {}
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:12]}
+
+
+def is_executing() -> bool:
+    """Whether a problem's file is being executed to find its class, which must not start a run."""
+    return _loading.get()
+
+
+@contextmanager
+def executing() -> Iterator[None]:
+    """A block in which a problem's file is executed."""
+    token = _loading.set(True)
+    try:
+        yield
+    finally:
+        _loading.reset(token)
+
+
+def _only(place: str) -> Any:  # noqa: ANN401
+    """The only problem in a file."""
+    module = registry.module_of(place)
+    found = [
+        kind
+        for kind in vars(module).values()
+        if inspect.isclass(kind) and issubclass(kind, Problem) and kind.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        named = ", ".join(kind.__name__ for kind in found) or "none"
+        raise ConfigurationError(
+            f"{place}: expected one subclass of tasks.Problem, found {named}. Write {place}:CLASS."
+        )
+    return found[0]

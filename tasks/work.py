@@ -1,0 +1,187 @@
+"""`work`: what is left of a run: every method and seed trained and judged, to `result.json`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import zo
+from blackbox import BlackBoxFunction, Ledger
+from blackbox.wrappers import Budgeted
+from tasks import cost, methods
+from tasks.errors import ProblemError
+from tasks.methods import Setup, Trained
+from tasks.pace import Tally
+from tasks.problem import Problem
+from tasks.progress import Progress
+from tasks.runs import checkpoint
+from tasks.runs.checkpoints import file_name
+from tasks.runs.folder import Run
+from tasks.runs.result import Result, Row
+from tasks.workers import group
+from zo.batches import map_tensors
+
+EVALUATIONS = "evaluations"
+
+
+def work(problem: Problem, run: Run, progress: Progress) -> None:
+    """Do what is left of a run; it ends with `result.json`.
+
+    Args:
+        problem: What is trained, with the run's settings. Its boxes keep failed rows from here on.
+        run: The run's folder, new or left off anywhere.
+        progress: What the user sees.
+
+    Raises:
+        ConfigurationError: A method is unknown, or the run cannot end within its budget; no row was run.
+        BudgetError: The budget is spent; the run goes on with a larger one.
+        Interrupted: Ctrl-C, SIGTERM or SIGUSR1.
+    """
+    config = problem.config
+    torch.set_num_threads(config.threads)
+    _refuse_missing_device(config.device)
+    wanted = methods.chosen(problem)
+    prepare(problem)
+    for line in cost.lines(problem, wanted, len(run.seeds), timed=not run.begun):
+        progress.say(line)
+    table: list[Row] = []
+    for seed in run.seeds:
+        trained: dict[str, Trained] = {}
+        for name, method in wanted.items():
+            setup = setup_of(problem, run, name, seed, progress, trained)
+            trained[name] = method.train(setup)
+            table.append(_row(setup, trained[name], evaluation(setup, trained[name])))
+    Result.of(run, table).write(run.path)
+
+
+def prepare(problem: Problem) -> None:
+    """Set the boxes up for a run: failed rows are kept, rows are bounded, processes share what they all ask."""
+    rows, group_of_run = problem.config.rows, group.process_group()
+    for box in problem.boxes.values():
+        box.failures = "keep"
+    ledgers = {id(box.ledger) for box in problem.boxes.values()}
+    if rows is not None and len(ledgers) > 1:
+        raise ProblemError(
+            f"rows: expected one black box, or several around one ledger, got {len(ledgers)}. Bound each by "
+            "blackbox.Budgeted in box(self), and leave --rows out."
+        )
+
+    def wrapped(box: BlackBoxFunction) -> BlackBoxFunction:
+        bounded = box if rows is None else Budgeted(box, rows)
+        return bounded if group_of_run is None else zo.SharedRows(bounded, group_of_run)
+
+    problem.replace_boxes(wrapped)
+
+
+def setup_of(
+    problem: Problem, run: Run, name: str, seed: int, progress: Progress, trained: Mapping[str, Trained]
+) -> Setup:
+    """What a method is given, the same for all methods of a seed."""
+    config = problem.config
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        network = problem.network()
+    if not isinstance(network, nn.Module):
+        raise ProblemError(
+            f"{type(problem).__name__}.network: expected an nn.Module, got {type(network).__name__}."
+        )
+
+    def batch(step: int) -> Any:  # noqa: ANN401
+        return map_tensors(lambda tensor: tensor.to(config.device), problem.data.train(seed, step))
+
+    return Setup(
+        problem=problem,
+        run=run,
+        name=name,
+        seed=seed,
+        network=network.to(config.device),
+        steps=config.steps,
+        batch=batch,
+        objective=problem.objective,
+        learning_rate=config.learning_rate,
+        validate=problem.validate if problem.validates() else None,
+        progress=progress,
+        trained=trained,
+    )
+
+
+def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
+    """What `evaluate` says of a trained network: figures, fields and the ledger; kept, so asked for once."""
+    path = evaluation_path(setup.run.path, setup.stage)
+    tally = Tally(setup.boxes)
+    if path.exists():
+        found = checkpoint.load(path)
+        setup.boxes[0].ledger.add(Ledger(**found["ledger"]))
+        return found
+    before = tally.copy()
+    told = setup.problem.evaluate(trained.network)
+    figures: dict[str, Any] = {}
+    fields: dict[str, Tensor] = {}
+    for name, value in told.items():
+        if isinstance(value, str) or value is None:
+            figures[name] = value
+        elif isinstance(value, int | float) or np.ndim(value) == 0:
+            figures[name] = value if isinstance(value, int) else float(value)
+        else:
+            fields[name] = torch.as_tensor(value).detach().cpu()
+    if not figures:
+        raise ProblemError(
+            f"{type(setup.problem).__name__}.evaluate: expected at least one figure by name, got "
+            f"{sorted(told)}. Return {{'test error': ...}}."
+        )
+    found = {"figures": figures, "fields": fields, "ledger": asdict(tally.since(before))}
+    path.parent.mkdir(exist_ok=True)
+    checkpoint.save(path, found)
+    return found
+
+
+def evaluation_path(folder: Path, stage: str) -> Path:
+    """The file of a stage's evaluation in a run folder."""
+    return folder / EVALUATIONS / f"{file_name(stage)}.safetensors"
+
+
+def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:
+    outcome, ledger = trained.outcome, trained.outcome.ledger
+    (metric, value), *others = found["figures"].items()
+    finite = isinstance(value, int | float) and math.isfinite(value)
+    extra: dict[str, Any] = dict(others)
+    extra |= {
+        "weights": sum(weight.numel() for weight in trained.network.parameters()),
+        "steps": outcome.step,
+        "chosen step": outcome.best_step,
+        "validation": outcome.best_validation,
+        "dropped queries": trained.dropped,
+        "rows of validation": outcome.judging.rows_run,
+        "rows of test": found["ledger"]["rows_run"],
+        **trained.figures,
+    }
+    return Row(
+        method=setup.name,
+        seed=setup.seed,
+        metric=metric,
+        value=float(value) if finite else None,
+        unit=setup.problem.unit,
+        rows=ledger.rows_run,
+        queries=trained.queries,
+        seconds=outcome.seconds,
+        extra=extra,
+        ledger=asdict(ledger),
+    )
+
+
+def _refuse_missing_device(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ProblemError(
+            "device: expected a GPU that torch can use, got none. Leave out --device, or take cpu."
+        )
+    if device == "cuda":
+        # convolutions would round to 10 bits there, in which a step of mu is lost
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
