@@ -133,8 +133,8 @@ def run(
     """
     if problems.is_executing():
         raise ProblemError(
-            "tasks.run: expected to be called by a script, but the script is being executed to find its problem. "
-            'Put the call under `if __name__ == "__main__":`.'
+            "tasks.run: expected to be called by a script, but the script is being executed to find its "
+            'problem. Put the call under `if __name__ == "__main__":`.'
         )
     for name in ("methods",):
         if name in settings:
@@ -158,8 +158,8 @@ def run(
         made = Run.open(Path(resume))
         if made.configuration(type(problem.config)) != problem.config:
             raise RunFolderError(
-                f"{made.path}: expected the settings of that run, got others. Resume it by `tasks.resume`, or "
-                "leave resume out for a new run."
+                f"{made.path}: expected the settings of that run, got others. Take its "
+                "settings, or leave resume out for a new run."
             )
     return finish(made, problem, progress, tensorboard=tensorboard)
 

@@ -81,8 +81,8 @@ class AutogradGradient:
             losses = self.objective(self.network, batch)
             if losses.ndim != 1 or len(losses) != count_rows(batch):
                 raise ProblemError(
-                    f"objective: expected one loss for each of {count_rows(batch)} rows, got a tensor of shape "
-                    f"{tuple(losses.shape)}. Take the mean over all axes but the first."
+                    f"objective: expected one loss for each of {count_rows(batch)} rows, got a tensor of "
+                    f"shape {tuple(losses.shape)}. Take the mean over all axes but the first."
                 )
             alive = survivors(losses.detach(), step)
             if not alive.all():  # in the backward pass of a mean that leaves rows out, 0 * NaN is NaN

@@ -30,7 +30,7 @@ class Config:
     schedule: Literal["cosine", "constant"] = "cosine"
     """Whether the learning rate falls to zero along a cosine, or stays."""
     rows: Count | None = None
-    """The most rows that black boxes may run in the whole run, validation and test included; None for no limit."""
+    """The most rows that the run may run, validation and test included; None for no limit."""
     validate_every: Count = 25
     """Optimiser steps between validations."""
     checkpoint_every: Count = 25
@@ -50,7 +50,7 @@ class Config:
     probes: Natural = 2
     """Moved copies of the network that run beside it in a step of tangents."""
     max_rows: Positive | None = None
-    """What a step of tangents may cost when trust is lost, in multiples of a first-order step; None for 3.5."""
+    """What a step of tangents may cost when trust is lost, in first-order steps; None for 3.5."""
     chunk: Count | None = None
     """Queries that are evaluated together; None for what memory allows. Another number rounds otherwise."""
     threads: Count = 1

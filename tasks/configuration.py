@@ -49,7 +49,8 @@ def check(configuration: Any) -> None:  # noqa: ANN401
         try:
             _adapters(kind)[field.name].validate_python(value, strict=True)
         except ValidationError as error:
-            raise refused(field.name, _expected(error), value) from None
+            place, expected, came = _wrong(error, value)
+            raise refused(field.name, f"{expected}{place and f' at {place}'}", came) from None
 
 
 def refused(name: str, expected: str, value: object) -> ConfigurationError:
@@ -61,7 +62,7 @@ def refused(name: str, expected: str, value: object) -> ConfigurationError:
         value: What came.
     """
     return ConfigurationError(
-        f"{name}: expected {expected}, got {value!r}. Set it with --{name.replace('_', '-')}, or in the script."
+        f"{name}: expected {expected}, got {value!r}. Set it with --{name.replace('_', '-')}."
     )
 
 
@@ -78,10 +79,10 @@ def to_dict(configuration: Any) -> dict[str, Any]:  # noqa: ANN401
     for field in dataclasses.fields(kind):
         value = getattr(configuration, field.name)
         try:
-            found[field.name] = json.loads(json.dumps(value, default=_plain))
+            found[field.name] = json.loads(json.dumps(value, default=_plain, allow_nan=False))
         except (TypeError, ValueError) as error:
             raise ConfigurationError(
-                f"{kind.__name__}.{field.name}: expected numbers, text, paths, tuples or dataclasses of these, "
+                f"{kind.__name__}.{field.name}: expected numbers, text, paths, tuples or dataclasses, "
                 f"got {value!r} ({error}). Use a plain Python value."
             ) from None
     return found
@@ -118,8 +119,9 @@ def from_dict(kind: type[C], values: Mapping[str, Any], where: str | None = None
         try:
             read[name] = _adapters(kind)[name].validate_json(json.dumps(values[name]), strict=True)
         except ValidationError as error:
+            place, expected, came = _wrong(error, values[name])
             raise ConfigurationError(
-                f"{where}.{name}: expected {_expected(error)}, got {values[name]!r}. Correct the value."
+                f"{where}.{name}{place}: expected {expected}, got {came!r}. Correct the value."
             ) from None
     return kind(**read)
 
@@ -132,19 +134,23 @@ def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
         return {field.name: TypeAdapter(hints[field.name]) for field in dataclasses.fields(kind)}
     except Exception as error:  # names that are not there, kinds that pydantic does not know
         raise ConfigurationError(
-            f"{kind.__qualname__}: expected annotations that can be read from JSON, got: {error}. Use bool, int, "
-            "float, str, Path, Literal, tuple, list, dict, a union of these or a dataclass."
+            f"{kind.__qualname__}: expected annotations that can be read from JSON, got: {error}. Use bool, "
+            "int, float, str, Path, Literal, tuple, list, dict, a union of these or a dataclass."
         ) from error
 
 
-def _expected(error: ValidationError) -> str:
-    """Pydantic's reasons, as they go on from "expected"."""
-    parts: list[str] = []
-    for found in error.errors(include_url=False):
-        text = found["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        place = "".join(f"[{part}]" for part in found["loc"] if isinstance(part, int))
-        parts.append(f"{text} at {place}" if place else text)
-    return " or ".join(dict.fromkeys(parts))
+def _wrong(error: ValidationError, value: object) -> tuple[str, str, object]:
+    """Where in a value something is wrong ("[1]", or ""), what was expected there, and what came."""
+    found = error.errors(include_url=False)
+    places = {tuple(part for part in each["loc"] if isinstance(part, int)) for each in found}
+    texts = dict.fromkeys(
+        each["msg"].removeprefix("Input should be ").removeprefix("Value error, ").replace("None", "null")
+        for each in found
+    )
+    if len(places) == 1 and len({id(each["input"]) for each in found}) == 1:
+        place = "".join(f"[{part}]" for part in places.pop())
+        return place, " or ".join(texts), found[0]["input"]
+    return "", " or ".join(texts), value
 
 
 def _plain(value: object) -> object:

@@ -1,9 +1,8 @@
-"""What a run will cost, before it starts: rows, queries and time by method, from one evaluation of the objective."""
+"""What a run will cost, before it starts: rows, queries and time by method."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -12,28 +11,13 @@ import torch
 from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
 from tasks.errors import ConfigurationError
-from tasks.methods import Method
+from tasks.methods import Cost, Method
 from tasks.pace import Tally
 from tasks.problem import Problem
 from tasks.progress import duration
 from zo.batches import count_rows, map_tensors
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a method will ask for, in one seed.
-
-    Attributes:
-        method: Its name.
-        rows: Of the boxes in training; None where that is not known beforehand.
-        queries: Perturbed objectives.
-        seconds: Of the boxes' rows; None where no row was timed.
-    """
-
-    method: str
-    rows: int | None
-    queries: int
-    seconds: float | None
+TRIES = 5  # evaluations of the objective, of which the quickest counts: the first one warms up
 
 
 def lines(problem: Problem, methods: Mapping[str, Method], seeds: int, *, timed: bool) -> list[str]:
@@ -51,25 +35,38 @@ def lines(problem: Problem, methods: Mapping[str, Method], seeds: int, *, timed:
     each = rows_of_objective(problem)
     if each is None:
         return ["Cost: not known before the first step (the objective could not be tried without its boxes)."]
+    planned = {name: _planned(problem, method) for name, method in methods.items()}
+    rows = {name: round(each * plan.evaluations) for name, plan in planned.items() if plan is not None}
     judging = _rows_of_judging(problem, each, len(methods))
-    trying = [_estimate(problem, name, method, each, None) for name, method in methods.items()]
-    known = sum(found.rows or 0 for found in trying) * seeds + judging * seeds
-    budget = problem.config.rows
-    if budget is not None and known > budget:
-        told = ", ".join(f"{found.method} {found.rows:,}" for found in trying if found.rows)
+    total, budget = seeds * (sum(rows.values()) + judging), problem.config.rows
+    if budget is not None and total > budget:
+        told = ", ".join(f"{name} {count:,}" for name, count in rows.items() if count)
         raise ConfigurationError(
-            f"rows: expected a run within its budget of {budget:,} rows, got a plan of {known:,} "
-            f"({seeds} seed(s) of: {told}; validation and test {judging:,}). No row was run. Raise --rows, or lower "
+            f"rows: expected a run within its budget of {budget:,} rows, got a plan of {total:,} in {seeds} "
+            f"seed(s) of: {told}; validation and test {judging:,}. No row was run. Raise --rows, or lower "
             "--steps, --batch, or the methods' settings."
         )
     second = _seconds_per_row(problem) if timed else None
-    found = [_estimate(problem, name, method, each, second) for name, method in methods.items()]
+    size = count_rows(_first_batch(problem))
     speed = "" if second is None else f", {1e3 * second:.3g} ms a row"
-    rows = count_rows(_first_batch(problem))
-    head = f"Cost: one evaluation of the objective on {rows} rows of data runs {each:,} box rows{speed}."
+    told = [f"Cost: one evaluation of the objective on {size} rows of data runs {each:,} box rows{speed}."]
+    told += [_line(name, planned[name], each, second) for name in methods]
     limit = "" if budget is None else f" of {budget:,} allowed"
-    total = f"  in all {seeds} seed(s), validation and test included: {known:,} rows{limit}"
-    return [head, *map(_line, found), total]
+    return [*told, f"  in all {seeds} seed(s), validation and test included: {total:,} rows{limit}"]
+
+
+def _planned(problem: Problem, method: Method) -> Cost | None:
+    return None if method.cost is None else method.cost(problem, problem.config.steps)
+
+
+def _line(name: str, plan: Cost | None, each: int, second: float | None) -> str:
+    if plan is None:
+        return f"  {name}: not known before the first step"
+    rows = round(each * plan.evaluations)
+    most = "" if plan.most is None else f" (at most {round(each * plan.most):,} where trust is lost)"
+    queries = f", {plan.queries:,} queries" if plan.queries else ""
+    took = "" if second is None or not rows else f", about {duration(rows * second)} in the box"
+    return f"  {name}: {rows:,} rows{most}{queries}{took}"
 
 
 def rows_of_objective(problem: Problem) -> int | None:
@@ -104,22 +101,18 @@ def _first_batch(problem: Problem) -> Any:  # noqa: ANN401
 
 
 def _seconds_per_row(problem: Problem) -> float:
-    """How long a box row takes, from one evaluation of the objective on a batch."""
-    tally = Tally(list(problem.boxes.values()))
+    """How long a box row takes: the quickest of a few evaluations of the objective, for a second at most."""
+    tally, best, begun = Tally(list(problem.boxes.values())), float("inf"), perf_counter()
     with torch.random.fork_rng(devices=()), torch.no_grad():
-        network = problem.network().to(problem.config.device)
-        batch, before, started = _first_batch(problem), tally.copy(), perf_counter()
-        problem.objective(network, batch)
-        passed = perf_counter() - started
-    return passed / max(1, tally.since(before).rows_asked)
-
-
-def _estimate(problem: Problem, name: str, method: Method, each: int, second: float | None) -> Estimate:
-    if method.cost is None:
-        return Estimate(name, None, 0, None)
-    cost, steps = method.cost(problem), problem.config.steps
-    rows = int(each * (cost.first + cost.rows * steps))
-    return Estimate(name, rows, int(cost.queries * steps), None if second is None else rows * second)
+        network, batch = problem.network().to(problem.config.device), _first_batch(problem)
+        for _ in range(TRIES):
+            before, started = tally.copy(), perf_counter()
+            problem.objective(network, batch)
+            passed = perf_counter() - started
+            best = min(best, passed / max(1, tally.since(before).rows_asked))
+            if perf_counter() - begun > 1.0:
+                break
+    return best
 
 
 def _rows_of_judging(problem: Problem, each: int, methods: int) -> int:
@@ -133,11 +126,3 @@ def _rows_of_judging(problem: Problem, each: int, methods: int) -> int:
     if kind.evaluate is Problem.evaluate and problem.data.test is not None:
         rows += per_row * count_rows(problem.data.test)
     return int(rows * methods)
-
-
-def _line(found: Estimate) -> str:
-    if found.rows is None:
-        return f"  {found.method}: not known before the first step"
-    queries = f", {found.queries:,} queries" if found.queries else ""
-    took = "" if found.seconds is None or not found.rows else f", about {duration(found.seconds)} in the box"
-    return f"  {found.method}: {found.rows:,} rows{queries}{took}"

@@ -31,6 +31,8 @@ from tasks.training import train
 from tasks.workers import group
 from zo.estimators import Parameters
 
+MOST_ROWS = 3.5  # in first-order steps: what zo.TangentGradient keeps to by default
+
 
 class Gradient(Protocol):
     """What fills `.grad`: of `zo`, `AutogradGradient`, or of one's own."""
@@ -73,17 +75,17 @@ class Trained:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one step of a method asks for.
+    """What the steps of a method ask for, before any is taken.
 
     Attributes:
-        queries: Perturbed objectives.
-        rows: Box rows, in multiples of those that one evaluation of the objective runs.
-        first: The same before the first step, once.
+        evaluations: Of the objective, of base and queries together.
+        queries: Perturbed objectives among them.
+        most: Evaluations where a method takes more when it has to; None for never.
     """
 
-    queries: float = 0.0
-    rows: float = 1.0
-    first: float = 0.0
+    evaluations: float = 0.0
+    queries: int = 0
+    most: float | None = None
 
 
 @dataclass(frozen=True)
@@ -229,13 +231,13 @@ class Method:
     Attributes:
         about: What it is, in one sentence.
         train: Trains `setup.network`.
-        cost: What a step asks for; None where that is not known beforehand.
+        cost: What so many steps ask for; None where that is not known beforehand.
         needs_reference: Whether it takes the problem's `reference`.
     """
 
     about: str
     train: Callable[[Setup], Trained]
-    cost: Callable[[Problem], Cost] | None = None
+    cost: Callable[[Problem, int], Cost] | None = None
     needs_reference: bool = False
 
 
@@ -278,7 +280,7 @@ def first_order(setup: Setup) -> Trained:
 
 
 def student(setup: Setup) -> Trained:
-    """Autograd around the box, with the derivative of a network that learns the box's values: no extra rows."""
+    """Autograd around a network that learns the box's values, from the rows of training alone."""
 
     def stand(box: BlackBoxFunction) -> Stand:
         with torch.random.fork_rng(devices=()):
@@ -290,7 +292,7 @@ def student(setup: Setup) -> Trained:
 
 
 def tangents(setup: Setup) -> Trained:
-    """Autograd around the box, with a linear model of the box that is learned from a few moved copies' calls."""
+    """Autograd around a linear model of the box, learned from what it answers a few moved copies."""
     config = setup.config
     gradient = zo.TangentGradient(
         setup.network,
@@ -306,7 +308,7 @@ def tangents(setup: Setup) -> Trained:
 
 def cge(setup: Setup) -> Trained:
     """Finite differences of the whole loss, one weight after another."""
-    return setup.descend(loss_gradient(setup, zo.CGE(setup.config.mu, central=setup.config.central)))
+    return setup.descend(loss_gradient(setup, _every(setup.problem, setup.network)))
 
 
 def sparse_cge(setup: Setup) -> Trained:
@@ -338,7 +340,7 @@ def loss_gradient(setup: Setup, estimator: zo.estimators.Estimator[Any]) -> zo.L
 
 
 def student_network(box: BlackBoxFunction, width: int = 128) -> nn.Module:
-    """From a box's differentiable inputs to its outputs: two hidden layers, for boxes of a few hundred numbers."""
+    """From a box's differentiable inputs to its outputs, for boxes of a few hundred numbers."""
     size_in = sum(math.prod(spec.shape) for spec in box.inputs if spec.differentiable)
     size_out = sum(math.prod(spec.shape) for spec in box.outputs)
     layers = (
@@ -348,10 +350,10 @@ def student_network(box: BlackBoxFunction, width: int = 128) -> nn.Module:
         nn.GELU(),
         nn.Linear(width, size_out),
     )
-    several = sum(spec.differentiable for spec in box.inputs) > 1 or len(box.outputs) > 1
-    if several:
+    shapes = [tuple(spec.shape) for spec in box.outputs]
+    if len(shapes) > 1 or sum(spec.differentiable for spec in box.inputs) > 1:
         return nn.Sequential(*layers)
-    return nn.Sequential(nn.Flatten(), *layers, nn.Unflatten(1, box.outputs[0].shape or (1,)))
+    return nn.Sequential(nn.Flatten(), *layers, nn.Unflatten(1, shapes[0] or (1,)))
 
 
 def _by_autograd(setup: Setup, stand: Callable[[BlackBoxFunction], Stand]) -> AutogradGradient:
@@ -363,67 +365,75 @@ def _sparse(problem: Problem, network: nn.Module) -> zo.CGE:
     return zo.CGE(config.mu, zo.RandomCoordinates(min(config.coordinates, size)), central=config.central)
 
 
+def _every(problem: Problem, network: nn.Module) -> zo.CGE:
+    return zo.CGE(problem.config.mu, central=problem.config.central)
+
+
 def _random(problem: Problem) -> zo.RGE:
     config = problem.config
     return zo.RGE(config.mu, config.directions, central=config.central)
 
 
-def _weights(problem: Problem) -> int:
-    return Parameters(problem.network()).size
+def cost_of_queries(gradient: zo.LossGradient, steps: int) -> Cost:
+    """Of a gradient of the whole loss, with the queries by which it is checked, which it may not need all."""
+    queries = steps * gradient.queries() + gradient.most_checks(steps)
+    return Cost(steps + queries, queries)
 
 
-def _of_queries(count: Callable[[Problem], int]) -> Callable[[Problem], Cost]:
-    """Of methods whose every query evaluates the objective once; one more checks each step."""
-
-    def cost(problem: Problem) -> Cost:
-        queries = count(problem) * (2 if problem.config.central else 1) + 1
-        return Cost(queries, 1 + queries)
+def _cost_of(estimator: Callable[[Problem, nn.Module], zo.estimators.Estimator[Any]]) -> Any:  # noqa: ANN401
+    def cost(problem: Problem, steps: int) -> Cost:
+        network = problem.network()
+        gradient = zo.LossGradient(
+            network, problem.objective, estimator(problem, network), chunk=problem.config.chunk
+        )
+        return cost_of_queries(gradient, steps)
 
     return cost
 
 
-def _of_probes(problem: Problem) -> Cost:
-    probes = problem.config.probes
-    return Cost(probes, 1 + probes)
-
-
-def _of_rows(problem: Problem) -> Cost:
+def _cost_of_probes(problem: Problem, steps: int) -> Cost:
     config = problem.config
-    queries = config.input_directions * (2 if config.central else 1)
-    return Cost(0, 1 + queries)
+    policy = zo.tangents.TrustPolicy()
+    checks = sum(policy.checks(step) for step in range(steps))
+    queries = steps * config.probes + checks
+    least = steps + queries
+    return Cost(least, queries, max(least, steps * (config.max_rows or MOST_ROWS)))
 
 
-def _once(problem: Problem) -> Cost:
-    return Cost()
+def _cost_of_rows(problem: Problem, steps: int) -> Cost:
+    config = problem.config
+    return Cost(steps * (1 + config.input_directions * (2 if config.central else 1)))
+
+
+def _first_order_cost(problem: Problem, steps: int) -> Cost:
+    return Cost(steps)
 
 
 METHODS: dict[str, Method] = {
-    "none": Method("The start: nothing is trained.", none, lambda problem: Cost(0, 0)),
-    "no-gradient": Method("Unrolled through the box, the gradient cut there.", no_gradient, _once),
-    "identity": Method("As if the box's derivative were one.", identity, _once),
+    "none": Method("The start: nothing is trained.", none, lambda problem, steps: Cost()),
+    "no-gradient": Method(
+        "Unrolled through the box, the gradient cut there.", no_gradient, _first_order_cost
+    ),
+    "identity": Method("As if the box's derivative were one.", identity, _first_order_cost),
     "tangents": Method(
-        "Autograd around a linear model of the box, learned from probes.", tangents, _of_probes
+        "Autograd around a linear model of the box, learned from probes.", tangents, _cost_of_probes
     ),
-    "student": Method("Autograd around a network that learns the box's values.", student, _once),
+    "student": Method("Autograd around a network that learns the box's values.", student, _first_order_cost),
     "sparse-cge": Method(
-        "Finite differences in some weights, drawn anew every step.",
-        sparse_cge,
-        _of_queries(lambda problem: min(problem.config.coordinates, _weights(problem))),
+        "Finite differences in some weights, drawn anew every step.", sparse_cge, _cost_of(_sparse)
     ),
-    "cge": Method("Finite differences in every weight.", cge, _of_queries(_weights)),
+    "cge": Method("Finite differences in every weight.", cge, _cost_of(_every)),
     "rge": Method(
-        "Finite differences along random directions.",
-        rge,
-        _of_queries(lambda problem: problem.config.directions),
+        "Finite differences along random directions.", rge, _cost_of(lambda problem, _: _random(problem))
     ),
     "hybrid": Method(
         "Some weights one by one, the others along random directions.",
         hybrid,
-        _of_queries(lambda problem: problem.config.directions + problem.config.coordinates),
+        _cost_of(lambda problem, network: zo.Hybrid(_sparse(problem, network), _random(problem))),
     ),
-    "row-rge": Method("Autograd around the box, differences at its inputs.", row_rge, _of_rows),
+    "row-rge": Method("Autograd around the box, differences at its inputs.", row_rge, _cost_of_rows),
     "first-order": Method(
-        "Autograd through the problem's reference.", first_order, _once, needs_reference=True
+        "Autograd through the problem's reference.", first_order, _first_order_cost, needs_reference=True
     ),
 }
 
@@ -446,7 +456,7 @@ def chosen(problem: Problem) -> dict[str, Method]:
     for place, name in enumerate(names):
         if name not in known:
             raise ConfigurationError(
-                f"methods: expected names of methods of {problem.name()}, got {name!r}. {nearest(name, known)}"
+                f"methods: expected methods of {problem.name()}, got {name!r}. {nearest(name, known)}"
             )
         if name in names[:place]:
             raise ConfigurationError(
@@ -454,8 +464,8 @@ def chosen(problem: Problem) -> dict[str, Method]:
             )
         if known[name].needs_reference and not problem.has_reference():
             raise ConfigurationError(
-                f"methods: expected {type(problem).__name__} to give reference(self, *inputs), the box with a "
-                f"derivative, which {name} takes; it has none. Leave {name} out, or add it."
+                f"methods: expected {type(problem).__name__} to give reference(self, *inputs), the box "
+                f"with a derivative, which {name} takes; it has none. Leave {name} out, or add it."
             )
     if not names:
         raise ConfigurationError(

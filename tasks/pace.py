@@ -19,11 +19,10 @@ class Tally:
 
     def __init__(self, boxes: Sequence[BlackBoxFunction]) -> None:
         self._ledgers = list({id(box.ledger): box.ledger for box in boxes}.values())
-        self._earlier = Ledger()
 
     def copy(self) -> Ledger:
         """The counts as they stand now."""
-        found = self._earlier.copy()
+        found = Ledger()
         for ledger in self._ledgers:
             found.add(ledger)
         return found
@@ -33,8 +32,9 @@ class Tally:
         return self.copy().since(before)
 
     def add(self, counts: Ledger) -> None:
-        """Add what an earlier process counted."""
-        self._earlier.add(counts)
+        """Add what an earlier process counted, to the first box's ledger."""
+        for ledger in self._ledgers[:1]:
+            ledger.add(counts)
 
     def failures(self) -> dict[str, int]:
         """Failed and skipped rows by kind, those that there were."""

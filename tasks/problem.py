@@ -64,7 +64,7 @@ class Data:
         left = count - validation - test
         if left < 1:
             raise ConfigurationError(
-                f"Data.split: expected more than the {validation} + {test} rows that are held out, got {count}."
+                f"Data.split: expected more than the {validation} + {test} rows held out, got {count}."
             )
 
         def part(index: Tensor | slice) -> Any:  # noqa: ANN401
@@ -100,8 +100,7 @@ class Problem:
 
     `blackbox new NAME` writes such a file. Give settings by name, `Brusselator(unroll=8)`, or a whole
     configuration. `box` and `data` are called once, when they are first needed; from then on `self.box` is
-    the box (or the dict of boxes) itself, and `self.data` the data. What a subclass leaves out is marked
-    below as optional.
+    the box (or the dict of boxes) itself, and `self.data` the data. What a subclass may leave out says so.
 
     Args:
         config: The settings; the defaults of the class's `Config` if None.
@@ -189,12 +188,12 @@ class Problem:
         )
 
     def validate(self, network: nn.Module) -> float | None:
-        """By which weights are chosen, the lower the better. Optional: the mean objective of the validation data."""
+        """By which weights are chosen, lower is better. Optional: the mean of the objective."""
         held_out = self.data.validation
         return None if held_out is None else self.mean_objective(network, held_out)
 
     def evaluate(self, network: nn.Module) -> Mapping[str, Any]:
-        """Figures by name, the first for the table; arrays are kept for `pictures`. Optional: the mean test loss."""
+        """Figures by name, the first for the table, and arrays. Optional: the mean test loss."""
         if self.data.test is None:
             raise ProblemError(
                 f"{type(self).__name__}: expected test data, or a method evaluate(self, network)."
@@ -217,7 +216,7 @@ class Problem:
         return blocks
 
     def mean_objective(self, network: nn.Module, batch: Any) -> float:  # noqa: ANN401
-        """The mean loss over the rows of a batch, some at a time, in evaluation mode; NaN where a row failed."""
+        """The mean loss over the rows of a batch, in evaluation mode; NaN where a row failed."""
         total, rows = 0.0, count_rows(batch)
         with torch.no_grad(), evaluating(network):
             for part in parts(batch, ROWS):

@@ -224,7 +224,7 @@ class Stage:
             told = ", ".join(f"{name} {before.get(name)!r} (now {now.get(name)!r})" for name in changed)
             raise CheckpointError(
                 f"{self.outcome.stage}, checkpoint: expected the settings that it was made with, got others: "
-                f"{told}. Put them back in {self._run.path / 'config.json'}, or start a new run with the new ones."
+                f"{told}. Put them back in {self._run.path / 'config.json'}, or start a new run."
             )
 
     def _warn_of_versions(self, before: Mapping[str, str]) -> None:

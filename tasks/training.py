@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any, Protocol, runtime_checkable
 
 from blackbox import BlackBoxFunction, Ledger
+from blackbox.failures import noted
 from tasks.errors import ConfigurationError, StoppedInside, WorkersError
 from tasks.interruption import StopRequest
 from tasks.pace import Pace, Tally
@@ -61,8 +62,8 @@ def train(
             five minutes or every step as well.
         progress: what the user sees.
         boxes: the black boxes that steps call: what they count in steps, in all processes, is kept in the
-            outcome's ledger and, as `rows`, in the metrics; their failed rows and the use of their workers are
-            shown; and rows that an interrupted step has run are counted where it goes on.
+            outcome's ledger and, as `rows`, in the metrics; failed rows and the use of workers are shown;
+            and rows that an interrupted step has run are counted where it goes on.
 
     Steps of a gradient of `state` that has a `journal` (`zo.LossGradient`) lose no finished query to a kill,
     if they take longer than a few seconds.
@@ -87,9 +88,8 @@ def train(
         raise ConfigurationError(f"{stage}: expected model to be one of {sorted(state)}, got {model!r}.")
     loop = Stage(run, stage, steps, state, model)
     finished, tally = loop.restore(), Tally(boxes)
-    if boxes:  # what earlier processes ran counts, against a budget too
-        boxes[0].ledger.add(loop.outcome.ledger)
-        boxes[0].ledger.add(loop.outcome.judging)
+    for counts in (loop.outcome.ledger, loop.outcome.judging):  # they count against a budget too
+        tally.add(counts)
     if finished:
         return loop.outcome
     outcome = loop.outcome
@@ -117,12 +117,15 @@ def train(
                 journal.begin(outcome.step)
                 started, before = perf_counter(), tally.copy()
                 try:
-                    metrics = step(outcome.step)
+                    with noted() as causes:
+                        metrics = step(outcome.step)
                 except StoppedInside:
                     raise loop.interrupted(inside=True) from None
                 took = perf_counter() - started
                 if boxes:
-                    loop.spent(_everywhere(tally.since(before)))
+                    spent = _everywhere(tally.since(before))
+                    first = causes[0].sentence() if causes else None
+                    loop.spent(replace(spent, first_failure=first))
                     metrics = {"rows": outcome.ledger.rows_run, **metrics}
                 loop.stepped(metrics, took)
                 shown = {f"failed_{kind}": count for kind, count in pace.failures().items()}

@@ -62,7 +62,7 @@ def work(problem: Problem, run: Run, progress: Progress) -> None:
 
 
 def prepare(problem: Problem) -> None:
-    """Set the boxes up for a run: failed rows are kept, rows are bounded, processes share what they all ask."""
+    """Set the boxes up for a run: failed rows are kept, rows bounded, and processes share what all ask."""
     rows, group_of_run = problem.config.rows, group.process_group()
     for box in problem.boxes.values():
         box.failures = "keep"

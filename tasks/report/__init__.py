@@ -1,4 +1,4 @@
-"""The report of a run, the same for every problem: table, curves, ledger, settings, and the problem's own part."""
+"""The report of a run, the same for every problem, with a part of the problem's own."""
 
 from tasks.report.page import NAME, frame, shown, write
 

@@ -1,4 +1,4 @@
-"""`report.html` of a run: what came out, what it cost, how training went, what failed, with which settings."""
+"""`report.html` of a run: what came out, what it cost, how training went, and what failed."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ def descend(run, box, evaluator="stacked", steps=3, checkpoint_every=1):
     state = {"network": network, "optimizer": optimizer, "rows": rows, "gradient": gradient}
     train(
         run, STAGE, steps=steps, step=step, state=state, model="network",
-        checkpoint_every=checkpoint_every, progress=Progress(), box=box,
+        checkpoint_every=checkpoint_every, progress=Progress(), boxes=[box],
     )  # fmt: skip
     assert gradient.journal is None
     return box

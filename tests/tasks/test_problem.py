@@ -1,0 +1,321 @@
+import copy
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+import tasks
+from blackbox import BlackBoxFunction, BudgetError
+from blackbox.wrappers import Budgeted
+from tasks.errors import ConfigurationError, ProblemError
+from tasks.methods import METHODS
+from tasks.progress import Progress
+from tasks.runs.folder import Run
+from tests.tasks.problems import MATRIX, Mixed, Steering, TwoBoxes
+from zo.estimators import Key
+
+ALL = tuple(METHODS)
+
+
+def go(problem, tmp_path, **settings):
+    return tasks.run(problem, runs=tmp_path, progress=Progress(), **settings)
+
+
+def weights(network):
+    return torch.cat([weight.detach().flatten() for weight in network.parameters()])
+
+
+def trained_by_hand(problem, steps):
+    """First order as anyone would write it: autograd through the closed form, Adam, a cosine."""
+    torch.manual_seed(0)
+    network = problem.network()
+    start = copy.deepcopy(network)
+    optimizer = torch.optim.Adam(network.parameters())
+    data, best, found = problem.data, math.inf, start
+
+    def loss_of(network, wanted):
+        z = network(wanted)
+        for _ in range(problem.config.calls):
+            z = (z @ MATRIX.T).tanh()
+        return (z - wanted).square().mean()
+
+    for i in range(steps + 1):
+        if i % problem.config.validate_every == 0 or i == steps:
+            with torch.no_grad():
+                value = float(loss_of(network, data.validation))
+            if value < best:
+                best, found = value, copy.deepcopy(network)
+        if i == steps:
+            break
+        for weights in optimizer.param_groups:
+            weights["lr"] = problem.config.learning_rate * 0.5 * (1 + math.cos(math.pi * i / steps))
+        optimizer.zero_grad()
+        loss_of(network, data.train(0, i)).backward()
+        optimizer.step()
+    return found, loss_of(found, data.test).item()
+
+
+def test_first_order_is_the_loop_that_anyone_would_write(tmp_path):
+    run = go(Steering(), tmp_path, methods=["first-order"])
+    network, error = trained_by_hand(Steering(), 6)
+    assert torch.allclose(weights(run.network("first-order")), weights(network), rtol=0, atol=1e-14)
+    assert run.result.table[0].value == pytest.approx(error, rel=1e-12)
+
+
+def test_differences_of_every_weight_train_as_first_order_does(tmp_path):
+    run = go(Steering(), tmp_path, methods=["cge"], central=True, mu=1e-4)
+    network, _ = trained_by_hand(Steering(), 6)
+    assert torch.allclose(weights(run.network("cge")), weights(network), rtol=0, atol=1e-6)
+
+
+def test_every_method_has_the_same_start_steps_and_batches_and_ends_in_the_table(tmp_path):
+    asked = []
+
+    class Noted(Steering):
+        def data(self):
+            data = super().data
+            return tasks.Data(
+                lambda seed, step: (asked.append((seed, step)), data.train(seed, step))[1],
+                data.validation,
+                data.test,
+            )
+
+    run = go(Noted(), tmp_path, methods=ALL, coordinates=6, directions=4, steps=3)
+    assert [row.method for row in run.result.table] == list(ALL)
+    assert all(row.value is not None for row in run.result.table)
+    trained = [name for name in ALL if name != "none"]
+    steps = [(0, step) for step in range(3)]
+    # besides, costs are found on the first batch
+    assert [each for each in asked if each != (0, 0)] == [each for each in steps if each != (0, 0)] * len(
+        trained
+    )
+    validations = {
+        name: [line["validation"] for line in run._run.metrics(f"seed-0/{name}") if "validation" in line]
+        for name in trained
+    }
+    assert len({values[0] for values in validations.values()}) == 1  # the start's
+    assert set(run.table["method"]) == set(ALL) and run.report.is_file()
+
+
+def test_what_training_ran_is_in_the_table_by_method(tmp_path):
+    run = go(Steering(), tmp_path, methods=["none", "no-gradient", "first-order", "tangents", "cge"])
+    rows = {row.method: row for row in run.result.table}
+    once = 6 * 5 * 2  # steps x batch x calls
+    assert rows["none"].rows == 0
+    assert rows["no-gradient"].rows == rows["first-order"].rows == once
+    assert rows["tangents"].rows == 3 * once
+    assert rows["cge"].rows == once + rows["cge"].queries * 5 * 2
+    validations = 4  # at 0, 2, 4, 6
+    assert rows["cge"].extra["rows of validation"] == validations * 6 * 2
+    assert rows["cge"].extra["rows of test"] == 8 * 2
+
+
+def test_no_gradient_is_autograd_with_the_box_cut_out(tmp_path):
+    problem = Steering()
+    setup = METHODS["no-gradient"]
+    assert setup.needs_reference is False
+    torch.manual_seed(0)
+    network = problem.network()
+    batch = problem.data.train(0, 0)
+    gradient = tasks.AutogradGradient(
+        network, problem.objective, {problem.box: lambda z: problem.box.call(z.detach())}
+    )
+    gradient.backward(batch)
+    assert all(weight.grad is None for weight in network.parameters())  # nothing reaches the weights here
+
+
+@pytest.mark.parametrize("method", ["first-order", "tangents", "cge", "row-rge", "identity"])
+def test_several_boxes_by_name(tmp_path, method):
+    run = go(TwoBoxes(), tmp_path, methods=[method])
+    assert run.result.table[0].rows >= 6 * 5 * 2
+
+
+def test_several_boxes_train_as_one_that_is_called_twice(tmp_path):
+    one = go(Steering(), tmp_path, methods=["first-order"]).network("first-order")
+    two = go(TwoBoxes(), tmp_path, methods=["first-order"]).network("first-order")
+    assert torch.equal(weights(one), weights(two))
+
+
+class Stops(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", [name for name in ALL if name != "none"])
+def test_a_run_that_is_cut_short_goes_on_to_the_same_bits_and_the_same_ledger(tmp_path, method):
+    settings = {"methods": [method], "coordinates": 6, "directions": 4, "seeds": 2}
+    whole = go(Steering(), tmp_path / "whole", **settings)
+
+    class Falls(Steering):
+        left = 4 if method in ("first-order", "no-gradient", "identity") else 8
+
+        def objective(self, network, wanted):
+            if torch.is_grad_enabled() or network.training:
+                type(self).left -= 1
+                if type(self).left < 0:
+                    raise Stops
+            return super().objective(network, wanted)
+
+    with pytest.raises(Stops):
+        go(Falls(), tmp_path / "cut", **settings)
+    folder = next((tmp_path / "cut").iterdir())
+    again = go(Steering(), tmp_path, resume=folder, **{k: v for k, v in settings.items() if k != "seeds"})
+    for seed in (0, 1):
+        assert torch.equal(weights(whole.network(method, seed)), weights(again.network(method, seed)))
+    for mine, theirs in zip(whole.result.table, again.result.table, strict=True):
+        assert (mine.value, mine.rows, mine.queries, mine.extra) == (
+            theirs.value,
+            theirs.rows,
+            theirs.queries,
+            theirs.extra,
+        )
+
+
+def test_a_plan_beyond_the_budget_is_refused_before_any_row(tmp_path):
+    box = Mixed()
+
+    class One(Steering):
+        def box(self):
+            return box
+
+    with pytest.raises(ConfigurationError, match=r"budget of 1,000 rows.*No row was run"):
+        go(One(), tmp_path, methods=["cge"], rows=1000)
+    assert box.ledger.rows_run == 0
+
+
+def test_a_budget_is_kept_to_the_row_and_a_larger_one_goes_on(tmp_path):
+    class Grows(Steering):
+        """More calls of the box from the third step on, which no plan can know."""
+
+        batches = 0
+
+        def objective(self, network, wanted):
+            if network.training and torch.is_grad_enabled():
+                type(self).batches += 1
+            calls = 9 if type(self).batches > 3 else 2
+            z = network(wanted)
+            for _ in range(calls):
+                z = self.box(z)
+            return (z - wanted).square().mean(dim=1)
+
+    settings = {"methods": ["first-order"], "rows": 250}
+    with pytest.raises(BudgetError):
+        go(Grows(), tmp_path, **settings)
+    folder = next(tmp_path.iterdir())
+    assert Run.open(folder).path.is_dir() and not Run.open(folder).finished
+
+
+def test_rows_that_fail_are_kept_and_counted_with_their_cause(tmp_path):
+    run = go(Steering(limit=0.4), tmp_path, methods=["cge", "tangents", "no-gradient"])
+    assert all(row.value is not None or row.method for row in run.result.table)
+    failed = [row.ledger for row in run.result.table if row.ledger["rows_failed"]]
+    assert failed and all("ArithmeticError" in ledger["causes"] for ledger in failed)
+    assert all("is too much" in ledger["first_failure"] for ledger in failed)
+
+
+WRONG = [
+    ({"methods": ["tangent"]}, "Did you mean 'tangents'"),
+    ({"methods": []}, "at least one method"),
+    ({"methods": ["cge", "cge"]}, "every method once"),
+    ({"steps": 0}, "steps: expected greater than or equal to 1, got 0"),
+    ({"learning_rate": math.nan}, "learning_rate: expected a finite number, got nan"),
+    ({"learning_rate": -1.0}, "greater than 0"),
+    ({"stepz": 3}, "no setting is named 'stepz'. Did you mean 'steps'"),
+    ({"seeds": 0}, "at least one"),
+    ({"device": "gpu"}, "'cpu' or 'cuda'"),
+]
+
+
+@pytest.mark.parametrize(("settings", "words"), WRONG, ids=[str(settings) for settings, _ in WRONG])
+def test_wrong_settings_are_refused_before_a_folder_is_made(tmp_path, settings, words):
+    with pytest.raises(ConfigurationError, match=words):
+        go(Steering(), tmp_path, **settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_first_order_needs_a_reference(tmp_path):
+    class None_(Steering):
+        reference = None
+
+    with pytest.raises(ConfigurationError, match="reference"):
+        go(None_(), tmp_path, methods=["first-order"])
+
+
+@pytest.mark.parametrize("part", ["box", "network", "data", "objective"])
+def test_a_missing_part_is_named(tmp_path, part):
+    have = {name: getattr(Steering, name) for name in ("network", "objective")}
+    have |= {name: Steering.__dict__[name].func for name in ("box", "data")}
+    have.pop(part)
+    kind = type("Partial", (tasks.Problem,), {**have, "Config": Steering.Config})
+    with pytest.raises(ProblemError, match=part):
+        go(kind(), tmp_path, methods=["cge"])
+
+
+def test_one_loss_for_the_whole_batch_is_refused(tmp_path):
+    class Mean(Steering):
+        def objective(self, network, wanted):
+            return super().objective(network, wanted).mean()
+
+    with pytest.raises(Exception, match=r"one loss"):
+        go(Mean(), tmp_path, methods=["no-gradient"])
+
+
+def test_a_box_that_is_none_is_named(tmp_path):
+    class Plain(Steering):
+        def box(self):
+            return lambda z: z
+
+    with pytest.raises(ProblemError, match="BlackBoxFunction"):
+        go(Plain(), tmp_path)
+
+
+def test_a_method_of_ones_own(tmp_path):
+    def signs(setup):
+        gradient = tasks.AutogradGradient(
+            setup.network, setup.objective, {setup.problem.box: lambda z: (z @ MATRIX.T).tanh()}
+        )
+        optimizer = torch.optim.SGD(setup.network.parameters())
+        return setup.descend(gradient, optimizer=optimizer, rate=lambda step: 0.1)
+
+    class Own(Steering):
+        methods = {"signs": tasks.Method("Descends along exact gradients.", signs)}  # noqa: RUF012
+
+    run = go(Own(), tmp_path, methods=["none", "signs"])
+    start, end = (row.value for row in run.result.table)
+    assert end is not None and start is not None and end < start
+
+
+def test_data_is_split_without_overlap_and_batches_are_the_same_whenever_asked():
+    rows = torch.arange(20.0)
+    data = tasks.Data.split((rows, rows + 100), batch=4, validation=5, test=6)
+    assert data.validation[0].tolist() == list(range(9, 14)) and data.test[1].tolist() == list(
+        range(114, 120)
+    )
+    seen = {value for step in range(200) for value in data.train(3, step)[0].tolist()}
+    assert seen == set(range(9))
+    assert torch.equal(data.train(1, 5)[0], data.train(1, 5)[0])
+    index = torch.randint(9, (4,), generator=Key(1, 5).generator())
+    assert torch.equal(data.train(1, 5)[0], rows[index])
+    with pytest.raises(ConfigurationError, match="held out"):
+        tasks.Data.split(rows, batch=4, validation=12, test=8)
+
+
+def test_settings_of_ones_own_and_what_differs_is_in_the_repr():
+    assert repr(Steering(calls=3)) == "Steering(calls=3)"
+    assert Steering(calls=3).config.calls == 3 and Steering.name() == "steering"
+
+    class ReactionDiffusion(Steering):
+        @dataclass(frozen=True)
+        class Config(Steering.Config):
+            width: tasks.Count = 4
+
+    assert ReactionDiffusion.name() == "reaction-diffusion"
+    with pytest.raises(ConfigurationError, match="width"):
+        ReactionDiffusion(width=0)
+
+
+def test_boxes_get_a_budget_and_keep_failed_rows(tmp_path):
+    problem = Steering(rows=10**6, methods=("none",))
+    go(problem, tmp_path)
+    assert isinstance(problem.box, BlackBoxFunction)
+    assert not isinstance(problem.box, Budgeted)  # a run works on an object of its own
