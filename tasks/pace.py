@@ -8,6 +8,7 @@ from time import monotonic
 from blackbox import BlackBoxFunction, Ledger
 from blackbox.wrappers import Parallel
 from blackbox.wrappers.wrapper import Wrapper
+from zo import SharedRows
 
 EVERY = 60.0  # seconds between lines of it in the metrics
 MOST = 16  # processes whose use is given one by one
@@ -18,7 +19,9 @@ class Tally:
     """What several black boxes count together, as one ledger; boxes that share a ledger count once."""
 
     def __init__(self, boxes: Sequence[BlackBoxFunction]) -> None:
-        self._ledgers = list({id(box.ledger): box.ledger for box in boxes}.values())
+        # a SharedRows counts what it was asked, and the box inside what this process has run
+        inside = [box.box if isinstance(box, SharedRows) else box for box in boxes]
+        self._ledgers = list({id(box.ledger): box.ledger for box in inside}.values())
 
     def copy(self) -> Ledger:
         """The counts as they stand now."""

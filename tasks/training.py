@@ -123,7 +123,7 @@ def train(
                     raise loop.interrupted(inside=True) from None
                 took = perf_counter() - started
                 if boxes:
-                    spent = _everywhere(tally.since(before))
+                    spent = everywhere(tally.since(before))
                     first = causes[0].sentence() if causes else None
                     loop.spent(replace(spent, first_failure=first))
                     metrics = {"rows": outcome.ledger.rows_run, **metrics}
@@ -185,11 +185,11 @@ def _judge(loop: Stage, validate: Callable[[], float] | None, tally: Tally) -> N
     if validate is not None:
         before = tally.copy()
         loop.validated(validate())
-        loop.outcome.judging.add(_everywhere(tally.since(before)))
+        loop.outcome.judging.add(everywhere(tally.since(before)))
 
 
-def _everywhere(spent: Ledger) -> Ledger:
-    """What all processes counted together; causes are those of this one."""
+def everywhere(spent: Ledger) -> Ledger:
+    """What all processes of the run counted together, who all ask here; causes are those of this one."""
     counts = {name: value for name, value in vars(spent).items() if isinstance(value, int)}
     summed = dict(zip(counts, group.total(*counts.values()), strict=True))
     return replace(spent, **summed)

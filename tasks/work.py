@@ -25,6 +25,7 @@ from tasks.runs import checkpoint
 from tasks.runs.checkpoints import file_name
 from tasks.runs.folder import Run
 from tasks.runs.result import Result, Row
+from tasks.training import everywhere
 from tasks.workers import group
 from zo.batches import map_tensors
 
@@ -73,6 +74,12 @@ def prepare(problem: Problem) -> None:
             "blackbox.Budgeted in box(self), and leave --rows out."
         )
 
+    if rows is not None and group_of_run is not None:
+        raise ProblemError(
+            f"rows: expected a run in one process, which can keep to {rows:,} rows exactly, got several. Leave out "
+            "--workers, or --rows."
+        )
+
     def wrapped(box: BlackBoxFunction) -> BlackBoxFunction:
         bounded = box if rows is None else Budgeted(box, rows)
         return bounded if group_of_run is None else zo.SharedRows(bounded, group_of_run)
@@ -118,7 +125,7 @@ def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
     tally = Tally(setup.boxes)
     if path.exists():
         found = checkpoint.load(path)
-        setup.boxes[0].ledger.add(Ledger(**found["ledger"]))
+        tally.add(Ledger(**found["ledger"]))
         return found
     before = tally.copy()
     told = setup.problem.evaluate(trained.network)
@@ -136,7 +143,7 @@ def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
             f"{type(setup.problem).__name__}.evaluate: expected at least one figure by name, got "
             f"{sorted(told)}. Return {{'test error': ...}}."
         )
-    found = {"figures": figures, "fields": fields, "ledger": asdict(tally.since(before))}
+    found = {"figures": figures, "fields": fields, "ledger": asdict(everywhere(tally.since(before)))}
     path.parent.mkdir(exist_ok=True)
     checkpoint.save(path, found)
     return found
