@@ -76,8 +76,8 @@ def prepare(problem: Problem) -> None:
 
     if rows is not None and group_of_run is not None:
         raise ProblemError(
-            f"rows: expected a run in one process, which can keep to {rows:,} rows exactly, got several. Leave out "
-            "--workers, or --rows."
+            f"rows: expected a run in one process, which can keep to {rows:,} rows exactly, got several. Leave "
+            "out --workers, or --rows."
         )
 
     def wrapped(box: BlackBoxFunction) -> BlackBoxFunction:
