@@ -29,6 +29,7 @@ from tasks.runs.folder import Run, stage_name
 from tasks.stage import Stateful, TrainingOutcome
 from tasks.training import train
 from tasks.workers import group
+from zo.batches import count_rows
 from zo.estimators import Parameters
 
 MOST_ROWS = 3.5  # in first-order steps: what zo.TangentGradient keeps to by default
@@ -176,7 +177,8 @@ class Setup:
             for weights in adam.param_groups:
                 weights["lr"] = each(i)
             adam.zero_grad()
-            loss = gradient.backward(self.batch(i))
+            batch = self.batch(i)
+            loss = gradient.backward(batch)
             if update is None:
                 adam.step()
             else:
@@ -185,6 +187,8 @@ class Setup:
                 f"gradient_{name}": value for name, value in gradient.metrics().items() if name not in SHOWN
             }
             shown = {name: gradient.metrics().get(name, 0.0) for name in ("queries", "dropped")}
+            if not self.boxes:  # one evaluation of the objective for each step, and one for each query
+                shown["rows"] = int(i + 1 + shown["queries"]) * count_rows(batch)
             return {"loss": loss.item(), **shown, **told, **figures()}
 
         def judge() -> float:
@@ -233,12 +237,14 @@ class Method:
         train: Trains `setup.network`.
         cost: What so many steps ask for; None where that is not known beforehand.
         needs_reference: Whether it takes the problem's `reference`.
+        needs_box: Whether it puts something in the place of the problem's boxes.
     """
 
     about: str
     train: Callable[[Setup], Trained]
     cost: Callable[[Problem, int], Cost] | None = None
     needs_reference: bool = False
+    needs_box: bool = False
 
 
 def none(setup: Setup) -> Trained:
@@ -318,21 +324,23 @@ def sparse_cge(setup: Setup) -> Trained:
 
 def rge(setup: Setup) -> Trained:
     """Finite differences of the whole loss along random directions in all weights."""
-    return setup.descend(loss_gradient(setup, _random(setup.problem)))
+    return setup.descend(loss_gradient(setup, _random(setup.problem, setup.network)))
 
 
 def hybrid(setup: Setup) -> Trained:
     """Finite differences in some weights one by one, and along random directions in all others."""
-    parts = _sparse(setup.problem, setup.network), _random(setup.problem)
-    return setup.descend(loss_gradient(setup, zo.Hybrid(*parts)))
+    return setup.descend(loss_gradient(setup, _both(setup.problem, setup.network)))
 
 
-def loss_gradient(setup: Setup, estimator: zo.estimators.Estimator[Any]) -> zo.LossGradient:
+def loss_gradient(
+    setup: Setup, estimator: zo.estimators.Estimator[Any], evaluator: str = "auto"
+) -> zo.LossGradient:
     """A `zo.LossGradient` with the run's settings."""
     return zo.LossGradient(
         setup.network,
         setup.objective,
         estimator,
+        evaluator=evaluator,
         seed=setup.seed,
         chunk=setup.config.chunk,
         process_group=setup.process_group,
@@ -369,9 +377,13 @@ def _every(problem: Problem, network: nn.Module) -> zo.CGE:
     return zo.CGE(problem.config.mu, central=problem.config.central)
 
 
-def _random(problem: Problem) -> zo.RGE:
+def _random(problem: Problem, network: nn.Module) -> zo.RGE:
     config = problem.config
     return zo.RGE(config.mu, config.directions, central=config.central)
+
+
+def _both(problem: Problem, network: nn.Module) -> zo.Hybrid:
+    return zo.Hybrid(_sparse(problem, network), _random(problem, network))
 
 
 def cost_of_queries(gradient: zo.LossGradient, steps: int) -> Cost:
@@ -405,35 +417,40 @@ def _cost_of_rows(problem: Problem, steps: int) -> Cost:
     return Cost(steps * (1 + config.input_directions * (2 if config.central else 1)))
 
 
-def _first_order_cost(problem: Problem, steps: int) -> Cost:
+def _cost_of_base(problem: Problem, steps: int) -> Cost:
     return Cost(steps)
 
 
 METHODS: dict[str, Method] = {
     "none": Method("The start: nothing is trained.", none, lambda problem, steps: Cost()),
     "no-gradient": Method(
-        "Unrolled through the box, the gradient cut there.", no_gradient, _first_order_cost
+        "Unrolled through the box, the gradient cut there.", no_gradient, _cost_of_base, needs_box=True
     ),
-    "identity": Method("As if the box's derivative were one.", identity, _first_order_cost),
+    "identity": Method("As if the box's derivative were one.", identity, _cost_of_base, needs_box=True),
     "tangents": Method(
-        "Autograd around a linear model of the box, learned from probes.", tangents, _cost_of_probes
+        "Autograd around a linear model of the box, learned from probes.",
+        tangents,
+        _cost_of_probes,
+        needs_box=True,
     ),
-    "student": Method("Autograd around a network that learns the box's values.", student, _first_order_cost),
+    "student": Method(
+        "Autograd around a network that learns the box's values.", student, _cost_of_base, needs_box=True
+    ),
     "sparse-cge": Method(
         "Finite differences in some weights, drawn anew every step.", sparse_cge, _cost_of(_sparse)
     ),
     "cge": Method("Finite differences in every weight.", cge, _cost_of(_every)),
-    "rge": Method(
-        "Finite differences along random directions.", rge, _cost_of(lambda problem, _: _random(problem))
+    "rge": Method("Finite differences along random directions.", rge, _cost_of(_random)),
+    "hybrid": Method("Some weights one by one, the others along random directions.", hybrid, _cost_of(_both)),
+    "row-rge": Method(
+        "Autograd around the box, differences at its inputs.", row_rge, _cost_of_rows, needs_box=True
     ),
-    "hybrid": Method(
-        "Some weights one by one, the others along random directions.",
-        hybrid,
-        _cost_of(lambda problem, network: zo.Hybrid(_sparse(problem, network), _random(problem))),
-    ),
-    "row-rge": Method("Autograd around the box, differences at its inputs.", row_rge, _cost_of_rows),
     "first-order": Method(
-        "Autograd through the problem's reference.", first_order, _first_order_cost, needs_reference=True
+        "Autograd through the problem's reference.",
+        first_order,
+        _cost_of_base,
+        needs_reference=True,
+        needs_box=True,
     ),
 }
 
@@ -461,6 +478,11 @@ def chosen(problem: Problem) -> dict[str, Method]:
         if name in names[:place]:
             raise ConfigurationError(
                 f"methods: expected every method once, got {name!r} twice. Leave one out."
+            )
+        if known[name].needs_box and not problem.boxes:
+            raise ConfigurationError(
+                f"methods: expected methods without a black box, of which {problem.name()} has none, got "
+                f"{name!r}, which puts something in its place. Leave it out."
             )
         if known[name].needs_reference and not problem.has_reference():
             raise ConfigurationError(

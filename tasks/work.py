@@ -16,6 +16,7 @@ import zo
 from blackbox import BlackBoxFunction, Ledger
 from blackbox.wrappers import Budgeted
 from tasks import cost, methods
+from tasks.configuration import refused
 from tasks.errors import ProblemError
 from tasks.methods import Setup, Trained
 from tasks.pace import Tally
@@ -63,8 +64,15 @@ def work(problem: Problem, run: Run, progress: Progress) -> None:
 
 
 def prepare(problem: Problem) -> None:
-    """Set the boxes up for a run: failed rows are kept, rows bounded, and processes share what all ask."""
+    """Set the boxes up for a run: failed rows are kept, rows bounded, and processes share what all ask.
+
+    Raises:
+        ConfigurationError: Settings do not go with the problem, as it says itself, or with its boxes.
+    """
     rows, group_of_run = problem.config.rows, group.process_group()
+    if rows is not None and not problem.boxes:
+        raise refused("rows", "None for a problem without a black box, whose rows nothing bounds", rows)
+    problem.check()
     for box in problem.boxes.values():
         box.failures = "keep"
     ledgers = {id(box.ledger) for box in problem.boxes.values()}
@@ -76,8 +84,8 @@ def prepare(problem: Problem) -> None:
 
     if rows is not None and group_of_run is not None:
         raise ProblemError(
-            f"rows: expected a run in one process, which can keep to {rows:,} rows exactly, got several. Leave "
-            "out --workers, or --rows."
+            f"rows: expected a run in one process, which can keep to {rows:,} rows exactly, got several. "
+            "Leave out --workers, or --rows."
         )
 
     def wrapped(box: BlackBoxFunction) -> BlackBoxFunction:
@@ -175,7 +183,7 @@ def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:
         metric=metric,
         value=float(value) if finite else None,
         unit=setup.problem.unit,
-        rows=ledger.rows_run,
+        rows=ledger.rows_run if setup.boxes else int(outcome.metrics.get("rows", 0)),
         queries=trained.queries,
         seconds=outcome.seconds,
         extra=extra,
