@@ -12,7 +12,7 @@ from blackbox import BlackBoxFunction, Ledger
 from blackbox.failures import noted
 from tasks.errors import ConfigurationError, StoppedInside, WorkersError
 from tasks.interruption import StopRequest
-from tasks.pace import Pace, Tally
+from tasks.pace import Pace, Tally, recall
 from tasks.progress import Progress
 from tasks.runs.folder import Run
 from tasks.runs.journal import Journal
@@ -88,8 +88,7 @@ def train(
         raise ConfigurationError(f"{stage}: expected model to be one of {sorted(state)}, got {model!r}.")
     loop = Stage(run, stage, steps, state, model)
     finished, tally = loop.restore(), Tally(boxes)
-    for counts in (loop.outcome.ledger, loop.outcome.judging):  # they count against a budget too
-        tally.add(counts)
+    recall(boxes, loop.outcome.ledger, loop.outcome.judging)
     if finished:
         return loop.outcome
     outcome = loop.outcome

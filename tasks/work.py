@@ -19,7 +19,7 @@ from tasks import cost, methods
 from tasks.configuration import refused
 from tasks.errors import ProblemError
 from tasks.methods import Setup, Trained
-from tasks.pace import Tally
+from tasks.pace import Tally, recall, stack
 from tasks.problem import Problem
 from tasks.progress import Progress
 from tasks.runs import checkpoint
@@ -49,6 +49,7 @@ def work(problem: Problem, run: Run, progress: Progress) -> None:
     config = problem.config
     torch.set_num_threads(config.threads)
     _refuse_missing_device(config.device)
+    problem.begin(run.path)
     wanted = methods.chosen(problem)
     prepare(problem)
     for line in cost.lines(problem, wanted, len(run.seeds), timed=not run.begun):
@@ -89,8 +90,11 @@ def prepare(problem: Problem) -> None:
         )
 
     def wrapped(box: BlackBoxFunction) -> BlackBoxFunction:
-        bounded = box if rows is None else Budgeted(box, rows)
-        return bounded if group_of_run is None else zo.SharedRows(bounded, group_of_run)
+        parts = stack(box)  # a box may see to either itself
+        if rows is not None and not any(isinstance(part, Budgeted) and part.rows <= rows for part in parts):
+            box = Budgeted(box, rows)
+        shares = group_of_run is None or any(isinstance(part, zo.SharedRows) for part in parts)
+        return box if shares else zo.SharedRows(box, group_of_run)
 
     problem.replace_boxes(wrapped)
 
@@ -133,10 +137,10 @@ def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
     tally = Tally(setup.boxes)
     if path.exists():
         found = checkpoint.load(path)
-        tally.add(Ledger(**found["ledger"]))
+        recall(setup.boxes, Ledger(**found["ledger"]))
         return found
     before = tally.copy()
-    told = setup.problem.evaluate(trained.network)
+    told = setup.problem.judge(setup, trained)
     figures: dict[str, Any] = {}
     fields: dict[str, Tensor] = {}
     for name, value in told.items():
@@ -166,8 +170,7 @@ def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:
     outcome, ledger = trained.outcome, trained.outcome.ledger
     (metric, value), *others = found["figures"].items()
     finite = isinstance(value, int | float) and math.isfinite(value)
-    extra: dict[str, Any] = dict(others)
-    extra |= {
+    extra: dict[str, Any] = {
         "weights": sum(weight.numel() for weight in trained.network.parameters()),
         "steps": outcome.step,
         "chosen step": outcome.best_step,
@@ -176,6 +179,7 @@ def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:
         "rows of validation": outcome.judging.rows_run,
         "rows of test": found["ledger"]["rows_run"],
         **trained.figures,
+        **dict(others),
     }
     return Row(
         method=setup.name,
