@@ -138,7 +138,10 @@ def values_alone(box: BlackBoxFunction) -> Stand:
 
 
 def with_derivative(box: BlackBoxFunction, reference: Stand) -> Stand:
-    """A reference that autograd passes through; its rows are counted as the box's."""
+    """A reference that autograd passes through; its rows are counted as the box's.
+
+    Of several processes, which all call it alike, the first one counts.
+    """
 
     def call(*arrays: Tensor) -> Any:  # noqa: ANN401
         rows = 1

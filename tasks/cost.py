@@ -94,10 +94,11 @@ def rows_of_objective(problem: Problem) -> int | None:
         ]
         return found[0] if len(found) == 1 else tuple(found)
 
+    with torch.random.fork_rng(devices=()):
+        network, batch = problem.network().to(problem.config.device), _first_batch(problem)
     try:
         with torch.random.fork_rng(devices=()), torch.no_grad(), intercepted(answer):
-            network = problem.network().to(problem.config.device)
-            problem.objective(network, _first_batch(problem))
+            problem.objective(network, batch)
     except Exception:  # whatever the objective does with zeros; a true fault shows in the first step
         return None
     return rows

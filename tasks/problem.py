@@ -19,6 +19,7 @@ from blackbox import BlackBoxFunction
 from blackbox.checks import nearest
 from tasks.config import Config
 from tasks.errors import ConfigurationError, ProblemError
+from tasks.progress import Progress
 from zo.batches import count_rows, map_tensors
 from zo.estimators import Key
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tasks.methods import Method, Setup, Trained
     from tasks.report.findings import Findings
     from tasks.report.html_report import Block
+    from tasks.runs.folder import Run
 
 ROWS = 256  # rows of the objective at a time, in validation and test
 
@@ -112,6 +114,7 @@ class Problem:
         folder: Where data is kept.
         presets: Named settings that a run can start from; the first is the default.
         methods: The problem's own methods by name, beside those that all problems have.
+        progress: What the user sees, for data that takes long to make; a run sets it.
         unit: The unit of the first figure of `evaluate`, for the table.
         higher_is_better: Whether a larger first figure is the better one, such as an accuracy.
 
@@ -141,6 +144,7 @@ class Problem:
                 )
         self.config: Any = dataclasses.replace(config, **settings)
         self.folder = folder
+        self.progress = Progress()
 
     def __init_subclass__(cls, **keywords: Any) -> None:  # noqa: ANN401
         """What `box` and `data` give is made once."""
@@ -235,6 +239,22 @@ class Problem:
     def pictures(self, fields: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Figure]:
         """Figures by caption, from the arrays of `evaluate` by method, of the first seed. Optional: none."""
         return {}
+
+    def so_far(
+        self,
+        run: Run,
+        seed: int,
+        trained: Mapping[str, Trained],
+        fields: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        """What to do whenever a method has been trained and judged, such as a first picture. Optional: nothing.
+
+        Args:
+            run: Its folder; of several processes only the first one has the folder that stays.
+            seed: At hand.
+            trained: What has been trained with this seed by now, by method.
+            fields: The arrays that `evaluate` gave, by method.
+        """
 
     def report(self, found: Findings) -> Sequence[Block]:
         """What the report shows beside the table, the curves and the ledger. Optional: the pictures."""

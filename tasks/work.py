@@ -52,15 +52,20 @@ def work(problem: Problem, run: Run, progress: Progress) -> None:
     problem.begin(run.path)
     wanted = methods.chosen(problem)
     prepare(problem)
+    problem.progress = progress
     for line in cost.lines(problem, wanted, len(run.seeds), timed=not run.begun):
         progress.say(line)
     table: list[Row] = []
     for seed in run.seeds:
         trained: dict[str, Trained] = {}
+        fields: dict[str, Mapping[str, Any]] = {}
         for name, method in wanted.items():
             setup = setup_of(problem, run, name, seed, progress, trained)
             trained[name] = method.train(setup)
-            table.append(_row(setup, trained[name], evaluation(setup, trained[name])))
+            found = evaluation(setup, trained[name])
+            table.append(_row(setup, trained[name], found))
+            fields[name] = {kind: tensor.numpy() for kind, tensor in found["fields"].items()}
+            problem.so_far(run, seed, trained, fields)
     Result.of(run, table).write(run.path)
 
 
