@@ -247,7 +247,7 @@ class Problem:
         trained: Mapping[str, Trained],
         fields: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        """What to do whenever a method has been trained and judged, such as a first picture. Optional: nothing.
+        """What to do when a method has been trained and judged, such as a picture. Optional: nothing.
 
         Args:
             run: Its folder; of several processes only the first one has the folder that stays.

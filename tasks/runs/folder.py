@@ -203,7 +203,7 @@ class Run:
 
 
 def stage_name(seed: int, method: str) -> str:
-    """Of a method in metrics, checkpoints and evaluations: "seed-0/sparse-cge", of rge@500 "seed-0/rge.500"."""
+    """Of a method in metrics and checkpoints: "seed-0/sparse-cge", of rge@500 "seed-0/rge.500"."""
     return f"seed-{seed}/{re.sub('[^a-z0-9.-]', '.', method.lower().replace(' ', '-'))}"
 
 
