@@ -162,8 +162,7 @@ class LossGradient:
                 autocast.
             FailedQueriesError: All rows of the base, or more than `max_dropped` of the queries, failed.
             RanksError: A process failed, died, or is about to take another step.
-                In all these cases `.grad` is as it was, and so are weights; where too many queries failed,
-                buffers and generators are as the base evaluation left them.
+                In all these cases `.grad`, weights, buffers and generators are as they were.
         """
         step, ranks = self.counts.steps, self._ranks
         ranks.exchanged = 0
@@ -176,9 +175,9 @@ class LossGradient:
                 self.serving = self.serving.found_wrong(self.network.training, faults[0])
                 opening = Opening(pieces, by_loop=True, noise=opening.noise)
                 pieces, shares = ranks.together(step, lambda: self._share(opening, step, batch))
+                ranks.refuse_different(step, [share.marks for share in shares])
         difference, valid = joined(len(pieces), [opening.known, *(share.numbers for share in shares)])
-        noise = self._noise_after(pieces, opening, difference)
-        pieces.base.leave()
+        noise = self._noise_after(step, pieces, opening, difference)
 
         checks = sum(share.checks for share in shares) + (REPEATED if opening.noise is not None else 0)
         self.counts.queries += pieces.plan.queries + checks
@@ -186,6 +185,7 @@ class LossGradient:
         self.counts.dropped += int((~valid).sum())
         refuse_too_many(valid, self.max_dropped, step, causes)
         gradient = self.estimator.reduce(pieces.plan, difference, valid)
+        pieces.base.after.restore()  # from here on nothing fails
         self.parameters.add_to_grad(gradient, replace=self.estimator.replaces_grad)
         self.counts.steps += 1
         self._first = False
@@ -256,16 +256,17 @@ class LossGradient:
         def work() -> tuple[Pieces, Share]:
             pieces = self._begin(step, batch)
             if self._ranks.rank > 0:
-                return pieces, Share(pieces.marks)
+                return pieces, Share(pieces.marked("opening"))
             remember = _evaluated if pieces.page is None else pieces.page.remember
             noise, serving = None, self.serving
             if is_due(step) or serving.is_open(self.network.training):  # not where it only goes on with a run
-                with apart():
+                with apart(), pieces.base.intact():
                     noise = noise_of(pieces.base, remember)
                     serving = serving.checked(pieces.base, pieces.plan, pieces.chunk, step, remember)
             pieces = replace(pieces, serving=serving)
             known = pieces.known() if self._first and self._ranks.size > 1 else {}
-            return pieces, Share(pieces.marks, known, serving=serving.state_dict(), noise=noise)
+            marks = pieces.marked("opening")
+            return pieces, Share(marks, known, serving=serving.state_dict(), noise=noise)
 
         pieces, told = self._ranks.together(step, work)
         self._ranks.refuse_different(step, [share.marks for share in told])
@@ -274,17 +275,27 @@ class LossGradient:
         self.serving = self.serving.loaded(decided.serving)
         return Opening(replace(pieces, serving=self.serving), decided.numbers, decided.noise)
 
-    def _noise_after(self, pieces: Pieces, opening: Opening, difference: Tensor) -> tuple[float, float]:
-        """How large noise and rounding are in a step that is checked, known to the first process."""
-        if opening.noise is None or self._ranks.rank > 0:
+    def _noise_after(
+        self, step: int, pieces: Pieces, opening: Opening, difference: Tensor
+    ) -> tuple[float, float]:
+        """How large noise and rounding are in a step that is checked, as the first process finds and tells."""
+        base, before = pieces.base, opening.noise
+        if before is None:
             return 0.0, 0.0
         largest = int(difference.abs().argmax())
-        with apart():
-            again = noise_again(
-                pieces.base, pieces.plan.chunk(largest, largest + 1), float(difference[largest])
-            )
+
+        def work() -> tuple[None, Share]:
+            again = 0.0
+            if self._ranks.rank == 0:
+                with apart(), base.intact():
+                    query = pieces.plan.chunk(largest, largest + 1)
+                    again = noise_again(base, query, float(difference[largest]))
+            return None, Share(pieces.marked("noise"), noise=max(before, again))
+
+        _, told = self._ranks.together(step, work)
+        self._ranks.refuse_different(step, [share.marks for share in told])
         subtracted = "Difference" not in self.serving.state_dict().values()  # which carries changes instead
-        return max(opening.noise, again), rounding_of_mean(pieces.base) if subtracted else 0.0
+        return told[0].noise or 0.0, rounding_of_mean(base) if subtracted else 0.0
 
     def _begin(self, step: int, batch: Any) -> Pieces:  # noqa: ANN401
         """Evaluate the base, plan the queries, and cut them into pieces."""
@@ -309,6 +320,7 @@ class LossGradient:
     def _marks(self, base: Base, batch: Any, settings: str) -> dict[str, int]:  # noqa: ANN401
         """Checksums of what must be the same in all processes."""
         marks = fingerprint(self.network, batch, settings)
+        marks["journal"] = int(self.journal is not None)
         marks["surviving rows of the base"] = checksum([base.survived])
         if self.estimator.replaces_grad:
             grads = (tensor.grad for tensor in self.parameters.tensors)

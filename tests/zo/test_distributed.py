@@ -240,13 +240,13 @@ def differing(groups):
 class BreaksLate(Chancy):
     """Raises on one rank, some calls after the first."""
 
-    def __init__(self, rank):
+    def __init__(self, rank, at=4):
         super().__init__()
-        self.rank, self.asked = rank, 0
+        self.rank, self.at, self.asked = rank, at, 0
 
     def evaluate_rows(self, x):
         self.asked += 1
-        if self.asked == 4 and self.rank is not None and dist.get_rank() == self.rank:
+        if self.asked == self.at and self.rank is not None and dist.get_rank() == self.rank:
             raise MemoryError("no room left")
         return torch.sin(1.3 * x)
 
@@ -273,9 +273,52 @@ def failing(groups):
     box = OneRowLess() if groups["rank"] == 3 else Chancy()
     found["base"] = error_of(make_gradient(group, box=box), batch)
     found["rows"] = error_of(make_gradient(group), (torch.ones(()), torch.ones(())))
+    found["noise"] = error_of(*breaks_in_the_last_query(group))
+    found["writes"] = error_of(writing_on_rank(1, group), batch)
     found["after"] = float(broken.backward(batch))  # the group and the gradient serve again
     found["grads"] = torch.cat([tensor.grad.flatten() for tensor in broken.network.parameters()])
     return {"failing": found}
+
+
+def breaks_in_the_last_query(group):
+    """The first rank alone evaluates a query again, when all pieces are there."""
+    calls = None
+    for _ in range(2):
+        box, network = BreaksLate(0, calls), make_network()
+        box.failures = "raise"
+        gradient = make_gradient(group, "loop", network, box)
+        torch.manual_seed(4)
+        if calls is None:
+            gradient.backward(batch_of(0))
+            calls = box.asked
+    return gradient, batch_of(0)
+
+
+def writing_on_rank(rank, group):
+    """A forward that writes, on one rank alone, to weights that it had left alone in the base."""
+    network, calls = make_network(), []
+
+    def objective(network, batch):
+        calls.append(1)
+        if dist.get_rank() == rank and len(calls) == 3:
+            network[4].bias.data += 1.0
+        return known_loss(network(batch[0].nan_to_num()), batch[1])
+
+    return zo.LossGradient(network, objective, CGE, evaluator="loop", chunk=5, process_group=group)
+
+
+def lonely(groups):
+    """One rank alone has a journal, in a step before which nothing else is decided."""
+    half = train(groups[4], "loop", until=2)["left"]
+    gradient = make_gradient(groups[4], "loop")
+    gradient.load_state_dict(half["gradient"])
+    gradient.journal = Notebook() if groups["rank"] == 1 else None
+    torch.manual_seed(7)
+    try:
+        gradient.backward(batch_of(2))
+    except zo.errors.RanksError as error:
+        return {"lonely": str(error)}
+    return {"lonely": "no error"}
 
 
 def dying(groups):
@@ -300,7 +343,7 @@ def dying(groups):
         return {"dying": None}
 
 
-CASES = (runs, resumes, journals, bytes_told, differing, failing, dying)
+CASES = (runs, resumes, journals, bytes_told, differing, failing, lonely, dying)
 
 
 def work(rank, folder):
@@ -445,6 +488,19 @@ def test_a_failure_of_one_rank_is_raised_on_all(found):
         kind, words, cause = own["failing"]["chunk"]
         assert kind == "RanksError" and "rank 2 failed: RowFailedError" in words and "no room left" in words
         assert cause == ("RowFailedError" if rank == 2 else "NoneType")
+
+
+@pytest.mark.parametrize(("name", "rank", "words"), [("noise", 0, "no room left"), ("writes", 1, "4.bias")])
+def test_what_one_rank_finds_after_its_queries_is_raised_on_all(found, name, rank, words):
+    for own in found:
+        kind, said, _ = own["failing"][name]
+        assert kind == "RanksError" and f"rank {rank} failed" in said and words in said
+
+
+def test_a_journal_on_one_rank_alone_is_refused_by_name(found):
+    for own in found:
+        assert "other journal and stage of the step on rank 1" in own["lonely"]
+        assert "a journal to all or to none" in own["lonely"]
 
 
 @pytest.mark.parametrize(

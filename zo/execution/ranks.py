@@ -106,7 +106,7 @@ class Ranks:
             _, found = self.together(step, lambda: (None, fingerprint()))
             self.refuse_different(step, found)
 
-    def refuse_different(self, step: int, marks: Sequence[Mapping[str, int]]) -> None:
+    def refuse_different(self, step: int, marks: Sequence[Mapping[str, int | str]]) -> None:
         """Refuse ranks whose fingerprints, in the order of ranks, differ from the first one's.
 
         Raises:
@@ -121,7 +121,7 @@ class Ranks:
             raise self._error(
                 f"Step {step}: expected all ranks to take the step of rank 0, got {', '.join(words)}. Give "
                 "each the same settings, checkpoint and whole batches (no DistributedSampler), and the same "
-                "torch.manual_seed. Where other rows failed in the base, the black box is another there, or "
+                "torch.manual_seed, and a journal to all or to none. Where other rows failed in the base, the black box is another there, or "
                 "fails by chance: put it in a Retrying."
             )
 
