@@ -103,7 +103,9 @@ class LossGradient:
     Attributes:
         journal: Where finished chunks of queries are kept and looked for, so that a step that was
             interrupted costs no more than what was left of it, to the same bits; None for none. Of several
-            processes each has its own, and the first one's must find what all of them have put.
+            processes each has its own, and the first one's must find what all of them have put. Queries that
+            failed stay failed, as they would have without the interruption; but a chunk in which more than
+            `max_dropped` of them failed, as in an outage of a box, is not kept, and evaluated again.
         counts: The `QueryCounts` of all processes together; the base, which each evaluates, is in none.
 
     Raises:
@@ -171,7 +173,10 @@ class LossGradient:
             pieces, shares = ranks.together(step, lambda: self._share(opening, step, batch))
             ranks.refuse_different(step, [share.marks for share in shares])
             faults = [share.fault for share in shares if share.fault is not None]
+            beyond = 0  # of the plan
             if faults:  # the step is evaluated again by `loop`; the next one looks for another evaluator
+                for known in (opening.known, *(share.numbers for share in shares)):
+                    beyond += sum(len(numbers) for numbers in known.values())
                 self.serving = self.serving.found_wrong(self.network.training, faults[0])
                 opening = Opening(pieces, by_loop=True, noise=opening.noise)
                 pieces, shares = ranks.together(step, lambda: self._share(opening, step, batch))
@@ -179,7 +184,8 @@ class LossGradient:
         difference, valid = joined(len(pieces), [opening.known, *(share.numbers for share in shares)])
         noise = self._noise_after(step, pieces, opening, difference)
 
-        checks = sum(share.checks for share in shares) + (REPEATED if opening.noise is not None else 0)
+        checks = beyond + sum(share.checks for share in shares)
+        checks += REPEATED if opening.noise is not None else 0
         self.counts.queries += pieces.plan.queries + checks
         self.counts.checks += checks
         self.counts.dropped += int((~valid).sum())
@@ -278,7 +284,7 @@ class LossGradient:
     def _noise_after(
         self, step: int, pieces: Pieces, opening: Opening, difference: Tensor
     ) -> tuple[float, float]:
-        """How large noise and rounding are in a step that is checked, as the first process finds and tells."""
+        """How large noise and rounding are in a step that is checked; the first process tells all."""
         base, before = pieces.base, opening.noise
         if before is None:
             return 0.0, 0.0
@@ -315,7 +321,7 @@ class LossGradient:
         marks = {} if self._ranks.size == 1 else self._marks(base, batch, settings)
         draws = self._key.at(step).generator(DRAWN)
         drawn = int(torch.randint(plan.queries, (1,), generator=draws))
-        return Pieces(base, plan, self.chunk, self.serving, page, marks, drawn)
+        return Pieces(base, plan, self.chunk, self.serving, page, marks, drawn, self.max_dropped)
 
     def _marks(self, base: Base, batch: Any, settings: str) -> dict[str, int]:  # noqa: ANN401
         """Checksums of what must be the same in all processes."""

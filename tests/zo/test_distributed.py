@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
@@ -101,7 +102,7 @@ def make_gradient(group, name="stacked", network=None, box=None, **settings):
     network, box = network or make_network(name == "waking"), box or Chancy()
     objective = through(box) if kind == "box" else zo.OutputLoss(known_loss)
     settings = {"chunk": chunk, "max_dropped": 0.5, "process_group": group, **settings}
-    return zo.LossGradient(network, objective, rule, evaluator=evaluator, **settings)
+    return zo.LossGradient(network, objective, rule, **{"evaluator": evaluator, **settings})
 
 
 def train(group, name, begin=None, until=STEPS):
@@ -192,6 +193,43 @@ def journals(groups):
     again.backward(batch_of(0))
     grads = torch.cat([tensor.grad.flatten() for tensor in network.parameters()])
     return {"journal": (error, box.ledger.rows_asked, grads, kept)}
+
+
+@dataclass(frozen=True)
+class Late(zo.evaluators.Stacked):
+    """Cannot serve the last weight at the steps of mu, as the check does not find."""
+
+    def begin(self, problem, base):
+        inner = super().begin(problem, base)
+
+        def changes(queries):
+            found = inner(queries)
+            if (queries.indices == problem.parameters.size - 1).any() and queries.steps.abs().min() < 2 * MU:
+                raise zo.evaluators.Unservable("on purpose")
+            return found
+
+        return changes
+
+
+def late(groups):
+    """A step with a fault in its last piece; and once more, with all that was found before."""
+    if groups[2] is None:
+        return {}
+    entries, counts, rows = {}, [], []
+    for _ in range(2):
+        box = Chancy()
+        gradient = make_gradient(groups[2], "stacked", box=box, chunk=6, evaluator=Late())
+        gradient.journal = Notebook(entries if groups["rank"] == 0 else {})
+        torch.manual_seed(7)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", zo.EvaluatorWarning)
+            gradient.backward(batch_of(0))
+        counts.append(gradient.counts)
+        rows.append(box.ledger.rows_asked)
+        kept = [None] * 2
+        dist.all_gather_object(kept, dict(gradient.journal), groups[2])
+        entries = {key: value for own in kept for key, value in own.items() if "by loop" not in key}
+    return {"late": (counts, rows)}
 
 
 def bytes_told(groups):
@@ -343,7 +381,7 @@ def dying(groups):
         return {"dying": None}
 
 
-CASES = (runs, resumes, journals, bytes_told, differing, failing, lonely, dying)
+CASES = (runs, resumes, journals, late, bytes_told, differing, failing, lonely, dying)
 
 
 def work(rank, folder):
@@ -419,6 +457,15 @@ def test_rows_are_paid_once(name, found, one_thread):
         asked = sum(found[rank][name, size]["rows"] for rank in range(size))
         assert asked == alone["rows"] + (size - 1) * ROWS * STEPS
         assert all(found[rank][name, size]["rows"] > ROWS * STEPS for rank in range(size))
+
+
+def test_queries_that_a_fault_made_useless_are_counted_also_by_a_run_that_goes_on(found, one_thread):
+    alone = train(None, "waking")
+    assert alone["rows"] == ROWS * (alone["counts"]["queries"] + STEPS)
+    (whole, resumed), _ = found[0]["late"]
+    rows = sum(found[rank]["late"][1][0] for rank in range(2))
+    assert rows == ROWS * (whole.queries + 2)  # both evaluate the base
+    assert resumed == whole
 
 
 @pytest.mark.parametrize("name", ["stacked", "auto"])

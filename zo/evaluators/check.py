@@ -154,13 +154,14 @@ def truth_of(
         first: Whether an evaluator is checked for the first time: on three entries of each tensor, not two,
             and on further pieces, one of all tensors and one as long as real chunks.
     """
-    rounding = remember("check rounding", lambda: rounding_of(problem, base))
+    rounding = remember("check rounding", lambda: rounding_of(problem, base)).to(base.device)
     if isinstance(example, Directions):
         steps = example.steps[:2]
         steps = steps * (LENGTHS[0] / steps.abs().amax(dim=1, keepdim=True))
         truth = remember("check directions", lambda: _by_loop(problem, base, Directions(steps)))
         # twice, so that a single direction has company to be mixed with
-        return Truth((Piece("a direction", Directions(torch.cat([steps, steps])), truth),), rounding)
+        twice = Directions(torch.cat([steps, steps]))
+        return Truth((Piece("a direction", twice, truth.to(base)),), rounding)
     parameters, pieces = problem.parameters, []
     for name, start, tensor in zip(parameters.names, parameters.starts, parameters.tensors, strict=True):
         indices = start + torch.tensor(_entries(tensor.numel(), step, first))
@@ -168,7 +169,7 @@ def truth_of(
             f"check {name} {len(indices)}", lambda i=indices: _distinguishable(problem, base, i, rounding)
         )
         truth, steps = found[:, :-1], found[:, -1].to("cpu", parameters.dtype)
-        pieces.append(Piece(name, Coordinates(indices, steps), truth.to(base.dtype)))
+        pieces.append(Piece(name, Coordinates(indices, steps), truth.to(base)))
     return Truth((*pieces, *(_long(pieces, problem, chunk) if first else ())), rounding)
 
 

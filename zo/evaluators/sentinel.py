@@ -104,6 +104,7 @@ def refuse_shifted(
         return
     if (off <= rounding_of(problem, base)[rows]).all():
         return
+    problem.tally.queries += len(perturbation)
     raise Unservable(
         f"a variant that moves nothing changed the loss by up to {off.max().item():.1e}, as if "
         f"{_culprit(problem, len(perturbation), run)} drew at random for each variant, or mixed the rows of "

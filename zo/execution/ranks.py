@@ -120,9 +120,9 @@ class Ranks:
         if words:
             raise self._error(
                 f"Step {step}: expected all ranks to take the step of rank 0, got {', '.join(words)}. Give "
-                "each the same settings, checkpoint and whole batches (no DistributedSampler), and the same "
-                "torch.manual_seed, and a journal to all or to none. Where other rows failed in the base, the black box is another there, or "
-                "fails by chance: put it in a Retrying."
+                "each the same settings, checkpoint and whole batches (no DistributedSampler), the same "
+                "torch.manual_seed, and a journal to all or to none. Where other rows failed in the base, "
+                "the black box is another there, or fails by chance: put it in a Retrying."
             )
 
     def all_of(self, step: int, own: Tensor, lengths: Sequence[int]) -> Tensor:
