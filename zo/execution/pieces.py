@@ -149,7 +149,7 @@ def evaluate_share(pieces: Pieces, opening: Opening, ranks: Ranks, *, first_alon
                     base.refuse_written()  # what is kept is not evaluated again
                     page.keep(name, found[number], tally.queries - spent)
     except Unservable as error:
-        fault = str(error)
+        fault = f"cannot serve: {error}"
         tally.queries += running
     return Share(pieces.marked("by loop" if opening.by_loop else "pieces"), found, tally.queries, fault)
 
