@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from zo.batches import tensors
+from zo.batches import bits, tensors
 from zo.evaluators.evaluator import Problem
 from zo.objective import Closed
 
@@ -88,6 +88,5 @@ def step_fingerprint(problem: Problem, base: Tensor, settings: str) -> str:
     generators += [torch.cuda.get_rng_state(device) for device in {w.device for w in weights if w.is_cuda}]
     for tensor in (*weights, *problem.parameters.tensors, *tensors(problem.batch), *generators, told):
         found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        found.update(values.numpy().data)
+        found.update(bits(tensor.cpu()).numpy().data)
     return found.hexdigest()

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from blackbox.errors import BlackBoxError
-from zo.batches import tensors
+from zo.batches import bits, tensors
 from zo.errors import ConfigurationError
 
 Own = TypeVar("Own")
@@ -204,6 +204,5 @@ def checksum(several: Iterable[Tensor]) -> int:
     found = 0
     for tensor in several:
         found = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode(), found)
-        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        found = zlib.crc32(values.numpy().data, found)
+        found = zlib.crc32(bits(tensor.cpu()).numpy().data, found)
     return found
