@@ -305,9 +305,9 @@ class LossGradient:
 
     def _begin(self, step: int, batch: Any) -> Pieces:  # noqa: ANN401
         """Evaluate the base, plan the queries, and cut them into pieces."""
-        base = evaluate_base(
-            self.network, self.objective, self.parameters, batch, step, measure=self.chunk is None
-        )
+        # of what a base takes it follows how many queries run together, and which evaluator is tried first
+        measure = self.chunk is None or self.serving.is_open(self.network.training)
+        base = evaluate_base(self.network, self.objective, self.parameters, batch, step, measure=measure)
         plan = self.estimator.plan(self.parameters, self._key.at(step))
         if self.chunk is None:
             self.chunk = chunk_size(self.serving.evaluators, base, plan, self.memory)
