@@ -100,8 +100,9 @@ class TangentGradient:
         mu: standard deviation by which a probe moves each weight. Results hardly depend on it: only the
             box is linearised. Responses must be distinguishable from its rounding and noise.
         max_rows: what a step may cost on average when trust is lost, in multiples of the rows of a
-            first-order step: 1 for the base, 1 for each probe, and 1 for a check. None for 3.5, which allows
-            two probes, or for what `probes` take.
+            first-order step: 1 for the base, 1 for each probe, and 1 for a check. At the least what base,
+            `probes` and checks take: 4.04 for three probes and a check in every 25 steps. None for 3.5, which
+            allows two probes, or for that.
         parameters: which to train, as for `LossGradient`; all must require a gradient.
         evaluator: "stacked", base and probes in one call of the objective, so a box has all their rows at
             once; or "loop", one after another, for networks and objectives that cannot be stacked.
