@@ -214,7 +214,7 @@ class LossGradient:
         return self.estimator.queries(self.parameters, self.counts.steps)
 
     def most_checks(self, steps: int) -> int:
-        """At most how many queries the next steps will take beside their plans: checks and sentinels."""
+        """At most how many queries the next steps take beside their plans, if nothing in them is in doubt."""
         queries = self.queries()
         chunk = min(queries, self.chunk or SMALLEST)
         first = self.counts.steps
