@@ -29,7 +29,8 @@ class ArraySpec:
         differentiable: False for an input along which no derivative is wanted (a Reynolds number,
             a label); integers never are.
         scale: the size of a usual change of the array's numbers in their own units, one for all or one for
-            each in the array's shape. None, the default, lets learned tangents measure it.
+            each in the array's shape: gradients at the box's inputs (`zo.differentiable`) move each number by
+            mu times its scale. None, the default, is 1 there, and lets learned tangents measure it.
 
     Raises:
         DefinitionError: the values make no sense together.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,21 +46,31 @@ class Base:
         """The mean over the rows that did not fail."""
         return self.losses[self.survived].mean()
 
-    def leave(self) -> None:
-        """Leave the network as the base evaluation did.
+    def refuse_written(self) -> None:
+        """Refuse weights that a query wrote to and the base evaluation had left alone.
+
+        Queries after it were evaluated at other weights.
 
         Raises:
-            ObjectiveError: A query wrote to weights that the base evaluation had left alone, so that queries
-                after it were evaluated at other weights. They are as they were.
+            ObjectiveError: There are some.
         """
         written = [name for name in self.before.written() if name not in self.problem.written]
-        self.after.restore()
         if written:
             raise ObjectiveError(
                 f"network: expected a forward that writes the same weights each time, got one that wrote to "
                 f"{', '.join(written)} in a query and not in the base evaluation. Keep such weights in a "
                 "buffer, or write them outside of the objective."
             )
+
+    @contextmanager
+    def intact(self) -> Iterator[None]:
+        """A block of queries; where it ends in an error, the network is as the base evaluation found it."""
+        try:
+            yield
+            self.refuse_written()
+        except BaseException:
+            self.before.restore()
+            raise
 
 
 def evaluate_base(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from zo.errors import ObjectiveError
@@ -97,3 +98,10 @@ def count_rows(batch: Any) -> int:  # noqa: ANN401
 def repeat(batch: Any, variants: int) -> Any:  # noqa: ANN401
     """The batch `variants` times over: `(rows, ...)` to `(variants * rows, ...)`, variants outermost."""
     return map_tensors(lambda tensor: tensor.repeat(variants, *[1] * (tensor.ndim - 1)), batch)
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor, end to end: a NaN equals itself in them."""
+    whole = tensor.detach().contiguous()
+    # not by flatten: of a single number that was expanded the step is 0 as if it were contiguous
+    return whole.as_strided((whole.numel(),), (1,)).view(torch.uint8)

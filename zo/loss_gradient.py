@@ -103,7 +103,9 @@ class LossGradient:
     Attributes:
         journal: Where finished chunks of queries are kept and looked for, so that a step that was
             interrupted costs no more than what was left of it, to the same bits; None for none. Of several
-            processes each has its own, and the first one's must find what all of them have put.
+            processes each has its own, and the first one's must find what all of them have put. Queries that
+            failed stay failed, as they would have without the interruption; but a chunk in which more than
+            `max_dropped` of them failed, as in an outage of a box, is not kept, and evaluated again.
         counts: The `QueryCounts` of all processes together; the base, which each evaluates, is in none.
 
     Raises:
@@ -162,8 +164,7 @@ class LossGradient:
                 autocast.
             FailedQueriesError: All rows of the base, or more than `max_dropped` of the queries, failed.
             RanksError: A process failed, died, or is about to take another step.
-                In all these cases `.grad` is as it was, and so are weights; where too many queries failed,
-                buffers and generators are as the base evaluation left them.
+                In all these cases `.grad`, weights, buffers and generators are as they were.
         """
         step, ranks = self.counts.steps, self._ranks
         ranks.exchanged = 0
@@ -172,20 +173,25 @@ class LossGradient:
             pieces, shares = ranks.together(step, lambda: self._share(opening, step, batch))
             ranks.refuse_different(step, [share.marks for share in shares])
             faults = [share.fault for share in shares if share.fault is not None]
+            beyond = 0  # of the plan
             if faults:  # the step is evaluated again by `loop`; the next one looks for another evaluator
+                for known in (opening.known, *(share.numbers for share in shares)):
+                    beyond += sum(len(numbers) for numbers in known.values())
                 self.serving = self.serving.found_wrong(self.network.training, faults[0])
                 opening = Opening(pieces, by_loop=True, noise=opening.noise)
                 pieces, shares = ranks.together(step, lambda: self._share(opening, step, batch))
+                ranks.refuse_different(step, [share.marks for share in shares])
         difference, valid = joined(len(pieces), [opening.known, *(share.numbers for share in shares)])
-        noise = self._noise_after(pieces, opening, difference)
-        pieces.base.leave()
+        noise = self._noise_after(step, pieces, opening, difference)
 
-        checks = sum(share.checks for share in shares) + (REPEATED if opening.noise is not None else 0)
+        checks = beyond + sum(share.checks for share in shares)
+        checks += REPEATED if opening.noise is not None else 0
         self.counts.queries += pieces.plan.queries + checks
         self.counts.checks += checks
         self.counts.dropped += int((~valid).sum())
         refuse_too_many(valid, self.max_dropped, step, causes)
         gradient = self.estimator.reduce(pieces.plan, difference, valid)
+        pieces.base.after.restore()  # from here on nothing fails
         self.parameters.add_to_grad(gradient, replace=self.estimator.replaces_grad)
         self.counts.steps += 1
         self._first = False
@@ -208,7 +214,7 @@ class LossGradient:
         return self.estimator.queries(self.parameters, self.counts.steps)
 
     def most_checks(self, steps: int) -> int:
-        """At most how many queries the next steps will take beside their plans: checks and sentinels."""
+        """At most how many queries the next steps take beside their plans, if nothing in them is in doubt."""
         queries = self.queries()
         chunk = min(queries, self.chunk or SMALLEST)
         first = self.counts.steps
@@ -256,16 +262,17 @@ class LossGradient:
         def work() -> tuple[Pieces, Share]:
             pieces = self._begin(step, batch)
             if self._ranks.rank > 0:
-                return pieces, Share(pieces.marks)
+                return pieces, Share(pieces.marked("opening"))
             remember = _evaluated if pieces.page is None else pieces.page.remember
             noise, serving = None, self.serving
             if is_due(step) or serving.is_open(self.network.training):  # not where it only goes on with a run
-                with apart():
+                with apart(), pieces.base.intact():
                     noise = noise_of(pieces.base, remember)
                     serving = serving.checked(pieces.base, pieces.plan, pieces.chunk, step, remember)
             pieces = replace(pieces, serving=serving)
             known = pieces.known() if self._first and self._ranks.size > 1 else {}
-            return pieces, Share(pieces.marks, known, serving=serving.state_dict(), noise=noise)
+            marks = pieces.marked("opening")
+            return pieces, Share(marks, known, serving=serving.state_dict(), noise=noise)
 
         pieces, told = self._ranks.together(step, work)
         self._ranks.refuse_different(step, [share.marks for share in told])
@@ -274,23 +281,33 @@ class LossGradient:
         self.serving = self.serving.loaded(decided.serving)
         return Opening(replace(pieces, serving=self.serving), decided.numbers, decided.noise)
 
-    def _noise_after(self, pieces: Pieces, opening: Opening, difference: Tensor) -> tuple[float, float]:
-        """How large noise and rounding are in a step that is checked, known to the first process."""
-        if opening.noise is None or self._ranks.rank > 0:
+    def _noise_after(
+        self, step: int, pieces: Pieces, opening: Opening, difference: Tensor
+    ) -> tuple[float, float]:
+        """How large noise and rounding are in a step that is checked; the first process tells all."""
+        base, before = pieces.base, opening.noise
+        if before is None:
             return 0.0, 0.0
         largest = int(difference.abs().argmax())
-        with apart():
-            again = noise_again(
-                pieces.base, pieces.plan.chunk(largest, largest + 1), float(difference[largest])
-            )
+
+        def work() -> tuple[None, Share]:
+            again = 0.0
+            if self._ranks.rank == 0:
+                with apart(), base.intact():
+                    query = pieces.plan.chunk(largest, largest + 1)
+                    again = noise_again(base, query, float(difference[largest]))
+            return None, Share(pieces.marked("noise"), noise=max(before, again))
+
+        _, told = self._ranks.together(step, work)
+        self._ranks.refuse_different(step, [share.marks for share in told])
         subtracted = "Difference" not in self.serving.state_dict().values()  # which carries changes instead
-        return max(opening.noise, again), rounding_of_mean(pieces.base) if subtracted else 0.0
+        return told[0].noise or 0.0, rounding_of_mean(base) if subtracted else 0.0
 
     def _begin(self, step: int, batch: Any) -> Pieces:  # noqa: ANN401
         """Evaluate the base, plan the queries, and cut them into pieces."""
-        base = evaluate_base(
-            self.network, self.objective, self.parameters, batch, step, measure=self.chunk is None
-        )
+        # of what a base takes it follows how many queries run together, and which evaluator is tried first
+        measure = self.chunk is None or self.serving.is_open(self.network.training)
+        base = evaluate_base(self.network, self.objective, self.parameters, batch, step, measure=measure)
         plan = self.estimator.plan(self.parameters, self._key.at(step))
         if self.chunk is None:
             self.chunk = chunk_size(self.serving.evaluators, base, plan, self.memory)
@@ -304,11 +321,12 @@ class LossGradient:
         marks = {} if self._ranks.size == 1 else self._marks(base, batch, settings)
         draws = self._key.at(step).generator(DRAWN)
         drawn = int(torch.randint(plan.queries, (1,), generator=draws))
-        return Pieces(base, plan, self.chunk, self.serving, page, marks, drawn)
+        return Pieces(base, plan, self.chunk, self.serving, page, marks, drawn, self.max_dropped)
 
     def _marks(self, base: Base, batch: Any, settings: str) -> dict[str, int]:  # noqa: ANN401
         """Checksums of what must be the same in all processes."""
         marks = fingerprint(self.network, batch, settings)
+        marks["journal"] = int(self.journal is not None)
         marks["surviving rows of the base"] = checksum([base.survived])
         if self.estimator.replaces_grad:
             grads = (tensor.grad for tensor in self.parameters.tensors)

@@ -92,8 +92,10 @@ def losses(
     network: nn.Module,
     batch: Any,  # noqa: ANN401
     rows: int | None,
+    *,
+    with_graph: bool = False,
 ) -> Tensor:
-    """One loss per row, `(rows,)`, detached; None for as many as there are.
+    """One loss per row, `(rows,)`, detached unless its graph is wanted; None for as many as there are.
 
     Raises:
         ObjectiveError: it returned something else.
@@ -111,7 +113,7 @@ def losses(
             f"objective: expected one floating loss per row, a tensor of shape ({rows or 'rows'},), got "
             f"{found}. Take the mean over all axes but the first, such as error.flatten(1).mean(dim=1)."
         )
-    return result.detach()
+    return result if with_graph else result.detach()
 
 
 def uncompiled() -> AbstractContextManager[None]:

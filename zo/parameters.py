@@ -6,11 +6,11 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import pairwise
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from zo.errors import ParameterError
@@ -52,11 +52,12 @@ class Parameters:
         size: how many numbers in all.
 
     Raises:
-        ParameterError: nothing chosen, a choice that matches nothing, complex numbers, or a dtype that is
-            not float32 or float64.
+        ParameterError: nothing chosen, a choice that matches nothing, complex numbers, a dtype that is not
+            float32 or float64, numbers in the same memory, or a lazy module that has not run yet.
     """
 
     def __init__(self, network: nn.Module, choices: Choice | Iterable[Choice] | None = None) -> None:
+        _refuse_unmade(network)
         chosen = _choose(network, choices)
         if not chosen:
             raise ParameterError(
@@ -87,20 +88,27 @@ class Parameters:
         self.frozen = frozenset(
             name for name, tensor in every if not tensor.requires_grad and choices is None
         )
+        self._kinds = [(tensor.dtype, tensor.shape) for tensor in self.tensors]
         _refuse_shared_memory(self.names, self.tensors)
 
     def refuse_replaced(self, network: nn.Module) -> None:
         """Refuse a network whose parameters are not those that were chosen.
 
         Raises:
-            ParameterError: One was replaced, or one of those that were left out as frozen was unfrozen; or
-                parametrizations are cached, so that moving a weight would change nothing.
+            ParameterError: One was replaced, has another dtype or shape, or was left out as frozen and is so
+                no more; or parametrizations are cached, so that moving a weight would change nothing.
         """
         now = dict(network.named_parameters())
         replaced = [n for n, t in zip(self.names, self.tensors, strict=True) if now.get(n) is not t]
         frozen = [name for name, tensor in now.items() if tensor.requires_grad and name in self.frozen]
-        if replaced or frozen:
-            what = f"{replaced[0]!r} was replaced" if replaced else f"{frozen[0]!r} was unfrozen"
+        pairs = zip(self.names, self.tensors, self._kinds, strict=True)
+        other = [(n, (t.dtype, t.shape)) for n, t, kind in pairs if (t.dtype, t.shape) != kind]
+        if replaced or frozen or other:
+            what = f"{replaced[0]!r} was replaced" if replaced else ""
+            what = what or (f"{frozen[0]!r} was unfrozen" if frozen else "")
+            if not what:
+                name, (dtype, shape) = other[0]
+                what = f"{name!r} became {str(dtype)[6:]} of shape {tuple(shape)}"
             raise ParameterError(
                 f"{type(network).__name__}: expected the parameters that it had when the gradient was made, "
                 f"but {what} since. Make a new gradient after changing the network."
@@ -154,24 +162,64 @@ class Parameters:
             tensor.grad = piece.clone() if tensor.grad is None or replace else tensor.grad + piece
 
 
+def _refuse_unmade(network: nn.Module) -> None:
+    """Refuse a lazy network, whose parameters or buffers have no shapes before its first forward."""
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if is_lazy(tensor):
+            raise ParameterError(
+                f"{type(network).__name__}: expected parameters and buffers that have their shapes, got "
+                f"{name!r}, which a lazy module makes at its first forward. Run one batch through the "
+                "network before making the gradient."
+            )
+
+
 def _refuse_shared_memory(names: tuple[str, ...], tensors: tuple[nn.Parameter, ...]) -> None:
-    """Refuse two parameters in one memory, where a step of one is a step of the other."""
-    ranges = sorted(
-        (tensor.data_ptr(), tensor.data_ptr() + tensor.untyped_storage().nbytes(), name)
+    """Refuse numbers in one memory, where a step of one is a step of another."""
+    placed = sorted(
+        (tensor.data_ptr(), tensor.data_ptr() + _extent(tensor), name, tensor)
         for name, tensor in zip(names, tensors, strict=True)
         if tensor.device.type != "meta" and tensor.numel()
     )
-    for (_, end, name), (start, _, other) in pairwise(ranges):
-        if start < end and _overlap(dict(zip(names, tensors, strict=True)), name, other):
+    together: list[tuple[str, Tensor]] = []
+    reach = 0
+    for start, end, name, tensor in placed:
+        if start >= reach:
+            together = []
+        together.append((name, tensor))
+        reach = max(reach, end)
+        if len(together) > 1 or _extent(tensor) < tensor.numel() * tensor.element_size():
+            _refuse_overlap(together)
+
+
+def _refuse_overlap(together: list[tuple[str, Tensor]]) -> None:
+    """Refuse parameters whose ranges of addresses meet, if they have a number in common."""
+    *others, (name, tensor) = [(name, _words(tensor)) for name, tensor in together]
+    if len(tensor.unique()) < len(tensor):
+        raise ParameterError(
+            f"parameter {name!r}: expected each number to have memory of its own, got some in the same "
+            "memory, as in an expanded tensor, where a step of one moves several. Keep the tensor as it was "
+            "before it was expanded, and expand it in the forward."
+        )
+    for other, words in others:
+        if torch.isin(tensor, words).any():
             raise ParameterError(
-                f"parameters {name!r} and {other!r}: expected each to have memory of its own, got two in the "
+                f"parameters {other!r} and {name!r}: expected each to have memory of its own, got two in the "
                 "same memory, where a step of one moves both. Tie them as one parameter: b.weight = a.weight."
             )
 
 
-def _overlap(tensors: dict[str, nn.Parameter], name: str, other: str) -> bool:
-    one, two = tensors[name], tensors[other]
-    return one.data_ptr() + one.numel() * one.element_size() > two.data_ptr()
+def _extent(tensor: Tensor) -> int:
+    """Bytes from a tensor's first number to behind its last."""
+    steps = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (1 + steps) * tensor.element_size()
+
+
+def _words(tensor: Tensor) -> Tensor:
+    """The addresses of all the words of four bytes that a tensor's numbers are in."""
+    found = torch.tensor([tensor.data_ptr()])
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        found = (found[:, None] + stride * tensor.element_size() * torch.arange(size)).flatten()
+    return (found[:, None] + torch.arange(0, tensor.element_size(), 4)).flatten()
 
 
 def _choose(network: nn.Module, choices: Choice | Iterable[Choice] | None) -> dict[str, nn.Parameter]:

@@ -92,6 +92,8 @@ def _mu(probe: Probe, place: int, single: Steps | None, along: Steps | None) -> 
         said += (
             " No curvature is distinguishable from noise: forward steps are as long as the input's spread."
         )
+    if spec.scale is not None:
+        said += " These are in the input's own units: divide by the spec's scale for zo.differentiable."
     best = min(single.forward_error, single.central_error, along.forward_error, along.central_error)
     if best > USELESS:
         said += " Noise drowns the slopes at any mu: make the box less noisy, or average over many queries."

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import zo
+from blackbox import ArraySpec, BlackBoxFunction
 
 
 def mean_square(network, batch):
@@ -405,3 +406,135 @@ def test_a_gradient_of_zero_is_told_once(evaluator):
         for _ in range(3):
             gradient.backward(torch.randn(4, 3))
     assert len([each for each in caught if each.category is zo.ZeroGradientWarning]) == 1
+
+
+class NarrowInside(nn.Module):
+    """A part in float32 between layers in float64."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 16).double(), nn.Linear(16, 2).double()
+        self.inner = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 16))
+
+    def forward(self, x):
+        return self.last(self.inner(self.first(x).float()).double())
+
+
+def test_the_rounding_of_a_part_in_float32_is_not_taken_for_a_fault_behind_float64():
+    for seed in range(4):
+        torch.manual_seed(seed)
+        estimator = zo.CGE(1e-3, zo.RandomCoordinates(20))
+        gradient = zo.LossGradient(NarrowInside(), mean_square, estimator, evaluator="stacked")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", zo.EvaluatorWarning)
+            for _ in range(3):
+                gradient.backward(torch.randn(32, 4).double())
+
+
+class AnotherOrder(zo.evaluators.Evaluator):
+    """As the loop, but for units in the last place, as if sums were in another order."""
+
+    def begin(self, problem, base):
+        loop = zo.evaluators.Loop().begin(problem, base)
+        return lambda queries: loop(zo.estimators.Coordinates(queries.indices, queries.steps * (1 - 1e-5)))
+
+
+@pytest.mark.parametrize("step", [0, 2])  # of which one is checked, and each has a drawn query
+def test_a_row_between_two_values_of_a_box_that_rounds_is_not_taken_for_a_fault(step):
+    network = nn.Linear(1, 1, bias=False)
+    network.weight.data.fill_(0.5)
+    edge = torch.tensor(0.5) + 1e-2 if step == 0 else torch.tensor(2.0)
+
+    def jumping(network, batch):
+        y = network(batch)[:, 0]
+        return y + 1e-2 * (y >= edge)
+
+    gradient = zo.LossGradient(network, jumping, zo.CGE(1e-3, central=True), evaluator=AnotherOrder())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", zo.EvaluatorWarning)
+        for _ in range(step + 1):
+            gradient.backward(torch.ones(5, 1))
+        edge = torch.tensor(0.5) + 1e-2
+        for _ in range(4):  # one of the two queries is drawn, upwards or downwards
+            gradient.backward(torch.ones(5, 1))
+    assert serving(gradient) == {"AnotherOrder"}
+
+
+def test_a_warning_names_the_evaluator_once():
+    class Mixing(zo.evaluators.Stacked):
+        """Wrong in real chunks alone, whose steps are those of mu but for one query."""
+
+        def begin(self, problem, base):
+            right = super().begin(problem, base)
+            return lambda queries: right(queries) * (1.0 if queries.steps.abs().min() > 2e-3 else 1.1)
+
+    gradient = zo.LossGradient(nn.Linear(3, 2), mean_square, zo.CGE(1e-3), evaluator=Mixing(), chunk=4)
+    with pytest.warns(zo.EvaluatorWarning, match="queries of a step") as caught:
+        gradient.backward(torch.randn(5, 3))
+    words = [str(each.message) for each in caught if each.category is zo.EvaluatorWarning]
+    assert len(words) == 1 and words[0].count("Mixing") == 1
+
+
+class Fragile(BlackBoxFunction):
+    """Ends the call where an input is farther from those that it was made for than mu takes it."""
+
+    inputs = outputs = (ArraySpec("x", (3,)),)
+    arrays = "torch"
+
+    def __init__(self, bears, failures):
+        super().__init__(failures=failures)
+        self.bears = bears
+
+    def evaluate(self, x):
+        if not (-self.bears < x - 0.5).all() or not (x - 0.5 < self.bears).all():
+            raise ValueError("out of its domain")
+        return torch.sin(1.3 * x)
+
+
+@pytest.mark.parametrize("failures", ["raise", "keep"])
+@pytest.mark.parametrize("bears", [5e-3, 0.5])
+@pytest.mark.parametrize(
+    "estimator", [zo.CGE(1e-3), zo.CGE(1e-3, central=True), zo.RGE(1e-3, 6)], ids=["cge", "central", "rge"]
+)
+@pytest.mark.parametrize("evaluator", ["loop", "stacked", "auto"])
+def test_a_box_that_bears_no_long_step_is_checked_by_shorter_ones(evaluator, estimator, bears, failures):
+    network, box = nn.Linear(4, 3).double(), Fragile(bears, failures)
+    with torch.no_grad():
+        network.weight.zero_()
+        network.bias.fill_(0.5)
+    objective = lambda network, batch: box(network(batch)).square().mean(dim=1)  # noqa: E731
+    if evaluator == "auto":
+        objective = zo.OutputLoss(
+            lambda y, _: box(y).square().mean(dim=1), inputs=lambda x: x, targets=lambda x: x
+        )
+    gradient = zo.LossGradient(network, objective, estimator, evaluator=evaluator)
+    batch = torch.rand(5, 4).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(4):
+            network.zero_grad()
+            gradient.backward(batch)
+    fastest = "Difference" if isinstance(estimator, zo.CGE) else "Stacked"
+    assert serving(gradient) == {{"loop": "Loop", "stacked": "Stacked", "auto": fastest}[evaluator]}
+    if isinstance(estimator, zo.CGE):
+        found = network.bias.grad.clone()
+        y = torch.sin(1.3 * network.bias)
+        assert torch.allclose(found, 2 / 3 * y * 1.3 * torch.cos(1.3 * network.bias), atol=2e-3)
+
+
+@pytest.mark.parametrize("bears", [5e-3, 0.5])
+def test_a_fault_is_found_also_where_the_box_bears_no_long_step(bears):
+    class Off(zo.evaluators.Stacked):
+        def begin(self, problem, base):
+            right = super().begin(problem, base)
+            return lambda queries: right(queries) * 1.1
+
+    network, box = nn.Linear(4, 3).double(), Fragile(bears, "raise")
+    with torch.no_grad():
+        network.weight.zero_()
+        network.bias.fill_(0.5)
+    gradient = zo.LossGradient(
+        network, lambda n, x: box(n(x)).square().mean(dim=1), zo.CGE(1e-3), evaluator=Off()
+    )
+    with pytest.warns(zo.EvaluatorWarning, match=r"Off disagreed with loop for (weight|bias)"):
+        gradient.backward(torch.rand(5, 4).double())

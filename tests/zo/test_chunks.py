@@ -137,3 +137,14 @@ def test_copies_count():
         plan = zo.CGE(1e-3).plan(problem.parameters, zo.estimators.Key(0))
         each.append(Stacked().bytes_per_query(problem, plan.chunk(0, 1), base=0) - 2 * shape[1] * 4)
     assert each == [4 * 200, 4 * (20 * 20 * 100 + 100)]
+
+
+def test_which_evaluator_serves_does_not_depend_on_who_chose_the_chunk():
+    """Directions of a large network are evaluated one by one on a CPU."""
+    objective = zo.OutputLoss(lambda y, _: y.square().flatten(1).mean(dim=1), targets=lambda batch: batch[0])
+    served = []
+    for chunk in (None, 4):
+        gradient = zo.LossGradient(wide(), objective, zo.RGE(1e-3, q=4), chunk=chunk)
+        gradient.backward((images(16),))
+        served.append(gradient.state_dict()["evaluators"])
+    assert served[0] == served[1] == {"Directions, training": "Loop"}

@@ -586,3 +586,56 @@ def test_settings_show():
     assert repr(solver) == (
         f"DifferentiableBox({solver.box!r}, RowRGE(mu=0.001, q=2), tangent={solver.tangent!r}, seed=3)"
     )
+
+
+def of_two_units(scale):
+    """Metres and pascals: what a step of one size does to them differs by a factor of 1e12."""
+    specs = ArraySpec("height", (2,), scale=scale and 1.0), ArraySpec("pressure", (3,), scale=scale)
+
+    def function(height, pressure):
+        mixed = torch.sin(height[:, :1] + 2 * height[:, 1:] + pressure.mul(1e-6).sum(dim=1, keepdim=True))
+        return torch.cat([mixed, mixed.square()], dim=1)
+
+    return FromTorch(function, specs, (ArraySpec("y", (2,)),)), function
+
+
+@pytest.mark.parametrize("central", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda central: zo.CGE(1e-5, central=central),
+        lambda central: zo.RowRGE(1e-5, 5, central=central),  # a set of five is the whole gradient
+        lambda central: zo.RowRGE(1e-5, 20000, "gaussian", central),
+    ],
+    ids=["cge", "orthogonal", "gaussian"],
+)
+def test_each_number_moves_by_mu_of_its_scale(make, central):
+    box, function = of_two_units(1e6)
+    inputs = [weights(3, 2).requires_grad_(), (1e6 * weights(3, 3, seed=1)).requires_grad_()]
+    zo.differentiable(box, make(central))(*inputs).sum().backward()
+    truth = torch.autograd.grad(function(*inputs).sum(), inputs)
+    for found, true, unit in zip((t.grad for t in inputs), truth, (1.0, 1e6), strict=True):
+        close = 0.1 if isinstance(make(central), zo.RowRGE) and make(central).q > 5 else 2e-4
+        assert torch.allclose(found * unit, true * unit, atol=close, rtol=close)
+    moved = box.asked[1][1] - inputs[1].detach().repeat(len(box.asked[1][1]) // 3, 1)
+    assert moved.abs().max() > 1  # 1e-5 of a million
+
+
+def test_an_input_without_a_scale_moves_by_mu():
+    """To the bit as before, also beside a tangent, which measures."""
+    found = []
+    for scale in (None, 1.0):
+        box, _ = of_two_units(scale)
+        inputs = [weights(3, 2).requires_grad_(), weights(3, 3, seed=1).requires_grad_()]
+        zo.differentiable(box, zo.RowRGE(1e-3, 3))(*inputs).sum().backward()
+        found.append([*box.asked[1], *(t.grad for t in inputs)])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_directions_in_a_basis_move_as_the_basis_has_them():
+    box, _ = of_two_units(1e6)
+    inputs = [weights(3, 2).requires_grad_(), weights(3, 3, seed=1).requires_grad_()]
+    basis = zo.box_gradient.GivenBasis(torch.eye(5)[1:4])
+    zo.differentiable(box, zo.RowRGE(1e-3, 2, basis=basis))(*inputs).sum().backward()
+    moved = torch.cat([box.asked[1][n] - inputs[n].detach().repeat(2, 1) for n in (0, 1)], dim=1)
+    assert moved[:, [0, 4]].count_nonzero() == 0 and moved.norm(dim=1).max() < 1.01e-3

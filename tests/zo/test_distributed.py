@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
@@ -101,7 +102,7 @@ def make_gradient(group, name="stacked", network=None, box=None, **settings):
     network, box = network or make_network(name == "waking"), box or Chancy()
     objective = through(box) if kind == "box" else zo.OutputLoss(known_loss)
     settings = {"chunk": chunk, "max_dropped": 0.5, "process_group": group, **settings}
-    return zo.LossGradient(network, objective, rule, evaluator=evaluator, **settings)
+    return zo.LossGradient(network, objective, rule, **{"evaluator": evaluator, **settings})
 
 
 def train(group, name, begin=None, until=STEPS):
@@ -194,6 +195,43 @@ def journals(groups):
     return {"journal": (error, box.ledger.rows_asked, grads, kept)}
 
 
+@dataclass(frozen=True)
+class Late(zo.evaluators.Stacked):
+    """Cannot serve the last weight at the steps of mu, as the check does not find."""
+
+    def begin(self, problem, base):
+        inner = super().begin(problem, base)
+
+        def changes(queries):
+            found = inner(queries)
+            if (queries.indices == problem.parameters.size - 1).any() and queries.steps.abs().min() < 2 * MU:
+                raise zo.evaluators.Unservable("on purpose")
+            return found
+
+        return changes
+
+
+def late(groups):
+    """A step with a fault in its last piece; and once more, with all that was found before."""
+    if groups[2] is None:
+        return {}
+    entries, counts, rows = {}, [], []
+    for _ in range(2):
+        box = Chancy()
+        gradient = make_gradient(groups[2], "stacked", box=box, chunk=6, evaluator=Late())
+        gradient.journal = Notebook(entries if groups["rank"] == 0 else {})
+        torch.manual_seed(7)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", zo.EvaluatorWarning)
+            gradient.backward(batch_of(0))
+        counts.append(gradient.counts)
+        rows.append(box.ledger.rows_asked)
+        kept = [None] * 2
+        dist.all_gather_object(kept, dict(gradient.journal), groups[2])
+        entries = {key: value for own in kept for key, value in own.items() if "by loop" not in key}
+    return {"late": (counts, rows)}
+
+
 def bytes_told(groups):
     """Bytes that this rank receives in a step without a check."""
     found = {}
@@ -240,13 +278,13 @@ def differing(groups):
 class BreaksLate(Chancy):
     """Raises on one rank, some calls after the first."""
 
-    def __init__(self, rank):
+    def __init__(self, rank, at=4):
         super().__init__()
-        self.rank, self.asked = rank, 0
+        self.rank, self.at, self.asked = rank, at, 0
 
     def evaluate_rows(self, x):
         self.asked += 1
-        if self.asked == 4 and self.rank is not None and dist.get_rank() == self.rank:
+        if self.asked == self.at and self.rank is not None and dist.get_rank() == self.rank:
             raise MemoryError("no room left")
         return torch.sin(1.3 * x)
 
@@ -273,9 +311,52 @@ def failing(groups):
     box = OneRowLess() if groups["rank"] == 3 else Chancy()
     found["base"] = error_of(make_gradient(group, box=box), batch)
     found["rows"] = error_of(make_gradient(group), (torch.ones(()), torch.ones(())))
+    found["noise"] = error_of(*breaks_in_the_last_query(group))
+    found["writes"] = error_of(writing_on_rank(1, group), batch)
     found["after"] = float(broken.backward(batch))  # the group and the gradient serve again
     found["grads"] = torch.cat([tensor.grad.flatten() for tensor in broken.network.parameters()])
     return {"failing": found}
+
+
+def breaks_in_the_last_query(group):
+    """The first rank alone evaluates a query again, when all pieces are there."""
+    calls = None
+    for _ in range(2):
+        box, network = BreaksLate(0, calls), make_network()
+        box.failures = "raise"
+        gradient = make_gradient(group, "loop", network, box)
+        torch.manual_seed(4)
+        if calls is None:
+            gradient.backward(batch_of(0))
+            calls = box.asked
+    return gradient, batch_of(0)
+
+
+def writing_on_rank(rank, group):
+    """A forward that writes, on one rank alone, to weights that it had left alone in the base."""
+    network, calls = make_network(), []
+
+    def objective(network, batch):
+        calls.append(1)
+        if dist.get_rank() == rank and len(calls) == 3:
+            network[4].bias.data += 1.0
+        return known_loss(network(batch[0].nan_to_num()), batch[1])
+
+    return zo.LossGradient(network, objective, CGE, evaluator="loop", chunk=5, process_group=group)
+
+
+def lonely(groups):
+    """One rank alone has a journal, in a step before which nothing else is decided."""
+    half = train(groups[4], "loop", until=2)["left"]
+    gradient = make_gradient(groups[4], "loop")
+    gradient.load_state_dict(half["gradient"])
+    gradient.journal = Notebook() if groups["rank"] == 1 else None
+    torch.manual_seed(7)
+    try:
+        gradient.backward(batch_of(2))
+    except zo.errors.RanksError as error:
+        return {"lonely": str(error)}
+    return {"lonely": "no error"}
 
 
 def dying(groups):
@@ -300,7 +381,7 @@ def dying(groups):
         return {"dying": None}
 
 
-CASES = (runs, resumes, journals, bytes_told, differing, failing, dying)
+CASES = (runs, resumes, journals, late, bytes_told, differing, failing, lonely, dying)
 
 
 def work(rank, folder):
@@ -378,6 +459,15 @@ def test_rows_are_paid_once(name, found, one_thread):
         assert all(found[rank][name, size]["rows"] > ROWS * STEPS for rank in range(size))
 
 
+def test_queries_that_a_fault_made_useless_are_counted_also_by_a_run_that_goes_on(found, one_thread):
+    alone = train(None, "waking")
+    assert alone["rows"] == ROWS * (alone["counts"]["queries"] + STEPS)
+    (whole, resumed), _ = found[0]["late"]
+    rows = sum(found[rank]["late"][1][0] for rank in range(2))
+    assert rows == ROWS * (whole.queries + 2)  # both evaluate the base
+    assert resumed == whole
+
+
 @pytest.mark.parametrize("name", ["stacked", "auto"])
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_run_resumes_on_another_number_of_processes_to_the_same_bits(name, size, found, one_thread):
@@ -445,6 +535,19 @@ def test_a_failure_of_one_rank_is_raised_on_all(found):
         kind, words, cause = own["failing"]["chunk"]
         assert kind == "RanksError" and "rank 2 failed: RowFailedError" in words and "no room left" in words
         assert cause == ("RowFailedError" if rank == 2 else "NoneType")
+
+
+@pytest.mark.parametrize(("name", "rank", "words"), [("noise", 0, "no room left"), ("writes", 1, "4.bias")])
+def test_what_one_rank_finds_after_its_queries_is_raised_on_all(found, name, rank, words):
+    for own in found:
+        kind, said, _ = own["failing"][name]
+        assert kind == "RanksError" and f"rank {rank} failed" in said and words in said
+
+
+def test_a_journal_on_one_rank_alone_is_refused_by_name(found):
+    for own in found:
+        assert "other journal and stage of the step on rank 1" in own["lonely"]
+        assert "a journal to all or to none" in own["lonely"]
 
 
 @pytest.mark.parametrize(

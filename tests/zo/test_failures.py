@@ -144,3 +144,15 @@ def test_too_many_failures_are_an_error_and_grad_is_untouched(network, batch, wh
         gradient.backward((x, lost))
     assert all(p.grad is None for p in network.parameters())
     assert all(torch.equal(p, old) for p, old in zip(network.parameters(), before, strict=True))
+
+
+def test_a_step_with_too_many_failures_leaves_buffers_and_generators_as_they_were(batch):
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2)).double()
+    failing = Sabotaged(network, {(weight, 1): 0 for weight in range(4)})
+    gradient = zo.LossGradient(network, failing, zo.CGE(1e-4), evaluator="loop")
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    generator = torch.get_rng_state()
+    with pytest.raises(zo.FailedQueriesError, match="4 did"):
+        gradient.backward(batch)
+    assert all(torch.equal(network.get_buffer(name), old) for name, old in buffers.items())
+    assert torch.equal(torch.get_rng_state(), generator)

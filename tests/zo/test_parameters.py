@@ -126,3 +126,78 @@ def test_steps_are_those_of_each_weight_in_its_own_floats():
     steps = zo.estimators.Parameters(network).steps(torch.tensor([0, 1]), 1e-4)
     assert steps[0] == (torch.tensor(1.0) + 1e-4 - 1).double() != 1e-4
     assert steps[1] == (torch.tensor(1.0).double() + 1e-4) - 1
+
+
+class Views(nn.Module):
+    """Parameters that are views of one memory."""
+
+    def __init__(self, *views) -> None:
+        super().__init__()
+        self.held = nn.ParameterList([nn.Parameter(view) for view in views])
+
+    def forward(self, x):
+        return x * sum(view.sum() for view in self.held)
+
+
+def test_views_that_interleave_and_share_nothing_are_taken():
+    memory = torch.randn(10, 2)
+    network = Views(memory[:, 0], memory[:, 1])
+    assert zo.estimators.Parameters(network).size == 20
+    memory = torch.randn(12)
+    network = Views(memory[:6], memory[6:])
+    gradient = zo.LossGradient(network, lambda n, x: n(x)[:, 0], zo.CGE(1e-3), evaluator="loop")
+    gradient.backward(torch.ones(3, 1))
+    for view in gradient.network.held:
+        assert torch.allclose(view.grad, torch.ones(6), atol=1e-3)
+
+
+OVERLAPPING = {
+    "same": lambda memory: (memory, memory[:]),
+    "by one number": lambda memory: (memory[:6], memory[5:]),
+    "strides": lambda memory: (memory[::2], memory[::3]),
+    "not neighbours": lambda memory: (memory[0::2], memory[1::2][:2], memory[4:5]),
+}
+
+
+@pytest.mark.parametrize("views", OVERLAPPING.values(), ids=OVERLAPPING)
+def test_views_with_a_number_in_common_are_refused(views):
+    with pytest.raises(zo.errors.ParameterError, match=r"held\.\d' and 'held\.\d'.*a step of one moves both"):
+        zo.estimators.Parameters(Views(*views(torch.randn(12))))
+
+
+def test_an_expanded_parameter_is_refused():
+    with pytest.raises(zo.errors.ParameterError, match=r"'held\.0'.*a step of one moves several"):
+        zo.estimators.Parameters(Views(torch.randn(1).expand(3)))
+
+
+@pytest.mark.parametrize("evaluator", ["loop", "auto"])
+def test_expanded_buffers_and_frozen_weights_stay_as_they_are(evaluator):
+    network = nn.Linear(3, 2)
+    network.register_buffer("mask", torch.tensor([[1.0], [2.0]]).expand(2, 5))
+    network.frozen = nn.Parameter(torch.ones(1).expand(4), requires_grad=False)
+
+    def objective(network, batch):
+        return (network(batch) * network.mask[:, 0] * network.frozen[0]).square().mean(dim=1)
+
+    zo.LossGradient(network, objective, zo.CGE(1e-3), evaluator=evaluator).backward(torch.randn(4, 3))
+    assert network.weight.grad.any() and network.mask.stride() == (1, 0)
+    assert torch.equal(network.mask[:, 4], torch.tensor([1.0, 2.0]))
+
+
+@pytest.mark.parametrize(
+    "network", [nn.LazyLinear(2), nn.Sequential(nn.Linear(3, 2), nn.LazyBatchNorm1d(affine=False))]
+)
+def test_a_lazy_module_that_has_not_run_is_refused_with_the_mend(network):
+    with pytest.raises(zo.errors.ParameterError, match="Run one batch through the network"):
+        zo.estimators.Parameters(network)
+    network(torch.randn(4, 3))
+    assert zo.estimators.Parameters(network).size == 8
+
+
+@pytest.mark.parametrize("change", [nn.Module.half, nn.Module.double, nn.Module.bfloat16])
+def test_another_dtype_since_the_gradient_was_made_is_refused(change):
+    network = nn.Linear(3, 2)
+    gradient = zo.LossGradient(network, lambda n, x: n(x)[:, 0], zo.CGE(1e-3))
+    change(network)
+    with pytest.raises(zo.errors.ParameterError, match=r"'weight' became (b?float16|float64) of shape"):
+        gradient.backward(torch.randn(4, 3).to(network.weight.dtype))

@@ -280,6 +280,10 @@ BAD = [
     (lambda: given({"a": [1.0, math.nan], "b": [1.0]}), ["finite", "'a'"]),
     (lambda: pruning.LayerRatios.from_dict({"method": "x"}), ["sparsity and layers", "to_dict"]),
     (lambda: pruning.LayerRatios.from_dict(RATIOS), ["kept <= size"]),
+    *(
+        (lambda m=m: pruning.scores(m, make(), objective, BATCH, spasity=0.9), ["spasity", "Near: sparsity"])
+        for m in ("magnitude", "random", "synflow", "snip", "zo-snip")
+    ),
 ]
 
 

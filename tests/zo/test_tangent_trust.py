@@ -595,3 +595,22 @@ def test_listed_pairs_keep_the_inputs_that_have_no_derivative():
     assert listed.others[0] is None and listed.others[1].tolist() == [5, 7, 6, 7] * 2
     assert listed.alive.tolist() == [True] * 8 and listed.y.numel() == 0
     assert pairs_of_a_call().alive.tolist() == [True] * 3
+
+
+@pytest.mark.parametrize("max_rows", [None, 4, 6])
+def test_a_step_takes_no_more_rows_on_average_than_it_says(max_rows):
+    """Three probes and a check in every second step are 4.5 times a first-order step's rows."""
+    box = FromTorch(bent, (X,), (X,))
+    gradient = zo.TangentGradient(
+        make_network(),
+        chain(box),
+        boxes=[box],
+        probes=3,
+        max_rows=max_rows,
+        trust_policy=TrustPolicy(check_every=2, lost=1e9, regained=1e9, agreement=-1e9),
+    )
+    for step in range(4):
+        gradient.backward(weights(5, 4, seed=step))
+    assert box.ledger.rows_run == 4.5 * 4 * 5 * 3 <= gradient.watch.max_rows * 4 * 5 * 3
+    assert f"max_rows={gradient.watch.max_rows:g}" in repr(gradient)
+    assert gradient.watch.max_rows == (6 if max_rows == 6 else 4.5)

@@ -654,3 +654,12 @@ def test_a_gradient_that_is_not_finite_is_an_error():
     with pytest.raises(zo.errors.TangentError, match="finite gradient"):
         gradient.backward(weights(5, 4))
     assert all(p.grad is None for p in network.parameters())
+
+
+def test_a_network_that_was_cast_since_the_gradient_was_made_is_refused():
+    network, box = make_network().float(), Sine()
+    gradient = zo.TangentGradient(network, chain(box), boxes=[box])
+    network.double()
+    with pytest.raises(zo.errors.ParameterError, match=r"became float64 of shape"):
+        gradient.backward(weights(5, 4))
+    assert box.ledger.rows_asked == 0

@@ -5,25 +5,27 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from types import FrameType
 
 import pytest
 import torch
 from torch import nn
 
 import zo
+from tests.zo.boxes import Sine
 
 ROOT = Path(zo.__file__).parent
 PAGE = ROOT.parent / "ARCHITECTURE.md"
 
 
 class Stack:
-    """The functions of `zo` that are on the stack whenever the objective is called."""
+    """The functions of `zo` that are on the stack whenever it is looked at."""
 
     def __init__(self) -> None:
         self.stops: dict[str, None] = {}
 
-    def note(self) -> None:
-        frame, found = sys._getframe(1), []
+    def note(self, frame: FrameType | None = None) -> None:
+        frame, found = frame or sys._getframe(1), []
         while frame is not None:
             code = frame.f_code
             path = Path(code.co_filename)
@@ -32,6 +34,43 @@ class Stack:
                 found.append(f"{path.relative_to(ROOT.parent)}: {name}")
             frame = frame.f_back
         self.stops.update(dict.fromkeys(reversed(found)))
+
+    def note_answer(self) -> None:
+        """Look when the next function of `zo` is called."""
+
+        def profile(frame: FrameType, event: str, _: object) -> None:
+            if event == "call" and ROOT in Path(frame.f_code.co_filename).parents:
+                sys.setprofile(None)
+                self.note(frame)
+
+        sys.setprofile(profile)
+
+    def note_calls(self, monkeypatch, owner: type, name: str) -> None:
+        """Look whenever a method is called."""
+        inner = getattr(owner, name)
+
+        def noted(given, *rest, **named):
+            self.note()
+            path = Path(inner.__code__.co_filename).relative_to(ROOT.parent)
+            self.stops[f"{path}: {inner.__qualname__}"] = None
+            return inner(given, *rest, **named)
+
+        monkeypatch.setattr(owner, name, noted)
+
+
+def section(title: str) -> str:
+    """Of ARCHITECTURE.md."""
+    found = re.search(rf"## {title}\n(.*?)\n## ", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    return found.group(1)
+
+
+def assert_short(stops: list[str], title: str | None) -> None:
+    files = {stop.partition(":")[0] for stop in stops}
+    assert len(stops) <= 12 and len(files) <= 9, "\n".join(stops)
+    if title is not None:
+        for stop in stops:
+            assert stop.removeprefix("zo/") in section(title), f"ARCHITECTURE.md does not name {stop}"
 
 
 @pytest.mark.parametrize("evaluator", ["loop", "stacked"])
@@ -48,23 +87,32 @@ def test_the_way_of_a_query_has_at_most_twelve_stops_in_nine_files(evaluator, mo
         gradient.backward(torch.randn(5, 3))
     stack.stops.clear()
     for owner, name in ((zo.CGE, "plan"), (zo.CGE, "reduce"), (zo.estimators.Parameters, "add_to_grad")):
-        inner = getattr(owner, name)
-
-        def noted(self, *given, inner=inner, **named):
-            stack.stops[
-                f"{Path(inner.__code__.co_filename).relative_to(ROOT.parent)}: {inner.__qualname__}"
-            ] = None
-            return inner(self, *given, **named)
-
-        monkeypatch.setattr(owner, name, noted)
+        stack.note_calls(monkeypatch, owner, name)
     gradient.backward(torch.randn(5, 3))
     stops = list(stack.stops)
     if evaluator == "stacked":  # the one query a step that is evaluated by `loop` too is beside the way
         stops = [stop for stop in stops if "check.py" not in stop and "loop.py" not in stop]
-    files = {stop.partition(":")[0] for stop in stops}
-    assert len(stops) <= 12 and len(files) <= 9, "\n".join(stops)
-    if evaluator == "loop":
-        section = re.search(r"## The way of a query\n(.*?)\n## ", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-        assert section is not None
-        for stop in stops:
-            assert stop.removeprefix("zo/") in section.group(1), f"ARCHITECTURE.md does not name {stop}"
+    assert_short(stops, "The way of a query" if evaluator == "loop" else None)
+
+
+@pytest.mark.parametrize("evaluator", ["loop", "stacked"])
+def test_the_way_of_a_tangents_step_has_at_most_twelve_stops_in_nine_files(evaluator, monkeypatch):
+    stack, network, box = Stack(), nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)), Sine()
+
+    def objective(network, batch):
+        stack.note()
+        state = network(batch)
+        stack.note_answer()
+        return box(box(state)).square().mean(dim=1)
+
+    gradient = zo.TangentGradient(network, objective, boxes=[box], evaluator=evaluator)
+    for _ in range(2):  # at the first step it is looked whether a box sees all weights
+        gradient.backward(torch.randn(5, 4))
+    stack.stops.clear()
+    for name in ("observe", "vjp"):
+        stack.note_calls(monkeypatch, zo.SecantTangent, name)
+    gradient.backward(torch.randn(5, 4))
+    names = [stop.rpartition(" ")[2] for stop in stack.stops]
+    for name in ("Recorder._call", "SecantTangent.observe", "SecantTangent.vjp"):
+        assert name in names  # the walk saw both evaluations, what learns, and the way back
+    assert_short(list(stack.stops), "The way of a tangent's step" if evaluator == "stacked" else None)

@@ -80,8 +80,9 @@ def differentiable(
         box: has at least one input and one output that is differentiable. Inputs whose spec says
             `differentiable=False`, and integers, get no gradient (None).
         estimator: `RGE` or `RowRGE`, whose directions are drawn for each row, or `CGE` over all numbers of a
-            row's perturbed inputs; mu is in the inputs' units. None for no queries, with a tangent that
-            learns from values, such as a student network, or that learns nothing.
+            row's perturbed inputs; mu is in the inputs' units, or in the `scale` of their specs. None for no
+            queries, with a tangent that learns from values, such as a student network, or that learns
+            nothing.
         tangent: is copied, and the copy learns from the queries; None to estimate from each call's queries
             alone.
         seed: all draws depend on the seed and the number of the call alone. Two boxes of a run take two

@@ -35,6 +35,7 @@ class RowQueries:
         directions: `(directions, rows, size)`; None for the coordinates, one after another.
         factor: c of the directions, by which their mean is multiplied.
         central: whether the second half of the queries goes back.
+        units: `(size,)` float64, of the numbers of a row: directions are those of their numbers times these.
     """
 
     box: BlackBoxFunction
@@ -46,6 +47,7 @@ class RowQueries:
     directions: Tensor | None = None
     factor: int = 1
     central: bool = False
+    units: Tensor | None = None
 
     def run(self) -> Iterator[tuple[Tensor, list[Tensor], tuple[Tensor, ...]]]:
         """Call after call of the box: the row of each of its pairs `(n,)`, all inputs, and the outputs."""
@@ -78,7 +80,9 @@ class RowQueries:
         if self.directions is None:
             return slopes.T
         kept = valid.double().sum(dim=0).clamp(min=1)
-        return torch.einsum("qr,qrs->rs", slopes * (self.factor / kept), self.directions.double())
+        found = torch.einsum("qr,qrs->rs", slopes * (self.factor / kept), self.directions.double())
+        # Slopes along u times the units, times u over the units: of the directions here twice that.
+        return found if self.units is None else found / self.units**2
 
     def _moved(self, query: Tensor, row: Tensor) -> Tensor:
         """Rows `(n,)` as queries `(n,)` move them, `(n, size)`."""
@@ -132,23 +136,34 @@ def plan_queries(
     if estimator is None:
         return RowQueries(box, own, perturbed, max_rows, values, values.new_zeros(0, len(alive)).double())
     signed = [estimator.mu, -estimator.mu] if estimator.central else [estimator.mu]
+    units = [_units(box.inputs[place], inputs[place]) for place in perturbed]
     if isinstance(estimator, CGE):
         # (z + mu) - z in the input's own floats is what it really moves by.
-        taken = [torch.cat([((part + mu) - part).double() for part in flat], dim=1).T for mu in signed]
-        steps = torch.cat(taken)
+        pairs = list(zip(flat, units, strict=True))
+        taken = [[((part + (mu * unit).to(part)) - part).double() for part, unit in pairs] for mu in signed]
+        steps = torch.cat([torch.cat(parts, dim=1).T for parts in taken])
         _refuse_lost_steps(estimator, steps, values)
         return RowQueries(box, own, perturbed, max_rows, values, steps, central=estimator.central)
     shapes = tuple(tuple(inputs[place].shape[1:]) for place in perturbed)
     generator = key.generator(ROW_DIRECTIONS)
     drawn, factor = estimator.draw(len(inputs[0]), shapes, dtype, generator)
-    directions = drawn.to(values.device)[:, alive]
+    directions, together = drawn.to(values.device)[:, alive], None
+    if estimator.basis is None and any(box.inputs[place].scale is not None for place in perturbed):
+        together = torch.cat(units)
+        directions = directions * together.to(directions)
     for moved, part in zip(directions.split([part.shape[1] for part in flat], dim=2), flat, strict=True):
         _refuse_lost_directions(estimator.mu, moved, part)
     steps = torch.tensor(signed, dtype=torch.float64, device=values.device).repeat_interleave(estimator.q)
     steps = steps[:, None].expand(-1, len(alive))
     return RowQueries(
-        box, own, perturbed, max_rows, values, steps, directions, factor, central=estimator.central
+        box, own, perturbed, max_rows, values, steps, directions, factor, estimator.central, together
     )
+
+
+def _units(spec: ArraySpec, array: Tensor) -> Tensor:
+    """The unit of each number of an input in a row, `(size,)` float64: its spec's scale, or 1."""
+    unit = torch.ones(math.prod(spec.shape), dtype=torch.float64, device=array.device)
+    return unit if spec.scale is None else unit.new_tensor(spec.scale)
 
 
 def row_differences(

@@ -34,8 +34,13 @@ class RowRGE:
     With a `basis` directions stay in its space: k is its number of vectors, and the estimate is that
     of the gradient's part in it, biased by what is left out.
 
+    One mu is right for numbers of one size. Where inputs are in units of their own, metres beside pascals,
+    give each `ArraySpec` its `scale`: each number then moves by mu of its scale, and the estimate is that of
+    the gradient with respect to it all the same, unbiased as before. Directions in a basis are moved by mu as
+    the basis has them.
+
     Args:
-        mu: smoothing parameter, in the inputs' units.
+        mu: smoothing parameter, in the inputs' units, or in their scales where the specs have some.
         q: number of directions for each row; orthogonal ones beyond k come from further sets.
         distribution: "gaussian", "sphere", "rademacher" or "orthogonal".
         central: whether each direction is taken with both signs, for 2 q queries a row instead of q.

@@ -19,7 +19,7 @@ from blackbox import BudgetError
 from zo.base import Base
 from zo.evaluators.evaluator import Changes, Evaluator, Problem, Unservable
 from zo.evaluators.loop import Loop
-from zo.evaluators.sentinel import PLACE, ROUNDING, SHAKES, inserted, left_out, rounding_of
+from zo.evaluators.sentinel import PLACE, ROUNDING, SHAKES, inserted, jumps_at, left_out, rounding_of
 from zo.parameters import Parameters
 from zo.perturbation import Coordinates, Directions, Perturbation
 
@@ -39,11 +39,13 @@ class Piece:
         name: The parameter that they move, for messages.
         queries: For the evaluator.
         truth: `(compared, rows)` changes of the losses by `loop`.
+        shorter: The same with steps of mu in those that `loop` has not tried; None if it has tried all.
     """
 
     name: str
     queries: Perturbation
     truth: Tensor
+    shorter: Perturbation | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def is_due(step: int) -> bool:
 def most_checks(
     step: int, parameters: Parameters, evaluators: Sequence[Evaluator], queries: int, chunk: int
 ) -> int:
-    """At most how many queries a step takes beside its plan, if its evaluator is not found wrong.
+    """At most how many queries a step takes beside its plan, if nothing is in doubt or fails in its checks.
 
     Args:
         step: The number of the step.
@@ -154,22 +156,23 @@ def truth_of(
         first: Whether an evaluator is checked for the first time: on three entries of each tensor, not two,
             and on further pieces, one of all tensors and one as long as real chunks.
     """
-    rounding = remember("check rounding", lambda: rounding_of(problem, base))
+    rounding = remember("check rounding", lambda: rounding_of(problem, base)).to(base.device)
     if isinstance(example, Directions):
-        steps = example.steps[:2]
-        steps = steps * (LENGTHS[0] / steps.abs().amax(dim=1, keepdim=True))
-        truth = remember("check directions", lambda: _by_loop(problem, base, Directions(steps)))
+        found = remember("check directions", lambda: _directed(problem, base, example.steps[:2]))
+        truth, factors = found[:, :-1], found[:, -1:].to(example.steps)
         # twice, so that a single direction has company to be mixed with
-        return Truth((Piece("a direction", Directions(torch.cat([steps, steps])), truth),), rounding)
-    parameters, pieces = problem.parameters, []
+        twice = Directions(torch.cat([example.steps[:2] * factors] * 2))
+        return Truth((Piece("a direction", twice, truth.to(base)),), rounding)
+    parameters, pieces, own = problem.parameters, [], float(example.steps.abs().max())
     for name, start, tensor in zip(parameters.names, parameters.starts, parameters.tensors, strict=True):
         indices = start + torch.tensor(_entries(tensor.numel(), step, first))
         found = remember(
-            f"check {name} {len(indices)}", lambda i=indices: _distinguishable(problem, base, i, rounding)
+            f"check {name} {len(indices)}",
+            lambda i=indices: _distinguishable(problem, base, i, rounding, own),
         )
         truth, steps = found[:, :-1], found[:, -1].to("cpu", parameters.dtype)
-        pieces.append(Piece(name, Coordinates(indices, steps), truth.to(base.dtype)))
-    return Truth((*pieces, *(_long(pieces, problem, chunk) if first else ())), rounding)
+        pieces.append(Piece(name, Coordinates(indices, steps), truth.to(base)))
+    return Truth((*pieces, *(_long(pieces, problem, chunk, own) if first else ())), rounding)
 
 
 def fault_of(
@@ -189,12 +192,20 @@ def fault_of(
         changes = evaluator.begin(problem, base)
         for number, piece in enumerate(truth.pieces):
 
-            def evaluated(queries: Perturbation = piece.queries) -> Tensor:
-                problem.tally.queries += len(queries)
-                return changes(queries)
+            def evaluated(piece: Piece = piece) -> Tensor:
+                problem.tally.queries += len(piece.queries)
+                try:
+                    return changes(piece.queries)
+                except (BudgetError, Unservable):
+                    raise
+                except Exception:  # at a long step, perhaps
+                    if piece.shorter is None:
+                        raise
+                    problem.tally.queries += len(piece.shorter)
+                    return changes(piece.shorter)
 
             found = remember(f"check {type(evaluator).__name__} {number} {piece.name}", evaluated)
-            if not _agree(evaluator, found[: len(piece.truth)].to(base.device), piece.truth, truth.rounding):
+            if not _agree(evaluator, problem, base, piece, found.to(base.device), truth.rounding):
                 wrong.append(piece.name)
         if wrong:
             single = [
@@ -223,6 +234,7 @@ def refuse_off(
     """Evaluate the queries of a real chunk, and with them one of them at a longer step, by `loop` too.
 
     It sees what a sentinel, which does not move, cannot: a variant's own rows mixed with those of others.
+    Where the objective does not bear the longer step, the query is compared as it is.
 
     Args:
         evaluator: The fast one that serves the chunk.
@@ -243,22 +255,29 @@ def refuse_off(
     own: Perturbation = Directions(longer)
     if isinstance(one, Coordinates):
         own = Coordinates(one.indices, longer)
-    found = changes(inserted(queries, own))
-    truth = _by_loop(problem, base, own)
-    problem.tally.queries += 1
-    off = (found[PLACE] - truth[0]).abs().nan_to_num(0.0)
+    tried = _tried(problem, base, own)
+    if tried is None:
+        own, truth, rest = one, _by_loop(problem, base, one), changes(queries)
+        found = rest[chosen]
+    else:
+        truth, together = tried, changes(inserted(queries, own))
+        found, rest = together[PLACE], left_out(together)
+        problem.tally.queries += 1
+    off = (found - truth[0]).abs().nan_to_num(0.0)
     eps = max(torch.finfo(dtype).eps for dtype in (base.dtype, problem.parameters.dtype))
     allowed = evaluator.agreement * truth[0].abs().nan_to_num(0.0)
-    if (off > allowed + 3 * ROUNDING * eps * base.abs().nan_to_num(0.0)).any():
-        if (off > allowed + rounding_of(problem, base)).any():
-            name = "a direction"
-            if isinstance(one, Coordinates):
-                name = problem.parameters.names[int(problem.parameters.locate(one.indices)[0])]
-            raise Unservable(
-                f"{type(evaluator).__name__} disagreed with loop for {name} among the queries of a step, "
-                f"by up to {off.max().item():.1e}, as if the rows of different variants were mixed"
-            )
-    return left_out(found)
+    if (off <= allowed + 3 * ROUNDING * eps * base.abs().nan_to_num(0.0)).all():
+        return rest
+    allowed = allowed + rounding_of(problem, base)
+    if (off <= allowed).all() or (off <= allowed + jumps_at(problem, base, own, truth[0])).all():
+        return rest
+    name = "a direction"
+    if isinstance(one, Coordinates):
+        name = problem.parameters.names[int(problem.parameters.locate(one.indices)[0])]
+    raise Unservable(
+        f"it disagreed with loop for {name} among the queries of a step, by up to {off.max().item():.1e}, as "
+        "if the rows of different variants were mixed"
+    )
 
 
 def _entries(size: int, step: int, first: bool) -> list[int]:
@@ -281,24 +300,59 @@ def _by_loop(problem: Problem, base: Tensor, queries: Perturbation) -> Tensor:
     return Loop().begin(problem, base)(queries)
 
 
-def _distinguishable(problem: Problem, base: Tensor, indices: Tensor, rounding: Tensor) -> Tensor:
-    """Changes `(entries, rows)` by `loop`, and the lengths of the steps that they took as a last column."""
-    steps = torch.full((len(indices),), LENGTHS[0], dtype=problem.parameters.dtype)
-    truth = _by_loop(problem, base, Coordinates(indices, steps))
-    for longer in LENGTHS[1:]:
-        seen = (truth.abs().nan_to_num(0.0) > DISTINGUISHABLE * rounding).any(dim=1).cpu()
-        weak = torch.nonzero(~seen).flatten()
-        if not len(weak):
-            break
-        steps[weak] = longer
-        truth[weak.to(truth.device)] = _by_loop(problem, base, Coordinates(indices[weak], steps[weak]))
-    return torch.cat([truth.double(), steps[:, None].to(truth.device, torch.float64)], dim=1)
+def _tried(problem: Problem, base: Tensor, queries: Perturbation) -> Tensor | None:
+    """Changes by `loop` at a step longer than those of the plan; None where that fails in all rows."""
+    try:
+        found = _by_loop(problem, base, queries)
+    except BudgetError:
+        raise
+    except Exception:  # a box may refuse what no query of the plan asks of it
+        return None
+    return found if torch.isfinite(found).any() else None
 
 
-def _long(pieces: list[Piece], problem: Problem, chunk: int) -> list[Piece]:
+def _distinguishable(problem: Problem, base: Tensor, indices: Tensor, rounding: Tensor, own: float) -> Tensor:
+    """Changes `(entries, rows)` by `loop`, and the lengths of the steps that they took as a last column.
+
+    A step is lengthened until its change is distinguishable from rounding, as far as the objective bears it;
+    where it bears none of the lengths, it is as long as those of the plan.
+    """
+    rows = []
+    for index in indices.split(1):
+        truth, length = None, own
+        for longer in LENGTHS:
+            tried = _tried(problem, base, _step(problem, index, longer))
+            if tried is None:
+                break
+            truth, length = tried, longer
+            if (truth.abs().nan_to_num(0.0) > DISTINGUISHABLE * rounding).any():
+                break
+        if truth is None:
+            truth = _by_loop(problem, base, _step(problem, index, own))
+        rows.append(torch.cat([truth[0].double(), truth.new_tensor([length], dtype=torch.float64)]))
+    return torch.stack(rows)
+
+
+def _step(problem: Problem, index: Tensor, length: float) -> Coordinates:
+    return Coordinates(index, torch.full((1,), length, dtype=problem.parameters.dtype))
+
+
+def _directed(problem: Problem, base: Tensor, steps: Tensor) -> Tensor:
+    """Changes `(directions, rows)` by `loop` at longer steps, and by which factor, as a last column."""
+    rows = []
+    for step in steps.split(1):
+        factor = LENGTHS[0] / float(step.abs().max())
+        truth = _tried(problem, base, Directions(step * factor))
+        if truth is None:
+            truth, factor = _by_loop(problem, base, Directions(step)), 1.0
+        rows.append(torch.cat([truth[0].double(), truth.new_tensor([factor], dtype=torch.float64)]))
+    return torch.stack(rows)
+
+
+def _long(pieces: list[Piece], problem: Problem, chunk: int, own: float) -> list[Piece]:
     """A piece of each tensor's first entry, and one as long as real chunks, of the largest tensor's entries.
 
-    What a forward does may depend on how many rows it sees.
+    What a forward does may depend on how many rows it sees. `own` is the length of the plan's steps.
     """
     queries = [piece.queries for piece in pieces]
     assert all(isinstance(each, Coordinates) for each in queries)
@@ -321,15 +375,12 @@ def _long(pieces: list[Piece], problem: Problem, chunk: int) -> list[Piece]:
     more = chunk - len(piece.queries)
     if more <= 0:
         return mixed
-    rest = Coordinates(
-        start + torch.arange(more) * max(1, max(sizes) // more) % max(sizes),
-        piece.queries.steps[:1].expand(more),
-    )
+    indices = start + torch.arange(more) * max(1, max(sizes) // more) % max(sizes)
     assert isinstance(piece.queries, Coordinates)
-    both = Coordinates(
-        torch.cat([piece.queries.indices, rest.indices]), torch.cat([piece.queries.steps, rest.steps])
-    )
-    return [*mixed, Piece(piece.name, both, piece.truth)]
+    indices, steps = torch.cat([piece.queries.indices, indices]), piece.queries.steps
+    both = Coordinates(indices, torch.cat([steps, steps[:1].expand(more)]))
+    shorter = Coordinates(indices, torch.cat([steps, torch.full_like(steps[:1], own).expand(more)]))
+    return [*mixed, Piece(piece.name, both, piece.truth, shorter)]
 
 
 def _all(truth: Truth) -> Perturbation:
@@ -343,11 +394,19 @@ def _all(truth: Truth) -> Perturbation:
     )
 
 
-def _agree(evaluator: Evaluator, found: Tensor, truth: Tensor, rounding: Tensor) -> bool:
+def _agree(
+    evaluator: Evaluator, problem: Problem, base: Tensor, piece: Piece, found: Tensor, rounding: Tensor
+) -> bool:
     """Whether changes `(queries, rows)` are those of `loop`, row by row."""
-    allowed = evaluator.agreement * truth.abs() + rounding
+    truth = piece.truth
+    found, allowed = found[: len(truth)], evaluator.agreement * truth.abs() + rounding
     lost = ~torch.isfinite(found) & torch.isfinite(truth)
     # A row that fails in one of them is a failed row, not a fault; most rows of a query are one.
-    comparable = torch.isfinite(found) & torch.isfinite(truth)
-    close = ((found - truth).abs() <= allowed) | ~comparable
-    return bool((close.all(dim=1) & (lost.double().mean(dim=1) <= 0.5)).all())
+    off = torch.where(torch.isfinite(found) & torch.isfinite(truth), (found - truth).abs(), 0.0)
+    if (lost.double().mean(dim=1) > 0.5).any():
+        return False
+    for number in torch.nonzero((off > allowed).any(dim=1)).flatten().tolist():
+        jumps = jumps_at(problem, base, piece.queries.part(number, number + 1), truth[number])
+        if (off[number] > allowed[number] + jumps).any():
+            return False
+    return True

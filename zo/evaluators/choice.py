@@ -17,7 +17,7 @@ from zo.evaluators.evaluator import Evaluator, Problem
 from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
 from zo.objective import Closed, Objective, OutputLoss
-from zo.perturbation import Directions, Perturbation, Perturbations
+from zo.perturbation import Perturbation, Perturbations
 
 MOST = 128  # queries in a chunk; from some thirty on a CPU gains nothing more
 LEAST = 16  # below, a batched solver and the layers' own overhead want more
@@ -96,9 +96,11 @@ class Serving:
         ends = plan.chunk(0, min(2, plan.queries)), plan.chunk(plan.queries - 1, plan.queries)
         for example in {type(each): each for each in reversed(ends)}.values():
             kind = _kind(example, training)
-            if kind not in numbers and isinstance(example, Directions) and _too_large(base):
+            chosen = self.evaluators[0].serves(type(example))  # or else the next ones take its place
+            if kind not in numbers and not chosen and _too_large(base):
                 numbers[kind] = len(self.evaluators) - 1
-            numbers[kind] = self._right(kind, example, base, min(chunk, plan.queries), step, remember)
+            else:
+                numbers[kind] = self._right(kind, example, base, min(chunk, plan.queries), step, remember)
         return replace(self, numbers=numbers, unchecked=self.unchecked - set(numbers))
 
     def found_wrong(self, training: bool, fault: str) -> Serving:

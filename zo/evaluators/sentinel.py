@@ -6,18 +6,20 @@ over the batch), shows in it at every step, at the price of one query a chunk.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_batchedtensor  # pyright: ignore[reportMissingImports]
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from zo.batches import tensors
 from zo.evaluators.evaluator import Problem, Unservable
 from zo.evaluators.loop import Loop
 from zo.evaluators.state import Snapshot
-from zo.objective import losses
+from zo.objective import losses, uncompiled
 from zo.perturbation import Coordinates, Directions, Perturbation
 
 # Of a loss: units in its last place by which equal rows may differ in passes of different length.
@@ -25,7 +27,7 @@ ROUNDING = 64
 # A sentinel that is off by less than this part of what the chunk's other queries changed does no harm.
 HARMLESS = 1e-3
 # Evaluations with every weight moved by some units in its last place, which shows what rounding does.
-SHAKES, SHAKEN_UNITS = 3, 4
+SHAKES, LOCAL_SHAKES, SHAKEN_UNITS = 3, 8, 4
 
 
 # Of the sentinel among the queries: at an end, or in the middle, it would meet itself in `x[-1:]` or `flip`.
@@ -60,23 +62,87 @@ def rounding_of(problem: Problem, base: Tensor) -> Tensor:
     Rounding is what some units in the last place of the weights change. It can be far above the loss's
     own: a confident row's is the small difference of large logits.
     """
-    parameters = problem.parameters
-    loop = Loop().begin(problem, base)
-    # A loss may be summed in float64 behind a network in float32.
-    eps = max(torch.finfo(dtype).eps for dtype in (base.dtype, parameters.dtype))
-    weights = parameters.flat()
-    generator = torch.Generator().manual_seed(0)
-    signs = torch.randint(0, 2, (SHAKES, len(weights)), generator=generator) * 2 - 1
-    signs = torch.cat([signs, torch.zeros_like(signs[:1])])  # the last one moves nothing: noise
-    shifts = loop(Directions(SHAKEN_UNITS * torch.finfo(weights.dtype).eps * weights * signs)).abs()
-    problem.tally.queries += len(signs)
-    noise = shifts[-1].nan_to_num(0.0).max()
-    shifts = shifts[:-1].nan_to_num(0.0).amax(dim=0)
+    shifts, still, eps = _shaken(problem, base, torch.zeros(problem.parameters.size), SHAKES)
+    noise = still.abs().nan_to_num(0.0).max()
+    shifts = shifts.abs().nan_to_num(0.0).amax(dim=0)
     # A confident row's losses are multiples of a step of their own, and most draws leave them as they
     # are: what moves the others says how long it is.
     if (shifts > 0).any():
         shifts = torch.maximum(shifts, shifts[shifts > 0].median())
-    return 3 * ROUNDING * eps * base.abs().nan_to_num(0.0) + 10 * (noise + shifts)
+    own = max(eps, torch.finfo(base.dtype).eps)
+    return 3 * ROUNDING * own * base.abs().nan_to_num(0.0) + 10 * (noise + shifts)
+
+
+def jumps_at(problem: Problem, base: Tensor, query: Perturbation, truth: Tensor) -> Tensor:
+    """How far the losses of a query jump when its weights move by some units in their last place, `(rows,)`.
+
+    A box that rounds its outputs, or has a table, is between two of its values there, where it is by chance
+    which one a slightly other order of sums gives. Takes nine queries.
+
+    Args:
+        problem: The step's.
+        base: Losses of the base, `(rows,)`.
+        query: The one.
+        truth: `(rows,)`, how it changed the losses.
+    """
+    here = torch.zeros(problem.parameters.size, dtype=problem.parameters.dtype)
+    if isinstance(query, Coordinates):
+        here[query.indices] = query.steps.to(here)
+    else:
+        here = query.steps[0].to(here)
+    shaken, still, _ = _shaken(problem, base, here, LOCAL_SHAKES)
+    return 2 * (torch.cat([shaken, still[None]]) - truth).abs().nan_to_num(0.0).amax(dim=0)
+
+
+def _shaken(problem: Problem, base: Tensor, here: Tensor, shakes: int) -> tuple[Tensor, Tensor, float]:
+    """The losses where every weight is moved by some units in its last place, beside where it is moved to.
+
+    Args:
+        problem: The step's.
+        base: Losses of the base, `(rows,)`.
+        here: `(size,)`, by which the weights are moved.
+        shakes: How many times, each with signs of its own.
+
+    Returns:
+        Changes of the losses `(shakes, rows)`, those without a shake `(rows,)`, and the unit.
+    """
+    weights, loop = problem.parameters.flat(), Loop().begin(problem, base)
+    here = here.to(weights)
+    seen = _Coarsest()
+    with uncompiled(), seen:
+        still = loop(Directions(here[None]))[0]
+    # What is rounded further still, to 16 bits, jumps as a box does that rounds its outputs.
+    eps = min(seen.eps, torch.finfo(torch.float32).eps)
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, (shakes, len(weights)), generator=generator) * 2 - 1
+    problem.tally.queries += shakes + 1
+    return loop(Directions(here + SHAKEN_UNITS * eps * weights * signs)), still, eps
+
+
+class _Coarsest(TorchDispatchMode):
+    """Notes the coarsest numbers that operations give: in a network of float64 a part may be in float32.
+
+    Attributes:
+        eps: The distance of one of them from the next, at 1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.eps = torch.finfo(torch.float64).eps
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        """Run an operation and look at what it gave."""
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                self.eps = max(self.eps, torch.finfo(tensor.dtype).eps)
+        return result
 
 
 def refuse_shifted(
@@ -102,8 +168,13 @@ def refuse_shifted(
     size = left_out(changes)[:, rows].double().nan_to_num(0.0).square().mean(dim=1).sqrt()
     if off.double().square().mean().sqrt() <= HARMLESS * size.median():
         return
-    if (off <= rounding_of(problem, base)[rows]).all():
+    allowed = rounding_of(problem, base)[rows]
+    if (off <= allowed).all():
         return
+    still = Directions(torch.zeros(1, problem.parameters.size))
+    if (off <= allowed + jumps_at(problem, base, still, torch.zeros_like(base))[rows]).all():
+        return
+    problem.tally.queries += len(perturbation)
     raise Unservable(
         f"a variant that moves nothing changed the loss by up to {off.max().item():.1e}, as if "
         f"{_culprit(problem, len(perturbation), run)} drew at random for each variant, or mixed the rows of "

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zo.batches import bits
+
 _DATA = (int, float, complex, str, bytes, tuple, list, dict, set, Tensor, np.ndarray, np.generic, type(None))
 _OF_TORCH = set(vars(nn.Module()))  # what every module has: parameters, buffers, children, hooks
 
@@ -30,7 +32,11 @@ class Snapshot:
             (
                 module,
                 dict(module._buffers.items()),
-                {name: buffer.clone() for name, buffer in module._buffers.items() if buffer is not None},
+                {
+                    name: _stored(buffer).clone()
+                    for name, buffer in module._buffers.items()
+                    if buffer is not None
+                },
             )
             for module in network.modules()
         ]
@@ -41,7 +47,7 @@ class Snapshot:
         ]
         chosen = dict(network.named_parameters()) if parameters is None else parameters
         # Values, not versions: writing to `.data`, as momentum encoders do, leaves the version as it is.
-        self._parameters = {name: (tensor, tensor.detach().clone()) for name, tensor in chosen.items()}
+        self._parameters = {n: (tensor, _stored(tensor.detach()).clone()) for n, tensor in chosen.items()}
         self._cpu = torch.get_rng_state()
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
@@ -51,7 +57,7 @@ class Snapshot:
             for name, value in values.items():
                 kept = buffers[name]
                 assert kept is not None  # it has a value
-                kept.copy_(value)
+                _stored(kept).copy_(value)
             if isinstance(module._buffers, dict):  # in a ScriptModule no forward can replace one
                 module._buffers.clear()
                 module._buffers.update(buffers)
@@ -63,7 +69,7 @@ class Snapshot:
             # What is no data stays, such as a solver that the first forward makes.
             own.update({name: old for name, old in attributes.items() if isinstance(own.get(name), _DATA)})
         for tensor, value in self._parameters.values():
-            tensor.data.copy_(value)
+            _stored(tensor.data).copy_(value)
         torch.set_rng_state(self._cpu)
         if self._cuda:
             torch.cuda.set_rng_state_all(self._cuda)
@@ -73,13 +79,17 @@ class Snapshot:
         return {
             name: tensor
             for name, (tensor, value) in self._parameters.items()
-            if tensor.shape != value.shape or not torch.equal(_bits(tensor), _bits(value))
+            if _stored(tensor).shape != value.shape or not torch.equal(bits(_stored(tensor)), bits(value))
         }
 
 
-def _bits(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor: a NaN equals itself in them."""
-    return tensor.detach().contiguous().flatten().view(torch.uint8)
+def _stored(tensor: Tensor) -> Tensor:
+    """A tensor without the axes along which it was expanded: those numbers are one in memory."""
+    if tensor.layout is torch.strided and 0 in tensor.stride():
+        for axis, stride in enumerate(tensor.stride()):
+            if stride == 0 and tensor.shape[axis] > 1:
+                tensor = tensor.narrow(axis, 0, 1)
+    return tensor
 
 
 @contextmanager

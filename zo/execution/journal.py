@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from zo.batches import tensors
+from zo.batches import bits, tensors
 from zo.evaluators.evaluator import Problem
+from zo.objective import Closed
 
 
 class Journal(Protocol):
@@ -74,22 +75,18 @@ def step_fingerprint(problem: Problem, base: Tensor, settings: str) -> str:
 
     Args:
         problem: Its weights, buffers and batch count, and the random state.
-        base: Losses of the base, `(rows,)`: only which of them are finite, since a box may be noisy.
+        base: Losses of the base, `(rows,)`: only which of them are finite, since a box may be noisy. Of a
+            closure, whose batch nobody sees, their values too: another batch has other ones. With a noisy
+            box such a step is not found again.
         settings: Seed, step, estimator and chunk, in words.
     """
     network = problem.network
     found = sha256(f"{settings} {'training' if network.training else 'evaluation'}".encode())
     weights = [*network.parameters(), *network.buffers()]
+    told = base if isinstance(problem.objective, Closed) else torch.isfinite(base)
     generators = [torch.get_rng_state()]
     generators += [torch.cuda.get_rng_state(device) for device in {w.device for w in weights if w.is_cuda}]
-    for tensor in (
-        *weights,
-        *problem.parameters.tensors,
-        *tensors(problem.batch),
-        *generators,
-        torch.isfinite(base),
-    ):
+    for tensor in (*weights, *problem.parameters.tensors, *tensors(problem.batch), *generators, told):
         found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        found.update(values.numpy().data)
+        found.update(bits(tensor.cpu()).numpy().data)
     return found.hexdigest()

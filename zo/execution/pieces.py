@@ -29,8 +29,9 @@ class Pieces:
         chunk: How many run together.
         serving: What evaluates them.
         page: The journal of the step; None without a journal.
-        marks: Checksums by name of what must be the same in all processes.
+        marks: What must be the same in all processes, by name.
         drawn: The query of the plan that is evaluated by `loop` too.
+        max_dropped: The fraction of a piece's queries that may fail for the journal to keep it.
     """
 
     base: Base
@@ -40,6 +41,11 @@ class Pieces:
     page: Page | None
     marks: Mapping[str, int]
     drawn: int = 0
+    max_dropped: float = 1.0
+
+    def marked(self, stage: str) -> dict[str, int | str]:
+        """What must be the same in all processes that meet in an exchange of the step, by name."""
+        return {**self.marks, "stage of the step": stage}
 
     def __len__(self) -> int:
         return -(-self.plan.queries // self.chunk)
@@ -87,7 +93,7 @@ class Share:
     """What one process tells the others of a step.
 
     Attributes:
-        marks: See `Pieces`.
+        marks: See `Pieces.marked`.
         numbers: Those that it evaluated, by the number of the piece.
         checks: Queries that it evaluated beside the plan's.
         fault: Why its evaluator cannot go on; None if it can.
@@ -95,7 +101,7 @@ class Share:
         noise: See `Opening`.
     """
 
-    marks: Mapping[str, int]
+    marks: Mapping[str, int | str]
     numbers: Mapping[int, Tensor] = field(default_factory=dict)
     checks: int = 0
     fault: str | None = None
@@ -118,8 +124,9 @@ def evaluate_share(pieces: Pieces, opening: Opening, ranks: Ranks, *, first_alon
     found: dict[int, Tensor] = {}
     begun: dict[int, Changes] = {}
     tally = base.problem.tally
+    running = 0  # queries that count for nothing if they show that their evaluator is wrong
     try:
-        with apart():
+        with apart(), base.intact():
             for number in left:
                 name = pieces.name(number, by_loop=opening.by_loop)
                 kept = {} if page is None else page.known([name])
@@ -130,23 +137,21 @@ def evaluate_share(pieces: Pieces, opening: Opening, ranks: Ranks, *, first_alon
                 evaluator = pieces.serving.serves(queries, base.problem, by_loop=opening.by_loop)
                 if id(evaluator) not in begun:
                     begun[id(evaluator)] = evaluator.begin(base.problem, base.losses)
-                changes = begun[id(evaluator)]
+                changes, running = begun[id(evaluator)], len(queries)
                 if pieces.is_drawn(number) and not isinstance(evaluator, Loop) and len(queries) > 1:
                     chosen = pieces.drawn % pieces.chunk
                     changed = refuse_off(evaluator, base.problem, base.losses, changes, queries, chosen)
                 else:
                     changed = changes(queries)
                 mean, valid = mean_changes(base.losses, changed)
-                found[number] = torch.where(valid, mean, torch.nan)
-                if page is not None:
+                found[number], running = torch.where(valid, mean, torch.nan), 0
+                if page is not None and int((~valid).sum()) <= pieces.max_dropped * len(valid):
+                    base.refuse_written()  # what is kept is not evaluated again
                     page.keep(name, found[number], tally.queries - spent)
     except Unservable as error:
-        fault = str(error)
-        tally.queries += sum(len(numbers) for numbers in found.values())
-    except BaseException:
-        base.before.restore()
-        raise
-    return Share(pieces.marks, found, tally.queries, fault)
+        fault = f"cannot serve: {error}"
+        tally.queries += running
+    return Share(pieces.marked("by loop" if opening.by_loop else "pieces"), found, tally.queries, fault)
 
 
 def joined(count: int, parts: Sequence[Mapping[int, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -14,11 +14,24 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from blackbox.errors import BlackBoxError
-from zo.batches import tensors
+from zo.batches import bits, tensors
 from zo.errors import ConfigurationError
 
 Own = TypeVar("Own")
 Told = TypeVar("Told")
+
+
+class Meeting:
+    """What the ranks tell each other behind a block.
+
+    Attributes:
+        own: the little that this rank tells, by pickle; to be set in the block.
+        told: what each of them told; set behind it.
+    """
+
+    def __init__(self) -> None:
+        self.own: Any = None
+        self.told: list[Any] = []
 
 
 class Ranks:
@@ -55,7 +68,7 @@ class Ranks:
         self._error = error
 
     def together(self, step: int, work: Callable[[], tuple[Own, Told]]) -> tuple[Own, list[Told]]:
-        """Work that each rank does on its own, and may fail at.
+        """Work that each rank does on its own, and may fail at; see `meeting`.
 
         Args:
             step: its number.
@@ -63,34 +76,47 @@ class Ranks:
 
         Returns:
             What it kept, and what each of the ranks told.
+        """
+        with self.meeting(step) as meeting:
+            own, meeting.own = work()
+        return own, meeting.told
+
+    @contextmanager
+    def meeting(self, step: int) -> Iterator[Meeting]:
+        """A block that each rank goes through on its own, and may fail in; behind it all know of all.
+
+        Args:
+            step: its number.
 
         Raises:
             BlackBoxError: of the kind that was asked for: some rank failed, and it has each one's reason;
                 or died. Where all failed, each raises its own. One that fails while others exchange rows
                 (`SharedRows`) is not answered: it says its reason, and they are told after the timeout.
         """
+        meeting = Meeting()
         if self.size == 1:
-            own, told = work()
-            return own, [told]
-        done, cause, reason = None, None, None
+            yield meeting
+            meeting.told = [meeting.own]
+            return
+        cause, reason = None, None
         try:
-            done = work()
+            yield meeting
         except Exception as error:  # raised below, when all know of it
             cause, reason = error, f"{type(error).__name__}: {error}".rstrip(".")
         found: list[Any] = [None] * self.size
         with self.answering(step, cause):
-            dist.all_gather_object(found, (reason, None if done is None else done[1]), self.group)
+            dist.all_gather_object(found, (reason, meeting.own), self.group)
         # what all_gather_object sends: eight bytes for the length, and all as long as the longest
         self.exchanged += self.size * (8 + max(len(pickle.dumps(each)) for each in found))
         failed = [f"rank {rank} failed: {reason}" for rank, (reason, _) in enumerate(found) if reason]
         if cause is not None and len(failed) == self.size:
             raise cause
-        if failed or done is None:
+        if failed:
             raise self._error(
                 f"Step {step}: expected {self.size} ranks to do their part, {'; '.join(failed)}. Mend that "
                 "and take the step again, on all ranks."
             ) from cause
-        return done[0], [told for _, told in found]
+        meeting.told = [told for _, told in found]
 
     def refuse_others(self, step: int, fingerprint: Callable[[], dict[str, int]]) -> None:
         """Refuse ranks that are not about to take the same step as the first.
@@ -106,7 +132,7 @@ class Ranks:
             _, found = self.together(step, lambda: (None, fingerprint()))
             self.refuse_different(step, found)
 
-    def refuse_different(self, step: int, marks: Sequence[Mapping[str, int]]) -> None:
+    def refuse_different(self, step: int, marks: Sequence[Mapping[str, int | str]]) -> None:
         """Refuse ranks whose fingerprints, in the order of ranks, differ from the first one's.
 
         Raises:
@@ -120,9 +146,9 @@ class Ranks:
         if words:
             raise self._error(
                 f"Step {step}: expected all ranks to take the step of rank 0, got {', '.join(words)}. Give "
-                "each the same settings, checkpoint and whole batches (no DistributedSampler), and the same "
-                "torch.manual_seed. Where other rows failed in the base, the black box is another there, or "
-                "fails by chance: put it in a Retrying."
+                "each the same settings, checkpoint and whole batches (no DistributedSampler), the same "
+                "torch.manual_seed, and a journal to all or to none. Where other rows failed in the base, "
+                "the black box is another there, or fails by chance: put it in a Retrying."
             )
 
     def all_of(self, step: int, own: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -204,6 +230,5 @@ def checksum(several: Iterable[Tensor]) -> int:
     found = 0
     for tensor in several:
         found = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode(), found)
-        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        found = zlib.crc32(values.numpy().data, found)
+        found = zlib.crc32(bits(tensor.cpu()).numpy().data, found)
     return found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -106,14 +108,15 @@ def scores(
         journal: keeps the finished queries of "zo-grasp" and "zo-snip", so that scoring that is killed and
             begun again evaluates only what was left of it; None for none.
         settings: what else the `LossGradient` of "zo-grasp" and "zo-snip" is made with: its evaluator,
-            chunk, process group.
+            chunk, process group. Other methods take them too, and need none.
 
     Raises:
-        ConfigurationError: an unknown method, a value out of its range, or what the method needs is
-            missing.
+        ConfigurationError: an unknown method or setting, a value out of its range, or what the method needs
+            is missing.
         FailedQueriesError: queries failed.
     """
     check_choice("pruning.scores", "method", method, METHODS)
+    _refuse_unknown(settings)
     scored, whole = _divide(network, parameters, dense)
 
     def found(values: Tensor, queries: int = 0) -> Scores:
@@ -152,6 +155,19 @@ def scores(
     else:
         values = methods.zo_snip(gradient, batch)
     return found(values, gradient.counts.queries)
+
+
+def _refuse_unknown(settings: Iterable[str]) -> None:
+    """Refuse settings that neither this function nor a `LossGradient` has, for any method."""
+    known = set(signature(LossGradient).parameters)
+    for name in settings:
+        if name not in known:
+            own = sorted({*signature(scores).parameters, *known} - {"settings"})
+            near = difflib.get_close_matches(name, own, n=2) or own
+            raise ConfigurationError(
+                f"pruning.scores, {name}: expected a setting of its own or of LossGradient, got one that "
+                f"neither has. Near: {', '.join(near)}."
+            )
 
 
 def _divide(

@@ -100,8 +100,9 @@ class TangentGradient:
         mu: standard deviation by which a probe moves each weight. Results hardly depend on it: only the
             box is linearised. Responses must be distinguishable from its rounding and noise.
         max_rows: what a step may cost on average when trust is lost, in multiples of the rows of a
-            first-order step: 1 for the base, 1 for each probe, and 1 for a check. None for 3.5, which allows
-            two probes, or for what `probes` take.
+            first-order step: 1 for the base, 1 for each probe, and 1 for a check. At the least what base,
+            `probes` and checks take: 4.04 for three probes and a check in every 25 steps. None for 3.5, which
+            allows two probes, or for that.
         parameters: which to train, as for `LossGradient`; all must require a gradient.
         evaluator: "stacked", base and probes in one call of the objective, so a box has all their rows at
             once; or "loop", one after another, for networks and objectives that cannot be stacked.
@@ -191,6 +192,7 @@ class TangentGradient:
 
         Raises:
             ObjectiveError: the batch or the losses do not have rows first, or the network cannot be stacked.
+            ParameterError: the network is not the one that the gradient was made with.
             TangentError: the objective's second evaluation is not the first again, it calls no box, probes
                 change nothing, the gradient is not finite, or a process failed or has other weights.
             FailedQueriesError: all rows of the base, or more than `max_dropped` of the pairs, failed.
@@ -203,27 +205,23 @@ class TangentGradient:
 
         seen = record(problem, self.boxes, self.evaluator, probes, self.mu, key, ranks, self._chunk)
 
-        def rest() -> tuple[tuple[Tensor, tuple[Tensor, ...], int], tuple[float | None, int]]:
+        with ranks.meeting(step) as meeting:
             base = seen.losses[0]
             survived = survivors(base, step)
             if probes and step == 0 and isinstance(self.evaluator, Stacked):  # what it finds does not change
                 refuse_unseen_weights(problem, self.boxes, seen.calls, survived)
             calls, kept = without_failed(survived, seen.calls, batch)
             pairs, dropped = self._learn(calls, survived, step)
-            loss, gradients = replay(
-                replace(problem, batch=kept), self.boxes, self.tangents, calls, pairs, survived
-            )
+            again = replace(problem, batch=kept)
+            loss, gradients = replay(again, self.boxes, self.tangents, calls, pairs, survived)
             checks.refuse_not_finite(gradients, self.trust, step)
-            checked = None, 0
+            meeting.own = None, 0
             if ranks.rank == 0 and self.watch.policy.checks(step):  # the first rank alone
                 with alone(ranks):
-                    checked = agreement(problem, self.boxes, base, gradients, before)
-            return (loss, gradients, dropped), checked
-
-        (loss, gradients, dropped), told = ranks.together(step, rest)
+                    meeting.own = agreement(problem, self.boxes, base, gradients, before)
         for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
             tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
-        self.agreement, check_rows = told[0]
+        self.agreement, check_rows = meeting.told[0]
         self._count(probes, seen.rows, dropped, check_rows)
         if not self._told_zero and not any(bool(gradient.any()) for gradient in gradients):
             self._told_zero = tell_zero(step, gradients[0])

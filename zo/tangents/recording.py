@@ -134,16 +134,18 @@ def record(
     """
     variants = range(1 + probes)
     chunks = [variants[first : first + (chunk or 1 + probes)] for first in variants[:: chunk or 1 + probes]]
-
-    def of_this_rank() -> tuple[None, list[Any]]:
-        with alone(ranks):
-            found = [
-                _recorded(problem, boxes, evaluator, own, mu, key) for own in chunks[ranks.rank :: ranks.size]
-            ]
-        return None, found if ranks.size == 1 else [_packed(each) for each in found]
-
-    _, told = ranks.together(key.step, of_this_rank)
-    found = [told[place % ranks.size][place // ranks.size] for place in range(len(chunks))]
+    stacked = isinstance(evaluator, Stacked)
+    evaluate, split = (stacked_losses, _stacked) if stacked else (loop_losses, _one_by_one)
+    with ranks.meeting(key.step) as meeting, alone(ranks):
+        problem.parameters.refuse_replaced(problem.network)
+        found = []
+        for own in chunks[ranks.rank :: ranks.size]:
+            recorder = Recorder(boxes)
+            with recorder.recording():
+                losses = evaluate(problem, _moves(problem, own, mu, key), Snapshot(problem.network))
+            found.append(Recorded(losses, split(recorder, boxes, len(own)), recorder.rows))
+        meeting.own = found if ranks.size == 1 else [_packed(each) for each in found]
+    found = [meeting.told[place % ranks.size][place // ranks.size] for place in range(len(chunks))]
     if ranks.size > 1:
         found = [_unpacked(each, problem.parameters.tensors[0].device) for each in found]
     return _joined(found, boxes)
@@ -215,26 +217,14 @@ def rows_alive(alive: Tensor, rows: Tensor) -> Tensor:
     return alive.to(rows.device).repeat_interleave(each)
 
 
-def _recorded(
-    problem: Problem,
-    boxes: Sequence[BlackBoxFunction],
-    evaluator: Evaluator,
-    variants: range,
-    mu: float,
-    key: Key,
-) -> Recorded:
-    """Some of the variants: the first of all is the base, and each probe's draws are its own."""
+def _moves(problem: Problem, variants: range, mu: float, key: Key) -> Directions:
+    """Of some of the variants: the first of all is the base, and each probe's draws are its own."""
     size, dtype = problem.parameters.size, problem.parameters.dtype
     moves = torch.zeros(len(variants), size, dtype=dtype)
     for place, variant in enumerate(variants):
         if variant > 0:
             moves[place] = mu * torch.randn(size, generator=key.generator(PROBES, variant - 1), dtype=dtype)
-    recorder = Recorder(boxes)
-    stacked = isinstance(evaluator, Stacked)
-    evaluate, split = (stacked_losses, _stacked) if stacked else (loop_losses, _one_by_one)
-    with recorder.recording():
-        losses = evaluate(problem, Directions(moves), Snapshot(problem.network))
-    return Recorded(losses, split(recorder, boxes, len(variants)), recorder.rows)
+    return Directions(moves)
 
 
 def _stacked(recorder: Recorder, boxes: Sequence[BlackBoxFunction], variants: int) -> list[RecordedCall]:

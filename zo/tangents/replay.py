@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
 
 from blackbox import BlackBoxFunction, BudgetError
@@ -50,17 +49,12 @@ def replay(
         TangentError: it is not the evaluation that was recorded, or a gradient arrives at another box.
     """
     answers = _Replay(boxes, tangents, calls, pairs, survived)
-    results = []
-
-    def kept(network: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401
-        results.append(problem.objective(network, batch))
-        return results[0]
-
+    objective, network, batch = problem.objective, problem.network, problem.batch
     with torch.enable_grad():
         with intercepted(answers.call):
-            losses(kept, problem.network, problem.batch, problem.rows)  # checks the shape, and detaches
+            rows = losses(objective, network, batch, problem.rows, with_graph=True)
         answers.finish()
-        loss = results[0][survived].mean()
+        loss = rows[survived].mean()
         weights = problem.parameters.tensors
         if not loss.requires_grad:
             return loss, tuple(torch.zeros_like(weight) for weight in weights)
@@ -229,11 +223,11 @@ class _Replay(_Recording):
 
     def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         outputs = super().answer(number, box, arrays)
-        pull_back = _PullBack(box, self.tangents[self.calls[number].box], self.pairs[number])
         # Detached, an input without derivative makes no graph.
         pairs = zip(box.inputs, arrays, strict=True)
         inputs = [array if spec.differentiable else array.detach() for spec, array in pairs]
-        return _Answered.apply(pull_back, outputs, *inputs)
+        tangent = self.tangents[self.calls[number].box]
+        return _Answered.apply(box, tangent, self.pairs[number], outputs, *inputs)
 
     def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
         """The base alone must give the same inputs, to rounding, as it did beside the probes."""
@@ -255,51 +249,44 @@ class _Replay(_Recording):
                 raise _differs(f"{where} to be what it was beside the probes", "another")
 
 
-@dataclass(frozen=True)
-class _PullBack:
-    """A call's gradients, from its tangent."""
-
-    box: BlackBoxFunction
-    tangent: Tangent
-    pairs: CallPairs
-
-    @torch.no_grad()
-    def __call__(self, cotangents: tuple[Tensor | None, ...]) -> list[Tensor | None]:
-        """The gradient of each input, `(rows, size)`; None of those without derivative."""
-        z = self.pairs.z
-        parts = [
-            z.new_zeros(len(z), size) if cotangent is None else cotangent.reshape(len(z), size).to(z.dtype)
-            for cotangent, spec in zip(cotangents, self.box.outputs, strict=True)
-            for size in sizes((spec,))
-            if spec.differentiable
-        ]
-        whole = self.tangent.vjp(self.pairs, torch.cat(parts, dim=-1))
-        found = iter(whole.split(sizes(self.pairs.inputs), dim=-1))
-        return [next(found) if spec.differentiable else None for spec in self.box.inputs]
-
-
 class _Answered(Function):
-    """`apply(pull_back, outputs, *inputs)` gives the outputs."""
+    """`apply(box, tangent, pairs, outputs, *inputs)` gives the outputs, with the tangent's gradient."""
 
     @staticmethod
     def forward(
         ctx: Any,  # noqa: ANN401
-        pull_back: _PullBack,
+        box: BlackBoxFunction,
+        tangent: Tangent,
+        pairs: CallPairs,
         outputs: tuple[Tensor, ...],
         *inputs: Tensor,
     ) -> tuple[Tensor, ...]:
         """No box is evaluated."""
-        ctx.pull_back, ctx.like = pull_back, [(x.shape, x.dtype) for x in inputs]
-        pairs = zip(pull_back.box.outputs, outputs, strict=True)
-        ctx.mark_non_differentiable(*(out for spec, out in pairs if not spec.differentiable))
+        ctx.box, ctx.tangent, ctx.pairs = box, tangent, pairs
+        ctx.like = [(x.shape, x.dtype) for x in inputs]
+        found = zip(box.outputs, outputs, strict=True)
+        ctx.mark_non_differentiable(*(out for spec, out in found if not spec.differentiable))
         ctx.set_materialize_grads(False)  # None tells an output that the loss does not use
         return outputs
 
     @staticmethod
+    @torch.no_grad()
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        """The tangent's vector-Jacobian product."""
-        found = zip(ctx.pull_back(cotangents), ctx.like, strict=True)
-        return None, None, *(g if g is None else g.reshape(shape).to(dtype) for g, (shape, dtype) in found)
+        """The tangent's vector-Jacobian product; None for inputs without derivative."""
+        z = ctx.pairs.z
+        parts = [
+            z.new_zeros(len(z), size) if cotangent is None else cotangent.reshape(len(z), size).to(z.dtype)
+            for cotangent, spec in zip(cotangents, ctx.box.outputs, strict=True)
+            for size in sizes((spec,))
+            if spec.differentiable
+        ]
+        whole = ctx.tangent.vjp(ctx.pairs, torch.cat(parts, dim=-1))
+        found = iter(whole.split(sizes(ctx.pairs.inputs), dim=-1))
+        inputs = zip(ctx.box.inputs, ctx.like, strict=True)
+        given = [
+            next(found).reshape(shape).to(dtype) if s.differentiable else None for s, (shape, dtype) in inputs
+        ]
+        return None, None, None, None, *given
 
 
 def _refuse_graph(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> None:

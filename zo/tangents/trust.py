@@ -217,14 +217,15 @@ class TrustWatch:
     Args:
         policy: when to act.
         probes: how many to begin with, and the fewest.
-        max_rows: what a step may cost on average, checks included, in multiples of the base's rows.
+        max_rows: what a step may cost on average, checks included, in multiples of the base's rows; at the
+            least what the base, these probes and the checks take.
         learning: whether more probes can help any tangent.
     """
 
     def __init__(self, policy: TrustPolicy, probes: int, max_rows: float, learning: bool = True) -> None:
         checks = 1 / policy.check_every if policy.check_every else 0.0
         self.policy = policy
-        self.max_rows = max_rows
+        self.max_rows = max(max_rows, 1 + probes + checks)
         self.fewest = probes
         # Twice no probes is none, and what learns from values alone may not learn from them either.
         self.most = max(probes, int(max_rows - 1 - checks)) if probes and learning else probes

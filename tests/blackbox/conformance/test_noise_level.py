@@ -122,3 +122,14 @@ def test_a_step_that_nothing_reaches_is_said_so():
     assert report.recommendations == ()
     assert report.finding("mu of 'x'").verdict is Verdict.WARNING
     assert "farther apart" in report.finding("mu of 'x'").sentence
+
+
+def test_a_mu_is_in_the_input_s_own_units_and_says_so_where_the_spec_has_a_scale():
+    class Scaled(Cubic):
+        inputs = (ArraySpec("x", (4,), scale=10.0),)
+
+    own, scaled = (report_of(box, near_zero()) for box in (Cubic(1e-4), Scaled(1e-4)))
+    assert own.recommendations == scaled.recommendations
+    said = [report.finding("mu of 'x'").sentence for report in (own, scaled)]
+    assert said[1].endswith("divide by the spec's scale for zo.differentiable.")
+    assert "scale" not in said[0]
