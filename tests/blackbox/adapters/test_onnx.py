@@ -9,7 +9,7 @@ from typeguard import suppress_type_checks
 
 from blackbox import ArraySpec, ConfigurationError, OutputError
 from blackbox.adapters import OnnxModel
-from blackbox.conformance import assert_conforms
+from blackbox.conformance import check_black_box
 from blackbox.extras import MissingExtraError
 from blackbox.wrappers.identity import identity
 from tests.blackbox.adapters.training import function, gradient_error, loss_drop
@@ -69,7 +69,8 @@ def test_a_network_is_trained_through_it(function_box):
 
 
 def test_the_project_s_own_check_finds_nothing_wrong(function_box):
-    assert_conforms(function_box, processes=False, seed=1)
+    report = check_black_box(function_box, processes=False, seed=1)
+    assert not report.faults, str(report)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -1,4 +1,4 @@
-"""What comes out: the table, JSON, the exit status, and the helper for tests."""
+"""What comes out: the table, JSON, and the exit status."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from blackbox import ConfigurationError
-from blackbox.conformance import Finding, Report, Verdict, assert_conforms, check_black_box, command
+from blackbox.conformance import Finding, Report, Verdict, check_black_box, command
 from tests.blackbox.conformance.broken_boxes import Centring, Good, Jumps, Rounds
 from tests.blackbox.conformance.probes import draws
 
@@ -85,18 +84,3 @@ def test_the_exit_status_and_the_file(box, status, tmp_path):
 def test_json_on_standard_output(capsys):
     assert command(Good(), out="-", processes=False) == 0
     assert json.loads(capsys.readouterr().out)["samples"] == "drawn"
-
-
-def test_assert_conforms():
-    assert assert_conforms(Jumps(), processes=False).finding("smoothness").number > 0
-    with pytest.raises(AssertionError, match=r"Jumps: no faults, 1 warning(.|\n)*smoothness \(warning\): "):
-        assert_conforms(Jumps(), processes=False, warnings=False)
-    with pytest.raises(AssertionError, match=r"batch-mates \(fault\): A row's answer changes"):
-        assert_conforms(Centring(), processes=False)
-    both = ("batch-mates", "batch size", "row order", "thread safety")
-    assert assert_conforms(Centring(), processes=False, allow=both).faults
-
-
-def test_a_name_to_allow_that_is_no_check():
-    with pytest.raises(ConfigurationError, match=r"got 'batch mates'\. Did you mean 'batch-mates'\?"):
-        assert_conforms(Good(), processes=False, rows=100, allow=("batch mates",))
