@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +109,7 @@ def check_black_box(
 
 
 def _all_findings(probe: Probe) -> list[Finding]:
-    left = Left([], [])
+    left = Left()
     try:
         with watched() as left:
             findings = answers(probe)
@@ -166,7 +168,8 @@ def command(
         The exit status: 0 if there are no faults, 1 if there are. Warnings do not count.
     """
     given = read_samples(box, samples) if isinstance(samples, str | Path) else samples
-    report = check_black_box(box, given, rows=rows, processes=processes, seed=seed)
+    with redirect_stdout(sys.stderr) if out == "-" else nullcontext():  # what the box prints is no JSON
+        report = check_black_box(box, given, rows=rows, processes=processes, seed=seed)
     if out == "-":
         print(report.to_json(), end="")
     else:

@@ -293,18 +293,6 @@ class NoGradient(Good):
         return self.smooth(x)
 
 
-class Chatty(Good):
-    def evaluate_rows(self, x: Any) -> Any:
-        print("residual 1.2e-3")
-        return self.smooth(x)
-
-
-class ChattyBelowPython(Good):
-    def evaluate_rows(self, x: Any) -> Any:
-        os.write(1, b"residual 1.2e-3\n")
-        return self.smooth(x)
-
-
 class DiesElsewhere(Good):
     """Takes its process along, in any but the one that it was made in."""
 
@@ -381,8 +369,6 @@ CATALOGUE = [
     Broken(Moving, "global state", FAULT, ("working folder", "Put back")),
     Broken(DoublePrecision, "global state", FAULT, ("default dtype of torch",)),
     Broken(NoGradient, "global state", FAULT, ("gradient mode of torch",)),
-    Broken(Chatty, "printing", WARNING, ("residual 1.2e-3", "log")),
-    Broken(ChattyBelowPython, "printing", WARNING, ("residual 1.2e-3",)),
     Broken(FailsHere, "answers", WARNING, ("samples failed", "not finite", "samples=")),
     Broken(AlwaysFails, "answers", FAULT, ("32 of 32", "licence server not found")),
 ]
