@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from blackbox.conformance import Finding, Report, Verdict, check_black_box, command
-from tests.blackbox.conformance.broken_boxes import Centring, Good, Jumps, Rounds
+from blackbox.conformance.report import NOT_SEEN
+from tests.blackbox.conformance.broken_boxes import Centring, Good, Jumps, Random, Rounds
 from tests.blackbox.conformance.probes import draws
 
 
@@ -36,7 +38,7 @@ def test_the_table_loses_nothing_in_a_narrow_terminal(width):
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     assert max(map(len, text.splitlines())) <= width
-    cells = [report.summary(), "check", "verdict", "number", "what was seen"]
+    cells = [report.summary(), NOT_SEEN, "check", "verdict", "number", "what was seen"]
     for found in report.findings:
         cells += [found.check, found.verdict.value, found.measured, found.sentence]
     assert sorted("".join(text.split())) == sorted("".join("".join(cells).split()))
@@ -84,3 +86,17 @@ def test_the_exit_status_and_the_file(box, status, tmp_path):
 def test_json_on_standard_output(capsys):
     assert command(Good(), out="-", processes=False) == 0
     assert json.loads(capsys.readouterr().out)["samples"] == "drawn"
+
+
+class SeedsItself(Random):
+    """Noise on a common answer, the same in each call: all rows are moved by one draw."""
+
+    def evaluate_rows(self, x: Any) -> Any:
+        return self.smooth(x) + np.random.default_rng(7).standard_normal()
+
+
+def test_what_it_cannot_see_it_says():
+    report = check_black_box(SeedsItself(), draws(8, 3), processes=False)
+    assert report.finding("determinism").verdict is Verdict.OK and not report.faults
+    for said in (str(report), json.loads(report.to_json())["not_seen"]):
+        assert "seeds itself anew in each call" in " ".join(said.split())
