@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from blackbox.checks import check_count
-from blackbox.errors import ConfigurationError, OutputError
+from blackbox.errors import ConfigurationError
 from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.spec import ArraySpec, check_specs
@@ -38,15 +38,13 @@ class TorchModule(BlackBoxFunction):
         outputs: the specs of the outputs, in the order in which the module returns them.
         device: where the module runs, such as "cuda"; None for where its parameters are. Rows are moved
             there, and outputs back to the caller's device.
-        max_rows: the most rows that run at once, which bounds the memory; more rows run one block after the
-            other. None for all rows of a call.
+        max_rows: the most rows that run at once, which bounds the memory; None for all rows of a call.
         deterministic: False where the module draws random numbers in evaluation mode too.
         failures: "raise" or "keep", as in `BlackBoxFunction`.
 
     Raises:
         ConfigurationError: `module` is no module, the device does not exist, or `max_rows` is below 1.
         DefinitionError: the specs make no sense.
-        OutputError: in a call, the module returned something other than tensors with rows first.
     """
 
     arrays = "torch"
@@ -85,28 +83,8 @@ class TorchModule(BlackBoxFunction):
 
     def evaluate_rows(self, *arrays: Tensor) -> tuple[Tensor, ...]:
         """All rows: tensors `(rows, *shape)` in, `(rows, *shape)` for each output out."""
-        chunks = zip(*(array.split(self.max_rows or len(array)) for array in arrays), strict=True)
-        parts = [self._forward(chunk) for chunk in chunks]
-        if len({len(part) for part in parts}) > 1:
-            raise OutputError(
-                f"{self!r}: expected as many outputs from each chunk of rows, got "
-                f"{sorted({len(part) for part in parts})}. Make the module return the same for any rows."
-            )
-        return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
-
-    def _forward(self, rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        moved = [self._moved(spec, array) for spec, array in zip(self.inputs, rows, strict=True)]
-        given = self.module(*moved)
-        outputs = tuple(given) if isinstance(given, tuple | list) else (given,)
-        for output in outputs:
-            # a wrong number of rows in two chunks could add up to the right one
-            if not isinstance(output, Tensor) or output.shape[:1] != rows[0].shape[:1]:
-                found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                raise OutputError(
-                    f"{self!r}: expected tensors with {len(rows[0])} rows first, got {found}. "
-                    "Wrap the module in one that returns a tensor, or a tuple of them."
-                )
-        return tuple(output.to(rows[0].device) for output in outputs)
+        given = self.module(*(self._moved(spec, a) for spec, a in zip(self.inputs, arrays, strict=True)))
+        return tuple(given) if isinstance(given, tuple | list) else (given,)
 
     def _moved(self, spec: ArraySpec, array: Tensor) -> Tensor:
         open_float = spec.dtype is None and self.dtype is not None

@@ -31,8 +31,9 @@ from blackbox.errors import BlackBoxError, BudgetError, ConfigurationError, Exec
 from blackbox.failures import FailedRow, Failure, Outcome
 from blackbox.function import BlackBoxFunction
 from blackbox.ledger import Ledger
+from blackbox.running import pick, place, stops, unanswered
 from blackbox.wrappers.workers import Reply, Task, run
-from blackbox.wrappers.wrapper import Wrapper, pick, place, stops, unanswered
+from blackbox.wrappers.wrapper import Wrapper
 
 _BREAKS = 3  # executors in a row that break before anything comes of it
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has only the second, which there ends at once

@@ -10,7 +10,8 @@ from blackbox.checks import check_count, check_number, check_positive
 from blackbox.errors import BudgetError, TryAgain
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
-from blackbox.wrappers.wrapper import SYSTEM, Clock, Wrapper, pick, place
+from blackbox.running import pick, place
+from blackbox.wrappers.wrapper import SYSTEM, Clock, Wrapper
 
 
 class Retrying(Wrapper):

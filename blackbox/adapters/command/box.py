@@ -6,21 +6,17 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from blackbox.adapters.command import files, process
 from blackbox.adapters.command.files import array_files_of, checked_name, content, existing
 from blackbox.adapters.command.templates import Template, templates_of
-from blackbox.arrays import failed_outputs
 from blackbox.checks import check_count, check_positive
 from blackbox.errors import ConfigurationError
-from blackbox.failures import Outcome, Policy
+from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
-from blackbox.running import run_block, run_each
 from blackbox.spec import ArraySpec, check_specs
 
 PathLike = os.PathLike[str]
@@ -124,7 +120,8 @@ class CommandLine(BlackBoxFunction):
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         check_specs("CommandLine", "inputs", self.inputs)
         check_specs("CommandLine", "outputs", self.outputs)
-        self.vectorized, self.max_rows, self.timeout = vectorized, max_rows, timeout
+        self.vectorized, self.timeout = vectorized, timeout
+        self.max_rows = max_rows if vectorized else 1
         self.environment, self.inherit = dict(environment or {}), None if inherit is None else tuple(inherit)
         self.max_bytes, self.keep_failed, self.deterministic = max_bytes, keep_failed, deterministic
         self.scratch = None if scratch is None else existing("CommandLine, scratch", scratch)
@@ -166,35 +163,12 @@ class CommandLine(BlackBoxFunction):
                 )
         check_apart([*written, *self._filled], [*self._results()])
 
-    def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
-        """A run a row, or blocks of `max_rows`; see `BlackBoxFunction.run_rows`."""
-        started = perf_counter()
-        try:
-            return self._run_blocks(inputs) if self.vectorized else run_each(self, inputs)
-        finally:
-            self.ledger.count(seconds=perf_counter() - started)
-
-    def _run_blocks(self, inputs: tuple[Tensor, ...]) -> Outcome:
-        whole = Outcome(failed_outputs(self.outputs, inputs))
-        count = len(inputs[0])
-        size = self.max_rows or count
-        for first in range(0, count, size):
-            block = slice(first, first + size)
-            part = run_block(self, tuple(t[block] for t in inputs))
-            for into, values in zip(whole.outputs, part.outputs, strict=True):
-                into[block] = values
-            whole.failed |= {first + row: why for row, why in part.failed.items()}
-            if whole.failed and self.failures == "raise" and not self.isolates:
-                break
-        return whole
-
-    def evaluate(self, *arrays: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
-        """One run with one row."""
-        return self._run(arrays, ())
-
     def evaluate_rows(self, *arrays: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
-        """One run with a block of rows."""
-        return self._run(arrays, (len(arrays[0]),))
+        """One run, with a block of rows or, where not `vectorized`, with one."""
+        if self.vectorized:
+            return self._run(arrays, (len(arrays[0]),))
+        (arrays,) = zip(*arrays, strict=True)  # the only row
+        return tuple(output[None] for output in self._run(arrays, ()))
 
     def _run(
         self, arrays: tuple[np.ndarray[Any, Any], ...], leading: tuple[int, ...]
