@@ -44,8 +44,8 @@ class CommandLine(BlackBoxFunction):
     has the last lines of stderr. Calls from several threads run side by side.
 
     No process outlives its run. On Linux this holds for those that left their process group (`setsid`), and
-    when this process is killed; they are found by the variable BLACKBOX_RUN of their environment. The
-    folders of a process that was killed are removed by the next one that uses the same `scratch`.
+    when this process is killed; they are found by the variable BLACKBOX_RUN of their environment. What stays
+    then is the folders of its runs, in `scratch`.
 
     Files are named relative to the run's folder; their suffix says the format: `.npy`; `.h5` or `.hdf5`
     with a dataset of the array's name (`"out.h5:fields/drag"` for another); `.csv` (commas), `.txt` or
@@ -69,9 +69,7 @@ class CommandLine(BlackBoxFunction):
             block of rows, with `(rows, *shape)` in `input_files` and `output_files` and no placeholders.
         max_rows: the most rows of a block; None for all rows of a call.
         timeout: the seconds that a run may take before all its processes are ended; None for any time.
-        environment: variables that are set for the program.
-        inherit: the names of our variables that the program gets too; None for all of them.
-        max_bytes: the largest size of a file of a run.
+        environment: variables that are set for the program, beside those of this process.
         scratch: the folder that runs' folders are made in; None for the system's temporary folder.
         keep_failed: True to keep the folder of a run that failed; the message names it.
         deterministic: False where equal inputs may give different outputs.
@@ -98,8 +96,6 @@ class CommandLine(BlackBoxFunction):
         max_rows: int | None = None,
         timeout: float | None = None,
         environment: Mapping[str, str] | None = None,
-        inherit: Sequence[str] | None = None,
-        max_bytes: int = 2**30,
         scratch: str | PathLike | None = None,
         keep_failed: bool = False,
         deterministic: bool = True,
@@ -108,11 +104,6 @@ class CommandLine(BlackBoxFunction):
         """Check everything that can be checked before a run."""
         if os.name != "posix":
             raise ConfigurationError("CommandLine: expected a POSIX system (Linux, macOS), got another one.")
-        if isinstance(inherit, str):  # its letters would be taken for names
-            raise ConfigurationError(
-                f"CommandLine, inherit: expected a list of names, got {inherit!r}. Write [{inherit!r}]."
-            )
-        check_count("CommandLine", "max_bytes", max_bytes)
         if max_rows is not None:
             check_count("CommandLine", "max_rows", max_rows)
         if timeout is not None:
@@ -122,8 +113,8 @@ class CommandLine(BlackBoxFunction):
         check_specs("CommandLine", "outputs", self.outputs)
         self.vectorized, self.timeout = vectorized, timeout
         self.max_rows = max_rows if vectorized else 1
-        self.environment, self.inherit = dict(environment or {}), None if inherit is None else tuple(inherit)
-        self.max_bytes, self.keep_failed, self.deterministic = max_bytes, keep_failed, deterministic
+        self.environment = dict(environment or {})
+        self.keep_failed, self.deterministic = keep_failed, deterministic
         self.scratch = None if scratch is None else existing("CommandLine, scratch", scratch)
         self._command = command_of(arguments, self.inputs, self._environment().get("PATH"))
         self._written = array_files_of("CommandLine, input_files", input_files, self.inputs)
@@ -182,7 +173,7 @@ class CommandLine(BlackBoxFunction):
             command = [
                 part.fill(by_name) if isinstance(part, Template) else str(part) for part in self._command
             ]
-            process.run(command, folder, self._environment(), self.timeout, self.max_bytes)
+            process.run(command, folder, self._environment(), self.timeout)
             found = self._collect(folder, leading)
         return tuple(_converted(spec, found[spec.name]) for spec in self.outputs)
 
@@ -201,11 +192,11 @@ class CommandLine(BlackBoxFunction):
     def _collect(self, folder: Path, leading: tuple[int, ...]) -> dict[str, np.ndarray[Any, Any]]:
         found = {}
         for file in self._read:
-            path = files.output(folder, file.file, self.max_bytes)
+            path = files.output(folder, file.file)
             shape = (*leading, *file.spec.shape)
             found[file.spec.name] = files.read(path, file.dataset, shape, file.spec.floating)
         for name, template in self._found.items():
-            text = files.output(folder, name, self.max_bytes).read_text(encoding="utf-8", errors="replace")
+            text = files.output(folder, name).read_text(encoding="utf-8", errors="replace")
             found |= template.find(text)
         return found
 
@@ -223,8 +214,7 @@ class CommandLine(BlackBoxFunction):
         return [*dict.fromkeys(file.file for file in self._read), *self._found]
 
     def _environment(self) -> dict[str, str]:
-        names = os.environ if self.inherit is None else [n for n in self.inherit if n in os.environ]
-        return {name: os.environ[name] for name in names} | self.environment
+        return dict(os.environ) | self.environment
 
     def __repr__(self) -> str:
         """Named after the program."""
