@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import io
 import itertools
-import re
-import zipfile
 from collections.abc import Sequence
 
 import torch
@@ -21,7 +18,6 @@ from blackbox.spec import ArraySpec, check_specs
 from blackbox.wrappers.identity import described, name_of
 
 _OF_TORCH = set(vars(nn.Module()))  # what every module has
-_NUMBERED = re.compile(rb"[./]___torch_mangle_\d+")  # how often a class was scripted before in this process
 
 
 class TorchModule(BlackBoxFunction):
@@ -123,17 +119,14 @@ def module_identity(module: nn.Module) -> str:
 
     Parameters, buffers and printed form do not tell all: `forward` may use any attribute, such as a factor.
     So all attributes of the module and of those inside it count, and must be plain data (see
-    `blackbox.wrappers.identity`), unless the module has an attribute `identity`, a text, in their place.
+    `blackbox.wrappers.identity`), unless the module has an attribute `identity`, a text, in their place. A
+    scripted module, whose code is no attribute, goes inside one that has it.
 
     Raises:
         ConfigurationError: an attribute is not plain data.
     """
     total = hashlib.sha256()
     given = getattr(module, "identity", None)
-    if isinstance(module, torch.jit.ScriptModule):
-        for part in _saved(module):
-            total.update(part)
-        return f"scripted {total.hexdigest()}"
     for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode() + _bytes(tensor))
     for path, inner in module.named_modules():
@@ -142,15 +135,6 @@ def module_identity(module: nn.Module) -> str:
         state = repr(given) if isinstance(given, str) else described(where, own)
         total.update(f"{path} {name_of(type(inner))} {state} ".encode())
     return f"{name_of(type(module))} {module!r} {total.hexdigest()}"
-
-
-def _saved(module: torch.jit.ScriptModule) -> list[bytes]:
-    """What torch writes of a scripted module, but for what differs each time that it is scripted."""
-    with zipfile.ZipFile(io.BytesIO(module.save_to_buffer())) as archive:
-        kept = (name for name in archive.namelist() if not name.endswith(".debug_pkl"))
-        names = sorted(name for name in kept if "/.data/" not in name)  # there is a random number
-        parts = [part for name in names for part in (name.encode(), archive.read(name))]
-    return [_NUMBERED.sub(b"", part) for part in parts]
 
 
 def _bytes(tensor: Tensor) -> bytes:
