@@ -145,32 +145,6 @@ class WritesToInputs(Wrapper):
         return outcome
 
 
-class OneBuffer(Good):
-    """Answers from an array of its own, past the copy that calls make."""
-
-    def __init__(self) -> None:
-        self.buffer = np.zeros((1000, 3), np.float32)
-        super().__init__()
-
-    def __call__(self, *arrays: Any) -> Any:
-        given = super().__call__(*arrays)
-        self.buffer[: len(given)] = given
-        return self.buffer[: len(given)]
-
-
-class NoEmptyBatch(Good):
-    def evaluate_rows(self, x: Any) -> Any:
-        assert x.max() < np.inf
-        return self.smooth(x)
-
-
-class NoEmptyCall(Good):
-    def __call__(self, *arrays: Any) -> Any:
-        if not len(arrays[0]):
-            raise ZeroDivisionError("no rows")
-        return super().__call__(*arrays)
-
-
 class SwallowsNan(Good):
     def evaluate_rows(self, x: Any) -> Any:
         return np.nan_to_num(self.smooth(x))
@@ -352,10 +326,7 @@ CATALOGUE = [
     Broken(Squeezing, "shapes and dtypes", FAULT, ("expected shape (1,), got ()",)),
     Broken(OddShape, "shapes and dtypes", FAULT, ("expected shape (3,), got (2,)",)),
     Broken(TooShort, "shapes and dtypes", FAULT, ("expected float64, got float32",)),
-    Broken(writes_to_inputs, "arrays left alone", FAULT, ("input 'x' was written to", "Copy")),
-    Broken(OneBuffer, "arrays left alone", FAULT, ("buffer of the box's own", "copy")),
-    Broken(NoEmptyBatch, "empty batch", WARNING, ("evaluate_rows raises", "Return early")),
-    Broken(NoEmptyCall, "empty batch", FAULT, ("ZeroDivisionError", "(0, ...)")),
+    Broken(writes_to_inputs, "inputs left alone", FAULT, ("input 'x' was written to", "Copy")),
     Broken(SwallowsNan, "NaN inputs", FAULT, ("'x'", "Let NaN through")),
     Broken(Rounds, "quantisation", WARNING, ("steps of 0.001", "mu")),
     Broken(Steps, "quantisation", WARNING, ("steps of 1:",)),

@@ -68,8 +68,8 @@ def test_json_has_no_infinity():
 
 
 def test_a_name_that_is_no_check():
-    with pytest.raises(KeyError, match="'speeed' is not among"):
-        Report("box", (Finding("speed", Verdict.OK, "fast"),), (), True, 1).finding("speeed")
+    with pytest.raises(KeyError, match="'memmory' is not among"):
+        Report("box", (Finding("memory", Verdict.OK, "none"),), (), True, 1).finding("memmory")
 
 
 @pytest.mark.parametrize(("box", "status"), [(Good, 0), (Jumps, 0), (Centring, 1)])
