@@ -88,9 +88,10 @@ class OnnxModel(BlackBoxFunction):
         self._session = self._load()
         self._into = [OnnxArray.read(repr(self), "input", item) for item in self._session.get_inputs()]
         self._out = [OnnxArray.read(repr(self), "output", item) for item in self._session.get_outputs()]
-        if self._rows_are_one():
+        self._check_inputs()
+        if any(item.rows == 1 for item in self._into):  # the file takes one row at a time
             self.max_rows = 1
-        self.inputs = tuple(array.spec() for array in self._with_sizes())
+        self.inputs = tuple(item.spec() for item in self._into)
         self.outputs = self._output_specs()
         super().__init__(failures=failures)
 
@@ -133,25 +134,20 @@ class OnnxModel(BlackBoxFunction):
             )
         return session
 
-    def _rows_are_one(self) -> bool:
-        """Whether the file takes one row at a time; refused where it takes another fixed number."""
-        for item in self._into:
+    def _check_inputs(self) -> None:
+        for item, argument in zip(self._into, self._session.get_inputs(), strict=True):
+            where = f"{self!r}, input {item.name!r}"
             if item.rows not in (None, 1):
                 raise ConfigurationError(
-                    f"{self!r}, input {item.name!r}: expected a free first axis for rows, or one of size 1, "
-                    f"got {item.rows}. Export the model with a dynamic batch axis."
+                    f"{where}: expected a free first axis for rows, or one of size 1, got {item.rows}. "
+                    "Export the model with a dynamic batch axis."
                 )
-        return any(item.rows == 1 for item in self._into)
-
-    def _with_sizes(self) -> list[OnnxArray]:
-        for item, argument in zip(self._into, self._session.get_inputs(), strict=True):
             if None in item.shape:
                 free = [size for size in argument.shape[1:] if not isinstance(size, int)]
                 raise ConfigurationError(
-                    f"{self!r}, input {item.name!r}: expected a size for each axis but the first, got "
-                    f"{argument.shape}. Give sizes={{{', '.join(f'{str(name)!r}: ...' for name in free)}}}."
+                    f"{where}: expected a size for each axis but the first, got {argument.shape}. "
+                    f"Give sizes={{{', '.join(f'{str(name)!r}: ...' for name in free)}}}."
                 )
-        return self._into
 
     def _output_specs(self) -> tuple[ArraySpec, ...]:
         if all(None not in item.shape for item in self._out):

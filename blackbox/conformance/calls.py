@@ -103,14 +103,9 @@ def process_safety(probe: Probe) -> list[Finding]:
             Finding(names[1], Verdict.SKIPPED, "It cannot be sent to another process."),
         ]
     if not probe.processes:
-        twin = pickle.loads(box)
-        sentence = "It can be pickled and rebuilt in this process; no other was to be started."
+        sentence = "It can be pickled; whether it can be rebuilt, another process would have to show."
         return [
-            Finding(names[0], Verdict.OK, sentence, len(box), "bytes")
-            if type(twin) is type(probe.box)
-            else Finding(
-                names[0], Verdict.FAULT, f"It comes back as {type(twin).__name__}. Mend __reduce__."
-            ),
+            Finding(names[0], Verdict.OK, sentence, len(box), "bytes"),
             Finding(names[1], Verdict.SKIPPED, "No processes were to be started."),
         ]
     count = min(8, len(probe.samples[0]))
