@@ -60,26 +60,13 @@ __all__ = [
 
 # Imported when first asked for: all packages have their errors from here, also a command line that answers
 # --help, for which torch would take seconds.
-_MODULES = {
-    "ArraySpec": "spec",
-    "BlackBoxFunction": "function",
-    "Budgeted": "wrappers",
-    "Cached": "wrappers",
-    "FailedRow": "failures",
-    "Failure": "failures",
-    "Fallback": "wrappers",
-    "Ledger": "ledger",
-    "Outcome": "failures",
-    "Parallel": "wrappers",
-    "Policy": "failures",
-    "RateLimited": "wrappers",
-    "Retrying": "wrappers",
-    "Wrapper": "wrappers",
-}
+_LATER = ("failures", "spec", "ledger", "function", "wrappers")
 
 
 def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'blackbox' has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(f"blackbox.{_MODULES[name]}"), name)
-    return found
+    if name in __all__:
+        for module in (import_module(f"blackbox.{each}") for each in _LATER):
+            if hasattr(module, name):
+                found = globals()[name] = getattr(module, name)
+                return found
+    raise AttributeError(f"module 'blackbox' has no attribute {name!r}")

@@ -1,7 +1,8 @@
 """Checks of arguments, one for each kind of setting, and the known name that is nearest to one that is not.
 
-Each returns the value, or raises a `ConfigurationError` that says what was expected, what came, and how to
-mend it.
+Each `check_*` takes the `owner`, the class or function that was given the value, and the argument's `name`,
+both for the message. It returns the value, or raises a `ConfigurationError` that says what was expected, what
+came, and how to mend it.
 """
 
 from __future__ import annotations
@@ -15,17 +16,7 @@ from blackbox.errors import ConfigurationError
 
 
 def check_count(owner: str, name: str, value: Any, least: int = 1) -> int:  # noqa: ANN401 - to be checked
-    """Refuse what is not a whole number of at least `least`.
-
-    Args:
-        owner: the class or function that was given the value, for the message.
-        name: the argument's name, for the message.
-        value: what was given.
-        least: the smallest value that is accepted.
-
-    Raises:
-        ConfigurationError: the value is no `int`, is a bool, or is too small.
-    """
+    """Refuse what is not an `int` of at least `least`; a bool is none."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigurationError(
             f"{owner}, {name}: expected a whole number >= {least}, got {value!r}. Give an int in that range."
@@ -44,20 +35,9 @@ def check_number(
     below: float = math.inf,
     mend: str = "Give an int or a float in that range.",
 ) -> float:
-    """Refuse what is not a finite number within bounds.
+    """Refuse what is not a finite number within bounds; a bool is none.
 
-    Args:
-        owner: the class or function that was given the value, for the message.
-        name: the argument's name, for the message.
-        value: what was given.
-        least: the smallest value that is accepted.
-        above: a bound that the value must exceed.
-        most: the largest value that is accepted.
-        below: a bound that the value must stay under.
-        mend: the sentence that ends the message.
-
-    Raises:
-        ConfigurationError: the value is no finite number, is a bool, or is out of bounds.
+    It is to be >= `least`, > `above`, <= `most` and < `below`; `mend` ends the message.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not (number and least <= value <= most and above < value < below):
@@ -73,44 +53,17 @@ def check_number(
 
 
 def check_positive(owner: str, name: str, value: Any) -> float:  # noqa: ANN401 - to be checked
-    """Refuse what is not a finite number above zero.
-
-    Args:
-        owner: the class or function that was given the value, for the message.
-        name: the argument's name, for the message.
-        value: what was given.
-
-    Raises:
-        ConfigurationError: the value is no finite number, is a bool, or is not above zero.
-    """
+    """Refuse what is not a finite number above zero; a bool is none."""
     return check_number(owner, name, value, above=0)
 
 
 def check_fraction(owner: str, name: str, value: Any) -> float:  # noqa: ANN401 - to be checked
-    """Refuse what is not a number from 0 to 1, both included.
-
-    Args:
-        owner: the class or function that was given the value, for the message.
-        name: the argument's name, for the message.
-        value: what was given.
-
-    Raises:
-        ConfigurationError: the value is no number, is a bool, or is outside [0, 1].
-    """
+    """Refuse what is not a number from 0 to 1, both included; a bool is none."""
     return check_number(owner, name, value, least=0, most=1, mend="Give a fraction of one, such as 0.5.")
 
 
 def check_flag(owner: str, name: str, value: Any) -> bool:  # noqa: ANN401 - to be checked
-    """Refuse what is neither True nor False.
-
-    Args:
-        owner: the class or function that was given the value, for the message.
-        name: the argument's name, for the message.
-        value: what was given.
-
-    Raises:
-        ConfigurationError: the value is no bool.
-    """
+    """Refuse what is neither True nor False."""
     if not isinstance(value, bool):
         raise ConfigurationError(
             f"{owner}, {name}: expected True or False, got {value!r}. Give one of the two."
@@ -119,17 +72,7 @@ def check_flag(owner: str, name: str, value: Any) -> bool:  # noqa: ANN401 - to 
 
 
 def check_choice(owner: str, name: str, value: Any, choices: Sequence[str]) -> str:  # noqa: ANN401
-    """Refuse a word that is not one of the choices.
-
-    Args:
-        owner: the class or function that was given the value, for the message.
-        name: the argument's name, for the message.
-        value: what was given.
-        choices: the words that are accepted.
-
-    Raises:
-        ConfigurationError: the value is not among the choices.
-    """
+    """Refuse what is not one of these words."""
     if not isinstance(value, str) or value not in choices:
         mend = nearest(value, choices, "Choose from") if isinstance(value, str) else "Give one as a text."
         raise ConfigurationError(

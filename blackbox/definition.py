@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from blackbox.checks import check_count
 from blackbox.errors import ConfigurationError, DefinitionError
 from blackbox.failures import POLICIES
 from blackbox.spec import check_specs
@@ -57,6 +58,8 @@ def check_complete(box: BlackBoxFunction) -> None:
     for name in ("inputs", "outputs"):
         check_specs(type(box).__name__, name, getattr(box, name, None))
     check_arrays(type(box).__name__, box.arrays)
+    if box.max_rows is not None:
+        check_count(type(box).__name__, "max_rows", box.max_rows)
     check_policy(box)
     _check_given(type(box))
 

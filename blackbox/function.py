@@ -25,7 +25,7 @@ from blackbox.definition import (
 from blackbox.errors import NonFiniteInputError, NotDifferentiableError, RowFailedError
 from blackbox.failures import FailedRow, Failure, Outcome, Policy, note
 from blackbox.ledger import Ledger
-from blackbox.running import mark_non_finite, run_block, run_each
+from blackbox.running import mark_non_finite, run_blocks, run_each
 from blackbox.spec import ArraySpec, check_specs
 
 
@@ -55,6 +55,8 @@ class BlackBoxFunction(ABC):
         outputs: one spec for each array that comes out; set in ALL subclasses, on the class or in `__init__`.
         arrays: set in SOME: "torch" gives the methods torch tensors on the caller's device
             instead of NumPy arrays.
+        max_rows: set in SOME: the most rows that `evaluate_rows` is given at once, which bounds the memory;
+            more are run block after block. None for all rows of a call.
         deterministic: set in SOME: False where equal inputs may give different outputs.
         failures: what becomes of failed rows, those that raise or return something non-finite.
             "raise" (default): the call raises `RowFailedError`. "keep": the row's output is NaN
@@ -71,6 +73,7 @@ class BlackBoxFunction(ABC):
     inputs: tuple[ArraySpec, ...]
     outputs: tuple[ArraySpec, ...]
     arrays: Literal["numpy", "torch"] = "numpy"
+    max_rows: int | None = None
     deterministic: bool = True
     failures: Policy = "raise"
     isolates: bool = False
@@ -180,7 +183,7 @@ class BlackBoxFunction(ABC):
         """
         started = perf_counter()
         try:
-            return run_block(self, inputs) if gives(type(self), "evaluate_rows") else run_each(self, inputs)
+            return run_blocks(self, inputs) if gives(type(self), "evaluate_rows") else run_each(self, inputs)
         finally:
             self.ledger.count(seconds=perf_counter() - started)
 

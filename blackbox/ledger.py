@@ -133,39 +133,44 @@ class Ledger:
                 "was run. Raise the budget, or allow fewer attempts."
             )
 
-    def lend(self, rows: int, spare: float) -> Loan | None:
+    def lend(self, rows: int, part: float) -> Loan | None:
         """Take rows out of the budgets around this call for a worker that counts in a ledger of its own.
 
         Args:
             rows: how many the worker needs.
-            spare: the part of what nobody has set aside that it is lent beyond that, for rows run again.
+            part: of what nobody has set aside it is lent this part beside, for rows that it runs again.
 
         Returns:
             What it may run, to be ended by `settle`; None where no budget bounds it.
+
+        Raises:
+            BudgetError: a `Budgeted` around this call has not that many left.
         """
         with _counting:
             shares = self._shares()
             if not shares:
                 return None
-            lent = []
             for share in shares:
-                free, own = max(0, share.budget.free), min(rows, share.rows)
-                lent.append(own + min(free, rows - own + int(spare * free)))
-            loan = Loan(min(lent), [(share, min(rows, share.rows, min(lent))) for share in shares])
-            for share, own in loan.parts:
-                share.grow(loan.rows - own)
-                share.rows -= loan.rows  # set aside still, and for nobody but the worker
+                self._refuse_beyond(share, rows - share.rows, rows)
+                share.grow(max(0, rows - share.rows))
+            loan = Loan(rows, int(part * max(0, min(share.budget.free for share in shares))))
+            for share in shares:
+                share.grow(loan.spare)
+                share.rows -= loan.total  # set aside still, and for nobody but the worker
             return loan
 
     def settle(self, loan: Loan | None, counts: Ledger) -> None:
-        """Take back what a worker was lent, and add what it has counted."""
+        """Take back what a worker was lent, and add what it has counted.
+
+        What it has not run of the rows that it needed stays set aside: they may be run again.
+        """
         with _counting:
-            parts = [] if loan is None else loan.parts
-            for share, _ in parts:
-                share.rows += loan.rows if loan else 0
+            shares = [] if loan is None else self._shares()
+            for share in shares:
+                share.rows += loan.total if loan else 0
             self.add(counts)
-            for share, own in parts:
-                share.grow(max(own, counts.rows_run) - (loan.rows if loan else 0))
+            for share in shares:
+                share.grow(max(loan.rows, counts.rows_run) - loan.total if loan else 0)
 
     def bounded(self) -> bool:
         """Whether a `Budgeted` around this call bounds the rows that it may run."""
@@ -230,6 +235,10 @@ class Budget:
     def __init__(self, ledger: Ledger, rows: int) -> None:
         self.ledger, self.rows, self.set_aside = ledger, rows, 0
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without what threads of this process have set aside."""
+        return Budget, (self.ledger, self.rows)
+
     @property
     def free(self) -> int:
         """Rows that are neither spent nor set aside; below zero where calls past the budget ran rows."""
@@ -279,17 +288,17 @@ class Share:
         self.grow(-min(rows, self.rows))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Loan:
-    """Rows that a worker with a ledger of its own may run.
-
-    Attributes:
-        rows: how many.
-        parts: the shares that they are from, and how many of them had been set aside before.
-    """
+    """Rows that a worker with a ledger of its own may run: those that it needs, and some to run again."""
 
     rows: int
-    parts: list[tuple[Share, int]]
+    spare: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.rows + self.spare
 
 
 # The shares of the call that is under way in this context; wrappers hand them to the threads that they start.

@@ -1,4 +1,4 @@
-"""Running rows: one by one or as a block, halving a block that raises, and checking what came back."""
+"""Running rows: one by one or in blocks, halving a block that raises, and checking what came back."""
 
 from __future__ import annotations
 
@@ -15,6 +15,21 @@ from blackbox.spec import ArraySpec
 
 if TYPE_CHECKING:
     from blackbox.function import BlackBoxFunction
+
+
+def run_blocks(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
+    """Blocks of `max_rows`, or all rows as one; none after a failure where the call will raise anyway."""
+    count = len(inputs[0])
+    size = box.max_rows or count
+    if count <= size:
+        return run_block(box, inputs)
+    outcome = unanswered(box, inputs)
+    for first in range(0, count, size):
+        rows = list(range(first, min(first + size, count)))
+        place(outcome, rows, run_block(box, tuple(t[first : first + size] for t in inputs)))
+        if stops(box, outcome):
+            break
+    return outcome
 
 
 def run_block(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
@@ -40,8 +55,9 @@ def run_block(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
     if raised is None:
         # Cloned: a box that answers from a buffer of its own writes over it when the next half is run.
         return mark_non_finite(Outcome(tuple(t.clone() for t in _checked(box, given, (count,), inputs))))
-    if _stops(box) or count == 1 or not _claimed(box, count):
-        return Outcome(failed_outputs(box.outputs, inputs), dict.fromkeys(range(count), raised))
+    outcome = Outcome(failed_outputs(box.outputs, inputs), dict.fromkeys(range(count), raised))
+    if stops(box, outcome) or count == 1 or not _claimed(box, count):
+        return outcome
     middle = count // 2
     first, second = (
         run_block(box, tuple(t[half] for t in inputs)) for half in (slice(middle), slice(middle, None))
@@ -52,7 +68,7 @@ def run_block(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
 
 def run_each(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
     """One `evaluate` a row; under "raise" the first that raises ends it, unless a wrapper needs the rest."""
-    outcome = Outcome(failed_outputs(box.outputs, inputs))
+    outcome = unanswered(box, inputs)
     for row in range(len(inputs[0])):
         box.ledger.spend(1)
         copies = _copies(box, tuple(t[row] for t in inputs))
@@ -62,7 +78,7 @@ def run_each(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
             if isinstance(error, BlackBoxError) and not isinstance(error, TryAgain):
                 raise
             outcome.failed[row] = _raised(box, error)
-            if _stops(box):
+            if stops(box, outcome):
                 return outcome
             continue
         for whole, part in zip(outcome.outputs, _checked(box, given, (), inputs), strict=True):
@@ -77,6 +93,36 @@ def mark_non_finite(outcome: Outcome) -> Outcome:
     return outcome
 
 
+# One outcome put together from those of parts of its rows.
+
+
+def unanswered(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
+    """An outcome of all these rows that knows none of their answers yet.
+
+    Open dtypes are float64, which holds every float that a box may return.
+    """
+    return Outcome(failed_outputs(box.outputs, inputs))
+
+
+def place(whole: Outcome, rows: list[int], part: Outcome) -> None:
+    """Write a part's answers and failures to these rows of the whole."""
+    for target, values in zip(whole.outputs, part.outputs, strict=True):
+        target[rows] = values.to(target.device, target.dtype)
+    whole.failed.update({rows[row]: why for row, why in part.failed.items()})
+
+
+def pick(inputs: tuple[Tensor, ...], rows: list[int]) -> tuple[Tensor, ...]:
+    """These rows of the inputs; all of them in their order are handed on as they are."""
+    if rows == list(range(len(inputs[0]))):
+        return inputs
+    return tuple(t[rows] for t in inputs)
+
+
+def stops(box: BlackBoxFunction, outcome: Outcome) -> bool:
+    """Whether the rest of a call need not be run: it will raise, and nobody asks what else failed."""
+    return bool(outcome.failed) and box.failures == "raise" and not box.isolates
+
+
 def _claimed(box: BlackBoxFunction, rows: int) -> bool:
     """Whether the budget allows that rows are run again; they are then set aside."""
     try:
@@ -84,11 +130,6 @@ def _claimed(box: BlackBoxFunction, rows: int) -> bool:
     except BudgetError:
         return False
     return True
-
-
-def _stops(box: BlackBoxFunction) -> bool:
-    # The call will raise: what else failed is of no interest.
-    return box.failures == "raise" and not box.isolates
 
 
 def _copies(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:

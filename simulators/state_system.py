@@ -103,8 +103,9 @@ class StateSystem(BlackBoxFunction, abstract=True):
         return state
 
     def evaluate_rows(self, state: Tensor) -> Tensor:
-        """All rows: `(rows, *shape)` to `(rows, *shape)`."""
-        return self._in_turn(state, self.steps)
+        """All rows, at most `max_rows` in a call: `(rows, *shape)` to `(rows, *shape)`."""
+        with torch.no_grad():
+            return self.advance(state)
 
     def start(self, rows: int, seed: int) -> Tensor:
         """States to begin with, after `spin_up` steps from random ones.
@@ -122,17 +123,13 @@ class StateSystem(BlackBoxFunction, abstract=True):
         check_count(f"{self!r}.start", "rows", rows)
         check_count(f"{self!r}.start", "seed", seed, least=0)
         generator = torch.Generator().manual_seed(seed)
-        return self._in_turn(self._draw(rows, generator), self.spin_up).float()
-
-    def _in_turn(self, state: Tensor, steps: int) -> Tensor:
-        after = torch.empty_like(state)
+        parts = []
         with torch.no_grad():
-            for first in range(0, len(state), self.max_rows):
-                chunk = state[first : first + self.max_rows]
-                for _ in range(steps):
-                    chunk = self.step(chunk)
-                after[first : first + self.max_rows] = chunk
-        return after
+            for part in self._draw(rows, generator).split(self.max_rows or rows):
+                for _ in range(self.spin_up):
+                    part = self.step(part)
+                parts.append(part)
+        return torch.cat(parts).float()
 
     def _tables_for(self, state: Tensor) -> tuple[Tensor, ...]:
         """`_tables`, made in float64 or complex128, in the precision and on the device of `state`."""

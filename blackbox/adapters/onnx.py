@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from blackbox.checks import check_count
-from blackbox.errors import ConfigurationError, OutputError
+from blackbox.errors import ConfigurationError
 from blackbox.extras import import_extra
 from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
@@ -47,8 +47,7 @@ class OnnxModel(BlackBoxFunction):
         sizes: the size of each named axis that the file leaves free, but for the first axis, such as
             `{"height": 64, "width": 64}`.
         providers: onnxruntime's execution providers, the preferred one first.
-        max_rows: the most rows that run at once, which bounds the memory; more rows run one block after the
-            other. None for all rows of a call.
+        max_rows: the most rows that run at once, which bounds the memory; None for all rows of a call.
         threads: the threads of one operator; None leaves that to onnxruntime. Take 1 under `Parallel`.
         deterministic: False where the model draws random numbers.
         failures: "raise" or "keep", as in `BlackBoxFunction`.
@@ -61,7 +60,6 @@ class OnnxModel(BlackBoxFunction):
         MissingExtraError: onnxruntime is not installed.
         ConfigurationError: the file does not exist, is no ONNX file, or has axes without a size; a provider
             is not available; `max_rows` or `threads` is below 1.
-        OutputError: in a call, an output does not have the rows as its first axis.
     """
 
     def __init__(
@@ -90,31 +88,20 @@ class OnnxModel(BlackBoxFunction):
         self._session = self._load()
         self._into = [OnnxArray.read(repr(self), "input", item) for item in self._session.get_inputs()]
         self._out = [OnnxArray.read(repr(self), "output", item) for item in self._session.get_outputs()]
-        self._one_by_one = self._rows_are_one()
-        self.inputs = tuple(array.spec() for array in self._with_sizes())
+        self._check_inputs()
+        if any(item.rows == 1 for item in self._into):  # the file takes one row at a time
+            self.max_rows = 1
+        self.inputs = tuple(item.spec() for item in self._into)
         self.outputs = self._output_specs()
         super().__init__(failures=failures)
 
     def evaluate_rows(self, *arrays: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
         """All rows: arrays `(rows, *shape)` in, `(rows, *shape)` for each output out."""
-        count = len(arrays[0])
-        size = 1 if self._one_by_one else self.max_rows or count
-        parts = [self._run([a[first : first + size] for a in arrays]) for first in range(0, count, size)]
-        return tuple(np.concatenate(pieces) for pieces in zip(*parts, strict=True))
-
-    def _run(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
         feed = {
             item.name: np.ascontiguousarray(array, item.dtype)
             for item, array in zip(self._into, arrays, strict=True)
         }
-        outputs = self._session.run(None, feed)
-        for item, output in zip(self._out, outputs, strict=True):
-            if output.shape[:1] != (len(arrays[0]),):
-                raise OutputError(
-                    f"{self!r}, output {item.name!r}: expected {len(arrays[0])} rows first, got shape "
-                    f"{output.shape}. Export the model with the batch axis first."
-                )
-        return outputs
+        return tuple(self._session.run(None, feed))
 
     def _load(self) -> Any:  # noqa: ANN401 (onnxruntime has no types)
         runtime = import_extra("OnnxModel", "onnxruntime", "onnx")
@@ -147,25 +134,20 @@ class OnnxModel(BlackBoxFunction):
             )
         return session
 
-    def _rows_are_one(self) -> bool:
-        """Whether the file takes one row at a time; refused where it takes another fixed number."""
-        for item in self._into:
+    def _check_inputs(self) -> None:
+        for item, argument in zip(self._into, self._session.get_inputs(), strict=True):
+            where = f"{self!r}, input {item.name!r}"
             if item.rows not in (None, 1):
                 raise ConfigurationError(
-                    f"{self!r}, input {item.name!r}: expected a free first axis for rows, or one of size 1, "
-                    f"got {item.rows}. Export the model with a dynamic batch axis."
+                    f"{where}: expected a free first axis for rows, or one of size 1, got {item.rows}. "
+                    "Export the model with a dynamic batch axis."
                 )
-        return any(item.rows == 1 for item in self._into)
-
-    def _with_sizes(self) -> list[OnnxArray]:
-        for item, argument in zip(self._into, self._session.get_inputs(), strict=True):
             if None in item.shape:
                 free = [size for size in argument.shape[1:] if not isinstance(size, int)]
                 raise ConfigurationError(
-                    f"{self!r}, input {item.name!r}: expected a size for each axis but the first, got "
-                    f"{argument.shape}. Give sizes={{{', '.join(f'{str(name)!r}: ...' for name in free)}}}."
+                    f"{where}: expected a size for each axis but the first, got {argument.shape}. "
+                    f"Give sizes={{{', '.join(f'{str(name)!r}: ...' for name in free)}}}."
                 )
-        return self._into
 
     def _output_specs(self) -> tuple[ArraySpec, ...]:
         if all(None not in item.shape for item in self._out):
@@ -173,7 +155,7 @@ class OnnxModel(BlackBoxFunction):
         zeros = [
             np.zeros((1, *spec.shape), item.dtype) for item, spec in zip(self._into, self.inputs, strict=True)
         ]
-        shapes = [output.shape[1:] for output in self._run(zeros)]
+        shapes = [output.shape[1:] for output in self.evaluate_rows(*zeros)]
         return tuple(
             ArraySpec(item.spec().name, shape, item.spec_dtype)
             for item, shape in zip(self._out, shapes, strict=True)

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import io
 import itertools
-import re
-import zipfile
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from blackbox.checks import check_count
-from blackbox.errors import ConfigurationError, OutputError
+from blackbox.errors import ConfigurationError
 from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.spec import ArraySpec, check_specs
 from blackbox.wrappers.identity import described, name_of
 
 _OF_TORCH = set(vars(nn.Module()))  # what every module has
-_NUMBERED = re.compile(rb"[./]___torch_mangle_\d+")  # how often a class was scripted before in this process
 
 
 class TorchModule(BlackBoxFunction):
@@ -38,15 +34,13 @@ class TorchModule(BlackBoxFunction):
         outputs: the specs of the outputs, in the order in which the module returns them.
         device: where the module runs, such as "cuda"; None for where its parameters are. Rows are moved
             there, and outputs back to the caller's device.
-        max_rows: the most rows that run at once, which bounds the memory; more rows run one block after the
-            other. None for all rows of a call.
+        max_rows: the most rows that run at once, which bounds the memory; None for all rows of a call.
         deterministic: False where the module draws random numbers in evaluation mode too.
         failures: "raise" or "keep", as in `BlackBoxFunction`.
 
     Raises:
         ConfigurationError: `module` is no module, the device does not exist, or `max_rows` is below 1.
         DefinitionError: the specs make no sense.
-        OutputError: in a call, the module returned something other than tensors with rows first.
     """
 
     arrays = "torch"
@@ -85,28 +79,8 @@ class TorchModule(BlackBoxFunction):
 
     def evaluate_rows(self, *arrays: Tensor) -> tuple[Tensor, ...]:
         """All rows: tensors `(rows, *shape)` in, `(rows, *shape)` for each output out."""
-        chunks = zip(*(array.split(self.max_rows or len(array)) for array in arrays), strict=True)
-        parts = [self._forward(chunk) for chunk in chunks]
-        if len({len(part) for part in parts}) > 1:
-            raise OutputError(
-                f"{self!r}: expected as many outputs from each chunk of rows, got "
-                f"{sorted({len(part) for part in parts})}. Make the module return the same for any rows."
-            )
-        return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
-
-    def _forward(self, rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        moved = [self._moved(spec, array) for spec, array in zip(self.inputs, rows, strict=True)]
-        given = self.module(*moved)
-        outputs = tuple(given) if isinstance(given, tuple | list) else (given,)
-        for output in outputs:
-            # a wrong number of rows in two chunks could add up to the right one
-            if not isinstance(output, Tensor) or output.shape[:1] != rows[0].shape[:1]:
-                found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                raise OutputError(
-                    f"{self!r}: expected tensors with {len(rows[0])} rows first, got {found}. "
-                    "Wrap the module in one that returns a tensor, or a tuple of them."
-                )
-        return tuple(output.to(rows[0].device) for output in outputs)
+        given = self.module(*(self._moved(spec, a) for spec, a in zip(self.inputs, arrays, strict=True)))
+        return tuple(given) if isinstance(given, tuple | list) else (given,)
 
     def _moved(self, spec: ArraySpec, array: Tensor) -> Tensor:
         open_float = spec.dtype is None and self.dtype is not None
@@ -145,17 +119,14 @@ def module_identity(module: nn.Module) -> str:
 
     Parameters, buffers and printed form do not tell all: `forward` may use any attribute, such as a factor.
     So all attributes of the module and of those inside it count, and must be plain data (see
-    `blackbox.wrappers.identity`), unless the module has an attribute `identity`, a text, in their place.
+    `blackbox.wrappers.identity`), unless the module has an attribute `identity`, a text, in their place. A
+    scripted module, whose code is no attribute, goes inside one that has it.
 
     Raises:
         ConfigurationError: an attribute is not plain data.
     """
     total = hashlib.sha256()
     given = getattr(module, "identity", None)
-    if isinstance(module, torch.jit.ScriptModule):
-        for part in _saved(module):
-            total.update(part)
-        return f"scripted {total.hexdigest()}"
     for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode() + _bytes(tensor))
     for path, inner in module.named_modules():
@@ -164,15 +135,6 @@ def module_identity(module: nn.Module) -> str:
         state = repr(given) if isinstance(given, str) else described(where, own)
         total.update(f"{path} {name_of(type(inner))} {state} ".encode())
     return f"{name_of(type(module))} {module!r} {total.hexdigest()}"
-
-
-def _saved(module: torch.jit.ScriptModule) -> list[bytes]:
-    """What torch writes of a scripted module, but for what differs each time that it is scripted."""
-    with zipfile.ZipFile(io.BytesIO(module.save_to_buffer())) as archive:
-        kept = (name for name in archive.namelist() if not name.endswith(".debug_pkl"))
-        names = sorted(name for name in kept if "/.data/" not in name)  # there is a random number
-        parts = [part for name in names for part in (name.encode(), archive.read(name))]
-    return [_NUMBERED.sub(b"", part) for part in parts]
 
 
 def _bytes(tensor: Tensor) -> bytes:

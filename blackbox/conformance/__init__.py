@@ -1,6 +1,6 @@
 """Conformance: is a black box fit to be trained through, how noisy is it, and which mu does that ask for."""
 
-from blackbox.conformance.check import assert_conforms, check_black_box, command
+from blackbox.conformance.check import check_black_box, command
 from blackbox.conformance.noise import NoiseLevels, ecnoise
 from blackbox.conformance.probe import read_samples
 from blackbox.conformance.report import Finding, Recommendation, Report, Steps, Verdict
@@ -12,7 +12,6 @@ __all__ = [
     "Report",
     "Steps",
     "Verdict",
-    "assert_conforms",
     "check_black_box",
     "command",
     "ecnoise",

@@ -1,4 +1,4 @@
-"""Checks of how a black box can be called: by several threads, by several processes, with how many rows."""
+"""Checks of how a black box can be called: by several threads, and by several processes."""
 
 from __future__ import annotations
 
@@ -10,27 +10,23 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Barrier
-from time import perf_counter
 
 import numpy as np
 
 from blackbox.conformance.probe import Arrays, BoxRaisedError, Probe, keeping
 from blackbox.conformance.report import Finding, Verdict
-from blackbox.conformance.rows import Difference, compare
+from blackbox.conformance.rows import compare
 from blackbox.function import BlackBoxFunction
 
-THREADS, ROUNDS = 4, 3
+THREADS, WORKERS, ROUNDS = 4, 2, 3
 SECONDS = 300.0  # for a worker to start and answer; importing and compiling may take long, a hang is longer
 WORK = f"import sys; from {__name__} import work; work(*sys.argv[1:])"  # what a worker process runs
-LARGEST = 256  # rows of a call whose time is measured
-REPEATS = 3
-LONG = 5.0  # seconds of one call, after which no larger one is tried
-SLOW_CALL = 0.05  # seconds that a call may cost beside its rows before it is worth a warning
 
 
 def thread_safety(probe: Probe) -> Finding:
@@ -41,27 +37,19 @@ def thread_safety(probe: Probe) -> Finding:
     probe.spend(THREADS * ROUNDS * count)
     together = Barrier(THREADS)
 
-    def in_a_thread(batch: Arrays) -> list[Arrays | BoxRaisedError]:
-        given: list[Arrays | BoxRaisedError] = []
+    def in_a_thread(batch: Arrays) -> list[Arrays | str]:
+        given: list[Arrays | str] = []
         for _ in range(ROUNDS):
             together.wait()
             try:
                 given.append(probe.uncounted(batch))
             except BoxRaisedError as raised:
-                given.append(raised)
+                given.append(f"{type(raised.__cause__).__name__}: {raised.__cause__}")
         return given
 
     with ThreadPoolExecutor(THREADS) as pool:
         answers = list(pool.map(in_a_thread, batches))
-    bad: list[str] = []
-    for serial, thread in zip(alone, answers, strict=True):
-        for answer in thread:
-            if isinstance(answer, BoxRaisedError):
-                bad.append(f"{type(answer.__cause__).__name__}: {answer.__cause__}")
-                continue
-            difference: Difference = compare(probe, serial, answer)
-            if difference.verdict is not Verdict.OK:
-                bad.append(difference.words())
+    bad = [wrong for pair in zip(alone, answers, strict=True) for wrong in _wrong(probe, *pair)]
     unit = f"of {THREADS * ROUNDS} calls differ"
     if not bad:
         sentence = "Calls from several threads give what they give one after the other."
@@ -78,11 +66,14 @@ class Reply:
     """What one worker process gave back.
 
     Attributes:
-        answers: the answers to the batches that it reached; a string is the error that a call raised.
-        died: how the process ended before its last batch; empty if it did not.
+        answers: the answer to each round; a string is the error that the call raised. None of a process that
+            died.
+        rebuilt: whether the box was rebuilt from its pickle.
+        died: how the process ended before its last answer; empty if it did not.
     """
 
     answers: list[Arrays | str]
+    rebuilt: bool
     died: str
 
 
@@ -112,23 +103,17 @@ def process_safety(probe: Probe) -> list[Finding]:
             Finding(names[1], Verdict.SKIPPED, "It cannot be sent to another process."),
         ]
     if not probe.processes:
-        twin = pickle.loads(box)
-        sentence = "It can be pickled and rebuilt in this process; no other was to be started."
+        sentence = "It can be pickled; whether it can be rebuilt, another process would have to show."
         return [
-            Finding(names[0], Verdict.OK, sentence, len(box), "bytes")
-            if type(twin) is type(probe.box)
-            else Finding(
-                names[0], Verdict.FAULT, f"It comes back as {type(twin).__name__}. Mend __reduce__."
-            ),
+            Finding(names[0], Verdict.OK, sentence, len(box), "bytes"),
             Finding(names[1], Verdict.SKIPPED, "No processes were to be started."),
         ]
-    count, rounds = min(8, len(probe.samples[0])), 3
+    count = min(8, len(probe.samples[0]))
     arrays = probe.rows(0, count)
     here = probe(arrays)
-    probe.spend(2 * rounds * count)
-    replies = in_process(box, [arrays] * rounds, workers=2)
-    loaded = [reply for reply in replies if reply.answers]
-    if not loaded:
+    probe.spend(WORKERS * ROUNDS * count)
+    replies = in_processes(box, arrays)
+    if not any(reply.rebuilt for reply in replies):
         sentence = (
             f"Another process could not rebuild the box from its pickle ({replies[0].died}). Rebuild in "
             "__reduce__ what lives in this process alone, or give Parallel a function that makes the box."
@@ -142,11 +127,13 @@ def process_safety(probe: Probe) -> list[Finding]:
 
 def _same(probe: Probe, here: Arrays, replies: list[Reply], size: int) -> Finding:
     """The best of all answers: what is wrong in every one of them is wrong with the rebuilt box."""
-    answers = [answer for reply in replies for answer in reply.answers if isinstance(answer, tuple)]
-    if not answers:
-        error = next(answer for reply in replies for answer in reply.answers)
-        return Finding("picklability", Verdict.FAULT, f"The rebuilt box raises: {error}. Mend __reduce__.")
-    best = min((compare(probe, here, answer) for answer in answers), key=lambda d: d.relative)
+    answers = [answer for reply in replies for answer in reply.answers]
+    differences = [compare(probe, here, answer) for answer in answers if not isinstance(answer, str)]
+    if not differences:
+        errors = [*(str(answer) for answer in answers), *(reply.died for reply in replies)]
+        sentence = f"The rebuilt box gives no answer: {errors[0]}. Mend __reduce__."
+        return Finding("picklability", Verdict.FAULT, sentence, size, "bytes")
+    best = min(differences, key=lambda difference: difference.relative)
     if best.verdict is Verdict.OK:
         sentence = f"Rebuilt in another process it gives the same answers ({best.words()})."
         return Finding("picklability", Verdict.OK, sentence, size, "bytes")
@@ -157,60 +144,57 @@ def _same(probe: Probe, here: Arrays, replies: list[Reply], size: int) -> Findin
 
 
 def _safe(probe: Probe, here: Arrays, replies: list[Reply]) -> Finding:
-    worst, bad, total = None, 0, 0
-    for reply in replies:
-        total += len(reply.answers) + bool(reply.died)
-        bad += bool(reply.died)
-        for answer in reply.answers:
-            if isinstance(answer, str):
-                bad += 1
-                worst = worst or answer
-            elif compare(probe, here, answer).verdict is not Verdict.OK:
-                bad += 1
-                worst = worst or compare(probe, here, answer).words()
+    bad = [wrong for reply in replies for wrong in _wrong(probe, here, reply.answers)]
+    bad += [reply.died for reply in replies if reply.died]
     if not bad:
         sentence = "Two processes at the same time give the answers of one."
-        return Finding("process safety", Verdict.OK, sentence, 0, f"of {total} calls differ")
-    worst = worst or next(reply.died for reply in replies if reply.died)
+        return Finding("process safety", Verdict.OK, sentence, 0, "calls differ")
     sentence = (
-        f"Two processes at the same time disturb each other: {worst}. Give each its own scratch folder, "
+        f"Two processes at the same time disturb each other: {bad[0]}. Give each its own scratch folder, "
         "port or device."
     )
-    return Finding("process safety", Verdict.FAULT, sentence, bad, f"of {total} calls differ")
+    return Finding("process safety", Verdict.FAULT, sentence, len(bad), "calls differ")
 
 
-def in_process(box: bytes, batches: list[Arrays], workers: int, seconds: float = SECONDS) -> list[Reply]:
-    """The answers of a pickled box in other processes, which start on the batches together.
+def _wrong(probe: Probe, expected: Arrays, answers: Sequence[Arrays | str]) -> list[str]:
+    """What is wrong with each answer that is not as expected; a string is the error that a call raised."""
+    bad = []
+    for answer in answers:
+        if isinstance(answer, str):
+            bad.append(answer)
+        elif (difference := compare(probe, expected, answer)).verdict is not Verdict.OK:
+            bad.append(difference.words())
+    return bad
+
+
+def in_processes(box: bytes, arrays: Arrays, seconds: float = SECONDS) -> list[Reply]:
+    """The answers of a pickled box in two other processes, which call it at the same time, three times each.
 
     No module of the caller's is run again, as `multiprocessing` would: a script without a guard is safe.
 
     Args:
         box: the bytes that `pickled` gives.
-        batches: the calls to make, in order, in each process.
-        workers: how many processes to start.
+        arrays: the rows of each call.
         seconds: the time after which what still runs is killed, with all that it has started.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "box").write_bytes(box)
-        numbered = {f"{i}-{k}": array for i, batch in enumerate(batches) for k, array in enumerate(batch)}
-        np.savez(folder / "batches.npz", count=np.array(len(batches)), **numbered)  # pyright: ignore
-        running = [_start(folder, number) for number in range(workers)]
+        (folder / "task").write_bytes(pickle.dumps((box, arrays)))
+        running = [_start(folder, number) for number in range(WORKERS)]
         try:
             deadline = time.monotonic() + seconds
-            while not all(
+            while time.monotonic() < deadline and not all(
                 (folder / f"ready-{number}").exists() or process.poll() is not None
                 for number, process in enumerate(running)
             ):
-                if time.monotonic() > deadline:
-                    break
                 time.sleep(0.01)
             (folder / "go").touch()
-            ends = [_end(process, deadline) for process in running]
-            return [_read(folder, number, len(batches), end) for number, end in enumerate(ends)]
+            return [_reply(folder, number, process, deadline) for number, process in enumerate(running)]
         finally:
             for process in running:
-                _kill(process)
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def _start(folder: Path, number: int) -> subprocess.Popen[bytes]:
@@ -226,112 +210,42 @@ def _start(folder: Path, number: int) -> subprocess.Popen[bytes]:
         )
 
 
-def _end(process: subprocess.Popen[bytes], deadline: float) -> str:
+def _reply(folder: Path, number: int, process: subprocess.Popen[bytes], deadline: float) -> Reply:
+    """What a process has answered when it ends."""
+    rebuilt = (folder / f"ready-{number}").exists()
     try:
         status = process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
-        return "no answer in time"
-    if status < 0:
-        return f"killed by signal {signal.Signals(-status).name}"
-    return f"exit status {status}" if status else ""
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()
-
-
-def _read(folder: Path, number: int, batches: int, end: str) -> Reply:
-    answers: list[Arrays | str] = []
-    for place in range(batches):
-        answer, error = folder / f"answer-{number}-{place}", folder / f"error-{number}-{place}"
-        if answer.exists():
-            with np.load(answer, allow_pickle=False) as content:
-                answers.append(tuple(content[f"arr_{k}"] for k in range(len(content.files))))
-        elif error.exists():
-            answers.append(error.read_text())
-        else:
-            log = (folder / f"log-{number}").read_text(errors="replace").strip().splitlines()
-            return Reply(answers, ": ".join(filter(None, [end or "ended early", log[-1] if log else ""])))
-    return Reply(answers, "")
+        return Reply([], rebuilt, "no answer in time")
+    if status == 0:
+        return Reply(pickle.loads((folder / f"answers-{number}").read_bytes()), rebuilt, "")
+    end = f"killed by signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    log = (folder / f"log-{number}").read_text(errors="replace").strip().splitlines()
+    return Reply([], rebuilt, ": ".join([end, *log[-1:]]))
 
 
 def work(name: str, number: str) -> None:
-    """The other end of `in_process`: answer the batches in a folder, one file each, when the word comes.
+    """The other end of `in_processes`: answer the rows in a folder when the word comes.
 
     Args:
-        name: the folder.
+        name: the folder. Only this user can write to it.
         number: which worker this is; it names the files.
     """
     folder = Path(name)
-    # Written by the parent a moment ago in a folder that only this user can write to.
-    box = pickle.loads((folder / "box").read_bytes())
-    with np.load(folder / "batches.npz", allow_pickle=False) as content:
-        batches = [
-            tuple(content[f"{place}-{name}"] for name in range(len(box.inputs)))
-            for place in range(int(content["count"]))
-        ]
+    packed, arrays = pickle.loads((folder / "task").read_bytes())
+    box = pickle.loads(packed)
     (folder / f"ready-{number}").touch()
     while not (folder / "go").exists():
         if not folder.exists():
             return
         time.sleep(0.002)
     warnings.simplefilter("ignore")
+    answers: list[Arrays | str] = []
     with keeping(box), np.errstate(all="ignore"):
-        for place, batch in enumerate(batches):
-            unfinished = folder / f"unfinished-{number}"
+        for _ in range(ROUNDS):
             try:
-                given = box(*batch)
+                given = box(*arrays)
+                answers.append(given if isinstance(given, tuple) else (given,))
             except Exception as error:
-                unfinished.write_text(f"{type(error).__name__}: {error}")
-                unfinished.rename(folder / f"error-{number}-{place}")
-                continue
-            with unfinished.open("wb") as file:
-                np.savez(file, *(given if isinstance(given, tuple) else (given,)))
-            unfinished.rename(folder / f"answer-{number}-{place}")
-
-
-def speed(probe: Probe, clock: Callable[[], float] = perf_counter) -> Finding:
-    """Calls of 1, 2, 4, ... 256 rows, the best of three each; small ones within 10 % of the best are best."""
-    seconds: dict[int, float] = {}
-    size = 1
-    probe(probe.rows(0, 1))  # a first call may compile or connect
-    room = probe.left / 2  # the rest is for the check that comes after
-    while size <= LARGEST and seconds.get(size // 2, 0.0) < LONG and 2 * size * REPEATS <= room:
-        arrays = probe.rows(0, size)
-        seconds[size] = min(_time(probe, arrays, clock) for _ in range(REPEATS))
-        size *= 2
-    if len(seconds) < 2:
-        return Finding("speed", Verdict.SKIPPED, "The budget of rows leaves no room for it.")
-    a_row = {size: time / size for size, time in seconds.items()}
-    best = min(size for size, time in a_row.items() if time <= 1.1 * min(a_row.values()))
-    table = ", ".join(f"{size}: {_duration(time)}" for size, time in a_row.items())
-    last = max(seconds)
-    sentence = f"Blocks of {best} rows are best, {_duration(a_row[best])} a row ({table})."
-    # A call costs c + r rows: c and r from the two ends.
-    row = max(0.0, (seconds[last] - seconds[1]) / (last - 1))
-    fixed = max(0.0, seconds[1] - row)
-    if fixed > SLOW_CALL and fixed > row * 64:
-        sentence += (
-            f" A call costs {_duration(fixed)} beside its rows: give it many, or start the program once."
-        )
-        return Finding("speed", Verdict.WARNING, sentence, best, "rows a call")
-    if best < last:
-        sentence += f" Larger ones cost more: cut them, with max_rows={best} or Parallel."
-    return Finding("speed", Verdict.OK, sentence, best, "rows a call")
-
-
-def _time(probe: Probe, arrays: Arrays, clock: Callable[[], float]) -> float:
-    started = clock()
-    probe(arrays)
-    return clock() - started
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 1e-9:.3g} ns"
+                answers.append(f"{type(error).__name__}: {error}")
+    (folder / f"answers-{number}").write_bytes(pickle.dumps(answers))

@@ -1,4 +1,4 @@
-"""Checks of the contract: shapes and dtypes, arrays left alone, the empty batch, NaN and extreme inputs."""
+"""Checks of the contract: shapes and dtypes, inputs left alone, NaN inputs."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import numpy as np
 import torch
 
 from blackbox.arrays import finite_rows
-from blackbox.conformance.calls import in_process, pickled
 from blackbox.conformance.probe import Arrays, BoxRaisedError, Probe
 from blackbox.conformance.report import Finding, Verdict
-from blackbox.conformance.rows import compare
-from blackbox.definition import gives
 from blackbox.errors import OutputError
-from blackbox.wrappers.wrapper import Wrapper
 
 SHAPES = "shapes and dtypes"
 
@@ -90,68 +86,21 @@ def _answered(alive: int, count: int, why: str, broken: bool) -> Finding:
     return Finding("answers", verdict, f"{said} {mend}", failed / count, "of the rows failed")
 
 
-def arrays_left_alone(probe: Probe) -> Finding:
-    """The caller's inputs after a call, NumPy and torch, and an answer after the next call."""
-    name, size = "arrays left alone", min(4, len(probe.samples[0]))
-    arrays = probe.rows(0, size)
-    for kind, convert in (("NumPy", np.copy), ("torch", torch.tensor)):
-        given = tuple(convert(array) for array in arrays)
-        probe.spend(size)
-        try:
-            probe.box(*given)
-        except Exception as error:
-            raise BoxRaisedError from error
-        for spec, before, after in zip(probe.box.inputs, arrays, given, strict=True):
-            changed = np.asarray(after) != before
-            if changed.any():
-                sentence = (
-                    f"The caller's {kind} input {spec.name!r} was written to by a call. "
-                    "Copy it first; in a wrapper, run_rows must not write to its inputs."
-                )
-                return Finding(name, Verdict.FAULT, sentence, float(changed.sum()), "numbers changed")
-    kept = probe(arrays)
-    before = [array.copy() for array in kept]
-    probe(probe.rows(size, size))
-    for spec, old, now in zip(probe.box.outputs, before, kept, strict=True):
-        if not np.array_equal(old, now, equal_nan=spec.floating):
+def inputs_left_alone(probe: Probe) -> Finding:
+    """The caller's inputs after a call; a box gets copies, so only a wrapper can write to them."""
+    size = min(4, len(probe.samples[0]))
+    given, arrays = probe.rows(0, size), probe.rows(0, size)
+    probe(given)
+    for spec, before, after in zip(probe.box.inputs, arrays, given, strict=True):
+        if (changed := after != before).any():
             sentence = (
-                f"An answer {spec.name!r} changed when the box was called again: it is a buffer of the box's "
-                "own. Return a copy."
+                f"The caller's input {spec.name!r} was written to by a call. Copy it first; in a wrapper, "
+                "run_rows must not write to its inputs."
             )
-            return Finding(name, Verdict.FAULT, sentence, float((old != now).sum()), "numbers changed")
-    return Finding(name, Verdict.OK, "Inputs and earlier answers are not written to.", 0.0, "numbers changed")
-
-
-def empty_batch(probe: Probe) -> Finding:
-    """No rows, by a call and below it."""
-    none = tuple(array[:0] for array in probe.samples)
-    try:
-        shapes = [array.shape for array in probe(none)]
-    except BoxRaisedError as raised:
-        sentence = f"A call without rows raises {raised.__cause__!r}. Give back outputs of shape (0, ...)."
-        return Finding("empty batch", Verdict.FAULT, sentence)
-    expected = [(0, *spec.shape) for spec in probe.box.outputs]
-    if shapes != expected:
-        sentence = (
-            f"A call without rows gives {shapes}, expected {expected}. Give back outputs of shape (0, ...)."
-        )
-        return Finding("empty batch", Verdict.FAULT, sentence)
-    inner = probe.box
-    while isinstance(inner, Wrapper):
-        inner = inner.box
-    if gives(type(inner), "evaluate_rows"):
-        try:
-            inner.evaluate_rows(*(torch.from_numpy(a) if inner.arrays == "torch" else a for a in none))
-        except Exception as error:
-            sentence = (
-                "Calls without rows are answered for the box; its own evaluate_rows raises on them "
-                f"({type(error).__name__}: {error}). Return early if there are no rows."
-            )
-            return Finding("empty batch", Verdict.WARNING, sentence)
-    return Finding("empty batch", Verdict.OK, "No rows in, no rows out.")
-
-
-SIZES = {"zero": 0.0, "tiny": 1e-30, "large": 1e6, "huge": 1e30}
+            number = float(changed.sum())
+            return Finding("inputs left alone", Verdict.FAULT, sentence, number, "numbers changed")
+    sentence = "The caller's inputs are not written to."
+    return Finding("inputs left alone", Verdict.OK, sentence, 0.0, "numbers changed")
 
 
 def nan_inputs(probe: Probe) -> Finding:
@@ -176,59 +125,3 @@ def nan_inputs(probe: Probe) -> Finding:
         )
         return Finding("NaN inputs", Verdict.FAULT, sentence, len(swallowed), "inputs")
     return Finding("NaN inputs", Verdict.OK, "NaN comes out as NaN, or is refused.", 0, "inputs")
-
-
-def extreme_inputs(probe: Probe) -> Finding:
-    """Rows of zeros, tiny, large and huge numbers; in a process of their own where the box can go there."""
-    name = "extreme inputs"
-    batches = {kind: _filled(probe, size) for kind, size in SIZES.items()}
-    if not any(spec.floating for spec in probe.box.inputs):
-        return Finding(name, Verdict.SKIPPED, "Whole numbers have no extremes.")
-    box = pickled(probe.box) if probe.processes else None
-    words: dict[str, str] = {}
-    if isinstance(box, bytes):
-        ordinary = probe.rows(
-            0, 1
-        )  # first, to tell inputs that end a process from a box that cannot go there
-        probe.spend(1 + sum(len(batch[0]) for batch in batches.values()))
-        reply = in_process(box, [ordinary, *batches.values()], workers=1)[0]
-        answered = reply.answers[1:]
-        words = {kind: _how(answer) for kind, answer in zip(batches, answered, strict=False)}
-        if reply.answers and reply.died:
-            kind = list(batches)[len(answered)].capitalize()
-            sentence = (
-                f"{kind} inputs end the process ({reply.died}). Refuse such inputs, or run the box in a "
-                "process of its own, with a timeout."
-            )
-            return Finding(name, Verdict.FAULT, sentence, float(len(answered)), "kinds survived")
-    if not words:
-        for kind, batch in batches.items():
-            try:
-                words[kind] = _how(probe(batch))
-            except BoxRaisedError as raised:
-                words[kind] = _how(raised.__cause__)
-        difference = compare(probe, probe.base, probe(probe.samples))
-        if difference.verdict is Verdict.FAULT:
-            sentence = (
-                f"After extreme inputs ordinary answers are others: {difference.words()}. "
-                "Start every call from the same state."
-            )
-            return Finding(name, Verdict.FAULT, sentence, difference.relative, "of the output's size")
-    said = "; ".join(f"{kind} ({SIZES[kind]:g}): {how}" for kind, how in words.items())
-    finite = sum(how == "finite" for how in words.values())
-    return Finding(name, Verdict.OK, f"{said}.", float(finite), "kinds answered")
-
-
-def _filled(probe: Probe, size: float) -> Arrays:
-    """One row whose float inputs with a derivative are all of this size; others as in the samples."""
-    arrays = probe.rows(0, 1)
-    for spec, array in zip(probe.box.inputs, arrays, strict=True):
-        if spec.differentiable:
-            array[...] = size
-    return arrays
-
-
-def _how(answer: Arrays | BaseException | str | None) -> str:
-    if isinstance(answer, tuple):
-        return "finite" if all(np.isfinite(array).all() for array in answer) else "fails as a row"
-    return "refused" if isinstance(answer, str) else f"refused ({type(answer).__name__})"

@@ -1,17 +1,14 @@
-"""Checks of what a call leaves behind in the process: random numbers, settings, folder, printed lines."""
+"""Checks of what a call leaves behind in the process: settings, the working folder, random generators."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import random
 import signal
-import sys
-import tempfile
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,88 +17,73 @@ import torch
 from blackbox.conformance.probe import Probe
 from blackbox.conformance.report import Finding, Verdict
 
-_SETTERS: dict[str, Any] = {
-    "working folder": os.chdir,
-    "default dtype of torch": torch.set_default_dtype,
-    "gradient mode of torch": torch.set_grad_enabled,
-    "threads of torch": torch.set_num_threads,
-    "floating-point errors of NumPy": lambda state: np.seterr(**state),
+
+def _set_environment(variables: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
+
+
+def _set_handler(handler: Any) -> None:  # noqa: ANN401 - of signal
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, handler)
+
+
+# What it is, how to read it, how to put it back. The generator of numpy.random is the one that a box may use.
+_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "working folder": (os.getcwd, os.chdir),
+    "environment": (lambda: dict(os.environ), _set_environment),
+    "default dtype of torch": (torch.get_default_dtype, torch.set_default_dtype),
+    "gradient mode of torch": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "threads of torch": (torch.get_num_threads, torch.set_num_threads),
+    "deterministic algorithms of torch": (
+        torch.are_deterministic_algorithms_enabled,
+        torch.use_deterministic_algorithms,
+    ),
+    "floating-point errors of NumPy": (np.geterr, lambda state: np.seterr(**state)),
+    "handler of Ctrl-C": (lambda: signal.getsignal(signal.SIGINT), _set_handler),
+}
+_GENERATORS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "random": (random.getstate, random.setstate),
+    "numpy.random": (
+        lambda: tuple(
+            part.tolist() if isinstance(part, np.ndarray) else part
+            for part in np.random.get_state()  # noqa: NPY002
+        ),
+        np.random.set_state,
+    ),
+    "torch": (
+        lambda: torch.get_rng_state().tolist(),
+        lambda state: torch.set_rng_state(torch.tensor(state, dtype=torch.uint8)),
+    ),
 }
 
 
-@dataclass
-class GlobalState:
-    """Process-wide state as it is now: `settings` by their names, and the `random` generators' states."""
-
-    settings: dict[str, Any]
-    random: dict[str, Any]
-
-    @classmethod
-    def now(cls) -> GlobalState:
-        """Look."""
-        settings = {
-            "working folder": os.getcwd(),
-            "environment": dict(os.environ),
-            "default dtype of torch": torch.get_default_dtype(),
-            "gradient mode of torch": torch.is_grad_enabled(),
-            "threads of torch": torch.get_num_threads(),
-            "deterministic algorithms of torch": torch.are_deterministic_algorithms_enabled(),
-            "floating-point errors of NumPy": np.geterr(),
-            "handler of Ctrl-C": signal.getsignal(signal.SIGINT),
-        }
-        legacy: Any = np.random.get_state()  # noqa: NPY002 - the one that a box may have used
-        generators = {
-            "random": random.getstate(),
-            "numpy.random": (legacy[1].tobytes(), *legacy[2:]),
-            "torch": torch.get_rng_state().numpy().tobytes(),
-        }
-        return cls(settings, generators)
-
-    def restore(self) -> None:
-        """Put back all that is no longer so: a check leaves the process as it was."""
-        random.setstate(self.random["random"])
-        key, *rest = self.random["numpy.random"]
-        np.random.set_state(("MT19937", np.frombuffer(key, np.uint32), *rest))  # noqa: NPY002
-        torch.set_rng_state(torch.frombuffer(bytearray(self.random["torch"]), dtype=torch.uint8))
-        for name, value in GlobalState.now().settings.items():
-            if value != self.settings[name]:
-                if name in _SETTERS:
-                    _SETTERS[name](self.settings[name])
-                elif name == "environment":
-                    os.environ.clear()
-                    os.environ.update(self.settings[name])
-                elif name == "deterministic algorithms of torch":
-                    torch.use_deterministic_algorithms(self.settings[name])
-                elif threading.current_thread() is threading.main_thread():
-                    signal.signal(signal.SIGINT, self.settings[name])
+def _now() -> dict[str, Any]:
+    return {name: read() for name, (read, _) in (_SETTINGS | _GENERATORS).items()}
 
 
 @dataclass
 class Left:
-    """What a call left behind: names of changed `settings` and `random` generators, and what it `printed`."""
+    """What a call left behind: the names of changed `settings` and of `random` generators."""
 
-    settings: list[str]
-    random: list[str]
-    printed: str = ""
+    settings: list[str] = field(default_factory=list)
+    random: list[str] = field(default_factory=list)
 
 
 @contextlib.contextmanager
 def watched() -> Iterator[Left]:
-    """What the block leaves behind, known after it; all is put back, and printed lines are not shown."""
-    left, before = Left([], []), GlobalState.now()
+    """What the block leaves behind, known after it; all is put back: a check leaves the process as it was."""
+    left, before = Left(), _now()
     try:
-        with _captured() as printed:
-            yield left
+        yield left
     finally:
-        left.printed = printed.getvalue()
-        after = GlobalState.now()
-        left.settings = [
-            _named(name, value, after.settings[name])
-            for name, value in before.settings.items()
-            if after.settings[name] != value
-        ]
-        left.random = [name for name, value in before.random.items() if after.random[name] != value]
-        before.restore()
+        after = _now()
+        changed = [name for name, value in before.items() if after[name] != value]
+        left.settings = [_named(name, before[name], after[name]) for name in changed if name in _SETTINGS]
+        left.random = [name for name in changed if name in _GENERATORS]
+        for name in changed:
+            _, put_back = (_SETTINGS | _GENERATORS)[name]
+            put_back(before[name])
 
 
 def global_state(probe: Probe, first: Left) -> list[Finding]:
@@ -110,7 +92,7 @@ def global_state(probe: Probe, first: Left) -> list[Finding]:
         probe(probe.rows(0, 2))
     settings = list(dict.fromkeys(first.settings + left.settings))
     generators = list(dict.fromkeys(first.random + left.random))
-    return [_settings(settings), _random(probe, generators), _printed(first.printed or left.printed)]
+    return [_settings(settings), _random(probe, generators)]
 
 
 def _named(name: str, before: object, after: object) -> str:
@@ -139,7 +121,7 @@ def _random(probe: Probe, changed: list[str]) -> Finding:
         for draw in (random.random, np.random.random, lambda: torch.rand(())):
             draw()
         probe(probe.rows(0, 2))
-        ends.append(GlobalState.now().random)
+        ends.append(_now())
     seeded = [generator for generator in changed if ends[0][generator] == ends[1][generator]]
     if seeded:
         sentence = (
@@ -152,36 +134,3 @@ def _random(probe: Probe, changed: list[str]) -> Finding:
         "then depends on the number of calls. Use a generator of your own."
     )
     return Finding(name, Verdict.WARNING, sentence, len(changed), "generators")
-
-
-def _printed(text: str) -> Finding:
-    if not text:
-        return Finding("printing", Verdict.OK, "Nothing is printed.", 0, "characters")
-    line = text.strip().splitlines()[0] if text.strip() else ""
-    sentence = (
-        f"A call prints ({line[:60]!r}): over thousands of calls that buries all other lines. Write to a log."
-    )
-    return Finding("printing", Verdict.WARNING, sentence, len(text), "characters")
-
-
-@contextlib.contextmanager
-def _captured() -> Iterator[io.StringIO]:
-    """Standard output of the block, Python's and, where there is one, that of foreign code below it."""
-    text = io.StringIO()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.redirect_stdout(text))
-        try:
-            sys.__stdout__.flush() if sys.__stdout__ else None
-            saved = os.dup(1)
-        except OSError:  # no standard output at all
-            yield text
-            return
-        with tempfile.TemporaryFile() as file:
-            os.dup2(file.fileno(), 1)
-            try:
-                yield text
-            finally:
-                os.dup2(saved, 1)
-                os.close(saved)
-                file.seek(0)
-                text.write(file.read().decode(errors="replace"))

@@ -93,6 +93,11 @@ class Recommendation:
         return self.directions.forward / math.sqrt(self.size), self.directions.central / math.sqrt(self.size)
 
 
+NOT_SEEN = (
+    "No check sees a box that is random and seeds itself anew in each call: it passes for deterministic, and "
+    "its noise, the same every time, for a part of the function. Nor state that changes later or on a "
+    "schedule, nor what lies beside the samples and the lines through them."
+)
 COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAULT: "bold red", Verdict.SKIPPED: "dim"}
 
 
@@ -144,6 +149,7 @@ class Report:
         content = {
             "box": self.box,
             "rows": self.rows,
+            "not_seen": NOT_SEEN,
             "samples": "drawn" if self.drawn else "given",
             "findings": [asdict(found) | {"verdict": found.verdict.value} for found in self.findings],
             "recommendations": [
@@ -161,7 +167,7 @@ class Report:
         return said
 
     def __rich__(self) -> RenderableType:
-        """The summary and a table, for people."""
+        """The summary, a table, and what no check sees, for people."""
         table = Table(box=None, pad_edge=False)
         table.add_column("check", no_wrap=True)
         table.add_column("verdict", no_wrap=True)
@@ -175,7 +181,7 @@ class Report:
                 Text(found.measured),
                 Text(found.sentence),
             )
-        return Group(Text(self.summary()), table)
+        return Group(Text(self.summary()), table, Text(NOT_SEEN, style="dim"))
 
     def __str__(self) -> str:
         """The table as plain text, 110 columns wide."""

@@ -1,9 +1,9 @@
-"""Check of smoothness: jumps and kinks on lines through the samples, closed in on by bisection.
+"""Check of smoothness: jumps on lines through the samples, closed in on by bisection.
 
 Between points a distance h apart the second difference falls with h^2 where the box is smooth and with h at a
-kink; across a jump it stays what it is. So a grid on each line shows where to look, and the places that stand
-out most are bisected, always towards the largest second difference, until it is clear which of the three they
-are.
+kink, which finite differences average over; across a jump it stays what it is. So a grid on each line shows
+where to look, and the places that stand out most are bisected, always towards the largest second difference,
+until it is as small as noise or has stayed what it was for long enough.
 """
 
 from __future__ import annotations
@@ -25,26 +25,21 @@ BISECTIONS = 20
 JUMP, BEND = 1e-4, 1e-6  # of an output's spread: no smaller jump is reported, no smaller difference bisected
 LAST = 4  # bisections that decide
 CONSTANT = 2.0  # a jump's second difference falls by less in all of them
-KINK = (
-    1.7,
-    8.0,
-)  # a kink's falls by 2 to 8 in any two of them, by where it lies; a smooth one's by 16
-CLEAR = 8.0  # times the last difference, which may be noise
-BESIDE, CALM = 5, 0.2  # points on either side of a place, and what their differences may be beside its own
+BESIDE, CALM = 5, 0.2  # points on either side of a jump, and what their differences may be beside its own
 
 
 @dataclass(frozen=True)
-class Rough:
-    """A place where an output is not smooth.
+class Jump:
+    """A place where an output jumps.
 
     Attributes:
-        jump: how far the output jumps, in its units; 0 at a kink.
+        height: how far, in the output's units.
         output: which output.
         line: which line.
         length: how far from the sample of the line, in the input's units.
     """
 
-    jump: float
+    height: float
     output: int
     line: int
     length: float
@@ -57,46 +52,30 @@ def smoothness(probe: Probe) -> Finding:
         return Finding("smoothness", Verdict.SKIPPED, "No derivative is wanted of this box.")
     responses, before = Responses(probe), probe.spent
     count = _affordable_lines(probe, len(inputs))
-    found: list[tuple[str, Rough]] = []
+    found: list[tuple[str, Jump]] = []
     lengths, failed = [], 0.0
     for place in inputs:
         name, lines = probe.box.inputs[place].name, draw_lines(probe, place, count, "directions")
-        rough, share = _search(responses, lines)
-        found += [(name, one) for one in rough]
+        jumps, share = _search(responses, lines)
+        found += [(name, jump) for jump in jumps]
         lengths.append(f"{2 * lines.longest:.2g} in {name!r}")
         failed = max(failed, share)
     where = f"on {count} lines of length {', '.join(lengths)}, in {probe.spent - before:,} rows"
     if failed:
-        where += f" ({_percent(failed)} of the points on them failed)"
-    return _finding(responses, found, where)
-
-
-def _finding(responses: Responses, found: list[tuple[str, Rough]], where: str) -> Finding:
-    jumps = [(name, rough) for name, rough in found if rough.jump]
-    if jumps:
-        name, worst = max(jumps, key=lambda item: item[1].jump / responses.spread[item[1].output])
-        sentence = (
-            f"Output {responses.probe.box.outputs[worst.output].name!r} jumps by {worst.jump:.2g} along "
-            f"{name!r}, {abs(worst.length):.3g} from a sample; found {_count(len(jumps), 'jump')} {where}. A "
-            "difference across a jump is no slope. Look for an if, an impact, a table, a mesh or a number of "
-            "iterations that changes, and smooth it if you can. The mu above is for slopes between jumps; a "
-            "much larger one averages over them."
-        )
-        return Finding("smoothness", Verdict.WARNING, sentence, len(jumps), "jumps")
-    kinks = f"{_count(len(found), 'kink')}, which finite differences average over," if found else "no kink"
-    steps = " and the steps of quantised outputs" if any(responses.probe.measured.quanta) else ""
+        where += f" ({100 * failed:.2g} % of the points on them failed)"
+    if not found:
+        steps = " and the steps of quantised outputs" if any(probe.measured.quanta) else ""
+        sentence = f"Found no jump {where}. Jumps below {JUMP:g} of an output's spread{steps} do not count."
+        return Finding("smoothness", Verdict.OK, sentence, 0, "jumps")
+    name, worst = max(found, key=lambda item: item[1].height / responses.spread[item[1].output])
     sentence = (
-        f"Found no jump and {kinks} {where}. Jumps below {JUMP:g} of an output's spread{steps} do not count."
+        f"Output {probe.box.outputs[worst.output].name!r} jumps by {worst.height:.2g} along {name!r}, "
+        f"{abs(worst.length):.3g} from a sample; found {len(found)} jump{'s' if len(found) > 1 else ''} "
+        f"{where}. A difference across a jump is no slope. Look for an if, an impact, a table, a mesh or a "
+        "number of iterations that changes, and smooth it if you can. The mu above is for slopes between "
+        "jumps; a much larger one averages over them."
     )
-    return Finding("smoothness", Verdict.OK, sentence, 0, "jumps")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %"
+    return Finding("smoothness", Verdict.WARNING, sentence, len(found), "jumps")
 
 
 def _affordable_lines(probe: Probe, inputs: int) -> int:
@@ -107,8 +86,8 @@ def _affordable_lines(probe: Probe, inputs: int) -> int:
     return int(min(MOST, max(FEWEST, probe.left * 2 / 3 / inputs / dearest)))
 
 
-def _search(responses: Responses, lines: Lines) -> tuple[list[Rough], float]:
-    """Jumps and kinks at the places of each line that stand out most, and the share of points that failed."""
+def _search(responses: Responses, lines: Lines) -> tuple[list[Jump], float]:
+    """Jumps at the places of each line that stand out most, and the share of points that failed."""
     measured = responses.probe.measured
     noise = np.maximum(1.5 * np.array(measured.quanta), 3 * np.array(measured.jitter)) / responses.spread
     # Not the measured noise level: where equal calls agree it may come from a table with many small jumps.
@@ -116,23 +95,15 @@ def _search(responses: Responses, lines: Lines) -> tuple[list[Rough], float]:
     grid = np.linspace(-1, 1, POINTS) * lines.longest
     values = responses.along(lines, grid)
     places = _standing_out(responses, lines, grid, values, floor)
-    jumps, kinks = [], []
+    candidates = []
     for place, row in enumerate(places.bisect(floor[places.column])):
         bends = row[np.isfinite(row)]
-        if len(bends) <= LAST:
-            continue
-        clear = bends[bends > CLEAR * bends[-1]]
-        falls = clear[-LAST - 1 : -2] / clear[-LAST + 1 :] if len(clear) > LAST else np.zeros(0)
-        if bends[-1] > JUMP and bends[-LAST - 1] < CONSTANT * bends[-1]:
-            jumps.append((place, 1.0))
-        elif len(falls) and KINK[0] < falls.min() and falls.max() < KINK[1]:
-            kinks.append((place, 2.0 ** (len(bends) - len(clear))))
-    # Jumps first: of two at one place the first is kept.
-    found = sorted(places.confirmed(jumps, 1), key=lambda rough: -rough.jump) + places.confirmed(kinks, 2)
-    kept: list[Rough] = []
-    for rough in found:
-        if all(old.line != rough.line or abs(old.length - rough.length) > grid[1] - grid[0] for old in kept):
-            kept.append(rough)
+        if len(bends) > LAST and bends[-1] > JUMP and bends[-LAST - 1] < CONSTANT * bends[-1]:
+            candidates.append(place)
+    kept: list[Jump] = []
+    for jump in sorted(places.confirmed(candidates), key=lambda jump: -jump.height):
+        if all(old.line != jump.line or abs(old.length - jump.length) > grid[1] - grid[0] for old in kept):
+            kept.append(jump)
     return kept, float(np.isnan(values).any(axis=2).mean())
 
 
@@ -190,28 +161,26 @@ class Places:
             bends[-1][active] = np.take_along_axis(bend, best[:, None], axis=1)[:, 0]
         return np.stack(bends, axis=1)
 
-    def confirmed(self, candidates: Sequence[tuple[int, float]], order: int) -> list[Rough]:
-        """Those that stand alone among their neighbours, which neither noise nor a steep front does.
+    def confirmed(self, candidates: Sequence[int]) -> list[Jump]:
+        """The places that stand alone among their neighbours, which neither noise nor a steep front does.
 
-        All differences of one order must be small beside the largest, but for as many as hold the place.
+        All other differences of neighbours must be small beside the largest.
 
         Args:
-            candidates: place and factor of its step, for the distance between the points that are looked at.
-            order: 1 for jumps, 2 for kinks.
+            candidates: the places.
         """
         if not candidates:
             return []
-        which = np.array([place for place, _ in candidates])
-        step = self.step[which] * np.array([factor for _, factor in candidates])
-        centre = self.start[which] + self.step[which]
+        which = np.array(candidates)
+        step, centre = self.step[which], self.start[which] + self.step[which]
         values = self.at(which, centre[:, None] + step[:, None] * np.arange(-BESIDE, BESIDE + 1))
-        differences = np.sort(np.abs(np.diff(values, n=order, axis=1)), axis=1)
+        differences = np.sort(np.abs(np.diff(values, axis=1)), axis=1)
         found = []
         for place, length, sizes in zip(which, centre, differences, strict=True):
-            if sizes[-order - 1] <= CALM * sizes[-1]:  # not where a row failed, beside which nothing is known
+            if sizes[-2] <= CALM * sizes[-1]:  # not where a row failed, beside which nothing is known
                 output = int(self.responses.output[self.column[place]])
-                jump = float(sizes[-1]) * self.responses.spread[output] if order == 1 else 0.0
-                found.append(Rough(jump, output, int(self.line[place]), float(length)))
+                height = float(sizes[-1]) * self.responses.spread[output]
+                found.append(Jump(height, output, int(self.line[place]), float(length)))
         return found
 
 

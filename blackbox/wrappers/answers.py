@@ -55,7 +55,10 @@ class Answers:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._restart()
+        self._lock = Lock()
+        self._open: sqlite3.Connection | None = None
+        self._owner = 0
+        self._warned = False
         with self._lock:
             self._connection()
 
@@ -146,25 +149,14 @@ class Answers:
             self._warned = True
             warnings.warn(f"Cached: {str(self.path)!r} {what}. {then}", RuntimeWarning, stacklevel=4)
 
-    def _restart(self) -> None:
-        self._lock = Lock()
-        self._open: sqlite3.Connection | None = None
-        self._owner = 0
-        self._warned = False
-
     def __del__(self) -> None:
         """Close what is open."""
         if getattr(self, "_open", None) is not None:
             self.close()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Any, ...]:
         """The path alone: each process opens the file for itself."""
-        return {"path": self.path}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Open it at the first use."""
-        self.path = state["path"]
-        self._restart()
+        return Answers, (self.path,)
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from blackbox.checks import check_count
@@ -60,15 +58,6 @@ class Budgeted(Wrapper):
             f"({self.ledger.rows_run} of {self.rows} are spent). None of it was run. "
             "Raise the budget, or plan fewer queries a step."
         )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what threads of this process have set aside."""
-        return {name: value for name, value in vars(self).items() if name != "_budget"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """With nothing set aside."""
-        vars(self).update(state)
-        self._budget = Budget(self.ledger, self.rows)
 
     def __repr__(self) -> str:
         """With the budget."""

@@ -16,9 +16,10 @@ from blackbox.checks import check_count
 from blackbox.errors import ConfigurationError
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
+from blackbox.running import pick, place, unanswered
 from blackbox.wrappers.answers import Answers, digest
 from blackbox.wrappers.identity import identity
-from blackbox.wrappers.wrapper import Wrapper, pick, place, unanswered
+from blackbox.wrappers.wrapper import Wrapper
 
 # What an answer may be stored as; other floats (bfloat16) are widened.
 _STORED = {

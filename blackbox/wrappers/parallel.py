@@ -31,8 +31,9 @@ from blackbox.errors import BlackBoxError, BudgetError, ConfigurationError, Exec
 from blackbox.failures import FailedRow, Failure, Outcome
 from blackbox.function import BlackBoxFunction
 from blackbox.ledger import Ledger
+from blackbox.running import pick, place, stops, unanswered
 from blackbox.wrappers.workers import Reply, Task, run
-from blackbox.wrappers.wrapper import Wrapper, pick, place, stops, unanswered
+from blackbox.wrappers.wrapper import Wrapper
 
 _BREAKS = 3  # executors in a row that break before anything comes of it
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has only the second, which there ends at once
@@ -111,14 +112,6 @@ class Parallel(Wrapper):
                 "Parallel, executor: expected a concurrent.futures.Executor or a function that makes one, "
                 f"got {type(executor).__name__}. For Dask give client.get_executor."
             )
-        inner = made
-        while isinstance(inner, Wrapper):
-            if isinstance(inner, Parallel) and isinstance(executor, Executor) and inner._given is executor:
-                raise ConfigurationError(
-                    "Parallel, executor: expected another one than that of the Parallel inside, got it: "
-                    "its workers would wait for each other for ever. Take one Parallel away."
-                )
-            inner = inner.box
         self._source, self._given = box, executor
         self._restart()
 
@@ -326,11 +319,11 @@ class _Call:
         inputs = pick(self.inputs, block.rows)
         packed = self.owner._pack() if block.packed else None
         needed = self.box.rows_to_run(inputs) if self.box.ledger.bounded() else len(block.rows)
-        loan = self.box.ledger.lend(needed, spare=1 / self._most(executor))
-        if loan is not None and loan.rows < needed:  # its first run is set aside, so this is another one
-            self.box.ledger.settle(loan, Ledger())
+        try:
+            loan = self.box.ledger.lend(needed, 1 / self._most(executor))
+        except BudgetError as error:  # its first run was set aside, so this is another one
             for row in block.rows:
-                self._fail(row, Failure.LOST, BudgetError("no budget is left to run it again"))
+                self._fail(row, Failure.LOST, error)
             return
         ends_itself = self.owner.timeout if hasattr(executor, "_processes") else None
         block.task = Task(self.box, self.owner._key, packed, inputs, loan, ends_itself)

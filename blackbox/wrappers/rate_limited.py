@@ -11,7 +11,8 @@ from blackbox.checks import check_count, check_positive
 from blackbox.errors import TryAgain
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
-from blackbox.wrappers.wrapper import SYSTEM, Clock, Wrapper, pick, place, stops, unanswered
+from blackbox.running import pick, place, stops, unanswered
+from blackbox.wrappers.wrapper import SYSTEM, Clock, Wrapper
 
 
 class RateLimited(Wrapper):

@@ -10,7 +10,10 @@ from blackbox.checks import check_count, check_number, check_positive
 from blackbox.errors import BudgetError, TryAgain
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
-from blackbox.wrappers.wrapper import SYSTEM, Clock, Wrapper, pick, place
+from blackbox.running import pick, place
+from blackbox.wrappers.wrapper import SYSTEM, Clock, Wrapper
+
+_CHANCE = random.SystemRandom()  # other numbers in each process, or all workers would wait equally long
 
 
 class Retrying(Wrapper):
@@ -33,7 +36,6 @@ class Retrying(Wrapper):
         backoff: seconds before the second attempt, doubled before each further one, up to
             `longest`; a random half of it is left out, so that many workers do not come back at once.
         longest: the most seconds that `backoff` may grow to; what a `TryAgain` asks for is not shortened.
-        seed: seed of the random parts, which depend on it, on the call and on the attempt alone.
         clock: where the time comes from.
 
     Raises:
@@ -50,7 +52,6 @@ class Retrying(Wrapper):
         backoff: float = 0.0,
         *,
         longest: float = 60.0,
-        seed: int = 0,
         clock: Clock = SYSTEM,
     ) -> None:
         """Check, then wrap."""
@@ -59,19 +60,17 @@ class Retrying(Wrapper):
         self.timeout = None if timeout is None else check_positive("Retrying", "timeout", timeout)
         self.backoff = check_number("Retrying", "backoff", backoff, least=0)
         self.longest = check_number("Retrying", "longest", longest, least=0)
-        self.seed, self.clock = seed, clock
-        self._calls = 0
+        self.clock = clock
         self.isolates = True
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """All rows, then those that failed, until none does or the attempts are used up."""
-        started, call = self.clock.now(), self._calls
-        self._calls += 1
+        started = self.clock.now()
         outcome = self.box.run_rows(inputs)
         for attempt in range(1, self.attempts):
             rows = sorted(outcome.failed)
             asked = [why.error.after for why in outcome.failed.values() if isinstance(why.error, TryAgain)]
-            wait = max(self._wait(call, attempt), *asked, 0.0)
+            wait = max(self._wait(attempt), *asked, 0.0)
             late = self.timeout is not None and self.clock.now() - started + wait >= self.timeout
             if not rows or late:
                 break
@@ -87,10 +86,10 @@ class Retrying(Wrapper):
             place(outcome, rows, again)
         return outcome
 
-    def _wait(self, call: int, attempt: int) -> float:
-        """Seconds before this attempt of this call; the first attempt is number 0."""
+    def _wait(self, attempt: int) -> float:
+        """Seconds before this attempt; the first attempt is number 0."""
         whole_wait = min(self.backoff * 2.0 ** min(attempt - 1, 1000), self.longest)
-        return whole_wait * random.Random(f"{self.seed}/{call}/{attempt}").uniform(0.5, 1)
+        return whole_wait * _CHANCE.uniform(0.5, 1)
 
     def __repr__(self) -> str:
         """With the attempts."""

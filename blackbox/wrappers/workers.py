@@ -44,7 +44,6 @@ class Task:
 
     Attributes:
         here: whether it has begun in this process.
-        lent: the loan's rows, which travel in its place.
     """
 
     def __init__(
@@ -60,15 +59,14 @@ class Task:
         self.failures: Policy = box.failures
         self.isolates = box.isolates
         self.key, self.packed, self.inputs, self.timeout = key, packed, inputs, timeout
-        self.loan, self.lent = loan, None if loan is None else loan.rows
+        self.loan = loan
         self.context: contextvars.Context | None = contextvars.copy_context()
         self.here = False
         self.attempt = uuid.uuid4().hex  # no two are equal: Dask would give the one's answer for the other
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the box itself; tensors as arrays, as torch would send each as a file of shared memory."""
-        own = {"box": None, "context": None, "loan": None}
-        return vars(self) | own | {"inputs": _arrays(self.inputs)}
+        return vars(self) | {"box": None, "context": None, "inputs": _arrays(self.inputs)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Tensors again."""
@@ -128,7 +126,7 @@ def run(task: Task) -> Reply:
     try:
         box.failures, box.isolates = task.failures, task.isolates
         before = box.ledger.copy()
-        with _bounded(box.ledger, task), _ending_the_process_after(task.timeout):
+        with _bounded(box.ledger, task.loan), _ending_the_process_after(task.timeout):
             reply = _run(box, task)
         return replace(reply, counts=box.ledger.since(before))
     finally:
@@ -154,11 +152,11 @@ def _run(box: BlackBoxFunction, task: Task) -> Reply:
     return replace(reply, worker=worker, seconds=perf_counter() - started)
 
 
-def _bounded(ledger: Ledger, task: Task) -> Any:  # noqa: ANN401 - a context manager
-    """Keep to what was lent: the block's own rows are sure, the others are for rows that are run again."""
-    if task.lent is None:
+def _bounded(ledger: Ledger, loan: Loan | None) -> Any:  # noqa: ANN401 - a context manager
+    """Keep to what was lent: the rows needed are sure, the others are for rows that are run again."""
+    if loan is None:
         return nullcontext()
-    return Budget(ledger, ledger.rows_run + task.lent).reserved(min(task.lent, len(task.inputs[0])))
+    return Budget(ledger, ledger.rows_run + loan.total).reserved(loan.rows)
 
 
 @contextmanager

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typeguard import suppress_type_checks
 
-from blackbox import ArraySpec, Failure, Outcome, OutputError
+from blackbox import ArraySpec, ConfigurationError, Failure, Outcome, OutputError, RowFailedError
 from blackbox.running import mark_non_finite
 from tests.blackbox.boxes import KINDS, PAIR, STATE, EachBox, ErrorCase, RowsBox, error_table
 
@@ -184,3 +185,37 @@ def test_marking_keeps_the_first_reason():
     }
     outcome.failed[2] = first = Outcome((values,), {2: outcome.failed[1]}).failed[2]
     assert mark_non_finite(outcome).failed[2] is first
+
+
+class InBlocks(RowsBox):
+    max_rows: int | None = 3
+
+
+def test_calls_are_cut_into_blocks_of_max_rows_and_only_a_bad_block_is_halved():
+    sizes: list[int] = []
+
+    def function(state: np.ndarray) -> np.ndarray:
+        sizes.append(len(state))
+        if (state == 4).any():
+            raise ValueError("four")
+        return 2 * state
+
+    box = InBlocks(function, failures="keep")
+    given = box(np.arange(8.0)[:, None] * np.ones(2))
+    assert sizes == [3, 3, 1, 2, 1, 1, 2]  # the second block holds it: halves, then its rows
+    np.testing.assert_array_equal(np.isnan(given[:, 0]), np.arange(8) == 4)
+    assert box.ledger.rows_run == sum(sizes) and box.ledger.rows_failed == 1
+    sizes.clear()
+    box.failures = "raise"
+    with pytest.raises(RowFailedError, match="four"):
+        box(np.arange(8.0)[:, None] * np.ones(2))
+    assert sizes == [3, 3]  # nothing after the block that failed
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.0])
+def test_blocks_of_no_rows_are_refused(wrong):
+    box = InBlocks(lambda state: state)
+    with suppress_type_checks():
+        box.max_rows = wrong
+        with pytest.raises(ConfigurationError, match=r"InBlocks, max_rows: expected a whole number >= 1"):
+            box(np.zeros((1, 2)))

@@ -6,21 +6,17 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from blackbox.adapters.command import files, process
 from blackbox.adapters.command.files import array_files_of, checked_name, content, existing
 from blackbox.adapters.command.templates import Template, templates_of
-from blackbox.arrays import failed_outputs
 from blackbox.checks import check_count, check_positive
 from blackbox.errors import ConfigurationError
-from blackbox.failures import Outcome, Policy
+from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
-from blackbox.running import run_block, run_each
 from blackbox.spec import ArraySpec, check_specs
 
 PathLike = os.PathLike[str]
@@ -48,8 +44,8 @@ class CommandLine(BlackBoxFunction):
     has the last lines of stderr. Calls from several threads run side by side.
 
     No process outlives its run. On Linux this holds for those that left their process group (`setsid`), and
-    when this process is killed; they are found by the variable BLACKBOX_RUN of their environment. The
-    folders of a process that was killed are removed by the next one that uses the same `scratch`.
+    when this process is killed; they are found by the variable BLACKBOX_RUN of their environment. What stays
+    then is the folders of its runs, in `scratch`.
 
     Files are named relative to the run's folder; their suffix says the format: `.npy`; `.h5` or `.hdf5`
     with a dataset of the array's name (`"out.h5:fields/drag"` for another); `.csv` (commas), `.txt` or
@@ -73,9 +69,7 @@ class CommandLine(BlackBoxFunction):
             block of rows, with `(rows, *shape)` in `input_files` and `output_files` and no placeholders.
         max_rows: the most rows of a block; None for all rows of a call.
         timeout: the seconds that a run may take before all its processes are ended; None for any time.
-        environment: variables that are set for the program.
-        inherit: the names of our variables that the program gets too; None for all of them.
-        max_bytes: the largest size of a file of a run.
+        environment: variables that are set for the program, beside those of this process.
         scratch: the folder that runs' folders are made in; None for the system's temporary folder.
         keep_failed: True to keep the folder of a run that failed; the message names it.
         deterministic: False where equal inputs may give different outputs.
@@ -102,8 +96,6 @@ class CommandLine(BlackBoxFunction):
         max_rows: int | None = None,
         timeout: float | None = None,
         environment: Mapping[str, str] | None = None,
-        inherit: Sequence[str] | None = None,
-        max_bytes: int = 2**30,
         scratch: str | PathLike | None = None,
         keep_failed: bool = False,
         deterministic: bool = True,
@@ -112,11 +104,6 @@ class CommandLine(BlackBoxFunction):
         """Check everything that can be checked before a run."""
         if os.name != "posix":
             raise ConfigurationError("CommandLine: expected a POSIX system (Linux, macOS), got another one.")
-        if isinstance(inherit, str):  # its letters would be taken for names
-            raise ConfigurationError(
-                f"CommandLine, inherit: expected a list of names, got {inherit!r}. Write [{inherit!r}]."
-            )
-        check_count("CommandLine", "max_bytes", max_bytes)
         if max_rows is not None:
             check_count("CommandLine", "max_rows", max_rows)
         if timeout is not None:
@@ -124,9 +111,10 @@ class CommandLine(BlackBoxFunction):
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         check_specs("CommandLine", "inputs", self.inputs)
         check_specs("CommandLine", "outputs", self.outputs)
-        self.vectorized, self.max_rows, self.timeout = vectorized, max_rows, timeout
-        self.environment, self.inherit = dict(environment or {}), None if inherit is None else tuple(inherit)
-        self.max_bytes, self.keep_failed, self.deterministic = max_bytes, keep_failed, deterministic
+        self.vectorized, self.timeout = vectorized, timeout
+        self.max_rows = max_rows if vectorized else 1
+        self.environment = dict(environment or {})
+        self.keep_failed, self.deterministic = keep_failed, deterministic
         self.scratch = None if scratch is None else existing("CommandLine, scratch", scratch)
         self._command = command_of(arguments, self.inputs, self._environment().get("PATH"))
         self._written = array_files_of("CommandLine, input_files", input_files, self.inputs)
@@ -166,35 +154,12 @@ class CommandLine(BlackBoxFunction):
                 )
         check_apart([*written, *self._filled], [*self._results()])
 
-    def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
-        """A run a row, or blocks of `max_rows`; see `BlackBoxFunction.run_rows`."""
-        started = perf_counter()
-        try:
-            return self._run_blocks(inputs) if self.vectorized else run_each(self, inputs)
-        finally:
-            self.ledger.count(seconds=perf_counter() - started)
-
-    def _run_blocks(self, inputs: tuple[Tensor, ...]) -> Outcome:
-        whole = Outcome(failed_outputs(self.outputs, inputs))
-        count = len(inputs[0])
-        size = self.max_rows or count
-        for first in range(0, count, size):
-            block = slice(first, first + size)
-            part = run_block(self, tuple(t[block] for t in inputs))
-            for into, values in zip(whole.outputs, part.outputs, strict=True):
-                into[block] = values
-            whole.failed |= {first + row: why for row, why in part.failed.items()}
-            if whole.failed and self.failures == "raise" and not self.isolates:
-                break
-        return whole
-
-    def evaluate(self, *arrays: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
-        """One run with one row."""
-        return self._run(arrays, ())
-
     def evaluate_rows(self, *arrays: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
-        """One run with a block of rows."""
-        return self._run(arrays, (len(arrays[0]),))
+        """One run, with a block of rows or, where not `vectorized`, with one."""
+        if self.vectorized:
+            return self._run(arrays, (len(arrays[0]),))
+        (arrays,) = zip(*arrays, strict=True)  # the only row
+        return tuple(output[None] for output in self._run(arrays, ()))
 
     def _run(
         self, arrays: tuple[np.ndarray[Any, Any], ...], leading: tuple[int, ...]
@@ -208,7 +173,7 @@ class CommandLine(BlackBoxFunction):
             command = [
                 part.fill(by_name) if isinstance(part, Template) else str(part) for part in self._command
             ]
-            process.run(command, folder, self._environment(), self.timeout, self.max_bytes)
+            process.run(command, folder, self._environment(), self.timeout)
             found = self._collect(folder, leading)
         return tuple(_converted(spec, found[spec.name]) for spec in self.outputs)
 
@@ -227,11 +192,11 @@ class CommandLine(BlackBoxFunction):
     def _collect(self, folder: Path, leading: tuple[int, ...]) -> dict[str, np.ndarray[Any, Any]]:
         found = {}
         for file in self._read:
-            path = files.output(folder, file.file, self.max_bytes)
+            path = files.output(folder, file.file)
             shape = (*leading, *file.spec.shape)
             found[file.spec.name] = files.read(path, file.dataset, shape, file.spec.floating)
         for name, template in self._found.items():
-            text = files.output(folder, name, self.max_bytes).read_text(encoding="utf-8", errors="replace")
+            text = files.output(folder, name).read_text(encoding="utf-8", errors="replace")
             found |= template.find(text)
         return found
 
@@ -249,8 +214,7 @@ class CommandLine(BlackBoxFunction):
         return [*dict.fromkeys(file.file for file in self._read), *self._found]
 
     def _environment(self) -> dict[str, str]:
-        names = os.environ if self.inherit is None else [n for n in self.inherit if n in os.environ]
-        return {name: os.environ[name] for name in names} | self.environment
+        return dict(os.environ) | self.environment
 
     def __repr__(self) -> str:
         """Named after the program."""

@@ -6,7 +6,6 @@ import hashlib
 import math
 import os
 import shutil
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -26,10 +25,6 @@ SUFFIXES = {
     ".csv": "text",
     ".txt": "text",
     ".dat": "text",
-}
-_NUMPY_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
 }
 
 
@@ -91,12 +86,12 @@ def checked_name(where: str, name: object) -> str:
     return str(path)
 
 
-def output(folder: Path, name: str, max_bytes: int) -> Path:
+def output(folder: Path, name: str) -> Path:
     """A file that the program left in the folder, safe to open.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: a symbolic link leads out of the folder, it is no plain file, or it is too large.
+        ValueError: a symbolic link leads out of the folder, or it is no plain file.
     """
     try:
         path = (folder / name).resolve(strict=True)
@@ -105,11 +100,8 @@ def output(folder: Path, name: str, max_bytes: int) -> Path:
         raise FileNotFoundError(f"expected the program to write {name}, found only {there}.") from None
     if not path.is_relative_to(folder.resolve()):
         raise ValueError(f"{name}: expected a file in the run's own folder, got a link that leads out of it.")
-    found = path.lstat()
-    if not stat.S_ISREG(found.st_mode):
+    if not path.is_file():
         raise ValueError(f"{name}: expected a plain file, got a folder, a device or a pipe.")
-    if found.st_size > max_bytes:
-        raise ValueError(f"{name}: expected at most {max_bytes:,} bytes, got {found.st_size:,}.")
     return path
 
 
@@ -181,46 +173,32 @@ def write(path: Path, name: str, array: Array, vectorized: bool) -> None:
 
 
 def read(path: Path, name: str, shape: tuple[int, ...], floating: bool) -> Array:
-    """Read one array of the expected shape; what is larger is never loaded.
+    """Read one array of the expected shape.
 
     Raises:
         ValueError, OSError: the file holds no such array of numbers.
     """
     form = SUFFIXES[path.suffix.lower()]
+    if form == "text":
+        return _read_text(path, shape, floating)
     if form == "npy":
-        return _read_npy(path, shape)
-    if form == "hdf5":
-        return _read_hdf5(path, name, shape)
-    return _read_text(path, shape, floating)
-
-
-def _read_npy(path: Path, shape: tuple[int, ...]) -> Array:
-    with path.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-        if version not in _NUMPY_HEADERS:
-            raise ValueError(f"{path.name}: expected .npy version 1.0 or 2.0, got {version}. Use numpy.save.")
-        found, _, dtype = _NUMPY_HEADERS[version](file)
-        _check(path, found, dtype, shape)  # before anything is allocated, or unpickled
-        file.seek(0)
-        return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def _read_hdf5(path: Path, name: str, shape: tuple[int, ...]) -> Array:
+        with path.open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+        _check(path, array.shape, array.dtype, shape)
+        return array
     with h5py.File(path, "r") as file:
-        dataset: Any = file
-        for part in name.split("/"):
-            # links, virtual and external data could lead to files outside the scratch folder
-            inside = isinstance(dataset, h5py.Group) and isinstance(
-                dataset.get(part, getlink=True), h5py.HardLink
-            )
-            dataset = dataset[part] if inside else None
-        if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
-            raise ValueError(
-                f"{path.name}: expected a dataset {name!r} whose numbers are in this file, "
-                f"found {', '.join(file) or 'none'}."
-            )
+        dataset = file.get(name)
+        if not isinstance(dataset, h5py.Dataset):
+            raise ValueError(f"{path.name}: expected a dataset {name!r}, found {', '.join(file) or 'none'}.")
         _check(path, dataset.shape, dataset.dtype, shape)
         return np.asarray(dataset[()])
+
+
+def _check(path: Path, found: tuple[int, ...] | None, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    if dtype.kind not in "biuf":
+        raise ValueError(f"{path.name}: expected real numbers, got dtype {dtype}.")
+    if found != shape:
+        raise ValueError(f"{path.name}: expected an array of shape {shape}, got {found}.")
 
 
 def _read_text(path: Path, shape: tuple[int, ...], floating: bool) -> Array:
@@ -243,10 +221,3 @@ def _read_text(path: Path, shape: tuple[int, ...], floating: bool) -> Array:
         found = "more" if len(numbers) > count else str(len(numbers))
         raise ValueError(f"{path.name}: expected {count} numbers for shape {shape}, found {found}.")
     return np.array(numbers, np.float64 if floating else np.int64).reshape(shape)
-
-
-def _check(path: Path, found: tuple[int, ...] | None, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    if dtype.kind not in "biuf":
-        raise ValueError(f"{path.name}: expected real numbers, got dtype {dtype}.")
-    if found != shape:
-        raise ValueError(f"{path.name}: expected an array of shape {shape}, got {found}.")

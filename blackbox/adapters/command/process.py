@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import fcntl
 import itertools
 import os
 import secrets
@@ -32,7 +31,6 @@ def run(
     folder: Path,
     environment: Mapping[str, str],
     timeout: float | None,
-    max_bytes: int,
 ) -> None:
     """Run a program in a folder until it ends; its output goes to stdout.txt and stderr.txt there.
 
@@ -46,7 +44,6 @@ def run(
         environment: all environment variables of the program, but for BLACKBOX_RUN, by which its processes
             are found.
         timeout: seconds that the program may take; None for any time.
-        max_bytes: the size at which a file that the program writes is cut off (by the system, on Linux).
 
     Raises:
         TimeoutError: the program took longer than `timeout`.
@@ -66,7 +63,6 @@ def run(
             start_new_session=True,
         )
     try:
-        _limit_files(process.pid, max_bytes)
         ended = _wait(process.pid, timeout)
         if not ended:
             _signal(process.pid, signal.SIGTERM)
@@ -160,34 +156,17 @@ def _signal(group: int, number: signal.Signals) -> None:
         os.killpg(group, number)
 
 
-def _limit_files(pid: int, max_bytes: int) -> None:
-    # Not by preexec_fn, which can deadlock where there are threads. Elsewhere than on Linux sizes are
-    # checked when files are read.
-    if sys.platform == "linux":
-        import resource
-
-        try:
-            _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-            limit = max_bytes if hard == resource.RLIM_INFINITY else min(max_bytes, hard)
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, limit))
-        except (ProcessLookupError, PermissionError):  # it has ended already, or took another user's rights
-            pass
-
-
 def _program(arguments: Sequence[str]) -> str:
     return Path(arguments[0]).name
 
 
 def _said(status: int) -> str:
-    # shells give 128 + the signal that ended what they ran
-    larger = " (a file of it reached max_bytes)" if signal.SIGXFSZ in (-status, status - 128) else ""
     if status > 0:
-        return f"ended with status {status}{larger}"
+        return f"ended with status {status}"
     try:
-        name = signal.Signals(-status).name
+        return f"was ended by {signal.Signals(-status).name}"
     except ValueError:
-        name = f"signal {-status}"
-    return f"was ended by {name}{larger}"
+        return f"was ended by signal {-status}"
 
 
 def _last_words(folder: Path) -> str:
@@ -201,27 +180,15 @@ def _last_words(folder: Path) -> str:
     return f"; the last lines of its stderr: {' | '.join(lines)}" if lines else "; its stderr is empty."
 
 
-_PREFIX, _LOCK = "blackbox-", ".lock"
-_cleaned: set[Path] = set()
-
-
 @contextmanager
 def scratch_folder(parent: Path | None, keep_failed: bool) -> Iterator[Path]:
     """A new folder for a run, removed at the end.
-
-    A lock beside it says that this process is alive. So the first run of a process can tell the folders of
-    processes that were killed, and removes them.
 
     Args:
         parent: where the folder is made; None for the system's temporary folder.
         keep_failed: whether the folder is kept when an error passes through, and named in its message.
     """
-    parent = Path(tempfile.gettempdir()) if parent is None else parent
-    if parent not in _cleaned:
-        _cleaned.add(parent)
-        _clean(parent)
-    folder, lock = _locked_folder(parent)
-    kept = False
+    folder, kept = Path(tempfile.mkdtemp(prefix="blackbox-", dir=parent)), False
     try:
         yield folder
     except Exception as error:
@@ -232,47 +199,6 @@ def scratch_folder(parent: Path | None, keep_failed: bool) -> Iterator[Path]:
     finally:
         if not kept:
             _remove(folder)
-        _lock_of(folder).unlink(missing_ok=True)
-        os.close(lock)
-
-
-def _locked_folder(parent: Path) -> tuple[Path, int]:
-    """A new folder and the open file that locks it; the system unlocks it when this process dies."""
-    while True:
-        lock, name = tempfile.mkstemp(_LOCK, _PREFIX, parent)
-        with suppress(
-            OSError
-        ):  # no locks on this file system: nobody else gets one either, nothing is cleaned
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.fstat(lock).st_nlink:
-            folder = Path(name.removesuffix(_LOCK))
-            folder.mkdir(mode=0o700)
-            return folder, lock
-        os.close(lock)  # another process was faster with the lock, and cleaned it away
-
-
-def _lock_of(folder: Path) -> Path:
-    return folder.with_name(folder.name + _LOCK)
-
-
-def _clean(parent: Path) -> None:
-    """Remove the folders whose lock is nobody's, if they are this user's."""
-    for path in parent.glob(f"{_PREFIX}*{_LOCK}"):
-        with suppress(OSError):  # held, gone, another user's, or no locks here
-            lock = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                folder = Path(str(path).removesuffix(_LOCK))
-                if folder.exists() and _ours(folder):
-                    _remove(folder)
-                path.unlink()
-            finally:
-                os.close(lock)
-
-
-def _ours(folder: Path) -> bool:
-    found = folder.lstat()
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
 
 
 def _remove(folder: Path) -> None:

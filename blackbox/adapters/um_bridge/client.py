@@ -32,10 +32,9 @@ class UmBridge(BlackBoxFunction):
 
     Its vectors are the inputs `input_0`, `input_1`, ... and outputs `output_0`, ..., with the sizes that
     the server states. A row is one request. What is no answer (an error of the server, wrong sizes, no JSON
-    and so no NaN, a lost connection, a timeout) is a failed row. A request is sent twice only where a kept
-    connection broke before anything came back: nearly always the server closed it for being idle, and has
-    not seen the request. It is counted once. Where each request is billed say `resend=False`: the row has
-    then failed, and `Retrying` around a `Budgeted` asks again within the budget.
+    and so no NaN, a lost connection, a timeout) is a failed row. No request is sent twice: where a server
+    closes a kept connection at the very moment of the next request, that row has failed too, and `Retrying`
+    asks again.
 
     A server that is busy (status 429 or 503) makes `Retrying` and `RateLimited` wait as long as it asks for.
     Connections are kept between calls, of several threads too. A pickled box has address and token, and
@@ -48,7 +47,6 @@ class UmBridge(BlackBoxFunction):
         timeout: seconds for one answer; None waits as long as it takes.
         token: sent as a bearer token. Over plain http, others on the way can read it.
         connections: requests that the server gets at a time, for one that works on several.
-        resend: False where no request may reach the server twice without being counted twice.
         failures: "raise" or "keep", see `BlackBoxFunction`.
 
     Raises:
@@ -66,13 +64,12 @@ class UmBridge(BlackBoxFunction):
         timeout: float | None = 600.0,
         token: str | None = None,
         connections: int = 1,
-        resend: bool = True,
         failures: Policy | None = None,
     ) -> None:
         seconds = None if timeout is None else check_positive("UmBridge", "timeout", timeout)
         self.connections = check_count("UmBridge", "connections", connections)
         check_token("UmBridge", token)
-        self._server = Connection(_address(url), seconds, token, connections, resend)
+        self._server = Connection(_address(url), seconds, token, connections)
         self.config = _checked_config(config)
         self.name = _model(self._server, name)
         self._message = {"name": self.name, "config": self.config}

@@ -42,12 +42,11 @@ class Connection:
         timeout: seconds for an answer; None waits as long as it takes.
         token: sent as a bearer token; None for none.
         most: requests at a time; further threads wait for their turn.
-        resend: whether a request is sent a second time where a kept connection broke before its answer.
     """
 
-    def __init__(self, url: str, timeout: float | None, token: str | None, most: int, resend: bool) -> None:
-        self._settings = (url, timeout, token, most, resend)
-        self.url, self._timeout, self._token, self._most, self._resend = self._settings
+    def __init__(self, url: str, timeout: float | None, token: str | None, most: int) -> None:
+        self._settings = (url, timeout, token, most)
+        self.url, self._timeout, self._token, self._most = self._settings
         self._http = import_extra("UmBridge", "urllib3", EXTRA)
         import_extra("UmBridge", "orjson", EXTRA)  # missed now, not at the first request
         self._prefix = (self._http.util.parse_url(url).path or "").rstrip("/")
@@ -115,20 +114,31 @@ class Connection:
             socket_options=[*self._http.connection.HTTPConnection.default_socket_options, probes],
             timeout=self._http.Timeout(connect=connect, read=self._timeout),
         )
-        self._process, self._answered = os.getpid(), False
+        self._process = os.getpid()
 
     def _send(self, path: str, body: bytes | None, max_bytes: int) -> tuple[Any, bytes]:
         errors = self._http.exceptions
+        deadline = None if self._timeout is None else monotonic() + self._timeout
+        method, text = "GET" if body is None else "POST", bytearray()
         try:
+            response = self._pool.urlopen(
+                method, self._prefix + path, body=body, redirect=False, preload_content=False
+            )
             try:
-                return self._exchange(path, body, max_bytes)
-            except errors.ProtocolError as error:
-                if not (self._resend and self._answered) or not isinstance(error.args[-1], ConnectionError):
-                    raise
-            # Not a byte came back on a kept connection: servers close them when they like, also at the very
-            # moment of the next request, which they then have not seen. Asked once more, on a new one.
-            self._answered = False
-            return self._exchange(path, body, max_bytes)
+                while piece := response.read1(PIECE):
+                    text += piece
+                    if len(text) > max_bytes:
+                        raise ServerError(
+                            f"{self.url}{path}: expected an answer of at most {max_bytes:,} bytes, got more. "
+                            "Look at what the server sends."
+                        )
+                    if deadline is not None and monotonic() > deadline:
+                        raise self._late(path)  # it trickles in, each piece in time
+            except BaseException:
+                response.close()  # what is left of the answer must not be taken for the next one
+                raise
+            finally:
+                response.release_conn()
         except (errors.NewConnectionError, errors.ConnectTimeoutError, errors.SSLError) as error:
             raise UnreachableError(
                 f"{self.url}: expected a server, found none ({_reason(error)}). "
@@ -137,41 +147,11 @@ class Connection:
         except errors.TimeoutError:
             raise self._late(path) from None
         except errors.HTTPError as error:
-            raise self._lost(path, error) from None
-
-    def _exchange(self, path: str, body: bytes | None, max_bytes: int) -> tuple[Any, bytes]:
-        deadline = None if self._timeout is None else monotonic() + self._timeout
-        method = "GET" if body is None else "POST"
-        response = self._pool.urlopen(
-            method, self._prefix + path, body=body, redirect=False, preload_content=False
-        )
-        text = bytearray()
-        try:
-            while piece := response.read1(PIECE):
-                text += piece
-                if len(text) > max_bytes:
-                    raise ServerError(
-                        f"{self.url}{path}: expected an answer of at most {max_bytes:,} bytes, got more. "
-                        "Look at what the server sends."
-                    )
-                if deadline is not None and monotonic() > deadline:
-                    raise self._late(path)  # it trickles in, each piece in time
-        except self._http.exceptions.ProtocolError as error:
-            response.close()
-            raise self._lost(path, error) from None
-        except BaseException:
-            response.close()  # what is left of the answer must not be taken for the next one
-            raise
-        finally:
-            response.release_conn()
-        self._answered = True
+            raise ServerError(
+                f"{self.url}{path}: expected an answer, lost the connection ({_reason(error)}). "
+                "Look whether the server is still running."
+            ) from None
         return response, bytes(text)
-
-    def _lost(self, path: str, error: Exception) -> ServerError:
-        return ServerError(
-            f"{self.url}{path}: expected an answer, lost the connection ({_reason(error)}). "
-            "Look whether the server is still running."
-        )
 
     def _late(self, path: str) -> NoAnswerError:
         return NoAnswerError(

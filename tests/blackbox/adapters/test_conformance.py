@@ -6,7 +6,7 @@ import torch
 
 from blackbox import ArraySpec
 from blackbox.adapters import CommandLine, TorchModule, from_callable
-from blackbox.conformance import assert_conforms
+from blackbox.conformance import check_black_box
 from tests.blackbox.adapters.training import function
 
 X, Y = (ArraySpec("x", (2,)),), (ArraySpec("y", (2,)),)
@@ -27,7 +27,8 @@ def in_torch(x):
     TorchModule(Function(), X, Y, max_rows=16),
 ], ids=["rows", "row", "module"])  # fmt: skip
 def test_functions_and_modules(box):
-    assert_conforms(box, processes=False, seed=1)
+    report = check_black_box(box, processes=False, seed=1)
+    assert not report.faults, str(report)
 
 
 def test_programs(tmp_path):
@@ -37,4 +38,7 @@ def test_programs(tmp_path):
     )  # fmt: skip
     x = np.random.default_rng(0).normal(size=(3, 2))
     np.testing.assert_allclose(box(x), function(torch.from_numpy(x)).numpy(), rtol=1e-14)
-    assert_conforms(box, np.random.default_rng(1).normal(size=(16, 2)), rows=400, processes=False, seed=1)
+    report = check_black_box(
+        box, np.random.default_rng(1).normal(size=(16, 2)), rows=400, processes=False, seed=1
+    )
+    assert not report.faults, str(report)

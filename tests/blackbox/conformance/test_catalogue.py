@@ -12,8 +12,7 @@ from tests.test_documentation import blocks
 
 
 def warned(report: Report) -> list[str]:
-    """Checks with a warning, but for speed: that is the machine's."""
-    return [found.check for found in report.warnings if found.check != "speed"]
+    return [found.check for found in report.warnings]
 
 
 def check_found(broken: Broken, report: Report) -> None:
@@ -56,5 +55,5 @@ def test_each_check_has_a_broken_box():
     """What has none may find nothing at all; answers to good boxes come from every check."""
     broken = {entry.check.split(" of ")[0] for entry in CATALOGUE + IN_PROCESSES} | {"process safety"}
     checks = {found.check.split(" of ")[0] for found in check_black_box(GOOD[0](), processes=False).findings}
-    assert checks - broken == {"noise level", "speed"}  # these measure; test_noise_level, test_speed
+    assert checks - broken == {"noise level"}  # it measures; test_noise_level
     assert len(CATALOGUE + IN_PROCESSES) >= 15

@@ -36,7 +36,7 @@ def wrong(box: Any = None, samples: Any = None, **settings: Any) -> Report:
 
 ERRORS = [
     ErrorCase("function", lambda: wrong(np.sin), ConfigurationError, ["box", "BlackBoxFunction", "ufunc"]),
-    ErrorCase("rows", lambda: wrong(rows=0), ConfigurationError, ["rows", "above 0", "got 0"]),
+    ErrorCase("rows", lambda: wrong(rows=0), ConfigurationError, ["rows", ">= 1", "got 0"]),
     ErrorCase("float-rows", lambda: wrong(rows=1e4), ConfigurationError, ["rows", "got 10000.0"]),
     ErrorCase("one-row", lambda: wrong(samples=draws(1, 3)), InputError, ["at least 2 rows", "(1,)"]),
     ErrorCase("no-leading", lambda: wrong(samples=draws(3)), InputError, ["one leading axis", "got ()"]),
@@ -101,9 +101,7 @@ def test_all_rows_are_counted():
 def test_the_same_seed_gives_the_same_findings():
     first, second = (check(Good(), seed=3) for _ in range(2))
     assert first.recommendations == second.recommendations
-    assert [f for f in first.findings if f.check != "speed"] == [
-        f for f in second.findings if f.check != "speed"
-    ]
+    assert first.findings == second.findings
 
 
 @pytest.mark.parametrize("policy", ["raise", "keep"])
@@ -119,7 +117,7 @@ def test_failed_rows_do_not_end_the_check():
     assert report.recommendations and report.finding("determinism").verdict is Verdict.OK
     nothing = check(AlwaysFails())
     skipped = {found.check for found in nothing.of(Verdict.SKIPPED)}
-    assert {"determinism", "batch-mates", "noise level", "smoothness", "speed", "extreme inputs"} <= skipped
+    assert {"determinism", "batch-mates", "noise level", "smoothness"} <= skipped
     assert [found.check for found in nothing.faults] == ["answers"]
 
 
@@ -133,7 +131,6 @@ def test_errors_of_the_box_s_own_do_not_end_the_check():
             return self.smooth(x)
 
     report = check(Refuses(), np.clip(draws(16, 3), -2, 2))
-    assert "refused (InputError)" in report.finding("extreme inputs").sentence
     assert "up to 2.5" in report.finding("noise level").sentence
     assert "up to 2.5" in check(Refuses(), 3 + draws(4, 3) ** 2).finding("answers").sentence
 

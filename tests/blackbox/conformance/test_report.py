@@ -1,17 +1,18 @@
-"""What comes out: the table, JSON, the exit status, and the helper for tests."""
+"""What comes out: the table, JSON, and the exit status."""
 
 from __future__ import annotations
 
 import io
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from blackbox import ConfigurationError
-from blackbox.conformance import Finding, Report, Verdict, assert_conforms, check_black_box, command
-from tests.blackbox.conformance.broken_boxes import Centring, Good, Jumps, Rounds
+from blackbox.conformance import Finding, Report, Verdict, check_black_box, command
+from blackbox.conformance.report import NOT_SEEN
+from tests.blackbox.conformance.broken_boxes import Centring, Good, Jumps, Random, Rounds
 from tests.blackbox.conformance.probes import draws
 
 
@@ -37,7 +38,7 @@ def test_the_table_loses_nothing_in_a_narrow_terminal(width):
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     assert max(map(len, text.splitlines())) <= width
-    cells = [report.summary(), "check", "verdict", "number", "what was seen"]
+    cells = [report.summary(), NOT_SEEN, "check", "verdict", "number", "what was seen"]
     for found in report.findings:
         cells += [found.check, found.verdict.value, found.measured, found.sentence]
     assert sorted("".join(text.split())) == sorted("".join("".join(cells).split()))
@@ -67,8 +68,8 @@ def test_json_has_no_infinity():
 
 
 def test_a_name_that_is_no_check():
-    with pytest.raises(KeyError, match="'speeed' is not among"):
-        Report("box", (Finding("speed", Verdict.OK, "fast"),), (), True, 1).finding("speeed")
+    with pytest.raises(KeyError, match="'memmory' is not among"):
+        Report("box", (Finding("memory", Verdict.OK, "none"),), (), True, 1).finding("memmory")
 
 
 @pytest.mark.parametrize(("box", "status"), [(Good, 0), (Jumps, 0), (Centring, 1)])
@@ -87,16 +88,15 @@ def test_json_on_standard_output(capsys):
     assert json.loads(capsys.readouterr().out)["samples"] == "drawn"
 
 
-def test_assert_conforms():
-    assert assert_conforms(Jumps(), processes=False).finding("smoothness").number > 0
-    with pytest.raises(AssertionError, match=r"Jumps: no faults, 1 warning(.|\n)*smoothness \(warning\): "):
-        assert_conforms(Jumps(), processes=False, warnings=False)
-    with pytest.raises(AssertionError, match=r"batch-mates \(fault\): A row's answer changes"):
-        assert_conforms(Centring(), processes=False)
-    both = ("batch-mates", "batch size", "row order", "thread safety")
-    assert assert_conforms(Centring(), processes=False, allow=both).faults
+class SeedsItself(Random):
+    """Noise on a common answer, the same in each call: all rows are moved by one draw."""
+
+    def evaluate_rows(self, x: Any) -> Any:
+        return self.smooth(x) + np.random.default_rng(7).standard_normal()
 
 
-def test_a_name_to_allow_that_is_no_check():
-    with pytest.raises(ConfigurationError, match=r"got 'batch mates'\. Did you mean 'batch-mates'\?"):
-        assert_conforms(Good(), processes=False, rows=100, allow=("batch mates",))
+def test_what_it_cannot_see_it_says():
+    report = check_black_box(SeedsItself(), draws(8, 3), processes=False)
+    assert report.finding("determinism").verdict is Verdict.OK and not report.faults
+    for said in (str(report), json.loads(report.to_json())["not_seen"]):
+        assert "seeds itself anew in each call" in " ".join(said.split())

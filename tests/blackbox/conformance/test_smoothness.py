@@ -1,4 +1,4 @@
-"""Jumps and kinks: boxes that jump are found at every seed, smooth ones raise no alarm at any."""
+"""Jumps: boxes that jump are found at every seed, smooth ones raise no alarm at any."""
 
 from __future__ import annotations
 
@@ -119,14 +119,14 @@ SMOOTH = {
 @pytest.mark.parametrize("function", SMOOTH.values(), ids=SMOOTH.keys())
 def test_smooth_functions_have_neither(function, dtype):
     found = smoothness_of(Of(lambda x: function(x).astype(x.dtype)), dtype=dtype)
-    assert found.verdict is Verdict.OK and "Found no jump and no kink" in found.sentence
+    assert found.verdict is Verdict.OK and "Found no jump on" in found.sentence
 
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("make", [Heat, ImplicitDiffusion, KuramotoSivashinsky, Lorenz96])
 def test_smooth_systems_that_ship_have_neither(make, seed):
     found = smoothness_of(make(), seed, rows=2000)
-    assert found.verdict is Verdict.OK and "Found no jump and no kink" in found.sentence
+    assert found.verdict is Verdict.OK and "Found no jump on" in found.sentence
 
 
 def relu_network(x: Any) -> Any:
@@ -146,12 +146,11 @@ KINKED = {
 @pytest.mark.parametrize("function", KINKED.values(), ids=KINKED.keys())
 def test_kinks_are_no_jumps(function):
     found = smoothness_of(Of(function))
-    assert found.verdict is Verdict.OK
-    assert "Found no jump and " in found.sentence and " kinks, which" in found.sentence
+    assert found.verdict is Verdict.OK and "Found no jump on" in found.sentence
 
 
-def test_a_limiter_s_kinks_are_said():
-    assert " kinks, which" in smoothness_of(Burgers1D()).sentence
+def test_a_limiter_s_kinks_are_no_jumps():
+    assert "Found no jump on" in smoothness_of(Burgers1D()).sentence
 
 
 def test_the_sentence_says_what_was_looked_at():

@@ -24,7 +24,7 @@ from typeguard import suppress_type_checks
 from blackbox import BlackBoxFunction, Budgeted, ConfigurationError, OutputError, RowFailedError
 from blackbox.errors import ExecutorError
 from blackbox.failures import Failure
-from blackbox.wrappers import Parallel, Retrying
+from blackbox.wrappers import Parallel
 from tests.blackbox.boxes import Doubling, EachBox, ErrorCase, RowsBox, error_table
 from tests.blackbox.wrappers import troubled
 from tests.blackbox.wrappers.troubled import (
@@ -568,13 +568,7 @@ def broken_given() -> Any:
     return Parallel(Doubling(), executor)(np.ones((1, 2)))
 
 
-def same_executor_twice() -> Any:
-    with threads() as executor:
-        return Parallel(Retrying(Parallel(Doubling(), executor)), executor)
-
-
 ERRORS = [
-    ErrorCase("twice", same_executor_twice, ConfigurationError, ["executor", "wait for each other"]),
     ErrorCase("block", lambda: parallel(block=0), ConfigurationError, ["Parallel, block", ">= 1", "got 0"]),
     ErrorCase("flight", lambda: parallel(in_flight=1.5), ConfigurationError, ["in_flight", "got 1.5"]),
     ErrorCase("time", lambda: parallel(timeout=0), ConfigurationError, ["timeout", "> 0", "got 0"]),

@@ -77,7 +77,7 @@ def serving():
 
 
 def words(server: Service, folder: Path, **settings: object) -> list[str]:
-    arguments = f"url={server.url}", "timeout=0.3", "resend=false", "failures=keep"
+    arguments = f"url={server.url}", "timeout=0.3", "failures=keep"
     return small.words(
         folder, box="um-bridge", box_arguments=arguments, box_gives="probabilities",
         answers="probabilities", decimals=3, methods=("mse", "student"), queries=TRAINING, attempts=8,

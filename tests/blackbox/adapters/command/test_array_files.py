@@ -62,13 +62,6 @@ def npy(array, **settings):
     return lambda folder: np.save(folder / "a.npy", array, **settings)
 
 
-def header_of_a_petabyte(folder):
-    with (folder / "a.npy").open("wb") as file:
-        np.lib.format.write_array_header_1_0(
-            file, {"descr": "<f8", "fortran_order": False, "shape": (2**47,)}
-        )
-
-
 def truncated(folder):
     np.save(folder / "a.npy", np.zeros(2))
     (folder / "a.npy").write_bytes((folder / "a.npy").read_bytes()[:-4])
@@ -76,32 +69,10 @@ def truncated(folder):
 
 def hdf5(make):
     def write(folder):
-        with h5py.File(folder.parent / "outside.h5", "w") as file:
-            file["x"] = np.zeros(2)
         with h5py.File(folder / "a.h5", "w") as file:
             make(file, folder)
 
     return write
-
-
-def external_link(file, folder):
-    file["x"] = h5py.ExternalLink(str(folder.parent / "outside.h5"), "/x")
-
-
-def soft_link(file, folder):
-    file["real"] = np.zeros(2)
-    file["x"] = h5py.SoftLink("/real")
-
-
-def external_data(file, folder):
-    (folder.parent / "secret").write_bytes(bytes(16))
-    file.create_dataset("x", (2,), "f8", external=[(str(folder.parent / "secret"), 0, 16)])
-
-
-def virtual_data(file, folder):
-    layout = h5py.VirtualLayout((2,), "f8")
-    layout[:] = h5py.VirtualSource(str(folder.parent / "outside.h5"), "x", (2,))
-    file.create_virtual_dataset("x", layout)
 
 
 def words_in_hdf5(file, folder):
@@ -117,18 +88,13 @@ WRONG = [  # (what writes a file, its name, words of the message)
     (npy(np.zeros(3)), "a.npy", ["shape (2,)", "got (3,)"]),
     (npy(np.zeros(2, complex)), "a.npy", ["real numbers", "complex128"]),
     (npy(np.zeros(2, [("a", "f8")])), "a.npy", ["real numbers"]),
-    (npy(np.array([Bomb(), 1], dtype=object), allow_pickle=True), "a.npy", ["real numbers", "object"]),
+    (npy(np.array([Bomb(), 1], dtype=object), allow_pickle=True), "a.npy", ["allow_pickle=False"]),
     (lambda folder: (folder / "a.npy").write_bytes(pickle.dumps(Bomb())), "a.npy", ["magic"]),
-    (header_of_a_petabyte, "a.npy", ["shape (2,)", "140737488355328"]),
     (truncated, "a.npy", []),
     (text("a.npy", ""), "a.npy", []),
     (text("a.h5", "no HDF5"), "a.h5", []),
     (hdf5(lambda file, folder: None), "a.h5", ["dataset 'x'", "found none"]),
     (hdf5(lambda file, folder: file.create_group("x")), "a.h5", ["dataset 'x'"]),
-    (hdf5(external_link), "a.h5", ["in this file"]),
-    (hdf5(soft_link), "a.h5", ["in this file"]),
-    (hdf5(external_data), "a.h5", ["in this file"]),
-    (hdf5(virtual_data), "a.h5", ["in this file"]),
     (hdf5(words_in_hdf5), "a.h5", ["real numbers"]),
     (hdf5(lambda file, folder: file.create_dataset("x", (10**15,), "f8", chunks=(1024,))), "a.h5", ["(2,)"]),
     (text("a.csv", "1\n"), "a.csv", ["2 numbers", "found 1"]),

@@ -231,7 +231,6 @@ FAILING = [  # (what the shell does, settings, words of the message)
     ("ln -s /etc/passwd y.csv", {}, ["a link that leads out"]),
     ("mkfifo y.csv", {}, ["plain file"]),
     ("mkdir y.csv", {}, ["plain file"]),
-    ("seq 1 10000 > y.csv", {"max_bytes": 1000}, ["max_bytes|y.csv: expected at most"]),
     ("echo 1,2,3 > y.csv", {}, ["y.csv: expected 2 numbers for shape (2,), found more"]),
     ("echo 1 > y.csv", {}, ["found 1"]),
     ("echo 1,nan > y.csv", {}, ["not finite"]),
@@ -248,7 +247,7 @@ def test_whatever_a_run_does_wrong_fails_its_row_and_no_other(tmp_path, code, se
     with pytest.raises(RowFailedError, match=r"row 1 failed") as caught:
         box(x)
     for word in words:
-        assert any(part in str(caught.value) for part in word.split("|"))
+        assert word in str(caught.value)
     box.failures = "keep"
     assert np.isnan(box(x)).tolist() == [[False] * 2, [True] * 2]
     assert not any(tmp_path.iterdir())
@@ -296,15 +295,13 @@ def test_no_shell_sees_the_arguments(tmp_path):
     assert json.loads((tmp_path / "seen").read_text()) == [*words, "-0.5"]
 
 
-def test_the_environment_is_ours_and_what_is_set_or_only_what_is_named(monkeypatch):
+def test_the_environment_is_ours_and_what_is_set(monkeypatch):
     monkeypatch.setenv("TOKEN", "7")
     monkeypatch.setenv("SEEN", "3")
     code = 'echo "${TOKEN:-0},${SEEN:-0}" > y.csv'
     assert shell(code)(np.zeros(2)).tolist() == [7, 3]
     assert shell(code, environment={"SEEN": "4"})(np.zeros(2)).tolist() == [7, 4]
-    box = shell(code, inherit=["PATH", "SEEN", "NOT_THERE"])
-    assert box(np.zeros(2)).tolist() == [0, 3]
-    assert box.environment == {} and os.environ["TOKEN"] == "7"
+    assert os.environ["SEEN"] == "3"
 
 
 def test_threads_run_side_by_side_each_in_its_own_folder(tmp_path):
@@ -392,8 +389,6 @@ WRONG = [  # (settings, words of the message)
     ({"timeout": 0}, ["CommandLine, timeout", "> 0, got 0"]),
     ({"timeout": math.nan}, ["timeout"]),
     ({"max_rows": 0}, ["max_rows"]),
-    ({"inherit": "PATH"}, ["inherit", "a list of names, got 'PATH'"]),
-    ({"max_bytes": None}, ["max_bytes"]),
     ({"scratch": "no/such/folder"}, ["scratch", "exists"]),
 ]
 

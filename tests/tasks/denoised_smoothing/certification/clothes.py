@@ -66,8 +66,8 @@ class Service:
 
 def stack(url: str, folder: Path, budget: int) -> BlackBoxFunction:
     """Attempts are counted on disk before they are sent; an answer is on disk before the next is asked."""
-    # resend=False: a request whose connection breaks has failed, and is asked again within the budget
-    box = UmBridge(url, timeout=PATIENCE, resend=False, failures="keep")
+    # a request whose connection breaks has failed, and is asked again within the budget
+    box = UmBridge(url, timeout=PATIENCE, failures="keep")
     metered = Metered(box, folder / "queries.count")
     return Cached(Retrying(Budgeted(metered, rows=budget), attempts=6), folder / "queries.db", block=1)
 
