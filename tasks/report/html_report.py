@@ -67,8 +67,8 @@ class Table(_Block):
         for index, row in enumerate(self.rows):
             if len(row) != len(self.headers):
                 raise ConfigurationError(
-                    f"table {self.caption!r}, row {index}: expected {len(self.headers)} cells, got {len(row)}. "
-                    "Give one for each header."
+                    f"table {self.caption!r}, row {index}: expected {len(self.headers)} cells, got "
+                    f"{len(row)}. Give one for each header."
                 )
 
     @classmethod
@@ -176,7 +176,9 @@ def plain(block: Block, folder: Path) -> dict[str, Any]:
     """
     if isinstance(block, Table):
         rows = [[str(cell) for cell in row] for row in block.rows]
-        block = Table([str(name) for name in block.headers], rows, block.caption, block.emphasised, block.prose)
+        block = Table(
+            [str(name) for name in block.headers], rows, block.caption, block.emphasised, block.prose
+        )
     if isinstance(block, Details):
         block = Details(block.title, dict(block.lines), block.open)
     values = to_dict(block)
@@ -184,7 +186,8 @@ def plain(block: Block, folder: Path) -> dict[str, Any]:
         path, root = block.path.resolve(), folder.resolve()
         if root not in path.parents:
             raise ConfigurationError(
-                f"figure {block.path}: expected a file in the run's folder {folder}. Save it there: found.run.path."
+                f"figure {block.path}: expected a file in the run's folder {folder}. Save it there: "
+                "found.run.path."
             )
         values["path"] = path.relative_to(root).as_posix()
     return {"kind": block.kind, **values}
