@@ -1,4 +1,4 @@
-"""`blackbox compare`: runs side by side: settings that differ, figures, one plot; without the problem's code."""
+"""`blackbox compare`: runs side by side: settings that differ, figures, one plot; no code needed."""
 
 from __future__ import annotations
 

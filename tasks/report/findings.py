@@ -48,10 +48,10 @@ class Curve:
     values: np.ndarray
 
     def smooth(self, points: int = 200) -> Curve:
-        """Means of as many neighbours as leave about so many points, for what differs from step to step."""
+        """Means of neighbours that leave about so many points, for what differs from step to step."""
         width = max(1, len(self.steps) // points)
-        ends = np.arange(width, len(self.steps) + 1, width)
-        parts = [self.values[end - width : end] for end in ends]
+        ends = np.arange(len(self.steps), 0, -width)[::-1]
+        parts = [self.values[max(0, end - width) : end] for end in ends]
         means = np.array(
             [part[np.isfinite(part)].mean() if np.isfinite(part).any() else np.nan for part in parts]
         )
@@ -199,16 +199,16 @@ def shown(result: Result) -> pandas.DataFrame:
 
 
 def further(result: Result) -> pandas.DataFrame:
-    """The figures of `evaluate` after the first and those of methods, a line a method; may be empty."""
+    """The figures of `evaluate` after the first and those of methods, a line for each that has any."""
     import pandas
 
     lines = []
     for score in scores(result):
         names = dict.fromkeys(name for row in score.rows for name in row.extra if name not in COMMON)
         line = {name: _shown([row.extra.get(name) for row in score.rows]) for name in names}
-        lines.append({"method": score.method, **line})
-    made = pandas.DataFrame(lines).fillna("-")
-    return made if len(made.columns) > 1 else pandas.DataFrame()
+        if line:
+            lines.append({"method": score.method, **line})
+    return pandas.DataFrame(lines).fillna("-")
 
 
 def counts(result: Result) -> pandas.DataFrame:

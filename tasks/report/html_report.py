@@ -254,6 +254,6 @@ def _cell(value: object) -> str:
 
 
 def _is_number(cell: object) -> bool:
-    """Whether a cell reads as a figure: "1,234", "0.02 ± 0.01", "-", "85 %", "3 min 20 s"."""
+    """Whether a cell reads as a figure, or as none: "1,234", "0.02 ± 0.01", "3 min 20 s", "-"."""
     text = str(cell).strip()
-    return text in ("", "-", "–") or text.lstrip("+-−<~≈ ")[:1].isdigit()  # noqa: RUF001
+    return text in ("", "-", "–", "not finite") or text.lstrip("+-−<~≈ ")[:1].isdigit()  # noqa: RUF001

@@ -50,16 +50,11 @@ def _best(finite: dict[str, Score]) -> list[str]:
         # who has a derivative would take it: the best of those that do without is what is looked for
         others = [score for score in ranked if score.method not in (FIRST_ORDER, START)]
         if others:
-            found.append(
-                f"Without the box's derivative {others[0].method} is the best, {others[0]}"
-                f"{_cost(others[0], best)}."
-            )
+            own = others[0]
+            found.append(f"Without the box's derivative {own.method} is the best, {own}{_cost(own, best)}.")
     elif FIRST_ORDER in finite:
         first = finite[FIRST_ORDER]
-        found.append(
-            f"First order, with the box's derivative, has {first}; {best.method} is there"
-            f"{_cost(best, first)}."
-        )
+        found.append(f"First order, with the box's derivative, has {first}{_cost(best, first, best.method)}.")
     second = ranked[len(equal)] if len(equal) < len(ranked) else None
     if second is not None and second is not start and _alike(best, second) and _several(best):
         found.append(
@@ -69,12 +64,13 @@ def _best(finite: dict[str, Score]) -> list[str]:
     return found
 
 
-def _cost(score: Score, first: Score) -> str:
+def _cost(score: Score, first: Score, name: str = "") -> str:
     """The box rows of a method, against those of first order."""
     if not score.box_rows:
         return ""
     times = f", {score.box_rows / first.box_rows:.2g} times first order's" if first.box_rows else ""
-    return f" with {score.box_rows:,.0f} box rows in training{times}"
+    start = f"; {name} took" if name else ", with"
+    return f"{start} {score.box_rows:,.0f} box rows in training{times}"
 
 
 def _harm(finite: dict[str, Score]) -> list[str]:
