@@ -193,18 +193,19 @@ def plain(block: Block, folder: Path) -> dict[str, Any]:
     return {"kind": block.kind, **values}
 
 
-def from_plain(values: Mapping[str, Any], folder: Path) -> Block:
+def from_plain(values: object, folder: Path) -> Block:
     """The block that `plain` wrote.
 
     Raises:
         RunFolderError: It is none, or its figure is not in `folder`.
     """
-    rest = {name: value for name, value in values.items() if name != "kind"}
-    kind = KINDS.get(str(values.get("kind")))
+    rest = {str(name): value for name, value in values.items()} if isinstance(values, dict) else {}
+    name = rest.pop("kind", None)
+    kind = KINDS.get(str(name))
     if kind is None:
         raise RunFolderError(
-            f"{folder}, report.json: expected a block's kind, one of {', '.join(KINDS)}, got "
-            f"{values.get('kind')!r}. Delete report.json."
+            f"{folder}, report.json: expected a block's kind, one of {', '.join(KINDS)}, got {name!r}. "
+            "Delete report.json."
         )
     try:
         block: Any = from_dict(kind, rest)

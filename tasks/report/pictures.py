@@ -334,7 +334,7 @@ def _mean(curves: Sequence[Curve], across: str) -> tuple[np.ndarray, np.ndarray]
     return x, y
 
 
-def _decades(values: Sequence[float] | np.ndarray) -> float:
+def _decades(values: ArrayLike) -> float:
     """How many powers of ten finite values span; 0 where one of them is not above zero."""
     finite = np.asarray(values, dtype=float)
     finite = finite[np.isfinite(finite)]
