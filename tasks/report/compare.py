@@ -56,7 +56,7 @@ class Comparison:
         runs: A line for each run: its letter, folder, problem and state.
         sentences: What a reader should know before the figures.
         figures: A line for each method, a column for each run; for two runs of one problem their ratio too.
-        rows: The box rows that training took, in the same columns.
+        rows: The rows that training took, in the same columns.
         settings: A line for each setting that differs, a column for each run.
         page: The page with all of it and the plot.
     """
@@ -85,7 +85,7 @@ def compare(folders: Sequence[Path], page: Path) -> Comparison:
     rows, differing = _rows(sides), _settings(sides)
     blocks: list[Block] = [Table.of(runs, prose=True), Table.of(figures, caption=_caption(sides))]
     if not rows.empty:
-        blocks.append(Table.of(rows, caption="Box rows that training took, mean over seeds."))
+        blocks.append(Table.of(rows, caption="Rows that training took, mean over seeds."))
     blocks += _plot(sides, page.with_suffix(".png"))
     blocks.append(Heading("Settings"))
     if differing.empty:
@@ -227,7 +227,7 @@ def _settings(sides: Sequence[Side]) -> pandas.DataFrame:
 
 
 def _plot(sides: Sequence[Side], path: Path) -> list[Block]:
-    """Validation of all runs against box rows; the loss where one of them has no validation."""
+    """Validation of all runs against rows; the loss where one of them has no validation."""
     if not _one_problem(sides):
         return []
     found = _curves(sides, "validation")
@@ -240,7 +240,7 @@ def _plot(sides: Sequence[Side], path: Path) -> list[Block]:
     return [
         Figure(
             made,
-            alt=f"{shown.capitalize()} of the runs against box rows, by method",
+            alt=f"{shown.capitalize()} of the runs against rows, by method",
             caption=f"{shown.capitalize()} over training, means over seeds: methods by colour and mark, runs "
             "by the kind of line.",
         )

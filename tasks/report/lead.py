@@ -65,12 +65,12 @@ def _best(finite: dict[str, Score]) -> list[str]:
 
 
 def _cost(score: Score, first: Score, name: str = "") -> str:
-    """The box rows of a method, against those of first order."""
+    """The rows of a method, against those of first order."""
     if not score.box_rows:
         return ""
     times = f", {score.box_rows / first.box_rows:.2g} times first order's" if first.box_rows else ""
     start = f"; {name} took" if name else ", with"
-    return f"{start} {score.box_rows:,.0f} box rows in training{times}"
+    return f"{start} {score.box_rows:,.0f} rows in training{times}"
 
 
 def _harm(finite: dict[str, Score]) -> list[str]:

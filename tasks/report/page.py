@@ -105,8 +105,9 @@ def _tables(result: Result) -> list[Block]:
     blocks: list[Block] = [
         Table.of(
             findings.shown(result),
-            caption=f"What came out, {seeds}. Rows are those that the black boxes ran in optimiser steps, "
-            "queries perturbed objectives; the time is that of the steps.",
+            caption=f"What came out, {seeds}. Rows are those that the black boxes ran in optimiser steps "
+            "(without a box, the rows of data that the objective was evaluated on), queries perturbed "
+            "objectives; the time is that of the steps.",
             emphasised=[every.index(best)] if best else [],
         )
     ]
@@ -133,8 +134,9 @@ def _training(found: Findings) -> list[Block]:
                 found,
                 pictures.training(validated, y="validation", levels=start),
                 "curves",
-                alt="Validation against box rows and against time, by method",
-                caption="Validation during training, against the box rows and the time of optimiser steps."
+                alt="Validation against rows and against time, by method",
+                caption="Validation during training, the lower the better, against the rows and the time of "
+                "optimiser steps."
                 + (" Dashed: the start, which all methods share." if start else "")
                 + seeds,
             )
@@ -150,7 +152,7 @@ def _training(found: Findings) -> list[Block]:
                 found,
                 pictures.training(losses, y="training loss"),
                 "loss",
-                alt="Training loss against box rows and against time, by method",
+                alt="Training loss against rows and against time, by method",
                 caption="The loss on training batches, a running mean; "
                 + ("these methods have" if validated else "there is")
                 + f" no validation.{seeds}",
@@ -195,8 +197,8 @@ def _drawn(found: Findings, made: Any, name: str, *, alt: str, caption: str) -> 
 
 
 def _ledger(result: Result) -> list[Block]:
-    if not any(row.ledger for row in result.table):
-        return []
+    if not any(row.ledger.get(name) for row in result.table for name in ("rows_asked", "rows_run", "causes")):
+        return []  # the problem has no box, or its own loop counts elsewhere
     several = f", in all {len(result.seeds)} seeds together" if len(result.seeds) > 1 else ""
     blocks: list[Block] = [
         Heading("The black box"),
@@ -218,7 +220,9 @@ def _ledger(result: Result) -> list[Block]:
 def _settings(run: Run, own: OwnPart) -> list[Block]:
     from tasks.config import Config
 
-    defaults = {**to_dict(Config()), **own.defaults}
+    common = to_dict(Config())
+    # a loop of one's own has settings of its own, which may have the same names
+    defaults = {**(common if common.keys() <= run.config.keys() else {}), **own.defaults}
     changed = [
         (name, _plain(value), _plain(defaults[name]))
         for name, value in run.config.items()
@@ -270,7 +274,7 @@ def _kept(run: Run) -> OwnPart:
     path = run.path / OWN
     if not path.is_file():
         told = Paragraph("The problem's own part is not here: the report was made without its code.")
-        return OwnPart("", {}, [told])
+        return OwnPart("", {}, [told] if run.problem else [])
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         about, defaults, blocks = str(content["about"]), dict(content["defaults"]), list(content["blocks"])

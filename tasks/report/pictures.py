@@ -55,7 +55,7 @@ MARKS |= {"SRC": "o", "NON": "s", "PRE": "D", "PRE-SR": "d", "FO-SOL": "^", "ZO-
 MARKS |= {"TAN-SOL small": "p", "TAN-SOL": "P"}
 MARKS |= {name: MARKS[name.removesuffix(" large")] for name in COLOURS if name.endswith(" large")}
 _OTHERS = ("#b684cb", "#bd8a51", "#f0c75e", "#849ef7", "#f7ab92", "#e3b1cc")
-_OTHER_MARKS = ("<", "X", "8", "H", "o", "s")
+_OTHER_MARKS = ("<", "X", "8", "H", "o", "s", "D")  # one more: a colour comes back with another mark
 
 _INK = "#333333"
 
@@ -71,15 +71,14 @@ def colour(method: str) -> str:
 
 
 def looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Colour and mark of methods that share a figure; those outside the table get others, up to six."""
+    """Colour and mark of methods that share a figure; those outside the table get other ones."""
     found: dict[str, tuple[str, str]] = {}
     others = 0
     for method in methods:
         if method in COLOURS:
             found[method] = COLOURS[method], MARKS[method]
         else:
-            place = others % len(_OTHERS)
-            found[method] = _OTHERS[place], _OTHER_MARKS[place]
+            found[method] = _OTHERS[others % len(_OTHERS)], _OTHER_MARKS[others % len(_OTHER_MARKS)]
             others += 1
     return found
 
@@ -190,7 +189,7 @@ def save(made: Figure, path: Path, dots_per_inch: int = 160) -> Path:
 def training(
     found: Mapping[str, Mapping[int, Curve]], *, y: str, levels: Mapping[str, float] | None = None
 ) -> Figure:
-    """A figure over training, against box rows and against time: a faint line for each seed, and their mean.
+    """A figure over training, against rows and against time: a faint line for each seed, and their mean.
 
     Args:
         found: Curves by method and seed.
@@ -254,7 +253,7 @@ def trust(found: Mapping[str, Mapping[int, Curve]]) -> Figure:
 
 
 def compared(runs: Mapping[str, Mapping[str, Mapping[int, Curve]]], *, y: str) -> Figure:
-    """Means over seeds against box rows: methods by colour and mark, runs by the kind of line.
+    """Means over seeds against rows: methods by colour and mark, runs by the kind of line.
 
     Args:
         runs: Curves by run, method and seed.
@@ -298,7 +297,7 @@ _LEGEND: dict[str, Any] = {
 
 def _cost_axis(axes: Axes, curves: Sequence[Curve], across: str, unit: str = "s") -> bool:
     """Name the axis of rows, steps or seconds; logarithmic where the ends of curves differ by tenfold."""
-    names = {"rows": "box rows in training", "steps": "optimiser steps", "seconds": f"time in steps ({unit})"}
+    names = {"rows": "rows in training", "steps": "optimiser steps", "seconds": f"time in steps ({unit})"}
     axes.set_xlabel(names[across])
     ends = [getattr(curve, across)[-1] for curve in curves]
     log = _decades([end for end in ends if end > 0]) > 1

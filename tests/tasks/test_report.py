@@ -14,7 +14,7 @@ from tasks.progress import Progress
 from tasks.report import lead, pictures
 from tasks.report.html_report import Details, Facts, Heading, Paragraph, Table
 from tasks.runs.result import Result
-from tests.tasks.made_runs import TWELVE, made
+from tests.tasks.made_runs import TWELVE, from_elsewhere, made
 from tests.tasks.problems import Steering
 from tests.tasks.test_html_report import EVIL, read
 
@@ -87,10 +87,10 @@ def test_the_best_method_and_what_it_costs_against_first_order(tmp_path):
     run = made(tmp_path, {"none": 4.0, "tangents": 0.5, "cge": 0.7, "first-order": 0.4}, rows_of=rows)
     assert told(run).startswith(
         "first-order has the lowest test loss, 0.4; the start has 4. Without the box's derivative tangents "
-        "is the best, 0.5, with 900 box rows in training, 3 times first order's."
+        "is the best, 0.5, with 900 rows in training, 3 times first order's."
     )
     run = made(tmp_path, {"none": 4.0, "cge": 0.3, "first-order": 0.4}, rows_of=rows)
-    assert "cge took 5,000 box rows in training, 17 times first order's" in told(run)
+    assert "cge took 5,000 rows in training, 17 times first order's" in told(run)
     assert "This is one seed" in told(run)
 
 
@@ -225,8 +225,21 @@ def test_a_report_comes_without_code_as_it_was_with_it(tmp_path):
 
 
 def test_a_report_without_code_or_an_earlier_one_says_so(tmp_path):
-    text = page(made(tmp_path, {"cge": 0.4}))
-    assert "The problem's own part is not here" in text
+    run = made(tmp_path, {"cge": 0.4})
+    assert "The problem's own part is not here" not in page(run)  # a loop of one's own has no other part
+    assert "The problem's own part is not here" in page(from_elsewhere(run, problem="file.py:Problem"))
+
+
+def test_a_problem_without_a_box_has_no_ledger(tmp_path):
+    run = made(tmp_path, {"cge": 0.4}, ledger={"cge": {"rows_run": 0, "rows_asked": 0}})
+    assert "The black box" not in page(run) and "No row failed" not in page(run)
+
+
+def test_settings_of_a_loop_of_ones_own_are_not_taken_for_others(tmp_path):
+    run = made(tmp_path, {"cge": 0.4})
+    text = page(from_elsewhere(run, config={"steps": 7}))
+    assert "default" not in text.split("The run</h2>")[1]
+    assert "<dt>steps</dt><dd>7</dd>" in text
 
 
 TAMPERED = [
