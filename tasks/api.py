@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,9 +70,8 @@ class FinishedRun:
             ProblemError: The problem's code is not at hand.
         """
         if self.problem is None:
-            raise ProblemError(
-                f"{self.path}: expected the problem's code, got none. Load it with trust=True."
-            )
+            mend = "Load it with trust=True." if self._run.problem else _how_to_go_on(self._run)
+            raise ProblemError(f"{self.path}: expected the problem's code, got none. {mend}")
         wanted = methods.chosen(self.problem)
         if method not in wanted or seed not in self._run.seeds:
             raise ConfigurationError(
@@ -92,8 +92,11 @@ class FinishedRun:
         return {name: tensor.numpy() for name, tensor in kept.items()}
 
     def _repr_html_(self) -> str:
-        """In a notebook: the table, and where the run is."""
-        return f"{report.shown(self.result)._repr_html_()}<p>{self.path}</p>"
+        """In a notebook: the table, and where report and run are."""
+        table = report.shown(self.result).to_html(index=False, border=0)
+        page = self.path / report.NAME
+        told = f"Report: {escape(str(page))}<br>" if page.is_file() else ""
+        return f"{table}<p>{told}Run folder: {escape(str(self.path))}</p>"
 
     def __repr__(self) -> str:
         """The folder and the table."""
@@ -173,6 +176,8 @@ def finish(
         if not run.finished:
             with run.tensorboard(tensorboard), shown as told:
                 told.say(f"Run folder: {run.path}")
+                if not run.problem:
+                    told.say(_how_to_go_on(run))
                 work(problem, run, told)
         report.write(run, problem)
     return FinishedRun(run, problem)
@@ -202,10 +207,18 @@ def problem_of(run: Run) -> Problem:
     if not run.problem:
         raise RunFolderError(
             f"{run.path}: expected a run that says where its problem's class is, got one of a notebook or a "
-            "terminal. Resume it from there: tasks.run(problem, resume=folder)."
+            f"terminal. {_how_to_go_on(run)}"
         )
     kind, _ = problems.find(run.problem)
     return kind(run.configuration(kind.Config), folder=Path(run.data))
+
+
+def _how_to_go_on(run: Run) -> str:
+    """For a problem whose class is nowhere but in a notebook or terminal."""
+    return (
+        "Its problem is in a notebook or terminal, where no other process finds it. To go on with it there, "
+        f"repeat the call of tasks.run with resume={str(run.path)!r}."
+    )
 
 
 def _is_own(run: Run) -> bool:

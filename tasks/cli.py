@@ -16,6 +16,7 @@ from tasks import box_commands, names
 from tasks.commands import (
     CheckCommand,
     Command,
+    CompareCommand,
     DataCommand,
     InfoCommand,
     ListCommand,
@@ -28,6 +29,8 @@ from tasks.commands import (
 from tasks.errors import ConfigurationError, RunFolderError, StorageError, WorkersError
 
 if TYPE_CHECKING:
+    import pandas
+
     from tasks.api import FinishedRun
     from tasks.runs.folder import Run
 
@@ -82,6 +85,8 @@ def _do(command: Command, line: list[str], at_work: list[Run]) -> int:
             return _resume(command, line, at_work)
         case ReportCommand():
             return _report(command)
+        case CompareCommand():
+            _compare(command)
         case CheckCommand():
             return box_commands.check(command)
         case ServeCommand():
@@ -219,20 +224,38 @@ def _work_on_problem(run: Run, data: Path, tensorboard: bool) -> int:
     return 0
 
 
+def _compare(command: CompareCommand) -> None:
+    from tasks.report.compare import compare
+
+    found = compare(command.folders, command.page)
+    for run in found.runs.to_dict("records"):
+        print(f"{run['run']}: {run['folder']} ({run['problem']}; seeds {run['seeds']}; {run['state']})")
+    for sentence in found.sentences:
+        print(sentence)
+    _print_table(found.figures)
+    if not found.settings.empty:
+        _print_table(found.settings)
+    print(f"Page: {found.page}")
+
+
 def _print(found: FinishedRun) -> None:
+    from tasks import report
+
+    _print_table(report.shown(found.result))
+    print(f"Report: {found.report}\nRun folder: {found.path}")
+
+
+def _print_table(lines: pandas.DataFrame) -> None:
+    """Numbers and text to the right, the first column to the left."""
     from rich.console import Console
     from rich.table import Table
 
-    from tasks import report
-
-    lines = report.shown(found.result)
     table = Table()
-    for name in lines.columns:
-        table.add_column(name, justify="left" if name == "method" else "right")
+    for place, name in enumerate(lines.columns):
+        table.add_column(name, justify="right" if place else "left", overflow="fold")
     for line in lines.to_numpy().tolist():
         table.add_row(*map(str, line))
     Console().print(table, markup=False, highlight=False)
-    print(f"Report: {found.report}\nRun folder: {found.path}")
 
 
 def _help(run: Run, data: Path) -> int:

@@ -67,6 +67,17 @@ class ReportCommand:
     debug: Debug = False
 
 
+@dataclass(frozen=True)
+class CompareCommand:
+    """Set runs side by side: settings that differ, figures, one plot; no code of a problem is executed."""
+
+    folders: Annotated[
+        Positional[tuple[Path, ...]], arg(help="Folders of two runs or more.", metavar="FOLDER")
+    ]
+    page: Annotated[Path, arg(help="HTML file to write.")] = Path("comparison.html")
+    debug: Debug = False
+
+
 Target = Annotated[
     Positional[str],
     arg(help="A name of `blackbox list`, module:Class, or file.py:Class.", metavar="TARGET"),
@@ -144,6 +155,7 @@ class InfoCommand:
 _OTHERS = {
     "resume": ResumeCommand,
     "report": ReportCommand,
+    "compare": CompareCommand,
     "check": CheckCommand,
     "serve": ServeCommand,
     "data": DataCommand,
@@ -154,6 +166,7 @@ Command = (
     RunCommand
     | ResumeCommand
     | ReportCommand
+    | CompareCommand
     | CheckCommand
     | ServeCommand
     | DataCommand

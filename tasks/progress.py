@@ -1,12 +1,13 @@
-"""Progress: live bars on a terminal, a plain line now and then elsewhere, or nothing."""
+"""Progress: live bars on a terminal, one changing output in a notebook, lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from html import escape
 from time import monotonic
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
@@ -14,6 +15,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 
 INTERVAL = 10.0  # seconds between plain lines
+REDRAWN = 0.5  # seconds between changes of a notebook's output
 
 
 class Progress:
@@ -87,6 +89,9 @@ class Progress:
 
     def _show_end(self) -> None: ...
 
+    def _line(self) -> str:
+        return f"{self._stage}: {self._unit} {self._step} of {self._steps}, {self._figures()}"
+
     def _figures(self) -> str:
         """Loss, speed and times, as far as they are known."""
         elapsed = self._clock() - self._started
@@ -144,9 +149,6 @@ class PlainProgress(Progress):
     def _show_end(self) -> None:
         self.say(self._line())
 
-    def _line(self) -> str:
-        return f"{self._stage}: {self._unit} {self._step} of {self._steps}, {self._figures()}"
-
 
 class LiveProgress(Progress):
     """A bar for each stage, moving in place."""
@@ -190,9 +192,61 @@ class LiveProgress(Progress):
         self._bars.stop_task(self._bar)
 
 
+class NotebookProgress(Progress):
+    """One output below the cell, which changes in place: lines that stay, and the stage that is under way.
+
+    Rich would print a new output at every change here, and plain lines grow without end in a long run.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        super().__init__(clock)
+        self._lines: list[str] = []
+        self._under_way = False
+        self._shown = 0.0
+        self._output: Any = None
+
+    def say(self, text: str) -> None:
+        """A line above the stage."""
+        self._lines.append(text)
+        self._draw()
+
+    def _show_begin(self) -> None:
+        self._under_way = True
+        self._draw()
+
+    def _show_update(self) -> None:
+        if self._clock() - self._shown >= REDRAWN:
+            self._draw()
+
+    def _show_end(self) -> None:
+        self._under_way = False
+        self.say(self._line())
+
+    def _draw(self) -> None:
+        from IPython.display import display
+
+        self._shown = self._clock()
+        if self._output is None:
+            self._output = display(self, display_id=True)
+        else:
+            self._output.update(self)
+
+    def __repr__(self) -> str:
+        return "\n".join([*self._lines, self._line()] if self._under_way else self._lines)
+
+    def _repr_html_(self) -> str:
+        lines = f'<pre style="margin: 0; white-space: pre-wrap">{escape(chr(10).join(self._lines))}</pre>'
+        if not self._under_way:
+            return lines
+        bar = f'<progress value="{self._step}" max="{self._steps}"></progress>'
+        return f"{lines}<div>{bar} {escape(self._line())}</div>"
+
+
 def make_progress(stream: TextIO | None = None) -> Progress:
-    """Bars if `stream` (standard output) is a terminal, plain lines otherwise."""
+    """Bars if `stream` (standard output) is a terminal, one output in a notebook, plain lines elsewhere."""
     console = Console(file=stream)
+    if console.is_jupyter and stream is None:
+        return NotebookProgress()
     return LiveProgress(console) if console.is_terminal else PlainProgress(stream)
 
 

@@ -1,5 +1,6 @@
-"""The report of a run, the same for every problem, with a part of the problem's own."""
+"""The report of a run, the same for every problem: figures, curves, ledger, settings, the problem's part."""
 
-from tasks.report.page import NAME, frame, shown, write
+from tasks.report.findings import frame, shown
+from tasks.report.page import NAME, write
 
 __all__ = ["NAME", "frame", "shown", "write"]

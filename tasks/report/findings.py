@@ -1,17 +1,62 @@
-"""What a problem's own part of the report is made from: the result, and the fields of every evaluation."""
+"""What a run has found, for its report: rows by method, curves, fields of evaluations; and their tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.runs import checkpoint
+from tasks import progress
 from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import Result
+from tasks.runs.result import Result, Row
+
+if TYPE_CHECKING:
+    import pandas
+
+# what every row has beside the figures that `evaluate` gave
+COMMON = (
+    "weights",
+    "steps",
+    "chosen step",
+    "validation",
+    "dropped queries",
+    "rows of validation",
+    "rows of test",
+)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A figure over the training of one method with one seed: arrays of one length.
+
+    Attributes:
+        steps: Optimiser steps done.
+        rows: Box rows run in them; zeros where no box was counted.
+        seconds: Time in them.
+        values: The figure; NaN where it was not finite.
+    """
+
+    steps: np.ndarray
+    rows: np.ndarray
+    seconds: np.ndarray
+    values: np.ndarray
+
+    def smooth(self, points: int = 200) -> Curve:
+        """Means of neighbours that leave about so many points, for what differs from step to step."""
+        width = max(1, len(self.steps) // points)
+        ends = np.arange(len(self.steps), 0, -width)[::-1]
+        parts = [self.values[max(0, end - width) : end] for end in ends]
+        means = np.array(
+            [part[np.isfinite(part)].mean() if np.isfinite(part).any() else np.nan for part in parts]
+        )
+        at = ends - 1
+        return Curve(self.steps[at], self.rows[at], self.seconds[at], means)
 
 
 @dataclass(frozen=True)
@@ -39,6 +84,7 @@ class Findings:
     @cached_property
     def fields(self) -> Mapping[int, Mapping[str, Mapping[str, Any]]]:
         """The arrays that `evaluate` gave, by seed, method and name."""
+        from tasks.runs import checkpoint
         from tasks.work import evaluation_path
 
         found: dict[int, dict[str, dict[str, np.ndarray]]] = {}
@@ -49,3 +95,230 @@ class Findings:
                 kept = checkpoint.load(path)["fields"]
                 found[seed][method] = {name: tensor.numpy() for name, tensor in kept.items()}
         return found
+
+    @cached_property
+    def lines(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """The lines of `metrics.jsonl` by stage, read once."""
+        return metrics(self.run)
+
+    def curves(self, name: str) -> dict[str, dict[int, Curve]]:
+        """A figure of the metrics over training, by method and seed; methods without it are left out."""
+        return curves(self.lines, self.methods, self.seeds, name)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A method's first figure over the seeds.
+
+    Attributes:
+        rows: A row of the result for each seed.
+    """
+
+    rows: Sequence[Row]
+
+    @property
+    def method(self) -> str:
+        """Its name."""
+        return self.rows[0].method
+
+    @property
+    def metric(self) -> str:
+        """What the figure is."""
+        return self.rows[0].metric
+
+    @property
+    def values(self) -> dict[int, float]:
+        """By seed; NaN where there is no finite figure."""
+        return {row.seed: math.nan if row.value is None else row.value for row in self.rows}
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds; NaN where one has no finite figure: a mean over the rest would flatter."""
+        return fmean(self.values.values())
+
+    @property
+    def loss(self) -> float:
+        """The mean, with a sign by which lower is better."""
+        return -self.mean if self.rows[0].higher_is_better else self.mean
+
+    @property
+    def box_rows(self) -> float:
+        """Box rows that training took, the mean over seeds."""
+        return fmean(row.rows for row in self.rows)
+
+    def __str__(self) -> str:
+        """As it is shown: "0.0031 ± 0.0015 m/s"."""
+        unit = self.rows[0].unit
+        return with_spread(list(self.values.values())) + (f" {unit}" if unit else "")
+
+
+def scores(result: Result) -> list[Score]:
+    """Of each method, in the order of the table."""
+    methods = dict.fromkeys(row.method for row in result.table)
+    return [Score([row for row in result.table if row.method == method]) for method in methods]
+
+
+def frame(result: Result) -> pandas.DataFrame:
+    """A line for each method and seed, with every figure."""
+    import pandas
+
+    lines = [
+        {
+            "method": row.method,
+            "seed": row.seed,
+            row.metric: row.value,
+            "rows": row.rows,
+            "queries": row.queries,
+            "seconds": row.seconds,
+            **row.extra,
+        }
+        for row in result.table
+    ]
+    return pandas.DataFrame(lines)
+
+
+def shown(result: Result) -> pandas.DataFrame:
+    """The table as it is shown: a line for each method, mean ± standard deviation over seeds."""
+    import pandas
+
+    lines = []
+    for score in scores(result):
+        first = score.rows[0]
+        unit = f" ({first.unit})" if first.unit else ""
+        lines.append(
+            {
+                "method": score.method,
+                f"{first.metric}{unit}": with_spread(list(score.values.values())),
+                "weights": f"{first.extra.get('weights') or 0:,}",
+                "rows": f"{round(score.box_rows):,}",
+                "queries": f"{round(fmean(row.queries for row in score.rows)):,}",
+                "time": _time(fmean(row.seconds for row in score.rows)),
+            }
+        )
+    return pandas.DataFrame(lines).fillna("-")
+
+
+def further(result: Result) -> pandas.DataFrame:
+    """The figures of `evaluate` after the first and those of methods, a line for each that has any."""
+    import pandas
+
+    lines = []
+    for score in scores(result):
+        names = dict.fromkeys(name for row in score.rows for name in row.extra if name not in COMMON)
+        line = {name: _shown([row.extra.get(name) for row in score.rows]) for name in names}
+        if line:
+            lines.append({"method": score.method, **line})
+    return pandas.DataFrame(lines).fillna("-")
+
+
+def counts(result: Result) -> pandas.DataFrame:
+    """What the black boxes counted in training, the sum over seeds, a line for each method.
+
+    Columns without any count are left out, but for the rows that were run and those that failed.
+    """
+    import pandas
+
+    names = {
+        "rows_run": "rows run",
+        "rows_cached": "cached",
+        "rows_failed": "failed",
+        "rows_skipped": "skipped",
+        "rows_retried": "run again",
+        "rows_recovered": "recovered",
+    }
+    lines = []
+    for score in scores(result):
+        sums = {shown: sum(row.ledger.get(name) or 0 for row in score.rows) for name, shown in names.items()}
+        seconds = sum(row.ledger.get("seconds") or 0.0 for row in score.rows)
+        dropped = sum(int(row.extra.get("dropped queries") or 0) for row in score.rows)
+        lines.append(
+            {"method": score.method, **sums, "dropped queries": dropped, "time in the box": _time(seconds)}
+        )
+    always = ("method", "rows run", "failed")
+    kept = [name for name in lines[0] if name in always or any(line[name] for line in lines)] if lines else []
+    return pandas.DataFrame(lines, columns=kept)
+
+
+def failures(result: Result) -> pandas.DataFrame:
+    """Why rows failed, a line for each method that had any: how often by cause, and the first in words."""
+    import pandas
+
+    lines = []
+    for score in scores(result):
+        causes: Counter[str] = Counter()
+        for row in score.rows:
+            causes.update(row.ledger.get("causes") or {})
+        first = [(row.seed, row.ledger.get("first_failure")) for row in score.rows]
+        told = [
+            f"seed {seed}: {sentence}" if len(first) > 1 else f"{sentence}"
+            for seed, sentence in first
+            if sentence
+        ]
+        if causes or told:
+            lines.append(
+                {
+                    "method": score.method,
+                    "causes": ", ".join(f"{cause} ({count:,})" for cause, count in causes.most_common())
+                    or "-",
+                    "the first": told[0] if told else "-",
+                }
+            )
+    return pandas.DataFrame(lines)
+
+
+def metrics(run: Run) -> dict[str, list[Mapping[str, Any]]]:
+    """The lines of a run's `metrics.jsonl` by stage."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for line in run.metrics():
+        found.setdefault(line["stage"], []).append(line)
+    return found
+
+
+def curves(
+    lines: Mapping[str, Sequence[Mapping[str, Any]]], methods: Sequence[str], seeds: Sequence[int], name: str
+) -> dict[str, dict[int, Curve]]:
+    """A figure over training, by method and seed; methods without it are left out."""
+    found: dict[str, dict[int, Curve]] = {}
+    for method in methods:
+        for seed in seeds:
+            stage = lines.get(stage_name(seed, method), ())
+            rows = {line["step"]: line["rows"] for line in stage if "rows" in line}
+            at = [line for line in stage if name in line]
+            if at:
+                found.setdefault(method, {})[seed] = Curve(
+                    np.array([line["step"] for line in at]),
+                    np.array([rows.get(line["step"], 0) for line in at], dtype=float),
+                    np.array([line.get("seconds", math.nan) for line in at], dtype=float),
+                    np.array([line[name] for line in at], dtype=float),
+                )
+    return found
+
+
+def with_spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation, to two digits of the latter; one value has four digits."""
+    if not all(map(math.isfinite, values)):
+        return "not finite"
+    mean = fmean(values)
+    if len(values) < 2:
+        return f"{mean:.4g}"
+    spread = stdev(values)
+    largest = max(abs(mean), spread)
+    if not 1e-4 <= largest < 1e6 or spread < 1e-5 * largest:
+        return f"{mean:.4g} ± {spread:.2g}"
+    decimals = max(0, 1 - math.floor(math.log10(spread)))
+    return f"{mean:.{decimals}f} ± {spread:.{decimals}f}"
+
+
+def _time(seconds: float) -> str:
+    """0.42 s, 3.1 s, 42 s, 3 min 10 s."""
+    return f"{seconds:.2g} s" if seconds < 9.5 else progress.duration(seconds)
+
+
+def _shown(values: Sequence[float | int | str | None]) -> str:
+    """A further figure over seeds."""
+    numbers = [float(value) for value in values if isinstance(value, int | float)]
+    if len(numbers) < len(values) or any(isinstance(value, bool) for value in values):
+        return ", ".join(dict.fromkeys("-" if value is None else str(value) for value in values))
+    if all(number.is_integer() for number in numbers) and len(set(numbers)) == 1:
+        return f"{numbers[0]:,.0f}"
+    return with_spread(numbers)

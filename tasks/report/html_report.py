@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 import base64
-import html
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
-from tasks.errors import ConfigurationError
-from tasks.report.html_style import STYLE
+import jinja2
+import numpy as np
+
+from tasks.configuration import from_dict, to_dict
+from tasks.errors import ConfigurationError, RunFolderError
 from tasks.runs import atomic
+
+if TYPE_CHECKING:
+    import pandas
 
 MEDIA_TYPES = {".png": "image/png", ".webp": "image/webp", ".gif": "image/gif"}
 
 
+class _Block:
+    """A part of a page; the template shows it by its kind."""
+
+    @property
+    def kind(self) -> str:
+        """The name of its class."""
+        return type(self).__name__
+
+
 @dataclass(frozen=True)
-class Heading:
+class Heading(_Block):
     """The title of a section."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Paragraph:
+class Paragraph(_Block):
     """Running text."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows under headers; numbers stand right, text left. Cells are shown as `str` gives them."""
+class Table(_Block):
+    """Rows under headers; numbers stand right, text left. Cells are shown as `str` gives them.
+
+    Raises:
+        ConfigurationError: A row has more or fewer cells than there are headers.
+    """
 
     headers: Sequence[str]
     rows: Sequence[Sequence[object]]
@@ -42,9 +62,36 @@ class Table:
     prose: bool = False
     """Whether cells hold sentences: they break into lines, and on a phone each row becomes a short list."""
 
+    def __post_init__(self) -> None:
+        """Check the lengths of rows."""
+        for index, row in enumerate(self.rows):
+            if len(row) != len(self.headers):
+                raise ConfigurationError(
+                    f"table {self.caption!r}, row {index}: expected {len(self.headers)} cells, got "
+                    f"{len(row)}. Give one for each header."
+                )
+
+    @classmethod
+    def of(cls, frame: pandas.DataFrame, **options: Any) -> Self:  # noqa: ANN401
+        """The table of a pandas frame, its index left out unless it has a name; what is missing is "-".
+
+        Args:
+            frame: Cells may be text, numbers, None or NaN; numbers have four digits.
+            **options: `caption`, `emphasised`, `prose`.
+        """
+        named = frame.reset_index() if frame.index.name is not None else frame
+        rows = [[_cell(value) for value in row] for row in named.itertuples(index=False, name=None)]
+        return cls([str(name) for name in named.columns], rows, **options)
+
+    @property
+    def right(self) -> list[bool]:
+        """Which columns hold numbers."""
+        columns = list(zip(*self.rows, strict=True)) or [() for _ in self.headers]
+        return [bool(column) and all(map(_is_number, column)) for column in columns]
+
 
 @dataclass(frozen=True)
-class Figure:
+class Figure(_Block):
     """A PNG, WebP or GIF file, taken into the page."""
 
     path: Path
@@ -54,9 +101,19 @@ class Figure:
     wide: bool = True
     """Whether its text is too small for the width of a phone."""
 
+    @property
+    def data(self) -> str:
+        """The file as a `data:` address."""
+        kind = MEDIA_TYPES.get(self.path.suffix.lower())
+        if kind is None:
+            raise ConfigurationError(
+                f"figure {self.path}: expected {', '.join(MEDIA_TYPES)}, got another. Convert it."
+            )
+        return f"data:{kind};base64,{base64.b64encode(self.path.read_bytes()).decode()}"
+
 
 @dataclass(frozen=True)
-class Facts:
+class Facts(_Block):
     """A few figures that a reader should take away: value -> what it is."""
 
     values: Sequence[tuple[str, str]]
@@ -64,15 +121,21 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Details:
+class Details(_Block):
     """Names and values that are folded away until asked for: a configuration, a machine."""
 
     title: str
     values: Mapping[str, Any]
     open: bool = False
 
+    @property
+    def lines(self) -> list[tuple[str, str]]:
+        """Nested values as lines: ("network.channels", "32")."""
+        return _flat(self.values)
+
 
 Block = Heading | Paragraph | Table | Figure | Facts | Details
+KINDS = {kind.__name__: kind for kind in (Heading, Paragraph, Table, Figure, Facts, Details)}
 
 
 @dataclass(frozen=True)
@@ -89,9 +152,8 @@ def write(path: Path, page: Page) -> Path:
     """Write `page` to `path` atomically; returns `path`.
 
     Raises:
-        ConfigurationError: a table's row has more or fewer cells than headers, or a figure is of a format
-            that browsers do not show.
-        FileNotFoundError: a figure is not there.
+        ConfigurationError: A figure is of a format that browsers do not show.
+        FileNotFoundError: A figure is not there.
     """
     atomic.write_bytes(path, render(page).encode())
     return path
@@ -99,101 +161,100 @@ def write(path: Path, page: Page) -> Path:
 
 def render(page: Page) -> str:
     """The whole page as text; everything that came from outside is escaped."""
-    lead = "\n".join(f'<p class="lead">{_text(sentence)}</p>' for sentence in page.lead)
-    blocks = "\n".join(_block(block) for block in page.blocks)
-    footer = f"<footer>{_text(page.footer)}</footer>\n" if page.footer else ""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        # belt and braces: no browser fetches anything for this page, the icon included
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">\n"
-        f'<link rel="icon" href="data:,">\n<title>{_text(page.title)}</title>\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{_text(page.title)}</h1>\n{lead}\n{blocks}\n{footer}</main>\n</body>\n</html>\n"
-    )
+    return _templates().get_template("report.html").render(page=page)
 
 
-def _block(block: Block) -> str:
-    match block:
-        case Heading(text):
-            return f"<h2>{_text(text)}</h2>"
-        case Paragraph(text):
-            return f"<p>{_text(text)}</p>"
-        case Table():
-            return _table(block)
-        case Figure():
-            return _figure(block)
-        case Facts(values):
-            items = "".join(
-                f"<div><dd>{_text(value)}</dd><dt>{_text(what)}</dt></div>" for value, what in values
-            )
-            return f'<dl class="facts">{items}</dl>'
-        case Details(title, values, opened):
-            rows = "".join(f"<dt>{_text(n)}</dt><dd>{_text(v)}</dd>" for n, v in _flat(values))
-            state = " open" if opened else ""
-            return f"<details{state}><summary>{_text(title)}</summary><dl>{rows}</dl></details>"
+def plain(block: Block, folder: Path) -> dict[str, Any]:
+    """A block as JSON values, from which `from_plain` makes it again.
 
+    Args:
+        block: Its figure is in `folder`, or below it.
+        folder: Paths are kept relative to it.
 
-def _table(table: Table) -> str:
-    for index, row in enumerate(table.rows):
-        if len(row) != len(table.headers):
-            raise ConfigurationError(
-                f"table {table.caption!r}, row {index}: expected {len(table.headers)} cells, got {len(row)}. "
-                "Give one for each header."
-            )
-    columns = list(zip(*table.rows, strict=True)) or [() for _ in table.headers]
-    right = [bool(column) and all(_is_number(cell) for cell in column) for column in columns]
-    kinds = [' class="number"' if number else "" for number in right]
-    head = "".join(f'<th scope="col"{k}>{_text(h)}</th>' for k, h in zip(kinds, table.headers, strict=True))
-    body = []
-    for index, row in enumerate(table.rows):
-        heads = [f' data-head="{_text(header)}"' if table.prose else "" for header in table.headers]
-        cells = "".join(f"<td{k}{h}>{_text(c)}</td>" for k, h, c in zip(kinds, heads, row, strict=True))
-        mark = ' class="emphasised"' if index in table.emphasised else ""
-        body.append(f"<tr{mark}>{cells}</tr>")
-    caption = f"<figcaption>{_text(table.caption)}</figcaption>" if table.caption else ""
-    style = ' class="prose"' if table.prose else ""
-    # the wrapper scrolls, not the page, where the table is wider than the screen; tabindex: by keyboard too
-    return (
-        f'<figure><div class="scroll" tabindex="0"><table{style}><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>{caption}</figure>"
-    )
-
-
-def _figure(figure: Figure) -> str:
-    kind = MEDIA_TYPES.get(figure.path.suffix.lower())
-    if kind is None:
-        raise ConfigurationError(
-            f"figure {figure.path}: expected {', '.join(MEDIA_TYPES)}, got another. Convert it."
+    Raises:
+        ConfigurationError: The figure is elsewhere.
+    """
+    if isinstance(block, Table):
+        rows = [[str(cell) for cell in row] for row in block.rows]
+        block = Table(
+            [str(name) for name in block.headers], rows, block.caption, block.emphasised, block.prose
         )
-    data = base64.b64encode(figure.path.read_bytes()).decode()
-    caption = f"<figcaption>{_text(figure.caption)}</figcaption>" if figure.caption else ""
-    image = f'<img src="data:{kind};base64,{data}" alt="{_text(figure.alt)}">'
-    # on a phone a picture keeps a width at which its text can be read, and scrolls in its card
-    scroll = f'<div class="scroll" tabindex="0">{image}</div>' if figure.wide else image
-    return f'<figure><div class="card">{scroll}</div>{caption}</figure>'
+    if isinstance(block, Details):
+        block = Details(block.title, dict(block.lines), block.open)
+    values = to_dict(block)
+    if isinstance(block, Figure):
+        path, root = block.path.resolve(), folder.resolve()
+        if root not in path.parents:
+            raise ConfigurationError(
+                f"figure {block.path}: expected a file in the run's folder {folder}. Save it there: "
+                "found.run.path."
+            )
+        values["path"] = path.relative_to(root).as_posix()
+    return {"kind": block.kind, **values}
+
+
+def from_plain(values: object, folder: Path) -> Block:
+    """The block that `plain` wrote.
+
+    Raises:
+        RunFolderError: It is none, or its figure is not in `folder`.
+    """
+    rest = {str(name): value for name, value in values.items()} if isinstance(values, dict) else {}
+    name = rest.pop("kind", None)
+    kind = KINDS.get(str(name))
+    if kind is None:
+        raise RunFolderError(
+            f"{folder}, report.json: expected a block's kind, one of {', '.join(KINDS)}, got {name!r}. "
+            "Delete report.json."
+        )
+    try:
+        block: Any = from_dict(kind, rest)
+        if isinstance(block, Figure):
+            path = (folder / block.path).resolve()
+            # the folder may be from elsewhere, and the page is passed on: no other file gets into it
+            if folder.resolve() not in path.parents:
+                raise ConfigurationError(f"figure {block.path}: expected a file in the run's folder.")
+            block = Figure(path, block.alt, block.caption, block.wide)
+    except ConfigurationError as error:
+        raise RunFolderError(f"{folder}, report.json: {error} Delete report.json.") from None
+    return block
+
+
+@lru_cache(maxsize=1)
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as lines: ("network.channels", "32")."""
     lines = []
     for name, value in values.items():
         if isinstance(value, Mapping):
             lines += _flat(value, f"{prefix}{name}.")
         elif isinstance(value, list | tuple):
-            lines.append((prefix + name, ", ".join(map(str, value))))
+            lines.append((prefix + str(name), ", ".join(map(str, value))))
         else:
-            lines.append((prefix + name, str(value)))
+            lines.append((prefix + str(name), str(value)))
     return lines
 
 
+def _cell(value: object) -> str:
+    """A value of a frame as it is shown: 12,345 for whole numbers, four digits of others."""
+    if value is None or isinstance(value, bool | np.bool_ | str):
+        return "-" if value is None else str(value)
+    if isinstance(value, int | float | np.number):
+        number = float(value)
+        if math.isnan(number):
+            return "-"
+        return f"{number:,.0f}" if number.is_integer() and abs(number) < 1e15 else f"{number:,.4g}"
+    return str(value)
+
+
 def _is_number(cell: object) -> bool:
-    """Whether a cell reads as a figure: "1,234", "0.02 ± 0.01", "-", "85 %", "3 min 20 s"."""
+    """Whether a cell reads as a figure, or as none: "1,234", "0.02 ± 0.01", "3 min 20 s", "-"."""
     text = str(cell).strip()
-    return text in ("", "-", "–") or text.lstrip("+-−<~≈ ")[:1].isdigit()  # noqa: RUF001
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value), quote=True)
+    return text in ("", "-", "–", "not finite") or text.lstrip("+-−<~≈ ")[:1].isdigit()  # noqa: RUF001

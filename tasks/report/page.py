@@ -1,145 +1,288 @@
-"""`report.html` of a run: what came out, what it cost, how training went, and what failed."""
+"""`report.html` of a run: what came out, what it cost, how training went, what failed, with which settings.
+
+The problem's own part is kept in `report.json` beside its pictures, so that the page can be made again where
+the problem's code is not at hand.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import TYPE_CHECKING
+from shlex import quote
+from typing import TYPE_CHECKING, Any
 
-from tasks.problem import Problem
-from tasks.progress import duration
-from tasks.report import html_report, pictures
+from tasks.configuration import to_dict
+from tasks.errors import ProblemError, RunFolderError
+from tasks.report import findings, html_report, lead, pictures
 from tasks.report.findings import Findings
-from tasks.report.html_report import Block, Details, Figure, Heading
+from tasks.report.html_report import Block, Details, Figure, Heading, Page, Paragraph, Table
+from tasks.runs import atomic
 from tasks.runs.folder import Run
-from tasks.runs.result import Result, Row
+from tasks.runs.machine import changes
+from tasks.runs.result import Result
 
 if TYPE_CHECKING:
-    import pandas
+    from tasks.problem import Problem
 
 NAME = "report.html"
+OWN = "report.json"
 
 
-def write(run: Run, problem: Problem | None) -> Path:
+@dataclasses.dataclass(frozen=True)
+class OwnPart:
+    """What the problem's code says of a run.
+
+    Attributes:
+        about: What it is.
+        defaults: Of its settings, as JSON values.
+        blocks: What it shows.
+    """
+
+    about: str
+    defaults: Mapping[str, Any]
+    blocks: Sequence[Block]
+
+
+def write(run: Run, problem: Problem | None = None) -> Path:
     """Write the report of a finished run.
 
     Args:
         run: Its folder.
-        problem: What was trained, for its own part; None where its code is not at hand.
+        problem: What was trained, for its own part; if None, that part is as an earlier report left it.
+
+    Raises:
+        RunFolderError: The run is not finished.
+        ProblemError: The problem's `report` or `pictures` failed; the rest of the page is written.
     """
-    result = Result.read(run.path)
-    blocks: list[Block] = [_table(result), *_curves(run, result)]
-    if problem is not None:
-        blocks += problem.report(Findings(run, result))
-    blocks += [_ledger(result), Heading("The run"), Details("Settings", run.config)]
-    blocks += [Details("Machine and versions", {**result.machine, **result.versions})]
-    about = problem.about() if problem is not None else ""
-    page = html_report.Page(
+    found = Findings(run, Result.read(run.path))
+    failed: Exception | None = None
+    if problem is None:
+        own = _kept(run)
+    else:
+        try:
+            own = OwnPart(problem.about(), _defaults(problem.config), problem.report(found))
+            _keep(run, own)
+        except Exception as error:  # the user's code; a long run has its table and curves all the same
+            failed, reason = error, f"{type(error).__name__}: {error}"
+            told = Paragraph(f"The problem's own part could not be made ({reason}).")
+            own = OwnPart(problem.about(), {}, [told])
+    path = html_report.write(run.path / NAME, _page(found, own))
+    if failed is not None:
+        raise ProblemError(
+            f"{type(problem).__name__}.report: expected blocks for the report, got {type(failed).__name__}: "
+            f"{failed}. The run is finished and the rest is in {path}; mend it, then: "
+            f"blackbox report {quote(str(run.path))}"
+        ) from failed
+    return path
+
+
+def _page(found: Findings, own: OwnPart) -> Page:
+    run, result = found.run, found.result
+    return Page(
         title=result.task.replace("-", " ").capitalize(),
-        lead=[about] if about else [],
-        blocks=blocks,
+        lead=[*([own.about] if own.about else []), *lead.sentences(result)],
+        blocks=[
+            *_tables(result),
+            *_training(found),
+            *own.blocks,
+            *_ledger(result),
+            *_settings(run, own),
+            *_machine(run, result),
+        ],
         footer=f"{' '.join(result.command)} · started {result.started}, finished {result.finished}",
     )
-    return html_report.write(run.path / NAME, page)
 
 
-def frame(result: Result) -> pandas.DataFrame:
-    """A line for each method and seed, with every figure."""
-    import pandas
+def _tables(result: Result) -> list[Block]:
+    every = findings.scores(result)
+    finite = [score for score in every if math.isfinite(score.mean)]
+    best = min(finite, key=lambda score: score.loss) if len(finite) > 1 else None
+    several = len(result.seeds) > 1
+    seeds = f"mean ± standard deviation of {len(result.seeds)} seeds" if several else "one seed"
+    blocks: list[Block] = [
+        Table.of(
+            findings.shown(result),
+            caption=f"What came out, {seeds}. Rows are those that the black boxes ran in optimiser steps "
+            "(without a box, the rows of data that the objective was evaluated on), queries perturbed "
+            "objectives; the time is that of the steps.",
+            emphasised=[every.index(best)] if best else [],
+        )
+    ]
+    more = findings.further(result)
+    if not more.empty:
+        blocks.append(Table.of(more, caption=f"Further figures, {seeds}."))
+    return blocks
 
-    lines = [
-        {
-            "method": row.method,
-            "seed": row.seed,
-            row.metric: row.value,
-            "rows": row.rows,
-            "queries": row.queries,
-            "seconds": row.seconds,
-            **row.extra,
+
+def _training(found: Findings) -> list[Block]:
+    """Validation over rows and time, the loss of methods without it, and the trust of tangents."""
+    several = len(found.seeds) > 1
+    seeds = " Faint: each seed; bold: their mean." if several else ""
+    blocks: list[Block] = []
+    validated = {
+        method: curves
+        for method, curves in found.curves("validation").items()
+        if any((curve.values == curve.values).any() for curve in curves.values())
+    }
+    if validated:
+        start = _start(found, validated)
+        blocks.append(
+            _drawn(
+                found,
+                pictures.training(validated, y="validation", levels=start),
+                "curves",
+                alt="Validation against rows and against time, by method",
+                caption="Validation during training, the lower the better, against the rows and the time of "
+                "optimiser steps."
+                + (" Dashed: the start, which all methods share." if start else "")
+                + seeds,
+            )
+        )
+    losses = {
+        method: {seed: curve.smooth() for seed, curve in curves.items()}
+        for method, curves in found.curves("loss").items()
+        if method not in validated
+    }
+    if losses:
+        blocks.append(
+            _drawn(
+                found,
+                pictures.training(losses, y="training loss"),
+                "loss",
+                alt="Training loss against rows and against time, by method",
+                caption="The loss on training batches, a running mean; "
+                + ("these methods have" if validated else "there is")
+                + f" no validation.{seeds}",
+            )
+        )
+    trust = found.curves("gradient_tangent_error")
+    if trust:
+        blocks.append(
+            _drawn(
+                found,
+                pictures.trust(trust),
+                "trust",
+                alt="Relative error of the learned tangents' predictions over training, by method",
+                caption="How far the learned tangents can be believed: the relative error with which they "
+                "predict the box's responses to probes before they learn from them. 0 is exact; at 1 "
+                "(dashed) and above they say nothing.",
+            )
+        )
+    return [Heading("Training"), *blocks] if blocks else []
+
+
+def _start(found: Findings, validated: Mapping[str, Mapping[int, findings.Curve]]) -> dict[str, float]:
+    """The validation of the untrained start, as methods tell it before their first step, if they agree."""
+    if lead.START not in found.methods or lead.START in validated:
+        return {}
+    means = []
+    for seed in found.seeds:
+        firsts = {
+            float(curves[seed].values[0])
+            for curves in validated.values()
+            if seed in curves and curves[seed].steps[0] == 0
         }
-        for row in result.table
+        if len(firsts) != 1:
+            return {}
+        means += firsts
+    mean = sum(means) / len(means)
+    return {lead.START: mean} if math.isfinite(mean) else {}
+
+
+def _drawn(found: Findings, made: Any, name: str, *, alt: str, caption: str) -> Figure:  # noqa: ANN401
+    return Figure(pictures.save(made, found.run.path / f"{name}.png"), alt=alt, caption=caption)
+
+
+def _ledger(result: Result) -> list[Block]:
+    if not any(row.ledger.get(name) for row in result.table for name in ("rows_asked", "rows_run", "causes")):
+        return []  # the problem has no box, or its own loop counts elsewhere
+    several = f", in all {len(result.seeds)} seeds together" if len(result.seeds) > 1 else ""
+    blocks: list[Block] = [
+        Heading("The black box"),
+        Table.of(
+            findings.counts(result),
+            caption=f"What the black boxes counted in optimiser steps{several}; validation and test are "
+            "not in it.",
+        ),
     ]
-    return pandas.DataFrame(lines)
-
-
-def shown(result: Result) -> pandas.DataFrame:
-    """The table as it is shown: a line for each method, mean and standard deviation over seeds."""
-    import pandas
-
-    lines = []
-    for method in dict.fromkeys(row.method for row in result.table):
-        rows = [row for row in result.table if row.method == method]
-        first = rows[0]
-        unit = f" ({first.unit})" if first.unit else ""
-        lines.append(
-            {
-                "method": method,
-                f"{first.metric}{unit}": _spread(rows),
-                "weights": f"{first.extra.get('weights', 0):,}",
-                "rows": f"{round(fmean(row.rows for row in rows)):,}",
-                "queries": f"{round(fmean(row.queries for row in rows)):,}",
-                "time": duration(fmean(row.seconds for row in rows)),
-            }
-        )
-    return pandas.DataFrame(lines)
-
-
-def _spread(rows: Sequence[Row]) -> str:
-    values = [row.value for row in rows if row.value is not None]
-    if len(values) < len(rows):
-        return "not finite"
-    spread = f" ± {stdev(values):.2g}" if len(values) > 1 else ""
-    return f"{fmean(values):.4g}{spread}"
-
-
-def _table(result: Result) -> html_report.Table:
-    table = shown(result)
-    seeds = f"mean ± standard deviation of {len(result.seeds)} seeds" if len(result.seeds) > 1 else "one seed"
-    return html_report.Table(
-        list(table.columns), table.to_numpy().tolist(), caption=f"What came out: {seeds}."
-    )
-
-
-def _curves(run: Run, result: Result) -> Sequence[Block]:
-    made, axes = pictures.figure(8.0, 3.2, columns=2)
-    for place, (x, across) in enumerate((("rows", "box rows"), ("seconds", "seconds in steps"))):
-        curves = {}
-        for method in dict.fromkeys(row.method for row in result.table):
-            stage = f"seed-{run.seeds[0]}/{method.lower().replace(' ', '-')}"
-            lines = [line for line in run.metrics(stage) if "validation" in line]
-            steps = {line["step"]: line.get("rows", 0) for line in run.metrics(stage) if "rows" in line}
-            if lines:
-                values = [line["validation"] for line in lines]
-                where = [steps.get(line["step"], 0) if x == "rows" else line["seconds"] for line in lines]
-                curves[method] = (where, values)
-        pictures.against(
-            axes[0, place], curves, x=across, y="validation", log_y=True, legend=0 if place else 3
-        )
-    path = pictures.save(made, run.path / "curves.png")
-    return [Heading("Training"), Figure(path, alt="Validation against box rows and against time, by method")]
-
-
-def _ledger(result: Result) -> html_report.Table:
-    names = (
-        "rows_run",
-        "rows_cached",
-        "rows_failed",
-        "rows_retried",
-        "rows_recovered",
-        "seconds",
-        "first_failure",
-    )
-    lines = [
-        (
-            row.method,
-            row.seed,
-            *(row.ledger.get(name) if row.ledger.get(name) is not None else "-" for name in names),
-        )
-        for row in result.table
+    causes = findings.failures(result)
+    if causes.empty:
+        return [*blocks, Paragraph("No row failed in training.")]
+    return [
+        *blocks,
+        Table.of(causes, prose=True, caption="Why rows failed, attempts that were repeated included."),
     ]
-    return html_report.Table(
-        ("method", "seed", *(name.replace("_", " ") for name in names)),
-        lines,
-        caption="What the black boxes counted in training.",
-    )
+
+
+def _settings(run: Run, own: OwnPart) -> list[Block]:
+    from tasks.config import Config
+
+    common = to_dict(Config())
+    # a loop of one's own has settings of its own, which may have the same names
+    defaults = {**(common if common.keys() <= run.config.keys() else {}), **own.defaults}
+    changed = [
+        (name, _plain(value), _plain(defaults[name]))
+        for name, value in run.config.items()
+        if name in defaults and value != defaults[name]
+    ]
+    blocks: list[Block] = [Heading("The run")]
+    if changed:
+        blocks.append(
+            Table(
+                ("setting", "here", "default"),
+                changed,
+                caption=f"Settings that differ from the defaults (preset {run.preset}).",
+                prose=True,
+            )
+        )
+    rest = {name: value for name, value in run.config.items() if name not in [line[0] for line in changed]}
+    seeds = {"seeds": run.seeds, "data": run.data}
+    return [*blocks, Details("All other settings" if changed else "Settings", {**rest, **seeds})]
+
+
+def _defaults(config: object) -> dict[str, Any]:
+    """The defaults of a problem's settings; none where one has to be given."""
+    try:
+        return to_dict(type(config)())
+    except TypeError:
+        return {}
+
+
+def _machine(run: Run, result: Result) -> list[Block]:
+    blocks: list[Block] = []
+    changed = changes(run.versions, result.versions)
+    if changed:
+        blocks.append(Paragraph(f"Versions changed between the start and the end of the run: {changed}."))
+    return [*blocks, Details("Machine and versions", {**result.machine, **result.versions})]
+
+
+def _plain(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _keep(run: Run, own: OwnPart) -> None:
+    """Leave the problem's own part for reports that are made without its code."""
+    blocks = [html_report.plain(block, run.path) for block in own.blocks]
+    atomic.write_json(run.path / OWN, {"about": own.about, "defaults": own.defaults, "blocks": blocks})
+
+
+def _kept(run: Run) -> OwnPart:
+    """What an earlier report left of the problem's own part."""
+    path = run.path / OWN
+    if not path.is_file():
+        told = Paragraph("The problem's own part is not here: the report was made without its code.")
+        return OwnPart("", {}, [told] if run.problem else [])
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        about, defaults, blocks = str(content["about"]), dict(content["defaults"]), list(content["blocks"])
+        return OwnPart(about, defaults, [html_report.from_plain(block, run.path) for block in blocks])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, RunFolderError):
+            raise
+        raise RunFolderError(
+            f"{path}: expected what an earlier report left, got text that cannot be read ({error}). Delete "
+            "it."
+        ) from None

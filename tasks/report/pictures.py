@@ -1,10 +1,10 @@
-"""The look of every figure: one colour and one mark for each method, thin axes, no global state."""
+"""The look of every figure, one colour and one mark for each method; and the figures that every run has."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,10 +12,25 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+if TYPE_CHECKING:
+    from tasks.report.findings import Curve
+
 REFERENCE = "#000000"
-# Okabe and Ito (2008), and more between them: told apart with any colour vision, as a test measures; a
-# method's larger network has a lighter shade of its colour
+# Okabe and Ito (2008), and more between them: told apart with any colour vision, as a test measures. First
+# the methods that every problem has; then those of the wake flow, in the colours of their kin, where a larger
+# network has a lighter shade
 COLOURS = {
+    "none": "#606060",
+    "no-gradient": "#e69f00",
+    "identity": "#6152c7",
+    "tangents": "#009e73",
+    "student": "#75b86d",
+    "sparse-cge": "#d55e00",
+    "cge": "#915d2e",
+    "rge": "#cc79a7",
+    "hybrid": "#a24b8a",
+    "row-rge": "#56b4e9",
+    "first-order": "#0072b2",
     "SRC": "#606060",
     "NON": "#e69f00",
     "PRE": "#cc79a7",
@@ -23,7 +38,6 @@ COLOURS = {
     "FO-SOL": "#0072b2",
     "ZO-SOL": "#d55e00",
     "chain": "#915d2e",
-    "identity": "#6152c7",
     "TAN-SOL small": "#75b86d",
     "NON large": "#f0c75e",
     "PRE large": "#e3b1cc",
@@ -35,10 +49,13 @@ COLOURS = {
     "TAN-SOL": "#009e73",
 }
 # a second sign beside the colour, for print without colour
-MARKS = {"SRC": "o", "NON": "s", "PRE": "D", "PRE-SR": "d", "FO-SOL": "^", "ZO-SOL": "v", "chain": "X"}
-MARKS |= {"identity": "*", "TAN-SOL small": "p", "TAN-SOL": "P"}
+MARKS = {"none": "o", "no-gradient": "s", "identity": "*", "tangents": "P", "student": "p", "sparse-cge": "v"}
+MARKS |= {"cge": "D", "rge": "d", "hybrid": "h", "row-rge": ">", "first-order": "^"}
+MARKS |= {"SRC": "o", "NON": "s", "PRE": "D", "PRE-SR": "d", "FO-SOL": "^", "ZO-SOL": "v", "chain": "X"}
+MARKS |= {"TAN-SOL small": "p", "TAN-SOL": "P"}
 MARKS |= {name: MARKS[name.removesuffix(" large")] for name in COLOURS if name.endswith(" large")}
-_OTHERS = ("#a6761d", "#8c6d31", "#6a51a3", "#b3de69")
+_OTHERS = ("#b684cb", "#bd8a51", "#f0c75e", "#849ef7", "#f7ab92", "#e3b1cc")
+_OTHER_MARKS = ("<", "X", "8", "H", "o", "s", "D")  # one more: a colour comes back with another mark
 
 _INK = "#333333"
 
@@ -51,6 +68,19 @@ def colour(method: str) -> str:
         return REFERENCE
     # not hash(): it differs from one process to the next
     return _OTHERS[sum(method.encode()) % len(_OTHERS)]
+
+
+def looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and mark of methods that share a figure; those outside the table get other ones."""
+    found: dict[str, tuple[str, str]] = {}
+    others = 0
+    for method in methods:
+        if method in COLOURS:
+            found[method] = COLOURS[method], MARKS[method]
+        else:
+            found[method] = _OTHERS[others % len(_OTHERS)], _OTHER_MARKS[others % len(_OTHER_MARKS)]
+            others += 1
+    return found
 
 
 def figure(
@@ -79,6 +109,7 @@ def style(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#999999")
     axes.tick_params(colors=_INK, labelsize=9, width=0.8, length=3)
+    axes.tick_params(which="minor", labelcolor=_INK, labelsize=8)  # of logarithmic axes of one or two decades
     axes.xaxis.label.set(color=_INK, size=10)
     axes.yaxis.label.set(color=_INK, size=10)
     axes.title.set(color=_INK, size=10.5)
@@ -153,3 +184,164 @@ def save(made: Figure, path: Path, dots_per_inch: int = 160) -> Path:
     """Write a figure as PNG; metadata that changes from run to run is left out."""
     made.savefig(path, dpi=dots_per_inch, format="png", facecolor="white", metadata={"Software": None})
     return path
+
+
+def training(
+    found: Mapping[str, Mapping[int, Curve]], *, y: str, levels: Mapping[str, float] | None = None
+) -> Figure:
+    """A figure over training, against rows and against time: a faint line for each seed, and their mean.
+
+    Args:
+        found: Curves by method and seed.
+        y: What the vertical axes show.
+        levels: Values of methods without steps, as lines across.
+    """
+    levels = levels or {}
+    style_of = looks([*levels, *found])
+    every = [curve for seeds in found.values() for curve in seeds.values()]
+    counted = any(curve.rows.any() for curve in every)
+    longest = max((np.nanmax(curve.seconds, initial=0.0) for curve in every), default=0.0)
+    unit, second = _unit_of_time(float(longest))
+    lines = -(-len(style_of) // 6)
+    made, axes = figure(8.0, 3.1 + 0.22 * lines, columns=2, sharey=True)
+    for place, across in zip(axes[0], ("rows" if counted else "steps", "seconds"), strict=True):
+        scale = second if across == "seconds" else 1.0
+        log = _cost_axis(place, every, across, unit)
+        for method, level in levels.items():
+            place.axhline(
+                level, label=method, color=style_of[method][0], linewidth=1.4, linestyle=(0, (5, 3))
+            )
+        for method, seeds in found.items():
+            colour_of, mark = style_of[method]
+            drawn = [(getattr(curve, across) / scale, curve.values) for curve in seeds.values()]
+            if len(drawn) > 1:
+                for points in drawn:
+                    _line(place, points, log, color=colour_of, linewidth=0.8, alpha=0.4)
+            middle = _mean(list(seeds.values()), across)
+            shown = (middle[0] / scale, middle[1])
+            _line(
+                place, shown, log, color=colour_of, linewidth=1.7, label=method, marker=mark, markersize=4.5
+            )
+    values = [curve.values for curve in every] + [np.array(list(levels.values()))]
+    if _decades(np.concatenate(values)) > 1:
+        axes[0, 0].set_yscale("log")
+    axes[0, 0].set_ylabel(y)
+    _legend(made, axes[0, 0])
+    return made
+
+
+def trust(found: Mapping[str, Mapping[int, Curve]]) -> Figure:
+    """The relative error of learned tangents' predictions over the steps of training; 1 predicts nothing."""
+    style_of = looks(found)
+    made, axes = figure(8.0, 2.8)
+    for method, seeds in found.items():
+        for number, curve in enumerate(seeds.values()):
+            smooth = curve.smooth()
+            points = smooth.steps, smooth.values
+            name = {"label": method} if number == 0 else {}
+            _line(axes[0, 0], points, False, color=style_of[method][0], linewidth=1.4, alpha=0.8, **name)
+    axes[0, 0].axhline(1.0, color="#999999", linewidth=1.0, linestyle=(0, (5, 3)))
+    axes[0, 0].set(xlabel="optimiser steps", ylabel="relative error of predictions")
+    every = [curve.smooth().values for seeds in found.values() for curve in seeds.values()]
+    highest = max(np.nanmax(values, initial=0.0) for values in every)
+    if highest > 10:
+        axes[0, 0].set_yscale("log")
+    else:
+        axes[0, 0].set_ylim(bottom=0.0)
+    _legend(made, axes[0, 0])
+    return made
+
+
+def compared(runs: Mapping[str, Mapping[str, Mapping[int, Curve]]], *, y: str) -> Figure:
+    """Means over seeds against rows: methods by colour and mark, runs by the kind of line.
+
+    Args:
+        runs: Curves by run, method and seed.
+        y: What the vertical axis shows.
+    """
+    methods = dict.fromkeys(method for found in runs.values() for method in found)
+    style_of = looks(methods)
+    dashes = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+    every = [curve for found in runs.values() for seeds in found.values() for curve in seeds.values()]
+    across = "rows" if any(curve.rows.any() for curve in every) else "steps"
+    made, axes = figure(8.0, 4.0)
+    place = axes[0, 0]
+    log = _cost_axis(place, every, across)
+    for number, (run, found) in enumerate(runs.items()):
+        dash = dashes[number % len(dashes)]
+        place.plot([], [], color=_INK, linestyle=dash, label=run)
+        for method, seeds in found.items():
+            points = _mean(list(seeds.values()), across)
+            colour_of, mark = style_of[method]
+            _line(
+                place, points, log, color=colour_of, linestyle=dash, linewidth=1.5, marker=mark, markersize=4
+            )
+    for method, (colour_of, mark) in style_of.items():
+        place.plot([], [], color=colour_of, marker=mark, markersize=4.5, linewidth=1.5, label=method)
+    if _decades(np.concatenate([curve.values for curve in every])) > 1:
+        place.set_yscale("log")
+    place.set_ylabel(y)
+    made.legend(*place.get_legend_handles_labels(), loc="outside right upper", **_LEGEND)
+    return made
+
+
+_LEGEND: dict[str, Any] = {
+    "frameon": False,
+    "fontsize": 9,
+    "labelcolor": _INK,
+    "handlelength": 2.2,
+    "columnspacing": 1.4,
+    "borderpad": 0.2,
+}
+
+
+def _cost_axis(axes: Axes, curves: Sequence[Curve], across: str, unit: str = "s") -> bool:
+    """Name the axis of rows, steps or seconds; logarithmic where the ends of curves differ by tenfold."""
+    names = {"rows": "rows in training", "steps": "optimiser steps", "seconds": f"time in steps ({unit})"}
+    axes.set_xlabel(names[across])
+    ends = [getattr(curve, across)[-1] for curve in curves]
+    log = _decades([end for end in ends if end > 0]) > 1
+    if log:
+        axes.set_xscale("log")
+    else:
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 100 else f"{value:g}")
+    return log
+
+
+def _legend(made: Figure, axes: Axes) -> None:
+    handles, names = axes.get_legend_handles_labels()
+    if names:
+        made.legend(handles, names, loc="outside upper left", ncols=6, **_LEGEND)
+
+
+def _line(axes: Axes, points: tuple[ArrayLike, ArrayLike], log: bool, **look: Any) -> None:  # noqa: ANN401
+    """A line through the finite points; with a logarithmic axis from the first that has a place on it."""
+    drawn = np.array(points, dtype=float)
+    drawn = drawn[:, np.isfinite(drawn).all(axis=0) & ((drawn[0] > 0) if log else True)]
+    axes.plot(*drawn, markevery=max(1, drawn.shape[1] // 8), **look)
+
+
+def _mean(curves: Sequence[Curve], across: str) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of several seeds' curves at the steps that all of them have."""
+    places = [{step: place for place, step in enumerate(curve.steps.tolist())} for curve in curves]
+    common = [step for step in sorted(places[0]) if all(step in place for place in places)]
+    at = [[place[step] for step in common] for place in places]
+    x, y = (
+        np.mean([getattr(curve, name)[index] for curve, index in zip(curves, at, strict=True)], axis=0)
+        for name in (across, "values")
+    )
+    return x, y
+
+
+def _decades(values: ArrayLike) -> float:
+    """How many powers of ten finite values span; 0 where one of them is not above zero."""
+    finite = np.asarray(values, dtype=float)
+    finite = finite[np.isfinite(finite)]
+    if finite.size == 0 or finite.min() <= 0:
+        return 0.0
+    return float(np.log10(finite.max() / finite.min()))
+
+
+def _unit_of_time(seconds: float) -> tuple[str, float]:
+    """The unit in which so many seconds are read well, and its length."""
+    return ("h", 3600.0) if seconds > 3 * 3600 else ("min", 60.0) if seconds > 180 else ("s", 1.0)

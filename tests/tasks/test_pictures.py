@@ -8,7 +8,9 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
+from tasks.methods import METHODS
 from tasks.report import pictures
+from tasks.report.findings import Curve
 
 # fmt: off
 # Machado, Oliveira and Fernandes (2009), severity 1.0: how colours look with each kind of vision
@@ -37,10 +39,13 @@ def lab(rgb):
 @pytest.mark.parametrize("vision", VISION)
 def test_colours_of_methods_are_told_apart_with_any_vision(vision):
     seen = {}
-    for method, code in {**pictures.COLOURS, "reference": pictures.REFERENCE}.items():
+    for code in {
+        *pictures.COLOURS.values(),
+        pictures.REFERENCE,
+    }:  # two methods of different problems may share one
         rgb = np.array(to_rgb(code))
         linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-        seen[method] = lab(np.clip(VISION[vision] @ linear, 0, 1))
+        seen[code] = lab(np.clip(VISION[vision] @ linear, 0, 1))
     for one, other in itertools.combinations(seen, 2):
         assert np.linalg.norm(seen[one] - seen[other]) > 10, (one, other)
 
@@ -50,10 +55,73 @@ def test_a_method_has_one_colour_and_one_mark_everywhere():
     assert pictures.colour("Reference") == "#000000"
     assert pictures.colour("something else") == pictures.colour("something else")
     assert set(pictures.MARKS) == set(pictures.COLOURS)
-    signs = {(pictures.COLOURS[method], mark) for method, mark in pictures.MARKS.items()}
-    assert len(signs) == len(pictures.MARKS)
-    small = [mark for method, mark in pictures.MARKS.items() if not method.endswith(" large")]
-    assert len(set(small)) == len(small)  # without colour, too; a larger network has its method's mark
+
+
+def test_every_method_of_every_problem_has_its_own_colour_and_mark():
+    found = pictures.looks(METHODS)
+    assert set(METHODS) <= set(pictures.COLOURS)
+    assert len({colour for colour, _ in found.values()}) == len(found)
+    assert len({mark for _, mark in found.values()}) == len(found)  # without colour, too
+
+
+def test_methods_of_a_problem_are_told_apart_in_a_figure():
+    found = pictures.looks(["tangents", "my own way", "another", "third"])
+    assert found["tangents"][0] == pictures.COLOURS["tangents"]
+    assert len(set(found.values())) == 4
+    wake = [method for method in pictures.COLOURS if method not in METHODS]
+    assert len({(pictures.COLOURS[method], pictures.MARKS[method]) for method in wake}) == len(wake)
+    small = [pictures.MARKS[method] for method in wake if not method.endswith(" large")]
+    assert len(set(small)) == len(small)  # a larger network has its method's mark
+
+
+def curve(rows, values, second=1.0):
+    steps = np.arange(len(rows))
+    return Curve(steps, np.array(rows, dtype=float), steps * second, np.array(values, dtype=float))
+
+
+def test_training_shows_each_seed_and_their_mean_at_common_steps():
+    found = {
+        "rge": {0: curve([0, 10, 20], [4, 2, 1]), 1: curve([0, 30], [8, np.nan]), 2: curve([0, 20], [6, 4])}
+    }
+    rows, time = pictures.training(found, y="validation").axes
+    *seeds, mean = rows.get_lines()
+    assert [line.get_ydata().tolist() for line in seeds] == [[4, 2, 1], [8], [6, 4]]  # NaN is left out
+    assert mean.get_xydata().tolist() == [[0, 6]]  # at step 1 one seed has no figure, step 2 not all have
+    assert rows.get_xscale() == time.get_xscale() == "linear"
+    (alone,) = pictures.training({"rge": {0: found["rge"][0]}}, y="validation").axes[0].get_lines()
+    assert alone.get_xdata().tolist() == [0, 10, 20]
+
+
+def test_the_axis_of_rows_is_logarithmic_where_methods_are_far_apart():
+    found = {
+        "tangents": {0: curve([0, 50, 100], [4, 2, 1])},
+        "cge": {0: curve([0, 20_000, 40_000], [4, 3, 2])},
+    }
+    made = pictures.training(found, y="validation", levels={"none": 4.0})
+    rows, time = made.axes
+    assert rows.get_xscale() == "log" and time.get_xscale() == "linear"
+    level, tangents, cge = rows.get_lines()
+    assert level.get_ydata() == [4.0, 4.0]
+    assert tangents.get_xdata().tolist() == [50, 100] and cge.get_xdata().tolist() == [20_000, 40_000]
+    assert [text.get_text() for text in made.legends[0].get_texts()] == ["none", "tangents", "cge"]
+
+
+def test_a_figure_below_zero_has_a_linear_axis_and_no_rows_an_axis_of_steps():
+    made = pictures.training({"rge": {0: curve([0, 0, 0], [-1, 500, 2])}}, y="score")
+    assert made.axes[0].get_yscale() == "linear"
+    assert made.axes[0].get_xlabel() == "optimiser steps"
+
+
+def test_hours_are_not_shown_in_seconds():
+    made = pictures.training({"rge": {0: curve([0, 1, 2], [3, 2, 1], second=3600 * 4)}}, y="score")
+    assert made.axes[1].get_xlabel() == "time in steps (h)"
+    assert made.axes[1].get_lines()[0].get_xdata().tolist() == [0, 4, 8]
+
+
+def test_smoothing_is_the_mean_of_neighbours():
+    smooth = curve(range(7), [1, 3, np.nan, 5, 6, 8, 9]).smooth(points=3)
+    assert smooth.values.tolist() == [1, 3, 5.5, 8.5]
+    assert smooth.steps.tolist() == [0, 2, 4, 6]  # it ends where training ends
 
 
 def test_curves_carry_labels_units_and_only_finite_points(tmp_path):
@@ -90,7 +158,7 @@ def test_the_same_figure_gives_the_same_file(tmp_path):
 
 def test_no_pyplot_is_involved():
     code = (
-        "import sys; from tasks import pictures; pictures.figure(); "
+        "import sys; from tasks.report import pictures; pictures.figure(); "
         "sys.exit('matplotlib.pyplot' in sys.modules or 'matplotlib.figure' not in sys.modules)"
     )
     root = Path(__file__).parent.parent.parent

@@ -1,0 +1,86 @@
+"""Run folders that were never run: figures, metrics and ledgers as a test wants them."""
+
+import json
+import math
+from dataclasses import dataclass
+
+import tasks
+from tasks.runs.folder import Run, stage_name
+from tasks.runs.result import Result, Row
+
+TWELVE = (
+    "none", "no-gradient", "identity", "tangents", "student", "sparse-cge", "cge", "rge", "hybrid", "row-rge",
+    "first-order", "my own way",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config(tasks.Config):
+    unroll: int = 6
+
+
+def made(
+    root,
+    values,
+    *,
+    seeds=(0,),
+    metric="test loss",
+    unit="",
+    higher_is_better=False,
+    validation=True,
+    trust=(),
+    rows_of=None,
+    ledger=None,
+    extra=None,
+    finished=True,
+    task="toy",
+    **settings,
+):
+    """A run with a figure for each method: a number, or one for each seed; None where it is not finite.
+
+    Of the methods, all but "none" have ten steps with metrics; step k of seed s has the loss 1 / (k + s), and
+    validations, after every second step, half of that.
+    """
+    config = Config(methods=tuple(values), steps=10, **settings)
+    run = Run.create(root, task, "small", config, seeds, command=["blackbox", "run", task])
+    table = []
+    for seed in seeds:
+        for place, (method, value) in enumerate(values.items()):
+            each = (rows_of or {}).get(method, 0 if method == "none" else 100 * (place + 1))
+            stage = stage_name(seed, method)
+            for step in range(0 if method == "none" else 11):
+                if step:
+                    known = {"gradient_tangent_error": 0.5 / step} if method in trust else {}
+                    run.log(
+                        stage,
+                        step,
+                        rows=each * step // 10,
+                        loss=1 / (step + seed),
+                        seconds=0.1 * step,
+                        **known,
+                    )
+                if validation and step % 2 == 0:
+                    run.log(stage, step, validation=0.5 / (step + seed + 1), seconds=0.1 * step)
+            own = value[seeds.index(seed)] if isinstance(value, list | tuple) else value
+            own = None if own is None or math.isnan(own) else own
+            counted = {"rows_run": each, "rows_asked": each, "rows_failed": 0, "seconds": 0.2}
+            table.append(
+                Row(
+                    method, seed, metric, own, unit, each, place, 1.0,
+                    {"weights": 7, "steps": 10, "dropped queries": 0, **(extra or {}).get(method, {})},
+                    {**counted, **(ledger or {}).get(method, {})},
+                    higher_is_better,
+                )
+            )  # fmt: skip
+    if finished:
+        Result.of(run, table).write(run.path)
+    return run
+
+
+def from_elsewhere(run, **settings):
+    """Changes settings in a run's `config.json`, as another machine or hand might have them."""
+    path = run.path / "config.json"
+    content = json.loads(path.read_text())
+    content.update(settings)
+    path.write_text(json.dumps(content))
+    return Run.open(run.path)

@@ -1,0 +1,128 @@
+from html import unescape
+
+import pytest
+from matplotlib.image import imread
+
+from tasks import cli
+from tasks.errors import ConfigurationError, RunFolderError
+from tasks.report.compare import compare
+from tests.tasks.made_runs import from_elsewhere, made
+from tests.tasks.test_html_report import read
+
+
+@pytest.fixture
+def page(tmp_path):
+    return tmp_path / "comparison.html"
+
+
+def records(frame):
+    return frame.to_dict("records")
+
+
+def test_runs_are_set_side_by_side(tmp_path, page):
+    one = made(tmp_path, {"none": [4.0, 5.0], "cge": [0.2, 0.4]}, seeds=(0, 1))
+    other = made(tmp_path, {"none": [4.0, 5.0], "rge": [1.0, 1.0], "cge": [0.1, 0.2]}, seeds=(0, 1), unroll=9)
+    found = compare([one.path, other.path], page)
+    assert found.sentences == []
+    assert [line["folder"] for line in records(found.runs)] == [str(one.path), str(other.path)]
+    assert records(found.figures) == [
+        {"method": "none", "A": "4.50 ± 0.71", "B": "4.50 ± 0.71", "ratio": "1"},
+        {"method": "cge", "A": "0.30 ± 0.14", "B": "0.150 ± 0.071", "ratio": "0.5"},
+        {"method": "rge", "A": "-", "B": "1 ± 0", "ratio": "-"},
+    ]
+    assert records(found.rows) == [
+        {"method": "cge", "A": "200", "B": "300"},
+        {"method": "rge", "A": "-", "B": "200"},
+    ]
+    assert records(found.settings) == [
+        {"setting": "methods", "A": "none, cge", "B": "none, rge, cge"},
+        {"setting": "unroll", "A": "6", "B": "9"},
+    ]
+    text = page.read_text()
+    read(text)
+    assert "Test loss, mean ± standard deviation over seeds. The ratio is B / A." in unescape(text)
+    assert imread(page.with_suffix(".png")).ndim == 3
+    assert text.count("<img") == 1
+
+
+def test_runs_of_different_problems_are_said_to_say_nothing_about_each_other(tmp_path, page):
+    one = made(tmp_path, {"cge": 0.5})
+    other = made(tmp_path, {"cge": 91.0}, task="images", metric="accuracy", unit="%", higher_is_better=True)
+    found = compare([one.path, other.path], page)
+    (sentence,) = found.sentences
+    assert sentence.startswith("These are runs of different problems")
+    assert sentence.endswith("A (toy), B (images).")
+    assert records(found.figures) == [{"method": "cge", "A": "test loss 0.5", "B": "accuracy 91 %"}]
+    assert "<img" not in page.read_text()
+
+
+def test_a_run_that_is_not_finished_is_compared_as_far_as_it_goes(tmp_path, page):
+    one, other = made(tmp_path, {"cge": 0.5}), made(tmp_path, {"cge": 0.5}, finished=False)
+    found = compare([one.path, other.path], page)
+    assert "B is not finished, and has no figures yet" in found.sentences[0]
+    assert f"blackbox resume {other.path}" in found.sentences[0]
+    assert records(found.figures) == [{"method": "cge", "A": "0.5", "B": "-", "ratio": "-"}]
+    assert "Validation over training" in page.read_text()
+    (other.path / "metrics.jsonl").unlink()  # nothing begun: the other's curves are still those of validation
+    compare([one.path, other.path], page)
+    assert "Validation over training" in page.read_text()
+
+
+def test_two_runs_without_figures_are_compared_by_their_settings(tmp_path, page):
+    runs = [made(tmp_path, {"cge": 0.5}, finished=False, unroll=unroll) for unroll in (1, 2)]
+    found = compare([run.path for run in runs], page)
+    assert len(found.sentences) == 2
+    assert records(found.settings) == [{"setting": "unroll", "A": "1", "B": "2"}]
+
+
+def test_the_loss_is_drawn_where_a_run_has_no_validation(tmp_path, page):
+    runs = [made(tmp_path, {"cge": 0.5}, validation=validation) for validation in (True, False)]
+    compare([run.path for run in runs], page)
+    assert "Training loss over training" in page.read_text()
+
+
+def test_what_else_differs_is_said(tmp_path, page):
+    values = {"none": [1.0, 2.0], "cge": [0.5, 0.5]}
+    one = made(tmp_path, values, seeds=(0, 1))
+    other = from_elsewhere(
+        made(tmp_path, {"none": 3.0, "cge": 0.5}), versions={**one.versions, "torch": "1.0"}
+    )
+    result = other.path / "result.json"
+    result.write_text(result.read_text().replace('"cores": ', '"cores": 9'))
+    first, second, third, fourth = compare([one.path, other.path], page).sentences
+    assert first == "The seeds differ: A has 0, 1, B 0."
+    assert second.startswith("A and B differ already in none, which is not trained")
+    assert third == f"The versions differ, A -> B: torch {one.versions['torch']} -> 1.0."
+    assert fourth == "A and B ran on different machines: do not compare their times."
+
+
+def test_no_code_of_a_problem_is_executed(tmp_path, page):
+    (tmp_path / "evil.py").write_text("raise SystemExit('executed')")
+    runs = [
+        from_elsewhere(made(tmp_path, {"cge": 0.5}), problem=f"{tmp_path}/evil.py:Evil") for _ in range(2)
+    ]
+    compare([run.path for run in runs], page)
+
+
+def test_fewer_than_two_runs_and_what_is_no_run_are_refused(tmp_path, page):
+    run = made(tmp_path, {"cge": 0.5})
+    for folders in ([], [run.path], [run.path, run.path]):
+        with pytest.raises(ConfigurationError, match="two different runs or more"):
+            compare(folders, page)
+    with pytest.raises(RunFolderError, match="no such folder"):
+        compare([run.path, tmp_path / "nowhere"], page)
+    assert not page.exists()
+
+
+def test_the_command_prints_what_differs_and_where_the_page_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    runs = [
+        made(tmp_path, {"none": 1.0, "cge": value}, unroll=6 + n) for n, value in enumerate((0.5, 0.25, 0.1))
+    ]
+    assert cli.main(["compare", *(str(run.path) for run in runs), "--page", "sub page.html"]) == 0
+    out = capsys.readouterr().out
+    for word in ("A: ", f"{runs[2].path}", "unroll", "0.25", "0.1", "Page: sub page.html"):
+        assert word in out
+    assert (tmp_path / "sub page.html").is_file()
+    assert cli.main(["compare", str(runs[0].path)]) == 2
+    assert "two different runs or more" in capsys.readouterr().err

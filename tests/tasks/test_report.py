@@ -1,0 +1,287 @@
+import json
+import math
+import re
+import shutil
+from html import unescape
+
+import pytest
+from matplotlib.image import imread
+
+import tasks
+from tasks import report
+from tasks.errors import ProblemError, RunFolderError
+from tasks.progress import Progress
+from tasks.report import lead, pictures
+from tasks.report.html_report import Details, Facts, Heading, Paragraph, Table
+from tasks.runs.result import Result
+from tests.tasks.made_runs import TWELVE, from_elsewhere, made
+from tests.tasks.problems import Steering
+from tests.tasks.test_html_report import EVIL, read
+
+
+def told(run):
+    return " ".join(lead.sentences(Result.read(run.path)))
+
+
+def page(run, problem=None):
+    return unescape(report.write(run, problem).read_text())
+
+
+class Shown(Steering):
+    """Draws a picture and says something of its own."""
+
+    def evaluate(self, network):
+        return {"test loss": 0.5, "reach": 2.0, "field": network(self.data.test)}
+
+    def pictures(self, fields):
+        figure, axes = pictures.figure()
+        for method, arrays in fields.items():
+            axes[0, 0].plot(arrays["field"][:, 0], color=pictures.colour(method))
+        return {f"First component {EVIL}": figure}
+
+    def report(self, found):
+        values = [("2", f"reach {EVIL}")]
+        made = Table(["a", "b"], [(1, "x"), (2.5, None)], "own", [0], prose=True)
+        blocks = [
+            Paragraph(f"All {EVIL}"),
+            Facts(values),
+            made,
+            Details("More", {"deep": {"a": [1, 2]}}, True),
+        ]
+        return [*super().report(found), Heading("Mine"), *blocks]
+
+
+def shown_run(tmp_path):
+    return tasks.run(Shown(), methods=["none", "first-order"], runs=tmp_path, progress=Progress())
+
+
+def test_the_report_of_a_run_says_what_came_out(tmp_path):
+    run = tasks.run(Steering(), seeds=2, runs=tmp_path, progress=Progress())
+    text = unescape(run.report.read_text())
+    read(run.report.read_text())  # tags are balanced
+    assert Steering.about() in text
+    means = run.table.groupby("method")["test loss"].mean()
+    assert f"{means.idxmin()} has the lowest test loss" in text
+    assert "No row failed in training." in text
+    assert (run.path / "curves.png").is_file()
+    assert imread(run.path / "curves.png").ndim == 3
+
+
+def test_settings_that_differ_from_the_defaults_come_first(tmp_path):
+    run = tasks.run(Steering(calls=1, mu=0.5), methods=["none"], runs=tmp_path, progress=Progress())
+    first, rest = unescape(run.report.read_text()).split("All other settings")
+    for name, here, default in (
+        ("calls", "1", "2"),
+        ("mu", "0.5", "0.001"),
+        ("methods", "none", "none, first-order, cge"),
+    ):
+        cells = {"setting": name, "here": here, "default": default}
+        row = "".join(f'<td data-head="{head}">{cell}</td>' for head, cell in cells.items())
+        assert f"<tr>{row}</tr>" in first
+        assert f"<dt>{name}</dt>" not in rest
+    assert "<dt>steps</dt><dd>6</dd>" in rest
+
+
+def test_the_best_method_and_what_it_costs_against_first_order(tmp_path):
+    rows = {"tangents": 900, "cge": 5000, "first-order": 300}
+    run = made(tmp_path, {"none": 4.0, "tangents": 0.5, "cge": 0.7, "first-order": 0.4}, rows_of=rows)
+    assert told(run).startswith(
+        "first-order has the lowest test loss, 0.4; the start has 4. Without the box's derivative tangents "
+        "is the best, 0.5, with 900 rows in training, 3 times first order's."
+    )
+    run = made(tmp_path, {"none": 4.0, "cge": 0.3, "first-order": 0.4}, rows_of=rows)
+    assert "cge took 5,000 rows in training, 17 times first order's" in told(run)
+    assert "This is one seed" in told(run)
+
+
+def test_higher_may_be_better(tmp_path):
+    values = {"none": 10.0, "rge": 91.0, "cge": 93.0, "student": 9.0}
+    run = made(tmp_path, values, metric="accuracy", unit="%", higher_is_better=True)
+    assert "cge has the highest accuracy, 93 %; the start has 10 %." in told(run)
+    assert "Worse than the untrained start (10 %): student (9 %)." in told(run)
+    assert re.search(r'<tr class="emphasised"><td>cge</td>', page(run))
+
+
+def test_what_did_harm_is_said(tmp_path):
+    run = made(tmp_path, {"none": 1.0, "rge": 3.0, "cge": 2.0})
+    assert "No method is better than the start: none has the lowest test loss, 1." in told(run)
+    assert "Worse than the untrained start (1): rge (3), cge (2)." in told(run)
+
+
+NEEDED = [  # no-gradient, tangents, what is said
+    ([1.0, 1.2, 1.1], [1.1, 1.3, 1.2], "the gradient through the box is not needed here"),
+    ([1.0, 1.2, 1.1], [0.5, 0.6, 0.55], None),
+    # by seed 0.2 better, 0.15 worse, 0.1 better: nothing that three seeds could tell
+    ([1.2, 1.0, 1.1], [1.0, 1.15, 1.0], "not distinguishable from the spread over seeds"),
+    # always a little better, though seeds are far apart: paired, it is told apart
+    ([1.0, 5.0, 9.0], [0.9, 4.9, 8.9], None),
+    ([1.0], [0.99], "not distinguishable from chance with one seed"),
+    ([1.0], [0.5], None),
+    ([12.0, 12.0, 12.0], [13.0, 13.0, 13.0], None),  # neither has learned anything
+]
+
+
+@pytest.mark.parametrize(("cut", "tangents", "said"), NEEDED)
+def test_whether_the_gradient_through_the_box_is_needed(tmp_path, cut, tangents, said):
+    run = made(tmp_path, {"none": 11.0, "no-gradient": cut, "tangents": tangents}, seeds=range(len(cut)))
+    if said is None:
+        assert "gradient through the box" not in told(run)
+    else:
+        assert said in told(run)
+
+
+def test_a_figure_that_is_not_finite_has_no_mean(tmp_path):
+    run = made(tmp_path, {"rge": [1.0, None, 2.0], "cge": [1.0, 1.0, 3.0]}, seeds=(0, 1, 2))
+    assert "Not finite: the test loss of rge with seed 1." in told(run)
+    assert "cge: test loss 1.7 ± 1.2." in told(run)
+    text = page(run)
+    assert '<td class="number">not finite</td>' in text and '<td class="number">1.7 ± 1.2</td>' in text
+    alone = made(tmp_path, {"rge": math.nan, "cge": None})
+    assert "No method has a finite test loss with every seed." in told(alone)
+    page(alone)
+
+
+def test_means_and_spreads_are_those_of_the_seeds(tmp_path):
+    run = made(tmp_path, {"cge": [0.10, 0.12, 0.17]}, seeds=(3, 5, 8), extra={"cge": {"reach": 2}})
+    text = page(run)
+    assert "0.130 ± 0.036" in text  # deviations -.03, -.01, .04; n - 1 = 2
+    assert "mean ± standard deviation of 3 seeds" in text
+    assert '<td>cge</td><td class="number">2</td>' in text  # the further figure
+
+
+def test_why_rows_failed_is_told_with_the_first_in_words(tmp_path):
+    lost = {
+        "rows_failed": 3,
+        "causes": {"ValueError": 2, "timed_out": 1},
+        "first_failure": f"raised ({EVIL})",
+    }
+    run = made(tmp_path, {"none": 1.0, "my own way": 0.5}, seeds=(0, 1), ledger={"my own way": lost})
+    text = report.write(run).read_text()
+    reader = read(text)
+    assert "script" not in [tag for tag, _ in reader.tags]
+    shown = unescape(text)
+    assert "ValueError (4), timed_out (2)" in shown
+    assert f"seed 0: raised ({EVIL})" in shown
+    assert "In training 6 of 400 box rows failed" in shown
+    assert "No row failed" not in shown
+
+
+def test_rows_that_fail_in_a_run_are_in_its_report(tmp_path):
+    run = tasks.run(
+        Steering(limit=0.4), methods=["cge"], runs=tmp_path, progress=Progress(), learning_rate=1e-9
+    )
+    failed = run.result.table[0].ledger["rows_failed"]
+    text = unescape(run.report.read_text())
+    assert failed > 0
+    assert f"ArithmeticError ({failed:,})" in text
+    assert "is too much" in text
+
+
+def test_without_validation_the_loss_is_drawn(tmp_path):
+    run = made(tmp_path, {"none": 1.0, "rge": 0.5, "cge": 0.4}, validation=False, seeds=(0, 1))
+    text = page(run)
+    assert "running mean; there is no validation" in text
+    assert (run.path / "loss.png").is_file() and not (run.path / "curves.png").exists()
+
+
+def test_validation_that_is_never_finite_is_taken_for_none(tmp_path):
+    run = made(tmp_path, {"rge": 0.5}, validation=False)
+    for step in (0, 5, 10):
+        run.log("seed-0/rge", step, validation=math.nan, seconds=0.1)
+    page(run)
+    assert (run.path / "loss.png").is_file() and not (run.path / "curves.png").exists()
+
+
+def test_trust_is_drawn_for_those_that_learn_tangents(tmp_path):
+    run = made(tmp_path, {"tangents": 0.5, "cge": 0.4}, trust=("tangents",))
+    assert "How far the learned tangents can be believed" in page(run)
+    assert (run.path / "trust.png").is_file()
+    other = made(tmp_path, {"cge": 0.4})
+    assert "can be believed" not in page(other)
+
+
+def test_twelve_methods_of_three_seeds_fit(tmp_path):
+    values = {method: [0.3, 0.2, 0.25] for method in TWELVE}
+    run = made(
+        tmp_path, values, seeds=(0, 1, 2), trust=TWELVE[1:], rows_of={m: 3**n for n, m in enumerate(TWELVE)}
+    )
+    text = page(run)
+    for method in TWELVE:
+        assert f"<td>{method}</td>" in text
+    height, width, _ = imread(run.path / "curves.png").shape
+    assert width == 1280 and height < 700
+
+
+def test_a_report_comes_without_code_as_it_was_with_it(tmp_path):
+    run = shown_run(tmp_path / "runs")
+    before = run.report.read_bytes()
+    assert b"First component" in before
+    copy = tmp_path / "elsewhere" / "copy"
+    shutil.copytree(run.path, copy)
+    (copy / "report.html").unlink()
+    shutil.rmtree(run.path)
+    text = report.write(tasks.load(copy)._run).read_bytes()
+    assert text == before
+
+
+def test_a_report_without_code_or_an_earlier_one_says_so(tmp_path):
+    run = made(tmp_path, {"cge": 0.4})
+    assert "The problem's own part is not here" not in page(run)  # a loop of one's own has no other part
+    assert "The problem's own part is not here" in page(from_elsewhere(run, problem="file.py:Problem"))
+
+
+def test_a_problem_without_a_box_has_no_ledger(tmp_path):
+    run = made(tmp_path, {"cge": 0.4}, ledger={"cge": {"rows_run": 0, "rows_asked": 0}})
+    assert "The black box" not in page(run) and "No row failed" not in page(run)
+
+
+def test_settings_of_a_loop_of_ones_own_are_not_taken_for_others(tmp_path):
+    run = made(tmp_path, {"cge": 0.4})
+    text = page(from_elsewhere(run, config={"steps": 7}))
+    assert "default" not in text.split("The run</h2>")[1]
+    assert "<dt>steps</dt><dd>7</dd>" in text
+
+
+TAMPERED = [
+    ({"kind": "Figure", "path": "../secret.png", "alt": "a"}, "expected a file in the run's folder"),
+    ({"kind": "Figure", "path": "/etc/passwd.png", "alt": "a"}, "expected a file in the run's folder"),
+    ({"kind": "Figure", "path": "link.png", "alt": "a"}, "expected a file in the run's folder"),
+    ({"kind": "Script", "text": "x"}, "expected a block's kind"),
+    ({"kind": "Heading", "txt": "x"}, "no setting is named 'txt'"),
+    ({"kind": "Table", "headers": ["a"], "rows": [["1", "2"]]}, "expected 1 cells, got 2"),
+    ("Heading", "expected a block's kind"),
+]
+
+
+@pytest.mark.parametrize(("block", "said"), TAMPERED)
+def test_what_is_kept_of_a_report_is_not_trusted(tmp_path, block, said):
+    run = made(tmp_path / "runs", {"cge": 0.4})
+    (tmp_path / "runs" / "secret.png").write_bytes(b"secret")
+    (run.path / "link.png").symlink_to(tmp_path / "runs" / "secret.png")
+    (run.path / "report.json").write_text(json.dumps({"about": "", "defaults": {}, "blocks": [block]}))
+    with pytest.raises(RunFolderError, match=re.escape(said)):
+        report.write(run)
+    assert not (run.path / "report.html").exists()
+
+
+class Broken(Steering):
+    def pictures(self, fields):
+        raise KeyError("no such field")
+
+
+def test_a_broken_part_of_a_problem_leaves_the_rest_of_the_report(tmp_path):
+    with pytest.raises(
+        ProblemError, match=r"Broken\.report: expected blocks.*KeyError.*blackbox report"
+    ) as caught:
+        tasks.run(Broken(), methods=["none", "first-order"], runs=tmp_path, progress=Progress())
+    assert isinstance(caught.value.__cause__, KeyError)
+    (path,) = tmp_path.iterdir()
+    run = tasks.load(path)
+    text = unescape(run.report.read_text())
+    assert "The problem's own part could not be made (KeyError: 'no such field')." in text
+    assert "has the lowest test loss" in text
+
+
+def test_a_run_that_is_not_finished_has_no_report(tmp_path):
+    with pytest.raises(RunFolderError, match="blackbox resume"):
+        report.write(made(tmp_path, {"cge": 0.4}, finished=False))
