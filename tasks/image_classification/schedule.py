@@ -1,4 +1,4 @@
-"""The learning rate of a step: a linear warm-up, then a cosine to zero; it hangs on the step alone."""
+"""The learning rate of a step: a linear warm-up, then a cosine to zero; it depends on the step alone."""
 
 from __future__ import annotations
 
