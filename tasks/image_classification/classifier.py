@@ -110,11 +110,9 @@ def load_classifier(folder: Path | str, method: str, seed: int = 0) -> Classifie
 
 def _weights(state: dict[str, Any]) -> dict[str, Tensor]:
     """Those that were validated: the averaged ones where the run had some."""
-    if "average" not in state:
+    if "judged" not in state:
         return state["network"]
     inside = "module."
     return {
-        name.removeprefix(inside): value
-        for name, value in state["average"].items()
-        if name.startswith(inside)
+        name.removeprefix(inside): value for name, value in state["judged"].items() if name.startswith(inside)
     }

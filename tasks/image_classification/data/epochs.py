@@ -22,9 +22,9 @@ _ORDER, _AUGMENTATION = 0, 1  # paths of the two generators of an epoch
 class Epochs:
     """Batches of equal size, each image at most once an epoch.
 
-    Order and augmentation of an epoch depend on (seed, epoch) alone and are drawn on the CPU, so that any step
-    can be asked for at any time, on any device. What does not fill a batch is left out; another few every
-    epoch.
+    Order and augmentation of an epoch depend on (seed, epoch) alone and are drawn on the CPU, so that any
+    step can be asked for at any time, on any device. What does not fill a batch is left out; another few
+    every epoch.
 
     Args:
         part: the training images, on the device where they stay.

@@ -1,4 +1,4 @@
-"""Batches on the device: crops and flips pixel by pixel, epochs that depend on (seed, epoch), normalisation."""
+"""Batches on the device: crops and flips pixel by pixel, epochs by (seed, epoch), normalisation."""
 
 from pathlib import Path
 
