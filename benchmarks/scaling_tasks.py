@@ -96,7 +96,7 @@ def images(group: dist.ProcessGroup | None) -> Made:
     ratios = uniform_ratios(network, config.sparsity, config.dense)
     rule = image_estimator("deepzero", config, network, zo.LayerwiseCoordinates(ratios))
     made = zo.LossGradient(network, problem.objective, rule, evaluator=config.evaluator, process_group=group)
-    return made, problem.data.train(0, 0)
+    return made, problem.epochs(0).batch(0)
 
 
 TASKS: dict[str, Callable[[dist.ProcessGroup | None], Made]] = {

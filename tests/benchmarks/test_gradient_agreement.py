@@ -7,11 +7,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from tasks.image_classification.objective import objective
 
 import zo
 from benchmarks import gradient_agreement, protocol
-from tasks.image_classification import networks
+from tasks.image_classification import ImageClassification, networks
 
 
 def problem():
@@ -43,7 +42,8 @@ def test_what_mu_does_to_a_smooth_network_halves_with_it():
         torch.nn.Flatten(), torch.nn.Linear(64, 6), torch.nn.Tanh(), torch.nn.Linear(6, 4)
     )
     _, batch = problem()
-    slopes = gradient_agreement.wide_slopes(network, ImageClassification.objective, batch)
+    objective = ImageClassification.objective
+    slopes = gradient_agreement.wide_slopes(network, objective, batch)
     indices = torch.arange(0, len(slopes), 5)
     off = []
     for mu in (2e-3, 1e-3):
