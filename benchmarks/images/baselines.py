@@ -17,9 +17,10 @@ from benchmarks.images.forward_gradient import ForwardGradient
 from benchmarks.images.pattern_search import PatternSearch
 from tasks.configuration import Count, Positive
 from tasks.image_classification.config import Config
-from tasks.image_classification.methods import METHODS, cost_of_queries, descend, directions, once
+from tasks.image_classification.methods import METHODS, cost_of_base, descend, directions
 from tasks.image_classification.problem import ImageClassification
-from tasks.methods import Method, Setup, Trained
+from tasks.methods import Cost, Method, Setup, Trained
+from tasks.problem import Problem
 
 OTHERS = ("forward-gradient", "fa", "dfa", "align-ada", "pattern-search")
 
@@ -66,6 +67,11 @@ def pattern_search(setup: Setup) -> Trained:
     return descend(setup, gradient, update=lambda step: None)
 
 
+def _cost_of_tries(problem: Problem, steps: int) -> Cost:
+    tries = steps * directions(problem.config, problem.network())
+    return Cost(steps + tries, tries)
+
+
 class WithoutBackpropagation(ImageClassification):
     """DeepZero and other methods that train an image classifier without backpropagation."""
 
@@ -73,13 +79,15 @@ class WithoutBackpropagation(ImageClassification):
     presets: ClassVar[Mapping[str, Any]] = {"demo": BaselineConfig()}
     methods: ClassVar[Mapping[str, Method]] = {
         **METHODS,
-        "forward-gradient": Method("Directional derivatives by forward mode.", forward_gradient, once),
-        "fa": Method("Backpropagation through fixed random weights.", feedback, once),
-        "dfa": Method("The error at the output to every layer by a random matrix.", feedback, once),
-        "align-ada": Method("The error goes back through the first weights.", feedback, once),
+        "forward-gradient": Method(
+            "Directional derivatives by forward mode.", forward_gradient, cost_of_base
+        ),
+        "fa": Method("Backpropagation through fixed random weights.", feedback, cost_of_base),
+        "dfa": Method("The error at the output to each layer by a random matrix.", feedback, cost_of_base),
+        "align-ada": Method("The error goes back through the first weights.", feedback, cost_of_base),
         "pattern-search": Method(
             "One weight after another, kept where the loss falls.",
             pattern_search,
-            cost_of_queries(directions),
+            _cost_of_tries,
         ),
     }

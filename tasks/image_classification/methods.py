@@ -20,14 +20,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import zo
 from tasks.image_classification.config import Config
-from tasks.image_classification.sparse_set import coordinates, kept_mask, sparse_set
+from tasks.image_classification.sparse_set import coordinates, kept_mask, rule, sparse_set, uniform_ratios
 from tasks.methods import Cost, Gradient, Method, Setup, Trained, loss_gradient
 from tasks.problem import Problem
 from zo.masked_step import masked_step
 from zo.objective import Objective
 
-SPARSE = {"deepzero", "rge", "sparse-rge", "hybrid", "fo-sparse-gradient", "fo-sparse-weight"}
-"""Methods that need the coordinates of a set, or their number."""
+ON_SETS = {"deepzero", "sparse-rge", "hybrid", "fo-sparse-gradient"}
+"""Methods on sets by layer ratios; at the same steps they are the same sets."""
 
 
 class Counted:
@@ -169,16 +169,18 @@ def rate(setup: Setup, step: int) -> float:
 
 
 def estimator(
-    method: str, config: Config, network: nn.Module, sparsity: zo.estimators.Sparsity | None
+    method: str, config: Config, network: nn.Module, sparsity: zo.estimators.Sparsity
 ) -> zo.estimators.Estimator[Any]:
     """The estimator of a method, on the sparse set where it takes one."""
-    central = config.central
-    if method in ("deepzero", "cge", "sparse-cge"):
-        return zo.CGE(config.mu, sparsity, central)
+    mu, central = config.mu, config.central
+    if method in ("deepzero", "sparse-cge"):
+        return zo.CGE(mu, sparsity, central)
+    if method == "cge":
+        return zo.CGE(mu, central=central)
     q = directions(config, network)
     if method == "hybrid":
-        return zo.Hybrid(zo.CGE(config.mu, sparsity, central), zo.RGE(config.mu, q, central=central))
-    return zo.RGE(config.mu, q, central=central, sparsity=sparsity)
+        return zo.Hybrid(zo.CGE(mu, sparsity, central), zo.RGE(mu, q, central=central))
+    return zo.RGE(mu, q, central=central, sparsity=sparsity if method == "sparse-rge" else None)
 
 
 def directions(config: Config, network: nn.Module) -> int:
@@ -188,21 +190,24 @@ def directions(config: Config, network: nn.Module) -> int:
     return coordinates(network, config)
 
 
+def _some(config: Config, network: nn.Module) -> zo.RandomCoordinates:
+    """The sets of sparse-cge."""
+    return zo.RandomCoordinates(min(config.coordinates, zo.estimators.Parameters(network).size))
+
+
 def zeroth_order(setup: Setup) -> Trained:
     """deepzero, cge, sparse-cge, rge, sparse-rge, hybrid: gradients from values of the loss alone."""
     config, network, name = setup.config, setup.network, setup.name
-    sparsity, spent = None, 0
-    if name in ("deepzero", "sparse-rge", "hybrid"):
+    sparsity, spent = _some(config, network), 0
+    if name in ON_SETS:
         chosen = sparse_set(setup)
         sparsity, spent = chosen.sparsity, chosen.queries
-    elif name == "sparse-cge":
-        size = zo.estimators.Parameters(network).size
-        sparsity = zo.RandomCoordinates(min(config.coordinates, size))
     return descend(
         setup,
         loss_gradient(setup, estimator(name, config, network, sparsity), config.evaluator),
         learning_rate=config.noisy_learning_rate if name in ("rge", "sparse-rge", "hybrid") else None,
-        sparsity=None if name == "hybrid" else sparsity,  # hybrid has a gradient outside its set as well
+        # cge and rge have no set, and hybrid has a gradient outside its set as well
+        sparsity=sparsity if name in ("deepzero", "sparse-cge", "sparse-rge") else None,
         spent=spent,
     )
 
@@ -231,77 +236,66 @@ def fo_sparse_weight(setup: Setup) -> Trained:
     return descend(setup, gradient, sparsity=fixed)
 
 
-def cost_of_queries(
-    count: Callable[[Config, nn.Module], int], *, on_sets: bool = False
-) -> Callable[[Problem], Cost]:
-    """The cost of a method that asks for so many queries a step, and one more that checks it.
+def _cost(name: str) -> Callable[[Problem, int], Cost]:
+    """Of a method from function values, with sets of the size that a run's have."""
 
-    Args:
-        count: Queries of a step with one-sided differences.
-        on_sets: Whether layer ratios are found before the first step.
-    """
-
-    def cost(problem: Problem) -> Cost:
-        config = problem.config
-        queries = count(config, problem.network()) * (2 if config.central else 1) + 1
-        return Cost(queries, 1 + queries, _scoring(config) if on_sets else 0.0)
+    def cost(problem: Problem, steps: int) -> Cost:
+        config: Config = problem.config
+        network, scoring = problem.network(), Cost()
+        sparsity: zo.estimators.Sparsity = _some(config, network)
+        if name in ON_SETS:
+            scoring = _cost_of_ratios(problem)
+            even = uniform_ratios(network, config.sparsity, config.dense)
+            sparsity = rule(config, even, steps=steps, epoch=steps)
+        planned = estimator(name, config, network, sparsity)
+        gradient = zo.LossGradient(
+            network, problem.objective, planned, evaluator=config.evaluator, chunk=config.chunk
+        )
+        queries = steps * gradient.queries()
+        if name in ON_SETS and config.gradual != "constant":
+            queries = sum(planned.queries(gradient.parameters, step) for step in range(steps))
+        queries += gradient.most_checks(steps)
+        return Cost(steps + queries + scoring.evaluations, queries + scoring.queries)
 
     return cost
 
 
-def _scoring(config: Config) -> float:
-    """Rows that layer ratios take, in multiples of a batch."""
-    queries = {"zo-grasp": 2, "zo-snip": 1}.get(config.ratios, 0) * config.pruning_directions
-    return queries * config.pruning_images / config.batch
+def _cost_of_ratios(problem: Problem) -> Cost:
+    """Of finding layer ratios, whose queries are on other images than a step's."""
+    config: Config = problem.config
+    gradients = {"zo-grasp": 2, "zo-snip": 1}.get(config.ratios, 0)
+    plan = zo.RGE(config.mu, config.pruning_directions)
+    gradient = zo.LossGradient(problem.network(), problem.objective, plan, evaluator=config.evaluator)
+    queries = gradients * (gradient.queries() + gradient.most_checks(1))
+    return Cost(queries * config.pruning_images / config.batch, queries)
 
 
-def _all(config: Config, network: nn.Module) -> int:
-    return zo.estimators.Parameters(network).size
+def _cost_of_exact_sets(problem: Problem, steps: int) -> Cost:
+    scoring = _cost_of_ratios(problem)
+    return Cost(steps + scoring.evaluations, scoring.queries)
 
 
-def _set(config: Config, network: nn.Module) -> int:
-    return coordinates(network, config)
-
-
-def _some(config: Config, network: nn.Module) -> int:
-    return min(config.coordinates, _all(config, network))
-
-
-def _set_and_directions(config: Config, network: nn.Module) -> int:
-    return _set(config, network) + directions(config, network)
-
-
-def once(problem: Problem) -> Cost:
-    """The cost of a method that evaluates the objective once a step."""
-    return Cost()
+def cost_of_base(problem: Problem, steps: int) -> Cost:
+    """Of a method that evaluates the objective once a step."""
+    return Cost(steps)
 
 
 METHODS = {
     "deepzero": Method(
-        "DeepZero: finite differences in a sparse set by layer ratios.",
-        zeroth_order,
-        cost_of_queries(_set, on_sets=True),
+        "DeepZero: finite differences in a sparse set by layer ratios.", zeroth_order, _cost("deepzero")
     ),
-    "cge": Method("Finite differences in every weight.", zeroth_order, cost_of_queries(_all)),
+    "cge": Method("Finite differences in every weight.", zeroth_order, _cost("cge")),
     "sparse-cge": Method(
-        "Finite differences in `coordinates` weights, drawn anew every step.",
+        "Finite differences in some weights, drawn anew every step.",
         zeroth_order,
-        cost_of_queries(_some),
+        _cost("sparse-cge"),
     ),
-    "rge": Method("Finite differences along random directions.", zeroth_order, cost_of_queries(directions)),
-    "sparse-rge": Method(
-        "Random directions within deepzero's sets.", zeroth_order, cost_of_queries(directions, on_sets=True)
-    ),
+    "rge": Method("Finite differences along random directions.", zeroth_order, _cost("rge")),
+    "sparse-rge": Method("Random directions within deepzero's sets.", zeroth_order, _cost("sparse-rge")),
     "hybrid": Method(
-        "deepzero's sets one by one, random directions in all other weights.",
-        zeroth_order,
-        cost_of_queries(_set_and_directions, on_sets=True),
+        "deepzero's sets one by one, random directions in all other weights.", zeroth_order, _cost("hybrid")
     ),
-    "fo": Method("First order: autograd, all weights.", fo, once),
-    "fo-sparse-weight": Method("First order, pruned by GraSP at the start.", fo_sparse_weight, once),
-    "fo-sparse-gradient": Method(
-        "First order on deepzero's sets.",
-        fo_sparse_gradient,
-        lambda problem: Cost(first=_scoring(problem.config)),
-    ),
+    "fo": Method("First order: autograd, all weights.", fo, cost_of_base),
+    "fo-sparse-weight": Method("First order, pruned by GraSP at the start.", fo_sparse_weight, cost_of_base),
+    "fo-sparse-gradient": Method("First order on deepzero's sets.", fo_sparse_gradient, _cost_of_exact_sets),
 }

@@ -25,7 +25,7 @@ from tasks.image_classification.data import (
     load,
 )
 from tasks.image_classification.data.loading import CLASSES, IMAGE_SHAPES
-from tasks.image_classification.methods import METHODS, SPARSE
+from tasks.image_classification.methods import METHODS, ON_SETS
 from tasks.image_classification.sparse_set import check_sparsity, coordinates
 from tasks.problem import evaluating
 
@@ -52,6 +52,7 @@ class ImageClassification(tasks.Problem):
     """
 
     Config = Config
+    higher_is_better = True
     presets: ClassVar[Mapping[str, Any]] = PRESETS
     methods: ClassVar[Mapping[str, Method]] = METHODS
 
@@ -129,7 +130,7 @@ class ImageClassification(tasks.Problem):
                 True,
             )
         network = self.network()
-        if {*config.methods} & SPARSE:
+        if {*config.methods} & {*ON_SETS, "fo-sparse-weight", "rge"}:  # rge has as many directions
             check_sparsity(network, config)
         size, inside = zo.estimators.Parameters(network).size, coordinates(network, config)
         if "hybrid" in config.methods and inside >= size:

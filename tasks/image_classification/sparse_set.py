@@ -101,7 +101,9 @@ def sparse_set(setup: Setup) -> SparseSet:
             atomic.write_json(path, {"ratios": ratios.to_dict(), "queries": queries})
         setup.progress.say(f"Layer ratios of seed {setup.seed} ({queries} queries):\n{ratios}")
     ratios, queries = read_ratios(path)
-    return SparseSet(rule(setup, ratios), ratios, queries)
+    problem: Any = setup.problem  # an ImageClassification, whose module imports this one
+    drawn = rule(config, ratios, steps=setup.steps, epoch=problem.epochs(setup.seed).steps)
+    return SparseSet(drawn, ratios, queries)
 
 
 def ratios_path(folder: Path, seed: int) -> Path:
@@ -115,15 +117,19 @@ def read_ratios(path: Path) -> tuple[LayerRatios, int]:
     return LayerRatios.from_dict(saved["ratios"]), saved["queries"]
 
 
-def rule(setup: Setup, ratios: LayerRatios) -> zo.LayerwiseCoordinates:
-    """How sets are drawn with these ratios: how often anew, and how the sparsity rises."""
-    config = setup.config
-    problem: Any = setup.problem  # an ImageClassification, whose module imports this one
-    epoch = problem.epochs(setup.seed).steps
+def rule(config: Config, ratios: LayerRatios, *, steps: int, epoch: int) -> zo.LayerwiseCoordinates:
+    """How sets are drawn with these ratios: how often anew, and how the sparsity rises.
+
+    Args:
+        config: The settings.
+        ratios: Of the layers.
+        steps: Of the training.
+        epoch: Steps of a pass over the training images.
+    """
     every = {"epoch": epoch, "steps": config.redraw_steps, "never": None}[config.redraw]
     if config.gradual == "constant":
         return zo.LayerwiseCoordinates(ratios, every)
-    rising = max(1, round(config.gradual_part * setup.steps))
+    rising = max(1, round(config.gradual_part * steps))
     schedule = "linear" if config.gradual == "linear" else "cubic"
     return zo.LayerwiseCoordinates(ratios, every, schedule, rising)
 

@@ -86,6 +86,26 @@ def test_every_method_has_a_line_with_what_it_cost(finished):
         assert rows[method]["rows"] == (rows[method]["queries"] - spent + steps) * batch + spent * 16
 
 
+def test_what_a_run_is_said_to_cost_bounds_what_it_counts(finished):
+    problem = ImageClassification(small())
+    for row in json.loads((finished / "result.json").read_text())["table"]:
+        if row["method"] in TRAINED:
+            plan = problem.methods[row["method"]].cost(problem, SETTINGS["steps"])
+            assert row["queries"] <= plan.queries
+            assert row["rows"] <= plan.evaluations * SETTINGS["batch"]
+
+
+def test_a_rising_sparsity_costs_more_than_a_constant_one():
+    costs = [
+        ImageClassification(small(gradual=gradual))
+        .methods["deepzero"]
+        .cost(ImageClassification(small(gradual=gradual)), 12)
+        .queries
+        for gradual in ("constant", "cubic", "linear")
+    ]
+    assert costs == sorted(costs) and len(set(costs)) == 3
+
+
 def test_metrics_have_loss_validation_learning_rate_and_queries(finished):
     lines = Run.open(finished).metrics("seed-0/deepzero")
     steps = [line for line in lines if "loss" in line]
