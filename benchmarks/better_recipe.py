@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.images import Group, reproduce
-from benchmarks.images.sizes import Preset, residual
+from benchmarks.images.sizes import Preset, epoch, in_epochs, residual
 from tasks.image_classification import networks, sparse_set
 from tasks.image_classification.config import Config
 
@@ -44,33 +44,24 @@ CHANGES: dict[str, dict[str, Any]] = {
     ".9, batch 16, every step, mean weights": OFTEN | {"averaging": 0.98},
 }
 CHOSEN = ".99, batch 16"  # of which deepzero itself is trained, too
+WARM_UP = 0.2  # passes over the images
 COSTS = {"ci": 20_000, "small": 16_500_000, "paper": 9_200_000_000}
 
 
 def base(preset: Preset) -> Config:
     """What all lines share."""
-    if preset == "ci":
-        return replace(residual("ci"), methods=("fo-sparse-gradient",), warm_up=0.0)
-    if preset == "paper":
-        return replace(residual("paper"), methods=("fo-sparse-gradient",), warm_up=0.2)
-    return replace(
-        residual("small"),
-        dataset="shapes",
-        methods=("fo-sparse-gradient",),
-        train_images=2000,
-        validation_images=1000,
-        test_images=2000,
-        warm_up=0.2,
-    )
+    config = replace(residual(preset), methods=("fo-sparse-gradient",))
+    if preset != "small":
+        return config
+    return replace(config, dataset="shapes", train_images=2000, validation_images=1000, test_images=2000)
 
 
 def at_cost(config: Config, cost: float) -> Config:
     """The settings with as many epochs as the cost pays, and at least one."""
     network = networks.make(config.network, 10, (3, 32, 32), width=config.width)
-    coordinates = sparse_set.coordinates(network, config.sparsity, config.dense)
-    steps = (config.train_images or 45_000) // config.batch
-    epochs = max(1, round(cost / (coordinates * config.batch * steps)))
-    return replace(config, epochs=epochs, warm_up=min(config.warm_up, epochs / 2), validate_every=epochs)
+    coordinates = sparse_set.coordinates(network, config)
+    epochs = max(1, round(cost / (coordinates * config.batch * epoch(config))))
+    return in_epochs(config, epochs, warm_up=WARM_UP)
 
 
 def groups(preset: Preset) -> list[Group]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from benchmarks.images import Group, reproduce, residual
-from benchmarks.images.sizes import Preset
+from benchmarks.images.sizes import Preset, in_epochs
 
 NOTE = (
     "The publication draws every epoch. Rising sparsities begin with all weights, so they cost more queries; "
@@ -22,7 +22,7 @@ def groups(preset: Preset) -> list[Group]:
     """One for each way to draw."""
     base = replace(residual(preset), methods=("deepzero",))
     if preset == "small":
-        base = replace(base, epochs=6, directions=48)
+        base = in_epochs(replace(base, directions=48), 6, validate_every=4)
     drawn = {
         "every epoch": base,
         "every 10 steps": replace(base, redraw="steps", redraw_steps=10),

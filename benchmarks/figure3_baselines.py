@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from benchmarks.images import Group, reproduce, residual
+from benchmarks.images.baselines import BaselineConfig, WithoutBackpropagation
 from benchmarks.images.sizes import Preset
 
 METHODS = ("deepzero", "pattern-search", "align-ada", "forward-gradient", "fa", "dfa", "fo")
@@ -21,7 +22,9 @@ NOTE = (
 
 def groups(preset: Preset) -> list[Group]:
     """All methods in one run."""
-    return [Group("ResNet", replace(residual(preset), methods=METHODS, feedback_learning_rate=0.02))]
+    settings = vars(replace(residual(preset), methods=METHODS))
+    config = BaselineConfig(**settings, feedback_learning_rate=0.02)
+    return [Group("ResNet", config, problem=WithoutBackpropagation)]
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -26,16 +26,15 @@ from torch import Tensor, nn
 
 import zo
 from benchmarks import protocol
-from tasks.image_classification import data
+from tasks.image_classification import ImageClassification
 from tasks.image_classification.config import DEMO, Config
-from tasks.image_classification.methods.gradient import ExactGradient
-from tasks.image_classification.objective import Batch
-from tasks.image_classification.schedule import learning_rate, set_learning_rate
+from tasks.image_classification.methods import ExactGradient, rate
 from tasks.image_classification.sparse_set import sparse_set
-from tasks.image_classification.trainer import Trainer
+from tasks.methods import Setup
 from tasks.progress import Progress
 from tasks.report.pictures import figure, save
 from tasks.runs.folder import Run
+from tasks.work import setup_of
 from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.evaluator import Problem
 from zo.objective import losses
@@ -48,7 +47,7 @@ COLOURS = ("#0072b2", "#d55e00")
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured: a run's settings, steps between two looks, weights of each layer in float64."""
+    """What is measured: settings of a run twice as long, steps between looks, weights a layer in float64."""
 
     config: Config
     steps: int
@@ -65,6 +64,8 @@ PRESETS = {
             test_images=20,
             pruning_directions=8,
             evaluator="stacked",
+            steps=2 * 10,
+            warm_up=0.125,
         ),
         steps=10,
         truth=2,
@@ -84,6 +85,8 @@ PRESETS = {
             pruning_directions=8,
             pruning_images=64,
             evaluator="stacked",
+            steps=2 * 200,
+            warm_up=0.125,
         ),
         steps=200,
         truth=1,
@@ -124,20 +127,12 @@ def looks(size: Size, folder: Path, images: Path) -> list[Look]:
     """
     config = size.config
     torch.set_num_threads(config.threads)
-    loaded = data.load(
-        config.dataset,
-        images,
-        train=config.train_images,
-        validation=config.validation_images,
-        test=config.test_images,
-    )
-    augmentation = data.AUGMENTATIONS[config.dataset] if config.augment else data.NO_AUGMENTATION
-    run = Run.create(folder, "image-classification", "demo", config, [0])
-    trainer = Trainer(run, config, loaded, augmentation, 0, Progress())
-    network = trainer.network()
-    sparsity = sparse_set(trainer, network).sparsity
-    first = look(trainer, network, sparsity, 0, size)
-    gradient = ExactGradient(network, trainer.objective, sparsity, trainer.seed)
+    problem = ImageClassification(config, folder=images)
+    run = Run.create(folder, problem.name(), "demo", config, [0])
+    setup = setup_of(problem, run, "fo-sparse-gradient", 0, Progress(), {})
+    network, sparsity = setup.network, sparse_set(setup).sparsity
+    first = look(setup, sparsity, 0, size)
+    gradient = ExactGradient(network, setup.objective, sparsity, setup.seed)
     optimizer = torch.optim.SGD(
         network.parameters(),
         config.learning_rate,
@@ -145,42 +140,37 @@ def looks(size: Size, folder: Path, images: Path) -> list[Look]:
         weight_decay=config.weight_decay,
     )
     for step in range(size.steps):
-        set_learning_rate(
-            optimizer, learning_rate(config.learning_rate, step, 2 * size.steps, size.steps // 4)
-        )
+        optimizer.param_groups[0]["lr"] = rate(setup, step)
         optimizer.zero_grad()
-        gradient.backward(trainer.epochs.batch(step))
+        gradient.backward(setup.batch(step))
         optimizer.step()
-    return [first, look(trainer, network, sparsity, size.steps, size)]
+    return [first, look(setup, sparsity, size.steps, size)]
 
 
-def look(
-    trainer: Trainer, network: nn.Module, sparsity: zo.estimators.Sparsity, step: int, size: Size
-) -> Look:
+def look(setup: Setup, sparsity: zo.estimators.Sparsity, step: int, size: Size) -> Look:
     """Both gradients of a step, on its set and batch; the network stays as it is."""
-    batch, key = trainer.epochs.batch(step), zo.estimators.Key(trainer.seed, step)
-    indices = sparsity.draw(zo.estimators.Parameters(network), key)
-    exact = ExactGradient(
-        copy.deepcopy(network), trainer.objective, zo.FixedCoordinates(indices), trainer.seed
-    )
+    network, objective, batch = setup.network, setup.problem.objective, setup.batch(step)
+    assert isinstance(objective, zo.OutputLoss)
+    indices = sparsity.draw(zo.estimators.Parameters(network), zo.estimators.Key(setup.seed, step))
+    exact = ExactGradient(copy.deepcopy(network), objective, zo.FixedCoordinates(indices), setup.seed)
     loss = float(exact.backward(batch))
     truth = flat_grad(exact.network)
     chosen = some_of_each_layer(zo.estimators.Parameters(network), indices, size.truth)
-    slopes = wide_slopes(network, trainer.objective, batch)[chosen]
+    slopes = wide_slopes(network, objective, batch)[chosen]
     whole, layers, float64, exact64 = {}, {}, {}, {}
     for mu in MUS:
         gradient = zo.LossGradient(
             copy.deepcopy(network),
-            trainer.objective,
+            objective,
             zo.CGE(mu, zo.FixedCoordinates(indices)),
             evaluator=Difference(),
-            seed=trainer.seed,
+            seed=setup.seed,
         )
         gradient.backward(batch)
         found = flat_grad(gradient.network)
         name = f"{mu:g}"
         whole[name], layers[name] = cosine(found, truth), by_layer(found, truth, gradient.parameters)
-        quotients = wide_quotients(network, trainer.objective, batch, chosen, mu)
+        quotients = wide_quotients(network, objective, batch, chosen, mu)
         float64[name] = float((found[chosen] - quotients).norm() / quotients.norm())
         exact64[name] = float((quotients - slopes).norm() / slopes.norm())
     return Look(step, loss, len(indices), whole, layers, float64, exact64)
@@ -214,7 +204,7 @@ def some_of_each_layer(parameters: zo.estimators.Parameters, indices: Tensor, co
     return torch.cat(chosen).sort().values
 
 
-def wide_slopes(network: nn.Module, objective: zo.OutputLoss, batch: Batch) -> Tensor:
+def wide_slopes(network: nn.Module, objective: zo.OutputLoss, batch: tuple[Tensor, Tensor]) -> Tensor:
     """The exact gradient `(parameters,)` of the same weights, in float64."""
     exact = ExactGradient(copy.deepcopy(network).double(), objective)
     exact.backward((batch[0].double(), batch[1]))
@@ -223,7 +213,7 @@ def wide_slopes(network: nn.Module, objective: zo.OutputLoss, batch: Batch) -> T
 
 @torch.no_grad()
 def wide_quotients(
-    network: nn.Module, objective: zo.OutputLoss, batch: Batch, indices: Tensor, mu: float
+    network: nn.Module, objective: zo.OutputLoss, batch: tuple[Tensor, Tensor], indices: Tensor, mu: float
 ) -> Tensor:
     """Difference quotients `(queries,)` at mu in float64, one query after another.
 

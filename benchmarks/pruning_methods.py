@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import get_args, get_type_hints
 
 from benchmarks.images import Group, reproduce, residual
-from benchmarks.images.sizes import Preset
-from tasks.image_classification.limits import RATIOS
+from benchmarks.images.sizes import Preset, in_epochs
+from tasks.image_classification.config import Config
 
 NOTE = (
     "We know of no such published numbers. fo-sparse-gradient beside deepzero says how much of a difference "
@@ -22,8 +23,8 @@ def groups(preset: Preset) -> list[Group]:
     """One for each score."""
     base = replace(residual(preset), methods=("deepzero", "fo-sparse-gradient"))
     if preset == "small":
-        base = replace(base, epochs=6)
-    chosen = ("zo-grasp", "uniform") if preset == "ci" else RATIOS
+        base = in_epochs(base, 6, validate_every=4)
+    chosen = ("zo-grasp", "uniform") if preset == "ci" else get_args(get_type_hints(Config)["ratios"])
     return [Group(ratios, replace(base, ratios=ratios)) for ratios in chosen]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from benchmarks.images import Group, reproduce, residual
-from benchmarks.images.sizes import Preset
+from benchmarks.images.sizes import Preset, in_epochs, passes
 
 IMAGES = {"ci": (64,), "small": (150, 300, 600, 1200), "paper": (5000, 10_000, 20_000, 45_000)}
 BATCHES = {"ci": (32,), "small": (8, 16, 64, 128), "paper": (64, 128, 512)}
@@ -23,15 +23,13 @@ def groups(preset: Preset) -> list[Group]:
     """One for each number of images, then one for each batch size."""
     base = replace(residual(preset), methods=("deepzero", "fo-sparse-gradient"))
     if preset == "small":  # two million queries otherwise
-        base = replace(base, epochs=6)
-    most = base.train_images or 45_000
-    found = [
-        Group(
-            f"{count:,} images", replace(base, train_images=count, epochs=max(1, base.epochs * most // count))
-        )
-        for count in IMAGES[preset]
-    ]
-    return found + [Group(f"batch {size}", replace(base, batch=size)) for size in BATCHES[preset]]
+        base = in_epochs(base, 6, validate_every=4)
+    found = [Group(f"{count:,} images", replace(base, train_images=count)) for count in IMAGES[preset]]
+    epochs = passes(base)
+    for size in BATCHES[preset]:
+        config = in_epochs(replace(base, batch=size), epochs, warm_up=epochs * base.warm_up)
+        found.append(Group(f"batch {size}", config))
+    return found
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -32,12 +32,9 @@ from tasks.denoised_smoothing import data as smoothing_data
 from tasks.denoised_smoothing.classifiers.stack import ROWS, make_box
 from tasks.denoised_smoothing.methods.weights import objective_of
 from tasks.denoised_smoothing.trainer import Trainer as SmoothingTrainer
-from tasks.image_classification import config as image_config
-from tasks.image_classification.data.augmentation import NO_AUGMENTATION
-from tasks.image_classification.data.loading import load
-from tasks.image_classification.methods import zeroth_order
+from tasks.image_classification import ImageClassification
+from tasks.image_classification.methods import estimator as image_estimator
 from tasks.image_classification.sparse_set import uniform_ratios
-from tasks.image_classification.trainer import Trainer as ImageTrainer
 from tasks.progress import Progress
 from tasks.wake_flow import config as wake_config
 from tasks.wake_flow.methods.weights import estimator
@@ -94,15 +91,12 @@ def smoothing(group: dist.ProcessGroup | None) -> Made:
 
 def images(group: dist.ProcessGroup | None) -> Made:
     """deepzero, with the same part of every layer."""
-    config = image_config.PRESETS["demo"]
-    found = load(config.dataset, Path("data"), train=config.train_images)  # digits need no file
-    trainer = ImageTrainer(None, config, found, NO_AUGMENTATION, 0, Progress())  # pyright: ignore
-    network = trainer.network()
+    problem = ImageClassification()
+    config, network = problem.config, problem.network()
     ratios = uniform_ratios(network, config.sparsity, config.dense)
-    rule = zeroth_order.estimator("deepzero", config, network, zo.LayerwiseCoordinates(ratios))
-    objective = trainer.objective
-    made = zo.LossGradient(network, objective, rule, evaluator=config.evaluator, process_group=group)
-    return made, trainer.epochs.batch(0)
+    rule = image_estimator("deepzero", config, network, zo.LayerwiseCoordinates(ratios))
+    made = zo.LossGradient(network, problem.objective, rule, evaluator=config.evaluator, process_group=group)
+    return made, problem.epochs(0).batch(0)
 
 
 TASKS: dict[str, Callable[[dist.ProcessGroup | None], Made]] = {

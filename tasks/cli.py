@@ -92,8 +92,8 @@ def _do(command: Command, line: list[str], at_work: list[Run]) -> int:
         case ServeCommand():
             return box_commands.serve(command)
         case DataCommand():
+            from tasks.image_classification.data.cifar import SOURCES
             from tasks.image_classification.data.download import fetch
-            from tasks.image_classification.data.sources import SOURCES
 
             fetch(SOURCES[command.name], command.data)
         case ListCommand():

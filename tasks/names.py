@@ -21,12 +21,13 @@ from tasks.errors import ConfigurationError
 # the package of each task: config.py (light), task.py, report.py
 TASKS = {
     "wake-flow": "tasks.wake_flow",
-    "image-classification": "tasks.image_classification",
     "denoised-smoothing": "tasks.denoised_smoothing",
 }
 
 # problems that ship: where their classes are
-PROBLEMS: dict[str, str] = {}
+PROBLEMS: dict[str, str] = {
+    "image-classification": "tasks.image_classification.problem:ImageClassification",
+}
 
 # black boxes that ship, and adapters that a command line can make: class, and what it is
 FUNCTIONS = {

@@ -102,7 +102,7 @@ class Progress:
             queries = self._metrics["queries"] - (self._first_queries or 0.0)
             parts.append(f"{queries / elapsed:,.0f} queries/s")
         if self._metrics.get("rows"):
-            parts.append(f"{int(self._metrics['rows']):,} solver rows")
+            parts.append(f"{int(self._metrics['rows']):,} rows")
         parts += self._troubles()
         parts.append(f"{duration(elapsed)} elapsed")
         done = self._step - self._first

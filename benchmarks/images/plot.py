@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from tasks.image_classification.pictures import legend, sign
+from tasks.image_classification.report import legend, sign
 from tasks.report import pictures
 
 

@@ -16,12 +16,13 @@ from benchmarks.images.plot import Line
 from benchmarks.images.sizes import PRESETS, Preset, differs
 from benchmarks.protocol import RESULTS
 from tasks.configuration import to_dict
-from tasks.image_classification import task
+from tasks.image_classification import ImageClassification
 from tasks.image_classification.config import Config
 from tasks.progress import Progress, make_progress
 from tasks.runs.folder import Run
 from tasks.runs.machine import machine, versions
 from tasks.runs.result import Result
+from tasks.work import work
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Group:
     label: str | float
     config: Config
     published: dict[str, float] = field(default_factory=dict)
+    problem: type[ImageClassification] = ImageClassification
 
 
 def reproduce(
@@ -66,7 +68,7 @@ def reproduce(
         for group in wanted:
             progress.say(f"{name}: {group.label}")
             folder = chosen.runs / f"{name}-{chosen.preset}"
-            result = finished(folder, chosen.preset, group.config, seeds, chosen.data, progress)
+            result = finished(folder, chosen.preset, group, seeds, chosen.data, progress)
             table += lines(group, result)
     sentence = " ".join(filter(None, [differs(chosen.preset, wanted[0].config), note]))
     usual = RESULTS / name if chosen.preset != "ci" else chosen.runs / f"{name}-ci-results"
@@ -93,15 +95,16 @@ def reproduce(
 
 
 def finished(
-    folder: Path, preset: str, config: Config, seeds: Sequence[int], data: Path, progress: Progress
+    folder: Path, preset: str, group: Group, seeds: Sequence[int], data: Path, progress: Progress
 ) -> Result:
-    """The result of a run with these settings: read, gone on with, or run from the start."""
+    """The result of a group's run: read, gone on with, or run from the start."""
+    problem = group.problem(group.config, folder=data)
     known = (Run.open(path.parent) for path in sorted(folder.glob("*/config.json")))
-    alike = (run for run in known if run.config == to_dict(config) and run.seeds == tuple(seeds))
-    run = next(alike, None) or Run.create(folder, "image-classification", preset, config, seeds, data=data)
+    same = (run for run in known if run.config == to_dict(group.config) and run.seeds == tuple(seeds))
+    run = next(same, None) or Run.create(folder, problem.name(), preset, group.config, seeds, data=data)
     if not run.finished:
         with run.lock():
-            task.run(run, progress, data)
+            work(problem, run, progress)
     return Result.read(run.path)
 
 
@@ -112,8 +115,8 @@ def lines(group: Group, result: Result) -> list[Line]:
         rows = [row for row in result.table if row.method == method]
         values = [100 * row.value for row in rows if row.value is not None]
         whole = len(values) == len(rows)
-        found = (row.extra["validation accuracy"] for row in rows)
-        seen = [value for value in found if isinstance(value, float)]
+        found = (row.extra["validation"] for row in rows)
+        seen = [1 - value for value in found if isinstance(value, float)]
         table.append(
             Line(
                 group.label,
@@ -122,7 +125,7 @@ def lines(group: Group, result: Result) -> list[Line]:
                 fmean(values) if whole else None,
                 stdev(values) if whole and len(values) > 1 else 0.0,
                 len(rows),
-                int(rows[0].extra["parameters"] or 0),
+                int(rows[0].extra["weights"] or 0),
                 fmean(row.queries for row in rows),
                 fmean(row.seconds for row in rows),
                 100 * fmean(seen) if len(seen) == len(rows) else None,

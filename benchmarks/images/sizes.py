@@ -6,9 +6,36 @@ from dataclasses import replace
 from typing import Literal
 
 from tasks.image_classification.config import DEMO, PAPER, Config
+from tasks.image_classification.data.loading import TRAIN
 
 Preset = Literal["ci", "small", "paper"]
 PRESETS: tuple[Preset, ...] = ("ci", "small", "paper")
+
+
+def epoch(config: Config) -> int:
+    """Optimiser steps of a pass over the training images."""
+    return (config.train_images or TRAIN[config.dataset]) // config.batch
+
+
+def in_epochs(
+    config: Config, epochs: int, *, warm_up: float = 1.0, validate_every: int | None = None
+) -> Config:
+    """The settings with steps for so many passes.
+
+    Args:
+        config: With the images and the batch.
+        epochs: Passes over the training images.
+        warm_up: Passes in which the learning rate rises.
+        validate_every: Passes between validations; `epochs` if None.
+    """
+    every = (validate_every or epochs) * epoch(config)
+    return replace(config, steps=epochs * epoch(config), warm_up=warm_up / epochs, validate_every=every)
+
+
+def passes(config: Config) -> int:
+    """How many times the settings go through the training images."""
+    return round(config.steps / epoch(config))
+
 
 _CI = replace(
     DEMO,
@@ -16,14 +43,12 @@ _CI = replace(
     validation_images=50,
     test_images=100,
     width=3,
-    epochs=2,
     batch=32,
-    warm_up=0.5,
     pruning_directions=4,
     pruning_images=32,
     noisy_learning_rate=0.01,
-    validate_every=2,
 )
+_CI = in_epochs(_CI, 2, warm_up=0.5)
 
 # Ten minutes pay for some 100,000 random or a million coordinate-wise queries of a small network. On `shapes`
 # these are too few to leave the first plateau; on digits they are not.
@@ -33,7 +58,6 @@ _DIGITS = replace(
     validation_images=297,
     test_images=300,
     pruning_directions=64,
-    validate_every=4,
     evaluator="difference",
 )
 
@@ -44,7 +68,8 @@ def simple(preset: Preset) -> Config:
         return replace(_CI, network="simple-730", sparsity=0.0, ratios="uniform")
     if preset == "small":
         dense = replace(_DIGITS, network="simple-3700", width=5, sparsity=0.0, ratios="uniform")
-        return replace(dense, epochs=6, batch=50, learning_rate=0.3, noisy_learning_rate=0.05)
+        dense = replace(dense, batch=50, learning_rate=0.3, noisy_learning_rate=0.05)
+        return in_epochs(dense, 6, validate_every=4)
     return replace(PAPER, network="simple-6670", augment=False, sparsity=0.0, ratios="uniform")
 
 
@@ -53,7 +78,8 @@ def residual(preset: Preset) -> Config:
     if preset == "ci":
         return replace(_CI, network="resnet8", width=2, sparsity=0.9)
     if preset == "small":
-        return replace(_DIGITS, network="resnet8", width=8, sparsity=0.99, epochs=12)
+        sparse = replace(_DIGITS, network="resnet8", width=8, sparsity=0.99)
+        return in_epochs(sparse, 12, validate_every=4)
     return PAPER
 
 
@@ -67,7 +93,7 @@ def differs(preset: Preset, config: Config) -> str:
     width = "its own" if config.width is None else f"{config.width}"
     of_it = "to show that the script runs, no more" if preset == "ci" else "in place of CIFAR-10"
     return (
-        f"Ours is on {config.dataset} {of_it}: {config.train_images:,} images, {config.epochs} epochs of "
+        f"Ours is on {config.dataset} {of_it}: {config.train_images:,} images, {passes(config)} epochs of "
         f"batches of {config.batch}, networks with {width} channels in the first stage (published: 50,000 "
         "images, 50 epochs of 256). So columns do not compare; what does is how each column moves from line "
         "to line."

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import zo
 from tasks.denoised_smoothing.networks import DnCNN
 from tasks.image_classification import networks
-from tasks.image_classification.objective import cross_entropy
+from tasks.image_classification.problem import cross_entropy
 from tasks.wake_flow.networks import Corrector, Scales, residual
 from zo.evaluators.evaluator import Problem
 from zo.objective import Objective, losses

@@ -89,6 +89,11 @@ def load_classifier(folder: Path | str, method: str, seed: int = 0) -> Classifie
         )
     if seed not in run.seeds:
         raise ConfigurationError(f"{run.path}: expected one of its seeds {list(run.seeds)}, got {seed}.")
+    classes, shape = CLASSES[config.dataset], IMAGE_SHAPES[config.dataset]
+    network = networks.make(config.network, len(classes), shape, width=config.width, seed=seed)
+    made = Classifier(network.eval(), NORMALISATIONS[config.dataset], classes, shape)
+    if method == "none":
+        return made
     content = Checkpoints(run.path, f"seed-{seed}/{method}").load()
     if content is None or not content["finished"]:
         came = "no checkpoint" if content is None else f"one of step {content['outcome']['step']}"
@@ -96,8 +101,6 @@ def load_classifier(folder: Path | str, method: str, seed: int = 0) -> Classifie
             f"{run.path}, {method}, seed {seed}: expected the end of its training, got {came}. "
             f"Go on with: blackbox resume {run.path}"
         )
-    classes, shape = CLASSES[config.dataset], IMAGE_SHAPES[config.dataset]
-    network = networks.make(config.network, len(classes), shape, width=config.width, seed=seed)
     try:
         network.load_state_dict(_weights(content["state"]))
     except RuntimeError as error:
@@ -105,16 +108,14 @@ def load_classifier(folder: Path | str, method: str, seed: int = 0) -> Classifie
             f"{run.path}, {method}, seed {seed}: expected weights that fit {config.network}, got others: "
             f"{error}. Was the function that makes the network changed since?"
         ) from error
-    return Classifier(network.eval(), NORMALISATIONS[config.dataset], classes, shape)
+    return made
 
 
 def _weights(state: dict[str, Any]) -> dict[str, Tensor]:
     """Those that were validated: the averaged ones where the run had some."""
-    if "average" not in state:
+    if "judged" not in state:
         return state["network"]
     inside = "module."
     return {
-        name.removeprefix(inside): value
-        for name, value in state["average"].items()
-        if name.startswith(inside)
+        name.removeprefix(inside): value for name, value in state["judged"].items() if name.startswith(inside)
     }

@@ -1,118 +1,245 @@
-"""The image-classification report: the page that holds table and pictures, and the table for the terminal."""
+"""The problem's own part of the report: sentences on the accuracies, and pictures of what is classified."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from tasks.image_classification import evaluation, pictures, tables
+import numpy as np
+from matplotlib.axes import Axes
+
 from tasks.image_classification.config import Config
-from tasks.image_classification.task import evaluation_name
-from tasks.report import html_report
-from tasks.report.html_report import Details, Facts, Figure, Heading, Paragraph
-from tasks.runs.folder import Run
+from tasks.image_classification.data.loading import CLASSES
+from tasks.image_classification.sparse_set import ratios_path, read_ratios
+from tasks.report import pictures
+from tasks.report.findings import Findings
+from tasks.report.html_report import Block, Figure, Heading, Paragraph
 from tasks.runs.result import Result
 from zo.pruning import LayerRatios
 
-
-def write_report(run: Run) -> Path:
-    """Draw the pictures of a finished run and write `report.html` beside them."""
-    result, config = Result.read(run.path), run.configuration(Config)
-    kept = {seed: evaluation.read(run.path / evaluation_name(seed)) for seed in run.seeds}
-    found = {seed: methods for seed, (methods, _) in kept.items()}
-    first, several = run.seeds[0], len(run.seeds) > 1
-    shown = kept[first][1]
-    page = html_report.Page(
-        title="Image classification from function values",
-        lead=tables.sentences(result, config),
-        blocks=(
-            Facts(tables.facts(result)),
-            html_report.Table(tables.HEADERS, tables.results(result), caption=tables.caption(result, config)),
-            Figure(
-                pictures.bars(found, 1 / len(shown.classes), run.path / "accuracy.png"),
-                alt="Bars of the test accuracy of each method",
-                caption="Accuracy on test images; the dashed line is what guessing gives."
-                + (" Points are seeds, the line is what they span." if several else ""),
-            ),
-            Heading("Training"),
-            Figure(
-                pictures.training(run, tables.methods(result), run.path / "training.png"),
-                alt="Validation accuracy against steps and against cost, and the loss, of each method",
-                caption="Accuracy on validation images against optimiser steps, and against the images that "
-                "went through the network; below, the loss of the batches, a running mean. "
-                "A backward pass is not counted as images."
-                + (" Means of the seeds, and the band that they span." if several else ""),
-            ),
-            *_ratios(run),
-            Heading("What is taken for what"),
-            Figure(
-                pictures.confusions(found[first], shown.classes, run.path / "confusions.png"),
-                alt="Confusion matrices on test images",
-                caption=f"Seed {first}: classes by row, what they are taken for by column, "
-                f"in parts of the row; the first {pictures.SHOWN} methods at most.",
-            ),
-            *_examples(run, found[first], shown),
-            Heading("The run"),
-            Details("Settings", run.config),
-            Details("Machine", {**result.machine, **result.versions}),
-        ),
-        footer=f"{' '.join(result.command)} · started {result.started}, finished {result.finished}",
-    )
-    return html_report.write(run.path / "report.html", page)
+# Okabe and Ito (2008) for what is compared most; a mark of its own for each, for print without colour
+_SIGNS = {
+    "deepzero": ("#d55e00", "v"),
+    "cge": ("#e69f00", "s"),
+    "rge": ("#cc79a7", "D"),
+    "sparse-rge": ("#a24b8a", "d"),
+    "hybrid": ("#915d2e", "X"),
+    "fo": ("#0072b2", "^"),
+    "fo-sparse-weight": ("#56b4e9", "<"),
+    "fo-sparse-gradient": ("#009e73", ">"),
+    "forward-gradient": ("#6152c7", "*"),
+    "fa": ("#75b86d", "p"),
+    "dfa": ("#8a8a00", "h"),
+    "pattern-search": ("#606060", "o"),
+    "align-ada": ("#849ef7", "P"),
+}
+INK = "#333333"
+SHOWN = 4  # confusions side by side
 
 
-def summary(run: Run) -> Any:  # noqa: ANN401 - a rich renderable
-    """The table, for the terminal."""
-    from rich.table import Table
+def blocks(found: Findings, config: Config) -> Sequence[Block]:
+    """What the shared report does not say.
 
-    result, config = Result.read(run.path), run.configuration(Config)
-    table = Table(caption=tables.caption(result, config), caption_justify="left")
-    for header in tables.HEADERS:
-        table.add_column(
-            header,
-            justify="left" if header == "method" else "right",
-            no_wrap=header == "method",
-            overflow="fold",  # on a narrow terminal digits go on in the next line: none is left out
-        )
-    for line in tables.results(result):
-        table.add_row(*line)
-    return table
-
-
-def _ratios(run: Run) -> Sequence[html_report.Block]:
-    """The layer ratios of the first seed, where a method used some."""
-    path = run.path / f"layer_ratios-seed-{run.seeds[0]}.json"
-    if not path.exists():
-        return ()
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    ratios = LayerRatios.from_dict(saved["ratios"])
-    dense = sum(layer.kept for layer in ratios.layers if layer.kept == layer.size)
+    Args:
+        found: The finished run, with the arrays of `ImageClassification.evaluate`.
+        config: Its settings.
+    """
+    folder, first = found.run.path, found.seeds[0]
+    fields, classes = found.fields[first], CLASSES[config.dataset]
+    pictured = "deepzero" if "deepzero" in fields else next(iter(fields))
+    several = " Points are seeds, the line is what they span." if len(found.seeds) > 1 else ""
     return (
-        Heading("Where the queries go"),
-        Paragraph(
-            f"Layer ratios by {ratios.method}, found with {saved['queries']:,} queries before training. "
-            f"A step's set has {sum(layer.kept for layer in ratios.layers):,} weights, {dense:,} of them in "
-            "layers that are in it as a whole and not shown."
+        *map(Paragraph, sentences(found.result, config)),
+        Figure(
+            bars(found.result, 1 / len(classes), folder / "accuracy.png"),
+            alt="Bars of the test accuracy of each method",
+            caption=f"Accuracy on test images; the dashed line is what guessing gives.{several}",
+        ),
+        *_ratios(folder, first),
+        Heading("What is taken for what"),
+        Figure(
+            confusions(fields, classes, folder / "confusions.png"),
+            alt="Confusion matrices on test images",
+            caption=f"Seed {first}: classes by row, what they are taken for by column, in parts of the row; "
+            f"the first {SHOWN} methods at most.",
         ),
         Figure(
-            pictures.ratios(ratios, run.path / "layer_ratios.png"),
-            alt="Bars of the part of each layer in a step's sparse set",
-            caption=f"Seed {run.seeds[0]}; the dashed line is the part that is kept of all.",
-        ),
-    )
-
-
-def _examples(
-    run: Run, found: dict[str, evaluation.Evaluation], shown: evaluation.Examples
-) -> Sequence[html_report.Block]:
-    method = "deepzero" if "deepzero" in found else next(iter(found))
-    return (
-        Figure(
-            pictures.examples(found[method], shown, run.path / "examples.png"),
-            alt=f"Test images with what {method} takes them for",
-            caption=f"Test images, and what {method} takes them for: blue where it is right, red with the "
+            examples(fields[pictured], classes, folder / "examples.png"),
+            alt=f"Test images with what {pictured} takes them for",
+            caption=f"Test images, and what {pictured} takes them for: blue where it is right, red with the "
             "class in brackets where not.",
         ),
     )
+
+
+def sentences(result: Result, config: Config) -> list[str]:
+    """What came out."""
+    weights = result.table[0].extra["weights"]
+    told = [
+        f"{config.network} with {weights:,} weights, trained from scratch on {config.dataset}: "
+        f"{config.steps} batches of {config.batch}. Queries are perturbed losses; those of the layer ratios "
+        "are charged to each method that uses them. Rows are images that went forward through the network in "
+        "training."
+    ]
+    means = {name: fmean(values) for name, values in accuracies(result).items() if None not in values}
+    if means:
+        told.append(f"Accuracy on test images: {order(means)}.")
+    if {"deepzero", "fo-sparse-gradient"} <= means.keys():
+        share = means["deepzero"] / max(1e-9, means["fo-sparse-gradient"])
+        told.append(
+            f"From function values alone, deepzero has {share:.2f} of the accuracy that exact gradients on "
+            "the same sets give."
+        )
+    lost = [name for name in accuracies(result) if name not in means]
+    if lost:
+        told.append(f"The logits of {', '.join(lost)} are not finite: no accuracy is given.")
+    return told
+
+
+def accuracies(result: Result) -> dict[str, list[Any]]:
+    """Test accuracies, 0 to 1, of the seeds of each method; None where a logit is not finite."""
+    found: dict[str, list[Any]] = {}
+    for row in result.table:
+        found.setdefault(row.method, []).append(row.value)
+    return found
+
+
+def order(means: Mapping[str, float]) -> str:
+    """Methods from the most to the least accurate; "=" where a table in percent shows the same number."""
+    ranked = sorted(means, key=lambda method: -means[method])
+    said = ranked[0]
+    for before, method in pairwise(ranked):
+        same = f"{100 * means[before]:.1f}" == f"{100 * means[method]:.1f}"
+        said += f" {'=' if same else '>'} {method}"
+    return said
+
+
+def sign(label: str, place: int = 0) -> tuple[str, str]:
+    """Colour and mark of a method; of anything else, those of the method at a place in the table."""
+    if label in _SIGNS:
+        return _SIGNS[label]
+    return list(_SIGNS.values())[place % len(_SIGNS)]
+
+
+def legend(axes: Axes, columns: int = 3) -> None:
+    """Above the axes, where it hides nothing."""
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns, frameon=False, fontsize=9,
+        labelcolor=INK, handlelength=1.6, columnspacing=1.4, borderpad=0.2,
+    )  # fmt: skip
+
+
+def bars(result: Result, chance: float, path: Path) -> Path:
+    """Test accuracy of each method: mean, range and every seed; and what guessing gives."""
+    found = accuracies(result)
+    made, axes = pictures.figure(6.4, 0.42 * len(found) + 1.0)
+    place: Axes = axes[0, 0]
+    for line, (method, values) in enumerate(found.items()):
+        if None in values:
+            place.text(0, line, " not finite", va="center", fontsize=9, color=INK)
+            continue
+        seeds = 100 * np.array(values)
+        place.barh(line, seeds.mean(), 0.62, color=sign(method, line)[0], linewidth=0)
+        if len(seeds) > 1:
+            place.plot([seeds.min(), seeds.max()], [line, line], color=INK, linewidth=1)
+            place.plot(seeds, np.full(len(seeds), line), "o", color=INK, markersize=3)
+        _beside(place, f"{seeds.mean():.1f}", seeds.max(), line)
+    place.axvline(100 * chance, color="#999999", linestyle="--", linewidth=1)
+    place.set_xlabel("test accuracy (%)")
+    _rows(place, list(found), 0.1)
+    return pictures.save(made, path)
+
+
+def ratios(given: LayerRatios, path: Path) -> Path:
+    """The part of each scored layer that a step's set holds, with the number of weights kept."""
+    layers = [layer for layer in given.layers if layer.kept < layer.size] or list(given.layers)
+    made, axes = pictures.figure(6.4, 0.24 * len(layers) + 1.0)
+    place: Axes = axes[0, 0]
+    parts = [100 * layer.kept / layer.size for layer in layers]
+    place.barh(range(len(layers)), parts, 0.7, color=sign("deepzero")[0], linewidth=0)
+    for line, layer in enumerate(layers):
+        _beside(place, f"{layer.kept:,} of {layer.size:,}", parts[line], line)
+    place.axvline(100 * (1 - given.sparsity), color="#999999", linestyle="--", linewidth=1)
+    place.set_xlabel("part of the layer in a step's set (%)")
+    _rows(place, [layer.name for layer in layers], 0.22)
+    return pictures.save(made, path)
+
+
+def confusions(fields: Mapping[str, Mapping[str, Any]], classes: Sequence[str], path: Path) -> Path:
+    """Which class is taken for which, of the first few methods; rows add up to 100 %."""
+    shown = list(fields)[:SHOWN]
+    columns = min(2, len(shown))
+    lines = -(-len(shown) // 2)
+    made, axes = pictures.figure(3.4 * columns, 3.5 * lines, lines, columns)
+    for place in axes.flat[len(shown) :]:
+        place.set_visible(False)
+    for place, method in zip(axes.flat, shown, strict=False):
+        counts = fields[method]["confusion"].astype(float)
+        parts = 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+        pictures.image_axes(place)
+        place.imshow(parts, cmap="Blues", vmin=0, vmax=100)
+        place.set_title(f"{method}: {100 * counts.trace() / counts.sum():.1f} %")
+        if len(classes) <= 12:
+            place.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=7)
+            place.set_yticks(range(len(classes)), classes, fontsize=7)
+        place.set_xlabel("taken for", fontsize=8)
+        place.set_ylabel("is", fontsize=8)
+    return pictures.save(made, path)
+
+
+def examples(found: Mapping[str, Any], classes: Sequence[str], path: Path) -> Path:
+    """Test images with what they were taken for: blue where that is right, red with the class where not."""
+    columns = 8
+    rows = -(-len(found["labels"]) // columns)
+    made, axes = pictures.figure(6.4, 1.05 * rows + 0.1, rows, columns)
+    for place in axes.flat[len(found["labels"]) :]:
+        place.set_visible(False)
+    for place, pixels, label, taken in zip(
+        axes.flat, found["examples"], found["labels"], found["taken"], strict=False
+    ):
+        pictures.image_axes(place)
+        picture = pixels.transpose(1, 2, 0)
+        place.imshow(picture[..., 0] if picture.shape[-1] == 1 else picture, cmap="gray_r")
+        right = label == taken
+        said = classes[taken] if right else f"{classes[taken]}\n({classes[label]})"
+        place.set_title(said, fontsize=7, color="#0072b2" if right else "#b00000", pad=2)
+    return pictures.save(made, path)
+
+
+def _ratios(folder: Path, seed: int) -> Sequence[Block]:
+    """The layer ratios of a seed, where a method used some."""
+    path = ratios_path(folder, seed)
+    if not path.exists():
+        return ()
+    given, queries = read_ratios(path)
+    dense = sum(layer.kept for layer in given.layers if layer.kept == layer.size)
+    return (
+        Heading("Where the queries go"),
+        Paragraph(
+            f"Layer ratios by {given.method}, found with {queries:,} queries before training. "
+            f"A step's set has {sum(layer.kept for layer in given.layers):,} weights, {dense:,} of them in "
+            "layers that are in it as a whole and not shown."
+        ),
+        Figure(
+            ratios(given, folder / "layer_ratios.png"),
+            alt="Bars of the part of each layer in a step's sparse set",
+            caption=f"Seed {seed}; the dashed line is the part that is kept of all.",
+        ),
+    )
+
+
+def _beside(place: Axes, text: str, x: float, line: int) -> None:
+    """Text to the right of a bar."""
+    place.annotate(text, (x, line), (4, 0), textcoords="offset points", va="center", fontsize=8, color=INK)
+
+
+def _rows(place: Axes, names: Sequence[str], margin: float) -> None:
+    """A named row for each bar, from the top down, from zero to the right."""
+    place.set_yticks(range(len(names)), names)
+    place.set_ylim(len(names) - 0.5, -0.5)
+    place.grid(visible=False, axis="y")
+    place.margins(x=margin)
+    place.set_xlim(left=0)

@@ -1,16 +1,20 @@
-"""Sparse sets: which weights are scored, the layer ratios of a run, and the rule that draws a step's set."""
+"""Sparse sets: which weights are scored, a run's layer ratios and pruning mask, the rule of a step's set."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 import zo
-from tasks.image_classification import limits
-from tasks.image_classification.trainer import Trainer
-from tasks.runs import atomic
+from tasks.configuration import refused
+from tasks.image_classification.config import Config
+from tasks.methods import Setup
+from tasks.runs import atomic, checkpoint
 from tasks.runs.journal import Journal, journaled
 from tasks.workers import group
 from zo.pruning import LayerRatios
@@ -52,20 +56,21 @@ def dense_names(network: nn.Module, dense: str) -> list[str]:
     return [name for name in named if name in kept]
 
 
-def check_sparsity(network: nn.Module, sparsity: float, dense: str) -> None:
+def check_sparsity(network: nn.Module, config: Config) -> None:
     """Refuse, before anything is trained, a sparsity that leaves some layer without a weight.
 
     Raises:
         ConfigurationError: fewer weights are left than there are layers to score, or there are none to score.
     """
+    sparsity, dense = config.sparsity, config.dense
     scored = _scored(network, dense)
     sizes = [tensor.numel() for tensor in scored.values()]
     if not sizes:
-        raise limits.refuse("dense", "weights that are not dense", dense)
+        raise refused("dense", "weights that are not dense", dense)
     kept = round((1 - sparsity) * sum(sizes))
     if kept < len(sizes):
         highest = 1 - len(sizes) / sum(sizes)
-        raise limits.refuse(
+        raise refused(
             "sparsity",
             f"at most {highest:.4g}, so that each of the {len(sizes)} layers keeps a weight of the "
             f"{sum(sizes):,} scored ones (this one keeps {kept} in all)",
@@ -73,64 +78,103 @@ def check_sparsity(network: nn.Module, sparsity: float, dense: str) -> None:
         )
 
 
-def coordinates(network: nn.Module, sparsity: float, dense: str) -> int:
+def coordinates(network: nn.Module, config: Config) -> int:
     """Weights in a step's set: the part of the scored ones that is left, and all dense ones."""
-    scored = _scored(network, dense)
+    scored = _scored(network, config.dense)
     total = sum(tensor.numel() for tensor in _trained(network).values())
     size = sum(tensor.numel() for tensor in scored.values())
-    return round((1 - sparsity) * size) + total - size
+    return round((1 - config.sparsity) * size) + total - size
 
 
-def sparse_set(trainer: Trainer, network: nn.Module) -> SparseSet:
+def sparse_set(setup: Setup) -> SparseSet:
     """The rule of the configuration. Layer ratios are found once a seed, printed, and kept with the run."""
-    config = trainer.config
-    path = trainer.run.path / f"layer_ratios-seed-{trainer.seed}.json"
+    config: Config = setup.config
+    network, path = setup.network, ratios_path(setup.run.path, setup.seed)
     if not path.exists():
-        folder, rank = group.journal_folder(trainer.run.path), group.rank()
+        folder, rank = group.journal_folder(setup.run.path), group.rank()
         with journaled(folder, path.stem.replace("_", "-"), rank=rank) as journal:
             queries, ratios = 0, uniform_ratios(network, config.sparsity, config.dense)
             if config.ratios != "uniform":
-                scored, least = (
-                    scores(trainer, network, config.ratios, journal),
-                    SHARE * (1 - config.sparsity),
-                )
-                queries = scored.queries
+                scored = scores(setup, config.ratios, journal)
+                queries, least = scored.queries, SHARE * (1 - config.sparsity)
                 ratios = zo.pruning.layer_ratios(scored, config.sparsity, minimum=least)
             atomic.write_json(path, {"ratios": ratios.to_dict(), "queries": queries})
-        trainer.progress.say(f"Layer ratios of seed {trainer.seed} ({queries} queries):\n{ratios}")
+        setup.progress.say(f"Layer ratios of seed {setup.seed} ({queries} queries):\n{ratios}")
+    ratios, queries = read_ratios(path)
+    problem: Any = setup.problem  # an ImageClassification, whose module imports this one
+    drawn = rule(config, ratios, steps=setup.steps, epoch=problem.epochs(setup.seed).steps)
+    return SparseSet(drawn, ratios, queries)
+
+
+def ratios_path(folder: Path, seed: int) -> Path:
+    """The file of a seed's layer ratios in a run folder."""
+    return folder / f"layer_ratios-seed-{seed}.json"
+
+
+def read_ratios(path: Path) -> tuple[LayerRatios, int]:
+    """Layer ratios from their file, and the queries that they cost."""
     saved = json.loads(path.read_text(encoding="utf-8"))
-    ratios = LayerRatios.from_dict(saved["ratios"])
-    return SparseSet(rule(trainer, ratios), ratios, saved["queries"])
+    return LayerRatios.from_dict(saved["ratios"]), saved["queries"]
 
 
-def rule(trainer: Trainer, ratios: LayerRatios) -> zo.LayerwiseCoordinates:
-    """How sets are drawn with these ratios: how often anew, and how the sparsity rises."""
-    config = trainer.config
-    every = {"epoch": trainer.epochs.steps, "steps": config.redraw_steps, "never": None}[config.redraw]
+def rule(config: Config, ratios: LayerRatios, *, steps: int, epoch: int) -> zo.LayerwiseCoordinates:
+    """How sets are drawn with these ratios: how often anew, and how the sparsity rises.
+
+    Args:
+        config: The settings.
+        ratios: Of the layers.
+        steps: Of the training.
+        epoch: Steps of a pass over the training images.
+    """
+    every = {"epoch": epoch, "steps": config.redraw_steps, "never": None}[config.redraw]
     if config.gradual == "constant":
         return zo.LayerwiseCoordinates(ratios, every)
-    rising = max(1, round(config.gradual_part * trainer.steps))
+    rising = max(1, round(config.gradual_part * steps))
     schedule = "linear" if config.gradual == "linear" else "cubic"
     return zo.LayerwiseCoordinates(ratios, every, schedule, rising)
 
 
-def scores(
-    trainer: Trainer, network: nn.Module, method: str, journal: Journal | None = None
-) -> zo.pruning.Scores:
-    """Scores of the weights that are not dense, on the first training images of the seed's first epoch."""
-    config = trainer.config
-    batch = trainer.scoring_batch()
+def kept_mask(setup: Setup) -> Tensor:
+    """GraSP's mask of a run `(parameters,)`: found once a seed, and kept with the run.
+
+    A GPU may round the scores otherwise the next time, and another mask would not fit the weights of a
+    checkpoint.
+    """
+    path = setup.run.path / f"grasp_mask-seed-{setup.seed}.safetensors"
+    if not path.exists():
+        checkpoint.save(path, {"kept": grasp_mask(setup)})
+    return checkpoint.load(path)["kept"]
+
+
+def grasp_mask(setup: Setup) -> Tensor:
+    """Where GraSP keeps a weight, and all dense ones: `(parameters,)` bool, flat."""
+    sparsity = setup.config.sparsity
+    scored = scores(setup, "grasp")
+    mask = zo.pruning.kept_weights(scored, sparsity, minimum=SHARE * (1 - sparsity))
+    inside = dict(zip(scored.parameters.names, scored.parameters.split(mask), strict=True))
+    everything = [
+        inside.get(name, torch.ones(tensor.shape, dtype=torch.bool)).flatten()
+        for name, tensor in _trained(setup.network).items()
+    ]
+    return torch.cat(everything)
+
+
+def scores(setup: Setup, method: str, journal: Journal | None = None) -> zo.pruning.Scores:
+    """Scores of the weights that are not dense, on the images that the seed draws for it."""
+    config, network = setup.config, setup.network
+    problem: Any = setup.problem
+    batch = problem.scoring_batch(setup.seed)
     return zo.pruning.scores(
         method,
         network,
-        trainer.objective,
+        setup.objective,
         batch,
         dense=dense_names(network, config.dense) or None,
         mu=config.mu,
         q=config.pruning_directions,
         inputs=batch[0],
         sparsity=config.sparsity,
-        seed=trainer.seed,
+        seed=setup.seed,
         evaluator=config.evaluator,
         journal=journal,
         process_group=group.process_group(),

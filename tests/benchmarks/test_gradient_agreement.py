@@ -10,8 +10,7 @@ import torch
 
 import zo
 from benchmarks import gradient_agreement, protocol
-from tasks.image_classification import networks
-from tasks.image_classification.objective import objective
+from tasks.image_classification import ImageClassification, networks
 
 
 def problem():
@@ -43,11 +42,14 @@ def test_what_mu_does_to_a_smooth_network_halves_with_it():
         torch.nn.Flatten(), torch.nn.Linear(64, 6), torch.nn.Tanh(), torch.nn.Linear(6, 4)
     )
     _, batch = problem()
-    slopes = gradient_agreement.wide_slopes(network, objective(), batch)
+    objective = ImageClassification.objective
+    slopes = gradient_agreement.wide_slopes(network, objective, batch)
     indices = torch.arange(0, len(slopes), 5)
     off = []
     for mu in (2e-3, 1e-3):
-        quotients = gradient_agreement.wide_quotients(network, objective(), batch, indices, mu)
+        quotients = gradient_agreement.wide_quotients(
+            network, ImageClassification.objective, batch, indices, mu
+        )
         off.append(float((quotients - slopes[indices]).norm() / slopes[indices].norm()))
     assert off[1] < 0.01
     assert off[0] == pytest.approx(2 * off[1], rel=0.01)  # mu/2 times the second derivative

@@ -28,7 +28,7 @@ def test_plain_lines_come_about_every_ten_seconds_with_rates_and_times():
     lines = stream.getvalue().splitlines()
     assert lines[0] == "seed-0/zo-sol: 100 steps"
     assert lines[1] == (
-        "seed-0/zo-sol: step 10 of 100, loss 0.05, 200 queries/s, 64,000 solver rows, 10 s elapsed, "
+        "seed-0/zo-sol: step 10 of 100, loss 0.05, 200 queries/s, 64,000 rows, 10 s elapsed, "
         "1 min 30 s left"
     )
     assert [line.split(",")[0] for line in lines[1:-1]] == [
@@ -83,7 +83,7 @@ def test_live_bars_show_the_figures_and_let_text_through():
     text = stream.getvalue()
     assert "seed-0/zo-sol" in text
     assert "4 of 10" in text
-    assert "loss 0.25, 1,234 solver rows" in text
+    assert "loss 0.25, 1,234 rows" in text
     assert "[not markup] 3" in text
 
 

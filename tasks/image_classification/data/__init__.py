@@ -3,8 +3,7 @@
 Images stay on the device as uint8 and are augmented there, a batch at a time.
 """
 
-from tasks.image_classification.data.augmentation import NO_AUGMENTATION, Augmentation
-from tasks.image_classification.data.epochs import Epochs
+from tasks.image_classification.data.epochs import NO_AUGMENTATION, Augmentation, Epochs
 from tasks.image_classification.data.images import ImageData, Images, Normalisation
 from tasks.image_classification.data.loading import AUGMENTATIONS, NAMES, load
 

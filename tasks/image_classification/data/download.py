@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from blackbox.extras import import_extra
 from tasks.errors import DataError
-from tasks.image_classification.data.sources import Source
+from tasks.image_classification.data.cifar import Source
 
 CHUNK = 1 << 18  # bytes read from the network at a time
 TIMEOUT = 30  # seconds without an answer or a byte

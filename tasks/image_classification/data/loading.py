@@ -12,12 +12,11 @@ from blackbox.checks import nearest
 from tasks import digits
 from tasks.errors import ConfigurationError
 from tasks.image_classification.data import cifar
-from tasks.image_classification.data.augmentation import CIFAR_AUGMENTATION, NO_AUGMENTATION, Augmentation
-from tasks.image_classification.data.images import ImageData, Images, Normalisation
-from tasks.image_classification.data.shapes.generation import shapes
-from tasks.image_classification.data.shapes.outlines import NAMES as OUTLINES
-from tasks.image_classification.data.sources import CIFAR10, CIFAR100
-from tasks.image_classification.data.split import hold_out
+from tasks.image_classification.data.cifar import CIFAR10, CIFAR100
+from tasks.image_classification.data.epochs import CIFAR_AUGMENTATION, NO_AUGMENTATION, Augmentation
+from tasks.image_classification.data.images import ImageData, Images, Normalisation, hold_out
+from tasks.image_classification.data.shapes import NAMES as OUTLINES
+from tasks.image_classification.data.shapes import shapes
 
 CIFAR10_CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -53,7 +52,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 # training images that are held out for validation, and the number of test images, unless others are asked for
 _VALIDATION = {"cifar10": 5000, "cifar100": 5000, "digits": 297, "shapes": 2000}
 _TEST = {"cifar10": 10_000, "cifar100": 10_000, "digits": 300, "shapes": 5000}
-_TRAIN = {"cifar10": 45_000, "cifar100": 45_000, "digits": 1200, "shapes": 20_000}
+TRAIN = {"cifar10": 45_000, "cifar100": 45_000, "digits": 1200, "shapes": 20_000}
 _TRAIN_SEED, _TEST_SEED = 0, 1  # of `shapes`: the data set is the same for all runs
 
 NAMES = tuple(NORMALISATIONS)
@@ -92,7 +91,7 @@ def load(
     if name not in _MAKERS:
         raise ConfigurationError(f"{name!r}: expected the name of a data set. {nearest(name, NAMES)}")
     sizes = (
-        _TRAIN[name] if train is None else train,
+        TRAIN[name] if train is None else train,
         _VALIDATION[name] if validation is None else validation,
         _TEST[name] if test is None else test,
     )

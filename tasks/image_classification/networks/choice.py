@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from blackbox.checks import nearest
 from blackbox.registry import find
 from tasks.errors import ConfigurationError
-from tasks.image_classification.networks.resnet import resnet
-from tasks.image_classification.networks.simple_cnn import simple_cnn
-from tasks.image_classification.networks.vgg import vgg
+from tasks.image_classification.networks.convolutional import resnet, simple_cnn, vgg
 from tasks.image_classification.networks.vit import vit
 
 ImageShape: TypeAlias = tuple[int, int, int]

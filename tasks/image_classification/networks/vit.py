@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from tasks.errors import ConfigurationError
-from tasks.image_classification.networks.initialisation import TRANSFORMER_DEVIATION, transformer
+from tasks.image_classification.networks.convolutional import he
 
 WIDTH, DEPTH, HEADS, PATCH = 192, 12, 3, 4
+DEVIATION = 0.02  # of first weights: Dosovitskiy et al. 2021, after BERT
 EXPANSION = 4  # hidden features of the two-layer network over those of a token
 
 
@@ -33,7 +34,7 @@ class Positions(nn.Module):
     def __init__(self, tokens: int, features: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(tokens, features))
-        nn.init.trunc_normal_(self.weight, std=TRANSFORMER_DEVIATION)
+        nn.init.trunc_normal_(self.weight, std=DEVIATION)
 
     @no_type_check
     def forward(self, x: Tensor) -> Tensor:
@@ -140,5 +141,8 @@ def vit(
         TokenMean(),
         nn.Linear(width, classes),
     )
-    transformer(network)
+    he(network)
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=DEVIATION)
     return network

@@ -1,50 +1,61 @@
-"""The image-classification task at the smallest size that still has every part."""
+"""Image classification at the smallest size that still has every part."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
+from tasks import methods
 from tasks.configuration import to_dict
+from tasks.image_classification import ImageClassification
 from tasks.image_classification.config import Config
-from tasks.image_classification.data import NO_AUGMENTATION, ImageData, Images, Normalisation
-from tasks.image_classification.limits import ALL_METHODS
-from tasks.image_classification.trainer import Trainer
+from tasks.image_classification.data import ImageData, Images, Normalisation
+from tasks.methods import Setup, Trained
 from tasks.progress import Progress
 from tasks.runs.folder import Run
+from tasks.work import setup_of
 
-SMALL = Config(
-    methods=ALL_METHODS,
-    train_images=32,
-    validation_images=20,
-    test_images=20,
-    network="simple-3700",
-    width=3,
-    epochs=3,
-    batch=16,
-    warm_up=0.5,
-    learning_rate=0.05,
-    noisy_learning_rate=0.01,
-    sparsity=0.8,
-    pruning_directions=4,
-    pruning_images=16,
-    directions=5,
-    checkpoint_every=2,
-    evaluator="stacked",  # "auto" goes by measured times, so that two runs agree to rounding alone
-)
+SETTINGS = {
+    "methods": ("none", *ImageClassification.methods),
+    "train_images": 32,
+    "validation_images": 20,
+    "test_images": 20,
+    "network": "simple-3700",
+    "width": 3,
+    "steps": 6,
+    "batch": 16,
+    "warm_up": 1 / 6,
+    "learning_rate": 0.05,
+    "noisy_learning_rate": 0.01,
+    "sparsity": 0.8,
+    "coordinates": 9,
+    "pruning_directions": 4,
+    "pruning_images": 16,
+    "directions": 5,
+    "validate_every": 2,
+    "checkpoint_every": 2,
+    "evaluator": "stacked",
+}
+
+
+def small(**changes) -> Config:
+    return Config(**(SETTINGS | changes))
 
 
 def words(*more: str, **changes) -> list[str]:
     """The command line of a run with these settings."""
     line = ["run", "image-classification", "--preset", "demo"]
-    for name, value in to_dict(replace(SMALL, **changes)).items():
-        if isinstance(value, bool) or value is None:
-            line += [f"--config.{name.replace('_', '-')}"] if value else []
+    changed = {**SETTINGS, **changes}
+    for name, value in to_dict(Config(**changed)).items():
+        if name not in changed:
+            continue
+        if isinstance(value, bool):
+            line += [f"--{name.replace('_', '-')}"] if value else []
             continue
         values = value if isinstance(value, list) else [value]
-        line += [f"--config.{name.replace('_', '-')}", *map(str, values)]
+        line += [f"--{name.replace('_', '-')}", *map(str, values)]
     return [*line, *more]
 
 
@@ -57,17 +68,29 @@ def striped(rows: int, seed: int = 0, side: int = 8, classes: int = 4) -> Images
     return Images(pixels.to(torch.uint8), labels)
 
 
-def images(train: int = 64) -> ImageData:
-    """Four classes of striped images."""
-    parts = (striped(train, 0), striped(24, 1), striped(24, 2))
-    return ImageData("stripes", ("a", "b", "c", "d"), *parts, Normalisation((0.3,), (0.25,)))
+class Striped(ImageClassification):
+    """Striped images in the place of a data set; of the digits' ten classes four are there."""
+
+    train = 64
+
+    @cached_property
+    def images(self) -> ImageData:
+        parts = (striped(self.train, 0), striped(24, 1), striped(24, 2))
+        return ImageData("stripes", tuple("0123456789"), *parts, Normalisation((0.3,), (0.25,)))
 
 
-def trainer(folder: Path, data: ImageData | None = None, **changes) -> Trainer:
-    """What a method trains with, on striped images; progress is not shown."""
-    config = replace(SMALL, **changes)
-    run = Run.create(folder, "image-classification", "demo", config, [0])
-    return Trainer(run, config, images() if data is None else data, NO_AUGMENTATION, 0, Progress())
+def setup(
+    folder: Path, method: str = "fo", kind: type[ImageClassification] = Striped, seed: int = 0, **changes
+) -> Setup:
+    """What a method trains with, on striped images in three passes; progress is not shown."""
+    settings = SETTINGS | {"steps": 12, "warm_up": 1 / 6, "methods": (method,)} | changes
+    problem = kind(kind.Config(**settings))
+    run = Run.create(folder, problem.name(), "demo", problem.config, [seed])
+    return setup_of(problem, run, method, seed, Progress(), {})
+
+
+def train(its: Setup) -> Trained:
+    return methods.chosen(its.problem)[its.name].train(its)
 
 
 def flat_grad(network: torch.nn.Module) -> torch.Tensor:

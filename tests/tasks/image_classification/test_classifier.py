@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from tasks.errors import CheckpointError, ConfigurationError
-from tasks.image_classification import load_classifier, task
+from tasks.image_classification import ImageClassification, load_classifier
 from tasks.image_classification.data import load, loading
 from tasks.progress import Progress
 from tasks.runs.folder import Run
-from tests.tasks.image_classification.small import SMALL
+from tasks.work import work
+from tests.tasks.image_classification.small import small
 
 ROOT = Path(__file__).parents[3]
 
 
 def finished(folder: Path, **changes) -> Run:
-    run = Run.create(folder, "image-classification", "demo", replace(SMALL, **changes), [0])
-    task.run(run, Progress(), Path("data"))
+    problem = ImageClassification(small(**changes))
+    run = Run.create(folder, problem.name(), "demo", problem.config, [0])
+    work(problem, run, Progress())
     return run
 
 
 @pytest.mark.parametrize("averaging", [0.0, 0.5])
 def test_it_classifies_as_the_table_says(tmp_path, averaging):
-    run = finished(tmp_path, methods=("fo", "fo-sparse-weight"), averaging=averaging, learning_rate=0.2)
+    run = finished(
+        tmp_path, methods=("none", "fo", "fo-sparse-weight"), averaging=averaging, learning_rate=0.2
+    )
     test = load("digits", tmp_path, train=32, validation=20, test=20).test
     table = {
         row["method"]: row["value"] for row in json.loads((run.path / "result.json").read_text())["table"]
@@ -54,10 +57,10 @@ def test_what_there_is_not_is_said(tmp_path):
         with pytest.raises(ConfigurationError, match=r"\(rows, 1, 8, 8\) uint8"):
             classifier.predict(images)
     assert classifier.predict(torch.zeros(0, 1, 8, 8, dtype=torch.uint8)).tolist() == []
-    begun = Run.create(tmp_path / "b", "image-classification", "demo", replace(SMALL, methods=("fo",)), [0])
+    begun = Run.create(tmp_path / "b", "image-classification", "demo", small(methods=("fo",)), [0])
     with pytest.raises(CheckpointError, match=r"end of its training, got no checkpoint.*blackbox resume"):
         load_classifier(begun.path, "fo")
-    other = Run.create(tmp_path / "c", "wake-flow", "demo", SMALL, [0])
+    other = Run.create(tmp_path / "c", "wake-flow", "demo", small(), [0])
     with pytest.raises(ConfigurationError, match="one of wake-flow"):
         load_classifier(other.path, "fo")
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 import zo
-from tasks.image_classification import networks
-from tasks.image_classification.methods.gradient import ExactGradient
-from tasks.image_classification.objective import objective
+from tasks.image_classification import ImageClassification, networks
+from tasks.image_classification.methods import ExactGradient
 from tasks.image_classification.sparse_set import sparse_set
-from tests.tasks.image_classification.small import backprop, flat_grad, striped, trainer
+from tests.tasks.image_classification.small import backprop, flat_grad, setup, striped
+
+OBJECTIVE = ImageClassification.objective
 
 
 def problem(dtype=torch.float64, trained: int = 0, name: str = "resnet8", width: int = 4, rows: int = 64):
@@ -23,7 +24,7 @@ def problem(dtype=torch.float64, trained: int = 0, name: str = "resnet8", width:
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
     for _ in range(trained):
         optimizer.zero_grad()
-        objective()(network, batch).mean().backward()
+        OBJECTIVE(network, batch).mean().backward()
         optimizer.step()
     network.zero_grad()
     ratios = {name: 1.0 if tensor.ndim < 2 else 0.05 for name, tensor in network.named_parameters()}
@@ -31,7 +32,7 @@ def problem(dtype=torch.float64, trained: int = 0, name: str = "resnet8", width:
 
 
 def deepzero(network, batch, sparsity, mu, evaluator="loop", step=0):
-    gradient = zo.LossGradient(network, objective(), zo.CGE(mu, sparsity), evaluator=evaluator, seed=5)
+    gradient = zo.LossGradient(network, OBJECTIVE, zo.CGE(mu, sparsity), evaluator=evaluator, seed=5)
     gradient.counts.steps = step
     kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
     gradient.backward(batch)
@@ -41,7 +42,7 @@ def deepzero(network, batch, sparsity, mu, evaluator="loop", step=0):
 
 
 def exact(network, batch, sparsity, step=0):
-    gradient = ExactGradient(network, objective(), sparsity, seed=5)
+    gradient = ExactGradient(network, OBJECTIVE, sparsity, seed=5)
     gradient.counts.steps = step
     gradient.backward(batch)
     return flat_grad(network)
@@ -54,7 +55,7 @@ def cosine(a, b):
 def test_the_gradient_on_a_set_is_autograds_to_the_bit_and_zero_outside():
     network, batch, sparsity = problem(torch.float32, name="simple-3700", rows=16)
     for step in (0, 1, 2):
-        truth = backprop(network, objective(), batch)
+        truth = backprop(network, OBJECTIVE, batch)
         inside = torch.zeros(len(truth), dtype=torch.bool)
         inside[sparsity.draw(zo.estimators.Parameters(network), zo.estimators.Key(5, step))] = True
         found = exact(network, batch, sparsity, step)
@@ -96,10 +97,9 @@ def test_at_the_published_mu_single_precision_gives_the_difference_quotient_of_d
 
 
 def test_the_same_holds_with_the_layer_ratios_of_a_run(tmp_path):
-    its = trainer(tmp_path, train_images=64, batch=64, pruning_directions=8)
-    network = its.network()
-    sparsity = sparse_set(its, network).sparsity
-    batch = its.epochs.batch(0)
+    its = setup(tmp_path, train_images=64, batch=64, pruning_directions=8)
+    network, sparsity = its.network, sparse_set(its).sparsity
+    batch = its.batch(0)
     network, batch = network.double(), (batch[0].double(), batch[1])
     assert cosine(deepzero(network, batch, sparsity, 5e-4), exact(network, batch, sparsity)) >= 0.999
 
@@ -108,7 +108,7 @@ def test_exact_gradients_add_up_in_grad():
     network, batch, sparsity = problem(name="simple-3700", rows=16)
     once = exact(network, batch, sparsity)
     for step in (0, 0):
-        gradient = ExactGradient(network, objective(), sparsity, seed=5)
+        gradient = ExactGradient(network, OBJECTIVE, sparsity, seed=5)
         gradient.counts.steps = step
         gradient.backward(batch)
     torch.testing.assert_close(flat_grad(network), 2 * once, rtol=1e-9, atol=1e-15)

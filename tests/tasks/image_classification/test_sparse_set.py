@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 
@@ -11,12 +10,8 @@ import torch
 
 import zo
 from tasks.image_classification import networks, sparse_set
-from tasks.image_classification import trainer as training
-from tasks.image_classification.data import Epochs
-from tasks.image_classification.methods import first_order
-from tasks.image_classification.methods.every import METHODS
-from tasks.image_classification.methods.gradient import ExactGradient
-from tests.tasks.image_classification.small import trainer
+from tasks.image_classification.methods import METHODS
+from tests.tasks.image_classification.small import Striped, setup, train
 
 
 @pytest.mark.parametrize(
@@ -34,11 +29,10 @@ def test_what_is_dense(dense, wanted):
 
 @pytest.mark.parametrize("ratios", ["zo-grasp", "grasp", "magnitude", "synflow", "uniform"])
 def test_ratios_are_kept_with_the_run_and_add_up_to_the_sparsity(tmp_path, ratios):
-    its = trainer(tmp_path, ratios=ratios, network="resnet8", width=4)
-    network = its.network()
-    chosen = sparse_set.sparse_set(its, network)
+    its = setup(tmp_path, ratios=ratios, network="resnet8", width=4)
+    network, chosen = its.network, sparse_set.sparse_set(its)
     kept = sum(layer.kept for layer in chosen.ratios.layers)
-    wanted = sparse_set.coordinates(network, its.config.sparsity, its.config.dense)
+    wanted = sparse_set.coordinates(network, its.config)
     # "uniform" rounds in each of the eight scored layers
     assert kept == wanted if ratios != "uniform" else abs(kept - wanted) <= 8
     assert chosen.sparsity.count(zo.estimators.Parameters(network)) == kept
@@ -46,7 +40,7 @@ def test_ratios_are_kept_with_the_run_and_add_up_to_the_sparsity(tmp_path, ratio
     saved = json.loads((its.run.path / "layer_ratios-seed-0.json").read_text())
     assert saved["queries"] == chosen.queries
     assert (chosen.queries > 0) == (ratios == "zo-grasp")
-    assert sparse_set.sparse_set(its, network).ratios == chosen.ratios  # read, not found again
+    assert sparse_set.sparse_set(its).ratios == chosen.ratios  # read, not found again
 
 
 @pytest.mark.parametrize(
@@ -58,37 +52,37 @@ def test_ratios_are_kept_with_the_run_and_add_up_to_the_sparsity(tmp_path, ratio
     ],
 )
 def test_when_sets_are_drawn_anew(tmp_path, settings, same):
-    its = trainer(tmp_path, ratios="uniform", **settings)
-    network = its.network()
-    parameters, rule = zo.estimators.Parameters(network), sparse_set.sparse_set(its, network).sparsity
+    its = setup(tmp_path, ratios="uniform", **settings)
+    parameters, rule = zo.estimators.Parameters(its.network), sparse_set.sparse_set(its).sparsity
     sets = [rule.draw(parameters, zo.estimators.Key(0, step)).tolist() for step in range(5)]
     assert [sets.index(each) for each in sets] == same
 
 
 def test_a_gradual_sparsity_falls_from_all_weights_to_its_own(tmp_path):
-    its = trainer(tmp_path, ratios="uniform", gradual="linear", gradual_part=0.5, epochs=2)
-    network = its.network()
-    parameters, rule = zo.estimators.Parameters(network), sparse_set.sparse_set(its, network).sparsity
+    its = setup(tmp_path, ratios="uniform", gradual="linear", gradual_part=0.5, steps=8)
+    parameters, rule = zo.estimators.Parameters(its.network), sparse_set.sparse_set(its).sparsity
     counts = [rule.count(parameters, step) for step in range(8)]
     assert counts[0] == parameters.size
     assert counts[:4] == sorted(counts[:4], reverse=True)
-    assert set(counts[4:]) == {sum(layer.kept for layer in sparse_set.sparse_set(its, network).ratios.layers)}
+    assert set(counts[4:]) == {sum(layer.kept for layer in sparse_set.sparse_set(its).ratios.layers)}
 
 
 def test_outside_the_set_nothing_moves_with_update_set_and_momentum_does_with_all(tmp_path):
+    class Unjudged(Striped):
+        """Without validation the last weights are kept."""
+
+        def validate(self, network):
+            return float("nan")
+
     def moved(update):
-        its = trainer(tmp_path / update, update=update, redraw="never", ratios="uniform", epochs=2)
-        network = its.network()
-        first = torch.nn.utils.parameters_to_vector(network.parameters()).detach().clone()
-        rule = sparse_set.sparse_set(its, network).sparsity
+        more = {"update": update, "redraw": "never", "ratios": "uniform", "steps": 8}
+        its = setup(tmp_path / update, "fo-sparse-gradient", Unjudged, **more)
+        first = torch.nn.utils.parameters_to_vector(its.network.parameters()).detach().clone()
+        rule = sparse_set.sparse_set(its).sparsity
         inside = torch.zeros(len(first), dtype=torch.bool)
-        inside[rule.draw(zo.estimators.Parameters(network), zo.estimators.Key(0))] = True
-        gradient = ExactGradient(network, its.objective, rule, 0)
-        with pytest.MonkeyPatch.context() as patch:
-            rising = itertools.count()  # or the weights that validated best would be put back
-            patch.setattr(training, "accuracy", lambda *_: next(rising) / 100)
-            its.descend("fo-sparse-gradient", network, gradient, sparsity=rule)
-        return (torch.nn.utils.parameters_to_vector(network.parameters()) != first), inside
+        inside[rule.draw(zo.estimators.Parameters(its.network), zo.estimators.Key(0))] = True
+        last = torch.nn.utils.parameters_to_vector(train(its).network.parameters())
+        return last != first, inside
 
     changed, inside = moved("set")
     assert not changed[~inside].any()
@@ -98,46 +92,36 @@ def test_outside_the_set_nothing_moves_with_update_set_and_momentum_does_with_al
 
 
 def test_a_pruned_network_stays_pruned_to_the_bit(tmp_path):
-    its = trainer(tmp_path)
-    mask = first_order.grasp_mask(its, its.network())
-    trained = METHODS["fo-sparse-weight"](its)
+    its = setup(tmp_path, "fo-sparse-weight")
+    mask = sparse_set.grasp_mask(its)
+    trained = train(its)
     weights = torch.nn.utils.parameters_to_vector(trained.network.parameters())
     assert not weights[~mask].any()
     assert trained.outcome.step == its.steps
-    scored = sum(t.numel() for t in its.network().parameters() if t.ndim > 1)
+    scored = sum(t.numel() for t in its.network.parameters() if t.ndim > 1)
     assert int((~mask).sum()) == scored - round((1 - its.config.sparsity) * scored)
 
 
 def test_all_methods_of_a_seed_see_the_same_batches_and_first_weights(tmp_path):
-    its, other = trainer(tmp_path / "a"), trainer(tmp_path / "b")
-    for one, two in zip(its.network().parameters(), other.network().parameters(), strict=True):
+    its, other = setup(tmp_path / "a", "fo"), setup(tmp_path / "b", "deepzero")
+    for one, two in zip(its.network.parameters(), other.network.parameters(), strict=True):
         assert torch.equal(one, two)
-    assert isinstance(its.epochs, Epochs)
     for step in (0, 3, 9):
-        assert torch.equal(its.epochs.batch(step)[0], other.epochs.batch(step)[0])
+        assert torch.equal(its.batch(step)[0], other.batch(step)[0])
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_running_statistics_move_once_a_step(tmp_path, method):
-    its = trainer(tmp_path, epochs=1, warm_up=0.0, validate_every=1)
-    kept = {}
-    original = type(its).descend
-
-    def watched(self, name, network, gradient, **settings):
-        done = original(self, name, network, gradient, **settings)
-        kept["batches"] = int(network[1].num_batches_tracked)
-        return done
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(its), "descend", watched)
-        trained = METHODS[method](its)
-    assert kept["batches"] == trained.outcome.best_step  # whose weights are loaded at the end
-    assert trained.outcome.step == its.steps
+    trained = train(setup(tmp_path, method, steps=4))
+    # the weights that validated best are loaded at the end
+    assert int(trained.network[1].num_batches_tracked) == trained.outcome.best_step
+    assert trained.outcome.step == 4
 
 
 def test_a_pruned_networks_mask_drops_what_grasp_scores_highest(tmp_path):
-    its = trainer(tmp_path)
-    network, (pixels, labels) = its.network().double(), its.scoring_batch()
+    its = setup(tmp_path)
+    mask = sparse_set.grasp_mask(its)
+    network, (pixels, labels) = its.network.double(), its.problem.scoring_batch(its.seed)
     named = dict(network.named_parameters())
     loss = torch.nn.functional.cross_entropy(network(pixels.double()), labels)
     scored = [name for name, tensor in named.items() if tensor.ndim > 1]
@@ -147,7 +131,6 @@ def test_a_pruned_networks_mask_drops_what_grasp_scores_highest(tmp_path):
         torch.stack([slope.square().sum() for slope in slopes]).sum() / 2, [named[name] for name in scored]
     )
     scores = {name: -named[name].detach() * p for name, p in zip(scored, products, strict=True)}
-    mask = first_order.grasp_mask(its, its.network())
     kept = dict(zip(named, zo.estimators.Parameters(network).split(mask), strict=True))
     assert all(kept[name].all() for name in named if name not in scored)
     removed = torch.cat([scores[name][~kept[name]] for name in scored])
@@ -156,7 +139,7 @@ def test_a_pruned_networks_mask_drops_what_grasp_scores_highest(tmp_path):
 
 
 def test_the_mask_is_kept_with_the_run_and_holds_at_every_step(tmp_path, monkeypatch):
-    its, seen = trainer(tmp_path), []
+    its, seen = setup(tmp_path, "fo-sparse-weight"), []
     step = torch.optim.SGD.step
 
     def watched(self, *arguments):
@@ -164,24 +147,23 @@ def test_the_mask_is_kept_with_the_run_and_holds_at_every_step(tmp_path, monkeyp
         seen.append(torch.cat([w.detach().flatten() for w in self.param_groups[0]["params"]]))
         return done
 
-    mask = first_order.grasp_mask(its, its.network())
+    mask = sparse_set.grasp_mask(its)
     monkeypatch.setattr(torch.optim.SGD, "step", watched)
-    METHODS["fo-sparse-weight"](its)
+    train(its)
     assert len(seen) == its.steps and not any(weights[~mask].any() for weights in seen)
     assert (seen[-1][mask] != seen[0][mask]).any()
-    monkeypatch.setattr(first_order, "grasp_mask", lambda *_: pytest.fail("found again"))
-    assert torch.equal(first_order.kept_mask(its, its.network()), mask)
+    monkeypatch.setattr(sparse_set, "grasp_mask", lambda *_: pytest.fail("found again"))
+    assert torch.equal(sparse_set.kept_mask(its), mask)
 
 
 def test_a_cubic_sparsity_rises_faster_at_first(tmp_path):
     counts = {}
     for gradual in ("linear", "cubic"):
-        its = trainer(tmp_path / gradual, ratios="uniform", gradual=gradual, gradual_part=1.0)
-        network = its.network()
-        rule = sparse_set.sparse_set(its, network).sparsity
+        its = setup(tmp_path / gradual, ratios="uniform", gradual=gradual, gradual_part=1.0)
+        network, rule = its.network, sparse_set.sparse_set(its).sparsity
         counts[gradual] = [rule.count(zo.estimators.Parameters(network), step) for step in range(its.steps)]
     size = zo.estimators.Parameters(network).size
-    left = sparse_set.coordinates(network, its.config.sparsity, its.config.dense)
+    left = sparse_set.coordinates(network, its.config)
     part = 6 / its.steps
     for gradual, power in (("linear", 1), ("cubic", 3)):
         wanted = left + (size - left) * (1 - part) ** power  # Zhu and Gupta 2017, equation 1
@@ -189,14 +171,14 @@ def test_a_cubic_sparsity_rises_faster_at_first(tmp_path):
 
 
 def test_no_layer_falls_below_a_tenth_of_an_even_share(tmp_path):
-    its = trainer(tmp_path, ratios="magnitude", network="resnet8", width=6, sparsity=0.8)
-    network = its.network()
+    its = setup(tmp_path, ratios="magnitude", network="resnet8", width=6, sparsity=0.8)
+    network = its.network
     name, least = "5.conv2.weight", 0
     with torch.no_grad():
         tensor = dict(network.named_parameters())[name]
         tensor *= 1e-6  # the last ones by magnitude
         least = math.ceil(0.1 * (1 - 0.8) * tensor.numel())
-    layer = next(x for x in sparse_set.sparse_set(its, network).ratios.layers if x.name == name)
+    layer = next(x for x in sparse_set.sparse_set(its).ratios.layers if x.name == name)
     assert layer.kept == least > 1
 
 
@@ -208,23 +190,22 @@ def test_scores_are_asked_for_with_the_settings_of_the_run(tmp_path, monkeypatch
         raise InterruptedError
 
     monkeypatch.setattr(zo.pruning, "scores", watched)
-    its = trainer(tmp_path, mu=2e-3, pruning_directions=7)
+    its = setup(tmp_path, mu=2e-3, pruning_directions=7)
     with pytest.raises(InterruptedError):
-        sparse_set.sparse_set(its, its.network())
+        sparse_set.sparse_set(its)
     assert (asked["method"], asked["mu"], asked["q"]) == ("zo-grasp", 2e-3, 7)
 
 
 def test_what_a_network_keeps_fixed_is_in_no_set(tmp_path):
     (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
-    its = trainer(
-        tmp_path, network=f"{tmp_path / 'own.py'}:make", width=None, epochs=1, directions=None, sparsity=0.5
-    )
-    for method in ("deepzero", "fo-sparse-gradient", "fo-sparse-weight", "rge", "fa", "align-ada"):
-        trained = METHODS[method](its)
+    own = {"network": f"{tmp_path / 'own.py'}:make", "width": None, "directions": None, "sparsity": 0.5}
+    for method in ("deepzero", "fo-sparse-gradient", "fo-sparse-weight", "rge"):
+        its = setup(tmp_path / method, method, steps=4, **own)
+        trained = train(its)
         assert trained.network.fixed.tolist() == [1.0, 2.0, 3.0], method
         assert trained.outcome.step == its.steps
-    # a bias in the set whole, half of the matrix
-    assert sparse_set.coordinates(its.network(), 0.5, "norms") == 4 + 64 * 4 // 2
+        # a bias in the set whole, half of the matrix
+        assert sparse_set.coordinates(its.network, its.config) == 10 + 64 * 10 // 2
 
 
 OWN = """
@@ -246,11 +227,11 @@ def make(classes, image_shape):
 
 def test_scores_decide_at_sparsity_099_too(tmp_path):
     """A floor of one percent of each layer would leave nothing to distribute there."""
-    its = trainer(tmp_path, sparsity=0.99, ratios="magnitude", network="resnet8", width=8)
-    network = its.network()
+    its = setup(tmp_path, sparsity=0.99, ratios="magnitude", network="resnet8", width=8)
+    network = its.network
     with torch.no_grad():
         network.get_parameter("4.conv1.weight").mul_(100.0)
-    layers = {layer.name: layer for layer in sparse_set.sparse_set(its, network).ratios.layers}
+    layers = {layer.name: layer for layer in sparse_set.sparse_set(its).ratios.layers}
     size, scored = 16 * 8 * 9, sum(t.numel() for t in network.parameters() if t.ndim > 1)
     assert layers["4.conv1.weight"].size == size
     # all that the floors of the seven other layers, a tenth of a percent each, leave

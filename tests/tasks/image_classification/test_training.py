@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
@@ -10,27 +11,36 @@ import torch
 from torch.nn import functional
 
 import zo
-from tasks.image_classification import sparse_set
-from tasks.image_classification import trainer as training
-from tasks.image_classification.methods.every import METHODS
-from tasks.image_classification.trainer import Trainer
-from tests.tasks.image_classification.small import images, trainer
+from tasks.image_classification import ImageClassification, sparse_set
+from tasks.methods import Setup
+from tests.tasks.image_classification.small import Striped, setup, train
 
 
-def by_hand(its: Trainer, on_sets: bool) -> torch.Tensor:
+class Rising(Striped):
+    """Validation finds the last weights best, so that a training ends with them."""
+
+    def __init__(self, *arguments, **settings):
+        super().__init__(*arguments, **settings)
+        self.validated = itertools.count()
+
+    def validate(self, network):
+        return 1 - next(self.validated) / 1000
+
+
+def by_hand(its: Setup, on_sets: bool) -> torch.Tensor:
     """Last weights of `fo`, or of fo-sparse-gradient; w <- w - rate v, v <- momentum v + (g + decay w)."""
-    config, network = its.config, its.network().train()
+    config, network = its.config, copy.deepcopy(its.network).train()
     tensors = list(network.parameters())
     speeds = [torch.zeros_like(tensor) for tensor in tensors]
     parameters = zo.estimators.Parameters(network)
-    rule = sparse_set.sparse_set(its, network).sparsity if on_sets else None
-    warm = round(config.warm_up * its.epochs.steps)
-    for step in range(its.steps):
+    rule = sparse_set.sparse_set(its).sparsity if on_sets else None
+    warm = round(config.warm_up * config.steps)
+    for step in range(config.steps):
         if step < warm:
             rate = config.learning_rate * (step + 1) / warm
         else:
-            rate = config.learning_rate * (1 + math.cos(math.pi * (step - warm) / (its.steps - warm))) / 2
-        pixels, labels = its.epochs.batch(step)
+            rate = config.learning_rate * (1 + math.cos(math.pi * (step - warm) / (config.steps - warm))) / 2
+        pixels, labels = its.batch(step)
         slopes = torch.autograd.grad(functional.cross_entropy(network(pixels), labels), tensors)
         inside = torch.ones(parameters.size, dtype=torch.bool)
         if rule is not None:
@@ -45,14 +55,10 @@ def by_hand(its: Trainer, on_sets: bool) -> torch.Tensor:
     return torch.nn.utils.parameters_to_vector(tensors).detach()
 
 
-@pytest.fixture
-def rising(monkeypatch):
-    """Validation finds the last weights best, so that a training ends with them."""
-    found = itertools.count()
-    monkeypatch.setattr(training, "accuracy", lambda *_: next(found) / 1000)
+def flat(network) -> torch.Tensor:
+    return torch.nn.utils.parameters_to_vector(network.parameters()).detach().clone()
 
 
-@pytest.mark.usefixtures("rising")
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
@@ -63,20 +69,18 @@ def rising(monkeypatch):
     ],
 )
 def test_weights_move_as_by_hand(tmp_path, method, settings):
-    its = trainer(tmp_path, ratios="uniform", warm_up=settings.pop("warm_up", 0.75), **settings)
-    trained = METHODS[method](its)
-    assert trained.outcome.best_step == its.steps == 12
-    found = torch.nn.utils.parameters_to_vector(trained.network.parameters()).detach()
-    first = torch.nn.utils.parameters_to_vector(its.network().parameters()).detach()
-    truth = by_hand(its, on_sets=method != "fo")
+    its = setup(tmp_path, method, Rising, **({"ratios": "uniform", "warm_up": 0.25} | settings))
+    first, truth = flat(its.network), by_hand(its, on_sets=method != "fo")
+    trained = train(its)
+    assert trained.outcome.best_step == 12
+    found = flat(trained.network)
     # Other orders of summing: some roundings in each of twelve steps.
     torch.testing.assert_close(found, truth, rtol=1e-4, atol=2e-5)
     assert (found - first).norm() > 1e-2 * first.norm()
 
 
-@pytest.mark.usefixtures("rising")
 def test_averaged_weights_are_the_exponential_mean_of_every_steps(tmp_path, monkeypatch):
-    its, seen = trainer(tmp_path, averaging=0.7), []
+    its, seen = setup(tmp_path, "fo", Rising, averaging=0.7), []
     step = torch.optim.SGD.step
 
     def watched(self, *arguments):
@@ -85,31 +89,38 @@ def test_averaged_weights_are_the_exponential_mean_of_every_steps(tmp_path, monk
         return done
 
     monkeypatch.setattr(torch.optim.SGD, "step", watched)
-    trained = METHODS["fo"](its)
+    trained = train(its)
     mean = seen[0]
     for weights in seen[1:]:
         mean = 0.7 * mean + 0.3 * weights
-    found = torch.nn.utils.parameters_to_vector(trained.network.parameters()).detach()
-    torch.testing.assert_close(found, mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(flat(trained.network), mean, rtol=1e-5, atol=1e-6)
 
 
-def test_averaged_weights_are_the_ones_that_are_validated(tmp_path, monkeypatch):
+def test_averaged_weights_are_the_ones_that_are_validated(tmp_path):
     judged = []
-    monkeypatch.setattr(training, "accuracy", lambda network, *_: judged.append(type(network)) or 0.5)
-    METHODS["fo"](trainer(tmp_path, averaging=0.7))
-    assert {kind.__name__ for kind in judged} == {"AveragedModel"}
 
+    class Watched(Striped):
+        def validate(self, network):
+            judged.append(type(network).__name__)
+            return super().validate(network)
 
-def test_fewer_training_images_than_validation_images_are_fine(tmp_path):
-    trained = METHODS["fo"](trainer(tmp_path, data=images(train=16)))  # and 24 to validate on
-    assert trained.outcome.step == 3
+    train(setup(tmp_path, "fo", Watched, averaging=0.7))
+    assert set(judged) == {"AveragedModel"}
 
 
 def test_every_seed_scores_on_images_of_its_own(tmp_path):
-    one, other = (
-        Trainer(each.run, each.config, each.data, each.augmentation, seed, each.progress)
-        for seed, each in ((0, trainer(tmp_path)), (1, trainer(tmp_path)))
-    )
-    assert not torch.equal(one.scoring_batch()[0], other.scoring_batch()[0])
-    assert torch.equal(one.scoring_batch()[0], one.scoring_batch()[0])
-    assert len(one.scoring_batch()[1]) == one.config.pruning_images
+    problem = setup(tmp_path).problem
+    assert isinstance(problem, ImageClassification)
+    one, other = problem.scoring_batch(0), problem.scoring_batch(1)
+    assert not torch.equal(one[0], other[0])
+    assert torch.equal(one[0], problem.scoring_batch(0)[0])
+    assert len(one[1]) == problem.config.pruning_images
+
+
+@pytest.mark.parametrize(
+    ("method", "wanted"), [("rge", 0.02), ("sparse-rge", 0.02), ("hybrid", 0.02), ("cge", 0.1), ("fo", 0.1)]
+)
+def test_noisy_methods_have_a_learning_rate_of_their_own(tmp_path, method, wanted):
+    its = setup(tmp_path, method, learning_rate=0.1, noisy_learning_rate=0.02, warm_up=0.0)
+    train(its)
+    assert next(line["learning_rate"] for line in its.run.metrics() if "loss" in line) == wanted

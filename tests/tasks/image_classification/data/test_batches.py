@@ -1,4 +1,4 @@
-"""Batches on the device: crops and flips pixel by pixel, epochs that hang on (seed, epoch), normalisation."""
+"""Batches on the device: crops and flips pixel by pixel, epochs by (seed, epoch), normalisation."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tasks.image_classification.data import (
     load,
     loading,
 )
-from tasks.image_classification.data.split import hold_out
+from tasks.image_classification.data.images import hold_out
 
 PLAIN = Normalisation((0.0, 0.0), (1.0, 1.0))
 
@@ -86,7 +86,7 @@ def test_an_epoch_shows_each_image_at_most_once_and_its_label_stays_with_it():
 
 
 def test_any_step_can_be_asked_for_at_any_time():
-    """What a resume needs: the batch of a step hangs on seed and step, not on what was asked before."""
+    """What a resume needs: the batch of a step depends on seed and step, not on what was asked before."""
     images = part(23)
 
     def fresh(seed=1):

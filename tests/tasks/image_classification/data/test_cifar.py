@@ -139,7 +139,7 @@ def test_validation_images_are_held_out_of_the_training_images(tmp_path, monkeyp
 
 
 def test_the_published_files_are_50_000_and_10_000_records():
-    from tasks.image_classification.data.sources import CIFAR10, CIFAR100
+    from tasks.image_classification.data.cifar import CIFAR10, CIFAR100
 
     for source in (CIFAR10, CIFAR100):
         assert sum(records for _, records in source.train) == 50_000

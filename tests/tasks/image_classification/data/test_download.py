@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tasks.errors import DataError
-from tasks.image_classification.data import cifar, download, sources
+from tasks.image_classification.data import cifar, download
 from tasks.image_classification.data.download import extract, fetch
 from tests.tasks.image_classification.data.small_files import SMALL10, SMALL100, archive, contents
 
@@ -195,7 +195,7 @@ def test_what_is_no_archive_is_refused(content, tmp_path):
 def test_the_command_loads_and_its_mistakes_are_sentences(site, tmp_path, monkeypatch, capsys):
     from tasks import cli
 
-    monkeypatch.setitem(sources.SOURCES, "cifar10", served(site))
+    monkeypatch.setitem(cifar.SOURCES, "cifar10", served(site))
     assert cli.main(["data", "cifar10", "--data", str(tmp_path)]) == 0
     assert (tmp_path / SMALL10.folder / "test_batch.bin").exists()
     site.status = 404
@@ -209,4 +209,4 @@ def test_the_command_knows_every_source():
 
     from tasks.commands import DataCommand
 
-    assert set(get_args(get_type_hints(DataCommand)["name"])) == set(sources.SOURCES)
+    assert set(get_args(get_type_hints(DataCommand)["name"])) == set(cifar.SOURCES)

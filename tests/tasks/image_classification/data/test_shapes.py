@@ -1,4 +1,4 @@
-"""`shapes`: what is drawn hangs on (seed, number) alone, and nothing but the outline tells the class."""
+"""`shapes`: what is drawn depends on (seed, number) alone, and nothing but the outline tells the class."""
 
 import dataclasses
 import math
@@ -10,10 +10,11 @@ from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
 from tasks.errors import ConfigurationError
-from tasks.image_classification.data.shapes import NAMES, drawing, factors, generation, outlines, shapes
+from tasks.image_classification.data import shapes as rules
+from tasks.image_classification.data.shapes import NAMES, shapes
 from zo.estimators import Key
 
-BLOCK = generation.BLOCK
+BLOCK = rules.BLOCK
 
 
 def test_images_are_bytes_of_the_shape_of_cifar():
@@ -38,7 +39,7 @@ def test_outlines_have_the_area_of_the_unit_disc_and_their_centroid_at_the_origi
     generator = torch.Generator().manual_seed(0)
     reach, points = 2.5, 400_000
     x, y = (torch.rand(2, points, generator=generator, dtype=torch.float64) * 2 - 1) * reach
-    inside = outlines.inside(name, x, y) > 0
+    inside = rules.inside(name, x, y) > 0
     share = math.pi / (2 * reach) ** 2
     assert abs(inside.double().mean() - share) < 5 * math.sqrt(share * (1 - share) / points)
     for coordinate in (x, y):
@@ -50,7 +51,7 @@ def test_outlines_are_zero_at_their_edge_and_rise_like_a_distance():
     """The slope of the distance is 1; these are within a factor of 2.1 of that where the edge is smooth."""
     x, y = torch.meshgrid(*[torch.linspace(-2, 2, 801, dtype=torch.float64)] * 2, indexing="xy")
     for name in NAMES:
-        value = outlines.inside(name, x, y)
+        value = rules.inside(name, x, y)
         down, right = torch.gradient(value, spacing=4 / 800)
         slope = torch.hypot(down, right)[value.abs() < 0.05]
         assert 0.4 < slope.quantile(0.05) and slope.quantile(0.95) < 2.1, name
@@ -59,11 +60,11 @@ def test_outlines_are_zero_at_their_edge_and_rise_like_a_distance():
 def test_a_drawn_outline_covers_the_area_of_its_disc():
     """All classes at once: the covered pixels against pi r^2, without clutter or the image's border."""
     key, rows = Key(3), 400
-    drawn = factors.draw_factors(key, rows, 64)
-    labels = factors.draw_labels(key, rows, 10)
+    drawn = rules.draw_factors(key, rows, 64)
+    labels = rules.draw_labels(key, rows, 10)
     axis = torch.arange(64) - 31.5
     y, x = (grid[None] for grid in torch.meshgrid(axis, axis, indexing="ij"))
-    covered = drawing._outline(labels, drawn, x, y).sum((1, 2))
+    covered = rules._outline(labels, drawn, x, y).sum((1, 2))
     ratio = covered / (math.pi * drawn.radius**2)
     for label in range(10):
         assert abs(ratio[labels == label].mean() - 1) < 0.06, NAMES[label]
@@ -80,9 +81,9 @@ def columns(drawn):
 def test_no_factor_tells_the_class():
     """Kruskal-Wallis of each factor over the classes; with p > 1e-6 each, 1e-4 false alarms in all."""
     blocks = [Key(0, block) for block in range(16)]
-    labels = torch.cat([factors.draw_labels(key, BLOCK, 10) for key in blocks]).numpy()
-    drawn = [factors.draw_factors(key, BLOCK, 32) for key in blocks]
-    whole = factors.Factors(
+    labels = torch.cat([rules.draw_labels(key, BLOCK, 10) for key in blocks]).numpy()
+    drawn = [rules.draw_factors(key, BLOCK, 32) for key in blocks]
+    whole = rules.Factors(
         *[torch.cat([getattr(one, field.name) for one in drawn]) for field in dataclasses.fields(drawn[0])]
     )
     for name, column in columns(whole):
@@ -95,16 +96,16 @@ def test_no_factor_tells_the_class():
 
 
 def test_factors_are_what_their_bounds_say():
-    drawn = factors.draw_factors(Key(5), 4000, 32)
+    drawn = rules.draw_factors(Key(5), 4000, 32)
     apart = (drawn.colours[:, 1] - drawn.colours[:, 0]).norm(dim=1)
     for values, (low, high) in (
-        (drawn.radius, factors.RADIUS),
-        (apart, factors.CONTRAST),
-        (drawn.noise, factors.NOISE),
-        (drawn.turn, (-factors.TURN, factors.TURN)),
-        (drawn.centre[:, 0], (-factors.CENTRE, factors.CENTRE)),
-        (drawn.stretch.log(), (-math.log1p(factors.STRETCH), math.log1p(factors.STRETCH))),
-        (2 * math.pi / drawn.waves[..., :2].norm(dim=-1).flatten(), factors.PERIOD),
+        (drawn.radius, rules.RADIUS),
+        (apart, rules.CONTRAST),
+        (drawn.noise, rules.NOISE),
+        (drawn.turn, (-rules.TURN, rules.TURN)),
+        (drawn.centre[:, 0], (-rules.CENTRE, rules.CENTRE)),
+        (drawn.stretch.log(), (-math.log1p(rules.STRETCH), math.log1p(rules.STRETCH))),
+        (2 * math.pi / drawn.waves[..., :2].norm(dim=-1).flatten(), rules.PERIOD),
     ):
         span = high - low
         assert (
@@ -112,8 +113,11 @@ def test_factors_are_what_their_bounds_say():
             and high - 0.01 * span < values.max() <= high + 1e-5
         )
     there = drawn.fragments[..., 8]
-    behind, front = there[:, : factors.FRAGMENTS // 2].sum(1), there[:, factors.FRAGMENTS // 2 :].sum(1)
-    assert there.sum(1).unique().tolist() == list(range(factors.FRAGMENTS + 1))
+    behind, front = (
+        there[:, : rules.FRAGMENTS // 2].sum(1),
+        there[:, rules.FRAGMENTS // 2 :].sum(1),
+    )
+    assert there.sum(1).unique().tolist() == list(range(rules.FRAGMENTS + 1))
     assert abs(behind.mean() - front.mean()) < 5 * (behind - front).std() / math.sqrt(4000)
 
 
@@ -132,7 +136,7 @@ def test_mean_colour_and_spread_do_not_tell_the_class():
 def test_labels_and_outlines_belong_together():
     """Without clutter, noise or textures the covered pixels are those of the label's outline."""
     key = Key(11)
-    drawn = factors.draw_factors(key, 40, 32)
+    drawn = rules.draw_factors(key, 40, 32)
     plain = dataclasses.replace(
         drawn,
         ripples=torch.zeros_like(drawn.ripples),
@@ -140,8 +144,8 @@ def test_labels_and_outlines_belong_together():
         noise=torch.zeros_like(drawn.noise),
         colours=torch.tensor([0.0, 1.0]).view(1, 2, 1).expand(40, 2, 3),
     )
-    labels = factors.draw_labels(key, 40, 10)
-    images = drawing.draw(labels, plain, key, 32)[:, 0] > 127
+    labels = rules.draw_labels(key, 40, 10)
+    images = rules.draw(labels, plain, key, 32)[:, 0] > 127
     axis = np.arange(32) - 15.5
     x, y = np.meshgrid(axis, axis)
     for row in range(40):
@@ -150,7 +154,7 @@ def test_labels_and_outlines_belong_together():
         u, v = np.tensordot(rotation, np.stack([x - centre[0], y - centre[1]]), 1)
         radius, stretch = drawn.radius[row].item(), drawn.stretch[row].item()
         places = torch.from_numpy(u / radius / stretch), torch.from_numpy(v / radius * stretch)
-        wrong = [((outlines.inside(name, *places) > 0) != images[row]).sum().item() for name in NAMES]
+        wrong = [((rules.inside(name, *places) > 0) != images[row]).sum().item() for name in NAMES]
         assert np.argmin(wrong) == labels[row] and min(wrong) <= 12
 
 

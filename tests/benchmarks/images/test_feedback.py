@@ -11,13 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from benchmarks.images.feedback import AlignAda, DirectFeedback, FeedbackAlignment, weight_layers
 from tasks.errors import ConfigurationError
-from tasks.image_classification import networks
-from tasks.image_classification.methods.align import AlignAda
-from tasks.image_classification.methods.direct_feedback import DirectFeedback
-from tasks.image_classification.methods.feedback_alignment import FeedbackAlignment, weight_layers
-from tasks.image_classification.objective import objective
+from tasks.image_classification import ImageClassification, networks
 from tests.tasks.image_classification.small import backprop, flat_grad, striped
+
+OBJECTIVE = ImageClassification.objective
 
 
 def batch_of(rows=32, seed=0):
@@ -42,15 +41,15 @@ def angle(a, b):
 def test_fa_with_the_weights_as_feedback_is_backpropagation(name):
     network = networks.make(name, 4, (1, 8, 8), width=3).double()
     weights = {key: layer.weight.detach() for key, layer in weight_layers(network, "fa").items()}
-    truth = backprop(network, objective(), batch_of())
-    FeedbackAlignment(network, objective(), feedback=weights).backward(batch_of())
+    truth = backprop(network, OBJECTIVE, batch_of())
+    FeedbackAlignment(network, OBJECTIVE, feedback=weights).backward(batch_of())
     torch.testing.assert_close(flat_grad(network), truth, rtol=1e-11, atol=1e-14)
 
 
 def test_fas_last_layer_has_the_exact_gradient_and_its_others_do_not():
     network = layers(64, 20, 4)
-    truth = backprop(network, objective(), batch_of())
-    FeedbackAlignment(network, objective()).backward(batch_of())
+    truth = backprop(network, OBJECTIVE, batch_of())
+    FeedbackAlignment(network, OBJECTIVE).backward(batch_of())
     found = flat_grad(network)
     last = 20 * 4 + 4
     torch.testing.assert_close(found[-last:], truth[-last:], rtol=1e-12, atol=0)
@@ -60,27 +59,27 @@ def test_fas_last_layer_has_the_exact_gradient_and_its_others_do_not():
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_fas_angle_to_backpropagation_falls_in_training(seed):
     network, batch = layers(64, 30, 4), batch_of(128)
-    gradient = FeedbackAlignment(network, objective(), seed)
+    gradient = FeedbackAlignment(network, OBJECTIVE, seed)
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
     hidden = 64 * 30
 
     def to_backprop():
-        truth = backprop(network, objective(), batch)
+        truth = backprop(network, OBJECTIVE, batch)
         gradient.backward(batch)
         return angle(flat_grad(network)[:hidden], truth[:hidden])
 
-    start, loss = to_backprop(), objective()(network, batch).mean().item()
+    start, loss = to_backprop(), OBJECTIVE(network, batch).mean().item()
     for _ in range(60):
         gradient.backward(batch)
         optimizer.step()
         optimizer.zero_grad()
     assert to_backprop() < start - 20
-    assert objective()(network, batch).mean().item() < loss / 4
+    assert OBJECTIVE(network, batch).mean().item() < loss / 4
 
 
 def test_dfa_with_the_last_weights_as_feedback_is_backpropagation_in_one_hidden_layer():
     network = layers(64, 20, 4)
-    truth = backprop(network, objective(), batch_of())
+    truth = backprop(network, OBJECTIVE, batch_of())
     DirectFeedback(network, feedback={"3": network[3].weight.detach()}).backward(batch_of())
     torch.testing.assert_close(flat_grad(network), truth, rtol=1e-12, atol=1e-15)
 
@@ -88,7 +87,7 @@ def test_dfa_with_the_last_weights_as_feedback_is_backpropagation_in_one_hidden_
 def test_dfa_with_the_products_of_later_weights_is_backpropagation_in_a_deep_linear_network():
     network = layers(64, 12, 9, 4, activation=nn.Identity)
     second, third = network[3].weight.detach(), network[5].weight.detach()
-    truth = backprop(network, objective(), batch_of())
+    truth = backprop(network, OBJECTIVE, batch_of())
     DirectFeedback(network, feedback={"3": third @ second, "5": third}).backward(batch_of())
     torch.testing.assert_close(flat_grad(network), truth, rtol=1e-12, atol=1e-15)
 
@@ -96,7 +95,7 @@ def test_dfa_with_the_products_of_later_weights_is_backpropagation_in_a_deep_lin
 @pytest.mark.parametrize("name", ["simple-6670", "resnet8", "vit-tiny"])
 def test_dfa_trains_any_network_and_its_last_layer_exactly(name):
     network = networks.make(name, 4, (1, 8, 8), width=6).double()
-    truth = backprop(network, objective(), batch_of())
+    truth = backprop(network, OBJECTIVE, batch_of())
     DirectFeedback(network).backward(batch_of())
     found, last = flat_grad(network), network[-1].weight.numel() + 4
     torch.testing.assert_close(found[-last:], truth[-last:], rtol=1e-11, atol=1e-14)
@@ -106,7 +105,7 @@ def test_dfa_trains_any_network_and_its_last_layer_exactly(name):
 @pytest.mark.parametrize("name", ["simple-6670", "resnet8", "vit-tiny"])
 def test_align_ada_is_backpropagation_at_the_first_step(name):
     network = networks.make(name, 4, (1, 8, 8), width=3).double()
-    truth = backprop(network, objective(), batch_of())
+    truth = backprop(network, OBJECTIVE, batch_of())
     AlignAda(network).backward(batch_of())
     torch.testing.assert_close(flat_grad(network), truth, rtol=1e-9, atol=1e-12)
 
@@ -143,7 +142,7 @@ class Direct(nn.Module):
 
 def test_networks_whose_weights_are_not_seen_are_refused():
     with pytest.raises(ConfigurationError, match="Direct at the top"):
-        FeedbackAlignment(Direct(own=True), objective())
+        FeedbackAlignment(Direct(own=True), OBJECTIVE)
     network = Direct(own=False).double()
     with pytest.raises(ConfigurationError, match="passes by layer"):
         DirectFeedback(network).backward(batch_of())
@@ -152,7 +151,7 @@ def test_networks_whose_weights_are_not_seen_are_refused():
 
 def test_feedback_is_of_its_own_in_every_layer_and_stays_the_same():
     network = layers(64, 64, 64, 4)
-    fa, dfa = FeedbackAlignment(network, objective()), DirectFeedback(network)
+    fa, dfa = FeedbackAlignment(network, OBJECTIVE), DirectFeedback(network)
     one, other = fa.feedback["1"].flatten(), fa.feedback["3"].flatten()
     assert (
         abs(float(functional.cosine_similarity(one, other, dim=0))) < 0.1

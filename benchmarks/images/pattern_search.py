@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import zo
-from tasks.image_classification.methods.gradient import Counted
-from tasks.image_classification.objective import Batch
+from tasks.image_classification.methods import Counted
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
 from zo.evaluators.state import Snapshot
@@ -50,7 +49,7 @@ class PatternSearch(Counted):
         self._key = zo.estimators.Key(seed)
 
     @torch.no_grad()
-    def backward(self, batch: Batch) -> Tensor:
+    def backward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Make the tries of a step; the mean loss of the batch before them."""
         before = Snapshot(self.network)
         base = losses(self.objective, self.network, batch, len(batch[1]))

@@ -7,10 +7,11 @@ import copy
 import torch
 from torch import nn
 
-from tasks.image_classification import networks
-from tasks.image_classification.methods.pattern_search import PatternSearch
-from tasks.image_classification.objective import objective
+from benchmarks.images.pattern_search import PatternSearch
+from tasks.image_classification import ImageClassification, networks
 from tests.tasks.image_classification.small import striped
+
+OBJECTIVE = ImageClassification.objective
 
 
 class Point(nn.Module):
@@ -37,13 +38,13 @@ def test_every_change_that_is_kept_lowers_the_loss_and_moves_one_weight_by_the_r
     network = networks.make("simple-730", 4, (1, 8, 8), width=3)
     part = striped(24)
     batch = (part.pixels / 127.5 - 1, part.labels)
-    search = PatternSearch(network, objective(), tries=1, radius=0.25)
+    search = PatternSearch(network, OBJECTIVE, tries=1, radius=0.25)
     network.train()
 
     @torch.no_grad()
     def now():
         """Loss and weights."""
-        loss = float(objective()(network, batch).double().mean())
+        loss = float(OBJECTIVE(network, batch).double().mean())
         return loss, nn.utils.parameters_to_vector(network.parameters()).clone()
 
     (before, weights), accepted = now(), 0
@@ -123,6 +124,6 @@ def test_running_statistics_are_those_of_one_forward_of_the_base():
     batch = (part.pixels / 127.5 - 1, part.labels)
     other = copy.deepcopy(network)
     other(batch[0])
-    PatternSearch(network, objective(), tries=5, radius=0.25).backward(batch)
+    PatternSearch(network, OBJECTIVE, tries=5, radius=0.25).backward(batch)
     for found, wanted in zip(network.buffers(), other.buffers(), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-7)

@@ -8,7 +8,8 @@ from importlib import import_module
 import pytest
 
 from benchmarks import published
-from benchmarks.images.sizes import PRESETS, residual, simple
+from benchmarks.images import reproduction
+from benchmarks.images.sizes import PRESETS, passes, residual, simple
 
 SCRIPTS = (
     "figure2_cge_vs_rge",
@@ -56,11 +57,10 @@ def test_a_script_runs_and_leaves_result_table_and_plot(name, tmp_path, monkeypa
 
 def test_a_finished_script_reads_its_runs_and_trains_nothing_again(tmp_path, monkeypatch):
     from benchmarks import table_query_number
-    from tasks.image_classification import task
 
     monkeypatch.chdir(tmp_path)
     table_query_number.main(["--out", "one"])
-    monkeypatch.setattr(task, "run", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(reproduction, "work", lambda *_: pytest.fail("trained again"))
     table_query_number.main(["--out", "two"])
     one, two = (json.loads((tmp_path / out / "result.json").read_text())["table"] for out in ("one", "two"))
     assert one == two
@@ -76,7 +76,7 @@ def test_published_numbers_are_percentages_and_the_paper_preset_has_the_publishe
     assert len(accuracies) == 15 + 12 + 7 + 12
     assert all(10 <= value <= 100 for value in accuracies)
     for config in (residual("paper"), simple("paper")):
-        assert (config.dataset, config.epochs, config.batch, config.mu) == ("cifar10", 50, 256, 5e-3)
+        assert (config.dataset, passes(config), config.batch, config.mu) == ("cifar10", 50, 256, 5e-3)
         assert config.width is None and config.train_images is None
 
 
@@ -89,7 +89,7 @@ def test_all_lines_of_the_better_recipe_cost_the_same_to_a_tenth():
     for group in better_recipe.groups("small"):
         config = group.config
         network = networks.make(config.network, 10, (3, 32, 32), width=config.width)
-        coordinates = sparse_set.coordinates(network, config.sparsity, config.dense)
-        costs.append(config.epochs * (2000 // config.batch) * config.batch * coordinates)
+        coordinates = sparse_set.coordinates(network, config)
+        costs.append(config.steps * config.batch * coordinates)
     assert max(costs) < 1.2 * min(costs)
     assert all(abs(cost / better_recipe.COSTS["small"] - 1) < 0.12 for cost in costs)

@@ -15,8 +15,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 
 import zo
-from tasks.image_classification.methods.gradient import Counted
-from tasks.image_classification.objective import Batch
+from tasks.image_classification.methods import Counted
 from zo.evaluators.state import Snapshot
 from zo.objective import Objective
 
@@ -43,7 +42,7 @@ class ForwardGradient(Counted):
         self._key = zo.estimators.Key(seed)
 
     @torch.no_grad()
-    def backward(self, batch: Batch) -> Tensor:
+    def backward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Directional derivatives only, no backward pass; the mean loss of the batch."""
         parameters, key = self.parameters, self._key.at(self.counts.steps)
         total = torch.zeros(parameters.size, dtype=parameters.dtype)
@@ -61,7 +60,7 @@ class ForwardGradient(Counted):
         self.counts.steps += 1
         return loss
 
-    def _derivative(self, batch: Batch, direction: Tensor) -> tuple[Tensor, float]:
+    def _derivative(self, batch: tuple[Tensor, Tensor], direction: Tensor) -> tuple[Tensor, float]:
         """The loss and its derivative along a flat direction."""
         moved = {}
         with warnings.catch_warnings():
@@ -87,5 +86,5 @@ class _Wrapped(nn.Module):
         super().__init__()
         self.network, self.objective = network, objective
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         return self.objective(self.network, batch)

@@ -7,10 +7,11 @@ import copy
 import torch
 
 import zo
-from tasks.image_classification import networks
-from tasks.image_classification.methods.forward_gradient import FORWARD, ForwardGradient
-from tasks.image_classification.objective import objective
+from benchmarks.images.forward_gradient import FORWARD, ForwardGradient
+from tasks.image_classification import ImageClassification, networks
 from tests.tasks.image_classification.small import backprop, flat_grad, striped
+
+OBJECTIVE = ImageClassification.objective
 
 
 def problem():
@@ -21,8 +22,8 @@ def problem():
 
 def test_one_direction_gives_its_derivative_times_itself():
     network, batch = problem()
-    truth = backprop(network, objective(), batch)
-    ForwardGradient(network, objective(), 1, seed=3).backward(batch)
+    truth = backprop(network, OBJECTIVE, batch)
+    ForwardGradient(network, OBJECTIVE, 1, seed=3).backward(batch)
     direction = torch.randn(
         len(truth), generator=zo.estimators.Key(3).generator(FORWARD, 0), dtype=torch.float64
     )
@@ -31,8 +32,8 @@ def test_one_direction_gives_its_derivative_times_itself():
 
 def test_the_mean_over_many_directions_is_the_gradient():
     network, batch = problem()
-    truth, directions = backprop(network, objective(), batch), 300
-    ForwardGradient(network, objective(), directions, seed=1).backward(batch)
+    truth, directions = backprop(network, OBJECTIVE, batch), 300
+    ForwardGradient(network, OBJECTIVE, directions, seed=1).backward(batch)
     error = (flat_grad(network) - truth).square().sum() / truth.square().sum()
     # Its mean is (d + 1) / directions; it is near a mean of d squares of normal numbers, so that its relative
     # deviation is about sqrt(2 / d) = 0.2 for d = 54. Twice the mean: about one false alarm in a million.
@@ -44,7 +45,7 @@ def test_directions_are_new_in_every_step_and_the_same_for_the_same_seed():
     network, batch = problem()
 
     def steps(seed):
-        gradient, found = ForwardGradient(network, objective(), 1, seed=seed), []
+        gradient, found = ForwardGradient(network, OBJECTIVE, 1, seed=seed), []
         for _ in range(2):
             gradient.backward(batch)
             found.append(flat_grad(network))
@@ -59,6 +60,6 @@ def test_running_statistics_move_once_a_step_however_many_directions():
     network, batch = problem()
     other = copy.deepcopy(network)
     other(batch[0])
-    ForwardGradient(network, objective(), 4).backward(batch)
+    ForwardGradient(network, OBJECTIVE, 4).backward(batch)
     for found, wanted in zip(network.buffers(), other.buffers(), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)

@@ -1,0 +1,301 @@
+"""The ways to train an image classifier, by name: from values of the loss alone (by `zo`), and by autograd.
+
+deepzero is algorithm 1 of Chen et al. 2024, "DeepZero": layer ratios by ZO-GraSP before the first step; in
+each layer random coordinates in that ratio, drawn anew every epoch; CGE on them; SGD. fo-sparse-gradient has
+its sets, and exact gradients on them. fo-sparse-weight is a network pruned at its initialization by GraSP
+(Wang et al. 2020) and trained with that mask.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import zo
+from tasks.image_classification.config import Config
+from tasks.image_classification.sparse_set import coordinates, kept_mask, rule, sparse_set, uniform_ratios
+from tasks.methods import Cost, Gradient, Method, Setup, Trained, loss_gradient
+from tasks.problem import Problem
+from zo.masked_step import masked_step
+from zo.objective import Objective
+
+ON_SETS = {"deepzero", "sparse-rge", "hybrid", "fo-sparse-gradient"}
+"""Methods on sets by layer ratios; at the same steps they are the same sets."""
+
+
+class Counted:
+    """Steps done and queries spent, for the log and for the checkpoint: all that most gradients keep."""
+
+    def __init__(self) -> None:
+        self.counts = zo.QueryCounts()
+
+    def metrics(self) -> dict[str, float]:
+        """The counts, by name."""
+        return {name: float(count) for name, count in asdict(self.counts).items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts."""
+        return asdict(self.counts)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from counts."""
+        self.counts = zo.QueryCounts(**state)
+
+
+class ExactGradient(Counted):
+    """Autograd's gradient; with a sparsity, zero outside the step's set.
+
+    The set is the one that `LossGradient` with the same sparsity and seed has at the same step.
+
+    Args:
+        network: What is trained.
+        objective: `objective(network, batch) -> Tensor (rows,)`.
+        sparsity: Which coordinates, by step; None for all.
+        seed: Of the draws of sets.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        sparsity: zo.estimators.Sparsity | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.objective = objective
+        self.sparsity = sparsity
+        self.parameters = zo.estimators.Parameters(network)
+        self._key = zo.estimators.Key(seed)
+
+    def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
+        """One backward pass; the mean loss of the batch."""
+        with torch.enable_grad():
+            loss = self.objective(self.network, batch).mean()
+            slopes = torch.autograd.grad(loss, self.parameters.tensors, materialize_grads=True)
+        for tensor, slope, inside in zip(self.parameters.tensors, slopes, self._masks(), strict=True):
+            if inside is not None:
+                slope = torch.where(inside.to(slope.device), slope, 0.0)
+            tensor.grad = slope if tensor.grad is None else tensor.grad + slope
+        self.counts.steps += 1
+        return loss.detach()
+
+    def _masks(self) -> list[Tensor | None]:
+        """For each tensor where its gradient counts; None for everywhere."""
+        parameters = self.parameters
+        if self.sparsity is None:
+            return [None] * len(parameters.tensors)
+        inside = torch.zeros(parameters.size, dtype=torch.bool)
+        inside[self.sparsity.draw(parameters, self._key.at(self.counts.steps))] = True
+        return list(parameters.split(inside))
+
+
+def descend(
+    setup: Setup,
+    gradient: Gradient,
+    *,
+    learning_rate: float | None = None,
+    sparsity: zo.estimators.Sparsity | None = None,
+    spent: int = 0,
+    update: Callable[[int], None] | None = None,
+) -> Trained:
+    """SGD along a method's gradient, with a warm-up; the mean of the weights is kept if the settings say so.
+
+    Args:
+        setup: What is trained, with its settings.
+        gradient: Of its network's weights.
+        learning_rate: After the warm-up; the setup's if None.
+        sparsity: Whose sets alone are moved, with update "set"; None for all weights.
+        spent: Queries before the first step, each on the images by which weights are scored.
+        update: What step i does with `.grad`; SGD if None.
+    """
+    config, network = setup.config, setup.network
+    problem: Any = setup.problem  # an ImageClassification, whose module imports this one
+    setup = replace(setup, learning_rate=learning_rate or setup.learning_rate)
+    sgd = torch.optim.SGD(
+        network.parameters(), setup.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+    parameters = zo.estimators.Parameters(network)
+    on_set = sparsity if config.update == "set" else None
+    averaged = None
+    if config.averaging:
+        averaged = AveragedModel(
+            network, multi_avg_fn=get_ema_multi_avg_fn(config.averaging), use_buffers=True
+        )
+
+    def step(i: int) -> None:
+        if update is not None:
+            update(i)
+        elif on_set is None:
+            sgd.step()
+        else:
+            masked_step(sgd, parameters, on_set.draw(parameters, zo.estimators.Key(setup.seed, i)))
+        if averaged is not None:
+            averaged.update_parameters(network)
+
+    def figures() -> dict[str, float]:
+        counts = gradient.metrics()
+        queries, steps = int(counts["queries"]), int(counts["steps"])
+        scoring = min(config.pruning_images, len(problem.images.train)) if spent else 0
+        return {
+            "queries": spent + queries,
+            "rows": (steps + queries) * config.batch + spent * scoring,
+            "learning_rate": sgd.param_groups[0]["lr"],
+        }
+
+    trained = setup.descend(
+        gradient, optimizer=sgd, rate=partial(rate, setup), update=step, judged=averaged, figures=figures
+    )
+    chosen: Any = network if averaged is None else averaged.module
+    return replace(trained, network=chosen, queries=spent + trained.queries)
+
+
+def rate(setup: Setup, step: int) -> float:
+    """The learning rate of step `step` (from 0): up along a line, then down along a cosine, or level."""
+    config, highest = setup.config, setup.learning_rate
+    warm_up = min(round(config.warm_up * setup.steps), setup.steps - 1)
+    if step < warm_up:
+        return highest * (step + 1) / warm_up
+    if config.schedule == "constant":
+        return highest
+    return highest * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (setup.steps - warm_up)))
+
+
+def estimator(
+    method: str, config: Config, network: nn.Module, sparsity: zo.estimators.Sparsity
+) -> zo.estimators.Estimator[Any]:
+    """The estimator of a method, on the sparse set where it takes one."""
+    mu, central = config.mu, config.central
+    if method in ("deepzero", "sparse-cge"):
+        return zo.CGE(mu, sparsity, central)
+    if method == "cge":
+        return zo.CGE(mu, central=central)
+    q = directions(config, network)
+    if method == "hybrid":
+        return zo.Hybrid(zo.CGE(mu, sparsity, central), zo.RGE(mu, q, central=central))
+    return zo.RGE(mu, q, central=central, sparsity=sparsity if method == "sparse-rge" else None)
+
+
+def directions(config: Config, network: nn.Module) -> int:
+    """Random directions in a step: as configured, or as many as deepzero has coordinates."""
+    if config.directions is not None:
+        return config.directions
+    return coordinates(network, config)
+
+
+def _some(config: Config, network: nn.Module) -> zo.RandomCoordinates:
+    """The sets of sparse-cge."""
+    return zo.RandomCoordinates(min(config.coordinates, zo.estimators.Parameters(network).size))
+
+
+def zeroth_order(setup: Setup) -> Trained:
+    """deepzero, cge, sparse-cge, rge, sparse-rge, hybrid: gradients from values of the loss alone."""
+    config, network, name = setup.config, setup.network, setup.name
+    sparsity, spent = _some(config, network), 0
+    if name in ON_SETS:
+        chosen = sparse_set(setup)
+        sparsity, spent = chosen.sparsity, chosen.queries
+    return descend(
+        setup,
+        loss_gradient(setup, estimator(name, config, network, sparsity), config.evaluator),
+        learning_rate=config.noisy_learning_rate if name in ("rge", "sparse-rge", "hybrid") else None,
+        # cge and rge have no set, and hybrid has a gradient outside its set as well
+        sparsity=sparsity if name in ("deepzero", "sparse-cge", "sparse-rge") else None,
+        spent=spent,
+    )
+
+
+def fo(setup: Setup) -> Trained:
+    """fo: all weights, exact gradients."""
+    return descend(setup, ExactGradient(setup.network, setup.objective))
+
+
+def fo_sparse_gradient(setup: Setup) -> Trained:
+    """fo-sparse-gradient: exact gradients on the sets that deepzero has at the same steps."""
+    chosen = sparse_set(setup)
+    gradient = ExactGradient(setup.network, setup.objective, chosen.sparsity, setup.seed)
+    return descend(setup, gradient, sparsity=chosen.sparsity, spent=chosen.queries)
+
+
+def fo_sparse_weight(setup: Setup) -> Trained:
+    """fo-sparse-weight: weights outside GraSP's mask are zero from the start and stay so."""
+    network, kept = setup.network, kept_mask(setup)
+    with torch.no_grad():
+        parameters = zo.estimators.Parameters(network)
+        for tensor, mask in zip(parameters.tensors, parameters.split(kept), strict=True):
+            tensor.mul_(mask.to(tensor.device))
+    fixed = zo.FixedCoordinates(torch.nonzero(kept).flatten())
+    gradient = ExactGradient(network, setup.objective, fixed, setup.seed)
+    return descend(setup, gradient, sparsity=fixed)
+
+
+def _cost(name: str) -> Callable[[Problem, int], Cost]:
+    """Of a method from function values, with sets of the size that a run's have."""
+
+    def cost(problem: Problem, steps: int) -> Cost:
+        config: Config = problem.config
+        network, scoring = problem.network(), Cost()
+        sparsity: zo.estimators.Sparsity = _some(config, network)
+        if name in ON_SETS:
+            scoring = _cost_of_ratios(problem)
+            even = uniform_ratios(network, config.sparsity, config.dense)
+            sparsity = rule(config, even, steps=steps, epoch=steps)
+        planned = estimator(name, config, network, sparsity)
+        gradient = zo.LossGradient(
+            network, problem.objective, planned, evaluator=config.evaluator, chunk=config.chunk
+        )
+        queries = steps * gradient.queries()
+        if name in ON_SETS and config.gradual != "constant":
+            queries = sum(planned.queries(gradient.parameters, step) for step in range(steps))
+        queries += gradient.most_checks(steps)
+        return Cost(steps + queries + scoring.evaluations, queries + scoring.queries)
+
+    return cost
+
+
+def _cost_of_ratios(problem: Problem) -> Cost:
+    """Of finding layer ratios, whose queries are on other images than a step's."""
+    config: Config = problem.config
+    gradients = {"zo-grasp": 2, "zo-snip": 1}.get(config.ratios, 0)
+    plan = zo.RGE(config.mu, config.pruning_directions)
+    gradient = zo.LossGradient(problem.network(), problem.objective, plan, evaluator=config.evaluator)
+    queries = gradients * (gradient.queries() + gradient.most_checks(1))
+    return Cost(queries * config.pruning_images / config.batch, queries)
+
+
+def _cost_of_exact_sets(problem: Problem, steps: int) -> Cost:
+    scoring = _cost_of_ratios(problem)
+    return Cost(steps + scoring.evaluations, scoring.queries)
+
+
+def cost_of_base(problem: Problem, steps: int) -> Cost:
+    """Of a method that evaluates the objective once a step."""
+    return Cost(steps)
+
+
+METHODS = {
+    "deepzero": Method(
+        "DeepZero: finite differences in a sparse set by layer ratios.", zeroth_order, _cost("deepzero")
+    ),
+    "cge": Method("Finite differences in every weight.", zeroth_order, _cost("cge")),
+    "sparse-cge": Method(
+        "Finite differences in some weights, drawn anew every step.",
+        zeroth_order,
+        _cost("sparse-cge"),
+    ),
+    "rge": Method("Finite differences along random directions.", zeroth_order, _cost("rge")),
+    "sparse-rge": Method("Random directions within deepzero's sets.", zeroth_order, _cost("sparse-rge")),
+    "hybrid": Method(
+        "deepzero's sets one by one, random directions in all other weights.", zeroth_order, _cost("hybrid")
+    ),
+    "fo": Method("First order: autograd, all weights.", fo, cost_of_base),
+    "fo-sparse-weight": Method("First order, pruned by GraSP at the start.", fo_sparse_weight, cost_of_base),
+    "fo-sparse-gradient": Method("First order on deepzero's sets.", fo_sparse_gradient, _cost_of_exact_sets),
+}

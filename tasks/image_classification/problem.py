@@ -1,0 +1,182 @@
+"""`ImageClassification`: a network trained from scratch from values of its loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import tasks
+import zo
+from tasks.configuration import refused
+from tasks.image_classification import networks
+from tasks.image_classification.config import PRESETS, Config
+from tasks.image_classification.data import (
+    AUGMENTATIONS,
+    NO_AUGMENTATION,
+    Epochs,
+    ImageData,
+    Images,
+    load,
+)
+from tasks.image_classification.data.loading import CLASSES, IMAGE_SHAPES
+from tasks.image_classification.methods import METHODS, ON_SETS
+from tasks.image_classification.sparse_set import check_sparsity, coordinates
+from tasks.problem import evaluating
+
+if TYPE_CHECKING:
+    from tasks.methods import Method
+    from tasks.report.findings import Findings
+    from tasks.report.html_report import Block
+
+EXAMPLES = 24  # test images that are shown in the report
+ROWS = 500  # images that go through the network together, in validation and test
+SCORING = 201  # first word of the key's path of the draw of images to score by
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Logits `(rows, classes)` and labels `(rows,)` to losses `(rows,)` in nats."""
+    return functional.cross_entropy(logits, labels, reduction="none")
+
+
+class ImageClassification(tasks.Problem):
+    """An image classifier trained from scratch from values of its loss alone.
+
+    Compared are DeepZero's sparse coordinate-wise gradients (deepzero), other gradients from function values,
+    and first order.
+    """
+
+    Config = Config
+    higher_is_better = True
+    presets: ClassVar[Mapping[str, Any]] = PRESETS
+    methods: ClassVar[Mapping[str, Method]] = METHODS
+
+    # images and labels to a known loss of the output, which the evaluator "difference" needs
+    objective = zo.OutputLoss(cross_entropy)  # pyright: ignore[reportAssignmentType]
+
+    def box(self) -> dict[str, Any]:
+        """None: the black box is the loss itself."""
+        return {}
+
+    def network(self) -> nn.Module:
+        """The network of the settings, with the first weights of the seed at hand."""
+        config = self.config
+        return networks.make(
+            config.network,
+            len(CLASSES[config.dataset]),
+            IMAGE_SHAPES[config.dataset],
+            width=config.width,
+            seed=torch.initial_seed(),  # importing a function of the user's may draw from the generator
+        )
+
+    @cached_property
+    def images(self) -> ImageData:
+        """The data set, on the device that is trained on."""
+        config = self.config
+        return load(
+            config.dataset,
+            self.folder,
+            train=config.train_images,
+            validation=config.validation_images,
+            test=config.test_images,
+            device=config.device,
+        )
+
+    def data(self) -> tasks.Data:
+        """Batches of normalised images `(rows, channels, height, width)` and labels `(rows,)`."""
+        return tasks.Data(lambda seed, step: self.epochs(seed).batch(step))
+
+    def epochs(self, seed: int) -> Epochs:
+        """The training batches of a seed: the same for every method."""
+        if seed not in self._epochs:
+            config, images = self.config, self.images
+            augmentation = AUGMENTATIONS[config.dataset] if config.augment else NO_AUGMENTATION
+            self._epochs.clear()  # one at a time: each holds an order of all images
+            self._epochs[seed] = Epochs(
+                images.train, images.normalisation, augmentation, batch=config.batch, seed=seed
+            )
+        return self._epochs[seed]
+
+    @cached_property
+    def _epochs(self) -> dict[int, Epochs]:
+        return {}
+
+    def scoring_batch(self, seed: int) -> tuple[Tensor, Tensor]:
+        """The training images by which weights are scored, not augmented; drawn with the seed."""
+        images = self.images
+        order = torch.randperm(len(images.train), generator=zo.estimators.Key(seed).generator(SCORING))
+        part = images.train.rows(order[: self.config.pruning_images].to(images.train.labels.device))
+        return images.normalisation(part.pixels), part.labels
+
+    def check(self) -> None:
+        """Refuse what does not go with the images or the network.
+
+        Raises:
+            ConfigurationError: Naming the setting.
+        """
+        config, images = self.config, self.images
+        if len(images.train) < config.batch:
+            raise refused("batch", f"at most the {len(images.train)} training images", config.batch)
+        if config.augment and AUGMENTATIONS[config.dataset] == NO_AUGMENTATION:
+            raise refused(
+                "augment",
+                f"none for {config.dataset}, whose images must not be mirrored and leave no room for shifts "
+                "(--no-augment)",
+                True,
+            )
+        network = self.network()
+        if {*config.methods} & {*ON_SETS, "fo-sparse-weight", "rge"}:  # rge has as many directions
+            check_sparsity(network, config)
+        size, inside = zo.estimators.Parameters(network).size, coordinates(network, config)
+        if "hybrid" in config.methods and inside >= size:
+            raise refused("sparsity", "weights outside the set for hybrid", config.sparsity)
+
+    def validate(self, network: nn.Module) -> float:
+        """The part of the validation images that are classified wrongly; NaN if a logit is not finite."""
+        part = self.images.validation
+        return 1 - _right(self._logits(network, part), part.labels)
+
+    def evaluate(self, network: nn.Module) -> Mapping[str, Any]:
+        """Accuracy (part of the test images), loss (nats), and arrays of what is classified.
+
+        Arrays are `confusion` `(classes, classes)` int64, images by class (rows) and what they were taken for
+        (columns); `examples` `(examples, channels, height, width)` uint8, their `labels` and what they were
+        `taken` for `(examples,)` int64.
+        """
+        part, classes = self.images.test, len(self.images.classes)
+        logits = self._logits(network, part)
+        taken, few = logits.argmax(dim=1), min(EXAMPLES, len(part))
+        loss = float(cross_entropy(logits, part.labels).double().mean())
+        counts = torch.bincount(part.labels * classes + taken, minlength=classes**2)
+        return {
+            "accuracy": _right(logits, part.labels),
+            "loss": loss if math.isfinite(loss) else None,
+            "confusion": counts.view(classes, classes),
+            "examples": part.pixels[:few],
+            "labels": part.labels[:few],
+            "taken": taken[:few],
+        }
+
+    def report(self, found: Findings) -> Sequence[Block]:
+        """Sentences on the accuracies, and pictures: accuracies, layer ratios, confusions, examples."""
+        from tasks.image_classification import report
+
+        return report.blocks(found, self.config)
+
+    @torch.no_grad()
+    def _logits(self, network: nn.Module, part: Images) -> Tensor:
+        """`(rows, classes)`, in evaluation mode."""
+        with evaluating(network):
+            batches = part.batches(ROWS, self.images.normalisation)
+            return torch.cat([network(images) for images, _ in batches])
+
+
+def _right(logits: Tensor, labels: Tensor) -> float:
+    if not torch.isfinite(logits).all():
+        return math.nan
+    return float((logits.argmax(dim=1) == labels).double().mean())
