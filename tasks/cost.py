@@ -94,7 +94,7 @@ def rows_of_objective(problem: Problem) -> int | None:
         ]
         return found[0] if len(found) == 1 else tuple(found)
 
-    with torch.random.fork_rng(devices=()):
+    with torch.random.fork_rng(devices=()):  # data may ask the boxes, which here still answer themselves
         network, batch = problem.network().to(problem.config.device), _first_batch(problem)
     try:
         with torch.random.fork_rng(devices=()), torch.no_grad(), intercepted(answer):

@@ -20,13 +20,12 @@ from tasks.errors import ConfigurationError
 
 # the package of each task: config.py (light), task.py, report.py
 TASKS = {
-    "wake-flow": "tasks.wake_flow",
     "image-classification": "tasks.image_classification",
     "denoised-smoothing": "tasks.denoised_smoothing",
 }
 
 # problems that ship: where their classes are
-PROBLEMS: dict[str, str] = {}
+PROBLEMS = {"wake-flow": "tasks.wake_flow.problem:WakeFlow"}
 
 # black boxes that ship, and adapters that a command line can make: class, and what it is
 FUNCTIONS = {
