@@ -49,7 +49,6 @@ def work(problem: Problem, run: Run, progress: Progress) -> None:
     config = problem.config
     torch.set_num_threads(config.threads)
     _refuse_missing_device(config.device)
-    problem.progress = progress
     problem.begin(run.path)
     wanted = methods.chosen(problem)
     prepare(problem)

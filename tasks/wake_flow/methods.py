@@ -16,12 +16,12 @@ import zo
 from blackbox import Ledger
 from tasks import methods as shared
 from tasks.autograd import AutogradGradient
-from tasks.methods import Method, Setup, Trained
+from tasks.methods import Cost, Method, Setup, Trained
 from tasks.pace import Tally
 from tasks.runs import atomic
 from tasks.runs.journal import journaled
 from tasks.stage import TrainingOutcome
-from tasks.wake_flow.config import Config, method_name
+from tasks.wake_flow.config import Config, family_of, method_name
 from tasks.wake_flow.networks import Corrector, NoCorrector
 from tasks.workers import group
 
@@ -190,31 +190,81 @@ def _problem(setup: Setup) -> WakeFlow:
     return cast("WakeFlow", setup.problem)
 
 
+Plan = Callable[["WakeFlow", Config, bool, int], Cost]  # (problem, its settings, large, steps)
+
+
+def _nothing(problem: WakeFlow, config: Config, large: bool, steps: int) -> Cost:
+    return Cost()  # the pairs are a part of the data
+
+
+def _fitted(problem: WakeFlow, config: Config, large: bool, steps: int) -> Cost:
+    rows = len(config.train_reynolds) * (config.frames - 1)
+    return Cost(rows / (config.batch * config.unroll_at(0)))
+
+
+def _whole_loss(problem: WakeFlow, config: Config, large: bool, steps: int) -> Cost:
+    sparsity = zo.RandomCoordinates(config.coordinates) if config.estimator in SPARSE else None
+    network = problem.corrector(large=large)
+    gradient = zo.LossGradient(network, problem.objective, estimator(config, sparsity), chunk=config.chunk)
+    return shared.cost_of_queries(gradient, steps)
+
+
+def _as_shared(name: str) -> Plan:
+    def plan(problem: WakeFlow, config: Config, large: bool, steps: int) -> Cost:
+        known = shared.METHODS[name].cost
+        assert known is not None
+        return known(problem, steps)
+
+    return plan
+
+
+def _cost(method: str, plan: Plan, problem: Any, steps: int) -> Cost:  # noqa: ANN401 - a WakeFlow
+    """With the steps of the method, and the unrolls of its curriculum; layer ratios are not in it."""
+    config: Config = problem.config
+    steps, _ = config.steps_of(method)
+    found = plan(problem, config, family_of(method)[1], steps)
+    share = sum(map(config.unroll_at, range(steps))) / (steps * config.unroll_at(0))
+    most = None if found.most is None else found.most * share
+    return replace(found, evaluations=found.evaluations * share, most=most)
+
+
 def _methods() -> dict[str, Method]:
-    families: dict[str, tuple[str, Train]] = {
-        "NON": ("On pairs of frames, without the solver in the loop.", non),
-        "PRE": ("On corrections fitted to the reference beforehand.", partial(pre, regular=True)),
-        "PRE-SR": ("On corrections fitted frame by frame.", partial(pre, regular=False)),
-        "FO-SOL": ("In the loop, with the solver's derivative.", partial(in_loop, train=shared.first_order)),
-        "ZO-SOL": ("In the loop, from values of the whole loss.", partial(in_loop, train=zo_sol)),
+    families: dict[str, tuple[str, Train, Plan]] = {
+        "NON": ("On pairs of frames, without the solver in the loop.", non, _nothing),
+        "PRE": ("On corrections fitted to the reference beforehand.", partial(pre, regular=True), _fitted),
+        "PRE-SR": ("On corrections fitted frame by frame.", partial(pre, regular=False), _fitted),
+        "FO-SOL": (
+            "In the loop, with the solver's derivative.",
+            partial(in_loop, train=shared.first_order),
+            _as_shared("first-order"),
+        ),
+        "ZO-SOL": (
+            "In the loop, from values of the whole loss.",
+            partial(in_loop, train=zo_sol),
+            _whole_loss,
+        ),
         "chain": (
             "In the loop, the solver's derivative from values around its inputs.",
             partial(in_loop, train=shared.row_rge),
+            _as_shared("row-rge"),
         ),
         "identity": (
             "In the loop, with one for the solver's derivative.",
             partial(in_loop, train=shared.identity),
+            _as_shared("identity"),
         ),
         "TAN-SOL": (
             "In the loop, with tangents of the solver learned from probes.",
             partial(in_loop, train=shared.tangents),
+            _as_shared("tangents"),
         ),
     }
-    found = {"SRC": Method("The solver alone.", src)}
+    found = {"SRC": Method("The solver alone.", src, lambda problem, steps: Cost())}
     for large in (False, True):
         size = " The large network." if large else ""
-        for family, (about, train) in families.items():
-            found[method_name(family, large)] = Method(about + size, partial(train, large=large))
+        for family, (about, train, plan) in families.items():
+            name = method_name(family, large)
+            found[name] = Method(about + size, partial(train, large=large), partial(_cost, name, plan))
     return found
 
 
