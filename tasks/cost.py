@@ -57,7 +57,9 @@ def lines(problem: Problem, methods: Mapping[str, Method], seeds: int, *, timed:
         told = [f"Cost: without a black box rows are those of the data, {each:,} for each query."]
     told += [_line(name, planned[name], each, second) for name in methods]
     limit = "" if budget is None else f" of {budget:,} allowed"
-    return [*told, f"  in all {seeds} seed(s), validation and test included: {total:,} rows{limit}"]
+    own = type(problem).validate is not Problem.validate or type(problem).evaluate is not Problem.evaluate
+    counted = "the problem's own validation and test apart" if own else "validation and test included"
+    return [*told, f"  in all {seeds} seed(s), {counted}: {total:,} rows{limit}"]
 
 
 def _planned(problem: Problem, method: Method) -> Cost | None:
@@ -94,7 +96,7 @@ def rows_of_objective(problem: Problem) -> int | None:
         ]
         return found[0] if len(found) == 1 else tuple(found)
 
-    with torch.random.fork_rng(devices=()):
+    with torch.random.fork_rng(devices=()):  # data may ask the boxes, which here still answer themselves
         network, batch = problem.network().to(problem.config.device), _first_batch(problem)
     try:
         with torch.random.fork_rng(devices=()), torch.no_grad(), intercepted(answer):

@@ -20,12 +20,12 @@ from tasks.errors import ConfigurationError
 
 # the package of each task: config.py (light), task.py, report.py
 TASKS = {
-    "wake-flow": "tasks.wake_flow",
     "denoised-smoothing": "tasks.denoised_smoothing",
 }
 
 # problems that ship: where their classes are
 PROBLEMS: dict[str, str] = {
+    "wake-flow": "tasks.wake_flow.problem:WakeFlow",
     "image-classification": "tasks.image_classification.problem:ImageClassification",
 }
 

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from tasks.report import pictures
-from tasks.wake_flow import spectra
+from tasks.wake_flow import diagnostics
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.diagnostics import DIAMETER
-from tasks.wake_flow.findings import REFERENCE, Evaluation
+from tasks.wake_flow.evaluation import REFERENCE, Evaluation
 from tasks.wake_flow.pictures import SHOWN
 
 ACROSS = 4  # entries of a legend in a line
@@ -118,7 +118,7 @@ def physics(found: Evaluation, config: Config, path: Path) -> Path:
     for name in names:
         signal = found.signal(name)[flow]
         if np.isfinite(signal).all():
-            numbers, power = spectra.spectrum(signal, found.dt)
+            numbers, power = diagnostics.spectrum(signal, found.dt)
             shown = (numbers > 0) & (numbers <= HIGHEST)
             curves[name] = numbers[shown], power[shown]
     pictures.against(

@@ -1,69 +1,316 @@
-"""The last line: every method rolled out over Reynolds numbers never trained on, and measured as it goes."""
+"""How methods are judged: rollouts over Reynolds numbers never trained on, measured as they go, and kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from simulators.wake_flow.box import WakeFlow
 from simulators.wake_flow.geometry import Channel
-from tasks.wake_flow import diagnostics, findings
+from tasks.runs import atomic
+from tasks.wake_flow import diagnostics
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.data import WakeData
 from tasks.wake_flow.diagnostics import Gauges
-from tasks.wake_flow.findings import REFERENCE, SOLVER, Evaluation, Track, read, write
 from tasks.wake_flow.networks import NoCorrector
 from tasks.wake_flow.rollout import Solver, corrected_steps
 
-__all__ = ["Evaluation", "evaluate", "read", "write"]
-
+REFERENCE, SOLVER = "reference", "SRC"
+NUMBERS = ("times", "reynolds", "flows", "extrapolated")
+ATTRIBUTES = ("shown_reynolds", "dt", "settled")
 MOVING = 48  # times kept of one flow, for the animation, at most
 SERIES = ("error", "wake_error", "divergence_mean", "divergence_max", "energy", "drag", "lift")
 
 
-def evaluate(config: Config, data: WakeData, solver: Solver, networks: dict[str, nn.Module]) -> Evaluation:
-    """Roll every method out over the test flows, and those outside the range trained on.
+@dataclass(frozen=True)
+class Track:
+    """What was measured of one method, or of the reference, in rollouts from test frames.
+
+    A rollout that is lost (`diagnostics.lost`) is NaN from that step on in every series. Units are those
+    of `diagnostics`.
+
+    Attributes:
+        error: `(rollouts, horizon)`, mean absolute error of the velocity.
+        wake_error: `(rollouts, horizon)`, the same in the window `diagnostics.WAKE`.
+        divergence_mean, divergence_max: `(rollouts, horizon)`, over the cells outside the cylinder.
+        energy: `(rollouts, horizon)`, kinetic.
+        drag, lift: `(rollouts, horizon)`, coefficients between a step and the one before, see
+            `simulators.wake_flow.forces`.
+        error_map: `(height, width)`, mean absolute error of each cell's left and upper face over the
+            held-out rollouts and all steps; NaN where one of them is lost.
+        moving: `(times, 2, height, width)`, velocities of one test flow.
+        probe: `(flows, samples)`, velocity across the stream at `diagnostics.PROBE` in each flow's first
+            rollout, which goes on past the horizon for as many steps as the reference has; of the reference
+            all frames.
+    """
+
+    error: np.ndarray
+    wake_error: np.ndarray
+    divergence_mean: np.ndarray
+    divergence_max: np.ndarray
+    energy: np.ndarray
+    drag: np.ndarray
+    lift: np.ndarray
+    error_map: np.ndarray
+    moving: np.ndarray
+    probe: np.ndarray
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A rollout that blew up: whose, in which row of them, at which Reynolds number and step (from 1).
+
+    `alone` tells that it was past the horizon, when it went on for the spectrum.
+    """
+
+    method: str
+    row: int
+    reynolds: float
+    step: int
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a seed's methods do on the test flows.
+
+    Attributes:
+        tracks: by method, and "reference".
+        times: `(times,)`, steps after the start, of `Track.moving`.
+        reynolds: `(rollouts,)`.
+        flows: `(flows,)`, Reynolds numbers of the rows of `Track.probe`.
+        extrapolated: `(rollouts,)`, whether the Reynolds number is outside the range trained on, so that no
+            mean has the rollout in it.
+        dt: time of a step.
+        settled: samples of a method's probe that are left out of its spectrum.
+    """
+
+    tracks: dict[str, Track]
+    times: np.ndarray
+    reynolds: np.ndarray
+    flows: np.ndarray
+    extrapolated: np.ndarray
+    dt: float
+    settled: int
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Of all tracks but the reference's."""
+        return tuple(name for name in self.tracks if name != REFERENCE)
+
+    @property
+    def shown_reynolds(self) -> float:
+        """Of the flow in `Track.moving`."""
+        return float(self.reynolds[shown_row(self.extrapolated)])
+
+    @property
+    def held_out(self) -> np.ndarray:
+        """`(rollouts,)`: those by which methods are compared, see `held_out`."""
+        return held_out(self.extrapolated)
+
+    @property
+    def errors(self) -> dict[str, np.ndarray]:
+        """By method, `(held-out rollouts, horizon)`: what the table's figure is the mean of."""
+        return {method: self.tracks[method].error[self.held_out] for method in self.methods}
+
+    def lost(self) -> list[Lost]:
+        """Every rollout that blew up, extrapolated ones and those that went on for the spectrum included."""
+        lost = []
+        starts = len(self.reynolds) // len(self.flows)
+        for method in self.methods:
+            track = self.tracks[method]
+            gone = np.isnan(track.error)
+            for row in np.flatnonzero(gone.any(axis=1)):
+                lost.append(Lost(method, int(row), float(self.reynolds[row]), int(gone[row].argmax()) + 1))
+            silent = np.isnan(track.probe)  # sample 0 is the start
+            for flow in np.flatnonzero(silent.any(axis=1) & ~gone[::starts].any(axis=1)):
+                step = int(silent[flow].argmax())
+                lost.append(Lost(method, int(flow) * starts, float(self.flows[flow]), step, alone=True))
+        return lost
+
+    def stability(self, method: str) -> np.ndarray:
+        """`(rollouts,)`, steps until the error passes the solver's own, see `diagnostics.stability`."""
+        return diagnostics.stability(self.tracks[method].error, self.tracks[SOLVER].error)
+
+    def drag_error(self, method: str) -> np.ndarray:
+        """`(rollouts,)`, the mean over steps of |C_D - the reference's at the same step|."""
+        return np.abs(self.tracks[method].drag - self.tracks[REFERENCE].drag).mean(axis=1)
+
+    def signal(self, name: str) -> np.ndarray:
+        """`(flows, samples)`: the part of a probe that its spectrum is made of."""
+        return self.tracks[name].probe[:, 0 if name == REFERENCE else self.settled :]
+
+    def strouhal(self, name: str) -> np.ndarray:
+        """`(flows,)`, NaN where `diagnostics.strouhal` finds none."""
+        return np.array([diagnostics.strouhal(signal, self.dt) for signal in self.signal(name)])
+
+
+def held_out(extrapolated: np.ndarray) -> np.ndarray:
+    """Which rollouts are within the range trained on, or all of them if none is."""
+    return ~extrapolated if not extrapolated.all() else np.ones_like(extrapolated)
+
+
+def rms(values: np.ndarray) -> float:
+    """The root of the mean square."""
+    return float(np.sqrt(np.square(values).mean()))
+
+
+def shown_row(extrapolated: np.ndarray) -> int:
+    """The rollout that is shown: of a flow in mid-range."""
+    inside = np.flatnonzero(~extrapolated)
+    return int(inside[len(inside) // 2])
+
+
+def figures(found: Evaluation, method: str) -> dict[str, float | int | None]:
+    """A method's figures for `result.json`; None where a rollout that they need was lost."""
+    track, rows = found.tracks[method], found.held_out
+    errors = track.error[rows]
+    finite = np.isfinite(errors).all(axis=1)
+    values = {
+        "MAE": errors.mean(),
+        "MAE at the last step": errors[finite, -1].mean() if finite.any() else np.nan,
+        "MAE in the wake": track.wake_error[rows].mean(),
+        "mean divergence": track.divergence_mean[rows].mean(),
+        "largest divergence": track.divergence_max[rows].max(),
+        "kinetic energy": track.energy[rows].mean(),
+        "stable steps": found.stability(method)[rows].mean(),
+        "mean drag coefficient": track.drag[rows].mean(),
+        "rms lift coefficient": rms(track.lift[rows]),
+        "error of the drag coefficient": found.drag_error(method)[rows].mean(),
+    }
+    beyond = found.extrapolated
+    if beyond.any() and not beyond.all():
+        values["MAE extrapolated"] = track.error[beyond].mean()
+    told = {name: float(value) if np.isfinite(value) else None for name, value in values.items()}
+    return {**told, "rollouts": len(errors), "rollouts that blew up": int((~finite).sum())}
+
+
+def to_fields(found: Evaluation, method: str) -> dict[str, np.ndarray]:
+    """All that was measured of a method, the reference and the solver alone, as arrays by name."""
+    arrays = {name: getattr(found, name) for name in NUMBERS}
+    for prefix, name in (("", method), (f"{REFERENCE} ", REFERENCE), (f"{SOLVER} ", SOLVER)):
+        for series in fields(Track):
+            arrays[prefix + series.name] = getattr(found.tracks[name], series.name)
+    return arrays
+
+
+def from_fields(config: Config, arrays: Mapping[str, Mapping[str, Any]]) -> Evaluation:
+    """What `to_fields` gave of each method of a seed, together."""
+
+    def track(method: str, prefix: str = "") -> Track:
+        return Track(**{series.name: arrays[method][prefix + series.name] for series in fields(Track)})
+
+    first = next(iter(arrays))
+    tracks = {REFERENCE: track(first, f"{REFERENCE} ")}
+    if SOLVER not in arrays:
+        tracks[SOLVER] = track(first, f"{SOLVER} ")
+    tracks |= {method: track(method) for method in arrays}
+    numbers = {name: arrays[first][name] for name in NUMBERS}
+    return Evaluation(tracks, **numbers, dt=config.dt, settled=config.horizon // 2)
+
+
+class Yardstick:
+    """The test flows, those outside the range trained on, and what all methods are compared with on them.
 
     Args:
-        config: of the run.
-        data: of the run.
-        solver: the coarse solver, which marks rows that failed NaN.
-        networks: by method. The solver alone is rolled out whether or not it is among them: how long the
-            others hold is measured by it.
+        config: Of the run.
+        data: Of the run.
+
+    Attributes:
+        reference: What was measured of the reference.
+        alone: What was measured of the solver alone, which has rows of its own in no ledger.
     """
-    networks = networks if SOLVER in networks else {SOLVER: NoCorrector(), **networks}
-    flows = data.evaluated
-    frames, reynolds = flows.rollouts(config.test_starts, config.horizon)
-    extrapolated = _extrapolated(config, reynolds)
-    inside = np.flatnonzero(~extrapolated)
-    row = int(inside[len(inside) // 2])  # a flow in mid-range
-    held_out = findings.held_out(extrapolated)
-    moving = min(MOVING, config.horizon)
-    times = torch.linspace(config.horizon / moving, config.horizon, moving).round().long()
-    gauges = Gauges.of(Channel(config.width), config.dt)
-    measure, starts = frames.cpu(), config.test_starts  # rollouts run where the flows are
 
-    def measured(steps: Iterable[Tensor]) -> Track:
-        return _track(steps, measure, reynolds.cpu(), starts, gauges, held_out, row, times)
+    def __init__(self, config: Config, data: WakeData) -> None:
+        self.config, flows = config, data.evaluated
+        self.flows = flows.reynolds.cpu().numpy()
+        self._frames, self._reynolds = flows.rollouts(config.test_starts, config.horizon)
+        self._measure = self._frames.cpu()  # rollouts run where the flows are
+        self.extrapolated = _extrapolated(config, self._reynolds)
+        moving = min(MOVING, config.horizon)
+        self._times = torch.linspace(config.horizon / moving, config.horizon, moving).round().long()
+        self._gauges = Gauges.of(Channel(config.width), config.dt)
+        whole = torch.stack([self._gauges.probe(flow) for flow in flows.frames.cpu()])
+        self.reference = replace(self._track(self._measure[:, 1:].unbind(dim=1)), probe=whole.numpy())
+        self.alone = self.measured(NoCorrector(), WakeFlow(config.width, dt=config.dt, failures="keep"))
 
-    reference = measured(measure[:, 1:].unbind(dim=1))
-    whole = torch.stack([gauges.probe(flow) for flow in flows.frames.cpu()])
-    tracks = {REFERENCE: replace(reference, probe=whole.numpy())}
-    for method, network in networks.items():
-        tracks[method] = measured(_steps(config, solver, network, frames[:, 0], reynolds))
-    return Evaluation(
-        tracks,
-        times.numpy(),
-        reynolds.cpu().numpy(),
-        flows.reynolds.cpu().numpy(),
-        extrapolated,
-        shown_reynolds=reynolds[row].item(),
-        dt=config.dt,
-        settled=config.horizon // 2,
-    )
+    def measured(self, network: nn.Module, solver: Solver) -> Track:
+        """Roll a network out with the solver, which marks rows that failed NaN."""
+        return self._track(self._steps(network, solver))
+
+    def evaluation(self, tracks: Mapping[str, Track]) -> Evaluation:
+        """Tracks by method, beside the reference's and the solver's."""
+        return Evaluation(
+            {REFERENCE: self.reference, SOLVER: self.alone, **tracks},
+            self._times.numpy(),
+            self._reynolds.cpu().numpy(),
+            self.flows,
+            self.extrapolated,
+            dt=self.config.dt,
+            settled=self.config.horizon // 2,
+        )
+
+    def _steps(self, network: nn.Module, solver: Solver) -> Iterator[Tensor]:
+        """`horizon` steps of all rollouts; then as many as the reference has, of each flow's first one."""
+        config, start = self.config, self._frames[:, 0]
+        velocity = start
+        for velocity in corrected_steps(network, solver, start, self._reynolds, config.horizon):
+            yield velocity
+        firsts = slice(None, None, config.test_starts)
+        yield from corrected_steps(
+            network, solver, velocity[firsts], self._reynolds[firsts], config.frames - 1
+        )
+
+    @torch.no_grad()
+    def _track(self, steps: Iterable[Tensor]) -> Track:
+        """Measure each velocity of `steps`: against the reference, and past its end at the probe alone."""
+        gauges, frames, reynolds = self._gauges, self._measure, self._reynolds.cpu()
+        starts, row = self.config.test_starts, shown_row(self.extrapolated)
+        judged = torch.from_numpy(held_out(self.extrapolated))
+        series: dict[str, list[Tensor]] = {name: [] for name in SERIES}
+        total, kept = torch.zeros(frames.shape[-2:], dtype=torch.float64), []
+        probe = [gauges.probe(frames[::starts, 0])]
+        wanted, before = set(self._times.tolist()), frames[:, 0]
+        for step, velocity in enumerate((velocity.cpu() for velocity in steps), start=1):
+            if step >= frames.shape[1]:
+                probe.append(gauges.probe(velocity))
+                continue
+            probe.append(gauges.probe(velocity[::starts]))
+            difference = velocity - frames[:, step]
+            values = (
+                difference.abs().flatten(1).mean(dim=1),
+                gauges.wake_error(difference),
+                *gauges.divergences(velocity),
+                diagnostics.kinetic_energy(velocity),
+                *gauges.forces(before, velocity, reynolds),
+            )
+            before = velocity
+            for name, value in zip(SERIES, values, strict=True):
+                series[name].append(value)
+            total += difference[judged].abs().mean(dim=(0, 1), dtype=torch.float64)
+            if step in wanted:
+                kept.append(velocity[row])
+        arrays = {name: torch.stack(values, dim=1).numpy() for name, values in series.items()}
+        gone = diagnostics.lost(arrays["error"])
+        arrays = {name: np.where(gone, np.nan, values) for name, values in arrays.items()}
+        signal = torch.stack(probe, dim=1).numpy()
+        mean = total / len(gone[0])
+        if gone[judged.numpy()].any():
+            mean = torch.full_like(mean, torch.nan)
+        return Track(
+            **arrays,
+            error_map=mean.float().numpy(),
+            moving=torch.stack(kept).numpy(),
+            probe=np.where(diagnostics.lost(np.abs(signal)), np.nan, signal),
+        )
 
 
 def _extrapolated(config: Config, reynolds: Tensor) -> np.ndarray:
@@ -79,63 +326,20 @@ def _extrapolated(config: Config, reynolds: Tensor) -> np.ndarray:
     return outside
 
 
-def _steps(
-    config: Config, solver: Solver, network: nn.Module, start: Tensor, reynolds: Tensor
-) -> Iterator[Tensor]:
-    """`horizon` steps of all rollouts; then as many as the reference has, of each flow's first one alone."""
-    velocity = start
-    for velocity in corrected_steps(network, solver, start, reynolds, config.horizon):
-        yield velocity
-    firsts = slice(None, None, config.test_starts)
-    yield from corrected_steps(network, solver, velocity[firsts], reynolds[firsts], config.frames - 1)
+def write(found: Evaluation, path: Path) -> None:
+    """Keep an evaluation, so that the report can be made again without the solver.
 
-
-@torch.no_grad()
-def _track(
-    steps: Iterable[Tensor],
-    frames: Tensor,
-    reynolds: Tensor,
-    starts: int,
-    gauges: Gauges,
-    held_out: np.ndarray,
-    row: int,
-    times: Tensor,
-) -> Track:
-    """Measure each velocity of `steps`: rollouts against `frames`, and past their end the probe alone."""
-    series: dict[str, list[Tensor]] = {name: [] for name in SERIES}
-    judged = torch.from_numpy(held_out)
-    total, kept = torch.zeros(frames.shape[-2:], dtype=torch.float64), []
-    probe = [gauges.probe(frames[::starts, 0])]
-    wanted, before = set(times.tolist()), frames[:, 0]
-    for step, velocity in enumerate((velocity.cpu() for velocity in steps), start=1):
-        if step >= frames.shape[1]:
-            probe.append(gauges.probe(velocity))
-            continue
-        probe.append(gauges.probe(velocity[::starts]))
-        difference = velocity - frames[:, step]
-        values = (
-            difference.abs().flatten(1).mean(dim=1),
-            gauges.wake_error(difference),
-            *gauges.divergences(velocity),
-            diagnostics.kinetic_energy(velocity),
-            *gauges.forces(before, velocity, reynolds),
-        )
-        before = velocity
-        for name, value in zip(SERIES, values, strict=True):
-            series[name].append(value)
-        total += difference[judged].abs().mean(dim=(0, 1), dtype=torch.float64)
-        if step in wanted:
-            kept.append(velocity[row])
-    arrays = {name: torch.stack(values, dim=1).numpy() for name, values in series.items()}
-    gone = diagnostics.lost(arrays["error"])
-    arrays = {name: np.where(gone, np.nan, values) for name, values in arrays.items()}
-    signal = torch.stack(probe, dim=1).numpy()
-    mean = total / len(gone[0])
-    if gone[held_out].any():
-        mean = torch.full_like(mean, torch.nan)
-    return Track(
-        **arrays,
-        error_map=mean.float().numpy(),
-        moving=torch.stack(kept).numpy(),
-        probe=np.where(diagnostics.lost(np.abs(signal)), np.nan, signal),
-    )
+    The layout is that of the classes: `/tracks/<method>/<series>`, the arrays of `Evaluation` beside them,
+    single numbers as attributes of the file.
+    """
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for method, track in found.tracks.items():
+            for series in fields(Track):
+                name = f"tracks/{method}/{series.name}"
+                file.create_dataset(name, data=getattr(track, series.name), compression="gzip")
+        for name in NUMBERS:
+            file[name] = getattr(found, name)
+        file.attrs.update({name: getattr(found, name) for name in ATTRIBUTES})
+        file.attrs["methods"] = list(found.tracks)  # HDF5 lists groups by the alphabet
+    atomic.write_bytes(path, buffer.getvalue())

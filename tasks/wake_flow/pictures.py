@@ -1,22 +1,29 @@
-"""The wake-flow pictures of fields: vorticity side by side, and where each method errs."""
+"""The pictures of fields: vorticity side by side, still and in motion, and where each method errs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import AxesImage
 from matplotlib.patches import Circle
+from PIL import Image
 
 from simulators.wake_flow.geometry import CENTRE, LENGTHS
 from tasks.report import pictures
+from tasks.runs import atomic
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.diagnostics import DIAMETER
-from tasks.wake_flow.findings import REFERENCE, Evaluation
+from tasks.wake_flow.evaluation import REFERENCE, Evaluation
 
 SHOWN = ("SRC", "NON", "ZO-SOL", "TAN-SOL", "FO-SOL")  # of the wakes, not to make the picture too long
+LARGEST = 1_500_000  # bytes; it becomes a part of the page
+MILLISECONDS = 120  # a picture
+QUALITIES = (60, 35, 10)  # of WebP; the first that keeps to the size
 COLUMNS = 3  # times side by side
 LENGTH, WIDTH = LENGTHS[1] / DIAMETER, LENGTHS[0] / DIAMETER  # of a panel, in diameters
 
@@ -44,10 +51,12 @@ def turned(field: np.ndarray) -> np.ndarray:
     return field.T
 
 
-def shown_vorticity(found: Evaluation, config: Config) -> tuple[dict[str, np.ndarray], float]:
-    """Vorticity `(times, height - 1, width - 1)` in U / D of the reference and of `SHOWN`, and its scale."""
+def shown_vorticity(
+    found: Evaluation, config: Config, methods: Sequence[str] = SHOWN
+) -> tuple[dict[str, np.ndarray], float]:
+    """Vorticity `(times, height - 1, width - 1)` in U / D of the reference and of methods, and its scale."""
     cell = LENGTHS[0] / config.width
-    names = (REFERENCE, *(method for method in SHOWN if method in found.tracks))
+    names = (REFERENCE, *(method for method in methods if method in found.tracks))
     fields = {name: vorticity(found.tracks[name].moving, cell) * DIAMETER for name in names}
     return fields, float(np.quantile(np.abs(fields[REFERENCE]), 0.995))
 
@@ -71,9 +80,9 @@ def _finish(axes: Axes) -> None:
     axes.add_patch(Circle((CENTRE[1] / DIAMETER, CENTRE[0] / DIAMETER), 0.5, color="#555555"))
 
 
-def wakes(found: Evaluation, config: Config, path: Path) -> Path:
+def wakes(found: Evaluation, config: Config, path: Path, methods: Sequence[str] = SHOWN) -> Path:
     """Vorticity of the reference and of each method (rows) at several times (columns)."""
-    shown, limit = shown_vorticity(found, config)
+    shown, limit = shown_vorticity(found, config, methods)
     last = len(found.times) - 1
     columns = [round(last * (k + 1) / COLUMNS) for k in range(COLUMNS)]
     made, axes = pictures.figure(7.2, 1.22 * len(shown) + 0.6, rows=len(shown), columns=COLUMNS)
@@ -116,3 +125,52 @@ def error_maps(found: Mapping[int, Evaluation], config: Config, path: Path) -> P
     bar = made.colorbar(image, ax=axes, location="bottom", shrink=0.6, aspect=40, pad=0.01, extend="max")
     bar.set_label("mean absolute error (U)")
     return pictures.save(made, path)
+
+
+def animated(found: Evaluation, config: Config, path: Path) -> Path:
+    """Vorticity of the reference and of each method, one panel each, over the whole horizon."""
+    images = _images(found, config)
+    options: dict[str, Any] = {"save_all": True, "append_images": images[1:], "duration": MILLISECONDS}
+
+    def save(quality: int, stream: IO[bytes]) -> None:
+        images[0].save(stream, format="WEBP", loop=0, quality=quality, method=3, **options)
+
+    for quality in QUALITIES:
+        atomic.write(path, lambda stream, quality=quality: save(quality, stream))
+        if path.stat().st_size <= LARGEST:
+            break
+    return path
+
+
+def _images(found: Evaluation, config: Config) -> list[Image.Image]:
+    """The frame once, and the fields drawn into it anew for each time."""
+    shown, limit = shown_vorticity(found, config)
+    rows = -(-len(shown) // 2)
+    made, axes = pictures.figure(6.4, 1.82 * rows + 0.4, rows=rows, columns=2)
+    made.set_dpi(100)
+    canvas = made.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    moving = []
+    for place, (name, fields) in zip(axes.flat, shown.items(), strict=False):
+        image = draw_wake(place, np.where(np.isfinite(fields[0]), fields[0], 0), config, limit)
+        place.set_title(name, color=pictures.colour(name), fontweight="bold", fontsize=13)
+        image.set_animated(True)
+        moving.append((place, image, fields))
+    for place in axes.flat[len(shown) :]:
+        place.set_visible(False)
+    clock = made.supxlabel("0 D / U", fontsize=12, color="#333333")
+    canvas.draw()  # it lays out, with the clock's line in place
+    clock.set_animated(True)
+    canvas.draw()
+    still = canvas.copy_from_bbox(made.bbox)
+    images = []
+    for index, step in enumerate(found.times):
+        canvas.restore_region(still)
+        for place, image, fields in moving:
+            image.set_data(turned(fields[index]))
+            for artist in (image, *place.patches, *place.spines.values()):
+                place.draw_artist(artist)
+        clock.set_text(f"{step * config.dt / DIAMETER:.1f} D / U")
+        made.draw_artist(clock)
+        images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+    return images

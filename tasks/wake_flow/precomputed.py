@@ -17,14 +17,13 @@ import torch
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from simulators.wake_flow.box import WakeFlow
 from simulators.wake_flow.geometry import SPEED, Channel
 from tasks.errors import SolverError
 from tasks.wake_flow import fine_flows
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.data import Pairs, WakeData
-from tasks.wake_flow.fine_flows import Progress
-from tasks.wake_flow.interpolation import interpolations
+from tasks.wake_flow.fine_flows import Progress, interpolations
+from tasks.wake_flow.rollout import Solver
 
 
 class Fit:
@@ -80,7 +79,7 @@ def divergence(width: int) -> sparse.csr_array:
 
 
 def corrections(
-    config: Config, data: WakeData, solver: WakeFlow, beta: float, progress: Progress | None = None
+    config: Config, data: WakeData, solver: Solver, beta: float, progress: Progress | None = None
 ) -> Pairs:
     """PRE's pairs of the training flows: the coarse flow after a step, and corrected.
 
@@ -88,7 +87,8 @@ def corrections(
         config: of the run.
         data: of the run; the fine flow is computed once more, since the reference keeps the coarse grid's
             alone, and what the fit needs of it is kept beside the reference.
-        solver: of the coarse flow; from where it loses a flow, that has no pairs.
+        solver: of the coarse flow, which marks rows that failed NaN; from where it loses a flow, that has
+            no pairs.
         beta: weight of the temporal regulariser, 0 for PRE-SR.
         progress: called with fine steps done and in all.
 
@@ -96,17 +96,17 @@ def corrections(
         SolverError: it lost all flows in their first step.
     """
     velocity, targets = fine_flows.load(config, data.path.parent, progress)
-    fit = Fit(solver.step.channel, config.reference_width // config.width, beta / config.dt)
-    reynolds, ledger = data.train.reynolds.cpu(), solver.ledger.copy()  # the fit is on the CPU
+    fit = Fit(Channel(config.width), config.reference_width // config.width, beta / config.dt)
+    reynolds, rows = data.train.reynolds.cpu(), 0  # the fit is on the CPU
     stream = np.array([0.0, SPEED]).reshape(2, 1, 1)
     before = np.zeros(velocity.shape)
     frames = []
     for target in targets.unbind(dim=1):
+        rows += int(velocity.isfinite().flatten(1).all(dim=1).sum())  # a lost flow is not stepped
         stepped = solver(velocity, reynolds)
         before = fit(target.double().numpy(), stepped.double().numpy() - stream, before)
         velocity = stepped + torch.from_numpy(before).float()
         frames.append(torch.stack([stepped, velocity], dim=1))
-    spent = solver.ledger.since(ledger)
     joined, wanted = torch.cat(frames), reynolds.repeat(len(frames))
     alive = joined.isfinite().flatten(1).all(dim=1)
     if not alive.any():
@@ -115,4 +115,4 @@ def corrections(
             "step. Step one reference frame by hand with failures='raise' to see why."
         )
     device = data.train.frames.device
-    return Pairs(joined[alive].to(device), wanted[alive].to(device), spent.rows_run, spent.rows_failed)
+    return Pairs(joined[alive].to(device), wanted[alive].to(device), rows, rows - int(alive.sum()))

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from tasks.report import html_report
 from tasks.runs.result import Result
 from tasks.wake_flow import tables
-from tasks.wake_flow.config import Config
+from tasks.wake_flow.config import Config, family_of
 from tasks.wake_flow.diagnostics import DIAMETER
-from tasks.wake_flow.findings import SOLVER
-from tasks.wake_flow.limits import family_of
+from tasks.wake_flow.evaluation import SOLVER
 
 ERRORS = {"SRC": 0.180, "NON": 0.153, "ZO-SOL": 0.119, "FO-SOL": 0.074}
 FLAG = 500.0  # the published "Re" over Re_D: it diffuses by 1e4 / Re in units in which U is 1 and D is 20

@@ -1,79 +1,135 @@
-"""The wake-flow report: the page that holds the tables and the pictures, and the table for the terminal."""
+"""The wake flow's own part of a report: what came out in words, wakes, errors, physics, the publication."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from statistics import fmean
 
-from tasks.report import html_report
-from tasks.report.html_report import Details, Facts, Figure, Heading, Paragraph
+from tasks.report.html_report import Block, Facts, Figure, Heading, Paragraph
 from tasks.runs.folder import Run
 from tasks.runs.result import Result
-from tasks.wake_flow import (
-    animation,
-    curves,
-    evaluation,
-    lead,
-    pictures,
-    published,
-    tables,
-    training_curves,
-)
-from tasks.wake_flow.config import Config
-from tasks.wake_flow.findings import Evaluation
-from tasks.wake_flow.task import evaluation_name
+from tasks.wake_flow import curves, pictures, published, tables
+from tasks.wake_flow.config import Config, family_of
+from tasks.wake_flow.evaluation import SOLVER, Evaluation
+
+WHAT = {
+    "SRC": "is the solver alone",
+    "NON": "trains the network on pairs of frames, without the solver in the loop",
+    "PRE": "trains it on corrections fitted beforehand",
+    "PRE-SR": "does so with corrections fitted frame by frame",
+    "FO-SOL": "trains it in the loop with the solver's own derivative",
+    "ZO-SOL": "in the loop from function values alone, weight by weight or along random directions",
+    "chain": "with the network's derivative, and the solver's from function values",
+    "identity": "with the identity in place of the solver's derivative",
+    "TAN-SOL": "with a tangent of the solver learned from probes",
+}  # what each does, in the order in which it is told
 
 
-def write_report(run: Run) -> Path:
-    """Draw the pictures of a finished run and write `report.html` beside them."""
-    result, config = Result.read(run.path), run.configuration(Config)
-    found = {seed: evaluation.read(run.path / evaluation_name(seed)) for seed in run.seeds}
-    page = html_report.Page(
-        title="Wake flow: a network corrects a coarse solver",
-        lead=lead.sentences(result, config),
-        blocks=(
-            Facts(lead.facts(result)),
-            html_report.Table(
-                tables.HEADERS, tables.results(result), caption=_table_caption(run, result, config)
-            ),
-            *_wake(run, config, found[run.seeds[0]]),
-            *_errors(run, config, found),
-            *_physics(run, config, found),
-            *_training(run, result, config),
-            Heading("The published experiment"),
-            published.paper_table(result, config),
-            Paragraph("Every number that differs from the publication (Um et al. 2020), and why:"),
-            published.differences_table(result, config),
-            Heading("The run"),
-            Details("Settings", run.config),
-            Details("Machine", {**result.machine, **result.versions}),
-        ),
-        footer=f"{' '.join(result.command)} · started {result.started}, finished {result.finished}",
+def blocks(run: Run, result: Result, config: Config, found: tables.Found) -> Sequence[Block]:
+    """Draw the pictures of a finished run into its folder, and set them beside the tables.
+
+    Args:
+        run: Its folder.
+        result: Of the run.
+        config: Of the run.
+        found: What was measured, by seed.
+    """
+    return (
+        Facts(facts(result)),
+        *map(Paragraph, sentences(result, config)),
+        Paragraph(_how_it_was_measured(result, config)),
+        *_wake(run, config, found[run.seeds[0]]),
+        *_errors(run, config, found),
+        *_physics(run, config, found),
+        Heading("The published experiment"),
+        published.paper_table(result, config),
+        Paragraph("Every number that differs from the publication (Um et al. 2020), and why:"),
+        published.differences_table(result, config),
     )
-    return html_report.write(run.path / "report.html", page)
 
 
-def summary(run: Run) -> Any:  # noqa: ANN401 - a rich renderable
-    """The table, for the terminal."""
-    from rich.table import Table
+def facts(result: Result) -> list[tuple[str, str]]:
+    """The few figures that a reader takes away, and what they are."""
+    facts = []
+    for method in (SOLVER, "FO-SOL", "ZO-SOL", "TAN-SOL"):
+        if method in tables.methods(result):
+            mean = tables.mean(result, method)
+            facts.append(("blew up" if mean is None else f"{mean:.3f} U", f"MAE of {method}"))
+    zo = [row for row in result.table if row.method == "ZO-SOL"]
+    if zo:
+        speed = sum(row.queries for row in zo) / max(1e-9, sum(row.seconds for row in zo))
+        facts.append((f"{speed:,.0f}", "queries per second of ZO-SOL"))
+    return facts
 
-    result, config = Result.read(run.path), run.configuration(Config)
-    table = Table(caption=_table_caption(run, result, config), caption_justify="left")
-    for header in tables.HEADERS:
-        table.add_column(header, justify="left" if header == "method" else "right")
-    for line in tables.results(result):
-        table.add_row(*line)
-    return table
+
+def sentences(result: Result, config: Config) -> list[str]:
+    """What came out, in sentences that follow the figures whatever they are."""
+    methods, weights = tables.methods(result), tables.weights(result)
+    means = {m: value for m in methods if (value := tables.mean(result, m)) is not None}
+    families = dict.fromkeys(family_of(method)[0] for method in methods)
+    told = [
+        f"A network corrects a {config.width} x {2 * config.width} solver after every step. "
+        + "; ".join(f"{family} {WHAT[family]}" for family in families)
+        + "."
+    ]
+    sizes = {large: next((weights[m] for m in methods if _size(m, large)), 0) for large in (False, True)}
+    if sizes[True]:
+        large = "Large, and TAN-SOL," if "TAN-SOL" in methods else "Large"
+        told[0] += f" {large} means {sizes[True]:,} weights"
+        told[0] += f" instead of {sizes[False]:,}." if sizes[False] else "."
+    if means:
+        order = " < ".join(sorted(means, key=lambda method: means[method]))
+        told.append(f"Mean absolute error on Reynolds numbers never trained on: {order}.")
+    for method, first_order in (("ZO-SOL", "FO-SOL"), ("TAN-SOL", "FO-SOL large")):
+        if {method, first_order, SOLVER} <= means.keys():
+            rows = fmean(row.rows for row in result.table if row.method == method)
+            told.append(
+                f"{method}'s error is {means[method] / means[SOLVER]:.0%} of the solver's own and "
+                f"{means[method] / means[first_order]:.2f} times that of first order with the same network, "
+                f"for {rows:,.0f} solver rows."
+            )
+    failed = [method for method in methods if method not in means]
+    if failed:
+        told.append(f"Rollouts blew up for {', '.join(failed)}: no mean is given where one did.")
+    return told
 
 
-def _wake(run: Run, config: Config, first: Evaluation) -> Sequence[html_report.Block]:
+def _size(method: str, large: bool) -> bool:
+    """Whether a method trains the network of that size."""
+    return method != SOLVER and family_of(method)[1] == large
+
+
+def _how_it_was_measured(result: Result, config: Config) -> str:
+    low, high = min(config.train_reynolds), max(config.train_reynolds)
+    # as in `evaluation.held_out`: those outside the range trained on count only if there are no others
+    tested = [re for re in config.test_reynolds if low <= re <= high] or config.test_reynolds
+    failed, dropped = (
+        sum(count(row) for row in result.table)
+        for count in (
+            lambda row: int(row.ledger.get("rows_failed") or 0),
+            lambda row: int(row.extra.get("dropped queries") or 0),
+        )
+    )
+    lost = f"In training {failed:,} solver rows failed; {dropped:,} queries were dropped for it."
+    return (
+        f"Held-out Re {', '.join(f'{re:g}' for re in tested)}; MAE of the velocity in units of the inflow's "
+        f"speed U, over {config.horizon} steps. Methods in the loop start from "
+        + (
+            "their NON's weights, whose rows are not added. "
+            if config.start == "NON"
+            else "the seed's weights. "
+        )
+        + (lost if failed else "No solver row failed in training.")
+    )
+
+
+def _wake(run: Run, config: Config, first: Evaluation) -> Sequence[Block]:
     shown = ", ".join(method for method in pictures.SHOWN if method in first.tracks)
     flow = f"Re {first.shown_reynolds:g}, never trained on"
     return (
         Heading("The wake"),
         Figure(
-            animation.wakes(first, config, run.path / "wakes.webp"),
+            pictures.animated(first, config, run.path / "wakes.webp"),
             alt=f"Animation of the vorticity behind the cylinder: the reference beside {shown}",
             caption=(
                 f"Vorticity at {flow}, flow from left to right, all from one frame of the reference; "
@@ -92,7 +148,7 @@ def _wake(run: Run, config: Config, first: Evaluation) -> Sequence[html_report.B
     )
 
 
-def _errors(run: Run, config: Config, found: tables.Found) -> Sequence[html_report.Block]:
+def _errors(run: Run, config: Config, found: tables.Found) -> Sequence[Block]:
     several = len(found) > 1
     lost = tables.lost(found)
     return (
@@ -130,7 +186,7 @@ def _errors(run: Run, config: Config, found: tables.Found) -> Sequence[html_repo
     )
 
 
-def _physics(run: Run, config: Config, found: tables.Found) -> Sequence[html_report.Block]:
+def _physics(run: Run, config: Config, found: tables.Found) -> Sequence[Block]:
     return (
         Heading("The flow itself"),
         tables.physics(found, config),
@@ -147,68 +203,4 @@ def _physics(run: Run, config: Config, found: tables.Found) -> Sequence[html_rep
                 "networks are not asked to keep the velocity free of it; the solver's next step takes it out."
             ),
         ),
-    )
-
-
-def _training(run: Run, result: Result, config: Config) -> Sequence[html_report.Block]:
-    methods, seed = tables.methods(result), run.seeds[0]
-    start = (
-        "methods in the loop start from their NON's weights, whose rows are not added"
-        if config.start == "NON"
-        else "every method starts from the seed's first weights"
-    )
-    blocks: list[html_report.Block] = [
-        Heading("Training"),
-        Figure(
-            training_curves.training(run, methods, run.path / "training.png"),
-            alt="Validation error and loss of each method against the solver rows of its training",
-            caption=(
-                f"Against the solver rows trained on; {start}, and one with the solver's derivative takes it "
-                "for each row too. "
-                "Above: error on validation flows. Below: loss of the methods in the loop, a running mean."
-                + (" Means of the seeds, and the band that they span." if len(run.seeds) > 1 else "")
-            ),
-        ),
-    ]
-    if {"ZO-SOL", "TAN-SOL"} & set(methods):
-        blocks.append(
-            Figure(
-                training_curves.estimates(run, run.path / "estimates.png"),
-                alt="Validation error of ZO-SOL against its queries, and the trust in TAN-SOL's tangent",
-                caption=(
-                    f"Seed {seed}. Above: ZO-SOL against its queries; levels are the best of the "
-                    "methods with the same network that need none. Below: TAN-SOL's relative error in "
-                    "predicting the solver's responses to probes before it learns from them, and, every few "
-                    "steps, the loss's measured slope along the gradient over the gradient's length, 1 where "
-                    "the tangent is right."
-                ),
-            )
-        )
-    return blocks
-
-
-def _failures(result: Result) -> str:
-    """A sentence on what failed in training."""
-    failed, dropped = (
-        sum(int(row.extra.get(name) or 0) for row in result.table)
-        for name in ("failed solver rows", "dropped queries")
-    )
-    if not failed:
-        return "No solver row failed in training."
-    return f"In training {failed:,} solver rows failed; {dropped:,} queries were dropped for it."
-
-
-def _table_caption(run: Run, result: Result, config: Config) -> str:
-    seeds = len(run.seeds)
-    low, high = min(config.train_reynolds), max(config.train_reynolds)
-    # as in `findings.held_out`: those outside the range trained on count only if there are no others
-    tested = [re for re in config.test_reynolds if low <= re <= high] or config.test_reynolds
-    return (
-        f"Held-out Re {', '.join(f'{re:g}' for re in tested)}; MAE of the velocity in units of "
-        f"the inflow's speed U, over {config.horizon} steps"
-        + (f", mean ± standard deviation of {seeds} seeds" if seeds > 1 else ", one seed")
-        + f". Rows, queries and seconds are those of training; TAN-SOL's queries are its probes. "
-        f"NON's budget of {config.non_steps} steps ({config.large_non_steps} with the larger network) is "
-        "fixed; of every method the weights with the lowest validation error count (last column). "
-        + _failures(result)
     )

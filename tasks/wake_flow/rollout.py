@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tasks.wake_flow.data import Flows
 
 Solver = Callable[[Tensor, Tensor], Tensor]  # (velocity, reynolds) -> velocity one step later
-MAE = "MAE"
+Loss = Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor]  # (network, batch) -> (rows,)
 
 
 def corrected_steps(
@@ -22,7 +22,7 @@ def corrected_steps(
         yield velocity
 
 
-def window_loss(solver: Solver, scale: float) -> Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor]:
+def window_loss(solver: Solver, scale: float) -> Loss:
     """The objective of FO-SOL and ZO-SOL.
 
     It takes a batch of frames `(rows, steps + 1, 2, height, width)` and Re `(rows,)`, starts from the

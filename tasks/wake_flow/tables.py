@@ -1,4 +1,4 @@
-"""The tables of the wake-flow report, from the result and the evaluations of all seeds."""
+"""The tables of the flow itself, from the result and the evaluations of all seeds."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ import numpy as np
 
 from tasks.report import html_report
 from tasks.runs.result import Result, Row
-from tasks.wake_flow import spectra
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.curves import by_reynolds
-from tasks.wake_flow.diagnostics import LIMIT, PROBE, WAKE
-from tasks.wake_flow.findings import REFERENCE, SOLVER, Evaluation, rms
+from tasks.wake_flow.diagnostics import LIMIT, PROBE, WAKE, resolution
+from tasks.wake_flow.evaluation import REFERENCE, SOLVER, Evaluation, rms
 
-HEADERS = ("method", "MAE", "weights", "solver rows", "queries", "seconds", "steps, chosen")
-WHERE = {False: "scored", True: "past the horizon"}
 Found = Mapping[int, Evaluation]  # by seed
 
 
@@ -28,36 +25,6 @@ def methods(result: Result) -> list[str]:
 def rows_of(result: Result, method: str) -> list[Row]:
     """One for each seed; none where the run did not have the method."""
     return [row for row in result.table if row.method == method]
-
-
-def results(result: Result) -> list[tuple[str, ...]]:
-    """Under `HEADERS`: what came out and what it cost."""
-    lines = []
-    for method in methods(result):
-        rows = rows_of(result, method)
-        steps = ["-" if r.extra.get("steps") is None else f"{r.extra['chosen step']}" for r in rows]
-        of = "" if rows[0].extra.get("steps") is None else f" of {rows[0].extra['steps']}"
-        lines.append(
-            (
-                method,
-                spread(rows),
-                f"{rows[0].extra.get('weights', 0):,}",
-                f"{fmean(row.rows for row in rows):,.0f}",
-                f"{fmean(row.queries for row in rows):,.0f}",
-                f"{fmean(row.seconds for row in rows):.1f}",
-                ", ".join(dict.fromkeys(steps)) + of,
-            )
-        )
-    return lines
-
-
-def spread(rows: Sequence[Row]) -> str:
-    """Mean and standard deviation over seeds; how many rollouts blew up, if some did."""
-    values = [row.value for row in rows if row.value is not None]
-    if len(values) < len(rows):
-        lost = sum(int(row.extra["rollouts that blew up"] or 0) for row in rows)
-        return f"blew up in {lost} of {sum(int(row.extra['rollouts'] or 0) for row in rows)} rollouts"
-    return _spread(values, ".4f")
 
 
 def reynolds(found: Found, config: Config) -> html_report.Table:
@@ -157,7 +124,7 @@ def strouhal(found: Found, config: Config) -> html_report.Table:
     for method in (REFERENCE, *first.methods):
         seeds = np.array([each.strouhal(method)[order] for each in found.values()])
         lines.append((method, *(_spread(values, ".3f") for values in seeds.T.tolist())))
-    reference = spectra.resolution(config.frames, config.dt)
+    reference = resolution(config.frames, config.dt)
     return html_report.Table(
         ("method", *(f"Re {number:g}" for number in first.flows[order])),
         lines,

@@ -14,7 +14,7 @@ from simulators.wake_flow.geometry import CENTRE, LENGTHS, RADIUS, SPEED
 from tasks.runs import atomic
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.data import WakeData
-from tasks.wake_flow.findings import REFERENCE
+from tasks.wake_flow.evaluation import REFERENCE
 from tasks.wake_flow.rollout import Solver, corrected_steps
 
 FORMAT = 1

@@ -1,7 +1,8 @@
-"""The wake-flow task at the smallest size that still has every part."""
+"""The wake-flow problem at the smallest size that still has every part."""
 
 from __future__ import annotations
 
+from tasks.configuration import to_dict
 from tasks.wake_flow.config import Config
 
 SMALL = Config(
@@ -14,6 +15,7 @@ SMALL = Config(
     test_reynolds=(170.0, 340.0),
     channels=(2,),
     large_channels=(3, 2),
+    steps=6,
     large_steps=6,
     unroll=2,
     batch=2,
@@ -33,13 +35,11 @@ SMALL = Config(
 
 def words(*more: str) -> list[str]:
     """The command line of a run with these settings."""
-    from tasks.configuration import to_dict
-
     line = ["run", "wake-flow", "--preset", "demo"]
     for name, value in to_dict(SMALL).items():
+        option = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
-            line += [f"--config.{name}"] if value else []
-            continue
-        values = value if isinstance(value, list) else [value]
-        line += [f"--config.{name.replace('_', '-')}", *map(str, values)]
+            line += [option] if value else []
+        elif value is not None:
+            line += [option, *map(str, value if isinstance(value, list) else [value])]
     return [*line, *more]

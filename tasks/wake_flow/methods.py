@@ -1,0 +1,271 @@
+"""How each method of the wake flow trains: from NON's weights by the shared ones, or on pairs of frames."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+import zo
+from blackbox import Ledger
+from tasks import methods as shared
+from tasks.autograd import AutogradGradient
+from tasks.methods import Cost, Method, Setup, Trained
+from tasks.pace import Tally
+from tasks.runs import atomic
+from tasks.runs.journal import journaled
+from tasks.stage import TrainingOutcome
+from tasks.wake_flow.config import Config, family_of, method_name
+from tasks.wake_flow.networks import Corrector, NoCorrector
+from tasks.workers import group
+
+if TYPE_CHECKING:
+    from tasks.wake_flow.data import Pairs
+    from tasks.wake_flow.problem import WakeFlow
+
+SPARSE = ("sparse-cge", "sparse-rge", "hybrid")
+SURROGATE = ("control-variate", "surrogate-filled")  # they correct the gradient of identity
+MIRRORED = 103  # first word of the key's path for these draws; those of the data are 101 and 102
+Batch = tuple[Tensor, Tensor]
+
+
+def src(setup: Setup) -> Trained:
+    """SRC: the solver alone, with nothing to train."""
+    return Trained(NoCorrector(), TrainingOutcome(setup.stage))
+
+
+class Train(Protocol):
+    """Trains the small or the large network."""
+
+    def __call__(self, setup: Setup, *, large: bool) -> Trained: ...  # noqa: D102
+
+
+def non(setup: Setup, *, large: bool) -> Trained:
+    """NON: on pairs of frames one solver step apart."""
+    pairs, count = _problem(setup).pairs, setup.config.non_batch
+    return _on_pairs(setup, large, pairs, lambda i: pairs.draw(zo.estimators.Key(setup.seed, i), count))
+
+
+def pre(setup: Setup, *, large: bool, regular: bool) -> Trained:
+    """PRE: on corrections that were fitted to the fine reference beforehand; each pair may come mirrored.
+
+    Args:
+        setup: Of the method.
+        large: Whether the large network is trained.
+        regular: Whether the fit holds on to the correction of the frame before; PRE-SR's does not.
+    """
+    from tasks.wake_flow import precomputed
+    from tasks.wake_flow.data import mirrored
+
+    problem, config = _problem(setup), setup.config
+    counter = setup.progress.counter("fine flows for PRE (PhiFlow)")
+    beta = config.pre_beta if regular else 0.0
+    pairs = precomputed.corrections(config, problem.flows, problem.box, beta, counter)
+
+    def batch(i: int) -> Batch:
+        key = zo.estimators.Key(setup.seed, i)
+        frames, reynolds = pairs.draw(key, config.pre_batch)
+        chosen = torch.rand(len(frames), generator=key.generator(MIRRORED)) < 0.5
+        turn = chosen.to(frames.device).view(-1, 1, 1, 1, 1)
+        return torch.where(turn, mirrored(frames), frames), reynolds
+
+    return _on_pairs(setup, large, pairs, batch)
+
+
+def _on_pairs(setup: Setup, large: bool, pairs: Pairs, batch: Callable[[int], Batch]) -> Trained:
+    """Train on pairs of frames, in which the first has been through the solver."""
+    problem, (steps, rate) = _problem(setup), setup.config.steps_of(setup.name)
+    network = first_weights(setup, large)
+    objective = problem.loss_through(lambda velocity, reynolds: velocity)
+    own = replace(setup, network=network, steps=steps, learning_rate=rate, batch=batch, objective=objective)
+    gradient = AutogradGradient(network, objective, {})
+    found = own.descend(gradient, figures=lambda: {"rows": pairs.rows})
+    found.outcome.ledger.add(Ledger(rows_asked=pairs.rows, rows_run=pairs.rows, rows_failed=pairs.failed))
+    return found
+
+
+def in_loop(setup: Setup, *, large: bool, train: Callable[[Setup], Trained]) -> Trained:
+    """A shared method, from NON's weights (or as the configuration says), with its own steps and rate."""
+    steps, rate = setup.config.steps_of(setup.name)
+    network = first_weights(setup, large)
+    if setup.config.start == "NON":
+        network = cast(Corrector, copy.deepcopy(setup.trained[method_name("NON", large)].network))
+    return train(replace(setup, network=network, steps=steps, learning_rate=rate))
+
+
+def zo_sol(setup: Setup) -> Trained:
+    """ZO-SOL: the gradient of the whole loss, the solver a black box, by the estimator that is configured."""
+    config = setup.config
+    found = sparse_set(setup) if config.estimator in SPARSE else SparseSet(None)
+    gradient = shared.loss_gradient(setup, estimator(config, found.sparsity))
+    surrogate = identity_gradient(setup) if config.estimator in SURROGATE else None
+    trained = setup.descend(gradient, surrogate=surrogate)
+    trained.outcome.ledger.add(Ledger(rows_asked=found.rows, rows_run=found.rows))
+    return replace(trained, queries=trained.queries + found.queries)
+
+
+def estimator(config: Config, sparsity: zo.estimators.Sparsity | None) -> zo.estimators.Estimator[Any]:
+    """The estimator that the configuration names, on the sparse set where it takes one."""
+    coordinates = zo.CGE(config.mu, sparsity, config.central)
+    if config.estimator in ("cge", "sparse-cge"):
+        return coordinates
+    if config.estimator == "surrogate-filled":
+        return zo.SurrogateFilled(config.mu, config.coordinates, config.central)
+    if config.estimator == "control-variate":
+        return zo.ControlVariate(zo.RGE(config.mu, config.directions, central=config.central))
+    if config.estimator == "hybrid":
+        return zo.Hybrid(coordinates, zo.RGE(config.mu, config.directions, central=config.central))
+    return zo.RGE(config.mu, config.directions, central=config.central, sparsity=sparsity)
+
+
+def identity_gradient(setup: Setup) -> AutogradGradient:
+    """The gradient with one for the solver's derivative."""
+    stands = {
+        box: zo.differentiable(box, tangent=zo.IdentityTangent(), seed=setup.seed) for box in setup.boxes
+    }
+    return AutogradGradient(setup.network, setup.objective, stands)
+
+
+@dataclass(frozen=True)
+class SparseSet:
+    """A rule for the sets of a training, and what it cost to find.
+
+    Attributes:
+        sparsity: Draws the set of each step; None for all weights.
+        queries: Spent on the layer ratios.
+        rows: Likewise.
+    """
+
+    sparsity: zo.estimators.Sparsity | None
+    queries: int = 0
+    rows: int = 0
+
+
+def sparse_set(setup: Setup) -> SparseSet:
+    """The rule that the configuration names; layer ratios are found once, printed, and kept with the run."""
+    config, seed, run = setup.config, setup.seed, setup.run
+    if config.ratios == "uniform":
+        return SparseSet(zo.RandomCoordinates(config.coordinates))
+    large = " large" if setup.name.endswith(" large") else ""
+    path = run.path / f"layer_ratios-seed-{seed}{large.replace(' ', '-')}.json"
+    if not path.exists():
+        tally, network = Tally(setup.boxes), setup.network
+        before, folder = tally.copy(), group.journal_folder(run.path)
+        with journaled(folder, path.stem.replace("_", "-"), tally, rank=group.rank()) as journal:
+            scores = zo.pruning.scores(
+                config.ratios,
+                network,
+                setup.objective,
+                setup.batch(0),
+                seed=seed,
+                journal=journal,
+                process_group=setup.process_group,
+            )
+            size = sum(parameter.numel() for parameter in network.parameters())
+            ratios = zo.pruning.layer_ratios(scores, sparsity=1 - config.coordinates / size)
+            (rows,) = group.total(tally.since(before).rows_run)
+            atomic.write_json(path, {"ratios": ratios.to_dict(), "queries": scores.queries, "rows": rows})
+        setup.progress.say(
+            f"Layer ratios of seed {seed} by {config.ratios} ({scores.queries} queries):\n{ratios}"
+        )
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    ratios = zo.pruning.LayerRatios.from_dict(saved["ratios"])
+    return SparseSet(zo.LayerwiseCoordinates(ratios), saved["queries"], saved["rows"])
+
+
+def first_weights(setup: Setup, large: bool) -> Corrector:
+    """The small or the large network with the seed's first weights."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(setup.seed)
+        return _problem(setup).corrector(large=large).to(setup.config.device)
+
+
+def _problem(setup: Setup) -> WakeFlow:
+    return cast("WakeFlow", setup.problem)
+
+
+Plan = Callable[["WakeFlow", Config, bool, int], Cost]  # (problem, its settings, large, steps)
+
+
+def _nothing(problem: WakeFlow, config: Config, large: bool, steps: int) -> Cost:
+    return Cost()  # the pairs are a part of the data
+
+
+def _fitted(problem: WakeFlow, config: Config, large: bool, steps: int) -> Cost:
+    rows = len(config.train_reynolds) * (config.frames - 1)
+    return Cost(rows / (config.batch * config.unroll_at(0)))
+
+
+def _whole_loss(problem: WakeFlow, config: Config, large: bool, steps: int) -> Cost:
+    sparsity = zo.RandomCoordinates(config.coordinates) if config.estimator in SPARSE else None
+    network = problem.corrector(large=large)
+    gradient = zo.LossGradient(network, problem.objective, estimator(config, sparsity), chunk=config.chunk)
+    return shared.cost_of_queries(gradient, steps)
+
+
+def _as_shared(name: str) -> Plan:
+    def plan(problem: WakeFlow, config: Config, large: bool, steps: int) -> Cost:
+        known = shared.METHODS[name].cost
+        assert known is not None
+        return known(problem, steps)
+
+    return plan
+
+
+def _cost(method: str, plan: Plan, problem: Any, steps: int) -> Cost:  # noqa: ANN401 - a WakeFlow
+    """With the steps of the method, and the unrolls of its curriculum; layer ratios are not in it."""
+    config: Config = problem.config
+    steps, _ = config.steps_of(method)
+    found = plan(problem, config, family_of(method)[1], steps)
+    share = sum(map(config.unroll_at, range(steps))) / (steps * config.unroll_at(0))
+    most = None if found.most is None else found.most * share
+    return replace(found, evaluations=found.evaluations * share, most=most)
+
+
+def _methods() -> dict[str, Method]:
+    families: dict[str, tuple[str, Train, Plan]] = {
+        "NON": ("On pairs of frames, without the solver in the loop.", non, _nothing),
+        "PRE": ("On corrections fitted to the reference beforehand.", partial(pre, regular=True), _fitted),
+        "PRE-SR": ("On corrections fitted frame by frame.", partial(pre, regular=False), _fitted),
+        "FO-SOL": (
+            "In the loop, with the solver's derivative.",
+            partial(in_loop, train=shared.first_order),
+            _as_shared("first-order"),
+        ),
+        "ZO-SOL": (
+            "In the loop, from values of the whole loss.",
+            partial(in_loop, train=zo_sol),
+            _whole_loss,
+        ),
+        "chain": (
+            "In the loop, the solver's derivative from values around its inputs.",
+            partial(in_loop, train=shared.row_rge),
+            _as_shared("row-rge"),
+        ),
+        "identity": (
+            "In the loop, with one for the solver's derivative.",
+            partial(in_loop, train=shared.identity),
+            _as_shared("identity"),
+        ),
+        "TAN-SOL": (
+            "In the loop, with tangents of the solver learned from probes.",
+            partial(in_loop, train=shared.tangents),
+            _as_shared("tangents"),
+        ),
+    }
+    found = {"SRC": Method("The solver alone.", src, lambda problem, steps: Cost())}
+    for large in (False, True):
+        size = " The large network." if large else ""
+        for family, (about, train, plan) in families.items():
+            name = method_name(family, large)
+            found[name] = Method(about + size, partial(train, large=large), partial(_cost, name, plan))
+    return found
+
+
+METHODS = _methods()

@@ -1,0 +1,154 @@
+"""`WakeFlow`: the coarse solver, the corrector, its loss in the loop and its rollouts, as a problem."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from simulators.wake_flow.box import WakeFlow as Solver
+from tasks.methods import Trained
+from tasks.problem import Data, Problem
+from tasks.runs.folder import Run
+from tasks.wake_flow import data, evaluation, rollout, trajectories
+from tasks.wake_flow.config import IN_LOOP, PRESETS, Config, family_of
+from tasks.wake_flow.data import Pairs, WakeData
+from tasks.wake_flow.evaluation import SOLVER, Evaluation
+from tasks.wake_flow.methods import METHODS
+from tasks.wake_flow.networks import Corrector, NoCorrector, Scales, layers
+from tasks.workers import group
+from zo.estimators import Key
+
+if TYPE_CHECKING:
+    from tasks.report.findings import Findings
+    from tasks.report.html_report import Block
+
+
+class WakeFlow(Problem):
+    """A network corrects a coarse solver of the wake behind a cylinder as it runs.
+
+    Compared are the solver alone (SRC), a network trained without the solver in the loop (NON), and in the
+    loop: with learned tangents of the solver (TAN-SOL), its own derivative (FO-SOL), or values of the whole
+    loss alone (ZO-SOL).
+    """
+
+    Config = Config
+    presets = PRESETS
+    methods = METHODS
+    unit = "U"
+
+    @cached_property
+    def box(self) -> Any:  # noqa: ANN401 - in a run there are wrappers around it
+        """The coarse solver; rows that it loses are NaN."""
+        return self.solver
+
+    @cached_property
+    def solver(self) -> Solver:
+        """The coarse solver itself; `solver.step` is differentiable."""
+        return Solver(self.config.width, dt=self.config.dt, failures="keep")
+
+    def reference(self, velocity: Tensor, reynolds: Tensor) -> Tensor:
+        """The solver's step, through which autograd passes."""
+        return self.solver.step(velocity, reynolds)
+
+    @cached_property
+    def flows(self) -> WakeData:
+        """The reference flows, from their file or made now."""
+        counter = self.progress.counter("reference flows (PhiFlow)")
+        flows = group.first_then_all(lambda: data.load(self.config, self.folder, counter))
+        self.progress.say(f"{'Reused' if flows.reused else 'Wrote'} reference flows {flows.path}")
+        return flows
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """Every training frame after a solver step, beside the frame that should have come out."""
+        return data.pairs(self.flows.train, self.box)
+
+    @cached_property
+    def scales(self) -> Scales:
+        """What normalises the networks' inputs and outputs."""
+        return data.scales(self.flows.train, self.pairs)
+
+    @cached_property
+    def data(self) -> Data:
+        """Windows of the training flows, as long as the curriculum says."""
+
+        def train(seed: int, step: int) -> tuple[Tensor, Tensor]:
+            config = self.config
+            return self.flows.train.windows(Key(seed, step), config.batch, config.unroll_at(step))
+
+        return Data(train)
+
+    def network(self) -> Corrector:
+        """The small corrector."""
+        return self.corrector(large=False)
+
+    def corrector(self, *, large: bool) -> Corrector:
+        """The small or the large corrector, with weights drawn from torch's global generator."""
+        config = self.config
+        hidden, blocks = (config.large_channels, config.large_blocks) if large else (config.channels, 0)
+        return Corrector(layers(hidden, blocks), self.scales)
+
+    def objective(self, network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """The squared error of solver and network in turn over a window; see `rollout.window_loss`."""
+        return self.loss_through(self.box)(network, batch)
+
+    def loss_through(self, solver: rollout.Solver) -> rollout.Loss:
+        """The objective with something else in the solver's place."""
+        return rollout.window_loss(solver, self.scales.velocity)
+
+    def validate(self, network: nn.Module) -> float:
+        """The error of rollouts on validation flows; NaN where one blew up: such weights are never chosen."""
+        config, flows = self.config, self.flows.validation
+        errors = rollout.rollout_errors(network, self.box, flows, config.validation_starts, config.horizon)
+        return errors.mean().item()
+
+    def evaluate(self, network: nn.Module) -> Mapping[str, Any]:
+        """The error of rollouts on test flows, the flow's own figures, and all that was measured."""
+        track = self.yardstick.measured(network, self.box)
+        found = self.yardstick.evaluation({"": track})
+        return {**evaluation.figures(found, ""), **evaluation.to_fields(found, "")}
+
+    @cached_property
+    def yardstick(self) -> evaluation.Yardstick:
+        """The reference and the solver alone, to which all methods are compared."""
+        return evaluation.Yardstick(self.config, self.flows)
+
+    def so_far(
+        self,
+        run: Run,
+        seed: int,
+        trained: Mapping[str, Trained],
+        fields: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        """A first picture after the first method in the loop; trajectories, where they are asked for."""
+        if group.rank() > 0:
+            return
+        config, last = self.config, list(trained)[-1]
+        in_loop = [name for name in trained if family_of(name)[0] in IN_LOOP]
+        if seed == run.seeds[0] and in_loop == [last]:
+            from tasks.wake_flow import pictures
+
+            path = run.path / "first.png"
+            pictures.wakes(evaluation.from_fields(config, fields), config, path, list(trained))
+            self.progress.say(f"First picture, of {', '.join(trained)}: {path}")
+        if config.trajectories and tuple(trained) == config.methods:
+            networks = {name: each.network for name, each in trained.items()}
+            path = run.path / f"trajectories-seed-{seed}.h5"
+            trajectories.write(path, config, self.flows, self.solver, networks)
+
+    def report(self, found: Findings) -> Sequence[Block]:
+        """What came out in words, the wakes, the errors, the flow itself, and the published experiment."""
+        from tasks.wake_flow import report
+
+        evaluations = {
+            seed: evaluation.from_fields(self.config, fields) for seed, fields in found.fields.items()
+        }
+        for seed, each in evaluations.items():
+            evaluation.write(each, found.run.path / f"evaluation-seed-{seed}.h5")
+        return report.blocks(found.run, found.result, self.config, evaluations)
+
+
+__all__ = ["SOLVER", "Evaluation", "NoCorrector", "WakeFlow"]
