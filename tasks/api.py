@@ -17,7 +17,7 @@ from tasks.interruption import ending_interrupts
 from tasks.problem import Problem
 from tasks.progress import Progress, make_progress
 from tasks.runs import checkpoint
-from tasks.runs.folder import Run
+from tasks.runs.folder import Run, stage_name
 from tasks.runs.result import Result
 from tasks.work import evaluation_path, setup_of, work
 
@@ -88,8 +88,7 @@ class FinishedRun:
 
     def fields(self, method: str, seed: int = 0) -> dict[str, np.ndarray]:
         """The arrays that the problem's `evaluate` gave for a method."""
-        stage = f"seed-{seed}/{method.lower().replace(' ', '-')}"
-        kept = checkpoint.load(evaluation_path(self.path, stage))["fields"]
+        kept = checkpoint.load(evaluation_path(self.path, stage_name(seed, method)))["fields"]
         return {name: tensor.numpy() for name, tensor in kept.items()}
 
     def _repr_html_(self) -> str:

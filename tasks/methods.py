@@ -25,7 +25,7 @@ from tasks.autograd import AutogradGradient, Stand, values_alone, with_derivativ
 from tasks.errors import ConfigurationError
 from tasks.problem import Problem
 from tasks.progress import Progress
-from tasks.runs.folder import Run
+from tasks.runs.folder import Run, stage_name
 from tasks.stage import Stateful, TrainingOutcome
 from tasks.training import train
 from tasks.workers import group
@@ -133,7 +133,7 @@ class Setup:
     @property
     def stage(self) -> str:
         """The method's name in the run's metrics and checkpoints: "seed-0/sparse-cge"."""
-        return f"seed-{self.seed}/{self.name.lower().replace(' ', '-')}"
+        return stage_name(self.seed, self.name)
 
     @property
     def process_group(self) -> Any:  # noqa: ANN401

@@ -114,6 +114,7 @@ class Problem:
         presets: Named settings that a run can start from; the first is the default.
         methods: The problem's own methods by name, beside those that all problems have.
         unit: The unit of the first figure of `evaluate`, for the table.
+        higher_is_better: Whether a larger first figure is the better one, such as an accuracy.
 
     Raises:
         ConfigurationError: A setting is unknown or out of its range.
@@ -123,6 +124,7 @@ class Problem:
     presets: ClassVar[Mapping[str, Any]] = {}
     methods: ClassVar[Mapping[str, Method]] = {}
     unit: ClassVar[str] = ""
+    higher_is_better: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -173,6 +173,7 @@ def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:
         seconds=outcome.seconds,
         extra=extra,
         ledger=asdict(ledger),
+        higher_is_better=setup.problem.higher_is_better,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tasks.runs import checkpoint
-from tasks.runs.folder import Run
+from tasks.runs.folder import Run, stage_name
 from tasks.runs.result import Result
 
 
@@ -45,7 +45,7 @@ class Findings:
         for seed in self.seeds:
             found[seed] = {}
             for method in self.methods:
-                stage = f"seed-{seed}/{method.lower().replace(' ', '-')}"
-                kept = checkpoint.load(evaluation_path(self.run.path, stage))["fields"]
+                path = evaluation_path(self.run.path, stage_name(seed, method))
+                kept = checkpoint.load(path)["fields"]
                 found[seed][method] = {name: tensor.numpy() for name, tensor in kept.items()}
         return found

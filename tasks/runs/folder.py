@@ -201,6 +201,11 @@ class Run:
         return Metrics(self.path / "metrics.jsonl")
 
 
+def stage_name(seed: int, method: str) -> str:
+    """Of a method's training in metrics, checkpoints and evaluations: "seed-0/sparse-cge"."""
+    return f"seed-{seed}/{method.lower().replace(' ', '-')}"
+
+
 def _new_folder(root: Path, name: str) -> Path:
     """Make `root/name`, or `root/name-2` and so on where two runs start in the same second."""
     number = 1

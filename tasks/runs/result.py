@@ -41,6 +41,8 @@ class Row:
     """Further figures by name."""
     ledger: dict[str, Any] = field(default_factory=dict)
     """What black boxes counted in training, as `blackbox.Ledger.state_dict` gives it."""
+    higher_is_better: bool = False
+    """Of `value`: True for an accuracy."""
 
 
 @dataclass(frozen=True)
