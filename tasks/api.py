@@ -143,6 +143,7 @@ def run(
     if len(numbers) < 1:
         raise ConfigurationError(f"seeds: expected at least one, got {seeds!r}.")
     methods.chosen(problem)  # refused before a folder is made
+    problem.check()
     if resume is None:
         made = Run.create(
             Path(runs),

@@ -62,11 +62,13 @@ def lines(problem: Problem, methods: Mapping[str, Method], seeds: int, *, timed:
             f"({seeds} seed(s) of: {told}; validation and test {judging:,}). No row was run. Raise --rows, or lower "
             "--steps, --batch, or the methods' settings."
         )
-    second = _seconds_per_row(problem) if timed else None
+    second = _seconds_per_row(problem) if timed and problem.boxes else None
     found = [_estimate(problem, name, method, each, second) for name, method in methods.items()]
     speed = "" if second is None else f", {1e3 * second:.3g} ms a row"
     rows = count_rows(_first_batch(problem))
     head = f"Cost: one evaluation of the objective on {rows} rows of data runs {each:,} box rows{speed}."
+    if not problem.boxes:
+        head = f"Cost: without a black box rows are those of the data, {each:,} for each query."
     limit = "" if budget is None else f" of {budget:,} allowed"
     total = f"  in all {seeds} seed(s), validation and test included: {known:,} rows{limit}"
     return [head, *map(_line, found), total]
@@ -76,7 +78,10 @@ def rows_of_objective(problem: Problem) -> int | None:
     """Box rows of one evaluation of the objective on a training batch, found without running any.
 
     The boxes answer with zeros; None where the objective, or what the box says of its shapes, cannot do that.
+    Without boxes they are the batch's own.
     """
+    if not problem.boxes:
+        return count_rows(_first_batch(problem))
     rows = 0
 
     def answer(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401

@@ -29,6 +29,7 @@ from tasks.runs.folder import Run, stage_name
 from tasks.stage import Stateful, TrainingOutcome
 from tasks.training import train
 from tasks.workers import group
+from zo.batches import count_rows
 from zo.estimators import Parameters
 
 
@@ -174,7 +175,8 @@ class Setup:
             for weights in adam.param_groups:
                 weights["lr"] = each(i)
             adam.zero_grad()
-            loss = gradient.backward(self.batch(i))
+            batch = self.batch(i)
+            loss = gradient.backward(batch)
             if update is None:
                 adam.step()
             else:
@@ -183,6 +185,8 @@ class Setup:
                 f"gradient_{name}": value for name, value in gradient.metrics().items() if name not in SHOWN
             }
             shown = {name: gradient.metrics().get(name, 0.0) for name in ("queries", "dropped")}
+            if not self.boxes:  # one evaluation of the objective for each step, and one for each query
+                shown["rows"] = int(i + 1 + shown["queries"]) * count_rows(batch)
             return {"loss": loss.item(), **shown, **told, **figures()}
 
         def judge() -> float:
@@ -231,12 +235,14 @@ class Method:
         train: Trains `setup.network`.
         cost: What a step asks for; None where that is not known beforehand.
         needs_reference: Whether it takes the problem's `reference`.
+        needs_box: Whether it puts something in the place of the problem's boxes.
     """
 
     about: str
     train: Callable[[Setup], Trained]
     cost: Callable[[Problem], Cost] | None = None
     needs_reference: bool = False
+    needs_box: bool = False
 
 
 def none(setup: Setup) -> Trained:
@@ -325,12 +331,15 @@ def hybrid(setup: Setup) -> Trained:
     return setup.descend(loss_gradient(setup, zo.Hybrid(*parts)))
 
 
-def loss_gradient(setup: Setup, estimator: zo.estimators.Estimator[Any]) -> zo.LossGradient:
+def loss_gradient(
+    setup: Setup, estimator: zo.estimators.Estimator[Any], evaluator: str = "auto"
+) -> zo.LossGradient:
     """A `zo.LossGradient` with the run's settings."""
     return zo.LossGradient(
         setup.network,
         setup.objective,
         estimator,
+        evaluator=evaluator,
         seed=setup.seed,
         chunk=setup.config.chunk,
         process_group=setup.process_group,
@@ -399,12 +408,19 @@ def _once(problem: Problem) -> Cost:
 
 METHODS: dict[str, Method] = {
     "none": Method("The start: nothing is trained.", none, lambda problem: Cost(0, 0)),
-    "no-gradient": Method("Unrolled through the box, the gradient cut there.", no_gradient, _once),
-    "identity": Method("As if the box's derivative were one.", identity, _once),
-    "tangents": Method(
-        "Autograd around a linear model of the box, learned from probes.", tangents, _of_probes
+    "no-gradient": Method(
+        "Unrolled through the box, the gradient cut there.", no_gradient, _once, needs_box=True
     ),
-    "student": Method("Autograd around a network that learns the box's values.", student, _once),
+    "identity": Method("As if the box's derivative were one.", identity, _once, needs_box=True),
+    "tangents": Method(
+        "Autograd around a linear model of the box, learned from probes.",
+        tangents,
+        _of_probes,
+        needs_box=True,
+    ),
+    "student": Method(
+        "Autograd around a network that learns the box's values.", student, _once, needs_box=True
+    ),
     "sparse-cge": Method(
         "Finite differences in some weights, drawn anew every step.",
         sparse_cge,
@@ -421,9 +437,15 @@ METHODS: dict[str, Method] = {
         hybrid,
         _of_queries(lambda problem: problem.config.directions + problem.config.coordinates),
     ),
-    "row-rge": Method("Autograd around the box, differences at its inputs.", row_rge, _of_rows),
+    "row-rge": Method(
+        "Autograd around the box, differences at its inputs.", row_rge, _of_rows, needs_box=True
+    ),
     "first-order": Method(
-        "Autograd through the problem's reference.", first_order, _once, needs_reference=True
+        "Autograd through the problem's reference.",
+        first_order,
+        _once,
+        needs_reference=True,
+        needs_box=True,
     ),
 }
 
@@ -451,6 +473,11 @@ def chosen(problem: Problem) -> dict[str, Method]:
         if name in names[:place]:
             raise ConfigurationError(
                 f"methods: expected every method once, got {name!r} twice. Leave one out."
+            )
+        if known[name].needs_box and not problem.boxes:
+            raise ConfigurationError(
+                f"methods: expected methods without a black box, of which {problem.name()} has none, got "
+                f"{name!r}, which puts something in its place. Leave it out."
             )
         if known[name].needs_reference and not problem.has_reference():
             raise ConfigurationError(

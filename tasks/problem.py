@@ -165,7 +165,11 @@ class Problem:
 
     @property
     def box(self) -> Any:  # noqa: ANN401
-        """The black box, wrapped or not; or a dict of several."""
+        """The black box, wrapped or not; or a dict of several, an empty one where the objective calls none.
+
+        Without a box, rows are those of the data that the objective is evaluated on, and methods that put
+        something in a box's place are refused.
+        """
         raise ProblemError(
             f"{type(self).__name__}: expected a method box(self) that returns a BlackBoxFunction."
         )
@@ -189,6 +193,9 @@ class Problem:
             f"{type(self).__name__}: expected a method objective(self, network, batch) that returns one loss "
             "for each row of the batch."
         )
+
+    def check(self) -> None:
+        """Refuse settings that do not go with data or network, before anything is trained. Optional."""
 
     def validate(self, network: nn.Module) -> float | None:
         """By which weights are chosen, the lower the better. Optional: the mean objective of the validation data."""

@@ -16,6 +16,7 @@ import zo
 from blackbox import BlackBoxFunction, Ledger
 from blackbox.wrappers import Budgeted
 from tasks import cost, methods
+from tasks.configuration import refused
 from tasks.errors import ProblemError
 from tasks.methods import Setup, Trained
 from tasks.pace import Tally
@@ -62,8 +63,15 @@ def work(problem: Problem, run: Run, progress: Progress) -> None:
 
 
 def prepare(problem: Problem) -> None:
-    """Set the boxes up for a run: failed rows are kept, rows are bounded, processes share what they all ask."""
+    """Set the boxes up for a run: failed rows are kept, rows are bounded, processes share what they all ask.
+
+    Raises:
+        ConfigurationError: Settings do not go with the problem, as it says itself, or with its boxes.
+    """
     rows, group_of_run = problem.config.rows, group.process_group()
+    if rows is not None and not problem.boxes:
+        raise refused("rows", "None for a problem without a black box, whose rows nothing bounds", rows)
+    problem.check()
     for box in problem.boxes.values():
         box.failures = "keep"
     ledgers = {id(box.ledger) for box in problem.boxes.values()}
@@ -118,7 +126,8 @@ def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
     tally = Tally(setup.boxes)
     if path.exists():
         found = checkpoint.load(path)
-        setup.boxes[0].ledger.add(Ledger(**found["ledger"]))
+        if setup.boxes:
+            setup.boxes[0].ledger.add(Ledger(**found["ledger"]))
         return found
     before = tally.copy()
     told = setup.problem.evaluate(trained.network)
@@ -168,7 +177,7 @@ def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:
         metric=metric,
         value=float(value) if finite else None,
         unit=setup.problem.unit,
-        rows=ledger.rows_run,
+        rows=ledger.rows_run if setup.boxes else int(outcome.metrics.get("rows", 0)),
         queries=trained.queries,
         seconds=outcome.seconds,
         extra=extra,
