@@ -48,6 +48,9 @@ def lines(problem: Problem, methods: Mapping[str, Method], seeds: int, *, timed:
     Raises:
         ConfigurationError: More rows will be run than the budget has; none was run.
     """
+    told = problem.cost(seeds)
+    if told is not None:
+        return ["Cost:", *(f"  {line}" for line in told)]
     each = rows_of_objective(problem)
     if each is None:
         return ["Cost: not known before the first step (the objective could not be tried without its boxes)."]

@@ -465,6 +465,7 @@ def chosen(problem: Problem) -> dict[str, Method]:
         ConfigurationError: One is unknown, named twice, or needs a reference that the problem has not.
     """
     known, names = methods_of(problem), problem.config.methods
+    known |= {name: found for name in names if (found := problem.variant(name)) is not None}
     for place, name in enumerate(names):
         if name not in known:
             raise ConfigurationError(

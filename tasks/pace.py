@@ -8,6 +8,7 @@ from time import monotonic
 from blackbox import BlackBoxFunction, Ledger
 from blackbox.wrappers import Parallel
 from blackbox.wrappers.wrapper import Wrapper
+from zo import SharedRows
 
 EVERY = 60.0  # seconds between lines of it in the metrics
 MOST = 16  # processes whose use is given one by one
@@ -15,10 +16,13 @@ KINDS = ("raised", "not_finite", "timed_out", "lost", "skipped")  # of failed ro
 
 
 class Tally:
-    """What several black boxes count together, as one ledger; boxes that share a ledger count once."""
+    """What several black boxes count together, as one ledger; boxes that share a ledger count once.
+
+    Of boxes that several processes ask alike (`zo.SharedRows`) it is what this process evaluates itself.
+    """
 
     def __init__(self, boxes: Sequence[BlackBoxFunction]) -> None:
-        self._ledgers = list({id(box.ledger): box.ledger for box in boxes}.values())
+        self._ledgers = list({id(evaluated(box).ledger): evaluated(box).ledger for box in boxes}.values())
         self._earlier = Ledger()
 
     def copy(self) -> Ledger:
@@ -167,10 +171,29 @@ class Pace:
         return found | each if len(use) <= MOST else found
 
 
-def parallel_in(box: BlackBoxFunction | None) -> Parallel | None:
+def evaluated(box: BlackBoxFunction) -> BlackBoxFunction:
+    """The box whose ledger has what this process evaluates; the sum over processes is what one would."""
+    return box.box if isinstance(box, SharedRows) else box
+
+
+def recall(boxes: Sequence[BlackBoxFunction], *counts: Ledger) -> None:
+    """Count what earlier processes of a run have run, for its budget of rows.
+
+    A wrapper whose class says `remembers = True` keeps that by itself.
+    """
+    if boxes and not any(getattr(part, "remembers", False) for box in boxes for part in stack(box)):
+        for spent in counts:
+            evaluated(boxes[0]).ledger.add(spent)
+
+
+def stack(box: BlackBoxFunction) -> list[BlackBoxFunction]:
+    """The wrappers of a box from the outside in, and the box itself."""
+    found = [box]
+    while isinstance(found[-1], Wrapper):
+        found.append(found[-1].box)
+    return found
+
+
+def parallel_in(box: BlackBoxFunction) -> Parallel | None:
     """The outermost `Parallel` of a stack of wrappers, if there is one."""
-    while isinstance(box, Wrapper):
-        if isinstance(box, Parallel):
-            return box
-        box = box.box
-    return None
+    return next((part for part in stack(box) if isinstance(part, Parallel)), None)

@@ -25,7 +25,7 @@ from zo.estimators import Key
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tasks.methods import Method
+    from tasks.methods import Method, Setup, Trained
     from tasks.report.findings import Findings
     from tasks.report.html_report import Block
 
@@ -194,6 +194,22 @@ class Problem:
             "for each row of the batch."
         )
 
+    @classmethod
+    def variant(cls, name: str) -> Method | None:
+        """The method of a name that has more in it, such as "rge@500". Optional: there is none."""
+        return None
+
+    def begin(self, folder: Path) -> None:
+        """The run begins, or goes on, in its folder. Optional: nothing is done."""
+
+    def cost(self, seeds: int) -> Sequence[str] | None:
+        """What the run will cost, in sentences, where the problem knows it; nothing is asked yet.
+
+        Optional: None, and it is estimated from one evaluation of the objective. A run that cannot end
+        within its budget is to be refused here.
+        """
+        return None
+
     def check(self) -> None:
         """Refuse settings that do not go with data or network, before anything is trained. Optional."""
 
@@ -209,6 +225,13 @@ class Problem:
                 f"{type(self).__name__}: expected test data, or a method evaluate(self, network)."
             )
         return {"test loss": self.mean_objective(network, self.data.test)}
+
+    def judge(self, setup: Setup, trained: Trained) -> Mapping[str, Any]:
+        """What `evaluate` gives, where it takes more than the network, such as the run's folder or the seed.
+
+        Optional: `evaluate`. It is asked once for each method and seed, and again after a kill in the middle.
+        """
+        return self.evaluate(trained.network)
 
     def pictures(self, fields: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Figure]:
         """Figures by caption, from the arrays of `evaluate` by method, of the first seed. Optional: none."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from blackbox import BlackBoxFunction, Ledger
 from tasks.errors import ConfigurationError, StoppedInside, WorkersError
 from tasks.interruption import StopRequest
-from tasks.pace import Pace, Tally
+from tasks.pace import Pace, Tally, recall
 from tasks.progress import Progress
 from tasks.runs.folder import Run
 from tasks.runs.journal import Journal
@@ -87,9 +87,7 @@ def train(
         raise ConfigurationError(f"{stage}: expected model to be one of {sorted(state)}, got {model!r}.")
     loop = Stage(run, stage, steps, state, model)
     finished, tally = loop.restore(), Tally(boxes)
-    if boxes:  # what earlier processes ran counts, against a budget too
-        boxes[0].ledger.add(loop.outcome.ledger)
-        boxes[0].ledger.add(loop.outcome.judging)
+    recall(boxes, loop.outcome.ledger, loop.outcome.judging)
     if finished:
         return loop.outcome
     outcome = loop.outcome
@@ -122,7 +120,7 @@ def train(
                     raise loop.interrupted(inside=True) from None
                 took = perf_counter() - started
                 if boxes:
-                    loop.spent(_everywhere(tally.since(before)))
+                    loop.spent(everywhere(tally.since(before)))
                     metrics = {"rows": outcome.ledger.rows_run, **metrics}
                 loop.stepped(metrics, took)
                 shown = {f"failed_{kind}": count for kind, count in pace.failures().items()}
@@ -182,10 +180,10 @@ def _judge(loop: Stage, validate: Callable[[], float] | None, tally: Tally) -> N
     if validate is not None:
         before = tally.copy()
         loop.validated(validate())
-        loop.outcome.judging.add(_everywhere(tally.since(before)))
+        loop.outcome.judging.add(everywhere(tally.since(before)))
 
 
-def _everywhere(spent: Ledger) -> Ledger:
+def everywhere(spent: Ledger) -> Ledger:
     """What all processes counted together; causes are those of this one."""
     counts = {name: value for name, value in vars(spent).items() if isinstance(value, int)}
     summed = dict(zip(counts, group.total(*counts.values()), strict=True))

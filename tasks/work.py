@@ -19,13 +19,14 @@ from tasks import cost, methods
 from tasks.configuration import refused
 from tasks.errors import ProblemError
 from tasks.methods import Setup, Trained
-from tasks.pace import Tally
+from tasks.pace import Tally, recall, stack
 from tasks.problem import Problem
 from tasks.progress import Progress
 from tasks.runs import checkpoint
 from tasks.runs.checkpoints import file_name
 from tasks.runs.folder import Run
 from tasks.runs.result import Result, Row
+from tasks.training import everywhere
 from tasks.workers import group
 from zo.batches import map_tensors
 
@@ -48,6 +49,7 @@ def work(problem: Problem, run: Run, progress: Progress) -> None:
     config = problem.config
     torch.set_num_threads(config.threads)
     _refuse_missing_device(config.device)
+    problem.begin(run.path)
     wanted = methods.chosen(problem)
     prepare(problem)
     for line in cost.lines(problem, wanted, len(run.seeds), timed=not run.begun):
@@ -82,8 +84,11 @@ def prepare(problem: Problem) -> None:
         )
 
     def wrapped(box: BlackBoxFunction) -> BlackBoxFunction:
-        bounded = box if rows is None else Budgeted(box, rows)
-        return bounded if group_of_run is None else zo.SharedRows(bounded, group_of_run)
+        parts = stack(box)  # a box may see to either itself
+        if rows is not None and not any(isinstance(part, Budgeted) and part.rows <= rows for part in parts):
+            box = Budgeted(box, rows)
+        shares = group_of_run is None or any(isinstance(part, zo.SharedRows) for part in parts)
+        return box if shares else zo.SharedRows(box, group_of_run)
 
     problem.replace_boxes(wrapped)
 
@@ -126,11 +131,10 @@ def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
     tally = Tally(setup.boxes)
     if path.exists():
         found = checkpoint.load(path)
-        if setup.boxes:
-            setup.boxes[0].ledger.add(Ledger(**found["ledger"]))
+        recall(setup.boxes, Ledger(**found["ledger"]))
         return found
     before = tally.copy()
-    told = setup.problem.evaluate(trained.network)
+    told = setup.problem.judge(setup, trained)
     figures: dict[str, Any] = {}
     fields: dict[str, Tensor] = {}
     for name, value in told.items():
@@ -145,7 +149,7 @@ def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
             f"{type(setup.problem).__name__}.evaluate: expected at least one figure by name, got "
             f"{sorted(told)}. Return {{'test error': ...}}."
         )
-    found = {"figures": figures, "fields": fields, "ledger": asdict(tally.since(before))}
+    found = {"figures": figures, "fields": fields, "ledger": asdict(everywhere(tally.since(before)))}
     path.parent.mkdir(exist_ok=True)
     checkpoint.save(path, found)
     return found
@@ -160,8 +164,7 @@ def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:
     outcome, ledger = trained.outcome, trained.outcome.ledger
     (metric, value), *others = found["figures"].items()
     finite = isinstance(value, int | float) and math.isfinite(value)
-    extra: dict[str, Any] = dict(others)
-    extra |= {
+    extra: dict[str, Any] = {
         "weights": sum(weight.numel() for weight in trained.network.parameters()),
         "steps": outcome.step,
         "chosen step": outcome.best_step,
@@ -170,6 +173,7 @@ def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:
         "rows of validation": outcome.judging.rows_run,
         "rows of test": found["ledger"]["rows_run"],
         **trained.figures,
+        **dict(others),
     }
     return Row(
         method=setup.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -202,8 +203,8 @@ class Run:
 
 
 def stage_name(seed: int, method: str) -> str:
-    """Of a method's training in metrics, checkpoints and evaluations: "seed-0/sparse-cge"."""
-    return f"seed-{seed}/{method.lower().replace(' ', '-')}"
+    """Of a method in metrics, checkpoints and evaluations: "seed-0/sparse-cge", of rge@500 "seed-0/rge.500"."""
+    return f"seed-{seed}/{re.sub('[^a-z0-9.-]', '.', method.lower().replace(' ', '-'))}"
 
 
 def _new_folder(root: Path, name: str) -> Path:
