@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from tasks.denoised_smoothing.certification.plots import colour
+from tasks.denoised_smoothing.certification.accuracy import colour
 from tasks.denoised_smoothing.limits import read
 from tasks.denoised_smoothing.samples import Samples
 from tasks.report import pictures

@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping
 from statistics import fmean
 
-from tasks.denoised_smoothing.certification.settings import RADII
-from tasks.denoised_smoothing.certification.summary import Line
+from tasks.denoised_smoothing.certification.bound import RADII
+from tasks.denoised_smoothing.certification.accuracy import Line
 from tasks.denoised_smoothing.config import Config
 from tasks.denoised_smoothing.limits import read
 from tasks.report import html_report

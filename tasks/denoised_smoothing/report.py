@@ -9,9 +9,9 @@ from statistics import fmean
 from typing import Any
 
 from tasks.denoised_smoothing import curves, published, samples, tables
-from tasks.denoised_smoothing.certification.plots import plot_certified_accuracy
-from tasks.denoised_smoothing.certification.settings import Settings
-from tasks.denoised_smoothing.certification.summary import Runs, latex_table, lines, markdown_table
+from tasks.denoised_smoothing.certification.accuracy import plot_certified_accuracy
+from tasks.denoised_smoothing.certification.bound import Settings
+from tasks.denoised_smoothing.certification.accuracy import Runs, latex_table, lines, markdown_table
 from tasks.denoised_smoothing.config import Config
 from tasks.denoised_smoothing.limits import read
 from tasks.denoised_smoothing.task import FACTS, ONNX, certificates_name

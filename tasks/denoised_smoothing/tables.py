@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from tasks.denoised_smoothing.certification.settings import RADII
-from tasks.denoised_smoothing.certification.summary import Runs, lines
+from tasks.denoised_smoothing.certification.bound import RADII
+from tasks.denoised_smoothing.certification.accuracy import Runs, lines
 from tasks.denoised_smoothing.certification.table import read_certificates
 from tasks.denoised_smoothing.limits import read
 from tasks.denoised_smoothing.task import certificates_name

@@ -14,7 +14,7 @@ from tasks.denoised_smoothing import budget, data, limits, networks, samples
 from tasks.denoised_smoothing.certification.accuracy import average_certified_radius, certified_accuracy
 from tasks.denoised_smoothing.certification.algorithm import Certificate
 from tasks.denoised_smoothing.certification.export import export_denoiser
-from tasks.denoised_smoothing.certification.settings import RADII, Settings
+from tasks.denoised_smoothing.certification.bound import RADII, Settings
 from tasks.denoised_smoothing.certification.smoothed import SmoothedClassifier
 from tasks.denoised_smoothing.classifiers.stack import Box, make_box
 from tasks.denoised_smoothing.config import Config

@@ -17,7 +17,7 @@ from blackbox.registry_arguments import parse
 from blackbox.wrappers.identity import identity
 from tasks import names
 from tasks.denoised_smoothing import data, limits
-from tasks.denoised_smoothing.certification.queries import classifier_box
+from tasks.denoised_smoothing.certification.checks import classifier_box
 from tasks.denoised_smoothing.classifiers.answers import (
     Clamped,
     LabelsOnly,
