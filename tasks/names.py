@@ -22,11 +22,12 @@ from tasks.errors import ConfigurationError
 TASKS = {
     "wake-flow": "tasks.wake_flow",
     "image-classification": "tasks.image_classification",
-    "denoised-smoothing": "tasks.denoised_smoothing",
 }
 
 # problems that ship: where their classes are
-PROBLEMS: dict[str, str] = {}
+PROBLEMS: dict[str, str] = {
+    "denoised-smoothing": "tasks.denoised_smoothing.problem:DenoisedSmoothing",
+}
 
 # black boxes that ship, and adapters that a command line can make: class, and what it is
 FUNCTIONS = {
