@@ -19,14 +19,13 @@ from typing import Any
 from tasks.errors import ConfigurationError
 
 # the package of each task: config.py (light), task.py, report.py
-TASKS = {
-    "denoised-smoothing": "tasks.denoised_smoothing",
-}
+TASKS: dict[str, str] = {}
 
 # problems that ship: where their classes are
 PROBLEMS: dict[str, str] = {
     "wake-flow": "tasks.wake_flow.problem:WakeFlow",
     "image-classification": "tasks.image_classification.problem:ImageClassification",
+    "denoised-smoothing": "tasks.denoised_smoothing.problem:DenoisedSmoothing",
 }
 
 # black boxes that ship, and adapters that a command line can make: class, and what it is

@@ -6,14 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tasks.denoised_smoothing.certification.smoothed import SmoothedClassifier
+    from tasks.denoised_smoothing.problem import DenoisedSmoothing
 
-__all__ = ["SmoothedClassifier"]
+__all__ = ["DenoisedSmoothing", "SmoothedClassifier"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - of a module
-    """Import the class when it is asked for: the command line reads `config.py`, which needs no torch."""
+    """Import a class when it is asked for, and no sooner."""
     if name == "SmoothedClassifier":
         from tasks.denoised_smoothing.certification.smoothed import SmoothedClassifier
 
         return SmoothedClassifier
+    if name == "DenoisedSmoothing":
+        from tasks.denoised_smoothing.problem import DenoisedSmoothing
+
+        return DenoisedSmoothing
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from torch import nn
 
 import zo
-from tasks.denoised_smoothing import limits
-from tasks.denoised_smoothing.config import Config
-from tasks.denoised_smoothing.data import Data
+from tasks.denoised_smoothing.config import WIDE, WITHOUT_QUERIES, Config, Variant, is_own, read
 from tasks.denoised_smoothing.errors import PlanError
-from tasks.denoised_smoothing.limits import Method
-from tasks.denoised_smoothing.trainer import used
+from tasks.pace import Tally
+from tasks.workers import group
+
+if TYPE_CHECKING:
+    from tasks.denoised_smoothing.problem import DenoisedSmoothing
+
+Found = TypeVar("Found")
+
+
+def counted(tally: Tally, ask: Callable[[], Found]) -> tuple[Found, int]:
+    """What a function finds, and how many images all processes of the run, which all come here, asked for."""
+    before = tally.copy()
+    found = ask()
+    (asked,) = group.total(tally.since(before).rows_asked)
+    return found, asked
 
 
 def validation_queries(config: Config) -> int:
@@ -21,35 +32,100 @@ def validation_queries(config: Config) -> int:
     return (config.validations + 1) * config.validation_images
 
 
-def clean_queries(config: Config, data: Data) -> int:
+def clean_queries(problem: DenoisedSmoothing) -> int:
     """What the loss asks for once: the classifier's predictions on the clean training images."""
-    return len(used(config, data)) if config.loss == "stability" else 0
+    return len(problem.used) if problem.config.loss == "stability" else 0
 
 
-def queries_of_step(config: Config, method: Method, size: int) -> int:
+def queries_of_step(config: Config, variant: Variant, size: int) -> int:
     """What an optimiser step of a method asks for.
 
     Args:
-        config: of the run.
-        method: one that trains through the classifier.
-        size: numbers of what its differences are taken in, an image or a latent vector.
+        config: Of the run.
+        variant: One that trains through the classifier.
+        size: Numbers of what its differences are taken in, an image or a latent vector.
     """
-    if method.family == "deepzero":
-        return config.deepzero_batch * (1 + config.coordinates)
-    if method.family in ("zo-ds", "zo-ae-ds"):
-        way = method.way or config.directions
-        sides = 2 if way == limits.WIDE or config.scheme == "antithetic" else 1
-        return config.zo_batch * (1 + sides * (size if way == "cge" else config.direction_count))
-    return config.batch if method.family == "fo-ds" else 1  # student's are spread over its steps
+    kind = variant.kind or config.direction_kind
+    sides = 2 if config.central or kind == WIDE else 1
+    if variant.family == "deepzero":
+        return config.deepzero_batch * (1 + sides * config.coordinates)
+    if variant.family in ("zo-ds", "zo-ae-ds"):
+        return config.zo_batch * (1 + sides * (size if kind == "cge" else config.input_directions))
+    return config.batch if variant.family == "fo-ds" else 1  # student's are spread over its steps
 
 
-def first_checks(network: nn.Module, coordinates: int) -> int:
+def steps_within(budget: int, fixed: int, each: int, method: str) -> int:
+    """How many steps a budget pays for.
+
+    Raises:
+        PlanError: Not one.
+    """
+    steps = (budget - fixed) // each
+    if steps < 1:
+        raise PlanError(
+            f"{method}: expected a budget of at least {fixed + each:,} queries ({fixed:,} for mu, clean "
+            f"images and validation, {each:,} a step), got {budget:,}. None was asked. Raise --queries, or "
+            "lower --validations, --validation-images or --train-images."
+        )
+    return steps
+
+
+def check(problem: DenoisedSmoothing) -> None:
+    """Refuse budgets that pay for no step, before the first query.
+
+    Raises:
+        PlanError: Naming the method.
+    """
+    config, shape = problem.config, problem.images.shape
+    for variant in map(read, filter(is_own, config.methods)):
+        if variant.family in WITHOUT_QUERIES:
+            continue
+        fixed = validation_queries(config) + clean_queries(problem)
+        if _measures_mu(config, variant):
+            fixed += config.mu_queries
+        if variant.family == "deepzero":
+            fixed += config.deepzero_batch * (_first_checks(problem) + _ratio_queries(config))
+        size = problem.latent_size if variant.family == "zo-ae-ds" else shape[0] * shape[1] * shape[2]
+        each = queries_of_step(config, variant, size)
+        steps_within(config.queries_of(variant.name), fixed, each, variant.name)
+
+
+def plan(problem: DenoisedSmoothing, seeds: int) -> Sequence[str]:
+    """The most that the methods and the certificates of a whole run ask for.
+
+    Raises:
+        PlanError: More than the run may.
+    """
+    config = problem.config
+    asked = {name: config.queries_of(name) for name in config.methods if is_own(name)}
+    images = min(config.certify_images, len(problem.images.test))
+    certificates = len(config.methods) * images * (config.n0 + config.n)
+    planned = seeds * (sum(asked.values()) + certificates)
+    if config.rows is not None and planned > config.rows:
+        raise PlanError(
+            f"rows: expected a run of at most {config.rows:,} queries, got a plan of {planned:,} "
+            f"({len(config.methods)} methods, {seeds} seed(s), certification included). None was asked. "
+            "Raise --rows, or lower --queries, --n or --certify-images."
+        )
+    others = [name for name in config.methods if not is_own(name)]
+    return [
+        *(f"{name}: at most {most:,} queries" for name, most in asked.items() if most),
+        *(f"{name}: not known before the first step" for name in others),
+        f"certificates: {certificates:,} queries",
+        f"in all {seeds} seed(s): {planned:,} queries" + (" and those not known" if others else ""),
+    ]
+
+
+def _first_checks(problem: DenoisedSmoothing) -> int:
     """The most objectives that a first step takes beside its plan."""
-    rule = zo.CGE(1e-3, zo.RandomCoordinates(coordinates))
+    config = problem.config
+    with torch.random.fork_rng(devices=()):
+        network = problem.network()
+    rule = zo.CGE(1e-3, zo.RandomCoordinates(config.coordinates), central=config.central)
     return zo.LossGradient(network, lambda *_: torch.zeros(1), rule).most_checks(1)
 
 
-def ratio_queries(config: Config) -> int:
+def _ratio_queries(config: Config) -> int:
     """The most objectives, bases included, that the layer ratios take, with the checks of evaluators."""
     if config.ratios in ("uniform", "magnitude"):
         return 0
@@ -57,57 +133,8 @@ def ratio_queries(config: Config) -> int:
     return gradients * (2 * config.ratio_directions + 1 + 32)
 
 
-def steps_within(budget: int, fixed: int, each: int, method: str) -> int:
-    """How many steps a budget pays for.
-
-    Raises:
-        PlanError: not one.
-    """
-    steps = (budget - fixed) // each
-    if steps < 1:
-        raise PlanError(
-            f"{method}: expected a budget of at least {fixed + each:,} queries ({fixed:,} for mu, clean "
-            f"images and validation, {each:,} a step), got {budget:,}. None was asked. Raise "
-            "--config.queries, or lower --config.validations, --config.validation-images or "
-            "--config.train-images."
-        )
-    return steps
-
-
-def check(config: Config, data: Data, latent: int, networks: Sequence[nn.Module]) -> None:
-    """Refuse budgets that pay for no step, before the first query.
-
-    Args:
-        config: of the run.
-        data: of the run.
-        latent: numbers of a latent vector.
-        networks: the denoiser alone, for what the check of its evaluator takes.
-
-    Raises:
-        PlanError: naming the method.
-    """
-    size = data.shape[0] * data.shape[1] * data.shape[2]
-    for name in config.methods:
-        method = limits.read(name)
-        if method.family in limits.WITHOUT_QUERIES:
-            continue
-        fixed = validation_queries(config) + clean_queries(config, data)
-        if measures_mu(config, method):
-            fixed += config.mu_queries
-        if method.family == "deepzero":
-            checked = sum(first_checks(network, config.coordinates) for network in networks)
-            fixed += config.deepzero_batch * (checked + ratio_queries(config))
-        each = queries_of_step(config, method, latent if method.family == "zo-ae-ds" else size)
-        steps_within(config.queries_of(name), fixed, each, name)
-
-
-def measures_mu(config: Config, method: Method) -> bool:
+def _measures_mu(config: Config, variant: Variant) -> bool:
     """Whether a method needs a smoothing parameter that is measured, and it is not given."""
-    needs = method.family in ("zo-ds", "zo-ae-ds", "deepzero")
-    return needs and config.mu is None and method.way != limits.WIDE
-
-
-def planned(config: Config, seeds: int) -> int:
-    """The most queries of a whole run, certification included."""
-    training = sum(config.queries_of(name) for name in config.methods)
-    return seeds * (training + len(config.methods) * config.certify_images * (config.n0 + config.n))
+    if variant.family == "deepzero":
+        return config.mu is None and config.input_mu is None
+    return variant.family in ("zo-ds", "zo-ae-ds") and config.input_mu is None and variant.kind != WIDE

@@ -14,10 +14,9 @@ from torch import Tensor
 
 import zo
 from tasks import digits
-from tasks.denoised_smoothing import folders
 from tasks.denoised_smoothing.config import Config
 from tasks.denoised_smoothing.errors import ImageError, LabelError
-from tasks.denoised_smoothing.images import InMemory, Source
+from tasks.denoised_smoothing.images import InMemory, Source, open_source
 
 SPLIT, DRAW, HELD_OUT = 101, 102, 103  # first words of the keys' paths for these draws
 BOX = 800  # digits, of 1,797, that the embedded classifiers are trained on, and nothing else is
@@ -64,7 +63,7 @@ class ImageSet:
 
 
 @dataclass(frozen=True)
-class Data:
+class Sets:
     """The three sets, and of what.
 
     Attributes:
@@ -82,7 +81,7 @@ class Data:
     classes: int
 
 
-def load(config: Config) -> Data:
+def load(config: Config) -> Sets:
     """The images that the configuration names.
 
     Raises:
@@ -95,13 +94,13 @@ def load(config: Config) -> Data:
         order = _order(len(source.labels))
         sets = _divided(order[BOX:], (500, 197, 300))
     else:
-        source, parts = folders.open_source(config.images, config.image_size)
+        source, parts = open_source(config.images, config.image_size)
         sets = parts or _divided(_order(len(source.labels)), config.split)
     smallest = min(len(part) for part in sets)
     if smallest < 1:
         raise ImageError(
             f"{config.images}: expected images to train on, to choose by and to certify, got "
-            f"{', '.join(str(len(part)) for part in sets)}. Give more images, or another --config.split."
+            f"{', '.join(str(len(part)) for part in sets)}. Give more images, or another --split."
         )
     shape = source.take(sets[0][:1]).shape[1:]
     classes = int(source.labels.max()) + 1
@@ -109,7 +108,7 @@ def load(config: Config) -> Data:
         raise LabelError(f"{config.images}: expected at least two classes, got one. Nothing is to be told.")
     named = "scikit-learn's digits" if config.images is None else Path(config.images).name
     train, validation, test = (ImageSet(source, part) for part in sets)
-    return Data(train, validation, test, named, (shape[0], shape[1], shape[2]), classes)
+    return Sets(train, validation, test, named, (shape[0], shape[1], shape[2]), classes)
 
 
 def digits_of_the_box() -> tuple[np.ndarray, np.ndarray]:
@@ -130,7 +129,7 @@ def _divided(order: np.ndarray, shares: tuple[float, ...]) -> list[np.ndarray]:
     return [order[:first], order[first:second], order[second:]]
 
 
-def check_classes(found: Data, classes: int, box: str) -> None:
+def check_classes(found: Sets, classes: int, box: str) -> None:
     """Refuse labels that the box never gives.
 
     Raises:

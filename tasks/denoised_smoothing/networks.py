@@ -1,4 +1,4 @@
-"""The denoiser (DnCNN), autoencoders, the clamp behind them, and the networks of students."""
+"""The denoiser (DnCNN), autoencoders, the networks of students, and the losses that train them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 Shape = tuple[int, int, int]  # channels, height, width of an image
 
@@ -50,14 +51,6 @@ class DnCNN(nn.Module):
     def forward(self, noisy: Tensor) -> Tensor:
         """`(rows, channels, height, width)` to the same; not clamped."""
         return noisy - self.net(noisy)
-
-
-class Clamp(nn.Module):
-    """Images back into [0, 1]: what a denoiser gives may lie outside, what a classifier takes may not."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Of any shape."""
-        return images.clamp(0, 1)
 
 
 def encoder(shape: Shape, widths: Sequence[int], latent: int, convolutions: bool) -> nn.Module:
@@ -117,3 +110,37 @@ def _linear(sizes: Sequence[int]) -> nn.Sequential:
     for given, made in pairwise(sizes):
         layers += [nn.Linear(given, made), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+UNKNOWN = -1  # a target that is not known: the classifier failed on the clean image
+
+
+def box_loss(scores: Tensor, target: Tensor, kind: str) -> Tensor:
+    """One loss a row, `(rows,)`; NaN where the classifier failed.
+
+    Cross-entropy from the target, whose derivative is the difference of probabilities. Of labels alone
+    there is no logarithm to be taken: the loss is 1 - y[target], whether y is a one-hot vector or a student's
+    probabilities.
+
+    Args:
+        scores: `(rows, classes)`; logits, log-probabilities, or for labels one-hot vectors.
+        target: `(rows,)`, the classifier's own prediction on the clean image, or the true label.
+        kind: "logits", "probabilities" or "labels".
+    """
+    known = target.clamp(min=0)
+    if kind == "labels":
+        losses = 1 - scores.gather(1, known[:, None]).squeeze(1)
+    else:
+        losses = functional.cross_entropy(scores, known, reduction="none")
+    return torch.where(target == UNKNOWN, torch.nan, losses)
+
+
+def image_loss(denoised: Tensor, clean: Tensor) -> Tensor:
+    """Square error of an image, summed over its pixels: `(rows,)`."""
+    return (denoised - clean).square().flatten(1).sum(dim=1)
+
+
+def predictions(scores: Tensor) -> Tensor:
+    """The class of each row, `(rows,)`, `UNKNOWN` where the classifier failed."""
+    good = scores.isfinite().all(dim=1)
+    return torch.where(good, scores.nan_to_num().argmax(dim=1), UNKNOWN)

@@ -11,10 +11,9 @@ import math
 from collections.abc import Mapping
 from statistics import fmean
 
-from tasks.denoised_smoothing.certification.settings import RADII
-from tasks.denoised_smoothing.certification.summary import Line
+from tasks.denoised_smoothing.certification.accuracy import Line
+from tasks.denoised_smoothing.certification.bound import RADII
 from tasks.denoised_smoothing.config import Config
-from tasks.denoised_smoothing.limits import read
 from tasks.report import html_report
 
 SOURCE = "Chen et al. (2024), DeepZero, black-box defence on ImageNet-10"
@@ -104,8 +103,3 @@ def differences(config: Config, shape: tuple[int, ...], images: int, train: int)
         ),
     ]
     return [row for row in rows if row[1] != row[2]]
-
-
-def family_of(method: str) -> str:
-    """The family that a method's name begins with."""
-    return read(method).family

@@ -1,141 +1,184 @@
-"""The denoised-smoothing report: the page that holds tables and pictures, and the table for the terminal."""
+"""The problem's own part of the report: certificates, queries, images, and the published experiment."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from statistics import fmean, stdev
 
-from tasks.denoised_smoothing import curves, published, samples, tables
-from tasks.denoised_smoothing.certification.plots import plot_certified_accuracy
-from tasks.denoised_smoothing.certification.settings import Settings
-from tasks.denoised_smoothing.certification.summary import Runs, latex_table, lines, markdown_table
-from tasks.denoised_smoothing.config import Config
-from tasks.denoised_smoothing.limits import read
-from tasks.denoised_smoothing.task import FACTS, ONNX, certificates_name
-from tasks.report import html_report
-from tasks.report.html_report import Details, Facts, Figure, Heading, Paragraph
+import numpy as np
+from matplotlib.axes import Axes
+
+from tasks.denoised_smoothing import published
+from tasks.denoised_smoothing.certification.accuracy import (
+    Runs,
+    colour,
+    latex_table,
+    lines,
+    markdown_table,
+    plot_certified_accuracy,
+)
+from tasks.denoised_smoothing.certification.bound import RADII, Settings
+from tasks.denoised_smoothing.certification.table import read_certificates
+from tasks.denoised_smoothing.config import Config, is_own, read
+from tasks.denoised_smoothing.problem import FACTS, ONNX, certificates_name
+from tasks.report import html_report, pictures
+from tasks.report.findings import Findings
+from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph
 from tasks.runs import atomic
 from tasks.runs.folder import Run
-from tasks.runs.result import Result
+from tasks.runs.result import Result, Row
 
-WHAT = {
-    "none": "has no denoiser",
-    "mse": "is trained on images alone",
-    "fo-ds": "through the classifier by backpropagation, the upper reference",
-    "zo-ds": "with differences at the classifier's input",
-    "zo-ae-ds": "with differences in a latent space",
-    "deepzero": "with differences of the denoiser's own weights",
-    "student": "through a network that learns the answers",
+KINDS = ("clean images", "mu", "layer ratios", "validation", "training")  # what queries are asked for
+HEADERS = ("method", "queries", *(f"r = {r:g}" for r in RADII), "ACR", "held out", "kept")
+MARKS = {
+    "none": "o",
+    "mse": "s",
+    "fo-ds": "^",
+    "zo-ds": "v",
+    "zo-ae-ds": "D",
+    "deepzero": "X",
+    "student": "P",
 }
+LINES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 
 
-def write_report(run: Run) -> Path:
-    """Draw the pictures of a finished run and write `report.html` beside them, and the table for papers."""
-    result, config = Result.read(run.path), run.configuration(Config)
-    methods = tables.methods(result)
-    found = tables.certificates(run, methods)
-    chosen = tables.best_of_families(result)
+def blocks(config: Config, found: Findings) -> Sequence[Block]:
+    """What the report shows; the table for papers is written beside it, as Markdown and LaTeX."""
+    run, result = found.run, found.result
+    runs = certificates(run, found.methods)
+    chosen = best_of_families(result)
+    costs = queries_of(result)
     facts = json.loads((run.path / FACTS).read_text(encoding="utf-8"))
-    costs = {method: round(fmean(r.rows for r in tables.rows_of(result, method))) for method in methods}
-    atomic.write_bytes(run.path / "table.md", markdown_table(found, queries=costs).encode())
-    atomic.write_bytes(run.path / "table.tex", latex_table(found, queries=costs).encode())
-    page = html_report.Page(
-        title="Denoised smoothing: a certified defence from queries alone",
-        lead=_lead(result, config, found, chosen),
-        blocks=(
-            Facts(_facts(result, found, chosen)),
-            html_report.Table(
-                tables.HEADERS, tables.results(result, found), caption=_caption(run, config, result)
-            ),
-            *_certificates(run, config, found, chosen),
-            *_training(run, result, methods),
-            *_images(run, chosen),
-            Heading("The published experiment"),
-            published.table({family: lines({m: found[m]})[0] for family, m in chosen.items()}),
-            Paragraph("What differs from it, and why:"),
-            html_report.Table(
-                ("what", "published", "here", "reason"),
-                published.differences(
-                    config, tuple(facts["shape"]), facts["certified images"], facts["training images"]
-                ),
-                prose=True,
-            ),
-            Heading("The run"),
-            Paragraph(_files(run, config)),
-            Details("Settings", run.config),
-            Details("Data and classifier", facts),
-            Details("Machine", {**result.machine, **result.versions}),
-        ),
-        footer=f"{' '.join(result.command)} · started {result.started}, finished {result.finished}",
+    atomic.write_bytes(run.path / "table.md", markdown_table(runs, queries=costs).encode())
+    atomic.write_bytes(run.path / "table.tex", latex_table(runs, queries=costs).encode())
+    own = {family: lines({method: runs[method]})[0] for family, method in chosen.items()}
+    differs = published.differences(
+        config, tuple(facts["shape"]), facts["certified images"], facts["training images"]
     )
-    return html_report.write(run.path / "report.html", page)
-
-
-def summary(run: Run) -> Any:  # noqa: ANN401 - a rich renderable
-    """The table, for the terminal."""
-    from rich.table import Table
-
-    result, config = Result.read(run.path), run.configuration(Config)
-    table = Table(caption=_caption(run, config, result), caption_justify="left")
-    shown = tables.HEADERS[:-2]  # what was kept, and seconds, are in the report: 80 columns are few
-    for header in shown:
-        name = header == "method"
-        table.add_column(header, justify="left" if name else "right", no_wrap=name)
-    for line in tables.results(result, tables.certificates(run, tables.methods(result))):
-        table.add_row(*line[: len(shown)])
-    return table
-
-
-def _lead(result: Result, config: Config, found: Runs, chosen: dict[str, str]) -> list[str]:
-    answers = config.answers
-    if config.decimals is not None:
-        answers += f" rounded to {config.decimals} decimals"
-    told = [
-        f"A classifier that answers {answers} is defended against l2 attacks: noise of sigma "
-        f"{config.sigma:g} is added, a denoiser takes it off, and the classifier votes. "
-        + "; ".join(f"{family} {WHAT[family]}" for family in chosen)
-        + "."
-    ]
-    means = {line.method: fmean(line.accuracies[0.25]) for line in lines(found)}
-    order = sorted(chosen.values(), key=lambda method: -means[method])
-    told.append(
-        "Certified accuracy at r = 0.25, of each kind the variant that validation chose: "
-        + ", ".join(f"{method} {means[method]:.1f} %" for method in order)
-        + "."
+    return (
+        Heading("Certified accuracy"),
+        html_report.Table(HEADERS, _results(result, runs), caption=_caption(config, result)),
+        *_kept_starts(result),
+        *_pictures(run, config, result, runs, chosen),
+        _queries(result),
+        *_images(found, chosen),
+        Heading("The published experiment"),
+        published.table(own),
+        Paragraph("What differs from it, and why:"),
+        html_report.Table(("what", "published", "here", "reason"), differs, prose=True),
+        Paragraph(_files(run, config)),
+        Details("Data and classifier", facts),
     )
-    kept = [
-        m
-        for m in tables.methods(result)
-        if any(row.extra["start kept"] for row in tables.rows_of(result, m)) and not read(m).family == "mse"
-    ]
-    if kept:
-        told.append(
-            f"The safeguard was at work: {', '.join(kept)} found no weights that the classifier itself does "
-            "better with on held-out images than with the start's, in one seed at least, and kept these."
+
+
+def certificates(run: Run, methods: Sequence[str]) -> Runs:
+    """The certificates of a run, by method and seed."""
+    return {
+        method: [read_certificates(run.path / certificates_name(seed, method)) for seed in run.seeds]
+        for method in methods
+    }
+
+
+def rows_of(result: Result, method: str) -> list[Row]:
+    """One for each seed."""
+    return [row for row in result.table if row.method == method]
+
+
+def queries_of(result: Result) -> dict[str, int]:
+    """What each method's training asked for, all counted; the mean over seeds."""
+    methods = dict.fromkeys(row.method for row in result.table)
+    return {method: round(fmean(row.queries for row in rows_of(result, method))) for method in methods}
+
+
+def family_of(method: str) -> str:
+    """The family that a method's name begins with; a method that all problems have is its own."""
+    return read(method).family if is_own(method) else method
+
+
+def best_of_families(result: Result) -> dict[str, str]:
+    """Of each family the variant with the best validation accuracy, which is asked of the box itself."""
+    best: dict[str, tuple[float, str]] = {}
+    for method in dict.fromkeys(row.method for row in result.table):
+        values = [row.extra.get("validation accuracy") for row in rows_of(result, method)]
+        merit = fmean(float(value) for value in values if value is not None) if any(values) else 0.0
+        family = family_of(method)
+        if family not in best or merit > best[family][0]:
+            best[family] = merit, method
+    return {family: method for family, (_, method) in best.items()}
+
+
+def against_queries(result: Result, path: Path) -> Path:
+    """Certified accuracy at r = .25 of each method against what its training asked for."""
+    made, axes = pictures.figure(6.4, 4.2)
+    place = axes[0, 0]
+    points: dict[tuple[str, str], dict[int, list[tuple[float, float]]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    levels: dict[str, list[float]] = defaultdict(list)
+    for row in result.table:
+        family, value = family_of(row.method), 100 * (row.value or 0)
+        asked = read(row.method) if is_own(row.method) else None
+        if not row.queries or asked is None:
+            levels[family].append(value)
+        else:
+            points[family, asked.kind or ""][asked.queries or 0].append((row.queries, value))
+    for family, values in levels.items():
+        place.axhline(
+            float(np.mean(values)), label=family, color=colour(family), linewidth=1.4, linestyle=(0, (5, 3))
         )
-    return told
+    seen: dict[str, int] = defaultdict(int)
+    for (family, kind), budgets in points.items():
+        means = sorted(tuple(np.mean(pairs, axis=0)) for pairs in budgets.values())
+        place.plot(
+            *zip(*means, strict=True), label=f"{family}:{kind}" if kind else family, color=colour(family),
+            linewidth=1.8, marker=MARKS[family], markersize=6, linestyle=LINES[seen[family] % len(LINES)],
+        )  # fmt: skip
+        seen[family] += 1
+        for pairs in budgets.values():
+            if len(pairs) > 1:
+                place.plot(*zip(*pairs, strict=True), "o", color=colour(family), markersize=2.5, alpha=0.6)
+    place.set(xlabel="queries of training, all counted", ylabel="certified accuracy at r = 0.25 (%)")
+    place.set_ylim(0, 103)
+    if points:
+        _logarithmic(place)
+    place.legend(
+        loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=4, frameon=False, fontsize=9,
+        labelcolor="#333333", handlelength=2.0, columnspacing=1.4, borderpad=0.2,
+    )  # fmt: skip
+    return pictures.save(made, path)
 
 
-def _facts(result: Result, found: Runs, chosen: dict[str, str]) -> list[tuple[str, str]]:
-    facts = []
-    for family in ("none", "mse", "student", "zo-ds", "deepzero", "fo-ds"):
-        if family in chosen:
-            (line,) = lines({family: found[chosen[family]]})
-            rows = tables.rows_of(result, chosen[family])
-            asked = fmean(row.rows for row in rows)
-            after = f", {asked:,.0f} queries" if asked else ", no query"
-            facts.append((f"{fmean(line.accuracies[0.25]):.1f} %", f"certified at r = 0.25: {family}{after}"))
-    return facts
+def _logarithmic(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    low, high = axes.get_xlim()
+    between = "25" if high < 100 * low else ""  # over more decades they would run into each other
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:,.0f}" if f"{value:e}"[0] in between else "")
 
 
-def _caption(run: Run, config: Config, result: Result) -> str:
-    seeds = len(run.seeds)
+def _results(result: Result, runs: Runs) -> list[tuple[str, ...]]:
+    """Under `HEADERS`: what came out and what it cost."""
+    costs = queries_of(result)
+    return [
+        (
+            line.method,
+            f"{costs[line.method]:,}",
+            *(_spread(line.accuracies[radius], ".1f") for radius in RADII),
+            _spread(line.radius, ".3f"),
+            _validation(rows_of(result, line.method)),
+            _kept(rows_of(result, line.method)),
+        )
+        for line in lines(runs)
+    ]
+
+
+def _caption(config: Config, result: Result) -> str:
+    seeds = len(result.seeds)
     count = int(result.table[0].extra["images"] or 1)  # there may be fewer than were asked for
-    settings = Settings(config.sigma, n=config.n, n0=config.n0, alpha=config.alpha)
-    caps = settings.cap_warning()
+    caps = Settings(config.sigma, n=config.n, n0=config.n0, alpha=config.alpha).cap_warning()
     return (
         f"Certified accuracy in % on {count} test images at l2 radius r, N = {config.n:,}, "
         f"alpha = {config.alpha:g}"
@@ -148,15 +191,24 @@ def _caption(run: Run, config: Config, result: Result) -> str:
     )
 
 
-def _certificates(
-    run: Run, config: Config, found: Runs, chosen: dict[str, str]
-) -> Sequence[html_report.Block]:
+def _kept_starts(result: Result) -> Sequence[Block]:
+    kept = dict.fromkeys(row.method for row in result.table if row.extra["start kept"] and row.queries)
+    if not kept:
+        return ()
+    told = (
+        f"The safeguard was at work: {', '.join(kept)} found no weights that the classifier itself does "
+        "better with on held-out images than with the start's, in one seed at least, and kept these."
+    )
+    return (Paragraph(told),)
+
+
+def _pictures(
+    run: Run, config: Config, result: Result, runs: Runs, chosen: Mapping[str, str]
+) -> Sequence[Block]:
     settings = Settings(config.sigma, n=config.n, n0=config.n0, alpha=config.alpha)
-    shown = {family: found[method] for family, method in chosen.items()}
-    result = Result.read(run.path)
+    shown = {family: runs[method] for family, method in chosen.items()}
     which = ", ".join(method for family, method in chosen.items() if method != family)
     return (
-        Heading("Certified accuracy"),
         Figure(
             plot_certified_accuracy(run.path / "certified_accuracy.png", shown, cap=settings.radius_cap),
             alt="Certified accuracy against the radius, a curve for each method",
@@ -167,7 +219,7 @@ def _certificates(
             ),
         ),
         Figure(
-            curves.against_queries(result, run.path / "accuracy_against_queries.png"),
+            against_queries(result, run.path / "accuracy_against_queries.png"),
             alt="Certified accuracy at radius 0.25 against the queries of training, by method",
             caption=(
                 "Certified accuracy at r = 0.25 against what training asked for; methods that ask nothing "
@@ -175,32 +227,48 @@ def _certificates(
                 + (" Small points are seeds." if len(run.seeds) > 1 else "")
             ),
         ),
-        tables.queries(result),
     )
 
 
-def _training(run: Run, result: Result, methods: Sequence[str]) -> Sequence[html_report.Block]:
-    return (
-        Heading("Training"),
-        Figure(
-            curves.training(run, methods, run.path / "training.png"),
-            alt="Accuracy on held-out noisy images against the queries of training",
-            caption=(
-                "Accuracy on noisy held-out images, asked of the classifier itself, against queries. The "
-                "first point is the start; the best weights are kept, the start's if none beats it."
-                + (" Means of the seeds, and what they span." if len(run.seeds) > 1 else "")
-            ),
+def _queries(result: Result) -> html_report.Table:
+    """What each method asked for, by what for."""
+    found = []
+    for method, total in queries_of(result).items():
+        rows = rows_of(result, method)
+        each = [fmean(int(row.extra.get(f"queries: {kind}") or 0) for row in rows) for kind in KINDS]
+        certified = fmean(int(row.extra["rows of test"] or 0) for row in rows)
+        if total:
+            found.append((method, *(f"{count:,.0f}" for count in each), f"{total:,}", f"{certified:,.0f}"))
+    return html_report.Table(
+        ("method", *KINDS, "total", "certificates"),
+        found,
+        caption=(
+            "Queries by what for, the mean over seeds. The total is what a method trained alone would pay; "
+            "mu and predictions on clean images are asked once and shared. Certificates cost all the same."
         ),
     )
 
 
-def _images(run: Run, chosen: dict[str, str]) -> Sequence[html_report.Block]:
-    seed = run.seeds[0]
-    found = samples.read(run.path / samples.name(seed))
+def _images(found: Findings, chosen: Mapping[str, str]) -> Sequence[Block]:
+    """Clean, noisy and denoised images: a row each, a column for an image."""
+    seed = found.seeds[0]
+    fields = found.fields[seed]
+    first = fields[found.methods[0]]
+    rows = {"clean": first["clean"], "noisy": first["noisy"]}
+    rows |= {family: fields[method]["denoised"] for family, method in chosen.items() if family != "none"}
+    count = len(first["clean"])
+    made, axes = pictures.figure(0.78 * count + 1.2, 0.8 * len(rows) + 0.1, rows=len(rows), columns=count)
+    for line, (name, shown) in zip(axes, rows.items(), strict=True):
+        for place, image in zip(line, shown, strict=True):
+            pictures.image_axes(place)
+            picture = np.clip(image.transpose(1, 2, 0), 0, 1)
+            place.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        ink = "#333333" if name in ("clean", "noisy") else colour(name)
+        line[0].set_ylabel(name, color=ink, fontweight="bold", rotation=0, ha="right", va="center")
     return (
         Heading("Images"),
         Figure(
-            curves.images(found, chosen, run.path / "images.png"),
+            pictures.save(made, found.run.path / "images.png"),
             alt="Clean, noisy and denoised images, a row for each method",
             caption=(
                 f"Held-out images, seed {seed}. A denoiser trained through a classifier need not look better "
@@ -211,12 +279,32 @@ def _images(run: Run, chosen: dict[str, str]) -> Sequence[html_report.Block]:
 
 
 def _files(run: Run, config: Config) -> str:
-    onnx = f"The denoiser that validation chose among those from queries is {ONNX}. " if (
-        run.path / ONNX
-    ).exists() else ""  # fmt: skip
+    exported = (run.path / ONNX).exists()
+    onnx = f"The denoiser that validation chose among those from queries is {ONNX}. " if exported else ""
     example = certificates_name(run.seeds[0], config.methods[-1])
     return (
         f"{onnx}Certificates are tables with the columns of Cohen et al. (2019), such as {example}; beside "
         "each lies what it hangs on, the clamp to [0, 1] between denoiser and classifier included. The table "
         "above is in table.md and table.tex."
     )
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    """Mean and standard deviation over seeds."""
+    mean = format(fmean(values), form)
+    return mean if len(values) < 2 else f"{mean} ± {format(stdev(values), form)}"
+
+
+def _validation(rows: Sequence[Row]) -> str:
+    values = [row.extra["validation accuracy"] for row in rows]
+    if any(value is None for value in values):
+        return "-"
+    return _spread([100 * float(value) for value in values if value is not None], ".1f")
+
+
+def _kept(rows: Sequence[Row]) -> str:
+    """Which step's weights, of how many; "start" where none were better."""
+    if not rows[0].extra["steps"]:
+        return "-"
+    chosen = ["start" if row.extra["start kept"] else f"{row.extra['chosen step']}" for row in rows]
+    return f"{', '.join(dict.fromkeys(chosen))} of {rows[0].extra['steps']}"

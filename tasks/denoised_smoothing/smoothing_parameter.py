@@ -11,17 +11,23 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 import zo
 from blackbox import BlackBoxFunction
-from tasks.denoised_smoothing.limits import WIDE, Method
-from tasks.denoised_smoothing.losses import box_loss, predictions
-from tasks.denoised_smoothing.trainer import Queries, Trainer
+from tasks.denoised_smoothing.budget import counted
+from tasks.denoised_smoothing.config import WIDE, Variant
+from tasks.denoised_smoothing.networks import box_loss, predictions
+from tasks.methods import Setup
+from tasks.pace import Tally
 from tasks.runs import atomic
+
+if TYPE_CHECKING:
+    from tasks.denoised_smoothing.problem import DenoisedSmoothing
 
 SAMPLES = 64  # the most lines that are looked along
 LEVELS = 8  # steps, each a quarter of the one before
@@ -54,37 +60,38 @@ class Mu:
         """One for all."""
         return cls(mu, mu, mu, mu)
 
-    def of(self, way: str, central: bool, size: int) -> float:
+    def of(self, kind: str, central: bool, size: int) -> float:
         """That of some directions: Gaussian ones are longer than one by the root of their size."""
-        if way == "cge":
+        if kind == "cge":
             return self.coordinate_central if central else self.coordinate
         mu = self.direction_central if central else self.direction
-        return mu / math.sqrt(size) if way == "rge" else mu
+        return mu / math.sqrt(size) if kind == "rge" else mu
 
 
 def find(
-    trainer: Trainer, method: Method, box: BlackBoxFunction, front: Callable[[Tensor], Tensor], space: str
+    setup: Setup, variant: Variant, box: BlackBoxFunction, front: Callable[[Tensor], Tensor], space: str
 ) -> Mu:
     """The smoothing parameters of a method, measured at what `front` makes of noisy training images.
 
     Args:
-        trainer: of the seed.
-        method: which; one with a wide mu takes the configuration's.
-        box: the classifier, or with a decoder before it.
-        front: what comes before it.
+        setup: Of the method.
+        variant: Its name, read; one with a wide step takes the configuration's.
+        box: The classifier, or with a decoder before it.
+        front: What comes before it.
         space: "image" or "latent", for the file that keeps them.
     """
-    config = trainer.config
-    if method.way == WIDE:
+    config = setup.config
+    if variant.kind == WIDE:
         return Mu.same(config.wide_mu)
-    if config.mu is not None:
-        return Mu.same(config.mu)
-    path = trainer.run.path / f"mu-seed-{trainer.seed}-{space}.json"
+    if config.input_mu is not None:
+        return Mu.same(config.input_mu)
+    path = setup.run.path / f"mu-seed-{setup.seed}-{space}.json"
     if not path.exists():
-        mu = _measured(trainer, box, front)
+        mu, queries = counted(Tally(setup.boxes), lambda: _measured(setup, box, front))
+        mu = replace(mu, queries=queries)
         atomic.write_json(path, asdict(mu))
-        trainer.progress.say(
-            f"mu of seed {trainer.seed} ({space}, {mu.queries} queries): "
+        setup.progress.say(
+            f"mu of seed {setup.seed} ({space}, {mu.queries} queries): "
             + ("" if mu.measured else "slopes agree at no step, the wide one is taken: ")
             + f"{mu.direction:.2g} along directions, {mu.coordinate:.2g} of a single number"
         )
@@ -92,25 +99,24 @@ def find(
 
 
 @torch.no_grad()
-def _measured(trainer: Trainer, box: BlackBoxFunction, front: Callable[[Tensor], Tensor]) -> Mu:
-    config, queries = trainer.config, Queries(trainer.box)
+def _measured(setup: Setup, box: BlackBoxFunction, front: Callable[[Tensor], Tensor]) -> Mu:
+    config, problem = setup.config, cast("DenoisedSmoothing", setup.problem)
     lines = min(SAMPLES, (config.mu_queries - 1) // (4 * LEVELS + 1))
-    batch = trainer.batch(FIRST, max(1, lines))
-    z = front(batch.noisy).flatten(1)
-    generator = zo.estimators.Key(trainer.seed).generator(LINES)
+    noisy, _, wanted = problem.batch(setup.seed, FIRST, max(1, lines))
+    z = front(noisy).flatten(1)
+    generator = zo.estimators.Key(setup.seed).generator(LINES)
     unit = torch.randn(z.shape, generator=generator)
     unit = unit / unit.norm(dim=1, keepdim=True)
     single = torch.eye(z.shape[1])[torch.randint(z.shape[1], (len(z),), generator=generator)]
 
     def answers(rows: Tensor) -> Tensor:
-        with queries.asking("mu"):
-            return box(rows.unflatten(1, box.inputs[0].shape))
+        return box(rows.unflatten(1, box.inputs[0].shape))
 
     base = answers(z)
-    target = torch.where(batch.target < 0, predictions(base).clamp(min=0), batch.target)
+    target = torch.where(wanted < 0, predictions(base).clamp(min=0), wanted)
     with torch.enable_grad():  # the loss's slopes are looked at, in the scores that the box gave
         leaf = base.detach().nan_to_num().requires_grad_()
-        (weight,) = torch.autograd.grad(box_loss(leaf, target, trainer.box.kind).sum(), leaf)
+        (weight,) = torch.autograd.grad(box_loss(leaf, target, problem.classifier.kind).sum(), leaf)
 
     def change(moved: Tensor) -> Tensor:
         return ((answers(moved) - base).double() * weight.double()).sum(dim=1)
@@ -124,8 +130,8 @@ def _measured(trainer: Trainer, box: BlackBoxFunction, front: Callable[[Tensor],
         found += [best_step(steps, forward / lengths), best_step(steps, (forward - backward) / (2 * lengths))]
     if any(mu is None for mu in found):
         sigma, wide = config.sigma, config.wide_mu
-        return Mu(sigma, sigma, wide, wide, queries.total)
-    return Mu(*[mu for mu in found if mu is not None], queries=queries.total, measured=True)
+        return Mu(sigma, sigma, wide, wide)
+    return Mu(*[mu for mu in found if mu is not None], measured=True)
 
 
 def best_step(steps: list[float], slopes: Tensor) -> float | None:
@@ -149,14 +155,14 @@ def best_step(steps: list[float], slopes: Tensor) -> float | None:
 
 
 @torch.no_grad()
-def of_weights(trainer: Trainer, network: nn.Module, mu: float) -> float:
+def of_weights(setup: Setup, network: nn.Module, mu: float) -> float:
     """The mu of weights that moves a denoised image as far as `mu` along a direction; it asks nothing.
 
     The median over some weights of how far the image goes when the weight moves, from values of the denoiser
     alone, taken in evaluation mode.
     """
-    noisy = trainer.batch(FIRST, 32).noisy
-    generator = zo.estimators.Key(trainer.seed).generator(MOVES)
+    noisy, _, _ = cast("DenoisedSmoothing", setup.problem).batch(setup.seed, FIRST, 32)
+    generator = zo.estimators.Key(setup.seed).generator(MOVES)
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     flat = torch.cat([weight.flatten() for weight in weights])
     chosen = torch.randperm(len(flat), generator=generator)[:64]

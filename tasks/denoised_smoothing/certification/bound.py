@@ -1,8 +1,91 @@
-"""The bound: how probable the top class is at least, and the radius that follows."""
+"""The bound of a smoothed classifier's radius, and the settings that it and a certificate depend on."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 from scipy import stats
+
+from tasks.denoised_smoothing.errors import SettingError
+
+# Radii of the table; Cohen et al. (2019) and after them all others report these for sigma = .25.
+RADII = (0.0, 0.25, 0.5, 0.75)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the randomized smoothing of Cohen, Rosenfeld and Kolter (2019), algorithm 1.
+
+    Attributes:
+        sigma: standard deviation of the noise, in the images' units (1 is from black to white).
+        n: queries that estimate the probability of the top class, N in the paper.
+        n0: queries that choose the top class.
+        alpha: probability that a certificate is wrong, at most.
+        seed: of the noise.
+        block: noisy copies drawn, and denoised, together. Noise and the denoiser's rounding hang on it,
+            so it is part of the certificate; how many rows a call of the box holds is not.
+        batch: rows that go to the box in one call, at most.
+
+    Raises:
+        SettingError: a setting is out of its range.
+    """
+
+    sigma: float
+    n: int = 100_000
+    n0: int = 100
+    alpha: float = 0.001
+    seed: int = 0
+    block: int = 100
+    batch: int = 1000
+
+    def __post_init__(self) -> None:
+        """Refuse what the algorithm cannot take."""
+        number = isinstance(self.sigma, int | float) and not isinstance(self.sigma, bool)
+        if not number or not 0 < self.sigma < math.inf:
+            raise SettingError(
+                f"sigma: expected a standard deviation > 0, got {self.sigma!r}. The paper takes .25, .5 and "
+                "1 for images in [0, 1]."
+            )
+        for name, least in (("n0", 1), ("n", 1), ("seed", 0), ("block", 1), ("batch", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise SettingError(
+                    f"{name}: expected a whole number >= {least}, got {value!r}. Convert it with int()."
+                )
+        if self.n < self.n0:
+            raise SettingError(
+                f"n: expected at least n0 = {self.n0} queries to estimate a probability, got {self.n}. "
+                "Raise n (the paper: 100,000), or lower n0 (the paper: 100)."
+            )
+        if not isinstance(self.alpha, float) or not 0 < self.alpha < 1:
+            raise SettingError(
+                f"alpha: expected a probability between 0 and 1, got {self.alpha!r}. The paper takes .001."
+            )
+
+    @property
+    def radius_cap(self) -> float:
+        """The largest radius that N queries can certify at this sigma, all of them for one class."""
+        return radius_cap(self.sigma, self.n, self.alpha)
+
+    def cap_warning(self, radii: tuple[float, ...] = RADII) -> str | None:
+        """A sentence that names the radii which no image can reach with this N; None if there are none."""
+        beyond = [radius for radius in radii if radius > self.radius_cap]
+        if not beyond:
+            return None
+        return (
+            f"with N = {self.n:,} queries, sigma = {self.sigma:g} and alpha = {self.alpha:g} no radius above "
+            f"{self.radius_cap:.3f} can be certified, whatever the classifier: certified accuracy at "
+            f"{', '.join(f'{radius:g}' for radius in beyond)} is 0 by construction. Raise N."
+        )
+
+
+def planned_queries(images: int, n0: int, n: int) -> int:
+    """Queries, rows of the box, that certifying so many images takes; repeated rows come on top.
+
+    The algorithm asks n0 + N times for every image, those included that end in an abstention.
+    """
+    return images * (n0 + n)
 
 
 def lower_bound(successes: int, trials: int, alpha: float) -> float:

@@ -1,10 +1,12 @@
-"""`SmoothedClassifier`: a black box, a clamp and a denoiser, made robust by noise and votes."""
+"""`SmoothedClassifier`: a black box, a clamp and a denoiser made robust by votes; many images, resumable."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,15 +14,30 @@ import torch
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
-from tasks.denoised_smoothing.certification.algorithm import Certificate, predict_image
-from tasks.denoised_smoothing.certification.checks import Plan, check_before_paying, check_indices, plan
-from tasks.denoised_smoothing.certification.queries import clamped_front, classifier_box
-from tasks.denoised_smoothing.certification.record import made_record
-from tasks.denoised_smoothing.certification.run import MAX_FAILED, certify_images
-from tasks.denoised_smoothing.certification.settings import Settings, planned_queries
+from blackbox.adapters.torch_module import module_identity
+from blackbox.errors import ConfigurationError
+from blackbox.wrappers.identity import identity
+from tasks.denoised_smoothing.certification.algorithm import (
+    BaseClassifier,
+    Certificate,
+    certify_image,
+    predict_image,
+    refuse_failed,
+)
+from tasks.denoised_smoothing.certification.bound import Settings, planned_queries
+from tasks.denoised_smoothing.certification.checks import (
+    CLAMP,
+    Plan,
+    check_before_paying,
+    check_indices,
+    clamped_front,
+    classifier_box,
+    plan,
+)
 from tasks.denoised_smoothing.certification.table import CertificateFile
-from tasks.denoised_smoothing.certification.votes import BaseClassifier
-from tasks.denoised_smoothing.errors import DenoiserError
+from tasks.denoised_smoothing.errors import BoxError, CertificateFileError, DenoiserError
+
+MAX_FAILED = 0.1  # of an image's queries
 
 
 class SmoothedClassifier:
@@ -226,3 +243,130 @@ def _frozen(denoiser: nn.Module) -> nn.Module:
             "Put a function into a module's forward."
         )
     return copy.deepcopy(denoiser).eval()
+
+
+def certify_images(
+    base: BaseClassifier,
+    images: Tensor,
+    labels: Tensor,
+    settings: Settings,
+    *,
+    indices: Sequence[int] | None = None,
+    file: CertificateFile | None = None,
+    record: Mapping[str, Any] | None = None,
+    max_failed: float = MAX_FAILED,
+    before: Callable[[int], object] | None = None,
+    after: Callable[[Certificate], object] | None = None,
+) -> list[Certificate]:
+    """Certify images one after another; rows of one image reach the classifier in batches.
+
+    The order of the images, the batch and whatever runs the rows at the same time (`Parallel` around the
+    box) change no certificate, as long as the box's answer to a row does not hang on its batch-mates.
+
+    Args:
+        base: the classifier that is smoothed.
+        images: `(images, channels, height, width)` in [0, 1].
+        labels: `(images,)`, the true classes.
+        settings: what the certificates hang on.
+        indices: of the images in their data set; their places if None.
+        file: the table to go on with; each image is on disk before the next begins. None for none.
+        record: what is written beside the table: see `CertificateFile.open`.
+        max_failed: share of an image's queries that may fail.
+        before: called with the number of images left before the first query, to refuse what does not fit.
+        after: called with each new certificate, for progress.
+
+    Returns:
+        One certificate for each image, in the order of the images.
+
+    Raises:
+        FailedQueriesError: more failed; the image gets no line, and answers that a cache keeps stay.
+        CertificateFileError: the table belongs to another certification.
+        SettingError: two images share an index, or there are not as many indices as images.
+    """
+    places = check_indices(indices, len(images))
+    done = {} if file is None else {one.idx: one for one in file.open(record or {})}
+    truth = [int(label) for label in labels]
+    _check_labels(file, done, dict(zip(places, truth, strict=True)))
+    left = sum(index not in done for index in places)
+    if before is not None:
+        before(left)
+    if left and (warning := settings.cap_warning()):
+        warnings.warn(warning, stacklevel=2)
+    for image, label, index in zip(images, truth, places, strict=True):
+        if index in done:
+            continue
+        with torch.no_grad():
+            found = certify_image(base, image, index, label, settings)
+        refuse_failed(index, found.failed, found.queries, max_failed)
+        if file is not None:
+            file.append(found)
+        done[index] = found
+        if after is not None:
+            after(found)
+    return [done[index] for index in places]
+
+
+def _check_labels(file: CertificateFile | None, done: dict[int, Certificate], labels: dict[int, int]) -> None:
+    for index, certificate in done.items():
+        if file is not None and labels.get(index, certificate.label) != certificate.label:
+            raise CertificateFileError(
+                f"{file.path}, idx {index}: expected label {labels[index]}, got {certificate.label}. "
+                "The table is of other data: give another file."
+            )
+
+
+def made_record(
+    box: BlackBoxFunction,
+    denoiser: nn.Module | None,
+    method: str,
+    classes: int,
+    settings: Settings,
+    images: Tensor,
+    indices: Sequence[int] | None,
+) -> dict[str, Any]:
+    """All that changes a certificate, as JSON values; the batch does not, and is not among it.
+
+    Raises:
+        BoxError: the box cannot be told from others.
+    """
+    try:
+        known_as = identity(box)
+    except ConfigurationError as error:
+        raise BoxError(
+            f"{box!r}: expected a box that a certificate can name, got one without an identity ({error})"
+        ) from error
+    return {
+        "algorithm": "CERTIFY of Cohen, Rosenfeld and Kolter (2019)",
+        "method": method,
+        "base classifier": "box o clamp" if denoiser is None else "box o clamp o denoiser",
+        "clamp": list(CLAMP),
+        "box": _sha256(known_as.encode()),
+        "denoiser": None if denoiser is None else denoiser_hash(denoiser),
+        "classes": classes,
+        "sigma": settings.sigma,
+        "n0": settings.n0,
+        "n": settings.n,
+        "alpha": settings.alpha,
+        "seed": settings.seed,
+        "noise": f"PCG64, blocks of {settings.block}",
+        "images": images_hash(images, indices),
+    }
+
+
+def denoiser_hash(denoiser: nn.Module) -> str:
+    """SHA-256 of what a denoiser computes with: its classes, settings, weights and running statistics."""
+    return _sha256(module_identity(denoiser).encode())
+
+
+def images_hash(images: Tensor, indices: Sequence[int] | None = None) -> str:
+    """SHA-256 of images and their indices, in the order of the indices."""
+    places = list(range(len(images))) if indices is None else [int(index) for index in indices]
+    total = hashlib.sha256()
+    for index, image in sorted(zip(places, images, strict=True), key=lambda pair: pair[0]):
+        numbers = image.detach().cpu().float().contiguous().numpy()
+        total.update(f"{index} {numbers.shape} ".encode() + numbers.tobytes())
+    return total.hexdigest()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,11 +1,13 @@
-"""What a service makes of images and of a classifier's answers, and back again: wrappers, one job each."""
+"""What stands around a classifier: what services make of images and answers, a decoder, and the count."""
 
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from blackbox import ArraySpec, BlackBoxFunction, Outcome, Wrapper
@@ -131,7 +133,7 @@ class Scores(Wrapper):
         if wrong.any():
             raise LabelError(
                 f"{self.box!r}: expected labels from 0 to {self.classes - 1}, got "
-                f"{float(numbers[wrong][0]):g}. Give --config.classes, how many it knows."
+                f"{float(numbers[wrong][0]):g}. Give --classes, how many it knows."
             )
         hot = functional.one_hot(numbers.long(), self.classes).double()
         return torch.where(labels.isfinite()[:, None], hot, math.nan)
@@ -139,3 +141,80 @@ class Scores(Wrapper):
     def __repr__(self) -> str:
         """With what they are made of."""
         return f"Scores({self.box!r}, {self.kind!r})"
+
+
+class Decoded(Wrapper):
+    """The decoder belongs to the box: it costs no query, and differences are taken in its few numbers.
+
+    Args:
+        box: takes images.
+        decoder: `(rows, size)` to images in [0, 1]; frozen.
+        size: of a latent vector.
+    """
+
+    def __init__(self, box: BlackBoxFunction, decoder: nn.Module, size: int) -> None:
+        super().__init__(box)
+        self.decoder = decoder.eval()
+        self.inputs = (ArraySpec("latent", (size,)),)
+        self.arrays = "torch"
+
+    @torch.no_grad()
+    def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
+        """Decode, then run."""
+        images = self.decoder(inputs[0].to(next(self.decoder.parameters())))
+        return self.box.run_rows((images,))
+
+    def __repr__(self) -> str:
+        """With the size."""
+        return f"Decoded({self.box!r}, {self.inputs[0].shape[0]})"
+
+
+WORD = 8  # bytes of a number in the file
+
+
+class Metered(Wrapper):
+    """Counts the rows that the box was ever sent, in a file that only grows.
+
+    Those of earlier processes are added to the ledger when it is made. What was written and not asked,
+    since the process died between, counts as asked: a budget may be overstated by a call, never understated.
+
+    Args:
+        box: the black box.
+        path: of the file; made if it is not there.
+    """
+
+    transparent = True
+    remembers = True  # a checkpoint's count is not added to it
+
+    def __init__(self, box: BlackBoxFunction, path: Path) -> None:
+        super().__init__(box)
+        self.path = path
+        path.touch()
+        # a torn last number is that of a call which was never made
+        content = path.read_bytes()
+        self.before = sum(
+            int.from_bytes(content[place : place + WORD], "little")
+            for place in range(0, len(content) - WORD + 1, WORD)
+        )
+        if len(content) % WORD:
+            with path.open("rb+") as file:
+                file.truncate(len(content) - len(content) % WORD)
+        self.ledger.count(rows_run=self.before)
+
+    def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
+        """Write down, then run; rows that were run again are written down afterwards."""
+        count, before = len(inputs[0]), self.ledger.copy()
+        self._write(count)
+        try:
+            return self.box.run_rows(inputs)
+        finally:
+            again = self.ledger.since(before).rows_run - count
+            if again > 0:
+                self._write(again)
+
+    def _write(self, rows: int) -> None:
+        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        try:
+            os.write(handle, rows.to_bytes(WORD, "little"))
+        finally:
+            os.close(handle)

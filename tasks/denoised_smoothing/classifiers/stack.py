@@ -16,19 +16,19 @@ from blackbox.registry import make
 from blackbox.registry_arguments import parse
 from blackbox.wrappers.identity import identity
 from tasks import names
-from tasks.denoised_smoothing import data, limits
-from tasks.denoised_smoothing.certification.queries import classifier_box
+from tasks.configuration import refused
+from tasks.denoised_smoothing import data
+from tasks.denoised_smoothing.certification.checks import classifier_box
 from tasks.denoised_smoothing.classifiers.answers import (
     Clamped,
     LabelsOnly,
+    Metered,
     Probabilities,
     Rounded,
     Scores,
     Shaped,
 )
-from tasks.denoised_smoothing.classifiers.embedded import embedded
-from tasks.denoised_smoothing.classifiers.metered import Metered
-from tasks.denoised_smoothing.classifiers.sklearn_box import SklearnClassifier
+from tasks.denoised_smoothing.classifiers.sklearn_box import CLASSIFIERS, SklearnClassifier, embedded
 from tasks.denoised_smoothing.config import Config
 from tasks.denoised_smoothing.errors import BoxError
 from tasks.workers import group
@@ -58,66 +58,66 @@ class Box:
     shape: tuple[int, int, int]
     first_alone: bool = False
 
-    @property
-    def own(self) -> BlackBoxFunction:
-        """What this process itself asks; its ledger has what failed of that, by kind."""
-        return self.scores.box if isinstance(self.scores, zo.SharedRows) else self.scores
 
-    @property
-    def asked(self) -> int:
-        """Images that this process asked it for, whoever answered."""
-        return self.own.ledger.rows_asked
-
-
-def make_box(config: Config, found: data.Data, folder: Path) -> Box:
+def make_box(
+    config: Config, found: data.Sets, folder: Path | None = None, inner: BlackBoxFunction | None = None
+) -> Box:
     """Make the box; it is not asked anything.
 
     Args:
-        config: of the run.
-        found: the images, whose shape and labels must fit.
-        folder: of the run, for the log of the queries and their count.
+        config: Of the run.
+        found: The images, whose shape and labels must fit.
+        folder: Of the run, for the log of the queries and their count; None to keep neither.
+        inner: The classifier, where it is made already.
 
     Raises:
-        BoxError: it is no classifier of one image, or cannot give the answers that are asked for.
-        ImageError, LabelError: images or labels that do not fit it.
+        BoxError: It is no classifier of one image, or cannot give the answers that are asked for.
+        ImageError, LabelError: Images or labels that do not fit it.
     """
-    inner = _classifier(config)
-    gives = "logits" if config.box in limits.EMBEDDED else config.box_gives
+    inner = classifier(config) if inner is None else inner
+    gives = "logits" if config.box in CLASSIFIERS else config.box_gives
     known = classifier_box(inner, (config.classes or found.classes) if gives == "labels" else config.classes)
     known.check_image_shape(found.shape)
     data.check_classes(found, known.classes, repr(inner))
     if (gives == "labels") == known.scores:
         raise BoxError(
             f"{inner!r}, outputs: expected {gives}, got shape {inner.outputs[0].shape}. Give "
-            "--config.box-gives logits, probabilities or labels, whichever it answers."
+            "--box-gives logits, probabilities or labels, whichever it answers."
         )
+    twin = _twin(inner, gives)
     if inner.inputs[0].shape != found.shape or inner.inputs[0].dtype == "float64":
         inner = Shaped(inner, found.shape)
     service = _service(inner, gives, config)
     # from the inside: what is sent is counted, retries included; an answer that is kept costs nothing
-    service = Metered(service, folder / "queries.count")
-    if config.budget is not None:
-        service = Budgeted(service, config.budget)
+    if folder is not None:
+        service = Metered(service, folder / "queries.count")
+    if config.rows is not None:
+        service = Budgeted(service, config.rows)
     if config.per_second is not None:
         service = RateLimited(service, config.per_second)
     if config.attempts > 1:
         service = Retrying(service, config.attempts)
-    if config.query_log:
+    if config.query_log and folder is not None:
         service = Cached(service, folder / "queries.sqlite", block=config.query_log_block)
     service.failures = "keep"
     scores = Scores(Clamped(service), config.answers, known.classes, config.decimals)
     _check_identity(scores)
-    first_alone = config.budget is not None or config.per_second is not None or config.query_log
+    first_alone = config.rows is not None or config.per_second is not None or config.query_log
     shared = zo.SharedRows(scores, group.process_group(), None if first_alone else ROWS)
-    return Box(shared, config.answers, known.classes, _twin(inner, gives), found.shape, first_alone)
+    return Box(shared, config.answers, known.classes, twin, found.shape, first_alone)
 
 
-def _classifier(config: Config) -> BlackBoxFunction:
+def classifier(config: Config) -> BlackBoxFunction:
+    """The classifier itself.
+
+    Raises:
+        ConfigurationError: There is none of that name, or it does not know the images.
+    """
     if not config.box:
-        raise limits.refuse("box", "a classifier: model.onnx, file.py:Class or a name", config.box)
-    if config.box in limits.EMBEDDED:
+        raise refused("box", "a classifier: model.onnx, file.py:Class or a name", config.box)
+    if config.box in CLASSIFIERS:
         if config.images is not None:
-            raise limits.refuse("box", "your own, since the embedded ones know digits alone", config.box)
+            raise refused("box", "your own, since the embedded ones know digits alone", config.box)
         return embedded(config.box, *data.digits_of_the_box())
     if config.box.endswith(".onnx"):
         return OnnxModel(config.box, threads=config.threads)
@@ -129,7 +129,7 @@ def _service(inner: BlackBoxFunction, gives: str, config: Config) -> BlackBoxFun
     if config.answers == "labels":
         return inner if gives == "labels" else LabelsOnly(inner)
     if gives == "labels" or (gives, config.answers) == ("probabilities", "logits"):
-        raise limits.refuse("answers", f"what can be made of {gives}", config.answers)
+        raise refused("answers", f"what can be made of {gives}", config.answers)
     service = Probabilities(inner) if (gives, config.answers) == ("logits", "probabilities") else inner
     return service if config.decimals is None else Rounded(service, config.decimals)
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import tests.tasks.denoised_smoothing.boxes as boxes
-from blackbox import BlackBoxFunction
-from tasks.denoised_smoothing import data
-from tasks.denoised_smoothing.classifiers.stack import Box, make_box
+from tasks.denoised_smoothing import DenoisedSmoothing
 from tasks.denoised_smoothing.config import Config
-from tasks.denoised_smoothing.trainer import Trainer
+from tasks.denoised_smoothing.problem import METHODS
+from tasks.methods import Setup, Trained
 from tasks.progress import Progress
 from tasks.runs.folder import Run
+from tasks.work import prepare, setup_of
 
 CLASSES, SIDE = 3, 6
 BOX = f"{boxes.__name__}:blobs"
@@ -24,14 +24,14 @@ TINY = {
     "box": BOX,
     "depth": 3,
     "width": 3,
-    "mse_steps": 30,
+    "steps": 30,
     "batch": 8,
     "queries": 900,
     "evaluator": "loop",  # whose check costs no queries
     "fo_queries": 400,
     "mu_queries": 140,
     "zo_batch": 4,
-    "direction_count": 4,
+    "input_directions": 4,
     "modes": 3,
     "latent": 3,
     "latent_widths": (8,),
@@ -71,18 +71,35 @@ def config(folder: Path, **settings: object) -> Config:
     return Config(**{**TINY, "images": path, **settings})  # pyright: ignore
 
 
-def trainer(folder: Path, **settings: object) -> Trainer:
-    """What a method needs, in a fresh run of `folder`."""
-    chosen = config(folder, **settings)
-    run = Run.create(folder / "runs", "denoised-smoothing", "demo", chosen, (0,))
-    found = data.load(chosen)
-    box = make_box(chosen, found, run.path)
-    return Trainer(run, chosen, found, box, 0, Progress(), found.train.labels[: chosen.train_images], 0)
+def problem(folder: Path, **settings: object) -> DenoisedSmoothing:
+    """The problem with the tiny settings, as a script makes it."""
+    return DenoisedSmoothing(config(folder, **settings))
 
 
-def around(box: BlackBoxFunction, shape: tuple[int, int, int], twin: nn.Module | None = None) -> Box:
-    """A box as methods take it, with logits."""
-    return Box(box, "logits", box.outputs[0].shape[0], twin, shape)
+def setup(
+    made: DenoisedSmoothing, folder: Path, name: str, trained: dict[str, Trained], seed: int = 0
+) -> Setup:
+    """What a method is given, in a run of `folder`."""
+    runs = folder / "runs"
+    if not runs.exists():
+        Run.create(runs, made.name(), "demo", made.config, (0,))
+    (path,) = runs.iterdir()
+    if made.run_folder is None:
+        made.begin(path)
+        prepare(made)
+    return setup_of(made, Run.open(path), name, 0, Progress(), trained)
+
+
+def train(
+    made: DenoisedSmoothing, folder: Path, *names: str, before: dict[str, Trained] | None = None
+) -> dict[str, Trained]:
+    """Methods one after another, each from what those before have trained."""
+    trained = dict(before or {})
+    for name in names:
+        method = METHODS.get(name) or made.variant(name)
+        assert method is not None
+        trained[name] = method.train(setup(made, folder, name, trained))
+    return trained
 
 
 def words(folder: Path, *more: str, **settings: object) -> list[str]:
@@ -91,7 +108,7 @@ def words(folder: Path, *more: str, **settings: object) -> list[str]:
 
     line = ["run", "denoised-smoothing", "--preset", "demo", "--runs", str(folder / "runs")]
     for name, value in to_dict(config(folder, **settings)).items():
-        flag = f"--config.{name.replace('_', '-')}"
+        flag = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
             line += [flag] if value else []
         elif value is None:

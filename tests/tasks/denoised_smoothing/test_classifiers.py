@@ -10,16 +10,15 @@ from tasks import digits
 from tasks.denoised_smoothing import data
 from tasks.denoised_smoothing.classifiers.answers import (
     Clamped,
+    Decoded,
     LabelsOnly,
+    Metered,
     Probabilities,
     Rounded,
     Scores,
     Shaped,
 )
-from tasks.denoised_smoothing.classifiers.decoded import Decoded
-from tasks.denoised_smoothing.classifiers.embedded import embedded
-from tasks.denoised_smoothing.classifiers.metered import Metered
-from tasks.denoised_smoothing.classifiers.sklearn_box import SklearnClassifier
+from tasks.denoised_smoothing.classifiers.sklearn_box import SklearnClassifier, embedded
 from tasks.denoised_smoothing.classifiers.stack import make_box
 from tasks.denoised_smoothing.config import Config
 from tasks.denoised_smoothing.errors import LabelError

@@ -1,7 +1,6 @@
 """Each method's gradient against autograd, its queries against the box's own count, and the safeguard."""
 
 import copy
-import dataclasses
 from typing import Any
 
 import pytest
@@ -11,12 +10,12 @@ from torch.nn import functional
 import zo
 from blackbox import ArraySpec
 from blackbox.adapters import TorchModule
-from tasks.denoised_smoothing import limits, smoothing_parameter
-from tasks.denoised_smoothing.losses import box_loss
-from tasks.denoised_smoothing.methods import every, input_space, weights
-from tasks.denoised_smoothing.methods.descent import Front, mean_loss
-from tasks.denoised_smoothing.networks import DnCNN
+from tasks.denoised_smoothing import smoothing_parameter
+from tasks.denoised_smoothing.config import read
+from tasks.denoised_smoothing.methods import Front, estimator, mean_loss
+from tasks.denoised_smoothing.networks import DnCNN, box_loss
 from tasks.denoised_smoothing.smoothing_parameter import Mu
+from tasks.pace import Tally
 from tests.tasks.denoised_smoothing import small
 
 ZERO_ORDER = ("zo-ds:cge", "zo-ds:rge", "zo-ds:dct", "zo-ds:wide", "zo-ae-ds:cge", "deepzero", "student")
@@ -42,13 +41,13 @@ def gradient_by_autograd(
     return list(torch.autograd.grad(loss, list(front.parameters())))
 
 
-@pytest.mark.parametrize("scheme", ["forward", "antithetic"])
-@pytest.mark.parametrize("way", ["cge", "orthogonal"])
-def test_all_directions_at_the_input_give_the_gradient_of_autograd(way, scheme):
+@pytest.mark.parametrize("central", [False, True])
+@pytest.mark.parametrize("kind", ["cge", "orthogonal"])
+def test_all_directions_at_the_input_give_the_gradient_of_autograd(kind, central):
     front, box, batch = chain()
     size = small.SIDE**2
-    config = small.Config(scheme=scheme, direction_count=size)
-    rule = input_space.estimator(config, limits.read(f"zo-ds:{way}"), Mu.same(1e-6), size, False)
+    config = small.Config(central=central, input_directions=size)
+    rule = estimator(config, read(f"zo-ds:{kind}"), Mu.same(1e-6), size, False)
     solver = zo.differentiable(box, rule, seed=0)
     loss = mean_loss(solver(Front(front).given(batch[0])), batch[2], "logits", 6)
     loss.backward()
@@ -59,9 +58,9 @@ def test_all_directions_at_the_input_give_the_gradient_of_autograd(way, scheme):
 
 def test_deepzero_s_loss_is_the_chain_s_and_all_coordinates_give_its_gradient(tmp_path):
     front, box, batch = chain()
-    made = small.trainer(tmp_path, mse_weight=0.1)
-    made = dataclasses.replace(made, box=small.around(box, (1, small.SIDE, small.SIDE)))
-    objective = weights.objective_of(made)
+    made = small.problem(tmp_path, mse_weight=0.1)
+    made.replace_boxes(lambda _: box)
+    objective = made.objective
     noisy, clean, target = batch
     denoised = front(noisy).clamp(0, 1)
     expected = functional.cross_entropy(box(denoised.detach()), target, reduction="none")
@@ -92,9 +91,9 @@ def test_a_latent_gradient_is_that_of_decoder_and_box(tmp_path):
     )
     encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 4))
     decoder, encoder = decoder.double(), encoder.double()
-    from tasks.denoised_smoothing.classifiers.decoded import Decoded
+    from tasks.denoised_smoothing.classifiers.answers import Decoded
 
-    rule = input_space.estimator(small.Config(), limits.read("zo-ae-ds:cge"), Mu.same(1e-6), 4, True)
+    rule = estimator(small.Config(), read("zo-ae-ds:cge"), Mu.same(1e-6), 4, True)
     solver = zo.differentiable(Decoded(box, decoder, 4), rule, seed=0)
     both = torch.nn.Sequential(front, encoder)
     mean_loss(solver(Front(both, decoder).given(batch[0])), batch[2], "logits", 6).backward()
@@ -108,50 +107,52 @@ def test_a_latent_gradient_is_that_of_decoder_and_box(tmp_path):
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory):
     """Every method, trained once, with what the box was asked for by each."""
-    made = small.trainer(tmp_path_factory.mktemp("methods"), methods=("mse", *ZERO_ORDER, "fo-ds"))
+    folder, names = tmp_path_factory.mktemp("methods"), ("mse", *ZERO_ORDER, "fo-ds")
+    made = small.problem(folder, methods=names)
     trained: dict[str, Any] = {}
     asked: dict[str, int] = {}
-    for name in made.config.methods:
-        before = made.box.asked
-        trained[name] = every._one(made, limits.read(name), trained)
-        asked[name] = made.box.asked - before
+    for name in names:
+        before = Tally([made.box]).copy()
+        trained = small.train(made, folder, name, before=trained)
+        asked[name] = Tally([made.box]).since(before).rows_asked
     return made, trained, asked
 
 
 @pytest.mark.parametrize("method", ZERO_ORDER)
 def test_a_budget_is_kept_and_nearly_spent_and_counts_are_the_box_s_own(everything, method):
     made, trained, asked = everything
-    queries, budget = trained[method].queries, made.config.queries_of(method)
-    assert queries.total <= budget
-    # mu is measured once for all of a seed, and counted by each
-    shared = queries.counts["mu"] if asked[method] < queries.total else 0
-    assert queries.total == asked[method] + shared
-    assert queries.counts["validation"] == 3 * made.config.validation_images
+    found, budget = trained[method], made.config.queries_of(method)
+    assert found.queries <= budget
+    # clean images and mu are asked for once, and counted by each
+    told = {kind.removeprefix("queries: "): count for kind, count in found.figures.items()}
+    shared = found.queries - asked[method]
+    assert shared in (0, told["clean images"], told["clean images"] + told.get("mu", 0))
+    assert told["validation"] == 3 * made.config.validation_images
     if method != "deepzero":  # which keeps some back for a first-use check that took less
         left = {"zo-ds:cge": 4 * 37, "zo-ds:wide": 4 * 9, "student": 1}.get(method, 4 * 5)
-        assert budget - queries.total < left
+        assert budget - found.queries < left
 
 
 def test_methods_through_the_box_start_from_mse_and_never_end_worse(everything):
     made, trained, _ = everything
-    start = made.held_out_error(trained["mse"].network)
+    held_out = made.held_out(0)
+    start = made.held_out_error(trained["mse"].network, held_out)
     for method in (*ZERO_ORDER, "fo-ds"):
         found = trained[method]
         if method != "zo-ae-ds:cge":  # which starts with an autoencoder behind it
             assert found.outcome.best_validation <= start
-        assert made.held_out_error(found.network) == found.outcome.best_validation
+        assert made.held_out_error(found.network, held_out) == found.outcome.best_validation
 
 
 @pytest.mark.parametrize("method", ["student", "zo-ds:dct", "deepzero"])
 def test_where_training_makes_it_worse_the_start_is_kept(tmp_path, method):
-    made = small.trainer(tmp_path, methods=("mse", method), learning_rate=0.05, zo_learning_rate=0.05)
-    # towards the wrong class: whatever is learned, held-out accuracy falls
-    made = dataclasses.replace(made, targets=(made.targets + 1) % small.CLASSES)
-    trained: dict[str, Any] = {"mse": every._one(made, limits.read("mse"), {})}
+    made = small.problem(tmp_path, methods=("mse", method), learning_rate=0.05, zo_learning_rate=0.05)
+    trained = small.train(made, tmp_path, "mse")
     start = copy.deepcopy(trained["mse"].network.state_dict())
-    found = every._one(made, limits.read(method), trained)
+    # towards the wrong class: whatever is learned, held-out accuracy falls
+    vars(made)["targets"] = (made.targets + 1) % small.CLASSES
+    found = small.train(made, tmp_path, method, before=trained)[method]
     assert found.outcome.best_step == 0 and found.outcome.step > 0
-    assert found.network is not None
     for name, weight in found.network.state_dict().items():
         assert torch.equal(weight, start[name])
 
@@ -160,13 +161,13 @@ def test_where_training_makes_it_worse_the_start_is_kept(tmp_path, method):
 @pytest.mark.parametrize(("answers", "decimals"), [("probabilities", 2), ("labels", None)])
 @pytest.mark.parametrize("method", ["student", "zo-ds:wide"])
 def test_rounded_probabilities_and_labels_alone_are_learned_from(tmp_path, answers, decimals, method):
-    made = small.trainer(
-        tmp_path, methods=("mse", method), answers=answers, decimals=decimals, loss="labels", mse_steps=5
+    made = small.problem(
+        tmp_path, methods=("mse", method), answers=answers, decimals=decimals, loss="labels", steps=5
     )
-    trained: dict[str, Any] = {"mse": every._one(made, limits.read("mse"), {})}
-    found = every._one(made, limits.read(method), trained)
-    assert found.outcome.best_validation <= made.held_out_error(trained["mse"].network)
-    assert found.queries.total <= made.config.queries
+    trained = small.train(made, tmp_path, "mse", method)
+    start = made.held_out_error(trained["mse"].network, made.held_out(0))
+    assert trained[method].outcome.best_validation <= start
+    assert trained[method].queries <= made.config.queries
 
 
 def test_the_step_whose_slopes_agree_best_is_found_between_noise_and_curvature():
@@ -187,10 +188,10 @@ def test_the_step_whose_slopes_agree_best_is_found_between_noise_and_curvature()
 
 def test_the_step_of_a_weight_moves_the_image_as_far_as_asked(tmp_path):
     torch.manual_seed(0)
-    made, network = small.trainer(tmp_path), DnCNN(1, 2, 3, False)
-    mu = smoothing_parameter.of_weights(made, network, 1e-3)
+    made, network = small.problem(tmp_path), DnCNN(1, 2, 3, False)
+    mu = smoothing_parameter.of_weights(small.setup(made, tmp_path, "deepzero", {}), network, 1e-3)
     before = copy.deepcopy(network.state_dict())
-    noisy = made.batch(smoothing_parameter.FIRST, 32).noisy
+    noisy, _, _ = made.batch(0, smoothing_parameter.FIRST, 32)
     with torch.no_grad():
         base, lengths = network(noisy), []
         for weight in network.parameters():

@@ -1,6 +1,5 @@
 """The run from the command line: what it leaves, what it refuses, and that a killed one resumes."""
 
-import io
 import json
 import os
 import signal
@@ -13,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+import tasks
 from tasks import cli, pace
+from tasks.denoised_smoothing import DenoisedSmoothing
+from tasks.denoised_smoothing.certification.table import CertificateFile, read_certificates
 from tasks.denoised_smoothing.config import PRESETS, Config
-from tasks.denoised_smoothing.methods import every
 from tasks.denoised_smoothing.published import ACCURACIES
+from tasks.progress import Progress
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run
 from tests.tasks.denoised_smoothing import boxes, small
@@ -39,6 +41,8 @@ def certificates(path: Path) -> dict[str, list[list[str]]]:
 def outcome(path: Path) -> dict:
     """All that a run found, without durations."""
     table = json.loads((path / "result.json").read_text())["table"]
+    for row in table:
+        del row["ledger"]["seconds"]
     return {
         "table": [{k: v for k, v in row.items() if k not in TIMES} for row in table],
         "metrics": [{k: v for k, v in line.items() if k not in TIMES} for line in Run.open(path).metrics()],
@@ -67,19 +71,20 @@ def test_the_result_has_a_line_for_every_method_with_what_it_cost(finished):
     assert list(rows) == list(METHODS)
     config = Config(**small.TINY)
     for method, row in rows.items():
-        shares = [row["extra"][f"certified accuracy at r = {r}"] for r in ("0", "0.25", "0.5", "0.75")]
+        assert row["metric"] == "certified accuracy at r = 0.25" and row["higher_is_better"]
+        shares = [row["extra"][f"certified accuracy at r = {r}"] for r in ("0", "0.5", "0.75")]
+        shares.insert(1, row["value"])
         assert shares == sorted(shares, reverse=True)
-        assert row["value"] == shares[1]
         parts = sum(count for name, count in row["extra"].items() if name.startswith("queries: "))
-        assert row["rows"] == parts <= config.queries_of(method)
-        assert row["extra"]["queries of the certificates"] == config.certify_images * (config.n + config.n0)
-    assert rows["none"]["rows"] == rows["mse"]["rows"] == 0 < rows["student"]["rows"]
+        assert row["queries"] == parts <= config.queries_of(method)
+        assert row["extra"]["rows of test"] == config.certify_images * (config.n + config.n0)
+    assert rows["none"]["queries"] == rows["mse"]["queries"] == 0 < rows["student"]["queries"]
 
 
 def test_the_count_of_queries_is_what_the_box_was_sent(finished):
     table = json.loads((finished / "result.json").read_text())["table"]
     sent = sum(np.frombuffer((finished / "queries.count").read_bytes(), "<u8"))
-    counted = sum(row["rows"] + row["extra"]["queries of the certificates"] for row in table)
+    counted = sum(row["queries"] + row["extra"]["rows of test"] for row in table)
     by_kind = {row["method"]: row["extra"] for row in table}
     shared = 6 - 1 - 1  # five methods through the box ask for the clean images together
     clean = shared * small.TINY["train_images"]
@@ -91,8 +96,9 @@ def test_the_count_of_queries_is_what_the_box_was_sent(finished):
 
 def test_the_report_holds_its_pictures_and_the_published_figures(finished):
     page = (finished / "report.html").read_text()
-    pictures = list(finished.glob("*.png"))
-    assert page.count("data:image/png;base64,") == len(pictures) == 4
+    for name in ("certified_accuracy", "accuracy_against_queries", "images", "curves"):
+        assert (finished / f"{name}.png").exists()
+    assert page.count("data:image/png;base64,") == len(list(finished.glob("*.png")))
     assert "://" not in page  # it opens offline
     for figures in ACCURACIES.values():
         assert " / ".join(f"{figure:.2f}" for figure in figures) in page
@@ -102,16 +108,16 @@ def test_the_report_holds_its_pictures_and_the_published_figures(finished):
     assert record["clamp"] == [0, 1]
 
 
-def test_the_table_for_the_terminal_has_whole_names(finished):
-    from rich.console import Console
-
-    from tasks.denoised_smoothing import report
-
-    console = Console(width=80, file=io.StringIO())
-    console.print(report.summary(Run.open(finished)))
-    assert isinstance(console.file, io.StringIO)
-    said = console.file.getvalue()
-    assert all(f" {method} " in said for method in METHODS) and "…" not in said
+def test_a_finished_run_is_loaded_and_its_networks_are_those_that_were_certified(finished, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = tasks.load(finished, trust=True)
+    assert list(found.table["method"]) == list(METHODS)
+    sent = (finished / "queries.count").read_bytes()
+    fields = found.fields("student")
+    with torch.no_grad():
+        denoised = found.network("student").eval()(torch.from_numpy(fields["noisy"])).clamp(0, 1)
+    np.testing.assert_array_equal(denoised, fields["denoised"])
+    assert (finished / "queries.count").read_bytes() == sent  # nothing is asked for it
 
 
 def test_the_exported_denoiser_is_the_one_that_validation_chose(finished):
@@ -121,11 +127,9 @@ def test_the_exported_denoiser_is_the_one_that_validation_chose(finished):
     queried = [row for row in table if row["method"] in ("zo-ds", "zo-ae-ds", "deepzero", "student")]
     best = max(queried, key=lambda row: row["extra"]["validation accuracy"])
     session = onnxruntime.InferenceSession(str(finished / "denoiser.onnx"))
-    from tasks.denoised_smoothing import samples
-
-    found = samples.read(finished / samples.name(0))
-    (denoised,) = session.run(None, {"image": found.noisy})
-    np.testing.assert_allclose(np.clip(denoised, 0, 1), found.denoised[best["method"]], atol=1e-5)
+    fields = tasks.load(finished).fields(best["method"])
+    (denoised,) = session.run(None, {"image": fields["noisy"]})
+    np.testing.assert_allclose(np.clip(denoised, 0, 1), fields["denoised"], atol=1e-5)
 
 
 class Killed(BaseException):
@@ -147,6 +151,21 @@ def killed_here(words: list[str], folder: Path) -> None:
     torch.manual_seed(99)  # another process has another state
 
 
+def killed_between_certificates(words: list[str], folder: Path) -> None:
+    """After two of the images of a method."""
+    append = CertificateFile.append
+
+    def dying(file, certificate):
+        append(file, certificate)
+        if file.path.stem == "student" and certificate.idx == 1:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(CertificateFile, "append", dying)
+        cli.main(words)
+    assert len(read_certificates(next(folder.rglob("student.tsv")))) == 2
+
+
 def killed_by_the_system(words: list[str], folder: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "tasks.cli", *words],
@@ -163,7 +182,14 @@ def killed_by_the_system(words: list[str], folder: Path) -> None:
     process.wait()
 
 
-@pytest.mark.parametrize("kill", [killed_here, pytest.param(killed_by_the_system, marks=pytest.mark.slow)])
+KILLS = [
+    killed_here,
+    killed_between_certificates,
+    pytest.param(killed_by_the_system, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("kill", KILLS)
 def test_a_killed_run_resumes_to_the_bits_of_an_undisturbed_one(tmp_path, monkeypatch, kill):
     monkeypatch.chdir(ROOT)
     methods, folders = ("mse", "student"), (tmp_path / "whole", tmp_path / "killed")
@@ -188,7 +214,7 @@ def broken(folder: Path, name: str) -> dict:
     if name == "labels":
         return {"box": f"{boxes.__name__}:two_classes"}
     if name == "budget":
-        return {"budget": 1000}
+        return {"rows": 1000}
     if name == "queries":
         return {"queries": 100}
     return {"box_gives": "labels"}
@@ -216,16 +242,16 @@ def test_bad_input_is_refused_before_the_first_query(tmp_path, capsys, monkeypat
 
 
 SETTINGS = [
-    ({"sigma": 0.0}, ["sigma", "> 0"]),
+    ({"sigma": 0.0}, ["sigma", "greater than 0"]),
     ({"sigma": float("nan")}, ["sigma"]),
     ({"n": 50, "n0": 100}, ["n0 = 100"]),
-    ({"methods": ("mse", "zo-sd")}, ["zo-ds"]),
     ({"methods": ("student",)}, ["mse before student"]),
     ({"methods": ("mse", "zo-ds:fft")}, ["cge"]),
     ({"methods": ("mse@5",)}, ["asks nothing"]),
     ({"decimals": 3}, ["probabilities"]),
     ({"loss": "mse"}, ["stability"]),
-    ({"depth": 1}, ["2 convolutions"]),
+    ({"depth": 1}, ["depth", "2"]),
+    ({"methods": ("sparse-cge",)}, ["mu", "sparse-cge"]),
 ]
 
 
@@ -236,14 +262,17 @@ def test_settings_that_make_no_sense_are_refused(settings, words):
     assert all(word in str(caught.value) for word in words)
 
 
+def test_an_unknown_method_is_refused_with_the_nearest_name_and_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="zo-ds"):
+        tasks.run(small.problem(tmp_path, methods=("mse", "zo-sd")), runs=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_the_paper_s_preset_runs_on_stand_ins_of_its_layout(tmp_path, monkeypatch):
     """A folder of colour pictures by class, a torch classifier of the user's: the layout, tiny."""
     from dataclasses import replace
 
     from PIL import Image
-
-    from tasks.denoised_smoothing import task
-    from tasks.progress import Progress
 
     generator = np.random.default_rng(0)
     for label in range(3):
@@ -256,28 +285,27 @@ def test_the_paper_s_preset_runs_on_stand_ins_of_its_layout(tmp_path, monkeypatc
     tiny = {k: v for k, v in small.TINY.items() if k not in ("latent_widths", "box")}
     config = replace(
         PRESETS["paper"],
-        **{**tiny, "validation_images": 6, "mse_steps": 4, "student_steps": 4, "width": 4, "queries": 900},
+        **{**tiny, "validation_images": 6, "steps": 4, "student_steps": 4, "width": 4, "queries": 900},
         box=f"{boxes.__name__}:colour_blobs",
         images=tmp_path / "pictures",
         image_size=6,
         latent_widths=(4,),
     )  # fmt: skip
     assert config.batch_norm and config.latent_convolutions and config.query_log
-    run = Run.create(tmp_path / "runs", "denoised-smoothing", "paper", config, (0,))
     threads = torch.get_num_threads()
-    task.run(run, Progress(), tmp_path)
+    found = tasks.run(DenoisedSmoothing(config), runs=tmp_path / "runs", progress=Progress())
     torch.set_num_threads(threads)
-    table = json.loads((run.path / "result.json").read_text())["table"]
-    assert [row["method"] for row in table] == list(config.methods)
-    assert all(row["rows"] <= config.queries_of(row["method"]) for row in table)
+    assert list(found.table["method"]) == list(config.methods)
+    assert all(row.queries <= config.queries_of(row.method) for row in found.result.table)
 
 
 def test_rows_that_fail_are_shown_and_logged_by_kind(tmp_path, monkeypatch):
     monkeypatch.setattr(pace, "EVERY", 0.0)
     chosen = {"box": "tests.tasks.denoised_smoothing.boxes:Patchy", "methods": ("mse", "zo-ds:rge")}
-    trainer = small.trainer(tmp_path, **chosen)
-    every.train(trainer)
-    lines = [line for line in trainer.run.metrics() if "seconds_left" in line]
+    made = small.problem(tmp_path, **chosen)
+    small.train(made, tmp_path, *made.config.methods)
+    (path,) = (tmp_path / "runs").iterdir()
+    lines = [line for line in Run.open(path).metrics() if "seconds_left" in line]
     counts = [line.get("failed_not_finite", 0) for line in lines]
-    ledger = trainer.box.own.ledger
+    ledger = pace.evaluated(made.box).ledger
     assert 0 < counts[-1] <= ledger.failures()["not_finite"] and counts == sorted(counts)

@@ -6,20 +6,19 @@ import pytest
 from matplotlib.image import imread
 
 from tasks.denoised_smoothing.certification.accuracy import (
+    COLOURS,
     accuracy_band,
     accuracy_curve,
+    appearances,
     average_certified_radius,
     certified_accuracy,
-)
-from tasks.denoised_smoothing.certification.algorithm import Certificate
-from tasks.denoised_smoothing.certification.plots import (
-    COLOURS,
-    appearances,
     certified_accuracy_axes,
     colour,
+    latex_table,
+    markdown_table,
     plot_certified_accuracy,
 )
-from tasks.denoised_smoothing.certification.summary import latex_table, markdown_table
+from tasks.denoised_smoothing.certification.algorithm import Certificate
 from tasks.denoised_smoothing.errors import CertificateFileError
 from tasks.report import pictures
 

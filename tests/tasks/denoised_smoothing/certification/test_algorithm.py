@@ -6,11 +6,17 @@ import torch
 from scipy import stats
 from typeguard import suppress_type_checks
 
-from tasks.denoised_smoothing.certification.algorithm import ABSTAIN, certify_image, predict_image
-from tasks.denoised_smoothing.certification.noise import Phase
-from tasks.denoised_smoothing.certification.run import certify_images
-from tasks.denoised_smoothing.certification.settings import Settings
-from tasks.denoised_smoothing.certification.votes import FAILED, BaseClassifier, count_votes
+from tasks.denoised_smoothing.certification.algorithm import (
+    ABSTAIN,
+    FAILED,
+    BaseClassifier,
+    Phase,
+    certify_image,
+    count_votes,
+    predict_image,
+)
+from tasks.denoised_smoothing.certification.bound import Settings
+from tasks.denoised_smoothing.certification.smoothed import certify_images
 from tasks.denoised_smoothing.errors import FailedQueriesError, LabelError, SettingError
 from tests.tasks.denoised_smoothing.certification.classifiers import (
     at_distance,

@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.denoised_smoothing.certification.bound import lower_bound, radius, radius_cap, vote_is_clear
-from tasks.denoised_smoothing.certification.settings import Settings, planned_queries
+from tasks.denoised_smoothing.certification.bound import (
+    Settings,
+    lower_bound,
+    planned_queries,
+    radius,
+    radius_cap,
+    vote_is_clear,
+)
 
 mpmath.mp.dps = 50
 

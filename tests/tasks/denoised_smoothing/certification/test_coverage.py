@@ -5,11 +5,15 @@ import pytest
 import torch
 from scipy import stats
 
-from tasks.denoised_smoothing.certification.algorithm import ABSTAIN, certify_image, predict_image
-from tasks.denoised_smoothing.certification.bound import lower_bound, radius
-from tasks.denoised_smoothing.certification.noise import Phase, noise_block
-from tasks.denoised_smoothing.certification.settings import Settings
-from tasks.denoised_smoothing.certification.votes import count_votes
+from tasks.denoised_smoothing.certification.algorithm import (
+    ABSTAIN,
+    Phase,
+    certify_image,
+    count_votes,
+    noise_block,
+    predict_image,
+)
+from tasks.denoised_smoothing.certification.bound import Settings, lower_bound, radius
 from tests.tasks.denoised_smoothing.certification.classifiers import (
     at_distance,
     base,

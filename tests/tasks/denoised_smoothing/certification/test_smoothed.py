@@ -11,7 +11,7 @@ from torch import nn
 from blackbox import ArraySpec, Budgeted, Cached, Parallel, Retrying
 from blackbox.adapters import from_callable
 from tasks.denoised_smoothing import SmoothedClassifier
-from tasks.denoised_smoothing.certification.noise import Phase, noise_block
+from tasks.denoised_smoothing.certification.algorithm import Phase, noise_block
 from tasks.denoised_smoothing.certification.table import read_certificates
 from tasks.denoised_smoothing.errors import BoxError, CertificateFileError, FailedQueriesError, PlanError
 from tests.tasks.denoised_smoothing.certification.classifiers import Denoiser, Label, Linear, pictures

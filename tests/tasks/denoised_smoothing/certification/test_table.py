@@ -7,8 +7,8 @@ import torch
 
 from tasks.denoised_smoothing.certification.accuracy import certified_accuracy
 from tasks.denoised_smoothing.certification.algorithm import Certificate
-from tasks.denoised_smoothing.certification.run import certify_images
-from tasks.denoised_smoothing.certification.settings import Settings
+from tasks.denoised_smoothing.certification.bound import Settings
+from tasks.denoised_smoothing.certification.smoothed import certify_images
 from tasks.denoised_smoothing.certification.table import (
     COLUMNS,
     CertificateFile,

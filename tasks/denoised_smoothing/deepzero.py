@@ -1,0 +1,96 @@
+"""deepzero: sparse coordinate-wise gradients of the denoiser's own weights, no autograd anywhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import zo
+from tasks.denoised_smoothing import budget, smoothing_parameter
+from tasks.denoised_smoothing.methods import Front, Start
+from tasks.methods import Setup, Trained
+from tasks.pace import Tally
+from tasks.runs import atomic
+from tasks.runs.folder import stage_name
+from tasks.runs.journal import journaled
+from tasks.workers import group
+
+RATIO_BATCH = 10**9 + 1  # number of the batch that layer ratios are found on
+
+
+def deepzero(setup: Setup) -> Trained:
+    """DeepZero (Chen et al. 2024): what is needed where the front part cannot be differentiated either.
+
+    A step perturbs one weight at a time, of a set that is drawn anew with the layer ratios of ZO-GraSP.
+    """
+    start = Start.of(setup)
+    problem, config, network = start.problem, start.problem.config, start.setup.network
+    mu = config.mu
+    if mu is None:
+        front = Front(network)
+        found = smoothing_parameter.find(start.setup, start.variant, problem.box, front.given, "image")
+        start.asked["mu"] = found.queries
+        length = found.direction_central if config.central else found.direction
+        mu = smoothing_parameter.of_weights(start.setup, network, length)
+    rule = zo.CGE(mu, _sparse_set(start, mu), central=config.central)
+    gradient = zo.LossGradient(
+        network,
+        problem.objective,
+        rule,
+        evaluator=config.evaluator,
+        seed=setup.seed,
+        chunk=config.chunk,
+        max_dropped=0.5,
+        process_group=setup.process_group,
+        first_alone=problem.classifier.first_alone,
+    )
+    # not config.coordinates: each layer keeps one at least
+    each = config.deepzero_batch * (1 + gradient.queries())
+    checks = config.deepzero_batch * gradient.most_checks(start.steps(each))
+    steps = start.steps(each, checks)
+    ready = replace(
+        start.setup,
+        steps=steps,
+        batch=start.batch(config.deepzero_batch),
+        learning_rate=config.zo_learning_rate,
+    )
+    return start.told(ready.descend(gradient, validate_every=math.ceil(steps / config.validations)))
+
+
+def _sparse_set(start: Start, mu: float) -> zo.estimators.Sparsity:
+    """The rule that the configuration names; layer ratios are found once, and kept with the run."""
+    problem, setup, config = start.problem, start.setup, start.problem.config
+    size = sum(weight.numel() for weight in setup.network.parameters())
+    count = min(config.coordinates, size)
+    if config.ratios == "uniform" or count == size:
+        return zo.RandomCoordinates(count)
+    stage = stage_name(setup.seed, setup.name).replace("/", "-")
+    path = setup.run.path / f"layer_ratios-{stage}.json"
+    if not path.exists():
+        folder, tally = group.journal_folder(setup.run.path), Tally([problem.box])
+
+        with journaled(folder, f"layer-ratios-{stage}", tally, rank=group.rank()) as journal:
+            scores, asked = budget.counted(
+                tally,
+                lambda: zo.pruning.scores(
+                    config.ratios,
+                    setup.network,
+                    problem.objective,
+                    problem.batch(setup.seed, RATIO_BATCH, config.deepzero_batch),
+                    mu=mu,
+                    q=config.ratio_directions,
+                    seed=setup.seed,
+                    evaluator=config.evaluator,
+                    max_dropped=0.5,
+                    journal=journal,
+                    process_group=setup.process_group,
+                    first_alone=problem.classifier.first_alone,
+                ),
+            )
+            ratios = zo.pruning.layer_ratios(scores, 1 - count / size, minimum=0.1 * count / size)
+            atomic.write_json(path, {"ratios": ratios.to_dict(), "queries": asked})
+        setup.progress.say(f"Layer ratios of seed {setup.seed} ({asked} queries):\n{ratios}")
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    start.asked["layer ratios"] = saved["queries"]
+    return zo.LayerwiseCoordinates(zo.pruning.LayerRatios.from_dict(saved["ratios"]))

@@ -1,1 +1,0 @@
-"""How each method trains: a file each, and `every` for all that a configuration names."""
