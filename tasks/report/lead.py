@@ -94,6 +94,16 @@ def _needed(finite: dict[str, Score]) -> list[str]:
     if start is not None and cut.loss >= start.loss and with_gradient.loss >= start.loss:
         return []  # neither has learned anything
     if cut.loss <= with_gradient.loss:
+        better = [
+            score.method
+            for score in finite.values()
+            if score.method != START and score.loss < cut.loss and not _alike(cut, score)
+        ]
+        if better:
+            return [
+                f"{CUT} does as well as {TANGENTS} ({both}), though a gradient through the box helps here: see "
+                f"{_and(better)}."
+            ]
         return [
             f"{CUT} does as well as {TANGENTS} ({both}): the gradient through the box is not needed here."
         ]

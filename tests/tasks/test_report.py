@@ -130,6 +130,12 @@ def test_whether_the_gradient_through_the_box_is_needed(tmp_path, cut, tangents,
         assert said in told(run)
 
 
+def test_a_gradient_that_helps_others_is_not_called_unneeded(tmp_path):
+    run = made(tmp_path, {"none": 9.0, "no-gradient": 1.0, "tangents": 1.1, "first-order": 0.2})
+    assert "a gradient through the box helps here: see first-order." in told(run)
+    assert "not needed" not in told(run)
+
+
 def test_a_figure_that_is_not_finite_has_no_mean(tmp_path):
     run = made(tmp_path, {"rge": [1.0, None, 2.0], "cge": [1.0, 1.0, 3.0]}, seeds=(0, 1, 2))
     assert "Not finite: the test loss of rge with seed 1." in told(run)
