@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tasks.configuration import from_dict, to_dict
+from tasks.configuration import from_dict
 from tasks.errors import ConfigurationError, RunFolderError
 from tasks.runs import atomic
 from tasks.runs.folder import Run
@@ -81,7 +81,7 @@ class Result:
     def write(self, folder: Path) -> Path:
         """Write `result.json` atomically: a run that has one is finished."""
         path = folder / NAME
-        atomic.write_json(path, to_dict(self))
+        atomic.write_json(path, asdict(self))  # figures that are not finite become null
         return path
 
     @classmethod
