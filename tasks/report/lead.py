@@ -101,8 +101,8 @@ def _needed(finite: dict[str, Score]) -> list[str]:
         ]
         if better:
             return [
-                f"{CUT} does as well as {TANGENTS} ({both}), though a gradient through the box helps here: see "
-                f"{_and(better)}."
+                f"{CUT} does as well as {TANGENTS} ({both}), though a gradient through the box helps here: "
+                f"see {_and(better)}."
             ]
         return [
             f"{CUT} does as well as {TANGENTS} ({both}): the gradient through the box is not needed here."

@@ -5,6 +5,7 @@ import shutil
 from html import unescape
 
 import pytest
+import torch
 from matplotlib.image import imread
 
 import tasks
@@ -291,3 +292,17 @@ def test_a_broken_part_of_a_problem_leaves_the_rest_of_the_report(tmp_path):
 def test_a_run_that_is_not_finished_has_no_report(tmp_path):
     with pytest.raises(RunFolderError, match="blackbox resume"):
         report.write(made(tmp_path, {"cge": 0.4}, finished=False))
+
+
+class NotFinite(Steering):
+    def evaluate(self, network):
+        return {"test loss": math.nan, "drag": math.inf, "lift": 0.5, "field": torch.full((2, 3), math.nan)}
+
+
+def test_a_run_whose_figures_are_not_finite_ends_with_a_report_that_says_so(tmp_path):
+    run = tasks.run(NotFinite(), methods=["none", "cge"], runs=tmp_path, progress=Progress())
+    text = unescape(run.report.read_text())
+    assert "No method has a finite test loss with every seed." in text
+    assert "Not finite: the test loss of none, cge." in text
+    assert '<td>cge</td><td class="number">-</td><td class="number">0.5</td>' in text
+    assert tasks.load(run.path).table["drag"].isna().all()
