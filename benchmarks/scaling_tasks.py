@@ -22,6 +22,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from tasks.denoised_smoothing.methods.weights import objective_of
+from tasks.denoised_smoothing.trainer import Trainer as SmoothingTrainer
+from tasks.wake_flow.methods.weights import estimator
 from torch.multiprocessing.spawn import spawn
 
 import zo
@@ -30,14 +33,11 @@ from simulators.wake_flow.box import WakeFlow
 from tasks.denoised_smoothing import config as smoothing_config
 from tasks.denoised_smoothing import data as smoothing_data
 from tasks.denoised_smoothing.classifiers.stack import ROWS, make_box
-from tasks.denoised_smoothing.methods.weights import objective_of
-from tasks.denoised_smoothing.trainer import Trainer as SmoothingTrainer
 from tasks.image_classification import ImageClassification
 from tasks.image_classification.methods import estimator as image_estimator
 from tasks.image_classification.sparse_set import uniform_ratios
 from tasks.progress import Progress
 from tasks.wake_flow import config as wake_config
-from tasks.wake_flow.methods.weights import estimator
 from tasks.wake_flow.networks import Corrector, Scales, plain
 from tasks.wake_flow.rollout import window_loss
 

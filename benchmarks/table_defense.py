@@ -21,9 +21,13 @@ from statistics import fmean
 
 from benchmarks.protocol import RESULTS, write
 from tasks.denoised_smoothing import curves, published, tables, task
-from tasks.denoised_smoothing.certification.accuracy import plot_certified_accuracy
+from tasks.denoised_smoothing.certification.accuracy import (
+    Line,
+    lines,
+    markdown_table,
+    plot_certified_accuracy,
+)
 from tasks.denoised_smoothing.certification.bound import Settings
-from tasks.denoised_smoothing.certification.accuracy import Line, lines, markdown_table
 from tasks.denoised_smoothing.config import PRESETS, Config
 from tasks.progress import make_progress
 from tasks.runs.folder import Run
