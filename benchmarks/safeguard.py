@@ -16,13 +16,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import tasks
 from benchmarks.protocol import write
 from benchmarks.table_defense import CI
-from tasks.denoised_smoothing import task
+from tasks.denoised_smoothing import DenoisedSmoothing
 from tasks.denoised_smoothing.config import Config
-from tasks.progress import make_progress
 from tasks.runs.folder import Run
-from tasks.runs.result import Result
+from tasks.runs.result import Result, Row
 
 NAME = "denoised_smoothing_safeguard"  # file in `benchmarks/results`
 BOXES = ("forest", "svm")
@@ -60,11 +60,17 @@ def measured(run: Run) -> list[dict[str, object]]:
                 "held-out accuracy, start": held_out[0],
                 "held-out accuracy, last weights": held_out[max(held_out)],
                 "held-out accuracy, chosen weights": held_out[chosen],
-                "queries": own.rows,
-                "certified": {m: {name: rows[m, seed].extra[name] for name in SHOWN} for m in METHODS},
+                "queries": own.queries,
+                "certified": {m: certified(rows[m, seed]) for m in METHODS},
             }
         )
     return found
+
+
+def certified(row: Row) -> dict[str, object]:
+    """The figures of the certificates."""
+    figures = {row.metric: row.value, **row.extra}
+    return {name: figures[name] for name in SHOWN}
 
 
 def main() -> None:
@@ -77,8 +83,7 @@ def main() -> None:
     seeds, found = tuple(range(chosen.seeds)), {}
     for box in BOXES:
         config = replace(SIZES[chosen.preset], box=box)
-        run = Run.create(chosen.runs, "denoised-smoothing", chosen.preset, config, seeds)
-        task.run(run, make_progress(), Path("data"))
+        run = Run.open(tasks.run(DenoisedSmoothing(config), seeds=seeds, runs=chosen.runs).path)
         found[box] = {"config": run.config, "seeds": measured(run)}
         for line in found[box]["seeds"]:
             start, last, kept = (f"{line[f'held-out accuracy, {w}']:.3f}" for w in WEIGHTS)

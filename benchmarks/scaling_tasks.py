@@ -13,30 +13,25 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import replace
 from functools import partial
 from io import StringIO
-from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from tasks.denoised_smoothing.methods.weights import objective_of
-from tasks.denoised_smoothing.trainer import Trainer as SmoothingTrainer
 from tasks.wake_flow.methods.weights import estimator
 from torch.multiprocessing.spawn import spawn
 
 import zo
 import zo.loss_gradient
 from simulators.wake_flow.box import WakeFlow
-from tasks.denoised_smoothing import config as smoothing_config
-from tasks.denoised_smoothing import data as smoothing_data
-from tasks.denoised_smoothing.classifiers.stack import ROWS, make_box
+from tasks.denoised_smoothing import DenoisedSmoothing
+from tasks.denoised_smoothing.classifiers.stack import ROWS
 from tasks.image_classification import ImageClassification
 from tasks.image_classification.methods import estimator as image_estimator
 from tasks.image_classification.sparse_set import uniform_ratios
-from tasks.progress import Progress
+from tasks.pace import evaluated
 from tasks.wake_flow import config as wake_config
 from tasks.wake_flow.networks import Corrector, Scales, plain
 from tasks.wake_flow.rollout import window_loss
@@ -50,7 +45,6 @@ SAID = (
     "ceiling by CPU time",
 )
 Made = tuple[zo.LossGradient, Any]  # a gradient and its batch
-_folders: list[tempfile.TemporaryDirectory[str]] = []  # until the process ends
 
 
 def wake(group: dist.ProcessGroup | None) -> Made:
@@ -74,19 +68,15 @@ def wake(group: dist.ProcessGroup | None) -> Made:
 
 def smoothing(group: dist.ProcessGroup | None) -> Made:
     """deepzero, with coordinates drawn over all weights in the same way."""
-    config = smoothing_config.PRESETS["demo"]
-    found = smoothing_data.load(config)
-    _folders.append(tempfile.TemporaryDirectory())  # the count of its queries is kept there
-    box = make_box(config, found, Path(_folders[-1].name))
-    assert isinstance(box.scores, zo.SharedRows)
-    box = replace(box, scores=zo.SharedRows(box.scores.box, group, ROWS))
-    labels = found.train.labels
-    trainer = SmoothingTrainer(None, config, found, box, 0, Progress(), labels, 0)  # pyright: ignore
+    problem = DenoisedSmoothing(loss="labels")
+    problem.replace_boxes(lambda box: zo.SharedRows(evaluated(box), group, ROWS))
+    config = problem.config
     rule = zo.CGE(1e-3, zo.RandomCoordinates(config.coordinates))
-    batch = trainer.batch(0, config.deepzero_batch)
-    objective, network = objective_of(trainer), trainer.network()
-    made = zo.LossGradient(network, objective, rule, evaluator=config.evaluator, process_group=group)
-    return made, (batch.noisy, batch.clean, batch.target)
+    torch.manual_seed(0)
+    made = zo.LossGradient(
+        problem.network(), problem.objective, rule, evaluator=config.evaluator, process_group=group
+    )
+    return made, problem.batch(0, 0, config.deepzero_batch)
 
 
 def images(group: dist.ProcessGroup | None) -> Made:

@@ -17,10 +17,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import fmean
 
+import tasks
 from benchmarks.protocol import RESULTS, write
-from tasks.denoised_smoothing import curves, published, tables, task
+from tasks.denoised_smoothing import DenoisedSmoothing, published
 from tasks.denoised_smoothing.certification.accuracy import (
     Line,
     lines,
@@ -29,14 +29,15 @@ from tasks.denoised_smoothing.certification.accuracy import (
 )
 from tasks.denoised_smoothing.certification.bound import Settings
 from tasks.denoised_smoothing.config import PRESETS, Config
-from tasks.progress import make_progress
+from tasks.denoised_smoothing.problem import FACTS
+from tasks.denoised_smoothing.report import against_queries, best_of_families, certificates, queries_of
 from tasks.runs.folder import Run
 from tasks.runs.result import Result
 
 NAME = "table_defense"
 CI = Config(
     methods=("none", "mse", "zo-ds", "zo-ae-ds", "deepzero", "student", "fo-ds"),
-    mse_steps=60,
+    steps=60,
     queries=2500,
     fo_queries=2500,
     train_images=100,
@@ -83,8 +84,7 @@ def main() -> None:
         if chosen.methods is not None:
             config = replace(config, methods=tuple(chosen.methods))
         seeds = tuple(range(chosen.seeds or (1 if chosen.preset == "ci" else 3)))
-        run = Run.create(chosen.runs, "denoised-smoothing", chosen.preset, config, seeds)
-        task.run(run, make_progress(), Path("data"))
+        run = Run.open(tasks.run(DenoisedSmoothing(config), seeds=seeds, runs=chosen.runs).path)
     else:
         run = Run.open(chosen.folder)
     report(run, keep=chosen.folder is not None or chosen.preset != "ci")
@@ -93,10 +93,9 @@ def main() -> None:
 def report(run: Run, keep: bool) -> None:
     """Print the table of a finished run, and keep it with its pictures."""
     result, config = Result.read(run.path), run.configuration(Config)
-    methods = tables.methods(result)
-    found = tables.certificates(run, methods)
-    chosen = tables.best_of_families(result)
-    costs = {method: round(fmean(row.rows for row in tables.rows_of(result, method))) for method in methods}
+    costs = queries_of(result)
+    found = certificates(run, list(costs))
+    chosen = best_of_families(result)
     table = markdown_table(found, queries=costs)
     own = {family: lines({method: found[method]})[0] for family, method in chosen.items()}
     beside = _published(run, own)
@@ -108,7 +107,7 @@ def report(run: Run, keep: bool) -> None:
     RESULTS.mkdir(exist_ok=True)
     shown = {family: found[method] for family, method in chosen.items()}
     plot_certified_accuracy(RESULTS / f"{name}.png", shown, cap=settings.radius_cap)
-    curves.against_queries(result, RESULTS / f"{name}-queries.png")
+    against_queries(result, RESULTS / f"{name}-queries.png")
     (RESULTS / f"{name}.md").write_text(f"{_heading(run, config)}\n\n{table}\n{beside}", encoding="utf-8")
     rows = [asdict(row) for row in result.table]
     # this module's, which is not named like the file
@@ -130,7 +129,7 @@ def _heading(run: Run, config: Config) -> str:
 
 def _published(run: Run, own: dict[str, Line]) -> str:
     """The published figures, ours of the same families, and what differs, as Markdown."""
-    facts = json.loads((run.path / task.FACTS).read_text(encoding="utf-8"))
+    facts = json.loads((run.path / FACTS).read_text(encoding="utf-8"))
     block = published.table(own)
     differs = published.differences(
         run.configuration(Config), tuple(facts["shape"]), facts["certified images"], facts["training images"]

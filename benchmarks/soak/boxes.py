@@ -44,5 +44,5 @@ def one_process() -> Executor:
 
 
 def classifier() -> BlackBoxFunction:
-    """The box that `--config.box benchmarks.soak.boxes:classifier` names."""
+    """The box that `--box benchmarks.soak.boxes:classifier` names."""
     return Parallel(NearestMean, one_process, block=BLOCK, timeout=LIMIT)

@@ -38,7 +38,7 @@ def settings(preset: str, **changes: object) -> tuple[str, ...]:
     words = ["--preset", preset]
     for name, value in changes.items():
         values = value if isinstance(value, tuple) else (value,)
-        words += [f"--config.{name.replace('_', '-')}", *map(str, values)]
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
     return tuple(words)
 
 
@@ -97,7 +97,7 @@ SMOOTHING = Job(
         attempts=8,
         depth=3,
         width=4,
-        mse_steps=60,
+        steps=60,
         queries=12_000,
         train_images=400,
         mu_queries=200,

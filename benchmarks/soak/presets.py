@@ -67,7 +67,7 @@ SMOOTHING = Job(
     settings(
         "small",
         methods=("none", "mse", "zo-ds:dct", "deepzero", "student"),
-        mse_steps=200,
+        steps=200,
         student_steps=300,
         certify_images=5,
         n=1000,
