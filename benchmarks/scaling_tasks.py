@@ -38,6 +38,7 @@ from tasks.image_classification.methods import estimator as image_estimator
 from tasks.image_classification.sparse_set import uniform_ratios
 from tasks.progress import Progress
 from tasks.wake_flow import config as wake_config
+from tasks.wake_flow.methods import estimator
 from tasks.wake_flow.networks import Corrector, Scales, plain
 from tasks.wake_flow.rollout import window_loss
 
@@ -55,7 +56,7 @@ _folders: list[tempfile.TemporaryDirectory[str]] = []  # until the process ends
 
 def wake(group: dist.ProcessGroup | None) -> Made:
     """ZO-SOL; frames are made by the solver itself, since speed does not depend on their values."""
-    config = wake_config.PRESETS["demo"]
+    config = replace(wake_config.PRESETS["demo"], coordinates=96)
     box = zo.SharedRows(WakeFlow(config.width, dt=config.dt, failures="keep"), group)
     generator = torch.Generator().manual_seed(0)
     start = 0.05 * torch.randn(config.batch, *box.inputs[0].shape, generator=generator)
