@@ -24,13 +24,14 @@ from torch import Tensor
 
 import zo
 from benchmarks.protocol import write
-from benchmarks.wake_sizes import SIZES, trainers
+from benchmarks.wake_sizes import SIZES, setups
+from tasks import methods as shared
+from tasks.autograd import AutogradGradient
+from tasks.methods import Setup, Trained
 from tasks.wake_flow import methods
-from tasks.wake_flow.methods.every import InLoop
-from tasks.wake_flow.methods.in_loop import mean_of_living
 from tasks.wake_flow.networks import Corrector
+from tasks.wake_flow.problem import WakeFlow
 from tasks.wake_flow.rollout import window_loss
-from tasks.wake_flow.trainer import Trained, Trainer
 
 QUERIES = (8, 32, 96, 384)  # of RGE in a step
 DIRECTIONS = (16, 64, 256)  # of chain, for each row and solver step
@@ -59,13 +60,15 @@ class Line:
     error: float | None
 
 
-def qualities(trainer: Trainer, start: Corrector) -> list[Quality]:
+def qualities(setup: Setup, start: Corrector) -> list[Quality]:
     """Every gradient of one batch's loss, at `start`'s weights."""
-    config, solver, scale = trainer.config, trainer.solver, trainer.scales.velocity
-    batch = trainer.batch(0)
+    problem = setup.problem
+    assert isinstance(problem, WakeFlow)
+    config, solver, scale = setup.config, problem.solver, problem.scales.velocity
+    batch = setup.batch(0)
     exact = copy.deepcopy(start).double()
     doubles = batch[0].double(), batch[1].double()
-    mean_of_living(window_loss(solver.step, scale), exact, doubles)[0].backward()
+    AutogradGradient(exact, window_loss(solver.step, scale), {}).backward(doubles)
     truth = _flat(exact)
     objective = window_loss(solver, scale)
 
@@ -80,22 +83,22 @@ def qualities(trainer: Trainer, start: Corrector) -> list[Quality]:
     ) -> Callable[[Corrector], None]:
         box = zo.differentiable(solver, directions, tangent=tangent)
         loss = window_loss(box, scale)
-        return lambda network: mean_of_living(loss, network, batch)[0].backward()
+        return lambda network: _backward(AutogradGradient(network, loss, {}), batch)
 
     def learned(network: Corrector) -> None:
         gradient = zo.TangentGradient(
             network, objective, boxes=[solver], tangent=zo.LowRankTangent(),
-            probes=config.probes, mu=config.probe_mu,
+            probes=config.probes,
         )  # fmt: skip
         for step in range(1, LEARNING + 1):
-            gradient.backward(trainer.batch(step))
+            gradient.backward(setup.batch(step))
         network.zero_grad()
         gradient.backward(batch)
 
     contenders: dict[str, Callable[[Corrector], None]] = {
         "whole loss, CGE": whole(zo.CGE(config.mu)),
         **{f"whole loss, RGE, {q} queries": whole(zo.RGE(config.mu, q)) for q in QUERIES},
-        **{f"chain, {q} directions": around(zo.RowRGE(config.chain_mu, q)) for q in DIRECTIONS},
+        **{f"chain, {q} directions": around(zo.RowRGE(config.input_mu, q)) for q in DIRECTIONS},
         "identity": around(None, zo.IdentityTangent()),
         f"tangent, after {LEARNING} steps, {config.probes} probes": learned,
     }
@@ -111,31 +114,35 @@ def qualities(trainer: Trainer, start: Corrector) -> list[Quality]:
     return found
 
 
-def trainings(trainer: Trainer, start: Corrector, most: int) -> list[Line]:
+def trainings(setup: Setup, start: Corrector, most: int) -> list[Line]:
     """Every method from `start`'s weights, for as many rows as the preset's ZO-SOL takes."""
-    config = trainer.config
+    config = setup.config
     base = config.batch * config.unroll
     budget = config.zo_steps * base * (1 + config.coordinates)
-    chained = config.batch * (config.unroll - 1) * config.chain_queries
-    contenders: list[tuple[str, InLoop, dict[str, Any], int]] = [
-        ("whole loss, sparse CGE", methods.zo_sol, {}, base * (1 + config.coordinates)),
-        ("chain", methods.chain, {}, base + chained),
-        ("identity", methods.identity, {}, base),
-        ("tangent", methods.tan_sol, {}, base * (1 + config.probes)),
+    chained = config.batch * (config.unroll - 1) * config.input_directions
+    contenders: list[tuple[str, Callable[[Setup], Trained], int]] = [
+        ("whole loss, sparse CGE", shared.sparse_cge, base * (1 + config.coordinates)),
+        ("chain", shared.row_rge, base + chained),
+        ("identity", shared.identity, base),
+        ("tangent", shared.tangents, base * (1 + config.probes)),
     ]
     for queries in QUERIES:
-        settings = {"estimator": "rge", "directions": queries}
-        name = f"whole loss, RGE, {queries} queries"
-        contenders.append((name, methods.zo_sol, settings, base * (1 + queries)))
+        rule = zo.RGE(config.mu, queries)
+        contenders.append((f"whole loss, RGE, {queries} queries", _along(rule), base * (1 + queries)))
     lines = []
-    for name, method, settings, rows in contenders:
-        own = replace(trainer, config=replace(config, **settings))
-        stage = name.replace(",", "").replace(" ", "-").lower()
+    for name, method, rows in contenders:
         steps = max(1, min(most, budget // rows))
-        trained: Trained = method(own, start, stage, steps, config.zo_learning_rate)
-        outcome = trained.outcome
-        lines.append(Line(name, trainer.seed, steps, trained.rows.rows, outcome.best_validation))
-        print(f"seed {trainer.seed}, {name:32s} {steps:5d} steps, {trained.rows.rows:9,} rows: ", end="")
+        own = replace(
+            setup,
+            name=name.replace(",", ""),
+            network=copy.deepcopy(start),
+            steps=steps,
+            learning_rate=config.zo_learning_rate,
+        )
+        outcome = method(own).outcome
+        ran = outcome.ledger.rows_run
+        lines.append(Line(name, setup.seed, steps, ran, outcome.best_validation))
+        print(f"seed {setup.seed}, {name:32s} {steps:5d} steps, {ran:9,} rows: ", end="")
         print("no finite error" if outcome.best_validation is None else f"{outcome.best_validation:.4f}")
     return lines
 
@@ -150,22 +157,27 @@ def main() -> None:
     chosen = parser.parse_args()
     quality: list[Quality] = []
     lines: list[Line] = []
-    with trainers(SIZES[chosen.size], tuple(range(chosen.seeds)), chosen.data) as each:
-        for trainer in each:
-            trained = methods.non(trainer, trainer.config.channels)
-            quality = quality or qualities(trainer, trained.network)
-            done = trained.outcome
+    with setups(SIZES[chosen.size], tuple(range(chosen.seeds)), chosen.data) as each:
+        for setup in each:
+            trained = methods.non(setup, large=False)
+            start, done = trained.network, trained.outcome
+            assert isinstance(start, Corrector)
+            quality = quality or qualities(setup, start)
             lines.append(
-                Line("NON, the start", trainer.seed, done.step, trained.rows.rows, done.best_validation)
+                Line("NON, the start", setup.seed, done.step, done.ledger.rows_run, done.best_validation)
             )
-            lines += trainings(trainer, trained.network, chosen.most_steps)
+            lines += trainings(setup, start, chosen.most_steps)
     if chosen.size != "ci":
         results = {"gradients": [asdict(q) for q in quality], "trainings": [asdict(one) for one in lines]}
         write("chain_rule", {"size": chosen.size, **results})
 
 
-def _backward(gradient: zo.LossGradient, batch: tuple[Tensor, Tensor]) -> None:
+def _backward(gradient: shared.Gradient, batch: tuple[Tensor, Tensor]) -> None:
     gradient.backward(batch)
+
+
+def _along(rule: zo.RGE) -> Callable[[Setup], Trained]:
+    return lambda setup: setup.descend(shared.loss_gradient(setup, rule))
 
 
 def _flat(network: Corrector) -> Tensor:

@@ -16,11 +16,12 @@ from statistics import fmean, stdev
 
 from benchmarks.protocol import write
 from benchmarks.wake_sizes import SIZES
-from tasks.progress import make_progress
+from tasks import api
 from tasks.runs.folder import Run
 from tasks.runs.result import Result
-from tasks.wake_flow import published, task
+from tasks.wake_flow import published
 from tasks.wake_flow.config import Config
+from tasks.wake_flow.problem import WakeFlow
 
 METHODS = ("SRC", "NON", "FO-SOL", "ZO-SOL")
 
@@ -99,8 +100,8 @@ def main() -> None:
     if chosen.folder is None:
         config = replace(SIZES[chosen.size], methods=METHODS)
         seeds = tuple(range(chosen.seeds or (1 if chosen.size == "ci" else 3)))
-        run = Run.create(chosen.runs, "wake-flow", chosen.size, config, seeds)
-        task.run(run, make_progress(), chosen.data)
+        problem = WakeFlow(config, folder=chosen.data)
+        run = Run.open(api.run(problem, seeds=seeds, runs=chosen.runs).path)
     else:
         run = Run.open(chosen.folder)
     result, config = Result.read(run.path), run.configuration(Config)

@@ -33,6 +33,7 @@ from tasks.image_classification.methods import estimator as image_estimator
 from tasks.image_classification.sparse_set import uniform_ratios
 from tasks.pace import evaluated
 from tasks.wake_flow import config as wake_config
+from tasks.wake_flow.methods import estimator
 from tasks.wake_flow.networks import Corrector, Scales, plain
 from tasks.wake_flow.rollout import window_loss
 
@@ -49,7 +50,7 @@ Made = tuple[zo.LossGradient, Any]  # a gradient and its batch
 
 def wake(group: dist.ProcessGroup | None) -> Made:
     """ZO-SOL; frames are made by the solver itself, since speed does not depend on their values."""
-    config = wake_config.PRESETS["demo"]
+    config = replace(wake_config.PRESETS["demo"], coordinates=96)
     box = zo.SharedRows(WakeFlow(config.width, dt=config.dt, failures="keep"), group)
     generator = torch.Generator().manual_seed(0)
     start = 0.05 * torch.randn(config.batch, *box.inputs[0].shape, generator=generator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from zo.objective import losses
 from zo.perturbation import Perturbations
 
 ROUNDS = 7
-DEMO = PRESETS["demo"]  # batch, unroll, coordinates and network are its
+DEMO = replace(PRESETS["demo"], coordinates=96)  # batch, unroll and network are its
 LOOPED = 4  # queries that loop is given; it takes the same time for each
 
 

@@ -10,12 +10,12 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from simulators.wake_flow.box import WakeFlow
+from tasks.methods import Setup
 from tasks.progress import make_progress
 from tasks.runs.folder import Run
-from tasks.wake_flow import data
 from tasks.wake_flow.config import PRESETS, Config
-from tasks.wake_flow.trainer import Trainer
+from tasks.wake_flow.problem import WakeFlow
+from tasks.work import prepare, setup_of
 
 CI = replace(
     PRESETS["demo"],
@@ -32,7 +32,7 @@ CI = replace(
     zo_steps=10,
     large_steps=10,
     coordinates=24,
-    chain_queries=24,
+    input_directions=24,
     directions=24,
     horizon=40,
     test_starts=2,
@@ -41,12 +41,13 @@ CI = replace(
 )
 """The smallest at which every part still runs: whether it works, not how well."""
 
-SIZES: dict[str, Config] = {"ci": CI, **PRESETS}
+SIZES: dict[str, Config] = {"ci": CI, **PRESETS, "demo": replace(PRESETS["demo"], coordinates=96)}
+"""The results that are kept are of a demo of twice the coordinates."""
 
 
 @contextmanager
-def trainers(config: Config, seeds: tuple[int, ...], folder: Path) -> Iterator[list[Trainer]]:
-    """A trainer for each seed, with a run that is gone afterwards.
+def setups(config: Config, seeds: tuple[int, ...], folder: Path) -> Iterator[list[Setup]]:
+    """What methods of each seed are given, with a run that is gone afterwards.
 
     Args:
         config: of the run.
@@ -54,11 +55,9 @@ def trainers(config: Config, seeds: tuple[int, ...], folder: Path) -> Iterator[l
         folder: where reference flows are kept.
     """
     torch.set_num_threads(config.threads)
-    progress = make_progress()
-    solver = WakeFlow(config.width, dt=config.dt, failures="keep")
-    flows = data.load(config, folder, progress.counter("reference flows (PhiFlow)"))
-    pairs = data.pairs(flows.train, solver)
-    scales = data.scales(flows.train, pairs)
+    problem, progress = WakeFlow(config, folder=folder), make_progress()
+    problem.progress = progress
+    prepare(problem)
     with TemporaryDirectory() as place:
         run = Run.create(Path(place), "wake-flow", "benchmark", config, seeds)
-        yield [Trainer(run, config, flows, pairs, scales, solver, seed, progress) for seed in seeds]
+        yield [setup_of(problem, run, "NON", seed, progress, {}) for seed in seeds]

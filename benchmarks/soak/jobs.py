@@ -42,6 +42,11 @@ def settings(preset: str, **changes: object) -> tuple[str, ...]:
     return tuple(words)
 
 
+def options(preset: str, **changes: object) -> tuple[str, ...]:
+    """The words for a problem, whose settings are options of their own."""
+    return tuple(word.replace("--config.", "--", 1) for word in settings(preset, **changes))
+
+
 # "auto" evaluators go by measured times, so that two runs agree to rounding alone: here they are named
 _WAKE = {
     "width": 8,
@@ -57,7 +62,7 @@ _WAKE = {
 WAKE = Job(
     "wake-flow",
     "wake-flow",
-    settings(
+    options(
         "demo",
         **_WAKE,
         methods=("SRC", "NON", "ZO-SOL", "TAN-SOL small"),
@@ -73,7 +78,7 @@ WAKE = Job(
 LONG_STEPS = Job(
     "wake-flow, long steps",
     "wake-flow",
-    settings(
+    options(
         "demo",
         **_WAKE,
         methods=("SRC", "NON", "ZO-SOL"),

@@ -21,13 +21,13 @@ from benchmarks.protocol import RESULTS
 from benchmarks.soak import report
 from benchmarks.soak.__main__ import disturbed, undisturbed
 from benchmarks.soak.faults import Fault
-from benchmarks.soak.jobs import Job, settings
+from benchmarks.soak.jobs import Job, options, settings
 from tasks.runs.machine import machine, versions
 
 WAKE = Job(
     "wake-flow, small",
     "wake-flow",
-    settings(
+    options(
         "small",
         methods=("SRC", "NON", "ZO-SOL", "NON large", "TAN-SOL"),
         non_steps=20,
