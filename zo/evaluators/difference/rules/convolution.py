@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel, total
-from zo.evaluators.difference.registry import Argument, Call, Rule, named, register
+from zo.evaluators.difference.registry import Argument, Call, named, register
 from zo.evaluators.difference.rules.products import bias_change, bilinear_change
 from zo.evaluators.point_changes import places
 
@@ -152,5 +152,5 @@ def _transposed(
     return total(parts)
 
 
-register(named("conv1d", "conv2d", "conv3d"), Rule(_convolution))
-register(named("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), Rule(_transposed))
+register(named("conv1d", "conv2d", "conv3d"), _convolution)
+register(named("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed)
