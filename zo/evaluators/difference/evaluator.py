@@ -44,8 +44,9 @@ class Difference(Evaluator):
     at a time, and from where its change has spread to all channels the functions themselves run on the new
     values: that takes half of the time or less, and the losses are subtracted, so differences are rounded as
     in `loop`. All other queries are changes to the end: those of small activations; those that change the
-    losses by less than ten units in the last place, found by trying; those of steps below four times the
-    root of the float's precision (1.4e-3 in float32), which are not even tried; and all on a GPU.
+    losses by less than ten units in the last place, found by trying, and what follows such a one among the
+    queries of the same parameter and chunk; those of steps below four times the root of the float's
+    precision (1.4e-3 in float32), which are not even tried; and all on a GPU.
 
     It serves coordinates; directions change every layer, and are left to other evaluators. A black box
     behind the network gets output and change together, on the rows of all variants.
@@ -111,13 +112,15 @@ class Difference(Evaluator):
                 resolved = (
                     float(perturbation.steps[own].abs().min()) >= SHORT * torch.finfo(weight.dtype).eps ** 0.5
                 )
-                together, large = self._pass(recording, number, weight.device, resolved)
-                for some in own.split(together):
+                while len(own):
+                    together, large = self._pass(recording, number, weight.device, resolved)
+                    some, own = own[:together], own[together:]
                     steps = perturbation.steps[some].to(weight.device, weight.dtype)
                     change = Entries(local[some].to(weight.device), steps, weight.shape)
                     changed = send(recording, number, change, large)
                     if large is not None and not _resolved(changed, base, weight.dtype):
                         changed = send(recording, number, change, None)
+                        resolved = not changed.any()  # as one is, so are most others of its layer
                     found[some.to(found.device)] = changed
                     if start is not None:
                         start.restore()

@@ -52,6 +52,8 @@ def send(recording: Recording, number: int, change: Entries, large: int | None) 
     end = recording.losses
     for place in recording.reached[number]:
         node = recording.nodes[place]
+        if not any(ref in found for ref in node.refs):  # nothing moves that it reads
+            continue
         if any(isinstance(found.get(ref), Anew) for ref in node.refs):
             result = _anew(recording, place, found)
         else:
@@ -59,6 +61,8 @@ def send(recording: Recording, number: int, change: Entries, large: int | None) 
         several = isinstance(result, tuple | list)
         for item, part in enumerate(result if several else (result,)):
             ref = Ref(place, item) if several else Ref(place)
+            if isinstance(part, OneChannel) and len(part.values) == 1 and not part.values.any():
+                continue  # as behind a ReLU that lets nothing through
             if large is not None and isinstance(part, Tensor) and part[0].nbytes > large:
                 part = Anew(recording.value(ref) + part[0], own=True)
             found[ref] = part

@@ -64,8 +64,9 @@ def _div(call: Call, input: Argument, other: Argument, **options: Argument) -> C
 
 
 def _relu(call: Call, input: Moved, inplace: bool = False) -> Tensor:
-    x, d = input.base, input.change
-    return torch.where(x > 0, torch.maximum(d, -x), (x + d).clamp_min(0))
+    """max(d, -x) where x is above zero, and that much more than -x where it is not."""
+    x = input.base
+    return torch.maximum(input.change, -x).add_(x.clamp_max(0))
 
 
 def _neg(call: Call, input: Moved) -> Tensor:

@@ -69,14 +69,15 @@ def _batch_norm(
     if isinstance(weight, Moved):
         assert one is not None
         return one.like(one.values * (x - mean) * torch.rsqrt(variance + eps))
-    d = input.change if one is None else one.values
-    if training:
-        normal = normalised_change(x, d, tuple(axis + 1 for axis in axes), mean, variance, eps)
-    else:
-        normal = d * torch.rsqrt(variance + eps)
+    scale = 1.0
     if weight is not None:
         scale = _over_channels(weight, call.output.ndim)
-        normal = normal * (scale if one is None else one.gathered(scale))
+        scale = scale if one is None else one.gathered(scale)
+    d = input.change if one is None else one.values
+    if training:
+        normal = normalised_change(x, d, tuple(axis + 1 for axis in axes), mean, variance, eps) * scale
+    else:
+        normal = d * (torch.rsqrt(variance + eps) * scale)
     return normal if one is None else one.like(normal)
 
 
