@@ -11,7 +11,7 @@ from torch.nn import functional
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel, total
 from zo.evaluators.difference.registry import Argument, Call, named, register
 from zo.evaluators.difference.rules.subtracted import by_variant
-from zo.evaluators.point_changes import places
+from zo.evaluators.point_rules import places
 
 
 def bilinear_change(
