@@ -90,17 +90,18 @@ def test_what_a_run_is_said_to_cost_bounds_what_it_counts(finished):
     problem = ImageClassification(small())
     for row in json.loads((finished / "result.json").read_text())["table"]:
         if row["method"] in TRAINED:
-            plan = problem.methods[row["method"]].cost(problem, SETTINGS["steps"])
+            cost = problem.methods[row["method"]].cost
+            assert cost is not None
+            plan = cost(problem, SETTINGS["steps"])
             assert row["queries"] <= plan.queries
             assert row["rows"] <= plan.evaluations * SETTINGS["batch"]
 
 
 def test_a_rising_sparsity_costs_more_than_a_constant_one():
+    cost = ImageClassification.methods["deepzero"].cost
+    assert cost is not None
     costs = [
-        ImageClassification(small(gradual=gradual))
-        .methods["deepzero"]
-        .cost(ImageClassification(small(gradual=gradual)), 12)
-        .queries
+        cost(ImageClassification(small(gradual=gradual)), 12).queries
         for gradual in ("constant", "cubic", "linear")
     ]
     assert costs == sorted(costs) and len(set(costs)) == 3
