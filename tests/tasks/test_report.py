@@ -109,6 +109,15 @@ def test_what_did_harm_is_said(tmp_path):
     assert "Worse than the untrained start (1): rge (3), cge (2)." in told(run)
 
 
+def test_what_is_not_trained_under_another_name_is_what_others_are_measured_by(tmp_path):
+    untrained = {"SRC": {"steps": 0}}
+    run = made(tmp_path, {"SRC": 2.0, "TAN-SOL": 0.5, "NON": 3.0}, extra=untrained, unit="U")
+    assert "TAN-SOL has the lowest test loss, 0.5 U; SRC, not trained, has 2 U." in told(run)
+    assert "Worse than SRC, which is not trained (2 U): NON (3 U)." in told(run)
+    run = made(tmp_path, {"SRC": 0.2, "TAN-SOL": 0.5}, extra=untrained)
+    assert "No method is better than SRC, which is not trained: SRC has the lowest" in told(run)
+
+
 NEEDED = [  # no-gradient, tangents, what is said
     ([1.0, 1.2, 1.1], [1.1, 1.3, 1.2], "the gradient through the box is not needed here"),
     ([1.0, 1.2, 1.1], [0.5, 0.6, 0.55], None),
