@@ -76,6 +76,8 @@ def start_run(folder: Path, config: Config, progress: Progress | None = None, se
 def outcome(run: Run) -> tuple:
     """All that a run found, without times."""
     table = json.loads((run.path / "result.json").read_text())["table"]
+    for row in table:
+        row["ledger"].pop("seconds")
     weights = [
         (file.name, name, tensor.numpy().tobytes())
         for file in sorted((run.path / "checkpoints").iterdir())

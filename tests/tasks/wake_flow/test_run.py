@@ -27,6 +27,8 @@ TIMES = ("seconds",)
 def outcome(path: Path) -> dict:
     """All that a run found, without times of day and durations."""
     table = json.loads((path / "result.json").read_text())["table"]
+    for row in table:
+        row["ledger"].pop("seconds")
     return {
         "table": [{k: v for k, v in row.items() if k not in TIMES} for row in table],
         "metrics": [{k: v for k, v in line.items() if k not in TIMES} for line in Run.open(path).metrics()],
