@@ -241,8 +241,8 @@ def _report(command: ReportCommand) -> int:
     found = api.load(run.path, trust=command.trust)
     if run.problem and found.problem is None:
         print(
-            f"The problem's own part is not made anew, for which {run.problem} would be executed: the run came "
-            "from elsewhere, or the file is gone. If you trust it, add --trust."
+            f"The problem's own part is not made anew, for which {run.problem} would be executed: the run "
+            "came from elsewhere, or the file is gone. If you trust it, add --trust."
         )
     report.write(run, found.problem)
     found.show()
