@@ -75,7 +75,7 @@ class Config(tasks.Config):
     """Time step of the reference."""
     warm_up: Natural = 500
     """Reference steps before the first frame, so that vortices shed; the published one has 1000."""
-    frames: Count = 261
+    frames: Annotated[int, Field(ge=2, le=1_000_000)] = 261
     """Frames kept of each simulation, `dt` apart; the published set has 500."""
     train_reynolds: Several = (120.0, 240.0, 480.0, 960.0)
     """Re_D = U D / nu of the flows that are trained on."""

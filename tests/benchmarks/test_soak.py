@@ -15,7 +15,7 @@ from benchmarks.soak.boxes import NearestMean
 from tasks.configuration import to_dict
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run
-from tests.tasks.toy_task.config import Config
+from tests.tasks.toy import Config
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"rows": True, "mounts": True, "slow": True, "workers": 2, "step": 0.4}
