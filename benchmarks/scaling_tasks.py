@@ -13,6 +13,7 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from dataclasses import replace
 from functools import partial
 from io import StringIO
 from time import perf_counter, process_time
@@ -20,7 +21,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from tasks.wake_flow.methods.weights import estimator
 from torch.multiprocessing.spawn import spawn
 
 import zo
