@@ -39,6 +39,7 @@ CI = Config(
     methods=("none", "mse", "zo-ds", "zo-ae-ds", "deepzero", "student", "fo-ds"),
     steps=60,
     queries=2500,
+    evaluator="loop",  # whose check costs no queries
     fo_queries=2500,
     train_images=100,
     validation_images=50,

@@ -79,6 +79,7 @@ class FinishedRun:
                 f"{self.path}: expected one of the methods {', '.join(wanted)} and of the seeds "
                 f"{self._run.seeds}, got {method!r} and {seed!r}."
             )
+        self.problem.begin(self.path)
         found: dict[str, methods.Trained] = {}
         for name, each in wanted.items():  # methods may start from what those before have trained
             setup = setup_of(self.problem, self._run, name, seed, Progress(), found)

@@ -78,6 +78,8 @@ class DenoisedSmoothing(tasks.Problem):
 
     def begin(self, folder: Path) -> None:
         """Count queries in the run's folder, and keep answers there."""
+        if folder == self.run_folder:
+            return
         self.run_folder = folder
         for made in ("classifier", "box", "targets"):
             self.__dict__.pop(made, None)
