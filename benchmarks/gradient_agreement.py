@@ -8,7 +8,7 @@ ratios, sets and batches. Asked for is a cosine of at least .999 at mu 5e-4. At 
 difference quotient is another number than the derivative, in exact arithmetic too; so some weights of each
 layer are compared with the quotient of the same mu in float64, which tells rounding and mistakes from what
 mu does.
-Writes `results/gradient_agreement.json` and `.png` (with `-ci` for "ci").
+Writes `results/gradient_agreement.json` and `.png`.
 """
 
 from __future__ import annotations

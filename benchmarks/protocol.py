@@ -15,6 +15,7 @@ from tasks.runs import atomic
 from tasks.runs.machine import machine, versions
 
 RESULTS = Path(__file__).parent / "results"
+SCRATCH = Path("runs/benchmarks")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
 
 
 def path(name: str, size: str) -> Path:
-    """Where a benchmark's figures go: those of "small" are committed, others have their size in the name."""
+    """Where figures go: those of "small" have the benchmark's name alone, those of "ci" are not to be kept."""
+    if size == "ci":
+        return SCRATCH / f"{name}-ci.json"
     return RESULTS / (f"{name}.json" if size == "small" else f"{name}-{size}.json")
 
 
@@ -78,5 +81,6 @@ def write(name: str, words: Sequence[str], results: Mapping[str, Any], to: Path)
         to: The file.
     """
     content = {"command": command(name, words), "machine": machine(), "versions": versions(), **results}
+    to.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_bytes(to, (json.dumps(content, indent=1) + "\n").encode())
     print(f"written to {to}")

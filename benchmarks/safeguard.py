@@ -19,7 +19,7 @@ from benchmarks import protocol
 from benchmarks.table_defense import CI, finished
 from tasks.denoised_smoothing.config import Config
 from tasks.runs.folder import Run
-from tasks.runs.result import Result
+from tasks.runs.result import Result, Row
 
 NAME = "denoised_smoothing_safeguard"  # file in `benchmarks/results`
 BOXES = ("forest", "svm")
@@ -58,10 +58,15 @@ def measured(run: Run) -> list[dict[str, object]]:
                 "held-out accuracy, last weights": held_out[max(held_out)],
                 "held-out accuracy, chosen weights": held_out[chosen],
                 "queries": own.rows,
-                "certified": {m: {name: rows[m, seed].extra[name] for name in SHOWN} for m in METHODS},
+                "certified": {m: _shown(rows[m, seed]) for m in METHODS},
             }
         )
     return found
+
+
+def _shown(row: Row) -> dict[str, object]:
+    figures = {row.metric: row.value, **row.extra}
+    return {name: figures[name] for name in SHOWN}
 
 
 def main(words: Sequence[str]) -> None:

@@ -203,5 +203,5 @@ def main(words: Sequence[str]) -> None:
         "simulated": table,
     }
     path = protocol.path("scaling", chosen.size)
-    draw(costly, seen, path.with_suffix(".png"))
     protocol.write("scaling", words, results, path)
+    draw(costly, seen, path.with_suffix(".png"))

@@ -8,7 +8,7 @@ own on this machine, one evaluation at a time; all pairs of server and client ru
 must be equal. What counts is the ratio, and on a machine with other work the CPU time of client and server:
 the two processes of a pair share its cores with whatever else runs. Linux only, which says what a process
 has used.
-Writes `benchmarks/results/serving.json` (`serving-ci.json`).
+Writes `benchmarks/results/serving.json`.
 """
 
 from __future__ import annotations

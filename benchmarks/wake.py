@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -188,8 +187,3 @@ def figure7(words: Sequence[str]) -> None:
         kept = {"preset": size, "seeds": list(run.seeds), "differs": differs(config, weights)}
         results = {**kept, "table": [asdict(line) for line in found]}
         protocol.write("figure7_wake", words, results, protocol.path("figure7_wake", size))
-
-
-demo = partial(table, "wake_flow_demo")
-small = partial(table, "wake_flow_small")
-large = partial(table, "wake_flow_small_260354")

@@ -1,11 +1,11 @@
-"""How fast the wake's solver is, against the same step as a user of PhiFlow writes it first; answers compared.
+"""How fast the wake's solver is, against the step that a user of PhiFlow writes first; answers compared.
 
     python -m benchmarks wake_speed --size ci       one round
     python -m benchmarks wake_speed --size small    the committed figures
 
 Plain PhiFlow has its own operators and defaults, `make_incompressible` with conjugate gradients to 1e-5. All
 contenders run in turn in one process, so what disturbs the machine disturbs all; what counts is the ratio of
-medians, and that the velocities agree. Writes `benchmarks/results/wake_speed.json` (`wake_speed-ci.json`).
+medians, and that the velocities agree. Writes `benchmarks/results/wake_speed.json`.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The reproductions of DeepZero's image classification: sizes, runs, tables and plots, and baselines without a box."""
+"""The reproductions of DeepZero's image classification, and baselines that need no black box."""

@@ -1,13 +1,14 @@
-"""The reproductions of DeepZero's image classification, and what follows from it: which runs each compares."""
+"""The reproductions of DeepZero's image classification and what follows from it: the runs of each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import get_args, get_type_hints
 
 from benchmarks.images.baselines import BaselineConfig, WithoutBackpropagation
-from benchmarks.images.reproduction import Group, Reproduction
+from benchmarks.images.plot import Line
+from benchmarks.images.reproduction import Group, Reproduction, reproduce
 from benchmarks.images.sizes import Size, in_epochs, passes, residual, simple
 from benchmarks.published import (
     FIGURE_2,
@@ -203,3 +204,8 @@ def _all() -> dict[str, Reproduction]:
 
 
 REPRODUCTIONS = _all()
+
+
+def main(name: str, words: Sequence[str]) -> list[Line]:
+    """Run one by its name."""
+    return reproduce(REPRODUCTIONS[name], words)

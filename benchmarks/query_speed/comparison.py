@@ -120,9 +120,7 @@ def main(words: Sequence[str]) -> None:
     try:
         for run in runs:
             found.append(run())
-            text = write(
-                found, size, words, busy
-            )  # each time, so that what was measured outlives an interruption
+            text = write(found, size, words, busy)  # each time: what was measured is kept
     finally:
         torch.set_num_threads(before)
     print("\n" + text)

@@ -1,7 +1,7 @@
 """Learned tangents against first order, the identity, sparse CGE and RGE: error, rows and cosine.
 
     python -m benchmarks tangents --size ci                    a few steps of one problem; written nowhere
-    python -m benchmarks tangents --size small                 all problems, three seeds: two hours on one core
+    python -m benchmarks tangents --size small                 all problems, three seeds: two hours of a core
     python -m benchmarks tangents --size small wake-1k         some problems
     python -m benchmarks tangents --size small --table         the table and picture of what was measured
 

@@ -9,12 +9,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from tasks.wake_flow.findings import Evaluation, Lost, Track
 
 from simulators.wake_flow import Channel, WakeFlow
 from tasks.errors import RunFolderError
 from tasks.wake_flow import data, evaluation, findings, trajectories
 from tasks.wake_flow.diagnostics import Gauges, kinetic_energy
-from tasks.wake_flow.findings import Evaluation, Lost, Track
 from tasks.wake_flow.networks import Corrector, NoCorrector, Scales, plain
 from tasks.wake_flow.rollout import rollout_errors
 from tests.tasks.wake_flow.small import SMALL

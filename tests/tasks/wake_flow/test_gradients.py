@@ -12,13 +12,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tasks.wake_flow.methods.in_loop import mean_of_living
 from torch import Tensor
 
 import zo
 from simulators.wake_flow import ReferenceSettings, WakeFlow, load_or_compute
 from simulators.wake_flow.staggered import start
 from tasks.wake_flow.data import Flows
-from tasks.wake_flow.methods.in_loop import mean_of_living
 from tasks.wake_flow.networks import Corrector, Scales, plain
 from tasks.wake_flow.rollout import window_loss
 

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tasks.wake_flow.methods.every import stage_of
+from tasks.wake_flow.methods.in_loop import mean_of_living
+from tasks.wake_flow.methods.weights import SURROGATE, estimator
+from tasks.wake_flow.trainer import Trainer
 
 import zo
 from tasks.errors import ConfigurationError
@@ -18,12 +22,8 @@ from tasks.runs.folder import Run
 from tasks.wake_flow import data, limits, methods, task
 from tasks.wake_flow.config import ALL_METHODS, METHODS, PRESETS, Config
 from tasks.wake_flow.methods import weights
-from tasks.wake_flow.methods.every import stage_of
-from tasks.wake_flow.methods.in_loop import mean_of_living
-from tasks.wake_flow.methods.weights import SURROGATE, estimator
 from tasks.wake_flow.networks import Corrector, Scales, layers
 from tasks.wake_flow.rollout import rollout_errors, window_loss
-from tasks.wake_flow.trainer import Trainer
 from tests.tasks.wake_flow.small import SMALL
 
 OTHERS = replace(

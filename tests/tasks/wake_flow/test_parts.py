@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tasks.wake_flow.methods.in_loop import mean_of_living
 
 import zo
 from simulators.wake_flow import WakeFlow, geometry
 from tasks.errors import ConfigurationError, SolverError
 from tasks.wake_flow import config, data, limits
 from tasks.wake_flow.config import PRESETS, Config
-from tasks.wake_flow.methods.in_loop import mean_of_living
 from tasks.wake_flow.networks import Corrector, NoCorrector, Scales, plain
 from tasks.wake_flow.pictures import turned, vorticity
 from tasks.wake_flow.rollout import rollout_errors, window_loss

@@ -11,16 +11,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from PIL import Image
+from tasks.wake_flow.findings import Evaluation, Track
+from tasks.wake_flow.limits import ALL_METHODS
+from tasks.wake_flow.task import evaluation_name
 
 from tasks.runs.folder import Run
 from tasks.runs.result import Result, Row
 from tasks.wake_flow import animation, curves, findings, published, report, tables, training_curves
 from tasks.wake_flow.config import PRESETS, Config
 from tasks.wake_flow.evaluation import SERIES
-from tasks.wake_flow.findings import Evaluation, Track
-from tasks.wake_flow.limits import ALL_METHODS
 from tasks.wake_flow.pictures import vorticity
-from tasks.wake_flow.task import evaluation_name
 from tests.tasks.test_html_report import read
 from tests.tasks.wake_flow.small import SMALL
 
