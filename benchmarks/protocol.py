@@ -60,7 +60,7 @@ def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
 
 
 def path(name: str, size: str) -> Path:
-    """Where figures go: those of "small" have the benchmark's name alone, those of "ci" are not to be kept."""
+    """Where figures go: those of "small" have the name alone, and those of "ci" are not to be kept."""
     if size == "ci":
         return SCRATCH / f"{name}-ci.json"
     return RESULTS / (f"{name}.json" if size == "small" else f"{name}-{size}.json")

@@ -1,4 +1,4 @@
-"""Every shipped problem and a user's own file, killed and resumed: they end with an undisturbed run's bits."""
+"""Every shipped problem and a user's own file, killed and resumed: the bits of an undisturbed run."""
 
 import json
 import os
