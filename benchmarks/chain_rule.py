@@ -159,7 +159,7 @@ def trainings(setup: Setup, non: Trained, most: int, folder: Path) -> list[Line]
 
 def main(words: Sequence[str]) -> None:
     """Print and write both tables."""
-    sizes = {"ci": CI, "small": PRESETS["demo"]}
+    sizes = {"ci": CI, "small": replace(PRESETS["demo"], coordinates=96)}  # twice the demo's
     parser = argparse.ArgumentParser(prog="python -m benchmarks chain_rule", description=__doc__)
     parser.add_argument("--size", choices=tuple(sizes), default="ci")
     parser.add_argument("--seeds", type=int, help="1 for ci, 2 otherwise")

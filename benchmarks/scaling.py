@@ -28,6 +28,7 @@ from torch.multiprocessing.spawn import spawn
 import zo
 from benchmarks import protocol
 from tasks.report import pictures
+from zo.execution.pieces import dealt
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 LATENCY, BANDWIDTH = 20e-6, 1.25e9  # of a message, s, and of a link, byte/s: assumed, 10 Gbit/s Ethernet
@@ -139,7 +140,7 @@ def simulated(costly: Costly, workers: int) -> dict[str, float]:
     Returns:
         `queries`, of the longest share; `repeated`, by every worker; `exchange`.
     """
-    longest = max(sum(costly.chunks[rank::workers]) for rank in range(workers))
+    longest = max(sum(dealt(costly.chunks, rank, workers)) for rank in range(workers))
     exchange = (workers - 1) * LATENCY + (8 * costly.queries + 1500 * workers) / BANDWIDTH
     return {"queries": longest, "repeated": costly.repeated, "exchange": exchange if workers > 1 else 0.0}
 

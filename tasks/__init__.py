@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from tasks.config import Config
     from tasks.configuration import Count, Fraction, Natural, NotNegative, Positive
     from tasks.methods import Cost, Method, Setup, Trained
+    from tasks.own_loop import own_run
     from tasks.problem import Data, Problem
+    from tasks.runs.result import Row
     from tasks.training import train
 
 _PLACES = {
@@ -35,9 +37,11 @@ _PLACES = {
     "NotNegative": "configuration",
     "Positive": "configuration",
     "Problem": "problem",
+    "Row": "runs.result",
     "Setup": "methods",
     "Trained": "methods",
     "load": "api",
+    "own_run": "own_loop",
     "run": "api",
     "train": "training",
 }
@@ -55,9 +59,11 @@ __all__ = [
     "NotNegative",
     "Positive",
     "Problem",
+    "Row",
     "Setup",
     "Trained",
     "load",
+    "own_run",
     "run",
     "train",
 ]

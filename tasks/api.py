@@ -16,10 +16,11 @@ from tasks import methods, problems, report
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError
 from tasks.interruption import ending_interrupts
 from tasks.problem import Problem
-from tasks.progress import Progress, make_progress
+from tasks.progress import Progress, make_progress, print_table
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run, stage_name
 from tasks.runs.result import Result
+from tasks.runs.trust import is_own
 from tasks.work import evaluation_path, setup_of, work
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class FinishedRun:
                 f"{self.path}: expected one of the methods {', '.join(wanted)} and of the seeds "
                 f"{self._run.seeds}, got {method!r} and {seed!r}."
             )
+        self.problem.begin(self.path)
         found: dict[str, methods.Trained] = {}
         for name, each in wanted.items():  # methods may start from what those before have trained
             setup = setup_of(self.problem, self._run, name, seed, Progress(), found)
@@ -90,6 +92,11 @@ class FinishedRun:
         """The arrays that the problem's `evaluate` gave for a method."""
         kept = checkpoint.load(evaluation_path(self.path, stage_name(seed, method)))["fields"]
         return {name: tensor.numpy() for name, tensor in kept.items()}
+
+    def show(self) -> None:
+        """Print the table, and where report and run are."""
+        print_table(report.shown(self.result))
+        print(f"Report: {self.report}\nRun folder: {self.path}")
 
     def _repr_html_(self) -> str:
         """In a notebook: the table, and where report and run are."""
@@ -164,6 +171,7 @@ def run(
                 f"{made.path}: expected the settings of that run, got others. Take its "
                 "settings, or leave resume out for a new run."
             )
+        problems.warn_of_changes(made)
     return finish(made, problem, progress, tensorboard=tensorboard)
 
 
@@ -186,16 +194,21 @@ def finish(
 def load(folder: Path | str, *, trust: bool = False) -> FinishedRun:
     """A finished run.
 
+    The file that the run says its problem is in is executed where you made the run, or trust it.
+
     Args:
         folder: Of the run.
-        trust: Whether to execute the file that the run says its problem is in, where the run came from
-            elsewhere; without it such a run has tables and curves, and no networks.
+        trust: Whether to execute that file although the run came from elsewhere; without it such a run has
+            tables and curves, and no networks.
 
     Raises:
         RunFolderError: It is no run's folder, or the run is not finished.
     """
     run = Run.open(Path(folder))
-    return FinishedRun(run, problem_of(run) if trust or _is_own(run) else None)
+    place = Path(run.problem.rpartition(":")[0])
+    gone = place.suffix == ".py" and not place.is_file()
+    code = bool(run.problem) and (trust or (is_own(run) and not gone))
+    return FinishedRun(run, problem_of(run) if code else None)
 
 
 def problem_of(run: Run) -> Problem:
@@ -209,6 +222,7 @@ def problem_of(run: Run) -> Problem:
             f"{run.path}: expected a run that says where its problem's class is, got one of a notebook or a "
             f"terminal. {_how_to_go_on(run)}"
         )
+    problems.warn_of_changes(run)
     kind, _ = problems.find(run.problem)
     return kind(run.configuration(kind.Config), folder=Path(run.data))
 
@@ -219,10 +233,6 @@ def _how_to_go_on(run: Run) -> str:
         "Its problem is in a notebook or terminal, where no other process finds it. To go on with it there, "
         f"repeat the call of tasks.run with resume={str(run.path)!r}."
     )
-
-
-def _is_own(run: Run) -> bool:
-    return bool(run.problem)
 
 
 def _preset(problem: Problem) -> str:

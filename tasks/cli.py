@@ -1,10 +1,12 @@
-"""`blackbox`: run a task from a preset, resume it, rebuild its report; load data; check and serve boxes.
+"""`blackbox`: write, run, resume and report problems; load data; check and serve boxes.
 
 Nothing heavy is imported before a command is at work, so that help comes at once.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,61 +22,98 @@ from tasks.commands import (
     DataCommand,
     InfoCommand,
     ListCommand,
+    NewCommand,
     ReportCommand,
     ResumeCommand,
     RunCommand,
     ServeCommand,
     parse,
 )
-from tasks.errors import ConfigurationError, RunFolderError, StorageError, WorkersError
+from tasks.errors import (
+    CheckpointError,
+    ConfigurationError,
+    NonFiniteLossError,
+    ProblemError,
+    RunFolderError,
+    RunLockedError,
+    WorkersError,
+)
 
 if TYPE_CHECKING:
-    import pandas
-
-    from tasks.api import FinishedRun
     from tasks.runs.folder import Run
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The console script; returns the exit status: 0, 1 failed, 2 wrong use, 130 stopped by the user.
+# what would come again if the run went on as it is
+_FOR_GOOD = (
+    CheckpointError,
+    ConfigurationError,
+    NonFiniteLossError,
+    ProblemError,
+    RunFolderError,
+    RunLockedError,
+)
 
-    Under torchrun, which starts again what does not end with 0, a run that was stopped ends with 0 too.
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status of a command line: 0, 1 failed, 2 wrong use, 130 stopped by the user.
+
+    Under torchrun, which starts again what does not end with 0, a run that was stopped ends with 0 too. One
+    whose output nobody reads any more, as under `| head`, ends with 141.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _main(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain at its end
+        return 128 + signal.SIGPIPE
+
+
+def _main(arguments: list[str]) -> int:
     if arguments == ["--version"]:
         from tasks.runs.machine import PACKAGE, version
 
         print(f"{PACKAGE} {version(PACKAGE)}")
         return 0
-    debug = "--debug" in arguments
     at_work: list[Run] = []  # the run that a `blackbox resume` would go on with
     try:
-        return _do(parse(arguments, names.tasks()), ["blackbox", *arguments], at_work)
+        return _do(parse(arguments), ["blackbox", *arguments], at_work)
     except SystemExit as stop:  # how tyro leaves, after help as well
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt as stop:
         from tasks.workers import elastic, group
 
         if group.rank() == 0:  # of several processes one has the run's folder, and the last word
-            print(f"{str(stop) or 'Stopped.'}{_how_to_resume(at_work)}", file=sys.stderr)
+            print(f"{str(stop) or 'Stopped.'} {_how_to_resume(at_work)}".rstrip(), file=sys.stderr)
         return elastic.STOPPED if elastic.launch_id() is not None else 130
     except Exception as error:
-        # Ours first: some are of the system's kind too, such as a server that is not there.
-        if not debug and isinstance(error, BlackBoxError):
-            broken = isinstance(error, StorageError | WorkersError) or type(error).__name__ == "RanksError"
-            if not broken and arguments[0] == "run":
-                _discard_untouched(at_work)
-            advice = _how_to_resume(at_work) if broken else ""
-            print(f"blackbox: {error}{advice}", file=sys.stderr)
-            return 2 if isinstance(error, ConfigurationError | RunFolderError) else 1
-        if debug or not isinstance(error, OSError):
+        said = None if "--debug" in arguments else _words(error, bool(at_work))
+        if said is None:
             raise
+        several = isinstance(error, WorkersError) or type(error).__name__ == "RanksError"
+        if arguments[0] == "run" and not several and _discarded(at_work):
+            advice = f"Nothing was begun; {at_work[0].path} is removed."
+        else:
+            advice = "" if isinstance(error, _FOR_GOOD) else _how_to_resume(at_work)
+        gap = " " if advice and not said.endswith("\n") else ""
+        print(f"blackbox: {said}{gap}{advice}".rstrip("\n"), file=sys.stderr)
+        return 2 if isinstance(error, ConfigurationError | RunFolderError) else 1
+
+
+def _words(error: Exception, at_work: bool) -> str | None:
+    """What the user is told of an error; None for those that nobody foresaw, which keep their traceback."""
+    if isinstance(error, BlackBoxError) and type(error).__name__ != "ExecutorError":
+        return str(error)  # first: some are of the system's kind too, such as a server that is not there
+    if isinstance(error, BrokenPipeError) and not at_work:
+        return None
+    from tasks import tracebacks
+
+    found = tracebacks.of_resources(error) or tracebacks.of_user(error)
+    if found is None and isinstance(error, OSError):
         from tasks.runs.storage import mend
 
-        advice = f" {mend(error)}" if at_work else " Mend that, or give another folder."
-        said = f"{_sentence(error)}{advice}{_how_to_resume(at_work)}"
-        print(f"blackbox: {said}", file=sys.stderr)
-        return 1
+        found = f"{_sentence(error)} {mend(error) if at_work else 'Mend that, or give another folder.'}"
+    return found
 
 
 def _do(command: Command, line: list[str], at_work: list[Run]) -> int:
@@ -96,6 +135,10 @@ def _do(command: Command, line: list[str], at_work: list[Run]) -> int:
             from tasks.image_classification.data.download import fetch
 
             fetch(SOURCES[command.name], command.data)
+        case NewCommand():
+            from tasks import new
+
+            print(new.write(command.name, command.folder))
         case ListCommand():
             print(names.listing())
         case InfoCommand():
@@ -108,9 +151,6 @@ def _do(command: Command, line: list[str], at_work: list[Run]) -> int:
 def _run(command: RunCommand, line: list[str], at_work: list[Run]) -> int:
     from tasks.runs.folder import Run
     from tasks.workers import elastic
-
-    if command.seeds < 1:
-        raise ConfigurationError(f"--seeds: expected at least 1, got {command.seeds}. Give how many to run.")
 
     if command.dry_run:
         return _dry_run(command)
@@ -150,14 +190,24 @@ def _dry_run(command: RunCommand) -> int:
 
 
 def _resume(command: ResumeCommand, line: list[str], at_work: list[Run]) -> int:
+    from tasks.runs import trust
     from tasks.runs.folder import Run
+    from tasks.workers import group
 
     def made() -> Run:
         run = Run.open(command.folder)
-        if run.finished:
-            print("This run is finished; rebuilding its report.")
+        trust.check(run, trusted=command.trust)
         return run
 
+    if not group.is_member():
+        if Run.open(command.folder).finished:
+            print("This run is finished; rebuilding its report.")
+            return _report(ReportCommand(command.folder, command.trust))
+        run = made()
+        if run.script:
+            from tasks import own_loop
+
+            own_loop.execute(run, command.workers)
     return _together(command, line, made, at_work)
 
 
@@ -167,8 +217,6 @@ def _together(
     """Work on a run, in this process or in several that are started here; or as one of those."""
     from tasks.workers import group, launch
 
-    if command.workers < 1:
-        raise ConfigurationError(f"--workers: expected at least 1, got {command.workers}.")
     if command.workers > 1 and not group.is_member():
         return launch.launch(line[1:], command.workers)
     with group.joined(command.timeout), group.shared_run(made) as run:
@@ -188,43 +236,31 @@ def _report(command: ReportCommand) -> int:
             f"{run.path}: expected a finished run, got one without result.json. "
             f"Finish it with: blackbox resume {run.path}"
         )
-    if run.problem:
-        from tasks import api, report
+    from tasks import api, report
 
-        report.write(run, api.problem_of(run))
-        _print(api.load(run.path))
-        return 0
-    return _show(run)
+    found = api.load(run.path, trust=command.trust)
+    if run.problem and found.problem is None:
+        print(
+            f"The problem's own part is not made anew, for which {run.problem} would be executed: the run "
+            "came from elsewhere, or the file is gone. If you trust it, add --trust."
+        )
+    report.write(run, found.problem)
+    found.show()
+    return 0
 
 
 def _work(run: Run, data: Path, tensorboard: bool) -> int:
-    """Run what is left of a run, and show what came out."""
-    from tasks.interruption import ending_interrupts
-
-    if run.problem:
-        return _work_on_problem(run, data, tensorboard)
-    package = _package(run)
-    with ending_interrupts(), run.lock():
-        if not run.finished:
-            from tasks.progress import make_progress
-
-            task = names.part(package, "task")
-            with run.tensorboard(tensorboard), make_progress() as progress:
-                progress.say(f"Run folder: {run.path}")
-                task.run(run, progress, data)
-        return _show(run)
-
-
-def _work_on_problem(run: Run, data: Path, tensorboard: bool) -> int:
+    """Do what is left of a run, and show what came out."""
     from tasks import api
 
     problem = api.problem_of(run)
     problem.folder = data
-    _print(api.finish(run, problem, tensorboard=tensorboard))
+    api.finish(run, problem, tensorboard=tensorboard).show()
     return 0
 
 
 def _compare(command: CompareCommand) -> None:
+    from tasks.progress import print_table
     from tasks.report.compare import compare
 
     found = compare(command.folders, command.page)
@@ -232,86 +268,37 @@ def _compare(command: CompareCommand) -> None:
         print(f"{run['run']}: {run['folder']} ({run['problem']}; seeds {run['seeds']}; {run['state']})")
     for sentence in found.sentences:
         print(sentence)
-    _print_table(found.figures)
+    print_table(found.figures)
     if not found.settings.empty:
-        _print_table(found.settings)
+        print_table(found.settings)
     print(f"Page: {found.page}")
-
-
-def _print(found: FinishedRun) -> None:
-    from tasks import report
-
-    _print_table(report.shown(found.result))
-    print(f"Report: {found.report}\nRun folder: {found.path}")
-
-
-def _print_table(lines: pandas.DataFrame) -> None:
-    """Numbers and text to the right, the first column to the left."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for place, name in enumerate(lines.columns):
-        table.add_column(name, justify="right" if place else "left", overflow="fold")
-    for line in lines.to_numpy().tolist():
-        table.add_row(*map(str, line))
-    Console().print(table, markup=False, highlight=False)
 
 
 def _help(run: Run, data: Path) -> int:
     """Do what the first process does, in a folder that no one will see."""
+    from tasks import api
     from tasks.interruption import ending_interrupts
     from tasks.progress import Progress
+    from tasks.work import work
 
-    if run.problem:
-        from tasks import api
-        from tasks.work import work
-
-        problem = api.problem_of(run)
-        problem.folder = data
-        with ending_interrupts():
-            if not run.finished:
-                work(problem, run, Progress())
-        return 0
+    problem = api.problem_of(run)
+    problem.folder = data
     with ending_interrupts():
         if not run.finished:
-            names.part(_package(run), "task").run(run, Progress(), data)
+            work(problem, run, Progress())
     return 0
 
 
-def _show(run: Run) -> int:
-    """Write the report and print the table and where things are."""
-    from rich.console import Console
-
-    report = names.part(_package(run), "report")
-    page = report.write_report(run)
-    Console().print(report.summary(run), markup=False, highlight=False)
-    print(f"Report: {page}\nRun folder: {run.path}")
-    return 0
-
-
-def _package(run: Run) -> str:
-    known = names.tasks()
-    if run.task not in known:
-        from tasks.configuration import nearest
-
-        raise RunFolderError(
-            f"{run.path}: expected a task that is installed, got {run.task!r}. {nearest(run.task, known)}"
-        )
-    return known[run.task]
-
-
-def _discard_untouched(at_work: list[Run]) -> None:
-    """Leave no folder of a new run that was refused before anything was done: there is nothing to resume."""
+def _discarded(at_work: list[Run]) -> bool:
+    """Leave no folder of a new run that ended before anything was done: there is nothing to resume."""
     from tasks.runs.untouched import discard
     from tasks.workers import elastic
 
-    if at_work and elastic.launch_id() is None and discard(at_work[0].path):
-        print(f"Nothing was begun; {at_work[0].path} is removed.")
+    return bool(at_work) and elastic.launch_id() is None and discard(at_work[0].path)
 
 
 def _how_to_resume(at_work: list[Run]) -> str:
-    return f" Resume with: blackbox resume {quote(str(at_work[0].path))}" if at_work else ""
+    return f"Resume with: blackbox resume {quote(str(at_work[0].path))}" if at_work else ""
 
 
 def _sentence(error: OSError) -> str:

@@ -1,8 +1,9 @@
-"""The commands of the console script and their arguments, made from the presets by tyro."""
+"""The commands of the console script and their arguments, made from a problem's settings by tyro."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from tasks import names
+from tasks.errors import ConfigurationError
 
 Debug = Annotated[bool, arg(help="Show the traceback of an error instead of a sentence.")]
 Folder = Annotated[Positional[Path], arg(help="Folder of the run.", metavar="FOLDER")]
@@ -22,15 +24,26 @@ Workers = Annotated[
 Timeout = Annotated[
     float, arg(help="Seconds after which a process of several that does not answer is given up.")
 ]
+Trust = Annotated[bool, arg(help="Execute the code that the run names, although it came from elsewhere.")]
 _TOP = (
     "Train PyTorch networks through code that cannot be differentiated.\n\n"
-    "First steps: `blackbox list` names what there is; `blackbox run TASK --help` lists the presets and "
-    "every setting of a task; `blackbox --version` gives the version."
+    "First steps: `blackbox new NAME` writes a problem of your own; `blackbox list` names what there is; "
+    "`blackbox run PROBLEM --help` lists the presets, methods and settings; `blackbox --version` gives the "
+    "version."
 )
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "seeds": (1, 10_000),
+    "workers": (1, max(16, 4 * (os.cpu_count() or 1))),
+    "timeout": (0.001, 30 * 86_400),
+    "rows": (1, 2**48),
+    "seed": (0, 2**63 - 1),
+    "port": (0, 65_535),
+    "threads": (1, 1024),
+}
 
 
 class RunCommand:
-    """A task to run; the dataclass that tyro fills is made for the task and preset at hand."""
+    """A problem to run; the dataclass that tyro fills is made for the problem and preset at hand."""
 
     task: str
     preset: str
@@ -44,26 +57,43 @@ class RunCommand:
     dry_run: bool
     debug: bool
     where: str
-    """Where the problem's class is, as `tasks.problems.find` takes it; "" for a task of the old kind."""
+    """Where the problem's class is, as `tasks.problems.find` takes it."""
+
+
+@dataclass(frozen=True)
+class NewCommand:
+    """Write a small working problem and its test, to be changed into your own."""
+
+    name: Annotated[Positional[str], arg(help="What it is called, such as brusselator or my-problem.")]
+    folder: Annotated[Path, arg(help="Where the two files are written.")] = Path(".")
+    debug: Debug = False
 
 
 @dataclass(frozen=True)
 class ResumeCommand:
-    """Go on with a run that was stopped or killed, to the result that it would have had."""
+    """Go on with a run that was stopped or killed, to the result that it would have had.
+
+    The file that the run's problem is in is executed.
+    """
 
     folder: Folder
-    data: Annotated[Path | None, arg(help="Folder of the task's data, if it moved.")] = None
+    data: Annotated[Path | None, arg(help="Folder of the problem's data, if it moved.")] = None
     tensorboard: Tensorboard = False
     workers: Workers = 1
     timeout: Timeout = 1800.0
+    trust: Trust = False
     debug: Debug = False
 
 
 @dataclass(frozen=True)
 class ReportCommand:
-    """Rebuild report and pictures of a finished run."""
+    """Rebuild report and pictures of a finished run.
+
+    What the problem itself adds to the report takes its code, which is executed.
+    """
 
     folder: Folder
+    trust: Trust = False
     debug: Debug = False
 
 
@@ -140,7 +170,7 @@ class DataCommand:
 
 @dataclass(frozen=True)
 class ListCommand:
-    """List the names of black boxes and tasks, those of other packages included."""
+    """List the names of black boxes and problems, those of other packages included."""
 
     debug: Debug = False
 
@@ -153,6 +183,7 @@ class InfoCommand:
 
 
 _OTHERS = {
+    "new": NewCommand,
     "resume": ResumeCommand,
     "report": ReportCommand,
     "compare": CompareCommand,
@@ -164,6 +195,7 @@ _OTHERS = {
 }
 Command = (
     RunCommand
+    | NewCommand
     | ResumeCommand
     | ReportCommand
     | CompareCommand
@@ -175,133 +207,112 @@ Command = (
 )
 
 
-def parse(arguments: Sequence[str], tasks: Mapping[str, str]) -> Command:
+def parse(arguments: Sequence[str]) -> Command:
     """The command that a command line asks for; `SystemExit` for help and mistakes, as tyro does it.
 
     Args:
-        arguments: the words after `blackbox`.
-        tasks: task -> its package, whose `config` module gives `PRESETS` and `DESCRIPTION`.
+        arguments: The words after `blackbox`.
+
+    Raises:
+        ConfigurationError: A number is out of its range, or a problem's name or settings are wrong.
     """
-    if (
-        arguments[:1] == ["run"]
-        and len(arguments) > 1
-        and not arguments[1].startswith("-")
-        and arguments[1] not in tasks
-    ):
-        target, words = arguments[1], arguments[2:]
-        kind, about = _problem_command(target, words)
-        return _tyro(kind, f"blackbox run {target}", about, words)
-    place = _place_of_task(arguments, tasks)
+    place = _place_of_target(arguments)
     if place is not None:
-        task, words = arguments[place], [*arguments[1:place], *arguments[place + 1 :]]
-        kind, about = _run_command(task, tasks[task], words)
-        # parsed on its own, with the task in `prog`: messages then point to the right help
-        return _tyro(kind, f"blackbox run {task}", about, words)
+        target, words = arguments[place], [*arguments[1:place], *arguments[place + 1 :]]
+        kind, about = _problem_command(target, words)
+        # parsed on its own, with the problem in `prog`: messages then point to the right help
+        return _in_bounds(_tyro(kind, f"blackbox run {target}", about, words))
 
     def named(kind: Any, name: str, description: str) -> Any:  # noqa: ANN401
         return Annotated[kind, tyro.conf.subcommand(name=name, description=description, prefix_name=False)]
 
     about = (
-        f"Run a task from a preset. Tasks: {', '.join(tasks)}; "
-        "`blackbox run TASK --help` lists presets and settings."
+        "Train and judge a network by several methods, and write a report. PROBLEM is a name, module:Class, "
+        "or file.py:Class; a file is executed. "
+        f"Names: {', '.join(names.problems())}; `blackbox run PROBLEM --help` lists "
+        "presets, methods and settings."
     )
-    literal: Any = Literal
-    which = Annotated[literal[tuple(tasks)], arg(help="What to run, before any option.")]
-    run: Any = dataclasses.make_dataclass("Run", [("task", Positional[which])])
+    which = Annotated[str, arg(help="What to run, before any option.", metavar="PROBLEM")]
+    run: Any = dataclasses.make_dataclass("Run", [("problem", Positional[which])])
     commands = [named(kind, name, kind.__doc__ or "") for name, kind in _OTHERS.items()]
     union: Any = Union
-    return _tyro(union[(named(run, "run", about), *commands)], "blackbox", _TOP, arguments)
+    return _in_bounds(_tyro(union[(named(run, "run", about), *commands)], "blackbox", _TOP, arguments))
 
 
 def _tyro(kind: Any, program: str, about: str, words: Sequence[str]) -> Any:  # noqa: ANN401
     return tyro.cli(kind, prog=program, description=about, args=list(words), config=(FlagCreatePairsOff,))
 
 
-def _place_of_task(arguments: Sequence[str], tasks: Mapping[str, str]) -> int | None:
-    """Where in `run ... TASK ...` the task is named; a folder may have the same name."""
-    if list(arguments[:1]) != ["run"]:
+def _in_bounds(command: Command) -> Command:
+    """The command, if none of its numbers is absurd."""
+    for name, (low, high) in _BOUNDS.items():
+        value = getattr(command, name, None)
+        if value is not None and not low <= value <= high:  # not so for NaN either
+            raise ConfigurationError(f"--{name}: expected {low:,} to {high:,}, got {value!r}.")
+    return command
+
+
+def _place_of_target(arguments: Sequence[str]) -> int | None:
+    """Where in `run ... PROBLEM ...` the problem is named: first, or later by a name that is known."""
+    if list(arguments[:1]) != ["run"] or len(arguments) < 2:
         return None
-    places = (place for place, word in enumerate(arguments) if word in tasks)
+    if not arguments[1].startswith("-"):
+        return 1
+    known = names.problems()
+    places = (place for place, word in enumerate(arguments) if word in known or ".py:" in word)
     return next((place for place in places if arguments[place - 1] not in ("--runs", "--data")), None)
 
 
-def _run_command(task: str, package: str, words: Sequence[str]) -> tuple[Any, str]:
-    """The dataclass of `run` for a task and the preset that the words name, and its description.
-
-    The preset is found before tyro parses: it is the default from which `--config.SETTING` departs.
-    """
-    module = names.part(package, "config")
-    presets = module.PRESETS
-    asked = _option(words, "--preset")
-    preset = asked if asked in presets else next(iter(presets))  # tyro refuses a wrong name, with the choices
-    literal: Any = Literal
-    choices = Annotated[literal[tuple(presets)], arg(help="Where the settings start from.")]
-    fields: list[Any] = [
-        ("preset", choices, preset),
-        ("seeds", Annotated[int, arg(help="How many seeds: 0, 1, ..., one training each.")], 1),
-        ("runs", Annotated[Path, arg(help="Where run folders are made.")], Path("runs")),
-        ("data", Annotated[Path, arg(help="Where the task's data is kept.")], Path("data")),
-        ("tensorboard", Tensorboard, False),
-        ("workers", Workers, 1),
-        ("timeout", Timeout, 1800.0),
-        ("debug", Debug, False),
-        ("config", type(presets[preset]), presets[preset]),
-    ]
-    about = f"{module.DESCRIPTION}\n\nThe defaults below are those of the preset {preset!r}."
-    kind = dataclasses.make_dataclass(
-        "Run",
-        fields,
-        bases=(RunCommand,),
-        frozen=True,
-        namespace={"task": task, "where": "", "dry_run": False},
-    )
-    return kind, about
-
-
 def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
-    """The dataclass of `run` for a problem and the preset that the words name, and its description."""
+    """The dataclass of `run` for a problem and the preset that the words name, and its description.
+
+    The preset is found before tyro parses: it is the default from which `--SETTING` departs.
+    """
     from tasks import methods, problems
 
     problem, where = problems.find(target)
     presets = dict(problem.presets) or {"default": problem.Config()}
-    asked = _option(words, "--preset")
-    preset = asked if asked in presets else next(iter(presets))
+    preset = _preset(presets, words)
+    fields = _fields(presets, preset)
+    taken = {name for name, *_ in fields} & {field.name for field in dataclasses.fields(problem.Config)}
+    if taken:
+        raise ConfigurationError(
+            f"{problem.__name__}.Config: expected names that `blackbox run` has not itself, got "
+            f"{', '.join(sorted(taken))}. Rename that setting."
+        )
+    config: Any = ("config", Annotated[type(presets[preset]), arg(name="")], presets[preset])
+    lines = [f"  {name}: {method.about}" for name, method in methods.methods_of(problem).items()]
+    defaults = f"The defaults below are those of the preset {preset!r}."
+    about = "\n".join([problem.about(), "", "Methods:", *lines, "", defaults])
+    namespace = {"task": problem.name(), "where": where}
+    fields.append(config)
+    kind = dataclasses.make_dataclass("Run", fields, bases=(RunCommand,), frozen=True, namespace=namespace)
+    return kind, about
+
+
+def _fields(presets: Mapping[str, Any], preset: str) -> list[Any]:
+    """What `run` takes beside the settings: (name, type, default)."""
     literal: Any = Literal
     choices = Annotated[literal[tuple(presets)], arg(help="Where the settings start from.")]
-    fields: list[Any] = [
+    return [
         ("preset", choices, preset),
         ("seeds", Annotated[int, arg(help="How many seeds: 0, 1, ..., one training each.")], 1),
         ("runs", Annotated[Path, arg(help="Where run folders are made.")], Path("runs")),
-        ("data", Annotated[Path, arg(help="Where data is kept.")], Path("data")),
+        ("data", Annotated[Path, arg(help="Where the problem's data is kept.")], Path("data")),
         ("tensorboard", Tensorboard, False),
         ("workers", Workers, 1),
         ("timeout", Timeout, 1800.0),
         ("dry_run", Annotated[bool, arg(help="Say what it will cost, and run nothing.")], False),
         ("debug", Debug, False),
-        ("config", Annotated[type(presets[preset]), arg(name="")], presets[preset]),
     ]
-    lines = [f"  {name}: {method.about}" for name, method in methods.methods_of(problem).items()]
-    about = "\n".join(
-        [
-            problem.about(),
-            "",
-            "Methods:",
-            *lines,
-            "",
-            f"The defaults below are those of the preset {preset!r}.",
-        ]
-    )
-    namespace = {"task": problem.name(), "where": where}
-    kind = dataclasses.make_dataclass("Run", fields, bases=(RunCommand,), frozen=True, namespace=namespace)
-    return kind, about
 
 
-def _option(arguments: Sequence[str], name: str) -> str | None:
-    """The value of `--name VALUE` or `--name=VALUE`, the last one if given twice."""
-    found = None
-    for index, word in enumerate(arguments):
-        if word == name and index + 1 < len(arguments):
-            found = arguments[index + 1]
-        elif word.startswith(f"{name}="):
-            found = word.removeprefix(f"{name}=")
-    return found
+def _preset(presets: Mapping[str, Any], words: Sequence[str]) -> str:
+    """The preset that is asked for; the first one where it is wrong, for tyro refuses it with the choices."""
+    asked = None
+    for index, word in enumerate(words):  # the last one if given twice
+        if word == "--preset" and index + 1 < len(words):
+            asked = words[index + 1]
+        elif word.startswith("--preset="):
+            asked = word.removeprefix("--preset=")
+    return asked if asked is not None and asked in presets else next(iter(presets))

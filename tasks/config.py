@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from tasks import configuration
 from tasks.configuration import Count, Natural, Positive
@@ -53,7 +55,7 @@ class Config:
     """What a step of tangents may cost when trust is lost, in first-order steps; None for 3.5."""
     chunk: Count | None = None
     """Queries that are evaluated together; None for what memory allows. Another number rounds otherwise."""
-    threads: Count = 1
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """Of torch on the CPU. Results are equal to the bit for equal numbers of threads."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the network is."""

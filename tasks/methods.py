@@ -307,6 +307,8 @@ def student(setup: Setup) -> Trained:
 def tangents(setup: Setup) -> Trained:
     """Autograd around a linear model of the box, learned from what it answers a few moved copies."""
     config = setup.config
+    # without a chunk base and probes run together, also where there are several processes: the same bits
+    shares = None if config.chunk is None else setup.process_group
     gradient = zo.TangentGradient(
         setup.network,
         setup.objective,
@@ -314,7 +316,8 @@ def tangents(setup: Setup) -> Trained:
         probes=config.probes,
         max_rows=config.max_rows,
         seed=setup.seed,
-        process_group=setup.process_group,
+        chunk=config.chunk,
+        process_group=shares,
     )
     return setup.descend(gradient)
 

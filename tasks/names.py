@@ -1,4 +1,4 @@
-"""Names on the command line: the black boxes and tasks that ship, and those that other packages add.
+"""Names on the command line: the black boxes and problems that ship, and those that other packages add.
 
 A package adds names by entry points; its own modules are imported only when a name is used:
 
@@ -6,20 +6,19 @@ A package adds names by entry points; its own modules are imported only when a n
     pump = "my_package.pump:Pump"           # a BlackBoxFunction, or a function that makes one
 
     [project.entry-points."blackbox.tasks"]
-    tune-pump = "my_package.tune_pump"      # a package with config.py, task.py, report.py
+    tune-pump = "my_package.tune:TunePump"  # a tasks.Problem
 """
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module, metadata
-from typing import Any
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 
 from tasks.errors import ConfigurationError
-
-# the package of each task: config.py (light), task.py, report.py
-TASKS: dict[str, str] = {}
 
 # problems that ship: where their classes are
 PROBLEMS: dict[str, str] = {
@@ -67,7 +66,7 @@ class Added:
     """A name that another package added.
 
     Attributes:
-        target: `module:Class`, or the package of a task; None where two packages want the name.
+        target: `module:Class`; None where two packages want the name.
         line: where it comes from, in one line.
     """
 
@@ -102,62 +101,71 @@ def functions() -> dict[str, str]:
     return shipped | _usable(added("blackbox.functions", FUNCTIONS))
 
 
-def tasks() -> dict[str, str]:
-    """Name -> package of all tasks."""
-    return TASKS | _usable(added("blackbox.tasks", TASKS))
-
-
 def problems() -> dict[str, str]:
     """Name -> `module:Class` of all problems."""
-    return PROBLEMS | tasks()
+    return PROBLEMS | _usable(added("blackbox.tasks", PROBLEMS))
 
 
-def check_single(target: str) -> None:
-    """Refuse a name of a black box that two packages want.
+def check_single(target: str, group: str = "blackbox.functions") -> None:
+    """Refuse a name that two packages want.
+
+    Args:
+        target: The name.
+        group: "blackbox.functions" or "blackbox.tasks".
 
     Raises:
         ConfigurationError: naming them.
     """
-    wanted = added("blackbox.functions", FUNCTIONS).get(target)
+    shipped = FUNCTIONS if group == "blackbox.functions" else PROBLEMS
+    wanted = added(group, shipped).get(target)
     if wanted is not None and wanted.target is None:
         raise ConfigurationError(f"{target}: {wanted.line} Write the one that you mean, as module:Class.")
 
 
-def part(package: str, name: str) -> Any:  # noqa: ANN401
-    """A module of a task's package, such as its `config`.
-
-    Raises:
-        ConfigurationError: the package, or what it declares, is not there.
-    """
-    try:
-        return import_module(f"{package}.{name}")
-    except ModuleNotFoundError as error:
-        if not f"{package}.{name}".startswith(str(error.name)):
-            raise  # it is there, and itself in want of something
-        raise ConfigurationError(
-            f"{package}: expected a task's package with a module {name}, found no module {error.name!r}. "
-            "Install the package that declares it again, or mend its entry point in blackbox.tasks."
-        ) from None
-
-
 def listing() -> str:
-    """All names, a line each, as `blackbox list` shows them."""
+    """All names, a line each, as `blackbox list` shows them; no package is imported for it."""
     lines = {name: line for name, (_, line) in FUNCTIONS.items()}
-    more = {name: item.line for name, item in added("blackbox.functions", FUNCTIONS).items()}
-    jobs = {name: _first_sentence(package) for name, package in TASKS.items()}
-    jobs |= {name: item.line for name, item in added("blackbox.tasks", TASKS).items()}
+    lines |= {name: item.line for name, item in added("blackbox.functions", FUNCTIONS).items()}
+    jobs = {name: about(target) or target for name, target in PROBLEMS.items()}
+    for name, item in added("blackbox.tasks", PROBLEMS).items():
+        said = about(item.target) if item.target is not None else ""
+        jobs[name] = f"{said} ({item.line})" if said else item.line
     return (
-        f"Black boxes (blackbox check NAME, blackbox serve NAME):\n{_table(lines | more)}\n"
-        f"Tasks (blackbox run NAME):\n{_table(jobs)}"
+        f"Black boxes (blackbox check NAME, blackbox serve NAME):\n{_table(lines)}\n"
+        f"Problems (blackbox run NAME):\n{_table(jobs)}"
     )
+
+
+def about(target: str) -> str:
+    """The first sentence of a class's docstring, read from the source of its module; "" if it is not found.
+
+    Args:
+        target: `module:Class`.
+    """
+    module, _, kind = target.partition(":")
+    package, *parts = module.split(".")
+    try:
+        spec = find_spec(package)  # of a package alone this imports nothing
+        places = [] if spec is None or spec.origin is None else [Path(spec.origin)]
+        if spec is not None and spec.submodule_search_locations:
+            places = [Path(place).joinpath(*parts) for place in spec.submodule_search_locations]
+        files = [
+            file for place in places for file in (place, place.with_suffix(".py"), place / "__init__.py")
+        ]
+        source = next(file for file in files if file.is_file()).read_text(encoding="utf-8")
+        tree = ast.parse(source)
+    except (ImportError, OSError, ValueError, SyntaxError, StopIteration):
+        return ""
+    classes = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind)
+    return _first_sentence(next((ast.get_docstring(node) or "" for node in classes), ""))
 
 
 def _usable(names: Mapping[str, Added]) -> dict[str, str]:
     return {name: item.target for name, item in names.items() if item.target is not None}
 
 
-def _first_sentence(package: str) -> str:
-    sentence, stop, _ = part(package, "config").DESCRIPTION.strip().partition(". ")
+def _first_sentence(text: str) -> str:
+    sentence, stop, _ = " ".join(text.split()).partition(". ")
     return sentence + stop.strip()
 
 

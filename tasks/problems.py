@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,8 +14,10 @@ from typing import Any
 from blackbox import registry
 from blackbox.checks import nearest
 from tasks import names
-from tasks.errors import ConfigurationError, ProblemError
+from tasks.errors import CheckpointWarning, ConfigurationError, ProblemError
 from tasks.problem import Problem
+from tasks.runs.folder import Run
+from tasks.runs.machine import changes, digest
 
 _loading = ContextVar("loading", default=False)
 
@@ -32,6 +34,7 @@ def find(target: str) -> tuple[type[Problem], str]:
         ConfigurationError: There is no such name, file or class.
         ProblemError: It is no subclass of `tasks.Problem`.
     """
+    names.check_single(target, "blackbox.tasks")
     known = names.problems()
     where = known.get(target, target)
     place, colon, _ = where.rpartition(":")
@@ -67,12 +70,20 @@ def where_is(kind: type[Problem]) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-def digest(where: str) -> dict[str, str]:
-    """The version of a problem in a file: its name and the first digits of its SHA-256; empty for others."""
-    path = Path(where.rpartition(":")[0])
-    if path.suffix != ".py" or not path.is_file():
-        return {}
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:12]}
+def warn_of_changes(run: Run) -> None:
+    """Say that the file in which a run's problem or loop is has changed since the run began.
+
+    Warns:
+        CheckpointWarning: Naming the file.
+    """
+    changed = changes(run.versions, digest(run.code))
+    if changed:
+        warnings.warn(
+            f"{run.path}: expected the code that the run began with, got {changed} (digits of its SHA-256). "
+            "What is trained from here on is not what was trained before; start a new run, or put it back.",
+            CheckpointWarning,
+            stacklevel=2,
+        )
 
 
 def is_executing() -> bool:

@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping
 from html import escape
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
-from rich.table import Column
+from rich.table import Column, Table
+
+if TYPE_CHECKING:
+    import pandas
 
 INTERVAL = 10.0  # seconds between plain lines
 REDRAWN = 0.5  # seconds between changes of a notebook's output
@@ -248,6 +251,16 @@ def make_progress(stream: TextIO | None = None) -> Progress:
     if console.is_jupyter and stream is None:
         return NotebookProgress()
     return LiveProgress(console) if console.is_terminal else PlainProgress(stream)
+
+
+def print_table(lines: pandas.DataFrame) -> None:
+    """Print a table: the first column to the left, the others to the right."""
+    table = Table()
+    for place, name in enumerate(lines.columns):
+        table.add_column(name, justify="right" if place else "left", overflow="fold")
+    for line in lines.to_numpy().tolist():
+        table.add_row(*map(str, line))
+    Console().print(table, markup=False, highlight=False)
 
 
 def duration(seconds: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from time import perf_counter
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +13,7 @@ from blackbox.failures import noted
 from tasks.errors import ConfigurationError, StoppedInside, WorkersError
 from tasks.interruption import StopRequest
 from tasks.pace import Pace, Tally, recall
-from tasks.progress import Progress
+from tasks.progress import Progress, make_progress
 from tasks.runs.folder import Run
 from tasks.runs.journal import Journal
 from tasks.stage import Stage, Stateful, TrainingOutcome
@@ -36,7 +36,7 @@ def train(
     validate: Callable[[], float] | None = None,
     validate_every: int = 10,
     checkpoint_every: int = 10,
-    progress: Progress,
+    progress: Progress | None = None,
     boxes: Sequence[BlackBoxFunction] = (),
 ) -> TrainingOutcome:
     """Train a stage of a run to its end, from wherever it was left.
@@ -60,7 +60,7 @@ def train(
         validate_every: optimiser steps between validations.
         checkpoint_every: optimiser steps between checkpoints; where these take long, there is one every
             five minutes or every step as well.
-        progress: what the user sees.
+        progress: what the user sees; a bar in a terminal, lines elsewhere, if None.
         boxes: the black boxes that steps call: what they count in steps, in all processes, is kept in the
             outcome's ledger and, as `rows`, in the metrics; failed rows and the use of workers are shown;
             and rows that an interrupted step has run are counted where it goes on.
@@ -91,7 +91,8 @@ def train(
     recall(boxes, loop.outcome.ledger, loop.outcome.judging)
     if finished:
         return loop.outcome
-    outcome = loop.outcome
+    outcome, showing = loop.outcome, ExitStack()
+    progress = showing.enter_context(make_progress()) if progress is None else progress
     progress.begin(stage, steps, done=outcome.step)
     pace = Pace(steps, outcome.step, boxes)
     try:
@@ -145,6 +146,7 @@ def train(
                 raise loop.interrupted()
     finally:
         progress.end()
+        showing.close()
     return outcome
 
 

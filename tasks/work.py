@@ -61,6 +61,9 @@ def work(problem: Problem, run: Run, progress: Progress) -> None:
         fields: dict[str, Mapping[str, Any]] = {}
         for name, method in wanted.items():
             setup = setup_of(problem, run, name, seed, progress, trained)
+            torch.manual_seed(
+                seed
+            )  # for what draws without a key, such as dropout; checkpoints have its state
             trained[name] = method.train(setup)
             found = evaluation(setup, trained[name])
             table.append(_row(setup, trained[name], found))
@@ -88,18 +91,20 @@ def prepare(problem: Problem) -> None:
             "blackbox.Budgeted in box(self), and leave --rows out."
         )
 
-    if rows is not None and group_of_run is not None:
+    def bounded(box: BlackBoxFunction) -> bool:  # a box may see to it by itself
+        return rows is None or any(isinstance(part, Budgeted) and part.rows <= rows for part in stack(box))
+
+    if rows is not None and group_of_run is not None and not all(map(bounded, problem.boxes.values())):
         raise ProblemError(
             f"rows: expected a run in one process, which can keep to {rows:,} rows exactly, got several. "
             "Leave out --workers, or --rows."
         )
 
     def wrapped(box: BlackBoxFunction) -> BlackBoxFunction:
-        parts = stack(box)  # a box may see to either itself
-        if rows is not None and not any(isinstance(part, Budgeted) and part.rows <= rows for part in parts):
+        shared = group_of_run is None or any(isinstance(part, zo.SharedRows) for part in stack(box))
+        if rows is not None and not bounded(box):
             box = Budgeted(box, rows)
-        shares = group_of_run is None or any(isinstance(part, zo.SharedRows) for part in parts)
-        return box if shares else zo.SharedRows(box, group_of_run)
+        return box if shared else zo.SharedRows(box, group_of_run)
 
     problem.replace_boxes(wrapped)
 

@@ -122,7 +122,8 @@ def _first_checks(problem: DenoisedSmoothing) -> int:
     with torch.random.fork_rng(devices=()):
         network = problem.network()
     rule = zo.CGE(1e-3, zo.RandomCoordinates(config.coordinates), central=config.central)
-    return zo.LossGradient(network, lambda *_: torch.zeros(1), rule).most_checks(1)
+    gradient = zo.LossGradient(network, lambda *_: torch.zeros(1), rule, evaluator=config.evaluator)
+    return gradient.most_checks(1)
 
 
 def _ratio_queries(config: Config) -> int:

@@ -32,7 +32,7 @@ from tasks.denoised_smoothing.networks import UNKNOWN, box_loss, image_loss, pre
 from tasks.methods import Method, Setup, Trained
 from tasks.problem import evaluating
 from tasks.runs import atomic
-from tasks.runs.folder import stage_name
+from tasks.runs.folder import Run, stage_name
 
 if TYPE_CHECKING:
     from tasks.report.findings import Findings
@@ -57,8 +57,9 @@ METHODS = {
 class DenoisedSmoothing(tasks.Problem):
     """A certified defence of a classifier that only answers queries.
 
-    A denoiser is trained in front of it, and the two are certified by randomized smoothing. The queries of
-    each method are counted and equal. A name may carry directions and a budget: zo-ds:cge@2500000.
+    A denoiser is trained in front of it, and the two are certified by randomized smoothing. A query is an
+    image that the classifier is asked for; those of training, measuring mu, layer ratios, clean images and
+    validation are counted together, and equal. A name may carry directions and a budget: zo-ds:cge@2500000.
     """
 
     Config = Config
@@ -77,6 +78,8 @@ class DenoisedSmoothing(tasks.Problem):
 
     def begin(self, folder: Path) -> None:
         """Count queries in the run's folder, and keep answers there."""
+        if folder == self.run_folder:
+            return
         self.run_folder = folder
         for made in ("classifier", "box", "targets"):
             self.__dict__.pop(made, None)
@@ -206,7 +209,7 @@ class DenoisedSmoothing(tasks.Problem):
         return self.held_out_error(network, self.held_out(0))
 
     def judge(self, setup: Setup, trained: Trained) -> Mapping[str, Any]:
-        """Certify test images, each on disk before the next; export the denoiser that validation chose."""
+        """Certify test images, each on disk before the next."""
         if set(filter(is_own, self.config.methods)) - {"none", "mse"}:
             _ = self.targets  # a service that is down is found out before certificates are paid for
         certificates = self._certify(setup, trained.network)
@@ -214,10 +217,6 @@ class DenoisedSmoothing(tasks.Problem):
         outcome, (noisy, _) = trained.outcome, self.held_out(setup.seed)
         error = outcome.best_validation
         asks = setup.name not in ("none", "mse")
-        if setup.seed == setup.run.seeds[0]:
-            self._write_facts(setup.run.path)
-            if setup.name == self.config.methods[-1]:
-                self._export(setup)
         with torch.no_grad(), evaluating(trained.network):
             denoised = trained.network(noisy[:SAMPLES]).clamp(0, 1)
         return {
@@ -261,6 +260,14 @@ class DenoisedSmoothing(tasks.Problem):
                 after=after,
             )
 
+    def so_far(
+        self, run: Run, seed: int, trained: Mapping[str, Trained], fields: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """After the first seed: write down with which data and classifier, and export the best denoiser."""
+        if seed == run.seeds[0] and list(trained) == list(self.config.methods):
+            self._write_facts(run.path)
+            self._export(trained, run.path / ONNX)
+
     def _write_facts(self, folder: Path) -> None:
         config, found = self.config, self.images
         facts = {
@@ -277,9 +284,8 @@ class DenoisedSmoothing(tasks.Problem):
         }
         atomic.write_json(folder / FACTS, facts)
 
-    def _export(self, setup: Setup) -> None:
+    def _export(self, trained: Mapping[str, Trained], path: Path) -> None:
         """The denoiser from queries that validation chose, or the mse one, as an ONNX file."""
-        trained, path = setup.trained, setup.run.path / ONNX
         errors = {
             name: found.outcome.best_validation
             for name, found in trained.items()
@@ -290,9 +296,9 @@ class DenoisedSmoothing(tasks.Problem):
             return
         try:
             export_denoiser(trained[best].network, path, self.images.shape)
-            setup.progress.say(f"Wrote {ONNX}: {best}, the best on held-out images of those from queries.")
+            self.progress.say(f"Wrote {ONNX}: {best}, the best on held-out images of those from queries.")
         except MissingExtraError as error:
-            setup.progress.say(f"No {ONNX} is written: {error}")
+            self.progress.say(f"No {ONNX} is written: {error}")
 
     def report(self, found: Findings) -> Sequence[Block]:
         """Certificates, queries, images, and the published experiment."""

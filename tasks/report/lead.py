@@ -33,22 +33,26 @@ def sentences(result: Result) -> list[str]:
 
 def _best(finite: dict[str, Score]) -> list[str]:
     ranked = sorted(finite.values(), key=lambda score: score.loss)
-    best, start = ranked[0], finite.get(START)
+    best, start = ranked[0], _untrained(finite)
     if len(ranked) == 1:
         return [f"{best.method}: {best.metric} {best}."]
     end = "highest" if best.rows[0].higher_is_better else "lowest"
     if best is start:
-        return [f"No method is better than the start: {START} has the {end} {best.metric}, {best}."]
+        known = "the start" if best.method == START else f"{best.method}, which is not trained"
+        return [f"No method is better than {known}: {best.method} has the {end} {best.metric}, {best}."]
     equal = [score.method for score in ranked if score.loss == best.loss]
     if len(equal) > 1:
         told = f"{_and(equal)} have the same {end} {best.metric}, {best}"
     else:
         told = f"{best.method} has the {end} {best.metric}, {best}"
-    told += f"; the start has {start}." if start else "."
+    name = (
+        "the start" if start and start.method == START else f"{start.method}, not trained," if start else ""
+    )
+    told += f"; {name} has {start}." if start else "."
     found = [told]
     if best.method == FIRST_ORDER:
         # who has a derivative would take it: the best of those that do without is what is looked for
-        others = [score for score in ranked if score.method not in (FIRST_ORDER, START)]
+        others = [score for score in ranked if score.method != FIRST_ORDER and score is not start]
         if others:
             own = others[0]
             found.append(f"Without the box's derivative {own.method} is the best, {own}{_cost(own, best)}.")
@@ -74,14 +78,21 @@ def _cost(score: Score, first: Score, name: str = "") -> str:
 
 
 def _harm(finite: dict[str, Score]) -> list[str]:
-    start = finite.get(START)
+    start = _untrained(finite)
     if start is None:
         return []
     worse = [score for score in finite.values() if score.loss > start.loss]
     if not worse:
         return []
     told = ", ".join(f"{score.method} ({score})" for score in worse)
-    return [f"Worse than the untrained start ({start}): {told}."]
+    known = "the untrained start" if start.method == START else f"{start.method}, which is not trained"
+    return [f"Worse than {known} ({start}): {told}."]
+
+
+def _untrained(finite: dict[str, Score]) -> Score | None:
+    """What the trained methods are measured by: the start, or what a problem has in its place."""
+    without_steps = (s for s in finite.values() if all(row.extra.get("steps") == 0 for row in s.rows))
+    return finite.get(START) or next(without_steps, None)
 
 
 def _needed(finite: dict[str, Score]) -> list[str]:
@@ -94,6 +105,16 @@ def _needed(finite: dict[str, Score]) -> list[str]:
     if start is not None and cut.loss >= start.loss and with_gradient.loss >= start.loss:
         return []  # neither has learned anything
     if cut.loss <= with_gradient.loss:
+        better = [
+            score.method
+            for score in finite.values()
+            if score.method != START and score.loss < cut.loss and not _alike(cut, score)
+        ]
+        if better:
+            return [
+                f"{CUT} does as well as {TANGENTS} ({both}), though a gradient through the box helps here: "
+                f"see {_and(better)}."
+            ]
         return [
             f"{CUT} does as well as {TANGENTS} ({both}): the gradient through the box is not needed here."
         ]

@@ -15,7 +15,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from tasks.configuration import to_dict
-from tasks.errors import ProblemError, RunFolderError
+from tasks.errors import ConfigurationError, ProblemError, RunFolderError
 from tasks.report import findings, html_report, lead, pictures
 from tasks.report.findings import Findings
 from tasks.report.html_report import Block, Details, Figure, Heading, Page, Paragraph, Table
@@ -247,7 +247,7 @@ def _defaults(config: object) -> dict[str, Any]:
     """The defaults of a problem's settings; none where one has to be given."""
     try:
         return to_dict(type(config)())
-    except TypeError:
+    except (TypeError, ConfigurationError):
         return {}
 
 

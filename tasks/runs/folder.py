@@ -10,16 +10,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasks.configuration import from_dict, to_dict
 from tasks.errors import ConfigurationError, RunFolderError
-from tasks.runs import atomic, lock
-from tasks.runs.machine import versions
+from tasks.runs import atomic, lock, trust
+from tasks.runs.machine import digest, versions
 from tasks.runs.metrics import Metrics
+
+if TYPE_CHECKING:
+    from tasks.runs.result import Row
 
 FORMAT = 1  # of config.json; raise it when older folders can no longer be resumed
 CONFIG = "config.json"
+MOST_SEEDS = 10_000
 
 C = TypeVar("C")
 
@@ -46,6 +50,10 @@ class Run:
     """ISO 8601, UTC."""
     problem: str = ""
     """Where the problem's class is: `module:Class`, or `/folder/file.py:Class`."""
+    script: str = ""
+    """The script with a loop of its own that made the run; a run has this, a problem, or neither."""
+    signature: str = ""
+    """Who may execute `code` unasked; see `tasks.runs.trust`."""
     _events: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
     """Where metrics go too, while `tensorboard` is entered."""
 
@@ -61,6 +69,7 @@ class Run:
         data: Path = Path("data"),
         command: Sequence[str] | None = None,
         problem: str = "",
+        script: str = "",
     ) -> Run:
         """Make a new folder `root/<task>-<preset>-<date>-<time>`; an existing one is never touched.
 
@@ -73,10 +82,12 @@ class Run:
             data: folder of the task's data.
             command: how the run was started; the process's own command line if not given.
             problem: where the problem's class is.
+            script: the script that makes the run, if it has a loop of its own.
 
         Raises:
-            ConfigurationError: `config` cannot be written as JSON.
+            ConfigurationError: `config` cannot be written as JSON, or there are no seeds, or too many.
         """
+        check_seeds(seeds)
         now = datetime.now(UTC)
         content = {
             "format": FORMAT,
@@ -86,9 +97,11 @@ class Run:
             "seeds": [int(seed) for seed in seeds],
             "data": str(data.resolve()),  # a run may be resumed from another working directory
             "command": list(sys.argv if command is None else command),
-            "versions": versions(),
+            "versions": versions() | digest(script or problem),
             "started": now.isoformat(timespec="seconds"),
             "problem": problem,
+            "script": script,
+            "signature": trust.sign(script or problem),
         }
         root.mkdir(parents=True, exist_ok=True)
         path = _new_folder(root, f"{task}-{preset}-{now.astimezone():%Y%m%d-%H%M%S}")
@@ -124,9 +137,16 @@ class Run:
             )
         values = {name: value for name, value in content.items() if name != "format"}
         try:
-            return from_dict(cls, {**values, "path": str(path)}, where=CONFIG)
+            run = from_dict(cls, {**values, "path": str(path)}, where=CONFIG)
+            check_seeds(run.seeds)
         except ConfigurationError as error:
             raise RunFolderError(f"{path}: {error}") from None
+        return run
+
+    @property
+    def code(self) -> str:
+        """What `blackbox resume` executes: the script, or where the problem's class is; "" for nothing."""
+        return self.script or self.problem
 
     def configuration(self, kind: type[C]) -> C:
         """The settings as the task's dataclass; `ConfigurationError` if they do not fit it."""
@@ -141,6 +161,16 @@ class Run:
     def finished(self) -> bool:
         """Whether the run has its result."""
         return (self.path / "result.json").is_file()
+
+    def finish(self, table: Sequence[Row]) -> None:
+        """Write `result.json`, which finishes the run.
+
+        Args:
+            table: A line for each method and seed; `Row.of` makes one of a training's outcome.
+        """
+        from tasks.runs.result import Result
+
+        Result.of(self, table).write(self.path)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -205,6 +235,21 @@ class Run:
 def stage_name(seed: int, method: str) -> str:
     """Of a method in metrics and checkpoints: "seed-0/sparse-cge", of rge@500 "seed-0/rge.500"."""
     return f"seed-{seed}/{re.sub('[^a-z0-9.-]', '.', method.lower().replace(' ', '-'))}"
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse seeds that are none, too many, or no seeds of torch.
+
+    Raises:
+        ConfigurationError: naming what is wrong with them.
+    """
+    if not 1 <= len(seeds) <= MOST_SEEDS:
+        raise ConfigurationError(f"seeds: expected 1 to {MOST_SEEDS:,} of them, got {len(seeds):,}.")
+    wrong = [seed for seed in seeds if not 0 <= seed < 2**63]
+    if wrong or len(set(seeds)) < len(seeds):
+        raise ConfigurationError(
+            f"seeds: expected different whole numbers from 0 to 2**63 - 1, got {list(seeds)}."
+        )
 
 
 def _new_folder(root: Path, name: str) -> Path:

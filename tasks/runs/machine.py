@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import sys
@@ -28,6 +29,18 @@ def versions() -> dict[str, str]:
     """Versions of Python, of what the figures depend on, and of this package."""
     found = {"python": platform.python_version(), PACKAGE: version(PACKAGE)}
     return found | {package: version(package) for package in _PACKAGES}
+
+
+def digest(code: str) -> dict[str, str]:
+    """The version of a file of code: its name and the first digits of its SHA-256; empty for a module.
+
+    Args:
+        code: `file.py`, `file.py:Class`, or `module:Class`.
+    """
+    path = Path(code if code.endswith(".py") else code.rpartition(":")[0])
+    if path.suffix != ".py" or not path.is_file():
+        return {}
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:12]}
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tasks.configuration import from_dict, to_dict
+from tasks.configuration import from_dict
 from tasks.errors import ConfigurationError, RunFolderError
 from tasks.runs import atomic
 from tasks.runs.folder import Run
-from tasks.runs.machine import machine, versions
+from tasks.runs.machine import digest, machine, versions
+
+if TYPE_CHECKING:
+    from tasks.stage import TrainingOutcome
 
 SCHEMA = 1
 NAME = "result.json"
@@ -44,6 +49,42 @@ class Row:
     higher_is_better: bool = False
     """Of `value`: True for an accuracy."""
 
+    @classmethod
+    def of(
+        cls, outcome: TrainingOutcome, figures: Mapping[str, float | int | str | None], unit: str = ""
+    ) -> Row:
+        """The line of a stage that `tasks.train` has trained.
+
+        Args:
+            outcome: Of a stage named "seed-0/method".
+            figures: What was found on test data, by name; the first is the line's figure, others go along.
+            unit: Of the first.
+
+        Raises:
+            ConfigurationError: The stage is named otherwise, or there is no figure.
+        """
+        named = re.fullmatch(r"seed-(\d+)/(.+)", outcome.stage)
+        if named is None or not figures:
+            raise ConfigurationError(
+                f"Row.of: expected a stage named like 'seed-0/adam' and at least one figure, got "
+                f"{outcome.stage!r} and {dict(figures)}."
+            )
+        (metric, value), *others = figures.items()
+        number = float(value) if isinstance(value, int | float) else math.nan
+        chosen = {"chosen step": outcome.best_step, "validation": outcome.best_validation}
+        return cls(
+            method=named[2],
+            seed=int(named[1]),
+            metric=metric,
+            value=number if math.isfinite(number) else None,
+            unit=unit,
+            rows=outcome.ledger.rows_run,
+            queries=int(outcome.metrics.get("queries", 0)),
+            seconds=outcome.seconds,
+            extra={**dict(others), "steps": outcome.step, **chosen},
+            ledger=asdict(outcome.ledger),
+        )
+
 
 @dataclass(frozen=True)
 class Result:
@@ -72,7 +113,7 @@ class Result:
             seeds=run.seeds,
             table=tuple(table),
             machine=machine(),
-            versions=versions(),
+            versions=versions() | digest(run.code),
             command=run.command,
             started=run.started,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -81,7 +122,7 @@ class Result:
     def write(self, folder: Path) -> Path:
         """Write `result.json` atomically: a run that has one is finished."""
         path = folder / NAME
-        atomic.write_json(path, to_dict(self))
+        atomic.write_json(path, asdict(self))  # figures that are not finite become null
         return path
 
     @classmethod

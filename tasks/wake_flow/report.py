@@ -37,7 +37,7 @@ def blocks(run: Run, result: Result, config: Config, found: tables.Found) -> Seq
     return (
         Facts(facts(result)),
         *map(Paragraph, sentences(result, config)),
-        Paragraph(_how_it_was_measured(result, config)),
+        Paragraph(_how_it_was_measured(config)),
         *_wake(run, config, found[run.seeds[0]]),
         *_errors(run, config, found),
         *_physics(run, config, found),
@@ -99,27 +99,18 @@ def _size(method: str, large: bool) -> bool:
     return method != SOLVER and family_of(method)[1] == large
 
 
-def _how_it_was_measured(result: Result, config: Config) -> str:
+def _how_it_was_measured(config: Config) -> str:
     low, high = min(config.train_reynolds), max(config.train_reynolds)
     # as in `evaluation.held_out`: those outside the range trained on count only if there are no others
     tested = [re for re in config.test_reynolds if low <= re <= high] or config.test_reynolds
-    failed, dropped = (
-        sum(count(row) for row in result.table)
-        for count in (
-            lambda row: int(row.ledger.get("rows_failed") or 0),
-            lambda row: int(row.extra.get("dropped queries") or 0),
-        )
+    start = (
+        "their NON's weights, whose rows are not added"
+        if config.start == "NON"
+        else "the seed's first weights"
     )
-    lost = f"In training {failed:,} solver rows failed; {dropped:,} queries were dropped for it."
     return (
         f"Held-out Re {', '.join(f'{re:g}' for re in tested)}; MAE of the velocity in units of the inflow's "
-        f"speed U, over {config.horizon} steps. Methods in the loop start from "
-        + (
-            "their NON's weights, whose rows are not added. "
-            if config.start == "NON"
-            else "the seed's weights. "
-        )
-        + (lost if failed else "No solver row failed in training.")
+        f"speed U, over {config.horizon} steps. Methods in the loop start from {start}."
     )
 
 

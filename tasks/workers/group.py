@@ -8,7 +8,6 @@ their own, which begins with the same files and is deleted in the end. So a task
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasks.errors import WorkersError
 from tasks.runs.folder import Run
-from tasks.workers import orphans, whereabouts
+from tasks.workers import launch
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -65,10 +64,11 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
     # gloo beside NCCL: what is told in words lies in the CPU's memory
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     own: dict[str, Any] = {}
-    orphans.watch()
-    if "BLACKBOX_STORE" in os.environ:  # a file: ports that are free now may be taken a moment later
+    launch.watch()
+    file = launch.store()
+    if file is not None:  # ports that are free now may be taken a moment later
         size = int(os.environ["WORLD_SIZE"])
-        own = {"init_method": f"file://{os.environ['BLACKBOX_STORE']}", "rank": rank(), "world_size": size}
+        own = {"init_method": f"file://{file}", "rank": rank(), "world_size": size}
     try:
         if not own:
             found, number, size = next(dist.rendezvous("env://"))  # pyright: ignore[reportPrivateImportUsage]
@@ -178,7 +178,7 @@ def shared_run(made: Callable[[], Run]) -> Iterator[Run]:
     if rank() == 0:
         try:
             run = made()
-            whereabouts.note(run.path)
+            launch.note(run.path)
             told = [(_files(run.path), torch.get_rng_state(), str(run.path.resolve()))]
         finally:
             with _answering():
@@ -189,16 +189,16 @@ def shared_run(made: Callable[[], Run]) -> Iterator[Run]:
         dist.broadcast_object_list(told, src=0, group=_joined[0])
     if told[0] is None:
         raise WorkersError("Expected a run of the first process, got none: see what it says.")
-    with tempfile.TemporaryDirectory(prefix="blackbox-") as folder:
+    with launch.scratch() as folder:
         files, generator, first = told[0]
         _first_folder[:] = [Path(first)] if (Path(first) / "config.json").exists() else []
         torch.set_rng_state(generator)  # each process begins with another
         for name, content in files.items():
-            path = Path(folder) / name
+            path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        (Path(folder) / "checkpoints").mkdir(exist_ok=True)
-        yield Run.open(Path(folder))
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        yield Run.open(folder)
 
 
 def _files(folder: Path) -> dict[str, bytes]:

@@ -1,23 +1,28 @@
-"""Starts the processes of `--workers` on this machine: this program again, as often, each with its rank."""
+"""Starts the processes of `--workers` on this machine, and what they share: a folder and a lifeline."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
 from types import FrameType
 
-from tasks.workers import orphans, whereabouts
-
 GRACE = 30.0  # seconds that the others have to say why they end, after one has
 _PASSED_ON = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+_STORE = "BLACKBOX_STORE"  # where the processes find each other, in a folder of the launcher
+_LIFELINE = "BLACKBOX_LIFELINE"  # the end of a pipe whose other end the launcher alone holds
+_PREFIX, _LOCK, _RUN = "blackbox-", ".blackbox-lock", "run"
+_YOUNG = 60.0  # seconds in which a folder may be without its lock
 
 
 def launch(arguments: Sequence[str], workers: int) -> int:
@@ -34,7 +39,7 @@ def launch(arguments: Sequence[str], workers: int) -> int:
         The exit status of the first process; or of the first that failed, where that one did not.
     """
     program = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
-    with tempfile.TemporaryDirectory(prefix="blackbox-") as folder, orphans.lifeline() as lifeline:
+    with scratch() as folder, _lifeline() as lifeline:
         started: list[subprocess.Popen[bytes]] = []
         with _passing_on(started):
             for rank in range(workers):
@@ -42,8 +47,8 @@ def launch(arguments: Sequence[str], workers: int) -> int:
                     "RANK": str(rank),
                     "LOCAL_RANK": str(rank),
                     "WORLD_SIZE": str(workers),
-                    "BLACKBOX_STORE": str(Path(folder) / "store"),
-                    orphans.VARIABLE: str(lifeline),
+                    _STORE: str(folder / "store"),
+                    _LIFELINE: str(lifeline),
                     "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", _loopback()),
                     # several processes, each with as many threads as there are cores, hinder each other
                     "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
@@ -59,11 +64,69 @@ def launch(arguments: Sequence[str], workers: int) -> int:
                 )
             try:
                 status = _watch(started)
-                _end(started)  # one that hangs is killed, and told of as one
-                _tell_of_killed(started, Path(folder))
+                silent = {rank for rank, process in enumerate(started) if process.poll() is None}
+                _end(started)
+                _tell_of_killed(started, silent, folder)
                 return status
             finally:
                 _end(started)
+
+
+def store() -> Path | None:
+    """The file by which the processes of a launcher find each other; None without a launcher."""
+    return Path(os.environ[_STORE]) if _STORE in os.environ else None
+
+
+def note(run: Path) -> None:
+    """In the first process: write down the run's folder for the launcher, which may have to say it."""
+    file = store()
+    if file is not None:
+        file.with_name(_RUN).write_text(str(run), encoding="utf-8")
+
+
+def watch() -> None:
+    """In a process that was started so: be asked to stop, as by SIGTERM, when the launcher is gone."""
+    handle = os.environ.pop(_LIFELINE, None)
+
+    def wait(handle: int) -> None:
+        os.read(handle, 1)  # nothing is ever written: it comes back when the pipe is closed
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if handle is not None:
+        threading.Thread(target=wait, args=(int(handle),), daemon=True).start()
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A temporary folder, removed in the end; those that killed processes left are removed at first.
+
+    A lock in it, which the system frees however a process ends, tells those of the living.
+    """
+    _remove_left_over(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name, open(Path(name) / _LOCK, "w") as lock:
+        with suppress(OSError):  # no locks on this file system: nobody else gets one either
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Path(name)
+
+
+def _remove_left_over(parent: Path) -> None:
+    for path in parent.glob(f"{_PREFIX}*/{_LOCK}"):
+        with suppress(OSError):  # locked by a living process, another user's, or gone meanwhile
+            if time.time() - path.stat().st_mtime > _YOUNG and path.parent.stat().st_uid == os.getuid():
+                with open(path, "r+") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(path.parent)
+
+
+@contextmanager
+def _lifeline() -> Iterator[int]:
+    """What the launcher passes on to its processes, and lets go of in the end, however it ends."""
+    reader, writer = os.pipe()
+    try:
+        yield reader
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -88,14 +151,26 @@ def _watch(started: Sequence[subprocess.Popen[bytes]]) -> int:
     return 128 - status if status < 0 else status  # as a shell says it
 
 
-def _tell_of_killed(started: Sequence[subprocess.Popen[bytes]], folder: Path) -> None:
-    """Say which processes had no last word; what the first one would have said, if it is among them."""
+def _tell_of_killed(started: Sequence[subprocess.Popen[bytes]], silent: set[int], folder: Path) -> None:
+    """Say which processes had no last word; what the first one would have said, if it is among them.
+
+    Args:
+        started: all, ended.
+        silent: those that this process has killed, since they went on after another had failed.
+        folder: where the first one noted its run.
+    """
     killed = {rank: -process.returncode for rank, process in enumerate(started) if (process.poll() or 0) < 0}
     for rank, number in killed.items():
-        print(f"blackbox: process {rank} of {len(started)} was killed by {_name(number)}.", file=sys.stderr)
-    run = whereabouts.read(folder)
-    if 0 in killed and run is not None:
-        print(f"Resume with: blackbox resume {quote(run)} --workers {len(started)}", file=sys.stderr)
+        why = (
+            f"did not end within {GRACE:g} s after another had, and was ended"
+            if rank in silent
+            else f"was killed by {_name(number)}"
+        )
+        print(f"blackbox: process {rank} of {len(started)} {why}.", file=sys.stderr)
+    note = folder / _RUN
+    if 0 in killed and note.is_file():
+        run = quote(note.read_text(encoding="utf-8"))
+        print(f"Resume with: blackbox resume {run} --workers {len(started)}", file=sys.stderr)
 
 
 def _name(number: int) -> str:

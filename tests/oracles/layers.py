@@ -1,4 +1,4 @@
-"""A small problem for each layer type that `stacked` serves without copies, and whole networks of them."""
+"""A small problem for each common layer type, and whole networks of them."""
 
 from __future__ import annotations
 

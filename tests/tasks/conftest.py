@@ -1,4 +1,4 @@
-"""The toy task in the table of tasks, a run to write to, and a way to start the console script."""
+"""The toy problems in the table of problems, a run to write to, and ways to start the console script."""
 
 import os
 import subprocess
@@ -19,6 +19,14 @@ class Settings:
     steps: int = 3
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state(tmp_path_factory):
+    """Secrets of the tests, not of the one who runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture
 def run(tmp_path):
     from tasks.runs.folder import Run
@@ -31,7 +39,7 @@ def toy(monkeypatch, tmp_path):
     """The console script in this process: `toy("run", "toy", ...)` -> exit status; cwd is empty."""
     from tasks import cli, names
 
-    monkeypatch.setitem(names.TASKS, "toy", "toy_task")
+    monkeypatch.setitem(names.PROBLEMS, "toy", "toy:Toy")
     monkeypatch.chdir(tmp_path)
     return lambda *words: cli.main(list(words))
 
@@ -69,7 +77,7 @@ def shared(tmp_path):
         folder.mkdir(exist_ok=True)
         environment = {"PYTHONPATH": f"{HERE.parent.parent}", "OMP_NUM_THREADS": "1", **environment}
         process = subprocess.Popen(
-            [*before, str(HERE / "shared_cli.py"), *words],
+            [*before, str(HERE / "toy_cli.py"), *words],
             cwd=folder,
             env=os.environ | environment,
             stdout=subprocess.PIPE,
@@ -87,13 +95,13 @@ def shared(tmp_path):
 
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory):
-    """What one process comes to with the task with queries."""
+    """What one process comes to with the problem whose queries are shared out."""
     from tests.tasks.shared_runs import outcome
 
     folder = tmp_path_factory.mktemp("truth")
     environment = os.environ | {"PYTHONPATH": str(HERE.parent.parent), "OMP_NUM_THREADS": "1"}
     subprocess.run(
-        [sys.executable, str(HERE / "shared_cli.py"), "run", "shared"],
+        [sys.executable, str(HERE / "toy_cli.py"), "run", "shared"],
         cwd=folder,
         env=environment,
         check=True,

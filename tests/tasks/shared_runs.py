@@ -1,4 +1,4 @@
-"""Runs of the task with queries: how they are waited for, and what they come to."""
+"""Runs of the problem whose queries are shared out: how they are waited for, and what they come to."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from tasks.runs import checkpoint
 from tasks.runs.folder import Run
 from tests.tasks.test_cli import only_run
 
-PROGRAM = str(Path(__file__).parent / "shared_cli.py")
+PROGRAM = str(Path(__file__).parent / "toy_cli.py")
 
 
 def finished(process):

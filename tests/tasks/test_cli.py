@@ -7,11 +7,11 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from blackbox import BlackBoxError
-from tasks import cli
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run
 
@@ -30,8 +30,9 @@ def figures(path):
     states = {}
     for file in sorted((path / "checkpoints").iterdir()):
         content = checkpoint.load(file)
-        content["outcome"].pop("seconds")
         content.pop("settings")  # one of them pauses, to be killed
+        for part in (content["outcome"], content["outcome"]["ledger"], content["outcome"]["judging"]):
+            part.pop("seconds")
         states[file.name] = repr(content).encode() + b"".join(
             value.numpy().tobytes() for value in content["state"]["network"].values()
         )
@@ -39,6 +40,8 @@ def figures(path):
         {k: v for k, v in row.items() if k != "seconds"}
         for row in json.loads((path / "result.json").read_text())["table"]
     ]
+    for row in table:
+        row["ledger"].pop("seconds")
     return lines, states, table
 
 
@@ -69,45 +72,45 @@ def test_help_of_a_task_shows_presets_and_settings_with_their_meaning(toy, capsy
     text = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
     assert "Fit a line through a black box." in text
     assert "{demo,small}" in text
-    assert "--config.train-steps INT Optimiser steps of each method. (default: 20)" in text
-    assert "--config.network.width INT Units of the hidden layer. (default: 8)" in text
+    assert "--steps INT Optimiser steps of each method. (default: 20)" in text
+    assert "--width INT Units of the hidden layer. (default: 8)" in text
 
 
 def test_a_run_writes_everything_and_says_where(toy, tmp_path, capsys):
-    words = ["run", "toy", "--preset", "small", "--seeds", "2", "--config.train-steps", "4"]
-    assert toy(*words, "--config.sizes", "5", "6", "7") == 0
+    words = ["run", "toy", "--preset", "small", "--seeds", "2", "--steps", "4"]
+    assert toy(*words, "--sizes", "5", "6", "7") == 0
     path = only_run(tmp_path)
     assert {"config.json", "metrics.jsonl", "checkpoints", "result.json", "report.html"} <= set(
         os.listdir(path)
     )
     config = json.loads((path / "config.json").read_text())
     assert config["preset"] == "small"
-    assert config["config"]["train_steps"] == 4
+    assert config["config"]["steps"] == 4
     assert config["config"]["sizes"] == [5, 6, 7]
-    assert config["config"]["network"]["width"] == 8
+    assert config["config"]["width"] == 8
     assert config["command"][:4] == ["blackbox", "run", "toy", "--preset"]
     result = json.loads((path / "result.json").read_text())
     assert [(row["method"], row["seed"]) for row in result["table"]] == [
-        ("ZO-SOL", 0), ("FO-SOL", 0), ("ZO-SOL", 1), ("FO-SOL", 1),
+        ("sparse-cge", 0), ("no-gradient", 0), ("sparse-cge", 1), ("no-gradient", 1),
     ]  # fmt: skip
     out = capsys.readouterr().out
     relative = path.relative_to(tmp_path)
     assert f"Report: {relative / 'report.html'}" in out
     assert f"Run folder: {relative}" in out
-    assert "seed-1/fo-sol: step 4 of 4, loss" in out
+    assert "seed-1/no-gradient: step 4 of 4, loss" in out
 
 
 def test_preset_may_be_written_in_any_place_and_form(toy, tmp_path):
-    assert toy("run", "--preset=small", "toy", "--config.train-steps=1", "--runs", "elsewhere") == 0
+    assert toy("run", "--preset=small", "toy", "--steps=1", "--runs", "elsewhere") == 0
     (path,) = (tmp_path / "elsewhere").iterdir()
-    assert Run.open(path).config["network"]["width"] == 8
+    assert Run.open(path).config["width"] == 8
 
 
 WRONG = [  # (words, words of the message)
-    (["run", "toy", "--config.train-stepz", "3"], ["--config.train-stepz", "--config.train-steps"]),
+    (["run", "toy", "--stepz", "3"], ["--stepz", "--steps"]),
     (["run", "toy", "--preset", "smal"], ["smal", "small"]),
     (["run", "tory"], ["tory", "toy"]),
-    (["run", "toy", "--config.train-steps", "many"], ["many", "int"]),
+    (["run", "toy", "--steps", "many"], ["many", "int"]),
     (["rum", "toy"], ["rum", "run"]),
     (["check", "lorenz96"], ["'lorenz96'", "Did you mean 'lorenz-96'?"]),
     (["check", "lorenz-96", "site=4"], ["lorenz-96", "Did you mean 'sites'?"]),
@@ -116,7 +119,7 @@ WRONG = [  # (words, words of the message)
     (["check", "lorenz-96", "sites"], ["'sites'", "name=value"]),
     (["serve", "lorenz-96", "dt=fast"], ["lorenz-96, dt: expected a number"]),
     (["serve", "lorenz-96", "--port", "http"], ["http", "int"]),
-    (["run", "toy", "--seeds", "0"], ["--seeds", "at least 1, got 0"]),
+    (["run", "toy", "--seeds", "0"], ["--seeds: expected 1 to 10,000, got 0"]),
     (["resume", "nowhere"], ["nowhere", "no such folder"]),
     (["report", "."], ["without config.json"]),
 ]
@@ -132,13 +135,15 @@ def test_wrong_use_is_a_message_and_status_2(toy, tmp_path, capsys, words, said)
     assert not (tmp_path / "runs").exists()
 
 
-def test_known_errors_are_one_sentence_unless_debug(toy, capsys):
-    assert toy("run", "toy", "--config.fault", "known") == 1
-    assert capsys.readouterr().err == "blackbox: Faulty: expected a good row, got a bad one. Mend it.\n"
+def test_known_errors_are_one_sentence_unless_debug(toy, tmp_path, capsys):
+    assert toy("run", "toy", "--fault", "known") == 1
+    path = only_run(tmp_path).relative_to(tmp_path)
+    said = "blackbox: Faulty: expected a good row, got a bad one. Mend it."
+    assert capsys.readouterr().err == f"{said} Resume with: blackbox resume {path}\n"
     with pytest.raises(ValueError, match="Faulty"):
-        toy("run", "toy", "--config.fault", "known", "--debug")
-    assert toy("run", "toy", "--config.fail-at", "2") == 1
-    assert "seed-0/zo-sol, step 3 of 12: expected a finite loss" in capsys.readouterr().err
+        toy("run", "toy", "--fault", "known", "--debug")
+    assert toy("run", "toy", "--fault", "nan", "--fault-at", "2") == 1
+    assert re.search(r"blackbox: Step 2: expected a finite loss in some row", capsys.readouterr().err)
 
 
 def test_a_server_that_is_not_there_is_not_taken_for_a_file(toy, capsys):
@@ -150,24 +155,43 @@ def test_a_server_that_is_not_there_is_not_taken_for_a_file(toy, capsys):
     assert said.endswith("Start it, or mend the address.\n")
 
 
-def test_unknown_errors_keep_their_traceback(toy):
+def test_errors_of_ours_that_nobody_foresaw_keep_their_traceback(toy, monkeypatch):
+    monkeypatch.setattr("tasks.api.work", Mock(side_effect=ZeroDivisionError("nobody saw this coming")))
     with pytest.raises(ZeroDivisionError, match="nobody saw this coming"):
-        toy("run", "toy", "--config.fault", "unknown")
+        toy("run", "toy")
+
+
+def test_an_error_of_the_problems_own_code_has_its_part_of_the_traceback_and_the_line_to_resume(toy, capsys):
+    assert toy("run", "toy", "--fault", "unknown") == 1
+    first, *trace, last = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(
+        r"blackbox: \S+/toy\.py, line \d+, in fail: your code raised ZeroDivisionError: nobody saw this.*",
+        first,
+    )
+    files = [line for line in trace if line.startswith("  File ")]
+    assert len(files) == 2 and all("/toy.py" in line for line in files)  # none of ours in front of them
+    assert trace[-1] == "ZeroDivisionError: nobody saw this coming"
+    assert last.startswith("Resume with: blackbox resume runs/toy-demo-")
+    with pytest.raises(ZeroDivisionError):
+        toy("run", "toy", "--fault", "unknown", "--debug")
+
+
+def test_an_error_before_the_first_step_leaves_no_folder(toy, tmp_path, capsys):
+    assert toy("run", "toy", "--fault", "unknown", "--fault-at", "0") == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("Nothing was begun; runs/toy-demo-")
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_an_immediate_stop_says_how_to_resume_too(toy, tmp_path, capsys):
-    assert toy("run", "toy", "--runs", "my runs", "--config.fault", "stop") == 130
+    assert toy("run", "toy", "--runs", "my runs", "--fault", "stop") == 130
     (path,) = (tmp_path / "my runs").iterdir()
     said = f"Stopped. Resume with: blackbox resume 'my runs/{path.name}'\n"
     assert capsys.readouterr().err == said
 
 
-@pytest.mark.parametrize("moment", ["_package", "_show"])
-def test_a_stop_before_and_after_the_task_says_how_to_resume_too(toy, tmp_path, capsys, monkeypatch, moment):
-    def stop(_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli, moment, stop)
+@pytest.mark.parametrize("moment", ["work", "report.write"])
+def test_a_stop_before_and_after_training_says_how_to_resume_too(toy, tmp_path, capsys, monkeypatch, moment):
+    monkeypatch.setattr(f"tasks.api.{moment}", Mock(side_effect=KeyboardInterrupt))
     assert toy("run", "toy") == 130
     path = only_run(tmp_path).relative_to(tmp_path)
     assert capsys.readouterr().err == f"Stopped. Resume with: blackbox resume {path}\n"
@@ -175,10 +199,7 @@ def test_a_stop_before_and_after_the_task_says_how_to_resume_too(toy, tmp_path, 
 
 
 def test_a_stop_before_there_is_a_run_is_but_stopped(toy, capsys, monkeypatch):
-    def stop(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "create", stop)
+    monkeypatch.setattr(Run, "create", Mock(side_effect=KeyboardInterrupt))
     assert toy("run", "toy") == 130
     assert capsys.readouterr().err == "Stopped.\n"
 
@@ -196,7 +217,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence_unless_debug(toy, tmp_path
 
 
 def test_a_file_that_cannot_be_written_in_a_run_says_how_to_resume(toy, tmp_path, capsys):
-    assert toy("run", "toy", "--config.fault", "stop") == 130
+    assert toy("run", "toy", "--fault", "stop") == 130
     path = only_run(tmp_path).relative_to(tmp_path)
     (path / "metrics.jsonl").unlink()
     (path / "metrics.jsonl").mkdir()
@@ -214,10 +235,8 @@ def test_a_file_that_cannot_be_written_in_a_run_says_how_to_resume(toy, tmp_path
 
 
 def test_an_error_of_the_system_without_a_name_is_one_line(toy, tmp_path, capsys, monkeypatch):
-    def fail(_):
-        raise OSError("Can't synchronously write data\n(no space left)")
-
-    monkeypatch.setattr(cli, "_show", fail)
+    error = OSError("Can't synchronously write data\n(no space left)")
+    monkeypatch.setattr("tasks.report.write", Mock(side_effect=error))
     assert toy("run", "toy") == 1
     err = capsys.readouterr().err
     assert "write data (no space left)" in err
@@ -324,11 +343,9 @@ def test_resuming_a_finished_run_changes_nothing(toy, tmp_path, capsys):
     assert "This run is finished" in capsys.readouterr().out
 
 
-def test_a_folder_of_an_unknown_task_is_refused(toy, run, capsys):
-    config = run.path / "config.json"
-    config.write_text(config.read_text().replace('"toy"', '"toys"'))
+def test_a_folder_that_does_not_say_where_its_problem_is_is_refused(toy, run, capsys):
     assert toy("resume", str(run.path)) == 2
-    assert "Did you mean 'toy'?" in capsys.readouterr().err
+    assert "Resume it from there: tasks.run(problem, resume=folder)." in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -336,7 +353,7 @@ def test_a_run_killed_at_several_places_resumes_to_the_same_bits(toy, start_toy,
     assert toy("run", "toy", "--runs", "truth") == 0
     (truth,) = (tmp_path / "truth").iterdir()
 
-    process = start_toy("run", "toy", "--config.pause", "0.1")
+    process = start_toy("run", "toy", "--pause", "0.1")
     wait_for(lambda: (tmp_path / "runs").is_dir() and any((tmp_path / "runs").iterdir()), process)
     path = only_run(tmp_path)
     metrics = path / "metrics.jsonl"
@@ -356,7 +373,7 @@ def test_a_run_killed_at_several_places_resumes_to_the_same_bits(toy, start_toy,
 def test_a_signal_leaves_a_folder_to_resume_and_says_how(toy, start_toy, tmp_path, number):
     assert toy("run", "toy", "--runs", "truth") == 0
     (truth,) = (tmp_path / "truth").iterdir()
-    process = start_toy("run", "toy", "--config.pause", "0.1")
+    process = start_toy("run", "toy", "--pause", "0.1")
     wait_for(lambda: any((tmp_path / "runs").glob("*/metrics.jsonl")), process)
     path = only_run(tmp_path)
     wait_for(lambda: (path / "metrics.jsonl").read_bytes().count(b"\n") >= 3, process)
@@ -364,7 +381,7 @@ def test_a_signal_leaves_a_folder_to_resume_and_says_how(toy, start_toy, tmp_pat
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     stopped = re.fullmatch(
-        r"Stopped at step (\d+) of 12 of seed-0/zo-sol\. Resume with: blackbox resume (\S+)\n", err
+        r"Stopped at step (\d+) of 12 of seed-0/sparse-cge\. Resume with: blackbox resume (\S+)\n", err
     )
     assert stopped is not None, err
     assert tmp_path / stopped[2] == path
@@ -374,7 +391,7 @@ def test_a_signal_leaves_a_folder_to_resume_and_says_how(toy, start_toy, tmp_pat
 
 
 def test_a_second_process_on_the_same_run_is_refused(toy, start_toy, tmp_path, capsys):
-    process = start_toy("run", "toy", "--config.pause", "5")
+    process = start_toy("run", "toy", "--pause", "5")
     wait_for(lambda: any((tmp_path / "runs").glob("*/metrics.jsonl")), process)
     assert toy("resume", str(only_run(tmp_path))) == 1
     assert f"process {process.pid} is" in capsys.readouterr().err

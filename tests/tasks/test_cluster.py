@@ -132,7 +132,7 @@ def test_the_script_runs_a_task_on_two_nodes(slurm, truth, tmp_path):
 
 @pytest.mark.slow
 def test_the_script_stops_in_time_is_queued_again_and_goes_on(slurm, truth, tmp_path):
-    process = slurm(1, "--config.pause", "0.5")
+    process = slurm(1, "--pause", "0.5")
     wait_for(lambda: lines_of(tmp_path / "runs") >= 2, process, 200)
     # to every process of the step, torchrun among them, as Slurm does
     tasks = [int(word) for word in (tmp_path / "tasks.pid").read_text().split()]
@@ -155,7 +155,7 @@ def test_the_script_stops_in_time_is_queued_again_and_goes_on(slurm, truth, tmp_
 
 @pytest.mark.slow
 def test_torchrun_passes_sigterm_on_and_the_run_goes_on_alone(shared, truth, tmp_path):
-    words = ("run", "shared", "--config.pause", "0.5")
+    words = ("run", "shared", "--pause", "0.5")
     process = shared("a", *words, before=(*IGNORING, *TORCHRUN, "--standalone", "--max-restarts=2"))
     wait_for(lambda: lines_of(tmp_path / "a") >= 2, process, 200)
     process.send_signal(signal.SIGTERM)
@@ -168,7 +168,7 @@ def test_torchrun_passes_sigterm_on_and_the_run_goes_on_alone(shared, truth, tmp
 
 @pytest.mark.slow
 def test_workers_whose_launcher_is_killed_stop_with_a_checkpoint(shared, truth, tmp_path):
-    process = shared("a", "run", "shared", "--workers", "2", "--config.pause", "0.5")
+    process = shared("a", "run", "shared", "--workers", "2", "--pause", "0.5")
     wait_for(lambda: lines_of(tmp_path / "a") >= 2, process, 200)
     ranks = descendants(process.pid)
     assert len(ranks) == 2

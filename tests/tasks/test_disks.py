@@ -48,14 +48,14 @@ def in_own_mounts(tmp_path):
 
 FULL = """
 mkdir runs && mount -t tmpfs -o size=1m none runs
-toy run toy --config.pause 0.1 2>said & at_line 8 $!
+toy run toy --pause 0.1 2>said & at_line 8 $!
 cat /dev/zero > runs/filler 2>/dev/null  # the rest of the file system
 wait $!; echo "status $?"
 rm runs/filler
 toy resume runs/toy-* && cp -r runs kept
 """
 READ_ONLY = """
-toy run toy --config.pause 0.1 2>said & at_line 8 $!
+toy run toy --pause 0.1 2>said & at_line 8 $!
 folder=$(echo runs/toy-*)
 mount --bind "$folder" "$folder" && mount -o remount,bind,ro "$folder"
 wait $!; echo "status $?"

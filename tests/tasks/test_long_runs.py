@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_task.config import Config
-from toy_task.task import train_line
+from toy import Config, train_line
 
 from tasks import stage
 from tasks.errors import CheckpointWarning, Interrupted, StorageError
@@ -250,17 +249,17 @@ def test_the_end_itself_after_the_news_stops_in_the_middle_of_the_step(new_run):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_outside_of_training_says_how_to_resume_too(toy, tmp_path, capsys, monkeypatch, number):
-    from tasks import cli
+    from tasks import report
 
     before = signal.getsignal(number)
-    show = cli._show
+    write = report.write
 
-    def signalled(run):
+    def signalled(run, problem):
         os.kill(os.getpid(), number)
-        return show(run)
+        return write(run, problem)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "_show", signalled)
+        patch.setattr(report, "write", signalled)
         assert toy("run", "toy") == 130
     path = only_run(tmp_path).relative_to(tmp_path)
     assert capsys.readouterr().err == f"Stopped. Resume with: blackbox resume {path}\n"
@@ -270,7 +269,7 @@ def test_a_signal_outside_of_training_says_how_to_resume_too(toy, tmp_path, caps
 
 @pytest.mark.slow
 def test_the_news_of_a_cluster_leaves_a_folder_to_resume_and_status_130(toy, start_toy, tmp_path):
-    process = start_toy("run", "toy", "--config.pause", "0.1")
+    process = start_toy("run", "toy", "--pause", "0.1")
     wait_for(lambda: any((tmp_path / "runs").glob("*/metrics.jsonl")), process)
     path = only_run(tmp_path)
     wait_for(lambda: (path / "metrics.jsonl").read_bytes().count(b"\n") >= 3, process)
@@ -278,7 +277,7 @@ def test_the_news_of_a_cluster_leaves_a_folder_to_resume_and_status_130(toy, sta
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert re.fullmatch(
-        r"Stopped at step \d+ of 12 of seed-0/zo-sol\. Resume with: blackbox resume \S+\n", err
+        r"Stopped at step \d+ of 12 of seed-0/sparse-cge\. Resume with: blackbox resume \S+\n", err
     )
 
 
@@ -330,9 +329,9 @@ def test_event_files_have_what_the_metrics_have_also_after_a_kill(tensorboard, n
 
 
 def test_event_files_come_by_an_option_of_the_console_script(tensorboard, toy, tmp_path):
-    assert toy("run", "toy", "--config.train-steps", "2", "--tensorboard") == 0
+    assert toy("run", "toy", "--steps", "2", "--tensorboard") == 0
     run = Run.open(only_run(tmp_path))
-    stages = ("seed-0/zo-sol", "seed-0/fo-sol")
+    stages = ("seed-0/sparse-cge", "seed-0/no-gradient")
     assert curves(run.path / "tensorboard") == {stage: expected_curves(run, stage) for stage in stages}
 
 

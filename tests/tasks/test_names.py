@@ -1,8 +1,9 @@
+import re
 import sys
 
 import pytest
 
-from tasks import names
+from tasks import names, problems
 from tasks.errors import ConfigurationError
 
 MADE_WITH = {"wake-flow": {"width": 8}}
@@ -46,23 +47,40 @@ def test_every_line_is_one_sentence_and_fits_a_terminal():
     assert max(map(len, names.listing().splitlines())) <= 100
 
 
+SOURCE = '''
+class Tune:
+    """Tune a pump
+    through its data sheet. With care.
+    """
+'''
+
+
 def test_packages_add_names_without_being_imported(site):
     install(site, "pumps", "1.2", "pump = no_such_module.pump:Pump", "other = b:C")
-    install(site, "tuning", "3", "tune = tuning.task", group="blackbox.tasks")
+    install(site, "tuning", "3", "tune = tuning.pump:Tune", group="blackbox.tasks")
+    (site / "tuning").mkdir()
+    (site / "tuning" / "__init__.py").write_text("raise SystemExit('imported')")
+    (site / "tuning" / "pump.py").write_text(SOURCE)
     assert names.functions()["pump"] == "no_such_module.pump:Pump"
-    assert names.tasks() == names.TASKS | {"tune": "tuning.task"}
+    assert names.problems() == names.PROBLEMS | {"tune": "tuning.pump:Tune"}
     lines = names.listing().splitlines()
     assert any(
         line.split() == ["pump", "no_such_module.pump:Pump,", "from", "pumps", "1.2"] for line in lines
     )
-    assert any(line.split() == ["tune", "tuning.task,", "from", "tuning", "3"] for line in lines)
+    assert any(
+        re.fullmatch(
+            r" +tune +Tune a pump through its data sheet\. \(tuning\.pump:Tune, from tuning 3\)", line
+        )
+        for line in lines
+    )
 
 
-def test_nobody_takes_over_a_name_that_ships(site):
+def test_nobody_takes_over_a_name_that_ships(site, monkeypatch):
     install(site, "cuckoo", "1", "wake-flow = cuckoo:Egg")
-    install(site, "egg", "1", "wake-flow = cuckoo.task", group="blackbox.tasks")
+    install(site, "egg", "1", "toy = cuckoo.task:Egg", group="blackbox.tasks")
+    monkeypatch.setitem(names.PROBLEMS, "toy", "toy:Toy")
     assert names.functions()["wake-flow"] == "simulators.wake_flow:WakeFlow"
-    assert names.tasks() == names.TASKS
+    assert names.problems() == names.PROBLEMS
     names.check_single("wake-flow")
 
 
@@ -74,6 +92,12 @@ def test_a_name_that_two_packages_want_is_refused_when_it_is_used_and_only_then(
     names.check_single("fan")
     with pytest.raises(ConfigurationError, match=r"pump: Two packages want this name.*as module:Class"):
         names.check_single("pump")
+    install(site, "three", "3", "pump = three:Tune", group="blackbox.tasks")
+    install(site, "four", "4", "pump = four:Tune", group="blackbox.tasks")
+    with pytest.raises(
+        ConfigurationError, match=r"pump: Two packages want this name: four:Tune, from four 4;"
+    ):
+        problems.find("pump")
 
 
 def test_a_package_that_is_on_the_path_twice_is_one(site, monkeypatch):
@@ -130,17 +154,19 @@ def test_a_source_tree_that_is_not_installed_says_so(monkeypatch):
     assert "unknown, since blackbox-coupling is not installed" in installation.report()
 
 
-def test_a_task_whose_package_is_not_there_is_named(site, capsys):
+def test_a_problem_whose_module_is_not_there_is_named(site, capsys):
     from tasks import cli
 
-    install(site, "tuning", "3", "tune = no_such_tuning", group="blackbox.tasks")
+    install(site, "tuning", "3", "tune = no_such_tuning:Tune", group="blackbox.tasks")
     assert cli.main(["run", "tune"]) == 2
-    assert "found no module 'no_such_tuning'. Install the package" in capsys.readouterr().err
+    assert "no_such_tuning: expected a module that is installed" in capsys.readouterr().err
 
 
-def test_what_a_tasks_package_misses_itself_is_not_blamed_on_it(site):
-    (site / "hungry").mkdir()
-    (site / "hungry" / "__init__.py").write_text("")
-    (site / "hungry" / "config.py").write_text("import no_such_dependency")
-    with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
-        names.part("hungry", "config")
+def test_what_a_problems_module_misses_itself_is_not_blamed_on_it(site, capsys):
+    from tasks import cli
+
+    install(site, "hungry", "1", "eat = hungry:Eat", group="blackbox.tasks")
+    (site / "hungry.py").write_text("import no_such_dependency")
+    assert cli.main(["run", "eat"]) == 1
+    said = capsys.readouterr().err.splitlines()[0]
+    assert "hungry.py, line 1: your code raised ModuleNotFoundError: No module named 'no_such_dep" in said

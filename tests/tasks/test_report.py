@@ -5,6 +5,7 @@ import shutil
 from html import unescape
 
 import pytest
+import torch
 from matplotlib.image import imread
 
 import tasks
@@ -108,6 +109,15 @@ def test_what_did_harm_is_said(tmp_path):
     assert "Worse than the untrained start (1): rge (3), cge (2)." in told(run)
 
 
+def test_what_is_not_trained_under_another_name_is_what_others_are_measured_by(tmp_path):
+    untrained = {"SRC": {"steps": 0}}
+    run = made(tmp_path, {"SRC": 2.0, "TAN-SOL": 0.5, "NON": 3.0}, extra=untrained, unit="U")
+    assert "TAN-SOL has the lowest test loss, 0.5 U; SRC, not trained, has 2 U." in told(run)
+    assert "Worse than SRC, which is not trained (2 U): NON (3 U)." in told(run)
+    run = made(tmp_path, {"SRC": 0.2, "TAN-SOL": 0.5}, extra=untrained)
+    assert "No method is better than SRC, which is not trained: SRC has the lowest" in told(run)
+
+
 NEEDED = [  # no-gradient, tangents, what is said
     ([1.0, 1.2, 1.1], [1.1, 1.3, 1.2], "the gradient through the box is not needed here"),
     ([1.0, 1.2, 1.1], [0.5, 0.6, 0.55], None),
@@ -128,6 +138,12 @@ def test_whether_the_gradient_through_the_box_is_needed(tmp_path, cut, tangents,
         assert "gradient through the box" not in told(run)
     else:
         assert said in told(run)
+
+
+def test_a_gradient_that_helps_others_is_not_called_unneeded(tmp_path):
+    run = made(tmp_path, {"none": 9.0, "no-gradient": 1.0, "tangents": 1.1, "first-order": 0.2})
+    assert "a gradient through the box helps here: see first-order." in told(run)
+    assert "not needed" not in told(run)
 
 
 def test_a_figure_that_is_not_finite_has_no_mean(tmp_path):
@@ -285,3 +301,17 @@ def test_a_broken_part_of_a_problem_leaves_the_rest_of_the_report(tmp_path):
 def test_a_run_that_is_not_finished_has_no_report(tmp_path):
     with pytest.raises(RunFolderError, match="blackbox resume"):
         report.write(made(tmp_path, {"cge": 0.4}, finished=False))
+
+
+class NotFinite(Steering):
+    def evaluate(self, network):
+        return {"test loss": math.nan, "drag": math.inf, "lift": 0.5, "field": torch.full((2, 3), math.nan)}
+
+
+def test_a_run_whose_figures_are_not_finite_ends_with_a_report_that_says_so(tmp_path):
+    run = tasks.run(NotFinite(), methods=["none", "cge"], runs=tmp_path, progress=Progress())
+    text = unescape(run.report.read_text())
+    assert "No method has a finite test loss with every seed." in text
+    assert "Not finite: the test loss of none, cge." in text
+    assert '<td>cge</td><td class="number">-</td><td class="number">0.5</td>' in text
+    assert bool(tasks.load(run.path).table["drag"].isna().to_numpy().all())

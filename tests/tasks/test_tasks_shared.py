@@ -34,8 +34,8 @@ def classification_words(folder):
 
 def wake_words(folder):
     methods = ("ZO-SOL", "TAN-SOL", "chain", "identity")
-    more = ["--config.ratios", "zo-grasp", "--config.chain-queries", "3", "--config.start", "random"]
-    return [*wake.words(*more), "--config.methods", *methods, "--runs", str(folder / "runs")]
+    more = ["--ratios", "zo-grasp", "--input-directions", "3", "--start", "random"]
+    return [*wake.words(*more), "--methods", *methods, "--runs", str(folder / "runs")]
 
 
 # (words of the command line, a stage in the middle of which the run is stopped)
@@ -73,6 +73,8 @@ def outcome(folder):
     """All that a run found, without what a clock decides."""
     path = run_in(folder)
     table = json.loads((path / "result.json").read_text())["table"]
+    for row in table:
+        row["ledger"].pop("seconds", None)
     weights = {}
     for file in sorted((path / "checkpoints").rglob("*")):
         if file.is_file() and file.suffix != ".json":

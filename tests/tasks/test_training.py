@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from toy_task.config import Config
-from toy_task.task import train_line
+from toy import Config, train_line
 
 from tasks.errors import (
     CheckpointError,

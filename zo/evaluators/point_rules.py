@@ -1,28 +1,68 @@
 """What a single changed weight does to its layer's output: one rule for each type of layer.
 
 Such a weight reaches one output channel. So the shared weights run on the rows of all variants, and
-the change is added to that channel in the variant's own rows: no copy of the network is made.
+the change is added to that channel in the variant's own rows: no copy of the layer is made. Types without
+a rule run on copies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 
-from zo.evaluators.convolution_taps import convolution, transposed_convolution
-from zo.evaluators.point_changes import PointChanges, by_variant, places
 
-# For changes of the layer's weight: the output channel that each reaches, as an index `(changes,)` for
-# each channel axis, and what a step of one adds there, `(changes, rows, *other axes)`. Input and output
-# have the rows of all variants first, variants outermost.
-Reach: TypeAlias = Callable[[Any, PointChanges, Tensor, Tensor, int], tuple[tuple[Tensor, ...], Tensor]]
+@dataclass(frozen=True)
+class PointChanges:
+    """Changes of single entries of one tensor, at most one to a variant.
+
+    Attributes:
+        variants: `(changes,)`, which variant each belongs to; no number twice.
+        entries: `(changes,)`, flat index into the tensor.
+        steps: `(changes,)`, what is added to the entry.
+    """
+
+    variants: Tensor
+    entries: Tensor
+    steps: Tensor
+
+    def to(self, tensor: Tensor) -> PointChanges:
+        """The same changes on the device and in the dtype of the parameter."""
+        device = tensor.device
+        return PointChanges(
+            self.variants.to(device), self.entries.to(device), self.steps.to(device, tensor.dtype)
+        )
+
+    def copies(self, tensor: Tensor, variants: int) -> Tensor:
+        """A copy of the parameter for each variant, its own entry changed: `(variants, *shape)`."""
+        copies = tensor.detach().expand(variants, *tensor.shape)
+        copies = copies.clone(memory_format=torch.contiguous_format)  # channels last has no flat view
+        copies.view(variants, -1)[self.variants, self.entries] += self.steps
+        return copies
+
+
+def places(entries: Tensor, shape: torch.Size) -> tuple[Tensor, ...]:
+    """Flat indices `(changes,)` as indices of each axis; `torch.unravel_index` takes five times as long."""
+    found = []
+    for size in reversed(shape):
+        found.append(entries % size)
+        entries = entries // size
+    return tuple(reversed(found))
+
+
+def by_variant(tensor: Tensor, variants: int, axis: int) -> Tensor:
+    """A view `(variants, axis, rows, ...)` of `(variants * rows, ...)`; the axis counts after the split."""
+    return tensor.unflatten(0, (variants, -1)).movedim(axis, 1)
+
+
+# For changes of the layer's weight: the output channel that each reaches, `(changes,)`, and what a step of
+# one adds there, `(changes, rows, *other axes)`. Input and output have the rows of all variants first,
+# variants outermost.
+Reach: TypeAlias = Callable[[Any, PointChanges, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -31,105 +71,118 @@ class Rule:
 
     Attributes:
         reach: of the weight. The bias of all types is added to the channel of its own index.
-        trailing: channels are the last axes of the output, not the one after the rows.
+        axis: of the channels in the output, behind that of the variants.
     """
 
     reach: Reach
-    trailing: bool = False
+    axis: int
 
     def add(
         self, module: nn.Module, name: str, changes: PointChanges, x: Tensor, y: Tensor, variants: int
     ) -> None:
         """Add the effect of changes of one parameter, by its name in the module, to the output, in place."""
         if name == "bias":
-            channels = places(changes.entries, module.get_parameter("bias").shape)
-            seen = torch.ones((), dtype=y.dtype, device=y.device)
+            channels, seen = changes.entries, torch.ones((), dtype=y.dtype, device=y.device)
         else:
             channels, seen = self.reach(module, changes, x, y, variants)
-        axes = tuple(range(-len(channels), 0)) if self.trailing else (2,)
-        target = by_variant(y, variants, axes)
-        steps = changes.steps.view(-1, *[1] * (target.ndim - 1 - len(channels)))
-        target[(changes.variants, *channels)] += steps * seen
+        target = by_variant(y, variants, self.axis)
+        steps = changes.steps.view(-1, *[1] * (target.ndim - 2))
+        target[changes.variants, channels] += steps * seen
 
 
 def _linear(
     module: nn.Linear, changes: PointChanges, x: Tensor, y: Tensor, variants: int
-) -> tuple[tuple[Tensor, ...], Tensor]:
+) -> tuple[Tensor, Tensor]:
     """y[..., out] += step * x[..., in]; x `(rows, ..., in)`, y `(rows, ..., out)`."""
     out, into = places(changes.entries, module.weight.shape)
-    return (out,), by_variant(x, variants, (-1,))[changes.variants, into]
+    return out, by_variant(x, variants, -1)[changes.variants, into]
 
 
 def _embedding(
     module: nn.Embedding, changes: PointChanges, x: Tensor, y: Tensor, variants: int
-) -> tuple[tuple[Tensor, ...], Tensor]:
+) -> tuple[Tensor, Tensor]:
     """y[..., feature] += step where x == word; x `(rows, ...)` of words, y `(rows, ..., features)`."""
     word, feature = places(changes.entries, module.weight.shape)
-    words = by_variant(x, variants, ())[changes.variants]
-    return (feature,), (words == word.view(-1, *[1] * (words.ndim - 1))).to(y.dtype)
+    words = x.unflatten(0, (variants, -1))[changes.variants]
+    return feature, (words == word.view(-1, *[1] * (words.ndim - 1))).to(y.dtype)
 
 
-def _batch_norm(
-    module: _BatchNorm, changes: PointChanges, x: Tensor, y: Tensor, variants: int
-) -> tuple[tuple[Tensor, ...], Tensor]:
-    """y[:, channel] += step * (x[:, channel] - running mean) / running deviation."""
-    assert module.running_mean is not None and module.running_var is not None  # or the batch's are used
-    own = by_variant(x, variants, (2,))[changes.variants, changes.entries]
-    shape = (-1, *[1] * (own.ndim - 1))
-    mean = module.running_mean[changes.entries].view(shape)
-    variance = module.running_var[changes.entries].view(shape)
-    return (changes.entries,), (own - mean) * torch.rsqrt(variance + module.eps)
+def _convolution(
+    module: nn.Conv1d | nn.Conv2d | nn.Conv3d, changes: PointChanges, x: Tensor, y: Tensor, variants: int
+) -> tuple[Tensor, Tensor]:
+    """See `seen_by_taps`; in one, two or three dimensions."""
+    out, into, *taps = places(changes.entries, module.weight.shape)
+    group = out // (module.out_channels // module.groups)
+    own = by_variant(x, variants, 2)[changes.variants, into + group * module.weight.shape[1]]
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    options = (module.stride, module.padding, module.dilation)
+    return out, seen_by_taps(own, taps, module.kernel_size, y.shape[2:], *options, mode=mode)
 
 
-def _norm(normalise: Callable[[Any, Tensor], Tensor], *, trailing: bool) -> Rule:
-    """y[channel] += step * normalised x[channel], for norms within a row."""
+def seen_by_taps(
+    own: Tensor,
+    taps: Sequence[Tensor],
+    kernel: tuple[int, ...],
+    reached: tuple[int, ...],
+    stride: int | tuple[int, ...],
+    padding: str | int | tuple[int, ...],
+    dilation: int | tuple[int, ...],
+    mode: str = "constant",
+) -> Tensor:
+    """What single weights of a convolution look at.
 
-    def reach(
-        module: nn.Module, changes: PointChanges, x: Tensor, y: Tensor, variants: int
-    ) -> tuple[tuple[Tensor, ...], Tensor]:
-        own = x.unflatten(0, (variants, -1))[changes.variants]
-        channels = places(changes.entries, module.get_parameter("weight").shape)
-        axes = tuple(range(-len(channels), 0)) if trailing else (2,)
-        normalised = by_variant(normalise(module, own.flatten(0, 1)), len(own), axes)
-        return channels, normalised[(torch.arange(len(own), device=x.device), *channels)]
+        y[:, out, p] += step * x[:, in, p * stride + tap * dilation - padding]
 
-    return Rule(reach, trailing)
+    Args:
+        own: `(changes, rows, *space)`, the input channel of each change.
+        taps: `(changes,)` for each axis of the kernel: the place of the weight in it.
+        kernel: its size.
+        reached: size of the output.
+        stride: of the convolution.
+        padding: of the convolution, which may be a word.
+        dilation: of the convolution.
+        mode: of the padding, as `functional.pad` calls it.
+
+    Returns:
+        `(changes, rows, *reached)`.
+    """
+    strides, dilations = _each(stride, len(kernel)), _each(dilation, len(kernel))
+    padded = functional.pad(own, _pads(padding, dilations, kernel), mode=mode).contiguous()
+    variants, rows, *along = padded.stride()
+    windows = padded.as_strided(
+        (len(padded), *kernel, padded.shape[1], *reached),
+        (
+            variants,
+            *(step * d for step, d in zip(along, dilations, strict=True)),
+            rows,
+            *(step * s for step, s in zip(along, strides, strict=True)),
+        ),
+    )
+    return windows[(torch.arange(len(padded), device=own.device), *taps)]
 
 
-def _layer_norm(module: nn.LayerNorm, x: Tensor) -> Tensor:
-    return functional.layer_norm(x, module.normalized_shape, eps=module.eps)
+def _each(value: int | tuple[int, ...], count: int) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * count if len(values) == 1 else values
 
 
-def _rms_norm(module: nn.RMSNorm, x: Tensor) -> Tensor:
-    return functional.rms_norm(x, module.normalized_shape, eps=module.eps)
-
-
-def _group_norm(module: nn.GroupNorm, x: Tensor) -> Tensor:
-    return functional.group_norm(x, module.num_groups, eps=module.eps)
-
-
-def _instance_norm(module: _InstanceNorm, x: Tensor) -> Tensor:
-    if module.training or module.running_mean is None:
-        return functional.instance_norm(x, eps=module.eps)
-    mean, variance = module.running_mean, module.running_var
-    return functional.instance_norm(x, mean, variance, use_input_stats=False, eps=module.eps)
+def _pads(
+    padding: str | int | tuple[int, ...], dilation: tuple[int, ...], kernel: tuple[int, ...]
+) -> list[int]:
+    """Before and after for `functional.pad`: the last axis first."""
+    if isinstance(padding, str):
+        totals = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
+        pairs = [(total // 2, total - total // 2) for total in totals]
+    else:
+        pairs = [(size, size) for size in _each(padding, len(kernel))]
+    return [size for pair in reversed(pairs) for size in pair]
 
 
 # Exact types only: a subclass may do anything in its forward.
 RULES: dict[type[nn.Module], Rule] = {
-    nn.Linear: Rule(_linear, trailing=True),
-    nn.Embedding: Rule(_embedding, trailing=True),
-    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), Rule(convolution)),
-    **dict.fromkeys(
-        (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), Rule(transposed_convolution)
-    ),
-    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), Rule(_batch_norm)),
-    **dict.fromkeys(
-        (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), _norm(_instance_norm, trailing=False)
-    ),
-    nn.GroupNorm: _norm(_group_norm, trailing=False),
-    nn.LayerNorm: _norm(_layer_norm, trailing=True),
-    nn.RMSNorm: _norm(_rms_norm, trailing=True),
+    nn.Linear: Rule(_linear, axis=-1),
+    nn.Embedding: Rule(_embedding, axis=-1),
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), Rule(_convolution, axis=2)),
 }
 
 

@@ -12,8 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.forwards import Forward
-from zo.evaluators.point_changes import PointChanges
-from zo.evaluators.point_rules import rule_of
+from zo.evaluators.point_rules import PointChanges, rule_of
 from zo.evaluators.variant_forward import Blocks, NotStackable
 from zo.parameters import Parameters
 from zo.perturbation import Coordinates, Perturbation

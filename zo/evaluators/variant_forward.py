@@ -15,8 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from zo.batches import emptied, filled
 from zo.evaluators.evaluator import Unservable
 from zo.evaluators.forwards import Forward
-from zo.evaluators.point_changes import PointChanges
-from zo.evaluators.point_rules import rule_of
+from zo.evaluators.point_rules import PointChanges, rule_of
 
 
 class NotStackable(Unservable):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from zo.execution.journal import Page
 from zo.execution.ranks import Ranks
 from zo.execution.shared_rows import apart
 from zo.perturbation import Perturbation, Perturbations
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class Share:
 
 
 def evaluate_share(pieces: Pieces, opening: Opening, ranks: Ranks, *, first_alone: bool) -> Share:
-    """Evaluate the pieces of this process: of those that are not known, rank r takes every size-th from r.
+    """Evaluate the pieces of this process, of those that are not known; see `dealt`.
 
     Args:
         pieces: All of the step's.
@@ -119,7 +122,10 @@ def evaluate_share(pieces: Pieces, opening: Opening, ranks: Ranks, *, first_alon
         first_alone: Whether the first process takes all of them.
     """
     left = [number for number in range(len(pieces)) if number not in opening.known]
-    left = left[ranks.rank :: ranks.size] if not first_alone else left if ranks.rank == 0 else []
+    if not first_alone:
+        left = dealt(left, ranks.rank, ranks.size)
+    elif ranks.rank > 0:
+        left = []
     base, page, fault = pieces.base, pieces.page, None
     found: dict[int, Tensor] = {}
     begun: dict[int, Changes] = {}
@@ -152,6 +158,17 @@ def evaluate_share(pieces: Pieces, opening: Opening, ranks: Ranks, *, first_alon
         fault = f"cannot serve: {error}"
         tally.queries += running
     return Share(pieces.marked("by loop" if opening.by_loop else "pieces"), found, tally.queries, fault)
+
+
+def dealt(numbers: Sequence[T], rank: int, size: int) -> list[T]:
+    """What a process gets when they are dealt back and forth: to 0, 1, 1, 0, 0, 1, ... of two.
+
+    Queries of early layers cost more, and stand first: dealt in one direction, the first process would have
+    most to do in each round.
+    """
+    rounds = (divmod(place, size) for place in range(len(numbers)))
+    to = [seat if number % 2 == 0 else size - 1 - seat for number, seat in rounds]
+    return [each for each, whose in zip(numbers, to, strict=True) if whose == rank]
 
 
 def joined(count: int, parts: Sequence[Mapping[int, Tensor]]) -> tuple[Tensor, Tensor]:

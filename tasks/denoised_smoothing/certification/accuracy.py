@@ -71,13 +71,6 @@ def accuracy_band(
     return low, high
 
 
-def accuracy_curve(certificates: Sequence[Certificate]) -> tuple[Floats, Floats]:
-    """The steps of certified accuracy: radii from 0 up, and the share from each on (the radius included)."""
-    radius, correct = _columns(certificates)
-    steps = np.unique(np.append(0.0, radius[correct]))
-    return steps, certified_accuracy(certificates, steps)
-
-
 def _columns(certificates: Sequence[Certificate]) -> tuple[Floats, NDArray[np.bool_]]:
     if not certificates:
         raise CertificateFileError("certificates: expected at least one, got none. Certify an image first.")

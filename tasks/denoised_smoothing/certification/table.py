@@ -96,12 +96,6 @@ class CertificateFile:
         return found
 
 
-def write_certificates(path: str | os.PathLike[str], certificates: Sequence[Certificate]) -> None:
-    """Write a whole table atomically, in the order of `idx`."""
-    lines = [_cells(each) for each in sorted(certificates, key=lambda each: each.idx)]
-    atomic.write_bytes(Path(path), b"".join(map(_line, [COLUMNS, *lines])))
-
-
 def read_certificates(path: str | os.PathLike[str]) -> list[Certificate]:
     """The certificates of a table in the order of `idx`; a torn last line is left out.
 

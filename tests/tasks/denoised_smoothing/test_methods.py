@@ -166,7 +166,8 @@ def test_rounded_probabilities_and_labels_alone_are_learned_from(tmp_path, answe
     )
     trained = small.train(made, tmp_path, "mse", method)
     start = made.held_out_error(trained["mse"].network, made.held_out(0))
-    assert trained[method].outcome.best_validation <= start
+    best = trained[method].outcome.best_validation
+    assert best is not None and best <= start
     assert trained[method].queries <= made.config.queries
 
 

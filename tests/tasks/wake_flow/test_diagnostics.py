@@ -8,7 +8,7 @@ import torch
 
 from simulators.wake_flow import Channel, WakeStep
 from simulators.wake_flow.staggered import start
-from tasks.wake_flow import diagnostics, spectra
+from tasks.wake_flow import diagnostics
 from tasks.wake_flow.diagnostics import Gauges
 
 WIDTHS = (16, 25)  # the second has no face in the middle
@@ -111,14 +111,14 @@ def test_strouhal_number_of_a_sine(periods, tolerance):
     frequency = periods / (dt * times)
     for phase in np.linspace(0, 2 * np.pi, 12, endpoint=False):
         signal = 0.3 + 0.2 * np.sin(2 * np.pi * frequency * dt * np.arange(times) + phase)
-        assert spectra.strouhal(signal, dt) == pytest.approx(frequency * 20, rel=tolerance)
+        assert diagnostics.strouhal(signal, dt) == pytest.approx(frequency * 20, rel=tolerance)
 
 
 def test_the_spectrum_holds_the_variance():
     """Parseval: the density over Strouhal numbers integrates to half a sine's squared amplitude."""
     dt, times = 0.5, 4000
     signal = 0.2 * np.sin(2 * np.pi * 0.013 * dt * np.arange(times))
-    numbers, power = spectra.spectrum(np.stack([signal, 3 * signal]), dt)
+    numbers, power = diagnostics.spectrum(np.stack([signal, 3 * signal]), dt)
     integrals = power.sum(axis=-1) * numbers[1]
     assert integrals == pytest.approx([0.2**2 / 2, 9 * 0.2**2 / 2], rel=1e-3)
     assert numbers[power[0].argmax()] == pytest.approx(0.013 * 20, rel=1e-3)
@@ -135,7 +135,7 @@ NO_SHEDDING = {
 
 @pytest.mark.parametrize("signal", NO_SHEDDING.values(), ids=NO_SHEDDING)
 def test_a_signal_that_sheds_nothing_has_no_strouhal_number(signal):
-    assert np.isnan(spectra.strouhal(signal, 1.0))
+    assert np.isnan(diagnostics.strouhal(signal, 1.0))
 
 
 def probed(width, dt, advection, reynolds, settle, steps):
@@ -161,7 +161,7 @@ def crossings(signal, dt):
 def test_strouhal_number_of_the_coarse_wake():
     """32 x 64, semi-Lagrangian: a prototype of the solver had .154 at both, read off a coarse spectrum."""
     for signal in probed(32, 1.0, "semi-lagrangian", (100.0, 200.0), settle=600, steps=600):
-        found = spectra.strouhal(signal, 1.0)
+        found = diagnostics.strouhal(signal, 1.0)
         assert found == pytest.approx(crossings(signal, 1.0), rel=0.01)
         assert found == pytest.approx(0.154, rel=0.05)
 
@@ -171,6 +171,6 @@ def test_strouhal_number_of_the_reference_wake():
     """64 x 128, MacCormack, beside what a prototype of the solver had."""
     signals = probed(64, 0.5, "mac-cormack", (100.0, 150.0, 200.0), settle=1200, steps=1200)
     for signal, expected in zip(signals, (0.196, 0.208, 0.213), strict=True):
-        found = spectra.strouhal(signal, 0.5)
+        found = diagnostics.strouhal(signal, 0.5)
         assert found == pytest.approx(crossings(signal, 0.5), rel=0.01)
         assert found == pytest.approx(expected, rel=0.05)

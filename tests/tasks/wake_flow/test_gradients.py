@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tasks.wake_flow.methods.in_loop import mean_of_living
 from torch import Tensor
 
+import tasks
 import zo
 from simulators.wake_flow import ReferenceSettings, WakeFlow, load_or_compute
 from simulators.wake_flow.staggered import start
@@ -55,9 +55,9 @@ def first_order(model: Corrector, solver: WakeFlow, batch: tuple[Tensor, Tensor]
     """FO-SOL's gradient, as the method takes it, in float64."""
     model = model.double()
     model.zero_grad()
-    loss, lost = mean_of_living(window_loss(solver.step, 0.3), model, (batch[0].double(), batch[1].double()))
-    loss.backward()
-    assert lost == 0
+    gradient = tasks.AutogradGradient(model, window_loss(solver.step, 0.3), {})
+    gradient.backward((batch[0].double(), batch[1].double()))
+    assert gradient.counts.lost == 0
     return flat(model)
 
 
@@ -102,8 +102,7 @@ def cosine(found: Tensor, truth: Tensor) -> float:
 def around(
     model: Corrector, solver: Callable[[Tensor, Tensor], Tensor], batch: tuple[Tensor, Tensor]
 ) -> Tensor:
-    loss, _ = mean_of_living(window_loss(solver, 0.3), model, batch)
-    loss.backward()
+    tasks.AutogradGradient(model, window_loss(solver, 0.3), {}).backward(batch)
     return flat(model)
 
 

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from tasks.wake_flow.methods.every import stage_of
-from tasks.wake_flow.methods.in_loop import mean_of_living
-from tasks.wake_flow.methods.weights import SURROGATE, estimator
-from tasks.wake_flow.trainer import Trainer
 
 import zo
-from tasks.errors import ConfigurationError
+from tasks.errors import ProblemError
 from tasks.progress import Progress
 from tasks.runs import checkpoint
-from tasks.runs.folder import Run
-from tasks.wake_flow import data, limits, methods, task
-from tasks.wake_flow.config import ALL_METHODS, METHODS, PRESETS, Config
-from tasks.wake_flow.methods import weights
+from tasks.runs.folder import Run, stage_name
+from tasks.wake_flow.config import METHODS, PRESETS, Config, family_of, method_name
+from tasks.wake_flow.methods import SURROGATE, estimator, identity_gradient
 from tasks.wake_flow.networks import Corrector, Scales, layers
+from tasks.wake_flow.problem import WakeFlow
 from tasks.wake_flow.rollout import rollout_errors, window_loss
+from tasks.work import setup_of, work
 from tests.tasks.wake_flow.small import SMALL
 
 OTHERS = replace(
     SMALL,
     methods=("NON", "PRE", "PRE-SR", "ZO-SOL", "chain", "identity", "TAN-SOL small"),
     pre_steps=6,
-    chain_queries=3,
+    input_directions=3,
     estimator="hybrid",
     directions=4,
     unroll=3,
@@ -61,19 +57,27 @@ class Cutting(Progress):
             raise Cut
 
 
-def start_run(folder: Path, config: Config, progress: Progress | None = None) -> Run:
-    run = Run.create(folder / "runs", "wake-flow", "demo", config, (0,))
+def go_on(run: Run, folder: Path, progress: Progress | None = None) -> None:
+    """Do what is left of a run, or, with a progress that cuts it short, a part of that."""
+    problem = WakeFlow(run.configuration(Config), folder=folder / "data")
     if progress is None:
-        task.run(run, Progress(), folder / "data")
+        work(problem, run, Progress())
     else:
         with pytest.raises(Cut):
-            task.run(run, progress, folder / "data")
+            work(problem, run, progress)
+
+
+def start_run(folder: Path, config: Config, progress: Progress | None = None, seed: int = 0) -> Run:
+    run = Run.create(folder / "runs", "wake-flow", "demo", config, (seed,))
+    go_on(run, folder, progress)
     return run
 
 
 def outcome(run: Run) -> tuple:
     """All that a run found, without times."""
     table = json.loads((run.path / "result.json").read_text())["table"]
+    for row in table:
+        row["ledger"].pop("seconds")
     weights = [
         (file.name, name, tensor.numpy().tobytes())
         for file in sorted((run.path / "checkpoints").iterdir())
@@ -102,9 +106,9 @@ def test_every_method_has_its_line_and_pays_for_its_rows(finished):
     assert rows["identity"]["rows"] == base
     assert rows["identity"]["queries"] == 0
     # Backward asks for the queries of each step but the first, whose input is the data's.
-    backward = SMALL.batch * (UNROLLED - SMALL.zo_steps) * OTHERS.chain_queries
+    backward = SMALL.batch * (UNROLLED - SMALL.zo_steps) * OTHERS.input_directions
     assert rows["chain"]["rows"] == base + backward
-    assert rows["chain"]["queries"] == (UNROLLED - SMALL.zo_steps) * OTHERS.chain_queries
+    assert rows["chain"]["queries"] == backward
     queries = SMALL.coordinates + OTHERS.directions
     assert rows["ZO-SOL"]["queries"] >= SMALL.zo_steps * queries  # and those of the first-use check
     assert rows["ZO-SOL"]["rows"] >= base * (1 + queries)
@@ -118,43 +122,41 @@ def test_a_run_that_was_cut_short_in_every_stage_resumes_to_the_same_bits(finish
     run = start_run(tmp_path, OTHERS, Cutting(f"seed-0/{first}", 3))
     for stage in others:
         torch.manual_seed(99)  # another process has another state
-        with pytest.raises(Cut):
-            task.run(Run.open(run.path), Cutting(f"seed-0/{stage}", 3), folder / "data")
+        go_on(Run.open(run.path), folder, Cutting(f"seed-0/{stage}", 3))
     assert not (run.path / "result.json").exists()
-    task.run(Run.open(run.path), Progress(), folder / "data")
+    go_on(Run.open(run.path), folder)
     assert outcome(run) == outcome(finished)
 
 
-@pytest.fixture(scope="module")
-def trainer(folder, finished, tmp_path_factory) -> Trainer:
-    config = replace(
-        OTHERS, start="random", methods=("identity", "FO-SOL large"), large_blocks=1, large_channels=(2,)
-    )
-    flows = data.load(config, folder / "data")
-    solver = task.WakeFlow(config.width, dt=config.dt, failures="keep")
-    pairs = data.pairs(flows.train, solver)
-    run = Run.create(tmp_path_factory.mktemp("runs"), "wake-flow", "demo", config, (3,))
-    return Trainer(run, config, flows, pairs, data.scales(flows.train, pairs), solver, 3, Progress())
+RANDOM = replace(
+    OTHERS, start="random", methods=("identity", "FO-SOL large"), large_blocks=1, large_channels=(2,)
+)
 
 
-def test_a_random_start_is_the_seed_s_first_weights_and_needs_no_non(trainer):
-    found = methods.train(trainer)
-    assert tuple(found) == ("identity", "FO-SOL large")
-    for method, hidden, blocks in (("identity", (2,), 0), ("FO-SOL large", (2,), 1)):
-        first = trainer.corrector(hidden, blocks)
-        errors = rollout_errors(first, trainer.solver, trainer.data.validation, 1, SMALL.horizon)
-        lines = [line for line in trainer.run.metrics() if line["stage"] == f"seed-3/{stage_of(method)}"]
+def test_a_random_start_is_the_seed_s_first_weights_and_needs_no_non(folder, finished, tmp_path):
+    (tmp_path / "data").symlink_to(folder / "data")
+    run = start_run(tmp_path, RANDOM, seed=3)
+    problem = WakeFlow(RANDOM, folder=folder / "data")
+    for method, large in (("identity", False), ("FO-SOL large", True)):
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            first = problem.corrector(large=large)
+        errors = rollout_errors(first, problem.box, problem.flows.validation, 1, SMALL.horizon)
+        lines = run.metrics(stage_name(3, method))
         assert lines[0]["step"] == 0
         assert lines[0]["validation"] == pytest.approx(errors.mean().item(), rel=1e-6)
-        count = sum(p.numel() for p in found[method].network.parameters())
-        assert count == sum(p.numel() for p in first.parameters())
+    weights = [row["extra"]["weights"] for row in json.loads((run.path / "result.json").read_text())["table"]]
+    each = [problem.corrector(large=large) for large in (False, True)]
+    assert weights == [sum(p.numel() for p in network.parameters()) for network in each]
 
 
-def test_windows_follow_the_curriculum(trainer):
-    lengths = [trainer.batch(i)[0].shape[1] - 1 for i in range(8)]
-    assert lengths == [2, 2, 2, 2, 3, 3, 3, 3]
-    without = replace(trainer, config=replace(trainer.config, curriculum_unrolls=(), curriculum_steps=()))
-    assert torch.equal(without.batch(5)[0], trainer.batch(5)[0])  # later windows are those of a run without
+def test_windows_follow_the_curriculum(folder, finished):
+    def batch(config, i):
+        return WakeFlow(config, folder=folder / "data").data.train(3, i)[0]
+
+    assert [batch(OTHERS, i).shape[1] - 1 for i in (0, 3, 4, 7)] == [2, 2, 3, 3]
+    without = replace(OTHERS, curriculum_unrolls=(), curriculum_steps=())
+    assert torch.equal(batch(without, 5), batch(OTHERS, 5))  # later windows are those of a run without
 
 
 def test_several_stages_of_a_curriculum_follow_each_other():
@@ -163,7 +165,7 @@ def test_several_stages_of_a_curriculum_follow_each_other():
     assert [config.unroll_at(step) for step in range(5)] == [1, 1, 3, 5, 5]
 
 
-@pytest.mark.parametrize("scheme", ["forward", "central"])
+@pytest.mark.parametrize("central", [False, True], ids=["forward", "central"])
 @pytest.mark.parametrize(
     ("name", "queries", "dense"),
     [
@@ -176,9 +178,9 @@ def test_several_stages_of_a_curriculum_follow_each_other():
         ("surrogate-filled", 96, True),
     ],
 )
-def test_estimators_by_name_ask_what_they_should_and_reach_what_they_should(name, queries, dense, scheme):
+def test_estimators_by_name_ask_what_they_should_and_reach_what_they_should(name, queries, dense, central):
     """On a loss whose gradient is known: the sum of squares of the weights."""
-    config = replace(Config(), estimator=name, scheme=scheme, directions=7, mu=1e-3)
+    config = replace(Config(), estimator=name, central=central, coordinates=96, directions=7, mu=1e-3)
     torch.manual_seed(0)
     network = Corrector(layers(config.channels), Scales(1.0, 1.0, 1.0))
     sparsity = None if name in ("cge", "rge") else zo.RandomCoordinates(config.coordinates)
@@ -190,34 +192,37 @@ def test_estimators_by_name_ask_what_they_should_and_reach_what_they_should(name
     gradient = zo.LossGradient(network, objective, estimator(config, sparsity), evaluator="loop")
     for parameter in network.parameters():  # a surrogate of the right direction, for those that take one
         parameter.grad = 0.5 * parameter.detach() if name in SURROGATE else None
-    assert gradient.queries() == queries * (2 if scheme == "central" else 1)
+    assert gradient.queries() == queries * (2 if central else 1)
     gradient.backward(torch.zeros(2))
     found = torch.cat([p.grad.flatten() for p in network.parameters()])
     truth = torch.cat([2 * p.detach().flatten() for p in network.parameters()])
     assert int((found != 0).sum()) == (1010 if dense else config.coordinates)
     if name == "cge":
-        assert torch.allclose(found, truth + (1e-3 if scheme == "forward" else 0), atol=2e-5)
+        assert torch.allclose(found, truth + (0 if central else 1e-3), atol=2e-5)
     else:
         assert float(found @ truth) > 0
 
 
 @pytest.mark.parametrize("name", SURROGATE)
-def test_a_surrogate_is_identity_s_gradient_and_is_paid_for(trainer, name):
+def test_a_surrogate_is_identity_s_gradient_and_is_paid_for(folder, finished, tmp_path, name):
     """It is what stands in `.grad` before the queries, and costs a base evaluation."""
-    config = replace(trainer.config, estimator=name, zo_steps=2, curriculum_unrolls=(), curriculum_steps=())
-    own = replace(trainer, config=config)
-    start = own.corrector((2,))
-    trained = methods.zo_sol(own, start, f"zo-sol-{name}", 2, 0.002)
+    (tmp_path / "data").symlink_to(folder / "data")
+    settings = {"zo_steps": 2, "curriculum_unrolls": (), "curriculum_steps": ()}
+    config = replace(OTHERS, methods=("NON", "ZO-SOL"), estimator=name, **settings)
+    run = start_run(tmp_path, config)
+    row = json.loads((run.path / "result.json").read_text())["table"][1]
     queries = config.directions if name == "control-variate" else config.coordinates
-    assert trained.queries >= 2 * queries
+    assert row["queries"] >= 2 * queries
     base = config.batch * config.unroll
-    assert trained.rows.rows >= 2 * base * (2 + queries)  # the surrogate's base, the estimator's, its queries
-    network = copy.deepcopy(start)
-    weights._identity(own, network)(own.batch(0))
-    expected = zo.differentiable(own.solver, None, tangent=zo.IdentityTangent())
-    by_hand = copy.deepcopy(start)
-    mean_of_living(window_loss(expected, own.scales.velocity), by_hand, own.batch(0))[0].backward()
-    for found, other in zip(network.parameters(), by_hand.parameters(), strict=True):
+    assert row["rows"] >= 2 * base * (2 + queries)  # the surrogate's base, the estimator's, its queries
+
+    problem = WakeFlow(config, folder=folder / "data")
+    setup = setup_of(problem, run, "ZO-SOL", 0, Progress(), {})
+    identity_gradient(setup).backward(setup.batch(0))
+    network = setup_of(problem, run, "ZO-SOL", 0, Progress(), {}).network
+    solver = zo.differentiable(problem.box, None, tangent=zo.IdentityTangent())
+    window_loss(solver, problem.scales.velocity)(network, setup.batch(0)).mean().backward()
+    for found, other in zip(setup.network.parameters(), network.parameters(), strict=True):
         assert torch.equal(found.grad, other.grad)
 
 
@@ -231,9 +236,8 @@ def test_layer_ratios_serve_every_sparse_estimator_and_cost_dense_ones_nothing(f
 
 def test_a_gpu_that_is_not_there_is_refused_before_anything_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    run = Run.create(tmp_path / "runs", "wake-flow", "demo", replace(OTHERS, device="cuda"), (0,))
-    with pytest.raises(ConfigurationError, match="device: expected a GPU that torch can use"):
-        task.run(run, Progress(), tmp_path / "data")
+    with pytest.raises(ProblemError, match="device: expected a GPU that torch can use"):
+        start_run(tmp_path, replace(OTHERS, device="cuda"))
     assert not (tmp_path / "data").exists()
 
 
@@ -251,16 +255,34 @@ def test_networks_of_the_paper_have_the_published_sizes():
     assert [sum(p.numel() for p in network.parameters()) for network in (small, large)] == [56_898, 260_354]
 
 
-def test_every_preset_names_its_methods_and_the_demo_s_are_what_they_were():
+def test_every_method_has_its_names_and_the_demo_leads_with_what_matters():
     assert PRESETS["demo"].methods == METHODS
+    places = [METHODS.index(name) for name in ("SRC", "NON large", "TAN-SOL", "FO-SOL large", "ZO-SOL")]
+    assert places == sorted(places)
     assert {"demo", "small", "paper"} <= PRESETS.keys()
     for preset in PRESETS.values():
-        assert set(preset.methods) <= set(ALL_METHODS)
-    families = {limits.family_of(method)[0] for method in ALL_METHODS}
-    assert families == {"SRC", *limits.SUPERVISED, *limits.IN_LOOP}
-    assert limits.family_of("TAN-SOL") == ("TAN-SOL", True)
-    assert limits.family_of("TAN-SOL small") == ("TAN-SOL", False)
-    assert len({stage_of(method) for method in ALL_METHODS}) == len(ALL_METHODS)
+        assert set(preset.methods) <= set(WakeFlow.methods)
+    families = ("NON", "PRE", "PRE-SR", "FO-SOL", "ZO-SOL", "chain", "identity", "TAN-SOL")
+    names = {method_name(family, large) for family in families for large in (False, True)}
+    assert set(WakeFlow.methods) == {"SRC", *names} and len(names) == 16
+    assert {"TAN-SOL", "TAN-SOL small", "FO-SOL", "FO-SOL large"} < names
+    assert family_of("TAN-SOL") == ("TAN-SOL", True)
+    assert family_of("TAN-SOL small") == ("TAN-SOL", False)
+
+
+def test_methods_of_all_problems_train_the_small_network_from_the_first_weights(folder, finished, tmp_path):
+    (tmp_path / "data").symlink_to(folder / "data")
+    names = ("none", "no-gradient", "tangents", "sparse-cge", "rge", "row-rge", "first-order")
+    config = replace(OTHERS, methods=names, steps=5, directions=2)
+    run = start_run(tmp_path, config)
+    rows = {row["method"]: row for row in json.loads((run.path / "result.json").read_text())["table"]}
+    assert tuple(rows) == names
+    starts = {run.metrics(stage_name(0, name))[0]["validation"] for name in names[1:]}
+    assert len(starts) == 1
+    base = config.batch * sum(config.unroll_at(step) for step in range(5))
+    assert rows["none"]["rows"] == 0
+    assert rows["no-gradient"]["rows"] == rows["first-order"]["rows"] == base
+    assert rows["rge"]["rows"] > base * 3
 
 
 def test_the_paper_has_the_published_sets_of_flows():

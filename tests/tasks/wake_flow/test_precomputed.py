@@ -10,12 +10,12 @@ import pytest
 import torch
 from scipy.interpolate import RegularGridInterpolator
 from scipy.linalg import null_space
-from tasks.wake_flow.interpolation import interpolations, restricted
 
 from simulators.errors import ReferenceDataError, ReferenceWarning
 from simulators.wake_flow import Channel, WakeFlow, staggered
 from tasks.errors import SolverError
 from tasks.wake_flow import data, fine_flows, precomputed
+from tasks.wake_flow.fine_flows import interpolations, restricted
 from tasks.wake_flow.precomputed import Fit, divergence
 from tests.tasks.wake_flow.small import SMALL
 

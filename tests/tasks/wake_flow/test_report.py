@@ -1,4 +1,4 @@
-"""The report of a run, made from evaluations that are written down here: no solver runs."""
+"""The problem's part of a report, made from evaluations that are written down here: no solver runs."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ import re
 from dataclasses import replace
 from itertools import pairwise
 
+import h5py
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from tasks.wake_flow.findings import Evaluation, Track
-from tasks.wake_flow.limits import ALL_METHODS
-from tasks.wake_flow.task import evaluation_name
 
-from tasks.runs.folder import Run
+from tasks import report
+from tasks.runs import checkpoint
+from tasks.runs.folder import Run, stage_name
 from tasks.runs.result import Result, Row
-from tasks.wake_flow import animation, curves, findings, published, report, tables, training_curves
+from tasks.wake_flow import curves, pictures, published, tables
 from tasks.wake_flow.config import PRESETS, Config
-from tasks.wake_flow.evaluation import SERIES
+from tasks.wake_flow.evaluation import SERIES, Evaluation, Track, to_fields
 from tasks.wake_flow.pictures import vorticity
+from tasks.wake_flow.problem import WakeFlow
+from tasks.work import evaluation_path
 from tests.tasks.test_html_report import read
 from tests.tasks.wake_flow.small import SMALL
 
@@ -52,9 +55,8 @@ def evaluation(methods, seed):
         reynolds=np.array([170.0, 170, 340, 340]),
         flows=np.array([170.0, 340]),
         extrapolated=np.array([False, False, True, True]),
-        shown_reynolds=170.0,
         dt=1.0,
-        settled=0,
+        settled=CONFIG.horizon // 2,
     )
 
 
@@ -64,29 +66,32 @@ def finished(folder, methods, seeds=(0, 1), change=lambda found: found):
     table = []
     for seed in seeds:
         found = change(evaluation(methods, seed))
-        findings.write(found, run.path / evaluation_name(seed))
         for place, method in enumerate(methods):
             errors = found.errors[method]
             lost = int(np.isnan(errors).any(axis=1).sum())
-            extra = {"rollouts": len(errors), "rollouts that blew up": lost, "weights": 10 * place}
-            extra |= {} if method == "SRC" else {"steps": 6, "chosen step": 3}
             value = None if lost else float(errors.mean())
-            table.append(Row(method, seed, "MAE", value, "U", 100 * place, place, 1.0, extra))
-            for step in range(4):
-                stage = f"seed-{seed}/{method.lower().replace(' ', '-')}"
-                cost = {"rows": 16 * (step + 1), "queries": 8 * (step + 1), "tangent_error": 0.3}
-                run.log(stage, step, loss=1.0 / (step + 1), validation=0.2 / (step + 1), **cost)
+            table.append(
+                Row(method, seed, "MAE", value, "U", 100 * place, place, 1.0, {"weights": 10 * place})
+            )
+            found.tracks.setdefault("SRC", track(0.3, seed))  # it is there in any case
+            fields = {name: torch.as_tensor(array) for name, array in to_fields(found, method).items()}
+            path = evaluation_path(run.path, stage_name(seed, method))
+            path.parent.mkdir(exist_ok=True)
+            checkpoint.save(path, {"figures": {"MAE": value}, "fields": fields, "ledger": {}})
     Result.of(run, table).write(run.path)
     return run
+
+
+def page_of(run):
+    return report.write(run, WakeFlow(CONFIG)).read_text()
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run with every method that there is, out of order."""
-    methods = ["SRC", *reversed([method for method in ALL_METHODS if method != "SRC"])]
+    methods = ["SRC", *reversed([method for method in WakeFlow.methods if method != "SRC"])]
     run = finished(tmp_path_factory.mktemp("runs"), methods)
-    report.write_report(run)
-    return run, methods, (run.path / "report.html").read_text()
+    return run, methods, page_of(run)
 
 
 def rows_of(page, caption):
@@ -97,7 +102,6 @@ def rows_of(page, caption):
 
 def test_every_table_has_the_methods_of_the_run_in_its_order(whole):
     _, methods, page = whole
-    assert [line[0] for line in rows_of(page, "Rows, queries and seconds")][1:] == methods
     for caption in ("by Reynolds number", "Stable steps", "Force on the cylinder", "St = f D / U"):
         names = [line[0] for line in rows_of(page, caption)][1:]
         assert [name for name in names if name != "reference"] == methods
@@ -108,11 +112,11 @@ def test_the_page_is_whole_and_asks_for_nothing_from_outside(whole):
     without_pictures = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
     assert "://" not in without_pictures
     images = [attributes for tag, attributes in read(page).tags if tag == "img"]
-    kinds = [image["src"].split(";")[0] for image in images]
-    assert sorted(kinds) == ["data:image/png"] * 7 + ["data:image/webp"]
     assert all(len(image["alt"]) > 20 for image in images)
-    files = {path.read_bytes() for pattern in ("*.png", "*.webp") for path in run.path.glob(pattern)}
-    assert {base64.b64decode(image["src"].split(",")[1]) for image in images} == files
+    shown = {base64.b64decode(image["src"].split(",")[1]) for image in images}
+    own = ("vorticity", "mae_by_method", "mae_over_time", "error_maps", "physics")
+    files = {(run.path / name).read_bytes() for name in (*(f"{name}.png" for name in own), "wakes.webp")}
+    assert files <= shown and len(files) == 6
 
 
 def test_extrapolated_numbers_are_marked_and_outside_the_mean(whole):
@@ -123,8 +127,6 @@ def test_extrapolated_numbers_are_marked_and_outside_the_mean(whole):
     growth = np.linspace(0.1, 1, CONFIG.horizon).mean()
     assert float(inside) == pytest.approx(0.205 * growth * 1.1, abs=1e-4)  # two seeds: .2 and .21
     assert float(outside) == pytest.approx(0.205 * growth * 2.1, abs=1e-4)
-    table = rows_of(page, "Rows, queries and seconds")
-    assert table[1][1].split(" ± ")[0] == inside
     assert "Held-out Re 170;" in page
 
 
@@ -133,8 +135,6 @@ def test_the_spread_is_that_of_the_seeds(whole):
     growth = np.linspace(0.1, 1, CONFIG.horizon).mean() * 1.1
     values = [0.2 * growth, 0.21 * growth]
     expected = np.array([np.mean(values), np.std(values, ddof=1)])
-    cell = rows_of(page, "Rows, queries and seconds")[1][1]
-    assert [float(part) for part in cell.split(" ± ")] == pytest.approx(expected, abs=1e-4)
     wake = rows_of(page, "Stable steps")[2][1]
     assert [float(part) for part in wake.split(" ± ")] == pytest.approx(2 * expected, abs=1e-4)
 
@@ -162,11 +162,8 @@ def test_rollouts_that_blew_up_are_listed_and_in_no_mean(tmp_path):
         return found
 
     run = finished(tmp_path, ["SRC", "NON", "ZO-SOL", "FO-SOL"], seeds=[0], change=spoil)
-    report.write_report(run)
-    page = (run.path / "report.html").read_text()
+    page = page_of(run)
     assert rows_of(page, "None of them")[1:] == [["ZO-SOL", "0", "170", "1", "8", "scored"]]
-    table = {line[0]: line for line in rows_of(page, "Rows, queries and seconds")}
-    assert table["ZO-SOL"][1] == "blew up in 1 of 2 rollouts"
     assert {line[0]: line[1] for line in rows_of(page, "by Reynolds number")}["ZO-SOL"] == "-"
     assert {line[0]: line[1] for line in rows_of(page, "Stable steps")}["ZO-SOL"] == "-"
     assert {line[0]: line[1:] for line in rows_of(page, "Force on the")}["ZO-SOL"] == ["-"] * 3
@@ -174,15 +171,25 @@ def test_rollouts_that_blew_up_are_listed_and_in_no_mean(tmp_path):
     assert rows_of(page, "over SRC")[3] == ["ZO-SOL", "0.119", "0.66", "-", "-"]
 
 
+def test_evaluations_are_kept_as_hdf5_for_other_tools(whole):
+    run, methods, _ = whole
+    for seed in run.seeds:
+        found = evaluation(methods, seed)
+        with h5py.File(run.path / f"evaluation-seed-{seed}.h5") as file:
+            assert list(file.attrs["methods"]) == ["reference", *methods]
+            assert (file.attrs["shown_reynolds"], file.attrs["dt"]) == (170.0, 1.0)
+            assert np.array_equal(file["reynolds"], found.reynolds)
+            for name, track in found.tracks.items():
+                for series in vars(track):
+                    assert np.array_equal(file[f"tracks/{name}/{series}"], getattr(track, series))
+
+
 @pytest.mark.parametrize("methods", [["SRC"], ["NON", "identity"]], ids=" ".join)
 def test_a_run_with_few_methods_has_its_report(tmp_path, methods):
-    run = finished(tmp_path, ["SRC", *methods] if "SRC" not in methods else methods, seeds=[0])
-    if "SRC" not in methods:  # a run whose table leaves it out; its evaluation has it all the same
-        saved = json.loads((run.path / "result.json").read_text())
-        saved["table"] = [row for row in saved["table"] if row["method"] != "SRC"]
-        (run.path / "result.json").write_text(json.dumps(saved))
-    page = report.write_report(run).read_text()
-    assert [line[0] for line in rows_of(page, "Rows, queries and seconds")][1:] == methods
+    run = finished(tmp_path, methods, seeds=[0])
+    page = page_of(run)
+    named = [line[0] for line in rows_of(page, "Stable steps")][2:]
+    assert named == list(dict.fromkeys(["SRC", *methods]))  # the solver alone is always there
     assert "No rollout blew up." in page
 
 
@@ -236,17 +243,17 @@ def test_what_differs_from_the_publication_follows_the_settings():
 
 def test_the_animation_has_a_picture_for_every_time_and_is_small(tmp_path):
     found = evaluation(["SRC", "NON"], 0)
-    path = animation.wakes(found, CONFIG, tmp_path / "w.webp")
-    assert path.stat().st_size <= animation.LARGEST
+    path = pictures.animated(found, CONFIG, tmp_path / "w.webp")
+    assert path.stat().st_size <= pictures.LARGEST
     with Image.open(path) as image:
         assert image.n_frames == TIMES
-        pictures = []
+        shown = []
         for index in range(TIMES):
             image.seek(index)
-            pictures.append(np.asarray(image.convert("RGB"), float))
-    half = pictures[0].shape[1] // 2
+            shown.append(np.asarray(image.convert("RGB"), float))
+    half = shown[0].shape[1] // 2
     # Noise that differs from time to time: every panel changes, and the two halves do not share a field.
-    for before, after in pairwise(pictures):
+    for before, after in pairwise(shown):
         assert np.abs(after - before)[:, :half].mean() > 2
         assert np.abs(after - before)[:, half:].mean() > 2
     panel = vorticity(found.tracks["reference"].moving, 1.0)
@@ -255,25 +262,9 @@ def test_the_animation_has_a_picture_for_every_time_and_is_small(tmp_path):
 
 def test_too_large_an_animation_is_written_with_less_quality(tmp_path, monkeypatch):
     found = evaluation(["SRC"], 0)
-    best = animation.wakes(found, CONFIG, tmp_path / "a.webp").stat().st_size
-    monkeypatch.setattr(animation, "LARGEST", best - 1)
-    assert animation.wakes(found, CONFIG, tmp_path / "b.webp").stat().st_size < best
-
-
-def test_a_running_mean_is_the_mean_of_what_is_behind():
-    values = np.random.default_rng(0).random(90)
-    expected = [values[max(0, k - 3) : k + 1].mean() for k in range(90)]  # four: a twentieth, rounded down
-    assert np.allclose(training_curves._smooth(values), expected)
-    assert training_curves._smooth(np.array([])).size == 0
-
-
-def test_curves_take_the_costs_of_the_metrics(tmp_path):
-    run = finished(tmp_path, ["SRC", "ZO-SOL"], seeds=[0])
-    lines = training_curves.metrics_by_stage(run)["seed-0/zo-sol"]
-    costs, merits = training_curves._curve(lines, "queries", "validation")
-    assert costs.tolist() == [8, 16, 24, 32]
-    assert merits.tolist() == [0.2 / k for k in (1, 2, 3, 4)]
-    assert training_curves._curve([], "rows", "loss")[0].size == 0
+    best = pictures.animated(found, CONFIG, tmp_path / "a.webp").stat().st_size
+    monkeypatch.setattr(pictures, "LARGEST", best - 1)
+    assert pictures.animated(found, CONFIG, tmp_path / "b.webp").stat().st_size < best
 
 
 def test_errors_by_reynolds_number_are_means_over_its_rollouts():
@@ -286,9 +277,8 @@ def test_errors_by_reynolds_number_are_means_over_its_rollouts():
         assert line.tolist() == pytest.approx([error[:2].mean(), error[2:].mean()])
 
 
-def test_strouhal_numbers_stand_in_rising_order_of_re(whole):
-    run, _, _ = whole
-    found = {seed: findings.read(run.path / evaluation_name(seed)) for seed in run.seeds}
+def test_strouhal_numbers_stand_in_rising_order_of_re():
+    found = {seed: evaluation(["SRC"], seed) for seed in (0, 1)}
     table = tables.strouhal(found, CONFIG)
     assert list(table.headers) == ["method", "Re 170", "Re 340"]
     assert all(float(cell) == pytest.approx(20 / 12.5, rel=0.01) for line in table.rows for cell in line[1:])

@@ -10,11 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import pytest
 
 from tasks import cli
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run
+from tasks.wake_flow.config import METHODS
 from tasks.wake_flow.networks import Corrector, Scales, plain
 from tests.tasks.wake_flow.small import SMALL, words
 
@@ -25,10 +27,17 @@ TIMES = ("seconds",)
 def outcome(path: Path) -> dict:
     """All that a run found, without times of day and durations."""
     table = json.loads((path / "result.json").read_text())["table"]
+    for row in table:
+        row["ledger"].pop("seconds")
     return {
         "table": [{k: v for k, v in row.items() if k not in TIMES} for row in table],
         "metrics": [{k: v for k, v in line.items() if k not in TIMES} for line in Run.open(path).metrics()],
-        "evaluation": (path / "evaluation-seed-0.h5").read_bytes(),
+        "evaluation": {
+            file.name: {
+                name: field.numpy().tobytes() for name, field in checkpoint.load(file)["fields"].items()
+            }
+            for file in sorted((path / "evaluations").iterdir())
+        },
         "weights": [
             (file.name, name, tensor.numpy().tobytes())
             for file in sorted((path / "checkpoints").iterdir())
@@ -52,7 +61,7 @@ def finished(tmp_path_factory) -> Path:
 def test_the_result_has_a_line_for_every_method_with_what_it_cost(finished):
     result = json.loads((finished / "result.json").read_text())
     rows = {row["method"]: row for row in result["table"]}
-    assert list(rows) == ["SRC", "NON", "FO-SOL", "ZO-SOL", "NON large", "FO-SOL large", "TAN-SOL"]
+    assert tuple(rows) == METHODS
     assert all(row["value"] > 0 and row["metric"] == "MAE" for row in rows.values())
     assert rows["SRC"]["rows"] == rows["NON"]["queries"] == rows["FO-SOL"]["queries"] == 0
     assert rows["NON"]["rows"] == 2 * (SMALL.frames - 1)
@@ -65,11 +74,30 @@ def test_the_result_has_a_line_for_every_method_with_what_it_cost(finished):
 def test_the_report_holds_its_pictures_and_the_folder_has_them_too(finished):
     page = (finished / "report.html").read_text()
     for kind, pattern, start in (("png", "*.png", b"\x89PNG"), ("webp", "*.webp", b"RIFF")):
-        pictures = list(finished.glob(pattern))
+        pictures = [path for path in finished.glob(pattern) if path.name != "first.png"]
         assert page.count(f"data:image/{kind};base64,") == len(pictures) > 0
         assert all(picture.read_bytes().startswith(start) for picture in pictures)
     assert "ZO-SOL" in page
     assert "://" not in page  # it opens offline
+
+
+def test_a_first_picture_comes_before_most_is_trained(finished):
+    """Of the solver, NON and TAN-SOL: the first method in the loop."""
+    picture, last = finished / "first.png", finished / "evaluations"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    later = [file for file in last.iterdir() if file.stat().st_mtime > picture.stat().st_mtime]
+    assert {file.stem.removeprefix("seed-0__") for file in later} == {
+        name.lower().replace(" ", "-") for name in METHODS[METHODS.index("TAN-SOL") + 1 :]
+    }
+
+
+def test_trajectories_are_kept_where_they_are_asked_for(finished, tmp_path):
+    line = words("--runs", str(tmp_path / "runs"), "--data", str(finished.parents[1] / "data"))
+    assert cli.main([*line, "--methods", "SRC", "NON", "--trajectories"]) == 0
+    (path,) = (tmp_path / "runs").iterdir()
+    with h5py.File(path / "trajectories-seed-0.h5") as file:
+        assert sorted(file["velocity"]) == ["NON", "SRC", "reference"]
+        assert file["velocity/NON"].shape == (4, SMALL.horizon + 1, 2, 2 * SMALL.width, SMALL.width)
 
 
 def test_the_same_run_again_takes_the_reference_from_its_file_and_finds_the_same(finished, tmp_path, capsys):
@@ -82,7 +110,7 @@ def test_the_same_run_again_takes_the_reference_from_its_file_and_finds_the_same
 
 def test_layer_ratios_are_printed_kept_with_the_run_and_paid_for(finished, tmp_path, capsys):
     more = ("--runs", str(tmp_path / "runs"), "--data", str(finished.parents[1] / "data"))
-    assert cli.main(words(*more, "--config.ratios", "zo-grasp", "--config.methods", "NON", "ZO-SOL")) == 0
+    assert cli.main(words(*more, "--ratios", "zo-grasp", "--methods", "NON", "ZO-SOL")) == 0
     (path,) = (tmp_path / "runs").iterdir()
     saved = json.loads((path / "layer_ratios-seed-0.json").read_text())
     shown = capsys.readouterr().out

@@ -23,12 +23,12 @@ CLOSE = 1e-3  # of the largest value, which two orders of summation do not diffe
 def lay_out(nodes: Sequence[Node], ends: Sequence[Ref]) -> None:
     """Compute the base's values anew with convolutions in channels-last memory, where there are some.
 
-    On a CPU with oneDNN, for float32 images `(rows, channels, height, width)`. What draws at random keeps its
-    value as it was drawn. Nothing is changed where a function does not take that format.
+    On a CPU with oneDNN, for float32 images `(rows, channels, height, width)`. Nothing is changed where a
+    function does not take that format.
 
     Args:
         nodes: of a recording; their functions and results are replaced.
-        ends: what changes are sent to, which must have the values that it had.
+        ends: what must have the values that it had.
     """
     if not any(node.call.function is torch.conv2d and _is_served(node.call.output) for node in nodes):
         return
@@ -40,7 +40,7 @@ def lay_out(nodes: Sequence[Node], ends: Sequence[Ref]) -> None:
         return outputs[ref.node] if ref.item is None else outputs[ref.node][ref.item]
 
     for place, (node, function) in enumerate(zip(nodes, functions, strict=True)):
-        if node.rule is None or node.rule.prepare is not None:
+        if node.rule is None:
             continue
         if function is convolution:  # what does not move is brought into that order once
             given[place] = tuple(_last(item) if isinstance(item, Tensor) else item for item in node.args)

@@ -34,30 +34,29 @@ class Difference(Evaluator):
 
     The objective is an `OutputLoss`. Once a step its network and loss run under a recorder, which keeps
     the function calls that depend on the perturbed weights and the activations of the base. The queries
-    then send changes through the calls behind their own layer, each by the rule of its function (see
-    `registry`): the exact finite difference, so its error is that of rounding the *difference*, whatever
-    mu is. The layers before are not run again, which is the feature reuse of Chen et al. 2024, "DeepZero",
-    section 4.
+    then send changes through the calls behind their own layer: by a rule where the function is linear or
+    is common, and evaluated in float64 and subtracted where it is not (see `registry`). So the error is
+    that of rounding the *difference*, whatever mu is. The layers before are not run again, which is the
+    feature reuse of Chen et al. 2024, "DeepZero", section 4.
 
     How a query is sent follows from the sizes of the activations behind its weight and from the device,
     the same in every step and process. On a CPU, where one of them is larger than 128 KiB, one query runs
     at a time, and from where its change has spread to all channels the functions themselves run on the new
     values: that takes half of the time or less, and the losses are subtracted, so differences are rounded as
     in `loop`. All other queries are changes to the end: those of small activations; those that change the
-    losses by less than ten units in the last place, found by trying; those of steps below four times the
-    root of the float's precision (1.4e-3 in float32), which are not even tried; and all on a GPU.
+    losses by less than ten units in the last place, found by trying, and what follows such a one among the
+    queries of the same parameter and chunk; those of steps below four times the root of the float's
+    precision (1.4e-3 in float32), which are not even tried; and all on a GPU.
 
-    It serves coordinates; directions change every layer, and are left to other evaluators. A loss
-    that has no rules gets output and change together (`Tail`): a black box behind the network sees
-    base + difference on the rows of all variants.
+    It serves coordinates; directions change every layer, and are left to other evaluators. A black box
+    behind the network gets output and change together, on the rows of all variants.
 
     Results are equal to the bit for equal chunks and equal settings.
 
     Args:
         variants: queries of one layer that run together, all as changes to the end: `variants=1` is exact at
             any mu and takes the least memory. None for what suits the sizes and the device.
-        memory: bytes of base activations that are kept between queries, others being computed again; and,
-            on a GPU, roughly what the changes of a pass may take where `variants` is None.
+        memory: on a GPU, roughly the bytes that the changes of a pass may take where `variants` is None.
 
     Raises:
         ConfigurationError: a value out of its range.
@@ -93,10 +92,9 @@ class Difference(Evaluator):
     def _recorded(self, problem: Problem, base: Tensor) -> Recording:
         start = Snapshot(problem.network, problem.written)
         try:
-            found = record(problem, base, self.memory)
+            found = record(problem, base)
             start.restore()
-            if found.losses is not None:
-                _compare(problem, found.losses, base)
+            _compare(problem, found.base, base)
             return found
         finally:
             start.restore()
@@ -107,20 +105,22 @@ class Difference(Evaluator):
         assert isinstance(perturbation, Coordinates)  # see `serves`
         which, local = problem.parameters.locate(perturbation.indices)
         found = base.new_zeros(len(perturbation), len(base))
-        start = None if recording.tail is None else Snapshot(problem.network, problem.written)  # of its draws
+        start = Snapshot(problem.network, problem.written) if recording.asks else None  # of its draws
         with comparable(problem.network):
             for number in which.unique().tolist():
                 weight, own = problem.parameters.tensors[number], torch.nonzero(which == number).flatten()
                 resolved = (
                     float(perturbation.steps[own].abs().min()) >= SHORT * torch.finfo(weight.dtype).eps ** 0.5
                 )
-                together, large = self._pass(recording, number, weight.device, resolved)
-                for some in own.split(together):
+                while len(own):
+                    together, large = self._pass(recording, number, weight.device, resolved)
+                    some, own = own[:together], own[together:]
                     steps = perturbation.steps[some].to(weight.device, weight.dtype)
                     change = Entries(local[some].to(weight.device), steps, weight.shape)
-                    changed = send(recording, number, change, large, base)
+                    changed = send(recording, number, change, large)
                     if large is not None and not _resolved(changed, base, weight.dtype):
-                        changed = send(recording, number, change, None, base)
+                        changed = send(recording, number, change, None)
+                        resolved = not changed.any()  # as one is, so are most others of its layer
                     found[some.to(found.device)] = changed
                     if start is not None:
                         start.restore()

@@ -36,7 +36,7 @@ class Anew:
 Found: TypeAlias = dict[Ref, Change | Anew]
 
 
-def send(recording: Recording, number: int, change: Entries, large: int | None, base: Tensor) -> Tensor:
+def send(recording: Recording, number: int, change: Entries, large: int | None) -> Tensor:
     """What the losses change by, `(variants, rows)`.
 
     Args:
@@ -44,14 +44,16 @@ def send(recording: Recording, number: int, change: Entries, large: int | None, 
         number: of the parameter that is changed, in the order of `Parameters`.
         change: of it; of one variant if `large` is a number.
         large: bytes of an activation from which on values are computed anew; None for changes to the end.
-        base: losses of the base, `(rows,)`.
 
     Raises:
         NotReadable: the rule of a call does not describe it; the message says where and what.
     """
     found: Found = {Ref(number): change}
-    for place in recording.along(number, found):
+    end = recording.losses
+    for place in recording.reached[number]:
         node = recording.nodes[place]
+        if not any(ref in found for ref in node.refs):  # nothing moves that it reads
+            continue
         if any(isinstance(found.get(ref), Anew) for ref in node.refs):
             result = _anew(recording, place, found)
         else:
@@ -59,20 +61,16 @@ def send(recording: Recording, number: int, change: Entries, large: int | None, 
         several = isinstance(result, tuple | list)
         for item, part in enumerate(result if several else (result,)):
             ref = Ref(place, item) if several else Ref(place)
+            if isinstance(part, OneChannel) and len(part.values) == 1 and not part.values.any():
+                continue  # as behind a ReLU that lets nothing through
             if large is not None and isinstance(part, Tensor) and part[0].nbytes > large:
                 part = Anew(recording.value(ref) + part[0], own=True)
-            if part is not None:
-                found[ref] = part
-    variants = len(change.entries)
-
-    def ended(end: Ref | Tensor) -> Tensor:
-        value = recording.value(end) if isinstance(end, Ref) else end
-        if isinstance(end, Tensor) or end not in found:  # it depends on no weight, or not on this one
-            return value.new_zeros(variants, *value.shape)
-        return _change(found[end], value)
-
-    result = recording.at_end(ended)
-    return result if recording.tail is None else recording.tail.changes(result, base)
+            found[ref] = part
+        for ref in [ref for ref in found if recording.last[ref.node] <= place and ref != end]:
+            del found[ref]
+    if end is None or end not in found:
+        return recording.base.new_zeros(len(change.entries), len(recording.base))
+    return _change(found[end], recording.value(end))
 
 
 def changed(node: Node, value: Callable[[Ref], Tensor], found: Mapping[Ref, Any]) -> Argument:
@@ -93,20 +91,17 @@ def changed(node: Node, value: Callable[[Ref], Tensor], found: Mapping[Ref, Any]
     assert node.rule is not None  # parameters depend on nothing
     args, kwargs = map_tensors(argument, (node.args, node.kwargs), kind=Ref)
     try:
-        if node.rule.elementwise:
-            result = _elementwise(node, args, kwargs)
-        else:
-            result = node.rule.function(node.call, *args, **kwargs)
+        result = node.rule(node.call, *args, **kwargs)
         _check_shapes(result, node.call.output)
         return result
     except (torch.OutOfMemoryError, NotReadable):
         raise
     # A rule takes less than its function, such as an argument fewer; whatever it stumbles over is that.
     except (RuntimeError, TypeError, AttributeError, ValueError, LookupError, AssertionError) as error:
-        name = resolve_name(node.call.function) or getattr(node.call.function, "__name__", "a module")
+        name = resolve_name(node.call.function) or getattr(node.call.function, "__name__", "a function")
         said = str(error) if isinstance(error, NotImplementedError) else f"{type(error).__name__}: {error}"
         raise NotReadable(
-            f"{node.where}: expected a call of {name} that its rule describes, got {said}. "
+            f"{node.where}: expected a call of {name} that changes can be carried through, got {said}. "
             "Use evaluator='stacked'."
         ) from error
 
@@ -118,22 +113,16 @@ def _anew(recording: Recording, place: int, found: Found) -> Argument:
     def argument(ref: Ref) -> Tensor:
         return _value(found[ref], recording.value(ref)) if ref in found else recording.value(ref)
 
-    assert node.rule is not None
     function = node.call.function
-    if node.rule.prepare is None:
-        if _may_write(recording, place, found):
-            function = IN_PLACE[function]
-        args, kwargs = map_tensors(argument, (node.args, node.kwargs), kind=Ref)
-        result = function(*args, **kwargs)
-        own = node.call.function in MAKING
-        for ref in node.refs if not own else ():  # a view of it may be read later
-            if isinstance(kept := found.get(ref), Anew):
-                found[ref] = Anew(kept.value)
-        return tuple(map(Anew, result)) if isinstance(result, tuple | list) else Anew(result, own)
-    # It draws at random, and its rule knows what was drawn.
-    moved = {ref: _change(found[ref], recording.value(ref)) for ref in node.refs if ref in found}
-    change = Moved(node.call.output, changed(node, recording.value, moved)).change
-    return Anew(node.call.output + change[0], own=True)
+    if _may_write(recording, place, found):
+        function = IN_PLACE[function]
+    args, kwargs = map_tensors(argument, (node.args, node.kwargs), kind=Ref)
+    result = function(*args, **kwargs)
+    own = node.call.function in MAKING
+    for ref in node.refs if not own else ():  # a view of it may be read later
+        if isinstance(kept := found.get(ref), Anew):
+            found[ref] = Anew(kept.value)
+    return tuple(map(Anew, result)) if isinstance(result, tuple | list) else Anew(result, own)
 
 
 def _may_write(recording: Recording, place: int, found: Found) -> bool:
@@ -162,7 +151,7 @@ def _check_shapes(result: Argument, output: Argument) -> None:
     """A change that was to be broadcast later is summed over too few places by what sums."""
     several = isinstance(output, tuple)
     for change, base in zip(result if several else (result,), output if several else (output,), strict=True):
-        if change is None or isinstance(change, Entries):
+        if isinstance(change, Entries):
             continue
         shape = list(base.shape)
         if isinstance(change, OneChannel):
@@ -170,18 +159,3 @@ def _check_shapes(result: Argument, output: Argument) -> None:
         values = change.values if isinstance(change, OneChannel) else change
         if list(values.shape[1:]) != shape:
             raise ValueError(f"a change {tuple(values.shape)} of a result {tuple(base.shape)}")
-
-
-def _elementwise(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Change:
-    assert node.rule is not None
-    if not args:  # by keyword
-        kwargs = dict(kwargs)
-        args = (kwargs.pop("input"),)
-    first, *rest = args
-    others = [item for item in (*rest, *kwargs.values()) if isinstance(item, Tensor | Moved)]
-    if not isinstance(first, Moved) or any(isinstance(item, Moved) for item in others):
-        raise NotImplementedError(f"{node.call.function.__name__} of a second tensor that moves")
-    if isinstance(first.of, OneChannel) and not others:
-        own = Moved(first.of.gathered(first.base), first.of.values)
-        return first.of.like(node.rule.function(node.call, own, *rest, **kwargs))
-    return node.rule.function(node.call, first, *rest, **kwargs)

@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from zo.batches import map_tensors
-from zo.evaluators.difference.registry import DECOMPOSITIONS, RULES, Argument, Call, Rule, named
+from zo.evaluators.difference.decompositions import decomposed
+from zo.evaluators.difference.registry import RULES, Argument, Call, Rule, named
+from zo.evaluators.difference.rules.subtracted import subtracted
 from zo.evaluators.evaluator import Unservable
 
 
@@ -134,56 +136,23 @@ class Recorder(TorchFunctionMode):
         own_args, own_kwargs = map_tensors(taken, (_listed(args), kwargs))
         if not refs:
             return func(*args, **kwargs)
-        if func in DECOMPOSITIONS:
-            with self:
-                return self._tried(func, DECOMPOSITIONS[func], args, kwargs)
         if _asks_for_shape(func) or (_like_another(func) and own_args and not isinstance(own_args[0], Ref)):
             return func(*self._real(own_args), **self._real(own_kwargs))
         written, called = _without_writing(func)
         own_args, own_kwargs, inplace = _not_in_place(called, own_args, own_kwargs)
-        rule = RULES.get(called)
-        if rule is None:
-            raise self._refused(func, "has no rule")
+        if not callable(called) or called in _WRITING or (written and called is func):
+            raise self._refused(func, "writes to a tensor that it is given")
         if isinstance(own_kwargs.get("out"), Tensor | Ref):
             raise self._refused(func, "writes to a tensor that it is given")
-        result = self._record(called, rule, own_args, own_kwargs, refs)
+        if (made := decomposed(called)) is not None:
+            with self:
+                result = made(*args, **kwargs)
+        else:
+            result = self.record(called, RULES.get(called, subtracted), own_args, own_kwargs, refs)
         if not (written or inplace):
             return result
         target = args[0] if args else next(iter(kwargs.values()))
         return self._write(func, target, result)
-
-    def opaque(self, module: nn.Module, forward: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
-        """A forward that records the module's call as one."""
-
-        def replacement(*args: Argument, **kwargs: Argument) -> Argument:
-            refs: list[Ref] = []
-
-            def taken(tensor: Tensor) -> Argument:
-                ref = self.ref(tensor)
-                if ref is not None:
-                    refs.append(ref)
-                return tensor if ref is None else ref
-
-            own = map_tensors(taken, (dict(module.named_parameters(recurse=False)), args, kwargs))
-
-            def function(parameters: dict[str, Tensor], *args: Argument, **kwargs: Argument) -> Argument:
-                held = [(module.get_parameter(name), value) for name, value in parameters.items()]
-                hidden = [(tensor, tensor.detach().clone()) for tensor, _ in held]
-                try:
-                    for tensor, value in held:
-                        tensor.data.copy_(value)
-                    with torch._C.DisableTorchFunction():
-                        return forward(*args, **kwargs)
-                finally:
-                    for tensor, value in hidden:
-                        tensor.data.copy_(value)
-
-            if not refs:
-                return forward(*args, **kwargs)
-            with torch._C.DisableTorchFunction():
-                return self._record(function, rule, (own[0], *own[1]), own[2], refs)
-
-        return replacement
 
     def constants_changed(self) -> str | None:
         """The module that used a tensor which was written to later, if one was."""
@@ -192,26 +161,31 @@ class Recorder(TorchFunctionMode):
                 return where
         return None
 
-    def _record(
+    def record(
         self,
-        function: Argument,
+        function: Callable[..., Any],
         rule: Rule,
-        args: Argument,
-        kwargs: Argument,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
         refs: list[Ref],
+        output: Argument = None,
     ) -> Argument:
-        real_args, real_kwargs = self._real(args), self._real(kwargs)
-        extra = None
-        if rule.prepare is not None:
-            output, extra = rule.prepare(*real_args, **real_kwargs)
-        else:
-            output = function(*real_args, **real_kwargs)
+        """Keep a call, and run it on the true tensors unless what it gives is known.
+
+        Returns:
+            What stands for its results.
+        """
+        if output is None:
+            before = _generators() if rule is subtracted else []
+            output = function(*self._real(args), **self._real(kwargs))
+            if not all(map(torch.equal, before, _generators() if before else [])):
+                raise self._refused(function, "draws at random")
         args, kwargs = _without_running_statistics(function, args, kwargs)
         if isinstance(output, list):
             output = tuple(output)
-        several = isinstance(output, tuple)
-        if not all(isinstance(item, Tensor) for item in (output if several else (output,))):
-            raise self._refused(function, "gives something that is no tensor")
+        for item in output if isinstance(output, tuple) else (output,):
+            if not isinstance(item, Tensor) or not item.is_floating_point():
+                raise self._refused(function, "gives something else than floating numbers")
 
         def noted(tensor: Tensor) -> Tensor:
             _, version = self._versions.get(_memory(tensor), (None, tensor._version))
@@ -221,16 +195,15 @@ class Recorder(TorchFunctionMode):
             return tensor
 
         args, kwargs = map_tensors(noted, (args, kwargs))
-        node = Node(Call(function, output, extra), rule, args, kwargs, tuple(refs), self._name())
+        node = Node(Call(function, output), rule, args, kwargs, tuple(refs), self._name())
         number = len(self.nodes)
         self.nodes.append(node)
-        if several:
+        if isinstance(output, tuple):
             return tuple(self._stand_in(item, Ref(number, i)) for i, item in enumerate(output))
         return self._stand_in(output, Ref(number))
 
     def _stand_in(self, tensor: Tensor, ref: Ref) -> Tensor:
-        fill = float("nan") if tensor.is_floating_point() else 0
-        facade = torch.full((), fill, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+        facade = torch.full((), float("nan"), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
         self._known[id(facade)] = facade, ref
         return facade
 
@@ -253,21 +226,20 @@ class Recorder(TorchFunctionMode):
         self._known[id(target)] = target, new
         return target
 
-    def _tried(self, func: Argument, function: Argument, args: Argument, kwargs: Argument) -> Argument:
-        try:
-            return function(*args, **kwargs)
-        except NotImplementedError as error:
-            raise self._refused(func, f"has no rule ({error})") from error
-
     def _name(self) -> str:
         return next((name for name in reversed(self.where) if name), "the network")
 
     def _refused(self, function: Argument, what: str) -> NotReadable:
         name = resolve_name(function) or getattr(function, "__name__", str(function))
         return NotReadable(
-            f"{self._name()}: expected functions that have a rule, got {name}, which {what}. "
-            "Add one with zo.evaluators.difference_rule, or use evaluator='stacked'."
+            f"{self._name()}: expected functions that changes can be carried through, got {name}, which "
+            f"{what}. Use evaluator='stacked'."
         )
+
+
+def _generators() -> list[Tensor]:
+    """The states of torch's own."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
 
 
 def _memory(tensor: Tensor) -> int:
@@ -290,6 +262,7 @@ _SHAPES = frozenset(
         *("new_zeros", "new_ones", "new_full", "new_empty", "is_same_size"),
     )
 )
+_WRITING = frozenset((Tensor.__setitem__, Tensor.data.__set__))  # pyright: ignore
 _LIKE = frozenset(named("to", "type_as", "view_as", "reshape_as", "expand_as"))
 _PROPERTIES = frozenset(
     (

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
-from zo.batches import map_tensors, tensors
+from blackbox.calls import intercepted
+from zo.batches import map_tensors, repeat, tensors
 from zo.evaluators.difference import rules as rules  # importing them registers them
+from zo.evaluators.difference.changes import Moved
 from zo.evaluators.difference.channels_last import lay_out
 from zo.evaluators.difference.recorder import Node, NotReadable, Recorder, Ref
-from zo.evaluators.difference.registry import RULES, Argument, Rule
-from zo.evaluators.difference.tail import Tail, hidden
+from zo.evaluators.difference.registry import Argument, Call
+from zo.evaluators.difference.rules.subtracted import subtracted
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.forwards import Forward, replaced
 from zo.objective import OutputLoss, comparable, uncompiled
@@ -26,33 +28,23 @@ from zo.objective import OutputLoss, comparable, uncompiled
 class Recording:
     """Recorded calls between the perturbed parameters and the losses, with the base's values.
 
-    Values are kept within a bound. The last layers' are read by every query, the first layers' only by
-    queries of the first layers; so those are computed anew, call by call, in each pass that needs them, and
-    dropped behind it. What draws at random is always kept.
-
     Attributes:
         nodes: see `Recorder`.
-        end: what changes are sent to: the losses, or the network's output if the loss is a tail.
-        tail: a loss that no rules describe, evaluated on output and change together.
-        losses: `(rows,)` of the base as the recorder found them; None where a black box gives them.
+        base: losses `(rows,)` as the recorder found them, or a black box gave them.
+        losses: where they are; None if they depend on no weight.
         sizes: bytes of the largest result of each node.
         reached: for each parameter, by number, the calls that depend on it, in order.
         last: for each node the last call that reads it.
-        dropped: nodes whose values are not kept.
+        asks: whether a black box gives the losses.
     """
 
     nodes: list[Node]
-    end: Argument
-    tail: Tail | None
-    losses: Tensor | None
+    base: Tensor
+    losses: Ref | None
     sizes: list[int]
     reached: list[list[int]]
     last: list[int]
-    dropped: set[int]
-
-    def __post_init__(self) -> None:
-        """Find the nodes of `end`."""
-        self._ends = {ref.node for ref in refs_of(self.end)}
+    asks: bool
 
     def value(self, ref: Ref) -> Tensor:
         """The base value of a recorded tensor."""
@@ -63,69 +55,21 @@ class Recording:
         """Bytes of the largest tensor that depends on a parameter, at least 1."""
         return max([1, *(self.sizes[place] for place in self.reached[number])])
 
-    def along(self, number: int, found: dict[Ref, Any]) -> Iterator[int]:
-        """The calls that depend on a parameter, in order; base values that they need are there.
-
-        Args:
-            number: of the parameter.
-            found: what was found of recorded tensors so far; what no later call reads is deleted.
-        """
-        ends = self._ends
-        reached = set(self.reached[number])
-        again = self._needed(reached, ends)
-        for place in sorted(reached | again):
-            if place in again:
-                self._restore(place)
-            if place not in reached:
-                continue
-            yield place
-            for ref in [ref for ref in found if self.last[ref.node] <= place and ref.node not in ends]:
-                del found[ref]
-            for other in again:
-                if self.last[other] <= place and other not in ends:
-                    self.nodes[other].call.forget()
-
     def is_read_again(self, ref: Ref, place: int) -> bool:
         """Whether what a call reads is read once more: by the same call, by a later one or at the end."""
         times = [own.node for own in self.nodes[place].refs].count(ref.node)
-        return times > 1 or self.last[ref.node] > place or ref.node in self._ends
-
-    def at_end(self, of: Callable[[Ref | Tensor], Tensor]) -> Argument:
-        """The nesting of `end` with what a function makes of each tensor in it."""
-        result = map_tensors(of, self.end, kind=(Ref, Tensor))
-        for place in self.dropped:
-            self.nodes[place].call.forget()
-        return result
-
-    def _needed(self, reached: set[int], ends: set[int]) -> set[int]:
-        """The dropped nodes that a pass through some calls must compute anew."""
-        if not self.dropped:
-            return set()
-        wanted = ends | reached
-        for place in reached:
-            wanted |= self.nodes[place].reads
-        for place in reversed(range(len(self.nodes))):
-            if place in wanted and place in self.dropped:
-                wanted |= self.nodes[place].reads
-        return wanted & self.dropped
-
-    def _restore(self, place: int) -> None:
-        node = self.nodes[place]
-        args, kwargs = map_tensors(self.value, (node.args, node.kwargs), kind=Ref)
-        output = node.call.function(*args, **kwargs)
-        node.call.output = tuple(output) if isinstance(output, list) else output
+        return times > 1 or self.last[ref.node] > place or ref == self.losses
 
 
-def record(problem: Problem, base: Tensor, memory: int) -> Recording:
+def record(problem: Problem, base: Tensor) -> Recording:
     """Evaluate the objective once and record it.
 
     Args:
         problem: its objective is an `OutputLoss`.
         base: losses of the base, `(rows,)`, NaN where a row failed.
-        memory: bytes of activations that are kept; others are computed again where they are needed.
 
     Raises:
-        NotReadable: there is something between weights and output that has no rule.
+        NotReadable: there is something between weights and losses that changes cannot be carried through.
     """
     if not isinstance(problem.objective, OutputLoss):
         raise NotReadable(
@@ -135,70 +79,104 @@ def record(problem: Problem, base: Tensor, memory: int) -> Recording:
     weights = problem.parameters.tensors
     values = [tensor.detach().clone() for tensor in weights]
     recorder = Recorder(weights, values, problem.network.buffers())
-    targets = problem.objective.targets(problem.batch)
-    tail, end = None, None
-    with hidden(weights):
-        with comparable(problem.network), uncompiled(), _no_boxes(recorder):
-            with replaced(_forwards(problem.network, recorder)), recorder:
-                output = problem.objective.output(problem.network, problem.batch)
-            split = len(recorder.nodes)
-            try:
-                with recorder:
-                    end = _referred(problem.objective.loss(output, targets), recorder)
-            except Exception as error:
-                tail = Tail(problem.objective, targets, weights, error)
+    with (
+        hidden(weights),
+        comparable(problem.network),
+        uncompiled(),
+        intercepted(partial(_refuse_box, recorder)),
+    ):
+        with replaced(_forwards(problem.network, recorder)), recorder:
+            output = problem.objective.output(problem.network, problem.batch)
+        losses, asks = _losses(problem, output, recorder, base)
         if (where := recorder.constants_changed()) is not None:
             raise NotReadable(
                 f"{where}: expected tensors that stay as they are once they were used, got one that was "
                 "changed in place later. Use evaluator='stacked'."
             )
-        if tail is not None:
-            del recorder.nodes[split:]
-            end = _referred(output, recorder)
-            whole = map_tensors(recorder.value, end, kind=Ref)
-            _check_seen(whole, base, "the output")
-            losses = tail.prepare(whole)
-        else:
-            losses = recorder.value(end) if isinstance(end, Ref) else end
-            if not isinstance(losses, Tensor) or losses.shape != base.shape:
-                found = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-                raise NotReadable(f"objective: expected losses {tuple(base.shape)}, got {found}.")
-        if losses is not None:
-            _check_seen(losses, base, "the losses")
-    return _recording(recorder.nodes, len(weights), end, tail, losses, memory)
+        if not isinstance(losses, Tensor) or losses.shape != base.shape:
+            found = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+            raise NotReadable(f"objective: expected losses {tuple(base.shape)}, got {found}.")
+        end = recorder.ref(losses)
+        found = losses if end is None else recorder.value(end)
+        _refuse_unseen(found, base)
+    return _recording(recorder.nodes, len(weights), found, end, asks)
 
 
-def refs_of(tree: Argument) -> list[Ref]:
-    """The recorded tensors in a nesting."""
-    found: list[Ref] = []
-    map_tensors(lambda ref: (found.append(ref), ref)[1], tree, kind=Ref)
-    return found
+def _losses(problem: Problem, output: Argument, recorder: Recorder, base: Tensor) -> tuple[Argument, bool]:
+    """What stands for the losses, and whether a black box gives them.
+
+    A loss that cannot be recorded is kept as a single call: of a black box all variants' rows together,
+    as with `stacked`; of others in float64, see `subtracted`.
+    """
+    assert isinstance(problem.objective, OutputLoss)
+    loss, targets = problem.objective.loss, problem.objective.targets(problem.batch)
+    refs: list[Ref] = []
+
+    def referred(tensor: Tensor) -> Tensor | Ref:
+        if (ref := recorder.ref(tensor)) is None:
+            return tensor
+        refs.append(ref)
+        return ref
+
+    args = map_tensors(referred, (output, targets))
+    recorded = len(recorder.nodes)
+    try:
+        with recorder:
+            return loss(output, targets), False
+    except Exception as error:
+        asks = isinstance(error, NotReadable) and error.box
+        if not refs:
+            raise
+    del recorder.nodes[recorded:]
+    if not asks:
+        return recorder.record(loss, subtracted, args, {}, refs), False
+    _refuse_unseen(map_tensors(recorder.value, args[0], kind=Ref), base)
+    weights = problem.parameters.tensors
+
+    def asked(output: Argument, targets: Argument) -> Tensor:
+        with hidden(weights):  # past the network it would see the base's
+            found = loss(output, targets)
+        if not torch.isfinite(found.view(-1, len(base))[:, torch.isfinite(base)]).any():
+            raise NotReadable(
+                "objective: expected a loss that depends on weights through the output alone, got no "
+                "finite loss while they were hidden. Use evaluator='stacked'."
+            )
+        return found
+
+    return recorder.record(asked, _of_all_rows, args, {}, refs, base), True
 
 
-def _referred(tree: Argument, recorder: Recorder) -> Argument:
-    return map_tensors(lambda tensor: recorder.ref(tensor) or tensor, tree)
+def _of_all_rows(call: Call, output: Argument, targets: Argument) -> Tensor:
+    """The rule of a black box behind the network: output and change together, variants outermost."""
+    moved: list[Moved] = []
+    map_tensors(lambda item: (moved.append(item), item)[1], output, kind=Moved)
+    variants = moved[0].variants
+
+    def rows(item: Tensor | Moved) -> Tensor:
+        return item.value.flatten(0, 1) if isinstance(item, Moved) else repeat(item, variants)
+
+    losses = call.function(map_tensors(rows, output, kind=(Tensor, Moved)), repeat(targets, variants))
+    return losses.view(variants, -1) - call.output
 
 
-def _check_seen(tree: Argument, base: Tensor, what: str) -> None:
-    """Refuse a result that is NaN, where the base is not, because something read a hidden weight."""
+def _refuse_unseen(tree: Argument, base: Tensor) -> None:
+    """Refuse what is NaN, where the base's losses are not, because something read a hidden weight."""
     for tensor in tensors(tree):
         if not tensor.is_floating_point() or tensor.shape[:1] != base.shape:
             continue
         lost = ~torch.isfinite(tensor.flatten(1).sum(1) if tensor.ndim > 1 else tensor)
         if (lost & torch.isfinite(base)).any():
             raise NotReadable(
-                f"{what}: expected weights, and what depends on them, to be read by torch functions, got a "
+                "objective: expected weights, and what depends on them, to be read by torch functions, got a "
                 "read that is none, as by NumPy, by compiled code or by a loss that no rule describes. "
                 "Use evaluator='stacked'."
             )
 
 
-def _recording(
-    nodes: list[Node], parameters: int, end: Argument, tail: Tail | None, losses: Tensor | None, memory: int
-) -> Recording:
+def _recording(nodes: list[Node], parameters: int, base: Tensor, end: Ref | None, asks: bool) -> Recording:
     needed, last = [False] * len(nodes), [-1] * len(nodes)
-    for ref in refs_of(end):
-        needed[ref.node] = True
+    if end is not None:
+        needed[end.node] = True
     for place in reversed(range(len(nodes))):
         for read in nodes[place].reads if needed[place] else ():
             needed[read] = True
@@ -210,24 +188,29 @@ def _recording(
             if needed[place] and not depends.isdisjoint(node.reads):
                 depends.add(place)
         reached.append(sorted(depends - {number}))
-    lay_out(nodes, refs_of(end))
-    sizes, dropped, left = [], set(), memory
-    for node in nodes:
-        results = [tensor.numel() * tensor.element_size() for tensor in tensors(node.call.output)]
-        sizes.append(max(results, default=0))
-    for place in reversed(range(len(nodes))):
-        node = nodes[place]
-        if node.rule is None:  # a parameter
-            continue
-        left -= sum(tensor.numel() * tensor.element_size() for tensor in tensors(node.call.output))
-        if left < 0 and node.rule.prepare is None:
-            dropped.add(place)
-            node.call.forget()
-    return Recording(nodes, end, tail, losses, sizes, reached, last, dropped)
+    if asks:  # the box stands last, and is not asked for the base
+        lay_out(nodes[:-1], nodes[-1].refs)
+    elif end is not None:
+        lay_out(nodes, [end])
+    sizes = [max(tensor.nbytes for tensor in tensors(node.call.output)) for node in nodes]
+    return Recording(nodes, base, end, sizes, reached, last, asks)
+
+
+@contextmanager
+def hidden(weights: tuple[Tensor, ...]) -> Iterator[None]:
+    """Weights are NaN inside the block, so that whatever reads them comes out NaN."""
+    values = [weight.detach().clone() for weight in weights]
+    try:
+        for weight in weights:
+            weight.data.fill_(float("nan"))
+        yield
+    finally:
+        for weight, value in zip(weights, values, strict=True):
+            weight.data.copy_(value)
 
 
 def _forwards(network: nn.Module, recorder: Recorder) -> dict[nn.Module, Forward]:
-    """Forwards that say where the recorder is, and those of modules that have a rule of their own."""
+    """Forwards that say where the recorder is."""
     forwards: dict[nn.Module, Forward] = {}
     for name, module in network.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
@@ -235,15 +218,15 @@ def _forwards(network: nn.Module, recorder: Recorder) -> dict[nn.Module, Forward
                 f"{name or type(module).__name__}: expected a module in Python, got a compiled ScriptModule. "
                 "Use evaluator='loop'."
             )
-        forwards[module] = _named(name, module, RULES.get(type(module)), recorder)
+        forwards[module] = _named(
+            f"{name} ({type(module).__name__})" if name else "", module.forward, recorder
+        )
     return forwards
 
 
-def _named(name: str, module: nn.Module, rule: Rule | None, recorder: Recorder) -> Forward:
-    forward = module.forward if rule is None else recorder.opaque(module, module.forward, rule)
-
+def _named(name: str, forward: Forward, recorder: Recorder) -> Forward:
     def replacement(*args: Argument, **kwargs: Argument) -> Argument:
-        recorder.where.append(f"{name} ({type(module).__name__})" if name else "")
+        recorder.where.append(name)
         result = forward(*args, **kwargs)
         recorder.where.pop()  # not after an error: its message is to say where
         return result
@@ -251,21 +234,10 @@ def _named(name: str, module: nn.Module, rule: Rule | None, recorder: Recorder) 
     return replacement
 
 
-@contextmanager
-def _no_boxes(recorder: Recorder) -> Iterator[None]:
+def _refuse_box(recorder: Recorder, box: BlackBoxFunction, arrays: tuple[Argument, ...]) -> Argument:
     """Black boxes are not called with what depends on the weights: they would get NaN, and count it."""
-    own: Callable[..., Any] = BlackBoxFunction.__call__
-
-    def refuse(self: BlackBoxFunction, *arrays: Argument) -> Argument:
-        if any(isinstance(array, Tensor) and recorder.ref(array) is not None for array in arrays):
-            raise NotReadable(
-                f"{self!r}: expected no black box between weights and losses, got one. Use 'stacked'.",
-                box=True,
-            )
-        return own(self, *arrays)
-
-    BlackBoxFunction.__call__ = refuse
-    try:
-        yield
-    finally:
-        BlackBoxFunction.__call__ = own
+    if any(isinstance(array, Tensor) and recorder.ref(array) is not None for array in arrays):
+        raise NotReadable(
+            f"{box!r}: expected no black box between weights and losses, got one. Use 'stacked'.", box=True
+        )
+    return box.call(*arrays)

@@ -1,30 +1,32 @@
-"""The registry of rules: for a torch function (or a module type) how changes pass through it.
+"""The registry of rules: for a torch function how changes pass through it.
 
 A rule has the arguments of its function behind one of its own, the `Call`. Where an argument depends on
-the perturbed weights and differs in the variants, it gets a `Moved` (base and change) instead of the
-tensor, else the tensor. It gives the change of the result, `(variants, *shape of the result)`: the exact
-finite difference f(base + change) - f(base), computed without subtracting the two.
+the perturbed weights it gets a `Moved`, base and change, and gives what the result changes by:
+f(base + change) - f(base), computed without subtracting the two.
 
-    @zo.evaluators.difference_rule(torch.square)
+    @zo.evaluators.difference_rule(my_package.my_function)
     def square(call, input):
         return input.change * (2 * input.base + input.change)
 
-With `elementwise=True` the first argument alone moves, and what the rule gets may be one channel of it
-for each variant: it may use nothing but broadcasting. A module type as the key makes modules of exactly
-this type opaque; their rule's second argument is the dict of the module's own parameters by name.
+Rules are for functions that are linear, or that most networks are made of. All others are evaluated in
+float64, with the change and without it, and subtracted (`rules.subtracted`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-RuleFunction: TypeAlias = Callable[..., Any]
+from zo.batches import tensors
+from zo.evaluators.difference.changes import Change, Moved, OneChannel
+
+Rule: TypeAlias = Callable[..., Any]
 # An argument as a rule gets it: a tensor, a `Moved` in its place, or an option.
 Argument: TypeAlias = Any
 
@@ -36,12 +38,10 @@ class Call:
     Attributes:
         function: what was called.
         output: what it gave in the base.
-        extra: what the recording kept for the rule, such as a dropout's mask.
     """
 
     function: Callable[..., Any]
     output: Any
-    extra: Any = None
     _once: dict[str, Any] = field(default_factory=dict)
 
     def once(self, name: str, make: Callable[[], Argument]) -> Argument:
@@ -50,45 +50,24 @@ class Call:
             self._once[name] = make()
         return self._once[name]
 
-    def forget(self) -> None:
-        """Give up what can be computed again."""
-        self.output = None
-        self._once.clear()
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A rule and what it can be given.
-
-    Attributes:
-        function: as described in the module.
-        elementwise: whether the first argument alone moves and the rule may be given one channel of it.
-        prepare: runs the function in the base in place of the function itself, and gives its result and
-            what `Call.extra` is to hold; for functions that draw at random.
-    """
-
-    function: RuleFunction
-    elementwise: bool = False
-    prepare: Callable[..., tuple[Any, Any]] | None = None
-
 
 RULES: dict[Any, Rule] = {}
-# Functions in Python that are recorded as what they are made of: a second way to write them, in functions
-# that have rules.
-DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {}
 
 
-def difference_rule(
-    *keys: Callable[..., Any] | type[nn.Module], elementwise: bool = False
-) -> Callable[[RuleFunction], RuleFunction]:
-    """Register a rule for functions or module types; a later one takes the place of an earlier one."""
+def difference_rule(*functions: Callable[..., Any], elementwise: bool = False) -> Callable[[Rule], Rule]:
+    """Register a rule for functions; a later one takes the place of an earlier one.
 
-    def register(function: RuleFunction) -> RuleFunction:
-        for key in keys:
-            RULES[key] = Rule(function, elementwise)
-        return function
+    Args:
+        functions: torch functions and methods, or others that ask `__torch_function__`.
+        elementwise: the rule uses nothing but broadcasting, and so may be given one channel of its first
+            argument for each variant.
+    """
 
-    return register
+    def register_it(rule: Rule) -> Rule:
+        register(functions, by_channel(rule) if elementwise else rule)
+        return rule
+
+    return register_it
 
 
 def named(*names: str) -> list[Callable[..., Any]]:
@@ -101,3 +80,31 @@ def register(functions: Iterable[Callable[..., Any]], rule: Rule) -> None:
     """Put the rule for each of the functions."""
     for function in functions:
         RULES[function] = rule
+
+
+def by_channel(rule: Rule) -> Rule:
+    """A rule of one tensor that is given its channel alone where a single one moves, and gives that one."""
+
+    @wraps(rule)
+    def of_channel(call: Call, input: Argument, *args: Argument, **kwargs: Argument) -> Change:
+        if isinstance(input, Moved) and isinstance(input.of, OneChannel) and not any_tensor((args, kwargs)):
+            own = Moved(input.of.gathered(input.base), input.of.values)
+            return input.of.like(rule(call, own, *args, **kwargs))
+        return rule(call, input, *args, **kwargs)
+
+    return of_channel
+
+
+def has_apart(call: Call, input: Moved) -> bool:
+    """Whether one channel moves of `(rows, channels, ...)`, as functions take it that treat each apart.
+
+    Pooling in one, two or three dimensions takes input without rows too: the axis is one of space then.
+    """
+    name, spatial = call.function.__name__, input.base.ndim - 2
+    one = isinstance(input.of, OneChannel) and input.of.axis == 1
+    return one and spatial > 0 and (name.endswith(f"{spatial}d") or not name.endswith("d"))
+
+
+def any_tensor(tree: Argument) -> bool:
+    """Whether there is a tensor in a nesting, moved or not."""
+    return next(tensors(tree), None) is not None

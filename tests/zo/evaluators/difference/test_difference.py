@@ -17,10 +17,9 @@ from zo.evaluators.difference import evaluator as deciding
 from zo.evaluators.difference.changes import OneChannel
 from zo.evaluators.difference.evaluator import LARGE
 from zo.evaluators.difference.recorder import NotReadable
-from zo.evaluators.difference.registry import RULES, Rule
+from zo.evaluators.difference.registry import RULES
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
-from zo.evaluators.memory import MemoryPeak
 from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
 from zo.perturbation import Coordinates
@@ -96,10 +95,10 @@ def test_a_wrong_rule_is_found_on_first_use_and_named_by_its_parameters(monkeypa
     rule = RULES[F.linear]
 
     def doubled(*args, **kwargs):
-        change = rule.function(*args, **kwargs)
+        change = rule(*args, **kwargs)
         return change.like(2 * change.values) if isinstance(change, OneChannel) else 2 * change
 
-    monkeypatch.setitem(RULES, F.linear, Rule(doubled))
+    monkeypatch.setitem(RULES, F.linear, doubled)
     with pytest.warns(
         zo.EvaluatorWarning, match=r"Difference disagreed with loop for 0\.weight.*stacked"
     ) as caught:
@@ -111,67 +110,39 @@ def test_a_wrong_rule_is_found_on_first_use_and_named_by_its_parameters(monkeypa
 
 class Odd(nn.Module):
     def forward(self, x):
-        return torch.special.bessel_j0(x)
+        return x * (x > 0)
 
 
-def test_a_function_without_a_rule_warns_once_and_is_named():
+def test_a_function_that_changes_cannot_be_carried_through_warns_once_and_is_named():
     def make():
         return nn.Sequential(nn.Linear(3, 4), Odd(), nn.Linear(4, 2))
 
-    with pytest.warns(zo.EvaluatorWarning, match=r"1 \(Odd\).*bessel_j0.*stacked is used") as caught:
+    with pytest.warns(zo.EvaluatorWarning, match=r"1 \(Odd\).*Tensor\.gt.*stacked is used") as caught:
         found, gradient = gradient_of(made(make), "difference")
         gradient.backward(batch())
     assert len([w for w in caught if w.category is zo.EvaluatorWarning]) == 1
     assert torch.equal(found, gradient_of(made(make), Stacked())[0])
 
 
-def test_a_rule_of_the_user_serves_functions_and_whole_modules(monkeypatch):
-    for key in (torch.special.bessel_j0, Odd):
-        network = made(lambda: nn.Sequential(nn.Linear(3, 4), Odd(), nn.Linear(4, 2)))
-        objective = zo.OutputLoss(squared)
-        with pytest.raises(NotReadable):
-            zo.evaluators.Difference().changes(
-                problem_of(network, objective, batch()),
-                Coordinates(torch.tensor([0]), torch.ones(1)),
-                torch.zeros(5),  # refused before the losses are looked at
-            )
-        with monkeypatch.context() as patched:
-            patched.setitem(RULES, key, None)  # so that it is taken out again
-
-            @zo.evaluators.difference_rule(key)
-            def subtracted(call, *arguments):
-                input = arguments[-1]
-                return torch.special.bessel_j0(input.value) - torch.special.bessel_j0(input.base)
-
-            agree(network, objective, batch())
-        assert key not in RULES
-
-
-class Scaling(nn.Module):
-    """A module with a weight, made opaque by a rule of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor([0.5, -1.0, 2.0]))
-
+class Bessel(nn.Module):
     def forward(self, x):
-        return torch.special.bessel_j0(x * self.scale)
+        return torch.special.bessel_j0(x)
 
 
-def test_a_rule_of_a_module_sees_its_weights(monkeypatch):
-    monkeypatch.setitem(RULES, Scaling, None)
+@pytest.mark.parametrize("elementwise", [False, True])
+def test_a_rule_of_the_user_serves_its_function(elementwise, monkeypatch):
+    network = made(lambda: nn.Sequential(nn.Linear(3, 4), Bessel(), nn.Linear(4, 2)))
+    agree(network, zo.OutputLoss(squared), batch())  # without it too
+    monkeypatch.setitem(RULES, torch.special.bessel_j0, None)  # so that it is taken out again
+    asked = []
 
-    @zo.evaluators.difference_rule(Scaling)
-    def rule(call, parameters, input):
-        scale, x = parameters["scale"], input
-        base = [t.base if isinstance(t, zo.evaluators.Moved) else t for t in (x, scale)]
-        moved = [t.value if isinstance(t, zo.evaluators.Moved) else t for t in (x, scale)]
-        if isinstance(scale, zo.evaluators.Moved):
-            moved[1] = moved[1][:, None]
-        return torch.special.bessel_j0(moved[0] * moved[1]) - torch.special.bessel_j0(base[0] * base[1])
+    @zo.evaluators.difference_rule(torch.special.bessel_j0, elementwise=elementwise)
+    def rule(call, input):
+        asked.append(input.change.shape[-1])
+        return torch.special.bessel_j0(input.value) - torch.special.bessel_j0(input.base)
 
-    network = made(lambda: nn.Sequential(nn.Linear(3, 3), Scaling(), nn.Linear(3, 2)))
     agree(network, zo.OutputLoss(squared), batch())
+    assert set(asked) == {1 if elementwise else 4}  # the one feature that a weight moves, or all
 
 
 def test_rows_that_failed_in_the_base_are_left_out():
@@ -384,32 +355,6 @@ def test_a_box_inside_the_network_falls_back_and_is_not_called_with_hidden_numbe
         found, _ = gradient_of(made(Around), "difference")
     assert box.ledger.rows_skipped == 0
     assert torch.allclose(found, gradient_of(made(Around), "loop")[0], atol=1e-3)
-
-
-def test_activations_beyond_the_memory_are_computed_again_to_the_same_bits():
-    def make():
-        return nn.Sequential(
-            *(nn.Linear(3, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Dropout(0.3), nn.Linear(9, 8), nn.Tanh()),
-            *(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 2)),
-        )
-
-    problem = problem_of(made(make), zo.OutputLoss(squared), batch())
-    size = problem.parameters.size
-    queries = Coordinates(torch.arange(size), torch.full((size,), 1e-3))
-    found, held = [], []
-    with torch.no_grad():
-        for memory in (2**30, 600, 1):
-            torch.manual_seed(1)
-            start = torch.get_rng_state()
-            base = problem.objective(problem.network, problem.batch)
-            torch.set_rng_state(start)
-            with MemoryPeak() as peak:
-                found.append(
-                    zo.evaluators.Difference(variants=4, memory=memory).begin(problem, base)(queries)
-                )
-            held.append(peak.peak)
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
-    assert held[0] > held[1] >= held[2]
 
 
 @pytest.mark.parametrize(

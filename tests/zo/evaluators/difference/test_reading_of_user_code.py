@@ -68,7 +68,32 @@ def powers(own, x):
     return own.c(F.relu(own.a(x)) ** 1.5)
 
 
-READ = [statements, accumulated, moved_buffer, permuted_dropout, as_another, broadcast, powers]
+def rounded_down(own, x):
+    return own.c(torch.div(own.a(x), 0.1, rounding_mode="floor"))
+
+
+def compared(own, x):
+    error = F.mse_loss(
+        own.a(x), own.b(x), weight=torch.arange(1.0, 5.0).to(x).expand(len(x), 4), reduction="none"
+    )
+    return own.c(own.a(x)) * error.mean(1, keepdim=True) / own.b(x).std(0).sum()
+
+
+def drawn(own, x):
+    return own.c(F.gumbel_softmax(own.a(x), tau=0.7))
+
+
+def attended(own, x):
+    q, k = (y.view(len(x), 2, 1, 2).transpose(0, 2) for y in (own.a(x), own.b(x)))
+    k = k[:, :1]
+    h = F.scaled_dot_product_attention(q, k, k + 1, dropout_p=0.2, is_causal=True, enable_gqa=True)
+    return own.c(h.transpose(0, 2).reshape(len(x), 4))
+
+
+READ = [
+    *(statements, accumulated, moved_buffer, permuted_dropout, as_another, broadcast, powers, rounded_down),
+    *(compared, drawn, attended),
+]
 
 
 @pytest.mark.parametrize("function", READ, ids=lambda function: function.__name__)
@@ -102,19 +127,15 @@ def narrowed(own, x):
         (to_view, "written to in place"),
         (view_before, "written to in place"),
         (narrowed, "another shape or dtype"),
-        (lambda own, x: own.c(torch.div(own.a(x), 0.1, rounding_mode="floor")), "rounding_mode"),
-        (lambda own, x: own.c(own.a(x).to(torch.int32).float()), "rounds or jumps"),
-        (lambda own, x: own.c(own.a(x).view(torch.int32).view(torch.float32)), "view of its memory"),
+        (lambda own, x: own.c(own.a(x).to(torch.int32).float()), "else than floating numbers"),
+        (lambda own, x: own.c(own.a(x).view(torch.bfloat16)[:, ::2].float()), "view of its memory"),
+        (lambda own, x: own.c(F.alpha_dropout(own.a(x), 0.2, True)), "draws at random"),
         (
             lambda own, x: own.c(F.embedding(x.long().abs() % 3, own.a.weight.t(), max_norm=1.0)[:, 0]),
             "max_norm",
         ),
-        (
-            lambda own, x: own.c(own.a(x)) * F.mse_loss(own.a(x), own.b(x), weight=torch.ones(len(x), 4)),
-            "weight",
-        ),
     ],
-    ids=["view of a constant", "view before", "dtype", "floor", "integers", "bits", "max_norm", "weighted"],
+    ids=["view of a constant", "view before", "dtype", "integers", "bits", "noise", "max_norm"],
 )
 def test_what_would_come_out_wrong_is_refused(function, words):
     torch.manual_seed(0)

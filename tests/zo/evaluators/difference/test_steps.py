@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 import zo
 from tests.zo.evaluators.difference.test_difference import batch, made, mlp, problem_of, squared
-from zo.evaluators.difference.registry import RULES
 from zo.evaluators.evaluator import Unservable
 from zo.evaluators.loop import Loop
 from zo.perturbation import Coordinates
@@ -33,7 +32,7 @@ class Branch(nn.Module):
         if self.kind == "drop path":
             kept = torch.rand(len(x), 1, dtype=x.dtype) >= self.rate
             return self.head(h + self.b(h) * kept / (1 - self.rate))
-        sorted_ = self.b(h).sort(0).values  # it has no rule
+        sorted_ = self.b(h).sort(0).values  # it gives indices beside
         return self.head(h + self.scale * sorted_)
 
 
@@ -60,42 +59,36 @@ def test_what_wakes_after_the_first_step_gets_what_loop_gives(kind):
         assert torch.allclose(own, true, rtol=0, atol=1e-8 * true.abs().max())
 
 
-def test_a_sleeping_branch_without_a_rule_is_refused_at_the_first_step():
+def test_a_sleeping_branch_that_cannot_be_read_is_refused_at_the_first_step():
     network = made(lambda: Branch("sort"))
     problem = problem_of(network, zo.OutputLoss(squared), batch())
-    with torch.no_grad(), pytest.raises(Unservable, match=r"the network.*sort, which has no rule"):
+    with torch.no_grad(), pytest.raises(Unservable, match=r"the network.*sort, which gives something else"):
         zo.evaluators.Difference().begin(problem, problem.objective(network, problem.batch))
 
 
-class Spread(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(3, 2)
+@pytest.mark.parametrize("drawing", [False, True])
+def test_a_loss_that_cannot_be_recorded_is_taken_whole_unless_it_draws(drawing):
+    def loss(output, target):
+        error = (output - target).abs()
+        error = torch.where(error < 0.5, error**2, error - 0.25)  # a comparison gives no floating numbers
+        return (error * (1 + torch.rand_like(output)) if drawing else error).var(1) + output.var(0).sum()
 
-    def forward(self, x):
-        y = self.layer(x)
-        return y / (1 + y.var(0))
-
-
-def test_a_function_without_a_rule_in_the_network_is_refused_by_name_before_any_query():
-    problem = problem_of(made(Spread), zo.OutputLoss(squared), batch())
-    with torch.no_grad(), pytest.raises(Unservable, match=r"Tensor\.var, which has no rule"):
-        zo.evaluators.Difference().begin(problem, problem.objective(problem.network, problem.batch))
-
-
-def test_a_function_without_a_rule_in_the_loss_is_taken_whole():
-    objective = zo.OutputLoss(lambda output, target: (output - target).var(1) + output.var(0).sum())
+    objective = zo.OutputLoss(loss)
     problem = problem_of(made(mlp).double(), objective, tuple(t.double() for t in batch()))
     queries = Coordinates(torch.arange(20), torch.full((20,), 1e-3, dtype=torch.float64))
     with torch.no_grad():
         base = objective(problem.network, problem.batch)
+        if drawing:
+            with pytest.raises(Unservable, match="draws at random"):
+                zo.evaluators.Difference().begin(problem, base)
+            return
         found = zo.evaluators.Difference().begin(problem, base)(queries)
         assert torch.allclose(found, Loop().changes(problem, queries, base), rtol=0, atol=1e-12)
 
 
-def test_a_loss_without_a_rule_that_reads_weights_is_refused():
+def test_a_loss_taken_whole_that_reads_weights_is_refused():
     network = made(mlp)
-    objective = zo.OutputLoss(lambda output, target: output.var(1) + 1e-3 * network[0].weight.var())
+    objective = zo.OutputLoss(lambda output, target: (output * (output > 0)).sum(1) + network[0].weight.var())
     problem = problem_of(network, objective, batch())
     before = [p.detach().clone() for p in network.parameters()]
     with torch.no_grad(), pytest.raises(Unservable, match="a loss that no rule describes"):
@@ -185,20 +178,14 @@ def test_changes_of_large_activations_are_exact_where_losses_cannot_be_subtracte
 
 
 class Striding(nn.Module):
-    """A module with a rule of its own, whose forward takes PyTorch's default memory format alone."""
+    """Reads memory in PyTorch's default format alone."""
 
     def forward(self, x):
-        return x.view(len(x), -1).square()
+        return torch.as_strided(x, (len(x), 576), (576, 1)).square()
 
 
 @torch.no_grad()
-def test_a_module_that_takes_one_memory_format_gets_it(monkeypatch):
-    monkeypatch.setitem(RULES, Striding, None)  # so that it is taken out again
-
-    @zo.evaluators.difference_rule(Striding)
-    def rule(call, parameters, input):
-        return (input.change * (2 * input.base + input.change)).flatten(2)
-
+def test_a_network_that_reads_one_memory_format_gets_it():
     network = made(
         lambda: nn.Sequential(
             nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), Striding(), nn.Linear(576, 2)

@@ -1,4 +1,4 @@
-"""Sums, products and quotients of tensors and numbers, broadcast as torch does."""
+"""Sums, products and quotients of tensors and numbers, broadcast as torch does; and ReLU."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from zo.evaluators.difference.changes import Change, Moved, OneChannel, aligned, total
-from zo.evaluators.difference.registry import Argument, Call, Rule, named, register
-from zo.evaluators.difference.rules.smooth import power_change
+from zo.evaluators.difference.registry import Argument, Call, by_channel, named, register
+from zo.evaluators.difference.rules.subtracted import subtracted
 
 
 def _spread(moved: Moved, output: Tensor, factor: Argument = 1) -> Change:
@@ -56,43 +56,27 @@ def _mul(call: Call, input: Argument, other: Argument) -> Change:
     return total(parts)
 
 
-def _div(call: Call, input: Argument, other: Argument, *, rounding_mode: str | None = None) -> Change:
-    """A' / b' - a / b = (da - (a / b) db) / (b + db)."""
-    if rounding_mode is not None:
-        raise NotImplementedError(f"rounding_mode={rounding_mode!r}, which jumps")
-    if not isinstance(other, Moved):
-        return _spread(input, call.output, 1 / other)
-    ndim = call.output.ndim
-    da = aligned(input.change, ndim) if isinstance(input, Moved) else 0
-    db = aligned(other.change, ndim)
-    return (da - call.output * db) / (other.base + db)
+def _div(call: Call, input: Argument, other: Argument, **options: Argument) -> Change:
+    """Linear in what is divided."""
+    if isinstance(other, Moved) or options:
+        return subtracted(call, input, other, **options)
+    return _spread(input, call.output, 1 / other)
 
 
-def _rdiv(call: Call, input: Argument, other: Argument) -> Change:
-    return _div(call, other, input)
+def _relu(call: Call, input: Moved, inplace: bool = False) -> Tensor:
+    """max(d, -x) where x is above zero, and that much more than -x where it is not."""
+    x = input.base
+    return torch.maximum(input.change, -x).add_(x.clamp_max(0))
 
 
 def _neg(call: Call, input: Moved) -> Tensor:
     return -input.change
 
 
-def _pow(call: Call, input: Argument, exponent: Argument) -> Tensor:
-    """x^n for whole n from one; other powers of positive x as e^(n log x)."""
-    if not isinstance(input, Moved) or not isinstance(exponent, int | float):
-        raise NotImplementedError("a power with an exponent that is no number")
-    x, d = input.base, input.change
-    if float(exponent).is_integer() and 0 < exponent <= 8:
-        return power_change(x, d, int(exponent))
-    powers = x**exponent * torch.expm1(exponent * torch.log1p(d / x))
-    # At zero, and beyond it, the two are subtracted.
-    return torch.where(torch.isfinite(powers), powers, (x + d) ** exponent - x**exponent)
-
-
-register(named("add", "__add__", "__radd__"), Rule(_add))
-register(named("sub", "subtract", "__sub__"), Rule(_sub))
-register(named("__rsub__", "rsub"), Rule(_rsub))
-register(named("mul", "multiply", "__mul__", "__rmul__"), Rule(_mul))
-register(named("div", "divide", "true_divide", "__div__", "__truediv__"), Rule(_div))
-register(named("__rdiv__", "__rtruediv__"), Rule(_rdiv))
-register(named("neg", "negative", "__neg__"), Rule(_neg, elementwise=True))
-register(named("pow", "__pow__"), Rule(_pow))
+register(named("add", "__add__", "__radd__"), _add)
+register(named("sub", "subtract", "__sub__"), _sub)
+register(named("__rsub__", "rsub"), _rsub)
+register(named("mul", "multiply", "__mul__", "__rmul__"), _mul)
+register(named("div", "divide", "true_divide", "__div__", "__truediv__"), _div)
+register(named("neg", "negative", "__neg__"), by_channel(_neg))
+register(named("relu"), by_channel(_relu))

@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel, total
-from zo.evaluators.difference.registry import Argument, Call, Rule, named, register
+from zo.evaluators.difference.registry import Argument, Call, named, register
 from zo.evaluators.difference.rules.products import bias_change, bilinear_change
-from zo.evaluators.point_changes import places
+from zo.evaluators.point_rules import places, seen_by_taps
 
 
 def _convolution(
@@ -84,47 +83,13 @@ def convolve_one_channel(call: Call, one: OneChannel, weight: Tensor, options: t
 def convolve_entries(
     of: Entries, x: Tensor, weight: Tensor, reached: tuple[int, ...], options: tuple[Any, ...]
 ) -> OneChannel:
-    """What single weights do to the layer's own output: each adds its shifted input to one channel.
-
-    y[:, out, p] += step * x[:, in, p * stride + tap * dilation - padding]
-    """
-    stride, padding, dilation, groups = options
+    """What single weights do to the layer's own output: each adds its shifted input to one channel."""
     out, into, *taps = places(of.entries, weight.shape)
-    into = into + out // (weight.shape[0] // groups) * weight.shape[1]
-    spatial = len(taps)
-    stride, dilation = _each(stride, spatial), _each(dilation, spatial)
-    # (variants, rows, ...): each variant's own input channel, padded; a whole padded copy would be far larger
-    padded = functional.pad(x.movedim(1, 0)[into], _pads(padding, dilation, weight.shape[2:])).contiguous()
-    along = padded.stride()
-    windows = padded.as_strided(
-        (len(padded), *weight.shape[2:], padded.shape[1], *reached),
-        (
-            along[0],
-            *(step * d for step, d in zip(along[2:], dilation, strict=True)),
-            along[1],
-            *(step * s for step, s in zip(along[2:], stride, strict=True)),
-        ),
-    )
-    seen = windows[(torch.arange(len(padded), device=into.device), *taps)]
+    into = into + out // (weight.shape[0] // options[-1]) * weight.shape[1]  # of its group
+    # each variant's own input channel, padded; a whole padded copy would be far larger
+    seen = seen_by_taps(x.movedim(1, 0)[into], taps, weight.shape[2:], reached, *options[:-1])
     values = of.steps.view(-1, *[1] * (seen.ndim - 1)) * seen
     return OneChannel(values.unsqueeze(2), out, 1, weight.shape[0])
-
-
-def _each(value: Argument, count: int) -> tuple[int, ...]:
-    values = (value,) if isinstance(value, int) else tuple(value)
-    return values * count if len(values) == 1 else values
-
-
-def _pads(padding: Argument, dilation: tuple[int, ...], kernel: tuple[int, ...]) -> list[int]:
-    """Before and after for `functional.pad`: the last axis first."""
-    if padding == "valid":
-        padding = 0
-    if padding == "same":
-        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        pairs = [(total // 2, total - total // 2) for total in totals]
-    else:
-        pairs = [(int(size), int(size)) for size in _each(padding, len(kernel))]
-    return [size for pair in reversed(pairs) for size in pair]
 
 
 def _transposed(
@@ -152,5 +117,5 @@ def _transposed(
     return total(parts)
 
 
-register(named("conv1d", "conv2d", "conv3d"), Rule(_convolution))
-register(named("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), Rule(_transposed))
+register(named("conv1d", "conv2d", "conv3d"), _convolution)
+register(named("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed)

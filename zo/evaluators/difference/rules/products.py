@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
-import torch
 from torch import Tensor
-from torch.func import vmap
+from torch.nn import functional
 
-from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel, aligned, total
-from zo.evaluators.difference.registry import Argument, Call, Rule, named, register
-from zo.evaluators.point_changes import places
-
-
-def by_variant(function: Callable[..., Any], *changes: Tensor, shared: tuple[Tensor, ...] = ()) -> Argument:
-    """The function on each variant: `changes` have variants first, `shared` come after them as they are."""
-    with warnings.catch_warnings():  # slow inside is right all the same
-        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
-        axes = (0,) * len(changes) + (None,) * len(shared)
-        return vmap(function, in_dims=axes)(*changes, *shared)
+from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel, total
+from zo.evaluators.difference.registry import Argument, Call, named, register
+from zo.evaluators.difference.rules.subtracted import by_variant
+from zo.evaluators.point_rules import places
 
 
 def bilinear_change(
@@ -29,7 +20,7 @@ def bilinear_change(
     """function(first, second) for each variant of the second, and of the first too if `both`."""
     if both:
         return by_variant(function, first, second)
-    return by_variant(lambda second, first: function(first, second), second, shared=(first,))
+    return by_variant(partial(function, first), second)
 
 
 def bias_change(bias: Moved, output: Tensor, axis: int) -> Change:
@@ -63,8 +54,7 @@ def _linear(call: Call, input: Argument, weight: Argument, bias: Argument = None
             parts.append(OneChannel(steps * x.movedim(-1, 0)[into].unsqueeze(-1), out, last, len(w)))
         else:
             value = input.value if isinstance(input, Moved) else x
-            function = torch.nn.functional.linear
-            parts.append(bilinear_change(function, value, weight.change, isinstance(input, Moved)))
+            parts.append(bilinear_change(functional.linear, value, weight.change, isinstance(input, Moved)))
     if isinstance(bias, Moved):
         parts.append(bias_change(bias, call.output, call.output.ndim - 1))
     return total(parts)
@@ -79,42 +69,6 @@ def _product(call: Call, input: Argument, other: Argument) -> Tensor:
     if isinstance(other, Moved):
         value = input.value if isinstance(input, Moved) else input
         parts.append(bilinear_change(call.function, value, other.change, isinstance(input, Moved)))
-    return sum(parts[1:], parts[0])
-
-
-def _right_product(call: Call, input: Argument, other: Argument) -> Tensor:
-    """Other @ input, as `Tensor.__rmatmul__` has it."""
-    return _product(Call(torch.matmul, call.output), other, input)
-
-
-def _added_product(
-    call: Call, input: Argument, a: Argument, b: Argument, *, beta: float = 1, alpha: float = 1
-) -> Tensor:
-    """addmm, baddbmm: beta * input + alpha * a @ b."""
-    parts = []
-    if isinstance(input, Moved):
-        d = aligned(input.change, call.output.ndim)
-        parts.append(beta * d.expand(len(d), *call.output.shape))
-    if isinstance(a, Moved) or isinstance(b, Moved):
-        parts.append(alpha * _product(Call(torch.matmul, call.output), a, b))
-    return sum(parts[1:], parts[0])
-
-
-def _einsum(call: Call, equation: str, *operands: Argument) -> Tensor:
-    """One operand after the other, those before it moved already."""
-    listed = (
-        list(operands[0]) if len(operands) == 1 and isinstance(operands[0], list | tuple) else list(operands)
-    )
-    parts = []
-    for place, operand in enumerate(listed):
-        if not isinstance(operand, Moved):
-            continue
-        before = [item.value if isinstance(item, Moved) else item for item in listed[:place]]
-        after = [item.base if isinstance(item, Moved) else item for item in listed[place + 1 :]]
-        axes = tuple(0 if isinstance(item, Moved) else None for item in listed[:place])
-        every = [*before, operand.change, *after]
-        axes = (*axes, 0, *[None] * len(after))
-        parts.append(vmap(lambda *items: torch.einsum(equation, *items), in_dims=axes)(*every))
     return sum(parts[1:], parts[0])
 
 
@@ -138,9 +92,6 @@ def _embedding(
     return weight.change[:, input]
 
 
-register(named("linear"), Rule(_linear))
-register(named("matmul", "__matmul__", "bmm", "mm", "mv", "dot", "outer"), Rule(_product))
-register(named("__rmatmul__"), Rule(_right_product))
-register(named("addmm", "baddbmm"), Rule(_added_product))
-register(named("einsum"), Rule(_einsum))
-register(named("embedding"), Rule(_embedding))
+register(named("linear"), _linear)
+register(named("matmul", "__matmul__", "bmm", "mm", "mv", "dot", "outer"), _product)
+register(named("embedding"), _embedding)

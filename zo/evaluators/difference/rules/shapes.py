@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from zo.batches import map_tensors
 from zo.evaluators.difference.changes import Change, Moved, OneChannel
-from zo.evaluators.difference.registry import Argument, Call, Rule, named, register
-from zo.evaluators.difference.rules.products import by_variant
+from zo.evaluators.difference.registry import Argument, Call, has_apart, named, register
+from zo.evaluators.difference.rules.subtracted import by_variant
 
 
 def linear_change(call: Call, *args: Argument, **kwargs: Argument) -> Argument:
@@ -42,17 +42,16 @@ def _joined(call: Call, tensors: Argument, *args: Argument, **kwargs: Argument) 
 
 def _each_channel(call: Call, input: Moved, *args: Argument, **kwargs: Argument) -> Change:
     """For what does the same to each channel of `(rows, channels, ...)` apart, such as average pooling."""
-    if isinstance(input.of, OneChannel) and input.of.axis == 1 and call.output.ndim == input.base.ndim > 2:
-        values = input.of.values
-        reached = call.function(values.flatten(0, 1), *args, **kwargs)
-        return input.of.like(reached.unflatten(0, values.shape[:2]))
-    return linear_change(call, input, *args, **kwargs)
+    if not has_apart(call, input):
+        return linear_change(call, input, *args, **kwargs)
+    one = input.of
+    assert isinstance(one, OneChannel)
+    reached = call.function(one.values.flatten(0, 1), *args, **kwargs)
+    return one.like(reached.unflatten(0, one.values.shape[:2]))
 
 
 def _reshape(call: Call, input: Moved, *_: Argument, **__: Argument) -> Change:
     """The output's shape behind the variants, whatever was asked for it."""
-    if not isinstance(input, Moved):
-        raise NotImplementedError("a first tensor that does not move")
     if call.output.dtype != input.base.dtype:
         raise NotImplementedError(f"a view of its memory as {call.output.dtype}")
     one, shape = input.of, call.output.shape
@@ -116,48 +115,8 @@ def _contiguous(call: Call, input: Moved, *_: Argument, **__: Argument) -> Chang
 
 def _cast(call: Call, input: Moved, *args: Argument, **kwargs: Argument) -> Change:
     """To a dtype or device."""
-    if not call.output.is_floating_point():
-        raise NotImplementedError(f"a cast to {call.output.dtype}, which rounds or jumps")
     change = input.change
     return change.to(call.output.device, torch.promote_types(change.dtype, call.output.dtype))
-
-
-def _where(call: Call, condition: Tensor, input: Argument, other: Argument) -> Change:
-    """Of a condition that does not move."""
-    if isinstance(condition, Moved):
-        raise NotImplementedError("a condition that depends on the weights")
-    sides = []
-    for side in (input, other):
-        change = side.change if isinstance(side, Moved) else torch.zeros((1,), device=condition.device)
-        sides.append(
-            change.reshape(len(change), *[1] * (call.output.ndim + 1 - change.ndim), *change.shape[1:])
-        )
-    found = torch.where(condition, *sides)
-    return found.expand(len(found), *call.output.shape)
-
-
-def _masked_fill(call: Call, input: Moved, mask: Tensor, value: Argument) -> Change:
-    d = input.change
-    d = d.reshape(len(d), *[1] * (call.output.ndim + 1 - d.ndim), *d.shape[1:])
-    return d.expand(len(d), *call.output.shape).masked_fill(mask, 0.0)
-
-
-def _dropout_drawn(function: Argument) -> Argument:
-    """Run a dropout in the base: on ones it gives its mask, which the rule needs too."""
-
-    def prepare(
-        input: Tensor, p: float = 0.5, training: bool | None = None, inplace: bool = False
-    ) -> Argument:
-        if training is None:  # its default differs between the kinds of dropout
-            training = True
-        mask = function(torch.ones_like(input), p, training)  # drawn in the order of memory, as torch does
-        return input * mask, mask
-
-    return prepare
-
-
-def _dropout(call: Call, input: Moved, *_: Argument, **__: Argument) -> Tensor:
-    return input.change * call.extra
 
 
 register(
@@ -167,33 +126,28 @@ register(
         *("chunk", "split", "tensor_split", "unbind", "narrow", "select", "index_select", "gather"),
         *("cumsum", "tril", "triu", "diagonal", "diff", "unfold", "fold", "take_along_dim"),
     ),
-    Rule(linear_change),
+    linear_change,
 )
-register((Tensor.T.__get__, Tensor.mT.__get__, Tensor.H.__get__), Rule(linear_change))  # pyright: ignore
-register(named("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"), Rule(_joined))
+register((Tensor.T.__get__, Tensor.mT.__get__, Tensor.H.__get__), linear_change)  # pyright: ignore
+register(named("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"), _joined)
 register(
     named(
         *("avg_pool1d", "avg_pool2d", "avg_pool3d"),
         *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
         *("interpolate", "upsample"),
     ),
-    Rule(_each_channel),
+    _each_channel,
 )
-register(named("pixel_shuffle", "pixel_unshuffle", "channel_shuffle"), Rule(linear_change))
+register(named("pixel_shuffle", "pixel_unshuffle", "channel_shuffle"), linear_change)
 register(
     named(
         "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "ravel"
     ),
-    Rule(_reshape),
+    _reshape,
 )
-register(named("pad"), Rule(_pad))
-register(named("__getitem__"), Rule(_getitem))
-register(named("mean", "sum"), Rule(_mean_or_sum))
-register(named("contiguous", "clone", "detach", "alias"), Rule(_contiguous))
-register((Tensor.data.__get__,), Rule(_contiguous))  # pyright: ignore
-register(named("to", "float", "double", "type_as", "cpu", "cuda"), Rule(_cast))
-register(named("where"), Rule(_where))
-register(named("masked_fill"), Rule(_masked_fill))
-for _name in ("dropout", "dropout1d", "dropout2d", "dropout3d"):
-    for _function in named(_name):
-        register([_function], Rule(_dropout, prepare=_dropout_drawn(_function)))
+register(named("pad"), _pad)
+register(named("__getitem__"), _getitem)
+register(named("mean", "sum"), _mean_or_sum)
+register(named("contiguous", "clone", "detach", "alias"), _contiguous)
+register((Tensor.data.__get__,), _contiguous)  # pyright: ignore
+register(named("to", "float", "double", "type_as", "cpu", "cuda"), _cast)

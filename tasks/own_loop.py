@@ -1,0 +1,131 @@
+"""Runs with a loop of one's own, in a script, whose folder resumes and reports as any other.
+
+with tasks.own_run("pump", Settings(steps=200)) as run:
+    outcome = tasks.train(run, "seed-0/adam", steps=200, step=step, state=state, model="network")
+    run.finish([tasks.Row.of(outcome, {"test error": error(network)})])
+
+`blackbox resume` executes the script again: `own_run` then gives the run of that folder, `tasks.train` loads
+stages that are finished and goes on with the one that is not.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from shlex import quote
+from typing import NoReturn
+
+from tasks.configuration import to_dict
+from tasks.errors import ConfigurationError, ProblemError, RunFolderError
+from tasks.interruption import ending_interrupts
+from tasks.runs.folder import Run
+from tasks.runs.untouched import discard
+
+VARIABLE = "BLACKBOX_RUN"  # the environment variable with the folder to go on with
+
+
+@contextmanager
+def own_run(
+    name: str,
+    config: object,
+    *,
+    seeds: Sequence[int] = (0,),
+    runs: Path | str = "runs",
+    data: Path | str = "data",
+) -> Iterator[Run]:
+    """A block that works on a run: a new one, or the one that is resumed. A script has one such block.
+
+    At its end the report is written and the table printed. Ctrl-C, SIGTERM and SIGUSR1 end the script with
+    status 130 after a checkpoint, and with the line that resumes it.
+
+    Args:
+        name: Of the run, in its folder's name and in the report.
+        config: The settings: a dataclass of plain values, such as a subclass of `tasks.Config`.
+        seeds: One training for each.
+        runs: Where the run's folder is made.
+        data: Where the script keeps data; noted in the run's configuration.
+
+    Raises:
+        ConfigurationError: The settings cannot be written as JSON.
+        RunFolderError: The folder that is resumed is of another name or of other settings.
+        RunLockedError: Another process is working on it.
+        ProblemError: The block ended without `run.finish`.
+    """
+    from tasks import api, problems, report
+
+    if problems.is_executing():
+        raise ProblemError(
+            "tasks.own_run: expected to be called by a script, but the script is being executed to find its "
+            'problem. Put the block under `if __name__ == "__main__":`.'
+        )
+    before = os.environ.pop(VARIABLE, None)  # not for programs that the script starts
+    if before is None:
+        run = Run.create(
+            Path(runs), name, "own", config, seeds, data=Path(data), command=sys.argv, script=_script()
+        )
+    else:
+        run = Run.open(Path(before))
+        _refuse_others(run, name, config, seeds)
+        problems.warn_of_changes(run)
+    print(f"Run folder: {run.path}", flush=True)
+    resume = f"Resume with: blackbox resume {quote(str(run.path))}" if run.script else ""
+    try:
+        with ending_interrupts(), run.lock():
+            yield run
+            if not run.finished:
+                raise ProblemError(
+                    f"{run.path}: expected run.finish(rows) before the end of the block, got none. Give it a "
+                    "tasks.Row for each method and seed."
+                )
+            report.write(run, None)
+    except KeyboardInterrupt as stop:
+        print(f"{str(stop) or 'Stopped.'} {resume}", file=sys.stderr)
+        if not run.script:  # a notebook's process goes on
+            raise
+        raise SystemExit(130) from None
+    except Exception:
+        if not discard(run.path):
+            print(resume, file=sys.stderr)
+        raise
+    api.load(run.path).show()
+
+
+def execute(run: Run, workers: int = 1) -> NoReturn:
+    """Go on with a run by executing its script, in the place of this process.
+
+    Args:
+        run: That a script made.
+        workers: Processes that were asked for.
+
+    Raises:
+        ConfigurationError: More than one process was asked for.
+        RunFolderError: The script is gone.
+    """
+    if workers > 1:
+        raise ConfigurationError("--workers: expected 1 for a run of a script, which has a loop of its own.")
+    if not Path(run.script).is_file():
+        raise RunFolderError(f"{run.path}: expected the script {run.script}, found none. Put it back.")
+    sys.stdout.flush()
+    environment = os.environ | {VARIABLE: str(run.path.resolve())}
+    environment.pop("PYTHONSAFEPATH", None)  # a script may import what lies beside it
+    os.execve(sys.executable, [sys.executable, run.script, *run.command[1:]], environment)
+
+
+def _script() -> str:
+    file = getattr(sys.modules["__main__"], "__file__", None)  # a notebook has none
+    return "" if file is None else str(Path(file).resolve())
+
+
+def _refuse_others(run: Run, name: str, config: object, seeds: Sequence[int]) -> None:
+    now = {"name": name, "seeds": list(seeds), **to_dict(config)}
+    before = {"name": run.task, "seeds": list(run.seeds), **run.config}
+    changed = sorted(key for key in {**before, **now} if before.get(key) != now.get(key))
+    if changed:
+        told = ", ".join(f"{key} {before.get(key)!r} (now {now.get(key)!r})" for key in changed)
+        raise RunFolderError(
+            f"{run.path}: expected the settings that it was begun with, got others: {told}. Put them back in "
+            "the script, or execute it by itself for a new run."
+        )

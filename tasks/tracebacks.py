@@ -1,0 +1,98 @@
+"""Whose an error is: a problem's own code gets one sentence and its own part of the traceback."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
+from pathlib import Path
+from types import TracebackType
+
+from blackbox.errors import ExecutorError
+
+_HERE = Path(__file__).resolve().parents[1]
+PACKAGES = ("blackbox", "simulators", "tasks", "zo")
+_NOT_USERS = [
+    *(_HERE / name for name in (*PACKAGES, "blackbox_coupling.py")),
+    *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+]
+_NO_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "Unable to allocate",
+    "Storage size calculation overflowed",
+)
+
+
+def of_user(error: BaseException) -> str | None:
+    """An error of the user's own code: a sentence, and the traceback from there on; None if it is ours.
+
+    Args:
+        error: Any, with its traceback.
+    """
+    frames = [trace for trace in _traces(error) if _is_users(trace.tb_frame.f_code.co_filename)]
+    if frames:
+        last, line = frames[-1], frames[-1].tb_lineno
+        file, function = last.tb_frame.f_code.co_filename, last.tb_frame.f_code.co_name
+        inside = "" if function == "<module>" else f", in {function}"
+        shown = "".join(traceback.format_exception(type(error), error, frames[0]))
+    elif isinstance(error, SyntaxError) and error.filename and _is_users(error.filename):
+        file, line, inside = error.filename, error.lineno, ""
+        shown = "".join(traceback.format_exception_only(error))
+    else:
+        return None
+    said = " ".join(str(error).split())
+    colon = ": " if said else ""
+    return (
+        f"{file}, line {line}{inside}: your code raised {type(error).__name__}{colon}{said}"
+        f"{_namesake(error, Path(file).parent)}\n{shown}"
+    )
+
+
+def of_resources(error: BaseException) -> str | None:
+    """Memory that is not there, or a process that died, in one sentence; None for other errors."""
+    said = " ".join(str(error).split("\n")[0].split())
+    if isinstance(error, BrokenExecutor | ExecutorError):
+        return (
+            f"expected processes that go on to the end, got one that died: {said or type(error).__name__} "
+            "Look for what killed it, often a lack of memory."
+        )
+    memory = isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in said for sign in _NO_MEMORY)
+    )
+    if not memory:
+        return None
+    return (
+        f"expected memory for what the settings ask for, got {said!r}. "
+        "Lower what makes it large, such as --batch."
+    )
+
+
+def _traces(error: BaseException) -> Iterator[TracebackType]:
+    trace = error.__traceback__
+    while trace is not None:
+        yield trace
+        trace = trace.tb_next
+
+
+def _is_users(file: str) -> bool:
+    """Whether a file is neither this project's nor an installed package's."""
+    if file.startswith("<"):
+        return False
+    path = Path(file).resolve()
+    return not any(path.is_relative_to(place) for place in _NOT_USERS)
+
+
+def _namesake(error: BaseException, folder: Path) -> str:
+    """Where a file wants its own `tasks`, or another of this project's names: which file to rename."""
+    if not isinstance(error, ImportError) or error.name is None:
+        return ""
+    name = error.name.partition(".")[0]
+    places = dict.fromkeys([folder, Path.cwd(), *map(Path, sys.path)])
+    for place in places if name in PACKAGES else ():
+        for path in (place / f"{name}.py", place / name):
+            if path.exists() and not path.resolve().is_relative_to(_HERE / name):
+                return f". {name!r} means this project's package there: rename your {path}"
+    return ""

@@ -1,1 +1,0 @@
-"""A task with queries, small enough for tests that run it in several processes."""

@@ -1,0 +1,209 @@
+"""What users do wrong, and what goes wrong around them: one sentence, the right status, nothing left."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+
+from tests.tasks.test_cli import BOXES, only_run
+
+ROOT = Path(__file__).parents[2]
+ABSURD = [  # (words, what the one sentence has)
+    (["--timeout", "1e300"], "--timeout: expected 0.001 to 2,592,000, got 1e+300."),
+    (["--timeout", "nan"], "--timeout: expected 0.001 to 2,592,000, got nan."),
+    (["--timeout", "-1"], "--timeout: expected"),
+    (["--seeds", "1000000000000"], "--seeds: expected 1 to 10,000, got 1000000000000."),
+    (["--workers", "100000"], "--workers: expected 1 to "),
+    (["--threads", "100000"], "threads: expected less than or equal to 1024, got 100000."),
+    (["--steps", "0"], "steps: expected greater than or equal to 1, got 0."),
+    (["--steps", "9" * 30], "steps: expected "),
+    (["--learning-rate", "nan"], "learning_rate: expected a finite number, got nan."),
+    (["--learning-rate", "-1"], "learning_rate: expected greater than 0, got -1.0."),
+    (["--mu", "inf"], "mu: expected a finite number, got inf."),
+    (["--methods"], "methods: "),
+    (["--methods", "tangent"], "tangents"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), ABSURD, ids=[" ".join(words) for words, _ in ABSURD])
+def test_absurd_values_are_refused_before_anything_begins(toy, tmp_path, capsys, words, said):
+    assert toy("run", "toy", *words) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_more_frames_than_a_disk_takes_are_refused(toy, tmp_path, capsys):
+    assert toy("run", "wake-flow", "--frames", "999999999999") == 2
+    assert "frames: expected less than or equal to 1000000, got 999999999999." in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_data_that_cannot_be_written_is_named_and_leaves_no_folder(toy, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert toy("run", "wake-flow", "--width", "8", "--data", "file/data") == 1
+    assert capsys.readouterr().err.startswith("blackbox: file/data: expected a file or folder that can be ")
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_more_memory_than_there_is_is_one_sentence_and_no_folder(toy, tmp_path, capsys):
+    assert toy("run", "toy", "--batch", "99999999999999") == 1
+    err = capsys.readouterr().err
+    assert "expected memory for what the settings ask for" in err and err.count("\n") == 1
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize("seeds", [[], [-1], [0, 0], [2**70]])
+def test_seeds_that_are_none_or_absurd_are_refused_in_a_folder_too(toy, run, capsys, seeds):
+    config = run.path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"seeds": seeds}))
+    assert toy("resume", str(run.path)) == 2
+    assert "seeds: expected" in capsys.readouterr().err
+    assert not (run.path / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["check", "lorenz-96", "--rows", "0"], ["check", "lorenz-96", "--seed", "-1"],
+     ["serve", "lorenz-96", "--port", "99999"], ["serve", "lorenz-96", "--threads", "0"],
+     ["serve", "lorenz-96", "--timeout", "nan"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_absurd_values_of_boxes_are_refused_too(toy, capsys, words):
+    assert toy(*words) == 2
+    assert re.fullmatch(r"blackbox: --\w+: expected .*, got .*\n", capsys.readouterr().err)
+
+
+def test_a_setting_that_has_the_name_of_an_option_is_refused(toy, tmp_path, capsys):
+    (tmp_path / "taken.py").write_text(
+        "from dataclasses import dataclass\nfrom toy import Toy\n\nclass Taken(Toy):\n    presets = {}\n"
+        "    @dataclass(frozen=True)\n    class Config(Toy.Config):\n        workers: int = 1\n"
+    )
+    assert toy("run", "taken.py") == 2
+    assert "Taken.Config: expected names that `blackbox run` has not itself, got workers." in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_worker_that_dies_in_data_generation_ends_with_1_and_the_line_to_resume(
+    toy, tmp_path, capsys, monkeypatch
+):
+    from simulators.errors import ReferenceDataError
+
+    pool = BrokenProcessPool("A process in the process pool was terminated abruptly.")
+    begins = {
+        pool: "expected processes that go on to the end, got one that died: A process in the process pool"
+    }
+    begins[ReferenceDataError("Reference: got one that died.")] = "Reference: got one that died."
+    for number, (error, begin) in enumerate(begins.items()):
+        monkeypatch.setattr("tasks.api.report.write", Mock(side_effect=error))
+        assert toy("run", "toy", "--steps", "2", "--runs", f"runs{number}") == 1
+        err = capsys.readouterr().err
+        (path,) = (tmp_path / f"runs{number}").iterdir()
+        assert err.startswith(f"blackbox: {begin}")
+        assert err.endswith(f"Resume with: blackbox resume {path.relative_to(tmp_path)}\n")
+
+
+BROKEN = {
+    "at import": ("1 / 0\n" + BOXES, "ZeroDivisionError: division by zero"),
+    "of syntax": (BOXES + "\ndef (", "SyntaxError"),
+    "when made": (BOXES.replace("self.leak, self.total = leak", "self.leak = leaky #"), "NameError"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_a_broken_box_has_a_sentence_and_the_users_own_traceback(toy, tmp_path, capsys, command, fault):
+    source, kind = BROKEN[fault]
+    (tmp_path / "broken_box.py").write_text(source)
+    sys.modules.pop("broken_box", None)
+    assert toy(command, "broken_box.py:Pump") == 1
+    first, *trace = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"blackbox: {tmp_path / 'broken_box.py'}, line ") and kind in first
+    assert "your code raised" in first and trace[-1].startswith(kind.partition(":")[0])
+    assert not any(str(ROOT / "tasks") in text or str(ROOT / "blackbox") in text for text in trace)
+
+
+@pytest.mark.parametrize("part", ["box", "network", "data", "objective", "evaluate"])
+def test_an_error_in_any_part_of_a_problem_is_the_users_and_says_how_to_go_on(toy, tmp_path, capsys, part):
+    body = (
+        f"from toy import Toy\nclass Broken(Toy):\n    def {part}(self, *arguments):\n        return 1 / 0\n"
+    )
+    (tmp_path / "broken_problem.py").write_text(body)
+    sys.modules.pop("broken_problem", None)
+    assert toy("run", "broken_problem.py", "--steps", "1") == 1
+    first, *trace, last = capsys.readouterr().err.splitlines()
+    place = f"{tmp_path / 'broken_problem.py'}, line 4, in {part}"
+    assert first == f"blackbox: {place}: your code raised ZeroDivisionError: division by zero"
+    assert trace[1] == f'  File "{tmp_path / "broken_problem.py"}", line 4, in {part}'
+    if part == "evaluate":  # by then there is something to go on with
+        assert last == f"Resume with: blackbox resume {only_run(tmp_path).relative_to(tmp_path)}"
+    else:
+        assert last.startswith("Nothing was begun") and list((tmp_path / "runs").iterdir()) == []
+
+
+def script(*words, cwd, path=(), **settings):
+    """The console script as it is installed, in a process of its own."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(map(str, [*path, ROOT])),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(
+        [sys.executable, "-c", "import sys, blackbox_coupling; sys.exit(blackbox_coupling.main())", *words],
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, **settings,
+    )  # fmt: skip
+
+
+def test_output_that_nobody_reads_ends_quietly(tmp_path):
+    words = f"{sys.executable} -m tasks.cli list | head -2"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {words}"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode in (0, 128 + signal.SIGPIPE)
+    assert done.stdout.count("\n") == 2 and done.stderr == ""
+
+
+@pytest.fixture
+def namesakes(tmp_path):
+    """A folder of a user's with files of the names of this project's packages."""
+    for name in ("tasks.py", "zo.py"):
+        (tmp_path / name).write_text("raise SystemExit('the wrong one')")
+    (tmp_path / "simulators").mkdir()
+    (tmp_path / "blackbox").mkdir()
+    (tmp_path / "blackbox" / "__init__.py").write_text("raise SystemExit('the wrong one')")
+    return tmp_path
+
+
+def test_the_console_script_finds_its_packages_whatever_bears_their_names(namesakes):
+    done = script("list", cwd=namesakes, path=[namesakes])
+    assert done.returncode == 0 and "lorenz-96" in done.stdout, done.stderr
+    (namesakes / "pump_box.py").write_text(BOXES)
+    checked = script("check", "pump_box.py:Pump", "--rows", "2000", cwd=namesakes, path=[namesakes])
+    assert checked.returncode == 0, checked.stdout + checked.stderr  # other processes find them too
+
+
+def test_a_namespace_on_the_path_is_in_the_way_as_well(tmp_path):
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "celery_app.py").touch()
+    done = script("--version", cwd=tmp_path, path=[tmp_path])
+    assert done.returncode == 0 and done.stdout.startswith("blackbox-coupling "), done.stderr
+
+
+def test_a_file_that_wants_its_own_tasks_is_told_which_file_to_rename(namesakes):
+    (namesakes / "tasks.py").write_text("helper = 1")
+    (namesakes / "mine.py").write_text("from tasks import helper\n")
+    done = script("run", "mine.py:Mine", cwd=namesakes, path=[namesakes])
+    assert done.returncode == 1
+    said = f"'tasks' means this project's package there: rename your {namesakes / 'tasks.py'}"
+    assert said in done.stderr.splitlines()[0], done.stderr

@@ -1,0 +1,175 @@
+"""A run's folder names code; only one that this user made, or trusts, has it executed."""
+
+import json
+import os
+import shutil
+import stat
+import time
+
+import pytest
+
+import tasks
+from tasks.runs import trust
+from tasks.runs.folder import Run
+
+PROBLEM = """
+from pathlib import Path
+from toy import Toy
+(Path(__file__).parent / "executed").touch()
+
+class Own(Toy):
+    "A problem of one's own."
+    def report(self, found):
+        from tasks.report.html_report import Paragraph
+        return [Paragraph("My own part.")]
+"""
+
+
+@pytest.fixture
+def own(toy, tmp_path):
+    """A finished run of a problem in a file, and what says that the file was executed."""
+    (tmp_path / "own_problem.py").write_text(PROBLEM)
+    assert toy("run", "own_problem.py:Own", "--steps", "2") == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    mark = tmp_path / "executed"
+    mark.unlink()
+    return run, mark
+
+
+@pytest.fixture
+def another_user(monkeypatch, tmp_path):
+    """From here on the commands are those of someone else."""
+
+    def change():
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "of another"))
+
+    return change
+
+
+def forget(*names):
+    import sys
+
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def test_the_one_who_made_a_run_is_not_asked(own, toy, tmp_path):
+    run, mark = own
+    moved = shutil.move(run, tmp_path / "moved")  # a folder may be moved and renamed
+    (moved / "result.json").unlink()
+    forget("own_problem")
+    assert toy("resume", str(moved)) == 0
+    assert mark.exists()
+
+
+def test_resume_of_a_folder_from_elsewhere_asks_for_trust_and_names_the_file(
+    own, toy, capsys, another_user, tmp_path
+):
+    run, mark = own
+    another_user()
+    forget("own_problem")
+    (run / "result.json").unlink()
+    for workers in ("1", "2"):
+        assert toy("resume", str(run), "--workers", workers) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and f"execute {tmp_path / 'own_problem.py'}:Own" in said
+        assert said.endswith(f"blackbox resume {run} --trust\n")
+    assert not mark.exists()
+    assert toy("resume", str(run), "--trust") == 0
+    assert mark.exists()
+
+
+def test_a_report_needs_no_code_and_says_what_it_leaves_out(own, toy, capsys, another_user):
+    run, mark = own
+    assert "My own part." in (run / "report.html").read_text()
+    another_user()
+    forget("own_problem")
+    for command in ("report", "resume"):  # of a finished run that is the same
+        (run / "report.html").unlink()
+        assert toy(command, str(run)) == 0
+        assert "The problem's own part is not made anew, for which" in capsys.readouterr().out
+        assert (run / "report.html").exists() and not mark.exists()
+    assert toy("report", str(run), "--trust") == 0
+    assert "My own part." in (run / "report.html").read_text() and mark.exists()
+
+
+def test_load_gives_tables_without_trust_and_networks_with_it(own, another_user):
+    run, mark = own
+    another_user()
+    forget("own_problem")
+    found = tasks.load(run)
+    assert list(found.table["method"]) == ["sparse-cge", "no-gradient"] and not mark.exists()
+    with pytest.raises(TypeError, match="expected the problem's code"):
+        found.network("sparse-cge")
+    assert tasks.load(run, trust=True).network("sparse-cge") is not None and mark.exists()
+
+
+def test_a_run_whose_file_is_gone_still_has_its_report(own, toy, tmp_path, capsys):
+    run, _ = own
+    (tmp_path / "own_problem.py").unlink()
+    (run / "report.html").unlink()
+    assert toy("report", str(run)) == 0
+    assert "or the file is gone" in capsys.readouterr().out and (run / "report.html").exists()
+
+
+def test_another_file_in_the_same_folder_is_not_covered_by_the_signature(own, toy, tmp_path, capsys):
+    run, mark = own
+    (tmp_path / "other.py").write_text(PROBLEM)
+    config = json.loads((run / "config.json").read_text())
+    config["problem"] = f"{tmp_path / 'other.py'}:Own"
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "result.json").unlink()
+    assert toy("resume", str(run)) == 2
+    assert "other.py:Own" in capsys.readouterr().err and not mark.exists()
+
+
+def test_names_of_installed_problems_need_no_trust(toy, tmp_path, another_user):
+    assert toy("run", "toy", "--steps", "2") == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    (run / "result.json").unlink()
+    another_user()
+    assert toy("resume", str(run)) == 0
+
+
+def test_the_secret_is_this_users_alone_and_is_made_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    first = trust.sign("a.py:A")
+    key = tmp_path / "blackbox" / "key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600 and len(key.read_bytes()) == 32
+    assert first and trust.sign("a.py:A") == first != trust.sign("a.py:B")
+    assert [path.name for path in key.parent.iterdir()] == ["key"]
+    key.chmod(0o644)  # others could have read it
+    assert trust.sign("a.py:A") == ""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    assert trust.sign("a.py:A") == ""  # nothing to keep it in: such runs are asked about
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")  # which the standard says to ignore
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert trust.sign("a.py:A") and (tmp_path / "home/.local/state/blackbox/key").exists()
+
+
+def test_code_that_changed_since_the_run_began_is_named(own, toy, tmp_path):
+    run, _ = own
+    (run / "result.json").unlink()
+    with (tmp_path / "own_problem.py").open("a") as stream:
+        stream.write("\n# changed\n")
+    forget("own_problem")
+    with pytest.warns(UserWarning, match=r"got own_problem\.py [0-9a-f]{12} -> [0-9a-f]{12}"):
+        assert toy("resume", str(run)) == 0
+    assert Run.open(run).finished
+
+
+def test_settings_that_changed_since_the_run_began_are_refused_by_name(toy, tmp_path, capsys, start_toy):
+    process = start_toy("run", "toy", "--pause", "0.5")
+    until = time.monotonic() + 200
+    while not list(tmp_path.glob("runs/*/checkpoints/*step-00000005*")):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    (run,) = (tmp_path / "runs").iterdir()
+    config = run / "config.json"
+    config.write_text(config.read_text().replace('"learning_rate": 0.05', '"learning_rate": 0.5'))
+    assert toy("resume", str(run)) == 1
+    assert "learning_rate 0.05 (now 0.5)" in capsys.readouterr().err
+    assert not (run / "result.json").exists() and os.listdir(run / "checkpoints")

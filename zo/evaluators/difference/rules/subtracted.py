@@ -1,0 +1,109 @@
+"""Functions without a rule of their own: evaluated in float64, with the change and without, and subtracted.
+
+float64 has nine digits more than the float32 that networks run in, so what cancels in the subtraction is
+not missed. In a network that is in float64 itself these functions are rounded as in `loop`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from zo.batches import map_tensors, tensors
+from zo.evaluators.difference.changes import Change, Moved, OneChannel
+from zo.evaluators.difference.registry import (
+    Argument,
+    Call,
+    any_tensor,
+    by_channel,
+    has_apart,
+    named,
+    register,
+)
+
+FEW = 4  # variants that are evaluated one after another sooner than vmap has begun
+
+
+def subtracted(call: Call, *args: Argument, **kwargs: Argument) -> Argument:
+    """f(x + d) - f(x) in all variants, of a function that draws nothing and gives floating numbers."""
+    stacks: list[Tensor] = []
+
+    def wide(item: Tensor | Moved) -> Tensor | Moved:
+        if isinstance(item, Moved):  # the base among the variants: what does not move cancels to the bit
+            base = _double(item.base)
+            stacks.append(torch.cat([base[None], base + item.change]))
+            return item
+        return _double(item)
+
+    args, kwargs = map_tensors(wide, (args, kwargs), kind=(Tensor, Moved))
+
+    def function(*own: Tensor) -> Argument:
+        left = iter(own)
+        own_args, own_kwargs = map_tensors(lambda _: next(left), (args, kwargs), kind=Moved)
+        return call.function(*own_args, **own_kwargs)
+
+    bases = tensors(call.output)
+    found = by_variant(function, *stacks)
+    return map_tensors(lambda values: _change(values[1:], values[:1], next(bases)), found)
+
+
+def by_variant(function: Callable[..., Any], *changes: Tensor) -> Argument:
+    """The function on each variant of changes `(variants, ...)`: a tensor or several, variants first."""
+    if len(changes[0]) <= FEW:
+        found = [function(*own) for own in zip(*changes, strict=True)]
+        if isinstance(found[0], Tensor):
+            return torch.stack(found)
+        return tuple(map(torch.stack, zip(*found, strict=True)))
+    with warnings.catch_warnings():  # slow inside is right all the same
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        return vmap(function)(*changes)
+
+
+def _change(moved: Tensor, base: Tensor, output: Tensor) -> Tensor:
+    """In the dtype of the output; what is infinite and stays so, as under a mask, does not change."""
+    change = moved - base
+    if base.isinf().any():
+        change.masked_fill_(moved == base, 0.0)
+    return change.to(output.dtype)
+
+
+def _double(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _elementwise(call: Call, input: Argument, *args: Argument, **kwargs: Argument) -> Tensor:
+    """The same without stacks, where one tensor moves."""
+    if not isinstance(input, Moved) or any_tensor((args, kwargs)):
+        return subtracted(call, input, *args, **kwargs)
+    x = input.base.double()
+    moved, base = (call.function(each, *args, **kwargs) for each in (x + input.change, x))
+    return _change(moved, base, call.output)
+
+
+def _pooled(call: Call, input: Moved, *args: Argument, **kwargs: Argument) -> Change:
+    """Of `(rows, channels, ...)` each channel by itself."""
+    if not has_apart(call, input):
+        return subtracted(call, input, *args, **kwargs)
+    one = input.of
+    assert isinstance(one, OneChannel)
+    x = one.gathered(input.base).double()
+    moved, base = (call.function(each.flatten(0, 1), *args, **kwargs) for each in (x + one.values, x))
+    return one.like(_change(moved, base, call.output).unflatten(0, x.shape[:2]))
+
+
+register(
+    named(
+        *("leaky_relu", "relu6", "hardtanh", "hardsigmoid", "hardswish", "elu", "celu", "selu"),
+        *("sigmoid", "expit", "tanh", "silu", "gelu", "softplus", "logsigmoid", "mish", "softsign"),
+        *("abs", "absolute", "clamp", "clip", "clamp_min", "clamp_max"),
+        *("exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "reciprocal", "square", "sin", "cos", "erf"),
+        *("pow", "__pow__", "__rdiv__", "__rtruediv__"),
+    ),
+    by_channel(_elementwise),
+)
+register(named("max_pool1d", "max_pool2d", "max_pool3d"), _pooled)
