@@ -131,6 +131,7 @@ def written(folder):
     return sum(path.read_bytes().count(b"\n") for path in folder.glob("runs/*/metrics.jsonl"))
 
 
+@pytest.mark.slow
 def test_a_signal_ends_it_with_the_line_to_resume_and_other_settings_are_refused(script, tmp_path):
     process = script("own_loop.py", "0.1")
     wait_for(lambda: written(tmp_path) >= 3, process)

@@ -156,7 +156,7 @@ def test_training_logs_and_shows_them(run, monkeypatch):
     assert [line.get("failed_raised") for line in lines] == [None, None, 1, 2]
     assert all(line["queries_per_second"] > 0 for line in lines)
     assert (
-        "step 3 of 4, loss 1, 0 queries/s, 3 solver rows, 1 row raised, 1 min 00 s elapsed, 20 s left"
+        "step 3 of 4, loss 1, 0 queries/s, 3 rows, 1 row raised, 1 min 00 s elapsed, 20 s left"
         in stream.getvalue()
     )
 

@@ -125,6 +125,7 @@ def test_a_run_through_a_bad_connection_is_that_through_a_good_one(tmp_path, mon
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_the_server_never_sees_more_than_the_budget(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     with serving() as server:
@@ -154,6 +155,7 @@ def test_killed_and_resumed_no_query_is_paid_for_twice(tmp_path, monkeypatch, re
         assert sent(run_in(tmp_path)) == server.billed <= 2 * PLANNED
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_is_found_out_at_once(tmp_path, monkeypatch, capsys):
     """Not after the budget went into training on nothing; and what it did not say is not kept."""
     monkeypatch.chdir(ROOT)
