@@ -14,7 +14,7 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 WORKERS ?= logical
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help demo test test-all test-lowest test-newest soak lint types layers clean environment environment-dev
+.PHONY: help demo test test-all test-lowest test-newest lint types layers clean environment environment-dev
 .DEFAULT_GOAL := help
 
 help:
@@ -23,7 +23,6 @@ help:
 	@echo "make test-all  all tests, with types checked while they run"
 	@echo "make test-lowest, make test-newest PYTHON=python3.14"
 	@echo "               the tests with the lowest and the newest versions that pyproject.toml allows"
-	@echo "make soak      ten minutes of the tasks under faults; they must end as undisturbed"
 	@echo "make lint      ruff"
 	@echo "make types     pyright"
 	@echo "make layers    the layers of imports"
@@ -54,9 +53,6 @@ test-lowest test-newest:
 	.venv-$(RESOLUTION)/bin/python -m pip install --disable-pip-version-check uv
 	.venv-$(RESOLUTION)/bin/uv pip install --python .venv-$(RESOLUTION) --resolution $(RESOLUTION) -e ".[dev]"
 	.venv-$(RESOLUTION)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(CHOICE)
-
-soak: environment-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak --seconds 600
 
 lint: environment-dev
 	$(BIN)/ruff check .

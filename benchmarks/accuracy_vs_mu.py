@@ -1,14 +1,14 @@
 """Relative error of loss differences against float64 at the same mu: loop in two precisions, and difference.
 
-    python -m benchmarks.accuracy_vs_mu --preset ci       a small ResNet, seconds
-    python -m benchmarks.accuracy_vs_mu --preset small    ResNet-20, 32 rows
-    python -m benchmarks.accuracy_vs_mu --preset paper    ResNet-20, 256 rows, more coordinates
+    python -m benchmarks accuracy_vs_mu --size ci       a small ResNet, seconds
+    python -m benchmarks accuracy_vs_mu --size small    ResNet-20, 32 rows
+    python -m benchmarks accuracy_vs_mu --size paper    ResNet-20, 256 rows, more coordinates
 
 A loop subtracts two losses, and what rounding left in both is divided by mu; so does `difference` where
 activations are large and mu is not small. With `variants=1` it carries the change itself to the loss, and its
 error does not depend on mu. The truth is the finite difference at the same mu, not the derivative: loop in
 float64, of the same float32 weights, moved by the same steps ((w + mu) - w in float32). In bfloat16 loop runs
-under autocast, with float32 weights. Writes `results/accuracy_vs_mu.json` and `.png` (with `-PRESET` where it
+under autocast, with float32 weights. Writes `results/accuracy_vs_mu.json` and `.png` (with `-SIZE` where it
 is not "small").
 """
 
@@ -52,7 +52,7 @@ class Size:
     width: int | None = None
 
 
-PRESETS = {
+SIZES = {
     "ci": Size("resnet8", 8, 2, 2, 4),
     "small": Size("resnet20", 32, 3, 2),
     "paper": Size("resnet20", 256, 12, 16),
@@ -134,17 +134,14 @@ def picture(found: dict[str, dict[str, list[float]]], path: Path) -> Path:
     return save(made, path)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure a preset, print and write it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="small")
-    preset = parser.parse_args(arguments).preset
+def main(words: Sequence[str]) -> None:
+    """Measure a size, print and write it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks accuracy_vs_mu", description=__doc__)
+    parser.add_argument("--size", choices=tuple(SIZES), default="ci")
+    name = parser.parse_args(words).size
     print("mu:", *(f"{mu:.0e}" for mu in MUS))
-    found = errors(PRESETS[preset])
-    name = "accuracy_vs_mu" if preset == "small" else f"accuracy_vs_mu-{preset}"
-    protocol.write(name, {"preset": preset, "size": vars(PRESETS[preset]), "mu": MUS, "errors": found})
-    print(f"written to {picture(found, protocol.RESULTS / f'{name}.png')}")
-
-
-if __name__ == "__main__":
-    main()
+    found = errors(SIZES[name])
+    path = protocol.path("accuracy_vs_mu", name)
+    results = {"preset": name, "size": vars(SIZES[name]), "mu": MUS, "errors": found}
+    protocol.write("accuracy_vs_mu", words, results, path)
+    print(f"written to {picture(found, path.with_suffix('.png'))}")

@@ -1,7 +1,7 @@
 """Where to put the zeroth order in the chain of network and solver: gradients, and training at equal rows.
 
-    python -m benchmarks.chain_rule                two seeds at the demo's size
-    python -m benchmarks.chain_rule --size ci      smallest, written nowhere
+    python -m benchmarks chain_rule --size ci       smallest, written nowhere
+    python -m benchmarks chain_rule --size small    two seeds with the demo's settings
 
 The whole loss from function values (CGE, RGE); the solver's vector-Jacobian products alone (chain); none,
 with the identity in their place; tangents learned from probes. First, for one batch and NON's weights, how
@@ -14,24 +14,26 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
 import zo
-from benchmarks.protocol import write
-from benchmarks.wake_sizes import SIZES, setups
-from tasks import methods as shared
+from benchmarks import protocol
+from benchmarks.wake import CI
 from tasks.autograd import AutogradGradient
 from tasks.methods import Setup, Trained
-from tasks.wake_flow import methods
-from tasks.wake_flow.networks import Corrector
+from tasks.progress import make_progress
+from tasks.runs.folder import Run
+from tasks.wake_flow.config import PRESETS
+from tasks.wake_flow.methods import METHODS
 from tasks.wake_flow.problem import WakeFlow
-from tasks.wake_flow.rollout import window_loss
+from tasks.work import setup_of
 
 QUERIES = (8, 32, 96, 384)  # of RGE in a step
 DIRECTIONS = (16, 64, 256)  # of chain, for each row and solver step
@@ -60,42 +62,39 @@ class Line:
     error: float | None
 
 
-def qualities(setup: Setup, start: Corrector) -> list[Quality]:
+def qualities(setup: Setup, start: nn.Module) -> list[Quality]:
     """Every gradient of one batch's loss, at `start`'s weights."""
-    problem = setup.problem
+    problem, config, batch = setup.problem, setup.config, setup.batch(0)
     assert isinstance(problem, WakeFlow)
-    config, solver, scale = setup.config, problem.solver, problem.scales.velocity
-    batch = setup.batch(0)
+    solver, objective = problem.box, problem.objective
     exact = copy.deepcopy(start).double()
-    doubles = batch[0].double(), batch[1].double()
-    AutogradGradient(exact, window_loss(solver.step, scale), {}).backward(doubles)
+    derivable = problem.loss_through(problem.solver.step)
+    AutogradGradient(exact, derivable, {}).backward((batch[0].double(), batch[1].double()))
     truth = _flat(exact)
-    objective = window_loss(solver, scale)
 
-    def whole(estimator: zo.estimators.Estimator[Any]) -> Callable[[Corrector], None]:
+    def whole(estimator: zo.estimators.Estimator[Any]) -> Callable[[nn.Module], object]:
         # "stacked" by itself, without the first-use check: its queries are no part of a step
-        return lambda network: _backward(
-            zo.LossGradient(network, objective, estimator, evaluator=zo.evaluators.Stacked()), batch
+        evaluator = zo.evaluators.Stacked()
+        return lambda network: zo.LossGradient(network, objective, estimator, evaluator=evaluator).backward(
+            batch
         )
 
     def around(
         directions: zo.RowRGE | None, tangent: zo.tangents.Tangent | None = None
-    ) -> Callable[[Corrector], None]:
-        box = zo.differentiable(solver, directions, tangent=tangent)
-        loss = window_loss(box, scale)
-        return lambda network: _backward(AutogradGradient(network, loss, {}), batch)
+    ) -> Callable[[nn.Module], object]:
+        stand = zo.differentiable(solver, directions, tangent=tangent)
+        return lambda network: AutogradGradient(network, objective, {solver: stand}).backward(batch)
 
-    def learned(network: Corrector) -> None:
+    def learned(network: nn.Module) -> None:
         gradient = zo.TangentGradient(
-            network, objective, boxes=[solver], tangent=zo.LowRankTangent(),
-            probes=config.probes,
-        )  # fmt: skip
+            network, objective, boxes=[solver], tangent=zo.LowRankTangent(), probes=config.probes
+        )
         for step in range(1, LEARNING + 1):
             gradient.backward(setup.batch(step))
         network.zero_grad()
         gradient.backward(batch)
 
-    contenders: dict[str, Callable[[Corrector], None]] = {
+    contenders: dict[str, Callable[[nn.Module], object]] = {
         "whole loss, CGE": whole(zo.CGE(config.mu)),
         **{f"whole loss, RGE, {q} queries": whole(zo.RGE(config.mu, q)) for q in QUERIES},
         **{f"chain, {q} directions": around(zo.RowRGE(config.input_mu, q)) for q in DIRECTIONS},
@@ -114,76 +113,83 @@ def qualities(setup: Setup, start: Corrector) -> list[Quality]:
     return found
 
 
-def trainings(setup: Setup, start: Corrector, most: int) -> list[Line]:
-    """Every method from `start`'s weights, for as many rows as the preset's ZO-SOL takes."""
+def trainings(setup: Setup, non: Trained, most: int, folder: Path) -> list[Line]:
+    """Every method from NON's weights, for as many rows as the preset's ZO-SOL takes.
+
+    Args:
+        setup: Of the seed.
+        non: What all start from.
+        most: Steps of a training.
+        folder: For a run of each.
+    """
     config = setup.config
     base = config.batch * config.unroll
     budget = config.zo_steps * base * (1 + config.coordinates)
     chained = config.batch * (config.unroll - 1) * config.input_directions
-    contenders: list[tuple[str, Callable[[Setup], Trained], int]] = [
-        ("whole loss, sparse CGE", shared.sparse_cge, base * (1 + config.coordinates)),
-        ("chain", shared.row_rge, base + chained),
-        ("identity", shared.identity, base),
-        ("tangent", shared.tangents, base * (1 + config.probes)),
+    contenders: list[tuple[str, str, dict[str, Any], int]] = [
+        ("whole loss, sparse CGE", "ZO-SOL", {}, base * (1 + config.coordinates)),
+        ("chain", "chain", {}, base + chained),
+        ("identity", "identity", {}, base),
+        ("tangent", "TAN-SOL small", {}, base * (1 + config.probes)),
     ]
     for queries in QUERIES:
-        rule = zo.RGE(config.mu, queries)
-        contenders.append((f"whole loss, RGE, {queries} queries", _along(rule), base * (1 + queries)))
+        settings = {"estimator": "rge", "directions": queries}
+        contenders.append((f"whole loss, RGE, {queries} queries", "ZO-SOL", settings, base * (1 + queries)))
     lines = []
-    for name, method, rows in contenders:
+    for number, (name, method, settings, rows) in enumerate(contenders):
         steps = max(1, min(most, budget // rows))
-        own = replace(
-            setup,
-            name=name.replace(",", ""),
-            network=copy.deepcopy(start),
-            steps=steps,
-            learning_rate=config.zo_learning_rate,
+        problem = copy.copy(setup.problem)  # the same box and flows, with settings of its own
+        problem.config = replace(
+            config,
+            methods=("NON", method),
+            zo_steps=steps,
+            fo_steps=steps,
+            fo_learning_rate=config.zo_learning_rate,
+            **settings,
         )
-        outcome = method(own).outcome
-        ran = outcome.ledger.rows_run
-        lines.append(Line(name, setup.seed, steps, ran, outcome.best_validation))
-        print(f"seed {setup.seed}, {name:32s} {steps:5d} steps, {ran:9,} rows: ", end="")
+        run = Run.create(folder / str(number), "wake-flow", "benchmark", problem.config, (setup.seed,))
+        own = setup_of(problem, run, method, setup.seed, setup.progress, {"NON": non})
+        outcome = METHODS[method].train(own).outcome
+        spent = outcome.ledger.rows_run
+        lines.append(Line(name, setup.seed, steps, spent, outcome.best_validation))
+        print(f"seed {setup.seed}, {name:32s} {steps:5d} steps, {spent:9,} rows: ", end="")
         print("no finite error" if outcome.best_validation is None else f"{outcome.best_validation:.4f}")
     return lines
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     """Print and write both tables."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
-    parser.add_argument("--size", choices=("ci", "demo", "small"), default="demo")
-    parser.add_argument("--seeds", type=int, default=2)
+    sizes = {"ci": CI, "small": replace(PRESETS["demo"], coordinates=96)}  # twice the demo's
+    parser = argparse.ArgumentParser(prog="python -m benchmarks chain_rule", description=__doc__)
+    parser.add_argument("--size", choices=tuple(sizes), default="ci")
+    parser.add_argument("--seeds", type=int, help="1 for ci, 2 otherwise")
     parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--most-steps", type=int, default=MOST_STEPS)
-    chosen = parser.parse_args()
+    parser.add_argument("--most-steps", type=int, help=f"10 for ci, {MOST_STEPS} otherwise")
+    chosen = parser.parse_args(words)
+    smallest = chosen.size == "ci"
+    most = chosen.most_steps or (10 if smallest else MOST_STEPS)
+    config = replace(sizes[chosen.size], methods=("NON",))
+    torch.set_num_threads(config.threads)
+    problem = WakeFlow(config, folder=chosen.data)
     quality: list[Quality] = []
     lines: list[Line] = []
-    with setups(SIZES[chosen.size], tuple(range(chosen.seeds)), chosen.data) as each:
-        for setup in each:
-            trained = methods.non(setup, large=False)
-            start, done = trained.network, trained.outcome
-            assert isinstance(start, Corrector)
-            quality = quality or qualities(setup, start)
-            lines.append(
-                Line("NON, the start", setup.seed, done.step, done.ledger.rows_run, done.best_validation)
-            )
-            lines += trainings(setup, start, chosen.most_steps)
-    if chosen.size != "ci":
+    with make_progress() as progress, TemporaryDirectory() as place:
+        problem.progress = progress
+        for seed in range(chosen.seeds or (1 if smallest else 2)):
+            folder = Path(place) / str(seed)
+            run = Run.create(folder / "start", "wake-flow", "benchmark", config, (seed,))
+            setup = setup_of(problem, run, "NON", seed, progress, {})
+            non = METHODS["NON"].train(setup)
+            quality = quality or qualities(setup, non.network)
+            done = non.outcome
+            lines.append(Line("NON, the start", seed, done.step, done.ledger.rows_run, done.best_validation))
+            lines += trainings(setup, non, most, folder)
+    if not smallest:
         results = {"gradients": [asdict(q) for q in quality], "trainings": [asdict(one) for one in lines]}
-        write("chain_rule", {"size": chosen.size, **results})
+        to = protocol.path("chain_rule", chosen.size)
+        protocol.write("chain_rule", words, {"preset": chosen.size, **results}, to)
 
 
-def _backward(gradient: shared.Gradient, batch: tuple[Tensor, Tensor]) -> None:
-    gradient.backward(batch)
-
-
-def _along(rule: zo.RGE) -> Callable[[Setup], Trained]:
-    return lambda setup: setup.descend(shared.loss_gradient(setup, rule))
-
-
-def _flat(network: Corrector) -> Tensor:
+def _flat(network: nn.Module) -> torch.Tensor:
     pieces = [p.grad.flatten().double() for p in network.parameters() if p.grad is not None]
     return torch.cat(pieces)
-
-
-if __name__ == "__main__":
-    main()

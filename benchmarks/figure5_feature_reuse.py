@@ -1,12 +1,12 @@
 """The paper's figure 5: what a CGE step costs without and with feature reuse, and with `difference`.
 
-    python -m benchmarks.figure5_feature_reuse --preset ci       a small ResNet, seconds
-    python -m benchmarks.figure5_feature_reuse --preset small    ResNet-20, 64 rows
-    python -m benchmarks.figure5_feature_reuse --preset paper    ResNet-20, 256 rows, ratios from ZO-GraSP
+    python -m benchmarks figure5_feature_reuse --size ci       a small ResNet, seconds
+    python -m benchmarks figure5_feature_reuse --size small    ResNet-20, 64 rows
+    python -m benchmarks figure5_feature_reuse --size paper    ResNet-20, 256 rows, ratios from ZO-GraSP
 
 A query is timed in each block; a step at a sparsity costs the sum over blocks of what is kept there times
 the time of a query there, so the layer ratios decide what reuse saves. Writes
-`results/figure5_feature_reuse.json`, `.md` and `.png` (with `-PRESET` where it is not "small").
+`results/figure5_feature_reuse.json`, `.md` and `.png` (with `-SIZE` where it is not "small").
 Source: Chen et al. 2024, "DeepZero", figure 5.
 """
 
@@ -49,7 +49,7 @@ class Size:
     queries: int = 192  # of ZO-GraSP
 
 
-PRESETS = {
+SIZES = {
     "ci": Size("resnet8", 4, (WITHOUT, BASELINE, named.DIFFERENCE), "zo-grasp", 2, 4, 4, 8),
     "small": Size("resnet20", 64, (WITHOUT, BASELINE, named.DIFFERENCE), "grasp", 3, 8),
     "paper": Size("resnet20", 256, (WITHOUT, BASELINE, named.DIFFERENCE), "zo-grasp", 9, 16),
@@ -136,12 +136,12 @@ def picture(blocks: Sequence[BlockTimes], steps: dict[float, dict[str, float]], 
     return save(made, path)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure a preset, print and write it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="small")
-    preset = parser.parse_args(arguments).preset
-    size = PRESETS[preset]
+def main(words: Sequence[str]) -> None:
+    """Measure a size, print and write it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks figure5_feature_reuse", description=__doc__)
+    parser.add_argument("--size", choices=tuple(SIZES), default="ci")
+    name = parser.parse_args(words).size
+    size = SIZES[name]
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -157,19 +157,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     steps = {sparsity: costs(blocks, count) for sparsity, count in counts.items()}
     text = table(blocks, steps, size)
     print(text)
-    name = "figure5_feature_reuse" if preset == "small" else f"figure5_feature_reuse-{preset}"
+    path = protocol.path("figure5_feature_reuse", name)
     result = {
-        "preset": preset,
+        "preset": name,
         "size": vars(size),
         "blocks": [block.plain() for block in blocks],
         "kept": {str(sparsity): count for sparsity, count in counts.items()},
         "seconds of a step": {str(sparsity): step for sparsity, step in steps.items()},
         "differs": sentence(steps),
     }
-    protocol.write(name, result)
-    atomic.write_bytes(protocol.RESULTS / f"{name}.md", text.encode())
-    print(f"written to {picture(blocks, steps, protocol.RESULTS / f'{name}.png')}")
-
-
-if __name__ == "__main__":
-    main()
+    protocol.write("figure5_feature_reuse", words, result, path)
+    atomic.write_bytes(path.with_suffix(".md"), text.encode())
+    print(f"written to {picture(blocks, steps, path.with_suffix('.png'))}")

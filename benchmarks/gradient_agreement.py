@@ -1,14 +1,14 @@
 """deepzero's gradient against the exact one on the same sets and batch, whole and by layer, at two mu.
 
-    python -m benchmarks.gradient_agreement --preset ci       digits, a small ResNet, seconds
-    python -m benchmarks.gradient_agreement --preset small    shapes, ResNet-20, sparsity .99, batches of 64
+    python -m benchmarks gradient_agreement --size ci       digits, a small ResNet, seconds
+    python -m benchmarks gradient_agreement --size small    shapes, ResNet-20, sparsity .99, batches of 64
 
 At the start and after some steps of fo-sparse-gradient, on what a run of the task would have: its layer
 ratios, sets and batches. Asked for is a cosine of at least .999 at mu 5e-4. At the published 5e-3 a
 difference quotient is another number than the derivative, in exact arithmetic too; so some weights of each
 layer are compared with the quotient of the same mu in float64, which tells rounding and mistakes from what
 mu does.
-Writes `results/gradient_agreement.json` and `.png` (with `-ci` for "ci").
+Writes `results/gradient_agreement.json` and `.png`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Size:
     truth: int
 
 
-PRESETS = {
+SIZES = {
     "ci": Size(
         replace(
             DEMO,
@@ -253,13 +253,13 @@ def picture(found: Sequence[Look], path: Path) -> Path:
     return save(made, path)
 
 
-def main(arguments: Sequence[str] | None = None) -> list[Look]:
-    """Measure a preset, print and write it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="ci")
+def main(words: Sequence[str]) -> list[Look]:
+    """Measure a size, print and write it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks gradient_agreement", description=__doc__)
+    parser.add_argument("--size", choices=tuple(SIZES), default="ci")
     parser.add_argument("--data", type=Path, default=Path("data"))
-    chosen = parser.parse_args(arguments)
-    size = PRESETS[chosen.preset]
+    chosen = parser.parse_args(words)
+    size = SIZES[chosen.size]
     with tempfile.TemporaryDirectory(prefix="gradient-agreement-") as folder:
         found = looks(size, Path(folder), chosen.data)
     for each in found:
@@ -271,11 +271,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Look]:
                 f"{each.float64[mu]:.1e} from the quotient in float64, which is {each.exact64[mu]:.1e} from "
                 "the derivative"
             )
-    name = "gradient_agreement" if chosen.preset == "small" else f"gradient_agreement-{chosen.preset}"
-    protocol.write(name, {"preset": chosen.preset, "size": asdict(size), "looks": [asdict(x) for x in found]})
-    print(f"written to {picture(found, protocol.RESULTS / f'{name}.png')}")
+    path = protocol.path("gradient_agreement", chosen.size)
+    results = {"preset": chosen.size, "size": asdict(size), "looks": [asdict(x) for x in found]}
+    protocol.write("gradient_agreement", words, results, path)
+    print(f"written to {picture(found, path.with_suffix('.png'))}")
     return found
-
-
-if __name__ == "__main__":
-    main()

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import shlex
 import statistics
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from tasks.runs import atomic
 from tasks.runs.machine import machine, versions
 
 RESULTS = Path(__file__).parent / "results"
+SCRATCH = Path("runs/benchmarks")
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,28 @@ def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
     return {name: found.median for name, found in spreads(runs, rounds).items()}
 
 
-def write(name: str, results: Mapping[str, Any]) -> None:
-    """Write `benchmarks/results/NAME.json`, with machine, versions and command."""
-    command = shlex.join(["python", "-m", f"benchmarks.{name.partition('-')[0]}", *sys.argv[1:]])
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    content = {"command": command, "machine": machine(), "versions": versions(), **results}
-    path.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"written to {path}")
+def path(name: str, size: str) -> Path:
+    """Where figures go: those of "small" have the name alone, and those of "ci" are not to be kept."""
+    if size == "ci":
+        return SCRATCH / f"{name}-ci.json"
+    return RESULTS / (f"{name}.json" if size == "small" else f"{name}-{size}.json")
+
+
+def command(name: str, words: Sequence[str]) -> str:
+    """What runs a benchmark."""
+    return shlex.join(["python", "-m", "benchmarks", name, *words])
+
+
+def write(name: str, words: Sequence[str], results: Mapping[str, Any], to: Path) -> None:
+    """Write results with machine, versions and command.
+
+    Args:
+        name: Of the benchmark.
+        words: Of its command line.
+        results: Plain values.
+        to: The file.
+    """
+    content = {"command": command(name, words), "machine": machine(), "versions": versions(), **results}
+    to.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_bytes(to, (json.dumps(content, indent=1) + "\n").encode())
+    print(f"written to {to}")

@@ -1,7 +1,7 @@
 """Classifiers that may mislead a student: held-out accuracy on the way, and which weights are kept.
 
-python -m benchmarks.safeguard --preset ci        seconds; it shows that it runs, no more
-python -m benchmarks.safeguard --preset small     a random forest and an RBF-SVM of the digits, 20,000 queries
+python -m benchmarks safeguard --size ci        seconds; it shows that it runs, no more
+python -m benchmarks safeguard --size small     a random forest and an RBF-SVM of the digits, 20,000 queries
 
 A forest is constant almost everywhere, and an SVM's decision function is flat far from its data. A student is
 smooth, and its derivative need not be theirs. Weights therefore count only if the box itself, asked, is right
@@ -11,15 +11,12 @@ more often on held-out noisy images than with the weights that training began wi
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import tasks
-from benchmarks.protocol import write
-from benchmarks.table_defense import CI
-from tasks.denoised_smoothing import DenoisedSmoothing
+from benchmarks import protocol
+from benchmarks.table_defense import CI, finished
 from tasks.denoised_smoothing.config import Config
 from tasks.runs.folder import Run
 from tasks.runs.result import Result, Row
@@ -60,30 +57,28 @@ def measured(run: Run) -> list[dict[str, object]]:
                 "held-out accuracy, start": held_out[0],
                 "held-out accuracy, last weights": held_out[max(held_out)],
                 "held-out accuracy, chosen weights": held_out[chosen],
-                "queries": own.queries,
-                "certified": {m: certified(rows[m, seed]) for m in METHODS},
+                "queries": own.rows,
+                "certified": {m: _shown(rows[m, seed]) for m in METHODS},
             }
         )
     return found
 
 
-def certified(row: Row) -> dict[str, object]:
-    """The figures of the certificates."""
+def _shown(row: Row) -> dict[str, object]:
     figures = {row.metric: row.value, **row.extra}
     return {name: figures[name] for name in SHOWN}
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     """Run both classifiers, print and keep what happened."""
-    parser = argparse.ArgumentParser(description="What keeps a student from making a classifier worse.")
-    parser.add_argument("--preset", choices=tuple(SIZES), default="ci")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks safeguard", description=__doc__)
+    parser.add_argument("--size", choices=tuple(SIZES), default="ci")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    chosen = parser.parse_args()
-    seeds, found = tuple(range(chosen.seeds)), {}
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
+    chosen = parser.parse_args(words)
+    found = {}
     for box in BOXES:
-        config = replace(SIZES[chosen.preset], box=box)
-        run = Run.open(tasks.run(DenoisedSmoothing(config), seeds=seeds, runs=chosen.runs).path)
+        run = finished(replace(SIZES[chosen.size], box=box), chosen.size, chosen.seeds, chosen.runs)
         found[box] = {"config": run.config, "seeds": measured(run)}
         for line in found[box]["seeds"]:
             start, last, kept = (f"{line[f'held-out accuracy, {w}']:.3f}" for w in WEIGHTS)
@@ -91,10 +86,6 @@ def main() -> None:
                 f"{box}, seed {line['seed']}: held-out accuracy {start} at the start, {last} at the end; "
                 f"kept: step {line['chosen step']}, {kept}"
             )
-    if chosen.preset != "ci":
-        command = shlex.join(["python", "-m", "benchmarks.safeguard", *sys.argv[1:]])
-        write(NAME, {"command": command, "preset": chosen.preset, "boxes": found})
-
-
-if __name__ == "__main__":
-    main()
+    if chosen.size != "ci":
+        to = protocol.path(NAME, chosen.size)
+        protocol.write("safeguard", words, {"preset": chosen.size, "boxes": found}, to)

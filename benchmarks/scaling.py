@@ -1,14 +1,11 @@
 """How the query phase scales: measured from one process to all cores, simulated to 4,096 workers.
 
-python -m benchmarks.scaling --size {ci,small} [--tasks]
+python -m benchmarks scaling --size {ci,small}
 
 A dense CGE step of a convolutional network with the evaluator "difference". Measured is a whole step, with
 base and exchange. The simulation gives every worker the chunks that `LossGradient` gives it, at their
 measured cost, and adds what each does for itself (base, plan, reduction: measured) and the exchange: a
 message to each other one, and 8 bytes a query to receive, at an assumed latency and bandwidth.
-
-With --tasks also the query phase of the three tasks' demo presets on two processes, and what two cores can
-give at most (`scaling_tasks`).
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 import zo
-from benchmarks import protocol, scaling_tasks
+from benchmarks import protocol
 from tasks.report import pictures
 from zo.execution.pieces import dealt
 
@@ -176,12 +173,10 @@ def draw(costly: Costly, seen: dict[int, dict[str, float]], path: Path) -> None:
     pictures.save(picture, path)
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(words: Sequence[str]) -> None:
     """Measure, simulate, draw and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks scaling", description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="ci")
-    parser.add_argument("--tasks", action="store_true", help="also the three tasks' demo presets")
-    parser.add_argument("--rounds", type=int, default=15, help="steps of each kind, with --tasks")
     chosen = parser.parse_args(words)
     size = SIZES[chosen.size]
     torch.set_num_threads(1)
@@ -208,12 +203,6 @@ def main(words: Sequence[str] | None = None) -> None:
         "measured": {str(workers): each for workers, each in seen.items()},
         "simulated": table,
     }
-    if chosen.tasks:
-        results["tasks"] = {"rounds": chosen.rounds, **scaling_tasks.every(chosen.rounds)}
-    protocol.RESULTS.mkdir(exist_ok=True)
-    draw(costly, seen, protocol.RESULTS / "scaling.png")
-    protocol.write("scaling", results)
-
-
-if __name__ == "__main__":
-    main()
+    path = protocol.path("scaling", chosen.size)
+    protocol.write("scaling", words, results, path)
+    draw(costly, seen, path.with_suffix(".png"))

@@ -1,6 +1,7 @@
 """Calls per second of a served black box, beside the `umbridge` package's; and what 10,000 calls leave.
 
-    python -m benchmarks.serving
+    python -m benchmarks serving --size ci       few calls
+    python -m benchmarks serving --size small    the committed figures
 
 Needs `pip install -e '.[benchmark]'`. Both servers double a vector of d numbers, each in a process of its
 own on this machine, one evaluation at a time; all pairs of server and client run in turn, and their answers
@@ -12,11 +13,12 @@ Writes `benchmarks/results/serving.json`.
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,14 +26,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.protocol import interleaved, write
+from benchmarks import protocol
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.adapters.um_bridge import UmBridge, UnreachableError, serve
 from tasks.runs.machine import version
 
-CALLS = {10: 100, 1_000: 100, 100_000: 4}  # of a round, by d
-ROUNDS = 7
-LEAK_CALLS = 10_000
+SIZES: dict[str, tuple[dict[int, int], int, int]] = {  # calls of a round by d, rounds, calls for leaks
+    "ci": ({10: 4}, 1, 20),
+    "small": ({10: 100, 1_000: 100, 100_000: 4}, 7, 10_000),
+}
 PACKAGES = ("umbridge", "aiohttp", "requests", "starlette", "uvicorn", "h11", "urllib3", "orjson")
 OURS, THEIRS = "ours", "umbridge"
 
@@ -49,9 +52,13 @@ class Doubling(BlackBoxFunction):
         return 2 * x
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     """Measure, print and write."""
-    table = [row for d, calls in CALLS.items() for row in rates(d, calls)]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks serving", description=__doc__)
+    parser.add_argument("--size", choices=tuple(SIZES), default="ci")
+    size = parser.parse_args(words).size
+    numbers, rounds, many = SIZES[size]
+    table = [row for d, calls in numbers.items() for row in rates(d, calls, rounds)]
     names = f"{'server':9s} {'client':9s} {'calls/s':>9s} {'CPU ms':>8s} {'both':>8s}"
     print(f"{'d':>7s}  {names}  times umbridge's pair")
     for row in table:
@@ -60,10 +67,11 @@ def main() -> None:
         server, client = (row[f"milliseconds of the {side}'s CPU a call"] for side in ("server", "client"))
         print(f"{pair} {row['calls per second']:9.1f} {server:8.2f} {server + client:8.2f}  {ratio:8.2f}")
     packages = {package: version(package) for package in PACKAGES}
-    write("serving", {"packages": packages, "rates": table, f"{LEAK_CALLS} calls at d = 10": leaks()})
+    results = {"packages": packages, "rates": table, f"{many} calls at d = 10": leaks(many)}
+    protocol.write("serving", words, results, protocol.path("serving", size))
 
 
-def rates(d: int, calls: int) -> list[dict[str, Any]]:
+def rates(d: int, calls: int, rounds: int) -> list[dict[str, Any]]:
     """Calls per second of the four pairs of server and client."""
     x = np.random.default_rng(d).normal(size=(calls, d))
     with running(serve_ours, d) as ours, running(serve_theirs, d) as theirs:
@@ -75,7 +83,7 @@ def rates(d: int, calls: int) -> list[dict[str, Any]]:
             if not np.array_equal(run(), 2 * x):
                 raise RuntimeError(f"{pair}: expected twice the input, got something else.")
         named = {f"{server} {client}": run for (server, client), run in runs.items()}
-        seconds = interleaved(named, ROUNDS)
+        seconds = protocol.interleaved(named, rounds)
         used = {pair: cpu_seconds(servers[pair[0]][0], run, calls) for pair, run in runs.items()}
     base = seconds[f"{THEIRS} {THEIRS}"]
     return [
@@ -120,7 +128,7 @@ def cpu_seconds(process: int, run: Callable[[], object], calls: int, rounds: int
     return (used() - server) / 1e9 / rounds / calls, (time.process_time() - client) / rounds / calls
 
 
-def leaks() -> dict[str, Any]:
+def leaks(calls: int) -> dict[str, Any]:
     """Threads, open files and sockets, and MiB in memory of client and server, before and after the calls."""
     x = np.random.default_rng(0).normal(size=(2, 10))
     with running(serve_ours, 10) as (process, url), UmBridge(url, connections=2) as box:
@@ -128,11 +136,11 @@ def leaks() -> dict[str, Any]:
         for _ in range(100):
             box(x)
         before = {name: state(pid) for name, pid in ids.items()}
-        for _ in range(LEAK_CALLS // len(x)):
+        for _ in range(calls // len(x)):
             box(x)
         after = {name: state(pid) for name, pid in ids.items()}
     for name in ids:
-        print(f"{name}, {LEAK_CALLS:,} calls: {before[name]} -> {after[name]}")
+        print(f"{name}, {calls:,} calls: {before[name]} -> {after[name]}")
     return {name: {"before": before[name], "after": after[name]} for name in ids}
 
 
@@ -202,7 +210,3 @@ def serve_theirs(d: int, port: int) -> None:
     # The package listens at every address of the machine and has no setting for it.
     web.run_app = partial(web.run_app, host="127.0.0.1", print=None)
     umbridge.serve_models([Model("Doubling")], port)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,26 +1,23 @@
 """Certified accuracy of a classifier defended from queries alone, at equal queries, published figures beside.
 
-python -m benchmarks.table_defense --preset ci        seconds; it shows that it runs, no more
-python -m benchmarks.table_defense --preset small     the digits, three seeds, N = 10,000
-python -m benchmarks.table_defense --preset small --box a --answers probabilities --decimals 3
-python -m benchmarks.table_defense --preset paper --box model.py:make --images FOLDER
+python -m benchmarks table_defense --size ci        seconds; it shows that it runs, no more
+python -m benchmarks table_defense --size small     the digits, three seeds, N = 10,000
+python -m benchmarks table_defense --size small --box a --answers probabilities --decimals 3
+python -m benchmarks table_defense --size paper --box model.py:make --images FOLDER
     an ONNX file has no derivative for fo-ds: --box model.onnx --methods none mse zo-ae-ds:cge student
-python -m benchmarks.table_defense --from FOLDER      a finished run, such as one that was stopped and resumed
+python -m benchmarks table_defense --from FOLDER      a finished run, such as one that was stopped and resumed
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import tasks
-from benchmarks.protocol import RESULTS, write
-from tasks.denoised_smoothing import DenoisedSmoothing, published
+from benchmarks import protocol
+from tasks.denoised_smoothing import DenoisedSmoothing, published, report
 from tasks.denoised_smoothing.certification.accuracy import (
     Line,
     lines,
@@ -30,9 +27,11 @@ from tasks.denoised_smoothing.certification.accuracy import (
 from tasks.denoised_smoothing.certification.bound import Settings
 from tasks.denoised_smoothing.config import PRESETS, Config
 from tasks.denoised_smoothing.problem import FACTS
-from tasks.denoised_smoothing.report import against_queries, best_of_families, certificates, queries_of
+from tasks.progress import make_progress
+from tasks.runs import atomic
 from tasks.runs.folder import Run
 from tasks.runs.result import Result
+from tasks.work import work
 
 NAME = "table_defense"
 CI = Config(
@@ -56,65 +55,69 @@ CI = Config(
 SIZES = {"ci": CI, "small": PRESETS["small"], "paper": PRESETS["paper"]}
 
 
-def name_of(preset: str, config: Config) -> str:
+def name_of(size: str, config: Config) -> str:
     """File in `benchmarks/results`: the box and its answers tell several runs apart."""
     rounded = "" if config.decimals is None else f"-{config.decimals}"
     box = Path(config.box.partition(":")[0]).stem
-    return f"{NAME}-{preset}-{box}-{config.answers}{rounded}"
+    return f"{NAME}-{size}-{box}-{config.answers}{rounded}"
 
 
-def main() -> None:
+def finished(config: Config, size: str, seeds: int, runs: Path) -> Run:
+    """A run from start to end."""
+    problem = DenoisedSmoothing(config)
+    run = Run.create(runs, problem.name(), size, config, range(seeds), data=problem.folder)
+    with make_progress() as progress, run.lock():
+        work(problem, run, progress)
+    return run
+
+
+def main(words: Sequence[str]) -> None:
     """Run, or read a run; print and write the table."""
-    parser = argparse.ArgumentParser(description="Certified defences from queries alone, at equal queries.")
-    parser.add_argument("--preset", choices=tuple(SIZES), default="ci")
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks {NAME}", description=__doc__)
+    parser.add_argument("--size", choices=tuple(SIZES), default="ci")
     parser.add_argument("--seeds", type=int, help="1 for ci, 3 otherwise")
-    parser.add_argument("--box", help="the preset's if not given")
+    parser.add_argument("--box", help="the size's if not given")
     parser.add_argument("--answers", choices=("logits", "probabilities", "labels"), default="logits")
     parser.add_argument("--decimals", type=int, help="of probabilities")
     parser.add_argument("--images", type=Path, help="yours; the digits if not given")
-    parser.add_argument("--methods", nargs="+", help="the preset's if not given")
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--methods", nargs="+", help="the size's if not given")
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--from", dest="folder", type=Path, help="a finished run's folder")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(words)
     if chosen.folder is None:
-        config = replace(SIZES[chosen.preset], answers=chosen.answers, decimals=chosen.decimals)
+        config = replace(SIZES[chosen.size], answers=chosen.answers, decimals=chosen.decimals)
         if chosen.box is not None:
             config = replace(config, box=chosen.box)
         if chosen.images is not None:
             config = replace(config, images=chosen.images)
         if chosen.methods is not None:
             config = replace(config, methods=tuple(chosen.methods))
-        seeds = tuple(range(chosen.seeds or (1 if chosen.preset == "ci" else 3)))
-        run = Run.open(tasks.run(DenoisedSmoothing(config), seeds=seeds, runs=chosen.runs).path)
+        run = finished(config, chosen.size, chosen.seeds or (1 if chosen.size == "ci" else 3), chosen.runs)
     else:
         run = Run.open(chosen.folder)
-    report(run, keep=chosen.folder is not None or chosen.preset != "ci")
+    show(run, words, keep=chosen.folder is not None or chosen.size != "ci")
 
 
-def report(run: Run, keep: bool) -> None:
+def show(run: Run, words: Sequence[str], keep: bool) -> None:
     """Print the table of a finished run, and keep it with its pictures."""
     result, config = Result.read(run.path), run.configuration(Config)
-    costs = queries_of(result)
-    found = certificates(run, list(costs))
-    chosen = best_of_families(result)
-    table = markdown_table(found, queries=costs)
+    found = report.certificates(run, list(dict.fromkeys(row.method for row in result.table)))
+    chosen = report.best_of_families(result)
+    table = markdown_table(found, queries=report.queries_of(result))
     own = {family: lines({method: found[method]})[0] for family, method in chosen.items()}
     beside = _published(run, own)
     print(f"{table}\n{beside}")
     if not keep:
         return
-    name = name_of(run.preset, config)
+    to = protocol.RESULTS / f"{name_of(run.preset, config)}.json"
     settings = Settings(config.sigma, n=config.n, n0=config.n0, alpha=config.alpha)
-    RESULTS.mkdir(exist_ok=True)
     shown = {family: found[method] for family, method in chosen.items()}
-    plot_certified_accuracy(RESULTS / f"{name}.png", shown, cap=settings.radius_cap)
-    against_queries(result, RESULTS / f"{name}-queries.png")
-    (RESULTS / f"{name}.md").write_text(f"{_heading(run, config)}\n\n{table}\n{beside}", encoding="utf-8")
-    rows = [asdict(row) for row in result.table]
-    # this module's, which is not named like the file
-    command = shlex.join(["python", "-m", f"benchmarks.{NAME}", *sys.argv[1:]])
+    plot_certified_accuracy(to.with_suffix(".png"), shown, cap=settings.radius_cap)
+    report.against_queries(result, to.with_name(f"{to.stem}-queries.png"))
+    atomic.write_bytes(to.with_suffix(".md"), f"{_heading(run, config)}\n\n{table}\n{beside}".encode())
     about = {"preset": run.preset, "seeds": list(run.seeds), "config": run.config, "run command": run.command}
-    write(name, {"command": command, **about, "published": dict(published.ACCURACIES), "table": rows})
+    rows = [asdict(row) for row in result.table]
+    protocol.write(NAME, words, {**about, "published": dict(published.ACCURACIES), "table": rows}, to)
 
 
 def _heading(run: Run, config: Config) -> str:
@@ -144,7 +147,3 @@ def _published(run: Run, own: dict[str, Line]) -> str:
 def _markdown(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     table = [headers, ["---"] * len(headers), *rows]
     return "".join("| " + " | ".join(map(str, row)) + " |\n" for row in table)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""The settings that reproductions start from, by preset: the simple CNN, and the residual network."""
+"""The settings that reproductions start from, by size: the simple CNN, and the residual network."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Literal
 from tasks.image_classification.config import DEMO, PAPER, Config
 from tasks.image_classification.data.loading import TRAIN
 
-Preset = Literal["ci", "small", "paper"]
-PRESETS: tuple[Preset, ...] = ("ci", "small", "paper")
+Size = Literal["ci", "small", "paper"]
+SIZES: tuple[Size, ...] = ("ci", "small", "paper")
 
 
 def epoch(config: Config) -> int:
@@ -62,36 +62,36 @@ _DIGITS = replace(
 )
 
 
-def simple(preset: Preset) -> Config:
+def simple(size: Size) -> Config:
     """Of the simple CNN, dense; `small` has 5 channels in the place of 18."""
-    if preset == "ci":
+    if size == "ci":
         return replace(_CI, network="simple-730", sparsity=0.0, ratios="uniform")
-    if preset == "small":
+    if size == "small":
         dense = replace(_DIGITS, network="simple-3700", width=5, sparsity=0.0, ratios="uniform")
         dense = replace(dense, batch=50, learning_rate=0.3, noisy_learning_rate=0.05)
         return in_epochs(dense, 6, validate_every=4)
     return replace(PAPER, network="simple-6670", augment=False, sparsity=0.0, ratios="uniform")
 
 
-def residual(preset: Preset) -> Config:
+def residual(size: Size) -> Config:
     """Of the residual network on sparse sets; `small` is ResNet-8 with 8 channels at sparsity 0.99."""
-    if preset == "ci":
+    if size == "ci":
         return replace(_CI, network="resnet8", width=2, sparsity=0.9)
-    if preset == "small":
+    if size == "small":
         sparse = replace(_DIGITS, network="resnet8", width=8, sparsity=0.99)
         return in_epochs(sparse, 12, validate_every=4)
     return PAPER
 
 
-def differs(preset: Preset, config: Config) -> str:
-    """What keeps a preset from being the published experiment, in a sentence."""
-    if preset == "paper":
+def differs(size: Size, config: Config) -> str:
+    """What keeps a size from being the published experiment, in a sentence."""
+    if size == "paper":
         return (
             "Settings are the published ones; weights are chosen on 5,000 held-out training images, not on "
             "test images; estimators and scores follow the formulas where the published code does not."
         )
     width = "its own" if config.width is None else f"{config.width}"
-    of_it = "to show that the script runs, no more" if preset == "ci" else "in place of CIFAR-10"
+    of_it = "to show that the script runs, no more" if size == "ci" else "in place of CIFAR-10"
     return (
         f"Ours is on {config.dataset} {of_it}: {config.train_images:,} images, {passes(config)} epochs of "
         f"batches of {config.batch}, networks with {width} channels in the first stage (published: 50,000 "

@@ -20,10 +20,10 @@ def problem():
 
 
 def test_the_smallest_preset_agrees_and_leaves_its_files(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(protocol, "RESULTS", tmp_path)
-    found = gradient_agreement.main(["--preset", "ci", "--data", str(tmp_path)])
+    monkeypatch.setattr(protocol, "SCRATCH", tmp_path)
+    found = gradient_agreement.main(["--size", "ci", "--data", str(tmp_path)])
     saved = json.loads((tmp_path / "gradient_agreement-ci.json").read_text())
-    assert [look["step"] for look in saved["looks"]] == [0, gradient_agreement.PRESETS["ci"].steps]
+    assert [look["step"] for look in saved["looks"]] == [0, gradient_agreement.SIZES["ci"].steps]
     assert (tmp_path / "gradient_agreement-ci.png").read_bytes().startswith(b"\x89PNG")
     assert "cosine" in capsys.readouterr().out
     for look in found:

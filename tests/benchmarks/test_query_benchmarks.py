@@ -8,9 +8,9 @@ import torch
 import zo
 from benchmarks import accuracy_vs_mu, figure5_feature_reuse, protocol
 from benchmarks.protocol import Spread
-from benchmarks.query_speed import __main__ as query_speed
-from benchmarks.query_speed.__main__ import PLAIN
+from benchmarks.query_speed import comparison as query_speed
 from benchmarks.query_speed.baselines import InPlace, Published
+from benchmarks.query_speed.comparison import PLAIN
 from benchmarks.query_speed.measuring import BlockTimes, Contender, WrongAnswerError, measure, uniform_mean
 from benchmarks.query_speed.problems import make
 from zo.evaluators.evaluator import Evaluator, Problem
@@ -19,12 +19,12 @@ from zo.evaluators.state import Snapshot
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    monkeypatch.setattr(protocol, "RESULTS", tmp_path)
+    monkeypatch.setattr(protocol, "SCRATCH", tmp_path)
     return tmp_path
 
 
 def test_query_speed_measures_its_small_preset(results):
-    query_speed.main(["--preset", "ci"])
+    query_speed.main(["--size", "ci"])
     found = json.loads((results / "query_speed-ci.json").read_text())
     first = found["measured"][0]
     assert first["network"] == "resnet8"
@@ -37,7 +37,7 @@ def test_query_speed_measures_its_small_preset(results):
 
 
 def test_accuracy_of_difference_does_not_hang_on_mu(results):
-    accuracy_vs_mu.main(["--preset", "ci"])
+    accuracy_vs_mu.main(["--size", "ci"])
     found = json.loads((results / "accuracy_vs_mu-ci.json").read_text())
     assert found["mu"][0] == 0.5 and found["mu"][-1] == pytest.approx(5e-7)
     for block, looped in found["errors"]["loop, float32"].items():
@@ -49,7 +49,7 @@ def test_accuracy_of_difference_does_not_hang_on_mu(results):
 
 @pytest.mark.filterwarnings("ignore::zo.errors.PruningWarning")
 def test_figure_5_sums_a_step_up_from_its_blocks(results):
-    figure5_feature_reuse.main(["--preset", "ci"])
+    figure5_feature_reuse.main(["--size", "ci"])
     found = json.loads((results / "figure5_feature_reuse-ci.json").read_text())
     median = {b["block"]: b["microseconds"]["loop"]["median"] for b in found["blocks"]}
     for sparsity, counts in found["kept"].items():

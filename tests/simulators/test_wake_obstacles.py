@@ -7,7 +7,7 @@ import pytest
 import torch
 from phi.math import Solve
 
-from benchmarks.plain_phiflow import plain_step
+from benchmarks.wake_speed import plain_step
 from blackbox import ConfigurationError
 from simulators.wake_flow import Box, Channel, Cylinder, WakeFlow, WakeStep
 from simulators.wake_flow.geometry import CYLINDER, LENGTHS

@@ -9,7 +9,7 @@ from phi import math
 from phi.math import Solve, batch
 from phi.physics import advect
 
-from benchmarks.plain_phiflow import SCHEMES, plain_step
+from benchmarks.wake_speed import SCHEMES, plain_step
 from blackbox import ConfigurationError, DtypeError, ShapeError
 from simulators.errors import RecordingError
 from simulators.wake_flow import Channel, WakeStep

@@ -1,12 +1,12 @@
 """Microseconds of a query by evaluator and block, beside two plain loops with feature reuse.
 
-    python -m benchmarks.query_speed --preset ci       small networks, seconds; it shows that it runs
-    python -m benchmarks.query_speed --preset small    four networks in both modes, some of their blocks
-    python -m benchmarks.query_speed --preset paper    all networks whole, several batch sizes; hours on a CPU
+    python -m benchmarks query_speed --size ci       small networks, seconds; it shows that it runs
+    python -m benchmarks query_speed --size small    four networks in both modes, some of their blocks
+    python -m benchmarks query_speed --size paper    all networks whole, several batch sizes; hours on a CPU
 
 On the CPU with one thread, and on CUDA where there is one. Contenders take turns in one process; each is held
 against float64 first. On the CPU processor seconds are taken, so that a shared core does not count; ratios
-hold, single times do not. Writes `results/query_speed.json`, `.md` and `.png` (`query_speed-PRESET` where
+hold, single times do not. Writes `results/query_speed.json`, `.md` and `.png` (`query_speed-SIZE` where
 it is not "small").
 """
 
@@ -104,38 +104,35 @@ def chosen(blocks: Sequence[Block], count: int | None) -> list[Block]:
     return [large[round(place * (len(large) - 1) / max(1, count - 1))] for place in range(count)]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the cases of a preset, print and write them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--preset", choices=tuple(CPU), default="small")
-    preset = parser.parse_args(arguments).preset
+def main(words: Sequence[str]) -> None:
+    """Measure the cases of a size, print and write them."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks query_speed", description=__doc__)
+    parser.add_argument("--size", choices=tuple(CPU), default="ci")
+    size = parser.parse_args(words).size
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     text = ""
-    runs = [partial(measured, case, "cpu") for case in CPU[preset]]
+    runs = [partial(measured, case, "cpu") for case in CPU[size]]
     if torch.cuda.is_available():
-        runs += [partial(measured, case, "cuda") for case in CUDA[preset]]
+        runs += [partial(measured, case, "cuda") for case in CUDA[size]]
     found: list[Measured] = []
     try:
         for run in runs:
             found.append(run())
-            text = write(found, preset, busy)  # each time, so that what was measured outlives an interruption
+            text = write(found, size, words, busy)  # each time: what was measured is kept
     finally:
         torch.set_num_threads(before)
     print("\n" + text)
 
 
-def write(found: Sequence[Measured], preset: str, busy: float) -> str:
+def write(found: Sequence[Measured], size: str, words: Sequence[str], busy: float) -> str:
     """Write table, picture and JSON of what was measured so far; gives the table."""
     notes = [f"One thread; load of the machine when it began: {busy:.1f} processes."]
     text = table(found, notes)
-    name = "query_speed" if preset == "small" else f"query_speed-{preset}"
-    protocol.write(name, {"preset": preset, "load": busy, "measured": [each.plain() for each in found]})
-    atomic.write_bytes(protocol.RESULTS / f"{name}.md", text.encode())
-    print(f"written to {picture(found, protocol.RESULTS / f'{name}.png')}")
+    path = protocol.path("query_speed", size)
+    results = {"preset": size, "load": busy, "measured": [each.plain() for each in found]}
+    protocol.write("query_speed", words, results, path)
+    atomic.write_bytes(path.with_suffix(".md"), text.encode())
+    print(f"written to {picture(found, path.with_suffix('.png'))}")
     return text
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,49 @@
+"""`python -m benchmarks`: what there is; `NAME --size ci|small|paper`: run one; `page`: build the page."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from blackbox.checks import nearest
+
+
+def main(words: Sequence[str]) -> int:
+    """List the benchmarks, run one, or write the page; 2 for wrong use."""
+    from benchmarks.catalogue import BENCHMARKS
+
+    if not words or words[0] in ("-h", "--help"):
+        print(__doc__)
+        print(listed())
+        return 0
+    name, *others = words
+    if name == "page":
+        from benchmarks import page
+
+        print(f"written to {page.write()}")
+        return 0
+    if name not in BENCHMARKS:
+        print(
+            f"benchmarks: expected a benchmark or page, got {name!r}. {nearest(name, BENCHMARKS)}",
+            file=sys.stderr,
+        )
+        return 2
+    BENCHMARKS[name].run(others)
+    return 0
+
+
+def listed() -> str:
+    """A table of all benchmarks."""
+    from benchmarks.catalogue import BENCHMARKS
+
+    rows = [("benchmark", "sizes", "small takes", "seeds", "published table or claim", "committed figures")]
+    for each in BENCHMARKS.values():
+        sizes = " ".join(each.sizes)
+        rows.append((each.name, sizes, each.time, str(each.seeds), each.about, each.measured()))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,235 @@
+"""Every benchmark: the published table or the claim it stands beside, how it runs, and what it left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+from benchmarks import protocol
+
+Size = Literal["ci", "small", "paper"]
+ALL: tuple[Size, ...] = ("ci", "small", "paper")
+MEASURED: tuple[Size, ...] = ("ci", "small")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark.
+
+    Attributes:
+        name: `python -m benchmarks NAME`.
+        about: The published table or figure, or the claim.
+        where: Module and function in this package, "module:function".
+        time: Of size small, on one core.
+        sizes: That it has.
+        seeds: Of size small.
+        results: Files in `benchmarks/results` with committed figures.
+        quick: Whether its ci size takes seconds.
+        needs: A package of the extra "benchmark".
+        named: Whether the function serves several benchmarks, and takes the name first.
+    """
+
+    name: str
+    about: str
+    where: str
+    time: str
+    sizes: tuple[Size, ...] = MEASURED
+    seeds: int = 1
+    results: tuple[str, ...] = ()
+    quick: bool = False
+    needs: str | None = None
+    named: bool = False
+
+    @property
+    def command(self) -> str:
+        """What measures the committed size."""
+        seeds = f" --seeds {self.seeds}" if self.where.startswith("images") and self.seeds > 1 else ""
+        return f"python -m benchmarks {self.name} --size small{seeds}"
+
+    def run(self, words: Sequence[str]) -> object:
+        """Run it with the words of its command line after the name."""
+        module, _, name = self.where.partition(":")
+        function: Callable[..., object] = getattr(import_module(f"benchmarks.{module}"), name)
+        return function(self.name, words) if self.named else function(words)
+
+    def found(self) -> list[dict[str, Any]]:
+        """What the committed files hold."""
+        paths = [protocol.RESULTS / name for name in self.results]
+        return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+
+    def measured(self) -> str:
+        """Where the committed figures are from: machine and versions, "not run" where there are none."""
+        places = []
+        for found in self.found():
+            versions = found["versions"]
+            place = f"{found['machine']['cpu']}, {versions['blackbox-coupling']}, torch {versions['torch']}"
+            if place not in places:
+                places.append(place)
+        return "; ".join(places) if places else "not run"
+
+
+def _images(name: str, about: str, time: str, *, seeds: int = 1, quick: bool = False) -> Benchmark:
+    results = (f"{name}/result.json",)
+    return Benchmark(name, about, "images.reproductions:main", time, ALL, seeds, results, quick, named=True)
+
+
+DEFENCE = tuple(
+    f"table_defense-small-{case}.json" for case in ("b-logits", "b-probabilities-3", "b-labels", "a-logits")
+)
+TANGENTS = (
+    "wake-1k", "wake-30k", "wake-1k-noise", "wake-32x64", "wake-260k", "digits", "digits-forest",
+    "kuramoto-sivashinsky", "kuramoto-sivashinsky-noise", "kuramoto-sivashinsky-long", "coupled-map",
+    "lorenz-96", "advection-reaction", "implicit-diffusion",
+)  # fmt: skip
+
+BENCHMARKS: dict[str, Benchmark] = {
+    each.name: each
+    for each in (
+        Benchmark(
+            "wake_flow_demo",
+            "README: the demo's table",
+            "wake:table",
+            "10 minutes",
+            seeds=3,
+            results=("wake_flow_demo.json",),
+            named=True,
+        ),
+        Benchmark(
+            "wake_flow_small",
+            "docs/wake_flow.md: the published grids",
+            "wake:table",
+            "an hour",
+            seeds=3,
+            results=("wake_flow_small.json",),
+            named=True,
+        ),
+        Benchmark(
+            "wake_flow_small_260354",
+            "docs/wake_flow.md: the published grids, 260,354 weights",
+            "wake:table",
+            "40 minutes",
+            seeds=2,
+            results=("wake_flow_small_260354.json",),
+            named=True,
+        ),
+        Benchmark(
+            "figure7_wake",
+            "DeepZero, figure 7: errors of the corrected wake",
+            "wake:figure7",
+            "20 minutes",
+            ALL,
+            3,
+            ("figure7_wake.json",),
+        ),
+        Benchmark(
+            "chain_rule",
+            "docs/wake_flow.md: where to put the zeroth order",
+            "chain_rule:main",
+            "half an hour",
+            seeds=2,
+            results=("chain_rule.json",),
+        ),
+        Benchmark(
+            "tangents",
+            "README: learned tangents beside first order and sparse CGE",
+            "tangents.comparison:main",
+            "2 hours",
+            seeds=3,
+            results=tuple(f"tangents/{name}.json" for name in TANGENTS),
+        ),
+        Benchmark(
+            "wake_speed",
+            "docs/learned_tangents.md: the wake's solver against plain PhiFlow",
+            "wake_speed:main",
+            "10 minutes",
+            results=("wake_speed.json",),
+        ),
+        Benchmark(
+            "table_defense",
+            "DeepZero, table of the black-box defence",
+            "table_defense:main",
+            "15 minutes",
+            ALL,
+            3,
+            DEFENCE,
+        ),
+        Benchmark(
+            "safeguard",
+            "docs/denoised_smoothing.md: students of a forest and an SVM",
+            "safeguard:main",
+            "3 minutes",
+            results=("denoised_smoothing_safeguard.json",),
+        ),
+        _images(
+            "figure2_cge_vs_rge", "DeepZero, figure 2: CGE and RGE by network size", "6 minutes", quick=True
+        ),
+        _images("table_query_number", "DeepZero, table of query numbers", "2 minutes"),
+        _images("table_smoothing_parameter", "DeepZero, table of smoothing parameters", "2 minutes"),
+        _images("figure3_baselines", "DeepZero, figure 3: methods without backpropagation", "9 minutes"),
+        _images("figure4_sparsity", "DeepZero, figure 4: accuracy by sparsity", "12 minutes"),
+        _images(
+            "shapes_sparse",
+            "DeepZero, figure 4 at .99, to the end of training",
+            "2 hours",
+            seeds=3,
+            quick=True,
+        ),
+        _images("pruning_methods", "docs/image_classification.md: scores of layer ratios", "7 minutes"),
+        _images("dynamic_sparsity", "docs/image_classification.md: when sets are drawn", "13 minutes"),
+        _images("scaling_laws", "docs/image_classification.md: images and batch size", "12 minutes"),
+        _images("architectures", "docs/image_classification.md: networks", "16 minutes", seeds=3),
+        Benchmark(
+            "gradient_agreement",
+            "docs/image_classification.md: deepzero's gradient beside the exact one",
+            "gradient_agreement:main",
+            "15 minutes",
+            results=("gradient_agreement.json",),
+            quick=True,
+        ),
+        Benchmark(
+            "figure5_feature_reuse",
+            "DeepZero, figure 5: a step without and with feature reuse",
+            "figure5_feature_reuse:main",
+            "10 minutes",
+            ALL,
+            results=("figure5_feature_reuse.json",),
+            quick=True,
+        ),
+        Benchmark(
+            "query_speed",
+            "README: time of a query beside the published algorithm's",
+            "query_speed.comparison:main",
+            "half an hour",
+            ALL,
+            results=("query_speed.json",),
+            quick=True,
+        ),
+        Benchmark(
+            "accuracy_vs_mu",
+            "README: a change carried to the loss is free of cancellation",
+            "accuracy_vs_mu:main",
+            "5 minutes",
+            ALL,
+            results=("accuracy_vs_mu.json",),
+            quick=True,
+        ),
+        Benchmark(
+            "scaling",
+            "docs/cluster.md: what a second process gains",
+            "scaling:main",
+            "5 minutes",
+            results=("scaling.json",),
+        ),
+        Benchmark(
+            "serving",
+            "docs/black_boxes.md: a served box beside umbridge's",
+            "serving:main",
+            "5 minutes",
+            results=("serving.json",),
+            needs="umbridge",
+        ),
+    )
+}

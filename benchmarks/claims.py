@@ -1,0 +1,322 @@
+"""The figures that README and docs state, each beside what the committed results say."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from benchmarks import protocol
+from benchmarks.tangents.report import at_rows
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Ours: a value for each seed; none where it was not run."""
+
+    values: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, values: Sequence[float | None], unit: float = 1.0) -> Figure:
+        """In units of `unit`; not run where a value is missing."""
+        whole = [value / unit for value in values if value is not None]
+        return cls(tuple(whole) if len(whole) == len(values) else ())
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds; NaN where it was not run."""
+        return fmean(self.values) if self.values else math.nan
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over the seeds."""
+        return stdev(self.values) if len(self.values) > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A figure that a page states.
+
+    Attributes:
+        page: From the repository's root.
+        what: In words.
+        stated: As it is written there.
+        ours: From the committed results.
+        source: The file in `benchmarks/results`; a sentence where there is none.
+    """
+
+    page: str
+    what: str
+    stated: str
+    ours: Figure
+    source: str
+
+    @property
+    def difference(self) -> str:
+        """In a sentence."""
+        if not self.ours.values:
+            return "not run"
+        number = float(self.stated.replace(",", ""))
+        decimals = len(self.stated.partition(".")[2])
+        off = self.ours.mean - number
+        if abs(off) <= 0.5 * 10.0**-decimals + 1e-9:
+            return "The same, rounded as there."
+        return f"Ours is {abs(off):.2g} {'above' if off > 0 else 'below'} it."
+
+
+def read(name: str) -> dict[str, Any]:
+    """A committed result; an empty one where there is none."""
+    path = protocol.RESULTS / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def claims() -> list[Claim]:
+    """All of them, in the order of the pages."""
+    return [*_demo(), *_tangents(), *_queries(), *_wake(), *_chain(), *_defence(), *_images(), *_others()]
+
+
+def _column(found: Mapping[str, Any], method: str, key: str = "", unit: float = 1.0) -> Figure:
+    """A method's values by seed in a `result.json`: the table's figure, or one of `extra`."""
+    rows = [row for row in found.get("table", ()) if row["method"] == method]
+    return Figure.of([row["extra"][key] if key else row["value"] for row in rows], unit)
+
+
+def _demo() -> Iterator[Claim]:
+    file = "wake_flow_demo.json"
+    stated = {
+        "SRC": "0.1776", "NON": "0.1023", "FO-SOL": "0.0539", "ZO-SOL": "0.0614",
+        "NON large": "0.0674", "FO-SOL large": "0.0339", "TAN-SOL": "0.0346",
+    }  # fmt: skip
+    for method, value in stated.items():
+        yield Claim("README.md", f"demo, MAE of {method}", value, _column(read(file), method), file)
+
+
+def _tangents() -> Iterator[Claim]:
+    stated = {  # error and rows of learned tangents over first order's, error of sparse CGE over it
+        "wake-1k": ("1.05", "3.0", "1.85"),
+        "wake-30k": ("1.03", "3.0", "1.67"),
+        "wake-260k": ("1.02", "3.0", ""),
+        "wake-32x64": ("0.98", "3.0", ""),
+        "kuramoto-sivashinsky-long": ("1.04", "4.3", "1.08"),
+        "coupled-map": ("1.10", "11.4", "1.19"),
+        "advection-reaction": ("1.01", "5.4", "1.08"),
+    }
+    for name, (error, rows, sparse) in stated.items():
+        file = f"tangents/{name}.json"
+        curves = read(file).get("curves", {})
+        if not curves:
+            yield Claim("README.md", f"{name}, error over first order's", error, Figure(), file)
+            continue
+        seeds = sorted(curves["FO"])
+        first = fmean(curves["FO"][seed]["errors"][-1] for seed in seeds)
+        ours = [curves["recommended"][seed]["errors"][-1] / first for seed in seeds]
+        yield Claim("README.md", f"{name}, error over first order's", error, Figure.of(ours), file)
+        spent = [curves["recommended"][seed]["rows"][-1] / curves["FO"][seed]["rows"][-1] for seed in seeds]
+        yield Claim("README.md", f"{name}, rows over first order's", rows, Figure.of(spent), file)
+        if sparse:
+            most = 1.1 * fmean(curves["recommended"][seed]["rows"][-1] for seed in seeds)
+            other = curves["sparse CGE"]
+            base = fmean(curves["FO"][seed]["errors"][-1] for seed in other)
+            found = [at_rows({seed: each}, most) / base for seed, each in other.items()]
+            yield Claim("README.md", f"{name}, sparse CGE over first order", sparse, Figure.of(found), file)
+
+
+def _queries() -> Iterator[Claim]:
+    file = "query_speed.json"
+    stated = {
+        ("resnet20", "training"): "1.9", ("resnet56", "training"): "1.5", ("dncnn", "training"): "1.6",
+        ("wake", "training"): "1.8", ("resnet20", "evaluation"): "1.6", ("resnet56", "evaluation"): "1.1",
+        ("dncnn", "evaluation"): "1.1", ("wake", "evaluation"): "1.8",
+    }  # fmt: skip
+    means = {(m["network"], m["mode"]): m["microseconds, mean"] for m in read(file).get("measured", ())}
+    for (network, mode), value in stated.items():
+        found = means.get((network, mode))
+        ours = Figure() if found is None else Figure((found["published"] / found["difference"],))
+        what = f"{network}, {mode}: the published algorithm's time over that of difference"
+        yield Claim("README.md", what, value, ours, file)
+
+
+def _wake() -> Iterator[Claim]:
+    stated = {
+        "wake_flow_small.json": {
+            "SRC": ".1542", "NON": ".0717", "PRE": ".0884", "PRE-SR": ".0881", "chain": ".0717",
+            "identity": ".0547", "ZO-SOL": ".0558", "TAN-SOL small": ".0506", "FO-SOL": ".0503",
+            "NON large": ".0498", "identity large": ".0298", "TAN-SOL": ".0233", "FO-SOL large": ".0221",
+        },
+        "wake_flow_small_260354.json": {"NON large": ".0294", "TAN-SOL": ".0197", "FO-SOL large": ".0188"},
+    }  # fmt: skip
+    for file, methods in stated.items():
+        for method, value in methods.items():
+            what = f"published grids, MAE of {method}" + (", 260,354 weights" if "260354" in file else "")
+            yield Claim("docs/wake_flow.md", what, value, _column(read(file), method), file)
+
+
+def _chain() -> Iterator[Claim]:
+    file, page = "chain_rule.json", "docs/wake_flow.md"
+    cosines = {
+        "whole loss, CGE": "1.000", "whole loss, RGE, 8 queries": ".10",
+        "whole loss, RGE, 32 queries": ".19", "whole loss, RGE, 96 queries": ".31",
+        "whole loss, RGE, 384 queries": ".56", "chain, 16 directions": "-.06", "chain, 64 directions": ".01",
+        "chain, 256 directions": ".73", "identity": ".79", "tangent, after 8 steps, 2 probes": ".97",
+    }  # fmt: skip
+    errors = {
+        "NON, the start": (".1003", ".0976"), "whole loss, sparse CGE": (".0577", ".0667"),
+        "whole loss, RGE, 8 queries": (".0654", ".0542"), "whole loss, RGE, 32 queries": (".0608", ".0551"),
+        "whole loss, RGE, 96 queries": (".0652", ".0658"), "whole loss, RGE, 384 queries": (".0634", ".0691"),
+        "chain": (".0657", ".0563"), "identity": (".0546", ".0679"), "tangent": (".0515", ".0502"),
+    }  # fmt: skip
+    found = read(file)
+    seen = {each["gradient"]: each["cosine"] for each in found.get("gradients", ())}
+    for name, value in cosines.items():
+        yield Claim(page, f"cosine of {name}", value, Figure.of([seen.get(name)]), file)
+    ended = {(each["method"], each["seed"]): each["error"] for each in found.get("trainings", ())}
+    for name, values in errors.items():
+        for seed, value in enumerate(values):
+            what = f"validation error of {name}, seed {seed}"
+            yield Claim(page, what, value, Figure.of([ended.get((name, seed))]), file)
+
+
+def _defence() -> Iterator[Claim]:
+    radii = ("certified accuracy at r = 0", "certified accuracy at r = 0.25", "certified accuracy at r = 0.5")
+    stated: dict[str, dict[str, tuple[str, ...]]] = {
+        "b-logits": {
+            "none": ("43.0",),
+            "mse": ("91.0", "79.0", "41.2"),
+            "zo-ds:dct": ("93.3", "77.8", "38.5"),
+            "zo-ds:dct@2500000": ("92.2", "78.0", "39.2"),
+            "deepzero": ("94.8", "82.5", "49.3"),
+            "student@5000": ("96.3", "84.2", "49.2"),
+            "student": ("95.7", "83.8", "49.7"),
+            "fo-ds": ("96.0", "85.0", "52.7"),
+        },
+        "b-probabilities-3": {"student": ("96.2", "85.3", "50.5")},
+        "b-labels": {"student": ("94.5", "83.0", "43.0"), "zo-ds:wide": ("92.8", "75.8", "38.3")},
+        "a-logits": {
+            "none": ("", "19.2"),
+            "mse": ("", "81.0"),
+            "student": ("", "84.0"),
+            "fo-ds": ("", "83.5"),
+        },
+    }
+    for case, methods in stated.items():
+        file = f"table_defense-small-{case}.json"
+        for method, values in methods.items():
+            for radius, value in zip(radii, values, strict=False):
+                if value:
+                    ours = _column(read(file), method, radius, 0.01)
+                    what = f"{case}, {method}, {radius} (%)"
+                    yield Claim("docs/denoised_smoothing.md", what, value, ours, file)
+    file = "denoised_smoothing_safeguard.json"
+    boxes = read(file).get("boxes", {})
+    for box, start, last in (("forest", ".883", ".909"), ("svm", ".934", ".949")):
+        for which, value in (("start", start), ("last weights", last)):
+            key = f"held-out accuracy, {which}"
+            ours = Figure.of([seed[key] for seed in boxes.get(box, {}).get("seeds", ())])
+            yield Claim("docs/denoised_smoothing.md", f"student of the {box}, {key}", value, ours, file)
+
+
+_IMAGES: dict[str, dict[str, dict[Any, str]]] = {  # benchmark -> method -> label -> accuracy (%)
+    "figure2_cge_vs_rge": {
+        "cge": {3700: "86.0", 6670: "93.0", 9640: "94.7"},
+        "fo": {3700: "86.0", 6670: "92.3", 9640: "92.3"},
+        "rge": {3700: "29.7", 6670: "87.0", 9640: "84.0"},
+    },
+    "table_smoothing_parameter": {"cge": {0.5: "29.7"}},
+    "table_query_number": {"rge": {1: "11", 500: "88"}},
+    "figure4_sparsity": {
+        "deepzero": {0.9: "97.0", 0.95: "97.7", 0.99: "95.3"},
+        "fo-sparse-gradient": {0.9: "98.3", 0.95: "97.7", 0.99: "95.7"},
+        "fo-sparse-weight": {0.9: "96.3", 0.95: "95.3", 0.99: "66.7"},
+    },
+    "pruning_methods": {
+        "deepzero": {
+            "zo-grasp": "91.7", "zo-snip": "91.0", "magnitude": "91.0", "snip": "90.7", "grasp": "90.0",
+            "synflow": "89.3", "random": "87.7", "uniform": "83.0",
+        },
+    },
+    "figure3_baselines": {
+        method: {"ResNet": value}
+        for method, value in {
+            "deepzero": "95.3", "pattern-search": "62.3", "dfa": "94.3", "fa": "92.7", "align-ada": "91.0",
+            "forward-gradient": "25.0", "fo": "98.7",
+        }.items()
+    },
+    "dynamic_sparsity": {
+        "deepzero": {"every epoch": "91.0", "every 10 steps": "92.7", "every step": "89.0", "never": "88.3"},
+        "hybrid": {"hybrid": "88.3"},
+    },
+    "architectures": {
+        "deepzero": {"resnet14": "89.7", "resnet8": "81.9", "vgg": "73.8", "simple-12610": "41.9"},
+        "fo-sparse-gradient": {"resnet14": "86.8", "resnet8": "83.1", "vgg": "74.1", "simple-12610": "41.3"},
+        "fo": {"resnet14": "98.1", "resnet8": "97.9", "vgg": "97.3", "simple-12610": "95.6"},
+    },
+    "scaling_laws": {
+        "deepzero": {"150 images": "79.3", "1,200 images": "91.0", "batch 16": "94.0", "batch 128": "65.7"}
+    },
+    "shapes_sparse": {"deepzero": {0.99: "36.4"}, "fo-sparse-gradient": {0.99: "36.2"}},
+}  # fmt: skip
+
+
+def line(name: str, label: object, method: str) -> dict[str, Any] | None:
+    """A line of a reproduction's table; None where it was not run."""
+    lines = read(f"{name}/result.json").get("table", ())
+    return next((each for each in lines if (each["label"], each["method"]) == (label, method)), None)
+
+
+def _images() -> Iterator[Claim]:
+    page = "docs/image_classification.md"
+    for name, methods in _IMAGES.items():
+        for method, labels in methods.items():
+            for label, value in labels.items():
+                found = line(name, label, method)
+                ours = Figure() if found is None else Figure.of([found["ours"]])
+                file = f"{name}/result.json"
+                yield Claim(page, f"{name}, {label}, {method} (%)", value, ours, file)
+    file = "gradient_agreement.json"
+    stated = {0: {"0.0005": ".99999", "0.005": ".99979"}, 200: {"0.0005": ".99988", "0.005": ".99916"}}
+    looks = {look["step"]: look["whole"] for look in read(file).get("looks", ())}
+    for step, values in stated.items():
+        for mu, value in values.items():
+            what = f"cosine of deepzero's gradient to the exact one, mu {mu}, step {step}"
+            yield Claim(page, what, value, Figure.of([looks.get(step, {}).get(mu)]), file)
+    for method, value in {
+        "fo": "95.7",
+        "fo-sparse-gradient": "82.0",
+        "deepzero": "82.0",
+        "rge": "91.3",
+    }.items():
+        source = "none; `blackbox run image-classification`"
+        yield Claim(page, f"demo, accuracy of {method} (%)", value, Figure(), source)
+
+
+def _others() -> Iterator[Claim]:
+    file = "scaling.json"
+    found = read(file)
+    times = found.get("measured", {})
+    gained = [times["1"]["seconds"] / times["2"]["seconds"]] if times else []
+    yield Claim("docs/cluster.md", "speed of a step, two processes over one", "1.89", Figure.of(gained), file)
+    speeds = found.get("tasks", {})
+    for task, value in (
+        ("wake flow, ZO-SOL", "1.61"),
+        ("image classification, deepzero", "1.22"),
+        ("denoised smoothing, deepzero", ".91"),
+    ):
+        ours = Figure.of([speeds.get(task, {}).get("speed of the query phase")])
+        yield Claim("docs/cluster.md", f"{task}: speed of the query phase, two over one", value, ours, file)
+    file = "serving.json"
+    for d, pair, value in (
+        (10, "ours", ".8"),
+        (100_000, "ours", "19"),
+        (10, "umbridge", "1.6"),
+        (100_000, "umbridge", "155"),
+    ):
+        rates = [
+            sum(each[f"milliseconds of the {side}'s CPU a call"] for side in ("server", "client"))
+            for each in read(file).get("rates", ())
+            if each["d"] == d and each["server"] == each["client"] == pair
+        ]
+        what = f"milliseconds of CPU a call, {d:,} numbers, {pair} on both sides"
+        yield Claim("docs/black_boxes.md", what, value, Figure.of(rates), file)

@@ -1,1 +1,0 @@
-"""Estimators beside each other and beside other libraries: `python -m benchmarks.estimators`."""

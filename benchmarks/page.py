@@ -1,0 +1,177 @@
+"""`benchmarks/results/README.md`: published numbers, and claims of README and docs, with ours beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks import protocol, published
+from benchmarks.catalogue import BENCHMARKS
+from benchmarks.claims import claims, line, read
+from tasks.runs import atomic
+
+RADII = ("0", "0.25", "0.5", "0.75")
+NOT_RUN = "not run"
+# what the committed files hold that today's code no longer gives
+SINCE = {
+    "figure5_feature_reuse.json": "Its fastest column is of fused kernels in bfloat16, which are gone; "
+    "without and with reuse stand.",
+    "accuracy_vs_mu.json": "Its lines of difference are of evaluators that are gone; the loop's stand.",
+    "wake_speed.json": "It holds queries, too, which `query_speed` measures now.",
+    "wake_flow_demo.json": "Measured with 96 coordinates in a step of ZO-SOL, where the demo draws 48, and "
+    "before queries of a step were checked: ZO-SOL would ask for some 6 % more.",
+    "scaling.json": "The three tasks' query phases were measured by a script that is gone.",
+}
+
+
+def write(path: Path | None = None) -> Path:
+    """Write the page; its path."""
+    path = protocol.RESULTS / "README.md" if path is None else path
+    atomic.write_bytes(path, text().encode())
+    return path
+
+
+def text() -> str:
+    """The page, from the result files alone."""
+    parts = [
+        "# Published numbers and claims, with ours beside them",
+        "Made by `python -m benchmarks page` from the files of this folder. ± is the standard deviation over "
+        "seeds; without it there was one seed.",
+        "## Published numbers",
+        "All are from Chen et al., *DeepZero*, ICLR 2024. What it only draws has no numbers.",
+        *_accuracies(),
+        *_wake(),
+        *_defence(),
+        "### Figure 5: feature reuse",
+        f"The publication draws it. {read('figure5_feature_reuse.json').get('differs', NOT_RUN)}",
+        "## Claims of README and docs",
+        _claims(),
+        "## Benchmarks",
+        _benchmarks(),
+        "What has changed since they were measured:",
+        "\n".join(f"- `{name}`: {sentence}" for name, sentence in SINCE.items()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _spread(mean: float, spread: float, form: str) -> str:
+    return f"{mean:{form}}" + (f" ± {spread:{form}}" if spread else "")
+
+
+def _accuracies() -> Iterator[str]:
+    """Image classification: a table for each publication's table."""
+    tables = {
+        "figure2_cge_vs_rge": ("Figure 2: the simple CNN by parameters", published.FIGURE_2),
+        "table_query_number": (
+            "RGE by queries a step, the CNN of 6,670 parameters",
+            {label: {"rge": value} for label, value in published.QUERY_NUMBER.items()},
+        ),
+        "table_smoothing_parameter": (
+            "CGE by smoothing parameter, the CNN of 9,640 parameters",
+            {label: {"cge": value} for label, value in published.SMOOTHING_PARAMETER.items()},
+        ),
+        "figure4_sparsity": (
+            "Figure 4: the residual network by sparsity",
+            {0.0: published.FIGURE_4_DENSE, **published.FIGURE_4},
+        ),
+    }
+    for name, (title, numbers) in tables.items():
+        rows = []
+        for label, methods in numbers.items():
+            for method, stated in methods.items():
+                rows.append(_accuracy(label, method, stated, line(name, label, method)))
+        yield f"### {title}"
+        yield f"{read(f'{name}/result.json').get('differs', 'Not run.')} (`python -m benchmarks {name}`)"
+        headers = ("", "method", "published (%)", "ours (%)", "seeds", "difference")
+        yield _table(headers, rows)
+
+
+def _accuracy(label: object, method: str, stated: float, found: dict[str, Any] | None) -> Sequence[str]:
+    cells = (f"{label:,}" if isinstance(label, int) else f"{label:g}", method, f"{stated:.2f}")
+    if found is None:
+        return (*cells, NOT_RUN, "", "")
+    if found["ours"] is None:
+        return (*cells, "not finite", str(found["seeds"]), "Ours did not stay finite.")
+    off = found["ours"] - stated
+    sentence = f"Ours is {abs(off):.1f} points {'above' if off > 0 else 'below'}, on another task."
+    return (*cells, _spread(found["ours"], found["spread"], ".2f"), str(found["seeds"]), sentence)
+
+
+def _wake() -> Iterator[str]:
+    """Figure 7."""
+    found = read("figure7_wake.json")
+    ours = {each["method"]: each for each in found.get("table", ())}
+    rows = []
+    for method, stated in published.WAKE.items():
+        share = stated / published.WAKE["SRC"]
+        own = ours.get(method)
+        if own is None or own["here"] is None:
+            rows.append((method, f"{stated:.3f}", f"{share:.2f}", NOT_RUN, "", "", ""))
+            continue
+        off = own["ratio"] - share
+        sentence = "What both are measured by."
+        if method != "SRC":
+            sentence = f"Ours leaves {abs(off):.2f} {'more' if off > 0 else 'less'} of the solver's error."
+        here = _spread(own["here"], own["spread"], ".3f")
+        seeds = str(len(found["seeds"]))
+        rows.append((method, f"{stated:.3f}", f"{share:.2f}", here, f"{own['ratio']:.2f}", seeds, sentence))
+    yield "### Figure 7: errors of the corrected wake"
+    yield f"{found.get('differs', 'Not run.')} (`python -m benchmarks figure7_wake`)"
+    headers = ("method", "published MAE", "over SRC", "ours", "over SRC", "seeds", "difference")
+    yield _table(headers, rows)
+
+
+def _defence() -> Iterator[str]:
+    """The table of the black-box defence, beside our classifier "b" with logits."""
+    found = read("table_defense-small-b-logits.json")
+    rows = []
+    families = {"fo-ds": "fo-ds", "zo-ae-ds": "zo-ae-ds:cge", "deepzero": "deepzero"}
+    for family, figures in published.DEFENCE.items():
+        own = [row for row in found.get("table", ()) if row["method"] == families[family]]
+        for radius, stated in zip(RADII, figures, strict=True):
+            values = [100 * row["extra"][f"certified accuracy at r = {radius}"] for row in own]
+            cells = (family, radius, f"{stated:.2f}")
+            if not values:
+                rows.append((*cells, NOT_RUN, "", ""))
+                continue
+            mean = fmean(values)
+            spread = max(values) - min(values)
+            off = mean - stated
+            sentence = f"Ours is {abs(off):.1f} points {'above' if off > 0 else 'below'}, on another task."
+            shown = f"{mean:.1f} ({min(values):.1f} to {max(values):.1f})" if spread else f"{mean:.1f}"
+            rows.append((*cells, shown, str(len(values)), sentence))
+    yield "### The black-box defence: certified accuracy"
+    yield (
+        "Published on ImageNet-10 with a ResNet-50, sigma .25; ours on scikit-learn's digits with classifier "
+        "b and 20,000 queries (fo-ds 250,000), sigma .25, N = 10,000. Columns do not compare; what does is "
+        "the order of the methods. In brackets the seeds' range. (`python -m benchmarks table_defense`)"
+    )
+    headers = ("method", "r", "published (%)", "ours (%)", "seeds", "difference")
+    yield _table(headers, rows)
+
+
+def _claims() -> str:
+    rows = []
+    for each in claims():
+        ours = NOT_RUN
+        if each.ours.values:
+            decimals = len(each.stated.partition(".")[2]) + 1
+            ours = _spread(each.ours.mean, each.ours.spread, f",.{decimals}f")
+        seeds = str(len(each.ours.values) or "")
+        rows.append((each.page, each.what, each.stated, ours, seeds, each.difference, each.source))
+    return _table(("page", "what", "stated", "ours", "seeds", "difference", "file"), rows)
+
+
+def _benchmarks() -> str:
+    rows = [
+        (f"`{each.command}`", each.about, each.time, str(each.seeds), each.measured())
+        for each in BENCHMARKS.values()
+    ]
+    return _table(("command", "published table or claim", "time", "seeds", "committed figures from"), rows)

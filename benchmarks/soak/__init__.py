@@ -1,1 +1,0 @@
-"""A soak: tasks run through the console script under faults, and must end as undisturbed."""

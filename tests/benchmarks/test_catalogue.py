@@ -1,0 +1,130 @@
+"""The catalogue: every benchmark runs, the page is what the results say, and the pages name what there is."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as program
+from benchmarks import page, protocol, published
+from benchmarks.catalogue import BENCHMARKS
+from benchmarks.claims import Claim, Figure, claims
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+
+
+def test_the_page_is_up_to_date_with_the_results():
+    """If not: python -m benchmarks page."""
+    written = (protocol.RESULTS / "README.md").read_text(encoding="utf-8")
+    assert written == page.text()
+
+
+def test_every_published_number_is_on_the_page():
+    text = page.text()
+    accuracies = [
+        *(value for line in published.FIGURE_2.values() for value in line.values()),
+        *published.QUERY_NUMBER.values(),
+        *published.SMOOTHING_PARAMETER.values(),
+        *(value for line in published.FIGURE_4.values() for value in line.values()),
+        *published.FIGURE_4_DENSE.values(),
+        *(value for line in published.DEFENCE.values() for value in line),
+    ]
+    for value in accuracies:
+        assert f"| {value:.2f} |" in text
+    assert all(f"| {value:.3f} |" in text for value in published.WAKE.values())
+
+
+def test_every_claim_stands_where_it_says():
+    texts = {each: (ROOT / each).read_text(encoding="utf-8") for each in {claim.page for claim in claims()}}
+    for claim in claims():
+        number = claim.stated.lstrip("0") if claim.stated.startswith("0.") else claim.stated
+        assert re.search(rf"(?<![\d]){re.escape(number)}(?!\d)|0{re.escape(number)}", texts[claim.page]), (
+            claim.what
+        )
+
+
+def test_no_claim_departs_from_its_result():
+    off = [
+        (claim.what, claim.stated, claim.ours.mean)
+        for claim in claims()
+        if claim.difference.startswith("Ours")
+    ]
+    assert not off
+
+
+@pytest.mark.parametrize(
+    ("stated", "values", "said"),
+    [
+        ("1.05", (1.047, 1.051), "The same, rounded as there."),
+        (".50", (0.51,), "Ours is 0.01 above it."),
+        ("1,000", (900.0,), "Ours is 1e+02 below it."),
+        (".5", (), "not run"),
+    ],
+)
+def test_a_difference_is_a_sentence(stated, values, said):
+    assert Claim("README.md", "", stated, Figure(values), "").difference == said
+
+
+def test_every_result_file_is_of_a_benchmark():
+    known = {name for each in BENCHMARKS.values() for name in each.results}
+    kept = {path.relative_to(protocol.RESULTS).as_posix() for path in protocol.RESULTS.rglob("*.json")}
+    assert kept == known
+
+
+def test_benchmarks_that_the_pages_name_are_there():
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        assert not re.findall(r"python -m benchmarks\.\w+", text), path.name
+        for name in re.findall(r"python -m benchmarks ([a-z]\w*)", text):
+            assert name == "page" or name in BENCHMARKS, f"{path.name}: {name}"
+
+
+def test_the_list_says_what_there_is(capsys):
+    assert program.main([]) == 0
+    said = capsys.readouterr().out
+    assert all(re.search(rf"^{name} ", said, re.MULTILINE) for name in BENCHMARKS)
+    assert "AMD EPYC, 0.1.0, torch 2.13.0+cpu" in said
+
+
+def test_an_unknown_name_ends_with_2(capsys):
+    assert program.main(["querry_speed"]) == 2
+    assert "query_speed" in capsys.readouterr().err
+
+
+def test_help_of_every_benchmark_names_it(capsys):
+    for each in BENCHMARKS.values():
+        if each.needs is None or importlib.util.find_spec(each.needs):
+            with pytest.raises(SystemExit, match="0"):
+                each.run(["--help"])
+            said = capsys.readouterr().out
+            assert f"python -m benchmarks {each.name}" in said and "--size" in said
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if b.quick else pytest.mark.slow) for n, b in BENCHMARKS.items()]
+)
+def test_the_ci_size_runs(name, tmp_path):
+    """In a process of its own: some start others, which import the main file again."""
+    needs = BENCHMARKS[name].needs
+    if needs is not None:
+        pytest.importorskip(needs)
+    before = {path: path.stat().st_mtime_ns for path in protocol.RESULTS.rglob("*")}
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", name, "--size", "ci"],
+        cwd=tmp_path,
+        env={"PATH": "", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert {path: path.stat().st_mtime_ns for path in protocol.RESULTS.rglob("*")} == before
+    for path in tmp_path.glob("runs/benchmarks/*-ci.json"):
+        assert json.loads(path.read_text())["command"] == f"python -m benchmarks {name} --size ci"
