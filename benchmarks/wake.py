@@ -61,7 +61,7 @@ LARGE = replace(
 )
 """The published network of 260,354 weights."""
 TABLES = {
-    "wake_flow_demo": (replace(PRESETS["demo"], coordinates=96), 3),  # twice the demo's
+    "wake_flow_demo": (PRESETS["demo"], 3),
     "wake_flow_small": (replace(PRESETS["small"], threads=1), 3),
     "wake_flow_small_260354": (LARGE, 2),
 }

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import zo
 from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
+from blackbox.failures import noted
 from tasks.errors import ProblemError
 from tasks.pace import evaluated
 from tasks.workers import group
@@ -79,14 +80,14 @@ class AutogradGradient:
             FailedQueriesError: No row has a finite loss.
         """
         step = self.counts.steps
-        with intercepted(self._answer):
+        with intercepted(self._answer), noted() as causes:
             losses = self.objective(self.network, batch)
             if losses.ndim != 1 or len(losses) != count_rows(batch):
                 raise ProblemError(
                     f"objective: expected one loss for each of {count_rows(batch)} rows, got a tensor of "
                     f"shape {tuple(losses.shape)}. Take the mean over all axes but the first."
                 )
-            alive = survivors(losses.detach(), step)
+            alive = survivors(losses.detach(), step, causes)
             if not alive.all():  # in the backward pass of a mean that leaves rows out, 0 * NaN is NaN
                 self.counts.lost += int((~alive).sum())
                 living = map_tensors(lambda tensor: tensor[alive.to(tensor.device)], batch)

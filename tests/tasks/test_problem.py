@@ -13,6 +13,7 @@ from tasks.methods import METHODS
 from tasks.progress import Progress
 from tasks.runs.folder import Run
 from tests.tasks.problems import MATRIX, Mixed, Steering, TwoBoxes
+from zo import FailedQueriesError
 from zo.estimators import Key
 
 ALL = tuple(METHODS)
@@ -211,6 +212,12 @@ def test_rows_that_fail_are_kept_and_counted_with_their_cause(tmp_path):
     failed = [row.ledger for row in run.result.table if row.ledger["rows_failed"]]
     assert failed and all("ArithmeticError" in ledger["causes"] for ledger in failed)
     assert all("is too much" in ledger["first_failure"] for ledger in failed)
+
+
+@pytest.mark.parametrize("method", ["no-gradient", "row-rge", "tangents", "cge"])
+def test_where_every_row_fails_the_first_cause_is_told(tmp_path, method):
+    with pytest.raises(FailedQueriesError, match=r"ArithmeticError: .* is too much"):
+        go(Steering(limit=-9.0), tmp_path, methods=[method])
 
 
 WRONG = [

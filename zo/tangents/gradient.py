@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
 from blackbox.checks import check_choice, check_count
+from blackbox.failures import noted
 from zo.batches import count_rows
 from zo.draws import Key
 from zo.errors import TangentError
@@ -203,11 +204,12 @@ class TangentGradient:
         ranks.refuse_others(step, lambda: fingerprint(self.network, batch, repr(self._settings(key))))
         problem = Problem(self.network, self.parameters, self.objective, batch, count_rows(batch))
 
-        seen = record(problem, self.boxes, self.evaluator, probes, self.mu, key, ranks, self._chunk)
+        with noted() as causes:
+            seen = record(problem, self.boxes, self.evaluator, probes, self.mu, key, ranks, self._chunk)
 
         with ranks.meeting(step) as meeting:
             base = seen.losses[0]
-            survived = survivors(base, step)
+            survived = survivors(base, step, causes)
             if probes and step == 0 and isinstance(self.evaluator, Stacked):  # what it finds does not change
                 refuse_unseen_weights(problem, self.boxes, seen.calls, survived)
             calls, kept = without_failed(survived, seen.calls, batch)
