@@ -20,8 +20,6 @@ SINCE = {
     "without and with reuse stand.",
     "accuracy_vs_mu.json": "Its lines of difference are of evaluators that are gone; the loop's stand.",
     "wake_speed.json": "It holds queries, too, which `query_speed` measures now.",
-    "wake_flow_demo.json": "Measured with 96 coordinates in a step of ZO-SOL, where the demo draws 48, and "
-    "before queries of a step were checked: ZO-SOL would ask for some 6 % more.",
     "scaling.json": "The three tasks' query phases were measured by a script that is gone.",
 }
 

@@ -10,6 +10,7 @@ python -m benchmarks figure7_wake --from FOLDER      a finished run, such as one
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -143,7 +144,8 @@ def options(name: str, sizes: Sequence[str]) -> argparse.ArgumentParser:
 def finished(config: Config, size: str, seeds: int, runs: Path, data: Path) -> Run:
     """A run from start to end."""
     problem = WakeFlow(config, folder=data)
-    run = Run.create(runs, problem.name(), size, config, range(seeds), data=data)
+    words = ["python", "-m", "benchmarks", *sys.argv[1:]]
+    run = Run.create(runs, problem.name(), size, config, range(seeds), data=data, command=words)
     with make_progress() as progress, run.lock():
         work(problem, run, progress)
     return run
