@@ -147,6 +147,7 @@ def test_a_signal_ends_it_with_the_line_to_resume_and_other_settings_are_refused
     assert process.returncode == 1 and "got others: steps 12 (now 13)" in err
 
 
+@pytest.mark.slow
 def test_a_script_from_elsewhere_is_not_executed_without_trust(script, tmp_path):
     process = script("own_loop.py", "0.1")
     wait_for(lambda: written(tmp_path) >= 5, process)
