@@ -150,6 +150,13 @@ def with_derivative(box: BlackBoxFunction, reference: Stand) -> Stand:
             rows *= size
         outputs = reference(*arrays)
         each = outputs if isinstance(outputs, tuple) else (outputs,)
+        tracked = torch.is_grad_enabled() and any(array.requires_grad for array in arrays)
+        if tracked and not any(output.requires_grad for output in each):
+            raise ProblemError(
+                "reference: expected outputs that autograd can go back from, got outputs that are cut from "
+                "the graph: first-order would train without the box's derivative. Compute them from the "
+                "inputs by torch's operations, without NumPy, detach() or no_grad()."
+            )
         first = each[0].detach()
         whole = torch.isfinite(first.reshape(rows, -1)).all(dim=1)
         lost = int((~whole).sum())

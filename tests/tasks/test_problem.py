@@ -240,6 +240,15 @@ def test_wrong_settings_are_refused_before_a_folder_is_made(tmp_path, settings, 
     assert not list(tmp_path.iterdir())
 
 
+def test_a_reference_that_is_cut_from_the_graph_is_refused(tmp_path):
+    class Cut(Steering):
+        def reference(self, z):
+            return super().reference(z.detach())
+
+    with pytest.raises(ProblemError, match="cut from the graph"):
+        go(Cut(), tmp_path, methods=["first-order"])
+
+
 def test_first_order_needs_a_reference(tmp_path):
     class None_(Steering):
         reference = None
