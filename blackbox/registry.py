@@ -67,9 +67,9 @@ def find(target: str, names: Mapping[str, str]) -> Any:  # noqa: ANN401
         raise ConfigurationError(
             f"{target!r}: expected a name, module:Class or file.py:Class. {nearest(target, sorted(names))}"
         )
-    module = module_of(place)
     if not attribute:
-        return _only_class(place, module)
+        return only_class(place, BlackBoxFunction, "BlackBoxFunction")
+    module = module_of(place)
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -131,16 +131,27 @@ def _from_file(path: Path) -> ModuleType:
     return module
 
 
-def _only_class(place: str, module: ModuleType) -> Any:  # noqa: ANN401
+def only_class(place: str, base: type, name: str) -> Any:  # noqa: ANN401
+    """The only subclass of a class that a file or module defines itself; its code is executed.
+
+    Args:
+        place: `file.py`, or the module's name.
+        base: the class.
+        name: what messages call it.
+
+    Raises:
+        ConfigurationError: there is no such file or module, or it defines none or several.
+    """
+    module = module_of(place)
     found = [
         kind
         for kind in vars(module).values()
-        if inspect.isclass(kind) and issubclass(kind, BlackBoxFunction) and kind.__module__ == module.__name__
+        if inspect.isclass(kind) and issubclass(kind, base) and kind.__module__ == module.__name__
     ]
     if len(found) != 1:
         named = ", ".join(kind.__name__ for kind in found) or "none"
         raise ConfigurationError(
-            f"{place}: expected one subclass of BlackBoxFunction, found {named}. Write {place}:CLASS."
+            f"{place}: expected one subclass of {name}, found {named}. Write {place}:CLASS."
         )
     return found[0]
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
 
 from blackbox import registry
 from blackbox.checks import nearest
@@ -45,7 +44,7 @@ def find(target: str) -> tuple[type[Problem], str]:
             f"{target!r}: expected a problem's name, module:Class or file.py:Class. {nearest(target, known)}"
         )
     with executing():
-        found = registry.find(where, known) if colon else _only(where)
+        found = registry.find(where, known) if colon else registry.only_class(where, Problem, "tasks.Problem")
     if not (inspect.isclass(found) and issubclass(found, Problem)):
         raise ProblemError(
             f"{target}: expected a subclass of tasks.Problem, got {getattr(found, '__name__', found)!r}. "
@@ -99,19 +98,3 @@ def executing() -> Iterator[None]:
         yield
     finally:
         _loading.reset(token)
-
-
-def _only(place: str) -> Any:  # noqa: ANN401
-    """The only problem in a file."""
-    module = registry.module_of(place)
-    found = [
-        kind
-        for kind in vars(module).values()
-        if inspect.isclass(kind) and issubclass(kind, Problem) and kind.__module__ == module.__name__
-    ]
-    if len(found) != 1:
-        named = ", ".join(kind.__name__ for kind in found) or "none"
-        raise ConfigurationError(
-            f"{place}: expected one subclass of tasks.Problem, found {named}. Write {place}:CLASS."
-        )
-    return found[0]

@@ -61,9 +61,8 @@ def work(problem: Problem, run: Run, progress: Progress) -> None:
         fields: dict[str, Mapping[str, Any]] = {}
         for name, method in wanted.items():
             setup = setup_of(problem, run, name, seed, progress, trained)
-            torch.manual_seed(
-                seed
-            )  # for what draws without a key, such as dropout; checkpoints have its state
+            # for what draws without a key, such as dropout; checkpoints have its state
+            torch.manual_seed(seed)
             trained[name] = method.train(setup)
             found = evaluation(setup, trained[name])
             table.append(_row(setup, trained[name], found))

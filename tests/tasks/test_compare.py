@@ -101,7 +101,8 @@ def test_no_code_of_a_problem_is_executed(tmp_path, page):
     runs = [
         from_elsewhere(made(tmp_path, {"cge": 0.5}), problem=f"{tmp_path}/evil.py:Evil") for _ in range(2)
     ]
-    compare([run.path for run in runs], page)
+    found = compare([run.path for run in runs], page)
+    assert len(found.figures) and page.exists()
 
 
 def test_fewer_than_two_runs_and_what_is_no_run_are_refused(tmp_path, page):
