@@ -49,7 +49,9 @@ def lines(problem: Problem, methods: Mapping[str, Method], seeds: int, *, timed:
             f"seed(s) of: {told}; validation and test {judging:,}. No row was run. Raise --rows, or lower "
             "--steps, --batch, or the methods' settings."
         )
-    second = _seconds_per_row(problem) if timed and problem.boxes else None
+    # the rows that are timed count too, and must not be those that the end of the run needs
+    spare = budget is None or total + TRIES * each <= budget
+    second = _seconds_per_row(problem) if timed and spare and problem.boxes else None
     size = count_rows(_first_batch(problem))
     speed = "" if second is None else f", {1e3 * second:.3g} ms a row"
     told = [f"Cost: one evaluation of the objective on {size} rows of data runs {each:,} box rows{speed}."]

@@ -184,6 +184,15 @@ def test_a_plan_beyond_the_budget_is_refused_before_any_row(tmp_path):
     assert box.ledger.rows_run == 0
 
 
+def test_a_budget_of_exactly_the_plan_is_enough(tmp_path):
+    planned = 6 * 5 * 2 + 4 * 6 * 2 + 8 * 2  # steps x batch x calls, validations, test
+    run = go(Steering(), tmp_path, methods=["first-order"], rows=planned)
+    row = run.result.table[0]
+    assert row.rows + row.extra["rows of validation"] + row.extra["rows of test"] == planned
+    with pytest.raises(ConfigurationError, match="No row was run"):
+        go(Steering(), tmp_path, methods=["first-order"], rows=planned - 1)
+
+
 def test_a_budget_is_kept_to_the_row_and_a_larger_one_goes_on(tmp_path):
     class Grows(Steering):
         """More calls of the box from the third step on, which no plan can know."""
