@@ -302,7 +302,7 @@ def _fields(presets: Mapping[str, Any], preset: str) -> list[Any]:
         ("tensorboard", Tensorboard, False),
         ("workers", Workers, 1),
         ("timeout", Timeout, 1800.0),
-        ("dry_run", Annotated[bool, arg(help="Say what it will cost, from a few timed rows; train nothing.")], False),
+        ("dry_run", Annotated[bool, arg(help="Say what it will cost, and train nothing.")], False),
         ("debug", Debug, False),
     ]
 
