@@ -243,19 +243,20 @@ class Vorticity(StateSystem):
         return torch.fft.irfft2(modes, self.shape[-2:]) / energy.sqrt()
 
 
-def coarsened(state: Tensor, points: int) -> Tensor:
-    """A field `(..., n, n)` on a grid of `points` across: modes that it cannot carry are left out.
+def resampled(state: Tensor, points: int) -> Tensor:
+    """A periodic field `(..., n, n)` on a grid of `points` across, coarser or finer: `(..., points, points)`.
+
+    Modes that both grids carry stay as they are, but for the highest of an even grid, whose sine is missing.
 
     Args:
-        state: on n x n points, n a multiple of `points`.
+        state: n even.
         points: even.
     """
     modes = torch.fft.rfft2(state)
-    half = points // 2
-    low = torch.cat([modes[..., :half, :half], modes[..., 1 - half :, :half]], -2)
-    # the highest mode of the coarse grid stays empty: half of it would be missing
-    full = torch.zeros(*state.shape[:-2], points, half + 1, dtype=modes.dtype, device=modes.device)
-    full[..., :half, :half], full[..., half + 1 :, :half] = low[..., :half, :], low[..., half:, :]
+    half = min(points, state.shape[-1]) // 2
+    full = torch.zeros(*state.shape[:-2], points, points // 2 + 1, dtype=modes.dtype, device=modes.device)
+    full[..., :half, :half] = modes[..., :half, :half]
+    full[..., 1 - half :, :half] = modes[..., 1 - half :, :half]
     return torch.fft.irfft2(full, (points, points)) * (points / state.shape[-1]) ** 2
 
 
