@@ -24,6 +24,7 @@ import torch
 from benchmarks import protocol
 from benchmarks.tangents import report
 from benchmarks.tangents.problem import Problem
+from benchmarks.tangents.problems import problems
 from tasks.runs import atomic
 from tasks.runs.machine import machine, versions
 
@@ -31,38 +32,9 @@ FOLDER = protocol.RESULTS / "tangents"
 SEEDS = (0, 1, 2)
 
 
-def problems() -> dict[str, Callable[[], Problem]]:
-    """By name; made when they are asked for, since some compute a reference first."""
-    from benchmarks.tangents.classifiers import classifier
-    from benchmarks.tangents.corrections import correction, systems
-    from benchmarks.tangents.wake import wake
-
-    students = ("student", "student, best kept")
-    main = ("FO", "identity", "dense", "recommended", "sparse CGE")
-    found: dict[str, Callable[[], Problem]] = {
-        "wake-1k": lambda: wake("1,010", (*main, "RGE")),
-        "wake-30k": lambda: wake("29,666", ("FO", "identity", "recommended", "sparse CGE")),
-        "wake-1k-noise": lambda: wake("1,010", ("FO", "dense", "recommended"), noise=1e-4),
-        "wake-32x64": lambda: wake("1,010", ("FO", "identity", "recommended"), width=32, unroll=16),
-        "wake-260k": lambda: wake("260,354", ("FO", "recommended")),
-        "digits": lambda: classifier("network", ("FO", *students, "RGE at the input", "sparse CGE")),
-        "digits-forest": lambda: classifier("forest", (*students, "sparse CGE")),
-    }
-    more = {
-        "kuramoto-sivashinsky-long": ("local, 8 probes",),
-        "coupled-map": ("conv + memory", "local, 8 probes", "RGE"),
-        "lorenz-96": ("local, 8 probes", "RGE"),
-        "implicit-diffusion": ("RGE",),
-    }
-    for name, system in systems().items():
-        methods = (*main, *more.get(name, ()))
-        found[name] = lambda system=system, methods=methods: correction(system, methods)
-    return found
-
-
 def main(words: Sequence[str]) -> None:
     """Measure what is asked for and not there yet, then write table and picture."""
-    makers = problems()
+    makers = problems("small")
     parser = argparse.ArgumentParser(prog="python -m benchmarks tangents", description=__doc__)
     parser.add_argument("--size", choices=("ci", "small"), default="ci")
     parser.add_argument("problems", nargs="*", metavar="PROBLEM", help=f"of {', '.join(makers)}; all if none")
@@ -90,7 +62,7 @@ def smallest(names: Sequence[str], makers: Mapping[str, Callable[[], Problem]]) 
 
     for name in names:
         problem = replace(makers[name](), steps=2)
-        for method in problem.methods:
+        for method in problem.methods or ("FO", "identity", "dense"):
             curve = train(problem, method, problem.start(0), 0)
             print(f"{name}, {method}: {curve.errors[0]:.4f} -> {curve.final:.4f}, {curve.rows[-1]:,} rows")
 
@@ -104,7 +76,11 @@ def measure(name: str, make: Callable[[], Problem], path: Path) -> None:
     if path.exists():
         found = json.loads(path.read_text())
     for seed in SEEDS:
-        missing = [method for method in problem.methods if str(seed) not in found["curves"].get(method, {})]
+        missing = [
+            method
+            for method in problem.methods or ("FO", "identity", "dense")
+            if str(seed) not in found["curves"].get(method, {})
+        ]
         if not missing:
             continue
         start = problem.start(seed)
