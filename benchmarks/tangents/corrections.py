@@ -198,10 +198,8 @@ def correction(system: System, methods: tuple[str, ...], steps: int = 300) -> Pr
         validate=lambda network: error(network, states.validation),
         unit="RMS error over the standard deviation of the state",
         steps=steps,
-        variants=3,
         learning_rate=2e-3,
-        mu=1e-3,
-        stencil=(9 if len(shape) == 2 else 3, "circular" if system.periodic else "zeros"),
+        periodic=system.periodic,
         methods=methods,
     )
 

@@ -77,9 +77,6 @@ def wake(
         validate=lambda network: error(network, flows.validation, config.validation_starts),
         unit="MAE of the velocity over 200 steps, in units of the inflow's speed",
         steps=steps,
-        variants=3,
         learning_rate=LEARNING_RATES[weights],
-        mu=1e-3,
-        stencil=(3, "zeros"),
         methods=methods,
     )
