@@ -63,9 +63,16 @@ def main(words: Sequence[str]) -> None:
         return
     if not asked.table:
         for name in asked.problems or makers:
-            measure(name, makers[name], FOLDER / f"{name}.json", asked.seeds, asked.methods, asked.size)
-    paths = {name: FOLDER / f"{name}.json" for name in (*problems("small"), *problems("paper"))}
+            path = FOLDER / file_name(name, asked.size)
+            measure(name, makers[name], path, asked.seeds, asked.methods, asked.size)
+    files = [file_name(name, size) for size in ("small", "paper") for name in problems(size)]
+    paths = {Path(file).stem: FOLDER / file for file in files}
     report.write({name: json.loads(p.read_text()) for name, p in paths.items() if p.exists()}, FOLDER)
+
+
+def file_name(problem: str, size: str) -> str:
+    """Where a problem's results of a size go."""
+    return f"{problem}.json" if size == "small" else f"{problem}-{size}.json"
 
 
 def smallest(

@@ -19,7 +19,8 @@ DIRECTIONS = 8  # of RGE in a step, and the population of EGGROLL
 AT_THE_INPUT = 4  # directions of RGE at the box's inputs
 LEARNING_STEPS = 400  # from rows that exist before training
 BUDGET = 3.0  # rows of methods that need many evaluations a step, over first order's
-TRIED = (0.3, 1.0, 3.0)  # factors on the problem's learning rate
+TRIED = (0.1, 0.3, 1.0)  # factors on the problem's learning rate
+SPREADS = (0.3, 1.0, 3.0)  # of ensemble Kalman, in tenths of the weights
 
 
 class Gradient(Protocol):
@@ -38,8 +39,8 @@ class Method:
         make: (problem, network, seed, scale) -> what fills `.grad`; the scale is one of `scales`.
         rows: of a step, over those of a first-order step. A method that takes more than `BUDGET` has so many
             fewer steps that its rows in all are `BUDGET` times first order's.
-        scales: factors on the problem's learning rate, of which the best on another seed is taken. Methods
-            that use the box as first order does have its learning rate.
+        scales: factors on the problem's learning rate, or what else `make` takes them for, of which the best
+            on another seed is taken. Methods that use the box as first order does have its learning rate.
         optimizer: "adam"; "sgd" where `.grad` is the direction of the step; "whole" where it is the step.
     """
 
@@ -185,7 +186,7 @@ METHODS: dict[str, Method] = {
     "ensemble-kalman": Method(
         lambda problem, network, seed, scale: rivals.EnsembleKalman(problem, network, seed, spread=scale),
         rows=rivals.ENSEMBLE,
-        scales=TRIED,
+        scales=SPREADS,
         optimizer="whole",
     ),
 }

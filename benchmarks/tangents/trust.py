@@ -41,7 +41,7 @@ class Count:
     def __str__(self) -> str:
         """As the table has it."""
         wrong, right = self.hits + self.misses, self.false_alarms + self.passes
-        return f"{self.hits} of {wrong}, {self.false_alarms} of {right}"
+        return f"{self.hits} of {wrong}, {self.false_alarms} of {right}" if wrong or right else ""
 
 
 def _between(name: str, low: float, high: float) -> Rule:
