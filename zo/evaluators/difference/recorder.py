@@ -79,6 +79,7 @@ class Recorder(TorchFunctionMode):
         weights: the perturbed parameters, as the network holds them.
         values: their values.
         buffers: of the network, which are put back behind the recording.
+        most: bytes of results that it may keep.
 
     Attributes:
         nodes: parameters first, in their order, then calls in theirs.
@@ -86,9 +87,10 @@ class Recorder(TorchFunctionMode):
     """
 
     def __init__(
-        self, weights: Iterable[Tensor], values: Iterable[Tensor], buffers: Iterable[Tensor] = ()
+        self, weights: Iterable[Tensor], values: Iterable[Tensor], buffers: Iterable[Tensor], most: int
     ) -> None:
         super().__init__()
+        self._kept, self._most = 0, most
         self.nodes: list[Node] = []
         self.where: list[str] = []
         self._known: dict[
@@ -193,6 +195,13 @@ class Recorder(TorchFunctionMode):
         items = output if isinstance(output, tuple) else (output,)
         if not all(isinstance(item, Tensor) and not item.is_complex() for item in items):
             raise self._refused(function, "gives something else than real tensors")
+        self._kept += sum(item.nbytes for item in items if not item._is_view())
+        if self._kept > self._most:
+            raise NotReadable(
+                f"{self._name()}: expected a base whose activations take at most {self._most / 2**30:.3g} "
+                "GiB, kept for the queries, got more. Take smaller batches, evaluator='stacked', or "
+                "zo.evaluators.Difference(memory=...), of which they may be eight times as large."
+            )
         if not all(item.is_floating_point() for item in items):
             rule = subtracted  # rules are for floats: a sum of truth values, say, is not linear
 
