@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -21,10 +22,11 @@ from torch import Tensor, nn
 import zo
 from blackbox import BlackBoxFunction
 from blackbox.checks import nearest
-from tasks.autograd import AutogradGradient, Stand, values_alone, with_derivative
+from tasks.autograd import AutogradGradient, Stand, values_alone
 from tasks.errors import ConfigurationError
 from tasks.problem import Problem
 from tasks.progress import Progress
+from tasks.reference import compare, with_derivative
 from tasks.runs.folder import Run, stage_name
 from tasks.stage import Stateful, TrainingOutcome
 from tasks.training import train
@@ -155,6 +157,7 @@ class Setup:
         figures: Callable[[], Mapping[str, float]] = dict,
         validate_every: int | None = None,
         surrogate: Gradient | None = None,
+        begin: Callable[[], None] | None = None,
     ) -> Trained:
         """Take the steps that are left along a gradient: the loop of every method.
 
@@ -169,6 +172,7 @@ class Setup:
             validate_every: Optimiser steps between validations; the configuration's if None.
             surrogate: What fills `.grad` before `gradient` does, which corrects it (`zo.ControlVariate`,
                 `zo.SurrogateFilled`).
+            begin: What is done once before the first step, such as a check; not in a run that goes on.
         """
         config, network = self.config, self.network
         chosen = network if judged is None else judged
@@ -217,6 +221,7 @@ class Setup:
             checkpoint_every=config.checkpoint_every,
             progress=self.progress,
             boxes=self.boxes,
+            begin=begin,
         )
         counts = gradient.metrics()
         return Trained(chosen, outcome, int(counts.get("queries", 0)), int(counts.get("dropped", 0)))
@@ -279,17 +284,17 @@ def row_rge(setup: Setup) -> Trained:
 
 
 def first_order(setup: Setup) -> Trained:
-    """Autograd through the problem's `reference`, in the box's place."""
-    problem = setup.problem
-    names = {box: name for name, box in problem.boxes.items()}
-    reference: Stand = getattr(problem, "reference")  # noqa: B009 - optional, so the class has none
-
-    def stand(box: BlackBoxFunction) -> Stand:
-        if len(names) == 1:
-            return with_derivative(box, reference)
-        return with_derivative(box, lambda *arrays: reference(names[box], *arrays))
-
-    return setup.descend(_by_autograd(setup, stand))
+    """Autograd through the problem's `reference`, in the box's place; first their values are compared."""
+    reference: Stand = getattr(setup.problem, "reference")  # noqa: B009 - optional, so the class has none
+    boxes = setup.problem.boxes
+    references = {
+        box: reference if len(boxes) == 1 else partial(reference, name) for name, box in boxes.items()
+    }
+    stands = {box: with_derivative(box, stand) for box, stand in references.items()}
+    return setup.descend(
+        AutogradGradient(setup.network, setup.objective, stands),
+        begin=lambda: compare(setup.network, setup.objective, setup.batch(0), references),
+    )
 
 
 def student(setup: Setup) -> Trained:
@@ -427,6 +432,10 @@ def _cost_of_rows(problem: Problem, steps: int) -> Cost:
     return Cost(steps * (1 + config.input_directions * (2 if config.central else 1)))
 
 
+def _cost_of_reference(problem: Problem, steps: int) -> Cost:
+    return Cost(steps + 1)  # one to compare
+
+
 def _cost_of_base(problem: Problem, steps: int) -> Cost:
     return Cost(steps)
 
@@ -458,7 +467,7 @@ METHODS: dict[str, Method] = {
     "first-order": Method(
         "Autograd through the problem's reference.",
         first_order,
-        _cost_of_base,
+        _cost_of_reference,
         needs_reference=True,
         needs_box=True,
     ),

@@ -48,7 +48,7 @@ class TrainingOutcome:
     ledger: Ledger = field(default_factory=Ledger)
     """What black boxes counted in optimiser steps, in all processes."""
     judging: Ledger = field(default_factory=Ledger)
-    """What they counted in validation, which is apart."""
+    """What they counted in validation, and before the first step, which is apart."""
 
     def state_dict(self) -> dict[str, Any]:
         """As plain data, for the checkpoint."""
