@@ -13,7 +13,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from blackbox.errors import BlackBoxError
+from blackbox.errors import BlackBoxError, BudgetError
 from tasks import box_commands, names
 from tasks.commands import (
     CheckCommand,
@@ -95,6 +95,8 @@ def _main(arguments: list[str]) -> int:
             advice = f"Nothing was begun; {at_work[0].path} is removed."
         else:
             advice = "" if isinstance(error, _FOR_GOOD) else _how_to_resume(at_work)
+            if advice and isinstance(error, BudgetError):
+                advice = f"{advice} --rows N"
         gap = " " if advice and not said.endswith("\n") else ""
         print(f"blackbox: {said}{gap}{advice}".rstrip("\n"), file=sys.stderr)
         return 2 if isinstance(error, ConfigurationError | RunFolderError) else 1
@@ -197,7 +199,7 @@ def _resume(command: ResumeCommand, line: list[str], at_work: list[Run]) -> int:
     def made() -> Run:
         run = Run.open(command.folder)
         trust.check(run, trusted=command.trust)
-        return run
+        return run if command.rows is None else run.with_budget(command.rows)
 
     if not group.is_member():
         if Run.open(command.folder).finished:

@@ -15,7 +15,7 @@ __all__ = [
     "Interrupted",
     "NonFiniteLossError",
     "ProblemError",
-    "ReferenceWarning",
+    "ProblemWarning",
     "RunFolderError",
     "RunLockedError",
     "SolverError",
@@ -29,7 +29,7 @@ class ProblemError(BlackBoxError, TypeError):
     """A problem lacks a part, or a part returned what it may not."""
 
 
-class ReferenceWarning(UserWarning):
+class ProblemWarning(UserWarning):
     """A problem's reference gives other values than its box."""
 
 

@@ -475,10 +475,16 @@ METHODS: dict[str, Method] = {
 
 
 def methods_of(problem: Problem | type[Problem]) -> dict[str, Method]:
-    """All methods of a problem by name: its own first."""
+    """All methods of a problem by name: its own first; not those that need a reference or box it has not."""
+    shared = {
+        name: method
+        for name, method in METHODS.items()
+        if not (method.needs_reference and not problem.has_reference())
+        and not (method.needs_box and problem.has_no_box())
+    }
     return {
         **problem.methods,
-        **{name: method for name, method in METHODS.items() if name not in problem.methods},
+        **{name: method for name, method in shared.items() if name not in problem.methods},
     }
 
 
@@ -488,7 +494,8 @@ def chosen(problem: Problem) -> dict[str, Method]:
     Raises:
         ConfigurationError: One is unknown, named twice, or needs a reference that the problem has not.
     """
-    known, names = methods_of(problem), problem.config.methods
+    names = problem.config.methods
+    known = {**METHODS, **problem.methods}  # what is known and not to be had is refused with its reason
     known |= {name: found for name in names if (found := problem.variant(name)) is not None}
     for place, name in enumerate(names):
         if name not in known:

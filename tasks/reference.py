@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
 from tasks.autograd import Stand
-from tasks.errors import ProblemError, ReferenceWarning
+from tasks.errors import ProblemError, ProblemWarning
 from tasks.pace import evaluated
 from tasks.problem import evaluating
 from tasks.workers import group
@@ -76,7 +76,7 @@ def compare(
         ProblemError: A value is off by more than a hundredth of how much the box's output varies.
 
     Warns:
-        ReferenceWarning: It is off by less than that, but by more than rounding and the box's noise.
+        ProblemWarning: It is off by less than that, but by more than rounding and the box's noise.
     """
     worst: list[Difference] = []
 
@@ -108,7 +108,7 @@ def compare(
             )
         warnings.warn(
             f"{largest.sentence()} First order trains on the reference, and is judged by the box.",
-            ReferenceWarning,
+            ProblemWarning,
             stacklevel=3,
         )
 

@@ -66,6 +66,7 @@ class DenoisedSmoothing(tasks.Problem):
     presets = PRESETS
     methods = METHODS
     higher_is_better = True
+    queries = "images that the classifier was asked for, those of validation included"
 
     run_folder: Path | None = None
 

@@ -152,6 +152,26 @@ class Run:
         """The settings as the task's dataclass; `ConfigurationError` if they do not fit it."""
         return from_dict(kind, self.config)
 
+    def with_budget(self, rows: int) -> Run:
+        """The run with a larger budget of rows, also in its `config.json`.
+
+        Raises:
+            ConfigurationError: it has no budget, or a larger one.
+            RunLockedError: another process is working on it.
+        """
+        before = self.config.get("rows")
+        if self.script or before is None or rows < before:
+            had = "none" if before is None else f"one of {before:,}"
+            mend = "Change it in the script." if self.script else "Leave out --rows, or raise it."
+            raise ConfigurationError(
+                f"--rows: expected at least the budget of {self.path}, which has {had}, got {rows:,}. {mend}"
+            )
+        with self.lock():
+            content = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+            content["config"]["rows"] = rows
+            atomic.write_json(self.path / CONFIG, content)
+        return Run.open(self.path)
+
     @property
     def begun(self) -> bool:
         """Whether some step of it is done."""

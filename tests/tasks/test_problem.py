@@ -9,7 +9,7 @@ import torch
 import tasks
 from blackbox import BlackBoxFunction, BudgetError
 from blackbox.wrappers import Budgeted
-from tasks.errors import ConfigurationError, ProblemError, ReferenceWarning
+from tasks.errors import ConfigurationError, ProblemError, ProblemWarning
 from tasks.methods import METHODS
 from tasks.progress import Progress
 from tasks.runs.folder import Run
@@ -210,26 +210,39 @@ def test_a_budget_of_exactly_the_plan_is_enough(tmp_path):
         go(Steering(), tmp_path, methods=["first-order"], rows=planned - 1)
 
 
+class Grows(Steering):
+    """More calls of the box from the fourth step on, which no plan can know."""
+
+    def data(self):
+        data = super().data
+
+        def train(seed, step):
+            wanted = data.train(seed, step)
+            return wanted, torch.full((len(wanted),), 9 if step >= 3 else 2)
+
+        return tasks.Data(train, (data.validation, torch.full((6,), 2)), (data.test, torch.full((8,), 2)))
+
+    def objective(self, network, batch):
+        wanted, calls = batch
+        z = network(wanted)
+        for _ in range(int(calls[0])):
+            z = self.box(z)
+        return (z - wanted).square().mean(dim=1)
+
+
 def test_a_budget_is_kept_to_the_row_and_a_larger_one_goes_on(tmp_path):
-    class Grows(Steering):
-        """More calls of the box from the third step on, which no plan can know."""
-
-        batches = 0
-
-        def objective(self, network, wanted):
-            if network.training and torch.is_grad_enabled():
-                type(self).batches += 1
-            calls = 9 if type(self).batches > 3 else 2
-            z = network(wanted)
-            for _ in range(calls):
-                z = self.box(z)
-            return (z - wanted).square().mean(dim=1)
-
-    settings = {"methods": ["first-order"], "rows": 250}
+    settings = {"methods": ["first-order"]}
+    whole = go(Grows(), tmp_path / "whole", **settings)
     with pytest.raises(BudgetError):
-        go(Grows(), tmp_path, **settings)
-    folder = next(tmp_path.iterdir())
-    assert Run.open(folder).path.is_dir() and not Run.open(folder).finished
+        go(Grows(), tmp_path / "cut", rows=250, **settings)
+    folder = next((tmp_path / "cut").iterdir())
+    assert not Run.open(folder).finished
+    with pytest.raises(ConfigurationError, match="has one of 250, got 240"):
+        go(Grows(), tmp_path, resume=folder, rows=240, **settings)
+    again = go(Grows(), tmp_path, resume=folder, rows=10_000, **settings)
+    assert torch.equal(weights(whole.network("first-order")), weights(again.network("first-order")))
+    assert whole.result.table[0].extra == again.result.table[0].extra
+    assert Run.open(folder).config["rows"] == 10_000
 
 
 @cut
@@ -302,7 +315,7 @@ def test_a_reference_with_other_values_than_the_box_is_refused(tmp_path):
 
 
 def test_a_reference_that_is_a_little_off_is_told_and_trains(tmp_path):
-    with pytest.warns(ReferenceWarning, match="expected the box's values"):
+    with pytest.warns(ProblemWarning, match="expected the box's values"):
         run = go(off_by(1e-6), tmp_path, methods=["first-order"])
     assert run.result.table[0].value is not None
     assert (
