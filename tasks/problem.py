@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
 from blackbox.checks import nearest
-from tasks.config import Config
+from tasks.configuration import Config
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.progress import Progress
 from zo.batches import count_rows, map_tensors
@@ -26,10 +26,11 @@ from zo.estimators import Key
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tasks.methods import Method, Setup, Trained
+    from tasks.methods import Method
     from tasks.report.findings import Findings
     from tasks.report.html_report import Block
     from tasks.runs.folder import Run
+    from tasks.setup import Setup, Trained
 
 ROWS = 256  # rows of the objective at a time, in validation and test
 

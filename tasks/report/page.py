@@ -220,7 +220,7 @@ def _ledger(result: Result) -> list[Block]:
 
 
 def _settings(run: Run, own: OwnPart) -> list[Block]:
-    from tasks.config import Config
+    from tasks.configuration import Config
 
     common = to_dict(Config())
     # a loop of one's own has settings of its own, which may have the same names
