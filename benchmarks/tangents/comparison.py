@@ -24,33 +24,17 @@ import torch
 from benchmarks import protocol
 from benchmarks.tangents import report
 from benchmarks.tangents.problem import Problem
-<<<<<<< HEAD
-from benchmarks.tangents.problems import problems
-=======
 from blackbox.checks import nearest
->>>>>>> rivals
 from tasks.runs import atomic
 from tasks.runs.machine import machine, versions
 
 FOLDER = protocol.RESULTS / "tangents"
-<<<<<<< HEAD
-SEEDS = (0, 1, 2)
-
-
-def main(words: Sequence[str]) -> None:
-    """Measure what is asked for and not there yet, then write table and picture."""
-    makers = problems("small")
-    parser = argparse.ArgumentParser(prog="python -m benchmarks tangents", description=__doc__)
-    parser.add_argument("--size", choices=("ci", "small"), default="ci")
-    parser.add_argument("problems", nargs="*", metavar="PROBLEM", help=f"of {', '.join(makers)}; all if none")
-=======
 CI = ("lorenz-96",)
 
 
 def main(words: Sequence[str]) -> None:
     """Measure what is asked for and not there yet, then write tables and pictures."""
     from benchmarks.tangents.methods import METHODS
-    from benchmarks.tangents.problems import problems
 
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks tangents",
@@ -61,10 +45,9 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--problems", nargs="+", metavar="PROBLEM", help="all of the size if left out")
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="all that fit if left out")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED")
->>>>>>> rivals
     parser.add_argument("--table", action="store_true", help="measure nothing")
     asked = parser.parse_args(words)
-    makers = problems(asked.size)
+    makers = all_problems(asked.size)
     for name, given, known in (
         ("--problems", asked.problems, makers),
         ("--methods", asked.methods, METHODS),
@@ -81,9 +64,23 @@ def main(words: Sequence[str]) -> None:
         for name in asked.problems or makers:
             path = FOLDER / file_name(name, asked.size)
             measure(name, makers[name], path, asked.seeds, asked.methods, asked.size)
-    files = [file_name(name, size) for size in ("small", "paper") for name in problems(size)]
+    files = [file_name(name, size) for size in ("small", "paper") for name in all_problems(size)]
     paths = {Path(file).stem: FOLDER / file for file in files}
     report.write({name: json.loads(p.read_text()) for name, p in paths.items() if p.exists()}, FOLDER)
+
+
+def all_problems(size: str) -> dict[str, Callable[[], Problem]]:
+    """By name: those of solvers, and the classifiers."""
+    from benchmarks.tangents.classifiers import classifier
+    from benchmarks.tangents.problems import problems
+
+    if size == "paper":
+        return problems("paper")
+    found = dict(problems("small"))
+    methods = ("student", "row-rge", "sparse-cge", "rge")
+    found["digits"] = lambda: classifier("network", ("first-order", *methods))
+    found["digits-forest"] = lambda: classifier("forest", methods)
+    return found
 
 
 def file_name(problem: str, size: str) -> str:
@@ -100,11 +97,7 @@ def smallest(
 
     for name in names:
         problem = replace(makers[name](), steps=2)
-<<<<<<< HEAD
-        for method in problem.methods or ("FO", "identity", "dense"):
-=======
         for method in methods or fitting(problem):
->>>>>>> rivals
             curve = train(problem, method, problem.start(0), 0)
             last = curve.ended or f"{curve.errors[0]:.4f} -> {curve.errors[-1]:.4f}, {curve.rows[-1]:,} rows"
             print(f"{name}, {method}: {last}")
@@ -142,19 +135,9 @@ def measure(
     }
     if path.exists():
         found = json.loads(path.read_text())
-<<<<<<< HEAD
-    for seed in SEEDS:
-        missing = [
-            method
-            for method in problem.methods or ("FO", "identity", "dense")
-            if str(seed) not in found["curves"].get(method, {})
-        ]
-        if not missing:
-=======
     for seed in seeds:
         wanted = [m for m in methods or fitting(problem) if str(seed) not in found["curves"].get(m, {})]
         if not wanted:
->>>>>>> rivals
             continue
         start = problem.start(seed)
         found |= {

@@ -198,7 +198,6 @@ def correction(system: System) -> Problem:
         box=box,
         exact=quiet.advance,
         start=start,
-<<<<<<< HEAD
         objective=window_loss(scale, system.last),
         batch=batch,
         error=lambda network: error(network, test),
@@ -209,17 +208,6 @@ def correction(system: System) -> Problem:
         hard=system.hard,
         known=None if system.last else ((train[:, :-1].flatten(0, 1),), stepped.flatten(0, 1)),
         periodic=system.periodic,
-=======
-        objective=window_loss(scale),
-        batch=lambda seed, step: states.windows(seed, step, 4, system.unroll),
-        error=lambda network: error(network, states.test),
-        validate=lambda network: error(network, states.validation),
-        unit="RMS error over the standard deviation of the state",
-        steps=steps,
-        learning_rate=2e-3,
-        periodic=system.periodic,
-        methods=methods,
->>>>>>> rivals
     )
 
 

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 """All problems by name.
 
 How the small ones are set: the state is measured after the last of some calls alone, the network acts after
@@ -6,14 +5,10 @@ each call and begins with no correction. What the solver does with its correctio
 left out (NOG), the network takes what has gone wrong in all calls for the error of the last. Some that
 have a loss after each call, and a start trained on single steps, stand beside them.
 """
-=======
-"""The problems by name."""
->>>>>>> rivals
 
 from __future__ import annotations
 
 from collections.abc import Callable
-<<<<<<< HEAD
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -215,17 +210,3 @@ PAPER: dict[str, Callable[[], Problem]] = {
         ("ks-52-12", 52, 12, 3),
     )
 }
-=======
-from functools import partial
-
-from benchmarks.tangents.problem import Problem
-
-
-def problems(size: str) -> dict[str, Callable[[], Problem]]:
-    """By name; made when they are asked for, since some compute a reference first."""
-    from benchmarks.tangents.corrections import correction, systems
-
-    if size == "paper":
-        return {}
-    return {name: partial(correction, system, ()) for name, system in systems().items()}
->>>>>>> rivals
