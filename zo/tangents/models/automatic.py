@@ -14,7 +14,7 @@ from zo.tangents.models.lattice import Lattice, space_of
 from zo.tangents.models.mlp import MLPTangent
 from zo.tangents.models.secant import SecantTangent
 from zo.tangents.models.stencil import StencilTangent
-from zo.tangents.models.values import ValueTangent
+from zo.tangents.models.values import Form, Specs, ValueTangent
 from zo.tangents.pairs import CallPairs
 from zo.tangents.tangent import Tangent
 
@@ -25,17 +25,17 @@ MOST_CHANNELS = 16
 class AutoTangent(Tangent):
     """J(z) is that of a model fitted to the box's values, of a kind that suits the box.
 
-    Outputs `(channels, *space)` with at least 16 cells and at most 16 channels, and an input on the same grid:
-    `GridTangent`; all else: `MLPTangent`. Where trust is lost it learns longer, and then another kind takes
-    over, which begins with the rows that are there: `StencilTangent` on grids, then `MLPTangent`. Only if probes
-    run, their responses correct the model in each row, as `SecantTangent` does.
+    Outputs `(channels, *space)` with at least 16 cells and at most 16 channels, and an input on the same
+    grid: `GridTangent`; all else: `MLPTangent`. Where trust is lost it learns longer, and then another kind
+    takes over, which begins with the rows that are there: on grids `StencilTangent`, then `MLPTangent`. Where
+    probes run their responses correct the model in each row, as `SecantTangent` does.
 
     Args:
         box: whose specs decide.
         seed: of all that is drawn.
 
     Attributes:
-        model: the one in use.
+        model: the one in use, for this box.
     """
 
     learns_from_values = True
@@ -47,6 +47,8 @@ class AutoTangent(Tangent):
         kinds = (grid, StencilTangent, mlp) if is_grid(inputs, outputs) else (mlp,)
         self._kinds: tuple[Callable[[], ValueTangent], ...] = kinds
         self._place = 0
+        self._rows: tuple[Form, tuple[Tensor, Tensor, Tensor]] | None = None  # of the last that kept any
+        self._specs = Specs(tuple(box.inputs), tuple(box.outputs))
         self.model = kinds[0]()
 
     def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
@@ -77,10 +79,10 @@ class AutoTangent(Tangent):
         self,
         inputs: Tensor | Sequence[Tensor],
         outputs: Tensor | Sequence[Tensor],
-        **settings: Any,  # noqa: ANN401
+        steps: int = 400,
     ) -> None:
-        """Let the model learn from answers that are there already, see `ValueTangent.fit`."""
-        self.model.fit(inputs, outputs, **settings)
+        """Let the model learn from answers of its box that are there already, see `ValueTangent.fit`."""
+        self.model.fit(inputs, outputs, steps, self._specs)
 
     def learn(self, steps: int | None = None) -> None:
         """Let the model learn from what it has seen, see `ValueTangent.learn`."""
@@ -91,21 +93,23 @@ class AutoTangent(Tangent):
         told = self.model.improve()
         if told is not None or self._place + 1 == len(self._kinds):
             return told
-        rows, before = self.model.rows(), self.model
+        self._rows, before = self.model.rows() or self._rows, self.model
         self._place += 1
         self.model = self._kinds[self._place]()
-        if rows is not None:
-            form, (z, others, y) = rows
-            self.model.start(form, z, others, y)
+        if self._rows is not None:
+            form, columns = self._rows
+            self.model.start(form, *columns)
         return f"{self.model!r} takes over from {before!r}"
 
     def state_dict(self) -> dict[str, Any]:
         """Which kind, and what it learned."""
-        return {"place": self._place, "model": self.model.state_dict()}
+        rows = None if self._rows is None else (self._rows[0].plain(), self._rows[1])
+        return {"place": self._place, "rows": rows, "model": self.model.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self._place = state["place"]
+        self._place, rows = state["place"], state["rows"]
+        self._rows = None if rows is None else (Form.of(rows[0]), tuple(rows[1]))
         self.model = self._kinds[self._place]()
         self.model.load_state_dict(state["model"])
 
@@ -113,7 +117,7 @@ class AutoTangent(Tangent):
         return SecantTangent(self.model) if len(pairs.d) and bool(pairs.valid.any()) else self.model
 
     def __repr__(self) -> str:
-        """With all kinds, in their order."""
+        """With all kinds: the one that was chosen, and those that may take over."""
         return f"AutoTangent({', '.join(repr(kind()) for kind in self._kinds)})"
 
 

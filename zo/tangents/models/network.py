@@ -25,10 +25,10 @@ MAP_ROWS = 1500  # of the window that an output map is fitted to
 
 
 class NetworkTangent(ValueTangent):
-    """J(z) is that of y = W o N: a network N, trained on the last rows, and where it has one an `OutputMap` W.
+    """J(z) is that of y = W o N: a network N, trained on the last rows, and perhaps an `OutputMap` W.
 
-    Inputs and what the box makes of its state are standardised. A subclass says what N is (`build`), and which
-    numbers share a unit (`groups`).
+    Inputs, and what the box makes of its state, are standardised. A subclass says what N is (`build`), and
+    which numbers share a unit (`groups`).
     """
 
     def __init__(
@@ -86,18 +86,19 @@ class NetworkTangent(ValueTangent):
         return None
 
     @property
+    def measured(self) -> dict[str, Any]:
+        """What the first rows showed, of which the network was made; empty before."""
+        return dict(self._plan)
+
+    @property
     def knows(self) -> bool:
         """Whether it has learned anything."""
         return self._network is not None
 
     def values(self, z: Tensor, others: Tensor) -> Tensor:
         """The box's outputs as the model has them: `(rows, size_in)` to `(rows, size_out)`."""
-        _, _, outputs, _ = self._moments
         found = self._within(z, others)
-        if self._map is None:
-            return found
-        mean, scale = (each.to(found) for each in (outputs.mean(), outputs.scale()))
-        return mean + scale * self._map((found - mean) / scale)
+        return found if self._map is None else self._map(found)
 
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
         """Keep the rows in the window, and their mean and spread."""
@@ -120,8 +121,8 @@ class NetworkTangent(ValueTangent):
                 break
         if not math.isfinite(self._error):
             raise TangentError(
-                f"{self!r}: expected a finite loss after {self._steps} steps of learning, got {self._error}. Take a "
-                "smaller learning_rate."
+                f"{self!r}: expected a finite loss after {self._steps} steps of learning, got {self._error}. "
+                "Take a smaller learning_rate."
             )
         if self.output_map and not self._lessons:
             self._fit_map()  # behind a network that has learned something
@@ -172,6 +173,7 @@ class NetworkTangent(ValueTangent):
         assert self._network is not None and self._optimizer is not None
         self._network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
+        self._map = None
         if state["map"] is not None:
             self._map = OutputMap()
             self._map.load_state_dict(state["map"], device)
@@ -196,8 +198,8 @@ class NetworkTangent(ValueTangent):
         """Build the network, on the device of the rows, and its optimiser."""
         assert self._form is not None
         self._plan = plan
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(self._key.generator(LEARNING).initial_seed())
+        with torch.random.fork_rng(devices=()):  # the weights are drawn on the CPU
+            torch.default_generator.manual_seed(self._key.generator(LEARNING).initial_seed())
             self._network = self.build(self._form, plan).to(self._window.spread(1)[0].device)
         self._optimizer = torch.optim.Adam(self._network.parameters(), lr=self.learning_rate)
 
@@ -213,16 +215,15 @@ class NetworkTangent(ValueTangent):
         return next(self._network.parameters()).dtype
 
     def _fit_map(self) -> None:
-        """To the network as it is; then less and less often."""
+        """To the network as it is; then less and less often. Rows that are all the same tell no map."""
         z, others, y = self._window.spread(MAP_ROWS)
-        outputs = self._moments[2]
-        mean, scale = (each.to(y) for each in (outputs.mean(), outputs.scale()))
+        if bool((y == y[0]).all()):
+            return
         with torch.no_grad():
-            found = torch.cat(
-                [self._within(*part) for part in zip(z.split(256), others.split(256), strict=True)]
-            )
+            parts = zip(z.split(256), others.split(256), strict=True)
+            found = torch.cat([self._within(*part) for part in parts])
         self._map = OutputMap()
-        self._map.fit((found - mean) / scale, (y - mean) / scale)
+        self._map.fit(found, y, self._moments[2].scale().to(y))
         self._next_map = self._lessons + 1 + self._lessons // 3
 
     def _step(self) -> Tensor:

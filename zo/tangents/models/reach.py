@@ -1,4 +1,4 @@
-"""`measure`: how far a box on a grid carries a change in a call, and which ends of the grid meet, from rows."""
+"""`measure`: how far a box on a grid carries a change in a call, and which ends of the grid meet."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +14,14 @@ from torch import Tensor
 from blackbox.checks import check_count, check_number
 from zo.errors import ConfigurationError
 from zo.tangents.models.grid import lattices
-from zo.tangents.models.lattice import Lattice, neighbours, padded
+from zo.tangents.models.lattice import Lattice, checked_ends, ends_of, neighbours, padded
 from zo.tangents.models.reach import measure
 from zo.tangents.models.rows import Moments, standard
 from zo.tangents.models.values import Form, ValueTangent
 
 MOST_FEATURES = 900
-SAMPLES = 20_000  # cells of a step that are learned from
+SAMPLES = 20_000  # cells of a step that are learned from,
+ROWS = 64  # of this many rows, or of more where rows have few cells
 # Per degree above the first how far the factors of a product lie apart, and how far products lie from a cell;
 # from rich to poor, of which the first is taken whose features are not too many.
 SHAPES = (
@@ -36,15 +38,16 @@ Factor = tuple[int, tuple[int, ...]]  # a channel, and its place relative to the
 class StencilTangent(ValueTangent):
     """J(z) is that of a polynomial: y = z + sum over f of c_f(case) times products of cells near by.
 
-    The same in all cells, in the box's state up to the given degree, its coefficients linear in (1, p, p^2) for
-    each number p of the case (inputs that are the same in all cells, such as a length). Fitted to values by
-    recursive ridge least squares in closed form: no probes, no learning steps, nothing drawn. Exact for a box that
-    is such a polynomial, and the best such model of another; walls and obstacles it does not see.
+    The same in all cells, in the box's state up to the given degree, its coefficients linear in (1, p, p^2)
+    for each number p of the case (inputs that are the same in all cells, such as a length). Fitted to values
+    by recursive ridge least squares in closed form: no probes, no learning steps, nothing drawn. Exact for a
+    box that is such a polynomial, and the nearest such model of another; beyond a wall it takes the mean of
+    each channel, and obstacles it sees where an input says where they are.
 
     For a box whose differentiable outputs are arrays `(channels, *space)` on one grid of one to three axes.
 
-    Memory: 8 x features^2 bytes, and 4 x rows x cells x features for a call; features at most 900: `reach`, then the
-    higher degrees, are narrowed until they fit. A step: rows x cells x features^2 operations.
+    Memory: 8 x features^2 bytes, and 4 x rows x cells x features for a call; features at most 900: products
+    are narrowed until they fit. A step: 20,000 x features^2 operations, and features^3 to solve.
 
     Args:
         degree: of the polynomial, 1 to 3.
@@ -52,6 +55,9 @@ class StencilTangent(ValueTangent):
         reach: cells that a change is carried in a call; None: as the first rows show it.
         forgetting: the factor by which what was seen counts less with each step.
         ridge: relative to each feature's mean square, so channels may have units of their own.
+
+    Attributes:
+        measured: `reach` and `periodic` as the first rows showed them, or as they were given; empty before.
 
     Raises:
         ConfigurationError: a value out of its range; when it is first used, a box without such outputs.
@@ -69,7 +75,8 @@ class StencilTangent(ValueTangent):
         check_count("StencilTangent", "degree", degree)
         if degree > 3:
             raise ConfigurationError(
-                f"StencilTangent, degree: expected 1, 2 or 3, got {degree}. Take zo.GridTangent for what is bent more."
+                f"StencilTangent, degree: expected 1, 2 or 3, got {degree}. Take zo.GridTangent for what is "
+                "bent more."
             )
         if reach is not None:
             check_count("StencilTangent", "reach", reach)
@@ -77,7 +84,7 @@ class StencilTangent(ValueTangent):
         check_number("StencilTangent", "ridge", ridge, least=1e-14)
         super().__init__()
         self.degree, self.forgetting, self.ridge = degree, forgetting, ridge
-        self.periodic = periodic if periodic is None or isinstance(periodic, bool) else tuple(periodic)
+        self.periodic = checked_ends("StencilTangent", periodic)
         self.reach = reach
         self._moments: tuple[Moments, ...] = ()  # of inputs, others and changes; of the first rows alone
         self._plan: dict[str, Any] = {}  # reach and periodic
@@ -88,6 +95,11 @@ class StencilTangent(ValueTangent):
         self._lessons = 0
 
     @property
+    def measured(self) -> dict[str, Any]:
+        """Reach and periodic sides, once there were rows."""
+        return dict(self._plan)
+
+    @property
     def knows(self) -> bool:
         """Whether it has learned anything."""
         return self._sums is not None
@@ -95,7 +107,7 @@ class StencilTangent(ValueTangent):
     def values(self, z: Tensor, others: Tensor) -> Tensor:
         """The polynomial: `(rows, size_in)` to `(rows, size_out)`."""
         assert self._form is not None and self._features is not None
-        _, answered = lattices(self._form)
+        _, answered = lattices("StencilTangent", self._form)
         rows = self._design(z, others)
         coefficients = self._solved().to(rows.dtype)
         grid = (rows @ coefficients).movedim(-1, 1)
@@ -115,7 +127,11 @@ class StencilTangent(ValueTangent):
             return
         z, others, y = (torch.cat(column) for column in zip(*self._fresh, strict=True))
         self._fresh = []
-        _, answered = lattices(self._form)
+        _, answered = lattices("StencilTangent", self._form)
+        cells = math.prod(answered.space)
+        apart = -(-len(z) // max(ROWS, SAMPLES // cells))
+        z, others, y = (column[self._lessons % apart :: apart] for column in (z, others, y))
+        every = -(-len(z) * cells // SAMPLES)  # of all cells of these rows, one in so many
         missed = standard(y - self._form.followed(z), self._moments[2])
         wanted = answered.joined(missed).movedim(1, -1)
         size = self._features.count
@@ -123,15 +139,12 @@ class StencilTangent(ValueTangent):
             zeros = z.new_zeros(size, size + wanted.shape[-1], dtype=torch.float64)
             self._sums = zeros[:, :size].clone(), zeros[:, size:].clone()
         gram, cross = (self.forgetting * total for total in self._sums)
-        cells = wanted[0, ..., 0].numel()
-        every = -(-len(z) * cells // SAMPLES)  # of all cells of the step, one in so many
         for first in range(0, len(z), 16):  # all at once would take gigabytes
             part = slice(first, first + 16)
-            rows = self._design(z[part], others[part])[:, *answered.shared].flatten(0, -2)[
-                self._lessons % every :: every
-            ]
-            told = wanted[part][:, *answered.shared].flatten(0, -2)[self._lessons % every :: every]
-            rows = rows.double()
+            rows, told = (
+                grid[:, *answered.shared].flatten(0, -2)[self._lessons % every :: every].double()
+                for grid in (self._design(z[part], others[part]), wanted[part])
+            )
             gram += rows.T @ rows
             cross += rows.T @ told
         self._sums, self._coefficients = (gram, cross), None
@@ -144,11 +157,9 @@ class StencilTangent(ValueTangent):
         sums = None if self._sums is None else [total.clone() for total in self._sums]
         moments = [own.state_dict() for own in self._moments]
         fresh = [tuple(t.clone() for t in rows) for rows in self._fresh]
-        form = self._form.plain()
-        plan = dict(self._plan)
         return {
-            "form": form,
-            "plan": plan,
+            "form": self._form.plain(),
+            "plan": dict(self._plan),
             "moments": moments,
             "sums": sums,
             "fresh": fresh,
@@ -173,21 +184,21 @@ class StencilTangent(ValueTangent):
         self._moments = self._new_moments(form)
         for own, values in zip(self._moments, (z, others, y - form.followed(z)), strict=True):
             own.add(values)
-        given, answered = lattices(form)
+        given, answered = lattices("StencilTangent", form)
         x = self._standard_inputs(z, others)
         change = standard(y - form.followed(z), self._moments[2])
-        known = (self.periodic,) * len(given.space) if isinstance(self.periodic, bool) else self.periodic
+        known = ends_of("StencilTangent", self.periodic, len(given.space))
         reach, periodic = measure(given.joined(x), answered.joined(change), self.reach, known)
         self._plan = {"reach": reach, "periodic": periodic}
         self._features = self._chosen(form)
 
     def _new_moments(self, form: Form) -> tuple[Moments, ...]:
-        space = lattices(form)[0].space
+        space = lattices("StencilTangent", form)[0].space
         inputs, outputs = (tuple(spec.shape for spec in specs) for specs in (form.inputs, form.outputs))
         return tuple(Moments(Lattice(shapes, space).groups()) for shapes in (inputs, form.others, outputs))
 
     def _chosen(self, form: Form) -> _Features:
-        given, _ = lattices(form)
+        given, _ = lattices("StencilTangent", form)
         for shape in SHAPES:
             features = _Features.of(given, self.degree, self._plan["reach"], self._plan["periodic"], shape)
             if features.count <= MOST_FEATURES:
@@ -201,7 +212,7 @@ class StencilTangent(ValueTangent):
     def _design(self, z: Tensor, others: Tensor) -> Tensor:
         """`(rows, *space, features)`, in float32 or the inputs' own precision if that is higher."""
         assert self._form is not None and self._features is not None
-        given, _ = lattices(self._form)
+        given, _ = lattices("StencilTangent", self._form)
         return self._features(given.joined(self._standard_inputs(z, others)).to(z.dtype))
 
     def _solved(self) -> Tensor:
@@ -218,9 +229,8 @@ class StencilTangent(ValueTangent):
         return self._coefficients
 
     def __repr__(self) -> str:
-        """With what was set, or measured."""
-        found = {"periodic": self.periodic, "reach": self.reach} | self._plan
-        return f"StencilTangent(degree={self.degree}, periodic={found['periodic']}, reach={found['reach']})"
+        """With what was set; a resumed run is held to it, so what was measured is not in it."""
+        return f"StencilTangent(degree={self.degree}, periodic={self.periodic}, reach={self.reach})"
 
 
 @dataclass(frozen=True)

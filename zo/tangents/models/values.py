@@ -20,6 +20,19 @@ from zo.tangents.tangent import Tangent, sources
 
 
 @dataclass(frozen=True)
+class Specs:
+    """What a box takes and gives, all of it, without the box.
+
+    Attributes:
+        inputs: the box's.
+        outputs: the box's.
+    """
+
+    inputs: tuple[ArraySpec, ...]
+    outputs: tuple[ArraySpec, ...]
+
+
+@dataclass(frozen=True)
 class Form:
     """What the rows of a box look like.
 
@@ -61,9 +74,9 @@ class Form:
 class ValueTangent(Tangent):
     """J(z) is the derivative of a model that learns what goes into the box and comes out.
 
-    All inputs of the box go into the model, those too that carry no gradient. It needs no probes: the rows that
-    training runs anyway are its data; where there are probes it learns from their values too. A row that failed
-    is left out.
+    All inputs of the box go into the model, those too that carry no gradient. It needs no probes: the rows
+    that training runs anyway are its data; where there are probes it learns from their values too. A row that
+    failed is left out.
 
     A subclass learns (`take`, `learn`), says what it has learned (`values`), and keeps it (`state_dict`).
     """
@@ -89,14 +102,14 @@ class ValueTangent(Tangent):
 
     @abstractmethod
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
-        """Keep rows, which are finite and at least one: inputs, other inputs and outputs, `(rows, size)` each."""
+        """Keep one row or more, all finite: inputs, other inputs and outputs, `(rows, size)` each."""
 
     @abstractmethod
     def learn(self, steps: int | None = None) -> None:
         """Learn from what was taken: so many steps, or those of a step of training."""
 
     def rows(self) -> tuple[Form, tuple[Tensor, Tensor, Tensor]] | None:
-        """What it still has of the rows that it learned from, for another model to begin with; None if nothing."""
+        """What it still has of the rows that it learned from, if anything, for another model's begin."""
         return None
 
     # What `TangentGradient` asks
@@ -121,10 +134,9 @@ class ValueTangent(Tangent):
     def see(self, pairs: CallPairs) -> None:
         """Keep what the base and the probes asked, and the answers."""
         others, base, probes = others_of(pairs), pairs.alive, pairs.valid
+        fixed = tuple(tuple(other.shape[1:]) for other in pairs.others if other is not None)
         self._take(
-            Form(
-                pairs.inputs, pairs.outputs, tuple(tuple(o.shape[1:]) for o in pairs.others if o is not None)
-            ),
+            Form(pairs.inputs, pairs.outputs, fixed),
             torch.cat([pairs.z[base], (pairs.z + pairs.d)[probes]]),
             torch.cat([others[base], others.expand(len(pairs.d), *others.shape)[probes]]),
             torch.cat([pairs.y[base], (pairs.y + pairs.response)[probes]]),
@@ -140,19 +152,20 @@ class ValueTangent(Tangent):
         inputs: Tensor | Sequence[Tensor],
         outputs: Tensor | Sequence[Tensor],
         steps: int = 400,
-        box: BlackBoxFunction | None = None,
+        box: BlackBoxFunction | Specs | None = None,
     ) -> None:
         """Learn from answers that are there already.
 
         Args:
             inputs: all inputs of the box in its order, `(rows, *shape)`; a tensor if it is one.
             outputs: the box's differentiable answers, `(rows, *shape)`; a tensor if it is one.
-            steps: of learning.
-            box: whose answers they are; None for one whose inputs are all differentiable. Rows that are not
-                finite are left out.
+            steps: of learning, for models that learn in steps.
+            box: whose answers they are; may be left out where there is one input and one output. Rows that
+                are not finite are left out.
 
         Raises:
-            ConfigurationError: the arrays do not fit each other or the box, or no row is finite.
+            ConfigurationError: the arrays do not fit each other or the box, there are several and no box, or
+                no row is finite.
             TangentError: the loss became infinite or NaN.
         """
         name = f"{type(self).__name__}.fit"
@@ -166,17 +179,16 @@ class ValueTangent(Tangent):
         ):
             raise ConfigurationError(
                 f"{name}: expected inputs and outputs with equally many rows first, got shapes "
-                f"{[tuple(t.shape) for t in given]} and {[tuple(t.shape) for t in answers]}. Give what went into "
-                "the box and what came out."
+                f"{[tuple(t.shape) for t in given]} and {[tuple(t.shape) for t in answers]}. Give what went "
+                "into the box and what came out."
             )
-        asked = (
-            box.inputs if box else tuple(ArraySpec(f"x{n}", tuple(t.shape[1:])) for n, t in enumerate(given))
-        )
-        told = (
-            box.outputs
-            if box
-            else tuple(ArraySpec(f"y{n}", tuple(t.shape[1:])) for n, t in enumerate(answers))
-        )
+        if box is None and len(given) + len(answers) > 2:  # names say which output follows which input
+            raise ConfigurationError(
+                f"{name}: expected the box where there are several inputs or outputs, got {len(given)} and "
+                f"{len(answers)} without it. Add box=, for its names and for what carries no gradient."
+            )
+        asked = box.inputs if box else (ArraySpec("x", tuple(given[0].shape[1:])),)
+        told = box.outputs if box else (ArraySpec("y", tuple(answers[0].shape[1:])),)
         told = tuple(spec for spec in told if spec.differentiable)
         for kind, specs, arrays in (("inputs", asked, given), ("outputs", told, answers)):
             if [spec.shape for spec in specs] != [tuple(array.shape[1:]) for array in arrays]:
@@ -186,16 +198,14 @@ class ValueTangent(Tangent):
                 )
         moving = [_flat(t) for spec, t in zip(asked, given, strict=True) if spec.differentiable]
         fixed = [_flat(t) for spec, t in zip(asked, given, strict=True) if not spec.differentiable]
-        z = torch.cat(moving, dim=1).detach()
+        z, y = torch.cat(moving, dim=1), torch.cat([_flat(t) for t in answers], dim=1)
         form = Form(
             tuple(spec for spec in asked if spec.differentiable),
             told,
             tuple(spec.shape for spec in asked if not spec.differentiable),
         )
-        self._take(
-            form, z, torch.cat([z[:, :0], *fixed], dim=1), torch.cat([_flat(t) for t in answers], dim=1)
-        )
-        if not self.knows and self._form is None:
+        self._take(form, z, torch.cat([z[:, :0], *fixed], dim=1), y)
+        if self._form is None:
             raise ConfigurationError(
                 f"{name}: expected rows with finite numbers, got none among {len(z)}. See why the box fails."
             )
@@ -213,7 +223,8 @@ class ValueTangent(Tangent):
                 f"{self!r}: expected rows of shapes {self._form.shapes()}, as it has learned from, got "
                 f"{form.shapes()}. A tangent stands for one box: give each its own."
             )
-        z, others, y = (t.detach().to(torch.promote_types(z.dtype, torch.float32)) for t in (z, others, y))
+        dtype = torch.promote_types(z.dtype, torch.float32)
+        z, others, y = (t.detach().to(dtype) for t in (z, others, y))
         finite = z.isfinite().all(dim=1) & others.isfinite().all(dim=1) & y.isfinite().all(dim=1)
         if bool(finite.any()):
             self._form = form
