@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -81,10 +80,6 @@ class NetworkTangent(ValueTangent):
     def build(self, form: Form, plan: dict[str, Any]) -> nn.Module:
         """The network: standardised `(rows, size_in)` and `(rows, size of others)` to `(rows, size_out)`."""
 
-    def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
-        """Which numbers of arrays of these shapes, end to end, share a unit; None: each has its own."""
-        return None
-
     @property
     def measured(self) -> dict[str, Any]:
         """What the first rows showed, of which the network was made; empty before."""
@@ -104,7 +99,7 @@ class NetworkTangent(ValueTangent):
         """Keep the rows in the window, and their mean and spread."""
         self._moments = self._moments or self._new_moments(form)
         self._window.add(z, others, y)
-        for moments, values in zip(self._moments, (z, others, y, y - form.followed(z)), strict=True):
+        for moments, values in zip(self._moments, (z, others, y, y - self.carried(z)), strict=True):
             moments.add(values)
 
     def learn(self, steps: int | None = None) -> None:
@@ -148,6 +143,7 @@ class NetworkTangent(ValueTangent):
             return {"form": None}
         state = {
             "form": self._form.plain(),
+            "stays": self._stays.clone(),
             "network": {name: tensor.clone() for name, tensor in self._network.state_dict().items()},
             "plan": self._plan,
             "optimizer": self._optimizer.state_dict(),
@@ -164,6 +160,7 @@ class NetworkTangent(ValueTangent):
             return
         self._form = Form.of(state["form"])
         state = copy.deepcopy(state)  # the optimiser would write to what it is given
+        self._stays = state["stays"]
         device = state["window"]["kept"][0].device
         self._moments = self._new_moments(self._form)
         for moments, kept in zip(self._moments, state["moments"], strict=True):
@@ -188,7 +185,7 @@ class NetworkTangent(ValueTangent):
         x = standard(z, inputs)
         o = standard(others, fixed) if others.shape[1] else others
         change = self._network(x.to(self._dtype()), o.to(self._dtype())).to(z.dtype)
-        return self._form.followed(z) + added.mean().to(z) + added.scale().to(z) * change
+        return self.carried(z) + added.mean().to(z) + added.scale().to(z) * change
 
     def _new_moments(self, form: Form) -> tuple[Moments, ...]:
         inputs, outputs = ([spec.shape for spec in specs] for specs in (form.inputs, form.outputs))
@@ -208,7 +205,7 @@ class NetworkTangent(ValueTangent):
         z, others, y = self._window.spread(256)
         inputs, fixed, _, added = self._moments
         o = standard(others, fixed) if others.shape[1] else others
-        return self.plan(self._form, (standard(z, inputs), o, standard(y - self._form.followed(z), added)))
+        return self.plan(self._form, (standard(z, inputs), o, standard(y - self.carried(z), added)))
 
     def _dtype(self) -> torch.dtype:
         assert self._network is not None

@@ -14,7 +14,7 @@ from torch import Tensor
 from blackbox.checks import check_count, check_number
 from zo.errors import ConfigurationError
 from zo.tangents.models.grid import lattices
-from zo.tangents.models.lattice import Lattice, checked_ends, ends_of, neighbours, padded
+from zo.tangents.models.lattice import Lattice, checked_ends, ends_of, neighbours, padded, refuse_no_grid
 from zo.tangents.models.reach import measure
 from zo.tangents.models.rows import Moments, standard
 from zo.tangents.models.values import Form, ValueTangent
@@ -112,7 +112,11 @@ class StencilTangent(ValueTangent):
         coefficients = self._solved().to(rows.dtype)
         grid = (rows @ coefficients).movedim(-1, 1)
         scale, mean = (each().to(z) for each in (self._moments[2].scale, self._moments[2].mean))
-        return self._form.followed(z) + mean + scale * answered.split(grid).to(z.dtype)
+        return self.carried(z) + mean + scale * answered.split(grid).to(z.dtype)
+
+    def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
+        """The cells of a channel."""
+        return Lattice(tuple(shapes), refuse_no_grid("StencilTangent", form.outputs)).groups()
 
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
         """Keep the rows until they are learned from."""
@@ -132,7 +136,7 @@ class StencilTangent(ValueTangent):
         apart = -(-len(z) // max(ROWS, SAMPLES // cells))
         z, others, y = (column[self._lessons % apart :: apart] for column in (z, others, y))
         every = -(-len(z) * cells // SAMPLES)  # of all cells of these rows, one in so many
-        missed = standard(y - self._form.followed(z), self._moments[2])
+        missed = standard(y - self.carried(z), self._moments[2])
         wanted = answered.joined(missed).movedim(1, -1)
         size = self._features.count
         if self._sums is None:
@@ -159,6 +163,7 @@ class StencilTangent(ValueTangent):
         fresh = [tuple(t.clone() for t in rows) for rows in self._fresh]
         return {
             "form": self._form.plain(),
+            "stays": self._stays.clone(),
             "plan": dict(self._plan),
             "moments": moments,
             "sums": sums,
@@ -171,6 +176,7 @@ class StencilTangent(ValueTangent):
         if state["form"] is None:
             return
         self._form, self._plan = Form.of(state["form"]), dict(state["plan"])
+        self._stays = state["stays"].clone()
         self._moments = self._new_moments(self._form)
         for own, kept in zip(self._moments, state["moments"], strict=True):
             own.load_state_dict(kept, kept["sums"][0].device)
@@ -182,20 +188,19 @@ class StencilTangent(ValueTangent):
     def _begin(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
         """Units, reach and features by the first rows; the sums are of these features alone."""
         self._moments = self._new_moments(form)
-        for own, values in zip(self._moments, (z, others, y - form.followed(z)), strict=True):
+        for own, values in zip(self._moments, (z, others, y - self.carried(z)), strict=True):
             own.add(values)
         given, answered = lattices("StencilTangent", form)
         x = self._standard_inputs(z, others)
-        change = standard(y - form.followed(z), self._moments[2])
+        change = standard(y - self.carried(z), self._moments[2])
         known = ends_of("StencilTangent", self.periodic, len(given.space))
         reach, periodic = measure(given.joined(x), answered.joined(change), self.reach, known)
         self._plan = {"reach": reach, "periodic": periodic}
         self._features = self._chosen(form)
 
     def _new_moments(self, form: Form) -> tuple[Moments, ...]:
-        space = lattices("StencilTangent", form)[0].space
-        inputs, outputs = (tuple(spec.shape for spec in specs) for specs in (form.inputs, form.outputs))
-        return tuple(Moments(Lattice(shapes, space).groups()) for shapes in (inputs, form.others, outputs))
+        inputs, outputs = ([spec.shape for spec in specs] for specs in (form.inputs, form.outputs))
+        return tuple(Moments(self.groups(form, shapes)) for shapes in (inputs, form.others, outputs))
 
     def _chosen(self, form: Form) -> _Features:
         given, _ = lattices("StencilTangent", form)

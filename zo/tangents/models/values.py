@@ -85,6 +85,7 @@ class ValueTangent(Tangent):
 
     def __init__(self) -> None:
         self._form: Form | None = None
+        self._stays = torch.empty(0)  # 1 for outputs that are modelled as their input and a change, else 0
 
     @property
     @abstractmethod
@@ -107,6 +108,19 @@ class ValueTangent(Tangent):
     @abstractmethod
     def learn(self, steps: int | None = None) -> None:
         """Learn from what was taken: so many steps, or those of a step of training."""
+
+    def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
+        """Which numbers of arrays of these shapes, end to end, share a unit; None: each has its own."""
+        return None
+
+    def carried(self, z: Tensor) -> Tensor:
+        """What the outputs are before the change that is modelled: `(rows, size_in)` to `(rows, size_out)`.
+
+        The input of an output's name and shape; zero without one, or where the first rows showed that the box
+        does not move it on, for its distance from the output is larger than the output, as in other units.
+        """
+        assert self._form is not None
+        return self._form.followed(z) * self._stays.to(z)
 
     def rows(self) -> tuple[Form, tuple[Tensor, Tensor, Tensor]] | None:
         """What it still has of the rows that it learned from, if anything, for another model's begin."""
@@ -227,8 +241,20 @@ class ValueTangent(Tangent):
         z, others, y = (t.detach().to(dtype) for t in (z, others, y))
         finite = z.isfinite().all(dim=1) & others.isfinite().all(dim=1) & y.isfinite().all(dim=1)
         if bool(finite.any()):
+            z, others, y = z[finite], others[finite], y[finite]
+            if self._form is None:
+                self._stays = self._which_stay(form, z, y)
             self._form = form
-            self.take(form, z[finite], others[finite], y[finite])
+            self.take(form, z, others, y)
+
+    def _which_stay(self, form: Form, z: Tensor, y: Tensor) -> Tensor:
+        groups = self.groups(form, [spec.shape for spec in form.outputs])
+        groups = torch.arange(y.shape[1]) if groups is None else groups
+        step, size = (
+            torch.zeros(int(groups.max()) + 1, dtype=torch.float64).index_add(0, groups, squares.cpu())
+            for squares in ((each.double().square().sum(dim=0)) for each in (y - form.followed(z), y))
+        )
+        return (step <= size).to(y)[groups.to(y.device)]
 
 
 def others_of(pairs: CallPairs) -> Tensor:
