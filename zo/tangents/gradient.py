@@ -70,8 +70,8 @@ class TangentGradient:
 
     In a step the objective runs with the boxes, and the tangents, models of the boxes, learn from what went
     into each call and what came out. Then autograd runs, with a tangent's vector-Jacobian product in the
-    place of its box's: the values are the box's own, only the derivative is a model. What stands around the boxes
-    must be differentiable.
+    place of its box's: the values are the box's own, only the derivative is a model. What stands around the
+    boxes must be differentiable.
 
     That asks the boxes for batch rows in each call, however many weights there are, as a first-order step
     does. Tangents that learn from changes instead of values need probes: copies of the network with randomly

@@ -59,7 +59,7 @@ class Tangent(ABC):
         """Learn from the pairs of all calls of a step, listed (see `CallPairs.listed`); there may be none."""
 
     def improve(self) -> str | None:
-        """Since trust is lost do more, for no more rows: what is done from now on, in words; None if nothing."""
+        """Do more for no more rows, since trust is lost: in words what is done now, None if nothing."""
         prior = self._prior()
         return None if prior is None else prior.improve()
 

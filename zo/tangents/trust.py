@@ -203,11 +203,11 @@ class TrustPolicy:
     Trust is lost when the mean of the prediction's relative error is above `lost` and falls no more, or when
     in a check the loss changed along the gradient by less than `agreement` of what the gradient says; without
     probes, also when it changed by far more, or the tangents told the boxes' responses in the check worse
-    than `missed`. Then the cheapest is done that is left, and again if that does not help: tangents that can learn
-    longer do, another kind takes over where there is one, and then the probes double, from none to one, as
-    far as the gradient's `max_rows` allows. Each time a `TangentWarning` says what is done and what it costs;
-    where nothing is left one says so, once. When the mean is below `regained` and the last check was good,
-    trust is regained, and the probes halve down to those that the gradient was made with.
+    than `missed`. Then the cheapest is done that is left, and again if that does not help: tangents that can
+    learn longer do, another kind takes over where there is one, and then the probes double, from none to one,
+    as far as the gradient's `max_rows` allows. Each time a `TangentWarning` says what is done and what that
+    costs; where nothing is left one says so, once. When the mean is below `regained` and the last check was
+    good, trust is regained, and the probes halve down to those that the gradient was made with.
 
     The error is judged every `average` steps, and it falls while it is a tenth lower than the last time: so a
     tangent has the time to learn. The first step counts for nothing, as nothing had been learned.

@@ -84,7 +84,7 @@ class NetworkTangent(ValueTangent):
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
         """Take them into mean and spread."""
         self._moments = self._moments or self.moments(form)
-        for moments, values in zip(self._moments, (z, others, y, y - form.followed(z)), strict=True):
+        for moments, values in zip(self._moments, (z, others, y, y - self.carried(z)), strict=True):
             moments.add(values)
 
     def learn(self, steps: int | None = None) -> None:
@@ -148,7 +148,7 @@ class NetworkTangent(ValueTangent):
         x = standard(z, inputs)
         o = standard(others, fixed) if others.shape[1] else others
         change = self._network(x.to(self._dtype()), o.to(self._dtype())).to(z.dtype)
-        return self._form.followed(z) + added.mean().to(z) + added.scale().to(z) * change
+        return self.carried(z) + added.mean().to(z) + added.scale().to(z) * change
 
     def _make(self, plan: dict[str, Any]) -> None:
         """Build the network, on the device of the rows, and its optimiser."""
@@ -164,7 +164,7 @@ class NetworkTangent(ValueTangent):
         z, others, y = self._window.spread(256)
         inputs, fixed, _, added = self._moments
         o = standard(others, fixed) if others.shape[1] else others
-        return self.plan(self._form, (standard(z, inputs), o, standard(y - self._form.followed(z), added)))
+        return self.plan(self._form, (standard(z, inputs), o, standard(y - self.carried(z), added)))
 
     def _dtype(self) -> torch.dtype:
         assert self._network is not None

@@ -115,7 +115,7 @@ class StencilTangent(ValueTangent):
         coefficients = self._solved().to(rows.dtype)
         grid = (rows @ coefficients).movedim(-1, 1)
         scale, mean = (each().to(z) for each in (self._moments[3].scale, self._moments[3].mean))
-        return self._form.followed(z) + mean + scale * answered.split(grid).to(z.dtype)
+        return self.carried(z) + mean + scale * answered.split(grid).to(z.dtype)
 
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
         """Keep the rows until they are learned from."""
@@ -135,7 +135,7 @@ class StencilTangent(ValueTangent):
         apart = -(-len(z) // max(ROWS, SAMPLES // cells))
         z, others, y = (column[self._lessons % apart :: apart] for column in (z, others, y))
         every = -(-len(z) * cells // SAMPLES)  # of all cells of these rows, one in so many
-        missed = standard(y - self._form.followed(z), self._moments[3])
+        missed = standard(y - self.carried(z), self._moments[3])
         wanted = answered.joined(missed).movedim(1, -1)
         size = self._features.count
         if self._sums is None:
@@ -175,11 +175,11 @@ class StencilTangent(ValueTangent):
     def _begin(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
         """Units, reach and features by the first rows; the sums are of these features alone."""
         self._moments = self.moments(form)
-        for own, values in zip(self._moments, (z, others, y, y - form.followed(z)), strict=True):
+        for own, values in zip(self._moments, (z, others, y, y - self.carried(z)), strict=True):
             own.add(values)
         given, answered = lattices("StencilTangent", form)
         x = self._standard_inputs(z, others)
-        change = standard(y - form.followed(z), self._moments[3])
+        change = standard(y - self.carried(z), self._moments[3])
         known = ends_of("StencilTangent", self.periodic, len(given.space))
         reach, periodic = measure(given.joined(x), answered.joined(change), self.reach, known)
         self._plan = {"reach": reach, "periodic": periodic}

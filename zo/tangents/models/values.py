@@ -102,6 +102,7 @@ class ValueTangent(Tangent):
         self._map: OutputMap | None = None
         self._next_map = 0  # the count of lessons before which the map is fitted again
         self._lessons = 0  # calls of `learn`
+        self._stays = torch.empty(0)  # 1 for outputs that are modelled as their input and a change, else 0
 
     @property
     @abstractmethod
@@ -130,6 +131,19 @@ class ValueTangent(Tangent):
     def learn(self, steps: int | None = None) -> None:
         """Learn from what was taken: so many steps, or those of a step of training."""
 
+    def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
+        """Which numbers of arrays of these shapes, end to end, share a unit; None: each has its own."""
+        return None
+
+    def carried(self, z: Tensor) -> Tensor:
+        """What the outputs are before the change that is modelled: `(rows, size_in)` to `(rows, size_out)`.
+
+        The input of an output's name and shape; zero without one, or where the first rows showed that the box
+        does not move it on, for its distance from the output is larger than the output, as in other units.
+        """
+        assert self._form is not None
+        return self._form.followed(z) * self._stays.to(z)
+
     def rows(self) -> tuple[Form, tuple[Tensor, Tensor, Tensor]] | None:
         """The window, if anything is in it, for another model's `start`."""
         if self._form is None:
@@ -142,6 +156,7 @@ class ValueTangent(Tangent):
         assert self._form is not None
         return {
             "form": self._form.plain(),
+            "stays": self._stays,
             "window": self._window.state_dict(),
             "moments": [moments.state_dict() for moments in self._moments],
             "map": None if self._map is None else self._map.state_dict(),
@@ -150,7 +165,7 @@ class ValueTangent(Tangent):
 
     def load_kept(self, state: dict[str, Any]) -> None:
         """Go on where `kept` was taken."""
-        self._form = Form.of(state["form"])
+        self._form, self._stays = Form.of(state["form"]), state["stays"]
         device = state["window"]["kept"][0].device
         self._moments = self.moments(self._form)
         for moments, kept in zip(self._moments, state["moments"], strict=True):
@@ -161,10 +176,6 @@ class ValueTangent(Tangent):
             self._map = OutputMap()
             self._map.load_state_dict(state["map"], device)
         self._lessons, self._next_map = state["lessons"]
-
-    def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
-        """Which numbers of arrays of these shapes, end to end, share a unit; None: each has its own."""
-        return None
 
     def moments(self, form: Form) -> tuple[Moments, ...]:
         """New ones: of inputs, others, outputs, and what outputs add to inputs."""
@@ -300,9 +311,21 @@ class ValueTangent(Tangent):
         z, others, y = (t.detach().to(dtype) for t in (z, others, y))
         finite = z.isfinite().all(dim=1) & others.isfinite().all(dim=1) & y.isfinite().all(dim=1)
         if bool(finite.any()):
+            z, others, y = z[finite], others[finite], y[finite]
+            if self._form is None:
+                self._stays = self._which_stay(form, z, y)
             self._form = form
-            self._window.add(z[finite], others[finite], y[finite])
-            self.take(form, z[finite], others[finite], y[finite])
+            self._window.add(z, others, y)
+            self.take(form, z, others, y)
+
+    def _which_stay(self, form: Form, z: Tensor, y: Tensor) -> Tensor:
+        groups = self.groups(form, [spec.shape for spec in form.outputs])
+        groups = torch.arange(y.shape[1]) if groups is None else groups
+        step, size = (
+            torch.zeros(int(groups.max()) + 1, dtype=torch.float64).index_add(0, groups, squares.cpu())
+            for squares in ((each.double().square().sum(dim=0)) for each in (y - form.followed(z), y))
+        )
+        return (step <= size).to(y)[groups.to(y.device)]
 
 
 def others_of(pairs: CallPairs) -> Tensor:
