@@ -120,7 +120,7 @@ class ValueTangent(Tangent):
 
     @abstractmethod
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
-        """Look at one row or more, all finite, that are in the window now: inputs, other inputs and outputs."""
+        """Look at rows, all finite and in the window by now: inputs, other inputs and outputs."""
 
     def values(self, z: Tensor, others: Tensor) -> Tensor:
         """W o N, as `within`."""
