@@ -15,6 +15,8 @@ from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.checks import check_count
 from zo.errors import ConfigurationError
 from zo.tangents.models.model import pulled_back, pushed_forward
+from zo.tangents.models.output_map import OutputMap
+from zo.tangents.models.rows import Moments, Window
 from zo.tangents.pairs import CallPairs, sizes
 from zo.tangents.tangent import Tangent, sources
 
@@ -30,6 +32,9 @@ class Specs:
 
     inputs: tuple[ArraySpec, ...]
     outputs: tuple[ArraySpec, ...]
+
+
+MAP_ROWS = 1500  # of the window that an output map is fitted to
 
 
 @dataclass(frozen=True)
@@ -78,14 +83,26 @@ class ValueTangent(Tangent):
     that training runs anyway are its data; where there are probes it learns from their values too. A row that
     failed is left out.
 
-    A subclass learns (`take`, `learn`), says what it has learned (`values`), and keeps it (`state_dict`).
+    The model is y = W o N: what a subclass learns of the rows that it is given (`take`, `learn`) and says to
+    inputs (`within`), and behind that a linear `OutputMap`, fitted to the last rows now and then.
+
+    Args:
+        window: rows kept, the oldest going.
+        output_map: whether there is a W.
     """
 
     learns_from_values = True
 
-    def __init__(self) -> None:
+    def __init__(self, window: int, output_map: bool) -> None:
+        check_count(type(self).__name__, "window", window)
+        self.output_map = output_map
         self._form: Form | None = None
         self._stays = torch.empty(0)  # 1 for outputs that are modelled as their input and a change, else 0
+        self._window = Window(window)
+        self._moments: tuple[Moments, ...] = ()  # of inputs, others, outputs, and what outputs add to inputs
+        self._map: OutputMap | None = None
+        self._next_map = 0  # the count of lessons before which the map is fitted again
+        self._lessons = 0  # calls of `learn`
 
     @property
     @abstractmethod
@@ -93,8 +110,8 @@ class ValueTangent(Tangent):
         """Whether it has learned anything."""
 
     @abstractmethod
-    def values(self, z: Tensor, others: Tensor) -> Tensor:
-        """The outputs as the model has them, with a graph: `(rows, size_in)` to `(rows, size_out)`.
+    def within(self, z: Tensor, others: Tensor) -> Tensor:
+        """N: the outputs as the model has them, with a graph: `(rows, size_in)` to `(rows, size_out)`.
 
         Args:
             z: the differentiable inputs of a row, end to end.
@@ -103,15 +120,16 @@ class ValueTangent(Tangent):
 
     @abstractmethod
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
-        """Keep one row or more, all finite: inputs, other inputs and outputs, `(rows, size)` each."""
+        """Look at one row or more, all finite, that are in the window now: inputs, other inputs and outputs."""
+
+    def values(self, z: Tensor, others: Tensor) -> Tensor:
+        """W o N, as `within`."""
+        found = self.within(z, others)
+        return found if self._map is None else self._map(found)
 
     @abstractmethod
     def learn(self, steps: int | None = None) -> None:
         """Learn from what was taken: so many steps, or those of a step of training."""
-
-    def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
-        """Which numbers of arrays of these shapes, end to end, share a unit; None: each has its own."""
-        return None
 
     def carried(self, z: Tensor) -> Tensor:
         """What the outputs are before the change that is modelled: `(rows, size_in)` to `(rows, size_out)`.
@@ -123,8 +141,60 @@ class ValueTangent(Tangent):
         return self._form.followed(z) * self._stays.to(z)
 
     def rows(self) -> tuple[Form, tuple[Tensor, Tensor, Tensor]] | None:
-        """What it still has of the rows that it learned from, if anything, for another model's begin."""
+        """The window, if anything is in it, for another model's `start`."""
+        if self._form is None:
+            return None
+        z, others, y = self._window.spread(self._window.rows)
+        return self._form, (z, others, y)
+
+    def kept(self) -> dict[str, Any]:
+        """What all models keep, of a state."""
+        assert self._form is not None
+        return {
+            "form": self._form.plain(),
+            "stays": self._stays.clone(),
+            "window": self._window.state_dict(),
+            "moments": [moments.state_dict() for moments in self._moments],
+            "map": None if self._map is None else self._map.state_dict(),
+            "lessons": (self._lessons, self._next_map),
+        }
+
+    def load_kept(self, state: dict[str, Any]) -> None:
+        """Go on where `kept` was taken."""
+        self._form, self._stays = Form.of(state["form"]), state["stays"].clone()
+        device = state["window"]["kept"][0].device
+        self._moments = self.moments(self._form)
+        for moments, kept in zip(self._moments, state["moments"], strict=True):
+            moments.load_state_dict(kept, device)
+        self._window.load_state_dict(state["window"], device)
+        self._map = None
+        if state["map"] is not None:
+            self._map = OutputMap()
+            self._map.load_state_dict(state["map"], device)
+        self._lessons, self._next_map = state["lessons"]
+
+    def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
+        """Which numbers of arrays of these shapes, end to end, share a unit; None: each has its own."""
         return None
+
+    def moments(self, form: Form) -> tuple[Moments, ...]:
+        """New ones: of inputs, others, outputs, and what outputs add to inputs."""
+        inputs, outputs = ([spec.shape for spec in specs] for specs in (form.inputs, form.outputs))
+        return tuple(Moments(self.groups(form, shapes)) for shapes in (inputs, form.others, outputs, outputs))
+
+    def map_if_due(self) -> None:
+        """Fit W to N as it is; then less and less often. Rows that are all the same tell no map."""
+        if not self.output_map or self._lessons < self._next_map:
+            return
+        z, others, y = self._window.spread(MAP_ROWS)
+        if bool((y == y[0]).all()):
+            return
+        with torch.no_grad():
+            parts = zip(z.split(256), others.split(256), strict=True)
+            found = torch.cat([self.within(*part) for part in parts])
+        self._map = OutputMap()
+        self._map.fit(found, y, self._moments[2].scale().to(y))
+        self._next_map = self._lessons + 1 + self._lessons // 3
 
     # What `TangentGradient` asks
 
@@ -245,6 +315,7 @@ class ValueTangent(Tangent):
             if self._form is None:
                 self._stays = self._which_stay(form, z, y)
             self._form = form
+            self._window.add(z, others, y)
             self.take(form, z, others, y)
 
     def _which_stay(self, form: Form, z: Tensor, y: Tensor) -> Tensor:
