@@ -1,9 +1,7 @@
 """All problems by name.
 
-How the small ones are set: the state is measured after the last of some calls alone, the network acts after
-each call and begins with no correction. What the solver does with its corrections then matters: where it is
-left out (NOG), the network takes what has gone wrong in all calls for the error of the last. Some that
-have a loss after each call, and a start trained on single steps, stand beside them.
+The small systems are measured seldom (`corrections`); Kuramoto-Sivashinsky as published and the wake have
+a loss after each call.
 """
 
 from __future__ import annotations
@@ -53,9 +51,8 @@ def shortened(make: Callable[[], Problem]) -> Problem:
 
 
 def seldom(wrong: Any, right: Any, hard: str, **more: Any) -> Problem:  # noqa: ANN401
-    """A system that is measured after the last call alone, 100 steps of training."""
-    settings: dict[str, Any] = {"hidden": (16, 16), "steps": 100, "length": 16} | more
-    return correction(System(wrong, right, hard, last=True, **settings))
+    """The problem of a wrong system and the right one."""
+    return correction(System(wrong, right, hard, **more))
 
 
 def brusselator(hard: str, hidden: tuple[int, ...] = (16, 16), kernel: int = 5) -> Problem:
@@ -106,10 +103,9 @@ def kolmogorov() -> Problem:
 
 
 def kuramoto_sivashinsky(hard: str, **more: Any) -> Problem:  # noqa: ANN401
-    """On a ring that is 2 % too long, with a start trained on single steps and a loss after each call."""
+    """On a ring that is 2 % too long."""
     ring: dict[str, Any] = {"dt": 0.25, "steps": 4}
-    wrong, right = KuramotoSivashinsky(length=22.5, **ring, **KEEP), KuramotoSivashinsky(**ring)
-    return correction(System(wrong, right, hard, **more))
+    return seldom(KuramotoSivashinsky(length=22.5, **ring, **KEEP), KuramotoSivashinsky(**ring), hard, **more)
 
 
 def wake(weights: str, hard: str, **more: Any) -> Problem:  # noqa: ANN401
@@ -191,7 +187,9 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "double-pendulum-wall": partial(pendulum, "the same, and impacts, at which the response jumps", wall=0.3),
     "mixed-units": mixed_units,
     "filter": design,
-    "kuramoto-sivashinsky": partial(kuramoto_sivashinsky, "chaos, with a loss after each call"),
+    "kuramoto-sivashinsky": partial(
+        kuramoto_sivashinsky, "chaos, and a response that depends on the state throughout"
+    ),
     "kuramoto-sivashinsky-noise": partial(kuramoto_sivashinsky, "the same, and noise of 1e-3", noise=1e-3),
 }
 

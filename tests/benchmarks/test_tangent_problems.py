@@ -53,7 +53,7 @@ def test_a_problem_is_complete(name):
 @pytest.mark.parametrize("name", ["lorenz-96", "double-pendulum-wall"])
 def test_a_network_of_a_seldom_measured_system_begins_without_a_correction(name):
     problem = PROBLEMS[name]()
-    state = problem.batch(0, 1)[:, 0]
+    state, _ = problem.batch(0, 1)
     assert torch.equal(problem.start(0)(state), state) and problem.known is None
 
 
