@@ -83,7 +83,7 @@ def mixed_units() -> Problem:
 
 
 def kolmogorov() -> Problem:
-    """Kolmogorov flow on 64 x 64 points at steps at which it blows up, against 128 x 128 points."""
+    """Kolmogorov flow on 64 x 64 points against 128 x 128, a tenth of an eddy's time in a call."""
     flow: dict[str, Any] = {"viscosity": 2e-3, "stirring": 1.0, "drag": 0.1}
 
     def states(rows: int, seed: int) -> Tensor:
@@ -91,13 +91,15 @@ def kolmogorov() -> Problem:
         return fine(resampled(rough(rough.start(rows, seed)), 128))
 
     return seldom(
-        Vorticity(64, dt=0.02, steps=5, **flow, **KEEP),
+        Vorticity(64, dt=0.0125, steps=8, **flow, **KEEP),
         Vorticity(128, dt=0.005, steps=20, **flow),
-        "two dimensions, 4,096 numbers, and a pressure that couples all of them in a call",
+        "4,096 numbers that a pressure couples in every call; corrections stay where they are made, so NOG is "
+        "as good here",
         seen=partial(resampled, points=64),
         states=states,
         batch=2,
         steps=60,
+        length=12,
         trajectories=(8, 2, 6),
     )
 
@@ -154,10 +156,12 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "vorticity": lambda: seldom(
         Vorticity(32, viscosity=2e-2, dt=0.02, steps=5, **KEEP),
         Vorticity(32, viscosity=1e-2, dt=0.02, steps=5),
-        "a Poisson equation: every cell feels every other within a call",
+        "a Poisson equation, every cell feels every other in a call; corrections stay, so NOG is as good here",
     ),
     "lorenz-96": lambda: seldom(
-        Lorenz96(dt=0.125, **KEEP), Lorenz96(dt=0.025, steps=5), "chaos; steps five times too long"
+        Lorenz96(dt=0.125, **KEEP),
+        Lorenz96(dt=0.025, steps=5),
+        "chaos; steps five times too long, of which little can be corrected",
     ),
     "coupled-map": lambda: seldom(
         CoupledMapLattice(coupling=0.25, **KEEP),
@@ -168,7 +172,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "implicit-diffusion": lambda: seldom(
         ImplicitDiffusion(floor=0.3, dt=0.2, **KEEP),
         ImplicitDiffusion(dt=0.2),
-        "implicit steps: every cell feels every other, through walls at both ends",
+        "implicit steps between walls, every cell feels every other; diffusion forgets, so NOG is as good here",
         periodic=False,
     ),
     "advection-reaction": lambda: seldom(
