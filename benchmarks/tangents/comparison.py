@@ -35,7 +35,6 @@ CI = ("lorenz-96",)
 def main(words: Sequence[str]) -> None:
     """Measure what is asked for and not there yet, then write tables and pictures."""
     from benchmarks.tangents.methods import METHODS
-    from benchmarks.tangents.problems import problems
 
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks tangents",
@@ -48,7 +47,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED")
     parser.add_argument("--table", action="store_true", help="measure nothing")
     asked = parser.parse_args(words)
-    makers = problems(asked.size)
+    makers = all_problems(asked.size)
     for name, given, known in (
         ("--problems", asked.problems, makers),
         ("--methods", asked.methods, METHODS),
@@ -65,9 +64,23 @@ def main(words: Sequence[str]) -> None:
         for name in asked.problems or makers:
             path = FOLDER / file_name(name, asked.size)
             measure(name, makers[name], path, asked.seeds, asked.methods, asked.size)
-    files = [file_name(name, size) for size in ("small", "paper") for name in problems(size)]
+    files = [file_name(name, size) for size in ("small", "paper") for name in all_problems(size)]
     paths = {Path(file).stem: FOLDER / file for file in files}
     report.write({name: json.loads(p.read_text()) for name, p in paths.items() if p.exists()}, FOLDER)
+
+
+def all_problems(size: str) -> dict[str, Callable[[], Problem]]:
+    """By name: those of solvers, and the classifiers."""
+    from benchmarks.tangents.classifiers import classifier
+    from benchmarks.tangents.problems import problems
+
+    if size == "paper":
+        return problems("paper")
+    found = dict(problems("small"))
+    methods = ("student", "row-rge", "sparse-cge", "rge")
+    found["digits"] = lambda: classifier("network", ("first-order", *methods))
+    found["digits-forest"] = lambda: classifier("forest", methods)
+    return found
 
 
 def file_name(problem: str, size: str) -> str:

@@ -79,7 +79,8 @@ class Around:
         self.failed = torch.zeros((), dtype=torch.bool)
         losses = self.objective(self.network, batch)
         loss = losses[~self.failed.expand(len(losses))].mean()
-        loss.backward()
+        if loss.requires_grad:  # without the box's derivative nothing may be left
+            loss.backward()
         return loss.detach()
 
     def _answer(self, *arrays: Tensor) -> Any:  # noqa: ANN401

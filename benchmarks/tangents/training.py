@@ -229,5 +229,7 @@ def cosine_to_exact(problem: Problem, network: nn.Module, batch: Any) -> float: 
     for parameter, gradient in zip(network.parameters(), kept, strict=True):
         parameter.grad = gradient
     pairs = [(g, e) for g, e in zip(kept, exact, strict=True) if g is not None and e is not None]
+    if not pairs:
+        return math.nan
     found, wanted = (torch.cat([pair[place].flatten().double() for pair in pairs]) for place in (0, 1))
     return torch.nn.functional.cosine_similarity(found, wanted, dim=0).item()
