@@ -13,6 +13,7 @@ import zo
 from benchmarks.tangents import rivals, surrogates
 from benchmarks.tangents.problem import Problem
 from zo.tangents import TrustPolicy
+from zo.tangents.models.automatic import is_grid
 
 COORDINATES = 24  # of sparse CGE in a step
 DIRECTIONS = 8  # of RGE in a step, and the population of EGGROLL
@@ -135,6 +136,20 @@ def tangent(make: Callable[[Problem, int], zo.tangents.Tangent], probes: int = 0
     return Method(gradient, rows=1 + probes)
 
 
+def chosen(problem: Problem, network: nn.Module, seed: int, prefit: bool = False) -> Gradient:
+    """The library's own choice with its checks; fitted first to the rows that exist, if so wished."""
+    gradient = zo.TangentGradient(
+        network, problem.objective(problem.box), boxes=[problem.box], mu=problem.mu, seed=seed
+    )
+    if prefit:
+        assert problem.known is not None
+        first = gradient.tangents[0]
+        assert isinstance(first, zo.tangents.AutoTangent)
+        inputs, outputs = problem.known
+        first.fit(inputs, outputs, steps=LEARNING_STEPS, box=problem.box)
+    return gradient
+
+
 def whole_loss(estimator: Callable[[], zo.estimators.Estimator[Any]], queries: int, **more: Any) -> Method:  # noqa: ANN401
     """The gradient of the weights from values of the whole loss."""
 
@@ -168,6 +183,12 @@ METHODS: dict[str, Method] = {
     "first-order": Method(lambda problem, network, seed, scale: first_order(problem, network)),
     "no-gradient": Method(lambda problem, network, seed, scale: no_gradient(problem, network)),
     "identity": tangent(lambda problem, seed: zo.IdentityTangent()),
+    "chosen": Method(lambda problem, network, seed, scale: chosen(problem, network, seed)),
+    "chosen-prefit": Method(lambda problem, network, seed, scale: chosen(problem, network, seed, True)),
+    "grid": tangent(lambda problem, seed: zo.GridTangent(seed=seed)),
+    "grid-without-map": tangent(lambda problem, seed: zo.GridTangent(output_map=False, seed=seed)),
+    "stencil": tangent(lambda problem, seed: zo.StencilTangent()),
+    "mlp": tangent(lambda problem, seed: zo.MLPTangent(seed=seed)),
     "probes": tangent(lambda problem, seed: zo.SecantTangent(zo.LowRankTangent()), probes=2),
     "student": Method(lambda problem, network, seed, scale: student(problem, network, seed)),
     "astralora": Method(
@@ -211,4 +232,9 @@ def fitting(problem: Problem) -> tuple[str, ...]:
     ]
     if states[0] != states[1]:
         left_out.add("identity")
+    outputs = [spec for spec in problem.box.outputs if spec.differentiable]
+    if not is_grid([spec for spec in problem.box.inputs if spec.differentiable], outputs):
+        left_out |= {"grid", "grid-without-map", "stencil"}
+    if problem.known is None:
+        left_out.add("chosen-prefit")
     return tuple(name for name in METHODS if name not in left_out)
