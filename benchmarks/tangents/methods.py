@@ -17,6 +17,7 @@ from zo.tangents.models.automatic import is_grid
 
 COORDINATES = 24  # of sparse CGE in a step
 DIRECTIONS = 8  # of RGE in a step, and the population of EGGROLL
+UNSEEN = 10**6  # of batches that are none of training's
 AT_THE_INPUT = 4  # directions of RGE at the box's inputs
 LEARNING_STEPS = 400  # from rows that exist before training
 BUDGET = 3.0  # rows of methods that need many evaluations a step, over first order's
@@ -137,15 +138,20 @@ def tangent(make: Callable[[Problem, int], zo.tangents.Tangent], probes: int = 0
 
 
 def chosen(problem: Problem, network: nn.Module, seed: int, prefit: bool = False) -> Gradient:
-    """The library's own choice with its checks; fitted first to the rows that exist, if so wished."""
+    """The library's own choice with its checks.
+
+    Fitted first, if so wished: to the rows that exist; where there are none, to those of a twentieth of the
+    training's batches, which are counted.
+    """
     gradient = zo.TangentGradient(
         network, problem.objective(problem.box), boxes=[problem.box], mu=problem.mu, seed=seed
     )
-    if prefit:
-        assert problem.known is not None
+    if prefit and problem.known is None:
+        gradient.prefit([problem.batch(seed, UNSEEN - n) for n in range(1, 1 + max(1, problem.steps // 20))])
+    elif prefit and problem.known is not None:
+        inputs, outputs = problem.known
         first = gradient.tangents[0]
         assert isinstance(first, zo.tangents.AutoTangent)
-        inputs, outputs = problem.known
         first.fit(inputs, outputs, steps=LEARNING_STEPS, box=problem.box)
     return gradient
 
@@ -167,6 +173,12 @@ def row_rge(problem: Problem, network: nn.Module, seed: int) -> Gradient:
     return Around(problem, network, solver)
 
 
+def emulator(problem: Problem, network: nn.Module, seed: int, online: bool) -> Gradient:
+    """The model that the library would choose, as Frezat et al. would use it."""
+    model = zo.tangents.AutoTangent(problem.box, seed)
+    return surrogates.Emulator(problem, network, seed, model, online)
+
+
 def student(problem: Problem, network: nn.Module, seed: int) -> Gradient:
     """A student of a classifier, fitted to the answers for a tenth of the rows first."""
     with torch.random.fork_rng(devices=()):
@@ -174,7 +186,7 @@ def student(problem: Problem, network: nn.Module, seed: int) -> Gradient:
         layers = nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)
         own = zo.StudentTangent(nn.Sequential(*layers), loss="kl", seed=seed)
     with torch.no_grad():
-        images = torch.cat([network(problem.batch(seed, 10**6 + n)[0]) for n in range(problem.steps // 10)])
+        images = torch.cat([network(problem.batch(seed, UNSEEN + n)[0]) for n in range(problem.steps // 10)])
     own.fit(images, problem.box(images), steps=LEARNING_STEPS)
     return tangent_gradient(problem, network, seed, own, policy=TrustPolicy())
 
@@ -190,6 +202,12 @@ METHODS: dict[str, Method] = {
     "stencil": tangent(lambda problem, seed: zo.StencilTangent()),
     "mlp": tangent(lambda problem, seed: zo.MLPTangent(seed=seed)),
     "probes": tangent(lambda problem, seed: zo.SecantTangent(zo.LowRankTangent()), probes=2),
+    "emulator-frozen": Method(
+        lambda problem, network, seed, scale: emulator(problem, network, seed, online=False)
+    ),
+    "emulator-online": Method(
+        lambda problem, network, seed, scale: emulator(problem, network, seed, online=True)
+    ),
     "student": Method(lambda problem, network, seed, scale: student(problem, network, seed)),
     "astralora": Method(
         lambda problem, network, seed, scale: tangent_gradient(
@@ -214,7 +232,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-WEIGHTS_OF_KALMAN = 1_100  # more than that an ensemble of this size says nothing about
+WEIGHTS_OF_KALMAN = 2_000  # more than that an ensemble of its size says little about
 
 
 def fitting(problem: Problem) -> tuple[str, ...]:
@@ -235,6 +253,4 @@ def fitting(problem: Problem) -> tuple[str, ...]:
     outputs = [spec for spec in problem.box.outputs if spec.differentiable]
     if not is_grid([spec for spec in problem.box.inputs if spec.differentiable], outputs):
         left_out |= {"grid", "grid-without-map", "stencil"}
-    if problem.known is None:
-        left_out.add("chosen-prefit")
     return tuple(name for name in METHODS if name not in left_out)
