@@ -137,7 +137,7 @@ def counted(
     return gradients, trainings
 
 
-def table(measured: Mapping[str, Any]) -> list[str]:
+def table(measured: Mapping[str, Any]) -> str:
     """Markdown: each rule's hits and false alarms."""
     lines = [
         "Checks at eight points of each training with a tangent. A gradient is wrong where its cosine to "
@@ -156,7 +156,7 @@ def table(measured: Mapping[str, Any]) -> list[str]:
             for noisy, same in ((False, False), (True, False), (True, True))
         ]
         lines.append(f"| {name} | {' | '.join(str(count) for pair in cells for count in pair)} |")
-    return lines
+    return "\n".join(lines) + "\n"
 
 
 def _runs(measured: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, Mapping[str, Any]]]:
