@@ -1,4 +1,11 @@
-"""The methods by name: what gives the gradient, what takes the step, and how many steps there are."""
+"""The methods by name: what gives the gradient, what takes the step, and how many steps there are.
+
+Sources of those that have no class of their own here: `no-gradient` List et al. 2024 (arXiv 2402.12971);
+`identity` the Euler gradient approximation of Ouala et al. 2023 (arXiv 2311.10665), who take the derivative
+of a solver's step for the identity; `rge` Nesterov and Spokoiny 2017; `sparse-cge` Chen et al. 2024
+(DeepZero), with its coordinates drawn anew in each step; `row-rge` the same random directions at the box's
+inputs, row by row.
+"""
 
 from __future__ import annotations
 

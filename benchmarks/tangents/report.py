@@ -46,7 +46,7 @@ COLOURS = {
 
 
 def write(measured: Mapping[str, Any], folder: Path) -> None:
-    """Write `table.md`, `trust.md`, `error_against_rows.png` and `value_of_the_gradient.png`, print the tables.
+    """Write `table.md`, `trust.md`, `error_against_rows.png` and `value_of_the_gradient.png`; print tables.
 
     Args:
         measured: problem -> what its JSON file holds.

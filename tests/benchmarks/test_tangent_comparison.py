@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from benchmarks.tangents import comparison, report, trust
-from benchmarks.tangents.methods import METHODS, fitting
+from benchmarks.tangents.methods import METHODS, Method, first_order, fitting
 from benchmarks.tangents.problems import problems
-from benchmarks.tangents.training import train
+from benchmarks.tangents.training import chosen_scale, train
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,15 @@ def test_the_check_of_a_true_gradient_agrees(lorenz):
     assert found["agreement"] == pytest.approx(1.0, abs=0.02)
     assert found["probe"] < 0.05
     assert cosine_to_exact(lorenz, network, lorenz.batch(0, 1)) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_the_scale_that_does_best_on_validation_data_is_taken(lorenz, monkeypatch):
+    def make(problem, network, seed, scale):
+        return first_order(problem, network)
+
+    for scales, best in (((1e-4, 1.0), 1.0), ((0.5,), 0.5), ((1e4, 1.0), 1.0)):
+        monkeypatch.setitem(METHODS, "scaled", Method(make, scales=scales))
+        assert chosen_scale(replace(lorenz, steps=80), "scaled") == best
 
 
 def test_nothing_is_measured_twice(lorenz, tmp_path, capsys):
