@@ -159,7 +159,7 @@ def chosen(problem: Problem, network: nn.Module, seed: int, prefit: bool = False
         inputs, outputs = problem.known
         first = gradient.tangents[0]
         assert isinstance(first, zo.tangents.AutoTangent)
-        first.fit(inputs, outputs, steps=LEARNING_STEPS, box=problem.box)
+        first.fit(inputs, outputs, steps=LEARNING_STEPS)
     return gradient
 
 
@@ -181,8 +181,10 @@ def row_rge(problem: Problem, network: nn.Module, seed: int) -> Gradient:
 
 
 def emulator(problem: Problem, network: nn.Module, seed: int, online: bool) -> Gradient:
-    """The model that the library would choose, as Frezat et al. would use it."""
-    model = zo.tangents.AutoTangent(problem.box, seed)
+    """A network of this library, as Frezat et al. would use it: on grids a convolutional one."""
+    both = problem.box.inputs, problem.box.outputs
+    before, after = ([spec for spec in specs if spec.differentiable] for specs in both)
+    model = zo.GridTangent(seed=seed) if is_grid(before, after) else zo.MLPTangent(seed=seed)
     return surrogates.Emulator(problem, network, seed, model, online)
 
 
