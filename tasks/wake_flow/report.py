@@ -49,8 +49,8 @@ def blocks(run: Run, result: Result, config: Config, found: tables.Found) -> Seq
 
 def sentences(result: Result, config: Config) -> list[str]:
     """What came out, in sentences that follow the figures whatever they are."""
-    methods, weights = tables.methods(result), tables.weights(result)
-    means = {m: value for m in methods if (value := tables.mean(result, m)) is not None}
+    weights, means = tables.weights(result), tables.means(result)
+    methods = list(weights)
     families = dict.fromkeys(family_of(method)[0] for method in methods)
     told = [
         f"A network corrects a {config.width} x {2 * config.width} solver after every step. "
