@@ -25,22 +25,23 @@ SHAPES = "shapes and dtypes"
 def answers(probe: Probe) -> list[Finding]:
     """All samples in one call, or where that raises row by row; those that failed are examined no further."""
     count = len(probe.samples[0])
-    broken: OutputError | None = None
-    other: BaseException | None = None
+    causes: list[BaseException | None] = []
     try:
         given, alive = probe(probe.samples), np.ones(count, bool)
     except BoxRaisedError as raised:
+        causes.append(raised.__cause__)
         parts: list[Arrays | None] = []
-        broken, other = _sorted_by_kind(raised.__cause__, broken, other)
         for row in range(count):
             try:
                 parts.append(probe(probe.rows(row, 1)))
             except BoxRaisedError as alone:
-                broken, other = _sorted_by_kind(alone.__cause__, broken, other)
+                causes.append(alone.__cause__)
                 parts.append(None)
         alive = np.array([part is not None for part in parts])
         good = [part for part in parts if part is not None]
         given = tuple(np.concatenate(pieces) for pieces in zip(*good, strict=True)) if good else ()
+    broken = next((cause for cause in causes if isinstance(cause, OutputError)), None)
+    other = next((cause for cause in causes if not isinstance(cause, OutputError)), None)
     if given:
         finite = finite_rows(tuple(torch.from_numpy(array) for array in given)).numpy()
         given = tuple(array[finite] for array in given)
@@ -60,12 +61,6 @@ def _why(probe: Probe, row: Arrays) -> str:
     except BoxRaisedError as raised:
         return f"{type(raised.__cause__).__name__}: {raised.__cause__}"
     return failed[0].sentence() if 0 in failed else "not when run alone"
-
-
-def _sorted_by_kind(
-    cause: BaseException | None, broken: OutputError | None, other: BaseException | None
-) -> tuple[OutputError | None, BaseException | None]:
-    return (cause, other) if isinstance(cause, OutputError) else (broken, cause or other)
 
 
 def _shapes(probe: Probe, broken: OutputError | None) -> Finding:
