@@ -1,4 +1,4 @@
-"""A network chooses the thickness field of a bracket for loads that it has not met, trained through CalculiX."""
+"""A network chooses a bracket's thickness field for loads that it has not met, trained through CalculiX."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
