@@ -65,11 +65,11 @@ class Bracket(tasks.Problem):
 
     @dataclass(frozen=True)
     class Config(tasks.Config):
-        methods: tuple[str, ...] = ("none", "tangents", "row-rge", "rge")
-        steps: tasks.Count = 100
+        methods: tuple[str, ...] = ("none", "tangents", "row-rge")
+        steps: tasks.Count = 60
         batch: tasks.Count = 8
         learning_rate: tasks.Positive = 3e-3
-        directions: tasks.Count = 2  # of rge
+        probes: tasks.Natural = 0  # tangents are fitted to the rows of training alone
         input_mu: tasks.Positive = 1e-2  # mm, of row-rge
         processes: tasks.Count = 2
         """ccx processes side by side."""

@@ -69,6 +69,7 @@ class Heating(tasks.Problem):
         methods: tuple[str, ...] = ("none", "tangents", "rge", "first-order")
         steps: tasks.Count = 200
         learning_rate: tasks.Positive = 1e-2
+        probes: tasks.Natural = 0  # tangents are fitted to the rows of training alone
         directions: tasks.Count = 2  # of rge
         pool: Literal["processes", "threads", "none"] = "processes"
         """What runs the rows; threads give wrong numbers, since they share the common block."""

@@ -53,10 +53,11 @@ class Pressure(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "tangents", "student", "rge-wide")
-        steps: tasks.Count = 40
+        steps: tasks.Count = 30
         batch: tasks.Count = 8
         learning_rate: tasks.Positive = 0.03
-        validate_every: tasks.Count = 20
+        probes: tasks.Natural = 0  # tangents are fitted to the rows of training alone
+        validate_every: tasks.Count = 10
         processes: tasks.Count = 2
         """lmp processes side by side."""
         test: tasks.Count = 40

@@ -78,9 +78,10 @@ class Cavity(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "no-gradient", "tangents")
-        steps: tasks.Count = 40
+        steps: tasks.Count = 80
         batch: tasks.Count = 3
-        learning_rate: tasks.Positive = 5e-3
+        learning_rate: tasks.Positive = 1e-2
+        probes: tasks.Natural = 0  # tangents are fitted to the rows of training alone
         unroll: tasks.Count = 3
         """Solver steps in a loss."""
         fine_runs: tasks.Count = 12

@@ -113,9 +113,11 @@ def test_the_check_finds_the_common_block(monkeypatch):
     module = problem_of("fortran", monkeypatch)
     random = np.random.default_rng(0)
     samples = random.uniform(0.3, 0.8, (32, 10)), random.uniform(0, 2, (32, 8))
-    report = check_black_box(module.Slab(), samples, processes=False)
-    (found,) = [line for line in report.findings if line.check == "thread safety"]
-    assert "disturb each other" in found.sentence, found
+    seen = []
+    for seed in range(5):  # one check sees it nineteen times in twenty
+        report = check_black_box(module.Slab(), samples, processes=False, seed=seed)
+        seen += [line.sentence for line in report.findings if line.check == "thread safety"]
+    assert len(seen) == 5 and any("disturb each other" in sentence for sentence in seen), seen
 
 
 @pytest.mark.slow
