@@ -77,8 +77,12 @@ def _images(name: str, about: str, time: str, *, seeds: int = 1, quick: bool = F
 
 
 DEFENCE = tuple(
-    f"table_defense-small-{case}.json" for case in ("b-logits", "b-probabilities-3", "b-labels", "a-logits")
-)
+    f"table_defense-{case}.json"
+    for case in (
+        "small-b-logits", "small-b-probabilities-3", "small-b-labels", "small-a-logits",
+        "few-b-logits", "labels-b-labels", "shapes-cnn-logits",
+    )
+)  # fmt: skip
 TANGENTS = (
     "wake-1k", "wake-30k", "wake-1k-noise", "wake-32x64", "wake-260k", "digits", "digits-forest",
     "kuramoto-sivashinsky", "kuramoto-sivashinsky-noise", "kuramoto-sivashinsky-long", "coupled-map",
