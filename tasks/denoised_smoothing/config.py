@@ -295,19 +295,14 @@ PAPER = Config(
 (model.onnx or file.py:Class) and your pictures as `--images`."""
 
 _STUDENT = Config(
-    methods=("none", "mse", "student", "fo-ds"),
-    fo_queries=250_000,
-    loss="labels",
-    mse_weight=0.1,
-    validations=1,
-    certify_images=200,
+    methods=("mse", "student", "fo-ds"), fo_queries=250_000, loss="labels", mse_weight=0.1, validations=1
 )
 
 FEW = replace(_STUDENT, queries=1000, validation_images=100, student_first=0.5)
 """The digits with 1,000 queries: true labels, which cost none, a tenth of the square error, half of the
 queries first, and one comparison with the start, at the end."""
 
-LABELS = replace(_STUDENT, answers="labels", student_smoothing=0.1)
+LABELS = replace(_STUDENT, methods=("mse", "student"), answers="labels", student_smoothing=0.1)
 """The digits where the classifier answers labels alone, 20,000 queries."""
 
 SHAPES = replace(
@@ -318,9 +313,8 @@ SHAPES = replace(
     batch=32,
     student_steps=1000,
     student_batch=128,
-    fo_queries=32_000 + 800,
+    fo_queries=32_800,
     validation_images=400,
-    certify_images=100,
     n=500,
 )
 """Images of 3,072 numbers: `shapes` and a convolutional network that knows them."""

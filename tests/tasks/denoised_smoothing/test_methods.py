@@ -2,7 +2,7 @@
 
 import copy
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -156,6 +156,10 @@ def test_where_training_makes_it_worse_the_start_is_kept(tmp_path, method):
     assert found.outcome.best_step == 0 and found.outcome.step > 0
     for name, weight in found.network.state_dict().items():
         assert torch.equal(weight, start[name])
+    said: list[str] = []
+    made.progress = cast(Any, SimpleNamespace(say=said.append))
+    fields = made.judge(small.setup(made, tmp_path, method, trained), found)
+    assert fields["start kept"] == 1 and len(said) == 1 and f"{method}: on held-out images" in said[0]
 
 
 @pytest.mark.filterwarnings("ignore:.*a derivative of exactly zero")  # of labels
