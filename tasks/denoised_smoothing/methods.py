@@ -29,8 +29,8 @@ from tasks.denoised_smoothing.config import WIDE, Config, Variant, read
 from tasks.denoised_smoothing.errors import BoxError
 from tasks.denoised_smoothing.networks import box_loss, image_loss
 from tasks.denoised_smoothing.smoothing_parameter import Mu
-from tasks.methods import Setup, Trained
 from tasks.pace import evaluated
+from tasks.setup import Setup, Trained
 from tasks.stage import TrainingOutcome
 from tasks.workers import group
 
@@ -425,9 +425,11 @@ def _first_lesson(start: Start, front: Front, tangent: zo.StudentTangent, rows: 
 @torch.no_grad()
 def _lesson(problem: DenoisedSmoothing, tangent: zo.StudentTangent, images: Tensor, steps: int) -> None:
     """Ask for images, if there are any, and learn from these answers and those before."""
+    if not len(images):
+        tangent.learn(steps)
+        return
     box, smoothing = problem.classifier, problem.config.student_smoothing
-    parts = [problem.box(some) for some in images.split(ASKED)] if len(images) else []
-    answers = torch.cat([images.new_zeros(0, box.classes), *parts])
+    answers = torch.cat([problem.box(some) for some in images.split(ASKED)])
     if box.kind == "labels":
         answers = (1 - smoothing) * answers + smoothing / box.classes
     tangent.fit(images, answers, steps)
