@@ -1,8 +1,7 @@
 """Classifiers that may mislead a student: held-out accuracy on the way, and which weights are kept.
 
 python -m benchmarks safeguard --size ci        seconds; it shows that it runs, no more
-python -m benchmarks safeguard --size small     a random forest and an RBF-SVM of the digits, 1,000 and 20,000
-                                                queries
+python -m benchmarks safeguard --size small     a random forest and an RBF-SVM of the digits, 20,000 queries
 
 A forest is constant almost everywhere, and an SVM's decision function is flat far from its data. A student is
 smooth, and its derivative need not be theirs. Weights therefore count only if the box itself, asked, is right
@@ -18,17 +17,15 @@ from pathlib import Path
 
 from benchmarks import protocol
 from benchmarks.table_defense import CI, finished
-from tasks.denoised_smoothing.config import PRESETS
-from tasks.runs.folder import Run, stage_name
+from tasks.denoised_smoothing.config import Config
+from tasks.runs.folder import Run
 from tasks.runs.result import Result, Row
 
 NAME = "denoised_smoothing_safeguard"  # file in `benchmarks/results`
 BOXES = ("forest", "svm")
 WEIGHTS = ("start", "last weights", "chosen weights")
-FEW = "student@1000"
-STUDENTS = {"ci": ("student",), "small": (FEW, "student")}
-SMALL = replace(PRESETS["few"], methods=("mse", FEW, "student"), queries=20_000)
-SIZES = {"ci": replace(CI, methods=("mse", "student")), "small": SMALL}
+METHODS = ("none", "mse", "student")
+SIZES = {"ci": replace(CI, methods=METHODS), "small": Config(methods=METHODS)}
 SHOWN = (
     "certified accuracy at r = 0",
     "certified accuracy at r = 0.25",
@@ -37,17 +34,16 @@ SHOWN = (
 )
 
 
-def measured(run: Run, method: str) -> list[dict[str, object]]:
+def measured(run: Run) -> list[dict[str, object]]:
     """A line for every seed: held-out accuracy on the way, which weights were kept, and certificates.
 
     Args:
         run: finished.
-        method: a student, by its name.
     """
     rows = {(row.method, row.seed): row for row in Result.read(run.path).table}
     found = []
     for seed in run.seeds:
-        own, stage = rows[method, seed], stage_name(seed, method)
+        own, stage = rows["student", seed], f"seed-{seed}/student"
         metrics = [line for line in run.metrics() if line["stage"] == stage and "validation" in line]
         held_out = {int(line["step"]): 1 - float(line["validation"]) for line in metrics}
         chosen = own.extra["chosen step"]
@@ -62,7 +58,7 @@ def measured(run: Run, method: str) -> list[dict[str, object]]:
                 "held-out accuracy, last weights": held_out[max(held_out)],
                 "held-out accuracy, chosen weights": held_out[chosen],
                 "queries": own.rows,
-                "certified": {m: _shown(rows[m, seed]) for m in ("mse", method)},
+                "certified": {m: _shown(rows[m, seed]) for m in METHODS},
             }
         )
     return found
@@ -77,22 +73,19 @@ def main(words: Sequence[str]) -> None:
     """Run both classifiers, print and keep what happened."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks safeguard", description=__doc__)
     parser.add_argument("--size", choices=tuple(SIZES), default="ci")
-    parser.add_argument("--seeds", type=int, help="1 for ci, 3 otherwise")
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
     chosen = parser.parse_args(words)
     found = {}
-    seeds = chosen.seeds or (1 if chosen.size == "ci" else 3)
     for box in BOXES:
-        run = finished(replace(SIZES[chosen.size], box=box), chosen.size, seeds, chosen.runs)
-        students = {method: measured(run, method) for method in STUDENTS[chosen.size]}
-        found[box] = {"config": run.config, "students": students}
-        for method, lines in students.items():
-            for line in lines:
-                start, last, kept = (f"{line[f'held-out accuracy, {w}']:.3f}" for w in WEIGHTS)
-                print(
-                    f"{box}, {method}, seed {line['seed']}: held-out accuracy {start} at the start, "
-                    f"{last} at the end; kept: step {line['chosen step']}, {kept}"
-                )
+        run = finished(replace(SIZES[chosen.size], box=box), chosen.size, chosen.seeds, chosen.runs)
+        found[box] = {"config": run.config, "seeds": measured(run)}
+        for line in found[box]["seeds"]:
+            start, last, kept = (f"{line[f'held-out accuracy, {w}']:.3f}" for w in WEIGHTS)
+            print(
+                f"{box}, seed {line['seed']}: held-out accuracy {start} at the start, {last} at the end; "
+                f"kept: step {line['chosen step']}, {kept}"
+            )
     if chosen.size != "ci":
         to = protocol.path(NAME, chosen.size)
         protocol.write("safeguard", words, {"preset": chosen.size, "boxes": found}, to)
