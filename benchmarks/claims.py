@@ -81,7 +81,9 @@ def claims() -> list[Claim]:
 def _column(found: Mapping[str, Any], method: str, key: str = "", unit: float = 1.0) -> Figure:
     """A method's values by seed in a `result.json`: the table's figure, or one of `extra`."""
     rows = [row for row in found.get("table", ()) if row["method"] == method]
-    return Figure.of([row["extra"][key] if key else row["value"] for row in rows], unit)
+    return Figure.of(
+        [row["value"] if key in ("", row["metric"]) else row["extra"][key] for row in rows], unit
+    )
 
 
 def _demo() -> Iterator[Claim]:
