@@ -77,8 +77,12 @@ def _images(name: str, about: str, time: str, *, seeds: int = 1, quick: bool = F
 
 
 DEFENCE = tuple(
-    f"table_defense-small-{case}.json" for case in ("b-logits", "b-probabilities-3", "b-labels", "a-logits")
-)
+    f"table_defense-{case}.json"
+    for case in (
+        "small-b-logits", "small-b-probabilities-3", "small-b-labels", "small-a-logits",
+        "few-b-logits",
+    )
+)  # fmt: skip
 TANGENTS = sorted(path.stem for path in (protocol.RESULTS / "tangents").glob("*.json"))  # one a problem
 
 BENCHMARKS: dict[str, Benchmark] = {

@@ -81,7 +81,9 @@ def claims() -> list[Claim]:
 def _column(found: Mapping[str, Any], method: str, key: str = "", unit: float = 1.0) -> Figure:
     """A method's values by seed in a `result.json`: the table's figure, or one of `extra`."""
     rows = [row for row in found.get("table", ()) if row["method"] == method]
-    return Figure.of([row["extra"][key] if key else row["value"] for row in rows], unit)
+    return Figure.of(
+        [row["value"] if key in ("", row["metric"]) else row["extra"][key] for row in rows], unit
+    )
 
 
 def _demo() -> Iterator[Claim]:
@@ -174,7 +176,7 @@ def _chain() -> Iterator[Claim]:
 def _defence() -> Iterator[Claim]:
     radii = ("certified accuracy at r = 0", "certified accuracy at r = 0.25", "certified accuracy at r = 0.5")
     stated: dict[str, dict[str, tuple[str, ...]]] = {
-        "b-logits": {
+        "small-b-logits": {
             "none": ("43.0",),
             "mse": ("91.0", "79.0", "41.2"),
             "zo-ds:dct": ("93.3", "77.8", "38.5"),
@@ -184,17 +186,22 @@ def _defence() -> Iterator[Claim]:
             "student": ("95.7", "83.8", "49.7"),
             "fo-ds": ("96.0", "85.0", "52.7"),
         },
-        "b-probabilities-3": {"student": ("96.2", "85.3", "50.5")},
-        "b-labels": {"student": ("94.5", "83.0", "43.0"), "zo-ds:wide": ("92.8", "75.8", "38.3")},
-        "a-logits": {
+        "small-b-probabilities-3": {"student": ("96.2", "85.3", "50.5")},
+        "small-b-labels": {"student": ("94.5", "83.0", "43.0"), "zo-ds:wide": ("92.8", "75.8", "38.3")},
+        "small-a-logits": {
             "none": ("", "19.2"),
             "mse": ("", "81.0"),
             "student": ("", "84.0"),
             "fo-ds": ("", "83.5"),
         },
+        "few-b-logits": {
+            "mse": ("90.0", "77.3", "22.7"),
+            "student": ("98.3", "82.7", "38.7"),
+            "fo-ds": ("98.7", "83.7", "45.0"),
+        },
     }
     for case, methods in stated.items():
-        file = f"table_defense-small-{case}.json"
+        file = f"table_defense-{case}.json"
         for method, values in methods.items():
             for radius, value in zip(radii, values, strict=False):
                 if value:

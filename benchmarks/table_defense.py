@@ -2,6 +2,9 @@
 
 python -m benchmarks table_defense --size ci        seconds; it shows that it runs, no more
 python -m benchmarks table_defense --size small     the digits, three seeds, N = 10,000
+python -m benchmarks table_defense --size few       the same digits, 1,000 queries, N = 1,000
+python -m benchmarks table_defense --size labels    a classifier that answers labels alone, N = 1,000
+python -m benchmarks table_defense --size shapes    images of 32 x 32 pixels in colour, one seed, N = 500
 python -m benchmarks table_defense --size small --box a --answers probabilities --decimals 3
 python -m benchmarks table_defense --size paper --box model.py:make --images FOLDER
     an ONNX file has no derivative for fo-ds: --box model.onnx --methods none mse zo-ae-ds:cge student
@@ -52,7 +55,8 @@ CI = Config(
     n=100,
     n0=20,
 )
-SIZES = {"ci": CI, "small": PRESETS["small"], "paper": PRESETS["paper"]}
+SIZES = {"ci": CI, **{name: PRESETS[name] for name in ("small", "few", "labels", "shapes", "paper")}}
+SEEDS = {"ci": 1, "shapes": 1}  # of the others three
 
 
 def name_of(size: str, config: Config) -> str:
@@ -75,9 +79,11 @@ def main(words: Sequence[str]) -> None:
     """Run, or read a run; print and write the table."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks {NAME}", description=__doc__)
     parser.add_argument("--size", choices=tuple(SIZES), default="ci")
-    parser.add_argument("--seeds", type=int, help="1 for ci, 3 otherwise")
+    parser.add_argument("--seeds", type=int, help="1 for ci and shapes, 3 otherwise")
     parser.add_argument("--box", help="the size's if not given")
-    parser.add_argument("--answers", choices=("logits", "probabilities", "labels"), default="logits")
+    parser.add_argument(
+        "--answers", choices=("logits", "probabilities", "labels"), help="the size's if not given"
+    )
     parser.add_argument("--decimals", type=int, help="of probabilities")
     parser.add_argument("--images", type=Path, help="yours; the digits if not given")
     parser.add_argument("--methods", nargs="+", help="the size's if not given")
@@ -85,14 +91,16 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--from", dest="folder", type=Path, help="a finished run's folder")
     chosen = parser.parse_args(words)
     if chosen.folder is None:
-        config = replace(SIZES[chosen.size], answers=chosen.answers, decimals=chosen.decimals)
+        config = SIZES[chosen.size]
+        if chosen.answers is not None:
+            config = replace(config, answers=chosen.answers, decimals=chosen.decimals)
         if chosen.box is not None:
             config = replace(config, box=chosen.box)
         if chosen.images is not None:
             config = replace(config, images=chosen.images)
         if chosen.methods is not None:
             config = replace(config, methods=tuple(chosen.methods))
-        run = finished(config, chosen.size, chosen.seeds or (1 if chosen.size == "ci" else 3), chosen.runs)
+        run = finished(config, chosen.size, chosen.seeds or SEEDS.get(chosen.size, 3), chosen.runs)
     else:
         run = Run.open(chosen.folder)
     show(run, words, keep=chosen.folder is not None or chosen.size != "ci")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +17,7 @@ WITHOUT_QUERIES = ("none", "mse")
 ZERO_ORDER = ("zo-ds", "zo-ae-ds", "deepzero", "student")  # held to a budget of queries
 FAMILIES = (*WITHOUT_QUERIES, "fo-ds", *ZERO_ORDER)
 WIDE = "wide"  # central differences with a wide step, for a box that gives labels alone
+CNN = "cnn"  # the classifier that ships for `shapes`
 KINDS = ("cge", "rge", "orthogonal", "dct", WIDE)  # of directions
 
 Answer = Literal["logits", "probabilities", "labels"]
@@ -74,7 +75,8 @@ class Config(tasks.Config):
 
     box: str = "b"
     """The classifier: "a" or "b" (scikit-learn networks on digits that are fragile, b more so), "forest",
-    "svm", an ONNX file, or any black box as `blackbox check` takes it, such as file.py:Class."""
+    "svm", "cnn" (a convolutional network on the shapes of 32 x 32 pixels in colour), an ONNX file, or any
+    black box as `blackbox check` takes it, such as file.py:Class."""
     box_arguments: tuple[str, ...] = ()
     """What the last is made with: NAME=VALUE."""
     box_gives: Answer = "logits"
@@ -98,7 +100,8 @@ class Config(tasks.Config):
     service that works on several at once, or a classifier that takes microseconds."""
 
     images: Path | None = None
-    """A folder of pictures (CLASS/picture.png), HDF5 or .npz; None for scikit-learn's digits."""
+    """A folder of pictures (CLASS/picture.png), HDF5 or .npz; None for those of the classifiers that ship:
+    scikit-learn's digits, or shapes."""
     image_size: Count | None = None
     """Height and width to which pictures of a folder are scaled and cropped; None to leave them."""
     split: tuple[Positive, Positive, Positive] = (0.7, 0.1, 0.2)
@@ -187,6 +190,9 @@ class Config(tasks.Config):
     """Share of its queries that are asked before the first step."""
     student_first_steps: Count = 400
     """Steps of learning from these."""
+    student_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Label smoothing of what it learns, where the classifier answers labels alone: the share of a label
+    that is spread over all classes (Szegedy et al. 2016)."""
 
     validation_images: Count = 197
     """Noisy images by which weights are chosen, through the classifier itself."""
@@ -288,4 +294,39 @@ PAPER = Config(
 """The published setting, ImageNet-10 at 224 x 224 and sigma .25: give your classifier as `--box`
 (model.onnx or file.py:Class) and your pictures as `--images`."""
 
-PRESETS = {"demo": Config(), "small": SMALL, "paper": PAPER}
+_STUDENT = Config(
+    methods=("mse", "student", "fo-ds"), fo_queries=250_000, loss="labels", mse_weight=0.1, validations=1
+)
+
+FEW = replace(_STUDENT, queries=1000, validation_images=100, student_first=0.5)
+"""The digits with 1,000 queries: true labels, which cost none, a tenth of the square error, half of the
+queries first, and one comparison with the start, at the end."""
+
+LABELS = replace(_STUDENT, methods=("mse", "student"), answers="labels", student_smoothing=0.1)
+"""The digits where the classifier answers labels alone, 20,000 queries."""
+
+SHAPES = replace(
+    _STUDENT,
+    box=CNN,
+    mse_weight=0.01,
+    steps=1000,
+    batch=32,
+    learning_rate=0.002,
+    student_first=0.5,
+    student_first_steps=2000,
+    student_steps=1000,
+    student_batch=128,
+    fo_queries=32_800,
+    validation_images=400,
+    n=500,
+)
+"""Images of 3,072 numbers: `shapes` and a convolutional network that knows them."""
+
+PRESETS = {
+    "demo": Config(),
+    "small": SMALL,
+    "paper": PAPER,
+    "few": FEW,
+    "labels": LABELS,
+    "shapes": SHAPES,
+}

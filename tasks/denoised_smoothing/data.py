@@ -1,4 +1,4 @@
-"""The images: digits, a folder of pictures, HDF5 or `.npz`; and their division into three sets.
+"""The images: digits, shapes, a folder of pictures, HDF5 or `.npz`; and their division into three sets.
 
 What is trained on is never what chooses a model, and what gives the certificate does neither.
 """
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 import zo
-from tasks import digits
-from tasks.denoised_smoothing.config import Config
+from tasks import digits, shapes
+from tasks.denoised_smoothing.config import CNN, Config
 from tasks.denoised_smoothing.errors import ImageError, LabelError
 from tasks.denoised_smoothing.images import InMemory, Source, open_source
 
 SPLIT, DRAW, HELD_OUT = 101, 102, 103  # first words of the keys' paths for these draws
+SHAPES, SHAPES_SETS = 21, (2000, 400, 600)  # seed, and images of the three sets
 BOX = 800  # digits, of 1,797, that the embedded classifiers are trained on, and nothing else is
 
 
@@ -89,8 +90,12 @@ def load(config: Config) -> Sets:
         LabelError: labels that are no classes, or fewer classes than two.
         MissingExtraError: scikit-learn is not installed, for the digits.
     """
-    if config.images is None:
-        source: Source = InMemory("the digits", *digits.load())
+    if config.images is None and config.box == CNN:
+        pixels, labels = shapes.shapes(sum(SHAPES_SETS), SHAPES)
+        source: Source = InMemory("shapes", pixels.numpy(), labels.numpy())
+        sets = _divided(np.arange(len(labels)), SHAPES_SETS)  # drawn in no order
+    elif config.images is None:
+        source = InMemory("the digits", *digits.load())
         order = _order(len(source.labels))
         sets = _divided(order[BOX:], (500, 197, 300))
     else:
@@ -106,7 +111,8 @@ def load(config: Config) -> Sets:
     classes = int(source.labels.max()) + 1
     if classes < 2:
         raise LabelError(f"{config.images}: expected at least two classes, got one. Nothing is to be told.")
-    named = "scikit-learn's digits" if config.images is None else Path(config.images).name
+    shipped = "shapes" if config.box == CNN else "scikit-learn's digits"
+    named = shipped if config.images is None else Path(config.images).name
     train, validation, test = (ImageSet(source, part) for part in sets)
     return Sets(train, validation, test, named, (shape[0], shape[1], shape[2]), classes)
 

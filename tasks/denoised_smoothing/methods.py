@@ -41,7 +41,8 @@ AUTOENCODER = "autoencoder"  # its stage in a run
 AFTER = 10**8  # added to a step's number, so that other draws are made for it than for the denoiser
 FIRST = 2 * 10**9  # number of the first batch that a student asks for before training, beyond all steps
 VALIDATIONS = 20  # of what asks nothing
-STUDENT_LOSSES = {"logits": "kl-logits", "probabilities": "kl-logits", "labels": "labels"}
+ASKED = 256  # images that a student asks for at a time
+STUDENT_LOSSES = {"logits": "kl-logits", "probabilities": "kl-logits", "labels": "kl"}  # smoothed ones, too
 
 Pair = tuple[Tensor, Tensor]  # what goes in, what is to come out
 Batch = tuple[Tensor, Tensor, Tensor]  # noisy, clean, target
@@ -192,7 +193,7 @@ class FrontGradient:
         through: `(step, given, target) -> loss`: fills `.grad` of `given`, a leaf; the loss is
             detached.
         mse_weight: What the square error of the denoised image is added with.
-        solver: What `through` asks, if that has counts and a state.
+        solver: What stands for the classifier's derivative, if that has a state.
     """
 
     def __init__(
@@ -200,7 +201,7 @@ class FrontGradient:
         front: Front,
         through: Through,
         mse_weight: float = 0.0,
-        solver: zo.box_gradient.DifferentiableBox | None = None,
+        solver: zo.box_gradient.DifferentiableBox | zo.StudentTangent | None = None,
     ) -> None:
         self.front, self.through, self.mse_weight, self.solver = front, through, mse_weight, solver
         self.steps = 0
@@ -223,7 +224,7 @@ class FrontGradient:
 
     def metrics(self) -> dict[str, float]:
         """Perturbed rows, and those of them that failed."""
-        if self.solver is None:
+        if not isinstance(self.solver, zo.box_gradient.DifferentiableBox):
             return {}
         return {"queries": self.solver.counts.rows, "dropped": self.solver.counts.dropped}
 
@@ -268,7 +269,7 @@ def fo_ds(setup: Setup) -> Trained:
     config, problem, front = start.problem.config, start.problem, Front(start.setup.network)
     twin = twin_of(problem.classifier)
 
-    def through(i: int, given: Tensor, target: Tensor) -> Tensor:
+    def through(_: int, given: Tensor, target: Tensor) -> Tensor:
         if group.rank() == 0:  # every process differentiates them all; they are not sent, so not `rows_run`
             evaluated(problem.box).ledger.count(calls=1, rows_asked=len(given))
         loss = mean_loss(twin(given), target, "logits", len(given))
@@ -319,7 +320,7 @@ def _differences(start: Start, front: Front, box: BlackBoxFunction) -> Trained:
     rule = estimator(config, variant, mu, size, latent)
     solver = zo.differentiable(box, rule, seed=start.setup.seed, max_dropped=0.5)
 
-    def through(i: int, given: Tensor, target: Tensor) -> Tensor:
+    def through(_: int, given: Tensor, target: Tensor) -> Tensor:
         loss = mean_loss(solver(given), target, kind, len(given))
         loss.backward()
         return loss.detach()
@@ -354,20 +355,19 @@ def estimator(config: Config, variant: Variant, mu: Mu, size: int, latent: bool)
 
 
 def student(setup: Setup) -> Trained:
-    """Some queries before training, then a few rows of each batch; the student learns a step from each.
+    """Some queries before training, then a few rows of each batch; the student learns a step from them.
 
-    The rows that are asked have the classifier's own answer in the loss and the student's derivative; the
-    others have the student's answer too, and cost nothing. Where no weights are better than the start's on
-    held-out images, asked of the classifier itself, the start is kept: a student is smooth also where the
-    classifier is not, and may mislead.
+    The loss of all rows is that of the student's answers; the classifier's own are what the student learns,
+    and what the weights are judged by. Where they are not better than the start's on held-out images, asked
+    of the classifier itself, the start is kept: a student is smooth also where the classifier is not, and may
+    mislead.
     """
     start = Start.of(setup)
     problem, config, front = start.problem, start.problem.config, Front(start.setup.network)
     kind, rows, steps = problem.classifier.kind, start.steps(1), config.student_steps
     # what batches cannot take comes before them, too
     first = max(2, round(config.student_first * rows), rows - steps * config.batch)
-    solver = zo.differentiable(problem.box, tangent=_tangent(start), seed=setup.seed)
-    tangent = cast(zo.StudentTangent, solver.tangent)
+    tangent = _tangent(start)
 
     def asked(i: int) -> int:
         """How many rows are asked in a step: the same for all, up to rounding."""
@@ -377,25 +377,18 @@ def student(setup: Setup) -> Trained:
     def through(i: int, given: Tensor, target: Tensor) -> Tensor:
         if i == 0:
             _first_lesson(start, front, tangent, first)
-        count = asked(i)
-        loss = torch.zeros(())
-        if count:
-            loss = mean_loss(solver(given[:count]), target[:count], kind, len(given))
-            loss.backward()  # and the student learns
-        if count < len(given):
-            guessed, wanted = tangent.outputs(given[count:]), target[count:]
-            known = wanted >= 0
-            rest = _student_loss(guessed[known], wanted[known], kind).sum() / len(given)
-            rest.backward()
-            loss = loss.detach() + rest.detach()
+        _lesson(problem, tangent, given.detach()[: asked(i)], steps=1)
+        known = target >= 0
+        loss = _student_loss(tangent.outputs(given)[known], target[known], kind).sum() / len(given)
+        loss.backward()
         return loss.detach()
 
-    gradient = FrontGradient(front, through, config.mse_weight, solver)
+    gradient = FrontGradient(front, through, config.mse_weight, tangent)
     return _descend(start, front, gradient, steps, config.batch, config.learning_rate)
 
 
 def _student_loss(outputs: Tensor, target: Tensor, kind: str) -> Tensor:
-    """Where the classifier is not asked: of labels the student's probabilities have a logarithm."""
+    """Cross-entropy: of labels the student has probabilities, of all else logits."""
     if kind == "labels":
         return -outputs.clamp(min=1e-6).log().gather(1, target[:, None]).squeeze(1)
     return box_loss(outputs, target, kind)
@@ -419,15 +412,27 @@ def _tangent(start: Start) -> zo.StudentTangent:
 @torch.no_grad()
 def _first_lesson(start: Start, front: Front, tangent: zo.StudentTangent, rows: int) -> None:
     """Ask for denoised images before training, and learn from the answers."""
-    config, images, answers = start.problem.config, [], []
+    config, images = start.problem.config, []
     front.network.eval()
     for number, begin in enumerate(range(0, rows, config.batch)):
         count = min(config.batch, rows - begin)
         noisy, _, _ = start.problem.batch(start.setup.seed, FIRST + number, count)
         images.append(front.given(noisy))
-        answers.append(start.problem.box(images[-1]))
     front.network.train()
-    tangent.fit(torch.cat(images), torch.cat(answers), steps=config.student_first_steps)
+    _lesson(start.problem, tangent, torch.cat(images), config.student_first_steps)
+
+
+@torch.no_grad()
+def _lesson(problem: DenoisedSmoothing, tangent: zo.StudentTangent, images: Tensor, steps: int) -> None:
+    """Ask for images, if there are any, and learn from these answers and those before."""
+    if not len(images):
+        tangent.learn(steps)
+        return
+    box, smoothing = problem.classifier, problem.config.student_smoothing
+    answers = torch.cat([problem.box(some) for some in images.split(ASKED)])
+    if box.kind == "labels":
+        answers = (1 - smoothing) * answers + smoothing / box.classes
+    tangent.fit(images, answers, steps)
 
 
 def problem_of(setup: Setup) -> DenoisedSmoothing:

@@ -18,6 +18,7 @@ the identity. Not zero, as often advised for residual branches: everything befor
 gradient of exactly zero, the differences of zeroth-order methods there would be rounding alone, and pruning
 scores of all layers but the last would be zero, their ranking one of ties."""
 
+PLACES = 4  # along each axis that a student of larger images has left in front of its last layer
 FLAT = 1024  # numbers of an image up to which a student is a multilayer perceptron
 
 
@@ -93,16 +94,17 @@ def student(shape: Shape, classes: int, width: int) -> nn.Module:
     """A small classifier `(rows, *shape)` to scores `(rows, classes)`.
 
     Of small images two hidden layers of `width`; of larger ones convolutions of stride 2, up to `width`
-    channels, whose mean over the image is looked at.
+    channels, until 4 x 4 places are left: which of them is looked at counts.
     """
     if math.prod(shape) <= FLAT:
         return nn.Sequential(nn.Flatten(), _linear((math.prod(shape), width, width, classes)))
     layers: list[nn.Module] = []
     given, made, size = shape[0], max(8, width // 8), min(shape[1:])
-    while size > 8:
+    while size > PLACES:
         layers += [nn.Conv2d(given, made, 3, stride=2, padding=1), nn.ReLU()]
         given, made, size = made, min(width, 2 * made), size // 2
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(given, classes))
+    pool = nn.AdaptiveAvgPool2d(PLACES), nn.Flatten()
+    return nn.Sequential(*layers, *pool, nn.Linear(given * PLACES**2, classes))
 
 
 def _linear(sizes: Sequence[int]) -> nn.Sequential:

@@ -219,6 +219,12 @@ class DenoisedSmoothing(tasks.Problem):
         outcome, (noisy, _) = trained.outcome, self.held_out(setup.seed)
         error = outcome.best_validation
         asks = setup.name not in ("none", "mse")
+        kept = outcome.best_step == 0 and outcome.step > 0
+        if asks and kept:
+            self.progress.say(
+                f"{setup.stage}: on held-out images the classifier itself did no better with any weights "
+                "than with the start's, which are kept."
+            )
         with torch.no_grad(), evaluating(trained.network):
             denoised = trained.network(noisy[:SAMPLES]).clamp(0, 1)
         return {
@@ -229,7 +235,7 @@ class DenoisedSmoothing(tasks.Problem):
             "images": len(certificates),
             "rows of test": sum(each.queries for each in certificates),
             "failed rows of test": sum(each.failed for each in certificates),
-            "start kept": int(outcome.best_step == 0 and outcome.step > 0),
+            "start kept": int(kept),
             "validation accuracy": None if error is None or not asks else 1 - error,
             "clean": self.images.validation.images(torch.arange(len(denoised)) % len(self.images.validation)),
             "noisy": noisy[:SAMPLES],

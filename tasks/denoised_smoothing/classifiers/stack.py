@@ -19,6 +19,7 @@ from tasks import names
 from tasks.configuration import refused
 from tasks.denoised_smoothing import data
 from tasks.denoised_smoothing.certification.checks import classifier_box
+from tasks.denoised_smoothing.classifiers import shapes_box
 from tasks.denoised_smoothing.classifiers.answers import (
     Clamped,
     LabelsOnly,
@@ -29,11 +30,12 @@ from tasks.denoised_smoothing.classifiers.answers import (
     Shaped,
 )
 from tasks.denoised_smoothing.classifiers.sklearn_box import CLASSIFIERS, SklearnClassifier, embedded
-from tasks.denoised_smoothing.config import Config
+from tasks.denoised_smoothing.config import CNN, Config
 from tasks.denoised_smoothing.errors import BoxError
 from tasks.workers import group
 
 Twin = Callable[[Tensor], Tensor]
+SHIPPED = (*CLASSIFIERS, CNN)
 ROWS = 256  # images that a process is asked for at a time
 
 
@@ -75,7 +77,7 @@ def make_box(
         ImageError, LabelError: Images or labels that do not fit it.
     """
     inner = classifier(config) if inner is None else inner
-    gives = "logits" if config.box in CLASSIFIERS else config.box_gives
+    gives = "logits" if config.box in SHIPPED else config.box_gives
     known = classifier_box(inner, (config.classes or found.classes) if gives == "labels" else config.classes)
     known.check_image_shape(found.shape)
     data.check_classes(found, known.classes, repr(inner))
@@ -115,9 +117,11 @@ def classifier(config: Config) -> BlackBoxFunction:
     """
     if not config.box:
         raise refused("box", "a classifier: model.onnx, file.py:Class or a name", config.box)
+    if config.box in SHIPPED and config.images is not None:
+        raise refused("box", "your own, since those that ship know digits or shapes alone", config.box)
+    if config.box == CNN:
+        return shapes_box.convolutional()
     if config.box in CLASSIFIERS:
-        if config.images is not None:
-            raise refused("box", "your own, since the embedded ones know digits alone", config.box)
         return embedded(config.box, *data.digits_of_the_box())
     if config.box.endswith(".onnx"):
         return OnnxModel(config.box, threads=config.threads)

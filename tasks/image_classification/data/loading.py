@@ -15,8 +15,8 @@ from tasks.image_classification.data import cifar
 from tasks.image_classification.data.cifar import CIFAR10, CIFAR100
 from tasks.image_classification.data.epochs import CIFAR_AUGMENTATION, NO_AUGMENTATION, Augmentation
 from tasks.image_classification.data.images import ImageData, Images, Normalisation, hold_out
-from tasks.image_classification.data.shapes import NAMES as OUTLINES
-from tasks.image_classification.data.shapes import shapes
+from tasks.shapes import NAMES as OUTLINES
+from tasks.shapes import shapes
 
 CIFAR10_CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),

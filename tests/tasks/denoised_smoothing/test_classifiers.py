@@ -18,6 +18,7 @@ from tasks.denoised_smoothing.classifiers.answers import (
     Scores,
     Shaped,
 )
+from tasks.denoised_smoothing.classifiers.shapes_box import convolutional
 from tasks.denoised_smoothing.classifiers.sklearn_box import SklearnClassifier, embedded
 from tasks.denoised_smoothing.classifiers.stack import make_box
 from tasks.denoised_smoothing.config import Config
@@ -137,6 +138,29 @@ def test_the_embedded_pipeline_is_fragile_and_its_twin_is_the_same_function(pipe
 def test_an_embedded_classifier_is_the_same_every_time(pipelines):
     again = embedded("b", *data.digits_of_the_box())
     assert again.identity == pipelines["b"].identity != pipelines["svm"].identity
+
+
+def test_the_convolutional_classifier_is_the_same_every_time_and_leaves_torch_as_it_was():
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    boxes = [convolutional(images=64, steps=3) for _ in range(2)]
+    assert boxes[0].identity == boxes[1].identity != convolutional(images=64, steps=4).identity
+    assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == threads
+
+
+@pytest.mark.slow
+def test_the_convolutional_classifier_knows_shapes_and_noise_fools_it():
+    chosen = Config(box="cnn")
+    found = data.load(chosen)
+    assert found.shape == (3, 32, 32) and [len(part) for part in (found.train, found.test)] == [2000, 600]
+    box = make_box(chosen, found)
+    noisy, labels = found.test.noisy(600, 0, 0.25)
+    right = [
+        (box.scores(images).argmax(dim=1) == labels).double().mean()
+        for images in (found.test.images(), noisy)
+    ]
+    assert right[0] > 0.8 and right[1] < 0.6
+    assert box.twin is not None
+    torch.testing.assert_close(box.twin(noisy[:9].clamp(0, 1)), box.scores(noisy[:9]))
 
 
 def test_classes_that_are_no_numbers_are_refused():

@@ -1,7 +1,8 @@
 """Each method's gradient against autograd, its queries against the box's own count, and the safeguard."""
 
 import copy
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from blackbox import ArraySpec
 from blackbox.adapters import TorchModule
 from tasks.denoised_smoothing import smoothing_parameter
 from tasks.denoised_smoothing.config import read
-from tasks.denoised_smoothing.methods import Front, estimator, mean_loss
+from tasks.denoised_smoothing.methods import Front, _lesson, estimator, mean_loss
 from tasks.denoised_smoothing.networks import DnCNN, box_loss
 from tasks.denoised_smoothing.smoothing_parameter import Mu
 from tasks.pace import Tally
@@ -155,6 +156,10 @@ def test_where_training_makes_it_worse_the_start_is_kept(tmp_path, method):
     assert found.outcome.best_step == 0 and found.outcome.step > 0
     for name, weight in found.network.state_dict().items():
         assert torch.equal(weight, start[name])
+    said: list[str] = []
+    made.progress = cast(Any, SimpleNamespace(say=said.append))
+    fields = made.judge(small.setup(made, tmp_path, method, trained), found)
+    assert fields["start kept"] == 1 and len(said) == 1 and "on held-out images" in said[0]
 
 
 @pytest.mark.filterwarnings("ignore:.*a derivative of exactly zero")  # of labels
@@ -203,3 +208,20 @@ def test_the_step_of_a_weight_moves_the_image_as_far_as_asked(tmp_path):
     moving = sorted(length for length in lengths if length > 1e-6)  # a dead ReLU's weights move nothing
     assert moving[len(moving) // 2] == pytest.approx(1e-3, rel=0.1)
     assert all(torch.allclose(weight, before[name]) for name, weight in network.state_dict().items())
+
+
+def test_a_student_of_labels_learns_them_smoothed(tmp_path):
+    made = small.problem(tmp_path, answers="labels", student_smoothing=0.3)
+    given: list[torch.Tensor] = []
+    learned: list[int] = []
+    tangent: Any = SimpleNamespace(
+        fit=lambda images, answers, steps: given.append(answers), learn=learned.append
+    )
+    images = small.rows(9).float()
+    _lesson(made, tangent, images, 1)
+    _lesson(made, tangent, images[:0], 4)
+    assert Tally([made.box]).copy().rows_asked == 9 and learned == [4]  # of no images nothing is asked
+    expected = torch.full((9, small.CLASSES), 0.1)
+    expected[torch.arange(9), made.box(images).argmax(dim=1)] = 0.8
+    assert len(given) == 1
+    torch.testing.assert_close(given[0], expected, check_dtype=False)

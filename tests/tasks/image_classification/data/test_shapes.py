@@ -9,9 +9,9 @@ import torch
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
+from tasks import shapes as rules
 from tasks.errors import ConfigurationError
-from tasks.image_classification.data import shapes as rules
-from tasks.image_classification.data.shapes import NAMES, shapes
+from tasks.shapes import NAMES, shapes
 from zo.estimators import Key
 
 BLOCK = rules.BLOCK
