@@ -1,4 +1,4 @@
-"""`blackbox check` and `blackbox serve`: a black box by its name, examined or put behind a server."""
+"""`blackbox check`, `serve` and `tesseract`: a black box by its name, examined or handed to others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from tasks import names
-from tasks.commands import CheckCommand, ServeCommand
+from tasks.commands import CheckCommand, ServeCommand, TesseractCommand
 
 if TYPE_CHECKING:
     from blackbox import BlackBoxFunction
@@ -41,7 +41,23 @@ def serve(command: ServeCommand) -> int:
     return 0
 
 
-def _box(command: CheckCommand | ServeCommand) -> BlackBoxFunction:
+def tesseract(command: TesseractCommand) -> str:
+    """Write a Tesseract, and say what to do with it."""
+    from blackbox.registry_arguments import parse
+    from tasks import tesseract
+
+    return tesseract.write(
+        _box(command),
+        command.target,
+        parse(command.arguments),
+        command.folder,
+        tangent=command.derivative == "tangent",
+        vectorized=command.vectorized,
+        mu=command.mu,
+    )
+
+
+def _box(command: CheckCommand | ServeCommand | TesseractCommand) -> BlackBoxFunction:
     """The black box that a command names."""
     from blackbox.registry import make
     from blackbox.registry_arguments import parse

@@ -27,6 +27,7 @@ from tasks.commands import (
     ResumeCommand,
     RunCommand,
     ServeCommand,
+    TesseractCommand,
     parse,
 )
 from tasks.errors import (
@@ -130,6 +131,8 @@ def _do(command: Command, line: list[str], at_work: list[Run]) -> int:
             return box_commands.check(command)
         case ServeCommand():
             return box_commands.serve(command)
+        case TesseractCommand():
+            print(box_commands.tesseract(command))
         case DataCommand():
             from tasks.image_classification.data.cifar import SOURCES
             from tasks.image_classification.data.download import fetch

@@ -160,6 +160,24 @@ class ServeCommand:
 
 
 @dataclass(frozen=True)
+class TesseractCommand:
+    """Write a black box as a Tesseract: schemas, `apply`, and a derivative from function values."""
+
+    target: Target
+    folder: Annotated[Positional[Path], arg(help="Where the files are written.", metavar="FOLDER")]
+    arguments: Arguments = ()
+    derivative: Annotated[
+        Literal["differences", "tangent"],
+        arg(help="Two rows for each number of the inputs, or a learned tangent, for two rows a call."),
+    ] = "differences"
+    mu: Annotated[float, arg(help="How far a difference moves a number, in the scale of its input.")] = 1e-3
+    vectorized: Annotated[bool, arg(help="Whether arrays have an open first axis, for many rows a call.")] = (
+        False
+    )
+    debug: Debug = False
+
+
+@dataclass(frozen=True)
 class DataCommand:
     """Load a data set from its own site, going on where an earlier attempt broke off, and check it."""
 
@@ -189,6 +207,7 @@ _OTHERS = {
     "compare": CompareCommand,
     "check": CheckCommand,
     "serve": ServeCommand,
+    "tesseract": TesseractCommand,
     "data": DataCommand,
     "list": ListCommand,
     "info": InfoCommand,
@@ -201,6 +220,7 @@ Command = (
     | CompareCommand
     | CheckCommand
     | ServeCommand
+    | TesseractCommand
     | DataCommand
     | ListCommand
     | InfoCommand
