@@ -11,6 +11,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+import numpy as np
 from jinja2 import Template
 
 import zo
@@ -102,13 +103,19 @@ def _class(spec: ArraySpec) -> str:
     return (spec.dtype or "float64").capitalize().replace("Uint", "UInt")
 
 
+def _scales(spec: ArraySpec) -> list[float]:
+    """The scale of each of an array's numbers."""
+    size = math.prod(spec.shape)
+    return np.broadcast_to(1.0 if spec.scale is None else spec.scale, size).tolist()
+
+
 def _scale(spec: ArraySpec) -> str:
     """The scale of an input's numbers, one where all have the same."""
-    numbers: Sequence[float] = spec.scale or (1.0,)  # pyright: ignore[reportAssignmentType] - flat by now
-    return repr(numbers[0] if len(set(numbers)) == 1 else _nested(list(numbers), spec.shape))
+    numbers = _scales(spec)
+    return repr(numbers[0] if len(set(numbers)) == 1 else _nested(numbers, spec.shape))
 
 
-def _nested(numbers: list[float], shape: tuple[int, ...]) -> list[Any]:
+def _nested(numbers: list[Any], shape: tuple[int, ...]) -> list[Any]:
     """Numbers in C order as nested lists of a shape."""
     if len(shape) < 2:
         return numbers
@@ -135,14 +142,14 @@ def _next(box: BlackBoxFunction, folder: Path, files: Sequence[Path], vectorized
     """What was written, and the commands that come next, for inputs as large as their scales."""
 
     def example(spec: ArraySpec) -> Any:  # noqa: ANN401 - a number or nested lists
-        values = spec.scale or [1.0 if spec.floating else 1] * math.prod(spec.shape)
-        nested = _nested(list(values), spec.shape) if spec.shape else values[0]
+        values = _scales(spec) if spec.floating else [1] * math.prod(spec.shape)
+        nested = _nested(values, spec.shape) if spec.shape else values[0]
         return [nested] if vectorized else nested
 
     small = sum(math.prod(spec.shape) for spec in box.inputs) <= 20
     payload = json.dumps({"inputs": {spec.name: example(spec) for spec in box.inputs}})
     steps = [
-        f" --eps-for {spec.name}={mu * min(spec.scale):g}"  # pyright: ignore[reportArgumentType] - flat by now
+        f" --eps-for {spec.name}={mu * min(_scales(spec)):g}"
         for spec in box.inputs
         if spec.scale is not None and spec.differentiable
     ]
