@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -32,8 +31,8 @@ def with_derivative(box: BlackBoxFunction, pull_back: PullBack, arrays: tuple[An
             gives: the outputs of a failed row have no derivative.
         arrays: as the box takes them.
     """
-    twin = copy.copy(box)
-    twin._ledger = Ledger()
+    twin = type(box).__new__(type(box))  # not copy(), which would load a file or a program anew
+    twin.__dict__.update({**vars(box), "_ledger": Ledger()})
     if not all(isinstance(array, Tensor) for array in arrays) or len(arrays) != len(box.inputs):
         return twin.call(*arrays)  # NumPy arrays carry no gradient; all else is the box's to refuse
     pairs = zip(box.inputs, arrays, strict=True)

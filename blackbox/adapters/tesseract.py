@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,9 +152,7 @@ class Tesseract(BlackBoxFunction):
         except requests.Timeout as error:
             raise TimeoutError(f"{endpoint} gave no answer in time: {error}.") from None
         except Exception as error:
-            said = str(error).rpartition("Error running Tesseract API ")[2] or type(error).__name__
-            said = " ".join(said.replace("(see above for full traceback)", "").split())
-            raise RuntimeError(said[:1000]) from None
+            raise RuntimeError(_said(error)[:1000]) from None
 
     def _payload(self, arrays: Sequence[Array]) -> dict[str, Any]:
         payload = copy.copy(self.example)
@@ -257,3 +256,13 @@ class Tesseract(BlackBoxFunction):
 
 def _rebuild(kind: type[Tesseract], source: str | Path, settings: dict[str, Any]) -> Tesseract:
     return kind(source, **settings)
+
+
+def _said(error: Exception) -> str:
+    """What an endpoint's error says, in one line: of a traceback, which Tesseracts send along, the end."""
+    text = str(error).rpartition("Error running Tesseract API ")[2] or type(error).__name__
+    lines = text.replace("(see above for full traceback)", "").rstrip().splitlines()
+    if any("Traceback" in line for line in lines):
+        heads = [at for at, line in enumerate(lines) if re.match(r"[A-Za-z_][\w.]*(:|$)", line)]
+        lines = lines[heads[-1] if heads else -1 :]
+    return " ".join(" ".join(lines).split())
