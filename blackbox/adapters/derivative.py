@@ -32,7 +32,7 @@ def with_derivative(box: BlackBoxFunction, pull_back: PullBack, arrays: tuple[An
         arrays: as the box takes them.
     """
     twin = type(box).__new__(type(box))  # not copy(), which would load a file or a program anew
-    twin.__dict__.update({**vars(box), "_ledger": Ledger()})
+    vars(twin).update({**vars(box), "_ledger": Ledger()})
     if not all(isinstance(array, Tensor) for array in arrays) or len(arrays) != len(box.inputs):
         return twin.call(*arrays)  # NumPy arrays carry no gradient; all else is the box's to refuse
     pairs = zip(box.inputs, arrays, strict=True)
