@@ -22,7 +22,7 @@ import torch
 
 import zo
 from benchmarks import protocol
-from benchmarks.query_speed import contenders as named
+from benchmarks.query_speed import measuring as named
 from benchmarks.query_speed.measuring import BASELINE, BlockTimes, measure
 from benchmarks.query_speed.problems import Timed, make
 from tasks.report.pictures import figure, save

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,17 +20,8 @@ if TYPE_CHECKING:
 
 def run_blocks(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
     """Blocks of `max_rows`, or all rows as one; none after a failure where the call will raise anyway."""
-    count = len(inputs[0])
-    size = box.max_rows or count
-    if count <= size:
-        return run_block(box, inputs)
-    outcome = unanswered(box, inputs)
-    for first in range(0, count, size):
-        rows = list(range(first, min(first + size, count)))
-        place(outcome, rows, run_block(box, tuple(t[first : first + size] for t in inputs)))
-        if stops(box, outcome):
-            break
-    return outcome
+    size = box.max_rows or len(inputs[0])
+    return run_block(box, inputs) if len(inputs[0]) <= size else in_blocks(box, inputs, size, run_block)
 
 
 def run_block(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
@@ -94,6 +86,22 @@ def mark_non_finite(outcome: Outcome) -> Outcome:
 
 
 # One outcome put together from those of parts of its rows.
+
+
+def in_blocks(
+    box: BlackBoxFunction,
+    inputs: tuple[Tensor, ...],
+    size: int,
+    run: Callable[[BlackBoxFunction, tuple[Tensor, ...]], Outcome],
+) -> Outcome:
+    """Blocks of `size` rows one after another, up to the first failure where the call will raise anyway."""
+    outcome = unanswered(box, inputs)
+    for first in range(0, len(inputs[0]), size):
+        rows = list(range(first, min(first + size, len(inputs[0]))))
+        place(outcome, rows, run(box, pick(inputs, rows)))
+        if stops(box, outcome):
+            break
+    return outcome
 
 
 def unanswered(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:

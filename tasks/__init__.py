@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tasks.api import FinishedRun, load, run
     from tasks.autograd import AutogradGradient
-    from tasks.config import Config
-    from tasks.configuration import Count, Fraction, Natural, NotNegative, Positive
-    from tasks.methods import Cost, Method, Setup, Trained
+    from tasks.configuration import Config, Count, Fraction, Natural, NotNegative, Positive
+    from tasks.methods import Cost, Method
     from tasks.own_loop import own_run
     from tasks.problem import Data, Problem
     from tasks.runs.result import Row
+    from tasks.setup import Setup, Trained
     from tasks.training import train
 
 _PLACES = {
     "AutogradGradient": "autograd",
-    "Config": "config",
+    "Config": "configuration",
     "Cost": "methods",
     "Count": "configuration",
     "Data": "problem",
@@ -38,8 +38,8 @@ _PLACES = {
     "Positive": "configuration",
     "Problem": "problem",
     "Row": "runs.result",
-    "Setup": "methods",
-    "Trained": "methods",
+    "Setup": "setup",
+    "Trained": "setup",
     "load": "api",
     "own_run": "own_loop",
     "run": "api",

@@ -131,7 +131,7 @@ def run(
         problem: What is trained.
         seeds: How many trainings of each method, or which seeds.
         runs: Where the run's folder is made.
-        resume: A folder to go on with, of the same problem and settings.
+        resume: A folder to go on with, of the same problem and settings; `rows` may be larger.
         progress: What the user sees; bars in a terminal or notebook, lines elsewhere, if None.
         tensorboard: Whether to write the metrics as TensorBoard event files too.
         **settings: Settings that depart from those of `problem`.
@@ -165,7 +165,9 @@ def run(
             problem=problems.where_is(type(problem)),
         )
     else:
-        made = Run.open(Path(resume))
+        made, rows = Run.open(Path(resume)), problem.config.rows
+        if rows is not None and made.config["rows"] not in (None, rows):
+            made = made.with_budget(rows)
         if made.configuration(type(problem.config)) != problem.config:
             raise RunFolderError(
                 f"{made.path}: expected the settings of that run, got others. Take its "

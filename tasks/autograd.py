@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 import zo
@@ -18,13 +17,15 @@ from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
 from blackbox.failures import noted
 from tasks.errors import ProblemError
-from tasks.pace import evaluated
-from tasks.workers import group
 from zo.batches import count_rows, map_tensors
-from zo.failures import survivors
+from zo.failures import survivors, tell_zero
 
 Stand = Callable[..., Any]
 """What stands in a box's place: tensors in and out as the box's, and autograd may pass."""
+_ZERO = (
+    "Does the objective use this network, and not another or a copy of it? Is every way from its weights to "
+    "the loss cut, by detach() or by what stands in the box's place?"
+)
 
 
 @dataclass
@@ -48,7 +49,7 @@ class AutogradGradient:
     """Fills `.grad` by autograd, with something else in the place of each black box.
 
     Rows whose loss is not finite are taken out of the loss and the gradient, as `zo.LossGradient` does; then
-    the objective is evaluated once more, without them.
+    the objective is evaluated once more, without them. That no weight is reached is said once.
 
     Args:
         network: What is trained.
@@ -72,12 +73,16 @@ class AutogradGradient:
         self._boxes = [
             stand for stand in stands.values() if isinstance(stand, zo.box_gradient.DifferentiableBox)
         ]
+        self._told_zero = False
 
     def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
         """Add the gradient of the mean loss to `.grad`; returns that loss, detached.
 
         Raises:
             FailedQueriesError: No row has a finite loss.
+
+        Warns:
+            ZeroGradientWarning: The gradient is exactly zero in every weight.
         """
         step = self.counts.steps
         with intercepted(self._answer), noted() as causes:
@@ -95,6 +100,10 @@ class AutogradGradient:
         loss = losses.mean()
         if loss.requires_grad:
             loss.backward()
+        if not self._told_zero:
+            grads = (weight.grad for weight in self.network.parameters())
+            reached = next((grad for grad in grads if grad is not None and grad.any()), losses.new_zeros(1))
+            self._told_zero = tell_zero(step, reached, _ZERO)
         self.counts.steps += 1
         self.counts.queries = sum(box.counts.rows for box in self._boxes)
         self.counts.dropped = sum(box.counts.dropped for box in self._boxes)
@@ -134,35 +143,5 @@ def values_alone(box: BlackBoxFunction) -> Stand:
 
     def call(*arrays: Tensor) -> Any:  # noqa: ANN401
         return box.call(*(array.detach() for array in arrays))
-
-    return call
-
-
-def with_derivative(box: BlackBoxFunction, reference: Stand) -> Stand:
-    """A reference that autograd passes through; its rows are counted as the box's.
-
-    Of several processes, which all call it alike, the first one counts.
-    """
-
-    def call(*arrays: Tensor) -> Any:  # noqa: ANN401
-        rows = 1
-        for size in arrays[0].shape[: arrays[0].ndim - len(box.inputs[0].shape)]:
-            rows *= size
-        outputs = reference(*arrays)
-        each = outputs if isinstance(outputs, tuple) else (outputs,)
-        tracked = torch.is_grad_enabled() and any(array.requires_grad for array in arrays)
-        if tracked and not any(output.requires_grad for output in each):
-            raise ProblemError(
-                "reference: expected outputs that autograd can go back from, got outputs that are cut from "
-                "the graph: first-order would train without the box's derivative. Compute them from the "
-                "inputs by torch's operations, without NumPy, detach() or no_grad()."
-            )
-        first = each[0].detach()
-        whole = torch.isfinite(first.reshape(rows, -1)).all(dim=1)
-        lost = int((~whole).sum())
-        if group.rank() == 0:  # every process evaluates them all
-            counts = {"rows_asked": rows, "rows_run": rows, "rows_failed": lost, "rows_not_finite": lost}
-            evaluated(box).ledger.count(calls=1, **counts)
-        return outputs
 
     return call

@@ -1,4 +1,4 @@
-"""`blackbox`: write, run, resume and report problems; load data; check and serve boxes.
+"""`blackbox`: write, run, resume and report problems; load data; check and serve boxes, hand them on.
 
 Nothing heavy is imported before a command is at work, so that help comes at once.
 """
@@ -13,8 +13,8 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from blackbox.errors import BlackBoxError
-from tasks import box_commands, names
+from blackbox.errors import BlackBoxError, BudgetError
+from tasks import names
 from tasks.commands import (
     CheckCommand,
     Command,
@@ -41,9 +41,10 @@ from tasks.errors import (
 )
 
 if TYPE_CHECKING:
+    from blackbox import BlackBoxFunction
     from tasks.runs.folder import Run
 
-
+TOKEN = "BLACKBOX_TOKEN"  # the environment variable with what requests to a served box must bear
 # what would come again if the run went on as it is
 _FOR_GOOD = (
     CheckpointError,
@@ -82,11 +83,11 @@ def _main(arguments: list[str]) -> int:
     except SystemExit as stop:  # how tyro leaves, after help as well
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt as stop:
-        from tasks.workers import elastic, group
+        from tasks.workers import group, launch
 
         if group.rank() == 0:  # of several processes one has the run's folder, and the last word
             print(f"{str(stop) or 'Stopped.'} {_how_to_resume(at_work)}".rstrip(), file=sys.stderr)
-        return elastic.STOPPED if elastic.launch_id() is not None else 130
+        return launch.STOPPED if launch.launch_id() is not None else 130
     except Exception as error:
         said = None if "--debug" in arguments else _words(error, bool(at_work))
         if said is None:
@@ -96,6 +97,8 @@ def _main(arguments: list[str]) -> int:
             advice = f"Nothing was begun; {at_work[0].path} is removed."
         else:
             advice = "" if isinstance(error, _FOR_GOOD) else _how_to_resume(at_work)
+            if advice and isinstance(error, BudgetError):
+                advice = f"{advice} --rows N"
         gap = " " if advice and not said.endswith("\n") else ""
         print(f"blackbox: {said}{gap}{advice}".rstrip("\n"), file=sys.stderr)
         return 2 if isinstance(error, ConfigurationError | RunFolderError) else 1
@@ -111,7 +114,7 @@ def _words(error: Exception, at_work: bool) -> str | None:
 
     found = tracebacks.of_resources(error) or tracebacks.of_user(error)
     if found is None and isinstance(error, OSError):
-        from tasks.runs.storage import mend
+        from tasks.runs.atomic import mend
 
         found = f"{_sentence(error)} {mend(error) if at_work else 'Mend that, or give another folder.'}"
     return found
@@ -128,11 +131,11 @@ def _do(command: Command, line: list[str], at_work: list[Run]) -> int:
         case CompareCommand():
             _compare(command)
         case CheckCommand():
-            return box_commands.check(command)
+            return _check(command)
         case ServeCommand():
-            return box_commands.serve(command)
+            return _serve(command)
         case TesseractCommand():
-            print(box_commands.tesseract(command))
+            print(_tesseract(command))
         case DataCommand():
             from tasks.image_classification.data.cifar import SOURCES
             from tasks.image_classification.data.download import fetch
@@ -153,13 +156,13 @@ def _do(command: Command, line: list[str], at_work: list[Run]) -> int:
 
 def _run(command: RunCommand, line: list[str], at_work: list[Run]) -> int:
     from tasks.runs.folder import Run
-    from tasks.workers import elastic
+    from tasks.workers import launch
 
     if command.dry_run:
         return _dry_run(command)
 
     def made() -> Run:
-        before = elastic.restarted(command.runs, command.task)
+        before = launch.restarted(command.runs, command.task)
         if before is not None:
             print(f"Going on with {before}.", flush=True)
             return Run.open(before)
@@ -173,7 +176,7 @@ def _run(command: RunCommand, line: list[str], at_work: list[Run]) -> int:
             command=line,
             problem=command.where,
         )
-        elastic.note(run.path)
+        launch.note_launch(run.path)
         return run
 
     return _together(command, line, made, at_work)
@@ -200,7 +203,7 @@ def _resume(command: ResumeCommand, line: list[str], at_work: list[Run]) -> int:
     def made() -> Run:
         run = Run.open(command.folder)
         trust.check(run, trusted=command.trust)
-        return run
+        return run if command.rows is None else run.with_budget(command.rows)
 
     if not group.is_member():
         if Run.open(command.folder).finished:
@@ -292,12 +295,64 @@ def _help(run: Run, data: Path) -> int:
     return 0
 
 
+def _check(command: CheckCommand) -> int:
+    """Print what was found; the exit status is 1 where a fault was."""
+    from blackbox import conformance
+
+    box = _box(command)
+    out = None if command.out is None else str(command.out)
+    return conformance.command(
+        box, command.samples, out, rows=command.rows, processes=command.processes, seed=command.seed
+    )
+
+
+def _serve(command: ServeCommand) -> int:
+    """Serve until told to stop."""
+    from blackbox.adapters import um_bridge
+
+    box = _box(command)
+    um_bridge.serve(
+        box if command.name is None else {command.name: box},
+        host=command.host,
+        port=command.port,
+        token=command.token or os.environ.get(TOKEN) or None,
+        threads=command.threads,
+        timeout=command.timeout,
+    )
+    return 0
+
+
+def _tesseract(command: TesseractCommand) -> str:
+    """Write a Tesseract, and say what to do with it."""
+    from blackbox.registry_arguments import parse
+    from tasks import tesseract
+
+    return tesseract.write(
+        _box(command),
+        command.target,
+        parse(command.arguments),
+        command.folder,
+        tangent=command.derivative == "tangent",
+        vectorized=command.vectorized,
+        mu=command.mu,
+    )
+
+
+def _box(command: CheckCommand | ServeCommand | TesseractCommand) -> BlackBoxFunction:
+    """The black box that a command names."""
+    from blackbox.registry import make
+    from blackbox.registry_arguments import parse
+
+    names.check_single(command.target)
+    return make(command.target, parse(command.arguments), names.functions())
+
+
 def _discarded(at_work: list[Run]) -> bool:
     """Leave no folder of a new run that ended before anything was done: there is nothing to resume."""
-    from tasks.runs.untouched import discard
-    from tasks.workers import elastic
+    from tasks.runs.folder import discard
+    from tasks.workers import launch
 
-    return bool(at_work) and elastic.launch_id() is None and discard(at_work[0].path)
+    return bool(at_work) and launch.launch_id() is None and discard(at_work[0].path)
 
 
 def _how_to_resume(at_work: list[Run]) -> str:

@@ -78,6 +78,7 @@ class ResumeCommand:
 
     folder: Folder
     data: Annotated[Path | None, arg(help="Folder of the problem's data, if it moved.")] = None
+    rows: Annotated[int | None, arg(help="A larger budget of rows, in the place of the run's.")] = None
     tensorboard: Tensorboard = False
     workers: Workers = 1
     timeout: Timeout = 1800.0

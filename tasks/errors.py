@@ -15,6 +15,7 @@ __all__ = [
     "Interrupted",
     "NonFiniteLossError",
     "ProblemError",
+    "ProblemWarning",
     "RunFolderError",
     "RunLockedError",
     "SolverError",
@@ -26,6 +27,10 @@ __all__ = [
 
 class ProblemError(BlackBoxError, TypeError):
     """A problem lacks a part, or a part returned what it may not."""
+
+
+class ProblemWarning(UserWarning):
+    """A problem's reference gives other values than its box."""
 
 
 class RunFolderError(BlackBoxError, ValueError):

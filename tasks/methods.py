@@ -1,77 +1,28 @@
-"""The ways to train a problem's network, by name; and `Setup`, from which a method of one's own is made.
-
-def trust_region(setup: tasks.Setup) -> tasks.Trained:
-    gradient = zo.LossGradient(setup.network, setup.objective, MyEstimator(), seed=setup.seed)
-    return setup.descend(gradient)
-
-class Brusselator(tasks.Problem):
-    methods = {"trust-region": tasks.Method("My own estimator.", trust_region)}
-"""
+"""The ways to train a problem's network, by name, and what they cost."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import zo
 from blackbox import BlackBoxFunction
 from blackbox.checks import nearest
-from tasks.autograd import AutogradGradient, Stand, values_alone, with_derivative
+from tasks.autograd import AutogradGradient, Stand, values_alone
 from tasks.errors import ConfigurationError
 from tasks.problem import Problem
-from tasks.progress import Progress
-from tasks.runs.folder import Run, stage_name
-from tasks.stage import Stateful, TrainingOutcome
-from tasks.training import train
-from tasks.workers import group
-from zo.batches import count_rows
+from tasks.reference import compare, with_derivative
+from tasks.setup import Setup, Trained
+from tasks.stage import TrainingOutcome
 from zo.estimators import Parameters
 
 MOST_ROWS = 3.5  # in first-order steps: what zo.TangentGradient keeps to by default
-
-
-class Gradient(Protocol):
-    """What fills `.grad`: of `zo`, `AutogradGradient`, or of one's own."""
-
-    def backward(self, batch: Any, /) -> Tensor:  # noqa: ANN401
-        """Add the gradient at a batch to `.grad`; the mean loss, detached."""
-        ...
-
-    def metrics(self) -> dict[str, float]:
-        """Plain numbers for the log; `queries` and `dropped` are shown."""
-        ...
-
-    def state_dict(self) -> Any:  # noqa: ANN401
-        """For the checkpoint."""
-        ...
-
-    def load_state_dict(self, state: Any, /) -> Any:  # noqa: ANN401
-        """From the checkpoint."""
-        ...
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network with the weights that validation chose, and what its training took.
-
-    Attributes:
-        network: The trained network.
-        outcome: Of the stage: steps, seconds, validation, and the ledger of its optimiser steps.
-        queries: Perturbed objectives (of `row-rge`, perturbed rows).
-        dropped: Of those the ones that failed.
-        figures: Further figures for the table.
-    """
-
-    network: nn.Module
-    outcome: TrainingOutcome
-    queries: int = 0
-    dropped: int = 0
-    figures: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,152 +38,6 @@ class Cost:
     evaluations: float = 0.0
     queries: int = 0
     most: float | None = None
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a method has to train one network with: all methods of a seed are given the same.
-
-    Use `dataclasses.replace(setup, steps=..., network=...)` to depart from it.
-
-    Attributes:
-        problem: What is trained, its boxes in the run's wrappers.
-        run: Where metrics and checkpoints go.
-        name: Of the method.
-        seed: Of the run's seeds; all draws depend on it.
-        network: With this seed's first weights; the method trains it in place.
-        steps: Optimiser steps.
-        batch: The training batch of a step, from 0.
-        objective: `objective(network, batch) -> Tensor (rows,)`.
-        learning_rate: At the start; it follows the configuration's schedule.
-        validate: By which weights are chosen; None to keep the last.
-        progress: What the user sees.
-        trained: What the methods before have trained with this seed.
-    """
-
-    problem: Problem
-    run: Run
-    name: str
-    seed: int
-    network: nn.Module
-    steps: int
-    batch: Callable[[int], Any]
-    objective: Callable[[nn.Module, Any], Tensor]
-    learning_rate: float
-    validate: Callable[[nn.Module], float | None] | None
-    progress: Progress
-    trained: Mapping[str, Trained]
-
-    @property
-    def config(self) -> Any:  # noqa: ANN401
-        """The problem's settings."""
-        return self.problem.config
-
-    @property
-    def boxes(self) -> list[BlackBoxFunction]:
-        """The problem's boxes."""
-        return list(self.problem.boxes.values())
-
-    @property
-    def stage(self) -> str:
-        """The method's name in the run's metrics and checkpoints: "seed-0/sparse-cge"."""
-        return stage_name(self.seed, self.name)
-
-    @property
-    def process_group(self) -> Any:  # noqa: ANN401
-        """Of the processes that work on the run; None for one alone."""
-        return group.process_group()
-
-    def descend(
-        self,
-        gradient: Gradient,
-        *,
-        optimizer: torch.optim.Optimizer | None = None,
-        rate: Callable[[int], float] | None = None,
-        update: Callable[[int], None] | None = None,
-        judged: nn.Module | None = None,
-        state: Mapping[str, Stateful] | None = None,
-        figures: Callable[[], Mapping[str, float]] = dict,
-        validate_every: int | None = None,
-        surrogate: Gradient | None = None,
-    ) -> Trained:
-        """Take the steps that are left along a gradient: the loop of every method.
-
-        Args:
-            gradient: Of `network`'s weights.
-            optimizer: Adam if None.
-            rate: The learning rate of a step; the configuration's schedule if None.
-            update: What step i does with `.grad`; `optimizer.step()` if None.
-            judged: What is validated and kept, such as a running mean of the weights; `network` if None.
-            state: Further things that steps change, for the checkpoint.
-            figures: Further numbers for each step's line of metrics.
-            validate_every: Optimiser steps between validations; the configuration's if None.
-            surrogate: What fills `.grad` before `gradient` does, which corrects it (`zo.ControlVariate`,
-                `zo.SurrogateFilled`).
-        """
-        config, network = self.config, self.network
-        chosen = network if judged is None else judged
-        adam = torch.optim.Adam(network.parameters()) if optimizer is None else optimizer
-        each = self._rate if rate is None else rate
-        validate = self.validate
-
-        def step(i: int) -> dict[str, float]:
-            for weights in adam.param_groups:
-                weights["lr"] = each(i)
-            adam.zero_grad()
-            batch = self.batch(i)
-            if surrogate is not None:
-                surrogate.backward(batch)
-            loss = gradient.backward(batch)
-            if update is None:
-                adam.step()
-            else:
-                update(i)
-            told = {
-                f"gradient_{name}": value for name, value in gradient.metrics().items() if name not in SHOWN
-            }
-            shown = {name: gradient.metrics().get(name, 0.0) for name in ("queries", "dropped")}
-            if not self.boxes:  # one evaluation of the objective for each step, and one for each query
-                shown["rows"] = int(i + 1 + shown["queries"]) * count_rows(batch)
-            return {"loss": loss.item(), **shown, **told, **figures()}
-
-        def judge() -> float:
-            value = None if validate is None else validate(chosen)
-            return math.nan if value is None else value
-
-        kept = {"network": network, "optimizer": adam, "gradient": gradient, **(state or {})}
-        if chosen is not network:
-            kept["judged"] = chosen
-        if surrogate is not None:
-            kept["surrogate"] = surrogate
-        outcome = train(
-            self.run,
-            self.stage,
-            steps=self.steps,
-            step=step,
-            state=kept,
-            model="network" if chosen is network else "judged",
-            validate=None if validate is None else judge,
-            validate_every=validate_every or config.validate_every,
-            checkpoint_every=config.checkpoint_every,
-            progress=self.progress,
-            boxes=self.boxes,
-        )
-        counts = gradient.metrics()
-        return Trained(chosen, outcome, int(counts.get("queries", 0)), int(counts.get("dropped", 0)))
-
-    def _rate(self, step: int) -> float:
-        if self.config.schedule == "constant":
-            return self.learning_rate
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
-
-
-SHOWN = (
-    "queries",
-    "dropped",
-    "steps",
-    "rows",
-)  # of a gradient's metrics: those that have a name of their own
 
 
 @dataclass(frozen=True)
@@ -279,17 +84,17 @@ def row_rge(setup: Setup) -> Trained:
 
 
 def first_order(setup: Setup) -> Trained:
-    """Autograd through the problem's `reference`, in the box's place."""
-    problem = setup.problem
-    names = {box: name for name, box in problem.boxes.items()}
-    reference: Stand = getattr(problem, "reference")  # noqa: B009 - optional, so the class has none
-
-    def stand(box: BlackBoxFunction) -> Stand:
-        if len(names) == 1:
-            return with_derivative(box, reference)
-        return with_derivative(box, lambda *arrays: reference(names[box], *arrays))
-
-    return setup.descend(_by_autograd(setup, stand))
+    """Autograd through the problem's `reference`, in the box's place; first their values are compared."""
+    reference: Stand = getattr(setup.problem, "reference")  # noqa: B009 - optional, so the class has none
+    boxes = setup.problem.boxes
+    references = {
+        box: reference if len(boxes) == 1 else partial(reference, name) for name, box in boxes.items()
+    }
+    stands = {box: with_derivative(box, stand) for box, stand in references.items()}
+    return setup.descend(
+        AutogradGradient(setup.network, setup.objective, stands),
+        begin=lambda: compare(setup.network, setup.objective, setup.batch(0), references),
+    )
 
 
 def student(setup: Setup) -> Trained:
@@ -427,6 +232,10 @@ def _cost_of_rows(problem: Problem, steps: int) -> Cost:
     return Cost(steps * (1 + config.input_directions * (2 if config.central else 1)))
 
 
+def _cost_of_reference(problem: Problem, steps: int) -> Cost:
+    return Cost(steps + 1)  # one to compare
+
+
 def _cost_of_base(problem: Problem, steps: int) -> Cost:
     return Cost(steps)
 
@@ -458,7 +267,7 @@ METHODS: dict[str, Method] = {
     "first-order": Method(
         "Autograd through the problem's reference.",
         first_order,
-        _cost_of_base,
+        _cost_of_reference,
         needs_reference=True,
         needs_box=True,
     ),
@@ -466,10 +275,16 @@ METHODS: dict[str, Method] = {
 
 
 def methods_of(problem: Problem | type[Problem]) -> dict[str, Method]:
-    """All methods of a problem by name: its own first."""
+    """All methods of a problem by name: its own first; not those that need a reference or box it has not."""
+    shared = {
+        name: method
+        for name, method in METHODS.items()
+        if not (method.needs_reference and not problem.has_reference())
+        and not (method.needs_box and problem.has_no_box())
+    }
     return {
         **problem.methods,
-        **{name: method for name, method in METHODS.items() if name not in problem.methods},
+        **{name: method for name, method in shared.items() if name not in problem.methods},
     }
 
 
@@ -479,7 +294,8 @@ def chosen(problem: Problem) -> dict[str, Method]:
     Raises:
         ConfigurationError: One is unknown, named twice, or needs a reference that the problem has not.
     """
-    known, names = methods_of(problem), problem.config.methods
+    names = problem.config.methods
+    known = {**METHODS, **problem.methods}  # what is known and not to be had is refused with its reason
     known |= {name: found for name in names if (found := problem.variant(name)) is not None}
     for place, name in enumerate(names):
         if name not in known:

@@ -21,8 +21,7 @@ from typing import NoReturn
 from tasks.configuration import to_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError
 from tasks.interruption import ending_interrupts
-from tasks.runs.folder import Run
-from tasks.runs.untouched import discard
+from tasks.runs.folder import Run, discard
 
 VARIABLE = "BLACKBOX_RUN"  # the environment variable with the folder to go on with
 

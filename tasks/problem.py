@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
 from blackbox.checks import nearest
-from tasks.config import Config
+from tasks.configuration import Config
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.progress import Progress
 from zo.batches import count_rows, map_tensors
@@ -26,10 +26,11 @@ from zo.estimators import Key
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tasks.methods import Method, Setup, Trained
+    from tasks.methods import Method
     from tasks.report.findings import Findings
     from tasks.report.html_report import Block
     from tasks.runs.folder import Run
+    from tasks.setup import Setup, Trained
 
 ROWS = 256  # rows of the objective at a time, in validation and test
 
@@ -116,6 +117,7 @@ class Problem:
         methods: The problem's own methods by name, beside those that all problems have.
         progress: What the user sees, for data that takes long to make; a run sets it.
         unit: The unit of the first figure of `evaluate`, for the table.
+        queries: What the table counts under that name, for its caption.
         higher_is_better: Whether a larger first figure is the better one, such as an accuracy.
 
     Raises:
@@ -127,6 +129,7 @@ class Problem:
     methods: ClassVar[Mapping[str, Method]] = {}
     unit: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = False
+    queries: ClassVar[str] = "perturbed objectives"
 
     def __init__(
         self,
@@ -168,10 +171,10 @@ class Problem:
 
     @property
     def box(self) -> Any:  # noqa: ANN401
-        """The black box, wrapped or not; or a dict of several, an empty one where the objective calls none.
+        """The black box, wrapped or not; or a dict of several.
 
-        Without a box, rows are those of the data that the objective is evaluated on, and methods that put
-        something in a box's place are refused.
+        `box = {}` in the class says that the objective calls none: then rows are those of the data that the
+        objective is evaluated on, and methods that put something in a box's place are refused.
         """
         raise ProblemError(
             f"{type(self).__name__}: expected a method box(self) that returns a BlackBoxFunction."
@@ -297,9 +300,15 @@ class Problem:
         """Whether there is something to choose weights by."""
         return type(self).validate is not Problem.validate or self.data.validation is not None
 
-    def has_reference(self) -> bool:
+    @classmethod
+    def has_reference(cls) -> bool:
         """Whether the subclass gives `reference`, a box with a derivative."""
-        return callable(getattr(self, "reference", None))
+        return callable(getattr(cls, "reference", None))
+
+    @classmethod
+    def has_no_box(cls) -> bool:
+        """Whether the subclass says `box = {}`."""
+        return cls.box == {}
 
     def __repr__(self) -> str:
         """The settings that depart from the defaults."""

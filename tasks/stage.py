@@ -14,10 +14,10 @@ import torch
 
 from blackbox import Ledger
 from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, NonFiniteLossError
-from tasks.runs.checkpoints import Checkpoints
+from tasks.runs.atomic import writing
+from tasks.runs.checkpoint import Checkpoints
 from tasks.runs.folder import Run
 from tasks.runs.machine import changes, versions
-from tasks.runs.storage import writing
 
 _FORMAT = 1
 HARMLESS = {"rows"}  # settings that a resumed run may change, for no bit depends on them
@@ -48,7 +48,7 @@ class TrainingOutcome:
     ledger: Ledger = field(default_factory=Ledger)
     """What black boxes counted in optimiser steps, in all processes."""
     judging: Ledger = field(default_factory=Ledger)
-    """What they counted in validation, which is apart."""
+    """What they counted in validation, and before the first step, which is apart."""
 
     def state_dict(self) -> dict[str, Any]:
         """As plain data, for the checkpoint."""
@@ -57,7 +57,7 @@ class TrainingOutcome:
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> TrainingOutcome:
         """From what `state_dict` gave."""
-        ledgers = {name: Ledger(**state[name]) for name in ("ledger", "judging") if name in state}
+        ledgers = {name: Ledger(**state[name]) for name in ("ledger", "judging")}
         return cls(**{**state, **ledgers})
 
 
@@ -159,7 +159,7 @@ class Stage:
                 raise CheckpointError(
                     f"{stage}, checkpoint: expected {name} {expected}, got {content.get(name)!r}. {mend}"
                 )
-        self._refuse_other_settings(content.get("settings", self._run.config))
+        self._refuse_other_settings(content["settings"])
         if content["state"].keys() != self._state.keys():
             raise CheckpointError(
                 f"{stage}, checkpoint: expected the states {sorted(self._state)}, "
@@ -178,7 +178,7 @@ class Stage:
         self.restored, self._saved = True, self.outcome.step
         if not content["finished"]:
             self._run.truncate_metrics(stage, self.outcome.step)
-            self._warn_of_versions(content.get("versions", self._run.versions))
+            self._warn_of_versions(content["versions"])
         return content["finished"]
 
     @property

@@ -38,6 +38,7 @@ def train(
     checkpoint_every: int = 10,
     progress: Progress | None = None,
     boxes: Sequence[BlackBoxFunction] = (),
+    begin: Callable[[], None] | None = None,
 ) -> TrainingOutcome:
     """Train a stage of a run to its end, from wherever it was left.
 
@@ -64,6 +65,7 @@ def train(
         boxes: the black boxes that steps call: what they count in steps, in all processes, is kept in the
             outcome's ledger and, as `rows`, in the metrics; failed rows and the use of workers are shown;
             and rows that an interrupted step has run are counted where it goes on.
+        begin: what is done once, before the first validation; rows are counted with those of validation.
 
     Steps of a gradient of `state` that has a `journal` (`zo.LossGradient`) lose no finished query to a kill,
     if they take longer than a few seconds.
@@ -106,6 +108,9 @@ def train(
             alone = group.process_group() is None
             journal.stop = lambda: alone and stop.requested and loop.nothing_since_saved
             if not loop.restored:
+                if begin is not None:
+                    with _judging(loop, tally):
+                        begin()
                 _judge(loop, validate, tally)
             while outcome.step < steps:
                 # a signal reaches processes at different steps
@@ -182,11 +187,17 @@ class _Journaled(Protocol):
 
 
 def _judge(loop: Stage, validate: Callable[[], float] | None, tally: Tally) -> None:
-    """Validate, and count what black boxes did for it apart from what they did for steps."""
     if validate is not None:
-        before = tally.copy()
-        loop.validated(validate())
-        loop.outcome.judging.add(everywhere(tally.since(before)))
+        with _judging(loop, tally):
+            loop.validated(validate())
+
+
+@contextmanager
+def _judging(loop: Stage, tally: Tally) -> Iterator[None]:
+    """A block whose rows are counted apart from those of steps."""
+    before = tally.copy()
+    yield
+    loop.outcome.judging.add(everywhere(tally.since(before)))
 
 
 def everywhere(spent: Ledger) -> Ledger:

@@ -18,14 +18,14 @@ from blackbox.wrappers import Budgeted
 from tasks import cost, methods
 from tasks.configuration import refused
 from tasks.errors import ProblemError
-from tasks.methods import Setup, Trained
 from tasks.pace import Tally, recall, stack
 from tasks.problem import Problem
 from tasks.progress import Progress
 from tasks.runs import checkpoint
-from tasks.runs.checkpoints import file_name
+from tasks.runs.checkpoint import file_name
 from tasks.runs.folder import Run
 from tasks.runs.result import Result, Row
+from tasks.setup import Setup, Trained
 from tasks.training import everywhere
 from tasks.workers import group
 from zo.batches import map_tensors

@@ -33,6 +33,7 @@ class Base:
         before: The network as the base evaluation found it, from which each query starts.
         after: The network as it left it, with its buffers updated once.
         peak: Bytes that it took, 0 if that was not measured.
+        made: Bytes of all the tensors that it made, 0 if that was not measured.
     """
 
     problem: Problem
@@ -41,6 +42,7 @@ class Base:
     before: Snapshot
     after: Snapshot
     peak: int
+    made: int
 
     def loss(self) -> Tensor:
         """The mean over the rows that did not fail."""
@@ -124,7 +126,7 @@ def evaluate_base(
     finally:
         before.restore()
     problem = Problem(network, parameters, objective, batch, len(base), written)
-    return Base(problem, base, survived, before, after, peak.peak)
+    return Base(problem, base, survived, before, after, peak.peak, peak.made)
 
 
 def _versions(batch: Any) -> list[int]:  # noqa: ANN401

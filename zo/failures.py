@@ -14,6 +14,10 @@ from zo.errors import FailedQueriesError, NoiseWarning, ZeroGradientWarning
 # Of the differences that mu makes. A drift grows from query to query, so that one call's share is small.
 NOISY = 1e-4
 ROUNDED = 0.2
+ZERO = (
+    "Does the objective use this network, and not another or a copy of it? Is the black box constant, or "
+    "does it round its output to steps that mu does not cross?"
+)
 
 
 def survivors(base: Tensor, step: int, causes: Sequence[FailedRow] = ()) -> Tensor:
@@ -92,14 +96,18 @@ def tell_noise(step: int, noise: float, rounding: float, differences: Tensor) ->
     return True
 
 
-def tell_zero(step: int, gradient: Tensor) -> bool:
-    """Warn of a flat gradient `(size,)` that is exactly zero; returns whether it is."""
+def tell_zero(step: int, gradient: Tensor, why: str = ZERO) -> bool:
+    """Warn of a flat gradient `(size,)` that is exactly zero; returns whether it is.
+
+    Args:
+        step: The number of the step.
+        gradient: Of this step.
+        why: What may be the reason.
+    """
     if gradient.any():
         return False
     warnings.warn(
-        f"Step {step}: expected some weight to change the loss, got a gradient that is exactly zero. Does "
-        "the objective use this network, and not another or a copy of it? Is the black box constant, or does "
-        "it round its output to steps that mu does not cross?",
+        f"Step {step}: expected some weight to change the loss, got a gradient that is exactly zero. {why}",
         ZeroGradientWarning,
         stacklevel=3,
     )

@@ -87,7 +87,10 @@ class LossGradient:
         seed: All draws depend on (seed, step) alone.
         chunk: How many queries run together. Results are equal to the bit only for equal chunks. None to
             choose it at the first step, from `memory`; the choice is in `state_dict`.
-        memory: Bytes that a chunk may take, beside what black boxes take for themselves.
+        memory: Bytes that a chunk may take, beside what black boxes take for themselves. "difference" keeps
+            the base's activations too, as training with autograd does (for a moment twice, where a CPU's
+            convolutions are laid out anew); the repr says how many bytes, from the first step on, and
+            `zo.evaluators.Difference(memory=)` bounds them, to 8 GiB by default.
         max_dropped: The fraction of a step's queries that may fail before the step is an error.
         process_group: Processes that are each given the whole batch, and have the same random state;
             "gloo" or, for GPUs, "nccl". Each evaluates the base and its share of the chunks, and all get
@@ -144,6 +147,7 @@ class LossGradient:
         self.journal: Journal | None = None
         self._key = Key(seed)
         self._ranks = Ranks(process_group, "LossGradient", RanksError)
+        self._made = 0  # bytes, by a base evaluation: about what "difference" keeps for a step
         self._first = True  # of this object's steps: there may be something in the journal
         self._told_noise = self._told_zero = False  # a warning is given once
 
@@ -308,6 +312,7 @@ class LossGradient:
         # of what a base takes it follows how many queries run together, and which evaluator is tried first
         measure = self.chunk is None or self.serving.is_open(self.network.training)
         base = evaluate_base(self.network, self.objective, self.parameters, batch, step, measure=measure)
+        self._made = base.made or self._made
         plan = self.estimator.plan(self.parameters, self._key.at(step))
         if self.chunk is None:
             self.chunk = chunk_size(self.serving.evaluators, base, plan, self.memory)
@@ -341,9 +346,11 @@ class LossGradient:
     def __repr__(self) -> str:
         """The network, what of it is perturbed, the estimator and what evaluates the queries."""
         total = sum(tensor.numel() for tensor in self.network.parameters())
+        kept = "Difference" in self.serving.state_dict().values() and self._made
+        keeps = f" keeping about {kept / 2**20:.3g} MiB of activations" if kept else ""
         return (
             f"LossGradient({type(self.network).__name__}, {self.parameters.size:,} of {total:,} weights, "
-            f"{described(self.estimator)}, {self.serving!r}, chunk={self.chunk})"
+            f"{described(self.estimator)}, {self.serving!r}{keeps}, chunk={self.chunk})"
         )
 
 

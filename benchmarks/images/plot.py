@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from tasks.image_classification.report import legend, sign
 from tasks.report import pictures
 
 
@@ -48,18 +47,19 @@ def draw(table: Sequence[Line], across: str, path: Path) -> Path:
         _in_rows(axis, table, [line.method for line in order], [line.method for line in table])
     else:
         _in_rows(axis, table, [str(label) for label in labels], [str(line.label) for line in table])
-        legend(axis, columns=2)
+        pictures.legend_above(axis, 2)
     return pictures.save(made, path)
 
 
 def _in_rows(axis: Axes, table: Sequence[Line], rows: Sequence[str], own: Sequence[str]) -> None:
     """A row for each name, from the top down; `own` has each line's. Nothing joins what has no order."""
     methods = list(dict.fromkeys(line.method for line in table))
+    look = pictures.looks(methods)
     alone = len(set(own)) == len(own)  # then nothing else is in a line's row
     named: set[str] = set()
     for line, name in zip(table, own, strict=True):
         number = methods.index(line.method)
-        colour, mark = sign(line.method, number)
+        colour, mark = look[line.method]
         aside = 0.0 if alone else 0.22 * (number / max(1, len(methods) - 1) - 0.5)  # or one hides another
         place = rows.index(name) + aside
         if line.ours is not None:
@@ -83,9 +83,10 @@ def _in_rows(axis: Axes, table: Sequence[Line], rows: Sequence[str], own: Sequen
 
 
 def _against_numbers(axis: Axes, table: Sequence[Line], across: str) -> None:
-    for number, method in enumerate(dict.fromkeys(line.method for line in table)):
+    look = pictures.looks(dict.fromkeys(line.method for line in table))
+    for method in look:
         own = [line for line in table if line.method == method]
-        colour, mark = sign(method, number)
+        colour, mark = look[method]
         where = np.array([float(line.label) for line in own])
         ours = np.array([np.nan if line.ours is None else line.ours for line in own])
         spread = np.array([line.spread for line in own])
@@ -103,4 +104,4 @@ def _against_numbers(axis: Axes, table: Sequence[Line], across: str) -> None:
     if (values > 0).all() and values.max() > 20 * values.min():
         axis.set_xscale("log")
     axis.set(xlabel=across, ylabel="test accuracy (%)")
-    legend(axis, columns=2)
+    pictures.legend_above(axis, 2)

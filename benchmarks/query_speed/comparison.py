@@ -21,7 +21,7 @@ from functools import partial
 import torch
 
 from benchmarks import protocol
-from benchmarks.query_speed import contenders as named
+from benchmarks.query_speed import measuring as named
 from benchmarks.query_speed.measuring import BASELINE, measure
 from benchmarks.query_speed.problems import Block, make
 from benchmarks.query_speed.report import Measured, picture, table

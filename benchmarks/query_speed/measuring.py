@@ -12,6 +12,7 @@ from torch import Tensor
 
 import zo
 from benchmarks.protocol import Spread, spreads
+from benchmarks.query_speed.baselines import InPlace, Published
 from benchmarks.query_speed.problems import Block, Timed
 from blackbox import BlackBoxError
 from zo.evaluators.evaluator import Evaluator
@@ -20,6 +21,11 @@ from zo.evaluators.state import Snapshot
 from zo.perturbation import Coordinates
 
 BASELINE = "published"
+IN_PLACE = "in place"
+LAST = "in place, channels last"
+DIFFERENCE = "difference"
+EXACT = "difference, variants=1"
+NAMES = (BASELINE, IN_PLACE, LAST, "loop", "stacked", DIFFERENCE, EXACT)
 # Relative to the float64 differences, over the coordinates of a block, beside the rounding of a loss. What
 # rounding loses is within it; a wrong evaluator is not.
 SAME = 0.25
@@ -37,6 +43,26 @@ class Contender:
 
     evaluator: Evaluator
     queries: int
+
+
+def contenders(timed: Timed, names: tuple[str, ...], together: int = TOGETHER) -> dict[str, Contender]:
+    """The contenders of these names, made for a problem.
+
+    Args:
+        timed: the problem.
+        names: of `NAMES`; "difference" is what "auto" takes for an `OutputLoss`.
+        together: queries that "difference" is given at once.
+    """
+    makers = {
+        BASELINE: lambda: Contender(Published(timed.chain), min(2, together)),
+        IN_PLACE: lambda: Contender(InPlace(timed.chain), min(2, together)),
+        LAST: lambda: Contender(InPlace(timed.chain, torch.channels_last), min(2, together)),
+        "loop": lambda: Contender(zo.evaluators.Loop(), 1),
+        "stacked": lambda: Contender(zo.evaluators.Stacked(), min(4, together)),
+        DIFFERENCE: lambda: Contender(zo.evaluators.Difference(), together),
+        EXACT: lambda: Contender(zo.evaluators.Difference(variants=1), min(4, together)),
+    }
+    return {name: makers[name]() for name in names}
 
 
 @dataclass

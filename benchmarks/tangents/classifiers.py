@@ -138,9 +138,7 @@ def classifier(kind: str, methods: tuple[str, ...], steps: int = 1800) -> Proble
         validate=lambda network: error(network, "validation"),
         unit=f"share of noisy images (sigma {SIGMA:g}) that the classifier takes for another digit",
         steps=steps,
-        variants=1,
         learning_rate=2e-3,
-        mu=1e-3,
-        stencil=(3, "zeros"),
+        hard="The box's response depends strongly on its input, which a network stands before.",
         methods=methods,
     )

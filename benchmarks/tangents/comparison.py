@@ -1,12 +1,12 @@
-"""Learned tangents against first order, the identity, sparse CGE and RGE: error, rows and cosine.
+"""Learned tangents beside first order, no gradient and their rivals: error, rows, seconds and cosine.
 
-    python -m benchmarks tangents --size ci                    a few steps of one problem; written nowhere
-    python -m benchmarks tangents --size small                 all problems, three seeds: two hours of a core
-    python -m benchmarks tangents --size small wake-1k         some problems
-    python -m benchmarks tangents --size small --table         the table and picture of what was measured
+    python -m benchmarks tangents --size ci                       two steps of one problem; written nowhere
+    python -m benchmarks tangents --size small                    all problems and methods, one seed
+    python -m benchmarks tangents --size small --problems lorenz-96 --methods first-order chosen --seeds 0 1 2
+    python -m benchmarks tangents --size small --table            tables and pictures of what was measured
 
 Each problem's results go into `benchmarks/results/tangents/PROBLEM.json` as they come; what is there already
-is not measured again.
+is not measured again. Two processes can measure different problems.
 """
 
 from __future__ import annotations
@@ -24,100 +24,143 @@ import torch
 from benchmarks import protocol
 from benchmarks.tangents import report
 from benchmarks.tangents.problem import Problem
+from blackbox.checks import nearest
 from tasks.runs import atomic
 from tasks.runs.machine import machine, versions
 
 FOLDER = protocol.RESULTS / "tangents"
-SEEDS = (0, 1, 2)
-
-
-def problems() -> dict[str, Callable[[], Problem]]:
-    """By name; made when they are asked for, since some compute a reference first."""
-    from benchmarks.tangents.classifiers import classifier
-    from benchmarks.tangents.corrections import correction, systems
-    from benchmarks.tangents.wake import wake
-
-    students = ("student", "student, best kept")
-    main = ("FO", "identity", "dense", "recommended", "sparse CGE")
-    found: dict[str, Callable[[], Problem]] = {
-        "wake-1k": lambda: wake("1,010", (*main, "RGE")),
-        "wake-30k": lambda: wake("29,666", ("FO", "identity", "recommended", "sparse CGE")),
-        "wake-1k-noise": lambda: wake("1,010", ("FO", "dense", "recommended"), noise=1e-4),
-        "wake-32x64": lambda: wake("1,010", ("FO", "identity", "recommended"), width=32, unroll=16),
-        "wake-260k": lambda: wake("260,354", ("FO", "recommended")),
-        "digits": lambda: classifier("network", ("FO", *students, "RGE at the input", "sparse CGE")),
-        "digits-forest": lambda: classifier("forest", (*students, "sparse CGE")),
-    }
-    more = {
-        "kuramoto-sivashinsky-long": ("local, 8 probes",),
-        "coupled-map": ("conv + memory", "local, 8 probes", "RGE"),
-        "lorenz-96": ("local, 8 probes", "RGE"),
-        "implicit-diffusion": ("RGE",),
-    }
-    for name, system in systems().items():
-        methods = (*main, *more.get(name, ()))
-        found[name] = lambda system=system, methods=methods: correction(system, methods)
-    return found
+CI = ("lorenz-96",)
 
 
 def main(words: Sequence[str]) -> None:
-    """Measure what is asked for and not there yet, then write table and picture."""
-    makers = problems()
-    parser = argparse.ArgumentParser(prog="python -m benchmarks tangents", description=__doc__)
-    parser.add_argument("--size", choices=("ci", "small"), default="ci")
-    parser.add_argument("problems", nargs="*", metavar="PROBLEM", help=f"of {', '.join(makers)}; all if none")
+    """Measure what is asked for and not there yet, then write tables and pictures."""
+    from benchmarks.tangents.methods import METHODS
+
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks tangents",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--size", choices=("ci", "small", "paper"), default="ci")
+    parser.add_argument("--problems", nargs="+", metavar="PROBLEM", help="all of the size if left out")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="all that fit if left out")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED")
     parser.add_argument("--table", action="store_true", help="measure nothing")
     asked = parser.parse_args(words)
-    unknown = set(asked.problems) - set(makers)
-    if unknown:
-        parser.error(f"expected problems out of {', '.join(makers)}, got {', '.join(sorted(unknown))}")
+    makers = all_problems(asked.size)
+    for name, given, known in (
+        ("--problems", asked.problems, makers),
+        ("--methods", asked.methods, METHODS),
+    ):
+        unknown = [each for each in given or () if each not in known]
+        if unknown:
+            words = f"expected some of {', '.join(known)}, got {unknown[0]!r}"
+            parser.error(f"{name}: {words}. {nearest(unknown[0], known)}")
     torch.set_num_threads(1)  # small tensors; and every machine has one
     if asked.size == "ci":
-        smallest(asked.problems or ["lorenz-96"], makers)
+        smallest(asked.problems or CI, makers, asked.methods)
         return
     if not asked.table:
         for name in asked.problems or makers:
-            measure(name, makers[name], FOLDER / f"{name}.json")
-    measured = {
-        name: json.loads(path.read_text()) for name in makers if (path := FOLDER / f"{name}.json").exists()
-    }
-    report.write(measured, FOLDER)
+            path = FOLDER / file_name(name, asked.size)
+            measure(name, makers[name], path, asked.seeds, asked.methods, asked.size)
+    files = [file_name(name, size) for size in ("small", "paper") for name in all_problems(size)]
+    paths = {Path(file).stem: FOLDER / file for file in files}
+    report.write({name: json.loads(p.read_text()) for name, p in paths.items() if p.exists()}, FOLDER)
 
 
-def smallest(names: Sequence[str], makers: Mapping[str, Callable[[], Problem]]) -> None:
-    """Whether everything runs: two steps of each method, one seed."""
+def all_problems(size: str) -> dict[str, Callable[[], Problem]]:
+    """By name: those of solvers, and the classifiers."""
+    from benchmarks.tangents.classifiers import classifier
+    from benchmarks.tangents.problems import problems
+
+    if size == "paper":
+        return problems("paper")
+    found = dict(problems("small"))
+    methods = ("student", "row-rge", "sparse-cge", "rge")
+    found["digits"] = lambda: classifier("network", ("first-order", *methods))
+    found["digits-forest"] = lambda: classifier("forest", methods)
+    return found
+
+
+def file_name(problem: str, size: str) -> str:
+    """Where a problem's results of a size go."""
+    return f"{problem}.json" if size == "small" else f"{problem}-{size}.json"
+
+
+def smallest(
+    names: Sequence[str], makers: Mapping[str, Callable[[], Problem]], methods: Sequence[str] | None
+) -> None:
+    """Whether everything runs: two steps of each method, one seed, and the table of that."""
+    from benchmarks.tangents.methods import fitting
     from benchmarks.tangents.training import train
 
     for name in names:
         problem = replace(makers[name](), steps=2)
-        for method in problem.methods:
+        for method in methods or fitting(problem):
             curve = train(problem, method, problem.start(0), 0)
-            print(f"{name}, {method}: {curve.errors[0]:.4f} -> {curve.final:.4f}, {curve.rows[-1]:,} rows")
+            last = curve.ended or f"{curve.errors[0]:.4f} -> {curve.errors[-1]:.4f}, {curve.rows[-1]:,} rows"
+            print(f"{name}, {method}: {last}")
 
 
-def measure(name: str, make: Callable[[], Problem], path: Path) -> None:
-    """Train by every method and seed that is not in the file."""
-    from benchmarks.tangents.training import train
+def measure(
+    name: str,
+    make: Callable[[], Problem],
+    path: Path,
+    seeds: Sequence[int],
+    methods: Sequence[str] | None,
+    size: str = "small",
+) -> None:
+    """Train by every method and seed that is not in the file.
+
+    Args:
+        name: of the problem.
+        make: it.
+        path: of the file; written after each training.
+        seeds: of the trainings.
+        methods: by name; None for all that fit.
+        size: of the problem.
+    """
+    from benchmarks.tangents.methods import fitting
+    from benchmarks.tangents.training import chosen_scale, train
 
     problem = make()
-    found: dict[str, Any] = {"unit": problem.unit, "steps": problem.steps, "curves": {}}
+    found: dict[str, Any] = {
+        "unit": problem.unit,
+        "hard": problem.hard,
+        "steps": problem.steps,
+        "size": size,
+        "scales": {},
+        "curves": {},
+    }
     if path.exists():
         found = json.loads(path.read_text())
-    for seed in SEEDS:
-        missing = [method for method in problem.methods if str(seed) not in found["curves"].get(method, {})]
-        if not missing:
+    for seed in seeds:
+        wanted = [m for m in methods or fitting(problem) if str(seed) not in found["curves"].get(m, {})]
+        if not wanted:
             continue
         start = problem.start(seed)
         found |= {
             "weights": sum(parameter.numel() for parameter in start.parameters()),
-            "command": protocol.command("tangents", ["--size", "small", name]),
+            "command": protocol.command("tangents", ["--size", size, "--problems", name]),
             "machine": machine(),
             "versions": versions(),
         }
-        for method in missing:
-            curve = train(problem, method, copy.deepcopy(start), seed)
+        for method in wanted:
+            if method not in found["scales"]:
+                found["scales"][method] = chosen_scale(problem, method)
+            scale, rows = found["scales"][method], base_rows(found["curves"], seed)
+            curve = train(problem, method, copy.deepcopy(start), seed, scale, rows)
             found["curves"].setdefault(method, {})[str(seed)] = asdict(curve)
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic.write_json(path, found)
-            change = f"{curve.errors[0]:.4f} -> {curve.final:.4f}"
-            print(f"{name}, seed {seed}, {method}: {change}, {curve.rows[-1]:,} rows", flush=True)
+            last = f"{curve.errors[0]:.4f} -> {curve.errors[-1]:.4f}, {curve.rows[-1]:,} rows"
+            print(f"{name}, seed {seed}, {method}: {last}, {curve.seconds:.0f} s {curve.ended}", flush=True)
+
+
+def base_rows(curves: Mapping[str, Any], seed: int) -> int | None:
+    """First order's rows, which are those of no-gradient as well; None where neither is there yet."""
+    for method in ("first-order", "no-gradient"):
+        if str(seed) in curves.get(method, {}):
+            return curves[method][str(seed)]["rows"][-1]
+    return None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,12 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import zo
+from benchmarks.tangents.boxes import Failing, InUnits
 from benchmarks.tangents.problem import Problem
-from simulators.advection_diffusion_reaction import AdvectionDiffusionReaction
-from simulators.coupled_map_lattice import CoupledMapLattice
-from simulators.implicit_diffusion import ImplicitDiffusion
-from simulators.kuramoto_sivashinsky import KuramotoSivashinsky
-from simulators.lorenz96 import Lorenz96
+from blackbox import BlackBoxFunction
 from simulators.noisy import Noisy
 from simulators.state_system import StateSystem
 from zo.objective import Objective
@@ -24,115 +22,103 @@ from zo.objective import Objective
 WINDOWS, PAIRS = 101, 102  # first words of the keys' paths for these draws
 TRAIN, VALIDATION, TEST = 32, 8, 32  # trajectories
 LENGTH = 40  # steps of each
+BATCH = 4
+WARM_STEPS = 400
 
 
 class Closure(nn.Module):
-    """The state plus two convolutions of it, periodic or with zeros around.
+    """The state plus layers of it: convolutions on a grid, dense layers on a vector.
 
     Args:
-        channels: of the state.
-        space: its axes, 1 or 2.
-        hidden: channels between.
-        scale: standard deviation of the state, which divides the input.
+        shape: of the state, `(channels, *space)` with one or two axes of space, or `(numbers,)`.
+        hidden: channels of each layer between.
+        kernel: width of the convolutions, odd.
+        scale: standard deviation of each channel (or number), which divides the input.
         correction: that of the correction, which multiplies the output.
-        periodic: whether the ends meet.
+        periodic: whether the ends meet, else zeros are around.
     """
 
     def __init__(
-        self, channels: int, space: int, hidden: int, scale: float, correction: float, periodic: bool
+        self,
+        shape: tuple[int, ...],
+        hidden: tuple[int, ...],
+        kernel: int,
+        scale: Tensor,
+        correction: Tensor,
+        periodic: bool,
     ) -> None:
         super().__init__()
-        convolution = nn.Conv1d if space == 1 else nn.Conv2d
+        self.register_buffer("scale", scale)
+        self.register_buffer("correction", correction)
         mode = "circular" if periodic else "zeros"
-        self.scale, self.correction = scale, correction
-        self.layers = nn.Sequential(
-            convolution(channels, hidden, 5, padding=2, padding_mode=mode),
-            nn.Tanh(),
-            convolution(hidden, channels, 5, padding=2, padding_mode=mode),
-        )
+        sizes = (shape[0], *hidden, shape[0])
+        layers: list[nn.Module] = []
+        for before, after in pairwise(sizes):
+            if len(shape) == 1:
+                layers += [nn.Linear(before, after), nn.Tanh()]
+            else:
+                convolution = nn.Conv1d if len(shape) == 2 else nn.Conv2d
+                layers += [
+                    convolution(before, after, kernel, padding=kernel // 2, padding_mode=mode),
+                    nn.Tanh(),
+                ]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    scale: Tensor
+    correction: Tensor
 
     def forward(self, state: Tensor) -> Tensor:
-        """`(rows, channels, *space)` to the same."""
+        """`(rows, *shape)` to the same."""
         return state + self.correction * self.layers(state / self.scale)
 
 
 @dataclass(frozen=True)
 class System:
-    """A wrong system, the right one, and how to compare them.
+    """A wrong system, the right one, and what is seen of it.
 
     Attributes:
-        wrong: the black box.
+        wrong: the black box, with `advance` as its twin.
         right: the reference; a call of it takes as long as one of the box.
+        hard: one sentence: why it is in the table.
         seen: what the box's state is of the reference's.
-        unroll: steps in a loss and in the error.
-        hidden: channels of the network.
+        unroll: steps in a loss and, twice as many, in the error.
+        last: whether a loss sees the state after the last of its steps alone, as where one measures rarely.
+            There are no single steps to start on then: the network begins with no correction.
+        hidden: channels of the network's layers.
+        kernel: width of its convolutions.
         periodic: whether the ends meet.
         noise: standard deviation added to what the box answers, in standard deviations of the state.
+        failing: share of the box's rows that fail.
+        steps: of training.
+        batch: windows in a step.
+        length: frames of a trajectory.
+        trajectories: to train on, to choose and to judge by.
+        learning_rate: of Adam.
+        states: what makes the first states instead of the reference: `(rows, seed)`.
     """
 
-    wrong: StateSystem
-    right: StateSystem
-    seen: Callable[[Tensor], Tensor]
+    wrong: StateSystem | InUnits
+    right: StateSystem | InUnits
+    hard: str
+    seen: Callable[[Tensor], Tensor] = lambda state: state
     unroll: int = 8
-    hidden: int = 16
+    last: bool = False
+    hidden: tuple[int, ...] = (16,)
+    kernel: int = 5
     periodic: bool = True
     noise: float = 0.0
-
-
-def same(state: Tensor) -> Tensor:
-    """The state itself."""
-    return state
+    failing: float = 0.0
+    steps: int = 300
+    batch: int = BATCH
+    length: int = LENGTH
+    trajectories: tuple[int, int, int] = (TRAIN, VALIDATION, TEST)
+    learning_rate: float = 2e-3
+    states: Callable[[int, int], Tensor] | None = None
 
 
 def coarse(state: Tensor) -> Tensor:
-    """Means over 2 x 2 cells: `(..., 2, height, width)` to half as many each way."""
+    """Means over 2 x 2 cells: `(..., channels, height, width)` to half as many each way."""
     return functional.avg_pool2d(state.flatten(0, -4), 2).unflatten(0, state.shape[:-3])
-
-
-def systems() -> dict[str, System]:
-    """All of them; the reference's step is what is wrong in the box."""
-    ring = {"dt": 0.25, "steps": 4}
-    kuramoto = System(
-        KuramotoSivashinsky(length=22.5, **ring, failures="keep"), KuramotoSivashinsky(**ring), same
-    )
-    return {
-        "kuramoto-sivashinsky": kuramoto,
-        "kuramoto-sivashinsky-noise": replace(kuramoto, noise=1e-4),
-        "kuramoto-sivashinsky-long": System(
-            KuramotoSivashinsky(dt=2.0, failures="keep"), KuramotoSivashinsky(dt=0.25, steps=8), same
-        ),
-        "lorenz-96": System(Lorenz96(dt=0.125, failures="keep"), Lorenz96(dt=0.025, steps=5), same, hidden=4),
-        "coupled-map": System(
-            CoupledMapLattice(coupling=0.25, failures="keep"), CoupledMapLattice(), same, unroll=4
-        ),
-        "advection-reaction": System(
-            AdvectionDiffusionReaction(16, 16, dt=0.25, diffusion=0.05, reaction=1.0, failures="keep"),
-            AdvectionDiffusionReaction(32, 32, dt=0.5),
-            coarse,
-        ),
-        "implicit-diffusion": System(
-            ImplicitDiffusion(floor=0.3, dt=0.2, failures="keep"),
-            ImplicitDiffusion(dt=0.2),
-            same,
-            periodic=False,
-        ),
-    }
-
-
-@dataclass(frozen=True)
-class Trajectories:
-    """Reference states `(trajectories, LENGTH + 1, *shape)`, to train on, choose and judge by."""
-
-    train: Tensor
-    validation: Tensor
-    test: Tensor
-
-    def windows(self, seed: int, step: int, rows: int, length: int) -> Tensor:
-        """Windows drawn at random, `(rows, length + 1, *shape)`."""
-        generator = zo.estimators.Key(seed, step).generator(WINDOWS)
-        which = torch.randint(len(self.train), (rows,), generator=generator)
-        first = torch.randint(self.train.shape[1] - length, (rows,), generator=generator)
-        return self.train[which[:, None], first[:, None] + torch.arange(length + 1)]
 
 
 def rollout(network: nn.Module, solver: Callable[[Tensor], Tensor], state: Tensor, steps: int) -> Tensor:
@@ -144,39 +130,48 @@ def rollout(network: nn.Module, solver: Callable[[Tensor], Tensor], state: Tenso
     return torch.stack(states, dim=1)
 
 
-def window_loss(scale: float) -> Callable[[Callable[..., Any]], Objective]:
-    """Mean square error over a window, in squares of `scale`, summed in float64: `(rows,)`."""
+def window_loss(scale: Tensor, last: bool = False) -> Callable[[Callable[..., Any]], Objective]:
+    """Mean square error over a window or at its last step, in squares of `scale`, in float64: `(rows,)`."""
 
     def with_solver(solver: Callable[..., Any]) -> Objective:
         def objective(network: nn.Module, batch: Tensor) -> Tensor:
             states = rollout(network, solver, batch[:, 0], batch.shape[1] - 1)
-            return ((states - batch[:, 1:]) / scale).square().flatten(1).mean(dim=1, dtype=torch.float64)
+            missed = (states - batch[:, 1:]) / scale
+            return (missed[:, -1:] if last else missed).square().flatten(1).mean(dim=1, dtype=torch.float64)
 
         return objective
 
     return with_solver
 
 
-def correction(system: System, methods: tuple[str, ...], steps: int = 300) -> Problem:
-    """The problem of a system: the start is trained on single steps, without the box in the loop."""
-    states = _trajectories(system)
-    scale = states.train.std().item()
-    stepped = system.wrong(states.train[:, :-1])
-    missed = (states.train[:, 1:] - stepped).std().item()
-    shape = system.wrong.shape
-    box = Noisy(system.wrong, system.noise * scale, seed=0) if system.noise else system.wrong
-    quiet = system.wrong  # errors are those of the solver without the noise
+def correction(system: System) -> Problem:
+    """The problem of a system."""
+    train, validation, test = _trajectories(system)
+    quiet, shape = system.wrong, system.wrong.shape
+    axes = (0, 1, *range(3, train.ndim))  # all but the channels
+    stepped = quiet(train[:, :-1])
+    wide = (-1,) + (1,) * (len(shape) - 1)
+    scale = train.std(axes).view(wide)
+    missed = (train[:, 1:] - stepped).square().mean(axes).sqrt().view(wide)
+    box: BlackBoxFunction = quiet
+    if system.noise:
+        box = Noisy(box, system.noise * train.std().item(), seed=0)
+    if system.failing:
+        box = Failing(box, system.failing, seed=0)
 
     def start(seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
-            network = Closure(shape[0], len(shape) - 1, system.hidden, scale, missed, system.periodic)
-        before, after = stepped.flatten(0, 1), states.train[:, 1:].flatten(0, 1)
+            network = Closure(shape, system.hidden, system.kernel, scale, missed, system.periodic)
+        if system.last:
+            for parameter in network.layers[-1].parameters():
+                nn.init.zeros_(parameter)
+            return network
+        before, after = stepped.flatten(0, 1), train[:, 1:].flatten(0, 1)
         optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
-        for step in range(400):
-            chosen = torch.randint(
-                len(before), (64,), generator=zo.estimators.Key(seed, step).generator(PAIRS)
-            )
+        for step in range(WARM_STEPS):
+            generator = zo.estimators.Key(seed, step).generator(PAIRS)
+            chosen = torch.randint(len(before), (64,), generator=generator)
             optimizer.zero_grad()
             (((network(before[chosen]) - after[chosen]) / missed) ** 2).mean().backward()
             optimizer.step()
@@ -184,33 +179,44 @@ def correction(system: System, methods: tuple[str, ...], steps: int = 300) -> Pr
 
     @torch.no_grad()
     def error(network: nn.Module, truth: Tensor) -> float:
-        found = rollout(network, quiet, truth[:, 0], 2 * system.unroll)
-        missed = (found - truth[:, 1 : 1 + 2 * system.unroll]).square()
-        return (missed.mean(dim=(0, *range(2, found.ndim))).sqrt().mean() / scale).item()
+        steps = system.unroll if system.last else 2 * system.unroll
+        found = rollout(network, quiet, truth[:, 0], steps)
+        squares = ((found - truth[:, 1 : 1 + steps]) / scale).square()
+        if system.last:
+            return squares[:, -1].mean().sqrt().item()
+        return squares.mean((0, *range(2, squares.ndim))).sqrt().mean().item()
 
+    def batch(seed: int, step: int) -> Tensor:
+        """Windows drawn at random, `(rows, unroll + 1, *shape)`."""
+        generator = zo.estimators.Key(seed, step).generator(WINDOWS)
+        which = torch.randint(len(train), (system.batch,), generator=generator)
+        first = torch.randint(train.shape[1] - system.unroll, (system.batch,), generator=generator)
+        return train[which[:, None], first[:, None] + torch.arange(system.unroll + 1)]
+
+    when = f"after {system.unroll} steps" if system.last else f"over {2 * system.unroll} steps"
     return Problem(
         box=box,
-        exact=system.wrong.advance,
+        exact=quiet.advance,
         start=start,
-        objective=window_loss(scale),
-        batch=lambda seed, step: states.windows(seed, step, 4, system.unroll),
-        error=lambda network: error(network, states.test),
-        validate=lambda network: error(network, states.validation),
-        unit="RMS error over the standard deviation of the state",
-        steps=steps,
-        variants=3,
-        learning_rate=2e-3,
-        mu=1e-3,
-        stencil=(9 if len(shape) == 2 else 3, "circular" if system.periodic else "zeros"),
-        methods=methods,
+        objective=window_loss(scale, system.last),
+        batch=batch,
+        error=lambda network: error(network, test),
+        validate=lambda network: error(network, validation),
+        unit=f"RMS error {when}, over the standard deviation of each channel",
+        steps=system.steps,
+        learning_rate=system.learning_rate,
+        hard=system.hard,
+        known=None if system.last else ((train[:, :-1].flatten(0, 1),), stepped.flatten(0, 1)),
+        periodic=system.periodic,
     )
 
 
-def _trajectories(system: System) -> Trajectories:
-    state = system.right.start(TRAIN + VALIDATION + TEST, seed=0)
+def _trajectories(system: System) -> tuple[Tensor, ...]:
+    """Reference states `(trajectories, length + 1, *shape)` to train on, to choose and to judge by."""
+    make = system.states or system.right.start
+    state = make(sum(system.trajectories), 0)
     states = [system.seen(state)]
-    for _ in range(LENGTH):
+    for _ in range(system.length):
         state = system.right(state)
         states.append(system.seen(state))
-    joined = torch.stack(states, dim=1)
-    return Trajectories(*joined.split([TRAIN, VALIDATION, TEST]))
+    return torch.stack(states, dim=1).split(system.trajectories)

@@ -1,4 +1,4 @@
-"""The methods by name: what gives the gradient, and how its budget of rows is spent."""
+"""The methods by name: what gives the gradient, what takes the step, and how many steps there are."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ import torch
 from torch import Tensor, nn
 
 import zo
+from benchmarks.tangents import rivals, surrogates
 from benchmarks.tangents.problem import Problem
+from zo.tangents import TrustPolicy
+from zo.tangents.models.automatic import is_grid
 
-COORDINATES = 24  # of sparse CGE, and directions of RGE, in a step
-DIRECTIONS = 4  # of RGE at the box's inputs
+COORDINATES = 24  # of sparse CGE in a step
+DIRECTIONS = 8  # of RGE in a step, and the population of EGGROLL
+AT_THE_INPUT = 4  # directions of RGE at the box's inputs
+LEARNING_STEPS = 400  # from rows that exist before training
+BUDGET = 3.0  # rows of methods that need many evaluations a step, over first order's
+TRIED = (0.1, 0.3, 1.0)  # factors on the problem's learning rate
+SPREADS = (0.3, 1.0, 3.0)  # of ensemble Kalman, in tenths of the weights
 
 
 class Gradient(Protocol):
@@ -29,85 +37,72 @@ class Method:
     """A way to train.
 
     Attributes:
-        make: of a problem, a network and a seed.
-        variants: of the network in a step, where its steps are so many fewer that the rows are those of the
-            problem's own budget; None for the problem's steps.
-        keeps_best: whether the weights with the lowest validation error are kept, the start's too; the rows
-            of that are counted.
+        make: (problem, network, seed, scale) -> what fills `.grad`; the scale is one of `scales`.
+        rows: of a step, over those of a first-order step. A method that takes more than `BUDGET` has so many
+            fewer steps that its rows in all are `BUDGET` times first order's.
+        scales: factors on the problem's learning rate, or what else `make` takes them for, of which the best
+            on another seed is taken. Methods that use the box as first order does have its learning rate.
+        optimizer: "adam"; "sgd" where `.grad` is the direction of the step; "whole" where it is the step.
     """
 
-    make: Callable[[Problem, nn.Module, int], Gradient]
-    variants: int | None = None
-    keeps_best: bool = False
+    make: Callable[[Problem, nn.Module, int, float], Gradient]
+    rows: float = 1.0
+    scales: tuple[float, ...] = (1.0,)
+    optimizer: str = "adam"
+
+    def steps(self, problem: Problem) -> int:
+        """How many a training has."""
+        return max(2, round(problem.steps * min(1.0, BUDGET / self.rows)))
 
 
-class FirstOrder:
-    """Autograd through the box's differentiable twin.
+class Around:
+    """Autograd through an objective in which something differentiable takes the box's place.
+
+    Rows whose answer is not finite go on as zeros, so that they bend no gradient; their losses are left out.
+
+    Args:
+        problem: the problem.
+        network: that is trained.
+        solver: what takes the box's place.
 
     Attributes:
-        rows: of the twin, forward; as many go backward.
+        rows: that it was given.
     """
 
-    def __init__(self, problem: Problem, network: nn.Module) -> None:
-        exact = problem.exact
-        assert exact is not None
+    def __init__(self, problem: Problem, network: nn.Module, solver: Callable[..., Any]) -> None:
         self.rows = 0
-
-        def counted(*arrays: Tensor) -> Tensor:
-            self.rows += len(arrays[0])
-            return exact(*arrays)
-
-        self.network = network
-        self.objective = problem.objective(counted)
+        self.network, self.solver = network, solver
+        self.failed = torch.zeros((), dtype=torch.bool)
+        self.objective = problem.objective(self._answer)
 
     def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
         """As any loss's."""
-        loss = self.objective(self.network, batch).mean()
-        loss.backward()
+        self.failed = torch.zeros((), dtype=torch.bool)
+        losses = self.objective(self.network, batch)
+        loss = losses[~self.failed.expand(len(losses))].mean()
+        if loss.requires_grad:  # without the box's derivative nothing may be left
+            loss.backward()
         return loss.detach()
 
-
-class AtTheInput:
-    """Random directions at the box's inputs, autograd around it."""
-
-    def __init__(self, problem: Problem, network: nn.Module, seed: int) -> None:
-        solver = zo.differentiable(problem.box, zo.RowRGE(mu=0.05, q=DIRECTIONS), seed=seed)
-        self.network = network
-        self.objective = problem.objective(solver)
-
-    def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
-        """As any loss's."""
-        loss = self.objective(self.network, batch).mean()
-        loss.backward()
-        return loss.detach()
+    def _answer(self, *arrays: Tensor) -> Any:  # noqa: ANN401
+        self.rows += len(arrays[0])
+        given = self.solver(*arrays)
+        outputs = given if isinstance(given, tuple) else (given,)
+        for output in outputs:
+            self.failed = self.failed | ~output.detach().reshape(len(output), -1).isfinite().all(dim=1)
+        finite = tuple(torch.where(output.isfinite(), output, 0.0) for output in outputs)
+        return finite if isinstance(given, tuple) else finite[0]
 
 
-def tangent(make: Callable[[Problem], zo.tangents.Tangent], probes: int) -> Method:
-    """A learned tangent, with a fixed number of probes."""
-
-    def gradient(problem: Problem, network: nn.Module, seed: int) -> Gradient:
-        return tangent_gradient(
-            problem, network, seed, make(problem), probes, zo.tangents.TrustPolicy(check_every=None)
-        )
-
-    return Method(gradient)
+def first_order(problem: Problem, network: nn.Module) -> Around:
+    """Through the box's differentiable twin."""
+    assert problem.exact is not None
+    return Around(problem, network, problem.exact)
 
 
-def recommended(problem: Problem, network: nn.Module, seed: int) -> Gradient:
-    """The library's own choice, allowed sixteen probes and the checks where trust is lost."""
-    return tangent_gradient(problem, network, seed, None, 2, zo.tangents.TrustPolicy(), max_rows=17.1)
-
-
-def student(problem: Problem, network: nn.Module, seed: int) -> Gradient:
-    """A student of the classifier, fitted to the answers for a tenth of the rows first."""
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(seed)
-        layers = nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)
-        own = zo.StudentTangent(nn.Sequential(*layers), loss="kl", seed=seed)
-    with torch.no_grad():
-        images = torch.cat([network(problem.batch(seed, 10**6 + n)[0]) for n in range(problem.steps // 10)])
-    own.fit(images, problem.box(images), steps=400)
-    return tangent_gradient(problem, network, seed, own, 0, zo.tangents.TrustPolicy())
+def no_gradient(problem: Problem, network: nn.Module) -> Around:
+    """NOG of List et al. (2024, arXiv 2402.12971): unrolled, the box's outputs cut from the graph."""
+    return Around(problem, network, lambda *arrays: problem.box(*(array.detach() for array in arrays)))
 
 
 def tangent_gradient(
@@ -115,53 +110,131 @@ def tangent_gradient(
     network: nn.Module,
     seed: int,
     tangent: zo.tangents.Tangent | None,
-    probes: int,
-    policy: zo.tangents.TrustPolicy,
-    max_rows: float | None = None,
+    probes: int = 0,
+    policy: TrustPolicy | None = None,
 ) -> zo.TangentGradient:
-    """Around the problem's box; with as many probes as are given, unless more rows are allowed."""
+    """Around the problem's box, with a fixed number of probes and, unless a policy is given, no checks."""
     return zo.TangentGradient(
         network,
         problem.objective(problem.box),
         boxes=[problem.box],
         tangent=tangent,
         probes=probes,
-        max_rows=1 + probes if max_rows is None else max_rows,
+        max_rows=1 + probes,
         mu=problem.mu,
         seed=seed,
-        trust_policy=policy,
+        trust_policy=TrustPolicy(check_every=None) if policy is None else policy,
     )
 
 
-def whole_loss(estimator: Callable[[], zo.estimators.Estimator[Any]]) -> Method:
-    """The gradient of the weights from values of the whole loss; its few steps have many queries."""
+def tangent(make: Callable[[Problem, int], zo.tangents.Tangent], probes: int = 0) -> Method:
+    """A tangent by name; its step asks for as many further rows as it has probes."""
 
-    def gradient(problem: Problem, network: nn.Module, seed: int) -> Gradient:
+    def gradient(problem: Problem, network: nn.Module, seed: int, scale: float) -> Gradient:
+        return tangent_gradient(problem, network, seed, make(problem, seed), probes)
+
+    return Method(gradient, rows=1 + probes)
+
+
+def chosen(problem: Problem, network: nn.Module, seed: int, prefit: bool = False) -> Gradient:
+    """The library's own choice with its checks; fitted first to the rows that exist, if so wished."""
+    gradient = zo.TangentGradient(
+        network, problem.objective(problem.box), boxes=[problem.box], mu=problem.mu, seed=seed
+    )
+    if prefit:
+        assert problem.known is not None
+        first = gradient.tangents[0]
+        assert isinstance(first, zo.tangents.AutoTangent)
+        inputs, outputs = problem.known
+        first.fit(inputs, outputs, steps=LEARNING_STEPS, box=problem.box)
+    return gradient
+
+
+def whole_loss(estimator: Callable[[], zo.estimators.Estimator[Any]], queries: int, **more: Any) -> Method:  # noqa: ANN401
+    """The gradient of the weights from values of the whole loss."""
+
+    def gradient(problem: Problem, network: nn.Module, seed: int, scale: float) -> Gradient:
         objective = problem.objective(problem.box)
-        return zo.LossGradient(network, objective, estimator(), seed=seed, max_dropped=0.5)
+        made = estimator()  # one by one: what a stack's checks ask for is not the method's
+        return zo.LossGradient(network, objective, made, seed=seed, evaluator="loop", max_dropped=0.5)
 
-    return Method(gradient, variants=1 + COORDINATES)
+    return Method(gradient, rows=1 + queries, scales=TRIED, **more)
 
 
-def convolution(problem: Problem) -> zo.ConvTangent:
-    """The problem's stencil."""
-    kernel, padding = problem.stencil
-    return zo.ConvTangent(kernel=kernel, padding=padding)
+def row_rge(problem: Problem, network: nn.Module, seed: int) -> Gradient:
+    """Random directions at the box's inputs, of a twentieth of the usual number there."""
+    solver = zo.differentiable(problem.box, zo.RowRGE(mu=0.05, q=AT_THE_INPUT), seed=seed)
+    return Around(problem, network, solver)
+
+
+def student(problem: Problem, network: nn.Module, seed: int) -> Gradient:
+    """A student of a classifier, fitted to the answers for a tenth of the rows first."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        layers = nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)
+        own = zo.StudentTangent(nn.Sequential(*layers), loss="kl", seed=seed)
+    with torch.no_grad():
+        images = torch.cat([network(problem.batch(seed, 10**6 + n)[0]) for n in range(problem.steps // 10)])
+    own.fit(images, problem.box(images), steps=LEARNING_STEPS)
+    return tangent_gradient(problem, network, seed, own, policy=TrustPolicy())
 
 
 METHODS: dict[str, Method] = {
-    "FO": Method(lambda problem, network, seed: FirstOrder(problem, network)),
-    "identity": tangent(lambda problem: zo.IdentityTangent(), 0),
-    "dense": tangent(lambda problem: zo.LowRankTangent(), 2),
-    "memory": tangent(lambda problem: zo.WindowTangent(), 2),
-    "conv + memory": tangent(lambda problem: zo.WindowTangent(convolution(problem)), 2),
-    "local, 8 probes": tangent(lambda problem: zo.SecantTangent(), 8),
-    "recommended": Method(recommended, keeps_best=True),
-    "student": Method(student),
-    "student, best kept": Method(student, keeps_best=True),
-    "RGE at the input": Method(AtTheInput, variants=1 + DIRECTIONS),
-    "sparse CGE": whole_loss(
-        lambda: zo.CGE(mu=1e-3, sparsity=zo.RandomCoordinates(COORDINATES)),
+    "first-order": Method(lambda problem, network, seed, scale: first_order(problem, network)),
+    "no-gradient": Method(lambda problem, network, seed, scale: no_gradient(problem, network)),
+    "identity": tangent(lambda problem, seed: zo.IdentityTangent()),
+    "chosen": Method(lambda problem, network, seed, scale: chosen(problem, network, seed)),
+    "chosen-prefit": Method(lambda problem, network, seed, scale: chosen(problem, network, seed, True)),
+    "grid": tangent(lambda problem, seed: zo.GridTangent(seed=seed)),
+    "grid-without-map": tangent(lambda problem, seed: zo.GridTangent(output_map=False, seed=seed)),
+    "stencil": tangent(lambda problem, seed: zo.StencilTangent()),
+    "mlp": tangent(lambda problem, seed: zo.MLPTangent(seed=seed)),
+    "probes": tangent(lambda problem, seed: zo.SecantTangent(zo.LowRankTangent()), probes=2),
+    "student": Method(lambda problem, network, seed, scale: student(problem, network, seed)),
+    "astralora": Method(
+        lambda problem, network, seed, scale: tangent_gradient(
+            problem, network, seed, surrogates.Astralora(problem.box, seed)
+        )
     ),
-    "RGE": whole_loss(lambda: zo.RGE(mu=1e-3, q=COORDINATES)),
+    "row-rge": Method(
+        lambda problem, network, seed, scale: row_rge(problem, network, seed), rows=1 + AT_THE_INPUT
+    ),
+    "sparse-cge": whole_loss(
+        lambda: zo.CGE(mu=1e-3, sparsity=zo.RandomCoordinates(COORDINATES)), COORDINATES
+    ),
+    "rge": whole_loss(lambda: zo.RGE(mu=1e-3, q=DIRECTIONS), DIRECTIONS),
+    "zo-muon": whole_loss(rivals.ZOMuon, rivals.ZOMuon().q, optimizer="sgd"),
+    "eggroll": whole_loss(lambda: rivals.Eggroll(pairs=DIRECTIONS // 2), DIRECTIONS),
+    "ensemble-kalman": Method(
+        lambda problem, network, seed, scale: rivals.EnsembleKalman(problem, network, seed, spread=scale),
+        rows=rivals.ENSEMBLE,
+        scales=SPREADS,
+        optimizer="whole",
+    ),
 }
+
+
+WEIGHTS_OF_KALMAN = 1_100  # more than that an ensemble of this size says nothing about
+
+
+def fitting(problem: Problem) -> tuple[str, ...]:
+    """The methods of a problem: those it names, or all that can be used for it."""
+    if problem.methods:
+        return problem.methods
+    left_out = {"student"}  # it is for probabilities
+    if problem.exact is None:
+        left_out.add("first-order")
+    weights = sum(parameter.numel() for parameter in problem.start(0).parameters())
+    if weights > WEIGHTS_OF_KALMAN:
+        left_out.add("ensemble-kalman")
+    states = [
+        [s.shape for s in specs if s.differentiable] for specs in (problem.box.inputs, problem.box.outputs)
+    ]
+    if states[0] != states[1]:
+        left_out.add("identity")
+    outputs = [spec for spec in problem.box.outputs if spec.differentiable]
+    if not is_grid([spec for spec in problem.box.inputs if spec.differentiable], outputs):
+        left_out |= {"grid", "grid-without-map", "stencil"}
+    if problem.known is None:
+        left_out.add("chosen-prefit")
+    return tuple(name for name in METHODS if name not in left_out)

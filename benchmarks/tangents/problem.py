@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
 from zo.objective import Objective
@@ -22,15 +22,19 @@ class Problem:
         start: seed -> the network from which all methods start.
         objective: what takes the box's place (the box itself, its twin) -> objective.
         batch: (seed, step) -> a batch.
-        error: of a network, on data that no training has seen, through the box.
+        error: of a network, on data that no training has seen, through the box without noise or failures.
         validate: the same on other data, by which weights are chosen.
         unit: of the error.
         steps: optimiser steps of the methods that use autograd around the box.
-        variants: of the network in a step of a learned tangent: what equal rows means.
         learning_rate: of Adam, at the start; it falls along a cosine, for all methods.
+        hard: one sentence: why it is in the table.
+        known: rows of the box that exist before training, `(inputs, outputs)` with the rows first: the pairs
+            on which the start was trained. None where the start saw none.
+        periodic: whether the sides of the state's grid meet; it says nothing where the state is no grid.
         mu: standard deviation of a probe's weights.
+        variants: of the network in a step of a learned tangent: what equal rows means.
         stencil: kernel width and padding of a convolutional tangent.
-        methods: names in `methods.METHODS`.
+        methods: names in `methods.METHODS`; empty for all that fit.
     """
 
     box: BlackBoxFunction
@@ -42,8 +46,11 @@ class Problem:
     validate: Callable[[nn.Module], float]
     unit: str
     steps: int
-    variants: int
     learning_rate: float
-    mu: float
-    stencil: tuple[int, Literal["zeros", "circular"]]
-    methods: tuple[str, ...]
+    hard: str = ""
+    known: tuple[tuple[Tensor, ...], Tensor] | None = None
+    periodic: bool = True
+    mu: float = 1e-3
+    variants: int = 3
+    stencil: tuple[int, Literal["zeros", "circular"]] = (3, "zeros")
+    methods: tuple[str, ...] = ()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from time import process_time
 from typing import Any
 
@@ -12,11 +14,15 @@ import torch
 from torch import nn
 
 import zo
-from benchmarks.tangents.methods import METHODS, FirstOrder
+from benchmarks.tangents.checks import checked
+from benchmarks.tangents.methods import METHODS, Around, Gradient, Method, first_order
 from benchmarks.tangents.problem import Problem
 from blackbox import BlackBoxError
 
 POINTS = 8  # of a curve, besides its start
+CHOICE = 97  # the seed on which a scale is chosen
+SHORTER = 4  # how many times shorter the trainings are by which it is
+WORDS = 200  # characters that are kept of a warning
 
 
 @dataclass
@@ -24,94 +30,206 @@ class Curve:
     """What a training found.
 
     Attributes:
-        rows: black-box rows spent when an error was taken; first order has the rows of its forward passes.
+        planned: steps there were to be.
+        scale: the factor on the learning rate.
+        steps: taken when an error was; the start's is 0.
+        rows: black-box rows spent then; first order has the rows of its forward passes. What is learned
+            before the first step counts.
         errors: held-out errors there; NaN where the rollout blew up.
-        validation_rows: what choosing among weights took besides, where a method does that.
-        final: the error of the weights that the method ends with.
-        cosines: of the gradient to autograd's, at those steps, the start left out; empty without a twin.
-        trust: relative errors of the tangent's predictions at those steps; empty for other methods.
-        seconds: of processor time in gradients and updates.
-        warned: how often trust was lost for good.
-        kept: what the held-out loss decided.
+        cosines: of the gradient to autograd's, at eight of those steps; empty without a twin.
+        checks: what checks of the tangent find there, see `checks.checked`; their rows are not counted.
+        trust: what the gradient itself says there; empty for methods that say nothing.
+        seconds: of processor time in gradients and updates, and before the first step.
+        seconds_before: of them, before the first step.
+        seconds_fitting, seconds_vjp: of them, from then on, in what a tangent learns and in its products.
+        warned: what was warned of, shortened, each once.
         ended: why it stopped early, if it did.
     """
 
+    planned: int = 0
+    scale: float = 1.0
+    steps: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
-    validation_rows: int = 0
-    final: float = math.nan
     cosines: list[float] = field(default_factory=list)
-    trust: list[float] = field(default_factory=list)
+    checks: list[dict[str, float]] = field(default_factory=list)
+    trust: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
-    warned: int = 0
-    kept: str = ""
+    seconds_before: float = 0.0
+    seconds_fitting: float = 0.0
+    seconds_vjp: float = 0.0
+    warned: list[str] = field(default_factory=list)
     ended: str = ""
 
 
-def train(problem: Problem, name: str, network: nn.Module, seed: int) -> Curve:
-    """Train a network, that is changed, by a method of the table."""
-    curve = Curve([0], [problem.error(network)])
+def chosen_scale(problem: Problem, name: str) -> float:
+    """The scale that does best on validation data, in short trainings from another seed.
+
+    The rows of this are counted nowhere, in favour of the methods that need it.
+    """
+    scales = METHODS[name].scales
+    if len(scales) == 1:
+        return scales[0]
+    shorter, start = replace(problem, steps=max(1, problem.steps // SHORTER)), problem.start(CHOICE)
+    found = {}
+    for scale in scales:
+        network = copy.deepcopy(start)
+        train(shorter, name, network, CHOICE, scale, judged=False)
+        error = problem.validate(network)
+        found[scale] = error if math.isfinite(error) else math.inf
+    return min(found, key=found.__getitem__)
+
+
+def train(
+    problem: Problem,
+    name: str,
+    network: nn.Module,
+    seed: int,
+    scale: float = 1.0,
+    equal_rows: int | None = None,
+    judged: bool = True,
+) -> Curve:
+    """Train a network, that is changed, by a method of the table.
+
+    Args:
+        problem: the problem.
+        name: of the method.
+        network: the start.
+        seed: of batches and draws.
+        scale: factor on the learning rate.
+        equal_rows: rows of first order: the error is taken too where these are spent.
+        judged: whether errors and cosines are taken on the way.
+    """
+    curve = Curve(METHODS[name].steps(problem), scale)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            _train(problem, name, network, seed, curve)
+            _Training(problem, name, network, seed, curve, equal_rows, judged).run()
         except BlackBoxError as error:
             curve.ended = str(error)
-    curve.warned = sum(issubclass(each.category, zo.TangentWarning) for each in caught)
-    curve.final = problem.error(network)
+    told = (str(each.message)[:WORDS] for each in caught if issubclass(each.category, zo.TangentWarning))
+    curve.warned = list(dict.fromkeys(told))
     return curve
 
 
-def _train(problem: Problem, name: str, network: nn.Module, seed: int, curve: Curve) -> None:
-    method, ledger = METHODS[name], problem.box.ledger
-    asked = ledger.rows_asked
-    gradient = method.make(problem, network, seed)
-    shorter = 1.0 if method.variants is None else method.variants / problem.variants
-    steps = max(POINTS, round(problem.steps / shorter))
-    marks = {math.ceil(steps * point / POINTS) for point in range(1, POINTS + 1)}
-    optimizer = torch.optim.Adam(network.parameters())
+class _Training:
+    """The loop, and the clocks and counters around it."""
 
-    def validate() -> float:
-        before = ledger.rows_asked
-        error = problem.validate(network)
-        curve.validation_rows += ledger.rows_asked - before
-        return error
+    def __init__(
+        self,
+        problem: Problem,
+        name: str,
+        network: nn.Module,
+        seed: int,
+        curve: Curve,
+        equal_rows: int | None,
+        judged: bool,
+    ) -> None:
+        self.problem, self.name, self.network, self.seed = problem, name, network, seed
+        self.curve, self.equal_rows, self.judged = curve, equal_rows, judged
+        self.uncounted = problem.box.ledger.rows_asked
 
-    held_out = zo.KeepBest(network, validate, every=math.ceil(steps / POINTS))
-    for step in range(1, steps + 1):
-        if method.keeps_best:
-            held_out.before_step()
-        batch = problem.batch(seed, step)
-        for group in optimizer.param_groups:
-            group["lr"] = problem.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
-        optimizer.zero_grad()
+    def run(self) -> None:
+        """Train."""
+        method, curve = METHODS[self.name], self.curve
+        self._judge(0)
         began = process_time()
-        gradient.backward(batch)
-        curve.seconds += process_time() - began
-        spent = ledger.rows_asked - asked - curve.validation_rows
-        if step in marks and problem.exact is not None and name != "FO":
-            curve.cosines.append(_cosine(problem, network, batch))
-        if step in marks and isinstance(gradient, zo.TangentGradient) and gradient.trust_of_step is not None:
-            curve.trust.append(gradient.trust_of_step)
-        optimizer.step()
-        if step in marks:
-            curve.rows.append(gradient.rows if isinstance(gradient, FirstOrder) else spent)
-            before = ledger.rows_asked
-            curve.errors.append(problem.error(network))
-            asked += ledger.rows_asked - before  # judging is not training
-    if method.keeps_best:
-        curve.kept = held_out.restore()
+        gradient = method.make(self.problem, self.network, self.seed, curve.scale)
+        clocks = _clocks(gradient)
+        optimizer = _optimizer(method, self.network)
+        curve.seconds = curve.seconds_before = process_time() - began
+        marks = {math.ceil(curve.planned * point / POINTS) for point in range(1, POINTS + 1)}
+        spent = self._spent(gradient)
+        for step in range(1, curve.planned + 1):
+            batch = self.problem.batch(self.seed, step)
+            before, falling = spent, 0.5 * (1 + math.cos(math.pi * (step - 1) / curve.planned))
+            rate = self.problem.learning_rate * curve.scale * falling
+            for group in optimizer.param_groups:
+                group["lr"] = 1.0 if method.optimizer == "whole" else rate
+            optimizer.zero_grad()
+            began = process_time()
+            gradient.backward(batch)
+            curve.seconds += process_time() - began
+            spent = self._spent(gradient)
+            if step in marks and self.judged:
+                self._look(gradient, batch, step)
+            began = process_time()
+            optimizer.step()
+            curve.seconds += process_time() - began
+            more = spent + spent - before  # after another step
+            equal = self.equal_rows is not None and spent <= 1.1 * self.equal_rows < more
+            if step in marks or equal:
+                self._judge(step, spent)
+        curve.seconds_fitting, curve.seconds_vjp = clocks["fitting"], clocks["vjp"]
+
+    def _spent(self, gradient: Gradient) -> int:
+        asked = self.problem.box.ledger.rows_asked - self.uncounted
+        return gradient.rows if self.name == "first-order" and isinstance(gradient, Around) else asked
+
+    def _judge(self, step: int, rows: int = 0) -> None:
+        """Take the error; rows for that are not training's."""
+        if not self.judged:
+            return
+        before = self.problem.box.ledger.rows_asked
+        self.curve.steps.append(step)
+        self.curve.rows.append(rows)
+        self.curve.errors.append(self.problem.error(self.network))
+        self.uncounted += self.problem.box.ledger.rows_asked - before
+
+    def _look(self, gradient: Gradient, batch: Any, step: int) -> None:  # noqa: ANN401
+        """See how well the gradient points; nothing is changed."""
+        before, curve = self.problem.box.ledger.rows_asked, self.curve
+        cosine = math.nan
+        if self.problem.exact is not None and self.name != "first-order":
+            cosine = cosine_to_exact(self.problem, self.network, batch)
+            curve.cosines.append(cosine)
+        if isinstance(gradient, zo.TangentGradient):
+            found = checked(self.problem, gradient, batch, self.seed, step)
+            curve.checks.append({"step": step, "cosine": cosine, **found})
+            curve.trust.append({"step": step, **gradient.metrics()})
+        self.uncounted += self.problem.box.ledger.rows_asked - before
 
 
-def _cosine(problem: Problem, network: nn.Module, batch: Any) -> float:  # noqa: ANN401
+def _optimizer(method: Method, network: nn.Module) -> torch.optim.Optimizer:
+    """What takes the step; its learning rate is set before each."""
+    kind = torch.optim.Adam if method.optimizer == "adam" else torch.optim.SGD
+    return kind(network.parameters(), lr=1.0)
+
+
+def _clocks(gradient: Gradient) -> dict[str, float]:
+    """Seconds of the tangents of a gradient, by what they do; they run on as it works."""
+    clocks = {"fitting": 0.0, "vjp": 0.0}
+    running: list[str] = []  # one that calls another is not timed twice
+
+    def timed(call: Callable[..., Any], clock: str) -> Callable[..., Any]:
+        def measured(*given: Any, **named: Any) -> Any:  # noqa: ANN401
+            began = process_time()
+            running.append(clock)
+            try:
+                return call(*given, **named)
+            finally:
+                running.pop()
+                clocks[clock] += 0.0 if running else process_time() - began
+
+        return measured
+
+    for tangent in gradient.tangents if isinstance(gradient, zo.TangentGradient) else ():
+        for name, clock in (("see", "fitting"), ("observe", "fitting"), ("fit", "fitting"), ("vjp", "vjp")):
+            if hasattr(tangent, name):
+                setattr(tangent, name, timed(getattr(tangent, name), clock))
+    return clocks
+
+
+def cosine_to_exact(problem: Problem, network: nn.Module, batch: Any) -> float:  # noqa: ANN401
     """Between the gradient that is in `.grad` and autograd's; the network stays as it was."""
     kept = [parameter.grad for parameter in network.parameters()]
     network.zero_grad()
-    FirstOrder(problem, network).backward(batch)
+    first_order(problem, network).backward(batch)
     exact = [parameter.grad for parameter in network.parameters()]
     for parameter, gradient in zip(network.parameters(), kept, strict=True):
         parameter.grad = gradient
-    found, wanted = (
-        torch.cat([g.flatten().double() for g in each if g is not None]) for each in (kept, exact)
-    )
+    pairs = [(g, e) for g, e in zip(kept, exact, strict=True) if g is not None and e is not None]
+    if not pairs:
+        return math.nan
+    found, wanted = (torch.cat([pair[place].flatten().double() for pair in pairs]) for place in (0, 1))
     return torch.nn.functional.cosine_similarity(found, wanted, dim=0).item()

@@ -31,11 +31,11 @@ START_STEPS = {"1,010": 800, "29,666": 800, "260,354": 200}
 
 def wake(
     weights: str,
-    methods: tuple[str, ...],
     width: int = 16,
     unroll: int = 8,
     noise: float = 0.0,
     steps: int = 150,
+    hard: str = "",
 ) -> Problem:
     """The demo's flows at one resolution; errors are those of the task's table."""
     demo = PRESETS["demo"]
@@ -44,6 +44,7 @@ def wake(
     solver = WakeFlow(width, dt=config.dt, failures="keep")
     pairs = data.pairs(flows.train, solver)
     scales = data.scales(flows.train, pairs)
+    before = flows.train.frames[:, :-1].flatten(0, 1)
     box = Noisy(solver, noise * scales.velocity, seed=0) if noise else solver
 
     def start(seed: int) -> nn.Module:
@@ -77,9 +78,8 @@ def wake(
         validate=lambda network: error(network, flows.validation, config.validation_starts),
         unit="MAE of the velocity over 200 steps, in units of the inflow's speed",
         steps=steps,
-        variants=3,
         learning_rate=LEARNING_RATES[weights],
-        mu=1e-3,
-        stencil=(3, "zeros"),
-        methods=methods,
+        hard=hard,
+        known=((before, pairs.reynolds), pairs.frames[:, 0]) if len(before) == len(pairs.frames) else None,
+        periodic=False,
     )

@@ -25,21 +25,23 @@ from blackbox.conformance.rows import compare
 from blackbox.function import BlackBoxFunction
 
 THREADS, WORKERS, ROUNDS = 4, 2, 3
+MEETINGS = 40  # of the threads: those of a quick box meet inside it in one call of twenty
 SECONDS = 300.0  # for a worker to start and answer; importing and compiling may take long, a hang is longer
 WORK = f"import sys; from {__name__} import work; work(*sys.argv[1:])"  # what a worker process runs
 
 
 def thread_safety(probe: Probe) -> Finding:
-    """Four threads, each with other rows, three calls each."""
+    """Four threads, each with other rows, 40 calls each; three where rows are limited."""
     count = min(8, len(probe.samples[0]))
+    rounds = MEETINGS if probe.limit is None else ROUNDS
     batches = [probe.rows(count * thread + thread, count) for thread in range(THREADS)]
     alone = [probe(batch) for batch in batches]
-    probe.spend(THREADS * ROUNDS * count)
+    probe.spend(THREADS * rounds * count)
     together = Barrier(THREADS)
 
     def in_a_thread(batch: Arrays) -> list[Arrays | str]:
         given: list[Arrays | str] = []
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             together.wait()
             try:
                 given.append(probe.uncounted(batch))
@@ -50,7 +52,7 @@ def thread_safety(probe: Probe) -> Finding:
     with ThreadPoolExecutor(THREADS) as pool:
         answers = list(pool.map(in_a_thread, batches))
     bad = [wrong for pair in zip(alone, answers, strict=True) for wrong in _wrong(probe, *pair)]
-    unit = f"of {THREADS * ROUNDS} calls differ"
+    unit = f"of {THREADS * rounds} calls differ"
     if not bad:
         sentence = "Calls from several threads give what they give one after the other."
         return Finding("thread safety", Verdict.OK, sentence, 0, unit)

@@ -74,7 +74,7 @@ def check_black_box(
             dtype of training; one array for a single input. At least 2 rows, 32 are enough. None draws
             standard normal numbers in float32, which say little about a solver in physical units.
         rows: the most rows to run. With few, checks that do not fit are left out; with many, jumps are looked
-            for on more lines. None takes some 4,500 in float32, 6,700 in float64, and two thirds as many for
+            for on more lines. None takes some 5,700 in float32, 7,900 in float64, and two thirds as many for
             each further differentiable input.
         processes: whether the box may be sent to other processes, to see that it works there.
         seed: the seed of all draws.

@@ -32,7 +32,7 @@ from blackbox.failures import FailedRow, Failure, Outcome
 from blackbox.function import BlackBoxFunction
 from blackbox.ledger import Ledger
 from blackbox.running import pick, place, stops, unanswered
-from blackbox.wrappers.workers import Reply, Task, run
+from blackbox.wrappers.workers import Reply, Task, occupied, run
 from blackbox.wrappers.wrapper import Wrapper
 
 _BREAKS = 3  # executors in a row that break before anything comes of it
@@ -51,7 +51,8 @@ class Parallel(Wrapper):
     The result equals that of the box called in this process with the same blocks, to the bit where
     workers compute with the same number of threads; blocks are `block` rows in the order of the call,
     however many workers there are. Order is kept. A process gets the box once, pickled, and keeps it;
-    its rows are on the CPU. Threads share the box itself, which must then be safe for threads.
+    its rows are on the CPU. Threads share the box itself, which must then be safe for threads. A `Parallel`
+    that is called in a thread of its own executor runs its blocks there, one after another.
 
     What goes wrong, and what becomes of it:
 
@@ -301,6 +302,11 @@ class _Call:
             executor = None
             try:
                 executor = self.owner._executor()
+                if executor in occupied.get():  # this call has one of its workers, and would wait for itself
+                    place(self.outcome, block.rows, self.box.run_rows(pick(self.inputs, block.rows)))
+                    if stops(self.box, self.outcome):
+                        self.waiting.clear()
+                    continue
                 if not block.alone and len(self.flying) >= self._most(executor):
                     self.waiting.appendleft(block)
                     return
@@ -327,6 +333,8 @@ class _Call:
             return
         ends_itself = self.owner.timeout if hasattr(executor, "_processes") else None
         block.task = Task(self.box, self.owner._key, packed, inputs, loan, ends_itself)
+        assert block.task.context is not None
+        block.task.context.run(occupied.set, (*occupied.get(), executor))
         block.executor = executor
         block.began = None if isinstance(executor, ThreadPoolExecutor) else time.monotonic()
         try:

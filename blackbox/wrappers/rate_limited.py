@@ -11,7 +11,7 @@ from blackbox.checks import check_count, check_positive
 from blackbox.errors import TryAgain
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
-from blackbox.running import pick, place, stops, unanswered
+from blackbox.running import in_blocks
 from blackbox.wrappers.wrapper import SYSTEM, Clock, Wrapper
 
 
@@ -49,17 +49,13 @@ class RateLimited(Wrapper):
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Block by block, each when its tokens are there."""
-        count, outcome = len(inputs[0]), unanswered(self, inputs)
-        for start in range(0, count, self.block):
-            rows = list(range(start, min(start + self.block, count)))
-            part = pick(inputs, rows)
-            self._wait_for(self.box.rows_to_run(part))
-            answers = self.box.run_rows(part)
-            self._leave_alone(answers)
-            place(outcome, rows, answers)
-            if stops(self, outcome):
-                break
-        return outcome
+        return in_blocks(self.box, inputs, self.block, self._run)
+
+    def _run(self, box: BlackBoxFunction, part: tuple[Tensor, ...]) -> Outcome:
+        self._wait_for(box.rows_to_run(part))
+        answers = box.run_rows(part)
+        self._leave_alone(answers)
+        return answers
 
     def _wait_for(self, rows: int) -> None:
         """Take the tokens at once, and wait until they would have been there."""

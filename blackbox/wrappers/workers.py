@@ -11,7 +11,9 @@ import traceback
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from threading import Lock, current_thread
 from time import perf_counter
@@ -26,6 +28,8 @@ from blackbox.failures import FailedRow, Outcome, Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.ledger import Budget, Ledger, Loan
 
+# The executors, outermost first, that this very code runs on a thread of.
+occupied: ContextVar[tuple[Executor, ...]] = ContextVar("blackbox.wrappers.workers.occupied", default=())
 _KEPT = 4  # boxes that a worker keeps; more come from stacks that are no longer used
 
 

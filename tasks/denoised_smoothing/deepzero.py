@@ -9,11 +9,11 @@ from dataclasses import replace
 import zo
 from tasks.denoised_smoothing import budget, smoothing_parameter
 from tasks.denoised_smoothing.methods import Front, Start
-from tasks.methods import Setup, Trained
 from tasks.pace import Tally
 from tasks.runs import atomic
 from tasks.runs.folder import stage_name
 from tasks.runs.journal import journaled
+from tasks.setup import Setup, Trained
 from tasks.workers import group
 
 RATIO_BATCH = 10**9 + 1  # number of the batch that layer ratios are found on

@@ -29,8 +29,8 @@ from tasks.denoised_smoothing.config import WIDE, Config, Variant, read
 from tasks.denoised_smoothing.errors import BoxError
 from tasks.denoised_smoothing.networks import box_loss, image_loss
 from tasks.denoised_smoothing.smoothing_parameter import Mu
-from tasks.methods import Setup, Trained
 from tasks.pace import evaluated
+from tasks.setup import Setup, Trained
 from tasks.stage import TrainingOutcome
 from tasks.workers import group
 

@@ -29,10 +29,11 @@ from tasks.denoised_smoothing.deepzero import deepzero
 from tasks.denoised_smoothing.errors import FailedQueriesError
 from tasks.denoised_smoothing.methods import Batch, fo_ds, mse, none, student, twin_of, zo_ae_ds, zo_ds
 from tasks.denoised_smoothing.networks import UNKNOWN, box_loss, image_loss, predictions
-from tasks.methods import Method, Setup, Trained
+from tasks.methods import Method
 from tasks.problem import evaluating
 from tasks.runs import atomic
 from tasks.runs.folder import Run, stage_name
+from tasks.setup import Setup, Trained
 
 if TYPE_CHECKING:
     from tasks.report.findings import Findings
@@ -66,6 +67,7 @@ class DenoisedSmoothing(tasks.Problem):
     presets = PRESETS
     methods = METHODS
     higher_is_better = True
+    queries = "images that the classifier was asked for, those of validation included"
 
     run_folder: Path | None = None
 

@@ -33,15 +33,6 @@ from tasks.runs.result import Result, Row
 
 KINDS = ("clean images", "mu", "layer ratios", "validation", "training")  # what queries are asked for
 HEADERS = ("method", "queries", *(f"r = {r:g}" for r in RADII), "ACR", "held out", "kept")
-MARKS = {
-    "none": "o",
-    "mse": "s",
-    "fo-ds": "^",
-    "zo-ds": "v",
-    "zo-ae-ds": "D",
-    "deepzero": "X",
-    "student": "P",
-}
 LINES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 
 
@@ -134,7 +125,8 @@ def against_queries(result: Result, path: Path) -> Path:
         means = sorted(tuple(np.mean(pairs, axis=0)) for pairs in budgets.values())
         place.plot(
             *zip(*means, strict=True), label=f"{family}:{kind}" if kind else family, color=colour(family),
-            linewidth=1.8, marker=MARKS[family], markersize=6, linestyle=LINES[seen[family] % len(LINES)],
+            linewidth=1.8, marker=pictures.LOOKS[family][1], markersize=6,
+            linestyle=LINES[seen[family] % len(LINES)],
         )  # fmt: skip
         seen[family] += 1
         for pairs in budgets.values():
@@ -144,10 +136,7 @@ def against_queries(result: Result, path: Path) -> Path:
     place.set_ylim(0, 103)
     if points:
         _logarithmic(place)
-    place.legend(
-        loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=4, frameon=False, fontsize=9,
-        labelcolor="#333333", handlelength=2.0, columnspacing=1.4, borderpad=0.2,
-    )  # fmt: skip
+    pictures.legend_above(place, 4)
     return pictures.save(made, path)
 
 

@@ -15,7 +15,7 @@ from tasks.image_classification import networks
 from tasks.image_classification.config import Config
 from tasks.image_classification.data.images import Normalisation
 from tasks.image_classification.data.loading import CLASSES, IMAGE_SHAPES, NORMALISATIONS
-from tasks.runs.checkpoints import Checkpoints
+from tasks.runs.checkpoint import Checkpoints
 from tasks.runs.folder import Run
 
 ROWS = 500  # images that go through the network together

@@ -21,8 +21,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import zo
 from tasks.image_classification.config import Config
 from tasks.image_classification.sparse_set import coordinates, kept_mask, rule, sparse_set, uniform_ratios
-from tasks.methods import Cost, Gradient, Method, Setup, Trained, loss_gradient
+from tasks.methods import Cost, Method, loss_gradient
 from tasks.problem import Problem
+from tasks.setup import Gradient, Setup, Trained
 from zo.masked_step import masked_step
 from zo.objective import Objective
 

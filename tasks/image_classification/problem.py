@@ -59,9 +59,7 @@ class ImageClassification(tasks.Problem):
     # images and labels to a known loss of the output, which the evaluator "difference" needs
     objective = zo.OutputLoss(cross_entropy)  # pyright: ignore[reportAssignmentType]
 
-    def box(self) -> dict[str, Any]:
-        """None: the black box is the loss itself."""
-        return {}
+    box: ClassVar[dict[str, Any]] = {}  # none: the black box is the loss itself
 
     def network(self) -> nn.Module:
         """The network of the settings, with the first weights of the seed at hand."""

@@ -18,22 +18,6 @@ from tasks.report.html_report import Block, Figure, Heading, Paragraph
 from tasks.runs.result import Result
 from zo.pruning import LayerRatios
 
-# Okabe and Ito (2008) for what is compared most; a mark of its own for each, for print without colour
-_SIGNS = {
-    "deepzero": ("#d55e00", "v"),
-    "cge": ("#e69f00", "s"),
-    "rge": ("#cc79a7", "D"),
-    "sparse-rge": ("#a24b8a", "d"),
-    "hybrid": ("#915d2e", "X"),
-    "fo": ("#0072b2", "^"),
-    "fo-sparse-weight": ("#56b4e9", "<"),
-    "fo-sparse-gradient": ("#009e73", ">"),
-    "forward-gradient": ("#6152c7", "*"),
-    "fa": ("#75b86d", "p"),
-    "dfa": ("#8a8a00", "h"),
-    "pattern-search": ("#606060", "o"),
-    "align-ada": ("#849ef7", "P"),
-}
 INK = "#333333"
 SHOWN = 4  # confusions side by side
 
@@ -100,32 +84,18 @@ def accuracies(result: Result) -> dict[str, list[Any]]:
     return found
 
 
-def sign(label: str, place: int = 0) -> tuple[str, str]:
-    """Colour and mark of a method; of anything else, those of the method at a place in the table."""
-    if label in _SIGNS:
-        return _SIGNS[label]
-    return list(_SIGNS.values())[place % len(_SIGNS)]
-
-
-def legend(axes: Axes, columns: int = 3) -> None:
-    """Above the axes, where it hides nothing."""
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns, frameon=False, fontsize=9,
-        labelcolor=INK, handlelength=1.6, columnspacing=1.4, borderpad=0.2,
-    )  # fmt: skip
-
-
 def bars(result: Result, chance: float, path: Path) -> Path:
     """Test accuracy of each method: mean, range and every seed; and what guessing gives."""
     found = accuracies(result)
     made, axes = pictures.figure(6.4, 0.42 * len(found) + 1.0)
     place: Axes = axes[0, 0]
+    look = pictures.looks(found)
     for line, (method, values) in enumerate(found.items()):
         if None in values:
             place.text(0, line, " not finite", va="center", fontsize=9, color=INK)
             continue
         seeds = 100 * np.array(values)
-        place.barh(line, seeds.mean(), 0.62, color=sign(method, line)[0], linewidth=0)
+        place.barh(line, seeds.mean(), 0.62, color=look[method][0], linewidth=0)
         if len(seeds) > 1:
             place.plot([seeds.min(), seeds.max()], [line, line], color=INK, linewidth=1)
             place.plot(seeds, np.full(len(seeds), line), "o", color=INK, markersize=3)
@@ -142,7 +112,7 @@ def ratios(given: LayerRatios, path: Path) -> Path:
     made, axes = pictures.figure(6.4, 0.24 * len(layers) + 1.0)
     place: Axes = axes[0, 0]
     parts = [100 * layer.kept / layer.size for layer in layers]
-    place.barh(range(len(layers)), parts, 0.7, color=sign("deepzero")[0], linewidth=0)
+    place.barh(range(len(layers)), parts, 0.7, color=pictures.colour("deepzero"), linewidth=0)
     for line, layer in enumerate(layers):
         _beside(place, f"{layer.kept:,} of {layer.size:,}", parts[line], line)
     place.axvline(100 * (1 - given.sparsity), color="#999999", linestyle="--", linewidth=1)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 import zo
 from tasks.configuration import refused
 from tasks.image_classification.config import Config
-from tasks.methods import Setup
 from tasks.runs import atomic, checkpoint
 from tasks.runs.journal import Journal, journaled
+from tasks.setup import Setup
 from tasks.workers import group
 from zo.pruning import LayerRatios
 

@@ -39,11 +39,13 @@ class OwnPart:
         about: What it is.
         defaults: Of its settings, as JSON values.
         blocks: What it shows.
+        queries: What it counts as queries.
     """
 
     about: str
     defaults: Mapping[str, Any]
     blocks: Sequence[Block]
+    queries: str = "perturbed objectives"
 
 
 def write(run: Run, problem: Problem | None = None) -> Path:
@@ -63,12 +65,12 @@ def write(run: Run, problem: Problem | None = None) -> Path:
         own = _kept(run)
     else:
         try:
-            own = OwnPart(problem.about(), _defaults(problem.config), problem.report(found))
+            own = OwnPart(problem.about(), _defaults(problem.config), problem.report(found), problem.queries)
             _keep(run, own)
         except Exception as error:  # the user's code; a long run has its table and curves all the same
             failed, reason = error, f"{type(error).__name__}: {error}"
             told = Paragraph(f"The problem's own part could not be made ({reason}).")
-            own = OwnPart(problem.about(), {}, [told])
+            own = OwnPart(problem.about(), {}, [told], problem.queries)
     path = html_report.write(run.path / NAME, _page(found, own))
     if failed is not None:
         raise ProblemError(
@@ -85,7 +87,7 @@ def _page(found: Findings, own: OwnPart) -> Page:
         title=result.task.replace("-", " ").capitalize(),
         lead=[*([own.about] if own.about else []), *lead.sentences(result)],
         blocks=[
-            *_tables(result),
+            *_tables(result, own.queries),
             *_training(found),
             *own.blocks,
             *_ledger(result),
@@ -96,7 +98,7 @@ def _page(found: Findings, own: OwnPart) -> Page:
     )
 
 
-def _tables(result: Result) -> list[Block]:
+def _tables(result: Result, queries: str) -> list[Block]:
     every = findings.scores(result)
     finite = [score for score in every if math.isfinite(score.mean)]
     best = min(finite, key=lambda score: score.loss) if len(finite) > 1 else None
@@ -106,8 +108,8 @@ def _tables(result: Result) -> list[Block]:
         Table.of(
             findings.shown(result),
             caption=f"What came out, {seeds}. Rows are those that the black boxes ran in optimiser steps "
-            "(without a box, the rows of data that the objective was evaluated on), queries perturbed "
-            "objectives; the time is that of the steps.",
+            "(without a box, the rows of data that the objective was evaluated on), queries "
+            f"{queries}; the time is that of the steps.",
             emphasised=[every.index(best)] if best else [],
         )
     ]
@@ -218,7 +220,7 @@ def _ledger(result: Result) -> list[Block]:
 
 
 def _settings(run: Run, own: OwnPart) -> list[Block]:
-    from tasks.config import Config
+    from tasks.configuration import Config
 
     common = to_dict(Config())
     # a loop of one's own has settings of its own, which may have the same names
@@ -266,7 +268,8 @@ def _plain(value: object) -> str:
 def _keep(run: Run, own: OwnPart) -> None:
     """Leave the problem's own part for reports that are made without its code."""
     blocks = [html_report.plain(block, run.path) for block in own.blocks]
-    atomic.write_json(run.path / OWN, {"about": own.about, "defaults": own.defaults, "blocks": blocks})
+    kept = {"about": own.about, "queries": own.queries, "defaults": own.defaults, "blocks": blocks}
+    atomic.write_json(run.path / OWN, kept)
 
 
 def _kept(run: Run) -> OwnPart:
@@ -278,7 +281,8 @@ def _kept(run: Run) -> OwnPart:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         about, defaults, blocks = str(content["about"]), dict(content["defaults"]), list(content["blocks"])
-        return OwnPart(about, defaults, [html_report.from_plain(block, run.path) for block in blocks])
+        shown = [html_report.from_plain(block, run.path) for block in blocks]
+        return OwnPart(about, defaults, shown, str(content.get("queries", OwnPart.queries)))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, RunFolderError):
             raise

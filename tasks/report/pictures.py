@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,54 +18,69 @@ if TYPE_CHECKING:
     from tasks.report.findings import Curve
 
 REFERENCE = "#000000"
-# Okabe and Ito (2008), and more between them: told apart with any colour vision, as a test measures. First
-# the methods that every problem has; then those of the wake flow, in the colours of their kin, where a larger
-# network has a lighter shade
-COLOURS = {
-    "none": "#606060",
-    "no-gradient": "#e69f00",
-    "identity": "#6152c7",
-    "tangents": "#009e73",
-    "student": "#75b86d",
-    "sparse-cge": "#d55e00",
-    "cge": "#915d2e",
-    "rge": "#cc79a7",
-    "hybrid": "#a24b8a",
-    "row-rge": "#56b4e9",
-    "first-order": "#0072b2",
-    "SRC": "#606060",
-    "NON": "#e69f00",
-    "PRE": "#cc79a7",
-    "PRE-SR": "#a24b8a",
-    "FO-SOL": "#0072b2",
-    "ZO-SOL": "#d55e00",
-    "chain": "#915d2e",
-    "TAN-SOL small": "#75b86d",
-    "NON large": "#f0c75e",
-    "PRE large": "#e3b1cc",
-    "PRE-SR large": "#b684cb",
-    "FO-SOL large": "#56b4e9",
-    "ZO-SOL large": "#f7ab92",
-    "chain large": "#bd8a51",
-    "identity large": "#849ef7",
-    "TAN-SOL": "#009e73",
+# Colour and mark of each method. The colours, Okabe and Ito's (2008) and more between them, are told apart
+# with any colour vision, as a test measures; the mark is a second sign, for print without colour. Problems'
+# own methods have the colours of their kin, and larger networks lighter ones
+LOOKS = {
+    "none": ("#606060", "o"),
+    "no-gradient": ("#e69f00", "s"),
+    "identity": ("#6152c7", "*"),
+    "tangents": ("#009e73", "P"),
+    "student": ("#75b86d", "p"),
+    "sparse-cge": ("#d55e00", "v"),
+    "cge": ("#915d2e", "D"),
+    "rge": ("#cc79a7", "d"),
+    "hybrid": ("#a24b8a", "h"),
+    "row-rge": ("#56b4e9", ">"),
+    "first-order": ("#0072b2", "^"),
+    # wake flow
+    "SRC": ("#606060", "o"),
+    "NON": ("#e69f00", "s"),
+    "PRE": ("#cc79a7", "D"),
+    "PRE-SR": ("#a24b8a", "d"),
+    "FO-SOL": ("#0072b2", "^"),
+    "ZO-SOL": ("#d55e00", "v"),
+    "chain": ("#915d2e", "X"),
+    "TAN-SOL": ("#009e73", "P"),
+    "TAN-SOL small": ("#75b86d", "p"),
+    "NON large": ("#f0c75e", "s"),
+    "PRE large": ("#e3b1cc", "D"),
+    "PRE-SR large": ("#b684cb", "d"),
+    "FO-SOL large": ("#56b4e9", "^"),
+    "ZO-SOL large": ("#f7ab92", "v"),
+    "chain large": ("#bd8a51", "X"),
+    "identity large": ("#849ef7", "*"),
+    # images, and a classifier behind a denoiser
+    "deepzero": ("#6152c7", "X"),
+    "fo": ("#0072b2", "^"),
+    "fo-sparse-weight": ("#56b4e9", "<"),
+    "fo-sparse-gradient": ("#009e73", ">"),
+    "sparse-rge": ("#b684cb", "s"),
+    "forward-gradient": ("#f7ab92", "*"),
+    "fa": ("#75b86d", "p"),
+    "dfa": ("#f0c75e", "8"),
+    "pattern-search": ("#bd8a51", "H"),
+    "align-ada": ("#849ef7", "P"),
+    "mse": ("#e69f00", "8"),
+    "zo-ds": ("#d55e00", "<"),
+    "zo-ae-ds": ("#cc79a7", "D"),
+    "fo-ds": ("#0072b2", "^"),
 }
-# a second sign beside the colour, for print without colour
-MARKS = {"none": "o", "no-gradient": "s", "identity": "*", "tangents": "P", "student": "p", "sparse-cge": "v"}
-MARKS |= {"cge": "D", "rge": "d", "hybrid": "h", "row-rge": ">", "first-order": "^"}
-MARKS |= {"SRC": "o", "NON": "s", "PRE": "D", "PRE-SR": "d", "FO-SOL": "^", "ZO-SOL": "v", "chain": "X"}
-MARKS |= {"TAN-SOL small": "p", "TAN-SOL": "P"}
-MARKS |= {name: MARKS[name.removesuffix(" large")] for name in COLOURS if name.endswith(" large")}
 _OTHERS = ("#b684cb", "#bd8a51", "#f0c75e", "#849ef7", "#f7ab92", "#e3b1cc")
 _OTHER_MARKS = ("<", "X", "8", "H", "o", "s", "D")  # one more: a colour comes back with another mark
 
 _INK = "#333333"
 
 
+def family(method: str) -> str:
+    """A method's name without directions and budget, which stand behind ":" and "@"."""
+    return re.split("[:@]", method)[0]
+
+
 def colour(method: str) -> str:
     """The colour of a method, the same in every figure; one outside the table gets a fixed other one."""
-    if method in COLOURS:
-        return COLOURS[method]
+    if family(method) in LOOKS:
+        return LOOKS[family(method)][0]
     if method.lower() == "reference":
         return REFERENCE
     # not hash(): it differs from one process to the next
@@ -73,13 +90,11 @@ def colour(method: str) -> str:
 def looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Colour and mark of methods that share a figure; those outside the table get other ones."""
     found: dict[str, tuple[str, str]] = {}
-    others = 0
+    # of six colours and seven marks each pair comes once in 42
+    others = (pair for pair in zip(cycle(_OTHERS), cycle(_OTHER_MARKS)) if pair not in LOOKS.values())
     for method in methods:
-        if method in COLOURS:
-            found[method] = COLOURS[method], MARKS[method]
-        else:
-            found[method] = _OTHERS[others % len(_OTHERS)], _OTHER_MARKS[others % len(_OTHER_MARKS)]
-            others += 1
+        look = LOOKS.get(family(method))
+        found[method] = next(others) if look is None or look in found.values() else look
     return found
 
 
@@ -158,7 +173,7 @@ def against(
         every = max(1, points.shape[1] // 8)
         axes.plot(
             *points, label=method, color=colour(method), linewidth=1.8,
-            marker=MARKS.get(method, "o"), markersize=4.5, markevery=every,
+            marker=LOOKS[method][1] if method in LOOKS else "o", markersize=4.5, markevery=every,
         )  # fmt: skip
     for method, value in (levels or {}).items():
         axes.axhline(value, label=method, color=colour(method), linewidth=1.4, linestyle=(0, (5, 3)))
@@ -173,11 +188,12 @@ def against(
     if log_y:
         axes.set_yscale("log")
     if legend and (curves or levels):
-        # above the axes: inside, a level across hides behind it or strikes it through
-        axes.legend(
-            loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=legend, frameon=False, fontsize=9,
-            labelcolor=_INK, handlelength=1.6, columnspacing=1.4, borderpad=0.2,
-        )  # fmt: skip
+        legend_above(axes, legend)
+
+
+def legend_above(axes: Axes, columns: int) -> None:
+    """A legend above the axes: inside, a level across hides behind it or strikes it through."""
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns, **_LEGEND)
 
 
 def save(made: Figure, path: Path, dots_per_inch: int = 160) -> Path:

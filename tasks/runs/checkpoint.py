@@ -1,18 +1,22 @@
-"""A checkpoint: a nested state of tensors and plain values, written atomically, read with no code run."""
+"""Checkpoints: nested states of tensors and plain values, written atomically, read with no code run.
+
+Of a stage of a run the last few are kept (`Checkpoints`), and the newest that is whole is read.
+"""
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from tasks.errors import CheckpointError
+from tasks.errors import CheckpointError, CheckpointWarning, ConfigurationError
 from tasks.runs import atomic
 from tasks.runs.serialised import dumps, loads
 
-_ZIP = b"PK\x03\x04"  # how a file of torch.save begins
+KEPT = 2
+FOLDER = "checkpoints"
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
@@ -27,7 +31,7 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read what `save` wrote, all tensors on the CPU; files of `torch.save` from earlier versions too.
+    """Read what `save` wrote, all tensors on the CPU.
 
     Raises:
         CheckpointError: the file is missing, cut short, altered, or holds anything but tensors and plain
@@ -39,7 +43,7 @@ def load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: expected a checkpoint, got no such file.") from None
     try:
-        state = _load_earlier(path) if content.startswith(_ZIP) else loads(content)
+        state = loads(content)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error.__cause__
     if not isinstance(state, dict):
@@ -47,12 +51,108 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def _load_earlier(path: Path) -> Any:  # noqa: ANN401
-    """What versions before safetensors wrote, by `torch.save`."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken zip and a broken pickle have no common root
-        raise CheckpointError(
-            f"expected a checkpoint, got a file that cannot be read ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no reason given'})."
-        ) from error
+class Checkpoints:
+    """Files `checkpoints/seed-0__zo-sol.step-00000012.safetensors` in a run folder.
+
+    Each is written whole under a name of its own before an older one goes, so that whatever happens
+    the newest or the one before it can be read.
+
+    Args:
+        folder: of the run.
+        stage: its name: "seed-0/zo-sol".
+        kept: how many to keep.
+
+    Raises:
+        ConfigurationError: the stage's name could clash with another's, or leave the folder; or fewer
+            than one is to be kept.
+    """
+
+    def __init__(self, folder: Path, stage: str, kept: int = KEPT) -> None:
+        if kept < 1:
+            raise ConfigurationError(f"{stage}: expected to keep at least 1 checkpoint, got {kept}.")
+        self.stage, self.kept = stage, kept
+        self.folder = folder / FOLDER
+        self._name = file_name(stage)
+
+    def path(self, step: int) -> Path:
+        """The file of the checkpoint after `step` optimiser steps."""
+        return self.folder / f"{self._name}.step-{step:08d}.safetensors"
+
+    def files(self) -> list[Path]:
+        """Those that are there, the newest first."""
+        return [path for _, path in sorted(self._by_step().items(), reverse=True)]
+
+    def save(self, step: int, state: Mapping[str, Any]) -> None:
+        """Write the checkpoint after `step` steps, and only then let those go that are one too many.
+
+        Raises:
+            CheckpointError: see `checkpoint.save`.
+            OSError: it cannot be written; those that were there still are.
+        """
+        self.folder.mkdir(exist_ok=True)
+        save(self.path(step), state)
+        by_step = self._by_step()
+        # what lies ahead could not be read, or training would have gone on from it
+        ahead = [path for other, path in by_step.items() if other > step]
+        past = [by_step[other] for other in sorted(by_step, reverse=True) if other <= step]
+        for path in [*ahead, *past[self.kept :]]:
+            path.unlink(missing_ok=True)
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest checkpoint that is whole; None if there is none at all.
+
+        Warns:
+            CheckpointWarning: a newer one is cut short or altered; both are named.
+
+        Raises:
+            CheckpointError: there are some, and none is whole.
+            OSError: the system does not let one be read.
+        """
+        damaged: list[str] = []
+        for path in self.files():
+            try:
+                state = load(path)
+            except CheckpointError as error:
+                damaged.append(str(error))
+                continue
+            if damaged:
+                warnings.warn(
+                    f"{self.stage}: {' '.join(damaged)} Going on from the one before, {path.name}: the steps "
+                    "in between are taken again, to the same weights. Look after that disk.",
+                    CheckpointWarning,
+                    stacklevel=2,
+                )
+            return state
+        if damaged:
+            raise CheckpointError(
+                f"{self.stage}: expected one checkpoint that is whole, got {' '.join(damaged)} "
+                "Delete them to train this stage anew."
+            )
+        return None
+
+    def tidy(self) -> None:
+        """Delete what a process that was killed while it wrote has left behind; for the lock's holder."""
+        for path in atomic.leftovers(self.folder, f"{self._name}.step-"):
+            path.unlink(missing_ok=True)
+
+    def _by_step(self) -> dict[int, Path]:
+        pattern = re.compile(re.escape(self._name) + r"\.step-(\d+)\.safetensors")
+        if not self.folder.is_dir():
+            return {}
+        found = ((pattern.fullmatch(path.name), path) for path in self.folder.iterdir())
+        return {int(match[1]): path for match, path in found if match is not None}
+
+
+def file_name(stage: str) -> str:
+    """The start of a stage's file names: "seed-0/zo-sol" -> "seed-0__zo-sol".
+
+    Raises:
+        ConfigurationError: it could clash with another's, or leave the folder.
+    """
+    part = r"[A-Za-z0-9][A-Za-z0-9.-]*"
+    if not re.fullmatch(f"{part}(/{part})*", stage):
+        raise ConfigurationError(
+            f"expected a stage named like 'seed-0/zo-sol' (letters, digits, '-', '.', parts joined by '/'), "
+            f"got {stage!r}. Rename it."
+        )
+    return stage.replace("/", "__")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasks.configuration import from_dict, to_dict
-from tasks.errors import ConfigurationError, RunFolderError
-from tasks.runs import atomic, lock, trust
+from tasks.errors import ConfigurationError, RunFolderError, RunLockedError
+from tasks.runs import atomic, trust
 from tasks.runs.machine import digest, versions
 from tasks.runs.metrics import Metrics
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from tasks.runs.result import Row
 
 FORMAT = 1  # of config.json; raise it when older folders can no longer be resumed
-CONFIG = "config.json"
+CONFIG, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
 MOST_SEEDS = 10_000
 
 C = TypeVar("C")
@@ -105,7 +108,7 @@ class Run:
         }
         root.mkdir(parents=True, exist_ok=True)
         path = _new_folder(root, f"{task}-{preset}-{now.astimezone():%Y%m%d-%H%M%S}")
-        (path / "checkpoints").mkdir()
+        (path / CHECKPOINTS).mkdir()
         atomic.write_json(path / CONFIG, content)
         return cls.open(path)
 
@@ -152,6 +155,26 @@ class Run:
         """The settings as the task's dataclass; `ConfigurationError` if they do not fit it."""
         return from_dict(kind, self.config)
 
+    def with_budget(self, rows: int) -> Run:
+        """The run with a larger budget of rows, also in its `config.json`.
+
+        Raises:
+            ConfigurationError: it has no budget, or a larger one.
+            RunLockedError: another process is working on it.
+        """
+        before = self.config.get("rows")
+        if self.script or before is None or rows < before:
+            had = "none" if before is None else f"one of {before:,}"
+            mend = "Change it in the script." if self.script else "Leave out --rows, or raise it."
+            raise ConfigurationError(
+                f"--rows: expected at least the budget of {self.path}, which has {had}, got {rows:,}. {mend}"
+            )
+        with self.lock():
+            content = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+            content["config"]["rows"] = rows
+            atomic.write_json(self.path / CONFIG, content)
+        return Run.open(self.path)
+
     @property
     def begun(self) -> bool:
         """Whether some step of it is done."""
@@ -175,7 +198,7 @@ class Run:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run for this process; `RunLockedError` names the other process that has it."""
-        with lock.exclusive(self.path):
+        with _exclusive(self.path):
             yield
 
     def log(self, stage: str, step: int, **values: float | int | str) -> None:
@@ -250,6 +273,50 @@ def check_seeds(seeds: Sequence[int]) -> None:
         raise ConfigurationError(
             f"seeds: expected different whole numbers from 0 to 2**63 - 1, got {list(seeds)}."
         )
+
+
+def discard(folder: Path) -> bool:
+    """Delete a run's folder if nothing was done in it: no metrics, checkpoints, or other files.
+
+    Args:
+        folder: made by `Run.create` in this very process, with no one else at work on it.
+
+    Returns:
+        Whether it is gone; not where the system refuses, which must not hide why the run was.
+    """
+    try:
+        if {path.name for path in folder.iterdir()} - {CONFIG, CHECKPOINTS, LOCK} or any(
+            (folder / CHECKPOINTS).iterdir()
+        ):
+            return False
+        shutil.rmtree(folder)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Hold the folder; the lock file stays behind, empty of meaning once its process is gone.
+
+    Raises:
+        RunLockedError: another process holds it; the message gives its id.
+    """
+    # "a+": opening must not wipe the other process's id
+    with open(folder / LOCK, "a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            holder = stream.read().strip() or "unknown"
+            raise RunLockedError(
+                f"{folder}: expected a run that no process is working on, but process {holder} is. "
+                "Wait for it, or stop it, and try again."
+            ) from None
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield
 
 
 def _new_folder(root: Path, name: str) -> Path:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from blackbox import Ledger
 from tasks.errors import CheckpointError, CheckpointWarning, StoppedInside
-from tasks.runs.checkpoints import file_name
+from tasks.runs.checkpoint import file_name
 from tasks.runs.serialised import dumps, loads
 
 EVERY = 5.0  # seconds between writes: a step that is over sooner writes nothing

@@ -16,10 +16,11 @@ import zo
 from blackbox import Ledger
 from tasks import methods as shared
 from tasks.autograd import AutogradGradient
-from tasks.methods import Cost, Method, Setup, Trained
+from tasks.methods import Cost, Method
 from tasks.pace import Tally
 from tasks.runs import atomic
 from tasks.runs.journal import journaled
+from tasks.setup import Setup, Trained
 from tasks.stage import TrainingOutcome
 from tasks.wake_flow.config import Config, family_of, method_name
 from tasks.wake_flow.networks import Corrector, NoCorrector

@@ -1,11 +1,16 @@
-"""Starts the processes of `--workers` on this machine, and what they share: a folder and a lifeline."""
+"""Starts the processes of `--workers` on this machine, with a folder and a lifeline that they share.
+
+Those of torchrun are its own; where it starts them again, they go on with the run that they made before.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +22,10 @@ from pathlib import Path
 from shlex import quote
 from types import FrameType
 
+from tasks.runs import atomic
+
+LAUNCH = "launch.json"  # in the folder of a run that torchrun started
+STOPPED = 0  # status of a run that was asked to stop: torchrun would start again what ends otherwise
 GRACE = 30.0  # seconds that the others have to say why they end, after one has
 _PASSED_ON = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 _STORE = "BLACKBOX_STORE"  # where the processes find each other, in a folder of the launcher
@@ -197,3 +206,27 @@ def _passing_on(started: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 def _loopback() -> str:
     return "lo0" if sys.platform == "darwin" else "lo"
+
+
+def launch_id() -> str | None:
+    """What is the same for all restarts of one torchrun, and for no other; None without torchrun."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    job = os.environ["TORCHELASTIC_RUN_ID"]
+    # Without --rdzv-id all jobs are called "none": then the agent tells them apart, which starts us again.
+    return job if job != "none" else f"none {socket.gethostname()} {os.getppid()}"
+
+
+def note_launch(folder: Path) -> None:
+    """Write down which launch made the run in a folder."""
+    if (launch := launch_id()) is not None:
+        atomic.write_json(folder / LAUNCH, {"launch": launch})
+
+
+def restarted(root: Path, task: str) -> Path | None:
+    """The folder of the run that this launch made before it was restarted; None if it is no restart."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not root.is_dir():
+        return None
+    launch = launch_id()
+    notes = sorted(root.glob(f"{task}-*/{LAUNCH}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return next((path.parent for path in notes if json.loads(path.read_text())["launch"] == launch), None)

@@ -14,7 +14,7 @@ import torch
 
 from tasks.errors import CheckpointError, CheckpointWarning, ConfigurationError
 from tasks.runs import checkpoint
-from tasks.runs.checkpoints import Checkpoints
+from tasks.runs.checkpoint import Checkpoints
 from tasks.runs.serialised import dumps, loads
 
 ROOT = Path(__file__).parents[2]
@@ -206,28 +206,12 @@ def test_nothing_but_damaged_ones_is_an_error_that_names_them_all(tmp_path):
         checkpoints.load()
 
 
-def test_the_file_of_an_earlier_version_is_the_oldest(tmp_path):
-    checkpoints = Checkpoints(tmp_path, STAGE)
-    earlier = tmp_path / "checkpoints" / "seed-0__zo-sol.pt"
-    earlier.parent.mkdir()
-    torch.save({"weight": torch.ones(2), "rate": 0.1, "sizes": (1, 2)}, earlier)
-    assert same(checkpoints.load(), {"weight": torch.ones(2), "rate": 0.1, "sizes": (1, 2)})
-    checkpoints.save(5, {"step": 5})
-    assert checkpoints.load() == {"step": 5}
-    checkpoints.path(5).write_bytes(b"")
-    with pytest.warns(CheckpointWarning, match=r"seed-0__zo-sol\.pt"):
-        assert checkpoints.load() is not None
-    for step in (5, 6):
-        checkpoints.save(step, {})
-    assert not earlier.exists()
-
-
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
 from tasks.runs import atomic
-from tasks.runs.checkpoints import Checkpoints
+from tasks.runs.checkpoint import Checkpoints
 
 def kill(when, original):
     def call(*arguments, **options):

@@ -74,6 +74,7 @@ def test_help_of_a_task_shows_presets_and_settings_with_their_meaning(toy, capsy
     assert "{demo,small}" in text
     assert "--steps INT Optimiser steps of each method. (default: 20)" in text
     assert "--width INT Units of the hidden layer. (default: 8)" in text
+    assert "tangents:" in text and "first-order:" not in text  # it has a box, and no reference
 
 
 def test_a_run_writes_everything_and_says_where(toy, tmp_path, capsys):
@@ -259,6 +260,30 @@ class Pump(BlackBoxFunction):
         self.total += x.sum()
         return x * x + (self.total if self.leak else 0.0)
 """
+
+
+def test_help_lists_the_methods_that_the_problem_can_have(toy, capsys):
+    assert toy("run", "image-classification", "--help") == 0
+    text = capsys.readouterr().out
+    assert "deepzero:" in text and "fo-sparse-weight:" in text and "none:" in text
+    assert not any(f"{name}:" in text for name in ("tangents", "row-rge", "identity", "first-order"))
+
+
+def test_a_run_goes_on_with_a_larger_budget(toy, tmp_path, capsys):
+    assert toy("run", "toy", "--fault", "stop", "--rows", "100_000") == 130
+    run, config = str(only_run(tmp_path)), only_run(tmp_path) / "config.json"
+    config.write_text(config.read_text().replace('"fault": "stop"', '"fault": null'))
+    assert toy("resume", run, "--rows", "10") == 2
+    assert "--rows: expected at least the budget" in capsys.readouterr().err
+    assert toy("resume", run, "--rows", "200_000") == 0
+    assert json.loads(config.read_text())["config"]["rows"] == 200_000
+    assert json.loads((only_run(tmp_path) / "result.json").read_text())["config"]["rows"] == 200_000
+
+
+def test_a_run_without_a_budget_is_given_none(toy, tmp_path, capsys):
+    assert toy("run", "toy", "--fault", "stop") == 130
+    assert toy("resume", str(only_run(tmp_path)), "--rows", "200_000") == 2
+    assert "which has none, got 200,000. Leave out --rows" in capsys.readouterr().err
 
 
 def test_check_ends_with_0_for_a_good_box_and_1_for_a_faulty_one(toy, tmp_path, capsys):

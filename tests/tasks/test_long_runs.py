@@ -1,4 +1,4 @@
-"""What happens to a run in a long night: disks, signals, other versions, folders of earlier versions."""
+"""What happens to a run in a long night: disks, signals, other versions."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ from tasks import stage
 from tasks.errors import CheckpointWarning, Interrupted, StorageError
 from tasks.progress import Progress
 from tasks.runs import atomic, checkpoint, machine
-from tasks.runs.checkpoints import Checkpoints
+from tasks.runs.checkpoint import Checkpoints
 from tasks.runs.folder import Run
 from tests.tasks.test_cli import figures, only_run, wait_for
 from tests.tasks.test_training import STAGE, Crash, CrashesAt, final_bits, lines, walk
@@ -149,33 +149,6 @@ def test_the_console_script_on_a_full_disk_says_how_to_go_on_and_does(toy, tmp_p
     ), done.stderr
     assert toy("resume", str(path)) == 0
     assert figures(path) == figures(truth)
-
-
-def test_a_run_of_an_earlier_version_goes_on_from_its_checkpoint(truth, new_run):
-    run = new_run()
-    with pytest.raises(Crash):
-        train_line(run, STAGE, 0, Config(), CrashesAt(9))
-    checkpoints = Checkpoints(run.path, STAGE)
-    content = checkpoints.load()
-    assert content is not None
-    del content["versions"]  # which those did not note
-    for path in checkpoints.files():
-        path.unlink()
-    torch.save(content, run.path / "checkpoints" / "seed-0__zo-sol.pt")
-    torch.manual_seed(99)
-    train_line(run, STAGE, 0, Config(), Progress())
-    assert final_bits(run) == final_bits(truth) and lines(run) == lines(truth)
-
-
-def test_a_finished_stage_of_an_earlier_version_is_loaded(new_run):
-    run = new_run()
-    model, outcome = walk(run, values={0: 5.0, 2: 1.0, 4: 3.0, 6: 4.0})
-    content = Checkpoints(run.path, STAGE).load()
-    for path in Checkpoints(run.path, STAGE).files():
-        path.unlink()
-    torch.save(content, run.path / "checkpoints" / "seed-0__zo-sol.pt")
-    again, same = walk(run, values={}, on_step=lambda i: pytest.fail("trained again"))
-    assert same == outcome and torch.equal(again.weight, model.weight)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered"])

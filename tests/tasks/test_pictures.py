@@ -8,6 +8,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
+from tasks import names, problems
 from tasks.methods import METHODS
 from tasks.report import pictures
 from tasks.report.findings import Curve
@@ -39,10 +40,7 @@ def lab(rgb):
 @pytest.mark.parametrize("vision", VISION)
 def test_colours_of_methods_are_told_apart_with_any_vision(vision):
     seen = {}
-    for code in {
-        *pictures.COLOURS.values(),
-        pictures.REFERENCE,
-    }:  # two methods of different problems may share one
+    for code in {*(code for code, _ in pictures.LOOKS.values()), pictures.REFERENCE}:  # some share one
         rgb = np.array(to_rgb(code))
         linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
         seen[code] = lab(np.clip(VISION[vision] @ linear, 0, 1))
@@ -51,27 +49,38 @@ def test_colours_of_methods_are_told_apart_with_any_vision(vision):
 
 
 def test_a_method_has_one_colour_and_one_mark_everywhere():
-    assert pictures.colour("ZO-SOL") == pictures.COLOURS["ZO-SOL"]
+    assert pictures.colour("ZO-SOL") == pictures.LOOKS["ZO-SOL"][0]
+    assert pictures.colour("zo-ds:cge@5000") == pictures.colour("zo-ds") != pictures.colour("mse")
     assert pictures.colour("Reference") == "#000000"
     assert pictures.colour("something else") == pictures.colour("something else")
-    assert set(pictures.MARKS) == set(pictures.COLOURS)
 
 
 def test_every_method_of_every_problem_has_its_own_colour_and_mark():
     found = pictures.looks(METHODS)
-    assert set(METHODS) <= set(pictures.COLOURS)
+    assert set(METHODS) <= set(pictures.LOOKS)
     assert len({colour for colour, _ in found.values()}) == len(found)
     assert len({mark for _, mark in found.values()}) == len(found)  # without colour, too
 
 
-def test_methods_of_a_problem_are_told_apart_in_a_figure():
-    found = pictures.looks(["tangents", "my own way", "another", "third"])
-    assert found["tangents"][0] == pictures.COLOURS["tangents"]
-    assert len(set(found.values())) == 4
-    wake = [method for method in pictures.COLOURS if method not in METHODS]
-    assert len({(pictures.COLOURS[method], pictures.MARKS[method]) for method in wake}) == len(wake)
-    small = [pictures.MARKS[method] for method in wake if not method.endswith(" large")]
+@pytest.mark.parametrize("name", names.PROBLEMS)
+def test_methods_of_a_shipped_problem_have_a_look_of_their_own_in_every_figure(name):
+    kind, _ = problems.find(name)
+    own = [method for method in kind.methods if method in pictures.LOOKS]
+    assert set(own) == set(kind.methods)
+    assert len({pictures.LOOKS[method] for method in own}) == len(own)
+    small = [pictures.LOOKS[method][1] for method in own if not method.endswith(" large")]
     assert len(set(small)) == len(small)  # a larger network has its method's mark
+    assert {pictures.LOOKS[method][0] for method in own}.isdisjoint({pictures.REFERENCE})
+    shared = [method for method in METHODS if method not in own]
+    every = pictures.looks([*own, *shared])
+    assert all(every[method] == pictures.LOOKS[method] for method in own)
+    assert len(set(every.values())) == len(every)
+
+
+def test_methods_of_a_problem_are_told_apart_in_a_figure():
+    found = pictures.looks(["tangents", "my own way", "another", "third", "zo-ds:cge@5", "zo-ds:cge@9"])
+    assert found["tangents"] == pictures.LOOKS["tangents"]
+    assert len(set(found.values())) == 6
 
 
 def curve(rows, values, second=1.0):
@@ -136,7 +145,7 @@ def test_curves_carry_labels_units_and_only_finite_points(tmp_path):
     )
     zo, fo, src = axes[0, 0].get_lines()
     assert zo.get_xdata().tolist() == [10, 1000]  # 0 has no place on a logarithmic axis
-    assert zo.get_color() == pictures.COLOURS["ZO-SOL"]
+    assert zo.get_color() == pictures.LOOKS["ZO-SOL"][0]
     assert fo.get_ydata().tolist() == [2, 1]
     assert src.get_ydata() == [5.0, 5.0]
     assert axes[0, 0].get_ylabel() == "MAE (m/s)"

@@ -1,5 +1,6 @@
 import copy
 import math
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -8,15 +9,17 @@ import torch
 import tasks
 from blackbox import BlackBoxFunction, BudgetError
 from blackbox.wrappers import Budgeted
-from tasks.errors import ConfigurationError, ProblemError
+from tasks.errors import ConfigurationError, ProblemError, ProblemWarning
 from tasks.methods import METHODS
 from tasks.progress import Progress
 from tasks.runs.folder import Run
 from tests.tasks.problems import MATRIX, Mixed, Steering, TwoBoxes
-from zo import FailedQueriesError
+from zo import FailedQueriesError, ZeroGradientWarning
 from zo.estimators import Key
 
 ALL = tuple(METHODS)
+# the only way from the weights to the loss of Steering is through the box, where no-gradient cuts it
+cut = pytest.mark.filterwarnings("ignore:Step 0. expected some weight:zo.ZeroGradientWarning")
 
 
 def go(problem, tmp_path, **settings):
@@ -70,6 +73,7 @@ def test_differences_of_every_weight_train_as_first_order_does(tmp_path):
     assert torch.allclose(weights(run.network("cge")), weights(network), rtol=0, atol=1e-6)
 
 
+@cut
 def test_every_method_has_the_same_start_steps_and_batches_and_ends_in_the_table(tmp_path):
     asked = []
 
@@ -99,6 +103,7 @@ def test_every_method_has_the_same_start_steps_and_batches_and_ends_in_the_table
     assert set(run.table["method"]) == set(ALL) and run.report.is_file()
 
 
+@cut
 def test_what_training_ran_is_in_the_table_by_method(tmp_path):
     run = go(Steering(), tmp_path, methods=["none", "no-gradient", "first-order", "tangents", "cge"])
     rows = {row.method: row for row in run.result.table}
@@ -109,6 +114,8 @@ def test_what_training_ran_is_in_the_table_by_method(tmp_path):
     assert rows["cge"].rows == once + rows["cge"].queries * 5 * 2
     validations = 4  # at 0, 2, 4, 6
     assert rows["cge"].extra["rows of validation"] == validations * 6 * 2
+    # where there is a reference, it is compared with the box on a batch
+    assert rows["first-order"].extra["rows of validation"] == validations * 6 * 2 + 5 * 2
     assert rows["cge"].extra["rows of test"] == 8 * 2
 
 
@@ -122,8 +129,16 @@ def test_no_gradient_is_autograd_with_the_box_cut_out(tmp_path):
     gradient = tasks.AutogradGradient(
         network, problem.objective, {problem.box: lambda z: problem.box.call(z.detach())}
     )
-    gradient.backward(batch)
+    with pytest.warns(ZeroGradientWarning, match="what stands in the box's place"):
+        gradient.backward(batch)
     assert all(weight.grad is None for weight in network.parameters())  # nothing reaches the weights here
+    gradient.backward(batch)  # it is said once
+    problem.objective = lambda network, batch: network(problem.box(network(batch))).square().mean(dim=1)
+    gradient = tasks.AutogradGradient(
+        network, problem.objective, {problem.box: lambda z: problem.box.call(z.detach())}
+    )
+    gradient.backward(batch)  # beside the box there is a way
+    assert all(weight.grad.any() for weight in network.parameters())
 
 
 @pytest.mark.parametrize("method", ["first-order", "tangents", "cge", "row-rge", "identity"])
@@ -142,6 +157,7 @@ class Stops(Exception):
     pass
 
 
+@cut
 @pytest.mark.parametrize("method", [name for name in ALL if name != "none"])
 def test_a_run_that_is_cut_short_goes_on_to_the_same_bits_and_the_same_ledger(tmp_path, method):
     settings = {"methods": [method], "coordinates": 6, "directions": 4, "seeds": 2}
@@ -185,7 +201,8 @@ def test_a_plan_beyond_the_budget_is_refused_before_any_row(tmp_path):
 
 
 def test_a_budget_of_exactly_the_plan_is_enough(tmp_path):
-    planned = 6 * 5 * 2 + 4 * 6 * 2 + 8 * 2  # steps x batch x calls, validations, test
+    # (steps, and once to compare the reference) x batch x calls, validations, test
+    planned = (6 + 1) * 5 * 2 + 4 * 6 * 2 + 8 * 2
     run = go(Steering(), tmp_path, methods=["first-order"], rows=planned)
     row = run.result.table[0]
     assert row.rows + row.extra["rows of validation"] + row.extra["rows of test"] == planned
@@ -193,28 +210,42 @@ def test_a_budget_of_exactly_the_plan_is_enough(tmp_path):
         go(Steering(), tmp_path, methods=["first-order"], rows=planned - 1)
 
 
+class Grows(Steering):
+    """More calls of the box from the fourth step on, which no plan can know."""
+
+    def data(self):
+        data = super().data
+
+        def train(seed, step):
+            wanted = data.train(seed, step)
+            return wanted, torch.full((len(wanted),), 9 if step >= 3 else 2)
+
+        return tasks.Data(train, (data.validation, torch.full((6,), 2)), (data.test, torch.full((8,), 2)))
+
+    def objective(self, network, batch):
+        wanted, calls = batch
+        z = network(wanted)
+        for _ in range(int(calls[0])):
+            z = self.box(z)
+        return (z - wanted).square().mean(dim=1)
+
+
 def test_a_budget_is_kept_to_the_row_and_a_larger_one_goes_on(tmp_path):
-    class Grows(Steering):
-        """More calls of the box from the third step on, which no plan can know."""
-
-        batches = 0
-
-        def objective(self, network, wanted):
-            if network.training and torch.is_grad_enabled():
-                type(self).batches += 1
-            calls = 9 if type(self).batches > 3 else 2
-            z = network(wanted)
-            for _ in range(calls):
-                z = self.box(z)
-            return (z - wanted).square().mean(dim=1)
-
-    settings = {"methods": ["first-order"], "rows": 250}
+    settings = {"methods": ["first-order"]}
+    whole = go(Grows(), tmp_path / "whole", **settings)
     with pytest.raises(BudgetError):
-        go(Grows(), tmp_path, **settings)
-    folder = next(tmp_path.iterdir())
-    assert Run.open(folder).path.is_dir() and not Run.open(folder).finished
+        go(Grows(), tmp_path / "cut", rows=250, **settings)
+    folder = next((tmp_path / "cut").iterdir())
+    assert not Run.open(folder).finished
+    with pytest.raises(ConfigurationError, match="has one of 250, got 240"):
+        go(Grows(), tmp_path, resume=folder, rows=240, **settings)
+    again = go(Grows(), tmp_path, resume=folder, rows=10_000, **settings)
+    assert torch.equal(weights(whole.network("first-order")), weights(again.network("first-order")))
+    assert whole.result.table[0].extra == again.result.table[0].extra
+    assert Run.open(folder).config["rows"] == 10_000
 
 
+@cut
 def test_rows_that_fail_are_kept_and_counted_with_their_cause(tmp_path):
     run = go(Steering(limit=0.4), tmp_path, methods=["cge", "tangents", "no-gradient"])
     assert all(row.value is not None or row.method for row in run.result.table)
@@ -264,6 +295,62 @@ def test_first_order_needs_a_reference(tmp_path):
 
     with pytest.raises(ConfigurationError, match="reference"):
         go(None_(), tmp_path, methods=["first-order"])
+
+
+def off_by(error):
+    class Off(Steering):
+        def reference(self, z):
+            return super().reference(z) + error * (z.detach() > 0)
+
+    return Off()
+
+
+def test_a_reference_with_other_values_than_the_box_is_refused(tmp_path):
+    with pytest.raises(
+        ProblemError, match=r"expected the box's values, got .* for 'y' in row \d, where the box"
+    ) as told:
+        go(off_by(0.1), tmp_path, methods=["first-order"])
+    theirs, own = re.findall(r"-?\d\.\d+", str(told.value))[:2]
+    assert float(theirs) - float(own) == pytest.approx(0.1, abs=1e-5)
+
+
+def test_a_reference_that_is_a_little_off_is_told_and_trains(tmp_path):
+    with pytest.warns(ProblemWarning, match="expected the box's values"):
+        run = go(off_by(1e-6), tmp_path, methods=["first-order"])
+    assert run.result.table[0].value is not None
+    assert (
+        run.result.table[0].extra["rows of validation"] == 4 * 6 * 2 + 2 * 5 * 2
+    )  # the box was asked again, for its noise
+
+
+def test_a_reference_is_not_told_from_a_noisy_box_by_its_noise(tmp_path):
+    class Noisy(Mixed):
+        def evaluate(self, z):
+            self.draws = getattr(self, "draws", None) or torch.Generator().manual_seed(0)
+            return super().evaluate(z) + 1e-3 * torch.randn(3, generator=self.draws).numpy()
+
+    class Through(Steering):
+        def box(self):
+            return Noisy()
+
+    go(Through(), tmp_path, methods=["first-order"])  # warnings are errors here
+
+
+def test_comparing_a_reference_changes_no_bit_of_the_training(tmp_path):
+    class Drops(Steering):
+        def network(self):
+            return torch.nn.Sequential(super().network(), torch.nn.Dropout(0.3))
+
+    def plain(setup):
+        reference = {setup.problem.box: setup.problem.reference}
+        return setup.descend(tasks.AutogradGradient(setup.network, setup.objective, reference))
+
+    class Unchecked(Drops):
+        methods = {"plain": tasks.Method("As first-order, with nothing compared.", plain)}  # noqa: RUF012
+
+    checked = go(Drops(), tmp_path / "1", methods=["first-order"])
+    unchecked = go(Unchecked(), tmp_path / "2", methods=["plain"])
+    assert torch.equal(weights(checked.network("first-order")), weights(unchecked.network("plain")))
 
 
 @pytest.mark.parametrize("part", ["box", "network", "data", "objective"])

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tasks.errors import RunFolderError, RunLockedError
-from tasks.runs import atomic, untouched
+from tasks.runs import atomic, folder
 from tasks.runs.folder import Run
 from tasks.runs.result import Result, Row
 
@@ -228,9 +228,9 @@ def test_only_a_run_that_was_not_begun_is_discarded(tmp_path):
     begun.log("seed-0/a", 1, loss=0.5)
     with fresh.lock():
         pass
-    assert not untouched.discard(begun.path) and begun.metrics()
-    assert untouched.discard(fresh.path) and not fresh.path.exists()
+    assert not folder.discard(begun.path) and begun.metrics()
+    assert folder.discard(fresh.path) and not fresh.path.exists()
     saved = Run.create(tmp_path, "toy", "demo", Settings(), [0])
     (saved.path / "checkpoints" / "a").write_bytes(b"")
-    assert not untouched.discard(saved.path) and saved.path.is_dir()
-    assert not untouched.discard(fresh.path)  # gone already: no error in the place of why it was refused
+    assert not folder.discard(saved.path) and saved.path.is_dir()
+    assert not folder.discard(fresh.path)  # gone already: no error in the place of why it was refused

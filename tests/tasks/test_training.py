@@ -16,7 +16,7 @@ from tasks.errors import (
     WorkersError,
 )
 from tasks.progress import Progress
-from tasks.runs.checkpoints import Checkpoints
+from tasks.runs.checkpoint import Checkpoints
 from tasks.runs.folder import Run
 from tasks.training import train
 from zo.errors import RanksError

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.runs.folder import Run
-from tasks.workers import elastic, group, launch
+from tasks.workers import group, launch
 from tests.tasks.shared_runs import finished, outcome
 from tests.tasks.test_cli import only_run, wait_for
 
@@ -98,18 +98,18 @@ def test_only_a_restart_of_the_same_launch_goes_on_with_a_run(tmp_path, monkeypa
     for name in ("shared-demo-1", "shared-demo-2", "other-demo-1"):
         (tmp_path / name).mkdir()
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", name)
-        elastic.note(tmp_path / name)
+        launch.note_launch(tmp_path / name)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "shared-demo-1")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
-    assert elastic.restarted(tmp_path, "shared") is None
+    assert launch.restarted(tmp_path, "shared") is None
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert elastic.restarted(tmp_path, "shared") == tmp_path / "shared-demo-1"
-    assert elastic.restarted(tmp_path, "other") is None
-    assert elastic.restarted(tmp_path / "nowhere", "shared") is None
+    assert launch.restarted(tmp_path, "shared") == tmp_path / "shared-demo-1"
+    assert launch.restarted(tmp_path, "other") is None
+    assert launch.restarted(tmp_path / "nowhere", "shared") is None
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    assert str(os.getppid()) in (elastic.launch_id() or "")
+    assert str(os.getppid()) in (launch.launch_id() or "")
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")
-    assert elastic.launch_id() is None
+    assert launch.launch_id() is None
 
 
 PROGRAM = """

@@ -24,6 +24,7 @@ class MemoryPeak(TorchDispatchMode):
     Attributes:
         peak: most bytes alive at once so far, those not counted that are still alive at the end of the
             block: they were made to stay, as what a box builds at its first call.
+        made: bytes of all of them together: what would be alive if nothing were let go, as in a recording.
     """
 
     def __init__(self) -> None:
@@ -31,6 +32,7 @@ class MemoryPeak(TorchDispatchMode):
         self._alive: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._now = 0
         self._most = 0
+        self.made = 0
 
     @property
     def peak(self) -> int:
@@ -64,6 +66,7 @@ class MemoryPeak(TorchDispatchMode):
 
         self._alive[key] = weakref.ref(storage, gone), size
         self._now += size
+        self.made += size
         self._most = max(self._most, self._now)
 
 

@@ -5,11 +5,16 @@ A tangent of your own is a `Tangent`: `apply` and its adjoint `vjp`, and `observ
 """
 
 from zo.tangents.gradient import TangentCounts, TangentGradient
+from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.convolution import ConvTangent
+from zo.tangents.models.grid import GridTangent
 from zo.tangents.models.low_rank import LowRankTangent
+from zo.tangents.models.mlp import MLPTangent
 from zo.tangents.models.model import ModelTangent
 from zo.tangents.models.secant import SecantTangent
+from zo.tangents.models.stencil import StencilTangent
 from zo.tangents.models.student import StudentTangent
+from zo.tangents.models.values import ValueTangent
 from zo.tangents.models.window import WindowTangent
 from zo.tangents.pairs import CallPairs
 from zo.tangents.tangent import IdentityTangent, Tangent
@@ -17,17 +22,22 @@ from zo.tangents.trust import TrustPolicy
 from zo.tangents.units import Units
 
 __all__ = [
+    "AutoTangent",
     "CallPairs",
     "ConvTangent",
+    "GridTangent",
     "IdentityTangent",
     "LowRankTangent",
+    "MLPTangent",
     "ModelTangent",
     "SecantTangent",
+    "StencilTangent",
     "StudentTangent",
     "Tangent",
     "TangentCounts",
     "TangentGradient",
     "TrustPolicy",
     "Units",
+    "ValueTangent",
     "WindowTangent",
 ]

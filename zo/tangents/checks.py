@@ -13,13 +13,13 @@ from blackbox.checks import check_count, check_positive
 from zo.errors import ConfigurationError, FailedQueriesError, TangentError
 from zo.objective import Closed, Objective, as_objective
 from zo.parameters import Parameters
-from zo.tangents.models.low_rank import LowRankTangent
-from zo.tangents.models.secant import SecantTangent
+from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.pairs import CallPairs
 from zo.tangents.recording import RecordedCall
 from zo.tangents.tangent import Tangent
 
-MAX_ROWS = 3.5  # what a step may cost where the user has not said so, in multiples of the base's rows
+# What a step may cost where the user has not said so, in multiples of the base's rows: with probes, and without.
+MAX_ROWS, MAX_ROWS_OF_VALUES = 3.5, 1.1
 
 
 def check_max_dropped(value: float) -> None:
@@ -31,8 +31,10 @@ def check_max_dropped(value: float) -> None:
         )
 
 
-def check_probes(probes: int, tangents: Sequence[Tangent]) -> None:
-    """Refuse no probes for tangents that have nothing else to learn from."""
+def checked_probes(probes: int | None, tangents: Sequence[Tangent]) -> int:
+    """How many; refuses none for tangents that have nothing else to learn from."""
+    if probes is None:
+        return 0 if all(own.learns_from_values or not own.learns for own in tangents) else 2
     if probes == 0 and type(probes) is int:
         for tangent in tangents:
             if tangent.learns and not tangent.learns_from_values:
@@ -43,12 +45,13 @@ def check_probes(probes: int, tangents: Sequence[Tangent]) -> None:
                 )
     else:
         check_count("TangentGradient", "probes", probes)
+    return probes
 
 
 def checked_max_rows(max_rows: float | None, probes: int) -> float:
     """The budget of a step in multiples of the base's rows; None for the usual one, or what probes take."""
     if max_rows is None:
-        return max(MAX_ROWS, 1.0 + probes)
+        return max(MAX_ROWS, 1.0 + probes) if probes else MAX_ROWS_OF_VALUES
     check_positive("TangentGradient", "max_rows", max_rows)
     if max_rows < 1 + probes:
         raise ConfigurationError(
@@ -135,15 +138,17 @@ def checked_boxes(boxes: Sequence[BlackBoxFunction]) -> tuple[BlackBoxFunction, 
     return tuple(boxes)
 
 
-def checked_tangents(tangent: Tangent | Sequence[Tangent] | None, boxes: int) -> tuple[Tangent, ...]:
-    """A copy for each box: what they learn is their own. None for what served best on all that was tried."""
+def checked_tangents(
+    tangent: Tangent | Sequence[Tangent] | None, boxes: Sequence[BlackBoxFunction], seed: int
+) -> tuple[Tangent, ...]:
+    """A copy for each box: what they learn is their own. None for a choice by the box's specs."""
     if tangent is None:
-        tangent = SecantTangent(LowRankTangent())
-    several = [tangent] * boxes if isinstance(tangent, Tangent) else list(tangent)
-    if len(several) != boxes or not all(isinstance(own, Tangent) for own in several):
+        return tuple(AutoTangent(box, seed) for box in boxes)
+    several = [tangent] * len(boxes) if isinstance(tangent, Tangent) else list(tangent)
+    if len(several) != len(boxes) or not all(isinstance(own, Tangent) for own in several):
         raise ConfigurationError(
-            f"TangentGradient, tangent: expected a Tangent, or one for each of {boxes} boxes, got "
-            f"{tangent!r}. Such as zo.LowRankTangent()."
+            f"TangentGradient, tangent: expected a Tangent, or one for each of {len(boxes)} boxes, got "
+            f"{tangent!r}. Such as zo.GridTangent()."
         )
     return tuple(copy.deepcopy(own) for own in several)
 

@@ -14,7 +14,7 @@ from blackbox.checks import check_choice, check_count
 from blackbox.failures import noted
 from zo.batches import count_rows
 from zo.draws import Key
-from zo.errors import TangentError
+from zo.errors import ConfigurationError, TangentError
 from zo.estimators.estimator import check_mu
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
@@ -26,11 +26,14 @@ from zo.objective import Objective
 from zo.parameters import Choice, Parameters
 from zo.same_run import refuse_other_run, same_chunk
 from zo.tangents import checks
+from zo.tangents.models.automatic import AutoTangent
+from zo.tangents.models.student import StudentTangent
+from zo.tangents.models.values import ValueTangent
 from zo.tangents.pairs import CallPairs
 from zo.tangents.recording import RecordedCall, alone, record
 from zo.tangents.replay import refuse_unseen_weights, replay, without_failed
 from zo.tangents.tangent import Tangent
-from zo.tangents.trust import TrustPolicy, TrustWatch, agreement, predict_and_learn, relative_error
+from zo.tangents.trust import Check, TrustPolicy, TrustWatch, checked, predict_and_learn, relative_error
 from zo.tangents.units import Units
 
 
@@ -143,7 +146,7 @@ class TangentGradient:
         *,
         boxes: Sequence[BlackBoxFunction],
         tangent: Tangent | Sequence[Tangent] | None = None,
-        probes: int = 2,
+        probes: int | None = None,
         mu: float = 1e-3,
         max_rows: float | None = None,
         parameters: Choice | Iterable[Choice] | None = None,
@@ -162,9 +165,9 @@ class TangentGradient:
         self.network = network
         self.objective = checks.checked_objective(objective)
         self.boxes = checks.checked_boxes(boxes)
-        self.tangents = checks.checked_tangents(tangent, len(self.boxes))
+        self.tangents = checks.checked_tangents(tangent, self.boxes, seed)
         self.units = tuple(Units() for _ in self.boxes)
-        checks.check_probes(probes, self.tangents)
+        probes = checks.checked_probes(probes, self.tangents)
         max_rows = checks.checked_max_rows(max_rows, probes)
         self.mu = mu
         self.parameters = Parameters(network, parameters)
@@ -175,6 +178,7 @@ class TangentGradient:
         self.trust: list[float | None] = []
         self.trust_of_step: float | None = None
         self.agreement: float | None = None
+        self.missed: float | None = None
         self.watch = TrustWatch(trust_policy, probes, max_rows, any(own.learns for own in self.tangents))
         self._key = Key(seed)
         self._ranks = Ranks(process_group, "TangentGradient", TangentError)
@@ -217,18 +221,58 @@ class TangentGradient:
             again = replace(problem, batch=kept)
             loss, gradients = replay(again, self.boxes, self.tangents, calls, pairs, survived)
             checks.refuse_not_finite(gradients, self.trust, step)
-            meeting.own = None, 0
+            meeting.own = Check()
             if ranks.rank == 0 and self.watch.policy.checks(step):  # the first rank alone
                 with alone(ranks):
-                    meeting.own = agreement(problem, self.boxes, base, gradients, before)
+                    meeting.own = checked(
+                        problem, self.boxes, self.tangents, calls, pairs, base, gradients, before
+                    )
         for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
             tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
-        self.agreement, check_rows = meeting.told[0]
-        self._count(probes, seen.rows, dropped, check_rows)
+        check: Check = meeting.told[0]
+        self.agreement, self.missed = check.agreement, check.missed
+        self._count(probes, seen.rows, dropped, check.rows)
         if not self._told_zero and not any(bool(gradient.any()) for gradient in gradients):
             self._told_zero = tell_zero(step, gradients[0])
-        self.watch.saw(step, self.trust_of_step, self.agreement)
+        self.watch.saw(step, self.trust_of_step, check.agreement, check.missed, self._improve)
         return loss
+
+    def prefit(self, batches: Iterable[Any], steps: int = 400) -> None:
+        """Let the tangents learn before the first step, from the boxes' answers on some batches.
+
+        Each batch costs the boxes the rows of a base, which are counted; a box in `Cached` that has answered
+        before is not asked again. Answers that exist apart from the objective go to a tangent's own `fit`.
+
+        Args:
+            batches: as for `backward`.
+            steps: of learning, for tangents that learn in steps.
+
+        Raises:
+            ConfigurationError: a tangent does not learn from values.
+            TangentError, FailedQueriesError, ObjectiveError: as `backward`.
+        """
+        check_count("TangentGradient.prefit", "steps", steps)
+        learners: list[ValueTangent | AutoTangent | StudentTangent] = []
+        for tangent in self.tangents:
+            if not isinstance(tangent, ValueTangent | AutoTangent | StudentTangent):
+                raise ConfigurationError(
+                    f"TangentGradient.prefit: expected tangents that learn from values, got {tangent!r}. Leave "
+                    "prefit out, or take tangent=None."
+                )
+            learners.append(tangent)
+        key = self._key.at(self.counts.steps)
+        for batch in batches:
+            problem = Problem(self.network, self.parameters, self.objective, batch, count_rows(batch))
+            before = Snapshot(self.network)
+            with noted() as causes:
+                seen = record(problem, self.boxes, self.evaluator, 0, self.mu, key, self._ranks, self._chunk)
+            before.restore()  # running statistics, and what is drawn in the first step
+            survived = survivors(seen.losses[0], self.counts.steps, causes)
+            self.counts.rows += seen.rows
+            for call in seen.calls:
+                self.tangents[call.box].see(call.pairs(self.boxes[call.box], survived))
+        for learner in learners:
+            learner.learn(steps)
 
     @property
     def waited(self) -> float:
@@ -250,6 +294,7 @@ class TangentGradient:
         """
         by_name: dict[str, float | None] = dict(asdict(self.counts))
         by_name |= {"tangent_error": self.trust_of_step, "tangent_agreement": self.agreement}
+        by_name |= {"tangent_missed": self.missed}
         by_name |= {f"tangent_error_call_{call}": error for call, error in enumerate(self.trust, start=1)}
         by_name |= {"tangent_rows": self._rows, "tangent_probes": self.watch.probes}
         return {name: float(value) for name, value in by_name.items() if value is not None}
@@ -292,6 +337,10 @@ class TangentGradient:
             f"probes={self.watch.probes}, mu={self.mu:g}, max_rows={self.watch.max_rows:g}, "
             f"evaluator={type(self.evaluator).__name__.lower()!r})"
         )
+
+    def _improve(self) -> list[str]:
+        """What the tangents do from now on, since trust is lost, in words; none if nothing is left to do."""
+        return [told for told in (tangent.improve() for tangent in self.tangents) if told is not None]
 
     def _learn(
         self, calls: Sequence[RecordedCall], survived: Tensor, step: int

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from blackbox import ArraySpec
 from zo.tangents.pairs import CallPairs, sizes
 
 
@@ -56,6 +58,11 @@ class Tangent(ABC):
     def observe(self, pairs: CallPairs) -> None:  # noqa: B027 - some have nothing to learn
         """Learn from the pairs of all calls of a step, listed (see `CallPairs.listed`); there may be none."""
 
+    def improve(self) -> str | None:
+        """Do more without more rows, since trust is lost: what is done from now on, or None if nothing is left."""
+        prior = self._prior()
+        return None if prior is None else prior.improve()
+
     def state_dict(self) -> dict[str, Any]:
         """What was learned; a resumed run goes on to the same bits."""
         return {}
@@ -86,7 +93,7 @@ class IdentityTangent(Tangent):
     def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
         """The changes themselves."""
         pieces, shape = d.split(sizes(pairs.inputs), dim=-1), d.shape[:-1]
-        outputs = zip(_sources(pairs), sizes(pairs.outputs), strict=True)
+        outputs = zip(sources(pairs.inputs, pairs.outputs), sizes(pairs.outputs), strict=True)
         found = [d.new_zeros(*shape, size) if source is None else pieces[source] for source, size in outputs]
         return torch.cat(found, -1) * _follows(pairs)
 
@@ -94,7 +101,7 @@ class IdentityTangent(Tangent):
         """The gradients of the outputs themselves."""
         pieces = (cotangent * _follows(pairs)).split(sizes(pairs.outputs), dim=-1)
         found = [cotangent.new_zeros(*cotangent.shape[:-1], size) for size in sizes(pairs.inputs)]
-        for source, piece in zip(_sources(pairs), pieces, strict=True):
+        for source, piece in zip(sources(pairs.inputs, pairs.outputs), pieces, strict=True):
             if source is not None:
                 found[source] = found[source] + piece
         return torch.cat(found, dim=-1)
@@ -105,22 +112,22 @@ def _follows(pairs: CallPairs) -> Tensor:
     scales = pairs.d_scale.split(sizes(pairs.inputs))
     given = [
         pairs.d_scale.new_zeros(size) if source is None else scales[source]
-        for source, size in zip(_sources(pairs), sizes(pairs.outputs), strict=True)
+        for source, size in zip(sources(pairs.inputs, pairs.outputs), sizes(pairs.outputs), strict=True)
     ]
     return (pairs.response_scale >= 0.1 * torch.cat(given)).to(pairs.z.dtype)
 
 
-def _sources(pairs: CallPairs) -> list[int | None]:
-    """For each output the place of the input that it follows."""
-    alone = len(pairs.inputs) == len(pairs.outputs) == 1
+def sources(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> list[int | None]:
+    """For each output the place of the input that it follows: of its name and shape, or alone as it is."""
+    alone = len(inputs) == len(outputs) == 1
     return [
         next(
             (
                 place
-                for place, given in enumerate(pairs.inputs)
+                for place, given in enumerate(inputs)
                 if given.shape == spec.shape and (alone or given.name == spec.name)
             ),
             None,
         )
-        for spec in pairs.outputs
+        for spec in outputs
     ]

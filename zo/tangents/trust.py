@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,14 +18,16 @@ from zo.evaluators.evaluator import Problem, mean_changes
 from zo.evaluators.loop import loop_losses
 from zo.evaluators.state import Snapshot
 from zo.perturbation import Directions
+from zo.tangents.models.values import Form
 from zo.tangents.pairs import CallPairs, reciprocal, together
-from zo.tangents.recording import Recorder
-from zo.tangents.tangent import Tangent
+from zo.tangents.recording import RecordedCall, Recorder
+from zo.tangents.tangent import Tangent, sources
 
 Squares = tuple[float, float]  # of errors, and of what they are measured by
 
 FORETOLD = 1e-3  # of the loss: the change along the gradient that the query is made for
 WORST = 10.0  # errors above count as this: one step in which nothing is known is not all that counts
+FIRST_CHECK = 10  # steps, where checks are rarer: a tenth of a short run
 FALL = 0.1  # an error that falls by less between two verdicts falls no more
 
 
@@ -81,22 +83,49 @@ def _squares(tangent: Tangent, pairs: CallPairs) -> Squares | None:
     found, true, unit = found[chosen].double(), true[chosen].double(), pairs.response_scale.double()
     if not unit.any():  # no output has ever changed: they are compared as they are
         unit = torch.ones_like(unit)
-    error, size = (each * reciprocal(unit) for each in (found - true, true - centre))
-    return float(error.square().sum()), float(size.square().sum())
+    error, size = (float((each * reciprocal(unit)).square().sum()) for each in (found - true, true - centre))
+    if not len(pairs.d) and any(place is not None for place in sources(pairs.inputs, pairs.outputs)):
+        # of a box that moves a state on, the step that it makes is what counts
+        step = true - Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)[chosen].double()
+        size = min(size, float((step * reciprocal(unit)).square().sum()))
+    return error, size
 
 
 # The check along the gradient
 
 
+@dataclass(frozen=True)
+class Check:
+    """What a query along the gradient has shown.
+
+    Attributes:
+        agreement: the change of the loss over what the gradient foretells: 1 for the true gradient; None where it
+            cannot be told: the gradient is zero, or a row failed here that did not in the base.
+        missed: the relative error with which the tangents' J d told the responses of the boxes; None where nothing
+            changed.
+        rows: that the boxes were asked for.
+    """
+
+    agreement: float | None = None
+    missed: float | None = None
+    rows: int = 0
+
+
 @torch.no_grad()
-def agreement(
+def checked(
     problem: Problem,
     boxes: Sequence[BlackBoxFunction],
+    tangents: Sequence[Tangent],
+    calls: Sequence[RecordedCall],
+    pairs: Sequence[CallPairs],
     base: Tensor,
     gradients: Sequence[Tensor],
     before: Snapshot,
-) -> tuple[float | None, int]:
-    """[L(theta + h g / |g|) - L(theta)] / (h |g|), by one query with the masks that the base drew.
+) -> Check:
+    """What one query along the gradient, with the masks that the base drew, says of gradient and tangents.
+
+    The agreement, [L(theta + h g / |g|) - L(theta)] / (h |g|), and how well the tangents' J d tells the responses
+    of the boxes to what the query changes of their inputs.
 
     h is such that g foretells a change by a thousandth of the loss. In float32 that is some 1e4 units of
     the loss's rounding. A probe's length, mu sqrt(d), is far too long: a probe's direction is random, and
@@ -107,21 +136,19 @@ def agreement(
     Args:
         problem: of the step.
         boxes: whose rows are counted.
+        tangents: of each box.
+        calls: of the base.
+        pairs: of each call.
         base: losses `(rows,)`, NaN where a row failed.
         gradients: g, tensor by tensor.
         before: buffers and generators as the base found them.
-
-    Returns:
-        1 for the true gradient; None where it cannot be told: g is zero, or a row failed here that did not
-        in the base, so that the gradient is one of more rows than were compared. And the rows that the
-        boxes were asked for.
     """
     after, parameters = Snapshot(problem.network), problem.parameters
     flat = torch.cat([gradient.reshape(-1).to("cpu", torch.float64) for gradient in gradients])
     slope = float(flat.norm())
     size = float(base[torch.isfinite(base)].double().abs().mean())
     if not slope or not size:
-        return None, 0
+        return Check()
     length = FORETOLD * size / slope
     direction = Directions((length / slope * flat).to(parameters.dtype)[None])
     recorder = Recorder(boxes)
@@ -132,7 +159,38 @@ def agreement(
     finally:
         after.restore()
     change, valid = mean_changes(base, moved - base)
-    return (float(change) / (length * slope) if bool(valid) else None), recorder.rows
+    agreement = float(change) / (length * slope) if bool(valid) else None
+    return Check(agreement, _missed(boxes, tangents, calls, pairs, recorder), recorder.rows)
+
+
+def _missed(
+    boxes: Sequence[BlackBoxFunction],
+    tangents: Sequence[Tangent],
+    calls: Sequence[RecordedCall],
+    pairs: Sequence[CallPairs],
+    recorder: Recorder,
+) -> float | None:
+    """The relative error of J d against the responses in the check's calls, in units of a usual response."""
+    if [place for place, _, _ in recorder.seen] != [call.box for call in calls]:
+        return None  # the objective calls others when its weights are moved
+    squares: list[Squares | None] = []
+    for (place, inputs, outputs), call, own in zip(recorder.seen, calls, pairs, strict=True):
+        if any(t.shape != kept[0].shape for t, kept in zip(inputs, call.inputs, strict=True)):
+            return None
+        both = (
+            tuple(torch.stack([kept[0], t]) for kept, t in zip(base, moved, strict=True))
+            for base, moved in ((call.inputs, inputs), (call.outputs, outputs))
+        )
+        alive = torch.ones(len(own.z), dtype=torch.bool, device=own.z.device)
+        seen = RecordedCall(place, *both).pairs(boxes[place], alive)
+        valid = seen.valid[0] & own.alive
+        if bool(valid.any()):
+            found = tangents[place].apply(own, seen.d)[0]
+            true, unit = seen.response[0], own.response_scale.double()
+            short = reciprocal(unit) if unit.any() else torch.ones_like(unit)
+            error, size = ((each[valid].double() * short).square().sum() for each in (found - true, true))
+            squares.append((float(error), float(size)))
+    return relative_error(squares)
 
 
 # What is done about it
@@ -164,8 +222,10 @@ class TrustPolicy:
         lost_values: without probes, the relative error of predicted values above which trust is lost; it
             says less about derivatives. Regained as far below it as `regained` is below `lost`.
         agreement: the share of the change that the gradient foretells which must be there: 1 where it is
-            right, 0 or less where a step against it would not lower the loss.
-        check_every: steps between checks, each of one query; None for none.
+            right, 0 or less where a step against it would not lower the loss. Without probes there must not
+            be more than 2 - agreement of it either.
+        missed: without probes, the relative error of J d in a check above which trust is lost.
+        check_every: steps between checks, each of one query, a first one after ten; None for none.
         average: steps over which the mean forgets, exponentially, and between two verdicts.
 
     Raises:
@@ -176,6 +236,7 @@ class TrustPolicy:
     regained: float = 0.2
     lost_values: float = 1.0
     agreement: float = 0.5
+    missed: float = 0.5
     check_every: int | None = 25
     average: int = 10
 
@@ -186,13 +247,16 @@ class TrustPolicy:
         check_positive("TrustPolicy", "lost_values", self.lost_values)
         mend = "0.5 is half of what the gradient says."
         check_number("TrustPolicy", "agreement", self.agreement, mend=mend)
+        check_positive("TrustPolicy", "missed", self.missed)
         check_count("TrustPolicy", "average", self.average)
         if self.check_every is not None:
             check_count("TrustPolicy", "check_every", self.check_every)
 
     def checks(self, step: int) -> bool:
         """Whether a step, from 0, is one of those that are checked."""
-        return self.check_every is not None and (step + 1) % self.check_every == 0
+        return self.check_every is not None and (
+            (step + 1) % self.check_every == 0 or (step + 1 == FIRST_CHECK < self.check_every)
+        )
 
 
 @dataclass
@@ -205,6 +269,7 @@ class _State:
     steps: int = -1  # with this many probes, the first of all apart
     learned: bool = False  # the first step is over
     agreement: float | None = None  # of the last check
+    missed: float | None = None  # of the last check
     fresh: bool = False  # that check was made with this many probes
     before: float | None = None  # the mean when it was last judged
     lost: bool = False
@@ -227,8 +292,7 @@ class TrustWatch:
         self.policy = policy
         self.max_rows = max(max_rows, 1 + probes + checks)
         self.fewest = probes
-        # Twice no probes is none, and what learns from values alone may not learn from them either.
-        self.most = max(probes, int(max_rows - 1 - checks)) if probes and learning else probes
+        self.most = max(probes, int(max_rows - 1 - checks)) if learning else probes
         self.learning = learning
         self.limit = policy.lost if probes else policy.lost_values
         self._state = _State(probes)
@@ -248,16 +312,26 @@ class TrustWatch:
         """The running mean of the relative error; None before there is one."""
         return self._state.total / self._state.weight if self._state.weight else None
 
-    def saw(self, step: int, error: float | None, agreement: float | None) -> None:
+    def saw(
+        self,
+        step: int,
+        error: float | None,
+        agreement: float | None,
+        missed: float | None = None,
+        improve: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
         """Take in what a step has shown, and act.
 
         Args:
             step: its number.
             error: relative error of the tangents' predictions; None if there was nothing to predict.
             agreement: of the check; None if there was none.
+            missed: of the check; None if there was none.
+            improve: asked, where trust is lost, for what tangents do now that takes no more rows, in words.
 
         Warns:
-            TangentWarning: trust is lost, and probes are added, or no more are allowed.
+            TangentWarning: trust is lost, and what is done about it: tangents learn longer, another takes over,
+                probes are added, or nothing is left within `max_rows`.
         """
         state = self._state
         state.steps += 1
@@ -267,10 +341,10 @@ class TrustWatch:
             state.weight = keep * state.weight + (1.0 - keep)
         state.learned |= error is not None
         if agreement is not None:
-            state.agreement, state.fresh = agreement, True
+            state.agreement, state.missed, state.fresh = agreement, missed, True
         due = state.steps > 0 and state.steps % self.policy.average == 0
         if due or (agreement is not None and state.steps >= self.policy.average):
-            self._judge(step, due)
+            self._judge(step, due, improve)
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen, and the probes."""
@@ -280,10 +354,15 @@ class TrustWatch:
         """Go on where `state_dict` was taken."""
         self._state = _State(**state)
 
-    def _judge(self, step: int, due: bool) -> None:
+    def _judge(self, step: int, due: bool, improve: Callable[[], Sequence[str]]) -> None:
         """`due`: the error too, which a check in between does not make old enough."""
         policy, state, error = self.policy, self._state, self.error
         against = state.agreement is not None and state.agreement < policy.agreement
+        if (
+            not state.probes
+        ):  # a model of values may also foretell too little, or be wrong where the loss is flat
+            against |= state.agreement is not None and state.agreement > 2 - policy.agreement
+            against |= state.missed is not None and state.missed > policy.missed
         stays = good = False
         if due and error is not None:
             stays = state.before is not None and error > max(self.limit, (1.0 - FALL) * state.before)
@@ -291,8 +370,12 @@ class TrustWatch:
             state.before = error
         if stays or (against and state.fresh):
             state.lost = True
-            more = min(2 * state.probes, self.most)
-            if more > state.probes:
+            more = min(max(2 * state.probes, 1), self.most)
+            told = improve()
+            if told:
+                _warn(f"{self._found(step)}. From now on {' and '.join(told)}, for no more rows.")
+                self._take(state.probes)
+            elif more > state.probes:
                 _warn(f"{self._found(step)}. {self._cost(more)}")
                 self._take(more)
             elif not state.warned:
@@ -316,6 +399,11 @@ class TrustWatch:
         if state.agreement is not None:
             wanted += f" and the loss to change by at least {policy.agreement:g} of what their gradient says"
             found += f", and {state.agreement:.3g} of that change"
+        if state.missed is not None and not state.probes:
+            wanted += (
+                f", and the boxes' responses along it to be told with an error of at most {policy.missed:g}"
+            )
+            found += f", and an error of {state.missed:.3g}"
         return f"Step {step}: {wanted}, {found}"
 
     def _cost(self, probes: int) -> str:
@@ -331,8 +419,11 @@ class TrustWatch:
         )
         if not self.learning:
             return words + "take a tangent that learns."
-        if not self.fewest:
-            return words + "fit the tangent to more of the box's answers, or let it take more steps_per_step."
+        if not self.probes:
+            return (
+                f"{words}prefit the tangent on more of the box's answers, take another kind, or allow probes: "
+                f"max_rows={self.max_rows:g} allows none."
+            )
         more = 1 + 2 * self.probes
         return (
             f"{words}put SecantTangent outermost, take a StudentTangent, or allow more probes: "

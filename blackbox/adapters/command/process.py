@@ -24,6 +24,7 @@ STDOUT, STDERR = "stdout.txt", "stderr.txt"
 _GRACE = 2.0  # seconds between the wish to stop and the end
 _LONGEST_WAIT = 0.02
 _TAIL = 4096  # bytes of stderr that are read for a message
+_LINES = 8
 
 
 def run(
@@ -170,14 +171,18 @@ def _said(status: int) -> str:
 
 
 def _last_words(folder: Path) -> str:
-    """The last lines of stderr, for a message."""
-    path = folder / STDERR
-    if path.is_symlink() or not path.is_file():  # the program may have put anything in its place
-        return "; its stderr is gone."
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _TAIL))
-        lines = file.read(_TAIL).decode(errors="replace").strip().splitlines()[-5:]
-    return f"; the last lines of its stderr: {' | '.join(lines)}" if lines else "; its stderr is empty."
+    """The last lines of stderr, for a message; where it is empty those of stdout, where some say what is wrong."""
+    for name in (STDERR, STDOUT):
+        path = folder / name
+        if path.is_symlink() or not path.is_file():  # the program may have put anything in its place
+            return f"; its {Path(name).stem} is gone."
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            text = file.read(_TAIL).decode(errors="replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if lines:
+            return f"; the last lines of its {Path(name).stem}: {' | '.join(lines[-_LINES:])}"
+    return "; it printed nothing."
 
 
 @contextmanager

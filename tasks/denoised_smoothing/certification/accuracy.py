@@ -179,16 +179,6 @@ def _latex(text: str) -> str:
     return text.replace("_", r"\_").replace("&", r"\&")
 
 
-# Okabe and Ito (2008) without the yellow, which is faint as a line; told apart with any colour vision
-COLOURS = {
-    "none": "#606060",
-    "mse": "#e69f00",
-    "fo-ds": "#0072b2",
-    "zo-ds": "#d55e00",
-    "zo-ae-ds": "#cc79a7",
-    "deepzero": "#6152c7",
-    "student": "#009e73",
-}
 STYLES = {"none": (0, (1, 1.4)), "fo-ds": (0, (5, 2))}  # the lower and the upper reference
 # Of the first, second, ... method of a family in one figure, such as zo-ds:cge and zo-ds:rge
 _VARIANTS = ("-", (0, (6, 1.5)), (0, (4, 1.5, 1, 1.5)), (0, (1, 1)), (0, (8, 3)))
@@ -202,8 +192,7 @@ def colour(method: str, variant: int = 0) -> str:
         method: its name; directions and a budget behind ":" and "@" are no part of the family.
         variant: how many of its family were before it.
     """
-    family = re.split("[:@]", method)[0]
-    red, green, blue = to_rgb(COLOURS.get(family, pictures.colour(family)))
+    red, green, blue = to_rgb(pictures.colour(pictures.family(method)))
     paler = 0.75 ** min(variant, 3)
     return to_hex((1 - (1 - red) * paler, 1 - (1 - green) * paler, 1 - (1 - blue) * paler))
 
@@ -213,7 +202,7 @@ def appearances(methods: Iterable[str]) -> dict[str, tuple[str, Any]]:
     seen: Counter[str] = Counter()
     found = {}
     for method in methods:
-        family = re.split("[:@]", method)[0]
+        family = pictures.family(method)
         style = STYLES.get(method, _VARIANTS[seen[family] % len(_VARIANTS)])
         found[method] = (colour(method, seen[family]), style)
         seen[family] += 1
@@ -260,10 +249,7 @@ def certified_accuracy_axes(
     axes.set_ylim(0, 100)
     axes.set_xlabel("l2 radius (white is 1 above black)")
     axes.set_ylabel("certified accuracy (%)")
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=4, frameon=False, fontsize=9,
-        labelcolor="#333333", handlelength=2.0, columnspacing=1.4, borderpad=0.2,
-    )  # fmt: skip
+    pictures.legend_above(axes, 4)
 
 
 def plot_certified_accuracy(

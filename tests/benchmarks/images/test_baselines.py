@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.images.baselines import OTHERS, BaselineConfig, WithoutBackpropagation
 from tasks.progress import Progress
-from tasks.runs.checkpoints import Checkpoints
+from tasks.runs.checkpoint import Checkpoints
 from tasks.runs.folder import Run
 from tasks.work import work
 from tests.tasks.image_classification.small import SETTINGS, Striped, setup, train

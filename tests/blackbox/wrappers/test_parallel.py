@@ -201,6 +201,27 @@ def test_parallel_in_parallel_counts_once(tmp_path):
         assert box.ledger.rows_run == 7 == len(Troubled(tmp_path).rows_run())
 
 
+@pytest.mark.parametrize("given", [True, False], ids=["executor", "function"])
+def test_parallel_in_parallel_on_one_executor_does_not_wait_for_itself(tmp_path, given):
+    with ThreadPoolExecutor(1) as pool:
+        executor = pool if given else lambda: pool
+        inner = Parallel(Troubled(tmp_path), executor, block=2)
+        box = Budgeted(Parallel(inner, executor, block=3), rows=7)
+        state = rows(FINE, FINE, RAISE, *[FINE] * 4)
+        expected = np.concatenate(
+            [in_blocks(tmp_path, part, 2) for part in (state[:3], state[3:6], state[6:])]
+        )
+        np.testing.assert_array_equal(box(state), expected)
+        assert np.isnan(expected[2]).all() and box.ledger.rows_run == 7 and box.rows_left == 0
+
+        class Calling(Troubled):  # a box that has one inside
+            def evaluate_rows(self, state: Any) -> Any:
+                return inner(state)
+
+        calling = Parallel(Calling(tmp_path), executor, block=2)
+        np.testing.assert_array_equal(calling(state[3:6]), expected[3:6])
+
+
 # Failed rows
 
 

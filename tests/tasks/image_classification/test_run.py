@@ -12,7 +12,7 @@ from tasks import cli
 from tasks.errors import CheckpointError, NonFiniteLossError
 from tasks.image_classification import ImageClassification, networks, sparse_set
 from tasks.progress import Progress
-from tasks.runs.checkpoints import Checkpoints
+from tasks.runs.checkpoint import Checkpoints
 from tasks.runs.folder import Run
 from tasks.work import work
 from tests.tasks.image_classification.small import SETTINGS, small, words

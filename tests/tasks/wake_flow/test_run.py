@@ -108,6 +108,33 @@ def test_the_same_run_again_takes_the_reference_from_its_file_and_finds_the_same
     assert outcome(again) == outcome(finished)
 
 
+@pytest.mark.slow
+def test_a_run_takes_the_reference_from_a_folder_that_it_cannot_write(finished, tmp_path):
+    data, here = finished.parents[1] / "data", tmp_path / "Läufe von heute"
+    here.mkdir()
+    few = words("--data", str(data), "--methods", "NON large", "TAN-SOL")
+    mounted = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && ! touch "$0/file" && exec "$@"'
+    unshare = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"]), "sh", "-c"]
+    if subprocess.run([*unshare, "mount -t tmpfs none /mnt"], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*unshare, mounted, str(data), sys.executable, "-m", "tasks.cli", *few],
+        cwd=here,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"Reused reference flows {data}" in done.stdout
+    (again,) = (here / "runs").iterdir()
+    rows = {
+        path: {row["method"]: row["value"] for row in json.loads((path / "result.json").read_text())["table"]}
+        for path in (finished, again)
+    }
+    assert rows[again] == {name: rows[finished][name] for name in ("NON large", "TAN-SOL")}
+
+
 def test_layer_ratios_are_printed_kept_with_the_run_and_paid_for(finished, tmp_path, capsys):
     more = ("--runs", str(tmp_path / "runs"), "--data", str(finished.parents[1] / "data"))
     assert cli.main(words(*more, "--ratios", "zo-grasp", "--methods", "NON", "ZO-SOL")) == 0

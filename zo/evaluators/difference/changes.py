@@ -6,6 +6,8 @@ A change is one of these, `variants` outermost:
     OneChannel   of an activation, in one channel of the variant: what a single weight of a layer does
     Tensor       `(variants, *shape)`, anywhere
 
+Truth values and whole numbers, as a comparison gives them, change by whole numbers.
+
 Most rules ask for a tensor and get it (`Moved.change`); the others are there for speed.
 """
 
@@ -101,8 +103,9 @@ class Moved:
 
     @property
     def value(self) -> Tensor:
-        """Base and change together, `(variants, *shape)`."""
-        return self.base + self.change
+        """Base and change together, `(variants, *shape)`, in the dtype of the base."""
+        value = self.base + self.change
+        return value if self.base.is_floating_point() else value.to(self.base.dtype)
 
 
 def variants_of(change: Change) -> int:

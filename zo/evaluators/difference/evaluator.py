@@ -25,6 +25,7 @@ SHORT = 4  # times the root of the float's precision: losses of shorter steps ar
 RESOLVED = 10  # units in the last place of the losses, below which subtracted ones are mostly rounding
 LOSS_ROUNDING = 1000  # units in the last place by which recorded losses may be off the base's
 OTHER_KERNELS = 1e-3  # of a loss of order one: a GPU's library may choose others, of lower precision
+KEPT = 8  # times `memory` that a recording may take
 TEMPORARIES = 6  # tensors of the widest change's size that a rule holds at once
 
 
@@ -56,7 +57,8 @@ class Difference(Evaluator):
     Args:
         variants: queries of one layer that run together, all as changes to the end: `variants=1` is exact at
             any mu and takes the least memory. None for what suits the sizes and the device.
-        memory: on a GPU, roughly the bytes that the changes of a pass may take where `variants` is None.
+        memory: roughly the bytes that the changes of a pass may take, on a GPU where `variants` is None; the
+            base's activations, kept for a step, may be eight times as large. More is refused.
 
     Raises:
         ConfigurationError: a value out of its range.
@@ -92,7 +94,7 @@ class Difference(Evaluator):
     def _recorded(self, problem: Problem, base: Tensor) -> Recording:
         start = Snapshot(problem.network, problem.written)
         try:
-            found = record(problem, base)
+            found = record(problem, base, KEPT * self.memory)
             start.restore()
             _compare(problem, found.base, base)
             return found

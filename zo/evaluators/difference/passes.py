@@ -64,7 +64,7 @@ def send(recording: Recording, number: int, change: Entries, large: int | None) 
             if isinstance(part, OneChannel) and len(part.values) == 1 and not part.values.any():
                 continue  # as behind a ReLU that lets nothing through
             if large is not None and isinstance(part, Tensor) and part[0].nbytes > large:
-                part = Anew(recording.value(ref) + part[0], own=True)
+                part = Anew(Moved(recording.value(ref), part).value[0], own=True)
             found[ref] = part
         for ref in [ref for ref in found if recording.last[ref.node] <= place and ref != end]:
             del found[ref]
@@ -93,7 +93,7 @@ def changed(node: Node, value: Callable[[Ref], Tensor], found: Mapping[Ref, Any]
     try:
         result = node.rule(node.call, *args, **kwargs)
         _check_shapes(result, node.call.output)
-        return result
+        return _floating(result, node.call.output)
     except (torch.OutOfMemoryError, NotReadable):
         raise
     # A rule takes less than its function, such as an argument fewer; whatever it stumbles over is that.
@@ -140,11 +140,20 @@ def _may_write(recording: Recording, place: int, found: Found) -> bool:
 
 
 def _value(found: Change | Anew, base: Tensor) -> Tensor:
-    return found.value if isinstance(found, Anew) else base + Moved(base, found).change[0]
+    return found.value if isinstance(found, Anew) else Moved(base, found).value[0]
 
 
 def _change(found: Change | Anew, base: Tensor) -> Tensor:
     return (found.value - base)[None] if isinstance(found, Anew) else Moved(base, found).change
+
+
+def _floating(result: Argument, output: Argument) -> Argument:
+    """A change of floats as floats: that of whole numbers added to them, say, is none yet."""
+    change = result.values if isinstance(result, OneChannel) else result
+    if not isinstance(change, Tensor) or change.is_floating_point() or not output.is_floating_point():
+        return result
+    change = change.to(output.dtype)
+    return result.like(change) if isinstance(result, OneChannel) else change
 
 
 def _check_shapes(result: Argument, output: Argument) -> None:

@@ -4,7 +4,8 @@ The objective runs once under a `TorchFunctionMode`. It never gets to see a weig
 depends on one: what it is handed in their place has the right shape and holds NaN (one number, expanded),
 and stands for the true tensor, which the recorder puts in when a torch function is called. So whatever
 reads a weight past the recorder (a penalty in compiled code, a tensor of NumPy) comes out NaN and is
-found, however little it does.
+found, however little it does. What is no float has no NaN, and holds zero: a mask that is read past the
+recorder shows in the losses, which are compared with the base's.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class Recorder(TorchFunctionMode):
         weights: the perturbed parameters, as the network holds them.
         values: their values.
         buffers: of the network, which are put back behind the recording.
+        most: bytes of results that it may keep.
 
     Attributes:
         nodes: parameters first, in their order, then calls in theirs.
@@ -85,9 +87,10 @@ class Recorder(TorchFunctionMode):
     """
 
     def __init__(
-        self, weights: Iterable[Tensor], values: Iterable[Tensor], buffers: Iterable[Tensor] = ()
+        self, weights: Iterable[Tensor], values: Iterable[Tensor], buffers: Iterable[Tensor], most: int
     ) -> None:
         super().__init__()
+        self._kept, self._most = 0, most
         self.nodes: list[Node] = []
         self.where: list[str] = []
         self._known: dict[
@@ -136,8 +139,14 @@ class Recorder(TorchFunctionMode):
         own_args, own_kwargs = map_tensors(taken, (_listed(args), kwargs))
         if not refs:
             return func(*args, **kwargs)
-        if _asks_for_shape(func) or (_like_another(func) and own_args and not isinstance(own_args[0], Ref)):
+        if _asks_for_shape(func) or (func in _LIKE and own_args and not isinstance(own_args[0], Ref)):
             return func(*self._real(own_args), **self._real(own_kwargs))
+        if func in _LIKE:  # of the second tensor dtype, device or shape alone is read
+            own_args, own_kwargs, refs = (
+                (own_args[0], *self._real(own_args[1:])),
+                self._real(own_kwargs),
+                refs[:1],
+            )
         written, called = _without_writing(func)
         own_args, own_kwargs, inplace = _not_in_place(called, own_args, own_kwargs)
         if not callable(called) or called in _WRITING or (written and called is func):
@@ -183,9 +192,18 @@ class Recorder(TorchFunctionMode):
         args, kwargs = _without_running_statistics(function, args, kwargs)
         if isinstance(output, list):
             output = tuple(output)
-        for item in output if isinstance(output, tuple) else (output,):
-            if not isinstance(item, Tensor) or not item.is_floating_point():
-                raise self._refused(function, "gives something else than floating numbers")
+        items = output if isinstance(output, tuple) else (output,)
+        if not all(isinstance(item, Tensor) and not item.is_complex() for item in items):
+            raise self._refused(function, "gives something else than real tensors")
+        self._kept += sum(item.nbytes for item in items if not item._is_view())
+        if self._kept > self._most:
+            raise NotReadable(
+                f"{self._name()}: expected a base whose activations take at most {self._most / 2**30:.3g} "
+                "GiB, kept for the queries, got more. Take smaller batches, evaluator='stacked', or "
+                "zo.evaluators.Difference(memory=...), of which they may be eight times as large."
+            )
+        if not all(item.is_floating_point() for item in items):
+            rule = subtracted  # rules are for floats: a sum of truth values, say, is not linear
 
         def noted(tensor: Tensor) -> Tensor:
             _, version = self._versions.get(_memory(tensor), (None, tensor._version))
@@ -199,11 +217,13 @@ class Recorder(TorchFunctionMode):
         number = len(self.nodes)
         self.nodes.append(node)
         if isinstance(output, tuple):
-            return tuple(self._stand_in(item, Ref(number, i)) for i, item in enumerate(output))
+            several = [self._stand_in(item, Ref(number, i)) for i, item in enumerate(output)]
+            return type(output)(several)  # with its names, such as values and indices
         return self._stand_in(output, Ref(number))
 
     def _stand_in(self, tensor: Tensor, ref: Ref) -> Tensor:
-        facade = torch.full((), float("nan"), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+        nothing = float("nan") if tensor.is_floating_point() else 0
+        facade = torch.full((), nothing, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
         self._known[id(facade)] = facade, ref
         return facade
 
@@ -263,6 +283,7 @@ _SHAPES = frozenset(
     )
 )
 _WRITING = frozenset((Tensor.__setitem__, Tensor.data.__set__))  # pyright: ignore
+# The result takes dtype, device or shape from a second tensor, and nothing else.
 _LIKE = frozenset(named("to", "type_as", "view_as", "reshape_as", "expand_as"))
 _PROPERTIES = frozenset(
     (
@@ -283,11 +304,6 @@ def _asks_for_shape(function: Argument) -> bool:
     if getattr(function, "__name__", "") in ("__get__",):
         return getattr(function.__self__, "__name__", "") in _PROPERTIES
     return function in _SHAPES
-
-
-def _like_another(function: Argument) -> bool:
-    """Whether the result takes dtype, device or shape from a second tensor, and nothing else."""
-    return function in _LIKE
 
 
 def _without_writing(function: Argument) -> tuple[bool, Any]:

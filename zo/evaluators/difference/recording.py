@@ -61,12 +61,13 @@ class Recording:
         return times > 1 or self.last[ref.node] > place or ref == self.losses
 
 
-def record(problem: Problem, base: Tensor) -> Recording:
+def record(problem: Problem, base: Tensor, most: int) -> Recording:
     """Evaluate the objective once and record it.
 
     Args:
         problem: its objective is an `OutputLoss`.
         base: losses of the base, `(rows,)`, NaN where a row failed.
+        most: bytes of activations that it may keep.
 
     Raises:
         NotReadable: there is something between weights and losses that changes cannot be carried through.
@@ -78,7 +79,7 @@ def record(problem: Problem, base: Tensor) -> Recording:
         )
     weights = problem.parameters.tensors
     values = [tensor.detach().clone() for tensor in weights]
-    recorder = Recorder(weights, values, problem.network.buffers())
+    recorder = Recorder(weights, values, problem.network.buffers(), most)
     with (
         hidden(weights),
         comparable(problem.network),

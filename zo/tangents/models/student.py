@@ -187,6 +187,10 @@ class StudentTangent(Tangent):
         if self._learner.window.seen:
             self._learner.learn(self.steps_per_step)
 
+    def learn(self, steps: int | None = None) -> None:
+        """Learn from the window: so many steps, or those of a step of training."""
+        self._learner.learn(self.steps_per_step if steps is None else steps)
+
     def state_dict(self) -> dict[str, Any]:
         """Network, optimizer, window, moments and counts."""
         return self._learner.state_dict()

@@ -44,12 +44,18 @@ def test_a_status_comes_with_the_last_lines_of_stderr(tmp_path):
     with pytest.raises(RuntimeError) as caught:
         run(tmp_path, script)
     said = str(caught.value)
-    assert said.startswith("sh ended with status 3; the last lines of its stderr: line 1997 | ")
+    assert said.startswith("sh ended with status 3; the last lines of its stderr: line 1994 | ")
     assert said.endswith("line 2000 | café \ufffd")
 
 
+def test_what_a_program_says_on_stdout_is_told_where_stderr_is_empty(tmp_path):
+    script = "echo; echo '*ERROR reading *CLOAD'; echo; echo '  Card image: 25,2'; exit 201"
+    with pytest.raises(RuntimeError, match=r"the last lines of its stdout: \*ERROR reading \*CLOAD \| Card"):
+        run(tmp_path, script)
+
+
 @pytest.mark.parametrize(
-    "script, words", [("exit 1", "its stderr is empty."), ("kill -SEGV $$", "was ended by SIGSEGV")]
+    "script, words", [("exit 1", "it printed nothing."), ("kill -SEGV $$", "was ended by SIGSEGV")]
 )
 def test_other_endings(tmp_path, script, words):
     with pytest.raises(RuntimeError, match=words):
@@ -76,7 +82,7 @@ def test_no_process_of_the_group_is_left(tmp_path, ends):
     if ends == "program ends":
         run(tmp_path, script + "exit 0")
     elif ends == "time is up":
-        with pytest.raises(TimeoutError, match=r"sh ran longer than 3 s and was killed; its stderr is empty"):
+        with pytest.raises(TimeoutError, match=r"sh ran longer than 3 s and was killed; it printed nothing"):
             run(tmp_path, script + "wait", timeout=3)
     else:
 

@@ -6,7 +6,6 @@ import pytest
 from matplotlib.image import imread
 
 from tasks.denoised_smoothing.certification.accuracy import (
-    COLOURS,
     accuracy_band,
     appearances,
     average_certified_radius,
@@ -120,4 +119,4 @@ def test_methods_have_colours_of_their_own_and_variants_shades_and_dashes():
     variants = [*names, "zo-ds:cge", "zo-ds:rge", "zo-ds:dct@250000", "student@5000"]
     looks = appearances(variants)
     assert len(set(looks.values())) == len(variants)
-    assert looks["zo-ds"][0] == colour("zo-ds:rge") == COLOURS["zo-ds"]
+    assert looks["zo-ds"][0] == colour("zo-ds:rge") == pictures.LOOKS["zo-ds"][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import numpy as np
@@ -110,18 +111,36 @@ def test_a_wrong_rule_is_found_on_first_use_and_named_by_its_parameters(monkeypa
 
 class Odd(nn.Module):
     def forward(self, x):
-        return x * (x > 0)
+        return x * (x > 0).any().item()
 
 
 def test_a_function_that_changes_cannot_be_carried_through_warns_once_and_is_named():
     def make():
         return nn.Sequential(nn.Linear(3, 4), Odd(), nn.Linear(4, 2))
 
-    with pytest.warns(zo.EvaluatorWarning, match=r"1 \(Odd\).*Tensor\.gt.*stacked is used") as caught:
+    with pytest.warns(zo.EvaluatorWarning, match=r"1 \(Odd\).*Tensor\.item.*stacked is used") as caught:
         found, gradient = gradient_of(made(make), "difference")
         gradient.backward(batch())
     assert len([w for w in caught if w.category is zo.EvaluatorWarning]) == 1
     assert torch.equal(found, gradient_of(made(make), Stacked())[0])
+
+
+def test_activations_beyond_the_bound_are_left_to_stacked_and_the_repr_says_how_many_are_kept():
+    with pytest.warns(zo.EvaluatorWarning, match=r"take at most .* got more.*stacked is used"):
+        found, gradient = gradient_of(made(mlp), zo.evaluators.Difference(memory=4))
+    assert torch.equal(found, gradient_of(made(mlp), Stacked())[0]) and "keeping" not in repr(gradient)
+    rows, network = 2**15, made(mlp)
+    data = torch.randn(rows, 3), torch.randn(rows, 2)
+    gradient = zo.LossGradient(network, zo.OutputLoss(squared), zo.CGE(1e-3), evaluator="difference")
+    gradient.backward(data)
+    numbers = []
+    hooks = [m.register_forward_hook(lambda *given: numbers.append(given[2].numel())) for m in network]
+    losses = squared(network(data[0]), data[1])
+    for hook in hooks:
+        hook.remove()
+    least = 4 * (sum(numbers) + losses.numel())  # and what the loss makes on its way
+    kept = float(re.search(r"keeping about (\S+) MiB", repr(gradient))[1]) * 2**20
+    assert least < kept < 2 * least
 
 
 class Bessel(nn.Module):

@@ -90,7 +90,29 @@ def attended(own, x):
     return own.c(h.transpose(0, 2).reshape(len(x), 4))
 
 
+def masked(own, x):
+    y, z = own.a(x), own.b(x)
+    gate = (y > 0.1) & ~(z < -0.2) | (z == 0)
+    kept = torch.where(gate, y, z).masked_fill(y >= z, 0.3)
+    return own.c(kept * gate.float() + gate * z + (y > z) + gate.sum(1, keepdim=True) / 4)
+
+
+def cast(own, x):
+    y = own.a(x)
+    coarse = (8 * y).to(torch.int32).float() + (8 * own.b(x)).long().to(x) + y.round().type(torch.float32)
+    return own.c(coarse.double() / 8 + y.type_as(own.c.weight) * own.b(x).to(own.c.weight))
+
+
+def largest(own, x):
+    y, z = own.a(x), own.b(x)
+    order = y.argsort(1)
+    best = z.max(dim=1)
+    picked = z.gather(1, order) + z[torch.arange(len(x))[:, None], order] + y.topk(2, 1).values.repeat(1, 2)
+    return own.c(picked + best.values[:, None] + F.one_hot(best.indices, 4).type_as(y))
+
+
 READ = [
+    *(masked, cast, largest),
     *(statements, accumulated, moved_buffer, permuted_dropout, as_another, broadcast, powers, rounded_down),
     *(compared, drawn, attended),
 ]
@@ -127,7 +149,8 @@ def narrowed(own, x):
         (to_view, "written to in place"),
         (view_before, "written to in place"),
         (narrowed, "another shape or dtype"),
-        (lambda own, x: own.c(own.a(x).to(torch.int32).float()), "else than floating numbers"),
+        (lambda own, x: own.c(own.a(x) * own.b(x).sum().item()), "else than real tensors"),
+        (lambda own, x: own.c(own.a(x)) if (own.b(x) > 0).any() else own.c(own.b(x)), "else than real"),
         (lambda own, x: own.c(own.a(x).view(torch.bfloat16)[:, ::2].float()), "view of its memory"),
         (lambda own, x: own.c(F.alpha_dropout(own.a(x), 0.2, True)), "draws at random"),
         (
@@ -135,7 +158,7 @@ def narrowed(own, x):
             "max_norm",
         ),
     ],
-    ids=["view of a constant", "view before", "dtype", "integers", "bits", "noise", "max_norm"],
+    ids=["view of a constant", "view before", "dtype", "a number", "a branch", "bits", "noise", "max_norm"],
 )
 def test_what_would_come_out_wrong_is_refused(function, words):
     torch.manual_seed(0)

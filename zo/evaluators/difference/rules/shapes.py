@@ -9,25 +9,22 @@ from torch.nn import functional
 from zo.batches import map_tensors
 from zo.evaluators.difference.changes import Change, Moved, OneChannel
 from zo.evaluators.difference.registry import Argument, Call, has_apart, named, register
-from zo.evaluators.difference.rules.subtracted import by_variant
+from zo.evaluators.difference.rules.subtracted import by_variant, subtracted
 
 
 def linear_change(call: Call, *args: Argument, **kwargs: Argument) -> Argument:
     """The function of the changes, with zeros for tensors beside them that do not move."""
-    changes: list[Tensor] = []
-
-    def slot(moved: Moved) -> Tensor:
-        changes.append(moved.change)
-        return moved.base
-
-    map_tensors(slot, (args, kwargs), kind=Moved)
+    moved: list[Moved] = []
+    map_tensors(lambda each: (moved.append(each), each)[1], (args, kwargs), kind=Moved)
+    if not all(each.base.is_floating_point() for each in moved):
+        return subtracted(call, *args, **kwargs)  # an index is among them, in which nothing is linear
 
     def function(*own: Tensor) -> Argument:
         left = list(own)
         filled = map_tensors(lambda moved: left.pop(0), (args, kwargs), kind=Moved)
         return call.function(*filled[0], **filled[1])
 
-    return by_variant(function, *changes)
+    return by_variant(function, *(each.change for each in moved))
 
 
 def _joined(call: Call, tensors: Argument, *args: Argument, **kwargs: Argument) -> Argument:
@@ -84,9 +81,9 @@ def _pad(
 
 
 def _getitem(call: Call, input: Argument, index: Argument) -> Change:
-    if not isinstance(input, Moved):
-        raise NotImplementedError("an index that depends on the weights")
     indices = index if isinstance(index, tuple) else (index,)
+    if not isinstance(input, Moved) or any(isinstance(item, Moved) for item in indices):
+        return subtracted(call, input, index)
     one = input.of
     if isinstance(one, OneChannel) and all(isinstance(item, slice) for item in indices):
         if len(indices) <= one.axis or indices[one.axis] == slice(None):

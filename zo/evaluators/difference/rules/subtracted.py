@@ -30,13 +30,13 @@ FEW = 4  # variants that are evaluated one after another sooner than vmap has be
 
 
 def subtracted(call: Call, *args: Argument, **kwargs: Argument) -> Argument:
-    """f(x + d) - f(x) in all variants, of a function that draws nothing and gives floating numbers."""
+    """f(x + d) - f(x) in all variants, of a function that draws nothing."""
     stacks: list[Tensor] = []
 
     def wide(item: Tensor | Moved) -> Tensor | Moved:
         if isinstance(item, Moved):  # the base among the variants: what does not move cancels to the bit
             base = _double(item.base)
-            stacks.append(torch.cat([base[None], base + item.change]))
+            stacks.append(torch.cat([base[None], (base + item.change).to(base.dtype)]))
             return item
         return _double(item)
 
@@ -66,6 +66,8 @@ def by_variant(function: Callable[..., Any], *changes: Tensor) -> Argument:
 
 def _change(moved: Tensor, base: Tensor, output: Tensor) -> Tensor:
     """In the dtype of the output; what is infinite and stays so, as under a mask, does not change."""
+    if not output.is_floating_point():
+        return moved.long() - base.long()
     change = moved - base
     if base.isinf().any():
         change.masked_fill_(moved == base, 0.0)

@@ -1,0 +1,234 @@
+"""Rivals that put a model in the box's place: Astralora's low-rank surrogate, and an emulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from benchmarks.tangents.problem import Problem
+from blackbox import BlackBoxFunction
+from blackbox.calls import intercepted
+from zo.draws import Key
+from zo.tangents import CallPairs, Tangent
+from zo.tangents.pairs import sizes
+
+QUERIES = 121  # first word of the key's path for these draws
+RANK, SAMPLES, EVERY = 10, 100, 10
+LEARNING, LEARNING_A_STEP = 400, 8  # steps of an emulator
+MOVED = 0.01  # standard deviations of the box's inputs: the step of a difference
+
+
+class Astralora(Tangent):
+    """The low-rank surrogate of Astralora (Chertkov et al. 2025, arXiv 2509.15113).
+
+    One matrix U S V^T stands for the box's Jacobian in all rows. It begins as the truncated SVD of the
+    Jacobian from differences along each input, at the mean of the first step's inputs, and follows it by an
+    implicit projector-splitting step: the change along V's columns and along a hundred Gaussian directions,
+    each from two differences. The published layer's box is linear and changes with its own weights; here the
+    box stays, and what changes is where it is called, so the old and the new Jacobian are those at the means
+    of an earlier and of this step's inputs. Rank 10 and 100 directions are the published code's; updated at
+    every tenth step, since one at every step would take several times the rows of training itself. Inputs
+    are standardised, number by number, by the first step's.
+
+    Args:
+        box: that is asked; its rows are counted by its own ledger.
+        seed: of the draws.
+    """
+
+    learns_from_values = True
+
+    def __init__(self, box: BlackBoxFunction, seed: int, rank: int = RANK, samples: int = SAMPLES) -> None:
+        self.ask = lambda arrays: box.call(*arrays)  # a function: a copy of the tangent asks the same box
+        self.specs = box.inputs, box.outputs
+        self.key, self.rank, self.samples, self.step = Key(seed), rank, samples, 0
+        self.seen: list[CallPairs] = []
+        self.factors: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def see(self, pairs: CallPairs) -> None:
+        """Remember where the box was called."""
+        self.seen.append(pairs)
+
+    def observe(self, pairs: CallPairs) -> None:
+        """Begin, or follow the mean of the inputs."""
+        z = torch.cat([each.z[each.alive] for each in self.seen])
+        columns = list(zip(*(each.others for each in self.seen), strict=True))
+        others = [None if each[0] is None else torch.cat(each)[:1] for each in columns]
+        if self.factors is None:
+            scale = z.std(dim=0, correction=0)
+            self.scale = torch.where(scale > 1e-6 * scale.max(), scale, scale.max())
+            self.place = z.mean(dim=0), others
+            eye = torch.eye(len(self.scale), dtype=z.dtype)
+            left, values, right = torch.linalg.svd(self._changes(self.place, eye).T, full_matrices=False)
+            rank = min(self.rank, len(values))
+            self.factors = left[:, :rank], values[:rank].diag(), right[:rank].T
+        elif self.step % EVERY == 0:
+            self._follow((z.mean(dim=0), others))
+        self.step += 1
+        self.seen = []
+
+    def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
+        """U S V^T d."""
+        left, middle, right = self._known()
+        return (d / self.scale) @ right @ middle.T @ left.T
+
+    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
+        """V S^T U^T cotangent."""
+        left, middle, right = self._known()
+        return cotangent @ left @ middle @ right.T / self.scale
+
+    def _known(self) -> tuple[Tensor, Tensor, Tensor]:
+        assert self.factors is not None
+        return self.factors
+
+    def _follow(self, place: tuple[Tensor, list[Tensor | None]]) -> None:
+        """One step of the integrator, from the last place to this."""
+        old = self.place
+        z = torch.randn(self.samples, len(self.scale), generator=self.key.at(self.step).generator(QUERIES))
+
+        def change(directions: Tensor) -> Tensor:
+            return self._changes(place, directions) - self._changes(old, directions)
+
+        def adjoint(left: Tensor) -> Tensor:  # the mean of z z^T is the identity
+            return z.T @ (change(z) @ left) / len(z)
+
+        self.factors = projector_splitting(self._known(), lambda right: change(right.T).T, adjoint)
+        self.place = place
+
+    def _changes(self, place: tuple[Tensor, list[Tensor | None]], directions: Tensor) -> Tensor:
+        """The Jacobian times directions `(n, size_in)`, `(n, size_out)`, by forward differences."""
+        z, others = place
+        rows = torch.cat([z[None], z + MOVED * directions * self.scale])
+        inputs, outputs = self.specs
+        pieces = iter(rows.split(sizes(tuple(spec for spec in inputs if spec.differentiable)), dim=1))
+        arrays = [
+            next(pieces).reshape(-1, *spec.shape) if other is None else other.expand(len(rows), *spec.shape)
+            for spec, other in zip(inputs, others, strict=True)
+        ]
+        answers = self.ask(arrays)
+        several = answers if isinstance(answers, tuple) else (answers,)
+        flat = [y.flatten(1) for y, spec in zip(several, outputs, strict=True) if spec.differentiable]
+        values = torch.cat(flat, dim=1).to(rows)
+        changes = (values[1:] - values[0]) / MOVED
+        return torch.where(changes.isfinite(), changes, 0.0)  # a row that failed says nothing
+
+
+def projector_splitting(
+    factors: tuple[Tensor, Tensor, Tensor],
+    change: Callable[[Tensor], Tensor],
+    adjoint: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """U S V^T moved on by a change of the matrix, at the same rank (Lubich and Oseledets 2014).
+
+    Args:
+        factors: U `(out, r)`, S `(r, r)`, V `(in, r)`; U and V have orthonormal columns.
+        change: the change times columns `(in, r)`.
+        adjoint: its transpose times columns `(out, r)`.
+
+    Returns:
+        The new factors: exact where the new matrix has the rank r.
+    """
+    left, middle, right = factors
+    moved = change(right)
+    left, first = torch.linalg.qr(left @ middle + moved)
+    second = first - left.T @ moved
+    right, third = torch.linalg.qr(right @ second.T + adjoint(left))
+    return left, third.T, right
+
+
+class Emulator:
+    """Autograd through a network that stands for the box, in values too.
+
+    Frezat et al. 2024, arXiv 2310.19385. Their two steps, each with its own loss: the emulator learns what
+    the solver answers, and the objective is unrolled through the emulator alone, so its errors are in the
+    states as well as in the derivative.
+    Frozen: the emulator learns beforehand, from the rows that are known and as many as first order asks for,
+    all of them from trajectories of the start; training asks for none. Online: from the known rows, and in
+    each step from those that first order takes as well. Both learn for equally many steps. The emulator is
+    the network that `zo.TangentGradient` would choose for the box: what differs from the learned tangent is
+    that values are its own.
+
+    Args:
+        problem: the problem.
+        network: that is trained.
+        seed: of the batches that a frozen one learns from.
+        model: a tangent that learns values, by `fit`.
+        online: whether it goes on learning.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: nn.Module,
+        seed: int,
+        model: Any,  # noqa: ANN401
+        online: bool,
+    ) -> None:
+        self.problem, self.network, self.model, self.online = problem, network, model, online
+        self.asked = problem.objective(problem.box)
+        self.unrolled = problem.objective(self._answer)
+        if problem.known is not None:
+            model.fit(*problem.known, steps=LEARNING, box=problem.box)
+        if not online:
+            rows = [self._rows(problem.batch(seed, step)) for step in range(1, problem.steps + 1)]
+            inputs, outputs = (_joined([each[place] for each in rows]) for place in (0, 1))
+            model.fit(inputs, outputs, steps=LEARNING_A_STEP * problem.steps, box=problem.box)
+
+    def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
+        """The gradient of the objective through the emulator."""
+        if self.online:
+            self.model.fit(*self._rows(batch), steps=LEARNING_A_STEP, box=self.problem.box)
+        loss = self.unrolled(self.network, batch).mean()
+        loss.backward()
+        return loss.detach()
+
+    def _rows(self, batch: Any) -> tuple[list[Tensor], list[Tensor]]:  # noqa: ANN401
+        """What the box is asked and answers when the objective is unrolled through it."""
+        seen: list[tuple[list[Tensor], list[Tensor]]] = []
+
+        def call(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+            given = box.call(*arrays)
+            seen.append((list(arrays), list(given) if isinstance(given, tuple) else [given]))
+            return given
+
+        with torch.no_grad(), intercepted(call):
+            self.asked(self.network, batch)
+        return _joined([each for each, _ in seen]), _joined([each for _, each in seen])
+
+    def _answer(self, *arrays: Tensor) -> Any:  # noqa: ANN401
+        """The model's outputs, with its derivative."""
+        box = self.problem.box
+        z = torch.cat([x.flatten(1) for x, s in zip(arrays, box.inputs, strict=True) if s.differentiable], 1)
+        others = tuple(None if s.differentiable else x for x, s in zip(arrays, box.inputs, strict=True))
+        answered = _Answered.apply(z, self.model, others, box)
+        outputs = tuple(spec for spec in box.outputs if spec.differentiable)
+        pieces = zip(answered.split(sizes(outputs), dim=1), outputs, strict=True)
+        found = [piece.reshape(-1, *spec.shape) for piece, spec in pieces]
+        return tuple(found) if len(found) > 1 else found[0]
+
+
+class _Answered(Function):
+    """`apply(z, model, others, box)`: the values of a tangent's model, with its vector-Jacobian product."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, model: Tangent, others: Any, box: BlackBoxFunction) -> Tensor:  # noqa: ANN401
+        inputs, outputs = (tuple(s for s in specs if s.differentiable) for specs in (box.inputs, box.outputs))
+        nothing = z.new_zeros(0, len(z), z.shape[1]), z.new_zeros(0, len(z), sum(sizes(outputs)))
+        valid = torch.zeros(0, len(z), dtype=torch.bool)
+        ctx.model, ctx.pairs = model, CallPairs(inputs, outputs, z, *nothing, valid, others=others)
+        values = model.predict_values(ctx.pairs)
+        assert values is not None
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        (cotangent,) = cotangents
+        return ctx.model.vjp(ctx.pairs, cotangent), None, None, None
+
+
+def _joined(calls: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Each array of all calls, end to end."""
+    return [torch.cat([call[place] for call in calls]) for place in range(len(calls[0]))]

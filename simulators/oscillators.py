@@ -1,0 +1,187 @@
+"""`VanDerPol` and `DoublePendulum`: small vector states, one stiff, one chaotic and with a wall if asked."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox.checks import check_count, check_number, check_positive
+from simulators.lorenz96 import runge_kutta
+from simulators.state_system import StateSystem
+
+NEWTON = 30  # steps at most; 3 to 6 are usual
+TOLERANCE = 1e-12  # of a Newton step, relative to 1 + |v|
+
+
+class VanDerPol(StateSystem):
+    """`x' = v`, `v' = stiffness (1 - x^2) v - x` (van der Pol 1926), in implicit Euler steps.
+
+    The state is `(2,)`: x and v. Where the stiffness is large, v falls within `1 / stiffness` to where x
+    allows it: a call forgets the v that it was given, x creeps for most of the time and then jumps.
+
+    A step solves `v1 = v + dt (stiffness (1 - x1^2) v1 - x1)`, `x1 = x + dt v1`, a cubic in v1, by Newton's
+    method in float64, first order in `dt`. Its derivative is that of the solution, by one more Newton step.
+    Above `dt * stiffness = 1` the cubic may have several solutions, so that is refused.
+
+    Args:
+        stiffness: above 0.
+        dt: time step, at most `1 / stiffness`.
+        steps: time steps per call.
+        max_rows: rows advanced at once; more are taken in turn.
+        failures: "raise" or "keep", see `BlackBoxFunction`.
+
+    Raises:
+        ConfigurationError: a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        stiffness: float = 20.0,
+        dt: float = 0.02,
+        steps: int = 10,
+        max_rows: int = 4096,
+        failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
+    ) -> None:
+        """Check the settings."""
+        check_positive("VanDerPol", "stiffness", stiffness)
+        check_positive("VanDerPol", "dt", dt)
+        check_number("VanDerPol", "dt", dt, most=1 / stiffness)
+        self.stiffness, self.dt = float(stiffness), float(dt)
+        settings = {"stiffness": self.stiffness, "dt": self.dt}
+        super().__init__((2,), settings, steps=steps, max_rows=max_rows, failures=failures)
+
+    @property
+    def spin_up(self) -> int:
+        """The steps of 1 time unit, after which v follows x."""
+        return math.ceil(1 / self.dt)
+
+    def tendency(self, state: Tensor) -> Tensor:
+        """Time derivative `(..., 2)`."""
+        x, v = state.unbind(-1)
+        return torch.stack([v, self.stiffness * (1 - x.square()) * v - x], -1)
+
+    def _step(self, state: Tensor) -> Tensor:
+        x, v = state.double().unbind(-1)
+        with torch.no_grad():
+            found = v.clone()
+            for _ in range(NEWTON):
+                residual, slope = self._residual(found, x, v)
+                change = residual / slope
+                found = found - change
+                if not (change.abs() > TOLERANCE * (1 + found.abs())).any():
+                    break
+            _, slope = self._residual(found, x, v)
+        # Here the residual is 0 to rounding; its derivative with respect to x and v is what is wanted.
+        found = found - self._residual(found, x, v)[0] / slope
+        return torch.stack([x + self.dt * found, found], -1).to(state.dtype)
+
+    def _residual(self, found: Tensor, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """What is left of the equation for v1, and its derivative with respect to v1."""
+        after = x + self.dt * found
+        rate = self.stiffness * (1 - after.square())
+        residual = found - v - self.dt * (rate * found - after)
+        slope = 1 - self.dt * (rate - 2 * self.stiffness * self.dt * after * found - self.dt)
+        return residual, slope
+
+    def _draw(self, rows: int, generator: torch.Generator) -> Tensor:
+        """Anywhere around the limit cycle, which x crosses from -2 to 2."""
+        draw = 2 * torch.rand(rows, 2, generator=generator, dtype=torch.float64) - 1
+        return torch.tensor([2.0, 1.0], dtype=torch.float64) * draw
+
+
+class DoublePendulum(StateSystem):
+    """Two masses of 1 on massless rods of length 1, one below the other: chaos in four numbers.
+
+    The state is `(4,)`: both angles from the vertical, then both angular velocities. Classical Runge-Kutta.
+    Without friction the energy is conserved to fourth order in `dt`. With a `wall` the upper rod bounces:
+    at a step's end an angle beyond the wall is mirrored into the room, and an outward velocity turned back
+    and reduced by `restitution`. The response to a change is then another one on each side of an impact.
+
+    Args:
+        gravity: over the rods' length.
+        friction: of both joints, 0 or more.
+        wall: largest angle of the upper rod, or None.
+        restitution: share of the velocity that an impact leaves, from 0 to 1.
+        dt: time step; .02 is fine.
+        steps: time steps per call.
+        max_rows: rows advanced at once; more are taken in turn.
+        failures: "raise" or "keep", see `BlackBoxFunction`.
+
+    Raises:
+        ConfigurationError: a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        gravity: float = 9.81,
+        friction: float = 0.0,
+        wall: float | None = None,
+        restitution: float = 0.8,
+        dt: float = 0.02,
+        steps: int = 5,
+        max_rows: int = 4096,
+        failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
+    ) -> None:
+        """Check the settings."""
+        check_number("DoublePendulum", "gravity", gravity)
+        check_number("DoublePendulum", "friction", friction, least=0)
+        if wall is not None:
+            check_number("DoublePendulum", "wall", wall)
+        check_number("DoublePendulum", "restitution", restitution, least=0, most=1)
+        check_positive("DoublePendulum", "dt", dt)
+        check_count("DoublePendulum", "steps", steps)
+        self.gravity, self.friction, self.restitution = float(gravity), float(friction), float(restitution)
+        self.wall, self.dt = None if wall is None else float(wall), float(dt)
+        settings = {
+            "gravity": self.gravity,
+            "friction": self.friction,
+            "wall": self.wall,
+            "restitution": self.restitution,
+            "dt": self.dt,
+        }
+        super().__init__((4,), settings, steps=steps, max_rows=max_rows, failures=failures)
+
+    @property
+    def spin_up(self) -> int:
+        """None: all states are possible."""
+        return 0
+
+    def energy(self, state: Tensor) -> Tensor:
+        """Kinetic and potential, `(...)`; 0 of the latter at the height of the joint above."""
+        one, two, p, q = state.unbind(-1)
+        kinetic = p.square() + q.square() / 2 + p * q * torch.cos(one - two)
+        return kinetic - self.gravity * (2 * torch.cos(one) + torch.cos(two))
+
+    def tendency(self, state: Tensor) -> Tensor:
+        """Time derivative `(..., 4)`."""
+        one, two, p, q = state.unbind(-1)
+        sine, cosine = torch.sin(one - two), torch.cos(one - two)
+        # Lagrange: 2 p' + cosine q' = upper, cosine p' + q' = lower
+        upper = -sine * q.square() - 2 * self.gravity * torch.sin(one) - self.friction * p
+        lower = sine * p.square() - self.gravity * torch.sin(two) - self.friction * q
+        determinant = 2 - cosine.square()
+        return torch.stack(
+            [p, q, (upper - cosine * lower) / determinant, (2 * lower - cosine * upper) / determinant], -1
+        )
+
+    def _step(self, state: Tensor) -> Tensor:
+        state = runge_kutta(self.tendency, state, self.dt)
+        if self.wall is None:
+            return state
+        one, two, p, q = state.unbind(-1)
+        beyond = one > self.wall
+        one = torch.where(beyond, 2 * self.wall - one, one)
+        p = torch.where(beyond & (p > 0), -self.restitution * p, p)
+        return torch.stack([one, two, p, q], -1)
+
+    def _draw(self, rows: int, generator: torch.Generator) -> Tensor:
+        """Angles up to 1 (below the wall if that is less) and velocities up to 1."""
+        draw = 2 * torch.rand(rows, 4, generator=generator, dtype=torch.float64) - 1
+        if self.wall is not None:
+            draw[:, 0].clamp_(max=self.wall)
+        return draw

@@ -1,0 +1,157 @@
+"""The comparison of learned tangents: what is counted, what is read off, and what is not measured twice."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.tangents import comparison, report, trust
+from benchmarks.tangents.methods import METHODS, fitting
+from benchmarks.tangents.problems import problems
+from benchmarks.tangents.training import train
+
+
+@pytest.fixture(scope="module")
+def lorenz():
+    problem = replace(problems("small")["lorenz-96"](), steps=8)
+    start = problem.start(0)
+    return replace(problem, start=lambda seed: copy.deepcopy(start))
+
+
+def rows_of_step(problem) -> int:
+    """Of the box, when the objective is evaluated once."""
+    before = problem.box.ledger.rows_asked
+    with torch.no_grad():
+        problem.objective(problem.box)(problem.start(0), problem.batch(0, 1))
+    return problem.box.ledger.rows_asked - before
+
+
+def test_rows_are_those_of_training_alone(lorenz):
+    each = rows_of_step(lorenz)
+    for method, share in (("first-order", 1), ("no-gradient", 1), ("identity", 1), ("probes", 3)):
+        curve = train(lorenz, method, lorenz.start(0), 0)
+        assert curve.rows == [share * each * step for step in curve.steps]
+        assert curve.steps == list(range(9))  # the start, and eight points of eight steps
+        assert len(curve.errors) == 9 and all(map(math.isfinite, curve.errors))
+        assert 0 <= curve.seconds_fitting + curve.seconds_vjp <= curve.seconds
+
+
+def test_methods_with_many_queries_have_three_times_first_orders_rows(lorenz):
+    problem = replace(lorenz, steps=90)
+    assert METHODS["eggroll"].steps(problem) == 30  # nine evaluations a step
+    assert METHODS["probes"].steps(problem) == 90
+    assert METHODS["first-order"].steps(problem) == 90
+
+
+def test_a_training_by_first_order_is_autograds(lorenz):
+    network = lorenz.start(0)
+    train(lorenz, "first-order", network, 3)
+    other = lorenz.start(0)
+    optimizer = torch.optim.Adam(other.parameters())
+    for step in range(1, 9):
+        optimizer.param_groups[0]["lr"] = lorenz.learning_rate * (1 + math.cos(math.pi * (step - 1) / 8)) / 2
+        optimizer.zero_grad()
+        lorenz.objective(lorenz.exact)(other, lorenz.batch(3, step)).mean().backward()
+        optimizer.step()
+    for own, wanted in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(own, wanted)
+
+
+def test_the_check_of_a_true_gradient_agrees(lorenz):
+    """A tangent that knows the box: agreement 1, its cosine 1, and a probe's response foretold."""
+    import zo
+    from benchmarks.tangents.checks import checked
+    from benchmarks.tangents.training import cosine_to_exact
+
+    class Exact(zo.tangents.Tangent):
+        learns_from_values = True
+
+        def apply(self, pairs, d):
+            flow = lambda z: lorenz.exact(z.unflatten(1, lorenz.box.inputs[0].shape)).flatten(1)  # noqa: E731
+            return torch.stack([torch.autograd.functional.jvp(flow, pairs.z, each)[1] for each in d])
+
+        def vjp(self, pairs, cotangent):
+            with torch.enable_grad():
+                z = pairs.z.detach().requires_grad_()
+                y = lorenz.exact(z.unflatten(1, lorenz.box.inputs[0].shape)).flatten(1)
+                return torch.autograd.grad(y, z, cotangent)[0]
+
+    network = lorenz.start(0)
+    gradient = zo.TangentGradient(
+        network, lorenz.objective(lorenz.box), boxes=[lorenz.box], tangent=Exact(), probes=0
+    )
+    gradient.backward(lorenz.batch(0, 1))
+    found = checked(lorenz, gradient, lorenz.batch(0, 1), 0, 1)
+    assert found["agreement"] == pytest.approx(1.0, abs=0.02)
+    assert found["probe"] < 0.05
+    assert cosine_to_exact(lorenz, network, lorenz.batch(0, 1)) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_nothing_is_measured_twice(lorenz, tmp_path, capsys):
+    path = tmp_path / "lorenz-96.json"
+    for _ in range(2):
+        comparison.measure("lorenz-96", lambda: lorenz, path, [0, 1], ["first-order", "no-gradient"])
+    assert capsys.readouterr().out.count("seed") == 4
+    found = json.loads(path.read_text())
+    assert {m: sorted(found["curves"][m]) for m in found["curves"]} == {
+        "first-order": ["0", "1"], "no-gradient": ["0", "1"],
+    }  # fmt: skip
+    report.write({"lorenz-96": found}, tmp_path)
+    text = (tmp_path / "table.md").read_text()
+    ratio = report.ratios(found["curves"], "no-gradient")
+    assert f"| {sum(ratio) / 2:.2f} |" in text
+    assert all((tmp_path / name).stat().st_size > 5_000 for name in ("error_against_rows.png",))
+    assert (tmp_path / "value_of_the_gradient.png").stat().st_size > 5_000
+
+
+def test_methods_that_cannot_be_used_are_left_out(lorenz):
+    assert "first-order" not in fitting(replace(lorenz, exact=None))
+    assert "ensemble-kalman" not in fitting(replace(lorenz, start=lambda seed: nn.Linear(40, 40)))
+    assert {"first-order", "identity", "ensemble-kalman"} <= set(fitting(lorenz))
+    assert fitting(replace(lorenz, methods=("probes",))) == ("probes",)
+
+
+def curve(errors, rows, ended="", checks=()):
+    return {"errors": errors, "rows": rows, "ended": ended, "checks": list(checks), "seconds": 1.0}
+
+
+def test_errors_are_read_off_at_equal_rows():
+    curves = {
+        "first-order": {"0": curve([4.0, 2.0, 1.0], [0, 50, 100])},
+        "probes": {"0": curve([4.0, 3.0, 1.2], [0, 105, 300]), "7": curve([4.0, 1.0], [0, 9])},
+        "rge": {"0": curve([4.0, None], [0, 300], ended="all rows failed")},
+    }
+    assert report.ratios(curves, "probes") == [1.2]
+    assert report.ratios(curves, "probes", report.EQUAL) == [3.0]
+    assert report.ratios(curves, "probes", 1.0) == []  # nothing but the start
+    assert report.ratios(curves, "rge") == [report.LOST]
+    assert report.spent(curves, "probes") == 3.0
+
+
+def test_rules_are_counted_by_what_the_cosine_and_the_end_say():
+    good = {"agreement": 1.0, "probe": 0.1, "cosine": 0.95}
+    missed = {"agreement": 1.1, "probe": 0.3, "cosine": 0.5}
+    seen = {"agreement": -0.2, "probe": 0.1, "cosine": 0.3}
+    alarm = {"agreement": 0.5, "probe": 0.1, "cosine": 0.9}
+    measured = {
+        "a": {
+            "curves": {
+                "first-order": {"0": curve([1.0], [1])},
+                "chosen": {"0": curve([1.5], [1], checks=[good, missed, seen, alarm])},
+                "grid": {"0": curve([1.05], [1], checks=[good, good, alarm])},
+            }
+        }
+    }
+    agreement = trust.SINGLE["agreement outside .7 to 1.3"]
+    gradients, trainings = trust.counted(measured, agreement, noisy=False)
+    assert gradients == trust.Count(hits=1, misses=1, false_alarms=2, passes=3)
+    assert trainings == trust.Count(hits=1, misses=0, false_alarms=0, passes=1)
+    pair = trust.either(agreement, trust.SINGLE["a probe's response off by > .2"])
+    assert trust.counted(measured, pair, noisy=False)[0] == trust.Count(2, 0, 2, 3)
+    assert trust.counted(measured, pair, noisy=True)[0] == trust.Count()

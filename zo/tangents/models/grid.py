@@ -1,0 +1,159 @@
+"""`GridTangent`: for boxes on grids, a convolutional network fitted to values, and a linear map behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from blackbox.checks import check_count
+from zo.errors import ConfigurationError
+from zo.tangents.models.lattice import Lattice, padded, refuse_no_grid
+from zo.tangents.models.network import NetworkTangent
+from zo.tangents.models.reach import measure
+from zo.tangents.models.values import Form
+
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+PLACES = 4  # channels that say where a cell lies, learned, on a grid with walls
+
+
+class GridTangent(NetworkTangent):
+    """J(z) is that of y = W o N: a residual convolutional network N, a linear map W around the outputs' span.
+
+    For a box whose differentiable outputs are arrays `(channels, *space)` on one grid of one to three axes, in
+    cells or, staggered, with one more along an axis for the faces. Inputs on the grid are channels; all others,
+    such as a length or a Reynolds number, are channels that are the same in all cells. It needs no probes: what
+    training asks of the box anyway is what it learns from (see `NetworkTangent`). Numbers are standardised by
+    channel. W (see `OutputMap`) knows what values never show: constraints that outputs obey, as zero divergence.
+
+    N adds to the state: a linear stencil; products of two convolutions, so advection is within its reach; and a
+    convolution of those. On a grid with walls some learned channels say where a cell lies.
+
+    Memory: window x (size_in + size_out) numbers, and W: size_out^2, or for large states 3,000 x size_out. A step:
+    steps_per_step x batch rows forward and backward through N; now and then a fit of W, size_out^3 or 1,500^3.
+
+    Args:
+        channels: of the hidden layers.
+        periodic: whether the ends of the grid meet, for all axes or each; None: as the first rows show it.
+        reach: cells that a change is carried in a call; None: as the first rows show it.
+        window: rows kept to learn from, the oldest going.
+        batch: rows of a step of learning, drawn from the window with replacement.
+        steps_per_step: steps of learning in each step of training; up to five times as many while the error on
+            the window is above a tenth of the typical change that the box makes.
+        first_steps: of learning on the first rows.
+        learning_rate: of Adam.
+        output_map: whether there is a W.
+        seed: all draws depend on (seed, step of learning) alone.
+
+    Raises:
+        ConfigurationError: a value out of its range; when it is first used, a box without such outputs.
+    """
+
+    def __init__(
+        self,
+        channels: int = 24,
+        *,
+        periodic: bool | Sequence[bool] | None = None,
+        reach: int | None = None,
+        window: int = 4000,
+        batch: int = 32,
+        steps_per_step: int = 4,
+        first_steps: int = 400,
+        learning_rate: float = 2e-3,
+        output_map: bool = True,
+        seed: int = 0,
+    ) -> None:
+        check_count("GridTangent", "channels", channels)
+        if channels % 4:
+            raise ConfigurationError(
+                f"GridTangent, channels: expected a multiple of 4, got {channels}. Take {channels + 4 - channels % 4}."
+            )
+        if reach is not None:
+            check_count("GridTangent", "reach", reach)
+        self.channels = channels
+        self.periodic = periodic if periodic is None or isinstance(periodic, bool) else tuple(periodic)
+        self.reach = reach
+        super().__init__(
+            window=window,
+            batch=batch,
+            steps_per_step=steps_per_step,
+            first_steps=first_steps,
+            learning_rate=learning_rate,
+            output_map=output_map,
+            seed=seed,
+        )
+
+    def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
+        """The cells of a channel."""
+        return Lattice(tuple(shapes), refuse_no_grid("GridTangent", form.outputs)).groups()
+
+    def plan(self, form: Form, rows: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
+        """How far a change is carried, and which ends meet."""
+        z, others, change = rows
+        given, answered = lattices(form)
+        axes = len(given.space)
+        known = (self.periodic,) * axes if isinstance(self.periodic, bool) else self.periodic
+        if known is not None and len(known) != axes:
+            raise ConfigurationError(
+                f"GridTangent, periodic: expected one for each of {axes} axes, got {known}. True is for all."
+            )
+        grid = given.joined(torch.cat([z, others], dim=1))
+        reach, periodic = measure(grid, answered.joined(change), self.reach, known)
+        return {"reach": reach, "periodic": periodic}
+
+    def build(self, form: Form, plan: dict[str, Any]) -> nn.Module:
+        """The network for that reach."""
+        return _GridNetwork(*lattices(form), self.channels, plan["reach"], plan["periodic"])
+
+    def __repr__(self) -> str:
+        """With what was set, or measured."""
+        found = {"periodic": self.periodic, "reach": self.reach} | self._plan
+        return f"GridTangent(channels={self.channels}, periodic={found['periodic']}, reach={found['reach']})"
+
+
+def lattices(form: Form) -> tuple[Lattice, Lattice]:
+    """Of all inputs, those without a gradient last, and of the outputs, on the same cells."""
+    space = refuse_no_grid("GridTangent", form.outputs)
+    inputs = tuple(spec.shape for spec in form.inputs) + form.others
+    return Lattice(inputs, space), Lattice(tuple(spec.shape for spec in form.outputs), space)
+
+
+class _GridNetwork(nn.Module):
+    """Standardised flat inputs and others to what the outputs add, standardised."""
+
+    def __init__(
+        self, given: Lattice, answered: Lattice, width: int, reach: int, periodic: Sequence[bool]
+    ) -> None:
+        super().__init__()
+        self.given, self.answered, self.periodic = given, answered, tuple(periodic)
+        convolution = CONVOLUTIONS[len(given.space)]
+        walls = not all(periodic)
+        self.places = nn.Parameter(0.1 * torch.randn(PLACES, *given.space)) if walls else None
+        channels = given.channels + (PLACES + 1 if walls else 0)
+        first, last = max(1, round(0.375 * reach)), round(0.375 * reach)
+        between = max(0, reach - first - last)
+        self.radii = reach, first, between, last
+        self.linear = convolution(channels, answered.channels, 2 * reach + 1)
+        self.products = convolution(channels, 2 * width, 2 * first + 1)
+        self.bend = convolution(width, width, 2 * between + 1)
+        self.last = convolution(width, answered.channels, 2 * last + 1, bias=False)
+        for layer in (self.linear, self.last):
+            nn.init.zeros_(layer.weight)
+        nn.init.zeros_(self.linear.bias)  # type: ignore[arg-type] # it has one
+
+    def forward(self, z: Tensor, others: Tensor) -> Tensor:
+        x = self.given.joined(torch.cat([z, others], dim=1))
+        if self.places is not None:
+            x = torch.cat(
+                [x, self.places.expand(len(x), *self.places.shape), torch.ones_like(x[:, :1])], dim=1
+            )
+        reach, first, between, last = self.radii
+        a, b = self.products(padded(x, first, self.periodic)).chunk(2, dim=1)
+        straight, bent = a.chunk(2, dim=1)
+        hidden = torch.cat([straight, functional.silu(bent)], dim=1) * b
+        hidden = hidden + functional.silu(self.bend(padded(hidden, between, self.periodic)))
+        found = self.linear(padded(x, reach, self.periodic)) + self.last(padded(hidden, last, self.periodic))
+        return self.answered.split(found)

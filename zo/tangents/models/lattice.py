@@ -1,0 +1,151 @@
+"""`Lattice`: arrays `(channels, *space)` of a box on one grid of cells, joined into one and split again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from blackbox import ArraySpec
+from zo.errors import ConfigurationError
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Where the arrays of a row lie.
+
+    A staggered array has one cell more along an axis than others; all begin at the same corner, so what has the
+    same index is next to one another. An array that does not lie on the grid, such as a number that says what
+    case it is, is a channel of its own for each of its numbers, the same in all cells.
+
+    Attributes:
+        shapes: of the arrays, end to end in a row.
+        space: cells along each axis, of the largest.
+    """
+
+    shapes: tuple[Shape, ...]
+    space: Shape
+
+    @property
+    def channels(self) -> int:
+        """Of all arrays together."""
+        return sum(self._channels(shape) for shape in self.shapes)
+
+    def on_grid(self, shape: Shape) -> bool:
+        """Whether an array of that shape has a cell for each of the grid's, or one more along an axis for faces."""
+        cells = shape[1:] if len(shape) > len(self.space) else shape
+        return (
+            len(cells) == len(self.space)
+            and len(shape) <= len(self.space) + 1
+            and all(most - 1 <= own <= most for own, most in zip(cells, self.space, strict=True))
+        )
+
+    @property
+    def shared(self) -> tuple[slice, ...]:
+        """The cells that all arrays have."""
+        fewest = [
+            min(shape[len(shape) - len(self.space) :][axis] for shape in self.shapes)
+            for axis in range(len(self.space))
+        ]
+        return tuple(slice(length) for length in fewest)
+
+    def own_cells(self) -> list[bool]:
+        """For each channel whether it has a number of its own in each cell."""
+        return [self.on_grid(shape) for shape in self.shapes for _ in range(self._channels(shape))]
+
+    def groups(self) -> Tensor:
+        """The channel of each number, for those that share a unit: `(numbers of a row,)`."""
+        found, first = [], 0
+        for shape in self.shapes:
+            channels, size = self._channels(shape), math.prod(shape)
+            found.append(first + torch.arange(channels).repeat_interleave(size // channels))
+            first += channels
+        return torch.cat(found) if found else torch.zeros(0, dtype=torch.long)
+
+    def joined(self, flat: Tensor) -> Tensor:
+        """`(rows, numbers of a row)` to `(rows, channels, *space)`, zero where an array has no cell."""
+        rows, grids = len(flat), []
+        for shape, array in zip(
+            self.shapes, flat.split([math.prod(shape) for shape in self.shapes], 1), strict=True
+        ):
+            if not self.on_grid(shape):
+                grids.append(array.reshape(rows, -1, *[1] * len(self.space)).expand(-1, -1, *self.space))
+                continue
+            cells = shape[len(shape) - len(self.space) :]
+            missing = [most - own for most, own in zip(self.space, cells, strict=True)]
+            around = [n for length in reversed(missing) for n in (0, length)]
+            grids.append(functional.pad(array.reshape(rows, -1, *cells), around))
+        return torch.cat(grids, dim=1)
+
+    def split(self, joined: Tensor) -> Tensor:
+        """The way back, for arrays that all lie on the grid."""
+        found = []
+        channels = [self._channels(shape) for shape in self.shapes]
+        for shape, array in zip(self.shapes, joined.split(channels, dim=1), strict=True):
+            cells = shape[len(shape) - len(self.space) :]
+            found.append(array[(..., *(slice(length) for length in cells))].flatten(1))
+        return torch.cat(found, dim=1)
+
+    def _channels(self, shape: Shape) -> int:
+        if not self.on_grid(shape):
+            return math.prod(shape)
+        return math.prod(shape[: len(shape) - len(self.space)])
+
+
+def space_of(outputs: Sequence[ArraySpec]) -> Shape | None:
+    """The cells of the grid that outputs `(channels, *space)` lie on, the larger of a staggered pair; or None.
+
+    A vector without channels is one channel along one axis.
+    """
+    shapes = [spec.shape if len(spec.shape) > 1 else (1, *spec.shape) for spec in outputs]
+    if len({len(shape) for shape in shapes}) != 1 or len(shapes[0]) not in (2, 3, 4):
+        return None
+    lengths = list(zip(*(shape[1:] for shape in shapes), strict=True))
+    if any(max(each) - min(each) > 1 for each in lengths):
+        return None
+    return tuple(max(each) for each in lengths)
+
+
+def refuse_no_grid(who: str, outputs: Sequence[ArraySpec]) -> Shape:
+    """The cells of the outputs' grid.
+
+    Raises:
+        ConfigurationError: they do not lie on one.
+    """
+    space = space_of(outputs)
+    if space is None:
+        raise ConfigurationError(
+            f"{who}: expected differentiable outputs (channels, *space) on one grid of one to three axes, or one "
+            f"cell more along an axis for its faces; got shapes {[spec.shape for spec in outputs]}. Take "
+            "zo.MLPTangent."
+        )
+    return space
+
+
+def padded(grid: Tensor, radius: int, periodic: Sequence[bool]) -> Tensor:
+    """`(rows, channels, *space)` with so many cells more on each side: the other end's, or zeros."""
+    if not radius:
+        return grid
+    for axis, wraps in enumerate(periodic):
+        around = [0, 0] * (len(periodic) - 1 - axis) + [radius, radius]
+        if wraps:
+            whole, dim = grid.shape[2 + axis], 2 + axis
+            places = torch.arange(-radius, whole + radius, device=grid.device) % whole
+            grid = grid.index_select(dim, places)
+        else:
+            grid = functional.pad(grid, around)
+    return grid
+
+
+def neighbours(grid: Tensor, radius: int, periodic: Sequence[bool]) -> Tensor:
+    """What lies around each cell: `(rows, channels, *space)` to `(rows, *space, channels * stencil)`."""
+    windows, axes = padded(grid, radius, periodic), grid.ndim - 2
+    for axis in range(2, grid.ndim):
+        windows = windows.unfold(axis, 2 * radius + 1, 1)
+    return windows.movedim(1, 1 + axes).flatten(1 + axes)

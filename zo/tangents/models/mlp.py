@@ -1,0 +1,91 @@
+"""`MLPTangent`: for boxes of which no structure is known, a network of two hidden layers fitted to values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from blackbox.checks import check_count
+from zo.tangents.models.network import NetworkTangent
+from zo.tangents.models.values import Form
+from zo.tangents.pairs import sizes
+
+
+class MLPTangent(NetworkTangent):
+    """J(z) is that of a multilayer perceptron with a linear path beside it, fitted to the box's values.
+
+    It needs no probes: what training asks of the box anyway is what it learns from (see `NetworkTangent`). Each
+    number is standardised by its own mean and spread, so a box may have any units.
+
+    Memory: window x (size_in + size_out) numbers. A step: steps_per_step x batch rows forward and backward through
+    the network; a call's VJP: its rows forward and backward. Of the box no rows beyond the step's own.
+
+    Args:
+        width: of the two hidden layers.
+        window: rows kept to learn from, the oldest going.
+        batch: rows of a step of learning, drawn from the window with replacement.
+        steps_per_step: steps of learning in each step of training; up to five times as many while the error on
+            the window is above a tenth of the typical change that the box makes.
+        first_steps: of learning on the first rows.
+        learning_rate: of Adam.
+        output_map: whether a linear map behind the network is fitted in closed form (see `OutputMap`).
+        seed: all draws depend on (seed, step of learning) alone.
+
+    Raises:
+        ConfigurationError: a value out of its range.
+    """
+
+    def __init__(
+        self,
+        width: int = 256,
+        *,
+        window: int = 4000,
+        batch: int = 64,
+        steps_per_step: int = 8,
+        first_steps: int = 400,
+        learning_rate: float = 2e-3,
+        output_map: bool = False,
+        seed: int = 0,
+    ) -> None:
+        check_count("MLPTangent", "width", width)
+        self.width = width
+        super().__init__(
+            window=window,
+            batch=batch,
+            steps_per_step=steps_per_step,
+            first_steps=first_steps,
+            learning_rate=learning_rate,
+            output_map=output_map,
+            seed=seed,
+        )
+
+    def build(self, form: Form, plan: dict[str, Any]) -> nn.Module:
+        """Two hidden layers and a linear path."""
+        others = sum(_size(shape) for shape in form.others)
+        return _Perceptron(sum(sizes(form.inputs)) + others, sum(sizes(form.outputs)), self.width)
+
+    def __repr__(self) -> str:
+        """With the width."""
+        return f"MLPTangent(width={self.width})"
+
+
+class _Perceptron(nn.Module):
+    def __init__(self, size_in: int, size_out: int, width: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(size_in, width), nn.Linear(width, width)
+        self.last, self.linear = nn.Linear(width, size_out), nn.Linear(size_in, size_out, bias=False)
+        for layer in (self.last, self.linear):
+            nn.init.zeros_(layer.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, z: Tensor, others: Tensor) -> Tensor:
+        x = torch.cat([z, others], dim=1)
+        hidden = functional.silu(self.second(functional.silu(self.first(x))))
+        return self.linear(x) + self.last(hidden)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    return torch.Size(shape).numel()

@@ -1,0 +1,128 @@
+"""The rows of a box that a model learns from: the last ones, and mean and spread of all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Window:
+    """A ring of the last rows, each a tuple of vectors; of them a batch is drawn.
+
+    Args:
+        rows: kept; of more at once the last.
+
+    Attributes:
+        seen: rows ever; the next goes to place seen % rows.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.seen = 0
+        self._kept: tuple[Tensor, ...] = ()  # places first; min(seen, rows) of them are filled
+
+    def add(self, *columns: Tensor) -> None:
+        """Keep rows, `(rows, size)` in each column, the oldest going."""
+        columns = tuple(column[-self.rows :] for column in columns)
+        if not self._kept:
+            self._kept = tuple(column.new_zeros(self.rows, column.shape[1]) for column in columns)
+        count = len(columns[0])
+        places = (self.seen + torch.arange(count, device=columns[0].device)) % self.rows
+        for kept, new in zip(self._kept, columns, strict=True):
+            kept[places] = new
+        self.seen += count
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Rows `(count, size)` of each column, drawn with replacement on the CPU."""
+        places = torch.randint(min(self.seen, self.rows), (count,), generator=generator)
+        return tuple(kept[places.to(kept.device)] for kept in self._kept)
+
+    def spread(self, most: int) -> tuple[Tensor, ...]:
+        """At most so many rows, evenly taken from all that are kept."""
+        count = min(self.seen, self.rows)
+        places = torch.linspace(0, count - 1, min(count, most)).round().long()
+        return tuple(kept[places.to(kept.device)] for kept in self._kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows that are filled."""
+        return {"seen": self.seen, "kept": [kept[: self.seen].clone() for kept in self._kept]}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on where `state_dict` was taken."""
+        self.seen = state["seen"]
+        kept = [filled.new_zeros(self.rows, filled.shape[1], device=device) for filled in state["kept"]]
+        for whole, filled in zip(kept, state["kept"], strict=True):
+            whole[: len(filled)] = filled
+        self._kept = tuple(kept)
+
+
+class Moments:
+    """Mean and standard deviation of all rows so far, in float64, number by number or of groups of numbers.
+
+    Args:
+        groups: `(size,)` whole numbers from 0 on; numbers of one group, such as the cells of a channel, share
+            mean and deviation. None: each has its own.
+    """
+
+    def __init__(self, groups: Tensor | None = None) -> None:
+        self._groups = groups
+        self._rows = 0
+        self._sums: tuple[
+            Tensor, ...
+        ] = ()  # the mean, and the sum of squared distances from it, of each group
+        self._read: tuple[Tensor, Tensor] | None = None  # mean and scale, until more is added
+
+    def add(self, values: Tensor) -> None:
+        """Take in `(rows, size)`, by the formula of Chan et al. (1979)."""
+        values = values.double()
+        rows, mean = len(values), self._pooled(values.mean(dim=0))
+        squares = self._pooled((values - self._apart(mean)).square().sum(dim=0))
+        if self._sums:
+            before, total = self._sums
+            change, share = mean - before, rows / (self._rows + rows)
+            mean, squares = before + share * change, total + squares + change.square() * (self._rows * share)
+        self._rows += rows
+        self._sums, self._read = (mean, squares), None
+
+    def mean(self) -> Tensor:
+        """`(size,)`."""
+        return self._both()[0]
+
+    def scale(self) -> Tensor:
+        """Standard deviations `(size,)`; 1 for what never changed, but for its rounding."""
+        return self._both()[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Count and sums."""
+        return {"rows": self._rows, "sums": [total.clone() for total in self._sums]}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on where `state_dict` was taken."""
+        self._rows = state["rows"]
+        self._sums, self._read = tuple(total.to(device, copy=True) for total in state["sums"]), None
+
+    def _both(self) -> tuple[Tensor, Tensor]:
+        if self._read is None:
+            mean, squares = self._sums
+            scale = (squares / self._rows).sqrt()
+            scale = torch.where(scale > 10 * torch.finfo(torch.float32).eps * mean.abs(), scale, 1.0)
+            self._read = self._apart(mean), self._apart(scale)
+        return self._read
+
+    def _pooled(self, numbers: Tensor) -> Tensor:
+        """The mean over each group."""
+        if self._groups is None:
+            return numbers
+        groups = self._groups.to(numbers.device)
+        counts = torch.bincount(groups).to(numbers)
+        return torch.zeros_like(counts).index_add(0, groups, numbers) / counts
+
+    def _apart(self, pooled: Tensor) -> Tensor:
+        return pooled if self._groups is None else pooled[self._groups.to(pooled.device)]
+
+
+def standard(values: Tensor, moments: Moments) -> Tensor:
+    """In units of mean zero and spread one, float64: what is left of large numbers may be small."""
+    return (values.double() - moments.mean().to(values.device)) / moments.scale().to(values.device)

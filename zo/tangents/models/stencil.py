@@ -1,0 +1,303 @@
+"""`StencilTangent`: for boxes on grids, a polynomial of what lies around each cell, fitted in closed form."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox.checks import check_count, check_number
+from zo.errors import ConfigurationError
+from zo.tangents.models.grid import lattices
+from zo.tangents.models.lattice import Lattice, neighbours, padded
+from zo.tangents.models.reach import measure
+from zo.tangents.models.rows import Moments, standard
+from zo.tangents.models.values import Form, ValueTangent
+
+MOST_FEATURES = 900
+SAMPLES = 20_000  # cells of a step that are learned from
+# Per degree above the first how far the factors of a product lie apart, and how far products lie from a cell;
+# from rich to poor, of which the first is taken whose features are not too many.
+SHAPES = (
+    ((3, 4), (2, 1)),
+    ((2, 3), (1, 1)),
+    ((1, 2), (1, 0)),
+    ((1, 1), (0, 0)),
+    ((0, 1), (0, 0)),
+    ((0, 0), (0, 0)),
+)
+Factor = tuple[int, tuple[int, ...]]  # a channel, and its place relative to the cell
+
+
+class StencilTangent(ValueTangent):
+    """J(z) is that of a polynomial: y = z + sum over f of c_f(case) times products of cells near by.
+
+    The same in all cells, in the box's state up to the given degree, its coefficients linear in (1, p, p^2) for
+    each number p of the case (inputs that are the same in all cells, such as a length). Fitted to values by
+    recursive ridge least squares in closed form: no probes, no learning steps, nothing drawn. Exact for a box that
+    is such a polynomial, and the best such model of another; walls and obstacles it does not see.
+
+    For a box whose differentiable outputs are arrays `(channels, *space)` on one grid of one to three axes.
+
+    Memory: 8 x features^2 bytes, and 4 x rows x cells x features for a call; features at most 900: `reach`, then the
+    higher degrees, are narrowed until they fit. A step: rows x cells x features^2 operations.
+
+    Args:
+        degree: of the polynomial, 1 to 3.
+        periodic: whether the ends of the grid meet, for all axes or each; None: as the first rows show it.
+        reach: cells that a change is carried in a call; None: as the first rows show it.
+        forgetting: the factor by which what was seen counts less with each step.
+        ridge: relative to each feature's mean square, so channels may have units of their own.
+
+    Raises:
+        ConfigurationError: a value out of its range; when it is first used, a box without such outputs.
+    """
+
+    def __init__(
+        self,
+        degree: int = 3,
+        *,
+        periodic: bool | Sequence[bool] | None = None,
+        reach: int | None = None,
+        forgetting: float = 0.997,
+        ridge: float = 1e-6,
+    ) -> None:
+        check_count("StencilTangent", "degree", degree)
+        if degree > 3:
+            raise ConfigurationError(
+                f"StencilTangent, degree: expected 1, 2 or 3, got {degree}. Take zo.GridTangent for what is bent more."
+            )
+        if reach is not None:
+            check_count("StencilTangent", "reach", reach)
+        check_number("StencilTangent", "forgetting", forgetting, above=0, most=1.0)
+        check_number("StencilTangent", "ridge", ridge, least=1e-14)
+        super().__init__()
+        self.degree, self.forgetting, self.ridge = degree, forgetting, ridge
+        self.periodic = periodic if periodic is None or isinstance(periodic, bool) else tuple(periodic)
+        self.reach = reach
+        self._moments: tuple[Moments, ...] = ()  # of inputs, others and changes; of the first rows alone
+        self._plan: dict[str, Any] = {}  # reach and periodic
+        self._features: _Features | None = None
+        self._sums: tuple[Tensor, Tensor] | None = None  # features x features, features x channels out
+        self._coefficients: Tensor | None = None
+        self._fresh: list[tuple[Tensor, Tensor, Tensor]] = []  # rows that were taken and not yet learned from
+        self._lessons = 0
+
+    @property
+    def knows(self) -> bool:
+        """Whether it has learned anything."""
+        return self._sums is not None
+
+    def values(self, z: Tensor, others: Tensor) -> Tensor:
+        """The polynomial: `(rows, size_in)` to `(rows, size_out)`."""
+        assert self._form is not None and self._features is not None
+        _, answered = lattices(self._form)
+        rows = self._design(z, others)
+        coefficients = self._solved().to(rows.dtype)
+        grid = (rows @ coefficients).movedim(-1, 1)
+        scale, mean = (each().to(z) for each in (self._moments[2].scale, self._moments[2].mean))
+        return self._form.followed(z) + mean + scale * answered.split(grid).to(z.dtype)
+
+    def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
+        """Keep the rows until they are learned from."""
+        if self._features is None:
+            self._begin(form, z, others, y)
+        self._fresh.append((z, others, y))
+
+    def learn(self, steps: int | None = None) -> None:
+        """Forget a little and add the new rows."""
+        assert self._form is not None and self._features is not None
+        if not self._fresh:
+            return
+        z, others, y = (torch.cat(column) for column in zip(*self._fresh, strict=True))
+        self._fresh = []
+        _, answered = lattices(self._form)
+        missed = standard(y - self._form.followed(z), self._moments[2])
+        wanted = answered.joined(missed).movedim(1, -1)
+        size = self._features.count
+        if self._sums is None:
+            zeros = z.new_zeros(size, size + wanted.shape[-1], dtype=torch.float64)
+            self._sums = zeros[:, :size].clone(), zeros[:, size:].clone()
+        gram, cross = (self.forgetting * total for total in self._sums)
+        cells = wanted[0, ..., 0].numel()
+        every = -(-len(z) * cells // SAMPLES)  # of all cells of the step, one in so many
+        for first in range(0, len(z), 16):  # all at once would take gigabytes
+            part = slice(first, first + 16)
+            rows = self._design(z[part], others[part])[:, *answered.shared].flatten(0, -2)[
+                self._lessons % every :: every
+            ]
+            told = wanted[part][:, *answered.shared].flatten(0, -2)[self._lessons % every :: every]
+            rows = rows.double()
+            gram += rows.T @ rows
+            cross += rows.T @ told
+        self._sums, self._coefficients = (gram, cross), None
+        self._lessons += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The two sums, and what features they are of."""
+        if self._form is None:
+            return {"form": None}
+        sums = None if self._sums is None else [total.clone() for total in self._sums]
+        moments = [own.state_dict() for own in self._moments]
+        fresh = [tuple(t.clone() for t in rows) for rows in self._fresh]
+        form = self._form.plain()
+        plan = dict(self._plan)
+        return {
+            "form": form,
+            "plan": plan,
+            "moments": moments,
+            "sums": sums,
+            "fresh": fresh,
+            "lessons": self._lessons,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        if state["form"] is None:
+            return
+        self._form, self._plan = Form.of(state["form"]), dict(state["plan"])
+        self._moments = self._new_moments(self._form)
+        for own, kept in zip(self._moments, state["moments"], strict=True):
+            own.load_state_dict(kept, kept["sums"][0].device)
+        self._features = self._chosen(self._form)
+        self._sums = None if state["sums"] is None else (state["sums"][0].clone(), state["sums"][1].clone())
+        self._fresh = [tuple(t.clone() for t in rows) for rows in state["fresh"]]
+        self._lessons, self._coefficients = state["lessons"], None
+
+    def _begin(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
+        """Units, reach and features by the first rows; the sums are of these features alone."""
+        self._moments = self._new_moments(form)
+        for own, values in zip(self._moments, (z, others, y - form.followed(z)), strict=True):
+            own.add(values)
+        given, answered = lattices(form)
+        x = self._standard_inputs(z, others)
+        change = standard(y - form.followed(z), self._moments[2])
+        known = (self.periodic,) * len(given.space) if isinstance(self.periodic, bool) else self.periodic
+        reach, periodic = measure(given.joined(x), answered.joined(change), self.reach, known)
+        self._plan = {"reach": reach, "periodic": periodic}
+        self._features = self._chosen(form)
+
+    def _new_moments(self, form: Form) -> tuple[Moments, ...]:
+        space = lattices(form)[0].space
+        inputs, outputs = (tuple(spec.shape for spec in specs) for specs in (form.inputs, form.outputs))
+        return tuple(Moments(Lattice(shapes, space).groups()) for shapes in (inputs, form.others, outputs))
+
+    def _chosen(self, form: Form) -> _Features:
+        given, _ = lattices(form)
+        for shape in SHAPES:
+            features = _Features.of(given, self.degree, self._plan["reach"], self._plan["periodic"], shape)
+            if features.count <= MOST_FEATURES:
+                break
+        return features
+
+    def _standard_inputs(self, z: Tensor, others: Tensor) -> Tensor:
+        x = standard(z, self._moments[0])
+        return torch.cat([x, standard(others, self._moments[1])], dim=1) if others.shape[1] else x
+
+    def _design(self, z: Tensor, others: Tensor) -> Tensor:
+        """`(rows, *space, features)`, in float32 or the inputs' own precision if that is higher."""
+        assert self._form is not None and self._features is not None
+        given, _ = lattices(self._form)
+        return self._features(given.joined(self._standard_inputs(z, others)).to(z.dtype))
+
+    def _solved(self) -> Tensor:
+        """The coefficients `(features, channels out)`, once a step."""
+        if self._coefficients is None:
+            assert self._sums is not None  # its callers have asked
+            gram, cross = self._sums
+            size = gram.diagonal().sqrt()
+            short = torch.where(size > 0, 1 / size, 0.0)  # features in units of their own
+            ridged = short[:, None] * gram * short
+            ridged.diagonal().add_(self.ridge)
+            solved = torch.cholesky_solve(short[:, None] * cross, torch.linalg.cholesky(ridged))
+            self._coefficients = short[:, None] * solved
+        return self._coefficients
+
+    def __repr__(self) -> str:
+        """With what was set, or measured."""
+        found = {"periodic": self.periodic, "reach": self.reach} | self._plan
+        return f"StencilTangent(degree={self.degree}, periodic={found['periodic']}, reach={found['reach']})"
+
+
+@dataclass(frozen=True)
+class _Features:
+    """What the coefficients multiply in each cell.
+
+    Attributes:
+        moving: channels of the state.
+        case: channels that are the same in all cells.
+        products: with each the radius around a cell in which it is a feature.
+        periodic: which ends meet.
+    """
+
+    moving: tuple[int, ...]
+    case: tuple[int, ...]
+    products: tuple[tuple[tuple[Factor, ...], int], ...]
+    periodic: tuple[bool, ...]
+
+    @classmethod
+    def of(
+        cls,
+        given: Lattice,
+        degree: int,
+        reach: int,
+        periodic: tuple[bool, ...],
+        shape: tuple[tuple[int, int], ...],
+    ) -> _Features:
+        axes, own = len(given.space), given.own_cells()
+        moving = tuple(n for n, cells in enumerate(own) if cells)
+        found: list[tuple[tuple[Factor, ...], int]] = [(((n, (0,) * axes),), reach) for n in moving]
+        for order in range(2, degree + 1):
+            apart, around = shape[order - 2]
+            apart, around = min(apart, reach), min(around, reach)
+            places = list(itertools.product(range(apart + 1), repeat=axes))
+            factors = [(n, place) for n in moving for place in places]
+            for product in itertools.combinations_with_replacement(factors, order):
+                # of products that are one another's shifts that which lies nearest to the corner
+                if all(min(place[axis] for _, place in product) == 0 for axis in range(axes)):
+                    middle = tuple(max(place[axis] for _, place in product) // 2 for axis in range(axes))
+                    centred = tuple(
+                        (n, tuple(p - m for p, m in zip(place, middle, strict=True))) for n, place in product
+                    )
+                    found.append((centred, around))
+        case = tuple(n for n, cells in enumerate(own) if not cells)
+        return cls(moving, case, tuple(found), tuple(periodic))
+
+    @property
+    def count(self) -> int:
+        """Of all features."""
+        axes = len(self.periodic)
+        stencils = 1 + sum((2 * radius + 1) ** axes for _, radius in self.products)
+        return stencils * (1 + 2 * len(self.case))
+
+    def __call__(self, grid: Tensor) -> Tensor:
+        """Standardised channels `(rows, channels, *space)` to `(rows, *space, features)`."""
+        parts = [torch.ones_like(grid[:, :1]).movedim(1, -1)]
+        radius = max(
+            (max(map(abs, place)) for product, _ in self.products for _, place in product), default=0
+        )
+        around = padded(grid, radius, self.periodic)
+        for width, group in itertools.groupby(self.products, key=lambda each: each[1]):
+            channels = []
+            for product, _ in group:
+                value = self._shifted(around, grid, product[0], radius)
+                for factor in product[1:]:
+                    value = value * self._shifted(around, grid, factor, radius)
+                channels.append(value)
+            parts.append(neighbours(torch.stack(channels, dim=1), width, self.periodic))
+        features = torch.cat(parts, dim=-1)
+        if self.case:
+            numbers = [grid[:, n].unsqueeze(-1) for n in self.case]
+            powers = [power for number in numbers for power in (number, number.square())]
+            features = torch.cat([features, *(features * power for power in powers)], dim=-1)
+        return features
+
+    def _shifted(self, around: Tensor, grid: Tensor, factor: Factor, radius: int) -> Tensor:
+        """A channel as seen from each cell at a place beside it, `(rows, *space)`."""
+        channel, place = factor
+        cells = (slice(radius + p, radius + p + n) for p, n in zip(place, grid.shape[2:], strict=True))
+        return around[:, channel, *cells]
