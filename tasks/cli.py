@@ -332,7 +332,7 @@ def _tesseract(command: TesseractCommand) -> str:
         command.target,
         parse(command.arguments),
         command.folder,
-        tangent=command.derivative == "tangent",
+        derivative=command.derivative,
         vectorized=command.vectorized,
         mu=command.mu,
     )

@@ -168,8 +168,11 @@ class TesseractCommand:
     folder: Annotated[Positional[Path], arg(help="Where the files are written.", metavar="FOLDER")]
     arguments: Arguments = ()
     derivative: Annotated[
-        Literal["differences", "tangent"],
-        arg(help="Two rows for each number of the inputs, or a learned tangent, for two rows a call."),
+        Literal["differences", "probes", "values"],
+        arg(
+            help="Central differences: two rows for each number of the inputs. Or a tangent that is learned "
+            "over the calls: from two probes beside each solve, or from the values of the solves alone."
+        ),
     ] = "differences"
     mu: Annotated[float, arg(help="How far a difference moves a number, in the scale of its input.")] = 1e-3
     vectorized: Annotated[bool, arg(help="Whether arrays have an open first axis, for many rows a call.")] = (

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jinja2 import Template
@@ -20,6 +20,7 @@ from tasks.errors import ConfigurationError
 from tasks.runs.machine import PACKAGE
 
 TEMPLATE = Path(__file__).parent / "templates" / "tesseract_api.txt"
+Derivative = Literal["differences", "probes", "values"]
 API, CONFIG, REQUIREMENTS = "tesseract_api.py", "tesseract_config.yaml", "tesseract_requirements.txt"
 
 
@@ -29,7 +30,7 @@ def write(
     arguments: Mapping[str, Any],
     folder: Path,
     *,
-    tangent: bool = False,
+    derivative: Derivative = "differences",
     vectorized: bool = False,
     mu: float = 1e-3,
 ) -> str:
@@ -40,7 +41,8 @@ def write(
         target: where it is, as `blackbox.registry.make` takes it. A file is copied into the folder.
         arguments: what it is made with.
         folder: where; made if missing.
-        tangent: whether the derivative is a learned tangent, in the place of differences.
+        derivative: "differences"; or a tangent learned from "probes", two rows beside each solve, or from the
+            "values" of the solves alone.
         vectorized: whether all arrays have an open first axis, which is rows.
         mu: of the differences, in the scales of the inputs.
 
@@ -71,7 +73,7 @@ def write(
         target=target,
         made=made,
         arguments=repr(dict(arguments)),
-        tangent=tangent,
+        derivative=derivative,
         vectorized=vectorized,
         mu=repr(mu),
         deterministic=box.deterministic,

@@ -132,7 +132,7 @@ def test_rows_are_the_first_axis_where_it_is_asked_for(write):
 
 
 def test_a_learned_tangent_is_kept_between_calls_and_costs_two_rows_each(write, capsys):
-    module, _ = write("--derivative", "tangent")
+    module, _ = write("--derivative", "probes")
     rng = np.random.default_rng(0)
     for call in range(1, 13):  # states as an optimiser comes by: near each other
         thickness = np.array(INPUTS["thickness"]) * (1 + 0.01 * rng.normal(size=2))
@@ -148,6 +148,29 @@ def test_a_learned_tangent_is_kept_between_calls_and_costs_two_rows_each(write, 
     for failure in failures:
         scale = largest[failure.out_path] * (1 if failure.in_path == "thickness" else 1e-24)
         assert np.abs(failure.grad_val - failure.ref_val).max() < 0.05 * scale, failure
+
+
+@pytest.mark.slow  # it fits a network
+def test_a_tangent_learned_from_the_solves_takes_no_row_beside_them(write, capsys):
+    module, _ = write("--derivative", "values", "--vectorized")
+    rng = np.random.default_rng(0)
+
+    def states():
+        thickness = np.array(INPUTS["thickness"]) * (1 + 0.1 * rng.normal(size=(8, 2)))
+        return {"thickness": thickness, "doping": 1e15 * (1.3 + 0.1 * rng.normal(size=8)), "kind": [2] * 8}
+
+    for call in range(1, 41):
+        inputs = states()
+        module.apply(module.InputSchema(**inputs))
+        vjp(module, inputs, {"voltage": np.ones(8)})
+        assert module.box.ledger.rows_run == 8 * call  # the solve that apply has made
+    inputs = states()
+    a, b = inputs["thickness"] * 1e9, inputs["doping"][:, None] / 1e15
+    found = vjp(module, inputs, {"voltage": np.ones(8)})["thickness"]
+    wanted = a[:, ::-1] * b**2 * 1e9
+    assert np.linalg.norm(found - wanted) < 0.15 * np.linalg.norm(wanted)
+    said = re.findall(r"tangent: \[(.*)\]", capsys.readouterr().out)
+    assert said[0] == "None" and float(said[-1]) < 0.15  # nothing to predict by, then outputs it had not seen
 
 
 def test_a_noisy_box_is_right_within_its_noise(toy, tmp_path):
