@@ -125,6 +125,12 @@ class Fmu(BlackBoxFunction):
         intervals = () if self._single and len(self.input_times) == 1 else (len(self.input_times),)
         held = [v.spec(intervals) for v in self._driven]
         self.inputs = (*(v.spec() for v in self._parameters), *held)
+        if not self.inputs or not self._read:
+            settable = ", ".join(v.name for v in known.values() if v.settable and v.is_number)
+            raise ConfigurationError(
+                f"Fmu: expected something to set and something to read, got {len(self.inputs)} inputs and "
+                f"{len(self._read)} outputs. Name some; it can set {settable or 'none'}."
+            )
         check_specs("Fmu", "inputs", self.inputs)
         self.outputs = tuple(v.spec(() if self._single else (len(self.times),)) for v in self._read)
         check_specs("Fmu", "outputs", self.outputs)

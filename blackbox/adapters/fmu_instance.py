@@ -159,7 +159,9 @@ class Instance:
             )
 
         with _loading:
-            self._fmu: Any = instantiate_fmu(str(folder), model, "CoSimulation", logger=log)
+            self._fmu: Any = instantiate_fmu(
+                str(folder), model, "CoSimulation", logger=log, require_functions=False
+            )
         self._free = weakref.finalize(self, self._fmu.freeInstance)
 
     def initialise(

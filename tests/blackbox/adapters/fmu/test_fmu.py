@@ -2,8 +2,11 @@
 
 import gc
 import pickle
+import re
+import shutil
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -218,6 +221,7 @@ def test_an_fmu_that_cannot_run_here_is_refused_in_a_sentence(decay, tmp_path, c
         ({"times": [1.0, 0.5]}, "times that rise"),
         ({"times": 1.0, "step": -1.0}, "step: expected"),
         ({"times": 1.0, "input_times": [0.5]}, "expected 0 first"),
+        ({"times": 1.0, "inputs": []}, "expected something to set and something to read, got 0 inputs"),
         ({"times": 1.0, "parameters": ["x"]}, "expected variables of the FMU, got 'x'. Did you mean 'x0'"),
         ({"times": 1.0, "parameters": ["label"]}, "expected numbers, got 'label', of type String"),
         ({"times": 1.0, "inputs": ["y"]}, "can be set, got 'y', whose causality is 'output'"),
@@ -232,3 +236,13 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
     pytest.importorskip("fmpy", reason="pip install 'blackbox-coupling[fmu]'")
     with pytest.raises(ConfigurationError, match="expected a path that exists"):
         Fmu(tmp_path / "none.fmu", times=1.0)
+
+
+def test_the_block_of_the_page_runs(decay, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[4] / "docs" / "black_boxes.md").read_text(encoding="utf-8")
+    _, code = re.findall(r"```py\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(decay, "tank.fmu")
+    scope: dict = {}
+    exec(compile(code, "docs/black_boxes.md", "exec"), scope)
+    np.testing.assert_allclose(scope["y"][1], decayed(2.0, 1.0, np.ones(4))[1::2], rtol=1e-14)

@@ -1,6 +1,8 @@
 """A Tesseract as a black box: what its schemas become, rows, failures, its own derivative, refusals."""
 
 import pickle
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -167,8 +169,6 @@ def test_one_in_a_file_goes_to_other_processes_and_one_in_memory_does_not():
 
 @pytest.mark.slow  # it starts a server
 def test_a_served_one_answers_as_its_file_does():
-    import sys
-
     with core.Tesseract.from_source(HEATER, python_executable=sys.executable) as served:
         box, file = Tesseract(served, example=EXAMPLE), Tesseract(HEATER, example=EXAMPLE)
         url = Tesseract(served._client.url, example=EXAMPLE, failures="keep")
@@ -230,3 +230,14 @@ def test_outputs_that_change_their_shape_are_an_error_of_the_box(tmp_path):
     box = Tesseract(tmp_path / "ragged.py", example={"x": np.zeros((3, 2))}, inputs=["x"])
     with pytest.raises(OutputError, match="output 'y': expected shape"):
         box(np.full((1, 3, 2), 2.0))
+
+
+def test_the_block_of_the_page_runs(tmp_path, monkeypatch, capsys):
+    page = (HERE.parents[3] / "docs" / "black_boxes.md").read_text(encoding="utf-8")
+    code, _ = re.findall(r"```py\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tesseract_api.py").write_text(HEATER.read_text())
+    scope: dict = {}
+    exec(compile(code, "docs/black_boxes.md", "exec"), scope)
+    assert "('wall_thickness', (2,))" in capsys.readouterr().out
+    assert all(row.grad is not None for row in scope["rows"][:3])
