@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -159,9 +160,13 @@ class Instance:
             )
 
         with _loading:
-            self._fmu: Any = instantiate_fmu(
-                str(folder), model, "CoSimulation", logger=log, require_functions=False
-            )
+            before = os.getcwd()
+            try:
+                self._fmu: Any = instantiate_fmu(
+                    str(folder), model, "CoSimulation", logger=log, require_functions=False
+                )
+            finally:
+                os.chdir(before)  # FMPy leaves another one where a library cannot be loaded
         self._free = weakref.finalize(self, self._fmu.freeInstance)
 
     def initialise(

@@ -209,9 +209,10 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_an_fmu_that_cannot_run_here_is_refused_in_a_sentence(decay, tmp_path, case):
     change, words = REFUSED[case]
+    before = Path.cwd()
     with pytest.raises(ConfigurationError, match=words) as refusal:
         Fmu(rewritten(decay, tmp_path, change), times=1.0)
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(refusal.value) and Path.cwd() == before
 
 
 @pytest.mark.parametrize(
