@@ -255,7 +255,7 @@ def _methods() -> dict[str, Method]:
             _as_shared("identity"),
         ),
         "TAN-SOL": (
-            "In the loop, with tangents of the solver learned from probes.",
+            "In the loop, with a model of the solver that is fitted to its values.",
             partial(in_loop, train=shared.tangents),
             _as_shared("tangents"),
         ),

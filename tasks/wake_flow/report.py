@@ -21,7 +21,7 @@ WHAT = {
     "ZO-SOL": "in the loop from function values alone, weight by weight or along random directions",
     "chain": "with the network's derivative, and the solver's from function values",
     "identity": "with the identity in place of the solver's derivative",
-    "TAN-SOL": "with a tangent of the solver learned from probes",
+    "TAN-SOL": "with a model of the solver fitted to its values",
 }  # what each does, in the order in which it is told
 
 
