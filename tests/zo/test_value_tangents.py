@@ -278,7 +278,7 @@ def test_prefit_counts_its_rows_and_leaves_buffers_and_draws_as_they_were(small)
 
 def test_rows_of_a_cached_box_are_not_paid_twice(small, tmp_path):
     inner = ring()
-    box, network = Cached(inner, tmp_path), make_network().eval()
+    box, network = Cached(inner, tmp_path / "answers.db"), make_network().eval()
     gradient = make_gradient(network, box)
     for _ in range(2):
         gradient.prefit([batch_of(0), batch_of(1)], steps=2)
