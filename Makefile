@@ -14,7 +14,7 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 WORKERS ?= logical
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help demo test test-all test-lowest test-newest lint types layers clean environment environment-dev
+.PHONY: help demo test test-all test-lowest test-newest test-peers lint types layers clean environment environment-dev
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make test-all  all tests, with types checked while they run"
 	@echo "make test-lowest, make test-newest PYTHON=python3.14"
 	@echo "               the tests with the lowest and the newest versions that pyproject.toml allows"
+	@echo "make test-peers the tests that need tesseract-core, FMPy, mpi4py or executorlib"
 	@echo "make lint      ruff"
 	@echo "make types     pyright"
 	@echo "make layers    the layers of imports"
@@ -54,6 +55,16 @@ test-lowest test-newest:
 	.venv-$(RESOLUTION)/bin/uv pip install --python .venv-$(RESOLUTION) --resolution $(RESOLUTION) -e ".[dev]"
 	.venv-$(RESOLUTION)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(CHOICE)
 
+# Adapters of packages that bring upper bounds of their own; mpi4py needs an MPI, the tests of FMUs a C compiler.
+PEERS := tests/blackbox/adapters/tesseract tests/blackbox/adapters/fmu tests/tasks/test_tesseract.py \
+  tests/blackbox/wrappers/test_parallel_executors.py tests/blackbox/adapters/command/test_mpi.py
+
+test-peers: export OMP_NUM_THREADS ?= 1
+test-peers:
+	$(PYTHON) -m venv --clear .venv-peers
+	.venv-peers/bin/python -m pip install --disable-pip-version-check -e ".[dev,peers]"
+	.venv-peers/bin/python -m pytest -m "slow or not slow" $(PEERS)
+
 lint: environment-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -66,7 +77,7 @@ layers: environment-dev
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) .venv-lowest-direct .venv-highest build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-lowest-direct .venv-highest .venv-peers build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 environment: STAMP := $(RUNTIME)

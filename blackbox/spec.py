@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,6 +95,12 @@ class ArraySpec:
         if self.dtype is None:
             return dtype in (torch.float32, torch.float64)
         return dtype == self.torch_dtype
+
+
+def identifier(name: str) -> str:
+    """A name for a spec, made of one that need be no Python identifier, such as `body.v[1]` of a file."""
+    name = re.sub(r"\W", "_", name)
+    return name if name.isidentifier() and not keyword.iskeyword(name) else f"_{name}"
 
 
 def check_specs(owner: str, field: str, specs: object) -> None:

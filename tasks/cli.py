@@ -1,4 +1,4 @@
-"""`blackbox`: write, run, resume and report problems; load data; check and serve boxes.
+"""`blackbox`: write, run, resume and report problems; load data; check and serve boxes, hand them on.
 
 Nothing heavy is imported before a command is at work, so that help comes at once.
 """
@@ -27,6 +27,7 @@ from tasks.commands import (
     ResumeCommand,
     RunCommand,
     ServeCommand,
+    TesseractCommand,
     parse,
 )
 from tasks.errors import (
@@ -133,6 +134,8 @@ def _do(command: Command, line: list[str], at_work: list[Run]) -> int:
             return _check(command)
         case ServeCommand():
             return _serve(command)
+        case TesseractCommand():
+            print(_tesseract(command))
         case DataCommand():
             from tasks.image_classification.data.cifar import SOURCES
             from tasks.image_classification.data.download import fetch
@@ -319,7 +322,23 @@ def _serve(command: ServeCommand) -> int:
     return 0
 
 
-def _box(command: CheckCommand | ServeCommand) -> BlackBoxFunction:
+def _tesseract(command: TesseractCommand) -> str:
+    """Write a Tesseract, and say what to do with it."""
+    from blackbox.registry_arguments import parse
+    from tasks import tesseract
+
+    return tesseract.write(
+        _box(command),
+        command.target,
+        parse(command.arguments),
+        command.folder,
+        derivative=command.derivative,
+        vectorized=command.vectorized,
+        mu=command.mu,
+    )
+
+
+def _box(command: CheckCommand | ServeCommand | TesseractCommand) -> BlackBoxFunction:
     """The black box that a command names."""
     from blackbox.registry import make
     from blackbox.registry_arguments import parse

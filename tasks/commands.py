@@ -161,6 +161,27 @@ class ServeCommand:
 
 
 @dataclass(frozen=True)
+class TesseractCommand:
+    """Write a black box as a Tesseract: schemas, `apply`, and a derivative from function values."""
+
+    target: Target
+    folder: Annotated[Positional[Path], arg(help="Where the files are written.", metavar="FOLDER")]
+    arguments: Arguments = ()
+    derivative: Annotated[
+        Literal["differences", "probes", "values"],
+        arg(
+            help="Central differences: two rows for each number of the inputs. Or a tangent that is learned "
+            "over the calls: from two probes beside each solve, or from the values of the solves alone."
+        ),
+    ] = "differences"
+    mu: Annotated[float, arg(help="How far a difference moves a number, in the scale of its input.")] = 1e-3
+    vectorized: Annotated[bool, arg(help="Whether arrays have an open first axis, for many rows a call.")] = (
+        False
+    )
+    debug: Debug = False
+
+
+@dataclass(frozen=True)
 class DataCommand:
     """Load a data set from its own site, going on where an earlier attempt broke off, and check it."""
 
@@ -190,6 +211,7 @@ _OTHERS = {
     "compare": CompareCommand,
     "check": CheckCommand,
     "serve": ServeCommand,
+    "tesseract": TesseractCommand,
     "data": DataCommand,
     "list": ListCommand,
     "info": InfoCommand,
@@ -202,6 +224,7 @@ Command = (
     | CompareCommand
     | CheckCommand
     | ServeCommand
+    | TesseractCommand
     | DataCommand
     | ListCommand
     | InfoCommand

@@ -2,8 +2,10 @@
 
 from blackbox.adapters.callable import from_callable
 from blackbox.adapters.command import CommandLine
+from blackbox.adapters.fmu import Fmu
 from blackbox.adapters.onnx import OnnxModel
+from blackbox.adapters.tesseract import Tesseract
 from blackbox.adapters.torch_module import TorchModule
 from blackbox.adapters.um_bridge import UmBridge
 
-__all__ = ["CommandLine", "OnnxModel", "TorchModule", "UmBridge", "from_callable"]
+__all__ = ["CommandLine", "Fmu", "OnnxModel", "Tesseract", "TorchModule", "UmBridge", "from_callable"]

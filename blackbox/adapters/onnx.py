@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import keyword
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from blackbox.errors import ConfigurationError
 from blackbox.extras import import_extra
 from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
-from blackbox.spec import ArraySpec
+from blackbox.spec import ArraySpec, identifier
 
 # ONNX's element type -> the dtype of the array handed over, and of the spec; any float is taken for a float
 _TYPES = {
@@ -236,9 +235,8 @@ class OnnxArray:
 
     def spec(self) -> ArraySpec:
         """The spec, where all axes are known."""
-        name = re.sub(r"\W", "_", self.name)
-        name = name if name.isidentifier() and not keyword.iskeyword(name) else f"_{name}"
-        return ArraySpec(name, tuple(n for n in self.shape if n is not None), self.spec_dtype)
+        shape = tuple(n for n in self.shape if n is not None)
+        return ArraySpec(identifier(self.name), shape, self.spec_dtype)
 
 
 def checksum_of(path: Path) -> str:

@@ -51,6 +51,7 @@ class FilterDesign(tasks.Problem):
         steps: tasks.Count = 100
         batch: tasks.Count = 4
         learning_rate: tasks.Positive = 0.03
+        probes: tasks.Natural = 0  # tangents are fitted to the rows of training alone
         directions: tasks.Count = 2  # of rge
         draws: tasks.Natural = 4
         """Filters built of imperfect parts for each design of a step; 0 trains on the nominal one alone."""

@@ -35,6 +35,9 @@ RUNS = {  # settings of a gradient, by name
     "one chunk": {"tangent": zo.LowRankTangent(), "chunk": 9},  # more than there are variants
 }
 
+# No probes, as long as there is something to do that costs no rows.
+VALUES = {"tangent": zo.MLPTangent(8, first_steps=3, steps_per_step=1), "chunk": 1}
+
 
 class Chancy(BlackBoxFunction):
     """sin(1.3 x) for rows of four; some rows fail, which is told by the digits of the input alone."""
@@ -141,6 +144,7 @@ def runs(groups) -> dict:
     for size in (1, 2, 3):
         if groups[size] is not None:
             found |= {(name, size): train(groups[size], **settings) for name, settings in RUNS.items()}
+            found["values", size] = train(groups[size], **VALUES)
     return found
 
 
@@ -287,6 +291,16 @@ def test_one_two_and_three_processes_come_to_the_same_bits(name, found, one_thre
     for size in (1, 2, 3):
         for rank in range(size):
             assert_same(found[rank][name, size], alone)
+
+
+def test_tangents_that_learn_from_values_come_to_the_same_bits(found, one_thread):
+    alone = train(None, **VALUES)
+    assert alone["watch"]["probes"] == 1 and alone["counts"]["checks"] == STEPS  # it went through the ladder
+    for size in (1, 2, 3):
+        ranks = [found[rank]["values", size] for rank in range(size)]
+        for run in ranks:
+            assert_same(run, alone)
+        assert sum(run["rows run"] for run in ranks) == alone["counts"]["rows"]
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from blackbox.adapters.command import files, process
-from blackbox.adapters.command.files import array_files_of, checked_name, content, existing
+from blackbox.adapters.command.files import FileName, array_files_of, checked_name, content, existing
 from blackbox.adapters.command.templates import Template, templates_of
 from blackbox.checks import check_count, check_positive
 from blackbox.errors import ConfigurationError
@@ -49,8 +49,10 @@ class CommandLine(BlackBoxFunction):
 
     Files are named relative to the run's folder; their suffix says the format: `.npy`; `.h5` or `.hdf5`
     with a dataset of the array's name (`"out.h5:fields/drag"` for another); `.csv` (commas), `.txt` or
-    `.dat` (spaces) with the numbers in C order, where a first line of words is skipped. What the program
-    prints is in `stdout.txt` and `stderr.txt`.
+    `.dat` (spaces) with the numbers in C order, where a first line of words is skipped. Any other file is
+    written or read by a function of yours, `input_files={"velocity": ("0/U", write_field)}`: called with the
+    file's path and the array, or with the path alone to return the array. What the program prints is in
+    `stdout.txt` and `stderr.txt`.
 
     Args:
         arguments: the program and its arguments. The program is found on the PATH, or where its path says; a
@@ -58,8 +60,8 @@ class CommandLine(BlackBoxFunction):
             say) is made absolute and must exist. In text, placeholders are filled in.
         inputs: the specs of what goes in.
         outputs: the specs of what comes out.
-        input_files: the file that each input is written to, by the input's name.
-        output_files: the file that each output is read from, by the output's name.
+        input_files: the file that each input is written to, by the input's name; or `(file, function)`.
+        output_files: the file that each output is read from, by the output's name; or `(file, function)`.
         input_templates: the texts of files that are written, by the file's name. A text has placeholders such
             as `{angle}`, `{shape[3]}` or `{angle:.3f}`; it may be given as the `Path` of a file that has it.
         output_templates: the texts that files are read by, by the file's name. Outputs are read where the
@@ -87,8 +89,8 @@ class CommandLine(BlackBoxFunction):
         inputs: Sequence[ArraySpec],
         outputs: Sequence[ArraySpec],
         *,
-        input_files: Mapping[str, str] | None = None,
-        output_files: Mapping[str, str] | None = None,
+        input_files: Mapping[str, FileName] | None = None,
+        output_files: Mapping[str, FileName] | None = None,
         input_templates: Mapping[str, str | PathLike] | None = None,
         output_templates: Mapping[str, str | PathLike] | None = None,
         copies: Mapping[str, str | PathLike] | None = None,
@@ -183,8 +185,7 @@ class CommandLine(BlackBoxFunction):
         for name in self._results():  # copied along: an old answer must not pass for a new one
             (folder / name).unlink(missing_ok=True)
         for file in self._written:
-            (folder / file.file).parent.mkdir(parents=True, exist_ok=True)
-            files.write(folder / file.file, file.dataset, arrays[file.spec.name], self.vectorized)
+            files.write_file(folder, file, arrays[file.spec.name], self.vectorized)
         for name, template in self._filled.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(template.fill(arrays), encoding="utf-8")
@@ -192,9 +193,7 @@ class CommandLine(BlackBoxFunction):
     def _collect(self, folder: Path, leading: tuple[int, ...]) -> dict[str, np.ndarray[Any, Any]]:
         found = {}
         for file in self._read:
-            path = files.output(folder, file.file)
-            shape = (*leading, *file.spec.shape)
-            found[file.spec.name] = files.read(path, file.dataset, shape, file.spec.floating)
+            found[file.spec.name] = files.read_file(folder, file, leading)
         for name, template in self._found.items():
             text = files.output(folder, name).read_text(encoding="utf-8", errors="replace")
             found |= template.find(text)

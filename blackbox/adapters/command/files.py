@@ -6,8 +6,9 @@ import hashlib
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,6 +19,7 @@ from blackbox.errors import ConfigurationError
 from blackbox.spec import ArraySpec
 
 Array = np.ndarray[Any, Any]
+FileName = str | tuple[str, Callable[..., Any]]
 SUFFIXES = {
     ".npy": "npy",
     ".h5": "hdf5",
@@ -30,17 +32,22 @@ SUFFIXES = {
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """An array, its file, and where an HDF5 file has it."""
+    """An array, its file, and where an HDF5 file has it; or the function that writes or reads the file.
+
+    `code` is what a cache knows the function by: its name, and the content of the file that defines it.
+    """
 
     spec: ArraySpec
     file: str
     dataset: str
+    function: Callable[..., Any] | None = field(default=None, repr=False)
+    code: str = ""
 
 
 def array_files_of(
-    where: str, files: Mapping[str, str] | None, specs: Sequence[ArraySpec]
+    where: str, files: Mapping[str, FileName] | None, specs: Sequence[ArraySpec]
 ) -> list[ArrayFile]:
-    """The files for arrays by name: "NAME.npy", "NAME.h5" or "NAME.h5:place/in/it", "NAME.csv".
+    """The files for arrays by name: "NAME.npy", "NAME.h5:place/in/it", "NAME.csv", or ("NAME", function).
 
     Raises:
         ConfigurationError: an array is not known, or a file cannot be used for it.
@@ -52,15 +59,16 @@ def array_files_of(
             raise ConfigurationError(
                 f"{where}: expected names among {', '.join(known)}, got {name!r}. Write array: file."
             )
+        file, function = file if isinstance(file, tuple) and len(file) == 2 else (file, None)
         file, _, place = file.partition(":") if isinstance(file, str) else (file, "", "")
         file = checked_name(f"{where}, {name!r}", file)
-        form = kind(f"{where}, {name!r}", file)
+        form = kind(f"{where}, {name!r}", file) if function is None else "own"
         if place and form != "hdf5":
             raise ConfigurationError(
                 f"{where}, {name!r}: expected a place after ':' for HDF5 files alone, got {file}:{place}. "
                 "Leave it out."
             )
-        new = ArrayFile(known[name], file, place.strip("/") or name)
+        new = ArrayFile(known[name], file, place.strip("/") or name, function, code_of(where, name, function))
         for other in found:
             if other.file == file and (form != "hdf5" or other.dataset == new.dataset):
                 raise ConfigurationError(
@@ -69,6 +77,26 @@ def array_files_of(
                 )
         found.append(new)
     return found
+
+
+def code_of(where: str, name: str, function: object) -> str:
+    """What a cache knows a function by; "" for none.
+
+    Raises:
+        ConfigurationError: it is no function of a module, which other processes could find.
+    """
+    if function is None:
+        return ""
+    module, own = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
+    if not callable(function) or module is None or not own.isidentifier():
+        raise ConfigurationError(
+            f"{where}, {name!r}: expected (file, function) with a function that a module defines, got "
+            f"{function!r}. Write it with def, outside of any other function or class."
+        )
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return (
+        f"{module}.{own} {content(Path(file)) if file else function!r}"  # in a notebook never the same again
+    )
 
 
 def checked_name(where: str, name: object) -> str:
@@ -146,9 +174,33 @@ def kind(where: str, name: str) -> str:
     if suffix not in SUFFIXES:
         raise ConfigurationError(
             f"{where}: expected a file name that ends in one of {', '.join(SUFFIXES)}, got {name!r}. "
-            "For any other text take a template."
+            "For any other text take a template, for any other file (name, function)."
         )
     return SUFFIXES[suffix]
+
+
+def write_file(folder: Path, file: ArrayFile, array: Array, vectorized: bool) -> None:
+    """Write an array to its file, by its function if it has one."""
+    path = folder / file.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if file.function is not None:
+        file.function(path, array)
+    else:
+        write(path, file.dataset, array, vectorized)
+
+
+def read_file(folder: Path, file: ArrayFile, leading: tuple[int, ...]) -> Array:
+    """Read an array of the shape `(*leading, *spec.shape)` from its file.
+
+    Raises:
+        ValueError, OSError: the file holds no such array of numbers.
+    """
+    path, shape = output(folder, file.file), (*leading, *file.spec.shape)
+    if file.function is None:
+        return read(path, file.dataset, shape, file.spec.floating)
+    array = np.asarray(file.function(path))
+    _check(path, array.shape, array.dtype, shape)
+    return array
 
 
 def write(path: Path, name: str, array: Array, vectorized: bool) -> None:
@@ -205,16 +257,20 @@ def _read_text(path: Path, shape: tuple[int, ...], floating: bool) -> Array:
     count = math.prod(shape)
     delimiter = "," if path.suffix.lower() == ".csv" else None
     numbers: list[float] = []
+    first = True
     with path.open(encoding="utf-8") as file:
         for index, line in enumerate(file):
             words = [word for word in line.partition("#")[0].split(delimiter) if word.strip()]
+            if not words:
+                continue
             try:
                 numbers += [float(word) if floating else int(word) for word in words]
             except ValueError:
-                if index > 0:  # the first line may say what the columns are
+                if not first:  # the first line that is not empty may say what the columns are
                     raise ValueError(
                         f"{path.name}: expected numbers in line {index + 1}, got {line[:80].strip()!r}."
                     ) from None
+            first = False
             if len(numbers) > count:
                 break
     if len(numbers) != count:

@@ -103,8 +103,7 @@ class AutoTangent(Tangent):
             self.kind = min(self.models, key=lambda kind: self._errors[kind])
             self._errors = {kind: FADING * error for kind, error in self._errors.items()}
             if self._steps == CONTEST:
-                self._left = [kind for kind in self.models if kind != self.kind] + self._left
-                self.models = {self.kind: self.model}
+                self._settle()
 
     def fit(
         self,
@@ -123,6 +122,7 @@ class AutoTangent(Tangent):
 
     def improve(self) -> str | None:
         """Learn longer; or another kind takes over, as long as there is one."""
+        self._settle()  # what is improved is in use from now on
         told = self.model.improve()
         if told is not None or not self._left:
             return told
@@ -151,6 +151,11 @@ class AutoTangent(Tangent):
         self.models = {kind: self._makers[kind]() for kind in state["models"]}
         for kind, model in self.models.items():
             model.load_state_dict(state["models"][kind])
+
+    def _settle(self) -> None:
+        """End the contest; who lost may take over later."""
+        self._left = [kind for kind in self.models if kind != self.kind] + self._left
+        self.models = {self.kind: self.model}
 
     def _corrected(self, pairs: CallPairs) -> Tangent:
         return SecantTangent(self.model) if len(pairs.d) and bool(pairs.valid.any()) else self.model

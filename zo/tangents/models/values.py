@@ -120,7 +120,7 @@ class ValueTangent(Tangent):
 
     @abstractmethod
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
-        """Look at one row or more, all finite, that are in the window now: inputs, other inputs and outputs."""
+        """Look at rows, at least one and all finite, that are in the window now: inputs, others, outputs."""
 
     def values(self, z: Tensor, others: Tensor) -> Tensor:
         """W o N, as `within`."""
@@ -134,8 +134,8 @@ class ValueTangent(Tangent):
     def carried(self, z: Tensor) -> Tensor:
         """What the outputs are before the change that is modelled: `(rows, size_in)` to `(rows, size_out)`.
 
-        The input of an output's name and shape; zero without one, or where the first rows showed that the box
-        does not move it on, for its distance from the output is larger than the output, as in other units.
+        The input of an output's name and shape; zero without one, or where the first rows showed that the
+        box does not move it on: its distance from the output is larger than the output, as in other units.
         """
         assert self._form is not None
         return self._form.followed(z) * self._stays.to(z)

@@ -37,7 +37,15 @@ def test_text_is_what_other_programs_expect(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["lift,drag\n1,2\n", "1\n2\n", "1,2", "# made by hand\n1,\n2  # end\n\n", " 1 , 2 \r\n"]
+    "text",
+    [
+        "lift,drag\n1,2\n",
+        "\n forces (x, y) at time 0.1\n\n1,2\n",
+        "1\n2\n",
+        "1,2",
+        "# made by hand\n1,\n2  # end\n\n",
+        " 1 , 2 \r\n",
+    ],
 )
 def test_numbers_in_other_people_s_csv(tmp_path, text):
     (tmp_path / "a.csv").write_text(text, newline="")

@@ -130,6 +130,56 @@ def test_files_hold_float64_where_the_spec_is_open_and_the_caller_gets_its_own(t
 
 
 @pytest.mark.parametrize("max_rows, blocks", [(None, [5]), (2, [2, 2, 1]), (9, [5])])
+def write_in_brackets(path, x):
+    path.write_text(f"[{path.read_text().strip()} {' '.join(map(repr, x.tolist()))}]")
+
+
+def read_in_brackets(path):
+    words = path.read_text().strip("[]").split()
+    return np.array(words[1:], float)
+
+
+def in_brackets(
+    tmp_path, read=read_in_brackets, program="print(open('in/x').read()[:-1], end='')", **settings
+):
+    (tmp_path / "x").write_text("numbers:\n")
+    return CommandLine(
+        [sys.executable, "-c", program],
+        X,
+        [ArraySpec("y", (2,))],
+        input_files={"x": ("in/x", write_in_brackets)},
+        output_files={"y": ("stdout.txt", read)},
+        copies={"in/x": tmp_path / "x"},
+        **settings,
+    )
+
+
+def test_files_of_one_s_own_format_go_through_one_s_own_functions(tmp_path):
+    box = in_brackets(tmp_path)
+    given = np.random.default_rng(0).normal(size=(3, 2))
+    np.testing.assert_array_equal(box(given), given)  # what was in the copied file stays, and is skipped here
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(box))(given), given)
+
+
+def test_a_file_that_one_s_own_function_cannot_read_fails_its_row(tmp_path):
+    box = in_brackets(tmp_path, program="import sys; sys.exit(print('numbers: 1 2 3'))", failures="keep")
+    assert np.isnan(box(np.ones((1, 2)))).all()
+    assert "expected an array of shape (2,), got (3,)" in box.ledger.first_failure
+    box = in_brackets(tmp_path, program="print('numbers: 1 two')", failures="keep")
+    assert np.isnan(box(np.ones((1, 2)))).all() and "'two'" in box.ledger.first_failure
+
+
+def test_a_cache_tells_functions_apart_and_those_it_cannot_are_refused(tmp_path):
+    assert identity(in_brackets(tmp_path)) == identity(in_brackets(tmp_path))
+    assert identity(in_brackets(tmp_path)) != identity(in_brackets(tmp_path, read=np.load))
+    with pytest.raises(
+        ConfigurationError, match=r"'y': expected \(file, function\) with a function that a module"
+    ):
+        in_brackets(tmp_path, read=lambda path: [1.0, 2.0])
+    with pytest.raises(ConfigurationError, match="got 3"):
+        in_brackets(tmp_path, read=3)
+
+
 def test_blocks_have_at_most_max_rows(tmp_path, script, max_rows, blocks):
     script.write_text(SCRIPT.replace('open("log", "w"', f'open("{tmp_path}/log", "a"'))
     x = torch.randn(5, 2, dtype=torch.float64)

@@ -1,0 +1,314 @@
+"""`Fmu`: a functional mock-up unit, run by FMPy as co-simulation, as a black box. A row is a simulation."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from blackbox.adapters.command.files import existing
+from blackbox.adapters.derivative import with_derivative
+from blackbox.adapters.fmu_instance import Instance, Variable, chosen, line_of, model_of, variables_of
+from blackbox.checks import check_positive
+from blackbox.errors import ConfigurationError, NotDifferentiableError, RowFailedError
+from blackbox.extras import import_extra
+from blackbox.failures import Policy
+from blackbox.function import BlackBoxFunction
+from blackbox.spec import check_specs, identifier
+
+Array = np.ndarray[Any, Any]
+
+
+class Fmu(BlackBoxFunction):
+    """An FMU for co-simulation, of FMI 2 or 3; needs the extra `fmu`.
+
+        tank = Fmu("tank.fmu", times=np.linspace(0.1, 1.0, 10), parameters=["area"], inputs=["valve.u"])
+        level = tank(area, valve)          # (rows,), (rows, 10) -> (rows, 10)
+
+    A row is initialised, stepped from start to the last of the times, and reset. A variable `body.v[1]` is
+    the input or output `body_v_1_`; `units` has the unit of each from the model description, and its nominal
+    value, where there is one, is the spec's `scale`. A parameter has the variable's shape, an input and an
+    output one value for each interval or time: `(times, *shape)`, or `shape` where there is only one time.
+
+    A row fails when the FMU reports an error, ends the simulation or discards a step; the message has what it
+    logged. Its instance is then reset, or replaced where that fails. Each thread has an instance of its own,
+    which it reuses; an FMU that allows only one for each process has one, and threads take turns. An FMU that
+    hangs or crashes takes its process along: run such a one in `Parallel` with processes and `timeout`.
+
+    Args:
+        path: the FMU, whose code runs in this process.
+        times: when outputs are read; each lies a whole number of steps after the start. A number for one
+            time; None to read them when the FMU is initialised, without a step.
+        parameters: names of variables that are set before the simulation: parameters, and start values.
+        inputs: names of variables that are set over time; None for all whose causality is "input".
+        outputs: names of variables that are read; None for all numbers whose causality is "output".
+        input_times: from when on each value of the inputs holds, the first of them the start; None for the
+            intervals between `times`. Values are held, not interpolated.
+        step: the communication step; None for that of the FMU's default experiment, or, where it has none,
+            the shortest interval of `times`.
+        start: the time at which it starts; None for that of the default experiment, or 0.
+        start_values: values by name of other variables, the same for all rows; texts, too.
+        tolerance: of solvers inside the FMU, where it has some; None for its own.
+        deterministic: False where equal inputs may give different outputs.
+        failures: "raise" or "keep", as in `BlackBoxFunction`.
+
+    Attributes:
+        units: units by the names of inputs and outputs, of those that have one.
+
+    Raises:
+        MissingExtraError: FMPy is not installed.
+        ConfigurationError: there is no such FMU, it does not run on this platform or has no co-simulation,
+            or a variable, time or step is not as said above.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        times: Sequence[float] | Array | float | None,
+        parameters: Sequence[str] = (),
+        inputs: Sequence[str] | None = None,
+        outputs: Sequence[str] | None = None,
+        input_times: Sequence[float] | Array | None = None,
+        step: float | None = None,
+        start: float | None = None,
+        start_values: Mapping[str, Any] | None = None,
+        tolerance: float | None = None,
+        deterministic: bool = True,
+        failures: Policy = "raise",
+    ) -> None:
+        """Read the model description, and make the first instance."""
+        self._fmpy = import_extra("Fmu", "fmpy", "fmu")
+        self.path = existing("Fmu, path", path)
+        self.checksum = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        self._model = model_of(self._fmpy, self.path)
+        self._given = {
+            "times": times,
+            "parameters": tuple(parameters),
+            "inputs": None if inputs is None else tuple(inputs),
+            "outputs": None if outputs is None else tuple(outputs),
+            "input_times": input_times,
+            "step": step,
+            "start": start,
+            "start_values": dict(start_values or {}),
+            "tolerance": tolerance,
+        }
+        self.tolerance, self.deterministic = tolerance, deterministic
+        default = self._model.defaultExperiment
+        self.start = float((default and default.startTime) or 0) if start is None else float(start)
+        self._single = times is None or np.ndim(times) == 0
+        self._plan(
+            times, input_times, step, float(default.stepSize) if default and default.stepSize else None
+        )
+        known = variables_of(self._model)
+        if inputs is None:
+            inputs = [v.name for v in known.values() if v.causality == "input" and v.is_number]
+        if outputs is None:
+            outputs = [v.name for v in known.values() if v.causality == "output" and v.is_number]
+        self._parameters = [chosen(known, name, "parameters", set=True) for name in parameters]
+        self._driven = [chosen(known, name, "inputs", set=True) for name in inputs]
+        self._read = [chosen(known, name, "outputs") for name in outputs]
+        self._constants: dict[Variable, Any] = {
+            chosen(known, name, "start_values", set=True, text=True): value
+            for name, value in (start_values or {}).items()
+        }
+        intervals = () if self._single and len(self.input_times) == 1 else (len(self.input_times),)
+        held = [v.spec(intervals) for v in self._driven]
+        self.inputs = (*(v.spec() for v in self._parameters), *held)
+        if not self.inputs or not self._read:
+            settable = ", ".join(v.name for v in known.values() if v.settable and v.is_number)
+            raise ConfigurationError(
+                f"Fmu: expected something to set and something to read, got {len(self.inputs)} inputs and "
+                f"{len(self._read)} outputs. Name some; it can set {settable or 'none'}."
+            )
+        check_specs("Fmu", "inputs", self.inputs)
+        self.outputs = tuple(v.spec(() if self._single else (len(self.times),)) for v in self._read)
+        check_specs("Fmu", "outputs", self.outputs)
+        involved = [*self._parameters, *self._driven, *self._read]
+        self.units = {identifier(v.name): v.unit for v in involved if v.unit}
+        self._folder = Path(tempfile.mkdtemp(prefix="blackbox-fmu-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._fmpy.extract(str(self.path), str(self._folder))
+        alone = self._model.coSimulation.canBeInstantiatedOnlyOncePerProcess
+        self._turn: Any = threading.Lock() if alone else nullcontext()
+        self._instances: Any = SimpleNamespace() if alone else threading.local()
+        try:
+            self._instance()
+        except Exception as error:
+            raise ConfigurationError(
+                f"{self!r}: expected an FMU that can be instantiated, got: {line_of(error)} See what "
+                "libraries, licence or tool it needs."
+            ) from error
+        super().__init__(failures=failures)
+
+    def evaluate(self, *arrays: Array) -> tuple[Array, ...]:
+        """One simulation."""
+        parameters, driven = self._split(arrays)
+        found: list[list[Array]] = []
+        held = 0
+        with self._simulation(parameters, driven) as instance:
+            instance.begin()
+            for number in range(self._reads[-1] + 1):
+                if number > 0:
+                    instance.step(self.start + (number - 1) * self.step, self.step)
+                if number in self._reads:
+                    found.append([instance.get(variable) for variable in self._read])
+                if number in self._changes[1:] and number < self._reads[-1]:
+                    held += 1
+                    for variable, values in driven.items():
+                        instance.set(variable, values[held])
+        outputs = [np.stack(values) for values in zip(*found, strict=True)]
+        return tuple(values[0] for values in outputs) if self._single else tuple(outputs)
+
+    def reference(self, *arrays: Any) -> Any:  # noqa: ANN401
+        """What the box gives, and autograd goes through it by the FMU's own directional derivatives.
+
+        For `reference` of a `tasks.Problem`, and for comparisons; its rows are not counted in the ledger.
+        FMI's directional derivatives are those of one instant. With `times=None` they are all there is; over
+        the steps of a simulation they leave out what goes through the states, and are refused.
+
+        Raises:
+            NotDifferentiableError: the FMU has no directional derivatives, or it is stepped.
+            RowFailedError: from backward, where it could not give them.
+        """
+        if not self.has_derivative:
+            stepped = self._model.coSimulation.providesDirectionalDerivative
+            found = "those of single instants, over steps" if stepped else "an FMU that provides none"
+            raise NotDifferentiableError(
+                f"{self!r}: expected directional derivatives, at times=None, got {found}. Train without its "
+                "derivative: zo.TangentGradient, or the method tangents."
+            )
+        return with_derivative(self, self._pull_back, arrays)
+
+    @property
+    def has_derivative(self) -> bool:
+        """Whether the FMU provides what `reference` needs."""
+        return bool(self._model.coSimulation.providesDirectionalDerivative) and not self.times
+
+    def _pull_back(
+        self, inputs: list[Array], cotangents: dict[int, Array], wanted: list[int]
+    ) -> dict[int, Array]:
+        known = [*self._parameters, *self._driven]
+        unknown = [self._read[place] for place in cotangents]
+        found = {place: np.zeros_like(inputs[place], dtype=np.float64) for place in wanted}
+        arriving = np.concatenate([c.reshape(len(c), -1) for c in cotangents.values()], axis=1)
+        for row, cotangent in enumerate(arriving):
+            try:
+                with self._simulation(*self._split([array[row] for array in inputs])) as instance:
+                    for place in wanted:
+                        into = found[place][row : row + 1].reshape(-1)  # a view
+                        for number in range(len(into)):
+                            into[number] = instance.derivative(unknown, known[place], number) @ cotangent
+                    instance.begin()
+            except RuntimeError as error:
+                raise RowFailedError(
+                    f"{self!r}, directional derivatives: {error} See what the FMU supports."
+                ) from error
+        return found
+
+    @contextmanager
+    def _simulation(
+        self, parameters: Mapping[Variable, Array], driven: Mapping[Variable, Array]
+    ) -> Iterator[Instance]:
+        """This thread's instance in initialisation; made ready for the next one behind it, or replaced."""
+        with self._turn:
+            instance, failed, sentence = self._instance(), None, ""
+            try:
+                first = {variable: values[0] for variable, values in driven.items()}
+                stop = self.times[-1] if self.times else None
+                values = {**self._constants, **parameters}
+                instance.initialise(values, first, self.start, stop, self.tolerance)
+                yield instance
+            except Exception as error:
+                failed, said = error, instance.said()
+                sentence = f"{line_of(error)}{f' It said: {said}' if said else ''}"
+            finally:
+                if not instance.reset(failed):
+                    del self._instances.one
+            if failed is not None:
+                failed = None  # the new error is kept, and is not to hold the frames of this one
+                raise RuntimeError(sentence)
+
+    def _instance(self) -> Instance:
+        if not hasattr(self._instances, "one"):
+            self._instances.one = Instance(self._folder, self._model)
+        return self._instances.one
+
+    def _split(self, arrays: Sequence[Array]) -> tuple[dict[Variable, Array], dict[Variable, Array]]:
+        """Values of the parameters, and of what is driven, `(intervals, *shape)`."""
+        count, intervals = len(self._parameters), len(self.input_times)
+        parameters = dict(zip(self._parameters, arrays[:count], strict=True))
+        driven = {
+            v: a.reshape(intervals, *v.shape) for v, a in zip(self._driven, arrays[count:], strict=True)
+        }
+        return parameters, driven
+
+    def _plan(self, times: Any, input_times: Any, step: float | None, own: float | None) -> None:  # noqa: ANN401
+        """When it is stepped, driven and read: `times`, `input_times`, `step`, and the steps read behind."""
+        for name, value in (("times", times), ("input_times", input_times)):
+            if value is not None and (
+                not np.size(value) or min(np.diff(np.atleast_1d(value)), default=1) <= 0
+            ):
+                raise ConfigurationError(
+                    f"Fmu, {name}: expected times that rise, got {value!r}. Sort them, each once."
+                )
+        self.times: tuple[float, ...] = (
+            () if times is None else tuple(np.atleast_1d(times).astype(float).tolist())
+        )
+        if input_times is None:
+            input_times = [self.start, *(time for time in self.times[:-1] if time > self.start)]
+        self.input_times: tuple[float, ...] = tuple(np.atleast_1d(input_times).astype(float).tolist())
+        between = np.diff([self.start, *self.times])
+        self.step = step or own or float(min(between[between > 0], default=1.0))
+        check_positive("Fmu", "step", self.step)
+        self._reads = [self._steps("times", time) for time in self.times] or [0]
+        self._changes = [self._steps("input_times", time) for time in self.input_times]
+        if self._changes[0] != 0:
+            raise ConfigurationError(
+                f"Fmu, input_times: expected {self.start:g} first, where it starts, got "
+                f"{self.input_times[0]:g}. Add it: the inputs need a value from the start on."
+            )
+
+    def _steps(self, name: str, time: float) -> int:
+        """How many steps after the start a time is."""
+        steps = (time - self.start) / self.step
+        if steps < -1e-6 or abs(steps - round(steps)) > 1e-6:
+            raise ConfigurationError(
+                f"Fmu, {name}: expected times a whole number of steps of {self.step:g} after {self.start:g}, "
+                f"got {time:g}. Give another step=..., or other times."
+            )
+        return round(steps)
+
+    @property
+    def identity(self) -> str:
+        """What a cache knows this box by: the file's content, not its place, and the settings."""
+        return f"sha256 {self.checksum}, {sorted(self._given.items())!r}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle path and settings; the FMU is loaded anew, from a file with the same checksum."""
+        settings = {**self._given, "deterministic": self.deterministic, "failures": self.failures}
+        return _rebuild, (type(self), self.path, settings, self.checksum)
+
+    def __repr__(self) -> str:
+        """The file, with the beginning of its checksum."""
+        return f"Fmu({self.path.name!r}, sha256={self.checksum[:12]})"
+
+
+def _rebuild(kind: type[Fmu], path: Path, settings: dict[str, Any], checksum: str) -> Fmu:
+    box = kind(path, **settings)
+    if box.checksum != checksum:
+        raise ConfigurationError(
+            f"{box!r}: expected the file that the box was made from, with checksum {checksum[:12]}. It has "
+            "changed since: make the box anew."
+        )
+    return box

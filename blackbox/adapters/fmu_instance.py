@@ -1,0 +1,255 @@
+"""An FMU for co-simulation, of FMI 2 or 3: its description, its variables, and the calls of an instance."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from blackbox.checks import nearest
+from blackbox.errors import ConfigurationError
+from blackbox.spec import ArraySpec, identifier
+
+Array = np.ndarray[Any, Any]
+FATAL = 4  # a call's status after which the standard allows no other call of the instance
+# FMI's type -> what FMPy's methods call it, and the dtype of a spec; None is any float. FMI 2, then FMI 3.
+_TYPES: Mapping[str, tuple[str, str | None]] = {
+    "Real": ("Real", None),
+    "Integer": ("Integer", "int32"),
+    "Float32": ("Float32", None),
+    "Float64": ("Float64", None),
+    "Int32": ("Int32", "int32"),
+    "UInt8": ("UInt8", "uint8"),
+    "Boolean": ("Boolean", "bool"),
+} | {name: (name, "int64") for name in ("Int8", "Int16", "UInt16", "UInt32", "Int64", "UInt64")}
+_loading = threading.Lock()  # FMPy changes the working directory while it loads a library
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable of a model description.
+
+    Attributes:
+        name: as the description has it.
+        reference: by which the FMU knows it.
+        call: its type in the names of FMPy's methods, such as "Float64" or "String".
+        dtype: that of a spec; None for floats.
+        shape: `()` in FMI 2, and for most in FMI 3.
+        causality: "input", "output", "parameter", "local", ...
+        is_number: False for texts and the like.
+        settable: whether it may be set before the simulation.
+        unit: None where it has none.
+        nominal: its usual size, where the description says it.
+    """
+
+    name: str
+    reference: int
+    call: str
+    dtype: str | None
+    shape: tuple[int, ...]
+    causality: str
+    is_number: bool
+    settable: bool
+    unit: str | None
+    nominal: float | None
+
+    def spec(self, times: tuple[int, ...] = ()) -> ArraySpec:
+        """The spec of its values at so many times."""
+        scale = self.nominal if self.dtype is None else None
+        return ArraySpec(identifier(self.name), (*times, *self.shape), self.dtype, scale=scale)
+
+
+def variables_of(model: Any) -> dict[str, Variable]:  # noqa: ANN401 - FMPy's ModelDescription
+    """The variables of a model description, by name."""
+    enumeration = "Integer" if model.fmiVersion.startswith("2") else "Int64"
+    found = {}
+    for v in model.modelVariables:
+        call, dtype = _TYPES.get(enumeration if v.type == "Enumeration" else v.type, (v.type, None))
+        declared = v.declaredType
+        nominal = abs(float(v.nominal or (declared and declared.nominal) or 0))
+        found[v.name] = Variable(
+            v.name,
+            v.valueReference,
+            call,
+            dtype,
+            tuple(v.shape or ()),
+            v.causality,
+            v.type in _TYPES or v.type == "Enumeration",
+            v.causality == "input" or (v.variability != "constant" and v.initial in ("exact", "approx")),
+            v.unit or (declared.unit if declared else None),
+            nominal if 0 < nominal < math.inf else None,
+        )
+    return found
+
+
+def model_of(fmpy: ModuleType, path: Path) -> Any:  # noqa: ANN401 - FMPy's ModelDescription
+    """The description of an FMU that can run here."""
+    try:
+        model = fmpy.read_model_description(str(path), validate=False)
+        platforms = fmpy.supported_platforms(str(path))
+    except Exception as error:
+        raise ConfigurationError(
+            f"Fmu, path: expected an FMU, got {str(path)!r} ({line_of(error)}). Export it anew."
+        ) from error
+    if not model.fmiVersion.startswith(("2.", "3.")) or model.coSimulation is None:
+        kinds = "with" if model.coSimulation else "without"
+        raise ConfigurationError(
+            f"Fmu, path: expected an FMU of FMI 2 or 3 with co-simulation, got FMI {model.fmiVersion} "
+            f"{kinds} co-simulation. Export it as such, with a solver inside."
+        )
+    if fmpy.platform not in platforms:
+        mend = (
+            "Build it from them: fmpy compile." if "c-code" in platforms else "Export it for this platform."
+        )
+        raise ConfigurationError(
+            f"Fmu, path: expected an FMU for {fmpy.platform}, got {path.name} for "
+            f"{', '.join(p.replace('c-code', 'C sources') for p in platforms) or 'none'}. {mend}"
+        )
+    return model
+
+
+def chosen(
+    known: Mapping[str, Variable], name: str, where: str, set: bool = False, text: bool = False
+) -> Variable:
+    """A variable by its name, which can be used as is wanted."""
+    variable = known.get(name)
+    if variable is None:
+        raise ConfigurationError(
+            f"Fmu, {where}: expected variables of the FMU, got {name!r}. {nearest(name, list(known))}"
+        )
+    if not variable.is_number and not (text and variable.call == "String"):
+        raise ConfigurationError(
+            f"Fmu, {where}: expected numbers, got {name!r}, of type {variable.call}. Leave it out."
+        )
+    if set and not variable.settable:
+        raise ConfigurationError(
+            f"Fmu, {where}: expected variables that can be set, got {name!r}, whose causality is "
+            f"{variable.causality!r} and which the FMU computes. Take an input, parameter or start value."
+        )
+    return variable
+
+
+class Instance:
+    """An instance, which is freed with this object.
+
+    Args:
+        folder: where the FMU is extracted.
+        model: its description.
+
+    Raises:
+        Exception: FMPy's, where the library cannot be loaded or gives no instance.
+    """
+
+    def __init__(self, folder: Path, model: Any) -> None:  # noqa: ANN401
+        from fmpy.simulation import instantiate_fmu
+
+        said: list[str] = []
+        self._said, self._is_3 = said, model.fmiVersion.startswith("3")
+
+        def log(*words: Any) -> None:  # noqa: ANN401 - it must not refer to self, which would then stay
+            said.append(
+                words[-1].decode(errors="replace") if isinstance(words[-1], bytes) else str(words[-1])
+            )
+
+        with _loading:
+            before = os.getcwd()
+            try:
+                self._fmu: Any = instantiate_fmu(
+                    str(folder), model, "CoSimulation", logger=log, require_functions=False
+                )
+            finally:
+                os.chdir(before)  # FMPy leaves another one where a library cannot be loaded
+        self._free = weakref.finalize(self, self._fmu.freeInstance)
+
+    def initialise(
+        self,
+        values: Mapping[Variable, Any],
+        driven: Mapping[Variable, Any],
+        start: float,
+        stop: float | None,
+        tolerance: float | None,
+    ) -> None:
+        """Set values, enter initialisation, and set what is driven over time; `begin` leaves it."""
+        del self._said[:]
+        if not self._is_3:
+            self._fmu.setupExperiment(tolerance=tolerance, startTime=start, stopTime=stop)
+        for variable, value in values.items():
+            self.set(variable, value)
+        if self._is_3:
+            self._fmu.enterInitializationMode(tolerance=tolerance, startTime=start, stopTime=stop)
+        else:
+            self._fmu.enterInitializationMode()
+        for variable, value in driven.items():
+            self.set(variable, value)
+
+    def begin(self) -> None:
+        """Leave initialisation."""
+        self._fmu.exitInitializationMode()
+
+    def set(self, variable: Variable, value: Any) -> None:  # noqa: ANN401 - numbers or text
+        """Set a variable to an array of its shape, or a text."""
+        values = [value] if isinstance(value, str) else np.asarray(value).reshape(-1).tolist()
+        getattr(self._fmu, f"set{variable.call}")([variable.reference], values)
+
+    def get(self, variable: Variable) -> Array:
+        """The value of a variable, an array of its shape."""
+        get, size = getattr(self._fmu, f"get{variable.call}"), math.prod(variable.shape)
+        values = get([variable.reference], size) if self._is_3 else get([variable.reference])
+        return np.array(values, variable.dtype or np.float64).reshape(variable.shape)
+
+    def step(self, time: float, size: float) -> None:
+        """A step from a time.
+
+        Raises:
+            RuntimeError: the FMU ended the simulation.
+        """
+        given = self._fmu.doStep(currentCommunicationPoint=time, communicationStepSize=size)
+        if self._is_3:
+            _, ends, early, last = given
+            if ends or (early and last < time + size * (1 - 1e-9)):
+                raise RuntimeError(f"the FMU ended the simulation at time {last:g}.")
+
+    def derivative(self, unknown: Sequence[Variable], known: Variable, place: int) -> Array:
+        """The derivative of floats with respect to one number of another, end to end, in initialisation."""
+        references, sizes = [v.reference for v in unknown], sum(math.prod(v.shape) for v in unknown)
+        if not self._is_3:
+            return np.array(self._fmu.getDirectionalDerivative(references, [known.reference], [1.0]))
+        seed = [float(each == place) for each in range(math.prod(known.shape))]
+        return np.array(self._fmu.getDirectionalDerivative(references, [known.reference], seed, sizes))
+
+    def said(self) -> str:
+        """The last that it logged since it was initialised."""
+        return " ".join(self._said[-1].split()) if self._said else ""
+
+    def reset(self, after: BaseException | None = None) -> bool:
+        """Make it ready for another simulation.
+
+        Args:
+            after: what the last one failed with.
+
+        Returns:
+            Whether it is; False asks for a new instance.
+        """
+        if getattr(after, "status", None) == FATAL:
+            self._free.detach()  # not even to be freed
+            return False
+        try:
+            if after is None:
+                self._fmu.terminate()
+            self._fmu.reset()
+        except Exception:
+            return False
+        return True
+
+
+def line_of(error: BaseException) -> str:
+    """An error in one line, as a sentence."""
+    return f"{' '.join(str(error).split()).rstrip('.') or type(error).__name__}."

@@ -1,0 +1,268 @@
+"""`Tesseract`: a Tesseract of tesseract-core as a black box whose specs are read from its schemas."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blackbox.adapters import tesseract_schema
+from blackbox.adapters.derivative import with_derivative
+from blackbox.adapters.tesseract_schema import Array, Field, at, mapped, put
+from blackbox.checks import check_count, nearest
+from blackbox.errors import ConfigurationError, NotDifferentiableError, RowFailedError
+from blackbox.extras import import_extra
+from blackbox.failures import Policy
+from blackbox.function import BlackBoxFunction
+from blackbox.spec import check_specs
+
+VJP = "vector_jacobian_product"
+
+
+class Tesseract(BlackBoxFunction):
+    """A Tesseract as a black box; needs the extra `tesseract`. A row is one `apply`.
+
+        box = Tesseract("http://localhost:8000", failures="keep")
+        box = Tesseract("my/tesseract_api.py", example={"mesh": mesh, "steps": 20}, inputs=["inlet.speed"])
+        with tesseract_core.Tesseract.from_image("solver") as served:
+            box = Tesseract(served)
+
+    Inputs and outputs are the arrays of its schemas, however nested, named after their paths: `a.v` is the
+    input `a_v`, `layers.[0].w` is `layers__0__w`. Those that the schema does not mark as differentiable have
+    no derivative. A plain number that the schema requires and the example does not give is an input, too; all
+    other numbers, texts and flags are the same for all rows: the example's, or the schema's defaults. Plain
+    numbers among the outputs are outputs, texts are left out. Floats are converted to what the schema asks
+    for, and the caller's precision comes back.
+
+    An `apply` that raises, or gives no answer, is a failed row. Rows run one after another; a served
+    Tesseract with several workers takes them side by side from `Parallel` and a thread pool.
+
+    Where a Tesseract has the endpoint `vector_jacobian_product`, `reference` is the box with that derivative.
+
+    Args:
+        tesseract: an address, the path of a `tesseract_api.py`, whose code runs in this process, or a
+            `tesseract_core.Tesseract`, which is to be served as long as the box is used. The first two can
+            be sent to other processes.
+        example: inputs as `apply` takes them, as many as are needed: they give the sizes that the schema
+            leaves open, the lengths of its lists, which fields of a union or with a default take part, and
+            the values of what does not vary. Of arrays among the inputs only the shape counts.
+        inputs: the paths of the fields that vary by row, in the order of the box's inputs; None for all
+            arrays that the schema requires or the example has.
+        vectorized: True for a Tesseract whose arrays, in and out, all have an open first axis that is
+            rows: one `apply` then takes all rows of a call.
+        max_rows: the most rows of one `apply` where `vectorized`; None for all.
+        deterministic: False where equal inputs may give different outputs.
+        failures: "raise" or "keep", as in `BlackBoxFunction`.
+
+    Raises:
+        MissingExtraError: tesseract-core is not installed.
+        ConfigurationError: there is no such Tesseract, a size or a value is missing, or a path is unknown.
+    """
+
+    def __init__(
+        self,
+        tesseract: Any,  # noqa: ANN401 - a Tesseract, whose package is optional, or where one is
+        *,
+        example: Mapping[str, Any] | None = None,
+        inputs: Sequence[str] | None = None,
+        vectorized: bool = False,
+        max_rows: int | None = None,
+        deterministic: bool = True,
+        failures: Policy = "raise",
+    ) -> None:
+        """Read the schemas; where they leave outputs open, ask `abstract_eval`, or run the example once."""
+        if max_rows is not None:
+            check_count("Tesseract", "max_rows", max_rows)
+        self._core = import_extra("Tesseract", "tesseract_core", "tesseract")
+        self.source = tesseract if isinstance(tesseract, str | Path) else None
+        self._tesseract = self._opened(tesseract)
+        self.example = copy.deepcopy(dict(example or {}))
+        self.vectorized, self.deterministic = vectorized, deterministic
+        self.max_rows = max_rows if vectorized else 1
+        self._chosen = None if inputs is None else tuple(inputs)
+        if self.source is not None:
+            content = hashlib.sha256(Path(self.source).read_bytes()).hexdigest() if self._is_file() else ""
+            self.identity = f"{self.source} {content} {self.example!r} {vectorized}"
+        schema = self._tesseract.openapi_schema["components"]["schemas"]
+        self._into = self._input_fields(schema)
+        self.inputs = tuple(field.spec(vectorized) for field in self._into)
+        check_specs("Tesseract", "inputs", self.inputs)
+        self._out = self._output_fields(schema)
+        self.outputs = tuple(field.spec(vectorized) for field in self._out)
+        check_specs("Tesseract", "outputs", self.outputs)
+        super().__init__(failures=failures)
+
+    @property
+    def has_derivative(self) -> bool:
+        """Whether it has the endpoint that `reference` needs."""
+        return VJP in self._tesseract.available_endpoints
+
+    def evaluate_rows(self, *arrays: Array) -> tuple[Array, ...]:
+        """One `apply`, of all rows where `vectorized`, else of the only row."""
+        given = self._ask("apply", self._payload(arrays if self.vectorized else [a[0] for a in arrays]))
+        found = [np.asarray(at(given, field.keys), field.dtype) for field in self._out]
+        return tuple(found) if self.vectorized else tuple(array[None] for array in found)
+
+    def reference(self, *arrays: Any) -> Any:  # noqa: ANN401
+        """What the box gives, and autograd goes through it by the Tesseract's own derivative.
+
+        For `reference` of a `tasks.Problem`, and for comparisons; its rows are not counted in the ledger.
+        Fields that the schema does not mark as differentiable are constants to it.
+
+        Raises:
+            NotDifferentiableError: it has no endpoint `vector_jacobian_product`.
+            RowFailedError: from backward, where that endpoint raised.
+        """
+        if not self.has_derivative:
+            there = ", ".join(self._tesseract.available_endpoints)
+            raise NotDifferentiableError(
+                f"{self!r}: expected the endpoint {VJP}, got {there}. "
+                "Train without its derivative: zo.TangentGradient, or the method tangents."
+            )
+        return with_derivative(self, self._pull_back, arrays)
+
+    def _pull_back(
+        self, inputs: list[Array], cotangents: dict[int, Array], wanted: list[int]
+    ) -> dict[int, Array]:
+        into = [self._into[place].path for place in wanted]
+        fields = {self._out[place]: array for place, array in cotangents.items()}
+        out = {field.path: np.asarray(array, field.dtype) for field, array in fields.items()}
+        blocks = [slice(None)] if self.vectorized else range(len(inputs[0]))
+        found: list[dict[str, Array]] = []
+        for block in blocks:
+            vectors = {path: np.asarray(array[block]) for path, array in out.items()}
+            try:
+                given = self._ask(VJP, self._payload([a[block] for a in inputs]), into, list(out), vectors)
+            except (RuntimeError, TimeoutError) as error:
+                raise RowFailedError(f"{self!r}, {VJP}: {error} See what the endpoint does.") from error
+            found.append({path: np.asarray(given[path]) for path in into})
+        join = np.concatenate if self.vectorized else np.stack
+        return {place: join([each[path] for each in found]) for place, path in zip(wanted, into, strict=True)}
+
+    def _ask(self, endpoint: str, *arguments: Any) -> dict[str, Any]:  # noqa: ANN401
+        """What an endpoint answers; an error of one line where it does not."""
+        requests = import_extra("Tesseract", "requests", "tesseract")
+        try:
+            return getattr(self._tesseract, endpoint)(*arguments)
+        except requests.Timeout as error:
+            raise TimeoutError(f"{endpoint} gave no answer in time: {error}.") from None
+        except Exception as error:
+            raise RuntimeError(_said(error)[:1000]) from None
+
+    def _payload(self, arrays: Sequence[Array]) -> dict[str, Any]:
+        payload = copy.copy(self.example)
+        for field, array in zip(self._into, arrays, strict=True):
+            value = np.asarray(array, field.dtype)
+            payload = put(payload, field.keys, value if field.is_array else value.item())
+        return payload
+
+    def _opened(self, tesseract: Any) -> Any:  # noqa: ANN401
+        kind = self._core.Tesseract
+        try:
+            if isinstance(tesseract, kind):
+                tesseract.openapi_schema  # noqa: B018 - it raises where nothing is served
+                return tesseract
+            if isinstance(tesseract, str) and tesseract.startswith(("http://", "https://")):
+                served = kind.from_url(tesseract)
+                served.openapi_schema  # noqa: B018
+                return served
+            if isinstance(tesseract, str | Path) and Path(tesseract).is_file():
+                self.source = Path(tesseract).resolve()
+                return kind.from_tesseract_api(self.source)
+        except Exception as error:
+            raise ConfigurationError(
+                f"Tesseract, tesseract: expected one that can be asked, got {str(tesseract)!r} "
+                f"({' '.join(str(error).split())[-300:]}). Serve it first, or mend its file."
+            ) from error
+        raise ConfigurationError(
+            "Tesseract, tesseract: expected an address (http://...), the path of a tesseract_api.py or a "
+            f"tesseract_core.Tesseract, got {tesseract!r}. An image goes through Tesseract.from_image(...)."
+        )
+
+    def _is_file(self) -> bool:
+        return isinstance(self.source, Path)
+
+    def _input_fields(self, schemas: Mapping[str, Any]) -> list[Field]:
+        root = schemas["ApplyInputSchema"]["properties"]["inputs"]
+        chosen = self._chosen or ()
+        found = list(tesseract_schema.input_fields(root, schemas, self.example, chosen))
+        for field in found:
+            if field.is_array and field.given:  # lists that stand for arrays
+                self.example = put(self.example, field.keys, np.asarray(at(self.example, field.keys)))
+        known = {field.path: field for field in found}
+        for path in chosen:
+            if path not in known:
+                raise ConfigurationError(
+                    f"Tesseract, inputs: expected the paths of numbers, got {path!r}. "
+                    f"{nearest(path, list(known))}"
+                )
+        if self._chosen is None:
+            chosen = [path for path, field in known.items() if field.is_array or not field.given]
+        for path, field in known.items():
+            if path not in chosen and not field.given:
+                raise ConfigurationError(
+                    f"Tesseract, inputs: expected {path!r} among them, or a value in the example, "
+                    "got neither. Add one."
+                )
+        for path in chosen:
+            known[path].check("input", self.vectorized, "Give example={...} with an array of that shape.")
+        return [known[path] for path in chosen]
+
+    def _output_fields(self, schemas: Mapping[str, Any]) -> list[Field]:
+        root = schemas["ApplyOutputSchema"]
+        found = tesseract_schema.output_fields(root, schemas)
+        if found is None or any(field.is_open(self.vectorized) for field in found):
+            found = tesseract_schema.output_fields(root, schemas, self._example_outputs()) or []
+        for field in found:
+            field.check("output", self.vectorized, "Give example={...} that it can run.")
+        return found
+
+    def _example_outputs(self) -> Mapping[str, Any]:
+        """Outputs of the right shapes: what `abstract_eval` says, or one run of the example."""
+        inputs = [at(self.example, field.keys, field.zeros()) for field in self._into]
+        payload = self._payload(inputs)
+        try:
+            if "abstract_eval" in self._tesseract.available_endpoints:
+                return mapped(self._ask("abstract_eval", tesseract_schema.abstract(payload)))
+            return self._ask("apply", payload)
+        except (RuntimeError, TimeoutError) as error:
+            raise ConfigurationError(
+                "Tesseract, outputs: expected sizes in its schema, or a run of the example, got "
+                f"an error: {error} Give example={{...}}, whole inputs that it can run."
+            ) from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle where it is and settings; it is opened anew."""
+        if self.source is None:
+            raise ConfigurationError(
+                f"{self!r}: expected an address or a file to send to another process, got a Tesseract that "
+                "lives in this one. Make the box from its address, Tesseract('http://...')."
+            )
+        names = ("example", "vectorized", "deterministic", "failures")
+        settings = {name: getattr(self, name) for name in names}
+        settings |= {"inputs": self._chosen, "max_rows": self.max_rows if self.vectorized else None}
+        return _rebuild, (type(self), self.source, settings)
+
+    def __repr__(self) -> str:
+        """Where it is; else its title."""
+        title = self._tesseract.openapi_schema.get("info", {}).get("title", "")
+        return f"Tesseract({str(self.source or title)!r})"
+
+
+def _rebuild(kind: type[Tesseract], source: str | Path, settings: dict[str, Any]) -> Tesseract:
+    return kind(source, **settings)
+
+
+def _said(error: Exception) -> str:
+    """What an endpoint's error says, in one line: of a traceback, which Tesseracts send along, the end."""
+    text = str(error).rpartition("Error running Tesseract API ")[2] or type(error).__name__
+    lines = text.replace("(see above for full traceback)", "").rstrip().splitlines()
+    if any("Traceback" in line for line in lines):
+        heads = [at for at, line in enumerate(lines) if re.match(r"[A-Za-z_][\w.]*(:|$)", line)]
+        lines = lines[heads[-1] if heads else -1 :]
+    return " ".join(" ".join(lines).split())

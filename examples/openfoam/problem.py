@@ -1,0 +1,155 @@
+"""A network corrects a coarse icoFoam after each of its steps, towards what a finer icoFoam does."""
+
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import isqrt
+from pathlib import Path
+
+import foam
+import torch
+from matplotlib.figure import Figure
+
+import tasks
+from blackbox import ArraySpec, ConfigurationError, Parallel
+from blackbox.adapters import CommandLine
+
+CASE = Path(__file__).with_name("case")
+COARSE, FINE = 16, 64  # cells along a side
+ROOT = {"WM_PROJECT_DIR": os.environ.get("WM_PROJECT_DIR", "/usr/share/openfoam")}  # Debian's, if none is set
+
+
+def write_velocity(path, velocity):
+    """(2, cells, cells) into the field's file, whose patches stay."""
+    values = torch.nn.functional.pad(torch.as_tensor(velocity).flatten(1).T, (0, 1))
+    foam.write_field(path, values.numpy())
+
+
+def read_velocity(path):
+    """The velocity (2, cells, cells), without the third component, which is zero."""
+    values = foam.read_field(path)
+    return values[:, :2].T.reshape(2, isqrt(len(values)), -1)
+
+
+def mesh(folder, cells, step):
+    """The case with its mesh, made once."""
+    made = folder / f"cavity-{cells}-{step:g}"
+    if not made.exists():
+        if shutil.which("blockMesh") is None:
+            raise ConfigurationError("blockMesh: expected on the PATH, got none. apt-get install openfoam")
+        new = made.with_name(f"{made.name}.{os.getpid()}")
+        shutil.copytree(CASE, new)
+        for name, word, value in (("blockMeshDict", "CELLS", cells), ("controlDict", "STEP", step)):
+            file = new / "system" / name
+            file.write_text(file.read_text().replace(word, str(value)))
+        subprocess.run(
+            ["blockMesh", "-case", new], check=True, env=os.environ | ROOT, stdout=subprocess.DEVNULL
+        )
+        new.rename(made)
+    return made
+
+
+def cavity(folder, cells, step):
+    """The program icoFoam, for 0.2 s in each row: a process of some 50 ms with 16 x 16 cells."""
+    return CommandLine(
+        ["icoFoam"],
+        inputs=[
+            ArraySpec("velocity", (2, cells, cells)),  # m/s
+            ArraySpec("lid", (), differentiable=False),  # m/s
+        ],
+        outputs=[ArraySpec("velocity", (2, cells, cells))],
+        copies={part: mesh(folder, cells, step) / part for part in ("0", "constant", "system")},
+        input_files={"velocity": ("0/U", write_velocity)},
+        input_templates={"lid": "speed {lid:.9g};"},
+        output_files={"velocity": ("0.2/U", read_velocity)},
+        environment=ROOT,
+        timeout=120,
+        failures="keep",
+    )
+
+
+class Cavity(tasks.Problem):
+    """A network corrects a coarse solver of a lid-driven cavity, and is trained through it."""
+
+    unit = "of the coarse solver's error"
+
+    @dataclass(frozen=True)
+    class Config(tasks.Config):
+        methods: tuple[str, ...] = ("none", "no-gradient", "tangents")
+        steps: tasks.Count = 80
+        batch: tasks.Count = 3
+        learning_rate: tasks.Positive = 1e-2
+        probes: tasks.Natural = 0  # tangents are fitted to the rows of training alone
+        unroll: tasks.Count = 3
+        """Solver steps in a loss."""
+        fine_runs: tasks.Count = 12
+        """Fine runs that are learned from; a third of them is held out."""
+        processes: tasks.Count = 2
+        """icoFoam processes side by side."""
+
+    presets = {
+        "small": Config(),
+        "large": Config(steps=400, batch=8, unroll=6, fine_runs=48),
+        "ci": Config(steps=2, batch=2, unroll=1, fine_runs=3),
+    }
+
+    def solver(self, cells, step):
+        return Parallel(cavity(self.folder, cells, step), lambda: ThreadPoolExecutor(self.config.processes))
+
+    def box(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.solver(COARSE, 0.05)
+
+    def network(self):
+        same = {"padding": 1, "padding_mode": "replicate"}
+        network = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 16, 3, **same), torch.nn.GELU(), torch.nn.Conv2d(16, 2, 3, **same)
+        )
+        torch.nn.init.zeros_(network[2].bias)
+        torch.nn.init.normal_(network[2].weight, std=1e-3)
+        return network
+
+    def data(self):  # the fine solver from rest, its velocities averaged over coarse cells
+        count, config = self.config.fine_runs, self.config
+        lid = 0.5 + torch.rand(count, generator=torch.Generator().manual_seed(0))
+        fine, state, seen = self.solver(FINE, 0.0125), torch.zeros(count, 2, FINE, FINE), []
+        for _ in range(config.unroll + 4):
+            state = fine(state, lid)
+            seen.append(torch.nn.functional.avg_pool2d(state, FINE // COARSE))
+        seen = torch.stack(seen, dim=1)
+        starts = [seen[:, start : start + config.unroll + 1] for start in range(4)]  # windows in time
+        held_out = max(1, count // 6) * 4
+        rows = (torch.stack(starts, dim=1).flatten(0, 1), lid.repeat_interleave(4))
+        return tasks.Data.split(rows, batch=config.batch, validation=held_out, test=held_out)
+
+    def rollout(self, network, start, lid):
+        state = start
+        for _ in range(self.config.unroll):
+            state = self.box(state, lid)
+            told = lid[:, None, None, None].expand(-1, 1, COARSE, COARSE)
+            state = state + 0.1 * network(torch.cat((state, told), dim=1))
+        return state
+
+    def objective(self, network, batch):
+        truth, lid = batch
+        return 1e3 * (self.rollout(network, truth[:, 0], lid) - truth[:, -1]).square().mean(dim=(1, 2, 3))
+
+    def evaluate(self, network):
+        truth, lid = self.data.test
+        with torch.no_grad():
+            found = self.rollout(network, truth[:, 0], lid)
+            plain = self.rollout(lambda state: 0 * state[:, :2], truth[:, 0], lid)
+        ratio = (found - truth[:, -1]).square().mean().sqrt() / (plain - truth[:, -1]).square().mean().sqrt()
+        return {"error": ratio.item(), "found": found[0], "truth": truth[0, -1]}
+
+    def pictures(self, fields):
+        figure = Figure(figsize=(3 * len(fields), 3), layout="constrained")
+        largest = max(abs(arrays["found"] - arrays["truth"]).max() for arrays in fields.values())
+        for place, (method, arrays) in enumerate(fields.items(), start=1):
+            axes = figure.add_subplot(1, len(fields), place, title=method, xticks=[], yticks=[])
+            error = torch.as_tensor(arrays["found"] - arrays["truth"]).norm(dim=0)
+            shown = axes.imshow(error, origin="lower", vmin=0, vmax=float(largest))
+        figure.colorbar(shown, ax=figure.axes, label="m/s")
+        return {"Error of the velocity after the last step, a test run.": figure}

@@ -1,0 +1,249 @@
+"""FMUs of both versions against what their models compute; failed steps, instances, derivatives, refusals."""
+
+import gc
+import pickle
+import re
+import shutil
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import zo
+from blackbox import ConfigurationError, NotDifferentiableError, Parallel
+from blackbox.adapters import Fmu
+from blackbox.conformance import check_black_box
+
+STEP = 0.125  # of decay's default experiment
+
+
+def decayed(k, x0, u, count=1, steps=8):
+    """What `decay.c` computes: y after each step, with u held over the steps of each of its values."""
+    x, found = x0, []
+    for step in range(steps):
+        now = u[step * u.shape[0] // steps]
+        x = x + STEP * count * (now - k * x)
+        found.append(x + np.sin(k) * now)
+    return np.array(found)
+
+
+def oscillated(stiffness, force):
+    """What `oscillator.py` computes, at each of its ten steps."""
+    x, v, found = np.array([1.0, -1.0]), np.zeros(2), []
+    for step in range(10):
+        v = v + 0.1 * (force[step * len(force) // 10] - stiffness * x)
+        x = x + 0.1 * v
+        found.append(x)
+    return np.array(found)
+
+
+def test_fmi_2_is_stepped_driven_and_read_as_said(decay):
+    box = Fmu(decay, times=[0.5, 1.0], parameters=["tank.k[1]", "x0", "count"])
+    assert [(spec.name, spec.shape, spec.dtype) for spec in (*box.inputs, *box.outputs)] == [
+        ("tank_k_1_", (), None),
+        ("x0", (), None),
+        ("count", (), "int32"),
+        ("u", (2,), None),
+        ("y", (2,), None),
+    ]
+    assert box.units == {"tank_k_1_": "1/s", "x0": "m"}
+    assert box.inputs[1].scale == (2.0,) and box.inputs[0].scale is None  # the nominal value of its type
+    k, x0, count, u = (
+        np.array([0.5, 2.0]),
+        np.array([1.0, -3.0]),
+        np.int32([1, 2]),
+        np.array([[1, -1], [2, 0.0]]),
+    )
+    y = box(k, x0, count, u)
+    for row in range(2):
+        truth = decayed(k[row], x0[row], u[row], count[row])
+        # at the end of the first interval its own u still holds
+        np.testing.assert_allclose(y[row], truth[[3, 7]], rtol=1e-14)
+    assert box.ledger.rows_run == 2 and box.ledger.rows_failed == 0
+
+
+def test_fmi_3_with_arrays(oscillator):
+    box = Fmu(oscillator, times=np.linspace(0.1, 1, 10), parameters=["stiffness"], input_times=[0, 0.5])
+    assert [spec.shape for spec in (*box.inputs, *box.outputs)] == [(2,), (2,), (10, 2)]
+    assert box.units == {"force": "N"}
+    rng = np.random.default_rng(0)
+    stiffness, force = rng.uniform(0.5, 4, (3, 2)), rng.normal(size=(3, 2))
+    truth = [oscillated(*row) for row in zip(stiffness, force, strict=True)]
+    np.testing.assert_allclose(box(stiffness, force), truth, rtol=1e-14)
+    last = Fmu(oscillator, times=1.0, parameters=["stiffness"])  # one time: neither has a time axis
+    assert [spec.shape for spec in (*last.inputs, *last.outputs)] == [(2,), (), (2,)]
+    np.testing.assert_array_equal(last(stiffness, force[:, 0]), box(stiffness, force[:, [0, 0]])[:, -1])
+
+
+def test_a_step_that_fails_at_random_loses_its_row_alone(oscillator):
+    sound = Fmu(oscillator, times=1.0, parameters=["seed", "stiffness"])
+    box = Fmu(
+        oscillator,
+        times=1.0,
+        parameters=["seed", "stiffness"],
+        start_values={"failing": 0.1, "dying": 0.02},
+        failures="keep",
+    )
+    rng = np.random.default_rng(1)
+    rows = (np.arange(60), rng.uniform(0.5, 4, (60, 2)), rng.normal(size=60))
+    found, truth = box(*rows), sound(*rows)
+    failed = np.isnan(found).any(axis=1)
+    assert 20 < failed.sum() < 55  # of 60, at one in ten steps of ten
+    np.testing.assert_array_equal(found[~failed], truth[~failed])
+    ledger = box.ledger
+    assert (ledger.rows_asked, ledger.rows_run, ledger.rows_failed) == (60, 60, failed.sum())
+    np.testing.assert_array_equal(np.isnan(box(*rows)).any(axis=1), failed)
+    last = Fmu(oscillator, times=0.1, parameters=[], start_values={"dying": 1.0}, failures="keep")
+    assert np.isnan(last(np.zeros(2))).all() and "the spring broke" in last.ledger.first_failure
+
+
+@pytest.mark.parametrize("sticky", [False, True])
+def test_an_instance_is_reset_after_an_error_and_replaced_where_that_fails(decay, sticky):
+    box = Fmu(decay, times=1.0, parameters=["tank.k[1]"], start_values={"sticky": sticky}, failures="keep")
+    k, u = np.array([0.5, -1.0, 0.5, 101.0, 0.5]), np.ones(5)
+    y = box(k, u)
+    np.testing.assert_array_equal(np.isnan(y), k != 0.5)
+    assert len(set(y[k == 0.5])) == 1 and y[0] == pytest.approx(decayed(0.5, 1.0, np.ones(1))[-1], rel=1e-14)
+    assert "k is negative" in box.ledger.first_failure and box.ledger.rows_failed == 2
+
+
+def test_threads_have_instances_of_their_own_and_copies_load_theirs(decay):
+    box = Fmu(decay, times=[0.5, 1.0], parameters=["tank.k[1]"])
+    rng = np.random.default_rng(2)
+    rows = rng.uniform(0.1, 2, 40), rng.normal(size=(40, 2))
+    whole = box(*rows)
+    spread = Parallel(box, lambda: ThreadPoolExecutor(3), block=2)
+    np.testing.assert_array_equal(spread(*rows), whole)
+    copied = pickle.loads(pickle.dumps(box))
+    np.testing.assert_array_equal(copied(*rows), whole)
+    assert copied.identity == box.identity
+    folder = copied._folder
+    assert folder.is_dir()
+    del copied
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_the_projects_own_check_finds_no_fault(decay):
+    box = Fmu(decay, times=[0.5, 1.0], parameters=["tank.k[1]"])
+    rng = np.random.default_rng(3)
+    report = check_black_box(
+        box, [rng.uniform(0.1, 2, 24), rng.normal(size=(24, 2))], rows=600, processes=False, seed=1
+    )
+    assert not report.faults, str(report)
+
+
+def test_differences_through_the_steps_are_the_models_derivative(decay):
+    box = Fmu(decay, times=1.0, parameters=["tank.k[1]", "x0"])
+    inputs = [torch.tensor([value], dtype=torch.float64, requires_grad=True) for value in (0.5, 1.5, -1.0)]
+    zo.differentiable(box, zo.CGE(mu=1e-5, central=True))(*inputs).sum().backward()
+    k, x0, u = (value.detach().clone().requires_grad_() for value in inputs)
+    x = x0
+    for _ in range(8):
+        x = x + STEP * (u - k * x)
+    (x + torch.sin(k) * u).sum().backward()
+    for found, truth in zip(inputs, (k, x0, u), strict=True):
+        torch.testing.assert_close(found.grad, truth.grad, rtol=1e-8, atol=0)
+
+
+def test_directional_derivatives_are_the_reference_at_one_instant(decay):
+    box = Fmu(decay, times=None, parameters=["tank.k[1]", "x0"])
+    assert box.has_derivative
+    values = np.random.default_rng(4).normal(size=(3, 5))
+    inputs = [torch.tensor(row, requires_grad=True) for row in values]
+    weights = torch.tensor([1.0, 0.0, -2.0, 3.0, 0.5], dtype=torch.float64)
+    y = box.reference(*inputs)
+    (y.square() * weights).sum().backward()
+    k, x0, u = (torch.tensor(row, requires_grad=True) for row in values)
+    truth = x0 + torch.sin(k) * u
+    (truth.square() * weights).sum().backward()
+    torch.testing.assert_close(y, truth)
+    for found, wanted in zip(inputs, (k, x0, u), strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad)
+    assert box.ledger.rows_run == 0  # who trains by a reference counts its rows
+    with pytest.raises(NotDifferentiableError, match="single instants, over steps"):
+        Fmu(decay, times=1.0).reference(inputs[2])
+
+
+def test_an_fmu_without_derivatives_is_no_reference(oscillator):
+    with pytest.raises(NotDifferentiableError, match="an FMU that provides none"):
+        Fmu(oscillator, times=None).reference(torch.zeros(2))
+
+
+def rewritten(path, folder, change):
+    """The FMU with its files changed: `change(name, content)` gives another name and content."""
+    copy = folder / "changed.fmu"
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as changed:
+        for name in archive.namelist():
+            changed.writestr(*change(name, archive.read(name)))
+    return copy
+
+
+REFUSED = {
+    "windows": (
+        lambda name, content: (name.replace("linux64/decay.so", "win64/decay.dll"), content),
+        r"expected an FMU for linux64, got changed.fmu for win64\. Export it for this platform",
+    ),
+    "sources": (
+        lambda name, content: (name.replace("binaries/linux64/decay.so", "sources/decay.c"), content),
+        r"got changed.fmu for C sources\. Build it from them: fmpy compile",
+    ),
+    "model exchange": (
+        lambda name, content: (name, content.replace(b"CoSimulation", b"ModelExchange")),
+        r"expected an FMU of FMI 2 or 3 with co-simulation, got FMI 2.0 without",
+    ),
+    "no description": (
+        lambda name, content: (name.replace("modelDescription", "m"), content),
+        "expected an FMU",
+    ),
+    "no library": (
+        lambda name, content: (name, b"" if name.endswith(".so") else content),
+        "expected an FMU that can be instantiated",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_an_fmu_that_cannot_run_here_is_refused_in_a_sentence(decay, tmp_path, case):
+    change, words = REFUSED[case]
+    before = Path.cwd()
+    with pytest.raises(ConfigurationError, match=words) as refusal:
+        Fmu(rewritten(decay, tmp_path, change), times=1.0)
+    assert "\n" not in str(refusal.value) and Path.cwd() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"times": 0.3}, "a whole number of steps of 0.125 after 0, got 0.3"),
+        ({"times": [1.0, 0.5]}, "times that rise"),
+        ({"times": 1.0, "step": -1.0}, "step: expected"),
+        ({"times": 1.0, "input_times": [0.5]}, "expected 0 first"),
+        ({"times": 1.0, "inputs": []}, "expected something to set and something to read, got 0 inputs"),
+        ({"times": 1.0, "parameters": ["x"]}, "expected variables of the FMU, got 'x'. Did you mean 'x0'"),
+        ({"times": 1.0, "parameters": ["label"]}, "expected numbers, got 'label', of type String"),
+        ({"times": 1.0, "inputs": ["y"]}, "can be set, got 'y', whose causality is 'output'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(decay, settings, words):
+    with pytest.raises(ConfigurationError, match=words):
+        Fmu(decay, **settings)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    pytest.importorskip("fmpy", reason="pip install 'blackbox-coupling[fmu]'")
+    with pytest.raises(ConfigurationError, match="expected a path that exists"):
+        Fmu(tmp_path / "none.fmu", times=1.0)
+
+
+def test_the_block_of_the_page_runs(decay, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[4] / "docs" / "black_boxes.md").read_text(encoding="utf-8")
+    _, code = re.findall(r"```py\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(decay, "tank.fmu")
+    scope: dict = {}
+    exec(compile(code, "docs/black_boxes.md", "exec"), scope)
+    np.testing.assert_allclose(scope["y"][1], decayed(2.0, 1.0, np.ones(4))[1::2], rtol=1e-14)

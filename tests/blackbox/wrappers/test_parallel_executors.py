@@ -1,0 +1,83 @@
+"""`Parallel` on the executors of others, in scripts as users write them: mpi4py under mpirun, executorlib."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow  # each starts interpreters that import torch
+
+BOXES = """
+import os
+import numpy as np
+from blackbox import ArraySpec, BlackBoxFunction
+
+
+class Square(BlackBoxFunction):
+    inputs = (ArraySpec("x", (2,)),)
+    outputs = (ArraySpec("y", (2,)), ArraySpec("process", (), dtype="int64"))
+
+    def evaluate_rows(self, x):
+        if (x > 100).any():
+            raise ValueError("too large")
+        return x**2, np.full(len(x), os.getpid())
+"""
+SCRIPT = """
+import os
+import numpy as np
+from {module} import {kind}
+from blackbox import Parallel
+from squares import Square
+
+if __name__ == "__main__":
+    x = np.random.default_rng(0).normal(size=(12, 2))
+    x[5, 0] = 1000
+    with {kind}({settings}) as pool:
+        box = Parallel(Square(failures="keep"), pool, block=2)
+        y, process = box(x)
+    failed = np.isnan(y).any(axis=1)
+    assert failed.nonzero()[0].tolist() == [5], failed
+    np.testing.assert_array_equal(y[~failed], x[~failed] ** 2)
+    # a block of two that raised was run again row by row
+    assert (box.ledger.rows_run, box.ledger.rows_failed) == (14, 1), box.ledger
+    assert os.getpid() not in process and len(set(process[~failed])) <= 2, process
+    assert "too large" in box.ledger.first_failure
+    print("all as said")
+"""
+
+
+def run(folder, command, **names):
+    (folder / "squares.py").write_text(BOXES)
+    (folder / "script.py").write_text(SCRIPT.format(**names))
+    settings = {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), str(folder)]),
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "OMPI_MCA_rmaps_base_oversubscribe": "1",
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    }
+    environment = os.environ | settings
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "all as said" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="apt-get install openmpi-bin")
+def test_mpi4py(tmp_path):
+    pytest.importorskip("mpi4py", reason="pip install mpi4py")
+    command = ["mpirun", "-n", "3", sys.executable, "-m", "mpi4py.futures", "script.py"]
+    run(tmp_path, command, module="mpi4py.futures", kind="MPIPoolExecutor", settings="")
+
+
+def test_executorlib(tmp_path):
+    pytest.importorskip("executorlib", reason="pip install executorlib")
+    settings = "max_workers=2, block_allocation=True"  # else each block starts a process of its own
+    run(
+        tmp_path,
+        [sys.executable, "script.py"],
+        module="executorlib",
+        kind="SingleNodeExecutor",
+        settings=settings,
+    )

@@ -1,0 +1,170 @@
+"""The examples at their smallest size, each where its program is installed, against what is known."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from blackbox import Budgeted
+from blackbox.conformance import check_black_box
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+PROGRAMS = {  # an example, its program, and the packages to install
+    "ngspice": ("ngspice", "ngspice"),
+    "fortran": ("gfortran", "gfortran"),
+    "calculix": ("ccx", "calculix-ccx"),
+    "openfoam": ("icoFoam", "openfoam"),
+    "lammps": ("lmp", "lammps"),
+}
+
+
+def needs(name):
+    program, package = PROGRAMS[name]
+    return pytest.mark.skipif(shutil.which(program) is None, reason=f"apt-get install {package}")
+
+
+def problem_of(name, monkeypatch):
+    """The example's file as a module of its own name: all are called problem.py."""
+    monkeypatch.syspath_prepend(EXAMPLES / name)
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / name / "problem.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def command(*arguments, folder, **variables):
+    done = subprocess.run(
+        [sys.executable, ROOT / "blackbox_coupling.py", *map(str, arguments)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+def run(name, folder, *settings, **variables):
+    """The table of a run of the preset ci."""
+    place = EXAMPLES / name / "problem.py"
+    command("run", place, "--preset", "ci", "--runs", folder / "runs", *settings, folder=folder, **variables)
+    (made,) = (folder / "runs").iterdir()
+    assert (made / "report.html").is_file() and (made / "picture-1.png").is_file()
+    return {line["method"]: line for line in json.loads((made / "result.json").read_text())["table"]}
+
+
+def test_each_example_is_in_the_list_and_has_what_an_example_has():
+    listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    folders = {path.parent.name for path in EXAMPLES.glob("*/problem.py")}
+    assert folders == set(PROGRAMS)
+    for name in folders:
+        page = (EXAMPLES / name / "README.md").read_text(encoding="utf-8")
+        assert f"apt-get install {PROGRAMS[name][1]}" in page
+        assert f"blackbox run examples/{name}/problem.py" in page
+        assert f"]({name}/README.md)" in listed and f"({name}/picture.png)" in listed
+        assert (EXAMPLES / name / "picture.png").is_file()
+        for result in (EXAMPLES / name).glob("*.json"):
+            assert "/tmp" not in result.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in PROGRAMS])
+def test_an_example_runs_to_its_report(tmp_path, name):
+    table = run(name, tmp_path)
+    for method, line in table.items():
+        assert np.isfinite(line["value"]), method
+        assert (line["rows"] == 0) == (method == "none")
+        if name != "lammps":
+            assert line["ledger"]["rows_failed"] == 0, line["ledger"]["first_failure"]
+
+
+@needs("ngspice")
+def test_the_filter_s_twin_is_what_ngspice_computes(monkeypatch):
+    module = problem_of("ngspice", monkeypatch)
+    logs = 0.5 * torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    edge, load = torch.tensor([3e5, 1e6, 3e6]), torch.tensor([25.0, 50.0, 100.0])
+    given = logs, edge, load, torch.stack((0.1 * edge, 2.5 * edge), dim=1)
+    found, twin = module.ladder()(*given), module.FilterDesign().reference(*given)
+    torch.testing.assert_close(found, twin, rtol=1e-5, atol=1e-4)
+
+
+@needs("fortran")
+def test_the_slab_s_twin_is_what_the_fortran_code_computes(monkeypatch):
+    module = problem_of("fortran", monkeypatch)
+    random = torch.Generator().manual_seed(0)
+    given = 0.3 + 0.5 * torch.rand(4, 10, generator=random), 2 * torch.rand(4, 8, generator=random)
+    for found, twin in zip(module.Slab()(*given), module.Heating().reference(*given), strict=True):
+        torch.testing.assert_close(found, twin, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@needs("fortran")
+def test_the_check_finds_the_common_block(monkeypatch):
+    module = problem_of("fortran", monkeypatch)
+    random = np.random.default_rng(0)
+    samples = random.uniform(0.3, 0.8, (32, 10)), random.uniform(0, 2, (32, 8))
+    seen = []
+    for seed in range(5):  # one check sees it nineteen times in twenty
+        report = check_black_box(module.Slab(), samples, processes=False, seed=seed)
+        seen += [line.sentence for line in report.findings if line.check == "thread safety"]
+    assert len(seen) == 5 and any("disturb each other" in sentence for sentence in seen), seen
+
+
+@pytest.mark.slow
+@needs("fortran")
+def test_processes_do_not_share_the_common_block(tmp_path):
+    """A run on processes is the run without any, to the bit."""
+    alone, pool = (
+        run("fortran", tmp_path / pool, "--methods", "tangents", "--pool", pool)
+        for pool in ("none", "processes")
+        if (tmp_path / pool).mkdir() is None
+    )
+    assert alone["tangents"]["value"] == pool["tangents"]["value"]
+
+
+@needs("calculix")
+def test_the_plate_bends_as_a_beam_does(monkeypatch):
+    """The tip of a cantilever: bending and shear, by Timoshenko."""
+    module = problem_of("calculix", monkeypatch)
+    force = np.zeros((1, len(module.EDGE), 2))
+    tip = [place for place, node in enumerate(module.EDGE) if module.NODES[node][0] == module.NX]
+    force[0, tip, 1] = 1000.0 / len(tip)
+    thick = 2.0
+    moved = module.bracket()(np.full((1, len(module.NODES)), thick), force)[0, module.EDGE][tip, 2].mean()
+    inertia, area, shear = thick * 20.0**3 / 12, thick * 20.0, 210000 / 2 / 1.3
+    beam = 1000 * 100.0**3 / (3 * 210000 * inertia) + 1.2 * 1000 * 100.0 / (shear * area)
+    assert moved == pytest.approx(beam, rel=0.1)  # a coarse mesh is too stiff
+
+
+@pytest.mark.slow
+@needs("lammps")
+def test_no_row_is_lost_or_counted_twice_where_many_fail(tmp_path, monkeypatch):
+    """The ledger counts the processes that a program in lmp's place counts itself."""
+    counter = tmp_path / "bin" / "lmp"
+    counter.parent.mkdir()
+    counter.write_text(f'#!/bin/sh\necho run >> {tmp_path}/started\nexec {shutil.which("lmp")} "$@"\n')
+    counter.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{counter.parent}:{os.environ['PATH']}")
+    module = problem_of("lammps", monkeypatch)
+    problem = module.Pressure(folder=tmp_path / "data")
+    density, temperature = torch.linspace(0.5, 1.4, 12), torch.full((12,), 1.8)
+    box = Budgeted(problem.box, rows=40)
+    first = box(density, temperature)
+    failed = int(first.isnan().any(dim=1).sum())
+    assert 1 <= failed < 12
+    assert box.ledger.rows_failed == failed and "Lost atoms" in box.ledger.first_failure
+    assert box.ledger.rows_run == len((tmp_path / "started").read_text().split()) == 12 == 40 - box.rows_left
+    again = Budgeted(module.Pressure(folder=tmp_path / "data").box, rows=failed)  # as after a kill
+    torch.testing.assert_close(again(density, temperature), first, equal_nan=True, rtol=0, atol=0)
+    started = len((tmp_path / "started").read_text().split())
+    assert started == 12 + again.ledger.rows_run and again.ledger.rows_cached + again.ledger.rows_run == 12

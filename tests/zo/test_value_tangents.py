@@ -1,0 +1,334 @@
+"""Value-fitted tangents in training: what is chosen, what follows when trust is lost, rows that exist."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+import zo
+from blackbox import ArraySpec, Cached
+from tests.zo.row_boxes import FromTorch, weights
+from zo.tangents.models import automatic
+
+RING = ArraySpec("u", (1, 16))
+LOSES = zo.tangents.TrustPolicy(lost_values=1e-9, check_every=None, average=2)  # trust, whatever is learned
+NEVER = zo.tangents.TrustPolicy(check_every=None, lost=1e9, regained=1e9, lost_values=1e9)
+
+
+def step(u):
+    return u - 0.2 * u * torch.sin(u.roll(1, 2)) + 0.1 * u.roll(-1, 2)
+
+
+def make_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv1d(1, 2, 3, padding=1), nn.BatchNorm1d(2), nn.Dropout(0.2), nn.Conv1d(2, 1, 1)
+    )
+
+
+def through(*boxes):
+    def objective(network, batch):
+        state = batch
+        for _ in range(2):
+            for box in boxes:
+                state = box(state + 0.1 * network(state))
+        return state.square().flatten(1).mean(dim=1)
+
+    return objective
+
+
+def make_gradient(network, *boxes, **settings) -> zo.TangentGradient:
+    return zo.TangentGradient(
+        network, through(*boxes), boxes=list(boxes), **{"trust_policy": NEVER, **settings}
+    )
+
+
+def ring() -> FromTorch:
+    return FromTorch(step, (RING,), (RING,))
+
+
+def batch_of(seed: int) -> torch.Tensor:
+    return weights(6, 1, 16, seed=seed).float()
+
+
+def flat_grads(network) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in network.parameters()])
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """What is chosen from, made to learn little, for tests of what follows what."""
+    quick = {"first_steps": 4, "steps_per_step": 1, "batch": 8}
+    for name, made in (
+        ("GridTangent", partial(zo.GridTangent, 4, periodic=True, reach=1, **quick)),
+        ("MLPTangent", partial(zo.MLPTangent, 8, **quick)),
+        ("StencilTangent", partial(zo.StencilTangent, 2, periodic=True, reach=1)),
+    ):
+        monkeypatch.setattr(automatic, name, made)
+
+
+# The choice
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "kinds"),
+    [
+        ([(1, 16)], [(1, 16)], "StencilTangent, GridTangent, MLPTangent"),
+        ([(2, 5, 4), (3,)], [(2, 5, 4)], "StencilTangent, GridTangent, MLPTangent"),
+        ([(1, 5, 4), (1, 4, 5)], [(1, 5, 4), (1, 4, 5)], "StencilTangent, GridTangent, MLPTangent"),  # faces
+        ([(1, 80, 80)], [(1, 80, 80)], "StencilTangent, GridTangent"),  # too large for no structure
+        ([(1, 15)], [(1, 15)], "MLPTangent"),  # few cells
+        ([(17, 16)], [(17, 16)], "MLPTangent"),  # many channels
+        ([(40,)], [(40,)], "MLPTangent"),  # no channels
+        ([(3,)], [(2, 5, 4)], "MLPTangent"),  # nothing on the grid goes in
+        ([(1, 16)], [(1, 16), ()], "MLPTangent"),  # an energy beside a state
+    ],
+)
+def test_the_specs_decide_and_the_repr_says_what(inputs, outputs, kinds):
+    names = ["a", "b"]
+    box = FromTorch(step, *(tuple(map(ArraySpec, names, shapes)) for shapes in (inputs, outputs)))
+    gradient = zo.TangentGradient(make_network(), through(box), boxes=[box])
+    found = repr(gradient.tangents[0])
+    places = [found.find(f"{name}(") for name in kinds.split(", ")]
+    assert -1 not in places and places == sorted(places)
+    assert found.count("Tangent(") == 1 + len(places)
+    assert found in repr(gradient) and "probes=0" in repr(gradient) and "max_rows=1.1" in repr(gradient)
+
+
+@pytest.mark.parametrize(
+    ("tangent", "probes", "max_rows"),
+    [
+        (zo.StencilTangent(), 0, 1.1),
+        (zo.StudentTangent(nn.Linear(16, 16)), 0, 1.1),
+        (zo.IdentityTangent(), 0, 1.1),
+        (zo.LowRankTangent(), 2, 3.5),
+        (zo.SecantTangent(zo.MLPTangent()), 2, 3.5),
+    ],
+    ids=repr,
+)
+def test_probes_are_for_tangents_that_learn_from_changes(tangent, probes, max_rows):
+    box = ring()
+    gradient = zo.TangentGradient(make_network(), through(box), boxes=[box], tangent=tangent)
+    assert (gradient.watch.probes, gradient.watch.max_rows) == (probes, max_rows)
+
+
+def test_kinds_learn_side_by_side_and_the_better_one_stays(small):
+    """The box is quadratic: the stencil foretells it to rounding."""
+    box = FromTorch(lambda u: u - 0.2 * u * u.roll(1, 2), (RING,), (RING,))
+    gradient = make_gradient(make_network().eval(), box)
+    for n in range(11):
+        gradient.backward(batch_of(n))
+        assert set(gradient.tangents[0].models) == ({"stencil", "grid"} if n < 9 else {"stencil"})
+    assert gradient.trust_of_step < 1e-3 and gradient.counts.rows == box.ledger.rows_run == 11 * 6 * 2
+
+
+def test_two_boxes_have_tangents_of_their_own(small):
+    other = FromTorch(lambda u: torch.tanh(2 * u), (RING,), (RING,))
+    box, network = ring(), make_network().eval()
+    gradient = make_gradient(network, box, other)
+    gradient.backward(batch_of(0))
+    first, second = gradient.tangents
+    d = torch.ones(1, 6, 16)
+    asked = box.asked[0][0]
+    pairs = zo.tangents.CallPairs((RING,), (RING,), asked.flatten(1), d[:0], d[:0], torch.zeros(0, 6).bool())
+    assert not torch.allclose(first.apply(pairs, d), second.apply(pairs, d), rtol=1e-2)
+    copied = copy.deepcopy(first)
+    assert torch.equal(copied.apply(pairs, d), first.apply(pairs, d))
+    gradient.backward(batch_of(1))
+    assert not torch.equal(copied.apply(pairs, d), first.apply(pairs, d))
+
+
+# Lost trust
+
+
+def test_what_is_done_about_lost_trust_each_time_at_its_price(small):
+    box, network = ring(), make_network().eval()
+    gradient = make_gradient(network, box, trust_policy=LOSES, max_rows=3)
+    said, probes = [], []
+    for n in range(40):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            gradient.backward(batch_of(n))
+        said += [str(each.message) for each in caught if issubclass(each.category, zo.TangentWarning)]
+        probes.append(gradient.watch.probes)
+    longer = [
+        words for words in said if "takes four times as many steps of learning, for no more rows" in words
+    ]
+    others = [words for words in said if "takes over from" in words]
+    assert "GridTangent" in longer[0] and "MLPTangent" in longer[-1]
+    assert [words.split("From now on ")[1].split("Tangent")[0] for words in others][-1] == "MLP"
+    assert all("for no more rows" in words for words in others)
+    free = len(longer) + len(others)
+    assert said[free].endswith("instead of 1, within max_rows=3.") and "From now on 1 probes" in said[free]
+    assert max(probes) <= 2 and probes[0] == 0  # three times the rows, checks apart
+    assert box.ledger.rows_run == gradient.counts.rows == 6 * 2 * (40 + sum([0, *probes[:-1]]))
+
+
+def test_nothing_is_left_within_the_rows_that_a_step_may_take(small):
+    """The default, 1.1 times first order's rows, allows no probe: it is said once, with what helps."""
+    box = ring()
+    gradient = make_gradient(make_network().eval(), box, trust_policy=LOSES)
+    with pytest.warns(zo.TangentWarning) as caught:
+        for n in range(30):
+            gradient.backward(batch_of(n))
+    words = [str(each.message) for each in caught]
+    assert sum("max_rows=1.1 allows none" in each for each in words) == 1
+    assert "prefit" in words[-1] and not any("probes until" in each for each in words)
+    assert box.ledger.rows_run == 30 * 6 * 2
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_runs_resume_to_the_bit_on_each_rung(small, every, tmp_path):
+    """Also with probes, in train mode, where buffers move and masks are drawn."""
+
+    def run(resume):
+        torch.manual_seed(5)
+        network, box = make_network(), ring()
+        gradient, found, kinds = make_gradient(network, box, trust_policy=LOSES, max_rows=3), [], []
+        for n in range(24):
+            if resume and n % every == 0:
+                torch.save(gradient.state_dict(), tmp_path / "state.pt")
+                gradient = make_gradient(network, box, trust_policy=LOSES, max_rows=3)
+                gradient.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+            network.zero_grad()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", zo.TangentWarning)
+                gradient.backward(batch_of(n))
+            found.append(flat_grads(network))
+            kinds.append((gradient.tangents[0].kind, gradient.watch.probes, gradient.trust_of_step))
+        return torch.stack(found), kinds
+
+    torch.manual_seed(5)
+    (plain, kinds), (resumed, same) = run(False), run(True)
+    assert torch.equal(plain, resumed) and kinds == same
+    assert len({kind for kind, _, _ in kinds}) >= 2 and max(probes for _, probes, _ in kinds) >= 1
+
+
+@pytest.mark.parametrize("make", [zo.StencilTangent, zo.GridTangent, zo.MLPTangent], ids=lambda m: m.__name__)
+def test_a_named_tangent_resumes_though_it_measured_its_box(make):
+    settings = {} if make is zo.StencilTangent else {"first_steps": 3, "steps_per_step": 1}
+    network, box = make_network().eval(), ring()
+    gradients = [make_gradient(network, box, tangent=make(**settings)) for _ in range(2)]
+    gradients[0].backward(batch_of(0))
+    gradients[1].load_state_dict(gradients[0].state_dict())
+    found = []
+    for gradient in gradients:
+        network.zero_grad()
+        gradient.backward(batch_of(1))
+        found.append(flat_grads(network))
+    assert torch.equal(*found)
+
+
+def test_missed_is_how_well_the_responses_along_the_gradient_are_told():
+    """The identity's J d is d: |c d - d| / |c d| for a box c u, whatever the gradient."""
+    box = FromTorch(lambda u: 0.8 * u, (RING,), (RING,))
+    policy = zo.tangents.TrustPolicy(check_every=1, agreement=-1e9, missed=1e9, lost_values=1e9)
+    gradient = make_gradient(make_network().eval(), box, tangent=zo.IdentityTangent(), trust_policy=policy)
+    gradient.backward(batch_of(0))
+    assert gradient.missed == pytest.approx(0.25, rel=1e-3)
+    assert gradient.metrics()["tangent_missed"] == gradient.missed
+    assert gradient.counts.checks == 1 and gradient.counts.rows == box.ledger.rows_run == 2 * 6 * 2
+    quiet = make_gradient(make_network().eval(), box, tangent=zo.IdentityTangent())
+    quiet.backward(batch_of(0))
+    assert quiet.missed is None and "tangent_missed" not in quiet.metrics()
+
+
+def test_the_objective_is_looked_at_where_probes_may_come_later():
+    """A weight that is read outside of its module's forward would be moved by no probe."""
+    network, box = nn.Linear(16, 16), ring()
+
+    def objective(network, batch):
+        return box(batch @ network.weight).square().flatten(1).mean(dim=1)
+
+    settings = {"boxes": [box], "tangent": zo.StencilTangent(2), "trust_policy": NEVER}
+    zo.TangentGradient(network, objective, **settings).backward(batch_of(0))  # none ever will
+    with pytest.raises(zo.errors.TangentError, match="a weight that is read elsewhere"):
+        zo.TangentGradient(network, objective, max_rows=3, **settings).backward(batch_of(0))
+
+
+# Rows that exist already
+
+
+def test_prefit_counts_its_rows_and_leaves_buffers_and_draws_as_they_were(small):
+    def run(batches):
+        network, box = make_network(), ring()
+        gradient = make_gradient(network, box)
+        torch.manual_seed(3)
+        before = copy.deepcopy(network.state_dict())
+        if batches:
+            gradient.prefit(batches, steps=5)
+        assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+        assert all(p.grad is None for p in network.parameters())
+        assert gradient.counts.rows == box.ledger.rows_run == len(batches) * 6 * 2
+        assert gradient.counts.steps == 0
+        loss = gradient.backward(batch_of(9))
+        return loss, torch.rand(3), network.state_dict(), gradient.trust_of_step
+
+    loss, drawn, state, trust = run([batch_of(n) for n in range(3)])
+    plain, same, other, none = run([])
+    assert torch.equal(loss, plain) and torch.equal(drawn, same)
+    assert all(torch.equal(other[name], value) for name, value in state.items())
+    assert none is None and trust is not None  # it has something to foretell with
+
+
+def test_rows_of_a_cached_box_are_not_paid_twice(small, tmp_path):
+    inner = ring()
+    box, network = Cached(inner, tmp_path), make_network().eval()
+    gradient = make_gradient(network, box)
+    for _ in range(2):
+        gradient.prefit([batch_of(0), batch_of(1)], steps=2)
+    gradient.backward(batch_of(1))
+    assert inner.ledger.rows_run == 2 * 6 * 2 and gradient.counts.rows == 5 * 6 * 2
+
+
+def test_what_prefit_refuses(small):
+    box, network = ring(), make_network()
+    with pytest.raises(zo.ConfigurationError, match=r"learn from values, got LowRankTangent.*tangent=None"):
+        make_gradient(network, box, tangent=zo.LowRankTangent()).prefit([batch_of(0)])
+    gradient = make_gradient(network, box)
+    with pytest.raises(zo.ConfigurationError, match="expected at least one batch, got none"):
+        gradient.prefit([])
+    with pytest.raises(zo.ConfigurationError, match="steps: expected a whole number >= 1"):
+        gradient.prefit([batch_of(0)], steps=0)
+    with pytest.raises(zo.FailedQueriesError):
+        gradient.prefit([batch_of(0) * float("nan")])
+    assert gradient.counts.steps == 0
+
+
+def test_the_choice_fits_rows_of_its_box_with_all_inputs(small):
+    case = ArraySpec("case", (), differentiable=False)
+    box = FromTorch(lambda u, c: step(u) * c[:, None, None], (RING, case), (RING,))
+    gradient = make_gradient(make_network().eval(), box)
+    u, c = weights(8, 1, 16), weights(8, seed=1)
+    gradient.tangents[0].fit([u, c], box.function(u, c), steps=3)
+    assert all(model.knows for model in gradient.tangents[0].models.values())
+    assert box.ledger.rows_run == 0
+
+
+@pytest.mark.parametrize("kind", ["grid", "stencil", "mlp"])
+def test_a_row_that_fails_bends_no_gradient(kind):
+    make = {
+        "grid": lambda: zo.GridTangent(4, first_steps=5, steps_per_step=1, reach=1, periodic=True),
+        "stencil": lambda: zo.StencilTangent(2, reach=1, periodic=True),
+        "mlp": lambda: zo.MLPTangent(8, first_steps=5, steps_per_step=1),
+    }[kind]
+
+    def run(batch):
+        network = make_network().eval().double()
+        box = FromTorch(
+            lambda u: torch.where(u.amax((1, 2), True) > 50, torch.nan, step(u)), (RING,), (RING,)
+        )
+        gradient = make_gradient(network, box, tangent=make())
+        for _ in range(2):
+            network.zero_grad()
+            gradient.backward(batch)
+        return flat_grads(network)
+
+    good = weights(5, 1, 16)
+    bad = torch.cat([good[:2], torch.full((1, 1, 16), 1e3).double(), good[2:]])
+    assert torch.allclose(run(bad), run(good), rtol=1e-4, atol=1e-7)
