@@ -80,7 +80,7 @@ DEFENCE = tuple(
     f"table_defense-{case}.json"
     for case in (
         "small-b-logits", "small-b-probabilities-3", "small-b-labels", "small-a-logits",
-        "few-b-logits",
+        "few-b-logits", "labels-b-labels", "shapes-cnn-logits",
     )
 )  # fmt: skip
 TANGENTS = sorted(path.stem for path in (protocol.RESULTS / "tangents").glob("*.json"))  # one a problem
