@@ -203,8 +203,8 @@ class Config:
     probes: Natural = 0
     """Moved copies of the network that run beside it in a step of tangents, which need none."""
     max_rows: Positive | None = None
-    """What a step of tangents may cost when trust is lost, in first-order steps; None for 1.1, or what the
-    probes take."""
+    """What a step of tangents may cost when trust is lost, in first-order steps; None for 3.5, or what
+    the probes take."""
     chunk: Count | None = None
     """Queries that are evaluated together; None for what memory allows. Another number rounds otherwise."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1

@@ -57,6 +57,9 @@ class Method:
     needs_box: bool = False
 
 
+MOST_ROWS = 3.5  # in first-order steps: what zo.TangentGradient keeps to by default
+
+
 def none(setup: Setup) -> Trained:
     """The start: nothing is trained."""
     return Trained(setup.network, TrainingOutcome(setup.stage))
@@ -222,7 +225,7 @@ def _cost_of_tangents(problem: Problem, steps: int) -> Cost:
     checks = sum(policy.checks(step) for step in range(steps))
     queries = steps * config.probes + checks
     least = steps + queries
-    return Cost(least, queries, max(least, steps * (config.max_rows or 1.0)))
+    return Cost(least, queries, max(least, steps * (config.max_rows or MOST_ROWS)))
 
 
 def _cost_of_rows(problem: Problem, steps: int) -> Cost:

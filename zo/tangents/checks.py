@@ -18,8 +18,7 @@ from zo.tangents.pairs import CallPairs
 from zo.tangents.recording import RecordedCall
 from zo.tangents.tangent import Tangent
 
-# What a step may cost if the user has not said so, in multiples of the base's rows: with probes, without.
-MAX_ROWS, MAX_ROWS_OF_VALUES = 3.5, 1.1
+MAX_ROWS = 3.5  # what a step may cost where the user has not said so, in multiples of the base's rows
 
 
 def check_max_dropped(value: float) -> None:
@@ -51,7 +50,7 @@ def checked_probes(probes: int | None, tangents: Sequence[Tangent]) -> int:
 def checked_max_rows(max_rows: float | None, probes: int) -> float:
     """The budget of a step in multiples of the base's rows; None for the usual one, or what probes take."""
     if max_rows is None:
-        return max(MAX_ROWS, 1.0 + probes) if probes else MAX_ROWS_OF_VALUES
+        return max(MAX_ROWS, 1.0 + probes)
     check_positive("TangentGradient", "max_rows", max_rows)
     if max_rows < 1 + probes:
         raise ConfigurationError(

@@ -107,8 +107,8 @@ class TangentGradient:
             box is linearised. Responses must be distinguishable from its rounding and noise.
         max_rows: what a step may cost on average when trust is lost, in multiples of the rows of a
             first-order step: 1 for the base, 1 for each probe, and 1 for a check. At the least what base,
-            `probes` and checks take: 4.04 for three probes and a check in every 25 steps. None for 1.1
-            without probes, with them for 3.5, or for what they take.
+            `probes` and checks take: 4.04 for three probes and a check in every 25 steps. None for 3.5,
+            or for what they take.
         parameters: which to train, as for `LossGradient`; all must require a gradient.
         evaluator: "stacked", base and probes in one call of the objective, so a box has all their rows at
             once; or "loop", one after another, for networks and objectives that cannot be stacked.

@@ -12,6 +12,7 @@ from torch import Tensor
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.tangents.models.grid import GridTangent
 from zo.tangents.models.lattice import Lattice, space_of
+from zo.tangents.models.low_rank import LowRankTangent
 from zo.tangents.models.mlp import MLPTangent
 from zo.tangents.models.secant import SecantTangent
 from zo.tangents.models.stencil import StencilTangent
@@ -22,7 +23,7 @@ from zo.tangents.tangent import Tangent
 FEWEST_CELLS = 16  # of a grid, and the most channels: less is a table of numbers
 MOST_CHANNELS = 16
 LARGEST = 5_000  # numbers of a state for which a network without structure is tried
-CONTEST = 10  # steps in which two kinds learn side by side
+CONTEST = 50  # steps in which two kinds learn side by side
 FADING = 0.5  # of an error with each of these
 WORST = 1e12  # an error that is not finite counts as this
 
@@ -31,17 +32,18 @@ class AutoTangent(Tangent):
     """J(z) is that of a model fitted to the box's values, of a kind that suits the box.
 
     Outputs `(channels, *space)` with at least 16 cells and at most 16 channels, and an input on the same
-    grid: for ten steps a `StencilTangent` and a `GridTangent` learn side by side, the one that foretells new
-    rows better is used, and it stays. All else: `MLPTangent`. Where trust is lost it learns longer, and then
-    another kind takes over, which begins with the rows that are there. Where probes run their responses
-    correct the model in each row, as `SecantTangent` does.
+    grid: for fifty steps a `StencilTangent` and a `GridTangent` learn side by side; in each the one that
+    foretold new rows better is used, and the last of them stays. All else: `MLPTangent`. Where trust is lost
+    it learns longer, and then another kind takes over, which begins with the rows that are there. Where
+    probes run, in the end, it is `SecantTangent` around the model or around `LowRankTangent`, the one that
+    foretold responses better.
 
     Args:
         box: whose specs decide.
         seed: of all that is drawn.
 
     Attributes:
-        models: those that learn, by kind; more than one for ten steps.
+        models: those that learn, by kind; more than one for fifty steps.
         kind: the one in use.
     """
 
@@ -62,6 +64,8 @@ class AutoTangent(Tangent):
         self._errors = {kind: 0.0 for kind in first}  # of what was foretold, the last steps counting most
         self.models = {kind: self._makers[kind]() for kind in first}
         self.kind = first[0]
+        self._secant = SecantTangent(LowRankTangent())  # learns from probes alone
+        self._missed = [0.0, 0.0]  # by the model with probes and by that, the last steps counting most
 
     @property
     def model(self) -> ValueTangent:
@@ -77,8 +81,13 @@ class AutoTangent(Tangent):
         return self._corrected(pairs).vjp(pairs, cotangent)
 
     def predict(self, pairs: CallPairs) -> Tensor:
-        """Of the model, corrected by the other probes."""
-        return self._corrected(pairs).predict(pairs)
+        """Of the model corrected by the other probes, or of these alone."""
+        both = [own.predict(pairs) for own in (SecantTangent(self.model), self._secant)]
+        found = both[self._missed[1] < self._missed[0]]
+        for place, own in enumerate(both):
+            error = ((own - pairs.response) * reciprocal(pairs.response_scale))[pairs.valid].double()
+            self._missed[place] += float(error.square().sum().nan_to_num(WORST, WORST))
+        return found
 
     def predict_values(self, pairs: CallPairs) -> Tensor | None:
         """The model's."""
@@ -98,6 +107,9 @@ class AutoTangent(Tangent):
         """Let the models learn, and take the better one."""
         for model in self.models.values():
             model.observe(pairs)
+        if pairs.d.shape[1]:
+            self._secant.observe(pairs)
+            self._missed = [FADING * missed for missed in self._missed]
         self._steps += 1
         if len(self.models) > 1:
             self.kind = min(self.models, key=lambda kind: self._errors[kind])
@@ -142,6 +154,7 @@ class AutoTangent(Tangent):
             "steps": self._steps,
             "errors": dict(self._errors),
             "models": {kind: model.state_dict() for kind, model in self.models.items()},
+            "probes": (self._secant.state_dict(), list(self._missed)),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -151,6 +164,9 @@ class AutoTangent(Tangent):
         self.models = {kind: self._makers[kind]() for kind in state["models"]}
         for kind, model in self.models.items():
             model.load_state_dict(state["models"][kind])
+        learned, missed = state["probes"]
+        self._secant.load_state_dict(learned)
+        self._missed = list(missed)
 
     def _settle(self) -> None:
         """End the contest; who lost may take over later."""
@@ -158,7 +174,9 @@ class AutoTangent(Tangent):
         self.models = {self.kind: self.model}
 
     def _corrected(self, pairs: CallPairs) -> Tangent:
-        return SecantTangent(self.model) if len(pairs.d) and bool(pairs.valid.any()) else self.model
+        if not len(pairs.d) or not bool(pairs.valid.any()):
+            return self.model
+        return self._secant if self._missed[1] < self._missed[0] else SecantTangent(self.model)
 
     def __repr__(self) -> str:
         """With all kinds, in the order in which they are tried."""
