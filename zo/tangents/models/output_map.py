@@ -27,31 +27,34 @@ class OutputMap:
     def __init__(self) -> None:
         self._units: tuple[Tensor, Tensor, Tensor] | None = None  # both means, and the scale of each number
         self._factors: tuple[Tensor, ...] = ()  # a matrix, or pairs of factors that are added
+        self._ridge: float | None = RIDGES[0]
 
     @torch.no_grad()
-    def fit(self, x: Tensor, y: Tensor, scale: Tensor) -> None:
+    def fit(self, x: Tensor, y: Tensor, scale: Tensor, again: bool = True) -> None:
         """Fit to rows.
 
         Args:
             x: a model's values, `(rows, size)`, in the order in which they came.
             y: the box's, `(rows, size)`.
             scale: the unit of each number, `(size,)`, above zero.
+            again: whether the ridge is chosen again, which costs another fit; else it stays as it was.
         """
         train, dtype = len(x) - len(x) // HELD_OUT, x.dtype
         wide = scale.double()
         a, b = x.double() / wide, y.double() / wide
         one = torch.ones_like(wide)
-        errors = {ridge: 0.0 for ridge in (*RIDGES, None)}
-        if train < len(x):
+        if again and train < len(x):
+            errors: dict[float | None, float] = {}
             test = slice(train, len(x))
             parts = _Parts(a[:train], b[:train])
-            for ridge in errors:
+            for ridge in (*RIDGES, None):
                 self._units, self._factors = (*parts.means, one), parts.factors(ridge)
                 errors[ridge] = float((self(a[test]) - b[test]).square().mean())
+            self._ridge = min(errors, key=lambda ridge: errors[ridge])
         parts = _Parts(a, b)
         first, second = (mean * wide for mean in parts.means)
         self._units = first.to(dtype), second.to(dtype), scale.to(dtype)
-        factors = parts.factors(min(errors, key=lambda ridge: errors[ridge]))
+        factors = parts.factors(self._ridge)
         self._factors = tuple(factor.to(dtype) for factor in factors)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -66,12 +69,12 @@ class OutputMap:
 
     def state_dict(self) -> dict[str, Any]:
         """Units and factors."""
-        return {"units": self._units, "factors": self._factors}
+        return {"units": self._units, "factors": self._factors, "ridge": self._ridge}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on where `state_dict` was taken."""
         mean_in, mean_out, scale = (each.to(device) for each in state["units"])
-        self._units = mean_in, mean_out, scale
+        self._units, self._ridge = (mean_in, mean_out, scale), state["ridge"]
         self._factors = tuple(factor.to(device) for factor in state["factors"])
 
 

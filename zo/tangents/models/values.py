@@ -35,6 +35,7 @@ class Specs:
 
 
 MAP_ROWS = 1500  # of the window that an output map is fitted to
+CHOSEN_AGAIN = 20  # lessons in which its ridge is chosen again in each fit
 
 
 @dataclass(frozen=True)
@@ -192,9 +193,10 @@ class ValueTangent(Tangent):
         with torch.no_grad():
             parts = zip(z.split(256), others.split(256), strict=True)
             found = torch.cat([self.within(*part) for part in parts])
-        self._map = OutputMap()
-        self._map.fit(found, y, self._moments[2].scale().to(y))
-        self._next_map = self._lessons + 1 + self._lessons // 3
+        first = self._map is None
+        self._map = self._map or OutputMap()
+        self._map.fit(found, y, self._moments[2].scale().to(y), first or self._lessons < CHOSEN_AGAIN)
+        self._next_map = self._lessons + 1 + self._lessons // 2
 
     # What `TangentGradient` asks
 
