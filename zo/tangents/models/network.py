@@ -92,7 +92,8 @@ class NetworkTangent(ValueTangent):
         own = self.steps_per_step * self._factor if self._lessons else self.first_steps
         if self._network is None:
             self._make(self._planned())
-        self.map_if_due()
+        if self._lessons:  # behind a network that has learned nothing a map says nothing
+            self.map_if_due()
         for _ in range(LONGER if steps is None and self._lessons else 1):
             losses = [self._step() for _ in range(own if steps is None else steps)]
             self._error = float(torch.stack(losses).mean().sqrt())
@@ -104,8 +105,7 @@ class NetworkTangent(ValueTangent):
                 "Take a smaller learning_rate."
             )
         if not self._lessons:
-            self._next_map = 0
-            self.map_if_due()  # behind a network that has learned something
+            self.map_if_due()
         self._lessons += 1
 
     def improve(self) -> str | None:
