@@ -35,6 +35,7 @@ class Specs:
 
 
 MAP_ROWS = 1500  # of the window that an output map is fitted to
+MAP_NUMBERS = 2**17  # of inputs that a model is asked for at once: a stencil makes some 450 of each
 CHOSEN_AGAIN = 20  # lessons in which its ridge is chosen again in each fit
 
 
@@ -97,6 +98,10 @@ class ValueTangent(Tangent):
     def __init__(self, window: int, output_map: bool) -> None:
         check_count(type(self).__name__, "window", window)
         self.output_map = output_map
+        self._begin_anew(window)
+
+    def _begin_anew(self, window: int) -> None:
+        """Know nothing."""
         self._form: Form | None = None
         self._stays = torch.empty(0)  # 1 for outputs that are modelled as their input and a change, else 0
         self._window = Window(window)
@@ -191,7 +196,8 @@ class ValueTangent(Tangent):
         if bool((y == y[0]).all()):
             return
         with torch.no_grad():
-            parts = zip(z.split(256), others.split(256), strict=True)
+            rows = max(1, min(256, MAP_NUMBERS // z.shape[1]))
+            parts = zip(z.split(rows), others.split(rows), strict=True)
             found = torch.cat([self.within(*part) for part in parts])
         first = self._map is None
         self._map = self._map or OutputMap()
