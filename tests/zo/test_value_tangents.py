@@ -455,3 +455,17 @@ def test_a_step_of_learning_takes_fewer_rows_of_a_large_grid():
 def counted(network: nn.Module, found: list[int]) -> nn.Module:
     network.register_forward_hook(lambda module, given, answer: found.append(len(answer)))
     return network
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_a_few_rows_that_stay_the_same_do_not_take_gradients_away(rows):
+    """What four rows answer spans four of 64 directions: no constraint of the box."""
+
+    def box(u):
+        return u + 0.1 * u * u.roll(1, 2)
+
+    tangent = zo.StencilTangent(2, periodic=True, reach=1)
+    u = weights(rows, 1, 64).float()
+    batches = [u + 0.01 * n * weights(1, 1, 64, seed=7).float() for n in range(6)]
+    for n, batch in enumerate(batches):
+        assert vjp_error(taught(tangent, box, batch), box, batch) < 0.1, n

@@ -127,7 +127,7 @@ class StencilTangent(ValueTangent):
         self._fresh.append((z, others, y))
 
     def learn(self, steps: int | None = None) -> None:
-        """Forget a little and add the new rows; begin anew where these have other units than the first had."""
+        """Forget a little and add the new rows; begin anew where these have other units."""
         assert self._form is not None
         if not self._fresh:
             return
