@@ -343,7 +343,7 @@ class TrustWatch:
         state.steps += 1
         if error is not None and state.learned:
             keep = 1.0 - 1.0 / self.policy.average
-            state.total = keep * state.total + (1.0 - keep) * min(error, WORST)
+            state.total = keep * state.total + (1.0 - keep) * (error if error < WORST else WORST)  # or NaN
             state.weight = keep * state.weight + (1.0 - keep)
         state.learned |= error is not None
         if agreement is not None:

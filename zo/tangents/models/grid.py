@@ -17,6 +17,7 @@ from zo.tangents.models.reach import measure
 from zo.tangents.models.values import Form
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+CELLS = 2**17  # of a step of learning, at most: large grids take fewer rows
 PLACES = 4  # channels that say where a cell lies, learned, on a grid with walls
 
 
@@ -41,7 +42,8 @@ class GridTangent(NetworkTangent):
         periodic: whether the ends of the grid meet, for all axes or each; None: as the first rows show it.
         reach: cells that a change is carried in a call; None: as the first rows show it.
         window: rows kept to learn from, the oldest going.
-        batch: rows of a step of learning, drawn from the window with replacement.
+        batch: rows of a step of learning, drawn from the window with replacement; fewer where they would have
+            more than 131,072 cells.
         steps_per_step: steps of learning in each step of training; up to five times as many while the error
             on the window is above a tenth of the typical change that the box makes.
         first_steps: of learning on the first rows.
@@ -94,6 +96,12 @@ class GridTangent(NetworkTangent):
     def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
         """The cells of a channel."""
         return Lattice(tuple(shapes), refuse_no_grid("GridTangent", form.outputs)).groups()
+
+    def drawn(self) -> int:
+        """As many as `batch` and the cells of a step of learning allow."""
+        assert self._form is not None
+        cells = torch.Size(refuse_no_grid("GridTangent", self._form.outputs)).numel()
+        return max(1, min(self.batch, CELLS // cells))
 
     def plan(self, form: Form, rows: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
         """How far a change is carried, and which ends meet."""

@@ -47,10 +47,14 @@ class NetworkTangent(ValueTangent):
         for name, count in counts.items():
             check_count(type(self).__name__, name, count)
         check_positive(type(self).__name__, "learning_rate", learning_rate)
-        super().__init__(window, output_map)
         self.batch, self.steps_per_step, self.first_steps = batch, steps_per_step, first_steps
         self.learning_rate = learning_rate
         self._key = Key(seed)
+        super().__init__(window, output_map)
+
+    def _begin_anew(self, window: int) -> None:
+        """Know nothing."""
+        super()._begin_anew(window)
         self._network: nn.Module | None = None
         self._plan: dict[str, Any] = {}  # what the network was built from
         self._optimizer: torch.optim.Optimizer | None = None
@@ -70,6 +74,10 @@ class NetworkTangent(ValueTangent):
     @abstractmethod
     def build(self, form: Form, plan: dict[str, Any]) -> nn.Module:
         """The network: standardised `(rows, size_in)` and `(rows, size of others)` to `(rows, size_out)`."""
+
+    def drawn(self) -> int:
+        """Rows of a step of learning."""
+        return self.batch
 
     @property
     def measured(self) -> dict[str, Any]:
@@ -130,6 +138,7 @@ class NetworkTangent(ValueTangent):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         if state["form"] is None:
+            self._begin_anew(self._window.rows)
             return
         state = copy.deepcopy(state)  # the optimiser would write to what it is given
         self.load_kept(state)
@@ -172,7 +181,7 @@ class NetworkTangent(ValueTangent):
 
     def _step(self) -> Tensor:
         assert self._optimizer is not None
-        z, others, y = self._window.draw(self.batch, self._key.at(self._steps).generator(LEARNING))
+        z, others, y = self._window.draw(self.drawn(), self._key.at(self._steps).generator(LEARNING))
         with torch.enable_grad():
             missed = (self.values(z, others) - y) / self._moments[3].scale().to(y)
             loss = missed.square().mean()

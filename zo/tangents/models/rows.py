@@ -69,6 +69,7 @@ class Moments:
     def __init__(self, groups: Tensor | None = None) -> None:
         self._groups = groups
         self._rows = 0
+        self._rounding = 0.0  # of one, in the precision of what was taken in
         self._sums: tuple[
             Tensor, ...
         ] = ()  # the mean, and the sum of squared distances from it, of each group
@@ -76,6 +77,7 @@ class Moments:
 
     def add(self, values: Tensor) -> None:
         """Take in `(rows, size)`, by the formula of Chan et al. (1979)."""
+        self._rounding = max(self._rounding, torch.finfo(values.dtype).eps)
         values = values.double()
         rows, mean = len(values), self._pooled(values.mean(dim=0))
         squares = self._pooled((values - self._apart(mean)).square().sum(dim=0))
@@ -95,19 +97,20 @@ class Moments:
         return self._both()[1]
 
     def state_dict(self) -> dict[str, Any]:
-        """Count and sums."""
-        return {"rows": self._rows, "sums": [total.clone() for total in self._sums]}
+        """Count, rounding and sums."""
+        sums = [total.clone() for total in self._sums]
+        return {"rows": self._rows, "rounding": self._rounding, "sums": sums}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on where `state_dict` was taken."""
-        self._rows = state["rows"]
+        self._rows, self._rounding = state["rows"], state["rounding"]
         self._sums, self._read = tuple(total.to(device, copy=True) for total in state["sums"]), None
 
     def _both(self) -> tuple[Tensor, Tensor]:
         if self._read is None:
             mean, squares = self._sums
             scale = (squares / self._rows).sqrt()
-            scale = torch.where(scale > 10 * torch.finfo(torch.float32).eps * mean.abs(), scale, 1.0)
+            scale = torch.where(scale > 10 * self._rounding * mean.abs(), scale, 1.0)
             self._read = self._apart(mean), self._apart(scale)
         return self._read
 

@@ -23,6 +23,7 @@ from zo.tangents.models.values import Form, ValueTangent
 MOST_FEATURES = 450
 SAMPLES = 8_000  # cells of a step that are learned from,
 ROWS = 64  # of this many rows, or of more where rows have few cells
+FAR = 1e4  # in units of the first rows: a row with a number beyond is not learned from, unless most have one
 # Per degree above the first how far the factors of a product lie apart, and how far products lie from a cell;
 # from rich to poor, of which the first is taken whose features are not too many.
 SHAPES = (
@@ -87,10 +88,14 @@ class StencilTangent(ValueTangent):
             check_count("StencilTangent", "reach", reach)
         check_number("StencilTangent", "forgetting", forgetting, above=0, most=1.0)
         check_number("StencilTangent", "ridge", ridge, least=1e-14)
-        super().__init__(window, output_map)
         self.degree, self.forgetting, self.ridge = degree, forgetting, ridge
         self.periodic = checked_ends("StencilTangent", periodic)
         self.reach = reach
+        super().__init__(window, output_map)
+
+    def _begin_anew(self, window: int) -> None:
+        """Know nothing."""
+        super()._begin_anew(window)
         self._plan: dict[str, Any] = {}  # reach and periodic
         self._features: _Features | None = None
         self._sums: tuple[Tensor, Tensor] | None = None  # features x features, features x channels out
@@ -119,17 +124,23 @@ class StencilTangent(ValueTangent):
 
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
         """Keep the rows until they are learned from."""
-        if self._features is None:
-            self._begin(form, z, others, y)
         self._fresh.append((z, others, y))
 
     def learn(self, steps: int | None = None) -> None:
-        """Forget a little and add the new rows."""
-        assert self._form is not None and self._features is not None
+        """Forget a little and add the new rows; begin anew where these have other units."""
+        assert self._form is not None
         if not self._fresh:
             return
         z, others, y = (torch.cat(column) for column in zip(*self._fresh, strict=True))
         self._fresh = []
+        if self._features is None:
+            self._begin(z, others, y)
+        near = (self._standard_inputs(z, others).abs() < FAR).all(dim=1)
+        if 2 * int(near.sum()) < len(z):
+            self._begin(z, others, y)
+            near = (self._standard_inputs(z, others).abs() < FAR).all(dim=1)
+        z, others, y = z[near], others[near], y[near]
+        assert self._features is not None
         _, answered = lattices("StencilTangent", self._form)
         cells = math.prod(answered.space)
         apart = -(-len(z) // max(ROWS, SAMPLES // cells))
@@ -156,7 +167,7 @@ class StencilTangent(ValueTangent):
 
     def state_dict(self) -> dict[str, Any]:
         """The two sums, and what features they are of."""
-        if self._form is None:
+        if self._features is None:
             return {"form": None}
         sums = None if self._sums is None else list(self._sums)
         return copy.deepcopy(self.kept() | {"plan": self._plan, "sums": sums, "fresh": self._fresh})
@@ -164,6 +175,7 @@ class StencilTangent(ValueTangent):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         if state["form"] is None:
+            self._begin_anew(self._window.rows)
             return
         state = copy.deepcopy(state)
         self.load_kept(state)
@@ -172,8 +184,11 @@ class StencilTangent(ValueTangent):
         self._features = self._chosen(self._form)
         self._sums, self._coefficients = None if state["sums"] is None else tuple(state["sums"]), None
 
-    def _begin(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
-        """Units, reach and features by the first rows; the sums are of these features alone."""
+    def _begin(self, z: Tensor, others: Tensor, y: Tensor) -> None:
+        """Units, reach and features by these rows; the sums are of these features alone."""
+        assert self._form is not None
+        form = self._form
+        self._sums, self._coefficients, self._next_map = None, None, self._lessons
         self._moments = self.moments(form)
         for own, values in zip(self._moments, (z, others, y, y - self.carried(z)), strict=True):
             own.add(values)

@@ -35,6 +35,8 @@ class Specs:
 
 
 MAP_ROWS = 1500  # of the window that an output map is fitted to
+VARIED_ROWS, DIRECTIONS, SPREAD = 256, 8, 1e-2  # see `_varied`
+MAP_NUMBERS = 2**17  # of inputs that a model is asked for at once: a stencil makes some 450 of each
 CHOSEN_AGAIN = 20  # lessons in which its ridge is chosen again in each fit
 
 
@@ -97,6 +99,10 @@ class ValueTangent(Tangent):
     def __init__(self, window: int, output_map: bool) -> None:
         check_count(type(self).__name__, "window", window)
         self.output_map = output_map
+        self._begin_anew(window)
+
+    def _begin_anew(self, window: int) -> None:
+        """Know nothing."""
         self._form: Form | None = None
         self._stays = torch.empty(0)  # 1 for outputs that are modelled as their input and a change, else 0
         self._window = Window(window)
@@ -184,18 +190,20 @@ class ValueTangent(Tangent):
         return tuple(Moments(self.groups(form, shapes)) for shapes in (inputs, form.others, outputs, outputs))
 
     def map_if_due(self) -> None:
-        """Fit W to N as it is; then less and less often. Rows that are all the same tell no map."""
+        """Fit W to N as it is; then less and less often. Rows that are all much the same tell no map."""
         if not self.output_map or self._lessons < self._next_map:
             return
         z, others, y = self._window.spread(MAP_ROWS)
-        if bool((y == y[0]).all()):
+        scale = self._moments[2].scale().to(y)
+        if not _varied(self._window.spread(VARIED_ROWS)[2] / scale):
             return
         with torch.no_grad():
-            parts = zip(z.split(256), others.split(256), strict=True)
+            rows = max(1, min(256, MAP_NUMBERS // z.shape[1]))
+            parts = zip(z.split(rows), others.split(rows), strict=True)
             found = torch.cat([self.within(*part) for part in parts])
         first = self._map is None
         self._map = self._map or OutputMap()
-        self._map.fit(found, y, self._moments[2].scale().to(y), first or self._lessons < CHOSEN_AGAIN)
+        self._map.fit(found, y, scale, first or self._lessons < CHOSEN_AGAIN)
         self._next_map = self._lessons + 1 + self._lessons // 2
 
     # What `TangentGradient` asks
@@ -337,3 +345,15 @@ def others_of(pairs: CallPairs) -> Tensor:
 
 def _flat(array: Tensor) -> Tensor:
     return array.reshape(len(array), -1)
+
+
+def _varied(y: Tensor) -> bool:
+    """Whether outputs vary in eight directions, each by a hundredth of the largest, or in all there are.
+
+    Where they are fewer, as with a batch of four rows that is always the same, their span says what has been
+    asked, not what the box can answer, and a projector on it would take most of the gradient away.
+    """
+    y = y.double() - y.double().mean(dim=0)
+    gram = y.T @ y if y.shape[1] < len(y) else y @ y.T
+    values = torch.linalg.eigvalsh(gram)
+    return int((values > SPREAD**2 * values[-1]).sum()) >= min(DIRECTIONS, y.shape[1])
