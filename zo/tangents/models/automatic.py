@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
+from zo.errors import TangentError
 from zo.tangents.models.grid import GridTangent
 from zo.tangents.models.lattice import Lattice, space_of
 from zo.tangents.models.low_rank import LowRankTangent
@@ -105,15 +106,21 @@ class AutoTangent(Tangent):
 
     def observe(self, pairs: CallPairs) -> None:
         """Let the models learn, and take the better one."""
-        for model in self.models.values():
-            model.observe(pairs)
+        for kind, model in list(self.models.items()):
+            try:
+                model.observe(pairs)
+            except TangentError:
+                if len(self.models) == 1:
+                    raise
+                del self.models[kind]  # one whose learning diverges is out
+                self.kind = next(iter(self.models))
         if pairs.d.shape[1]:
             self._secant.observe(pairs)
             self._missed = [FADING * missed for missed in self._missed]
         self._steps += 1
         if len(self.models) > 1:
             self.kind = min(self.models, key=lambda kind: self._errors[kind])
-            self._errors = {kind: FADING * error for kind, error in self._errors.items()}
+            self._errors = {kind: FADING * self._errors[kind] for kind in self.models}
             if self._steps == CONTEST:
                 self._settle()
 
