@@ -32,7 +32,6 @@ from zo.masked_step import masked_step
 from zo.objective import OutputLoss
 from zo.parameters import Exclude
 from zo.tangents import (
-    ConvTangent,
     GridTangent,
     IdentityTangent,
     LowRankTangent,
@@ -41,7 +40,6 @@ from zo.tangents import (
     StencilTangent,
     StudentTangent,
     TangentGradient,
-    WindowTangent,
 )
 
 __all__ = [
@@ -49,7 +47,6 @@ __all__ = [
     "RGE",
     "ConfigurationError",
     "ControlVariate",
-    "ConvTangent",
     "DCTBasis",
     "EvaluatorWarning",
     "Exclude",
@@ -75,7 +72,6 @@ __all__ = [
     "SurrogateFilled",
     "TangentGradient",
     "TangentWarning",
-    "WindowTangent",
     "ZeroGradientWarning",
     "box_gradient",
     "differentiable",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
 import zo
 from blackbox import ArraySpec
@@ -16,11 +15,8 @@ GRIDS = {1: (2, 7), 2: (2, 6, 5), 3: (1, 4, 3, 5)}
 TANGENTS = {
     "identity": zo.IdentityTangent,
     "local": zo.SecantTangent,
-    "memory": lambda: zo.WindowTangent(window=40),
     "dense": zo.LowRankTangent,
-    "conv": zo.ConvTangent,
-    "circular": lambda: zo.ConvTangent(padding="circular"),
-    "stack": lambda: zo.SecantTangent(zo.WindowTangent(zo.LowRankTangent(zo.ConvTangent()))),
+    "stack": lambda: zo.SecantTangent(zo.LowRankTangent()),
 }
 
 
@@ -50,24 +46,6 @@ def true_vjp(function, pairs: CallPairs, v: torch.Tensor) -> torch.Tensor:
     z = pairs.z.view(-1, *pairs.inputs[0].shape).requires_grad_()
     y = function(z)
     return torch.autograd.grad(y, z, v.view_as(y))[0].flatten(1)
-
-
-def stencil_map(order: int, space: int, padding: str = "zeros"):
-    """A local map of a grid with two channels (three-dimensional: one), of first or second order."""
-    channels = GRIDS[space][0]
-    first = weights(channels, channels, *(3,) * space, seed=1) / 3**space
-    second = weights(channels, channels**2, *(3,) * space, seed=2) / 3**space
-    convolve = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[space]
-    mode = "constant" if padding == "zeros" else "circular"
-
-    def apply(kernel, z):
-        return convolve(functional.pad(z, [1] * (2 * space), mode), kernel)
-
-    def function(z):
-        products = (z[:, :, None] * z[:, None]).flatten(1, 2)  # of channels, as in a flux
-        return z + apply(first, z) + (apply(second, products) if order == 2 else 0.0)
-
-    return function
 
 
 def bent(z):
@@ -104,7 +82,7 @@ def test_a_state_is_all_there_is_to_a_tangent(kind):
 
 @pytest.mark.parametrize(
     ("tangent", "bound"),
-    [(zo.WindowTangent(rho=1e-9), 1e-6), (zo.LowRankTangent(ridge=1e-9), 1e-6), (zo.SecantTangent(), 1e-11)],
+    [(zo.LowRankTangent(ridge=1e-9), 1e-6), (zo.SecantTangent(), 1e-11)],
     ids=repr,
 )
 def test_on_a_linear_box_exact_after_as_many_pairs_as_the_reachable_space_has_dimensions(tangent, bound):
@@ -145,103 +123,6 @@ def test_the_local_secant_ignores_changes_that_are_rounding():
     v = weights(2, 12, seed=7)
     secant = zo.SecantTangent()
     assert torch.allclose(secant.vjp(doubled, v), secant.vjp(pairs, v), atol=2e-2)
-
-
-@pytest.mark.parametrize("padding", ["zeros", "circular"])
-@pytest.mark.parametrize("space", GRIDS)
-def test_on_a_quadratic_stencil_the_conv_tangent_is_exact_to_rounding(space, padding):
-    """Chords of a quadratic are its slope half way: steps of order one leave no truncation."""
-    function, shape = stencil_map(2, space, padding), GRIDS[space]
-    tangent = zo.ConvTangent(padding=padding, ridge=1e-13)
-    for seed in range(20):
-        tangent.observe(together([pairs_of(function, shape, probes=8, rows=4, mu=1.0, seed=seed)]))
-    pairs = pairs_of(function, shape, seed=500)
-    v = weights(2, pairs.response.shape[-1], seed=7)
-    assert torch.allclose(tangent.vjp(pairs, v), true_vjp(function, pairs, v), rtol=1e-7, atol=1e-7)
-
-
-def staggered_flux(u, v):
-    """u `(rows, 1, 6, 6)` on the faces along x, v `(rows, 1, 7, 5)` on those along y, of 6 x 5 cells.
-
-    Differences of fluxes that are products of what begins at one corner.
-    """
-    along_x = u[..., 1:] ** 2 - u[..., :-1] ** 2 + 0.3 * v[..., :-1, :]
-    along_y = (v[..., 1:, :] - v[..., :-1, :]) + u[..., :-1] * v[..., :-1, :]
-    return functional.pad(along_x, (0, 1)), functional.pad(along_y, (0, 0, 0, 1))
-
-
-def test_the_conv_tangent_is_exact_on_a_staggered_grid():
-    """But on the last faces, which have no cell: there is nothing of the kind beside them to learn from."""
-    shapes = ((1, 6, 6), (1, 7, 5))
-    names = specs(*shapes)
-
-    def flat(z):
-        u, v = z[:, :36].view(-1, *shapes[0]), z[:, 36:].view(-1, *shapes[1])
-        return torch.cat([part.flatten(1) for part in staggered_flux(u, v)], dim=1)
-
-    def seen(seed, probes=3, rows=4):
-        z, d = weights(rows, 71, seed=seed), 0.1 * weights(probes, rows, 71, seed=seed + 1)
-        response = torch.stack([flat(z + each) for each in d]) - flat(z)
-        return CallPairs(names, names, z, d, response, torch.ones(probes, rows, dtype=torch.bool))
-
-    tangent = zo.ConvTangent(ridge=1e-13)
-    for seed in range(0, 40, 2):
-        tangent.observe(together([seen(seed)]))
-    pairs = seen(100)
-    found = tangent.apply(pairs, pairs.d[:1])[0]
-    wanted = torch.autograd.functional.jvp(flat, pairs.z, pairs.d[0])[1]
-    cells = torch.cat([functional.pad(torch.ones(6, 5), (0, 1)).flatten(), torch.ones(6, 5).flatten()])
-    inner = functional.pad(cells, (0, 5)).bool()
-    assert torch.allclose(found[:, inner], wanted[:, inner], atol=1e-5)
-    v = weights(4, 71, seed=7)
-    adjoint = (pairs.d[0] * tangent.vjp(pairs, v)).sum(dim=1)
-    assert torch.allclose((found * v).sum(dim=1), adjoint, atol=1e-10)
-
-
-@pytest.mark.parametrize("shapes", [((1, 6, 6), (1, 8, 5)), ((6,), (6,)), ((1, 6), (1, 6, 6))])
-def test_the_conv_tangent_wants_one_grid(shapes):
-    names = specs(*shapes)
-    size = sum(torch.Size(shape).numel() for shape in shapes)
-    z = weights(2, size)
-    pairs = CallPairs(names, names, z, z[None], z[None], torch.ones(1, 2, dtype=torch.bool))
-    with pytest.raises(zo.ConfigurationError, match="faces"):
-        zo.ConvTangent().observe(together([pairs]))
-
-
-def test_what_conv_cannot_see_is_left_to_the_memory_behind_it():
-    """A stencil and a matrix: neither tangent alone is right, conv first and memory behind it is."""
-    linear = weights(14, 14, seed=8)
-    stencil = stencil_map(2, 1)
-
-    def function(z):
-        far = torch.zeros_like(linear)
-        far[:2] = linear[:2]  # two numbers that all cells follow
-        return stencil(z) + (z.flatten(1) @ far).view_as(z)
-
-    errors = {}
-    for name, tangent in {
-        "conv": zo.ConvTangent(forgetting=1.0),
-        "memory": zo.WindowTangent(window=2000, rho=1e-6),
-        "both": zo.WindowTangent(zo.ConvTangent(forgetting=1.0), window=2000, rho=1e-6),
-    }.items():
-        for seed in range(30):
-            tangent.observe(together([pairs_of(function, (2, 7), probes=8, rows=4, mu=1.0, seed=seed)]))
-        pairs = pairs_of(function, (2, 7), seed=500)
-        v = weights(2, 14, seed=7)
-        errors[name] = (tangent.vjp(pairs, v) - true_vjp(function, pairs, v)).norm()
-    assert errors["both"] < 0.7 * min(errors["conv"], errors["memory"])
-
-
-def test_memory_keeps_the_last_pairs():
-    """A box that changes: after a whole window of the new one nothing is left of the old."""
-    old, new = (lambda z, seed=seed: z.flatten(1) @ weights(6, 3, seed=seed) for seed in (1, 2))
-    tangent = zo.WindowTangent(window=20, rho=1e-9)
-    for seed in range(3):
-        tangent.observe(together([pairs_of(old, (6,), probes=7, rows=2, seed=seed)]))
-    for seed in range(5):
-        tangent.observe(together([pairs_of(new, (6,), probes=3, rows=2, seed=seed)]))
-    pairs, v = pairs_of(new, (6,)), weights(2, 3, seed=7)
-    assert torch.allclose(tangent.vjp(pairs, v), true_vjp(new, pairs, v), atol=1e-6)
 
 
 def step(x):

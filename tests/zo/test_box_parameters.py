@@ -146,7 +146,7 @@ def fit(system, start) -> tuple[float, Tensor]:
 
 @pytest.mark.parametrize(
     ("system", "tangent", "probes"),
-    [(rod, zo.WindowTangent(window=128), 2), (pendulum, zo.SecantTangent(zo.WindowTangent(window=256)), 4)],
+    [(rod, zo.LowRankTangent(), 2), (pendulum, zo.SecantTangent(zo.LowRankTangent()), 4)],
     ids=["memory", "local secant"],
 )
 def test_parameters_of_a_known_system_are_found_from_its_paths(system, tangent, probes):
@@ -164,7 +164,7 @@ def test_differentiable_finds_them_with_two_directions_a_row():
     """Of the 14 dimensions that theta and the state have."""
 
     def start(network, box):
-        solver = zo.differentiable(box, zo.RowRGE(1e-3, q=2), tangent=zo.WindowTangent(window=128))
+        solver = zo.differentiable(box, zo.RowRGE(1e-3, q=2), tangent=zo.LowRankTangent())
 
         def backward(batch):
             loss = misfit(solver)(network, batch).mean()
@@ -251,7 +251,7 @@ def test_the_check_is_made_once_and_leaves_no_trace(first):
     network, box = make_network(corrector=True), make_box()
     network["corrector"].append(nn.BatchNorm1d(2).double())
     network["corrector"].append(nn.Dropout(0.5))
-    gradient = zo.TangentGradient(network, misfit(box), boxes=[box], tangent=zo.WindowTangent(), probes=1)
+    gradient = zo.TangentGradient(network, misfit(box), boxes=[box], tangent=zo.LowRankTangent(), probes=1)
     gradient.counts.steps = first  # at the first step alone the objective is evaluated once more
     calls = []
     network["design"].register_forward_hook(lambda module, args, result: calls.append(len(result)))

@@ -19,9 +19,8 @@ TWO = zo.RowRGE(1e-4, q=2)
 TANGENTS = {
     "identity": zo.IdentityTangent,
     "local": lambda: zo.SecantTangent(cut=1e-6),
-    "memory": lambda: zo.WindowTangent(window=40),
     "dense": zo.LowRankTangent,
-    "stack": lambda: zo.SecantTangent(zo.WindowTangent(zo.LowRankTangent(), window=40)),
+    "stack": lambda: zo.SecantTangent(zo.LowRankTangent()),
     "student": lambda: StudentTangent(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4))),
 }
 
@@ -153,12 +152,12 @@ def test_max_rows_bounds_the_calls_and_changes_nothing_else(kind):
 
 
 def test_the_tangent_is_a_copy():
-    given = zo.WindowTangent()
+    given = zo.LowRankTangent()
     solvers = [zo.differentiable(Sine(), TWO, tangent=given) for _ in range(2)]
     gradient_of(solvers[0], weights(3, 4))
     assert solvers[0].tangent is not given
-    states = [tangent.state_dict()["seen"] for tangent in (solvers[0].tangent, solvers[1].tangent, given)]
-    assert states == [6, 0, 0]
+    states = [tangent.state_dict()["kept"] for tangent in (solvers[0].tangent, solvers[1].tangent, given)]
+    assert [kept is None for kept in states] == [False, True, True]
 
 
 # Failures
@@ -191,21 +190,22 @@ def test_a_failed_query_is_no_pair_and_is_counted():
     truth[3, 2] = 1.0
     assert torch.allclose(found, truth, atol=2e-3)
     assert solver.counts == zo.box_gradient.RowCounts(calls=1, rows=20, dropped=1)
-    memory = zo.differentiable(Sine(limit=2.0), zo.CGE(1e-3), tangent=zo.WindowTangent())
+    memory = zo.differentiable(Sine(limit=2.0), zo.CGE(1e-3), tangent=zo.LowRankTangent())
     assert gradient_of(memory, x).isfinite().all()
-    assert memory.tangent.state_dict()["seen"] == 19
+    _, gram, _, _ = memory.tangent.state_dict()["kept"]  # of changes of length one
+    assert float(gram.diagonal().sum()) == pytest.approx(19)
 
 
 def test_too_many_failed_queries_are_an_error_and_teach_nothing():
-    solver = zo.differentiable(Sine(limit=2.0), zo.CGE(1e-3), tangent=zo.WindowTangent())
+    solver = zo.differentiable(Sine(limit=2.0), zo.CGE(1e-3), tangent=zo.LowRankTangent())
     with pytest.raises(zo.FailedQueriesError, match="at most 10% of 20 perturbed rows to fail, 20 did"):
         gradient_of(solver, torch.full((5, 4), 1.9999))
-    assert solver.tangent.state_dict()["seen"] == 0
+    assert solver.tangent.state_dict()["kept"] is None
 
 
 def test_nothing_alive_gives_zeros_without_queries():
     box = Sine(limit=-9.0)
-    solver = zo.differentiable(box, TWO, tangent=zo.WindowTangent())
+    solver = zo.differentiable(box, TWO, tangent=zo.LowRankTangent())
     assert torch.equal(gradient_of(solver, torch.zeros(3, 4)), torch.zeros(3, 4))
     assert box.calls == [3] and solver.trust == []
 
@@ -213,7 +213,7 @@ def test_nothing_alive_gives_zeros_without_queries():
 def test_a_nan_that_arrives_at_a_living_row_stays_there():
     v = torch.ones(3, 4).double()
     v[1, 2] = float("nan")
-    for tangent in (zo.SecantTangent(), zo.WindowTangent(), zo.LowRankTangent()):
+    for tangent in (zo.SecantTangent(), zo.LowRankTangent(), zo.LowRankTangent()):
         found = gradient_of(zo.differentiable(Sine(), TWO, tangent=tangent), weights(3, 4), v)
         assert torch.isnan(found).any(dim=1).tolist() == [False, True, False]
 
@@ -326,12 +326,15 @@ def test_resumed_equals_undisturbed_to_the_bit(kind, tmp_path):
 
 
 def test_states_of_other_runs_are_refused():
-    plain, memory = zo.differentiable(Sine(), TWO), zo.differentiable(Sine(), TWO, tangent=zo.WindowTangent())
-    dense = zo.differentiable(Sine(), TWO, tangent=zo.LowRankTangent())
+    plain, memory = (
+        zo.differentiable(Sine(), TWO),
+        zo.differentiable(Sine(), TWO, tangent=zo.LowRankTangent()),
+    )
+    other = zo.differentiable(Sine(), TWO, tangent=zo.LowRankTangent(rank=3))
     for solver, state, words in (
-        (memory, plain.state_dict(), ["WindowTangent", "None"]),
-        (plain, memory.state_dict(), ["None", "WindowTangent"]),
-        (memory, dense.state_dict(), ["WindowTangent", "LowRankTangent"]),
+        (memory, plain.state_dict(), ["LowRankTangent", "None"]),
+        (plain, memory.state_dict(), ["None", "LowRankTangent"]),
+        (memory, other.state_dict(), ["rank=256", "rank=3"]),
     ):
         solver(torch.zeros(2, 4, requires_grad=True))
         with pytest.raises(zo.ConfigurationError) as caught:
@@ -343,10 +346,10 @@ def test_states_of_other_runs_are_refused():
 
 BAD = [
     (lambda: zo.differentiable(Sine()), ["differentiable, estimator", "no tangent", "RowRGE"]),
-    (lambda: zo.differentiable(Sine(), tangent=zo.WindowTangent()), ["WindowTangent", "queries alone"]),
+    (lambda: zo.differentiable(Sine(), tangent=zo.LowRankTangent()), ["LowRankTangent", "queries alone"]),
     (
         lambda: zo.differentiable(Sine(), TWO, tangent="memory"),
-        ["differentiable, tangent", "str", "WindowTangent()"],
+        ["differentiable, tangent", "str", "LowRankTangent()"],
     ),
 ]
 

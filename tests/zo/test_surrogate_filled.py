@@ -76,7 +76,7 @@ def step(estimator, evaluator="loop", scale=1.0, lost=(), **settings) -> tuple[t
 @pytest.mark.parametrize("evaluator", ["loop", "stacked", "auto"])
 def test_with_a_tangents_gradient_the_counts_of_both_are_what_the_box_was_asked(kind, evaluator):
     network, box, batch = make_network(), Sine(), weights(3, 4)
-    surrogate = zo.TangentGradient(network, through(box), boxes=[box], tangent=zo.WindowTangent(), probes=2)
+    surrogate = zo.TangentGradient(network, through(box), boxes=[box], tangent=zo.LowRankTangent(), probes=2)
     gradient = zo.LossGradient(network, through(box), ESTIMATORS[kind], evaluator=evaluator)
     assert gradient.queries() == QUERIES[kind]
     for _ in range(2):

@@ -29,7 +29,7 @@ MAX_ROWS = 8  # six probes, and a check in each step
 NEVER = zo.tangents.TrustPolicy(check_every=None)
 RUNS = {  # settings of a gradient, by name
     "dense": {"tangent": zo.LowRankTangent(), "chunk": 1},
-    "stack": {"tangent": zo.SecantTangent(zo.WindowTangent(zo.LowRankTangent(), window=50)), "chunk": 1},
+    "stack": {"tangent": zo.SecantTangent(zo.LowRankTangent()), "chunk": 1},
     "pairs": {"tangent": zo.SecantTangent(), "chunk": 2, "probes": 4},  # 2, 2 and 1 variants
     "loop": {"tangent": zo.LowRankTangent(), "chunk": 1, "evaluator": "loop"},
     "one chunk": {"tangent": zo.LowRankTangent(), "chunk": 9},  # more than there are variants

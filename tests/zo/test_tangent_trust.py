@@ -85,7 +85,7 @@ def test_rows_of_checks_are_counted_and_are_all_that_they_cost(evaluator):
         make_network(),
         chain(box),
         boxes=[box],
-        tangent=zo.WindowTangent(),
+        tangent=zo.LowRankTangent(),
         probes=2,
         evaluator=evaluator,
         trust_policy=TrustPolicy(check_every=2, lost=1e9, regained=1e9),
@@ -237,7 +237,7 @@ def test_without_errors_the_checks_decide():
     policy = TrustPolicy(agreement=0.5, average=3)
     found, probes, warned = watch([None] * 12, policy, probes=4, agreements=[(1, 0.1), (5, 0.1), (11, 0.1)])
     assert found.error is None and probes == [4] * 3 + [8] * 3 + [16] * 6 and warned == [11]
-    assert watch([None] * 8, policy, probes=0, agreements=[(5, 0.1)])[2] == [5]
+    assert watch([None] * 8, policy, probes=0, agreements=[(5, 0.1)], max_rows=1.1)[2] == [5]
 
 
 def test_between_lost_and_regained_nothing_changes():
@@ -262,12 +262,81 @@ def test_a_bad_check_adds_probes_once_until_the_next_one():
     assert set(watch([0.1] * 30, policy, agreements=[(9, 0.6)])[1]) == {2}
 
 
-def test_probes_beyond_the_most_are_never_cut_and_none_are_never_added():
-    policy = TrustPolicy(average=2)
-    assert set(watch([9.0] * 20, policy, probes=6, max_rows=5)[1]) == {6}
-    found, probes, warned = watch([9.0] * 20, policy, probes=0)
+def test_probes_beyond_the_most_are_never_cut():
+    assert set(watch([9.0] * 20, TrustPolicy(average=2), probes=6, max_rows=5)[1]) == {6}
+
+
+def test_from_none_probes_are_added_within_the_rows_that_a_step_may_take():
+    policy = TrustPolicy(average=2, check_every=None)
+    found, probes, warned = watch([9.0] * 20, policy, probes=0, max_rows=1.1)
     assert set(probes) == {0} and warned == [4] and found.lost
     assert watch([0.9] * 20, policy, probes=0)[2] == []  # of values; better than their mean
+    found, probes, warned = watch([9.0] * 16, policy, probes=0, max_rows=4)
+    # The first errors of responses have none to be compared with: those before were of values.
+    assert probes == [0] * 4 + [1] * 4 + [2] * 2 + [3] * 6 and warned == [12] and found.lost
+
+
+def test_with_probes_the_errors_are_of_responses_and_have_their_own_limit():
+    policy = TrustPolicy(average=2, check_every=None, lost=0.3, regained=0.2, lost_values=1.0)
+    found, probes, _ = watch([2.0] * 5 + [0.5] * 8, policy, probes=0, max_rows=3)
+    assert probes[4] == 1 and probes[-1] == 2 and found.limit == 0.3
+    back, probes, _ = watch([2.0] * 5 + [0.1] * 8, policy, probes=0, max_rows=3)
+    assert probes[4] == 1 and probes[-1] == 0 and not back.lost and back.limit == 1.0
+
+
+@pytest.mark.parametrize(
+    ("check", "words"),
+    [
+        ((0.4, 0.1), "0.4 of that change"),
+        ((1.7, 0.1), "1.7 of that change"),  # foretold too little
+        ((1.0, 0.6), "an error of 0.6"),  # the loss hides what is wrong with the responses
+    ],
+)
+def test_without_probes_a_check_is_bad_in_three_ways(check, words):
+    policy = TrustPolicy(average=2, agreement=0.5, missed=0.5)
+    quiet = TrustWatch(policy, 0, 1.1)
+    loud = TrustWatch(policy, 0, 1.1)
+    with pytest.warns(TangentWarning, match=words) as caught:
+        for step in range(12):
+            loud.saw(step, 0.1, *(check if step == 9 else (None, None)))
+            quiet.saw(step, 0.1, *((1.4, 0.4) if step == 9 else (None, None)))
+    assert loud.lost and not quiet.lost and len(caught) == 1
+    assert "max_rows=1.1 allows none" in str(caught[0].message)
+    with_probes = TrustWatch(policy, 2, 3.1)
+    for step in range(12):  # with them only too little of the change is bad
+        with_probes.saw(step, 0.1, *((1.7, 0.6) if step == 9 else (None, None)))
+    assert not with_probes.lost
+
+
+def test_what_costs_no_rows_comes_before_probes_and_then_it_is_said_that_nothing_is_left():
+    rungs = ["A learns longer", "B takes over from A"]
+    watch, said, probes = TrustWatch(TrustPolicy(average=2, check_every=None), 0, 3.1), [], []
+    for step in range(24):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            watch.saw(step, 9.0, None, improve=lambda: [rungs.pop(0)] if rungs else [])
+        said += [str(each.message) for each in caught]
+        probes.append(watch.probes)
+    assert len(said) == 5
+    for words, expected in zip(
+        said,
+        (
+            "From now on A learns longer, for no more rows",
+            "From now on B takes over from A, for no more rows",
+            "From now on 1 probes until trust returns: a step asks the boxes for 2 times the rows",
+            "From now on 2 probes",
+            "max_rows=3.1 allows no more",
+        ),
+        strict=True,
+    ):
+        assert expected in words
+    assert sorted(set(probes)) == [0, 1, 2] and probes.count(0) == 8
+
+
+def test_a_first_check_comes_after_ten_steps():
+    assert [step for step in range(60) if TrustPolicy().checks(step)] == [9, 24, 49]
+    assert [step for step in range(20) if TrustPolicy(check_every=8).checks(step)] == [7, 15]
+    assert not any(TrustPolicy(check_every=None).checks(step) for step in range(60))
 
 
 @pytest.mark.parametrize(
@@ -277,6 +346,7 @@ def test_probes_beyond_the_most_are_never_cut_and_none_are_never_added():
         ({"lost": math.inf}, "lost: expected a finite number > 0"),
         ({"lost": 0.2, "regained": 0.3}, "regained: expected a finite number"),
         ({"lost_values": -1.0}, "lost_values: expected"),
+        ({"missed": 0.0}, "missed: expected a finite number > 0"),
         ({"agreement": math.nan}, "agreement: expected a finite number, got nan"),
         ({"agreement": True}, "agreement: expected a finite number, got True"),
         ({"check_every": 0}, "check_every: expected a whole number >= 1"),
@@ -315,7 +385,7 @@ class Controller(nn.Module):
         return 0.05 * torch.tanh(self.layers(x))
 
 
-def ring_gradient(tangent, policy=QUICK, mu=1e-3, max_rows=9.1):
+def ring_gradient(tangent, policy=QUICK, mu=1e-3, max_rows=9.1, probes=2):
     torch.manual_seed(0)
     network, box = Controller().double(), FromTorch(lattice, (RING,), (RING,))
 
@@ -327,7 +397,14 @@ def ring_gradient(tangent, policy=QUICK, mu=1e-3, max_rows=9.1):
         return loss
 
     return zo.TangentGradient(
-        network, objective, boxes=[box], tangent=tangent, mu=mu, max_rows=max_rows, trust_policy=policy
+        network,
+        objective,
+        boxes=[box],
+        tangent=tangent,
+        probes=probes,
+        mu=mu,
+        max_rows=max_rows,
+        trust_policy=policy,
     )
 
 
@@ -343,7 +420,7 @@ def train(gradient, steps, start=0) -> list[int]:
 
 
 def test_a_tangent_without_the_state_on_a_chaotic_box_is_found_out():
-    gradient = ring_gradient(zo.WindowTangent(window=100))
+    gradient = ring_gradient(zo.LowRankTangent())
     with pytest.warns(TangentWarning) as caught:
         probes = train(gradient, 20)
     assert gradient.watch.lost and probes[-1] == 8
@@ -366,9 +443,9 @@ def test_a_tangent_without_the_state_on_a_chaotic_box_is_found_out():
     assert float(words.split("found ")[1].split(",")[0]) == pytest.approx(gradient.watch.error, rel=0.3)
 
 
-def test_a_tangent_that_is_exact_there_needs_no_more_probes():
-    gradient = ring_gradient(zo.ConvTangent(padding="circular"))
-    assert set(train(gradient, 16)) == {2} and not gradient.watch.lost
+def test_a_tangent_that_is_exact_there_needs_no_probes():
+    gradient = ring_gradient(zo.StencilTangent(), probes=0)
+    assert set(train(gradient, 16)) == {0} and not gradient.watch.lost
 
 
 def test_one_that_needs_them_gets_them_and_is_trusted_again():
@@ -385,9 +462,9 @@ def test_one_that_needs_them_gets_them_and_is_trusted_again():
 def test_checks_against_the_true_gradient_find_it_out_too():
     """With errors out of account: the loss does not fall along the gradient as that says."""
     policy = TrustPolicy(lost=1e9, regained=1e9, agreement=0.9, check_every=6, average=5)
-    assert max(train(ring_gradient(zo.ConvTangent(padding="circular"), policy), 20)) == 2
+    assert max(train(ring_gradient(zo.StencilTangent(), policy), 20)) == 2
     with pytest.warns(TangentWarning) as caught:
-        assert max(train(ring_gradient(zo.WindowTangent(), policy), 20)) > 2
+        assert max(train(ring_gradient(zo.LowRankTangent(), policy), 20)) > 2
     assert "of that change. From now on 4 probes" in str(caught[0].message)
 
 
@@ -432,7 +509,8 @@ def test_where_the_gradient_turns_it_is_said():
 
         return losses
 
-    gradient = zo.TangentGradient(network, objective(box), boxes=[box])
+    tangent = zo.SecantTangent(zo.LowRankTangent())
+    gradient = zo.TangentGradient(network, objective(box), boxes=[box], tangent=tangent, probes=2)
     optimizer, cosines = torch.optim.Adam(network.parameters(), lr=1e-2), []
     with pytest.warns(TangentWarning, match="max_rows=3.5 allows no more") as caught:
         for step in range(25):
@@ -458,13 +536,13 @@ def test_resume_to_the_bit_amid_lost_trust(tmp_path):
     policy = TrustPolicy(check_every=4, average=2)
 
     def run(resume):
-        gradient = ring_gradient(zo.WindowTangent(window=60), policy)
+        gradient = ring_gradient(zo.LowRankTangent(), policy)
         probes = []
         for start in range(0, 16, 2):
             if resume:
                 torch.save(gradient.state_dict(), tmp_path / "state.pt")
                 network = gradient.network
-                gradient = ring_gradient(zo.WindowTangent(window=60), policy)
+                gradient = ring_gradient(zo.LowRankTangent(), policy)
                 gradient.network.load_state_dict(network.state_dict())
                 gradient.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
             probes += train(gradient, 2, start)
@@ -530,7 +608,12 @@ def test_without_probes_the_trust_is_of_values():
     gradient.backward(weights(5, 4, seed=1))
     seen = [pairs for what, pairs in student.said if what == "see"]
     units, ys = seen[0].response_scale, [pairs.y for pairs in seen]
-    errors = [((last - y) / units).norm() / ((y - y.mean(dim=0)) / units).norm() for y in ys]
+    sizes = [  # the smaller of spread and step: the box moves a state on
+        min(((y - y.mean(dim=0)) / units).norm(), ((y - pairs.z) / units).norm())
+        for y, pairs in zip(ys, seen, strict=True)
+    ]
+    errors = [((last - y) / units).norm() / size for y, size in zip(ys, sizes, strict=True)]
+    assert any(size < ((y - y.mean(dim=0)) / units).norm() for y, size in zip(ys, sizes, strict=True))
     assert gradient.trust == pytest.approx([float(error) for error in errors], rel=1e-12)
     assert gradient.counts.rows == box.ledger.rows_run == 2 * 5 * 3
     assert gradient.queries() == 0
@@ -565,10 +648,8 @@ def test_one_row_is_no_measure_of_values():
     "wrap",
     [
         zo.SecantTangent,
-        zo.WindowTangent,
         zo.LowRankTangent,
-        zo.ConvTangent,
-        lambda p: zo.SecantTangent(zo.WindowTangent(p)),
+        lambda p: zo.SecantTangent(zo.LowRankTangent(p)),
     ],
 )
 def test_stacks_hand_values_on_to_what_they_stand_on(wrap):

@@ -23,9 +23,8 @@ X = ArraySpec("x", (4,))
 TANGENTS = {
     "identity": zo.IdentityTangent,
     "local": zo.SecantTangent,
-    "memory": lambda: zo.WindowTangent(window=50),
     "dense": zo.LowRankTangent,
-    "stack": lambda: zo.SecantTangent(zo.WindowTangent(zo.LowRankTangent(), window=50)),
+    "stack": lambda: zo.SecantTangent(zo.LowRankTangent()),
 }
 
 
@@ -149,7 +148,7 @@ def test_resume_to_the_bit(kind, tmp_path):
         network, box = make_network(torch.float32), Sine()
 
         def make():
-            return zo.TangentGradient(network, chain(box), boxes=[box], tangent=TANGENTS[kind]())
+            return zo.TangentGradient(network, chain(box), boxes=[box], tangent=TANGENTS[kind](), probes=2)
 
         gradient, trust = make(), []
         for step in range(14):
@@ -205,7 +204,9 @@ def test_rows_lost_in_the_base_leave_the_gradient_of_the_others(kind, lost):
             state, penalty = batch
             return chain(box)(network, state) + penalty
 
-        gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=TANGENTS[kind](), mu=1e-4)
+        gradient = zo.TangentGradient(
+            network, objective, boxes=[box], tangent=TANGENTS[kind](), probes=2, mu=1e-4
+        )
         loss = gradient.backward(batch)
         assert gradient.counts.dropped == 0
         return loss, grads(network)
@@ -268,7 +269,7 @@ def test_tangents_serve_as_they_stand_where_all_pairs_may_fail(failing):
 
     box, batch, network = FailsInProbes(lambda x: x + 1.0, (X,), (X,)), weights(5, 4), make_network()
     gradient = zo.TangentGradient(
-        network, chain(box, 1), boxes=[box], tangent=zo.WindowTangent(), probes=3, max_dropped=1.0
+        network, chain(box, 1), boxes=[box], tangent=zo.LowRankTangent(), probes=3, max_dropped=1.0
     )
     gradient.backward(batch)
     expected = true_grads(chain(lambda x: x + 1.0, 1), network, batch)
@@ -469,14 +470,14 @@ def test_it_says_what_it_is():
     words = (
         "Sequential, 49 weights",
         "boxes=[Sine]",
-        "SecantTangent(LowRankTangent(",
-        "probes=2",
+        "AutoTangent(MLPTangent(",
+        "probes=0",
         "max_rows=9",
     )
     assert all(word in repr(gradient) for word in words)
     gradient.backward(weights(5, 4))
-    assert gradient.metrics()["tangent_rows"] == gradient.counts.rows == 3 * 5 * 3
-    assert gradient.metrics()["queries"] == gradient.counts.queries == 2
+    assert gradient.metrics()["tangent_rows"] == gradient.counts.rows == 5 * 3
+    assert gradient.metrics()["queries"] == gradient.counts.queries == 0
     assert {type(value) for value in gradient.metrics().values()} == {float}
 
 
@@ -555,7 +556,9 @@ def without(box):
 )
 def test_objectives_that_cannot_be_replayed(objective, words):
     network, box = make_network(), Sine()
-    gradient = zo.TangentGradient(network, objective(box), boxes=[box], tangent=zo.IdentityTangent(), mu=0.1)
+    gradient = zo.TangentGradient(
+        network, objective(box), boxes=[box], tangent=zo.IdentityTangent(), probes=2, mu=0.1
+    )
     with pytest.raises(zo.errors.TangentError) as raised:
         gradient.backward(weights(5, 4))
     assert all(word in str(raised.value) for word in words), str(raised.value)
@@ -573,7 +576,7 @@ def test_objectives_that_cannot_be_replayed(objective, words):
             {"probes": 0, "tangent": zo.SecantTangent()},
             r"least 1 for SecantTangent.* from changes, got 0",
         ),
-        ({"probes": 0, "tangent": [zo.WindowTangent()]}, r"at least 1 for WindowTangent"),
+        ({"probes": 0, "tangent": [zo.LowRankTangent()]}, r"at least 1 for LowRankTangent"),
         ({"mu": 0.0}, "mu: expected a finite number > 0"),
         ({"max_dropped": 2}, "max_dropped: expected a fraction"),
         ({"evaluator": "difference"}, "evaluator: expected one of stacked, loop"),
@@ -602,15 +605,19 @@ def test_settings_out_of_range(settings, words):
     ("make", "words"),
     [
         (lambda: zo.SecantTangent(cut=0.0), "cut: expected"),
-        (lambda: zo.WindowTangent(window=0), "window: expected"),
-        (lambda: zo.WindowTangent(rho=-1.0), "rho: expected"),
         (lambda: zo.LowRankTangent(forgetting=1.5), "forgetting: expected"),
         (lambda: zo.LowRankTangent(ridge=0.0), "ridge: expected"),
         (lambda: zo.LowRankTangent(rank=0), "rank: expected"),
-        (lambda: zo.ConvTangent(kernel=4), "kernel: expected an odd width, got 4. Take 5"),
-        (lambda: zo.ConvTangent(padding="mirror"), "padding: expected one of"),
-        (lambda: zo.ConvTangent(forgetting=0.0), "forgetting: expected"),
-        (lambda: zo.ConvTangent(ridge=1e-20), "ridge: expected"),
+        (lambda: zo.GridTangent(channels=6), "channels: expected a multiple of 4, got 6. Take 8"),
+        (lambda: zo.GridTangent(periodic="yes"), "periodic: expected True, False, one of these"),
+        (lambda: zo.GridTangent(reach=0), "reach: expected a whole number >= 1"),
+        (lambda: zo.GridTangent(learning_rate=0.0), "learning_rate: expected a finite number > 0"),
+        (lambda: zo.MLPTangent(width=0), "width: expected a whole number >= 1"),
+        (lambda: zo.MLPTangent(first_steps=-1), "first_steps: expected a whole number >= 1"),
+        (lambda: zo.StencilTangent(4), "degree: expected 1, 2 or 3, got 4"),
+        (lambda: zo.StencilTangent(periodic=[1, 0]), "periodic: expected True, False, one of these"),
+        (lambda: zo.StencilTangent(forgetting=0.0), "forgetting: expected"),
+        (lambda: zo.StencilTangent(ridge=1e-20), "ridge: expected"),
     ],
 )
 def test_tangents_out_of_range(make, words):
@@ -618,10 +625,28 @@ def test_tangents_out_of_range(make, words):
         make()
 
 
-def test_a_conv_tangent_needs_a_grid():
+@pytest.mark.parametrize("tangent", [zo.GridTangent(), zo.StencilTangent()], ids=repr)
+def test_tangents_on_grids_need_one(tangent):
+    spec = ArraySpec("y", (2, 2, 2, 2, 2))
+    box = FromTorch(lambda x: x.repeat(1, 8).view(-1, 2, 2, 2, 2, 2), (X,), (spec,))
+    gradient = zo.TangentGradient(
+        make_network(),
+        lambda network, batch: box(network(batch)).flatten(1).sum(1),
+        boxes=[box],
+        tangent=tangent,
+    )
+    name = type(tangent).__name__
+    with pytest.raises(zo.ConfigurationError, match=rf"{name}: expected.*channels, \*space.*zo.MLPTangent"):
+        gradient.backward(weights(5, 4))
+
+
+@pytest.mark.parametrize("make", [zo.GridTangent, zo.StencilTangent], ids=lambda make: make.__name__)
+def test_ends_are_said_for_each_axis(make):
     box = Sine()
-    gradient = zo.TangentGradient(make_network(), chain(box), boxes=[box], tangent=zo.ConvTangent())
-    with pytest.raises(zo.ConfigurationError, match=r"channels, \*space"):
+    gradient = zo.TangentGradient(
+        make_network(), chain(box), boxes=[box], tangent=make(periodic=(True, False))
+    )
+    with pytest.raises(zo.ConfigurationError, match="one for each of 1 axes, got \\(True, False\\)"):
         gradient.backward(weights(5, 4))
 
 
@@ -637,9 +662,9 @@ def test_frozen_parameters_and_states_of_other_runs_are_refused():
     ones = zo.TangentGradient(network, chain(box), chunk=1, **settings).state_dict()
     with pytest.raises(zo.ConfigurationError, match=r"chunk=2, got one with 1\. Leave chunk out"):
         zo.TangentGradient(network, chain(box), chunk=2, **settings).load_state_dict(ones)
-    settings["tangent"] = zo.WindowTangent()
+    settings["tangent"] = zo.LowRankTangent()
     with pytest.raises(
-        zo.ConfigurationError, match=r"tangents=WindowTangent\(IdentityTangent\(\), window=768\), got"
+        zo.ConfigurationError, match=r"tangents=LowRankTangent\(IdentityTangent\(\), rank=256.*got"
     ):
         zo.TangentGradient(network, chain(box), **settings).load_state_dict(state)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
-from blackbox.checks import check_count
+from blackbox.checks import check_count, check_fraction
 from zo.box_gradient.autograd_function import BlackBoxCall
 from zo.box_gradient.row_queries import RowQueries, alive_rows, as_rows, plan_queries, row_differences
 from zo.box_gradient.row_rge import RowRGE
@@ -45,7 +45,7 @@ def differentiable(
     All queries of all rows reach the box in one call. Without a graph (`no_grad`, or no input that
     requires a gradient) there are no queries.
 
-        solver = zo.differentiable(box, zo.RowRGE(mu=1e-3, q=2), tangent=zo.WindowTangent(), seed=0)
+        solver = zo.differentiable(box, zo.RowRGE(mu=1e-3, q=2), tangent=zo.LowRankTangent(), seed=0)
 
     With a tangent the queries' answers are not averaged but learned from: a few directions for each row and
     call, and what they show adds up over rows, calls and steps. In backward the tangent predicts a call's
@@ -66,7 +66,7 @@ def differentiable(
     Each row then estimates its own derivative with respect to theta, with directions of its own: a
     batch of rows gives theta rows x queries scalars. A tangent has to know how the effect of theta depends
     on x: `SecantTangent` from its own call's directions, so many that they span theta (and what else
-    requires a gradient); a `WindowTangent` knows one effect of theta for all x and all theta. For
+    requires a gradient); a `LowRankTangent` knows one effect of theta for all x and all theta. For
     `TangentGradient` and `LossGradient` theta has to be read in the forward of the module that holds it,
     where variants are told apart: `def forward(self, x): return self.theta.expand(len(x), -1)`.
 
@@ -140,11 +140,7 @@ class DifferentiableBox(nn.Module):
         Key(seed)  # refuses what is no seed
         if max_rows is not None:
             check_count("differentiable", "max_rows", max_rows)
-        if not 0 <= max_dropped <= 1:
-            raise ConfigurationError(
-                f"differentiable, max_dropped: expected a fraction in [0, 1], got {max_dropped!r}. "
-                "0.1 lets every tenth query fail."
-            )
+        check_fraction("differentiable", "max_dropped", max_dropped)
         self.box = box
         self.estimator = estimator
         self.seed = seed
@@ -320,7 +316,7 @@ def _check_tangent(tangent: object, estimator: object) -> None:
     if tangent is not None and not isinstance(tangent, Tangent):
         raise ConfigurationError(
             f"differentiable, tangent: expected a Tangent or None, got {type(tangent).__name__}. "
-            "Such as zo.WindowTangent()."
+            "Such as zo.LowRankTangent()."
         )
     if estimator is None and (tangent is None or (tangent.learns and not tangent.learns_from_values)):
         found = "no tangent" if tangent is None else f"{tangent!r}, which learns from queries alone"

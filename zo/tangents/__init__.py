@@ -6,7 +6,6 @@ A tangent of your own is a `Tangent`: `apply` and its adjoint `vjp`, and `observ
 
 from zo.tangents.gradient import TangentCounts, TangentGradient
 from zo.tangents.models.automatic import AutoTangent
-from zo.tangents.models.convolution import ConvTangent
 from zo.tangents.models.grid import GridTangent
 from zo.tangents.models.low_rank import LowRankTangent
 from zo.tangents.models.mlp import MLPTangent
@@ -15,7 +14,6 @@ from zo.tangents.models.secant import SecantTangent
 from zo.tangents.models.stencil import StencilTangent
 from zo.tangents.models.student import StudentTangent
 from zo.tangents.models.values import ValueTangent
-from zo.tangents.models.window import WindowTangent
 from zo.tangents.pairs import CallPairs
 from zo.tangents.tangent import IdentityTangent, Tangent
 from zo.tangents.trust import TrustPolicy
@@ -24,7 +22,6 @@ from zo.tangents.units import Units
 __all__ = [
     "AutoTangent",
     "CallPairs",
-    "ConvTangent",
     "GridTangent",
     "IdentityTangent",
     "LowRankTangent",
@@ -39,5 +36,4 @@ __all__ = [
     "TrustPolicy",
     "Units",
     "ValueTangent",
-    "WindowTangent",
 ]

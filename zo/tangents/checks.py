@@ -18,7 +18,7 @@ from zo.tangents.pairs import CallPairs
 from zo.tangents.recording import RecordedCall
 from zo.tangents.tangent import Tangent
 
-# What a step may cost where the user has not said so, in multiples of the base's rows: with probes, and without.
+# What a step may cost if the user has not said so, in multiples of the base's rows: with probes, without.
 MAX_ROWS, MAX_ROWS_OF_VALUES = 3.5, 1.1
 
 

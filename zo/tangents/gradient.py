@@ -68,22 +68,24 @@ class TangentGradient:
             loss = gradient.backward(batch)
             optimizer.step()
 
-    In a step a few copies of the network with randomly moved weights, the probes, run beside the base.
-    At each call of a box the change of a probe's input and that of its output are a pair; the tangent, a
-    linear model of the box, predicts and then learns from them. Then autograd runs through the base
-    alone, with the tangent's vector-Jacobian product in the place of the box's: the values are the
-    box's own, only the derivative is a model. What stands around the boxes must be differentiable.
+    In a step the objective runs with the boxes, and the tangents, models of the boxes, learn from what went
+    into each call and what came out. Then autograd runs, with a tangent's vector-Jacobian product in the
+    place of its box's: the values are the box's own, only the derivative is a model. What stands around the
+    boxes must be differentiable.
 
-    A step asks the boxes for (1 + probes) x batch rows in each call, however many weights there are, where a
-    first-order step takes batch rows. The objective is evaluated twice, once with all variants and once for
-    autograd with the boxes' recorded answers. The second time is the ordinary forward, which updates buffers
-    (running statistics) once.
+    That asks the boxes for batch rows in each call, however many weights there are, as a first-order step
+    does. Tangents that learn from changes instead of values need probes: copies of the network with randomly
+    moved weights that run beside the base. The change of a probe's input at a call and that of its output are
+    a pair to learn from, and each probe costs batch rows in each call. The objective is evaluated twice, once
+    with all variants and once for autograd with the boxes' recorded answers. The second time is the ordinary
+    forward, which updates buffers (running statistics) once.
 
-    The gradient is biased as far as the tangent is wrong. How far that is, each step tells by predicting
-    responses before it learns from them, and every few steps one more query, along the gradient, compares
-    the loss with what the gradient says (batch rows in each call). When trust is lost more probes are taken,
-    which is said, as far as `max_rows` allows; see `TrustPolicy`. What decides is a held-out loss: see
-    `KeepBest`. The numbers of a box may be in any units: each counts by what is usual for it (`Units`).
+    The gradient is biased as far as the tangent is wrong. How far that is, each step tells by predicting what
+    it has not learned from yet, and every few steps one more query, along the gradient, compares loss and
+    responses with what gradient and tangents say (batch rows in each call). When trust is lost tangents learn
+    longer, other kinds take over, and at last probes are taken, as far as `max_rows` allows; each is said,
+    see `TrustPolicy`. What decides is a held-out loss: see `KeepBest`. The numbers of a box may be in any
+    units: each counts by what is usual for it (`Units`).
 
     Processes with the same network can share the evaluations out, for the same result:
 
@@ -97,16 +99,16 @@ class TangentGradient:
         boxes: those that the objective calls and gradients go through. Another box that it calls is
             evaluated in both evaluations, and its inputs must not depend on the weights. Where a box is
             wrapped, name the outermost wrapper.
-        tangent: for each box a copy of it, or a sequence with one for each; None for
-            `SecantTangent(LowRankTangent())`, see docs/learned_tangents.md for why.
-        probes: how many, while there is trust; 0 where all tangents learn from values alone,
-            or not at all.
+        tangent: for each box a copy of it, or a sequence with one for each; None for a model of the box's
+            values, of a kind that its specs decide (`AutoTangent`), see docs/learned_tangents.md for why.
+        probes: how many, while there is trust; None for none where all tangents learn from values alone, or
+            not at all, and else for 2.
         mu: standard deviation by which a probe moves each weight. Results hardly depend on it: only the
             box is linearised. Responses must be distinguishable from its rounding and noise.
         max_rows: what a step may cost on average when trust is lost, in multiples of the rows of a
             first-order step: 1 for the base, 1 for each probe, and 1 for a check. At the least what base,
-            `probes` and checks take: 4.04 for three probes and a check in every 25 steps. None for 3.5, which
-            allows two probes, or for that.
+            `probes` and checks take: 4.04 for three probes and a check in every 25 steps. None for 1.1
+            without probes, with them for 3.5, or for what they take.
         parameters: which to train, as for `LossGradient`; all must require a gradient.
         evaluator: "stacked", base and probes in one call of the objective, so a box has all their rows at
             once; or "loop", one after another, for networks and objectives that cannot be stacked.
@@ -128,10 +130,13 @@ class TangentGradient:
         trust: for each call of the last step the relative error of the tangent's prediction of responses
             that it had not learned from: 0 is perfect, 1 no better than predicting no response. None for a
             call whose inputs do not depend on the weights. Without probes it is the error of predicted
-            outputs, and 1 is no better than their mean.
+            outputs, and 1 is no better than their mean, or than the input that an output has the name and
+            shape of, as that of a solver which moves a state on.
         trust_of_step: that error over all calls of the last step together.
         agreement: in the last step, the change of the loss along the gradient over what the gradient says:
             1 is right, 0 or less would not descend. None where it was not checked.
+        missed: in that check, the relative error of the boxes' responses as the tangents tell them: 0 is
+            perfect. None where it was not checked, or nothing responded.
         watch: the running mean of the trust, whether it is lost, and the number of probes of the next step.
         counts: see `TangentCounts`.
 
@@ -214,7 +219,8 @@ class TangentGradient:
         with ranks.meeting(step) as meeting:
             base = seen.losses[0]
             survived = survivors(base, step, causes)
-            if probes and step == 0 and isinstance(self.evaluator, Stacked):  # what it finds does not change
+            # Where there may ever be probes; what it finds does not change.
+            if self.watch.most and step == 0 and isinstance(self.evaluator, Stacked):
                 refuse_unseen_weights(problem, self.boxes, seen.calls, survived)
             calls, kept = without_failed(survived, seen.calls, batch)
             pairs, dropped = self._learn(calls, survived, step)
@@ -248,7 +254,7 @@ class TangentGradient:
             steps: of learning, for tangents that learn in steps.
 
         Raises:
-            ConfigurationError: a tangent does not learn from values.
+            ConfigurationError: a tangent does not learn from values, or there is no batch.
             TangentError, FailedQueriesError, ObjectiveError: as `backward`.
         """
         check_count("TangentGradient.prefit", "steps", steps)
@@ -256,11 +262,11 @@ class TangentGradient:
         for tangent in self.tangents:
             if not isinstance(tangent, ValueTangent | AutoTangent | StudentTangent):
                 raise ConfigurationError(
-                    f"TangentGradient.prefit: expected tangents that learn from values, got {tangent!r}. Leave "
-                    "prefit out, or take tangent=None."
+                    f"TangentGradient.prefit: expected tangents that learn from values, got {tangent!r}. "
+                    "Leave prefit out, or take tangent=None."
                 )
             learners.append(tangent)
-        key = self._key.at(self.counts.steps)
+        key, asked = self._key.at(self.counts.steps), set[int]()
         for batch in batches:
             problem = Problem(self.network, self.parameters, self.objective, batch, count_rows(batch))
             before = Snapshot(self.network)
@@ -271,8 +277,14 @@ class TangentGradient:
             self.counts.rows += seen.rows
             for call in seen.calls:
                 self.tangents[call.box].see(call.pairs(self.boxes[call.box], survived))
-        for learner in learners:
-            learner.learn(steps)
+                asked.add(call.box)
+        if not asked:
+            raise ConfigurationError(
+                "TangentGradient.prefit: expected at least one batch, got none. Give a list of batches, as "
+                "for backward."
+            )
+        for box in asked:  # one that was not called has nothing to learn from
+            learners[box].learn(steps)
 
     @property
     def waited(self) -> float:
@@ -288,9 +300,10 @@ class TangentGradient:
 
         Returns:
             The counts, by name; of the last step the relative error of the tangents' predictions
-            (`tangent_error`, and of each call, from 1 on, `tangent_error_call_1`) and the agreement of the
-            loss with the gradient (`tangent_agreement`), where they are known, and the rows asked of the
-            boxes (`tangent_rows`); and the probes of the next (`tangent_probes`).
+            (`tangent_error`, and of each call, from 1 on, `tangent_error_call_1`), the agreement of the loss
+            with the gradient (`tangent_agreement`) and the error of the responses along it
+            (`tangent_missed`), where they are known, and the rows asked of the boxes (`tangent_rows`); and
+            the probes of the next (`tangent_probes`).
         """
         by_name: dict[str, float | None] = dict(asdict(self.counts))
         by_name |= {"tangent_error": self.trust_of_step, "tangent_agreement": self.agreement}

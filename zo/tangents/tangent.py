@@ -59,7 +59,7 @@ class Tangent(ABC):
         """Learn from the pairs of all calls of a step, listed (see `CallPairs.listed`); there may be none."""
 
     def improve(self) -> str | None:
-        """Do more without more rows, since trust is lost: what is done from now on, or None if nothing is left."""
+        """Do more for no more rows, since trust is lost: in words what is done now, None if nothing."""
         prior = self._prior()
         return None if prior is None else prior.improve()
 

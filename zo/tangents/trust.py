@@ -99,10 +99,10 @@ class Check:
     """What a query along the gradient has shown.
 
     Attributes:
-        agreement: the change of the loss over what the gradient foretells: 1 for the true gradient; None where it
-            cannot be told: the gradient is zero, or a row failed here that did not in the base.
-        missed: the relative error with which the tangents' J d told the responses of the boxes; None where nothing
-            changed.
+        agreement: the change of the loss over what the gradient foretells, 1 for the true gradient; None if
+            it cannot be told: the gradient is zero, or a row failed here that did not in the base.
+        missed: the relative error with which the tangents' J d told the responses of the boxes; None where
+            nothing changed.
         rows: that the boxes were asked for.
     """
 
@@ -124,8 +124,8 @@ def checked(
 ) -> Check:
     """What one query along the gradient, with the masks that the base drew, says of gradient and tangents.
 
-    The agreement, [L(theta + h g / |g|) - L(theta)] / (h |g|), and how well the tangents' J d tells the responses
-    of the boxes to what the query changes of their inputs.
+    The agreement, [L(theta + h g / |g|) - L(theta)] / (h |g|), and how well the tangents' J d tells the
+    responses of the boxes to what the query changes of their inputs.
 
     h is such that g foretells a change by a thousandth of the loss. In float32 that is some 1e4 units of
     the loss's rounding. A probe's length, mu sqrt(d), is far too long: a probe's direction is random, and
@@ -201,11 +201,13 @@ class TrustPolicy:
     """When trust in tangents is lost and regained.
 
     Trust is lost when the mean of the prediction's relative error is above `lost` and falls no more, or when
-    in a check the loss changed along the gradient by less than `agreement` of what the gradient says. Then
-    the probes double, and again if that does not help, as far as the gradient's `max_rows` allows, and each
-    time a `TangentWarning` says what that costs; where more are not allowed one says so, once. When the mean
-    is below `regained` and the last check was good, trust is regained, and the probes halve down to those
-    that the gradient was made with.
+    in a check the loss changed along the gradient by less than `agreement` of what the gradient says; without
+    probes, also when it changed by far more, or the tangents told the boxes' responses in the check worse
+    than `missed`. Then the cheapest is done that is left, and again if that does not help: tangents that can
+    learn longer do, another kind takes over where there is one, and then the probes double, from none to one,
+    as far as the gradient's `max_rows` allows. Each time a `TangentWarning` says what is done and what that
+    costs; where nothing is left one says so, once. When the mean is below `regained` and the last check was
+    good, trust is regained, and the probes halve down to those that the gradient was made with.
 
     The error is judged every `average` steps, and it falls while it is a tenth lower than the last time: so a
     tangent has the time to learn. The first step counts for nothing, as nothing had been learned.
@@ -294,13 +296,17 @@ class TrustWatch:
         self.fewest = probes
         self.most = max(probes, int(max_rows - 1 - checks)) if learning else probes
         self.learning = learning
-        self.limit = policy.lost if probes else policy.lost_values
         self._state = _State(probes)
 
     @property
     def probes(self) -> int:
         """For the next step."""
         return self._state.probes
+
+    @property
+    def limit(self) -> float:
+        """The error above which trust is lost: of responses, or without probes of values."""
+        return self.policy.lost if self._state.probes else self.policy.lost_values
 
     @property
     def lost(self) -> bool:
@@ -330,8 +336,8 @@ class TrustWatch:
             improve: asked, where trust is lost, for what tangents do now that takes no more rows, in words.
 
         Warns:
-            TangentWarning: trust is lost, and what is done about it: tangents learn longer, another takes over,
-                probes are added, or nothing is left within `max_rows`.
+            TangentWarning: trust is lost, and what is done about it: tangents learn longer, another takes
+                over, probes are added, or nothing is left within `max_rows`.
         """
         state = self._state
         state.steps += 1
@@ -360,7 +366,7 @@ class TrustWatch:
         against = state.agreement is not None and state.agreement < policy.agreement
         if (
             not state.probes
-        ):  # a model of values may also foretell too little, or be wrong where the loss is flat
+        ):  # a model of values may foretell too little too, or be wrong where the loss is flat
             against |= state.agreement is not None and state.agreement > 2 - policy.agreement
             against |= state.missed is not None and state.missed > policy.missed
         stays = good = False
@@ -387,8 +393,10 @@ class TrustWatch:
                 self._take(max(state.probes // 2, self.fewest))
 
     def _take(self, probes: int) -> None:
-        """Other probes show other errors, so the mean begins anew."""
+        """Other probes show other errors, so the mean begins anew; with none they are of something else."""
         state = self._state
+        if bool(probes) != bool(state.probes):
+            state.before = state.agreement = state.missed = None
         state.probes, state.steps, state.total, state.weight, state.fresh = probes, 0, 0.0, 0.0, False
 
     def _found(self, step: int) -> str:
@@ -421,8 +429,8 @@ class TrustWatch:
             return words + "take a tangent that learns."
         if not self.probes:
             return (
-                f"{words}prefit the tangent on more of the box's answers, take another kind, or allow probes: "
-                f"max_rows={self.max_rows:g} allows none."
+                f"{words}prefit the tangent on more of the box's answers, take another kind, or allow "
+                f"probes: max_rows={self.max_rows:g} allows none."
             )
         more = 1 + 2 * self.probes
         return (

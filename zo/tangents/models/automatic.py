@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,40 +15,58 @@ from zo.tangents.models.lattice import Lattice, space_of
 from zo.tangents.models.mlp import MLPTangent
 from zo.tangents.models.secant import SecantTangent
 from zo.tangents.models.stencil import StencilTangent
-from zo.tangents.models.values import ValueTangent
-from zo.tangents.pairs import CallPairs
+from zo.tangents.models.values import Specs, ValueTangent
+from zo.tangents.pairs import CallPairs, reciprocal, sizes
 from zo.tangents.tangent import Tangent
 
 FEWEST_CELLS = 16  # of a grid, and the most channels: less is a table of numbers
 MOST_CHANNELS = 16
+LARGEST = 5_000  # numbers of a state for which a network without structure is tried
+CONTEST = 10  # steps in which two kinds learn side by side
+FADING = 0.5  # of an error with each of these
+WORST = 1e12  # an error that is not finite counts as this
 
 
 class AutoTangent(Tangent):
     """J(z) is that of a model fitted to the box's values, of a kind that suits the box.
 
-    Outputs `(channels, *space)` with at least 16 cells and at most 16 channels, and an input on the same grid:
-    `GridTangent`; all else: `MLPTangent`. Where trust is lost it learns longer, and then another kind takes
-    over, which begins with the rows that are there: `StencilTangent` on grids, then `MLPTangent`. Only if probes
-    run, their responses correct the model in each row, as `SecantTangent` does.
+    Outputs `(channels, *space)` with at least 16 cells and at most 16 channels, and an input on the same
+    grid: for ten steps a `StencilTangent` and a `GridTangent` learn side by side, the one that foretells new
+    rows better is used, and it stays. All else: `MLPTangent`. Where trust is lost it learns longer, and then
+    another kind takes over, which begins with the rows that are there. Where probes run their responses
+    correct the model in each row, as `SecantTangent` does.
 
     Args:
         box: whose specs decide.
         seed: of all that is drawn.
 
     Attributes:
-        model: the one in use.
+        models: those that learn, by kind; more than one for ten steps.
+        kind: the one in use.
     """
 
     learns_from_values = True
 
     def __init__(self, box: BlackBoxFunction, seed: int = 0) -> None:
+        self._specs = Specs(tuple(box.inputs), tuple(box.outputs))
         outputs = [spec for spec in box.outputs if spec.differentiable]
         inputs = [spec for spec in box.inputs if spec.differentiable]
-        grid, mlp = (lambda: GridTangent(seed=seed)), (lambda: MLPTangent(seed=seed))
-        kinds = (grid, StencilTangent, mlp) if is_grid(inputs, outputs) else (mlp,)
-        self._kinds: tuple[Callable[[], ValueTangent], ...] = kinds
-        self._place = 0
-        self.model = kinds[0]()
+        self._makers: dict[str, Callable[[], ValueTangent]] = {"mlp": lambda: MLPTangent(seed=seed)}
+        if is_grid(inputs, outputs):
+            if sum(sizes(tuple(outputs))) > LARGEST:
+                self._makers = {}
+            self._makers = {"stencil": StencilTangent, "grid": lambda: GridTangent(seed=seed)} | self._makers
+        first = [kind for kind in self._makers if kind != "mlp"] or ["mlp"]
+        self._left = [kind for kind in self._makers if kind not in first]
+        self._steps = 0
+        self._errors = {kind: 0.0 for kind in first}  # of what was foretold, the last steps counting most
+        self.models = {kind: self._makers[kind]() for kind in first}
+        self.kind = first[0]
+
+    @property
+    def model(self) -> ValueTangent:
+        """The one in use."""
+        return self.models[self.kind]
 
     def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
         """The model's J d, corrected by probes if there are any."""
@@ -66,55 +85,79 @@ class AutoTangent(Tangent):
         return self.model.predict_values(pairs)
 
     def see(self, pairs: CallPairs) -> None:
-        """Let the model keep the rows."""
-        self.model.see(pairs)
+        """Let the models keep the rows, and see how well each foretells them."""
+        for kind, model in self.models.items():
+            found = model.predict_values(pairs) if len(self.models) > 1 else None
+            if found is not None and bool(pairs.alive.any()):
+                missed = ((found - pairs.y) * reciprocal(pairs.response_scale))[pairs.alive]
+                error = float(missed.double().square().mean())
+                self._errors[kind] += error if math.isfinite(error) else WORST
+            model.see(pairs)
 
     def observe(self, pairs: CallPairs) -> None:
-        """Let the model learn."""
-        self.model.observe(pairs)
+        """Let the models learn, and take the better one."""
+        for model in self.models.values():
+            model.observe(pairs)
+        self._steps += 1
+        if len(self.models) > 1:
+            self.kind = min(self.models, key=lambda kind: self._errors[kind])
+            self._errors = {kind: FADING * error for kind, error in self._errors.items()}
+            if self._steps == CONTEST:
+                self._left = [kind for kind in self.models if kind != self.kind] + self._left
+                self.models = {self.kind: self.model}
 
     def fit(
         self,
         inputs: Tensor | Sequence[Tensor],
         outputs: Tensor | Sequence[Tensor],
-        **settings: Any,  # noqa: ANN401
+        steps: int = 400,
     ) -> None:
-        """Let the model learn from answers that are there already, see `ValueTangent.fit`."""
-        self.model.fit(inputs, outputs, **settings)
+        """Let the models learn from answers of their box that are there already, see `ValueTangent.fit`."""
+        for model in self.models.values():
+            model.fit(inputs, outputs, steps, self._specs)
 
     def learn(self, steps: int | None = None) -> None:
-        """Let the model learn from what it has seen, see `ValueTangent.learn`."""
-        self.model.learn(steps)
+        """Let the models learn from what they have seen, see `ValueTangent.learn`."""
+        for model in self.models.values():
+            model.learn(steps)
 
     def improve(self) -> str | None:
         """Learn longer; or another kind takes over, as long as there is one."""
         told = self.model.improve()
-        if told is not None or self._place + 1 == len(self._kinds):
+        if told is not None or not self._left:
             return told
         rows, before = self.model.rows(), self.model
-        self._place += 1
-        self.model = self._kinds[self._place]()
+        self.kind = self._left.pop(0)
+        self.models = {self.kind: self._makers[self.kind]()}
         if rows is not None:
-            form, (z, others, y) = rows
-            self.model.start(form, z, others, y)
+            form, columns = rows
+            self.model.start(form, *columns)
         return f"{self.model!r} takes over from {before!r}"
 
     def state_dict(self) -> dict[str, Any]:
-        """Which kind, and what it learned."""
-        return {"place": self._place, "model": self.model.state_dict()}
+        """Which kinds, and what they learned."""
+        return {
+            "kind": self.kind,
+            "left": list(self._left),
+            "steps": self._steps,
+            "errors": dict(self._errors),
+            "models": {kind: model.state_dict() for kind, model in self.models.items()},
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self._place = state["place"]
-        self.model = self._kinds[self._place]()
-        self.model.load_state_dict(state["model"])
+        self.kind, self._left, self._steps = state["kind"], list(state["left"]), state["steps"]
+        self._errors = dict(state["errors"])
+        self.models = {kind: self._makers[kind]() for kind in state["models"]}
+        for kind, model in self.models.items():
+            model.load_state_dict(state["models"][kind])
 
     def _corrected(self, pairs: CallPairs) -> Tangent:
         return SecantTangent(self.model) if len(pairs.d) and bool(pairs.valid.any()) else self.model
 
     def __repr__(self) -> str:
-        """With all kinds, in their order."""
-        return f"AutoTangent({', '.join(repr(kind()) for kind in self._kinds)})"
+        """With all kinds, in the order in which they are tried."""
+        return f"AutoTangent({', '.join(repr(make()) for make in self._makers.values())})"
 
 
 def is_grid(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> bool:

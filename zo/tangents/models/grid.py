@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from blackbox.checks import check_count
 from zo.errors import ConfigurationError
-from zo.tangents.models.lattice import Lattice, padded, refuse_no_grid
+from zo.tangents.models.lattice import Lattice, checked_ends, ends_of, padded, refuse_no_grid
 from zo.tangents.models.network import NetworkTangent
 from zo.tangents.models.reach import measure
 from zo.tangents.models.values import Form
@@ -21,19 +21,20 @@ PLACES = 4  # channels that say where a cell lies, learned, on a grid with walls
 
 
 class GridTangent(NetworkTangent):
-    """J(z) is that of y = W o N: a residual convolutional network N, a linear map W around the outputs' span.
+    """J(z) is that of y = W o N: a residual convolutional network N, and a linear map W behind it.
 
-    For a box whose differentiable outputs are arrays `(channels, *space)` on one grid of one to three axes, in
-    cells or, staggered, with one more along an axis for the faces. Inputs on the grid are channels; all others,
-    such as a length or a Reynolds number, are channels that are the same in all cells. It needs no probes: what
-    training asks of the box anyway is what it learns from (see `NetworkTangent`). Numbers are standardised by
-    channel. W (see `OutputMap`) knows what values never show: constraints that outputs obey, as zero divergence.
+    For a box whose differentiable outputs are arrays `(channels, *space)` on one grid of one to three axes,
+    in cells or, staggered, with one more along an axis for the faces. Inputs on the grid are channels; all
+    others, such as a length or a Reynolds number, are channels that are the same in all cells. It needs no
+    probes: it learns from what training asks of the box anyway. Numbers are standardised by channel. W (see
+    `OutputMap`) knows what values never show: constraints that outputs obey, such as zero divergence.
 
-    N adds to the state: a linear stencil; products of two convolutions, so advection is within its reach; and a
-    convolution of those. On a grid with walls some learned channels say where a cell lies.
+    N adds to the state a linear stencil, products of two convolutions, so that advection is within its reach,
+    and a convolution of those. On a grid with walls some learned channels say where a cell lies.
 
-    Memory: window x (size_in + size_out) numbers, and W: size_out^2, or for large states 3,000 x size_out. A step:
-    steps_per_step x batch rows forward and backward through N; now and then a fit of W, size_out^3 or 1,500^3.
+    Memory: window x (size_in + size_out) numbers, and W: size_out^2, or for large states 3,000 x size_out. A
+    step: steps_per_step x batch rows forward and backward through N; now and then a fit of W, size_out^3 or
+    1,500^3. Of the box no rows beyond the step's own.
 
     Args:
         channels: of the hidden layers.
@@ -41,12 +42,15 @@ class GridTangent(NetworkTangent):
         reach: cells that a change is carried in a call; None: as the first rows show it.
         window: rows kept to learn from, the oldest going.
         batch: rows of a step of learning, drawn from the window with replacement.
-        steps_per_step: steps of learning in each step of training; up to five times as many while the error on
-            the window is above a tenth of the typical change that the box makes.
+        steps_per_step: steps of learning in each step of training; up to five times as many while the error
+            on the window is above a tenth of the typical change that the box makes.
         first_steps: of learning on the first rows.
         learning_rate: of Adam.
         output_map: whether there is a W.
         seed: all draws depend on (seed, step of learning) alone.
+
+    Attributes:
+        measured: `reach` and `periodic` as the first rows showed them, or as they were given; empty before.
 
     Raises:
         ConfigurationError: a value out of its range; when it is first used, a box without such outputs.
@@ -68,13 +72,14 @@ class GridTangent(NetworkTangent):
     ) -> None:
         check_count("GridTangent", "channels", channels)
         if channels % 4:
+            more = channels + 4 - channels % 4
             raise ConfigurationError(
-                f"GridTangent, channels: expected a multiple of 4, got {channels}. Take {channels + 4 - channels % 4}."
+                f"GridTangent, channels: expected a multiple of 4, got {channels}. Take {more}."
             )
         if reach is not None:
             check_count("GridTangent", "reach", reach)
         self.channels = channels
-        self.periodic = periodic if periodic is None or isinstance(periodic, bool) else tuple(periodic)
+        self.periodic = checked_ends("GridTangent", periodic)
         self.reach = reach
         super().__init__(
             window=window,
@@ -93,30 +98,28 @@ class GridTangent(NetworkTangent):
     def plan(self, form: Form, rows: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
         """How far a change is carried, and which ends meet."""
         z, others, change = rows
-        given, answered = lattices(form)
-        axes = len(given.space)
-        known = (self.periodic,) * axes if isinstance(self.periodic, bool) else self.periodic
-        if known is not None and len(known) != axes:
-            raise ConfigurationError(
-                f"GridTangent, periodic: expected one for each of {axes} axes, got {known}. True is for all."
-            )
+        given, answered = lattices("GridTangent", form)
+        known = ends_of("GridTangent", self.periodic, len(given.space))
         grid = given.joined(torch.cat([z, others], dim=1))
         reach, periodic = measure(grid, answered.joined(change), self.reach, known)
         return {"reach": reach, "periodic": periodic}
 
     def build(self, form: Form, plan: dict[str, Any]) -> nn.Module:
         """The network for that reach."""
-        return _GridNetwork(*lattices(form), self.channels, plan["reach"], plan["periodic"])
+        return _GridNetwork(*lattices("GridTangent", form), self.channels, plan["reach"], plan["periodic"])
 
     def __repr__(self) -> str:
-        """With what was set, or measured."""
-        found = {"periodic": self.periodic, "reach": self.reach} | self._plan
-        return f"GridTangent(channels={self.channels}, periodic={found['periodic']}, reach={found['reach']})"
+        """With what was set; a resumed run is held to it, so what was measured is not in it."""
+        return f"GridTangent(channels={self.channels}, periodic={self.periodic}, reach={self.reach})"
 
 
-def lattices(form: Form) -> tuple[Lattice, Lattice]:
-    """Of all inputs, those without a gradient last, and of the outputs, on the same cells."""
-    space = refuse_no_grid("GridTangent", form.outputs)
+def lattices(who: str, form: Form) -> tuple[Lattice, Lattice]:
+    """Of all inputs, those without a gradient last, and of the outputs, on the same cells.
+
+    Raises:
+        ConfigurationError: the outputs do not lie on one grid.
+    """
+    space = refuse_no_grid(who, form.outputs)
     inputs = tuple(spec.shape for spec in form.inputs) + form.others
     return Lattice(inputs, space), Lattice(tuple(spec.shape for spec in form.outputs), space)
 

@@ -20,9 +20,9 @@ Shape = tuple[int, ...]
 class Lattice:
     """Where the arrays of a row lie.
 
-    A staggered array has one cell more along an axis than others; all begin at the same corner, so what has the
-    same index is next to one another. An array that does not lie on the grid, such as a number that says what
-    case it is, is a channel of its own for each of its numbers, the same in all cells.
+    A staggered array has one cell more along an axis than others; all begin at the same corner, so what has
+    the same index is next to one another. An array that does not lie on the grid, such as a number that says
+    what case it is, is a channel of its own for each of its numbers, the same in all cells.
 
     Attributes:
         shapes: of the arrays, end to end in a row.
@@ -38,7 +38,7 @@ class Lattice:
         return sum(self._channels(shape) for shape in self.shapes)
 
     def on_grid(self, shape: Shape) -> bool:
-        """Whether an array of that shape has a cell for each of the grid's, or one more along an axis for faces."""
+        """Whether an array of that shape has a number in each cell, but for the last faces of an axis."""
         cells = shape[1:] if len(shape) > len(self.space) else shape
         return (
             len(cells) == len(self.space)
@@ -99,7 +99,7 @@ class Lattice:
 
 
 def space_of(outputs: Sequence[ArraySpec]) -> Shape | None:
-    """The cells of the grid that outputs `(channels, *space)` lie on, the larger of a staggered pair; or None.
+    """The cells of the grid that outputs `(channels, *space)` lie on, the larger if staggered; or None.
 
     A vector without channels is one channel along one axis.
     """
@@ -121,11 +121,41 @@ def refuse_no_grid(who: str, outputs: Sequence[ArraySpec]) -> Shape:
     space = space_of(outputs)
     if space is None:
         raise ConfigurationError(
-            f"{who}: expected differentiable outputs (channels, *space) on one grid of one to three axes, or one "
-            f"cell more along an axis for its faces; got shapes {[spec.shape for spec in outputs]}. Take "
+            f"{who}: expected differentiable outputs (channels, *space) on one grid of one to three axes, or "
+            f"one cell more along an axis for its faces; got shapes {[spec.shape for spec in outputs]}. Take "
             "zo.MLPTangent."
         )
     return space
+
+
+def checked_ends(who: str, periodic: bool | Sequence[bool] | None) -> bool | tuple[bool, ...] | None:
+    """The setting `periodic`, plain.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    if periodic is None or isinstance(periodic, bool):
+        return periodic
+    if not isinstance(periodic, Sequence) or not all(isinstance(each, bool) for each in periodic):
+        raise ConfigurationError(
+            f"{who}, periodic: expected True, False, one of these for each axis, or None, got {periodic!r}. "
+            "True is for a grid whose ends meet; None measures it."
+        )
+    return tuple(periodic)
+
+
+def ends_of(who: str, periodic: bool | tuple[bool, ...] | None, axes: int) -> tuple[bool, ...] | None:
+    """For each axis whether its ends meet; None if that is to be measured.
+
+    Raises:
+        ConfigurationError: it was said for another number of axes.
+    """
+    each = (periodic,) * axes if isinstance(periodic, bool) else periodic
+    if each is not None and len(each) != axes:
+        raise ConfigurationError(
+            f"{who}, periodic: expected one for each of {axes} axes, got {each}. True is for all."
+        )
+    return each
 
 
 def padded(grid: Tensor, radius: int, periodic: Sequence[bool]) -> Tensor:

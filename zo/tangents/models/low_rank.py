@@ -21,8 +21,8 @@ class LowRankTangent(Tangent):
     as `rank`, those with the smallest eigenvalues of G go. With a rank no smaller than the space that changes
     span this is recursive ridge least squares for a full matrix.
 
-    It does not depend on the state, as `WindowTangent`, but forgets gradually. Behind a prior that learns it
-    remembers residuals of what that was: there take `WindowTangent`.
+    It does not depend on the state, and forgets gradually. Behind a prior that learns it remembers residuals
+    of what that was, which a smaller `forgetting` helps against.
 
     Memory: 1.5 rank x (size_in + size_out) numbers. A step: 4 rank x (size_in + size_out) operations for
     each pair, and now and then 3 rank^2 x (size_in + size_out) to lower the rank again. A product with J: 2

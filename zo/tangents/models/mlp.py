@@ -17,18 +17,18 @@ from zo.tangents.pairs import sizes
 class MLPTangent(NetworkTangent):
     """J(z) is that of a multilayer perceptron with a linear path beside it, fitted to the box's values.
 
-    It needs no probes: what training asks of the box anyway is what it learns from (see `NetworkTangent`). Each
-    number is standardised by its own mean and spread, so a box may have any units.
+    It needs no probes: it learns from what training asks of the box anyway. Each number is standardised by
+    its own mean and spread, so a box may have any units.
 
-    Memory: window x (size_in + size_out) numbers. A step: steps_per_step x batch rows forward and backward through
-    the network; a call's VJP: its rows forward and backward. Of the box no rows beyond the step's own.
+    Memory: window x (size_in + size_out) numbers. A step: steps_per_step x batch rows forward and backward
+    through the network; a call's VJP: its rows forward and backward. Of the box no rows beyond the step's.
 
     Args:
         width: of the two hidden layers.
         window: rows kept to learn from, the oldest going.
         batch: rows of a step of learning, drawn from the window with replacement.
-        steps_per_step: steps of learning in each step of training; up to five times as many while the error on
-            the window is above a tenth of the typical change that the box makes.
+        steps_per_step: steps of learning in each step of training; up to five times as many while the error
+            on the window is above a tenth of the typical change that the box makes.
         first_steps: of learning on the first rows.
         learning_rate: of Adam.
         output_map: whether a linear map behind the network is fitted in closed form (see `OutputMap`).

@@ -1,4 +1,4 @@
-"""`OutputMap`: the linear map behind a model's values, fitted in closed form around the span of the outputs."""
+"""`OutputMap`: the linear map behind a model, fitted in closed form around the span of the box's outputs."""
 
 from __future__ import annotations
 
@@ -15,56 +15,68 @@ HELD_OUT = 4  # one row in so many, the last
 class OutputMap:
     """y = m_y + (x - m_x) W, x the values of a model and y the box's, both `(rows, size)`.
 
-    W = Pi + (S + r)^-1 (C - S Pi), with S and C the covariances of x with itself and with y, Pi the orthogonal
-    projector on the span of the outputs y, and r a ridge: so W is Pi where the rows say nothing else. What it is
-    for: outputs often obey a constraint, such as zero divergence, that a box removes from its inputs. Values
-    never show how, since they all obey it; a model that passes changes on is wrong there, and Pi is right.
+    In units in which all numbers count alike W = Pi + (S + r)^-1 (C - S Pi), with S and C the covariances of
+    x with itself and with y, Pi the orthogonal projector on the span of the outputs y, and r a ridge: so W is
+    Pi where the rows say nothing else. What it is for: outputs often obey a constraint, such as zero
+    divergence, that the box imposes on whatever it is given. Values never show that, since all of them obey
+    it: a model that passes changes on is wrong there, and Pi is right.
 
     The fit takes the smaller of two forms of one formula: with matrices of size x size, or of rows x rows.
     """
 
     def __init__(self) -> None:
-        self._means: tuple[Tensor, Tensor] | None = None
+        self._units: tuple[Tensor, Tensor, Tensor] | None = None  # both means, and the scale of each number
         self._factors: tuple[Tensor, ...] = ()  # a matrix, or pairs of factors that are added
 
     @torch.no_grad()
-    def fit(self, x: Tensor, y: Tensor) -> None:
-        """Fit to rows in the order in which they came, `(rows, size)` both, in units in which numbers count alike."""
+    def fit(self, x: Tensor, y: Tensor, scale: Tensor) -> None:
+        """Fit to rows.
+
+        Args:
+            x: a model's values, `(rows, size)`, in the order in which they came.
+            y: the box's, `(rows, size)`.
+            scale: the unit of each number, `(size,)`, above zero.
+        """
         train, dtype = len(x) - len(x) // HELD_OUT, x.dtype
-        a, b = x.double(), y.double()
+        wide = scale.double()
+        a, b = x.double() / wide, y.double() / wide
+        one = torch.ones_like(wide)
         errors = {ridge: 0.0 for ridge in (*RIDGES, None)}
         if train < len(x):
             test = slice(train, len(x))
             parts = _Parts(a[:train], b[:train])
             for ridge in errors:
-                self._means, self._factors = parts.means, parts.factors(ridge)
+                self._units, self._factors = (*parts.means, one), parts.factors(ridge)
                 errors[ridge] = float((self(a[test]) - b[test]).square().mean())
         parts = _Parts(a, b)
-        means, factors = parts.means, parts.factors(min(errors, key=lambda ridge: errors[ridge]))
-        self._means = means[0].to(dtype), means[1].to(dtype)
+        first, second = (mean * wide for mean in parts.means)
+        self._units = first.to(dtype), second.to(dtype), scale.to(dtype)
+        factors = parts.factors(min(errors, key=lambda ridge: errors[ridge]))
         self._factors = tuple(factor.to(dtype) for factor in factors)
 
     def __call__(self, x: Tensor) -> Tensor:
         """`(rows, size)` to `(rows, size)`."""
-        assert self._means is not None  # it is fitted before it is used
-        x = x - self._means[0]
+        assert self._units is not None  # it is fitted before it is used
+        mean_in, mean_out, scale = self._units
+        x = (x - mean_in) / scale
         if len(self._factors) == 1:
-            return self._means[1] + x @ self._factors[0]
+            return mean_out + scale * (x @ self._factors[0])
         pairs = zip(self._factors[::2], self._factors[1::2], strict=True)
-        return self._means[1] + sum((x @ first) @ second for first, second in pairs)
+        return mean_out + scale * sum((x @ first) @ second for first, second in pairs)
 
     def state_dict(self) -> dict[str, Any]:
-        """Means and factors."""
-        return {"means": self._means, "factors": self._factors}
+        """Units and factors."""
+        return {"units": self._units, "factors": self._factors}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on where `state_dict` was taken."""
-        self._means = None if state["means"] is None else tuple(m.to(device) for m in state["means"])
+        mean_in, mean_out, scale = (each.to(device) for each in state["units"])
+        self._units = mean_in, mean_out, scale
         self._factors = tuple(factor.to(device) for factor in state["factors"])
 
 
 class _Parts:
-    """What a map's factors are made of: `(rows, size)` in float64, of a model and of the box."""
+    """What a map's factors are made of: `(rows, size)` in float64, of a model (a) and of the box (b)."""
 
     def __init__(self, a: Tensor, b: Tensor) -> None:
         self.means = a.mean(dim=0), b.mean(dim=0)
@@ -86,7 +98,7 @@ class _Parts:
     def factors(self, ridge: float | None) -> tuple[Tensor, ...]:
         """W, or the factors of its two parts; without a ridge the projector alone."""
         solved = None
-        if ridge is not None:
+        if ridge is not None and self.largest > 0:
             gram = self.gram.clone()
             gram.diagonal().add_(ridge * self.largest)
             solved = torch.cholesky_solve(self.missed, torch.linalg.cholesky(gram))

@@ -1,8 +1,7 @@
-"""`measure`: how far a box on a grid carries a change in a call, and which ends of the grid meet, from rows."""
+"""`measure`: how far a box on a grid carries a change in a call, and which ends of the grid meet."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +11,9 @@ from zo.tangents.models.lattice import neighbours
 
 RADII = (1, 2, 3, 4, 6, 8, 12, 16, 20)
 MOST_FEATURES = 1200
+MOST_PAIRS = 400  # products of two
 GAIN = 0.9  # of the held-out error: a larger reach that leaves more is not worth its cost
+EXACT = 1e-5  # a mean square error, of standardised changes: what is less needs no more reach
 SAMPLES = 20_000  # cells that a stencil is fitted to
 
 
@@ -20,7 +21,7 @@ SAMPLES = 20_000  # cells that a stencil is fitted to
 def measure(
     grid: Tensor, change: Tensor, reach: int | None = None, periodic: Sequence[bool] | None = None
 ) -> tuple[int, tuple[bool, ...]]:
-    """The smallest radius of linear stencils, of the state and its squares, beyond which little is gained.
+    """The smallest radius of stencils of degree two beyond which little is gained.
 
     Args:
         grid: inputs `(rows, channels, *space)`, standardised.
@@ -31,31 +32,52 @@ def measure(
     Returns:
         The reach, and whether the ends of each axis meet.
     """
-    space = grid.shape[2:]
-    x = torch.cat([grid, grid.square()], dim=1)
-    if periodic is None:
-        narrow = min(2, *(n // 2 for n in space)) if len(space) > 1 else min(2, space[0] // 2)
-        kinds = list(itertools.product((False, True), repeat=len(space)))
-        errors = [_held_out(x, change, max(narrow, 1), kind) for kind in kinds]
-        best = min(range(len(kinds)), key=lambda n: errors[n])
-        periodic = kinds[best] if errors[best] < 0.97 * errors[0] else kinds[0]
+    axes, narrow = grid.ndim - 2, max(1, min(2, *(n // 2 for n in (4, *grid.shape[2:]))))
+    known = narrow if reach is None or _features(grid, reach) > MOST_FEATURES else reach
+    ends = _ends(grid, change, known, (False,) * axes) if periodic is None else tuple(periodic)
     if reach is not None:
-        return reach, tuple(periodic)
-    chosen, least = 1, _held_out(x, change, 1, periodic)
+        return reach, ends
+    found = _reach(grid, change, ends)
+    if periodic is None and not all(ends) and found > narrow:  # seen from so far, they may be otherwise
+        wider = _ends(grid, change, found, ends)
+        if wider != ends:
+            ends = wider
+            found = _reach(grid, change, ends)
+    return found, ends
+
+
+def _ends(grid: Tensor, change: Tensor, radius: int, ends: tuple[bool, ...]) -> tuple[bool, ...]:
+    """Which ends meet: of each axis, as long as it tells the cells clearly better than a wall."""
+    least = _held_out(grid, change, radius, ends)
+    for axis in range(len(ends)):
+        other = (*ends[:axis], True, *ends[axis + 1 :])
+        error = least if ends[axis] else _held_out(grid, change, radius, other)
+        if least > EXACT and error < 0.97 * least:
+            ends, least = other, error
+    return ends
+
+
+def _reach(grid: Tensor, change: Tensor, ends: tuple[bool, ...]) -> int:
+    space = grid.shape[2:]
+    chosen, least = 1, _held_out(grid, change, 1, ends)
     for radius in RADII[1:]:
-        if 2 * radius + 1 > max(space) or x.shape[1] * (2 * radius + 1) ** len(space) > MOST_FEATURES:
+        if least < EXACT or 2 * radius + 1 > max(space) or _features(grid, radius) > MOST_FEATURES:
             break
-        error = _held_out(x, change, radius, periodic)
+        error = _held_out(grid, change, radius, ends)
         if error < GAIN * least:
             chosen, least = radius, error
-    return chosen, tuple(periodic)
+    return chosen
+
+
+def _features(grid: Tensor, radius: int) -> int:
+    return 2 * grid.shape[1] * (2 * radius + 1) ** (grid.ndim - 2)
 
 
 def _held_out(x: Tensor, change: Tensor, radius: int, periodic: Sequence[bool]) -> float:
     """The mean square error of ridge least squares, on every fourth row."""
     rows = torch.arange(len(x))
     kept = rows % 4 != 3 if len(x) > 3 else rows >= 0
-    features = max(1, x.shape[1] * (2 * radius + 1) ** len(periodic))
+    features = 2 * MOST_PAIRS + x.shape[1] * (2 * radius + 1) ** len(periodic)
     most = max(1, min(SAMPLES, 64_000_000 // features) // x[0, 0].numel())  # rows, which bounds the memory
     design, wanted = _design(x[kept][:most], radius, periodic), _cells(change[kept][:most])
     gram = design.T @ design
@@ -67,9 +89,22 @@ def _held_out(x: Tensor, change: Tensor, radius: int, periodic: Sequence[bool]) 
 
 
 def _design(x: Tensor, radius: int, periodic: Sequence[bool]) -> Tensor:
-    """What lies around each cell, and a one: `(rows * cells, features)`, float64."""
+    """What lies around each cell, products of that, and a one: `(rows * cells, features)`, float64.
+
+    Products of two numbers near by, as far as they are few, and of all with what lies in the cell itself.
+    """
     around = neighbours(x, radius, periodic).flatten(0, -2).double()
-    return torch.cat([around, torch.ones_like(around[:, :1])], dim=1)
+    parts = [around, torch.ones_like(around[:, :1])]
+    if around.shape[1] * x.shape[1] <= MOST_PAIRS:
+        parts += [around * own[:, None] for own in _cells(x).T]
+    for near in range(radius, 0, -1):
+        size = x.shape[1] * (2 * near + 1) ** len(periodic)
+        if size * (size + 1) // 2 <= MOST_PAIRS:
+            close = neighbours(x, near, periodic).flatten(0, -2).double()
+            first, second = torch.triu_indices(size, size)
+            parts.append(close[:, first] * close[:, second])
+            break
+    return torch.cat(parts, dim=1)
 
 
 def _cells(grid: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +15,14 @@ from torch import Tensor
 from blackbox.checks import check_count, check_number
 from zo.errors import ConfigurationError
 from zo.tangents.models.grid import lattices
-from zo.tangents.models.lattice import Lattice, neighbours, padded
+from zo.tangents.models.lattice import Lattice, checked_ends, ends_of, neighbours, padded
 from zo.tangents.models.reach import measure
-from zo.tangents.models.rows import Moments, standard
+from zo.tangents.models.rows import standard
 from zo.tangents.models.values import Form, ValueTangent
 
-MOST_FEATURES = 900
-SAMPLES = 20_000  # cells of a step that are learned from
+MOST_FEATURES = 450
+SAMPLES = 8_000  # cells of a step that are learned from,
+ROWS = 64  # of this many rows, or of more where rows have few cells
 # Per degree above the first how far the factors of a product lie apart, and how far products lie from a cell;
 # from rich to poor, of which the first is taken whose features are not too many.
 SHAPES = (
@@ -36,15 +39,16 @@ Factor = tuple[int, tuple[int, ...]]  # a channel, and its place relative to the
 class StencilTangent(ValueTangent):
     """J(z) is that of a polynomial: y = z + sum over f of c_f(case) times products of cells near by.
 
-    The same in all cells, in the box's state up to the given degree, its coefficients linear in (1, p, p^2) for
-    each number p of the case (inputs that are the same in all cells, such as a length). Fitted to values by
-    recursive ridge least squares in closed form: no probes, no learning steps, nothing drawn. Exact for a box that
-    is such a polynomial, and the best such model of another; walls and obstacles it does not see.
+    The same in all cells, in the box's state up to the given degree, its coefficients linear in (1, p, p^2)
+    for each number p of the case (inputs that are the same in all cells, such as a length). Fitted to values
+    by recursive ridge least squares in closed form: no probes, no learning steps, nothing drawn. Exact for a
+    box that is such a polynomial, and the nearest such model of another; beyond a wall it takes the mean of
+    each channel, and obstacles it sees where an input says where they are.
 
     For a box whose differentiable outputs are arrays `(channels, *space)` on one grid of one to three axes.
 
-    Memory: 8 x features^2 bytes, and 4 x rows x cells x features for a call; features at most 900: `reach`, then the
-    higher degrees, are narrowed until they fit. A step: rows x cells x features^2 operations.
+    Memory: 8 x features^2 bytes, and 4 x rows x cells x features for a call; features at most 450: products
+    are narrowed until they fit. A step: 8,000 x features^2 operations, and features^3 to solve.
 
     Args:
         degree: of the polynomial, 1 to 3.
@@ -52,6 +56,11 @@ class StencilTangent(ValueTangent):
         reach: cells that a change is carried in a call; None: as the first rows show it.
         forgetting: the factor by which what was seen counts less with each step.
         ridge: relative to each feature's mean square, so channels may have units of their own.
+        window: rows kept, to which W is fitted.
+        output_map: whether there is a W (see `OutputMap`).
+
+    Attributes:
+        measured: `reach` and `periodic` as the first rows showed them, or as they were given; empty before.
 
     Raises:
         ConfigurationError: a value out of its range; when it is first used, a box without such outputs.
@@ -65,42 +74,48 @@ class StencilTangent(ValueTangent):
         reach: int | None = None,
         forgetting: float = 0.997,
         ridge: float = 1e-6,
+        window: int = 4000,
+        output_map: bool = True,
     ) -> None:
         check_count("StencilTangent", "degree", degree)
         if degree > 3:
             raise ConfigurationError(
-                f"StencilTangent, degree: expected 1, 2 or 3, got {degree}. Take zo.GridTangent for what is bent more."
+                f"StencilTangent, degree: expected 1, 2 or 3, got {degree}. Take zo.GridTangent for what is "
+                "bent more."
             )
         if reach is not None:
             check_count("StencilTangent", "reach", reach)
         check_number("StencilTangent", "forgetting", forgetting, above=0, most=1.0)
         check_number("StencilTangent", "ridge", ridge, least=1e-14)
-        super().__init__()
+        super().__init__(window, output_map)
         self.degree, self.forgetting, self.ridge = degree, forgetting, ridge
-        self.periodic = periodic if periodic is None or isinstance(periodic, bool) else tuple(periodic)
+        self.periodic = checked_ends("StencilTangent", periodic)
         self.reach = reach
-        self._moments: tuple[Moments, ...] = ()  # of inputs, others and changes; of the first rows alone
         self._plan: dict[str, Any] = {}  # reach and periodic
         self._features: _Features | None = None
         self._sums: tuple[Tensor, Tensor] | None = None  # features x features, features x channels out
         self._coefficients: Tensor | None = None
         self._fresh: list[tuple[Tensor, Tensor, Tensor]] = []  # rows that were taken and not yet learned from
-        self._lessons = 0
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """Reach and periodic sides, once there were rows."""
+        return dict(self._plan)
 
     @property
     def knows(self) -> bool:
         """Whether it has learned anything."""
         return self._sums is not None
 
-    def values(self, z: Tensor, others: Tensor) -> Tensor:
+    def within(self, z: Tensor, others: Tensor) -> Tensor:
         """The polynomial: `(rows, size_in)` to `(rows, size_out)`."""
         assert self._form is not None and self._features is not None
-        _, answered = lattices(self._form)
+        _, answered = lattices("StencilTangent", self._form)
         rows = self._design(z, others)
         coefficients = self._solved().to(rows.dtype)
         grid = (rows @ coefficients).movedim(-1, 1)
-        scale, mean = (each().to(z) for each in (self._moments[2].scale, self._moments[2].mean))
-        return self._form.followed(z) + mean + scale * answered.split(grid).to(z.dtype)
+        scale, mean = (each().to(z) for each in (self._moments[3].scale, self._moments[3].mean))
+        return self.carried(z) + mean + scale * answered.split(grid).to(z.dtype)
 
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
         """Keep the rows until they are learned from."""
@@ -115,79 +130,67 @@ class StencilTangent(ValueTangent):
             return
         z, others, y = (torch.cat(column) for column in zip(*self._fresh, strict=True))
         self._fresh = []
-        _, answered = lattices(self._form)
-        missed = standard(y - self._form.followed(z), self._moments[2])
+        _, answered = lattices("StencilTangent", self._form)
+        cells = math.prod(answered.space)
+        apart = -(-len(z) // max(ROWS, SAMPLES // cells))
+        z, others, y = (column[self._lessons % apart :: apart] for column in (z, others, y))
+        every = -(-len(z) * cells // SAMPLES)  # of all cells of these rows, one in so many
+        missed = standard(y - self.carried(z), self._moments[3])
         wanted = answered.joined(missed).movedim(1, -1)
         size = self._features.count
         if self._sums is None:
             zeros = z.new_zeros(size, size + wanted.shape[-1], dtype=torch.float64)
             self._sums = zeros[:, :size].clone(), zeros[:, size:].clone()
         gram, cross = (self.forgetting * total for total in self._sums)
-        cells = wanted[0, ..., 0].numel()
-        every = -(-len(z) * cells // SAMPLES)  # of all cells of the step, one in so many
         for first in range(0, len(z), 16):  # all at once would take gigabytes
             part = slice(first, first + 16)
-            rows = self._design(z[part], others[part])[:, *answered.shared].flatten(0, -2)[
-                self._lessons % every :: every
-            ]
-            told = wanted[part][:, *answered.shared].flatten(0, -2)[self._lessons % every :: every]
-            rows = rows.double()
+            rows, told = (
+                grid[:, *answered.shared].flatten(0, -2)[self._lessons % every :: every].double()
+                for grid in (self._design(z[part], others[part]), wanted[part])
+            )
             gram += rows.T @ rows
             cross += rows.T @ told
         self._sums, self._coefficients = (gram, cross), None
+        self.map_if_due()
         self._lessons += 1
 
     def state_dict(self) -> dict[str, Any]:
         """The two sums, and what features they are of."""
         if self._form is None:
             return {"form": None}
-        sums = None if self._sums is None else [total.clone() for total in self._sums]
-        moments = [own.state_dict() for own in self._moments]
-        fresh = [tuple(t.clone() for t in rows) for rows in self._fresh]
-        form = self._form.plain()
-        plan = dict(self._plan)
-        return {
-            "form": form,
-            "plan": plan,
-            "moments": moments,
-            "sums": sums,
-            "fresh": fresh,
-            "lessons": self._lessons,
-        }
+        sums = None if self._sums is None else list(self._sums)
+        return copy.deepcopy(self.kept() | {"plan": self._plan, "sums": sums, "fresh": self._fresh})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         if state["form"] is None:
             return
-        self._form, self._plan = Form.of(state["form"]), dict(state["plan"])
-        self._moments = self._new_moments(self._form)
-        for own, kept in zip(self._moments, state["moments"], strict=True):
-            own.load_state_dict(kept, kept["sums"][0].device)
+        state = copy.deepcopy(state)
+        self.load_kept(state)
+        assert self._form is not None
+        self._plan, self._fresh = state["plan"], state["fresh"]
         self._features = self._chosen(self._form)
-        self._sums = None if state["sums"] is None else (state["sums"][0].clone(), state["sums"][1].clone())
-        self._fresh = [tuple(t.clone() for t in rows) for rows in state["fresh"]]
-        self._lessons, self._coefficients = state["lessons"], None
+        self._sums, self._coefficients = None if state["sums"] is None else tuple(state["sums"]), None
 
     def _begin(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
         """Units, reach and features by the first rows; the sums are of these features alone."""
-        self._moments = self._new_moments(form)
-        for own, values in zip(self._moments, (z, others, y - form.followed(z)), strict=True):
+        self._moments = self.moments(form)
+        for own, values in zip(self._moments, (z, others, y, y - self.carried(z)), strict=True):
             own.add(values)
-        given, answered = lattices(form)
+        given, answered = lattices("StencilTangent", form)
         x = self._standard_inputs(z, others)
-        change = standard(y - form.followed(z), self._moments[2])
-        known = (self.periodic,) * len(given.space) if isinstance(self.periodic, bool) else self.periodic
+        change = standard(y - self.carried(z), self._moments[3])
+        known = ends_of("StencilTangent", self.periodic, len(given.space))
         reach, periodic = measure(given.joined(x), answered.joined(change), self.reach, known)
         self._plan = {"reach": reach, "periodic": periodic}
         self._features = self._chosen(form)
 
-    def _new_moments(self, form: Form) -> tuple[Moments, ...]:
-        space = lattices(form)[0].space
-        inputs, outputs = (tuple(spec.shape for spec in specs) for specs in (form.inputs, form.outputs))
-        return tuple(Moments(Lattice(shapes, space).groups()) for shapes in (inputs, form.others, outputs))
+    def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
+        """The cells of a channel."""
+        return Lattice(tuple(shapes), lattices("StencilTangent", form)[0].space).groups()
 
     def _chosen(self, form: Form) -> _Features:
-        given, _ = lattices(form)
+        given, _ = lattices("StencilTangent", form)
         for shape in SHAPES:
             features = _Features.of(given, self.degree, self._plan["reach"], self._plan["periodic"], shape)
             if features.count <= MOST_FEATURES:
@@ -201,7 +204,7 @@ class StencilTangent(ValueTangent):
     def _design(self, z: Tensor, others: Tensor) -> Tensor:
         """`(rows, *space, features)`, in float32 or the inputs' own precision if that is higher."""
         assert self._form is not None and self._features is not None
-        given, _ = lattices(self._form)
+        given, _ = lattices("StencilTangent", self._form)
         return self._features(given.joined(self._standard_inputs(z, others)).to(z.dtype))
 
     def _solved(self) -> Tensor:
@@ -218,9 +221,8 @@ class StencilTangent(ValueTangent):
         return self._coefficients
 
     def __repr__(self) -> str:
-        """With what was set, or measured."""
-        found = {"periodic": self.periodic, "reach": self.reach} | self._plan
-        return f"StencilTangent(degree={self.degree}, periodic={found['periodic']}, reach={found['reach']})"
+        """With what was set; a resumed run is held to it, so what was measured is not in it."""
+        return f"StencilTangent(degree={self.degree}, periodic={self.periodic}, reach={self.reach})"
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,26 @@ from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.checks import check_count
 from zo.errors import ConfigurationError
 from zo.tangents.models.model import pulled_back, pushed_forward
+from zo.tangents.models.output_map import OutputMap
+from zo.tangents.models.rows import Moments, Window
 from zo.tangents.pairs import CallPairs, sizes
 from zo.tangents.tangent import Tangent, sources
+
+
+@dataclass(frozen=True)
+class Specs:
+    """What a box takes and gives, all of it, without the box.
+
+    Attributes:
+        inputs: the box's.
+        outputs: the box's.
+    """
+
+    inputs: tuple[ArraySpec, ...]
+    outputs: tuple[ArraySpec, ...]
+
+
+MAP_ROWS = 1500  # of the window that an output map is fitted to
 
 
 @dataclass(frozen=True)
@@ -61,17 +79,30 @@ class Form:
 class ValueTangent(Tangent):
     """J(z) is the derivative of a model that learns what goes into the box and comes out.
 
-    All inputs of the box go into the model, those too that carry no gradient. It needs no probes: the rows that
-    training runs anyway are its data; where there are probes it learns from their values too. A row that failed
-    is left out.
+    All inputs of the box go into the model, those too that carry no gradient. It needs no probes: the rows
+    that training runs anyway are its data; where there are probes it learns from their values too. A row that
+    failed is left out.
 
-    A subclass learns (`take`, `learn`), says what it has learned (`values`), and keeps it (`state_dict`).
+    The model is y = W o N: what a subclass learns of the rows that it is given (`take`, `learn`) and says to
+    inputs (`within`), and behind that a linear `OutputMap`, fitted to the last rows now and then.
+
+    Args:
+        window: rows kept, the oldest going.
+        output_map: whether there is a W.
     """
 
     learns_from_values = True
 
-    def __init__(self) -> None:
+    def __init__(self, window: int, output_map: bool) -> None:
+        check_count(type(self).__name__, "window", window)
+        self.output_map = output_map
         self._form: Form | None = None
+        self._stays = torch.empty(0)  # 1 for outputs that are modelled as their input and a change, else 0
+        self._window = Window(window)
+        self._moments: tuple[Moments, ...] = ()  # of inputs, others, outputs, and what outputs add to inputs
+        self._map: OutputMap | None = None
+        self._next_map = 0  # the count of lessons before which the map is fitted again
+        self._lessons = 0  # calls of `learn`
 
     @property
     @abstractmethod
@@ -79,8 +110,8 @@ class ValueTangent(Tangent):
         """Whether it has learned anything."""
 
     @abstractmethod
-    def values(self, z: Tensor, others: Tensor) -> Tensor:
-        """The outputs as the model has them, with a graph: `(rows, size_in)` to `(rows, size_out)`.
+    def within(self, z: Tensor, others: Tensor) -> Tensor:
+        """N: the outputs as the model has them, with a graph: `(rows, size_in)` to `(rows, size_out)`.
 
         Args:
             z: the differentiable inputs of a row, end to end.
@@ -89,15 +120,81 @@ class ValueTangent(Tangent):
 
     @abstractmethod
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
-        """Keep rows, which are finite and at least one: inputs, other inputs and outputs, `(rows, size)` each."""
+        """Look at one row or more, all finite, that are in the window now: inputs, other inputs and outputs."""
+
+    def values(self, z: Tensor, others: Tensor) -> Tensor:
+        """W o N, as `within`."""
+        found = self.within(z, others)
+        return found if self._map is None else self._map(found)
 
     @abstractmethod
     def learn(self, steps: int | None = None) -> None:
         """Learn from what was taken: so many steps, or those of a step of training."""
 
+    def carried(self, z: Tensor) -> Tensor:
+        """What the outputs are before the change that is modelled: `(rows, size_in)` to `(rows, size_out)`.
+
+        The input of an output's name and shape; zero without one, or where the first rows showed that the box
+        does not move it on, for its distance from the output is larger than the output, as in other units.
+        """
+        assert self._form is not None
+        return self._form.followed(z) * self._stays.to(z)
+
     def rows(self) -> tuple[Form, tuple[Tensor, Tensor, Tensor]] | None:
-        """What it still has of the rows that it learned from, for another model to begin with; None if nothing."""
+        """The window, if anything is in it, for another model's `start`."""
+        if self._form is None:
+            return None
+        z, others, y = self._window.spread(self._window.rows)
+        return self._form, (z, others, y)
+
+    def kept(self) -> dict[str, Any]:
+        """What all models keep, of a state."""
+        assert self._form is not None
+        return {
+            "form": self._form.plain(),
+            "stays": self._stays.clone(),
+            "window": self._window.state_dict(),
+            "moments": [moments.state_dict() for moments in self._moments],
+            "map": None if self._map is None else self._map.state_dict(),
+            "lessons": (self._lessons, self._next_map),
+        }
+
+    def load_kept(self, state: dict[str, Any]) -> None:
+        """Go on where `kept` was taken."""
+        self._form, self._stays = Form.of(state["form"]), state["stays"].clone()
+        device = state["window"]["kept"][0].device
+        self._moments = self.moments(self._form)
+        for moments, kept in zip(self._moments, state["moments"], strict=True):
+            moments.load_state_dict(kept, device)
+        self._window.load_state_dict(state["window"], device)
+        self._map = None
+        if state["map"] is not None:
+            self._map = OutputMap()
+            self._map.load_state_dict(state["map"], device)
+        self._lessons, self._next_map = state["lessons"]
+
+    def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
+        """Which numbers of arrays of these shapes, end to end, share a unit; None: each has its own."""
         return None
+
+    def moments(self, form: Form) -> tuple[Moments, ...]:
+        """New ones: of inputs, others, outputs, and what outputs add to inputs."""
+        inputs, outputs = ([spec.shape for spec in specs] for specs in (form.inputs, form.outputs))
+        return tuple(Moments(self.groups(form, shapes)) for shapes in (inputs, form.others, outputs, outputs))
+
+    def map_if_due(self) -> None:
+        """Fit W to N as it is; then less and less often. Rows that are all the same tell no map."""
+        if not self.output_map or self._lessons < self._next_map:
+            return
+        z, others, y = self._window.spread(MAP_ROWS)
+        if bool((y == y[0]).all()):
+            return
+        with torch.no_grad():
+            parts = zip(z.split(256), others.split(256), strict=True)
+            found = torch.cat([self.within(*part) for part in parts])
+        self._map = OutputMap()
+        self._map.fit(found, y, self._moments[2].scale().to(y))
+        self._next_map = self._lessons + 1 + self._lessons // 3
 
     # What `TangentGradient` asks
 
@@ -121,10 +218,9 @@ class ValueTangent(Tangent):
     def see(self, pairs: CallPairs) -> None:
         """Keep what the base and the probes asked, and the answers."""
         others, base, probes = others_of(pairs), pairs.alive, pairs.valid
+        fixed = tuple(tuple(other.shape[1:]) for other in pairs.others if other is not None)
         self._take(
-            Form(
-                pairs.inputs, pairs.outputs, tuple(tuple(o.shape[1:]) for o in pairs.others if o is not None)
-            ),
+            Form(pairs.inputs, pairs.outputs, fixed),
             torch.cat([pairs.z[base], (pairs.z + pairs.d)[probes]]),
             torch.cat([others[base], others.expand(len(pairs.d), *others.shape)[probes]]),
             torch.cat([pairs.y[base], (pairs.y + pairs.response)[probes]]),
@@ -140,19 +236,20 @@ class ValueTangent(Tangent):
         inputs: Tensor | Sequence[Tensor],
         outputs: Tensor | Sequence[Tensor],
         steps: int = 400,
-        box: BlackBoxFunction | None = None,
+        box: BlackBoxFunction | Specs | None = None,
     ) -> None:
         """Learn from answers that are there already.
 
         Args:
             inputs: all inputs of the box in its order, `(rows, *shape)`; a tensor if it is one.
             outputs: the box's differentiable answers, `(rows, *shape)`; a tensor if it is one.
-            steps: of learning.
-            box: whose answers they are; None for one whose inputs are all differentiable. Rows that are not
-                finite are left out.
+            steps: of learning, for models that learn in steps.
+            box: whose answers they are; may be left out where there is one input and one output. Rows that
+                are not finite are left out.
 
         Raises:
-            ConfigurationError: the arrays do not fit each other or the box, or no row is finite.
+            ConfigurationError: the arrays do not fit each other or the box, there are several and no box, or
+                no row is finite.
             TangentError: the loss became infinite or NaN.
         """
         name = f"{type(self).__name__}.fit"
@@ -166,17 +263,16 @@ class ValueTangent(Tangent):
         ):
             raise ConfigurationError(
                 f"{name}: expected inputs and outputs with equally many rows first, got shapes "
-                f"{[tuple(t.shape) for t in given]} and {[tuple(t.shape) for t in answers]}. Give what went into "
-                "the box and what came out."
+                f"{[tuple(t.shape) for t in given]} and {[tuple(t.shape) for t in answers]}. Give what went "
+                "into the box and what came out."
             )
-        asked = (
-            box.inputs if box else tuple(ArraySpec(f"x{n}", tuple(t.shape[1:])) for n, t in enumerate(given))
-        )
-        told = (
-            box.outputs
-            if box
-            else tuple(ArraySpec(f"y{n}", tuple(t.shape[1:])) for n, t in enumerate(answers))
-        )
+        if box is None and len(given) + len(answers) > 2:  # names say which output follows which input
+            raise ConfigurationError(
+                f"{name}: expected the box where there are several inputs or outputs, got {len(given)} and "
+                f"{len(answers)} without it. Add box=, for its names and for what carries no gradient."
+            )
+        asked = box.inputs if box else (ArraySpec("x", tuple(given[0].shape[1:])),)
+        told = box.outputs if box else (ArraySpec("y", tuple(answers[0].shape[1:])),)
         told = tuple(spec for spec in told if spec.differentiable)
         for kind, specs, arrays in (("inputs", asked, given), ("outputs", told, answers)):
             if [spec.shape for spec in specs] != [tuple(array.shape[1:]) for array in arrays]:
@@ -186,16 +282,14 @@ class ValueTangent(Tangent):
                 )
         moving = [_flat(t) for spec, t in zip(asked, given, strict=True) if spec.differentiable]
         fixed = [_flat(t) for spec, t in zip(asked, given, strict=True) if not spec.differentiable]
-        z = torch.cat(moving, dim=1).detach()
+        z, y = torch.cat(moving, dim=1), torch.cat([_flat(t) for t in answers], dim=1)
         form = Form(
             tuple(spec for spec in asked if spec.differentiable),
             told,
             tuple(spec.shape for spec in asked if not spec.differentiable),
         )
-        self._take(
-            form, z, torch.cat([z[:, :0], *fixed], dim=1), torch.cat([_flat(t) for t in answers], dim=1)
-        )
-        if not self.knows and self._form is None:
+        self._take(form, z, torch.cat([z[:, :0], *fixed], dim=1), y)
+        if self._form is None:
             raise ConfigurationError(
                 f"{name}: expected rows with finite numbers, got none among {len(z)}. See why the box fails."
             )
@@ -213,11 +307,25 @@ class ValueTangent(Tangent):
                 f"{self!r}: expected rows of shapes {self._form.shapes()}, as it has learned from, got "
                 f"{form.shapes()}. A tangent stands for one box: give each its own."
             )
-        z, others, y = (t.detach().to(torch.promote_types(z.dtype, torch.float32)) for t in (z, others, y))
+        dtype = torch.promote_types(z.dtype, torch.float32)
+        z, others, y = (t.detach().to(dtype) for t in (z, others, y))
         finite = z.isfinite().all(dim=1) & others.isfinite().all(dim=1) & y.isfinite().all(dim=1)
         if bool(finite.any()):
+            z, others, y = z[finite], others[finite], y[finite]
+            if self._form is None:
+                self._stays = self._which_stay(form, z, y)
             self._form = form
-            self.take(form, z[finite], others[finite], y[finite])
+            self._window.add(z, others, y)
+            self.take(form, z, others, y)
+
+    def _which_stay(self, form: Form, z: Tensor, y: Tensor) -> Tensor:
+        groups = self.groups(form, [spec.shape for spec in form.outputs])
+        groups = torch.arange(y.shape[1]) if groups is None else groups
+        step, size = (
+            torch.zeros(int(groups.max()) + 1, dtype=torch.float64).index_add(0, groups, squares.cpu())
+            for squares in ((each.double().square().sum(dim=0)) for each in (y - form.followed(z), y))
+        )
+        return (step <= size).to(y)[groups.to(y.device)]
 
 
 def others_of(pairs: CallPairs) -> Tensor:
