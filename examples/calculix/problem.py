@@ -8,6 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 import tasks
+import zo
 from blackbox import ArraySpec, Parallel
 from blackbox.adapters import CommandLine
 
@@ -65,11 +66,11 @@ class Bracket(tasks.Problem):
 
     @dataclass(frozen=True)
     class Config(tasks.Config):
-        methods: tuple[str, ...] = ("none", "tangents", "row-rge")
+        methods: tuple[str, ...] = ("none", "tangents", "secant", "row-rge")
         steps: tasks.Count = 60
         batch: tasks.Count = 8
         learning_rate: tasks.Positive = 3e-3
-        probes: tasks.Natural = 2  # 85 numbers in are too many to learn them from so few rows alone
+        probes: tasks.Natural = 0  # tangents are fitted to the rows of training alone
         input_mu: tasks.Positive = 1e-2  # mm, of row-rge
         processes: tasks.Count = 2
         """ccx processes side by side."""
@@ -155,3 +156,16 @@ class Bracket(tasks.Problem):
                 )
         figure.colorbar(shown, ax=figure.axes, label="mm")
         return {"Thickness for three test loads (red).": figure}
+
+
+def secant(setup):
+    """Two moved copies of the network show, in each row, how the box responds; what they leave is learned."""
+    tangent = zo.SecantTangent(zo.LowRankTangent())
+    return setup.descend(
+        zo.TangentGradient(
+            setup.network, setup.objective, boxes=setup.boxes, tangent=tangent, probes=2, seed=setup.seed
+        )
+    )
+
+
+Bracket.methods = {"secant": tasks.Method("Tangents of two probes in each row.", secant)}

@@ -13,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 import tasks
+import zo
 from blackbox import ArraySpec, ConfigurationError, Parallel
 from blackbox.adapters import CommandLine
 
@@ -77,11 +78,10 @@ class Cavity(tasks.Problem):
 
     @dataclass(frozen=True)
     class Config(tasks.Config):
-        methods: tuple[str, ...] = ("none", "no-gradient", "tangents")
-        steps: tasks.Count = 80
+        methods: tuple[str, ...] = ("none", "no-gradient", "secant")
+        steps: tasks.Count = 40
         batch: tasks.Count = 3
-        learning_rate: tasks.Positive = 1e-2
-        probes: tasks.Natural = 0  # tangents are fitted to the rows of training alone
+        learning_rate: tasks.Positive = 5e-3
         unroll: tasks.Count = 3
         """Solver steps in a loss."""
         fine_runs: tasks.Count = 12
@@ -153,3 +153,16 @@ class Cavity(tasks.Problem):
             shown = axes.imshow(error, origin="lower", vmin=0, vmax=float(largest))
         figure.colorbar(shown, ax=figure.axes, label="m/s")
         return {"Error of the velocity after the last step, a test run.": figure}
+
+
+def secant(setup):
+    """Two moved copies of the network show, in each row, how the box responds; what they leave is learned."""
+    tangent = zo.SecantTangent(zo.LowRankTangent())
+    return setup.descend(
+        zo.TangentGradient(
+            setup.network, setup.objective, boxes=setup.boxes, tangent=tangent, probes=2, seed=setup.seed
+        )
+    )
+
+
+Cavity.methods = {"secant": tasks.Method("Tangents of two probes in each row.", secant)}

@@ -201,7 +201,7 @@ def test_it_comes_back_as_the_box_that_it_was(write, tmp_path):
     write()
     sys.path.insert(0, str(tmp_path / "out"))
     try:
-        from cells import Cell
+        from cells import Cell  # pyright: ignore[reportMissingImports]
     finally:
         sys.path.remove(str(tmp_path / "out"))
     box, back = Cell(gain=GAIN), Tesseract(tmp_path / "out" / "tesseract_api.py")
@@ -239,7 +239,7 @@ def test_its_configuration_is_one_that_tesseract_core_reads(write, tmp_path):
     validate_tesseract_api(tmp_path / "out")
     config = get_config(tmp_path / "out")
     assert config.name == "cell" and config.description == "A solar cell of sorts."
-    assert [str(source) for source, _ in config.build_config.package_data] == ["cells.py"]
+    assert [str(source) for source, _ in config.build_config.package_data or ()] == ["cells.py"]
     assert (tmp_path / "out" / "cells.py").read_text() == BOX
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 SPAN = 1e-5  # directions in which outputs vary by less than this fraction of the largest are none
 RIDGES = (1e-5, 1e-3, 1e-1)  # of the largest diagonal entry; the one that tells held-out rows best, or none
+ALONE = 0.01  # of the mean square of held-out errors: a model that is so much better off without a map has none
 HELD_OUT = 4  # one row in so many, the last
 
 
@@ -28,6 +29,7 @@ class OutputMap:
         self._units: tuple[Tensor, Tensor, Tensor] | None = None  # both means, and the scale of each number
         self._factors: tuple[Tensor, ...] = ()  # a matrix, or pairs of factors that are added
         self._ridge: float | None = RIDGES[0]
+        self._alone = False  # the model tells held-out rows so well that no map is put behind it
 
     @torch.no_grad()
     def fit(self, x: Tensor, y: Tensor, scale: Tensor, again: bool = True) -> None:
@@ -46,11 +48,13 @@ class OutputMap:
         if again and train < len(x):
             errors: dict[float | None, float] = {}
             test = slice(train, len(x))
-            parts = _Parts(a[:train], b[:train])
+            parts, self._alone = _Parts(a[:train], b[:train]), False
             for ridge in (*RIDGES, None):
                 self._units, self._factors = (*parts.means, one), parts.factors(ridge)
                 errors[ridge] = float((self(a[test]) - b[test]).square().mean())
             self._ridge = min(errors, key=lambda ridge: errors[ridge])
+            alone = float((a[test] - b[test]).square().mean())
+            self._alone = alone < ALONE * errors[self._ridge]
         parts = _Parts(a, b)
         first, second = (mean * wide for mean in parts.means)
         self._units = first.to(dtype), second.to(dtype), scale.to(dtype)
@@ -60,6 +64,8 @@ class OutputMap:
     def __call__(self, x: Tensor) -> Tensor:
         """`(rows, size)` to `(rows, size)`."""
         assert self._units is not None  # it is fitted before it is used
+        if self._alone:
+            return x
         mean_in, mean_out, scale = self._units
         x = (x - mean_in) / scale
         if len(self._factors) == 1:
@@ -69,12 +75,13 @@ class OutputMap:
 
     def state_dict(self) -> dict[str, Any]:
         """Units and factors."""
-        return {"units": self._units, "factors": self._factors, "ridge": self._ridge}
+        return {"units": self._units, "factors": self._factors, "ridge": self._ridge, "alone": self._alone}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on where `state_dict` was taken."""
         mean_in, mean_out, scale = (each.to(device) for each in state["units"])
         self._units, self._ridge = (mean_in, mean_out, scale), state["ridge"]
+        self._alone = state["alone"]
         self._factors = tuple(factor.to(device) for factor in state["factors"])
 
 

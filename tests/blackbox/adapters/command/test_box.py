@@ -129,7 +129,6 @@ def test_files_hold_float64_where_the_spec_is_open_and_the_caller_gets_its_own(t
     torch.testing.assert_close(given, function(x))
 
 
-@pytest.mark.parametrize("max_rows, blocks", [(None, [5]), (2, [2, 2, 1]), (9, [5])])
 def write_in_brackets(path, x):
     path.write_text(f"[{path.read_text().strip()} {' '.join(map(repr, x.tolist()))}]")
 
@@ -180,6 +179,7 @@ def test_a_cache_tells_functions_apart_and_those_it_cannot_are_refused(tmp_path)
         in_brackets(tmp_path, read=3)
 
 
+@pytest.mark.parametrize("max_rows, blocks", [(None, [5]), (2, [2, 2, 1]), (9, [5])])
 def test_blocks_have_at_most_max_rows(tmp_path, script, max_rows, blocks):
     script.write_text(SCRIPT.replace('open("log", "w"', f'open("{tmp_path}/log", "a"'))
     x = torch.randn(5, 2, dtype=torch.float64)
