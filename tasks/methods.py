@@ -23,7 +23,6 @@ from tasks.stage import TrainingOutcome
 from zo.estimators import Parameters
 
 
-
 @dataclass(frozen=True)
 class Cost:
     """What the steps of a method ask for, before any is taken.
