@@ -162,7 +162,7 @@ class GrayScott(ReactionDiffusion):
         *,
         diffusion_u: float = 0.16,
         diffusion_v: float = 0.08,
-        feed: float = 0.035,
+        feed: float = 0.04,
         kill: float = 0.06,
         dt: float = 2.0,
         steps: int = 1,

@@ -1,4 +1,9 @@
-"""Problems in which a network corrects a system that is wrong, after each step along a trajectory."""
+"""Problems in which a network corrects a system that is wrong, measured after some calls alone.
+
+The network acts after each call and begins with no correction: there are no single steps to train it on. What
+the solver does with the corrections then matters. Where that is left out (NOG), the network takes what has
+gone wrong in all calls for the error of the last.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +24,7 @@ from simulators.noisy import Noisy
 from simulators.state_system import StateSystem
 from zo.objective import Objective
 
-WINDOWS, PAIRS = 101, 102  # first words of the keys' paths for these draws
-TRAIN, VALIDATION, TEST = 32, 8, 32  # trajectories
-LENGTH = 40  # steps of each
-BATCH = 4
-WARM_STEPS = 400
+WINDOWS = 101  # first word of the keys' paths for these draws
 
 
 class Closure(nn.Module):
@@ -81,9 +82,7 @@ class System:
         right: the reference; a call of it takes as long as one of the box.
         hard: one sentence: why it is in the table.
         seen: what the box's state is of the reference's.
-        unroll: steps in a loss and, twice as many, in the error.
-        last: whether a loss sees the state after the last of its steps alone, as where one measures rarely.
-            There are no single steps to start on then: the network begins with no correction.
+        unroll: calls until the state is measured, in loss and error.
         hidden: channels of the network's layers.
         kernel: width of its convolutions.
         periodic: whether the ends meet.
@@ -102,16 +101,15 @@ class System:
     hard: str
     seen: Callable[[Tensor], Tensor] = lambda state: state
     unroll: int = 8
-    last: bool = False
-    hidden: tuple[int, ...] = (16,)
+    hidden: tuple[int, ...] = (16, 16)
     kernel: int = 5
     periodic: bool = True
     noise: float = 0.0
     failing: float = 0.0
-    steps: int = 300
-    batch: int = BATCH
-    length: int = LENGTH
-    trajectories: tuple[int, int, int] = (TRAIN, VALIDATION, TEST)
+    steps: int = 100
+    batch: int = 4
+    length: int = 16
+    trajectories: tuple[int, int, int] = (32, 8, 32)
     learning_rate: float = 2e-3
     states: Callable[[int, int], Tensor] | None = None
 
@@ -121,23 +119,15 @@ def coarse(state: Tensor) -> Tensor:
     return functional.avg_pool2d(state.flatten(0, -4), 2).unflatten(0, state.shape[:-3])
 
 
-def rollout(network: nn.Module, solver: Callable[[Tensor], Tensor], state: Tensor, steps: int) -> Tensor:
-    """`(rows, steps, *shape)` after each step of solver, then network."""
-    states = []
-    for _ in range(steps):
-        state = network(solver(state))
-        states.append(state)
-    return torch.stack(states, dim=1)
-
-
-def window_loss(scale: Tensor, last: bool = False) -> Callable[[Callable[..., Any]], Objective]:
-    """Mean square error over a window or at its last step, in squares of `scale`, in float64: `(rows,)`."""
+def last_loss(scale: Tensor, calls: int) -> Callable[[Callable[..., Any]], Objective]:
+    """Mean square error after `calls` of solver, then network, in squares of `scale`: `(rows,)`."""
 
     def with_solver(solver: Callable[..., Any]) -> Objective:
-        def objective(network: nn.Module, batch: Tensor) -> Tensor:
-            states = rollout(network, solver, batch[:, 0], batch.shape[1] - 1)
-            missed = (states - batch[:, 1:]) / scale
-            return (missed[:, -1:] if last else missed).square().flatten(1).mean(dim=1, dtype=torch.float64)
+        def objective(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+            state, wanted = batch
+            for _ in range(calls):
+                state = network(solver(state))
+            return ((state - wanted) / scale).square().flatten(1).mean(1, dtype=torch.float64)
 
         return objective
 
@@ -149,10 +139,9 @@ def correction(system: System) -> Problem:
     train, validation, test = _trajectories(system)
     quiet, shape = system.wrong, system.wrong.shape
     axes = (0, 1, *range(3, train.ndim))  # all but the channels
-    stepped = quiet(train[:, :-1])
     wide = (-1,) + (1,) * (len(shape) - 1)
     scale = train.std(axes).view(wide)
-    missed = (train[:, 1:] - stepped).square().mean(axes).sqrt().view(wide)
+    missed = (train[:, 1:] - quiet(train[:, :-1])).square().mean(axes).sqrt().view(wide)
     box: BlackBoxFunction = quiet
     if system.noise:
         box = Noisy(box, system.noise * train.std().item(), seed=0)
@@ -163,50 +152,35 @@ def correction(system: System) -> Problem:
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
             network = Closure(shape, system.hidden, system.kernel, scale, missed, system.periodic)
-        if system.last:
-            for parameter in network.layers[-1].parameters():
-                nn.init.zeros_(parameter)
-            return network
-        before, after = stepped.flatten(0, 1), train[:, 1:].flatten(0, 1)
-        optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
-        for step in range(WARM_STEPS):
-            generator = zo.estimators.Key(seed, step).generator(PAIRS)
-            chosen = torch.randint(len(before), (64,), generator=generator)
-            optimizer.zero_grad()
-            (((network(before[chosen]) - after[chosen]) / missed) ** 2).mean().backward()
-            optimizer.step()
+        for parameter in network.layers[-1].parameters():
+            nn.init.zeros_(parameter)
         return network
+
+    objective = last_loss(scale, system.unroll)
 
     @torch.no_grad()
     def error(network: nn.Module, truth: Tensor) -> float:
-        steps = system.unroll if system.last else 2 * system.unroll
-        found = rollout(network, quiet, truth[:, 0], steps)
-        squares = ((found - truth[:, 1 : 1 + steps]) / scale).square()
-        if system.last:
-            return squares[:, -1].mean().sqrt().item()
-        return squares.mean((0, *range(2, squares.ndim))).sqrt().mean().item()
+        return objective(quiet)(network, (truth[:, 0], truth[:, system.unroll])).mean().sqrt().item()
 
-    def batch(seed: int, step: int) -> Tensor:
-        """Windows drawn at random, `(rows, unroll + 1, *shape)`."""
+    def batch(seed: int, step: int) -> tuple[Tensor, Tensor]:
+        """States drawn at random and those that come `unroll` calls later, each `(rows, *shape)`."""
         generator = zo.estimators.Key(seed, step).generator(WINDOWS)
         which = torch.randint(len(train), (system.batch,), generator=generator)
         first = torch.randint(train.shape[1] - system.unroll, (system.batch,), generator=generator)
-        return train[which[:, None], first[:, None] + torch.arange(system.unroll + 1)]
+        return train[which, first], train[which, first + system.unroll]
 
-    when = f"after {system.unroll} steps" if system.last else f"over {2 * system.unroll} steps"
     return Problem(
         box=box,
         exact=quiet.advance,
         start=start,
-        objective=window_loss(scale, system.last),
+        objective=objective,
         batch=batch,
         error=lambda network: error(network, test),
         validate=lambda network: error(network, validation),
-        unit=f"RMS error {when}, over the standard deviation of each channel",
+        unit=f"RMS error after {system.unroll} calls, over the standard deviation of each channel",
         steps=system.steps,
         learning_rate=system.learning_rate,
         hard=system.hard,
-        known=None if system.last else ((train[:, :-1].flatten(0, 1),), stepped.flatten(0, 1)),
         periodic=system.periodic,
     )
 

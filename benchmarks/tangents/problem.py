@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -32,8 +32,6 @@ class Problem:
             on which the start was trained. None where the start saw none.
         periodic: whether the sides of the state's grid meet; it says nothing where the state is no grid.
         mu: standard deviation of a probe's weights.
-        variants: of the network in a step of a learned tangent: what equal rows means.
-        stencil: kernel width and padding of a convolutional tangent.
         methods: names in `methods.METHODS`; empty for all that fit.
     """
 
@@ -51,6 +49,4 @@ class Problem:
     known: tuple[tuple[Tensor, ...], Tensor] | None = None
     periodic: bool = True
     mu: float = 1e-3
-    variants: int = 3
-    stencil: tuple[int, Literal["zeros", "circular"]] = (3, "zeros")
     methods: tuple[str, ...] = ()

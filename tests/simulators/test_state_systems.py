@@ -13,6 +13,10 @@ from simulators.heat import Heat
 from simulators.implicit_diffusion import ImplicitDiffusion
 from simulators.kuramoto_sivashinsky import KuramotoSivashinsky
 from simulators.lorenz96 import Lorenz96, TwoScaleLorenz96
+from simulators.oscillators import DoublePendulum, VanDerPol
+from simulators.reaction_diffusion import Brusselator, FitzHughNagumo, GrayScott
+from simulators.shallow_water import ShallowWater
+from simulators.spectral import Vorticity
 from simulators.state_system import StateSystem
 from tests.simulators.systems import assert_derivative_is_the_differences
 
@@ -24,7 +28,18 @@ SMALL = {
     "coupled-map-lattice": (CoupledMapLattice, {"sites": 9}),
     "implicit-diffusion": (ImplicitDiffusion, {"points": 12}),
     "heat": (Heat, {"points": 9}),
+    "brusselator": (Brusselator, {"height": 5, "width": 6}),
+    "gray-scott": (GrayScott, {"height": 8, "width": 8}),
+    "fitzhugh-nagumo": (FitzHughNagumo, {"height": 5, "width": 6}),
+    "shallow-water": (ShallowWater, {"height": 6, "width": 5}),
+    "vorticity": (Vorticity, {"points": 12, "stirring": 1.0}),
+    "van-der-pol": (VanDerPol, {}),
+    "double-pendulum": (DoublePendulum, {}),
+    "double-pendulum-wall": (DoublePendulum, {"wall": 0.3}),
 }
+
+
+STABLE = ("heat", "van-der-pol")  # implicit steps damp what would blow up
 
 
 @pytest.fixture(params=list(SMALL))
@@ -114,10 +129,10 @@ def test_starts_are_distinct_repeatable_and_leave_the_global_generator_alone(mak
     assert torch.equal(states, box.start(5, seed=1))
     others = torch.cat([states, box.start(5, seed=2)]).flatten(1)
     distances = torch.cdist(others, others) + torch.eye(10) * 1e9
-    assert distances.min() > 0.1
+    assert distances.min() > 1e-3  # of 1: two numbers on one cycle can come close
 
 
-@pytest.mark.parametrize("name", [name for name in SMALL if name != "heat"])  # which is linear and stable
+@pytest.mark.parametrize("name", [name for name in SMALL if name not in STABLE])
 def test_a_row_that_blows_up_fails_alone(name):
     kind, settings = SMALL[name]
     box = kind(**settings, steps=40, failures="keep")
