@@ -38,6 +38,7 @@ from tasks.work import setup_of
 QUERIES = (8, 32, 96, 384)  # of RGE in a step
 DIRECTIONS = (16, 64, 256)  # of chain, for each row and solver step
 LEARNING = 8  # batches that a tangent learns from before its gradient is compared
+PROBES = 2  # of that tangent
 MOST_STEPS = 1200  # of a training; what costs few rows would go on for hours
 
 
@@ -87,7 +88,7 @@ def qualities(setup: Setup, start: nn.Module) -> list[Quality]:
 
     def learned(network: nn.Module) -> None:
         gradient = zo.TangentGradient(
-            network, objective, boxes=[solver], tangent=zo.LowRankTangent(), probes=config.probes
+            network, objective, boxes=[solver], tangent=zo.LowRankTangent(), probes=PROBES
         )
         for step in range(1, LEARNING + 1):
             gradient.backward(setup.batch(step))
@@ -99,7 +100,7 @@ def qualities(setup: Setup, start: nn.Module) -> list[Quality]:
         **{f"whole loss, RGE, {q} queries": whole(zo.RGE(config.mu, q)) for q in QUERIES},
         **{f"chain, {q} directions": around(zo.RowRGE(config.input_mu, q)) for q in DIRECTIONS},
         "identity": around(None, zo.IdentityTangent()),
-        f"tangent, after {LEARNING} steps, {config.probes} probes": learned,
+        f"tangent, after {LEARNING} steps, {PROBES} probes": learned,
     }
     found = []
     for name, backward in contenders.items():
@@ -130,7 +131,7 @@ def trainings(setup: Setup, non: Trained, most: int, folder: Path) -> list[Line]
         ("whole loss, sparse CGE", "ZO-SOL", {}, base * (1 + config.coordinates)),
         ("chain", "chain", {}, base + chained),
         ("identity", "identity", {}, base),
-        ("tangent", "TAN-SOL small", {}, base * (1 + config.probes)),
+        ("tangent", "TAN-SOL small", {}, base),
     ]
     for queries in QUERIES:
         settings = {"estimator": "rge", "directions": queries}

@@ -200,10 +200,11 @@ class Config:
     """Random directions in a step of rge and hybrid."""
     input_directions: Count = 2
     """Random directions at the box's inputs for each row, in row-rge."""
-    probes: Natural = 2
-    """Moved copies of the network that run beside it in a step of tangents."""
+    probes: Natural = 0
+    """Moved copies of the network that run beside it in a step of tangents, which need none."""
     max_rows: Positive | None = None
-    """What a step of tangents may cost when trust is lost, in first-order steps; None for 3.5."""
+    """What a step of tangents may cost when trust is lost, in first-order steps; None for 1.1, or what the
+    probes take."""
     chunk: Count | None = None
     """Queries that are evaluated together; None for what memory allows. Another number rounds otherwise."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1

@@ -22,7 +22,6 @@ from tasks.setup import Setup, Trained
 from tasks.stage import TrainingOutcome
 from zo.estimators import Parameters
 
-MOST_ROWS = 3.5  # in first-order steps: what zo.TangentGradient keeps to by default
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def student(setup: Setup) -> Trained:
 
 
 def tangents(setup: Setup) -> Trained:
-    """Autograd around a linear model of the box, learned from what it answers a few moved copies."""
+    """Autograd around a model of the box, fitted to its values in the rows that training runs anyway."""
     config = setup.config
     # without a chunk base and probes run together, also where there are several processes: the same bits
     shares = None if config.chunk is None else setup.process_group
@@ -218,13 +217,13 @@ def _cost_of(estimator: Callable[[Problem, nn.Module], zo.estimators.Estimator[A
     return cost
 
 
-def _cost_of_probes(problem: Problem, steps: int) -> Cost:
+def _cost_of_tangents(problem: Problem, steps: int) -> Cost:
     config = problem.config
     policy = zo.tangents.TrustPolicy()
     checks = sum(policy.checks(step) for step in range(steps))
     queries = steps * config.probes + checks
     least = steps + queries
-    return Cost(least, queries, max(least, steps * (config.max_rows or MOST_ROWS)))
+    return Cost(least, queries, max(least, steps * (config.max_rows or 1.0)))
 
 
 def _cost_of_rows(problem: Problem, steps: int) -> Cost:
@@ -247,9 +246,9 @@ METHODS: dict[str, Method] = {
     ),
     "identity": Method("As if the box's derivative were one.", identity, _cost_of_base, needs_box=True),
     "tangents": Method(
-        "Autograd around a linear model of the box, learned from probes.",
+        "Autograd around a model of the box, fitted to its values.",
         tangents,
-        _cost_of_probes,
+        _cost_of_tangents,
         needs_box=True,
     ),
     "student": Method(

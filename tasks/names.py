@@ -11,20 +11,22 @@ A package adds names by entry points; its own modules are imported only when a n
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from importlib.util import find_spec
-from pathlib import Path
 
 from tasks.errors import ConfigurationError
 
-# problems that ship: where their classes are
+# problems that ship: where their classes are, and what they are
 PROBLEMS: dict[str, str] = {
     "wake-flow": "tasks.wake_flow.problem:WakeFlow",
     "image-classification": "tasks.image_classification.problem:ImageClassification",
     "denoised-smoothing": "tasks.denoised_smoothing.problem:DenoisedSmoothing",
+}
+_ABOUT = {
+    "wake-flow": "A network corrects a coarse solver of the wake behind a cylinder as it runs.",
+    "image-classification": "An image classifier trained from scratch from values of its loss alone.",
+    "denoised-smoothing": "A certified defence of a classifier that only answers queries.",
 }
 
 # black boxes that ship, and adapters that a command line can make: class, and what it is
@@ -126,47 +128,16 @@ def listing() -> str:
     """All names, a line each, as `blackbox list` shows them; no package is imported for it."""
     lines = {name: line for name, (_, line) in FUNCTIONS.items()}
     lines |= {name: item.line for name, item in added("blackbox.functions", FUNCTIONS).items()}
-    jobs = {name: about(target) or target for name, target in PROBLEMS.items()}
-    for name, item in added("blackbox.tasks", PROBLEMS).items():
-        said = about(item.target) if item.target is not None else ""
-        jobs[name] = f"{said} ({item.line})" if said else item.line
+    jobs = {name: _ABOUT.get(name, target) for name, target in PROBLEMS.items()}
+    jobs |= {name: item.line for name, item in added("blackbox.tasks", PROBLEMS).items()}
     return (
         f"Black boxes (blackbox check NAME, blackbox serve NAME):\n{_table(lines)}\n"
         f"Problems (blackbox run NAME):\n{_table(jobs)}"
     )
 
 
-def about(target: str) -> str:
-    """The first sentence of a class's docstring, read from the source of its module; "" if it is not found.
-
-    Args:
-        target: `module:Class`.
-    """
-    module, _, kind = target.partition(":")
-    package, *parts = module.split(".")
-    try:
-        spec = find_spec(package)  # of a package alone this imports nothing
-        places = [] if spec is None or spec.origin is None else [Path(spec.origin)]
-        if spec is not None and spec.submodule_search_locations:
-            places = [Path(place).joinpath(*parts) for place in spec.submodule_search_locations]
-        files = [
-            file for place in places for file in (place, place.with_suffix(".py"), place / "__init__.py")
-        ]
-        source = next(file for file in files if file.is_file()).read_text(encoding="utf-8")
-        tree = ast.parse(source)
-    except (ImportError, OSError, ValueError, SyntaxError, StopIteration):
-        return ""
-    classes = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind)
-    return _first_sentence(next((ast.get_docstring(node) or "" for node in classes), ""))
-
-
 def _usable(names: Mapping[str, Added]) -> dict[str, str]:
     return {name: item.target for name, item in names.items() if item.target is not None}
-
-
-def _first_sentence(text: str) -> str:
-    sentence, stop, _ = " ".join(text.split()).partition(". ")
-    return sentence + stop.strip()
 
 
 def _table(lines: Mapping[str, str]) -> str:

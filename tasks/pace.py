@@ -1,4 +1,4 @@
-"""How a stage gets on: queries and rows a second, time left, failed rows by kind, use of each worker."""
+"""How a stage gets on: queries and rows a second, time left, use of workers; and what its boxes count."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from blackbox.wrappers.wrapper import Wrapper
 from zo import SharedRows
 
 EVERY = 60.0  # seconds between lines of it in the metrics
-MOST = 16  # processes whose use is given one by one
-KINDS = ("raised", "not_finite", "timed_out", "lost", "skipped")  # of failed rows, as the ledger has them
 
 
 class Tally:
@@ -41,13 +39,9 @@ class Tally:
         for ledger in self._ledgers[:1]:
             ledger.add(counts)
 
-    def failures(self) -> dict[str, int]:
-        """Failed and skipped rows by kind, those that there were."""
-        return self.copy().failures()
-
 
 class Pace:
-    """Figures over a span of training, from what steps return and what a black box counts.
+    """Figures over a span of training, from what steps return and how busy workers were.
 
     They depend on the clock, so they have lines of their own in `metrics.jsonl`, of which a short stage has
     none.
@@ -73,43 +67,11 @@ class Pace:
     ) -> None:
         self._steps, self._clock = steps, clock
         self._every = EVERY if every is None else every
-        self._tally = Tally(boxes)
-        self._parallel = next((found for box in boxes if (found := parallel_in(box))), None)
-        self._failures = self._tally.failures()
-        # what was spent before this process is not known until its first step has told
-        self._spent: Mapping[str, float] | None = {} if done == 0 else None
+        self._parallel = next((found for box in boxes if (found := parallel_in(box)) is not None), None)
         self.last: dict[str, float] = {}
-        self._others: dict[str, int] = {}  # rows that failed in other processes
-        self._heard = self._heard_first = (self._clock(), [0.0])  # seconds that each process has waited
+        # a resumed stage's first metrics hold what earlier processes spent
+        self._spent: Mapping[str, float] | None = None if done else {}
         self._begin(done)
-
-    def own(self, waited: float) -> list[float]:
-        """What other processes are told: seconds that this one has waited for them, and its failed rows."""
-        own = self._own_failures()
-        return [waited, *(own.get(kind, 0) for kind in KINDS)]
-
-    def heard(self, each: Sequence[Sequence[float]]) -> None:
-        """What each process told, this one included, in the order of their ranks."""
-        own = self._own_failures()
-        sums = {kind: sum(int(told[1 + place]) for told in each) for place, kind in enumerate(KINDS)}
-        self._others = {kind: count - own.get(kind, 0) for kind, count in sums.items()}
-        first = len(self._heard[1]) != len(each)
-        self._heard = self._clock(), [told[0] for told in each]
-        if first:
-            self._heard_first = self._heard
-
-    def failures(self) -> dict[str, int]:
-        """Rows that failed since it was made, by kind, as `Ledger.failures` has them; in all processes.
-
-        Of other processes it is what they told last.
-        """
-        own = self._own_failures()
-        found = {kind: own.get(kind, 0) + self._others.get(kind, 0) for kind in KINDS}
-        return {kind: count for kind, count in found.items() if count}
-
-    def _own_failures(self) -> dict[str, int]:
-        now = self._tally.failures()
-        return {kind: count - self._failures.get(kind, 0) for kind, count in now.items()}
 
     def figures(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
         """What a span came to, at its end; empty before.
@@ -119,11 +81,9 @@ class Pace:
             metrics: of the last; `queries` and `rows`, cumulative, are looked at.
 
         Returns:
-            `queries_per_second`, `rows_per_second`, `seconds_left`; `failed_raised` and so on since the
-            start; where a `Parallel` is in the box `workers` that ran anything, and `worker_use`,
-            `worker_use_least`: the part of the span that they were busy, on average and the idlest. Of a
-            run in several processes likewise `processes`, `process_use`, `process_use_least`, and of up to
-            16 also `process_0_use` and so on: the part in which they did not wait for each other.
+            `queries_per_second`, `rows_per_second`, `seconds_left`; where a `Parallel` is in the box
+            `workers` that ran anything, and `worker_use`, `worker_use_least`: the part of the span that they
+            were busy, on average and the idlest.
         """
         if self._spent is None:
             self._spent = metrics
@@ -138,8 +98,7 @@ class Pace:
             if name in metrics
         }
         found["seconds_left"] = passed / (step - self._step) * (self._steps - step)
-        found |= {f"failed_{kind}": count for kind, count in self.failures().items()}
-        found |= self._use(passed) | self._use_of_processes()
+        found |= self._use(passed)
         self.last = found
         self._spent = metrics
         self._begin(step)
@@ -148,7 +107,6 @@ class Pace:
     def _begin(self, step: int) -> None:
         self._step, self._at = step, self._clock()
         self._busy = {} if self._parallel is None else self._parallel.worker_seconds
-        self._heard_first = self._heard
 
     def _use(self, passed: float) -> dict[str, float]:
         now = {} if self._parallel is None else self._parallel.worker_seconds
@@ -157,19 +115,6 @@ class Pace:
         if not use:
             return {}
         return {"workers": len(use), "worker_use": sum(use) / len(use), "worker_use_least": min(use)}
-
-    def _use_of_processes(self) -> dict[str, float]:
-        (start, before), (end, now) = self._heard_first, self._heard
-        if len(now) < 2 or end <= start:
-            return {}
-        # a wait is noted at its end, and may have begun before the span
-        use = [
-            min(1.0, max(0.0, 1 - (late - early) / (end - start)))
-            for early, late in zip(before, now, strict=True)
-        ]
-        found = {"processes": len(use), "process_use": sum(use) / len(use), "process_use_least": min(use)}
-        each = {f"process_{rank}_use": part for rank, part in enumerate(use)}
-        return found | each if len(use) <= MOST else found
 
 
 def evaluated(box: BlackBoxFunction) -> BlackBoxFunction:

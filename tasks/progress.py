@@ -120,9 +120,8 @@ class Progress:
             if name.startswith(start):
                 rows = "row" if count == 1 else "rows"
                 parts.append(f"{int(count):,} {rows} {name.removeprefix(start).replace('_', ' ')}")
-        for many, use in (("workers", "worker_use"), ("processes", "process_use")):
-            if many in self._metrics:
-                parts.append(f"{int(self._metrics[many])} {many} {self._metrics[use]:.0%} busy")
+        if "workers" in self._metrics:
+            parts.append(f"{int(self._metrics['workers'])} workers {self._metrics['worker_use']:.0%} busy")
         return parts
 
 

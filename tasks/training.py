@@ -114,9 +114,7 @@ def train(
                 _judge(loop, validate, tally)
             while outcome.step < steps:
                 # a signal reaches processes at different steps
-                stopping, each = group.told(stop.requested, pace.own(_waited(state)))
-                pace.heard(each)
-                if stopping:
+                if group.any_of(stop.requested):
                     loop.save()
                     raise loop.interrupted()
                 journal.begin(outcome.step)
@@ -133,11 +131,11 @@ def train(
                     loop.spent(replace(spent, first_failure=first))
                     metrics = {"rows": outcome.ledger.rows_run, **metrics}
                 loop.stepped(metrics, took)
-                shown = {f"failed_{kind}": count for kind, count in pace.failures().items()}
+                failed = {f"failed_{kind}": count for kind, count in outcome.ledger.failures().items()}
                 span = pace.figures(outcome.step, outcome.metrics)
                 if span:
-                    loop.log(**span)
-                progress.update(outcome.step, {**outcome.metrics, **shown, **pace.last})
+                    loop.log(**span, **failed)
+                progress.update(outcome.step, {**outcome.metrics, **failed, **pace.last})
                 last = outcome.step == steps
                 if last or outcome.step % validate_every == 0:
                     _judge(loop, validate, tally)
@@ -164,19 +162,6 @@ def _stopped_before(stop: StopRequest, loop: Stage) -> Iterator[None]:
         if stop.requested:
             raise loop.interrupted() from error
         raise
-
-
-@runtime_checkable
-class _Shared(Protocol):
-    """A gradient whose queries processes share out."""
-
-    @property
-    def waited(self) -> float: ...
-
-
-def _waited(state: Mapping[str, Stateful]) -> float:
-    """Seconds that this process has waited for others."""
-    return group.waited() + sum(part.waited for part in state.values() if isinstance(part, _Shared))
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from zo.errors import ConfigurationError
+from blackbox.checks import check_count
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,7 @@ class Key:
     def __post_init__(self) -> None:
         """Refuse what a seed sequence cannot take."""
         for name in ("seed", "step"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ConfigurationError(f"Key, {name}: expected a whole number >= 0, got {value!r}.")
+            check_count("Key", name, getattr(self, name), least=0)
 
     def at(self, step: int) -> Key:
         """The key of another step of the same run."""

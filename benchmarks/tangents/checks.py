@@ -38,16 +38,20 @@ def checked(
 
     Returns:
         Of those that can be told, by name: `agreement`, the change of the loss along the gradient over what
-        that says; `probe`, the relative error of predicted responses to one random move of the weights; both
-        again with the noise of both sides drawn alike, where the box has noise. And of rows that nothing was
-        learned from the error of predicted values, over the step that the box makes (`values`) and over their
-        spread (`values, spread`). Each output counts in units of its usual response.
+        that says; `along`, the relative error of predicted responses to that move of the weights, and `probe`
+        to a random one; all again with the noise of both sides drawn alike, where the box has noise. And of
+        rows that nothing was learned from the error of predicted values, over the step that the box makes
+        (`values`) and over their spread (`values, spread`). Each output counts in units of its usual
+        response.
     """
     found: dict[str, float | None] = {}
     for same in (False, True) if isinstance(problem.box, Noisy) else (False,):
         words = SAME if same else ""
         base = _Run(problem, gradient.network, batch)
-        found[f"agreement{words}"] = _agreement(problem, gradient.network, batch, base, same)
+        up, foretold = _uphill(problem, gradient.network, batch, base, same)
+        if up is not None:
+            found[f"agreement{words}"] = _agreement(base, up, foretold)
+            found[f"along{words}"] = _response_error(problem, gradient, [base, up])
         generator = Key(seed, step).generator(PROBE)
         move = [
             problem.mu * torch.randn(each.shape, generator=generator)
@@ -102,24 +106,29 @@ class _Run:
                 box.load_state_dict(now)
 
 
-def _agreement(
+def _uphill(
     problem: Problem,
     network: nn.Module,
     batch: Any,  # noqa: ANN401
     base: _Run,
     same: bool,
-) -> float | None:
-    """[L(theta + h g / |g|) - L(theta)] / (h |g|), uphill, over the rows that have both."""
+) -> tuple[_Run | None, float]:
+    """A run with the weights moved along the gradient, and the change of the loss that is foretold."""
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()]
     slope = float(parameters_to_vector(grads).double().norm())
     size = float(base.losses[base.losses.isfinite()].double().abs().mean())
     if not slope or not size > 0:
-        return None
+        return None, 0.0
     length = FORETOLD * size / slope
-    up = _Run(problem, network, batch, [length / slope * each for each in grads], base if same else None)
+    move = [length / slope * each for each in grads]
+    return _Run(problem, network, batch, move, base if same else None), FORETOLD * size
+
+
+def _agreement(base: _Run, up: _Run, foretold: float) -> float | None:
+    """What the loss changed by, over the rows that both have, over what is foretold."""
     change = (up.losses - base.losses).double()
     change = change[change.isfinite()]
-    return float(change.mean()) / (length * slope) if len(change) else None
+    return float(change.mean()) / foretold if len(change) else None
 
 
 def _pairs(problem: Problem, gradient: zo.TangentGradient, runs: Sequence[_Run]) -> list[CallPairs]:

@@ -1,4 +1,11 @@
-"""The methods by name: what gives the gradient, what takes the step, and how many steps there are."""
+"""The methods by name: what gives the gradient, what takes the step, and how many steps there are.
+
+Sources of those that have no class of their own here: `no-gradient` List et al. 2024 (arXiv 2402.12971);
+`identity` the Euler gradient approximation of Ouala et al. 2023 (arXiv 2311.10665), who take the derivative
+of a solver's step for the identity; `rge` Nesterov and Spokoiny 2017; `sparse-cge` Chen et al. 2024
+(DeepZero), with its coordinates drawn anew in each step; `row-rge` the same random directions at the box's
+inputs, row by row.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +24,7 @@ from zo.tangents.models.automatic import is_grid
 
 COORDINATES = 24  # of sparse CGE in a step
 DIRECTIONS = 8  # of RGE in a step, and the population of EGGROLL
+UNSEEN = 10**6  # of batches that are none of training's
 AT_THE_INPUT = 4  # directions of RGE at the box's inputs
 LEARNING_STEPS = 400  # from rows that exist before training
 BUDGET = 3.0  # rows of methods that need many evaluations a step, over first order's
@@ -137,16 +145,21 @@ def tangent(make: Callable[[Problem, int], zo.tangents.Tangent], probes: int = 0
 
 
 def chosen(problem: Problem, network: nn.Module, seed: int, prefit: bool = False) -> Gradient:
-    """The library's own choice with its checks; fitted first to the rows that exist, if so wished."""
+    """The library's own choice with its checks.
+
+    Fitted first, if so wished: to the rows that exist; where there are none, to those of a twentieth of the
+    training's batches, which are counted.
+    """
     gradient = zo.TangentGradient(
         network, problem.objective(problem.box), boxes=[problem.box], mu=problem.mu, seed=seed
     )
-    if prefit:
-        assert problem.known is not None
+    if prefit and problem.known is None:
+        gradient.prefit([problem.batch(seed, UNSEEN - n) for n in range(1, 1 + max(1, problem.steps // 20))])
+    elif prefit and problem.known is not None:
+        inputs, outputs = problem.known
         first = gradient.tangents[0]
         assert isinstance(first, zo.tangents.AutoTangent)
-        inputs, outputs = problem.known
-        first.fit(inputs, outputs, steps=LEARNING_STEPS, box=problem.box)
+        first.fit(inputs, outputs, steps=LEARNING_STEPS)
     return gradient
 
 
@@ -167,6 +180,14 @@ def row_rge(problem: Problem, network: nn.Module, seed: int) -> Gradient:
     return Around(problem, network, solver)
 
 
+def emulator(problem: Problem, network: nn.Module, seed: int, online: bool) -> Gradient:
+    """A network of this library, as Frezat et al. would use it: on grids a convolutional one."""
+    both = problem.box.inputs, problem.box.outputs
+    before, after = ([spec for spec in specs if spec.differentiable] for specs in both)
+    model = zo.GridTangent(seed=seed) if is_grid(before, after) else zo.MLPTangent(seed=seed)
+    return surrogates.Emulator(problem, network, seed, model, online)
+
+
 def student(problem: Problem, network: nn.Module, seed: int) -> Gradient:
     """A student of a classifier, fitted to the answers for a tenth of the rows first."""
     with torch.random.fork_rng(devices=()):
@@ -174,7 +195,7 @@ def student(problem: Problem, network: nn.Module, seed: int) -> Gradient:
         layers = nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)
         own = zo.StudentTangent(nn.Sequential(*layers), loss="kl", seed=seed)
     with torch.no_grad():
-        images = torch.cat([network(problem.batch(seed, 10**6 + n)[0]) for n in range(problem.steps // 10)])
+        images = torch.cat([network(problem.batch(seed, UNSEEN + n)[0]) for n in range(problem.steps // 10)])
     own.fit(images, problem.box(images), steps=LEARNING_STEPS)
     return tangent_gradient(problem, network, seed, own, policy=TrustPolicy())
 
@@ -190,6 +211,12 @@ METHODS: dict[str, Method] = {
     "stencil": tangent(lambda problem, seed: zo.StencilTangent()),
     "mlp": tangent(lambda problem, seed: zo.MLPTangent(seed=seed)),
     "probes": tangent(lambda problem, seed: zo.SecantTangent(zo.LowRankTangent()), probes=2),
+    "emulator-frozen": Method(
+        lambda problem, network, seed, scale: emulator(problem, network, seed, online=False)
+    ),
+    "emulator-online": Method(
+        lambda problem, network, seed, scale: emulator(problem, network, seed, online=True)
+    ),
     "student": Method(lambda problem, network, seed, scale: student(problem, network, seed)),
     "astralora": Method(
         lambda problem, network, seed, scale: tangent_gradient(
@@ -214,7 +241,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-WEIGHTS_OF_KALMAN = 1_100  # more than that an ensemble of this size says nothing about
+WEIGHTS_OF_KALMAN = 2_000  # more than that an ensemble of its size says little about
 
 
 def fitting(problem: Problem) -> tuple[str, ...]:
@@ -235,6 +262,4 @@ def fitting(problem: Problem) -> tuple[str, ...]:
     outputs = [spec for spec in problem.box.outputs if spec.differentiable]
     if not is_grid([spec for spec in problem.box.inputs if spec.differentiable], outputs):
         left_out |= {"grid", "grid-without-map", "stencil"}
-    if problem.known is None:
-        left_out.add("chosen-prefit")
     return tuple(name for name in METHODS if name not in left_out)

@@ -9,7 +9,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogLocator
 
 from benchmarks.tangents import trust
 from tasks.report import pictures
@@ -46,7 +46,7 @@ COLOURS = {
 
 
 def write(measured: Mapping[str, Any], folder: Path) -> None:
-    """Write `table.md`, `error_against_rows.png` and `value_of_the_gradient.png`, and print the table.
+    """Write `table.md`, `trust.md`, `error_against_rows.png` and `value_of_the_gradient.png`; print tables.
 
     Args:
         measured: problem -> what its JSON file holds.
@@ -55,13 +55,13 @@ def write(measured: Mapping[str, Any], folder: Path) -> None:
     if not measured:
         print("Nothing has been measured yet.")
         return
-    text = table(measured)
     folder.mkdir(parents=True, exist_ok=True)
-    atomic.write_bytes(folder / "table.md", text.encode())
-    print(text)
-    rows = rows_picture(measured, folder / "error_against_rows.png")
-    value = value_picture(measured, folder / "value_of_the_gradient.png")
-    print(f"written to {folder / 'table.md'}, {rows} and {value}")
+    for name, text in (("table.md", table(measured)), ("trust.md", trust.table(measured))):
+        atomic.write_bytes(folder / name, text.encode())
+        print(text)
+    rows_picture(measured, folder / "error_against_rows.png")
+    value_picture(measured, folder / "value_of_the_gradient.png")
+    print(f"written to {folder}")
 
 
 # Figures of one method on one problem
@@ -131,7 +131,7 @@ def _ratio(error: float | None, other: float | None) -> float:
 
 def table(measured: Mapping[str, Any]) -> str:
     """Markdown: a line for each method over all problems, then one for each method of each problem."""
-    return "\n".join([*_summary(measured), "", *_each(measured), "", *trust.table(measured)]) + "\n"
+    return "\n".join([*_summary(measured), "", *_each(measured)]) + "\n"
 
 
 def _summary(measured: Mapping[str, Any]) -> list[str]:
@@ -289,10 +289,12 @@ def rows_picture(measured: Mapping[str, Any], path: Path) -> Path:
         start = fmean(curve["errors"][0] for curve in next(iter(curves.values())).values())
         place.axhline(start, color="#999999", linewidth=0.8)
         place.set(title=name, xscale="log", yscale="log", xlabel="black-box rows")
-        place.yaxis.set_major_formatter("{x:g}")
-        place.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
+        for axis, form in ((place.xaxis, "{x:,.0f}"), (place.yaxis, "{x:g}")):
+            axis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+            axis.set_major_formatter(form)
+            axis.set_minor_formatter(form)
         best = min(e for each in curves.values() for c in each.values() for e in c["errors"] if e is not None)
-        place.set_ylim(0.85 * best, 3 * start)
+        place.set_ylim(0.85 * best, 1.5 * start)
     np.atleast_1d(axes).flat[0].set_ylabel("held-out error")
     made.legend(
         labelled.values(), labelled.keys(), loc="outside lower center", ncols=3 * len(names), frameon=False
@@ -316,7 +318,8 @@ def value_picture(measured: Mapping[str, Any], path: Path) -> Path:
             if own:
                 points.setdefault(method, []).append((fmean(value), fmean(own)))
     for method, pairs in points.items():
-        x, y = zip(*pairs, strict=True)
+        x, y = (np.array(each) for each in zip(*pairs, strict=True))
+        y = np.minimum(y, 2 * max(names))  # what is lost stands at the upper edge
         size = 60 if method in TANGENTS[:2] else 28
         place.scatter(x, y, s=size, color=COLOURS[method], label=method, alpha=0.85, linewidths=0)
     if names:

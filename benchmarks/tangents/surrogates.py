@@ -148,8 +148,8 @@ class Emulator:
     Frozen: the emulator learns beforehand, from the rows that are known and as many as first order asks for,
     all of them from trajectories of the start; training asks for none. Online: from the known rows, and in
     each step from those that first order takes as well. Both learn for equally many steps. The emulator is
-    the network that `zo.TangentGradient` would choose for the box: what differs from the learned tangent is
-    that values are its own.
+    the network of `zo.GridTangent` or `zo.MLPTangent`: what differs from these tangents is that values are
+    its own.
 
     Args:
         problem: the problem.
@@ -168,22 +168,27 @@ class Emulator:
         online: bool,
     ) -> None:
         self.problem, self.network, self.model, self.online = problem, network, model, online
-        self.asked = problem.objective(problem.box)
+        self.asked, self.steps = problem.objective(problem.box), LEARNING
         self.unrolled = problem.objective(self._answer)
         if problem.known is not None:
-            model.fit(*problem.known, steps=LEARNING, box=problem.box)
+            self._learn(*problem.known)
         if not online:
             rows = [self._rows(problem.batch(seed, step)) for step in range(1, problem.steps + 1)]
             inputs, outputs = (_joined([each[place] for each in rows]) for place in (0, 1))
-            model.fit(inputs, outputs, steps=LEARNING_A_STEP * problem.steps, box=problem.box)
+            self._learn(inputs, outputs, LEARNING_A_STEP * problem.steps)
 
     def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
         """The gradient of the objective through the emulator."""
         if self.online:
-            self.model.fit(*self._rows(batch), steps=LEARNING_A_STEP, box=self.problem.box)
+            self._learn(*self._rows(batch))
         loss = self.unrolled(self.network, batch).mean()
         loss.backward()
         return loss.detach()
+
+    def _learn(self, inputs: Sequence[Tensor], outputs: Any, more: int = 0) -> None:  # noqa: ANN401
+        """Longer the first time, as learned tangents do."""
+        self.model.fit(inputs, outputs, steps=self.steps + more, box=self.problem.box)
+        self.steps = 0 if more else LEARNING_A_STEP
 
     def _rows(self, batch: Any) -> tuple[list[Tensor], list[Tensor]]:  # noqa: ANN401
         """What the box is asked and answers when the objective is unrolled through it."""

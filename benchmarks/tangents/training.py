@@ -214,9 +214,8 @@ def _clocks(gradient: Gradient) -> dict[str, float]:
         return measured
 
     for tangent in gradient.tangents if isinstance(gradient, zo.TangentGradient) else ():
-        for name, clock in (("see", "fitting"), ("observe", "fitting"), ("fit", "fitting"), ("vjp", "vjp")):
-            if hasattr(tangent, name):
-                setattr(tangent, name, timed(getattr(tangent, name), clock))
+        for name in ("see", "observe", "improve", "vjp"):
+            setattr(tangent, name, timed(getattr(tangent, name), "vjp" if name == "vjp" else "fitting"))
     return clocks
 
 

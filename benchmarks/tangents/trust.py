@@ -78,14 +78,17 @@ SINGLE: dict[str, Rule] = {
     "agreement outside .7 to 1.3": _between("agreement", 0.7, 1.3),
     "agreement below .5": _between("agreement", 0.5, math.inf),
     "agreement below 0": _between("agreement", 0.0, math.inf),
+    "responses along the gradient off by > .2": _between("along", 0.0, 0.2),
+    "responses along the gradient off by > .5": _between("along", 0.0, 0.5),
     "a probe's response off by > .2": _between("probe", 0.0, 0.2),
-    "a probe's response off by > .4": _between("probe", 0.0, 0.4),
+    "a probe's response off by > .5": _between("probe", 0.0, 0.5),
     "values off by > .1 of the box's step": _between("values", 0.0, 0.1),
     "values off by > .3 of the box's step": _between("values", 0.0, 0.3),
     "values off by > .1 of their spread": _between("values, spread", 0.0, 0.1),
 }
 PAIRED = (
     "agreement outside .7 to 1.3",
+    "responses along the gradient off by > .2",
     "a probe's response off by > .2",
     "values off by > .1 of the box's step",
 )
@@ -120,9 +123,8 @@ def counted(
     for curves, seed, curve in _runs(measured):
         checks = [each for each in curve["checks"] if (f"agreement{SAME}" in each) == noisy]
         if same_noise:
-            checks = [
-                each | {name: each.get(name + SAME) for name in ("agreement", "probe")} for each in checks
-            ]
+            alike = ("agreement", "along", "probe")
+            checks = [{**each, **{name: each.get(name + SAME) for name in alike}} for each in checks]
         told = [(each, verdict) for each in checks if (verdict := rule(each)) is not None]
         for check, alarm in told:
             if check["cosine"] is not None and math.isfinite(check["cosine"]):
@@ -135,7 +137,7 @@ def counted(
     return gradients, trainings
 
 
-def table(measured: Mapping[str, Any]) -> list[str]:
+def table(measured: Mapping[str, Any]) -> str:
     """Markdown: each rule's hits and false alarms."""
     lines = [
         "Checks at eight points of each training with a tangent. A gradient is wrong where its cosine to "
@@ -154,7 +156,7 @@ def table(measured: Mapping[str, Any]) -> list[str]:
             for noisy, same in ((False, False), (True, False), (True, True))
         ]
         lines.append(f"| {name} | {' | '.join(str(count) for pair in cells for count in pair)} |")
-    return lines
+    return "\n".join(lines) + "\n"
 
 
 def _runs(measured: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, Mapping[str, Any]]]:

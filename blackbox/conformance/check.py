@@ -14,11 +14,13 @@ from blackbox.checks import check_count
 from blackbox.conformance.calls import process_safety, thread_safety
 from blackbox.conformance.contract import (
     SHAPES,
+    Left,
     answers,
+    global_state,
     inputs_left_alone,
     nan_inputs,
+    watched,
 )
-from blackbox.conformance.global_state import Left, global_state, watched
 from blackbox.conformance.mu import noise_and_mu
 from blackbox.conformance.noise import quantisation
 from blackbox.conformance.probe import (

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blackbox.conformance.lines import Lines, Responses, draw_lines
 from blackbox.conformance.noise import POINTS, measure_noise
-from blackbox.conformance.probe import OutOfRowsError, Probe
+from blackbox.conformance.probe import Lines, OutOfRowsError, Probe, Responses, draw_lines
 from blackbox.conformance.report import Finding, Recommendation, Steps, Verdict
 
 LINES, FEWEST = 32, 2  # lines for each input: the most, and with a small budget the fewest

@@ -11,8 +11,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from blackbox.conformance.lines import Lines, Responses, draw_lines
-from blackbox.conformance.probe import Probe
+from blackbox.conformance.probe import Lines, Probe, Responses, draw_lines
 from blackbox.conformance.report import Finding, Verdict
 
 AGREE = 4.0  # the paper's factor between the estimates of three orders in a row

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blackbox.conformance.probe import Arrays, Probe
+from blackbox.conformance.probe import Arrays, Probe, precision
 from blackbox.conformance.report import Finding, Verdict
 
 ROUNDING = 200  # units of the outputs' rounding that another order of summation may make
@@ -80,11 +80,6 @@ def largest(values: np.ndarray) -> float:
     """The largest finite absolute value; 1 where there is none but zeros."""
     finite = np.abs(values[np.isfinite(values)].astype(np.float64))
     return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
-
-
-def precision(array: np.ndarray) -> float:
-    """The rounding unit of an array's floats; 0 for whole numbers."""
-    return float(np.finfo(array.dtype).eps) if np.issubdtype(array.dtype, np.floating) else 0.0
 
 
 def finding(check: str, difference: Difference, good: str, bad: str) -> Finding:

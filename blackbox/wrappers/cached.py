@@ -49,7 +49,6 @@ class Cached(Wrapper):
         box: the black box whose answers are worth keeping.
         path: the file, on a disk of this machine.
         block: rows that are run, then stored, at a time; all at once if None.
-        allow_nondeterministic: keep the first answer of a box that says `deterministic = False`.
 
     Raises:
         ConfigurationError: the box cannot be told from others, is not deterministic, or the file is
@@ -64,14 +63,13 @@ class Cached(Wrapper):
         path: str | os.PathLike[str],
         *,
         block: int | None = None,
-        allow_nondeterministic: bool = False,
     ) -> None:
         """Check, then wrap."""
         super().__init__(box)
-        if not box.deterministic and not allow_nondeterministic:
+        if not box.deterministic:
             raise ConfigurationError(
                 f"Cached, box: expected one that gives equal rows the same answer, got {box!r}, which says "
-                "that it is not deterministic. To keep its first answers say allow_nondeterministic=True."
+                "that it is not deterministic. To keep its first answers set box.deterministic = True."
             )
         self.block = None if block is None else check_count("Cached", "block", block)
         self.identity = identity(box)

@@ -16,6 +16,9 @@ from blackbox.wrappers.wrapper import SYSTEM, Clock, Wrapper
 _CHANCE = random.SystemRandom()  # other numbers in each process, or all workers would wait equally long
 
 
+_LONGEST = 60.0  # seconds that the backoff grows to
+
+
 class Retrying(Wrapper):
     """Run rows that failed again, up to `attempts` times in all; what still fails is left to the policy.
 
@@ -33,9 +36,9 @@ class Retrying(Wrapper):
         box: the black box whose rows fail now and then.
         attempts: how often a row is run at most, the first time included.
         timeout: seconds after the start of a call beyond which no further attempt begins.
-        backoff: seconds before the second attempt, doubled before each further one, up to
-            `longest`; a random half of it is left out, so that many workers do not come back at once.
-        longest: the most seconds that `backoff` may grow to; what a `TryAgain` asks for is not shortened.
+        backoff: seconds before the second attempt, doubled before each further one, up to a minute; a
+            random half of it is left out, so that many workers do not come back at once. What a `TryAgain`
+            asks for is not shortened.
         clock: where the time comes from.
 
     Raises:
@@ -51,7 +54,6 @@ class Retrying(Wrapper):
         timeout: float | None = None,
         backoff: float = 0.0,
         *,
-        longest: float = 60.0,
         clock: Clock = SYSTEM,
     ) -> None:
         """Check, then wrap."""
@@ -59,7 +61,6 @@ class Retrying(Wrapper):
         self.attempts = check_count("Retrying", "attempts", attempts)
         self.timeout = None if timeout is None else check_positive("Retrying", "timeout", timeout)
         self.backoff = check_number("Retrying", "backoff", backoff, least=0)
-        self.longest = check_number("Retrying", "longest", longest, least=0)
         self.clock = clock
         self.isolates = True
 
@@ -88,7 +89,7 @@ class Retrying(Wrapper):
 
     def _wait(self, attempt: int) -> float:
         """Seconds before this attempt; the first attempt is number 0."""
-        whole_wait = min(self.backoff * 2.0 ** min(attempt - 1, 1000), self.longest)
+        whole_wait = min(self.backoff * 2.0 ** min(attempt - 1, 1000), _LONGEST)
         return whole_wait * _CHANCE.uniform(0.5, 1)
 
     def __repr__(self) -> str:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 
 import zo
+from tasks import layer_ratios
 from tasks.denoised_smoothing import budget, smoothing_parameter
 from tasks.denoised_smoothing.methods import Front, Start
 from tasks.pace import Tally
-from tasks.runs import atomic
-from tasks.runs.folder import stage_name
-from tasks.runs.journal import journaled
+from tasks.runs.journal import Journal
 from tasks.setup import Setup, Trained
-from tasks.workers import group
 
 RATIO_BATCH = 10**9 + 1  # number of the batch that layer ratios are found on
 
@@ -65,32 +62,27 @@ def _sparse_set(start: Start, mu: float) -> zo.estimators.Sparsity:
     count = min(config.coordinates, size)
     if config.ratios == "uniform" or count == size:
         return zo.RandomCoordinates(count)
-    stage = stage_name(setup.seed, setup.name).replace("/", "-")
-    path = setup.run.path / f"layer_ratios-{stage}.json"
-    if not path.exists():
-        folder, tally = group.journal_folder(setup.run.path), Tally([problem.box])
 
-        with journaled(folder, f"layer-ratios-{stage}", tally, rank=group.rank()) as journal:
-            scores, asked = budget.counted(
-                tally,
-                lambda: zo.pruning.scores(
-                    config.ratios,
-                    setup.network,
-                    problem.objective,
-                    problem.batch(setup.seed, RATIO_BATCH, config.deepzero_batch),
-                    mu=mu,
-                    q=config.ratio_directions,
-                    seed=setup.seed,
-                    evaluator=config.evaluator,
-                    max_dropped=0.5,
-                    journal=journal,
-                    process_group=setup.process_group,
-                    first_alone=problem.classifier.first_alone,
-                ),
-            )
-            ratios = zo.pruning.layer_ratios(scores, 1 - count / size, minimum=0.1 * count / size)
-            atomic.write_json(path, {"ratios": ratios.to_dict(), "queries": asked})
-        setup.progress.say(f"Layer ratios of seed {setup.seed} ({asked} queries):\n{ratios}")
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    start.asked["layer ratios"] = saved["queries"]
-    return zo.LayerwiseCoordinates(zo.pruning.LayerRatios.from_dict(saved["ratios"]))
+    def find(journal: Journal) -> tuple[zo.pruning.LayerRatios, int]:
+        scores, asked = budget.counted(
+            Tally([problem.box]),
+            lambda: zo.pruning.scores(
+                config.ratios,
+                setup.network,
+                problem.objective,
+                problem.batch(setup.seed, RATIO_BATCH, config.deepzero_batch),
+                mu=mu,
+                q=config.ratio_directions,
+                seed=setup.seed,
+                evaluator=config.evaluator,
+                max_dropped=0.5,
+                journal=journal,
+                process_group=setup.process_group,
+                first_alone=problem.classifier.first_alone,
+            ),
+        )
+        return zo.pruning.layer_ratios(scores, 1 - count / size, minimum=0.1 * count / size), asked
+
+    found = layer_ratios.kept(setup, f"layer_ratios-{setup.stage.replace('/', '-')}", find)
+    start.asked["layer ratios"] = found.queries
+    return zo.LayerwiseCoordinates(found.layers)

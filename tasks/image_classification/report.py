@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from tasks import layer_ratios
 from tasks.image_classification.config import Config
 from tasks.image_classification.data.loading import CLASSES
-from tasks.image_classification.sparse_set import ratios_path, read_ratios
+from tasks.image_classification.sparse_set import ratios_name
 from tasks.report import pictures
 from tasks.report.findings import Findings
 from tasks.report.html_report import Block, Figure, Heading, Paragraph
@@ -164,15 +165,16 @@ def examples(found: Mapping[str, Any], classes: Sequence[str], path: Path) -> Pa
 
 def _ratios(folder: Path, seed: int) -> Sequence[Block]:
     """The layer ratios of a seed, where a method used some."""
-    path = ratios_path(folder, seed)
+    path = folder / f"{ratios_name(seed)}.json"
     if not path.exists():
         return ()
-    given, queries = read_ratios(path)
+    found = layer_ratios.read(path)
+    given = found.layers
     dense = sum(layer.kept for layer in given.layers if layer.kept == layer.size)
     return (
         Heading("Where the queries go"),
         Paragraph(
-            f"Layer ratios by {given.method}, found with {queries:,} queries before training. "
+            f"Layer ratios by {given.method}, found with {found.queries:,} queries before training. "
             f"A step's set has {sum(layer.kept for layer in given.layers):,} weights, {dense:,} of them in "
             "layers that are in it as a whole and not shown."
         ),

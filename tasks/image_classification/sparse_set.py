@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import zo
+from tasks import layer_ratios
 from tasks.configuration import refused
 from tasks.image_classification.config import Config
-from tasks.runs import atomic, checkpoint
-from tasks.runs.journal import Journal, journaled
+from tasks.runs import checkpoint
+from tasks.runs.journal import Journal
 from tasks.setup import Setup
 from tasks.workers import group
 from zo.pruning import LayerRatios
@@ -87,34 +86,25 @@ def coordinates(network: nn.Module, config: Config) -> int:
 
 
 def sparse_set(setup: Setup) -> SparseSet:
-    """The rule of the configuration. Layer ratios are found once a seed, printed, and kept with the run."""
+    """The rule of the configuration, with the layer ratios of the seed."""
     config: Config = setup.config
-    network, path = setup.network, ratios_path(setup.run.path, setup.seed)
-    if not path.exists():
-        folder, rank = group.journal_folder(setup.run.path), group.rank()
-        with journaled(folder, path.stem.replace("_", "-"), rank=rank) as journal:
-            queries, ratios = 0, uniform_ratios(network, config.sparsity, config.dense)
-            if config.ratios != "uniform":
-                scored = scores(setup, config.ratios, journal)
-                queries, least = scored.queries, SHARE * (1 - config.sparsity)
-                ratios = zo.pruning.layer_ratios(scored, config.sparsity, minimum=least)
-            atomic.write_json(path, {"ratios": ratios.to_dict(), "queries": queries})
-        setup.progress.say(f"Layer ratios of seed {setup.seed} ({queries} queries):\n{ratios}")
-    ratios, queries = read_ratios(path)
+
+    def find(journal: Journal) -> tuple[LayerRatios, int]:
+        if config.ratios == "uniform":
+            return uniform_ratios(setup.network, config.sparsity, config.dense), 0
+        scored = scores(setup, config.ratios, journal)
+        least = SHARE * (1 - config.sparsity)
+        return zo.pruning.layer_ratios(scored, config.sparsity, minimum=least), scored.queries
+
+    found = layer_ratios.kept(setup, ratios_name(setup.seed), find)
     problem: Any = setup.problem  # an ImageClassification, whose module imports this one
-    drawn = rule(config, ratios, steps=setup.steps, epoch=problem.epochs(setup.seed).steps)
-    return SparseSet(drawn, ratios, queries)
+    drawn = rule(config, found.layers, steps=setup.steps, epoch=problem.epochs(setup.seed).steps)
+    return SparseSet(drawn, found.layers, found.queries)
 
 
-def ratios_path(folder: Path, seed: int) -> Path:
-    """The file of a seed's layer ratios in a run folder."""
-    return folder / f"layer_ratios-seed-{seed}.json"
-
-
-def read_ratios(path: Path) -> tuple[LayerRatios, int]:
-    """Layer ratios from their file, and the queries that they cost."""
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    return LayerRatios.from_dict(saved["ratios"]), saved["queries"]
+def ratios_name(seed: int) -> str:
+    """The file of a seed's layer ratios in a run folder, without its ending."""
+    return f"layer_ratios-seed-{seed}"
 
 
 def rule(config: Config, ratios: LayerRatios, *, steps: int, epoch: int) -> zo.LayerwiseCoordinates:

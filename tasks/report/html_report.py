@@ -113,14 +113,6 @@ class Figure(_Block):
 
 
 @dataclass(frozen=True)
-class Facts(_Block):
-    """A few figures that a reader should take away: value -> what it is."""
-
-    values: Sequence[tuple[str, str]]
-    """(value, what it is): ("0.021 m/s", "mean absolute error of ZO-SOL")."""
-
-
-@dataclass(frozen=True)
 class Details(_Block):
     """Names and values that are folded away until asked for: a configuration, a machine."""
 
@@ -134,8 +126,8 @@ class Details(_Block):
         return _flat(self.values)
 
 
-Block = Heading | Paragraph | Table | Figure | Facts | Details
-KINDS = {kind.__name__: kind for kind in (Heading, Paragraph, Table, Figure, Facts, Details)}
+Block = Heading | Paragraph | Table | Figure | Details
+KINDS = {kind.__name__: kind for kind in (Heading, Paragraph, Table, Figure, Details)}
 
 
 @dataclass(frozen=True)

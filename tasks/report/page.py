@@ -169,8 +169,8 @@ def _training(found: Findings) -> list[Block]:
                 "trust",
                 alt="Relative error of the learned tangents' predictions over training, by method",
                 caption="How far the learned tangents can be believed: the relative error with which they "
-                "predict the box's responses to probes before they learn from them. 0 is exact; at 1 "
-                "(dashed) and above they say nothing.",
+                "foretell the box's outputs, or with probes its responses, before they learn from them. 0 is "
+                "exact; at 1 (dashed) and above they say nothing.",
             )
         )
     return [Heading("Training"), *blocks] if blocks else []

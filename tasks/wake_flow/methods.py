@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -14,17 +13,16 @@ from torch import Tensor
 
 import zo
 from blackbox import Ledger
+from tasks import layer_ratios
 from tasks import methods as shared
 from tasks.autograd import AutogradGradient
+from tasks.layer_ratios import Ratios
 from tasks.methods import Cost, Method
-from tasks.pace import Tally
-from tasks.runs import atomic
-from tasks.runs.journal import journaled
+from tasks.runs.journal import Journal
 from tasks.setup import Setup, Trained
 from tasks.stage import TrainingOutcome
 from tasks.wake_flow.config import Config, family_of, method_name
 from tasks.wake_flow.networks import Corrector, NoCorrector
-from tasks.workers import group
 
 if TYPE_CHECKING:
     from tasks.wake_flow.data import Pairs
@@ -103,10 +101,18 @@ def in_loop(setup: Setup, *, large: bool, train: Callable[[Setup], Trained]) -> 
 def zo_sol(setup: Setup) -> Trained:
     """ZO-SOL: the gradient of the whole loss, the solver a black box, by the estimator that is configured."""
     config = setup.config
-    found = sparse_set(setup) if config.estimator in SPARSE else SparseSet(None)
-    gradient = shared.loss_gradient(setup, estimator(config, found.sparsity))
+    sparsity: zo.estimators.Sparsity | None = None
+    found: Ratios | None = None
+    if config.estimator in SPARSE:
+        sparsity = zo.RandomCoordinates(config.coordinates)
+        if config.ratios != "uniform":
+            found = ratios_of(setup)
+            sparsity = zo.LayerwiseCoordinates(found.layers)
+    gradient = shared.loss_gradient(setup, estimator(config, sparsity))
     surrogate = identity_gradient(setup) if config.estimator in SURROGATE else None
     trained = setup.descend(gradient, surrogate=surrogate)
+    if found is None:
+        return trained
     trained.outcome.ledger.add(Ledger(rows_asked=found.rows, rows_run=found.rows))
     return replace(trained, queries=trained.queries + found.queries)
 
@@ -133,51 +139,25 @@ def identity_gradient(setup: Setup) -> AutogradGradient:
     return AutogradGradient(setup.network, setup.objective, stands)
 
 
-@dataclass(frozen=True)
-class SparseSet:
-    """A rule for the sets of a training, and what it cost to find.
+def ratios_of(setup: Setup) -> Ratios:
+    """The layer ratios of the network that ZO-SOL starts from, as the configuration asks for them."""
+    config, network = setup.config, setup.network
 
-    Attributes:
-        sparsity: Draws the set of each step; None for all weights.
-        queries: Spent on the layer ratios.
-        rows: Likewise.
-    """
-
-    sparsity: zo.estimators.Sparsity | None
-    queries: int = 0
-    rows: int = 0
-
-
-def sparse_set(setup: Setup) -> SparseSet:
-    """The rule that the configuration names; layer ratios are found once, printed, and kept with the run."""
-    config, seed, run = setup.config, setup.seed, setup.run
-    if config.ratios == "uniform":
-        return SparseSet(zo.RandomCoordinates(config.coordinates))
-    large = " large" if setup.name.endswith(" large") else ""
-    path = run.path / f"layer_ratios-seed-{seed}{large.replace(' ', '-')}.json"
-    if not path.exists():
-        tally, network = Tally(setup.boxes), setup.network
-        before, folder = tally.copy(), group.journal_folder(run.path)
-        with journaled(folder, path.stem.replace("_", "-"), tally, rank=group.rank()) as journal:
-            scores = zo.pruning.scores(
-                config.ratios,
-                network,
-                setup.objective,
-                setup.batch(0),
-                seed=seed,
-                journal=journal,
-                process_group=setup.process_group,
-            )
-            size = sum(parameter.numel() for parameter in network.parameters())
-            ratios = zo.pruning.layer_ratios(scores, sparsity=1 - config.coordinates / size)
-            (rows,) = group.total(tally.since(before).rows_run)
-            atomic.write_json(path, {"ratios": ratios.to_dict(), "queries": scores.queries, "rows": rows})
-        setup.progress.say(
-            f"Layer ratios of seed {seed} by {config.ratios} ({scores.queries} queries):\n{ratios}"
+    def find(journal: Journal) -> tuple[zo.pruning.LayerRatios, int]:
+        scores = zo.pruning.scores(
+            config.ratios,
+            network,
+            setup.objective,
+            setup.batch(0),
+            seed=setup.seed,
+            journal=journal,
+            process_group=setup.process_group,
         )
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    ratios = zo.pruning.LayerRatios.from_dict(saved["ratios"])
-    return SparseSet(zo.LayerwiseCoordinates(ratios), saved["queries"], saved["rows"])
+        size = sum(parameter.numel() for parameter in network.parameters())
+        return zo.pruning.layer_ratios(scores, sparsity=1 - config.coordinates / size), scores.queries
+
+    large = "-large" if setup.name.endswith(" large") else ""
+    return layer_ratios.kept(setup, f"layer_ratios-seed-{setup.seed}{large}", find)
 
 
 def first_weights(setup: Setup, large: bool) -> Corrector:
@@ -255,7 +235,7 @@ def _methods() -> dict[str, Method]:
             _as_shared("identity"),
         ),
         "TAN-SOL": (
-            "In the loop, with tangents of the solver learned from probes.",
+            "In the loop, with a model of the solver that is fitted to its values.",
             partial(in_loop, train=shared.tangents),
             _as_shared("tangents"),
         ),

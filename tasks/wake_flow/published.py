@@ -113,11 +113,11 @@ def differences(config: Config, weights: Mapping[str, int]) -> list[Difference]:
 
 def paper_table(result: Result, config: Config) -> html_report.Table:
     """The published errors beside ours."""
-    ours = {m: tables.mean(result, m) for m in ERRORS}
-    solver = ours[SOLVER]
+    ours = tables.means(result)
+    solver = ours.get(SOLVER)
     lines = []
     for method, error in ERRORS.items():
-        own = ours[method]
+        own = ours.get(method)
         share = "-" if own is None or solver is None else f"{own / solver:.2f}"
         here = "-" if own is None else f"{own:.3f}"
         lines.append((method, f"{error:.3f}", f"{error / ERRORS[SOLVER]:.2f}", here, share))

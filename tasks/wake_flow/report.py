@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from tasks.report.html_report import Block, Facts, Figure, Heading, Paragraph
+from tasks.report.html_report import Block, Figure, Heading, Paragraph
 from tasks.runs.folder import Run
 from tasks.runs.result import Result
 from tasks.wake_flow import curves, pictures, published, tables
@@ -21,7 +21,7 @@ WHAT = {
     "ZO-SOL": "in the loop from function values alone, weight by weight or along random directions",
     "chain": "with the network's derivative, and the solver's from function values",
     "identity": "with the identity in place of the solver's derivative",
-    "TAN-SOL": "with a tangent of the solver learned from probes",
+    "TAN-SOL": "with a model of the solver fitted to its values",
 }  # what each does, in the order in which it is told
 
 
@@ -35,7 +35,6 @@ def blocks(run: Run, result: Result, config: Config, found: tables.Found) -> Seq
         found: What was measured, by seed.
     """
     return (
-        Facts(facts(result)),
         *map(Paragraph, sentences(result, config)),
         Paragraph(_how_it_was_measured(config)),
         *_wake(run, config, found[run.seeds[0]]),
@@ -48,24 +47,10 @@ def blocks(run: Run, result: Result, config: Config, found: tables.Found) -> Seq
     )
 
 
-def facts(result: Result) -> list[tuple[str, str]]:
-    """The few figures that a reader takes away, and what they are."""
-    facts = []
-    for method in (SOLVER, "FO-SOL", "ZO-SOL", "TAN-SOL"):
-        if method in tables.methods(result):
-            mean = tables.mean(result, method)
-            facts.append(("blew up" if mean is None else f"{mean:.3f} U", f"MAE of {method}"))
-    zo = [row for row in result.table if row.method == "ZO-SOL"]
-    if zo:
-        speed = sum(row.queries for row in zo) / max(1e-9, sum(row.seconds for row in zo))
-        facts.append((f"{speed:,.0f}", "queries per second of ZO-SOL"))
-    return facts
-
-
 def sentences(result: Result, config: Config) -> list[str]:
     """What came out, in sentences that follow the figures whatever they are."""
-    methods, weights = tables.methods(result), tables.weights(result)
-    means = {m: value for m in methods if (value := tables.mean(result, m)) is not None}
+    weights, means = tables.weights(result), tables.means(result)
+    methods = list(weights)
     families = dict.fromkeys(family_of(method)[0] for method in methods)
     told = [
         f"A network corrects a {config.width} x {2 * config.width} solver after every step. "

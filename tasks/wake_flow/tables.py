@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev
 
 import numpy as np
 
 from tasks.report import html_report
-from tasks.runs.result import Result, Row
+from tasks.report.findings import scores
+from tasks.runs.result import Result
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.curves import by_reynolds
 from tasks.wake_flow.diagnostics import LIMIT, PROBE, WAKE, resolution
 from tasks.wake_flow.evaluation import REFERENCE, SOLVER, Evaluation, rms
 
 Found = Mapping[int, Evaluation]  # by seed
-
-
-def methods(result: Result) -> list[str]:
-    """Those that the result has, in its order, which is that of the configuration."""
-    return list(dict.fromkeys(row.method for row in result.table))
-
-
-def rows_of(result: Result, method: str) -> list[Row]:
-    """One for each seed; none where the run did not have the method."""
-    return [row for row in result.table if row.method == method]
 
 
 def reynolds(found: Found, config: Config) -> html_report.Table:
@@ -170,12 +162,9 @@ def weights(result: Result) -> dict[str, int]:
     return {row.method: int(row.extra.get("weights") or 0) for row in result.table}
 
 
-def mean(result: Result, method: str) -> float | None:
-    """Of the seeds' errors; None where one has none."""
-    values = [row.value for row in rows_of(result, method)]
-    if not values or any(value is None for value in values):
-        return None
-    return fmean(value for value in values if value is not None)
+def means(result: Result) -> dict[str, float]:
+    """The seeds' mean error by method, in the order of the result; none where a seed has no finite one."""
+    return {score.method: score.mean for score in scores(result) if math.isfinite(score.mean)}
 
 
 def _spread(values: Sequence[float], form: str) -> str:

@@ -8,11 +8,10 @@ their own, which begins with the same files and is deleted in the end. So a task
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasks.errors import WorkersError
@@ -28,7 +27,6 @@ _LEFT_OUT = ("journal", "tensorboard", ".lock")  # of a run's folder: what only 
 
 Value = TypeVar("Value")
 _joined: list[Any] = []  # the group for long waits, while there are several processes
-_waited = [0.0]
 _first_folder: list[Path] = []  # in other processes than the first: its run's, where they can reach it
 
 
@@ -102,31 +100,6 @@ def process_group() -> dist.ProcessGroup | None:
 def any_of(flag: bool) -> bool:
     """Whether it is true in some process; all ask at the same place."""
     return bool(total(int(flag))[0])
-
-
-def told(flag: bool, numbers: Sequence[float]) -> tuple[bool, list[list[float]]]:
-    """Whether a flag is true in some process, and the numbers of each, in their order.
-
-    Args:
-        flag: of this process.
-        numbers: likewise; as many in all, which ask at the same place.
-
-    Raises:
-        WorkersError: one does not answer.
-    """
-    if not _joined:
-        return flag, [list(numbers)]
-    import torch
-    import torch.distributed as dist
-
-    count, size = len(numbers), dist.get_world_size()
-    # a sum in which each has a place of its own
-    found = torch.zeros(1 + size * count, dtype=torch.float64)
-    found[0] = flag
-    found[1 + rank() * count : 1 + (rank() + 1) * count] = torch.tensor(numbers, dtype=torch.float64)
-    with _answering():
-        dist.all_reduce(found)
-    return bool(found[0]), found[1:].view(size, count).tolist()
 
 
 def total(*counts: int) -> list[int]:
@@ -211,14 +184,8 @@ def journal_folder(own: Path) -> Path:
     return _first_folder[0] if _first_folder else own
 
 
-def waited() -> float:
-    """Seconds that this process has waited here for others."""
-    return _waited[0]
-
-
 @contextmanager
 def _answering() -> Iterator[None]:
-    began = monotonic()
     try:
         yield
     except RuntimeError as error:
@@ -226,5 +193,3 @@ def _answering() -> Iterator[None]:
             f"Process {rank()} expected an answer of all {os.environ['WORLD_SIZE']} processes of this run, "
             f"got {' '.join(str(error).split())[:300]!r}. One has died or hangs; its own output says more."
         ) from error
-    finally:
-        _waited[0] += monotonic() - began

@@ -673,23 +673,3 @@ def test_parametrized_weights_that_are_cached(evaluator):
             zo.LossGradient(network, mean_square, FORWARD, evaluator=evaluator, chunk=5).backward(batch)
 
     refused_or_right(network, step, lambda: finite_differences.gradient(mean_square, network, batch, seed=0))
-
-
-@pytest.mark.parametrize("evaluator", EVALUATORS)
-def test_weights_of_two_parameters_in_one_memory(evaluator):
-    """Tied by `.data`: a step moves both, and the optimiser adds what each of them is given."""
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Tanh(), nn.Linear(3, 3, bias=False)).double()
-    network[2].weight.data = network[0].weight.data
-    batch = torch.randn(6, 3).double()
-
-    def truth() -> list[Tensor]:
-        network.zero_grad()
-        return list(torch.autograd.grad(mean_square(network, batch).mean(), list(network.parameters())))
-
-    expected = truth()
-
-    def step() -> None:
-        zo.LossGradient(network, mean_square, FORWARD, evaluator=evaluator, chunk=5).backward(batch)
-
-    refused_or_right(network, step, lambda: expected)

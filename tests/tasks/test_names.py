@@ -1,4 +1,3 @@
-import re
 import sys
 
 import pytest
@@ -43,16 +42,12 @@ def test_adapters_ask_for_what_they_need(name):
 
 def test_every_line_is_one_sentence_and_fits_a_terminal():
     lines = [line for _, line in names.FUNCTIONS.values()]
+    shown = [line.split(maxsplit=1) for line in names.listing().splitlines()]
+    for name, target in names.PROBLEMS.items():
+        first = problems.find(target)[0].about().partition(". ")[0].rstrip(".")
+        assert [name, f"{first}."] in shown  # as its class says it
     assert all(line.endswith(".") and "\n" not in line for line in lines)
     assert max(map(len, names.listing().splitlines())) <= 100
-
-
-SOURCE = '''
-class Tune:
-    """Tune a pump
-    through its data sheet. With care.
-    """
-'''
 
 
 def test_packages_add_names_without_being_imported(site):
@@ -60,19 +55,13 @@ def test_packages_add_names_without_being_imported(site):
     install(site, "tuning", "3", "tune = tuning.pump:Tune", group="blackbox.tasks")
     (site / "tuning").mkdir()
     (site / "tuning" / "__init__.py").write_text("raise SystemExit('imported')")
-    (site / "tuning" / "pump.py").write_text(SOURCE)
     assert names.functions()["pump"] == "no_such_module.pump:Pump"
     assert names.problems() == names.PROBLEMS | {"tune": "tuning.pump:Tune"}
     lines = names.listing().splitlines()
     assert any(
         line.split() == ["pump", "no_such_module.pump:Pump,", "from", "pumps", "1.2"] for line in lines
     )
-    assert any(
-        re.fullmatch(
-            r" +tune +Tune a pump through its data sheet\. \(tuning\.pump:Tune, from tuning 3\)", line
-        )
-        for line in lines
-    )
+    assert any(line.split() == ["tune", "tuning.pump:Tune,", "from", "tuning", "3"] for line in lines)
 
 
 def test_nobody_takes_over_a_name_that_ships(site, monkeypatch):

@@ -54,20 +54,6 @@ def test_a_resumed_stage_counts_from_its_first_step_on():
     assert pace.figures(57, {"queries": 5700}) == {}  # no step, no pace
 
 
-def test_failures_are_those_since_the_start_by_kind():
-    box = Fragile(failures="keep")
-    box(torch.tensor([2.0, 3.0]))
-    clock = Clock()
-    pace = Pace(10, 0, [Budgeted(box, rows=100)], every=1, clock=clock)
-    assert pace.failures() == {}
-    box(torch.tensor([0.5, 2.0, -1.0, -2.0, float("nan")]))
-    assert pace.failures() == {"raised": 1, "not_finite": 2, "skipped": 1}
-    clock.now += 1
-    assert pace.figures(1, {}) == {
-        "seconds_left": 9, "failed_raised": 1, "failed_not_finite": 2, "failed_skipped": 1
-    }  # fmt: skip
-
-
 class Meeting(BlackBoxFunction):
     """Rows wait for each other, so that each has a worker of its own."""
 
@@ -95,41 +81,6 @@ def test_the_use_of_each_worker_is_part_of_the_span():
         assert figures["worker_use_least"] == pytest.approx(min(seconds.values()) / 10)
         clock.now += 10
         assert "workers" not in pace.figures(2, {})  # none has run anything since
-
-
-def test_the_use_of_each_process_is_the_part_in_which_it_did_not_wait():
-    clock = Clock()
-    pace = Pace(100, 0, every=60, clock=clock)
-    nothing = [0.0] * 5  # no row has failed
-    assert pace.own(7.0) == [7.0, *nothing]
-    pace.heard([[1.0, *nothing], [4.0, *nothing]])
-    spans = []
-    for step in range(1, 13):  # of ten seconds, of which the first process waits 1 and the second 4
-        clock.now += 10
-        figures = pace.figures(step, {})
-        if figures:
-            spans.append(step)
-            assert figures["processes"] == 2
-            assert figures["process_0_use"] == pytest.approx(0.9)
-            assert figures["process_1_use"] == figures["process_use_least"] == pytest.approx(0.6)
-            assert figures["process_use"] == pytest.approx(0.75)
-        pace.heard([[1.0 + step, *nothing], [4.0 + 4 * step, *nothing]])
-    assert spans == [6, 12]
-
-
-def test_rows_that_failed_in_other_processes_count_too():
-    box = Fragile(failures="keep")
-    pace, other = Pace(10, 0, [box]), Pace(10, 0, [second := Fragile(failures="keep")])
-    box(torch.tensor([2.0, -1.0]))
-    assert second.ledger.rows_asked == 0
-    second(torch.tensor([2.0, 3.0, float("nan")]))
-    told = [pace.own(0.0), other.own(0.0)]
-    pace.heard(told)
-    other.heard(told)
-    assert pace.failures() == other.failures() == {"raised": 3, "not_finite": 1, "skipped": 1}
-    box(torch.tensor([2.0]))  # its own are known at once, those of others when they tell
-    assert pace.failures() == {"raised": 4, "not_finite": 1, "skipped": 1}
-    assert other.failures() == {"raised": 3, "not_finite": 1, "skipped": 1}
 
 
 def test_the_parallel_of_a_stack_is_found():
@@ -167,6 +118,3 @@ def test_progress_shows_the_workers_use():
     clock.now += 10
     progress.update(1, {"loss": 1.0, "workers": 3, "worker_use": 0.456, "worker_use_least": 0.1})
     assert "loss 1, 3 workers 46% busy, 10 s elapsed" in stream.getvalue()
-    clock.now += 10
-    progress.update(2, {"loss": 1.0, "processes": 2, "process_use": 0.75, "process_use_least": 0.6})
-    assert "loss 1, 2 processes 75% busy, 20 s elapsed" in stream.getvalue()

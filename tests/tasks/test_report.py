@@ -13,7 +13,7 @@ from tasks import report
 from tasks.errors import ProblemError, RunFolderError
 from tasks.progress import Progress
 from tasks.report import lead, pictures
-from tasks.report.html_report import Details, Facts, Heading, Paragraph, Table
+from tasks.report.html_report import Details, Heading, Paragraph, Table
 from tasks.runs.result import Result
 from tests.tasks.made_runs import TWELVE, from_elsewhere, made
 from tests.tasks.problems import Steering
@@ -41,11 +41,9 @@ class Shown(Steering):
         return {f"First component {EVIL}": figure}
 
     def report(self, found):
-        values = [("2", f"reach {EVIL}")]
         made = Table(["a", "b"], [(1, "x"), (2.5, None)], "own", [0], prose=True)
         blocks = [
             Paragraph(f"All {EVIL}"),
-            Facts(values),
             made,
             Details("More", {"deep": {"a": [1, 2]}}, True),
         ]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tasks.runs.folder import Run
 from tasks.workers import group, launch
 from tests.tasks.shared_runs import finished, outcome
 from tests.tasks.test_cli import only_run, wait_for
@@ -25,17 +24,6 @@ def test_two_processes_write_one_run_with_the_bits_of_one(shared, truth, tmp_pat
         os.listdir(path)
     )
     assert out.count("Run folder:") == 2 and out.count("Report:") == 1  # those of one process
-
-
-@pytest.mark.slow
-def test_the_metrics_have_the_use_of_each_process(shared, tmp_path):
-    finished(shared("a", "run", "shared", "--workers", "2", SECONDS_OF_PACE="0"))
-    lines = [line for line in Run.open(only_run(tmp_path / "a")).metrics() if "processes" in line]
-    assert lines and all(line["processes"] == 2 for line in lines)
-    for line in lines:
-        each = [line["process_0_use"], line["process_1_use"]]
-        assert all(0 <= use <= 1 for use in each) and line["process_use_least"] == min(each)
-        assert line["queries_per_second"] > 0 and "seconds_left" in line
 
 
 @pytest.mark.slow

@@ -235,55 +235,6 @@ def test_a_tenth_too_much_for_one_tensor_is_found_on_confident_rows(number):
         gradient.backward(batch)
 
 
-class Waking(nn.Module):
-    """A branch that does nothing until its gate has been opened, and then what no stack gets right."""
-
-    def __init__(self, mixing):
-        super().__init__()
-        self.mixing, self.gate = mixing, nn.Parameter(torch.zeros(()))
-
-    def forward(self, x):
-        return x + self.gate * self.mixing(x)
-
-
-def train(network, steps, evaluator):
-    """Weights after some steps, and the steps at which a warning came."""
-    gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-5, central=True), evaluator=evaluator, chunk=4)
-    warned = []
-    for step in range(steps):
-        network.zero_grad()
-        if step == 3 and isinstance(network[1], Waking):
-            network[1].gate.data.fill_(0.5)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            gradient.backward(torch.randn(6, 3, generator=torch.Generator().manual_seed(step)).double())
-        warned += [step for each in caught if each.category is zo.EvaluatorWarning]
-        with torch.no_grad():
-            for p in network.parameters():
-                p -= 0.05 * p.grad
-    return torch.cat([p.detach().flatten() for p in network.parameters()]), warned
-
-
-@pytest.mark.parametrize(
-    "mixing",
-    [
-        lambda x: x - x.mean(0),
-        lambda x: x.sort(0).values,
-        lambda x: x.cumsum(0),
-        lambda x: torch.randn_like(x),
-    ],
-    ids=["centred", "sorted", "cumsum", "noise"],
-)
-def test_what_wakes_between_checks_is_found_by_the_sentinel_and_the_step_is_by_loop(mixing):
-    found = []
-    for evaluator in ("stacked", "loop"):
-        torch.manual_seed(0)
-        network = nn.Sequential(nn.Linear(3, 3), Waking(mixing), nn.Linear(3, 2)).double()
-        found.append(train(network, 6, evaluator))
-    assert torch.allclose(found[0][0], found[1][0], rtol=0, atol=1e-8)
-    assert found[1][1] == [] and found[0][1] != [] and found[0][1][0] <= 3
-
-
 def test_the_check_is_repeated_at_recorded_steps_and_counted():
     network = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
     gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-3), evaluator="stacked", chunk=20)
@@ -363,26 +314,6 @@ def test_weights_that_a_forward_writes_are_written_once_a_step(assigned, evaluat
         assert torch.allclose(p, value, rtol=0, atol=1e-15)
 
 
-def test_a_forward_that_fails_leaves_every_weight_as_it_was():
-    network = Momentum(False)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    calls = 0
-
-    def breaking(network, batch):
-        nonlocal calls
-        calls += 1
-        loss = mean_square(network, batch)
-        if calls == 6:
-            raise ArithmeticError("the sixth time")
-        return loss
-
-    gradient = zo.LossGradient(network, breaking, zo.CGE(1e-3), evaluator="loop")
-    with pytest.raises(ArithmeticError):
-        gradient.backward(torch.randn(5, 3))
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert all(p.grad is None for p in network.parameters())
-
-
 def test_a_query_that_writes_other_weights_than_the_base_is_refused_by_name():
     class Late(Momentum):
         def follow(self):
@@ -396,16 +327,6 @@ def test_a_query_that_writes_other_weights_than_the_base_is_refused_by_name():
     with pytest.raises(zo.errors.ObjectiveError, match=r"slow\.weight, slow\.bias in a query"):
         gradient.backward(torch.randn(5, 3))
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-
-
-@pytest.mark.parametrize("evaluator", ["loop", "auto"])
-def test_a_gradient_of_zero_is_told_once(evaluator):
-    network, other = nn.Linear(3, 2), nn.Linear(3, 2)
-    gradient = zo.LossGradient(network, lambda _, x: mean_square(other, x), zo.CGE(1e-3), evaluator=evaluator)
-    with pytest.warns(zo.ZeroGradientWarning, match="exactly zero") as caught:
-        for _ in range(3):
-            gradient.backward(torch.randn(4, 3))
-    assert len([each for each in caught if each.category is zo.ZeroGradientWarning]) == 1
 
 
 class NarrowInside(nn.Module):

@@ -6,37 +6,18 @@ of it in files.
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import dataclass
-from datetime import timedelta
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.multiprocessing.spawn import spawn
 
 import zo
-from blackbox import ArraySpec, BlackBoxFunction
+from tests.zo.ranks import RANKS, SIZES, Chancy, found_by
 
-RANKS, ROWS, STEPS, MU = 4, 5, 4, 1e-3
-SIZES = (1, 2, 3, 4)
-
-
-class Chancy(BlackBoxFunction):
-    """sin(1.3 x) for rows of four; some rows fail, which is told by the digits of the input alone."""
-
-    inputs = outputs = (ArraySpec("x", (4,)),)
-    arrays = "torch"
-
-    def __init__(self):
-        super().__init__(failures="keep")
-
-    def evaluate_rows(self, x):
-        y = torch.sin(1.3 * x)
-        y[(1e4 * x.abs().sum(dim=1)).frac() < 0.01] = float("nan")
-        return y
+ROWS, STEPS, MU = 5, 4, 1e-3
 
 
 class Waking(nn.Module):
@@ -384,37 +365,10 @@ def dying(groups):
 CASES = (runs, resumes, journals, late, bytes_told, differing, failing, lonely, dying)
 
 
-def work(rank, folder):
-    """One of the processes."""
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
-    made = {size: dist.new_group(list(range(size))) for size in (1, 2, 3)}
-    groups = {size: group if rank < size else None for size, group in made.items()}
-    short = dist.new_group([0, 1], timeout=timedelta(seconds=3))
-    groups |= {4: dist.group.WORLD, "rank": rank, "short": short if rank < 2 else None}
-    found = {}
-    for case in CASES:
-        found |= case(groups)
-    torch.save(found, f"{folder}/{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """By rank, what the cases gave."""
-    folder = tmp_path_factory.mktemp("ranks")
-    spawn(work, (str(folder),), nprocs=RANKS)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
-
-
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    return found_by(CASES, tmp_path_factory.mktemp("ranks"))
 
 
 # The same bits

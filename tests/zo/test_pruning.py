@@ -281,7 +281,10 @@ BAD = [
     (lambda: pruning.LayerRatios.from_dict({"method": "x"}), ["sparsity and layers", "to_dict"]),
     (lambda: pruning.LayerRatios.from_dict(RATIOS), ["kept <= size"]),
     *(
-        (lambda m=m: pruning.scores(m, make(), objective, BATCH, spasity=0.9), ["spasity", "Near: sparsity"])
+        (
+            lambda m=m: pruning.scores(m, make(), objective, BATCH, spasity=0.9),
+            ["spasity", "Did you mean 'sparsity'"],
+        )
         for m in ("magnitude", "random", "synflow", "snip", "zo-snip")
     ),
 ]

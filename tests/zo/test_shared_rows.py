@@ -5,36 +5,18 @@ Four processes are started once, on 127.0.0.1 with gloo; they do all that is in 
 
 from __future__ import annotations
 
-import os
-from datetime import timedelta
-
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.multiprocessing.spawn import spawn
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, Budgeted, BudgetError
+from tests.zo.ranks import SIZES, Chancy, found_by
 from zo.evaluators.memory import measured
 
-RANKS, ROWS, STEPS, MU = 4, 7, 3, 1e-3
-SIZES = (1, 2, 3, 4)
-
-
-class Sines(BlackBoxFunction):
-    """sin(1.3 x) for rows of four; some rows fail, which is told by the digits of the input alone."""
-
-    inputs = outputs = (ArraySpec("x", (4,)),)
-    arrays = "torch"
-
-    def __init__(self):
-        super().__init__(failures="keep")
-
-    def evaluate_rows(self, x):
-        y = torch.sin(1.3 * x)
-        y[(1e4 * x.abs().sum(dim=1)).frac() < 0.01] = float("nan")
-        return y
+pytestmark = pytest.mark.usefixtures("one_thread")
+ROWS, STEPS, MU = 7, 3, 1e-3
 
 
 def make_network():
@@ -63,7 +45,7 @@ def gradient_of(network, box, group, **settings):
 
 def train(group, share=True, **settings):
     torch.set_num_threads(1)
-    network, inner = make_network(), Sines()
+    network, inner = make_network(), Chancy()
     gradient = gradient_of(network, zo.SharedRows(inner, group) if share else inner, group, **settings)
     torch.manual_seed(7)
     for step in range(STEPS):
@@ -88,14 +70,14 @@ def shared(groups):
         if groups[size] is None:
             continue
         for block in (None, 3):
-            inner = Sines()
+            inner = Chancy()
             box = zo.SharedRows(inner, groups[size], block)
             first = box(batch_of(1)[0].unflatten(0, (7, 1)))
             second = box(batch_of(2)[0].double().numpy())
             found["calls", size, block] = first, second, inner.ledger.rows_asked, inner.ledger.rows_run
         found["trained", size] = train(groups[size])
         found["alone", size] = train(groups[size], first_alone=True)
-        box = Sines()
+        box = Chancy()
         around = zo.differentiable(zo.SharedRows(box, groups[size]), zo.RGE(MU, 3))
         network = make_network()
         torch.manual_seed(7)
@@ -112,7 +94,7 @@ def shared(groups):
 def tangent(group, process_group=None):
     """Two steps with a learned tangent of a box that all ask alike."""
     torch.set_num_threads(1)
-    box, network = Sines(), make_network()
+    box, network = Chancy(), make_network()
     own = zo.SharedRows(box, group)
     made = zo.TangentGradient(
         network, through(own), boxes=[own], probes=3, mu=1e-2, process_group=process_group, chunk=2
@@ -131,7 +113,7 @@ def error_of(work):
     raise AssertionError("no error")
 
 
-class BreaksOn(Sines):
+class BreaksOn(Chancy):
     """Raises on one rank."""
 
     def __init__(self, rank):
@@ -147,20 +129,20 @@ class BreaksOn(Sines):
 
 def failing(groups):
     group, x = groups[4], torch.randn(8, 4, generator=torch.Generator().manual_seed(5))
-    found = {"other": error_of(lambda: zo.SharedRows(Sines(), group)(x + (groups["rank"] == 2)))}
-    spent = Budgeted(Sines(), rows=5)
+    found = {"other": error_of(lambda: zo.SharedRows(Chancy(), group)(x + (groups["rank"] == 2)))}
+    spent = Budgeted(Chancy(), rows=5)
     found["budget"] = error_of(lambda: zo.SharedRows(spent, group)(x)), spent.ledger.rows_run
     found["broken"] = error_of(lambda: zo.SharedRows(BreaksOn(1), group, 2)(x))
-    found["after"] = zo.SharedRows(Sines(), group, 2)(x)
+    found["after"] = zo.SharedRows(Chancy(), group, 2)(x)
     return {"failing": found}
 
 
 def failing_before_rows(groups):
     """Of two processes one fails where the other waits for its part of the base's rows."""
-    group = groups["brief"]
+    group = groups["short"]
     if group is None:
         return {}
-    box = zo.SharedRows(Sines(), group)
+    box = zo.SharedRows(Chancy(), group)
 
     def objective(network, batch):
         if groups["rank"] == 1:
@@ -175,38 +157,10 @@ def failing_before_rows(groups):
 CASES = (shared, failing, failing_before_rows)
 
 
-def work(rank, folder):
-    """One of the processes."""
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
-    made = {size: dist.new_group(list(range(size))) for size in (1, 2, 3)}
-    groups = {size: group if rank < size else None for size, group in made.items()}
-    groups |= {4: dist.group.WORLD, "rank": rank}
-    brief = dist.new_group([0, 1], timeout=timedelta(seconds=3))  # one in which someone did not answer
-    groups["brief"] = brief if rank < 2 else None
-    found = {}
-    for case in CASES:
-        found |= case(groups)
-    torch.save(found, f"{folder}/{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """By rank, what the cases gave."""
-    folder = tmp_path_factory.mktemp("ranks")
-    spawn(work, (str(folder),), nprocs=RANKS)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    return found_by(CASES, tmp_path_factory.mktemp("ranks"))
 
 
 # Calls of a box
@@ -214,7 +168,7 @@ def one_thread():
 
 @pytest.mark.parametrize("block", [None, 3])
 def test_calls_that_all_make_are_answered_once_and_as_by_the_box(block, found):
-    box = Sines()
+    box = Chancy()
     first, second = box(batch_of(1)[0].unflatten(0, (7, 1))), box(batch_of(2)[0].double().numpy())
     for size in SIZES[1:]:
         asked, ran = 0, 0
@@ -239,7 +193,7 @@ def test_a_shared_gradient_pays_for_base_and_queries_once(kind, found):
 
 
 def test_queries_in_backward_are_paid_once(found):
-    box, network, batch = Sines(), make_network(), batch_of(0)
+    box, network, batch = Chancy(), make_network(), batch_of(0)
     around = zo.differentiable(box, zo.RGE(MU, 3))
     torch.manual_seed(7)
     (around(network(batch[0])) - batch[1]).nan_to_num().square().mean().backward()
@@ -261,14 +215,14 @@ def test_probes_of_a_tangent_are_paid_once(found):
 def test_a_process_alone_with_blocks_gives_its_box_blocks():
     sizes = []
 
-    class Noted(Sines):
+    class Noted(Chancy):
         def evaluate_rows(self, x):
             sizes.append(len(x))
             return super().evaluate_rows(x)
 
     box = zo.SharedRows(Noted(), None, 3)
     x = torch.randn(7, 4, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(box(x).nan_to_num(), Sines()(x).nan_to_num())
+    assert torch.equal(box(x).nan_to_num(), Chancy()(x).nan_to_num())
     assert sizes == [3, 3, 1] and repr(box) == "Noted"
 
 
@@ -311,7 +265,7 @@ def test_what_the_box_raises_on_one_rank_is_raised_on_all(found):
 def test_the_group_serves_again_after_failures(found):
     x = torch.randn(8, 4, generator=torch.Generator().manual_seed(5))
     for own in found:
-        assert torch.equal(own["failing"]["after"].nan_to_num(), Sines()(x).nan_to_num())
+        assert torch.equal(own["failing"]["after"].nan_to_num(), Chancy()(x).nan_to_num())
 
 
 def test_a_rank_that_fails_while_another_waits_for_its_rows_says_why_and_the_other_ends(found):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
-from blackbox.checks import check_count
+from blackbox.checks import check_count, check_fraction
 from zo.box_gradient.autograd_function import BlackBoxCall
 from zo.box_gradient.row_queries import RowQueries, alive_rows, as_rows, plan_queries, row_differences
 from zo.box_gradient.row_rge import RowRGE
@@ -140,11 +140,7 @@ class DifferentiableBox(nn.Module):
         Key(seed)  # refuses what is no seed
         if max_rows is not None:
             check_count("differentiable", "max_rows", max_rows)
-        if not 0 <= max_dropped <= 1:
-            raise ConfigurationError(
-                f"differentiable, max_dropped: expected a fraction in [0, 1], got {max_dropped!r}. "
-                "0.1 lets every tenth query fail."
-            )
+        check_fraction("differentiable", "max_dropped", max_dropped)
         self.box = box
         self.estimator = estimator
         self.seed = seed

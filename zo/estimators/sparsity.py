@@ -9,7 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from blackbox.checks import check_choice, check_count
+from blackbox.checks import check_choice, check_count, check_number
 from zo.draws import Key
 from zo.errors import ConfigurationError
 from zo.estimators.estimator import check_sparsity
@@ -120,11 +120,14 @@ class LayerwiseCoordinates:
         """Check where it is written."""
         owner = "LayerwiseCoordinates"
         for name, ratio in self.ratios.items():
-            if not 0 <= ratio <= 1:
-                raise ConfigurationError(
-                    f"{owner}, ratios: expected fractions in [0, 1], got {ratio!r} for {name!r}. "
-                    "A ratio is the part that is kept: 1 - sparsity."
-                )
+            check_number(
+                owner,
+                f"ratios[{name!r}]",
+                ratio,
+                least=0,
+                most=1,
+                mend="A ratio is the part that is kept: 1 - sparsity.",
+            )
         if self.every is not None:
             check_count(owner, "every", self.every)
         check_choice(owner, "schedule", self.schedule, tuple(EXPONENTS))

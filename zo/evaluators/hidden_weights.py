@@ -13,7 +13,7 @@ from zo.evaluators.forwards import Forward, replaced
 
 
 @contextmanager
-def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module]) -> Iterator[None]:
+def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iterator[None]:
     """Weights are NaN inside the block, except while the forward of one of the modules runs.
 
     What else reads them comes out NaN: a penalty on the weights in the objective, a functional call
@@ -22,7 +22,7 @@ def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module]) -> Iterator[
 
     Args:
         tensors: the weights.
-        modules: those whose forward knows the variants.
+        modules: those whose forward knows the variants; none where nothing is to read the weights.
     """
     kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
     inside = 0

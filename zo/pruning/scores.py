@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from inspect import signature
@@ -116,7 +115,9 @@ def scores(
         FailedQueriesError: queries failed.
     """
     check_choice("pruning.scores", "method", method, METHODS)
-    _refuse_unknown(settings)
+    known = sorted({*signature(scores).parameters, *signature(LossGradient).parameters} - {"settings"})
+    for name in settings:  # also where the method needs none of them
+        check_choice("pruning.scores", "a setting", name, known)
     scored, whole = _divide(network, parameters, dense)
 
     def found(values: Tensor, queries: int = 0) -> Scores:
@@ -155,19 +156,6 @@ def scores(
     else:
         values = methods.zo_snip(gradient, batch)
     return found(values, gradient.counts.queries)
-
-
-def _refuse_unknown(settings: Iterable[str]) -> None:
-    """Refuse settings that neither this function nor a `LossGradient` has, for any method."""
-    known = set(signature(LossGradient).parameters)
-    for name in settings:
-        if name not in known:
-            own = sorted({*signature(scores).parameters, *known} - {"settings"})
-            near = difflib.get_close_matches(name, own, n=2) or own
-            raise ConfigurationError(
-                f"pruning.scores, {name}: expected a setting of its own or of LossGradient, got one that "
-                f"neither has. Near: {', '.join(near)}."
-            )
 
 
 def _divide(

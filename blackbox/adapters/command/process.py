@@ -171,7 +171,7 @@ def _said(status: int) -> str:
 
 
 def _last_words(folder: Path) -> str:
-    """The last lines of stderr, for a message; where it is empty those of stdout, where some say what is wrong."""
+    """The last lines of stderr, for a message; where it is empty those of stdout, where some complain."""
     for name in (STDERR, STDOUT):
         path = folder / name
         if path.is_symlink() or not path.is_file():  # the program may have put anything in its place

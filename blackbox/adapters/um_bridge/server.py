@@ -63,14 +63,8 @@ def serve(
             not complete.
         MissingExtraError: the extra "umbridge" is not installed.
     """
-    settings = {
-        "token": token,
-        "threads": threads,
-        "timeout": timeout,
-        "request_seconds": request_seconds,
-        "connections": connections,
-    }
-    with _prepared(boxes, host, port, **settings) as (server, listener, names):
+    settings = (token, threads, timeout, request_seconds, connections)
+    with _prepared(boxes, host, port, *settings) as (server, listener, names):
         print(f"serving {', '.join(names)} at {_url(listener)}", flush=True)
         try:
             server.run(sockets=[listener])

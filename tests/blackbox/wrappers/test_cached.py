@@ -325,7 +325,7 @@ def foreign_database() -> Any:
 REFUSED: list[Any] = [Solver(), lambda: 1, np.array(["a"]), [Solver()], {"a": Solver()}]
 ERRORS = [
     ErrorCase("random", lambda: cached(box={"deterministic": False}), ConfigurationError,
-              ["not deterministic", "allow_nondeterministic=True"]),
+              ["not deterministic", "set box.deterministic = True"]),
     *(ErrorCase(f"part-{i}", lambda part=part: cached(box={"_part": part}), ConfigurationError,
                 ["Described._part", "'identity'"]) for i, part in enumerate(REFUSED)),
     ErrorCase("identity", lambda: cached(box={"identity": 3}), ConfigurationError, ["identity", "got 3"]),
@@ -346,7 +346,10 @@ def test_first_answers_of_a_random_box_are_kept_when_asked_for(path):
     generator = np.random.default_rng(1)
     inner = Several(lambda state: state + generator.normal(size=state.shape))
     inner.deterministic = False
-    box = Cached(inner, path, allow_nondeterministic=True)
+    with pytest.raises(ConfigurationError):
+        Cached(inner, path)
+    inner.deterministic = True
+    box = Cached(inner, path)
     first = box(states(1, 2))
     np.testing.assert_array_equal(box(states(2, 1)), first[::-1])
 

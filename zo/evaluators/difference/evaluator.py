@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zo.errors import ConfigurationError
+from blackbox.checks import check_count
 from zo.evaluators.difference.changes import Entries
 from zo.evaluators.difference.passes import send
 from zo.evaluators.difference.recorder import NotReadable
@@ -69,10 +69,9 @@ class Difference(Evaluator):
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        if self.variants is not None and (not isinstance(self.variants, int) or self.variants < 1):
-            raise ConfigurationError(
-                f"Difference, variants: expected a whole number >= 1, got {self.variants!r}."
-            )
+        if self.variants is not None:
+            check_count("Difference", "variants", self.variants)
+        check_count("Difference", "memory", self.memory)
 
     def begin(self, problem: Problem, base: Tensor) -> Changes:
         """Record the base run of a step; see `Evaluator.begin`.

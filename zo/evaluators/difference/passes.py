@@ -9,7 +9,8 @@ Before that a changed weight moves one channel, which costs that channel's share
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.overrides import resolve_name
 
-from zo.batches import map_tensors
+from zo.batches import map_tensors, tensors
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel
 from zo.evaluators.difference.channels_last import IN_PLACE, MAKING
 from zo.evaluators.difference.recorder import Node, NotReadable, Ref
@@ -90,13 +91,23 @@ def changed(node: Node, value: Callable[[Ref], Tensor], found: Mapping[Ref, Any]
 
     assert node.rule is not None  # parameters depend on nothing
     args, kwargs = map_tensors(argument, (node.args, node.kwargs), kind=Ref)
-    try:
+    with _refusing(node):
         result = node.rule(node.call, *args, **kwargs)
         _check_shapes(result, node.call.output)
         return _floating(result, node.call.output)
+
+
+@contextmanager
+def _refusing(node: Node) -> Iterator[None]:
+    """Whatever a call stumbles over in a pass is `NotReadable`.
+
+    A rule takes less than its function, such as an argument fewer; and where shapes depend on values, as
+    those of `x[x > 0]`, a function is given others than in the base.
+    """
+    try:
+        yield
     except (torch.OutOfMemoryError, NotReadable):
         raise
-    # A rule takes less than its function, such as an argument fewer; whatever it stumbles over is that.
     except (RuntimeError, TypeError, AttributeError, ValueError, LookupError, AssertionError) as error:
         name = resolve_name(node.call.function) or getattr(node.call.function, "__name__", "a function")
         said = str(error) if isinstance(error, NotImplementedError) else f"{type(error).__name__}: {error}"
@@ -117,7 +128,11 @@ def _anew(recording: Recording, place: int, found: Found) -> Argument:
     if _may_write(recording, place, found):
         function = IN_PLACE[function]
     args, kwargs = map_tensors(argument, (node.args, node.kwargs), kind=Ref)
-    result = function(*args, **kwargs)
+    with _refusing(node):
+        result = function(*args, **kwargs)
+        for value, base in zip(tensors(result), tensors(node.call.output), strict=True):
+            if value.shape != base.shape:
+                raise ValueError(f"a result {tuple(value.shape)} where the base's is {tuple(base.shape)}")
     own = node.call.function in MAKING
     for ref in node.refs if not own else ():  # a view of it may be read later
         if isinstance(kept := found.get(ref), Anew):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,6 +19,7 @@ from zo.evaluators.difference.registry import Argument, Call
 from zo.evaluators.difference.rules.subtracted import subtracted
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.forwards import Forward, replaced
+from zo.evaluators.hidden_weights import hidden
 from zo.objective import OutputLoss, comparable, uncompiled
 
 
@@ -195,19 +194,6 @@ def _recording(nodes: list[Node], parameters: int, base: Tensor, end: Ref | None
         lay_out(nodes, [end])
     sizes = [max(tensor.nbytes for tensor in tensors(node.call.output)) for node in nodes]
     return Recording(nodes, base, end, sizes, reached, last, asks)
-
-
-@contextmanager
-def hidden(weights: tuple[Tensor, ...]) -> Iterator[None]:
-    """Weights are NaN inside the block, so that whatever reads them comes out NaN."""
-    values = [weight.detach().clone() for weight in weights]
-    try:
-        for weight in weights:
-            weight.data.fill_(float("nan"))
-        yield
-    finally:
-        for weight, value in zip(weights, values, strict=True):
-            weight.data.copy_(value)
 
 
 def _forwards(network: nn.Module, recorder: Recorder) -> dict[nn.Module, Forward]:

@@ -97,12 +97,12 @@ class ValueTangent(Tangent):
         check_count(type(self).__name__, "window", window)
         self.output_map = output_map
         self._form: Form | None = None
+        self._stays = torch.empty(0)  # 1 for outputs that are modelled as their input and a change, else 0
         self._window = Window(window)
         self._moments: tuple[Moments, ...] = ()  # of inputs, others, outputs, and what outputs add to inputs
         self._map: OutputMap | None = None
         self._next_map = 0  # the count of lessons before which the map is fitted again
         self._lessons = 0  # calls of `learn`
-        self._stays = torch.empty(0)  # 1 for outputs that are modelled as their input and a change, else 0
 
     @property
     @abstractmethod
@@ -131,10 +131,6 @@ class ValueTangent(Tangent):
     def learn(self, steps: int | None = None) -> None:
         """Learn from what was taken: so many steps, or those of a step of training."""
 
-    def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
-        """Which numbers of arrays of these shapes, end to end, share a unit; None: each has its own."""
-        return None
-
     def carried(self, z: Tensor) -> Tensor:
         """What the outputs are before the change that is modelled: `(rows, size_in)` to `(rows, size_out)`.
 
@@ -156,7 +152,7 @@ class ValueTangent(Tangent):
         assert self._form is not None
         return {
             "form": self._form.plain(),
-            "stays": self._stays,
+            "stays": self._stays.clone(),
             "window": self._window.state_dict(),
             "moments": [moments.state_dict() for moments in self._moments],
             "map": None if self._map is None else self._map.state_dict(),
@@ -165,7 +161,7 @@ class ValueTangent(Tangent):
 
     def load_kept(self, state: dict[str, Any]) -> None:
         """Go on where `kept` was taken."""
-        self._form, self._stays = Form.of(state["form"]), state["stays"]
+        self._form, self._stays = Form.of(state["form"]), state["stays"].clone()
         device = state["window"]["kept"][0].device
         self._moments = self.moments(self._form)
         for moments, kept in zip(self._moments, state["moments"], strict=True):
@@ -176,6 +172,10 @@ class ValueTangent(Tangent):
             self._map = OutputMap()
             self._map.load_state_dict(state["map"], device)
         self._lessons, self._next_map = state["lessons"]
+
+    def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
+        """Which numbers of arrays of these shapes, end to end, share a unit; None: each has its own."""
+        return None
 
     def moments(self, form: Form) -> tuple[Moments, ...]:
         """New ones: of inputs, others, outputs, and what outputs add to inputs."""

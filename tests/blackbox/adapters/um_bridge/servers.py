@@ -81,6 +81,12 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def wait_in_vain(self) -> None:
+        """No answer for as long as the client waits for one, however long that is."""
+        self.connection.settimeout(60)
+        self.connection.recv(1)
+        self.close_connection = True
+
     def log_message(self, format: str, *args: Any) -> None:
         pass
 

@@ -134,7 +134,9 @@ def test_activations_beyond_the_bound_are_left_to_stacked_and_the_repr_says_how_
     gradient = zo.LossGradient(network, zo.OutputLoss(squared), zo.CGE(1e-3), evaluator="difference")
     gradient.backward(data)
     numbers = []
-    hooks = [m.register_forward_hook(lambda *given: numbers.append(given[2].numel())) for m in network]
+    hooks = [
+        m.register_forward_hook(lambda *given: numbers.append(given[2].numel())) for m in network.children()
+    ]
     losses = squared(network(data[0]), data[1])
     for hook in hooks:
         hook.remove()

@@ -111,8 +111,13 @@ def largest(own, x):
     return own.c(picked + best.values[:, None] + F.one_hot(best.indices, 4).type_as(y))
 
 
+def chosen(own, x):
+    codes = own.a(x).argmin(1)  # as a quantiser does
+    return own.c(own.b(x) + F.embedding(codes, own.c.weight.t() @ own.c.weight))
+
+
 READ = [
-    *(masked, cast, largest),
+    *(masked, cast, largest, chosen),
     *(statements, accumulated, moved_buffer, permuted_dropout, as_another, broadcast, powers, rounded_down),
     *(compared, drawn, attended),
 ]

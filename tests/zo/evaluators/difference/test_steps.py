@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 import zo
 from tests.zo.evaluators.difference.test_difference import batch, made, mlp, problem_of, squared
+from zo.evaluators.difference import evaluator as deciding
+from zo.evaluators.difference.evaluator import LARGE
 from zo.evaluators.evaluator import Unservable
 from zo.evaluators.loop import Loop
 from zo.perturbation import Coordinates
@@ -219,3 +221,36 @@ def test_evaluators_of_equal_settings_are_equal_and_remember_nothing():
     base = problem.objective(problem.network, problem.batch)
     first.changes(other, queries, other.objective(other.network, other.batch))
     assert torch.equal(first.changes(problem, queries, base), second.begin(problem, base)(queries))
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_shapes_that_depend_on_values_end_in_a_refusal_or_are_right(large, monkeypatch):
+    """As rows that a network chooses: where as many are chosen as in the base, `loop` and it agree."""
+
+    class Chooses(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            h = self.first(x)
+            kept = h[h[:, 0] > 0]
+            return self.last(h) + kept.mean() + kept[: len(kept) // 2].sum()
+
+    monkeypatch.setattr(deciding, "LARGE", 0 if large else LARGE)
+    network = made(Chooses).double()
+    problem = problem_of(network, zo.OutputLoss(squared), tuple(t.double() for t in batch()))
+    refused = 0
+    with torch.no_grad():
+        base = problem.objective(network, problem.batch)
+        changes = zo.evaluators.Difference().begin(problem, base)
+        for entry in range(problem.parameters.size):
+            for step in (0.01, 3.0, -3.0):
+                query = Coordinates(torch.tensor([entry]), torch.tensor([step], dtype=torch.float64))
+                try:
+                    found = changes(query)
+                except Unservable:
+                    refused += 1
+                    continue
+                assert torch.allclose(found, Loop().changes(problem, query, base), rtol=0, atol=1e-10)
+    assert 0 < refused < problem.parameters.size

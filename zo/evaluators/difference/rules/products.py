@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel, total
 from zo.evaluators.difference.registry import Argument, Call, named, register
-from zo.evaluators.difference.rules.subtracted import by_variant
+from zo.evaluators.difference.rules.subtracted import by_variant, subtracted
 from zo.evaluators.point_rules import places
 
 
@@ -74,16 +74,18 @@ def _product(call: Call, input: Argument, other: Argument) -> Tensor:
 
 def _embedding(
     call: Call,
-    input: Tensor,
-    weight: Moved,
+    input: Argument,
+    weight: Argument,
     padding_idx: int | None = None,
     max_norm: float | None = None,
-    *_: Argument,
-    **__: Argument,
+    *others: Argument,
+    **options: Argument,
 ) -> Change:
     """Words `(rows, ...)` to features `(rows, ..., features)`."""
     if max_norm is not None:
         raise NotImplementedError("an embedding with max_norm, which writes the weights")
+    if isinstance(input, Moved):  # words that a layer before has chosen
+        return subtracted(call, input, weight, padding_idx, None, *others, **options)
     if isinstance(weight.of, Entries):
         word, feature = places(weight.of.entries, weight.base.shape)
         shape = (-1, *[1] * input.ndim)

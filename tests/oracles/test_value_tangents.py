@@ -1,0 +1,444 @@
+"""Tangents fitted to values against autograd: exact polynomials, output maps, networks' own derivatives."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import zo
+from blackbox import ArraySpec
+from tests.zo.row_boxes import FromTorch, weights
+from zo.tangents.models.output_map import RIDGES, SPAN, OutputMap
+from zo.tangents.models.reach import measure
+from zo.tangents.pairs import CallPairs, together
+
+QUICK = {"first_steps": 3, "steps_per_step": 1}
+
+
+def box_of(function, *inputs: ArraySpec, outputs=None) -> FromTorch:
+    """A box of a function of rows; its outputs are its first input's, if nothing else is said."""
+    return FromTorch(function, inputs, outputs or (inputs[0],))
+
+
+def pairs_at(box: FromTorch, *arrays: torch.Tensor, alive=None) -> CallPairs:
+    """A call without probes."""
+    given = box.function(*arrays)
+    answers = given if isinstance(given, tuple) else (given,)
+    moving = [
+        a.flatten(1) if a.ndim > 1 else a[:, None]
+        for a, s in zip(arrays, box.inputs, strict=True)
+        if s.differentiable
+    ]
+    z, y = torch.cat(moving, dim=1), torch.cat([a.reshape(len(a), -1) for a in answers], dim=1)
+    return CallPairs(
+        tuple(spec for spec in box.inputs if spec.differentiable),
+        box.outputs,
+        z,
+        z.new_zeros(0, *z.shape),
+        y.new_zeros(0, *y.shape),
+        torch.zeros(0, len(z), dtype=torch.bool),
+        y,
+        torch.ones(len(z), dtype=torch.bool) if alive is None else alive,
+        tuple(None if s.differentiable else a for a, s in zip(arrays, box.inputs, strict=True)),
+    )
+
+
+def learn(tangent, *calls: CallPairs) -> None:
+    """A step of training, as `TangentGradient` has it."""
+    for pairs in calls:
+        tangent.see(pairs)
+    tangent.observe(together(calls))
+
+
+def true_vjp(box: FromTorch, arrays, v: torch.Tensor) -> torch.Tensor:
+    given = [a.clone().requires_grad_(s.differentiable) for a, s in zip(arrays, box.inputs, strict=True)]
+    found = box.function(*given)
+    y = torch.cat([a.flatten(1) for a in (found if isinstance(found, tuple) else (found,))], dim=1)
+    wanted = [a for a, s in zip(given, box.inputs, strict=True) if s.differentiable]
+    return torch.cat([g.reshape(len(y), -1) for g in torch.autograd.grad(y, wanted, v)], dim=1)
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a * b).sum() / (a.norm() * b.norm()))
+
+
+LINE, PLANE = ArraySpec("u", (1, 16)), ArraySpec("w", (2, 7, 6))
+CASE = ArraySpec("case", (), differentiable=False)
+
+
+def quadratic(u, case):
+    """Advection and diffusion on a ring."""
+    return u - 0.2 * (1 + case[:, None, None]) * u * (u.roll(-1, 2) - u.roll(1, 2)) + 0.1 * u.roll(2, 2)
+
+
+def cubic(u, case):
+    """Three neighbours multiply."""
+    return 0.7 * u + 0.3 * case.square()[:, None, None] * u.roll(1, 2) * u * u.roll(-1, 2) - 0.1 * u**3
+
+
+def reaction(w, case):
+    """Gray-Scott on a torus: two fields that diffuse, and a feed rate."""
+    u, v = w[:, :1], w[:, 1:]
+    around = sum(w.roll(shift, axis) for shift in (1, -1) for axis in (2, 3)) - 4 * w
+    made = u * v * v
+    change = torch.cat([0.3 * case[:, None, None, None] * (1 - u) - made, made - 0.1 * v], dim=1)
+    return w + 0.2 * around + 0.4 * change
+
+
+def shifted(u: torch.Tensor, cells: int, axis: int = 2) -> torch.Tensor:
+    """As `roll`, but zero comes in from beyond the walls."""
+    found = u.roll(cells, axis)
+    edge = slice(0, cells) if cells > 0 else slice(cells, None)
+    index = [slice(None)] * u.ndim
+    index[axis] = edge
+    found = found.clone()
+    found[tuple(index)] = 0.0
+    return found
+
+
+def walled(u, case):
+    """A quadratic box between walls where the field is zero."""
+    return (
+        u
+        + 0.2 * (shifted(u, 1) + shifted(u, -1) - 2 * u)
+        - 0.1 * (1 + case[:, None, None]) * u * shifted(u, 1)
+    )
+
+
+# Polynomial stencils
+
+
+@pytest.mark.parametrize(
+    ("function", "spec", "degree", "periodic"),
+    [
+        (quadratic, LINE, 2, True),
+        (quadratic, LINE, 3, True),
+        (cubic, LINE, 3, True),
+        (reaction, PLANE, 3, True),
+        (walled, LINE, 2, False),
+    ],
+)
+def test_a_stencil_is_exact_for_a_polynomial_box(function, spec, degree, periodic):
+    """The case is not linear in all of them; the first rows have a mean of zero, as the walls have."""
+    box = box_of(function, spec, CASE)
+    tangent = zo.StencilTangent(degree, periodic=periodic, reach=2, ridge=1e-13)
+    for seed in range(3):
+        half, case = weights(40, *spec.shape, seed=seed), 0.5 + weights(40, seed=50 + seed).abs()
+        learn(tangent, pairs_at(box, torch.cat([half, -half]), torch.cat([case, case])))
+    arrays = weights(3, *spec.shape, seed=9), torch.tensor([0.3, 0.9, 1.4], dtype=torch.float64)
+    pairs, v = pairs_at(box, *arrays), weights(3, *spec.shape, seed=8).flatten(1)
+    truth = true_vjp(box, arrays, v)
+    assert (tangent.vjp(pairs, v) - truth).abs().max() < 1e-7 * truth.abs().max()
+    assert (tangent.predict_values(pairs) - pairs.y).abs().max() < 1e-7 * pairs.y.abs().max()
+    d = weights(2, *pairs.z.shape, seed=7)
+    assert torch.allclose((tangent.apply(pairs, d) * v).sum(-1), (d * tangent.vjp(pairs, v)).sum(-1))
+
+
+def test_a_stencil_of_too_low_a_degree_is_not():
+    box = box_of(cubic, LINE, CASE)
+    tangent = zo.StencilTangent(2, periodic=True, reach=2, ridge=1e-13)
+    learn(tangent, pairs_at(box, weights(80, 1, 16), weights(80).abs()))
+    arrays = weights(3, 1, 16, seed=9), torch.ones(3).double()
+    v = weights(3, 16, seed=8)
+    assert cosine(tangent.vjp(pairs_at(box, *arrays), v), true_vjp(box, arrays, v)) < 0.99
+
+
+# Output maps
+
+
+@pytest.mark.parametrize("rows", [6, 40])  # fewer than there are numbers, and more
+def test_an_output_map_is_its_formula_in_both_forms(rows):
+    """By dense matrices of size x size, with one of its ridges or none."""
+    x, mix = weights(rows, 12), weights(5, 12, seed=2)
+    y = 1.0 + (x @ weights(12, 5, seed=1)) @ mix
+    scale = 0.5 + weights(12, seed=3).abs()
+    own = OutputMap()
+    own.fit(x, y, scale)
+    mean_x, mean_y = (each.mean(0) for each in (x, y))
+    a, b = (x - mean_x) / scale, (y - mean_y) / scale
+    left, size, _ = torch.linalg.svd(b.T @ b)
+    span = left[:, size > SPAN**2 * size[0]]
+    projector, gram = span @ span.T, a.T @ a
+    dense = [projector]
+    for ridge in RIDGES:
+        ridged = gram + ridge * gram.diagonal().max() * torch.eye(12)
+        dense.append(projector + torch.linalg.solve(ridged, a.T @ b - gram @ projector))
+    new = weights(7, 12, seed=4)
+    found = own(new)
+    assert min((mean_y + scale * (((new - mean_x) / scale) @ w) - found).abs().max() for w in dense) < 1e-6
+    if rows > 12:  # and it finds the map that there is
+        assert torch.allclose(found, 1.0 + (new @ weights(12, 5, seed=1)) @ mix, rtol=1e-2, atol=1e-2)
+
+
+def free_of_divergence(w):
+    """The part of a field on a torus without divergence."""
+    n = w.shape[-1]
+    k = torch.fft.fftfreq(n, dtype=w.dtype) * n
+    k = torch.where(k.abs() == n // 2, 0.0, k)  # the odd one has no derivative
+    kx, ky = k[:, None].expand(n, n), k[None].expand(n, n)
+    square = torch.where(kx**2 + ky**2 > 0, kx**2 + ky**2, 1.0)
+    u, v = torch.fft.fft2(w).unbind(1)
+    along = (kx * u + ky * v) / square
+    return torch.fft.ifft2(torch.stack([u - kx * along, v - ky * along], dim=1)).real
+
+
+def test_a_grid_tangent_knows_a_constraint_that_values_do_not_show():
+    """All states are free of divergence; the box projects what it is given. Gradient fields must vanish."""
+    spec = ArraySpec("w", (2, 6, 6))
+    box = box_of(lambda w: free_of_divergence(w - 0.1 * w * w.roll(1, 2)), spec)
+    v = weights(4, 2, 6, 6, seed=8)
+    free = free_of_divergence(v)
+    lost = {}
+    for output_map in (True, False):
+        tangent = zo.GridTangent(8, periodic=True, reach=2, output_map=output_map, first_steps=60)
+        learn(tangent, pairs_at(box, free_of_divergence(weights(160, 2, 6, 6))))
+        pairs = pairs_at(box, free_of_divergence(weights(4, 2, 6, 6, seed=9)))
+        kept = tangent.vjp(pairs, free.flatten(1)).norm() / free.norm()
+        lost[output_map] = float(tangent.vjp(pairs, (v - free).flatten(1)).norm() / (v - free).norm() / kept)
+    assert lost[True] < 1e-4
+    assert lost[False] > 0.5
+
+
+# Networks
+
+
+SCALAR, MASK = ArraySpec("push", ()), ArraySpec("mask", (7, 6), differentiable=False)
+EAST, NORTH = ArraySpec("east", (1, 8, 6)), ArraySpec("north", (1, 7, 7))
+
+
+def pushed(u, push, case):
+    return torch.tanh(u + push.reshape(-1, *[1] * (u.ndim - 1)) * case.reshape(-1, *[1] * (u.ndim - 1)))
+
+
+BOXES = {
+    "one axis, a case": box_of(quadratic, LINE, CASE),
+    "two axes, a mask": box_of(lambda w, mask: torch.sin(w) * mask[:, None], PLANE, MASK),
+    "three axes": box_of(torch.tanh, ArraySpec("t", (1, 4, 3, 5))),
+    "staggered": box_of(
+        lambda e, n: (torch.tanh(e), n * (0.5 + e[:, :, 1:].mean((2, 3), keepdim=True))),
+        EAST,
+        NORTH,
+        outputs=(EAST, NORTH),
+    ),
+    "a scalar with a gradient": box_of(pushed, LINE, SCALAR, CASE),
+}
+MODELS = {
+    "grid": lambda: zo.GridTangent(4, **QUICK),
+    "ring": lambda: zo.GridTangent(4, periodic=True, reach=2, **QUICK),
+    "stencil": lambda: zo.StencilTangent(2),
+    "mlp": lambda: zo.MLPTangent(8, output_map=True, **QUICK),
+}
+
+
+def drawn(box: FromTorch, rows: int, seed: int) -> list[torch.Tensor]:
+    return [weights(rows, *spec.shape, seed=seed + n) for n, spec in enumerate(box.inputs)]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", BOXES)
+def test_vjp_and_apply_are_the_derivative_of_the_models_own_values(model, name):
+    box, tangent = BOXES[name], MODELS[model]()
+    for seed in (0, 20):
+        learn(tangent, pairs_at(box, *drawn(box, 12, seed)))
+    pairs = pairs_at(box, *drawn(box, 3, 40))
+    others = torch.cat([pairs.z[:, :0], *(o.reshape(3, -1) for o in pairs.others if o is not None)], dim=1)
+    z, v = pairs.z.clone().requires_grad_(), weights(*pairs.y.shape, seed=41)
+    (expected,) = torch.autograd.grad(tangent.values(z, others), z, v)
+    found = tangent.vjp(pairs, v)
+    assert found.any() and torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
+    d = weights(2, *pairs.z.shape, seed=7)
+    forward = (tangent.apply(pairs, d) * v).sum(dim=-1)
+    assert torch.allclose(forward, (d * found).sum(dim=-1), rtol=1e-4, atol=1e-4)  # in float32 within
+    assert torch.equal(tangent.predict_values(pairs), tangent.values(pairs.z, others).detach())
+
+
+def smooth(u, case):
+    turned = case.reshape(-1, 1, 1)
+    return u + 0.5 * turned * torch.sin(u.roll(1, 2)) * u - 0.2 * u.roll(-2, 2)
+
+
+@pytest.mark.parametrize("model", ["grid", "mlp"])
+def test_after_learning_a_smooth_box_the_derivative_is_autograds_in_every_case(model):
+    """The case, which carries no gradient, turns the sign of a response."""
+    cells, rows = (16, 150) if model == "grid" else (3, 600)
+    tangent = zo.GridTangent(12, first_steps=300) if model == "grid" else zo.MLPTangent(64)
+    box = box_of(smooth, ArraySpec("u", (1, cells)), CASE)
+    learn(
+        tangent,
+        pairs_at(
+            box,
+            0.7 * weights(rows, 1, cells),
+            3 * torch.linspace(0, 1, rows).double()[torch.arange(rows) * 7 % rows] - 1.5,
+        ),
+    )
+    u, v, found = 0.7 * weights(6, 1, cells, seed=5), weights(6, cells, seed=6), []
+    for case in (-1.0, 1.0):
+        arrays = u, torch.full((6,), case).double()
+        found.append(tangent.vjp(pairs_at(box, *arrays), v))
+        assert cosine(found[-1], true_vjp(box, arrays, v)) > 0.98
+    assert cosine(*found) < 0.9
+
+
+# Reach
+
+
+@pytest.mark.parametrize("axes", [1, 2])
+@pytest.mark.parametrize("circular", [True, False])
+@pytest.mark.parametrize("cells", [1, 3])
+def test_reach_and_ends_are_measured(axes, circular, cells):
+    """A shift by some cells, round or not, along the last axis; the other stays as it is."""
+    u = weights(80, 1, *(12,) * axes)
+    change = (u.roll(cells, -1) if circular else shifted(u, cells, u.ndim - 1)) - 0.3 * u
+    reach, periodic = measure(u, change)
+    assert reach == cells
+    assert periodic[-1] == circular
+    assert measure(u, change, reach=5, periodic=(True,) * axes) == (5, (True,) * axes)
+
+
+def test_what_was_measured_shows_and_what_was_set_stays():
+    box = box_of(lambda u: u.roll(3, 2), ArraySpec("u", (1, 24)))
+    for tangent in (zo.GridTangent(4, **QUICK), zo.StencilTangent(2)):
+        before = repr(tangent)
+        assert tangent.measured == {}
+        learn(tangent, pairs_at(box, weights(60, 1, 24)))
+        assert tangent.measured == {"reach": 3, "periodic": (True,)}
+        assert repr(tangent) == before
+    tangent = zo.StencilTangent(2, periodic=False, reach=4)
+    learn(tangent, pairs_at(box, weights(60, 1, 24)))
+    assert tangent.measured == {"reach": 4, "periodic": (False,)}
+
+
+# Rows
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_failed_rows_never_enter(model):
+    """What is learned is what is learned without them, to the bit; one is dead, two are not finite."""
+    box, (u, case) = BOXES["one axis, a case"], drawn(BOXES["one axis, a case"], 10, 0)
+    one, other = MODELS[model](), MODELS[model]()
+    bad = u.clone()
+    bad[3, 0, 2], bad[7] = float("nan"), float("inf")
+    alive = torch.arange(10) != 5
+    alive[[3, 7]] = True  # what only values tell
+    learn(one, pairs_at(box, bad, case, alive=alive))
+    good = [n for n in range(10) if n not in (3, 5, 7)]
+    learn(other, pairs_at(box, u[good], case[good]))
+    pairs, v = pairs_at(box, *drawn(box, 3, 40)), weights(3, 16, seed=6)
+    assert torch.equal(one.vjp(pairs, v), other.vjp(pairs, v))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_fit_is_learning_from_rows_that_are_there(model):
+    box = BOXES["one axis, a case"]
+    u, case = drawn(box, 10, 0)
+    one, other = MODELS[model](), MODELS[model]()
+    bad = u.clone()
+    bad[4, 0, 0] = float("nan")
+    one.fit([bad, case], quadratic(u, case), steps=5, box=box)
+    keep = [n for n in range(10) if n != 4]
+    other.fit([u[keep], case[keep]], quadratic(u, case)[keep], steps=5, box=box)
+    pairs, v = pairs_at(box, *drawn(box, 3, 40)), weights(3, 16, seed=6)
+    assert torch.equal(one.vjp(pairs, v), other.vjp(pairs, v)) and one.vjp(pairs, v).any()
+
+
+def test_what_fit_refuses():
+    box, tangent = BOXES["one axis, a case"], zo.MLPTangent(8, **QUICK)
+    u, case = drawn(box, 6, 0)
+    y = quadratic(u, case)
+    for inputs, outputs, settings, words in (
+        ([u, case], y[:3], {"box": box}, "equally many rows"),
+        ([], y, {}, "equally many rows"),
+        ([u, case], y, {}, "expected the box where there are several inputs or outputs, got 2 and 1"),
+        (u, y, {"box": box}, "inputs: expected rows of shapes"),
+        ([u, case], y[:, :, :3], {"box": box}, "outputs: expected rows of shapes"),
+        ([u * float("nan"), case], y, {"box": box}, "finite numbers, got none among 6"),
+        ([u, case], y, {"box": box, "steps": 0}, "steps: expected a whole number >= 1"),
+    ):
+        with pytest.raises(zo.ConfigurationError, match=words):
+            tangent.fit(inputs, outputs, **settings)
+    tangent.fit([u, case], y, box=box, steps=2)
+    with pytest.raises(zo.ConfigurationError, match="A tangent stands for one box"):
+        tangent.fit(u, y)
+
+
+@pytest.mark.parametrize("model", ["grid", "mlp", "stencil"])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_rows_that_say_little_are_no_error(model, rows):
+    """One row, or rows that are all the same, which span no outputs."""
+    box, tangent = BOXES["one axis, a case"], MODELS[model]()
+    u, case = (array[:1].repeat(rows, *[1] * (array.ndim - 1)) for array in drawn(box, 1, 0))
+    for _ in range(2):
+        learn(tangent, pairs_at(box, u, case))
+    assert tangent.vjp(pairs_at(box, u, case), weights(rows, 16)).isfinite().all()
+
+
+# Draws and states
+
+
+@pytest.mark.parametrize("model", ["grid", "mlp"])
+def test_seeds_alone_decide_and_no_other_generator_moves(model):
+    kind = zo.GridTangent if model == "grid" else zo.MLPTangent
+    box, found = BOXES["one axis, a case"], []
+    for seed, disturb in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(disturb)
+        before = torch.get_rng_state()
+        tangent = kind(8, seed=seed, **QUICK)
+        learn(tangent, pairs_at(box, *drawn(box, 10, 0)))
+        assert torch.equal(torch.get_rng_state(), before)
+        found.append(tangent.vjp(pairs_at(box, *drawn(box, 3, 40)), weights(3, 16, seed=6)))
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("how", ["state", "copy"])
+def test_a_state_and_a_copy_are_all_there_is(model, how):
+    """Equal to the bit, before and after both have learned more; and nothing is shared."""
+    box, one = BOXES["a scalar with a gradient"], MODELS[model]()
+    learn(one, pairs_at(box, *drawn(box, 10, 0)))
+    if how == "state":
+        other = MODELS[model]()
+        other.load_state_dict(one.state_dict())
+    else:
+        other = copy.deepcopy(one)
+    pairs, v = pairs_at(box, *drawn(box, 3, 40)), weights(3, 16, seed=6)
+    before = one.vjp(pairs, v)
+    assert torch.equal(other.vjp(pairs, v), before)
+    learn(other, pairs_at(box, *drawn(box, 10, 60)))
+    assert torch.equal(one.vjp(pairs, v), before) and not torch.equal(other.vjp(pairs, v), before)
+    learn(one, pairs_at(box, *drawn(box, 10, 60)))
+    assert torch.equal(one.vjp(pairs, v), other.vjp(pairs, v))
+
+
+# In training
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_gradient_through_a_polynomial_box_is_autograds_from_the_first_step(dtype):
+    torch.manual_seed(0)
+    network = nn.Conv1d(1, 1, 3, padding=1, padding_mode="circular").to(dtype)
+    box = FromTorch(lambda u: u - 0.2 * u * u.roll(1, 2) + 0.1 * u.roll(-1, 2), (LINE,), (LINE,))
+
+    def objective(call):
+        def losses(network, batch):
+            state = batch
+            for _ in range(3):
+                state = call(state + 0.3 * network(state))
+            return state.square().flatten(1).mean(dim=1)
+
+        return losses
+
+    gradient = zo.TangentGradient(
+        network,
+        objective(box),
+        boxes=[box],
+        tangent=zo.StencilTangent(2, periodic=True, reach=2, ridge=1e-12),
+    )
+    batch = weights(20, 1, 16).to(dtype)
+    true = torch.autograd.grad(objective(box.function)(network, batch).mean(), list(network.parameters()))
+    gradient.backward(batch)
+    for p, g in zip(network.parameters(), true, strict=True):
+        assert torch.allclose(p.grad, g, rtol=1e-6 if dtype == torch.float64 else 1e-3, atol=1e-6)
+    assert gradient.counts.rows == box.ledger.rows_run == 20 * 3
