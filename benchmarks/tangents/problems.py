@@ -93,8 +93,7 @@ def kolmogorov() -> Problem:
     return seldom(
         Vorticity(64, dt=0.0125, steps=8, **flow, **KEEP),
         Vorticity(128, dt=0.005, steps=20, **flow),
-        "4,096 numbers that a pressure couples in every call; corrections stay where they are, so NOG is "
-        "as good here",
+        "4,096 numbers, coupled by a pressure; corrections stay where they are made, so NOG is as good",
         seen=partial(resampled, points=64),
         states=states,
         batch=2,
@@ -156,7 +155,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "vorticity": lambda: seldom(
         Vorticity(32, viscosity=2e-2, dt=0.02, steps=5, **KEEP),
         Vorticity(32, viscosity=1e-2, dt=0.02, steps=5),
-        "a Poisson equation: every cell feels every other in a call; corrections stay, so NOG is good here",
+        "a Poisson equation: every cell feels every other; corrections stay, so NOG is as good",
     ),
     "lorenz-96": lambda: seldom(
         Lorenz96(dt=0.125, **KEEP),
@@ -172,7 +171,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "implicit-diffusion": lambda: seldom(
         ImplicitDiffusion(floor=0.3, dt=0.2, **KEEP),
         ImplicitDiffusion(dt=0.2),
-        "implicit steps between walls: every cell feels every other; diffusion forgets, so NOG is good here",
+        "implicit steps, every cell feels every other, walls; diffusion forgets, so NOG is as good",
         periodic=False,
     ),
     "advection-reaction": lambda: seldom(

@@ -36,7 +36,7 @@ def test_kuramoto_sivashinsky_has_the_order_that_it_says(order):
     state = smooth(smooth.start(3, 0, LENGTHS), LENGTHS)
     expected = torch.cat(
         [
-            KuramotoSivashinsky(points=192, length=16 * math.pi * float(length), dt=1 / 256, steps=256)(
+            KuramotoSivashinsky(points=192, length=16 * math.pi * float(length), dt=1 / 128, steps=128)(
                 row[None]
             )
             for length, row in zip(LENGTHS, state, strict=True)
