@@ -150,7 +150,8 @@ class Brusselator(ReactionDiffusion):
 class GrayScott(ReactionDiffusion):
     """`f = -u v^2 + feed (1 - u)`, `g = u v^2 - (feed + kill) v`: spots that divide.
 
-    Pearson (1993, Science 261). The rest state (1, 0) is stable, and what is not fed dies out.
+    Pearson (1993, Science 261). The rest state (1, 0) is stable, and what is not fed dies out: of the states
+    that `start` gives some 5 % have come to rest on 16 x 16 cells, most on 8 x 8, none on 24 x 24.
     """
 
     fastest = 1.0

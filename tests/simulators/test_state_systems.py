@@ -29,7 +29,7 @@ SMALL = {
     "implicit-diffusion": (ImplicitDiffusion, {"points": 12}),
     "heat": (Heat, {"points": 9}),
     "brusselator": (Brusselator, {"height": 5, "width": 6}),
-    "gray-scott": (GrayScott, {"height": 8, "width": 8}),
+    "gray-scott": (GrayScott, {"height": 16, "width": 16}),
     "fitzhugh-nagumo": (FitzHughNagumo, {"height": 5, "width": 6}),
     "shallow-water": (ShallowWater, {"height": 6, "width": 5}),
     "vorticity": (Vorticity, {"points": 12, "stirring": 1.0}),
@@ -129,7 +129,7 @@ def test_starts_are_distinct_repeatable_and_leave_the_global_generator_alone(mak
     assert torch.equal(states, box.start(5, seed=1))
     others = torch.cat([states, box.start(5, seed=2)]).flatten(1)
     distances = torch.cdist(others, others) + torch.eye(10) * 1e9
-    assert distances.min() > 1e-5  # of 1: two numbers on one cycle, or two rows at rest, can come close
+    assert distances.min() > 1e-3  # of 1: two numbers on one cycle can come close
 
 
 @pytest.mark.parametrize("name", [name for name in SMALL if name not in STABLE])

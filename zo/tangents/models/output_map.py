@@ -9,9 +9,7 @@ from torch import Tensor
 
 SPAN = 1e-5  # directions in which outputs vary by less than this fraction of the largest are none
 RIDGES = (1e-5, 1e-3, 1e-1)  # of the largest diagonal entry; the one that tells held-out rows best, or none
-ALONE = (
-    0.01  # of the mean square of held-out errors: a model that is so much better off without a map has none
-)
+ALONE = 0.01  # a model whose held-out mean square error is this much smaller without a map has none
 HELD_OUT = 4  # one row in so many, the last
 
 
