@@ -128,6 +128,22 @@ def test_kinds_learn_side_by_side_and_the_better_one_stays(small, monkeypatch):
     assert gradient.trust_of_step < 1e-3 and gradient.counts.rows == box.ledger.rows_run == 11 * 6 * 2
 
 
+def test_a_kind_whose_learning_diverges_is_out_and_alone_it_is_an_error(small, monkeypatch):
+    """In the contest the other kind goes on, and does not lose to it later; both together end the step."""
+
+    def diverges(tangent, steps=None):
+        raise zo.errors.TangentError("expected a finite loss, got nan")
+
+    monkeypatch.setattr(zo.StencilTangent, "learn", diverges)
+    gradient = make_gradient(make_network().eval(), ring())
+    for n in range(2):
+        gradient.backward(batch_of(n))
+        assert list(gradient.tangents[0].models) == ["grid"] and gradient.tangents[0].kind == "grid"
+    monkeypatch.setattr(zo.GridTangent, "learn", diverges)
+    with pytest.raises(zo.errors.TangentError, match="got nan"):
+        gradient.backward(batch_of(2))
+
+
 def test_two_boxes_have_tangents_of_their_own(small):
     other = FromTorch(lambda u: torch.tanh(2 * u), (RING,), (RING,))
     box, network = ring(), make_network().eval()
