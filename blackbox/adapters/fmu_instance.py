@@ -16,6 +16,7 @@ import numpy as np
 
 from blackbox.checks import nearest
 from blackbox.errors import ConfigurationError
+from blackbox.extras import import_extra
 from blackbox.spec import ArraySpec, identifier
 
 Array = np.ndarray[Any, Any]
@@ -149,7 +150,7 @@ class Instance:
     """
 
     def __init__(self, folder: Path, model: Any) -> None:  # noqa: ANN401
-        from fmpy.simulation import instantiate_fmu
+        simulation = import_extra("Fmu", "fmpy.simulation", "fmu")
 
         said: list[str] = []
         self._said, self._is_3 = said, model.fmiVersion.startswith("3")
@@ -162,7 +163,7 @@ class Instance:
         with _loading:
             before = os.getcwd()
             try:
-                self._fmu: Any = instantiate_fmu(
+                self._fmu: Any = simulation.instantiate_fmu(
                     str(folder), model, "CoSimulation", logger=log, require_functions=False
                 )
             finally:
