@@ -125,7 +125,14 @@ def tangents(setup: Setup) -> Trained:
         chunk=config.chunk,
         process_group=shares,
     )
-    return setup.descend(gradient)
+    answers = setup.problem.answers() if config.prefit else {}
+
+    def learn() -> None:
+        for name, tangent in zip(setup.problem.boxes, gradient.tangents, strict=True):
+            if name in answers and isinstance(tangent, zo.tangents.AutoTangent):
+                tangent.fit(*answers[name], steps=config.prefit)
+
+    return setup.descend(gradient, begin=learn if answers else None)
 
 
 def cge(setup: Setup) -> Trained:
