@@ -165,6 +165,16 @@ def test_tangents_learn_before_the_first_step_from_answers_that_the_problem_has(
     assert errors(Answered(), prefit=0) == (alone, same)
 
 
+@cut
+def test_answers_of_a_box_that_is_not_there_are_refused(tmp_path):
+    class Misnamed(Steering):
+        def answers(self):
+            return {"bocks": (torch.zeros(3, 3), torch.zeros(3, 3))}
+
+    with pytest.raises(ProblemError, match="got 'bocks'"):
+        go(Misnamed(), tmp_path, methods=["tangents"])
+
+
 def test_several_boxes_train_as_one_that_is_called_twice(tmp_path):
     one = go(Steering(), tmp_path, methods=["first-order"]).network("first-order")
     two = go(TwoBoxes(), tmp_path, methods=["first-order"]).network("first-order")
