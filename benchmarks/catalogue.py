@@ -97,7 +97,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "wake_flow_small",
-            "docs/wake_flow.md: the published grids",
+            "docs/applications/wake_flow.md: the published grids",
             "wake:table",
             "an hour",
             seeds=3,
@@ -106,7 +106,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "wake_flow_small_260354",
-            "docs/wake_flow.md: the published grids, 260,354 weights",
+            "docs/applications/wake_flow.md: the published grids, 260,354 weights",
             "wake:table",
             "40 minutes",
             seeds=2,
@@ -124,7 +124,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "chain_rule",
-            "docs/wake_flow.md: where to put the zeroth order",
+            "docs/applications/wake_flow.md: where to put the zeroth order",
             "chain_rule:main",
             "half an hour",
             seeds=2,
@@ -140,7 +140,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "wake_speed",
-            "docs/learned_tangents.md: the wake's solver against plain PhiFlow",
+            "docs/concepts/learned_tangents.md: the wake's solver against plain PhiFlow",
             "wake_speed:main",
             "10 minutes",
             results=("wake_speed.json",),
@@ -156,7 +156,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "safeguard",
-            "docs/denoised_smoothing.md: students of a forest and an SVM",
+            "docs/applications/denoised_smoothing.md: students of a forest and an SVM",
             "safeguard:main",
             "3 minutes",
             results=("denoised_smoothing_safeguard.json",),
@@ -172,13 +172,23 @@ BENCHMARKS: dict[str, Benchmark] = {
             "2 hours",
             seeds=3,
         ),
-        _images("pruning_methods", "docs/image_classification.md: scores of layer ratios", "7 minutes"),
-        _images("dynamic_sparsity", "docs/image_classification.md: when sets are drawn", "13 minutes"),
-        _images("scaling_laws", "docs/image_classification.md: images and batch size", "12 minutes"),
-        _images("architectures", "docs/image_classification.md: networks", "16 minutes", seeds=3),
+        _images(
+            "pruning_methods",
+            "docs/applications/image_classification.md: scores of layer ratios",
+            "7 minutes",
+        ),
+        _images(
+            "dynamic_sparsity", "docs/applications/image_classification.md: when sets are drawn", "13 minutes"
+        ),
+        _images(
+            "scaling_laws", "docs/applications/image_classification.md: images and batch size", "12 minutes"
+        ),
+        _images(
+            "architectures", "docs/applications/image_classification.md: networks", "16 minutes", seeds=3
+        ),
         Benchmark(
             "gradient_agreement",
-            "docs/image_classification.md: deepzero's gradient beside the exact one",
+            "docs/applications/image_classification.md: deepzero's gradient beside the exact one",
             "gradient_agreement:main",
             "15 minutes",
             results=("gradient_agreement.json",),
@@ -209,14 +219,14 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "scaling",
-            "docs/cluster.md: what a second process gains",
+            "docs/guide/cluster.md: what a second process gains",
             "scaling:main",
             "5 minutes",
             results=("scaling.json",),
         ),
         Benchmark(
             "serving",
-            "docs/black_boxes.md: a served box beside umbridge's",
+            "docs/guide/black_boxes.md: a served box beside umbridge's",
             "serving:main",
             "5 minutes",
             results=("serving.json",),

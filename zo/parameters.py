@@ -48,7 +48,9 @@ class Parameters:
             gradient where nothing else is chosen. None for all that require a gradient.
 
     Attributes:
-        names, tensors, starts: name, tensor and first flat index of each.
+        names: of each.
+        tensors: of each.
+        starts: the first flat index of each.
         size: how many numbers in all.
 
     Raises:
