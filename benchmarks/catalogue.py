@@ -142,7 +142,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "wake_speed",
-            "docs/learned_tangents.md: the wake's solver against plain PhiFlow",
+            "docs/concepts/learned_tangents.md: the wake's solver against plain PhiFlow",
             "wake_speed:main",
             "10 minutes",
             results=("wake_speed.json",),
