@@ -27,7 +27,6 @@ class Benchmark:
         sizes: That it has.
         seeds: Of size small.
         results: Files in `benchmarks/results` with committed figures.
-        quick: Whether its ci size takes seconds.
         needs: A package of the extra "benchmark".
         named: Whether the function serves several benchmarks, and takes the name first.
     """
@@ -39,7 +38,6 @@ class Benchmark:
     sizes: tuple[Size, ...] = MEASURED
     seeds: int = 1
     results: tuple[str, ...] = ()
-    quick: bool = False
     needs: str | None = None
     named: bool = False
 
@@ -71,9 +69,9 @@ class Benchmark:
         return "; ".join(places) if places else "not run"
 
 
-def _images(name: str, about: str, time: str, *, seeds: int = 1, quick: bool = False) -> Benchmark:
+def _images(name: str, about: str, time: str, *, seeds: int = 1) -> Benchmark:
     results = (f"{name}/result.json",)
-    return Benchmark(name, about, "images.reproductions:main", time, ALL, seeds, results, quick, named=True)
+    return Benchmark(name, about, "images.reproductions:main", time, ALL, seeds, results, named=True)
 
 
 DEFENCE = tuple(
@@ -163,9 +161,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "3 minutes",
             results=("denoised_smoothing_safeguard.json",),
         ),
-        _images(
-            "figure2_cge_vs_rge", "DeepZero, figure 2: CGE and RGE by network size", "6 minutes", quick=True
-        ),
+        _images("figure2_cge_vs_rge", "DeepZero, figure 2: CGE and RGE by network size", "6 minutes"),
         _images("table_query_number", "DeepZero, table of query numbers", "2 minutes"),
         _images("table_smoothing_parameter", "DeepZero, table of smoothing parameters", "2 minutes"),
         _images("figure3_baselines", "DeepZero, figure 3: methods without backpropagation", "9 minutes"),
@@ -175,7 +171,6 @@ BENCHMARKS: dict[str, Benchmark] = {
             "DeepZero, figure 4 at .99, to the end of training",
             "2 hours",
             seeds=3,
-            quick=True,
         ),
         _images(
             "pruning_methods",
@@ -197,7 +192,6 @@ BENCHMARKS: dict[str, Benchmark] = {
             "gradient_agreement:main",
             "15 minutes",
             results=("gradient_agreement.json",),
-            quick=True,
         ),
         Benchmark(
             "figure5_feature_reuse",
@@ -206,7 +200,6 @@ BENCHMARKS: dict[str, Benchmark] = {
             "10 minutes",
             ALL,
             results=("figure5_feature_reuse.json",),
-            quick=True,
         ),
         Benchmark(
             "query_speed",
@@ -215,7 +208,6 @@ BENCHMARKS: dict[str, Benchmark] = {
             "half an hour",
             ALL,
             results=("query_speed.json",),
-            quick=True,
         ),
         Benchmark(
             "accuracy_vs_mu",
@@ -224,7 +216,6 @@ BENCHMARKS: dict[str, Benchmark] = {
             "5 minutes",
             ALL,
             results=("accuracy_vs_mu.json",),
-            quick=True,
         ),
         Benchmark(
             "scaling",

@@ -18,6 +18,7 @@ from benchmarks.claims import Claim, Figure, claims
 from tests.test_documentation import PAGES
 
 ROOT = Path(__file__).parents[2]
+QUICK = ("accuracy_vs_mu", "figure2_cge_vs_rge")  # whose ci size takes seconds
 
 
 def test_the_page_is_up_to_date_with_the_results():
@@ -109,7 +110,7 @@ def test_help_of_every_benchmark_names_it(capsys):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if b.quick else pytest.mark.slow) for n, b in BENCHMARKS.items()]
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in BENCHMARKS]
 )
 def test_the_ci_size_runs(name, tmp_path):
     """In a process of its own: some start others, which import the main file again."""

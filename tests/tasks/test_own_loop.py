@@ -100,6 +100,7 @@ def finished(process):
     return out
 
 
+@pytest.mark.slow
 def test_a_killed_loop_of_ones_own_resumes_to_the_same_bits_and_reports(script, tmp_path):
     out = finished(script("own_loop.py", "0"))
     assert "slope's error" in out and "Report: runs/line-own-" in out

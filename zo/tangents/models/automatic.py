@@ -24,7 +24,8 @@ from zo.tangents.tangent import Tangent
 FEWEST_CELLS = 16  # of a grid, and the most channels: less is a table of numbers
 MOST_CHANNELS = 16
 LARGEST = 5_000  # numbers of a state for which a network without structure is tried
-CONTEST = 50  # steps in which two kinds learn side by side
+CONTEST = 25  # steps in which two kinds learn side by side
+CLEARLY = 4.0  # times the mean square error: what a stencil must beat to be taken
 FADING = 0.5  # of an error with each of these
 WORST = 1e12  # an error that is not finite counts as this
 
@@ -33,9 +34,10 @@ class AutoTangent(Tangent):
     """J(z) is that of a model fitted to the box's values, of a kind that suits the box.
 
     Outputs `(channels, *space)` with at least 16 cells and at most 16 channels, and an input on the same
-    grid: for fifty steps a `StencilTangent` and a `GridTangent` learn side by side; in each the one that
-    foretold new rows better is used, and the last of them stays. All else: `MLPTangent`. Where trust is lost
-    it learns longer, and then another kind takes over, which begins with the rows that are there. Where
+    grid: for 25 steps a `GridTangent` and a `StencilTangent` learn side by side. The network is used, unless
+    the stencil foretold new rows with less than half of its error, and the last one in use stays: where both
+    foretell about as well the network's derivative is the better one. All else: `MLPTangent`. Where trust is
+    lost it learns longer, and then another kind takes over, which begins with the rows that are there. Where
     probes run, in the end, it is `SecantTangent` around the model or around `LowRankTangent`, the one that
     foretold responses better.
 
@@ -44,7 +46,7 @@ class AutoTangent(Tangent):
         seed: of all that is drawn.
 
     Attributes:
-        models: those that learn, by kind; more than one for fifty steps.
+        models: those that learn, by kind; more than one for 25 steps.
         kind: the one in use.
     """
 
@@ -58,7 +60,7 @@ class AutoTangent(Tangent):
         if is_grid(inputs, outputs):
             if sum(sizes(tuple(outputs))) > LARGEST:
                 self._makers = {}
-            self._makers = {"stencil": StencilTangent, "grid": lambda: GridTangent(seed=seed)} | self._makers
+            self._makers = {"grid": lambda: GridTangent(seed=seed), "stencil": StencilTangent} | self._makers
         first = [kind for kind in self._makers if kind != "mlp"] or ["mlp"]
         self._left = [kind for kind in self._makers if kind not in first]
         self._steps = 0
@@ -105,7 +107,7 @@ class AutoTangent(Tangent):
             model.see(pairs)
 
     def observe(self, pairs: CallPairs) -> None:
-        """Let the models learn, and take the better one."""
+        """Let the models learn, and take the first, or another that is clearly better."""
         for kind, model in list(self.models.items()):
             try:
                 model.observe(pairs)
@@ -119,7 +121,8 @@ class AutoTangent(Tangent):
             self._missed = [FADING * missed for missed in self._missed]
         self._steps += 1
         if len(self.models) > 1:
-            self.kind = min(self.models, key=lambda kind: self._errors[kind])
+            first, second = self.models
+            self.kind = second if CLEARLY * self._errors[second] < self._errors[first] else first
             self._errors = {kind: FADING * self._errors[kind] for kind in self.models}
             if self._steps == CONTEST:
                 self._settle()
