@@ -8,13 +8,15 @@ BIN := $(VENV)/bin
 # stamps: installed since pyproject.toml and constraints.txt last changed
 RUNTIME := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
+DOCS := $(VENV)/.installed-docs
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e
 
 # all cores, one file's tests on one of them: what a file shares is made once
 WORKERS ?= logical
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help demo test test-all test-lowest test-newest test-peers lint types layers clean environment environment-dev
+.PHONY: help demo test test-all test-lowest test-newest test-peers lint types layers docs docs-quick clean \
+  environment environment-dev environment-docs
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +29,8 @@ help:
 	@echo "make lint      ruff"
 	@echo "make types     pyright"
 	@echo "make layers    the layers of imports"
+	@echo "make docs      the documentation, every block of its pages executed, in docs/_build/html"
+	@echo "make docs-quick the same without executing: links, names, generated pages"
 	@echo "make clean     remove .venv and caches; runs and data stay"
 
 demo: environment
@@ -76,13 +80,24 @@ types: environment-dev
 layers: environment-dev
 	$(BIN)/lint-imports
 
+# A warning is an error. Outputs of pages are kept by their content and that of the packages.
+SPHINX = $(BIN)/python -m sphinx -b html -n -W --keep-going docs docs/_build/html
+docs docs-quick: export OMP_NUM_THREADS ?= 1
+
+docs: environment-docs
+	$(SPHINX)
+
+docs-quick: environment-docs
+	DOCS_QUICK=1 $(SPHINX)-quick
+
 clean:
-	rm -rf $(VENV) .venv-lowest-direct .venv-highest .venv-peers build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf docs/_build docs/results docs/gallery docs/project docs/reference/command_line.md $(VENV) .venv-lowest-direct .venv-highest .venv-peers build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 environment: STAMP := $(RUNTIME)
 environment-dev: STAMP := $(DEV)
-environment environment-dev:
+environment-docs: STAMP := $(DOCS)
+environment environment-dev environment-docs:
 	@if $(MAKE) --no-print-directory -q $(STAMP); then echo "The environment is up to date."; \
 	else $(MAKE) --no-print-directory $(STAMP); fi
 
@@ -96,6 +111,12 @@ $(DEV): pyproject.toml constraints.txt
 	@$(make-venv)
 	$(INSTALL) ".[dev]"
 	@touch $(RUNTIME) $@
+
+# pages run what the README shows, so all of the dev extra is there too
+$(DOCS): pyproject.toml constraints.txt
+	@$(make-venv)
+	$(INSTALL) ".[dev,docs]"
+	@touch $(RUNTIME) $(DEV) $@
 
 # a .venv whose Python is gone, or that was left half made, is made anew
 define make-venv

@@ -146,11 +146,11 @@ def _wake() -> Iterator[Claim]:
     for file, methods in stated.items():
         for method, value in methods.items():
             what = f"published grids, MAE of {method}" + (", 260,354 weights" if "260354" in file else "")
-            yield Claim("docs/wake_flow.md", what, value, _column(read(file), method), file)
+            yield Claim("docs/applications/wake_flow.md", what, value, _column(read(file), method), file)
 
 
 def _chain() -> Iterator[Claim]:
-    file, page = "chain_rule.json", "docs/wake_flow.md"
+    file, page = "chain_rule.json", "docs/applications/wake_flow.md"
     cosines = {
         "whole loss, CGE": "1.000", "whole loss, RGE, 8 queries": ".10",
         "whole loss, RGE, 32 queries": ".19", "whole loss, RGE, 96 queries": ".31",
@@ -214,14 +214,16 @@ def _defence() -> Iterator[Claim]:
                 if value:
                     ours = _column(read(file), method, radius, 0.01)
                     what = f"{case}, {method}, {radius} (%)"
-                    yield Claim("docs/denoised_smoothing.md", what, value, ours, file)
+                    yield Claim("docs/applications/denoised_smoothing.md", what, value, ours, file)
     file = "denoised_smoothing_safeguard.json"
     boxes = read(file).get("boxes", {})
     for box, start, last in (("forest", ".883", ".909"), ("svm", ".934", ".949")):
         for which, value in (("start", start), ("last weights", last)):
             key = f"held-out accuracy, {which}"
             ours = Figure.of([seed[key] for seed in boxes.get(box, {}).get("seeds", ())])
-            yield Claim("docs/denoised_smoothing.md", f"student of the {box}, {key}", value, ours, file)
+            yield Claim(
+                "docs/applications/denoised_smoothing.md", f"student of the {box}, {key}", value, ours, file
+            )
 
 
 _IMAGES: dict[str, dict[str, dict[Any, str]]] = {  # benchmark -> method -> label -> accuracy (%)
@@ -273,7 +275,7 @@ def line(name: str, label: object, method: str) -> dict[str, Any] | None:
 
 
 def _images() -> Iterator[Claim]:
-    page = "docs/image_classification.md"
+    page = "docs/applications/image_classification.md"
     for name, methods in _IMAGES.items():
         for method, labels in methods.items():
             for label, value in labels.items():
@@ -303,7 +305,9 @@ def _others() -> Iterator[Claim]:
     found = read(file)
     times = found.get("measured", {})
     gained = [times["1"]["seconds"] / times["2"]["seconds"]] if times else []
-    yield Claim("docs/cluster.md", "speed of a step, two processes over one", "1.89", Figure.of(gained), file)
+    yield Claim(
+        "docs/guide/cluster.md", "speed of a step, two processes over one", "1.89", Figure.of(gained), file
+    )
     speeds = found.get("tasks", {})
     for task, value in (
         ("wake flow, ZO-SOL", "1.61"),
@@ -311,7 +315,9 @@ def _others() -> Iterator[Claim]:
         ("denoised smoothing, deepzero", ".91"),
     ):
         ours = Figure.of([speeds.get(task, {}).get("speed of the query phase")])
-        yield Claim("docs/cluster.md", f"{task}: speed of the query phase, two over one", value, ours, file)
+        yield Claim(
+            "docs/guide/cluster.md", f"{task}: speed of the query phase, two over one", value, ours, file
+        )
     file = "serving.json"
     for d, pair, value in (
         (10, "ours", ".8"),
@@ -325,4 +331,4 @@ def _others() -> Iterator[Claim]:
             if each["d"] == d and each["server"] == each["client"] == pair
         ]
         what = f"milliseconds of CPU a call, {d:,} numbers, {pair} on both sides"
-        yield Claim("docs/black_boxes.md", what, value, Figure.of(rates), file)
+        yield Claim("docs/guide/black_boxes.md", what, value, Figure.of(rates), file)

@@ -219,6 +219,17 @@ class Problem:
     def check(self) -> None:
         """Refuse settings that do not go with data or network, before anything is trained. Optional."""
 
+    def answers(self) -> Mapping[str, tuple[Sequence[Tensor], Tensor | Sequence[Tensor]]]:
+        """What boxes have answered before training, by name, from which tangents learn before the first step.
+
+        Optional: none. Rows that were asked for it are the problem's to count.
+
+        Returns:
+            All inputs of a box in its order and its differentiable outputs, each `(rows, *shape)`; rows that
+            are not finite are left out.
+        """
+        return {}
+
     def validate(self, network: nn.Module) -> float | None:
         """By which weights are chosen, lower is better. Optional: the mean of the objective."""
         held_out = self.data.validation

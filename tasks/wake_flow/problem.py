@@ -64,7 +64,16 @@ class WakeFlow(Problem):
     @cached_property
     def pairs(self) -> Pairs:
         """Every training frame after a solver step, beside the frame that should have come out."""
-        return data.pairs(self.flows.train, self.box)
+        return data.pairs(self.flows.train, self.stepped)
+
+    @cached_property
+    def stepped(self) -> Tensor:
+        """Every training frame but the last of each flow, after a solver step."""
+        return self.box(*data.before(self.flows.train))
+
+    def answers(self) -> Mapping[str, tuple[Sequence[Tensor], Tensor]]:
+        """The solver steps that NON's pairs are made from."""
+        return {"box": (data.before(self.flows.train), self.stepped)}
 
     @cached_property
     def scales(self) -> Scales:
