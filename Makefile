@@ -8,13 +8,15 @@ BIN := $(VENV)/bin
 # stamps: installed since pyproject.toml and constraints.txt last changed
 RUNTIME := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
+DOCS := $(VENV)/.installed-docs
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e
 
 # all cores, one file's tests on one of them: what a file shares is made once
 WORKERS ?= logical
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help demo test test-all test-lowest test-newest test-peers lint types layers clean environment environment-dev
+.PHONY: help demo test test-all test-lowest test-newest test-peers wheel-test lint types layers docs docs-quick clean \
+  environment environment-dev environment-docs
 .DEFAULT_GOAL := help
 
 help:
@@ -23,10 +25,13 @@ help:
 	@echo "make test-all  all tests, with types checked while they run"
 	@echo "make test-lowest, make test-newest PYTHON=python3.14"
 	@echo "               the tests with the lowest and the newest versions that pyproject.toml allows"
-	@echo "make test-peers the tests that need tesseract-core, FMPy, mpi4py or executorlib"
+	@echo "make test-peers the tests that need an optional package that is not in dev"
+	@echo "make wheel-test the wheel in an empty environment, without the source tree"
 	@echo "make lint      ruff"
 	@echo "make types     pyright"
 	@echo "make layers    the layers of imports"
+	@echo "make docs      the documentation, every block of its pages executed, in docs/_build/html"
+	@echo "make docs-quick the same without executing: links, names, generated pages"
 	@echo "make clean     remove .venv and caches; runs and data stay"
 
 demo: environment
@@ -56,7 +61,8 @@ test-lowest test-newest:
 	.venv-$(RESOLUTION)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(CHOICE)
 
 # Adapters of packages that bring upper bounds of their own; mpi4py needs an MPI, the tests of FMUs a C compiler.
-PEERS := tests/blackbox/adapters/tesseract tests/blackbox/adapters/fmu tests/tasks/test_tesseract.py \
+PEERS := tests/tasks/test_export.py tests/tasks/test_callbacks.py tests/examples/test_with_lightning.py \
+  tests/blackbox/adapters/tesseract tests/blackbox/adapters/fmu tests/tasks/test_tesseract.py \
   tests/blackbox/wrappers/test_parallel_executors.py tests/blackbox/adapters/command/test_mpi.py
 
 test-peers: export OMP_NUM_THREADS ?= 1
@@ -64,6 +70,9 @@ test-peers:
 	$(PYTHON) -m venv --clear .venv-peers
 	.venv-peers/bin/python -m pip install --disable-pip-version-check -e ".[dev,peers]"
 	.venv-peers/bin/python -m pytest -m "slow or not slow" $(PEERS)
+
+wheel-test:
+	packaging/wheel_test.sh $(PYTHON)
 
 lint: environment-dev
 	$(BIN)/ruff check .
@@ -76,13 +85,24 @@ types: environment-dev
 layers: environment-dev
 	$(BIN)/lint-imports
 
+# A warning is an error. Outputs of pages are kept by their content and that of the packages.
+SPHINX = $(BIN)/python -m sphinx -b html -n -W --keep-going docs docs/_build/html
+docs docs-quick: export OMP_NUM_THREADS ?= 1
+
+docs: environment-docs
+	$(SPHINX)
+
+docs-quick: environment-docs
+	DOCS_QUICK=1 $(SPHINX)-quick
+
 clean:
-	rm -rf $(VENV) .venv-lowest-direct .venv-highest .venv-peers build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf docs/_build docs/results docs/gallery docs/project docs/reference/command_line.md $(VENV) .venv-lowest-direct .venv-highest .venv-peers build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 environment: STAMP := $(RUNTIME)
 environment-dev: STAMP := $(DEV)
-environment environment-dev:
+environment-docs: STAMP := $(DOCS)
+environment environment-dev environment-docs:
 	@if $(MAKE) --no-print-directory -q $(STAMP); then echo "The environment is up to date."; \
 	else $(MAKE) --no-print-directory $(STAMP); fi
 
@@ -96,6 +116,12 @@ $(DEV): pyproject.toml constraints.txt
 	@$(make-venv)
 	$(INSTALL) ".[dev]"
 	@touch $(RUNTIME) $@
+
+# pages run what the README shows, so all of the dev extra is there too
+$(DOCS): pyproject.toml constraints.txt
+	@$(make-venv)
+	$(INSTALL) ".[dev,docs]"
+	@touch $(RUNTIME) $(DEV) $@
 
 # a .venv whose Python is gone, or that was left half made, is made anew
 define make-venv

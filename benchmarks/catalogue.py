@@ -27,7 +27,6 @@ class Benchmark:
         sizes: That it has.
         seeds: Of size small.
         results: Files in `benchmarks/results` with committed figures.
-        quick: Whether its ci size takes seconds.
         needs: A package of the extra "benchmark".
         named: Whether the function serves several benchmarks, and takes the name first.
     """
@@ -39,7 +38,6 @@ class Benchmark:
     sizes: tuple[Size, ...] = MEASURED
     seeds: int = 1
     results: tuple[str, ...] = ()
-    quick: bool = False
     needs: str | None = None
     named: bool = False
 
@@ -71,9 +69,9 @@ class Benchmark:
         return "; ".join(places) if places else "not run"
 
 
-def _images(name: str, about: str, time: str, *, seeds: int = 1, quick: bool = False) -> Benchmark:
+def _images(name: str, about: str, time: str, *, seeds: int = 1) -> Benchmark:
     results = (f"{name}/result.json",)
-    return Benchmark(name, about, "images.reproductions:main", time, ALL, seeds, results, quick, named=True)
+    return Benchmark(name, about, "images.reproductions:main", time, ALL, seeds, results, named=True)
 
 
 DEFENCE = tuple(
@@ -90,7 +88,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     for each in (
         Benchmark(
             "wake_flow_demo",
-            "README: the demo's table",
+            "README, docs/applications/wake_flow.md: the demo",
             "wake:table",
             "10 minutes",
             seeds=3,
@@ -99,7 +97,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "wake_flow_small",
-            "docs/wake_flow.md: the published grids",
+            "docs/applications/wake_flow.md: the published grids",
             "wake:table",
             "an hour",
             seeds=3,
@@ -108,7 +106,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "wake_flow_small_260354",
-            "docs/wake_flow.md: the published grids, 260,354 weights",
+            "docs/applications/wake_flow.md: the published grids, 260,354 weights",
             "wake:table",
             "40 minutes",
             seeds=2,
@@ -126,7 +124,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "chain_rule",
-            "docs/wake_flow.md: where to put the zeroth order",
+            "docs/applications/wake_flow.md: where to put the zeroth order",
             "chain_rule:main",
             "half an hour",
             seeds=2,
@@ -134,7 +132,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "tangents",
-            "README: learned tangents beside first order, no gradient and their rivals",
+            "README, docs/applications/boxes.md: learned tangents beside first order and no gradient",
             "tangents.comparison:main",
             "2 hours",
             seeds=3,
@@ -142,7 +140,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "wake_speed",
-            "docs/learned_tangents.md: the wake's solver against plain PhiFlow",
+            "docs/concepts/learned_tangents.md: the wake's solver against plain PhiFlow",
             "wake_speed:main",
             "10 minutes",
             results=("wake_speed.json",),
@@ -158,14 +156,12 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "safeguard",
-            "docs/denoised_smoothing.md: students of a forest and an SVM",
+            "docs/applications/denoised_smoothing.md: students of a forest and an SVM",
             "safeguard:main",
             "3 minutes",
             results=("denoised_smoothing_safeguard.json",),
         ),
-        _images(
-            "figure2_cge_vs_rge", "DeepZero, figure 2: CGE and RGE by network size", "6 minutes", quick=True
-        ),
+        _images("figure2_cge_vs_rge", "DeepZero, figure 2: CGE and RGE by network size", "6 minutes"),
         _images("table_query_number", "DeepZero, table of query numbers", "2 minutes"),
         _images("table_smoothing_parameter", "DeepZero, table of smoothing parameters", "2 minutes"),
         _images("figure3_baselines", "DeepZero, figure 3: methods without backpropagation", "9 minutes"),
@@ -175,19 +171,27 @@ BENCHMARKS: dict[str, Benchmark] = {
             "DeepZero, figure 4 at .99, to the end of training",
             "2 hours",
             seeds=3,
-            quick=True,
         ),
-        _images("pruning_methods", "docs/image_classification.md: scores of layer ratios", "7 minutes"),
-        _images("dynamic_sparsity", "docs/image_classification.md: when sets are drawn", "13 minutes"),
-        _images("scaling_laws", "docs/image_classification.md: images and batch size", "12 minutes"),
-        _images("architectures", "docs/image_classification.md: networks", "16 minutes", seeds=3),
+        _images(
+            "pruning_methods",
+            "docs/applications/image_classification.md: scores of layer ratios",
+            "7 minutes",
+        ),
+        _images(
+            "dynamic_sparsity", "docs/applications/image_classification.md: when sets are drawn", "13 minutes"
+        ),
+        _images(
+            "scaling_laws", "docs/applications/image_classification.md: images and batch size", "12 minutes"
+        ),
+        _images(
+            "architectures", "docs/applications/image_classification.md: networks", "16 minutes", seeds=3
+        ),
         Benchmark(
             "gradient_agreement",
-            "docs/image_classification.md: deepzero's gradient beside the exact one",
+            "docs/applications/image_classification.md: deepzero's gradient beside the exact one",
             "gradient_agreement:main",
             "15 minutes",
             results=("gradient_agreement.json",),
-            quick=True,
         ),
         Benchmark(
             "figure5_feature_reuse",
@@ -196,36 +200,33 @@ BENCHMARKS: dict[str, Benchmark] = {
             "10 minutes",
             ALL,
             results=("figure5_feature_reuse.json",),
-            quick=True,
         ),
         Benchmark(
             "query_speed",
-            "README: time of a query beside the published algorithm's",
+            "docs/guide/evaluators.md: time of a query beside the published algorithm's",
             "query_speed.comparison:main",
             "half an hour",
             ALL,
             results=("query_speed.json",),
-            quick=True,
         ),
         Benchmark(
             "accuracy_vs_mu",
-            "README: a change carried to the loss is free of cancellation",
+            "docs/guide/evaluators.md: a change carried to the loss is free of cancellation",
             "accuracy_vs_mu:main",
             "5 minutes",
             ALL,
             results=("accuracy_vs_mu.json",),
-            quick=True,
         ),
         Benchmark(
             "scaling",
-            "docs/cluster.md: what a second process gains",
+            "docs/guide/cluster.md: what a second process gains",
             "scaling:main",
             "5 minutes",
             results=("scaling.json",),
         ),
         Benchmark(
             "serving",
-            "docs/black_boxes.md: a served box beside umbridge's",
+            "docs/guide/black_boxes.md: a served box beside umbridge's",
             "serving:main",
             "5 minutes",
             results=("serving.json",),

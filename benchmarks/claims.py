@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import Any
 
 from benchmarks import protocol
@@ -75,7 +75,17 @@ def read(name: str) -> dict[str, Any]:
 
 def claims() -> list[Claim]:
     """All of them, in the order of the pages."""
-    return [*_demo(), *_tangents(), *_queries(), *_wake(), *_chain(), *_defence(), *_images(), *_others()]
+    return [
+        *_methods(),
+        *_demo(),
+        *_tangents(),
+        *_queries(),
+        *_wake(),
+        *_chain(),
+        *_defence(),
+        *_images(),
+        *_others(),
+    ]
 
 
 def _column(found: Mapping[str, Any], method: str, key: str = "", unit: float = 1.0) -> Figure:
@@ -93,7 +103,37 @@ def _demo() -> Iterator[Claim]:
         "NON large": "0.0674", "FO-SOL large": "0.0339", "TAN-SOL": "0.0362",
     }  # fmt: skip
     for method, value in stated.items():
-        yield Claim("README.md", f"demo, MAE of {method}", value, _column(read(file), method), file)
+        page = "docs/applications/wake_flow.md"
+        yield Claim(page, f"demo, MAE of {method}", value, _column(read(file), method), file)
+
+
+def _methods() -> Iterator[Claim]:
+    """The README's table: a line for each method."""
+    file = "wake_flow_demo.json"
+    found = read(file).get("table", ())
+    for method, first, rows, error in (
+        ("TAN-SOL", "FO-SOL large", "3.0", "1.07"),
+        ("ZO-SOL", "FO-SOL", "54", "1.18"),
+    ):
+        for what, stated in (("rows", rows), ("value", error)):
+            own, other = ([row[what] for row in found if row["method"] == name] for name in (method, first))
+            ours = Figure((fmean(own) / fmean(other),)) if own and other else Figure()
+            yield Claim("README.md", f"demo, {method}: {what} over first order's", stated, ours, file)
+    file = "tangents/table.md"  # its summary, from the same files
+    curves = [
+        json.loads(path.read_text(encoding="utf-8")).get("curves", {})
+        for path in sorted((protocol.RESULTS / "tangents").glob("*.json"))
+    ]
+    for method, summary in {
+        "chosen": ("1.05", "1.05", ".72", "1.68", "20"),
+        "no-gradient": ("1.00", "1.62", ".79", "5.04", "23"),
+    }.items():
+        ends = [fmean(each) for found in curves if (each := ratios(found, method))]
+        rows = [each for found in curves if (each := spent(found, method)) is not None]
+        values = (median(rows), median(ends), min(ends), max(ends), len(ends)) if ends else ()
+        parts = ("rows, median", "error, median", "error, least", "error, worst", "problems")
+        for what, stated, value in zip(parts, summary, values, strict=False):
+            yield Claim("README.md", f"tangents, {method}: {what}", stated, Figure((value,)), file)
 
 
 def _tangents() -> Iterator[Claim]:
@@ -112,11 +152,12 @@ def _tangents() -> Iterator[Claim]:
         curves = read(file).get("curves", {})
         for method, (error, rows) in methods.items():
             ours = Figure(tuple(ratios(curves, method)))
-            yield Claim("README.md", f"{name}, {method}: error over first order's", error, ours, file)
+            page = "docs/applications/boxes.md"
+            yield Claim(page, f"{name}, {method}: error over first order's", error, ours, file)
             if rows:
                 cost = spent(curves, method)
                 ours = Figure() if cost is None else Figure((cost,))
-                yield Claim("README.md", f"{name}, {method}: rows over first order's", rows, ours, file)
+                yield Claim(page, f"{name}, {method}: rows over first order's", rows, ours, file)
 
 
 def _queries() -> Iterator[Claim]:
@@ -131,7 +172,7 @@ def _queries() -> Iterator[Claim]:
         found = means.get((network, mode))
         ours = Figure() if found is None else Figure((found["published"] / found["difference"],))
         what = f"{network}, {mode}: the published algorithm's time over that of difference"
-        yield Claim("README.md", what, value, ours, file)
+        yield Claim("docs/guide/evaluators.md", what, value, ours, file)
 
 
 def _wake() -> Iterator[Claim]:
@@ -146,11 +187,11 @@ def _wake() -> Iterator[Claim]:
     for file, methods in stated.items():
         for method, value in methods.items():
             what = f"published grids, MAE of {method}" + (", 260,354 weights" if "260354" in file else "")
-            yield Claim("docs/wake_flow.md", what, value, _column(read(file), method), file)
+            yield Claim("docs/applications/wake_flow.md", what, value, _column(read(file), method), file)
 
 
 def _chain() -> Iterator[Claim]:
-    file, page = "chain_rule.json", "docs/wake_flow.md"
+    file, page = "chain_rule.json", "docs/applications/wake_flow.md"
     cosines = {
         "whole loss, CGE": "1.000", "whole loss, RGE, 8 queries": ".10",
         "whole loss, RGE, 32 queries": ".19", "whole loss, RGE, 96 queries": ".31",
@@ -214,14 +255,16 @@ def _defence() -> Iterator[Claim]:
                 if value:
                     ours = _column(read(file), method, radius, 0.01)
                     what = f"{case}, {method}, {radius} (%)"
-                    yield Claim("docs/denoised_smoothing.md", what, value, ours, file)
+                    yield Claim("docs/applications/denoised_smoothing.md", what, value, ours, file)
     file = "denoised_smoothing_safeguard.json"
     boxes = read(file).get("boxes", {})
     for box, start, last in (("forest", ".883", ".909"), ("svm", ".934", ".949")):
         for which, value in (("start", start), ("last weights", last)):
             key = f"held-out accuracy, {which}"
             ours = Figure.of([seed[key] for seed in boxes.get(box, {}).get("seeds", ())])
-            yield Claim("docs/denoised_smoothing.md", f"student of the {box}, {key}", value, ours, file)
+            yield Claim(
+                "docs/applications/denoised_smoothing.md", f"student of the {box}, {key}", value, ours, file
+            )
 
 
 _IMAGES: dict[str, dict[str, dict[Any, str]]] = {  # benchmark -> method -> label -> accuracy (%)
@@ -273,7 +316,7 @@ def line(name: str, label: object, method: str) -> dict[str, Any] | None:
 
 
 def _images() -> Iterator[Claim]:
-    page = "docs/image_classification.md"
+    page = "docs/applications/image_classification.md"
     for name, methods in _IMAGES.items():
         for method, labels in methods.items():
             for label, value in labels.items():
@@ -303,7 +346,9 @@ def _others() -> Iterator[Claim]:
     found = read(file)
     times = found.get("measured", {})
     gained = [times["1"]["seconds"] / times["2"]["seconds"]] if times else []
-    yield Claim("docs/cluster.md", "speed of a step, two processes over one", "1.89", Figure.of(gained), file)
+    yield Claim(
+        "docs/guide/cluster.md", "speed of a step, two processes over one", "1.89", Figure.of(gained), file
+    )
     speeds = found.get("tasks", {})
     for task, value in (
         ("wake flow, ZO-SOL", "1.61"),
@@ -311,7 +356,9 @@ def _others() -> Iterator[Claim]:
         ("denoised smoothing, deepzero", ".91"),
     ):
         ours = Figure.of([speeds.get(task, {}).get("speed of the query phase")])
-        yield Claim("docs/cluster.md", f"{task}: speed of the query phase, two over one", value, ours, file)
+        yield Claim(
+            "docs/guide/cluster.md", f"{task}: speed of the query phase, two over one", value, ours, file
+        )
     file = "serving.json"
     for d, pair, value in (
         (10, "ours", ".8"),
@@ -325,4 +372,4 @@ def _others() -> Iterator[Claim]:
             if each["d"] == d and each["server"] == each["client"] == pair
         ]
         what = f"milliseconds of CPU a call, {d:,} numbers, {pair} on both sides"
-        yield Claim("docs/black_boxes.md", what, value, Figure.of(rates), file)
+        yield Claim("docs/guide/black_boxes.md", what, value, Figure.of(rates), file)

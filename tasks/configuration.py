@@ -202,6 +202,8 @@ class Config:
     """Random directions at the box's inputs for each row, in row-rge."""
     probes: Natural = 0
     """Moved copies of the network that run beside it in a step of tangents, which need none."""
+    prefit: Natural = 400
+    """Steps in which tangents learn, before training, from answers that the problem has; 0 for none."""
     max_rows: Positive | None = None
     """What a step of tangents may cost when trust is lost, in first-order steps; None for 3.5, or what
     the probes take."""

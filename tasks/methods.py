@@ -15,7 +15,7 @@ import zo
 from blackbox import BlackBoxFunction
 from blackbox.checks import nearest
 from tasks.autograd import AutogradGradient, Stand, values_alone
-from tasks.errors import ConfigurationError
+from tasks.errors import ConfigurationError, ProblemError
 from tasks.problem import Problem
 from tasks.reference import compare, with_derivative
 from tasks.setup import Setup, Trained
@@ -125,7 +125,21 @@ def tangents(setup: Setup) -> Trained:
         chunk=config.chunk,
         process_group=shares,
     )
-    return setup.descend(gradient)
+    boxes = setup.problem.boxes
+    answers = setup.problem.answers() if config.prefit else {}
+    for name in answers:
+        if name not in boxes:
+            raise ProblemError(
+                f"{type(setup.problem).__name__}.answers: expected names of boxes, got {name!r}. "
+                f"{nearest(name, list(boxes))}"
+            )
+
+    def learn() -> None:
+        for name, tangent in zip(boxes, gradient.tangents, strict=True):
+            if name in answers and isinstance(tangent, zo.tangents.AutoTangent):
+                tangent.fit(*answers[name], steps=config.prefit)
+
+    return setup.descend(gradient, begin=learn if answers else None)
 
 
 def whole_loss(setup: Setup, kind: str) -> Trained:

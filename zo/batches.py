@@ -100,6 +100,17 @@ def repeat(batch: Any, variants: int) -> Any:  # noqa: ANN401
     return map_tensors(lambda tensor: tensor.repeat(variants, *[1] * (tensor.ndim - 1)), batch)
 
 
+def sent(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor where it is needed, without the host waiting for the device.
+
+    From memory that is not pinned a GPU is sent nothing before it has finished what it has to do.
+    """
+    tensor = tensor if dtype is None else tensor.to(dtype)
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def bits(tensor: Tensor) -> Tensor:
     """The bytes of a tensor, end to end: a NaN equals itself in them."""
     whole = tensor.detach().contiguous()

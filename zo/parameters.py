@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from zo.batches import sent
 from zo.errors import ParameterError
 
 
@@ -48,7 +49,9 @@ class Parameters:
             gradient where nothing else is chosen. None for all that require a gradient.
 
     Attributes:
-        names, tensors, starts: name, tensor and first flat index of each.
+        names: of each.
+        tensors: of each.
+        starts: the first flat index of each.
         size: how many numbers in all.
 
     Raises:
@@ -127,7 +130,10 @@ class Parameters:
 
     def flat(self) -> Tensor:
         """A copy of the values, `(size,)`, on the CPU."""
-        return torch.cat([tensor.detach().reshape(-1).to("cpu", self.dtype) for tensor in self.tensors])
+        whole = [tensor.detach().reshape(-1).to(self.dtype) for tensor in self.tensors]
+        if len({tensor.device for tensor in whole}) == 1:  # one copy, for which the host waits once
+            return torch.cat(whole).cpu()
+        return torch.cat([tensor.cpu() for tensor in whole])
 
     def steps(self, indices: Tensor, mu: float) -> Tensor:
         """What the weights at flat indices `(n,)` move by when mu is added in their own floats, `(n,)`.
@@ -157,6 +163,7 @@ class Parameters:
 
     def add_to_grad(self, gradient: Tensor, *, replace: bool = False) -> None:
         """Add a flat gradient `(size,)` to the tensors' `.grad`, as autograd would, or replace that by it."""
+        gradient = sent(gradient, self.tensors[0].device)
         for tensor, piece in zip(self.tensors, self.split(gradient), strict=True):
             piece = piece.to(tensor.device, tensor.dtype)
             tensor.grad = piece.clone() if tensor.grad is None or replace else tensor.grad + piece

@@ -42,9 +42,9 @@ def wake(
     config = replace(demo, width=width, reference_width=4 * width, unroll=unroll)
     flows = data.load(config, Path("data"))
     solver = WakeFlow(width, dt=config.dt, failures="keep")
-    pairs = data.pairs(flows.train, solver)
+    pairs = data.pairs(flows.train, solver(*data.before(flows.train)))
     scales = data.scales(flows.train, pairs)
-    before = flows.train.frames[:, :-1].flatten(0, 1)
+    before = data.before(flows.train)[0]
     box = Noisy(solver, noise * scales.velocity, seed=0) if noise else solver
 
     def start(seed: int) -> nn.Module:

@@ -143,20 +143,25 @@ def load(config: Config, folder: Path, progress: Callable[[int, int], None] | No
     )
 
 
-def pairs(flows: Flows, solver: Callable[[Tensor, Tensor], Tensor]) -> Pairs:
-    """Run one solver step from each frame but the last of each flow; pairs that the solver lost are out.
+def before(flows: Flows) -> tuple[Tensor, Tensor]:
+    """Each frame but the last of each flow `(frames, 2, height, width)`, and its Reynolds number."""
+    return flows.frames[:, :-1].flatten(0, 1), flows.reynolds.repeat_interleave(flows.frames.shape[1] - 1)
+
+
+def pairs(flows: Flows, stepped: Tensor) -> Pairs:
+    """What `before` gives after one solver step, beside the frames that should have come out.
+
+    Pairs that the solver lost are out.
 
     Raises:
         SolverError: it lost them all.
     """
-    count = flows.frames.shape[1] - 1
-    reynolds = flows.reynolds.repeat_interleave(count)
-    stepped = solver(flows.frames[:, :-1].flatten(0, 1), reynolds)
+    reynolds = before(flows)[1]
     frames = torch.stack([stepped, flows.frames[:, 1:].flatten(0, 1)], dim=1)
     alive = torch.isfinite(stepped).flatten(1).all(dim=1)
     if not alive.any():
         raise SolverError(
-            f"{solver!r}: expected a step from some reference frame, got none: all {len(alive)} rows failed. "
+            f"The solver: expected a step from some reference frame, got none: all {len(alive)} rows failed. "
             "Step one frame by hand with failures='raise' to see why."
         )
     return Pairs(frames[alive], reynolds[alive], len(alive), int((~alive).sum()))

@@ -43,6 +43,7 @@ def stop_at(step: int):
     return progress
 
 
+@pytest.mark.slow
 def test_processes_give_the_bits_of_one_and_so_does_each_reynolds_number_alone(tmp_path):
     settings = replace(TINY, obstacles=(Box((40.0, 40.0), (65.0, 65.0)),))
     serial = load_or_compute(settings, tmp_path / "serial")

@@ -1,4 +1,4 @@
-"""The Slurm script of docs/cluster.md under stand-ins for srun and scontrol; signals to torchrun's ranks."""
+"""The Slurm script of docs/guide/cluster.md under stand-ins for srun and scontrol; signals to ranks."""
 
 import os
 import re
@@ -22,7 +22,7 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2")
 
 
 def the_script():
-    (block,) = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/cluster.md").read_text(), flags=re.DOTALL)
+    (block,) = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/guide/cluster.md").read_text(), flags=re.DOTALL)
     return block
 
 

@@ -98,6 +98,7 @@ def progress(outputs):
     return found.data
 
 
+@pytest.mark.slow
 def test_progress_is_one_output_however_many_steps(cells):
     assert [output.output_type for output in cells[1]] == ["display_data", "execute_result"]
     text = progress(cells[1])["text/plain"]
@@ -109,10 +110,12 @@ def test_progress_is_one_output_however_many_steps(cells):
     assert "<progress" not in html  # of the end there is no bar left
 
 
+@pytest.mark.slow
 def test_a_problem_of_a_notebook_says_how_it_is_resumed(cells):
     assert "repeat the call of tasks.run with resume='runs/steering-" in progress(cells[1])["text/plain"]
 
 
+@pytest.mark.slow
 def test_the_table_is_html_and_text(cells):
     found = result(cells[1])
     read(found["text/html"])
@@ -123,6 +126,7 @@ def test_the_table_is_html_and_text(cells):
     assert cells[10][0].text.strip() == found["text/plain"]
 
 
+@pytest.mark.slow
 def test_frames_network_and_report_are_at_hand(cells):
     assert "test loss" in result(cells[2])["text/html"] and "4 rows" not in result(cells[2])["text/plain"]
     assert "seed-0/rge" in result(cells[3])["text/html"]
@@ -130,6 +134,7 @@ def test_frames_network_and_report_are_at_hand(cells):
     assert result(cells[5])["text/plain"] == "'report.html'"
 
 
+@pytest.mark.slow
 def test_a_cell_that_was_stopped_goes_on_to_the_same_figures(cells):
     (stop,) = [output for output in cells[6] if output.output_type == "error"]
     assert stop.ename == "Interrupted"
@@ -138,6 +143,7 @@ def test_a_cell_that_was_stopped_goes_on_to_the_same_figures(cells):
     assert result(cells[7])["text/plain"] in ("True", "np.True_")
 
 
+@pytest.mark.slow
 def test_a_loaded_run_has_its_table_and_says_why_it_has_no_network(cells):
     assert result(cells[8]) == result(cells[1])
     (error,) = cells[9]

@@ -100,6 +100,7 @@ def finished(process):
     return out
 
 
+@pytest.mark.slow
 def test_a_killed_loop_of_ones_own_resumes_to_the_same_bits_and_reports(script, tmp_path):
     out = finished(script("own_loop.py", "0"))
     assert "slope's error" in out and "Report: runs/line-own-" in out
@@ -197,7 +198,7 @@ def test_a_line_of_the_table_needs_a_named_stage_and_a_figure():
 
 def test_the_loop_on_the_page_runs(script, tmp_path):
     *_, code = re.findall(
-        r"```python\n(.*?)```", (ROOT / "docs/your_own_problem.md").read_text(), flags=re.DOTALL
+        r"```python\n(.*?)```", (ROOT / "docs/guide/your_own_problem.md").read_text(), flags=re.DOTALL
     )
     (tmp_path / "line.py").write_text(code)
     assert "error of the slope" in finished(script("line.py"))

@@ -147,6 +147,34 @@ def test_several_boxes_by_name(tmp_path, method):
     assert run.result.table[0].rows >= 6 * 5 * 2
 
 
+@cut
+def test_tangents_learn_before_the_first_step_from_answers_that_the_problem_has(tmp_path):
+    class Answered(Steering):
+        def answers(self):
+            z = torch.randn(300, len(MATRIX), generator=torch.Generator().manual_seed(1)).to(MATRIX.dtype)
+            return {"box": ([z], (z @ MATRIX.T).tanh())}
+
+    def errors(problem, **settings):
+        run = go(problem, tmp_path, methods=["tangents"], **settings)
+        lines = [line for line in run._run.metrics("seed-0/tangents") if "gradient_tangent_error" in line]
+        return lines[0]["gradient_tangent_error"], run.result.table[0].rows
+
+    learned, rows = errors(Answered())
+    alone, same = errors(Steering())
+    assert learned < 0.3 * alone and rows == same
+    assert errors(Answered(), prefit=0) == (alone, same)
+
+
+@cut
+def test_answers_of_a_box_that_is_not_there_are_refused(tmp_path):
+    class Misnamed(Steering):
+        def answers(self):
+            return {"bocks": (torch.zeros(3, 3), torch.zeros(3, 3))}
+
+    with pytest.raises(ProblemError, match="got 'bocks'"):
+        go(Misnamed(), tmp_path, methods=["tangents"])
+
+
 def test_several_boxes_train_as_one_that_is_called_twice(tmp_path):
     one = go(Steering(), tmp_path, methods=["first-order"]).network("first-order")
     two = go(TwoBoxes(), tmp_path, methods=["first-order"]).network("first-order")

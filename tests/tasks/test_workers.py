@@ -16,6 +16,7 @@ from tests.tasks.test_cli import only_run, wait_for
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_two_processes_write_one_run_with_the_bits_of_one(shared, truth, tmp_path):
     out = finished(shared("a", "run", "shared", "--workers", "2"))
     path = only_run(tmp_path / "a")
@@ -74,6 +75,7 @@ def test_a_process_alone_asks_no_one():
     assert group.first_then_all(lambda: 5) == 5
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_find_each_other_say_so(shared, tmp_path):
     alone = {"RANK": "1", "WORLD_SIZE": "2", "BLACKBOX_STORE": str(tmp_path / "store")}
     process = shared("a", "run", "shared", "--timeout", "1", **alone)

@@ -60,6 +60,7 @@ def check(folder, ranks, evaluators, points):
     assert runs == len(evaluators) * len(points) * each
 
 
+@pytest.mark.slow
 def test_two_workers_and_two_evaluators(tmp_path):
     check(tmp_path, 2, ("loop", "difference"), (2,))
 

@@ -166,6 +166,7 @@ def found(tmp_path_factory):
 # Calls of a box
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [None, 3])
 def test_calls_that_all_make_are_answered_once_and_as_by_the_box(block, found):
     box = Chancy()
@@ -181,6 +182,7 @@ def test_calls_that_all_make_are_answered_once_and_as_by_the_box(block, found):
         assert (asked, ran) == (13, 13)  # a row that was dead already is not sent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["trained", "alone"])
 def test_a_shared_gradient_pays_for_base_and_queries_once(kind, found):
     alone = train(None)
@@ -192,6 +194,7 @@ def test_a_shared_gradient_pays_for_base_and_queries_once(kind, found):
         assert [run["rows"] > 0 for run in runs] == [rank == 0 or kind == "trained" for rank in range(size)]
 
 
+@pytest.mark.slow
 def test_queries_in_backward_are_paid_once(found):
     box, network, batch = Chancy(), make_network(), batch_of(0)
     around = zo.differentiable(box, zo.RGE(MU, 3))
@@ -204,6 +207,7 @@ def test_queries_in_backward_are_paid_once(found):
             assert all(torch.equal(grad, tensor.grad) for grad, tensor in pairs)
 
 
+@pytest.mark.slow
 def test_probes_of_a_tangent_are_paid_once(found):
     grads, rows = tangent(None)
     for size in SIZES[1:]:
@@ -248,12 +252,14 @@ def test_blocks_take_no_more_memory_than_the_first_of_them():
     assert peaks[1] - peaks[0] < one_block / 2
 
 
+@pytest.mark.slow
 def test_ranks_that_ask_for_something_else_are_named(found):
     for own in found:
         kind, words = own["failing"]["other"]
         assert kind == "RanksError" and "ask for the same rows, got others on rank 2" in words
 
 
+@pytest.mark.slow
 def test_what_the_box_raises_on_one_rank_is_raised_on_all(found):
     for rank, own in enumerate(found):
         (kind, words), ran = own["failing"]["budget"]
@@ -262,12 +268,14 @@ def test_what_the_box_raises_on_one_rank_is_raised_on_all(found):
         assert kind == ("RowFailedError") and "the disk is full" in words, (rank, kind, words)
 
 
+@pytest.mark.slow
 def test_the_group_serves_again_after_failures(found):
     x = torch.randn(8, 4, generator=torch.Generator().manual_seed(5))
     for own in found:
         assert torch.equal(own["failing"]["after"].nan_to_num(), Chancy()(x).nan_to_num())
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_while_another_waits_for_its_rows_says_why_and_the_other_ends(found):
     (kind, words), (other, reason) = (found[rank]["failing before rows"] for rank in (0, 1))
     assert kind == other == "RanksError"

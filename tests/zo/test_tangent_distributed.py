@@ -281,6 +281,7 @@ def assert_same(run: dict, other: dict) -> None:
     assert all(run[key] == other[key] for key in ("losses", "agreements", "trust", "counts", "watch"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_one_two_and_three_processes_come_to_the_same_bits(name, found, one_thread):
     alone = train(None, **RUNS[name])
@@ -293,6 +294,7 @@ def test_one_two_and_three_processes_come_to_the_same_bits(name, found, one_thre
             assert_same(found[rank][name, size], alone)
 
 
+@pytest.mark.slow
 def test_tangents_that_learn_from_values_come_to_the_same_bits(found, one_thread):
     alone = train(None, **VALUES)
     assert alone["watch"]["probes"] == 1 and alone["counts"]["checks"] == STEPS  # it went through the ladder
@@ -303,6 +305,7 @@ def test_tangents_that_learn_from_values_come_to_the_same_bits(found, one_thread
         assert sum(run["rows run"] for run in ranks) == alone["counts"]["rows"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_rows_are_paid_once_and_counted_in_full_by_all(name, found):
     for size in (1, 2, 3):
@@ -312,6 +315,7 @@ def test_rows_are_paid_once_and_counted_in_full_by_all(name, found):
         assert len(shared) == (1 if name == "one chunk" else size)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_on_fewer_processes_to_the_same_bits(found, one_thread):
     whole = train(None, tangent=zo.LowRankTangent(), chunk=1)
     for rank in range(2):
@@ -326,6 +330,7 @@ def test_a_run_resumes_on_fewer_processes_to_the_same_bits(found, one_thread):
     assert_same(last, found[0]["resumed"])  # the chunk is in the state
 
 
+@pytest.mark.slow
 def test_more_processes_than_variants(found, one_thread):
     alone = train(None, tangent=zo.LowRankTangent(), probes=1, chunk=1)
     for rank in range(3):
@@ -335,6 +340,7 @@ def test_more_processes_than_variants(found, one_thread):
 # What is told to all
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "called", "rank"),
     [
@@ -353,6 +359,7 @@ def test_a_rank_that_differs_is_named_on_all_before_a_row_is_asked(found, name, 
         assert f"got other {called} on rank {rank}. Give each the same" in words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "rank", "cause", "words"),
     [("box", 1, "OSError", "OSError: the disk is full"), ("tangent", 2, "MemoryError", "out of memory")],
@@ -365,6 +372,7 @@ def test_a_failure_of_one_rank_is_raised_on_all(found, name, rank, cause, words)
         assert why == (cause if own == rank else "NoneType")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind", "words"),
     [
@@ -379,12 +387,14 @@ def test_what_all_ranks_fail_at_they_raise_as_one_process_would(found, name, kin
         assert words in own["failing"][name][1]
 
 
+@pytest.mark.slow
 def test_the_group_serves_again_after_failures(found, one_thread):
     expected = float(make_gradient(None, chunk=1).backward(batch_of(0)))
     for own in found:
         assert own["failing"]["after"] == expected
 
 
+@pytest.mark.slow
 def test_only_groups_with_this_process_in_them(found):
     assert "with this process in it" in found[2]["outside"]
     with suppress_type_checks(), pytest.raises(zo.ConfigurationError, match="init_process_group"):

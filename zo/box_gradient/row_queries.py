@@ -197,6 +197,12 @@ def row_differences(
     return torch.cat(scalars).view(shape), torch.cat(valid).view(shape), answered
 
 
+_MEND = (
+    "Take a larger mu, float64, inputs of order one, or, where inputs have other units, give the size of a "
+    "usual change in the box's specs: ArraySpec(..., scale=...)."
+)
+
+
 def _refuse_lost_steps(estimator: CGE, steps: Tensor, values: Tensor) -> None:
     """Without this, 0 / 0 would be a gradient of NaN."""
     lost = (steps == 0).view(-1, *values.T.shape).any(dim=0).T
@@ -204,7 +210,7 @@ def _refuse_lost_steps(estimator: CGE, steps: Tensor, values: Tensor) -> None:
         raise ConfigurationError(
             f"CGE, mu: expected a step that moves every input number, got {estimator.mu}, which is lost in "
             f"rounding beside a number of {float(values[lost].abs().max()):.3g} in "
-            f"{str(values.dtype)[6:]}. Take a larger mu, float64, or inputs of order one."
+            f"{str(values.dtype)[6:]}. {_MEND}"
         )
 
 
@@ -217,5 +223,5 @@ def _refuse_lost_directions(mu: float, directions: Tensor, values: Tensor) -> No
         raise ConfigurationError(
             f"differentiable, mu: expected steps above the rounding of the inputs, got entries of about "
             f"{float(entries[lost[0]]):.1e} for a row of {str(values.dtype)[6:]} whose numbers are about "
-            f"{float(typical[lost[0]]):.1e}. Take a larger mu, float64, or inputs of order one."
+            f"{float(typical[lost[0]]):.1e}. {_MEND}"
         )

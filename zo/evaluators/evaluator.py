@@ -118,7 +118,7 @@ class Evaluator(ABC):
         return True
 
 
-def mean_changes(base: Tensor, changes: Tensor) -> tuple[Tensor, Tensor]:
+def mean_changes(base: Tensor, changes: Tensor) -> Tensor:
     """Mean change of each query over the rows that survived in the base.
 
     A query in which a further row failed is dropped: averaged over fewer rows than the base it would
@@ -129,10 +129,8 @@ def mean_changes(base: Tensor, changes: Tensor) -> tuple[Tensor, Tensor]:
         changes: `(queries, rows)` of the losses, NaN where a row failed in a query.
 
     Returns:
-        `(queries,)` float64 in units of the loss, zero where dropped, and `(queries,)` bool, False
-        where dropped; both on the CPU.
+        `(queries,)` float64 in units of the loss, NaN where dropped, where the changes are.
     """
-    change = changes[:, torch.isfinite(base)]
-    valid = torch.isfinite(change).all(dim=1)
-    mean = change.double().mean(dim=1)
-    return torch.where(valid, mean, 0.0).cpu(), valid.cpu()
+    survived = torch.isfinite(base)
+    mean = torch.where(survived, changes.double(), 0.0).sum(dim=1) / survived.sum()
+    return torch.where(torch.isfinite(mean), mean, torch.nan)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from zo.batches import sent
 from zo.evaluators.evaluator import Changes, Evaluator, Problem
 from zo.evaluators.state import Snapshot, moved, moved_entry
 from zo.objective import losses
@@ -44,6 +45,7 @@ def _displacements(
     """For each query the block in which the network is as the query has it."""
     if not isinstance(perturbation, Coordinates):
         for steps in perturbation.steps:
+            steps = sent(steps, parameters.tensors[0].device)
             yield moved(parameters.tensors, parameters.split(steps))
         return
     which, local = parameters.locate(perturbation.indices)

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from zo.batches import sent
+
 
 @dataclass(frozen=True)
 class PointChanges:
@@ -33,9 +35,8 @@ class PointChanges:
     def to(self, tensor: Tensor) -> PointChanges:
         """The same changes on the device and in the dtype of the parameter."""
         device = tensor.device
-        return PointChanges(
-            self.variants.to(device), self.entries.to(device), self.steps.to(device, tensor.dtype)
-        )
+        places = sent(torch.stack([self.variants, self.entries]), device)
+        return PointChanges(places[0], places[1], sent(self.steps, device, tensor.dtype))
 
     def copies(self, tensor: Tensor, variants: int) -> Tensor:
         """A copy of the parameter for each variant, its own entry changed: `(variants, *shape)`."""
@@ -146,10 +147,27 @@ def seen_by_taps(
     Returns:
         `(changes, rows, *reached)`.
     """
+    seen = windows(own, kernel, reached, stride, padding, dilation, mode)
+    return seen[(torch.arange(len(own), device=own.device), *taps)]
+
+
+def windows(
+    own: Tensor,
+    kernel: tuple[int, ...],
+    reached: tuple[int, ...],
+    stride: int | tuple[int, ...],
+    padding: str | int | tuple[int, ...],
+    dilation: int | tuple[int, ...],
+    mode: str = "constant",
+) -> Tensor:
+    """What each tap of a convolution's kernel looks at: `(changes, *kernel, rows, *reached)`, a view.
+
+    Arguments as for `seen_by_taps`.
+    """
     strides, dilations = _each(stride, len(kernel)), _each(dilation, len(kernel))
     padded = functional.pad(own, _pads(padding, dilations, kernel), mode=mode).contiguous()
     variants, rows, *along = padded.stride()
-    windows = padded.as_strided(
+    return padded.as_strided(
         (len(padded), *kernel, padded.shape[1], *reached),
         (
             variants,
@@ -158,7 +176,6 @@ def seen_by_taps(
             *(step * s for step, s in zip(along, strides, strict=True)),
         ),
     )
-    return windows[(torch.arange(len(padded), device=own.device), *taps)]
 
 
 def _each(value: int | tuple[int, ...], count: int) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils.parametrize import is_parametrized
 
+from zo.batches import sent
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.forwards import Forward
 from zo.evaluators.point_rules import PointChanges, rule_of
@@ -88,9 +89,10 @@ def _changes(
             changes.setdefault(owner.module, {})[owner.local_name] = change
 
     if not isinstance(perturbation, Coordinates):
-        for number, steps in enumerate(parameters.split(perturbation.steps)):
+        whole = sent(perturbation.steps, parameters.tensors[0].device)
+        for number, steps in enumerate(parameters.split(whole)):
             tensor = parameters.tensors[number].detach()
-            add(number, tensor + steps.to(tensor.device, tensor.dtype))
+            add(number, tensor + sent(steps, tensor.device, tensor.dtype))
         return changes
     which, local = parameters.locate(perturbation.indices)
     for number in which.unique().tolist():

@@ -161,10 +161,11 @@ def refuse_shifted(
         Unservable: It is, by more than rounding, and by more than a thousandth of what the others changed.
     """
     rows = torch.isfinite(base) & torch.isfinite(changes[PLACE])  # a failed row is not a fault
-    off = changes[PLACE, rows].abs()
     eps = max(torch.finfo(dtype).eps for dtype in (base.dtype, problem.parameters.dtype))
-    if not rows.any() or off.max() <= ROUNDING * eps * base[rows].abs().max():
+    largest = torch.where(rows, torch.stack([changes[PLACE], base]), 0.0).abs().amax(dim=1)
+    if largest[0] <= ROUNDING * eps * largest[1]:  # of a chunk all that the host waits for
         return
+    off = changes[PLACE, rows].abs()
     size = left_out(changes)[:, rows].double().nan_to_num(0.0).square().mean(dim=1).sqrt()
     if off.double().square().mean().sqrt() <= HARMLESS * size.median():
         return

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zo.batches import bits
+from zo.batches import bits, sent
 
 _DATA = (int, float, complex, str, bytes, tuple, list, dict, set, Tensor, np.ndarray, np.generic, type(None))
 _OF_TORCH = set(vars(nn.Module()))  # what every module has: parameters, buffers, children, hooks
@@ -101,7 +101,7 @@ def moved(tensors: Iterable[Tensor], steps: Iterable[Tensor]) -> Iterator[None]:
     pairs = [(tensor, tensor.detach().clone(), step) for tensor, step in zip(tensors, steps, strict=True)]
     try:
         for tensor, _, step in pairs:
-            tensor.data.add_(step.to(tensor.device, tensor.dtype))
+            tensor.data.add_(sent(step, tensor.device, tensor.dtype))
         yield
     finally:
         for tensor, old, _ in pairs:
@@ -115,7 +115,7 @@ def moved_entry(tensor: Tensor, old: Tensor, entry: int, step: Tensor) -> Iterat
     place = tuple(int(index) for index in np.unravel_index(entry, tensor.shape))
     version = tensor._version
     try:
-        tensor.data[place] += step.to(tensor.device, tensor.dtype)
+        tensor.data[place] += step.to(tensor.dtype)  # a single number: a GPU takes it from the CPU
         yield
     finally:
         if tensor._version == version:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zo.base import Base
+from zo.batches import sent
 from zo.evaluators.check import refuse_off
 from zo.evaluators.choice import Serving
 from zo.evaluators.evaluator import Changes, Unservable, mean_changes
@@ -149,15 +150,28 @@ def evaluate_share(pieces: Pieces, opening: Opening, ranks: Ranks, *, first_alon
                     changed = refuse_off(evaluator, base.problem, base.losses, changes, queries, chosen)
                 else:
                     changed = changes(queries)
-                mean, valid = mean_changes(base.losses, changed)
-                found[number], running = torch.where(valid, mean, torch.nan), 0
-                if page is not None and int((~valid).sum()) <= pieces.max_dropped * len(valid):
+                numbers, running = mean_changes(base.losses, changed), 0
+                found[number] = numbers if page is None else numbers.cpu()
+                if page is not None and int(found[number].isnan().sum()) <= pieces.max_dropped * len(numbers):
                     base.refuse_written()  # what is kept is not evaluated again
                     page.keep(name, found[number], tally.queries - spent)
     except Unservable as error:
         fault = f"cannot serve: {error}"
         tally.queries += running
+    found = _on_the_cpu(found)
     return Share(pieces.marked("by loop" if opening.by_loop else "pieces"), found, tally.queries, fault)
+
+
+def _on_the_cpu(found: dict[int, Tensor]) -> dict[int, Tensor]:
+    """All numbers, at once: each time that some are asked for, a GPU runs out of what it has to do."""
+    if not found:
+        return found
+    lengths = [len(numbers) for numbers in found.values()]
+    device = next((numbers.device for numbers in found.values() if numbers.device.type != "cpu"), None)
+    if device is None:
+        return found
+    together = torch.cat([sent(numbers, device) for numbers in found.values()]).cpu()
+    return dict(zip(found, together.split(lengths), strict=True))
 
 
 def dealt(numbers: Sequence[T], rank: int, size: int) -> list[T]:

@@ -100,7 +100,7 @@ class TangentGradient:
             evaluated in both evaluations, and its inputs must not depend on the weights. Where a box is
             wrapped, name the outermost wrapper.
         tangent: for each box a copy of it, or a sequence with one for each; None for a model of the box's
-            values, of a kind that its specs decide (`AutoTangent`), see docs/learned_tangents.md for why.
+            values, of a kind that its specs decide (`AutoTangent`); why: docs/concepts/learned_tangents.md.
         probes: how many, while there is trust; None for none where all tangents learn from values alone, or
             not at all, and else for 2.
         mu: standard deviation by which a probe moves each weight. Results hardly depend on it: only the

@@ -158,8 +158,8 @@ def checked(
             moved = loop_losses(problem, direction, Snapshot(problem.network))
     finally:
         after.restore()
-    change, valid = mean_changes(base, moved - base)
-    agreement = float(change) / (length * slope) if bool(valid) else None
+    change = float(mean_changes(base, moved - base))
+    agreement = change / (length * slope) if math.isfinite(change) else None
     return Check(agreement, _missed(boxes, tangents, calls, pairs, recorder), recorder.rows)
 
 

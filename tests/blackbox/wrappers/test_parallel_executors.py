@@ -1,4 +1,4 @@
-"""`Parallel` on the executors of others, in scripts as users write them: mpi4py under mpirun, executorlib."""
+"""`Parallel` on others' executors, in scripts as users write them: MPI, executorlib, Slurm."""
 
 import os
 import shutil
@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.slurm import NoSlurm, started
 
 pytestmark = pytest.mark.slow  # each starts interpreters that import torch
 
@@ -49,7 +51,7 @@ if __name__ == "__main__":
 """
 
 
-def run(folder, command, **names):
+def run(folder, command, variables=(), **names):
     (folder / "squares.py").write_text(BOXES)
     (folder / "script.py").write_text(SCRIPT.format(**names))
     settings = {
@@ -59,7 +61,7 @@ def run(folder, command, **names):
         "OMPI_MCA_rmaps_base_oversubscribe": "1",
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
     }
-    environment = os.environ | settings
+    environment = os.environ | settings | dict(variables)
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "all as said" in done.stdout, done.stdout + done.stderr
 
@@ -81,3 +83,20 @@ def test_executorlib(tmp_path):
         kind="SingleNodeExecutor",
         settings=settings,
     )
+
+
+def test_executorlib_in_an_allocation_of_slurm(tmp_path):
+    """Each worker is a step of srun."""
+    pytest.importorskip("executorlib", reason="pip install executorlib")
+    try:
+        with started() as slurm:
+            run(
+                tmp_path,
+                ["salloc", "--ntasks", "2", "--nodes", "2", sys.executable, "script.py"],
+                slurm.environment,
+                module="executorlib",
+                kind="SlurmJobExecutor",
+                settings="max_workers=2, block_allocation=True",
+            )
+    except NoSlurm as why:
+        pytest.skip(str(why))

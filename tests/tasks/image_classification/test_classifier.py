@@ -80,10 +80,10 @@ def test_classes_and_shapes_are_known_without_the_images(tmp_path):
 
 
 def test_the_page_s_block_runs(tmp_path, monkeypatch, capsys):
-    page = (ROOT / "docs" / "image_classification.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "applications" / "image_classification.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     finished(tmp_path / "runs", methods=("deepzero",))
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "docs/image_classification.md", "exec"), {"__name__": "page"})
+    exec(compile(code, "docs/applications/image_classification.md", "exec"), {"__name__": "page"})
     names, share = capsys.readouterr().out.strip().splitlines()
     assert len(names.split()) == 3 and 0 <= float(share) <= 1

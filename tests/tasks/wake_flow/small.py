@@ -22,6 +22,7 @@ SMALL = Config(
     non_steps=6,
     large_non_steps=6,
     non_batch=5,
+    prefit=8,
     fo_steps=6,
     zo_steps=6,
     coordinates=5,

@@ -183,7 +183,7 @@ def test_rollouts_start_evenly_spread_and_reach_the_last_frame(flows):
 
 
 def test_pairs_are_the_solver_s_answer_beside_the_next_frame(flows, solver):
-    pairs = data.pairs(flows.train, solver)
+    pairs = data.pairs(flows.train, solver(*data.before(flows.train)))
     count = SMALL.frames - 1
     assert pairs.rows == len(pairs.frames) == 2 * count
     flow, frame = 1, 5
@@ -205,8 +205,8 @@ class Losing(WakeFlow):
 
 
 def test_pairs_that_the_solver_lost_are_left_out_and_counted(flows):
-    whole = data.pairs(flows.train, WakeFlow(SMALL.width, failures="keep"))
-    pairs = data.pairs(flows.train, Losing(SMALL.width, failures="keep"))
+    whole = data.pairs(flows.train, WakeFlow(SMALL.width, failures="keep")(*data.before(flows.train)))
+    pairs = data.pairs(flows.train, Losing(SMALL.width, failures="keep")(*data.before(flows.train)))
     kept = [pair for pair in range(len(whole.frames)) if pair % 3]
     assert (pairs.rows, pairs.failed) == (whole.rows, whole.rows - len(kept))
     assert torch.equal(pairs.frames, whole.frames[kept])
@@ -219,7 +219,7 @@ def test_a_solver_that_loses_everything_is_an_error_in_words(flows):
             return super().evaluate_rows(velocity, reynolds) * float("nan")
 
     with pytest.raises(SolverError, match="all 26 rows failed"):
-        data.pairs(flows.train, Dead(SMALL.width, failures="keep"))
+        data.pairs(flows.train, Dead(SMALL.width, failures="keep")(*data.before(flows.train)))
 
 
 def test_first_order_leaves_rows_out_that_its_solver_lost(flows):

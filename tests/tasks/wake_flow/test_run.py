@@ -91,6 +91,7 @@ def test_a_first_picture_comes_before_most_is_trained(finished):
     }
 
 
+@pytest.mark.slow
 def test_trajectories_are_kept_where_they_are_asked_for(finished, tmp_path):
     line = words("--runs", str(tmp_path / "runs"), "--data", str(finished.parents[1] / "data"))
     assert cli.main([*line, "--methods", "SRC", "NON", "--trajectories"]) == 0
@@ -100,6 +101,7 @@ def test_trajectories_are_kept_where_they_are_asked_for(finished, tmp_path):
         assert file["velocity/NON"].shape == (4, SMALL.horizon + 1, 2, 2 * SMALL.width, SMALL.width)
 
 
+@pytest.mark.slow
 def test_the_same_run_again_takes_the_reference_from_its_file_and_finds_the_same(finished, tmp_path, capsys):
     line = words("--runs", str(tmp_path / "runs"), "--data", str(finished.parents[1] / "data"))
     assert cli.main(line) == 0
@@ -135,6 +137,7 @@ def test_a_run_takes_the_reference_from_a_folder_that_it_cannot_write(finished, 
     assert rows[again] == {name: rows[finished][name] for name in ("NON large", "TAN-SOL")}
 
 
+@pytest.mark.slow
 def test_layer_ratios_are_printed_kept_with_the_run_and_paid_for(finished, tmp_path, capsys):
     more = ("--runs", str(tmp_path / "runs"), "--data", str(finished.parents[1] / "data"))
     assert cli.main(words(*more, "--ratios", "zo-grasp", "--methods", "NON", "ZO-SOL")) == 0

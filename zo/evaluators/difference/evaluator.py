@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from blackbox.checks import check_count
+from zo.batches import sent
 from zo.evaluators.difference.changes import Entries
 from zo.evaluators.difference.passes import send
 from zo.evaluators.difference.recorder import NotReadable
@@ -105,7 +106,8 @@ class Difference(Evaluator):
     ) -> Tensor:
         assert isinstance(perturbation, Coordinates)  # see `serves`
         which, local = problem.parameters.locate(perturbation.indices)
-        found = base.new_zeros(len(perturbation), len(base))
+        parts: list[Tensor] = []
+        order: list[Tensor] = []
         start = Snapshot(problem.network, problem.written) if recording.asks else None  # of its draws
         with comparable(problem.network):
             for number in which.unique().tolist():
@@ -116,16 +118,20 @@ class Difference(Evaluator):
                 while len(own):
                     together, large = self._pass(recording, number, weight.device, resolved)
                     some, own = own[:together], own[together:]
-                    steps = perturbation.steps[some].to(weight.device, weight.dtype)
-                    change = Entries(local[some].to(weight.device), steps, weight.shape)
+                    steps = sent(perturbation.steps[some], weight.device, weight.dtype)
+                    change = Entries(sent(local[some], weight.device), steps, weight.shape)
                     changed = send(recording, number, change, large)
                     if large is not None and not _resolved(changed, base, weight.dtype):
                         changed = send(recording, number, change, None)
                         resolved = not changed.any()  # as one is, so are most others of its layer
-                    found[some.to(found.device)] = changed
+                    parts.append(changed.to(base.device, base.dtype))
+                    order.append(some)
                     if start is not None:
                         start.restore()
-        return found
+        found, places = torch.cat(parts), torch.cat(order)
+        if (places[1:] > places[:-1]).all():
+            return found
+        return found[sent(places.argsort(), base.device)]
 
     def _pass(
         self, recording: Recording, number: int, device: torch.device, resolved: bool

@@ -50,7 +50,7 @@ def send(recording: Recording, number: int, change: Entries, large: int | None) 
         NotReadable: the rule of a call does not describe it; the message says where and what.
     """
     found: Found = {Ref(number): change}
-    end = recording.losses
+    end, on_cpu = recording.losses, change.entries.device.type == "cpu"
     for place in recording.reached[number]:
         node = recording.nodes[place]
         if not any(ref in found for ref in node.refs):  # nothing moves that it reads
@@ -62,8 +62,8 @@ def send(recording: Recording, number: int, change: Entries, large: int | None) 
         several = isinstance(result, tuple | list)
         for item, part in enumerate(result if several else (result,)):
             ref = Ref(place, item) if several else Ref(place)
-            if isinstance(part, OneChannel) and len(part.values) == 1 and not part.values.any():
-                continue  # as behind a ReLU that lets nothing through
+            if isinstance(part, OneChannel) and len(part.values) == 1 and on_cpu and not part.values.any():
+                continue  # as behind a ReLU that lets nothing through; a GPU would be waited for
             if large is not None and isinstance(part, Tensor) and part[0].nbytes > large:
                 part = Anew(Moved(recording.value(ref), part).value[0], own=True)
             found[ref] = part

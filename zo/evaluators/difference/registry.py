@@ -100,9 +100,13 @@ def has_apart(call: Call, input: Moved) -> bool:
 
     Pooling in one, two or three dimensions takes input without rows too: the axis is one of space then.
     """
+    return isinstance(input.of, OneChannel) and input.of.axis == 1 and has_rows(call, input)
+
+
+def has_rows(call: Call, input: Moved) -> bool:
+    """Whether the input of a pooling or the like is `(rows, channels, ...)`, not without rows."""
     name, spatial = call.function.__name__, input.base.ndim - 2
-    one = isinstance(input.of, OneChannel) and input.of.axis == 1
-    return one and spatial > 0 and (name.endswith(f"{spatial}d") or not name.endswith("d"))
+    return spatial > 0 and (name.endswith(f"{spatial}d") or not name.endswith("d"))
 
 
 def any_tensor(tree: Argument) -> bool:

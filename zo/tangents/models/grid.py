@@ -44,9 +44,10 @@ class GridTangent(NetworkTangent):
         window: rows kept to learn from, the oldest going.
         batch: rows of a step of learning, drawn from the window with replacement; fewer where they would have
             more than 131,072 cells.
-        steps_per_step: steps of learning in each step of training; up to five times as many while the error
-            on the window is above a tenth of the typical change that the box makes.
-        first_steps: of learning on the first rows.
+        steps_per_step: steps of learning in a step of training where the error on the window is a tenth of
+            the typical change that the box makes; fewer in proportion to a smaller one, and in the first 30
+            steps of training up to five times as many.
+        first_steps: of learning on the first rows, at most: it ends at an error of .03 of that change.
         learning_rate: of Adam.
         output_map: whether there is a W.
         seed: all draws depend on (seed, step of learning) alone.

@@ -17,8 +17,10 @@ from zo.tangents.models.rows import standard
 from zo.tangents.models.values import Form, ValueTangent
 
 LEARNING = 303  # first word of the key's path for these draws
-ENOUGH = 0.1  # of the typical change that the box makes: a model that is worse off learns on
-LONGER = 5  # times the usual steps of learning, while it is
+ENOUGH = 0.1  # of the typical change that the box makes: an error for which the usual steps are right
+SETTLED = 0.03  # an error at which learning on the first rows ends
+LONGER, EARLY = 5, 30  # at most so many times the usual steps, in so many lessons; after these no more
+CHUNK = 50  # first steps after which the error is looked at
 
 
 class NetworkTangent(ValueTangent):
@@ -96,17 +98,17 @@ class NetworkTangent(ValueTangent):
             moments.add(values)
 
     def learn(self, steps: int | None = None) -> None:
-        """Steps of Adam, more while the model is poor; the map first, where it is due."""
-        own = self.steps_per_step * self._factor if self._lessons else self.first_steps
+        """Steps of Adam, as many as the error asks for; the map first, where it is due."""
         if self._network is None:
             self._make(self._planned())
         if self._lessons:  # behind a network that has learned nothing a map says nothing
             self.map_if_due()
-        for _ in range(LONGER if steps is None and self._lessons else 1):
-            losses = [self._step() for _ in range(own if steps is None else steps)]
+        left = self._steps_due() if steps is None else steps
+        while left > 0:
+            now = left if self._lessons or steps is not None else min(left, CHUNK)
+            losses = [self._step() for _ in range(now)]
             self._error = float(torch.stack(losses).mean().sqrt())
-            if self._error < ENOUGH:
-                break
+            left = 0 if self._error < SETTLED else left - now
         if not math.isfinite(self._error):
             raise TangentError(
                 f"{self!r}: expected a finite loss after {self._steps} steps of learning, got {self._error}. "
@@ -115,6 +117,14 @@ class NetworkTangent(ValueTangent):
         if not self._lessons:
             self.map_if_due()
         self._lessons += 1
+
+    def _steps_due(self) -> int:
+        """In proportion to the last error; where it stays large after some lessons, more does not help."""
+        if not self._lessons:
+            return self.first_steps
+        most = LONGER if self._lessons < EARLY else 1
+        share = self._error / ENOUGH if math.isfinite(self._error) else math.inf
+        return math.ceil(self.steps_per_step * self._factor * min(most, share))
 
     def improve(self) -> str | None:
         """Learn four times as long in each step, once."""

@@ -115,12 +115,13 @@ class Moments:
         return self._read
 
     def _pooled(self, numbers: Tensor) -> Tensor:
-        """The mean over each group."""
+        """The mean over each group; summed by the CPU, since a GPU adds in any order."""
         if self._groups is None:
             return numbers
-        groups = self._groups.to(numbers.device)
-        counts = torch.bincount(groups).to(numbers)
-        return torch.zeros_like(counts).index_add(0, groups, numbers) / counts
+        groups = self._groups.cpu()
+        counts = torch.bincount(groups).double()
+        sums = torch.zeros_like(counts).index_add(0, groups, numbers.cpu())
+        return (sums / counts).to(numbers.device)
 
     def _apart(self, pooled: Tensor) -> Tensor:
         return pooled if self._groups is None else pooled[self._groups.to(pooled.device)]

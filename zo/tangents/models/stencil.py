@@ -21,8 +21,8 @@ from zo.tangents.models.rows import standard
 from zo.tangents.models.values import Form, ValueTangent
 
 MOST_FEATURES = 450
-SAMPLES = 8_000  # cells of a step that are learned from,
-ROWS = 64  # of this many rows, or of more where rows have few cells
+SAMPLES = 8_000, 3_000  # cells that are learned from, of the first step and of each later one,
+ROWS = 64, 16  # of this many rows, or of more where rows have few cells
 FAR = 1e4  # in units of the first rows: a row with a number beyond is not learned from, unless most have one
 # Per degree above the first how far the factors of a product lie apart, and how far products lie from a cell;
 # from rich to poor, of which the first is taken whose features are not too many.
@@ -49,7 +49,7 @@ class StencilTangent(ValueTangent):
     For a box whose differentiable outputs are arrays `(channels, *space)` on one grid of one to three axes.
 
     Memory: 8 x features^2 bytes, and 4 x rows x cells x features for a call; features at most 450: products
-    are narrowed until they fit. A step: 8,000 x features^2 operations, and features^3 to solve.
+    are narrowed until they fit. A step: 3,000 x features^2 operations, and features^3 to solve.
 
     Args:
         degree: of the polynomial, 1 to 3.
@@ -143,9 +143,10 @@ class StencilTangent(ValueTangent):
         assert self._features is not None
         _, answered = lattices("StencilTangent", self._form)
         cells = math.prod(answered.space)
-        apart = -(-len(z) // max(ROWS, SAMPLES // cells))
+        later = self._sums is not None
+        apart = -(-len(z) // max(ROWS[later], SAMPLES[later] // cells))
         z, others, y = (column[self._lessons % apart :: apart] for column in (z, others, y))
-        every = -(-len(z) * cells // SAMPLES)  # of all cells of these rows, one in so many
+        every = -(-len(z) * cells // SAMPLES[later])  # of all cells of these rows, one in so many
         missed = standard(y - self.carried(z), self._moments[3])
         wanted = answered.joined(missed).movedim(1, -1)
         size = self._features.count

@@ -37,17 +37,18 @@ class StudentTangent(Tangent):
     the loss through the box itself, held out, falls.
 
     What the losses are for, and what takes the place of the box's derivative:
-        "squared": any outputs. They are standardised.
-        "kl": probabilities along the last axis of one output, rounded ones too. The network ends in scores or
-            log-softmax. Differentiated are these, and their softmax at the probabilities p that the box
-            gave: J = (diag(p) - p p^T) dscores/dz.
-        "kl-logits": logits along the last axis of one output, of which only differences within a row are
-            learned and differentiated.
-        "labels": one-hot vectors, or what is to be taken for such, the largest counting as one. They have no
-            derivative, that of the student's probabilities takes its place. The best objective is -y[target]:
-            it slopes at right labels too, where (y - target)^2 is flat, and is finite, as a logarithm is not.
-            Along the gradient it changes by jumps alone, which says nothing: switch that check off, by
-            `TrustPolicy(check_every=None)`.
+
+    - "squared": any outputs. They are standardised.
+    - "kl": probabilities along the last axis of one output, rounded ones too. The network ends in scores or
+      log-softmax. Differentiated are these, and their softmax at the probabilities p that the box
+      gave: J = (diag(p) - p p^T) dscores/dz.
+    - "kl-logits": logits along the last axis of one output, of which only differences within a row are
+      learned and differentiated.
+    - "labels": one-hot vectors, or what is to be taken for such, the largest counting as one. They have no
+      derivative, that of the student's probabilities takes its place. The best objective is -y[target]:
+      it slopes at right labels too, where (y - target)^2 is flat, and is finite, as a logarithm is not.
+      Along the gradient it changes by jumps alone, which says nothing: switch that check off, by
+      `TrustPolicy(check_every=None)`.
 
     Memory: window x (size_in + size_out) numbers of the network's precision, 4 x the network's weights, and
     a graph of the rows of a call. A step: steps_per_step x batch rows forward and backward through the

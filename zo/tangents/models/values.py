@@ -204,7 +204,7 @@ class ValueTangent(Tangent):
         first = self._map is None
         self._map = self._map or OutputMap()
         self._map.fit(found, y, scale, first or self._lessons < CHOSEN_AGAIN)
-        self._next_map = self._lessons + 1 + self._lessons // 2
+        self._next_map = max(1, 2 * self._lessons)
 
     # What `TangentGradient` asks
 

@@ -240,10 +240,10 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 
 
 def test_the_block_of_the_page_runs(decay, tmp_path, monkeypatch):
-    page = (Path(__file__).parents[4] / "docs" / "black_boxes.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[4] / "docs" / "guide" / "black_boxes.md").read_text(encoding="utf-8")
     _, code = re.findall(r"```py\n(.*?)```", page, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     shutil.copy(decay, "tank.fmu")
     scope: dict = {}
-    exec(compile(code, "docs/black_boxes.md", "exec"), scope)
+    exec(compile(code, "docs/guide/black_boxes.md", "exec"), scope)
     np.testing.assert_allclose(scope["y"][1], decayed(2.0, 1.0, np.ones(4))[1::2], rtol=1e-14)

@@ -81,6 +81,7 @@ def test_a_budget_that_ends_in_the_middle_keeps_what_was_paid_for(tmp_path):
     assert second.ledger.rows_run + third.ledger.rows_run == 440
 
 
+@pytest.mark.slow
 def test_through_a_bad_connection_the_certificates_are_the_same(tmp_path):
     service = Service()
     with odd_server(service) as server:
@@ -95,6 +96,7 @@ def test_through_a_bad_connection_the_certificates_are_the_same(tmp_path):
         assert plain(again) == plain(found) and len(service.asked) == box.ledger.rows_run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [PLANNED, PLANNED + 7])
 def test_the_server_never_sees_more_requests_than_the_budget(tmp_path, budget):
     service = Service()

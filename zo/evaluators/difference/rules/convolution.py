@@ -10,7 +10,7 @@ from torch import Tensor
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel, total
 from zo.evaluators.difference.registry import Argument, Call, named, register
 from zo.evaluators.difference.rules.products import bias_change, bilinear_change
-from zo.evaluators.point_rules import places, seen_by_taps
+from zo.evaluators.point_rules import places, seen_by_taps, windows
 
 
 def _convolution(
@@ -59,16 +59,10 @@ def convolve_one_channel(call: Call, one: OneChannel, weight: Tensor, options: t
     """Of a change in one channel: that channel's slice of the weight alone, `(out, 1, ...)`."""
     groups, options = options[-1], options[:-1]
     each_in, each_out = weight.shape[1], weight.shape[0] // groups
-    parts, order = [], []
-    for channel in one.channels.unique().tolist():  # variants of a pass mostly share their channel
-        own = torch.nonzero(one.channels == channel).flatten()
-        group = channel // each_in
-        piece = weight[group * each_out : (group + 1) * each_out, channel % each_in, None]
-        values = one.values if len(own) == len(one.channels) else one.values[own]
-        reached = call.function(values.flatten(0, 1), piece.contiguous(), None, *options, 1)
-        parts.append(reached.unflatten(0, (len(own), -1)))
-        order.append(own)
-    reached = parts[0] if len(parts) == 1 else torch.cat(parts)[torch.cat(order).argsort()]
+    if one.values.device.type == "cpu":
+        reached = _by_shared_channels(call, one, weight, options, each_in, each_out)
+    else:
+        reached = _by_product(one, weight.unflatten(0, (groups, -1)), call.output.shape[2:], options)
     if groups == 1:
         return reached
     first = one.channels // each_in * each_out
@@ -78,6 +72,45 @@ def convolve_one_channel(call: Call, one: OneChannel, weight: Tensor, options: t
     places_ = first[:, None] + torch.arange(each_out, device=first.device)
     shaped = places_.view(len(first), 1, -1, *[1] * (whole.ndim - 3)).expand_as(reached)
     return whole.scatter_(2, shaped, reached)
+
+
+def _by_shared_channels(
+    call: Call, one: OneChannel, weight: Tensor, options: tuple[Any, ...], each_in: int, each_out: int
+) -> Tensor:
+    """One convolution for each channel: variants of a pass mostly share theirs."""
+    parts, order = [], []
+    for channel in one.channels.unique().tolist():
+        own = torch.nonzero(one.channels == channel).flatten()
+        group = channel // each_in
+        piece = weight[group * each_out : (group + 1) * each_out, channel % each_in, None]
+        values = one.values if len(own) == len(one.channels) else one.values[own]
+        reached = call.function(values.flatten(0, 1), piece.contiguous(), None, *options, 1)
+        parts.append(reached.unflatten(0, (len(own), -1)))
+        order.append(own)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)[torch.cat(order).argsort()]
+
+
+def _by_product(
+    one: OneChannel, weight: Tensor, reached: tuple[int, ...], options: tuple[Any, ...]
+) -> Tensor:
+    """The same by one product of matrices, `(variants, rows * places, taps) @ (variants, taps, out)`.
+
+    A GPU need not be waited for, to learn which variants share a channel; what it gives has channels last.
+
+    Args:
+        one: The change.
+        weight: `(groups, out, in, *kernel)` of a group.
+        reached: Size of the output.
+        options: Stride, padding and dilation.
+    """
+    kernel, each_in = weight.shape[3:], weight.shape[2]
+    seen = windows(one.values.squeeze(2), kernel, reached, *options).movedim(
+        tuple(range(1, len(kernel) + 1)), tuple(range(-len(kernel), 0))
+    )
+    slices = weight.movedim(2, 1)[one.channels // each_in, one.channels % each_in]
+    slices = slices.flatten(2).transpose(1, 2)
+    found = seen.reshape(len(seen), -1, slices.shape[1]) @ slices
+    return found.view(*seen.shape[: -len(kernel)], -1).movedim(-1, 2)
 
 
 def convolve_entries(

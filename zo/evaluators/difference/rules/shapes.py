@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from zo.batches import map_tensors
 from zo.evaluators.difference.changes import Change, Moved, OneChannel
-from zo.evaluators.difference.registry import Argument, Call, has_apart, named, register
+from zo.evaluators.difference.registry import Argument, Call, has_apart, has_rows, named, register
 from zo.evaluators.difference.rules.subtracted import by_variant, subtracted
 
 
@@ -40,7 +40,10 @@ def _joined(call: Call, tensors: Argument, *args: Argument, **kwargs: Argument) 
 def _each_channel(call: Call, input: Moved, *args: Argument, **kwargs: Argument) -> Change:
     """For what does the same to each channel of `(rows, channels, ...)` apart, such as average pooling."""
     if not has_apart(call, input):
-        return linear_change(call, input, *args, **kwargs)
+        if not has_rows(call, input):
+            return linear_change(call, input, *args, **kwargs)
+        change = call.function(input.change.flatten(0, 1), *args, **kwargs)  # variants among the rows
+        return change.unflatten(0, (input.variants, -1))
     one = input.of
     assert isinstance(one, OneChannel)
     reached = call.function(one.values.flatten(0, 1), *args, **kwargs)

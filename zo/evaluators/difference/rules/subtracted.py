@@ -69,7 +69,7 @@ def _change(moved: Tensor, base: Tensor, output: Tensor) -> Tensor:
     if not output.is_floating_point():
         return moved.long() - base.long()
     change = moved - base
-    if base.isinf().any():
+    if base.device.type != "cpu" or base.isinf().any():  # a GPU would be waited for
         change.masked_fill_(moved == base, 0.0)
     return change.to(output.dtype)
 

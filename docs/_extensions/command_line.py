@@ -1,0 +1,56 @@
+"""The page on the command line: what each command says of itself with --help."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from _extensions.links import ROOT
+
+WIDTH = 96  # columns; what fits on the page
+PROBLEMS = ("wake-flow", "denoised-smoothing", "image-classification")
+
+
+def page() -> str:
+    """The page."""
+    main = said()
+    commands = re.findall(r"[{,]([a-z]+)(?=[,}])", main.split("\n\n")[0])
+    calls = [(name,) for name in commands] + [("run", problem) for problem in PROBLEMS]
+    with ThreadPoolExecutor(2) as pool:
+        texts = dict(zip(calls, pool.map(lambda words: said(*words), calls), strict=True))
+    parts = [
+        "# Command line",
+        "What `blackbox` and its commands say with `--help`; this page is made from it at each build.",
+        _block(main),
+    ]
+    for words, text in texts.items():
+        shown = " ".join(("blackbox", *words))
+        parts += [f"## `{shown}`", _block(text)]
+    return "\n\n".join(parts) + "\n"
+
+
+def said(*words: str) -> str:
+    """The help of a command.
+
+    Raises:
+        RuntimeError: It ended with an error.
+    """
+    quiet = {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "TERM": "dumb", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "blackbox_coupling.py"), *words, "--help"],
+        env=os.environ | quiet,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"blackbox {' '.join(words)} --help ended with {done.returncode}: {done.stderr}")
+    return done.stdout.replace(str(ROOT), ".").rstrip()
+
+
+def _block(text: str) -> str:
+    return f"```text\n{text}\n```"

@@ -1,0 +1,332 @@
+"""Pages on what was measured: one for each benchmark, all claims together, and what was not reached."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from _extensions.links import DOCS, relinked
+from benchmarks import page as published
+from benchmarks import protocol
+from benchmarks.catalogue import BENCHMARKS, Benchmark
+from benchmarks.claims import Claim, claims
+from benchmarks.tangents.report import over_no_gradient, ratios
+
+RESULTS = protocol.RESULTS
+FAR = 1.1  # an error over first order's above which a problem is listed as not reached
+_SHOWN = 60  # rows of a table made from a result file that has no text of its own
+
+
+def pages() -> Iterator[tuple[str, str]]:
+    """Places in `docs`, and texts."""
+    yield "results/index.md", _index()
+    yield "results/not_reached.md", _not_reached()
+    text = published.text().replace("# Published numbers and claims", "# Published numbers and all claims", 1)
+    yield "results/published.md", relinked(text, RESULTS, DOCS / "results" / "published.md", places())
+    for each in BENCHMARKS.values():
+        yield f"results/{each.name}.md", _benchmark(each)
+
+
+@cache
+def places() -> dict[str, str]:
+    """Texts beside result files, and the page that each is on."""
+    found = {}
+    for each in BENCHMARKS.values():
+        for name in each.results:
+            for text in _texts(name):
+                found[f"benchmarks/results/{text.relative_to(RESULTS).as_posix()}"] = (
+                    f"/results/{each.name}.md"
+                )
+    return found
+
+
+def _index() -> str:
+    rows = [
+        (f"[{each.name}]({each.name}.md)", _paged(each.about), each.time, str(each.seeds), _run(each))
+        for each in BENCHMARKS.values()
+    ]
+    parts = [
+        "# Results",
+        "Every figure that README and documentation state was made by a command, and each page below has "
+        "that command, the machine, the seeds and the spread, from the files in `benchmarks/results`. A test "
+        "compares what the pages state with these files (`tests/benchmarks/test_catalogue.py`). These pages "
+        "are made from them at each build.",
+        "- [Published numbers and all claims](published.md): each stated figure beside what the file says.\n"
+        "- [What was not reached](not_reached.md): sizes that were not run, problems on which a method is "
+        "behind, figures of code that has changed since.",
+        "Times are of size `small` on one core.",
+        _table(("benchmark", "published table or claim", "time", "seeds", "measured"), rows),
+        "```{toctree}\n:hidden:\n\npublished\nnot_reached\n" + "\n".join(BENCHMARKS) + "\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _run(benchmark: Benchmark) -> str:
+    return "yes" if benchmark.found() else "not run"
+
+
+def _benchmark(benchmark: Benchmark) -> str:
+    page = DOCS / "results" / f"{benchmark.name}.md"
+    parts = [
+        f"# {benchmark.name}",
+        f"{_paged(benchmark.about)}.",
+        f"```console\n$ {benchmark.command}\n```",
+        f"About {benchmark.time} on one core; seeds: {benchmark.seeds}. Measured on: {benchmark.measured()}.",
+    ]
+    if len(benchmark.sizes) > 2:
+        parts.append(f"`--size {benchmark.sizes[-1]}` takes the published settings.")
+    about = {name: sentence for name, sentence in published.SINCE.items() if _matches(name, benchmark)}
+    for sentence in about.values():
+        parts.append(
+            f":::{{admonition}} What has changed since it was measured\n:class: warning\n{sentence}\n:::"
+        )
+    beside = {place for place, page_of in places().items() if page_of == f"/results/{benchmark.name}.md"}
+    stated = [
+        claim
+        for claim in claims()
+        if claim.source in benchmark.results or f"benchmarks/results/{claim.source}" in beside
+    ]
+    if stated:
+        parts += ["## What pages state from it", _claims(stated)]
+    several = len(benchmark.results) > 1 and not all(
+        name.startswith("tangents/") for name in benchmark.results
+    )
+    told: set[Path] = set()
+    for name in benchmark.results:
+        if (RESULTS / name).exists():
+            parts += list(_file(name, page, several, told))
+    files = [
+        f"- {_download(RESULTS / name, page)}" for name in benchmark.results if (RESULTS / name).exists()
+    ]
+    if files:
+        parts += ["## Files", "\n".join(files)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _matches(names: str, benchmark: Benchmark) -> bool:
+    patterns = [re.escape(name.strip()).replace(r"\*", ".*") for name in names.split(",")]
+    return any(re.fullmatch(pattern, name) for pattern in patterns for name in benchmark.results)
+
+
+def _texts(name: str) -> list[Path]:
+    """Markdown that stands beside a result file."""
+    path = RESULTS / name
+    if path.parent != RESULTS:
+        return sorted(path.parent.glob("*.md"))
+    beside = path.with_suffix(".md")
+    return [beside] if beside.exists() else []
+
+
+def _pictures(name: str) -> list[Path]:
+    path = RESULTS / name
+    if path.parent != RESULTS:
+        return sorted(path.parent.glob("*.png"))
+    return sorted(
+        each
+        for each in path.parent.glob("*.png")
+        if re.fullmatch(rf"{re.escape(path.stem)}(-queries)?", each.stem)
+    )
+
+
+def _file(name: str, page: Path, several: bool, told: set[Path]) -> Iterator[str]:
+    """What one result file shows; pictures and texts that several files share are shown once."""
+    found = json.loads((RESULTS / name).read_text(encoding="utf-8"))
+    if several:
+        yield f"## {Path(name).stem}"
+    texts = [each for each in _texts(name) if each not in told]
+    pictures = [each for each in _pictures(name) if each not in told]
+    if not name.startswith("tangents/"):
+        if not several:
+            yield "## Measured"
+        yield _origin(found)
+        if isinstance(found.get("differs"), str):
+            yield f"What differs from the publication: {found['differs']}"
+    for picture in pictures:
+        told.add(picture)
+        yield f"![{picture.stem.replace('_', ' ')}]({os.path.relpath(picture, page.parent)})"
+    for text in texts:
+        told.add(text)
+        yield f"{'###' if several else '##'} {text.stem.replace('_', ' ').capitalize()}"
+        lower = "####" if several else "###"
+        content = re.sub(r"^#+ ", f"{lower} ", text.read_text(encoding="utf-8").strip(), flags=re.MULTILINE)
+        yield relinked(content, text.parent, page, places())
+    if not _texts(name):
+        yield from _tables(found)
+
+
+def _origin(found: Mapping[str, Any]) -> str:
+    """Command, machine, versions and seeds of a file."""
+    command = found.get("command", "not recorded")
+    command = command if isinstance(command, str) else " ".join(map(str, command))
+    lines = [("command", f"`{command}`")]
+    machine, versions = found.get("machine") or {}, found.get("versions") or {}
+    lines.append(
+        (
+            "machine",
+            ", ".join(f"{value} {key}" if key == "cores" else str(value) for key, value in machine.items()),
+        )
+    )
+    lines.append(("versions", ", ".join(f"{key} {value}" for key, value in versions.items())))
+    if "seeds" in found:
+        lines.append(("seeds", str(found["seeds"])))
+    return _table(("", ""), [(key, value) for key, value in lines if value])
+
+
+def _tables(found: Mapping[str, Any]) -> Iterator[str]:
+    """What a file without a text of its own holds, as tables."""
+    for key, value in found.items():
+        if key in {"command", "machine", "versions", "config", "seeds", "differs", "schema", "published"}:
+            continue
+        if key == "table" and value and {"method", "value"} <= set(value[0]):
+            yield _by_method(value)
+        elif isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+            keys = [name for name in value[0] if all(_plain(each.get(name)) for each in value)]
+            if keys:
+                rows = [[_number(each.get(name)) for name in keys] for each in value[:_SHOWN]]
+                yield f"**{key}**\n\n{_table(keys, rows)}"
+        elif isinstance(value, dict) and value:
+            yield from _nested(key, value)
+
+
+def _nested(key: str, value: Mapping[str, Any]) -> Iterator[str]:
+    if all(isinstance(each, dict) for each in value.values()):
+        inner = list(dict.fromkeys(name for each in value.values() for name in each))
+        keys = [name for name in inner if all(_plain(each.get(name)) for each in value.values())]
+        if keys:
+            rows = [[str(name), *(_number(each.get(one)) for one in keys)] for name, each in value.items()]
+            yield f"**{key}**\n\n{_table(('', *map(str, keys)), rows)}"
+    else:
+        rows = [(str(name), _number(each)) for name, each in value.items() if _plain(each)]
+        if rows:
+            yield f"**{key}**\n\n{_table(('', ''), rows)}"
+
+
+def _by_method(table: Sequence[Mapping[str, Any]]) -> str:
+    """A `result.json`: a line for each method, over its seeds."""
+    lines = []
+    for method in dict.fromkeys(row["method"] for row in table):
+        rows = [row for row in table if row["method"] == method]
+        values = [row["value"] for row in rows if row["value"] is not None]
+        cell = _spread(values) if len(values) == len(rows) else "not finite"
+        spent = [row["rows"] for row in rows if isinstance(row.get("rows"), int)]
+        lines.append(
+            (method, cell, _range(values), f"{round(fmean(spent)):,}" if spent else "", str(len(rows)))
+        )
+    metric = f"{table[0].get('metric', 'value')}, mean ± standard deviation"
+    return _table(("method", metric, "lowest to highest", "rows, mean", "seeds"), lines)
+
+
+def _not_reached() -> str:
+    text = published.text()
+    tables = re.split(r"^### ", text.partition("## Claims")[0], flags=re.MULTILINE)[1:]
+    missing = []
+    for part in tables:
+        title = part.partition("\n")[0]
+        names = [
+            ", ".join(cell.strip() for cell in row.split("|")[1:3])
+            for row in part.splitlines()
+            if "| not run |" in row
+        ]
+        if names:
+            missing.append(f"- **{title}**: {'; '.join(names)}")
+    off = [each for each in claims() if each.difference != "The same, rounded as there."]
+    far = list(_far())
+    paper = [f"`{each.name}`" for each in BENCHMARKS.values() if "paper" in each.sizes]
+    parts = [
+        "# What was not reached",
+        "Made from the files in `benchmarks/results`, as the other pages here.",
+        "## Problems on which learned tangents stay behind first order",
+        f"Error over first order's above {FAR:g} with the default tangent (`chosen`), mean over the seeds, "
+        "beside what training without any gradient through the box reaches on the same problem. "
+        "(`python -m benchmarks tangents --size small`)",
+        _table(("problem", "learned tangents", "no gradient", "tangents over no gradient"), far)
+        if far
+        else "None.",
+        "## Published numbers that were not run",
+        "\n".join(missing) or "None.",
+        "## Published sizes",
+        f"`--size paper` takes the settings of the publication in {', '.join(paper)}. No committed figure "
+        "is of that size: images are scikit-learn's digits or drawn shapes in the place of CIFAR-10 and "
+        "ImageNet, and trainings are shorter. Where ours is below the publication's number is said line by "
+        "line in [published numbers](published.md).",
+        "## Stated figures that the files do not bear out",
+        _claims(off) if off else "None: all stated figures are what the files say, rounded as there.",
+        "## Figures of code that has changed since",
+        "\n".join(f"- `{name}`: {sentence}" for name, sentence in published.SINCE.items()) or "None.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _far() -> Iterator[tuple[str, str, str, str]]:
+    for path in sorted((RESULTS / "tangents").glob("*.json")):
+        curves = json.loads(path.read_text(encoding="utf-8")).get("curves", {})
+        own, without = ratios(curves, "chosen"), ratios(curves, "no-gradient")
+        if own and fmean(own) > FAR:
+            beside = over_no_gradient(curves, "chosen")
+            yield (
+                path.stem,
+                f"{fmean(own):.2f}",
+                f"{fmean(without):.2f}" if without else "",
+                f"{fmean(beside):.2f}" if beside else "",
+            )
+
+
+def _claims(stated: Iterable[Claim]) -> str:
+    rows = []
+    for each in stated:
+        ours = _spread(each.ours.values) if each.ours.values else "not run"
+        rows.append(
+            (
+                f"`{each.page}`",
+                each.what,
+                each.stated,
+                ours,
+                str(len(each.ours.values) or ""),
+                each.difference,
+            )
+        )
+    return _table(("page", "what", "stated", "ours", "seeds", "difference"), rows)
+
+
+def _paged(about: str) -> str:
+    """A claim's place as it is read: the page first, in code."""
+    return re.sub(r"(README|docs/[\w/]+\.md)(?=[,:] )", lambda found: f"`{found[1]}`", about)
+
+
+def _download(path: Path, page: Path) -> str:
+    return f"[{path.relative_to(RESULTS).as_posix()}]({os.path.relpath(path, page.parent)})"
+
+
+def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', ' ') for cell in cells)} |" for cells in lines)
+
+
+def _plain(value: object) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
+def _number(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = fmean(values)
+    if not math.isfinite(mean):
+        return "not finite"
+    return _number(mean) + (f" ± {stdev(values):.2g}" if len(values) > 1 else "")
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{_number(min(values))} to {_number(max(values))}" if len(values) > 1 else ""

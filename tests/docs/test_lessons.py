@@ -1,0 +1,59 @@
+"""Tutorials and how-tos: `make docs` runs them; here is what a build would not say."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import catalogue
+from tasks.methods import METHODS
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = sorted(page for folder in ("tutorials", "howto") for page in (DOCS / folder).glob("*.md"))
+LESSONS = [page for page in PAGES if page.name != "index.md"]
+
+
+def cells(page: Path) -> list[tuple[str, str]]:
+    """Options and code of each cell."""
+    found = re.findall(r"^```\{code-cell\}\n((?::[^\n]*\n)*)(.*?)^```", page.read_text("utf-8"), re.S | re.M)
+    return [(options, code) for options, code in found]
+
+
+@pytest.mark.parametrize("folder", ["tutorials", "howto"])
+def test_every_page_is_in_its_index_once_as_a_link_and_once_in_the_tree(folder: str):
+    index = (DOCS / folder / "index.md").read_text("utf-8")
+    (tree,) = re.findall(r"```\{toctree\}(.*?)```", index, re.S)
+    there = {page.stem for page in LESSONS if page.parent.name == folder}
+    assert set(re.findall(r"^[a-z_]+$", tree, re.M)) == there
+    assert set(re.findall(r"\]\(([a-z_]+)\.md\)", index)) == there
+
+
+@pytest.mark.parametrize("page", LESSONS, ids=lambda page: page.stem)
+def test_pages_name_benchmarks_and_methods_that_there_are(page: Path):
+    text = page.read_text("utf-8")
+    known = {*catalogue.BENCHMARKS, "page"}
+    assert set(re.findall(r"python -m benchmarks (\w+)", text)) <= known
+    for named in re.findall(r"--methods ((?:[a-z][\w-]* ?)+)", text):
+        own = {"mse", "student"} if "denoised-smoothing" in text else set()
+        assert set(named.split()) <= set(METHODS) | own
+
+
+@pytest.mark.parametrize("page", LESSONS, ids=lambda page: page.stem)
+def test_code_can_be_read_and_writes_nowhere_but_in_temporary_folders(page: Path):
+    found = cells(page)
+    assert len(found) == page.read_text("utf-8").count("```{code-cell}")
+    for _, code in found:
+        ast.parse(code)
+        assert not re.search(r"runs=(?!folder|tempfile)", code)
+    if found:
+        assert page.read_text("utf-8").startswith("---\njupytext:")
+
+
+def test_tutorials_end_with_what_to_read_next():
+    for page in LESSONS:
+        if page.parent.name == "tutorials":
+            *_, last = page.read_text("utf-8").split("\n## ")
+            assert last.startswith("What next") and last.count("](") >= 2, page.name

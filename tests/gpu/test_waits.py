@@ -1,0 +1,105 @@
+"""No evaluator has the host wait for a GPU within a chunk, and it finds there what it finds on a CPU."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import zo
+from tests.gpu.pretended import PretendedGPU
+from zo.evaluators.evaluator import Problem
+from zo.perturbation import Coordinates, Directions, Perturbation
+
+
+def make_network(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    if kind == "convolutions":
+        return nn.Sequential(
+            *(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU()),
+            *(nn.Conv2d(4, 6, 3, padding=1, stride=2), nn.BatchNorm2d(6), nn.ReLU()),
+            *(nn.Conv2d(6, 6, 3, padding=1, groups=2), nn.GELU(), nn.MaxPool2d(2)),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)),
+        )
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(192, 8), nn.LayerNorm(8), nn.SiLU(), nn.Linear(8, 5), nn.Softplus()
+    )
+
+
+BATCH = torch.linspace(-1, 1, 6 * 192).sin().view(6, 3, 8, 8), torch.arange(6) % 5
+OBJECTIVE = zo.OutputLoss(lambda output, target: F.cross_entropy(output, target, reduction="none"))
+
+
+def queries_of(kind: str, parameters: zo.estimators.Parameters) -> Perturbation:
+    if kind == "directions":
+        generator = torch.Generator().manual_seed(1)
+        return Directions(1e-2 * torch.randn(4, parameters.size, generator=generator))
+    indices = torch.arange(0, parameters.size, max(1, parameters.size // 64))
+    return Coordinates(indices, parameters.steps(indices, 1e-2))
+
+
+def begun(evaluator, network, batch):
+    parameters = zo.estimators.Parameters(network)
+    base = OBJECTIVE(network, batch)
+    changes = evaluator.begin(Problem(network, parameters, OBJECTIVE, batch, len(base)), base)
+    return parameters, changes
+
+
+CASES = [
+    (zo.evaluators.Loop(), "coordinates", 0),
+    (zo.evaluators.Loop(), "directions", 0),
+    (zo.evaluators.Stacked(), "coordinates", 1),  # the sentinel's verdict
+    (zo.evaluators.Stacked(), "directions", 1),
+    (zo.evaluators.Difference(), "coordinates", 0),
+]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("layers", ["convolutions", "linear"])
+@pytest.mark.parametrize(("evaluator", "kind", "allowed"), CASES)
+@torch.no_grad()
+def test_a_chunk_is_sent_without_waiting(evaluator, kind, allowed, layers, training):
+    network = make_network(layers).train(training)
+    parameters, changes = begun(evaluator, network, BATCH)
+    expected = changes(queries_of(kind, parameters))
+    with PretendedGPU() as gpu:
+        network = gpu.network(make_network(layers).train(training))
+        parameters, changes = begun(evaluator, network, tuple(map(gpu.tensor, BATCH)))
+        queries = queries_of(kind, parameters)
+        changes(queries)  # what is made of the base once, at a step's first queries
+        with gpu.watched() as seen:
+            found = changes(queries)
+        found = found.cpu()
+    assert len(seen.waits) == allowed, seen.waits
+    assert not seen.unordered
+    assert (found - expected).abs().max() < 2e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference"])
+def test_a_step_waits_as_often_for_many_chunks_as_for_few(evaluator):
+    waits = []
+    for chunk in (16, 64):
+        with PretendedGPU() as gpu:
+            network, batch = gpu.network(make_network("convolutions")), tuple(map(gpu.tensor, BATCH))
+            rule = zo.CGE(1e-3, sparsity=zo.RandomCoordinates(128))
+            gradient = zo.LossGradient(network, OBJECTIVE, rule, evaluator=evaluator, chunk=chunk)
+            for _ in range(2):  # steps that are checked
+                gradient.backward(batch)
+            with gpu.watched() as seen:
+                gradient.backward(batch)
+        waits.append(len(seen.waits) - (128 // chunk if evaluator == "stacked" else 0))
+        assert evaluator in repr(gradient).lower()
+    assert waits[0] == waits[1] < 40
+
+
+def test_the_pretended_gpu_sees_what_waits():
+    with PretendedGPU() as gpu:
+        x = gpu.tensor(torch.tensor([1.0, 0.0, 2.0]))
+        with gpu.watched() as seen:
+            assert float(x[0]) == 1 and x[x > 0].shape == (2,) and x.cpu().device.type == "cpu"
+            assert len(torch.nonzero(x)) == 2 and x[torch.tensor([0])].shape == (1,)
+            torch.ones(3).to(x.device)
+            torch.zeros(2, device=x.device).index_add(0, gpu.tensor(torch.tensor([0, 1])), x[:2])
+        with pytest.raises(RuntimeError, match="same device"):
+            x + torch.ones(3)
+    assert len(seen.waits) == 6, seen.waits
+    assert len(seen.unordered) == 1
