@@ -226,11 +226,22 @@ def _together(
     if command.workers > 1 and not group.is_member():
         return launch.launch(line[1:], command.workers)
     with group.joined(command.timeout), group.shared_run(made) as run:
-        data = command.data or Path(run.data)
-        if group.rank() > 0:
-            return _help(run, data)
-        at_work.append(run)
-        return _work(run, data, command.tensorboard)
+        from tasks import api
+        from tasks.interruption import ending_interrupts
+        from tasks.progress import Progress
+        from tasks.work import work
+
+        first = group.rank() == 0
+        if first:
+            at_work.append(run)
+        problem = api.problem_of(run)
+        problem.folder = command.data or Path(run.data)
+        if first:
+            api.finish(run, problem, tensorboard=command.tensorboard).show()
+        elif not run.finished:  # as the first process does, in a folder that no one will see
+            with ending_interrupts():
+                work(problem, run, Progress())
+    return 0
 
 
 def _report(command: ReportCommand) -> int:
@@ -257,44 +268,19 @@ def _report(command: ReportCommand) -> int:
     return 0
 
 
-def _work(run: Run, data: Path, tensorboard: bool) -> int:
-    """Do what is left of a run, and show what came out."""
-    from tasks import api
-
-    problem = api.problem_of(run)
-    problem.folder = data
-    api.finish(run, problem, tensorboard=tensorboard).show()
-    return 0
-
-
 def _compare(command: CompareCommand) -> None:
     from tasks.progress import print_table
     from tasks.report.compare import compare
 
     found = compare(command.folders, command.page)
     for run in found.runs.to_dict("records"):
-        print(f"{run['run']}: {run['folder']} ({run['problem']}; seeds {run['seeds']}; {run['state']})")
+        print(f"{run['run']}: {run['folder']} ({run['problem']}; seeds {run['seeds']})")
     for sentence in found.sentences:
         print(sentence)
     print_table(found.figures)
     if not found.settings.empty:
         print_table(found.settings)
     print(f"Page: {found.page}")
-
-
-def _help(run: Run, data: Path) -> int:
-    """Do what the first process does, in a folder that no one will see."""
-    from tasks import api
-    from tasks.interruption import ending_interrupts
-    from tasks.progress import Progress
-    from tasks.work import work
-
-    problem = api.problem_of(run)
-    problem.folder = data
-    with ending_interrupts():
-        if not run.finished:
-            work(problem, run, Progress())
-    return 0
 
 
 def _check(command: CheckCommand) -> int:

@@ -12,9 +12,9 @@ from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
 from tasks.errors import ConfigurationError
 from tasks.methods import Cost, Method
-from tasks.pace import Tally
 from tasks.problem import Problem
 from tasks.progress import duration
+from tasks.tally import Tally
 from zo.batches import count_rows, map_tensors
 
 TRIES = 5  # evaluations of the objective, of which the quickest counts: the first one warms up

@@ -142,24 +142,35 @@ def tangents(setup: Setup) -> Trained:
     return setup.descend(gradient, begin=learn if answers else None)
 
 
-def cge(setup: Setup) -> Trained:
-    """Finite differences of the whole loss, one weight after another."""
-    return setup.descend(loss_gradient(setup, _every(setup.problem, setup.network)))
+def whole_loss(setup: Setup, kind: str) -> Trained:
+    """Finite differences of the whole loss, by a kind of `estimator` with the settings that all have."""
+    return setup.descend(loss_gradient(setup, _planned(kind, setup.problem, setup.network)))
 
 
-def sparse_cge(setup: Setup) -> Trained:
-    """Finite differences of the whole loss in some weights, drawn anew every step."""
-    return setup.descend(loss_gradient(setup, _sparse(setup.problem, setup.network)))
+def estimator(
+    kind: str,
+    mu: float,
+    *,
+    sparsity: zo.estimators.Sparsity | None = None,
+    directions: int = 1,
+    central: bool = False,
+) -> zo.estimators.Estimator[Any]:
+    """The estimator of a name.
 
-
-def rge(setup: Setup) -> Trained:
-    """Finite differences of the whole loss along random directions in all weights."""
-    return setup.descend(loss_gradient(setup, _random(setup.problem, setup.network)))
-
-
-def hybrid(setup: Setup) -> Trained:
-    """Finite differences in some weights one by one, and along random directions in all others."""
-    return setup.descend(loss_gradient(setup, _both(setup.problem, setup.network)))
+    Args:
+        kind: "cge" and "sparse-cge", one weight after another; "rge" and "sparse-rge", along random
+            directions; "hybrid", some weights one by one and random directions in all others.
+        mu: The smoothing parameter.
+        sparsity: The sets of those that have some.
+        directions: Of those that have some.
+        central: Whether differences take both signs.
+    """
+    coordinates = zo.CGE(mu, None if kind == "cge" else sparsity, central=central)
+    if kind in ("cge", "sparse-cge"):
+        return coordinates
+    if kind == "hybrid":
+        return zo.Hybrid(coordinates, zo.RGE(mu, directions, central=central))
+    return zo.RGE(mu, directions, central=central, sparsity=sparsity if kind == "sparse-rge" else None)
 
 
 def loss_gradient(
@@ -198,22 +209,10 @@ def _by_autograd(setup: Setup, stand: Callable[[BlackBoxFunction], Stand]) -> Au
     return AutogradGradient(setup.network, setup.objective, {box: stand(box) for box in setup.boxes})
 
 
-def _sparse(problem: Problem, network: nn.Module) -> zo.CGE:
+def _planned(kind: str, problem: Problem, network: nn.Module) -> zo.estimators.Estimator[Any]:
     config, size = problem.config, Parameters(network).size
-    return zo.CGE(config.mu, zo.RandomCoordinates(min(config.coordinates, size)), central=config.central)
-
-
-def _every(problem: Problem, network: nn.Module) -> zo.CGE:
-    return zo.CGE(problem.config.mu, central=problem.config.central)
-
-
-def _random(problem: Problem, network: nn.Module) -> zo.RGE:
-    config = problem.config
-    return zo.RGE(config.mu, config.directions, central=config.central)
-
-
-def _both(problem: Problem, network: nn.Module) -> zo.Hybrid:
-    return zo.Hybrid(_sparse(problem, network), _random(problem, network))
+    some = zo.RandomCoordinates(min(config.coordinates, size))
+    return estimator(kind, config.mu, sparsity=some, directions=config.directions, central=config.central)
 
 
 def cost_of_queries(gradient: zo.LossGradient, steps: int) -> Cost:
@@ -222,15 +221,11 @@ def cost_of_queries(gradient: zo.LossGradient, steps: int) -> Cost:
     return Cost(steps + queries, queries)
 
 
-def _cost_of(estimator: Callable[[Problem, nn.Module], zo.estimators.Estimator[Any]]) -> Any:  # noqa: ANN401
-    def cost(problem: Problem, steps: int) -> Cost:
-        network = problem.network()
-        gradient = zo.LossGradient(
-            network, problem.objective, estimator(problem, network), chunk=problem.config.chunk
-        )
-        return cost_of_queries(gradient, steps)
-
-    return cost
+def _cost_of_loss(problem: Problem, steps: int, kind: str) -> Cost:
+    network = problem.network()
+    planned = _planned(kind, problem, network)
+    gradient = zo.LossGradient(network, problem.objective, planned, chunk=problem.config.chunk)
+    return cost_of_queries(gradient, steps)
 
 
 def _cost_of_tangents(problem: Problem, steps: int) -> Cost:
@@ -270,12 +265,15 @@ METHODS: dict[str, Method] = {
     "student": Method(
         "Autograd around a network that learns the box's values.", student, _cost_of_base, needs_box=True
     ),
-    "sparse-cge": Method(
-        "Finite differences in some weights, drawn anew every step.", sparse_cge, _cost_of(_sparse)
-    ),
-    "cge": Method("Finite differences in every weight.", cge, _cost_of(_every)),
-    "rge": Method("Finite differences along random directions.", rge, _cost_of(_random)),
-    "hybrid": Method("Some weights one by one, the others along random directions.", hybrid, _cost_of(_both)),
+    **{
+        kind: Method(about, partial(whole_loss, kind=kind), partial(_cost_of_loss, kind=kind))
+        for kind, about in {
+            "sparse-cge": "Finite differences in some weights, drawn anew every step.",
+            "cge": "Finite differences in every weight.",
+            "rge": "Finite differences along random directions.",
+            "hybrid": "Some weights one by one, the others along random directions.",
+        }.items()
+    },
     "row-rge": Method(
         "Autograd around the box, differences at its inputs.", row_rge, _cost_of_rows, needs_box=True
     ),

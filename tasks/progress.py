@@ -46,7 +46,7 @@ class Progress:
         self._show_begin()
 
     def update(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
-        """`step` steps are done; of the metrics are shown `loss`, `queries`, `rows` and those of `Pace`."""
+        """`step` steps are done; of the metrics are shown `loss`, `queries`, `rows` and failed rows."""
         self._step = step
         if metrics is not None:
             self._metrics = metrics
@@ -106,23 +106,15 @@ class Progress:
             parts.append(f"{queries / elapsed:,.0f} queries/s")
         if self._metrics.get("rows"):
             parts.append(f"{int(self._metrics['rows']):,} rows")
-        parts += self._troubles()
+        for name, count in self._metrics.items():
+            if name.startswith("failed_"):
+                rows = "row" if count == 1 else "rows"
+                parts.append(f"{int(count):,} {rows} {name.removeprefix('failed_').replace('_', ' ')}")
         parts.append(f"{duration(elapsed)} elapsed")
         done = self._step - self._first
         if 0 < done and self._step < self._steps:
             parts.append(f"{duration(elapsed / done * (self._steps - self._step))} left")
         return ", ".join(parts)
-
-    def _troubles(self) -> list[str]:
-        """Failed rows by kind, and the use of workers, as far as they are known."""
-        parts, start = [], "failed_"
-        for name, count in self._metrics.items():
-            if name.startswith(start):
-                rows = "row" if count == 1 else "rows"
-                parts.append(f"{int(count):,} {rows} {name.removeprefix(start).replace('_', ' ')}")
-        if "workers" in self._metrics:
-            parts.append(f"{int(self._metrics['workers'])} workers {self._metrics['worker_use']:.0%} busy")
-        return parts
 
 
 class PlainProgress(Progress):

@@ -14,8 +14,8 @@ from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
 from tasks.autograd import Stand
 from tasks.errors import ProblemError, ProblemWarning
-from tasks.pace import evaluated
 from tasks.problem import evaluating
+from tasks.tally import evaluated
 from tasks.workers import group
 
 DIFFERENT = 0.01  # of how much a box's output varies: what is further off is no reference of it

@@ -134,7 +134,6 @@ class Setup:
         state: Mapping[str, Stateful] | None = None,
         figures: Callable[[], Mapping[str, float]] = dict,
         validate_every: int | None = None,
-        surrogate: Gradient | None = None,
         begin: Callable[[], None] | None = None,
     ) -> Trained:
         """Take the steps that are left along a gradient: the loop of every method.
@@ -148,8 +147,6 @@ class Setup:
             state: Further things that steps change, for the checkpoint.
             figures: Further numbers for each step's line of metrics.
             validate_every: Optimiser steps between validations; the configuration's if None.
-            surrogate: What fills `.grad` before `gradient` does, which corrects it (`zo.ControlVariate`,
-                `zo.SurrogateFilled`).
             begin: What is done once before the first step, such as a check; not in a run that goes on.
         """
         config, network = self.config, self.network
@@ -163,8 +160,6 @@ class Setup:
                 weights["lr"] = each(i)
             adam.zero_grad()
             batch = self.batch(i)
-            if surrogate is not None:
-                surrogate.backward(batch)
             loss = gradient.backward(batch)
             if update is None:
                 adam.step()
@@ -185,8 +180,6 @@ class Setup:
         kept = {"network": network, "optimizer": adam, "gradient": gradient, **(state or {})}
         if chosen is not network:
             kept["judged"] = chosen
-        if surrogate is not None:
-            kept["surrogate"] = surrogate
         outcome = train(
             self.run,
             self.stage,

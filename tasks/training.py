@@ -13,11 +13,11 @@ from blackbox.failures import noted
 from tasks.callbacks import Told
 from tasks.errors import ConfigurationError, StoppedInside, WorkersError
 from tasks.interruption import StopRequest
-from tasks.pace import Pace, Tally, recall
 from tasks.progress import Progress, make_progress
 from tasks.runs.folder import Run
 from tasks.runs.journal import Journal
 from tasks.stage import Stage, Stateful, TrainingOutcome
+from tasks.tally import Tally, recall
 from tasks.workers import group
 from zo.errors import RanksError
 
@@ -64,8 +64,8 @@ def train(
             five minutes or every step as well.
         progress: what the user sees; a bar in a terminal, lines elsewhere, if None.
         boxes: the black boxes that steps call: what they count in steps, in all processes, is kept in the
-            outcome's ledger and, as `rows`, in the metrics; failed rows and the use of workers are shown;
-            and rows that an interrupted step has run are counted where it goes on.
+            outcome's ledger and, as `rows`, in the metrics; failed rows are shown, and rows that an
+            interrupted step has run are counted where it goes on.
         begin: what is done once, before the first validation; rows are counted with those of validation.
 
     Steps of a gradient of `state` that has a `journal` (`zo.LossGradient`) lose no finished query to a kill,
@@ -98,7 +98,6 @@ def train(
     progress = showing.enter_context(make_progress()) if progress is None else progress
     progress.begin(stage, steps, done=outcome.step)
     told.start(run, stage, outcome.step, steps)
-    pace = Pace(steps, outcome.step, boxes)
     try:
         with (
             StopRequest() as stop,
@@ -135,10 +134,7 @@ def train(
                 loop.stepped(metrics, took)
                 told.stepped(outcome)
                 failed = {f"failed_{kind}": count for kind, count in outcome.ledger.failures().items()}
-                span = pace.figures(outcome.step, outcome.metrics)
-                if span:
-                    loop.log(**span, **failed)
-                progress.update(outcome.step, {**outcome.metrics, **failed, **pace.last})
+                progress.update(outcome.step, {**outcome.metrics, **failed})
                 last = outcome.step == steps
                 if last or outcome.step % validate_every == 0:
                     _judge(loop, validate, tally, told)

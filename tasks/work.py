@@ -18,7 +18,6 @@ from blackbox.wrappers import Budgeted
 from tasks import cost, methods
 from tasks.configuration import refused
 from tasks.errors import ProblemError
-from tasks.pace import Tally, recall, stack
 from tasks.problem import Problem
 from tasks.progress import Progress
 from tasks.runs import checkpoint
@@ -26,6 +25,7 @@ from tasks.runs.checkpoint import file_name
 from tasks.runs.folder import Run
 from tasks.runs.result import Result, Row
 from tasks.setup import Setup, Trained
+from tasks.tally import Tally, recall, stack
 from tasks.training import everywhere
 from tasks.workers import group
 from zo.batches import map_tensors

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import zo
+from benchmarks.images.counted import Counted
 from tasks.errors import ConfigurationError
-from tasks.image_classification.methods import Counted
 from tasks.image_classification.problem import cross_entropy
 from zo.objective import Objective
 

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 
 import zo
-from tasks.image_classification.methods import Counted
+from benchmarks.images.counted import Counted
 from zo.evaluators.state import Snapshot
 from zo.objective import Objective
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import zo
-from tasks.image_classification.methods import Counted
+from benchmarks.images.counted import Counted
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
 from zo.evaluators.state import Snapshot

@@ -9,8 +9,8 @@ import torch
 
 import zo
 from tasks.denoised_smoothing.config import WIDE, WITHOUT_QUERIES, Config, Variant, is_own, read
-from tasks.denoised_smoothing.errors import PlanError
-from tasks.pace import Tally
+from tasks.errors import ConfigurationError
+from tasks.tally import Tally
 from tasks.workers import group
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ def steps_within(budget: int, fixed: int, each: int, method: str) -> int:
     """How many steps a budget pays for.
 
     Raises:
-        PlanError: Not one.
+        ConfigurationError: Not one.
     """
     steps = (budget - fixed) // each
     if steps < 1:
-        raise PlanError(
+        raise ConfigurationError(
             f"{method}: expected a budget of at least {fixed + each:,} queries ({fixed:,} for mu, clean "
             f"images and validation, {each:,} a step), got {budget:,}. None was asked. Raise --queries, or "
             "lower --validations, --validation-images or --train-images."
@@ -74,7 +74,7 @@ def check(problem: DenoisedSmoothing) -> None:
     """Refuse budgets that pay for no step, before the first query.
 
     Raises:
-        PlanError: Naming the method.
+        ConfigurationError: Naming the method.
     """
     config, shape = problem.config, problem.images.shape
     for variant in map(read, filter(is_own, config.methods)):
@@ -94,7 +94,7 @@ def plan(problem: DenoisedSmoothing, seeds: int) -> Sequence[str]:
     """The most that the methods and the certificates of a whole run ask for.
 
     Raises:
-        PlanError: More than the run may.
+        ConfigurationError: More than the run may.
     """
     config = problem.config
     asked = {name: config.queries_of(name) for name in config.methods if is_own(name)}
@@ -102,7 +102,7 @@ def plan(problem: DenoisedSmoothing, seeds: int) -> Sequence[str]:
     certificates = len(config.methods) * images * (config.n0 + config.n)
     planned = seeds * (sum(asked.values()) + certificates)
     if config.rows is not None and planned > config.rows:
-        raise PlanError(
+        raise ConfigurationError(
             f"rows: expected a run of at most {config.rows:,} queries, got a plan of {planned:,} "
             f"({len(config.methods)} methods, {seeds} seed(s), certification included). None was asked. "
             "Raise --rows, or lower --queries, --n or --certify-images."

@@ -15,8 +15,8 @@ from torch import Tensor
 import zo
 from tasks import digits, shapes
 from tasks.denoised_smoothing.config import CNN, Config
-from tasks.denoised_smoothing.errors import ImageError, LabelError
 from tasks.denoised_smoothing.images import InMemory, Source, open_source
+from tasks.errors import DataError
 
 SPLIT, DRAW, HELD_OUT = 101, 102, 103  # first words of the keys' paths for these draws
 SHAPES, SHAPES_SETS = 21, (2000, 400, 600)  # seed, and images of the three sets
@@ -86,8 +86,8 @@ def load(config: Config) -> Sets:
     """The images that the configuration names.
 
     Raises:
-        ImageError: images outside [0, 1], of a wrong shape, or of several; or no such file.
-        LabelError: labels that are no classes, or fewer classes than two.
+        DataError: images outside [0, 1], of a wrong shape, or of several; or no such file.
+        DataError: labels that are no classes, or fewer classes than two.
         MissingExtraError: scikit-learn is not installed, for the digits.
     """
     if config.images is None and config.box == CNN:
@@ -103,14 +103,14 @@ def load(config: Config) -> Sets:
         sets = parts or _divided(_order(len(source.labels)), config.split)
     smallest = min(len(part) for part in sets)
     if smallest < 1:
-        raise ImageError(
+        raise DataError(
             f"{config.images}: expected images to train on, to choose by and to certify, got "
             f"{', '.join(str(len(part)) for part in sets)}. Give more images, or another --split."
         )
     shape = source.take(sets[0][:1]).shape[1:]
     classes = int(source.labels.max()) + 1
     if classes < 2:
-        raise LabelError(f"{config.images}: expected at least two classes, got one. Nothing is to be told.")
+        raise DataError(f"{config.images}: expected at least two classes, got one. Nothing is to be told.")
     shipped = "shapes" if config.box == CNN else "scikit-learn's digits"
     named = shipped if config.images is None else Path(config.images).name
     train, validation, test = (ImageSet(source, part) for part in sets)
@@ -139,10 +139,10 @@ def check_classes(found: Sets, classes: int, box: str) -> None:
     """Refuse labels that the box never gives.
 
     Raises:
-        LabelError: naming the largest.
+        DataError: naming the largest.
     """
     if found.classes > classes:
-        raise LabelError(
+        raise DataError(
             f"labels: expected classes from 0 to {classes - 1}, which {box} gives, got {found.classes - 1}. "
             "Number the classes as the box does."
         )

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from tasks.denoised_smoothing.errors import ImageError, LabelError
+from tasks.errors import DataError
 
 PARTS = ("train", "validation", "test")
 
@@ -36,8 +36,7 @@ class InMemory:
     """Images that are there already.
 
     Raises:
-        ImageError: they are outside [0, 1], or of a wrong shape or dtype.
-        LabelError: the labels are no whole numbers, or not one for each.
+        DataError: they are outside [0, 1], or of a wrong shape or dtype; or there is no label for each.
     """
 
     def __init__(self, where: str, images: np.ndarray, labels: np.ndarray) -> None:
@@ -52,12 +51,12 @@ def checked_images(where: str, images: np.ndarray) -> np.ndarray:
     """Images as they are, `(count, channels, height, width)`, or with the channels last put first.
 
     Raises:
-        ImageError: see the words.
+        DataError: see the words.
     """
     if images.ndim == 3:
         images = images[:, None]
     if images.ndim != 4 or not len(images):
-        raise ImageError(
+        raise DataError(
             f"{where}: expected images (count, channels, height, width), got shape {images.shape}. "
             "Stack grey or colour images of one size."
         )
@@ -66,12 +65,12 @@ def checked_images(where: str, images: np.ndarray) -> np.ndarray:
     if images.dtype == np.uint8:
         return images
     if not np.issubdtype(images.dtype, np.floating):
-        raise ImageError(
+        raise DataError(
             f"{where}: expected images of uint8, or of floats in [0, 1], got {images.dtype}. Convert them."
         )
     low, high = float(images.min()), float(images.max())
     if not (low >= 0 and high <= 1):  # "not": NaN is neither
-        raise ImageError(
+        raise DataError(
             f"{where}: expected clean images in [0, 1], got values from {low:.4g} to {high:.4g}. Scale them, "
             "and put a normalisation that the classifier needs into the classifier."
         )
@@ -82,11 +81,11 @@ def checked_labels(where: str, labels: np.ndarray, count: int) -> np.ndarray:
     """Labels `(count,)` as int64.
 
     Raises:
-        LabelError: see the words.
+        DataError: see the words.
     """
     whole = np.issubdtype(labels.dtype, np.integer)
     if labels.shape != (count,) or not whole or labels.min() < 0:
-        raise LabelError(
+        raise DataError(
             f"{where}: expected {count} labels, whole numbers from 0 on, got {labels.dtype} of shape "
             f"{labels.shape}. Number the classes as the box does."
         )
@@ -102,7 +101,6 @@ def as_floats(images: np.ndarray) -> np.ndarray:
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
 HDF5 = (".h5", ".hdf5")
-BLOCK = 1024  # images of an HDF5 file that are checked at a time
 
 Parts = list[np.ndarray] | None  # numbers of the images of each set, where they are divided already
 
@@ -128,7 +126,7 @@ class Pictures:
         for place in index:
             picture = self._read(self.files[place])
             if picture.size != self.shape:
-                raise ImageError(
+                raise DataError(
                     f"{self.files[place]}: expected {self.shape[0]} x {self.shape[1]} pixels, as "
                     f"{self.files[0].name} has, got {picture.size[0]} x {picture.size[1]}. "
                     "Give --image-size."
@@ -142,7 +140,7 @@ class Pictures:
             with Image.open(file) as opened:
                 picture = opened.copy()
         except (UnidentifiedImageError, OSError) as error:
-            raise ImageError(f"{file}: expected a picture, got: {error}. Delete or mend it.") from error
+            raise DataError(f"{file}: expected a picture, got: {error}. Delete or mend it.") from error
         if self.size is None:
             return picture
         scale = self.size / min(picture.size)
@@ -152,60 +150,17 @@ class Pictures:
         return picture.crop((left, top, left + self.size, top + self.size))
 
 
-class Hdf5:
-    """Images of an HDF5 file, read when they are asked for.
-
-    Args:
-        path: of the file.
-        names: of its data sets of images, end to end.
-        labels: of all of them.
-    """
-
-    def __init__(self, path: Path, names: list[str], labels: np.ndarray) -> None:
-        self.path, self.names = path, names
-        counts = []
-        with h5py.File(path) as file:
-            for name in names:
-                images = _array(file, name)
-                for start in range(0, max(1, len(images)), BLOCK):
-                    checked_images(f"{path}, {name}", images[start : start + BLOCK])
-                counts.append(len(images))
-        self.ends = np.cumsum(counts)
-        self.labels = checked_labels(str(path), labels, int(self.ends[-1]))
-
-    def take(self, index: np.ndarray) -> np.ndarray:
-        """See `Source`."""
-        taken: list[np.ndarray] = []
-        with h5py.File(self.path) as file:
-            for place in index:
-                which = int(np.searchsorted(self.ends, place, side="right"))
-                start = 0 if which == 0 else int(self.ends[which - 1])
-                taken.append(_array(file, self.names[which])[int(place) - start])
-        return as_floats(checked_images(str(self.path), np.stack(taken)))
-
-
-def _array(file: h5py.File, name: str) -> h5py.Dataset:
-    found = file[name]
-    if not isinstance(found, h5py.Dataset):
-        raise ImageError(f"{file.filename}, {name}: expected an array, got a group. Rename it.")
-    return found
-
-
 def open_source(path: Path, size: int | None) -> tuple[Source, Parts]:
     """The images at a path, and which belong to which set, where that is settled there.
 
     Raises:
-        ImageError: there is no such thing, or it holds no images.
+        DataError: there is no such thing, or it holds no images.
     """
     if path.is_dir():
         return _folder(path, size)
     if not path.is_file():
-        raise ImageError(f"{path}: expected a folder of pictures, .npz or .h5, found none. Check the path.")
-    if path.suffix.lower() in HDF5:
-        return _hdf5(path)
-    if path.suffix.lower() == ".npz":
-        return _npz(path)
-    raise ImageError(f"{path}: expected a folder of pictures, .npz or .h5, got {path.suffix or 'no ending'}.")
+        raise DataError(f"{path}: expected a folder of pictures, .npz or .h5, found none. Check the path.")
+    return _arrays(path)
 
 
 def _folder(path: Path, size: int | None) -> tuple[Source, Parts]:
@@ -222,7 +177,7 @@ def _folder(path: Path, size: int | None) -> tuple[Source, Parts]:
             labels += [label] * len(found)
         ends.append(len(files))
     if not files:
-        raise ImageError(
+        raise DataError(
             f"{path}: expected pictures in a folder for each class, as in {path.name}/CLASS/picture.png, "
             "found none. Formats: " + ", ".join(PICTURES)
         )
@@ -230,31 +185,26 @@ def _folder(path: Path, size: int | None) -> tuple[Source, Parts]:
     return Pictures(files, labels, size), parts
 
 
-def _hdf5(path: Path) -> tuple[Source, Parts]:
+def _arrays(path: Path) -> tuple[Source, Parts]:
     try:
-        with h5py.File(path) as file:
-            names = _names(path, set(file.keys()))
-            labels = [np.asarray(file[label]) for _, label in names]
-        source = Hdf5(path, [images for images, _ in names], np.concatenate(labels))
-    except OSError as error:
-        raise ImageError(f"{path}: expected an HDF5 file, got: {error}.") from error
-    return source, _parts([len(each) for each in labels])
-
-
-def _npz(path: Path) -> tuple[Source, Parts]:
-    try:
-        with np.load(path, allow_pickle=False) as file:  # what comes from elsewhere is never unpickled
-            names = _names(path, set(file.files))
-            images = [file[image] for image, _ in names]
-            labels = [file[label] for _, label in names]
+        if path.suffix.lower() in HDF5:
+            with h5py.File(path) as file:
+                found = {
+                    name: np.asarray(part) for name, part in file.items() if isinstance(part, h5py.Dataset)
+                }
+        elif path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) as file:  # what comes from elsewhere is never unpickled
+                found = dict(file)
+        else:
+            raise ValueError(f"{path.suffix or 'no ending'}")
     except (ValueError, OSError, EOFError) as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(f"{path}: expected arrays of numbers, got: {error}.") from error
-    checked = [checked_images(f"{path}, {n}", array) for (n, _), array in zip(names, images, strict=True)]
-    return InMemory(str(path), np.concatenate(checked), np.concatenate(labels)), _parts(
-        [len(each) for each in labels]
-    )
+        raise DataError(f"{path}: expected a folder of pictures, .npz or .h5, got: {error}.") from error
+    names = _names(path, set(found))
+    images = [checked_images(f"{path}, {name}", found[name]) for name, _ in names]
+    labels = [found[name] for _, name in names]
+    parts = np.split(np.arange(sum(map(len, labels))), np.cumsum([len(each) for each in labels])[:-1])
+    source = InMemory(str(path), np.concatenate(images), np.concatenate(labels))
+    return source, parts if len(parts) > 1 else None
 
 
 def _names(path: Path, found: set[str]) -> list[tuple[str, str]]:
@@ -263,11 +213,7 @@ def _names(path: Path, found: set[str]) -> list[tuple[str, str]]:
     for names in (divided, [("images", "labels")]):
         if all(name in found for pair in names for name in pair):
             return names
-    raise ImageError(
+    raise DataError(
         f"{path}: expected arrays 'images' and 'labels', or 'train_images', 'train_labels' and likewise for "
         f"validation and test, got {', '.join(sorted(found)) or 'none'}. Rename them."
     )
-
-
-def _parts(counts: list[int]) -> Parts:
-    return np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1]) if len(counts) > 1 else None

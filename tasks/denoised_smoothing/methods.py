@@ -26,12 +26,12 @@ from tasks.denoised_smoothing import budget, networks, smoothing_parameter
 from tasks.denoised_smoothing.classifiers.answers import Decoded
 from tasks.denoised_smoothing.classifiers.stack import Box, Twin
 from tasks.denoised_smoothing.config import WIDE, Config, Variant, read
-from tasks.denoised_smoothing.errors import BoxError
 from tasks.denoised_smoothing.networks import box_loss, image_loss
 from tasks.denoised_smoothing.smoothing_parameter import Mu
-from tasks.pace import evaluated
+from tasks.errors import ProblemError
 from tasks.setup import Setup, Trained
 from tasks.stage import TrainingOutcome
+from tasks.tally import evaluated
 from tasks.workers import group
 
 if TYPE_CHECKING:
@@ -284,10 +284,10 @@ def twin_of(box: Box) -> Twin:
     """The classifier's differentiable twin.
 
     Raises:
-        BoxError: It has none.
+        ProblemError: It has none.
     """
     if box.twin is None:
-        raise BoxError(
+        raise ProblemError(
             f"fo-ds: expected a classifier that can be differentiated, got {box.scores!r}. Leave fo-ds out "
             "of --methods, or give the network as a TorchModule."
         )

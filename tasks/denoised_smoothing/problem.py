@@ -26,7 +26,6 @@ from tasks.denoised_smoothing.classifiers import stack
 from tasks.denoised_smoothing.config import PRESETS, ZERO_ORDER, Config, is_own, read
 from tasks.denoised_smoothing.data import ImageSet, Sets
 from tasks.denoised_smoothing.deepzero import deepzero
-from tasks.denoised_smoothing.errors import FailedQueriesError
 from tasks.denoised_smoothing.methods import Batch, fo_ds, mse, none, student, twin_of, zo_ae_ds, zo_ds
 from tasks.denoised_smoothing.networks import UNKNOWN, box_loss, image_loss, predictions
 from tasks.methods import Method
@@ -34,6 +33,7 @@ from tasks.problem import evaluating
 from tasks.runs import atomic
 from tasks.runs.folder import Run, stage_name
 from tasks.setup import Setup, Trained
+from zo.errors import FailedQueriesError
 
 if TYPE_CHECKING:
     from tasks.report.findings import Findings
@@ -309,7 +309,7 @@ class DenoisedSmoothing(tasks.Problem):
             self.progress.say(f"No {ONNX} is written: {error}")
 
     def report(self, found: Findings) -> Sequence[Block]:
-        """Certificates, queries, images, and the published experiment."""
+        """Certificates, queries, images."""
         from tasks.denoised_smoothing import report
 
         return report.blocks(self.config, found)

@@ -1,4 +1,4 @@
-"""The problem's own part of the report: certificates, queries, images, and the published experiment."""
+"""The problem's own part of the report: certificates, queries, images."""
 
 from __future__ import annotations
 
@@ -6,24 +6,16 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from tasks.denoised_smoothing import published
-from tasks.denoised_smoothing.certification.accuracy import (
-    Runs,
-    colour,
-    latex_table,
-    lines,
-    markdown_table,
-    plot_certified_accuracy,
-)
-from tasks.denoised_smoothing.certification.bound import RADII, Settings
+from tasks.denoised_smoothing.certification import accuracy
+from tasks.denoised_smoothing.certification.bound import Settings
 from tasks.denoised_smoothing.certification.table import read_certificates
 from tasks.denoised_smoothing.config import Config, is_own, read
-from tasks.denoised_smoothing.problem import FACTS, ONNX, certificates_name
+from tasks.denoised_smoothing.problem import FACTS, certificates_name
 from tasks.report import html_report, pictures
 from tasks.report.findings import Findings
 from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph
@@ -32,7 +24,6 @@ from tasks.runs.folder import Run
 from tasks.runs.result import Result, Row
 
 KINDS = ("clean images", "mu", "layer ratios", "validation", "training")  # what queries are asked for
-HEADERS = ("method", "queries", *(f"r = {r:g}" for r in RADII), "ACR", "held out", "kept")
 LINES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 
 
@@ -43,29 +34,27 @@ def blocks(config: Config, found: Findings) -> Sequence[Block]:
     chosen = best_of_families(result)
     costs = queries_of(result)
     facts = json.loads((run.path / FACTS).read_text(encoding="utf-8"))
-    atomic.write_bytes(run.path / "table.md", markdown_table(runs, queries=costs).encode())
-    atomic.write_bytes(run.path / "table.tex", latex_table(runs, queries=costs).encode())
-    own = {family: lines({method: runs[method]})[0] for family, method in chosen.items()}
-    differs = published.differences(
-        config, tuple(facts["shape"]), facts["certified images"], facts["training images"]
+    table = accuracy.table(runs, costs)
+    atomic.write_bytes(run.path / "table.md", accuracy.markdown(table).encode())
+    atomic.write_bytes(run.path / "table.tex", accuracy.latex(table).encode())
+    shown = table.drop(columns=["abstained (%)", "failed queries"]).assign(
+        **{
+            "held out (%)": [_validation(rows_of(result, method)) for method in runs],
+            "kept": [_kept(rows_of(result, method)) for method in runs],
+        }
     )
     return (
         Heading("Certified accuracy"),
-        html_report.Table(HEADERS, _results(result, runs), caption=_caption(config, result)),
+        html_report.Table.of(shown, caption=_caption(config, result)),
         *_kept_starts(result),
         *_pictures(run, config, result, runs, chosen),
         _queries(result),
         *_images(found, chosen),
-        Heading("The published experiment"),
-        published.table(own),
-        Paragraph("What differs from it, and why:"),
-        html_report.Table(("what", "published", "here", "reason"), differs, prose=True),
-        Paragraph(_files(run, config)),
         Details("Data and classifier", facts),
     )
 
 
-def certificates(run: Run, methods: Sequence[str]) -> Runs:
+def certificates(run: Run, methods: Sequence[str]) -> accuracy.Runs:
     """The certificates of a run, by method and seed."""
     return {
         method: [read_certificates(run.path / certificates_name(seed, method)) for seed in run.seeds]
@@ -118,20 +107,26 @@ def against_queries(result: Result, path: Path) -> Path:
             points[family, asked.kind or ""][asked.queries or 0].append((row.queries, value))
     for family, values in levels.items():
         place.axhline(
-            float(np.mean(values)), label=family, color=colour(family), linewidth=1.4, linestyle=(0, (5, 3))
+            float(np.mean(values)),
+            label=family,
+            color=pictures.colour(family),
+            linewidth=1.4,
+            linestyle=(0, (5, 3)),
         )
     seen: dict[str, int] = defaultdict(int)
     for (family, kind), budgets in points.items():
         means = sorted(tuple(np.mean(pairs, axis=0)) for pairs in budgets.values())
         place.plot(
-            *zip(*means, strict=True), label=f"{family}:{kind}" if kind else family, color=colour(family),
-            linewidth=1.8, marker=pictures.LOOKS[family][1], markersize=6,
+            *zip(*means, strict=True), label=f"{family}:{kind}" if kind else family,
+            color=pictures.colour(family), linewidth=1.8, marker=pictures.LOOKS[family][1], markersize=6,
             linestyle=LINES[seen[family] % len(LINES)],
         )  # fmt: skip
         seen[family] += 1
         for pairs in budgets.values():
             if len(pairs) > 1:
-                place.plot(*zip(*pairs, strict=True), "o", color=colour(family), markersize=2.5, alpha=0.6)
+                place.plot(
+                    *zip(*pairs, strict=True), "o", color=pictures.colour(family), markersize=2.5, alpha=0.6
+                )
     place.set(xlabel="queries of training, all counted", ylabel="certified accuracy at r = 0.25 (%)")
     place.set_ylim(0, 103)
     if points:
@@ -146,22 +141,6 @@ def _logarithmic(axes: Axes) -> None:
     low, high = axes.get_xlim()
     between = "25" if high < 100 * low else ""  # over more decades they would run into each other
     axes.xaxis.set_minor_formatter(lambda value, _: f"{value:,.0f}" if f"{value:e}"[0] in between else "")
-
-
-def _results(result: Result, runs: Runs) -> list[tuple[str, ...]]:
-    """Under `HEADERS`: what came out and what it cost."""
-    costs = queries_of(result)
-    return [
-        (
-            line.method,
-            f"{costs[line.method]:,}",
-            *(_spread(line.accuracies[radius], ".1f") for radius in RADII),
-            _spread(line.radius, ".3f"),
-            _validation(rows_of(result, line.method)),
-            _kept(rows_of(result, line.method)),
-        )
-        for line in lines(runs)
-    ]
 
 
 def _caption(config: Config, result: Result) -> str:
@@ -192,14 +171,14 @@ def _kept_starts(result: Result) -> Sequence[Block]:
 
 
 def _pictures(
-    run: Run, config: Config, result: Result, runs: Runs, chosen: Mapping[str, str]
+    run: Run, config: Config, result: Result, runs: accuracy.Runs, chosen: Mapping[str, str]
 ) -> Sequence[Block]:
     settings = Settings(config.sigma, n=config.n, n0=config.n0, alpha=config.alpha)
     shown = {family: runs[method] for family, method in chosen.items()}
     which = ", ".join(method for family, method in chosen.items() if method != family)
     return (
         Figure(
-            plot_certified_accuracy(run.path / "certified_accuracy.png", shown, cap=settings.radius_cap),
+            accuracy.plot_certified_accuracy(run.path / "certified_accuracy.png", shown, settings.radius_cap),
             alt="Certified accuracy against the radius, a curve for each method",
             caption=(
                 "Share of test images that are right with a certificate of at least that radius. Bands: 95 % "
@@ -252,7 +231,7 @@ def _images(found: Findings, chosen: Mapping[str, str]) -> Sequence[Block]:
             pictures.image_axes(place)
             picture = np.clip(image.transpose(1, 2, 0), 0, 1)
             place.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        ink = "#333333" if name in ("clean", "noisy") else colour(name)
+        ink = "#333333" if name in ("clean", "noisy") else pictures.colour(name)
         line[0].set_ylabel(name, color=ink, fontweight="bold", rotation=0, ha="right", va="center")
     return (
         Heading("Images"),
@@ -267,28 +246,11 @@ def _images(found: Findings, chosen: Mapping[str, str]) -> Sequence[Block]:
     )
 
 
-def _files(run: Run, config: Config) -> str:
-    exported = (run.path / ONNX).exists()
-    onnx = f"The denoiser that validation chose among those from queries is {ONNX}. " if exported else ""
-    example = certificates_name(run.seeds[0], config.methods[-1])
-    return (
-        f"{onnx}Certificates are tables with the columns of Cohen et al. (2019), such as {example}; beside "
-        "each lies what it hangs on, the clamp to [0, 1] between denoiser and classifier included. The table "
-        "above is in table.md and table.tex."
-    )
-
-
-def _spread(values: Sequence[float], form: str) -> str:
-    """Mean and standard deviation over seeds."""
-    mean = format(fmean(values), form)
-    return mean if len(values) < 2 else f"{mean} ± {format(stdev(values), form)}"
-
-
 def _validation(rows: Sequence[Row]) -> str:
     values = [row.extra["validation accuracy"] for row in rows]
     if any(value is None for value in values):
         return "-"
-    return _spread([100 * float(value) for value in values if value is not None], ".1f")
+    return accuracy.spread([100 * float(value) for value in values if value is not None], ".1f")
 
 
 def _kept(rows: Sequence[Row]) -> str:

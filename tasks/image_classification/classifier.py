@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from blackbox.checks import nearest
-from tasks.errors import CheckpointError, ConfigurationError
-from tasks.image_classification import networks
-from tasks.image_classification.config import Config
+from tasks.api import load
+from tasks.errors import ConfigurationError
 from tasks.image_classification.data.images import Normalisation
 from tasks.image_classification.data.loading import CLASSES, IMAGE_SHAPES, NORMALISATIONS
-from tasks.runs.checkpoint import Checkpoints
-from tasks.runs.folder import Run
 
 ROWS = 500  # images that go through the network together
-TASK = "image-classification"
 
 
 @dataclass(frozen=True)
@@ -60,7 +54,7 @@ class Classifier:
 
 
 def load_classifier(folder: Path | str, method: str, seed: int = 0) -> Classifier:
-    """The network that a method ended with, with the weights that validation chose.
+    """The network that a method of a finished run ended with, with the weights that validation chose.
 
         classifier = load_classifier("runs/image-classification-demo-...", "deepzero")
         names = [classifier.classes[label] for label in classifier.predict(images)]
@@ -74,48 +68,19 @@ def load_classifier(folder: Path | str, method: str, seed: int = 0) -> Classifie
         seed: one of the run's.
 
     Raises:
-        RunFolderError: the folder holds no run.
+        RunFolderError: the folder holds no run, or the run is not finished.
         ConfigurationError: it is of another task, or has no such method or seed.
-        CheckpointError: the method's training is not finished.
+        CheckpointError: its settings were changed.
     """
-    run = Run.open(Path(folder))
-    if run.task != TASK:
-        raise ConfigurationError(f"{run.path}: expected a run of {TASK}, got one of {run.task}.")
-    config = run.configuration(Config)
-    if method not in config.methods:
+    from tasks.image_classification.problem import ImageClassification
+
+    run = load(folder)
+    problem = run.problem
+    if not isinstance(problem, ImageClassification):
         raise ConfigurationError(
-            f"{run.path}: expected one of its methods ({', '.join(config.methods)}), got {method!r}. "
-            f"{nearest(method, config.methods)}"
+            f"{run.path}: expected a run of image-classification, got one of {run.result.task}."
         )
-    if seed not in run.seeds:
-        raise ConfigurationError(f"{run.path}: expected one of its seeds {list(run.seeds)}, got {seed}.")
-    classes, shape = CLASSES[config.dataset], IMAGE_SHAPES[config.dataset]
-    network = networks.make(config.network, len(classes), shape, width=config.width, seed=seed)
-    made = Classifier(network.eval(), NORMALISATIONS[config.dataset], classes, shape)
-    if method == "none":
-        return made
-    content = Checkpoints(run.path, f"seed-{seed}/{method}").load()
-    if content is None or not content["finished"]:
-        came = "no checkpoint" if content is None else f"one of step {content['outcome']['step']}"
-        raise CheckpointError(
-            f"{run.path}, {method}, seed {seed}: expected the end of its training, got {came}. "
-            f"Go on with: blackbox resume {run.path}"
-        )
-    try:
-        network.load_state_dict(_weights(content["state"]))
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{run.path}, {method}, seed {seed}: expected weights that fit {config.network}, got others: "
-            f"{error}. Was the function that makes the network changed since?"
-        ) from error
-    return made
-
-
-def _weights(state: dict[str, Any]) -> dict[str, Tensor]:
-    """Those that were validated: the averaged ones where the run had some."""
-    if "judged" not in state:
-        return state["network"]
-    inside = "module."
-    return {
-        name.removeprefix(inside): value for name, value in state["judged"].items() if name.startswith(inside)
-    }
+    problem.config = replace(problem.config, device="cpu")
+    dataset = problem.config.dataset
+    network = run.network(method, seed).eval()
+    return Classifier(network, NORMALISATIONS[dataset], CLASSES[dataset], IMAGE_SHAPES[dataset])

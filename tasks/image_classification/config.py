@@ -48,16 +48,11 @@ class Config(tasks.Config):
     """Of SGD."""
     weight_decay: NotNegative = 5e-4
     """Of SGD, on all parameters."""
-    update: Literal["all", "set"] = "all"
-    """Of methods on sparse sets: "all", SGD moves every weight, by momentum and decay where the gradient is
-    zero; "set", what is outside the step's set stays as it is, momentum included."""
-    averaging: Fraction = 0.0
-    """Decay of an exponential mean of the weights, which then is what is validated and tested; 0 for none."""
 
     mu: Positive = 5e-3
     """Smoothing parameter of all gradients from function values."""
     sparsity: Fraction = 0.95
-    """Part of the scored weights that a step leaves out."""
+    """Part of the scored weights, all but biases and norms, that a step leaves out."""
     ratios: Literal["zo-grasp", "grasp", "zo-snip", "snip", "synflow", "magnitude", "random", "uniform"] = (
         "zo-grasp"
     )
@@ -66,9 +61,6 @@ class Config(tasks.Config):
     """Random directions of zo-grasp and zo-snip."""
     pruning_images: Count = 256
     """Training images by which weights are scored."""
-    dense: Literal["none", "norms", "norms and last"] = "norms"
-    """What is in every set: "norms", all biases and norms, as in the published code; "norms and last", the
-    last layer as well; "none", nothing."""
     redraw: Literal["epoch", "steps", "never"] = "epoch"
     """When the set is drawn anew: every pass over the images ("epoch"), every `redraw_steps` "steps", or
     "never"."""

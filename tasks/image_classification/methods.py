@@ -10,47 +10,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import zo
+from tasks import methods as shared
+from tasks.autograd import AutogradGradient
 from tasks.image_classification.config import Config
 from tasks.image_classification.sparse_set import coordinates, kept_mask, rule, sparse_set, uniform_ratios
 from tasks.methods import Cost, Method, loss_gradient
 from tasks.problem import Problem
 from tasks.setup import Gradient, Setup, Trained
-from zo.masked_step import masked_step
 from zo.objective import Objective
 
 ON_SETS = {"deepzero", "sparse-rge", "hybrid", "fo-sparse-gradient"}
 """Methods on sets by layer ratios; at the same steps they are the same sets."""
 
 
-class Counted:
-    """Steps done and queries spent, for the log and for the checkpoint: all that most gradients keep."""
-
-    def __init__(self) -> None:
-        self.counts = zo.QueryCounts()
-
-    def metrics(self) -> dict[str, float]:
-        """The counts, by name."""
-        return {name: float(count) for name, count in asdict(self.counts).items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The counts."""
-        return asdict(self.counts)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from counts."""
-        self.counts = zo.QueryCounts(**state)
-
-
-class ExactGradient(Counted):
+class ExactGradient(AutogradGradient):
     """Autograd's gradient; with a sparsity, zero outside the step's set.
 
     The set is the one that `LossGradient` with the same sparsity and seed has at the same step.
@@ -69,33 +50,25 @@ class ExactGradient(Counted):
         sparsity: zo.estimators.Sparsity | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.network = network
-        self.objective = objective
-        self.sparsity = sparsity
+        super().__init__(network, objective, {})
+        self.sparsity, self._key = sparsity, zo.estimators.Key(seed)
         self.parameters = zo.estimators.Parameters(network)
-        self._key = zo.estimators.Key(seed)
 
     def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
         """One backward pass; the mean loss of the batch."""
-        with torch.enable_grad():
-            loss = self.objective(self.network, batch).mean()
-            slopes = torch.autograd.grad(loss, self.parameters.tensors, materialize_grads=True)
-        for tensor, slope, inside in zip(self.parameters.tensors, slopes, self._masks(), strict=True):
-            if inside is not None:
-                slope = torch.where(inside.to(slope.device), slope, 0.0)
-            tensor.grad = slope if tensor.grad is None else tensor.grad + slope
-        self.counts.steps += 1
-        return loss.detach()
-
-    def _masks(self) -> list[Tensor | None]:
-        """For each tensor where its gradient counts; None for everywhere."""
-        parameters = self.parameters
+        parameters, step = self.parameters, self.counts.steps
         if self.sparsity is None:
-            return [None] * len(parameters.tensors)
+            return super().backward(batch)
+        before = [tensor.grad for tensor in parameters.tensors]
+        self.network.zero_grad(set_to_none=True)
+        loss = super().backward(batch)
         inside = torch.zeros(parameters.size, dtype=torch.bool)
-        inside[self.sparsity.draw(parameters, self._key.at(self.counts.steps))] = True
-        return list(parameters.split(inside))
+        inside[self.sparsity.draw(parameters, self._key.at(step))] = True
+        for tensor, mask, earlier in zip(parameters.tensors, parameters.split(inside), before, strict=True):
+            slope = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+            slope = torch.where(mask.to(slope.device), slope, 0.0)
+            tensor.grad = slope if earlier is None else earlier + slope
+        return loss
 
 
 def descend(
@@ -103,17 +76,15 @@ def descend(
     gradient: Gradient,
     *,
     learning_rate: float | None = None,
-    sparsity: zo.estimators.Sparsity | None = None,
     spent: int = 0,
     update: Callable[[int], None] | None = None,
 ) -> Trained:
-    """SGD along a method's gradient, with a warm-up; the mean of the weights is kept if the settings say so.
+    """SGD along a method's gradient, with a warm-up.
 
     Args:
         setup: What is trained, with its settings.
         gradient: Of its network's weights.
         learning_rate: After the warm-up; the setup's if None.
-        sparsity: Whose sets alone are moved, with update "set"; None for all weights.
         spent: Queries before the first step, each on the images by which weights are scored.
         update: What step i does with `.grad`; SGD if None.
     """
@@ -123,23 +94,6 @@ def descend(
     sgd = torch.optim.SGD(
         network.parameters(), setup.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
     )
-    parameters = zo.estimators.Parameters(network)
-    on_set = sparsity if config.update == "set" else None
-    averaged = None
-    if config.averaging:
-        averaged = AveragedModel(
-            network, multi_avg_fn=get_ema_multi_avg_fn(config.averaging), use_buffers=True
-        )
-
-    def step(i: int) -> None:
-        if update is not None:
-            update(i)
-        elif on_set is None:
-            sgd.step()
-        else:
-            masked_step(sgd, parameters, on_set.draw(parameters, zo.estimators.Key(setup.seed, i)))
-        if averaged is not None:
-            averaged.update_parameters(network)
 
     def figures() -> dict[str, float]:
         counts = gradient.metrics()
@@ -152,10 +106,9 @@ def descend(
         }
 
     trained = setup.descend(
-        gradient, optimizer=sgd, rate=partial(rate, setup), update=step, judged=averaged, figures=figures
+        gradient, optimizer=sgd, rate=partial(rate, setup), update=update, figures=figures
     )
-    chosen: Any = network if averaged is None else averaged.module
-    return replace(trained, network=chosen, queries=spent + trained.queries)
+    return replace(trained, queries=spent + trained.queries)
 
 
 def rate(setup: Setup, step: int) -> float:
@@ -173,15 +126,9 @@ def estimator(
     method: str, config: Config, network: nn.Module, sparsity: zo.estimators.Sparsity
 ) -> zo.estimators.Estimator[Any]:
     """The estimator of a method, on the sparse set where it takes one."""
-    mu, central = config.mu, config.central
-    if method in ("deepzero", "sparse-cge"):
-        return zo.CGE(mu, sparsity, central)
-    if method == "cge":
-        return zo.CGE(mu, central=central)
-    q = directions(config, network)
-    if method == "hybrid":
-        return zo.Hybrid(zo.CGE(mu, sparsity, central), zo.RGE(mu, q, central=central))
-    return zo.RGE(mu, q, central=central, sparsity=sparsity if method == "sparse-rge" else None)
+    kind = "sparse-cge" if method == "deepzero" else method
+    q = 1 if kind in ("cge", "sparse-cge") else directions(config, network)
+    return shared.estimator(kind, config.mu, sparsity=sparsity, directions=q, central=config.central)
 
 
 def directions(config: Config, network: nn.Module) -> int:
@@ -207,8 +154,6 @@ def zeroth_order(setup: Setup) -> Trained:
         setup,
         loss_gradient(setup, estimator(name, config, network, sparsity), config.evaluator),
         learning_rate=config.noisy_learning_rate if name in ("rge", "sparse-rge", "hybrid") else None,
-        # cge and rge have no set, and hybrid has a gradient outside its set as well
-        sparsity=sparsity if name in ("deepzero", "sparse-cge", "sparse-rge") else None,
         spent=spent,
     )
 
@@ -222,7 +167,7 @@ def fo_sparse_gradient(setup: Setup) -> Trained:
     """fo-sparse-gradient: exact gradients on the sets that deepzero has at the same steps."""
     chosen = sparse_set(setup)
     gradient = ExactGradient(setup.network, setup.objective, chosen.sparsity, setup.seed)
-    return descend(setup, gradient, sparsity=chosen.sparsity, spent=chosen.queries)
+    return descend(setup, gradient, spent=chosen.queries)
 
 
 def fo_sparse_weight(setup: Setup) -> Trained:
@@ -234,7 +179,7 @@ def fo_sparse_weight(setup: Setup) -> Trained:
             tensor.mul_(mask.to(tensor.device))
     fixed = zo.FixedCoordinates(torch.nonzero(kept).flatten())
     gradient = ExactGradient(network, setup.objective, fixed, setup.seed)
-    return descend(setup, gradient, sparsity=fixed)
+    return descend(setup, gradient)
 
 
 def _cost(name: str) -> Callable[[Problem, int], Cost]:
@@ -246,7 +191,7 @@ def _cost(name: str) -> Callable[[Problem, int], Cost]:
         sparsity: zo.estimators.Sparsity = _some(config, network)
         if name in ON_SETS:
             scoring = _cost_of_ratios(problem)
-            even = uniform_ratios(network, config.sparsity, config.dense)
+            even = uniform_ratios(network, config.sparsity)
             sparsity = rule(config, even, steps=steps, epoch=steps)
         planned = estimator(name, config, network, sparsity)
         gradient = zo.LossGradient(

@@ -24,7 +24,7 @@ from tasks.image_classification.data import (
     Images,
     load,
 )
-from tasks.image_classification.data.loading import CLASSES, IMAGE_SHAPES
+from tasks.image_classification.data.loading import CLASSES, IMAGE_SHAPES, TRAIN
 from tasks.image_classification.methods import METHODS, ON_SETS
 from tasks.image_classification.sparse_set import check_sparsity, coordinates
 from tasks.problem import evaluating
@@ -88,6 +88,12 @@ class ImageClassification(tasks.Problem):
     def data(self) -> tasks.Data:
         """Batches of normalised images `(rows, channels, height, width)` and labels `(rows,)`."""
         return tasks.Data(lambda seed, step: self.epochs(seed).batch(step))
+
+    @property
+    def epoch_steps(self) -> int:
+        """Optimiser steps of a pass over the training images, known without them."""
+        config = self.config
+        return (config.train_images or TRAIN[config.dataset]) // config.batch
 
     def epochs(self, seed: int) -> Epochs:
         """The training batches of a seed: the same for every method."""
@@ -161,7 +167,7 @@ class ImageClassification(tasks.Problem):
         }
 
     def report(self, found: Findings) -> Sequence[Block]:
-        """Sentences on the accuracies, and pictures: accuracies, layer ratios, confusions, examples."""
+        """Sentences on the accuracies, and pictures: layer ratios, confusions, examples."""
         from tasks.image_classification import report
 
         return report.blocks(found, self.config)

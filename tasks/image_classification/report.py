@@ -19,7 +19,6 @@ from tasks.report.html_report import Block, Figure, Heading, Paragraph
 from tasks.runs.result import Result
 from zo.pruning import LayerRatios
 
-INK = "#333333"
 SHOWN = 4  # confusions side by side
 
 
@@ -33,14 +32,8 @@ def blocks(found: Findings, config: Config) -> Sequence[Block]:
     folder, first = found.run.path, found.seeds[0]
     fields, classes = found.fields[first], CLASSES[config.dataset]
     pictured = "deepzero" if "deepzero" in fields else next(iter(fields))
-    several = " Points are seeds, the line is what they span." if len(found.seeds) > 1 else ""
     return (
         *map(Paragraph, sentences(found.result, config)),
-        Figure(
-            bars(found.result, 1 / len(classes), folder / "accuracy.png"),
-            alt="Bars of the test accuracy of each method",
-            caption=f"Accuracy on test images; the dashed line is what guessing gives.{several}",
-        ),
         *_ratios(folder, first),
         Heading("What is taken for what"),
         Figure(
@@ -85,28 +78,6 @@ def accuracies(result: Result) -> dict[str, list[Any]]:
     return found
 
 
-def bars(result: Result, chance: float, path: Path) -> Path:
-    """Test accuracy of each method: mean, range and every seed; and what guessing gives."""
-    found = accuracies(result)
-    made, axes = pictures.figure(6.4, 0.42 * len(found) + 1.0)
-    place: Axes = axes[0, 0]
-    look = pictures.looks(found)
-    for line, (method, values) in enumerate(found.items()):
-        if None in values:
-            place.text(0, line, " not finite", va="center", fontsize=9, color=INK)
-            continue
-        seeds = 100 * np.array(values)
-        place.barh(line, seeds.mean(), 0.62, color=look[method][0], linewidth=0)
-        if len(seeds) > 1:
-            place.plot([seeds.min(), seeds.max()], [line, line], color=INK, linewidth=1)
-            place.plot(seeds, np.full(len(seeds), line), "o", color=INK, markersize=3)
-        _beside(place, f"{seeds.mean():.1f}", seeds.max(), line)
-    place.axvline(100 * chance, color="#999999", linestyle="--", linewidth=1)
-    place.set_xlabel("test accuracy (%)")
-    _rows(place, list(found), 0.1)
-    return pictures.save(made, path)
-
-
 def ratios(given: LayerRatios, path: Path) -> Path:
     """The part of each scored layer that a step's set holds, with the number of weights kept."""
     layers = [layer for layer in given.layers if layer.kept < layer.size] or list(given.layers)
@@ -115,10 +86,15 @@ def ratios(given: LayerRatios, path: Path) -> Path:
     parts = [100 * layer.kept / layer.size for layer in layers]
     place.barh(range(len(layers)), parts, 0.7, color=pictures.colour("deepzero"), linewidth=0)
     for line, layer in enumerate(layers):
-        _beside(place, f"{layer.kept:,} of {layer.size:,}", parts[line], line)
+        told, at = f"{layer.kept:,} of {layer.size:,}", (parts[line], line)
+        place.annotate(told, at, (4, 0), textcoords="offset points", va="center", fontsize=8, color="#333333")
     place.axvline(100 * (1 - given.sparsity), color="#999999", linestyle="--", linewidth=1)
     place.set_xlabel("part of the layer in a step's set (%)")
-    _rows(place, [layer.name for layer in layers], 0.22)
+    place.set_yticks(range(len(layers)), [layer.name for layer in layers])
+    place.set_ylim(len(layers) - 0.5, -0.5)
+    place.grid(visible=False, axis="y")
+    place.margins(x=0.22)
+    place.set_xlim(left=0)
     return pictures.save(made, path)
 
 
@@ -184,17 +160,3 @@ def _ratios(folder: Path, seed: int) -> Sequence[Block]:
             caption=f"Seed {seed}; the dashed line is the part that is kept of all.",
         ),
     )
-
-
-def _beside(place: Axes, text: str, x: float, line: int) -> None:
-    """Text to the right of a bar."""
-    place.annotate(text, (x, line), (4, 0), textcoords="offset points", va="center", fontsize=8, color=INK)
-
-
-def _rows(place: Axes, names: Sequence[str], margin: float) -> None:
-    """A named row for each bar, from the top down, from zero to the right."""
-    place.set_yticks(range(len(names)), names)
-    place.set_ylim(len(names) - 0.5, -0.5)
-    place.grid(visible=False, axis="y")
-    place.margins(x=margin)
-    place.set_xlim(left=0)

@@ -38,34 +38,19 @@ class SparseSet:
     queries: int
 
 
-def dense_names(network: nn.Module, dense: str) -> list[str]:
-    """Parameters that are in every set: none, all but matrices and kernels, or those and the last layer.
-
-    Args:
-        network: as it was made.
-        dense: "none", "norms" or "norms and last".
-    """
-    named = _trained(network)
-    if dense == "none":
-        return []
-    kept = {name for name, tensor in named.items() if tensor.ndim < 2}
-    if dense == "norms and last":
-        matrices = [name for name in named if name not in kept]
-        kept.add(matrices[-1])
-    return [name for name in named if name in kept]
+def dense_names(network: nn.Module) -> list[str]:
+    """Parameters that are in every set, as in the published code: all biases and norms."""
+    return [name for name, tensor in _trained(network).items() if tensor.ndim < 2]
 
 
 def check_sparsity(network: nn.Module, config: Config) -> None:
     """Refuse, before anything is trained, a sparsity that leaves some layer without a weight.
 
     Raises:
-        ConfigurationError: fewer weights are left than there are layers to score, or there are none to score.
+        ConfigurationError: fewer weights are left than there are layers to score.
     """
-    sparsity, dense = config.sparsity, config.dense
-    scored = _scored(network, dense)
-    sizes = [tensor.numel() for tensor in scored.values()]
-    if not sizes:
-        raise refused("dense", "weights that are not dense", dense)
+    sparsity = config.sparsity
+    sizes = [tensor.numel() for tensor in _trained(network).values() if tensor.ndim > 1]
     kept = round((1 - sparsity) * sum(sizes))
     if kept < len(sizes):
         highest = 1 - len(sizes) / sum(sizes)
@@ -79,9 +64,9 @@ def check_sparsity(network: nn.Module, config: Config) -> None:
 
 def coordinates(network: nn.Module, config: Config) -> int:
     """Weights in a step's set: the part of the scored ones that is left, and all dense ones."""
-    scored = _scored(network, config.dense)
-    total = sum(tensor.numel() for tensor in _trained(network).values())
-    size = sum(tensor.numel() for tensor in scored.values())
+    trained = _trained(network).values()
+    total = sum(tensor.numel() for tensor in trained)
+    size = sum(tensor.numel() for tensor in trained if tensor.ndim > 1)
     return round((1 - config.sparsity) * size) + total - size
 
 
@@ -91,14 +76,14 @@ def sparse_set(setup: Setup) -> SparseSet:
 
     def find(journal: Journal) -> tuple[LayerRatios, int]:
         if config.ratios == "uniform":
-            return uniform_ratios(setup.network, config.sparsity, config.dense), 0
+            return uniform_ratios(setup.network, config.sparsity), 0
         scored = scores(setup, config.ratios, journal)
         least = SHARE * (1 - config.sparsity)
         return zo.pruning.layer_ratios(scored, config.sparsity, minimum=least), scored.queries
 
     found = layer_ratios.kept(setup, ratios_name(setup.seed), find)
     problem: Any = setup.problem  # an ImageClassification, whose module imports this one
-    drawn = rule(config, found.layers, steps=setup.steps, epoch=problem.epochs(setup.seed).steps)
+    drawn = rule(config, found.layers, steps=setup.steps, epoch=problem.epoch_steps)
     return SparseSet(drawn, found.layers, found.queries)
 
 
@@ -159,7 +144,7 @@ def scores(setup: Setup, method: str, journal: Journal | None = None) -> zo.prun
         network,
         setup.objective,
         batch,
-        dense=dense_names(network, config.dense) or None,
+        dense=dense_names(network) or None,
         mu=config.mu,
         q=config.pruning_directions,
         inputs=batch[0],
@@ -171,19 +156,14 @@ def scores(setup: Setup, method: str, journal: Journal | None = None) -> zo.prun
     )
 
 
-def uniform_ratios(network: nn.Module, sparsity: float, dense: str) -> LayerRatios:
+def uniform_ratios(network: nn.Module, sparsity: float) -> LayerRatios:
     """The same part of every layer, and at least one weight."""
-    whole = set(dense_names(network, dense))
+    whole = set(dense_names(network))
     layers = []
     for name, tensor in _trained(network).items():
         kept = tensor.numel() if name in whole else max(1, round((1 - sparsity) * tensor.numel()))
         layers.append(zo.pruning.Layer(name, tensor.numel(), kept))
     return LayerRatios("uniform", sparsity, tuple(layers))
-
-
-def _scored(network: nn.Module, dense: str) -> dict[str, nn.Parameter]:
-    whole = set(dense_names(network, dense))
-    return {name: tensor for name, tensor in _trained(network).items() if name not in whole}
 
 
 def _trained(network: nn.Module) -> dict[str, nn.Parameter]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from shlex import quote
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
@@ -30,22 +30,17 @@ class Side:
     Attributes:
         name: "A" for the first: folders' names are long.
         run: The folder.
-        result: None where the run is not finished.
+        result: What it found.
     """
 
     name: str
     run: Run
-    result: Result | None
+    result: Result
 
-    @property
+    @cached_property
     def scores(self) -> dict[str, Score]:
-        """By method; empty where the run is not finished."""
-        return {} if self.result is None else {score.method: score for score in findings.scores(self.result)}
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """In the order of the run."""
-        return tuple(self.scores) or tuple(self.run.config.get("methods") or ())
+        """By method, in the order of the run."""
+        return {score.method: score for score in findings.scores(self.result)}
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ class Comparison:
     """What several runs have in common and what they do not.
 
     Attributes:
-        runs: A line for each run: its letter, folder, problem and state.
+        runs: A line for each run: its letter, folder, problem and seeds.
         sentences: What a reader should know before the figures.
         figures: A line for each method, a column for each run; for two runs of one problem their ratio too.
         rows: The rows that training took, in the same columns.
@@ -70,19 +65,37 @@ class Comparison:
 
 
 def compare(folders: Sequence[Path], page: Path) -> Comparison:
-    """Set runs side by side and write a page of it, with its plot as PNG beside it.
+    """Set finished runs side by side and write a page of it, with its plot as PNG beside it.
 
     Args:
-        folders: Of two runs or more, finished or not; no code is executed.
+        folders: Of two runs or more; no code is executed.
         page: The HTML file to write.
 
     Raises:
         ConfigurationError: Fewer than two different folders are given.
-        RunFolderError: One of them is no run.
+        RunFolderError: One of them is no run, or not finished.
     """
-    sides = _sides(folders)
-    runs, told, figures = _runs(sides), _sentences(sides), _figures(sides)
-    rows, differing = _rows(sides), _settings(sides)
+    import pandas
+
+    paths = [Path(folder).resolve() for folder in folders]
+    if not 2 <= len(set(paths)) == len(paths) <= len(ascii_uppercase):
+        given = ", ".join(map(str, folders)) or "none"
+        raise ConfigurationError(
+            f"compare: expected the folders of two different runs or more, got {given}. Name each once."
+        )
+    named = zip(ascii_uppercase, paths, strict=False)
+    sides = [Side(name, Run.open(path), Result.read(path)) for name, path in named]
+    runs = pandas.DataFrame(
+        {
+            "run": side.name,
+            "folder": str(side.run.path),
+            "problem": f"{side.run.task}, {side.run.preset}",
+            "seeds": _listed(side.run.seeds),
+            "finished": side.result.finished,
+        }
+        for side in sides
+    )
+    told, figures, rows, differing = _sentences(sides), _figures(sides), _rows(sides), _settings(sides)
     blocks: list[Block] = [Table.of(runs, prose=True), Table.of(figures, caption=_caption(sides))]
     if not rows.empty:
         blocks.append(Table.of(rows, caption="Rows that training took, mean over seeds."))
@@ -92,44 +105,8 @@ def compare(folders: Sequence[Path], page: Path) -> Comparison:
         blocks.append(html_report.Paragraph("All settings are the same."))
     else:
         blocks.append(Table.of(differing, prose=True, caption="Settings that differ."))
-    blocks += [
-        Details(f"Machine and versions: {side.name}", {**side.result.machine, **side.result.versions})
-        for side in sides
-        if side.result is not None
-    ]
     html_report.write(page, Page(f"{len(sides)} runs compared", told, blocks))
     return Comparison(runs, told, figures, rows, differing, page)
-
-
-def _sides(folders: Sequence[Path]) -> list[Side]:
-    paths = [Path(folder).resolve() for folder in folders]
-    if len(set(paths)) < max(2, len(paths)):
-        given = ", ".join(map(str, folders)) or "none"
-        raise ConfigurationError(
-            f"compare: expected the folders of two different runs or more, got {given}. Name each once."
-        )
-    sides = []
-    for number, path in enumerate(paths):
-        run = Run.open(path)
-        name = ascii_uppercase[number] if number < len(ascii_uppercase) else str(number + 1)
-        sides.append(Side(name, run, Result.read(path) if run.finished else None))
-    return sides
-
-
-def _runs(sides: Sequence[Side]) -> pandas.DataFrame:
-    import pandas
-
-    lines = [
-        {
-            "run": side.name,
-            "folder": str(side.run.path),
-            "problem": f"{side.run.task}, {side.run.preset}",
-            "seeds": _listed(side.run.seeds),
-            "state": "not finished" if side.result is None else f"finished {side.result.finished}",
-        }
-        for side in sides
-    ]
-    return pandas.DataFrame(lines)
 
 
 def _sentences(sides: Sequence[Side]) -> list[str]:
@@ -139,12 +116,6 @@ def _sentences(sides: Sequence[Side]) -> list[str]:
         told.append(
             f"These are runs of different problems, whose figures say nothing about each other: {each}."
         )
-    for side in sides:
-        if side.result is None:
-            told.append(
-                f"{side.name} is not finished, and has no figures yet; its curves end where it stands. "
-                f"Finish it with: blackbox resume {quote(str(side.run.path))}"
-            )
     first, *others = sides
     for side in others:
         if side.run.seeds != first.run.seeds:
@@ -160,7 +131,7 @@ def _sentences(sides: Sequence[Side]) -> list[str]:
         versions = changes(first.run.versions, side.run.versions)
         if versions:
             told.append(f"The versions differ, {first.name} -> {side.name}: {versions}.")
-        if first.result and side.result and first.result.machine != side.result.machine:
+        if first.result.machine != side.result.machine:
             told.append(
                 f"{first.name} and {side.name} ran on different machines: do not compare their times."
             )
@@ -182,22 +153,16 @@ def _figures(sides: Sequence[Side]) -> pandas.DataFrame:
     lines = []
     for method in _methods(sides):
         line: dict[str, Any] = {"method": method}
-        for side in sides:
-            score = side.scores.get(method)
-            told = "-" if score is None else str(score)
-            line[side.name] = told if score is None or len(metrics) == 1 else f"{score.metric} {told}"
+        found = [side.scores.get(method) for side in sides]
+        for side, score in zip(sides, found, strict=True):
+            named = "" if score is None or len(metrics) == 1 else f"{score.metric} "
+            line[side.name] = "-" if score is None else f"{named}{score}"
         if len(sides) == 2 and _one_problem(sides):
-            line["ratio"] = _ratio(*(side.scores.get(method) for side in sides))
+            one, other = (math.nan if score is None else score.mean for score in found)
+            ratio = other / one if one else math.nan
+            line["ratio"] = f"{ratio:.3g}" if math.isfinite(ratio) else "-"
         lines.append(line)
-    return pandas.DataFrame(lines, columns=None if lines else ["method", *(side.name for side in sides)])
-
-
-def _ratio(one: Score | None, other: Score | None) -> str:
-    """The second run's figure in multiples of the first's."""
-    if one is None or other is None or one.metric != other.metric or not one.mean:
-        return "-"
-    ratio = other.mean / one.mean
-    return f"{ratio:.3g}" if math.isfinite(ratio) else "-"
+    return pandas.DataFrame(lines)
 
 
 def _rows(sides: Sequence[Side]) -> pandas.DataFrame:
@@ -215,15 +180,11 @@ def _rows(sides: Sequence[Side]) -> pandas.DataFrame:
 def _settings(sides: Sequence[Side]) -> pandas.DataFrame:
     import pandas
 
-    every: list[Mapping[str, str]] = [dict(Details("", side.run.config).lines) for side in sides]
-    every = [{"preset": side.run.preset, **own} for side, own in zip(sides, every, strict=True)]
-    names = dict.fromkeys(name for own in every for name in own)
-    lines = [
-        {"setting": name, **{side.name: own.get(name, "-") for side, own in zip(sides, every, strict=True)}}
-        for name in names
-        if len({own.get(name) for own in every}) > 1
-    ]
-    return pandas.DataFrame(lines)
+    every = {
+        side.name: {"preset": side.run.preset, **dict(Details("", side.run.config).lines)} for side in sides
+    }
+    frame = pandas.DataFrame(every, dtype=object).fillna("-")
+    return frame[frame.nunique(axis=1) > 1].rename_axis("setting").reset_index()
 
 
 def _plot(sides: Sequence[Side], path: Path) -> list[Block]:
@@ -251,8 +212,7 @@ def _curves(sides: Sequence[Side], name: str) -> dict[str, dict[str, dict[int, C
     """A figure over training by run, method and seed; runs without it are left out."""
     found = {}
     for side in sides:
-        lines = findings.metrics(side.run)
-        curves = findings.curves(lines, side.methods, side.run.seeds, name)
+        curves = findings.curves(findings.metrics(side.run), tuple(side.scores), side.run.seeds, name)
         if curves:
             found[side.name] = {
                 method: {seed: curve.smooth() if name == "loss" else curve for seed, curve in seeds.items()}
@@ -263,14 +223,14 @@ def _curves(sides: Sequence[Side], name: str) -> dict[str, dict[str, dict[int, C
 
 def _caption(sides: Sequence[Side]) -> str:
     metrics = dict.fromkeys(score.metric for side in sides for score in side.scores.values())
-    told = f"{', '.join(metrics).capitalize()}, mean ± standard deviation over seeds." if metrics else ""
+    told = f"{', '.join(metrics).capitalize()}, mean ± standard deviation over seeds."
     if len(sides) == 2 and _one_problem(sides):
         told += f" The ratio is {sides[1].name} / {sides[0].name}."
     return told
 
 
 def _methods(sides: Sequence[Side]) -> list[str]:
-    return list(dict.fromkeys(method for side in sides for method in side.methods))
+    return list(dict.fromkeys(method for side in sides for method in side.scores))
 
 
 def _one_problem(sides: Sequence[Side]) -> bool:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import jinja2
 import numpy as np
+from pydantic import Field
 
-from tasks.configuration import from_dict, to_dict
-from tasks.errors import ConfigurationError, RunFolderError
+from tasks.errors import ConfigurationError
 from tasks.runs import atomic
 
 if TYPE_CHECKING:
@@ -23,31 +23,24 @@ if TYPE_CHECKING:
 MEDIA_TYPES = {".png": "image/png", ".webp": "image/webp", ".gif": "image/gif"}
 
 
-class _Block:
-    """A part of a page; the template shows it by its kind."""
-
-    @property
-    def kind(self) -> str:
-        """The name of its class."""
-        return type(self).__name__
-
-
 @dataclass(frozen=True)
-class Heading(_Block):
+class Heading:
     """The title of a section."""
 
     text: str
+    kind: Literal["Heading"] = "Heading"
 
 
 @dataclass(frozen=True)
-class Paragraph(_Block):
+class Paragraph:
     """Running text."""
 
     text: str
+    kind: Literal["Paragraph"] = "Paragraph"
 
 
 @dataclass(frozen=True)
-class Table(_Block):
+class Table:
     """Rows under headers; numbers stand right, text left. Cells are shown as `str` gives them.
 
     Raises:
@@ -61,6 +54,7 @@ class Table(_Block):
     """Rows that stand out, by index."""
     prose: bool = False
     """Whether cells hold sentences: they break into lines, and on a phone each row becomes a short list."""
+    kind: Literal["Table"] = "Table"
 
     def __post_init__(self) -> None:
         """Check the lengths of rows."""
@@ -91,7 +85,7 @@ class Table(_Block):
 
 
 @dataclass(frozen=True)
-class Figure(_Block):
+class Figure:
     """A PNG, WebP or GIF file, taken into the page."""
 
     path: Path
@@ -100,6 +94,7 @@ class Figure(_Block):
     caption: str = ""
     wide: bool = True
     """Whether its text is too small for the width of a phone."""
+    kind: Literal["Figure"] = "Figure"
 
     @property
     def data(self) -> str:
@@ -113,12 +108,13 @@ class Figure(_Block):
 
 
 @dataclass(frozen=True)
-class Details(_Block):
+class Details:
     """Names and values that are folded away until asked for: a configuration, a machine."""
 
     title: str
     values: Mapping[str, Any]
     open: bool = False
+    kind: Literal["Details"] = "Details"
 
     @property
     def lines(self) -> list[tuple[str, str]]:
@@ -126,8 +122,7 @@ class Details(_Block):
         return _flat(self.values)
 
 
-Block = Heading | Paragraph | Table | Figure | Details
-KINDS = {kind.__name__: kind for kind in (Heading, Paragraph, Table, Figure, Details)}
+Block = Annotated[Heading | Paragraph | Table | Figure | Details, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True)
@@ -156,60 +151,37 @@ def render(page: Page) -> str:
     return _templates().get_template("report.html").render(page=page)
 
 
-def plain(block: Block, folder: Path) -> dict[str, Any]:
-    """A block as JSON values, from which `from_plain` makes it again.
-
-    Args:
-        block: Its figure is in `folder`, or below it.
-        folder: Paths are kept relative to it.
+def portable(block: Block, folder: Path) -> Block:
+    """A block of plain values, whose picture is named relative to a folder that may be moved.
 
     Raises:
-        ConfigurationError: The figure is elsewhere.
+        ConfigurationError: The picture is elsewhere.
     """
     if isinstance(block, Table):
         rows = [[str(cell) for cell in row] for row in block.rows]
-        block = Table(
-            [str(name) for name in block.headers], rows, block.caption, block.emphasised, block.prose
-        )
+        return replace(block, headers=[str(name) for name in block.headers], rows=rows)
     if isinstance(block, Details):
-        block = Details(block.title, dict(block.lines), block.open)
-    values = to_dict(block)
-    if isinstance(block, Figure):
-        path, root = block.path.resolve(), folder.resolve()
-        if root not in path.parents:
-            raise ConfigurationError(
-                f"figure {block.path}: expected a file in the run's folder {folder}. Save it there: "
-                "found.run.path."
-            )
-        values["path"] = path.relative_to(root).as_posix()
-    return {"kind": block.kind, **values}
+        return replace(block, values=dict(block.lines))
+    return anchored(block, folder, relative=True)
 
 
-def from_plain(values: object, folder: Path) -> Block:
-    """The block that `plain` wrote.
+def anchored(block: Block, folder: Path, *, relative: bool = False) -> Block:
+    """A portable block in its folder.
 
     Raises:
-        RunFolderError: It is none, or its figure is not in `folder`.
+        ConfigurationError: Its picture is elsewhere: the folder may be from elsewhere, and the page is
+            passed on, so no other file gets into it.
     """
-    rest = {str(name): value for name, value in values.items()} if isinstance(values, dict) else {}
-    name = rest.pop("kind", None)
-    kind = KINDS.get(str(name))
-    if kind is None:
-        raise RunFolderError(
-            f"{folder}, report.json: expected a block's kind, one of {', '.join(KINDS)}, got {name!r}. "
-            "Delete report.json."
+    if not isinstance(block, Figure):
+        return block
+    root = folder.resolve()
+    path = (block.path if relative else root / block.path).resolve()
+    if root not in path.parents:
+        raise ConfigurationError(
+            f"figure {block.path}: expected a file in the run's folder {folder}. Save it there: "
+            "found.run.path."
         )
-    try:
-        block: Any = from_dict(kind, rest)
-        if isinstance(block, Figure):
-            path = (folder / block.path).resolve()
-            # the folder may be from elsewhere, and the page is passed on: no other file gets into it
-            if folder.resolve() not in path.parents:
-                raise ConfigurationError(f"figure {block.path}: expected a file in the run's folder.")
-            block = Figure(path, block.alt, block.caption, block.wide)
-    except ConfigurationError as error:
-        raise RunFolderError(f"{folder}, report.json: {error} Delete report.json.") from None
-    return block
+    return replace(block, path=path.relative_to(root) if relative else path)
 
 
 @lru_cache(maxsize=1)

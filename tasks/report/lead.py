@@ -37,44 +37,23 @@ def _best(finite: dict[str, Score]) -> list[str]:
     if len(ranked) == 1:
         return [f"{best.method}: {best.metric} {best}."]
     end = "highest" if best.rows[0].higher_is_better else "lowest"
-    if best is start:
-        known = "the start" if best.method == START else f"{best.method}, which is not trained"
-        return [f"No method is better than {known}: {best.method} has the {end} {best.metric}, {best}."]
-    equal = [score.method for score in ranked if score.loss == best.loss]
-    if len(equal) > 1:
-        told = f"{_and(equal)} have the same {end} {best.metric}, {best}"
-    else:
-        told = f"{best.method} has the {end} {best.metric}, {best}"
-    name = (
-        "the start" if start and start.method == START else f"{start.method}, not trained," if start else ""
-    )
-    told += f"; {name} has {start}." if start else "."
-    found = [told]
-    if best.method == FIRST_ORDER:
+    if start is not None and best is start:
+        return [f"No method is better than {_named(start)}, which has the {end} {best.metric}, {best}."]
+    beside = f"; {_named(start)} has {start}" if start else ""
+    told = [f"{best.method} has the {end} {best.metric}, {best}{beside}."]
+    others = [score for score in ranked if score.method != FIRST_ORDER and score is not start]
+    if FIRST_ORDER in finite and others:
         # who has a derivative would take it: the best of those that do without is what is looked for
-        others = [score for score in ranked if score.method != FIRST_ORDER and score is not start]
-        if others:
-            own = others[0]
-            found.append(f"Without the box's derivative {own.method} is the best, {own}{_cost(own, best)}.")
-    elif FIRST_ORDER in finite:
-        first = finite[FIRST_ORDER]
-        found.append(f"First order, with the box's derivative, has {first}{_cost(best, first, best.method)}.")
-    second = ranked[len(equal)] if len(equal) < len(ranked) else None
-    if second is not None and second is not start and _alike(best, second) and _several(best):
-        found.append(
-            f"The difference between {best.method} and {second.method} ({second}) is not distinguishable "
-            "from the spread over seeds."
+        first, own = finite[FIRST_ORDER], others[0]
+        cost = f", with {own.box_rows:,.0f} rows in training" if own.box_rows else ""
+        times = (
+            f", {own.box_rows / first.box_rows:.2g} times first order's" if cost and first.box_rows else ""
         )
-    return found
-
-
-def _cost(score: Score, first: Score, name: str = "") -> str:
-    """The rows of a method, against those of first order."""
-    if not score.box_rows:
-        return ""
-    times = f", {score.box_rows / first.box_rows:.2g} times first order's" if first.box_rows else ""
-    start = f"; {name} took" if name else ", with"
-    return f"{start} {score.box_rows:,.0f} rows in training{times}"
+        told.append(
+            f"First order, with the box's derivative, has {first}; without it {own.method} is the best, "
+            f"{own}{cost}{times}."
+        )
+    return told
 
 
 def _harm(finite: dict[str, Score]) -> list[str]:
@@ -85,8 +64,11 @@ def _harm(finite: dict[str, Score]) -> list[str]:
     if not worse:
         return []
     told = ", ".join(f"{score.method} ({score})" for score in worse)
-    known = "the untrained start" if start.method == START else f"{start.method}, which is not trained"
-    return [f"Worse than {known} ({start}): {told}."]
+    return [f"Worse than {_named(start)} ({start}): {told}."]
+
+
+def _named(start: Score) -> str:
+    return f"the untrained {'start' if start.method == START else start.method}"
 
 
 def _untrained(finite: dict[str, Score]) -> Score | None:
@@ -104,22 +86,22 @@ def _needed(finite: dict[str, Score]) -> list[str]:
     start = finite.get(START)
     if start is not None and cut.loss >= start.loss and with_gradient.loss >= start.loss:
         return []  # neither has learned anything
-    if cut.loss <= with_gradient.loss:
-        better = [
-            score.method
-            for score in finite.values()
-            if score.method != START and score.loss < cut.loss and not _alike(cut, score)
+    better = [
+        score.method
+        for score in finite.values()
+        if score.method != START and score.loss < cut.loss and not _alike(cut, score)
+    ]
+    if cut.loss <= with_gradient.loss and better:
+        return [
+            f"{CUT} does as well as {TANGENTS} ({both}), though a gradient through the box helps here: see "
+            f"{', '.join(better)}."
         ]
-        if better:
-            return [
-                f"{CUT} does as well as {TANGENTS} ({both}), though a gradient through the box helps here: "
-                f"see {_and(better)}."
-            ]
+    if cut.loss <= with_gradient.loss:
         return [
             f"{CUT} does as well as {TANGENTS} ({both}): the gradient through the box is not needed here."
         ]
     if _alike(cut, with_gradient):
-        reason = "the spread over seeds" if _several(cut) else "chance with one seed"
+        reason = "the spread over seeds" if len(cut.rows) > 1 else "chance with one seed"
         return [
             f"Whether the gradient through the box is needed here is open: {both}, a difference that is not "
             f"distinguishable from {reason}."
@@ -136,20 +118,15 @@ def _alike(one: Score, other: Score) -> bool:
     return abs(fmean(differences)) <= 2 * stdev(differences) / math.sqrt(len(differences))
 
 
-def _several(score: Score) -> bool:
-    return len(score.rows) > 1
-
-
 def _not_finite(every: Sequence[Score]) -> list[str]:
-    told = []
-    for score in every:
-        lost = [seed for seed, value in score.values.items() if not math.isfinite(value)]
-        if lost:
-            several = f" with seed {_and([str(seed) for seed in lost])}" if _several(score) else ""
-            told.append(f"{score.method}{several}")
+    lost = {
+        score.method: [str(seed) for seed, value in score.values.items() if not math.isfinite(value)]
+        for score in every
+    }
+    told = ", ".join(f"{method} (seed {', '.join(seeds)})" for method, seeds in lost.items() if seeds)
     if not told:
         return []
-    return [f"Not finite: the {every[0].metric} of {', '.join(told)}. No mean is given where one is not."]
+    return [f"Not finite: the {every[0].metric} of {told}. No mean is given where one is not."]
 
 
 def _failed(result: Result) -> list[str]:
@@ -157,7 +134,3 @@ def _failed(result: Result) -> list[str]:
         sum(int(row.ledger.get(name) or 0) for row in result.table) for name in ("rows_asked", "rows_failed")
     )
     return [f"In training {failed:,} of {asked:,} box rows failed; the causes are below."] if failed else []
-
-
-def _and(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

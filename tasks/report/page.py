@@ -7,12 +7,14 @@ the problem's code is not at hand.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
 
 from tasks.configuration import to_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError
@@ -267,8 +269,8 @@ def _plain(value: object) -> str:
 
 def _keep(run: Run, own: OwnPart) -> None:
     """Leave the problem's own part for reports that are made without its code."""
-    blocks = [html_report.plain(block, run.path) for block in own.blocks]
-    kept = {"about": own.about, "queries": own.queries, "defaults": own.defaults, "blocks": blocks}
+    blocks = [html_report.portable(block, run.path) for block in own.blocks]
+    kept = _own_part().dump_python(dataclasses.replace(own, blocks=blocks), mode="json")
     atomic.write_json(run.path / OWN, kept)
 
 
@@ -279,14 +281,15 @@ def _kept(run: Run) -> OwnPart:
         told = Paragraph("The problem's own part is not here: the report was made without its code.")
         return OwnPart("", {}, [told] if run.problem else [])
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        about, defaults, blocks = str(content["about"]), dict(content["defaults"]), list(content["blocks"])
-        shown = [html_report.from_plain(block, run.path) for block in blocks]
-        return OwnPart(about, defaults, shown, str(content.get("queries", OwnPart.queries)))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, RunFolderError):
-            raise
+        own = _own_part().validate_json(path.read_bytes())
+        blocks = [html_report.anchored(block, run.path) for block in own.blocks]
+    except ValueError as error:
         raise RunFolderError(
-            f"{path}: expected what an earlier report left, got text that cannot be read ({error}). Delete "
-            "it."
+            f"{path}: expected what an earlier report left, got what cannot be read ({error}). Delete it."
         ) from None
+    return dataclasses.replace(own, blocks=blocks)
+
+
+@lru_cache(maxsize=1)
+def _own_part() -> TypeAdapter[OwnPart]:
+    return TypeAdapter(OwnPart)

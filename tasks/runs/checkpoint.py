@@ -60,17 +60,13 @@ class Checkpoints:
     Args:
         folder: of the run.
         stage: its name: "seed-0/zo-sol".
-        kept: how many to keep.
 
     Raises:
-        ConfigurationError: the stage's name could clash with another's, or leave the folder; or fewer
-            than one is to be kept.
+        ConfigurationError: the stage's name could clash with another's, or leave the folder.
     """
 
-    def __init__(self, folder: Path, stage: str, kept: int = KEPT) -> None:
-        if kept < 1:
-            raise ConfigurationError(f"{stage}: expected to keep at least 1 checkpoint, got {kept}.")
-        self.stage, self.kept = stage, kept
+    def __init__(self, folder: Path, stage: str) -> None:
+        self.stage = stage
         self.folder = folder / FOLDER
         self._name = file_name(stage)
 
@@ -95,7 +91,7 @@ class Checkpoints:
         # what lies ahead could not be read, or training would have gone on from it
         ahead = [path for other, path in by_step.items() if other > step]
         past = [by_step[other] for other in sorted(by_step, reverse=True) if other <= step]
-        for path in [*ahead, *past[self.kept :]]:
+        for path in [*ahead, *past[KEPT:]]:
             path.unlink(missing_ok=True)
 
     def load(self) -> dict[str, Any] | None:

@@ -98,11 +98,6 @@ class Config(tasks.Config):
     """What the methods in the loop start from: NON's weights, or "random", the seed's first ones."""
     unroll: Count = 8
     """Solver steps in a loss; published are 16 and 32."""
-    curriculum_unrolls: tuple[Count, ...] = ()
-    """Fewer solver steps to begin with, ascending; for each as many optimiser steps as `curriculum_steps`
-    says, for all methods in the loop alike. None: `unroll` from the start."""
-    curriculum_steps: tuple[Count, ...] = ()
-    """Optimiser steps at each of `curriculum_unrolls`."""
 
     non_steps: Count = 800
     """Optimiser steps of NON, one solver step deep."""
@@ -133,13 +128,9 @@ class Config(tasks.Config):
     large_learning_rate: Positive = 0.001
     """Of Adam, at the start."""
 
-    estimator: Literal[
-        "cge", "sparse-cge", "rge", "sparse-rge", "hybrid", "control-variate", "surrogate-filled"
-    ] = "sparse-cge"
+    estimator: Literal["cge", "sparse-cge", "rge", "sparse-rge", "hybrid"] = "sparse-cge"
     """Of ZO-SOL's gradient: "cge" and "sparse-cge", coordinate by coordinate; "rge" and "sparse-rge", along
-    random directions; "hybrid", coordinates of the sparse set and directions in all others. Two correct the
-    gradient of identity, which costs a base evaluation: "control-variate" along random directions, without
-    bias, and "surrogate-filled" at coordinates drawn by its size, where it fills all others."""
+    random directions; "hybrid", coordinates of the sparse set and directions in all others."""
     mu: Positive = 1e-4
     """Smoothing parameter of the weights: of forward differences 1e-2 is too large here, and 1e-5 lost in
     rounding; of central ones 1e-3 is best."""
@@ -180,7 +171,9 @@ class Config(tasks.Config):
         self._check_flows()
         if not self.frames > max(self.horizon, self.unroll):
             raise refused("frames", f"more than horizon {self.horizon} and unroll {self.unroll}", self.frames)
-        self._check_curriculum()
+        trained = {family_of(method)[0] for method in self.methods}
+        if self.unroll < 2 and trained & {"TAN-SOL", "tangents"}:  # no weight moves an input of the solver
+            raise refused("unroll", "at least 2 for TAN-SOL", self.unroll)
         self._check_networks()
 
     def steps_of(self, method: str) -> tuple[int, float]:
@@ -197,14 +190,6 @@ class Config(tasks.Config):
         if family in ("ZO-SOL", "chain"):
             return self.zo_steps, self.zo_learning_rate
         return self.fo_steps, self.fo_learning_rate
-
-    def unroll_at(self, step: int) -> int:
-        """Solver steps in the loss of an optimiser step."""
-        for unroll, count in zip(self.curriculum_unrolls, self.curriculum_steps, strict=True):
-            if step < count:
-                return unroll
-            step -= count
-        return self.unroll
 
     def _check_start(self) -> None:
         """Refuse in-loop methods without the weights that they start from."""
@@ -267,30 +252,6 @@ class Config(tasks.Config):
             )
         if set(beyond) & set(test):
             raise refused("extrapolated_reynolds", "numbers that are not in test_reynolds", beyond)
-
-    def _check_curriculum(self) -> None:
-        """Refuse stages that do not lead up to `unroll`, or leave no step for it.
-
-        With one solver step no weight moves an input of the solver, so there is nothing for TAN-SOL to learn.
-        """
-        trained = [method for method in self.methods if method not in ("SRC", "none")]
-        counts = [self.steps_of(method)[0] for method in trained if family_of(method)[0] not in SUPERVISED]
-        if not counts:
-            return
-        unrolls, lengths, unroll = self.curriculum_unrolls, self.curriculum_steps, self.unroll
-        least = 2 if any(family_of(method)[0] in ("TAN-SOL", "tangents") for method in trained) else 1
-        if unroll < least:
-            raise refused("unroll", f"at least {least} for TAN-SOL", unroll)
-        if not all(least <= a < b for a, b in pairwise([*unrolls, unroll])):
-            raise refused(
-                "curriculum_unrolls", f"ascending numbers from {least} to below unroll {unroll}", unrolls
-            )
-        if len(lengths) != len(unrolls):
-            raise refused("curriculum_steps", f"a number of steps for each of the unrolls {unrolls}", lengths)
-        if unrolls and not sum(lengths) < min(counts):
-            raise refused(
-                "curriculum_steps", f"fewer in all than a method's {min(counts)} steps in the loop", lengths
-            )
 
     def _check_networks(self) -> None:
         if self.large_blocks and len(self.large_channels) != 1:

@@ -1,4 +1,4 @@
-"""The wake-flow curves and bars: error over time, over Re and by method, and the flow's own figures."""
+"""The wake-flow curves: error over time and over Re, and the flow's own figures."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from tasks.report import pictures
-from tasks.wake_flow import diagnostics
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.diagnostics import DIAMETER
 from tasks.wake_flow.evaluation import REFERENCE, Evaluation
 from tasks.wake_flow.pictures import SHOWN
 
 ACROSS = 4  # entries of a legend in a line
-HIGHEST = 0.6  # Strouhal number to which spectra are shown: the first peak and its first multiples
 
 Found = Mapping[int, Evaluation]  # by seed
 
@@ -64,44 +62,10 @@ def errors(found: Found, config: Config, path: Path) -> Path:
     return pictures.save(made, path)
 
 
-def bars(found: Found, path: Path) -> Path:
-    """Error of each method in the whole channel and in the wake: mean, range and every seed."""
-    methods = next(iter(found.values())).methods
-    made, axes = pictures.figure(6.4, 0.62 * len(methods) + 1.0)
-    place: Axes = axes[0, 0]
-    for line, method in enumerate(methods):
-        tracks = [each.tracks[method] for each in found.values()]
-        rows = next(iter(found.values())).held_out
-        for offset, height, opacity, series in ((-0.17, 0.36, 1.0, "error"), (0.2, 0.26, 0.45, "wake_error")):
-            seeds = np.array([getattr(track, series)[rows].mean() for track in tracks])
-            where = line + offset
-            if not np.isfinite(seeds).all():
-                if series == "error":
-                    place.text(0, where, " blew up", va="center", fontsize=9, color="#333333")
-                continue
-            place.barh(where, seeds.mean(), height, color=pictures.colour(method), alpha=opacity, linewidth=0)
-            end = seeds.mean()
-            if len(seeds) > 1:
-                end = seeds.max()
-                place.plot([seeds.min(), end], [where, where], color="#333333", linewidth=1)
-                place.plot(seeds, np.full(len(seeds), where), "o", color="#333333", markersize=3)
-            place.annotate(
-                f"{seeds.mean():.3f}", (end, where), (4, 0), textcoords="offset points",
-                va="center", fontsize=9, color="#333333",
-            )  # fmt: skip
-    place.set_yticks(range(len(methods)), methods)
-    place.set_ylim(len(methods) - 0.5, -0.5)
-    place.grid(visible=False, axis="y")
-    place.margins(x=0.1)
-    place.set_xlim(left=0)
-    place.set_xlabel("MAE of velocity (U)")
-    return pictures.save(made, path)
-
-
 def physics(found: Evaluation, config: Config, path: Path) -> Path:
-    """Divergence and kinetic energy over time, and the spectrum behind the cylinder, with the reference's."""
+    """Divergence and kinetic energy over time, with the reference's."""
     names = (REFERENCE, *(method for method in SHOWN if method in found.tracks))
-    made, axes = pictures.figure(6.4, 8.6, rows=3, columns=1)
+    made, axes = pictures.figure(6.4, 5.8, rows=2, columns=1)
     times = np.arange(1, config.horizon + 1) * config.dt / DIAMETER
     rows = found.held_out
     for place, series, label, unit in (
@@ -113,19 +77,6 @@ def physics(found: Evaluation, config: Config, path: Path) -> Path:
         pictures.against(
             place, curves, x="time (D / U)", y=label, unit=unit, log_y=first, legend=ACROSS if first else 0
         )
-    flow = int(np.flatnonzero(found.flows == found.shown_reynolds)[0])
-    curves = {}
-    for name in names:
-        signal = found.signal(name)[flow]
-        if np.isfinite(signal).all():
-            numbers, power = diagnostics.spectrum(signal, found.dt)
-            shown = (numbers > 0) & (numbers <= HIGHEST)
-            curves[name] = numbers[shown], power[shown]
-    pictures.against(
-        axes[2, 0], curves, x="f D / U", y="spectral density", unit="U² D / U", log_y=True, legend=0
-    )
-    highest = max((power.max() for _, power in curves.values()), default=1.0)
-    axes[2, 0].set_ylim(highest * 1e-5, highest * 3)
     return pictures.save(made, path)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +24,25 @@ from tasks.wake_flow.networks import NoCorrector
 from tasks.wake_flow.rollout import Solver, corrected_steps
 
 REFERENCE, SOLVER = "reference", "SRC"
-NUMBERS = ("times", "reynolds", "flows", "extrapolated")
-ATTRIBUTES = ("shown_reynolds", "dt", "settled")
+NUMBERS = ("times", "reynolds", "extrapolated")
+ATTRIBUTES = ("shown_reynolds", "dt")
 MOVING = 48  # times kept of one flow, for the animation, at most
 # of the arrays that `to_fields` gives, those that are prefixed too; x is across the stream, y along it
 _AXES = {
     "error_map": ("y", "x"),
     "moving": ("time", "component", "y", "x"),
-    "probe": ("flow", "sample"),
 }
 SERIES = ("error", "wake_error", "divergence_mean", "divergence_max", "energy", "drag", "lift")
 
 DIMENSIONS = {
     "times": ("time",),
     "reynolds": ("rollout",),
-    "flows": ("flow",),
     "extrapolated": ("rollout",),
     **{
         prefix + name: axes
         for prefix in ("", f"{REFERENCE} ", f"{SOLVER} ")
         for name, axes in (_AXES | dict.fromkeys(SERIES, ("rollout", "step"))).items()
     },
-    f"{REFERENCE} probe": ("flow", "reference sample"),
 }
 
 
@@ -66,9 +63,6 @@ class Track:
         error_map: `(height, width)`, mean absolute error of each cell's left and upper face over the
             held-out rollouts and all steps; NaN where one of them is lost.
         moving: `(times, 2, height, width)`, velocities of one test flow.
-        probe: `(flows, samples)`, velocity across the stream at `diagnostics.PROBE` in each flow's first
-            rollout, which goes on past the horizon for as many steps as the reference has; of the reference
-            all frames.
     """
 
     error: np.ndarray
@@ -80,21 +74,16 @@ class Track:
     lift: np.ndarray
     error_map: np.ndarray
     moving: np.ndarray
-    probe: np.ndarray
 
 
 @dataclass(frozen=True)
 class Lost:
-    """A rollout that blew up: whose, in which row of them, at which Reynolds number and step (from 1).
-
-    `alone` tells that it was past the horizon, when it went on for the spectrum.
-    """
+    """A rollout that blew up: whose, in which row of them, at which Reynolds number and step (from 1)."""
 
     method: str
     row: int
     reynolds: float
     step: int
-    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,20 +94,16 @@ class Evaluation:
         tracks: by method, and "reference".
         times: `(times,)`, steps after the start, of `Track.moving`.
         reynolds: `(rollouts,)`.
-        flows: `(flows,)`, Reynolds numbers of the rows of `Track.probe`.
         extrapolated: `(rollouts,)`, whether the Reynolds number is outside the range trained on, so that no
             mean has the rollout in it.
         dt: time of a step.
-        settled: samples of a method's probe that are left out of its spectrum.
     """
 
     tracks: dict[str, Track]
     times: np.ndarray
     reynolds: np.ndarray
-    flows: np.ndarray
     extrapolated: np.ndarray
     dt: float
-    settled: int
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -141,18 +126,12 @@ class Evaluation:
         return {method: self.tracks[method].error[self.held_out] for method in self.methods}
 
     def lost(self) -> list[Lost]:
-        """Every rollout that blew up, extrapolated ones and those that went on for the spectrum included."""
+        """Every rollout that blew up, extrapolated ones included."""
         lost = []
-        starts = len(self.reynolds) // len(self.flows)
         for method in self.methods:
-            track = self.tracks[method]
-            gone = np.isnan(track.error)
+            gone = np.isnan(self.tracks[method].error)
             for row in np.flatnonzero(gone.any(axis=1)):
                 lost.append(Lost(method, int(row), float(self.reynolds[row]), int(gone[row].argmax()) + 1))
-            silent = np.isnan(track.probe)  # sample 0 is the start
-            for flow in np.flatnonzero(silent.any(axis=1) & ~gone[::starts].any(axis=1)):
-                step = int(silent[flow].argmax())
-                lost.append(Lost(method, int(flow) * starts, float(self.flows[flow]), step, alone=True))
         return lost
 
     def stability(self, method: str) -> np.ndarray:
@@ -162,14 +141,6 @@ class Evaluation:
     def drag_error(self, method: str) -> np.ndarray:
         """`(rollouts,)`, the mean over steps of |C_D - the reference's at the same step|."""
         return np.abs(self.tracks[method].drag - self.tracks[REFERENCE].drag).mean(axis=1)
-
-    def signal(self, name: str) -> np.ndarray:
-        """`(flows, samples)`: the part of a probe that its spectrum is made of."""
-        return self.tracks[name].probe[:, 0 if name == REFERENCE else self.settled :]
-
-    def strouhal(self, name: str) -> np.ndarray:
-        """`(flows,)`, NaN where `diagnostics.strouhal` finds none."""
-        return np.array([diagnostics.strouhal(signal, self.dt) for signal in self.signal(name)])
 
 
 def held_out(extrapolated: np.ndarray) -> np.ndarray:
@@ -233,7 +204,7 @@ def from_fields(config: Config, arrays: Mapping[str, Mapping[str, Any]]) -> Eval
         tracks[SOLVER] = track(first, f"{SOLVER} ")
     tracks |= {method: track(method) for method in arrays}
     numbers = {name: arrays[first][name] for name in NUMBERS}
-    return Evaluation(tracks, **numbers, dt=config.dt, settled=config.horizon // 2)
+    return Evaluation(tracks, **numbers, dt=config.dt)
 
 
 class Yardstick:
@@ -250,20 +221,19 @@ class Yardstick:
 
     def __init__(self, config: Config, data: WakeData) -> None:
         self.config, flows = config, data.evaluated
-        self.flows = flows.reynolds.cpu().numpy()
         self._frames, self._reynolds = flows.rollouts(config.test_starts, config.horizon)
         self._measure = self._frames.cpu()  # rollouts run where the flows are
         self.extrapolated = _extrapolated(config, self._reynolds)
         moving = min(MOVING, config.horizon)
         self._times = torch.linspace(config.horizon / moving, config.horizon, moving).round().long()
         self._gauges = Gauges.of(Channel(config.width), config.dt)
-        whole = torch.stack([self._gauges.probe(flow) for flow in flows.frames.cpu()])
-        self.reference = replace(self._track(self._measure[:, 1:].unbind(dim=1)), probe=whole.numpy())
+        self.reference = self._track(self._measure[:, 1:].unbind(dim=1))
         self.alone = self.measured(NoCorrector(), WakeFlow(config.width, dt=config.dt, failures="keep"))
 
     def measured(self, network: nn.Module, solver: Solver) -> Track:
         """Roll a network out with the solver, which marks rows that failed NaN."""
-        return self._track(self._steps(network, solver))
+        steps = corrected_steps(network, solver, self._frames[:, 0], self._reynolds, self.config.horizon)
+        return self._track(steps)
 
     def evaluation(self, tracks: Mapping[str, Track]) -> Evaluation:
         """Tracks by method, beside the reference's and the solver's."""
@@ -271,38 +241,20 @@ class Yardstick:
             {REFERENCE: self.reference, SOLVER: self.alone, **tracks},
             self._times.numpy(),
             self._reynolds.cpu().numpy(),
-            self.flows,
             self.extrapolated,
             dt=self.config.dt,
-            settled=self.config.horizon // 2,
-        )
-
-    def _steps(self, network: nn.Module, solver: Solver) -> Iterator[Tensor]:
-        """`horizon` steps of all rollouts; then as many as the reference has, of each flow's first one."""
-        config, start = self.config, self._frames[:, 0]
-        velocity = start
-        for velocity in corrected_steps(network, solver, start, self._reynolds, config.horizon):
-            yield velocity
-        firsts = slice(None, None, config.test_starts)
-        yield from corrected_steps(
-            network, solver, velocity[firsts], self._reynolds[firsts], config.frames - 1
         )
 
     @torch.no_grad()
     def _track(self, steps: Iterable[Tensor]) -> Track:
-        """Measure each velocity of `steps`: against the reference, and past its end at the probe alone."""
+        """Measure each velocity of `steps` against the reference."""
         gauges, frames, reynolds = self._gauges, self._measure, self._reynolds.cpu()
-        starts, row = self.config.test_starts, shown_row(self.extrapolated)
+        row = shown_row(self.extrapolated)
         judged = torch.from_numpy(held_out(self.extrapolated))
         series: dict[str, list[Tensor]] = {name: [] for name in SERIES}
         total, kept = torch.zeros(frames.shape[-2:], dtype=torch.float64), []
-        probe = [gauges.probe(frames[::starts, 0])]
         wanted, before = set(self._times.tolist()), frames[:, 0]
         for step, velocity in enumerate((velocity.cpu() for velocity in steps), start=1):
-            if step >= frames.shape[1]:
-                probe.append(gauges.probe(velocity))
-                continue
-            probe.append(gauges.probe(velocity[::starts]))
             difference = velocity - frames[:, step]
             values = (
                 difference.abs().flatten(1).mean(dim=1),
@@ -320,7 +272,6 @@ class Yardstick:
         arrays = {name: torch.stack(values, dim=1).numpy() for name, values in series.items()}
         gone = diagnostics.lost(arrays["error"])
         arrays = {name: np.where(gone, np.nan, values) for name, values in arrays.items()}
-        signal = torch.stack(probe, dim=1).numpy()
         mean = total / len(gone[0])
         if gone[judged.numpy()].any():
             mean = torch.full_like(mean, torch.nan)
@@ -328,7 +279,6 @@ class Yardstick:
             **arrays,
             error_map=mean.float().numpy(),
             moving=torch.stack(kept).numpy(),
-            probe=np.where(diagnostics.lost(np.abs(signal)), np.nan, signal),
         )
 
 

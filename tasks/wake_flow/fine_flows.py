@@ -1,35 +1,32 @@
-"""What PRE's fit needs of the fine flows: their first frames, and W^T r of all later ones, kept as HDF5.
+"""What PRE's fit needs of the fine flows: their first frames, and W^T r of all later ones, kept in a file.
 
 The reference keeps its frames on the coarse grid, which is not enough for a fit on the fine one; so the
-training flows run once more, and what is left of them is kept beside the reference. A file is read only if
-it is what its name says. W is the linear interpolation from the faces of the coarse grid to the fine one's.
+training flows run once more, and what is left of them is kept beside the reference, under a name with a hash
+of all that it depends on. W is the linear interpolation from the faces of the coarse grid to the fine one's.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
 
-import h5py
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
 
 from simulators.errors import ReferenceWarning
-from simulators.wake_flow import reference_file
 from simulators.wake_flow.geometry import SPEED, Channel
 from simulators.wake_flow.reference_settings import ReferenceSettings
 from simulators.wake_flow.staggered import downsample, start
 from simulators.wake_flow.step import WakeStep
-from tasks.runs import atomic
+from tasks.errors import CheckpointError
+from tasks.runs import checkpoint
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.data import reference_settings
 
-FORMAT = 2  # raise it when what the file means changes
 Progress = Callable[[int, int], None]
 
 
@@ -45,22 +42,19 @@ def load(config: Config, folder: Path, progress: Progress | None = None) -> tupl
         The training flows' first frames `(flows, 2, height, width)` on the coarse grid, and W^T r of all
         later ones, `(flows, frames - 1, 2, height, width)`; float32.
 
-    Raises:
-        ReferenceDataError: the file holds other data than its name says.
-
     Warns:
-        ReferenceWarning: it is damaged, and is computed again.
+        ReferenceWarning: the file is damaged, and is computed again.
     """
-    settings = replace(reference_settings(config), reynolds=config.train_reynolds)
-    attributes = settings.attributes() | {"fine_format": FORMAT}
     file = path(config, folder)
     if file.exists():
-        found = _read(file, attributes, settings)
-        if found is not None:
-            return found
-        warnings.warn(f"{file} is damaged and is computed again.", ReferenceWarning, stacklevel=2)
+        try:
+            kept = checkpoint.load(file)
+            return kept["first"], kept["targets"]
+        except CheckpointError as error:
+            warnings.warn(f"{error} It is computed again.", ReferenceWarning, stacklevel=2)
+    settings = replace(reference_settings(config), reynolds=config.train_reynolds)
     first, targets = _compute(settings, progress)
-    _write(file, attributes, first, targets)
+    checkpoint.save(file, {"first": first, "targets": targets})
     return first, targets
 
 
@@ -68,7 +62,7 @@ def path(config: Config, folder: Path) -> Path:
     """The file in `folder`; its name carries a hash of all that the flows depend on."""
     settings = replace(reference_settings(config), reynolds=config.train_reynolds)
     reference = settings.path(folder)
-    return reference.with_name(f"{reference.stem}_fine.h5")
+    return reference.with_name(f"{reference.stem}_fine.safetensors")
 
 
 def _compute(settings: ReferenceSettings, progress: Progress | None) -> tuple[Tensor, Tensor]:
@@ -88,32 +82,6 @@ def _compute(settings: ReferenceSettings, progress: Progress | None) -> tuple[Te
             if done < settings.steps:
                 velocity = step(velocity, reynolds)
     return first, torch.stack(targets, dim=1)
-
-
-def _write(path: Path, attributes: Mapping[str, Any], first: Tensor, targets: Tensor) -> None:
-    def fill(stream: IO[bytes]) -> None:
-        with h5py.File(stream, "w") as file:
-            file.attrs.update(attributes)
-            file.create_dataset("first", data=first.numpy(), **reference_file.STORAGE)
-            file.create_dataset("targets", data=targets.numpy(), **reference_file.STORAGE)
-
-    atomic.write(path, fill)
-
-
-def _read(
-    path: Path, expected: Mapping[str, Any], settings: ReferenceSettings
-) -> tuple[Tensor, Tensor] | None:
-    """What `_write` kept, or None where the file is damaged; ReferenceDataError where it is other data."""
-    flows, grid = len(settings.reynolds), Channel(settings.width).shape
-    try:
-        with h5py.File(path, "r") as file:
-            reference_file.check_attributes(path, file, expected)
-            first, targets = (np.asarray(file[name], np.float32) for name in ("first", "targets"))
-    except (OSError, KeyError, AttributeError, TypeError):  # the last two: other things under our names
-        return None
-    if first.shape != (flows, *grid) or targets.shape != (flows, settings.frames - 1, *grid):
-        return None
-    return torch.from_numpy(first), torch.from_numpy(targets)
 
 
 def interpolations(width: int, factor: int) -> tuple[sparse.csr_array, sparse.csr_array]:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from tasks.wake_flow.problem import WakeFlow
 
 SPARSE = ("sparse-cge", "sparse-rge", "hybrid")
-SURROGATE = ("control-variate", "surrogate-filled")  # they correct the gradient of identity
 MIRRORED = 103  # first word of the key's path for these draws; those of the data are 101 and 102
 Batch = tuple[Tensor, Tensor]
 
@@ -109,8 +108,7 @@ def zo_sol(setup: Setup) -> Trained:
             found = ratios_of(setup)
             sparsity = zo.LayerwiseCoordinates(found.layers)
     gradient = shared.loss_gradient(setup, estimator(config, sparsity))
-    surrogate = identity_gradient(setup) if config.estimator in SURROGATE else None
-    trained = setup.descend(gradient, surrogate=surrogate)
+    trained = setup.descend(gradient)
     if found is None:
         return trained
     trained.outcome.ledger.add(Ledger(rows_asked=found.rows, rows_run=found.rows))
@@ -119,24 +117,13 @@ def zo_sol(setup: Setup) -> Trained:
 
 def estimator(config: Config, sparsity: zo.estimators.Sparsity | None) -> zo.estimators.Estimator[Any]:
     """The estimator that the configuration names, on the sparse set where it takes one."""
-    coordinates = zo.CGE(config.mu, sparsity, config.central)
-    if config.estimator in ("cge", "sparse-cge"):
-        return coordinates
-    if config.estimator == "surrogate-filled":
-        return zo.SurrogateFilled(config.mu, config.coordinates, config.central)
-    if config.estimator == "control-variate":
-        return zo.ControlVariate(zo.RGE(config.mu, config.directions, central=config.central))
-    if config.estimator == "hybrid":
-        return zo.Hybrid(coordinates, zo.RGE(config.mu, config.directions, central=config.central))
-    return zo.RGE(config.mu, config.directions, central=config.central, sparsity=sparsity)
-
-
-def identity_gradient(setup: Setup) -> AutogradGradient:
-    """The gradient with one for the solver's derivative."""
-    stands = {
-        box: zo.differentiable(box, tangent=zo.IdentityTangent(), seed=setup.seed) for box in setup.boxes
-    }
-    return AutogradGradient(setup.network, setup.objective, stands)
+    return shared.estimator(
+        config.estimator,
+        config.mu,
+        sparsity=sparsity,
+        directions=config.directions,
+        central=config.central,
+    )
 
 
 def ratios_of(setup: Setup) -> Ratios:
@@ -180,7 +167,7 @@ def _nothing(problem: WakeFlow, config: Config, large: bool, steps: int) -> Cost
 
 def _fitted(problem: WakeFlow, config: Config, large: bool, steps: int) -> Cost:
     rows = len(config.train_reynolds) * (config.frames - 1)
-    return Cost(rows / (config.batch * config.unroll_at(0)))
+    return Cost(rows / (config.batch * config.unroll))
 
 
 def _whole_loss(problem: WakeFlow, config: Config, large: bool, steps: int) -> Cost:
@@ -200,13 +187,9 @@ def _as_shared(name: str) -> Plan:
 
 
 def _cost(method: str, plan: Plan, problem: Any, steps: int) -> Cost:  # noqa: ANN401 - a WakeFlow
-    """With the steps of the method, and the unrolls of its curriculum; layer ratios are not in it."""
+    """With the steps of the method; layer ratios are not in it."""
     config: Config = problem.config
-    steps, _ = config.steps_of(method)
-    found = plan(problem, config, family_of(method)[1], steps)
-    share = sum(map(config.unroll_at, range(steps))) / (steps * config.unroll_at(0))
-    most = None if found.most is None else found.most * share
-    return replace(found, evaluations=found.evaluations * share, most=most)
+    return plan(problem, config, family_of(method)[1], config.steps_of(method)[0])
 
 
 def _methods() -> dict[str, Method]:

@@ -17,9 +17,8 @@ from tasks.setup import Trained
 from tasks.wake_flow import data, evaluation, rollout, trajectories
 from tasks.wake_flow.config import IN_LOOP, PRESETS, Config, family_of
 from tasks.wake_flow.data import Pairs, WakeData
-from tasks.wake_flow.evaluation import SOLVER, Evaluation
 from tasks.wake_flow.methods import METHODS
-from tasks.wake_flow.networks import Corrector, NoCorrector, Scales, layers
+from tasks.wake_flow.networks import Corrector, Scales, layers
 from tasks.workers import group
 from zo.estimators import Key
 
@@ -85,11 +84,11 @@ class WakeFlow(Problem):
 
     @cached_property
     def data(self) -> Data:
-        """Windows of the training flows, as long as the curriculum says."""
+        """Windows of the training flows."""
 
         def train(seed: int, step: int) -> tuple[Tensor, Tensor]:
             config = self.config
-            return self.flows.train.windows(Key(seed, step), config.batch, config.unroll_at(step))
+            return self.flows.train.windows(Key(seed, step), config.batch, config.unroll)
 
         return Data(train)
 
@@ -169,6 +168,3 @@ class WakeFlow(Problem):
         for seed, each in evaluations.items():
             evaluation.write(each, found.run.path / f"evaluation-seed-{seed}.h5")
         return report.blocks(found.run, found.result, self.config, evaluations)
-
-
-__all__ = ["SOLVER", "Evaluation", "NoCorrector", "WakeFlow"]

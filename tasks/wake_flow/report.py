@@ -130,14 +130,6 @@ def _errors(run: Run, config: Config, found: tables.Found) -> Sequence[Block]:
     return (
         Heading("Errors"),
         Figure(
-            curves.bars(found, run.path / "mae_by_method.png"),
-            alt="Bars of the mean absolute error of each method, in the whole channel and in the wake",
-            caption=(
-                "Mean absolute error over the held-out rollouts: in the whole channel, and paler in the wake"
-                + ("; points are seeds, the line is what they span." if several else ".")
-            ),
-        ),
-        Figure(
             curves.errors(found, config, run.path / "mae_over_time.png"),
             alt="Mean absolute error of the velocity against time and against the Reynolds number by method",
             caption=(
@@ -167,15 +159,12 @@ def _physics(run: Run, config: Config, found: tables.Found) -> Sequence[Block]:
         Heading("The flow itself"),
         tables.physics(found, config),
         tables.forces(found, config),
-        tables.strouhal(found, config),
         Figure(
             curves.physics(found[run.seeds[0]], config, run.path / "physics.png"),
-            alt="Divergence and kinetic energy over time, and the spectrum of the velocity in the wake",
+            alt="Divergence and kinetic energy over time, by method",
             caption=(
-                f"Seed {run.seeds[0]}. Above and middle: the mean over held-out rollouts. Below: the "
-                "spectrum of the velocity across the stream behind the cylinder, "
-                f"Re {found[run.seeds[0]].shown_reynolds:g}; records differ in length, and a shorter one has "
-                "wider peaks. The reference's divergence is in the coarse cells that its cylinder cuts. The "
+                f"Seed {run.seeds[0]}, the mean over held-out rollouts. The reference's divergence is in the "
+                "coarse cells that its cylinder cuts. The "
                 "networks are not asked to keep the velocity free of it; the solver's next step takes it out."
             ),
         ),

@@ -13,7 +13,7 @@ from tasks.report.findings import scores
 from tasks.runs.result import Result
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.curves import by_reynolds
-from tasks.wake_flow.diagnostics import LIMIT, PROBE, WAKE, resolution
+from tasks.wake_flow.diagnostics import LIMIT, WAKE
 from tasks.wake_flow.evaluation import REFERENCE, SOLVER, Evaluation, rms
 
 Found = Mapping[int, Evaluation]  # by seed
@@ -40,7 +40,7 @@ def reynolds(found: Found, config: Config) -> html_report.Table:
 
 
 def physics(found: Found, config: Config) -> html_report.Table:
-    """Wake error, divergence, energy, Strouhal number and stability of each method."""
+    """Wake error, divergence, energy and stability of each method."""
     first = next(iter(found.values()))
     rows = first.held_out
 
@@ -108,28 +108,6 @@ def forces(found: Found, config: Config) -> html_report.Table:
     )
 
 
-def strouhal(found: Found, config: Config) -> html_report.Table:
-    """The Strouhal number of each method at each test Reynolds number."""
-    first = next(iter(found.values()))
-    order = np.argsort(first.flows)
-    lines = []
-    for method in (REFERENCE, *first.methods):
-        seeds = np.array([each.strouhal(method)[order] for each in found.values()])
-        lines.append((method, *(_spread(values, ".3f") for values in seeds.T.tolist())))
-    reference = resolution(config.frames, config.dt)
-    return html_report.Table(
-        ("method", *(f"Re {number:g}" for number in first.flows[order])),
-        lines,
-        caption=(
-            f"St = f D / U of the velocity across the stream {PROBE[1]:g} D behind the cylinder's centre. A "
-            f"method goes on past the horizon, {config.horizon + config.frames - 1} steps in all, of which "
-            f"the first {first.settled} are left out; the reference's {config.frames} frames have one period "
-            f"at St {reference:.3f}. A dash: it blew up, stopped shedding, or has fewer than two periods in "
-            "its record."
-        ),
-    )
-
-
 def lost(found: Found) -> html_report.Table | None:
     """Every rollout that blew up; None if none did."""
     lines = [
@@ -139,7 +117,6 @@ def lost(found: Found) -> html_report.Table | None:
             f"{each.reynolds:g}",
             each.row,
             each.step,
-            "past the horizon" if each.alone else "scored",
         )
         for seed, evaluation in found.items()
         for each in evaluation.lost()
@@ -147,12 +124,11 @@ def lost(found: Found) -> html_report.Table | None:
     if not lines:
         return None
     return html_report.Table(
-        ("method", "seed", "Re", "row", "step", "rollout"),
+        ("method", "seed", "Re", "row", "step"),
         lines,
         caption=(
             f"Rollouts that blew up: no number, or a mean error above {LIMIT:g} U, at that step. None of "
-            "them is in a mean: figures that would need one are left out. Past the horizon first rollouts go "
-            "on for St."
+            "them is in a mean: figures that would need one are left out."
         ),
     )
 

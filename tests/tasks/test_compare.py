@@ -56,23 +56,11 @@ def test_runs_of_different_problems_are_said_to_say_nothing_about_each_other(tmp
     assert "<img" not in page.read_text()
 
 
-def test_a_run_that_is_not_finished_is_compared_as_far_as_it_goes(tmp_path, page):
+def test_a_run_that_is_not_finished_is_refused(tmp_path, page):
     one, other = made(tmp_path, {"cge": 0.5}), made(tmp_path, {"cge": 0.5}, finished=False)
-    found = compare([one.path, other.path], page)
-    assert "B is not finished, and has no figures yet" in found.sentences[0]
-    assert f"blackbox resume {other.path}" in found.sentences[0]
-    assert records(found.figures) == [{"method": "cge", "A": "0.5", "B": "-", "ratio": "-"}]
-    assert "Validation over training" in page.read_text()
-    (other.path / "metrics.jsonl").unlink()  # nothing begun: the other's curves are still those of validation
-    compare([one.path, other.path], page)
-    assert "Validation over training" in page.read_text()
-
-
-def test_two_runs_without_figures_are_compared_by_their_settings(tmp_path, page):
-    runs = [made(tmp_path, {"cge": 0.5}, finished=False, unroll=unroll) for unroll in (1, 2)]
-    found = compare([run.path for run in runs], page)
-    assert len(found.sentences) == 2
-    assert records(found.settings) == [{"setting": "unroll", "A": "1", "B": "2"}]
+    with pytest.raises(RunFolderError, match=f"blackbox resume {other.path}"):
+        compare([one.path, other.path], page)
+    assert not page.exists()
 
 
 def test_the_loss_is_drawn_where_a_run_has_no_validation(tmp_path, page):

@@ -23,12 +23,14 @@ def test_plain_lines_come_about_every_ten_seconds_with_rates_and_times():
     progress.begin("seed-0/zo-sol", 100)
     for step in range(1, 51):
         clock.now += 1
-        progress.update(step, {"loss": 0.5 / step, "queries": 200 * step, "rows": 6400 * step})
+        metrics = {"loss": 0.5 / step, "queries": 200 * step, "rows": 6400 * step, "failed_timed_out": 1}
+        progress.update(step, metrics)
     progress.end()
     lines = stream.getvalue().splitlines()
     assert lines[0] == "seed-0/zo-sol: 100 steps"
     assert lines[1] == (
-        "seed-0/zo-sol: step 10 of 100, loss 0.05, 200 queries/s, 64,000 rows, 10 s elapsed, 1 min 30 s left"
+        "seed-0/zo-sol: step 10 of 100, loss 0.05, 200 queries/s, 64,000 rows, 1 row timed out, "
+        "10 s elapsed, 1 min 30 s left"
     )
     assert [line.split(",")[0] for line in lines[1:-1]] == [
         f"seed-0/zo-sol: step {step} of 100" for step in (10, 20, 30, 40, 50)

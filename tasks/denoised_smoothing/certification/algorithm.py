@@ -8,7 +8,7 @@ fails on just the inputs that it would get wrong would earn a radius which nobod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from time import perf_counter
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tasks.denoised_smoothing.certification.bound import Settings, lower_bound, radius, vote_is_clear
-from tasks.denoised_smoothing.errors import FailedQueriesError, LabelError
+from zo.errors import FailedQueriesError
 
 
 class Phase(IntEnum):
@@ -61,11 +61,10 @@ class BaseClassifier:
 
     Attributes:
         labels: the part that queries cost something for. `(rows, ...)` to `(rows,)` of int64: a class
-            from 0 to `classes` - 1, or `FAILED`. It is called with at most `batch` rows.
+            from 0 to `classes` - 1, or `FAILED`. It is called with at most a block of rows.
         classes: how many there are.
         front: what comes before, such as a denoiser and a clamp; None for nothing. It gets whole blocks
-            of noisy images in the order in which they are drawn, always the same, so that its rounding
-            does not hang on how rows are batched.
+            of noisy images.
     """
 
     labels: Labels
@@ -91,71 +90,28 @@ def count_votes(
 ) -> Votes:
     """Ask for noisy copies of an image and count their labels.
 
-    The k-th copy is the same whatever `queries` and `settings.batch` are: more queries later begin with
-    those asked already, which a cache then answers.
+    The k-th copy is the same whatever `queries` is: more queries later begin with those asked already, which
+    a cache then answers.
 
     Args:
         base: the classifier.
         image: `(channels, height, width)` in [0, 1].
-        index: of the image in its data set; its noise hangs on it.
+        index: of the image; its noise depends on it.
         phase: what the copies are for.
         queries: how many.
-        settings: sigma, seed, block, batch.
-
-    Raises:
-        LabelError: the classifier gave a label that is no class.
+        settings: sigma, seed, block.
     """
     counts, failed = np.zeros(base.classes, dtype=np.int64), 0
-    for rows in _batches(_noisy_blocks(base, image, index, phase, queries, settings), settings.batch):
-        labels = _checked(base, base.labels(rows), len(rows))
+    shape = (settings.block, *image.shape)
+    for number, start in enumerate(range(0, queries, settings.block)):
+        noisy = image + settings.sigma * noise_block(settings.seed, index, phase, number, shape)
+        # The last block is drawn and denoised whole too, and cut after that: a row's bits depend on the
+        # size of its block.
+        rows = (noisy if base.front is None else base.front(noisy))[: queries - start]
+        labels = base.labels(rows).numpy()
         failed += int((labels == FAILED).sum())
         counts += np.bincount(labels[labels != FAILED], minlength=base.classes)
     return Votes(counts, failed)
-
-
-def _noisy_blocks(
-    base: BaseClassifier, image: Tensor, index: int, phase: Phase, queries: int, settings: Settings
-) -> Iterator[Tensor]:
-    shape = (settings.block, *image.shape)
-    for number, start in enumerate(range(0, queries, settings.block)):
-        noise = noise_block(settings.seed, index, phase, number, shape)
-        # The last block is drawn and denoised whole too, and cut after that: a row's bits hang on the
-        # size of its block.
-        block = image + settings.sigma * noise
-        ready = block if base.front is None else base.front(block)
-        yield ready[: queries - start]
-
-
-def _batches(blocks: Iterator[Tensor], batch: int) -> Iterator[Tensor]:
-    """The same rows in pieces of `batch`, the last one shorter."""
-    waiting: list[Tensor] = []
-    count = 0
-    for block in blocks:
-        waiting.append(block)
-        count += len(block)
-        if count >= batch:
-            joined = torch.cat(waiting)
-            whole = count - count % batch
-            yield from joined[:whole].split(batch)
-            waiting, count = [joined[whole:]], count - whole
-    if count:
-        yield torch.cat(waiting)
-
-
-def _checked(base: BaseClassifier, given: Tensor, rows: int) -> np.ndarray:
-    labels = np.asarray(given)
-    if labels.shape != (rows,) or labels.dtype.kind != "i":
-        raise LabelError(
-            f"labels: expected {rows} whole numbers, one for each row, got {labels.dtype} of shape "
-            f"{labels.shape}. Return (rows,) of int64."
-        )
-    wrong = labels[(labels != FAILED) & ((labels < 0) | (labels >= base.classes))]
-    if len(wrong):
-        raise LabelError(
-            f"labels: expected classes from 0 to {base.classes - 1}, got {int(wrong[0])}. Give classes= the "
-            "number of classes that the box knows."
-        )
-    return labels
 
 
 ABSTAIN = -1  # the prediction where nothing can be said at this alpha
@@ -206,9 +162,6 @@ def certify_image(
         index: of the image in its data set; the noise hangs on it.
         label: its true class, only written down; -1 where it is not known.
         settings: sigma, n0, n, alpha and what the noise hangs on.
-
-    Raises:
-        LabelError: the classifier gave a label that is no class.
     """
     started = perf_counter()
     chosen = count_votes(base, image, index, Phase.SELECT, settings.n0, settings)

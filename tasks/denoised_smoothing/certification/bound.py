@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from scipy import stats
 
-from tasks.denoised_smoothing.errors import SettingError
+from blackbox.checks import check_count, check_number, check_positive
+from blackbox.errors import ConfigurationError
 
 # Radii of the table; Cohen et al. (2019) and after them all others report these for sigma = .25.
 RADII = (0.0, 0.25, 0.5, 0.75)
@@ -23,12 +23,11 @@ class Settings:
         n0: queries that choose the top class.
         alpha: probability that a certificate is wrong, at most.
         seed: of the noise.
-        block: noisy copies drawn, and denoised, together. Noise and the denoiser's rounding hang on it,
-            so it is part of the certificate; how many rows a call of the box holds is not.
-        batch: rows that go to the box in one call, at most.
+        block: noisy copies drawn, denoised, and sent to the box together. Noise and the denoiser's rounding
+            depend on it, so it is part of the certificate.
 
     Raises:
-        SettingError: a setting is out of its range.
+        ConfigurationError: a setting is out of its range.
     """
 
     sigma: float
@@ -37,31 +36,18 @@ class Settings:
     alpha: float = 0.001
     seed: int = 0
     block: int = 100
-    batch: int = 1000
 
     def __post_init__(self) -> None:
         """Refuse what the algorithm cannot take."""
-        number = isinstance(self.sigma, int | float) and not isinstance(self.sigma, bool)
-        if not number or not 0 < self.sigma < math.inf:
-            raise SettingError(
-                f"sigma: expected a standard deviation > 0, got {self.sigma!r}. The paper takes .25, .5 and "
-                "1 for images in [0, 1]."
-            )
-        for name, least in (("n0", 1), ("n", 1), ("seed", 0), ("block", 1), ("batch", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise SettingError(
-                    f"{name}: expected a whole number >= {least}, got {value!r}. Convert it with int()."
-                )
+        check_positive("certification", "sigma", self.sigma)
+        for name, least in (("n0", 1), ("n", 1), ("seed", 0), ("block", 1)):
+            check_count("certification", name, getattr(self, name), least)
         if self.n < self.n0:
-            raise SettingError(
+            raise ConfigurationError(
                 f"n: expected at least n0 = {self.n0} queries to estimate a probability, got {self.n}. "
                 "Raise n (the paper: 100,000), or lower n0 (the paper: 100)."
             )
-        if not isinstance(self.alpha, float) or not 0 < self.alpha < 1:
-            raise SettingError(
-                f"alpha: expected a probability between 0 and 1, got {self.alpha!r}. The paper takes .001."
-            )
+        check_number("certification", "alpha", self.alpha, above=0, below=1)
 
     @property
     def radius_cap(self) -> float:
@@ -78,14 +64,6 @@ class Settings:
             f"{self.radius_cap:.3f} can be certified, whatever the classifier: certified accuracy at "
             f"{', '.join(f'{radius:g}' for radius in beyond)} is 0 by construction. Raise N."
         )
-
-
-def planned_queries(images: int, n0: int, n: int) -> int:
-    """Queries, rows of the box, that certifying so many images takes; repeated rows come on top.
-
-    The algorithm asks n0 + N times for every image, those included that end in an abstention.
-    """
-    return images * (n0 + n)
 
 
 def lower_bound(successes: int, trials: int, alpha: float) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,18 +11,9 @@ from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction, Budgeted, Cached, Wrapper
 from blackbox.definition import check_complete
+from blackbox.errors import BudgetError
 from tasks.denoised_smoothing.certification.algorithm import FAILED
-from tasks.denoised_smoothing.certification.bound import Settings
-from tasks.denoised_smoothing.errors import (
-    BoxError,
-    DenoiserError,
-    ImageError,
-    LabelError,
-    PlanError,
-    SettingError,
-)
-
-CLAMP = (0.0, 1.0)
+from tasks.errors import DataError, ProblemError
 
 
 @dataclass(frozen=True)
@@ -51,7 +41,7 @@ class ClassifierBox:
             shape: `(channels, height, width)`.
 
         Raises:
-            ImageError: it is another shape.
+            DataError: it is another shape.
         """
         wanted = self.box.inputs[0].shape
         if shape == wanted or (len(wanted) == 1 and math.prod(shape) == wanted[0]):
@@ -59,7 +49,7 @@ class ClassifierBox:
         mend = "The number of channels is the first size."
         if len(wanted) == 3 and shape == (*wanted[1:], wanted[0]):
             mend = "The channels look to be last: try images.permute(0, 3, 1, 2)."
-        raise ImageError(f"{self.box!r}, images: expected {wanted} each, got {shape}. {mend}")
+        raise DataError(f"{self.box!r}, images: expected {wanted} each, got {shape}. {mend}")
 
     def labels(self, rows: Tensor) -> Tensor:
         """Ask the box: `(rows, ...)` to `(rows,)` of int64, the class or `FAILED`.
@@ -67,7 +57,7 @@ class ClassifierBox:
         Of equal scores the first class wins, as rounded probabilities ask for.
 
         Raises:
-            LabelError: the box answered with something that is no label.
+            DataError: the box answered with something that is no label.
         """
         shaped = rows.to(self._dtype).reshape(len(rows), *self.box.inputs[0].shape)
         # torch in, torch out: one call, whose failed rows are NaN under "keep"
@@ -90,58 +80,46 @@ def classifier_box(box: BlackBoxFunction, classes: int | None = None) -> Classif
         classes: how many there are; needed where the box answers with labels.
 
     Raises:
-        BoxError: it has other inputs or outputs.
-        LabelError: `classes` is missing, or differs from the number of scores.
+        ProblemError: it has other inputs or outputs.
+        DataError: `classes` is missing, or differs from the number of scores.
     """
     if not isinstance(box, BlackBoxFunction):
-        raise BoxError(
+        raise ProblemError(
             f"box: expected a BlackBoxFunction, got {type(box).__name__}. Make it one with "
             "blackbox.adapters, such as from_callable."
         )
     check_complete(box)
     if len(box.inputs) != 1 or not box.inputs[0].floating or len(box.inputs[0].shape) not in (1, 3):
-        raise BoxError(
+        raise ProblemError(
             f"{box!r}, inputs: expected one image of floats, (channels, height, width) or a vector of its "
             f"numbers, got {box.inputs}. Wrap it in a box that takes images alone."
         )
     if len(box.outputs) != 1 or len(box.outputs[0].shape) > 1:
-        raise BoxError(
+        raise ProblemError(
             f"{box!r}, outputs: expected one vector of scores or one label, got {box.outputs}. "
             "Wrap it in a box that gives the scores or the label alone."
         )
     size = math.prod(box.outputs[0].shape)
     if size == 1:
         if not isinstance(classes, int) or isinstance(classes, bool) or classes < 2:
-            raise LabelError(
+            raise DataError(
                 f"{box!r}, classes: expected how many labels the box knows, at least 2, got {classes!r}. "
                 "Its answers are labels alone, which do not tell."
             )
         return ClassifierBox(box, classes, scores=False)
     if classes not in (None, size):
-        raise LabelError(
+        raise DataError(
             f"{box!r}, classes: expected {size}, as many as the box gives scores, got {classes}. "
             "Leave it out."
         )
     return ClassifierBox(box, size, scores=True)
 
 
-def clamped_front(denoiser: Callable[[Tensor], Tensor] | None) -> Callable[[Tensor], Tensor]:
-    """What comes before the box: clamp o denoiser, or the clamp alone.
-
-    Noise leaves [0, 1], where the box was never asked; the clamp is part of what is certified.
-    """
-
-    def front(block: Tensor) -> Tensor:
-        return (block if denoiser is None else denoiser(block)).clamp(*CLAMP)
-
-    return front
-
-
 def _whole(classifier: ClassifierBox, labels: np.ndarray) -> np.ndarray:
     rounded = np.rint(labels.astype(np.float64))
     wrong = (rounded != labels) | (rounded < 0) | (rounded >= classifier.classes)
     if wrong.any():
-        raise LabelError(
+        raise DataError(
             f"{classifier.box!r}: expected labels from 0 to {classifier.classes - 1}, got "
             f"{labels[wrong][0]}. Give classes= the number that the box knows."
         )
@@ -180,10 +158,10 @@ def plan(box: BlackBoxFunction, images: int, queries: int) -> Plan:
     Args:
         box: the classifier and what is wrapped around it.
         images: how many.
-        queries: for all of them; see `planned_queries`.
+        queries: for all of them.
 
     Raises:
-        PlanError: it does not fit into what is left of a `Budgeted` in the stack, even if every answer
+        BudgetError: it does not fit into what is left of a `Budgeted` in the stack, even if every answer
             that a `Cached` keeps served.
     """
     left, kept, budget = [], 0, None
@@ -197,45 +175,12 @@ def plan(box: BlackBoxFunction, images: int, queries: int) -> Plan:
     if left:
         budget = min(left)
         if queries - kept > budget:
-            raise PlanError(
+            raise BudgetError(
                 f"{box!r}: expected a plan of at most {budget + kept:,} queries, got {queries:,} "
                 f"for {images:,} images. None was asked. "
                 "Raise the budget, certify fewer images, or lower N."
             )
     return Plan(images, queries, kept, budget)
-
-
-def check_before_paying(
-    box: BlackBoxFunction,
-    images: Tensor,
-    labels: Tensor | None,
-    settings: Settings,
-    *,
-    denoiser: nn.Module | None = None,
-    classes: int | None = None,
-) -> ClassifierBox:
-    """Refuse what would be found out in the middle of a certification; the box is not asked.
-
-    `Settings` has checked sigma, n0, N and alpha when it was made, and `plan` checks the budget.
-
-    Args:
-        box: the classifier.
-        images: clean, `(images, channels, height, width)`, floats in [0, 1].
-        labels: `(images,)` whole numbers, or None.
-        settings: of the certification.
-        denoiser: what stands before the box; None for nothing.
-        classes: see `classifier_box`.
-
-    Raises:
-        BoxError, ImageError, LabelError, DenoiserError: saying what was expected and what came.
-    """
-    classifier = classifier_box(box, classes)
-    check_images(classifier, images)
-    if labels is not None:
-        check_labels(classifier, labels, len(images))
-    if denoiser is not None:
-        check_denoiser(denoiser, tuple(images.shape[1:]), min(settings.block, 2))
-    return classifier
 
 
 def check_images(classifier: ClassifierBox, images: Tensor) -> None:
@@ -244,27 +189,21 @@ def check_images(classifier: ClassifierBox, images: Tensor) -> None:
     The range check is of clean data alone: noisy copies leave [0, 1], and the clamp brings them back.
 
     Raises:
-        ImageError: naming the first image that is wrong.
+        DataError: naming the first image that is wrong.
     """
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
-        found = (
-            f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        )
-        raise ImageError(
-            f"images: expected a float tensor (images, channels, height, width), got {found}. "
+        raise DataError(
+            f"images: expected a float tensor (images, channels, height, width), got {_kind(images)}. "
             "Scale bytes to [0, 1] with images.float() / 255."
         )
     classifier.check_image_shape(tuple(images.shape[1:]))
-    flat = images.reshape(len(images), -1)
-    wrong = ~((flat >= 0) & (flat <= 1)).all(dim=1)  # so NaN is wrong too
+    wrong = ~((images >= 0) & (images <= 1)).flatten(1).all(dim=1)  # so NaN is wrong too
     if wrong.any():
         place = int(torch.nonzero(wrong)[0])
-        low, high = flat[place].min().item(), flat[place].max().item()
-        scale = "255" if high > 16 else "16" if high > 1 else None
-        mend = "Scale them to [0, 1]" + (f", such as images / {scale}." if scale and low >= 0 else ".")
-        raise ImageError(
+        low, high = images[place].min().item(), images[place].max().item()
+        raise DataError(
             f"images: expected clean images in [0, 1], got {low:g} to {high:g} in image {place} "
-            f"({int(wrong.sum())} of {len(images)} are outside). {mend}"
+            f"({int(wrong.sum())} of {len(images)} are outside). Scale them to [0, 1], such as images / 255."
         )
 
 
@@ -272,37 +211,21 @@ def check_labels(classifier: ClassifierBox, labels: Tensor, images: int) -> None
     """Refuse true labels that the box never gives: no prediction could be right.
 
     Raises:
-        LabelError: naming the first of them.
+        DataError: naming the first of them.
     """
     whole = isinstance(labels, Tensor) and not labels.is_floating_point() and labels.dtype != torch.bool
     if not whole or labels.shape != (images,):
-        found = (
-            f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise DataError(
+            f"labels: expected {images} whole numbers, got {_kind(labels)}. Give one for each image."
         )
-        raise LabelError(f"labels: expected {images} whole numbers, got {found}. Give one for each image.")
     wrong = (labels < 0) | (labels >= classifier.classes)
     if wrong.any():
         place = int(torch.nonzero(wrong)[0])
-        raise LabelError(
+        raise DataError(
             f"labels: expected classes from 0 to {classifier.classes - 1}, which the box gives, got "
             f"{int(labels[place])} for image {place}. Leave such images out, or number the classes as the "
             "box does."
         )
-
-
-def check_indices(indices: Sequence[int] | None, images: int) -> list[int]:
-    """The places of images in their data set, on which their noise hangs; 0, 1, 2, ... for None.
-
-    Raises:
-        SettingError: two images share one, one is below 0, or there are not as many as images.
-    """
-    places = list(range(images)) if indices is None else [int(index) for index in indices]
-    if len(places) != images or len(set(places)) < images or min(places, default=0) < 0:
-        raise SettingError(
-            f"indices: expected {images} different whole numbers >= 0, one for each image, got {places[:8]} "
-            f"({len(places)}, {len(set(places))} different). Noise hangs on them, so no two images share one."
-        )
-    return places
 
 
 def check_denoiser(denoiser: nn.Module, shape: tuple[int, ...], rows: int = 2) -> None:
@@ -314,26 +237,24 @@ def check_denoiser(denoiser: nn.Module, shape: tuple[int, ...], rows: int = 2) -
         rows: how many.
 
     Raises:
-        DenoiserError: it is no module, fails on such images, or gives another shape.
+        ProblemError: it fails on such images, or gives another shape.
     """
-    if not isinstance(denoiser, nn.Module):
-        raise DenoiserError(
-            f"denoiser: expected a torch.nn.Module, or None, got {type(denoiser).__name__}. "
-            "Put a function into a module's forward."
-        )
     first = next(denoiser.parameters(), None)
     grey = torch.full((rows, *shape), 0.5, device=None if first is None else first.device)
     try:
         with torch.no_grad():
             given = denoiser(grey)
     except RuntimeError as error:
-        raise DenoiserError(
+        raise ProblemError(
             f"denoiser: expected one that takes {(rows, *shape)}, got an error ({error}). "
             "Make it with the images' number of channels."
         ) from error
     if not isinstance(given, Tensor) or given.shape != grey.shape:
-        found = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-        raise DenoiserError(
-            f"denoiser: expected {tuple(grey.shape)} back, the shape that it was given, got {found}. "
+        raise ProblemError(
+            f"denoiser: expected {tuple(grey.shape)} back, the shape that it was given, got {_kind(given)}. "
             "Pad its convolutions, and give as many channels as come in."
         )
+
+
+def _kind(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

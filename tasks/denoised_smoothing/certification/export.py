@@ -16,7 +16,7 @@ from torch import nn
 
 from blackbox.extras import import_extra
 from tasks.denoised_smoothing.certification.checks import check_denoiser
-from tasks.denoised_smoothing.errors import ExportError
+from tasks.errors import ProblemError
 
 TOLERANCE = 1e-5
 BATCHES = (1, 2, 5)  # that the file is checked at: alone, as it was recorded, and another
@@ -39,13 +39,13 @@ def export_denoiser(network: nn.Module, path: str | os.PathLike[str], image_shap
 
     Raises:
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
-        DenoiserError: the network is none, or changes the shape of an image.
-        ExportError: it cannot be exported, or onnxruntime's answers are off by more than 1e-5.
+        ProblemError: the network changes the shape of an image, cannot be exported, or onnxruntime's answers
+            are off by more than 1e-5.
     """
     for module in ("onnx", "onnxscript", "onnxruntime"):
         import_extra("export_denoiser", module, EXTRA)
     path = Path(path)
-    network = copy.deepcopy(network).cpu().float().eval() if isinstance(network, nn.Module) else network
+    network = copy.deepcopy(network).cpu().float().eval()
     check_denoiser(network, image_shape)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -53,7 +53,7 @@ def export_denoiser(network: nn.Module, path: str | os.PathLike[str], image_shap
         _write(network, temporary, image_shape)
         difference = _difference(network, temporary, image_shape)
         if not difference <= TOLERANCE:  # NaN too
-            raise ExportError(
+            raise ProblemError(
                 f"export_denoiser: expected onnxruntime to agree with torch to {TOLERANCE:g}, got a "
                 f"difference of {difference:.2g}. The network may draw random numbers or branch on its "
                 "input's values: take that out."
@@ -75,7 +75,7 @@ def _write(network: nn.Module, path: Path, shape: tuple[int, ...]) -> None:
             )  # fmt: skip
     except Exception as error:
         first = " ".join(str(error.__cause__ or error).split())[:300]
-        raise ExportError(
+        raise ProblemError(
             f"export_denoiser: expected a network that torch.onnx can export, got {type(network).__name__} "
             f"({type(error).__name__}: {first}). Write its forward with torch operations alone, for any "
             "batch."
@@ -95,7 +95,7 @@ def _difference(network: nn.Module, path: Path, shape: tuple[int, ...]) -> float
             truth = network(images).numpy()
         found = np.asarray(session.run(None, {"image": images.numpy()})[0])
         if found.shape != truth.shape:
-            raise ExportError(
+            raise ProblemError(
                 f"export_denoiser: expected {truth.shape} from onnxruntime, got {found.shape}. "
                 "Write the network's forward for any batch."
             )

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -24,19 +24,19 @@ from tasks.denoised_smoothing.certification.algorithm import (
     predict_image,
     refuse_failed,
 )
-from tasks.denoised_smoothing.certification.bound import Settings, planned_queries
+from tasks.denoised_smoothing.certification.bound import Settings
 from tasks.denoised_smoothing.certification.checks import (
-    CLAMP,
     Plan,
-    check_before_paying,
-    check_indices,
-    clamped_front,
+    check_denoiser,
+    check_images,
+    check_labels,
     classifier_box,
     plan,
 )
 from tasks.denoised_smoothing.certification.table import CertificateFile
-from tasks.denoised_smoothing.errors import BoxError, CertificateFileError, DenoiserError
+from tasks.errors import DataError, ProblemError
 
+CLAMP = (0.0, 1.0)
 MAX_FAILED = 0.1  # of an image's queries
 
 
@@ -47,10 +47,9 @@ class SmoothedClassifier:
         smoothed.predict(images, n=1000)                       # (images,), -1 where it abstains
         smoothed.certify(images, labels, n=10_000, file="certificates.tsv")
 
-    Noise hangs on (seed, index of the image, phase, block) alone, so neither order nor batch nor the
-    number of workers of a `Parallel` change a certificate, and a run that is started again asks the
-    same rows: with a `Cached` around the box none that was answered is paid for twice. A stack that is
-    meant for this, from outside to inside:
+    Noise depends on (seed, place of the image, phase, block) alone, so the number of workers of a `Parallel`
+    changes no certificate, and a run that is started again asks the same rows: with a `Cached` around the
+    box none that was answered is paid for twice. A stack that is meant for this, from outside to inside:
 
         Cached(Retrying(Budgeted(box, rows=...)), "queries.db", block=100)
 
@@ -63,13 +62,12 @@ class SmoothedClassifier:
             None for none.
         sigma: standard deviation of the noise.
         seed: of the noise.
-        block: noisy copies drawn and denoised together; see `Settings`.
-        batch: rows in one call of the box, at most.
+        block: noisy copies drawn, denoised and sent together; see `Settings`.
         classes: how many the box knows, where it answers with labels.
         method: what the denoiser was trained with, for the record.
 
     Raises:
-        SettingError, BoxError, LabelError, DenoiserError: a setting, the box or the denoiser makes no sense.
+        ConfigurationError, ProblemError: a setting, the box or the denoiser makes no sense.
     """
 
     def __init__(
@@ -80,37 +78,23 @@ class SmoothedClassifier:
         sigma: float,
         seed: int = 0,
         block: int = 100,
-        batch: int = 1000,
         classes: int | None = None,
         method: str = "none",
     ) -> None:
-        self.settings = Settings(sigma, seed=seed, block=block, batch=batch)
+        self.settings = Settings(sigma, seed=seed, block=block)
         self.classifier = classifier_box(box, classes)
         self.box, self.method = box, method
+        if denoiser is not None and not isinstance(denoiser, nn.Module):
+            raise ProblemError(
+                f"denoiser: expected a torch.nn.Module, or None, got {type(denoiser).__name__}. "
+                "Put a function into a module's forward."
+            )
         # A copy: training goes on with the original, and in evaluation mode rows know nothing of each other.
-        self.denoiser = None if denoiser is None else _frozen(denoiser)
-        self._base = BaseClassifier(
-            self.classifier.labels, self.classifier.classes, clamped_front(self._denoised)
-        )
-
-    @property
-    def sigma(self) -> float:
-        """Standard deviation of the noise."""
-        return self.settings.sigma
-
-    def labels(self, images: Tensor) -> Tensor:
-        """The base classifier, without noise: `(rows, channels, height, width)` to `(rows,)`, -1 failed."""
-        with torch.no_grad():
-            return self.classifier.labels(clamped_front(self._denoised)(images.float().cpu()))
+        self.denoiser = None if denoiser is None else copy.deepcopy(denoiser).eval()
+        self._base = BaseClassifier(self.classifier.labels, self.classifier.classes, self._front)
 
     def predict(
-        self,
-        images: Tensor,
-        n: int = 1000,
-        alpha: float = 0.001,
-        *,
-        indices: Sequence[int] | None = None,
-        max_failed: float = MAX_FAILED,
+        self, images: Tensor, n: int = 1000, alpha: float = 0.001, *, max_failed: float = MAX_FAILED
     ) -> Tensor:
         """The smoothed classifier's classes, each wrong with probability at most alpha.
 
@@ -118,7 +102,6 @@ class SmoothedClassifier:
             images: clean, `(images, channels, height, width)` in [0, 1].
             n: queries for each image.
             alpha: probability of a wrong prediction.
-            indices: of the images in their data set, on which their noise hangs; their places if None.
             max_failed: share of an image's queries that may fail.
 
         Returns:
@@ -128,14 +111,12 @@ class SmoothedClassifier:
             BlackBoxError: see `certify`, which raises the same.
         """
         settings = replace(self.settings, n=n, n0=1, alpha=alpha)
-        images = _floats(images)
-        self._check(images, None, settings)
-        places = check_indices(indices, len(images))
+        images = self._checked(images, None)
         plan(self.box, len(images), len(images) * n)
         with torch.no_grad():
             found = [
                 predict_image(self._base, image, index, settings, max_failed)
-                for image, index in zip(images, places, strict=True)
+                for index, image in enumerate(images)
             ]
         return torch.tensor(found, dtype=torch.int64)
 
@@ -147,10 +128,8 @@ class SmoothedClassifier:
         n: int = 100_000,
         alpha: float = 0.001,
         *,
-        indices: Sequence[int] | None = None,
         file: str | os.PathLike[str] | None = None,
         max_failed: float = MAX_FAILED,
-        say: Callable[[str], object] | None = None,
         after: Callable[[Certificate], object] | None = None,
     ) -> list[Certificate]:
         """Certify images after Cohen et al. (2019); each certificate is wrong with probability <= alpha.
@@ -164,208 +143,105 @@ class SmoothedClassifier:
             n: queries that estimate its probability. To be chosen beforehand: certifying with more where
                 the result does not please is a second try at the same alpha.
             alpha: probability that a certificate is wrong.
-            indices: of the images in their data set, on which their noise hangs; their places if None.
-            file: the table to write, or to go on with; what it hangs on is written beside it.
-            max_failed: share of an image's queries that may fail.
-            say: called with how many queries it will take, before the first.
+            file: the table to write, or to go on with, an image at a time; what it depends on is written
+                beside it.
+            max_failed: share of an image's queries that may fail; an image with more gets no line.
             after: called with each new certificate.
 
+        Returns:
+            One certificate for each image, in their order.
+
         Raises:
-            SettingError, ImageError, LabelError, DenoiserError, PlanError, CertificateFileError: before
-                the first query.
+            ConfigurationError, ProblemError, DataError, BudgetError: before the first query.
             FailedQueriesError: too many queries of an image failed.
-            LabelError: the box answered with no label.
+            DataError: the box answered with no label.
             BlackBoxError: the box's own faults, and its budget's.
         """
         settings = replace(self.settings, n0=n0, n=n, alpha=alpha)
-        images = _floats(images)
-        self._check(images, labels, settings)
-        places = check_indices(indices, len(images))
-
-        def before(left: int) -> None:
-            planned = plan(self.box, left, planned_queries(left, n0, n))
-            if say is not None:
-                say(planned.sentence())
-
-        unknown = torch.full((len(images),), -1)
-        return certify_images(
-            self._base,
-            images,
-            unknown if labels is None else labels,
-            settings,
-            indices=places,
-            file=None if file is None else CertificateFile(file),
-            record=None if file is None else self._record(images, settings, places),
-            max_failed=max_failed,
-            before=before,
-            after=after,
-        )
+        images = self._checked(images, labels)
+        truth = [-1] * len(images) if labels is None else labels.tolist()
+        table = None if file is None else CertificateFile(file)
+        done = {} if table is None else {one.idx: one for one in table.open(self._record(images, settings))}
+        for index, one in done.items():
+            if one.label != truth[index]:
+                raise DataError(
+                    f"{file}, idx {index}: expected label {truth[index]}, got {one.label}. The table is of "
+                    "other data: give another file."
+                )
+        self.plan(len(images) - len(done), n0, n)
+        if len(done) < len(images) and (warning := settings.cap_warning()):
+            warnings.warn(warning, stacklevel=2)
+        for index, (image, label) in enumerate(zip(images, truth, strict=True)):
+            if index in done:
+                continue
+            with torch.no_grad():
+                done[index] = certify_image(self._base, image, index, label, settings)
+            refuse_failed(index, done[index].failed, done[index].queries, max_failed)
+            if table is not None:
+                table.append(done[index])
+            if after is not None:
+                after(done[index])
+        return [done[index] for index in range(len(images))]
 
     def plan(self, images: int, n0: int = 100, n: int = 100_000) -> Plan:
         """How many queries certifying so many images takes, and whether the budget allows them.
 
+        The algorithm asks n0 + N times for every image, those included that end in an abstention.
+
         Raises:
-            SettingError, PlanError: they make no sense, or do not fit.
+            ConfigurationError, BudgetError: they make no sense, or do not fit.
         """
-        settings = replace(self.settings, n0=n0, n=n)
-        return plan(self.box, images, planned_queries(images, settings.n0, settings.n))
+        replace(self.settings, n0=n0, n=n)  # which are checked
+        return plan(self.box, images, images * (n0 + n))
 
-    def _record(self, images: Tensor, settings: Settings, places: list[int]) -> dict[str, Any]:
-        classes = self.classifier.classes
-        return made_record(self.box, self.denoiser, self.method, classes, settings, images, places)
+    def _record(self, images: Tensor, settings: Settings) -> dict[str, Any]:
+        """All that changes a certificate, as JSON values."""
+        try:
+            known_as = identity(self.box)
+        except ConfigurationError as error:
+            raise ProblemError(
+                f"{self.box!r}: expected a box that a certificate can name, got one without an identity "
+                f"({error})"
+            ) from error
+        denoiser = self.denoiser
+        return {
+            "algorithm": "CERTIFY of Cohen, Rosenfeld and Kolter (2019)",
+            "method": self.method,
+            "base classifier": "box o clamp" if denoiser is None else "box o clamp o denoiser",
+            "clamp": list(CLAMP),
+            "box": _sha256(known_as.encode()),
+            "denoiser": None if denoiser is None else _sha256(module_identity(denoiser).encode()),
+            "classes": self.classifier.classes,
+            "sigma": settings.sigma,
+            "n0": settings.n0,
+            "n": settings.n,
+            "alpha": settings.alpha,
+            "seed": settings.seed,
+            "noise": f"PCG64, blocks of {settings.block}",
+            "images": _sha256(f"{tuple(images.shape)} ".encode() + images.contiguous().numpy().tobytes()),
+        }
 
-    def _check(self, images: Tensor, labels: Tensor | None, settings: Settings) -> None:
-        known = self.classifier
-        classes = None if known.scores else known.classes
-        check_before_paying(self.box, images, labels, settings, denoiser=self.denoiser, classes=classes)
+    def _checked(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Images in float32 on the CPU, where noise is drawn; what would fail on the way is refused."""
+        check_images(self.classifier, images)
+        if labels is not None:
+            check_labels(self.classifier, labels, len(images))
+        if self.denoiser is not None:
+            check_denoiser(self.denoiser, tuple(images.shape[1:]))
+        return images.float().cpu()
 
-    def _denoised(self, block: Tensor) -> Tensor:
-        if self.denoiser is None:
-            return block
-        first = next(self.denoiser.parameters(), None)
-        return self.denoiser(block if first is None else block.to(first.device, first.dtype)).float().cpu()
+    def _front(self, block: Tensor) -> Tensor:
+        """Clamp o denoiser. Noise leaves [0, 1], where the box was never asked, so the clamp is certified."""
+        if self.denoiser is not None:
+            first = next(self.denoiser.parameters(), None)
+            block = self.denoiser(block if first is None else block.to(first.device, first.dtype))
+        return block.float().cpu().clamp(*CLAMP)
 
     def __repr__(self) -> str:
         """Box, denoiser and noise."""
         name = None if self.denoiser is None else type(self.denoiser).__name__
-        return f"SmoothedClassifier({self.box!r}, {name}, sigma={self.sigma:g}, seed={self.settings.seed})"
-
-
-def _floats(images: Tensor) -> Tensor:
-    """Float32 on the CPU, where noise is drawn; what is no float is left for the check to refuse."""
-    return images.float().cpu() if isinstance(images, Tensor) and images.is_floating_point() else images
-
-
-def _frozen(denoiser: nn.Module) -> nn.Module:
-    if not isinstance(denoiser, nn.Module):
-        raise DenoiserError(
-            f"denoiser: expected a torch.nn.Module, or None, got {type(denoiser).__name__}. "
-            "Put a function into a module's forward."
-        )
-    return copy.deepcopy(denoiser).eval()
-
-
-def certify_images(
-    base: BaseClassifier,
-    images: Tensor,
-    labels: Tensor,
-    settings: Settings,
-    *,
-    indices: Sequence[int] | None = None,
-    file: CertificateFile | None = None,
-    record: Mapping[str, Any] | None = None,
-    max_failed: float = MAX_FAILED,
-    before: Callable[[int], object] | None = None,
-    after: Callable[[Certificate], object] | None = None,
-) -> list[Certificate]:
-    """Certify images one after another; rows of one image reach the classifier in batches.
-
-    The order of the images, the batch and whatever runs the rows at the same time (`Parallel` around the
-    box) change no certificate, as long as the box's answer to a row does not hang on its batch-mates.
-
-    Args:
-        base: the classifier that is smoothed.
-        images: `(images, channels, height, width)` in [0, 1].
-        labels: `(images,)`, the true classes.
-        settings: what the certificates hang on.
-        indices: of the images in their data set; their places if None.
-        file: the table to go on with; each image is on disk before the next begins. None for none.
-        record: what is written beside the table: see `CertificateFile.open`.
-        max_failed: share of an image's queries that may fail.
-        before: called with the number of images left before the first query, to refuse what does not fit.
-        after: called with each new certificate, for progress.
-
-    Returns:
-        One certificate for each image, in the order of the images.
-
-    Raises:
-        FailedQueriesError: more failed; the image gets no line, and answers that a cache keeps stay.
-        CertificateFileError: the table belongs to another certification.
-        SettingError: two images share an index, or there are not as many indices as images.
-    """
-    places = check_indices(indices, len(images))
-    done = {} if file is None else {one.idx: one for one in file.open(record or {})}
-    truth = [int(label) for label in labels]
-    _check_labels(file, done, dict(zip(places, truth, strict=True)))
-    left = sum(index not in done for index in places)
-    if before is not None:
-        before(left)
-    if left and (warning := settings.cap_warning()):
-        warnings.warn(warning, stacklevel=2)
-    for image, label, index in zip(images, truth, places, strict=True):
-        if index in done:
-            continue
-        with torch.no_grad():
-            found = certify_image(base, image, index, label, settings)
-        refuse_failed(index, found.failed, found.queries, max_failed)
-        if file is not None:
-            file.append(found)
-        done[index] = found
-        if after is not None:
-            after(found)
-    return [done[index] for index in places]
-
-
-def _check_labels(file: CertificateFile | None, done: dict[int, Certificate], labels: dict[int, int]) -> None:
-    for index, certificate in done.items():
-        if file is not None and labels.get(index, certificate.label) != certificate.label:
-            raise CertificateFileError(
-                f"{file.path}, idx {index}: expected label {labels[index]}, got {certificate.label}. "
-                "The table is of other data: give another file."
-            )
-
-
-def made_record(
-    box: BlackBoxFunction,
-    denoiser: nn.Module | None,
-    method: str,
-    classes: int,
-    settings: Settings,
-    images: Tensor,
-    indices: Sequence[int] | None,
-) -> dict[str, Any]:
-    """All that changes a certificate, as JSON values; the batch does not, and is not among it.
-
-    Raises:
-        BoxError: the box cannot be told from others.
-    """
-    try:
-        known_as = identity(box)
-    except ConfigurationError as error:
-        raise BoxError(
-            f"{box!r}: expected a box that a certificate can name, got one without an identity ({error})"
-        ) from error
-    return {
-        "algorithm": "CERTIFY of Cohen, Rosenfeld and Kolter (2019)",
-        "method": method,
-        "base classifier": "box o clamp" if denoiser is None else "box o clamp o denoiser",
-        "clamp": list(CLAMP),
-        "box": _sha256(known_as.encode()),
-        "denoiser": None if denoiser is None else denoiser_hash(denoiser),
-        "classes": classes,
-        "sigma": settings.sigma,
-        "n0": settings.n0,
-        "n": settings.n,
-        "alpha": settings.alpha,
-        "seed": settings.seed,
-        "noise": f"PCG64, blocks of {settings.block}",
-        "images": images_hash(images, indices),
-    }
-
-
-def denoiser_hash(denoiser: nn.Module) -> str:
-    """SHA-256 of what a denoiser computes with: its classes, settings, weights and running statistics."""
-    return _sha256(module_identity(denoiser).encode())
-
-
-def images_hash(images: Tensor, indices: Sequence[int] | None = None) -> str:
-    """SHA-256 of images and their indices, in the order of the indices."""
-    places = list(range(len(images))) if indices is None else [int(index) for index in indices]
-    total = hashlib.sha256()
-    for index, image in sorted(zip(places, images, strict=True), key=lambda pair: pair[0]):
-        numbers = image.detach().cpu().float().contiguous().numpy()
-        total.update(f"{index} {numbers.shape} ".encode() + numbers.tobytes())
-    return total.hexdigest()
+        settings = self.settings
+        return f"SmoothedClassifier({self.box!r}, {name}, sigma={settings.sigma:g}, seed={settings.seed})"
 
 
 def _sha256(content: bytes) -> str:

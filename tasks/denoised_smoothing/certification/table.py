@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.denoised_smoothing.certification.algorithm import Certificate
-from tasks.denoised_smoothing.errors import CertificateFileError
+from tasks.errors import DataError
 from tasks.runs import atomic
 
 COLUMNS = (
@@ -47,7 +47,7 @@ class CertificateFile:
             The certificates that are there already.
 
         Raises:
-            CertificateFileError: the file belongs to another certification, or cannot be read.
+            DataError: the file belongs to another certification, or cannot be read.
         """
         wanted = json.loads(json.dumps(atomic.strict(record)))
         if not self.path.exists():
@@ -59,7 +59,7 @@ class CertificateFile:
         found = self.record()
         for key in [*wanted, *(key for key in found if key not in wanted)]:
             if found.get(key) != wanted.get(key):
-                raise CertificateFileError(
+                raise DataError(
                     f"{self.path}: expected certificates with {key} {wanted.get(key)!r}, got a file with "
                     f"{found.get(key)!r}. Give another file, or the settings that this one was made with."
                 )
@@ -82,14 +82,14 @@ class CertificateFile:
         """What the certificates hang on: method, sigma, n0, n, alpha, clamp, box, denoiser, seed, ...
 
         Raises:
-            CertificateFileError: there is no record beside the table, or it cannot be read.
+            DataError: there is no record beside the table, or it cannot be read.
         """
         try:
             found = json.loads(self.record_path.read_bytes())
             if not isinstance(found, dict):
                 raise ValueError("no JSON object")
         except (OSError, ValueError) as error:
-            raise CertificateFileError(
+            raise DataError(
                 f"{self.path}: expected its record {self.record_path.name} beside it, got none that can be "
                 f"read ({error}). Without it the table may be anything's: move it away and certify anew."
             ) from None
@@ -100,21 +100,21 @@ def read_certificates(path: str | os.PathLike[str]) -> list[Certificate]:
     """The certificates of a table in the order of `idx`; a torn last line is left out.
 
     Raises:
-        CertificateFileError: there is no file, it has other columns, or a line is damaged, contradicts
+        DataError: there is no file, it has other columns, or a line is damaged, contradicts
             itself or has an `idx` that another line has.
     """
     path = Path(path)
     try:
         *lines, _torn = path.read_bytes().decode().split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise CertificateFileError(
+        raise DataError(
             f"{path}: expected a table of certificates, got none that can be read ({error}). "
             "Certify first, or mend the path."
         ) from None
     if not lines:
         return []
     if tuple(lines[0].split("\t")) != COLUMNS:
-        raise CertificateFileError(
+        raise DataError(
             f"{path}: expected the columns {' '.join(COLUMNS)}, separated by tabs, got {lines[0][:120]!r}. "
             "Files of other programs are read with those columns alone."
         )
@@ -125,7 +125,7 @@ def read_certificates(path: str | os.PathLike[str]) -> list[Certificate]:
             if certificate.idx in found:
                 raise ValueError(f"idx {certificate.idx} is there twice")
         except ValueError as error:
-            raise CertificateFileError(
+            raise DataError(
                 f"{path}, line {number}: expected a certificate, got {line[:120]!r} ({error}). "
                 "Delete that line, and the image is certified anew."
             ) from None

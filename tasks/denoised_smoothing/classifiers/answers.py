@@ -1,9 +1,8 @@
-"""What stands around a classifier: what services make of images and answers, a decoder, and the count."""
+"""What stands around a classifier: what is made of images and answers, a decoder, the count of queries."""
 
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import torch
@@ -11,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blackbox import ArraySpec, BlackBoxFunction, Outcome, Wrapper
-from blackbox.checks import check_count
-from tasks.denoised_smoothing.errors import LabelError
+from tasks.errors import DataError
 
 FLOOR = 1e-7  # the probability that one of zero is taken for
 
@@ -45,102 +43,63 @@ class Clamped(Wrapper):
         return self.box.run_rows(tuple(images.clamp(0, 1) for images in inputs))
 
 
-class Probabilities(Wrapper):
-    """Softmax of the logits that the box answers."""
-
-    def __init__(self, box: BlackBoxFunction) -> None:
-        super().__init__(box)
-        self.outputs = (ArraySpec("probabilities", box.outputs[0].shape),)
-
-    def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
-        """Run, then softmax."""
-        given = self.box.run_rows(inputs)
-        return Outcome((given.outputs[0].double().softmax(dim=-1),), given.failed)
-
-
-class Rounded(Wrapper):
-    """Answers rounded to some decimals, as services do it.
-
-    Args:
-        box: the black box.
-        decimals: digits behind the point, 0 or more.
-    """
-
-    def __init__(self, box: BlackBoxFunction, decimals: int) -> None:
-        super().__init__(box)
-        self.decimals = check_count("Rounded", "decimals", decimals, least=0)
-
-    def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
-        """Run, then round."""
-        given = self.box.run_rows(inputs)
-        rounded = tuple(answer.double().round(decimals=self.decimals) for answer in given.outputs)
-        return Outcome(rounded, given.failed)
-
-    def __repr__(self) -> str:
-        """With the number."""
-        return f"Rounded({self.box!r}, decimals={self.decimals})"
-
-
-class LabelsOnly(Wrapper):
-    """The number of the largest answer and nothing else, as a float, so that a failed row can be NaN."""
-
-    def __init__(self, box: BlackBoxFunction) -> None:
-        super().__init__(box)
-        self.outputs = (ArraySpec("label", ()),)
-
-    def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
-        """Run, then take the largest; of equal ones the first."""
-        given = self.box.run_rows(inputs)
-        return Outcome((given.outputs[0].argmax(dim=-1).double(),), given.failed)
-
-
 class Scores(Wrapper):
-    """Numbers to train on, `(classes,)`: logits as they are, log-probabilities, or labels as one-hot vectors.
+    """Numbers to train on, `(classes,)`, of what a service would answer that has this classifier behind it.
+
+    Logits are taken as they are, of probabilities the logarithm, of labels one-hot vectors.
 
     Args:
-        box: the black box.
-        kind: what it answers: "logits", "probabilities" or "labels".
+        box: the classifier.
+        gives: what it answers: "logits", "probabilities" or "labels".
+        answers: what the service makes of that: the same, probabilities of logits, or the label of either.
         classes: how many there are.
         decimals: to which it rounds probabilities; one that is rounded to zero counts as half of the last
             digit, since its logarithm would not be finite.
     """
 
-    def __init__(self, box: BlackBoxFunction, kind: str, classes: int, decimals: int | None = None) -> None:
+    def __init__(
+        self, box: BlackBoxFunction, gives: str, answers: str, classes: int, decimals: int | None = None
+    ) -> None:
         super().__init__(box)
-        self.kind, self.classes = kind, classes
-        self.floor = FLOOR if decimals is None else max(FLOOR, 0.5 * 10.0**-decimals)
+        self.gives, self.answers, self.classes, self.decimals = gives, answers, classes, decimals
         self.outputs = (ArraySpec("scores", (classes,)),)
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Run, then convert.
 
         Raises:
-            LabelError: an answer is no label.
+            DataError: an answer is no label.
         """
         given = self.box.run_rows(inputs)
         answer = given.outputs[0]
-        if self.kind == "probabilities":
-            answer = answer.double().clamp(min=self.floor).log()
-        elif self.kind == "labels":
-            answer = self._one_hot(answer.flatten(), given)
+        if self.answers == "labels":
+            answer = self._one_hot(answer, given)
+        elif self.answers == "probabilities":
+            answer = answer.double() if self.gives == "probabilities" else answer.double().softmax(dim=-1)
+            floor = FLOOR
+            if self.decimals is not None:
+                answer, floor = answer.round(decimals=self.decimals), max(FLOOR, 0.5 * 10.0**-self.decimals)
+            answer = answer.clamp(min=floor).log()
         return Outcome((answer.clone(),), given.failed)
 
-    def _one_hot(self, labels: Tensor, given: Outcome) -> Tensor:
-        answered = torch.ones(len(labels), dtype=torch.bool)
+    def _one_hot(self, answer: Tensor, given: Outcome) -> Tensor:
+        answered = answer.flatten(1).isfinite().all(dim=1) if answer.ndim > 1 else answer.isfinite()
         answered[list(given.failed)] = False
-        numbers = torch.where(answered & labels.isfinite(), labels, 0).double()
-        wrong = (numbers != numbers.round()) | (numbers < 0) | (numbers >= self.classes)
+        labels = answer.flatten() if self.gives == "labels" else answer.nan_to_num().argmax(dim=-1)
+        labels = torch.where(answered, labels, 0).double()
+        wrong = (labels != labels.round()) | (labels < 0) | (labels >= self.classes)
         if wrong.any():
-            raise LabelError(
+            raise DataError(
                 f"{self.box!r}: expected labels from 0 to {self.classes - 1}, got "
-                f"{float(numbers[wrong][0]):g}. Give --classes, how many it knows."
+                f"{float(labels[wrong][0]):g}. Give --classes, how many it knows."
             )
-        hot = functional.one_hot(numbers.long(), self.classes).double()
-        return torch.where(labels.isfinite()[:, None], hot, math.nan)
+        hot = functional.one_hot(labels.long(), self.classes).double()
+        return torch.where(answered[:, None], hot, math.nan)
 
     def __repr__(self) -> str:
         """With what they are made of."""
-        return f"Scores({self.box!r}, {self.kind!r})"
+        rounded = "" if self.decimals is None else f", decimals={self.decimals}"
+        return f"Scores({self.box!r}, {self.gives!r}, {self.answers!r}{rounded})"
 
 
 class Decoded(Wrapper):
@@ -169,11 +128,8 @@ class Decoded(Wrapper):
         return f"Decoded({self.box!r}, {self.inputs[0].shape[0]})"
 
 
-WORD = 8  # bytes of a number in the file
-
-
 class Metered(Wrapper):
-    """Counts the rows that the box was ever sent, in a file that only grows.
+    """Counts the rows that the box was ever sent, in a file that grows by a byte for each.
 
     Those of earlier processes are added to the ledger when it is made. What was written and not asked,
     since the process died between, counts as asked: a budget may be overstated by a call, never understated.
@@ -190,16 +146,7 @@ class Metered(Wrapper):
         super().__init__(box)
         self.path = path
         path.touch()
-        # a torn last number is that of a call which was never made
-        content = path.read_bytes()
-        self.before = sum(
-            int.from_bytes(content[place : place + WORD], "little")
-            for place in range(0, len(content) - WORD + 1, WORD)
-        )
-        if len(content) % WORD:
-            with path.open("rb+") as file:
-                file.truncate(len(content) - len(content) % WORD)
-        self.ledger.count(rows_run=self.before)
+        self.ledger.count(rows_run=path.stat().st_size)
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Write down, then run; rows that were run again are written down afterwards."""
@@ -208,13 +155,8 @@ class Metered(Wrapper):
         try:
             return self.box.run_rows(inputs)
         finally:
-            again = self.ledger.since(before).rows_run - count
-            if again > 0:
-                self._write(again)
+            self._write(max(0, self.ledger.since(before).rows_run - count))
 
     def _write(self, rows: int) -> None:
-        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
-        try:
-            os.write(handle, rows.to_bytes(WORD, "little"))
-        finally:
-            os.close(handle)
+        with self.path.open("ab", buffering=0) as file:
+            file.write(b"." * rows)

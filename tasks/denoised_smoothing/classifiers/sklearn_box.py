@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from blackbox import ArraySpec, BlackBoxFunction, Policy
 from blackbox.extras import import_extra
-from tasks.denoised_smoothing.errors import LabelError
+from tasks.errors import DataError
 
 TINY = 1e-300  # below it a probability is taken for it, since a logarithm of zero is not finite
 
@@ -43,7 +43,7 @@ class SklearnClassifier(BlackBoxFunction):
         failures: "raise" or "keep", see `BlackBoxFunction`.
 
     Raises:
-        LabelError: the classes are others.
+        DataError: the classes are others.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class SklearnClassifier(BlackBoxFunction):
     ) -> None:
         known = np.asarray(classifier.classes_)
         if not np.array_equal(known, np.arange(len(known))):
-            raise LabelError(
+            raise DataError(
                 f"SklearnClassifier, classes: expected the numbers 0 to {len(known) - 1}, got "
                 f"{known.tolist()}. Fit it on numbered labels, with sklearn.preprocessing.LabelEncoder."
             )

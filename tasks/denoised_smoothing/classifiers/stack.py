@@ -22,16 +22,13 @@ from tasks.denoised_smoothing.certification.checks import classifier_box
 from tasks.denoised_smoothing.classifiers import shapes_box
 from tasks.denoised_smoothing.classifiers.answers import (
     Clamped,
-    LabelsOnly,
     Metered,
-    Probabilities,
-    Rounded,
     Scores,
     Shaped,
 )
 from tasks.denoised_smoothing.classifiers.sklearn_box import CLASSIFIERS, SklearnClassifier, embedded
 from tasks.denoised_smoothing.config import CNN, Config
-from tasks.denoised_smoothing.errors import BoxError
+from tasks.errors import ProblemError
 from tasks.workers import group
 
 Twin = Callable[[Tensor], Tensor]
@@ -73,8 +70,8 @@ def make_box(
         inner: The classifier, where it is made already.
 
     Raises:
-        BoxError: It is no classifier of one image, or cannot give the answers that are asked for.
-        ImageError, LabelError: Images or labels that do not fit it.
+        ProblemError: It is no classifier of one image, or cannot give the answers that are asked for.
+        DataError: Images or labels that do not fit it.
     """
     inner = classifier(config) if inner is None else inner
     gives = "logits" if config.box in SHIPPED else config.box_gives
@@ -82,14 +79,16 @@ def make_box(
     known.check_image_shape(found.shape)
     data.check_classes(found, known.classes, repr(inner))
     if (gives == "labels") == known.scores:
-        raise BoxError(
+        raise ProblemError(
             f"{inner!r}, outputs: expected {gives}, got shape {inner.outputs[0].shape}. Give "
             "--box-gives logits, probabilities or labels, whichever it answers."
         )
     twin = _twin(inner, gives)
     if inner.inputs[0].shape != found.shape or inner.inputs[0].dtype == "float64":
         inner = Shaped(inner, found.shape)
-    service = _service(inner, gives, config)
+    if gives != config.answers and (gives == "labels" or config.answers == "logits"):
+        raise refused("answers", f"what can be made of {gives}", config.answers)
+    service = inner
     # from the inside: what is sent is counted, retries included; an answer that is kept costs nothing
     if folder is not None:
         service = Metered(service, folder / "queries.count")
@@ -102,7 +101,7 @@ def make_box(
     if config.query_log and folder is not None:
         service = Cached(service, folder / "queries.sqlite", block=config.query_log_block)
     service.failures = "keep"
-    scores = Scores(Clamped(service), config.answers, known.classes, config.decimals)
+    scores = Scores(Clamped(service), gives, config.answers, known.classes, config.decimals)
     _check_identity(scores)
     first_alone = config.rows is not None or config.per_second is not None or config.query_log
     shared = zo.SharedRows(scores, group.process_group(), None if first_alone else ROWS)
@@ -128,22 +127,12 @@ def classifier(config: Config) -> BlackBoxFunction:
     return make(config.box, parse(config.box_arguments), names.functions())
 
 
-def _service(inner: BlackBoxFunction, gives: str, config: Config) -> BlackBoxFunction:
-    """What the service answers, made of what the classifier gives."""
-    if config.answers == "labels":
-        return inner if gives == "labels" else LabelsOnly(inner)
-    if gives == "labels" or (gives, config.answers) == ("probabilities", "logits"):
-        raise refused("answers", f"what can be made of {gives}", config.answers)
-    service = Probabilities(inner) if (gives, config.answers) == ("logits", "probabilities") else inner
-    return service if config.decimals is None else Rounded(service, config.decimals)
-
-
 def _check_identity(box: BlackBoxFunction) -> None:
     """A certificate names its box: one that cannot be told from others is refused now, not after training."""
     try:
         identity(box)
     except ConfigurationError as error:
-        raise BoxError(
+        raise ProblemError(
             f"{box!r}: expected a box that a certificate can name, got one without an identity ({error})"
         ) from error
 

@@ -32,18 +32,7 @@ def read(source: Source, data: Path) -> tuple[Images, Images]:
 
 def _read_files(source: Source, data: Path, folder: Path, files: Sequence[tuple[str, int]]) -> Images:
     parts = [read_file(folder / name, records, source, data) for name, records in files]
-    every = Images(torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts]))
-    counts = torch.bincount(every.labels, minlength=source.classes)
-    # Every class is there equally often; a file of zeros, or one that stands in for another, is found so.
-    odd = torch.nonzero(counts != len(every) // source.classes).flatten()
-    if len(odd) and source.balanced:
-        first = int(odd[0])
-        raise DataError(
-            f"{folder}: expected {len(every) // source.classes:,} images of each class in "
-            f"{', '.join(name for name, _ in files)}, got {int(counts[first]):,} of class {first} "
-            f"({len(odd)} classes of {source.classes} are so). Delete the folder. {source.how_to_fetch(data)}"
-        )
-    return every
+    return Images(torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts]))
 
 
 def read_file(path: Path, records: int, source: Source, data: Path) -> Images:
@@ -99,7 +88,6 @@ class Source:
         train, test: file names with their numbers of records.
         label_bytes: before the pixels of each record; the last of them is the class.
         classes: number of classes.
-        balanced: whether every class is there equally often, in the training and in the test files.
         site: where the archive lies.
     """
 
@@ -111,7 +99,6 @@ class Source:
     test: tuple[tuple[str, int], ...]
     label_bytes: int
     classes: int
-    balanced: bool = True
     site: str = SITE
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ from blackbox.registry import find
 from tasks.errors import ConfigurationError
 from tasks.image_classification.networks.convolutional import resnet, simple_cnn, vgg
 from tasks.image_classification.networks.vit import vit
+from tasks.problem import evaluating
 
 ImageShape: TypeAlias = tuple[int, int, int]
 """Channels, height and width in pixels."""
@@ -114,49 +114,21 @@ def _users_own(target: str, width: int | None) -> Callable[[int, ImageShape], nn
         raise ConfigurationError(
             f"{target}: expected a function that makes a network, got {type(found).__name__}. {calling}"
         )
-    try:
-        inspect.signature(found).bind(classes=0, image_shape=())
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"{target}: expected a function of classes and image_shape, got one that does not fit: {error}. "
-            f"{calling}"
-        ) from None
 
     def made(classes: int, image_shape: ImageShape) -> nn.Module:
-        try:
-            network = found(classes=classes, image_shape=image_shape)
-        except Exception as error:  # the user's own code may raise anything
-            raise ConfigurationError(
-                f"{target}: expected a network of {classes} classes for images {image_shape}, got "
-                f"{type(error).__name__} ({error}). {calling} With --debug the traceback is shown."
-            ) from error
+        network = found(classes=classes, image_shape=image_shape)
         if not isinstance(network, nn.Module):
             raise ConfigurationError(
                 f"{target}: expected it to return a torch.nn.Module, got {type(network).__name__}. {calling}"
             )
-        _check_logits(target, network, classes, image_shape)
+        with torch.no_grad(), evaluating(network):  # running statistics stay as they are
+            logits = network(torch.zeros(2, *image_shape))
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if shape != (2, classes):
+            raise ConfigurationError(
+                f"{target}: expected logits of shape (2, {classes}) for two rows, got {shape}. "
+                "Let the network end in one logit for each class."
+            )
         return network
 
     return made
-
-
-def _check_logits(target: str, network: nn.Module, classes: int, image_shape: ImageShape) -> None:
-    """Try the network on two rows, in evaluation mode, so that running statistics stay as they are."""
-    was_training = network.training
-    try:
-        with torch.no_grad():
-            logits = network.eval()(torch.zeros(2, *image_shape))
-    except Exception as error:  # the user's own code may raise anything
-        raise ConfigurationError(
-            f"{target}: expected a network for images (rows, {', '.join(map(str, image_shape))}), got "
-            f"{type(error).__name__} from it ({error}). Make the network from image_shape. With --debug the "
-            "traceback is shown."
-        ) from error
-    finally:
-        network.train(was_training)
-    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if shape != (2, classes):
-        raise ConfigurationError(
-            f"{target}: expected logits of shape (2, {classes}) for two rows, got {shape}. "
-            "Let the network end in one logit for each class."
-        )

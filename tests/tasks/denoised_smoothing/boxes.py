@@ -47,16 +47,3 @@ class TenLabels(BlackBoxFunction):
     def evaluate_rows(self, image: np.ndarray) -> np.ndarray:
         """`(rows, 1, 6, 6)` to `(rows,)`."""
         return np.minimum(np.floor(20 * image.mean(axis=(1, 2, 3))), 9).astype(np.float32)
-
-
-class Patchy(BlackBoxFunction):
-    """The logits of `blobs`, which about every hundredth image gets none of."""
-
-    inputs = (ArraySpec("image", (1, 6, 6)),)
-    outputs = (ArraySpec("logits", (3,)),)
-
-    def evaluate_rows(self, image: np.ndarray) -> np.ndarray:
-        """`(rows, 1, 6, 6)` to `(rows, 3)`."""
-        logits = 12 * image.reshape(len(image), 3, 2, 6).mean(axis=(2, 3))
-        logits[np.floor(1e4 * image.mean(axis=(1, 2, 3))) % 100 == 7] = np.nan
-        return logits

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from tasks.denoised_smoothing import data, images
-from tasks.denoised_smoothing.errors import ImageError, LabelError
+from tasks.errors import DataError
 from tests.tasks.denoised_smoothing import small
 
 
@@ -61,7 +61,7 @@ def test_a_folder_of_pictures_scaled_and_cropped(tmp_path, divided):
     assert sum(map(len, parts(found))) == (36 if divided else 12)
     shown = found.train.images()
     assert 0 <= shown.min() and shown.max() <= 1
-    with pytest.raises(ImageError, match="image-size"):
+    with pytest.raises(DataError, match="image-size"):
         data.load(small.config(tmp_path, images=tmp_path / "pictures")).train.images()
 
 
@@ -76,25 +76,25 @@ def test_batches_hang_on_seed_and_step_alone(tmp_path):
 
 
 REFUSED = [
-    (lambda given, labels: (given * 255, labels), ImageError, ["[0, 1]", "Scale"]),
-    (lambda given, labels: (given - 0.1, labels), ImageError, ["[0, 1]"]),
-    (lambda given, labels: (given[:, 0, 0], labels[:5]), ImageError, ["shape"]),
-    (lambda given, labels: (given.astype(np.int32), labels), ImageError, ["int32"]),
-    (lambda given, labels: (given, labels + 0.5), LabelError, ["whole numbers"]),
-    (lambda given, labels: (given, labels - 1), LabelError, ["from 0"]),
-    (lambda given, labels: (given, labels[:-1]), LabelError, ["120 labels"]),
-    (lambda given, labels: (given, labels * 0), LabelError, ["two classes"]),
+    (lambda given, labels: (given * 255, labels), ["[0, 1]", "Scale"]),
+    (lambda given, labels: (given - 0.1, labels), ["[0, 1]"]),
+    (lambda given, labels: (given[:, 0, 0], labels[:5]), ["shape"]),
+    (lambda given, labels: (given.astype(np.int32), labels), ["int32"]),
+    (lambda given, labels: (given, labels + 0.5), ["whole numbers"]),
+    (lambda given, labels: (given, labels - 1), ["from 0"]),
+    (lambda given, labels: (given, labels[:-1]), ["120 labels"]),
+    (lambda given, labels: (given, labels * 0), ["two classes"]),
 ]
 
 
-@pytest.mark.parametrize(("change", "error", "words"), REFUSED)
-def test_arrays_that_are_no_images_are_refused(tmp_path, change, error, words):
+@pytest.mark.parametrize(("change", "words"), REFUSED)
+def test_arrays_that_are_no_images_are_refused(tmp_path, change, words):
     chosen = small.config(tmp_path)
     assert chosen.images is not None
     with np.load(chosen.images) as file:
         changed, labels = change(file["images"], file["labels"])
     np.savez(chosen.images, images=changed, labels=labels)
-    with pytest.raises(error) as caught:
+    with pytest.raises(DataError) as caught:
         data.load(chosen)
     assert all(word in str(caught.value) for word in words)
 
@@ -106,5 +106,5 @@ def test_files_that_hold_no_images_are_refused(tmp_path, name):
         np.savez(path, other=np.zeros(3))
     elif name != "missing":
         path.write_text("no images")
-    with pytest.raises(ImageError):
+    with pytest.raises(DataError):
         data.load(small.config(tmp_path, images=path))

@@ -89,7 +89,7 @@ def run_in(folder: Path) -> Path:
 
 
 def sent(path: Path) -> int:
-    return int(np.frombuffer((path / "queries.count").read_bytes(), "<u8").sum())
+    return (path / "queries.count").stat().st_size
 
 
 def certificates(path: Path) -> list[list[str]]:

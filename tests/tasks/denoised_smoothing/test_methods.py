@@ -16,7 +16,7 @@ from tasks.denoised_smoothing.config import read
 from tasks.denoised_smoothing.methods import Front, _lesson, estimator, mean_loss
 from tasks.denoised_smoothing.networks import DnCNN, box_loss
 from tasks.denoised_smoothing.smoothing_parameter import Mu
-from tasks.pace import Tally
+from tasks.tally import Tally
 from tests.tasks.denoised_smoothing import small
 
 ZERO_ORDER = ("zo-ds:cge", "zo-ds:rge", "zo-ds:dct", "zo-ds:wide", "zo-ae-ds:cge", "deepzero", "student")

@@ -13,11 +13,10 @@ import pytest
 import torch
 
 import tasks
-from tasks import cli, pace
+from tasks import cli, tally
 from tasks.denoised_smoothing import DenoisedSmoothing
 from tasks.denoised_smoothing.certification.table import CertificateFile, read_certificates
 from tasks.denoised_smoothing.config import PRESETS, Config
-from tasks.denoised_smoothing.published import ACCURACIES
 from tasks.progress import Progress
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run
@@ -83,7 +82,7 @@ def test_the_result_has_a_line_for_every_method_with_what_it_cost(finished):
 
 def test_the_count_of_queries_is_what_the_box_was_sent(finished):
     table = json.loads((finished / "result.json").read_text())["table"]
-    sent = sum(np.frombuffer((finished / "queries.count").read_bytes(), "<u8"))
+    sent = (finished / "queries.count").stat().st_size
     counted = sum(row["queries"] + row["extra"]["rows of test"] for row in table)
     by_kind = {row["method"]: row["extra"] for row in table}
     shared = 6 - 1 - 1  # five methods through the box ask for the clean images together
@@ -94,14 +93,12 @@ def test_the_count_of_queries_is_what_the_box_was_sent(finished):
     assert sent == counted - clean - mu - twin
 
 
-def test_the_report_holds_its_pictures_and_the_published_figures(finished):
+def test_the_report_holds_its_pictures_and_tables(finished):
     page = (finished / "report.html").read_text()
     for name in ("certified_accuracy", "accuracy_against_queries", "images", "curves"):
         assert (finished / f"{name}.png").exists()
     assert page.count("data:image/png;base64,") == len(list(finished.glob("*.png")))
     assert "://" not in page  # it opens offline
-    for figures in ACCURACIES.values():
-        assert " / ".join(f"{figure:.2f}" for figure in figures) in page
     assert f"on {small.TINY['certify_images']} test images" in page
     assert (finished / "table.md").exists() and (finished / "table.tex").exists()
     record = json.loads((finished / "certificates" / "seed-0" / "student.json").read_text())
@@ -117,7 +114,7 @@ def test_a_finished_run_is_loaded_and_its_networks_are_those_that_were_certified
         denoised = found.network("student").eval()(torch.from_numpy(fields["noisy"])).clamp(0, 1)
     np.testing.assert_array_equal(denoised, fields["denoised"])
     assert found.problem is not None
-    assert pace.evaluated(found.problem.box).ledger.rows_asked == 0  # nothing is asked for it
+    assert tally.evaluated(found.problem.box).ledger.rows_asked == 0  # nothing is asked for it
 
 
 def test_the_exported_denoiser_is_the_one_that_validation_chose(finished):
@@ -297,15 +294,3 @@ def test_the_paper_s_preset_runs_on_stand_ins_of_its_layout(tmp_path, monkeypatc
     torch.set_num_threads(threads)
     assert list(found.table["method"]) == list(config.methods)
     assert all(row.queries <= config.queries_of(row.method) for row in found.result.table)
-
-
-def test_rows_that_fail_are_shown_and_logged_by_kind(tmp_path, monkeypatch):
-    monkeypatch.setattr(pace, "EVERY", 0.0)
-    chosen = {"box": "tests.tasks.denoised_smoothing.boxes:Patchy", "methods": ("mse", "zo-ds:rge")}
-    made = small.problem(tmp_path, **chosen)
-    small.train(made, tmp_path, *made.config.methods)
-    (path,) = (tmp_path / "runs").iterdir()
-    lines = [line for line in Run.open(path).metrics() if "seconds_left" in line]
-    counts = [line.get("failed_not_finite", 0) for line in lines]
-    ledger = pace.evaluated(made.box).ledger
-    assert 0 < counts[-1] <= ledger.failures()["not_finite"] and counts == sorted(counts)

@@ -83,7 +83,8 @@ def setup(
     folder: Path, method: str = "fo", kind: type[ImageClassification] = Striped, seed: int = 0, **changes
 ) -> Setup:
     """What a method trains with, on striped images in three passes; progress is not shown."""
-    settings = SETTINGS | {"steps": 12, "warm_up": 1 / 6, "methods": (method,)} | changes
+    own = {"train_images": kind.train} if issubclass(kind, Striped) else {}
+    settings = SETTINGS | {"steps": 12, "warm_up": 1 / 6, "methods": (method,)} | own | changes
     problem = kind(kind.Config(**settings))
     run = Run.create(folder, problem.name(), "demo", problem.config, [seed])
     return setup_of(problem, run, method, seed, Progress(), {})

@@ -48,10 +48,8 @@ def by_hand(its: Setup, on_sets: bool) -> torch.Tensor:
             inside[rule.draw(parameters, zo.estimators.Key(its.seed, step))] = True
         with torch.no_grad():
             for w, v, g, mask in zip(tensors, speeds, slopes, parameters.split(inside), strict=True):
-                moving = mask if config.update == "set" else torch.ones_like(mask)
-                faster = config.momentum * v + torch.where(mask, g, 0.0) + config.weight_decay * w
-                v.copy_(torch.where(moving, faster, v))
-                w -= torch.where(moving, rate * v, 0.0)
+                v.copy_(config.momentum * v + torch.where(mask, g, 0.0) + config.weight_decay * w)
+                w -= rate * v
     return torch.nn.utils.parameters_to_vector(tensors).detach()
 
 
@@ -64,8 +62,7 @@ def flat(network) -> torch.Tensor:
     [
         ("fo", {"weight_decay": 0.05}),
         ("fo", {"momentum": 0.0, "warm_up": 0.0}),
-        ("fo-sparse-gradient", {"redraw": "steps", "update": "all", "weight_decay": 0.05}),
-        ("fo-sparse-gradient", {"redraw": "steps", "update": "set", "weight_decay": 0.05}),
+        ("fo-sparse-gradient", {"redraw": "steps", "weight_decay": 0.05}),
     ],
 )
 def test_weights_move_as_by_hand(tmp_path, method, settings):
@@ -77,35 +74,6 @@ def test_weights_move_as_by_hand(tmp_path, method, settings):
     # Other orders of summing: some roundings in each of twelve steps.
     torch.testing.assert_close(found, truth, rtol=1e-4, atol=2e-5)
     assert (found - first).norm() > 1e-2 * first.norm()
-
-
-def test_averaged_weights_are_the_exponential_mean_of_every_steps(tmp_path, monkeypatch):
-    its, seen = setup(tmp_path, "fo", Rising, averaging=0.7), []
-    step = torch.optim.SGD.step
-
-    def watched(self, *arguments):
-        done = step(self, *arguments)
-        seen.append(torch.cat([w.detach().flatten() for w in self.param_groups[0]["params"]]))
-        return done
-
-    monkeypatch.setattr(torch.optim.SGD, "step", watched)
-    trained = train(its)
-    mean = seen[0]
-    for weights in seen[1:]:
-        mean = 0.7 * mean + 0.3 * weights
-    torch.testing.assert_close(flat(trained.network), mean, rtol=1e-5, atol=1e-6)
-
-
-def test_averaged_weights_are_the_ones_that_are_validated(tmp_path):
-    judged = []
-
-    class Watched(Striped):
-        def validate(self, network):
-            judged.append(type(network).__name__)
-            return super().validate(network)
-
-    train(setup(tmp_path, "fo", Watched, averaging=0.7))
-    assert set(judged) == {"AveragedModel"}
 
 
 def test_every_seed_scores_on_images_of_its_own(tmp_path):

@@ -48,14 +48,14 @@ def found(flows, solver, network) -> Evaluation:
 
 @pytest.fixture(scope="module")
 def by_hand(flows, solver, network) -> torch.Tensor:
-    """Each rollout alone, `(rollouts, steps + 1, 2, height, width)`, on past the horizon."""
+    """Each rollout alone, `(rollouts, steps + 1, 2, height, width)`, to the horizon."""
     rows = []
     with torch.no_grad():
         for flow in range(2):
             for first in (0, SMALL.frames - 1 - SMALL.horizon):
                 re = flows.test.reynolds[flow : flow + 1]
                 velocity = [flows.test.frames[flow, first]]
-                for _ in range(SMALL.horizon + SMALL.frames - 1):
+                for _ in range(SMALL.horizon):
                     velocity.append(network(solver(velocity[-1][None], re), re)[0])
                 rows.append(torch.stack(velocity))
     return torch.stack(rows)
@@ -121,7 +121,6 @@ def test_drag_is_that_of_a_cylinder_and_its_error_is_against_the_reference_of_th
 def test_further_flows_are_evaluated_and_in_no_mean(found, flows, solver, network):
     config = replace(SMALL, extrapolated_reynolds=(90.0,))
     more = evaluated(config, data.load(config, flows.path.parent), solver, {"NON": network})
-    assert more.flows.tolist() == [170, 340, 90]
     assert more.extrapolated.tolist() == [False] * 2 + [True] * 4
     assert np.allclose(more.errors["NON"], found.errors["NON"], atol=1e-6)
     assert more.shown_reynolds == 170
@@ -137,22 +136,10 @@ def test_where_all_of_the_test_is_outside_it_counts_and_what_is_further_does_not
     assert outside.extrapolated.tolist() == [False] * 4 + [True] * 2
 
 
-def test_the_probe_goes_on_past_the_horizon_in_each_flow_s_first_rollout(found, flows, by_hand):
-    # The middle of 8 x 16 cells: on the face between columns 3 and 4, between rows 7 and 8.
-    def read(velocity):
-        return velocity[..., 0, 7:9, 4].mean(dim=-1)
-
-    assert np.allclose(found.tracks["NON"].probe, read(by_hand[[0, 2]]), atol=1e-5)
-    assert np.allclose(found.tracks["reference"].probe, read(flows.test.frames), atol=1e-6)
-    assert found.signal("reference").shape == (2, SMALL.frames)
-    assert found.signal("NON").shape == (2, SMALL.horizon + SMALL.frames - SMALL.horizon // 2)
-
-
 def test_one_start_is_enough(flows, solver, network):
     config = replace(SMALL, test_starts=1)
     found = evaluated(config, flows, solver, {"NON": network})
     assert found.tracks["NON"].error.shape == (2, SMALL.horizon)
-    assert found.tracks["NON"].probe.shape == (2, SMALL.horizon + SMALL.frames)
 
 
 class Breaking(WakeFlow):
@@ -174,8 +161,6 @@ SPOILED = [  # (call, row of it, factor), what is found, whether a held-out roll
     ((3, 1, float("nan")), [Lost("SRC", 1, 170.0, 3)], True),
     ((3, 1, 1e3), [Lost("SRC", 1, 170.0, 3)], True),  # finite, and no flow
     ((4, 2, float("inf")), [Lost("SRC", 2, 340.0, 4)], False),
-    # the two first rollouts go on alone: row 1 is the second flow's
-    ((SMALL.horizon + 2, 1, float("nan")), [Lost("SRC", 2, 340.0, SMALL.horizon + 2, alone=True)], False),
 ]
 
 
@@ -186,8 +171,7 @@ def test_a_rollout_that_blew_up_is_named_and_in_no_mean(flows, spoil, lost, judg
     (one,) = lost
     track = found.tracks["SRC"]
     gone = np.zeros((4, SMALL.horizon), bool)
-    if not one.alone:
-        gone[one.row, one.step - 1 :] = True
+    gone[one.row, one.step - 1 :] = True
     for name in evaluation.SERIES:
         series = getattr(track, name)
         assert np.array_equal(np.isnan(series), gone)
@@ -195,8 +179,7 @@ def test_a_rollout_that_blew_up_is_named_and_in_no_mean(flows, spoil, lost, judg
     figures = evaluation.figures(found, "SRC")
     assert (figures["MAE in the wake"] is None) == (figures["MAE"] is None) == judged
     assert figures["rollouts that blew up"] == judged
-    assert found.stability("SRC")[one.row] == (SMALL.horizon if one.alone else one.step - 1)
-    assert np.isnan(found.tracks["SRC"].probe).any() == (one.alone or one.row in (0, 2))
+    assert found.stability("SRC")[one.row] == one.step - 1
 
 
 def test_an_evaluation_comes_back_from_its_arrays_with_methods_in_their_order(found, flows, solver):
@@ -207,7 +190,7 @@ def test_an_evaluation_comes_back_from_its_arrays_with_methods_in_their_order(fo
     for name, track in {**found.tracks, "A": last.tracks["A"]}.items():
         for series in fields(Track):
             assert np.array_equal(getattr(again.tracks[name], series.name), getattr(track, series.name))
-    for name in ("times", "reynolds", "flows", "extrapolated", "shown_reynolds", "dt", "settled"):
+    for name in ("times", "reynolds", "extrapolated", "shown_reynolds", "dt"):
         assert np.array_equal(getattr(again, name), getattr(found, name))
 
 
@@ -218,9 +201,9 @@ def test_an_evaluation_is_written_as_hdf5_with_the_names_of_its_classes(found, t
         for name, track in found.tracks.items():
             for series in fields(Track):
                 assert np.array_equal(file[f"tracks/{name}/{series.name}"], getattr(track, series.name))
-        for name in ("times", "reynolds", "flows", "extrapolated"):
+        for name in ("times", "reynolds", "extrapolated"):
             assert np.array_equal(file[name], getattr(found, name))
-        for name in ("shown_reynolds", "dt", "settled"):
+        for name in ("shown_reynolds", "dt"):
             assert file.attrs[name] == getattr(found, name)
 
 

@@ -15,11 +15,11 @@ from tasks.progress import Progress
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run, stage_name
 from tasks.wake_flow.config import METHODS, PRESETS, Config, family_of, method_name
-from tasks.wake_flow.methods import SURROGATE, estimator, identity_gradient
+from tasks.wake_flow.methods import estimator
 from tasks.wake_flow.networks import Corrector, Scales, layers
 from tasks.wake_flow.problem import WakeFlow
-from tasks.wake_flow.rollout import rollout_errors, window_loss
-from tasks.work import setup_of, work
+from tasks.wake_flow.rollout import rollout_errors
+from tasks.work import work
 from tests.tasks.wake_flow.small import SMALL
 
 OTHERS = replace(
@@ -30,10 +30,8 @@ OTHERS = replace(
     estimator="hybrid",
     directions=4,
     unroll=3,
-    curriculum_unrolls=(2,),
-    curriculum_steps=(4,),
 )
-UNROLLED = 4 * 2 + 2 * 3  # solver steps in the six losses
+UNROLLED = 6 * 3  # solver steps in the six losses
 
 
 class Cut(Exception):
@@ -150,21 +148,6 @@ def test_a_random_start_is_the_seed_s_first_weights_and_needs_no_non(folder, fin
     assert weights == [sum(p.numel() for p in network.parameters()) for network in each]
 
 
-def test_windows_follow_the_curriculum(folder, finished):
-    def batch(config, i):
-        return WakeFlow(config, folder=folder / "data").data.train(3, i)[0]
-
-    assert [batch(OTHERS, i).shape[1] - 1 for i in (0, 3, 4, 7)] == [2, 2, 3, 3]
-    without = replace(OTHERS, curriculum_unrolls=(), curriculum_steps=())
-    assert torch.equal(batch(without, 5), batch(OTHERS, 5))  # later windows are those of a run without
-
-
-def test_several_stages_of_a_curriculum_follow_each_other():
-    stages = {"curriculum_unrolls": (1, 3), "curriculum_steps": (2, 1)}
-    config = replace(OTHERS, methods=("NON", "FO-SOL"), unroll=5, **stages)
-    assert [config.unroll_at(step) for step in range(5)] == [1, 1, 3, 5, 5]
-
-
 @pytest.mark.parametrize("central", [False, True], ids=["forward", "central"])
 @pytest.mark.parametrize(
     ("name", "queries", "dense"),
@@ -174,8 +157,6 @@ def test_several_stages_of_a_curriculum_follow_each_other():
         ("rge", 7, True),
         ("sparse-rge", 7, False),
         ("hybrid", 103, True),
-        ("control-variate", 7, True),
-        ("surrogate-filled", 96, True),
     ],
 )
 def test_estimators_by_name_ask_what_they_should_and_reach_what_they_should(name, queries, dense, central):
@@ -190,8 +171,6 @@ def test_estimators_by_name_ask_what_they_should_and_reach_what_they_should(name
         return torch.ones(len(batch), dtype=torch.float64) * total
 
     gradient = zo.LossGradient(network, objective, estimator(config, sparsity), evaluator="loop")
-    for parameter in network.parameters():  # a surrogate of the right direction, for those that take one
-        parameter.grad = 0.5 * parameter.detach() if name in SURROGATE else None
     assert gradient.queries() == queries * (2 if central else 1)
     gradient.backward(torch.zeros(2))
     found = torch.cat([p.grad.flatten() for p in network.parameters()])
@@ -201,29 +180,6 @@ def test_estimators_by_name_ask_what_they_should_and_reach_what_they_should(name
         assert torch.allclose(found, truth + (0 if central else 1e-3), atol=2e-5)
     else:
         assert float(found @ truth) > 0
-
-
-@pytest.mark.parametrize("name", SURROGATE)
-def test_a_surrogate_is_identity_s_gradient_and_is_paid_for(folder, finished, tmp_path, name):
-    """It is what stands in `.grad` before the queries, and costs a base evaluation."""
-    (tmp_path / "data").symlink_to(folder / "data")
-    settings = {"zo_steps": 2, "curriculum_unrolls": (), "curriculum_steps": ()}
-    config = replace(OTHERS, methods=("NON", "ZO-SOL"), estimator=name, **settings)
-    run = start_run(tmp_path, config)
-    row = json.loads((run.path / "result.json").read_text())["table"][1]
-    queries = config.directions if name == "control-variate" else config.coordinates
-    assert row["queries"] >= 2 * queries
-    base = config.batch * config.unroll
-    assert row["rows"] >= 2 * base * (2 + queries)  # the surrogate's base, the estimator's, its queries
-
-    problem = WakeFlow(config, folder=folder / "data")
-    setup = setup_of(problem, run, "ZO-SOL", 0, Progress(), {})
-    identity_gradient(setup).backward(setup.batch(0))
-    network = setup_of(problem, run, "ZO-SOL", 0, Progress(), {}).network
-    solver = zo.differentiable(problem.box, None, tangent=zo.IdentityTangent())
-    window_loss(solver, problem.scales.velocity)(network, setup.batch(0)).mean().backward()
-    for found, other in zip(setup.network.parameters(), network.parameters(), strict=True):
-        assert torch.equal(found.grad, other.grad)
 
 
 def test_layer_ratios_serve_every_sparse_estimator_and_cost_dense_ones_nothing(folder, finished, tmp_path):
@@ -279,7 +235,7 @@ def test_methods_of_all_problems_train_the_small_network_from_the_first_weights(
     assert tuple(rows) == names
     starts = {run.metrics(stage_name(0, name))[0]["validation"] for name in names[1:]}
     assert len(starts) == 1
-    base = config.batch * sum(config.unroll_at(step) for step in range(5))
+    base = config.batch * 5 * config.unroll
     assert rows["none"]["rows"] == 0
     assert rows["no-gradient"]["rows"] == rows["first-order"]["rows"] == base
     assert rows["rge"]["rows"] > base * 3

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import h5py
 import numpy as np
 import pytest
 import torch
 from scipy.interpolate import RegularGridInterpolator
 from scipy.linalg import null_space
 
-from simulators.errors import ReferenceDataError, ReferenceWarning
+from simulators.errors import ReferenceWarning
 from simulators.wake_flow import Channel, WakeFlow, staggered
 from tasks.errors import SolverError
 from tasks.wake_flow import data, fine_flows, precomputed
@@ -181,19 +180,13 @@ def cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def lose(path):
-    with h5py.File(path, "a") as file:
-        del file["targets"]
+def alter(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
 
 
-def shorten(path):
-    with h5py.File(path, "a") as file:
-        kept = np.asarray(file["targets"])[:, :-1]
-        del file["targets"]
-        file["targets"] = kept
-
-
-@pytest.mark.parametrize("damage", [cut, lose, shorten])
+@pytest.mark.parametrize("damage", [cut, alter])
 def test_damaged_fine_flows_are_computed_again_with_a_warning(tmp_path, damage):
     calls = []
     whole = read(SMALL, tmp_path, calls)
@@ -202,14 +195,6 @@ def test_damaged_fine_flows_are_computed_again_with_a_warning(tmp_path, damage):
     with pytest.warns(ReferenceWarning, match="computed again"):
         again = read(SMALL, tmp_path, calls)
     assert calls and torch.equal(again[1], whole[1])
-
-
-def test_fine_flows_of_other_settings_under_this_name_are_refused(tmp_path):
-    read(SMALL, tmp_path, [])
-    with h5py.File(fine_flows.path(SMALL, tmp_path), "a") as file:
-        file.attrs["warm_up"] = 5
-    with pytest.raises(ReferenceDataError, match=r"expected warm_up = 4.*got 5.*delete it"):
-        read(SMALL, tmp_path, [])
 
 
 class Losing(WakeFlow):

@@ -69,10 +69,10 @@ def stack(url: str, folder: Path, budget: int) -> BlackBoxFunction:
     return Cached(Retrying(Budgeted(metered, rows=budget), attempts=6), folder / "queries.db", block=1)
 
 
-def certify(box: BlackBoxFunction, file: Path | None = None, batch: int = 16) -> list[Certificate]:
+def certify(box: BlackBoxFunction, file: Path | None = None) -> list[Certificate]:
     """Three images at growing distance from the plane."""
     images = torch.cat([at_distance(0.1 * (k + 1), 1) for k in range(IMAGES)])
-    smoothed = SmoothedClassifier(box, sigma=0.25, batch=batch)
+    smoothed = SmoothedClassifier(box, sigma=0.25, block=16)
     return smoothed.certify(images, torch.ones(IMAGES, dtype=torch.int64), N0, N, 0.05, file=file)
 
 

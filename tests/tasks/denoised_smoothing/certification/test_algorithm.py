@@ -1,10 +1,9 @@
-"""CERTIFY and PREDICT at their ends, and that batches, order and company change nothing."""
+"""CERTIFY and PREDICT at their ends, and which queries they ask."""
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
-from typeguard import suppress_type_checks
 
 from tasks.denoised_smoothing.certification.algorithm import (
     ABSTAIN,
@@ -16,13 +15,10 @@ from tasks.denoised_smoothing.certification.algorithm import (
     predict_image,
 )
 from tasks.denoised_smoothing.certification.bound import Settings
-from tasks.denoised_smoothing.certification.smoothed import certify_images
-from tasks.denoised_smoothing.errors import FailedQueriesError, LabelError, SettingError
 from tests.tasks.denoised_smoothing.certification.classifiers import (
     at_distance,
     base,
     by_chance,
-    failing_half_space,
     half_space,
     pictures,
 )
@@ -92,25 +88,7 @@ def test_the_class_is_chosen_by_other_queries_than_those_that_count():
     assert (found.predict, found.votes, sum(asked)) == (ABSTAIN, 0, 120)
 
 
-@pytest.mark.parametrize("batch", [1, 7, 40, 1000])
-def test_no_batch_changes_a_certificate(batch):
-    sizes = []
-
-    def labels(rows):
-        sizes.append(len(rows))
-        return half_space(rows)
-
-    images = at_distance(0.1, 4)
-    truth = Settings(0.25, n=130, n0=30, alpha=0.05, block=40)
-    settings = Settings(0.25, n=130, n0=30, alpha=0.05, block=40, batch=batch)
-    expected = [plain(certify_image(base(half_space), image, k, 1, truth)) for k, image in enumerate(images)]
-    found = [plain(certify_image(base(labels), image, k, 1, settings)) for k, image in enumerate(images)]
-    assert found == expected
-    assert max(sizes) <= batch and sum(sizes) == 4 * 160
-    assert len(sizes) == 4 * (-(-130 // batch) + -(-30 // batch))  # no smaller calls than need be
-
-
-def test_what_comes_before_the_box_gets_whole_blocks_whatever_the_batch():
+def test_what_comes_before_the_box_gets_whole_blocks():
     shapes = set()
 
     def front(block):
@@ -118,7 +96,7 @@ def test_what_comes_before_the_box_gets_whole_blocks_whatever_the_batch():
         return block * 2
 
     classifier = BaseClassifier(lambda rows: half_space(rows / 2), 2, front)
-    settings = Settings(0.25, n=130, n0=30, block=40, batch=33)
+    settings = Settings(0.25, n=130, n0=30, block=40)
     found = certify_image(classifier, at_distance(0.1, 1)[0], 0, 1, settings)
     assert shapes == {(40, 1, 1, 2)}
     assert plain(found) == plain(certify_image(base(half_space), at_distance(0.1, 1)[0], 0, 1, settings))
@@ -135,53 +113,7 @@ def test_more_queries_begin_with_those_of_fewer():
         count_votes(base(labels), at_distance(0.1, 1)[0], 5, Phase.ESTIMATE, queries, settings)
         return torch.cat(seen)
 
-    settings = Settings(0.25, n=100, n0=10, block=16, batch=10)
+    settings = Settings(0.25, n=100, n0=10, block=16)
     rows = {queries: asked(queries) for queries in (7, 50, 100)}
     assert torch.equal(rows[100][:50], rows[50]) and torch.equal(rows[50][:7], rows[7])
     assert len(torch.unique(rows[100], dim=0)) == 100
-
-
-def test_order_changes_nothing():
-    images = at_distance(0.15, 6)
-    settings = Settings(0.25, n=100, n0=10, alpha=0.05)
-    labels = torch.ones(6, dtype=torch.int64)
-    with pytest.warns(UserWarning, match="can be certified"):
-        forward = certify_images(base(half_space), images, labels, settings)
-    order = [4, 0, 5, 2]
-    with pytest.warns(UserWarning, match="can be certified"):
-        other = certify_images(base(half_space), images[order], labels[order], settings, indices=order)
-    assert [plain(one) for one in other] == [plain(forward[place]) for place in order]
-
-
-def test_a_server_that_is_down_is_no_abstention():
-    settings = Settings(0.25, n=100, n0=10)
-    images, labels = at_distance(0.1, 2), torch.ones(2, dtype=torch.int64)
-    with pytest.warns(UserWarning), pytest.raises(FailedQueriesError, match=r"at most 10% .* of 110\."):
-        certify_images(base(failing_half_space), images, labels, settings)
-    with pytest.warns(UserWarning):
-        found = certify_images(base(failing_half_space), images, labels, settings, max_failed=1.0)
-    assert all(one.failed > 11 for one in found)
-
-
-@pytest.mark.parametrize("indices", [[0, 0], [1], [0, 1, 2], [0, -1]])
-def test_noise_is_shared_by_no_two_images(indices):
-    with pytest.raises(SettingError, match="different whole numbers"):
-        certify_images(
-            base(half_space), at_distance(0.1, 2), torch.ones(2, dtype=torch.int64),
-            Settings(0.25, n=10, n0=5), indices=indices,
-        )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "given, words",
-    [
-        (lambda rows: torch.full((len(rows),), 2), "from 0 to 1, got 2"),
-        (lambda rows: torch.full((len(rows),), -2), "got -2"),
-        (lambda rows: torch.zeros(len(rows)), "whole numbers"),
-        (lambda rows: torch.zeros(1, dtype=torch.int64), "whole numbers"),
-    ],
-)
-@suppress_type_checks
-def test_answers_that_are_no_labels(given, words):
-    with pytest.raises(LabelError, match=words):
-        certify_image(base(given), IMAGE, 0, 0, Settings(0.25, n=20, n0=10))

@@ -11,7 +11,6 @@ from scipy import stats
 from tasks.denoised_smoothing.certification.bound import (
     Settings,
     lower_bound,
-    planned_queries,
     radius,
     radius_cap,
     vote_is_clear,
@@ -101,8 +100,3 @@ def test_the_vote_is_the_two_sided_binomial_test():
         tail = sum(math.comb(total, k) for k in range(total + 1) if abs(2 * k - total) >= first - second)
         expected = first > 0 and tail / 2**total <= 0.001
         assert vote_is_clear(first, second, 0.001) is expected
-
-
-def test_planned_queries():
-    assert planned_queries(60, 100, 1000) == 66_000
-    assert planned_queries(0, 100, 1000) == 0

@@ -3,19 +3,15 @@
 import csv
 
 import pytest
-import torch
 
 from tasks.denoised_smoothing.certification.accuracy import certified_accuracy
 from tasks.denoised_smoothing.certification.algorithm import Certificate
-from tasks.denoised_smoothing.certification.bound import Settings
-from tasks.denoised_smoothing.certification.smoothed import certify_images
 from tasks.denoised_smoothing.certification.table import (
     COLUMNS,
     CertificateFile,
     read_certificates,
 )
-from tasks.denoised_smoothing.errors import CertificateFileError
-from tests.tasks.denoised_smoothing.certification.classifiers import at_distance, base, half_space
+from tasks.errors import DataError
 
 RECORD = {"sigma": 0.25, "method": "none"}
 SOME = [
@@ -108,7 +104,7 @@ def test_damaged_lines_are_named(tmp_path, damage, words):
     lines = path.read_text().split("\n")
     lines[2] = damage(lines[2])
     path.write_text("\n".join(lines))
-    with pytest.raises(CertificateFileError, match=words) as caught:
+    with pytest.raises(DataError, match=words) as caught:
         read_certificates(path)
     assert "line 3: expected a certificate" in str(caught.value) and "Delete that line" in str(caught.value)
 
@@ -125,9 +121,9 @@ def test_damaged_lines_are_named(tmp_path, damage, words):
 )
 def test_other_files_are_refused(tmp_path, content, words):
     (tmp_path / "a.tsv").write_bytes(content)
-    with pytest.raises(CertificateFileError, match=words):
+    with pytest.raises(DataError, match=words):
         read_certificates(tmp_path / "a.tsv")
-    with pytest.raises(CertificateFileError, match="none that can be read"):
+    with pytest.raises(DataError, match="none that can be read"):
         read_certificates(tmp_path / "b.tsv")
 
 
@@ -137,41 +133,12 @@ def test_a_table_without_its_record_is_not_gone_on_with(tmp_path, record):
     file.record_path.unlink()
     if record is not None:
         file.record_path.write_text(record)
-    with pytest.raises(CertificateFileError, match=r"expected its record a\.json"):
+    with pytest.raises(DataError, match=r"expected its record a\.json"):
         CertificateFile(tmp_path / "a.tsv").open(RECORD)
 
 
 @pytest.mark.parametrize("record", [RECORD | {"sigma": 0.5}, RECORD | {"more": 1}, {"sigma": 0.25}])
 def test_a_table_of_another_certification_is_not_gone_on_with(tmp_path, record):
     begun(tmp_path / "a.tsv")
-    with pytest.raises(CertificateFileError, match="expected certificates with"):
+    with pytest.raises(DataError, match="expected certificates with"):
         CertificateFile(tmp_path / "a.tsv").open(record)
-
-
-def test_images_that_are_done_are_not_asked_again(tmp_path):
-    asked = []
-
-    def labels(rows):
-        asked.append(len(rows))
-        return half_space(rows)
-
-    settings = Settings(0.25, n=100, n0=10, alpha=0.05)
-    images, truth = at_distance(0.2, 5), torch.ones(5, dtype=torch.int64)
-
-    def certify(places, **more):
-        return certify_images(
-            base(labels), images[places], truth[places], settings, indices=places, record=RECORD,
-            file=CertificateFile(tmp_path / "a.tsv"), **more,
-        )  # fmt: skip
-
-    with pytest.warns(UserWarning):
-        first = certify([4, 1])
-    left = []
-    with pytest.warns(UserWarning):
-        certify([0, 1, 4], before=left.append)
-    assert left == [1] and sum(asked) == 3 * 110
-    again = certify([4, 1])  # without a word: there is nothing to do
-    assert again == first
-    with pytest.raises(CertificateFileError, match="idx 1: expected label 0, got 1"):
-        truth[1] = 0
-        certify([1])

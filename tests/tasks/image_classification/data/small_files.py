@@ -13,9 +13,8 @@ SMALL10 = replace(
     CIFAR10,
     train=tuple((f"data_batch_{number}.bin", 4) for number in range(1, 6)),
     test=(("test_batch.bin", 3),),
-    balanced=False,
 )
-SMALL100 = replace(CIFAR100, train=(("train.bin", 6),), test=(("test.bin", 2),), balanced=False)
+SMALL100 = replace(CIFAR100, train=(("train.bin", 6),), test=(("test.bin", 2),))
 
 
 def contents(source, seed=0):

@@ -169,9 +169,8 @@ FIRST = "cifar-10-batches-bin/data_batch_1.bin"
 @pytest.mark.parametrize(
     ("change", "links", "words"),
     [
-        ({FIRST: b"short"}, (), [FIRST, "plain file of 12,292 bytes", "5 (type"]),
         ({FIRST: None}, (), [FIRST, "found none"]),
-        ({FIRST: None}, ((FIRST, "/etc/passwd"),), [FIRST, "plain file", "type b'2'"]),
+        ({FIRST: None}, ((FIRST, "/etc/passwd"),), [FIRST, "found none"]),
     ],
 )
 def test_an_archive_with_other_files_is_refused(change, links, words, tmp_path):

@@ -22,9 +22,6 @@ class Flat(nn.Module):
 def flat(classes, image_shape):
     return Flat(classes, image_shape)
 
-def fixed(classes, image_shape):
-    return Flat(10, (3, 32, 32))
-
 def short(classes, image_shape):
     return Flat(classes + 1, image_shape)
 
@@ -34,20 +31,8 @@ def pair(classes, image_shape):
             return x, x
     return Pair(classes, image_shape)
 
-def lacking(classes, image_shape):
-    class Lacking(Flat):
-        def forward(self, x):
-            return x.nothing
-    return Lacking(classes, image_shape)
-
-def failing(classes, image_shape):
-    return {}["heads"]
-
 def number(classes, image_shape):
     return 3
-
-def other(inputs, outputs):
-    return None
 
 made = nn.Linear(2, 2)
 value = 3
@@ -85,12 +70,8 @@ def test_a_network_of_ones_own_by_file_or_module(own):
         ("{own}:value", ["function that makes a network", "got int"]),
         ("{own}:made", ["function that makes a network", "got Linear"]),
         ("{own}:number", ["torch.nn.Module", "got int"]),
-        ("{own}:other", ["classes and image_shape", "does not fit"]),
-        ("{own}:fixed", ["(rows, 2, 5, 6)", "Make the network from image_shape"]),
         ("{own}:short", ["(2, 4)", "(2, 5)", "one logit for each class"]),
         ("{own}:pair", ["(2, 4)", "got tuple"]),
-        ("{own}:lacking", ["(rows, 2, 5, 6)", "AttributeError", "nothing", "--debug"]),
-        ("{own}:failing", ["4 classes", "KeyError ('heads')", "--debug"]),
     ],
 )
 def test_what_is_no_network_is_refused_with_a_mend(own, name, words):
