@@ -282,17 +282,9 @@ def _claims(stated: Iterable[Claim]) -> str:
     rows = []
     for each in stated:
         ours = _spread(each.ours.values) if each.ours.values else "not run"
-        rows.append(
-            (
-                f"`{each.page}`",
-                each.what,
-                each.stated,
-                ours,
-                str(len(each.ours.values) or ""),
-                each.difference,
-            )
-        )
-    return _table(("page", "what", "stated", "ours", "seeds", "difference"), rows)
+        seeds = str(len(each.ours.values) or "")
+        rows.append((each.what, each.stated, ours, seeds, each.difference, f"`{each.page}`"))
+    return _table(("what", "stated", "ours", "seeds", "difference", "page"), rows)
 
 
 def _paged(about: str) -> str:
