@@ -128,6 +128,20 @@ def test_kinds_learn_side_by_side_and_the_better_one_stays(small, monkeypatch):
     assert gradient.trust_of_step < 1e-3 and gradient.counts.rows == box.ledger.rows_run == 11 * 6 * 2
 
 
+def test_answers_that_are_there_tell_which_kind_stays(small):
+    """The box is quadratic: a fifth of the answers shows it, also where one of them is lost."""
+    box = FromTorch(lambda u: u - 0.2 * u * u.roll(1, 2), (RING,), (RING,))
+    asked = weights(60, 1, 16, seed=3).float()
+    answers = box(asked)
+    answers[4] = torch.nan
+    tangent = make_gradient(make_network(), box).tangents[0]
+    tangent.fit(asked, answers)
+    assert set(tangent.models) == {"stencil"}
+    few = make_gradient(make_network(), box).tangents[0]
+    few.fit(asked[:20], answers[:20])
+    assert set(few.models) == {"grid", "stencil"}  # too few to tell
+
+
 def test_a_kind_whose_learning_diverges_is_out_and_alone_it_is_an_error(small, monkeypatch):
     """In the contest the other kind goes on, and does not lose to it later; both together end the step."""
 
