@@ -48,9 +48,7 @@ suppress_warnings = [
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath", "fieldlist", "substitution"]
 myst_heading_anchors = 4
 nb_execution_mode = "off" if os.environ.get("DOCS_QUICK") else "cache"
-nb_execution_cache_path = str(
-    HERE / "_build" / "executed" / _code()
-)  # by each page's content, and the code's
+nb_execution_cache_path = str(HERE / "_build" / "executed" / code())  # by each page's content, and the code's
 nb_execution_timeout = 400
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
