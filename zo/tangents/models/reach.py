@@ -79,13 +79,20 @@ def _held_out(x: Tensor, change: Tensor, radius: int, periodic: Sequence[bool]) 
     kept = rows % 4 != 3 if len(x) > 3 else rows >= 0
     features = 2 * MOST_PAIRS + x.shape[1] * (2 * radius + 1) ** len(periodic)
     most = max(1, min(SAMPLES, 64_000_000 // features) // x[0, 0].numel())  # rows, which bounds the memory
-    design, wanted = _design(x[kept][:most], radius, periodic), _cells(change[kept][:most])
+    fitted = _spread(kept, most)
+    design, wanted = _design(x[fitted], radius, periodic), _cells(change[fitted])
     gram = design.T @ design
     gram.diagonal().add_(1e-4 * gram.diagonal().mean())
     found = torch.cholesky_solve(design.T @ wanted, torch.linalg.cholesky(gram))
-    test = ~kept if bool((~kept).any()) else kept
-    design, wanted = _design(x[test][:most], radius, periodic), _cells(change[test][:most])
+    test = _spread(~kept if bool((~kept).any()) else kept, most)
+    design, wanted = _design(x[test], radius, periodic), _cells(change[test])
     return float((design @ found - wanted).square().mean())
+
+
+def _spread(among: Tensor, most: int) -> Tensor:
+    """At most so many of the rows, from first to last: rows that follow each other are often alike."""
+    rows = among.nonzero()[:, 0]
+    return rows[:: -(-len(rows) // most)]
 
 
 def _design(x: Tensor, radius: int, periodic: Sequence[bool]) -> Tensor:
