@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import tomllib
@@ -15,6 +14,7 @@ ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(HERE)]
 
 from _extensions import docstrings, generated, references  # noqa: E402
+from _extensions.links import code  # noqa: E402
 
 # What pages run: this tree's packages and commands, one thread, no colours.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
@@ -22,15 +22,6 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_COLOR", "1")
 os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # a warning of the kernel's debugger
-
-
-def _code() -> str:
-    """A checksum of all that a page's blocks may import: outputs are of the code as it is."""
-    digest = hashlib.sha256()
-    for package in ("blackbox", "zo", "simulators", "tasks"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 project = "blackbox-coupling"
@@ -57,9 +48,7 @@ suppress_warnings = [
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath", "fieldlist", "substitution"]
 myst_heading_anchors = 4
 nb_execution_mode = "off" if os.environ.get("DOCS_QUICK") else "cache"
-nb_execution_cache_path = str(
-    HERE / "_build" / "executed" / _code()
-)  # by each page's content, and the code's
+nb_execution_cache_path = str(HERE / "_build" / "executed" / code())  # by each page's content, and the code's
 nb_execution_timeout = 400
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
@@ -68,7 +57,7 @@ nb_merge_streams = True
 
 # The reference
 default_role = "soft"
-autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}
+autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 autodoc_class_signature = "mixed"

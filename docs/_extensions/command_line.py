@@ -8,14 +8,22 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from _extensions.links import ROOT
+from _extensions.links import DOCS, ROOT, code
 
 WIDTH = 96  # columns; what fits on the page
 PROBLEMS = ("wake-flow", "denoised-smoothing", "image-classification")
 
 
 def page() -> str:
-    """The page."""
+    """The page; kept in `_build` until the code changes, since each command is a process of its own."""
+    kept = DOCS / "_build" / "command_line" / f"{code()}.md"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(_made(), encoding="utf-8")
+    return kept.read_text(encoding="utf-8")
+
+
+def _made() -> str:
     main = said()
     commands = re.findall(r"[{,]([a-z]+)(?=[,}])", main.split("\n\n")[0])
     calls = [(name,) for name in commands] + [("run", problem) for problem in PROBLEMS]
@@ -45,7 +53,7 @@ def said(*words: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=900,
     )
     if done.returncode != 0:
         raise RuntimeError(f"blackbox {' '.join(words)} --help ended with {done.returncode}: {done.stderr}")

@@ -1,7 +1,8 @@
-"""Links in Markdown from where a text lies in the repository to where its page is on the site."""
+"""Where things are: the repository, its code as a checksum, and links from a text to pages of the site."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -24,6 +25,15 @@ _TOKEN = re.compile(
     r"|(?P<start>!?\[[^\]\[]*\]\()(?P<target>[^)\s#]*)(?P<anchor>#[^)\s]*)?\)",
     re.DOTALL | re.MULTILINE,
 )
+
+
+def code() -> str:
+    """A checksum of all that a page's blocks may import, so that what is kept of a build is of this code."""
+    digest = hashlib.sha256()
+    for package in ("blackbox", "zo", "simulators", "tasks"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def relinked(text: str, folder: Path, page: Path, known: dict[str, str] | None = None) -> str:

@@ -256,7 +256,7 @@ def _not_reached() -> str:
         "is of that size: images are scikit-learn's digits or drawn shapes in the place of CIFAR-10 and "
         "ImageNet, and trainings are shorter. Where ours is below the publication's number is said line by "
         "line in [published numbers](published.md).",
-        "## Stated figures that the files do not bear out",
+        "## Stated figures without a committed result, or off it",
         _claims(off) if off else "None: all stated figures are what the files say, rounded as there.",
         "## Figures of code that has changed since",
         "\n".join(f"- `{name}`: {sentence}" for name, sentence in published.SINCE.items()) or "None.",
@@ -282,17 +282,9 @@ def _claims(stated: Iterable[Claim]) -> str:
     rows = []
     for each in stated:
         ours = _spread(each.ours.values) if each.ours.values else "not run"
-        rows.append(
-            (
-                f"`{each.page}`",
-                each.what,
-                each.stated,
-                ours,
-                str(len(each.ours.values) or ""),
-                each.difference,
-            )
-        )
-    return _table(("page", "what", "stated", "ours", "seeds", "difference"), rows)
+        seeds = str(len(each.ours.values) or "")
+        rows.append((each.what, each.stated, ours, seeds, each.difference, f"`{each.page}`"))
+    return _table(("what", "stated", "ours", "seeds", "difference", "page"), rows)
 
 
 def _paged(about: str) -> str:
