@@ -15,7 +15,7 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 WORKERS ?= logical
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help demo test test-all test-lowest test-newest test-peers lint types layers docs docs-quick clean \
+.PHONY: help demo test test-all test-lowest test-newest test-peers wheel-test lint types layers docs docs-quick clean \
   environment environment-dev environment-docs
 .DEFAULT_GOAL := help
 
@@ -25,7 +25,8 @@ help:
 	@echo "make test-all  all tests, with types checked while they run"
 	@echo "make test-lowest, make test-newest PYTHON=python3.14"
 	@echo "               the tests with the lowest and the newest versions that pyproject.toml allows"
-	@echo "make test-peers the tests that need tesseract-core, FMPy, mpi4py or executorlib"
+	@echo "make test-peers the tests that need an optional package that is not in dev"
+	@echo "make wheel-test the wheel in an empty environment, without the source tree"
 	@echo "make lint      ruff"
 	@echo "make types     pyright"
 	@echo "make layers    the layers of imports"
@@ -60,7 +61,8 @@ test-lowest test-newest:
 	.venv-$(RESOLUTION)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(CHOICE)
 
 # Adapters of packages that bring upper bounds of their own; mpi4py needs an MPI, the tests of FMUs a C compiler.
-PEERS := tests/blackbox/adapters/tesseract tests/blackbox/adapters/fmu tests/tasks/test_tesseract.py \
+PEERS := tests/tasks/test_export.py tests/tasks/test_callbacks.py tests/examples/test_with_lightning.py \
+  tests/blackbox/adapters/tesseract tests/blackbox/adapters/fmu tests/tasks/test_tesseract.py \
   tests/blackbox/wrappers/test_parallel_executors.py tests/blackbox/adapters/command/test_mpi.py
 
 test-peers: export OMP_NUM_THREADS ?= 1
@@ -68,6 +70,9 @@ test-peers:
 	$(PYTHON) -m venv --clear .venv-peers
 	.venv-peers/bin/python -m pip install --disable-pip-version-check -e ".[dev,peers]"
 	.venv-peers/bin/python -m pytest -m "slow or not slow" $(PEERS)
+
+wheel-test:
+	packaging/wheel_test.sh $(PYTHON)
 
 lint: environment-dev
 	$(BIN)/ruff check .

@@ -1,4 +1,7 @@
-"""`python -m benchmarks`: what there is; `NAME --size ci|small|paper`: run one; `page`: build the page."""
+"""`python -m benchmarks`: what there is; `NAME --size ci|small|paper`: run one; `page`: build the page.
+
+`gpu` is everything that a GPU must show, in parts: `python -m benchmarks gpu --help`.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,14 @@ def main(words: Sequence[str]) -> int:
 
         print(f"written to {page.write()}")
         return 0
+    if name == "gpu":
+        from benchmarks.gpu import runner
+
+        runner.main(others)
+        return 0
     if name not in BENCHMARKS:
         print(
-            f"benchmarks: expected a benchmark or page, got {name!r}. {nearest(name, BENCHMARKS)}",
+            f"benchmarks: expected a benchmark, gpu or page, got {name!r}. {nearest(name, BENCHMARKS)}",
             file=sys.stderr,
         )
         return 2

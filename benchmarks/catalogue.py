@@ -88,7 +88,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     for each in (
         Benchmark(
             "wake_flow_demo",
-            "README: the demo's table",
+            "README, docs/applications/wake_flow.md: the demo",
             "wake:table",
             "10 minutes",
             seeds=3,
@@ -132,7 +132,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "tangents",
-            "README: learned tangents beside first order, no gradient and their rivals",
+            "README, docs/applications/boxes.md: learned tangents beside first order and no gradient",
             "tangents.comparison:main",
             "2 hours",
             seeds=3,
@@ -203,7 +203,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "query_speed",
-            "README: time of a query beside the published algorithm's",
+            "docs/guide/evaluators.md: time of a query beside the published algorithm's",
             "query_speed.comparison:main",
             "half an hour",
             ALL,
@@ -211,7 +211,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "accuracy_vs_mu",
-            "README: a change carried to the loss is free of cancellation",
+            "docs/guide/evaluators.md: a change carried to the loss is free of cancellation",
             "accuracy_vs_mu:main",
             "5 minutes",
             ALL,

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import Any
 
 from benchmarks import protocol
@@ -75,7 +75,17 @@ def read(name: str) -> dict[str, Any]:
 
 def claims() -> list[Claim]:
     """All of them, in the order of the pages."""
-    return [*_demo(), *_tangents(), *_queries(), *_wake(), *_chain(), *_defence(), *_images(), *_others()]
+    return [
+        *_methods(),
+        *_demo(),
+        *_tangents(),
+        *_queries(),
+        *_wake(),
+        *_chain(),
+        *_defence(),
+        *_images(),
+        *_others(),
+    ]
 
 
 def _column(found: Mapping[str, Any], method: str, key: str = "", unit: float = 1.0) -> Figure:
@@ -93,7 +103,37 @@ def _demo() -> Iterator[Claim]:
         "NON large": "0.0674", "FO-SOL large": "0.0339", "TAN-SOL": "0.0362",
     }  # fmt: skip
     for method, value in stated.items():
-        yield Claim("README.md", f"demo, MAE of {method}", value, _column(read(file), method), file)
+        page = "docs/applications/wake_flow.md"
+        yield Claim(page, f"demo, MAE of {method}", value, _column(read(file), method), file)
+
+
+def _methods() -> Iterator[Claim]:
+    """The README's table: a line for each method."""
+    file = "wake_flow_demo.json"
+    found = read(file).get("table", ())
+    for method, first, rows, error in (
+        ("TAN-SOL", "FO-SOL large", "3.0", "1.07"),
+        ("ZO-SOL", "FO-SOL", "54", "1.18"),
+    ):
+        for what, stated in (("rows", rows), ("value", error)):
+            own, other = ([row[what] for row in found if row["method"] == name] for name in (method, first))
+            ours = Figure((fmean(own) / fmean(other),)) if own and other else Figure()
+            yield Claim("README.md", f"demo, {method}: {what} over first order's", stated, ours, file)
+    file = "tangents/table.md"  # its summary, from the same files
+    curves = [
+        json.loads(path.read_text(encoding="utf-8")).get("curves", {})
+        for path in sorted((protocol.RESULTS / "tangents").glob("*.json"))
+    ]
+    for method, summary in {
+        "chosen": ("1.05", "1.05", ".72", "1.68", "20"),
+        "no-gradient": ("1.00", "1.62", ".79", "5.04", "23"),
+    }.items():
+        ends = [fmean(each) for found in curves if (each := ratios(found, method))]
+        rows = [each for found in curves if (each := spent(found, method)) is not None]
+        values = (median(rows), median(ends), min(ends), max(ends), len(ends)) if ends else ()
+        parts = ("rows, median", "error, median", "error, least", "error, worst", "problems")
+        for what, stated, value in zip(parts, summary, values, strict=False):
+            yield Claim("README.md", f"tangents, {method}: {what}", stated, Figure((value,)), file)
 
 
 def _tangents() -> Iterator[Claim]:
@@ -112,11 +152,12 @@ def _tangents() -> Iterator[Claim]:
         curves = read(file).get("curves", {})
         for method, (error, rows) in methods.items():
             ours = Figure(tuple(ratios(curves, method)))
-            yield Claim("README.md", f"{name}, {method}: error over first order's", error, ours, file)
+            page = "docs/applications/boxes.md"
+            yield Claim(page, f"{name}, {method}: error over first order's", error, ours, file)
             if rows:
                 cost = spent(curves, method)
                 ours = Figure() if cost is None else Figure((cost,))
-                yield Claim("README.md", f"{name}, {method}: rows over first order's", rows, ours, file)
+                yield Claim(page, f"{name}, {method}: rows over first order's", rows, ours, file)
 
 
 def _queries() -> Iterator[Claim]:
@@ -131,7 +172,7 @@ def _queries() -> Iterator[Claim]:
         found = means.get((network, mode))
         ours = Figure() if found is None else Figure((found["published"] / found["difference"],))
         what = f"{network}, {mode}: the published algorithm's time over that of difference"
-        yield Claim("README.md", what, value, ours, file)
+        yield Claim("docs/guide/evaluators.md", what, value, ours, file)
 
 
 def _wake() -> Iterator[Claim]:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tasks.api import FinishedRun, load, run
     from tasks.autograd import AutogradGradient
+    from tasks.callbacks import Callback
     from tasks.configuration import Config, Count, Fraction, Natural, NotNegative, Positive
     from tasks.methods import Cost, Method
+    from tasks.mlflow import MLflow
     from tasks.own_loop import own_run
     from tasks.problem import Data, Problem
     from tasks.runs.result import Row
@@ -26,12 +28,14 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "AutogradGradient": "autograd",
+    "Callback": "callbacks",
     "Config": "configuration",
     "Cost": "methods",
     "Count": "configuration",
     "Data": "problem",
     "FinishedRun": "api",
     "Fraction": "configuration",
+    "MLflow": "mlflow",
     "Method": "methods",
     "Natural": "configuration",
     "NotNegative": "configuration",
@@ -48,12 +52,14 @@ _PLACES = {
 
 __all__ = [
     "AutogradGradient",
+    "Callback",
     "Config",
     "Cost",
     "Count",
     "Data",
     "FinishedRun",
     "Fraction",
+    "MLflow",
     "Method",
     "Natural",
     "NotNegative",

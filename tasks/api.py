@@ -7,16 +7,18 @@ from contextlib import AbstractContextManager
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch import nn
 
 from tasks import methods, problems, report
+from tasks.callbacks import Told
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError
 from tasks.interruption import ending_interrupts
 from tasks.problem import Problem
 from tasks.progress import Progress, make_progress, print_table
+from tasks.report.findings import Findings
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run, stage_name
 from tasks.runs.result import Result
@@ -25,6 +27,8 @@ from tasks.work import evaluation_path, setup_of, work
 
 if TYPE_CHECKING:
     import pandas
+
+    from tasks.callbacks import Callback
 
 
 class FinishedRun:
@@ -93,6 +97,17 @@ class FinishedRun:
         kept = checkpoint.load(evaluation_path(self.path, stage_name(seed, method)))["fields"]
         return {name: tensor.numpy() for name, tensor in kept.items()}
 
+    def export(self, kind: Literal["netcdf", "vtk"]) -> Path:
+        """Write the arrays that `evaluate` gave for other programs; see `tasks.report.export`.
+
+        Raises:
+            MissingExtraError: xarray or meshio is not installed.
+            ProblemError: There are no such arrays; or the problem names their axes wrongly.
+        """
+        from tasks.report.export import export
+
+        return export(Findings(self._run, self.result), self.problem, kind)
+
     def show(self) -> None:
         """Print the table, and where report and run are."""
         print_table(report.shown(self.result))
@@ -118,6 +133,7 @@ def run(
     resume: Path | str | None = None,
     progress: Progress | None = None,
     tensorboard: bool = False,
+    callbacks: Sequence[Callback] = (),
     **settings: Any,  # noqa: ANN401
 ) -> FinishedRun:
     """Train and judge a problem by every method that its settings name, and write the report.
@@ -134,6 +150,7 @@ def run(
         resume: A folder to go on with, of the same problem and settings; `rows` may be larger.
         progress: What the user sees; bars in a terminal or notebook, lines elsewhere, if None.
         tensorboard: Whether to write the metrics as TensorBoard event files too.
+        callbacks: What is told while the run trains, beside those that the problem's class names.
         **settings: Settings that depart from those of `problem`.
 
     Raises:
@@ -174,6 +191,7 @@ def run(
                 "settings, or leave resume out for a new run."
             )
         problems.warn_of_changes(made)
+    made.callbacks.extend(callbacks)
     return finish(made, problem, progress, tensorboard=tensorboard)
 
 
@@ -188,7 +206,9 @@ def finish(
                 told.say(f"Run folder: {run.path}")
                 if not run.problem:
                     told.say(_how_to_go_on(run))
+                run.callbacks.extend(problem.callbacks)
                 work(problem, run, told)
+                Told(run.callbacks).result(run, Result.read(run.path))
         report.write(run, problem)
     return FinishedRun(run, problem)
 

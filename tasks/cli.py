@@ -208,7 +208,7 @@ def _resume(command: ResumeCommand, line: list[str], at_work: list[Run]) -> int:
     if not group.is_member():
         if Run.open(command.folder).finished:
             print("This run is finished; rebuilding its report.")
-            return _report(ReportCommand(command.folder, command.trust))
+            return _report(ReportCommand(command.folder, trust=command.trust))
         run = made()
         if run.script:
             from tasks import own_loop
@@ -250,6 +250,8 @@ def _report(command: ReportCommand) -> int:
             f"The problem's own part is not made anew, for which {run.problem} would be executed: the run "
             "came from elsewhere, or the file is gone. If you trust it, add --trust."
         )
+    if command.export is not None:
+        print(f"Exported: {found.export(command.export)}")
     report.write(run, found.problem)
     found.show()
     return 0

@@ -94,6 +94,10 @@ class ReportCommand:
     """
 
     folder: Folder
+    export: Annotated[
+        Literal["netcdf", "vtk"] | None,
+        arg(help="Write the arrays of the run's evaluation for other programs, into the folder's `export`."),
+    ] = None
     trust: Trust = False
     debug: Debug = False
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from blackbox.errors import BlackBoxError, ConfigurationError
 
 __all__ = [
+    "CallbackWarning",
     "CheckpointError",
     "CheckpointWarning",
     "ConfigurationError",
@@ -27,6 +28,10 @@ __all__ = [
 
 class ProblemError(BlackBoxError, TypeError):
     """A problem lacks a part, or a part returned what it may not."""
+
+
+class CallbackWarning(UserWarning):
+    """A callback raised an exception; training goes on."""
 
 
 class ProblemWarning(UserWarning):

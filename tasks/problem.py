@@ -26,6 +26,7 @@ from zo.estimators import Key
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from tasks.callbacks import Callback
     from tasks.methods import Method
     from tasks.report.findings import Findings
     from tasks.report.html_report import Block
@@ -115,6 +116,9 @@ class Problem:
         folder: Where data is kept.
         presets: Named settings that a run can start from; the first is the default.
         methods: The problem's own methods by name, beside those that all problems have.
+        callbacks: What is told while a run trains, see `tasks.Callback`.
+        dimensions: Names of the axes of arrays that `evaluate` gives, for `blackbox report --export`: "x",
+            "y" and "z" are space, "component" is that of vectors; other names are free.
         progress: What the user sees, for data that takes long to make; a run sets it.
         unit: The unit of the first figure of `evaluate`, for the table.
         queries: What the table counts under that name, for its caption.
@@ -127,6 +131,8 @@ class Problem:
     Config: ClassVar[type[Any]] = Config
     presets: ClassVar[Mapping[str, Any]] = {}
     methods: ClassVar[Mapping[str, Method]] = {}
+    callbacks: ClassVar[Sequence[Callback]] = ()
+    dimensions: ClassVar[Mapping[str, Sequence[str]]] = {}
     unit: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = False
     queries: ClassVar[str] = "perturbed objectives"
@@ -252,6 +258,10 @@ class Problem:
 
     def pictures(self, fields: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Figure]:
         """Figures by caption, from the arrays of `evaluate` by method, of the first seed. Optional: none."""
+        return {}
+
+    def coordinates(self) -> Mapping[str, Any]:
+        """Values along axes that `dimensions` names, such as the middles of cells. Optional: none."""
         return {}
 
     def so_far(

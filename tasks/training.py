@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from blackbox import BlackBoxFunction, Ledger
 from blackbox.failures import noted
+from tasks.callbacks import Told
 from tasks.errors import ConfigurationError, StoppedInside, WorkersError
 from tasks.interruption import StopRequest
 from tasks.pace import Pace, Tally, recall
@@ -93,9 +94,10 @@ def train(
     recall(boxes, loop.outcome.ledger, loop.outcome.judging)
     if finished:
         return loop.outcome
-    outcome, showing = loop.outcome, ExitStack()
+    outcome, showing, told = loop.outcome, ExitStack(), Told(run.callbacks)
     progress = showing.enter_context(make_progress()) if progress is None else progress
     progress.begin(stage, steps, done=outcome.step)
+    told.start(run, stage, outcome.step, steps)
     pace = Pace(steps, outcome.step, boxes)
     try:
         with (
@@ -111,7 +113,7 @@ def train(
                 if begin is not None:
                     with _judging(loop, tally):
                         begin()
-                _judge(loop, validate, tally)
+                _judge(loop, validate, tally, told)
             while outcome.step < steps:
                 # a signal reaches processes at different steps
                 if group.any_of(stop.requested):
@@ -131,6 +133,7 @@ def train(
                     loop.spent(replace(spent, first_failure=first))
                     metrics = {"rows": outcome.ledger.rows_run, **metrics}
                 loop.stepped(metrics, took)
+                told.stepped(outcome)
                 failed = {f"failed_{kind}": count for kind, count in outcome.ledger.failures().items()}
                 span = pace.figures(outcome.step, outcome.metrics)
                 if span:
@@ -138,12 +141,13 @@ def train(
                 progress.update(outcome.step, {**outcome.metrics, **failed, **pace.last})
                 last = outcome.step == steps
                 if last or outcome.step % validate_every == 0:
-                    _judge(loop, validate, tally)
+                    _judge(loop, validate, tally, told)
                 if not last and (outcome.step % checkpoint_every == 0 or loop.due(SAVE_AFTER)):
                     loop.save()
                 if not last:
                     journal.end()
             loop.finish()
+            told.end(outcome)
             journal.end()
             if group.any_of(stop.requested):
                 raise loop.interrupted()
@@ -171,10 +175,12 @@ class _Journaled(Protocol):
     journal: Any
 
 
-def _judge(loop: Stage, validate: Callable[[], float] | None, tally: Tally) -> None:
+def _judge(loop: Stage, validate: Callable[[], float] | None, tally: Tally, told: Told) -> None:
     if validate is not None:
         with _judging(loop, tally):
-            loop.validated(validate())
+            value = validate()
+            loop.validated(value)
+        told.validated(loop.outcome, float(value))
 
 
 @contextmanager

@@ -87,7 +87,12 @@ def _benchmark(benchmark: Benchmark) -> str:
         parts.append(
             f":::{{admonition}} What has changed since it was measured\n:class: warning\n{sentence}\n:::"
         )
-    stated = [claim for claim in claims() if claim.source in benchmark.results]
+    beside = {place for place, page_of in places().items() if page_of == f"/results/{benchmark.name}.md"}
+    stated = [
+        claim
+        for claim in claims()
+        if claim.source in benchmark.results or f"benchmarks/results/{claim.source}" in beside
+    ]
     if stated:
         parts += ["## What pages state from it", _claims(stated)]
     several = len(benchmark.results) > 1 and not all(
@@ -292,7 +297,7 @@ def _claims(stated: Iterable[Claim]) -> str:
 
 def _paged(about: str) -> str:
     """A claim's place as it is read: the page first, in code."""
-    return re.sub(r"^(README|docs/[\w/]+\.md): ", lambda found: f"`{found[1]}`: ", about)
+    return re.sub(r"(README|docs/[\w/]+\.md)(?=[,:] )", lambda found: f"`{found[1]}`", about)
 
 
 def _download(path: Path, page: Path) -> str:

@@ -59,6 +59,8 @@ class Run:
     """Who may execute `code` unasked; see `tasks.runs.trust`."""
     _events: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
     """Where metrics go too, while `tensorboard` is entered."""
+    callbacks: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
+    """What is told while stages of the run train; see `tasks.Callback`."""
 
     @classmethod
     def create(

@@ -27,7 +27,26 @@ REFERENCE, SOLVER = "reference", "SRC"
 NUMBERS = ("times", "reynolds", "flows", "extrapolated")
 ATTRIBUTES = ("shown_reynolds", "dt", "settled")
 MOVING = 48  # times kept of one flow, for the animation, at most
+# of the arrays that `to_fields` gives, those that are prefixed too; x is across the stream, y along it
+_AXES = {
+    "error_map": ("y", "x"),
+    "moving": ("time", "component", "y", "x"),
+    "probe": ("flow", "sample"),
+}
 SERIES = ("error", "wake_error", "divergence_mean", "divergence_max", "energy", "drag", "lift")
+
+DIMENSIONS = {
+    "times": ("time",),
+    "reynolds": ("rollout",),
+    "flows": ("flow",),
+    "extrapolated": ("rollout",),
+    **{
+        prefix + name: axes
+        for prefix in ("", f"{REFERENCE} ", f"{SOLVER} ")
+        for name, axes in (_AXES | dict.fromkeys(SERIES, ("rollout", "step"))).items()
+    },
+    f"{REFERENCE} probe": ("flow", "reference sample"),
+}
 
 
 @dataclass(frozen=True)

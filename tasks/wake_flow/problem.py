@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from simulators.wake_flow.box import WakeFlow as Solver
+from simulators.wake_flow.geometry import Channel
 from tasks.problem import Data, Problem
 from tasks.runs.folder import Run
 from tasks.setup import Trained
@@ -38,6 +40,7 @@ class WakeFlow(Problem):
     presets = PRESETS
     methods = METHODS
     unit = "U"
+    dimensions = evaluation.DIMENSIONS
 
     @cached_property
     def box(self) -> Any:  # noqa: ANN401 - in a run there are wrappers around it
@@ -124,6 +127,14 @@ class WakeFlow(Problem):
     def yardstick(self) -> evaluation.Yardstick:
         """The reference and the solver alone, to which all methods are compared."""
         return evaluation.Yardstick(self.config, self.flows)
+
+    def coordinates(self) -> Mapping[str, Any]:
+        """The middles of cells, in the solver's units of length, of which the cylinder's diameter is 20."""
+        channel = Channel(self.config.width)
+        return {
+            "x": channel.cell * (np.arange(channel.width) + 0.5),
+            "y": channel.cell * (np.arange(channel.height) + 0.5),
+        }
 
     def so_far(
         self,

@@ -1,0 +1,78 @@
+"""The page of what was measured on a GPU, made of the files that are there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.parts import PARTS
+from tasks.runs import atomic
+
+
+def read(folder: Path, name: str) -> dict[str, Any] | None:
+    """The file of a part; None if there is none that can be read."""
+    try:
+        return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def write(folder: Path) -> Path:
+    """Write the page; its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "README.md"
+    atomic.write_bytes(path, text(folder).encode())
+    return path
+
+
+def text(folder: Path) -> str:
+    """The page: a section for each part, with its table or why there is none."""
+    parts = [
+        "# What a GPU shows",
+        "Made by `python -m benchmarks gpu` from the files of this folder.",
+    ]
+    for part in PARTS.values():
+        found = read(folder, part.name)
+        parts += [f"## {part.name}", f"{part.about[0].upper()}{part.about[1:]}."]
+        if found is None:
+            parts.append("Not run.")
+            continue
+        place, own = found["machine"], found["versions"]
+        parts.append(
+            f"{place['gpu']}, {place['cpu']} ({place['cores']} cores), torch {own['torch']}, "
+            f"{own['blackbox-coupling']}; `{found['command']}`."
+        )
+        if found["state"] != "done":
+            parts.append(f"**{found['state'].capitalize()}**. {found.get('error', 'Run it again to go on.')}")
+            continue
+        parts += [*found.get("notes", ()), *_tables(found.get("rows", ()))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _tables(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Rows with the same keys are one table."""
+    tables: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        tables.setdefault(tuple(row), []).append(row)
+    return [
+        "\n".join(
+            [
+                f"| {' | '.join(names)} |",
+                f"| {' | '.join('---' for _ in names)} |",
+                *(f"| {' | '.join(_cell(row[name]) for name in names)} |" for row in own),
+            ]
+        )
+        for names, own in tables.items()
+    ]
+
+
+def _cell(value: Any) -> str:  # noqa: ANN401
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value).replace("|", "/").replace("\n", " ")

@@ -1,0 +1,234 @@
+"""Time, error, memory and bytes moved of a query on the device, by evaluator and precision."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from benchmarks.gpu.parts import Place
+from benchmarks.query_speed import measuring
+from benchmarks.query_speed.comparison import chosen
+from benchmarks.query_speed.measuring import BASELINE, DIFFERENCE, IN_PLACE, Contender, uniform_mean
+from benchmarks.query_speed.problems import MU, Block, Timed, make
+
+CONTENDERS = (BASELINE, IN_PLACE, "loop", "stacked", DIFFERENCE)
+TOGETHER = {"ci": 4, "small": 128}
+ROUNDS = {"ci": 1, "small": 9}
+PROCESSES = {"ci": 2, "small": 4}  # of the publication on one card
+SECONDS = {"ci": 0.2, "small": 8.0}  # that they run
+TF32 = {"float32": False, "TF32 in convolutions": True}  # bfloat16 is refused by `LossGradient`
+
+
+class Traffic(TorchDispatchMode):
+    """Counts the bytes that operations read and write, each by itself, as if nothing stayed in a cache."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes, self.launches = 0, 0
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        """Run an operation and count."""
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.launches += 1
+            every = tree_leaves((args, kwargs, result))
+            self.bytes += sum(each.nbytes for each in every if isinstance(each, Tensor))
+        return result
+
+
+def query_speed(place: Place, network: str, rows: int, blocks: int | None) -> dict[str, Any]:
+    """A row for each mode, precision and contender, in the mean over uniformly drawn coordinates."""
+    table, measured = [], []
+    modes = (True,) if place.tiny else (True, False)
+    rows = min(rows, 4) if place.tiny else rows
+    width = 4 if place.tiny else None
+    for training in modes:
+        for precision, allowed in TF32.items():
+            with tensor_floats(allowed):
+                timed = make(network, rows, place.device, width=width, training=training)
+                every = timed.blocks()
+                taken = chosen(every, 2 if place.tiny else blocks)
+                contenders = measuring.contenders(timed, CONTENDERS, TOGETHER[place.size])
+                found = [
+                    measured_block(timed, block, contenders, ROUNDS[place.size], exact=not allowed)
+                    for block in taken
+                ]
+                more = {
+                    name: further(timed, each, taken[len(taken) // 2]) for name, each in contenders.items()
+                }
+            mode = "training" if training else "evaluation"
+            measured += [{"mode": mode, "precision": precision, **each.plain()} for each in found]
+            whole = "all" if len(taken) == len(every) else f"{len(taken)} of {len(every)}"
+            for name in contenders:
+                means = uniform_mean(found, name)
+                table.append(
+                    {
+                        "mode": mode,
+                        "precision": precision,
+                        "evaluator": name,
+                        "blocks": whole,
+                        "microseconds": means,
+                        "times published": uniform_mean(found, BASELINE) / means,
+                        "error": max(each.errors[name] for each in found),
+                        "MiB": max(each.peak[name] for each in found) / 2**20,
+                        **more[name],
+                    }
+                )
+    seconds = SECONDS[place.size]
+    count = PROCESSES[place.size]
+    several = processes(place, network, rows, count, seconds)
+    table.append({"processes of the publication": count, "microseconds a query": several})
+    notes = [
+        f"Bandwidth of a copy on this device: {bandwidth(place.device) / 1e9:,.0f} GB/s. Bytes moved are "
+        "those that operations read and write, each by itself, of a query in the block in the middle; "
+        "the share is what they take at that bandwidth, of the time. Host: until all is put into the stream."
+    ]
+    return {"notes": notes, "rows": table, "measured": measured}
+
+
+@contextmanager
+def tensor_floats(allowed: bool) -> Iterator[None]:
+    """A block in which convolutions and products may round to ten bits (TF32), or may not."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def measured_block(
+    timed: Timed, block: Block, contenders: dict[str, Contender], rounds: int, *, exact: bool
+) -> measuring.BlockTimes:
+    """One block; with TF32 a wrong answer is a finding, not an error."""
+    same = measuring.SAME
+    try:
+        measuring.SAME = same if exact else float("inf")
+        return measuring.measure(timed, block, contenders, rounds, 2)
+    finally:
+        measuring.SAME = same
+
+
+def further(timed: Timed, contender: Contender, block: Block) -> dict[str, float]:
+    """Bytes and launches of a query, and what the host needs for it."""
+    queries = timed.queries(block, contender.queries, together=min(8, contender.queries))
+    base = timed.base()
+    with torch.no_grad():
+        run = partial(contender.evaluator.begin(timed.problem, base), queries)
+        run()
+        with Traffic() as traffic:
+            run()
+        host, whole = clocked(run, base.device)
+    each = contender.queries
+    moved = traffic.bytes / each
+    return {
+        "launches": traffic.launches / each,
+        "host, microseconds": 1e6 * host / each,
+        "MB moved": moved / 1e6,
+        "share of the bandwidth": moved / bandwidth(base.device.type) / (whole / each),
+    }
+
+
+def clocked(run: Callable[[], object], device: torch.device, rounds: int = 5) -> tuple[float, float]:
+    """Seconds until everything was put into the stream, and until it was done; the least of the rounds."""
+    found = []
+    for _ in range(rounds):
+        wait(device)
+        began = time.perf_counter()
+        run()
+        sent = time.perf_counter()
+        wait(device)
+        found.append((sent - began, time.perf_counter() - began))
+    return min(sent for sent, _ in found), min(done for _, done in found)
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+_bandwidths: dict[str, float] = {}
+
+
+def bandwidth(device: str) -> float:
+    """Bytes a second of a large copy on the device, read and written."""
+    if device not in _bandwidths:
+        from_, to = (torch.zeros(2**28 if device == "cuda" else 2**22, device=device) for _ in range(2))
+        to.copy_(from_)
+        _, seconds = clocked(partial(to.copy_, from_), from_.device)
+        _bandwidths[device] = 2 * from_.nbytes / seconds
+    return _bandwidths[device]
+
+
+def processes(place: Place, network: str, rows: int, count: int, seconds: float) -> float:
+    """Microseconds of a query where several processes of the publication share the device."""
+    command = [sys.executable, "-m", "benchmarks.gpu.queries", place.device, network, str(rows), str(seconds)]
+    command.append("4" if place.tiny else "0")
+    own = {**os.environ, "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=own)
+        for _ in range(count)
+    ]
+    try:
+        for each in started:
+            assert each.stdout is not None
+            if each.stdout.readline().strip() != "ready":
+                raise RuntimeError("a worker of the publication ended before it began")
+        for each in started:  # all are warm: go
+            assert each.stdin is not None
+            each.stdin.write("go\n")
+            each.stdin.flush()
+        rates = [float(each.communicate(timeout=30 * seconds + 60)[0]) for each in started]
+    finally:
+        for each in started:
+            each.kill()
+    return 1e6 / sum(rates)
+
+
+def worker(device: str, network: str, rows: str, seconds: str, width: str) -> None:
+    """One of these processes: queries at uniformly drawn coordinates; prints how many it did in a second."""
+    torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False
+    timed = make(network, int(rows), device, width=int(width) or None)
+    contender = measuring.contenders(timed, (BASELINE,))[BASELINE]
+    size = timed.problem.parameters.size
+    generator = torch.Generator().manual_seed(os.getpid())
+    some = torch.randperm(size, generator=generator)[:16].sort().values
+    part = timed.queries(timed.blocks()[0], 1)
+    queries = replace(part, indices=some, steps=timed.problem.parameters.steps(some, MU))
+    base = timed.base()
+    with torch.no_grad():
+        changes = contender.evaluator.begin(timed.problem, base)
+        changes(queries)
+        wait(base.device)
+        print("ready", flush=True)
+        sys.stdin.readline()
+        done, began = 0, time.perf_counter()
+        while time.perf_counter() - began < float(seconds):
+            changes(queries)
+            wait(base.device)
+            done += len(queries)
+        print(done / (time.perf_counter() - began))
+
+
+if __name__ == "__main__":
+    worker(*sys.argv[1:])

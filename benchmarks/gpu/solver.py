@@ -1,0 +1,178 @@
+"""Parts on the wake's solver: steps a second, and what learned tangents take of a step."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from phi import math
+from phi.math import batch
+from phi.torch import TORCH
+from torch import Tensor
+
+import zo
+from benchmarks.gpu.parts import Place
+from benchmarks.gpu.queries import clocked, wait
+from benchmarks.wake_speed import CG, SCHEMES, developed, phiflow_step
+from simulators.wake_flow.box import WakeFlow
+from simulators.wake_flow.geometry import Channel, viscosity
+from simulators.wake_flow.operators import velocity_array, velocity_field
+from tasks.wake_flow.networks import Corrector, Scales, residual
+from tasks.wake_flow.rollout import window_loss
+from zo.tangents.models.automatic import AutoTangent
+
+ROWS = {"ci": (1, 4), "small": (1, 16, 256, 1024, 4096)}
+WIDTHS = {"ci": (8,), "small": (32, 64, 128, 256)}
+MOST_CELLS = 2**25  # of all rows; beyond, memory is what is measured
+PHIFLOW_ROWS = (1, 16, 256)
+
+
+def wake_speed(place: Place) -> dict[str, Any]:
+    """A row for each grid and number of rows."""
+    device, table = torch.device(place.device), []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PhiFlow's tracing warns at every size that it reads
+        for width in WIDTHS[place.size]:
+            box = WakeFlow(width)
+            few = [each.to(device) for each in developed(box, 16 if not place.tiny else 4, steps=2)]
+            for rows in ROWS[place.size]:
+                if rows * 2 * width * width > MOST_CELLS:
+                    continue
+                velocity, reynolds = (_repeated(each, rows) for each in few)
+                run = partial(box, velocity, reynolds)
+                run()
+                wait(device)
+                host, whole = clocked(run, device, 3)
+                row: dict[str, Any] = {
+                    "grid": f"{width} x {2 * width}",
+                    "rows": rows,
+                    "steps and rows a second": rows / whole,
+                    "microseconds a step and row": 1e6 * whole / rows,
+                    "host, share": host / whole,
+                }
+                table.append(row | _plain(box.step.channel, velocity, reynolds, device, whole, run))
+    return {"rows": table}
+
+
+def _repeated(tensor: Tensor, rows: int) -> Tensor:
+    times = -(-rows // len(tensor))
+    return tensor.repeat(times, *[1] * (tensor.ndim - 1))[:rows]
+
+
+def _plain(
+    channel: Channel,
+    velocity: Tensor,
+    reynolds: Tensor,
+    device: torch.device,
+    ours: float,
+    run: Callable[[], Tensor],
+) -> dict[str, Any]:
+    """PhiFlow's own step of the same rows on the same device; why not, where it does not run."""
+    if len(velocity) not in PHIFLOW_ROWS:
+        return {"PhiFlow, microseconds": None, "times PhiFlow": None, "difference": None}
+    plain = partial(plain_step, velocity, reynolds, channel)
+    try:
+        off = float((plain() - run()).abs().max())
+        _, whole = clocked(plain, device, 2)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"[:200]
+        return {"PhiFlow, microseconds": said, "times PhiFlow": None, "difference": None}
+    each = 1e6 * whole / len(velocity)
+    return {"PhiFlow, microseconds": each, "times PhiFlow": whole / ours, "difference": off}
+
+
+@contextmanager
+def phiflow_on(device: torch.device) -> Iterator[None]:
+    """PhiFlow with torch in float32, on a device; its global settings are put back after."""
+    before = TORCH.get_default_device()
+    TORCH.set_default_device("GPU" if device.type == "cuda" else "CPU")
+    try:
+        with TORCH, math.precision(32):
+            yield
+    finally:
+        TORCH.set_default_device(before)
+
+
+def plain_step(velocity: Tensor, reynolds: Tensor, channel: Channel) -> Tensor:
+    """PhiFlow's own step, eagerly, as `benchmarks.wake_speed` has it, where the rows are."""
+    with phiflow_on(velocity.device):
+        now = velocity_field(velocity, channel.velocity_grid())
+        nu = math.wrap(viscosity(reynolds.to(velocity)), batch("rows"))
+        return velocity_array(phiflow_step(now, nu, channel, 1.0, SCHEMES["semi-lagrangian"], CG))
+
+
+class Timed(AutoTangent):
+    """The default tangent, with the seconds that it takes to learn and to go back."""
+
+    def __init__(self, box: WakeFlow) -> None:
+        super().__init__(box)
+        self.seconds = {"fit": 0.0, "VJP": 0.0}
+        self.place = torch.device("cpu")
+
+    def _clocked(self, name: str, work: Callable[[], Any]) -> Any:  # noqa: ANN401
+        wait(self.place)
+        began = time.perf_counter()
+        result = work()
+        wait(self.place)
+        self.seconds[name] += time.perf_counter() - began
+        return result
+
+    def see(self, pairs: Any) -> None:  # noqa: ANN401
+        """Learn from values."""
+        self._clocked("fit", partial(super().see, pairs))
+
+    def observe(self, pairs: Any) -> None:  # noqa: ANN401
+        """Learn from probes."""
+        self._clocked("fit", partial(super().observe, pairs))
+
+    def vjp(self, pairs: Any, cotangent: Tensor) -> Tensor:  # noqa: ANN401
+        """The model's."""
+        return self._clocked("VJP", partial(super().vjp, pairs, cotangent))
+
+
+def tangents(place: Place) -> dict[str, Any]:
+    """Seconds of a step of `zo.TangentGradient`, and which part of them is fit and VJP."""
+    device, table = torch.device(place.device), []
+    steps, unroll, rows = (2, 2, 2) if place.tiny else (25, 8, 8)
+    for width in (8,) if place.tiny else (32, 64, 128):
+        box = WakeFlow(width, failures="keep")
+        velocity, reynolds = (each.to(device) for each in developed(box, rows, steps=2))
+        torch.manual_seed(0)
+        layers = residual(4 if place.tiny else 32)
+        network = Corrector(layers, Scales(velocity=0.3, reynolds=370.0, correction=0.04)).to(device)
+        frames = [velocity]
+        for _ in range(unroll):
+            frames.append(box(frames[-1], reynolds))
+        given = torch.stack(frames, dim=1), reynolds
+        tangent = Timed(box)
+        tangent.place = device
+        gradient = zo.TangentGradient(network, window_loss(box, 0.3), boxes=[box], tangent=tangent)
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+        seconds: list[float] = []
+        for step in range(steps):
+            if step == steps // 2:  # what is done once is done
+                seconds, tangent.seconds = [], {"fit": 0.0, "VJP": 0.0}
+            optimizer.zero_grad()
+            wait(device)
+            began = time.perf_counter()
+            gradient.backward(given)
+            wait(device)
+            seconds.append(time.perf_counter() - began)
+            optimizer.step()
+        whole = sum(seconds)
+        table.append(
+            {
+                "grid": f"{width} x {2 * width}",
+                "rows of a step": rows * unroll,
+                "milliseconds of a step": 1e3 * whole / len(seconds),
+                "share of the fit": tangent.seconds["fit"] / whole,
+                "share of the VJP": tangent.seconds["VJP"] / whole,
+                "agreement": gradient.metrics().get("agreement"),
+            }
+        )
+    return {"rows": table}

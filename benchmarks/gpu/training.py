@@ -1,0 +1,126 @@
+"""Parts that train by the tasks' own runs, and go on from their checkpoints where they were stopped."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+import tasks
+from benchmarks.gpu.parts import Place
+from benchmarks.wake import CI
+from tasks.errors import RunFolderError
+from tasks.image_classification import ImageClassification
+from tasks.image_classification.config import PRESETS as IMAGES
+from tasks.image_classification.data.cifar import CIFAR10
+from tasks.wake_flow.config import PRESETS as WAKES
+from tasks.wake_flow.problem import WakeFlow
+
+EPOCHS = 50  # of the publication
+
+
+def gone_on(problem: tasks.Problem, folder: Path, seed: int) -> tuple[tasks.FinishedRun, float]:
+    """A run, from the start or from where it was stopped, and the seconds of all its attempts.
+
+    A run that was made with other settings, as after a change of code, is left, and a new one made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "seconds.json"
+    spent = json.loads(note.read_text()) if note.exists() else {}
+    began = perf_counter()
+    begun = sorted(path.parent for path in folder.glob("*/config.json"))
+    resume = begun[-1] if begun else None
+    earlier = 0.0 if resume is None else float(spent.get(resume.name, 0.0))
+
+    def kept(path: Path) -> float:
+        whole = earlier + perf_counter() - began
+        note.write_text(json.dumps({path.name: whole}))
+        return whole
+
+    try:
+        finished = tasks.run(problem, seeds=[seed], runs=folder, resume=resume)
+    except RunFolderError:
+        earlier, resume = 0.0, None
+        finished = tasks.run(problem, seeds=[seed], runs=folder)
+    except KeyboardInterrupt:
+        kept(sorted(path.parent for path in folder.glob("*/config.json"))[-1])
+        raise
+    return finished, kept(finished.path)
+
+
+def _row(finished: tasks.FinishedRun, seconds: float) -> list[dict[str, Any]]:
+    return [
+        {
+            "method": row.method,
+            "seed": row.seed,
+            "result": row.value,
+            "rows": row.rows,
+            "queries": row.queries,
+            "seconds": row.seconds,
+            "seconds of the run": seconds,
+        }
+        for row in finished.result.table
+    ]
+
+
+def wake_small(place: Place, seed: int) -> dict[str, Any]:
+    """`wake-flow --preset small`, its methods for the network of 56,898 weights."""
+    config = replace(
+        WAKES["small"]
+        if not place.tiny
+        else replace(CI, large_channels=(4,), large_steps=4, large_non_steps=4),
+        methods=("SRC", "NON large", "FO-SOL large", "TAN-SOL"),
+        device=place.device,
+        threads=1 if place.tiny else 4,
+    )
+    problem = WakeFlow(config, folder=place.scratch / "data")
+    finished, seconds = gone_on(problem, place.scratch / f"wake-small-{seed}", seed)
+    return {"rows": _row(finished, seconds)}
+
+
+def epoch(place: Place, dataset: str) -> dict[str, Any]:
+    """A pass over the images by deepzero at a sparsity of .99, and how long fifty of them would take."""
+    data = place.scratch / "data"
+    config = replace(
+        IMAGES["paper"],
+        methods=("deepzero",),
+        dataset=dataset,
+        sparsity=0.99,
+        device=place.device,
+        threads=1,
+    )
+    images, batch = 45_000, config.batch
+    if dataset == "cifar10":
+        write_cifar10(data)
+    if place.tiny:
+        images, batch = 64, 16
+        config = replace(
+            config, network="simple-3700", validation_images=16, test_images=16, batch=batch,
+            pruning_directions=2, pruning_images=16,
+        )  # fmt: skip
+    steps = images // batch
+    config = replace(config, train_images=images, steps=steps, validate_every=steps)
+    problem = ImageClassification(config, folder=data)
+    finished, seconds = gone_on(problem, place.scratch / f"epoch-{dataset}", 0)
+    rows = _row(finished, seconds)
+    for row in rows:
+        row["hours of 50 epochs"] = EPOCHS * row["seconds"] / 3600
+    notes = ["Pixels and labels are drawn: the accuracy is chance's."] if dataset == "cifar10" else []
+    return {"notes": notes, "rows": rows}
+
+
+def write_cifar10(data: Path) -> None:
+    """Files of CIFAR-10's binary format and size, with drawn pixels and as many of each class."""
+    generator = np.random.default_rng(0)
+    folder = data / CIFAR10.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, records in (*CIFAR10.train, *CIFAR10.test):
+        if (folder / name).is_file() and (folder / name).stat().st_size == records * CIFAR10.record:
+            continue
+        labels = generator.permutation(np.arange(records, dtype=np.uint8) % CIFAR10.classes)
+        pixels = generator.integers(0, 256, (records, CIFAR10.record - 1), dtype=np.uint8)
+        (folder / name).write_bytes(np.concatenate([labels[:, None], pixels], axis=1).tobytes())

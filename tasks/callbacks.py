@@ -1,0 +1,109 @@
+"""`Callback`: what else is to happen while a run trains: a tracking server, a message, a picture.
+
+class Print(tasks.Callback):
+    def on_validation(self, stage, step, value):
+        print(stage, step, value)
+
+tasks.run(Brusselator(), callbacks=[Print()])
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from tasks.errors import CallbackWarning
+
+if TYPE_CHECKING:
+    from tasks.runs.folder import Run
+    from tasks.runs.result import Result
+    from tasks.stage import TrainingOutcome
+
+
+class Callback:
+    """What is told while a run trains; a subclass has those of the methods that it needs.
+
+    Give it to `tasks.run(..., callbacks=[...])`, or name it in the problem's class, `callbacks = (Print(),)`,
+    and `blackbox run` and `blackbox resume` use it too. Of several processes the first one alone tells.
+
+    A run that was stopped goes on from its last checkpoint: the steps since then are told again, after an
+    `on_start` that says from where. A stage that was finished before is not told again.
+
+    Attributes:
+        strict: Whether an exception in the callback ends the run. If not, it is a `CallbackWarning`, once for
+            each kind of it, and training goes on.
+    """
+
+    strict: bool = False
+
+    def on_start(self, run: Run, stage: str, step: int, steps: int) -> None:
+        """A stage begins or goes on.
+
+        Args:
+            run: Its folder (`run.path`), problem (`run.task`), settings (`run.config`).
+            stage: Method and seed: "seed-0/tangents".
+            step: Optimiser steps done before.
+            steps: Optimiser steps of the whole stage.
+        """
+
+    def on_step(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        """`step` optimiser steps are done; `metrics` is the last one's line: `loss`, `rows`, `queries`..."""
+
+    def on_validation(self, stage: str, step: int, value: float) -> None:
+        """What validation gave after `step` optimiser steps; NaN where it failed."""
+
+    def on_end(self, stage: str, outcome: TrainingOutcome) -> None:
+        """A stage is finished: steps, seconds, the validation by which weights were chosen, the ledger."""
+
+    def on_result(self, run: Run, result: Result) -> None:
+        """The run is finished: `result.table` has a row for each method and seed."""
+
+
+class Told:
+    """Callbacks, told one after the other, whose exceptions do not get far."""
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self._callbacks = callbacks
+        self._said: set[tuple[int, str, str]] = set()
+
+    def start(self, run: Run, stage: str, step: int, steps: int) -> None:
+        """A stage begins or goes on."""
+        self._each("on_start", lambda callback: callback.on_start(run, stage, step, steps))
+
+    def stepped(self, outcome: TrainingOutcome) -> None:
+        """An optimiser step is done."""
+        metrics = {**outcome.metrics, "seconds": outcome.seconds}
+        self._each("on_step", lambda callback: callback.on_step(outcome.stage, outcome.step, dict(metrics)))
+
+    def validated(self, outcome: TrainingOutcome, value: float) -> None:
+        """There was a validation."""
+        self._each(
+            "on_validation", lambda callback: callback.on_validation(outcome.stage, outcome.step, value)
+        )
+
+    def end(self, outcome: TrainingOutcome) -> None:
+        """A stage is finished."""
+        self._each("on_end", lambda callback: callback.on_end(outcome.stage, outcome))
+
+    def result(self, run: Run, result: Result) -> None:
+        """The run is finished."""
+        self._each("on_result", lambda callback: callback.on_result(run, result))
+
+    def _each(self, name: str, call: Callable[[Callback], None]) -> None:
+        for number, callback in enumerate(self._callbacks):
+            try:
+                call(callback)
+            except Exception as error:
+                if callback.strict:
+                    raise
+                kind = (number, name, type(error).__name__)
+                if kind not in self._said:
+                    self._said.add(kind)
+                    warnings.warn(
+                        f"{type(callback).__name__}.{name}: expected it to return, got "
+                        f"{type(error).__name__}: {error}. Training goes on; further ones of this kind are "
+                        "not told. Set `strict = True` in the class to end the run instead.",
+                        CallbackWarning,
+                        stacklevel=4,
+                    )

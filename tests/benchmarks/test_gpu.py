@@ -1,0 +1,121 @@
+"""`python -m benchmarks gpu`: every part runs small on a CPU, is not run twice, and is stopped in time."""
+
+import json
+import os
+from dataclasses import replace
+
+import pytest
+
+from benchmarks import __main__ as program
+from benchmarks import protocol
+from benchmarks.gpu import page, runner
+from benchmarks.gpu.parts import LIMIT, PARTS, Part
+from tasks.runs.machine import versions
+
+CPU = ["--device", "cpu", "--size", "ci"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty one, in which parts that run apart look too."""
+    monkeypatch.setattr(protocol, "SCRATCH", tmp_path / "runs/benchmarks")
+    root = os.getcwd()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    return runner.folder_of("cpu", "ci")
+
+
+def done(folder, name, **more):
+    """A part's file, as if it had run."""
+    part = PARTS[name]
+    runner.keep(part, CPU, {"state": "done", "seconds": 1.0, **more}, folder, runner.machine_with_gpu("cpu"))
+
+
+def test_a_part_that_is_there_is_not_run_again_unless_the_machine_is_another(folder, monkeypatch, capsys):
+    ran = []
+
+    def run_apart(part, options, limit, folder, here):
+        ran.append(part.name)
+        done(folder, part.name)
+        return "done", 1.0
+
+    monkeypatch.setattr(runner, "run_apart", run_apart)
+    done(folder, "ranks")
+    words = ["gpu", "--parts", "ranks", "tangents", *CPU]
+    assert program.main(words) == 0
+    assert ran == ["tangents"] and "ranks: there already" in capsys.readouterr().out
+    program.main([*words, "--again"])
+    assert ran == ["tangents", "tangents", "ranks"]
+    path = folder / "ranks.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"versions": versions() | {"torch": "2.0.0"}}))
+    program.main(words)
+    assert ran[3:] == ["ranks"]
+    path.write_text("{")  # half of a file, of a disk that was full
+    program.main(words)
+    assert ran[4:] == ["ranks"]
+
+
+def test_no_part_begins_that_would_not_end_in_time(folder, monkeypatch, capsys):
+    monkeypatch.setattr(runner, "run_apart", lambda *_: pytest.fail("it began"))
+    program.main(["gpu", "--parts", "wake-small", "--minutes", "2", *CPU])
+    assert capsys.readouterr().out.count("not begun") == 3
+
+
+def test_all_parts_are_short_and_groups_name_them(folder, capsys):
+    assert all(60 * part.minutes <= LIMIT for part in PARTS.values())
+    program.main(["gpu", "--list", "--parts", "epochs", "tests", *CPU])
+    told = capsys.readouterr().out
+    assert [line.split()[0] for line in told.splitlines()[:-1]] == ["tests", "shapes-epoch", "cifar10-epoch"]
+    with pytest.raises(SystemExit):
+        program.main(["gpu", "--parts", "query-sped", *CPU])
+    assert "query-speed" in capsys.readouterr().err
+
+
+def test_a_part_that_hangs_is_stopped_and_one_that_fails_says_why(folder):
+    part, here = PARTS["ranks"], runner.machine_with_gpu("cpu")
+    state, seconds = runner.run_apart(part, CPU, 0.5, folder, here)
+    assert (state, page.read(folder, "ranks")["state"]) == ("stopped", "stopped") and seconds < 60
+    assert "Run it again" in page.text(folder)
+
+    def work(place):
+        raise ValueError("no such kernel")
+
+    broken = replace(part, work=work)
+    with pytest.raises(ValueError, match="no such kernel"):
+        runner.run_here(broken, runner.Place("cpu", "ci", folder / "work"), folder, [])
+    assert "ValueError: no such kernel" in page.text(folder)
+    assert not runner.is_there(folder, part, here)
+
+
+def test_the_page_has_a_table_of_each_kind_of_row_and_says_what_is_missing(folder):
+    done(folder, "ranks", rows=[{"a": 1, "b": 2.5}, {"a": 3, "b": None}, {"c": "x|y"}], notes=["Said first."])
+    text = page.text(folder)
+    assert "| a | b |\n| --- | --- |\n| 1 | 2.5 |\n| 3 |  |\n\n| c |\n| --- |\n| x/y |" in text
+    assert text.index("Said first.") < text.index("| a | b |")
+    assert text.count("Not run.") == len(PARTS) - 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in PARTS if name[-1] not in "12" and "-64" not in name])
+def test_a_part_runs_small(folder, name):
+    assert program.main(["gpu", "--parts", name, "--limit", "400", *CPU]) == 0
+    found = page.read(folder, name)
+    assert found["state"] == "done", found.get("error")
+    assert found["rows"] and found["machine"]["gpu"] == "not used"
+    if name.startswith("query-speed"):
+        names = [row["evaluator"] for row in found["rows"] if row.get("precision") == "float32"]
+        assert names == ["published", "in place", "loop", "stacked", "difference"]
+        assert all(row["error"] < 0.25 and row["MB moved"] > 0 for row in found["rows"][:5])
+        assert found["rows"][-1]["microseconds a query"] > 0
+    if name == "ranks":
+        assert [row["same bits"] for row in found["rows"]] == ["yes"]
+    if name == "wake-speed":
+        assert all(row["difference"] < 1e-3 for row in found["rows"] if row["difference"] is not None)
+    if name.endswith("epoch"):
+        assert found["rows"][0]["hours of 50 epochs"] > 0 and found["rows"][0]["queries"] > 0
+
+
+def test_parts_have_names_of_their_own():
+    assert all(isinstance(part, Part) and part.name == name for name, part in PARTS.items())

@@ -1,0 +1,28 @@
+"""Tests of what runs on a GPU, on the CPU too, so that their own code is known to work."""
+
+import os
+
+import pytest
+import torch
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA begins: products of the same bits
+
+
+def needs_gpu(count: int = 1) -> None:
+    """Skip a test with a sentence where there are not so many GPUs."""
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if found < count:
+        pytest.skip(f"needs {count} GPU{'s' if count > 1 else ''} that torch can use, found {found}")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    """Where a test runs: with kernels that always give the same bits, and without TF32."""
+    if request.param == "cuda":
+        needs_gpu()
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.allow_tf32
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.allow_tf32 = False
+    yield torch.device(request.param, 0) if request.param == "cuda" else torch.device("cpu")
+    torch.use_deterministic_algorithms(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]

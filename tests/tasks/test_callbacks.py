@@ -1,0 +1,141 @@
+"""What callbacks are told, against the run's own metrics; what becomes of their exceptions; MLflow."""
+
+import math
+
+import pytest
+
+import tasks
+from tasks.errors import CallbackWarning
+from tasks.progress import Progress
+from tasks.runs.folder import Run
+from tests.tasks.problems import Steering
+
+
+class Notes(tasks.Callback):
+    def __init__(self):
+        self.told = []
+
+    def on_start(self, run, stage, step, steps):
+        self.told.append(("start", stage, step, steps))
+
+    def on_step(self, stage, step, metrics):
+        self.told.append(("step", stage, step, dict(metrics)))
+
+    def on_validation(self, stage, step, value):
+        self.told.append(("validation", stage, step, value))
+
+    def on_end(self, stage, outcome):
+        self.told.append(("end", stage, outcome.step, outcome.best_validation))
+
+    def on_result(self, run, result):
+        self.told.append(("result", run.path, [row.method for row in result.table]))
+
+
+def go(tmp_path, callbacks, problem=None, **settings):
+    problem = Steering(steps=4, methods=("none", "first-order")) if problem is None else problem
+    return tasks.run(problem, runs=tmp_path, progress=Progress(), callbacks=callbacks, **settings)
+
+
+def test_a_callback_is_told_what_the_run_writes_down_in_its_order(tmp_path):
+    notes = Notes()
+    run = go(tmp_path, [notes])
+    stage = "seed-0/first-order"
+    lines = [line for line in Run.open(run.path).metrics(stage) if {"loss", "validation"} & line.keys()]
+    written = [
+        (("step", stage, line["step"], line["loss"]))
+        if "loss" in line
+        else (("validation", stage, line["step"], line["validation"]))
+        for line in lines
+    ]
+    mine = [note for note in notes.told if note[1] == stage]
+    assert mine[0] == ("start", stage, 0, 4)
+    told = [(*note[:3], note[3]["loss"]) if note[0] == "step" else note for note in mine[1:-1]]
+    assert told == written and len(told) == 4 + 3
+    assert mine[-1] == ("end", stage, 4, min(note[3] for note in mine if note[0] == "validation"))
+    assert notes.told[-1] == ("result", run.path, ["none", "first-order"])
+    again = Notes()
+    go(tmp_path, [again], resume=run.path)  # it is finished: nothing is trained, nothing told
+    assert not again.told
+
+
+def test_a_resumed_run_tells_from_where_it_goes_on(tmp_path):
+    class Stopping(Notes):
+        def on_step(self, stage, step, metrics):
+            super().on_step(stage, step, metrics)
+            if step == 3:
+                raise KeyboardInterrupt
+
+    first, second, whole = Stopping(), Notes(), Notes()
+    problem = Steering(steps=6, methods=("first-order",))  # a checkpoint after every other step
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "a", [first], problem)
+    (folder,) = (tmp_path / "a").iterdir()
+    go(tmp_path / "a", [second], Steering(steps=6, methods=("first-order",)), resume=folder)
+    assert second.told[0] == ("start", "seed-0/first-order", 2, 6)
+    go(tmp_path / "b", [whole], Steering(steps=6, methods=("first-order",)))
+    losses = [{n[2]: n[3]["loss"] for n in notes.told if n[0] == "step"} for notes in (first, second, whole)]
+    assert losses[0] | losses[1] == losses[2]
+
+
+class Broken(tasks.Callback):
+    def on_step(self, stage, step, metrics):
+        raise ConnectionError("the server is gone")
+
+
+def test_an_exception_is_told_once_and_training_goes_on_to_the_same_result(tmp_path):
+    notes = Notes()
+    with pytest.warns(
+        CallbackWarning, match=r"Broken.on_step: .* ConnectionError: the server is gone"
+    ) as said:
+        run = go(tmp_path / "a", [Broken(), notes])
+    assert len([one for one in said if one.category is CallbackWarning]) == 1
+    assert len([note for note in notes.told if note[0] == "step"]) == 4
+    assert run.table["test loss"].tolist() == go(tmp_path / "b", []).table["test loss"].tolist()
+
+
+def test_a_strict_callback_ends_the_run(tmp_path):
+    class Strict(Broken):
+        strict = True
+
+    with pytest.raises(ConnectionError, match="gone"):
+        go(tmp_path, [Strict()])
+
+
+def test_the_command_line_uses_those_that_the_problem_s_class_names(toy, tmp_path, monkeypatch):
+    import toy as module
+
+    notes = Notes()
+    monkeypatch.setattr(module.Toy, "callbacks", (notes,))
+    assert toy("run", "toy", "--methods", "no-gradient", "--steps", "2", "--runs", "runs") == 0
+    assert [note[0] for note in notes.told if note[0] != "validation"] == [
+        "start",
+        "step",
+        "step",
+        "end",
+        "result",
+    ]
+
+
+@pytest.mark.slow  # importing MLflow takes seconds
+@pytest.mark.filterwarnings("ignore")  # MLflow's own
+def test_mlflow_has_what_the_run_has(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="pip install mlflow-skinny")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = (tmp_path / "mlruns").as_uri()
+    run = go(tmp_path, [tasks.MLflow(uri)], seeds=2)
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("steering")
+    found = {
+        each.data.tags["blackbox.stage"]: each for each in client.search_runs([experiment.experiment_id])
+    }
+    assert found.keys() == {"seed-0/first-order", "seed-1/first-order"}
+    for seed in (0, 1):
+        stage = f"seed-{seed}/first-order"
+        kept = found[stage]
+        assert kept.info.status == "FINISHED" and kept.data.params["learning_rate"] == "0.05"
+        history = client.get_metric_history(kept.info.run_id, "loss")
+        lines = [line for line in Run.open(run.path).metrics(stage) if "loss" in line]
+        assert [(one.step, one.value) for one in history] == [(line["step"], line["loss"]) for line in lines]
+        table = run.table[(run.table["method"] == "first-order") & (run.table["seed"] == seed)]
+        assert kept.data.metrics["test loss"] == table["test loss"].item()
+        assert math.isclose(kept.data.metrics["best validation"], table["validation"].item())
