@@ -88,7 +88,7 @@ def test_rows_of_checks_are_counted_and_are_all_that_they_cost(evaluator):
         tangent=zo.LowRankTangent(),
         probes=2,
         evaluator=evaluator,
-        trust_policy=TrustPolicy(check_every=2, lost=1e9, regained=1e9),
+        trust_policy=TrustPolicy(check_every=2, lost=1e9, regained=1e9, agreement=-1e9),
     )
     asked = []
     for step in range(3):
@@ -101,6 +101,41 @@ def test_rows_of_checks_are_counted_and_are_all_that_they_cost(evaluator):
     expected = zo.tangents.TangentCounts(steps=3, queries=7, rows=3 * 3 * 5 * 3 + 5 * 3, checks=1)
     assert gradient.counts == expected
     assert box.ledger.rows_run == box.ledger.rows_asked == expected.rows
+
+
+@pytest.mark.parametrize(("noise", "length"), [(0.0, 1.0), (1e-4, 1.0), (1e-2, None)])
+def test_a_check_that_finds_fault_is_made_sure_of_once_by_a_second_query(noise, length):
+    """A gradient three times too short is found out; where noise hides that, nothing is said or asked."""
+    generator = torch.Generator().manual_seed(0)
+
+    def answer(x):
+        return 0.3 * x + noise * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+
+    box, network = FromTorch(answer, (X,), (X,)), make_network()
+    gradient = zo.TangentGradient(
+        network,
+        lambda network, batch: (box(network(batch)) - 0.5).square().mean(dim=1),
+        boxes=[box],
+        tangent=zo.tangents.ModelTangent(lambda x: 0.1 * x),
+        probes=0,
+        trust_policy=TrustPolicy(check_every=1, lost_values=1e9),
+    )
+    found, rows = [], []
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for n in range(12):
+            before = box.ledger.rows_run
+            gradient.backward(weights(64, 4, seed=n))
+            found.append(gradient.agreement)
+            rows.append((box.ledger.rows_run - before) // 64)
+    assert rows[0] == 3 and gradient.counts.rows == box.ledger.rows_run
+    told = [each for each in said if issubclass(each.category, zo.TangentWarning)]
+    if length is None:
+        assert found == [None] * 12 and rows[1:] == [1] * 11 and not told
+        return
+    assert rows[1:] == [2] * 11 and len(told) == 1 and "nothing" not in str(told[0].message)[:30]
+    assert (found[0] is None) == (noise > 0)
+    assert found[1:] == pytest.approx([3.0] * 11, abs=1e-2 if not noise else 1.0)
 
 
 def test_a_check_draws_the_masks_of_the_base_and_leaves_everything_as_it_was():

@@ -47,7 +47,7 @@ class TangentCounts:
         rows: rows asked of the boxes, those of base and checks included.
         dropped: rows of probes, in a call, whose pairs were left out because they failed.
         checks: queries along the gradient (see `TrustPolicy.check_every`).
-        failed_checks: of those, how many told nothing, for a row failed.
+        failed_checks: of those, how many told nothing, for a row failed or the boxes are noisy.
     """
 
     steps: int = 0
@@ -231,16 +231,16 @@ class TangentGradient:
             if ranks.rank == 0 and self.watch.policy.checks(step):  # the first rank alone
                 with alone(ranks):
                     meeting.own = checked(
-                        problem, self.boxes, self.tangents, calls, pairs, base, gradients, before
+                        problem, self.boxes, self.tangents, calls, pairs, base, gradients, before, self.watch
                     )
         for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
             tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
         check: Check = meeting.told[0]
         self.agreement, self.missed = check.agreement, check.missed
-        self._count(probes, seen.rows, dropped, check.rows)
+        self._count(probes, seen.rows, dropped, check)
         if not self._told_zero and not any(bool(gradient.any()) for gradient in gradients):
             self._told_zero = tell_zero(step, gradients[0])
-        self.watch.saw(step, self.trust_of_step, check.agreement, check.missed, self._improve)
+        self.watch.saw(step, self.trust_of_step, check.agreement, check.missed, self._improve, check.noise)
         return loss
 
     def prefit(self, batches: Iterable[Any], steps: int = 400) -> None:
@@ -292,7 +292,10 @@ class TangentGradient:
         return self._ranks.waited
 
     def queries(self) -> int:
-        """What the next step will cost: perturbed objectives, the base evaluation not counted."""
+        """What the next step will cost: perturbed objectives, the base evaluation not counted.
+
+        The first check that finds fault takes one more, and those that noise would hide take none.
+        """
         return self.watch.probes + self.watch.policy.checks(self.counts.steps)
 
     def metrics(self) -> dict[str, float]:
@@ -372,15 +375,15 @@ class TangentGradient:
         self.trust_of_step = relative_error(squares)
         return pairs, dropped
 
-    def _count(self, probes: int, rows: int, dropped: int, check_rows: int) -> None:
-        counts, checked = self.counts, bool(check_rows)
-        self._rows = rows + check_rows
+    def _count(self, probes: int, rows: int, dropped: int, check: Check) -> None:
+        counts = self.counts
+        self._rows = rows + check.rows
         counts.steps += 1
-        counts.queries += probes + checked
+        counts.queries += probes + check.queries
         counts.rows += self._rows
         counts.dropped += dropped
-        counts.checks += checked
-        counts.failed_checks += checked and self.agreement is None
+        counts.checks += check.queries > 0
+        counts.failed_checks += check.queries > 0 and self.agreement is None
 
     def _settings(self, key: Key) -> tuple[Any, ...]:
         """What must be the same in all processes, beside weights and batch."""

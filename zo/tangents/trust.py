@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ from zo.tangents.tangent import Tangent, sources
 Squares = tuple[float, float]  # of errors, and of what they are measured by
 
 FORETOLD = 1e-3  # of the loss: the change along the gradient that the query is made for
+FARTHEST = 1e-2  # and the most where the box is noisy: further on it would be curvature that is measured
+TOLD = 5.0  # times its noise: a change that is told from it
 WORST = 10.0  # errors above count as this: one step in which nothing is known is not all that counts
 FIRST_CHECK = 10  # steps, where checks are rarer: a tenth of a short run
 FALL = 0.1  # an error that falls by less between two verdicts falls no more
@@ -102,13 +104,18 @@ class Check:
         agreement: the change of the loss over what the gradient foretells, 1 for the true gradient; None if
             it cannot be told: the gradient is zero, or a row failed here that did not in the base.
         missed: the relative error with which the tangents' J d told the responses of the boxes; None where
-            nothing changed.
+            nothing changed, or the boxes are noisy.
         rows: that the boxes were asked for.
+        queries: that were made.
+        noise: the standard deviation of the change of the mean loss when nothing is changed; None where that
+            is not known yet.
     """
 
     agreement: float | None = None
     missed: float | None = None
     rows: int = 0
+    queries: int = 0
+    noise: float | None = None
 
 
 @torch.no_grad()
@@ -121,6 +128,7 @@ def checked(
     base: Tensor,
     gradients: Sequence[Tensor],
     before: Snapshot,
+    watch: TrustWatch,
 ) -> Check:
     """What one query along the gradient, with the masks that the base drew, says of gradient and tangents.
 
@@ -133,6 +141,10 @@ def checked(
     true gradients changes 2 to 4 times those foretold on the wake flow, and up to 50 times on a chaotic
     system. The way is uphill, where near a minimum curvature adds to the change instead of hiding it.
 
+    The first check that finds fault is made sure of by another query, for which nothing is changed. If the
+    loss changes all the same the boxes are noisy: then and from then on steps are as long as a change needs
+    to be told from the noise, and where none is long enough nothing is asked and nothing said.
+
     Args:
         problem: of the step.
         boxes: whose rows are counted.
@@ -142,25 +154,40 @@ def checked(
         base: losses `(rows,)`, NaN where a row failed.
         gradients: g, tensor by tensor.
         before: buffers and generators as the base found them.
+        watch: what finds fault, and knows the noise.
     """
-    after, parameters = Snapshot(problem.network), problem.parameters
     flat = torch.cat([gradient.reshape(-1).to("cpu", torch.float64) for gradient in gradients])
     slope = float(flat.norm())
     size = float(base[torch.isfinite(base)].double().abs().mean())
     if not slope or not size:
-        return Check()
-    length = FORETOLD * size / slope
-    direction = Directions((length / slope * flat).to(parameters.dtype)[None])
-    recorder = Recorder(boxes)
-    before.restore()
-    try:
-        with recorder.recording():
-            moved = loop_losses(problem, direction, Snapshot(problem.network))
-    finally:
-        after.restore()
-    change = float(mean_changes(base, moved - base))
-    agreement = change / (length * slope) if math.isfinite(change) else None
-    return Check(agreement, _missed(boxes, tangents, calls, pairs, recorder), recorder.rows)
+        return Check(noise=watch.noise)
+    foretold = max(FORETOLD * size, TOLD * (watch.noise or 0.0))
+    if foretold > FARTHEST * size:
+        return Check(noise=watch.noise)
+
+    def changes(length: float) -> tuple[Tensor, Recorder]:
+        """Of the loss of each row, the weights so far uphill, and what the boxes were asked."""
+        after, recorder = Snapshot(problem.network), Recorder(boxes)
+        move = Directions((length / slope * flat).to(problem.parameters.dtype)[None])
+        before.restore()
+        try:
+            with recorder.recording():
+                return loop_losses(problem, move, Snapshot(problem.network)) - base, recorder
+        finally:
+            after.restore()
+
+    change, recorder = changes(foretold / slope)
+    mean = float(mean_changes(base, change))
+    agreement = mean / foretold if math.isfinite(mean) else None
+    missed = None if watch.noise else _missed(boxes, tangents, calls, pairs, recorder)
+    found = Check(agreement, missed, recorder.rows, 1, watch.noise)
+    if watch.noise is not None or not watch.doubts(agreement, missed):
+        return found
+    again, recorder = changes(0.0)
+    again = again[torch.isfinite(again)].double()
+    noise = float(again.square().sum().sqrt()) / max(len(again), 1)
+    found = replace(found, rows=found.rows + recorder.rows, queries=2, noise=noise)
+    return replace(found, agreement=None, missed=None) if noise else found
 
 
 def _missed(
@@ -227,7 +254,8 @@ class TrustPolicy:
             right, 0 or less where a step against it would not lower the loss. Without probes there must not
             be more than 2 - agreement of it either.
         missed: without probes, the relative error of J d in a check above which trust is lost.
-        check_every: steps between checks, each of one query, a first one after ten; None for none.
+        check_every: steps between checks, each of one query, a first one after ten; None for none. The first
+            that finds fault takes one more, which tells whether the boxes are noisy.
         average: steps over which the mean forgets, exponentially, and between two verdicts.
 
     Raises:
@@ -276,6 +304,7 @@ class _State:
     before: float | None = None  # the mean when it was last judged
     lost: bool = False
     warned: bool = False
+    noise: float | None = None  # see `Check.noise`
 
 
 class TrustWatch:
@@ -314,6 +343,21 @@ class TrustWatch:
         return self._state.lost
 
     @property
+    def noise(self) -> float | None:
+        """Of the loss, see `Check.noise`."""
+        return self._state.noise
+
+    def doubts(self, agreement: float | None, missed: float | None) -> bool:
+        """Whether a check with this result finds fault."""
+        policy = self.policy
+        against = agreement is not None and agreement < policy.agreement
+        if self._state.probes:
+            return against
+        # a model of values may foretell too little too, or be wrong where the loss is flat
+        against |= agreement is not None and agreement > 2 - policy.agreement
+        return against or (missed is not None and missed > policy.missed)
+
+    @property
     def error(self) -> float | None:
         """The running mean of the relative error; None before there is one."""
         return self._state.total / self._state.weight if self._state.weight else None
@@ -325,6 +369,7 @@ class TrustWatch:
         agreement: float | None,
         missed: float | None = None,
         improve: Callable[[], Sequence[str]] = tuple,
+        noise: float | None = None,
     ) -> None:
         """Take in what a step has shown, and act.
 
@@ -334,6 +379,7 @@ class TrustWatch:
             agreement: of the check; None if there was none.
             missed: of the check; None if there was none.
             improve: asked, where trust is lost, for what tangents do now that takes no more rows, in words.
+            noise: as the check knows it.
 
         Warns:
             TangentWarning: trust is lost, and what is done about it: tangents learn longer, another takes
@@ -341,6 +387,7 @@ class TrustWatch:
         """
         state = self._state
         state.steps += 1
+        state.noise = state.noise if noise is None else noise
         if error is not None and state.learned:
             keep = 1.0 - 1.0 / self.policy.average
             state.total = keep * state.total + (1.0 - keep) * (error if error < WORST else WORST)  # or NaN
@@ -363,12 +410,7 @@ class TrustWatch:
     def _judge(self, step: int, due: bool, improve: Callable[[], Sequence[str]]) -> None:
         """`due`: the error too, which a check in between does not make old enough."""
         policy, state, error = self.policy, self._state, self.error
-        against = state.agreement is not None and state.agreement < policy.agreement
-        if (
-            not state.probes
-        ):  # a model of values may foretell too little too, or be wrong where the loss is flat
-            against |= state.agreement is not None and state.agreement > 2 - policy.agreement
-            against |= state.missed is not None and state.missed > policy.missed
+        against = self.doubts(state.agreement, state.missed)
         stays = good = False
         if due and error is not None:
             stays = state.before is not None and error > max(self.limit, (1.0 - FALL) * state.before)

@@ -45,8 +45,8 @@ class GridTangent(NetworkTangent):
         batch: rows of a step of learning, drawn from the window with replacement; fewer where they would have
             more than 131,072 cells.
         steps_per_step: steps of learning in a step of training where the error on the window is a tenth of
-            the typical change that the box makes; fewer in proportion to a smaller one, and in the first 30
-            steps of training up to five times as many.
+            the typical change that the box makes; fewer or more in proportion to another error, at most
+            five times as many in the first 30 steps of training, and later twice.
         first_steps: of learning on the first rows, at most: it ends at an error of .03 of that change.
         learning_rate: of Adam.
         output_map: whether there is a W.

@@ -19,7 +19,8 @@ from zo.tangents.models.values import Form, ValueTangent
 LEARNING = 303  # first word of the key's path for these draws
 ENOUGH = 0.1  # of the typical change that the box makes: an error for which the usual steps are right
 SETTLED = 0.03  # an error at which learning on the first rows ends
-LONGER, EARLY = 5, 30  # at most so many times the usual steps, in so many lessons; after these no more
+LONGER, EARLY, LATER = 5, 30, 2  # at most so many times the usual steps, in so many lessons; and after these
+ASKED, ASKED_FOR = 4, 25  # so many times the steps in so many lessons, where trust asks for more
 CHUNK = 50  # first steps after which the error is looked at
 
 
@@ -62,7 +63,7 @@ class NetworkTangent(ValueTangent):
         self._optimizer: torch.optim.Optimizer | None = None
         self._steps = 0  # of learning
         self._error = math.inf  # of the last lesson, in units of a typical change
-        self._factor = 1  # by which trust asks it to learn longer
+        self._longer = 0  # the count of lessons until which it learns longer, since trust asked for that
 
     def plan(self, form: Form, rows: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
         """What `build` is to know of the first rows, in plain values, for a resumed run builds from it again.
@@ -122,16 +123,17 @@ class NetworkTangent(ValueTangent):
         """In proportion to the last error; where it stays large after some lessons, more does not help."""
         if not self._lessons:
             return self.first_steps
-        most = LONGER if self._lessons < EARLY else 1
+        most = LONGER if self._lessons < EARLY else LATER
         share = self._error / ENOUGH if math.isfinite(self._error) else math.inf
-        return math.ceil(self.steps_per_step * self._factor * min(most, share))
+        asked = ASKED if self._lessons < self._longer else 1
+        return math.ceil(self.steps_per_step * asked * min(most, share))
 
     def improve(self) -> str | None:
-        """Learn four times as long in each step, once."""
-        if self._factor > 1:
+        """Learn four times as long for some steps, once."""
+        if self._longer:
             return None
-        self._factor = 4
-        return f"{self!r} takes four times as many steps of learning"
+        self._longer = self._lessons + ASKED_FOR
+        return f"{self!r} takes four times as many steps of learning for {ASKED_FOR} steps"
 
     def state_dict(self) -> dict[str, Any]:
         """All that was learned, and the rows that it is learned from."""
@@ -141,7 +143,7 @@ class NetworkTangent(ValueTangent):
             "network": {name: tensor.clone() for name, tensor in self._network.state_dict().items()},
             "plan": self._plan,
             "optimizer": self._optimizer.state_dict(),
-            "learning": (self._steps, self._factor, self._error),
+            "learning": (self._steps, self._longer, self._error),
         }
         return copy.deepcopy(state)  # the optimiser gives references
 
@@ -156,7 +158,7 @@ class NetworkTangent(ValueTangent):
         assert self._network is not None and self._optimizer is not None
         self._network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._steps, self._factor, self._error = state["learning"]
+        self._steps, self._longer, self._error = state["learning"]
 
     # The model
 

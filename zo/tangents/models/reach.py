@@ -14,7 +14,7 @@ MOST_FEATURES = 1200
 MOST_PAIRS = 400  # products of two
 GAIN = 0.9  # of the held-out error: a larger reach that leaves more is not worth its cost
 EXACT = 1e-5  # a mean square error, of standardised changes: what is less needs no more reach
-SAMPLES = 20_000  # cells that a stencil is fitted to
+SAMPLES = 8_000  # cells that a stencil is fitted to
 
 
 @torch.no_grad()
