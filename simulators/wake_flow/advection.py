@@ -85,6 +85,8 @@ def _sample(padded: Tensor, x: Tensor, y: Tensor, cells_per_speed: float) -> Ten
     permuting spares it an interleaved copy, half the time of the whole lookup.
     """
     height, width = padded.shape[1] - 1, padded.shape[2] - 1
+    if padded.device.type != "cpu" and torch.is_grad_enabled() and (padded.requires_grad or x.requires_grad):
+        return sample_in_order(padded, x, y, cells_per_speed)
     column = torch.arange(1, x.shape[2] + 1, dtype=x.dtype, device=x.device) * (2 / width) - 1
     row = torch.arange(1, x.shape[1] + 1, dtype=x.dtype, device=x.device) * (2 / height) - 1
     points = torch.stack(
@@ -95,3 +97,28 @@ def _sample(padded: Tensor, x: Tensor, y: Tensor, cells_per_speed: float) -> Ten
         1,
     ).permute(0, 2, 3, 1)
     return F.grid_sample(padded[:, None], points, padding_mode="border", align_corners=True)[:, 0]
+
+
+def sample_in_order(padded: Tensor, x: Tensor, y: Tensor, cells_per_speed: float) -> Tensor:
+    """The same by indices, whose derivative sums in a fixed order on a GPU too; `grid_sample`'s does not.
+
+    Args:
+        padded: `(rows, height + 1, width + 1)`.
+        x: `(rows, height - 1, width - 1)`, speed along the columns at the inner points.
+        y: The same along the rows.
+        cells_per_speed: How many cells a speed of one goes in a step.
+    """
+    height, width = padded.shape[1] - 1, padded.shape[2] - 1
+    column = torch.arange(1, x.shape[2] + 1, dtype=x.dtype, device=x.device)
+    row = torch.arange(1, x.shape[1] + 1, dtype=x.dtype, device=x.device)[:, None]
+    along = (column - cells_per_speed * x).clamp(0, width)
+    across = (row - cells_per_speed * y).clamp(0, height)
+    left = along.detach().nan_to_num(0.0).floor().clamp(max=width - 1)
+    upper = across.detach().nan_to_num(0.0).floor().clamp(max=height - 1)
+    # a speed that is no number is in the shares, and no index
+    right_share, lower_share = along - left, across - upper
+    number = torch.arange(len(padded), device=x.device)[:, None, None]
+    i, j = upper.long(), left.long()
+    above = padded[number, i, j] * (1 - right_share) + padded[number, i, j + 1] * right_share
+    below = padded[number, i + 1, j] * (1 - right_share) + padded[number, i + 1, j + 1] * right_share
+    return above * (1 - lower_share) + below * lower_share
