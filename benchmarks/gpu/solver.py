@@ -149,9 +149,10 @@ def tangents(place: Place) -> dict[str, Any]:
         for _ in range(unroll):
             frames.append(box(frames[-1], reynolds))
         given = torch.stack(frames, dim=1), reynolds
-        tangent = Timed(box)
+        gradient = zo.TangentGradient(network, window_loss(box, 0.3), boxes=[box], tangent=Timed(box))
+        (tangent,) = gradient.tangents  # a copy
+        assert isinstance(tangent, Timed)
         tangent.place = device
-        gradient = zo.TangentGradient(network, window_loss(box, 0.3), boxes=[box], tangent=tangent)
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
         seconds: list[float] = []
         for step in range(steps):

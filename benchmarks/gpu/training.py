@@ -121,6 +121,6 @@ def write_cifar10(data: Path) -> None:
     for name, records in (*CIFAR10.train, *CIFAR10.test):
         if (folder / name).is_file() and (folder / name).stat().st_size == records * CIFAR10.record:
             continue
-        labels = generator.permutation(np.arange(records, dtype=np.uint8) % CIFAR10.classes)
+        labels = generator.permutation(np.arange(records) % CIFAR10.classes).astype(np.uint8)
         pixels = generator.integers(0, 256, (records, CIFAR10.record - 1), dtype=np.uint8)
         (folder / name).write_bytes(np.concatenate([labels[:, None], pixels], axis=1).tobytes())

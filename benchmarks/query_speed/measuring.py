@@ -25,6 +25,8 @@ IN_PLACE = "in place"
 LAST = "in place, channels last"
 DIFFERENCE = "difference"
 EXACT = "difference, variants=1"
+ROOMY = "difference, 16 GiB"
+GRAPHS = "difference, 16 GiB, CUDA graphs"
 NAMES = (BASELINE, IN_PLACE, LAST, "loop", "stacked", DIFFERENCE, EXACT)
 # Relative to the float64 differences, over the coordinates of a block, beside the rounding of a loss. What
 # rounding loses is within it; a wrong evaluator is not.
@@ -60,6 +62,8 @@ def contenders(timed: Timed, names: tuple[str, ...], together: int = TOGETHER) -
         "loop": lambda: Contender(zo.evaluators.Loop(), 1),
         "stacked": lambda: Contender(zo.evaluators.Stacked(), min(4, together)),
         DIFFERENCE: lambda: Contender(zo.evaluators.Difference(), together),
+        ROOMY: lambda: Contender(zo.evaluators.Difference(memory=2**34), together),
+        GRAPHS: lambda: Contender(zo.evaluators.Difference(memory=2**34, graphs=True), together),
         EXACT: lambda: Contender(zo.evaluators.Difference(variants=1), min(4, together)),
     }
     return {name: makers[name]() for name in names}

@@ -219,6 +219,25 @@ def test_difference_bears_tf32_and_bits_stay():
 
 
 @pytest.mark.gpu
+@torch.no_grad()
+def test_graphs_have_the_bits_of_what_they_captured():
+    needs_gpu()
+    from tests.gpu.test_waits import begun
+    from tests.gpu.test_waits import make_network as other
+    from zo.perturbation import Coordinates
+
+    found = []
+    for evaluator in (zo.evaluators.Difference(), zo.evaluators.Difference(graphs=True)):
+        batch = tuple(each.cuda() for each in BATCH_OF_WAITS)
+        parameters, changes = begun(evaluator, other("convolutions").cuda(), batch)
+        for part in torch.randperm(parameters.size, generator=torch.Generator().manual_seed(0)).split(128):
+            indices = part.sort().values
+            found.append(changes(Coordinates(indices, parameters.steps(indices, 1e-2))).cpu())
+    half = len(found) // 2
+    assert torch.equal(torch.cat(found[:half]), torch.cat(found[half:]))
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference"])
 def test_no_chunk_waits_for_the_gpu(evaluator):
     """What the pretended GPU says, by torch's own check."""

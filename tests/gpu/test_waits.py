@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 import zo
 from tests.gpu.pretended import PretendedGPU
+from zo.evaluators.difference import graphs
 from zo.evaluators.evaluator import Problem
 from zo.perturbation import Coordinates, Directions, Perturbation
 
@@ -74,6 +75,37 @@ def test_a_chunk_is_sent_without_waiting(evaluator, kind, allowed, layers, train
     assert (found - expected).abs().max() < 2e-4 * expected.abs().max()
 
 
+@torch.no_grad()
+def test_graphs_are_given_the_entries_and_steps_of_each_pass(monkeypatch):
+    """A graph that is not there: what would be captured runs again, on what stands where it reads."""
+    made = []
+
+    def captured(run, pool):
+        with gpu.watched() as seen:
+            run()
+        assert not seen.waits  # a capture refuses them
+        assert not [name for name in seen.launches if "_to_copy" in name and "cpu" in name]
+        made.append(run)
+        return run
+
+    monkeypatch.setattr(graphs, "captured", captured)
+    monkeypatch.setattr(graphs, "new_pool", object)
+    found = []
+    for evaluator in (zo.evaluators.Difference(), zo.evaluators.Difference(graphs=True)):
+        with PretendedGPU() as gpu:
+            network = gpu.network(make_network("convolutions"))
+            parameters, changes = begun(evaluator, network, tuple(map(gpu.tensor, BATCH)))
+            indices = torch.arange(0, 108)  # of the first convolution, more than three passes
+            queries = Coordinates(indices, parameters.steps(indices, 1e-2))
+            found.append(changes(queries).cpu())
+            with gpu.watched() as seen:
+                again = changes(queries).cpu()
+            assert torch.equal(again, found[-1])
+            assert [wait for wait in seen.waits if "to the CPU" not in wait] == []
+    assert torch.equal(*found)
+    assert len(made) == 2  # one for passes of 32 queries, in the second chunk one for the 12 that are left
+
+
 @pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference"])
 def test_a_step_waits_as_often_for_many_chunks_as_for_few(evaluator):
     waits = []
@@ -100,6 +132,6 @@ def test_the_pretended_gpu_sees_what_waits():
             torch.ones(3).to(x.device)
             torch.zeros(2, device=x.device).index_add(0, gpu.tensor(torch.tensor([0, 1])), x[:2])
         with pytest.raises(RuntimeError, match="same device"):
-            x + torch.ones(3)
+            torch.add(x, torch.ones(3))
     assert len(seen.waits) == 6, seen.waits
     assert len(seen.unordered) == 1

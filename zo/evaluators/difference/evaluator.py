@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from blackbox.checks import check_count
+from blackbox.checks import check_count, check_flag
 from zo.batches import sent
 from zo.evaluators.difference.changes import Entries
+from zo.evaluators.difference.graphs import Graphs
 from zo.evaluators.difference.passes import send
 from zo.evaluators.difference.recorder import NotReadable
 from zo.evaluators.difference.recording import Recording, record
@@ -60,6 +61,8 @@ class Difference(Evaluator):
             any mu and takes the least memory. None for what suits the sizes and the device.
         memory: roughly the bytes that the changes of a pass may take, on a GPU where `variants` is None; the
             base's activations, kept for a step, may be eight times as large. More is refused.
+        graphs: whether a GPU gets the kernels of a pass by one call, as a CUDA graph, which is made once a
+            step for each parameter that has more than one pass. Everywhere else it changes nothing.
 
     Raises:
         ConfigurationError: a value out of its range.
@@ -67,12 +70,14 @@ class Difference(Evaluator):
 
     variants: int | None = None
     memory: int = 2**30
+    graphs: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
         if self.variants is not None:
             check_count("Difference", "variants", self.variants)
         check_count("Difference", "memory", self.memory)
+        check_flag("Difference", "graphs", self.graphs)
 
     def begin(self, problem: Problem, base: Tensor) -> Changes:
         """Record the base run of a step; see `Evaluator.begin`.
@@ -85,7 +90,8 @@ class Difference(Evaluator):
             Unservable: the objective does something that no rule describes; the message says where.
         """
         recording = self._recorded(problem, base)
-        return lambda perturbation: self._changes(problem, recording, perturbation, base)
+        graphs = Graphs(recording) if self.graphs and base.is_cuda and not recording.asks else None
+        return lambda perturbation: self._changes(problem, recording, perturbation, base, graphs)
 
     def serves(self, kind: type) -> bool:
         """Coordinates alone."""
@@ -102,7 +108,12 @@ class Difference(Evaluator):
             start.restore()
 
     def _changes(
-        self, problem: Problem, recording: Recording, perturbation: Perturbation, base: Tensor
+        self,
+        problem: Problem,
+        recording: Recording,
+        perturbation: Perturbation,
+        base: Tensor,
+        graphs: Graphs | None,
     ) -> Tensor:
         assert isinstance(perturbation, Coordinates)  # see `serves`
         which, local = problem.parameters.locate(perturbation.indices)
@@ -120,7 +131,10 @@ class Difference(Evaluator):
                     some, own = own[:together], own[together:]
                     steps = sent(perturbation.steps[some], weight.device, weight.dtype)
                     change = Entries(sent(local[some], weight.device), steps, weight.shape)
-                    changed = send(recording, number, change, large)
+                    if graphs is not None:
+                        changed = graphs.send(number, change)
+                    else:
+                        changed = send(recording, number, change, large)
                     if large is not None and not _resolved(changed, base, weight.dtype):
                         changed = send(recording, number, change, None)
                         resolved = not changed.any()  # as one is, so are most others of its layer

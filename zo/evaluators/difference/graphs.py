@@ -1,0 +1,71 @@
+"""Passes of one kind as CUDA graphs: all of a pass's kernels are put into the stream by one call.
+
+A pass is some hundred kernels, each of which takes the host some microseconds: more than the GPU needs for
+them. The kernels of two passes of equally many variants of a parameter differ in two arguments, entries and
+steps. So the first such pass of a step runs as it is, which makes what rules keep of the base; the second is
+captured; and from then on new entries and steps are written where the graph reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from zo.evaluators.difference.changes import Entries
+from zo.evaluators.difference.passes import send
+from zo.evaluators.difference.recording import Recording
+
+EAGER = 1  # passes of a kind before one is captured
+
+
+class Graphs:
+    """The graphs of a step, by parameter and number of variants.
+
+    They share their memory, so each result is copied before the next graph runs.
+
+    Args:
+        recording: Of the step's base; its tensors stay where they are.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self._passes: dict[tuple[int, int], int] = {}
+        self._captured: dict[tuple[int, int], tuple[Entries, Callable[[], Tensor]]] = {}
+        self._pool: object = None
+
+    def send(self, number: int, change: Entries) -> Tensor:
+        """What the losses change by, `(variants, rows)`; see `passes.send`."""
+        kind = number, len(change.entries)
+        self._passes[kind] = self._passes.get(kind, 0) + 1
+        if self._passes[kind] <= EAGER:
+            return send(self._recording, number, change, None)
+        if kind not in self._captured:
+            given = Entries(change.entries.clone(), change.steps.clone(), change.shape)
+            if self._pool is None:
+                self._pool = new_pool()
+            run = captured(lambda: send(self._recording, number, given, None), self._pool)
+            self._captured[kind] = given, run
+        given, run = self._captured[kind]
+        given.entries.copy_(change.entries)
+        given.steps.copy_(change.steps)
+        return run().clone()
+
+
+def new_pool() -> object:
+    """Memory for graphs that never run at the same time."""
+    return torch.cuda.graph_pool_handle()
+
+
+def captured(run: Callable[[], Tensor], pool: object) -> Callable[[], Tensor]:
+    """A function that launches what `run` launches, and gives the tensor that it gave, filled anew."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):  # pyright: ignore[reportArgumentType]
+        found = run()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return found
+
+    return replay
