@@ -58,7 +58,7 @@ def ended(slurm, number, folder):
     """Wait for a job; the folder of its run, moved to where `outcome` looks for it."""
     known = slurm.wait(number, lambda job: job["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"))
     log = (folder / f"slurm-{number}.out").read_text()
-    assert known["JobState"] == "COMPLETED", log
+    assert known["JobState"] == "COMPLETED", f"{known}\n{log}"
     (folder / "a").mkdir()
     (folder / "runs" / f"job-{number}").rename(folder / "a" / "runs")
     return known, log
@@ -80,7 +80,8 @@ def test_a_job_that_is_told_its_time_is_up_goes_on_to_the_same_bits(slurm, progr
     hours, minutes, seconds = map(int, slurm.job(number)["RunTime"].split(":"))
     limit = 60 * hours + minutes + math.ceil((seconds + 75) / 60)
     slurm.run("scontrol", "update", f"JobId={number}", f"TimeLimit={limit}")  # it is up in 75 to 135 s
-    slurm.wait(number, lambda job: job["Restarts"] == "1")
+    # requeued, and all of its first processes gone
+    slurm.wait(number, lambda job: job["Restarts"] == "1" and job["JobState"] == "PENDING")
     stopped = (tmp_path / f"slurm-{number}.out").read_text()
     assert len(re.findall(r"Stopped at step \d+ of 12", stopped)) == 1, stopped
     assert not list(tmp_path.glob("runs/*/*/result.json"))
