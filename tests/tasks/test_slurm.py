@@ -72,7 +72,7 @@ def test_the_page_s_script_runs_on_two_nodes(slurm, programs, truth, tmp_path):
 
 
 @pytest.mark.xfail(
-    reason="It was seen to stop and to be queued again; the second start failed once on a busy machine, why is open.",
+    reason="Stopping and queueing were seen; the second start failed once on a busy machine, why is open.",
     strict=False,
 )
 @pytest.mark.timeout(1500)  # Slurm looks at the time every half minute, and the job starts twice
