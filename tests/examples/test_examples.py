@@ -23,6 +23,7 @@ PROGRAMS = {  # an example, its program, and the packages to install
     "calculix": ("ccx", "calculix-ccx"),
     "openfoam": ("icoFoam", "openfoam"),
     "lammps": ("lmp", "lammps"),
+    "sumo": ("netgenerate", "sumo"),
 }
 
 
@@ -85,6 +86,8 @@ def test_each_example_is_in_the_list_and_has_what_an_example_has():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in PROGRAMS])
 def test_an_example_runs_to_its_report(tmp_path, name):
+    if name == "sumo":
+        pytest.importorskip("libsumo", reason="pip install libsumo")
     table = run(name, tmp_path)
     for method, line in table.items():
         assert np.isfinite(line["value"]), method

@@ -1,0 +1,160 @@
+"""A network sets a crossing's traffic lights for demand that it has not met, trained through SUMO.
+
+Arrivals are drawn, so the same lights give other delays with another seed. The seed is an input of the box:
+all copies of the network that a step compares see the same cars, and a run can be repeated to the bit.
+"""
+
+import multiprocessing
+import subprocess
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from matplotlib.figure import Figure
+
+import tasks
+from blackbox import ArraySpec, BlackBoxFunction, Parallel
+from blackbox.extras import import_extra
+from zo.estimators import Key
+
+GRID = "--grid --grid.number=1 --grid.attach-length=150 -j traffic_light --tls.default-type=static"
+ROADS = [
+    "left0A0 A0right0",
+    "right0A0 A0left0",
+    "top0A0 A0bottom0",
+    "bottom0A0 A0top0",
+]  # main, main, side, side
+YELLOW, SECONDS = 3.0, 300  # s; s of demand, after which the crossing is left to empty
+
+
+class Crossing(BlackBoxFunction):
+    """SUMO in this process, which has one simulation: many rows take many processes."""
+
+    inputs = (
+        ArraySpec("greens", (2,)),  # logarithms of seconds, of the main road and the side road
+        ArraySpec("demand", (2,), differentiable=False),  # cars a second from each side
+        ArraySpec("seed", (), dtype="int64", differentiable=False),
+    )
+    outputs = (ArraySpec("delay", ()),)  # seconds that a car stands, on average
+    thread_safe = False
+
+    def __init__(self, folder, **keywords):
+        super().__init__(**keywords)
+        self.net = folder / "crossing.net.xml"
+        if not self.net.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            command = ["netgenerate", *GRID.split(), "-o", self.net]
+            subprocess.run(command, check=True, capture_output=True)
+
+    def evaluate(self, greens, demand, seed):
+        sumo = import_extra("Crossing", "libsumo", "sumo")
+        routes = self.net.with_name(f"{multiprocessing.current_process().pid}.rou.xml")
+        cars = zip(ROADS, [demand[0], 0.6 * demand[0], demand[1], 0.6 * demand[1]], strict=True)
+        flows = [
+            f'<route id="r{i}" edges="{road}"/><flow id="f{i}" route="r{i}" begin="0" end="{SECONDS}" '
+            f'probability="{each:.6f}" departSpeed="max"/>'
+            for i, (road, each) in enumerate(cars)
+        ]
+        routes.write_text(f"<routes>{''.join(flows)}</routes>")
+        words = ["-n", self.net, "-r", routes, "--seed", int(seed), "--no-step-log", "--no-warnings"]
+        sumo.start(["sumo", *map(str, words)])
+        try:
+            (program,) = sumo.trafficlight.getAllProgramLogics("A0")
+            side, main = float(greens[1]), float(greens[0])
+            for phase, lasts in zip(program.phases, (side, None, main, None), strict=True):
+                phase.duration = phase.minDur = phase.maxDur = YELLOW if lasts is None else 2.718281828**lasts
+            sumo.trafficlight.setProgramLogic("A0", program)
+            sumo.trafficlight.setPhase("A0", 0)
+            stood = cars = 0
+            for second in range(3 * SECONDS):
+                sumo.simulationStep()
+                cars += sumo.simulation.getDepartedNumber()
+                stood += sum(sumo.edge.getLastStepHaltingNumber(road.split()[0]) for road in ROADS)
+                stood += len(sumo.simulation.getPendingVehicles())  # who could not even enter
+                if second > SECONDS and sumo.simulation.getMinExpectedNumber() == 0:
+                    break
+            return stood / max(cars, 1)
+        finally:
+            sumo.close()
+
+
+def webster(demand):
+    """The textbook's green times for these flows (Webster 1958): 0.5 cars a second leave a lane at best."""
+    load = demand / 0.5
+    cycle = (1.5 * 4 * YELLOW + 5) / (1 - load.sum(dim=1, keepdim=True)).clamp(min=0.1)
+    return ((cycle - 2 * YELLOW).clamp(min=10) * load / load.sum(dim=1, keepdim=True)).clamp(min=4).log()
+
+
+class TrafficLights(tasks.Problem):
+    """A network sets a crossing's green times from the demand on its two roads."""
+
+    unit = "s a car"
+
+    @dataclass(frozen=True)
+    class Config(tasks.Config):
+        methods: tuple[str, ...] = ("none", "tangents", "row-rge", "rge")
+        steps: tasks.Count = 30
+        batch: tasks.Count = 6
+        learning_rate: tasks.Positive = 0.03
+        validate_every: tasks.Count = 10
+        input_mu: tasks.Positive = 0.2  # of row-rge: a step in green times of some seconds
+        input_directions: tasks.Count = 1
+        mu: tasks.Positive = 0.1  # of rge, which with both signs and wide steps is an evolution strategy
+        directions: tasks.Count = 4
+        central: bool = True
+        test: tasks.Count = 24
+        """Demands in the test."""
+        processes: tasks.Natural = 2
+        """SUMO processes side by side; 0 for this one."""
+
+    presets = {"small": Config(), "large": Config(steps=300, batch=16, directions=16, test=200)}
+    presets["ci"] = Config(steps=2, batch=2, directions=1, test=2, processes=0)
+
+    def box(self):
+        box, count = Crossing(self.folder.resolve(), failures="keep"), self.config.processes
+        spawn = multiprocessing.get_context("spawn")
+        return Parallel(box, lambda: ProcessPoolExecutor(count, mp_context=spawn)) if count else box
+
+    def network(self):
+        return torch.nn.Sequential(torch.nn.Linear(2, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2))
+
+    def data(self):
+        def batch(seed, step, rows):  # demand on the main road and on the side road, and who comes when
+            random = Key(seed, step).generator()
+            demand = torch.rand(rows, 2, generator=random) * torch.tensor([0.18, 0.13]) + 0.04
+            return demand, torch.randint(2**31 - 1, (rows,), generator=random)
+
+        held_out = [batch(1_000_001 + i, 0, rows) for i, rows in enumerate((16, self.config.test))]
+        return tasks.Data(lambda seed, step: batch(seed, step, self.config.batch), *held_out)
+
+    def greens(self, network, demand):
+        return 3.0 + network(10 * demand - 1)  # 20 s at the start
+
+    def objective(self, network, batch):
+        demand, seed = batch
+        return self.box(self.greens(network, demand), demand, seed).log1p()
+
+    def evaluate(self, network):
+        demand, seed = self.data.test
+        with torch.no_grad():
+            greens = self.greens(network, demand)
+            delay = self.box(greens, demand, seed).mean().item()
+            textbook = self.box(webster(demand), demand, seed).mean().item()
+        return {"delay": delay, "Webster's": textbook, "greens": greens.exp(), "demand": demand}
+
+    def pictures(self, fields):
+        figure = Figure(figsize=(3 * len(fields), 3), layout="constrained")
+        for place, (method, arrays) in enumerate(fields.items(), start=1):
+            axes = figure.add_subplot(
+                1, len(fields), place, title=method, xlabel="demand on main road, cars/s"
+            )
+            axes.set(ylim=(0, 60), ylabel="green of main road, s" if place == 1 else None)
+            arrays = {name: torch.as_tensor(values) for name, values in arrays.items()}
+            shown = axes.scatter(
+                arrays["demand"][:, 0], arrays["greens"][:, 0], c=arrays["demand"][:, 1], s=12
+            )
+            axes.plot(
+                arrays["demand"][:, 0], webster(arrays["demand"])[:, 0].exp(), "x", color="0.6", markersize=4
+            )
+        figure.colorbar(shown, ax=figure.axes, label="demand on side road, cars/s")
+        return {"Green time of the main road for each test demand; crosses: Webster's.": figure}
