@@ -69,6 +69,20 @@ def test_files_that_the_pages_name_are_there():
             assert (page.parent / name).is_file() or name.startswith(made), f"{page.name}: {name}"
 
 
+def test_every_page_is_in_the_tree_of_the_site():
+    """And every entry of the tree is a page, but for those that the build makes."""
+    docs = ROOT / "docs"
+    listed = {docs / "index.md"}
+    for page in PAGES[1:]:
+        for tree in re.findall(r"```\{toctree\}(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+            names = [line for line in tree.splitlines() if line and not line.startswith(":")]
+            listed |= {page.parent / f"{name}.md" for name in names}
+    missing = [path for path in PAGES[1:] if path not in listed and path.parent.name != "decisions"]
+    assert not missing
+    made = {docs / "gallery", docs / "results", docs / "project", docs / "reference"}
+    assert not [path for path in listed if not path.is_file() and path.parent not in made]
+
+
 def test_the_blocks_on_black_boxes_run(tmp_path, monkeypatch, capsys):
     """In a folder that has the README's class in `pendulum.py`, as the page asks for."""
     readme = blocks("README.md")[0]

@@ -1,11 +1,12 @@
 """FMUs of both versions against what their models compute; failed steps, instances, derivatives, refusals."""
 
 import gc
+import multiprocessing
 import pickle
 import re
 import shutil
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,19 @@ def test_threads_have_instances_of_their_own_and_copies_load_theirs(decay):
     del copied
     gc.collect()
     assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_a_step_that_never_ends_is_given_up_with_its_process(decay):
+    """As the docstring says: in processes, with a timeout."""
+    spawn = multiprocessing.get_context("spawn")
+    fmu = Fmu(decay, times=[0.5, 1.0], parameters=["tank.k[1]", "x0"], inputs=[], failures="keep")
+    with Parallel(fmu, lambda: ProcessPoolExecutor(1, mp_context=spawn), timeout=30) as box:
+        y = box(np.array([0.5, 1e5, 0.25]), np.ones(3))
+        np.testing.assert_allclose(y[[0, 2], -1], [decayed(k, 1.0, np.zeros(1))[-1] for k in (0.5, 0.25)])
+        assert np.isnan(y[1]).all()
+        assert box.ledger.rows_timed_out == box.ledger.rows_failed == 1
+    assert not multiprocessing.active_children()
 
 
 def test_the_projects_own_check_finds_no_fault(decay):
