@@ -1,4 +1,4 @@
-"""The recipes of docs/cluster.md under a real Slurm: the page's script, its signal, the ranks of srun."""
+"""The recipes of docs/guide/cluster.md under a real Slurm: the page's script, its signal, the ranks of srun."""
 
 import math
 import os
@@ -15,7 +15,7 @@ from tests.tasks.test_cluster import lines_of, the_script
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/cluster.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/guide/cluster.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_the_page_s_script_runs_on_two_nodes(slurm, programs, truth, tmp_path):
 def test_a_job_that_is_told_its_time_is_up_goes_on_to_the_same_bits(slurm, programs, truth, tmp_path):
     """Slurm itself sends the signal; the job then puts itself into the queue again."""
     options = ("--time=60", "--signal=USR1@60", "--nodes=1")
-    number = submit(slurm, programs, tmp_path, *options, task="shared --pause 12")
+    number = submit(slurm, programs, tmp_path, *options, task="shared --pause 20")
     slurm.wait(number, lambda job: lines_of(tmp_path / "runs") >= 2)
     hours, minutes, seconds = map(int, slurm.job(number)["RunTime"].split(":"))
     limit = 60 * hours + minutes + math.ceil((seconds + 75) / 60)
