@@ -1,4 +1,4 @@
-"""The recipes of docs/guide/cluster.md under a real Slurm: the page's script, its signal, the ranks of srun."""
+"""The recipes of docs/guide/cluster.md under a real Slurm: the script, its signal, the ranks of srun."""
 
 import math
 import os
