@@ -66,7 +66,9 @@ def test_files_that_the_pages_name_are_there():
     for page in PAGES:
         text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
         for name in re.findall(r"\]\(([\w./-]+)\)", text):
-            assert (page.parent / name).is_file() or name.startswith(made), f"{page.name}: {name}"
+            assert (page.parent / name).is_file() or name.removeprefix("../").startswith(made), (
+                f"{page}: {name}"
+            )
 
 
 def test_every_page_is_in_the_tree_of_the_site():

@@ -84,7 +84,7 @@ def test_benchmarks_that_the_pages_name_are_there():
         text = path.read_text(encoding="utf-8")
         assert not re.findall(r"python -m benchmarks\.\w+", text), path.name
         for name in re.findall(r"python -m benchmarks ([a-z]\w*)", text):
-            assert name == "page" or name in BENCHMARKS, f"{path.name}: {name}"
+            assert name in ("page", "gpu") or name in BENCHMARKS, f"{path.name}: {name}"
 
 
 def test_the_list_says_what_there_is(capsys):

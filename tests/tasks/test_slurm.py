@@ -71,10 +71,6 @@ def test_the_page_s_script_runs_on_two_nodes(slurm, programs, truth, tmp_path):
     assert outcome(tmp_path / "a") == truth
 
 
-@pytest.mark.xfail(
-    reason="Stopping and queueing were seen; the second start failed once on a busy machine, why is open.",
-    strict=False,
-)
 @pytest.mark.timeout(1500)  # Slurm looks at the time every half minute, and the job starts twice
 def test_a_job_that_is_told_its_time_is_up_goes_on_to_the_same_bits(slurm, programs, truth, tmp_path):
     """Slurm itself sends the signal; the job then puts itself into the queue again."""

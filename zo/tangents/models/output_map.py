@@ -59,7 +59,8 @@ class OutputMap:
         first, second = (mean * wide for mean in parts.means)
         self._units = first.to(dtype), second.to(dtype), scale.to(dtype)
         factors = parts.factors(self._ridge)
-        self._factors = tuple(factor.to(dtype) for factor in factors)
+        # contiguous, as they are read from a checkpoint: products of a transposed view round otherwise
+        self._factors = tuple(factor.to(dtype).contiguous() for factor in factors)
 
     def __call__(self, x: Tensor) -> Tensor:
         """`(rows, size)` to `(rows, size)`."""
