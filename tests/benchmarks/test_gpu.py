@@ -74,6 +74,7 @@ def test_all_parts_are_short_and_groups_name_them(folder, capsys):
     assert "query-speed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_part_that_hangs_is_stopped_and_one_that_fails_says_why(folder):
     part, here = PARTS["ranks"], runner.machine_with_gpu("cpu")
     state, seconds = runner.run_apart(part, CPU, 0.5, folder, here)

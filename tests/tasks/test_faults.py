@@ -185,6 +185,7 @@ def namesakes(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_console_script_finds_its_packages_whatever_bears_their_names(namesakes):
     done = script("list", cwd=namesakes, path=[namesakes])
     assert done.returncode == 0 and "lorenz-96" in done.stdout, done.stderr

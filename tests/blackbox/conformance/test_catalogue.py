@@ -36,6 +36,7 @@ def test_a_good_box_has_no_fault_and_no_warning(make, seed):
     assert [found.check for found in report.of(Verdict.SKIPPED)] == ["process safety"]
 
 
+@pytest.mark.slow
 def test_a_good_box_has_no_fault_in_other_processes():
     report = check_black_box(GOOD[1](), rows=2000)
     assert not report.faults and not warned(report), str(report)

@@ -39,6 +39,7 @@ def test_faults_that_show_only_there(broken):
         assert word in named.sentence
 
 
+@pytest.mark.slow
 def test_two_processes_that_share_a_file(tmp_path):
     with probing(OneScratchFile(tmp_path / "scratch"), draws(4, 3), processes=True) as probe:
         same, safe = process_safety(probe)

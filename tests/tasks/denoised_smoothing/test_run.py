@@ -265,6 +265,7 @@ def test_an_unknown_method_is_refused_with_the_nearest_name_and_no_folder(tmp_pa
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_paper_s_preset_runs_on_stand_ins_of_its_layout(tmp_path, monkeypatch):
     """A folder of colour pictures by class, a torch classifier of the user's: the layout, tiny."""
     from dataclasses import replace
