@@ -120,11 +120,6 @@ class Parallel(Wrapper):
         """Block by block on the workers."""
         return _Call(self, inputs).run()
 
-    @property
-    def worker_seconds(self) -> dict[str, float]:
-        """For how long each worker has run rows, by its name; those that died are still listed."""
-        return dict(self._seconds)
-
     def close(self) -> None:
         """Shut down an executor that was made here; a later call makes another."""
         with self._lock:
@@ -193,7 +188,6 @@ class Parallel(Wrapper):
         self._current: Executor | None = None
         self._answered = False  # whether a worker of it ever has
         self._packed: bytes | None = None
-        self._seconds: dict[str, float] = {}
         self._calls = 0  # of all threads, that are using the executor
 
     def __getstate__(self) -> dict[str, Any]:
@@ -203,7 +197,7 @@ class Parallel(Wrapper):
                 "Parallel: expected a function that makes the executor, so that it can be pickled, got "
                 f"{type(self._given).__name__}. Give executor=<a function of a module>."
             )
-        own = ("_key", "_lock", "_current", "_answered", "_packed", "_seconds", "_calls")
+        own = ("_key", "_lock", "_current", "_answered", "_packed", "_calls")
         return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -396,8 +390,6 @@ class _Call:
             self._queue(block)
             return
         self.breaks = 0
-        seconds = self.owner._seconds
-        seconds[reply.worker] = seconds.get(reply.worker, 0.0) + reply.seconds
         if reply.outcome is not None:
             place(self.outcome, block.rows, reply.outcome)
         self.fault = self.fault or reply.error

@@ -6,7 +6,6 @@ import contextvars
 import faulthandler
 import os
 import pickle
-import platform
 import traceback
 import uuid
 from collections import OrderedDict
@@ -15,8 +14,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from threading import Lock, current_thread
-from time import perf_counter
+from threading import Lock
 from typing import Any
 
 import torch
@@ -86,16 +84,12 @@ class Reply:
         error: a fault of the box, to be raised.
         counts: what another process counted for this block.
         missing: the worker has not got the box yet, and has run nothing.
-        worker: who ran it.
-        seconds: for how long.
     """
 
     outcome: Outcome | None = None
     error: Exception | None = None
     counts: Ledger | None = None
     missing: bool = False
-    worker: str = ""
-    seconds: float = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         """Tensors as arrays, errors as what can be pickled."""
@@ -146,14 +140,10 @@ def _run_here(box: BlackBoxFunction, task: Task) -> Reply:
 
 
 def _run(box: BlackBoxFunction, task: Task) -> Reply:
-    started = perf_counter()
     try:
-        reply = Reply(outcome=box.run_rows(task.inputs))
+        return Reply(outcome=box.run_rows(task.inputs))
     except BlackBoxError as error:
-        reply = Reply(error=error)
-    # the process alone would be the same for all threads, the thread alone for all processes
-    worker = f"{platform.node()}, process {os.getpid()}, {current_thread().name}"
-    return replace(reply, worker=worker, seconds=perf_counter() - started)
+        return Reply(error=error)
 
 
 def _bounded(ledger: Ledger, loan: Loan | None) -> Any:  # noqa: ANN401 - a context manager

@@ -607,14 +607,3 @@ def test_refused(case):
 
 def test_the_size_of_blocks_is_told():
     assert repr(parallel(block=4)) == "Parallel(Doubling, block=4)"
-
-
-@pytest.mark.parametrize("make", [threads, processes])
-def test_the_seconds_of_each_worker_add_up_to_those_in_the_box(stack, make):
-    box = stack(make, block=1)
-    assert box.worker_seconds == {}
-    box(rows(*[PAUSE] * 6))
-    used = box.worker_seconds
-    assert 1 <= len(used) <= 2  # a fast one may have run all
-    assert sum(used.values()) >= box.ledger.seconds > 0
-    assert pickle.loads(pickle.dumps(Parallel(Doubling(), threads))).worker_seconds == {}
