@@ -10,7 +10,6 @@ from pathlib import Path
 
 import foam
 import torch
-from matplotlib.figure import Figure
 
 import tasks
 from blackbox import ArraySpec, ConfigurationError, Parallel
@@ -73,7 +72,7 @@ def cavity(folder, cells, step):
 class Cavity(tasks.Problem):
     """A network corrects a coarse solver of a lid-driven cavity, and is trained through it."""
 
-    unit = "of the coarse solver's error"
+    units = {"error": "of the coarse solver's"}
 
     @dataclass(frozen=True)
     class Config(tasks.Config):
@@ -91,7 +90,7 @@ class Cavity(tasks.Problem):
     presets = {
         "small": Config(),
         "large": Config(steps=400, batch=8, unroll=6, fine_runs=48),
-        "ci": Config(steps=2, batch=2, unroll=1, fine_runs=3),
+        "ci": Config(steps=2, batch=2, unroll=2, fine_runs=3),
     }
 
     def solver(self, cells, step):
@@ -144,11 +143,8 @@ class Cavity(tasks.Problem):
         return {"error": ratio.item(), "found": found[0], "truth": truth[0, -1]}
 
     def pictures(self, fields):
-        figure = Figure(figsize=(3 * len(fields), 3), layout="constrained")
-        largest = max(abs(arrays["found"] - arrays["truth"]).max() for arrays in fields.values())
-        for place, (method, arrays) in enumerate(fields.items(), start=1):
-            axes = figure.add_subplot(1, len(fields), place, title=method, xticks=[], yticks=[])
-            error = torch.as_tensor(arrays["found"] - arrays["truth"]).norm(dim=0)
-            shown = axes.imshow(error, origin="lower", vmin=0, vmax=float(largest))
-        figure.colorbar(shown, ax=figure.axes, label="m/s")
-        return {"Error of the velocity after the last step, a test run.": figure}
+        def error(axes, arrays):
+            return torch.as_tensor(arrays["found"] - arrays["truth"]).norm(dim=0)
+
+        shown = tasks.panels(fields, error, colours="m/s")
+        return {"Error of the velocity after the last step, a test run.": shown}
