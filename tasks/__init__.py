@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from tasks.methods import Cost, Method
     from tasks.mlflow import MLflow
     from tasks.own_loop import own_run
-    from tasks.problem import Data, Problem
+    from tasks.problem import Data, Problem, RowMean
+    from tasks.report.pictures import panels
     from tasks.runs.result import Row
     from tasks.setup import Setup, Trained
     from tasks.training import train
@@ -42,10 +43,12 @@ _PLACES = {
     "Positive": "configuration",
     "Problem": "problem",
     "Row": "runs.result",
+    "RowMean": "problem",
     "Setup": "setup",
     "Trained": "setup",
     "load": "api",
     "own_run": "own_loop",
+    "panels": "report.pictures",
     "run": "api",
     "train": "training",
 }
@@ -66,10 +69,12 @@ __all__ = [
     "Positive",
     "Problem",
     "Row",
+    "RowMean",
     "Setup",
     "Trained",
     "load",
     "own_run",
+    "panels",
     "run",
     "train",
 ]

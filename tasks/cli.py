@@ -144,7 +144,7 @@ def _do(command: Command, line: list[str], at_work: list[Run]) -> int:
         case NewCommand():
             from tasks import new
 
-            print(new.write(command.name, command.folder))
+            print(new.write(command.name, command.folder, command.kind))
         case ListCommand():
             print(names.listing())
         case InfoCommand():

@@ -65,6 +65,13 @@ class NewCommand:
     """Write a small working problem and its test, to be changed into your own."""
 
     name: Annotated[Positional[str], arg(help="What it is called, such as brusselator or my-problem.")]
+    kind: Annotated[
+        Literal["correct", "design", "program"],
+        arg(
+            help="A solver in a loop that a network corrects; a design that a box scores; or a program that "
+            "reads and writes files."
+        ),
+    ] = "correct"
     folder: Annotated[Path, arg(help="Where the two files are written.")] = Path(".")
     debug: Debug = False
 

@@ -1,4 +1,4 @@
-"""`blackbox new`: a small problem that works, and its test, to be changed into one's own."""
+"""`blackbox new`: a small problem that works, of one of three kinds, and its test, to be made one's own."""
 
 from __future__ import annotations
 
@@ -16,12 +16,23 @@ from tasks.tracebacks import PACKAGES
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write(name: str, folder: Path) -> str:
+# what is written of each kind: a template by the end of the file's name
+KINDS = {
+    "correct": {".py": "correct.txt", "test": "test_correct.txt"},
+    "design": {".py": "design.txt", "test": "test_design.txt"},
+    "program": {".py": "program.txt", "_program.py": "solver.txt", "test": "test_program.txt"},
+}
+
+
+def write(name: str, folder: Path, kind: str = "correct") -> str:
     """Write `name.py` and `test_name.py`.
 
     Args:
         name: "my-problem", "my_problem" and "MyProblem" give `my_problem.py` with the class `MyProblem`.
         folder: Where; made if missing.
+        kind: "correct", a coarse solver stepped in a loop and a network that corrects it; "design", a network
+            proposes a design and the box scores it; "program", a program that reads and writes files, with
+            `name_program.py` in its place.
 
     Returns:
         What was written, and what to type next.
@@ -31,10 +42,12 @@ def write(name: str, folder: Path) -> str:
             nothing is written.
     """
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower().strip("_")
-    kind = "".join(word[:1].upper() + word[1:] for word in words.split("_"))
     _refuse(name, words, folder)
-    named = {"Class": kind, "module": words}
-    files = {folder / f"{words}.py": "problem.txt", folder / f"test_{words}.py": "test.txt"}
+    named = {"Class": "".join(word[:1].upper() + word[1:] for word in words.split("_")), "module": words}
+    files = {
+        folder / (f"test_{words}.py" if end == "test" else f"{words}{end}"): template
+        for end, template in KINDS[kind].items()
+    }
     for path in files:
         if path.exists():
             raise ConfigurationError(
@@ -45,13 +58,20 @@ def write(name: str, folder: Path) -> str:
         text = Template((TEMPLATES / template).read_text(encoding="utf-8")).substitute(named)
         with open(path, "x", encoding="utf-8") as stream:
             stream.write(text)
-    problem, test = (quote(str(path)) for path in files)
-    return (
-        f"Wrote {problem} and {test}. Next:\n"
-        f"  blackbox run {problem}             train it by several methods, and write a report\n"
-        f"  blackbox run {problem} --help      its methods and settings\n"
-        f"  python -m pytest {test}    after every change of yours"
-    )
+    problem, *_, test = written = [quote(str(path)) for path in files]
+    box = quote(f"{folder / words}.py:tube")
+    samples = quote(f"{folder / words}_samples.npz")
+    steps = {
+        f"blackbox run {problem}": "train it by several methods, and write a report",
+        f"blackbox run {problem} --help": "its methods and settings",
+        f"python -m pytest {test}": "after every change of yours",
+    }
+    if kind == "program":
+        steps[f"python {problem}"] = "write rows such as training will meet"
+        steps[f"blackbox check {box} --samples {samples}"] = "is the program fit to be trained through?"
+    width = max(map(len, steps))
+    lines = [f"  {step.ljust(width)}    {about}" for step, about in steps.items()]
+    return "\n".join([f"Wrote {', '.join(written[:-1])} and {test}. Next:", *lines])
 
 
 def _refuse(name: str, module: str, folder: Path) -> None:

@@ -12,6 +12,7 @@ from inspect import isfunction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -82,6 +83,42 @@ class Data:
         return cls(train, held_out, part(slice(left + validation, count)) if test else None)
 
 
+@dataclass(frozen=True)
+class RowMean:
+    """A figure of `evaluate`: the mean over the rows that came back, beside the count of those that did not.
+
+    One failed row makes the mean of all NaN; a mean over the others alone hides it, and flatters a network
+    whose rows fail where they would be bad. So the table has both, whether or not rows have failed.
+
+        return {"test error": tasks.RowMean((found - truth).abs().mean(dim=1))}
+
+    Args:
+        rows: A number for each row, `(rows,)`; not finite where the row failed.
+
+    Raises:
+        ProblemError: It is no row of numbers, or there is none.
+    """
+
+    rows: Any
+
+    def __post_init__(self) -> None:
+        """Refuse what has no rows."""
+        shape = np.shape(self.rows)
+        if len(shape) != 1 or shape[0] == 0:
+            raise ProblemError(f"RowMean: expected a number for each row, (rows,), got shape {shape}.")
+
+    @property
+    def value(self) -> float:
+        """The mean over rows that came back; NaN where none did."""
+        rows = torch.as_tensor(self.rows).detach().double()
+        return float(rows[rows.isfinite()].mean())
+
+    @property
+    def failed(self) -> int:
+        """How many rows did not come back."""
+        return int((~torch.as_tensor(self.rows).isfinite()).sum())
+
+
 class Problem:
     """A network to be trained through black boxes; a subclass says what it is, a run does the rest.
 
@@ -120,7 +157,8 @@ class Problem:
         dimensions: Names of the axes of arrays that `evaluate` gives, for `blackbox report --export`: "x",
             "y" and "z" are space, "component" is that of vectors; other names are free.
         progress: What the user sees, for data that takes long to make; a run sets it.
-        unit: The unit of the first figure of `evaluate`, for the table.
+        units: Units of figures and arrays of `evaluate` by name, and of "validation" and "training loss", for
+            the tables and axes of the report.
         queries: What the table counts under that name, for its caption.
         higher_is_better: Whether a larger first figure is the better one, such as an accuracy.
 
@@ -133,7 +171,7 @@ class Problem:
     methods: ClassVar[Mapping[str, Method]] = {}
     callbacks: ClassVar[Sequence[Callback]] = ()
     dimensions: ClassVar[Mapping[str, Sequence[str]]] = {}
-    unit: ClassVar[str] = ""
+    units: ClassVar[Mapping[str, str]] = {}
     higher_is_better: ClassVar[bool] = False
     queries: ClassVar[str] = "perturbed objectives"
 
@@ -242,12 +280,15 @@ class Problem:
         return None if held_out is None else self.mean_objective(network, held_out)
 
     def evaluate(self, network: nn.Module) -> Mapping[str, Any]:
-        """Figures by name, the first for the table, and arrays. Optional: the mean test loss."""
+        """Figures by name, the first for the table, and arrays. Optional: the mean test loss.
+
+        A figure is a number or a text; `tasks.RowMean` where rows may have failed.
+        """
         if self.data.test is None:
             raise ProblemError(
                 f"{type(self).__name__}: expected test data, or a method evaluate(self, network)."
             )
-        return {"test loss": self.mean_objective(network, self.data.test)}
+        return {"test loss": RowMean(self.losses(network, self.data.test))}
 
     def judge(self, setup: Setup, trained: Trained) -> Mapping[str, Any]:
         """What `evaluate` gives, where it takes more than the network, such as the run's folder or the seed.
@@ -293,11 +334,12 @@ class Problem:
 
     def mean_objective(self, network: nn.Module, batch: Any) -> float:  # noqa: ANN401
         """The mean loss over the rows of a batch, in evaluation mode; NaN where a row failed."""
-        total, rows = 0.0, count_rows(batch)
+        return float(self.losses(network, batch).mean())
+
+    def losses(self, network: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401
+        """The losses of a batch in evaluation mode, `(rows,)` float64; NaN where a row failed."""
         with torch.no_grad(), evaluating(network):
-            for part in parts(batch, ROWS):
-                total += float(self.objective(network, part).double().sum())
-        return total / rows
+            return torch.cat([self.objective(network, part).double() for part in parts(batch, ROWS)])
 
     @property
     def boxes(self) -> dict[str, BlackBoxFunction]:

@@ -18,12 +18,12 @@ from blackbox.wrappers import Budgeted
 from tasks import cost, methods
 from tasks.configuration import refused
 from tasks.errors import ProblemError
-from tasks.problem import Problem
+from tasks.problem import Problem, RowMean
 from tasks.progress import Progress
 from tasks.runs import checkpoint
 from tasks.runs.checkpoint import file_name
 from tasks.runs.folder import Run
-from tasks.runs.result import Result, Row
+from tasks.runs.result import FAILED, Result, Row
 from tasks.setup import Setup, Trained
 from tasks.tally import Tally, recall, stack
 from tasks.training import everywhere
@@ -152,8 +152,11 @@ def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
     told = setup.problem.judge(setup, trained)
     figures: dict[str, Any] = {}
     fields: dict[str, Tensor] = {}
+    lost: dict[str, int] = {}
     for name, value in told.items():
-        if isinstance(value, str) or value is None:
+        if isinstance(value, RowMean):
+            figures[name], lost[f"{FAILED}{name}"] = value.value, value.failed
+        elif isinstance(value, str) or value is None:
             figures[name] = value
         elif isinstance(value, int | float) or np.ndim(value) == 0:
             figures[name] = value if isinstance(value, int) else float(value)
@@ -164,6 +167,7 @@ def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
             f"{type(setup.problem).__name__}.evaluate: expected at least one figure by name, got "
             f"{sorted(told)}. Return {{'test error': ...}}."
         )
+    figures |= lost  # the first stays the table's
     found = {"figures": figures, "fields": fields, "ledger": asdict(everywhere(tally.since(before)))}
     path.parent.mkdir(exist_ok=True)
     checkpoint.save(path, found)
@@ -195,13 +199,14 @@ def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:
         seed=setup.seed,
         metric=metric,
         value=float(value) if finite else None,
-        unit=setup.problem.unit,
+        unit=setup.problem.units.get(metric, ""),
         rows=ledger.rows_run if setup.boxes else int(outcome.metrics.get("rows", 0)),
         queries=trained.queries,
         seconds=outcome.seconds,
         extra=extra,
         ledger=asdict(ledger),
         higher_is_better=setup.problem.higher_is_better,
+        units=dict(setup.problem.units),
     )
 
 

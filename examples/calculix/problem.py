@@ -5,10 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
-from matplotlib.figure import Figure
 
 import tasks
-import zo
 from blackbox import ArraySpec, Parallel
 from blackbox.adapters import CommandLine
 
@@ -62,7 +60,7 @@ def bracket():
 class Bracket(tasks.Problem):
     """A network lays out the thickness of a bracket for the load that it is told; CalculiX bends it."""
 
-    unit = "of the uniform plate's bending"
+    units = dict.fromkeys(("bending", "worst"), "of the uniform plate's")
 
     @dataclass(frozen=True)
     class Config(tasks.Config):
@@ -132,40 +130,17 @@ class Bracket(tasks.Problem):
         }
 
     def pictures(self, fields):
-        figure = Figure(figsize=(3 * len(fields), 4), layout="constrained")
-        for column, (method, arrays) in enumerate(fields.items()):
-            for row in range(3 if len(arrays["loads"]) > 2 else len(arrays["loads"])):
-                axes = figure.add_subplot(3, len(fields), 1 + row * len(fields) + column, aspect="equal")
-                field = torch.as_tensor(arrays["thickness"][row]).reshape(NX + 1, NY + 1).T
-                shown = axes.contourf(
-                    *(PLACES[:, axis].reshape(NX + 1, NY + 1).T for axis in (0, 1)),
-                    field,
-                    levels=[0.3, 0.5, 0.7, 0.9, 1.1, 1.4, 1.8, 2.4, 3.2],
-                    extend="both",
-                )
-                place, angle = arrays["loads"][row]
-                x, y = PLACES[EDGE[round(float(place) * (len(EDGE) - 1))]].tolist()
-                axes.annotate(
-                    "",
-                    (x, y),
-                    (x - 15 * math.cos(math.pi * angle), y - 15 * math.sin(math.pi * angle)),
-                    arrowprops={"color": "red"},
-                )
-                axes.set(
-                    title=method if row == 0 else "", xlim=(0, 120), ylim=(-20, 40), xticks=[], yticks=[]
-                )
-        figure.colorbar(shown, ax=figure.axes, label="mm")
-        return {"Thickness for three test loads (red).": figure}
+        def plate(axes, arrays, row):
+            field = torch.as_tensor(arrays["thickness"][row]).reshape(NX + 1, NY + 1).T
+            places = (PLACES[:, axis].reshape(NX + 1, NY + 1).T for axis in (0, 1))
+            levels = [0.3, 0.5, 0.7, 0.9, 1.1, 1.4, 1.8, 2.4, 3.2]
+            place, angle = arrays["loads"][row]
+            x, y = PLACES[EDGE[round(float(place) * (len(EDGE) - 1))]].tolist()
+            tail = (x - 15 * math.cos(math.pi * angle), y - 15 * math.sin(math.pi * angle))
+            axes.annotate("", (x, y), tail, arrowprops={"color": "red"})
+            return axes.contourf(*places, field, levels=levels, extend="both")
 
-
-def secant(setup):
-    """Two moved copies of the network show, in each row, how the box responds; what they leave is learned."""
-    tangent = zo.SecantTangent(zo.LowRankTangent())
-    return setup.descend(
-        zo.TangentGradient(
-            setup.network, setup.objective, boxes=setup.boxes, tangent=tangent, probes=2, seed=setup.seed
-        )
-    )
-
-
-Bracket.methods = {"secant": tasks.Method("Tangents of two probes in each row.", secant)}
+        rows = min(len(arrays["loads"]) for arrays in fields.values())
+        bounds = {"xlim": (0, 120), "ylim": (-20, 40), "xticks": [], "yticks": [], "aspect": "equal"}
+        shown = tasks.panels(fields, plate, rows=rows, size=(3, 4 / 3), colours="mm", **bounds)
+        return {"Thickness for three test loads (red).": shown}

@@ -12,10 +12,8 @@ from typing import Literal
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 import tasks
-import zo
 from blackbox import ArraySpec, BlackBoxFunction, ConfigurationError, Parallel
 
 SOURCE = Path(__file__).with_name("slab.f")
@@ -63,7 +61,7 @@ class Slab(BlackBoxFunction):
 class Heating(tasks.Problem):
     """A network plans the heating of a slab: eight heat fluxes for the profile that it comes with."""
 
-    unit = "K"
+    units = {"off the wanted temperature": "K", "above the limit": "K"}
 
     @dataclass(frozen=True)
     class Config(tasks.Config):
@@ -114,7 +112,7 @@ class Heating(tasks.Problem):
             after, hottest = self.heated(network, self.data.test)
         return {
             "off the wanted temperature": 1000 * (after - self.data.test[1]).abs().mean().item(),
-            "K above the limit": 1000 * (hottest - LIMIT).relu().mean().item(),
+            "above the limit": 1000 * (hottest - LIMIT).relu().mean().item(),
             "before": self.data.test[0][:4],
             "after": after[:4],
             "wanted": self.data.test[1][:4],
@@ -133,24 +131,11 @@ class Heating(tasks.Problem):
         return T, hottest
 
     def pictures(self, fields):
-        figure = Figure(figsize=(3 * len(fields), 3), layout="constrained")
-        for place, (method, arrays) in enumerate(fields.items(), start=1):
-            axes = figure.add_subplot(1, len(fields), place, title=method, ylim=(200, 1600), xlabel="cell")
+        def slabs(axes, arrays):
             for slab, colour in enumerate(("C0", "C1", "C2", "C3")):
                 axes.plot(1000 * arrays["before"][slab], ":", color=colour)
                 axes.plot(1000 * arrays["after"][slab], color=colour)
                 axes.axhline(1000 * float(arrays["wanted"][slab, 0]), color=colour, linewidth=0.5)
-        return {"Four test slabs in K: before (dotted), after heating, and wanted (thin).": figure}
 
-
-def secant(setup):
-    """Two moved copies of the network show, in each row, how the box responds; what they leave is learned."""
-    tangent = zo.SecantTangent(zo.LowRankTangent())
-    return setup.descend(
-        zo.TangentGradient(
-            setup.network, setup.objective, boxes=setup.boxes, tangent=tangent, probes=2, seed=setup.seed
-        )
-    )
-
-
-Heating.methods = {"secant": tasks.Method("Tangents of two probes in each row.", secant)}
+        shown = tasks.panels(fields, slabs, ylim=(200, 1600), xlabel="cell", ylabel="K")
+        return {"Four test slabs: before (dotted), after heating, and wanted (thin).": shown}

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 
 import tasks
 import zo
@@ -47,7 +46,7 @@ def read_average(path):
 class Pressure(tasks.Problem):
     """A network gives the density at which a fluid of some temperature has a wanted pressure."""
 
-    unit = "of the mean pressure"
+    units = {"median miss": "of the mean pressure", "failed": "%"}
 
     @dataclass(frozen=True)
     class Config(tasks.Config):
@@ -103,20 +102,17 @@ class Pressure(tasks.Problem):
         failed = 100 * found.isnan().double().mean().item()
         return {
             "median miss": miss.median().item(),
-            "% failed": failed,
+            "failed": failed,
             "density": density,
             "wanted": self.data.test,
         }
 
     def pictures(self, fields):
-        figure = Figure(figsize=(3 * len(fields), 3), layout="constrained")
-        for place, (method, arrays) in enumerate(fields.items(), start=1):
-            axes = figure.add_subplot(
-                1, len(fields), place, title=method, xlabel="wanted pressure", ylim=(0.2, 1.5)
-            )
-            shown = axes.scatter(arrays["wanted"][:, 0], arrays["density"], c=arrays["wanted"][:, 1], s=8)
-        figure.colorbar(shown, ax=figure.axes, label="temperature")
-        return {"The density that the network chooses for each test pair.": figure}
+        def chosen(axes, arrays):
+            return axes.scatter(arrays["wanted"][:, 0], arrays["density"], c=arrays["wanted"][:, 1], s=8)
+
+        shown = tasks.panels(fields, chosen, colours="temperature", xlabel="wanted pressure", ylim=(0.2, 1.5))
+        return {"The density that the network chooses for each test pair.": shown}
 
 
 def differences(setup):

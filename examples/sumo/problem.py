@@ -10,7 +10,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import torch
-from matplotlib.figure import Figure
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, Parallel
@@ -88,7 +87,7 @@ def webster(demand):
 class TrafficLights(tasks.Problem):
     """A network sets a crossing's green times from the demand on its two roads."""
 
-    unit = "s a car"
+    units = {"delay": "s a car", "Webster's": "s a car"}
 
     @dataclass(frozen=True)
     class Config(tasks.Config):
@@ -143,18 +142,11 @@ class TrafficLights(tasks.Problem):
         return {"delay": delay, "Webster's": textbook, "greens": greens.exp(), "demand": demand}
 
     def pictures(self, fields):
-        figure = Figure(figsize=(3 * len(fields), 3), layout="constrained")
-        for place, (method, arrays) in enumerate(fields.items(), start=1):
-            axes = figure.add_subplot(
-                1, len(fields), place, title=method, xlabel="demand on main road, cars/s"
-            )
-            axes.set(ylim=(0, 60), ylabel="green of main road, s" if place == 1 else None)
-            arrays = {name: torch.as_tensor(values) for name, values in arrays.items()}
-            shown = axes.scatter(
-                arrays["demand"][:, 0], arrays["greens"][:, 0], c=arrays["demand"][:, 1], s=12
-            )
-            axes.plot(
-                arrays["demand"][:, 0], webster(arrays["demand"])[:, 0].exp(), "x", color="0.6", markersize=4
-            )
-        figure.colorbar(shown, ax=figure.axes, label="demand on side road, cars/s")
-        return {"Green time of the main road for each test demand; crosses: Webster's.": figure}
+        def greens(axes, arrays):
+            demand = torch.as_tensor(arrays["demand"])
+            axes.plot(demand[:, 0], webster(demand)[:, 0].exp(), "x", color="0.6", markersize=4)
+            return axes.scatter(demand[:, 0], arrays["greens"][:, 0], c=demand[:, 1], s=12)
+
+        names = {"xlabel": "demand on main road, cars/s", "ylabel": "green of main road, s"}
+        shown = tasks.panels(fields, greens, colours="demand on side road, cars/s", ylim=(0, 60), **names)
+        return {"Green time of the main road for each test demand; crosses: Webster's.": shown}

@@ -61,7 +61,10 @@ def _netcdf(found: Findings, problem: Problem | None, folder: Path) -> Path:
         named = _named(arrays, problem)
         axes = _coordinates(problem, named)
         try:
-            groups[f"/seed-{seed}/{_file_name(method)}"] = xarray.Dataset(named, axes, about)
+            made = xarray.Dataset(named, axes, about)
+            for name in made.data_vars:
+                made[name].attrs |= {"units": row.units[name]} if name in row.units else {}
+            groups[f"/seed-{seed}/{_file_name(method)}"] = made
         except ValueError as error:
             raise _wrong(problem, str(error)) from None
     if not groups:

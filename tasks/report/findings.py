@@ -14,7 +14,7 @@ import numpy as np
 
 from tasks import progress
 from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import Result, Row
+from tasks.runs.result import FAILED, Result, Row
 
 if TYPE_CHECKING:
     import pandas
@@ -146,6 +146,11 @@ class Score:
         """Box rows that training took, the mean over seeds."""
         return fmean(row.rows for row in self.rows)
 
+    @property
+    def left_out(self) -> int:
+        """Rows that failed and are not in the figure, in all seeds together."""
+        return sum(int(row.extra.get(f"{FAILED}{row.metric}") or 0) for row in self.rows)
+
     def __str__(self) -> str:
         """As it is shown: "0.0031 ± 0.0015 m/s"."""
         unit = self.rows[0].unit
@@ -181,14 +186,15 @@ def shown(result: Result) -> pandas.DataFrame:
     """The table as it is shown: a line for each method, mean ± standard deviation over seeds."""
     import pandas
 
-    lines = []
-    for score in scores(result):
+    lines, every = [], scores(result)
+    left_out = any(score.left_out for score in every)
+    for score in every:
         first = score.rows[0]
-        unit = f" ({first.unit})" if first.unit else ""
         lines.append(
             {
                 "method": score.method,
-                f"{first.metric}{unit}": with_spread(list(score.values.values())),
+                labelled(first.metric, {first.metric: first.unit}): with_spread(list(score.values.values())),
+                **({"rows left out": f"{score.left_out:,}"} if left_out else {}),
                 "weights": f"{first.extra.get('weights') or 0:,}",
                 "rows": f"{round(score.box_rows):,}",
                 "queries": f"{round(fmean(row.queries for row in score.rows)):,}",
@@ -204,8 +210,11 @@ def further(result: Result) -> pandas.DataFrame:
 
     lines = []
     for score in scores(result):
+        first = score.rows[0]
         names = dict.fromkeys(name for row in score.rows for name in row.extra if name not in COMMON)
-        line = {name: _shown([row.extra.get(name) for row in score.rows]) for name in names}
+        line = {
+            labelled(name, first.units): _shown([row.extra.get(name) for row in score.rows]) for name in names
+        }
         if line:
             lines.append({"method": score.method, **line})
     return pandas.DataFrame(lines).fillna("-")
@@ -292,6 +301,11 @@ def curves(
                     np.array([line[name] for line in at], dtype=float),
                 )
     return found
+
+
+def labelled(name: str, units: Mapping[str, str]) -> str:
+    """A figure's name with its unit, for a table's head or an axis: "drag (N)"."""
+    return f"{name} ({units[name]})" if units.get(name) else name
 
 
 def with_spread(values: Sequence[float]) -> str:

@@ -23,7 +23,7 @@ def sentences(result: Result) -> list[str]:
         told += [*_best(finite), *_harm(finite), *_needed(finite)]
     elif every:
         told.append(f"No method has a finite {every[0].metric} with every seed.")
-    told += [*_not_finite(every), *_failed(result)]
+    told += [*_not_finite(every), *_left_out(every), *_failed(result)]
     if len(result.seeds) == 1 and len(finite) > 1:
         told.append(
             "This is one seed: how much of a difference between methods is the seed's own is not known."
@@ -127,6 +127,12 @@ def _not_finite(every: Sequence[Score]) -> list[str]:
     if not told:
         return []
     return [f"Not finite: the {every[0].metric} of {told}. No mean is given where one is not."]
+
+
+def _left_out(every: Sequence[Score]) -> list[str]:
+    """Figures that are means over rows that came back alone: what is missing there may be the worst."""
+    told = ", ".join(f"{score.left_out:,} of {score.method}" for score in every if score.left_out)
+    return [f"The {every[0].metric} leaves out rows of the test that failed: {told}."] if told else []
 
 
 def _failed(result: Result) -> list[str]:

@@ -125,6 +125,7 @@ def _training(found: Findings) -> list[Block]:
     """Validation over rows and time, the loss of methods without it, and the trust of tangents."""
     several = len(found.seeds) > 1
     seeds = " Faint: each seed; bold: their mean." if several else ""
+    units = found.result.table[0].units
     blocks: list[Block] = []
     validated = {
         method: curves
@@ -136,7 +137,7 @@ def _training(found: Findings) -> list[Block]:
         blocks.append(
             _drawn(
                 found,
-                pictures.training(validated, y="validation", levels=start),
+                pictures.training(validated, y=findings.labelled("validation", units), levels=start),
                 "curves",
                 alt="Validation against rows and against time, by method",
                 caption="Validation during training, the lower the better, against the rows and the time of "
@@ -154,7 +155,7 @@ def _training(found: Findings) -> list[Block]:
         blocks.append(
             _drawn(
                 found,
-                pictures.training(losses, y="training loss"),
+                pictures.training(losses, y=findings.labelled("training loss", units)),
                 "loss",
                 alt="Training loss against rows and against time, by method",
                 caption="The loss on training batches, a running mean; "

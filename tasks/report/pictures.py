@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
@@ -26,6 +27,7 @@ LOOKS = {
     "no-gradient": ("#e69f00", "s"),
     "identity": ("#6152c7", "*"),
     "tangents": ("#009e73", "P"),
+    "secant": ("#849ef7", "X"),
     "student": ("#75b86d", "p"),
     "sparse-cge": ("#d55e00", "v"),
     "cge": ("#915d2e", "D"),
@@ -139,6 +141,56 @@ def image_axes(axes: Axes) -> None:
     axes.set_yticks([])
     axes.spines[:].set_visible(True)
     axes.spines[:].set(color="#cccccc", linewidth=0.7)
+
+
+def panels(
+    fields: Mapping[str, Mapping[str, Any]],
+    draw: Callable[..., Any],
+    *,
+    rows: int = 1,
+    colours: str = "",
+    size: tuple[float, float] = (3.0, 3.0),
+    **axes: Any,  # noqa: ANN401
+) -> Figure:
+    """A problem's own picture: a column for each method, one scale of colours for all.
+
+        def pictures(self, fields):
+            return {"Error after the last step.": tasks.panels(
+                fields, lambda axes, arrays: arrays["found"] - arrays["truth"], colours="K")}
+
+    Args:
+        fields: Arrays by method and name, as `pictures` is given them.
+        draw: `draw(axes, arrays)`, with rows `draw(axes, arrays, row)`, draws a panel. What it returns may be
+            a field, `(height, width)`, or a curve, `(points,)`, which is then drawn, a field with its first
+            line below; or an artist with colours, such as `axes.scatter(...)` gives; or None.
+        rows: Panels of each method, from top to bottom.
+        colours: What colours mean, with the unit, such as "temperature (K)".
+        size: Of a panel, in inches.
+        **axes: Of every panel, such as `xlabel="cell"` or `ylim=(0, 1)`.
+    """
+    made, places = figure(size[0] * len(fields), size[1] * rows, rows, len(fields))
+    coloured: list[Any] = []
+    for (row, column), place in np.ndenumerate(places):
+        method, arrays = list(fields.items())[column]
+        place.set(title=method if row == 0 else "", **axes)
+        drawn = draw(place, arrays) if rows == 1 else draw(place, arrays, row)
+        values = None if drawn is None or hasattr(drawn, "set_clim") else np.asarray(drawn)
+        if values is not None and values.ndim == 2:
+            image_axes(place)
+            drawn = place.imshow(values, origin="lower")
+        elif values is not None and values.ndim == 1:
+            place.plot(values, color=colour(method))
+        if hasattr(drawn, "set_clim"):
+            coloured.append(drawn)
+    free = [each for each in coloured if not isinstance(each, ContourSet)]  # whose levels are a scale
+    finite = [found[np.isfinite(found)] for found in (np.ma.getdata(each.get_array()) for each in free)]
+    if any(len(found) for found in finite):
+        values = np.concatenate(finite)
+        for each in free:
+            each.set_clim(values.min(), values.max())
+    if coloured:
+        made.colorbar(coloured[0], ax=places, label=colours)
+    return made
 
 
 def against(

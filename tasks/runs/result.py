@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 NAME = "result.json"
+FAILED = "failed rows of "  # before a figure's name, among the further ones: rows that its mean leaves out
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Row:
     """What black boxes counted in training, as `blackbox.Ledger.state_dict` gives it."""
     higher_is_better: bool = False
     """Of `value`: True for an accuracy."""
+    units: dict[str, str] = field(default_factory=dict)
+    """Of further figures, arrays and the loss, by name."""
 
     @classmethod
     def of(

@@ -38,7 +38,7 @@ class WakeFlow(Problem):
     Config = Config
     presets = PRESETS
     methods = METHODS
-    unit = "U"
+    units = dict.fromkeys(("MAE", "MAE at the last step", "MAE in the wake", "MAE extrapolated"), "U")
     dimensions = evaluation.DIMENSIONS
 
     @cached_property

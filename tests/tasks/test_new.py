@@ -1,5 +1,6 @@
 """`blackbox new` as a new user meets it: two files that work, a run, a report."""
 
+import json
 import re
 import subprocess
 import sys
@@ -7,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+KINDS = ("correct", "design", "program")
+BOXES = {"correct": "Solver", "design": "Score", "program": "tube"}
+FIRST = {"correct": "test error", "design": "mass and penalty", "program": "temperature off"}
 ROOT = Path(__file__).parents[2]
+ruff = Path(sys.executable).with_name("ruff")
 
 
 @pytest.fixture
@@ -30,17 +35,50 @@ def place(tmp_path, monkeypatch):
 def test_a_name_gives_a_file_a_class_and_a_test(toy, place, capsys, name, module, kind):
     assert toy("new", name, "--folder", "a b") == 0
     said = capsys.readouterr().out
-    folder = place / "a b"
-    text = (folder / f"{module}.py").read_text(encoding="utf-8")
-    assert f"class {kind}(tasks.Problem):" in text and text.count("\n") < 90 and "$" not in text
-    test = (folder / f"test_{module}.py").read_text(encoding="utf-8")
-    assert f"from {module} import {kind}, Solver" in test and "$" not in test
     commands = re.findall(r"^  (\S.*?)(?:  |$)", said, flags=re.MULTILINE)
     assert commands == [
         f"blackbox run 'a b/{module}.py'",
         f"blackbox run 'a b/{module}.py' --help",
         f"python -m pytest 'a b/test_{module}.py'",
     ]
+    assert f"class {kind}(tasks.Problem):" in (place / "a b" / f"{module}.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_short_complete_and_imports_what_its_test_does(toy, place, capsys, monkeypatch, kind):
+    assert toy("new", "pump-one", "--kind", kind) == 0
+    files = ["pump_one.py", "test_pump_one.py"] + (["pump_one_program.py"] if kind == "program" else [])
+    assert sorted(path.name for path in place.iterdir()) == sorted(files)
+    text = {name: (place / name).read_text(encoding="utf-8") for name in files}
+    assert all("$" not in each and each.count("\n") < 125 for each in text.values())
+    assert "class PumpOne(tasks.Problem):" in text["pump_one.py"]
+    assert re.search(rf"from pump_one import .*{BOXES[kind]}", text["test_pump_one.py"])
+    said = capsys.readouterr().out
+    checked = "blackbox check pump_one.py:tube --samples pump_one_samples.npz" in said
+    assert checked == (kind == "program") and "blackbox run pump_one.py " in said
+    for each in text.values():
+        compile(each, "pump_one.py", "exec")
+    if ruff.exists():  # of the developers' tools
+        style = ["check", "--isolated", "--select", "E,F,I,B,UP", "--line-length", "110"]
+        found = subprocess.run([ruff, *style, "."], cwd=place, capture_output=True, text=True)
+        assert found.returncode == 0, found.stdout
+
+
+def test_the_program_of_the_template_answers_and_refuses_in_two_units(toy, place):
+    assert toy("new", "pump", "--kind", "program") == 0
+
+    def outputs(**given):
+        lines = "".join(f"{name} = {value!r}\n" for name, value in given.items())
+        (place / "input.txt").write_text(lines, encoding="utf-8")
+        command = [sys.executable, "-I", "-S", "pump_program.py"]
+        done = subprocess.run(command, cwd=place, capture_output=True, text=True)
+        return done, [float(line.split()[-1]) for line in (place / "output.txt").read_text().splitlines()]
+
+    done, (outlet, drop) = outputs(flow=0.08, power=0.0, inlet=293.0)
+    assert done.returncode == 0 and outlet == 293.0  # nothing is heated, nothing lost
+    assert drop == pytest.approx(2.0 * 4e6 * 0.08**2 * 2.718**0.07, rel=1e-8)
+    done, _ = outputs(flow=0.01, power=1e5, inlet=293.0)
+    assert done.returncode == 1 and "the water boils" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -60,19 +98,33 @@ def test_nothing_is_overwritten_and_nothing_half_written(toy, tmp_path, capsys, 
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(there, "mine")]
 
 
-def test_what_it_writes_runs_to_a_report_with_a_picture(toy, place, capsys):
-    assert toy("new", "pump-station") == 0
-    words = ["--steps", "3", "--methods", "none", "tangents", "--seeds", "2"]
-    assert toy("run", "pump_station.py", *words) == 0
-    assert "PumpStation" not in capsys.readouterr().err
+@pytest.mark.parametrize("kind", ["correct", "design"])
+def test_what_it_writes_runs_to_a_report_with_a_picture(toy, place, capsys, kind):
+    assert toy("new", f"pump-{kind}", "--kind", kind) == 0
+    words = ["--steps", "2", "--methods", "none", "tangents", "--seeds", "2"]
+    assert toy("run", f"pump_{kind}.py", *words) == 0
+    assert "Pump" not in capsys.readouterr().err
     (run,) = (place / "runs").iterdir()
     report = (run / "report.html").read_text(encoding="utf-8")
-    assert "tangents" in report and "A test state after" in report
+    assert "tangents" in report and (run / "picture-1.png").is_file()
 
 
 @pytest.mark.slow
-def test_the_test_that_it_writes_passes(toy, place):
-    assert toy("new", "pump") == 0
+@pytest.mark.parametrize("kind", KINDS)
+def test_as_it_is_written_a_method_is_better_than_the_start(toy, place, capsys, kind):
+    assert toy("new", "pump", "--kind", kind) == 0 and toy("run", "pump.py") == 0
+    (run,) = (place / "runs").iterdir()
+    table = json.loads((run / "result.json").read_text())["table"]
+    assert {line["metric"] for line in table} == {FIRST[kind]}
+    start, *trained = (line["value"] for line in table)
+    assert table[0]["method"] == "none" and min(trained) < 0.75 * start
+    assert (run / "report.html").is_file() and (run / "picture-1.png").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_test_that_it_writes_passes(toy, place, kind):
+    assert toy("new", "pump", "--kind", kind) == 0
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_pump.py"],
         cwd=place,
@@ -80,9 +132,4 @@ def test_the_test_that_it_writes_passes(toy, place):
         text=True,
         timeout=500,
     )
-    assert done.returncode == 0 and "3 passed" in done.stdout, done.stdout
-    ruff = Path(sys.executable).with_name("ruff")
-    if ruff.exists():  # of the developers' tools
-        style = ["check", "--isolated", "--select", "E,F,I,B,UP", "--line-length", "110"]
-        found = subprocess.run([ruff, *style, "."], cwd=place, capture_output=True, text=True)
-        assert found.returncode == 0, found.stdout
+    assert done.returncode == 0 and re.search("[34] passed", done.stdout), done.stdout

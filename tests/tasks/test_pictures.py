@@ -83,6 +83,31 @@ def test_methods_of_a_problem_are_told_apart_in_a_figure():
     assert len(set(found.values())) == 6
 
 
+def test_panels_show_a_field_of_each_method_in_one_scale_of_colours():
+    fields = {"a": {"u": np.array([[0.0, 1.0], [2.0, np.nan]])}, "b": {"u": np.full((2, 2), -3.0)}}
+    made = pictures.panels(fields, lambda axes, arrays: 2 * arrays["u"], colours="T (K)")
+    *panels, bar = made.axes
+    assert [axes.get_title() for axes in panels] == ["a", "b"] and bar.get_ylabel() == "T (K)"
+    assert {axes.images[0].get_clim() for axes in panels} == {(-6.0, 4.0)}
+    np.testing.assert_array_equal(panels[1].images[0].get_array(), np.full((2, 2), -6.0))
+
+
+def test_panels_take_curves_artists_and_several_rows():
+    fields = {name: {"u": np.arange(6.0).reshape(2, 3)} for name in ("tangents", "none")}
+    made = pictures.panels(fields, lambda axes, arrays, row: arrays["u"][row], rows=2, xlabel="cell")
+    assert len(made.axes) == 4 and {axes.get_xlabel() for axes in made.axes} == {"cell"}
+    assert [axes.get_title() for axes in made.axes] == ["tangents", "none", "", ""]
+    (line,) = made.axes[2].get_lines()
+    assert line.get_ydata().tolist() == [3, 4, 5] and line.get_color() == pictures.colour("tangents")
+    levels = [0, 2, 9]
+    shown = pictures.panels(
+        fields, lambda axes, arrays: axes.contourf(arrays["u"], levels=levels), colours="K"
+    )
+    assert len(shown.axes) == 3  # the levels are the scale
+    drawn = pictures.panels(fields, lambda axes, arrays: axes.scatter([0, 1], [0, 1], c=[5, 7]))
+    assert drawn.axes[0].collections[0].get_clim() == (5, 7)
+
+
 def curve(rows, values, second=1.0):
     steps = np.arange(len(rows))
     return Curve(steps, np.array(rows, dtype=float), steps * second, np.array(values, dtype=float))

@@ -282,6 +282,46 @@ def test_rows_that_fail_are_kept_and_counted_with_their_cause(tmp_path):
     assert all("is too much" in ledger["first_failure"] for ledger in failed)
 
 
+def test_a_mean_over_rows_leaves_out_those_that_failed_and_counts_them(tmp_path):
+    class Judged(Steering):
+        units = dict.fromkeys(("error", "largest"), "m")
+
+        def evaluate(self, network):
+            values = torch.tensor([1.0, math.nan, 3.0, math.inf])
+            return {"error": tasks.RowMean(values), "largest": 3.0, "all": tasks.RowMean(values[::2].numpy())}
+
+    run = go(Judged(), tmp_path, methods=["none", "first-order"], steps=2)
+    row = run.result.table[0]
+    assert row.value == 2.0 and row.unit == "m"
+    assert row.extra["failed rows of error"] == 2 and row.extra["failed rows of all"] == 0
+    assert row.extra["all"] == 2.0
+    page = run.report.read_text(encoding="utf-8")
+    assert "rows left out" in page and "largest (m)" in page
+    assert "The error leaves out rows of the test that failed: 2 of none, 2 of first-order." in page
+
+
+@pytest.mark.parametrize("rows", [3.0, torch.zeros(2, 2), []])
+def test_a_mean_over_rows_wants_a_row_of_numbers(rows):
+    with pytest.raises(ProblemError, match="a number for each row"):
+        tasks.RowMean(rows)
+
+
+def test_the_mean_test_loss_counts_rows_that_failed(tmp_path):
+    """In place of NaN, which said nothing of the other rows."""
+    run = go(Steering(limit=0.1), tmp_path, methods=["none"])
+    problem = Steering(limit=0.1)
+    torch.manual_seed(0)
+    network = problem.network()
+    problem.box.failures = "keep"
+    with torch.no_grad():
+        losses = problem.objective(network, problem.data.test)
+    came = losses[losses.isfinite()]
+    assert 0 < len(came) < len(losses)
+    row = run.result.table[0]
+    assert row.value == pytest.approx(came.mean().item()) and math.isfinite(row.value)
+    assert row.extra["failed rows of test loss"] == len(losses) - len(came)
+
+
 @pytest.mark.parametrize("method", ["no-gradient", "row-rge", "tangents", "cge"])
 def test_where_every_row_fails_the_first_cause_is_told(tmp_path, method):
     with pytest.raises(FailedQueriesError, match=r"ArithmeticError: .* is too much"):

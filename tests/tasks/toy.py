@@ -54,7 +54,7 @@ class Toy(tasks.Problem):
         """Not used; a tuple that has to survive JSON."""
 
     presets: ClassVar = {"demo": Config(), "small": Config(steps=20, width=8)}
-    unit = "m/s"
+    units: ClassVar = {"MAE": "m/s"}
 
     def box(self):
         return Line()
