@@ -201,7 +201,8 @@ class Config:
     input_directions: Count = 2
     """Random directions at the box's inputs for each row, in row-rge."""
     probes: Natural = 0
-    """Moved copies of the network that run beside it in a step of tangents, which need none."""
+    """Moved copies of the network that run beside it in a step of tangents, which need none; secant takes two
+    where this is 0."""
     prefit: Natural = 400
     """Steps in which tangents learn, before training, from answers that the problem has; 0 for none."""
     max_rows: Positive | None = None

@@ -58,6 +58,7 @@ class Method:
 
 
 MOST_ROWS = 3.5  # in first-order steps: what zo.TangentGradient keeps to by default
+PROBES = 2  # of secant, where the settings name none
 
 
 def none(setup: Setup) -> Trained:
@@ -112,6 +113,15 @@ def student(setup: Setup) -> Trained:
 
 def tangents(setup: Setup) -> Trained:
     """Autograd around a model of the box, fitted to its values in the rows that training runs anyway."""
+    return _by_tangents(setup, None, setup.config.probes)
+
+
+def secant(setup: Setup) -> Trained:
+    """Two moved copies of the network show, in each row, how the box responds; what they leave is learned."""
+    return _by_tangents(setup, zo.SecantTangent(zo.LowRankTangent()), setup.config.probes or PROBES)
+
+
+def _by_tangents(setup: Setup, tangent: zo.tangents.Tangent | None, probes: int) -> Trained:
     config = setup.config
     # without a chunk base and probes run together, also where there are several processes: the same bits
     shares = None if config.chunk is None else setup.process_group
@@ -119,7 +129,8 @@ def tangents(setup: Setup) -> Trained:
         setup.network,
         setup.objective,
         boxes=setup.boxes,
-        probes=config.probes,
+        tangent=tangent,
+        probes=probes,
         max_rows=config.max_rows,
         seed=setup.seed,
         chunk=config.chunk,
@@ -228,11 +239,11 @@ def _cost_of_loss(problem: Problem, steps: int, kind: str) -> Cost:
     return cost_of_queries(gradient, steps)
 
 
-def _cost_of_tangents(problem: Problem, steps: int) -> Cost:
+def _cost_of_tangents(problem: Problem, steps: int, least_probes: int = 0) -> Cost:
     config = problem.config
     policy = zo.tangents.TrustPolicy()
     checks = sum(policy.checks(step) for step in range(steps))
-    queries = steps * config.probes + checks
+    queries = steps * (config.probes or least_probes) + checks
     least = steps + queries
     return Cost(least, queries, max(least, steps * (config.max_rows or MOST_ROWS)))
 
@@ -260,6 +271,12 @@ METHODS: dict[str, Method] = {
         "Autograd around a model of the box, fitted to its values.",
         tangents,
         _cost_of_tangents,
+        needs_box=True,
+    ),
+    "secant": Method(
+        "Autograd around the responses to two probes in each row.",
+        secant,
+        partial(_cost_of_tangents, least_probes=PROBES),
         needs_box=True,
     ),
     "student": Method(

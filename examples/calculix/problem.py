@@ -8,7 +8,6 @@ import torch
 from matplotlib.figure import Figure
 
 import tasks
-import zo
 from blackbox import ArraySpec, Parallel
 from blackbox.adapters import CommandLine
 
@@ -156,16 +155,3 @@ class Bracket(tasks.Problem):
                 )
         figure.colorbar(shown, ax=figure.axes, label="mm")
         return {"Thickness for three test loads (red).": figure}
-
-
-def secant(setup):
-    """Two moved copies of the network show, in each row, how the box responds; what they leave is learned."""
-    tangent = zo.SecantTangent(zo.LowRankTangent())
-    return setup.descend(
-        zo.TangentGradient(
-            setup.network, setup.objective, boxes=setup.boxes, tangent=tangent, probes=2, seed=setup.seed
-        )
-    )
-
-
-Bracket.methods = {"secant": tasks.Method("Tangents of two probes in each row.", secant)}

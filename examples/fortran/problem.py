@@ -15,7 +15,6 @@ import torch
 from matplotlib.figure import Figure
 
 import tasks
-import zo
 from blackbox import ArraySpec, BlackBoxFunction, ConfigurationError, Parallel
 
 SOURCE = Path(__file__).with_name("slab.f")
@@ -141,16 +140,3 @@ class Heating(tasks.Problem):
                 axes.plot(1000 * arrays["after"][slab], color=colour)
                 axes.axhline(1000 * float(arrays["wanted"][slab, 0]), color=colour, linewidth=0.5)
         return {"Four test slabs in K: before (dotted), after heating, and wanted (thin).": figure}
-
-
-def secant(setup):
-    """Two moved copies of the network show, in each row, how the box responds; what they leave is learned."""
-    tangent = zo.SecantTangent(zo.LowRankTangent())
-    return setup.descend(
-        zo.TangentGradient(
-            setup.network, setup.objective, boxes=setup.boxes, tangent=tangent, probes=2, seed=setup.seed
-        )
-    )
-
-
-Heating.methods = {"secant": tasks.Method("Tangents of two probes in each row.", secant)}

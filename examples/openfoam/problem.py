@@ -13,7 +13,6 @@ import torch
 from matplotlib.figure import Figure
 
 import tasks
-import zo
 from blackbox import ArraySpec, ConfigurationError, Parallel
 from blackbox.adapters import CommandLine
 
@@ -153,16 +152,3 @@ class Cavity(tasks.Problem):
             shown = axes.imshow(error, origin="lower", vmin=0, vmax=float(largest))
         figure.colorbar(shown, ax=figure.axes, label="m/s")
         return {"Error of the velocity after the last step, a test run.": figure}
-
-
-def secant(setup):
-    """Two moved copies of the network show, in each row, how the box responds; what they leave is learned."""
-    tangent = zo.SecantTangent(zo.LowRankTangent())
-    return setup.descend(
-        zo.TangentGradient(
-            setup.network, setup.objective, boxes=setup.boxes, tangent=tangent, probes=2, seed=setup.seed
-        )
-    )
-
-
-Cavity.methods = {"secant": tasks.Method("Tangents of two probes in each row.", secant)}

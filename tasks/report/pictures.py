@@ -26,6 +26,7 @@ LOOKS = {
     "no-gradient": ("#e69f00", "s"),
     "identity": ("#6152c7", "*"),
     "tangents": ("#009e73", "P"),
+    "secant": ("#849ef7", "X"),
     "student": ("#75b86d", "p"),
     "sparse-cge": ("#d55e00", "v"),
     "cge": ("#915d2e", "D"),
