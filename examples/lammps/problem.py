@@ -64,7 +64,7 @@ class Pressure(tasks.Problem):
 
     presets = {
         "small": Config(),
-        "large": Config(steps=100, test=100),
+        "large": Config(steps=60, test=100),
         "ci": Config(steps=3, batch=4, test=8),
     }
 
