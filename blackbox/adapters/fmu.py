@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +16,16 @@ import numpy as np
 
 from blackbox.adapters.command.files import existing
 from blackbox.adapters.derivative import with_derivative
-from blackbox.adapters.fmu_instance import Instance, Variable, chosen, line_of, model_of, variables_of
+from blackbox.adapters.fmu_instance import (
+    Instance,
+    Variable,
+    chosen,
+    gives_derivatives,
+    line_of,
+    model_of,
+    new_folder,
+    variables_of,
+)
 from blackbox.checks import check_positive
 from blackbox.errors import ConfigurationError, NotDifferentiableError, RowFailedError
 from blackbox.extras import import_extra
@@ -92,6 +99,7 @@ class Fmu(BlackBoxFunction):
         self.path = existing("Fmu, path", path)
         self.checksum = hashlib.sha256(self.path.read_bytes()).hexdigest()
         self._model = model_of(self._fmpy, self.path)
+        self._derivatives = gives_derivatives(self.path, self._model)
         self._given = {
             "times": times,
             "parameters": tuple(parameters),
@@ -136,8 +144,8 @@ class Fmu(BlackBoxFunction):
         check_specs("Fmu", "outputs", self.outputs)
         involved = [*self._parameters, *self._driven, *self._read]
         self.units = {identifier(v.name): v.unit for v in involved if v.unit}
-        self._folder = Path(tempfile.mkdtemp(prefix="blackbox-fmu-"))
-        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._folder, remove = new_folder()
+        weakref.finalize(self, remove)
         self._fmpy.extract(str(self.path), str(self._folder))
         alone = self._model.coSimulation.canBeInstantiatedOnlyOncePerProcess
         self._turn: Any = threading.Lock() if alone else nullcontext()
@@ -182,8 +190,8 @@ class Fmu(BlackBoxFunction):
             RowFailedError: from backward, where it could not give them.
         """
         if not self.has_derivative:
-            stepped = self._model.coSimulation.providesDirectionalDerivative
-            found = "those of single instants, over steps" if stepped else "an FMU that provides none"
+            stepped = "those of single instants, over steps"
+            found = stepped if self._derivatives else "an FMU that provides none"
             raise NotDifferentiableError(
                 f"{self!r}: expected directional derivatives, at times=None, got {found}. Train without its "
                 "derivative: zo.TangentGradient, or the method tangents."
@@ -193,7 +201,7 @@ class Fmu(BlackBoxFunction):
     @property
     def has_derivative(self) -> bool:
         """Whether the FMU provides what `reference` needs."""
-        return bool(self._model.coSimulation.providesDirectionalDerivative) and not self.times
+        return self._derivatives and not self.times
 
     def _pull_back(
         self, inputs: list[Array], cotangents: dict[int, Array], wanted: list[int]

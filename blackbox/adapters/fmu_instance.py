@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
+import tempfile
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -18,6 +23,11 @@ from blackbox.checks import nearest
 from blackbox.errors import ConfigurationError
 from blackbox.extras import import_extra
 from blackbox.spec import ArraySpec, identifier
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 Array = np.ndarray[Any, Any]
 FATAL = 4  # a call's status after which the standard allows no other call of the instance
@@ -31,6 +41,7 @@ _TYPES: Mapping[str, tuple[str, str | None]] = {
     "UInt8": ("UInt8", "uint8"),
     "Boolean": ("Boolean", "bool"),
 } | {name: (name, "int64") for name in ("Int8", "Int16", "UInt16", "UInt32", "Int64", "UInt64")}
+_PREFIX, _LOCK = "blackbox-fmu-", ".in-use"
 _loading = threading.Lock()  # FMPy changes the working directory while it loads a library
 
 
@@ -84,7 +95,12 @@ def variables_of(model: Any) -> dict[str, Variable]:  # noqa: ANN401 - FMPy's Mo
             tuple(v.shape or ()),
             v.causality,
             v.type in _TYPES or v.type == "Enumeration",
-            v.causality == "input" or (v.variability != "constant" and v.initial in ("exact", "approx")),
+            v.causality == "input"
+            or (
+                v.causality != "structuralParameter"  # would need another mode, and change shapes
+                and v.variability != "constant"
+                and v.initial in ("exact", "approx")
+            ),
             v.unit or (declared.unit if declared else None),
             nominal if 0 < nominal < math.inf else None,
         )
@@ -117,6 +133,15 @@ def model_of(fmpy: ModuleType, path: Path) -> Any:  # noqa: ANN401 - FMPy's Mode
     return model
 
 
+def gives_derivatives(path: Path, model: Any) -> bool:  # noqa: ANN401 - FMPy's ModelDescription
+    """Whether an FMU has directional derivatives in co-simulation; FMPy does not read it in FMI 3."""
+    if not model.fmiVersion.startswith("3"):
+        return bool(model.coSimulation.providesDirectionalDerivative)
+    with zipfile.ZipFile(path) as archive:
+        found = ElementTree.fromstring(archive.read("modelDescription.xml")).find("CoSimulation")
+    return found is not None and found.get("providesDirectionalDerivatives") in ("true", "1")
+
+
 def chosen(
     known: Mapping[str, Variable], name: str, where: str, set: bool = False, text: bool = False
 ) -> Variable:
@@ -133,9 +158,32 @@ def chosen(
     if set and not variable.settable:
         raise ConfigurationError(
             f"Fmu, {where}: expected variables that can be set, got {name!r}, whose causality is "
-            f"{variable.causality!r} and which the FMU computes. Take an input, parameter or start value."
+            f"{variable.causality!r}. Take an input, parameter or start value."
         )
     return variable
+
+
+def new_folder() -> tuple[Path, Callable[[], None]]:
+    """A new temporary folder, and what removes it; folders that killed processes have left are removed.
+
+    Each holds a lock on a file in its folder, which ends with it however it ends.
+    """
+    if fcntl is not None:
+        for file in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
+            with suppress(OSError), file.open("rb") as lock:  # in use, or another user's
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(file.parent, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    held = (folder / "new").open("wb")
+    if fcntl is not None:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        (folder / "new").rename(folder / _LOCK)  # nobody sees it before it is locked
+
+    def remove() -> None:
+        held.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    return folder, remove
 
 
 class Instance:

@@ -77,7 +77,7 @@ class Bracket(tasks.Problem):
 
     presets = {
         "small": Config(),
-        "large": Config(steps=400, batch=16, test=128),
+        "large": Config(steps=200, batch=16, test=128),
         "ci": Config(steps=3, batch=2, test=2),
     }
 

@@ -75,7 +75,7 @@ class Heating(tasks.Problem):
 
     presets = {
         "small": Config(),
-        "large": Config(steps=2000, batch=32),
+        "large": Config(steps=600),
         "ci": Config(steps=4, batch=2),
     }
 

@@ -63,7 +63,7 @@ class Pressure(tasks.Problem):
 
     presets = {
         "small": Config(),
-        "large": Config(steps=300, test=300),
+        "large": Config(steps=60, test=100),
         "ci": Config(steps=3, batch=4, test=8),
     }
 

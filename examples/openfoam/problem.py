@@ -89,7 +89,7 @@ class Cavity(tasks.Problem):
 
     presets = {
         "small": Config(),
-        "large": Config(steps=400, batch=8, unroll=6, fine_runs=48),
+        "large": Config(steps=60, batch=4, unroll=6, fine_runs=24),
         "ci": Config(steps=2, batch=2, unroll=2, fine_runs=3),
     }
 

@@ -17,12 +17,7 @@ from blackbox.extras import import_extra
 from zo.estimators import Key
 
 GRID = "--grid --grid.number=1 --grid.attach-length=150 -j traffic_light --tls.default-type=static"
-ROADS = [
-    "left0A0 A0right0",
-    "right0A0 A0left0",
-    "top0A0 A0bottom0",
-    "bottom0A0 A0top0",
-]  # main, main, side, side
+MAIN, SIDE = ("left0A0 A0right0", "right0A0 A0left0"), ("top0A0 A0bottom0", "bottom0A0 A0top0")
 YELLOW, SECONDS = 3.0, 300  # s; s of demand, after which the crossing is left to empty
 
 
@@ -42,33 +37,29 @@ class Crossing(BlackBoxFunction):
         self.net = folder / "crossing.net.xml"
         if not self.net.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            command = ["netgenerate", *GRID.split(), "-o", self.net]
-            subprocess.run(command, check=True, capture_output=True)
+            subprocess.run(["netgenerate", *GRID.split(), "-o", self.net], check=True, capture_output=True)
 
     def evaluate(self, greens, demand, seed):
         sumo = import_extra("Crossing", "libsumo", "sumo")
         routes = self.net.with_name(f"{multiprocessing.current_process().pid}.rou.xml")
-        cars = zip(ROADS, [demand[0], 0.6 * demand[0], demand[1], 0.6 * demand[1]], strict=True)
-        flows = [
-            f'<route id="r{i}" edges="{road}"/><flow id="f{i}" route="r{i}" begin="0" end="{SECONDS}" '
-            f'probability="{each:.6f}" departSpeed="max"/>'
-            for i, (road, each) in enumerate(cars)
-        ]
+        cars = zip(MAIN + SIDE, [demand[0], 0.6 * demand[0], demand[1], 0.6 * demand[1]], strict=True)
+        flow = '<flow id="{0}" from="{0}" to="{1}" end="{2}" probability="{3:.6f}" departSpeed="max"/>'
+        flows = [flow.format(*road.split(), SECONDS, each) for road, each in cars]
         routes.write_text(f"<routes>{''.join(flows)}</routes>")
         words = ["-n", self.net, "-r", routes, "--seed", int(seed), "--no-step-log", "--no-warnings"]
         sumo.start(["sumo", *map(str, words)])
         try:
             (program,) = sumo.trafficlight.getAllProgramLogics("A0")
-            side, main = float(greens[1]), float(greens[0])
-            for phase, lasts in zip(program.phases, (side, None, main, None), strict=True):
-                phase.duration = phase.minDur = phase.maxDur = YELLOW if lasts is None else 2.718281828**lasts
+            main, side = torch.as_tensor(greens).double().exp().tolist()
+            for phase, lasts in zip(program.phases, (side, YELLOW, main, YELLOW), strict=True):
+                phase.duration = phase.minDur = phase.maxDur = lasts
             sumo.trafficlight.setProgramLogic("A0", program)
             sumo.trafficlight.setPhase("A0", 0)
             stood = cars = 0
             for second in range(3 * SECONDS):
                 sumo.simulationStep()
                 cars += sumo.simulation.getDepartedNumber()
-                stood += sum(sumo.edge.getLastStepHaltingNumber(road.split()[0]) for road in ROADS)
+                stood += sum(sumo.edge.getLastStepHaltingNumber(road.split()[0]) for road in MAIN + SIDE)
                 stood += len(sumo.simulation.getPendingVehicles())  # who could not even enter
                 if second > SECONDS and sumo.simulation.getMinExpectedNumber() == 0:
                     break
@@ -91,28 +82,27 @@ class TrafficLights(tasks.Problem):
 
     @dataclass(frozen=True)
     class Config(tasks.Config):
-        methods: tuple[str, ...] = ("none", "tangents", "row-rge", "rge")
-        steps: tasks.Count = 30
-        batch: tasks.Count = 6
+        methods: tuple[str, ...] = ("none", "tangents", "secant", "student", "row-rge", "rge")
+        steps: tasks.Count = 20
+        batch: tasks.Count = 8
         learning_rate: tasks.Positive = 0.03
         validate_every: tasks.Count = 10
-        input_mu: tasks.Positive = 0.2  # of row-rge: a step in green times of some seconds
+        mu: tasks.Positive = 0.1  # of differences in the weights
+        input_mu: tasks.Positive = 0.2  # of those in the logarithms of green times
+        central: bool = True  # with both signs, `rge` is an evolution strategy without ranks
+        coordinates: tasks.Count = 2
+        directions: tasks.Count = 2
         input_directions: tasks.Count = 1
-        mu: tasks.Positive = 0.1  # of rge, which with both signs and wide steps is an evolution strategy
-        directions: tasks.Count = 4
-        central: bool = True
         test: tasks.Count = 24
         """Demands in the test."""
-        processes: tasks.Natural = 2
-        """SUMO processes side by side; 0 for this one."""
 
-    presets = {"small": Config(), "large": Config(steps=300, batch=16, directions=16, test=200)}
-    presets["ci"] = Config(steps=2, batch=2, directions=1, test=2, processes=0)
+    presets = {"small": Config(), "large": Config(steps=150, batch=16, test=100)}
+    presets["ci"] = Config(steps=2, batch=2, directions=1, test=2)
 
     def box(self):
-        box, count = Crossing(self.folder.resolve(), failures="keep"), self.config.processes
         spawn = multiprocessing.get_context("spawn")
-        return Parallel(box, lambda: ProcessPoolExecutor(count, mp_context=spawn)) if count else box
+        box = Crossing(self.folder.resolve(), failures="keep")
+        return Parallel(box, lambda: ProcessPoolExecutor(2, mp_context=spawn))
 
     def network(self):
         return torch.nn.Sequential(torch.nn.Linear(2, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2))
@@ -136,16 +126,16 @@ class TrafficLights(tasks.Problem):
     def evaluate(self, network):
         demand, seed = self.data.test
         with torch.no_grad():
-            greens = self.greens(network, demand)
-            delay = self.box(greens, demand, seed).mean().item()
-            textbook = self.box(webster(demand), demand, seed).mean().item()
-        return {"delay": delay, "Webster's": textbook, "greens": greens.exp(), "demand": demand}
+            greens, textbook = self.greens(network, demand), webster(demand)
+            delay, plain = (self.box(each, demand, seed).mean().item() for each in (greens, textbook))
+        times = torch.cat((greens, textbook[:, :1]), dim=1).exp()
+        return {"delay": delay, "Webster's": plain, "times": times, "demand": demand}
 
     def pictures(self, fields):
         def greens(axes, arrays):
-            demand = torch.as_tensor(arrays["demand"])
-            axes.plot(demand[:, 0], webster(demand)[:, 0].exp(), "x", color="0.6", markersize=4)
-            return axes.scatter(demand[:, 0], arrays["greens"][:, 0], c=demand[:, 1], s=12)
+            (main, side), (green, _, textbook) = arrays["demand"].T, arrays["times"].T
+            axes.plot(main, textbook, "x", color="0.6", markersize=4)
+            return axes.scatter(main, green, c=side, s=12)
 
         names = {"xlabel": "demand on main road, cars/s", "ylabel": "green of main road, s"}
         shown = tasks.panels(fields, greens, colours="demand on side road, cars/s", ylim=(0, 60), **names)

@@ -6,6 +6,7 @@ import atexit
 import itertools
 import os
 import secrets
+import select
 import shutil
 import signal
 import stat
@@ -23,6 +24,8 @@ from blackbox.adapters.command import leftovers
 STDOUT, STDERR = "stdout.txt", "stderr.txt"
 _GRACE = 2.0  # seconds between the wish to stop and the end
 _LONGEST_WAIT = 0.02
+_LONGEST_POLL = 2e6  # seconds; the system counts milliseconds in 32 bits
+_QUICK = 1.0  # seconds in which process numbers cannot have come round
 _TAIL = 4096  # bytes of stderr that are read for a message
 _LINES = 8
 
@@ -51,7 +54,7 @@ def run(
         RuntimeError: the program ended with another status than 0.
         OSError: the program could not be started.
     """
-    mark = _guard.mark()
+    mark, began = _guard.mark(), time.monotonic()
     # Files, not pipes: a grandchild that keeps a pipe open would keep us waiting.
     with (folder / STDOUT).open("wb") as out, (folder / STDERR).open("wb") as err:
         process = subprocess.Popen(
@@ -71,7 +74,8 @@ def run(
     finally:
         # Before the head is reaped: from then on its number could be another process's.
         _signal(process.pid, signal.SIGKILL)
-        leftovers.end(mark)
+        quick = time.monotonic() - began < _QUICK
+        leftovers.end(mark, process.pid if quick else 0)
         status = process.wait()
     if not ended:
         raise TimeoutError(
@@ -141,6 +145,22 @@ os.register_at_fork(after_in_child=_guard.forget)
 
 def _wait(pid: int, timeout: float | None) -> bool:
     """Whether the process ended within the time; it is left to be reaped."""
+    if timeout is not None and timeout > _LONGEST_POLL:
+        return _looked_for(pid, timeout)
+    try:
+        handle = os.pidfd_open(pid)  # told at once, where a look now and then loses up to _LONGEST_WAIT
+    except (AttributeError, OSError):  # not Linux, or one that refuses
+        return _looked_for(pid, timeout)
+    try:
+        seen = select.poll()
+        seen.register(handle, select.POLLIN)
+        return bool(seen.poll(None if timeout is None else 1000 * timeout))
+    finally:
+        os.close(handle)
+
+
+def _looked_for(pid: int, timeout: float | None) -> bool:
+    """The same by looking for it now and then."""
     end = None if timeout is None else time.monotonic() + timeout
     pause = 0.0005
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:

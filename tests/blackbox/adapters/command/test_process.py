@@ -219,3 +219,15 @@ def test_the_environment_is_what_is_given(tmp_path):
     process.run(["/usr/bin/env"], tmp_path, {"ONLY": "this one"}, None)
     given = (tmp_path / "stdout.txt").read_text().splitlines()
     assert [line for line in given if not line.startswith("BLACKBOX_RUN=")] == ["ONLY=this one"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found by their environment on Linux alone")
+def test_what_is_left_is_found_where_process_numbers_have_come_round(monkeypatch):
+    left = subprocess.Popen(["sleep", "100"], env={process.leftovers.VARIABLE: "around/1/"})
+    monkeypatch.setattr(process.leftovers, "_newest", lambda: left.pid)
+    process.leftovers.end("around/1/", after=left.pid + 1)  # its head has the higher number
+    assert left.wait(timeout=20) == -signal.SIGKILL
+
+
+def test_a_limit_longer_than_the_system_can_count(tmp_path):
+    run(tmp_path, "exit 0", timeout=1e10)

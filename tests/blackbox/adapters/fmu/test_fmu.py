@@ -2,9 +2,13 @@
 
 import gc
 import multiprocessing
+import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
+import tempfile
 import zipfile
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +20,7 @@ import torch
 import zo
 from blackbox import ConfigurationError, NotDifferentiableError, Parallel
 from blackbox.adapters import Fmu
+from blackbox.adapters.fmu_instance import new_folder
 from blackbox.conformance import check_black_box
 
 STEP = 0.125  # of decay's default experiment
@@ -182,6 +187,34 @@ def test_directional_derivatives_are_the_reference_at_one_instant(decay):
         Fmu(decay, times=1.0).reference(inputs[2])
 
 
+def mixed(a, u, w):
+    """What `mixer.c` computes: y and z."""
+    return torch.tanh(torch.einsum("rij,rj->ri", a, u)) * w[:, None], w * u.square().sum(1) + a[:, 1, 2]
+
+
+@pytest.mark.parametrize("outputs", [["y", "signs", "z"], ["z", "y"], ["z"]])
+def test_directional_derivatives_of_fmi_3_with_arrays(mixer, outputs):
+    box = Fmu(mixer, times=None, parameters=["a"], outputs=outputs)
+    assert box.has_derivative and box.units["u"] == "kg/s"
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((4, 2, 3), (4, 3), (4,))
+    inputs = [torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes]
+    inputs[2] = inputs[2].float().double()  # w has 32 bits
+    weights = torch.randn(4, 2, dtype=torch.float64, generator=generator)
+    gradients = []
+    for function in (box.reference, mixed):
+        given = [value.clone().requires_grad_() for value in inputs]
+        found = function(*given)
+        names = outputs if function == box.reference else ["y", "z"]
+        by_name = dict(zip(names, found if isinstance(found, tuple) else (found,), strict=True))
+        loss = by_name["z"].square().sum()
+        if "signs" in outputs:  # else there is an output that the loss does not use
+            loss = loss + (by_name["y"] * weights).sum()
+        gradients.append(torch.autograd.grad(loss, given))
+    for found, truth in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, truth, rtol=1e-6, atol=1e-6)  # z has 32 bits
+
+
 def test_an_fmu_without_derivatives_is_no_reference(oscillator):
     with pytest.raises(NotDifferentiableError, match="an FMU that provides none"):
         Fmu(oscillator, times=None).reference(torch.zeros(2))
@@ -245,6 +278,38 @@ def test_an_fmu_that_cannot_run_here_is_refused_in_a_sentence(decay, tmp_path, c
 def test_settings_that_make_no_sense_are_refused(decay, settings, words):
     with pytest.raises(ConfigurationError, match=words):
         Fmu(decay, **settings)
+
+
+def test_a_structural_parameter_is_refused(mixer):
+    with pytest.raises(ConfigurationError, match="can be set, got 'size', whose causality is 'structural"):
+        Fmu(mixer, times=None, start_values={"size": 4})
+
+
+@pytest.mark.slow
+def test_folders_of_processes_that_were_killed_are_removed_and_no_others(tmp_path, monkeypatch):
+    script = (
+        "import os, signal, sys; from blackbox.adapters.fmu_instance import new_folder; made = new_folder(); "
+        "print(made[0], flush=True); sys.stdin.read(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    own, remove = new_folder()
+    other = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    theirs = Path(other.stdout.readline().strip())
+    remove_another = new_folder()[1]
+    assert own.is_dir() and theirs.is_dir() and theirs.parent == tmp_path  # both are in use
+    other.communicate()
+    assert theirs.is_dir()  # a killed process removes nothing
+    remove_last = new_folder()[1]
+    assert own.is_dir() and not theirs.exists()
+    for each in (remove, remove_another, remove_last):
+        each()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
