@@ -35,7 +35,7 @@ class CallbackWarning(UserWarning):
 
 
 class ProblemWarning(UserWarning):
-    """A problem's reference gives other values than its box."""
+    """A problem's parts do not fit: a reference with other values than its box, a classifier mostly wrong."""
 
 
 class RunFolderError(BlackBoxError, ValueError):

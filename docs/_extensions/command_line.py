@@ -45,15 +45,17 @@ def said(*words: str) -> str:
 
     Raises:
         RuntimeError: It ended with an error.
+        subprocess.TimeoutExpired: It took more than three minutes.
     """
     quiet = {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "TERM": "dumb", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, str(ROOT / "blackbox_coupling.py"), *words, "--help"],
         env=os.environ | quiet,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
-        timeout=900,
+        timeout=180,
     )
     if done.returncode != 0:
         raise RuntimeError(f"blackbox {' '.join(words)} --help ended with {done.returncode}: {done.stderr}")

@@ -28,6 +28,7 @@ from tasks.denoised_smoothing.data import ImageSet, Sets
 from tasks.denoised_smoothing.deepzero import deepzero
 from tasks.denoised_smoothing.methods import Batch, fo_ds, mse, none, student, twin_of, zo_ae_ds, zo_ds
 from tasks.denoised_smoothing.networks import UNKNOWN, box_loss, image_loss, predictions
+from tasks.errors import ProblemWarning
 from tasks.methods import Method
 from tasks.problem import evaluating
 from tasks.runs import atomic
@@ -170,6 +171,7 @@ class DenoisedSmoothing(tasks.Problem):
             parts.append(predictions(self.box(self.used.images(some))))
             self._check_answered(parts[-1])  # of each part: a server that is down is not asked for all
         found = torch.cat(parts)
+        self._check_right(found)
         if path is not None:
             atomic.write(path, lambda stream: np.save(stream, found.numpy()))
         return found
@@ -181,6 +183,20 @@ class DenoisedSmoothing(tasks.Problem):
             raise FailedQueriesError(
                 f"{self.box!r}: expected answers to clean training images, got none to {failed} of "
                 f"{len(found)}. Look at the service, then go on with: blackbox resume."
+            )
+
+    def _check_right(self, found: Tensor) -> None:
+        """Say so where most answers to clean images are wrong: another scale or order."""
+        answered = found != UNKNOWN
+        wrong = int((found != self.used.labels)[answered].sum())
+        if wrong > int(answered.sum()) / 2:
+            warnings.warn(
+                f"{self.box!r}: expected a classifier that is right on most clean training images, got one "
+                f"that is wrong on {wrong} of {int(answered.sum())}. It is given images in [0, 1], in the "
+                "order (channels, height, width), and its classes have the numbers of the labels: scale or "
+                "reorder in your box what it was fitted to otherwise.",
+                ProblemWarning,
+                stacklevel=3,
             )
 
     def objective(self, network: nn.Module, batch: Batch) -> Tensor:

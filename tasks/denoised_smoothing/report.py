@@ -154,8 +154,8 @@ def _caption(config: Config, result: Result) -> str:
         + f"; one standard error of the images' draw is up to {50 / count**0.5:.1f} points. A query is one "
         "image that the classifier is asked for: training, mu, layer ratios, clean images and validation are "
         "counted, certificates are not. Held out: accuracy in % on noisy images by which weights "
-        "are chosen; kept: the step that they are of. ACR: average certified radius."
-        + (f" Note: {caps}" if caps else "")
+        "are chosen; kept: the step that they are of. ACR: average certified radius; noisy: single "
+        "noisy test images that are right, before any vote." + (f" Note: {caps}" if caps else "")
     )
 
 

@@ -80,7 +80,7 @@ Runs = Mapping[str, Sequence[Sequence[Certificate]]]
 def table(
     runs: Runs, queries: Mapping[str, int] | None = None, radii: Sequence[float] = RADII
 ) -> pandas.DataFrame:
-    """Certified accuracy (%) by radius, ACR and abstentions (%), a line for each method.
+    """Certified accuracy (%) by radius, ACR, accuracy on noisy copies and abstentions (%), a line a method.
 
     Args:
         runs: certificates by method and seed; over several seeds mean ± standard deviation is shown.
@@ -98,6 +98,8 @@ def table(
             f"r = {radius:g} (%)": spread(own, ".1f") for radius, own in zip(radii, shares.T, strict=True)
         }
         line["ACR"] = spread([average_certified_radius(each) for each in seeds], ".3f")
+        noisy = [100 * fmean(one.hits / one.n for one in each) for each in seeds]
+        line["noisy (%)"] = spread(noisy, ".1f")  # of single copies, before any vote
         line["abstained (%)"] = spread(abstained, ".1f")
         line["failed queries"] = f"{sum(one.failed for each in seeds for one in each):,}"
         found.append(line)

@@ -132,6 +132,7 @@ class Certificate:
         n: queries of the estimate, N in the paper.
         queries: all that were asked, n0 + N.
         failed: of those, how many came back without an answer; they count as votes for no class.
+        hits: of the N queries, those for the true class; 0 where it is not known.
     """
 
     idx: int
@@ -144,6 +145,7 @@ class Certificate:
     n: int
     queries: int
     failed: int = 0
+    hits: int = 0
 
     @property
     def correct(self) -> bool:
@@ -183,6 +185,7 @@ def certify_image(
         n=settings.n,
         queries=settings.n0 + settings.n,
         failed=chosen.failed + found.failed,
+        hits=int(found.counts[label]) if 0 <= label < base.classes else 0,
     )
 
 

@@ -1,8 +1,8 @@
 """The certificate file: a table with Cohen's columns and ours, and beside it what it hangs on.
 
 `NAME.tsv` has one line for each image: `idx label predict radius correct time` as in the files of Cohen et
-al. (2019), then `nA pA_lower N queries failed`. Numbers are written in full: rounded to three digits, as in
-those files, a radius of .2496 would count at .25. `NAME.json` says what was certified and how.
+al. (2019), then `nA pA_lower N queries failed hits`. Numbers are written in full: rounded to three digits, as
+in those files, a radius of .2496 would count at .25. `NAME.json` says what was certified and how.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tasks.runs import atomic
 
 COLUMNS = (
     "idx", "label", "predict", "radius", "correct", "time", "nA", "pA_lower", "N", "queries", "failed",
+    "hits",
 )  # fmt: skip
 
 
@@ -138,7 +139,7 @@ def _cells(certificate: Certificate) -> tuple[str, ...]:
     seconds = str(timedelta(seconds=c.seconds))  # as in Cohen's files: 0:00:01.234567
     return (
         f"{c.idx}", f"{c.label}", f"{c.predict}", repr(float(c.radius)), f"{int(c.correct)}", seconds,
-        f"{c.votes}", repr(float(c.probability)), f"{c.n}", f"{c.queries}", f"{c.failed}",
+        f"{c.votes}", repr(float(c.probability)), f"{c.n}", f"{c.queries}", f"{c.failed}", f"{c.hits}",
     )  # fmt: skip
 
 
@@ -159,8 +160,10 @@ def _parsed(line: str) -> Certificate:
         n=int(cells["N"]),
         queries=int(cells["queries"]),
         failed=int(cells["failed"]),
+        hits=int(cells["hits"]),
     )
-    if not (0 <= certificate.radius < math.inf and 0 <= certificate.votes <= certificate.n):
+    counts = certificate.votes, certificate.hits
+    if not (0 <= certificate.radius < math.inf and all(0 <= count <= certificate.n for count in counts)):
         raise ValueError("a radius or a count out of range")
     if int(cells["correct"]) != certificate.correct:
         raise ValueError("correct contradicts label and predict")

@@ -23,6 +23,16 @@ def blobs() -> TorchModule:
     return TorchModule(Blobs(), [ArraySpec("image", (1, 6, 6))], [ArraySpec("logits", (3,))])
 
 
+def turned_blobs() -> TorchModule:
+    """The classifier of `small.images` turned upside down: only the middle class is right."""
+
+    class Turned(Blobs):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images.flip(2))
+
+    return TorchModule(Turned(), [ArraySpec("image", (1, 6, 6))], [ArraySpec("logits", (3,))])
+
+
 def colour_blobs() -> TorchModule:
     """Of colour images."""
     return TorchModule(Blobs(), [ArraySpec("image", (3, 6, 6))], [ArraySpec("logits", (3,))])

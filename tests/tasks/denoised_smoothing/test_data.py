@@ -1,5 +1,7 @@
 """Images of the user's in every format, their division, and what is refused."""
 
+import warnings
+
 import h5py
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import torch
 from PIL import Image
 
 from tasks.denoised_smoothing import data, images
-from tasks.errors import DataError
+from tasks.errors import DataError, ProblemWarning
 from tests.tasks.denoised_smoothing import small
 
 
@@ -108,3 +110,13 @@ def test_files_that_hold_no_images_are_refused(tmp_path, name):
         path.write_text("no images")
     with pytest.raises(DataError):
         data.load(small.config(tmp_path, images=path))
+
+
+def test_a_classifier_that_is_wrong_on_most_clean_images_is_told_of(tmp_path):
+    made = small.problem(tmp_path, box=f"{small.boxes.__name__}:turned_blobs")
+    right = int((made.used.labels == 1).sum())
+    with pytest.warns(ProblemWarning, match=rf"wrong on {40 - right} of 40\."):
+        assert not torch.equal(made.targets, made.used.labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(small.problem(tmp_path).targets, made.used.labels)

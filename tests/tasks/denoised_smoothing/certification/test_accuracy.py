@@ -18,11 +18,16 @@ from tasks.errors import DataError
 from tasks.report import pictures
 
 
-def certificate(idx, predict, radius, label=1, failed=0):
-    return Certificate(idx, label, predict, radius, 0.0, 90, 0.9, 100, 110, failed)
+def certificate(idx, predict, radius, label=1, failed=0, hits=0):
+    return Certificate(idx, label, predict, radius, 0.0, 90, 0.9, 100, 110, failed, hits)
 
 
-SOME = [certificate(0, 1, 0.25), certificate(1, 1, 0.6), certificate(2, 0, 0.9), certificate(3, -1, 0.0)]
+SOME = [
+    certificate(0, 1, 0.25, hits=90),
+    certificate(1, 1, 0.6, hits=97),
+    certificate(2, 0, 0.9),
+    certificate(3, -1, 0.0),
+]
 
 
 def drawn(seed, count=200):
@@ -73,13 +78,24 @@ def test_tables():
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert len({len(line) for line in cells}) == 1
     assert cells[0][:4] == ["method", "queries", "r = 0 (%)", "r = 0.25 (%)"]
-    assert cells[2] == ["none", "-", "50.0", "50.0", "25.0", "0.0", "0.212", "25.0", "0"]
+    assert cells[2] == [
+        "none",
+        "-",
+        "50.0",
+        "50.0",
+        "25.0",
+        "0.0",
+        "0.212",
+        "46.8",
+        "25.0",
+        "0",
+    ]  # (90 + 97) / 400
     spread = f"50.0 ± {100 * np.std([1, 0], ddof=1):.1f}"
     assert cells[3][:4] == ["zo_ds", "20,000", spread, spread] and cells[3][-1] == "2"
     text = latex(table(runs))
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert len(rows) == 3 and len({line.count("&") for line in rows}) == 1
-    assert text.startswith(r"\begin{tabular}{lrrrrrrr}") and r"zo\_ds" in text
+    assert text.startswith(r"\begin{tabular}{lrrrrrrrr}") and r"zo\_ds" in text
     assert r"r = 0.5 (\%)" in text and r"$\pm$" in text and text.count("%") == text.count(r"\%")
 
 

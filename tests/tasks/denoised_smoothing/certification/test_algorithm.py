@@ -72,6 +72,7 @@ def test_failed_queries_count_in_n():
 
     found = certify_image(base(labels), IMAGE, 0, 1, Settings(0.25, n=100, n0=10, alpha=0.05))
     assert (found.votes, found.failed, found.n) == (90, 11, 100)
+    assert found.hits == 90
     # P(Binomial(100, p) >= 90) = alpha at the bound
     assert stats.binom.sf(89, 100, found.probability) == pytest.approx(0.05, rel=1e-9)
 
@@ -86,6 +87,7 @@ def test_the_class_is_chosen_by_other_queries_than_those_that_count():
 
     found = certify_image(base(labels), IMAGE, 0, 1, Settings(0.25, n=100, n0=20))
     assert (found.predict, found.votes, sum(asked)) == (ABSTAIN, 0, 120)
+    assert found.hits == 100  # of the true class, whatever was chosen
 
 
 def test_what_comes_before_the_box_gets_whole_blocks():

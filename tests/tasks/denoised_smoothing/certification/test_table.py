@@ -16,7 +16,7 @@ from tasks.errors import DataError
 RECORD = {"sigma": 0.25, "method": "none"}
 SOME = [
     Certificate(3, 1, 1, 0.1 + 0.2, 1.25, 99, 0.9123456789012345, 100, 110),
-    Certificate(0, 2, -1, 0.0, 90061.5, 55, 0.4, 100, 110, 7),
+    Certificate(0, 2, -1, 0.0, 90061.5, 55, 0.4, 100, 110, 7, 41),
     Certificate(7, 2, 0, 0.2496, 0.0, 100, 0.95, 100, 110),
 ]
 
@@ -90,6 +90,7 @@ def change(column, text):
         (change("radius", "nan"), "out of range"),
         (change("radius", "-0.1"), "out of range"),
         (change("nA", "101"), "out of range"),
+        (change("hits", "101"), "out of range"),
         (change("correct", "0"), "correct contradicts"),
         (change("predict", "one"), "invalid literal"),
         (change("idx", "0"), "idx 0 is there twice"),
