@@ -172,7 +172,7 @@ def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
 
 def evaluation_path(folder: Path, stage: str) -> Path:
     """The file of a stage's evaluation in a run folder."""
-    return folder / EVALUATIONS / f"{file_name(stage)}.safetensors"
+    return folder / EVALUATIONS / f"{file_name(stage)}{checkpoint.ENDING}"
 
 
 def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:

@@ -24,7 +24,7 @@ from tasks.runs.metrics import Metrics
 if TYPE_CHECKING:
     from tasks.runs.result import Row
 
-FORMAT = 1  # of config.json; raise it when older folders can no longer be resumed
+FORMAT = 2  # of config.json; raise it when older folders can no longer be resumed
 CONFIG, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
 MOST_SEEDS = 10_000
 

@@ -82,7 +82,7 @@ def test_a_disk_that_takes_no_checkpoint_leaves_the_one_before(truth, new_run, m
     assert f"the checkpoint of {STAGE} after step 10" in said
     assert "The last good state is that after step 5 of 12." in said
     assert sorted(path.name for path in (run.path / "checkpoints").iterdir()) == [
-        "seed-0__zo-sol.step-00000005.safetensors"
+        "seed-0__zo-sol.step-00000005.pt"
     ]
     train_line(run, STAGE, 0, Config(), Progress())
     assert final_bits(run) == final_bits(truth) and lines(run) == lines(truth)
@@ -96,7 +96,7 @@ def test_a_disk_that_takes_no_first_checkpoint_says_that_the_stage_starts_anew(t
     ):
         train_line(run, STAGE, 0, Config(), Progress())
     assert os.strerror(errno.EFBIG) in str(caught.value)
-    assert "step-00000005.safetensors: expected to write" in str(caught.value)
+    assert "step-00000005.pt: expected to write" in str(caught.value)
     assert list((run.path / "checkpoints").iterdir()) == []
     train_line(run, STAGE, 0, Config(), Progress())
     assert final_bits(run) == final_bits(truth) and lines(run) == lines(truth)
@@ -143,7 +143,7 @@ def test_the_console_script_on_a_full_disk_says_how_to_go_on_and_does(toy, tmp_p
     path = only_run(tmp_path)
     assert done.returncode == 1
     assert re.fullmatch(
-        r"blackbox: \S+step-00000005\.safetensors: expected to write .*, got 'File too large'\. .*"
+        r"blackbox: \S+step-00000005\.pt: expected to write .*, got 'File too large'\. .*"
         rf"Resume with: blackbox resume {path.relative_to(tmp_path)}\n",
         done.stderr,
     ), done.stderr
