@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tasks.problem import Data, Problem
     from tasks.runs.result import Row
     from tasks.setup import Setup, Trained
+    from tasks.tensorboard import TensorBoard
     from tasks.training import train
 
 _PLACES = {
@@ -43,6 +44,7 @@ _PLACES = {
     "Problem": "problem",
     "Row": "runs.result",
     "Setup": "setup",
+    "TensorBoard": "tensorboard",
     "Trained": "setup",
     "load": "api",
     "own_run": "own_loop",
@@ -67,6 +69,7 @@ __all__ = [
     "Problem",
     "Row",
     "Setup",
+    "TensorBoard",
     "Trained",
     "load",
     "own_run",

@@ -132,7 +132,6 @@ def run(
     runs: Path | str = "runs",
     resume: Path | str | None = None,
     progress: Progress | None = None,
-    tensorboard: bool = False,
     callbacks: Sequence[Callback] = (),
     **settings: Any,  # noqa: ANN401
 ) -> FinishedRun:
@@ -149,7 +148,6 @@ def run(
         runs: Where the run's folder is made.
         resume: A folder to go on with, of the same problem and settings; `rows` may be larger.
         progress: What the user sees; bars in a terminal or notebook, lines elsewhere, if None.
-        tensorboard: Whether to write the metrics as TensorBoard event files too.
         callbacks: What is told while the run trains, beside those that the problem's class names.
         **settings: Settings that depart from those of `problem`.
 
@@ -192,17 +190,15 @@ def run(
             )
         problems.warn_of_changes(made)
     made.callbacks.extend(callbacks)
-    return finish(made, problem, progress, tensorboard=tensorboard)
+    return finish(made, problem, progress)
 
 
-def finish(
-    run: Run, problem: Problem, progress: Progress | None = None, *, tensorboard: bool = False
-) -> FinishedRun:
+def finish(run: Run, problem: Problem, progress: Progress | None = None) -> FinishedRun:
     """Do what is left of a run in this process, and write its report."""
     shown: AbstractContextManager[Progress] = make_progress() if progress is None else progress
     with ending_interrupts(), run.lock():
         if not run.finished:
-            with run.tensorboard(tensorboard), shown as told:
+            with shown as told:
                 told.say(f"Run folder: {run.path}")
                 if not run.problem:
                     told.say(_how_to_go_on(run))

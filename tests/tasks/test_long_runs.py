@@ -14,6 +14,7 @@ import pytest
 import torch
 from toy import Config, train_line
 
+import tasks
 from tasks import stage
 from tasks.errors import CheckpointWarning, Interrupted, StorageError
 from tasks.progress import Progress
@@ -288,17 +289,14 @@ def expected_curves(run, stage):
 
 def test_event_files_have_what_the_metrics_have_also_after_a_kill(tensorboard, new_run):
     run = new_run()
-    with run.tensorboard(), pytest.raises(Crash):
+    run.callbacks.append(tasks.TensorBoard())
+    with pytest.raises(Crash):
         train_line(run, STAGE, 0, Config(), CrashesAt(9))
-    with run.tensorboard(wanted=False):  # it goes on by itself, past the checkpoint anew
-        train_line(run, STAGE, 0, Config(), Progress())
+    run.callbacks[:] = [tasks.TensorBoard()]  # the first one's files were never closed
+    train_line(run, STAGE, 0, Config(), Progress())
     truth = expected_curves(run, STAGE)
     assert {len(truth["loss"]), len(truth["queries"])} == {12}
     assert curves(run.path / "tensorboard") == {STAGE: truth}
-    other = new_run()
-    with other.tensorboard(wanted=False):
-        walk(other)
-    assert not (other.path / "tensorboard").exists()
 
 
 def test_event_files_come_by_an_option_of_the_console_script(tensorboard, toy, tmp_path):
