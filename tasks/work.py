@@ -18,9 +18,10 @@ from blackbox.wrappers import Budgeted
 from tasks import cost, methods
 from tasks.configuration import refused
 from tasks.errors import ProblemError
+from tasks.methods import Method
 from tasks.problem import Problem
 from tasks.progress import Progress
-from tasks.runs import checkpoint
+from tasks.runs import calls, checkpoint
 from tasks.runs.checkpoint import file_name
 from tasks.runs.folder import Run
 from tasks.runs.result import Result, Row
@@ -51,10 +52,20 @@ def work(problem: Problem, run: Run, progress: Progress) -> None:
     _refuse_missing_device(config.device)
     problem.begin(run.path)
     wanted = methods.chosen(problem)
-    prepare(problem)
     problem.progress = progress
-    for line in cost.lines(problem, wanted, len(run.seeds), timed=not run.begun):
-        progress.say(line)
+    folder = group.journal_folder(run.path)
+    within_reach = not group.any_of(group.rank() > 0 and folder == run.path)
+    with calls.noted(folder, list(problem.boxes.values()), within_reach=within_reach):
+        prepare(problem)
+        for line in cost.lines(problem, wanted, len(run.seeds), timed=not run.begun):
+            progress.say(line)
+        table = _rows(problem, run, wanted, progress)
+    group.any_of(False)  # when all have noted their calls
+    Result.of(run, table).write(run.path)
+
+
+def _rows(problem: Problem, run: Run, wanted: Mapping[str, Method], progress: Progress) -> list[Row]:
+    """Train and judge every method with every seed; the lines of the table."""
     table: list[Row] = []
     for seed in run.seeds:
         trained: dict[str, Trained] = {}
@@ -68,7 +79,7 @@ def work(problem: Problem, run: Run, progress: Progress) -> None:
             table.append(_row(setup, trained[name], found))
             fields[name] = {kind: tensor.numpy() for kind, tensor in found["fields"].items()}
             problem.so_far(run, seed, trained, fields)
-    Result.of(run, table).write(run.path)
+    return table
 
 
 def prepare(problem: Problem) -> None:
