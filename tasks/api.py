@@ -14,14 +14,14 @@ from torch import nn
 
 from tasks import methods, problems, report
 from tasks.callbacks import Told
-from tasks.errors import ConfigurationError, ProblemError, RunFolderError
+from tasks.errors import ConfigurationError, NotApplicableError, ProblemError, RunFolderError
 from tasks.interruption import ending_interrupts
 from tasks.problem import Problem
 from tasks.progress import Progress, make_progress, print_table
 from tasks.report.findings import Findings
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import Result
+from tasks.runs.result import NOT_APPLICABLE, Result
 from tasks.runs.trust import is_own
 from tasks.work import evaluation_path, setup_of, work
 
@@ -85,7 +85,12 @@ class FinishedRun:
             )
         self.problem.begin(self.path)
         found: dict[str, methods.Trained] = {}
+        refused = {row.method: str(row.extra.get(NOT_APPLICABLE, "")) for row in self.result.table}
+        if refused[method]:
+            raise NotApplicableError(refused[method])
         for name, each in wanted.items():  # methods may start from what those before have trained
+            if refused[name]:
+                continue
             setup = setup_of(self.problem, self._run, name, seed, Progress(), found)
             found[name] = each.train(setup)
             if name == method:

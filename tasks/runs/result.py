@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 NAME = "result.json"
+NOT_APPLICABLE = "not applicable"  # of a row's `extra`: why the method has nothing to go by
 
 
 @dataclass(frozen=True)

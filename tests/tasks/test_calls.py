@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import tasks
 from blackbox import ArraySpec, BlackBoxFunction, Ledger
 from tasks.progress import Progress
 from tasks.runs import calls
-from tests.tasks.problems import Steering
+from tests.tasks.problems import Beside, Steering
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,6 +81,53 @@ def test_a_run_tells_the_rows_of_training_validation_test_and_timing(tmp_path):
     )
     assert told < run.result.calls["rows"]  # some were timed
     assert f"{run.result.calls['rows']:,} rows" in run.report.read_text()
+
+
+class Made(Beside):
+    """Its data is what the box answers."""
+
+    def data(self):
+        data = super().data
+        return tasks.Data(data.train, data.validation, self.box(data.test))
+
+
+class Said(Progress):
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
+
+
+def planned_and_run(tmp_path, methods):
+    """The plan by its lines, and the run that it was made for."""
+    said = Said()
+    problem = Made(methods=methods, coordinates=6, directions=4, steps=4)
+    run = tasks.run(problem, runs=tmp_path, seeds=2, progress=said)
+    line = re.compile(r"  ([a-z -]+?)(?:, of each method| 2 seed.s.)?: (?:at most )?([0-9,]+) rows")
+    found = filter(None, map(line.match, said.lines))
+    return {each[1]: int(each[2].replace(",", "")) for each in found}, run
+
+
+def test_the_plan_is_what_the_run_runs(tmp_path):
+    names = ("none", "no-gradient", "identity", "student", "row-rge", "first-order")
+    plan, run = planned_and_run(tmp_path, names)
+    assert run.problem is not None
+    table = {row.method: row for row in run.result.table if row.seed == 1}
+    for name in names:
+        judged = table[name].extra["rows of validation"] - (plan["validation"] if name != "none" else 0)
+        assert plan[name] == table[name].rows + judged, name  # first-order compares its reference first
+        assert plan["test"] == table[name].extra["rows of test"]
+    assert plan["making the data"] == 8 and plan["timing"] > 0
+    assert plan["in all"] == run.result.calls["rows"] == run.problem.box.ledger.rows_run
+
+
+def test_where_queries_may_be_checked_the_plan_is_a_bound(tmp_path):
+    plan, run = planned_and_run(tmp_path, ("cge", "rge"))
+    for row in run.result.table:
+        assert row.rows == (4 + row.queries) * 5 * 2 <= plan[row.method]
+    assert run.result.calls["rows"] <= plan["in all"]
 
 
 KILLED = """
