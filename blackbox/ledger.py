@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, fields
 from threading import Condition
-from typing import Any
+from typing import Any, ClassVar
 
 from blackbox.checks import nearest
 from blackbox.errors import BudgetError, ConfigurationError
@@ -64,6 +64,7 @@ class Ledger:
     rows_recovered: int = 0
     causes: dict[str, int] = field(default_factory=dict)
     first_failure: str | None = None
+    _told: ClassVar[Callable[[int], None] | None] = None
 
     def count_failed(self, failed: Mapping[int, FailedRow]) -> None:
         """Count the failed rows of a call, in all and by kind."""
@@ -96,11 +97,33 @@ class Ledger:
         Rows that are about to be run are counted by `spend`, which keeps to the budget.
         """
         with _counting:
-            for name, amount in amounts.items():
-                setattr(self, name, getattr(self, name) + amount)
-            if "rows_run" in amounts:
-                for share in self._shares():
-                    share.use(int(amounts["rows_run"]))
+            self._count(amounts)
+            if self._told is not None and amounts.get("rows_run"):
+                self._told(int(amounts["rows_run"]))
+
+    def _count(self, amounts: Mapping[str, float]) -> None:
+        for name, amount in amounts.items():
+            setattr(self, name, getattr(self, name) + amount)
+        if "rows_run" in amounts:
+            for share in self._shares():
+                share.use(int(amounts["rows_run"]))
+
+    @property
+    def watched(self) -> bool:
+        """Whether something is told of each row, see `watch`."""
+        return self._told is not None
+
+    def watch(self, told: Callable[[int], None] | None) -> None:
+        """Tell how many rows were counted as run, each time, in the very moment; None to end that.
+
+        A box that this process evaluates counts rows before they are run, workers when they are back. What is
+        added by `add`, such as the counts of an earlier process, is not told, and copies are not watched.
+        """
+        self._told = told
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The counts alone."""
+        return {name: value for name, value in vars(self).items() if name != "_told"}
 
     def spend(self, rows: int) -> None:
         """Count rows that are about to be run.
@@ -169,6 +192,8 @@ class Ledger:
             for share in shares:
                 share.rows += loan.total if loan else 0
             self.add(counts)
+            if self._told is not None and counts.rows_run:
+                self._told(counts.rows_run)
             for share in shares:
                 share.grow(max(loan.rows, counts.rows_run) - loan.total if loan else 0)
 
@@ -182,7 +207,7 @@ class Ledger:
     def add(self, other: Ledger) -> None:
         """Add another's counts to this one: a worker's, or those of a run that was interrupted."""
         with _counting:
-            self.count(**{name: getattr(other, name) for name in _NUMBERS})
+            self._count({name: getattr(other, name) for name in _NUMBERS})
             self.causes = dict(Counter(self.causes) + Counter(other.causes))
             self.first_failure = self.first_failure or other.first_failure
 

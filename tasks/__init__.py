@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tasks.report.pictures import panels
     from tasks.runs.result import Row
     from tasks.setup import Setup, Trained
+    from tasks.tensorboard import TensorBoard
     from tasks.training import train
 
 _PLACES = {
@@ -45,6 +46,7 @@ _PLACES = {
     "Row": "runs.result",
     "RowMean": "problem",
     "Setup": "setup",
+    "TensorBoard": "tensorboard",
     "Trained": "setup",
     "load": "api",
     "own_run": "own_loop",
@@ -71,6 +73,7 @@ __all__ = [
     "Row",
     "RowMean",
     "Setup",
+    "TensorBoard",
     "Trained",
     "load",
     "own_run",

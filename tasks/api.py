@@ -14,14 +14,14 @@ from torch import nn
 
 from tasks import methods, problems, report
 from tasks.callbacks import Told
-from tasks.errors import ConfigurationError, ProblemError, RunFolderError
+from tasks.errors import ConfigurationError, NotApplicableError, ProblemError, RunFolderError
 from tasks.interruption import ending_interrupts
 from tasks.problem import Problem
 from tasks.progress import Progress, make_progress, print_table
 from tasks.report.findings import Findings
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import Result
+from tasks.runs.result import NOT_APPLICABLE, Result
 from tasks.runs.trust import is_own
 from tasks.work import evaluation_path, setup_of, work
 
@@ -85,7 +85,12 @@ class FinishedRun:
             )
         self.problem.begin(self.path)
         found: dict[str, methods.Trained] = {}
+        refused = {row.method: str(row.extra.get(NOT_APPLICABLE, "")) for row in self.result.table}
+        if refused[method]:
+            raise NotApplicableError(refused[method])
         for name, each in wanted.items():  # methods may start from what those before have trained
+            if refused[name]:
+                continue
             setup = setup_of(self.problem, self._run, name, seed, Progress(), found)
             found[name] = each.train(setup)
             if name == method:
@@ -132,7 +137,6 @@ def run(
     runs: Path | str = "runs",
     resume: Path | str | None = None,
     progress: Progress | None = None,
-    tensorboard: bool = False,
     callbacks: Sequence[Callback] = (),
     **settings: Any,  # noqa: ANN401
 ) -> FinishedRun:
@@ -149,7 +153,6 @@ def run(
         runs: Where the run's folder is made.
         resume: A folder to go on with, of the same problem and settings; `rows` may be larger.
         progress: What the user sees; bars in a terminal or notebook, lines elsewhere, if None.
-        tensorboard: Whether to write the metrics as TensorBoard event files too.
         callbacks: What is told while the run trains, beside those that the problem's class names.
         **settings: Settings that depart from those of `problem`.
 
@@ -192,17 +195,15 @@ def run(
             )
         problems.warn_of_changes(made)
     made.callbacks.extend(callbacks)
-    return finish(made, problem, progress, tensorboard=tensorboard)
+    return finish(made, problem, progress)
 
 
-def finish(
-    run: Run, problem: Problem, progress: Progress | None = None, *, tensorboard: bool = False
-) -> FinishedRun:
+def finish(run: Run, problem: Problem, progress: Progress | None = None) -> FinishedRun:
     """Do what is left of a run in this process, and write its report."""
     shown: AbstractContextManager[Progress] = make_progress() if progress is None else progress
     with ending_interrupts(), run.lock():
         if not run.finished:
-            with run.tensorboard(tensorboard), shown as told:
+            with shown as told:
                 told.say(f"Run folder: {run.path}")
                 if not run.problem:
                     told.say(_how_to_go_on(run))

@@ -16,16 +16,13 @@ import zo
 from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
 from blackbox.failures import noted
-from tasks.errors import ProblemError
+from tasks.errors import NotApplicableError, ProblemError
 from zo.batches import count_rows, map_tensors
 from zo.failures import survivors, tell_zero
 
 Stand = Callable[..., Any]
 """What stands in a box's place: tensors in and out as the box's, and autograd may pass."""
-_ZERO = (
-    "Does the objective use this network, and not another or a copy of it? Is every way from its weights to "
-    "the loss cut, by detach() or by what stands in the box's place?"
-)
+_ZERO = "Is every way from the weights to the loss flat, such as through a saturated activation?"
 
 
 @dataclass
@@ -49,7 +46,7 @@ class AutogradGradient:
     """Fills `.grad` by autograd, with something else in the place of each black box.
 
     Rows whose loss is not finite are taken out of the loss and the gradient, as `zo.LossGradient` does; then
-    the objective is evaluated once more, without them. That no weight is reached is said once.
+    the objective is evaluated once more, without them. A gradient that is exactly zero is told once.
 
     Args:
         network: What is trained.
@@ -80,6 +77,7 @@ class AutogradGradient:
 
         Raises:
             FailedQueriesError: No row has a finite loss.
+            NotApplicableError: No weight receives a gradient; in the first step.
 
         Warns:
             ZeroGradientWarning: The gradient is exactly zero in every weight.
@@ -101,8 +99,15 @@ class AutogradGradient:
         if loss.requires_grad:
             loss.backward()
         if not self._told_zero:
-            grads = (weight.grad for weight in self.network.parameters())
-            reached = next((grad for grad in grads if grad is not None and grad.any()), losses.new_zeros(1))
+            grads = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
+            if not grads:
+                raise NotApplicableError(
+                    f"Step {step}: expected some weight of {type(self.network).__name__} to receive a "
+                    "gradient, got none: every way from the weights to the loss is cut, by detach() or by "
+                    "what stands in the box's place, or the objective uses another network. Take a method "
+                    "that goes through the box, such as tangents or sparse-cge."
+                )
+            reached = next((grad for grad in grads if grad.any()), grads[0])
             self._told_zero = tell_zero(step, reached, _ZERO)
         self.counts.steps += 1
         self.counts.queries = sum(box.counts.rows for box in self._boxes)

@@ -185,13 +185,15 @@ def _run(command: RunCommand, line: list[str], at_work: list[Run]) -> int:
 def _dry_run(command: RunCommand) -> int:
     """Say what a run will cost."""
     from tasks import cost, methods, problems
+    from tasks.tally import Tally
     from tasks.work import prepare
 
     kind, _ = problems.find(command.where)
     problem = kind(command.config, folder=command.data)
     wanted = methods.chosen(problem)
+    before = Tally(list(problem.boxes.values())).copy()
     prepare(problem)
-    print("\n".join(cost.lines(problem, wanted, command.seeds, timed=True)))
+    print("\n".join(cost.lines(problem, wanted, command.seeds, timed=True, before=before)))
     return 0
 
 
@@ -226,7 +228,7 @@ def _together(
     if command.workers > 1 and not group.is_member():
         return launch.launch(line[1:], command.workers)
     with group.joined(command.timeout), group.shared_run(made) as run:
-        from tasks import api
+        from tasks import api, tensorboard
         from tasks.interruption import ending_interrupts
         from tasks.progress import Progress
         from tasks.work import work
@@ -237,7 +239,9 @@ def _together(
         problem = api.problem_of(run)
         problem.folder = command.data or Path(run.data)
         if first:
-            api.finish(run, problem, tensorboard=command.tensorboard).show()
+            if command.tensorboard or (run.path / tensorboard.FOLDER).is_dir():
+                run.callbacks.append(tensorboard.TensorBoard())
+            api.finish(run, problem).show()
         elif not run.finished:  # as the first process does, in a folder that no one will see
             with ending_interrupts():
                 work(problem, run, Progress())

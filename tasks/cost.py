@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from blackbox import BlackBoxFunction
+from blackbox import BlackBoxFunction, Ledger
 from blackbox.calls import intercepted
 from tasks.errors import ConfigurationError
 from tasks.methods import Cost, Method
@@ -20,7 +20,14 @@ from zo.batches import count_rows, map_tensors
 TRIES = 5  # evaluations of the objective, of which the quickest counts: the first one warms up
 
 
-def lines(problem: Problem, methods: Mapping[str, Method], seeds: int, *, timed: bool) -> list[str]:
+def lines(
+    problem: Problem,
+    methods: Mapping[str, Method],
+    seeds: int,
+    *,
+    timed: bool,
+    before: Ledger | None = None,
+) -> list[str]:
     """What the run will cost, in words; refuses one that cannot end within its budget.
 
     Args:
@@ -28,40 +35,57 @@ def lines(problem: Problem, methods: Mapping[str, Method], seeds: int, *, timed:
         methods: That will be trained.
         seeds: How many trainings of each.
         timed: Whether to run a batch's rows to see how long they take.
+        before: What the boxes had counted when the run began; what came since was to make the data. As they
+            have counted now, if None.
 
     Raises:
-        ConfigurationError: More rows will be run than the budget has; none was run.
+        ConfigurationError: More rows will be run than the budget has; none was run, but for the data.
     """
     told = problem.cost(seeds)
     if told is not None:
         return ["Cost:", *(f"  {line}" for line in told)]
+    tally = Tally(list(problem.boxes.values()))
+    before = tally.copy() if before is None else before
     each = rows_of_objective(problem)
     if each is None:
         return ["Cost: not known before the first step (the objective could not be tried without its boxes)."]
+    size, made = count_rows(_first_batch(problem)), tally.since(before).rows_run
     planned = {name: _planned(problem, method) for name, method in methods.items()}
     rows = {name: round(each * plan.evaluations) for name, plan in planned.items() if plan is not None}
-    judging = _rows_of_judging(problem, each, len(methods))
-    total, budget = seeds * (sum(rows.values()) + judging), problem.config.rows
+    validated = sum(plan is None or plan.evaluations > 0 for plan in planned.values())
+    validation, test = (None if found is None else int(each / size * found) for found in _judged(problem))
+    judging = validated * (validation or 0) + len(methods) * (test or 0)
+    total, budget = made + seeds * (sum(rows.values()) + judging), problem.config.rows
     if budget is not None and total > budget:
         told = ", ".join(f"{name} {count:,}" for name, count in rows.items() if count)
+        run = f"{made:,} rows were run, to make the data." if made else "No row was run."
         raise ConfigurationError(
             f"rows: expected a run within its budget of {budget:,} rows, got a plan of {total:,} in {seeds} "
-            f"seed(s) of: {told}; validation and test {judging:,}. No row was run. Raise --rows, or lower "
+            f"seed(s) of: {told}; validation and test {judging:,}. {run} Raise --rows, or lower "
             "--steps, --batch, or the methods' settings."
         )
     # the rows that are timed count too, and must not be those that the end of the run needs
     spare = budget is None or total + TRIES * each <= budget
-    second = _seconds_per_row(problem) if timed and spare and problem.boxes else None
-    size = count_rows(_first_batch(problem))
+    second, timing = None, tally.copy()
+    if timed and spare and problem.boxes:
+        second = _seconds_per_row(problem)
+    for_timing = tally.since(timing).rows_run
+    total += for_timing
     speed = "" if second is None else f", {1e3 * second:.3g} ms a row"
     told = [f"Cost: one evaluation of the objective on {size} rows of data runs {each:,} box rows{speed}."]
     if not problem.boxes:
         told = [f"Cost: without a black box rows are those of the data, {each:,} for each query."]
     told += [_line(name, planned[name], each, second) for name in methods]
+    for name, count in {"validation": validation, "test": test}.items():
+        if count != 0:
+            known = "the problem's own, not known beforehand" if count is None else f"{count:,} rows"
+            told.append(f"  {name}, of each method: {known}")
+    for name, count in {"making the data": made, "timing": for_timing}.items():
+        if count:
+            told.append(f"  {name}: {count:,} rows, which have been run")
     limit = "" if budget is None else f" of {budget:,} allowed"
-    own = type(problem).validate is not Problem.validate or type(problem).evaluate is not Problem.evaluate
-    counted = "the problem's own validation and test apart" if own else "validation and test included"
-    return [*told, f"  in all {seeds} seed(s), {counted}: {total:,} rows{limit}"]
+    bound = "at most " if any(plan is not None and plan.bound for plan in planned.values()) else ""
+    return [*told, f"  in all {seeds} seed(s): {bound}{total:,} rows{limit}"]
 
 
 def _planned(problem: Problem, method: Method) -> Cost | None:
@@ -75,7 +99,7 @@ def _line(name: str, plan: Cost | None, each: int, second: float | None) -> str:
     most = "" if plan.most is None else f" (at most {round(each * plan.most):,} where trust is lost)"
     queries = f", {plan.queries:,} queries" if plan.queries else ""
     took = "" if second is None or not rows else f", about {duration(rows * second)} in the box"
-    return f"  {name}: {rows:,} rows{most}{queries}{took}"
+    return f"  {name}: {'at most ' if plan.bound else ''}{rows:,} rows{most}{queries}{took}"
 
 
 def rows_of_objective(problem: Problem) -> int | None:
@@ -128,14 +152,14 @@ def _seconds_per_row(problem: Problem) -> float:
     return best
 
 
-def _rows_of_judging(problem: Problem, each: int, methods: int) -> int:
-    """Rows of the default validation and test; a problem's own are not known."""
+def _judged(problem: Problem) -> tuple[int | None, int | None]:
+    """Rows of data that a method's validations and its test take; None for a problem's own."""
     config, kind = problem.config, type(problem)
-    per_row = each / count_rows(_first_batch(problem))
     validations = 1 + -(-config.steps // config.validate_every)
-    rows = 0.0
-    if kind.validate is Problem.validate and problem.data.validation is not None:
-        rows += per_row * count_rows(problem.data.validation) * validations
-    if kind.evaluate is Problem.evaluate and problem.data.test is not None:
-        rows += per_row * count_rows(problem.data.test)
-    return int(rows * methods)
+    validation, test = (
+        0 if rows is None else count_rows(rows) for rows in (problem.data.validation, problem.data.test)
+    )
+    return (
+        validations * validation if kind.validate is Problem.validate else None,
+        test if kind.evaluate is Problem.evaluate and kind.judge is Problem.judge else None,
+    )

@@ -15,6 +15,7 @@ __all__ = [
     "DataError",
     "Interrupted",
     "NonFiniteLossError",
+    "NotApplicableError",
     "ProblemError",
     "ProblemWarning",
     "RunFolderError",
@@ -28,6 +29,10 @@ __all__ = [
 
 class ProblemError(BlackBoxError, TypeError):
     """A problem lacks a part, or a part returned what it may not."""
+
+
+class NotApplicableError(ProblemError):
+    """A method has nothing to go by in a problem, such as no gradient in any weight."""
 
 
 class CallbackWarning(UserWarning):

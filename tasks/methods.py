@@ -31,11 +31,13 @@ class Cost:
         evaluations: Of the objective, of base and queries together.
         queries: Perturbed objectives among them.
         most: Evaluations where a method takes more when it has to; None for never.
+        bound: Whether `evaluations` is a bound, for it has checks that may not all be needed.
     """
 
     evaluations: float = 0.0
     queries: int = 0
     most: float | None = None
+    bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -228,8 +230,9 @@ def _planned(kind: str, problem: Problem, network: nn.Module) -> zo.estimators.E
 
 def cost_of_queries(gradient: zo.LossGradient, steps: int) -> Cost:
     """Of a gradient of the whole loss, with the queries by which it is checked, which it may not need all."""
-    queries = steps * gradient.queries() + gradient.most_checks(steps)
-    return Cost(steps + queries, queries)
+    checks = gradient.most_checks(steps)
+    queries = steps * gradient.queries() + checks
+    return Cost(steps + queries, queries, bound=checks > 0)
 
 
 def _cost_of_loss(problem: Problem, steps: int, kind: str) -> Cost:

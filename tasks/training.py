@@ -14,6 +14,7 @@ from tasks.callbacks import Told
 from tasks.errors import ConfigurationError, StoppedInside, WorkersError
 from tasks.interruption import StopRequest
 from tasks.progress import Progress, make_progress
+from tasks.runs import calls
 from tasks.runs.folder import Run
 from tasks.runs.journal import Journal
 from tasks.stage import Stage, Stateful, TrainingOutcome
@@ -101,6 +102,7 @@ def train(
     try:
         with (
             StopRequest() as stop,
+            calls.noted(group.journal_folder(run.path), boxes),
             _stopped_before(stop, loop),
             _journaled(run, stage, state, tally) as journal,
         ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from blackbox import BlackBoxFunction, Ledger
 from blackbox.wrappers import Budgeted
 from tasks import cost, methods
 from tasks.configuration import refused
-from tasks.errors import ProblemError
+from tasks.errors import NotApplicableError, ProblemError
+from tasks.methods import Method
 from tasks.problem import Problem, RowMean
 from tasks.progress import Progress
-from tasks.runs import checkpoint
+from tasks.runs import calls, checkpoint
 from tasks.runs.checkpoint import file_name
 from tasks.runs.folder import Run
-from tasks.runs.result import FAILED, Result, Row
+from tasks.runs.result import FAILED, NOT_APPLICABLE, Result, Row
 from tasks.setup import Setup, Trained
 from tasks.tally import Tally, recall, stack
 from tasks.training import everywhere
@@ -51,10 +52,22 @@ def work(problem: Problem, run: Run, progress: Progress) -> None:
     _refuse_missing_device(config.device)
     problem.begin(run.path)
     wanted = methods.chosen(problem)
-    prepare(problem)
     problem.progress = progress
-    for line in cost.lines(problem, wanted, len(run.seeds), timed=not run.begun):
-        progress.say(line)
+    folder = group.journal_folder(run.path)
+    within_reach = not group.any_of(group.rank() > 0 and folder == run.path)
+    boxes = list(problem.boxes.values())
+    before = Tally(boxes).copy()
+    with calls.noted(folder, boxes, within_reach=within_reach):
+        prepare(problem)
+        for line in cost.lines(problem, wanted, len(run.seeds), timed=not run.begun, before=before):
+            progress.say(line)
+        table = _rows(problem, run, wanted, progress)
+    group.any_of(False)  # when all have noted their calls
+    Result.of(run, table).write(run.path)
+
+
+def _rows(problem: Problem, run: Run, wanted: Mapping[str, Method], progress: Progress) -> list[Row]:
+    """Train and judge every method with every seed; the lines of the table."""
     table: list[Row] = []
     for seed in run.seeds:
         trained: dict[str, Trained] = {}
@@ -63,12 +76,24 @@ def work(problem: Problem, run: Run, progress: Progress) -> None:
             setup = setup_of(problem, run, name, seed, progress, trained)
             # for what draws without a key, such as dropout; checkpoints have its state
             torch.manual_seed(seed)
-            trained[name] = method.train(setup)
+            try:
+                trained[name] = method.train(setup)
+            except NotApplicableError as error:
+                if len(wanted) == 1:
+                    raise
+                progress.say(f"{setup.stage}: not applicable. {error}")
+                run.truncate_metrics(setup.stage, -1)
+                table.append(Row(name, seed, "", None, problem.unit, extra={NOT_APPLICABLE: str(error)}))
+                continue
             found = evaluation(setup, trained[name])
             table.append(_row(setup, trained[name], found))
             fields[name] = {kind: tensor.numpy() for kind, tensor in found["fields"].items()}
             problem.so_far(run, seed, trained, fields)
-    Result.of(run, table).write(run.path)
+    known = next((row for row in table if row.metric), None)  # of what could not be judged it is not known
+    if known is not None:
+        told = {"metric": known.metric, "higher_is_better": known.higher_is_better}
+        table = [row if row.metric else replace(row, **told) for row in table]
+    return table
 
 
 def prepare(problem: Problem) -> None:
@@ -176,7 +201,7 @@ def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
 
 def evaluation_path(folder: Path, stage: str) -> Path:
     """The file of a stage's evaluation in a run folder."""
-    return folder / EVALUATIONS / f"{file_name(stage)}.safetensors"
+    return folder / EVALUATIONS / f"{file_name(stage)}{checkpoint.ENDING}"
 
 
 def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:

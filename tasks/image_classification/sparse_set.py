@@ -115,7 +115,7 @@ def kept_mask(setup: Setup) -> Tensor:
     A GPU may round the scores otherwise the next time, and another mask would not fit the weights of a
     checkpoint.
     """
-    path = setup.run.path / f"grasp_mask-seed-{setup.seed}.safetensors"
+    path = setup.run.path / f"grasp_mask-seed-{setup.seed}.pt"
     if not path.exists():
         checkpoint.save(path, {"kept": grasp_mask(setup)})
     return checkpoint.load(path)["kept"]

@@ -14,7 +14,7 @@ import numpy as np
 
 from tasks import progress
 from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import FAILED, Result, Row
+from tasks.runs.result import FAILED, NOT_APPLICABLE, Result, Row
 
 if TYPE_CHECKING:
     import pandas
@@ -28,6 +28,7 @@ COMMON = (
     "dropped queries",
     "rows of validation",
     "rows of test",
+    NOT_APPLICABLE,
 )
 
 
@@ -92,6 +93,8 @@ class Findings:
             found[seed] = {}
             for method in self.methods:
                 path = evaluation_path(self.run.path, stage_name(seed, method))
+                if any(NOT_APPLICABLE in row.extra for row in self.result.table if row.method == method):
+                    continue
                 kept = checkpoint.load(path)["fields"]
                 found[seed][method] = {name: tensor.numpy() for name, tensor in kept.items()}
         return found
@@ -120,6 +123,11 @@ class Score:
     def method(self) -> str:
         """Its name."""
         return self.rows[0].method
+
+    @property
+    def refused(self) -> str:
+        """Why the method has nothing to go by in this problem; "" where it has."""
+        return next((str(row.extra[NOT_APPLICABLE]) for row in self.rows if NOT_APPLICABLE in row.extra), "")
 
     @property
     def metric(self) -> str:
@@ -193,7 +201,9 @@ def shown(result: Result) -> pandas.DataFrame:
         lines.append(
             {
                 "method": score.method,
-                labelled(first.metric, {first.metric: first.unit}): with_spread(list(score.values.values())),
+                labelled(first.metric, {first.metric: first.unit}): NOT_APPLICABLE
+                if score.refused
+                else with_spread(list(score.values.values())),
                 **({"rows left out": f"{score.left_out:,}"} if left_out else {}),
                 "weights": f"{first.extra.get('weights') or 0:,}",
                 "rows": f"{round(score.box_rows):,}",

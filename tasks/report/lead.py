@@ -23,6 +23,7 @@ def sentences(result: Result) -> list[str]:
         told += [*_best(finite), *_harm(finite), *_needed(finite)]
     elif every:
         told.append(f"No method has a finite {every[0].metric} with every seed.")
+    told += [f"{score.method} is not applicable. {score.refused}" for score in every if score.refused]
     told += [*_not_finite(every), *_left_out(every), *_failed(result)]
     if len(result.seeds) == 1 and len(finite) > 1:
         told.append(
@@ -122,6 +123,7 @@ def _not_finite(every: Sequence[Score]) -> list[str]:
     lost = {
         score.method: [str(seed) for seed, value in score.values.items() if not math.isfinite(value)]
         for score in every
+        if not score.refused
     }
     told = ", ".join(f"{method} (seed {', '.join(seeds)})" for method, seeds in lost.items() if seeds)
     if not told:

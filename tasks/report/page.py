@@ -21,7 +21,7 @@ from tasks.errors import ConfigurationError, ProblemError, RunFolderError
 from tasks.report import findings, html_report, lead, pictures
 from tasks.report.findings import Findings
 from tasks.report.html_report import Block, Details, Figure, Heading, Page, Paragraph, Table
-from tasks.runs import atomic
+from tasks.runs import atomic, calls
 from tasks.runs.folder import Run
 from tasks.runs.machine import changes
 from tasks.runs.result import Result
@@ -213,6 +213,14 @@ def _ledger(result: Result) -> list[Block]:
             "not in it.",
         ),
     ]
+    if result.calls:
+        more = " A process was killed while workers ran rows for it, which are not known."
+        blocks.append(
+            Paragraph(
+                f"With validation, test and timing, and with what was run again after a kill, they ran "
+                f"{calls.told(result.calls)} rows.{'' if result.calls['exact'] else more}"
+            )
+        )
     causes = findings.failures(result)
     if causes.empty:
         return [*blocks, Paragraph("No row failed in training.")]

@@ -5,33 +5,56 @@ Of a stage of a run the last few are kept (`Checkpoints`), and the newest that i
 
 from __future__ import annotations
 
+import io
+import pickle
 import re
 import warnings
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tasks.errors import CheckpointError, CheckpointWarning, ConfigurationError
 from tasks.runs import atomic
-from tasks.runs.serialised import dumps, loads
 
 KEPT = 2
 FOLDER = "checkpoints"
+ENDING = ".pt"
+_CHECKSUM = b"\nsha256 "  # behind what torch.save wrote, which torch.load reads all the same
+_TAIL = len(_CHECKSUM) + 64
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Write `state` (see `serialised.dumps`) to `path`, in safetensors with a checksum.
+    """Write a state by `torch.save`, with the SHA-256 of its bytes behind them.
+
+    Args:
+        path: Of the file, which appears as a whole or not at all.
+        state: Dicts, lists and tuples of tensors, numbers, text and None, nested in any way.
 
     Raises:
         CheckpointError: the state holds something that could not be read back; nothing was written.
         OSError: the file cannot be written; one that was there stays as it was.
     """
-    content = dumps(state, path.name)
-    atomic.write_bytes(path, content)
+    stream = io.BytesIO()
+    try:
+        torch.save(state, stream)
+        stream.seek(0)
+        refused = torch.serialization.get_unsafe_globals_in_checkpoint(stream)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        refused = [str(error)]
+    if refused:
+        raise CheckpointError(
+            f"{path.name}: expected tensors, numbers, text, dicts and lists, got {', '.join(refused)}. "
+            "Convert it in state_dict()."
+        )
+    content = stream.getvalue()
+    atomic.write_bytes(path, content + _CHECKSUM + sha256(content).hexdigest().encode())
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read what `save` wrote, all tensors on the CPU.
+    """Read what `save` wrote, all tensors on the CPU; no code in it is run.
 
     Raises:
         CheckpointError: the file is missing, cut short, altered, or holds anything but tensors and plain
@@ -39,20 +62,29 @@ def load(path: Path) -> dict[str, Any]:
         OSError: the system does not let it be read.
     """
     try:
-        content = path.read_bytes()
+        whole = path.read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"{path}: expected a checkpoint, got no such file.") from None
+    content, tail = whole[:-_TAIL], whole[-_TAIL:]
+    if tail != _CHECKSUM + sha256(content).hexdigest().encode():
+        raise CheckpointError(
+            f"{path}: expected the contents that its checksum stands for, got {len(whole):,} bytes that were "
+            "cut short or altered."
+        )
     try:
-        state = loads(content)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error.__cause__
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CheckpointError(
+            f"{path}: expected tensors and plain values, got a file that torch does not read as such "
+            f"({type(error).__name__})."
+        ) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: expected a dict of states, got {type(state).__name__}. Delete it.")
     return state
 
 
 class Checkpoints:
-    """Files `checkpoints/seed-0__zo-sol.step-00000012.safetensors` in a run folder.
+    """Files `checkpoints/seed-0__zo-sol.step-00000012.pt` in a run folder.
 
     Each is written whole under a name of its own before an older one goes, so that whatever happens
     the newest or the one before it can be read.
@@ -72,7 +104,7 @@ class Checkpoints:
 
     def path(self, step: int) -> Path:
         """The file of the checkpoint after `step` optimiser steps."""
-        return self.folder / f"{self._name}.step-{step:08d}.safetensors"
+        return self.folder / f"{self._name}.step-{step:08d}{ENDING}"
 
     def files(self) -> list[Path]:
         """Those that are there, the newest first."""
@@ -132,7 +164,7 @@ class Checkpoints:
             path.unlink(missing_ok=True)
 
     def _by_step(self) -> dict[int, Path]:
-        pattern = re.compile(re.escape(self._name) + r"\.step-(\d+)\.safetensors")
+        pattern = re.compile(re.escape(self._name) + rf"\.step-(\d+){re.escape(ENDING)}")
         if not self.folder.is_dir():
             return {}
         found = ((pattern.fullmatch(path.name), path) for path in self.folder.iterdir())

@@ -24,7 +24,7 @@ from tasks.runs.metrics import Metrics
 if TYPE_CHECKING:
     from tasks.runs.result import Row
 
-FORMAT = 1  # of config.json; raise it when older folders can no longer be resumed
+FORMAT = 2  # of config.json; raise it when older folders can no longer be resumed
 CONFIG, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
 MOST_SEEDS = 10_000
 
@@ -57,8 +57,6 @@ class Run:
     """The script with a loop of its own that made the run; a run has this, a problem, or neither."""
     signature: str = ""
     """Who may execute `code` unasked; see `tasks.runs.trust`."""
-    _events: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
-    """Where metrics go too, while `tensorboard` is entered."""
     callbacks: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
     """What is told while stages of the run train; see `tasks.Callback`."""
 
@@ -206,8 +204,6 @@ class Run:
     def log(self, stage: str, step: int, **values: float | int | str) -> None:
         """Add one line to `metrics.jsonl`; it survives if the process is killed right after."""
         self._metrics.append({"stage": stage, "step": step, **values})
-        for events in self._events:
-            events.log(stage, step, values)
 
     def metrics(self, stage: str | None = None) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`, of one stage or of all, NaN for what was not finite.
@@ -220,37 +216,10 @@ class Run:
     def truncate_metrics(self, stage: str, step: int) -> None:
         """Drop the lines of `stage` past `step`, so that going on from there repeats none."""
         self._metrics.keep(lambda line: line["stage"] != stage or line["step"] <= step)
-        for events in self._events:
-            events.restart(stage, step)
 
     def sync_metrics(self) -> None:
         """Bring the metrics to the disk, before a checkpoint that relies on them."""
         self._metrics.sync()
-        for events in self._events:
-            events.flush()
-
-    @contextmanager
-    def tensorboard(self, wanted: bool = True) -> Iterator[None]:
-        """Write metrics as TensorBoard's event files too, into `tensorboard` in the folder.
-
-        Args:
-            wanted: False to do so only if the folder has some already.
-
-        Raises:
-            MissingExtraError: TensorBoard is not installed.
-        """
-        from tasks.runs.events import FOLDER, Events  # torch, which most uses of a folder do without
-
-        if not wanted and not (self.path / FOLDER).is_dir():
-            yield
-            return
-        events = Events(self.path)
-        self._events.append(events)
-        try:
-            yield
-        finally:
-            self._events.remove(events)
-            events.close()
 
     @property
     def _metrics(self) -> Metrics:

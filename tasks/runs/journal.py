@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import struct
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
 
 from blackbox import Ledger
 from tasks.errors import CheckpointError, CheckpointWarning, StoppedInside
+from tasks.runs import atomic, checkpoint
 from tasks.runs.checkpoint import file_name
-from tasks.runs.serialised import dumps, loads
 
 EVERY = 5.0  # seconds between writes: a step that is over sooner writes nothing
 FOLDER = "journal"
-_LENGTH = struct.Struct("<Q")  # in front of each entry
 
 
 class Counting(Protocol):
@@ -33,13 +32,13 @@ class Counting(Protocol):
 
 
 class Journal:
-    """What has been found so far in the step at hand, in `journal/<stage>.step-<number>` of a run folder.
+    """What has been found so far in the step at hand, in `journal` of a run folder.
 
-    Entries are kept in memory and written every few seconds. Each has a length and a checksum; from one
-    that is torn on nothing counts. An entry also has what the black box counted meanwhile, and its ledger
-    gets that when the entry is used: a row that was run by an earlier process is counted once, here too.
+    Entries are kept in memory and written every few seconds, to a small file of their own that appears as a
+    whole or not at all. An entry also has what the black box counted meanwhile, and its ledger gets that when
+    the entry is used: a row that was run by an earlier process is counted once, here too.
 
-    Of several processes each writes a file of its own, and the first one reads and deletes all of them.
+    Of several processes each writes files, and the first one reads and deletes all of them.
 
     Args:
         folder: of the run, which all processes must reach.
@@ -63,39 +62,39 @@ class Journal:
         rank: int = 0,
     ) -> None:
         self._folder, self._stage, self._rank = folder / FOLDER, stage, rank
+        self._start = f"{file_name(stage)}.step-"
         self._ledger, self._clock = ledger, clock
         self._every = EVERY if every is None else every
         self.stop: Callable[[], bool] = lambda: False
         self._step, self._failed = 0, False
         self._mark = Ledger()
         self._known: dict[str, dict[str, Any]] = {}
-        self._waiting: list[dict[str, Any]] = []  # made bytes when written: most steps never are
-        self._whole = 0  # bytes of whole entries in the file
+        self._waiting: dict[str, dict[str, Any]] = {}  # made bytes when written: most steps never are
+        self._kept = False  # whether anything of the step is on the disk
         self._written = self._clock()
-
-    @property
-    def path(self) -> Path:
-        """The file of the step at hand."""
-        return self._path(self._step)
 
     def begin(self, step: int) -> None:
         """The step of this number (from 0) begins; what an earlier process found of it is read."""
-        self._step, self._waiting, self._written = step, [], self._clock()
-        own, self._whole = _read(self.path)
+        self._step, self._waiting, self._written = step, {}, self._clock()
         self._known = {}
-        if self._rank == 0:
-            for number, path in self._files():
-                self._known |= _read(path)[0] if number == step and path != self.path else {}
-            self._known |= own
+        for number, path in self._files() if self._rank == 0 else []:
+            if number == step:
+                try:
+                    self._known |= checkpoint.load(path)
+                except CheckpointError:
+                    path.unlink()  # its queries are evaluated again
+        self._kept = bool(self._known)
 
     def end(self) -> None:
         """The step is done: its journal goes, and those of earlier ones; later ones wait for their step."""
-        self._known, self._waiting = {}, []
+        self._known, self._waiting = {}, {}
         if self._rank > 0 or not self._folder.is_dir():
             return
-        for step, path in self._files():
-            if step <= self._step:
-                path.unlink(missing_ok=True)
+        past = [path for step, path in self._files() if step <= self._step]
+        # not those of later steps, which another process may be writing
+        torn = atomic.leftovers(self._folder, f"{self._start}{self._step + 1:08d}.")
+        for path in [*past, *torn]:
+            path.unlink(missing_ok=True)
         if not any(self._folder.iterdir()):
             self._folder.rmdir()
 
@@ -114,51 +113,43 @@ class Journal:
         Raises:
             StoppedInside: it is on the disk, and `stop` says so.
         """
-        spent = None
-        if self._ledger is not None:
-            spent = asdict(self._ledger.since(self._mark))
-        self._waiting.append({"key": key, "value": dict(value), "counts": spent})
+        spent = None if self._ledger is None else asdict(self._ledger.since(self._mark))
+        self._waiting[key] = {"value": dict(value), "counts": spent}
         stopping = self.stop()
-        if self._clock() - self._written >= self._every or (self._whole and stopping):
+        if self._clock() - self._written >= self._every or (self._kept and stopping):
             self._write()
-        if self._whole and stopping and not self._failed:
+        if self._kept and stopping and not self._failed:
             raise StoppedInside
 
     def _write(self) -> None:
         if self._failed:
-            self._waiting = []
+            self._waiting = {}
             return
-        entries = [dumps(entry, f"{self._stage}, journal") for entry in self._waiting]
-        content = b"".join(_LENGTH.pack(len(entry)) + entry for entry in entries)
+        # no other group of entries begins with the same one
+        own = sha256(next(iter(self._waiting)).encode()).hexdigest()[:16]
+        path = self._folder / f"{self._start}{self._step + 1:08d}.{own}{checkpoint.ENDING}"
         try:
             self._folder.mkdir(exist_ok=True)
-            with open(self.path, "ab") as stream:
-                stream.truncate(self._whole)  # what follows was torn
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
+            checkpoint.save(path, self._waiting)
         except OSError as error:
             # the step itself needs no disk; if that does not mend itself the checkpoint will say so
             self._failed = True
             warnings.warn(
-                f"{self.path}: expected to write the finished queries of step {self._step + 1} of "
+                f"{path}: expected to write the finished queries of step {self._step + 1} of "
                 f"{self._stage}, got {error.strerror!r}. If the step is cut short, they are lost.",
                 CheckpointWarning,
                 stacklevel=3,
             )
             return
-        self._whole += len(content)
-        self._waiting, self._written = [], self._clock()
-
-    def _path(self, step: int) -> Path:
-        own = f".rank-{self._rank}" if self._rank else ""
-        return self._folder / f"{file_name(self._stage)}.step-{step + 1:08d}{own}"
+        self._kept = True
+        self._waiting, self._written = {}, self._clock()
 
     def _files(self) -> list[tuple[int, Path]]:
-        start = f"{file_name(self._stage)}.step-"
-        paths = self._folder.glob(f"{start}*")
-        numbers = ((path.name.removeprefix(start).partition(".rank-")[0], path) for path in paths)
-        return [(int(number) - 1, path) for number, path in numbers if number.isdigit()]
+        pattern = re.compile(re.escape(self._start) + rf"(\d+)\.[0-9a-f]+{re.escape(checkpoint.ENDING)}")
+        paths = sorted(self._folder.glob("*")) if self._folder.is_dir() else []
+        return [
+            (int(match[1]) - 1, path) for path in paths if (match := pattern.fullmatch(path.name)) is not None
+        ]
 
 
 @contextmanager
@@ -177,23 +168,3 @@ def journaled(folder: Path, name: str, ledger: Counting | None = None, rank: int
     journal.begin(0)
     yield journal
     journal.end()
-
-
-def _read(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
-    """The whole entries of a file by their key, and how many bytes they take."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return {}, 0
-    entries: dict[str, dict[str, Any]] = {}
-    whole = 0
-    while len(content) >= whole + _LENGTH.size:
-        (length,) = _LENGTH.unpack_from(content, whole)
-        start = whole + _LENGTH.size
-        try:
-            entry = loads(content[start : start + length])
-        except CheckpointError:
-            break  # torn, and with it all that follows
-        entries[entry["key"]] = entry
-        whole = start + length
-    return entries, whole

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.configuration import from_dict
 from tasks.errors import ConfigurationError, RunFolderError
-from tasks.runs import atomic
+from tasks.runs import atomic, calls
 from tasks.runs.folder import Run
 from tasks.runs.machine import digest, machine, versions
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 NAME = "result.json"
 FAILED = "failed rows of "  # before a figure's name, among the further ones: rows that its mean leaves out
+NOT_APPLICABLE = "not applicable"  # of a row's `extra`: why the method has nothing to go by
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,9 @@ class Result:
     """ISO 8601, UTC."""
     finished: str
     schema: int = SCHEMA
+    calls: dict[str, Any] = field(default_factory=dict)
+    """`rows` that black boxes ran in all: training, validation, test, timing, and what was run again after a
+    kill; and `exact`, False where there may be more."""
 
     @classmethod
     def of(cls, run: Run, table: Sequence[Row]) -> Result:
@@ -120,6 +124,7 @@ class Result:
             command=run.command,
             started=run.started,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            calls=calls.read(run.path),
         )
 
     def write(self, folder: Path) -> Path:

@@ -62,7 +62,7 @@ def path(config: Config, folder: Path) -> Path:
     """The file in `folder`; its name carries a hash of all that the flows depend on."""
     settings = replace(reference_settings(config), reynolds=config.train_reynolds)
     reference = settings.path(folder)
-    return reference.with_name(f"{reference.stem}_fine.safetensors")
+    return reference.with_name(f"{reference.stem}_fine.pt")
 
 
 def _compute(settings: ReferenceSettings, progress: Progress | None) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 TIMEOUT = 1800.0  # seconds that the others wait for a process, which may have the longest share
 _LONG = timedelta(days=7)  # for what the first process does while the others have nothing to do
-_LEFT_OUT = ("journal", "tensorboard", ".lock")  # of a run's folder: what only its first process reads
+_LEFT_OUT = (
+    "journal",
+    "calls",
+    "tensorboard",
+    ".lock",
+)  # what only a run's first process reads
 
 Value = TypeVar("Value")
 _joined: list[Any] = []  # the group for long waits, while there are several processes

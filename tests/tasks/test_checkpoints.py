@@ -1,5 +1,6 @@
 """Checkpoints on disk: every value to the bit, damage found, a whole one left whatever kills the writer."""
 
+import hashlib
 import math
 import os
 import subprocess
@@ -9,13 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors
 import torch
 
 from tasks.errors import CheckpointError, CheckpointWarning
 from tasks.runs import checkpoint
 from tasks.runs.checkpoint import Checkpoints
-from tasks.runs.serialised import dumps, loads
 
 ROOT = Path(__file__).parents[2]
 STAGE = "seed-0/zo-sol"
@@ -48,8 +47,19 @@ def same(one, other):
     return one == other
 
 
+@pytest.fixture
+def returned(tmp_path):
+    """What a state is after its way to the disk and back."""
+
+    def give(state):
+        checkpoint.save(tmp_path / "a.pt", state)
+        return checkpoint.load(tmp_path / "a.pt")
+
+    return give
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_tensors_of_every_dtype_come_back_to_the_bit(dtype):
+def test_tensors_of_every_dtype_come_back_to_the_bit(returned, dtype):
     bits = torch.arange(96, dtype=torch.uint8).view(6, 16) * 5
     whole = bits > 100 if dtype is torch.bool else bits.view(dtype)
     state = {
@@ -59,9 +69,9 @@ def test_tensors_of_every_dtype_come_back_to_the_bit(dtype):
         "one": whole[0, 0],
         "none": whole[:0],
     }
-    back = loads(dumps(state))
+    back = returned(state)
     assert same(back, state)
-    assert all(tensor.is_contiguous() for tensor in back.values())
+    assert back["turned"].stride() == state["turned"].stride()  # products round by how factors lie in memory
 
 
 PLAIN = [
@@ -71,26 +81,24 @@ PLAIN = [
     {"tensor": "0"},
     ("a", [("b", (1,))]),
     torch.Size([2, 3]),
-    [np.float64(0.1), np.float32(0.1), np.int8(-3), np.bool_(True), np.complex64(1 - 2j)],
     OrderedDict([("b", 1), ("a", 2)]),
 ]
 
 
 @pytest.mark.parametrize("value", PLAIN, ids=str)
-def test_plain_values_come_back_as_they_were(value):
-    assert same(loads(dumps({"value": value})), {"value": value})
+def test_plain_values_come_back_as_they_were(returned, value):
+    assert same(returned({"value": value}), {"value": value})
 
 
-def test_states_of_modules_and_optimizers_come_back_with_all_that_loading_needs():
+def test_states_of_modules_and_optimizers_come_back_with_all_that_loading_needs(returned):
     network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
     tied = torch.nn.ModuleDict({"a": network, "b": network})  # one memory under two names
     optimizer = torch.optim.Adam(network.parameters(), amsgrad=True)
     network(torch.randn(5, 3)).sum().backward()
     optimizer.step()
     state = {"network": tied.state_dict(), "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()}
-    back = loads(dumps(state))
+    back = returned(state)
     assert same(back, state)
-    assert dumps(state) == dumps(back)
     assert (
         back["network"]._metadata == state["network"]._metadata
     )  # versions, by which modules read old states
@@ -98,55 +106,72 @@ def test_states_of_modules_and_optimizers_come_back_with_all_that_loading_needs(
     optimizer.load_state_dict(back["optimizer"])
 
 
-def test_weights_can_be_read_by_any_reader_of_safetensors(tmp_path):
-    checkpoint.save(tmp_path / "a.safetensors", {"weight": torch.tensor([1.5, 2.5])})
-    with safetensors.safe_open(tmp_path / "a.safetensors", "np") as file:
-        assert [file.get_tensor(name).tolist() for name in file.keys()] == [[1.5, 2.5]]
+def test_weights_can_be_read_by_torch_alone(tmp_path):
+    checkpoint.save(tmp_path / "a.pt", {"weight": torch.tensor([1.5, 2.5])})
+    assert torch.load(tmp_path / "a.pt", weights_only=True)["weight"].tolist() == [1.5, 2.5]
 
 
 class Text(str):
     pass
 
 
-REFUSED = [set(), b"bytes", Text("x"), np.ones(3), torch.float32, object(), torch.ones(2, 2).to_sparse()]
+REFUSED = [Text("x"), np.ones(3), np.float64(0.1), object(), lambda: 0]
 
 
 @pytest.mark.parametrize("value", REFUSED, ids=lambda value: type(value).__name__)
 def test_what_could_not_be_read_back_is_refused_when_it_is_saved(tmp_path, value):
-    with pytest.raises(CheckpointError, match=r"\['a'\]\[1\]: expected .*state_dict"):
-        checkpoint.save(tmp_path / "a.safetensors", {"a": [1, value]})
+    with pytest.raises(CheckpointError, match=r"a\.pt: expected tensors.*state_dict"):
+        checkpoint.save(tmp_path / "a.pt", {"a": [1, value]})
     assert os.listdir(tmp_path) == []
 
 
 def test_any_altered_or_missing_byte_is_found(tmp_path):
-    content = dumps({"a": torch.arange(3.0), "b": [1, "x"]})
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, {"a": torch.arange(3.0), "b": [1, "x"]})
+    content = path.read_bytes()
+
+    def refused(other):
+        path.write_bytes(other)
+        with pytest.raises(CheckpointError, match=r"a\.pt: expected the contents that its checksum"):
+            checkpoint.load(path)
+
     for place in range(len(content)):
-        altered = bytearray(content)
-        altered[place] ^= 0b100
-        with pytest.raises(CheckpointError):
-            loads(bytes(altered))
+        refused(content[:place] + bytes([content[place] ^ 0b100]) + content[place + 1 :])
     for length in range(len(content)):
-        with pytest.raises(CheckpointError):
-            loads(content[:length])
-    with pytest.raises(CheckpointError):
-        loads(content + b"x")
+        refused(content[:length])
+    refused(content + b"x")
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "half", "text", "code", "other layout"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "half", "text", "of another maker"])
 def test_a_broken_checkpoint_is_named(tmp_path, damage):
-    path = tmp_path / "a.safetensors"
+    path = tmp_path / "a.pt"
     checkpoint.save(path, {"a": torch.zeros(1000)})
     whole = path.read_bytes()
     if damage == "missing":
         path.unlink()
-    elif damage == "code":  # a file from elsewhere that would run something when unpickled
-        torch.save({"a": os.system}, path)
-    elif damage == "other layout":
-        path.write_bytes(whole.replace(b"state 1", b"state 2"))
+    elif damage == "of another maker":
+        torch.save({"a": torch.zeros(1000)}, path)
     else:
         path.write_bytes({"empty": b"", "half": whole[: len(whole) // 2], "text": b"hello"}[damage])
-    with pytest.raises(CheckpointError, match=r"a\.safetensors: expected"):
+    with pytest.raises(CheckpointError, match=r"a\.pt: expected"):
         checkpoint.load(path)
+
+
+class Runs:
+    """Something that would run code when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("made",)
+
+
+def test_a_file_that_would_run_code_is_refused_although_its_checksum_is_right(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"a": Runs()}, "a.pt")
+    content = Path("a.pt").read_bytes()
+    Path("a.pt").write_bytes(content + b"\nsha256 " + hashlib.sha256(content).hexdigest().encode())
+    with pytest.raises(CheckpointError, match=r"a\.pt: expected tensors and plain values"):
+        checkpoint.load(Path("a.pt"))
+    assert os.listdir() == ["a.pt"]
 
 
 def names(folder):
@@ -159,7 +184,7 @@ def test_the_last_two_are_kept_for_each_stage(tmp_path):
         one.save(step, {"step": step})
         other.save(step, {"step": -step})
     steps = [100_000_005, 100_000_000]
-    assert [path.name for path in one.files()] == [f"seed-0__zo-sol.step-{s:08d}.safetensors" for s in steps]
+    assert [path.name for path in one.files()] == [f"seed-0__zo-sol.step-{s:08d}.pt" for s in steps]
     assert len(names(tmp_path)) == 4
     assert one.load() == {"step": 100_000_005}
 
@@ -174,7 +199,6 @@ DAMAGES = {
     "truncated": lambda content: content[:-5],
     "empty": lambda content: b"",
     "altered": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
-    "of another layout": lambda content: content.replace(b"state 1", b"state 9"),
 }
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from toy import Config, train_line
 
+import tasks
 from tasks import stage
 from tasks.errors import CheckpointWarning, Interrupted, StorageError
 from tasks.progress import Progress
@@ -82,7 +83,7 @@ def test_a_disk_that_takes_no_checkpoint_leaves_the_one_before(truth, new_run, m
     assert f"the checkpoint of {STAGE} after step 10" in said
     assert "The last good state is that after step 5 of 12." in said
     assert sorted(path.name for path in (run.path / "checkpoints").iterdir()) == [
-        "seed-0__zo-sol.step-00000005.safetensors"
+        "seed-0__zo-sol.step-00000005.pt"
     ]
     train_line(run, STAGE, 0, Config(), Progress())
     assert final_bits(run) == final_bits(truth) and lines(run) == lines(truth)
@@ -96,7 +97,7 @@ def test_a_disk_that_takes_no_first_checkpoint_says_that_the_stage_starts_anew(t
     ):
         train_line(run, STAGE, 0, Config(), Progress())
     assert os.strerror(errno.EFBIG) in str(caught.value)
-    assert "step-00000005.safetensors: expected to write" in str(caught.value)
+    assert "step-00000005.pt: expected to write" in str(caught.value)
     assert list((run.path / "checkpoints").iterdir()) == []
     train_line(run, STAGE, 0, Config(), Progress())
     assert final_bits(run) == final_bits(truth) and lines(run) == lines(truth)
@@ -143,7 +144,7 @@ def test_the_console_script_on_a_full_disk_says_how_to_go_on_and_does(toy, tmp_p
     path = only_run(tmp_path)
     assert done.returncode == 1
     assert re.fullmatch(
-        r"blackbox: \S+step-00000005\.safetensors: expected to write .*, got 'File too large'\. .*"
+        r"blackbox: \S+step-00000005\.pt: expected to write .*, got 'File too large'\. .*"
         rf"Resume with: blackbox resume {path.relative_to(tmp_path)}\n",
         done.stderr,
     ), done.stderr
@@ -288,17 +289,14 @@ def expected_curves(run, stage):
 
 def test_event_files_have_what_the_metrics_have_also_after_a_kill(tensorboard, new_run):
     run = new_run()
-    with run.tensorboard(), pytest.raises(Crash):
+    run.callbacks.append(tasks.TensorBoard())
+    with pytest.raises(Crash):
         train_line(run, STAGE, 0, Config(), CrashesAt(9))
-    with run.tensorboard(wanted=False):  # it goes on by itself, past the checkpoint anew
-        train_line(run, STAGE, 0, Config(), Progress())
+    run.callbacks[:] = [tasks.TensorBoard()]  # the first one's files were never closed
+    train_line(run, STAGE, 0, Config(), Progress())
     truth = expected_curves(run, STAGE)
     assert {len(truth["loss"]), len(truth["queries"])} == {12}
     assert curves(run.path / "tensorboard") == {STAGE: truth}
-    other = new_run()
-    with other.tensorboard(wanted=False):
-        walk(other)
-    assert not (other.path / "tensorboard").exists()
 
 
 def test_event_files_come_by_an_option_of_the_console_script(tensorboard, toy, tmp_path):

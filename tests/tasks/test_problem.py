@@ -9,17 +9,15 @@ import torch
 import tasks
 from blackbox import BlackBoxFunction, BudgetError
 from blackbox.wrappers import Budgeted
-from tasks.errors import ConfigurationError, ProblemError, ProblemWarning
+from tasks.errors import ConfigurationError, NotApplicableError, ProblemError, ProblemWarning
 from tasks.methods import METHODS
 from tasks.progress import Progress
 from tasks.runs.folder import Run
-from tests.tasks.problems import MATRIX, Mixed, Steering, TwoBoxes
-from zo import FailedQueriesError, ZeroGradientWarning
+from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
+from zo import FailedQueriesError
 from zo.estimators import Key
 
 ALL = tuple(METHODS)
-# the only way from the weights to the loss of Steering is through the box, where no-gradient cuts it
-cut = pytest.mark.filterwarnings("ignore:Step 0. expected some weight:zo.ZeroGradientWarning")
 
 
 def go(problem, tmp_path, **settings):
@@ -73,11 +71,10 @@ def test_differences_of_every_weight_train_as_first_order_does(tmp_path):
     assert torch.allclose(weights(run.network("cge")), weights(network), rtol=0, atol=1e-6)
 
 
-@cut
 def test_every_method_has_the_same_start_steps_and_batches_and_ends_in_the_table(tmp_path):
     asked = []
 
-    class Noted(Steering):
+    class Noted(Beside):
         def data(self):
             data = super().data
             return tasks.Data(
@@ -103,9 +100,8 @@ def test_every_method_has_the_same_start_steps_and_batches_and_ends_in_the_table
     assert set(run.table["method"]) == set(ALL) and run.report.is_file()
 
 
-@cut
 def test_what_training_ran_is_in_the_table_by_method(tmp_path):
-    run = go(Steering(), tmp_path, methods=["none", "no-gradient", "first-order", "tangents", "cge"])
+    run = go(Beside(), tmp_path, methods=["none", "no-gradient", "first-order", "tangents", "cge"])
     rows = {row.method: row for row in run.result.table}
     once = 6 * 5 * 2  # steps x batch x calls
     assert rows["none"].rows == 0
@@ -129,10 +125,9 @@ def test_no_gradient_is_autograd_with_the_box_cut_out(tmp_path):
     gradient = tasks.AutogradGradient(
         network, problem.objective, {problem.box: lambda z: problem.box.call(z.detach())}
     )
-    with pytest.warns(ZeroGradientWarning, match="what stands in the box's place"):
+    with pytest.raises(NotApplicableError, match="what stands in the box's place"):
         gradient.backward(batch)
     assert all(weight.grad is None for weight in network.parameters())  # nothing reaches the weights here
-    gradient.backward(batch)  # it is said once
     problem.objective = lambda network, batch: network(problem.box(network(batch))).square().mean(dim=1)
     gradient = tasks.AutogradGradient(
         network, problem.objective, {problem.box: lambda z: problem.box.call(z.detach())}
@@ -141,13 +136,31 @@ def test_no_gradient_is_autograd_with_the_box_cut_out(tmp_path):
     assert all(weight.grad.any() for weight in network.parameters())
 
 
+def test_a_method_that_has_nothing_to_go_by_is_marked_and_the_others_run(tmp_path):
+    run = go(Steering(), tmp_path, methods=["no-gradient", "none", "first-order"], seeds=2)
+    alone = go(Steering(), tmp_path / "alone", methods=["none", "first-order"], seeds=2)
+    values = {(row.method, row.seed): row.value for row in run.result.table}
+    assert values == {
+        **{(row.method, row.seed): row.value for row in alone.result.table},
+        **{("no-gradient", seed): None for seed in (0, 1)},
+    }
+    page = run.report.read_text()
+    assert "<td>not applicable</td>" in page.replace(' class="text"', "")
+    assert "no-gradient is not applicable. Step 0: expected some weight of Sequential" in page
+    assert not run._run.metrics("seed-0/no-gradient")
+    assert torch.equal(weights(run.network("first-order")), weights(alone.network("first-order")))
+    with pytest.raises(NotApplicableError, match="to receive a gradient, got none"):
+        run.network("no-gradient")
+    with pytest.raises(NotApplicableError, match="Take a method that goes through the box"):
+        go(Steering(), tmp_path, methods=["no-gradient"])
+
+
 @pytest.mark.parametrize("method", ["first-order", "tangents", "cge", "row-rge", "identity"])
 def test_several_boxes_by_name(tmp_path, method):
     run = go(TwoBoxes(), tmp_path, methods=[method])
     assert run.result.table[0].rows >= 6 * 5 * 2
 
 
-@cut
 def test_tangents_learn_before_the_first_step_from_answers_that_the_problem_has(tmp_path):
     class Answered(Steering):
         def answers(self):
@@ -165,7 +178,6 @@ def test_tangents_learn_before_the_first_step_from_answers_that_the_problem_has(
     assert errors(Answered(), prefit=0) == (alone, same)
 
 
-@cut
 def test_answers_of_a_box_that_is_not_there_are_refused(tmp_path):
     class Misnamed(Steering):
         def answers(self):
@@ -185,13 +197,12 @@ class Stops(Exception):
     pass
 
 
-@cut
 @pytest.mark.parametrize("method", [name for name in ALL if name != "none"])
 def test_a_run_that_is_cut_short_goes_on_to_the_same_bits_and_the_same_ledger(tmp_path, method):
     settings = {"methods": [method], "coordinates": 6, "directions": 4, "seeds": 2}
-    whole = go(Steering(), tmp_path / "whole", **settings)
+    whole = go(Beside(), tmp_path / "whole", **settings)
 
-    class Falls(Steering):
+    class Falls(Beside):
         left = 4 if method in ("first-order", "no-gradient", "identity") else 8
 
         def objective(self, network, wanted):
@@ -204,7 +215,7 @@ def test_a_run_that_is_cut_short_goes_on_to_the_same_bits_and_the_same_ledger(tm
     with pytest.raises(Stops):
         go(Falls(), tmp_path / "cut", **settings)
     folder = next((tmp_path / "cut").iterdir())
-    again = go(Steering(), tmp_path, resume=folder, **{k: v for k, v in settings.items() if k != "seeds"})
+    again = go(Beside(), tmp_path, resume=folder, **{k: v for k, v in settings.items() if k != "seeds"})
     for seed in (0, 1):
         assert torch.equal(weights(whole.network(method, seed)), weights(again.network(method, seed)))
     for mine, theirs in zip(whole.result.table, again.result.table, strict=True):
@@ -273,9 +284,8 @@ def test_a_budget_is_kept_to_the_row_and_a_larger_one_goes_on(tmp_path):
     assert Run.open(folder).config["rows"] == 10_000
 
 
-@cut
 def test_rows_that_fail_are_kept_and_counted_with_their_cause(tmp_path):
-    run = go(Steering(limit=0.4), tmp_path, methods=["cge", "tangents", "no-gradient"])
+    run = go(Beside(limit=0.4), tmp_path, methods=["cge", "tangents", "no-gradient"])
     assert all(row.value is not None or row.method for row in run.result.table)
     failed = [row.ledger for row in run.result.table if row.ledger["rows_failed"]]
     assert failed and all("ArithmeticError" in ledger["causes"] for ledger in failed)

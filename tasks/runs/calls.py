@@ -1,0 +1,107 @@
+"""What the black boxes of a run have run in all, written down as they count it, so that no kill loses it.
+
+A checkpoint has the rows of the steps before it. What a process had run after that, when it was killed, is
+run again and counts twice: here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from blackbox import BlackBoxFunction
+
+FOLDER = "calls"
+
+
+class _Note:
+    """A file of one process: a number of rows, and what a kill would make of it."""
+
+    def __init__(self, folder: Path, late: bool, ends: bool) -> None:
+        self._folder, self._late, self._ends = folder, late, ends
+        self._rows, self._file = 0, -1
+
+    def count(self, rows: int) -> None:
+        """Some more rows are about to be run."""
+        if self._file < 0:  # a process that asks nothing leaves nothing
+            self._folder.mkdir(exist_ok=True)
+            number = len(list(self._folder.iterdir()))
+            while self._file < 0:
+                number += 1
+                try:
+                    self._file = os.open(self._folder / str(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+                except FileExistsError:
+                    continue
+        self._rows += rows
+        self._write("at least" if self._late else "exactly")
+
+    def end(self) -> None:
+        """The process goes on without boxes, or ends by itself: it has counted everything."""
+        if self._file >= 0:
+            self._write("exactly" if self._ends else "at least")
+            os.close(self._file)
+
+    def _write(self, state: str) -> None:
+        # one short write in the same place: a process that is killed has done all of it or nothing
+        os.pwrite(self._file, f"{state:8} {self._rows:20}\n".encode(), 0)
+
+
+@contextmanager
+def noted(folder: Path, boxes: Sequence[BlackBoxFunction], *, within_reach: bool = True) -> Iterator[None]:
+    """A block in which the rows that boxes run are written down; nothing more, where they are already.
+
+    Args:
+        folder: Of the run; of several processes the first one's, where all can reach it.
+        boxes: Of the run.
+        within_reach: Whether all processes of the run can reach it.
+    """
+    from blackbox import BlackBoxFunction, Parallel
+    from tasks.tally import evaluated, stack
+
+    stacks = [stack(evaluated(box)) for box in boxes]
+    ledgers = {id(parts[-1].ledger): parts[-1].ledger for parts in stacks}.values()
+    if any(ledger.watched for ledger in ledgers):
+        yield
+        return
+    # rows of workers are counted when they are back, and so are those of a box that counts them itself
+    late = any(
+        type(parts[-1]).run_rows is not BlackBoxFunction.run_rows
+        or any(isinstance(part, Parallel) for part in parts)
+        for parts in stacks
+    )
+    note = _Note(folder / FOLDER, late or not within_reach, within_reach)
+    for ledger in ledgers:
+        ledger.watch(note.count)
+    try:
+        yield
+    finally:
+        for ledger in ledgers:
+            ledger.watch(None)
+        note.end()
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The rows that all processes of a run have run, and whether there may be more.
+
+    Args:
+        folder: Of the run.
+
+    Returns:
+        `rows`; and `exact`, which is False where a process was killed while others ran rows for it.
+    """
+    files = (folder / FOLDER).iterdir() if (folder / FOLDER).is_dir() else ()
+    lines = [path.read_text(encoding="utf-8").split() for path in files]
+    whole = [line for line in lines if line]
+    return {
+        "rows": sum(int(line[-1]) for line in whole),
+        "exact": len(whole) == len(lines) and all(line[0] == "exactly" for line in whole),
+    }
+
+
+def told(calls: dict[str, Any]) -> str:
+    """In words: "1,234", or "at least 1,234"."""
+    return f"{'' if calls['exact'] else 'at least '}{calls['rows']:,}"

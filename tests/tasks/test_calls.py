@@ -1,0 +1,176 @@
+"""The rows that a run has run in all, whatever became of its processes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tasks
+from blackbox import ArraySpec, BlackBoxFunction, Ledger
+from tasks.progress import Progress
+from tasks.runs import calls
+from tests.tasks.problems import Beside, Steering
+
+ROOT = Path(__file__).parents[2]
+
+
+class Counting(BlackBoxFunction):
+    """Counts its rows by itself too, in a list that a test can read."""
+
+    inputs = (ArraySpec("x", (2,)),)
+    outputs = (ArraySpec("y", (2,)),)
+
+    def __init__(self):
+        self.rows = []
+
+    def evaluate_rows(self, x):
+        self.rows.append(len(x))
+        return x**2
+
+
+class Late(Counting):
+    """As a client does it, whose server counts."""
+
+    def run_rows(self, inputs):
+        before = self.ledger.copy()
+        found = super().run_rows(inputs)
+        assert self.ledger.since(before).rows_run
+        return found
+
+
+def test_all_rows_are_noted_those_of_several_blocks_together(tmp_path):
+    box = Counting()
+    for count in (3, 4):
+        with calls.noted(tmp_path, [box]), calls.noted(tmp_path, [box]):
+            box(np.ones((count, 2)))
+            box.ledger.add(Ledger(rows_run=100))  # of an earlier process, which has noted them itself
+            assert calls.read(tmp_path)["rows"] == sum(box.rows)
+    box(np.ones((5, 2)))  # outside of a run
+    assert calls.read(tmp_path) == {"rows": 7, "exact": True}
+    assert calls.told(calls.read(tmp_path)) == "7"
+    with calls.noted(tmp_path, [box]):
+        pass
+    assert len(list((tmp_path / "calls").iterdir())) == 2
+
+
+def test_where_rows_are_counted_late_a_kill_makes_them_a_bound(tmp_path):
+    box = Late()
+    with calls.noted(tmp_path, [box]):
+        box(np.ones((3, 2)))
+        assert calls.told(calls.read(tmp_path)) == "at least 3"  # what a kill here would leave
+    assert calls.told(calls.read(tmp_path)) == "3"
+    with calls.noted(tmp_path, [Counting(), box], within_reach=False):
+        box(np.ones((3, 2)))
+    assert calls.told(calls.read(tmp_path)) == "at least 6"
+
+
+def test_a_run_tells_the_rows_of_training_validation_test_and_timing(tmp_path):
+    problem = Steering(methods=("none", "first-order", "cge"))
+    run = tasks.run(problem, runs=tmp_path, progress=Progress())
+    assert run.problem is not None
+    box = run.problem.box
+    assert run.result.calls == {"rows": box.ledger.rows_run, "exact": True}
+    told = sum(
+        row.rows + row.extra["rows of validation"] + row.extra["rows of test"] for row in run.result.table
+    )
+    assert told < run.result.calls["rows"]  # some were timed
+    assert f"{run.result.calls['rows']:,} rows" in run.report.read_text()
+
+
+class Made(Beside):
+    """Its data is what the box answers."""
+
+    def data(self):
+        data = super().data
+        return tasks.Data(data.train, data.validation, self.box(data.test))
+
+
+class Said(Progress):
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
+
+
+def planned_and_run(tmp_path, methods):
+    """The plan by its lines, and the run that it was made for."""
+    said = Said()
+    problem = Made(methods=methods, coordinates=6, directions=4, steps=4)
+    run = tasks.run(problem, runs=tmp_path, seeds=2, progress=said)
+    line = re.compile(r"  ([a-z -]+?)(?:, of each method| 2 seed.s.)?: (?:at most )?([0-9,]+) rows")
+    found = filter(None, map(line.match, said.lines))
+    return {each[1]: int(each[2].replace(",", "")) for each in found}, run
+
+
+def test_the_plan_is_what_the_run_runs(tmp_path):
+    names = ("none", "no-gradient", "identity", "student", "row-rge", "first-order")
+    plan, run = planned_and_run(tmp_path, names)
+    assert run.problem is not None
+    table = {row.method: row for row in run.result.table if row.seed == 1}
+    for name in names:
+        judged = table[name].extra["rows of validation"] - (plan["validation"] if name != "none" else 0)
+        assert plan[name] == table[name].rows + judged, name  # first-order compares its reference first
+        assert plan["test"] == table[name].extra["rows of test"]
+    assert plan["making the data"] == 8 and plan["timing"] > 0
+    assert plan["in all"] == run.result.calls["rows"] == run.problem.box.ledger.rows_run
+
+
+def test_where_queries_may_be_checked_the_plan_is_a_bound(tmp_path):
+    plan, run = planned_and_run(tmp_path, ("cge", "rge"))
+    for row in run.result.table:
+        assert row.rows == (4 + row.queries) * 5 * 2 <= plan[row.method]
+    assert run.result.calls["rows"] <= plan["in all"]
+
+
+KILLED = """
+import os, signal
+from dataclasses import dataclass
+import tasks
+from tests.tasks.problems import Mixed, Steering
+
+class Noted(Mixed):
+    def evaluate(self, z):
+        with open("rows", "a") as file:  # what the box itself saw
+            file.write("x")
+        if os.path.getsize("rows") == 900 and not os.path.exists("killed"):
+            open("killed", "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().evaluate(z)
+
+class Killed(Steering):
+    @dataclass(frozen=True)
+    class Config(Steering.Config):
+        methods: tuple[str, ...] = ("cge",)
+        checkpoint_every: tasks.Count = 3
+
+    def box(self):
+        return Noted(self.config.limit)
+"""
+
+
+def blackbox(folder, *words):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tasks.cli", *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_after_a_kill_in_a_step_the_result_tells_every_row_that_the_box_saw(tmp_path):
+    (tmp_path / "killed.py").write_text(KILLED)
+    assert blackbox(tmp_path, "run", "killed.py:Killed").returncode == -signal.SIGKILL
+    (folder,) = (tmp_path / "runs").iterdir()
+    done = blackbox(tmp_path, "resume", str(folder))
+    assert done.returncode == 0, done.stderr
+    result = json.loads((folder / "result.json").read_text())
+    (row,) = result["table"]
+    kept = row["rows"] + row["extra"]["rows of validation"] + row["extra"]["rows of test"]
+    seen = (tmp_path / "rows").stat().st_size
+    assert result["calls"] == {"rows": seen, "exact": True} and seen > kept
