@@ -30,10 +30,11 @@ from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.student import StudentTangent
 from zo.tangents.models.values import ValueTangent
 from zo.tangents.pairs import CallPairs
+from zo.tangents.quality import Check, checked, predict_and_learn, relative_error
 from zo.tangents.recording import RecordedCall, alone, record
 from zo.tangents.replay import refuse_unseen_weights, replay, without_failed
 from zo.tangents.tangent import Tangent
-from zo.tangents.trust import Check, TrustPolicy, TrustWatch, checked, predict_and_learn, relative_error
+from zo.tangents.trust import TrustPolicy, TrustWatch
 from zo.tangents.units import Units
 
 

@@ -1,0 +1,215 @@
+"""How good tangents are: what they foretell of each step, and whether the loss falls along their gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from blackbox import BlackBoxFunction
+from zo.evaluators.evaluator import Problem, mean_changes
+from zo.evaluators.loop import loop_losses
+from zo.evaluators.state import Snapshot
+from zo.perturbation import Directions
+from zo.tangents.models.values import Form
+from zo.tangents.pairs import CallPairs, reciprocal, together
+from zo.tangents.recording import RecordedCall, Recorder
+from zo.tangents.tangent import Tangent, sources
+from zo.tangents.trust import TrustWatch
+
+Squares = tuple[float, float]  # of errors, and of what they are measured by
+
+FORETOLD = 1e-3  # of the loss: the change along the gradient that the query is made for
+FARTHEST = 1e-2  # and the most where the box is noisy: further on it would be curvature that is measured
+TOLD = 5.0  # times its noise: a change that is told from it
+FEW = 0.1  # of a check's rows that may fail, for the rest to decide
+
+
+# Predictions
+
+
+@torch.no_grad()
+def predict_and_learn(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squares | None]:
+    """Let a tangent predict what a step has shown, then learn from it.
+
+    Args:
+        tangent: of one box.
+        calls: of that box in the step, with its units, in their order. Responses are predicted where there
+            are probes, else the outputs.
+
+    Returns:
+        For each call two sums of squares, for `relative_error`; None where there was nothing to predict.
+    """
+    squares = [_squares(tangent, pairs) for pairs in calls]
+    for pairs in calls:
+        tangent.see(pairs)
+    if calls:
+        tangent.observe(together(calls))
+    return squares
+
+
+def relative_error(squares: Sequence[Squares | None]) -> float | None:
+    """The root of errors over what they are measured by, of several calls together.
+
+    Each output counts in units of its usual response, so a small one that is wrong shows.
+
+    Returns:
+        0 for a perfect prediction, 1 for one as good as predicting no response, or the mean value; infinity
+        where a response was predicted and there was none; None where there was nothing to predict.
+    """
+    known = [each for each in squares if each is not None]
+    if not known:
+        return None
+    error, size = (math.fsum(column) for column in zip(*known, strict=True))
+    return math.sqrt(error / size) if size else (math.inf if error else 0.0)
+
+
+def _squares(tangent: Tangent, pairs: CallPairs) -> Squares | None:
+    if len(pairs.d):
+        if not pairs.valid.any():  # as at a call before which the network has no part
+            return None
+        found, true, chosen, centre = tangent.predict(pairs), pairs.response, pairs.valid, 0.0
+    else:
+        found, true, chosen = tangent.predict_values(pairs), pairs.y, pairs.alive
+        if found is None or int(chosen.sum()) < 2:  # one value is its own mean
+            return None
+        centre = true[chosen].double().mean(dim=0)
+    found, true, unit = found[chosen].double(), true[chosen].double(), pairs.response_scale.double()
+    if not unit.any():  # no output has ever changed: they are compared as they are
+        unit = torch.ones_like(unit)
+    error, size = (float((each * reciprocal(unit)).square().sum()) for each in (found - true, true - centre))
+    if not len(pairs.d) and any(place is not None for place in sources(pairs.inputs, pairs.outputs)):
+        # of a box that moves a state on, the step that it makes is what counts
+        step = true - Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)[chosen].double()
+        size = min(size, float((step * reciprocal(unit)).square().sum()))
+    return error, size
+
+
+# The check along the gradient
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a query along the gradient has shown.
+
+    Attributes:
+        agreement: the change of the loss over what the gradient foretells, 1 for the true gradient; None if
+            it cannot be told: the gradient is zero, or a row failed here that did not in the base.
+        missed: the relative error with which the tangents' J d told the responses of the boxes; None where
+            nothing changed, or the boxes are noisy.
+        rows: that the boxes were asked for.
+        queries: that were made.
+        noise: the standard deviation of the change of the mean loss when nothing is changed; None where that
+            is not known yet.
+    """
+
+    agreement: float | None = None
+    missed: float | None = None
+    rows: int = 0
+    queries: int = 0
+    noise: float | None = None
+
+
+@torch.no_grad()
+def checked(
+    problem: Problem,
+    boxes: Sequence[BlackBoxFunction],
+    tangents: Sequence[Tangent],
+    calls: Sequence[RecordedCall],
+    pairs: Sequence[CallPairs],
+    base: Tensor,
+    gradients: Sequence[Tensor],
+    before: Snapshot,
+    watch: TrustWatch,
+) -> Check:
+    """What one query along the gradient, with the masks that the base drew, says of gradient and tangents.
+
+    The agreement, [L(theta + h g / |g|) - L(theta)] / (h |g|), and how well the tangents' J d tells the
+    responses of the boxes to what the query changes of their inputs.
+
+    h is such that g foretells a change by a thousandth of the loss. In float32 that is some 1e4 units of
+    the loss's rounding. A probe's length, mu sqrt(d), is far too long: a probe's direction is random, and
+    hardly any of it changes the loss, while along g all does, and what is measured is the curvature: for
+    true gradients changes 2 to 4 times those foretold on the wake flow, and up to 50 times on a chaotic
+    system. The way is uphill, where near a minimum curvature adds to the change instead of hiding it.
+
+    The first check that finds fault is made sure of by another query, for which nothing is changed. If the
+    loss changes all the same the boxes are noisy: then and from then on steps are as long as a change needs
+    to be told from the noise, and where none is long enough nothing is asked and nothing said.
+
+    Args:
+        problem: of the step.
+        boxes: whose rows are counted.
+        tangents: of each box.
+        calls: of the base.
+        pairs: of each call.
+        base: losses `(rows,)`, NaN where a row failed.
+        gradients: g, tensor by tensor.
+        before: buffers and generators as the base found them.
+        watch: what finds fault, and knows the noise.
+    """
+    flat = torch.cat([gradient.reshape(-1).to("cpu", torch.float64) for gradient in gradients])
+    slope = float(flat.norm())
+    size = float(base[torch.isfinite(base)].double().abs().mean())
+    if not slope or not size:
+        return Check(noise=watch.noise)
+    foretold = max(FORETOLD * size, TOLD * (watch.noise or 0.0))
+    if foretold > FARTHEST * size:
+        return Check(noise=watch.noise)
+
+    def changes(length: float) -> tuple[Tensor, Recorder]:
+        """Of the loss of each row, the weights so far uphill, and what the boxes were asked."""
+        after, recorder = Snapshot(problem.network), Recorder(boxes)
+        move = Directions((length / slope * flat).to(problem.parameters.dtype)[None])
+        before.restore()
+        try:
+            with recorder.recording():
+                return loop_losses(problem, move, Snapshot(problem.network)) - base, recorder
+        finally:
+            after.restore()
+
+    change, recorder = changes(foretold / slope)
+    mean = float(mean_changes(base, change))
+    agreement = mean / foretold if math.isfinite(mean) else None
+    missed = None if watch.noise else _missed(boxes, tangents, calls, pairs, recorder)
+    found = Check(agreement, missed, recorder.rows, 1, watch.noise)
+    if watch.noise is not None or not watch.doubts(agreement, missed):
+        return found
+    again, recorder = changes(0.0)
+    again = again[torch.isfinite(again)].double()
+    noise = float(again.square().sum().sqrt()) / max(len(again), 1)
+    found = replace(found, rows=found.rows + recorder.rows, queries=2, noise=noise)
+    return replace(found, agreement=None, missed=None) if noise else found
+
+
+def _missed(
+    boxes: Sequence[BlackBoxFunction],
+    tangents: Sequence[Tangent],
+    calls: Sequence[RecordedCall],
+    pairs: Sequence[CallPairs],
+    recorder: Recorder,
+) -> float | None:
+    """The relative error of J d against the responses in the check's calls, in units of a usual response."""
+    if [place for place, _, _ in recorder.seen] != [call.box for call in calls]:
+        return None  # the objective calls others when its weights are moved
+    squares: list[Squares | None] = []
+    for (place, inputs, outputs), call, own in zip(recorder.seen, calls, pairs, strict=True):
+        if any(t.shape != kept[0].shape for t, kept in zip(inputs, call.inputs, strict=True)):
+            return None
+        both = (
+            tuple(torch.stack([kept[0], t]) for kept, t in zip(base, moved, strict=True))
+            for base, moved in ((call.inputs, inputs), (call.outputs, outputs))
+        )
+        alive = torch.ones(len(own.z), dtype=torch.bool, device=own.z.device)
+        seen = RecordedCall(place, *both).pairs(boxes[place], alive)
+        valid = seen.valid[0] & own.alive
+        if bool(valid.any()):
+            found = tangents[place].apply(own, seen.d)[0]
+            true, unit = seen.response[0], own.response_scale.double()
+            short = reciprocal(unit) if unit.any() else torch.ones_like(unit)
+            error, size = ((each[valid].double() * short).square().sum() for each in (found - true, true))
+            squares.append((float(error), float(size)))
+    return relative_error(squares)
