@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -10,6 +10,8 @@ from enum import Enum
 from typing import Literal
 
 from torch import Tensor
+
+from blackbox.spec import ArraySpec
 
 Policy = Literal["raise", "keep"]
 POLICIES: tuple[Policy, ...] = ("raise", "keep")
@@ -54,6 +56,29 @@ class Outcome:
 
     outputs: tuple[Tensor, ...]
     failed: dict[int, FailedRow] = field(default_factory=dict)
+
+
+def whereabouts(
+    specs: Sequence[ArraySpec], inputs: Sequence[Tensor], row: int, number: int, not_finite: Sequence[str]
+) -> str:
+    """Which row failed: "row 3 (flow=0.01, state: 64 numbers from -1 to 2), output 'drop'".
+
+    Args:
+        specs: Of the inputs.
+        inputs: Each `(rows, *spec.shape)`.
+        row: Where in the inputs.
+        number: Where in the call.
+        not_finite: The names of outputs that are not finite.
+    """
+    given = ", ".join(_short(spec.name, array[row]) for spec, array in zip(specs, inputs, strict=True))
+    named = ", ".join(map(repr, not_finite))
+    return f"row {number} ({given})" + (f", output{'s' * (len(not_finite) > 1)} {named}" if named else "")
+
+
+def _short(name: str, values: Tensor) -> str:
+    if values.numel() == 1:
+        return f"{name}={values.item():.4g}"
+    return f"{name}: {values.numel():,} numbers from {values.min().item():.3g} to {values.max().item():.3g}"
 
 
 _MOST = 100  # notes that a list is given: the first cause is what is looked for, and a run has many calls

@@ -23,7 +23,7 @@ from blackbox.definition import (
     placeholder,
 )
 from blackbox.errors import NonFiniteInputError, NotDifferentiableError, RowFailedError
-from blackbox.failures import FailedRow, Failure, Outcome, Policy, note
+from blackbox.failures import FailedRow, Failure, Outcome, Policy, note, whereabouts
 from blackbox.ledger import Ledger
 from blackbox.running import mark_non_finite, run_blocks, run_each
 from blackbox.spec import ArraySpec, check_specs
@@ -162,7 +162,7 @@ class BlackBoxFunction(ABC):
             outcome.outputs = tuple(part.to(whole.device, whole.dtype) for part, whole in pairs)
             if not outcome.failed or self.failures == "keep":  # else rows may have been left out
                 mark_non_finite(outcome)  # again: 1e300 is finite in float64 and infinite in float32
-            self._count_failed(name, run, outcome)
+            self._count_failed(name, run, outcome, tuple(t[index] for t in rows.inputs))
             failed = run[list(outcome.failed)].to(rows.device)
             for spec, whole, part in zip(self.outputs, outputs, outcome.outputs, strict=True):
                 whole[index] = part
@@ -191,9 +191,22 @@ class BlackBoxFunction(ABC):
         """How many rows `run_rows` would evaluate of these; fewer than there are where some are cached."""
         return len(inputs[0])
 
-    def _count_failed(self, name: str, run: Tensor, outcome: Outcome) -> None:
+    def _whereabouts(
+        self, inputs: tuple[Tensor, ...], outcome: Outcome, row: int, number: int | None = None
+    ) -> str:
+        """Which row of an outcome failed: its number, its inputs in short, and its outputs."""
+        broken = [
+            spec.name
+            for spec, part in zip(self.outputs, outcome.outputs, strict=True)
+            if outcome.failed[row].failure is Failure.NON_FINITE and not part[row].isfinite().all()
+        ]
+        return whereabouts(self.inputs, inputs, row, row if number is None else number, broken)
+
+    def _count_failed(self, name: str, run: Tensor, outcome: Outcome, inputs: tuple[Tensor, ...]) -> None:
         """Count failed rows; where they cannot be kept, raise."""
-        self.ledger.count_failed(outcome.failed)
+        self.ledger.count_failed(
+            outcome.failed, lambda row: self._whereabouts(inputs, outcome, row, int(run[row]))
+        )
         note(outcome.failed[row] for row in sorted(outcome.failed))
         if not outcome.failed or keeps(self):
             return

@@ -46,7 +46,8 @@ class Ledger:
         rows_recovered: failed rows that a `Fallback` has answered.
         causes: how many times a row failed, by the type of the exception or the kind of failure; attempts
             that a `Retrying` repeated are included, so that a box's trouble shows where no row is lost.
-        first_failure: the sentence of the first row that failed in any attempt; None if none has.
+        first_failure: the first row that failed in any attempt, in words: its place in the call, its inputs
+            in short, outputs that are not finite, and the cause; None if none has.
     """
 
     calls: int = 0
@@ -66,23 +67,29 @@ class Ledger:
     first_failure: str | None = None
     _told: ClassVar[Callable[[int], None] | None] = None
 
-    def count_failed(self, failed: Mapping[int, FailedRow]) -> None:
-        """Count the failed rows of a call, in all and by kind."""
-        self._note(failed)
+    def count_failed(
+        self, failed: Mapping[int, FailedRow], where: Callable[[int], str] | None = None
+    ) -> None:
+        """Count the failed rows of a call, in all and by kind; `where(row)` says which one it is."""
+        self._note(failed, where)
         kinds = Counter(_KINDS[row.failure] for row in failed.values())
         self.count(rows_failed=len(failed), **kinds)
 
-    def count_retried(self, failed: Mapping[int, FailedRow]) -> None:
+    def count_retried(
+        self, failed: Mapping[int, FailedRow], where: Callable[[int], str] | None = None
+    ) -> None:
         """Count failed rows that are about to be run again."""
-        self._note(failed)
+        self._note(failed, where)
         self.count(rows_retried=len(failed))
 
-    def _note(self, failed: Mapping[int, FailedRow]) -> None:
+    def _note(self, failed: Mapping[int, FailedRow], where: Callable[[int], str] | None) -> None:
         with _counting:
             for row in sorted(failed):
                 cause = failed[row].cause()
                 self.causes[cause] = self.causes.get(cause, 0) + 1
-                self.first_failure = self.first_failure or failed[row].sentence()
+                if self.first_failure is None:
+                    which = "" if where is None else f"{where(row)}: "
+                    self.first_failure = which + failed[row].sentence()
 
     def failures(self) -> dict[str, int]:
         """Failed and skipped rows by kind, those that there were."""

@@ -102,13 +102,13 @@ def process_safety(probe: Probe) -> list[Finding]:
         )
         return [
             Finding(names[0], Verdict.WARNING, sentence),
-            Finding(names[1], Verdict.SKIPPED, "It cannot be sent to another process."),
+            Finding(names[1], Verdict.SKIPPED, "Not measured: it cannot be sent to another process."),
         ]
     if not probe.processes:
         sentence = "It can be pickled; whether it can be rebuilt, another process would have to show."
         return [
             Finding(names[0], Verdict.OK, sentence, len(box), "bytes"),
-            Finding(names[1], Verdict.SKIPPED, "No processes were to be started."),
+            Finding(names[1], Verdict.SKIPPED, "Not measured: no processes were to be started."),
         ]
     count = min(8, len(probe.samples[0]))
     arrays = probe.rows(0, count)
@@ -122,7 +122,7 @@ def process_safety(probe: Probe) -> list[Finding]:
         )
         return [
             Finding(names[0], Verdict.FAULT, sentence),
-            Finding(names[1], Verdict.SKIPPED, "It cannot be sent to another process."),
+            Finding(names[1], Verdict.SKIPPED, "Not measured: it cannot be sent to another process."),
         ]
     return [_same(probe, here, replies, len(box)), _safe(probe, here, replies)]
 

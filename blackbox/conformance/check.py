@@ -66,6 +66,7 @@ def check_black_box(
     rows: int | None = None,
     processes: bool = True,
     seed: int = 0,
+    progress: Callable[[str, int], None] | None = None,
 ) -> Report:
     """Examine a black box: is it fit to be trained through, and with which mu?
 
@@ -73,13 +74,15 @@ def check_black_box(
         box: the black box, with the wrappers that training will use. Around a `Cached` many checks see the
             cache instead; check the box inside.
         samples: for each input an array `(rows, *spec.shape)` of inputs such as training will meet, in the
-            dtype of training; one array for a single input. At least 2 rows, 32 are enough. None draws
-            standard normal numbers in float32, which say little about a solver in physical units.
+            dtype of training; one array for a single input. At least 2 rows, 32 are enough, and 64 are taken
+            at most, spread over all; the report says so. None draws standard normal numbers in float32, times
+            the scale of the input's spec where it has one, which say little about a solver in physical units.
         rows: the most rows to run. With few, checks that do not fit are left out; with many, jumps are looked
             for on more lines. None takes some 5,700 in float32, 7,900 in float64, and two thirds as many for
             each further differentiable input.
         processes: whether the box may be sent to other processes, to see that it works there.
         seed: the seed of all draws.
+        progress: told of each check before it is made: `progress(name, rows run so far)`.
 
     Returns:
         The report: `print(report)`, `report.faults`, `report.recommendations`.
@@ -95,30 +98,37 @@ def check_black_box(
         )
     if rows is not None:
         check_count("check_black_box", "rows", rows)
-    inputs = (
-        standard_draws(box, np.random.default_rng(seed)) if samples is None else given_samples(box, samples)
-    )
-    if rows is not None and rows < len(inputs[0]):
-        inputs = tuple(array[: max(2, rows // 16)] for array in inputs)
+    if samples is None:
+        inputs = standard_draws(box, np.random.default_rng(seed))
+        places, given = np.arange(len(inputs[0])), 0
+    else:
+        inputs, places, given = given_samples(box, samples)
+    if rows is not None and rows < 4 * len(inputs[0]):  # most of them are for the checks
+        kept = np.unique(np.linspace(0, len(places) - 1, max(2, rows // 16)).astype(int))
+        inputs, places = tuple(array[kept] for array in inputs), places[kept]
+    taken = len(places)
     probe = Probe(box, inputs, rows, seed, processes)
+    probe.places = places
     with keeping(box):
-        findings = _all_findings(probe)
+        findings = _all_findings(probe, progress or (lambda check, rows: None))
     measured = tuple(probe.measured.recommendations)
-    return Report(repr(box), tuple(findings), measured, samples is None, probe.spent)
+    return Report(repr(box), tuple(findings), measured, samples is None, probe.spent, taken, given)
 
 
-def _all_findings(probe: Probe) -> list[Finding]:
+def _all_findings(probe: Probe, progress: Callable[[str, int], None]) -> list[Finding]:
     left = Left()
+    progress("answers", 0)
     try:
         with watched() as left:
             findings = answers(probe)
     except OutOfRowsError as out:
         return [_out_of_rows("answers", out)]
     if len(probe.samples[0]) < 2 or not probe.base:
-        sentence = "Fewer than two samples were answered."
+        sentence = "Not measured: fewer than two samples were answered."
         return [*findings, *(Finding(name, Verdict.SKIPPED, sentence) for name, _ in CHECKS)]
     state: Check = lambda probe: global_state(probe, left)  # noqa: E731
     for name, check in (("global state", state), *CHECKS):
+        progress(name, probe.spent)
         try:
             with watched():
                 found = check(probe)
@@ -131,7 +141,7 @@ def _all_findings(probe: Probe) -> list[Finding]:
 
 
 def _out_of_rows(name: str, out: OutOfRowsError) -> Finding:
-    return Finding(name, Verdict.SKIPPED, f"Not made ({out}). Raise rows.")
+    return Finding(name, Verdict.SKIPPED, f"Not measured: {out}. Raise rows.")
 
 
 def _raised(name: str, cause: BaseException | None) -> Finding:
@@ -168,7 +178,12 @@ def command(
     """
     given = read_samples(box, samples) if isinstance(samples, str | Path) else samples
     with redirect_stdout(sys.stderr) if out == "-" else nullcontext():  # what the box prints is no JSON
-        report = check_black_box(box, given, rows=rows, processes=processes, seed=seed)
+        with Console(stderr=True).status("checking") as shown:  # on a terminal; nothing elsewhere
+
+            def progress(check: str, spent: int) -> None:
+                shown.update(f"{check}: {spent:,}{'' if rows is None else f' of at most {rows:,}'} rows run")
+
+            report = check_black_box(box, given, rows=rows, processes=processes, seed=seed, progress=progress)
     if out == "-":
         print(report.to_json(), end="")
     else:

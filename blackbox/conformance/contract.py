@@ -18,6 +18,7 @@ from blackbox.arrays import finite_rows
 from blackbox.conformance.probe import Arrays, BoxRaisedError, Probe
 from blackbox.conformance.report import Finding, Verdict
 from blackbox.errors import OutputError
+from blackbox.failures import whereabouts
 
 SHAPES = "shapes and dtypes"
 
@@ -47,20 +48,28 @@ def answers(probe: Probe) -> list[Finding]:
         given = tuple(array[finite] for array in given)
         alive[alive] = finite
     why = "" if other is None else f"{type(other).__name__}: {other}"
-    if not why and not alive.all():
-        why = _why(probe, tuple(array[~alive][:1] for array in probe.samples))
+    if not alive.all():
+        first = int(np.flatnonzero(~alive)[0])
+        row = tuple(array[first : first + 1] for array in probe.samples)
+        why = _why(probe, row, int(probe.places[first]), why)
     probe.samples = tuple(array[alive] for array in probe.samples)
     probe.base = given
     return [_shapes(probe, broken), _answered(int(alive.sum()), count, why, broken is not None)]
 
 
-def _why(probe: Probe, row: Arrays) -> str:
-    """Why a row fails, in the words that the ledger's errors use."""
+def _why(probe: Probe, row: Arrays, number: int, raised: str) -> str:
+    """Which row failed and why, in the words that the ledger uses."""
+    tensors = tuple(torch.from_numpy(array) for array in row)
+    which = whereabouts(probe.box.inputs, tensors, 0, number, ())
+    if raised:
+        return f"{which}: {raised}"
     try:
-        failed = probe.below_the_call(row).failed
-    except BoxRaisedError as raised:
-        return f"{type(raised.__cause__).__name__}: {raised.__cause__}"
-    return failed[0].sentence() if 0 in failed else "not when run alone"
+        outcome = probe.below_the_call(row)
+    except BoxRaisedError as error:
+        return f"{which}: {type(error.__cause__).__name__}: {error.__cause__}"
+    if 0 not in outcome.failed:
+        return f"{which}: not when run alone"
+    return f"{probe.box._whereabouts(tensors, outcome, 0, number)}: {outcome.failed[0].sentence()}"
 
 
 def _shapes(probe: Probe, broken: OutputError | None) -> Finding:
@@ -72,7 +81,7 @@ def _shapes(probe: Probe, broken: OutputError | None) -> Finding:
     if broken is not None:
         return Finding(SHAPES, Verdict.FAULT, str(broken))
     if not len(probe.samples[0]):
-        return Finding(SHAPES, Verdict.SKIPPED, "No row was answered.")
+        return Finding(SHAPES, Verdict.SKIPPED, "Not measured: no row was answered.")
     return Finding(SHAPES, Verdict.OK, "Outputs keep their specs, for one row and for many.")
 
 
@@ -81,7 +90,7 @@ def _answered(alive: int, count: int, why: str, broken: bool) -> Finding:
     if not failed and not why:
         return Finding("answers", Verdict.OK, f"All {count} samples are answered.", 0.0, "of the rows failed")
     if failed:
-        said = f"{failed} of {count} samples failed: {why or 'their shapes or dtypes are broken'}."
+        said = f"{failed} of {count} rows failed: {why or 'their shapes or dtypes are broken'}."
     else:
         said = f"A call of {count} rows raised, each row alone did not: {why}."
     mend = "Mend the box, or give samples that it is made for: check_black_box(box, samples=...)."
@@ -112,7 +121,7 @@ def nan_inputs(probe: Probe) -> Finding:
     swallowed = []
     floats = [place for place, spec in enumerate(probe.box.inputs) if spec.floating]
     if not floats or not any(spec.floating for spec in probe.box.outputs):
-        return Finding("NaN inputs", Verdict.SKIPPED, "Whole numbers have no NaN.")
+        return Finding("NaN inputs", Verdict.SKIPPED, "Not measured: whole numbers have no NaN.")
     for place in floats:
         arrays = probe.rows(0, 2)
         arrays[place][1] = np.nan

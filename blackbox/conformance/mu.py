@@ -32,7 +32,7 @@ def noise_and_mu(probe: Probe) -> list[Finding]:
     """The noise level of the outputs, and one finding "mu of 'input'" for each differentiable input."""
     inputs = [place for place, spec in enumerate(probe.box.inputs) if spec.differentiable]
     if not inputs or not any(spec.differentiable for spec in probe.box.outputs):
-        return [Finding("noise level", Verdict.SKIPPED, "No derivative is wanted of this box.")]
+        return [Finding("noise level", Verdict.SKIPPED, "Not measured: no derivative is wanted of this box.")]
     responses = Responses(probe)
     # Half of the budget; a line costs at most three tries of ECnoise and two ladders of 30 steps both ways.
     affordable = probe.left / 2 / len(inputs) / (3 * POINTS + 2 * 60)

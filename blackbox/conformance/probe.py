@@ -66,6 +66,7 @@ class Probe:
     ) -> None:
         self.box = box
         self.samples = samples
+        self.places = np.arange(len(samples[0]))  # of the samples among those that were given
         self.base: Arrays = ()  # the samples' answers, once they are known
         self.limit = rows
         self.spent = 0
@@ -143,12 +144,13 @@ def keeping(box: BlackBoxFunction) -> Iterator[None]:
 
 
 DRAWN_ROWS = 32  # as many as any check looks at
+TAKEN = 64  # samples of the user's, at most: more show rows that fail
 
 Samples = Sequence[np.ndarray | torch.Tensor] | np.ndarray | torch.Tensor
 
 
-def given_samples(box: BlackBoxFunction, samples: Samples) -> Arrays:
-    """The user's samples, checked, as NumPy arrays that share no memory with theirs.
+def given_samples(box: BlackBoxFunction, samples: Samples) -> tuple[Arrays, np.ndarray, int]:
+    """The user's samples, checked: at most 64 as arrays of their own, their places, and how many came.
 
     Raises:
         InputError: they do not fit the input specs, have no leading axis, fewer than two rows, or NaN.
@@ -168,12 +170,12 @@ def given_samples(box: BlackBoxFunction, samples: Samples) -> Arrays:
                 f"check_black_box, samples of {spec.name!r}: expected finite numbers, got NaN or infinity. "
                 "Leave those rows out; what the box does with NaN is tried anyway."
             )
-    index = np.unique(np.linspace(0, rows.count - 1, DRAWN_ROWS).astype(int))  # spread over all of them
-    return tuple(array[index] for array in inputs)
+    index = np.unique(np.linspace(0, rows.count - 1, TAKEN).astype(int))  # spread over all of them
+    return tuple(array[index] for array in inputs), index, rows.count
 
 
 def standard_draws(box: BlackBoxFunction, generator: np.random.Generator) -> Arrays:
-    """32 rows: standard normal floats (float32 where the spec leaves it open), small integers, coins."""
+    """32 rows: standard normal floats, float32 if left open, times their scale; small integers, coins."""
     check_complete(box)
     return tuple(_drawn(spec, generator) for spec in box.inputs)
 
@@ -209,7 +211,10 @@ def read_samples(box: BlackBoxFunction, path: str | Path) -> Arrays:
 def _drawn(spec: ArraySpec, generator: np.random.Generator) -> np.ndarray:
     shape = (DRAWN_ROWS, *spec.shape)
     if spec.floating:
-        return generator.standard_normal(shape).astype(spec.dtype or "float32")
+        drawn = generator.standard_normal(shape)
+        if spec.scale is not None:
+            drawn = drawn * np.asarray(spec.scale, dtype=float)
+        return drawn.astype(spec.dtype or "float32")
     return generator.integers(0, 2 if spec.dtype == "bool" else 10, shape).astype(spec.dtype)
 
 

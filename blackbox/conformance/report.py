@@ -18,7 +18,7 @@ class Verdict(Enum):
     OK = "ok"
     WARNING = "warning"
     FAULT = "fault"
-    SKIPPED = "skipped"
+    SKIPPED = "not measured"
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,8 @@ class Report:
         recommendations: which mu to take, for each differentiable input where that could be measured.
         drawn: whether the inputs were standard draws, not samples of the user's.
         rows: how many rows the checks asked for, those of other processes included.
+        taken: how many samples the checks began with.
+        given: how many samples there were; 0 where they were drawn.
     """
 
     box: str
@@ -118,6 +120,8 @@ class Report:
     recommendations: tuple[Recommendation, ...]
     drawn: bool
     rows: int
+    taken: int = 0
+    given: int = 0
 
     @property
     def faults(self) -> tuple[Finding, ...]:
@@ -151,6 +155,8 @@ class Report:
             "rows": self.rows,
             "not_seen": NOT_SEEN,
             "samples": "drawn" if self.drawn else "given",
+            "samples_taken": self.taken,
+            "samples_given": self.given,
             "findings": [asdict(found) | {"verdict": found.verdict.value} for found in self.findings],
             "recommendations": [
                 asdict(found) | {"long_directions": found.long_directions} for found in self.recommendations
@@ -163,8 +169,14 @@ class Report:
         faults, warnings = len(self.faults), len(self.warnings)
         said = f"{self.box}: {_count(faults, 'fault')}, {_count(warnings, 'warning')}, {self.rows:,} rows."
         if self.drawn:
-            said += " Inputs were standard normal draws; samples of your problem say more."
-        return said
+            said += " Inputs were standard normal draws, times their scale; samples of your problem say more."
+        elif self.taken < self.given:
+            said += f" {self.taken} of the {self.given:,} samples were taken, spread over all of them."
+        left_out = len(self.of(Verdict.SKIPPED))
+        if left_out:
+            said += f" {_count(left_out, 'line')} not measured."
+        lost = next((each for each in self.findings if each.check == "answers" and each.number), None)
+        return said if lost is None else f"{said}\n{lost.sentence}"
 
     def __rich__(self) -> RenderableType:
         """The summary, a table, and what no check sees, for people."""

@@ -48,7 +48,7 @@ def smoothness(probe: Probe) -> Finding:
     """Lines in random directions through samples, for each differentiable input."""
     inputs = [place for place, spec in enumerate(probe.box.inputs) if spec.differentiable]
     if not inputs or not any(spec.differentiable for spec in probe.box.outputs):
-        return Finding("smoothness", Verdict.SKIPPED, "No derivative is wanted of this box.")
+        return Finding("smoothness", Verdict.SKIPPED, "Not measured: no derivative is wanted of this box.")
     responses, before = Responses(probe), probe.spent
     count = _affordable_lines(probe, len(inputs))
     found: list[tuple[str, Jump]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,9 @@ class Fallback(Wrapper):
         outcome = self.box.run_rows(inputs)
         rows = sorted(outcome.failed)
         if rows:
+            self.ledger.count_failed(
+                outcome.failed, partial(self._whereabouts, inputs, outcome)
+            )  # before the value stands in their place
             # In the value's own precision: a box may answer in 16 bits, where it would overflow.
             outcome.outputs = tuple(
                 output.to(torch.promote_types(output.dtype, value.dtype))
@@ -62,7 +66,6 @@ class Fallback(Wrapper):
             )
             for output, value in zip(outcome.outputs, self.value, strict=True):
                 output[rows] = value.to(output.device, output.dtype)
-            self.ledger.count_failed(outcome.failed)
             self.ledger.count(rows_recovered=len(rows))
             outcome.failed.clear()
         return outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 from torch import Tensor
 
@@ -82,7 +83,7 @@ class Retrying(Wrapper):
                 again = self.box.run_rows(pick(inputs, rows))
             except BudgetError:
                 break  # the answers of the first attempts are paid for and stay
-            self.ledger.count_retried(outcome.failed)
+            self.ledger.count_retried(outcome.failed, partial(self._whereabouts, inputs, outcome))
             outcome.failed.clear()
             place(outcome, rows, again)
         return outcome

@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blackbox import ConfigurationError, Ledger, RowFailedError, ShapeError
+from blackbox import (
+    ArraySpec,
+    BlackBoxFunction,
+    ConfigurationError,
+    Ledger,
+    RowFailedError,
+    ShapeError,
+)
 from blackbox.failures import FailedRow, Failure
 from tests.blackbox.boxes import KINDS, EachBox
 
@@ -101,7 +108,32 @@ def test_failed_rows_are_counted_by_kind():
     assert box.ledger.failures() == {"not_finite": 2, "raised": 1, "skipped": 1}
     assert box.ledger.rows_failed == 3
     assert box.ledger.causes == {"not_finite": 2, "ValueError": 1}
-    assert box.ledger.first_failure == Failure.NON_FINITE.value
+    which = "row 1 (state: 2 numbers from 1 to 1), output 'state': "
+    assert box.ledger.first_failure == which + Failure.NON_FINITE.value
+
+
+def test_the_first_failure_says_which_row_of_what_gave_which_output():
+    class Two(BlackBoxFunction):
+        inputs = (ArraySpec("flow", ()), ArraySpec("field", (2, 2)))
+        outputs = (ArraySpec("heat", ()), ArraySpec("drop", ()))
+
+        def evaluate(self, flow, field):
+            if flow < 0:
+                raise ValueError("it flows back")
+            return field.sum(), 1 / flow
+
+    field = np.arange(12.0).reshape(3, 2, 2)
+    box = Two(failures="keep")
+    with np.errstate(all="ignore"):
+        box(np.array([np.nan, 0.25, 0.0]), field)
+    said = box.ledger.first_failure
+    assert said.startswith("row 2 (flow=0, field: 4 numbers from 8 to 11), output 'drop': ")
+    box = Two(failures="keep")
+    box(np.array([0.5, -0.012345, 1.0]), field)
+    assert box.ledger.first_failure == (
+        "row 1 (flow=-0.01235, field: 4 numbers from 4 to 7): the black box raised an error "
+        "(ValueError: it flows back)"
+    )
     ledger = Ledger()
     ledger.count_failed(
         {row: FailedRow(kind) for row, kind in enumerate(Failure) if kind is not Failure.SKIPPED}

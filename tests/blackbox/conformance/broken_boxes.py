@@ -340,7 +340,7 @@ CATALOGUE = [
     Broken(Moving, "global state", FAULT, ("working folder", "Put back")),
     Broken(DoublePrecision, "global state", FAULT, ("default dtype of torch",)),
     Broken(NoGradient, "global state", FAULT, ("gradient mode of torch",)),
-    Broken(FailsHere, "answers", WARNING, ("samples failed", "not finite", "samples=")),
+    Broken(FailsHere, "answers", WARNING, ("rows failed", "not finite", "samples=")),
     Broken(AlwaysFails, "answers", FAULT, ("32 of 32", "licence server not found")),
 ]
 IN_PROCESSES = [

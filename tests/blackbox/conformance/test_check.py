@@ -62,6 +62,47 @@ def test_standard_draws_are_said_to_be_such():
     assert "standard normal draws" not in check(Good(), draws(8, 3), rows=200).summary()
 
 
+class Tube(BlackBoxFunction):
+    """Two inputs whose units are a million apart; rows below a flow fail."""
+
+    inputs = (ArraySpec("flow", (), scale=1e-3), ArraySpec("power", (), scale=1e3))
+    outputs = (ArraySpec("heat", ()),)
+
+    def evaluate_rows(self, flow, power):
+        heat = np.sin(flow / 1e-3) + np.cos(power / 1e3)
+        return np.where(flow < -2e-3, np.nan, heat)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_inputs_in_units_a_million_apart_have_a_mu_each(given):
+    random = np.random.default_rng(0)
+    samples = [scale * random.uniform(-1, 1, 32).astype("float32") for scale in (1e-3, 1e3)]
+    report = check_black_box(Tube(), samples if given else None, processes=False)
+    assert not report.faults
+    small, large = report.recommendations
+    assert 5e5 < large.coordinates.central / small.coordinates.central < 2e6
+    assert 1e-6 < small.coordinates.central < 1e-3
+
+
+def test_rows_that_fail_head_the_report_with_the_first_of_them():
+    flow = np.full(200, 1e-3)
+    flow[[70, 130]] = -5e-3
+    places = np.unique(np.linspace(0, 199, 64).astype(int))
+    flow[places[-1]] = -5e-3
+    lost = int(np.isin([70, 130, 199], places).sum())
+    first = next(place for place in (70, 130, 199) if place in places)
+    seen = []
+    report = check_black_box(
+        Tube(), [flow, np.ones(200)], rows=300, progress=lambda *each: seen.append(each), processes=False
+    )
+    headline = report.summary()
+    assert "64 of the 200 samples were taken" in headline
+    assert f"\n{lost} of 64 rows failed: row {first} (flow=-0.005, power=1), output 'heat': " in headline
+    assert "not measured" in headline and "Not measured:" in str(report).replace("\n", " ")
+    assert seen[0] == ("answers", 0) and {"determinism", "noise level"} <= {name for name, _ in seen}
+    assert [rows for _, rows in seen] == sorted(rows for _, rows in seen)
+
+
 def test_two_samples_are_enough():
     report = check(Good(), draws(2, 3))
     assert not report.faults
