@@ -83,7 +83,7 @@ def _rows(problem: Problem, run: Run, wanted: Mapping[str, Method], progress: Pr
                     raise
                 progress.say(f"{setup.stage}: not applicable. {error}")
                 run.truncate_metrics(setup.stage, -1)
-                table.append(Row(name, seed, "", None, problem.unit, extra={NOT_APPLICABLE: str(error)}))
+                table.append(Row(name, seed, "", None, extra={NOT_APPLICABLE: str(error)}))
                 continue
             found = evaluation(setup, trained[name])
             table.append(_row(setup, trained[name], found))
@@ -91,7 +91,7 @@ def _rows(problem: Problem, run: Run, wanted: Mapping[str, Method], progress: Pr
             problem.so_far(run, seed, trained, fields)
     known = next((row for row in table if row.metric), None)  # of what could not be judged it is not known
     if known is not None:
-        told = {"metric": known.metric, "higher_is_better": known.higher_is_better}
+        told = {"metric": known.metric, "unit": known.unit, "higher_is_better": known.higher_is_better}
         table = [row if row.metric else replace(row, **told) for row in table]
     return table
 
