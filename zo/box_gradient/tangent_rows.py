@@ -13,8 +13,8 @@ from torch import Tensor
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.box_gradient.row_queries import RowQueries
 from zo.tangents.pairs import CallPairs, sizes
-from zo.tangents.tangent import Tangent
 from zo.tangents.quality import predict_and_learn, relative_error
+from zo.tangents.tangent import Tangent
 from zo.tangents.units import Units
 
 
