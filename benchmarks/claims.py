@@ -125,7 +125,7 @@ def _methods() -> Iterator[Claim]:
         for path in sorted((protocol.RESULTS / "tangents").glob("*.json"))
     ]
     for method, summary in {
-        "chosen": ("1.05", "1.02", ".95", "1.78", "23"),
+        "chosen": ("1.05", "1.02", ".95", "1.14", "23"),
         "no-gradient": ("1.00", "1.92", ".78", "29.1", "23"),
     }.items():
         ends = [fmean(each) for found in curves if (each := ratios(found, method))]

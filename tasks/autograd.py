@@ -18,6 +18,7 @@ from blackbox.calls import intercepted
 from blackbox.failures import noted
 from tasks.errors import NotApplicableError, ProblemError
 from zo.batches import count_rows, map_tensors
+from zo.evaluators.state import Snapshot
 from zo.failures import survivors, tell_zero
 
 Stand = Callable[..., Any]
@@ -46,7 +47,8 @@ class AutogradGradient:
     """Fills `.grad` by autograd, with something else in the place of each black box.
 
     Rows whose loss is not finite are taken out of the loss and the gradient, as `zo.LossGradient` does; then
-    the objective is evaluated once more, without them. A gradient that is exactly zero is told once.
+    the objective is evaluated once more, without them, from buffers as they were; and again where others fail
+    then. A gradient that is exactly zero is told once.
 
     Args:
         network: What is trained.
@@ -82,7 +84,7 @@ class AutogradGradient:
         Warns:
             ZeroGradientWarning: The gradient is exactly zero in every weight.
         """
-        step = self.counts.steps
+        step, before = self.counts.steps, Snapshot(self.network)
         with intercepted(self._answer), noted() as causes:
             losses = self.objective(self.network, batch)
             if losses.ndim != 1 or len(losses) != count_rows(batch):
@@ -91,10 +93,12 @@ class AutogradGradient:
                     f"shape {tuple(losses.shape)}. Take the mean over all axes but the first."
                 )
             alive = survivors(losses.detach(), step, causes)
-            if not alive.all():  # in the backward pass of a mean that leaves rows out, 0 * NaN is NaN
+            while not alive.all():  # in the backward pass of a mean that leaves rows out, 0 * NaN is NaN
                 self.counts.lost += int((~alive).sum())
-                living = map_tensors(lambda tensor: tensor[alive.to(tensor.device)], batch)
-                losses = self.objective(self.network, living)
+                batch = map_tensors(lambda tensor, rows=alive: tensor[rows.to(tensor.device)], batch)
+                before.restore()  # running statistics that saw a failed row's NaN would keep it
+                losses = self.objective(self.network, batch)
+                alive = survivors(losses.detach(), step, causes)
         loss = losses.mean()
         if loss.requires_grad:
             loss.backward()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,8 @@ from torch import Tensor, nn
 from blackbox.checks import check_count
 from zo.errors import ConfigurationError, KeepBestWarning
 from zo.evaluators.state import Snapshot
+
+FEW = 0.1  # of the rows that may fail, for the rest to decide
 
 
 class KeepBest:
@@ -38,18 +39,20 @@ class KeepBest:
 
     Args:
         network: its whole state is kept, buffers included.
-        validate: gives the held-out loss, lower is better; called without a graph. It calls the boxes
-            themselves, and what it asks of them is in their ledgers.
+        validate: gives the held-out loss, lower is better, or losses `(rows,)` of the same rows each time;
+            called without a graph. It calls the boxes themselves, and what it asks of them is in their
+            ledgers.
         every: steps between validations.
         patience: how many validations in a row without a better one end the training; None for no end.
 
     Attributes:
         step: optimiser steps done, as far as `before_step` was told of.
         best_step: steps done when validation was lowest; 0 for the start.
-        best_validation: the lowest; None before there is a finite one.
+        best_validation: the best one's loss, the mean over its finite rows; None before there is one.
+        not_finite: losses that were not finite in the last validation.
 
     Raises:
-        ConfigurationError: a value out of its range.
+        ConfigurationError: a value out of its range, or losses of other rows than before.
     """
 
     def __init__(
@@ -75,6 +78,8 @@ class KeepBest:
         self.step = 0
         self.best_step = 0
         self.best_validation: float | None = None
+        self.not_finite = 0
+        self._rows = torch.empty(0)  # the losses of the best, one by one
         self._since = 0  # validations since the best
         self._last: int | None = None  # step of the last validation
         self._best: dict[str, Any] | None = None
@@ -104,12 +109,16 @@ class KeepBest:
         self._validate()
         assert self._best is not None  # the start at least
         self.network.load_state_dict(self._best)
+        failed = int((~self._rows.isfinite()).sum()) if self.best_validation is not None else 0
+        but = f", {failed} of {len(self._rows)} rows not finite" if failed else ""
         if self.best_step:
             return (
                 f"Kept the weights of step {self.best_step} of {self.step}, held-out loss "
-                f"{self.best_validation:.4g}."
+                f"{self.best_validation:.4g}{but}."
             )
-        found = "none was finite" if self.best_validation is None else f"it has {self.best_validation:.4g}"
+        found = (
+            "none was finite" if self.best_validation is None else f"it has {self.best_validation:.4g}{but}"
+        )
         words = (
             f"KeepBest: expected {self.step} steps to lower the held-out loss of the start, {found} and none "
             "since was lower; the start's weights are put back. Take smaller steps, a gradient nearer to the "
@@ -125,6 +134,8 @@ class KeepBest:
             "step": self.step,
             "best_step": self.best_step,
             "best_validation": self.best_validation,
+            "rows": self._rows.clone(),
+            "not_finite": self.not_finite,
             "since": self._since,
             "last": self._last,
             "best": copy.deepcopy(self._best),
@@ -134,6 +145,7 @@ class KeepBest:
         """Go on where `state_dict` was taken."""
         self.step, self.best_step = state["step"], state["best_step"]
         self.best_validation = state["best_validation"]
+        self._rows, self.not_finite = state["rows"].clone(), state["not_finite"]
         self._since, self._last = state["since"], state["last"]
         self._best = copy.deepcopy(state["best"])
 
@@ -142,21 +154,32 @@ class KeepBest:
         if self._last == self.step:
             return
         self._last = self.step
-        value = self._loss()
-        best = self.best_validation
-        better = math.isfinite(value) and (best is None or value < best)
+        rows, best = self._losses(), self.best_validation
+        finite = rows.isfinite()
+        self.not_finite = int((~finite).sum())
+        better = len(rows) > 0 and self.not_finite <= FEW * len(rows)
+        if better and best is not None:
+            if len(rows) != len(self._rows):
+                raise ConfigurationError(
+                    f"KeepBest, validate: expected the losses of the same {len(self._rows)} rows each time, "
+                    f"got {len(rows)}. Validate on a fixed set, or give the mean."
+                )
+            both = finite & self._rows.isfinite()
+            better = bool(rows[both].mean() < self._rows[both].mean())
         self._since = 0 if better or self._best is None else self._since + 1
         if better:
-            self.best_validation, self.best_step = value, self.step
+            self.best_validation, self.best_step, self._rows = float(rows[finite].mean()), self.step, rows
         if better or self._best is None:
             # A copy: state_dict() gives the weights themselves, which the next step changes.
             self._best = copy.deepcopy(self.network.state_dict())
 
-    def _loss(self) -> float:
+    def _losses(self) -> Tensor:
+        """One by one `(rows,)`, float64 on the CPU; of a single number that."""
         before, modes = Snapshot(self.network), [(m, m.training) for m in self.network.modules()]
         try:
             with torch.no_grad():
-                return float(self.validate())
+                found = torch.as_tensor(self.validate(), dtype=torch.float64, device="cpu")
+                return found.detach().flatten().clone()
         finally:
             before.restore()
             for module, training in modes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -252,8 +253,20 @@ class _Called(nn.Module):
 
 
 def kalman_step(weights: Tensor, outputs: Tensor, slopes: Tensor) -> Tensor:
-    """What particles move by: `(particles, size)`, from outputs and slopes `(particles, outputs)`."""
+    """What particles move by: `(particles, size)`, from outputs and slopes `(particles, outputs)`.
+
+    Zero where the particles or their outputs are all one: then they teach nothing, and a warning says so.
+    """
     x, y, bend = (each - each.mean(dim=0) for each in (weights, outputs, slopes))
+    rounding = 10 * torch.finfo(y.dtype).eps
+    pairs = (x, weights), (y, outputs)
+    if any(float(spread.abs().max()) <= rounding * float(of.abs().max()) for spread, of in pairs):
+        warnings.warn(
+            "Ensemble Kalman: expected particles and outputs that differ, got an ensemble that has "
+            "collapsed, which teaches nothing: it stays. Start from a larger spread, or take more particles.",
+            stacklevel=2,
+        )
+        return torch.zeros_like(weights)
     covariance = y @ y.T
     curvature = float((y * bend).sum() / covariance.trace().clamp(min=1e-300))
     curvature = max(curvature, 1e-300)  # a loss that bends the other way has no minimum to go to

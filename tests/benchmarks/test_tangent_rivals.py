@@ -293,6 +293,17 @@ def test_a_kalman_step_is_that_of_the_textbook():
     torch.testing.assert_close(found, (target - outputs) @ gain.T)
 
 
+@pytest.mark.parametrize("collapsed", ["particles", "outputs"])
+def test_a_collapsed_ensemble_stays_and_says_so(collapsed):
+    theta, outputs = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0)).double()
+    if collapsed == "particles":
+        theta = theta[:1].expand(6, 3)
+    else:
+        outputs = outputs[:1].expand(6, 3) / 3
+    with pytest.warns(UserWarning, match="an ensemble that has collapsed"):
+        assert not kalman_step(theta, outputs, outputs - 1).any()
+
+
 def test_ensemble_kalman_reaches_least_squares():
     problem = problem_of(Linear(matrix_of(SIZE)))
     network = problem.start(0)

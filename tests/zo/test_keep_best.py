@@ -147,6 +147,39 @@ def test_resume_goes_on_as_if_nothing_had_been(tmp_path):
     assert (resumed.step, resumed.best_step) == (expected.step, expected.best_step) == (6, 3)
 
 
+NAN = math.nan
+
+
+def test_rows_that_fail_are_left_out_of_both_sides_and_counted():
+    """Ten rows: without its hardest row a mean falls by itself, and is not taken for better weights."""
+    easy = [1.0] * 9
+    losses = [
+        torch.tensor(row)
+        for row in (
+            [*easy, 9.0],
+            [1.1] * 9 + [NAN],
+            [0.9] * 9 + [math.inf],
+            [0.5] * 8 + [NAN, NAN],
+            [0.8] * 10,
+        )
+    ]
+    held_out, network, _ = follow(losses, every=1)
+    assert held_out.best_step == 2 and held_out.best_validation == pytest.approx(0.9)  # not 1: worse on nine
+    assert held_out.not_finite == 2  # two of ten are too many to be judged by the rest
+    half = KeepBest(network, lambda: losses[4], every=1)
+    half.load_state_dict(held_out.state_dict())
+    assert half.not_finite == 2
+    words = held_out.restore()
+    assert words == "Kept the weights of step 4 of 4, held-out loss 0.8." and held_out.not_finite == 0
+    kept, _, _ = follow(losses[:3], every=1)
+    assert kept.restore() == "Kept the weights of step 2 of 2, held-out loss 0.9, 1 of 10 rows not finite."
+
+
+def test_losses_of_other_rows_than_before_are_refused():
+    with pytest.raises(zo.ConfigurationError, match="the same 3 rows each time, got 2"):
+        follow([torch.ones(3), torch.ones(2), torch.ones(2)], every=1)
+
+
 @pytest.mark.parametrize("kind", ["loss", "tangent"])
 def test_beside_a_gradient_it_keeps_what_is_best_through_the_box(kind):
     """Steps so large that the loss rises: the restored weights have the lowest loss of all validated."""

@@ -58,6 +58,24 @@ def test_before_it_has_seen_anything_it_answers_to_nothing():
     assert student.apply(pairs, pairs.d[:0]).shape == (0, *y.shape)
 
 
+def test_where_trust_is_lost_it_learns_four_times_as_long_for_a_while_and_once():
+    student, (z, y) = StudentTangent(net(), steps_per_step=2), rows()
+    pairs = call(z, y)
+    step(student, pairs)
+    before = student._learner.steps
+    assert "four times as many steps of learning for 25 steps" in student.improve()
+    for _ in range(10):
+        step(student, pairs)
+    again = StudentTangent(net(), steps_per_step=2)
+    again.load_state_dict(student.state_dict())  # in the midst of it
+    for own in (student, again):
+        for _ in range(20):
+            step(own, pairs)
+        assert own._learner.steps - before == 25 * 8 + 5 * 2
+        assert own.improve() is None
+    assert torch.equal(student.vjp(pairs, y), again.vjp(pairs, y))
+
+
 # What is kept
 
 

@@ -48,7 +48,7 @@ class TangentCounts:
         rows: rows asked of the boxes, those of base and checks included.
         dropped: rows of probes, in a call, whose pairs were left out because they failed.
         checks: queries along the gradient (see `TrustPolicy.check_every`).
-        failed_checks: of those, how many told nothing, for a row failed or the boxes are noisy.
+        failed_checks: of those, how many told nothing, for too many rows failed or the boxes are noisy.
     """
 
     steps: int = 0
@@ -123,7 +123,8 @@ class TangentGradient:
         trust_policy: when trust is lost.
 
     Failed rows: those whose loss is not finite in the base are taken out of loss and gradient; a row that
-    fails in a probe drops its pair, and one that fails in a check drops the check.
+    fails in a probe drops its pair. Where a check's rows fail the others decide, unless they are more than a
+    tenth: then it told nothing, and three such in a row are said.
 
     Attributes:
         tangents: of each box.
@@ -230,9 +231,17 @@ class TangentGradient:
             checks.refuse_not_finite(gradients, self.trust, step)
             meeting.own = Check()
             if ranks.rank == 0 and self.watch.policy.checks(step):  # the first rank alone
+                of, box = (calls, pairs), (self.boxes, self.tangents)
                 with alone(ranks):
                     meeting.own = checked(
-                        problem, self.boxes, self.tangents, calls, pairs, base, gradients, before, self.watch
+                        problem,
+                        *box,
+                        *of,
+                        base,
+                        gradients,
+                        before,
+                        self.watch,
+                        lambda rows: replay(again, *box, *of, rows)[1],
                     )
         for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
             tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
@@ -241,7 +250,8 @@ class TangentGradient:
         self._count(probes, seen.rows, dropped, check)
         if not self._told_zero and not any(bool(gradient.any()) for gradient in gradients):
             self._told_zero = tell_zero(step, gradients[0])
-        self.watch.saw(step, self.trust_of_step, check.agreement, check.missed, self._improve, check.noise)
+        found = check.agreement, check.missed
+        self.watch.saw(step, self.trust_of_step, *found, self._improve, check.noise, check.failed)
         return loss
 
     def prefit(self, batches: Iterable[Any], steps: int = 400) -> None:
@@ -304,13 +314,17 @@ class TangentGradient:
 
         Returns:
             The counts, by name; of the last step the relative error of the tangents' predictions
-            (`tangent_error`, and of each call, from 1 on, `tangent_error_call_1`), the agreement of the loss
+            (`tangent_error`, 1 at a first step in which models of values know nothing yet; and of each call,
+            from 1 on, `tangent_error_call_1`), the agreement of the loss
             with the gradient (`tangent_agreement`) and the error of the responses along it
             (`tangent_missed`), where they are known, and the rows asked of the boxes (`tangent_rows`); and
             the probes of the next (`tangent_probes`).
         """
         by_name: dict[str, float | None] = dict(asdict(self.counts))
-        by_name |= {"tangent_error": self.trust_of_step, "tangent_agreement": self.agreement}
+        error, values = self.trust_of_step, any(own.learns_from_values for own in self.tangents)
+        if error is None and values and self.counts.steps == 1 and self.trust:
+            error = 1.0
+        by_name |= {"tangent_error": error, "tangent_agreement": self.agreement}
         by_name |= {"tangent_missed": self.missed}
         by_name |= {f"tangent_error_call_{call}": error for call, error in enumerate(self.trust, start=1)}
         by_name |= {"tangent_rows": self._rows, "tangent_probes": self.watch.probes}

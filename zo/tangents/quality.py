@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
-from zo.evaluators.evaluator import Problem, mean_changes
+from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import loop_losses
 from zo.evaluators.state import Snapshot
 from zo.perturbation import Directions
@@ -97,13 +97,14 @@ class Check:
 
     Attributes:
         agreement: the change of the loss over what the gradient foretells, 1 for the true gradient; None if
-            it cannot be told: the gradient is zero, or a row failed here that did not in the base.
+            it cannot be told: the gradient is zero, the boxes are noisy, or too many rows failed.
         missed: the relative error with which the tangents' J d told the responses of the boxes; None where
             nothing changed, or the boxes are noisy.
         rows: that the boxes were asked for.
         queries: that were made.
         noise: the standard deviation of the change of the mean loss when nothing is changed; None where that
             is not known yet.
+        failed: the share of rows that failed here and not in the base, where it was too large to tell.
     """
 
     agreement: float | None = None
@@ -111,6 +112,7 @@ class Check:
     rows: int = 0
     queries: int = 0
     noise: float | None = None
+    failed: float | None = None
 
 
 @torch.no_grad()
@@ -124,6 +126,7 @@ def checked(
     gradients: Sequence[Tensor],
     before: Snapshot,
     watch: TrustWatch,
+    gradients_of: Callable[[Tensor], Sequence[Tensor]],
 ) -> Check:
     """What one query along the gradient, with the masks that the base drew, says of gradient and tangents.
 
@@ -140,6 +143,9 @@ def checked(
     loss changes all the same the boxes are noisy: then and from then on steps are as long as a change needs
     to be told from the noise, and where none is long enough nothing is asked and nothing said.
 
+    Where at most a tenth of the rows fail that did not in the base, the others decide: what they foretell is
+    the gradient of their mean, taken anew from the recorded answers. More, and nothing is told.
+
     Args:
         problem: of the step.
         boxes: whose rows are counted.
@@ -150,8 +156,9 @@ def checked(
         gradients: g, tensor by tensor.
         before: buffers and generators as the base found them.
         watch: what finds fault, and knows the noise.
+        gradients_of: the tensors of the gradient of the mean over rows `(rows,)` bool; no box is asked.
     """
-    flat = torch.cat([gradient.reshape(-1).to("cpu", torch.float64) for gradient in gradients])
+    flat = _flat(gradients)
     slope = float(flat.norm())
     size = float(base[torch.isfinite(base)].double().abs().mean())
     if not slope or not size:
@@ -172,8 +179,21 @@ def checked(
             after.restore()
 
     change, recorder = changes(foretold / slope)
-    mean = float(mean_changes(base, change))
-    agreement = mean / foretold if math.isfinite(mean) else None
+    (change,) = change
+    survived, told = torch.isfinite(base), torch.isfinite(change)
+    failed = 1.0 - float(told.sum()) / float(survived.sum())
+    if failed > FEW:
+        return Check(rows=recorder.rows, queries=1, noise=watch.noise, failed=failed)
+    if failed:
+        after = Snapshot(problem.network)
+        before.restore()
+        expected = foretold / slope**2 * float(_flat(gradients_of(told)) @ flat)
+        after.restore()
+    else:
+        expected = foretold
+    # where the rows that are left hardly change along the gradient, their share in it was small
+    known = expected >= foretold / 2
+    agreement = float(change[told].double().mean()) / expected if known else None
     missed = None if watch.noise else _missed(boxes, tangents, calls, pairs, recorder)
     found = Check(agreement, missed, recorder.rows, 1, watch.noise)
     if watch.noise is not None or not watch.doubts(agreement, missed):
@@ -183,6 +203,10 @@ def checked(
     noise = float(again.square().sum().sqrt()) / max(len(again), 1)
     found = replace(found, rows=found.rows + recorder.rows, queries=2, noise=noise)
     return replace(found, agreement=None, missed=None) if noise else found
+
+
+def _flat(gradients: Sequence[Tensor]) -> Tensor:
+    return torch.cat([gradient.reshape(-1).to("cpu", torch.float64) for gradient in gradients])
 
 
 def _missed(

@@ -245,6 +245,13 @@ class _Replay(_Recording):
                 size = float(recorded.nan_to_num(0.0, 0.0, 0.0).abs().amax())
                 allowed = torch.finfo(given.dtype).eps ** 0.5 * size
                 same = torch.allclose(given, recorded, rtol=0.0, atol=allowed, equal_nan=True)
+            if not same and not bool(self.alive.all()):
+                failed = int((~self.alive).sum())
+                raise TangentError(
+                    f"objective: expected {where} to be the same without the {failed} of {len(self.alive)} "
+                    "rows that failed, got another: rows depend on each other, as under batch norm in train "
+                    "mode. Take network.eval(), or a norm over each row, or mend the box."
+                )
             if not same:
                 raise _differs(f"{where} to be what it was beside the probes", "another")
 

@@ -13,6 +13,7 @@ from zo.errors import TangentWarning
 WORST = 10.0  # errors above count as this: one step in which nothing is known is not all that counts
 FIRST_CHECK = 10  # steps, where checks are rarer: a tenth of a short run
 FALL = 0.1  # an error that falls by less between two verdicts falls no more
+UNTOLD = 3  # checks in a row that told nothing since rows failed: that is said
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class _State:
     lost: bool = False
     warned: bool = False
     noise: float | None = None  # see `Check.noise`
+    untold: int = 0  # checks in a row that told nothing since rows failed
 
 
 class TrustWatch:
@@ -162,6 +164,7 @@ class TrustWatch:
         missed: float | None = None,
         improve: Callable[[], Sequence[str]] = tuple,
         noise: float | None = None,
+        failed: float | None = None,
     ) -> None:
         """Take in what a step has shown, and act.
 
@@ -172,10 +175,12 @@ class TrustWatch:
             missed: of the check; None if there was none.
             improve: asked, where trust is lost, for what tangents do now that takes no more rows, in words.
             noise: as the check knows it.
+            failed: the share of its rows that failed, where a check told nothing for that.
 
         Warns:
-            TangentWarning: trust is lost, and what is done about it: tangents learn longer, another takes
-                over, probes are added, or nothing is left within `max_rows`.
+            TangentWarning: trust is lost, by which limit, and what is done about it: tangents learn longer,
+                another takes over, probes are added, or nothing is left within `max_rows`. Or three checks
+                in a row told nothing.
         """
         state = self._state
         state.steps += 1
@@ -186,7 +191,15 @@ class TrustWatch:
             state.weight = keep * state.weight + (1.0 - keep)
         state.learned |= error is not None
         if agreement is not None:
-            state.agreement, state.missed, state.fresh = agreement, missed, True
+            state.agreement, state.missed, state.fresh, state.untold = agreement, missed, True, 0
+        elif failed is not None:
+            state.untold += 1
+            if state.untold == UNTOLD:
+                _warn(
+                    f"Step {step}: expected at most a tenth of a check's rows to fail, {failed:.0%} did, and "
+                    f"the last {UNTOLD} checks told nothing. Until one tells, trust rests on predictions "
+                    "alone: watch a held-out loss (zo.KeepBest), and see the black box's ledger."
+                )
         due = state.steps > 0 and state.steps % self.policy.average == 0
         if due or (agreement is not None and state.steps >= self.policy.average):
             self._judge(step, due, improve)
@@ -234,19 +247,31 @@ class TrustWatch:
         state.probes, state.steps, state.total, state.weight, state.fresh = probes, 0, 0.0, 0.0, False
 
     def _found(self, step: int) -> str:
-        policy, state = self.policy, self._state
-        wanted = f"expected tangents to predict with a relative error of at most {self.limit:g}"
-        known = "none" if self.error is None else f"{self.error:.3g}"
-        found = f"found {known}, the mean over some {policy.average} steps, with {state.probes} probes"
-        if state.agreement is not None:
-            wanted += f" and the loss to change by at least {policy.agreement:g} of what their gradient says"
-            found += f", and {state.agreement:.3g} of that change"
-        if state.missed is not None and not state.probes:
-            wanted += (
-                f", and the boxes' responses along it to be told with an error of at most {policy.missed:g}"
+        """Which limits are broken, and by how much."""
+        policy, state, error = self.policy, self._state, self.error
+        broken = []
+        if error is not None and error > self.limit:
+            what = "responses" if state.probes else "values"
+            broken.append(
+                f"tangents to predict {what} with a relative error of at most {self.limit:g}, found "
+                f"{error:.3g}, {error / self.limit:.3g} times that, in the mean over some {policy.average} "
+                f"steps with {state.probes} probes"
             )
-            found += f", and an error of {state.missed:.3g}"
-        return f"Step {step}: {wanted}, {found}"
+        if state.agreement is not None and self.doubts(state.agreement, None):
+            least, most = policy.agreement, 2 - policy.agreement
+            short = least - state.agreement
+            limit = f"least {least:g}" if short > 0 else f"most {most:g}"
+            off = f"{short:.3g} too little" if short > 0 else f"{state.agreement - most:.3g} too much"
+            broken.append(
+                f"the loss to change by at {limit} of what their gradient says, found {state.agreement:.3g} "
+                f"of that change, {off}"
+            )
+        if state.missed is not None and self.doubts(None, state.missed):
+            broken.append(
+                f"the boxes' responses along it to be told with an error of at most {policy.missed:g}, found "
+                f"an error of {state.missed:.3g}, {state.missed / policy.missed:.3g} times that"
+            )
+        return f"Step {step}: expected {'; and '.join(broken)}"
 
     def _cost(self, probes: int) -> str:
         return (

@@ -14,6 +14,7 @@ from blackbox.checks import check_choice, check_count, check_positive
 from zo.draws import Key
 from zo.errors import ConfigurationError
 from zo.tangents.models.model import Rows, pulled_back, pushed_forward
+from zo.tangents.models.network import ASKED, ASKED_FOR
 from zo.tangents.models.student_learning import Learner
 from zo.tangents.models.student_losses import LOSSES, Shape
 from zo.tangents.pairs import CallPairs
@@ -93,6 +94,7 @@ class StudentTangent(Tangent):
         check_positive("StudentTangent", "learning_rate", learning_rate)
         self.loss = loss
         self.steps_per_step = steps_per_step
+        self._longer: int | None = None  # steps of training left in which it learns longer; None: never asked
         self._learner = Learner(network, LOSSES[loss](), window, batch, learning_rate, standardise, Key(seed))
 
     @property
@@ -186,7 +188,15 @@ class StudentTangent(Tangent):
     def observe(self, pairs: CallPairs) -> None:
         """Learn from the window; what the pairs show, `see` has seen."""
         if self._learner.window.seen:
-            self._learner.learn(self.steps_per_step)
+            self._learner.learn(self.steps_per_step * (ASKED if self._longer else 1))
+        self._longer = self._longer and self._longer - 1
+
+    def improve(self) -> str | None:
+        """Learn four times as long for some steps, once."""
+        if self._longer is not None:
+            return None
+        self._longer = ASKED_FOR
+        return f"{self!r} takes four times as many steps of learning for {ASKED_FOR} steps"
 
     def learn(self, steps: int | None = None) -> None:
         """Learn from the window: so many steps, or those of a step of training."""
@@ -194,11 +204,12 @@ class StudentTangent(Tangent):
 
     def state_dict(self) -> dict[str, Any]:
         """Network, optimizer, window, moments and counts."""
-        return self._learner.state_dict()
+        return self._learner.state_dict() | {"longer": self._longer}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self._learner.load_state_dict(state)
+        self._longer = state["longer"]
 
     def _bind(self, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> None:
         """Take on the box's shapes, and refuse another box's."""
