@@ -59,8 +59,6 @@ class FilterDesign(tasks.Problem):
         """Standard deviation of a part's value, relative."""
         test: tasks.Count = 16
         """Specifications in the test."""
-        processes: tasks.Count = 2
-        """ngspice processes side by side."""
 
     presets = {
         "small": Config(),
@@ -70,7 +68,7 @@ class FilterDesign(tasks.Problem):
     }
 
     def box(self):
-        return Parallel(ladder(), lambda: ThreadPoolExecutor(self.config.processes))
+        return Parallel(ladder(), lambda: ThreadPoolExecutor(2))
 
     def network(self):
         return torch.nn.Sequential(torch.nn.Linear(3, 32), torch.nn.Tanh(), torch.nn.Linear(32, 5))
@@ -98,9 +96,8 @@ class FilterDesign(tasks.Problem):
     def excess(self, found, wanted):
         """By how much the mask is missed at each frequency, in dB."""
         least = 20 + 12 * wanted[:, 2, None, None]  # dB, in the stop band
-        return torch.cat(
-            ((found[..., PASS].abs() - RIPPLE).relu(), (least - found[..., STOP]).relu()), dim=-1
-        )
+        passed, stopped = found[..., PASS].abs() - RIPPLE, least - found[..., STOP]
+        return torch.cat((passed, stopped), dim=-1).relu()
 
     def objective(self, network, batch):
         wanted, off = batch
@@ -134,11 +131,11 @@ class FilterDesign(tasks.Problem):
     def pictures(self, fields):
         figure = Figure(figsize=(3 * len(fields), 3), layout="constrained")
         for place, (method, arrays) in enumerate(fields.items(), start=1):
-            axes = figure.add_subplot(
-                1, len(fields), place, title=method, xlabel="frequency / edge", ylim=(-60, 5)
-            )
+            axes = figure.add_subplot(1, len(fields), place, title=method, ylim=(-60, 5))
             axes.plot(GRID, -arrays["responses"][1:].T, color="tab:orange", linewidth=0.5)
             axes.plot(GRID, -arrays["responses"][0], color="black")
             axes.fill_between(GRID[STOP], -float(arrays["least"][0]), 5, color="0.8")
             axes.fill_between(GRID[PASS], -RIPPLE, -60, color="0.8")
-        return {"A test specification (grey: forbidden), the design and 32 built filters, in dB.": figure}
+        return {
+            "A test specification (grey: forbidden), the design and 32 built filters, dB over edges.": figure
+        }
