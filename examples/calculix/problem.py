@@ -14,10 +14,9 @@ NX, NY, LENGTH, HEIGHT = 16, 4, 100.0, 20.0  # cells; mm
 NODES = [(i, j) for i in range(NX + 1) for j in range(NY + 1)]
 EDGE = [NODES.index((i, NY)) for i in range(4, NX)] + [NODES.index((NX, j)) for j in range(NY, -1, -1)]
 PLACES = torch.tensor([[LENGTH * i / NX, HEIGHT * j / NY] for i, j in NODES])
-# what a node's thickness counts in the volume; the sum is 1
-SHARE = torch.tensor([(0.5 if i in (0, NX) else 1) * (0.5 if j in (0, NY) else 1) for i, j in NODES]) / (
-    NX * NY
-)
+INSIDE = torch.tensor([(1 + (0 < i < NX)) * (1 + (0 < j < NY)) for i, j in NODES])
+SHARE = INSIDE / INSIDE.sum()  # what a node's thickness counts in the volume
+LEVELS = [0.3, 0.5, 0.7, 0.9, 1.1, 1.4, 1.8, 2.4, 3.2]  # of the picture, mm
 THINNEST, STRENGTH = 0.3, 1000.0  # mm, where the mean is 1 mm; N
 
 
@@ -70,24 +69,18 @@ class Bracket(tasks.Problem):
         learning_rate: tasks.Positive = 3e-3
         probes: tasks.Natural = 0  # tangents are fitted to the rows of training alone
         input_mu: tasks.Positive = 1e-2  # mm, of row-rge
-        processes: tasks.Count = 2
-        """ccx processes side by side."""
         test: tasks.Count = 32
         """Loads in the test."""
 
-    presets = {
-        "small": Config(),
-        "large": Config(steps=200, batch=16, test=128),
-        "ci": Config(steps=3, batch=2, test=2),
-    }
+    presets = {"small": Config(), "large": Config(steps=200, batch=16, test=128)}
+    presets["ci"] = Config(steps=3, batch=2, test=2)
 
     def box(self):
-        return Parallel(bracket(), lambda: ThreadPoolExecutor(self.config.processes))
+        return Parallel(bracket(), lambda: ThreadPoolExecutor(2))
 
     def network(self):
-        network = torch.nn.Sequential(
-            torch.nn.Linear(4, 64), torch.nn.GELU(), torch.nn.Linear(64, len(NODES))
-        )
+        layers = torch.nn.Linear(4, 64), torch.nn.GELU(), torch.nn.Linear(64, len(NODES))
+        network = torch.nn.Sequential(*layers)
         torch.nn.init.normal_(network[2].weight, std=0.01)
         torch.nn.init.zeros_(network[2].bias)
         return network
@@ -106,11 +99,8 @@ class Bracket(tasks.Problem):
         """How far the edge moves, in mm: the root of its mean square, (rows,)."""
         place, angle = (len(EDGE) - 1) * loads[:, :1], math.pi * loads[:, 1:]
         near = torch.exp(-((torch.arange(len(EDGE)) - place) ** 2))
-        force = (
-            STRENGTH
-            * (near / near.sum(1, keepdim=True))[..., None]
-            * torch.stack((angle.cos(), angle.sin()), -1)
-        )
+        near = STRENGTH * near / near.sum(1, keepdim=True)
+        force = near[..., None] * torch.stack((angle.cos(), angle.sin()), -1)
         moved = self.box(thickness, force)
         return moved[:, EDGE, 1:3].square().sum(-1).mean(-1).sqrt()
 
@@ -132,13 +122,12 @@ class Bracket(tasks.Problem):
     def pictures(self, fields):
         def plate(axes, arrays, row):
             field = torch.as_tensor(arrays["thickness"][row]).reshape(NX + 1, NY + 1).T
-            places = (PLACES[:, axis].reshape(NX + 1, NY + 1).T for axis in (0, 1))
-            levels = [0.3, 0.5, 0.7, 0.9, 1.1, 1.4, 1.8, 2.4, 3.2]
+            grid = PLACES.reshape(NX + 1, NY + 1, 2).permute(2, 1, 0)
             place, angle = arrays["loads"][row]
             x, y = PLACES[EDGE[round(float(place) * (len(EDGE) - 1))]].tolist()
             tail = (x - 15 * math.cos(math.pi * angle), y - 15 * math.sin(math.pi * angle))
             axes.annotate("", (x, y), tail, arrowprops={"color": "red"})
-            return axes.contourf(*places, field, levels=levels, extend="both")
+            return axes.contourf(*grid, field, levels=LEVELS, extend="both")
 
         rows = min(len(arrays["loads"]) for arrays in fields.values())
         bounds = {"xlim": (0, 120), "ylim": (-20, 40), "xticks": [], "yticks": [], "aspect": "equal"}

@@ -58,8 +58,6 @@ class FilterDesign(tasks.Problem):
         """Standard deviation of a part's value, relative."""
         test: tasks.Count = 16
         """Specifications in the test."""
-        processes: tasks.Count = 2
-        """ngspice processes side by side."""
 
     presets = {
         "small": Config(),
@@ -69,7 +67,7 @@ class FilterDesign(tasks.Problem):
     }
 
     def box(self):
-        return Parallel(ladder(), lambda: ThreadPoolExecutor(self.config.processes))
+        return Parallel(ladder(), lambda: ThreadPoolExecutor(2))
 
     def network(self):
         return torch.nn.Sequential(torch.nn.Linear(3, 32), torch.nn.Tanh(), torch.nn.Linear(32, 5))
@@ -97,9 +95,8 @@ class FilterDesign(tasks.Problem):
     def excess(self, found, wanted):
         """By how much the mask is missed at each frequency, in dB."""
         least = 20 + 12 * wanted[:, 2, None, None]  # dB, in the stop band
-        return torch.cat(
-            ((found[..., PASS].abs() - RIPPLE).relu(), (least - found[..., STOP]).relu()), dim=-1
-        )
+        passed, stopped = found[..., PASS].abs() - RIPPLE, least - found[..., STOP]
+        return torch.cat((passed, stopped), dim=-1).relu()
 
     def objective(self, network, batch):
         wanted, off = batch

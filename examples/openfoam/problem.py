@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
 
-import foam
 import torch
 
 import tasks
 from blackbox import ArraySpec, ConfigurationError, Parallel
-from blackbox.adapters import CommandLine
+from blackbox.adapters import CommandLine, openfoam
 
 CASE = Path(__file__).with_name("case")
 COARSE, FINE = 16, 64  # cells along a side
@@ -22,13 +21,12 @@ ROOT = {"WM_PROJECT_DIR": os.environ.get("WM_PROJECT_DIR", "/usr/share/openfoam"
 
 def write_velocity(path, velocity):
     """(2, cells, cells) into the field's file, whose patches stay."""
-    values = torch.nn.functional.pad(torch.as_tensor(velocity).flatten(1).T, (0, 1))
-    foam.write_field(path, values.numpy())
+    openfoam.write_field(path, torch.nn.functional.pad(torch.as_tensor(velocity).flatten(1).T, (0, 1)))
 
 
 def read_velocity(path):
     """The velocity (2, cells, cells), without the third component, which is zero."""
-    values = foam.read_field(path)
+    values = openfoam.read_field(path)
     return values[:, :2].T.reshape(2, isqrt(len(values)), -1)
 
 
@@ -40,25 +38,19 @@ def mesh(folder, cells, step):
             raise ConfigurationError("blockMesh: expected on the PATH, got none. apt-get install openfoam")
         new = made.with_name(f"{made.name}.{os.getpid()}")
         shutil.copytree(CASE, new)
-        for name, word, value in (("blockMeshDict", "CELLS", cells), ("controlDict", "STEP", step)):
-            file = new / "system" / name
-            file.write_text(file.read_text().replace(word, str(value)))
-        subprocess.run(
-            ["blockMesh", "-case", new], check=True, env=os.environ | ROOT, stdout=subprocess.DEVNULL
-        )
+        (new / "system" / "settings").write_text(f"cells {cells}; step {step:g};")
+        subprocess.run(["blockMesh", "-case", new], check=True, env=os.environ | ROOT, capture_output=True)
         new.rename(made)
     return made
 
 
 def cavity(folder, cells, step):
-    """The program icoFoam, for 0.2 s in each row: a process of some 50 ms with 16 x 16 cells."""
-    return CommandLine(
+    """The program icoFoam, for 0.2 s in each row: a process of some 50 ms with 16 x 16 cells, two at once."""
+    field = ArraySpec("velocity", (2, cells, cells))  # m/s
+    box = CommandLine(
         ["icoFoam"],
-        inputs=[
-            ArraySpec("velocity", (2, cells, cells)),  # m/s
-            ArraySpec("lid", (), differentiable=False),  # m/s
-        ],
-        outputs=[ArraySpec("velocity", (2, cells, cells))],
+        inputs=[field, ArraySpec("lid", (), differentiable=False)],  # m/s
+        outputs=[field],
         copies={part: mesh(folder, cells, step) / part for part in ("0", "constant", "system")},
         input_files={"velocity": ("0/U", write_velocity)},
         input_templates={"lid": "speed {lid:.9g};"},
@@ -67,6 +59,7 @@ def cavity(folder, cells, step):
         timeout=120,
         failures="keep",
     )
+    return Parallel(box, lambda: ThreadPoolExecutor(2))
 
 
 class Cavity(tasks.Problem):
@@ -84,8 +77,6 @@ class Cavity(tasks.Problem):
         """Solver steps in a loss."""
         fine_runs: tasks.Count = 12
         """Fine runs that are learned from; a third of them is held out."""
-        processes: tasks.Count = 2
-        """icoFoam processes side by side."""
 
     presets = {
         "small": Config(),
@@ -93,12 +84,9 @@ class Cavity(tasks.Problem):
         "ci": Config(steps=2, batch=2, unroll=2, fine_runs=3),
     }
 
-    def solver(self, cells, step):
-        return Parallel(cavity(self.folder, cells, step), lambda: ThreadPoolExecutor(self.config.processes))
-
     def box(self):
         self.folder.mkdir(parents=True, exist_ok=True)
-        return self.solver(COARSE, 0.05)
+        return cavity(self.folder, COARSE, 0.05)
 
     def network(self):
         same = {"padding": 1, "padding_mode": "replicate"}
@@ -112,7 +100,7 @@ class Cavity(tasks.Problem):
     def data(self):  # the fine solver from rest, its velocities averaged over coarse cells
         count, config = self.config.fine_runs, self.config
         lid = 0.5 + torch.rand(count, generator=torch.Generator().manual_seed(0))
-        fine, state, seen = self.solver(FINE, 0.0125), torch.zeros(count, 2, FINE, FINE), []
+        fine, state, seen = cavity(self.folder, FINE, 0.0125), torch.zeros(count, 2, FINE, FINE), []
         for _ in range(config.unroll + 4):
             state = fine(state, lid)
             seen.append(torch.nn.functional.avg_pool2d(state, FINE // COARSE))

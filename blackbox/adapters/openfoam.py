@@ -1,0 +1,102 @@
+"""Fields of OpenFOAM, for the functions that `CommandLine` writes and reads files by.
+
+    def write_velocity(path, velocity):             # (cells, 3)
+        openfoam.write_field(path, velocity)
+
+    box = CommandLine(["icoFoam"], ..., copies={"0": "case/0", ...},
+                      input_files={"velocity": ("0/U", write_velocity)},
+                      output_files={"after": ("0.2/U", openfoam.read_field)})
+
+What is read and replaced is `internalField`, the values in the cells, as text or binary and of the precision
+that the file's header says. Patches and all else in a file stay as they are, to the byte.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+COMPONENTS = {"scalar": 1, "vector": 3, "symmTensor": 6, "tensor": 9}
+_UNIFORM, _LIST = rb"uniform\s+(\([^)]*\)|[^;\s]+)\s*;", rb"nonuniform\s+List<(\w+)>\s*(\d+)\s*\("
+_ENTRY = re.compile(rb"\binternalField\s+(?:" + _UNIFORM + rb"|" + _LIST + rb")")
+
+
+def read_field(path: str | os.PathLike[str]) -> Array:
+    """The values of `internalField`, (cells, components); of a uniform one (1, components).
+
+    Raises:
+        ValueError: the file has no such field, or one of another precision than its header says.
+    """
+    return _internal(Path(path))[2]
+
+
+def write_field(path: str | os.PathLike[str], values: Any) -> None:  # noqa: ANN401 - what NumPy takes
+    """Put values (cells, components) in the place of the `internalField` of a file that is there.
+
+    Components are 1 (a scalar), 3 (a vector), 6 (a symmetric tensor) or 9 (a tensor).
+
+    Raises:
+        ValueError: the values have another shape, or the file has no field that could be replaced.
+    """
+    values = np.asarray(values, np.float64)
+    kinds = {count: name for name, count in COMPONENTS.items()}
+    if values.ndim != 2 or values.shape[1] not in kinds:
+        raise ValueError(
+            f"{Path(path).name}: expected values (cells, components) with 1, 3, 6 or 9 components, got shape "
+            f"{values.shape}. Reshape them; a scalar has one component."
+        )
+    data, (start, end), _ = _internal(Path(path))
+    kind = kinds[values.shape[1]]
+    head = f"internalField nonuniform List<{kind}> {len(values)}\n(".encode()
+    if _is_binary(data):
+        body = np.ascontiguousarray(values, _scalar(data)).tobytes()
+    else:
+        left, right = ("", "") if kind == "scalar" else ("(", ")")
+        body = "\n".join(f"{left}{' '.join(map(repr, row))}{right}" for row in values.tolist()).encode()
+    Path(path).write_bytes(data[:start] + head + body + b")\n;" + data[end:])
+
+
+def _internal(path: Path) -> tuple[bytes, tuple[int, int], Array]:
+    """The file's bytes, where in them the entry stands, and its values."""
+    data = path.read_bytes()
+    entry = _ENTRY.search(data)
+    if entry is None or (entry[2] or b"scalar").decode() not in COMPONENTS:
+        raise ValueError(
+            f"{path.name}: expected an internalField, uniform or a List<vector> or the like; found none. "
+            "Have the program write the field, and not compressed (writeCompression off)."
+        )
+    if entry[1] is not None:
+        value = np.array(entry[1].strip(b"()").split(), np.float64)
+        return data, entry.span(), value[None]
+    width, count, scalar = COMPONENTS[entry[2].decode()], int(entry[3]), _scalar(data)
+    if _is_binary(data):
+        end = entry.end() + count * width * scalar.itemsize
+        values = np.frombuffer(data[entry.end() : end], np.uint8)
+        values = values[: len(values) // scalar.itemsize * scalar.itemsize].view(scalar)
+    else:
+        end = data.rfind(b")", entry.end(), data.find(b";", entry.end()))
+        values = np.array(re.sub(rb"[()]", b" ", data[entry.end() : end]).split(), np.float64)
+    close = re.compile(rb"\)\s*;").match(data, end)
+    if close is None or len(values) != count * width:
+        raise ValueError(
+            f"{path.name}: expected {count} values of {width} numbers, of {8 * scalar.itemsize} bits "
+            "where binary, got other bytes. Is the field of another precision than its header says?"
+        )
+    return data, (entry.start(), close.end()), values.reshape(count, width).astype(np.float64)
+
+
+def _is_binary(data: bytes) -> bool:
+    return re.search(rb"\bformat\s+binary\s*;", data) is not None
+
+
+def _scalar(data: bytes) -> np.dtype[Any]:
+    """The numbers' type, as `arch "LSB;label=32;scalar=64"` says; 64 bits where the header does not."""
+    found = re.search(rb'\barch\s+"(LSB|MSB);[^"]*scalar=(32|64)', data)
+    if found is None:
+        return np.dtype("f8")
+    return np.dtype(f"{'<' if found[1] == b'LSB' else '>'}f{int(found[2]) // 8}")
