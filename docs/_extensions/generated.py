@@ -9,7 +9,7 @@ from pathlib import Path
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-from _extensions import command_line, gallery, results
+from _extensions import command_line, gallery, notebooks, results
 from _extensions.links import DOCS, PAGES, ROOT, relinked
 
 FOLDERS = ("results", "gallery", "project")  # all that is in them is made here; git ignores them
@@ -30,6 +30,7 @@ def write(app: Sphinx) -> None:
         for path in (DOCS / folder).rglob("*"):
             if path.is_file() and path not in made:
                 path.unlink()
+    notebooks.write()
     _log.info("pages made from the repository: %d", len(made))
 
 
@@ -42,7 +43,7 @@ def read(app: Sphinx, docname: str, content: list[str]) -> None:
     """Mend links of a hand-written page that leave `docs`; Sphinx's event "source-read"."""
     path = Path(app.env.doc2path(docname))
     if path.suffix == ".md" and path.relative_to(DOCS).parts[0] not in FOLDERS:
-        content[0] = relinked(content[0], path.parent, path, known())
+        content[0] = notebooks.offered(path, relinked(content[0], path.parent, path, known()))
 
 
 def _pages() -> Iterator[tuple[str, str]]:

@@ -1,0 +1,71 @@
+"""Each tutorial as a notebook to download: blocks without outputs, and text as Jupyter shows Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+
+from _extensions.links import DOCS
+
+PLACE = DOCS / "_build" / "notebooks"
+_BLOCK = re.compile(
+    r"^```\{code-cell\}[^\n]*\n(?P<options>(?::[^\n]*\n)*)(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
+)
+_ROLE = re.compile(r"\{[a-z:]+\}`~?(?:([^`<]+?) <[^`>]+>|([^`]+))`")
+_LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?![a-z+]+:)[^)]*\)")
+
+
+def tutorials() -> list[Path]:
+    """Pages that have a notebook."""
+    return sorted(path for path in (DOCS / "tutorials").glob("*.md") if path.name != "index.md")
+
+
+def write() -> None:
+    """Write the notebooks into `_build`."""
+    PLACE.mkdir(parents=True, exist_ok=True)
+    for page in tutorials():
+        nbformat.write(notebook(page.read_text(encoding="utf-8")), PLACE / f"{page.stem}.ipynb")
+
+
+def offered(page: Path, text: str) -> str:
+    """A tutorial's text with a link to its notebook below its title; any other text as it is."""
+    if page not in tutorials():
+        return text
+    link = f"{{download}}`Download this page as a notebook </_build/notebooks/{page.stem}.ipynb>`"
+    return re.sub(r"^(# .*\n)", lambda title: f"{title[0]}\n{link}\n", text, count=1, flags=re.MULTILINE)
+
+
+def notebook(text: str) -> nbformat.NotebookNode:
+    """A MyST page as a notebook.
+
+    Roles become code, and links to other pages, which a notebook does not have beside it, their words.
+    """
+    body = re.sub(r"\A---\n.*?^---\n", "", text, count=1, flags=re.DOTALL | re.MULTILINE)
+    made = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    )
+    made.cells = [
+        nbformat.v4.new_code_cell(part) if code else nbformat.v4.new_markdown_cell(_plain(part))
+        for code, part in _parts(body)
+    ]
+    for number, cell in enumerate(made.cells):
+        cell["id"] = f"cell-{number}"  # not drawn: the same page is the same file
+    return made
+
+
+def _parts(body: str) -> Iterator[tuple[bool, str]]:
+    """Text and code by turns, empty ones left out: whether it is code, and what it is."""
+    last = 0
+    for block in _BLOCK.finditer(body):
+        yield from [(False, text)] if (text := body[last : block.start()].strip()) else []
+        yield True, block["code"].strip()
+        last = block.end()
+    yield from [(False, text)] if (text := body[last:].strip()) else []
+
+
+def _plain(text: str) -> str:
+    text = _ROLE.sub(lambda role: f"`{role[1] or role[2]}`", text)
+    return _LINK.sub(r"\1", text)
