@@ -91,7 +91,7 @@ def test_graphs_are_given_the_entries_and_steps_of_each_pass(monkeypatch):
     monkeypatch.setattr(graphs, "captured", captured)
     monkeypatch.setattr(graphs, "new_pool", object)
     found = []
-    for evaluator in (zo.evaluators.Difference(), zo.evaluators.Difference(graphs=True)):
+    for evaluator in (zo.evaluators.Difference(32), zo.evaluators.Difference(32, graphs=True)):
         with PretendedGPU() as gpu:
             network = gpu.network(make_network("convolutions"))
             parameters, changes = begun(evaluator, network, tuple(map(gpu.tensor, BATCH)))
@@ -135,3 +135,20 @@ def test_the_pretended_gpu_sees_what_waits():
             torch.add(x, torch.ones(3))
     assert len(seen.waits) == 6, seen.waits
     assert len(seen.unordered) == 1
+
+
+@pytest.mark.parametrize(("training", "most"), [(True, 160), (False, 70)])
+@torch.no_grad()
+def test_a_pass_launches_little_however_many_variants_share_it(training, most):
+    counts = []
+    for several in (16, 64):
+        with PretendedGPU() as gpu:
+            network = gpu.network(make_network("convolutions").train(training))
+            parameters, changes = begun(zo.evaluators.Difference(), network, tuple(map(gpu.tensor, BATCH)))
+            indices = torch.arange(several)  # of the first convolution
+            queries = Coordinates(indices, parameters.steps(indices, 1e-2))
+            changes(queries)
+            with gpu.watched() as seen:
+                changes(queries)
+            counts.append(len(seen.launches))
+    assert counts[0] == counts[1] < most

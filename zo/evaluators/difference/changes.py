@@ -20,20 +20,39 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from zo.batches import sent
+from zo.evaluators.point_rules import places
+
 
 @dataclass(frozen=True)
 class Entries:
     """One changed entry of a tensor in each variant.
 
     Attributes:
-        entries: `(variants,)` flat index.
+        indices: `(1 + axes, variants)`: the flat index, then the index of each axis.
         steps: `(variants,)` what is added there.
         shape: of the tensor.
     """
 
-    entries: Tensor
+    indices: Tensor
     steps: Tensor
     shape: torch.Size
+
+    @classmethod
+    def of(cls, entries: Tensor, steps: Tensor, tensor: Tensor) -> Entries:
+        """Steps at flat indices `(variants,)` of a tensor; indices are worked out where these are."""
+        indices = torch.stack([entries, *places(entries, tensor.shape)])
+        return cls(sent(indices, tensor.device), sent(steps, tensor.device, tensor.dtype), tensor.shape)
+
+    @cached_property
+    def entries(self) -> Tensor:
+        """`(variants,)` flat index."""
+        return self.indices[0]
+
+    @cached_property
+    def places(self) -> tuple[Tensor, ...]:
+        """`(variants,)` index of each axis."""
+        return self.indices[1:].unbind()
 
     def dense(self) -> Tensor:
         """`(variants, *shape)`."""

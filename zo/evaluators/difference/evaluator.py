@@ -23,6 +23,7 @@ from zo.perturbation import Coordinates, Directions, Perturbation
 LARGE = 2**17  # beyond, values anew cost less than changes
 CACHED = 2**20  # of all variants of a pass, which then stay in the cache
 MOST = 32  # variants of a pass
+MOST_ON_GPU = 128  # there the host's share of a pass is the same for few and many
 SHORT = 4  # times the root of the float's precision: losses of shorter steps are not subtracted
 RESOLVED = 10  # units in the last place of the losses, below which subtracted ones are mostly rounding
 LOSS_ROUNDING = 1000  # units in the last place by which recorded losses may be off the base's
@@ -129,8 +130,7 @@ class Difference(Evaluator):
                 while len(own):
                     together, large = self._pass(recording, number, weight.device, resolved)
                     some, own = own[:together], own[together:]
-                    steps = sent(perturbation.steps[some], weight.device, weight.dtype)
-                    change = Entries(sent(local[some], weight.device), steps, weight.shape)
+                    change = Entries.of(local[some], perturbation.steps[some], weight)
                     if graphs is not None:
                         changed = graphs.send(number, change)
                     else:
@@ -162,7 +162,7 @@ class Difference(Evaluator):
             return self.variants, None
         widest = recording.widest(number)
         if device.type != "cpu":
-            return max(1, min(MOST, self.memory // TEMPORARIES // widest)), None
+            return max(1, min(MOST_ON_GPU, self.memory // TEMPORARIES // widest)), None
         if widest > LARGE and resolved:
             return 1, LARGE
         return max(1, min(MOST, CACHED // widest)), None

@@ -42,13 +42,13 @@ class Graphs:
         if self._passes[kind] <= EAGER:
             return send(self._recording, number, change, None)
         if kind not in self._captured:
-            given = Entries(change.entries.clone(), change.steps.clone(), change.shape)
+            given = Entries(change.indices.clone(), change.steps.clone(), change.shape)
             if self._pool is None:
                 self._pool = new_pool()
             run = captured(lambda: send(self._recording, number, given, None), self._pool)
             self._captured[kind] = given, run
         given, run = self._captured[kind]
-        given.entries.copy_(change.entries)
+        given.indices.copy_(change.indices)
         given.steps.copy_(change.steps)
         return run().clone()
 

@@ -63,10 +63,13 @@ def _div(call: Call, input: Argument, other: Argument, **options: Argument) -> C
     return _spread(input, call.output, 1 / other)
 
 
-def _relu(call: Call, input: Moved, inplace: bool = False) -> Tensor:
-    """max(d, -x) where x is above zero, and that much more than -x where it is not."""
-    x = input.base
-    return torch.maximum(input.change, -x).add_(x.clamp_max(0))
+def _relu(call: Call, input: Moved, inplace: bool = False) -> Change:
+    """max(d + min(x, 0), -max(x, 0))."""
+    if isinstance(one := input.of, OneChannel):
+        x = one.gathered(input.base)
+        return one.like(torch.maximum(one.values, -x).add_(x.clamp_max(0)))
+    below, least = call.once("parts", lambda: (input.base.clamp_max(0), -call.output))
+    return torch.maximum(input.change + below, least)
 
 
 def _neg(call: Call, input: Moved) -> Tensor:
@@ -79,4 +82,4 @@ register(named("__rsub__", "rsub"), _rsub)
 register(named("mul", "multiply", "__mul__", "__rmul__"), _mul)
 register(named("div", "divide", "true_divide", "__div__", "__truediv__"), _div)
 register(named("neg", "negative", "__neg__"), by_channel(_neg))
-register(named("relu"), by_channel(_relu))
+register(named("relu"), _relu)

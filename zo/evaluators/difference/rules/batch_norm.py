@@ -11,27 +11,27 @@ from zo.evaluators.difference.rules.subtracted import subtracted
 
 
 def normalised_change(
-    x: Tensor, d: Tensor, axes: tuple[int, ...], mean: Tensor, variance: Tensor, eps: float
+    centred: Tensor, d: Tensor, axes: tuple[int, ...], s: Tensor, square: Tensor, scale: Tensor, eps: float
 ) -> Tensor:
-    """Change of (x - mean) / sqrt(variance + eps) when x becomes x + d and both statistics follow.
+    """Change of scale (x - mean) / sqrt(variance + eps) when x becomes x + d and both statistics follow.
 
         v' - v = mean((d - dbar) (2 (x - m) + (d - dbar)))        1/s' - 1/s = -(v' - v) / (s s' (s + s'))
 
     Args:
-        x: base, broadcast against `d`.
+        centred: x - m of the base, broadcast against `d`.
         d: change, `(variants, ...)`.
         axes: of `d`, that the statistics are taken over.
-        mean: of the base, broadcast against `d`.
-        variance: of the base, broadcast against `d`.
+        s: sqrt(variance + eps) of the base, broadcast against `d`.
+        square: of `s`.
+        scale: broadcast against `d`.
         eps: added to the variance.
     """
-    centred = x - mean
     e = d - d.mean(axes, keepdim=True)
     moved = centred + e
-    more = (e * (centred + moved)).mean(axes, keepdim=True)
+    more = (moved + centred).mul_(e).mean(axes, keepdim=True)
     # Not variance + more: where a channel becomes constant rounding would make that negative.
-    s, t = torch.sqrt(variance + eps), torch.sqrt(moved.square().mean(axes, keepdim=True) + eps)
-    return e / t - centred * (more / (s * t * (s + t)))
+    t = moved.square_().mean(axes, keepdim=True).add_(eps).sqrt_()
+    return e.addcmul_(centred, more / torch.addcmul(square, s, t), value=-1).mul_(scale / t)
 
 
 def _batch_norm(
@@ -56,34 +56,35 @@ def _batch_norm(
     if len(changed) > 1 or (one is None and changed[0] is not input):
         return subtracted(call, input, running_mean, running_var, weight, bias, training, momentum, eps)
     axes = (0, *range(2, x.ndim))
-    if training:
-        variance, mean = call.once("statistics", lambda: torch.var_mean(x, axes, correction=0, keepdim=True))
+
+    def of_base() -> Tensor:
+        if training:
+            variance, mean = torch.var_mean(x, axes, correction=0)
+        else:
+            assert running_mean is not None and running_var is not None  # or the batch's are used
+            mean, variance = running_mean, running_var
+        s = torch.sqrt(variance + eps)
+        scale = torch.ones_like(s) if weight is None else weight.base if isinstance(weight, Moved) else weight
+        return torch.stack([mean, s, s * s, scale, scale / s]).view(5, -1, *[1] * (x.ndim - 2))
+
+    statistics = call.once("statistics", of_base)
+    if one is None:
+        mean, s, square, scale, factor = statistics.split(1)
     else:
-        assert running_mean is not None and running_var is not None  # or the batch's are used
-        mean, variance = _over_channels(running_mean, x.ndim), _over_channels(running_var, x.ndim)
-    if one is not None:
-        x, mean, variance = (one.gathered(tensor) for tensor in (x, mean, variance))
+        x, (mean, s, square, scale, factor) = one.gathered(x), one.gathered(statistics).split(1, dim=1)
     if isinstance(bias, Moved):
         assert one is not None
         return one.like(one.values.expand(len(one.values), *x.shape[1:]))
     if isinstance(weight, Moved):
         assert one is not None
-        return one.like(one.values * (x - mean) * torch.rsqrt(variance + eps))
-    scale = 1.0
-    if weight is not None:
-        scale = _over_channels(weight, call.output.ndim)
-        scale = scale if one is None else one.gathered(scale)
+        return one.like(one.values * ((x - mean) / s))
     d = input.change if one is None else one.values
     if training:
-        normal = normalised_change(x, d, tuple(axis + 1 for axis in axes), mean, variance, eps) * scale
+        centred = x - mean if one is not None else call.once("centred", lambda: x - mean)
+        normal = normalised_change(centred, d, tuple(axis + 1 for axis in axes), s, square, scale, eps)
     else:
-        normal = d * (torch.rsqrt(variance + eps) * scale)
+        normal = d * factor
     return normal if one is None else one.like(normal)
-
-
-def _over_channels(tensor: Tensor, ndim: int) -> Tensor:
-    """Numbers `(channels,)` against `(rows, channels, ...)`."""
-    return tensor.view(1, -1, *[1] * (ndim - 2))
 
 
 register(named("batch_norm"), _batch_norm)

@@ -10,7 +10,7 @@ from torch import Tensor
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel, total
 from zo.evaluators.difference.registry import Argument, Call, named, register
 from zo.evaluators.difference.rules.products import bias_change, bilinear_change
-from zo.evaluators.point_rules import places, seen_by_taps, windows
+from zo.evaluators.point_rules import seen_by_taps, windows
 
 
 def _convolution(
@@ -107,7 +107,10 @@ def _by_product(
     seen = windows(one.values.squeeze(2), kernel, reached, *options).movedim(
         tuple(range(1, len(kernel) + 1)), tuple(range(-len(kernel), 0))
     )
-    slices = weight.movedim(2, 1)[one.channels // each_in, one.channels % each_in]
+    if len(weight) == 1:
+        slices = weight[0].movedim(1, 0)[one.channels]
+    else:
+        slices = weight.movedim(2, 1)[one.channels // each_in, one.channels % each_in]
     slices = slices.flatten(2).transpose(1, 2)
     found = seen.reshape(len(seen), -1, slices.shape[1]) @ slices
     return found.view(*seen.shape[: -len(kernel)], -1).movedim(-1, 2)
@@ -117,8 +120,9 @@ def convolve_entries(
     of: Entries, x: Tensor, weight: Tensor, reached: tuple[int, ...], options: tuple[Any, ...]
 ) -> OneChannel:
     """What single weights do to the layer's own output: each adds its shifted input to one channel."""
-    out, into, *taps = places(of.entries, weight.shape)
-    into = into + out // (weight.shape[0] // options[-1]) * weight.shape[1]  # of its group
+    out, into, *taps = of.places
+    if (groups := options[-1]) > 1:
+        into = into + out // (weight.shape[0] // groups) * weight.shape[1]
     # each variant's own input channel, padded; a whole padded copy would be far larger
     seen = seen_by_taps(x.movedim(1, 0)[into], taps, weight.shape[2:], reached, *options[:-1])
     values = of.steps.view(-1, *[1] * (seen.ndim - 1)) * seen

@@ -11,7 +11,6 @@ from torch.nn import functional
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel, total
 from zo.evaluators.difference.registry import Argument, Call, named, register
 from zo.evaluators.difference.rules.subtracted import by_variant, subtracted
-from zo.evaluators.point_rules import places
 
 
 def bilinear_change(
@@ -49,7 +48,7 @@ def _linear(call: Call, input: Argument, weight: Argument, bias: Argument = None
             parts.append(input.change @ w.T)
     if isinstance(weight, Moved):
         if isinstance(weight.of, Entries) and not isinstance(input, Moved):
-            out, into = places(weight.of.entries, w.shape)
+            out, into = weight.of.places
             steps = weight.of.steps.view(-1, *[1] * x.ndim)
             parts.append(OneChannel(steps * x.movedim(-1, 0)[into].unsqueeze(-1), out, last, len(w)))
         else:
@@ -87,7 +86,7 @@ def _embedding(
     if isinstance(input, Moved):  # words that a layer before has chosen
         return subtracted(call, input, weight, padding_idx, None, *others, **options)
     if isinstance(weight.of, Entries):
-        word, feature = places(weight.of.entries, weight.base.shape)
+        word, feature = weight.of.places
         shape = (-1, *[1] * input.ndim)
         values = (input == word.view(shape)) * weight.of.steps.view(shape)
         return OneChannel(values.unsqueeze(-1), feature, input.ndim, weight.base.shape[1])
