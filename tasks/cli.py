@@ -34,6 +34,7 @@ from tasks.errors import (
     CheckpointError,
     ConfigurationError,
     NonFiniteLossError,
+    NotApplicableError,
     ProblemError,
     RunFolderError,
     RunLockedError,
@@ -50,6 +51,7 @@ _FOR_GOOD = (
     CheckpointError,
     ConfigurationError,
     NonFiniteLossError,
+    NotApplicableError,
     ProblemError,
     RunFolderError,
     RunLockedError,
@@ -77,6 +79,9 @@ def _main(arguments: list[str]) -> int:
 
         print(f"{PACKAGE} {version(PACKAGE)}")
         return 0
+    if any(word.partition("=")[0] == "--workers" for word in arguments):
+        # several processes, each with as many threads as there are cores, hinder each other
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     at_work: list[Run] = []  # the run that a `blackbox resume` would go on with
     try:
         return _do(parse(arguments), ["blackbox", *arguments], at_work)
@@ -225,9 +230,8 @@ def _together(
     """Work on a run, in this process or in several that are started here; or as one of those."""
     from tasks.workers import group, launch
 
-    if command.workers > 1 and not group.is_member():
-        return launch.launch(line[1:], command.workers)
-    with group.joined(command.timeout), group.shared_run(made) as run:
+    others = launch.started(line[1:], 1 if group.is_member() else command.workers)
+    with others, group.joined(command.timeout), group.shared_run(made) as run:
         from tasks import api, tensorboard
         from tasks.interruption import ending_interrupts
         from tasks.progress import Progress

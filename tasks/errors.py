@@ -31,7 +31,7 @@ class ProblemError(BlackBoxError, TypeError):
     """A problem lacks a part, or a part returned what it may not."""
 
 
-class NotApplicableError(ProblemError, ValueError):
+class NotApplicableError(BlackBoxError, ValueError):
     """A method has nothing to go by in a problem, such as no gradient in any weight."""
 
 

@@ -67,7 +67,8 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
     # gloo beside NCCL: what is told in words lies in the CPU's memory
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     own: dict[str, Any] = {}
-    launch.watch()
+    launch.watch(lambda: _first_folder[0] if _first_folder else None)
+    launch.meet(timeout)
     file = launch.store()
     if file is not None:  # ports that are free now may be taken a moment later
         size = int(os.environ["WORLD_SIZE"])
@@ -156,7 +157,6 @@ def shared_run(made: Callable[[], Run]) -> Iterator[Run]:
     if rank() == 0:
         try:
             run = made()
-            launch.note(run.path)
             told = [(_files(run.path), torch.get_rng_state(), str(run.path.resolve()))]
         finally:
             with _answering():

@@ -1,4 +1,4 @@
-"""Starts the processes of `--workers` on this machine, with a folder and a lifeline that they share.
+"""The processes of `--workers` on this machine: the first one starts the others, which end when it does.
 
 Those of torchrun are its own; where it starts them again, they go on with the run that they made before.
 """
@@ -16,93 +16,151 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
-from types import FrameType
 
+from tasks.errors import WorkersError
 from tasks.runs import atomic
 
 LAUNCH = "launch.json"  # in the folder of a run that torchrun started
 STOPPED = 0  # status of a run that was asked to stop: torchrun would start again what ends otherwise
-GRACE = 30.0  # seconds that the others have to say why they end, after one has
-_PASSED_ON = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-_STORE = "BLACKBOX_STORE"  # where the processes find each other, in a folder of the launcher
-_LIFELINE = "BLACKBOX_LIFELINE"  # the end of a pipe whose other end the launcher alone holds
-_PREFIX, _LOCK, _RUN = "blackbox-", ".blackbox-lock", "run"
+GRACE = 30.0  # seconds that the others have to end, after the first has
+_SOON = 1.0  # seconds in which those end by themselves who have the same reason as the first
+_STORE = "BLACKBOX_STORE"  # where the processes find each other, in a folder of the first
+_STARTED = "BLACKBOX_STARTED"  # says that standard input tells when the first is gone
+_PREFIX, _LOCK = "blackbox-", ".blackbox-lock"
 _YOUNG = 60.0  # seconds in which a folder may be without its lock
+_others: list[subprocess.Popen[bytes]] = []  # which this process has started
 
 
-def launch(arguments: Sequence[str], workers: int) -> int:
-    """Run this program with other arguments in several processes, and wait for them.
+@contextmanager
+def started(arguments: Sequence[str], workers: int) -> Iterator[None]:
+    """A block in which this process is the first of several; those others do what its command line says.
 
-    Signals that ask to stop go on to all of them. Where one fails the others are given a while to notice and
-    are then killed. Should this process be killed, they stop as by SIGTERM.
+    They end with the block: by themselves, or asked as by SIGTERM where it raises, or killed after a while.
+    Should this process be killed, they stop as by SIGTERM.
 
     Args:
         arguments: the words after the program's name.
-        workers: how many.
-
-    Returns:
-        The exit status of the first process; or of the first that failed, where that one did not.
+        workers: how many; with one nothing is done.
     """
+    if workers == 1:
+        yield
+        return
     program = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
-    with scratch() as folder, _lifeline() as lifeline:
-        started: list[subprocess.Popen[bytes]] = []
-        with _passing_on(started):
-            for rank in range(workers):
-                own = {
-                    "RANK": str(rank),
-                    "LOCAL_RANK": str(rank),
-                    "WORLD_SIZE": str(workers),
-                    _STORE: str(folder / "store"),
-                    _LIFELINE: str(lifeline),
-                    "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", _loopback()),
-                    # several processes, each with as many threads as there are cores, hinder each other
-                    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-                }
-                # in a session of its own, or Ctrl-C would reach it twice
-                started.append(
+    before = dict(os.environ)
+    with scratch() as folder:
+        os.environ |= {
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": str(workers),
+            _STORE: str(folder / "store"),
+            "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", _loopback()),
+        }
+        raised = True
+        try:
+            for rank in range(1, workers):
+                own = {"RANK": str(rank), "LOCAL_RANK": str(rank), _STARTED: "yes"}
+                # in a session of its own: Ctrl-C reaches it through the first process
+                command = [sys.executable, *program, *arguments]
+                _others.append(
                     subprocess.Popen(
-                        [sys.executable, *program, *arguments],
-                        env=os.environ | own,
-                        start_new_session=True,
-                        pass_fds=(lifeline,),
+                        command, env=os.environ | own, start_new_session=True, stdin=subprocess.PIPE
                     )
                 )
-            try:
-                status = _watch(started)
-                silent = {rank for rank, process in enumerate(started) if process.poll() is None}
-                _end(started)
-                _tell_of_killed(started, silent, folder)
-                return status
-            finally:
-                _end(started)
+            yield
+            raised = False
+        finally:
+            os.environ.clear()
+            os.environ |= before
+            _end(raised)
+            _others.clear()
+
+
+def _end(raised: bool) -> None:
+    """Wait for the others, and say which were killed."""
+    _wait(_SOON if raised else GRACE)
+    killed = {rank: -other.returncode for rank, other in enumerate(_others, 1) if (other.poll() or 0) < 0}
+    for rank, number in killed.items():
+        print(
+            f"blackbox: process {rank} of {len(_others) + 1} was killed by {_name(number)}.", file=sys.stderr
+        )
+    for other in _others:
+        with suppress(OSError):  # it has ended
+            assert other.stdin is not None
+            os.write(other.stdin.fileno(), b"!")
+    _wait(GRACE)
+    for rank, other in enumerate(_others, 1):
+        if other.poll() is None:
+            other.kill()
+            print(
+                f"blackbox: process {rank} of {len(_others) + 1} did not end within {GRACE:g} s after the "
+                "first had, and was ended.",
+                file=sys.stderr,
+            )
+        other.wait()
+        assert other.stdin is not None
+        other.stdin.close()
+
+
+def _wait(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and any(other.poll() is None for other in _others):
+        time.sleep(0.02)
+
+
+def meet(timeout: float) -> None:
+    """Wait in the first process until the others are there, which may die before; in those say so.
+
+    Raises:
+        WorkersError: one has ended.
+    """
+    file, rank = store(), os.environ.get("RANK", "0")
+    if file is None:
+        return
+    file.with_name(f"rank-{rank}").touch()
+    end = time.monotonic() + timeout
+    for number, other in enumerate(_others, 1):
+        while not file.with_name(f"rank-{number}").exists() and time.monotonic() < end:
+            if other.poll() is not None:
+                raise WorkersError(
+                    f"Process 0: expected to find {len(_others) + 1} processes of this run, but process "
+                    f"{number} ended with {other.returncode}. Its own output says more."
+                )
+            time.sleep(0.02)
 
 
 def store() -> Path | None:
-    """The file by which the processes of a launcher find each other; None without a launcher."""
+    """The file by which the processes find each other; None where torchrun started them."""
     return Path(os.environ[_STORE]) if _STORE in os.environ else None
 
 
-def note(run: Path) -> None:
-    """In the first process: write down the run's folder for the launcher, which may have to say it."""
-    file = store()
-    if file is not None:
-        file.with_name(_RUN).write_text(str(run), encoding="utf-8")
+def watch(run: Callable[[], Path | None]) -> None:
+    """In a process that another started: stop, as by SIGTERM, when that one says so or is gone.
 
+    Args:
+        run: the folder of the run, if it is known by then: a first process that is killed does not say it.
+    """
+    if os.environ.pop(_STARTED, None) is None:
+        return
+    handle = os.dup(0)
+    with open(os.devnull, "rb") as nothing:  # for programs that are started here
+        os.dup2(nothing.fileno(), 0)
 
-def watch() -> None:
-    """In a process that was started so: be asked to stop, as by SIGTERM, when the launcher is gone."""
-    handle = os.environ.pop(_LIFELINE, None)
-
-    def wait(handle: int) -> None:
-        os.read(handle, 1)  # nothing is ever written: it comes back when the pipe is closed
+    def wait() -> None:
+        told, folder, workers = os.read(handle, 1), run(), os.environ["WORLD_SIZE"]
+        if not told and folder is not None and os.environ["RANK"] == "1":
+            print(
+                f"blackbox: process 0 of {workers} was killed. Resume with: blackbox resume "
+                f"{quote(str(folder))} --workers {workers}",
+                file=sys.stderr,
+                flush=True,
+            )
         os.kill(os.getpid(), signal.SIGTERM)
 
-    if handle is not None:
-        threading.Thread(target=wait, args=(int(handle),), daemon=True).start()
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextmanager
@@ -127,81 +185,11 @@ def _remove_left_over(parent: Path) -> None:
                     shutil.rmtree(path.parent)
 
 
-@contextmanager
-def _lifeline() -> Iterator[int]:
-    """What the launcher passes on to its processes, and lets go of in the end, however it ends."""
-    reader, writer = os.pipe()
-    try:
-        yield reader
-    finally:
-        os.close(reader)
-        os.close(writer)
-
-
-def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-
-
-def _watch(started: Sequence[subprocess.Popen[bytes]]) -> int:
-    failed_at: float | None = None
-    failed = 0
-    while any(process.poll() is None for process in started):
-        for process in started:
-            if failed_at is None and process.poll() not in (None, 0):
-                failed_at, failed = time.monotonic(), process.returncode
-        if failed_at is not None and time.monotonic() - failed_at > GRACE:
-            break
-        time.sleep(0.05)
-    first = started[0].poll()
-    status = first if first else failed or next((p.returncode for p in started if p.poll()), 0)
-    return 128 - status if status < 0 else status  # as a shell says it
-
-
-def _tell_of_killed(started: Sequence[subprocess.Popen[bytes]], silent: set[int], folder: Path) -> None:
-    """Say which processes had no last word; what the first one would have said, if it is among them.
-
-    Args:
-        started: all, ended.
-        silent: those that this process has killed, since they went on after another had failed.
-        folder: where the first one noted its run.
-    """
-    killed = {rank: -process.returncode for rank, process in enumerate(started) if (process.poll() or 0) < 0}
-    for rank, number in killed.items():
-        why = (
-            f"did not end within {GRACE:g} s after another had, and was ended"
-            if rank in silent
-            else f"was killed by {_name(number)}"
-        )
-        print(f"blackbox: process {rank} of {len(started)} {why}.", file=sys.stderr)
-    note = folder / _RUN
-    if 0 in killed and note.is_file():
-        run = quote(note.read_text(encoding="utf-8"))
-        print(f"Resume with: blackbox resume {run} --workers {len(started)}", file=sys.stderr)
-
-
 def _name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:  # of real time
         return f"signal {number}"
-
-
-@contextmanager
-def _passing_on(started: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    def forward(number: int, frame: FrameType | None) -> None:
-        for process in started:
-            if process.poll() is None:
-                process.send_signal(number)
-
-    before = {number: signal.signal(number, forward) for number in _PASSED_ON}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _loopback() -> str:
