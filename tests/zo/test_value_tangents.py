@@ -14,6 +14,7 @@ import zo
 from blackbox import ArraySpec, Cached
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents.models import automatic
+from zo.tangents.models.output_map import OutputMap
 
 RING = ArraySpec("u", (1, 16))
 LOSES = zo.tangents.TrustPolicy(lost_values=1e-9, check_every=None, average=2)  # trust, whatever is learned
@@ -480,6 +481,24 @@ def test_a_step_of_learning_takes_fewer_rows_of_a_large_grid():
         tangent.build = lambda form, plan, build=tangent.build: counted(build(form, plan), drawn)
         tangent.learn()
     assert drawn == [32, 4]
+
+
+def test_a_map_of_a_large_grid_is_fitted_to_fewer_rows(monkeypatch):
+    """1,500 rows of 2 x 128 x 256 numbers would be six matrices of .8 GB."""
+    taken = []
+
+    class Map(OutputMap):
+        def fit(self, x, y, scale, again=True):
+            taken.append(len(x))
+            super().fit(x, y, scale, again)
+
+    monkeypatch.setattr("zo.tangents.models.values.OutputMap", Map)
+    for most in (2**24, 64 * 80):
+        monkeypatch.setattr("zo.tangents.models.values.MAP_SIZE", most)
+        tangent = zo.StencilTangent(2, periodic=True, reach=1)
+        u = weights(100, 1, 64).float()
+        taught(tangent, lambda u: u + 0.1 * u * u.roll(1, 2), u)
+    assert taken == [100, 80]
 
 
 def counted(network: nn.Module, found: list[int]) -> nn.Module:

@@ -33,9 +33,9 @@ class GridTangent(NetworkTangent):
     N adds to the state a linear stencil, products of two convolutions, so that advection is within its reach,
     and a convolution of those. On a grid with walls some learned channels say where a cell lies.
 
-    Memory: window x (size_in + size_out) numbers, and W: size_out^2, or for large states 3,000 x size_out. A
-    step: steps_per_step x batch rows forward and backward through N; now and then a fit of W, size_out^3 or
-    1,500^3. Of the box no rows beyond the step's own.
+    Memory: window x (size_in + size_out) numbers, and W: size_out^2, or for large states at most 3,000 x
+    size_out, on large grids less. A step: steps_per_step x batch rows forward and backward through N; now and
+    then a fit of W, size_out^3 or 1,500^3. Of the box no rows beyond the step's own.
 
     Args:
         channels: of the hidden layers.

@@ -34,7 +34,8 @@ class Specs:
     outputs: tuple[ArraySpec, ...]
 
 
-MAP_ROWS = 1500  # of the window that an output map is fitted to
+MAP_ROWS = 1500  # of the window that an output map is fitted to,
+MAP_SIZE = 2**24  # and the numbers of their outputs: 256 rows of 2 x 128 x 256, for 1 GiB in a fit
 VARIED_ROWS, DIRECTIONS, SPREAD = 256, 8, 1e-2  # see `_varied`
 MAP_NUMBERS = 2**17  # of inputs that a model is asked for at once: a stencil makes some 450 of each
 CHOSEN_AGAIN = 20  # lessons in which its ridge is chosen again in each fit
@@ -193,7 +194,8 @@ class ValueTangent(Tangent):
         """Fit W to N as it is; then less and less often. Rows that are all much the same tell no map."""
         if not self.output_map or self._lessons < self._next_map:
             return
-        z, others, y = self._window.spread(MAP_ROWS)
+        size = self._window.spread(1)[2].shape[1]
+        z, others, y = self._window.spread(min(MAP_ROWS, max(VARIED_ROWS // 4, MAP_SIZE // size)))
         scale = self._moments[2].scale().to(y)
         if not _varied(self._window.spread(VARIED_ROWS)[2] / scale):
             return
