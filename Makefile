@@ -60,7 +60,8 @@ test-lowest test-newest:
 	.venv-$(RESOLUTION)/bin/uv pip install --python .venv-$(RESOLUTION) --resolution $(RESOLUTION) -e ".[dev]"
 	.venv-$(RESOLUTION)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(CHOICE)
 
-# Adapters of packages that bring upper bounds of their own; mpi4py needs an MPI, the tests of FMUs a C compiler.
+# Adapters of packages that bring upper bounds of their own, so of constraints.txt only torch's line holds here, which
+# keeps pip from taking another build of it; mpi4py needs an MPI, the tests of FMUs a C compiler.
 PEERS := tests/tasks/test_export.py tests/tasks/test_callbacks.py tests/examples/test_with_lightning.py \
   tests/blackbox/adapters/tesseract tests/blackbox/adapters/fmu tests/tasks/test_tesseract.py \
   tests/blackbox/wrappers/test_parallel_executors.py tests/blackbox/adapters/command/test_mpi.py
@@ -68,8 +69,9 @@ PEERS := tests/tasks/test_export.py tests/tasks/test_callbacks.py tests/examples
 test-peers: export OMP_NUM_THREADS ?= 1
 test-peers:
 	$(PYTHON) -m venv --clear .venv-peers
-	.venv-peers/bin/python -m pip install --disable-pip-version-check -e ".[dev,peers]"
-	.venv-peers/bin/python -m pytest -m "slow or not slow" $(PEERS)
+	grep '^torch==' constraints.txt > .venv-peers/constraints.txt
+	.venv-peers/bin/python -m pip install --disable-pip-version-check -c .venv-peers/constraints.txt -e ".[dev,peers]"
+	.venv-peers/bin/python -m pytest -m "slow or not slow" --timeout 1800 $(PEERS)
 
 wheel-test:
 	packaging/wheel_test.sh $(PYTHON)

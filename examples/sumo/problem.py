@@ -117,7 +117,7 @@ class TrafficLights(tasks.Problem):
         return tasks.Data(lambda seed, step: batch(seed, step, self.config.batch), *held_out)
 
     def greens(self, network, demand):
-        return 3.0 + network(10 * demand - 1)  # 20 s at the start
+        return 3.0 + network(10 * demand - 1)  # near 20 s at the start
 
     def objective(self, network, batch):
         demand, seed = batch

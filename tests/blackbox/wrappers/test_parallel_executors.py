@@ -1,4 +1,4 @@
-"""`Parallel` on others' executors, in scripts as users write them: MPI, executorlib, Slurm."""
+"""`Parallel` on others' executors, in scripts as users write them: MPI, executorlib, Dask, Slurm."""
 
 import os
 import shutil
@@ -51,9 +51,9 @@ if __name__ == "__main__":
 """
 
 
-def run(folder, command, variables=(), **names):
+def run(folder, command, variables=(), script=None, **names):
     (folder / "squares.py").write_text(BOXES)
-    (folder / "script.py").write_text(SCRIPT.format(**names))
+    (folder / "script.py").write_text(script or SCRIPT.format(**names))
     settings = {
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), str(folder)]),
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -62,7 +62,7 @@ def run(folder, command, variables=(), **names):
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
     }
     environment = os.environ | settings | dict(variables)
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0 and "all as said" in done.stdout, done.stdout + done.stderr
 
 
@@ -98,5 +98,38 @@ def test_executorlib_in_an_allocation_of_slurm(tmp_path):
                 kind="SlurmJobExecutor",
                 settings="max_workers=2, block_allocation=True",
             )
+    except NoSlurm as why:
+        pytest.skip(str(why))
+
+
+ARRAY = """
+import subprocess
+import sys
+import numpy as np
+from distributed import Client, LocalCluster
+from blackbox import Parallel
+from squares import Square
+
+if __name__ == "__main__":
+    x = np.random.default_rng(0).normal(size=(12, 2))
+    with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None) as here, Client(here) as client:
+        worker = f"{sys.executable} -m distributed.cli.dask_worker {here.scheduler_address} --nthreads 1 "
+        worker += "--no-dashboard --death-timeout 240"
+        words = ["sbatch", "--parsable", "--array=0-1", "--wrap", worker]
+        job = subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+        client.wait_for_workers(2, timeout=240)
+        with Parallel(Square(failures="keep"), client.get_executor, block=2) as box:
+            y, process = box(x)
+        subprocess.run(["scancel", job], check=True)
+    np.testing.assert_array_equal(y, x**2)
+    assert (box.ledger.rows_run, box.ledger.rows_failed) == (12, 0) and len(set(process)) == 2, process
+    print("all as said")
+"""
+
+
+def test_dask_workers_in_a_job_array_of_slurm(tmp_path):
+    try:
+        with started() as slurm:
+            run(tmp_path, [sys.executable, "script.py"], slurm.environment, script=ARRAY)
     except NoSlurm as why:
         pytest.skip(str(why))

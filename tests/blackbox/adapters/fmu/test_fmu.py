@@ -138,7 +138,7 @@ def test_a_step_that_never_ends_is_given_up_with_its_process(decay):
     """As the docstring says: in processes, with a timeout."""
     spawn = multiprocessing.get_context("spawn")
     fmu = Fmu(decay, times=[0.5, 1.0], parameters=["tank.k[1]", "x0"], inputs=[], failures="keep")
-    with Parallel(fmu, lambda: ProcessPoolExecutor(1, mp_context=spawn), timeout=30) as box:
+    with Parallel(fmu, lambda: ProcessPoolExecutor(1, mp_context=spawn), timeout=60) as box:
         y = box(np.array([0.5, 1e5, 0.25]), np.ones(3))
         np.testing.assert_allclose(y[[0, 2], -1], [decayed(k, 1.0, np.zeros(1))[-1] for k in (0.5, 0.25)])
         assert np.isnan(y[1]).all()
