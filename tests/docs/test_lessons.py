@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -57,3 +58,18 @@ def test_tutorials_end_with_what_to_read_next():
         if page.parent.name == "tutorials":
             *_, last = page.read_text("utf-8").split("\n## ")
             assert last.startswith("What next") and last.count("](") >= 2, page.name
+
+
+def test_a_tutorial_s_notebook_has_its_blocks_and_nothing_that_only_sphinx_reads(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    notebooks = importlib.import_module("_extensions.notebooks")
+    pages = notebooks.tutorials()
+    assert {page.stem for page in pages} == {each.stem for each in LESSONS if each.parent.name == "tutorials"}
+    for page in pages:
+        text = page.read_text("utf-8")
+        made = notebooks.notebook(text)
+        code = [each.source for each in made.cells if each.cell_type == "code"]
+        assert code == [each.strip() for _, each in cells(page)]
+        words = "\n".join(each.source for each in made.cells if each.cell_type == "markdown")
+        assert words.startswith("# ") and not re.search(r"\{[a-z:-]+\}|\.md[)#]|jupytext", words)
+        assert f"/_build/notebooks/{page.stem}.ipynb" in notebooks.offered(page, text)
