@@ -5,10 +5,12 @@ Nothing heavy is imported before a command is at work, so that help comes at onc
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -64,13 +66,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     Under torchrun, which starts again what does not end with 0, a run that was stopped ends with 0 too. One
     whose output nobody reads any more, as under `| head`, ends with 141.
     """
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        status = _main(list(sys.argv[1:] if argv is None else argv))
+        with contextlib.nullcontext() if "--debug" in arguments else warnings_as_sentences():
+            status = _main(arguments)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain at its end
         return 128 + signal.SIGPIPE
+
+
+@contextlib.contextmanager
+def warnings_as_sentences() -> Iterator[None]:
+    """A block in which this project's warnings are shown without a file, a line and a category of Python."""
+    before = warnings.formatwarning
+
+    def sentence(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if category.__module__.split(".")[0] in ("blackbox", "simulators", "tasks", "zo"):
+            return f"blackbox: {message}\n"
+        return before(message, category, filename, lineno, line)
+
+    warnings.formatwarning = sentence
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _main(arguments: list[str]) -> int:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -203,7 +204,7 @@ def _start(folder: Path, number: int) -> subprocess.Popen[bytes]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     with (folder / f"log-{number}").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-c", WORK, str(folder), str(number)],
+            [sys.executable, "-c", WORK, str(folder), str(number), str(os.getpid())],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -226,13 +227,22 @@ def _reply(folder: Path, number: int, process: subprocess.Popen[bytes], deadline
     return Reply([], rebuilt, ": ".join([end, *log[-1:]]))
 
 
-def work(name: str, number: str) -> None:
+def _end_with(parent: int) -> None:
+    """Kill this process's group, what the box has started included, when its parent is gone."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os.killpg(0, signal.SIGKILL)
+
+
+def work(name: str, number: str, parent: str) -> None:
     """The other end of `in_processes`: answer the rows in a folder when the word comes.
 
     Args:
         name: the folder. Only this user can write to it.
         number: which worker this is; it names the files.
+        parent: the process that waits for the answers, and with which this one ends.
     """
+    threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
     folder = Path(name)
     packed, arrays = pickle.loads((folder / "task").read_bytes())
     box = pickle.loads(packed)

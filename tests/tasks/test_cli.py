@@ -6,14 +6,17 @@ import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 
 from blackbox import BlackBoxError
+from tasks import cli
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run
+from zo import TangentWarning
 
 HEAVY = ("torch", "numpy", "matplotlib", "phi", "h5py", "scipy", "rich")
 ROOT = Path(__file__).parent.parent.parent
@@ -434,3 +437,13 @@ def test_every_error_has_the_root_and_a_builtin():
         assert any(base.__module__ == "builtins" for base in kind.__bases__)
     # an `except Exception` on the way up must not swallow the user's wish to stop
     assert not issubclass(errors.Interrupted, Exception)
+
+
+def test_a_warning_of_this_project_is_a_sentence_and_others_are_as_python_shows_them():
+    before = warnings.formatwarning
+    with cli.warnings_as_sentences():
+        own = warnings.formatwarning(TangentWarning("Step 3: trust is lost."), TangentWarning, "a/b.py", 7)
+        other = warnings.formatwarning(UserWarning("Old."), UserWarning, "a/b.py", 7, "")
+    assert own == "blackbox: Step 3: trust is lost.\n"
+    assert other == "a/b.py:7: UserWarning: Old.\n"
+    assert warnings.formatwarning is before

@@ -9,7 +9,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy.fft import dct
 from torch import Tensor
 
 from blackbox.checks import check_count
@@ -66,6 +65,8 @@ class DCTBasis(Basis):
 
 @lru_cache(maxsize=8)  # the same at every call of an unrolled loop, and up to size x size numbers
 def _cosines(modes: int, axes: int, shapes: Shapes) -> Tensor:
+    from scipy.fft import dct  # a quarter of a second, for a basis that few take
+
     blocks = []
     for shape in shapes:
         block = torch.ones(1, 1, dtype=torch.float64)

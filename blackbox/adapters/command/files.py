@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import h5py
 import numpy as np
 
 from blackbox.errors import ConfigurationError
@@ -213,6 +212,8 @@ def write(path: Path, name: str, array: Array, vectorized: bool) -> None:
     if form == "npy":
         np.save(path, array, allow_pickle=False)
     elif form == "hdf5":
+        import h5py  # here, so that a box with other files does not wait for it
+
         with h5py.File(path, "a") as file:
             if name in file:  # from a file that was copied here
                 del file[name]
@@ -238,6 +239,8 @@ def read(path: Path, name: str, shape: tuple[int, ...], floating: bool) -> Array
             array = np.lib.format.read_array(file, allow_pickle=False)
         _check(path, array.shape, array.dtype, shape)
         return array
+    import h5py
+
     with h5py.File(path, "r") as file:
         dataset = file.get(name)
         if not isinstance(dataset, h5py.Dataset):

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas
 from numpy.typing import NDArray
-from scipy import stats
 
 from tasks.denoised_smoothing.certification.algorithm import ABSTAIN, Certificate
 from tasks.denoised_smoothing.certification.bound import RADII
 from tasks.errors import DataError
-from tasks.report import pictures
+
+if TYPE_CHECKING:
+    import pandas
 
 Floats = NDArray[np.float64]
 Radii = float | Sequence[float] | Floats
@@ -58,6 +59,8 @@ def accuracy_band(
         images: how many there are.
         confidence: of each interval.
     """
+    from scipy import stats
+
     hits = np.rint(np.asarray(shares, dtype=float) * images)
     tail = (1 - confidence) / 2
     # At no hit and at all hits the beta distribution has a parameter of 0, and the limits are 0 and 1.
@@ -87,6 +90,8 @@ def table(
         queries: training queries of each method, for a column of them.
         radii: the columns.
     """
+    import pandas
+
     found = []
     for method, seeds in runs.items():
         shares = 100 * np.stack([certified_accuracy(each, radii) for each in seeds])
@@ -139,6 +144,8 @@ def plot_certified_accuracy(path: Path, runs: Runs, cap: float) -> Path:
         runs: certificates by method and seed.
         cap: the largest radius that N can certify (`Settings.radius_cap`), marked by a line.
     """
+    from tasks.report import pictures
+
     made, (row,) = pictures.figure(width=6.4, height=4.0)
     axes = row[0]
     certificates = [one for seeds in runs.values() for each in seeds for one in each]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scipy import stats
-
 from blackbox.checks import check_count, check_number, check_positive
 from blackbox.errors import ConfigurationError
 
@@ -75,6 +73,8 @@ def lower_bound(successes: int, trials: int, alpha: float) -> float:
     if successes == 0:
         return 0.0
     # Not ppf of statsmodels' two-sided interval at 2 alpha, as published: the same number, one import less.
+    from scipy import stats  # some seconds, which help and refusals need not wait for
+
     return float(stats.beta.ppf(alpha, successes, trials - successes + 1))
 
 
@@ -85,6 +85,8 @@ def radius(sigma: float, probability: float) -> float:
     """
     if probability <= 0.5:
         return 0.0
+    from scipy import stats  # some seconds, which help and refusals need not wait for
+
     return float(sigma * stats.norm.ppf(probability))
 
 
@@ -103,4 +105,6 @@ def vote_is_clear(first: int, second: int, alpha: float) -> bool:
     """
     if first == 0:
         return False
+    from scipy import stats  # some seconds, which help and refusals need not wait for
+
     return bool(stats.binomtest(first, first + second, 0.5).pvalue <= alpha)

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -87,3 +88,46 @@ def test_the_parent_s_main_is_not_run_again(tmp_path):
         [sys.executable, str(script), os.getcwd()], capture_output=True, text=True, timeout=300, check=True
     )
     assert done.stdout == "started\n[[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]] \n"
+
+
+@pytest.mark.slow
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    """Else a check that was killed leaves solvers behind, which nobody ends."""
+    (tmp_path / "waits.py").write_text(
+        "import os, pathlib, time\n"
+        "from tests.blackbox.conformance.broken_boxes import Good\n"
+        "class Waits(Good):\n"
+        "    def evaluate_rows(self, state):\n"
+        "        pathlib.Path(__file__).with_name(f'started-{os.getpid()}').touch()\n"
+        "        time.sleep(600)\n"
+    )
+    script = (
+        "from blackbox.conformance.calls import in_processes, pickled\n"
+        "from tests.blackbox.conformance.probes import draws\n"
+        "from waits import Waits\n"
+        "in_processes(pickled(Waits()), (draws(4, 3),), 600)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    parent = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": path})
+    try:
+        workers = []
+        deadline = time.monotonic() + 120
+        while len(workers) < 2 and time.monotonic() < deadline and parent.poll() is None:
+            workers = [int(file.name.split("-")[1]) for file in tmp_path.glob("started-*")]
+            time.sleep(0.05)
+        assert len(workers) == 2
+    finally:
+        parent.kill()
+        parent.wait()
+    deadline = time.monotonic() + 60
+    while any(map(_is_running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(_is_running, workers))
+
+
+def _is_running(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # a dead one that nobody has waited for yet
