@@ -112,7 +112,11 @@ def evaluate_base(
     before = Snapshot(network)
     versions = _versions(batch)
     try:
-        with autocast_refused(parameters, inside=measure), measured(measure) as peak, noted() as causes:
+        with (
+            autocast_refused(network, parameters, inside=measure),
+            measured(measure) as peak,
+            noted() as causes,
+        ):
             base = losses(objective, network, batch, rows)
         survived = survivors(base, step, causes)
         base = torch.where(survived, base, torch.nan)  # an infinite loss is a failed row's, too

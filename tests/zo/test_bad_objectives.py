@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -204,3 +206,40 @@ def test_a_batch_that_was_forgotten():
     gradient = zo.LossGradient(nn.Linear(3, 2), mean_square, zo.CGE(1e-3))
     with pytest.raises(zo.errors.ObjectiveError, match="rows first"):
         gradient.backward()
+
+
+class PartlyCoarse(nn.Module):
+    """A frozen layer in 16 bits, in front of the perturbed one or behind it."""
+
+    def __init__(self, dtype, before):
+        super().__init__()
+        torch.manual_seed(0)
+        self.own, self.frozen, self.before = nn.Linear(6, 6), nn.Linear(6, 6).to(dtype), before
+        self.frozen.requires_grad_(False)
+
+    def forward(self, x):
+        first, second = (self.frozen, self.own) if self.before else (self.own, self.frozen)
+        middle = torch.tanh(first(x.to(first.weight.dtype)))
+        return second(middle.to(second.weight.dtype)).to(x.dtype)
+
+
+def squared(output, target):
+    return (output - target).square().mean(dim=1)
+
+
+@pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference", "auto"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bits_behind_perturbed_weights_are_refused_and_in_front_of_them_are_right(dtype, evaluator):
+    batch = torch.randn(64, 6, generator=torch.Generator().manual_seed(1)), torch.zeros(64, 6)
+    behind = PartlyCoarse(dtype, before=False)
+    with pytest.raises(zo.errors.ObjectiveError, match=r"Linear: .* got b?float16, .* Convert the module"):
+        zo.LossGradient(behind, zo.OutputLoss(squared), zo.CGE(1e-3), evaluator=evaluator).backward(batch)
+    assert all(parameter.grad is None for parameter in behind.parameters())
+    network = PartlyCoarse(dtype, before=True)
+    truth = copy.deepcopy(network).double()
+    truth.frozen.to(dtype)  # its rounding is part of the function
+    squared(truth(batch[0].double()), 0.0).mean().backward()
+    zo.LossGradient(network, zo.OutputLoss(squared), zo.CGE(1e-3), evaluator=evaluator).backward(batch)
+    for own, wide in zip(network.own.parameters(), truth.own.parameters(), strict=True):
+        # a forward difference of a quadratic is off by mu / 2 times its curvature; rounding by eps / mu
+        assert (own.grad - wide.grad).norm() < 1e-2 * wide.grad.norm()

@@ -66,7 +66,8 @@ def refuse_not_finite(gradients: Sequence[Tensor], errors: Sequence[float | None
     Raises:
         TangentError: there is one.
     """
-    if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+    device = gradients[0].device  # of flags, for which the host waits once
+    if not torch.stack([each.isfinite().all().to(device) for each in gradients]).all():
         raise TangentError(
             f"Step {step}: expected a finite gradient, got NaN or infinity. Relative errors of the "
             f"tangents by call: {list(errors)}. See where errors above 1 come from; more probes, a larger "

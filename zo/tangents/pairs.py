@@ -69,9 +69,10 @@ class CallPairs:
 
         `z` is then half way along the change: there a quadratic box answers with just its derivative.
         """
-        middle = (self.z + self.d / 2)[self.valid]
-        d, response = (tensor[self.valid][None] for tensor in self.unit())
-        rows = self.valid.nonzero()[:, 1]
+        valid = self.valid.nonzero(as_tuple=True)  # a mask would be waited for at each use
+        middle = (self.z + self.d / 2)[valid]
+        d, response = (tensor[valid][None] for tensor in self.unit())
+        rows = valid[1]
         return replace(
             self,
             z=middle,

@@ -69,23 +69,23 @@ def relative_error(squares: Sequence[Squares | None]) -> float | None:
 
 def _squares(tangent: Tangent, pairs: CallPairs) -> Squares | None:
     if len(pairs.d):
-        if not pairs.valid.any():  # as at a call before which the network has no part
+        chosen = pairs.valid.nonzero(as_tuple=True)  # a mask would be waited for at each use
+        if not len(chosen[0]):  # as at a call before which the network has no part
             return None
-        found, true, chosen, centre = tangent.predict(pairs), pairs.response, pairs.valid, 0.0
+        found, true, centre = tangent.predict(pairs), pairs.response, 0.0
     else:
-        found, true, chosen = tangent.predict_values(pairs), pairs.y, pairs.alive
-        if found is None or int(chosen.sum()) < 2:  # one value is its own mean
+        found, true, chosen = tangent.predict_values(pairs), pairs.y, pairs.alive.nonzero(as_tuple=True)
+        if found is None or len(chosen[0]) < 2:  # one value is its own mean
             return None
         centre = true[chosen].double().mean(dim=0)
     found, true, unit = found[chosen].double(), true[chosen].double(), pairs.response_scale.double()
-    if not unit.any():  # no output has ever changed: they are compared as they are
-        unit = torch.ones_like(unit)
-    error, size = (float((each * reciprocal(unit)).square().sum()) for each in (found - true, true - centre))
+    unit = torch.where(unit.any(), unit, 1.0)  # none has ever changed: they are compared as they are
+    apart = [found - true, true - centre]
     if not len(pairs.d) and any(place is not None for place in sources(pairs.inputs, pairs.outputs)):
         # of a box that moves a state on, the step that it makes is what counts
-        step = true - Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)[chosen].double()
-        size = min(size, float((step * reciprocal(unit)).square().sum()))
-    return error, size
+        apart.append(true - Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)[chosen].double())
+    error, *sizes = torch.stack([(each * reciprocal(unit)).square().sum() for each in apart]).tolist()
+    return error, min(sizes)
 
 
 # The check along the gradient

@@ -48,9 +48,13 @@ class Units:
         Returns:
             The calls with their `d_scale` and `response_scale`.
         """
-        z, y = (torch.cat([getattr(pairs, name)[pairs.alive] for pairs in calls]) for name in ("z", "y"))
-        moved, answered = (
-            torch.cat([getattr(pairs, name)[pairs.valid] for pairs in calls]) for name in ("d", "response")
+        # a mask would be waited for at each use
+        alive, valid = (
+            [getattr(pairs, name).nonzero(as_tuple=True) for pairs in calls] for name in ("alive", "valid")
+        )
+        z, y, moved, answered = (
+            torch.cat([getattr(pairs, name)[own] for pairs, own in zip(calls, chosen, strict=True)])
+            for name, chosen in (("z", alive), ("y", alive), ("d", valid), ("response", valid))
         )
         self._changes.take(_sizes(moved, z))
         self._responses.take(_sizes(answered, y, varied=True))
@@ -118,13 +122,13 @@ def _sizes(changes: Tensor, values: Tensor, varied: bool = False) -> Tensor:
     rounding = ROUNDING * torch.finfo(values.dtype).eps * _root_mean_square(values)
     size = _root_mean_square(changes)
     size = torch.where(size > rounding, size, 0.0)
-    if varied and len(values):
-        variation = _root_mean_square(values - values.mean(dim=0))
-        variation = torch.where(variation > rounding, variation, 0.0)
-        both = (size > 0) & (variation > 0)
-        share = (size[both] / variation[both]).median() if both.any() else 1.0
-        size = torch.maximum(size, share * variation)
-    return size.cpu()
+    if not varied or not len(values):
+        return size.cpu()
+    variation = _root_mean_square(values - values.mean(dim=0))
+    size, variation = torch.stack([size, torch.where(variation > rounding, variation, 0.0)]).cpu()
+    both = (size > 0) & (variation > 0)
+    share = (size[both] / variation[both]).median() if both.any() else 1.0
+    return torch.maximum(size, share * variation)
 
 
 def _root_mean_square(numbers: Tensor) -> Tensor:

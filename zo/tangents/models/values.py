@@ -229,7 +229,9 @@ class ValueTangent(Tangent):
 
     def see(self, pairs: CallPairs) -> None:
         """Keep what the base and the probes asked, and the answers."""
-        others, base, probes = others_of(pairs), pairs.alive, pairs.valid
+        others = others_of(pairs)
+        # masks would be waited for at each use
+        base, probes = pairs.alive.nonzero(as_tuple=True), pairs.valid.nonzero(as_tuple=True)
         fixed = tuple(tuple(other.shape[1:]) for other in pairs.others if other is not None)
         self._take(
             Form(pairs.inputs, pairs.outputs, fixed),
@@ -322,8 +324,9 @@ class ValueTangent(Tangent):
         dtype = torch.promote_types(z.dtype, torch.float32)
         z, others, y = (t.detach().to(dtype) for t in (z, others, y))
         finite = z.isfinite().all(dim=1) & others.isfinite().all(dim=1) & y.isfinite().all(dim=1)
-        if bool(finite.any()):
-            z, others, y = z[finite], others[finite], y[finite]
+        rows = finite.nonzero().flatten()  # a mask would be waited for at each use
+        if len(rows):
+            z, others, y = z[rows], others[rows], y[rows]
             if self._form is None:
                 self._stays = self._which_stay(form, z, y)
             self._form = form
