@@ -155,6 +155,20 @@ def test_the_plate_bends_as_a_beam_does(monkeypatch):
 
 
 @pytest.mark.slow
+@needs("openfoam")
+def test_a_case_that_diverges_at_once_loses_its_row_alone(tmp_path, monkeypatch):
+    module = problem_of("openfoam", monkeypatch)
+    velocity = torch.zeros(3, 2, module.COARSE, module.COARSE)
+    velocity[1] = 1e30 * torch.randn(velocity[1].shape, generator=torch.Generator().manual_seed(0))
+    box = module.cavity(tmp_path, module.COARSE, 0.05)
+    found = box(velocity, torch.ones(3))
+    assert found.isnan().flatten(1).any(dim=1).tolist() == [False, True, False]
+    assert (box.ledger.rows_run, box.ledger.rows_failed) == (3, 1)
+    assert "icoFoam was ended by SIGFPE" in box.ledger.first_failure
+    torch.testing.assert_close(found[2], found[0], rtol=0, atol=0)
+
+
+@pytest.mark.slow
 @needs("lammps")
 def test_no_row_is_lost_or_counted_twice_where_many_fail(tmp_path, monkeypatch):
     """The ledger counts the processes that a program in lmp's place counts itself."""
