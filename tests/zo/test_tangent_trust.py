@@ -249,6 +249,10 @@ def test_a_check_in_which_few_rows_fail_is_decided_by_the_others():
 def test_three_checks_in_a_row_that_tell_nothing_are_said_once():
     found = TrustWatch(TrustPolicy(average=2), 0, 1.1)
     said = []
+
+    def backward(step, agreement, failed):
+        found.saw(step, 0.1, agreement, failed=failed)
+
     for step, (agreement, failed) in enumerate(
         [
             (None, 0.2),
@@ -263,7 +267,8 @@ def test_three_checks_in_a_row_that_tell_nothing_are_said_once():
     ):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            found.saw(step, 0.1, agreement, failed=failed)
+            backward(step, agreement, failed)
+        assert all(each.filename == __file__ for each in caught)  # who called backward
         said += [(step, str(each.message)) for each in caught]
     assert [step for step, _ in said] == [6] and not found.lost
     assert "at most a tenth of a check's rows to fail, 40% did, and the last 3 checks" in said[0][1]

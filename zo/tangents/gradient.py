@@ -228,6 +228,7 @@ class TangentGradient:
             pairs, dropped = self._learn(calls, survived, step)
             again = replace(problem, batch=kept)
             loss, gradients = replay(again, self.boxes, self.tangents, calls, pairs, survived)
+            checks.refuse_dependent_rows(loss, base, survived)
             checks.refuse_not_finite(gradients, self.trust, step)
             meeting.own = Check()
             if ranks.rank == 0 and self.watch.policy.checks(step):  # the first rank alone
