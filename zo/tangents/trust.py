@@ -196,9 +196,10 @@ class TrustWatch:
             state.untold += 1
             if state.untold == UNTOLD:
                 _warn(
-                    f"Step {step}: expected at most a tenth of a check's rows to fail, {failed:.0%} did, and "
-                    f"the last {UNTOLD} checks told nothing. Until one tells, trust rests on predictions "
-                    "alone: watch a held-out loss (zo.KeepBest), and see the black box's ledger.",
+                    f"Step {step}: expected at most a tenth of a check's rows to fail, and none with most of "
+                    f"the gradient, {failed:.0%} did, and the last {UNTOLD} checks told nothing. Until one "
+                    "tells, trust rests on predictions alone: watch a held-out loss (zo.KeepBest), and see "
+                    "the black box's ledger.",
                     frames=4,
                 )
         due = state.steps > 0 and state.steps % self.policy.average == 0
