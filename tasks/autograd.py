@@ -78,27 +78,18 @@ class AutogradGradient:
         """Add the gradient of the mean loss to `.grad`; returns that loss, detached.
 
         Raises:
-            FailedQueriesError: No row has a finite loss.
+            FailedQueriesError: No row has a finite loss; buffers and generators are as they were.
             NotApplicableError: No weight receives a gradient; in the first step.
 
         Warns:
             ZeroGradientWarning: The gradient is exactly zero in every weight.
         """
         step, before = self.counts.steps, Snapshot(self.network)
-        with intercepted(self._answer), noted() as causes:
-            losses = self.objective(self.network, batch)
-            if losses.ndim != 1 or len(losses) != count_rows(batch):
-                raise ProblemError(
-                    f"objective: expected one loss for each of {count_rows(batch)} rows, got a tensor of "
-                    f"shape {tuple(losses.shape)}. Take the mean over all axes but the first."
-                )
-            alive = survivors(losses.detach(), step, causes)
-            while not alive.all():  # in the backward pass of a mean that leaves rows out, 0 * NaN is NaN
-                self.counts.lost += int((~alive).sum())
-                batch = map_tensors(lambda tensor, rows=alive: tensor[rows.to(tensor.device)], batch)
-                before.restore()  # running statistics that saw a failed row's NaN would keep it
-                losses = self.objective(self.network, batch)
-                alive = survivors(losses.detach(), step, causes)
+        try:
+            losses = self._losses(batch, step, before)
+        except BaseException:
+            before.restore()
+            raise
         loss = losses.mean()
         if loss.requires_grad:
             loss.backward()
@@ -135,6 +126,24 @@ class AutogradGradient:
         self.counts = AutogradCounts(**state["counts"])
         for box, own in zip(self._boxes, state["boxes"], strict=True):
             box.load_state_dict(own)
+
+    def _losses(self, batch: Any, step: int, before: Snapshot) -> Tensor:  # noqa: ANN401
+        """Of the rows that survive, with their graph; what failed is in no buffer."""
+        with intercepted(self._answer), noted() as causes:
+            losses = self.objective(self.network, batch)
+            if losses.ndim != 1 or len(losses) != count_rows(batch):
+                raise ProblemError(
+                    f"objective: expected one loss for each of {count_rows(batch)} rows, got a tensor of "
+                    f"shape {tuple(losses.shape)}. Take the mean over all axes but the first."
+                )
+            alive = survivors(losses.detach(), step, causes)
+            while not alive.all():  # in the backward pass of a mean that leaves rows out, 0 * NaN is NaN
+                self.counts.lost += int((~alive).sum())
+                batch = map_tensors(lambda tensor, rows=alive: tensor[rows.to(tensor.device)], batch)
+                before.restore()  # running statistics that saw a failed row's NaN would keep it
+                losses = self.objective(self.network, batch)
+                alive = survivors(losses.detach(), step, causes)
+        return losses
 
     def _answer(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
         if box not in self._stands:

@@ -176,8 +176,9 @@ def new_folder() -> tuple[Path, Callable[[], None]]:
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     held = (folder / "new").open("wb")
     if fcntl is not None:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        (folder / "new").rename(folder / _LOCK)  # nobody sees it before it is locked
+        with suppress(OSError):  # a file system without locks, whose folders are never looked for
+            fcntl.flock(held, fcntl.LOCK_EX)
+            (folder / "new").rename(folder / _LOCK)  # nobody sees it before it is locked
 
     def remove() -> None:
         held.close()

@@ -23,7 +23,8 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 COMPONENTS = {"scalar": 1, "vector": 3, "symmTensor": 6, "tensor": 9}
 _UNIFORM, _LIST = rb"uniform\s+(\([^)]*\)|[^;\s]+)\s*;", rb"nonuniform\s+List<(\w+)>\s*(\d+)\s*\("
-_ENTRY = re.compile(rb"\binternalField\s+(?:" + _UNIFORM + rb"|" + _LIST + rb")")
+_ENTRY = rb"\binternalField\s+(?:" + _UNIFORM + rb"|" + _LIST + rb")"
+_PART = re.compile(rb"//[^\n]*|/\*[\s\S]*?\*/|" + _ENTRY)  # comments, which may hold another entry
 
 
 def read_field(path: str | os.PathLike[str]) -> Array:
@@ -64,7 +65,7 @@ def write_field(path: str | os.PathLike[str], values: Any) -> None:  # noqa: ANN
 def _internal(path: Path) -> tuple[bytes, tuple[int, int], Array]:
     """The file's bytes, where in them the entry stands, and its values."""
     data = path.read_bytes()
-    entry = _ENTRY.search(data)
+    entry = next((part for part in _PART.finditer(data) if part[0].startswith(b"internalField")), None)
     if entry is None or (entry[2] or b"scalar").decode() not in COMPONENTS:
         raise ValueError(
             f"{path.name}: expected an internalField, uniform or a List<vector> or the like; found none. "

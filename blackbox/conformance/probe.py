@@ -213,7 +213,7 @@ def _drawn(spec: ArraySpec, generator: np.random.Generator) -> np.ndarray:
     if spec.floating:
         drawn = generator.standard_normal(shape)
         if spec.scale is not None:
-            drawn = drawn * np.asarray(spec.scale, dtype=float)
+            drawn = drawn * np.reshape(spec.scale, spec.shape)
         return drawn.astype(spec.dtype or "float32")
     return generator.integers(0, 2 if spec.dtype == "bool" else 10, shape).astype(spec.dtype)
 

@@ -183,6 +183,69 @@ def test_running_statistics_do_not_keep_the_nan_of_a_failed_row():
     assert int(behind.num_batches_tracked) == 1
 
 
+def test_a_step_in_which_all_rows_fail_leaves_the_network_as_it_was():
+    network = nn.ModuleDict({"before": make_network(), "behind": nn.BatchNorm1d(4).double()})
+    box, batch = FromTorch(lambda x: x * math.nan, (X,), (X,)), weights(ROWS, 4)
+
+    def objective(network, batch):
+        return network["behind"](box(network["before"](batch))).square().mean(dim=1)
+
+    stand = zo.differentiable(box, zo.RowRGE(mu=1e-5, q=4), seed=0)
+    drawn = torch.get_rng_state()
+    with pytest.raises(zo.FailedQueriesError):
+        AutogradGradient(network, objective, {box: stand}).backward(batch)
+    assert torch.equal(network["behind"].running_mean, torch.zeros(4).double())
+    assert int(network["behind"].num_batches_tracked) == 0 and torch.equal(torch.get_rng_state(), drawn)
+
+
+def test_rows_that_depend_on_those_that_failed_beside_the_box_are_refused():
+    """No box's input shows it, but the loss does."""
+    beside = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 4)).double()
+    network = nn.ModuleDict({"into": make_network(), "beside": beside})
+    box = FromTorch(lambda x: torch.where(x.amax(1, keepdim=True) > 50, math.nan, bent(x)), (X,), (X,))
+    batch = weights(ROWS, 4)
+    batch[DEAD] = 1e3
+
+    def objective(network, batch):
+        return (box(batch + network["into"](batch)) - network["beside"](batch)).square().mean(dim=1)
+
+    gradient = zo.TangentGradient(
+        network, objective, boxes=[box], tangent=zo.tangents.ModelTangent(bent), trust_policy=NEVER
+    )
+    with pytest.raises(zo.errors.TangentError, match=r"without the 2 of 20 rows that failed.*batch norm"):
+        gradient.backward(batch)
+    assert all(p.grad is None for p in network.parameters())
+    network.eval()
+    gradient.backward(batch)
+    loss = (bent(batch + network["into"](batch)) - beside(batch)).square().mean(dim=1)[ALIVE].mean()
+    expected = flat(torch.autograd.grad(loss, list(network.parameters())))
+    torch.testing.assert_close(flat(p.grad for p in network.parameters()), expected)
+
+
+@pytest.mark.parametrize("evaluator", ["stacked", "loop"])
+def test_dropout_behind_the_box_is_no_dependence_of_rows(evaluator):
+    network = nn.ModuleDict(
+        {"into": make_network(), "behind": nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))}
+    )
+    network = network.double()
+    box, batch = Failing(bent, (X,), (X,)), weights(ROWS, 4)
+
+    def objective(network, batch):
+        return (network["behind"](box(box(batch + network["into"](batch)))) - 0.5).square().mean(dim=1)
+
+    gradient = zo.TangentGradient(
+        network,
+        objective,
+        boxes=[box],
+        tangent=zo.tangents.ModelTangent(bent),
+        probes=2,
+        evaluator=evaluator,
+        trust_policy=NEVER,
+    )
+    gradient.backward(batch)
+    assert len(box.asked) >= 2 and all(p.grad.isfinite().all() for p in network.parameters())
+
+
 def test_rows_that_depend_on_those_that_failed_are_refused():
     """Batch norm: what survived was computed with the failed rows, which the gradient cannot leave out."""
     network = make_network(nn.BatchNorm1d(5))

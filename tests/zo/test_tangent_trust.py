@@ -246,9 +246,40 @@ def test_a_check_in_which_few_rows_fail_is_decided_by_the_others():
     assert abs(whole - expected) > 0.03  # by the whole gradient it would have been told wrong
 
 
+def test_checks_without_the_rows_that_matter_tell_nothing_and_that_is_said():
+    """Two of twenty rows have most of the gradient, and fail in each check."""
+
+    class FailsInChecks(FromTorch):
+        def evaluate_rows(self, x):
+            y = super().evaluate_rows(x)
+            if len(self.asked) % 6 == 5:  # three calls of the base, three of the check
+                y[[3, 7]] = float("nan")
+            return y
+
+    box, weigh = FailsInChecks(bent, (X,), (X,)), torch.ones(20).double()
+    weigh[[3, 7]] = 1e3
+
+    def objective(network, batch):
+        return weigh * chain(box)(network, batch)
+
+    network = make_network()
+    gradient = zo.TangentGradient(
+        network, objective, boxes=[box], tangent=zo.IdentityTangent(), trust_policy=ALWAYS
+    )
+    for step in range(2):
+        gradient.backward(weights(20, 4, seed=step))
+    with pytest.warns(TangentWarning, match="10% did, and the last 3 checks told nothing"):
+        gradient.backward(weights(20, 4, seed=2))
+    assert gradient.counts.checks == gradient.counts.failed_checks == 3 and gradient.agreement is None
+
+
 def test_three_checks_in_a_row_that_tell_nothing_are_said_once():
     found = TrustWatch(TrustPolicy(average=2), 0, 1.1)
     said = []
+
+    def backward(step, agreement, failed):
+        found.saw(step, 0.1, agreement, failed=failed)
+
     for step, (agreement, failed) in enumerate(
         [
             (None, 0.2),
@@ -263,10 +294,12 @@ def test_three_checks_in_a_row_that_tell_nothing_are_said_once():
     ):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            found.saw(step, 0.1, agreement, failed=failed)
+            backward(step, agreement, failed)
+        assert all(each.filename == __file__ for each in caught)  # who called backward
         said += [(step, str(each.message)) for each in caught]
     assert [step for step, _ in said] == [6] and not found.lost
-    assert "at most a tenth of a check's rows to fail, 40% did, and the last 3 checks" in said[0][1]
+    assert "at most a tenth of a check's rows to fail" in said[0][1]
+    assert "the gradient, 40% did, and the last 3 checks" in said[0][1]
 
 
 def test_a_row_that_failed_in_the_base_is_in_no_check():

@@ -60,6 +60,30 @@ def checked_max_rows(max_rows: float | None, probes: int) -> float:
     return float(max_rows)
 
 
+def refuse_dependent_rows(loss: Tensor, base: Tensor, survived: Tensor) -> None:
+    """Refuse a mean loss that is another without the rows that failed: its gradient is of something else.
+
+    Args:
+        loss: of the rows that survived, with others in the place of those that did not.
+        base: `(rows,)` losses that the boxes were asked for.
+        survived: `(rows,)` bool.
+
+    Raises:
+        TangentError: it is not the base's mean over those rows, to rounding.
+    """
+    if survived.all():
+        return
+    known = base[survived]
+    allowed = torch.finfo(known.dtype).eps ** 0.5 * known.abs().amax()
+    if not (loss - known.mean()).abs() <= allowed:
+        raise TangentError(
+            f"objective: expected losses that are the same without the {int((~survived).sum())} of "
+            f"{len(survived)} rows that failed, got a mean of {loss:.6g} instead of {known.mean():.6g}: rows "
+            "depend on each other, as under batch norm in train mode. Take network.eval(), or a norm over "
+            "each row, or mend the box."
+        )
+
+
 def refuse_not_finite(gradients: Sequence[Tensor], errors: Sequence[float | None], step: int) -> None:
     """Refuse a gradient with NaN or infinity in it.
 

@@ -124,7 +124,7 @@ class TangentGradient:
 
     Failed rows: those whose loss is not finite in the base are taken out of loss and gradient; a row that
     fails in a probe drops its pair. Where a check's rows fail the others decide, unless they are more than a
-    tenth: then it told nothing, and three such in a row are said.
+    tenth, or have most of the gradient: then it told nothing, and three such in a row are said.
 
     Attributes:
         tangents: of each box.
@@ -228,6 +228,7 @@ class TangentGradient:
             pairs, dropped = self._learn(calls, survived, step)
             again = replace(problem, batch=kept)
             loss, gradients = replay(again, self.boxes, self.tangents, calls, pairs, survived)
+            checks.refuse_dependent_rows(loss, base, survived)
             checks.refuse_not_finite(gradients, self.trust, step)
             meeting.own = Check()
             if ranks.rank == 0 and self.watch.policy.checks(step):  # the first rank alone

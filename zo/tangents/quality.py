@@ -104,7 +104,8 @@ class Check:
         queries: that were made.
         noise: the standard deviation of the change of the mean loss when nothing is changed; None where that
             is not known yet.
-        failed: the share of rows that failed here and not in the base, where it was too large to tell.
+        failed: the share of rows that failed here and not in the base, where it was too large to tell, or
+            they had most of the gradient.
     """
 
     agreement: float | None = None
@@ -144,7 +145,8 @@ def checked(
     to be told from the noise, and where none is long enough nothing is asked and nothing said.
 
     Where at most a tenth of the rows fail that did not in the base, the others decide: what they foretell is
-    the gradient of their mean, taken anew from the recorded answers. More, and nothing is told.
+    the gradient of their mean, taken anew from the recorded answers. More, or where those that failed have
+    most of the gradient, and nothing is told.
 
     Args:
         problem: of the step.
@@ -182,18 +184,16 @@ def checked(
     (change,) = change
     survived, told = torch.isfinite(base), torch.isfinite(change)
     failed = 1.0 - float(told.sum()) / float(survived.sum())
-    if failed > FEW:
-        return Check(rows=recorder.rows, queries=1, noise=watch.noise, failed=failed)
-    if failed:
+    expected = foretold
+    if 0 < failed <= FEW:
         after = Snapshot(problem.network)
         before.restore()
         expected = foretold / slope**2 * float(_flat(gradients_of(told)) @ flat)
         after.restore()
-    else:
-        expected = foretold
     # where the rows that are left hardly change along the gradient, their share in it was small
-    known = expected >= foretold / 2
-    agreement = float(change[told].double().mean()) / expected if known else None
+    if failed > FEW or not expected >= foretold / 2:
+        return Check(rows=recorder.rows, queries=1, noise=watch.noise, failed=failed)
+    agreement = float(change[told].double().mean()) / expected
     missed = None if watch.noise else _missed(boxes, tangents, calls, pairs, recorder)
     found = Check(agreement, missed, recorder.rows, 1, watch.noise)
     if watch.noise is not None or not watch.doubts(agreement, missed):

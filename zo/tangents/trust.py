@@ -196,9 +196,11 @@ class TrustWatch:
             state.untold += 1
             if state.untold == UNTOLD:
                 _warn(
-                    f"Step {step}: expected at most a tenth of a check's rows to fail, {failed:.0%} did, and "
-                    f"the last {UNTOLD} checks told nothing. Until one tells, trust rests on predictions "
-                    "alone: watch a held-out loss (zo.KeepBest), and see the black box's ledger."
+                    f"Step {step}: expected at most a tenth of a check's rows to fail, and none with most of "
+                    f"the gradient, {failed:.0%} did, and the last {UNTOLD} checks told nothing. Until one "
+                    "tells, trust rests on predictions alone: watch a held-out loss (zo.KeepBest), and see "
+                    "the black box's ledger.",
+                    frames=4,
                 )
         due = state.steps > 0 and state.steps % self.policy.average == 0
         if due or (agreement is not None and state.steps >= self.policy.average):
@@ -299,5 +301,5 @@ class TrustWatch:
         )
 
 
-def _warn(words: str) -> None:
-    warnings.warn(words, TangentWarning, stacklevel=5)  # the caller of backward
+def _warn(words: str, frames: int = 5) -> None:
+    warnings.warn(words, TangentWarning, stacklevel=frames)  # the caller of backward

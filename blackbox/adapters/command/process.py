@@ -154,9 +154,11 @@ def _wait(pid: int, timeout: float | None) -> bool:
     try:
         seen = select.poll()
         seen.register(handle, select.POLLIN)
-        return bool(seen.poll(None if timeout is None else 1000 * timeout))
+        ended = bool(seen.poll(None if timeout is None else 1000 * timeout))
     finally:
         os.close(handle)
+    # Where SIGCHLD is ignored its status is gone, which is not to be taken for 0.
+    return ended and _looked_for(pid, None)
 
 
 def _looked_for(pid: int, timeout: float | None) -> bool:

@@ -47,6 +47,17 @@ def test_uniform_values(tmp_path):
     np.testing.assert_array_equal(openfoam.read_field(field(tmp_path, entry="uniform 3e-2")), [[0.03]])
 
 
+@pytest.mark.parametrize("comment", ["// {}\n", "/* {}\n {} */ "])
+def test_an_entry_in_a_comment_is_none(tmp_path, comment):
+    path = field(tmp_path)
+    text = comment.replace("{}", "internalField uniform (9 9 9);")
+    path.write_text(path.read_text().replace("internalField ", text + "internalField "))
+    np.testing.assert_array_equal(openfoam.read_field(path), [[1, -2, 0.5]])
+    openfoam.write_field(path, VALUES)
+    np.testing.assert_array_equal(openfoam.read_field(path), VALUES)
+    assert text in path.read_text()
+
+
 @pytest.mark.parametrize("scalar, said", [(64, 32), (32, 64)])
 def test_binary_numbers_of_another_precision_are_told(tmp_path, scalar, said):
     path = field(tmp_path, "binary", scalar)

@@ -84,6 +84,22 @@ def test_inputs_in_units_a_million_apart_have_a_mu_each(given):
     assert 1e-6 < small.coordinates.central < 1e-3
 
 
+def test_standard_draws_of_an_array_have_the_scale_of_each_number():
+    seen: list[np.ndarray] = []
+
+    class Plate(BlackBoxFunction):
+        inputs = (ArraySpec("load", (2, 3), scale=[[1e-3, 1.0, 1e3]] * 2),)
+        outputs = (ArraySpec("bending", ()),)
+
+        def evaluate_rows(self, load):
+            seen.append(np.asarray(load))
+            return load.sum(axis=(1, 2))
+
+    check_black_box(Plate(), rows=64, processes=False)
+    sizes = np.abs(seen[0]).mean(axis=(0, 1))
+    np.testing.assert_allclose(sizes, [1e-3, 1.0, 1e3], rtol=0.5)
+
+
 def test_rows_that_fail_head_the_report_with_the_first_of_them():
     flow = np.full(200, 1e-3)
     flow[[70, 130]] = -5e-3

@@ -229,5 +229,14 @@ def test_what_is_left_is_found_where_process_numbers_have_come_round(monkeypatch
     assert left.wait(timeout=20) == -signal.SIGKILL
 
 
+def test_a_status_that_the_system_has_thrown_away_is_not_taken_for_success(tmp_path):
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with pytest.raises(ChildProcessError):
+            run(tmp_path, "sleep 0.2; echo; exit 3")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_a_limit_longer_than_the_system_can_count(tmp_path):
     run(tmp_path, "exit 0", timeout=1e10)

@@ -19,7 +19,7 @@ import torch
 
 import zo
 from blackbox import ConfigurationError, NotDifferentiableError, Parallel
-from blackbox.adapters import Fmu
+from blackbox.adapters import Fmu, fmu_instance
 from blackbox.adapters.fmu_instance import new_folder
 from blackbox.conformance import check_black_box
 
@@ -309,6 +309,19 @@ def test_folders_of_processes_that_were_killed_are_removed_and_no_others(tmp_pat
     assert own.is_dir() and not theirs.exists()
     for each in (remove, remove_another, remove_last):
         each()
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_a_file_system_has_no_locks_folders_are_made_all_the_same(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError("Function not implemented")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(fmu_instance.fcntl, "flock", refused)
+    made = [new_folder() for _ in range(2)]
+    assert all(folder.is_dir() for folder, _ in made)  # neither is taken for one that was left
+    for _, remove in made:
+        remove()
     assert not list(tmp_path.iterdir())
 
 
