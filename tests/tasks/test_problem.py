@@ -137,7 +137,10 @@ def test_no_gradient_is_autograd_with_the_box_cut_out(tmp_path):
 
 
 def test_a_method_that_has_nothing_to_go_by_is_marked_and_the_others_run(tmp_path):
-    run = go(Steering(), tmp_path, methods=["no-gradient", "none", "first-order"], seeds=2)
+    class Steered(Steering):
+        units = {"validation": "s"}
+
+    run = go(Steered(), tmp_path, methods=["no-gradient", "none", "first-order"], seeds=2)
     alone = go(Steering(), tmp_path / "alone", methods=["none", "first-order"], seeds=2)
     values = {(row.method, row.seed): row.value for row in run.result.table}
     assert values == {
@@ -147,6 +150,7 @@ def test_a_method_that_has_nothing_to_go_by_is_marked_and_the_others_run(tmp_pat
     page = run.report.read_text()
     assert "<td>not applicable</td>" in page.replace(' class="text"', "")
     assert "no-gradient is not applicable. Step 0: expected some weight of Sequential" in page
+    assert all(row.units == Steered.units for row in run.result.table)  # the report takes the first one's
     assert not run._run.metrics("seed-0/no-gradient")
     assert torch.equal(weights(run.network("first-order")), weights(alone.network("first-order")))
     with pytest.raises(NotApplicableError, match="to receive a gradient, got none"):
