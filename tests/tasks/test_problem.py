@@ -138,7 +138,7 @@ def test_no_gradient_is_autograd_with_the_box_cut_out(tmp_path):
 
 def test_a_method_that_has_nothing_to_go_by_is_marked_and_the_others_run(tmp_path):
     class Steered(Steering):
-        units = {"validation": "s"}
+        units = dict.fromkeys(("validation",), "s")
 
     run = go(Steered(), tmp_path, methods=["no-gradient", "none", "first-order"], seeds=2)
     alone = go(Steering(), tmp_path / "alone", methods=["none", "first-order"], seeds=2)
