@@ -14,6 +14,7 @@ import pytest
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, Ledger
 from tasks import cost
+from tasks.errors import Interrupted
 from tasks.progress import Progress
 from tasks.runs import calls
 from tasks.workers import group
@@ -70,6 +71,18 @@ def test_where_rows_are_counted_late_a_kill_makes_them_a_bound(tmp_path):
     with calls.noted(tmp_path, [Counting(), box], within_reach=False):
         box(np.ones((3, 2)))
     assert calls.told(calls.read(tmp_path)) == "at least 6"
+
+
+@pytest.mark.parametrize(
+    ("box", "error", "exact"),
+    [(Late(), KeyboardInterrupt, False), (Late(), Interrupted, True), (Counting(), KeyboardInterrupt, True)],
+)
+def test_rows_that_threads_still_run_when_a_block_is_cut_short_make_it_a_bound(tmp_path, box, error, exact):
+    """A step that is finished before the run stops leaves none."""
+    with pytest.raises(error), calls.noted(tmp_path, [box]):
+        box(np.ones((3, 2)))
+        raise error
+    assert calls.read(tmp_path) == {"rows": 3, "exact": exact}
 
 
 def test_a_run_tells_the_rows_of_training_validation_test_and_timing(tmp_path):
