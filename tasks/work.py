@@ -183,7 +183,7 @@ def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
         elif isinstance(value, int | float) or np.ndim(value) == 0:
             figures[name] = value if isinstance(value, int) else float(value)
         else:
-            fields[name] = torch.as_tensor(value).detach().cpu()
+            fields[name] = torch.as_tensor(value).detach().cpu().clone()  # of a view, not all behind it
     if not figures:
         raise ProblemError(
             f"{type(setup.problem).__name__}.evaluate: expected at least one figure by name, got "

@@ -3,6 +3,7 @@ import math
 import re
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 
@@ -312,6 +313,17 @@ def test_a_mean_over_rows_leaves_out_those_that_failed_and_counts_them(tmp_path)
     page = run.report.read_text(encoding="utf-8")
     assert "rows left out" in page and "largest (m)" in page
     assert "The error leaves out rows of the test that failed: 2 of none, 2 of first-order." in page
+
+
+def test_a_part_of_an_array_takes_the_room_of_that_part(tmp_path):
+    class Cut(Steering):
+        def evaluate(self, network):
+            return {"error": 1.0, "first": torch.ones(1000, 1000)[:1], "last": np.ones((1000, 1000))[-1:]}
+
+    run = go(Cut(), tmp_path, methods=["none"])
+    (path,) = (run.path / "evaluations").iterdir()
+    assert path.stat().st_size < 50_000
+    assert run.fields("none")["first"].shape == run.fields("none")["last"].shape == (1, 1000)
 
 
 @pytest.mark.parametrize("rows", [3.0, torch.zeros(2, 2), []])
