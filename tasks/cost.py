@@ -15,6 +15,7 @@ from tasks.methods import Cost, Method
 from tasks.problem import Problem
 from tasks.progress import duration
 from tasks.tally import Tally
+from tasks.workers import group
 from zo.batches import count_rows, map_tensors
 
 TRIES = 5  # evaluations of the objective, of which the quickest counts: the first one warms up
@@ -49,7 +50,8 @@ def lines(
     each = rows_of_objective(problem)
     if each is None:
         return ["Cost: not known before the first step (the objective could not be tried without its boxes)."]
-    size, made = count_rows(_first_batch(problem)), tally.since(before).rows_run
+    size = count_rows(_first_batch(problem))
+    (made,) = group.total(tally.since(before).rows_run)  # all processes decide alike
     planned = {name: _planned(problem, method) for name, method in methods.items()}
     rows = {name: round(each * plan.evaluations) for name, plan in planned.items() if plan is not None}
     validated = sum(plan is None or plan.evaluations > 0 for plan in planned.values())
@@ -147,7 +149,7 @@ def _seconds_per_row(problem: Problem) -> float:
             problem.objective(network, batch)
             passed = perf_counter() - started
             best = min(best, passed / max(1, tally.since(before).rows_asked))
-            if perf_counter() - begun > 1.0:
+            if group.any_of(perf_counter() - begun > 1.0):  # their clocks differ, what they ask must not
                 break
     return best
 

@@ -21,6 +21,7 @@ from blackbox.checks import nearest
 from tasks.configuration import Config
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.progress import Progress
+from tasks.runs.result import FAILED
 from zo.batches import count_rows, map_tensors
 from zo.estimators import Key
 
@@ -117,6 +118,13 @@ class RowMean:
     def failed(self) -> int:
         """How many rows did not come back."""
         return int((~torch.as_tensor(self.rows).isfinite()).sum())
+
+
+def without_failed(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures with the value of each `RowMean` in its place, and behind them how many rows it leaves out."""
+    means = {name: value for name, value in figures.items() if isinstance(value, RowMean)}
+    values = {name: mean.value for name, mean in means.items()}
+    return {**figures, **values, **{f"{FAILED}{name}": mean.failed for name, mean in means.items()}}
 
 
 class Problem:

@@ -19,12 +19,12 @@ from tasks import cost, methods
 from tasks.configuration import refused
 from tasks.errors import NotApplicableError, ProblemError
 from tasks.methods import Method
-from tasks.problem import Problem, RowMean
+from tasks.problem import Problem, without_failed
 from tasks.progress import Progress
 from tasks.runs import calls, checkpoint
 from tasks.runs.checkpoint import file_name
 from tasks.runs.folder import Run
-from tasks.runs.result import FAILED, NOT_APPLICABLE, Result, Row
+from tasks.runs.result import NOT_APPLICABLE, Result, Row
 from tasks.setup import Setup, Trained
 from tasks.tally import Tally, recall, stack
 from tasks.training import everywhere
@@ -91,7 +91,7 @@ def _rows(problem: Problem, run: Run, wanted: Mapping[str, Method], progress: Pr
             problem.so_far(run, seed, trained, fields)
     known = next((row for row in table if row.metric), None)  # of what could not be judged it is not known
     if known is not None:
-        told = {"metric": known.metric, "unit": known.unit, "higher_is_better": known.higher_is_better}
+        told = {name: getattr(known, name) for name in ("metric", "unit", "units", "higher_is_better")}
         table = [row if row.metric else replace(row, **told) for row in table]
     return table
 
@@ -177,22 +177,18 @@ def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
     told = setup.problem.judge(setup, trained)
     figures: dict[str, Any] = {}
     fields: dict[str, Tensor] = {}
-    lost: dict[str, int] = {}
-    for name, value in told.items():
-        if isinstance(value, RowMean):
-            figures[name], lost[f"{FAILED}{name}"] = value.value, value.failed
-        elif isinstance(value, str) or value is None:
+    for name, value in without_failed(told).items():
+        if isinstance(value, str) or value is None:
             figures[name] = value
         elif isinstance(value, int | float) or np.ndim(value) == 0:
             figures[name] = value if isinstance(value, int) else float(value)
         else:
-            fields[name] = torch.as_tensor(value).detach().cpu()
+            fields[name] = torch.as_tensor(value).detach().cpu().clone()  # of a view, not all behind it
     if not figures:
         raise ProblemError(
             f"{type(setup.problem).__name__}.evaluate: expected at least one figure by name, got "
             f"{sorted(told)}. Return {{'test error': ...}}."
         )
-    figures |= lost  # the first stays the table's
     found = {"figures": figures, "fields": fields, "ledger": asdict(everywhere(tally.since(before)))}
     path.parent.mkdir(exist_ok=True)
     checkpoint.save(path, found)

@@ -214,13 +214,16 @@ def _ledger(result: Result) -> list[Block]:
         ),
     ]
     if result.calls:
-        more = " A process was killed while workers ran rows for it, which are not known."
-        blocks.append(
-            Paragraph(
-                f"With validation, test and timing, and with what was run again after a kill, they ran "
-                f"{calls.told(result.calls)} rows.{'' if result.calls['exact'] else more}"
-            )
+        judged = any("rows of test" in row.extra for row in result.table)  # by a loop of one's own it is not
+        told = (
+            f"With validation{', test and timing,' if judged else ''} and with what was run again after a "
+            f"kill, they ran {calls.told(result.calls)} rows."
         )
+        if not result.calls["exact"]:
+            told += " A process was killed, or broke off, while others ran rows for it, which are not known."
+        elif result.calls["rows"] < sum(int(row.ledger.get("rows_run") or 0) for row in result.table):
+            told += " The table has more: rows whose answers were in a file, or that several methods share."
+        blocks.append(Paragraph(told))
     causes = findings.failures(result)
     if causes.empty:
         return [*blocks, Paragraph("No row failed in training.")]

@@ -15,6 +15,8 @@ from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from tasks.errors import ProblemError
+
 if TYPE_CHECKING:
     from tasks.report.findings import Curve
 
@@ -167,6 +169,9 @@ def panels(
         colours: What colours mean, with the unit, such as "temperature (K)".
         size: Of a panel, in inches.
         **axes: Of every panel, such as `xlabel="cell"` or `ylim=(0, 1)`.
+
+    Raises:
+        ProblemError: Contours have other levels in one panel than in another.
     """
     made, places = figure(size[0] * len(fields), size[1] * rows, rows, len(fields))
     coloured: list[Any] = []
@@ -182,6 +187,12 @@ def panels(
             place.plot(values, color=colour(method))
         if hasattr(drawn, "set_clim"):
             coloured.append(drawn)
+    contours = {tuple(each.levels) for each in coloured if isinstance(each, ContourSet)}
+    if len(contours) > 1:  # each would have colours of its own, and the bar those of the first
+        raise ProblemError(
+            f"panels: expected contours of the same levels in every panel, got {len(contours)} sets of them. "
+            "Give axes.contour or axes.contourf the levels: levels=[...]."
+        )
     free = [each for each in coloured if not isinstance(each, ContourSet)]  # whose levels are a scale
     finite = [found[np.isfinite(found)] for found in (np.ma.getdata(each.get_array()) for each in free)]
     if any(len(found) for found in finite):

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.errors import Interrupted
+
 if TYPE_CHECKING:
     from blackbox import BlackBoxFunction
 
@@ -22,7 +24,7 @@ class _Note:
     """A file of one process: a number of rows, and what a kill would make of it."""
 
     def __init__(self, folder: Path, late: bool, ends: bool) -> None:
-        self._folder, self._late, self._ends = folder, late, ends
+        self._folder, self._late, self.ends = folder, late, ends
         self._rows, self._file = 0, -1
 
     def count(self, rows: int) -> None:
@@ -42,7 +44,7 @@ class _Note:
     def end(self) -> None:
         """The process goes on without boxes, or ends by itself: it has counted everything."""
         if self._file >= 0:
-            self._write("exactly" if self._ends else "at least")
+            self._write("exactly" if self.ends else "at least")
             os.close(self._file)
 
     def _write(self, state: str) -> None:
@@ -78,6 +80,9 @@ def noted(folder: Path, boxes: Sequence[BlackBoxFunction], *, within_reach: bool
         ledger.watch(note.count)
     try:
         yield
+    except BaseException as error:  # what threads still run is counted when this does not listen any more
+        note.ends &= not late or isinstance(error, Interrupted)
+        raise
     finally:
         for ledger in ledgers:
             ledger.watch(None)
@@ -91,7 +96,8 @@ def read(folder: Path) -> dict[str, Any]:
         folder: Of the run.
 
     Returns:
-        `rows`; and `exact`, which is False where a process was killed while others ran rows for it.
+        `rows`; and `exact`, which is False where a process was killed, or broke off, while others ran rows
+        for it.
     """
     files = (folder / FOLDER).iterdir() if (folder / FOLDER).is_dir() else ()
     lines = [path.read_text(encoding="utf-8").split() for path in files]

@@ -54,26 +54,27 @@ class Row:
     """Of further figures, arrays and the loss, by name."""
 
     @classmethod
-    def of(
-        cls, outcome: TrainingOutcome, figures: Mapping[str, float | int | str | None], unit: str = ""
-    ) -> Row:
+    def of(cls, outcome: TrainingOutcome, figures: Mapping[str, Any], unit: str = "") -> Row:
         """The line of a stage that `tasks.train` has trained.
 
         Args:
             outcome: Of a stage named "seed-0/method".
-            figures: What was found on test data, by name; the first is the line's figure, others go along.
+            figures: What was found on test data, by name: numbers, texts, None, or `tasks.RowMean`; the first
+                is the line's figure, others go along.
             unit: Of the first.
 
         Raises:
             ConfigurationError: The stage is named otherwise, or there is no figure.
         """
+        from tasks.problem import without_failed
+
         named = re.fullmatch(r"seed-(\d+)/(.+)", outcome.stage)
         if named is None or not figures:
             raise ConfigurationError(
                 f"Row.of: expected a stage named like 'seed-0/adam' and at least one figure, got "
                 f"{outcome.stage!r} and {dict(figures)}."
             )
-        (metric, value), *others = figures.items()
+        (metric, value), *others = without_failed(figures).items()
         number = float(value) if isinstance(value, int | float) else math.nan
         chosen = {"chosen step": outcome.best_step, "validation": outcome.best_validation}
         return cls(

@@ -13,8 +13,11 @@ import pytest
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, Ledger
+from tasks import cost
+from tasks.errors import Interrupted
 from tasks.progress import Progress
 from tasks.runs import calls
+from tasks.workers import group
 from tests.tasks.problems import Beside, Steering
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +71,18 @@ def test_where_rows_are_counted_late_a_kill_makes_them_a_bound(tmp_path):
     with calls.noted(tmp_path, [Counting(), box], within_reach=False):
         box(np.ones((3, 2)))
     assert calls.told(calls.read(tmp_path)) == "at least 6"
+
+
+@pytest.mark.parametrize(
+    ("box", "error", "exact"),
+    [(Late(), KeyboardInterrupt, False), (Late(), Interrupted, True), (Counting(), KeyboardInterrupt, True)],
+)
+def test_rows_that_threads_still_run_when_a_block_is_cut_short_make_it_a_bound(tmp_path, box, error, exact):
+    """A step that is finished before the run stops leaves none."""
+    with pytest.raises(error), calls.noted(tmp_path, [box]):
+        box(np.ones((3, 2)))
+        raise error
+    assert calls.read(tmp_path) == {"rows": 3, "exact": exact}
 
 
 def test_a_run_tells_the_rows_of_training_validation_test_and_timing(tmp_path):
@@ -128,6 +143,17 @@ def test_where_queries_may_be_checked_the_plan_is_a_bound(tmp_path):
     for row in run.result.table:
         assert row.rows == (4 + row.queries) * 5 * 2 <= plan[row.method]
     assert run.result.calls["rows"] <= plan["in all"]
+
+
+@pytest.mark.parametrize(("one_is_late", "evaluations"), [(True, 1), (False, cost.TRIES)])
+def test_processes_that_time_rows_end_alike_and_plan_alike(monkeypatch, one_is_late, evaluations):
+    """Each asks in step with the others, but has a clock, and a share of the rows, of its own."""
+    monkeypatch.setattr(group, "any_of", lambda flag: one_is_late)
+    monkeypatch.setattr(group, "total", lambda *counts: [100 + count for count in counts])
+    problem = Steering(methods=("none",))
+    told = cost.lines(problem, {}, 1, timed=True)
+    assert f"  timing: {evaluations * 5 * 2} rows, which have been run" in told
+    assert "  making the data: 100 rows, which have been run" in told
 
 
 KILLED = """

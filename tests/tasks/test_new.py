@@ -1,12 +1,14 @@
 """`blackbox new` as a new user meets it: two files that work, a run, a report."""
 
 import json
+import math
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 KINDS = ("correct", "design", "program")
 BOXES = {"correct": "Solver", "design": "Score", "program": "tube"}
@@ -79,6 +81,22 @@ def test_the_program_of_the_template_answers_and_refuses_in_two_units(toy, place
     assert drop == pytest.approx(2.0 * 4e6 * 0.08**2 * 2.718**0.07, rel=1e-8)
     done, _ = outputs(flow=0.01, power=1e5, inlet=293.0)
     assert done.returncode == 1 and "the water boils" in done.stderr
+
+
+def test_a_failed_row_of_the_template_is_left_out_of_every_figure(toy, place, monkeypatch):
+    """One that is not too weak since NaN is not above zero would be a design that nobody has seen."""
+    assert toy("new", "beam", "--kind", "design") == 0
+    made = {"__name__": "beam"}
+    exec(compile((place / "beam.py").read_text(encoding="utf-8"), "beam.py", "exec"), made)
+    problem = made["Beam"]()
+    judged = torch.tensor([20.0, math.nan, 20.0]), torch.tensor([0.0, math.nan, 1.0])
+    monkeypatch.setattr(problem, "judged", lambda network, load: judged)
+    found = problem.evaluate(problem.network())
+    assert {name: (found[name].value, found[name].failed) for name in problem.units} == {
+        "mass and penalty": (35.0, 1),
+        "mass": (20.0, 1),
+        "too weak": (50.0, 1),
+    }
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from tasks import names, problems
+from tasks.errors import ProblemError
 from tasks.methods import METHODS
 from tasks.report import pictures
 from tasks.report.findings import Curve
@@ -104,6 +105,9 @@ def test_panels_take_curves_artists_and_several_rows():
         fields, lambda axes, arrays: axes.contourf(arrays["u"], levels=levels), colours="K"
     )
     assert len(shown.axes) == 3  # the levels are the scale
+    fields["none"]["u"] *= 10
+    with pytest.raises(ProblemError, match="contours of the same levels in every panel, got 2 sets"):
+        pictures.panels(fields, lambda axes, arrays: axes.contourf(arrays["u"]))
     drawn = pictures.panels(fields, lambda axes, arrays: axes.scatter([0, 1], [0, 1], c=[5, 7]))
     assert drawn.axes[0].collections[0].get_clim() == (5, 7)
 

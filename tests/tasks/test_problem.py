@@ -3,6 +3,7 @@ import math
 import re
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 
@@ -137,7 +138,10 @@ def test_no_gradient_is_autograd_with_the_box_cut_out(tmp_path):
 
 
 def test_a_method_that_has_nothing_to_go_by_is_marked_and_the_others_run(tmp_path):
-    run = go(Steering(), tmp_path, methods=["no-gradient", "none", "first-order"], seeds=2)
+    class Steered(Steering):
+        units = dict.fromkeys(("validation",), "s")
+
+    run = go(Steered(), tmp_path, methods=["no-gradient", "none", "first-order"], seeds=2)
     alone = go(Steering(), tmp_path / "alone", methods=["none", "first-order"], seeds=2)
     values = {(row.method, row.seed): row.value for row in run.result.table}
     assert values == {
@@ -147,6 +151,7 @@ def test_a_method_that_has_nothing_to_go_by_is_marked_and_the_others_run(tmp_pat
     page = run.report.read_text()
     assert "<td>not applicable</td>" in page.replace(' class="text"', "")
     assert "no-gradient is not applicable. Step 0: expected some weight of Sequential" in page
+    assert all(row.units == Steered.units for row in run.result.table)  # the report takes the first one's
     assert not run._run.metrics("seed-0/no-gradient")
     assert torch.equal(weights(run.network("first-order")), weights(alone.network("first-order")))
     with pytest.raises(NotApplicableError, match="to receive a gradient, got none"):
@@ -308,6 +313,17 @@ def test_a_mean_over_rows_leaves_out_those_that_failed_and_counts_them(tmp_path)
     page = run.report.read_text(encoding="utf-8")
     assert "rows left out" in page and "largest (m)" in page
     assert "The error leaves out rows of the test that failed: 2 of none, 2 of first-order." in page
+
+
+def test_a_part_of_an_array_takes_the_room_of_that_part(tmp_path):
+    class Cut(Steering):
+        def evaluate(self, network):
+            return {"error": 1.0, "first": torch.ones(1000, 1000)[:1], "last": np.ones((1000, 1000))[-1:]}
+
+    run = go(Cut(), tmp_path, methods=["none"])
+    (path,) = (run.path / "evaluations").iterdir()
+    assert path.stat().st_size < 50_000
+    assert run.fields("none")["first"].shape == run.fields("none")["last"].shape == (1, 1000)
 
 
 @pytest.mark.parametrize("rows", [3.0, torch.zeros(2, 2), []])

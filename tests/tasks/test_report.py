@@ -245,6 +245,23 @@ def test_a_report_without_code_or_an_earlier_one_says_so(tmp_path):
     assert "The problem's own part is not here" in page(from_elsewhere(run, problem="file.py:Problem"))
 
 
+@pytest.mark.parametrize(
+    ("extra", "calls", "told"),
+    [
+        ({"rows of test": 8}, (250, True), "With validation, test and timing, and with what was run again"),
+        ({}, (250, True), "With validation and with what was run again after a kill, they ran 250 rows.</p>"),
+        ({}, (150, True), "they ran 150 rows. The table has more: rows whose answers were in a file"),
+        ({}, (150, False), "at least 150 rows. A process was killed, or broke off, while others ran rows"),
+    ],
+)
+def test_the_rows_in_all_are_told_as_what_they_are(tmp_path, extra, calls, told):
+    run = made(tmp_path, {"cge": 1.0}, rows_of={"cge": 200}, extra={"cge": extra})
+    result = json.loads((run.path / "result.json").read_text())
+    result["calls"] = dict(zip(("rows", "exact"), calls, strict=True))
+    (run.path / "result.json").write_text(json.dumps(result))
+    assert told in page(run)
+
+
 def test_a_problem_without_a_box_has_no_ledger(tmp_path):
     run = made(tmp_path, {"cge": 0.4}, ledger={"cge": {"rows_run": 0, "rows_asked": 0}})
     assert "The black box" not in page(run) and "No row failed" not in page(run)
