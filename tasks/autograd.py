@@ -16,8 +16,9 @@ import zo
 from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
 from blackbox.failures import noted
-from tasks.errors import NotApplicableError, ProblemError
-from zo.batches import count_rows, map_tensors
+from tasks.errors import NotApplicableError
+from tasks.problem import one_each
+from zo.batches import map_tensors
 from zo.evaluators.state import Snapshot
 from zo.failures import survivors, tell_zero
 
@@ -130,12 +131,7 @@ class AutogradGradient:
     def _losses(self, batch: Any, step: int, before: Snapshot) -> Tensor:  # noqa: ANN401
         """Of the rows that survive, with their graph; what failed is in no buffer."""
         with intercepted(self._answer), noted() as causes:
-            losses = self.objective(self.network, batch)
-            if losses.ndim != 1 or len(losses) != count_rows(batch):
-                raise ProblemError(
-                    f"objective: expected one loss for each of {count_rows(batch)} rows, got a tensor of "
-                    f"shape {tuple(losses.shape)}. Take the mean over all axes but the first."
-                )
+            losses = one_each(self.objective(self.network, batch), batch)
             alive = survivors(losses.detach(), step, causes)
             while not alive.all():  # in the backward pass of a mean that leaves rows out, 0 * NaN is NaN
                 self.counts.lost += int((~alive).sum())

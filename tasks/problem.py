@@ -120,6 +120,20 @@ class RowMean:
         return int((~torch.as_tensor(self.rows).isfinite()).sum())
 
 
+def one_each(losses: Tensor, batch: Any) -> Tensor:  # noqa: ANN401
+    """The losses of a batch, `(rows,)`, as they are.
+
+    Raises:
+        ProblemError: They are of another shape.
+    """
+    if losses.shape != (count_rows(batch),):
+        raise ProblemError(
+            f"objective: expected one loss for each of {count_rows(batch)} rows, got a tensor of shape "
+            f"{tuple(losses.shape)}. Take the mean over all axes but the first."
+        )
+    return losses
+
+
 def without_failed(figures: Mapping[str, Any]) -> dict[str, Any]:
     """Figures with the value of each `RowMean` in its place, and behind them how many rows it leaves out."""
     means = {name: value for name, value in figures.items() if isinstance(value, RowMean)}
@@ -347,7 +361,9 @@ class Problem:
     def losses(self, network: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401
         """The losses of a batch in evaluation mode, `(rows,)` float64; NaN where a row failed."""
         with torch.no_grad(), evaluating(network):
-            return torch.cat([self.objective(network, part).double() for part in parts(batch, ROWS)])
+            return torch.cat(
+                [one_each(self.objective(network, part), part).double() for part in parts(batch, ROWS)]
+            )
 
     @property
     def boxes(self) -> dict[str, BlackBoxFunction]:
