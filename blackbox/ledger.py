@@ -126,7 +126,7 @@ class Ledger:
         A box that this process evaluates counts rows before they are run, workers when they are back. What is
         added by `add`, such as the counts of an earlier process, is not told, and copies are not watched.
         """
-        self._told = told
+        vars(self)["_told"] = told  # of this ledger alone, and no field: it is no count
 
     def __getstate__(self) -> dict[str, Any]:
         """The counts alone."""

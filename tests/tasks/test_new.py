@@ -23,6 +23,8 @@ def place(tmp_path, monkeypatch):
     folder = tmp_path / "Größe und Maß"
     folder.mkdir()
     monkeypatch.chdir(folder)
+    monkeypatch.delitem(sys.modules, "pump", raising=False)  # of another test's folder
+    monkeypatch.setattr(sys, "path", list(sys.path))
     return folder
 
 
