@@ -119,10 +119,11 @@ def _methods() -> Iterator[Claim]:
     curves = [
         json.loads(path.read_text(encoding="utf-8")).get("curves", {})
         for path in sorted((protocol.RESULTS / "tangents").glob("*.json"))
+        if not path.stem.endswith("-paper")
     ]
     for method, summary in {
-        "chosen": ("1.05", "1.02", ".95", "1.14", "23"),
-        "no-gradient": ("1.00", "1.92", ".78", "29.1", "23"),
+        "chosen": ("1.05", "1.01", ".94", "1.61", "23"),
+        "no-gradient": ("1.00", "2.04", ".79", "39.7", "23"),
     }.items():
         ends = [fmean(each) for found in curves if (each := ratios(found, method))]
         rows = [each for found in curves if (each := spent(found, method)) is not None]
@@ -134,14 +135,14 @@ def _methods() -> Iterator[Claim]:
 
 def _tangents() -> Iterator[Claim]:
     stated = {  # problem -> method -> error over first order's, and rows over its where they are stated
-        "ks-26-8": {"chosen": ("1.07", "1.04"), "no-gradient": ("1.58", "")},
-        "wake-30k": {"chosen": ("1.00", "1.05"), "no-gradient": ("1.12", "")},
-        "gray-scott": {"chosen": ("1.06", "1.05"), "no-gradient": ("29.14", "")},
-        "brusselator-20k": {"chosen": ("1.01", "1.06"), "no-gradient": ("2.39", "")},
-        "shallow-water": {"chosen": ("1.03", "1.05"), "no-gradient": ("2.16", "")},
-        "fitzhugh-nagumo-failing": {"chosen": ("1.03", "1.05"), "no-gradient": ("2.20", "")},
-        "double-pendulum": {"chosen": ("1.03", "1.05"), "no-gradient": ("1.92", "")},
-        "filter": {"chosen": ("1.10", "1.06"), "no-gradient": ("2.74", "")},
+        "ks-26-8": {"chosen": ("1.07", "1.04"), "no-gradient": ("1.67", "")},
+        "wake-30k": {"chosen": ("1.02", "1.05"), "no-gradient": ("1.14", "")},
+        "gray-scott": {"chosen": ("1.04", "1.05"), "no-gradient": ("39.70", "")},
+        "brusselator-20k": {"chosen": ("0.98", "1.06"), "no-gradient": ("2.37", "")},
+        "shallow-water": {"chosen": ("1.01", "1.05"), "no-gradient": ("2.47", "")},
+        "fitzhugh-nagumo-failing": {"chosen": ("1.01", "1.05"), "no-gradient": ("2.74", "")},
+        "double-pendulum": {"chosen": ("1.04", "1.05"), "no-gradient": ("2.19", "")},
+        "filter": {"chosen": ("1.14", "1.06"), "no-gradient": ("2.77", "")},
     }
     for name, methods in stated.items():
         file = f"tangents/{name}.json"

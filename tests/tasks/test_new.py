@@ -130,6 +130,7 @@ def test_what_it_writes_runs_to_a_report_with_a_picture(toy, place, capsys, kind
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default::zo.errors.TangentWarning")  # of the design's tangents, rightly
 @pytest.mark.parametrize("kind", KINDS)
 def test_as_it_is_written_a_method_is_better_than_the_start(toy, place, capsys, kind):
     assert toy("new", "pump", "--kind", kind) == 0 and toy("run", "pump.py") == 0
