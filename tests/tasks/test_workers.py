@@ -125,16 +125,21 @@ signal.pause()
 """
 
 
-def test_the_others_end_when_the_first_does_and_one_that_hangs_is_killed(tmp_path):
-    (tmp_path / "program.py").write_text(PROGRAM)
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "program.py")],
+def ended(folder, program):
+    """A process of this program, when it has ended."""
+    (folder / "program.py").write_text(program)
+    return subprocess.run(
+        [sys.executable, str(folder / "program.py")],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=100,
         check=False,
     )
+
+
+def test_the_others_end_when_the_first_does_and_one_that_hangs_is_killed(tmp_path):
+    done = ended(tmp_path, PROGRAM)
     assert done.returncode == 7
     assert done.stderr == (
         "blackbox: process 1 of 3 did not end within 1 s after the first had, and was ended.\n"
@@ -146,15 +151,7 @@ def test_one_that_ends_before_the_others_find_it_is_told(tmp_path):
     program = "import os\nfrom tasks.workers import group, launch\n"
     program += "if 'RANK' in os.environ:\n    raise SystemExit(5)\n"
     program += "with launch.started([], 2), group.joined(60):\n    pass"
-    (tmp_path / "program.py").write_text(program)
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "program.py")],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    done = ended(tmp_path, program)
     assert "Process 0: expected to find 2 processes of this run, but process 1 ended with 5." in done.stderr
     assert done.returncode == 1
 
