@@ -201,7 +201,7 @@ def shown(result: Result) -> pandas.DataFrame:
         lines.append(
             {
                 "method": score.method,
-                labelled(first.metric, {first.metric: first.unit}): NOT_APPLICABLE
+                labelled(first.metric or "figure", {first.metric: first.unit}): NOT_APPLICABLE
                 if score.refused
                 else with_spread(list(score.values.values())),
                 **({"rows left out": f"{score.left_out:,}"} if left_out else {}),

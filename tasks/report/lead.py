@@ -21,7 +21,7 @@ def sentences(result: Result) -> list[str]:
     told: list[str] = []
     if finite:
         told += [*_best(finite), *_harm(finite), *_needed(finite)]
-    elif every:
+    elif every and every[0].metric:  # else none was applicable, which is said of each
         told.append(f"No method has a finite {every[0].metric} with every seed.")
     told += [f"{score.method} is not applicable. {score.refused}" for score in every if score.refused]
     told += [*_not_finite(every), *_left_out(every), *_failed(result)]

@@ -160,6 +160,18 @@ def test_a_method_that_has_nothing_to_go_by_is_marked_and_the_others_run(tmp_pat
         go(Steering(), tmp_path, methods=["no-gradient"])
 
 
+def test_where_no_method_is_applicable_the_report_says_that_alone(tmp_path):
+    def cut(setup):
+        raise NotApplicableError("Nothing to go by.")
+
+    class Cut(Steering):
+        methods = {"cut": tasks.Method("Has nothing to go by.", cut)}  # noqa: RUF012
+
+    page = go(Cut(), tmp_path, methods=["no-gradient", "cut"]).report.read_text()
+    assert "cut is not applicable. Nothing to go by." in page and "no-gradient is not applicable." in page
+    assert "No method has a finite" not in page and ">figure</th>" in page
+
+
 @pytest.mark.parametrize("method", ["first-order", "tangents", "cge", "row-rge", "identity"])
 def test_several_boxes_by_name(tmp_path, method):
     run = go(TwoBoxes(), tmp_path, methods=[method])
