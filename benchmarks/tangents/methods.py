@@ -25,6 +25,7 @@ from zo.tangents.models.automatic import is_grid
 COORDINATES = 24  # of sparse CGE in a step
 DIRECTIONS = 8  # of RGE in a step, and the population of EGGROLL
 UNSEEN = 10**6  # of batches that are none of training's
+OFF = 141  # first word of the path of a key for draws
 AT_THE_INPUT = 4  # directions of RGE at the box's inputs
 LEARNING_STEPS = 400  # from rows that exist before training
 BUDGET = 3.0  # rows of methods that need many evaluations a step, over first order's
@@ -106,6 +107,30 @@ def first_order(problem: Problem, network: nn.Module) -> Around:
     """Through the box's differentiable twin."""
     assert problem.exact is not None
     return Around(problem, network, problem.exact)
+
+
+class Perturbed(Around):
+    """First order with a gradient that is off by a hundredth of its length, in a random direction.
+
+    How far its result moves says how much of a difference between two methods means anything there.
+    """
+
+    def __init__(self, problem: Problem, network: nn.Module, seed: int) -> None:
+        assert problem.exact is not None
+        super().__init__(problem, network, problem.exact)
+        self.generator = zo.estimators.Key(seed).generator(OFF)
+
+    def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
+        """As any loss's, then the perturbation."""
+        loss = super().backward(batch)
+        given = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        noise = [torch.randn(gradient.shape, generator=self.generator) for gradient in given]
+        length, drawn = (
+            torch.linalg.vector_norm(torch.stack([part.norm() for part in parts])) for parts in (given, noise)
+        )
+        for gradient, part in zip(given, noise, strict=True):
+            gradient += 0.01 * length / drawn * part
+        return loss
 
 
 def no_gradient(problem: Problem, network: nn.Module) -> Around:
@@ -202,6 +227,7 @@ def student(problem: Problem, network: nn.Module, seed: int) -> Gradient:
 
 METHODS: dict[str, Method] = {
     "first-order": Method(lambda problem, network, seed, scale: first_order(problem, network)),
+    "first-order-perturbed": Method(lambda problem, network, seed, scale: Perturbed(problem, network, seed)),
     "no-gradient": Method(lambda problem, network, seed, scale: no_gradient(problem, network)),
     "identity": tangent(lambda problem, seed: zo.IdentityTangent()),
     "chosen": Method(lambda problem, network, seed, scale: chosen(problem, network, seed)),
@@ -250,7 +276,7 @@ def fitting(problem: Problem) -> tuple[str, ...]:
         return problem.methods
     left_out = {"student"}  # it is for probabilities
     if problem.exact is None:
-        left_out.add("first-order")
+        left_out |= {"first-order", "first-order-perturbed"}
     weights = sum(parameter.numel() for parameter in problem.start(0).parameters())
     if weights > WEIGHTS_OF_KALMAN:
         left_out.add("ensemble-kalman")

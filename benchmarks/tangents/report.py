@@ -24,6 +24,7 @@ PICTURED = ("ks-26-8", "wake-30k")  # error against rows, for the README
 TANGENTS = ("chosen", "chosen-prefit", "grid", "grid-without-map", "stencil", "mlp", "probes")
 COLOURS = {
     "first-order": "#0072b2",
+    "first-order-perturbed": "#56a0d3",
     "no-gradient": "#e69f00",
     "identity": "#6152c7",
     "chosen": "#009e73",

@@ -164,7 +164,9 @@ class _Training:
 
     def _spent(self, gradient: Gradient) -> int:
         asked = self.problem.box.ledger.rows_asked - self.uncounted
-        return gradient.rows if self.name == "first-order" and isinstance(gradient, Around) else asked
+        if isinstance(gradient, Around) and gradient.solver is self.problem.exact:
+            return gradient.rows  # the twin has no ledger
+        return asked
 
     def _judge(self, step: int, rows: int = 0) -> None:
         """Take the error; rows for that are not training's."""

@@ -34,7 +34,7 @@ def rows_of_step(problem) -> int:
 
 def test_rows_are_those_of_training_alone(lorenz):
     each = rows_of_step(lorenz)
-    for method, share in (("first-order", 1), ("probes", 3)):
+    for method, share in (("first-order", 1), ("first-order-perturbed", 1), ("probes", 3)):
         curve = train(lorenz, method, lorenz.start(0), 0)
         assert curve.rows == [share * each * step for step in curve.steps]
         assert curve.steps == list(range(9))  # the start, and eight points of eight steps
@@ -47,6 +47,16 @@ def test_methods_with_many_queries_have_three_times_first_orders_rows(lorenz):
     assert METHODS["eggroll"].steps(problem) == 30  # nine evaluations a step
     assert METHODS["probes"].steps(problem) == 90
     assert METHODS["first-order"].steps(problem) == 90
+
+
+def test_a_perturbed_gradient_is_autograds_off_by_a_hundredth(lorenz):
+    gradients = []
+    for method in ("first-order", "first-order-perturbed"):
+        network = lorenz.start(0)
+        METHODS[method].make(lorenz, network, 3, 1.0).backward(lorenz.batch(3, 1))
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in network.parameters()]).double())
+    exact, off = gradients
+    assert ((off - exact).norm() / exact.norm()).item() == pytest.approx(0.01, rel=1e-3)
 
 
 def test_a_training_by_first_order_is_autograds(lorenz):
