@@ -269,7 +269,7 @@ def parse(arguments: Sequence[str]) -> Command:
     )
     which = Annotated[str, arg(help="What to run, before any option.", metavar="PROBLEM")]
     run: Any = dataclasses.make_dataclass("Run", [("problem", Positional[which])])
-    commands = [named(kind, name, kind.__doc__ or "") for name, kind in _OTHERS.items()]
+    commands = [named(kind, name, " ".join((kind.__doc__ or "").split())) for name, kind in _OTHERS.items()]
     union: Any = Union
     return _in_bounds(_tyro(union[(named(run, "run", about), *commands)], "blackbox", _TOP, arguments))
 

@@ -434,9 +434,9 @@ def test_with_probes_the_errors_are_of_responses_and_have_their_own_limit():
 @pytest.mark.parametrize(
     ("check", "words"),
     [
-        ((0.4, 0.1), "at least 0.5 of .* found 0.4 of that change, 0.1 too little"),
-        ((1.7, 0.1), "at most 1.5 of .* found 1.7 of that change, 0.2 too much"),  # foretold too little
-        ((1.0, 0.6), "an error of 0.6, 1.2 times that"),  # the loss hides what is wrong with the responses
+        ((0.4, 0.1), "at least 0.5 times what the gradient says, found 0.4 times"),
+        ((1.7, 0.1), "at most 1.5 times what the gradient says, found 1.7 times"),  # foretold too little
+        ((1.0, 0.6), "at most 0.5, found 0.6"),  # the loss hides what is wrong with the responses
     ],
 )
 def test_without_probes_a_check_is_bad_in_three_ways(check, words):
@@ -588,7 +588,7 @@ def test_a_tangent_without_the_state_on_a_chaotic_box_is_found_out():
     )
     assert all(word in words for word in expected)
     assert {each.filename for each in caught} == {__file__}
-    assert float(words.split("found ")[1].split(",")[0]) == pytest.approx(gradient.watch.error, rel=0.3)
+    assert float(words.split("found ")[1].split(" over")[0]) == pytest.approx(gradient.watch.error, rel=0.3)
 
 
 def test_a_tangent_that_is_exact_there_needs_no_probes():
@@ -614,9 +614,9 @@ def test_checks_against_the_true_gradient_find_it_out_too():
     with pytest.warns(TangentWarning) as caught:
         assert max(train(ring_gradient(zo.LowRankTangent(), policy), 20)) > 2
     words = str(caught[0].message)
-    found = float(words.split("found ")[1].split(" of that change")[0])
-    assert found < 0.9 and f"{0.9 - found:.2f}" in words and "relative error" not in words
-    assert "too little. From now on 4 probes" in words
+    found = float(words.split("found ")[1].split(" times")[0])
+    assert found < 0.9 and "relative error" not in words
+    assert "times. From now on 4 probes" in words
 
 
 class DoublePendulum(FromTorch):

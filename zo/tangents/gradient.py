@@ -63,7 +63,7 @@ class TangentGradient:
     """Fills `.grad` of a network around black boxes, of which function values alone are used.
 
         solver = WakeFlow(...)
-        gradient = zo.TangentGradient(network, objective, boxes=[solver], tangent=zo.LowRankTangent())
+        gradient = zo.TangentGradient(network, objective, boxes=[solver])
         for batch in loader:
             optimizer.zero_grad()
             loss = gradient.backward(batch)

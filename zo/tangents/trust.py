@@ -253,25 +253,22 @@ class TrustWatch:
         policy, state, error = self.policy, self._state, self.error
         broken = []
         if error is not None and error > self.limit:
-            what = "responses" if state.probes else "values"
+            what, taken = ("responses", f" with {state.probes} probes") if state.probes else ("values", "")
             broken.append(
-                f"tangents to predict {what} with a relative error of at most {self.limit:g}, found "
-                f"{error:.3g}, {error / self.limit:.3g} times that, in the mean over some {policy.average} "
-                f"steps with {state.probes} probes"
+                f"tangents to predict the boxes' {what} with a relative error of at most {self.limit:g}, "
+                f"found {error:.3g} over the last steps{taken}"
             )
         if state.agreement is not None and self.doubts(state.agreement, None):
-            least, most = policy.agreement, 2 - policy.agreement
-            short = least - state.agreement
-            limit = f"least {least:g}" if short > 0 else f"most {most:g}"
-            off = f"{short:.3g} too little" if short > 0 else f"{state.agreement - most:.3g} too much"
+            low, high = policy.agreement, 2 - policy.agreement
+            limit = f"least {low:g}" if state.agreement < low else f"most {high:g}"
             broken.append(
-                f"the loss to change by at {limit} of what their gradient says, found {state.agreement:.3g} "
-                f"of that change, {off}"
+                f"the loss along the gradient to change by at {limit} times what the gradient says, found "
+                f"{state.agreement:.3g} times"
             )
         if state.missed is not None and self.doubts(None, state.missed):
             broken.append(
-                f"the boxes' responses along it to be told with an error of at most {policy.missed:g}, found "
-                f"an error of {state.missed:.3g}, {state.missed / policy.missed:.3g} times that"
+                "tangents to tell the boxes' responses along the gradient with a relative error of at most "
+                f"{policy.missed:g}, found {state.missed:.3g}"
             )
         return f"Step {step}: expected {'; and '.join(broken)}"
 
