@@ -20,11 +20,12 @@ EQUAL = 1.1  # times first order's rows, checks and all, is as many
 SAME = 1.02  # times an error is no worse
 LOST = 1e3  # stands for the ratio of a training that did not stay finite
 PICTURED = ("ks-26-8", "wake-30k")  # error against rows, for the README
+PERTURBED = "first-order-perturbed"
 # names of methods that put a learned tangent into the box's place
 TANGENTS = ("chosen", "chosen-prefit", "grid", "grid-without-map", "stencil", "mlp", "probes")
 COLOURS = {
     "first-order": "#0072b2",
-    "first-order-perturbed": "#56a0d3",
+    PERTURBED: "#56a0d3",
     "no-gradient": "#e69f00",
     "identity": "#6152c7",
     "chosen": "#009e73",
@@ -275,6 +276,8 @@ def rows_picture(measured: Mapping[str, Any], path: Path) -> Path:
     for place, name in zip(np.atleast_1d(axes).flat, names, strict=False):
         curves = measured[name]["curves"]
         for method in _methods({name: measured[name]}):
+            if method == PERTURBED:
+                continue
             seeds = list(curves[method].values())
             length = min(len(curve["errors"]) for curve in seeds)
             rows, errors = (
@@ -328,6 +331,11 @@ def value_picture(measured: Mapping[str, Any], path: Path) -> Path:
         line = np.geomspace(low, high, 50)
         place.plot(line, line, color="#e69f00", linewidth=1.2, label="no-gradient")
         place.axhline(1.0, color=COLOURS["first-order"], linewidth=1.2, label="first order")
+        own = {value: ratios(measured[name]["curves"], PERTURBED) for value, name in names.items()}
+        bars = [(value, min(found), max(found)) for value, found in own.items() if found]
+        if bars:
+            label = "first order, its gradient off by 1 %"
+            place.vlines(*zip(*bars, strict=True), color="#aaaaaa", linewidth=5, alpha=0.5, label=label)
         for value, name in names.items():
             place.annotate(
                 name, (value, 0.0), xycoords=("data", "axes fraction"), xytext=(0, 4), fontsize=6.5,
