@@ -20,7 +20,7 @@ from tasks.problem import Problem
 from tasks.progress import Progress, make_progress, print_table
 from tasks.report.findings import Findings
 from tasks.runs import checkpoint
-from tasks.runs.folder import Run, stage_name
+from tasks.runs.folder import Run, check_seeds, stage_name
 from tasks.runs.result import NOT_APPLICABLE, Result
 from tasks.runs.trust import is_own
 from tasks.work import evaluation_path, setup_of, work
@@ -165,13 +165,11 @@ def run(
             "tasks.run: expected to be called by a script, but the script is being executed to find its "
             'problem. Put the call under `if __name__ == "__main__":`.'
         )
-    for name in ("methods",):
-        if name in settings:
-            settings[name] = tuple(settings[name])
+    if "methods" in settings:
+        settings["methods"] = tuple(settings["methods"])
     problem = type(problem)(problem.config, folder=problem.folder, **settings)
     numbers = range(seeds) if isinstance(seeds, int) else seeds
-    if len(numbers) < 1:
-        raise ConfigurationError(f"seeds: expected at least one, got {seeds!r}.")
+    check_seeds(numbers)
     methods.chosen(problem)  # refused before a folder is made
     problem.check()
     if resume is None:
@@ -209,7 +207,7 @@ def finish(run: Run, problem: Problem, progress: Progress | None = None) -> Fini
                     told.say(_how_to_go_on(run))
                 run.callbacks.extend(problem.callbacks)
                 work(problem, run, told)
-                Told(run.callbacks).result(run, Result.read(run.path))
+                Told(run.callbacks).tell("on_result", run, Result.read(run.path))
         report.write(run, problem)
     return FinishedRun(run, problem)
 
