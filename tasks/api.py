@@ -14,13 +14,14 @@ from torch import nn
 
 from tasks import methods, problems, report
 from tasks.callbacks import Told
+from tasks.configuration import to_dict
 from tasks.errors import ConfigurationError, NotApplicableError, ProblemError, RunFolderError
 from tasks.interruption import ending_interrupts
 from tasks.problem import Problem
 from tasks.progress import Progress, make_progress, print_table
 from tasks.report.findings import Findings
 from tasks.runs import checkpoint
-from tasks.runs.folder import Run, check_seeds, stage_name
+from tasks.runs.folder import Run, check_seeds, differences, stage_name
 from tasks.runs.result import NOT_APPLICABLE, Result
 from tasks.runs.trust import is_own
 from tasks.work import evaluation_path, setup_of, work
@@ -186,10 +187,10 @@ def run(
         made, rows = Run.open(Path(resume)), problem.config.rows
         if rows is not None and made.config["rows"] not in (None, rows):
             made = made.with_budget(rows)
-        if made.configuration(type(problem.config)) != problem.config:
+        if told := differences(made.config, to_dict(problem.config)):
             raise RunFolderError(
-                f"{made.path}: expected the settings of that run, got others. Take its "
-                "settings, or leave resume out for a new run."
+                f"{made.path}: expected the settings of that run, got others: {told}. Take its settings, or "
+                "leave resume out for a new run."
             )
         problems.warn_of_changes(made)
     made.callbacks.extend(callbacks)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, Union, get_args
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -215,18 +215,6 @@ class InfoCommand:
     debug: Debug = False
 
 
-_OTHERS = {
-    "new": NewCommand,
-    "resume": ResumeCommand,
-    "report": ReportCommand,
-    "compare": CompareCommand,
-    "check": CheckCommand,
-    "serve": ServeCommand,
-    "tesseract": TesseractCommand,
-    "data": DataCommand,
-    "list": ListCommand,
-    "info": InfoCommand,
-}
 Command = (
     RunCommand
     | NewCommand
@@ -240,6 +228,7 @@ Command = (
     | ListCommand
     | InfoCommand
 )
+_OTHERS = {kind.__name__.removesuffix("Command").lower(): kind for kind in get_args(Command)[1:]}
 
 
 def parse(arguments: Sequence[str]) -> Command:
