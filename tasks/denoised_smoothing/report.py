@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,15 +14,14 @@ from tasks.denoised_smoothing.certification import accuracy
 from tasks.denoised_smoothing.certification.bound import Settings
 from tasks.denoised_smoothing.certification.table import read_certificates
 from tasks.denoised_smoothing.config import Config, is_own, read
-from tasks.denoised_smoothing.problem import FACTS, certificates_name
-from tasks.report import html_report, pictures
+from tasks.denoised_smoothing.problem import certificates_name
+from tasks.report import pictures
 from tasks.report.findings import Findings
-from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph
+from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table
 from tasks.runs import atomic
 from tasks.runs.folder import Run
 from tasks.runs.result import Result, Row
 
-KINDS = ("clean images", "mu", "layer ratios", "validation", "training")  # what queries are asked for
 LINES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 
 
@@ -32,25 +30,15 @@ def blocks(config: Config, found: Findings) -> Sequence[Block]:
     run, result = found.run, found.result
     runs = certificates(run, found.methods)
     chosen = best_of_families(result)
-    costs = queries_of(result)
-    facts = json.loads((run.path / FACTS).read_text(encoding="utf-8"))
-    table = accuracy.table(runs, costs)
+    table = accuracy.table(runs, queries_of(result))
     atomic.write_bytes(run.path / "table.md", accuracy.markdown(table).encode())
     atomic.write_bytes(run.path / "table.tex", accuracy.latex(table).encode())
-    shown = table.drop(columns=["abstained (%)", "failed queries"]).assign(
-        **{
-            "held out (%)": [_validation(rows_of(result, method)) for method in runs],
-            "kept": [_kept(rows_of(result, method)) for method in runs],
-        }
-    )
     return (
         Heading("Certified accuracy"),
-        html_report.Table.of(shown, caption=_caption(config, result)),
+        Table.of(table, caption=_caption(config, result)),
         *_kept_starts(result),
         *_pictures(run, config, result, runs, chosen),
-        _queries(result),
         *_images(found, chosen),
-        Details("Data and classifier", facts),
     )
 
 
@@ -153,9 +141,11 @@ def _caption(config: Config, result: Result) -> str:
         + (f", mean ± standard deviation of {seeds} seeds" if seeds > 1 else ", one seed")
         + f"; one standard error of the images' draw is up to {50 / count**0.5:.1f} points. A query is one "
         "image that the classifier is asked for: training, mu, layer ratios, clean images and validation are "
-        "counted, certificates are not. Held out: accuracy in % on noisy images by which weights "
-        "are chosen; kept: the step that they are of. ACR: average certified radius; noisy: single "
-        "noisy test images that are right, before any vote." + (f" Note: {caps}" if caps else "")
+        "counted, certificates are not. Those by what for are further figures above: they are what a method "
+        "trained alone would pay; mu and predictions on clean images are asked once and shared. Validation "
+        "accuracy is that on noisy images by which weights are chosen. ACR: average certified radius; noisy: "
+        "single noisy test images that are right, before any vote; failed queries are those of "
+        "certificates." + (f" Note: {caps}" if caps else "")
     )
 
 
@@ -198,25 +188,6 @@ def _pictures(
     )
 
 
-def _queries(result: Result) -> html_report.Table:
-    """What each method asked for, by what for."""
-    found = []
-    for method, total in queries_of(result).items():
-        rows = rows_of(result, method)
-        each = [fmean(int(row.extra.get(f"queries: {kind}") or 0) for row in rows) for kind in KINDS]
-        certified = fmean(int(row.extra["rows of test"] or 0) for row in rows)
-        if total:
-            found.append((method, *(f"{count:,.0f}" for count in each), f"{total:,}", f"{certified:,.0f}"))
-    return html_report.Table(
-        ("method", *KINDS, "total", "certificates"),
-        found,
-        caption=(
-            "Queries by what for, the mean over seeds. The total is what a method trained alone would pay; "
-            "mu and predictions on clean images are asked once and shared. Certificates cost all the same."
-        ),
-    )
-
-
 def _images(found: Findings, chosen: Mapping[str, str]) -> Sequence[Block]:
     """Clean, noisy and denoised images: a row each, a column for an image."""
     seed = found.seeds[0]
@@ -244,18 +215,3 @@ def _images(found: Findings, chosen: Mapping[str, str]) -> Sequence[Block]:
             ),
         ),
     )
-
-
-def _validation(rows: Sequence[Row]) -> str:
-    values = [row.extra["validation accuracy"] for row in rows]
-    if any(value is None for value in values):
-        return "-"
-    return accuracy.spread([100 * float(value) for value in values if value is not None], ".1f")
-
-
-def _kept(rows: Sequence[Row]) -> str:
-    """Which step's weights, of how many; "start" where none were better."""
-    if not rows[0].extra["steps"]:
-        return "-"
-    chosen = ["start" if row.extra["start kept"] else f"{row.extra['chosen step']}" for row in rows]
-    return f"{', '.join(dict.fromkeys(chosen))} of {rows[0].extra['steps']}"
