@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -82,42 +83,33 @@ def against_queries(result: Result, path: Path) -> Path:
     """Certified accuracy at r = .25 of each method against what its training asked for."""
     made, axes = pictures.figure(6.4, 4.2)
     place = axes[0, 0]
-    points: dict[tuple[str, str], dict[int, list[tuple[float, float]]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
-    levels: dict[str, list[float]] = defaultdict(list)
+    lines: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in result.table:
-        family, value = family_of(row.method), 100 * (row.value or 0)
-        asked = read(row.method) if is_own(row.method) else None
-        if not row.queries or asked is None:
-            levels[family].append(value)
-        else:
-            points[family, asked.kind or ""][asked.queries or 0].append((row.queries, value))
-    for family, values in levels.items():
-        place.axhline(
-            float(np.mean(values)),
-            label=family,
-            color=pictures.colour(family),
-            linewidth=1.4,
-            linestyle=(0, (5, 3)),
-        )
+        lines[row.method.partition("@")[0]][row.method].append(row)
     seen: dict[str, int] = defaultdict(int)
-    for (family, kind), budgets in points.items():
-        means = sorted(tuple(np.mean(pairs, axis=0)) for pairs in budgets.values())
-        place.plot(
-            *zip(*means, strict=True), label=f"{family}:{kind}" if kind else family,
-            color=pictures.colour(family), linewidth=1.8, marker=pictures.LOOKS[family][1], markersize=6,
-            linestyle=LINES[seen[family] % len(LINES)],
-        )  # fmt: skip
+    for label, budgets in lines.items():
+        family, points = family_of(label), []
+        for rows in budgets.values():
+            seeds = [(row.queries, 100 * (row.value or 0)) for row in rows]
+            points.append(tuple(np.mean(seeds, axis=0)))
+        look: dict[str, Any] = {"label": label, "color": pictures.colour(family)}
+        if not points[0][0]:
+            place.axhline(points[0][1], linewidth=1.4, linestyle=(0, (5, 3)), **look)
+            continue
+        style = LINES[seen[family] % len(LINES)]
         seen[family] += 1
-        for pairs in budgets.values():
-            if len(pairs) > 1:
-                place.plot(
-                    *zip(*pairs, strict=True), "o", color=pictures.colour(family), markersize=2.5, alpha=0.6
-                )
+        mark = pictures.looks([family])[family][1]
+        place.plot(
+            *zip(*sorted(points), strict=True),
+            linewidth=1.8,
+            marker=mark,
+            markersize=6,
+            linestyle=style,
+            **look,
+        )
     place.set(xlabel="queries of training, all counted", ylabel="certified accuracy at r = 0.25 (%)")
     place.set_ylim(0, 103)
-    if points:
+    if seen:
         _logarithmic(place)
     pictures.legend_above(place, 4)
     return pictures.save(made, path)
@@ -181,8 +173,7 @@ def _pictures(
             alt="Certified accuracy at radius 0.25 against the queries of training, by method",
             caption=(
                 "Certified accuracy at r = 0.25 against what training asked for; methods that ask nothing "
-                "are levels. A line joins the budgets of one method."
-                + (" Small points are seeds." if len(run.seeds) > 1 else "")
+                "are levels. A line joins the budgets of one method, points are means over seeds."
             ),
         ),
     )
