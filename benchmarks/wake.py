@@ -17,11 +17,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from benchmarks import protocol
+from benchmarks.published import WAKE
 from tasks.progress import make_progress
 from tasks.runs import atomic
 from tasks.runs.folder import Run
 from tasks.runs.result import NAME, Result
-from tasks.wake_flow import published
 from tasks.wake_flow.config import PRESETS, Config
 from tasks.wake_flow.problem import WakeFlow
 from tasks.work import work
@@ -96,12 +96,12 @@ def lines(result: Result) -> list[Line]:
         spread = stdev(values) if len(values) > 1 else 0.0
         return fmean(values), spread, fmean(row.rows for row in rows)
 
-    alone, alone_published = mean("SRC")[0], published.ERRORS["SRC"]
+    alone, alone_published = mean("SRC")[0], WAKE["SRC"]
     found = []
     for method in METHODS:
         value, spread, rows = mean(method)
         ratio = value / alone if value is not None and alone is not None else None
-        error = published.ERRORS[method]
+        error = WAKE[method]
         found.append(Line(method, error, value, spread, error / alone_published, ratio, rows))
     return found
 

@@ -28,31 +28,20 @@ if TYPE_CHECKING:
     from tasks.tensorboard import TensorBoard
     from tasks.training import train
 
-_PLACES = {
-    "AutogradGradient": "autograd",
-    "Callback": "callbacks",
-    "Config": "configuration",
-    "Cost": "methods",
-    "Count": "configuration",
-    "Data": "problem",
-    "FinishedRun": "api",
-    "Fraction": "configuration",
-    "MLflow": "mlflow",
-    "Method": "methods",
-    "Natural": "configuration",
-    "NotNegative": "configuration",
-    "Positive": "configuration",
-    "Problem": "problem",
-    "Row": "runs.result",
-    "RowMean": "problem",
-    "Setup": "setup",
-    "TensorBoard": "tensorboard",
-    "Trained": "setup",
-    "load": "api",
-    "own_run": "own_loop",
-    "panels": "report.pictures",
-    "run": "api",
-    "train": "training",
+_NAMES = {  # by module
+    "api": ("FinishedRun", "load", "run"),
+    "autograd": ("AutogradGradient",),
+    "callbacks": ("Callback",),
+    "configuration": ("Config", "Count", "Fraction", "Natural", "NotNegative", "Positive"),
+    "methods": ("Cost", "Method"),
+    "mlflow": ("MLflow",),
+    "own_loop": ("own_run",),
+    "problem": ("Data", "Problem", "RowMean"),
+    "report.pictures": ("panels",),
+    "runs.result": ("Row",),
+    "setup": ("Setup", "Trained"),
+    "tensorboard": ("TensorBoard",),
+    "training": ("train",),
 }
 
 __all__ = [
@@ -84,6 +73,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
-    if name not in _PLACES:
-        raise AttributeError(f"module 'tasks' has no attribute {name!r}")
-    return getattr(import_module(f"tasks.{_PLACES[name]}"), name)
+    for module, names in _NAMES.items():
+        if name in names:
+            return getattr(import_module(f"tasks.{module}"), name)
+    raise AttributeError(f"module 'tasks' has no attribute {name!r}")

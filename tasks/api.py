@@ -14,13 +14,14 @@ from torch import nn
 
 from tasks import methods, problems, report
 from tasks.callbacks import Told
+from tasks.configuration import to_dict
 from tasks.errors import ConfigurationError, NotApplicableError, ProblemError, RunFolderError
 from tasks.interruption import ending_interrupts
 from tasks.problem import Problem
 from tasks.progress import Progress, make_progress, print_table
 from tasks.report.findings import Findings
 from tasks.runs import checkpoint
-from tasks.runs.folder import Run, stage_name
+from tasks.runs.folder import Run, check_seeds, differences, stage_name
 from tasks.runs.result import NOT_APPLICABLE, Result
 from tasks.runs.trust import is_own
 from tasks.work import evaluation_path, setup_of, work
@@ -165,13 +166,11 @@ def run(
             "tasks.run: expected to be called by a script, but the script is being executed to find its "
             'problem. Put the call under `if __name__ == "__main__":`.'
         )
-    for name in ("methods",):
-        if name in settings:
-            settings[name] = tuple(settings[name])
+    if "methods" in settings:
+        settings["methods"] = tuple(settings["methods"])
     problem = type(problem)(problem.config, folder=problem.folder, **settings)
     numbers = range(seeds) if isinstance(seeds, int) else seeds
-    if len(numbers) < 1:
-        raise ConfigurationError(f"seeds: expected at least one, got {seeds!r}.")
+    check_seeds(numbers)
     methods.chosen(problem)  # refused before a folder is made
     problem.check()
     if resume is None:
@@ -188,10 +187,10 @@ def run(
         made, rows = Run.open(Path(resume)), problem.config.rows
         if rows is not None and made.config["rows"] not in (None, rows):
             made = made.with_budget(rows)
-        if made.configuration(type(problem.config)) != problem.config:
+        if told := differences(made.config, to_dict(problem.config)):
             raise RunFolderError(
-                f"{made.path}: expected the settings of that run, got others. Take its "
-                "settings, or leave resume out for a new run."
+                f"{made.path}: expected the settings of that run, got others: {told}. Take its settings, or "
+                "leave resume out for a new run."
             )
         problems.warn_of_changes(made)
     made.callbacks.extend(callbacks)
@@ -209,7 +208,7 @@ def finish(run: Run, problem: Problem, progress: Progress | None = None) -> Fini
                     told.say(_how_to_go_on(run))
                 run.callbacks.extend(problem.callbacks)
                 work(problem, run, told)
-                Told(run.callbacks).result(run, Result.read(run.path))
+                Told(run.callbacks).tell("on_result", run, Result.read(run.path))
         report.write(run, problem)
     return FinishedRun(run, problem)
 

@@ -10,8 +10,8 @@ tasks.run(Brusselator(), callbacks=[Print()])
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from tasks.errors import CallbackWarning
 
@@ -67,33 +67,11 @@ class Told:
         self._callbacks = callbacks
         self._said: set[tuple[int, str, str]] = set()
 
-    def start(self, run: Run, stage: str, step: int, steps: int) -> None:
-        """A stage begins or goes on."""
-        self._each("on_start", lambda callback: callback.on_start(run, stage, step, steps))
-
-    def stepped(self, outcome: TrainingOutcome) -> None:
-        """An optimiser step is done."""
-        metrics = {**outcome.metrics, "seconds": outcome.seconds}
-        self._each("on_step", lambda callback: callback.on_step(outcome.stage, outcome.step, dict(metrics)))
-
-    def validated(self, outcome: TrainingOutcome, value: float) -> None:
-        """There was a validation."""
-        self._each(
-            "on_validation", lambda callback: callback.on_validation(outcome.stage, outcome.step, value)
-        )
-
-    def end(self, outcome: TrainingOutcome) -> None:
-        """A stage is finished."""
-        self._each("on_end", lambda callback: callback.on_end(outcome.stage, outcome))
-
-    def result(self, run: Run, result: Result) -> None:
-        """The run is finished."""
-        self._each("on_result", lambda callback: callback.on_result(run, result))
-
-    def _each(self, name: str, call: Callable[[Callback], None]) -> None:
+    def tell(self, name: str, *arguments: Any) -> None:  # noqa: ANN401
+        """Call the method of that name of each callback."""
         for number, callback in enumerate(self._callbacks):
             try:
-                call(callback)
+                getattr(callback, name)(*arguments)
             except Exception as error:
                 if callback.strict:
                     raise
@@ -105,5 +83,5 @@ class Told:
                         f"{type(error).__name__}: {error}. Training goes on; further ones of this kind are "
                         "not told. Set `strict = True` in the class to end the run instead.",
                         CallbackWarning,
-                        stacklevel=4,
+                        stacklevel=3,
                     )

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -42,21 +42,23 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 }
 
 
+@dataclass(frozen=True)
 class RunCommand:
-    """A problem to run; the dataclass that tyro fills is made for the problem and preset at hand."""
+    """A problem to run; tyro fills a subclass that is made for the problem and the preset at hand."""
 
-    task: str
     preset: str
-    seeds: int
-    runs: Path
-    data: Path
-    config: Any
-    tensorboard: bool
-    workers: int
-    timeout: float
-    dry_run: bool
-    debug: bool
-    where: str
+    seeds: Annotated[int, arg(help="How many seeds: 0, 1, ..., one training each.")] = 1
+    runs: Annotated[Path, arg(help="Where run folders are made.")] = Path("runs")
+    data: Annotated[Path, arg(help="Where the problem's data is kept.")] = Path("data")
+    tensorboard: Tensorboard = False
+    workers: Workers = 1
+    timeout: Timeout = 1800.0
+    dry_run: Annotated[bool, arg(help="Say what it will cost, and train nothing.")] = False
+    debug: Debug = False
+    config: Any = None
+
+    task: ClassVar[str]
+    where: ClassVar[str]
     """Where the problem's class is, as `tasks.problems.find` takes it."""
 
 
@@ -215,18 +217,6 @@ class InfoCommand:
     debug: Debug = False
 
 
-_OTHERS = {
-    "new": NewCommand,
-    "resume": ResumeCommand,
-    "report": ReportCommand,
-    "compare": CompareCommand,
-    "check": CheckCommand,
-    "serve": ServeCommand,
-    "tesseract": TesseractCommand,
-    "data": DataCommand,
-    "list": ListCommand,
-    "info": InfoCommand,
-}
 Command = (
     RunCommand
     | NewCommand
@@ -240,6 +230,7 @@ Command = (
     | ListCommand
     | InfoCommand
 )
+_OTHERS = {kind.__name__.removesuffix("Command").lower(): kind for kind in get_args(Command)[1:]}
 
 
 def parse(arguments: Sequence[str]) -> Command:
@@ -251,9 +242,8 @@ def parse(arguments: Sequence[str]) -> Command:
     Raises:
         ConfigurationError: A number is out of its range, or a problem's name or settings are wrong.
     """
-    place = _place_of_target(arguments)
-    if place is not None:
-        target, words = arguments[place], [*arguments[1:place], *arguments[place + 1 :]]
+    if list(arguments[:1]) == ["run"] and len(arguments) > 1 and not arguments[1].startswith("-"):
+        target, words = arguments[1], arguments[2:]
         kind, about = _problem_command(target, words)
         # parsed on its own, with the problem in `prog`: messages then point to the right help
         return _in_bounds(_tyro(kind, f"blackbox run {target}", about, words))
@@ -287,17 +277,6 @@ def _in_bounds(command: Command) -> Command:
     return command
 
 
-def _place_of_target(arguments: Sequence[str]) -> int | None:
-    """Where in `run ... PROBLEM ...` the problem is named: first, or later by a name that is known."""
-    if list(arguments[:1]) != ["run"] or len(arguments) < 2:
-        return None
-    if not arguments[1].startswith("-"):
-        return 1
-    known = names.problems()
-    places = (place for place, word in enumerate(arguments) if word in known or ".py:" in word)
-    return next((place for place in places if arguments[place - 1] not in ("--runs", "--data")), None)
-
-
 def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
     """The dataclass of `run` for a problem and the preset that the words name, and its description.
 
@@ -308,38 +287,24 @@ def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
     problem, where = problems.find(target)
     presets = dict(problem.presets) or {"default": problem.Config()}
     preset = _preset(presets, words)
-    fields = _fields(presets, preset)
-    taken = {name for name, *_ in fields} & {field.name for field in dataclasses.fields(problem.Config)}
+    own = {field.name for field in dataclasses.fields(RunCommand)} - {"config"}
+    taken = own & {field.name for field in dataclasses.fields(problem.Config)}
     if taken:
         raise ConfigurationError(
             f"{problem.__name__}.Config: expected names that `blackbox run` has not itself, got "
             f"{', '.join(sorted(taken))}. Rename that setting."
         )
-    config: Any = ("config", Annotated[type(presets[preset]), arg(name="")], presets[preset])
+    literal: Any = Literal
+    fields: list[Any] = [
+        ("preset", Annotated[literal[tuple(presets)], arg(help="Where the settings start from.")], preset),
+        ("config", Annotated[type(presets[preset]), arg(name="")], presets[preset]),
+    ]
     lines = [f"  {name}: {method.about}" for name, method in methods.methods_of(problem).items()]
     defaults = f"The defaults below are those of the preset {preset!r}."
     about = "\n".join([problem.about(), "", "Methods:", *lines, "", defaults])
     namespace = {"task": problem.name(), "where": where}
-    fields.append(config)
     kind = dataclasses.make_dataclass("Run", fields, bases=(RunCommand,), frozen=True, namespace=namespace)
     return kind, about
-
-
-def _fields(presets: Mapping[str, Any], preset: str) -> list[Any]:
-    """What `run` takes beside the settings: (name, type, default)."""
-    literal: Any = Literal
-    choices = Annotated[literal[tuple(presets)], arg(help="Where the settings start from.")]
-    return [
-        ("preset", choices, preset),
-        ("seeds", Annotated[int, arg(help="How many seeds: 0, 1, ..., one training each.")], 1),
-        ("runs", Annotated[Path, arg(help="Where run folders are made.")], Path("runs")),
-        ("data", Annotated[Path, arg(help="Where the problem's data is kept.")], Path("data")),
-        ("tensorboard", Tensorboard, False),
-        ("workers", Workers, 1),
-        ("timeout", Timeout, 1800.0),
-        ("dry_run", Annotated[bool, arg(help="Say what it will cost, and train nothing.")], False),
-        ("debug", Debug, False),
-    ]
 
 
 def _preset(presets: Mapping[str, Any], words: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from typing import NoReturn
 from tasks.configuration import to_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError
 from tasks.interruption import ending_interrupts
-from tasks.runs.folder import Run, discard
+from tasks.runs.folder import Run, differences, discard
 
 VARIABLE = "BLACKBOX_RUN"  # the environment variable with the folder to go on with
 
@@ -121,9 +121,8 @@ def _script() -> str:
 def _refuse_others(run: Run, name: str, config: object, seeds: Sequence[int]) -> None:
     now = {"name": name, "seeds": list(seeds), **to_dict(config)}
     before = {"name": run.task, "seeds": list(run.seeds), **run.config}
-    changed = sorted(key for key in {**before, **now} if before.get(key) != now.get(key))
-    if changed:
-        told = ", ".join(f"{key} {before.get(key)!r} (now {now.get(key)!r})" for key in changed)
+    told = differences(before, now)
+    if told:
         raise RunFolderError(
             f"{run.path}: expected the settings that it was begun with, got others: {told}. Put them back in "
             "the script, or execute it by itself for a new run."

@@ -19,7 +19,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from tasks.errors import ConfigurationError
 from zo.estimators import Key
 
 SIDE = 32
@@ -38,12 +37,7 @@ def shapes(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         Images `(count, 3, 32, 32)`, uint8, and labels `(count,)`, int64, 0 to 9 as in `NAMES`.
-
-    Raises:
-        ConfigurationError: there is nothing to draw.
     """
-    if count < 1:
-        raise ConfigurationError(f"shapes: expected at least 1 image, got {count}. Ask for more.")
     images = torch.empty(count, 3, SIDE, SIDE, dtype=torch.uint8)
     labels = torch.empty(count, dtype=torch.int64)
     for block, start in enumerate(range(0, count, BLOCK)):

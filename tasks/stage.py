@@ -16,7 +16,7 @@ from blackbox import Ledger
 from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, NonFiniteLossError
 from tasks.runs.atomic import writing
 from tasks.runs.checkpoint import Checkpoints
-from tasks.runs.folder import Run
+from tasks.runs.folder import Run, differences
 from tasks.runs.machine import changes, versions
 
 _FORMAT = 1
@@ -217,11 +217,8 @@ class Stage:
 
     def _refuse_other_settings(self, before: Mapping[str, Any]) -> None:
         """Refuse a checkpoint of other settings: the result would claim the new ones throughout."""
-        now = self._run.config
-        names = {**before, **now}.keys() - HARMLESS
-        changed = sorted(name for name in names if before.get(name) != now.get(name))
-        if changed:
-            told = ", ".join(f"{name} {before.get(name)!r} (now {now.get(name)!r})" for name in changed)
+        told = differences(before, {**self._run.config, **{name: before.get(name) for name in HARMLESS}})
+        if told:
             raise CheckpointError(
                 f"{self.outcome.stage}, checkpoint: expected the settings that it was made with, got others: "
                 f"{told}. Put them back in {self._run.path / 'config.json'}, or start a new run."

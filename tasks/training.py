@@ -98,7 +98,7 @@ def train(
     outcome, showing, told = loop.outcome, ExitStack(), Told(run.callbacks)
     progress = showing.enter_context(make_progress()) if progress is None else progress
     progress.begin(stage, steps, done=outcome.step)
-    told.start(run, stage, outcome.step, steps)
+    told.tell("on_start", run, stage, outcome.step, steps)
     try:
         with (
             StopRequest() as stop,
@@ -134,7 +134,7 @@ def train(
                     loop.spent(replace(spent, first_failure=first))
                     metrics = {"rows": outcome.ledger.rows_run, **metrics}
                 loop.stepped(metrics, took)
-                told.stepped(outcome)
+                told.tell("on_step", stage, outcome.step, {**outcome.metrics, "seconds": outcome.seconds})
                 failed = {f"failed_{kind}": count for kind, count in outcome.ledger.failures().items()}
                 progress.update(outcome.step, {**outcome.metrics, **failed})
                 last = outcome.step == steps
@@ -145,7 +145,7 @@ def train(
                 if not last:
                     journal.end()
             loop.finish()
-            told.end(outcome)
+            told.tell("on_end", stage, outcome)
             journal.end()
             if group.any_of(stop.requested):
                 raise loop.interrupted()
@@ -178,7 +178,7 @@ def _judge(loop: Stage, validate: Callable[[], float] | None, tally: Tally, told
         with _judging(loop, tally):
             value = validate()
             loop.validated(value)
-        told.validated(loop.outcome, float(value))
+        told.tell("on_validation", loop.outcome.stage, loop.outcome.step, float(value))
 
 
 @contextmanager

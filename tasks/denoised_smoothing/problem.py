@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from tasks.report.html_report import Block
 
 METRIC = "certified accuracy at r = 0.25"
-FACTS = "facts.json"  # of data and classifier
 ONNX = "denoiser.onnx"
 SAMPLES = 8  # held-out images that the report shows
 
@@ -287,26 +286,9 @@ class DenoisedSmoothing(tasks.Problem):
     def so_far(
         self, run: Run, seed: int, trained: Mapping[str, Trained], fields: Mapping[str, Mapping[str, Any]]
     ) -> None:
-        """After the first seed: write down with which data and classifier, and export the best denoiser."""
+        """After the first seed: export the best denoiser."""
         if seed == run.seeds[0] and list(trained) == list(self.config.methods):
-            self._write_facts(run.path)
             self._export(trained, run.path / ONNX)
-
-    def _write_facts(self, folder: Path) -> None:
-        config, found = self.config, self.images
-        facts = {
-            "images": found.name,
-            "shape": list(found.shape),
-            "classes": found.classes,
-            "training images": len(found.train),
-            "of them used through the classifier": len(self.used),
-            "validation images": len(found.validation),
-            "test images": len(found.test),
-            "certified images": min(config.certify_images, len(found.test)),
-            "classifier": repr(self.box),
-            "base classifier": "classifier o clamp to [0, 1] o denoiser",
-        }
-        atomic.write_json(folder / FACTS, facts)
 
     def _export(self, trained: Mapping[str, Trained], path: Path) -> None:
         """The denoiser from queries that validation chose, or the mse one, as an ONNX file."""

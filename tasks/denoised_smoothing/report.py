@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,15 +15,14 @@ from tasks.denoised_smoothing.certification import accuracy
 from tasks.denoised_smoothing.certification.bound import Settings
 from tasks.denoised_smoothing.certification.table import read_certificates
 from tasks.denoised_smoothing.config import Config, is_own, read
-from tasks.denoised_smoothing.problem import FACTS, certificates_name
-from tasks.report import html_report, pictures
+from tasks.denoised_smoothing.problem import certificates_name
+from tasks.report import pictures
 from tasks.report.findings import Findings
-from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph
+from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table
 from tasks.runs import atomic
 from tasks.runs.folder import Run
 from tasks.runs.result import Result, Row
 
-KINDS = ("clean images", "mu", "layer ratios", "validation", "training")  # what queries are asked for
 LINES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 
 
@@ -32,25 +31,15 @@ def blocks(config: Config, found: Findings) -> Sequence[Block]:
     run, result = found.run, found.result
     runs = certificates(run, found.methods)
     chosen = best_of_families(result)
-    costs = queries_of(result)
-    facts = json.loads((run.path / FACTS).read_text(encoding="utf-8"))
-    table = accuracy.table(runs, costs)
+    table = accuracy.table(runs, queries_of(result))
     atomic.write_bytes(run.path / "table.md", accuracy.markdown(table).encode())
     atomic.write_bytes(run.path / "table.tex", accuracy.latex(table).encode())
-    shown = table.drop(columns=["abstained (%)", "failed queries"]).assign(
-        **{
-            "held out (%)": [_validation(rows_of(result, method)) for method in runs],
-            "kept": [_kept(rows_of(result, method)) for method in runs],
-        }
-    )
     return (
         Heading("Certified accuracy"),
-        html_report.Table.of(shown, caption=_caption(config, result)),
+        Table.of(table, caption=_caption(config, result)),
         *_kept_starts(result),
         *_pictures(run, config, result, runs, chosen),
-        _queries(result),
         *_images(found, chosen),
-        Details("Data and classifier", facts),
     )
 
 
@@ -94,42 +83,33 @@ def against_queries(result: Result, path: Path) -> Path:
     """Certified accuracy at r = .25 of each method against what its training asked for."""
     made, axes = pictures.figure(6.4, 4.2)
     place = axes[0, 0]
-    points: dict[tuple[str, str], dict[int, list[tuple[float, float]]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
-    levels: dict[str, list[float]] = defaultdict(list)
+    lines: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in result.table:
-        family, value = family_of(row.method), 100 * (row.value or 0)
-        asked = read(row.method) if is_own(row.method) else None
-        if not row.queries or asked is None:
-            levels[family].append(value)
-        else:
-            points[family, asked.kind or ""][asked.queries or 0].append((row.queries, value))
-    for family, values in levels.items():
-        place.axhline(
-            float(np.mean(values)),
-            label=family,
-            color=pictures.colour(family),
-            linewidth=1.4,
-            linestyle=(0, (5, 3)),
-        )
+        lines[row.method.partition("@")[0]][row.method].append(row)
     seen: dict[str, int] = defaultdict(int)
-    for (family, kind), budgets in points.items():
-        means = sorted(tuple(np.mean(pairs, axis=0)) for pairs in budgets.values())
-        place.plot(
-            *zip(*means, strict=True), label=f"{family}:{kind}" if kind else family,
-            color=pictures.colour(family), linewidth=1.8, marker=pictures.LOOKS[family][1], markersize=6,
-            linestyle=LINES[seen[family] % len(LINES)],
-        )  # fmt: skip
+    for label, budgets in lines.items():
+        family, points = family_of(label), []
+        for rows in budgets.values():
+            seeds = [(row.queries, 100 * (row.value or 0)) for row in rows]
+            points.append(tuple(np.mean(seeds, axis=0)))
+        look: dict[str, Any] = {"label": label, "color": pictures.colour(family)}
+        if not points[0][0]:
+            place.axhline(points[0][1], linewidth=1.4, linestyle=(0, (5, 3)), **look)
+            continue
+        style = LINES[seen[family] % len(LINES)]
         seen[family] += 1
-        for pairs in budgets.values():
-            if len(pairs) > 1:
-                place.plot(
-                    *zip(*pairs, strict=True), "o", color=pictures.colour(family), markersize=2.5, alpha=0.6
-                )
+        mark = pictures.looks([family])[family][1]
+        place.plot(
+            *zip(*sorted(points), strict=True),
+            linewidth=1.8,
+            marker=mark,
+            markersize=6,
+            linestyle=style,
+            **look,
+        )
     place.set(xlabel="queries of training, all counted", ylabel="certified accuracy at r = 0.25 (%)")
     place.set_ylim(0, 103)
-    if points:
+    if seen:
         _logarithmic(place)
     pictures.legend_above(place, 4)
     return pictures.save(made, path)
@@ -153,9 +133,11 @@ def _caption(config: Config, result: Result) -> str:
         + (f", mean ± standard deviation of {seeds} seeds" if seeds > 1 else ", one seed")
         + f"; one standard error of the images' draw is up to {50 / count**0.5:.1f} points. A query is one "
         "image that the classifier is asked for: training, mu, layer ratios, clean images and validation are "
-        "counted, certificates are not. Held out: accuracy in % on noisy images by which weights "
-        "are chosen; kept: the step that they are of. ACR: average certified radius; noisy: single "
-        "noisy test images that are right, before any vote." + (f" Note: {caps}" if caps else "")
+        "counted, certificates are not. Those by what for are further figures above: they are what a method "
+        "trained alone would pay; mu and predictions on clean images are asked once and shared. Validation "
+        "accuracy is that on noisy images by which weights are chosen. ACR: average certified radius; noisy: "
+        "single noisy test images that are right, before any vote; failed queries are those of "
+        "certificates." + (f" Note: {caps}" if caps else "")
     )
 
 
@@ -191,28 +173,8 @@ def _pictures(
             alt="Certified accuracy at radius 0.25 against the queries of training, by method",
             caption=(
                 "Certified accuracy at r = 0.25 against what training asked for; methods that ask nothing "
-                "are levels. A line joins the budgets of one method."
-                + (" Small points are seeds." if len(run.seeds) > 1 else "")
+                "are levels. A line joins the budgets of one method, points are means over seeds."
             ),
-        ),
-    )
-
-
-def _queries(result: Result) -> html_report.Table:
-    """What each method asked for, by what for."""
-    found = []
-    for method, total in queries_of(result).items():
-        rows = rows_of(result, method)
-        each = [fmean(int(row.extra.get(f"queries: {kind}") or 0) for row in rows) for kind in KINDS]
-        certified = fmean(int(row.extra["rows of test"] or 0) for row in rows)
-        if total:
-            found.append((method, *(f"{count:,.0f}" for count in each), f"{total:,}", f"{certified:,.0f}"))
-    return html_report.Table(
-        ("method", *KINDS, "total", "certificates"),
-        found,
-        caption=(
-            "Queries by what for, the mean over seeds. The total is what a method trained alone would pay; "
-            "mu and predictions on clean images are asked once and shared. Certificates cost all the same."
         ),
     )
 
@@ -244,18 +206,3 @@ def _images(found: Findings, chosen: Mapping[str, str]) -> Sequence[Block]:
             ),
         ),
     )
-
-
-def _validation(rows: Sequence[Row]) -> str:
-    values = [row.extra["validation accuracy"] for row in rows]
-    if any(value is None for value in values):
-        return "-"
-    return accuracy.spread([100 * float(value) for value in values if value is not None], ".1f")
-
-
-def _kept(rows: Sequence[Row]) -> str:
-    """Which step's weights, of how many; "start" where none were better."""
-    if not rows[0].extra["steps"]:
-        return "-"
-    chosen = ["start" if row.extra["start kept"] else f"{row.extra['chosen step']}" for row in rows]
-    return f"{', '.join(dict.fromkeys(chosen))} of {rows[0].extra['steps']}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.errors import ConfigurationError
 from tasks.report import findings, html_report, pictures
-from tasks.report.findings import Curve, Score
+from tasks.report.findings import Curve, Findings, Score
 from tasks.report.html_report import Block, Details, Figure, Heading, Page, Table
 from tasks.report.lead import START
 from tasks.runs.folder import Run
@@ -24,18 +24,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Side:
+class Side(Findings):
     """One of the runs.
 
     Attributes:
         name: "A" for the first: folders' names are long.
-        run: The folder.
-        result: What it found.
     """
 
     name: str
-    run: Run
-    result: Result
 
     @cached_property
     def scores(self) -> dict[str, Score]:
@@ -84,7 +80,7 @@ def compare(folders: Sequence[Path], page: Path) -> Comparison:
             f"compare: expected the folders of two different runs or more, got {given}. Name each once."
         )
     named = zip(ascii_uppercase, paths, strict=False)
-    sides = [Side(name, Run.open(path), Result.read(path)) for name, path in named]
+    sides = [Side(Run.open(path), Result.read(path), name) for name, path in named]
     runs = pandas.DataFrame(
         {
             "run": side.name,
@@ -212,7 +208,7 @@ def _curves(sides: Sequence[Side], name: str) -> dict[str, dict[str, dict[int, C
     """A figure over training by run, method and seed; runs without it are left out."""
     found = {}
     for side in sides:
-        curves = findings.curves(findings.metrics(side.run), tuple(side.scores), side.run.seeds, name)
+        curves = side.curves(name)
         if curves:
             found[side.name] = {
                 method: {seed: curve.smooth() if name == "loss" else curve for seed, curve in seeds.items()}

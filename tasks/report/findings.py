@@ -102,11 +102,27 @@ class Findings:
     @cached_property
     def lines(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
         """The lines of `metrics.jsonl` by stage, read once."""
-        return metrics(self.run)
+        found: dict[str, list[Mapping[str, Any]]] = {}
+        for line in self.run.metrics():
+            found.setdefault(line["stage"], []).append(line)
+        return found
 
     def curves(self, name: str) -> dict[str, dict[int, Curve]]:
         """A figure of the metrics over training, by method and seed; methods without it are left out."""
-        return curves(self.lines, self.methods, self.seeds, name)
+        found: dict[str, dict[int, Curve]] = {}
+        for method in self.methods:
+            for seed in self.seeds:
+                stage = self.lines.get(stage_name(seed, method), ())
+                rows = {line["step"]: line["rows"] for line in stage if "rows" in line}
+                at = [line for line in stage if name in line]
+                if at:
+                    found.setdefault(method, {})[seed] = Curve(
+                        np.array([line["step"] for line in at]),
+                        np.array([rows.get(line["step"], 0) for line in at], dtype=float),
+                        np.array([line.get("seconds", math.nan) for line in at], dtype=float),
+                        np.array([line[name] for line in at], dtype=float),
+                    )
+        return found
 
 
 @dataclass(frozen=True)
@@ -283,34 +299,6 @@ def failures(result: Result) -> pandas.DataFrame:
                 }
             )
     return pandas.DataFrame(lines)
-
-
-def metrics(run: Run) -> dict[str, list[Mapping[str, Any]]]:
-    """The lines of a run's `metrics.jsonl` by stage."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for line in run.metrics():
-        found.setdefault(line["stage"], []).append(line)
-    return found
-
-
-def curves(
-    lines: Mapping[str, Sequence[Mapping[str, Any]]], methods: Sequence[str], seeds: Sequence[int], name: str
-) -> dict[str, dict[int, Curve]]:
-    """A figure over training, by method and seed; methods without it are left out."""
-    found: dict[str, dict[int, Curve]] = {}
-    for method in methods:
-        for seed in seeds:
-            stage = lines.get(stage_name(seed, method), ())
-            rows = {line["step"]: line["rows"] for line in stage if "rows" in line}
-            at = [line for line in stage if name in line]
-            if at:
-                found.setdefault(method, {})[seed] = Curve(
-                    np.array([line["step"] for line in at]),
-                    np.array([rows.get(line["step"], 0) for line in at], dtype=float),
-                    np.array([line.get("seconds", math.nan) for line in at], dtype=float),
-                    np.array([line[name] for line in at], dtype=float),
-                )
-    return found
 
 
 def labelled(name: str, units: Mapping[str, str]) -> str:

@@ -204,56 +204,6 @@ def panels(
     return made
 
 
-def against(
-    axes: Axes,
-    curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
-    *,
-    x: str = "queries",
-    y: str = "validation MAE",
-    unit: str = "",
-    levels: Mapping[str, float] | None = None,
-    log_x: bool = False,
-    log_y: bool = False,
-    legend: int = 6,
-) -> None:
-    """Draw a figure of merit against what it cost, one line for each method.
-
-    Args:
-        axes: where to draw.
-        curves: method -> (x values, y values); points that are not finite are left out.
-        x: what the horizontal axis counts.
-        y: what the vertical axis shows.
-        unit: unit of `y`, shown in brackets; "" for none.
-        levels: method -> value of methods without cost, drawn as dashed lines across.
-        log_x: logarithmic horizontal axis, from the smallest positive value.
-        log_y: logarithmic vertical axis.
-        legend: its entries in a line; 0 for no legend.
-    """
-    for method, (across, up) in curves.items():
-        points = np.array([across, up], dtype=float)
-        keep = np.isfinite(points).all(axis=0) & (points[0] > 0 if log_x else True)
-        points = points[:, keep]
-        every = max(1, points.shape[1] // 8)
-        axes.plot(
-            *points, label=method, color=colour(method), linewidth=1.8,
-            marker=LOOKS[method][1] if method in LOOKS else "o", markersize=4.5, markevery=every,
-        )  # fmt: skip
-    for method, value in (levels or {}).items():
-        axes.axhline(value, label=method, color=colour(method), linewidth=1.4, linestyle=(0, (5, 3)))
-    axes.set_xlabel(x)
-    axes.set_ylabel(f"{y} ({unit})" if unit else y)
-    if log_x:
-        axes.set_xscale("log")
-    else:
-        axes.xaxis.set_major_formatter(
-            lambda value, _: f"{value:,.0f}" if value == round(value) else f"{value:g}"
-        )
-    if log_y:
-        axes.set_yscale("log")
-    if legend and (curves or levels):
-        legend_above(axes, legend)
-
-
 def legend_above(axes: Axes, columns: int) -> None:
     """A legend above the axes: inside, a level across hides behind it or strikes it through."""
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns, **_LEGEND)

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -229,6 +229,13 @@ class Run:
 def stage_name(seed: int, method: str) -> str:
     """Of a method in metrics and checkpoints: "seed-0/sparse-cge", of rge@500 "seed-0/rge.500"."""
     return f"seed-{seed}/{re.sub('[^a-z0-9.-]', '.', method.lower().replace(' ', '-'))}"
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The settings that differ, in words: "steps 300 (now 400)"; "" for none."""
+    names = sorted({**before, **now})
+    changed = [name for name in names if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} {before.get(name)!r} (now {now.get(name)!r})" for name in changed)
 
 
 def check_seeds(seeds: Sequence[int]) -> None:

@@ -10,25 +10,18 @@ from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from blackbox import Ledger
 from tasks.errors import CheckpointError, CheckpointWarning, StoppedInside
 from tasks.runs import atomic, checkpoint
 from tasks.runs.checkpoint import file_name
 
+if TYPE_CHECKING:
+    from tasks.tally import Tally
+
 EVERY = 5.0  # seconds between writes: a step that is over sooner writes nothing
 FOLDER = "journal"
-
-
-class Counting(Protocol):
-    """A ledger, or several together."""
-
-    def copy(self) -> Ledger: ...  # noqa: D102
-
-    def since(self, earlier: Ledger, /) -> Ledger: ...  # noqa: D102
-
-    def add(self, other: Ledger, /) -> None: ...  # noqa: D102
 
 
 class Journal:
@@ -56,7 +49,7 @@ class Journal:
         self,
         folder: Path,
         stage: str,
-        ledger: Counting | None = None,
+        ledger: Tally | Ledger | None = None,
         every: float | None = None,
         clock: Callable[[], float] = monotonic,
         rank: int = 0,
@@ -153,7 +146,9 @@ class Journal:
 
 
 @contextmanager
-def journaled(folder: Path, name: str, ledger: Counting | None = None, rank: int = 0) -> Iterator[Journal]:
+def journaled(
+    folder: Path, name: str, ledger: Tally | Ledger | None = None, rank: int = 0
+) -> Iterator[Journal]:
     """The journal of one piece of work outside of the steps, such as finding layer ratios.
 
     What an earlier process found is read when the block begins, and goes when it ends without an error.

@@ -321,8 +321,8 @@ PAPER = Config(
     checkpoint_every=234,
 )
 """The published sets, sizes and budgets, 100 epochs of 936 steps (and 400 of PRE), where
-`published.differences` does not say otherwise. In that many steps ZO-SOL, which measures a hundredth of the
-weights in each, asks for 5 billion solver rows: lower `--zo-steps`. Published unrolls are 16 and 32;
+docs/applications/wake_flow.md does not say otherwise. In that many steps ZO-SOL, which measures a hundredth
+of the weights in each, asks for 5 billion solver rows: lower `--zo-steps`. Published unrolls are 16 and 32;
 `--unroll 16` takes the other."""
 
 PRESETS = {"demo": Config(), "small": SMALL, "paper": PAPER}

@@ -31,58 +31,48 @@ def by_reynolds(found: Found, method: str) -> tuple[np.ndarray, np.ndarray]:
 
 def errors(found: Found, config: Config, path: Path) -> Path:
     """Error over time, of the held-out rollouts, and at each Reynolds number, with what seeds span."""
-    made, (above, below) = pictures.figure(6.4, 6.6, rows=2, columns=1)[0:2]
-    over_time, over_reynolds = above[0], below[0]
-    methods = next(iter(found.values())).methods
+    made, axes = pictures.figure(6.4, 6.6, rows=2)
+    over_time, over_reynolds = axes[:, 0]
     times = np.arange(1, config.horizon + 1) * config.dt / DIAMETER
-    curves = {}
-    for method in methods:
-        seeds = np.array([each.errors[method].mean(axis=0) for each in found.values()])
-        curves[method] = times, seeds.mean(axis=0)
-        band(over_time, times, seeds, method)
-    pictures.against(over_time, curves, x="time (D / U)", y="MAE of velocity", unit="U", legend=ACROSS)
-    over_time.axvline(config.unroll * config.dt / DIAMETER, color="#999999", linestyle=":", linewidth=1)
-    over_time.set_ylim(bottom=0)
-
-    curves = {}
-    for method in methods:
-        numbers, seeds = by_reynolds(found, method)
-        curves[method] = numbers, seeds.mean(axis=0)
-        band(over_reynolds, numbers, seeds, method)
-    pictures.against(
-        over_reynolds, curves, x="Reynolds number", y="MAE of velocity", unit="U", log_x=True, legend=0
-    )
     numbers = np.unique(next(iter(found.values())).reynolds)
+    for method in next(iter(found.values())).methods:
+        seeds = np.array([each.errors[method].mean(axis=0) for each in found.values()])
+        draw(over_time, times, seeds, method)
+        draw(over_reynolds, *by_reynolds(found, method), method)
+    over_time.axvline(config.unroll * config.dt / DIAMETER, color="#999999", linestyle=":", linewidth=1)
+    over_time.set(xlabel="time (D / U)", ylabel="MAE of velocity (U)", ylim=(0, None))
+    pictures.legend_above(over_time, ACROSS)
+    over_reynolds.set_xscale("log")
+    over_reynolds.set(xlabel="Reynolds number", ylabel="MAE of velocity (U)", ylim=(0, None))
     over_reynolds.set_xticks(numbers, [f"{number:g}" for number in numbers])
     over_reynolds.set_xticks([], minor=True)
     for edge in (min(config.train_reynolds), max(config.train_reynolds)):
         if numbers[0] < edge < numbers[-1]:  # or every number on that side is within the range trained on
             over_reynolds.axvline(edge, color="#999999", linestyle="--", linewidth=1)
-    over_reynolds.set_ylim(bottom=0)
     return pictures.save(made, path)
 
 
 def physics(found: Evaluation, config: Config, path: Path) -> Path:
     """Divergence and kinetic energy over time, with the reference's."""
-    names = (REFERENCE, *(method for method in SHOWN if method in found.tracks))
-    made, axes = pictures.figure(6.4, 5.8, rows=2, columns=1)
+    made, axes = pictures.figure(6.4, 5.8, rows=2)
+    above, below = axes[:, 0]
     times = np.arange(1, config.horizon + 1) * config.dt / DIAMETER
-    rows = found.held_out
-    for place, series, label, unit in (
-        (axes[0, 0], "divergence_mean", "mean |divergence|", "U / D"),
-        (axes[1, 0], "energy", "kinetic energy", "U²"),
-    ):
-        curves = {name: (times, getattr(found.tracks[name], series)[rows].mean(axis=0)) for name in names}
-        first = place is axes[0, 0]
-        pictures.against(
-            place, curves, x="time (D / U)", y=label, unit=unit, log_y=first, legend=ACROSS if first else 0
-        )
+    for name in (REFERENCE, *(method for method in SHOWN if method in found.tracks)):
+        track = found.tracks[name]
+        draw(above, times, track.divergence_mean[found.held_out].mean(axis=0)[None], name)
+        draw(below, times, track.energy[found.held_out].mean(axis=0)[None], name)
+    above.set_yscale("log")
+    above.set(xlabel="time (D / U)", ylabel="mean |divergence| (U / D)")
+    below.set(xlabel="time (D / U)", ylabel="kinetic energy (U²)")
+    pictures.legend_above(above, ACROSS)
     return pictures.save(made, path)
 
 
-def band(axes: Axes, across: np.ndarray, seeds: np.ndarray, method: str) -> None:
-    """What several seeds span, from the first point with a cost on: the axis may be logarithmic."""
+def draw(axes: Axes, across: np.ndarray, seeds: np.ndarray, method: str) -> None:
+    """The mean of several seeds' curves `(seeds, points)`, and what they span."""
+    colour, mark = pictures.colour(method), pictures.LOOKS.get(method, ("", "o"))[1]
     if len(seeds) > 1:
-        low, high = seeds[:, across > 0].min(axis=0), seeds[:, across > 0].max(axis=0)
-        across = across[across > 0]
-        axes.fill_between(across, low, high, color=pictures.colour(method), alpha=0.15, linewidth=0)
+        axes.fill_between(across, seeds.min(axis=0), seeds.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+    every = max(1, len(across) // 8)
+    look = {"linewidth": 1.8, "marker": mark, "markersize": 4.5, "markevery": every}
+    axes.plot(across, seeds.mean(axis=0), label=method, color=colour, **look)

@@ -105,7 +105,7 @@ def test_a_run_writes_everything_and_says_where(toy, tmp_path, capsys):
 
 
 def test_preset_may_be_written_in_any_place_and_form(toy, tmp_path):
-    assert toy("run", "--preset=small", "toy", "--steps=1", "--runs", "elsewhere") == 0
+    assert toy("run", "toy", "--preset=small", "--steps=1", "--runs", "elsewhere") == 0
     (path,) = (tmp_path / "elsewhere").iterdir()
     assert Run.open(path).config["width"] == 8
 

@@ -42,7 +42,7 @@ def read(text):
 @pytest.fixture
 def picture(tmp_path):
     figure, axes = pictures.figure()
-    pictures.against(axes[0, 0], {"ZO-SOL": ([1, 2, 3], [3, 2, 1])}, unit="m/s")
+    axes[0, 0].plot([1, 2, 3], [3, 2, 1])
     return pictures.save(figure, tmp_path / "curve.png")
 
 

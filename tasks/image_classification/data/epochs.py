@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tasks.errors import ConfigurationError
 from tasks.image_classification.data.images import Images, Normalisation
 from zo.estimators import Key
 
@@ -30,21 +29,13 @@ class Epochs:
         part: the training images, on the device where they stay.
         normalisation: what the network sees.
         augmentation: what is done at random.
-        batch: rows of a batch.
+        batch: rows of a batch, at most those of the part.
         seed: of order and augmentation, >= 0.
-
-    Raises:
-        ConfigurationError: the batch is larger than the part.
     """
 
     def __init__(
         self, part: Images, normalisation: Normalisation, augmentation: Augmentation, *, batch: int, seed: int
     ) -> None:
-        if not 1 <= batch <= len(part):
-            raise ConfigurationError(
-                f"expected a batch of 1 to {len(part)} rows, as many as there are training images, got "
-                f"{batch}. Take smaller batches or more images."
-            )
         self.part, self.normalisation, self.augmentation = part, normalisation, augmentation
         self.size, self.seed = batch, seed
         self._drawn: tuple[int, Tensor, Tensor] | None = None  # epoch, order, draws
@@ -77,19 +68,12 @@ class Augmentation:
     """What is done to training images at random.
 
     Attributes:
-        pad: pixels of zero on each side before an image of the old size is cut out; 0 for none.
+        pad: at least 0 pixels of zero on each side before an image of the old size is cut out; 0 for none.
         flip: left and right are exchanged in half of the images.
     """
 
     pad: int = 4
     flip: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse what is no padding."""
-        if self.pad < 0:
-            raise ConfigurationError(
-                f"Augmentation, pad: expected at least 0, got {self.pad}. Give 0 for none."
-            )
 
     def draw(self, rows: int, generator: torch.Generator) -> Tensor:
         """Draws `(rows, 3)`, int64, on the CPU: shift down, shift right (0 to 2 pad), and flipped or not."""

@@ -55,8 +55,6 @@ class Images:
 
     def batches(self, size: int, normalisation: Normalisation) -> Iterator[tuple[Tensor, Tensor]]:
         """All images in order, as they are, as `(images, labels)` of `size` rows; the last may be fewer."""
-        if size < 1:
-            raise ConfigurationError(f"expected a batch of at least 1 row, got {size}. Correct the value.")
         for start in range(0, len(self), size):
             part = slice(start, start + size)
             yield normalisation(self.pixels[part]), self.labels[part]

@@ -120,7 +120,7 @@ def _shapes(
     name: str, folder: Path, sizes: tuple[int, int, int], seed: int
 ) -> tuple[tuple[str, ...], list[Images]]:
     train, validation, test = sizes
-    drawn = Images(*shapes(max(train + validation, 1), _TRAIN_SEED))
+    drawn = Images(*shapes(train + validation, _TRAIN_SEED))
     return CLASSES[name], [*hold_out(drawn, train, validation, seed=seed), Images(*shapes(test, _TEST_SEED))]
 
 

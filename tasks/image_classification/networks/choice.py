@@ -75,13 +75,6 @@ def make(
     Raises:
         ConfigurationError: there is no such network, or it cannot be made or used with these shapes.
     """
-    if classes < 2 or min(image_shape) < 1:
-        raise ConfigurationError(
-            f"{name}: expected at least 2 classes and an image shape of positive numbers, got {classes} "
-            f"classes and {image_shape}. Correct the values."
-        )
-    if width is not None and width < 1:
-        raise ConfigurationError(f"{name}, width: expected at least 1, got {width}. Correct the value.")
     if ":" in name or name.endswith(".py"):
         maker = _users_own(name, width)
     elif depth := re.fullmatch(r"resnet(\d+)", name):

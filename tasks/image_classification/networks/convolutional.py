@@ -117,12 +117,7 @@ def simple_cnn(
         channels: of the images.
         width: channels of every convolution.
         size: the shorter side of the images, in pixels; where one pixel is left, pooling is left out.
-
-    Raises:
-        ConfigurationError: fewer than one layer.
     """
-    if layers < 1:
-        raise ConfigurationError(f"simple_cnn, layers: expected at least 1, got {layers}. Give 1 to 5.")
     parts: list[nn.Module] = []
     for _ in range(layers):
         parts += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]

@@ -132,12 +132,8 @@ def test_parts_are_disjoint_and_hang_on_the_seed_alone():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: Epochs(part(4), PLAIN, NO_AUGMENTATION, batch=5, seed=0), ["1 to 4 rows", "got 5"]),
-        (lambda: Epochs(part(4), PLAIN, NO_AUGMENTATION, batch=0, seed=0), ["1 to 4 rows", "got 0"]),
-        (lambda: Augmentation(pad=-1), ["pad", "at least 0", "got -1"]),
         (lambda: hold_out(part(4), 4, 1, seed=0), ["4 together", "got 4 + 1"]),
         (lambda: hold_out(part(4), 4, 0, seed=0), ["at least 1", "got 4 + 0"]),
-        (lambda: list(part(4).batches(0, PLAIN)), ["at least 1 row", "got 0"]),
         (lambda: load("shape", Path()), ["'shape'", "Did you mean 'shapes'?"]),
     ],
 )

@@ -156,8 +156,3 @@ def test_labels_and_outlines_belong_together():
         places = torch.from_numpy(u / radius / stretch), torch.from_numpy(v / radius * stretch)
         wrong = [((rules.inside(name, *places) > 0) != images[row]).sum().item() for name in NAMES]
         assert np.argmin(wrong) == labels[row] and min(wrong) <= 12
-
-
-def test_nothing_to_draw_is_refused():
-    with pytest.raises(ConfigurationError, match="at least 1 image, got 0"):
-        shapes(0, 0)

@@ -83,9 +83,6 @@ def test_what_is_no_network_is_refused_with_a_mend(own, name, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"classes": 1}, ["at least 2 classes", "got 1"]),
-        ({"image_shape": (3, 0, 32)}, ["positive", "(3, 0, 32)"]),
-        ({"width": 0}, ["width", "at least 1", "got 0"]),
         ({"name": "vit-tiny", "width": 4}, ["width", "multiple of 3", "Take 3"]),
         ({"name": "vit-tiny", "image_shape": (3, 30, 32)}, ["30 x 32", "patch"]),
         ({"name": "torch.nn:Flatten", "width": 4}, ["width", "in the function"]),
