@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -129,9 +130,8 @@ def train(
                     raise loop.interrupted(inside=True) from None
                 took = perf_counter() - started
                 if boxes:
-                    spent = everywhere(tally.since(before))
                     first = causes[0].sentence() if causes else None
-                    loop.spent(replace(spent, first_failure=first))
+                    loop.spent(everywhere(replace(tally.since(before), first_failure=first)))
                     metrics = {"rows": outcome.ledger.rows_run, **metrics}
                 loop.stepped(metrics, took)
                 told.tell("on_step", stage, outcome.step, {**outcome.metrics, "seconds": outcome.seconds})
@@ -190,10 +190,18 @@ def _judging(loop: Stage, tally: Tally) -> Iterator[None]:
 
 
 def everywhere(spent: Ledger) -> Ledger:
-    """What all processes of the run counted together, who all ask here; causes are those of this one."""
+    """What all processes of the run counted together, who all ask here; the first failure is any one's."""
     counts = {name: value for name, value in vars(spent).items() if isinstance(value, int)}
     summed = dict(zip(counts, group.total(*counts.values()), strict=True))
-    return replace(spent, **summed)
+    if not group.any_of(bool(spent.causes) or spent.first_failure is not None):
+        return replace(spent, **summed)
+    causes: Counter[str] = Counter()
+    firsts = []
+    for each, first in group.of_all((spent.causes, spent.first_failure)):
+        causes.update(each)
+        firsts.append(first)
+    first = next((told for told in firsts if told is not None), None)
+    return replace(spent, **summed, causes=dict(causes), first_failure=first)
 
 
 @contextmanager

@@ -125,6 +125,25 @@ def total(*counts: int) -> list[int]:
     return summed.tolist()
 
 
+def of_all(value: Value) -> list[Value]:
+    """What each process says, by rank; all ask at the same place.
+
+    Args:
+        value: Something small that can be pickled.
+
+    Raises:
+        WorkersError: one does not answer.
+    """
+    if not _joined:
+        return [value]
+    import torch.distributed as dist
+
+    told: list[Any] = [None] * dist.get_world_size()
+    with _answering():
+        dist.all_gather_object(told, value, group=_joined[0])
+    return told
+
+
 def first_then_all(work: Callable[[], Value]) -> Value:
     """Work that leaves a file for the next one who does it: the first process, and then the others."""
     if not _joined:

@@ -31,6 +31,21 @@ def test_two_processes_write_one_run_with_the_bits_of_one(shared, truth, tmp_pat
 
 
 @pytest.mark.slow
+def test_the_causes_of_failed_rows_are_those_of_all_processes(shared, tmp_path):
+    target = f"{Path(__file__).parent / 'problems.py'}:Steering"
+    words = ("run", target, "--methods", "cge", "--limit", "0.25", "--chunk", "4", "--max-dropped", "1")
+    ledgers = []
+    for name, more in (("alone", ()), ("both", ("--workers", "2"))):
+        finished(shared(name, *words, *more))
+        result = json.loads((only_run(tmp_path / name) / "result.json").read_text())
+        ledgers.append(result["table"][0]["ledger"])
+    alone, both = ledgers
+    assert alone["rows_failed"] == sum(alone["causes"].values()) > 0
+    # the base is evaluated by one process, and each query by one
+    assert both["causes"] == alone["causes"] and both["first_failure"] is not None
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("die_at", "die_rank"), [(0, 1), (7, 1), (11, 0)])
 def test_a_process_that_is_killed_ends_the_run_and_others_resume_it(
     shared, truth, tmp_path, die_at, die_rank
