@@ -8,6 +8,7 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from tasks.errors import DataError
@@ -63,6 +64,8 @@ def _download(source: Source, archive: Path) -> None:
             shutil.copyfileobj(answer, file)
     except (OSError, http.client.HTTPException) as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, HTTPError):  # it is the server's answer, too
+            error.close()
         raise DataError(
             f"{source.url}: expected to load it, got {type(error).__name__} ({error}). "
             f"{source.without_network(archive.parent)}"
