@@ -161,11 +161,7 @@ def run(
         ConfigurationError: A setting or method is unknown or out of its range; no row was run.
         BudgetError: The budget of rows is spent.
     """
-    if problems.is_executing():
-        raise ProblemError(
-            "tasks.run: expected to be called by a script, but the script is being executed to find its "
-            'problem. Put the call under `if __name__ == "__main__":`.'
-        )
+    problems.refuse_while_executing("tasks.run")
     if "methods" in settings:
         settings["methods"] = tuple(settings["methods"])
     problem = type(problem)(problem.config, folder=problem.folder, **settings)

@@ -142,9 +142,10 @@ def _words(error: Exception, at_work: bool) -> str | None:
 
     found = tracebacks.of_resources(error) or tracebacks.of_user(error)
     if found is None and isinstance(error, OSError):
-        from tasks.runs.atomic import mend
+        from tasks.runs.atomic import mend, told
 
-        found = f"{_sentence(error)} {mend(error) if at_work else 'Mend that, or give another folder.'}"
+        refused = told(error, "a file or folder that can be read and written")
+        found = f"{refused} {mend(error) if at_work else 'Mend that, or give another folder.'}"
     return found
 
 
@@ -376,13 +377,6 @@ def _discarded(at_work: list[Run]) -> bool:
 
 def _how_to_resume(at_work: list[Run]) -> str:
     return f"Resume with: blackbox resume {quote(str(at_work[0].path))}" if at_work else ""
-
-
-def _sentence(error: OSError) -> str:
-    """What the system refused, on one line; h5py gives neither a file nor a reason, but a long text."""
-    reason = " ".join((error.strerror or str(error) or type(error).__name__).split())
-    place = "" if error.filename is None else f"{error.filename}: "
-    return f"{place}expected a file or folder that can be read and written, got {reason!r}."
 
 
 if __name__ == "__main__":

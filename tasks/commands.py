@@ -196,7 +196,7 @@ class TesseractCommand:
 
 @dataclass(frozen=True)
 class DataCommand:
-    """Load a data set from its own site, going on where an earlier attempt broke off, and check it."""
+    """Load a data set from its own site, and check it."""
 
     name: Annotated[Positional[Literal["cifar10", "cifar100"]], arg(help="The data set.")]
     data: Annotated[Path, arg(help="Where data is kept; `blackbox run` has the same option.")] = Path("data")

@@ -55,11 +55,7 @@ def own_run(
     """
     from tasks import api, problems, report
 
-    if problems.is_executing():
-        raise ProblemError(
-            "tasks.own_run: expected to be called by a script, but the script is being executed to find its "
-            'problem. Put the block under `if __name__ == "__main__":`.'
-        )
+    problems.refuse_while_executing("tasks.own_run")
     before = os.environ.pop(VARIABLE, None)  # not for programs that the script starts
     if before is None:
         run = Run.create(

@@ -85,9 +85,17 @@ def warn_of_changes(run: Run) -> None:
         )
 
 
-def is_executing() -> bool:
-    """Whether a problem's file is being executed to find its class, which must not start a run."""
-    return _loading.get()
+def refuse_while_executing(what: str) -> None:
+    """Refuse what must not happen while a problem's file is executed to find its class.
+
+    Raises:
+        ProblemError: It is.
+    """
+    if _loading.get():
+        raise ProblemError(
+            f"{what}: expected to be called by a script, but the script is being executed to find its "
+            'problem. Put it under `if __name__ == "__main__":`.'
+        )
 
 
 @contextmanager

@@ -30,9 +30,7 @@ def with_derivative(box: BlackBoxFunction, reference: Stand) -> Stand:
     """
 
     def call(*arrays: Tensor) -> Any:  # noqa: ANN401
-        rows = 1
-        for size in arrays[0].shape[: arrays[0].ndim - len(box.inputs[0].shape)]:
-            rows *= size
+        rows = arrays[0].shape[: arrays[0].ndim - len(box.inputs[0].shape)].numel()
         outputs = reference(*arrays)
         each = _tuple(outputs)
         tracked = torch.is_grad_enabled() and any(array.requires_grad for array in arrays)

@@ -105,24 +105,16 @@ def _class(spec: ArraySpec) -> str:
     return (spec.dtype or "float64").capitalize().replace("Uint", "UInt")
 
 
-def _scales(spec: ArraySpec) -> list[float]:
-    """The scale of each of an array's numbers."""
+def _scales(spec: ArraySpec) -> np.ndarray:
+    """The scale of each of an array's numbers, in its shape."""
     size = math.prod(spec.shape)
-    return np.broadcast_to(1.0 if spec.scale is None else spec.scale, size).tolist()
+    return np.broadcast_to(1.0 if spec.scale is None else spec.scale, size).reshape(spec.shape)
 
 
 def _scale(spec: ArraySpec) -> str:
     """The scale of an input's numbers, one where all have the same."""
-    numbers = _scales(spec)
-    return repr(numbers[0] if len(set(numbers)) == 1 else _nested(numbers, spec.shape))
-
-
-def _nested(numbers: list[Any], shape: tuple[int, ...]) -> list[Any]:
-    """Numbers in C order as nested lists of a shape."""
-    if len(shape) < 2:
-        return numbers
-    size = math.prod(shape[1:])
-    return [_nested(numbers[at : at + size], shape[1:]) for at in range(0, len(numbers), size)]
+    scales = _scales(spec)
+    return repr(scales.flat[0].item() if len(np.unique(scales)) == 1 else scales.tolist())
 
 
 def _config(box: BlackBoxFunction, code: Path) -> str:
@@ -144,14 +136,13 @@ def _next(box: BlackBoxFunction, folder: Path, files: Sequence[Path], vectorized
     """What was written, and the commands that come next, for inputs as large as their scales."""
 
     def example(spec: ArraySpec) -> Any:  # noqa: ANN401 - a number or nested lists
-        values = _scales(spec) if spec.floating else [1] * math.prod(spec.shape)
-        nested = _nested(values, spec.shape) if spec.shape else values[0]
+        nested = (_scales(spec) if spec.floating else np.ones(spec.shape, int)).tolist()
         return [nested] if vectorized else nested
 
     small = sum(math.prod(spec.shape) for spec in box.inputs) <= 20
     payload = json.dumps({"inputs": {spec.name: example(spec) for spec in box.inputs}})
     steps = [
-        f" --eps-for {spec.name}={mu * min(_scales(spec)):g}"
+        f" --eps-for {spec.name}={mu * _scales(spec).min():g}"
         for spec in box.inputs
         if spec.scale is not None and spec.differentiable
     ]

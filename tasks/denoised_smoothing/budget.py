@@ -45,7 +45,7 @@ def queries_of_step(config: Config, variant: Variant, size: int) -> int:
         variant: One that trains through the classifier.
         size: Numbers of what its differences are taken in, an image or a latent vector.
     """
-    kind = variant.kind or config.direction_kind
+    kind = variant.kind
     sides = 2 if config.central or kind == WIDE else 1
     if variant.family == "deepzero":
         return config.deepzero_batch * (1 + sides * config.coordinates)

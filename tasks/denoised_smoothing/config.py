@@ -32,13 +32,13 @@ class Variant:
     Attributes:
         name: All of it.
         family: How it trains, one of `FAMILIES`.
-        kind: Of "zo-ds" and "zo-ae-ds", the directions, one of `KINDS`; None for the configuration's.
+        kind: Of "zo-ds" and "zo-ae-ds", the directions, one of `KINDS`.
         queries: Its own budget; None for the configuration's.
     """
 
     name: str
     family: str
-    kind: str | None = None
+    kind: str = "dct"
     queries: int | None = None
 
 
@@ -56,7 +56,7 @@ def read(name: str) -> Variant:
         raise refused("methods", f"zo-ds or zo-ae-ds with one of {', '.join(KINDS)} after the colon", name)
     if form["queries"] is not None and family in WITHOUT_QUERIES:
         raise refused("methods", f"{family} without a budget: it asks nothing", name)
-    return Variant(name, family, kind, int(form["queries"]) if form["queries"] else None)
+    return Variant(name, family, kind or "dct", int(form["queries"]) if form["queries"] else None)
 
 
 def is_own(name: str) -> bool:
@@ -70,8 +70,9 @@ class Config(tasks.Config):
 
     methods: tuple[str, ...] = ("none", "mse", "zo-ds", "deepzero", "student", "fo-ds")
     """What is compared, in the order of the table: none, mse, fo-ds, zo-ds, zo-ae-ds, deepzero, student.
-    zo-ds and zo-ae-ds may name directions (zo-ds:cge, :rge, :orthogonal, :dct, :wide), and all that train
-    through the classifier a budget of their own (student@5000)."""
+    zo-ds and zo-ae-ds may name directions: zo-ds:cge, one query a pixel; :rge, Gaussian; :orthogonal; :wide,
+    for labels; :dct, which others are too, orthogonal ones of the lowest cosines (in a latent space just
+    orthogonal). All that train through the classifier may have a budget of their own (student@5000)."""
 
     box: str = "b"
     """The classifier: "a" or "b" (scikit-learn networks on digits that are fragile, b more so), "forest",
@@ -147,9 +148,6 @@ class Config(tasks.Config):
     """Rows of fo-ds through the classifier, validation included."""
     zo_batch: Count = 16
     """Images in an optimiser step of zo-ds and zo-ae-ds."""
-    direction_kind: Literal["cge", "rge", "orthogonal", "dct"] = "dct"
-    """Of zo-ds and zo-ae-ds: cge, one query a pixel; rge, Gaussian; orthogonal; dct, orthogonal ones of the
-    lowest cosines (in a latent space: orthogonal)."""
     input_directions: Count = 8
     """Directions for each image, for all but cge."""
     modes: Count = 4

@@ -340,7 +340,7 @@ def estimator(config: Config, variant: Variant, mu: Mu, size: int, latent: bool)
         size: Numbers of its input.
         latent: Whether that is a latent vector, which has no frequencies.
     """
-    kind = variant.kind or config.direction_kind
+    kind = variant.kind
     central = kind == WIDE or config.central
     step = mu.of(kind, central, size)
     if kind == "cge":

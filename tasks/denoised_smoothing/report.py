@@ -17,7 +17,7 @@ from tasks.denoised_smoothing.certification.table import read_certificates
 from tasks.denoised_smoothing.config import Config, is_own, read
 from tasks.denoised_smoothing.problem import certificates_name
 from tasks.report import pictures
-from tasks.report.findings import Findings
+from tasks.report.findings import Findings, scores
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table
 from tasks.runs import atomic
 from tasks.runs.folder import Run
@@ -51,15 +51,9 @@ def certificates(run: Run, methods: Sequence[str]) -> accuracy.Runs:
     }
 
 
-def rows_of(result: Result, method: str) -> list[Row]:
-    """One for each seed."""
-    return [row for row in result.table if row.method == method]
-
-
 def queries_of(result: Result) -> dict[str, int]:
     """What each method's training asked for, all counted; the mean over seeds."""
-    methods = dict.fromkeys(row.method for row in result.table)
-    return {method: round(fmean(row.queries for row in rows_of(result, method))) for method in methods}
+    return {each.method: round(fmean(row.queries for row in each.rows)) for each in scores(result)}
 
 
 def family_of(method: str) -> str:
@@ -70,12 +64,12 @@ def family_of(method: str) -> str:
 def best_of_families(result: Result) -> dict[str, str]:
     """Of each family the variant with the best validation accuracy, which is asked of the box itself."""
     best: dict[str, tuple[float, str]] = {}
-    for method in dict.fromkeys(row.method for row in result.table):
-        values = [row.extra.get("validation accuracy") for row in rows_of(result, method)]
+    for each in scores(result):
+        values = [row.extra.get("validation accuracy") for row in each.rows]
         merit = fmean(float(value) for value in values if value is not None) if any(values) else 0.0
-        family = family_of(method)
+        family = family_of(each.method)
         if family not in best or merit > best[family][0]:
-            best[family] = merit, method
+            best[family] = merit, each.method
     return {family: method for family, (_, method) in best.items()}
 
 

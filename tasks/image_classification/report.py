@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tasks.image_classification.config import Config
 from tasks.image_classification.data.loading import CLASSES
 from tasks.image_classification.sparse_set import ratios_name
 from tasks.report import pictures
-from tasks.report.findings import Findings
+from tasks.report.findings import Findings, scores
 from tasks.report.html_report import Block, Figure, Heading, Paragraph
 from tasks.runs.result import Result
 from zo.pruning import LayerRatios
@@ -60,22 +61,14 @@ def sentences(result: Result, config: Config) -> list[str]:
         "are charged to each method that uses them. Rows are images that went forward through the network in "
         "training."
     ]
-    found = accuracies(result)
-    own, exact = found.get("deepzero", [None]), found.get("fo-sparse-gradient", [None])
-    if None not in (*own, *exact) and sum(exact):
+    means = {score.method: score.mean for score in scores(result)}
+    own, exact = means.get("deepzero", nan), means.get("fo-sparse-gradient", nan)
+    if exact and isfinite(own / exact):
         told.append(
-            f"From function values alone, deepzero has {sum(own) / sum(exact):.2f} of the accuracy that "
+            f"From function values alone, deepzero has {own / exact:.2f} of the accuracy that "
             "exact gradients on the same sets give."
         )
     return told
-
-
-def accuracies(result: Result) -> dict[str, list[Any]]:
-    """Test accuracies, 0 to 1, of the seeds of each method; None where a logit is not finite."""
-    found: dict[str, list[Any]] = {}
-    for row in result.table:
-        found.setdefault(row.method, []).append(row.value)
-    return found
 
 
 def ratios(given: LayerRatios, path: Path) -> Path:

@@ -77,16 +77,6 @@ class Track:
 
 
 @dataclass(frozen=True)
-class Lost:
-    """A rollout that blew up: whose, in which row of them, at which Reynolds number and step (from 1)."""
-
-    method: str
-    row: int
-    reynolds: float
-    step: int
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """What a seed's methods do on the test flows.
 
@@ -125,13 +115,13 @@ class Evaluation:
         """By method, `(held-out rollouts, horizon)`: what the table's figure is the mean of."""
         return {method: self.tracks[method].error[self.held_out] for method in self.methods}
 
-    def lost(self) -> list[Lost]:
-        """Every rollout that blew up, extrapolated ones included."""
+    def lost(self) -> list[tuple[str, float, int, int]]:
+        """Every rollout that blew up, extrapolated ones too: method, Reynolds number, row, step from 1."""
         lost = []
         for method in self.methods:
             gone = np.isnan(self.tracks[method].error)
             for row in np.flatnonzero(gone.any(axis=1)):
-                lost.append(Lost(method, int(row), float(self.reynolds[row]), int(gone[row].argmax()) + 1))
+                lost.append((method, float(self.reynolds[row]), int(row), int(gone[row].argmax()) + 1))
         return lost
 
     def stability(self, method: str) -> np.ndarray:

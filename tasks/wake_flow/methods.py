@@ -158,19 +158,21 @@ def _problem(setup: Setup) -> WakeFlow:
     return cast("WakeFlow", setup.problem)
 
 
-Plan = Callable[["WakeFlow", Config, bool, int], Cost]  # (problem, its settings, large, steps)
+Plan = Callable[["WakeFlow", bool, int], Cost]  # (problem, large, steps)
 
 
-def _nothing(problem: WakeFlow, config: Config, large: bool, steps: int) -> Cost:
+def _nothing(problem: WakeFlow, large: bool, steps: int) -> Cost:
     return Cost()  # the pairs are a part of the data
 
 
-def _fitted(problem: WakeFlow, config: Config, large: bool, steps: int) -> Cost:
+def _fitted(problem: WakeFlow, large: bool, steps: int) -> Cost:
+    config: Config = problem.config
     rows = len(config.train_reynolds) * (config.frames - 1)
     return Cost(rows / (config.batch * config.unroll))
 
 
-def _whole_loss(problem: WakeFlow, config: Config, large: bool, steps: int) -> Cost:
+def _whole_loss(problem: WakeFlow, large: bool, steps: int) -> Cost:
+    config: Config = problem.config
     sparsity = zo.RandomCoordinates(config.coordinates) if config.estimator in SPARSE else None
     network = problem.corrector(large=large)
     gradient = zo.LossGradient(network, problem.objective, estimator(config, sparsity), chunk=config.chunk)
@@ -178,7 +180,7 @@ def _whole_loss(problem: WakeFlow, config: Config, large: bool, steps: int) -> C
 
 
 def _as_shared(name: str) -> Plan:
-    def plan(problem: WakeFlow, config: Config, large: bool, steps: int) -> Cost:
+    def plan(problem: WakeFlow, large: bool, steps: int) -> Cost:
         known = shared.METHODS[name].cost
         assert known is not None
         return known(problem, steps)
@@ -188,8 +190,7 @@ def _as_shared(name: str) -> Plan:
 
 def _cost(method: str, plan: Plan, problem: Any, steps: int) -> Cost:  # noqa: ANN401 - a WakeFlow
     """With the steps of the method; layer ratios are not in it."""
-    config: Config = problem.config
-    return plan(problem, config, family_of(method)[1], config.steps_of(method)[0])
+    return plan(problem, family_of(method)[1], problem.config.steps_of(method)[0])
 
 
 def _methods() -> dict[str, Method]:

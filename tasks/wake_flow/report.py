@@ -151,9 +151,9 @@ def _reynolds(found: Found, config: Config) -> Table:
 def _lost(found: Found) -> Table | None:
     """Every rollout that blew up; None if none did."""
     lines = [
-        (each.method, seed, f"{each.reynolds:g}", each.row, each.step)
+        (method, seed, f"{reynolds:g}", row, step)
         for seed, evaluation in found.items()
-        for each in evaluation.lost()
+        for method, reynolds, row, step in evaluation.lost()
     ]
     if not lines:
         return None

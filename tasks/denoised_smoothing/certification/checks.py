@@ -126,45 +126,19 @@ def _whole(classifier: ClassifierBox, labels: np.ndarray) -> np.ndarray:
     return rounded.astype(np.int64)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a certification will ask, said before it starts.
-
-    Attributes:
-        images: to be certified, those that are done left out.
-        queries: rows of the box that they take; rows that fail and are asked again come on top.
-        kept: answers of this box that a cache around it keeps, of which some may serve; 0 without one.
-        budget: rows that the budget has left; None without one.
-    """
-
-    images: int
-    queries: int
-    kept: int = 0
-    budget: int | None = None
-
-    def sentence(self) -> str:
-        """For whoever waits, or pays."""
-        words = f"Certifying {self.images:,} images takes {self.queries:,} queries"
-        if self.kept:
-            words += f"; the cache keeps {self.kept:,} answers of this box, those among them cost nothing"
-        if self.budget is not None:
-            words += f"; the budget has {self.budget:,} left"
-        return words + "."
-
-
-def plan(box: BlackBoxFunction, images: int, queries: int) -> Plan:
-    """What so many images will ask of this box; nothing is asked yet.
+def plan(box: BlackBoxFunction, images: int, queries: int) -> str:
+    """What so many images will ask of this box, in a sentence; nothing is asked yet.
 
     Args:
         box: the classifier and what is wrapped around it.
         images: how many.
-        queries: for all of them.
+        queries: for all of them; rows that fail and are asked again come on top.
 
     Raises:
         BudgetError: it does not fit into what is left of a `Budgeted` in the stack, even if every answer
             that a `Cached` keeps served.
     """
-    left, kept, budget = [], 0, None
+    left, kept = [], 0
     inner = box
     while isinstance(inner, Wrapper):
         if isinstance(inner, Budgeted):
@@ -172,6 +146,9 @@ def plan(box: BlackBoxFunction, images: int, queries: int) -> Plan:
         if isinstance(inner, Cached):
             kept += inner.rows_kept()
         inner = inner.box
+    words = f"Certifying {images:,} images takes {queries:,} queries"
+    if kept:
+        words += f"; the cache keeps {kept:,} answers of this box, those among them cost nothing"
     if left:
         budget = min(left)
         if queries - kept > budget:
@@ -180,7 +157,8 @@ def plan(box: BlackBoxFunction, images: int, queries: int) -> Plan:
                 f"for {images:,} images. None was asked. "
                 "Raise the budget, certify fewer images, or lower N."
             )
-    return Plan(images, queries, kept, budget)
+        words += f"; the budget has {budget:,} left"
+    return words + "."
 
 
 def check_images(classifier: ClassifierBox, images: Tensor) -> None:

@@ -26,7 +26,6 @@ from tasks.denoised_smoothing.certification.algorithm import (
 )
 from tasks.denoised_smoothing.certification.bound import Settings
 from tasks.denoised_smoothing.certification.checks import (
-    Plan,
     check_denoiser,
     check_images,
     check_labels,
@@ -183,8 +182,8 @@ class SmoothedClassifier:
                 after(done[index])
         return [done[index] for index in range(len(images))]
 
-    def plan(self, images: int, n0: int = 100, n: int = 100_000) -> Plan:
-        """How many queries certifying so many images takes, and whether the budget allows them.
+    def plan(self, images: int, n0: int = 100, n: int = 100_000) -> str:
+        """How many queries certifying so many images takes, in a sentence, if the budget allows them.
 
         The algorithm asks n0 + N times for every image, those included that end in an abstention.
 

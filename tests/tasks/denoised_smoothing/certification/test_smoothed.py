@@ -123,17 +123,17 @@ def test_a_box_that_is_down_is_no_abstention_of_a_prediction():
 def test_what_it_will_take_is_said(tmp_path):
     box = Cached(Retrying(Budgeted(Linear(), rows=600)), tmp_path / "queries.db")
     smoothed = SmoothedClassifier(box, sigma=0.25)
-    told = smoothed.plan(4, n0=10, n=120).sentence()
+    told = smoothed.plan(4, n0=10, n=120)
     assert told == "Certifying 4 images takes 520 queries; the budget has 600 left."
     smoothed.certify(pictures(4), LABELS, **SETTINGS)
     assert box.ledger.rows_run == 520
     # once more, from the cache: it may say no only where even all that is kept would not do
-    assert "the cache keeps 520 answers" in smoothed.plan(4, n0=10, n=120).sentence()
+    assert "the cache keeps 520 answers" in smoothed.plan(4, n0=10, n=120)
     smoothed.certify(pictures(4), LABELS, **SETTINGS)
     assert box.ledger.rows_run == 520
     with pytest.raises(BudgetError, match=r"at most 600 queries, got 650 for 5 images\. None was asked"):
         smoothed.certify(pictures(5), torch.zeros(5, dtype=torch.int64), **SETTINGS)
-    assert smoothed.plan(3, n0=10, n=120).queries == 390
+    assert "3 images takes 390 queries" in smoothed.plan(3, n0=10, n=120)
 
 
 @pytest.mark.parametrize("short", [0, 129, 519])

@@ -41,7 +41,7 @@ def write(source, data, seed=0):
     return truth
 
 
-def archive(source, files=None, links=()):
+def archive(source, files=None):
     """The bytes of a .tar.gz, and the source with its checksum."""
     files = contents(source)[0] | {f"{source.folder}/readme.html": b"<html>"} if files is None else files
     buffer = io.BytesIO()
@@ -50,8 +50,4 @@ def archive(source, files=None, links=()):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-        for name, target in links:
-            member = tarfile.TarInfo(name)
-            member.type, member.linkname = tarfile.SYMTYPE, target
-            tar.addfile(member)
     return buffer.getvalue(), replace(source, md5=hashlib.md5(buffer.getvalue()).hexdigest())
