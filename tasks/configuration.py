@@ -208,6 +208,9 @@ class Config:
     max_rows: Positive | None = None
     """What a step of tangents may cost when trust is lost, in first-order steps; None for 3.5, or what
     the probes take."""
+    max_dropped: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """The fraction of a step's queries that may fail before it is an error, in cge, sparse-cge, rge, hybrid
+    and row-rge; one alone may, unless this is 0."""
     chunk: Count | None = None
     """Queries that are evaluated together; None for what memory allows. Another number rounds otherwise."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1

@@ -84,7 +84,11 @@ def row_rge(setup: Setup) -> Trained:
     """Autograd around the box, whose derivative each row estimates along random directions of its own."""
     config = setup.config
     rule = zo.RowRGE(config.input_mu, config.input_directions, central=config.central)
-    return setup.descend(_by_autograd(setup, lambda box: zo.differentiable(box, rule, seed=setup.seed)))
+
+    def stand(box: BlackBoxFunction) -> Stand:
+        return zo.differentiable(box, rule, seed=setup.seed, max_dropped=config.max_dropped)
+
+    return setup.descend(_by_autograd(setup, stand))
 
 
 def first_order(setup: Setup) -> Trained:
@@ -197,6 +201,7 @@ def loss_gradient(
         evaluator=evaluator,
         seed=setup.seed,
         chunk=setup.config.chunk,
+        max_dropped=setup.config.max_dropped,
         process_group=setup.process_group,
     )
 

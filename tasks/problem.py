@@ -296,10 +296,15 @@ class Problem:
         """
         return {}
 
-    def validate(self, network: nn.Module) -> float | None:
-        """By which weights are chosen, lower is better. Optional: the mean of the objective."""
+    def validate(self, network: nn.Module) -> float | Tensor | None:
+        """By which weights are chosen, lower is better. Optional: the objective of the validation data.
+
+        Returns:
+            The mean, or a loss for each row, `(rows,)`, NaN where it failed: then weights are compared on the
+            rows that came back, and not where more than a tenth failed.
+        """
         held_out = self.data.validation
-        return None if held_out is None else self.mean_objective(network, held_out)
+        return None if held_out is None else self.losses(network, held_out)
 
     def evaluate(self, network: nn.Module) -> Mapping[str, Any]:
         """Figures by name, the first for the table, and arrays. Optional: the mean test loss.
@@ -353,10 +358,6 @@ class Problem:
             path = pictures.save(figure, found.run.path / f"picture-{number}.png")
             blocks.append(html_report.Figure(path, alt=caption, caption=caption))
         return blocks
-
-    def mean_objective(self, network: nn.Module, batch: Any) -> float:  # noqa: ANN401
-        """The mean loss over the rows of a batch, in evaluation mode; NaN where a row failed."""
-        return float(self.losses(network, batch).mean())
 
     def losses(self, network: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401
         """The losses of a batch in evaluation mode, `(rows,)` float64; NaN where a row failed."""

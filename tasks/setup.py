@@ -99,7 +99,7 @@ class Setup:
     batch: Callable[[int], Any]
     objective: Callable[[nn.Module, Any], Tensor]
     learning_rate: float
-    validate: Callable[[nn.Module], float | None] | None
+    validate: Callable[[nn.Module], float | Tensor | None] | None
     progress: Progress
     trained: Mapping[str, Trained]
 
@@ -173,7 +173,7 @@ class Setup:
                 shown["rows"] = int(i + 1 + shown["queries"]) * count_rows(batch)
             return {"loss": loss.item(), **shown, **told, **figures()}
 
-        def judge() -> float:
+        def judge() -> float | Tensor:
             value = None if validate is None else validate(chosen)
             return math.nan if value is None else value
 

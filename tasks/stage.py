@@ -11,15 +11,17 @@ from time import monotonic
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from blackbox import Ledger
-from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, NonFiniteLossError
+from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, NonFiniteLossError, ProblemWarning
 from tasks.runs.atomic import writing
 from tasks.runs.checkpoint import Checkpoints
 from tasks.runs.folder import Run, differences
 from tasks.runs.machine import changes, versions
+from zo.keep_best import FEW, lower
 
-_FORMAT = 1
+_FORMAT = 2
 HARMLESS = {"rows"}  # settings that a resumed run may change, for no bit depends on them
 
 
@@ -70,6 +72,8 @@ class Stage:
         self._run, self._steps, self._state, self._model = run, steps, state, model
         self._checkpoints = Checkpoints(run.path, stage)
         self._best: Any = None
+        self._best_rows: Tensor | None = None  # the losses of the best validation
+        self._told_failed = False
         self._versions = versions()
         self._saved: int | None = None  # step of the last checkpoint, None while there is none
         self._saved_at = monotonic()
@@ -96,15 +100,37 @@ class Stage:
         """Count what black boxes did in a step."""
         self.outcome.ledger.add(counts)
 
-    def validated(self, value: float) -> None:
-        """Log a validation and keep the weights if it is the best so far; NaN never is."""
-        outcome, value = self.outcome, float(value)
-        self.log(validation=value)
-        best = outcome.best_validation
-        if math.isfinite(value) and (best is None or value < best):
-            outcome.best_validation, outcome.best_step = value, outcome.step
+    def validated(self, losses: float | Tensor) -> float:
+        """Log a validation and keep the weights if it is the best so far; returns the mean of finite losses.
+
+        Args:
+            losses: The mean, or those of the same rows each time, `(rows,)`: then the weights are compared on
+                the rows that came back, unless more than a tenth did not.
+
+        Warns:
+            ProblemWarning: So many rows failed that these weights cannot be chosen; once for the stage.
+        """
+        outcome = self.outcome
+        rows = torch.as_tensor(losses, dtype=torch.float64, device="cpu").detach().flatten()
+        finite = rows.isfinite()
+        value, failed = float(rows[finite].mean()), int((~finite).sum())
+        self.log(validation=value, **({"validation_failed": failed} if failed and len(rows) > 1 else {}))
+        if failed > FEW * len(rows) and not self._told_failed:
+            self._told_failed = True
+            several = f"at most a tenth of {len(rows)} losses not to be finite"
+            allowed = several if len(rows) > 1 else "a finite loss"
+            warnings.warn(
+                f"{outcome.stage}, validation after step {outcome.step}: expected {allowed}, got "
+                f"{failed if len(rows) > 1 else value}. Such a validation chooses no weights; if all are so, "
+                "the last weights are kept. Mend the box or the validation data.",
+                ProblemWarning,
+                stacklevel=4,
+            )
+        if lower(rows, self._best_rows):
+            outcome.best_validation, outcome.best_step, self._best_rows = value, outcome.step, rows
             # a copy: state_dict() gives the weights themselves, which the next step changes
             self._best = copy.deepcopy(self._state[self._model].state_dict())
+        return value
 
     def finish(self) -> None:
         """Load the best weights into the model and mark the stage as done."""
@@ -128,6 +154,7 @@ class Stage:
             "outcome": self.outcome.state_dict(),
             "state": {name: part.state_dict() for name, part in self._state.items()},
             "best": self._best,
+            "best_rows": self._best_rows,
             "rng": torch.get_rng_state(),
             "versions": self._versions,
         }
@@ -173,7 +200,7 @@ class Stage:
                     f"{stage}, checkpoint: expected a state that fits {name!r}, got: {error}. {mend}"
                 ) from error
         self.outcome = TrainingOutcome.of(content["outcome"])
-        self._best = content["best"]
+        self._best, self._best_rows = content["best"], content["best_rows"]
         torch.set_rng_state(content["rng"])
         self.restored, self._saved = True, self.outcome.step
         if not content["finished"]:

@@ -9,6 +9,8 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any, Protocol, runtime_checkable
 
+from torch import Tensor
+
 from blackbox import BlackBoxFunction, Ledger
 from blackbox.failures import noted
 from tasks.callbacks import Told
@@ -36,7 +38,7 @@ def train(
     step: Callable[[int], Mapping[str, float]],
     state: Mapping[str, Stateful],
     model: str,
-    validate: Callable[[], float] | None = None,
+    validate: Callable[[], float | Tensor] | None = None,
     validate_every: int = 10,
     checkpoint_every: int = 10,
     progress: Progress | None = None,
@@ -58,8 +60,9 @@ def train(
             and `rows`, cumulative, are shown as progress.
         state: everything that a step changes, by name.
         model: the entry of `state` whose best weights are kept.
-        validate: figure of merit on validation data, lower is better; called before the first step,
-            every `validate_every` steps and at the end. The weights of the lowest finite one are
+        validate: loss on validation data, lower is better: the mean, or one for each row, `(rows,)`, NaN
+            where it failed; weights are then compared on the rows that came back. Called before the first
+            step, every `validate_every` steps and at the end. The weights of the lowest finite one are
             loaded into the model at the end. None: the last weights are kept.
         validate_every: optimiser steps between validations.
         checkpoint_every: optimiser steps between checkpoints; where these take long, there is one every
@@ -173,12 +176,11 @@ class _Journaled(Protocol):
     journal: Any
 
 
-def _judge(loop: Stage, validate: Callable[[], float] | None, tally: Tally, told: Told) -> None:
+def _judge(loop: Stage, validate: Callable[[], float | Tensor] | None, tally: Tally, told: Told) -> None:
     if validate is not None:
         with _judging(loop, tally):
-            value = validate()
-            loop.validated(value)
-        told.tell("on_validation", loop.outcome.stage, loop.outcome.step, float(value))
+            value = loop.validated(validate())
+        told.tell("on_validation", loop.outcome.stage, loop.outcome.step, value)
 
 
 @contextmanager

@@ -40,6 +40,11 @@ def survivors(base: Tensor, step: int, causes: Sequence[FailedRow] = ()) -> Tens
     return survived
 
 
+def bearable(most: float, queries: int) -> float:
+    """How many of some queries may fail: a fraction of them, and one alone unless the fraction is zero."""
+    return max(1.0, most * queries) if most else 0.0
+
+
 def refuse_too_many(valid: Tensor, most: float, step: int, causes: Sequence[FailedRow] = ()) -> None:
     """Refuse a step in which more than a fraction of the queries are not valid.
 
@@ -50,10 +55,10 @@ def refuse_too_many(valid: Tensor, most: float, step: int, causes: Sequence[Fail
         causes: Rows of black boxes that failed meanwhile; the message has the first one's reason.
 
     Raises:
-        FailedQueriesError: More than that fraction failed, or all.
+        FailedQueriesError: More than are `bearable` failed, or all.
     """
     dropped = int((~valid).sum())
-    if dropped > most * len(valid) or dropped == len(valid):
+    if dropped > bearable(most, len(valid)) or dropped == len(valid):
         raise FailedQueriesError(
             f"Step {step}: expected at most {most:.0%} of {len(valid)} queries to fail, {dropped} did."
             f"{_first(causes)} See the black box's ledger; a smaller mu or learning rate keeps variants "

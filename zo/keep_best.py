@@ -17,6 +17,30 @@ from zo.evaluators.state import Snapshot
 FEW = 0.1  # of the rows that may fail, for the rest to decide
 
 
+def lower(rows: Tensor, best: Tensor | None) -> bool:
+    """Whether held-out losses are lower than the best so far, in the mean over the rows that both have.
+
+    Args:
+        rows: `(rows,)`; not finite where a row failed. With more than a tenth of them they are not.
+        best: Of the same rows; None for none yet.
+
+    Raises:
+        ConfigurationError: They are of another number of rows.
+    """
+    finite = rows.isfinite()
+    if not len(rows) or int((~finite).sum()) > FEW * len(rows):
+        return False
+    if best is None:
+        return True
+    if len(rows) != len(best):
+        raise ConfigurationError(
+            f"validate: expected the losses of the same {len(best)} rows each time, got {len(rows)}. "
+            "Validate on a fixed set, or give the mean."
+        )
+    both = finite & best.isfinite()
+    return bool(rows[both].mean() < best[both].mean())
+
+
 class KeepBest:
     """Validates before the first step and every few steps, and remembers the best weights, the start's too.
 
@@ -154,18 +178,10 @@ class KeepBest:
         if self._last == self.step:
             return
         self._last = self.step
-        rows, best = self._losses(), self.best_validation
+        rows = self._losses()
         finite = rows.isfinite()
         self.not_finite = int((~finite).sum())
-        better = len(rows) > 0 and self.not_finite <= FEW * len(rows)
-        if better and best is not None:
-            if len(rows) != len(self._rows):
-                raise ConfigurationError(
-                    f"KeepBest, validate: expected the losses of the same {len(self._rows)} rows each time, "
-                    f"got {len(rows)}. Validate on a fixed set, or give the mean."
-                )
-            both = finite & self._rows.isfinite()
-            better = bool(rows[both].mean() < self._rows[both].mean())
+        better = lower(rows, None if self.best_validation is None else self._rows)
         self._since = 0 if better or self._best is None else self._since + 1
         if better:
             self.best_validation, self.best_step, self._rows = float(rows[finite].mean()), self.step, rows

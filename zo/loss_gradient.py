@@ -91,7 +91,8 @@ class LossGradient:
             the base's activations too, as training with autograd does (for a moment twice, where a CPU's
             convolutions are laid out anew); the repr says how many bytes, from the first step on, and
             `zo.evaluators.Difference(memory=)` bounds them, to 8 GiB by default.
-        max_dropped: The fraction of a step's queries that may fail before the step is an error.
+        max_dropped: The fraction of a step's queries that may fail before the step is an error; one alone
+            may, unless this is 0.
         process_group: Processes that are each given the whole batch, and have the same random state;
             "gloo" or, for GPUs, "nccl". Each evaluates the base and its share of the chunks, and all get
             the gradient that one would get, to the bit where devices, versions and threads are the same.

@@ -146,6 +146,7 @@ def _training(found: Findings) -> list[Block]:
                 + seeds,
             )
         )
+    missed = [method for method in found.curves("validation") if method not in validated]
     losses = {
         method: {seed: curve.smooth() for seed, curve in curves.items()}
         for method, curves in found.curves("loss").items()
@@ -160,7 +161,9 @@ def _training(found: Findings) -> list[Block]:
                 alt="Training loss against rows and against time, by method",
                 caption="The loss on training batches, a running mean; "
                 + ("these methods have" if validated else "there is")
-                + f" no validation.{seeds}",
+                + " no validation"
+                + (f", or none of its rows came back: {', '.join(missed)}" if missed else "")
+                + f".{seeds}",
             )
         )
     trust = found.curves("gradient_tangent_error")

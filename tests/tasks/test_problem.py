@@ -362,7 +362,10 @@ def test_the_mean_test_loss_counts_rows_that_failed(tmp_path):
 
 @pytest.mark.parametrize("method", ["no-gradient", "row-rge", "tangents", "cge"])
 def test_where_every_row_fails_the_first_cause_is_told(tmp_path, method):
-    with pytest.raises(FailedQueriesError, match=r"ArithmeticError: .* is too much"):
+    with (
+        pytest.warns(ProblemWarning, match="validation after step 0: expected at most a tenth of 6"),
+        pytest.raises(FailedQueriesError, match=r"ArithmeticError: .* is too much"),
+    ):
         go(Steering(limit=-9.0), tmp_path, methods=[method])
 
 

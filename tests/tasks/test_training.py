@@ -2,6 +2,7 @@ import math
 import os
 import signal
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
@@ -13,6 +14,7 @@ from tasks.errors import (
     ConfigurationError,
     Interrupted,
     NonFiniteLossError,
+    ProblemWarning,
     WorkersError,
 )
 from tasks.progress import Progress
@@ -211,7 +213,9 @@ VALIDATIONS = [  # (value by step, step that should win, weight that should be l
 
 @pytest.mark.parametrize(("values", "step", "weight"), VALIDATIONS)
 def test_the_weights_of_the_lowest_finite_validation_are_kept(run, values, step, weight):
-    model, outcome = walk(run, values=values)
+    finite = all(map(math.isfinite, values.values()))
+    with nullcontext() if finite else pytest.warns(ProblemWarning, match="expected a finite loss, got nan"):
+        model, outcome = walk(run, values=values)
     assert outcome.best_step == step
     assert outcome.best_validation == (None if step is None else values[step])
     assert model.weight.item() == weight
@@ -224,6 +228,25 @@ def test_the_best_weights_from_before_a_crash_still_win_after_it(run):
     model, outcome = walk(run, values=values)
     assert (outcome.best_step, outcome.best_validation) == (2, 1.0)
     assert model.weight.item() == 2
+
+
+def test_weights_are_compared_on_the_validation_rows_that_came_back(run):
+    """The second row's losses are high: where it fails, a mean over the others alone would be the lowest."""
+    nan, rest = math.nan, [1.0] * 18
+    rows = {
+        0: [1.0, 9.0, *rest],
+        1: [2.0, nan, *rest],  # of 19 rows the mean is lower than of all 20, but each is as high or higher
+        2: [0.5, 9.0, *rest],
+        3: [0.1, nan, nan, nan, *rest[2:]],  # too many failed
+    }
+    values = {step: torch.tensor(losses, dtype=torch.float64) for step, losses in rows.items()}
+    with pytest.warns(ProblemWarning, match="at most a tenth of 20 losses not to be finite, got 3"):
+        model, outcome = walk(run, values=values, steps=3, validate_every=1)
+    assert outcome.best_step == 2 and model.weight.item() == 2.0
+    assert outcome.best_validation == pytest.approx((0.5 + 9 + 18) / 20)
+    told = [line for line in run.metrics() if "validation" in line]
+    assert [line.get("validation_failed", 0) for line in told] == [0, 1, 0, 3]
+    assert told[1]["validation"] == pytest.approx((2.0 + 18) / 19)
 
 
 def test_validation_runs_first_every_so_often_and_last(run):

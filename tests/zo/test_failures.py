@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
 
 import zo
 from tests.zo.boxes import Sine
+from zo.failures import refuse_too_many
 
 NAN = float("nan")
 
@@ -156,3 +159,16 @@ def test_a_step_with_too_many_failures_leaves_buffers_and_generators_as_they_wer
         gradient.backward(batch)
     assert all(torch.equal(network.get_buffer(name), old) for name, old in buffers.items())
     assert torch.equal(torch.get_rng_state(), generator)
+
+
+@pytest.mark.parametrize(
+    ("most", "failed", "queries", "refused"),
+    [
+        (0.1, 1, 5, False), (0.1, 2, 5, True), (0.1, 2, 20, False), (0.1, 3, 20, True), (0.0, 1, 20, True),
+        (1.0, 4, 5, False), (1.0, 5, 5, True), (0.1, 1, 1, True),
+    ],
+)  # fmt: skip
+def test_one_query_alone_may_fail_and_else_a_fraction(most, failed, queries, refused):
+    valid = torch.arange(queries) >= failed
+    with pytest.raises(zo.FailedQueriesError) if refused else nullcontext():
+        refuse_too_many(valid, most, 3)

@@ -20,6 +20,7 @@ from zo.draws import Key
 from zo.errors import ConfigurationError, FailedQueriesError, ZeroGradientWarning
 from zo.estimators.cge import CGE
 from zo.estimators.rge import RGE
+from zo.failures import bearable
 from zo.same_run import described, refuse_other_run
 from zo.tangents.tangent import Tangent
 
@@ -228,7 +229,7 @@ class DifferentiableBox(nn.Module):
         rows, dropped = valid.numel(), int((~valid).sum())
         self.counts.rows += rows
         self.counts.dropped += dropped
-        if rows and (dropped > self.max_dropped * rows or dropped == rows):
+        if rows and (dropped > bearable(self.max_dropped, rows) or dropped == rows):
             raise FailedQueriesError(
                 f"{self.box!r}, call {call}: expected at most {self.max_dropped:.0%} of {rows} perturbed "
                 f"rows to fail, {dropped} did. See the black box's ledger; a smaller mu keeps them nearer to "
