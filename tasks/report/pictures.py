@@ -73,6 +73,7 @@ LOOKS = {
 _OTHERS = ("#b684cb", "#bd8a51", "#f0c75e", "#849ef7", "#f7ab92", "#e3b1cc")
 _OTHER_MARKS = ("<", "X", "8", "H", "o", "s", "D")  # one more: a colour comes back with another mark
 
+AGREEMENT = (-1.0, 3.0)  # checks beyond are drawn at the edge
 _INK = "#333333"
 
 
@@ -259,24 +260,39 @@ def training(
     return made
 
 
-def trust(found: Mapping[str, Mapping[int, Curve]]) -> Figure:
-    """The relative error of learned tangents' predictions over the steps of training; 1 predicts nothing."""
-    style_of = looks(found)
-    made, axes = figure(8.0, 2.8)
-    for method, seeds in found.items():
+def trust(errors: Mapping[str, Mapping[int, Curve]], agreements: Mapping[str, Mapping[int, Curve]]) -> Figure:
+    """How far learned tangents can be believed, over the steps of training.
+
+    Args:
+        errors: The relative error of their predictions in each step, by method and seed; 1 predicts nothing.
+        agreements: In each check, the change of the loss along the gradient over what the gradient says;
+            drawn at the edge where it is far off.
+    """
+    style_of = looks(errors)
+    made, axes = figure(8.0, 2.8, columns=2 if agreements else 1)
+    for method, seeds in errors.items():
         for number, curve in enumerate(seeds.values()):
             smooth = curve.smooth()
             points = smooth.steps, smooth.values
             name = {"label": method} if number == 0 else {}
             _line(axes[0, 0], points, False, color=style_of[method][0], linewidth=1.4, alpha=0.8, **name)
-    axes[0, 0].axhline(1.0, color="#999999", linewidth=1.0, linestyle=(0, (5, 3)))
-    axes[0, 0].set(xlabel="optimiser steps", ylabel="relative error of predictions")
-    every = [curve.smooth().values for seeds in found.values() for curve in seeds.values()]
+    axes[0, 0].set(ylabel="relative error of predictions")
+    every = [curve.smooth().values for seeds in errors.values() for curve in seeds.values()]
     highest = max(np.nanmax(values, initial=0.0) for values in every)
     if highest > 10:
         axes[0, 0].set_yscale("log")
     else:
         axes[0, 0].set_ylim(bottom=0.0)
+    for method, seeds in agreements.items():
+        colour_of, mark = style_of[method]
+        for curve in seeds.values():
+            shown = np.clip(curve.values, *AGREEMENT)
+            axes[0, 1].plot(curve.steps, shown, mark, color=colour_of, markersize=4, alpha=0.8)
+    if agreements:
+        axes[0, 1].set(ylabel="loss changed / foretold", ylim=(AGREEMENT[0] - 0.1, AGREEMENT[1] + 0.1))
+    for place in axes[0]:
+        place.axhline(1.0, color="#999999", linewidth=1.0, linestyle=(0, (5, 3)))
+        place.set(xlabel="optimiser steps")
     _legend(made, axes[0, 0])
     return made
 

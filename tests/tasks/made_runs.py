@@ -51,6 +51,13 @@ def made(
             for step in range(0 if method == "none" else 11):
                 if step:
                     known = {"gradient_tangent_error": 0.5 / step} if method in trust else {}
+                    if method in trust:
+                        known["gradient_tangent_distrusted"] = float(5 <= step < 8)
+                    if method in trust and step % 5 == 0:
+                        known |= {
+                            "gradient_tangent_agreement": step / 10 - 0.2,
+                            "gradient_tangent_missed": 1 / step,
+                        }
                     run.log(
                         stage,
                         step,

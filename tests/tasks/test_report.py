@@ -12,7 +12,7 @@ import tasks
 from tasks import report
 from tasks.errors import ProblemError, RunFolderError
 from tasks.progress import Progress
-from tasks.report import lead, pictures
+from tasks.report import findings, lead, pictures
 from tasks.report.html_report import Details, Heading, Paragraph, Table
 from tasks.runs.result import Result
 from tests.tasks.made_runs import TWELVE, from_elsewhere, made
@@ -211,6 +211,11 @@ def test_trust_is_drawn_for_those_that_learn_tangents(tmp_path):
     run = made(tmp_path, {"tangents": 0.5, "cge": 0.4}, trust=("tangents",))
     assert "How far the learned tangents can be believed" in page(run)
     assert (run.path / "trust.png").is_file()
+    (line,) = findings.checks(findings.Findings(run, Result.read(run.path))).to_dict("records")
+    assert line == {
+        "method": "tangents", "checks": 2, "lowest agreement": "0.3",
+        "largest error": "0.2", "trust lost": "after step 5", "steps without": "3 of 10",
+    }  # fmt: skip
     other = made(tmp_path, {"cge": 0.4})
     assert "can be believed" not in page(other)
 

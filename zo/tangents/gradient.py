@@ -319,7 +319,8 @@ class TangentGradient:
             from 1 on, `tangent_error_call_1`), the agreement of the loss
             with the gradient (`tangent_agreement`) and the error of the responses along it
             (`tangent_missed`), where they are known, and the rows asked of the boxes (`tangent_rows`); and
-            the probes of the next (`tangent_probes`).
+            the probes of the next (`tangent_probes`), and 1 where trust is lost, else 0
+            (`tangent_distrusted`).
         """
         by_name: dict[str, float | None] = dict(asdict(self.counts))
         error, values = self.trust_of_step, any(own.learns_from_values for own in self.tangents)
@@ -329,6 +330,7 @@ class TangentGradient:
         by_name |= {"tangent_missed": self.missed}
         by_name |= {f"tangent_error_call_{call}": error for call, error in enumerate(self.trust, start=1)}
         by_name |= {"tangent_rows": self._rows, "tangent_probes": self.watch.probes}
+        by_name |= {"tangent_distrusted": self.watch.lost}
         return {name: float(value) for name, value in by_name.items() if value is not None}
 
     def state_dict(self) -> dict[str, Any]:
