@@ -32,8 +32,8 @@ class UmBridge(BlackBoxFunction):
 
     The model's vectors are the inputs `input_0`, `input_1`, ... and outputs `output_0`, ..., with the sizes
     that the server states. A row is one request. Without a valid answer (an error of the server, wrong sizes,
-    not JSON, which has no NaN, a lost connection, a timeout) the row has failed. No request is sent twice: if a
-    server closes a kept connection at the very moment of the next request, that row has failed too, and
+    not JSON, which has no NaN, a lost connection, a timeout) the row has failed. No request is sent twice: if
+    a server closes a kept connection at the very moment of the next request, that row has failed too, and
     `Retrying` repeats it.
 
     If the server is busy (status 429 or 503), `Retrying` and `RateLimited` wait as long as it asks for.
