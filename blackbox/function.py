@@ -32,7 +32,7 @@ from blackbox.spec import ArraySpec, check_specs
 class BlackBoxFunction(ABC):
     """A function of arrays that has values and no derivative.
 
-    Subclass it, say what goes in and out, and give one of two methods:
+    Subclass it, declare inputs and outputs, and define one of two methods:
 
         class Pendulum(BlackBoxFunction):
             inputs = (ArraySpec("state", shape=(2,)),)
@@ -44,30 +44,29 @@ class BlackBoxFunction(ABC):
             def evaluate_rows(self, state):       # all rows: (rows, 2) -> (rows, 2)
                 ...
 
-    `box(*arrays)` takes NumPy arrays or torch tensors with any leading axes, on any device, and
-    gives back the same kind, device and leading axes. What the methods get is a copy: they may
-    write to it. With several outputs they return a tuple. Where an output spec has no dtype they
-    may return any float of 64 bits or less, and the caller gets the precision of the
-    (differentiable) inputs.
+    `box(*arrays)` takes NumPy arrays or torch tensors with any leading axes, on any device, and returns the
+    same kind, device and leading axes. The methods receive a copy, so they may write to it. With several
+    outputs they return a tuple. If an output spec has no dtype, they may return any float of 64 bits or less,
+    and the caller gets the precision of the (differentiable) inputs.
 
     Attributes:
-        inputs: one spec for each array that goes in; set in ALL subclasses, on the class or in `__init__`.
-        outputs: one spec for each array that comes out; set in ALL subclasses, on the class or in `__init__`.
-        arrays: set in SOME: "torch" gives the methods torch tensors on the caller's device
-            instead of NumPy arrays.
-        max_rows: set in SOME: the most rows that `evaluate_rows` is given at once, which bounds the memory;
-            more are run block after block. None for all rows of a call.
-        deterministic: set in SOME: False where equal inputs may give different outputs.
-        failures: what becomes of failed rows, those that raise or return something non-finite.
-            "raise" (default): the call raises `RowFailedError`. "keep": the row's output is NaN
-            and it is counted; rows whose *input* is not finite are then not run at all. Where all
-            outputs are integers nothing can be marked NaN, and "keep" raises as "raise" does.
-        isolates: set by wrappers that need to know of each row whether it failed: `run_rows` then
-            leaves no row out, also under "raise", where it may otherwise stop at the first failure.
+        inputs: one spec for each input array; set in ALL subclasses, on the class or in `__init__`.
+        outputs: one spec for each output array; set in ALL subclasses, on the class or in `__init__`.
+        arrays: set in SOME: "torch" gives the methods torch tensors on the caller's device instead of NumPy
+            arrays.
+        max_rows: set in SOME: the most rows that `evaluate_rows` receives at once, which limits memory;
+            larger calls run block after block. None for all rows of a call.
+        deterministic: set in SOME: False if equal inputs may give different outputs.
+        failures: what happens to failed rows, those that raise or return a value that is not finite. "raise"
+            (default): the call raises `RowFailedError`. "keep": the row's output is NaN and it is counted;
+            rows whose *input* is not finite are then not run at all. If all outputs are integers, nothing can
+            be marked NaN, and "keep" raises as "raise" does.
+        isolates: set by wrappers that need to know for each row whether it failed: `run_rows` then leaves no
+            row out, even under "raise", where it may otherwise stop at the first failure.
 
     Raises:
-        DefinitionError: when the class is made, if it is not complete; for what `__init__` sets,
-            at the first call.
+        DefinitionError: when the class is created, if it is not complete; for what `__init__` sets, at the
+            first call.
     """
 
     inputs: tuple[ArraySpec, ...]
@@ -97,7 +96,7 @@ class BlackBoxFunction(ABC):
     _ledger: Ledger
 
     def __init__(self, *, failures: Policy | None = None) -> None:
-        """Set the policy for failed rows; None leaves the class's own."""
+        """Set the policy for failed rows; None keeps the class's own."""
         if failures is not None:
             self.failures = failures
         check_policy(self)
@@ -135,9 +134,9 @@ class BlackBoxFunction(ABC):
         return self.call(*arrays)
 
     def call(self, *arrays: Any) -> Any:  # noqa: ANN401
-        """What `box(*arrays)` does where no handler of `blackbox.calls.intercepted` takes its place.
+        """What `box(*arrays)` does unless a handler of `blackbox.calls.intercepted` replaces it.
 
-        For such handlers. Gradients that arrays require are not passed on, without a word.
+        For such handlers. Gradients that arrays require are silently not passed on.
         """
         with calls.intercepted(None):
             return self._call(arrays)
@@ -173,7 +172,7 @@ class BlackBoxFunction(ABC):
 
     @property
     def ledger(self) -> Ledger:
-        """The counts of this box; a wrapper hands on its inner box's, so a stack has one ledger."""
+        """The counts of this box; a wrapper returns its inner box's, so a stack has one ledger."""
         return self._ledger
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
@@ -188,7 +187,7 @@ class BlackBoxFunction(ABC):
             self.ledger.count(seconds=perf_counter() - started)
 
     def rows_to_run(self, inputs: tuple[Tensor, ...]) -> int:
-        """How many rows `run_rows` would evaluate of these; fewer than there are where some are cached."""
+        """How many of these rows `run_rows` would evaluate; fewer than all if some are cached."""
         return len(inputs[0])
 
     def _whereabouts(

@@ -28,26 +28,26 @@ _counting = Condition()
 
 @dataclass
 class Ledger:
-    """Counts of one black box and all the wrappers around it, since it was made.
+    """Counts of one black box and all the wrappers around it, since it was created.
 
     Attributes:
         calls: calls of the outermost box.
         rows_asked: rows in those calls.
         rows_run: rows that the innermost box evaluated; a row evaluated twice counts twice.
         rows_cached: rows answered from a cache.
-        rows_failed: rows that raised or came back non-finite, and were not mended by another attempt.
-        rows_skipped: rows not run because their input was not finite already.
+        rows_failed: rows that raised or came back non-finite, and were not recovered by another attempt.
+        rows_skipped: rows not run because their input was already not finite.
         seconds: time spent inside the innermost box.
         rows_raised: failed rows whose box raised an error.
         rows_not_finite: failed rows whose box returned a value that is not finite.
-        rows_timed_out: failed rows that took longer than they may.
+        rows_timed_out: failed rows that exceeded their time limit.
         rows_lost: failed rows whose workers died.
-        rows_retried: rows that failed and were run again by a `Retrying`, each time counted.
+        rows_retried: rows that failed and were run again by a `Retrying`, counted each time.
         rows_recovered: failed rows that a `Fallback` has answered.
-        causes: how many times a row failed, by the type of the exception or the kind of failure; attempts
-            that a `Retrying` repeated are included, so that a box's trouble shows where no row is lost.
-        first_failure: the first row that failed in any attempt, in words: its place in the call, its inputs
-            in short, outputs that are not finite, and the cause; None if none has.
+        causes: how many times a row failed, by the type of the exception or the kind of failure. Attempts
+            that a `Retrying` repeated are included, so that a box's problems show even if no row is lost.
+        first_failure: the first row that failed in any attempt, in words: its place in the call, a summary of
+            its inputs, outputs that are not finite, and the cause; None if none has failed.
     """
 
     calls: int = 0
@@ -70,7 +70,7 @@ class Ledger:
     def count_failed(
         self, failed: Mapping[int, FailedRow], where: Callable[[int], str] | None = None
     ) -> None:
-        """Count the failed rows of a call, in all and by kind; `where(row)` says which one it is."""
+        """Count the failed rows of a call, in total and by kind; `where(row)` describes a row."""
         self._note(failed, where)
         kinds = Counter(_KINDS[row.failure] for row in failed.values())
         self.count(rows_failed=len(failed), **kinds)
@@ -92,7 +92,7 @@ class Ledger:
                     self.first_failure = which + failed[row].sentence()
 
     def failures(self) -> dict[str, int]:
-        """Failed and skipped rows by kind, those that there were."""
+        """Failed and skipped rows by kind, without kinds that did not occur."""
         kinds = {
             name.removeprefix("rows_"): getattr(self, name) for name in (*_KINDS.values(), "rows_skipped")
         }

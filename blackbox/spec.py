@@ -24,17 +24,16 @@ class ArraySpec:
     Args:
         name: a Python identifier; error messages use it.
         shape: sizes of the trailing axes of one row; `()` for a number per row.
-        dtype: "float32", "float64", "int32", "int64", "uint8" or "bool", then arrays must have just
-            that one. None, the default, is any of the two floats, and the outputs come back in
-            the one that went in.
-        differentiable: False for an input along which no derivative is wanted (a Reynolds number,
-            a label); integers never are.
+        dtype: "float32", "float64", "int32", "int64", "uint8" or "bool"; arrays must then have exactly this
+            dtype. None, the default, accepts both floats, and the outputs have the dtype of the inputs.
+        differentiable: False for an input that needs no derivative (a Reynolds number, a label); integers
+            never have one.
         scale: the size of a usual change of the array's numbers in their own units, one for all or one for
-            each in the array's shape: gradients at the box's inputs (`zo.differentiable`) move each number by
-            mu times its scale. None, the default, is 1 there, and lets learned tangents measure it.
+            each in the array's shape. Gradients at the box's inputs (`zo.differentiable`) move each number by
+            mu times its scale. None, the default, means 1 there, and lets learned tangents measure it.
 
     Raises:
-        DefinitionError: the values make no sense together.
+        DefinitionError: the values are inconsistent.
     """
 
     name: str
@@ -87,7 +86,7 @@ class ArraySpec:
 
     @property
     def torch_dtype(self) -> torch.dtype | None:
-        """The dtype as torch names it; None where any float will do."""
+        """The dtype as torch names it; None if any float will do."""
         return None if self.dtype is None else DTYPES[self.dtype]
 
     def accepts(self, dtype: torch.dtype) -> bool:

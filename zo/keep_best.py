@@ -42,7 +42,7 @@ def lower(rows: Tensor, best: Tensor | None) -> bool:
 
 
 class KeepBest:
-    """Validates before the first step and every few steps, and remembers the best weights, the start's too.
+    """Validates before the first step and every few steps, and remembers the best weights.
 
         held_out = zo.KeepBest(network, lambda: rollout_error(network, solver, validation), every=50)
         for batch in loader:
@@ -54,29 +54,29 @@ class KeepBest:
         print(held_out.restore())
 
     An estimated gradient, or one through a model of a black box, can lower the loss that it sees and raise
-    the one that counts, and no figure of the gradient's own tells for sure. Works beside any gradient.
+    the one that counts. None of the gradient's own figures detects this reliably. Works with any gradient.
 
-    A validation leaves buffers, modes and torch's generators as they are, so that training goes
-    on to the same bits with or without it. A loss that is not finite is never the best.
+    A validation leaves buffers, modes and torch's generators unchanged, so training continues to the same
+    bits with or without it. A loss that is not finite is never the best.
 
-    Memory: a copy of the network's state.
+    The start is one of the candidates. Memory: a copy of the network's state.
 
     Args:
-        network: its whole state is kept, buffers included.
-        validate: gives the held-out loss, lower is better, or losses `(rows,)` of the same rows each time;
-            called without a graph. It calls the boxes themselves, and what it asks of them is in their
-            ledgers.
+        network: its whole state is kept, including buffers.
+        validate: returns the held-out loss, lower is better, or losses `(rows,)` of the same rows each time.
+            It is called without a graph. It calls the boxes itself, and their ledgers count its rows.
         every: steps between validations.
-        patience: how many validations in a row without a better one end the training; None for no end.
+        patience: how many validations in a row without improvement end the training; None for no end.
 
     Attributes:
-        step: optimiser steps done, as far as `before_step` was told of.
+        step: optimiser steps done, counted by calls of `before_step`.
         best_step: steps done when validation was lowest; 0 for the start.
-        best_validation: the best one's loss, the mean over its finite rows; None before there is one.
+        best_validation: the loss of the best weights, the mean over its finite rows; None before there is
+            one.
         not_finite: losses that were not finite in the last validation.
 
     Raises:
-        ConfigurationError: a value out of its range, or losses of other rows than before.
+        ConfigurationError: a value is out of range, or the losses are of other rows than before.
     """
 
     def __init__(
@@ -109,10 +109,10 @@ class KeepBest:
         self._best: dict[str, Any] | None = None
 
     def before_step(self) -> bool:
-        """Call it before each optimiser step: validates if it is time to.
+        """Call this before each optimiser step. It validates if it is time to.
 
         Returns:
-            Whether to go on; False once patience is at an end.
+            Whether to continue; False once patience is exhausted.
         """
         if self.step % self.every == 0:
             self._validate()
@@ -122,13 +122,13 @@ class KeepBest:
         return True
 
     def restore(self) -> str:
-        """Validate the weights as they are, unless that was done, and put the best back.
+        """Validate the current weights, unless that was done, and restore the best ones.
 
         Returns:
             A sentence that says which they are.
 
         Warns:
-            KeepBestWarning: they are those of the start, for none were better.
+            KeepBestWarning: the best are those of the start, because none were better.
         """
         self._validate()
         assert self._best is not None  # the start at least
@@ -153,7 +153,7 @@ class KeepBest:
         return words
 
     def state_dict(self) -> dict[str, Any]:
-        """The best weights and when they were; a resumed run goes on from there."""
+        """The best weights and their step; a resumed run continues from there."""
         return {
             "step": self.step,
             "best_step": self.best_step,
@@ -166,7 +166,7 @@ class KeepBest:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Continue where `state_dict` was taken."""
         self.step, self.best_step = state["step"], state["best_step"]
         self.best_validation = state["best_validation"]
         self._rows, self.not_finite = state["rows"].clone(), state["not_finite"]

@@ -57,63 +57,63 @@ class LossGradient:
             loss = gradient.backward(batch)
             optimizer.step()
 
-    The base evaluation updates buffers (running statistics) once, as an ordinary forward would, and so it
-    does with weights that the forward itself writes; queries never do. Random layers draw the same masks in
-    the base and in all queries of a step, as long as they draw from torch's generators.
+    The base evaluation updates buffers (running statistics) once, as an ordinary forward pass would. The same
+    applies to weights that the forward itself writes. Queries never update anything. Random layers draw the
+    same masks in the base and in all queries of a step, provided they draw from torch's generators.
 
     A fast evaluator is checked against `loop` at steps 0, 1, 10, 100, 1,000 and so on, on a few weights of
-    each parameter, and in every stacked chunk a variant that moves nothing must give the base's losses. If
-    either fails, the step is evaluated again by a slower evaluator, and a warning names the module or the
-    parameter. At the same steps the base is evaluated twice; a warning tells how large the noise is beside
-    the differences that `mu` makes.
+    each parameter. In every stacked chunk, a variant that moves nothing must give the base's losses. If
+    either check fails, a slower evaluator evaluates the step again, and a warning names the module or the
+    parameter. At the same steps the base is evaluated twice. If the noise is not small beside the differences
+    that `mu` makes, a warning says so.
 
-    Processes with the same network can share the queries, for the same result:
+    Processes with the same network can share the queries and get the same result:
 
         torch.distributed.init_process_group("gloo")  # in train.py; torchrun --nproc-per-node=3 train.py
         gradient = zo.LossGradient(..., process_group=torch.distributed.group.WORLD)
 
     Args:
-        network: The network whose weights get a gradient; several networks go in a `ModuleDict`.
-        objective: `objective(network, batch) -> Tensor (rows,)`, one loss per row. `batch` is any
-            nesting of tensors with rows first; rows may interact, as in batch norm. It may call
-            black boxes; a row that fails there (NaN, with `failures="keep"`) is handled as below.
-            Or a closure without arguments that gives one loss or one per row, for "loop".
+        network: The network whose weights get a gradient. Put several networks in a `ModuleDict`.
+        objective: `objective(network, batch) -> Tensor (rows,)`, one loss per row. `batch` is any nesting of
+            tensors with rows first; rows may interact, as in batch norm. It may call black boxes; for rows
+            that fail there (NaN, with `failures="keep"`), see below. Alternatively a closure without
+            arguments that returns one loss or one per row, for "loop".
         estimator: The query plan, such as `zo.CGE` or `zo.RGE`.
-        parameters: Names or patterns (`"*.weight"`) of those to perturb; None for all that require
-            a gradient.
-        evaluator: "loop", one query at a time; "stacked", a chunk of queries in one pass; "difference",
-            for an `OutputLoss`, changes carried from the changed layer to the loss; "auto", the fastest that
-            serves the objective; or an `Evaluator` of your own.
-        seed: All draws depend on (seed, step) alone.
-        chunk: How many queries run together. Results are equal to the bit only for equal chunks. None to
-            choose it at the first step, from `memory`; the choice is in `state_dict`.
-        memory: Bytes that a chunk may take, beside what black boxes take for themselves. "difference" keeps
-            the base's activations too, as training with autograd does (for a moment twice, where a CPU's
-            convolutions are laid out anew); the repr says how many bytes, from the first step on, and
-            `zo.evaluators.Difference(memory=)` bounds them, to 8 GiB by default.
-        max_dropped: The fraction of a step's queries that may fail before the step is an error; one alone
-            may, unless this is 0.
-        process_group: Processes that are each given the whole batch, and have the same random state;
-            "gloo" or, for GPUs, "nccl". Each evaluates the base and its share of the chunks, and all get
-            the gradient that one would get, to the bit where devices, versions and threads are the same.
-            None for this process alone.
-        first_alone: Whether the first process evaluates all queries and the others wait, since only it keeps
-            the box's budget, rate or log.
+        parameters: Names or patterns (`"*.weight"`) of the parameters to perturb; None for all that require a
+            gradient.
+        evaluator: "loop" evaluates one query at a time; "stacked" evaluates a chunk of queries in one pass;
+            "difference", for an `OutputLoss`, propagates changes from the changed layer to the loss; "auto"
+            takes the fastest that supports the objective. Or pass your own `Evaluator`.
+        seed: All draws depend only on (seed, step).
+        chunk: How many queries run together. Results are equal to the bit only for equal chunks. None chooses
+            it at the first step, from `memory`; the choice is in `state_dict`.
+        memory: Bytes that a chunk may take, not counting what black boxes take themselves. "difference" also
+            keeps the base's activations, as training with autograd does (for a moment twice, where a CPU's
+            convolutions are laid out anew). From the first step on, the repr shows how many bytes;
+            `zo.evaluators.Difference(memory=)` limits them, by default to 8 GiB.
+        max_dropped: The fraction of a step's queries that may fail before the step raises an error. One
+            query alone may fail, unless this is 0.
+        process_group: Processes that all receive the whole batch and have the same random state; "gloo" or,
+            for GPUs, "nccl". Each evaluates the base and its share of the chunks. All get the gradient that a
+            single process would get, to the bit if devices, versions and threads are the same. None for this
+            process alone.
+        first_alone: Whether the first process evaluates all queries while the others wait, because only it
+            keeps the box's budget, rate or log.
 
-    Failed rows (losses that are not finite): those of the base are taken out of every variant; a query
-    in which a further row fails is dropped. CGE leaves its coordinate at zero, RGE takes the mean over
+    Failed rows (losses that are not finite): rows that fail in the base are taken out of every variant. A
+    query in which another row fails is dropped: CGE leaves its coordinate at zero, RGE takes the mean over
     the rest.
 
     Attributes:
-        journal: Where finished chunks of queries are kept and looked for, so that a step that was
-            interrupted costs no more than what was left of it, to the same bits; None for none. Of several
-            processes each has its own, and the first one's must find what all of them have put. Queries that
-            failed stay failed, as they would have without the interruption; but a chunk in which more than
-            `max_dropped` of them failed, as in an outage of a box, is not kept, and evaluated again.
-        counts: The `QueryCounts` of all processes together; the base, which each evaluates, is in none.
+        journal: Stores finished chunks of queries, so that an interrupted step only evaluates the rest and
+            gives the same bits; None for no journal. With several processes each has its own, and the first
+            one's must find what all of them have stored. Failed queries stay failed, as they would have
+            without the interruption. But a chunk in which more than `max_dropped` of them failed, as in an
+            outage of a box, is not stored, and is evaluated again.
+        counts: The `QueryCounts` of all processes together; the base, which each evaluates, is not counted.
 
     Raises:
-        ConfigurationError, ParameterError: A value is out of its range, or this process is not in the group.
+        ConfigurationError, ParameterError: A value is out of range, or this process is not in the group.
     """
 
     def __init__(
@@ -156,20 +156,20 @@ class LossGradient:
     def backward(self, batch: Any = None) -> Tensor:  # noqa: ANN401
         """Add this step's gradient estimate to `.grad`, as autograd would.
 
-        Estimators that correct a surrogate gradient take it from there, and replace it.
+        Estimators that correct a surrogate gradient read it from `.grad`, and replace it.
 
         Args:
             batch: Any nesting of tensors with rows first; nothing for a closure.
 
         Returns:
-            The base loss, a detached number: the mean over the rows that did not fail.
+            The base loss as a detached number: the mean over the rows that did not fail.
 
         Raises:
             ObjectiveError: The batch or the losses do not have rows first; or the network runs under
                 autocast.
             FailedQueriesError: All rows of the base, or more than `max_dropped` of the queries, failed.
             RanksError: A process failed, died, or is about to take another step.
-                In all these cases `.grad`, weights, buffers and generators are as they were.
+                    In all these cases `.grad`, weights, buffers and generators are unchanged.
         """
         step, ranks = self.counts.steps, self._ranks
         ranks.exchanged = 0
@@ -206,20 +206,20 @@ class LossGradient:
 
     @property
     def exchanged(self) -> int:
-        """Bytes that came from all processes in the last step; 0 for a process alone."""
+        """Bytes received from all processes in the last step; 0 for a process alone."""
         return self._ranks.exchanged
 
     @property
     def waited(self) -> float:
-        """Seconds that this process has waited for the others' answers, since it was made."""
+        """Seconds that this process has waited for the others' answers since it was created."""
         return self._ranks.waited
 
     def queries(self) -> int:
-        """What a step will cost: perturbed objectives of the plan; the base and checks are not counted."""
+        """The cost of a step in perturbed objectives of the plan, without the base and checks."""
         return self.estimator.queries(self.parameters, self.counts.steps)
 
     def most_checks(self, steps: int) -> int:
-        """At most how many queries the next steps take beside their plans, if nothing in them is in doubt."""
+        """The most queries that the next steps take beside their plans, if no check is in doubt."""
         queries = self.queries()
         chunk = min(queries, self.chunk or SMALLEST)
         first = self.counts.steps
@@ -243,10 +243,10 @@ class LossGradient:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken.
+        """Continue where `state_dict` was taken.
 
         Raises:
-            ConfigurationError: The state is of a run with another seed, estimator or chunk, or with an
+            ConfigurationError: The state comes from a run with another seed, estimator or chunk, or with an
                 evaluator that this object does not have.
         """
         own = {"seed": self._key.seed, "estimator": described(self.estimator)}

@@ -17,7 +17,7 @@ ENTRYWISE = (SGD, Adam, AdamW, RMSprop, Adagrad)
 def masked_step(optimizer: Optimizer, parameters: Parameters, indices: Tensor) -> None:
     """`optimizer.step()`, but outside the set neither weights nor the optimizer's state change.
 
-    The choice, under a set S_t that changes:
+    Compare the two, for a set S_t that changes:
 
         optimizer.step()        the standard optimizer on the sparse gradient (the paper's way): outside
                                 S_t the gradient is zero, but momentum goes on moving a weight, weight
@@ -25,19 +25,19 @@ def masked_step(optimizer: Optimizer, parameters: Parameters, indices: Tensor) -
         masked_step(...)        outside S_t nothing moves; momentum waits there, as old as it is, for
                                 the step that draws its coordinate again
 
-    The set is drawn from its key, so it can be had again:
+    The set is drawn from its key, so it can be drawn again:
 
         key = zo.estimators.Key(seed, gradient.counts.steps)       # before backward
         gradient.backward(batch)
         zo.masked_step(optimizer, gradient.parameters, sparsity.draw(gradient.parameters, key))
 
-    Adam counts its steps for all coordinates together, so one that is first drawn late gets no bias
-    correction: its first update is (1 - beta1) / sqrt(1 - beta2) learning rates, 3.2 by default.
-    Parameters of the optimizer that are not among `parameters` are stepped as usual.
+    Adam counts its steps for all coordinates together, so a coordinate that is first drawn late gets no bias
+    correction: its first update is (1 - beta1) / sqrt(1 - beta2) learning rates, 3.2 by default. Parameters
+    of the optimizer that are not among `parameters` are stepped as usual.
 
     Args:
         optimizer: SGD, Adam, AdamW, RMSprop or Adagrad, in any setting.
-        parameters: that the indices count over.
+        parameters: the parameters that the indices refer to.
         indices: `(coordinates,)` int64, flat: the set of this step.
 
     Raises:

@@ -48,13 +48,13 @@ class OutputLoss:
 
         objective = zo.OutputLoss(lambda output, target: F.cross_entropy(output, target, reduction="none"))
 
-    It says that nothing but the network stands between weights and output, which the evaluator
-    "difference" needs to know. The loss may be anything, a black box behind the network included.
+    It declares that only the network stands between weights and output, which the evaluator "difference"
+    needs to know. The loss may be anything, including a black box behind the network.
 
     Args:
         loss: `loss(output, target) -> Tensor (rows,)`.
-        inputs: picks what the network is called with from a batch: a tensor, or a tuple of its arguments.
-        targets: picks the loss's second argument.
+        inputs: returns the network's input from a batch: a tensor, or a tuple of its arguments.
+        targets: returns the loss's second argument.
     """
 
     def __init__(

@@ -42,40 +42,40 @@ class Fmu(BlackBoxFunction):
         tank = Fmu("tank.fmu", times=np.linspace(0.1, 1.0, 10), parameters=["area"], inputs=["valve.u"])
         level = tank(area, valve)          # (rows,), (rows, 10) -> (rows, 10)
 
-    A row is initialised, stepped from start to the last of the times, and reset. A variable `body.v[1]` is
-    the input or output `body_v_1_`; `units` has the unit of each from the model description, and its nominal
-    value, where there is one, is the spec's `scale`. A parameter has the variable's shape, an input and an
-    output one value for each interval or time: `(times, *shape)`, or `shape` where there is only one time.
+    A row is initialised, stepped from the start to the last of the times, and reset. A variable `body.v[1]`
+    is the input or output `body_v_1_`. `units` has the unit of each from the model description, and its
+    nominal value, if it has one, is the spec's `scale`. A parameter has the variable's shape. An input or
+    output has one value for each interval or time: `(times, *shape)`, or `shape` if there is only one time.
 
-    A row fails when the FMU reports an error, ends the simulation or discards a step; the message has what it
-    logged. Its instance is then reset, or replaced where that fails. Each thread has an instance of its own,
-    which it reuses; an FMU that allows only one for each process has one, and threads take turns. An FMU that
-    hangs or crashes takes its process along: run such a one in `Parallel` with processes and `timeout`.
+    A row fails if the FMU reports an error, ends the simulation or discards a step; the message has the FMU's
+    log. Its instance is then reset, or replaced if that fails. Each thread has its own instance, which it
+    reuses. An FMU that allows only one per process has one, and threads take turns. An FMU that hangs or
+    crashes takes its process with it, so run it in `Parallel` with processes and `timeout`.
 
     Args:
-        path: the FMU, whose code runs in this process.
-        times: when outputs are read; each lies a whole number of steps after the start. A number for one
-            time; None to read them when the FMU is initialised, without a step.
+        path: the FMU; its code runs in this process.
+        times: when outputs are read; each is a whole number of steps after the start. A number for one time;
+            None to read them when the FMU is initialised, without a step.
         parameters: names of variables that are set before the simulation: parameters, and start values.
         inputs: names of variables that are set over time; None for all whose causality is "input".
         outputs: names of variables that are read; None for all numbers whose causality is "output".
-        input_times: from when on each value of the inputs holds, the first of them the start; None for the
-            intervals between `times`. Values are held, not interpolated.
-        step: the communication step; None for that of the FMU's default experiment, or, where it has none,
-            the shortest interval of `times`.
-        start: the time at which it starts; None for that of the default experiment, or 0.
+        input_times: the time from which each value of the inputs holds, the first of them the start; None for
+            the intervals between `times`. Values are held, not interpolated.
+        step: the communication step; None for that of the FMU's default experiment or, if it has none, the
+            shortest interval of `times`.
+        start: the start time; None for that of the default experiment, or 0.
         start_values: values by name of other variables, the same for all rows; texts, too.
-        tolerance: of solvers inside the FMU, where it has some; None for its own.
-        deterministic: False where equal inputs may give different outputs.
+        tolerance: tolerance of solvers inside the FMU, if it has any; None for its own.
+        deterministic: False if equal inputs may give different outputs.
         failures: "raise" or "keep", as in `BlackBoxFunction`.
 
     Attributes:
-        units: units by the names of inputs and outputs, of those that have one.
+        units: units by the names of inputs and outputs, for those that have one.
 
     Raises:
         MissingExtraError: FMPy is not installed.
-        ConfigurationError: there is no such FMU, it does not run on this platform or has no co-simulation,
-            or a variable, time or step is not as said above.
+        ConfigurationError: there is no such FMU, it does not run on this platform or has no co-simulation, or
+            a variable, time or step is not as described above.
     """
 
     def __init__(
@@ -179,15 +179,15 @@ class Fmu(BlackBoxFunction):
         return tuple(values[0] for values in outputs) if self._single else tuple(outputs)
 
     def reference(self, *arrays: Any) -> Any:  # noqa: ANN401
-        """What the box gives, and autograd goes through it by the FMU's own directional derivatives.
+        """The box's values, with autograd by the FMU's own directional derivatives.
 
         For `reference` of a `tasks.Problem`, and for comparisons; its rows are not counted in the ledger.
-        FMI's directional derivatives are those of one instant. With `times=None` they are all there is; over
-        the steps of a simulation they leave out what goes through the states, and are refused.
+        FMI's directional derivatives apply to one instant. With `times=None` they are complete. Over the
+        steps of a simulation they omit what goes through the states, and are refused.
 
         Raises:
             NotDifferentiableError: the FMU has no directional derivatives, or it is stepped.
-            RowFailedError: from backward, where it could not give them.
+            RowFailedError: from backward, if it could not give them.
         """
         if not self.has_derivative:
             stepped = "those of single instants, over steps"
@@ -299,7 +299,7 @@ class Fmu(BlackBoxFunction):
 
     @property
     def identity(self) -> str:
-        """What a cache knows this box by: the file's content, not its place, and the settings."""
+        """A cache's key for this box: the file's content, not its location, and the settings."""
         return f"sha256 {self.checksum}, {sorted(self._given.items())!r}"
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -36,19 +36,19 @@ _LOCATION = re.compile(rb"\x0a\x08location\x12([\x80-\xff]*[\x00-\x7f])")
 class OnnxModel(BlackBoxFunction):
     """A model in ONNX format; needs the extra `onnx`.
 
-    Names, shapes and dtypes of inputs and outputs come from the file; a name that is no Python identifier
-    has its other characters replaced by underscores. The first axis of each must be the rows': free
-    (then they run together), or fixed at 1 (then one by one). Floats are converted to what the model takes,
-    and the caller's precision comes back.
+    Names, shapes and dtypes of inputs and outputs come from the file. In a name that is not a Python
+    identifier, all other characters are replaced by underscores. The first axis of each array must be the
+    rows: free (then they run together), or fixed at 1 (then one by one). Floats are converted to the model's
+    dtype, and back to the caller's precision.
 
     Args:
-        path: the ONNX file. Files with external weights are expected where it says.
-        sizes: the size of each named axis that the file leaves free, but for the first axis, such as
+        path: the ONNX file. Files with external weights must be where it expects them.
+        sizes: the size of each named axis that the file leaves free, except the first axis, such as
             `{"height": 64, "width": 64}`.
         providers: onnxruntime's execution providers, the preferred one first.
-        max_rows: the most rows that run at once, which bounds the memory; None for all rows of a call.
-        threads: the threads of one operator; None leaves that to onnxruntime. Take 1 under `Parallel`.
-        deterministic: False where the model draws random numbers.
+        max_rows: the most rows that run at once, which limits memory; None for all rows of a call.
+        threads: the threads of one operator; None leaves that to onnxruntime. Use 1 under `Parallel`.
+        deterministic: False if the model draws random numbers.
         failures: "raise" or "keep", as in `BlackBoxFunction`.
 
     Attributes:
@@ -57,8 +57,8 @@ class OnnxModel(BlackBoxFunction):
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
-        ConfigurationError: the file does not exist, is no ONNX file, or has axes without a size; a provider
-            is not available; `max_rows` or `threads` is below 1.
+        ConfigurationError: the file does not exist, is not an ONNX file, or has axes without a size; a
+            provider is not available; `max_rows` or `threads` is below 1.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class OnnxModel(BlackBoxFunction):
 
     @property
     def identity(self) -> str:
-        """What a cache knows this box by: the file's content, not its place."""
+        """A cache's key for this box: the file's content, not its location."""
         return f"sha256 {self.checksum}, sizes {sorted(self.sizes.items())}, on {', '.join(self.providers)}"
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -21,26 +21,26 @@ _OF_TORCH = set(vars(nn.Module()))  # what every module has
 
 
 class TorchModule(BlackBoxFunction):
-    """A module that is only ever called: a frozen classifier, a surrogate, a scripted model.
+    """A module that is only called, never differentiated: a frozen classifier, a surrogate, a scripted model.
 
-    The module is copied, put into evaluation mode and given no gradients; training the original
-    afterwards does not change the box. Where a spec leaves the float dtype open, the module gets its
-    own (that of its first floating parameter or buffer), and the caller's comes back.
+    The module is copied, put into evaluation mode and given no gradients; training the original afterwards
+    does not change the box. If a spec leaves the float dtype open, the module gets its own dtype (that of its
+    first floating parameter or buffer), and the output is converted back to the caller's.
 
     Args:
         module: the module; it takes one tensor `(rows, *shape)` for each input and returns one for each
             output, a tuple if there are several.
         inputs: the specs of the inputs, in the order of the module's arguments.
         outputs: the specs of the outputs, in the order in which the module returns them.
-        device: where the module runs, such as "cuda"; None for where its parameters are. Rows are moved
+        device: where the module runs, such as "cuda"; None for the device of its parameters. Rows are moved
             there, and outputs back to the caller's device.
-        max_rows: the most rows that run at once, which bounds the memory; None for all rows of a call.
-        deterministic: False where the module draws random numbers in evaluation mode too.
+        max_rows: the most rows that run at once, which limits memory; None for all rows of a call.
+        deterministic: False if the module draws random numbers in evaluation mode too.
         failures: "raise" or "keep", as in `BlackBoxFunction`.
 
     Raises:
-        ConfigurationError: `module` is no module, the device does not exist, or `max_rows` is below 1.
-        DefinitionError: the specs make no sense.
+        ConfigurationError: `module` is not a module, the device does not exist, or `max_rows` is below 1.
+        DefinitionError: the specs are inconsistent.
     """
 
     arrays = "torch"
@@ -88,7 +88,7 @@ class TorchModule(BlackBoxFunction):
 
     @property
     def identity(self) -> str:
-        """What a cache knows this box by: the module's code, numbers and settings (`module_identity`).
+        """A cache's key for this box: the module's code, numbers and settings (`module_identity`).
 
         Raises:
             ConfigurationError: an attribute of the module is not plain data.

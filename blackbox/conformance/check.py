@@ -68,28 +68,28 @@ def check_black_box(
     seed: int = 0,
     progress: Callable[[str, int], None] | None = None,
 ) -> Report:
-    """Examine a black box: is it fit to be trained through, and with which mu?
+    """Examine a black box: is it fit for training, and with which mu?
 
     Args:
-        box: the black box, with the wrappers that training will use. Around a `Cached` many checks see the
+        box: the black box, with the wrappers that training will use. Around a `Cached`, many checks see the
             cache instead; check the box inside.
-        samples: for each input an array `(rows, *spec.shape)` of inputs such as training will meet, in the
-            dtype of training; one array for a single input. At least 2 rows, 32 are enough, and 64 are taken
-            at most, spread over all; the report says so. None draws standard normal numbers in float32, times
-            the scale of the input's spec where it has one, which say little about a solver in physical units.
-        rows: the most rows to run. With few, checks that do not fit are left out; with many, jumps are looked
-            for on more lines. None takes some 5,700 in float32, 7,900 in float64, and two thirds as many for
-            each further differentiable input.
-        processes: whether the box may be sent to other processes, to see that it works there.
+        samples: for each input an array `(rows, *spec.shape)` of inputs like those in training, in the dtype
+            of training; one array for a single input. At least 2 rows; 32 are enough. At most 64 are used,
+            spread over all; the report says so. None draws standard normal numbers in float32, times the
+            scale of the input's spec if it has one, which say little about a solver in physical units.
+        rows: the most rows to run. With few, checks that do not fit are left out; with many, jumps are
+            searched for along more lines. None takes about 5,700 in float32, 7,900 in float64, and two thirds
+            as many for each further differentiable input.
+        processes: whether the box may be sent to other processes, to test that it works there.
         seed: the seed of all draws.
-        progress: told of each check before it is made: `progress(name, rows run so far)`.
+        progress: called before each check: `progress(name, rows run so far)`.
 
     Returns:
         The report: `print(report)`, `report.faults`, `report.recommendations`.
 
     Raises:
         InputError: the samples do not fit the box.
-        ConfigurationError: a setting is out of its range, or `box` is no black box.
+        ConfigurationError: a setting is out of range, or `box` is not a black box.
     """
     if not isinstance(box, BlackBoxFunction):
         raise ConfigurationError(

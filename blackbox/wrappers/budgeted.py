@@ -13,17 +13,17 @@ from blackbox.wrappers.wrapper import Wrapper
 
 
 class Budgeted(Wrapper):
-    """Refuse a whole call that would take the stack over `rows` evaluated rows.
+    """Refuse a whole call if it would take the stack over `rows` evaluated rows.
 
-    Exact, wherever it stands among the wrappers: rows that are run again, by a `Retrying` or since their
-    block raised, count too, and are not run again where the budget does not allow it; they then have
-    failed. So a call that has begun is run to its end. Rows that a `Cached` inside answers cost nothing.
-    Threads may call at the same time, and none of their calls goes over. Only calls through this wrapper
-    are refused; those of the inner box itself are counted.
+    The budget is exact wherever it stands among the wrappers. Rows that run again, by a `Retrying` or because
+    their block raised, count too; if the budget does not allow that, they do not run again and have failed.
+    So a call that has begun runs to its end. Rows that an inner `Cached` answers cost nothing. Threads may
+    call at the same time, and none of their calls exceeds the budget. Only calls through this wrapper are
+    refused; calls of the inner box itself are counted.
 
     Args:
         box: the black box whose rows cost something.
-        rows: how many rows its ledger may reach, those before the wrapping included.
+        rows: how many rows its ledger may reach, including those before the wrapping.
 
     Raises:
         ConfigurationError: `rows` is not a whole number >= 0.
@@ -44,7 +44,7 @@ class Budgeted(Wrapper):
         return max(0, self.rows - self.ledger.rows_run)
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
-        """Run all rows or, where they do not fit, none."""
+        """Run all rows or, if they do not fit, none."""
         asked = len(inputs[0])
         with self._budget.reserved(asked) as fits:
             if fits:

@@ -28,30 +28,29 @@ _STORED = {
 
 
 class Cached(Wrapper):
-    """Keep the answer of every row in a file, and give it instead of running the row again.
+    """Store the answer of every row in a file, and return it instead of running the row again.
 
-    A row is known by the box's identity (class, `version`, specs and configuration: see
-    `blackbox.wrappers.identity`) and the exact bytes of its inputs, so 0.0 and -0.0 are two rows, as
-    are float32 and float64. One file may serve many boxes and processes; it is also the log of what
-    was asked. Failed rows are not kept. Equal rows of one call are run once. Rows from the file, and
-    equal rows, count as cached; they cost no budget.
+    A row is identified by the box's identity (class, `version`, specs and configuration: see
+    `blackbox.wrappers.identity`) and the exact bytes of its inputs, so 0.0 and -0.0 are two rows, as are
+    float32 and float64. One file may serve many boxes and processes, and is also the log of all answers.
+    Failed rows are not stored. Equal rows of one call run once. Rows from the file, and equal rows, count as
+    cached and cost no budget.
 
-    Rows that are not known go to the box together, or `block` at a time; each such block is on disk
-    before the next is run, so a killed run that starts again pays for one block at most twice. With
-    `Parallel(Cached(box, path), ...)` workers keep their own answers as they finish them. Answers
-    are those of the batch that a row was first in: where a box's rows depend on their batch-mates,
-    another filling agrees to rounding only. Two processes that ask for the same new row at the same
-    time both run it.
+    Unknown rows go to the box together, or `block` at a time. Each such block is on disk before the next one
+    runs, so a killed run that starts again pays for at most one block twice. With `Parallel(Cached(box,
+    path), ...)`, workers store their own answers as they finish. Answers are those of the batch in which a
+    row first ran: if a box's rows depend on their batch-mates, another filling agrees only up to rounding.
+    Two processes that request the same new row at the same time both run it.
 
-    A changed source code does not show in the identity: change the box's `version` with it.
+    The identity does not see changes of source code: change the box's `version` with them.
 
     Args:
         box: the black box whose answers are worth keeping.
         path: the file, on a disk of this machine.
-        block: rows that are run, then stored, at a time; all at once if None.
+        block: how many rows run and are then stored at a time; None for all at once.
 
     Raises:
-        ConfigurationError: the box cannot be told from others, is not deterministic, or the file is
+        ConfigurationError: the box cannot be distinguished from others, is not deterministic, or the file is
             something else.
     """
 
@@ -104,7 +103,7 @@ class Cached(Wrapper):
         return outcome
 
     def rows_to_run(self, inputs: tuple[Tensor, ...]) -> int:
-        """Different rows that are not in the file."""
+        """Distinct rows that are not in the file."""
         first = {key: row for row, key in reversed(list(enumerate(self._keys(inputs)[0])))}
         known = self._answers.read(list(first))
         rows = sorted(row for key, row in first.items() if key not in known)

@@ -18,20 +18,20 @@ from blackbox.wrappers.wrapper import Wrapper
 
 
 class Fallback(Wrapper):
-    """Answer rows that failed with `value`.
+    """Answer failed rows with `value`.
 
-    With it there are the four ways to take a failed row that Dakota offers ("abort", "retry",
-    "recover", "continue"): `failures="raise"`, `Retrying`, `Fallback` and `failures="keep"`.
+    With it, the four ways that Dakota offers for a failed row are available ("abort", "retry", "recover",
+    "continue"): `failures="raise"`, `Retrying`, `Fallback` and `failures="keep"`.
 
-    Recovered rows count as failed and as recovered, and do not raise. Whatever reads the answers cannot
-    tell them from others: a gradient estimated from them is that of the recovered function, with its
-    jumps. Where a failed row may be left out, `failures="keep"` is the honest way. Rows whose *input* is
-    not finite are not recovered.
+    Recovered rows count as failed and as recovered, and do not raise. Code that reads the answers cannot
+    distinguish them from others: a gradient estimated from them is that of the recovered function, with its
+    jumps. If a failed row may be left out, `failures="keep"` is the honest way. Rows whose *input* is not
+    finite are not recovered.
 
     Args:
         box: the black box whose rows fail.
-        value: a number for all outputs, or one number or array for each output, of a shape that
-            broadcasts to the spec's.
+        value: a number for all outputs, or one number or array for each output, with a shape that broadcasts
+            to the spec's.
 
     Raises:
         ConfigurationError: the value is not finite, or does not fit the output specs.
@@ -52,7 +52,7 @@ class Fallback(Wrapper):
         self.isolates = True
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
-        """All rows; the failed ones answered."""
+        """All rows, with answers for the failed ones."""
         outcome = self.box.run_rows(inputs)
         rows = sorted(outcome.failed)
         if rows:

@@ -48,47 +48,46 @@ class Parallel(Wrapper):
         Parallel(box, lambda: mpi4py.futures.MPIPoolExecutor())      # MPI: python -m mpi4py.futures script.py
         Parallel(box, lambda: executorlib.SlurmJobExecutor())        # jobs of a queue
 
-    The result equals that of the box called in this process with the same blocks, to the bit where
-    workers compute with the same number of threads; blocks are `block` rows in the order of the call,
-    however many workers there are. Order is kept. A process gets the box once, pickled, and keeps it;
-    its rows are on the CPU. Threads share the box itself, which must then be safe for threads. A `Parallel`
-    that is called in a thread of its own executor runs its blocks there, one after another.
+    The result equals that of the box called in this process with the same blocks, to the bit if workers
+    compute with the same number of threads. Blocks are `block` rows in the order of the call, for any number
+    of workers. Order is kept. A process gets the box once, pickled, and keeps it; its rows are on the CPU.
+    Threads share the box itself, which must then be thread-safe. A `Parallel` that is called in a thread of
+    its own executor runs its blocks there, one after another.
 
-    What goes wrong, and what becomes of it:
+    What can go wrong, and what happens then:
 
-    - A row that raises or is not finite has failed, as in this process; the box's faults are raised.
-    - A worker that dies (killed, out of memory) takes its pool along, and nobody tells whose rows it ran.
-      Blocks that were with the pool are run again, each with nothing beside it; one whose worker dies
-      once more is taken apart, and a row of which the worker dies also alone has failed (`LOST`).
-    - A block that takes longer than `timeout`: a process of a pool ends itself, and the block's rows run
-      alone; a row that takes longer alone has failed (`TIMED_OUT`). Other workers (threads, Dask, MPI) cannot
-      be ended: the row is given up and the worker left behind; where that is a thread, Python waits for it
-      when it exits.
-    - An executor that breaks, or is shut down, is replaced if a function that makes executors was given,
-      else `ExecutorError` is raised.
+    - A row that raises or is not finite has failed, as in this process; faults of the box are raised.
+    - A worker that dies (killed, out of memory) takes its pool with it, and nothing reports whose rows it
+      ran. Blocks that were with the pool run again, each by itself. If its worker dies once more, a block is
+      split into rows, and a row whose worker dies even then has failed (`LOST`).
+    - If a block takes longer than `timeout`, a process of a pool ends itself, and the block's rows run alone;
+      a row that takes longer alone has failed (`TIMED_OUT`). Other workers (threads, Dask, MPI) cannot be
+      ended: the row is given up and the worker left behind. If that is a thread, Python waits for it at exit.
+    - An executor that breaks, or is shut down, is replaced if you passed a function that makes executors;
+      otherwise `ExecutorError` is raised.
 
-    Rows run are counted where they are run, and the counts come back with the answers. A block whose worker
-    died counts all its rows as run, since they may have cost something, and their repetition counts again.
-    What a scheduler runs anew by itself (Dask, when a worker dies) it does not tell, and counts once.
-    `Budgeted` and `RateLimited` belong around `Parallel`, since inside each process has its own; `Cached` and
-    `Retrying` go on either side.
+    Rows are counted where they run, and the counts come back with the answers. If a block's worker died, all
+    its rows count as run, because they may have cost something, and their repetition counts again. A
+    scheduler that repeats rows itself (Dask, when a worker dies) does not report this, and they count once.
+    Put `Budgeted` and `RateLimited` around `Parallel`, because inside it each process would have its own;
+    `Cached` and `Retrying` work on either side.
 
     Args:
-        box: a black box, or a function without arguments that makes one, for boxes that cannot be
-            pickled. The function is called here too, for the specs.
-        executor: an executor, which stays yours to shut down, or a function that makes one. Processes are
-            killed and executors replaced in the second case only.
-        block: rows that go to a worker together. 1 suits code that takes seconds for a row; code that
-            takes many rows at once wants as many as keep it busy for some tenths of a second.
-        in_flight: blocks handed in and not yet back, at most: what bounds memory. The number of workers if
-            None and if the executor tells it, else twice this machine's cores; a cluster has its own number.
-        timeout: seconds that a block, or a row run alone, may take. In a process of a pool they begin with
-            the block; elsewhere when the executor is handed the block, so `in_flight` should be the number of
-            its workers, or blocks that wait for one are given up.
+        box: a black box, or a function without arguments that makes one, for boxes that cannot be pickled.
+            The function is called here too, for the specs.
+        executor: an executor, which you shut down yourself, or a function that makes one. Only with a
+            function are processes killed and executors replaced.
+        block: rows that go to a worker together. 1 suits code that takes seconds per row; code that takes
+            many rows at once needs enough to keep it busy for a few tenths of a second.
+        in_flight: the most blocks submitted and not yet back, which limits memory. None for the number of
+            workers if the executor reports it, otherwise twice this machine's cores; for a cluster, set it.
+        timeout: seconds that a block, or a row run alone, may take. In a process of a pool they start with
+            the block. Elsewhere they start when the executor receives the block, so `in_flight` should be the
+            number of its workers, or blocks that wait for one are given up.
 
     Raises:
-        ConfigurationError: a setting is out of its range; from a call, the box cannot be pickled.
-        ExecutorError: from a call, there is no executor to go on with.
+        ConfigurationError: a setting is out of range; from a call, the box cannot be pickled.
+        ExecutorError: from a call, there is no working executor left.
     """
 
     transparent = True

@@ -16,23 +16,23 @@ from blackbox.wrappers.wrapper import SYSTEM, Clock, Wrapper
 
 
 class RateLimited(Wrapper):
-    """Hold rows back so that at most `per_second` a second are started, after a first `block`.
+    """Delay rows so that at most `per_second` start each second, after a first `block`.
 
-    A token bucket that holds `block` tokens and starts full: in any t seconds at most
-    `block + per_second * t` rows start. Longer calls go to the box in blocks of that many rows, so
-    the result is that of the box called with such blocks. Threads share the limit; processes do
-    not: put `RateLimited` around `Parallel`, not inside it. Rows that a `Cached` inside will
-    answer take no tokens. After a row that raised `TryAgain(after=seconds)` no further row starts for that
-    long; the row itself has failed, unless a `Retrying` runs it again.
+    This is a token bucket that holds `block` tokens and starts full: in any t seconds at most `block +
+    per_second * t` rows start. Longer calls go to the box in blocks of that many rows, so the result is that
+    of the box called with such blocks. Threads share the limit; processes do not, so put `RateLimited` around
+    `Parallel`, not inside it. Rows that an inner `Cached` will answer take no tokens. After a row that raised
+    `TryAgain(after=seconds)`, no further row starts for that long; the row itself has failed, unless a
+    `Retrying` runs it again.
 
     Args:
-        box: the black box to hold back.
-        per_second: rows a second, any number > 0 (0.1 is one in ten seconds).
-        block: rows that may start at once; a second's worth (at least one) if None.
-        clock: where the time comes from.
+        box: the black box to limit.
+        per_second: rows per second, any number > 0 (0.1 is one in ten seconds).
+        block: rows that may start at once; None for a second's worth (at least one).
+        clock: the source of time.
 
     Raises:
-        ConfigurationError: a setting is out of its range.
+        ConfigurationError: a setting is out of range.
     """
 
     transparent = True
@@ -48,7 +48,7 @@ class RateLimited(Wrapper):
         self._restart()
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
-        """Block by block, each when its tokens are there."""
+        """Block by block, each as soon as its tokens are available."""
         return in_blocks(self.box, inputs, self.block, self._run)
 
     def _run(self, box: BlackBoxFunction, part: tuple[Tensor, ...]) -> Outcome:

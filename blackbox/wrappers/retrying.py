@@ -21,29 +21,29 @@ _LONGEST = 60.0  # seconds that the backoff grows to
 
 
 class Retrying(Wrapper):
-    """Run rows that failed again, up to `attempts` times in all; what still fails is left to the policy.
+    """Run failed rows again, up to `attempts` times in all; what still fails is left to the policy.
 
-    For faults that pass: a busy server, a licence that is out, a solver with noise. Rows that failed
-    go to the box together as one smaller call, so a box whose answers depend on a row's batch-mates
-    agrees to rounding only. Every attempt counts as rows run, and what it failed of is in the ledger's
-    `rows_retried` and `causes`. What is a fault of the box and not of a row (`OutputError`,
-    `ConfigurationError`, ...) is raised at once; a budget, inside or around, that does not allow
-    another attempt ends the attempts. A box that raises `TryAgain(after=seconds)` is left alone that long.
+    This is for temporary faults: a busy server, a licence that is not free, a noisy solver. Failed rows go to
+    the box together as one smaller call, so a box whose answers depend on a row's batch-mates agrees only up
+    to rounding. Every attempt counts as rows run, and its failures are in the ledger's `rows_retried` and
+    `causes`. A fault of the box rather than of a row (`OutputError`, `ConfigurationError`, ...) is raised at
+    once. If a budget, inside or around, does not allow another attempt, the attempts end. A box that raises
+    `TryAgain(after=seconds)` is not called for that long.
 
-    No attempt that is running is ever ended: Python code cannot be stopped from inside its own
-    process. A limit that kills is `Parallel`'s over processes, or a command line's.
+    A running attempt is never interrupted: Python code cannot be stopped from inside its own process. For a
+    limit that kills, use `Parallel` with processes, or a command line's timeout.
 
     Args:
-        box: the black box whose rows fail now and then.
-        attempts: how often a row is run at most, the first time included.
+        box: the black box whose rows sometimes fail.
+        attempts: the most times a row runs, including the first.
         timeout: seconds after the start of a call beyond which no further attempt begins.
-        backoff: seconds before the second attempt, doubled before each further one, up to a minute; a
-            random half of it is left out, so that many workers do not come back at once. What a `TryAgain`
-            asks for is not shortened.
-        clock: where the time comes from.
+        backoff: seconds before the second attempt, doubled before each further one, up to a minute. A random
+            part of up to half is left out, so that many workers do not come back at once. The wait that a
+            `TryAgain` asks for is not shortened.
+        clock: the source of time.
 
     Raises:
-        ConfigurationError: a setting is out of its range.
+        ConfigurationError: a setting is out of range.
     """
 
     transparent = True
@@ -66,7 +66,7 @@ class Retrying(Wrapper):
         self.isolates = True
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
-        """All rows, then those that failed, until none does or the attempts are used up."""
+        """All rows, then those that failed, until none fails or the attempts are used up."""
         started = self.clock.now()
         outcome = self.box.run_rows(inputs)
         for attempt in range(1, self.attempts):

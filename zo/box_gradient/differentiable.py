@@ -40,60 +40,58 @@ def differentiable(
         loss = (solver(network(x)) - y).square().mean()
         loss.backward()
 
-    Forward evaluates the box once on the batch, and nothing else. Backward takes the gradient v that
-    arrives at the outputs, perturbs for every row z the inputs that require a gradient, and estimates
-    that row's gradient of <v, F(z)> with the estimator's formulas: one scalar for each query and *row*.
-    All queries of all rows reach the box in one call. Without a graph (`no_grad`, or no input that
-    requires a gradient) there are no queries.
+    The forward pass evaluates the box once on the batch, and nothing else. The backward pass receives the
+    gradient v of the outputs. For every row z it perturbs the inputs that require a gradient, and estimates
+    that row's gradient of <v, F(z)> with the estimator's formulas: one scalar for each query and *row*. All
+    queries of all rows reach the box in one call. Without a graph (`no_grad`, or no input that requires a
+    gradient) there are no queries.
 
         solver = zo.differentiable(box, zo.RowRGE(mu=1e-3, q=2), tangent=zo.LowRankTangent(), seed=0)
 
-    With a tangent the queries' answers are not averaged but learned from: a few directions for each row and
-    call, and what they show adds up over rows, calls and steps. In backward the tangent predicts a call's
-    answers (`trust` says how well), learns from them, and gives the call's vector-Jacobian product. To it
-    each call is a step: what it forgets or fits "a step", it does at each. The gradient is biased as far as
-    the tangent is wrong. Where what stands around the box can be evaluated for a whole batch of variants,
-    `TangentGradient` spends its rows on the directions in which the weights move the box's input; these
-    are drawn in all of it, or in a basis.
+    With a tangent, the queries' answers are not averaged but learned from: there are a few directions for
+    each row and call, and their information accumulates over rows, calls and steps. In the backward pass the
+    tangent predicts a call's answers (`trust` says how well), learns from them, and gives the call's
+    vector-Jacobian product. For the tangent each call is a step: whatever it forgets or fits once per step,
+    it does at each call. The gradient is as biased as the tangent is wrong. If the code around the box can be
+    evaluated for a whole batch of variants, `TangentGradient` spends its rows on the directions in which the
+    weights move the box's input. Here directions are drawn in the whole input space, or in a basis.
 
-    Parameters inside the box need nothing more: make them an input of the box, one copy a row, and
-    autograd sums the rows' gradients.
+    Parameters inside the box need nothing more: make them an input of the box, one copy per row, and autograd
+    sums the rows' gradients.
 
         class Device(BlackBoxFunction):             # f(theta_rows, batch): one theta for each row
             inputs = (ArraySpec("theta", shape=(12,)), ArraySpec("x", shape=(3,), differentiable=False))
         theta = nn.Parameter(torch.zeros(12))
         y = device(theta.expand(len(x), -1), x)     # device = zo.differentiable(Device(), ...)
 
-    Each row then estimates its own derivative with respect to theta, with directions of its own: a
-    batch of rows gives theta rows x queries scalars. A tangent has to know how the effect of theta depends
-    on x: `SecantTangent` from its own call's directions, so many that they span theta (and what else
-    requires a gradient); a `LowRankTangent` knows one effect of theta for all x and all theta. For
-    `TangentGradient` and `LossGradient` theta has to be read in the forward of the module that holds it,
-    where variants are told apart: `def forward(self, x): return self.theta.expand(len(x), -1)`.
+    Each row then estimates its own derivative with respect to theta, with its own directions: a batch of rows
+    gives theta rows x queries scalars. A tangent has to know how the effect of theta depends on x.
+    `SecantTangent` learns this from the directions of its own call, which must be enough to span theta (and
+    whatever else requires a gradient). A `LowRankTangent` knows one effect of theta for all x and all theta.
+    For `TangentGradient` and `LossGradient`, theta must be read in the forward of the module that holds it,
+    where variants are distinguished: `def forward(self, x): return self.theta.expand(len(x), -1)`.
 
-    Failed rows: one whose outputs in the base are not finite gets a gradient of zero, whatever arrives
-    at it, and no queries. A query that fails is left out for that row: `CGE` leaves its coordinate at
-    zero, directions take the mean over the rest, a tangent does not learn from it; it is counted. What
-    comes *after* a failed row must leave it out by indexing: a network that saw its NaN has NaN weight
-    gradients.
+    Failed rows: a row whose outputs in the base are not finite gets a gradient of zero, whatever arrives at
+    it, and no queries. A query that fails is left out for that row and counted: `CGE` leaves its coordinate
+    at zero, directions take the mean over the rest, and a tangent does not learn from it. Code *after* a
+    failed row must leave it out by indexing: a network that saw its NaN has NaN weight gradients.
 
     Args:
-        box: has at least one input and one output that is differentiable. Inputs whose spec says
+        box: a box with at least one differentiable input and output. Inputs whose spec says
             `differentiable=False`, and integers, get no gradient (None).
-        estimator: `RGE` or `RowRGE`, whose directions are drawn for each row, or `CGE` over all numbers of a
-            row's perturbed inputs; mu is in the inputs' units, or in the `scale` of their specs. None for no
+        estimator: `RGE` or `RowRGE`, which draw directions for each row, or `CGE` over all numbers of a row's
+            perturbed inputs. mu is in the inputs' units, or in the `scale` of their specs. None for no
             queries, with a tangent that learns from values, such as a student network, or that learns
             nothing.
-        tangent: is copied, and the copy learns from the queries; None to estimate from each call's queries
-            alone.
-        seed: all draws depend on the seed and the number of the call alone. Two boxes of a run take two
-            seeds.
-        max_rows: the most rows of one call in backward; None for no limit. Results are equal to the bit
-            only for equal limits.
-        max_dropped: the fraction of a backward's queries that may fail before it is an error.
+        tangent: is copied, and the copy learns from the queries; None to estimate only from the queries of
+            each call.
+        seed: all draws depend only on the seed and the number of the call. Give two boxes of a run two seeds.
+        max_rows: the most rows of one call in the backward pass; None for no limit. Results are equal to the
+            bit only for equal limits.
+        max_dropped: the fraction of a backward pass's queries that may fail before it raises an error.
 
     Raises:
-        ConfigurationError: a value is out of its range.
+        ConfigurationError: a value is out of range.
     """
     _check_box(box)
     _check_tangent(tangent, estimator)

@@ -26,28 +26,28 @@ class RowRGE:
         forward   g = (c/q) sum_i <v, F(z + mu u_i) - F(z)> / mu * u_i
         central   g = (c/q) sum_i <v, F(z + mu u_i) - F(z - mu u_i)> / 2 mu * u_i
 
-    for each row z, with v the gradient that arrives at its output. c and the first three
-    distributions are those of `RGE`. "orthogonal" draws sets of orthonormal vectors,
-    each uniform on the sphere, so c is again the number of dimensions k: the estimate is unbiased,
-    varies less than with independent directions, and with q = k is the whole gradient.
+    for each row z, with v the gradient that arrives at its output. c and the first three distributions are
+    those of `RGE`. "orthogonal" draws sets of orthonormal vectors, each uniform on the sphere, so c is again
+    the number of dimensions k. The estimate is unbiased, varies less than with independent directions, and
+    equals the whole gradient if q = k.
 
-    With a `basis` directions stay in its space: k is its number of vectors, and the estimate is that
-    of the gradient's part in it, biased by what is left out.
+    With a `basis`, directions stay in its span: k is its number of vectors. The estimate is that of the
+    gradient's part in the span, and is biased by what the basis leaves out.
 
-    One mu is right for numbers of one size. Where inputs are in units of their own, metres beside pascals,
-    give each `ArraySpec` its `scale`: each number then moves by mu of its scale, and the estimate is that of
-    the gradient with respect to it all the same, unbiased as before. Directions in a basis are moved by mu as
-    the basis has them.
+    One mu suits numbers of one size. If inputs have different units, metres beside pascals, give each
+    `ArraySpec` its `scale`: each number then moves by mu times its scale. The estimate is still that of the
+    gradient with respect to the number itself, and unbiased as before. Directions in a basis are moved by mu
+    as the basis has them.
 
     Args:
-        mu: smoothing parameter, in the inputs' units, or in their scales where the specs have some.
+        mu: smoothing parameter, in the inputs' units, or in their scales if the specs have any.
         q: number of directions for each row; orthogonal ones beyond k come from further sets.
         distribution: "gaussian", "sphere", "rademacher" or "orthogonal".
-        central: whether each direction is taken with both signs, for 2 q queries a row instead of q.
-        basis: where directions stay; None for the whole space.
+        central: whether each direction is taken with both signs, for 2 q queries per row instead of q.
+        basis: the span in which directions stay; None for the whole space.
 
     Raises:
-        ConfigurationError: a value out of its range.
+        ConfigurationError: a value is out of range.
     """
 
     mu: float

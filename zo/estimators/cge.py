@@ -48,17 +48,16 @@ class CGE(Estimator[CoordinateSteps]):
         forward   g = sum_i [l(theta + mu e_i) - l(theta)] / mu * e_i             error O(mu)
         central   g = sum_i [l(theta + mu e_i) - l(theta - mu e_i)] / 2 mu * e_i  error O(mu^2)
 
-    over all coordinates, or those of the sparse set S_t; elsewhere the gradient is zero (DeepZero,
-    Chen et al., ICLR 2024, eq. 2). A coordinate with a failed query gets zero.
+    The sum is over all coordinates, or over those of the sparse set S_t; elsewhere the gradient is zero
+    (DeepZero, Chen et al., ICLR 2024, eq. 2). A coordinate with a failed query gets zero.
 
     Args:
         mu: smoothing parameter, in the parameters' units.
         sparsity: which coordinates, by step; None for all.
-        central: whether each coordinate is moved both ways, for two queries instead of one.
+        central: whether each coordinate is moved in both directions, for two queries instead of one.
 
     Raises:
-        ConfigurationError: a value out of its range; or, at a step, a mu that is lost in the rounding of
-            a weight.
+        ConfigurationError: a value is out of range; or, at a step, mu is lost in the rounding of a weight.
     """
 
     mu: float
@@ -76,7 +75,7 @@ class CGE(Estimator[CoordinateSteps]):
         return count * (2 if self.central else 1)
 
     def plan(self, parameters: Parameters, key: Key) -> CoordinateSteps:
-        """The steps of one optimiser step; each is one that the weight's own floats can take."""
+        """The steps of one optimiser step; the weight's own floats can represent each of them."""
         indices = (
             torch.arange(parameters.size) if self.sparsity is None else drawn(self.sparsity, parameters, key)
         )

@@ -43,14 +43,15 @@ class HybridSteps(Perturbations):
 
 @dataclass(frozen=True)
 class Hybrid(Estimator[HybridSteps]):
-    """The coordinate-wise estimator on a set, the random one on all other coordinates.
+    """The coordinate-wise estimator on a set, and the random one on all other coordinates.
 
         zo.Hybrid(zo.CGE(1e-3, sparsity), zo.RGE(1e-3, q=16))
 
-    On the set the error is CGE's, and no direction moves it; on the d - |S| others g is RGE's: unbiased
-    for the gradient of the smoothed loss, with a squared error of about (d - |S|) / q times the squared
-    gradient there. Queries: those of the coordinates plus those of the directions, so less than linear in
-    the number of weights where set and q are small. Take into the set what has most of the gradient.
+    On the set the error is that of CGE, and no direction moves it. On the other d - |S| coordinates g is that
+    of RGE: unbiased for the gradient of the smoothed loss, with a squared error of about (d - |S|) / q times
+    the squared gradient there. The queries are those of the coordinates plus those of the directions, so they
+    grow less than linearly with the number of weights if set and q are small. Put the coordinates with most
+    of the gradient into the set.
 
     Args:
         coordinates: a `CGE` with a sparsity, which gives the set.

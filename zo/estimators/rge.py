@@ -84,17 +84,16 @@ class RGE(Estimator[RandomSteps]):
         forward      g = (c/q) sum_i [l(theta + mu u_i) - l(theta)] / mu * u_i
         central      g = (c/q) sum_i [l(theta + mu u_i) - l(theta - mu u_i)] / 2 mu * u_i
 
-    c = 1 for Gaussian and Rademacher directions, whose covariance is the identity; c = d for the unit
-    sphere, whose covariance is the identity over d, the number of coordinates that a direction moves:
-    all parameters, or |S_t| on a sparse set. So on a quadratic g is unbiased for the gradient itself,
-    forward or central (third moments are zero); elsewhere for the gradient of a smoothed loss,
-    E l(theta + mu u): u Gaussian (Nesterov and Spokoiny 2017), or in the unit ball for the sphere
-    (Flaxman et al. 2005); with Rademacher signs it is unbiased up to O(mu^2). With a sparse set that is
-    the gradient on S_t, zero elsewhere, and not scaled up for what S_t leaves out. Its squared error is
-    about d / q times the squared gradient. Failed queries are left out: the mean is over the directions
-    that remain.
+    c = 1 for Gaussian and Rademacher directions, whose covariance is the identity. c = d for the unit sphere,
+    whose covariance is the identity over d, the number of coordinates that a direction moves: all parameters,
+    or |S_t| on a sparse set. On a quadratic g is therefore unbiased for the gradient itself, forward or
+    central (third moments are zero). Otherwise it is unbiased for the gradient of a smoothed loss, E l(theta
+    + mu u): u Gaussian (Nesterov and Spokoiny 2017), or in the unit ball for the sphere (Flaxman et al.
+    2005). With Rademacher signs it is unbiased up to O(mu^2). With a sparse set, g estimates the gradient on
+    S_t, is zero elsewhere, and is not scaled up for what S_t leaves out. Its squared error is about d / q
+    times the squared gradient. Failed queries are left out: the mean is over the remaining directions.
 
-    An entry of a step is about mu; on the sphere, mu / sqrt(d).
+    Each entry of a step is about mu; on the sphere, mu / sqrt(d).
 
     Args:
         mu: smoothing parameter, in the parameters' units.
@@ -104,8 +103,8 @@ class RGE(Estimator[RandomSteps]):
         sparsity: which coordinates the directions move, by step; None for all.
 
     Raises:
-        ConfigurationError: a value out of its range; or, at the first step, a mu that is lost in the
-            rounding of the weights.
+        ConfigurationError: a value is out of range; or, at the first step, mu is lost in the rounding of the
+            weights.
     """
 
     mu: float
@@ -142,7 +141,7 @@ class RGE(Estimator[RandomSteps]):
         return planned
 
     def reduce(self, planned: RandomSteps, differences: Tensor, valid: Tensor) -> Tensor:
-        """The mean over the directions that have all their queries."""
+        """The mean over the directions whose queries all succeeded."""
         slopes = differences / self.mu
         if planned.central:
             slopes = (slopes[0::2] - slopes[1::2]) / 2

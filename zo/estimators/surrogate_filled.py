@@ -51,35 +51,35 @@ class SurrogateFilled(Estimator[SurrogateSteps[CoordinateSteps]]):
             gradient.backward(batch)       # .grad is now g
             optimizer.step()
 
-    The surrogate s is what stands in `.grad`, wherever it comes from: a `TangentGradient`, autograd
-    through a coarse solver, or, where `.grad` is not zeroed, the last step's gradient. It is replaced:
+    The surrogate s is the content of `.grad`, wherever it comes from: a `TangentGradient`, autograd through a
+    coarse solver or, if `.grad` is not zeroed, the last step's gradient. It is replaced:
 
         g_i = measured      i in S
         g_i = alpha s_i     elsewhere,      alpha = <g_S, s_S> / <s_S, s_S>
 
-    S are `coordinates` different ones, drawn anew in every step one after another, each with probability
+    S has `coordinates` distinct coordinates, drawn anew in every step one after another, each with
+    probability
 
         p_i = (|s_i| / sum_j |s_j| + 0.2 / d) / 1.2
 
-    among those that are left, d the number of weights: the surrogate's scale is of no account, for the
-    draw as for g. Biased as far as s points elsewhere; `ControlVariate` is not.
+    among those that are left, with d the number of weights. The scale of the surrogate does not matter,
+    neither for the draw nor for g. g is biased as far as s points elsewhere; `ControlVariate` is not.
 
-    A coordinate with a failed query gets alpha s_i, and has no part in alpha. Where s is zero on all of S
-    that did not fail nothing speaks for it: alpha is 0, and g that of sparse CGE. Where s is zero
-    everywhere S is uniform.
+    A coordinate with a failed query gets alpha s_i, and does not contribute to alpha. If s is zero on all of
+    S that did not fail, alpha is 0, and g is that of sparse CGE. If s is zero everywhere, S is uniform.
 
-    The two count, and keep their states, each for itself: a step's queries are those of both, and each
-    evaluates the base, which updates buffers (running statistics) twice.
+    Each of the two gradients has its own counts and state: the queries of a step are the sum of both, and
+    each evaluates the base, which updates buffers (running statistics) twice.
 
     Args:
         mu: smoothing parameter, in the parameters' units.
         coordinates: how many are measured in a step.
-        central: whether each coordinate is moved both ways, for two queries instead of one.
+        central: whether each coordinate is moved in both directions, for two queries instead of one.
 
     Raises:
-        ConfigurationError: a value out of its range; or, at a step, no surrogate in `.grad`, more
-            coordinates than parameters, or a mu that is lost in the rounding of a weight.
-        TangentError: at a step, a surrogate that is not finite.
+        ConfigurationError: a value is out of range; or, at a step, there is no surrogate in `.grad`, there
+            are more coordinates than parameters, or mu is lost in the rounding of a weight.
+        TangentError: at a step, the surrogate is not finite.
     """
 
     mu: float
@@ -94,7 +94,7 @@ class SurrogateFilled(Estimator[SurrogateSteps[CoordinateSteps]]):
         check_flag("SurrogateFilled", "central", self.central)
 
     def queries(self, parameters: Parameters, step: int = 0) -> int:
-        """Coordinates, twice if central; what the surrogate costs is not known here."""
+        """Coordinates, twice if central; the cost of the surrogate is not known here."""
         if self.coordinates > parameters.size:
             raise ConfigurationError(
                 f"SurrogateFilled, coordinates: expected at most the {parameters.size} parameters, got "
@@ -103,14 +103,14 @@ class SurrogateFilled(Estimator[SurrogateSteps[CoordinateSteps]]):
         return self.coordinates * (2 if self.central else 1)
 
     def plan(self, parameters: Parameters, key: Key) -> SurrogateSteps[CoordinateSteps]:
-        """Draw S by the surrogate that stands in `.grad`."""
+        """Draw S by the surrogate in `.grad`."""
         self.queries(parameters)  # refuses too many
         surrogate = surrogate_of("SurrogateFilled", parameters, key.step)
         drawn = draw_by_weight(surrogate, self.coordinates, key)
         return SurrogateSteps(self._measured(drawn).plan(parameters, key), surrogate)
 
     def reduce(self, planned: SurrogateSteps[CoordinateSteps], differences: Tensor, valid: Tensor) -> Tensor:
-        """What was measured, and the scaled surrogate everywhere else."""
+        """The measured entries, and the scaled surrogate everywhere else."""
         steps = planned.steps
         gradient = self._measured(steps.indices).reduce(steps, differences, valid)
         measured = steps.indices[valid.view(-1, len(steps.indices)).all(dim=0)]

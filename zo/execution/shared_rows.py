@@ -33,34 +33,36 @@ def apart() -> Iterator[None]:
 
 
 class SharedRows(Wrapper):
-    """Asks a box once for what every process of a group asks it for, and tells the answers to all.
+    """Calls a box once for all processes of a group, and gives all of them the answers.
 
         box = zo.SharedRows(service, torch.distributed.group.WORLD)
 
     Processes that train the same network in step make the same calls: the base, validation, the queries of
-    `differentiable`. Without this each would pay for them. Where gradients share their queries out
-    (`process_group` of `LossGradient` and `TangentGradient`), each process evaluates its own, as if this were
-    not there.
+    `differentiable`. Without this wrapper each would pay for them. If gradients share their queries
+    (`process_group` of `LossGradient` and `TangentGradient`), each process evaluates its own, as if the
+    wrapper were not there.
 
-    The answers are those of one process, to the bit: without a block the first process evaluates every call
-    whole, as one alone does. With one, calls are cut into blocks of as many rows, also by a process alone,
-    and the n-th block is of process n % size; for equal blocks the answers are equal to the bit.
+    The answers are those of a single process, to the bit. Without a block, the first process evaluates every
+    call whole. With one, calls are cut into blocks of that many rows, even with a single process, and block n
+    goes to process n % size; for equal blocks the answers are equal to the bit.
 
-    A call takes 24 bytes from each process, for a checksum of what it asks, and the answers of the others.
+    A call takes 24 bytes from each process, for a checksum of its inputs, and the answers of the others.
 
     Args:
-        box: with all its wrappers; its ledger counts what this process evaluates, so that the sum over the
-            processes is what one would have asked. `ledger` counts what this one was asked.
-        process_group: whose processes all call it alike; None for this process alone.
-        block: rows that a process evaluates at a time; None for the first process to evaluate all.
+        box: the box with all its wrappers. Its ledger counts what this process evaluates, so the sum over the
+            processes is what a single process would have evaluated. `ledger` counts what this process
+            requested.
+        process_group: the group whose processes all make the same calls; None for this process alone.
+        block: rows that a process evaluates at a time; None if the first process evaluates all.
 
     Attributes:
-        exchanged: bytes that came from all processes so far.
+        exchanged: bytes received from all processes so far.
 
     Raises:
-        ConfigurationError: no black box, no group with this process, or a block below one.
-        RanksError: from a call: a process asks for something else, or died. What the box raises in one
-            process is raised in all.
+        ConfigurationError: `box` is not a black box, the group does not have this process, or a block is
+            below one.
+        RanksError: from a call: a process makes another call, or died. An error of the box in one process is
+            raised in all.
     """
 
     transparent = True
@@ -77,7 +79,7 @@ class SharedRows(Wrapper):
 
     @property
     def ledger(self):  # noqa: ANN201 - the parent's kind
-        """What this process was asked; see `box.ledger` for what it evaluated."""
+        """What this process requested; see `box.ledger` for what it evaluated."""
         return self._ledger
 
     @property
@@ -86,7 +88,7 @@ class SharedRows(Wrapper):
         return self._ranks.exchanged
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
-        """Evaluate this process's blocks; take those of the others."""
+        """Evaluate this process's blocks; receive those of the others."""
         rows = len(inputs[0])
         each = self.block or max(rows, 1)
         blocks = [range(start, min(start + each, rows)) for start in range(0, rows, each)]

@@ -60,7 +60,7 @@ class TangentCounts:
 
 
 class TangentGradient:
-    """Fills `.grad` of a network around black boxes, of which function values alone are used.
+    """Fills `.grad` of a network around black boxes, using only their function values.
 
         solver = WakeFlow(...)
         gradient = zo.TangentGradient(network, objective, boxes=[solver])
@@ -69,81 +69,82 @@ class TangentGradient:
             loss = gradient.backward(batch)
             optimizer.step()
 
-    In a step the objective runs with the boxes, and the tangents, models of the boxes, learn from what went
-    into each call and what came out. Then autograd runs, with a tangent's vector-Jacobian product in the
-    place of its box's: the values are the box's own, only the derivative is a model. What stands around the
+    In each step the objective runs with the real boxes. The tangents, models of the boxes, learn from the
+    inputs and outputs of each call. Then autograd runs, using a tangent's vector-Jacobian product in place of
+    its box's. Values always come from the box; only the derivative comes from a model. The code around the
     boxes must be differentiable.
 
-    That asks the boxes for batch rows in each call, however many weights there are, as a first-order step
-    does. Tangents that learn from changes instead of values need probes: copies of the network with randomly
-    moved weights that run beside the base. The change of a probe's input at a call and that of its output are
-    a pair to learn from, and each probe costs batch rows in each call. The objective is evaluated twice, once
-    with all variants and once for autograd with the boxes' recorded answers. The second time is the ordinary
-    forward, which updates buffers (running statistics) once.
+    This costs batch rows in each call, as in a first-order step, for any number of weights. Tangents that
+    learn from changes instead of values need probes: copies of the network with randomly moved weights that
+    run beside the base. The changes of a call's input and output between a probe and the base form a pair to
+    learn from. Each probe costs batch rows in each call. The objective is evaluated twice: once with all
+    variants, and once for autograd with the boxes' recorded answers. The second evaluation is the ordinary
+    forward pass, which updates buffers (running statistics) once.
 
-    The gradient is biased as far as the tangent is wrong. How far that is, each step tells by predicting what
-    it has not learned from yet, and every few steps one more query, along the gradient, compares loss and
-    responses with what gradient and tangents say (batch rows in each call). When trust is lost tangents learn
-    longer, other kinds take over, and at last probes are taken, as far as `max_rows` allows; each is said,
-    see `TrustPolicy`. What decides is a held-out loss: see `KeepBest`. The numbers of a box may be in any
-    units: each counts by what is usual for it (`Units`).
+    The gradient is as biased as the tangent is wrong. Each step measures this by predicting answers that the
+    tangent has not learned from yet. Every few steps, one more query along the gradient (batch rows in each
+    call) compares loss and responses with the predictions of gradient and tangents. When trust is lost,
+    tangents learn longer, then other kinds take over, and finally probes are added, as far as `max_rows`
+    allows. A warning announces each; see `TrustPolicy`. A held-out loss decides: see `KeepBest`. The numbers
+    of a box may be in any units: each is measured by its usual size (`Units`).
 
-    Processes with the same network can share the evaluations out, for the same result:
+    Processes with the same network can share the evaluations and get the same result:
 
         torch.distributed.init_process_group("gloo")  # in train.py; torchrun --nproc-per-node=3 train.py
         gradient = zo.TangentGradient(..., process_group=torch.distributed.group.WORLD)
 
     Args:
-        network: the network; several go in a `ModuleDict`.
-        objective: `objective(network, batch) -> Tensor (rows,)`, as for `LossGradient`; it calls the
-            boxes, any number of times, with torch tensors.
-        boxes: those that the objective calls and gradients go through. Another box that it calls is
-            evaluated in both evaluations, and its inputs must not depend on the weights. Where a box is
-            wrapped, name the outermost wrapper.
-        tangent: for each box a copy of it, or a sequence with one for each; None for a model of the box's
-            values, of a kind that its specs decide (`AutoTangent`); why: docs/concepts/learned_tangents.md.
-        probes: how many, while there is trust; None for none where all tangents learn from values alone, or
-            not at all, and else for 2.
-        mu: standard deviation by which a probe moves each weight. Results hardly depend on it: only the
-            box is linearised. Responses must be distinguishable from its rounding and noise.
-        max_rows: what a step may cost on average when trust is lost, in multiples of the rows of a
-            first-order step: 1 for the base, 1 for each probe, and 1 for a check. At the least what base,
-            `probes` and checks take: 4.04 for three probes and a check in every 25 steps. None for 3.5,
-            or for what they take.
-        parameters: which to train, as for `LossGradient`; all must require a gradient.
-        evaluator: "stacked", base and probes in one call of the objective, so a box has all their rows at
-            once; or "loop", one after another, for networks and objectives that cannot be stacked.
-        seed: a probe's draws depend on (seed, step, its number) alone.
-        chunk: how many of base and probes run together; None for all, or 1 where there are several
-            processes. Results are equal to the bit for equal chunks, on any number of processes.
-        process_group: of processes that are each given the whole batch, and have the same random state;
-            "gloo" or, for GPUs, "nccl". Each step they exchange what was recorded: variants x rows x
-            (1 + sum over calls of (size_in + size_out)) numbers. None for this process alone.
-        max_dropped: the fraction of a step's pairs that may fail before the step is an error.
+        network: the network; put several in a `ModuleDict`.
+        objective: `objective(network, batch) -> Tensor (rows,)`, as for `LossGradient`. It calls the boxes,
+            any number of times, with torch tensors.
+        boxes: the boxes that the objective calls and that gradients go through. If it calls another box, that
+            box runs in both evaluations, and its inputs must not depend on the weights. If a box is wrapped,
+            name the outermost wrapper.
+        tangent: a tangent that is copied for each box, or a sequence with one for each. None for a model of
+            the box's values, of a kind that depends on its specs (`AutoTangent`); see
+            docs/concepts/learned_tangents.md.
+        probes: the number of probes while there is trust. None for 0 if all tangents learn only from values
+            or not at all, and otherwise for 2.
+        mu: standard deviation by which a probe moves each weight. Results hardly depend on it, because only
+            the box is linearised. Responses must be distinguishable from the box's rounding and noise.
+        max_rows: the average cost that a step may reach when trust is lost, in multiples of the rows of a
+            first-order step: 1 for the base, 1 for each probe, and 1 for a check. It must cover base,
+            `probes` and checks: 4.04 for three probes and a check in every 25 steps. None for 3.5, or for
+            that minimum.
+        parameters: the parameters to train, as for `LossGradient`; all must require a gradient.
+        evaluator: "stacked" runs base and probes in one call of the objective, so a box gets all their rows
+            at once; "loop" runs one after another, for networks and objectives that cannot be stacked.
+        seed: a probe's draws depend only on (seed, step, its number).
+        chunk: how many of base and probes run together; None for all, or 1 with several processes. Results
+            are equal to the bit for equal chunks, on any number of processes.
+        process_group: processes that all receive the whole batch and have the same random state; "gloo" or,
+            for GPUs, "nccl". In each step they exchange what was recorded: variants x rows x (1 + sum over
+            calls of (size_in + size_out)) numbers. None for this process alone.
+        max_dropped: the fraction of a step's pairs that may fail before the step raises an error.
         trust_policy: when trust is lost.
 
-    Failed rows: those whose loss is not finite in the base are taken out of loss and gradient; a row that
-    fails in a probe drops its pair. Where a check's rows fail the others decide, unless they are more than a
-    tenth, or have most of the gradient: then it told nothing, and three such in a row are said.
+    Failed rows: rows with a loss that is not finite in the base are taken out of loss and gradient. A row
+    that fails in a probe drops its pair. If rows of a check fail, the others decide, unless more than a tenth
+    failed, or those with most of the gradient. The check is then inconclusive; three in a row give a warning.
 
     Attributes:
-        tangents: of each box.
-        units: of each box.
-        trust: for each call of the last step the relative error of the tangent's prediction of responses
-            that it had not learned from: 0 is perfect, 1 no better than predicting no response. None for a
+        tangents: one for each box.
+        units: one for each box.
+        trust: for each call of the last step, the relative error of the tangent's prediction of responses
+            that it had not learned from: 0 is perfect, 1 is no better than predicting no response. None for a
             call whose inputs do not depend on the weights. Without probes it is the error of predicted
-            outputs, and 1 is no better than their mean, or than the input that an output has the name and
-            shape of, as that of a solver which moves a state on.
-        trust_of_step: that error over all calls of the last step together.
-        agreement: in the last step, the change of the loss along the gradient over what the gradient says:
-            1 is right, 0 or less would not descend. None where it was not checked.
-        missed: in that check, the relative error of the boxes' responses as the tangents tell them: 0 is
-            perfect. None where it was not checked, or nothing responded.
+            outputs, and 1 is no better than predicting their mean, or, for an output with the name and shape
+            of an input (a solver that advances a state), predicting that input.
+        trust_of_step: the same error over all calls of the last step together.
+        agreement: in the last step, the measured change of the loss along the gradient over the predicted
+            one: 1 is right, 0 or less would not descend. None if it was not checked.
+        missed: in that check, the relative error of the tangents' prediction of the boxes' responses: 0 is
+            perfect. None if it was not checked, or nothing responded.
         watch: the running mean of the trust, whether it is lost, and the number of probes of the next step.
         counts: see `TangentCounts`.
 
     Raises:
-        ConfigurationError, ParameterError: a value out of its range.
+        ConfigurationError, ParameterError: a value is out of range.
     """
 
     def __init__(
@@ -200,15 +201,15 @@ class TangentGradient:
             batch: any nesting of tensors with rows first.
 
         Returns:
-            The base loss, a detached number: the mean over the rows that did not fail.
+            The base loss as a detached number: the mean over the rows that did not fail.
 
         Raises:
             ObjectiveError: the batch or the losses do not have rows first, or the network cannot be stacked.
             ParameterError: the network is not the one that the gradient was made with.
-            TangentError: the objective's second evaluation is not the first again, it calls no box, probes
+            TangentError: the objective's second evaluation differs from the first, it calls no box, probes
                 change nothing, the gradient is not finite, or a process failed or has other weights.
             FailedQueriesError: all rows of the base, or more than `max_dropped` of the pairs, failed.
-                In all these cases `.grad` is as it was.
+                    In all these cases `.grad` is unchanged.
         """
         step, ranks, before = self.counts.steps, self._ranks, Snapshot(self.network)
         key, probes = self._key.at(step), self.watch.probes
@@ -258,12 +259,12 @@ class TangentGradient:
     def prefit(self, batches: Iterable[Any], steps: int = 400) -> None:
         """Let the tangents learn before the first step, from the boxes' answers on some batches.
 
-        Each batch costs the boxes the rows of a base, which are counted; a box in `Cached` that has answered
-        before is not asked again. Answers that exist apart from the objective go to a tangent's own `fit`.
+        Each batch costs the boxes the rows of a base, which are counted; rows that a `Cached` knows cost
+        nothing. If you have answers from elsewhere, pass them to a tangent's own `fit`.
 
         Args:
             batches: as for `backward`.
-            steps: of learning, for tangents that learn in steps.
+            steps: learning steps, for tangents that learn in steps.
 
         Raises:
             ConfigurationError: a tangent does not learn from values, or there is no batch.

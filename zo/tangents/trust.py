@@ -20,39 +20,40 @@ UNTOLD = 3  # checks in a row that told nothing since rows failed: that is said
 class TrustPolicy:
     """When trust in tangents is lost and regained.
 
-    Trust is lost when the mean of the prediction's relative error is above `lost` and falls no more, or when
-    in a check the loss changed along the gradient by less than `agreement` of what the gradient says; without
-    probes, also when it changed by far more, or the tangents told the boxes' responses in the check worse
-    than `missed`. Then the cheapest is done that is left, and again if that does not help: tangents that can
-    learn longer do, another kind takes over where there is one, and then the probes double, from none to one,
-    as far as the gradient's `max_rows` allows. Each time a `TangentWarning` says what is done and what that
-    costs; where nothing is left one says so, once. When the mean is below `regained` and the last check was
-    good, trust is regained, and the probes halve down to those that the gradient was made with.
+    Trust is lost when the mean relative error of the predictions is above `lost` and stops falling, or when a
+    check measures a change of the loss along the gradient of less than `agreement` times the predicted one.
+    Without probes, it is also lost when the change is far larger, or when the error of the tangents'
+    prediction of the boxes' responses in the check exceeds `missed`. The cheapest remedy that is left is then
+    taken, and the next one if that does not help: tangents that can learn longer do; another kind takes over
+    if there is one; then the probes double, starting from one, as far as the gradient's `max_rows` allows.
+    Each time a `TangentWarning` names the remedy and its cost; if none is left, it says so once. When the
+    mean is below `regained` and the last check was good, trust is regained, and the probes halve down to the
+    number that the gradient was created with.
 
-    The error is judged every `average` steps, and it falls while it is a tenth lower than the last time: so a
-    tangent has the time to learn. The first step counts for nothing, as nothing had been learned.
+    The error is judged every `average` steps. It counts as falling while it is a tenth lower than the last
+    time, which gives a tangent time to learn. The first step does not count, as nothing had been learned.
 
-    Measured on rollouts of 8 solver steps. A corrected wake flow: tangents that trained about as well as the
-    true derivative had errors of .05 to .14 (512 cells) and .19 (2,048) and agreements above .9, the
-    identity, a sixth worse, .33 and .5 to .9. Kuramoto-Sivashinsky (64 cells, chaotic): errors of .05 to
-    .12 trained well, .15 was no better than no training through the solver, and .23 to .35, those of
+    Measured on rollouts of 8 solver steps. On a corrected wake flow, tangents that trained about as well as
+    the true derivative had errors of .05 to .14 (512 cells) and .19 (2,048) and agreements above .9; the
+    identity, a sixth worse, had .33 and .5 to .9. On Kuramoto-Sivashinsky (64 cells, chaotic), errors of .05
+    to .12 trained well, and .15 was no better than no training through the solver. Errors of .23 to .35, from
     tangents that do not follow the state or have too few probes, were worse, with agreements down to -.1.
 
     Attributes:
         lost: the relative error of predicted responses above which trust is lost.
         regained: the relative error of predicted responses below which it is regained.
-        lost_values: without probes, the relative error of predicted values above which trust is lost; it
-            says less about derivatives. Regained as far below it as `regained` is below `lost`.
-        agreement: the share of the change that the gradient foretells which must be there: 1 where it is
-            right, 0 or less where a step against it would not lower the loss. Without probes there must not
-            be more than 2 - agreement of it either.
+        lost_values: without probes, the relative error of predicted values above which trust is lost; it says
+            less about derivatives. Trust is regained as far below it as `regained` is below `lost`.
+        agreement: the least measured change of the loss, as a share of the predicted one: 1 is right, 0 or
+            less means that a step against the gradient would not lower the loss. Without probes the share
+            must not exceed 2 - agreement either.
         missed: without probes, the relative error of J d in a check above which trust is lost.
-        check_every: steps between checks, each of one query, a first one after ten; None for none. The first
-            that finds fault takes one more, which tells whether the boxes are noisy.
+        check_every: steps between checks, each of one query, with a first one after ten; None for none. After
+            the first that finds a fault, one more query tells whether the boxes are noisy.
         average: steps over which the mean forgets, exponentially, and between two verdicts.
 
     Raises:
-        ConfigurationError: a value out of its range.
+        ConfigurationError: a value is out of range.
     """
 
     lost: float = 0.25

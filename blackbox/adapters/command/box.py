@@ -35,52 +35,53 @@ class CommandLine(BlackBoxFunction):
             timeout=60,
         )
 
-    Each run has a new folder to itself, in which the program starts and which is removed afterwards.
-    There is no shell: arguments are handed over as they are, and what is put in for a placeholder is
-    numbers, never looked at again. Where a spec leaves the float dtype open, files hold float64.
+    Each run has its own new folder, in which the program starts and which is removed afterwards. There is no
+    shell: arguments are passed as they are. Placeholders are replaced by numbers, and the result is not
+    parsed again. If a spec leaves the float dtype open, files hold float64.
 
-    A run fails, and with it its rows, when the program cannot be started, ends with another status than
-    0, takes longer than `timeout`, or leaves no file with numbers of the expected shape. The message
-    has the last lines of stderr. Calls from several threads run side by side.
+    A run fails, and with it its rows, if the program cannot be started, exits with a status other than 0,
+    takes longer than `timeout`, or leaves no file with numbers of the expected shape. The message has the
+    last lines of stderr. Calls from several threads run side by side.
 
-    No process outlives its run. On Linux this holds for those that left their process group (`setsid`), and
-    when this process is killed; they are found by the variable BLACKBOX_RUN of their environment. What stays
-    then is the folders of its runs, in `scratch`.
+    No process outlives its run. On Linux this includes processes that left their process group (`setsid`),
+    and the case that this process is killed; they are found by the variable BLACKBOX_RUN in their
+    environment. After a kill only the folders of its runs remain, in `scratch`.
 
-    Files are named relative to the run's folder; their suffix says the format: `.npy`; `.h5` or `.hdf5`
-    with a dataset of the array's name (`"out.h5:fields/drag"` for another); `.csv` (commas), `.txt` or
-    `.dat` (spaces) with the numbers in C order, where a first line of words is skipped. Any other file is
-    written or read by a function of yours, `input_files={"velocity": ("0/U", write_field)}`: called with the
-    file's path and the array, or with the path alone to return the array. What the program prints is in
+    Files are named relative to the run's folder; the suffix gives the format: `.npy`; `.h5` or `.hdf5` with a
+    dataset of the array's name (`"out.h5:fields/drag"` for another); `.csv` (commas), `.txt` or `.dat`
+    (spaces) with the numbers in C order, where a first line of words is skipped. For any other file, pass a
+    function that writes or reads it, `input_files={"velocity": ("0/U", write_field)}`. It is called with the
+    file's path and the array, or with only the path to return the array. The program's output is in
     `stdout.txt` and `stderr.txt`.
 
     Args:
-        arguments: the program and its arguments. The program is found on the PATH, or where its path says; a
-            `Path` without a folder is one in the working directory. A `Path` among the arguments (a script,
-            say) is made absolute and must exist. In text, placeholders are filled in.
-        inputs: the specs of what goes in.
-        outputs: the specs of what comes out.
+        arguments: the program and its arguments. The program is found on the PATH, or at its path; a `Path`
+            without a folder is one in the working directory. A `Path` among the arguments (such as a script)
+            is made absolute and must exist. Placeholders in text are replaced.
+        inputs: the specs of the inputs.
+        outputs: the specs of the outputs.
         input_files: the file that each input is written to, by the input's name; or `(file, function)`.
         output_files: the file that each output is read from, by the output's name; or `(file, function)`.
-        input_templates: the texts of files that are written, by the file's name. A text has placeholders such
-            as `{angle}`, `{shape[3]}` or `{angle:.3f}`; it may be given as the `Path` of a file that has it.
-        output_templates: the texts that files are read by, by the file's name. Outputs are read where the
-            file looks like the text; if it does so several times, the last time.
+        input_templates: the texts of files to write, by the file's name. A text has placeholders such as
+            `{angle}`, `{shape[3]}` or `{angle:.3f}`; instead of the text you can give the `Path` of a file
+            that contains it.
+        output_templates: the texts used to read files, by the file's name. Outputs are read where the file
+            matches the text; if it does so several times, the last match counts.
         copies: files or folders that the program needs in its folder, such as a mesh, by their name there.
-        vectorized: False for a run for each row, with arrays of the specs' shapes; True for a run for each
-            block of rows, with `(rows, *shape)` in `input_files` and `output_files` and no placeholders.
+        vectorized: False for one run per row, with arrays of the specs' shapes; True for one run per block of
+            rows, with `(rows, *shape)` in `input_files` and `output_files` and no placeholders.
         max_rows: the most rows of a block; None for all rows of a call.
-        timeout: the seconds that a run may take before all its processes are ended; None for any time.
-        environment: variables that are set for the program, beside those of this process.
-        scratch: the folder that runs' folders are made in; None for the system's temporary folder.
-        keep_failed: True to keep the folder of a run that failed; the message names it.
-        deterministic: False where equal inputs may give different outputs.
+        timeout: the seconds that a run may take before all its processes are ended; None for no limit.
+        environment: variables set for the program, in addition to those of this process.
+        scratch: the folder in which runs' folders are created; None for the system's temporary folder.
+        keep_failed: True to keep the folder of a failed run; the message names it.
+        deterministic: False if equal inputs may give different outputs.
         failures: "raise" or "keep", as in `BlackBoxFunction`.
 
     Raises:
         ConfigurationError: a program or path does not exist, a name leads out of the folder, an array has no
-            file or two, or a number is out of its range.
-        DefinitionError: the specs make no sense.
+            file or two, or a number is out of range.
+        DefinitionError: the specs are inconsistent.
     """
 
     def __init__(
@@ -157,7 +158,7 @@ class CommandLine(BlackBoxFunction):
         check_apart([*written, *self._filled], [*self._results()])
 
     def evaluate_rows(self, *arrays: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
-        """One run, with a block of rows or, where not `vectorized`, with one."""
+        """One run, with a block of rows or, if not `vectorized`, with one."""
         if self.vectorized:
             return self._run(arrays, (len(arrays[0]),))
         (arrays,) = zip(*arrays, strict=True)  # the only row
@@ -201,7 +202,7 @@ class CommandLine(BlackBoxFunction):
 
     @property
     def identity(self) -> str:
-        """What a cache knows this box by: settings, and what program, paths and copies hold now."""
+        """A cache's key for this box: settings, and contents of program, paths and copies."""
         texts = {name: template.text for name, template in (self._filled | self._found).items()}
         command = [part.text if isinstance(part, Template) else str(part) for part in self._command]
         programs = [content(part) for part in self._command if isinstance(part, Path)]

@@ -30,27 +30,27 @@ class UmBridge(BlackBoxFunction):
         box = UmBridge("http://localhost:4242", "posterior")
         box = UmBridge("https://cluster:4242", "forward", {"level": 2}, connections=8, failures="keep")
 
-    Its vectors are the inputs `input_0`, `input_1`, ... and outputs `output_0`, ..., with the sizes that
-    the server states. A row is one request. What is no answer (an error of the server, wrong sizes, no JSON
-    and so no NaN, a lost connection, a timeout) is a failed row. No request is sent twice: where a server
-    closes a kept connection at the very moment of the next request, that row has failed too, and `Retrying`
-    asks again.
+    The model's vectors are the inputs `input_0`, `input_1`, ... and outputs `output_0`, ..., with the sizes
+    that the server states. A row is one request. Without a valid answer (an error of the server, wrong sizes,
+    not JSON, which has no NaN, a lost connection, a timeout) the row has failed. No request is sent twice: if
+    a server closes a kept connection at the very moment of the next request, that row has failed too, and
+    `Retrying` repeats it.
 
-    A server that is busy (status 429 or 503) makes `Retrying` and `RateLimited` wait as long as it asks for.
-    Connections are kept between calls, of several threads too. A pickled box has address and token, and
-    opens its own.
+    If the server is busy (status 429 or 503), `Retrying` and `RateLimited` wait as long as it asks for.
+    Connections are kept between calls, also for several threads. A pickled box has address and token, and
+    opens its own connections.
 
     Args:
-        url: of the server; a load balancer's where there are several.
-        name: of the model; None where the server has only one.
+        url: address of the server; with several servers, that of a load balancer.
+        name: name of the model; None if the server has only one.
         config: the model's settings, sent with every request.
-        timeout: seconds for one answer; None waits as long as it takes.
+        timeout: seconds for one answer; None for no limit.
         token: sent as a bearer token. Over plain http, others on the way can read it.
-        connections: requests that the server gets at a time, for one that works on several.
+        connections: requests that the server gets at a time, for a server that handles several.
         failures: "raise" or "keep", see `BlackBoxFunction`.
 
     Raises:
-        ConfigurationError: a setting makes no sense, or the server has no such model.
+        ConfigurationError: a setting is invalid, or the server has no such model.
         UnreachableError, NoAnswerError, ServerError: asking the server for its sizes failed.
         MissingExtraError: the extra "umbridge" is not installed.
     """
@@ -102,7 +102,7 @@ class UmBridge(BlackBoxFunction):
             ) from None
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
-        """One request a row; under "raise" no row is started after one that failed."""
+        """One request per row; under "raise" no row is started after one that failed."""
         started, stop = perf_counter(), Event()
         on_cpu = tuple(tensor.cpu() for tensor in inputs)
         rows = list(zip(*(tensor.double().numpy() for tensor in on_cpu), strict=True))
