@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tasks.wake_flow.problem import WakeFlow
 
 SPARSE = ("sparse-cge", "sparse-rge", "hybrid")
+PAIRS, BETA = 32, 1.0  # of PRE, as published: pairs in a step, hold on the correction of the frame before
 MIRRORED = 103  # first word of the key's path for these draws; those of the data are 101 and 102
 Batch = tuple[Tensor, Tensor]
 
@@ -63,12 +64,12 @@ def pre(setup: Setup, *, large: bool, regular: bool) -> Trained:
 
     problem, config = _problem(setup), setup.config
     counter = setup.progress.counter("fine flows for PRE (PhiFlow)")
-    beta = config.pre_beta if regular else 0.0
+    beta = BETA if regular else 0.0
     pairs = precomputed.corrections(config, problem.flows, problem.box, beta, counter)
 
     def batch(i: int) -> Batch:
         key = zo.estimators.Key(setup.seed, i)
-        frames, reynolds = pairs.draw(key, config.pre_batch)
+        frames, reynolds = pairs.draw(key, PAIRS)
         chosen = torch.rand(len(frames), generator=key.generator(MIRRORED)) < 0.5
         turn = chosen.to(frames.device).view(-1, 1, 1, 1, 1)
         return torch.where(turn, mirrored(frames), frames), reynolds
