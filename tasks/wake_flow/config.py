@@ -145,11 +145,6 @@ class Config(tasks.Config):
     """Optimiser steps between validations."""
     trajectories: bool = False
     """Whether to keep every predicted velocity as HDF5, one file for each seed."""
-    threads: Count = 1
-    """Of torch on the CPU. Two are up to twice as fast on idle cores, and ten times slower where another
-    process wants one of them. Results are equal to the bit for equal numbers of threads."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where training and rollouts run. References are always made on the CPU, and measured there."""
 
     def __post_init__(self) -> None:
         """Refuse what would fail, or mislead, only after the reference has been computed."""

@@ -54,6 +54,7 @@ BAD = [
     ("frames", 200, "more than horizon 200"),
     ("frames", float("nan"), "integer"),
     ("coordinates", 1011, "1010 weights"),
+    ("threads", 100_000, "less than or equal to 1024"),
     ("dt", 26.0, "at most 25 on 16 cells, where the inflow crosses 4 cells in a step .here 4.16"),
     ("test_reynolds", (170.0, 16.0), "at least 16.4, below which explicit diffusion is unstable"),
     ("pre_steps", 0, ONE),
