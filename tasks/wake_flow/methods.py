@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -37,12 +37,6 @@ Batch = tuple[Tensor, Tensor]
 def src(setup: Setup) -> Trained:
     """SRC: the solver alone, with nothing to train."""
     return Trained(NoCorrector(), TrainingOutcome(setup.stage))
-
-
-class Train(Protocol):
-    """Trains the small or the large network."""
-
-    def __call__(self, setup: Setup, *, large: bool) -> Trained: ...  # noqa: D102
 
 
 def non(setup: Setup, *, large: bool) -> Trained:
@@ -181,12 +175,9 @@ def _whole_loss(problem: WakeFlow, large: bool, steps: int) -> Cost:
 
 
 def _as_shared(name: str) -> Plan:
-    def plan(problem: WakeFlow, large: bool, steps: int) -> Cost:
-        known = shared.METHODS[name].cost
-        assert known is not None
-        return known(problem, steps)
-
-    return plan
+    known = shared.METHODS[name].cost
+    assert known is not None
+    return lambda problem, large, steps: known(problem, steps)
 
 
 def _cost(method: str, plan: Plan, problem: Any, steps: int) -> Cost:  # noqa: ANN401 - a WakeFlow
@@ -195,7 +186,7 @@ def _cost(method: str, plan: Plan, problem: Any, steps: int) -> Cost:  # noqa: A
 
 
 def _methods() -> dict[str, Method]:
-    families: dict[str, tuple[str, Train, Plan]] = {
+    families: dict[str, tuple[str, Callable[..., Trained], Plan]] = {
         "NON": ("On pairs of frames, without the solver in the loop.", non, _nothing),
         "PRE": ("On corrections fitted to the reference beforehand.", partial(pre, regular=True), _fitted),
         "PRE-SR": ("On corrections fitted frame by frame.", partial(pre, regular=False), _fitted),
