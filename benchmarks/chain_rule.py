@@ -145,7 +145,6 @@ def trainings(setup: Setup, non: Trained, most: int, folder: Path) -> list[Line]
             methods=("NON", method),
             zo_steps=steps,
             fo_steps=steps,
-            fo_learning_rate=config.zo_learning_rate,
             **settings,
         )
         run = Run.create(folder / str(number), "wake-flow", "benchmark", problem.config, (setup.seed,))

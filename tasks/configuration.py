@@ -214,7 +214,8 @@ class Config:
     chunk: Count | None = None
     """Queries that are evaluated together; None for what memory allows. Another number rounds otherwise."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Of torch on the CPU. Results are equal to the bit for equal numbers of threads."""
+    """Of torch on the CPU. Two may be twice as fast on idle cores, and are far slower where another process
+    wants one of them. Results are equal to the bit for equal numbers of threads."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the network is."""
 

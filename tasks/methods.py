@@ -265,16 +265,17 @@ def _cost_of_reference(problem: Problem, steps: int) -> Cost:
     return Cost(steps + 1)  # one to compare
 
 
-def _cost_of_base(problem: Problem, steps: int) -> Cost:
+def cost_of_base(problem: Problem, steps: int) -> Cost:
+    """Of a method that evaluates the objective once a step."""
     return Cost(steps)
 
 
 METHODS: dict[str, Method] = {
     "none": Method("The start: nothing is trained.", none, lambda problem, steps: Cost()),
     "no-gradient": Method(
-        "Unrolled through the box, the gradient cut there.", no_gradient, _cost_of_base, needs_box=True
+        "Unrolled through the box, the gradient cut there.", no_gradient, cost_of_base, needs_box=True
     ),
-    "identity": Method("As if the box's derivative were one.", identity, _cost_of_base, needs_box=True),
+    "identity": Method("As if the box's derivative were one.", identity, cost_of_base, needs_box=True),
     "tangents": Method(
         "Autograd around a model of the box, fitted to its values.",
         tangents,
@@ -288,7 +289,7 @@ METHODS: dict[str, Method] = {
         needs_box=True,
     ),
     "student": Method(
-        "Autograd around a network that learns the box's values.", student, _cost_of_base, needs_box=True
+        "Autograd around a network that learns the box's values.", student, cost_of_base, needs_box=True
     ),
     **{
         kind: Method(about, partial(whole_loss, kind=kind), partial(_cost_of_loss, kind=kind))

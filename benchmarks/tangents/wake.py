@@ -53,7 +53,7 @@ def wake(
             torch.manual_seed(seed)
             network = Corrector(NETWORKS[weights](), scales)
         objective = window_loss(lambda velocity, reynolds: velocity, scales.velocity)
-        optimizer = torch.optim.Adam(network.parameters(), lr=config.non_learning_rate)
+        optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, START_STEPS[weights])
         for step in range(START_STEPS[weights]):
             optimizer.zero_grad()

@@ -34,9 +34,10 @@ def blocks(config: Config, found: Findings) -> Sequence[Block]:
     table = accuracy.table(runs, queries_of(result))
     atomic.write_bytes(run.path / "table.md", accuracy.markdown(table).encode())
     atomic.write_bytes(run.path / "table.tex", accuracy.latex(table).encode())
+    shown = table.drop(columns=["abstained (%)", "failed queries"])  # in the further figures, too
     return (
         Heading("Certified accuracy"),
-        Table.of(table, caption=_caption(config, result)),
+        Table.of(shown, caption=_caption(config, result)),
         *_kept_starts(result),
         *_pictures(run, config, result, runs, chosen),
         *_images(found, chosen),
@@ -130,8 +131,7 @@ def _caption(config: Config, result: Result) -> str:
         "counted, certificates are not. Those by what for are further figures above: they are what a method "
         "trained alone would pay; mu and predictions on clean images are asked once and shared. Validation "
         "accuracy is that on noisy images by which weights are chosen. ACR: average certified radius; noisy: "
-        "single noisy test images that are right, before any vote; failed queries are those of "
-        "certificates." + (f" Note: {caps}" if caps else "")
+        "single noisy test images that are right, before any vote." + (f" Note: {caps}" if caps else "")
     )
 
 

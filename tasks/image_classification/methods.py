@@ -22,7 +22,7 @@ from tasks import methods as shared
 from tasks.autograd import AutogradGradient
 from tasks.image_classification.config import Config
 from tasks.image_classification.sparse_set import coordinates, kept_mask, rule, sparse_set, uniform_ratios
-from tasks.methods import Cost, Method, loss_gradient
+from tasks.methods import Cost, Method, cost_of_base, loss_gradient
 from tasks.problem import Problem
 from tasks.setup import Gradient, Setup, Trained
 from zo.objective import Objective
@@ -219,11 +219,6 @@ def _cost_of_ratios(problem: Problem) -> Cost:
 def _cost_of_exact_sets(problem: Problem, steps: int) -> Cost:
     scoring = _cost_of_ratios(problem)
     return Cost(steps + scoring.evaluations, scoring.queries)
-
-
-def cost_of_base(problem: Problem, steps: int) -> Cost:
-    """Of a method that evaluates the objective once a step."""
-    return Cost(steps)
 
 
 METHODS = {

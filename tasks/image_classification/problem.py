@@ -152,7 +152,7 @@ class ImageClassification(tasks.Problem):
         (columns); `examples` `(examples, channels, height, width)` uint8, their `labels` and what they were
         `taken` for `(examples,)` int64.
         """
-        part, classes = self.images.test, len(self.images.classes)
+        part, classes = self.images.test, len(CLASSES[self.config.dataset])
         logits = self._logits(network, part)
         taken, few = logits.argmax(dim=1), min(EXAMPLES, len(part))
         loss = float(cross_entropy(logits, part.labels).double().mean())

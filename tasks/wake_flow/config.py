@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 import tasks
-from tasks.configuration import Count, Natural, NotNegative, Positive, refused
+from tasks.configuration import Count, Natural, Positive, refused
 
 # As in simulators.wake_flow.geometry, whose import takes seconds.
 SMALLEST_WIDTH = 8
@@ -63,7 +63,7 @@ class Config(tasks.Config):
     batch: Count = 4
     """Windows of reference data in a step."""
     learning_rate: Positive = 0.002
-    """Of Adam, at the start, in the methods that all problems have."""
+    """Of Adam, at the start, for all but large networks in the loop."""
 
     width: Annotated[int, Field(ge=SMALLEST_WIDTH)] = 16
     """Cells across of the coarse solver (the source); it has twice as many along."""
@@ -101,26 +101,14 @@ class Config(tasks.Config):
 
     non_steps: Count = 800
     """Optimiser steps of NON, one solver step deep."""
-    non_learning_rate: Positive = 0.002
-    """Of Adam, at the start."""
     non_batch: Count = 32
     """Pairs of frames in a step of NON."""
     pre_steps: Count = 800
     """Optimiser steps of PRE and PRE-SR; half of their pairs are mirrored."""
-    pre_learning_rate: Positive = 0.002
-    """Of Adam, at the start."""
-    pre_batch: Count = 32
-    """Pairs of frames in a step of PRE and PRE-SR."""
-    pre_beta: NotNegative = 1.0
-    """How strongly PRE's fit holds on to the correction of the frame before; PRE-SR's is 0."""
     fo_steps: Count = 300
     """Optimiser steps of FO-SOL, identity and TAN-SOL small; as many as ZO-SOL's, on the same batches."""
-    fo_learning_rate: Positive = 0.002
-    """Of Adam, at the start."""
     zo_steps: Count = 300
     """Optimiser steps of ZO-SOL and chain."""
-    zo_learning_rate: Positive = 0.002
-    """Of Adam, at the start."""
     large_non_steps: Count = 400
     """Optimiser steps of NON with the larger network: in eight hundred it takes longer than TAN-SOL."""
     large_steps: Count = 150
@@ -157,11 +145,6 @@ class Config(tasks.Config):
     """Optimiser steps between validations."""
     trajectories: bool = False
     """Whether to keep every predicted velocity as HDF5, one file for each seed."""
-    threads: Count = 1
-    """Of torch on the CPU. Two are up to twice as fast on idle cores, and ten times slower where another
-    process wants one of them. Results are equal to the bit for equal numbers of threads."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where training and rollouts run. References are always made on the CPU, and measured there."""
 
     def __post_init__(self) -> None:
         """Refuse what would fail, or mislead, only after the reference has been computed."""
@@ -180,16 +163,16 @@ class Config(tasks.Config):
         """Optimiser steps of a method that trains, and its first learning rate."""
         family, large = family_of(method)
         if family == "NON":
-            return (self.large_non_steps if large else self.non_steps), self.non_learning_rate
+            return (self.large_non_steps if large else self.non_steps), self.learning_rate
         if family in SUPERVISED:
-            return self.pre_steps, self.pre_learning_rate
+            return self.pre_steps, self.learning_rate
         if family not in IN_LOOP:
             return self.steps, self.learning_rate
         if large:
             return self.large_steps, self.large_learning_rate
         if family in ("ZO-SOL", "chain"):
-            return self.zo_steps, self.zo_learning_rate
-        return self.fo_steps, self.fo_learning_rate
+            return self.zo_steps, self.learning_rate
+        return self.fo_steps, self.learning_rate
 
     def _check_start(self) -> None:
         """Refuse in-loop methods without the weights that they start from."""
@@ -303,16 +286,13 @@ PAPER = Config(
     large_blocks=5,
     unroll=32,
     batch=3,
+    learning_rate=1e-4,
     non_steps=99_800,
     large_non_steps=99_800,
-    non_learning_rate=1e-4,
     non_batch=3,
     pre_steps=30_000,
-    pre_learning_rate=1e-4,
     fo_steps=93_600,
-    fo_learning_rate=1e-4,
     zo_steps=93_600,
-    zo_learning_rate=1e-4,
     coordinates=569,
     large_steps=93_600,
     large_learning_rate=1e-4,

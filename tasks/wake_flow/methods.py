@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tasks.wake_flow.problem import WakeFlow
 
 SPARSE = ("sparse-cge", "sparse-rge", "hybrid")
+PAIRS, BETA = 32, 1.0  # of PRE, as published: pairs in a step, hold on the correction of the frame before
 MIRRORED = 103  # first word of the key's path for these draws; those of the data are 101 and 102
 Batch = tuple[Tensor, Tensor]
 
@@ -36,12 +37,6 @@ Batch = tuple[Tensor, Tensor]
 def src(setup: Setup) -> Trained:
     """SRC: the solver alone, with nothing to train."""
     return Trained(NoCorrector(), TrainingOutcome(setup.stage))
-
-
-class Train(Protocol):
-    """Trains the small or the large network."""
-
-    def __call__(self, setup: Setup, *, large: bool) -> Trained: ...  # noqa: D102
 
 
 def non(setup: Setup, *, large: bool) -> Trained:
@@ -63,12 +58,12 @@ def pre(setup: Setup, *, large: bool, regular: bool) -> Trained:
 
     problem, config = _problem(setup), setup.config
     counter = setup.progress.counter("fine flows for PRE (PhiFlow)")
-    beta = config.pre_beta if regular else 0.0
+    beta = BETA if regular else 0.0
     pairs = precomputed.corrections(config, problem.flows, problem.box, beta, counter)
 
     def batch(i: int) -> Batch:
         key = zo.estimators.Key(setup.seed, i)
-        frames, reynolds = pairs.draw(key, config.pre_batch)
+        frames, reynolds = pairs.draw(key, PAIRS)
         chosen = torch.rand(len(frames), generator=key.generator(MIRRORED)) < 0.5
         turn = chosen.to(frames.device).view(-1, 1, 1, 1, 1)
         return torch.where(turn, mirrored(frames), frames), reynolds
@@ -180,12 +175,9 @@ def _whole_loss(problem: WakeFlow, large: bool, steps: int) -> Cost:
 
 
 def _as_shared(name: str) -> Plan:
-    def plan(problem: WakeFlow, large: bool, steps: int) -> Cost:
-        known = shared.METHODS[name].cost
-        assert known is not None
-        return known(problem, steps)
-
-    return plan
+    known = shared.METHODS[name].cost
+    assert known is not None
+    return lambda problem, large, steps: known(problem, steps)
 
 
 def _cost(method: str, plan: Plan, problem: Any, steps: int) -> Cost:  # noqa: ANN401 - a WakeFlow
@@ -194,7 +186,7 @@ def _cost(method: str, plan: Plan, problem: Any, steps: int) -> Cost:  # noqa: A
 
 
 def _methods() -> dict[str, Method]:
-    families: dict[str, tuple[str, Train, Plan]] = {
+    families: dict[str, tuple[str, Callable[..., Trained], Plan]] = {
         "NON": ("On pairs of frames, without the solver in the loop.", non, _nothing),
         "PRE": ("On corrections fitted to the reference beforehand.", partial(pre, regular=True), _fitted),
         "PRE-SR": ("On corrections fitted frame by frame.", partial(pre, regular=False), _fitted),

@@ -45,7 +45,7 @@ def sentences(result: Result, config: Config) -> list[str]:
         families.setdefault(family_of(method)[0], known[method].about.removesuffix(" The large network."))
     told = [
         f"A network corrects a {config.width} x {2 * config.width} solver after every step. "
-        + " ".join(f"{family}: {about}" for family, about in families.items())
+        + " ".join(f"{family}: {about[0].lower()}{about[1:]}" for family, about in families.items())
     ]
     for method, first_order in (("ZO-SOL", "FO-SOL"), ("TAN-SOL", "FO-SOL large")):
         share, ratio = (means.get(method, nan) / means.get(other, nan) for other in (SOLVER, first_order))

@@ -65,26 +65,16 @@ class ImageData:
     """A data set, split.
 
     Attributes:
-        name: as it is asked for.
-        classes: the names of the classes, in the order of the labels.
         train: images to learn from.
         validation: images that were held out of the training images; models are chosen on them.
         test: images for the last line.
         normalisation: of all three.
     """
 
-    name: str
-    classes: tuple[str, ...]
     train: Images
     validation: Images
     test: Images
     normalisation: Normalisation
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width."""
-        channels, height, width = self.train.pixels.shape[1:]
-        return channels, height, width
 
 
 def hold_out(part: Images, *sizes: int, seed: int) -> list[Images]:

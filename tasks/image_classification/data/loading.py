@@ -95,33 +95,26 @@ def load(
         _VALIDATION[name] if validation is None else validation,
         _TEST[name] if test is None else test,
     )
-    classes, parts = _MAKERS[name](name, folder, sizes, seed)
-    first, second, third = (part.to(device) for part in parts)
-    return ImageData(name, classes, first, second, third, NORMALISATIONS[name])
+    first, second, third = (part.to(device) for part in _MAKERS[name](name, folder, sizes, seed))
+    return ImageData(first, second, third, NORMALISATIONS[name])
 
 
-def _cifar(
-    name: str, folder: Path, sizes: tuple[int, int, int], seed: int
-) -> tuple[tuple[str, ...], list[Images]]:
+def _cifar(name: str, folder: Path, sizes: tuple[int, int, int], seed: int) -> list[Images]:
     source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
     train, test = cifar.read(source, folder)
-    return CLASSES[name], [*hold_out(train, *sizes[:2], seed=seed), *_first(test, sizes[2])]
+    return [*hold_out(train, *sizes[:2], seed=seed), *_first(test, sizes[2])]
 
 
-def _digits(
-    name: str, folder: Path, sizes: tuple[int, int, int], seed: int
-) -> tuple[tuple[str, ...], list[Images]]:
+def _digits(name: str, folder: Path, sizes: tuple[int, int, int], seed: int) -> list[Images]:
     pixels, labels = digits.load()
     every = Images(torch.from_numpy(pixels).mul(255).round().to(torch.uint8), torch.from_numpy(labels))
-    return CLASSES[name], hold_out(every, *sizes, seed=seed)
+    return hold_out(every, *sizes, seed=seed)
 
 
-def _shapes(
-    name: str, folder: Path, sizes: tuple[int, int, int], seed: int
-) -> tuple[tuple[str, ...], list[Images]]:
+def _shapes(name: str, folder: Path, sizes: tuple[int, int, int], seed: int) -> list[Images]:
     train, validation, test = sizes
     drawn = Images(*shapes(train + validation, _TRAIN_SEED))
-    return CLASSES[name], [*hold_out(drawn, train, validation, seed=seed), Images(*shapes(test, _TEST_SEED))]
+    return [*hold_out(drawn, train, validation, seed=seed), Images(*shapes(test, _TEST_SEED))]
 
 
 def _first(part: Images, size: int) -> list[Images]:

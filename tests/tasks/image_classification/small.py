@@ -76,7 +76,7 @@ class Striped(ImageClassification):
     @cached_property
     def images(self) -> ImageData:
         parts = (striped(self.train, 0), striped(24, 1), striped(24, 2))
-        return ImageData("stripes", tuple("0123456789"), *parts, Normalisation((0.3,), (0.25,)))
+        return ImageData(*parts, Normalisation((0.3,), (0.25,)))
 
 
 def setup(

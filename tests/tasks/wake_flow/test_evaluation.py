@@ -168,10 +168,10 @@ SPOILED = [  # (call, row of it, factor), what is found, whether a held-out roll
 def test_a_rollout_that_blew_up_is_named_and_in_no_mean(flows, spoil, lost, judged):
     found = evaluated(SMALL, flows, Breaking(*spoil), {"SRC": NoCorrector()})
     assert found.lost() == lost
-    (one,) = lost
+    ((_, _, row, step),) = lost
     track = found.tracks["SRC"]
     gone = np.zeros((4, SMALL.horizon), bool)
-    gone[one.row, one.step - 1 :] = True
+    gone[row, step - 1 :] = True
     for name in evaluation.SERIES:
         series = getattr(track, name)
         assert np.array_equal(np.isnan(series), gone)
@@ -179,7 +179,7 @@ def test_a_rollout_that_blew_up_is_named_and_in_no_mean(flows, spoil, lost, judg
     figures = evaluation.figures(found, "SRC")
     assert (figures["MAE in the wake"] is None) == (figures["MAE"] is None) == judged
     assert figures["rollouts that blew up"] == judged
-    assert found.stability("SRC")[one.row] == one.step - 1
+    assert found.stability("SRC")[row] == step - 1
 
 
 def test_an_evaluation_comes_back_from_its_arrays_with_methods_in_their_order(found, flows, solver):

@@ -128,7 +128,7 @@ def test_the_reference_s_drag_and_lift_are_told(whole):
 
 def test_methods_that_all_problems_have_are_told_too(tmp_path):
     page = page_of(finished(tmp_path, ["SRC", "tangents"], seeds=[0]))
-    assert "tangents: Autograd around a model of the box, fitted to its values." in page
+    assert "tangents: autograd around a model of the box, fitted to its values." in page
 
 
 def test_rollouts_that_blew_up_are_listed_and_in_no_mean(tmp_path):

@@ -148,7 +148,7 @@ def test_digits_are_all_there_once(tmp_path):
 
     data = load("digits", tmp_path)
     parts = (data.train, data.validation, data.test)
-    assert [len(part) for part in parts] == [1200, 297, 300] and data.image_shape == (1, 8, 8)
+    assert [len(part) for part in parts] == [1200, 297, 300] and data.train.pixels.shape[1:] == (1, 8, 8)
     pixels = torch.cat([part.pixels for part in parts]).flatten(1).numpy()
     labels = torch.cat([part.labels for part in parts]).numpy()
     truth, classes = load_digits(return_X_y=True)
