@@ -753,22 +753,32 @@ def test_without_probes_the_trust_is_of_values():
     gradient.backward(weights(5, 4))
     assert gradient.trust == [None] * 3 and gradient.trust_of_step is None
     assert gradient.metrics()["tangent_error"] == 1.0  # nothing was known, and so nothing foretold
-    assert [what for what, _ in student.said] == ["predict"] * 3 + ["see"] * 3 + ["observe"] + ["vjp"] * 3
-    calls = [pairs for _, pairs in student.said]
-    assert all(calls[k] is calls[3 + k] is calls[9 - k] for k in range(3))  # seen in order, pulled in reverse
-    last, student.said = calls[2].y, []
+    assert [what for what, _ in student.said] == ["predict", "see", "observe"] + ["vjp"] * 3
+    foretold, seen, _, *calls = (pairs for _, pairs in student.said)
+    for name in ("z", "y", "alive"):  # all rows at once, in the order of the calls; pulled in reverse
+        rows = torch.cat([getattr(pairs, name) for pairs in reversed(calls)])
+        assert torch.equal(getattr(foretold, name), rows) and torch.equal(getattr(seen, name), rows)
+    lasts, student.said = seen.y.split(5), []
     gradient.backward(weights(5, 4, seed=1))
-    seen = [pairs for what, pairs in student.said if what == "see"]
+    seen = [pairs for what, pairs in student.said if what == "vjp"][::-1]
     units, ys = seen[0].response_scale, [pairs.y for pairs in seen]
     sizes = [  # the smaller of spread and step: the box moves a state on
         min(((y - y.mean(dim=0)) / units).norm(), ((y - pairs.z) / units).norm())
         for y, pairs in zip(ys, seen, strict=True)
     ]
-    errors = [((last - y) / units).norm() / size for y, size in zip(ys, sizes, strict=True)]
+    errors = [((last - y) / units).norm() / size for last, y, size in zip(lasts, ys, sizes, strict=True)]
     assert any(size < ((y - y.mean(dim=0)) / units).norm() for y, size in zip(ys, sizes, strict=True))
     assert gradient.trust == pytest.approx([float(error) for error in errors], rel=1e-12)
     assert gradient.counts.rows == box.ledger.rows_run == 2 * 5 * 3
     assert gradient.queries() == 0
+
+
+def test_calls_are_shown_at_once_as_far_as_their_rows_are_few(monkeypatch):
+    monkeypatch.setattr("zo.tangents.quality.TOGETHER", 2 * 5 * 4)
+    box, student = FromTorch(bent, (X,), (X,)), Student()
+    gradient = zo.TangentGradient(make_network(), chain(box), boxes=[box], tangent=student, probes=0)
+    gradient.backward(weights(5, 4))
+    assert [len(pairs.z) for what, pairs in student.said if what in ("predict", "see")] == [10, 5] * 2
 
 
 def test_dead_rows_are_not_among_the_values():

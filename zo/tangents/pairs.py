@@ -100,6 +100,22 @@ def together(calls: Sequence[CallPairs]) -> CallPairs:
     )
 
 
+def all_rows(calls: Sequence[CallPairs]) -> CallPairs:
+    """The rows of several calls of one box with equally many probes, one call after another."""
+    if len(calls) == 1:
+        return calls[0]
+    columns = zip(*(pairs.others for pairs in calls), strict=True)
+    return replace(
+        calls[0],
+        **{name: torch.cat([getattr(pairs, name) for pairs in calls]) for name in ("z", "y", "alive")},
+        **{
+            name: torch.cat([getattr(pairs, name) for pairs in calls], dim=1)
+            for name in ("d", "response", "valid")
+        },
+        others=tuple(None if column[0] is None else torch.cat(column) for column in columns),
+    )
+
+
 def sizes(specs: tuple[ArraySpec, ...]) -> list[int]:
     """How many numbers each array of a row has."""
     return [math.prod(spec.shape) for spec in specs]

@@ -15,7 +15,7 @@ from zo.evaluators.loop import loop_losses
 from zo.evaluators.state import Snapshot
 from zo.perturbation import Directions
 from zo.tangents.models.values import Form
-from zo.tangents.pairs import CallPairs, reciprocal, together
+from zo.tangents.pairs import CallPairs, all_rows, reciprocal, together
 from zo.tangents.recording import RecordedCall, Recorder
 from zo.tangents.tangent import Tangent, sources
 from zo.tangents.trust import TrustWatch
@@ -24,6 +24,7 @@ Squares = tuple[float, float]  # of errors, and of what they are measured by
 
 FORETOLD = 1e-3  # of the loss: the change along the gradient that the query is made for
 FARTHEST = 1e-2  # and the most where the box is noisy: further on it would be curvature that is measured
+TOGETHER = 2**17  # numbers of inputs that a tangent is shown at once, unless one call has more
 TOLD = 5.0  # times its noise: a change that is told from it
 FEW = 0.1  # of a check's rows that may fail, for the rest to decide
 
@@ -43,9 +44,10 @@ def predict_and_learn(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squa
     Returns:
         For each call two sums of squares, for `relative_error`; None where there was nothing to predict.
     """
-    squares = [_squares(tangent, pairs) for pairs in calls]
-    for pairs in calls:
-        tangent.see(pairs)
+    groups = _groups(calls)
+    squares = [each for group in groups for each in _squares(tangent, group)]
+    for group in groups:
+        tangent.see(all_rows(group))
     if calls:
         tangent.observe(together(calls))
     return squares
@@ -67,15 +69,39 @@ def relative_error(squares: Sequence[Squares | None]) -> float | None:
     return math.sqrt(error / size) if size else (math.inf if error else 0.0)
 
 
-def _squares(tangent: Tangent, pairs: CallPairs) -> Squares | None:
+def _groups(calls: Sequence[CallPairs]) -> list[list[CallPairs]]:
+    """The calls that a tangent is shown at once: without probes several, as far as their rows are few."""
+    groups: list[list[CallPairs]] = []
+    for pairs in calls:
+        size = pairs.z.numel() + (sum(each.z.numel() for each in groups[-1]) if groups else 0)
+        if not groups or len(pairs.d) or size > TOGETHER:
+            groups.append([])
+        groups[-1].append(pairs)
+    return groups
+
+
+def _squares(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squares | None]:
+    """Of each of some calls; where there are probes, of one."""
+    rows = [len(pairs.z) for pairs in calls]
+    if not len(calls[0].d):
+        found = tangent.predict_values(all_rows(calls))
+        if found is None:
+            return [None] * len(calls)
+        return [_missed_of(pairs, own) for pairs, own in zip(calls, found.split(rows), strict=True)]
+    (pairs,) = calls
+    if not bool(pairs.valid.any()):  # as at a call before which the network has no part
+        return [None]
+    return [_missed_of(pairs, tangent.predict(pairs))]
+
+
+def _missed_of(pairs: CallPairs, found: Tensor) -> Squares | None:
+    """Of a call: what was foretold of it against what it showed."""
+    # a mask would be waited for at each use
     if len(pairs.d):
-        chosen = pairs.valid.nonzero(as_tuple=True)  # a mask would be waited for at each use
-        if not len(chosen[0]):  # as at a call before which the network has no part
-            return None
-        found, true, centre = tangent.predict(pairs), pairs.response, 0.0
+        true, chosen, centre = pairs.response, pairs.valid.nonzero(as_tuple=True), 0.0
     else:
-        found, true, chosen = tangent.predict_values(pairs), pairs.y, pairs.alive.nonzero(as_tuple=True)
-        if found is None or len(chosen[0]) < 2:  # one value is its own mean
+        true, chosen = pairs.y, pairs.alive.nonzero(as_tuple=True)
+        if len(chosen[0]) < 2:  # one value is its own mean
             return None
         centre = true[chosen].double().mean(dim=0)
     found, true, unit = found[chosen].double(), true[chosen].double(), pairs.response_scale.double()

@@ -16,9 +16,10 @@ from zo.tangents.pairs import CallPairs, sizes
 class Tangent(ABC):
     """A model J(z) of a box's derivative. Tangents stack: each learns what its `prior` leaves.
 
-    In each step `predict` (and `predict_values`) is called for every call of the box, then `see` for every
-    call, then `observe` once, then `vjp` for the calls in reverse. The pairs of a call are given each
-    time, so only what outlives the step is kept. One that has a `prior` hands on what it is given.
+    In each step `predict` (without probes `predict_values`) is asked for the calls of the box, then `see`,
+    then `observe` once, then `vjp` for the calls in reverse. Without probes the rows of several calls, one
+    after another, are given to `predict_values` and `see` at once. The pairs of a call are given each time,
+    so only what outlives the step is kept. One that has a `prior` hands on what it is given.
 
     Attributes:
         learns_from_values: whether it needs no changes to learn, only what goes in and comes out; then a
@@ -50,7 +51,7 @@ class Tangent(ABC):
         return None if prior is None else prior.predict_values(pairs)
 
     def see(self, pairs: CallPairs) -> None:
-        """Look at the inputs and outputs of one call, `pairs.z` and `pairs.y`, in the order of the calls."""
+        """Look at the inputs and outputs of calls, `pairs.z` and `pairs.y`, in the order of the calls."""
         prior = self._prior()
         if prior is not None:
             prior.see(pairs)

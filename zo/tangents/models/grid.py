@@ -17,6 +17,7 @@ from zo.tangents.models.reach import measure
 from zo.tangents.models.values import Form
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+CONVOLVED = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 CELLS = 2**17  # of a step of learning, at most: large grids take fewer rows
 PLACES = 4  # channels that say where a cell lies, learned, on a grid with walls
 
@@ -158,14 +159,23 @@ class _GridNetwork(nn.Module):
 
     def forward(self, z: Tensor, others: Tensor) -> Tensor:
         x = self.given.joined(torch.cat([z, others], dim=1))
-        if self.places is not None:
-            x = torch.cat(
-                [x, self.places.expand(len(x), *self.places.shape), torch.ones_like(x[:, :1])], dim=1
-            )
         reach, first, between, last = self.radii
-        a, b = self.products(padded(x, first, self.periodic)).chunk(2, dim=1)
+        a, b = self._of_all(self.products, x, first).chunk(2, dim=1)
         straight, bent = a.chunk(2, dim=1)
         hidden = torch.cat([straight, functional.silu(bent)], dim=1) * b
         hidden = hidden + functional.silu(self.bend(padded(hidden, between, self.periodic)))
-        found = self.linear(padded(x, reach, self.periodic)) + self.last(padded(hidden, last, self.periodic))
+        found = self._of_all(self.linear, x, reach) + self.last(padded(hidden, last, self.periodic))
         return self.answered.split(found)
+
+    def _of_all(self, layer: nn.Module, x: Tensor, radius: int) -> Tensor:
+        """A layer of the channels of the rows, and of those that are the same in all rows, which it is once.
+
+        On a grid with walls these are most of the channels; and x needs no gradient where weights learn.
+        """
+        if self.places is None:
+            return layer(padded(x, radius, self.periodic))
+        same = torch.cat([self.places, torch.ones_like(self.places[:1])])[None]
+        convolved = CONVOLVED[x.ndim - 2]
+        own, shared = layer.weight.split([x.shape[1], same.shape[1]], dim=1)
+        found = convolved(padded(x, radius, self.periodic), own)
+        return found + convolved(padded(same, radius, self.periodic), shared, layer.bias)
