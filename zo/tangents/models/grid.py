@@ -167,7 +167,7 @@ class _GridNetwork(nn.Module):
         found = self._of_all(self.linear, x, reach) + self.last(padded(hidden, last, self.periodic))
         return self.answered.split(found)
 
-    def _of_all(self, layer: nn.Module, x: Tensor, radius: int) -> Tensor:
+    def _of_all(self, layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor, radius: int) -> Tensor:
         """A layer of the channels of the rows, and of those that are the same in all rows, which it is once.
 
         On a grid with walls these are most of the channels; and x needs no gradient where weights learn.
