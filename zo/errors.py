@@ -62,7 +62,7 @@ class TangentError(BlackBoxError, RuntimeError):
 
 
 class TangentWarning(UserWarning):
-    """Tangents predict the black boxes badly, and no more probes are allowed."""
+    """Trust in learned tangents is lost; the message says by which limit, and what is done about it."""
 
 
 class KeepBestWarning(UserWarning):
