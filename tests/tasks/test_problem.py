@@ -344,6 +344,51 @@ def test_a_mean_over_rows_wants_a_row_of_numbers(rows):
         tasks.RowMean(rows)
 
 
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (0.3, "at least one figure by name, got 0.3. Return {'test error': ...}."),
+        (tasks.RowMean([1.0, 2.0]), "at least one figure by name, got RowMean(rows=[1.0, 2.0])"),
+        ([("error", 0.3)], "at least one figure by name, got [('error', 0.3)]"),
+        ({"found": [1.0, 2.0]}, "at least one figure by name, got ['found']"),
+        ({"error": 0.3, "names": ["a", "b"]}, "as 'names', got ['a', 'b']"),
+        ({"error": 0.3, "ragged": [[1.0], [1.0, 2.0]]}, "as 'ragged', got [[1.0], [1.0, 2.0]]"),
+        ({"error": {"mean": 0.3}}, "as 'error', got {'mean': 0.3}"),
+    ],
+)
+def test_what_evaluate_may_not_return_is_refused_by_name(tmp_path, told, said):
+    class Judged(Steering):
+        def evaluate(self, network):
+            return told
+
+    with pytest.raises(ProblemError, match=re.escape(said)) as error:
+        go(Judged(), tmp_path, methods=["none"])
+    assert str(error.value).startswith("Judged.evaluate: expected")
+
+
+def test_a_list_of_numbers_is_an_array(tmp_path):
+    class Judged(Steering):
+        def evaluate(self, network):
+            return {"error": 0.3, "found": [1, 2]}
+
+    assert go(Judged(), tmp_path, methods=["none"]).fields("none")["found"].tolist() == [1, 2]
+
+
+def test_a_unit_whose_name_is_misspelt_is_told_and_one_that_comes_with_data_is_not(tmp_path):
+    class Judged(Steering):
+        units = dict.fromkeys(("test err", "largest", "found", "valdation", "only at night"), "K")
+
+        def evaluate(self, network):
+            return {"test error": 0.3, "largest": 0.4, "found": [1, 2]}
+
+    with pytest.warns(ProblemWarning) as told:
+        go(Judged(), tmp_path, methods=["none", "first-order"], steps=2)
+    assert [str(each.message).partition("got ")[2] for each in told if each.category is ProblemWarning] == [
+        "'test err'. Did you mean 'test error'?",
+        "'valdation'. Did you mean 'validation'?",
+    ]
+
+
 def test_the_mean_test_loss_counts_rows_that_failed(tmp_path):
     """In place of NaN, which said nothing of the other rows."""
     run = go(Steering(limit=0.1), tmp_path, methods=["none"])
