@@ -147,7 +147,12 @@ def test_known_errors_are_one_sentence_unless_debug(toy, tmp_path, capsys):
     with pytest.raises(ValueError, match="Faulty"):
         toy("run", "toy", "--fault", "known", "--debug")
     assert toy("run", "toy", "--fault", "nan", "--fault-at", "2") == 1
-    assert re.search(r"blackbox: Step 2: expected a finite loss in some row", capsys.readouterr().err)
+    assert re.fullmatch(
+        r"blackbox: Step 2: expected a finite loss in some row .* Evaluate the objective by hand on this "
+        r"batch, under torch.no_grad\(\), to see why. Resuming repeats this step: mend the box or the data \(.*\), "
+        r"then: blackbox resume runs/toy-demo-\S+\n",
+        capsys.readouterr().err,
+    )
 
 
 def test_a_server_that_is_not_there_is_not_taken_for_a_file(toy, capsys):
