@@ -350,7 +350,5 @@ def chosen(problem: Problem) -> dict[str, Method]:
                 f"with a derivative, which {name} takes; it has none. Leave {name} out, or add it."
             )
     if not names:
-        raise ConfigurationError(
-            "methods: expected at least one method, got none. Name some after --methods."
-        )
+        raise ConfigurationError("methods: expected at least one method, got none. Name some.")
     return {name: known[name] for name in names}
