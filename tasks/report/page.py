@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
+from tasks import tracebacks
 from tasks.configuration import to_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError
 from tasks.report import findings, html_report, lead, pictures
@@ -61,6 +62,8 @@ def write(run: Run, problem: Problem | None = None) -> Path:
         RunFolderError: The run is not finished.
         ProblemError: The problem's `report` or `pictures` failed; the rest of the page is written.
     """
+    from tasks.problem import Problem
+
     found = Findings(run, Result.read(run.path))
     failed: Exception | None = None
     if problem is None:
@@ -75,9 +78,13 @@ def write(run: Run, problem: Problem | None = None) -> Path:
             own = OwnPart(problem.about(), {}, [told], problem.queries)
     path = html_report.write(run.path / NAME, _page(found, own))
     if failed is not None:
+        kind, where = type(problem), tracebacks.place(failed)
+        part = (
+            "report: expected blocks" if kind.report is not Problem.report else "pictures: expected figures"
+        )
         raise ProblemError(
-            f"{type(problem).__name__}.report: expected blocks for the report, got {type(failed).__name__}: "
-            f"{failed}. The run is finished and the rest is in {path}; mend it, then: "
+            f"{kind.__name__}.{part} for the report, got {type(failed).__name__}: {failed}"
+            f"{where and f' ({where})'}. The run is finished and the rest is in {path}; mend it, then: "
             f"blackbox report {quote(str(run.path))}"
         ) from failed
     return path

@@ -303,7 +303,9 @@ class Broken(Steering):
 
 def test_a_broken_part_of_a_problem_leaves_the_rest_of_the_report(tmp_path):
     with pytest.raises(
-        ProblemError, match=r"Broken\.report: expected blocks.*KeyError.*blackbox report"
+        ProblemError,
+        match=r"Broken\.pictures: expected figures.*KeyError: 'no such field' "
+        r"\(\S+test_report\.py, line \d+, in pictures\).*blackbox report",
     ) as caught:
         tasks.run(Broken(), methods=["none", "first-order"], runs=tmp_path, progress=Progress())
     assert isinstance(caught.value.__cause__, KeyError)
