@@ -110,7 +110,10 @@ def _page(found: Findings, own: OwnPart) -> Page:
 def _tables(result: Result, queries: str) -> list[Block]:
     every = findings.scores(result)
     finite = [score for score in every if math.isfinite(score.mean)]
-    best = min(finite, key=lambda score: score.loss) if len(finite) > 1 else None
+    best = lead.leading(finite) if len(finite) > 1 else []
+    start = next((score.rows[0].extra for score in every if score.method == lead.START), {})
+    untrained = start.get("steps") == 0 and start.get("weights")  # a problem's own "none" may be no network
+    told = " none: the network with its first weights, untrained." if untrained else ""
     several = len(result.seeds) > 1
     seeds = f"mean ± standard deviation of {len(result.seeds)} seeds" if several else "one seed"
     blocks: list[Block] = [
@@ -118,8 +121,8 @@ def _tables(result: Result, queries: str) -> list[Block]:
             findings.shown(result),
             caption=f"What came out, {seeds}. Rows are those that the black boxes ran in optimiser steps "
             "(without a box, the rows of data that the objective was evaluated on), queries "
-            f"{queries}; the time is that of the steps.",
-            emphasised=[every.index(best)] if best else [],
+            f"{queries}; the time is that of the steps.{told}",
+            emphasised=[every.index(score) for score in best],
         )
     ]
     more = findings.further(result)
