@@ -60,6 +60,8 @@ class RunCommand:
     task: ClassVar[str]
     where: ClassVar[str]
     """Where the problem's class is, as `tasks.problems.find` takes it."""
+    kind: ClassVar[type[Any]]
+    """The problem's class."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +248,11 @@ def parse(arguments: Sequence[str]) -> Command:
         target, words = arguments[1], arguments[2:]
         kind, about = _problem_command(target, words)
         # parsed on its own, with the problem in `prog`: messages then point to the right help
-        return _in_bounds(_tyro(kind, f"blackbox run {target}", about, words))
+        command = _in_bounds(_tyro(kind, f"blackbox run {target}", about, words))
+        from tasks import methods
+
+        methods.named(kind.kind, command.config.methods)  # before there is a folder
+        return command
 
     def named(kind: Any, name: str, description: str) -> Any:  # noqa: ANN401
         return Annotated[kind, tyro.conf.subcommand(name=name, description=description, prefix_name=False)]
@@ -302,7 +308,7 @@ def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
     lines = [f"  {name}: {method.about}" for name, method in methods.methods_of(problem).items()]
     defaults = f"The defaults below are those of the preset {preset!r}."
     about = "\n".join([problem.about(), "", "Methods:", *lines, "", defaults])
-    namespace = {"task": problem.name(), "where": where}
+    namespace = {"task": problem.name(), "where": where, "kind": problem}
     kind = dataclasses.make_dataclass("Run", fields, bases=(RunCommand,), frozen=True, namespace=namespace)
     return kind, about
 

@@ -115,6 +115,8 @@ WRONG = [  # (words, words of the message)
     (["run", "toy", "--preset", "smal"], ["smal", "small"]),
     (["run", "tory"], ["tory", "toy"]),
     (["run", "toy", "--steps", "many"], ["many", "int"]),
+    (["run", "toy", "--methods", "none", "tangent"], ["got 'tangent'. Did you mean 'tangents'?"]),
+    (["run", "toy", "--methods", "first-order"], ["expected Toy to give reference"]),
     (["rum", "toy"], ["rum", "run"]),
     (["check", "lorenz96"], ["'lorenz96'", "Did you mean 'lorenz-96'?"]),
     (["check", "lorenz-96", "site=4"], ["lorenz-96", "Did you mean 'sites'?"]),
