@@ -118,7 +118,8 @@ class CompareCommand:
     """Set runs side by side: settings that differ, figures, one plot; no code of a problem is executed."""
 
     folders: Annotated[
-        Positional[tuple[Path, ...]], arg(help="Folders of two runs or more.", metavar="FOLDER")
+        Positional[tuple[Path, ...]],
+        arg(help="Folders of two runs or more.", metavar="FOLDER FOLDER ...", help_behavior_hint=""),
     ]
     page: Annotated[Path, arg(help="HTML file to write.")] = Path("comparison.html")
     debug: Debug = False
@@ -126,11 +127,19 @@ class CompareCommand:
 
 Target = Annotated[
     Positional[str],
-    arg(help="A name of `blackbox list`, module:Class, or file.py:Class.", metavar="TARGET"),
+    arg(
+        help="A name of `blackbox list`, module:Class, or file.py:Class; a function that makes a black box may "
+        "stand in the class's place.",
+        metavar="TARGET",
+    ),
 ]
 Arguments = Annotated[
     Positional[tuple[str, ...]],
-    arg(help="What it is made with: numbers, true, false, null or text.", metavar="NAME=VALUE"),
+    arg(
+        help="What it is made with: numbers, true, false, null or text.",
+        metavar="NAME=VALUE ...",
+        help_behavior_hint="(default: nothing)",
+    ),
 ]
 
 
@@ -148,7 +157,9 @@ class CheckCommand:
     ] = None
     out: Annotated[Path | None, arg(help="File for the report as JSON; - for standard output.")] = None
     rows: Annotated[int, arg(help="The most rows to run; some 6,000 measure every line.")] = 1000
-    processes: Annotated[bool, arg(help="Whether to try it in other processes too.")] = True
+    processes: Annotated[
+        bool, arg(help="Do not try it in other processes.", help_behavior_hint="(default: it is tried)")
+    ] = True
     seed: Annotated[int, arg(help="Of all draws.")] = 0
     debug: Debug = False
 

@@ -296,6 +296,21 @@ def test_a_run_without_a_budget_is_given_none(toy, tmp_path, capsys):
     assert "which has none, got 200,000. Leave out --rows" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("compare", ["compare [-h] FOLDER FOLDER ... ["]),
+        ("check", ["a function", "--no-processes Do not try it in other processes. (default: it is tried)"]),
+        ("serve", ["TARGET NAME=VALUE ..."]),
+        ("tesseract", ["TARGET FOLDER NAME=VALUE ..."]),
+    ],
+)
+def test_help_says_what_each_command_takes(toy, capsys, command, said):
+    assert toy(command, "--help") == 0
+    shown = " ".join(re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    assert all(words in shown for words in said) and "(default: )" not in shown
+
+
 def test_check_ends_with_0_for_a_good_box_and_1_for_a_faulty_one(toy, tmp_path, capsys):
     (tmp_path / "checked_boxes.py").write_text(BOXES)
     words = ["--no-processes", "--seed", "3"]
