@@ -128,8 +128,8 @@ class CompareCommand:
 Target = Annotated[
     Positional[str],
     arg(
-        help="A name of `blackbox list`, module:Class, or file.py:Class; a function that makes a black box may "
-        "stand in the class's place.",
+        help="A name of `blackbox list`, module:Class, or file.py:Class; a function that makes a black box "
+        "may stand in the class's place.",
         metavar="TARGET",
     ),
 ]

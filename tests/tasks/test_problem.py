@@ -16,6 +16,7 @@ from tasks.progress import Progress
 from tasks.runs.folder import Run
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
 from zo import FailedQueriesError
+from zo.errors import ZeroGradientWarning
 from zo.estimators import Key
 
 ALL = tuple(METHODS)
@@ -135,6 +136,20 @@ def test_no_gradient_is_autograd_with_the_box_cut_out(tmp_path):
     )
     gradient.backward(batch)  # beside the box there is a way
     assert all(weight.grad.any() for weight in network.parameters())
+
+
+def test_a_gradient_of_zero_asks_whether_it_was_cut_at_the_box():
+    problem = Steering()
+    network, batch = problem.network(), problem.data.train(0, 0)
+
+    def objective(network, wanted):
+        return problem.objective(network, wanted) + 0 * network(wanted).sum(dim=1)
+
+    gradient = tasks.AutogradGradient(
+        network, objective, {problem.box: lambda z: problem.box.call(z.detach())}
+    )
+    with pytest.warns(ZeroGradientWarning, match="flat, .* or cut, as no-gradient cuts it at the box"):
+        gradient.backward(batch)
 
 
 def test_a_method_that_has_nothing_to_go_by_is_marked_and_the_others_run(tmp_path):
