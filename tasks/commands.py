@@ -259,11 +259,11 @@ def parse(arguments: Sequence[str]) -> Command:
         target, words = arguments[1], arguments[2:]
         kind, about = _problem_command(target, words)
         # parsed on its own, with the problem in `prog`: messages then point to the right help
-        command = _in_bounds(_tyro(kind, f"blackbox run {target}", about, words))
+        command = _tyro(kind, f"blackbox run {target}", about, words)
         from tasks import methods
 
         methods.named(kind.kind, command.config.methods)  # before there is a folder
-        return command
+        return _in_bounds(command)
 
     def named(kind: Any, name: str, description: str) -> Any:  # noqa: ANN401
         return Annotated[kind, tyro.conf.subcommand(name=name, description=description, prefix_name=False)]

@@ -77,7 +77,7 @@ def write(run: Run, problem: Problem | None = None) -> Path:
             told = Paragraph(f"The problem's own part could not be made ({reason}).")
             own = OwnPart(problem.about(), {}, [told], problem.queries)
     path = html_report.write(run.path / NAME, _page(found, own))
-    if failed is not None:
+    if failed is not None and problem is not None:
         kind, where = type(problem), tracebacks.place(failed)
         part = (
             "report: expected blocks" if kind.report is not Problem.report else "pictures: expected figures"
