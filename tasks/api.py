@@ -162,8 +162,6 @@ def run(
         BudgetError: The budget of rows is spent.
     """
     problems.refuse_while_executing("tasks.run")
-    if "methods" in settings:
-        settings["methods"] = tuple(settings["methods"])
     problem = type(problem)(problem.config, folder=problem.folder, **settings)
     numbers = range(seeds) if isinstance(seeds, int) else seeds
     check_seeds(numbers)

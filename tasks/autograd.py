@@ -27,7 +27,10 @@ from zo.tangents.recording import rows_alive
 
 Stand = Callable[..., Any]
 """What stands in a box's place: tensors in and out as the box's, and autograd may pass."""
-_ZERO = "Is every way from the weights to the loss flat, such as through a saturated activation?"
+_ZERO = (
+    "Is every way from the weights to the loss flat, such as through a saturated activation, or cut, as "
+    "no-gradient cuts it at the box?"
+)
 
 
 @dataclass

@@ -127,6 +127,9 @@ def _main(arguments: list[str]) -> int:
             advice = "" if isinstance(error, _FOR_GOOD) else _how_to_resume(at_work)
             if advice and isinstance(error, BudgetError):
                 advice = f"{advice} --rows N"
+            if advice and type(error).__name__ == "FailedQueriesError":  # its import takes seconds
+                mend = "Resuming repeats this step: mend the box or the data (settings take a new run), then"
+                advice = advice.replace("Resume with", mend, 1)
         gap = " " if advice and not said.endswith("\n") else ""
         print(f"blackbox: {said}{gap}{advice}".rstrip("\n"), file=sys.stderr)
         return 2 if isinstance(error, ConfigurationError | RunFolderError) else 1

@@ -60,6 +60,8 @@ class RunCommand:
     task: ClassVar[str]
     where: ClassVar[str]
     """Where the problem's class is, as `tasks.problems.find` takes it."""
+    kind: ClassVar[type[Any]]
+    """The problem's class."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ class CompareCommand:
     """Set runs side by side: settings that differ, figures, one plot; no code of a problem is executed."""
 
     folders: Annotated[
-        Positional[tuple[Path, ...]], arg(help="Folders of two runs or more.", metavar="FOLDER")
+        Positional[tuple[Path, ...]],
+        arg(help="Folders of two runs or more.", metavar="FOLDER FOLDER ...", help_behavior_hint=""),
     ]
     page: Annotated[Path, arg(help="HTML file to write.")] = Path("comparison.html")
     debug: Debug = False
@@ -124,11 +127,19 @@ class CompareCommand:
 
 Target = Annotated[
     Positional[str],
-    arg(help="A name of `blackbox list`, module:Class, or file.py:Class.", metavar="TARGET"),
+    arg(
+        help="A name of `blackbox list`, module:Class, or file.py:Class; a function that makes a black box "
+        "may stand in the class's place.",
+        metavar="TARGET",
+    ),
 ]
 Arguments = Annotated[
     Positional[tuple[str, ...]],
-    arg(help="What it is made with: numbers, true, false, null or text.", metavar="NAME=VALUE"),
+    arg(
+        help="What it is made with: numbers, true, false, null or text.",
+        metavar="NAME=VALUE ...",
+        help_behavior_hint="(default: nothing)",
+    ),
 ]
 
 
@@ -146,7 +157,9 @@ class CheckCommand:
     ] = None
     out: Annotated[Path | None, arg(help="File for the report as JSON; - for standard output.")] = None
     rows: Annotated[int, arg(help="The most rows to run; some 6,000 measure every line.")] = 1000
-    processes: Annotated[bool, arg(help="Whether to try it in other processes too.")] = True
+    processes: Annotated[
+        bool, arg(help="Do not try it in other processes.", help_behavior_hint="(default: it is tried)")
+    ] = True
     seed: Annotated[int, arg(help="Of all draws.")] = 0
     debug: Debug = False
 
@@ -246,7 +259,11 @@ def parse(arguments: Sequence[str]) -> Command:
         target, words = arguments[1], arguments[2:]
         kind, about = _problem_command(target, words)
         # parsed on its own, with the problem in `prog`: messages then point to the right help
-        return _in_bounds(_tyro(kind, f"blackbox run {target}", about, words))
+        command = _tyro(kind, f"blackbox run {target}", about, words)
+        from tasks import methods
+
+        methods.named(kind.kind, command.config.methods)  # before there is a folder
+        return _in_bounds(command)
 
     def named(kind: Any, name: str, description: str) -> Any:  # noqa: ANN401
         return Annotated[kind, tyro.conf.subcommand(name=name, description=description, prefix_name=False)]
@@ -302,7 +319,7 @@ def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
     lines = [f"  {name}: {method.about}" for name, method in methods.methods_of(problem).items()]
     defaults = f"The defaults below are those of the preset {preset!r}."
     about = "\n".join([problem.about(), "", "Methods:", *lines, "", defaults])
-    namespace = {"task": problem.name(), "where": where}
+    namespace = {"task": problem.name(), "where": where, "kind": problem}
     kind = dataclasses.make_dataclass("Run", fields, bases=(RunCommand,), frozen=True, namespace=namespace)
     return kind, about
 

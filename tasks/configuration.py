@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_origin, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -39,7 +39,7 @@ C = TypeVar("C")
 
 
 def check(configuration: Any) -> None:  # noqa: ANN401
-    """Check every setting of a dataclass against its annotation.
+    """Check every setting of a dataclass against its annotation; a list for a tuple becomes one.
 
     Raises:
         ConfigurationError: The first setting that is not what its annotation says.
@@ -47,8 +47,12 @@ def check(configuration: Any) -> None:  # noqa: ANN401
     kind = type(configuration)
     for field in dataclasses.fields(configuration):
         value = getattr(configuration, field.name)
+        adapter = _adapters(kind)[field.name]
+        if isinstance(value, list) and get_origin(get_type_hints(kind)[field.name]) is tuple:
+            value = tuple(value)
+            object.__setattr__(configuration, field.name, value)
         try:
-            _adapters(kind)[field.name].validate_python(value, strict=True)
+            adapter.validate_python(value, strict=True)
         except ValidationError as error:
             place, expected, came = _wrong(error, value)
             raise refused(field.name, f"{expected}{place and f' at {place}'}", came) from None
@@ -63,7 +67,7 @@ def refused(name: str, expected: str, value: object) -> ConfigurationError:
         value: What came.
     """
     return ConfigurationError(
-        f"{name}: expected {expected}, got {value!r}. Set it with --{name.replace('_', '-')}."
+        f"{name}: expected {expected}, got {value!r}. Give another (--{name.replace('_', '-')})."
     )
 
 

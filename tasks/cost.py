@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
@@ -48,8 +49,11 @@ def lines(
     tally = Tally(list(problem.boxes.values()))
     before = tally.copy() if before is None else before
     each = rows_of_objective(problem)
-    if each is None:
-        return ["Cost: not known before the first step (the objective could not be tried without its boxes)."]
+    if isinstance(each, Exception):
+        raised = " ".join(f"{type(each).__name__}: {each}".split()).rstrip(".")
+        return [
+            f"Cost: not known before the first step: the objective, on zeros from its box, raised {raised}."
+        ]
     size = count_rows(_first_batch(problem))
     (made,) = group.total(tally.since(before).rows_run)  # all processes decide alike
     planned = {name: _planned(problem, method) for name, method in methods.items()}
@@ -68,12 +72,13 @@ def lines(
         )
     # the rows that are timed count too, and must not be those that the end of the run needs
     spare = budget is None or total + TRIES * each <= budget
-    second, timing = None, tally.copy()
+    second, cached, timing = None, False, tally.copy()
     if timed and spare and problem.boxes:
-        second = _seconds_per_row(problem)
+        second, cached = _seconds_per_row(problem)
     for_timing = tally.since(timing).rows_run
     total += for_timing
-    speed = "" if second is None else f", {1e3 * second:.3g} ms a row"
+    speed = "; answers came from a cache, so their time is not known" if cached else ""
+    speed = speed if second is None else f", {1e3 * second:.3g} ms a row"
     told = [f"Cost: one evaluation of the objective on {size} rows of data runs {each:,} box rows{speed}."]
     if not problem.boxes:
         told = [f"Cost: without a black box rows are those of the data, {each:,} for each query."]
@@ -87,7 +92,11 @@ def lines(
             told.append(f"  {name}: {count:,} rows, which have been run")
     limit = "" if budget is None else f" of {budget:,} allowed"
     bound = "at most " if any(plan is not None and plan.bound for plan in planned.values()) else ""
-    return [*told, f"  in all {seeds} seed(s): {bound}{total:,} rows{limit}"]
+    own = " and ".join(
+        name for name, count in {"validation": validation, "test": test}.items() if count is None
+    )
+    beside = f", beside those of {own}" if own else ""
+    return [*told, f"  in all {seeds} seed(s): {bound}{total:,} rows{limit}{beside}"]
 
 
 def _planned(problem: Problem, method: Method) -> Cost | None:
@@ -101,13 +110,14 @@ def _line(name: str, plan: Cost | None, each: int, second: float | None) -> str:
     most = "" if plan.most is None else f" (at most {round(each * plan.most):,} where trust is lost)"
     queries = f", {plan.queries:,} queries" if plan.queries else ""
     took = "" if second is None or not rows else f", about {duration(rows * second)} in the box"
+    took += ", plus what tangents take to learn" if took and plan.most is not None else ""
     return f"  {name}: {'at most ' if plan.bound else ''}{rows:,} rows{most}{queries}{took}"
 
 
-def rows_of_objective(problem: Problem) -> int | None:
+def rows_of_objective(problem: Problem) -> int | Exception:
     """Box rows of one evaluation of the objective on a training batch, found without running any.
 
-    The boxes answer with zeros; None where the objective, or what the box says of its shapes, cannot do that.
+    The boxes answer with zeros; what was raised, where the objective or the box's shapes cannot do that.
     Without boxes they are the batch's own.
     """
     if not problem.boxes:
@@ -129,8 +139,8 @@ def rows_of_objective(problem: Problem) -> int | None:
     try:
         with torch.random.fork_rng(devices=()), torch.no_grad(), intercepted(answer):
             problem.objective(network, batch)
-    except Exception:  # whatever the objective does with zeros; a true fault shows in the first step
-        return None
+    except Exception as error:  # whatever the objective does with zeros; a true fault shows in the first step
+        return error
     return rows
 
 
@@ -139,19 +149,23 @@ def _first_batch(problem: Problem) -> Any:  # noqa: ANN401
     return map_tensors(lambda tensor: tensor.to(device), problem.data.train(0, 0))
 
 
-def _seconds_per_row(problem: Problem) -> float:
-    """How long a box row takes: the quickest of a few evaluations of the objective, for a second at most."""
-    tally, best, begun = Tally(list(problem.boxes.values())), float("inf"), perf_counter()
+def _seconds_per_row(problem: Problem) -> tuple[float | None, bool]:
+    """How long a row that is run takes, or None; and whether some came from a cache.
+
+    It is the quickest of a few evaluations of the objective, for a second at most.
+    """
+    tally, best, begun = Tally(list(problem.boxes.values())), math.inf, perf_counter()
+    first = tally.copy()
     with torch.random.fork_rng(devices=()), torch.no_grad():
         network, batch = problem.network().to(problem.config.device), _first_batch(problem)
         for _ in range(TRIES):
             before, started = tally.copy(), perf_counter()
             problem.objective(network, batch)
             passed = perf_counter() - started
-            best = min(best, passed / max(1, tally.since(before).rows_asked))
+            best = min(best, passed / (tally.since(before).rows_run or math.nan))  # NaN is never less
             if group.any_of(perf_counter() - begun > 1.0):  # their clocks differ, what they ask must not
                 break
-    return best
+    return None if best == math.inf else best, tally.since(first).rows_cached > 0
 
 
 def _judged(problem: Problem) -> tuple[int | None, int | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -331,9 +331,24 @@ def chosen(problem: Problem) -> dict[str, Method]:
     """The methods that the configuration names, in its order.
 
     Raises:
+        ConfigurationError: One is unknown, named twice, or needs a reference or box that the problem has not.
+    """
+    found = named(problem, problem.config.methods)
+    for name, method in found.items():
+        if method.needs_box and not problem.boxes:
+            raise ConfigurationError(
+                f"methods: expected methods without a black box, of which {problem.name()} has none, got "
+                f"{name!r}, which puts something in its place. Leave it out."
+            )
+    return found
+
+
+def named(problem: Problem | type[Problem], names: Sequence[str]) -> dict[str, Method]:
+    """The methods of some names, in their order; no box is made for it.
+
+    Raises:
         ConfigurationError: One is unknown, named twice, or needs a reference that the problem has not.
     """
-    names = problem.config.methods
     known = {**METHODS, **problem.methods}  # what is known and not to be had is refused with its reason
     known |= {name: found for name in names if (found := problem.variant(name)) is not None}
     for place, name in enumerate(names):
@@ -345,18 +360,12 @@ def chosen(problem: Problem) -> dict[str, Method]:
             raise ConfigurationError(
                 f"methods: expected every method once, got {name!r} twice. Leave one out."
             )
-        if known[name].needs_box and not problem.boxes:
-            raise ConfigurationError(
-                f"methods: expected methods without a black box, of which {problem.name()} has none, got "
-                f"{name!r}, which puts something in its place. Leave it out."
-            )
         if known[name].needs_reference and not problem.has_reference():
+            kind = problem if isinstance(problem, type) else type(problem)
             raise ConfigurationError(
-                f"methods: expected {type(problem).__name__} to give reference(self, *inputs), the box "
+                f"methods: expected {kind.__name__} to give reference(self, *inputs), the box "
                 f"with a derivative, which {name} takes; it has none. Leave {name} out, or add it."
             )
     if not names:
-        raise ConfigurationError(
-            "methods: expected at least one method, got none. Name some after --methods."
-        )
+        raise ConfigurationError("methods: expected at least one method, got none. Name some.")
     return {name: known[name] for name in names}

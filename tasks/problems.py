@@ -77,9 +77,12 @@ def warn_of_changes(run: Run) -> None:
     """
     changed = changes(run.versions, digest(run.code))
     if changed:
+        mixed = (
+            "" if run.finished else " What is trained from here on is trained by it: the result is of both."
+        )
         warnings.warn(
-            f"{run.path}: expected the code that the run began with, got {changed} (digits of its SHA-256). "
-            "What is trained from here on is not what was trained before; start a new run, or put it back.",
+            f"{run.path}: its code has changed since the run began: {changed} (digits of its SHA-256). It is "
+            f"taken as it is now.{mixed}",
             CheckpointWarning,
             stacklevel=2,
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from blackbox import BlackBoxFunction, Ledger
 from blackbox.wrappers.wrapper import Wrapper
@@ -29,6 +30,18 @@ class Tally:
     def since(self, before: Ledger) -> Ledger:
         """What was counted after `before`."""
         return self.copy().since(before)
+
+    @contextmanager
+    def afresh(self) -> Iterator[None]:
+        """A block in which the first row that fails is noted, whatever failed before it."""
+        firsts = [ledger.first_failure for ledger in self._ledgers]
+        for ledger in self._ledgers:
+            ledger.first_failure = None
+        try:
+            yield
+        finally:
+            for ledger, first in zip(self._ledgers, firsts, strict=True):
+                ledger.first_failure = first or ledger.first_failure
 
     def add(self, counts: Ledger) -> None:
         """Add what an earlier process counted, to the first box's ledger."""

@@ -32,23 +32,30 @@ def of_user(error: BaseException) -> str | None:
     Args:
         error: Any, with its traceback.
     """
-    frames = [trace for trace in _traces(error) if _is_users(trace.tb_frame.f_code.co_filename)]
+    frames = _users(error)
     if frames:
-        last, line = frames[-1], frames[-1].tb_lineno
-        file, function = last.tb_frame.f_code.co_filename, last.tb_frame.f_code.co_name
-        inside = "" if function == "<module>" else f", in {function}"
+        file, where = frames[-1].tb_frame.f_code.co_filename, place(error)
         shown = "".join(traceback.format_exception(type(error), error, frames[0]))
     elif isinstance(error, SyntaxError) and error.filename and _is_users(error.filename):
-        file, line, inside = error.filename, error.lineno, ""
+        file, where = error.filename, f"{error.filename}, line {error.lineno}"
         shown = "".join(traceback.format_exception_only(error))
     else:
         return None
     said = " ".join(str(error).split())
     colon = ": " if said else ""
     return (
-        f"{file}, line {line}{inside}: your code raised {type(error).__name__}{colon}{said}"
+        f"{where}: your code raised {type(error).__name__}{colon}{said}"
         f"{_namesake(error, Path(file).parent)}\n{shown}"
     )
+
+
+def place(error: BaseException) -> str:
+    """Where in the user's own code an error arose: "file.py, line 3, in pictures"; "" if not there."""
+    for last in _users(error)[-1:]:
+        code = last.tb_frame.f_code
+        inside = "" if code.co_name == "<module>" else f", in {code.co_name}"
+        return f"{code.co_filename}, line {last.tb_lineno}{inside}"
+    return ""
 
 
 def of_resources(error: BaseException) -> str | None:
@@ -68,6 +75,10 @@ def of_resources(error: BaseException) -> str | None:
         f"expected memory for what the settings ask for, got {said!r}. "
         "Lower what makes it large, such as --batch."
     )
+
+
+def _users(error: BaseException) -> list[TracebackType]:
+    return [trace for trace in _traces(error) if _is_users(trace.tb_frame.f_code.co_filename)]
 
 
 def _traces(error: BaseException) -> Iterator[TracebackType]:

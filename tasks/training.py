@@ -125,16 +125,18 @@ def train(
                     loop.save()
                     raise loop.interrupted()
                 journal.begin(outcome.step)
-                started, before = perf_counter(), tally.copy()
+                started = perf_counter()
                 try:
-                    with noted() as causes:
+                    with noted() as causes, tally.afresh():
+                        before = tally.copy()
                         metrics = step(outcome.step)
+                        spent = tally.since(before)
                 except StoppedInside:
                     raise loop.interrupted(inside=True) from None
                 took = perf_counter() - started
                 if boxes:
-                    first = causes[0].sentence() if causes else None
-                    loop.spent(everywhere(replace(tally.since(before), first_failure=first)))
+                    first = spent.first_failure or (causes[0].sentence() if causes else None)
+                    loop.spent(everywhere(replace(spent, first_failure=first)))
                     metrics = {"rows": outcome.ledger.rows_run, **metrics}
                 loop.stepped(metrics, took)
                 told.tell("on_step", stage, outcome.step, {**outcome.metrics, "seconds": outcome.seconds})

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping
+import reprlib
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from blackbox import BlackBoxFunction, Ledger
 from blackbox.wrappers import Budgeted
 from tasks import cost, methods
 from tasks.configuration import refused
-from tasks.errors import NotApplicableError, ProblemError
+from tasks.errors import NotApplicableError, ProblemError, ProblemWarning
 from tasks.methods import Method
 from tasks.problem import Problem, without_failed
 from tasks.progress import Progress
@@ -86,6 +89,8 @@ def _rows(problem: Problem, run: Run, wanted: Mapping[str, Method], progress: Pr
                 table.append(Row(name, seed, "", None, extra={NOT_APPLICABLE: str(error)}))
                 continue
             found = evaluation(setup, trained[name])
+            if not fields:
+                _warn_of_units(problem, [*found["figures"], *found["fields"], *trained[name].figures])
             table.append(_row(setup, trained[name], found))
             fields[name] = {kind: tensor.numpy() for kind, tensor in found["fields"].items()}
             problem.so_far(run, seed, trained, fields)
@@ -174,25 +179,45 @@ def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
         recall(setup.boxes, Ledger(**found["ledger"]))
         return found
     before = tally.copy()
-    told = setup.problem.judge(setup, trained)
+    told, where = setup.problem.judge(setup, trained), f"{type(setup.problem).__name__}.evaluate"
     figures: dict[str, Any] = {}
     fields: dict[str, Tensor] = {}
-    for name, value in without_failed(told).items():
-        if isinstance(value, str) or value is None:
-            figures[name] = value
-        elif isinstance(value, int | float) or np.ndim(value) == 0:
-            figures[name] = value if isinstance(value, int) else float(value)
-        else:
-            fields[name] = torch.as_tensor(value).detach().cpu().clone()  # of a view, not all behind it
+    for name, value in without_failed(told).items() if isinstance(told, Mapping) else ():
+        try:
+            if isinstance(value, str) or value is None:
+                figures[name] = value
+            elif isinstance(value, int | float) or np.ndim(value) == 0:
+                figures[name] = value if isinstance(value, int) else float(value)
+            else:
+                fields[name] = torch.as_tensor(value).detach().cpu().clone()  # of a view, not all behind it
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ProblemError(
+                f"{where}: expected a number, a text or an array of numbers as {name!r}, got "
+                f"{reprlib.repr(value)}. Leave it out, or make it one."
+            ) from error
     if not figures:
+        got = sorted(told) if isinstance(told, Mapping) else reprlib.repr(told)
         raise ProblemError(
-            f"{type(setup.problem).__name__}.evaluate: expected at least one figure by name, got "
-            f"{sorted(told)}. Return {{'test error': ...}}."
+            f"{where}: expected at least one figure by name, got {got}. Return {{'test error': ...}}."
         )
     found = {"figures": figures, "fields": fields, "ledger": asdict(everywhere(tally.since(before)))}
     path.parent.mkdir(exist_ok=True)
     checkpoint.save(path, found)
     return found
+
+
+def _warn_of_units(problem: Problem, names: Sequence[str]) -> None:
+    """Say where a unit's name is nearly that of a figure or array without one; others may come with data."""
+    free = [name for name in (*names, "validation", "training loss") if name not in problem.units]
+    for name in problem.units:
+        close = [] if name in names else difflib.get_close_matches(name, free, n=1)
+        if close and group.rank() == 0:
+            warnings.warn(
+                f"{type(problem).__name__}.units: expected names of figures and arrays of evaluate, got "
+                f"{name!r}. Did you mean {close[0]!r}?",
+                ProblemWarning,
+                stacklevel=2,
+            )
 
 
 def evaluation_path(folder: Path, stage: str) -> Path:

@@ -35,7 +35,8 @@ def survivors(base: Tensor, step: int, causes: Sequence[FailedRow] = ()) -> Tens
     if not survived.any():
         raise FailedQueriesError(
             f"Step {step}: expected a finite loss in some row of the base evaluation, got none in "
-            f"{len(base)} rows.{_first(causes)} Evaluate the objective by hand on this batch to see why."
+            f"{len(base)} rows.{_first(causes)} Evaluate the objective by hand on this batch, under "
+            "torch.no_grad(), to see why."
         )
     return survived
 

@@ -231,15 +231,23 @@ def shown(result: Result) -> pandas.DataFrame:
 
 
 def further(result: Result) -> pandas.DataFrame:
-    """The figures of `evaluate` after the first and those of methods, a line for each that has any."""
+    """The figures of `evaluate` after the first and those of methods, a line for each that has any.
+
+    Rows that failed have one column where as many are left out of each figure.
+    """
     import pandas
 
     lines = []
+    failed = [[row.extra[name] for name in row.extra if name.startswith(FAILED)] for row in result.table]
+    alike = all(len(set(each)) <= 1 for each in failed) and any(each[1:] for each in failed)
     for score in scores(result):
         first = score.rows[0]
         names = dict.fromkeys(name for row in score.rows for name in row.extra if name not in COMMON)
         line = {
-            labelled(name, first.units): _shown([row.extra.get(name) for row in score.rows]) for name in names
+            "failed rows" if alike and name.startswith(FAILED) else labelled(name, first.units): _shown(
+                [row.extra.get(name) for row in score.rows]
+            )
+            for name in names
         }
         if line:
             lines.append({"method": score.method, **line})

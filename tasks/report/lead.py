@@ -34,27 +34,40 @@ def sentences(result: Result) -> list[str]:
 
 def _best(finite: dict[str, Score]) -> list[str]:
     ranked = sorted(finite.values(), key=lambda score: score.loss)
-    best, start = ranked[0], _untrained(finite)
+    best, start = leading(ranked), _untrained(finite)
     if len(ranked) == 1:
-        return [f"{best.method}: {best.metric} {best}."]
-    end = "highest" if best.rows[0].higher_is_better else "lowest"
-    if start is not None and best is start:
-        return [f"No method is better than {_named(start)}, which has the {end} {best.metric}, {best}."]
+        return [f"{ranked[0].method}: {ranked[0].metric} {ranked[0]}."]
+    end = f"the {'highest' if ranked[0].rows[0].higher_is_better else 'lowest'} {ranked[0].metric}"
+    if start is not None and start in best:
+        return [f"No method is better than {_named(start)}, which has {end}, {start}."]
     beside = f"; {_named(start)} has {start}" if start else ""
-    told = [f"{best.method} has the {end} {best.metric}, {best}{beside}."]
+    told = [f"{_all(best)} {'have' if best[1:] else 'has'} {end}, {best[0]}{beside}."]
     others = [score for score in ranked if score.method != FIRST_ORDER and score is not start]
     if FIRST_ORDER in finite and others:
         # who has a derivative would take it: the best of those that do without is what is looked for
-        first, own = finite[FIRST_ORDER], others[0]
-        cost = f", with {own.box_rows:,.0f} rows in training" if own.box_rows else ""
+        first, alike = finite[FIRST_ORDER], leading(others)
+        own, verb = alike[0], "are" if alike[1:] else "is"
+        cost = f", with {own.box_rows:,.0f} rows in training" if own.box_rows and not alike[1:] else ""
         times = (
             f", {own.box_rows / first.box_rows:.2g} times first order's" if cost and first.box_rows else ""
         )
         told.append(
-            f"First order, with the box's derivative, has {first}; without it {own.method} is the best, "
+            f"First order, with the box's derivative, has {first}; without it {_all(alike)} {verb} the best, "
             f"{own}{cost}{times}."
         )
     return told
+
+
+def leading(finite: Sequence[Score]) -> list[Score]:
+    """The scores whose figure is the best, and those that are shown as the same figure; in their order."""
+    best = min(finite, key=lambda score: score.loss)
+    return [score for score in finite if score.loss == best.loss or str(score) == str(best)]
+
+
+def _all(scores: Sequence[Score]) -> str:
+    """The methods in words: "a, b and c"."""
+    *others, last = (score.method for score in scores)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _harm(finite: dict[str, Score]) -> list[str]:
@@ -138,7 +151,8 @@ def _left_out(every: Sequence[Score]) -> list[str]:
 
 
 def _failed(result: Result) -> list[str]:
-    asked, failed = (
-        sum(int(row.ledger.get(name) or 0) for row in result.table) for name in ("rows_asked", "rows_failed")
+    run, failed = (
+        sum(int(row.ledger.get(name) or 0) for row in result.table) for name in ("rows_run", "rows_failed")
     )
-    return [f"In training {failed:,} of {asked:,} box rows failed; the causes are below."] if failed else []
+    told = f"In training {failed:,} of the {run:,} box rows that were run failed; the causes are below."
+    return [told] if failed else []

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
+from tasks import tracebacks
 from tasks.configuration import to_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError
 from tasks.report import findings, html_report, lead, pictures
@@ -61,6 +62,8 @@ def write(run: Run, problem: Problem | None = None) -> Path:
         RunFolderError: The run is not finished.
         ProblemError: The problem's `report` or `pictures` failed; the rest of the page is written.
     """
+    from tasks.problem import Problem
+
     found = Findings(run, Result.read(run.path))
     failed: Exception | None = None
     if problem is None:
@@ -74,10 +77,14 @@ def write(run: Run, problem: Problem | None = None) -> Path:
             told = Paragraph(f"The problem's own part could not be made ({reason}).")
             own = OwnPart(problem.about(), {}, [told], problem.queries)
     path = html_report.write(run.path / NAME, _page(found, own))
-    if failed is not None:
+    if failed is not None and problem is not None:
+        kind, where = type(problem), tracebacks.place(failed)
+        part = (
+            "report: expected blocks" if kind.report is not Problem.report else "pictures: expected figures"
+        )
         raise ProblemError(
-            f"{type(problem).__name__}.report: expected blocks for the report, got {type(failed).__name__}: "
-            f"{failed}. The run is finished and the rest is in {path}; mend it, then: "
+            f"{kind.__name__}.{part} for the report, got {type(failed).__name__}: {failed}"
+            f"{where and f' ({where})'}. The run is finished and the rest is in {path}; mend it, then: "
             f"blackbox report {quote(str(run.path))}"
         ) from failed
     return path
@@ -103,7 +110,10 @@ def _page(found: Findings, own: OwnPart) -> Page:
 def _tables(result: Result, queries: str) -> list[Block]:
     every = findings.scores(result)
     finite = [score for score in every if math.isfinite(score.mean)]
-    best = min(finite, key=lambda score: score.loss) if len(finite) > 1 else None
+    best = lead.leading(finite) if len(finite) > 1 else []
+    start = next((score.rows[0].extra for score in every if score.method == lead.START), {})
+    untrained = start.get("steps") == 0 and start.get("weights")  # a problem's own "none" may be no network
+    told = " none: the network with its first weights, untrained." if untrained else ""
     several = len(result.seeds) > 1
     seeds = f"mean ± standard deviation of {len(result.seeds)} seeds" if several else "one seed"
     blocks: list[Block] = [
@@ -111,8 +121,8 @@ def _tables(result: Result, queries: str) -> list[Block]:
             findings.shown(result),
             caption=f"What came out, {seeds}. Rows are those that the black boxes ran in optimiser steps "
             "(without a box, the rows of data that the objective was evaluated on), queries "
-            f"{queries}; the time is that of the steps.",
-            emphasised=[every.index(best)] if best else [],
+            f"{queries}; the time is that of the steps.{told}",
+            emphasised=[every.index(score) for score in best],
         )
     ]
     more = findings.further(result)

@@ -72,6 +72,8 @@ LOOKS = {
 }
 _OTHERS = ("#b684cb", "#bd8a51", "#f0c75e", "#849ef7", "#f7ab92", "#e3b1cc")
 _OTHER_MARKS = ("<", "X", "8", "H", "o", "s", "D")  # one more: a colour comes back with another mark
+STRIP = 3.0  # a field longer than so many times its width is stretched to its panel
+OVERSHOOT = 0.1  # of the largest number: what less of the other sign is no second sign
 
 AGREEMENT = (-1.0, 3.0)  # checks beyond are drawn at the edge
 _INK = "#333333"
@@ -165,17 +167,19 @@ def panels(
         fields: Arrays by method and name, as `pictures` is given them.
         draw: `draw(axes, arrays)`, with rows `draw(axes, arrays, row)`, draws a panel. What it returns may be
             a field, `(height, width)`, or a curve, `(points,)`, which is then drawn, a field with its first
-            line below; or an artist with colours, such as `axes.scatter(...)` gives; or None.
+            line below (a long flat one is stretched to its panel, one of both signs is white at zero);
+            or an artist with colours, such as `axes.scatter(...)` gives; or None.
         rows: Panels of each method, from top to bottom.
         colours: What colours mean, with the unit, such as "temperature (K)".
         size: Of a panel, in inches.
-        **axes: Of every panel, such as `xlabel="cell"` or `ylim=(0, 1)`.
+        **axes: Of every panel, such as `xlabel="cell"`, `ylim=(0, 1)` or `aspect="auto"`.
 
     Raises:
         ProblemError: Contours have other levels in one panel than in another.
     """
     made, places = figure(size[0] * len(fields), size[1] * rows, rows, len(fields))
     coloured: list[Any] = []
+    fields_drawn: list[Any] = []
     for (row, column), place in np.ndenumerate(places):
         method, arrays = list(fields.items())[column]
         place.set(title=method if row == 0 else "", **axes)
@@ -183,7 +187,11 @@ def panels(
         values = None if drawn is None or hasattr(drawn, "set_clim") else np.asarray(drawn)
         if values is not None and values.ndim == 2:
             image_axes(place)
-            drawn = place.imshow(values, origin="lower")
+            long = max(values.shape) > STRIP * min(values.shape)
+            drawn = place.imshow(
+                values, origin="lower", aspect=axes.get("aspect", "auto" if long else "equal")
+            )
+            fields_drawn.append(drawn)
         elif values is not None and values.ndim == 1:
             place.plot(values, color=colour(method))
         if hasattr(drawn, "set_clim"):
@@ -198,8 +206,13 @@ def panels(
     finite = [found[np.isfinite(found)] for found in (np.ma.getdata(each.get_array()) for each in free)]
     if any(len(found) for found in finite):
         values = np.concatenate(finite)
+        low, high = values.min(), values.max()
+        if len(fields_drawn) == len(free) and min(high, -low) > OVERSHOOT * max(high, -low):
+            low, high = -max(high, -low), max(high, -low)
+            for each in free:
+                each.set_cmap("RdBu_r")
         for each in free:
-            each.set_clim(values.min(), values.max())
+            each.set_clim(low, high)
     if coloured:
         made.colorbar(coloured[0], ax=places, label=colours)
     return made

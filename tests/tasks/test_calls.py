@@ -1,5 +1,6 @@
 """The rows that a run has run in all, whatever became of its processes."""
 
+import itertools
 import json
 import os
 import re
@@ -12,13 +13,14 @@ import numpy as np
 import pytest
 
 import tasks
-from blackbox import ArraySpec, BlackBoxFunction, Ledger
+from blackbox import ArraySpec, BlackBoxFunction, Cached, Ledger
 from tasks import cost
 from tasks.errors import Interrupted
+from tasks.methods import METHODS
 from tasks.progress import Progress
 from tasks.runs import calls
 from tasks.workers import group
-from tests.tasks.problems import Beside, Steering
+from tests.tasks.problems import Beside, Mixed, Steering
 
 ROOT = Path(__file__).parents[2]
 
@@ -143,6 +145,47 @@ def test_where_queries_may_be_checked_the_plan_is_a_bound(tmp_path):
     for row in run.result.table:
         assert row.rows == (4 + row.queries) * 5 * 2 <= plan[row.method]
     assert run.result.calls["rows"] <= plan["in all"]
+
+
+def test_the_time_of_a_row_is_not_that_of_a_cached_answer(monkeypatch, tmp_path):
+    class Kept(Steering):
+        def box(self):
+            return Cached(Mixed(), tmp_path / "answers")
+
+    clock = itertools.count(0.0, 0.02)  # each look at it is 20 ms after the one before
+    monkeypatch.setattr(cost, "perf_counter", lambda: next(clock))
+
+    problem = Kept(methods=("none", "no-gradient", "tangents"))
+    wanted = {name: METHODS[name] for name in ("none", "no-gradient", "tangents")}
+    first, *lines = cost.lines(problem, wanted, 1, timed=True)
+    run = problem.box.ledger.rows_run  # by the first evaluation: all others ask for the same rows again
+    assert 0 < run <= 10 and first.endswith(f"runs 10 box rows, {20 / run:.3g} ms a row.")
+    learned = [line for line in lines if line.endswith("in the box, plus what tangents take to learn")]
+    assert len(learned) == 1 and learned[0].startswith("  tangents: ")
+    again, *lines = cost.lines(problem, wanted, 1, timed=True)
+    assert again.endswith("box rows; answers came from a cache, so their time is not known.")
+    assert not any("in the box" in line for line in lines)
+
+
+def test_why_the_cost_is_not_known_is_said_in_a_line():
+    class Wrong(Steering):
+        def objective(self, network, wanted):
+            return super().objective(network.float(), wanted)
+
+    (line,) = cost.lines(Wrong(), {}, 1, timed=False)
+    assert line.startswith(
+        "Cost: not known before the first step: the objective, on zeros from its box, raised"
+    )
+    assert "RuntimeError: " in line and "dtype" in line and "\n" not in line
+
+
+def test_what_a_problem_evaluates_by_itself_is_said_not_to_be_in_the_sum():
+    class Judged(Steering):
+        def evaluate(self, network):
+            return {"error": 0.0}
+
+    assert cost.lines(Judged(), {}, 1, timed=False)[-1].endswith(" rows, beside those of test")
+    assert cost.lines(Steering(), {}, 1, timed=False)[-1].endswith(" rows")
 
 
 @pytest.mark.parametrize(("one_is_late", "evaluations"), [(True, 1), (False, cost.TRIES)])

@@ -115,6 +115,8 @@ WRONG = [  # (words, words of the message)
     (["run", "toy", "--preset", "smal"], ["smal", "small"]),
     (["run", "tory"], ["tory", "toy"]),
     (["run", "toy", "--steps", "many"], ["many", "int"]),
+    (["run", "toy", "--methods", "none", "tangent"], ["got 'tangent'. Did you mean 'tangents'?"]),
+    (["run", "toy", "--methods", "first-order"], ["expected Toy to give reference"]),
     (["rum", "toy"], ["rum", "run"]),
     (["check", "lorenz96"], ["'lorenz96'", "Did you mean 'lorenz-96'?"]),
     (["check", "lorenz-96", "site=4"], ["lorenz-96", "Did you mean 'sites'?"]),
@@ -147,7 +149,12 @@ def test_known_errors_are_one_sentence_unless_debug(toy, tmp_path, capsys):
     with pytest.raises(ValueError, match="Faulty"):
         toy("run", "toy", "--fault", "known", "--debug")
     assert toy("run", "toy", "--fault", "nan", "--fault-at", "2") == 1
-    assert re.search(r"blackbox: Step 2: expected a finite loss in some row", capsys.readouterr().err)
+    assert re.fullmatch(
+        r"blackbox: Step 2: expected a finite loss in some row .* Evaluate the objective by hand on this "
+        r"batch, under torch.no_grad\(\), to see why. Resuming repeats this step: mend the box or the data "
+        r"\(.*\), then: blackbox resume runs/toy-demo-\S+\n",
+        capsys.readouterr().err,
+    )
 
 
 def test_a_server_that_is_not_there_is_not_taken_for_a_file(toy, capsys):
@@ -287,6 +294,21 @@ def test_a_run_without_a_budget_is_given_none(toy, tmp_path, capsys):
     assert toy("run", "toy", "--fault", "stop") == 130
     assert toy("resume", str(only_run(tmp_path)), "--rows", "200_000") == 2
     assert "which has none, got 200,000. Leave out --rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("compare", ["compare [-h] FOLDER FOLDER ... ["]),
+        ("check", ["a function", "--no-processes Do not try it in other processes. (default: it is tried)"]),
+        ("serve", ["TARGET NAME=VALUE ..."]),
+        ("tesseract", ["TARGET FOLDER NAME=VALUE ..."]),
+    ],
+)
+def test_help_says_what_each_command_takes(toy, capsys, command, said):
+    assert toy(command, "--help") == 0
+    shown = " ".join(re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    assert all(words in shown for words in said) and "(default: )" not in shown
 
 
 def test_check_ends_with_0_for_a_good_box_and_1_for_a_faulty_one(toy, tmp_path, capsys):

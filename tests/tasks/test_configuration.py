@@ -6,8 +6,11 @@ from typing import Literal
 
 import pytest
 
+import tasks
 from tasks.configuration import from_dict, to_dict
-from tasks.errors import ConfigurationError
+from tasks.errors import CheckpointWarning, ConfigurationError
+from tasks.problems import warn_of_changes
+from tests.tasks.made_runs import made
 
 
 @dataclass(frozen=True)
@@ -97,3 +100,27 @@ def test_an_int_for_a_float_becomes_one_and_a_union_keeps_the_type_that_fits():
 def test_values_that_json_cannot_hold_are_refused_with_their_place(value):
     with pytest.raises(ConfigurationError, match=r"Outer\.span"):
         to_dict(dataclasses.replace(CHANGED, span=(value, 1)))
+
+
+@dataclass(frozen=True)
+class Checked(tasks.Config):
+    sizes: tuple[int, ...] = ()
+    names: list[str] = field(default_factory=list)
+
+
+def test_a_list_is_taken_for_a_tuple_and_a_text_is_not():
+    found = Checked(methods=["none", "cge"], sizes=[1, 2], names=["a"])
+    assert found.methods == ("none", "cge") and found.sizes == (1, 2) and found.names == ["a"]
+    with pytest.raises(ConfigurationError, match=r"sizes: expected a valid integer at \[1\], got 'a'"):
+        Checked(sizes=[1, "a"])
+    with pytest.raises(ConfigurationError, match="methods: expected a valid tuple, got 'none'"):
+        Checked(methods="none")
+
+
+def test_a_run_whose_file_has_changed_is_told_to_go_on_with_it(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text("")
+    run = made(tmp_path, {"none": 1.0}, finished=False)
+    changed = dataclasses.replace(run, problem=f"{file}:Own", versions={"own.py": "0" * 12})
+    with pytest.warns(CheckpointWarning, match="its code has changed since .*: own.py 0+ -> .* of both"):
+        warn_of_changes(changed)

@@ -89,8 +89,36 @@ def test_panels_show_a_field_of_each_method_in_one_scale_of_colours():
     made = pictures.panels(fields, lambda axes, arrays: 2 * arrays["u"], colours="T (K)")
     *panels, bar = made.axes
     assert [axes.get_title() for axes in panels] == ["a", "b"] and bar.get_ylabel() == "T (K)"
-    assert {axes.images[0].get_clim() for axes in panels} == {(-6.0, 4.0)}
+    assert {axes.images[0].get_clim() for axes in panels} == {(-6.0, 6.0)}
     np.testing.assert_array_equal(panels[1].images[0].get_array(), np.full((2, 2), -6.0))
+
+
+@pytest.mark.parametrize(
+    ("low", "colours", "scale"),
+    [(-2.0, "RdBu_r", (-4, 4)), (-0.1, "viridis", (-0.1, 4)), (1.0, "viridis", (1, 4))],
+)
+def test_zero_is_the_middle_of_the_colours_where_a_field_has_both_signs(low, colours, scale):
+    fields = {"a": {"u": np.array([[low, 4.0], [2.0, 2.0]])}}
+    (image,) = pictures.panels(fields, lambda axes, arrays: arrays["u"]).axes[0].images
+    assert image.get_cmap().name == colours and image.get_clim() == pytest.approx(scale)
+    scattered = pictures.panels(fields, lambda axes, arrays: axes.scatter([0, 1], [0, 1], c=arrays["u"][0]))
+    assert (
+        scattered.axes[0].collections[0].get_cmap().name == "viridis"
+    )  # those that an artist has are its own
+
+
+def test_a_long_flat_field_fills_its_panel_and_an_aspect_is_kept():
+    fields = {"a": {"flat": np.ones((7, 64)), "square": np.ones((7, 8))}}
+
+    def height(name, **axes):
+        made = pictures.panels(fields, lambda axes, arrays: arrays[name], **axes)
+        made.draw_without_rendering()
+        box = made.axes[0].get_window_extent()
+        return box.height / box.width
+
+    assert height("square") == pytest.approx(7 / 8)
+    assert height("flat") == pytest.approx(height("square", aspect="auto")) and height("flat") > 1
+    assert height("flat", aspect="equal") == pytest.approx(7 / 64)
 
 
 def test_panels_take_curves_artists_and_several_rows():

@@ -16,6 +16,7 @@ from tasks.progress import Progress
 from tasks.runs.folder import Run
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
 from zo import FailedQueriesError
+from zo.errors import ZeroGradientWarning
 from zo.estimators import Key
 
 ALL = tuple(METHODS)
@@ -135,6 +136,20 @@ def test_no_gradient_is_autograd_with_the_box_cut_out(tmp_path):
     )
     gradient.backward(batch)  # beside the box there is a way
     assert all(weight.grad.any() for weight in network.parameters())
+
+
+def test_a_gradient_of_zero_asks_whether_it_was_cut_at_the_box():
+    problem = Steering()
+    network, batch = problem.network(), problem.data.train(0, 0)
+
+    def objective(network, wanted):
+        return problem.objective(network, wanted) + 0 * network(wanted).sum(dim=1)
+
+    gradient = tasks.AutogradGradient(
+        network, objective, {problem.box: lambda z: problem.box.call(z.detach())}
+    )
+    with pytest.warns(ZeroGradientWarning, match="flat, .* or cut, as no-gradient cuts it at the box"):
+        gradient.backward(batch)
 
 
 def test_a_method_that_has_nothing_to_go_by_is_marked_and_the_others_run(tmp_path):
@@ -342,6 +357,51 @@ def test_a_part_of_an_array_takes_the_room_of_that_part(tmp_path):
 def test_a_mean_over_rows_wants_a_row_of_numbers(rows):
     with pytest.raises(ProblemError, match="a number for each row"):
         tasks.RowMean(rows)
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (0.3, "at least one figure by name, got 0.3. Return {'test error': ...}."),
+        (tasks.RowMean([1.0, 2.0]), "at least one figure by name, got RowMean(rows=[1.0, 2.0])"),
+        ([("error", 0.3)], "at least one figure by name, got [('error', 0.3)]"),
+        ({"found": [1.0, 2.0]}, "at least one figure by name, got ['found']"),
+        ({"error": 0.3, "names": ["a", "b"]}, "as 'names', got ['a', 'b']"),
+        ({"error": 0.3, "ragged": [[1.0], [1.0, 2.0]]}, "as 'ragged', got [[1.0], [1.0, 2.0]]"),
+        ({"error": {"mean": 0.3}}, "as 'error', got {'mean': 0.3}"),
+    ],
+)
+def test_what_evaluate_may_not_return_is_refused_by_name(tmp_path, told, said):
+    class Judged(Steering):
+        def evaluate(self, network):
+            return told
+
+    with pytest.raises(ProblemError, match=re.escape(said)) as error:
+        go(Judged(), tmp_path, methods=["none"])
+    assert str(error.value).startswith("Judged.evaluate: expected")
+
+
+def test_a_list_of_numbers_is_an_array(tmp_path):
+    class Judged(Steering):
+        def evaluate(self, network):
+            return {"error": 0.3, "found": [1, 2]}
+
+    assert go(Judged(), tmp_path, methods=["none"]).fields("none")["found"].tolist() == [1, 2]
+
+
+def test_a_unit_whose_name_is_misspelt_is_told_and_one_that_comes_with_data_is_not(tmp_path):
+    class Judged(Steering):
+        units = dict.fromkeys(("test err", "largest", "found", "valdation", "only at night"), "K")
+
+        def evaluate(self, network):
+            return {"test error": 0.3, "largest": 0.4, "found": [1, 2]}
+
+    with pytest.warns(ProblemWarning) as told:
+        go(Judged(), tmp_path, methods=["none", "first-order"], steps=2)
+    assert [str(each.message).partition("got ")[2] for each in told if each.category is ProblemWarning] == [
+        "'test err'. Did you mean 'test error'?",
+        "'valdation'. Did you mean 'validation'?",
+    ]
 
 
 def test_the_mean_test_loss_counts_rows_that_failed(tmp_path):

@@ -60,7 +60,8 @@ def test_the_report_of_a_run_says_what_came_out(tmp_path):
     read(run.report.read_text())  # tags are balanced
     assert Steering.about() in text
     means = run.table.groupby("method")["test loss"].mean()
-    assert f"{means.idxmin()} has the lowest test loss" in text
+    (best,) = re.findall(r"([\w ,-]+) ha(?:s|ve) the lowest test loss", text)  # more than one, if shown alike
+    assert means.idxmin() in re.split(", | and ", best.strip())
     assert "No row failed in training." in text
     assert (run.path / "curves.png").is_file()
     assert imread(run.path / "curves.png").ndim == 3
@@ -100,6 +101,34 @@ def test_higher_may_be_better(tmp_path):
     assert "cge has the highest accuracy, 93 %; the untrained start has 10 %." in told(run)
     assert "Worse than the untrained start (10 %): student (9 %)." in told(run)
     assert re.search(r'<tr class="emphasised"><td>cge</td>', page(run))
+
+
+def test_methods_with_the_same_figure_are_all_named(tmp_path):
+    run = made(tmp_path, {"none": 9.0, "student": 7.01751, "tangents": 7.01753, "cge": 8.0}, unit="%")
+    said = "student and tangents have the lowest test loss, 7.018 %; the untrained start has 9 %."
+    assert said in told(run)
+    assert re.findall(r'<tr class="emphasised"><td>(\w+)</td>', page(run)) == ["student", "tangents"]
+    values = {"first-order": 0.1, "cge": 0.5, "rge": 0.5, "tangents": 0.5}
+    assert "without it cge, rge and tangents are the best, 0.5." in told(made(tmp_path, values))
+    run = made(tmp_path, {"cge": 1.0, "none": 1.0})
+    assert "No method is better than the untrained start, which has the lowest test loss, 1." in told(run)
+
+
+def test_what_none_is_stands_beside_the_table_where_it_is_the_network(tmp_path):
+    said = "none: the network with its first weights, untrained."
+    for extra, there in (({"steps": 0}, True), ({"steps": 0, "weights": 0}, False)):
+        run = made(tmp_path, {"none": 1.0, "cge": 0.5}, extra={"none": extra})
+        assert (said in page(run)) == there
+
+
+def test_rows_left_out_of_every_figure_alike_are_one_column(tmp_path):
+    for alike, there in ((2, 1), (3, 2)):
+        extra = {
+            name: {"failed rows of test loss": count, "worst": 1.0, "failed rows of worst": last}
+            for name, count, last in (("none", 0, 0), ("cge", 2, alike))
+        }
+        text = page(made(tmp_path, {"none": 1.0, "cge": 0.5}, extra=extra))
+        assert len(re.findall(r"<th[^>]*>failed rows", text)) == there
 
 
 def test_what_did_harm_is_said(tmp_path):
@@ -177,17 +206,21 @@ def test_why_rows_failed_is_told_with_the_first_in_words(tmp_path):
     shown = unescape(text)
     assert "ValueError (4), timed_out (2)" in shown
     assert f"seed 0: raised ({EVIL})" in shown
-    assert "In training 6 of 400 box rows failed" in shown
+    assert "In training 6 of the 400 box rows that were run failed" in shown
     assert "No row failed" not in shown
 
 
 def test_rows_that_fail_in_a_run_are_in_its_report(tmp_path):
     run = tasks.run(
-        Steering(limit=0.4), methods=["cge"], runs=tmp_path, progress=Progress(), learning_rate=1e-9
+        Steering(limit=0.4), methods=["cge", "rge"], runs=tmp_path, progress=Progress(), learning_rate=1e-9
     )
     failed = run.result.table[0].ledger["rows_failed"]
     text = unescape(run.report.read_text())
     assert failed > 0
+    for row in run.result.table:  # of each method its own first one, with the row's numbers
+        first = row.ledger["first_failure"]
+        assert re.match(r"row \d \(z: 3 numbers from -?\d\S* to (\S+)\): .*ArithmeticError", first)
+        assert first in text
     assert f"ArithmeticError ({failed:,})" in text
     assert "is too much" in text
 
@@ -308,7 +341,9 @@ class Broken(Steering):
 
 def test_a_broken_part_of_a_problem_leaves_the_rest_of_the_report(tmp_path):
     with pytest.raises(
-        ProblemError, match=r"Broken\.report: expected blocks.*KeyError.*blackbox report"
+        ProblemError,
+        match=r"Broken\.pictures: expected figures.*KeyError: 'no such field' "
+        r"\(\S+test_report\.py, line \d+, in pictures\).*blackbox report",
     ) as caught:
         tasks.run(Broken(), methods=["none", "first-order"], runs=tmp_path, progress=Progress())
     assert isinstance(caught.value.__cause__, KeyError)

@@ -580,8 +580,9 @@ def test_a_tangent_without_the_state_on_a_chaotic_box_is_found_out():
     words = str(last.message)
     expected = (
         "with 8 probes",
-        "SecantTangent",
-        "StudentTangent",
+        "sparse coordinates (sparse-cge)",
+        "SecantTangent outermost (secant)",
+        "StudentTangent (student)",
         "zo.KeepBest",
         "max_rows=9.1",
         "take 17 times",

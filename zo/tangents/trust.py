@@ -282,20 +282,20 @@ class TrustWatch:
     def _stuck(self) -> str:
         words = (
             "Training may be worse than none: watch a held-out loss (zo.KeepBest). Move the network less in "
-            "a step; use LossGradient with sparse coordinates; or "
+            "a step; use LossGradient with sparse coordinates (sparse-cge); or "
         )
         if not self.learning:
             return words + "take a tangent that learns."
         if not self.probes:
             return (
                 f"{words}prefit the tangent on more of the box's answers, take another kind, or allow "
-                f"probes: max_rows={self.max_rows:g} allows none."
+                f"probes (--probes): max_rows={self.max_rows:g} allows none."
             )
         more = 1 + 2 * self.probes
         return (
-            f"{words}put SecantTangent outermost, take a StudentTangent, or allow more probes: "
-            f"max_rows={self.max_rows:g} allows no more, {2 * self.probes} of them take {more} times the "
-            "rows of a first-order step."
+            f"{words}put SecantTangent outermost (secant), take a StudentTangent (student), or allow more "
+            f"probes: max_rows={self.max_rows:g} allows no more, {2 * self.probes} of them take {more} times "
+            "the rows of a first-order step."
         )
 
 
