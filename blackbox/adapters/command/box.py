@@ -70,7 +70,8 @@ class CommandLine(BlackBoxFunction):
         vectorized: False for a run for each row, with arrays of the specs' shapes; True for a run for each
             block of rows, with `(rows, *shape)` in `input_files` and `output_files` and no placeholders.
         max_rows: the most rows of a block; None for all rows of a call.
-        timeout: the seconds that a run may take before all its processes are ended; None for any time.
+        timeout: the seconds that a run may take before all its processes are ended, and its rows count as
+            timed out; None for any time.
         environment: variables that are set for the program, beside those of this process.
         scratch: the folder that runs' folders are made in; None for the system's temporary folder.
         keep_failed: True to keep the folder of a run that failed; the message names it.

@@ -303,6 +303,13 @@ def test_whatever_a_run_does_wrong_fails_its_row_and_no_other(tmp_path, code, se
     assert not any(tmp_path.iterdir())
 
 
+def test_a_run_beyond_its_time_counts_as_timed_out_and_not_as_raised():
+    box = shell("if grep -q '^1' x.csv; then sleep 60; else exit 3; fi", timeout=0.3, failures="keep")
+    box(np.array([[0.0, 0], [1, 0]]))
+    assert box.ledger.failures() == {"raised": 1, "timed_out": 1}
+    assert box.ledger.causes == {"RuntimeError": 1, "timed_out": 1}
+
+
 def test_numbers_that_an_integer_output_cannot_hold_fail_the_row():
     outputs = (ArraySpec("y", (), "uint8"),)
     assert shell("echo 255 > y.csv", outputs=outputs)(np.zeros(2)) == 255
