@@ -61,7 +61,8 @@ class CommandLine(BlackBoxFunction):
         inputs: the specs of what goes in.
         outputs: the specs of what comes out.
         input_files: the file that each input is written to, by the input's name; or `(file, function)`.
-        output_files: the file that each output is read from, by the output's name; or `(file, function)`.
+        output_files: the file that each output is read from, by the output's name; or `(file, function)`. One
+            file may have several outputs where each has a function that takes it out.
         input_templates: the texts of files that are written, by the file's name. A text has placeholders such
             as `{angle}`, `{shape[3]}` or `{angle:.3f}`; it may be given as the `Path` of a file that has it.
         output_templates: the texts that files are read by, by the file's name. Outputs are read where the
@@ -121,7 +122,7 @@ class CommandLine(BlackBoxFunction):
         self.scratch = None if scratch is None else existing("CommandLine, scratch", scratch)
         self._command = command_of(arguments, self.inputs, self._environment().get("PATH"))
         self._written = array_files_of("CommandLine, input_files", input_files, self.inputs)
-        self._read = array_files_of("CommandLine, output_files", output_files, self.outputs)
+        self._read = array_files_of("CommandLine, output_files", output_files, self.outputs, read=True)
         self._filled = templates_of("CommandLine, input_templates", input_templates, self.inputs)
         self._found = templates_of("CommandLine, output_templates", output_templates, self.outputs)
         self._copies = {

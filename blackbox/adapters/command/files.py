@@ -44,9 +44,11 @@ class ArrayFile:
 
 
 def array_files_of(
-    where: str, files: Mapping[str, FileName] | None, specs: Sequence[ArraySpec]
+    where: str, files: Mapping[str, FileName] | None, specs: Sequence[ArraySpec], *, read: bool = False
 ) -> list[ArrayFile]:
     """The files for arrays by name: "NAME.npy", "NAME.h5:place/in/it", "NAME.csv", or ("NAME", function).
+
+    Files that are `read` may have several arrays, each taken out by a function of its own.
 
     Raises:
         ConfigurationError: an array is not known, or a file cannot be used for it.
@@ -69,10 +71,13 @@ def array_files_of(
             )
         new = ArrayFile(known[name], file, place.strip("/") or name, function, code_of(where, name, function))
         for other in found:
+            if read and function is not None and other.function is not None:
+                continue
             if other.file == file and (form != "hdf5" or other.dataset == new.dataset):
+                mend = "take one .h5 file for all" + (", or (file, function) for each" if read else "")
                 raise ConfigurationError(
                     f"{where}: expected a file for each array, got {file!r} for {other.spec.name!r} and "
-                    f"{name!r}. Name another, or take one .h5 file for all."
+                    f"{name!r}. Name another, or {mend}."
                 )
         found.append(new)
     return found

@@ -468,6 +468,30 @@ def test_two_arrays_take_two_files_or_one_hdf5_file():
     shell("true", inputs=pair, input_files={"u": "a.h5", "v": "a.h5"})
 
 
+def first_number(path):
+    return float(path.read_text().split()[0])
+
+
+def second_number(path):
+    return float(path.read_text().split()[1])
+
+
+def test_two_outputs_are_read_from_one_file_by_two_functions():
+    pair = (ArraySpec("a", ()), ArraySpec("b", ()))
+    both = {"a": ("out", first_number), "b": ("out", second_number)}
+    box = shell("tr , ' ' < x.csv > out", outputs=pair, output_files=both)
+    x = np.array([[1.5, 2.5], [3.0, -1.0]])
+    np.testing.assert_array_equal(box(x), x.T)
+    whole = {"a": "out.csv", "b": "out.csv"}
+    for files in (whole, both | {"b": "out"}, {"a": "out.csv", "b": ("out.csv", second_number)}):
+        with pytest.raises(ConfigurationError):
+            shell("true", outputs=pair, output_files=files)
+    with pytest.raises(ConfigurationError, match=r"a file for each.*or \(file, function\) for each"):
+        shell("true", outputs=pair, output_files=whole)
+    with pytest.raises(ConfigurationError, match=r"a file for each"):  # the second would write over the first
+        shell("true", inputs=pair, input_files={"a": ("in", np.save), "b": ("in", np.save)})
+
+
 def test_wrong_specs_are_refused():
     with pytest.raises(DefinitionError, match=r"CommandLine.inputs"):
         shell("true", inputs=())
