@@ -12,7 +12,7 @@ import numpy as np
 
 from blackbox.adapters.command import files, process
 from blackbox.adapters.command.files import FileName, array_files_of, checked_name, content, existing
-from blackbox.adapters.command.templates import Template, templates_of
+from blackbox.adapters.command.templates import Template, templates_of, unknown
 from blackbox.checks import check_count, check_positive
 from blackbox.errors import ConfigurationError
 from blackbox.failures import Policy
@@ -147,8 +147,10 @@ class CommandLine(BlackBoxFunction):
         ]
         used_out = [file.spec.name for file in self._read]
         used_out += [name for text in self._found.values() for name in text.names()]
-        check_use(self.inputs, used_in, "input")
-        check_use(self.outputs, used_out, "output")
+        words = [part.text if isinstance(part, Template) else str(part) for part in self._command[1:]]
+        filled, found = ([text.text for text in each.values()] for each in (self._filled, self._found))
+        check_use(self.inputs, used_in, "input", [*filled, *words])
+        check_use(self.outputs, used_out, "output", found)
         written = [file.file for file in self._written]
         for name in self._filled:
             if name in written:
@@ -271,7 +273,7 @@ def command_of(
     return command
 
 
-def check_use(specs: Sequence[ArraySpec], used: Sequence[str], kind: str) -> None:
+def check_use(specs: Sequence[ArraySpec], used: Sequence[str], kind: str, texts: Sequence[str]) -> None:
     """Refuse inputs that reach the program in no way, and outputs that come from nowhere or twice."""
     for spec in specs:
         times = used.count(spec.name)
@@ -279,7 +281,7 @@ def check_use(specs: Sequence[ArraySpec], used: Sequence[str], kind: str) -> Non
             wanted = "some way to the program" if kind == "input" else "one file to be read from"
             raise ConfigurationError(
                 f"CommandLine, {kind} {spec.name!r}: expected {wanted}, got {times or 'none'}. "
-                f"Name it in {kind}_files or in {kind}_templates."
+                f"{unknown(texts, specs) if not times else ''}Name it in {kind}_files or in {kind}_templates."
             )
 
 

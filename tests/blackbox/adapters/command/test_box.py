@@ -468,6 +468,33 @@ def test_two_arrays_take_two_files_or_one_hdf5_file():
     shell("true", inputs=pair, input_files={"u": "a.h5", "v": "a.h5"})
 
 
+SIZES = (ArraySpec("width", ()), ArraySpec("height", ()))
+MISSPELT = [  # (settings, words of the message)
+    (
+        {"input_templates": {"case": "w = {width}\nh = {hieght:.3f}\n"}},
+        ["input 'height'", "There is {hieght}, which names no array", "mean 'height'"],
+    ),
+    ({"input_templates": {"case": "h = {hieght}"}}, ["case", "There is {hieght}", "mean 'height'"]),
+    ({"arguments": ["sh", "{width}", "-h{hieght[0]}"]}, ["input 'height'", "There is {hieght}"]),
+    ({"arguments": ["sh", "{width}"]}, ["got none. Name it in input_files"]),
+    (
+        {"input_files": {"width": "w.csv", "height": "h.csv"}, "output_files": {},
+         "output_templates": {"out": "{Y}"}},
+        ["output_templates, 'out'", "There is {Y}", "The names are y"],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings, words", MISSPELT)
+def test_a_misspelt_placeholder_is_named_with_what_it_may_mean(settings, words):
+    with pytest.raises(ConfigurationError) as caught:
+        CommandLine(
+            **({"arguments": ["sh"], "output_files": {"y": "y.csv"}} | settings), inputs=SIZES, outputs=Y
+        )
+    for word in words:
+        assert word in str(caught.value)
+
+
 def first_number(path):
     return float(path.read_text().split()[0])
 
