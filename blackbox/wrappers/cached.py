@@ -32,9 +32,9 @@ class Cached(Wrapper):
 
     A row is known by the box's identity (class, `version`, specs and configuration: see
     `blackbox.wrappers.identity`) and the exact bytes of its inputs, so 0.0 and -0.0 are two rows, as
-    are float32 and float64. One file may serve many boxes and processes; it is also the log of what
-    was asked. Failed rows are not kept. Equal rows of one call are run once. Rows from the file, and
-    equal rows, count as cached; they cost no budget.
+    are float32 and float64. One file may serve many boxes and processes; it holds the answers, and a
+    digest of each row's inputs, not the inputs. Failed rows are not kept. Equal rows of one call are run
+    once. Rows from the file, and equal rows, count as cached; they cost no budget.
 
     Rows that are not known go to the box together, or `block` at a time; each such block is on disk
     before the next is run, so a killed run that starts again pays for one block at most twice. With
