@@ -137,6 +137,46 @@ def finite_rows(tensors: tuple[Tensor, ...]) -> Tensor:
     return ok
 
 
+APART, BESIDE = 100.0, 10.0
+MOST, FEWEST = 1024, 8
+
+
+def spreads(values: Tensor) -> Tensor:
+    """Standard deviations over rows, `(size,)` float64: 0 where a number is the same in all, to rounding."""
+    flat = values.reshape(len(values), -1).double()
+    found = flat.std(dim=0, correction=0)
+    least = 8 * torch.finfo(values.dtype).eps if values.is_floating_point() else 0.0
+    return torch.where(found > least * flat.abs().amax(dim=0), found, 0.0)
+
+
+def spreads_apart(spec: ArraySpec, values: Tensor) -> tuple[float, float] | None:
+    """The least and the largest spread of an array's numbers over rows, where their units seem to differ.
+
+    They seem to where the spec has no scale, and one axis or none (on a grid one unit is the rule, and how
+    much it varies differs by nature) with at most 1,024 numbers; where there are 8 rows; where the spreads
+    are a factor of 100 or more apart, constant numbers and a twentieth at either end left out; and where
+    two neighbours are a factor of 10 apart, which they are not along a smooth profile.
+
+    Args:
+        spec: of the array.
+        values: `(rows, *spec.shape)`.
+
+    Returns:
+        The two spreads, or None.
+    """
+    if spec.scale is not None or len(spec.shape) > 1 or math.prod(spec.shape) > MOST or len(values) < FEWEST:
+        return None
+    found = spreads(values)
+    found = found[found > 0]
+    if len(found) < 2:
+        return None
+    cut = len(found) // 20
+    ordered = found.sort().values[cut : len(found) - cut]
+    least, largest = float(ordered[0]), float(ordered[-1])
+    beside = float(found.log().diff().abs().max().exp())
+    return (least, largest) if largest >= APART * least and beside >= BESIDE else None
+
+
 def _all_numpy(owner: str, specs: tuple[ArraySpec, ...], arrays: tuple[object, ...]) -> bool:
     for spec, array in zip(specs, arrays, strict=True):
         where = f"{owner}, input {spec.name!r}"

@@ -38,9 +38,10 @@ class Ledger:
         rows_failed: rows that raised or came back non-finite, and were not recovered by another attempt.
         rows_skipped: rows not run because their input was already not finite.
         seconds: time spent inside the innermost box.
-        rows_raised: failed rows whose box raised an error.
+        rows_raised: failed rows whose box raised an error other than `TimeoutError`.
         rows_not_finite: failed rows whose box returned a value that is not finite.
-        rows_timed_out: failed rows that exceeded their time limit.
+        rows_timed_out: failed rows that exceeded their time limit: a wrapper gave them up, or the box raised
+            `TimeoutError`.
         rows_lost: failed rows whose workers died.
         rows_retried: rows that failed and were run again by a `Retrying`, counted each time.
         rows_recovered: failed rows that a `Fallback` has answered.

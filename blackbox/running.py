@@ -156,8 +156,9 @@ def _call(box: BlackBoxFunction, method: Any, copies: tuple[Any, ...]) -> Any:  
 
 
 def _raised(box: BlackBoxFunction, error: Exception) -> FailedRow:
+    kind = Failure.TIMED_OUT if isinstance(error, TimeoutError) else Failure.RAISED
     # A kept error without its traceback, whose frames would hold this row's arrays in a cycle.
-    return FailedRow(Failure.RAISED, error if box.failures == "raise" else error.with_traceback(None))
+    return FailedRow(kind, error if box.failures == "raise" else error.with_traceback(None))
 
 
 def _checked(

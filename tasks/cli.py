@@ -322,6 +322,11 @@ def _check(command: CheckCommand) -> int:
     """Print what was found; the exit status is 1 where a fault was."""
     from blackbox import conformance
 
+    if command.samples is not None and not command.samples.is_file():
+        raise ConfigurationError(
+            f"--samples: no such file {command.samples}. Save rows with numpy.save, or by the inputs' names "
+            "with numpy.savez."
+        )
     box = _box(command)
     out = None if command.out is None else str(command.out)
     return conformance.command(

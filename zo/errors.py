@@ -17,6 +17,7 @@ __all__ = [
     "RanksError",
     "TangentError",
     "TangentWarning",
+    "UnitsWarning",
     "ZeroGradientWarning",
 ]
 
@@ -47,6 +48,10 @@ class NoiseWarning(UserWarning):
 
 class ZeroGradientWarning(UserWarning):
     """A gradient is exactly zero everywhere: no weight that was moved changed the loss."""
+
+
+class UnitsWarning(UserWarning):
+    """Numbers of one input have units so different that no one `mu` is right for all of them."""
 
 
 class DerivativeError(BlackBoxError, RuntimeError):

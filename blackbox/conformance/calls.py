@@ -33,11 +33,11 @@ WORK = f"import sys; from {__name__} import work; work(*sys.argv[1:])"  # what a
 
 def thread_safety(probe: Probe) -> Finding:
     """Four threads, each with other rows, 40 calls each; three where rows are limited."""
-    count = min(8, len(probe.samples[0]))
+    count = _count(probe)
     rounds = MEETINGS if probe.limit is None else ROUNDS
+    probe.spend(THREADS * (1 + rounds) * count)
     batches = [probe.rows(count * thread + thread, count) for thread in range(THREADS)]
-    alone = [probe(batch) for batch in batches]
-    probe.spend(THREADS * rounds * count)
+    alone = [probe.uncounted(batch) for batch in batches]
     together = Barrier(THREADS)
 
     def in_a_thread(batch: Arrays) -> list[Arrays | str]:
@@ -111,10 +111,10 @@ def process_safety(probe: Probe) -> list[Finding]:
             Finding(names[0], Verdict.OK, sentence, len(box), "bytes"),
             Finding(names[1], Verdict.SKIPPED, "Not measured: no processes were to be started."),
         ]
-    count = min(8, len(probe.samples[0]))
+    count = _count(probe)
+    probe.spend((1 + WORKERS * ROUNDS) * count)
     arrays = probe.rows(0, count)
-    here = probe(arrays)
-    probe.spend(WORKERS * ROUNDS * count)
+    here = probe.uncounted(arrays)
     replies = in_processes(box, arrays)
     if not any(reply.rebuilt for reply in replies):
         sentence = (
@@ -126,6 +126,11 @@ def process_safety(probe: Probe) -> list[Finding]:
             Finding(names[1], Verdict.SKIPPED, "Not measured: it cannot be sent to another process."),
         ]
     return [_same(probe, here, replies, len(box)), _safe(probe, here, replies)]
+
+
+def _count(probe: Probe) -> int:
+    """Rows of a call: half as many where rows are limited, so that some are left for later checks."""
+    return min(8 if probe.limit is None else 4, len(probe.samples[0]))
 
 
 def _same(probe: Probe, here: Arrays, replies: list[Reply], size: int) -> Finding:

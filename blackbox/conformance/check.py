@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
@@ -30,19 +31,21 @@ from blackbox.conformance.probe import (
     Samples,
     given_samples,
     keeping,
+    not_measured,
     read_samples,
     standard_draws,
 )
-from blackbox.conformance.report import Finding, Report, Verdict
+from blackbox.conformance.report import NO_SAMPLES, Finding, Report, Verdict
 from blackbox.conformance.rows import batch_mates, batch_size, determinism, memory, row_order
 from blackbox.conformance.smoothness import smoothness
 from blackbox.errors import ConfigurationError, OutputError
 from blackbox.function import BlackBoxFunction
 
+WIDTH = 100  # of the table where there is no terminal
 Check = Callable[[Probe], Finding | list[Finding]]
 
-# What matters most comes first, so that a small budget is spent on it. Determinism is before all checks that
-# compare answers, quantisation before noise and smoothness.
+# What takes few rows comes first, so that a small budget is spent on it. Determinism is before all checks
+# that compare answers, quantisation before noise and smoothness.
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("determinism", determinism),
     ("memory", memory),
@@ -51,11 +54,11 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("batch size", batch_size),
     ("inputs left alone", inputs_left_alone),
     ("NaN inputs", nan_inputs),
+    ("thread safety", thread_safety),
+    ("process safety", process_safety),
     ("quantisation", quantisation),
     ("noise level", noise_and_mu),
     ("smoothness", smoothness),
-    ("thread safety", thread_safety),
-    ("process safety", process_safety),
 )
 
 
@@ -108,7 +111,7 @@ def check_black_box(
         inputs, places = tuple(array[kept] for array in inputs), places[kept]
     taken = len(places)
     probe = Probe(box, inputs, rows, seed, processes)
-    probe.places = places
+    probe.places, probe.drawn = places, samples is None
     with keeping(box):
         findings = _all_findings(probe, progress or (lambda check, rows: None))
     measured = tuple(probe.measured.recommendations)
@@ -122,10 +125,9 @@ def _all_findings(probe: Probe, progress: Callable[[str, int], None]) -> list[Fi
         with watched() as left:
             findings = answers(probe)
     except OutOfRowsError as out:
-        return [_out_of_rows("answers", out)]
+        return [not_measured(probe, "answers", out)]
     if len(probe.samples[0]) < 2 or not probe.base:
-        sentence = "Not measured: fewer than two samples were answered."
-        return [*findings, *(Finding(name, Verdict.SKIPPED, sentence) for name, _ in CHECKS)]
+        return [*findings, *(Finding(name, Verdict.SKIPPED, NO_SAMPLES) for name, _ in CHECKS)]
     state: Check = lambda probe: global_state(probe, left)  # noqa: E731
     for name, check in (("global state", state), *CHECKS):
         progress(name, probe.spent)
@@ -133,15 +135,11 @@ def _all_findings(probe: Probe, progress: Callable[[str, int], None]) -> list[Fi
             with watched():
                 found = check(probe)
         except OutOfRowsError as out:
-            found = _out_of_rows(name, out)
+            found = not_measured(probe, name, out)
         except BoxRaisedError as raised:
             found = _raised(name, raised.__cause__)
         findings += found if isinstance(found, list) else [found]
     return findings
-
-
-def _out_of_rows(name: str, out: OutOfRowsError) -> Finding:
-    return Finding(name, Verdict.SKIPPED, f"Not measured: {out}. Raise rows.")
 
 
 def _raised(name: str, cause: BaseException | None) -> Finding:
@@ -187,7 +185,9 @@ def command(
     if out == "-":
         print(report.to_json(), end="")
     else:
-        (console or Console()).print(report)
+        # Without a terminal rich takes 80 columns, of which the table leaves 25 for sentences.
+        wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH
+        (console or Console(width=wide)).print(report)
         if out is not None:
             Path(out).write_text(report.to_json(), encoding="utf-8")
     return 1 if report.faults else 0

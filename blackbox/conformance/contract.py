@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from blackbox.arrays import finite_rows
-from blackbox.conformance.probe import Arrays, BoxRaisedError, Probe
-from blackbox.conformance.report import Finding, Verdict
+from blackbox.conformance.probe import Arrays, BoxRaisedError, Probe, how_to_give_samples
+from blackbox.conformance.report import NO_SAMPLES, Finding, Verdict
 from blackbox.errors import OutputError
 from blackbox.failures import whereabouts
 
@@ -54,7 +54,7 @@ def answers(probe: Probe) -> list[Finding]:
         why = _why(probe, row, int(probe.places[first]), why)
     probe.samples = tuple(array[alive] for array in probe.samples)
     probe.base = given
-    return [_shapes(probe, broken), _answered(int(alive.sum()), count, why, broken is not None)]
+    return [_shapes(probe, broken), _answered(probe, int(alive.sum()), count, why, broken is not None)]
 
 
 def _why(probe: Probe, row: Arrays, number: int, raised: str) -> str:
@@ -81,11 +81,11 @@ def _shapes(probe: Probe, broken: OutputError | None) -> Finding:
     if broken is not None:
         return Finding(SHAPES, Verdict.FAULT, str(broken))
     if not len(probe.samples[0]):
-        return Finding(SHAPES, Verdict.SKIPPED, "Not measured: no row was answered.")
+        return Finding(SHAPES, Verdict.SKIPPED, NO_SAMPLES)
     return Finding(SHAPES, Verdict.OK, "Outputs keep their specs, for one row and for many.")
 
 
-def _answered(alive: int, count: int, why: str, broken: bool) -> Finding:
+def _answered(probe: Probe, alive: int, count: int, why: str, broken: bool) -> Finding:
     failed = count - alive
     if not failed and not why:
         return Finding("answers", Verdict.OK, f"All {count} samples are answered.", 0.0, "of the rows failed")
@@ -93,7 +93,9 @@ def _answered(alive: int, count: int, why: str, broken: bool) -> Finding:
         said = f"{failed} of {count} rows failed: {why or 'their shapes or dtypes are broken'}."
     else:
         said = f"A call of {count} rows raised, each row alone did not: {why}."
-    mend = "Mend the box, or give samples that it is made for: check_black_box(box, samples=...)."
+    drawn = "Inputs were standard normal draws: give rows of your problem,"
+    mend = drawn if probe.drawn else "Mend the box, or give samples that it is made for:"
+    mend = f"{mend} {how_to_give_samples(probe.box)}."
     fault = not failed or (alive < 2 and not broken)
     verdict = Verdict.FAULT if fault else Verdict.WARNING
     return Finding("answers", verdict, f"{said} {mend}", failed / count, "of the rows failed")

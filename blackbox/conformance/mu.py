@@ -16,9 +16,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from blackbox.arrays import spreads_apart
 from blackbox.conformance.noise import POINTS, measure_noise
-from blackbox.conformance.probe import Lines, OutOfRowsError, Probe, Responses, draw_lines
+from blackbox.conformance.probe import Lines, OutOfRowsError, Probe, Responses, draw_lines, not_measured
 from blackbox.conformance.report import Finding, Recommendation, Steps, Verdict
 
 LINES, FEWEST = 32, 2  # lines for each input: the most, and with a small budget the fewest
@@ -40,11 +42,16 @@ def noise_and_mu(probe: Probe) -> list[Finding]:
     findings, noise = [], np.zeros(len(responses.output))
     for place in inputs:
         along = draw_lines(probe, place, count, "directions")
-        own = measure_noise(responses, along)
-        noise = np.maximum(noise, own)
-        steps = recommend(responses, along, own)
-        single = recommend(responses, draw_lines(probe, place, count, "coordinates"), own)
-        findings.append(_mu(probe, place, single, steps))
+        try:
+            own = measure_noise(responses, along)
+            noise = np.maximum(noise, own)
+            steps = recommend(responses, along, own)
+            single = recommend(responses, draw_lines(probe, place, count, "coordinates"), own)
+            findings.append(_mu(probe, place, single, steps))
+        except OutOfRowsError as out:
+            if not noise.any():
+                raise
+            findings.append(not_measured(probe, f"mu of {probe.box.inputs[place].name!r}", out))
     for place in responses.places:
         level = noise[responses.output == place]
         probe.measured.noise[place] = float(np.sqrt(np.square(level).mean())) * responses.spread[place]
@@ -75,10 +82,11 @@ def _mu(probe: Probe, place: int, single: Steps | None, along: Steps | None) -> 
         sentence = (
             "The outputs do not change along this input, up to its own spread, so no mu gives a gradient. If "
             "it has no effect, say differentiable=False; if outputs are steps, give samples that lie farther "
-            "apart."
+            "apart, or learn the box from its values (zo.StudentTangent, the method student)."
         )
         return Finding(name, Verdict.WARNING, sentence)
-    found = Recommendation(spec.name, math.prod(spec.shape), single, along)
+    _, unit = probe.unit(place)
+    found = Recommendation(spec.name, math.prod(spec.shape), single, along, unit)
     probe.measured.recommendations.append(found)
     long_forward, long_central = found.long_directions
     said = (
@@ -91,13 +99,33 @@ def _mu(probe: Probe, place: int, single: Steps | None, along: Steps | None) -> 
         said += (
             " No curvature is distinguishable from noise: forward steps are as long as the input's spread."
         )
-    if spec.scale is not None:
-        said += " These are in the input's own units: divide by the spec's scale for zo.differentiable."
+    if unit == "scale":
+        said += " These are in the scale of the input's spec, as zo takes them."
+    elif unit == "spread":
+        apart = spreads_apart(spec, torch.from_numpy(probe.samples[place]))
+        assert apart is not None
+        said += (
+            f" Numbers of {spec.name!r} vary by {apart[0]:.1g} to {apart[1]:.1g} over the samples: no one mu "
+            "is right for all, and these are in the spread of each. Give the spec "
+            "scale=samples.std(axis=0), and zo takes its mu so."
+        )
     best = min(single.forward_error, single.central_error, along.forward_error, along.central_error)
     if best > USELESS:
-        said += " Noise drowns the slopes at any mu: make the box less noisy, or average over many queries."
+        said += _useless(probe)
         return Finding(name, Verdict.WARNING, said, single.forward, "forward, a coordinate")
-    return Finding(name, Verdict.OK, said, single.forward, "forward, a coordinate")
+    verdict = Verdict.WARNING if unit == "spread" else Verdict.OK
+    return Finding(name, verdict, said, single.forward, "forward, a coordinate")
+
+
+def _useless(probe: Probe) -> str:
+    """What is to be done where no mu gives a slope: equal calls that agree to the bit are not noisy."""
+    if any(probe.measured.jitter) or not probe.box.deterministic:
+        return " Noise drowns the slopes at any mu: make the box less noisy, or average over many queries."
+    return (
+        " No mu gives slopes, and not for noise, since equal calls agree: the outputs bend, jump or come in "
+        "steps within every step that is above their rounding. Learn the box from its values "
+        "(zo.StudentTangent, the method student), or smooth it."
+    )
 
 
 def _percent(error: float) -> str:

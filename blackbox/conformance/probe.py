@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from blackbox.arrays import to_rows
-from blackbox.conformance.report import Recommendation
+from blackbox.arrays import spreads, spreads_apart, to_rows
+from blackbox.conformance.report import Finding, Recommendation, Unit, Verdict
 from blackbox.definition import check_complete
 from blackbox.errors import InputError
 from blackbox.failures import Outcome
@@ -66,6 +66,7 @@ class Probe:
     ) -> None:
         self.box = box
         self.samples = samples
+        self.drawn = False  # by us, not given
         self.places = np.arange(len(samples[0]))  # of the samples among those that were given
         self.base: Arrays = ()  # the samples' answers, once they are known
         self.limit = rows
@@ -121,6 +122,20 @@ class Probe:
         except Exception as error:
             raise BoxRaisedError from error
 
+    def unit(self, place: int) -> tuple[np.ndarray, Unit]:
+        """What each number of an input is moved in, `(size,)`, and what that is.
+
+        The spec's scale; without one, where the units of the numbers seem to differ, their spreads over the
+        samples (the median one for numbers that are constant); else 1.
+        """
+        spec = self.box.inputs[place]
+        if spec.scale is not None:
+            return np.array(spec.scale), "scale"
+        found = spreads(torch.from_numpy(self.samples[place])).numpy()
+        if spreads_apart(spec, torch.from_numpy(self.samples[place])) is None:
+            return np.ones(len(found)), "own"
+        return np.where(found > 0, found, np.median(found[found > 0])), "spread"
+
     def rows(self, first: int, count: int) -> Arrays:
         """`count` samples from the `first` on; beyond the last they begin anew."""
         return self.pick(np.arange(first, first + count) % len(self.samples[0]))
@@ -128,6 +143,15 @@ class Probe:
     def pick(self, index: np.ndarray) -> Arrays:
         """The samples at these places, as new arrays."""
         return tuple(array[index] for array in self.samples)
+
+
+def not_measured(probe: Probe, check: str, out: OutOfRowsError) -> Finding:
+    """The finding of a check that did not fit into the rows, with how many measure every line."""
+    inputs = sum(spec.differentiable for spec in probe.box.inputs)
+    wide = any(array.dtype == np.float64 for array in probe.samples)
+    rows = 1000 * math.ceil((8 if wide else 6) * (1 + 2 / 3 * max(0, inputs - 1)))
+    sentence = f"Not measured: {out}. Take more, such as --rows {rows}, in Python rows={rows}."
+    return Finding(check, Verdict.SKIPPED, sentence)
 
 
 @contextmanager
@@ -192,20 +216,39 @@ def read_samples(box: BlackBoxFunction, path: str | Path) -> Arrays:
     try:
         content = np.load(path, allow_pickle=False)  # what comes from elsewhere is never unpickled
         if isinstance(content, np.ndarray):
-            return (content,)
+            if len(names) == 1:
+                return (content,)
+            raise InputError(
+                f"{path}: expected {len(names)} arrays, {', '.join(names)}, got the one of an .npy file. "
+                f"{_savez(names)}"
+            )
         with content:
             missing = [name for name in names if name not in content.files]
             if not missing:
                 return tuple(content[name] for name in names)
             found = ", ".join(content.files)
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(
             f"{path}: expected arrays of numbers, got: {error} Save them with numpy.savez."
         ) from error
     raise InputError(
-        f"{path}: expected the arrays {', '.join(names)}, got {found or 'none'}. "
-        f"Save them with numpy.savez(path, {', '.join(f'{name}=...' for name in names)})."
+        f"{path}: expected the arrays {', '.join(names)}, got {found or 'none'}. {_savez(names)}"
     )
+
+
+def _savez(names: Sequence[str]) -> str:
+    each = ", ".join(f"{name}=..." for name in names)
+    return f"Save them under the inputs' names, with numpy.savez('samples.npz', {each})."
+
+
+def how_to_give_samples(box: BlackBoxFunction) -> str:
+    """The words that end a message about samples: the command's option, its files, and Python's argument."""
+    names = ", ".join(spec.name for spec in box.inputs)
+    one = len(box.inputs) == 1
+    file = "FILE.npy" if one else f"FILE.npz (with the arrays {names})"
+    return f"--samples {file}, in Python check_black_box(box, samples=...)"
 
 
 def _drawn(spec: ArraySpec, generator: np.random.Generator) -> np.ndarray:
@@ -239,8 +282,8 @@ class Lines:
     Attributes:
         place: which input.
         rows: `(lines,)`, the sample that each line goes through.
-        directions: `(lines, size)`, of unit length.
-        longest: the length over which the input varies along such a line, in its units.
+        directions: `(lines, size)`, of unit length in the unit of the input's numbers (`Probe.unit`).
+        longest: the length over which the input varies along such a line, in that unit, as all lengths are.
         shortest: the length below which the input's own rounding shows.
     """
 
@@ -316,7 +359,8 @@ class Responses:
 
 def draw_lines(probe: Probe, place: int, count: int, kind: Kind) -> Lines:
     """Lines through samples taken in turn: along single coordinates, or in directions of a sphere."""
-    samples = probe.samples[place].reshape(len(probe.samples[place]), -1).astype(np.float64)
+    unit, _ = probe.unit(place)
+    samples = probe.samples[place].reshape(len(probe.samples[place]), -1).astype(np.float64) / unit
     size = samples.shape[1]
     if kind == "directions":
         directions = probe.generator.standard_normal((count, size))
@@ -330,7 +374,7 @@ def draw_lines(probe: Probe, place: int, count: int, kind: Kind) -> Lines:
     longest = _spread(samples) * stretch
     rounding = precision(probe.samples[place]) * math.sqrt(np.square(samples).mean()) * stretch
     rows = np.resize(probe.generator.permutation(len(samples)), count)
-    return Lines(place, rows, directions, longest, min(longest, 16 * rounding))
+    return Lines(place, rows, directions * unit, longest, min(longest, 16 * rounding))
 
 
 def _spread(values: np.ndarray) -> float:

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from enum import Enum
+from typing import Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -49,9 +50,13 @@ class Finding:
         return f"{self.number:{',.0f' if whole else '.2g'}} {self.unit}".strip()
 
 
+# Of a mu: the input's own unit, its spec's scale, or the spread of each of its numbers over the samples.
+Unit = Literal["own", "scale", "spread"]
+
+
 @dataclass(frozen=True)
 class Steps:
-    """The best steps along one kind of line, in the input's units, and what they leave wrong.
+    """The best steps along one kind of line, and what they leave wrong.
 
     Attributes:
         forward: mu for forward differences.
@@ -77,6 +82,10 @@ class Recommendation:
         input: the name of the input.
         size: how many numbers the input has.
         coordinates: the steps along single coordinates, for `CGE`.
+        unit: what the steps are in: "own", the input's own unit; "scale", its spec's scale, in which
+            `zo.differentiable` takes its mu; "spread", the spread of each number over the samples, for an
+            input without a scale whose spreads are so far apart that no one mu is right in its own unit: with
+            `scale=` these spreads in its spec they are as "scale".
         directions: the steps along directions of unit length, for `RowRGE` with "orthogonal" or "sphere".
             Directions of "gaussian" and "rademacher" are longer by the square root of `size`, so their mu is
             smaller by as much: `long_directions`.
@@ -86,6 +95,7 @@ class Recommendation:
     size: int
     coordinates: Steps
     directions: Steps
+    unit: Unit = "own"
 
     @property
     def long_directions(self) -> tuple[float, float]:
@@ -93,11 +103,13 @@ class Recommendation:
         return self.directions.forward / math.sqrt(self.size), self.directions.central / math.sqrt(self.size)
 
 
+IN_UNIT: dict[Unit, str] = {"own": "", "scale": " scales", "spread": " spreads"}  # after a length
 NOT_SEEN = (
     "No check sees a box that is random and seeds itself anew in each call: it passes for deterministic, and "
     "its noise, the same every time, for a part of the function. Nor state that changes later or on a "
     "schedule, nor what lies beside the samples and the lines through them."
 )
+NO_SAMPLES = "Not measured: fewer than two samples were answered."
 COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAULT: "bold red", Verdict.SKIPPED: "dim"}
 
 
@@ -168,14 +180,14 @@ class Report:
         """One line: how many faults and warnings, and what it cost."""
         faults, warnings = len(self.faults), len(self.warnings)
         said = f"{self.box}: {_count(faults, 'fault')}, {_count(warnings, 'warning')}, {self.rows:,} rows."
-        if self.drawn:
+        lost = next((each for each in self.findings if each.check == "answers" and each.number), None)
+        if self.drawn and lost is None:
             said += " Inputs were standard normal draws, times their scale; samples of your problem say more."
         elif self.taken < self.given:
             said += f" {self.taken} of the {self.given:,} samples were taken, spread over all of them."
         left_out = len(self.of(Verdict.SKIPPED))
         if left_out:
             said += f" {_count(left_out, 'line')} not measured."
-        lost = next((each for each in self.findings if each.check == "answers" and each.number), None)
         return said if lost is None else f"{said}\n{lost.sentence}"
 
     def __rich__(self) -> RenderableType:
@@ -187,11 +199,14 @@ class Report:
         table.add_column("number", justify="right", max_width=22)
         table.add_column("what was seen", overflow="fold")
         for found in self.findings:
+            if found.verdict is Verdict.SKIPPED and found.sentence == NO_SAMPLES:
+                continue  # the summary says why, once
+            headline = found.check == "answers" and found.number
             table.add_row(
                 Text(found.check),
                 Text(found.verdict.value, style=COLOURS[found.verdict]),
                 Text(found.measured),
-                Text(found.sentence),
+                Text("See above." if headline else found.sentence),
             )
         return Group(Text(self.summary()), table, Text(NOT_SEEN, style="dim"))
 

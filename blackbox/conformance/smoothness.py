@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from blackbox.conformance.probe import Lines, Probe, Responses, draw_lines
-from blackbox.conformance.report import Finding, Verdict
+from blackbox.conformance.report import IN_UNIT, Finding, Verdict
 
 LINES, FEWEST, MOST = 24, 2, 400  # without a limit of rows; within a small one; within a large one
 POINTS = 33  # of the grid on a line
@@ -51,13 +51,14 @@ def smoothness(probe: Probe) -> Finding:
         return Finding("smoothness", Verdict.SKIPPED, "Not measured: no derivative is wanted of this box.")
     responses, before = Responses(probe), probe.spent
     count = _affordable_lines(probe, len(inputs))
-    found: list[tuple[str, Jump]] = []
+    found: list[tuple[str, Jump]] = []  # each with where it is, in words
     lengths, failed = [], 0.0
     for place in inputs:
         name, lines = probe.box.inputs[place].name, draw_lines(probe, place, count, "directions")
         jumps, share = _search(responses, lines)
-        found += [(name, jump) for jump in jumps]
-        lengths.append(f"{2 * lines.longest:.2g} in {name!r}")
+        unit = IN_UNIT[probe.unit(place)[1]]
+        found += [(f"along {name!r}, {abs(jump.length):.3g}{unit} from", jump) for jump in jumps]
+        lengths.append(f"{2 * lines.longest:.2g}{unit} in {name!r}")
         failed = max(failed, share)
     where = f"on {count} lines of length {', '.join(lengths)}, in {probe.spent - before:,} rows"
     if failed:
@@ -66,10 +67,10 @@ def smoothness(probe: Probe) -> Finding:
         steps = " and the steps of quantised outputs" if any(probe.measured.quanta) else ""
         sentence = f"Found no jump {where}. Jumps below {JUMP:g} of an output's spread{steps} do not count."
         return Finding("smoothness", Verdict.OK, sentence, 0, "jumps")
-    name, worst = max(found, key=lambda item: item[1].height / responses.spread[item[1].output])
+    there, worst = max(found, key=lambda item: item[1].height / responses.spread[item[1].output])
     sentence = (
-        f"Output {probe.box.outputs[worst.output].name!r} jumps by {worst.height:.2g} along {name!r}, "
-        f"{abs(worst.length):.3g} from a sample; found {len(found)} jump{'s' if len(found) > 1 else ''} "
+        f"Output {probe.box.outputs[worst.output].name!r} jumps by {worst.height:.2g} {there} a "
+        f"sample; found {len(found)} jump{'s' if len(found) > 1 else ''} "
         f"{where}. A difference across a jump is no slope. Look for an if, an impact, a table, a mesh or a "
         "number of iterations that changes, and smooth it if you can. The mu above is for slopes between "
         "jumps; a much larger one averages over them."
@@ -78,11 +79,11 @@ def smoothness(probe: Probe) -> Finding:
 
 
 def _affordable_lines(probe: Probe, inputs: int) -> int:
-    """As many lines as two thirds of the rows that are left allow; the rest is for later checks."""
+    """As many lines as the rows that are left allow."""
     if math.isinf(probe.left):
         return LINES
     dearest = POINTS + PLACES * (2 * BISECTIONS + 2 * BESIDE + 1)
-    return int(min(MOST, max(FEWEST, probe.left * 2 / 3 / inputs / dearest)))
+    return int(min(MOST, max(FEWEST, probe.left / inputs / dearest)))
 
 
 def _search(responses: Responses, lines: Lines) -> tuple[list[Jump], float]:

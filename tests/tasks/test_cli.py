@@ -123,6 +123,7 @@ WRONG = [  # (words, words of the message)
     (["check", "lorenz-96", "sites=3"], ["sites", "3"]),
     (["check", "lorenz-96", "sites=[3]"], ["sites: expected a number"]),
     (["check", "lorenz-96", "sites"], ["'sites'", "name=value"]),
+    (["check", "lorenz-96", "--samples", "no.npz"], ["blackbox: --samples: no such file no.npz"]),
     (["serve", "lorenz-96", "dt=fast"], ["lorenz-96, dt: expected a number"]),
     (["serve", "lorenz-96", "--port", "http"], ["http", "int"]),
     (["run", "toy", "--seeds", "0"], ["--seeds: expected 1 to 10,000, got 0"]),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -572,6 +574,64 @@ def test_a_constant_box_is_said_once(estimator, settings):
         found = gradient_of(solver, x)
     assert found.abs().max() < 1e-3 if settings else (found == 0).all()
     gradient_of(solver, x)  # warnings are errors here
+
+
+class Forest(Sine):
+    """Steps of a tenth: hardly a row is so near to the next that a thousandth reaches it."""
+
+    def evaluate_rows(self, x):
+        return np.floor(10 * x)
+
+
+@pytest.mark.parametrize("settings", [{}, {"tangent": zo.LowRankTangent()}], ids=["mean", "tangent"])
+def test_a_box_whose_rows_hardly_ever_answer_is_said_once_after_three_calls(settings):
+    solver = zo.differentiable(Forest(), zo.RowRGE(1e-3, 2), **settings)
+    x = weights(400, 4)
+    for _ in range(2):  # warnings are errors here, and not every row stands still
+        gradient_of(solver, x)
+    with pytest.warns(zo.ZeroGradientWarning, match=r"of the first 1200 rows.*StudentTangent") as caught:
+        gradient_of(solver, x)
+    still = int(re.search(r"(\d+) of the first 1200", str(caught[0].message))[1])
+    assert 0.9 * 1200 < still < 1200
+    gradient_of(solver, x)
+    wide = zo.differentiable(Forest(), zo.RowRGE(0.3, 2), **settings)  # which crosses steps
+    for _ in range(4):
+        gradient_of(wide, x)
+
+
+# Units that are far apart
+
+
+def with_scale(scale: Any, shape: tuple[int, ...] = (4,)) -> zo.box_gradient.DifferentiableBox:
+    class Scaled(Sine):
+        inputs = outputs = (ArraySpec("x", shape, scale=scale),)
+
+    return zo.differentiable(Scaled(), zo.RowRGE(1e-3, 2))
+
+
+UNITS = torch.tensor([1e-3, 1.0, 30.0, 1e3], dtype=torch.float64)
+
+
+def test_numbers_in_units_far_apart_are_said_once():
+    solver, x = with_scale(None), weights(32, 4) * UNITS
+    with pytest.warns(zo.errors.UnitsWarning, match=r"'x' in units of one size.*scale=samples\.std"):
+        gradient_of(solver, x)
+    gradient_of(solver, x)  # warnings are errors here
+    gradient_of(with_scale(UNITS.tolist()), x)
+    gradient_of(with_scale(None), weights(4, 4) * UNITS)  # too few rows to tell
+
+
+def test_what_varies_by_nature_is_no_reason_to_warn():
+    """A front on a line, an image with a border, numbers that are constant or of one size."""
+    place = torch.linspace(0, 1, 64, dtype=torch.float64)
+    front = torch.tanh(20 * (place - 0.3 - 0.05 * weights(32, 1))) + 1e-4 * weights(32, 64)
+    gradient_of(with_scale(None, (64,)), front)
+    image = weights(32, 64).reshape(32, 8, 8) * 1e-4
+    image[:, 2:6, 2:6] *= 1e4
+    gradient_of(with_scale(None, (8, 8)), image)
+    x = weights(32, 64)
+    x[:, :8], x[:, 8:10] = 5.0, x[:, 8:10] * 1e-4  # constant; two of 56 that hardly vary
+    gradient_of(with_scale(None, (64,)), x)
 
 
 def test_a_gradient_of_zero_that_arrives_is_no_reason_to_warn():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,11 +12,12 @@ from torch import Tensor, nn
 from blackbox import BlackBoxFunction
 from blackbox.checks import check_count, check_fraction
 from zo.box_gradient.autograd_function import BlackBoxCall
+from zo.box_gradient.once import Once
 from zo.box_gradient.row_queries import RowQueries, alive_rows, as_rows, plan_queries, row_differences
 from zo.box_gradient.row_rge import RowRGE
 from zo.box_gradient.tangent_rows import TangentRows
 from zo.draws import Key
-from zo.errors import ConfigurationError, FailedQueriesError, ZeroGradientWarning
+from zo.errors import ConfigurationError, FailedQueriesError
 from zo.estimators.cge import CGE
 from zo.estimators.rge import RGE
 from zo.failures import bearable
@@ -147,7 +147,7 @@ class DifferentiableBox(nn.Module):
         self.max_dropped = max_dropped
         self.counts = RowCounts()
         self._tangent = None if tangent is None else TangentRows(box, tangent)
-        self._told_of_zero = False
+        self._once = Once(box)
 
     def forward(self, *arrays: Any) -> Any:  # noqa: ANN401 - same kind as comes in
         """Evaluate every row; as the box itself, and with a graph where an input requires a gradient.
@@ -200,6 +200,8 @@ class DifferentiableBox(nn.Module):
         alive = alive_rows(results)
         if len(alive) and used:
             key = Key(self.seed, call)
+            if self.estimator is not None and getattr(self.estimator, "basis", None) is None:
+                self._once.units(call, perturbed, base, alive)
             queries = plan_queries(self.box, self.estimator, base, perturbed, alive, key, self.max_rows)
             arriving = {place: c.reshape(results[place].shape)[alive] for place, c in used.items()}
             pieces = self._estimates(call, queries, [tensor[alive] for tensor in results], arriving)
@@ -213,7 +215,7 @@ class DifferentiableBox(nn.Module):
         """Gradients `(rows, size)` of the perturbed inputs, of the rows that are alive."""
         if self._tangent is not None:
             pairs = self._tangent.pairs(queries, outputs)
-            self._count(call, pairs.valid, bool(pairs.response.any()), queries.perturbed)
+            self._count(call, pairs.valid, pairs.response.ne(0).any(dim=-1).any(dim=0), queries.perturbed)
             found = self._tangent.pull_back(call, pairs, cotangents)
             return [found[place] for place in queries.perturbed]
         kept = {place: outputs[place] for place in cotangents}
@@ -222,8 +224,8 @@ class DifferentiableBox(nn.Module):
         sizes = [queries.inputs[place][0].numel() for place in queries.perturbed]
         return list(queries.reduce(differences, valid).split(sizes, dim=1))
 
-    def _count(self, call: int, valid: Tensor, answered: bool, perturbed: list[int]) -> None:
-        """Count the queries of a call; refuse too many failures, and say once that nothing answers."""
+    def _count(self, call: int, valid: Tensor, answered: Tensor, perturbed: list[int]) -> None:
+        """Count the queries of a call; refuse too many failures, and say once that few rows answer."""
         rows, dropped = valid.numel(), int((~valid).sum())
         self.counts.rows += rows
         self.counts.dropped += dropped
@@ -233,17 +235,8 @@ class DifferentiableBox(nn.Module):
                 f"rows to fail, {dropped} did. See the black box's ledger; a smaller mu keeps them nearer to "
                 "the base, max_dropped lets more of them go."
             )
-        if rows and not answered and not self._told_of_zero:
-            self._told_of_zero = True
-            names = ", ".join(self.box.inputs[place].name for place in perturbed)
-            warnings.warn(
-                f"{self.box!r}, call {call}: expected outputs that follow {names}, got the same ones from "
-                f"all {rows} perturbed rows: a derivative of exactly zero. Either the box does not depend on "
-                "its input, or mu is below what it resolves: check_black_box recommends one. This is "
-                "said once.",
-                ZeroGradientWarning,
-                stacklevel=2,
-            )
+        if rows:
+            self._once.answers(call, perturbed, answered)
 
     @property
     def tangent(self) -> Tangent | None:

@@ -168,7 +168,7 @@ def _units(spec: ArraySpec, array: Tensor) -> Tensor:
 
 def row_differences(
     queries: RowQueries, outputs: dict[int, Tensor], cotangents: dict[int, Tensor]
-) -> tuple[Tensor, Tensor, bool]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Change of <cotangent, output> of every query and row.
 
     Args:
@@ -178,9 +178,10 @@ def row_differences(
 
     Returns:
         `(queries, rows)` float64, zero where the query failed; `(queries, rows)` bool, False there; and
-        whether any query changed any of these outputs.
+        `(rows,)` bool, whether any query changed any of these outputs.
     """
-    scalars, valid, answered = [], [], False
+    scalars, valid = [], []
+    answered = torch.zeros(len(queries.values), dtype=torch.bool, device=queries.values.device)
     for row, _, results in queries.run():
         scalar = torch.zeros(len(row), dtype=torch.float64, device=row.device)
         finite = torch.ones(len(row), dtype=torch.bool, device=row.device)
@@ -190,7 +191,7 @@ def row_differences(
             finite &= torch.isfinite(change).all(dim=1)
             cotangent = cotangents[place][row].reshape(len(row), -1)
             scalar += (change.double() * cotangent.double()).sum(dim=1)
-            answered = answered or bool((change != 0).any())
+            answered[row[(change != 0).any(dim=1)]] = True
         scalars.append(torch.where(finite, scalar, 0.0))
         valid.append(finite)
     shape = queries.steps.shape

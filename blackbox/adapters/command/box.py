@@ -9,13 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from blackbox.adapters.command import files, process
-from blackbox.adapters.command.files import FileName, array_files_of, checked_name, content, existing
-from blackbox.adapters.command.templates import Template, templates_of
+from blackbox.adapters.command.files import (
+    FileName,
+    WrongShapeError,
+    array_files_of,
+    checked_name,
+    content,
+    existing,
+)
+from blackbox.adapters.command.templates import Template, templates_of, unknown
 from blackbox.checks import check_count, check_positive
-from blackbox.errors import ConfigurationError
-from blackbox.failures import Policy
+from blackbox.errors import ConfigurationError, OutputError
+from blackbox.failures import Outcome, Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.spec import ArraySpec, check_specs
 
@@ -41,7 +49,8 @@ class CommandLine(BlackBoxFunction):
 
     A run fails, and with it its rows, if the program cannot be started, exits with a status other than 0,
     takes longer than `timeout`, or leaves no file with numbers of the expected shape. The message has the
-    last lines of stderr. Calls from several threads run side by side.
+    last lines of stderr. If all of the first rows, two or more, leave the same wrong shape, that is a fault
+    of the box, an `OutputError`. Calls from several threads run side by side.
 
     No process outlives its run. On Linux this includes processes that left their process group (`setsid`),
     and the case that this process is killed; they are found by the variable BLACKBOX_RUN in their
@@ -62,6 +71,7 @@ class CommandLine(BlackBoxFunction):
         outputs: the specs of the outputs.
         input_files: the file that each input is written to, by the input's name; or `(file, function)`.
         output_files: the file that each output is read from, by the output's name; or `(file, function)`.
+            Several outputs may come from one file if each has a function that takes it out.
         input_templates: the texts of files to write, by the file's name. A text has placeholders such as
             `{angle}`, `{shape[3]}` or `{angle:.3f}`; instead of the text you can give the `Path` of a file
             that contains it.
@@ -71,7 +81,8 @@ class CommandLine(BlackBoxFunction):
         vectorized: False for one run per row, with arrays of the specs' shapes; True for one run per block of
             rows, with `(rows, *shape)` in `input_files` and `output_files` and no placeholders.
         max_rows: the most rows of a block; None for all rows of a call.
-        timeout: the seconds that a run may take before all its processes are ended; None for no limit.
+        timeout: the seconds that a run may take before all its processes are ended and its rows count as
+            timed out; None for no limit.
         environment: variables set for the program, in addition to those of this process.
         scratch: the folder in which runs' folders are created; None for the system's temporary folder.
         keep_failed: True to keep the folder of a failed run; the message names it.
@@ -121,7 +132,7 @@ class CommandLine(BlackBoxFunction):
         self.scratch = None if scratch is None else existing("CommandLine, scratch", scratch)
         self._command = command_of(arguments, self.inputs, self._environment().get("PATH"))
         self._written = array_files_of("CommandLine, input_files", input_files, self.inputs)
-        self._read = array_files_of("CommandLine, output_files", output_files, self.outputs)
+        self._read = array_files_of("CommandLine, output_files", output_files, self.outputs, read=True)
         self._filled = templates_of("CommandLine, input_templates", input_templates, self.inputs)
         self._found = templates_of("CommandLine, output_templates", output_templates, self.outputs)
         self._copies = {
@@ -129,6 +140,7 @@ class CommandLine(BlackBoxFunction):
             for name, source in (copies or {}).items()
         }
         self._check_use()
+        self._first_shapes: list[str] | None = []  # wrong ones of the first rows; None once one was right
         super().__init__(failures=failures)
 
     def _check_use(self) -> None:
@@ -146,8 +158,10 @@ class CommandLine(BlackBoxFunction):
         ]
         used_out = [file.spec.name for file in self._read]
         used_out += [name for text in self._found.values() for name in text.names()]
-        check_use(self.inputs, used_in, "input")
-        check_use(self.outputs, used_out, "output")
+        words = [part.text if isinstance(part, Template) else str(part) for part in self._command[1:]]
+        filled, found = ([text.text for text in each.values()] for each in (self._filled, self._found))
+        check_use(self.inputs, used_in, "input", [*filled, *words])
+        check_use(self.outputs, used_out, "output", found)
         written = [file.file for file in self._written]
         for name in self._filled:
             if name in written:
@@ -156,6 +170,24 @@ class CommandLine(BlackBoxFunction):
                     "input_files too. Rename one."
                 )
         check_apart([*written, *self._filled], [*self._results()])
+
+    def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
+        """Run rows; the first ones tell whether the program gives what the specs say.
+
+        Raises:
+            OutputError: all of them, two or more, have the same wrong shape.
+        """
+        outcome = super().run_rows(inputs)
+        if self._first_shapes is not None:
+            errors = [why.error for why in outcome.failed.values() if isinstance(why.error, WrongShapeError)]
+            said = [str(error).partition(process.KEPT)[0] for error in errors]
+            self._first_shapes = self._first_shapes + said if len(said) == len(inputs[0]) else None
+            if self._first_shapes and self._first_shapes[1:] and len(set(self._first_shapes)) == 1:
+                raise OutputError(
+                    f"{self!r}: {errors[0]} All {len(self._first_shapes)} rows so far gave that. Mend the "
+                    "output's spec, or what the program writes."
+                )
+        return outcome
 
     def evaluate_rows(self, *arrays: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
         """One run, with a block of rows or, if not `vectorized`, with one."""
@@ -270,7 +302,7 @@ def command_of(
     return command
 
 
-def check_use(specs: Sequence[ArraySpec], used: Sequence[str], kind: str) -> None:
+def check_use(specs: Sequence[ArraySpec], used: Sequence[str], kind: str, texts: Sequence[str]) -> None:
     """Refuse inputs that reach the program in no way, and outputs that come from nowhere or twice."""
     for spec in specs:
         times = used.count(spec.name)
@@ -278,7 +310,7 @@ def check_use(specs: Sequence[ArraySpec], used: Sequence[str], kind: str) -> Non
             wanted = "some way to the program" if kind == "input" else "one file to be read from"
             raise ConfigurationError(
                 f"CommandLine, {kind} {spec.name!r}: expected {wanted}, got {times or 'none'}. "
-                f"Name it in {kind}_files or in {kind}_templates."
+                f"{unknown(texts, specs) if not times else ''}Name it in {kind}_files or in {kind}_templates."
             )
 
 

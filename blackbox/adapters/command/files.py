@@ -29,6 +29,10 @@ SUFFIXES = {
 }
 
 
+class WrongShapeError(ValueError):
+    """A file that a run left has an array of another shape; never leaves the package."""
+
+
 @dataclass(frozen=True)
 class ArrayFile:
     """An array, its file, and where an HDF5 file has it; or the function that writes or reads the file.
@@ -44,9 +48,11 @@ class ArrayFile:
 
 
 def array_files_of(
-    where: str, files: Mapping[str, FileName] | None, specs: Sequence[ArraySpec]
+    where: str, files: Mapping[str, FileName] | None, specs: Sequence[ArraySpec], *, read: bool = False
 ) -> list[ArrayFile]:
     """The files for arrays by name: "NAME.npy", "NAME.h5:place/in/it", "NAME.csv", or ("NAME", function).
+
+    Files that are `read` may have several arrays, each taken out by a function of its own.
 
     Raises:
         ConfigurationError: an array is not known, or a file cannot be used for it.
@@ -69,10 +75,13 @@ def array_files_of(
             )
         new = ArrayFile(known[name], file, place.strip("/") or name, function, code_of(where, name, function))
         for other in found:
+            if read and function is not None and other.function is not None:
+                continue
             if other.file == file and (form != "hdf5" or other.dataset == new.dataset):
+                mend = "take one .h5 file for all" + (", or (file, function) for each" if read else "")
                 raise ConfigurationError(
                     f"{where}: expected a file for each array, got {file!r} for {other.spec.name!r} and "
-                    f"{name!r}. Name another, or take one .h5 file for all."
+                    f"{name!r}. Name another, or {mend}."
                 )
         found.append(new)
     return found
@@ -253,7 +262,7 @@ def _check(path: Path, found: tuple[int, ...] | None, dtype: np.dtype[Any], shap
     if dtype.kind not in "biuf":
         raise ValueError(f"{path.name}: expected real numbers, got dtype {dtype}.")
     if found != shape:
-        raise ValueError(f"{path.name}: expected an array of shape {shape}, got {found}.")
+        raise WrongShapeError(f"{path.name}: expected an array of shape {shape}, got {found}.")
 
 
 def _read_text(path: Path, shape: tuple[int, ...], floating: bool) -> Array:
@@ -278,5 +287,5 @@ def _read_text(path: Path, shape: tuple[int, ...], floating: bool) -> Array:
                 break
     if len(numbers) != count:
         found = "more" if len(numbers) > count else str(len(numbers))
-        raise ValueError(f"{path.name}: expected {count} numbers for shape {shape}, found {found}.")
+        raise WrongShapeError(f"{path.name}: expected {count} numbers for shape {shape}, found {found}.")
     return np.array(numbers, np.float64 if floating else np.int64).reshape(shape)

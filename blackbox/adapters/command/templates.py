@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from blackbox.adapters.command.files import checked_name, existing
+from blackbox.checks import nearest
 from blackbox.errors import ConfigurationError
 from blackbox.spec import ArraySpec
 
 # a number as C, Fortran (1.0D-3) and Python write it; `++` since digits are not to be tried in other portions
 NUMBER = r"[-+]?(?:(?:\d++(?:\.\d*+)?|\.\d++)(?:[eEdD][-+]?\d++)?|[nN][aA][nN]|[iI][nN][fF](?:inity)?)"
 _SEPARATOR = r"[\s,;]+"
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)(?:\[[\d,\s]+\])?(?::[^{}]*)?\}")  # of any name
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
@@ -167,9 +169,17 @@ def templates_of(
         if not found[name].names():
             raise ConfigurationError(
                 f"{where}, {name!r}: expected a placeholder such as {{{specs[0].name}}}, found none. "
-                "Name an array in braces; a template's own file is given as a Path."
+                f"{unknown([content], specs)}Name an array in braces; give a file of your own as a Path."
             )
     return found
+
+
+def unknown(texts: Sequence[str], specs: Sequence[ArraySpec]) -> str:
+    """A sentence on the first placeholder in the texts that names no array, such as a misspelt one; or ""."""
+    names = [spec.name for spec in specs]
+    written = (name for text in texts for name in _PLACEHOLDER.findall(text))
+    odd = next((name for name in written if name not in names), None)
+    return "" if odd is None else f"There is {{{odd}}}, which names no array. {nearest(odd, names)} "
 
 
 def _number(word: str, spec: ArraySpec) -> float | int:

@@ -124,12 +124,66 @@ def test_a_step_that_nothing_reaches_is_said_so():
     assert "farther apart" in report.finding("mu of 'x'").sentence
 
 
-def test_a_mu_is_in_the_input_s_own_units_and_says_so_where_the_spec_has_a_scale():
+def test_a_mu_is_in_the_scale_of_the_spec_as_zo_takes_it():
     class Scaled(Cubic):
         inputs = (ArraySpec("x", (4,), scale=10.0),)
 
     own, scaled = (report_of(box, near_zero()) for box in (Cubic(1e-4), Scaled(1e-4)))
-    assert own.recommendations == scaled.recommendations
+    (one,), (other,) = own.recommendations, scaled.recommendations
+    assert (one.unit, other.unit) == ("own", "scale")
+    assert other.coordinates.forward == pytest.approx(one.coordinates.forward / 10)
+    assert other.directions.central == pytest.approx(one.directions.central / 10)
     said = [report.finding("mu of 'x'").sentence for report in (own, scaled)]
-    assert said[1].endswith("divide by the spec's scale for zo.differentiable.")
-    assert "scale" not in said[0]
+    assert "in the scale of the input's spec" in said[1] and "scale" not in said[0]
+
+
+class Raw(BlackBoxFunction):
+    """y = A z + B z^2 / 2 + C z^3 / 6 of numbers z in units of their own, from 1e-3 to 1e3."""
+
+    inputs = (ArraySpec("x", (4,)),)
+    outputs = (ArraySpec("y", (4,)),)
+    units = np.array([1e-3, 1e3, 1.0, 30.0])
+
+    def evaluate_rows(self, x: Any) -> Any:
+        z = x.astype(np.float64) / self.units
+        return A * z + B * z**2 / 2 + C * z**3 / 6
+
+
+def test_where_units_are_far_apart_mu_is_in_the_spread_of_each_number():
+    class Scaled(Raw):
+        inputs = (ArraySpec("x", (4,), scale=Raw.units * 0.02),)
+
+    raw, scaled = (report_of(box, near_zero() * Raw.units) for box in (Raw(), Scaled()))
+    said = raw.finding("mu of 'x'")
+    assert said.verdict is Verdict.WARNING and "vary by 2e-05 to 2e+01" in said.sentence
+    assert "scale=samples.std(axis=0)" in said.sentence and "noise" not in said.sentence.lower()
+    (one,), (other,) = raw.recommendations, scaled.recommendations
+    assert (one.unit, other.unit) == ("spread", "scale")
+    # Of a cubic in float64 and units of 0.02: the steps that sqrt(eps) and the cube root of eps make.
+    assert one.coordinates.forward_error < 1e-5 and one.coordinates.central_error < 1e-6
+    for scheme in ("forward", "central"):
+        ratio = getattr(one.coordinates, scheme) / getattr(other.coordinates, scheme)
+        assert 1 / 3 < ratio < 3  # spreads of 32 draws are the scale to a few percent
+
+
+def test_a_box_of_steps_that_answers_equal_calls_alike_is_not_called_noisy():
+    class Forest(BlackBoxFunction):
+        """A thousand steps a unit of z, each of its own height."""
+
+        inputs = (ArraySpec("z", (2,)),)
+        outputs = (ArraySpec("y", ()),)
+
+        def evaluate_rows(self, z: Any) -> Any:
+            return np.sin(1e4 * np.floor(1000 * z.astype(np.float64)).sum(axis=1))
+
+    samples = np.random.default_rng(0).standard_normal((32, 2))
+    said = report_of(Forest(), samples).finding("mu of 'z'")
+    assert said.verdict is Verdict.WARNING
+    assert "equal calls agree" in said.sentence and "StudentTangent" in said.sentence
+    assert "less noisy" not in said.sentence
+
+    class Noisy(Cubic):
+        def evaluate_rows(self, x: Any) -> Any:
+            return self.generator.standard_normal(x.shape)
+
+    assert "less noisy" in report_of(Noisy(), near_zero()).finding("mu of 'x'").sentence

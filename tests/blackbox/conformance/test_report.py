@@ -88,6 +88,12 @@ def test_json_on_standard_output(capsys):
     assert json.loads(capsys.readouterr().out)["samples"] == "drawn"
 
 
+def test_where_there_is_no_terminal_the_table_is_a_hundred_columns_wide(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert command(Good(), rows=100, processes=False) == 0
+    assert 95 <= max(map(len, capsys.readouterr().out.splitlines())) <= 100
+
+
 class SeedsItself(Random):
     """Noise on a common answer, the same in each call: all rows are moved by one draw."""
 

@@ -498,6 +498,18 @@ def test_two_rows_that_hang_at_once(stack):
     assert failures(box, state) == {0: Failure.TIMED_OUT, 1: Failure.TIMED_OUT}
 
 
+def test_a_row_that_gives_itself_up_in_time_is_counted_like_one_that_is_given_up():
+    def late(state: np.ndarray) -> np.ndarray:
+        if state[0] < 0:
+            raise TimeoutError("the solver ran longer than 60 s")
+        return 2 * state
+
+    with Parallel(EachBox(late, failures="keep"), threads, timeout=30) as box:
+        assert failures(box, np.array([[1.0, 0], [-1, 1]])) == {1: Failure.TIMED_OUT}
+        box(np.array([[-1.0, 0]]))
+        assert box.ledger.failures() == {"timed_out": 1} == box.ledger.causes
+
+
 def test_threads_that_hang_are_left_behind_and_replaced():
     go_on = threading.Event()
 

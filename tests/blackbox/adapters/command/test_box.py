@@ -13,7 +13,7 @@ import pytest
 import torch
 from typeguard import suppress_type_checks
 
-from blackbox import ArraySpec, ConfigurationError, DefinitionError, RowFailedError
+from blackbox import ArraySpec, ConfigurationError, DefinitionError, OutputError, RowFailedError
 from blackbox.adapters import CommandLine
 from blackbox.wrappers import Parallel
 from blackbox.wrappers.identity import identity
@@ -303,6 +303,33 @@ def test_whatever_a_run_does_wrong_fails_its_row_and_no_other(tmp_path, code, se
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("settings", [{}, {"keep_failed": True}, {"vectorized": True}])
+def test_a_shape_that_is_wrong_in_all_of_the_first_rows_is_a_fault_of_the_box(tmp_path, settings):
+    box = shell("sed 's/$/,7/' x.csv > y.csv", scratch=tmp_path, failures="keep", **settings)
+    with pytest.raises(OutputError, match=r"y\.csv: expected .* All \d rows so far gave that\. Mend"):
+        box(np.zeros((3, 2)))
+    with pytest.raises(OutputError):  # and again: nothing was right yet
+        box(np.zeros((1, 2)))
+
+
+def test_a_shape_that_is_wrong_in_some_rows_fails_them():
+    odd = "if grep -q '^1' x.csv; then echo 1,2,3 > y.csv; else cp x.csv y.csv; fi"
+    box = shell(odd, failures="keep")
+    assert np.isnan(box(np.array([[1.0, 0], [0, 0], [1, 0]])))[:, 0].tolist() == [True, False, True]
+    assert np.isnan(box(np.array([[1.0, 0], [1, 0]]))).all()  # it was right before
+    box = shell(odd, failures="keep")
+    for row in ([1.0, 0.0], [0.0, 0.0], [1.0, 0.0]):
+        box(np.array([row]))
+    assert box.ledger.rows_raised == 2
+
+
+def test_a_run_beyond_its_time_counts_as_timed_out_and_not_as_raised():
+    box = shell("if grep -q '^1' x.csv; then sleep 60; else exit 3; fi", timeout=0.3, failures="keep")
+    box(np.array([[0.0, 0], [1, 0]]))
+    assert box.ledger.failures() == {"raised": 1, "timed_out": 1}
+    assert box.ledger.causes == {"RuntimeError": 1, "timed_out": 1}
+
+
 def test_numbers_that_an_integer_output_cannot_hold_fail_the_row():
     outputs = (ArraySpec("y", (), "uint8"),)
     assert shell("echo 255 > y.csv", outputs=outputs)(np.zeros(2)) == 255
@@ -459,6 +486,57 @@ def test_two_arrays_take_two_files_or_one_hdf5_file():
     with pytest.raises(ConfigurationError, match=r"a file for each array"):
         shell("true", inputs=pair, input_files={"u": "a.h5:v", "v": "a.h5"})
     shell("true", inputs=pair, input_files={"u": "a.h5", "v": "a.h5"})
+
+
+SIZES = (ArraySpec("width", ()), ArraySpec("height", ()))
+MISSPELT = [  # (settings, words of the message)
+    (
+        {"input_templates": {"case": "w = {width}\nh = {hieght:.3f}\n"}},
+        ["input 'height'", "There is {hieght}, which names no array", "mean 'height'"],
+    ),
+    ({"input_templates": {"case": "h = {hieght}"}}, ["case", "There is {hieght}", "mean 'height'"]),
+    ({"arguments": ["sh", "{width}", "-h{hieght[0]}"]}, ["input 'height'", "There is {hieght}"]),
+    ({"arguments": ["sh", "{width}"]}, ["got none. Name it in input_files"]),
+    (
+        {"input_files": {"width": "w.csv", "height": "h.csv"}, "output_files": {},
+         "output_templates": {"out": "{Y}"}},
+        ["output_templates, 'out'", "There is {Y}", "The names are y"],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings, words", MISSPELT)
+def test_a_misspelt_placeholder_is_named_with_what_it_may_mean(settings, words):
+    with pytest.raises(ConfigurationError) as caught:
+        CommandLine(
+            **({"arguments": ["sh"], "output_files": {"y": "y.csv"}} | settings), inputs=SIZES, outputs=Y
+        )
+    for word in words:
+        assert word in str(caught.value)
+
+
+def first_number(path):
+    return float(path.read_text().split()[0])
+
+
+def second_number(path):
+    return float(path.read_text().split()[1])
+
+
+def test_two_outputs_are_read_from_one_file_by_two_functions():
+    pair = (ArraySpec("a", ()), ArraySpec("b", ()))
+    both = {"a": ("out", first_number), "b": ("out", second_number)}
+    box = shell("tr , ' ' < x.csv > out", outputs=pair, output_files=both)
+    x = np.array([[1.5, 2.5], [3.0, -1.0]])
+    np.testing.assert_array_equal(box(x), x.T)
+    whole = {"a": "out.csv", "b": "out.csv"}
+    for files in (whole, both | {"b": "out"}, {"a": "out.csv", "b": ("out.csv", second_number)}):
+        with pytest.raises(ConfigurationError):
+            shell("true", outputs=pair, output_files=files)
+    with pytest.raises(ConfigurationError, match=r"a file for each.*or \(file, function\) for each"):
+        shell("true", outputs=pair, output_files=whole)
+    with pytest.raises(ConfigurationError, match=r"a file for each"):  # the second would write over the first
+        shell("true", inputs=pair, input_files={"a": ("in", np.save), "b": ("in", np.save)})
 
 
 def test_wrong_specs_are_refused():

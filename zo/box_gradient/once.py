@@ -1,0 +1,85 @@
+"""What is said once of a black box's calls: units far apart, and answers that do not move."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from blackbox import BlackBoxFunction
+from blackbox.arrays import spreads_apart
+from zo.errors import UnitsWarning, ZeroGradientWarning
+
+CALLS = 3  # the first with queries, after which it is said that most of their rows stand still
+LOOKED_AT = 10  # the first, in which units are looked at: a new network's rows may all be alike
+STILL = 0.9  # of those rows
+
+
+class Once:
+    """The calls so far, as far as they are needed, and what has been said.
+
+    Args:
+        box: whose calls they are.
+    """
+
+    def __init__(self, box: BlackBoxFunction) -> None:
+        self._box = repr(box)
+        self._specs = box.inputs
+        self._looked_at = self._calls = self._rows = self._still = 0
+        self._told_of_units = self._told_of_zero = False
+
+    def units(self, call: int, perturbed: Sequence[int], inputs: Sequence[Tensor], alive: Tensor) -> None:
+        """Warn of an input without a scale whose numbers differ too much for one mu.
+
+        Args:
+            call: its number.
+            perturbed: the places of the inputs that queries move.
+            inputs: all of the base, `(rows, *shape)` each.
+            alive: `(n,)`, the rows that did not fail.
+        """
+        if self._told_of_units or self._looked_at == LOOKED_AT:
+            return
+        self._looked_at += 1
+        for place in perturbed:
+            spec = self._specs[place]
+            apart = spreads_apart(spec, inputs[place][alive])
+            if apart is not None:
+                self._told_of_units = True
+                warnings.warn(
+                    f"{self._box}, call {call}: expected numbers of {spec.name!r} in units of one size, got "
+                    f"spreads over the rows from {apart[0]:.1g} to {apart[1]:.1g}: no one mu is right for "
+                    "all. Give its ArraySpec scale=samples.std(axis=0), with samples such as training meets "
+                    "(any positive number where that is 0); mu is then in these. This is said once.",
+                    UnitsWarning,
+                    stacklevel=3,
+                )
+
+    def answers(self, call: int, perturbed: Sequence[int], answered: Tensor) -> None:
+        """Warn of rows whose outputs are the same at every query: at once of all, and of most in three calls.
+
+        Args:
+            call: its number.
+            perturbed: the places of the inputs that queries move.
+            answered: `(rows,)` bool, whether any query changed an output.
+        """
+        if self._told_of_zero or self._calls == CALLS or not len(answered):
+            return
+        self._calls += 1
+        self._rows += len(answered)
+        self._still += int((~answered).sum())
+        none = not answered.any()
+        if not none and (self._calls < CALLS or self._still <= STILL * self._rows):
+            return
+        self._told_of_zero = True
+        names = ", ".join(self._specs[place].name for place in perturbed)
+        which = f"all {len(answered)} rows" if none else f"{self._still} of the first {self._rows} rows"
+        warnings.warn(
+            f"{self._box}, call {call}: expected outputs that follow {names}, got the same ones from all "
+            f"queries of {which}: a derivative of exactly zero there. Either the box does not depend on its "
+            "input, or mu is below what it resolves: check_black_box recommends one. Where outputs are "
+            "steps, as a decision forest's, take a much larger mu, or learn from values: zo.StudentTangent, "
+            "the method student. This is said once.",
+            ZeroGradientWarning,
+            stacklevel=3,
+        )
