@@ -32,9 +32,9 @@ class Cached(Wrapper):
 
     A row is identified by the box's identity (class, `version`, specs and configuration: see
     `blackbox.wrappers.identity`) and the exact bytes of its inputs, so 0.0 and -0.0 are two rows, as are
-    float32 and float64. One file may serve many boxes and processes. It holds the answers and a digest of each
-    row's inputs, not the inputs. Failed rows are not stored. Equal rows of one call run once. Rows from the file, and equal rows, count as
-    cached and cost no budget.
+    float32 and float64. One file may serve many boxes and processes. It holds the answers and a digest of
+    each row's inputs, not the inputs. Failed rows are not stored. Equal rows of one call run once. Rows
+    from the file, and equal rows, count as cached and cost no budget.
 
     Unknown rows go to the box together, or `block` at a time. Each such block is on disk before the next one
     runs, so a killed run that starts again pays for at most one block twice. With `Parallel(Cached(box,
