@@ -187,7 +187,7 @@ def test_trust_falls_as_the_box_is_learned():
     assert min(errors[0][1:]) > 0.5 and max(errors[3][1:]) < 1e-6
     of_calls = {"tangent_error_call_2", "tangent_error_call_3"}
     told = {name for name in gradient.metrics() if name.startswith("tangent_")}
-    assert told == {"tangent_error", "tangent_rows", "tangent_probes", *of_calls}
+    assert told == {"tangent_error", "tangent_rows", "tangent_probes", "tangent_distrusted", *of_calls}
     assert gradient.metrics()["tangent_error"] == gradient.trust_of_step < 1e-6
 
 
