@@ -154,7 +154,7 @@ def test_code_that_changed_since_the_run_began_is_named(own, toy, tmp_path):
     with (tmp_path / "own_problem.py").open("a") as stream:
         stream.write("\n# changed\n")
     forget("own_problem")
-    with pytest.warns(UserWarning, match=r"got own_problem\.py [0-9a-f]{12} -> [0-9a-f]{12}"):
+    with pytest.warns(UserWarning, match=r"own_problem\.py [0-9a-f]{12} -> [0-9a-f]{12}"):
         assert toy("resume", str(run)) == 0
     assert Run.open(run).finished
 
