@@ -471,7 +471,7 @@ def test_what_costs_no_rows_comes_before_probes_and_then_it_is_said_that_nothing
         (
             "From now on A learns longer, for no more rows",
             "From now on B takes over from A, for no more rows",
-            "From now on 1 probes until trust returns: a step asks the boxes for 2 times the rows",
+            "From now on 1 probe until trust returns: a step asks the boxes for 2 times the rows",
             "From now on 2 probes",
             "max_rows=3.1 allows no more",
         ),

@@ -196,7 +196,7 @@ def test_what_is_done_about_lost_trust_each_time_at_its_price(small):
     assert [words.split("From now on ")[1].split("Tangent")[0] for words in others][-1] == "MLP"
     assert all("for no more rows" in words for words in others)
     free = len(longer) + len(others)
-    assert said[free].endswith("instead of 1, within max_rows=3.") and "From now on 1 probes" in said[free]
+    assert said[free].endswith("instead of 1, within max_rows=3.") and "From now on 1 probe" in said[free]
     assert max(probes) <= 2 and probes[0] == 0  # three times the rows, checks apart
     assert box.ledger.rows_run == gradient.counts.rows == 6 * 2 * (40 + sum([0, *probes[:-1]]))
 

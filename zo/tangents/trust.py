@@ -254,7 +254,7 @@ class TrustWatch:
         policy, state, error = self.policy, self._state, self.error
         broken = []
         if error is not None and error > self.limit:
-            what, taken = ("responses", f" with {state.probes} probes") if state.probes else ("values", "")
+            what, taken = ("responses", f" with {_probes(state.probes)}") if state.probes else ("values", "")
             broken.append(
                 f"tangents to predict the boxes' {what} with a relative error of at most {self.limit:g}, "
                 f"found {error:.3g} over the last steps{taken}"
@@ -275,8 +275,9 @@ class TrustWatch:
 
     def _cost(self, probes: int) -> str:
         return (
-            f"From now on {probes} probes until trust returns: a step asks the boxes for {1 + probes} times "
-            f"the rows of a first-order step instead of {1 + self.probes}, within max_rows={self.max_rows:g}."
+            f"From now on {_probes(probes)} until trust returns: a step asks the boxes for {1 + probes} "
+            f"times the rows of a first-order step instead of {1 + self.probes}, within "
+            f"max_rows={self.max_rows:g}."
         )
 
     def _stuck(self) -> str:
@@ -297,6 +298,10 @@ class TrustWatch:
             f"probes: max_rows={self.max_rows:g} allows no more, {2 * self.probes} of them take {more} times "
             "the rows of a first-order step."
         )
+
+
+def _probes(number: int) -> str:
+    return f"{number} probe" if number == 1 else f"{number} probes"
 
 
 def _warn(words: str, frames: int = 5) -> None:
