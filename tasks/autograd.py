@@ -6,12 +6,10 @@ or an estimate of its derivative. So an objective that calls `self.box` is writt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 import zo
@@ -23,7 +21,6 @@ from tasks.problem import one_each
 from zo.batches import map_tensors
 from zo.evaluators.state import Snapshot
 from zo.failures import survivors, tell_zero
-from zo.tangents.recording import rows_alive
 
 Stand = Callable[..., Any]
 """What stands in a box's place: tensors in and out as the box's, and autograd may pass."""
@@ -55,8 +52,7 @@ class AutogradGradient:
 
     Rows whose loss is not finite are taken out of the loss and the gradient, as `zo.LossGradient` does; then
     the objective is evaluated once more, without them, from buffers as they were; and again where others fail
-    then. The boxes' answers to the rows that are left are kept for that: only where their inputs are others
-    now, as under batch norm, are the boxes asked again. A gradient that is exactly zero is told once.
+    then. A gradient that is exactly zero is told once.
 
     Args:
         network: What is trained.
@@ -137,24 +133,21 @@ class AutogradGradient:
 
     def _losses(self, batch: Any, step: int, before: Snapshot) -> Tensor:  # noqa: ANN401
         """Of the rows that survive, with their graph; what failed is in no buffer."""
-        answers = _Answers()
-        with intercepted(partial(self._answer, answers)), noted() as causes:
+        with intercepted(self._answer), noted() as causes:
             losses = one_each(self.objective(self.network, batch), batch)
             alive = survivors(losses.detach(), step, causes)
             while not alive.all():  # in the backward pass of a mean that leaves rows out, 0 * NaN is NaN
                 self.counts.lost += int((~alive).sum())
                 batch = map_tensors(lambda tensor, rows=alive: tensor[rows.to(tensor.device)], batch)
                 before.restore()  # running statistics that saw a failed row's NaN would keep it
-                answers = answers.without(~alive)
-                with intercepted(partial(self._answer, answers)):
-                    losses = self.objective(self.network, batch)
+                losses = self.objective(self.network, batch)
                 alive = survivors(losses.detach(), step, causes)
         return losses
 
-    def _answer(self, answers: _Answers, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+    def _answer(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
         if box not in self._stands:
-            return answers.call(box, arrays)
-        with intercepted(answers.call):  # what stands there calls the box itself
+            return box.call(*arrays)
+        with intercepted(None):  # what stands there calls the box itself
             return self._stands[box](*arrays)
 
     def __repr__(self) -> str:
@@ -166,67 +159,6 @@ def values_alone(box: BlackBoxFunction) -> Stand:
     """The box's values, and no gradient through it."""
 
     def call(*arrays: Tensor) -> Any:  # noqa: ANN401
-        return box(*(array.detach() for array in arrays))
+        return box.call(*(array.detach() for array in arrays))
 
     return call
-
-
-class _Answers:
-    """What boxes answered in one evaluation of the objective, for the next one without the rows that failed.
-
-    Args:
-        known: Calls of the evaluation before, in their order: box, inputs and outputs of the rows left.
-    """
-
-    def __init__(self, known: Sequence[_Call] = ()) -> None:
-        self.calls: list[_Call] = []
-        self._known = known
-
-    def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
-        """The known answer if the inputs are the same, to rounding; else the box's."""
-        place = len(self.calls)
-        found = self._known[place] if place < len(self._known) else None
-        if found is not None and found[0] is box and _same(arrays, found[1]):
-            outputs = found[2]
-        else:
-            given = box.call(*arrays)
-            outputs = given if isinstance(given, tuple) else (given,)
-        self.calls.append((box, arrays, outputs))
-        copies = [output.clone() if isinstance(output, Tensor) else output for output in outputs]
-        return copies[0] if len(copies) == 1 else tuple(copies)
-
-    def without(self, failed: Tensor) -> _Answers:
-        """With these as known, of the rows that did not fail.
-
-        Args:
-            failed: `(rows,)` bool, of the batch.
-        """
-
-        def left(arrays: tuple[Any, ...]) -> tuple[Any, ...]:
-            return tuple(
-                array[rows_alive(~failed, array)] if isinstance(array, Tensor) and array.ndim else array
-                for array in arrays
-            )
-
-        return _Answers([(box, left(inputs), left(outputs)) for box, inputs, outputs in self.calls])
-
-
-_Call = tuple[BlackBoxFunction, tuple[Any, ...], tuple[Any, ...]]
-_ROUNDING = 64  # units in the last place of the largest number, by which inputs of fewer rows may differ
-
-
-def _same(arrays: tuple[Any, ...], known: tuple[Any, ...]) -> bool:
-    """Whether inputs are those that are known, to the rounding of sums over other numbers of rows."""
-    for given, kept in zip(arrays, known, strict=True):
-        if not isinstance(given, Tensor) or not isinstance(kept, Tensor):
-            return False
-        if given.shape != kept.shape or given.dtype != kept.dtype or given.device != kept.device:
-            return False
-        if not given.is_floating_point():
-            if not torch.equal(given, kept):
-                return False
-            continue
-        allowed = _ROUNDING * torch.finfo(given.dtype).eps * float(kept.abs().amax()) if kept.numel() else 0.0
-        if not torch.allclose(given, kept, rtol=0.0, atol=allowed):
-            return False
-    return True

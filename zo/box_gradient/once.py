@@ -47,10 +47,11 @@ class Once:
             if apart is not None:
                 self._told_of_units = True
                 warnings.warn(
-                    f"{self._box}, call {call}: expected numbers of {spec.name!r} in units of one size, got "
+                    f"{self._box}, call {call}: expected numbers of {spec.name!r} that vary alike, got "
                     f"spreads over the rows from {apart[0]:.1g} to {apart[1]:.1g}: no one mu is right for "
-                    "all. Give its ArraySpec scale=samples.std(axis=0), with samples such as training meets "
-                    "(any positive number where that is 0); mu is then in these. This is said once.",
+                    "all. If their units differ, give the ArraySpec scale=samples.std(axis=0), with samples "
+                    "such as training meets (any positive number where that is 0); mu is then in these. This "
+                    "is said once.",
                     UnitsWarning,
                     stacklevel=3,
                 )

@@ -9,21 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from blackbox.adapters.command import files, process
-from blackbox.adapters.command.files import (
-    FileName,
-    WrongShapeError,
-    array_files_of,
-    checked_name,
-    content,
-    existing,
-)
+from blackbox.adapters.command.files import FileName, array_files_of, checked_name, content, existing
 from blackbox.adapters.command.templates import Template, templates_of, unknown
 from blackbox.checks import check_count, check_positive
-from blackbox.errors import ConfigurationError, OutputError
-from blackbox.failures import Outcome, Policy
+from blackbox.errors import ConfigurationError
+from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.spec import ArraySpec, check_specs
 
@@ -49,8 +41,7 @@ class CommandLine(BlackBoxFunction):
 
     A run fails, and with it its rows, if the program cannot be started, exits with a status other than 0,
     takes longer than `timeout`, or leaves no file with numbers of the expected shape. The message has the
-    last lines of stderr. If all of the first rows, two or more, leave the same wrong shape, that is a fault
-    of the box, an `OutputError`. Calls from several threads run side by side.
+    last lines of stderr. Calls from several threads run side by side.
 
     No process outlives its run. On Linux this includes processes that left their process group (`setsid`),
     and the case that this process is killed; they are found by the variable BLACKBOX_RUN in their
@@ -140,7 +131,6 @@ class CommandLine(BlackBoxFunction):
             for name, source in (copies or {}).items()
         }
         self._check_use()
-        self._first_shapes: list[str] | None = []  # wrong ones of the first rows; None once one was right
         super().__init__(failures=failures)
 
     def _check_use(self) -> None:
@@ -170,24 +160,6 @@ class CommandLine(BlackBoxFunction):
                     "input_files too. Rename one."
                 )
         check_apart([*written, *self._filled], [*self._results()])
-
-    def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
-        """Run rows; the first ones tell whether the program gives what the specs say.
-
-        Raises:
-            OutputError: all of them, two or more, have the same wrong shape.
-        """
-        outcome = super().run_rows(inputs)
-        if self._first_shapes is not None:
-            errors = [why.error for why in outcome.failed.values() if isinstance(why.error, WrongShapeError)]
-            said = [str(error).partition(process.KEPT)[0] for error in errors]
-            self._first_shapes = self._first_shapes + said if len(said) == len(inputs[0]) else None
-            if self._first_shapes and self._first_shapes[1:] and len(set(self._first_shapes)) == 1:
-                raise OutputError(
-                    f"{self!r}: {errors[0]} All {len(self._first_shapes)} rows so far gave that. Mend the "
-                    "output's spec, or what the program writes."
-                )
-        return outcome
 
     def evaluate_rows(self, *arrays: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
         """One run, with a block of rows or, if not `vectorized`, with one."""

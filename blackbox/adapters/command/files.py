@@ -29,10 +29,6 @@ SUFFIXES = {
 }
 
 
-class WrongShapeError(ValueError):
-    """A file that a run left has an array of another shape; never leaves the package."""
-
-
 @dataclass(frozen=True)
 class ArrayFile:
     """An array, its file, and where an HDF5 file has it; or the function that writes or reads the file.
@@ -262,7 +258,7 @@ def _check(path: Path, found: tuple[int, ...] | None, dtype: np.dtype[Any], shap
     if dtype.kind not in "biuf":
         raise ValueError(f"{path.name}: expected real numbers, got dtype {dtype}.")
     if found != shape:
-        raise WrongShapeError(f"{path.name}: expected an array of shape {shape}, got {found}.")
+        raise ValueError(f"{path.name}: expected an array of shape {shape}, got {found}.")
 
 
 def _read_text(path: Path, shape: tuple[int, ...], floating: bool) -> Array:
@@ -287,5 +283,5 @@ def _read_text(path: Path, shape: tuple[int, ...], floating: bool) -> Array:
                 break
     if len(numbers) != count:
         found = "more" if len(numbers) > count else str(len(numbers))
-        raise WrongShapeError(f"{path.name}: expected {count} numbers for shape {shape}, found {found}.")
+        raise ValueError(f"{path.name}: expected {count} numbers for shape {shape}, found {found}.")
     return np.array(numbers, np.float64 if floating else np.int64).reshape(shape)

@@ -22,7 +22,6 @@ from pathlib import Path
 from blackbox.adapters.command import leftovers
 
 STDOUT, STDERR = "stdout.txt", "stderr.txt"
-KEPT = " The run's folder: "  # what follows in the message of a run whose folder is kept
 _GRACE = 2.0  # seconds between the wish to stop and the end
 _LONGEST_WAIT = 0.02
 _LONGEST_POLL = 2e6  # seconds; the system counts milliseconds in 32 bits
@@ -222,7 +221,7 @@ def scratch_folder(parent: Path | None, keep_failed: bool) -> Iterator[Path]:
     except Exception as error:
         kept = keep_failed
         if kept and getattr(error, "errno", None) is None:  # else the message is the system's, and fixed
-            error.args = (f"{error}{KEPT}{folder}",)
+            error.args = (f"{error} The run's folder: {folder}",)
         raise
     finally:
         if not kept:

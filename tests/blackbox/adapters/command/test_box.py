@@ -13,7 +13,7 @@ import pytest
 import torch
 from typeguard import suppress_type_checks
 
-from blackbox import ArraySpec, ConfigurationError, DefinitionError, OutputError, RowFailedError
+from blackbox import ArraySpec, ConfigurationError, DefinitionError, RowFailedError
 from blackbox.adapters import CommandLine
 from blackbox.wrappers import Parallel
 from blackbox.wrappers.identity import identity
@@ -301,26 +301,6 @@ def test_whatever_a_run_does_wrong_fails_its_row_and_no_other(tmp_path, code, se
     box.failures = "keep"
     assert np.isnan(box(x)).tolist() == [[False] * 2, [True] * 2]
     assert not any(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("settings", [{}, {"keep_failed": True}, {"vectorized": True}])
-def test_a_shape_that_is_wrong_in_all_of_the_first_rows_is_a_fault_of_the_box(tmp_path, settings):
-    box = shell("sed 's/$/,7/' x.csv > y.csv", scratch=tmp_path, failures="keep", **settings)
-    with pytest.raises(OutputError, match=r"y\.csv: expected .* All \d rows so far gave that\. Mend"):
-        box(np.zeros((3, 2)))
-    with pytest.raises(OutputError):  # and again: nothing was right yet
-        box(np.zeros((1, 2)))
-
-
-def test_a_shape_that_is_wrong_in_some_rows_fails_them():
-    odd = "if grep -q '^1' x.csv; then echo 1,2,3 > y.csv; else cp x.csv y.csv; fi"
-    box = shell(odd, failures="keep")
-    assert np.isnan(box(np.array([[1.0, 0], [0, 0], [1, 0]])))[:, 0].tolist() == [True, False, True]
-    assert np.isnan(box(np.array([[1.0, 0], [1, 0]]))).all()  # it was right before
-    box = shell(odd, failures="keep")
-    for row in ([1.0, 0.0], [0.0, 0.0], [1.0, 0.0]):
-        box(np.array([row]))
-    assert box.ledger.rows_raised == 2
 
 
 def test_a_run_beyond_its_time_counts_as_timed_out_and_not_as_raised():
