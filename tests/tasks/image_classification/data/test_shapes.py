@@ -10,7 +10,6 @@ from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
 from tasks import shapes as rules
-from tasks.errors import ConfigurationError
 from tasks.shapes import NAMES, shapes
 from zo.estimators import Key
 
