@@ -33,7 +33,7 @@ def test_two_processes_write_one_run_with_the_bits_of_one(shared, truth, tmp_pat
 @pytest.mark.slow
 def test_the_causes_of_failed_rows_are_those_of_all_processes(shared, tmp_path):
     target = f"{Path(__file__).parent / 'problems.py'}:Steering"
-    words = ("run", target, "--methods", "cge", "--limit", "0.25", "--chunk", "4", "--max-dropped", "1")
+    words = ("run", target, "--methods", "cge", "--limit", "0.4", "--chunk", "4", "--max-dropped", "1")
     ledgers = []
     for name, more in (("alone", ()), ("both", ("--workers", "2"))):
         finished(shared(name, *words, *more))
