@@ -34,7 +34,8 @@ class BlackBoxCall(_Refusing):
     def forward(solver: DifferentiableBox, call: int, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The base, the only evaluation of forward."""
         outputs = solver.box(*inputs)
-        return outputs if isinstance(outputs, tuple) else (outputs,)
+        # copies: autograd lets nobody write to what is a view, as rows in further axes are
+        return tuple(out.clone() for out in (outputs if isinstance(outputs, tuple) else (outputs,)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ANN401
@@ -44,7 +45,9 @@ class BlackBoxCall(_Refusing):
         fixed = [out for spec, out in zip(specs, output, strict=True) if not spec.differentiable]
         ctx.mark_non_differentiable(*fixed)
         ctx.set_materialize_grads(False)  # None tells an output that the loss does not use
-        ctx.save_for_backward(*inputs[2:], *output)
+        ctx.save_for_backward(
+            *inputs[2:], *(out.clone() for out in output)
+        )  # users may write to theirs
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
