@@ -45,9 +45,7 @@ class BlackBoxCall(_Refusing):
         fixed = [out for spec, out in zip(specs, output, strict=True) if not spec.differentiable]
         ctx.mark_non_differentiable(*fixed)
         ctx.set_materialize_grads(False)  # None tells an output that the loss does not use
-        ctx.save_for_backward(
-            *inputs[2:], *(out.clone() for out in output)
-        )  # users may write to theirs
+        ctx.save_for_backward(*inputs[2:], *(out.clone() for out in output))  # users may write to theirs
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
