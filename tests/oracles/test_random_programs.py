@@ -10,6 +10,7 @@ import copy
 import random
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -247,7 +248,7 @@ MIX = {"rows turned", "some rows", "twice the rows"}  # a failed row is another'
 def chain(code, boxes):
     """The objective that a list of acts is."""
 
-    def objective(network: Corrector, batch: dict[str, Tensor]) -> Tensor:
+    def objective(network: Any, batch: Any) -> Tensor:
         x, p, k = batch["x"], batch["p"], batch["k"]
         loss, pool = torch.zeros(len(x), dtype=x.dtype), [x]
         for act, weight, other in code:
