@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from blackbox.checks import check_number, check_positive
-from simulators.lorenz96 import runge_kutta
-from simulators.state_system import StateSystem
+from simulators.state_system import StateSystem, runge_kutta
 
 NEWTON = 30  # steps at most; 3 to 6 are usual
 TOLERANCE = 1e-11  # of a Newton step, relative to 1 + |v|

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from blackbox.checks import check_count, check_number, check_positive
-from simulators.lorenz96 import runge_kutta
-from simulators.state_system import StateSystem
+from simulators.state_system import StateSystem, runge_kutta
 
 STABLE = 2.5  # of damping in a step: classical Runge-Kutta ends at 2.78
 

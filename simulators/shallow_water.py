@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from blackbox.checks import check_count, check_number, check_positive
-from simulators.lorenz96 import runge_kutta
 from simulators.reaction_diffusion import laplacian, waves
-from simulators.state_system import StateSystem
+from simulators.state_system import StateSystem, runge_kutta
 
 
 class ShallowWater(StateSystem):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -159,3 +160,12 @@ class StateSystem(BlackBoxFunction, abstract=True):
 
 def _rebuild(kind: type[StateSystem], settings: dict[str, Any]) -> StateSystem:
     return kind(**settings)
+
+
+def runge_kutta(tendency: Callable[[Tensor], Tensor], state: Tensor, dt: float) -> Tensor:
+    """One step of the classical method of fourth order."""
+    first = tendency(state)
+    second = tendency(state + dt / 2 * first)
+    third = tendency(state + dt / 2 * second)
+    fourth = tendency(state + dt * third)
+    return state + dt / 6 * (first + 2 * (second + third) + fourth)

@@ -47,10 +47,6 @@ FUNCTIONS = {
         "Non-linear diffusion in implicit steps.",
     ),
     "lorenz-96": ("simulators.lorenz96:Lorenz96", "Lorenz's chaotic ring of 1996."),
-    "lorenz-96-two-scale": (
-        "simulators.lorenz96:TwoScaleLorenz96",
-        "The same with fast variables that a closure would replace.",
-    ),
     "coupled-map-lattice": (
         "simulators.coupled_map_lattice:CoupledMapLattice",
         "Chaotic maps on a ring, each mixed with its neighbours.",

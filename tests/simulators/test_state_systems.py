@@ -12,7 +12,7 @@ from simulators.coupled_map_lattice import CoupledMapLattice
 from simulators.heat import Heat
 from simulators.implicit_diffusion import ImplicitDiffusion
 from simulators.kuramoto_sivashinsky import KuramotoSivashinsky
-from simulators.lorenz96 import Lorenz96, TwoScaleLorenz96
+from simulators.lorenz96 import Lorenz96
 from simulators.oscillators import DoublePendulum, VanDerPol
 from simulators.reaction_diffusion import Brusselator, FitzHughNagumo, GrayScott
 from simulators.shallow_water import ShallowWater
@@ -24,7 +24,6 @@ SMALL = {
     "kuramoto-sivashinsky": (KuramotoSivashinsky, {"points": 32, "dt": 0.5}),
     "advection-diffusion-reaction": (AdvectionDiffusionReaction, {"height": 6, "width": 9}),
     "lorenz96": (Lorenz96, {"sites": 7}),
-    "two-scale-lorenz96": (TwoScaleLorenz96, {"sites": 5, "fast": 3, "substeps": 4}),
     "coupled-map-lattice": (CoupledMapLattice, {"sites": 9}),
     "implicit-diffusion": (ImplicitDiffusion, {"points": 12}),
     "heat": (Heat, {"points": 9}),
@@ -208,10 +207,6 @@ def test_bad_starts_are_named(make, rows, seed, words):
         (Lorenz96, {"sites": 3}, "sites: expected a whole number >= 4, got 3"),
         (Lorenz96, {"forcing": float("nan")}, "forcing: expected a finite number, got nan"),
         (Lorenz96, {"dt": 0}, "dt"),
-        (TwoScaleLorenz96, {"fast": 0}, "fast"),
-        (TwoScaleLorenz96, {"substeps": 0}, "substeps"),
-        (TwoScaleLorenz96, {"amplitude_ratio": 0.0}, "amplitude_ratio"),
-        (TwoScaleLorenz96, {"time_ratio": -1.0}, "time_ratio"),
         (CoupledMapLattice, {"sites": 2}, "sites"),
         (CoupledMapLattice, {"nonlinearity": 2.1}, r"nonlinearity: expected a finite number in \[0, 2\]"),
         (CoupledMapLattice, {"nonlinearity": -1}, "nonlinearity"),
