@@ -21,8 +21,8 @@ SINCE = {
     "accuracy_vs_mu.json": "Its lines of difference are of evaluators that are gone; the loop's stand.",
     "wake_speed.json": "It holds queries, too, which `query_speed` measures now.",
     "scaling.json": "The three tasks' query phases were measured by a script that is gone.",
-    "table_defense-small-*.json, denoised_smoothing_safeguard.json": "Students took the classifier's own "
-    "answer in the loss of rows that were asked, and learned in steps with queries alone.",
+    "table_defense-small-*.json": "Students took the classifier's own answer in the loss of rows that were "
+    "asked, and learned in steps with queries alone.",
 }
 
 

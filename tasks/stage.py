@@ -45,6 +45,8 @@ class TrainingOutcome:
     best_step: int | None = None
     """Steps done when validation was lowest; None without (finite) validation."""
     best_validation: float | None = None
+    first_validation: float | None = None
+    """Before the first step: what the start's weights are good for."""
     metrics: dict[str, float] = field(default_factory=dict)
     """What the last optimiser step returned."""
     ledger: Ledger = field(default_factory=Ledger)
@@ -126,6 +128,8 @@ class Stage:
                 ProblemWarning,
                 stacklevel=4,
             )
+        if outcome.step == 0:
+            outcome.first_validation = value if math.isfinite(value) else None
         if lower(rows, self._best_rows):
             outcome.best_validation, outcome.best_step, self._best_rows = value, outcome.step, rows
             # a copy: state_dict() gives the weights themselves, which the next step changes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -232,13 +233,21 @@ class DenoisedSmoothing(tasks.Problem):
         certificates = self._certify(setup, trained.network)
         shares = dict(zip(RADII, map(float, certified_accuracy(certificates, RADII)), strict=True))
         outcome, (noisy, _) = trained.outcome, self.held_out(setup.seed)
-        error = outcome.best_validation
+        error, first = outcome.best_validation, outcome.first_validation
         asks = setup.name not in ("none", "mse")
         kept = outcome.best_step == 0 and outcome.step > 0
         if asks and kept:
             self.progress.say(
                 f"{setup.stage}: on held-out images the classifier itself did no better with any weights "
                 "than with the start's, which are kept."
+            )
+        elif asks and error is not None and first is not None:
+            count = self.config.validation_images
+            chance = math.sqrt((error * (1 - error) + first * (1 - first)) / count)
+            self.progress.say(
+                f"{setup.stage}: of {count} noisy held-out images the classifier itself is right on "
+                f"{1 - error:.1%}, with the start's weights on {1 - first:.1%}; a difference of up to "
+                f"{chance:.1%} may be chance (one standard error)."
             )
         with torch.no_grad(), evaluating(trained.network):
             denoised = trained.network(noisy[:SAMPLES]).clamp(0, 1)
@@ -252,6 +261,7 @@ class DenoisedSmoothing(tasks.Problem):
             "failed rows of test": sum(each.failed for each in certificates),
             "start kept": int(kept),
             "validation accuracy": None if error is None or not asks else 1 - error,
+            "validation accuracy of the start": None if first is None or not asks else 1 - first,
             "clean": self.images.validation.images(torch.arange(len(denoised)) % len(self.images.validation)),
             "noisy": noisy[:SAMPLES],
             "denoised": denoised,

@@ -1,6 +1,7 @@
 """Each method's gradient against autograd, its queries against the box's own count, and the safeguard."""
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -160,6 +161,22 @@ def test_where_training_makes_it_worse_the_start_is_kept(tmp_path, method):
     made.progress = cast(Any, SimpleNamespace(say=said.append))
     fields = made.judge(small.setup(made, tmp_path, method, trained), found)
     assert fields["start kept"] == 1 and len(said) == 1 and "on held-out images" in said[0]
+    assert fields["validation accuracy"] == fields["validation accuracy of the start"]
+
+
+def test_a_run_says_what_the_start_and_the_chosen_weights_are_right_on(tmp_path):
+    made = small.problem(tmp_path, methods=("mse", "student"), steps=3)
+    trained = small.train(made, tmp_path, "mse", "student")
+    found = trained["student"]
+    start = made.held_out_error(trained["mse"].network, made.held_out(0))
+    assert found.outcome.first_validation == start and 0 < start < 1
+    said: list[str] = []
+    made.progress = cast(Any, SimpleNamespace(say=said.append))
+    better = replace(found, outcome=replace(found.outcome, best_step=10, best_validation=start / 2))
+    fields = made.judge(small.setup(made, tmp_path, "student", trained), better)
+    assert fields["validation accuracy"] == 1 - start / 2
+    assert fields["validation accuracy of the start"] == 1 - start
+    assert f"right on {1 - start / 2:.1%}, with the start's weights on {1 - start:.1%};" in said[0]
 
 
 @pytest.mark.filterwarnings("ignore:.*a derivative of exactly zero")  # of labels
