@@ -14,7 +14,6 @@ is not "small").
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,8 +135,7 @@ def picture(found: dict[str, dict[str, list[float]]], path: Path) -> Path:
 
 def main(words: Sequence[str]) -> None:
     """Measure a size, print and write it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks accuracy_vs_mu", description=__doc__)
-    parser.add_argument("--size", choices=tuple(SIZES), default="ci")
+    parser = protocol.options("accuracy_vs_mu", __doc__, SIZES)
     name = parser.parse_args(words).size
     print("mu:", *(f"{mu:.0e}" for mu in MUS))
     found = errors(SIZES[name])

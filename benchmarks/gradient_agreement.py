@@ -13,7 +13,6 @@ Writes `results/gradient_agreement.json` and `.png`.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import tempfile
 from collections import defaultdict
@@ -255,8 +254,7 @@ def picture(found: Sequence[Look], path: Path) -> Path:
 
 def main(words: Sequence[str]) -> list[Look]:
     """Measure a size, print and write it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks gradient_agreement", description=__doc__)
-    parser.add_argument("--size", choices=tuple(SIZES), default="ci")
+    parser = protocol.options("gradient_agreement", __doc__, SIZES)
     parser.add_argument("--data", type=Path, default=Path("data"))
     chosen = parser.parse_args(words)
     size = SIZES[chosen.size]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks import protocol, published
@@ -105,25 +105,31 @@ def _accuracy(label: object, method: str, stated: float, found: dict[str, Any] |
 
 
 def _wake() -> Iterator[str]:
-    """Figure 7."""
-    found = read("figure7_wake.json")
-    ours = {each["method"]: each for each in found.get("table", ())}
+    """Figure 7, beside the methods of its names in the run on the published grids."""
+    table = read("wake_flow_small.json").get("table", ())
+    alone = fmean(row["value"] for row in table if row["method"] == "SRC") if table else 1.0
     rows = []
     for method, stated in published.WAKE.items():
-        share = stated / published.WAKE["SRC"]
-        own = ours.get(method)
-        if own is None or own["here"] is None:
-            rows.append((method, f"{stated:.3f}", f"{share:.2f}", NOT_RUN, "", "", ""))
+        share, own = stated / published.WAKE["SRC"], [r["value"] for r in table if r["method"] == method]
+        cells = (method, f"{stated:.3f}", f"{share:.2f}")
+        if not own:
+            rows.append((*cells, NOT_RUN, "", "", ""))
             continue
-        off = own["ratio"] - share
+        ratio = fmean(own) / alone
         sentence = "What both are measured by."
         if method != "SRC":
-            sentence = f"Ours leaves {abs(off):.2f} {'more' if off > 0 else 'less'} of the solver's error."
-        here = _spread(own["here"], own["spread"], ".3f")
-        seeds = str(len(found["seeds"]))
-        rows.append((method, f"{stated:.3f}", f"{share:.2f}", here, f"{own['ratio']:.2f}", seeds, sentence))
+            more = "more" if ratio > share else "less"
+            sentence = f"Ours leaves {abs(ratio - share):.2f} {more} of the solver's error."
+        here = _spread(fmean(own), stdev(own) if len(own) > 1 else 0.0, ".3f")
+        rows.append((*cells, here, f"{ratio:.2f}", str(len(own)), sentence))
     yield "### Figure 7: errors of the corrected wake"
-    yield f"{found.get('differs', 'Not run.')} (`python -m benchmarks figure7_wake`)"
+    yield (
+        "Ours is on the published grids and differs in the side walls, which move with the stream, in the "
+        "viscosity, U D / Re_D on every grid, in the MAE, defined nowhere and here over 200 steps, in the "
+        "flows tested, Re_D 170 to 680 (480 to 7,680), and in what is trained: 1,010 weights, 300 steps of "
+        "ZO-SOL over 8 solver steps: so compare the ratios to SRC, not the errors. "
+        "(`python -m benchmarks wake_flow_small`)"
+    )
     headers = ("method", "published MAE", "over SRC", "ours", "over SRC", "seeds", "difference")
     yield _table(headers, rows)
 

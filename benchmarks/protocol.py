@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from tasks.configuration import to_dict
+from tasks.problem import Problem
+from tasks.progress import make_progress
 from tasks.runs import atomic
+from tasks.runs.folder import Run
 from tasks.runs.machine import machine, versions
+from tasks.work import work
 
 RESULTS = Path(__file__).parent / "results"
 SCRATCH = Path("runs/benchmarks")
@@ -57,6 +63,50 @@ def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
     What disturbs the machine disturbs all of them, so ratios hold where single times do not.
     """
     return {name: found.median for name, found in spreads(runs, rounds).items()}
+
+
+def options(
+    name: str, about: str | None, sizes: Iterable[str] = ("ci", "small"), *, trains: bool = False
+) -> argparse.ArgumentParser:
+    """What a benchmark is asked by.
+
+    Args:
+        name: Of the benchmark.
+        about: What its help says.
+        sizes: It has.
+        trains: Whether it has runs of a task, and so seeds and folders of data and runs.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks {name}", description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--size", choices=tuple(sizes), default="ci")
+    if trains:
+        parser.add_argument("--seeds", type=int, help="as many as the committed figures have if left out")
+        parser.add_argument("--data", type=Path, default=Path("data"))
+        parser.add_argument("--runs", type=Path, default=SCRATCH)
+    return parser
+
+
+def finished(problem: Problem, size: str, seeds: int, runs: Path) -> Run:
+    """A run of a task, finished: from the start, gone on with where it was stopped, or found in the folder.
+
+    Args:
+        problem: With its settings.
+        size: Of the benchmark.
+        seeds: How many.
+        runs: The folder in which it is looked for.
+    """
+    wanted, numbers = to_dict(problem.config), tuple(range(seeds))
+    known = (Run.open(path.parent) for path in sorted(runs.glob("*/config.json")))
+    same = (run for run in known if (run.task, run.config, run.seeds) == (problem.name(), wanted, numbers))
+    run = next(same, None)
+    if run is None:
+        run = Run.create(runs, problem.name(), size, problem.config, numbers, data=problem.folder)
+    if not run.finished:
+        with make_progress() as progress, run.lock():
+            work(problem, run, progress)
+    return run
 
 
 def path(name: str, size: str) -> Path:

@@ -10,13 +10,12 @@ more often on held-out noisy images than with the weights that training began wi
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from benchmarks import protocol
-from benchmarks.table_defense import CI, finished
+from benchmarks.table_defense import CI
+from tasks.denoised_smoothing import DenoisedSmoothing
 from tasks.denoised_smoothing.config import Config
 from tasks.runs.folder import Run
 from tasks.runs.result import Result, Row
@@ -71,14 +70,11 @@ def _shown(row: Row) -> dict[str, object]:
 
 def main(words: Sequence[str]) -> None:
     """Run both classifiers, print and keep what happened."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks safeguard", description=__doc__)
-    parser.add_argument("--size", choices=tuple(SIZES), default="ci")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
-    chosen = parser.parse_args(words)
+    chosen = protocol.options("safeguard", __doc__, SIZES, trains=True).parse_args(words)
     found = {}
     for box in BOXES:
-        run = finished(replace(SIZES[chosen.size], box=box), chosen.size, chosen.seeds, chosen.runs)
+        problem = DenoisedSmoothing(replace(SIZES[chosen.size], box=box), folder=chosen.data)
+        run = protocol.finished(problem, chosen.size, chosen.seeds or 1, chosen.runs)
         found[box] = {"config": run.config, "seeds": measured(run)}
         for line in found[box]["seeds"]:
             start, last, kept = (f"{line[f'held-out accuracy, {w}']:.3f}" for w in WEIGHTS)

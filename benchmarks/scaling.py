@@ -10,7 +10,6 @@ message to each other one, and 8 bytes a query to receive, at an assumed latency
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -175,8 +174,7 @@ def draw(costly: Costly, seen: dict[int, dict[str, float]], path: Path) -> None:
 
 def main(words: Sequence[str]) -> None:
     """Measure, simulate, draw and write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks scaling", description=__doc__)
-    parser.add_argument("--size", choices=SIZES, default="ci")
+    parser = protocol.options("scaling", __doc__, SIZES)
     chosen = parser.parse_args(words)
     size = SIZES[chosen.size]
     torch.set_num_threads(1)

@@ -13,7 +13,6 @@ Writes `benchmarks/results/serving.json`.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import socket
@@ -54,8 +53,7 @@ class Doubling(BlackBoxFunction):
 
 def main(words: Sequence[str]) -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks serving", description=__doc__)
-    parser.add_argument("--size", choices=tuple(SIZES), default="ci")
+    parser = protocol.options("serving", __doc__, SIZES)
     size = parser.parse_args(words).size
     numbers, rounds, many = SIZES[size]
     table = [row for d, calls in numbers.items() for row in rates(d, calls, rounds)]

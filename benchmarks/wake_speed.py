@@ -10,7 +10,6 @@ medians, and that the velocities agree. Writes `benchmarks/results/wake_speed.js
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -93,8 +92,7 @@ def one_by_one(velocity: Tensor, reynolds: Tensor, channel: Channel) -> Tensor:
 
 def main(words: Sequence[str]) -> None:
     """Run every part, print its rows and write them all."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks wake_speed", description=__doc__)
-    parser.add_argument("--size", choices=tuple(ROUNDS), default="ci")
+    parser = protocol.options("wake_speed", __doc__, ROUNDS)
     size = parser.parse_args(words).size
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PhiFlow's tracing warns at every size that it reads

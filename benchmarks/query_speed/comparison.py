@@ -12,7 +12,6 @@ it is not "small").
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,8 +105,7 @@ def chosen(blocks: Sequence[Block], count: int | None) -> list[Block]:
 
 def main(words: Sequence[str]) -> None:
     """Measure the cases of a size, print and write them."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks query_speed", description=__doc__)
-    parser.add_argument("--size", choices=tuple(CPU), default="ci")
+    parser = protocol.options("query_speed", __doc__, CPU)
     size = parser.parse_args(words).size
     before = torch.get_num_threads()
     torch.set_num_threads(1)
