@@ -198,7 +198,6 @@ BENCHMARKS: dict[str, Benchmark] = {
             "docs/guide/evaluators.md: time of a query beside the published algorithm's",
             "query_speed.comparison:main",
             "half an hour",
-            ALL,
             results=("query_speed.json",),
         ),
         Benchmark(
@@ -206,7 +205,6 @@ BENCHMARKS: dict[str, Benchmark] = {
             "docs/guide/evaluators.md: a change carried to the loss is free of cancellation",
             "accuracy_vs_mu:main",
             "5 minutes",
-            ALL,
             results=("accuracy_vs_mu.json",),
         ),
         Benchmark(
