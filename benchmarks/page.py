@@ -56,7 +56,8 @@ def text() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown."""
     lines = [headers, ["---"] * len(headers), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -90,7 +91,7 @@ def _accuracies() -> Iterator[str]:
         yield f"### {title}"
         yield f"{read(f'{name}/result.json').get('differs', 'Not run.')} (`python -m benchmarks {name}`)"
         headers = ("", "method", "published (%)", "ours (%)", "seeds", "difference")
-        yield _table(headers, rows)
+        yield table(headers, rows)
 
 
 def _accuracy(label: object, method: str, stated: float, found: dict[str, Any] | None) -> Sequence[str]:
@@ -131,7 +132,7 @@ def _wake() -> Iterator[str]:
         "(`python -m benchmarks wake_flow_small`)"
     )
     headers = ("method", "published MAE", "over SRC", "ours", "over SRC", "seeds", "difference")
-    yield _table(headers, rows)
+    yield table(headers, rows)
 
 
 def _defence() -> Iterator[str]:
@@ -160,7 +161,7 @@ def _defence() -> Iterator[str]:
         "the order of the methods. In brackets the seeds' range. (`python -m benchmarks table_defense`)"
     )
     headers = ("method", "r", "published (%)", "ours (%)", "seeds", "difference")
-    yield _table(headers, rows)
+    yield table(headers, rows)
 
 
 def _claims() -> str:
@@ -172,7 +173,7 @@ def _claims() -> str:
             ours = _spread(each.ours.mean, each.ours.spread, f",.{decimals}f")
         seeds = str(len(each.ours.values) or "")
         rows.append((each.page, each.what, each.stated, ours, seeds, each.difference, each.source))
-    return _table(("page", "what", "stated", "ours", "seeds", "difference", "file"), rows)
+    return table(("page", "what", "stated", "ours", "seeds", "difference", "file"), rows)
 
 
 def _benchmarks() -> str:
@@ -180,4 +181,4 @@ def _benchmarks() -> str:
         (f"`{each.command}`", each.about, each.time, str(each.seeds), each.measured())
         for each in BENCHMARKS.values()
     ]
-    return _table(("command", "published table or claim", "time", "seeds", "committed figures from"), rows)
+    return table(("command", "published table or claim", "time", "seeds", "committed figures from"), rows)

@@ -88,16 +88,16 @@ def options(
     return parser
 
 
-def finished(problem: Problem, size: str, seeds: int, runs: Path) -> Run:
+def finished(problem: Problem, size: str, seeds: Sequence[int], runs: Path) -> Run:
     """A run of a task, finished: from the start, gone on with where it was stopped, or found in the folder.
 
     Args:
         problem: With its settings.
         size: Of the benchmark.
-        seeds: How many.
+        seeds: Which.
         runs: The folder in which it is looked for.
     """
-    wanted, numbers = to_dict(problem.config), tuple(range(seeds))
+    wanted, numbers = to_dict(problem.config), tuple(seeds)
     known = (Run.open(path.parent) for path in sorted(runs.glob("*/config.json")))
     same = (run for run in known if (run.task, run.config, run.seeds) == (problem.name(), wanted, numbers))
     run = next(same, None)

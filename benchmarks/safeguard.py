@@ -74,7 +74,7 @@ def main(words: Sequence[str]) -> None:
     found = {}
     for box in BOXES:
         problem = DenoisedSmoothing(replace(SIZES[chosen.size], box=box), folder=chosen.data)
-        run = protocol.finished(problem, chosen.size, chosen.seeds or 1, chosen.runs)
+        run = protocol.finished(problem, chosen.size, range(chosen.seeds or 1), chosen.runs)
         found[box] = {"config": run.config, "seeds": measured(run)}
         for line in found[box]["seeds"]:
             start, last, kept = (f"{line[f'held-out accuracy, {w}']:.3f}" for w in WEIGHTS)

@@ -74,7 +74,8 @@ def main(words: Sequence[str]) -> None:
     if "methods" in given:
         given["methods"] = tuple(given["methods"])
     problem = DenoisedSmoothing(replace(SIZES[chosen.size], **given), folder=chosen.data)
-    run = protocol.finished(problem, chosen.size, chosen.seeds or SEEDS.get(chosen.size, 3), chosen.runs)
+    seeds = range(chosen.seeds or SEEDS.get(chosen.size, 3))
+    run = protocol.finished(problem, chosen.size, seeds, chosen.runs)
     show(run, words, keep=chosen.size != "ci")
 
 

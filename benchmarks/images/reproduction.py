@@ -57,7 +57,7 @@ def reproduce(which: Reproduction, words: Sequence[str]) -> list[Line]:
     parser.add_argument("--out", type=Path, help="benchmarks/results/NAME; for ci a folder beside the runs")
     chosen = parser.parse_args(words)
     size: Size = chosen.size
-    wanted, seeds = list(which.groups(size)), chosen.seeds or 1
+    wanted, seeds = list(which.groups(size)), range(chosen.seeds or 1)
     table: list[Line] = []
     for group in wanted:
         print(f"{name}: {group.label}")
@@ -73,7 +73,7 @@ def reproduce(which: Reproduction, words: Sequence[str]) -> list[Line]:
     plot.draw(table, which.across, out / "plot.png")
     content = {
         "preset": size,
-        "seeds": list(range(seeds)),
+        "seeds": list(seeds),
         "differs": sentence,
         "config": to_dict(wanted[0].config),
         "table": [asdict(line) for line in table],
