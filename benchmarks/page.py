@@ -107,11 +107,11 @@ def _accuracy(label: object, method: str, stated: float, found: dict[str, Any] |
 
 def _wake() -> Iterator[str]:
     """Figure 7, beside the methods of its names in the run on the published grids."""
-    table = read("wake_flow_small.json").get("table", ())
-    alone = fmean(row["value"] for row in table if row["method"] == "SRC") if table else 1.0
+    found = read("wake_flow_small.json").get("table", ())
+    alone = fmean(row["value"] for row in found if row["method"] == "SRC") if found else 1.0
     rows = []
     for method, stated in published.WAKE.items():
-        share, own = stated / published.WAKE["SRC"], [r["value"] for r in table if r["method"] == method]
+        share, own = stated / published.WAKE["SRC"], [r["value"] for r in found if r["method"] == method]
         cells = (method, f"{stated:.3f}", f"{share:.2f}")
         if not own:
             rows.append((*cells, NOT_RUN, "", "", ""))
