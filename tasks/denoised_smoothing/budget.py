@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 
 import zo
 from tasks.denoised_smoothing.config import WIDE, WITHOUT_QUERIES, Config, Variant, is_own, read
+from tasks.denoised_smoothing.defence import Defence
 from tasks.errors import ConfigurationError
 from tasks.tally import Tally
 from tasks.workers import group
-
-if TYPE_CHECKING:
-    from tasks.denoised_smoothing.problem import DenoisedSmoothing
 
 Found = TypeVar("Found")
 
@@ -32,7 +30,7 @@ def validation_queries(config: Config) -> int:
     return (config.validations + 1) * config.validation_images
 
 
-def clean_queries(problem: DenoisedSmoothing) -> int:
+def clean_queries(problem: Defence) -> int:
     """What the loss asks for once: the classifier's predictions on the clean training images."""
     return len(problem.used) if problem.config.loss == "stability" else 0
 
@@ -70,7 +68,7 @@ def steps_within(budget: int, fixed: int, each: int, method: str) -> int:
     return steps
 
 
-def check(problem: DenoisedSmoothing) -> None:
+def check(problem: Defence) -> None:
     """Refuse budgets that pay for no step, before the first query.
 
     Raises:
@@ -90,7 +88,7 @@ def check(problem: DenoisedSmoothing) -> None:
         steps_within(config.queries_of(variant.name), fixed, each, variant.name)
 
 
-def plan(problem: DenoisedSmoothing, seeds: int) -> Sequence[str]:
+def plan(problem: Defence, seeds: int) -> Sequence[str]:
     """The most that the methods and the certificates of a whole run ask for.
 
     Raises:
@@ -116,7 +114,7 @@ def plan(problem: DenoisedSmoothing, seeds: int) -> Sequence[str]:
     ]
 
 
-def _first_checks(problem: DenoisedSmoothing) -> int:
+def _first_checks(problem: Defence) -> int:
     """The most objectives that a first step takes beside its plan."""
     config = problem.config
     with torch.random.fork_rng(devices=()):
