@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,12 +21,11 @@ from tasks.methods import Cost, Method
 from tasks.runs.journal import Journal
 from tasks.setup import Setup, Trained
 from tasks.stage import TrainingOutcome
+from tasks.wake_flow import precomputed
 from tasks.wake_flow.config import Config, family_of, method_name
+from tasks.wake_flow.coupling import Coupling, problem_of
+from tasks.wake_flow.data import Pairs, mirrored
 from tasks.wake_flow.networks import Corrector, NoCorrector
-
-if TYPE_CHECKING:
-    from tasks.wake_flow.data import Pairs
-    from tasks.wake_flow.problem import WakeFlow
 
 SPARSE = ("sparse-cge", "sparse-rge", "hybrid")
 PAIRS, BETA = 32, 1.0  # of PRE, as published: pairs in a step, hold on the correction of the frame before
@@ -41,7 +40,7 @@ def src(setup: Setup) -> Trained:
 
 def non(setup: Setup, *, large: bool) -> Trained:
     """NON: on pairs of frames one solver step apart."""
-    pairs, count = _problem(setup).pairs, setup.config.non_batch
+    pairs, count = problem_of(setup).pairs, setup.config.non_batch
     return _on_pairs(setup, large, pairs, lambda i: pairs.draw(zo.estimators.Key(setup.seed, i), count))
 
 
@@ -53,10 +52,7 @@ def pre(setup: Setup, *, large: bool, regular: bool) -> Trained:
         large: Whether the large network is trained.
         regular: Whether the fit holds on to the correction of the frame before; PRE-SR's does not.
     """
-    from tasks.wake_flow import precomputed
-    from tasks.wake_flow.data import mirrored
-
-    problem, config = _problem(setup), setup.config
+    problem, config = problem_of(setup), setup.config
     counter = setup.progress.counter("fine flows for PRE (PhiFlow)")
     beta = BETA if regular else 0.0
     pairs = precomputed.corrections(config, problem.flows, problem.box, beta, counter)
@@ -73,7 +69,7 @@ def pre(setup: Setup, *, large: bool, regular: bool) -> Trained:
 
 def _on_pairs(setup: Setup, large: bool, pairs: Pairs, batch: Callable[[int], Batch]) -> Trained:
     """Train on pairs of frames, in which the first has been through the solver."""
-    problem, (steps, rate) = _problem(setup), setup.config.steps_of(setup.name)
+    problem, (steps, rate) = problem_of(setup), setup.config.steps_of(setup.name)
     network = first_weights(setup, large)
     objective = problem.loss_through(lambda velocity, reynolds: velocity)
     own = replace(setup, network=network, steps=steps, learning_rate=rate, batch=batch, objective=objective)
@@ -146,27 +142,23 @@ def first_weights(setup: Setup, large: bool) -> Corrector:
     """The small or the large network with the seed's first weights."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(setup.seed)
-        return _problem(setup).corrector(large=large).to(setup.config.device)
+        return problem_of(setup).corrector(large=large).to(setup.config.device)
 
 
-def _problem(setup: Setup) -> WakeFlow:
-    return cast("WakeFlow", setup.problem)
+Plan = Callable[[Coupling, bool, int], Cost]  # (problem, large, steps)
 
 
-Plan = Callable[["WakeFlow", bool, int], Cost]  # (problem, large, steps)
-
-
-def _nothing(problem: WakeFlow, large: bool, steps: int) -> Cost:
+def _nothing(problem: Coupling, large: bool, steps: int) -> Cost:
     return Cost()  # the pairs are a part of the data
 
 
-def _fitted(problem: WakeFlow, large: bool, steps: int) -> Cost:
+def _fitted(problem: Coupling, large: bool, steps: int) -> Cost:
     config: Config = problem.config
     rows = len(config.train_reynolds) * (config.frames - 1)
     return Cost(rows / (config.batch * config.unroll))
 
 
-def _whole_loss(problem: WakeFlow, large: bool, steps: int) -> Cost:
+def _whole_loss(problem: Coupling, large: bool, steps: int) -> Cost:
     config: Config = problem.config
     sparsity = zo.RandomCoordinates(config.coordinates) if config.estimator in SPARSE else None
     network = problem.corrector(large=large)
@@ -180,7 +172,7 @@ def _as_shared(name: str) -> Plan:
     return lambda problem, large, steps: known(problem, steps)
 
 
-def _cost(method: str, plan: Plan, problem: Any, steps: int) -> Cost:  # noqa: ANN401 - a WakeFlow
+def _cost(method: str, plan: Plan, problem: Any, steps: int) -> Cost:  # noqa: ANN401 - a Coupling
     """With the steps of the method; layer ratios are not in it."""
     return plan(problem, family_of(method)[1], problem.config.steps_of(method)[0])
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import isfinite, nan
 from statistics import fmean
 
-from tasks.methods import methods_of
+from tasks import methods as shared
 from tasks.report.findings import scores, with_spread
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table
 from tasks.runs.folder import Run
@@ -16,7 +16,7 @@ from tasks.wake_flow.config import Config, family_of
 from tasks.wake_flow.curves import Found, by_reynolds
 from tasks.wake_flow.diagnostics import LIMIT, WAKE
 from tasks.wake_flow.evaluation import REFERENCE, SOLVER, Evaluation, rms
-from tasks.wake_flow.problem import WakeFlow
+from tasks.wake_flow.methods import METHODS
 
 
 def blocks(run: Run, result: Result, config: Config, found: Found) -> Sequence[Block]:
@@ -39,7 +39,7 @@ def blocks(run: Run, result: Result, config: Config, found: Found) -> Sequence[B
 
 def sentences(result: Result, config: Config) -> list[str]:
     """What was compared, and how the methods that need no derivative stand to first order."""
-    known, means = methods_of(WakeFlow), {score.method: score.mean for score in scores(result)}
+    known, means = {**shared.METHODS, **METHODS}, {score.method: score.mean for score in scores(result)}
     families: dict[str, str] = {}
     for method in means:
         families.setdefault(family_of(method)[0], known[method].about.removesuffix(" The large network."))
