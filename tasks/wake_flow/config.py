@@ -112,9 +112,9 @@ class Config(tasks.Config):
     large_learning_rate: Positive = 0.001
     """Of Adam, at the start."""
 
-    estimator: Literal["cge", "sparse-cge", "rge", "sparse-rge", "hybrid"] = "sparse-cge"
-    """Of ZO-SOL's gradient: "cge" and "sparse-cge", coordinate by coordinate; "rge" and "sparse-rge", along
-    random directions; "hybrid", coordinates of the sparse set and directions in all others."""
+    estimator: Literal["cge", "sparse-cge", "rge", "hybrid"] = "sparse-cge"
+    """Of ZO-SOL's gradient: "cge" and "sparse-cge", coordinate by coordinate; "rge", along random directions;
+    "hybrid", coordinates of the sparse set and directions in all others."""
     mu: Positive = 1e-4
     """Smoothing parameter of the weights: of forward differences 1e-2 is too large here, and 1e-5 lost in
     rounding; of central ones 1e-3 is best."""
@@ -122,9 +122,6 @@ class Config(tasks.Config):
     """Coordinates in a step's sparse set, drawn anew every step."""
     directions: Count = 96
     """Random directions in a step of those that take some."""
-    ratios: Literal["uniform", "zo-grasp", "zo-snip", "magnitude"] = "uniform"
-    """How coordinates spread over the layers: "uniform", alike, or with the layer ratios that "zo-grasp",
-    "zo-snip" or "magnitude" give the network that ZO-SOL starts from."""
     input_mu: Positive = 1e-2
     """Smoothing parameter of chain and row-rge, in units of the inflow's speed: a direction has length one
     over all cells, so that each moves by 32 times less on 16 x 32 cells, and 64 times less on 32 x 64."""

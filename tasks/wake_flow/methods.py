@@ -13,12 +13,9 @@ from torch import Tensor
 
 import zo
 from blackbox import Ledger
-from tasks import layer_ratios
 from tasks import methods as shared
 from tasks.autograd import AutogradGradient
-from tasks.layer_ratios import Ratios
 from tasks.methods import Cost, Method
-from tasks.runs.journal import Journal
 from tasks.setup import Setup, Trained
 from tasks.stage import TrainingOutcome
 from tasks.wake_flow import precomputed
@@ -27,7 +24,6 @@ from tasks.wake_flow.coupling import Coupling, problem_of
 from tasks.wake_flow.data import Pairs, mirrored
 from tasks.wake_flow.networks import Corrector, NoCorrector
 
-SPARSE = ("sparse-cge", "sparse-rge", "hybrid")
 PAIRS, BETA = 32, 1.0  # of PRE, as published: pairs in a step, hold on the correction of the frame before
 MIRRORED = 103  # first word of the key's path for these draws; those of the data are 101 and 102
 Batch = tuple[Tensor, Tensor]
@@ -90,52 +86,7 @@ def in_loop(setup: Setup, *, large: bool, train: Callable[[Setup], Trained]) -> 
 
 def zo_sol(setup: Setup) -> Trained:
     """ZO-SOL: the gradient of the whole loss, the solver a black box, by the estimator that is configured."""
-    config = setup.config
-    sparsity: zo.estimators.Sparsity | None = None
-    found: Ratios | None = None
-    if config.estimator in SPARSE:
-        sparsity = zo.RandomCoordinates(config.coordinates)
-        if config.ratios != "uniform":
-            found = ratios_of(setup)
-            sparsity = zo.LayerwiseCoordinates(found.layers)
-    gradient = shared.loss_gradient(setup, estimator(config, sparsity))
-    trained = setup.descend(gradient)
-    if found is None:
-        return trained
-    trained.outcome.ledger.add(Ledger(rows_asked=found.rows, rows_run=found.rows))
-    return replace(trained, queries=trained.queries + found.queries)
-
-
-def estimator(config: Config, sparsity: zo.estimators.Sparsity | None) -> zo.estimators.Estimator[Any]:
-    """The estimator that the configuration names, on the sparse set where it takes one."""
-    return shared.estimator(
-        config.estimator,
-        config.mu,
-        sparsity=sparsity,
-        directions=config.directions,
-        central=config.central,
-    )
-
-
-def ratios_of(setup: Setup) -> Ratios:
-    """The layer ratios of the network that ZO-SOL starts from, as the configuration asks for them."""
-    config, network = setup.config, setup.network
-
-    def find(journal: Journal) -> tuple[zo.pruning.LayerRatios, int]:
-        scores = zo.pruning.scores(
-            config.ratios,
-            network,
-            setup.objective,
-            setup.batch(0),
-            seed=setup.seed,
-            journal=journal,
-            process_group=setup.process_group,
-        )
-        size = sum(parameter.numel() for parameter in network.parameters())
-        return zo.pruning.layer_ratios(scores, sparsity=1 - config.coordinates / size), scores.queries
-
-    large = "-large" if setup.name.endswith(" large") else ""
-    return layer_ratios.kept(setup, f"layer_ratios-seed-{setup.seed}{large}", find)
+    return shared.whole_loss(setup, setup.config.estimator)
 
 
 def first_weights(setup: Setup, large: bool) -> Corrector:
@@ -160,9 +111,12 @@ def _fitted(problem: Coupling, large: bool, steps: int) -> Cost:
 
 def _whole_loss(problem: Coupling, large: bool, steps: int) -> Cost:
     config: Config = problem.config
-    sparsity = zo.RandomCoordinates(config.coordinates) if config.estimator in SPARSE else None
+    some = zo.RandomCoordinates(config.coordinates)
+    rule = shared.estimator(
+        config.estimator, config.mu, sparsity=some, directions=config.directions, central=config.central
+    )
     network = problem.corrector(large=large)
-    gradient = zo.LossGradient(network, problem.objective, estimator(config, sparsity), chunk=config.chunk)
+    gradient = zo.LossGradient(network, problem.objective, rule, chunk=config.chunk)
     return shared.cost_of_queries(gradient, steps)
 
 
@@ -173,7 +127,7 @@ def _as_shared(name: str) -> Plan:
 
 
 def _cost(method: str, plan: Plan, problem: Any, steps: int) -> Cost:  # noqa: ANN401 - a Coupling
-    """With the steps of the method; layer ratios are not in it."""
+    """With the steps of the method."""
     return plan(problem, family_of(method)[1], problem.config.steps_of(method)[0])
 
 

@@ -61,7 +61,7 @@ BAD = [
     ("input_directions", 0, ONE),
     ("input_mu", float("inf"), "finite"),
     ("directions", float("nan"), "integer"),
-    ("estimator", "spsa", "'cge', .*'rge', .*or 'hybrid'"),
+    ("estimator", "spsa", "'cge', .*'rge'.* or 'hybrid'"),
     ("device", "mps", "'cpu' or 'cuda'"),
     ("extrapolated_reynolds", (80.0, float("nan")), SMALL_ENOUGH),
     ("extrapolated_reynolds", (80.0, 500.0), "outside the range trained on, 120 to 960"),
