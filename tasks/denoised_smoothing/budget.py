@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -62,8 +63,8 @@ def steps_within(budget: int, fixed: int, each: int, method: str) -> int:
     if steps < 1:
         raise ConfigurationError(
             f"{method}: expected a budget of at least {fixed + each:,} queries ({fixed:,} for mu, clean "
-            f"images and validation, {each:,} a step), got {budget:,}. None was asked. Raise --queries, or "
-            "lower --validations, --validation-images or --train-images."
+            f"images and validation, {each:,} a step), got {budget:,}. Raise --queries, or lower "
+            "--validations, --validation-images or --train-images."
         )
     return steps
 
@@ -74,18 +75,20 @@ def check(problem: Defence) -> None:
     Raises:
         ConfigurationError: Naming the method.
     """
-    config, shape = problem.config, problem.images.shape
+    config = problem.config
     for variant in map(read, filter(is_own, config.methods)):
         if variant.family in WITHOUT_QUERIES:
             continue
         fixed = validation_queries(config) + clean_queries(problem)
         if _measures_mu(config, variant):
             fixed += config.mu_queries
+        size = problem.latent_size if variant.family == "zo-ae-ds" else math.prod(problem.images.shape)
+        most, each = config.queries_of(variant.name), queries_of_step(config, variant, size)
         if variant.family == "deepzero":
-            fixed += config.deepzero_batch * (_first_checks(problem) + _ratio_queries(config))
-        size = problem.latent_size if variant.family == "zo-ae-ds" else shape[0] * shape[1] * shape[2]
-        each = queries_of_step(config, variant, size)
-        steps_within(config.queries_of(variant.name), fixed, each, variant.name)
+            fixed += config.deepzero_batch * _ratio_queries(config)
+            steps = steps_within(most, fixed, each, variant.name)
+            fixed += config.deepzero_batch * _checks(problem, steps)
+        steps_within(most, fixed, each, variant.name)
 
 
 def plan(problem: Defence, seeds: int) -> Sequence[str]:
@@ -114,14 +117,14 @@ def plan(problem: Defence, seeds: int) -> Sequence[str]:
     ]
 
 
-def _first_checks(problem: Defence) -> int:
-    """The most objectives that a first step takes beside its plan."""
+def _checks(problem: Defence, steps: int) -> int:
+    """The most objectives that deepzero's steps take beside their plans."""
     config = problem.config
     with torch.random.fork_rng(devices=()):
         network = problem.network()
     rule = zo.CGE(1e-3, zo.RandomCoordinates(config.coordinates), central=config.central)
     gradient = zo.LossGradient(network, lambda *_: torch.zeros(1), rule, evaluator=config.evaluator)
-    return gradient.most_checks(1)
+    return gradient.most_checks(steps)
 
 
 def _ratio_queries(config: Config) -> int:
