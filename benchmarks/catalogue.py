@@ -131,13 +131,6 @@ BENCHMARKS: dict[str, Benchmark] = {
             results=tuple(f"tangents/{name}.json" for name in TANGENTS),
         ),
         Benchmark(
-            "wake_speed",
-            "docs/concepts/learned_tangents.md: the wake's solver against plain PhiFlow",
-            "wake_speed:main",
-            "10 minutes",
-            results=("wake_speed.json",),
-        ),
-        Benchmark(
             "table_defense",
             "DeepZero, table of the black-box defence",
             "table_defense:main",

@@ -19,7 +19,6 @@ SINCE = {
     "figure5_feature_reuse.json": "Its fastest column is of fused kernels in bfloat16, which are gone; "
     "without and with reuse stand.",
     "accuracy_vs_mu.json": "Its lines of difference are of evaluators that are gone; the loop's stand.",
-    "wake_speed.json": "It holds queries, too, which `query_speed` measures now.",
     "scaling.json": "The three tasks' query phases were measured by a script that is gone.",
     "table_defense-small-*.json, denoised_smoothing_safeguard.json": "Students took the classifier's own "
     "answer in the loss of rows that were asked, and learned in steps with queries alone.",
