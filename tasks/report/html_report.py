@@ -113,7 +113,6 @@ class Details:
 
     title: str
     values: Mapping[str, Any]
-    open: bool = False
     kind: Literal["Details"] = "Details"
 
     @property
