@@ -6,6 +6,7 @@ import argparse
 import json
 import shlex
 import statistics
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +37,13 @@ class Spread:
 def spreads(
     runs: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = perf_counter
 ) -> dict[str, Spread]:
-    """As `interleaved`, with quartiles.
+    """Seconds of each run, one after the other in each round, after one round to warm up.
+
+    What disturbs the machine disturbs all of them, so ratios hold where single times do not.
 
     Args:
         runs: what to time, in turn.
-        rounds: after one to warm up; with a single one the quartiles are that one.
+        rounds: how many; with a single one the quartiles are that one.
         clock: in seconds. `time.process_time` leaves out what other processes take of a shared core; where
             one thread computes on an idle machine it is the wall's.
     """
@@ -55,14 +58,6 @@ def spreads(
         name: Spread(*statistics.quantiles(values * (2 if rounds == 1 else 1), n=4, method="inclusive"))
         for name, values in times.items()
     }
-
-
-def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each run over `rounds` rounds, after one round to warm up.
-
-    What disturbs the machine disturbs all of them, so ratios hold where single times do not.
-    """
-    return {name: found.median for name, found in spreads(runs, rounds).items()}
 
 
 def options(
@@ -91,6 +86,8 @@ def options(
 def finished(problem: Problem, size: str, seeds: Sequence[int], runs: Path) -> Run:
     """A run of a task, finished: from the start, gone on with where it was stopped, or found in the folder.
 
+    One that was begun with other versions is another run.
+
     Args:
         problem: With its settings.
         size: Of the benchmark.
@@ -99,10 +96,15 @@ def finished(problem: Problem, size: str, seeds: Sequence[int], runs: Path) -> R
     """
     wanted, numbers = to_dict(problem.config), tuple(seeds)
     known = (Run.open(path.parent) for path in sorted(runs.glob("*/config.json")))
-    same = (run for run in known if (run.task, run.config, run.seeds) == (problem.name(), wanted, numbers))
-    run = next(same, None)
-    if run is None:
-        run = Run.create(runs, problem.name(), size, problem.config, numbers, data=problem.folder)
+    own = problem.name(), wanted, numbers, versions()
+    run = next((run for run in known if (run.task, run.config, run.seeds, run.versions) == own), None)
+    if run is not None:
+        print(f"{'Finished before' if run.finished else 'Going on with'}: {run.path}")
+    else:
+        words = ["python", "-m", "benchmarks", *sys.argv[1:]]  # not the path of a file on this machine
+        run = Run.create(
+            runs, problem.name(), size, problem.config, numbers, data=problem.folder, command=words
+        )
     if not run.finished:
         with make_progress() as progress, run.lock():
             work(problem, run, progress)

@@ -80,7 +80,7 @@ def rates(d: int, calls: int, rounds: int) -> list[dict[str, Any]]:
             if not np.array_equal(run(), 2 * x):
                 raise RuntimeError(f"{pair}: expected twice the input, got something else.")
         named = {f"{server} {client}": run for (server, client), run in runs.items()}
-        seconds = protocol.interleaved(named, rounds)
+        seconds = {pair: found.median for pair, found in protocol.spreads(named, rounds).items()}
         used = {pair: cpu_seconds(servers[pair[0]][0], run, calls) for pair, run in runs.items()}
     base = seconds[f"{THEIRS} {THEIRS}"]
     return [
