@@ -113,6 +113,7 @@ class Details:
 
     title: str
     values: Mapping[str, Any]
+    open: bool = False
     kind: Literal["Details"] = "Details"
 
     @property
