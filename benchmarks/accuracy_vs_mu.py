@@ -2,19 +2,16 @@
 
     python -m benchmarks accuracy_vs_mu --size ci       a small ResNet, seconds
     python -m benchmarks accuracy_vs_mu --size small    ResNet-20, 32 rows
-    python -m benchmarks accuracy_vs_mu --size paper    ResNet-20, 256 rows, more coordinates
 
 A loop subtracts two losses, and what rounding left in both is divided by mu; so does `difference` where
 activations are large and mu is not small. With `variants=1` it carries the change itself to the loss, and its
 error does not depend on mu. The truth is the finite difference at the same mu, not the derivative: loop in
 float64, of the same float32 weights, moved by the same steps ((w + mu) - w in float32). In bfloat16 loop runs
-under autocast, with float32 weights. Writes `results/accuracy_vs_mu.json` and `.png` (with `-SIZE` where it
-is not "small").
+under autocast, with float32 weights. Writes `results/accuracy_vs_mu.json` and `.png`.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,7 +52,6 @@ class Size:
 SIZES = {
     "ci": Size("resnet8", 8, 2, 2, 4),
     "small": Size("resnet20", 32, 3, 2),
-    "paper": Size("resnet20", 256, 12, 16),
 }
 
 
@@ -136,8 +132,7 @@ def picture(found: dict[str, dict[str, list[float]]], path: Path) -> Path:
 
 def main(words: Sequence[str]) -> None:
     """Measure a size, print and write it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks accuracy_vs_mu", description=__doc__)
-    parser.add_argument("--size", choices=tuple(SIZES), default="ci")
+    parser = protocol.options("accuracy_vs_mu", __doc__, SIZES)
     name = parser.parse_args(words).size
     print("mu:", *(f"{mu:.0e}" for mu in MUS))
     found = errors(SIZES[name])

@@ -97,10 +97,11 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "wake_flow_small",
-            "docs/applications/wake_flow.md: the published grids",
+            "DeepZero, figure 7, and docs/applications/wake_flow.md: the published grids",
             "wake:table",
             "an hour",
-            seeds=3,
+            ALL,
+            3,
             results=("wake_flow_small.json",),
             named=True,
         ),
@@ -112,15 +113,6 @@ BENCHMARKS: dict[str, Benchmark] = {
             seeds=2,
             results=("wake_flow_small_260354.json",),
             named=True,
-        ),
-        Benchmark(
-            "figure7_wake",
-            "DeepZero, figure 7: errors of the corrected wake",
-            "wake:figure7",
-            "20 minutes",
-            ALL,
-            3,
-            ("figure7_wake.json",),
         ),
         Benchmark(
             "chain_rule",
@@ -137,13 +129,6 @@ BENCHMARKS: dict[str, Benchmark] = {
             "2 hours",
             seeds=3,
             results=tuple(f"tangents/{name}.json" for name in TANGENTS),
-        ),
-        Benchmark(
-            "wake_speed",
-            "docs/concepts/learned_tangents.md: the wake's solver against plain PhiFlow",
-            "wake_speed:main",
-            "10 minutes",
-            results=("wake_speed.json",),
         ),
         Benchmark(
             "table_defense",
@@ -207,7 +192,6 @@ BENCHMARKS: dict[str, Benchmark] = {
             "docs/guide/evaluators.md: time of a query beside the published algorithm's",
             "query_speed.comparison:main",
             "half an hour",
-            ALL,
             results=("query_speed.json",),
         ),
         Benchmark(
@@ -215,7 +199,6 @@ BENCHMARKS: dict[str, Benchmark] = {
             "docs/guide/evaluators.md: a change carried to the loss is free of cancellation",
             "accuracy_vs_mu:main",
             "5 minutes",
-            ALL,
             results=("accuracy_vs_mu.json",),
         ),
         Benchmark(

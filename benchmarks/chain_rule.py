@@ -12,7 +12,6 @@ and more queries a step. Errors are the lowest mean absolute ones on the validat
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -160,8 +159,7 @@ def trainings(setup: Setup, non: Trained, most: int, folder: Path) -> list[Line]
 def main(words: Sequence[str]) -> None:
     """Print and write both tables."""
     sizes = {"ci": CI, "small": replace(PRESETS["demo"], coordinates=96)}  # twice the demo's
-    parser = argparse.ArgumentParser(prog="python -m benchmarks chain_rule", description=__doc__)
-    parser.add_argument("--size", choices=tuple(sizes), default="ci")
+    parser = protocol.options("chain_rule", __doc__, sizes)
     parser.add_argument("--seeds", type=int, help="1 for ci, 2 otherwise")
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--most-steps", type=int, help=f"10 for ci, {MOST_STEPS} otherwise")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 from typing import Any
@@ -18,12 +18,6 @@ class Figure:
     """Ours: a value for each seed; none where it was not run."""
 
     values: tuple[float, ...] = ()
-
-    @classmethod
-    def of(cls, values: Sequence[float | None], unit: float = 1.0) -> Figure:
-        """In units of `unit`; not run where a value is missing."""
-        whole = [value / unit for value in values if value is not None]
-        return cls(tuple(whole) if len(whole) == len(values) else ())
 
     @property
     def mean(self) -> float:
@@ -73,49 +67,56 @@ def read(name: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
+def line(name: str, label: object, method: str) -> dict[str, Any] | None:
+    """A line of a reproduction's table; None where it was not run."""
+    lines = read(f"{name}/result.json").get("table", ())
+    return next((each for each in lines if (each["label"], each["method"]) == (label, method)), None)
+
+
+def figure(file: str, table: str, column: str, /, unit: float = 1.0, **where: object) -> Figure:
+    """The values of a column in the rows of a file's table, such as a row for each seed.
+
+    Args:
+        file: In `benchmarks/results`.
+        table: Its name in the file, or several with "/" between; a table of one row may be the row itself.
+        column: Of the rows, or of what they have in "extra"; with "/" between names a value further in.
+        unit: In which the values are.
+        **where: What other columns hold in these rows.
+    """
+    found: Any = read(file)
+    for name in table.split("/"):
+        found = found.get(name, {})
+    values = []
+    for row in found if isinstance(found, list) else [found] if found else []:
+        if all(row[name] == wanted for name, wanted in where.items()):
+            value: Any = {**row.get("extra", {}), row.get("metric"): row.get("value"), **row}
+            for name in column.split("/") if column not in value else (column,):
+                value = value[name]
+            values.append(value)
+    return Figure() if None in values else Figure(tuple(value / unit for value in values))
+
+
+def ratio(one: Figure, other: Figure) -> Figure:
+    """Of the means."""
+    return Figure((one.mean / other.mean,)) if one.values and other.values else Figure()
+
+
+WAKE, DEFENCE = "docs/applications/wake_flow.md", "docs/applications/denoised_smoothing.md"
+IMAGES, CLUSTER = "docs/applications/image_classification.md", "docs/guide/cluster.md"
+
+
 def claims() -> list[Claim]:
     """All of them, in the order of the pages."""
-    return [
-        *_methods(),
-        *_demo(),
-        *_tangents(),
-        *_queries(),
-        *_wake(),
-        *_chain(),
-        *_defence(),
-        *_images(),
-        *_others(),
-    ]
+    return [*_readme(), *_tangents(), *_queries(), *_wake(), *_chain(), *_defence(), *_images(), *_others()]
 
 
-def _column(found: Mapping[str, Any], method: str, key: str = "", unit: float = 1.0) -> Figure:
-    """A method's values by seed in a `result.json`: the table's figure, or one of `extra`."""
-    rows = [row for row in found.get("table", ()) if row["method"] == method]
-    return Figure.of(
-        [row["value"] if key in ("", row["metric"]) else row["extra"][key] for row in rows], unit
-    )
-
-
-def _demo() -> Iterator[Claim]:
+def _readme() -> Iterator[Claim]:
+    """Its table, a line for each method; and the demo's."""
     file = "wake_flow_demo.json"
-    stated = {
-        "SRC": "0.1776", "NON": "0.1023", "FO-SOL": "0.0539", "ZO-SOL": "0.0636",
-        "NON large": "0.0674", "FO-SOL large": "0.0339", "TAN-SOL": "0.0362",
-    }  # fmt: skip
-    for method, value in stated.items():
-        page = "docs/applications/wake_flow.md"
-        yield Claim(page, f"demo, MAE of {method}", value, _column(read(file), method), file)
-
-
-def _methods() -> Iterator[Claim]:
-    """The README's table: a line for each method."""
-    file = "wake_flow_demo.json"
-    found = read(file).get("table", ())
-    for what, stated in (("rows", "54"), ("value", "1.18")):
-        own, other = ([row[what] for row in found if row["method"] == name] for name in ("ZO-SOL", "FO-SOL"))
-        ours = Figure((fmean(own) / fmean(other),)) if own and other else Figure()
-        yield Claim("README.md", f"demo, ZO-SOL: {what} over first order's", stated, ours, file)
-    file = "tangents/table.md"  # its summary, from the same files
+    for column, stated in (("rows", "54"), ("value", "1.18")):
+        own, first = (figure(file, "table", column, method=name) for name in ("ZO-SOL", "FO-SOL"))
+        what = f"demo, ZO-SOL: {column} over first order's"
+        yield Claim("README.md", what, stated, ratio(own, first), file)
     curves = [
         json.loads(path.read_text(encoding="utf-8")).get("curves", {})
         for path in sorted((protocol.RESULTS / "tangents").glob("*.json"))
@@ -130,7 +131,15 @@ def _methods() -> Iterator[Claim]:
         values = (median(rows), median(ends), min(ends), max(ends), len(ends)) if ends else ()
         parts = ("rows, median", "error, median", "error, least", "error, worst", "problems")
         for what, stated, value in zip(parts, summary, values, strict=False):
-            yield Claim("README.md", f"tangents, {method}: {what}", stated, Figure((value,)), file)
+            source = "tangents/table.md"  # its summary, from the same files
+            yield Claim("README.md", f"tangents, {method}: {what}", stated, Figure((value,)), source)
+    for method, stated in {
+        "SRC": "0.1776", "NON": "0.1023", "FO-SOL": "0.0539", "ZO-SOL": "0.0636",
+        "NON large": "0.0674", "FO-SOL large": "0.0339", "TAN-SOL": "0.0362",
+    }.items():  # fmt: skip
+        yield Claim(
+            WAKE, f"demo, MAE of {method}", stated, figure(file, "table", "value", method=method), file
+        )
 
 
 def _tangents() -> Iterator[Claim]:
@@ -158,18 +167,19 @@ def _tangents() -> Iterator[Claim]:
 
 
 def _queries() -> Iterator[Claim]:
-    file = "query_speed.json"
+    file, place = "query_speed.json", "docs/guide/evaluators.md"
     stated = {
-        ("resnet20", "training"): "1.9", ("resnet56", "training"): "1.5", ("dncnn", "training"): "1.6",
-        ("wake", "training"): "1.8", ("resnet20", "evaluation"): "1.6", ("resnet56", "evaluation"): "1.1",
-        ("dncnn", "evaluation"): "1.1", ("wake", "evaluation"): "1.8",
-    }  # fmt: skip
-    means = {(m["network"], m["mode"]): m["microseconds, mean"] for m in read(file).get("measured", ())}
-    for (network, mode), value in stated.items():
-        found = means.get((network, mode))
-        ours = Figure() if found is None else Figure((found["published"] / found["difference"],))
-        what = f"{network}, {mode}: the published algorithm's time over that of difference"
-        yield Claim("docs/guide/evaluators.md", what, value, ours, file)
+        "training": {"resnet20": "1.9", "resnet56": "1.5", "dncnn": "1.6", "wake": "1.8"},
+        "evaluation": {"resnet20": "1.6", "resnet56": "1.1", "dncnn": "1.1", "wake": "1.8"},
+    }
+    for mode, networks in stated.items():
+        for network, value in networks.items():
+            published, ours = (
+                figure(file, "measured", f"microseconds, mean/{name}", network=network, mode=mode)
+                for name in ("published", "difference")
+            )
+            what = f"{network}, {mode}: the published algorithm's time over that of difference"
+            yield Claim(place, what, value, ratio(published, ours), file)
 
 
 def _wake() -> Iterator[Claim]:
@@ -184,11 +194,11 @@ def _wake() -> Iterator[Claim]:
     for file, methods in stated.items():
         for method, value in methods.items():
             what = f"published grids, MAE of {method}" + (", 260,354 weights" if "260354" in file else "")
-            yield Claim("docs/applications/wake_flow.md", what, value, _column(read(file), method), file)
+            yield Claim(WAKE, what, value, figure(file, "table", "value", method=method), file)
 
 
 def _chain() -> Iterator[Claim]:
-    file, page = "chain_rule.json", "docs/applications/wake_flow.md"
+    file = "chain_rule.json"
     cosines = {
         "whole loss, CGE": "1.000", "whole loss, RGE, 8 queries": ".10",
         "whole loss, RGE, 32 queries": ".19", "whole loss, RGE, 96 queries": ".31",
@@ -201,15 +211,13 @@ def _chain() -> Iterator[Claim]:
         "whole loss, RGE, 96 queries": (".0652", ".0658"), "whole loss, RGE, 384 queries": (".0634", ".0691"),
         "chain": (".0657", ".0563"), "identity": (".0546", ".0679"), "tangent": (".0515", ".0502"),
     }  # fmt: skip
-    found = read(file)
-    seen = {each["gradient"]: each["cosine"] for each in found.get("gradients", ())}
     for name, value in cosines.items():
-        yield Claim(page, f"cosine of {name}", value, Figure.of([seen.get(name)]), file)
-    ended = {(each["method"], each["seed"]): each["error"] for each in found.get("trainings", ())}
+        ours = figure(file, "gradients", "cosine", gradient=name)
+        yield Claim(WAKE, f"cosine of {name}", value, ours, file)
     for name, values in errors.items():
         for seed, value in enumerate(values):
-            what = f"validation error of {name}, seed {seed}"
-            yield Claim(page, what, value, Figure.of([ended.get((name, seed))]), file)
+            ours = figure(file, "trainings", "error", method=name, seed=seed)
+            yield Claim(WAKE, f"validation error of {name}, seed {seed}", value, ours, file)
 
 
 def _defence() -> Iterator[Claim]:
@@ -250,15 +258,13 @@ def _defence() -> Iterator[Claim]:
         for method, values in methods.items():
             for radius, value in zip(radii, values, strict=False):
                 if value:
-                    ours = _column(read(file), method, radius, 0.01)
-                    what = f"{case}, {method}, {radius} (%)"
-                    yield Claim("docs/applications/denoised_smoothing.md", what, value, ours, file)
+                    ours = figure(file, "table", radius, 0.01, method=method)
+                    yield Claim(DEFENCE, f"{case}, {method}, {radius} (%)", value, ours, file)
     yield from _safeguard()
 
 
 def _safeguard() -> Iterator[Claim]:
     """The table of a forest and an SVM: accuracy on noisy test images."""
-    page, start = "docs/applications/denoised_smoothing.md", "test accuracy, start"
     stated = {
         "forest, logits": (".890", ".896", ".909", ".911", ".911"),
         "forest, labels": (".890", ".890", ".893", ".900", ".912"),
@@ -271,15 +277,14 @@ def _safeguard() -> Iterator[Claim]:
         ("denoised_smoothing_safeguard.json", stated),
         ("denoised_smoothing_safeguard-once.json", once),
     ):
-        boxes = read(file).get("boxes", {})
         for case, values in cases.items():
-            lines = boxes.get(case, {}).get("lines", ())
+            table = f"boxes/{case}/lines"
             for method, value in zip(methods, values[-len(methods) :], strict=False):
-                ours = Figure.of([line["test accuracy"] for line in lines if line["method"] == method])
-                yield Claim(page, f"{case}, {method}, noisy test images", value, ours, file)
+                ours = figure(file, table, "test accuracy", method=method)
+                yield Claim(DEFENCE, f"{case}, {method}, noisy test images", value, ours, file)
             if len(values) > len(methods):
-                ours = Figure.of([line[start] for line in lines if line["method"] == methods[0]])
-                yield Claim(page, f"{case}, start, noisy test images", values[0], ours, file)
+                ours = figure(file, table, "test accuracy, start", method=methods[0])
+                yield Claim(DEFENCE, f"{case}, start, noisy test images", values[0], ours, file)
 
 
 _IMAGES: dict[str, dict[str, dict[Any, str]]] = {  # benchmark -> method -> label -> accuracy (%)
@@ -324,28 +329,19 @@ _IMAGES: dict[str, dict[str, dict[Any, str]]] = {  # benchmark -> method -> labe
 }  # fmt: skip
 
 
-def line(name: str, label: object, method: str) -> dict[str, Any] | None:
-    """A line of a reproduction's table; None where it was not run."""
-    lines = read(f"{name}/result.json").get("table", ())
-    return next((each for each in lines if (each["label"], each["method"]) == (label, method)), None)
-
-
 def _images() -> Iterator[Claim]:
-    page = "docs/applications/image_classification.md"
     for name, methods in _IMAGES.items():
+        file = f"{name}/result.json"
         for method, labels in methods.items():
             for label, value in labels.items():
-                found = line(name, label, method)
-                ours = Figure() if found is None else Figure.of([found["ours"]])
-                file = f"{name}/result.json"
-                yield Claim(page, f"{name}, {label}, {method} (%)", value, ours, file)
+                ours = figure(file, "table", "ours", label=label, method=method)
+                yield Claim(IMAGES, f"{name}, {label}, {method} (%)", value, ours, file)
     file = "gradient_agreement.json"
     stated = {0: {"0.0005": ".99999", "0.005": ".99979"}, 200: {"0.0005": ".99988", "0.005": ".99916"}}
-    looks = {look["step"]: look["whole"] for look in read(file).get("looks", ())}
     for step, values in stated.items():
         for mu, value in values.items():
             what = f"cosine of deepzero's gradient to the exact one, mu {mu}, step {step}"
-            yield Claim(page, what, value, Figure.of([looks.get(step, {}).get(mu)]), file)
+            yield Claim(IMAGES, what, value, figure(file, "looks", f"whole/{mu}", step=step), file)
     for method, value in {
         "fo": "95.7",
         "fo-sparse-gradient": "82.0",
@@ -353,38 +349,29 @@ def _images() -> Iterator[Claim]:
         "rge": "91.3",
     }.items():
         source = "none; `blackbox run image-classification`"
-        yield Claim(page, f"demo, accuracy of {method} (%)", value, Figure(), source)
+        yield Claim(IMAGES, f"demo, accuracy of {method} (%)", value, Figure(), source)
 
 
 def _others() -> Iterator[Claim]:
     file = "scaling.json"
-    found = read(file)
-    times = found.get("measured", {})
-    gained = [times["1"]["seconds"] / times["2"]["seconds"]] if times else []
-    yield Claim(
-        "docs/guide/cluster.md", "speed of a step, two processes over one", "1.89", Figure.of(gained), file
-    )
-    speeds = found.get("tasks", {})
-    for task, value in (
-        ("wake flow, ZO-SOL", "1.61"),
-        ("image classification, deepzero", "1.22"),
-        ("denoised smoothing, deepzero", ".91"),
-    ):
-        ours = Figure.of([speeds.get(task, {}).get("speed of the query phase")])
-        yield Claim(
-            "docs/guide/cluster.md", f"{task}: speed of the query phase, two over one", value, ours, file
-        )
+    gained = ratio(*(figure(file, f"measured/{processes}", "seconds") for processes in (1, 2)))
+    yield Claim(CLUSTER, "speed of a step, two processes over one", "1.89", gained, file)
+    for task, value in {
+        "wake flow, ZO-SOL": "1.61",
+        "image classification, deepzero": "1.22",
+        "denoised smoothing, deepzero": ".91",
+    }.items():
+        ours = figure(file, f"tasks/{task}", "speed of the query phase")
+        yield Claim(CLUSTER, f"{task}: speed of the query phase, two over one", value, ours, file)
     file = "serving.json"
-    for d, pair, value in (
-        (10, "ours", ".8"),
-        (100_000, "ours", "19"),
-        (10, "umbridge", "1.6"),
-        (100_000, "umbridge", "155"),
-    ):
-        rates = [
-            sum(each[f"milliseconds of the {side}'s CPU a call"] for side in ("server", "client"))
-            for each in read(file).get("rates", ())
-            if each["d"] == d and each["server"] == each["client"] == pair
-        ]
-        what = f"milliseconds of CPU a call, {d:,} numbers, {pair} on both sides"
-        yield Claim("docs/guide/black_boxes.md", what, value, Figure.of(rates), file)
+    for pair, stated in {"ours": {10: ".8", 100_000: "19"}, "umbridge": {10: "1.6", 100_000: "155"}}.items():
+        for d, value in stated.items():
+            sides = (
+                figure(
+                    file, "rates", f"milliseconds of the {side}'s CPU a call", d=d, server=pair, client=pair
+                )
+                for side in ("server", "client")
+            )
+            ours = Figure(tuple(map(sum, zip(*(side.values for side in sides), strict=True))))
+            what = f"milliseconds of CPU a call, {d:,} numbers, {pair} on both sides"
+            yield Claim("docs/guide/black_boxes.md", what, value, ours, file)

@@ -12,7 +12,6 @@ Source: Chen et al. 2024, "DeepZero", figure 5.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,8 +137,7 @@ def picture(blocks: Sequence[BlockTimes], steps: dict[float, dict[str, float]], 
 
 def main(words: Sequence[str]) -> None:
     """Measure a size, print and write it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks figure5_feature_reuse", description=__doc__)
-    parser.add_argument("--size", choices=tuple(SIZES), default="ci")
+    parser = protocol.options("figure5_feature_reuse", __doc__, SIZES)
     name = parser.parse_args(words).size
     size = SIZES[name]
     before = torch.get_num_threads()

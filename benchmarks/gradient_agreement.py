@@ -8,12 +8,11 @@ ratios, sets and batches. Asked for is a cosine of at least .999 at mu 5e-4. At 
 difference quotient is another number than the derivative, in exact arithmetic too; so some weights of each
 layer are compared with the quotient of the same mu in float64, which tells rounding and mistakes from what
 mu does.
-Writes `results/gradient_agreement.json` and `.png`.
+Writes `results/gradient_agreement.json`.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import tempfile
 from collections import defaultdict
@@ -31,7 +30,6 @@ from tasks.image_classification.config import DEMO, Config
 from tasks.image_classification.methods import ExactGradient, rate
 from tasks.image_classification.sparse_set import sparse_set
 from tasks.progress import Progress
-from tasks.report.pictures import figure, save
 from tasks.runs.folder import Run
 from tasks.setup import Setup
 from tasks.work import setup_of
@@ -41,8 +39,6 @@ from zo.objective import losses
 from zo.perturbation import Coordinates
 
 MUS = (5e-4, 5e-3)
-ASKED = 0.999  # of the cosine at the first
-COLOURS = ("#0072b2", "#d55e00")
 
 
 @dataclass(frozen=True)
@@ -232,31 +228,9 @@ def flat_grad(network: nn.Module) -> Tensor:
     return torch.cat([grad.reshape(-1).cpu() for grad in grads if grad is not None])
 
 
-def picture(found: Sequence[Look], path: Path) -> Path:
-    """One minus the cosine of each layer, a panel for each look; what is asked for is a line."""
-    made, axes = figure(7.2, 3.4, columns=len(found), sharey=True)
-    for panel, each in zip(axes.flat, found, strict=True):
-        for (mu, layers), colour, mark in zip(each.layers.items(), COLOURS, "ov", strict=True):
-            missing = [max(1 - value, 1e-9) for value in layers.values()]
-            panel.plot(
-                range(len(layers)), missing, mark, color=colour, markersize=4, label=f"mu {mu}, a layer"
-            )
-            panel.axhline(max(1 - each.whole[mu], 1e-9), color=colour, linewidth=1.4, label=f"mu {mu}, whole")
-        panel.axhline(1 - ASKED, color="#999999", linewidth=1, linestyle="--", label=f"cosine {ASKED}")
-        title = "at the start" if not each.step else f"after {each.step} steps"
-        panel.set(
-            yscale="log", title=f"{title}, loss {each.loss:.2f}", xlabel="layer, in the network's order"
-        )
-    axes[0, 0].set_ylabel("1 - cosine to the exact gradient")
-    handles, names = axes[0, 0].get_legend_handles_labels()
-    made.legend(handles, names, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
-    return save(made, path)
-
-
 def main(words: Sequence[str]) -> list[Look]:
     """Measure a size, print and write it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks gradient_agreement", description=__doc__)
-    parser.add_argument("--size", choices=tuple(SIZES), default="ci")
+    parser = protocol.options("gradient_agreement", __doc__, SIZES)
     parser.add_argument("--data", type=Path, default=Path("data"))
     chosen = parser.parse_args(words)
     size = SIZES[chosen.size]
@@ -274,5 +248,4 @@ def main(words: Sequence[str]) -> list[Look]:
     path = protocol.path("gradient_agreement", chosen.size)
     results = {"preset": chosen.size, "size": asdict(size), "looks": [asdict(x) for x in found]}
     protocol.write("gradient_agreement", words, results, path)
-    print(f"written to {picture(found, path.with_suffix('.png'))}")
     return found

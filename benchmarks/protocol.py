@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from tasks.configuration import to_dict
+from tasks.problem import Problem
+from tasks.progress import make_progress
 from tasks.runs import atomic
+from tasks.runs.folder import Run
 from tasks.runs.machine import machine, versions
+from tasks.work import work
 
 RESULTS = Path(__file__).parent / "results"
 SCRATCH = Path("runs/benchmarks")
@@ -30,11 +37,13 @@ class Spread:
 def spreads(
     runs: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = perf_counter
 ) -> dict[str, Spread]:
-    """As `interleaved`, with quartiles.
+    """Seconds of each run, one after the other in each round, after one round to warm up.
+
+    What disturbs the machine disturbs all of them, so ratios hold where single times do not.
 
     Args:
         runs: what to time, in turn.
-        rounds: after one to warm up; with a single one the quartiles are that one.
+        rounds: how many; with a single one the quartiles are that one.
         clock: in seconds. `time.process_time` leaves out what other processes take of a shared core; where
             one thread computes on an idle machine it is the wall's.
     """
@@ -51,12 +60,55 @@ def spreads(
     }
 
 
-def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each run over `rounds` rounds, after one round to warm up.
+def options(
+    name: str, about: str | None, sizes: Iterable[str] = ("ci", "small"), *, trains: bool = False
+) -> argparse.ArgumentParser:
+    """What a benchmark is asked by.
 
-    What disturbs the machine disturbs all of them, so ratios hold where single times do not.
+    Args:
+        name: Of the benchmark.
+        about: What its help says.
+        sizes: It has.
+        trains: Whether it has runs of a task, and so seeds and folders of data and runs.
     """
-    return {name: found.median for name, found in spreads(runs, rounds).items()}
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks {name}", description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--size", choices=tuple(sizes), default="ci")
+    if trains:
+        parser.add_argument("--seeds", type=int, help="as many as the committed figures have if left out")
+        parser.add_argument("--data", type=Path, default=Path("data"))
+        parser.add_argument("--runs", type=Path, default=SCRATCH)
+    return parser
+
+
+def finished(problem: Problem, size: str, seeds: Sequence[int], runs: Path) -> Run:
+    """A run of a task, finished: from the start, gone on with where it was stopped, or found in the folder.
+
+    One that was begun with other versions is another run.
+
+    Args:
+        problem: With its settings.
+        size: Of the benchmark.
+        seeds: Which.
+        runs: The folder in which it is looked for.
+    """
+    wanted, numbers = to_dict(problem.config), tuple(seeds)
+    known = (Run.open(path.parent) for path in sorted(runs.glob("*/config.json")))
+    own = problem.name(), wanted, numbers, versions()
+    run = next((run for run in known if (run.task, run.config, run.seeds, run.versions) == own), None)
+    if run is not None:
+        print(f"{'Finished before' if run.finished else 'Going on with'}: {run.path}")
+    else:
+        words = ["python", "-m", "benchmarks", *sys.argv[1:]]  # not the path of a file on this machine
+        run = Run.create(
+            runs, problem.name(), size, problem.config, numbers, data=problem.folder, command=words
+        )
+    if not run.finished:
+        with make_progress() as progress, run.lock():
+            work(problem, run, progress)
+    return run
 
 
 def path(name: str, size: str) -> Path:

@@ -12,10 +12,8 @@ images: the test's, each with several noises, the same for start and end.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from statistics import fmean, stdev
 
 import numpy as np
@@ -24,7 +22,7 @@ from torch import Tensor
 
 import tasks
 from benchmarks import protocol
-from benchmarks.table_defense import CI, finished
+from benchmarks.table_defense import CI
 from tasks.denoised_smoothing import DenoisedSmoothing, SklearnClassifier
 from tasks.denoised_smoothing.config import Config
 from tasks.denoised_smoothing.data import digits_of_the_box
@@ -125,19 +123,16 @@ def show(case: str, lines: Sequence[dict[str, object]]) -> None:
 
 def main(words: Sequence[str]) -> None:
     """Run all classifiers, print and keep what happened."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks safeguard", description=__doc__)
-    parser.add_argument("--size", choices=tuple(SIZES), default="ci")
-    parser.add_argument("--seeds", type=int)
+    parser = protocol.options("safeguard", __doc__, SIZES, trains=True)
     parser.add_argument("--boxes", nargs="+", choices=BOXES, default=BOXES)
     parser.add_argument("--answers", nargs="+", choices=ANSWERS, default=ANSWERS)
-    parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
     chosen = parser.parse_args(words)
     seeds, found = chosen.seeds or SEEDS[chosen.size], {}
     for box in chosen.boxes:
         for answers in chosen.answers:
             config = replace(SIZES[chosen.size], box=f"benchmarks.safeguard:{box}", answers=answers)
-            run = finished(config, chosen.size, seeds, chosen.runs)
-            problem = DenoisedSmoothing(config)
+            problem = DenoisedSmoothing(config, folder=chosen.data)
+            run = protocol.finished(problem, chosen.size, range(seeds), chosen.runs)
             lines = list(measured(tasks.FinishedRun(run, problem), problem))
             case = f"{box}, {answers}"
             found[case] = {"config": run.config, "lines": lines}

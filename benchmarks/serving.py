@@ -1,4 +1,4 @@
-"""Calls per second of a served black box, beside the `umbridge` package's; and what 10,000 calls leave.
+"""Calls per second of a served black box, beside the `umbridge` package's.
 
     python -m benchmarks serving --size ci       few calls
     python -m benchmarks serving --size small    the committed figures
@@ -13,9 +13,7 @@ Writes `benchmarks/results/serving.json`.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,9 +29,9 @@ from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.adapters.um_bridge import UmBridge, UnreachableError, serve
 from tasks.runs.machine import version
 
-SIZES: dict[str, tuple[dict[int, int], int, int]] = {  # calls of a round by d, rounds, calls for leaks
-    "ci": ({10: 4}, 1, 20),
-    "small": ({10: 100, 1_000: 100, 100_000: 4}, 7, 10_000),
+SIZES: dict[str, tuple[dict[int, int], int]] = {  # calls of a round by d, and rounds
+    "ci": ({10: 4}, 1),
+    "small": ({10: 100, 1_000: 100, 100_000: 4}, 7),
 }
 PACKAGES = ("umbridge", "aiohttp", "requests", "starlette", "uvicorn", "h11", "urllib3", "orjson")
 OURS, THEIRS = "ours", "umbridge"
@@ -54,10 +52,9 @@ class Doubling(BlackBoxFunction):
 
 def main(words: Sequence[str]) -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks serving", description=__doc__)
-    parser.add_argument("--size", choices=tuple(SIZES), default="ci")
+    parser = protocol.options("serving", __doc__, SIZES)
     size = parser.parse_args(words).size
-    numbers, rounds, many = SIZES[size]
+    numbers, rounds = SIZES[size]
     table = [row for d, calls in numbers.items() for row in rates(d, calls, rounds)]
     names = f"{'server':9s} {'client':9s} {'calls/s':>9s} {'CPU ms':>8s} {'both':>8s}"
     print(f"{'d':>7s}  {names}  times umbridge's pair")
@@ -67,7 +64,7 @@ def main(words: Sequence[str]) -> None:
         server, client = (row[f"milliseconds of the {side}'s CPU a call"] for side in ("server", "client"))
         print(f"{pair} {row['calls per second']:9.1f} {server:8.2f} {server + client:8.2f}  {ratio:8.2f}")
     packages = {package: version(package) for package in PACKAGES}
-    results = {"packages": packages, "rates": table, f"{many} calls at d = 10": leaks(many)}
+    results = {"packages": packages, "rates": table}
     protocol.write("serving", words, results, protocol.path("serving", size))
 
 
@@ -83,7 +80,7 @@ def rates(d: int, calls: int, rounds: int) -> list[dict[str, Any]]:
             if not np.array_equal(run(), 2 * x):
                 raise RuntimeError(f"{pair}: expected twice the input, got something else.")
         named = {f"{server} {client}": run for (server, client), run in runs.items()}
-        seconds = protocol.interleaved(named, rounds)
+        seconds = {pair: found.median for pair, found in protocol.spreads(named, rounds).items()}
         used = {pair: cpu_seconds(servers[pair[0]][0], run, calls) for pair, run in runs.items()}
     base = seconds[f"{THEIRS} {THEIRS}"]
     return [
@@ -126,33 +123,6 @@ def cpu_seconds(process: int, run: Callable[[], object], calls: int, rounds: int
     for _ in range(rounds):
         run()
     return (used() - server) / 1e9 / rounds / calls, (time.process_time() - client) / rounds / calls
-
-
-def leaks(calls: int) -> dict[str, Any]:
-    """Threads, open files and sockets, and MiB in memory of client and server, before and after the calls."""
-    x = np.random.default_rng(0).normal(size=(2, 10))
-    with running(serve_ours, 10) as (process, url), UmBridge(url, connections=2) as box:
-        ids = {"client": os.getpid(), "server": process}
-        for _ in range(100):
-            box(x)
-        before = {name: state(pid) for name, pid in ids.items()}
-        for _ in range(calls // len(x)):
-            box(x)
-        after = {name: state(pid) for name, pid in ids.items()}
-    for name in ids:
-        print(f"{name}, {calls:,} calls: {before[name]} -> {after[name]}")
-    return {name: {"before": before[name], "after": after[name]} for name in ids}
-
-
-def state(process: int) -> dict[str, float]:
-    """What Linux says of a process."""
-    folder = Path(f"/proc/{process}")
-    pages = int((folder / "statm").read_text().split()[1])
-    return {
-        "threads": len(list((folder / "task").iterdir())),
-        "files and sockets": len(list((folder / "fd").iterdir())),
-        "MiB": round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 2),
-    }
 
 
 @contextmanager

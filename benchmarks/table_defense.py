@@ -8,12 +8,10 @@ python -m benchmarks table_defense --size shapes    images of 32 x 32 pixels in 
 python -m benchmarks table_defense --size small --box a --answers probabilities --decimals 3
 python -m benchmarks table_defense --size paper --box model.py:make --images FOLDER
     an ONNX file has no derivative for fo-ds: --box model.onnx --methods none mse zo-ae-ds:cge student
-python -m benchmarks table_defense --from FOLDER      a finished run, such as one that was stopped and resumed
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,11 +24,9 @@ from tasks.denoised_smoothing import DenoisedSmoothing, report
 from tasks.denoised_smoothing.certification.accuracy import markdown, plot_certified_accuracy, table
 from tasks.denoised_smoothing.certification.bound import Settings
 from tasks.denoised_smoothing.config import PRESETS, Config
-from tasks.progress import make_progress
 from tasks.runs import atomic
 from tasks.runs.folder import Run
 from tasks.runs.result import Result
-from tasks.work import work
 
 NAME = "table_defense"
 CI = Config(
@@ -62,20 +58,9 @@ def name_of(size: str, config: Config) -> str:
     return f"{NAME}-{size}-{box}-{config.answers}{rounded}"
 
 
-def finished(config: Config, size: str, seeds: int, runs: Path) -> Run:
-    """A run from start to end."""
-    problem = DenoisedSmoothing(config)
-    run = Run.create(runs, problem.name(), size, config, range(seeds), data=problem.folder)
-    with make_progress() as progress, run.lock():
-        work(problem, run, progress)
-    return run
-
-
 def main(words: Sequence[str]) -> None:
-    """Run, or read a run; print and write the table."""
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks {NAME}", description=__doc__)
-    parser.add_argument("--size", choices=tuple(SIZES), default="ci")
-    parser.add_argument("--seeds", type=int, help="1 for ci and shapes, 3 otherwise")
+    """Run, print and write the table."""
+    parser = protocol.options(NAME, __doc__, SIZES, trains=True)
     parser.add_argument("--box", help="the size's if not given")
     parser.add_argument(
         "--answers", choices=("logits", "probabilities", "labels"), help="the size's if not given"
@@ -83,23 +68,15 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--decimals", type=int, help="of probabilities")
     parser.add_argument("--images", type=Path, help="yours; the digits if not given")
     parser.add_argument("--methods", nargs="+", help="the size's if not given")
-    parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
-    parser.add_argument("--from", dest="folder", type=Path, help="a finished run's folder")
     chosen = parser.parse_args(words)
-    if chosen.folder is None:
-        config = SIZES[chosen.size]
-        if chosen.answers is not None:
-            config = replace(config, answers=chosen.answers, decimals=chosen.decimals)
-        if chosen.box is not None:
-            config = replace(config, box=chosen.box)
-        if chosen.images is not None:
-            config = replace(config, images=chosen.images)
-        if chosen.methods is not None:
-            config = replace(config, methods=tuple(chosen.methods))
-        run = finished(config, chosen.size, chosen.seeds or SEEDS.get(chosen.size, 3), chosen.runs)
-    else:
-        run = Run.open(chosen.folder)
-    show(run, words, keep=chosen.folder is not None or chosen.size != "ci")
+    asked = {name: getattr(chosen, name) for name in ("box", "answers", "decimals", "images", "methods")}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if "methods" in given:
+        given["methods"] = tuple(given["methods"])
+    problem = DenoisedSmoothing(replace(SIZES[chosen.size], **given), folder=chosen.data)
+    seeds = range(chosen.seeds or SEEDS.get(chosen.size, 3))
+    run = protocol.finished(problem, chosen.size, seeds, chosen.runs)
+    show(run, words, keep=chosen.size != "ci")
 
 
 def show(run: Run, words: Sequence[str], keep: bool) -> None:

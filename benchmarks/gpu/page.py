@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.parts import PARTS
+from benchmarks.page import table
 from tasks.runs import atomic
 
 
@@ -57,14 +58,7 @@ def _tables(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         tables.setdefault(tuple(row), []).append(row)
     return [
-        "\n".join(
-            [
-                f"| {' | '.join(names)} |",
-                f"| {' | '.join('---' for _ in names)} |",
-                *(f"| {' | '.join(_cell(row[name]) for name in names)} |" for row in own),
-            ]
-        )
-        for names, own in tables.items()
+        table(names, [[_cell(row[name]) for name in names] for row in own]) for names, own in tables.items()
     ]
 
 

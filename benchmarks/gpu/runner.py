@@ -3,11 +3,10 @@
     python -m benchmarks gpu                                 all parts, in the order of what they are worth
     python -m benchmarks gpu --parts tests query-speed       some of them, by name or group
     python -m benchmarks gpu --minutes 28                    no part begins that would not end by then
-    python -m benchmarks gpu --list                          the parts, what they take, and which are there
     python -m benchmarks gpu --device cpu --size ci          all parts, small, to see that they run
 
 Each part runs in a process of its own for eight minutes at most and writes `results/gpu/PART.json` as it
-ends. A part whose file is there, from this machine and these versions, is not run again (`--again` runs it).
+ends. A part whose file is there, from this machine and these versions, is not run again: delete it for that.
 What was stopped, or failed, is begun again, and trainings go on from their checkpoints. The page
 `results/gpu/README.md` is made of the files that are there. What is not measured on a GPU at size "small"
 goes to `runs/benchmarks/gpu-SIZE-DEVICE`.
@@ -45,9 +44,6 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--size", choices=("ci", "small"), default="small")
     parser.add_argument("--minutes", type=float, help="of all parts together")
-    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds of a part")
-    parser.add_argument("--again", action="store_true", help="also parts whose file is there")
-    parser.add_argument("--list", action="store_true")
     parser.add_argument("--one", choices=tuple(PARTS), help=argparse.SUPPRESS)  # in a part's own process
     asked = parser.parse_args(words)
     folder = folder_of(asked.device, asked.size)
@@ -56,9 +52,6 @@ def main(words: Sequence[str]) -> None:
         return
     parts = chosen(parser, asked.parts)
     here = machine_with_gpu(asked.device)
-    if asked.list:
-        print(listed(parts, folder, here))
-        return
     if asked.device == "cuda" and here["gpu"] == "none":
         parser.error(
             "expected a GPU that torch can use, found none (torch.cuda.is_available() is False). "
@@ -66,14 +59,14 @@ def main(words: Sequence[str]) -> None:
         )
     began = perf_counter()
     for part in parts:
-        if not asked.again and is_there(folder, part, here):
+        if is_there(folder, part, here):
             print(f"{part.name}: there already")
             continue
         left = None if asked.minutes is None else 60 * asked.minutes - (perf_counter() - began)
         if left is not None and left < 60 * part.minutes:
             print(f"{part.name}: about {part.minutes:g} minutes, {left / 60:.1f} are left: not begun")
             continue
-        limit = asked.limit if left is None else min(asked.limit, left)
+        limit = LIMIT if left is None else min(LIMIT, left)
         print(f"{part.name}: {part.about}", flush=True)
         options = ["--device", asked.device, "--size", asked.size]
         state, seconds = run_apart(part, options, limit, folder, here)
@@ -126,15 +119,6 @@ def is_there(folder: Path, part: Part, here: Mapping[str, Any]) -> bool:
         here,
         versions(),
     )
-
-
-def listed(parts: Sequence[Part], folder: Path, here: Mapping[str, Any]) -> str:
-    """A line for each part."""
-    lines = []
-    for part in parts:
-        there = "there" if is_there(folder, part, here) else "to run"
-        lines.append(f"{part.name:24s} {part.minutes:4g} min  {there:7s} {part.about}")
-    return "\n".join([*lines, f"{sum(part.minutes for part in parts):g} minutes in all, guessed"])
 
 
 def run_apart(

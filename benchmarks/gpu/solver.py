@@ -11,17 +11,18 @@ from typing import Any
 
 import torch
 from phi import math
-from phi.math import batch
+from phi.math import Solve, batch
+from phi.physics import advect, diffuse, fluid
 from phi.torch import TORCH
 from torch import Tensor
 
 import zo
 from benchmarks.gpu.parts import Place
 from benchmarks.gpu.queries import clocked, wait
-from benchmarks.wake_speed import CG, SCHEMES, developed, phiflow_step
 from simulators.wake_flow.box import WakeFlow
 from simulators.wake_flow.geometry import Channel, viscosity
 from simulators.wake_flow.operators import velocity_array, velocity_field
+from simulators.wake_flow.staggered import start
 from tasks.wake_flow.networks import Corrector, Scales, residual
 from tasks.wake_flow.rollout import window_loss
 from zo.tangents.models.automatic import AutoTangent
@@ -30,6 +31,7 @@ ROWS = {"ci": (1, 4), "small": (1, 16, 256, 1024, 4096)}
 WIDTHS = {"ci": (8,), "small": (32, 64, 128, 256)}
 MOST_CELLS = 2**25  # of all rows; beyond, memory is what is measured
 PHIFLOW_ROWS = (1, 16, 256)
+CG = Solve("CG", 1e-5, 0)
 
 
 def wake_speed(place: Place) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def wake_speed(place: Place) -> dict[str, Any]:
         warnings.simplefilter("ignore")  # PhiFlow's tracing warns at every size that it reads
         for width in WIDTHS[place.size]:
             box = WakeFlow(width)
-            few = [each.to(device) for each in developed(box, 16 if not place.tiny else 4, steps=2)]
+            few = [each.to(device) for each in developed(box, 16 if not place.tiny else 4)]
             for rows in ROWS[place.size]:
                 if rows * 2 * width * width > MOST_CELLS:
                     continue
@@ -99,11 +101,22 @@ def phiflow_on(device: torch.device) -> Iterator[None]:
 
 
 def plain_step(velocity: Tensor, reynolds: Tensor, channel: Channel) -> Tensor:
-    """PhiFlow's own step, eagerly, as `benchmarks.wake_speed` has it, where the rows are."""
+    """PhiFlow's own step, eagerly, with conjugate gradients to 1e-5, where the rows are."""
     with phiflow_on(velocity.device):
         now = velocity_field(velocity, channel.velocity_grid())
-        nu = math.wrap(viscosity(reynolds.to(velocity)), batch("rows"))
-        return velocity_array(phiflow_step(now, nu, channel, 1.0, SCHEMES["semi-lagrangian"], CG))
+        now = diffuse.explicit(now, math.wrap(viscosity(reynolds.to(velocity)), batch("rows")), 1.0)
+        now = advect.semi_lagrangian(now, now, 1.0)
+        return velocity_array(fluid.make_incompressible(now, channel.geometries, CG)[0])
+
+
+def developed(box: WakeFlow, rows: int) -> tuple[Tensor, Tensor]:
+    """Flows of different pokes and Reynolds numbers, two steps after their start."""
+    channel = box.step.channel
+    velocity = torch.stack([start(channel, poke) for poke in torch.linspace(-0.5, 0.5, rows).tolist()])
+    reynolds = torch.logspace(2, 3, rows)
+    for _ in range(2):
+        velocity = box(velocity, reynolds)
+    return velocity, reynolds
 
 
 class Timed(AutoTangent):
@@ -141,7 +154,7 @@ def tangents(place: Place) -> dict[str, Any]:
     steps, unroll, rows = (2, 2, 2) if place.tiny else (25, 8, 8)
     for width in (8,) if place.tiny else (32, 64, 128):
         box = WakeFlow(width, failures="keep")
-        velocity, reynolds = (each.to(device) for each in developed(box, rows, steps=2))
+        velocity, reynolds = (each.to(device) for each in developed(box, rows))
         torch.manual_seed(0)
         layers = residual(4 if place.tiny else 32)
         network = Corrector(layers, Scales(velocity=0.3, reynolds=370.0, correction=0.04)).to(device)

@@ -2,58 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
-import tasks
+from benchmarks import protocol
 from benchmarks.gpu.parts import Place
 from benchmarks.wake import CI
-from tasks.errors import RunFolderError
 from tasks.image_classification import ImageClassification
 from tasks.image_classification.config import PRESETS as IMAGES
 from tasks.image_classification.data import cifar, loading
+from tasks.runs.folder import Run
+from tasks.runs.result import Result
 from tasks.wake_flow.config import PRESETS as WAKES
 from tasks.wake_flow.problem import WakeFlow
 
 EPOCHS = 50  # of the publication
 
 
-def gone_on(problem: tasks.Problem, folder: Path, seed: int) -> tuple[tasks.FinishedRun, float]:
-    """A run, from the start or from where it was stopped, and the seconds of all its attempts.
-
-    A run that was made with other settings, as after a change of code, is left, and a new one made.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    note = folder / "seconds.json"
-    spent = json.loads(note.read_text()) if note.exists() else {}
-    began = perf_counter()
-    begun = sorted(path.parent for path in folder.glob("*/config.json"))
-    resume = begun[-1] if begun else None
-    earlier = 0.0 if resume is None else float(spent.get(resume.name, 0.0))
-
-    def kept(path: Path) -> float:
-        whole = earlier + perf_counter() - began
-        note.write_text(json.dumps({path.name: whole}))
-        return whole
-
-    try:
-        finished = tasks.run(problem, seeds=[seed], runs=folder, resume=resume)
-    except RunFolderError:
-        earlier, resume = 0.0, None
-        finished = tasks.run(problem, seeds=[seed], runs=folder)
-    except KeyboardInterrupt:
-        kept(sorted(path.parent for path in folder.glob("*/config.json"))[-1])
-        raise
-    return finished, kept(finished.path)
-
-
-def _row(finished: tasks.FinishedRun, seconds: float) -> list[dict[str, Any]]:
+def _row(finished: Run) -> list[dict[str, Any]]:
     return [
         {
             "method": row.method,
@@ -62,9 +32,8 @@ def _row(finished: tasks.FinishedRun, seconds: float) -> list[dict[str, Any]]:
             "rows": row.rows,
             "queries": row.queries,
             "seconds": row.seconds,
-            "seconds of the run": seconds,
         }
-        for row in finished.result.table
+        for row in Result.read(finished.path).table
     ]
 
 
@@ -79,8 +48,7 @@ def wake_small(place: Place, seed: int) -> dict[str, Any]:
         threads=1 if place.tiny else 4,
     )
     problem = WakeFlow(config, folder=place.scratch / "data")
-    finished, seconds = gone_on(problem, place.scratch / f"wake-small-{seed}", seed)
-    return {"rows": _row(finished, seconds)}
+    return {"rows": _row(protocol.finished(problem, place.size, (seed,), place.scratch / "runs"))}
 
 
 def epoch(place: Place, dataset: str) -> dict[str, Any]:
@@ -108,8 +76,7 @@ def epoch(place: Place, dataset: str) -> dict[str, Any]:
     config = replace(config, train_images=images, steps=steps, validate_every=steps)
     problem = ImageClassification(config, folder=data)
     with mock.patch.object(loading, "CIFAR10", source):  # which says how many records a file must hold
-        finished, seconds = gone_on(problem, place.scratch / f"epoch-{dataset}", 0)
-    rows = _row(finished, seconds)
+        rows = _row(protocol.finished(problem, place.size, (0,), place.scratch / "runs"))
     for row in rows:
         row["hours of 50 epochs"] = EPOCHS * row["seconds"] / 3600
     notes = ["Pixels and labels are drawn: the accuracy is chance's."] if dataset == "cifar10" else []

@@ -87,9 +87,8 @@ def weight_layers(network: nn.Module, method: str) -> dict[str, nn.Conv2d | nn.L
         name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
     }
     for name, module in network.named_modules():
-        # Norms and positions have one number a feature: errors go through them without a weight matrix.
-        added = type(module).__name__ == "Positions"
-        if name not in layers and not added and any(p.ndim > 1 for p in module.parameters(recurse=False)):
+        # norms have one number a feature: errors go through them without a weight matrix
+        if name not in layers and any(p.ndim > 1 for p in module.parameters(recurse=False)):
             raise ConfigurationError(
                 f"{method}: expected all weights in Conv2d and Linear layers, got {type(module).__name__} at "
                 f"{name or 'the top'}. Choose another network, or build it of these layers."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,10 +14,7 @@ from benchmarks.images.sizes import SIZES, Size, differs
 from tasks.configuration import to_dict
 from tasks.image_classification import ImageClassification
 from tasks.image_classification.config import Config
-from tasks.progress import Progress, make_progress
-from tasks.runs.folder import Run
 from tasks.runs.result import Result
-from tasks.work import work
 
 
 @dataclass(frozen=True)
@@ -57,21 +53,17 @@ def reproduce(which: Reproduction, words: Sequence[str]) -> list[Line]:
     is the same.
     """
     name = which.name
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks {name}", description=which.title)
-    parser.add_argument("--size", choices=SIZES, default="ci")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
+    parser = protocol.options(name, which.title, SIZES, trains=True)
     parser.add_argument("--out", type=Path, help="benchmarks/results/NAME; for ci a folder beside the runs")
     chosen = parser.parse_args(words)
     size: Size = chosen.size
-    wanted, seeds = list(which.groups(size)), tuple(range(chosen.seeds))
+    wanted, seeds = list(which.groups(size)), range(chosen.seeds or 1)
     table: list[Line] = []
-    with make_progress() as progress:
-        for group in wanted:
-            progress.say(f"{name}: {group.label}")
-            result = finished(chosen.runs / f"{name}-{size}", size, group, seeds, chosen.data, progress)
-            table += lines(group, result)
+    for group in wanted:
+        print(f"{name}: {group.label}")
+        problem = group.problem(group.config, folder=chosen.data)
+        run = protocol.finished(problem, size, seeds, chosen.runs / f"{name}-{size}")
+        table += lines(group, Result.read(run.path))
     sentence = " ".join(filter(None, [differs(size, wanted[0].config), which.note]))
     usual = protocol.RESULTS / name if size != "ci" else chosen.runs / f"{name}-ci-results"
     out = chosen.out or usual
@@ -89,20 +81,6 @@ def reproduce(which: Reproduction, words: Sequence[str]) -> list[Line]:
     protocol.write(name, words, content, out / "result.json")
     print(text)
     return table
-
-
-def finished(
-    folder: Path, size: str, group: Group, seeds: Sequence[int], data: Path, progress: Progress
-) -> Result:
-    """The result of a group's run: read, gone on with, or run from the start."""
-    problem = group.problem(group.config, folder=data)
-    known = (Run.open(path.parent) for path in sorted(folder.glob("*/config.json")))
-    same = (run for run in known if run.config == to_dict(group.config) and run.seeds == tuple(seeds))
-    run = next(same, None) or Run.create(folder, problem.name(), size, group.config, seeds, data=data)
-    if not run.finished:
-        with run.lock():
-            work(problem, run, progress)
-    return Result.read(run.path)
 
 
 def lines(group: Group, result: Result) -> list[Line]:

@@ -115,9 +115,7 @@ def architectures(size: Size) -> list[Group]:
     widths: dict[Size, dict[str, int | None]] = {
         "ci": {"resnet8": 2, "vgg": 2},
         "small": {"simple-12610": 6, "resnet8": 4, "resnet14": 4, "vgg": 4},
-        "paper": dict.fromkeys(
-            ("simple-12610", "resnet20", "resnet32", "resnet44", "resnet56", "vgg", "vit-tiny")
-        ),
+        "paper": dict.fromkeys(("simple-12610", "resnet20", "resnet32", "resnet44", "resnet56", "vgg")),
     }
     base = replace(residual(size), methods=(*BESIDE_EXACT, "fo"))
     known = {"resnet20": FIGURE_4[0.9] | FIGURE_4_DENSE}

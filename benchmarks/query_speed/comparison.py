@@ -2,21 +2,17 @@
 
     python -m benchmarks query_speed --size ci       small networks, seconds; it shows that it runs
     python -m benchmarks query_speed --size small    four networks in both modes, some of their blocks
-    python -m benchmarks query_speed --size paper    all networks whole, several batch sizes; hours on a CPU
 
-On the CPU with one thread, and on CUDA where there is one. Contenders take turns in one process; each is held
-against float64 first. On the CPU processor seconds are taken, so that a shared core does not count; ratios
-hold, single times do not. Writes `results/query_speed.json`, `.md` and `.png` (`query_speed-SIZE` where
-it is not "small").
+On the CPU with one thread; `python -m benchmarks gpu` has the same on a GPU. Contenders take turns in one
+process; each is held against float64 first. Processor seconds are taken, so that a shared core does not
+count; ratios hold, single times do not. Writes `results/query_speed.json`, `.md` and `.png`.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
@@ -44,7 +40,7 @@ class Case:
 
 
 PLAIN = (BASELINE, named.IN_PLACE, named.LAST)
-CPU: dict[str, tuple[Case, ...]] = {
+CASES: dict[str, tuple[Case, ...]] = {
     "ci": (
         Case("resnet8", 4, 3, (*PLAIN, "loop", "stacked", named.DIFFERENCE), 2, True, 2, 4, 4),
         Case("wake", 2, 2, (BASELINE, named.DIFFERENCE), 2, False, 2, 4, 4),
@@ -59,38 +55,23 @@ CPU: dict[str, tuple[Case, ...]] = {
         )
         for training in (True, False)
     ),
-    "paper": tuple(
-        Case(network, rows, None, named.NAMES, 15, training)
-        for network in ("resnet20", "resnet56", "wake", "dncnn", "vit-tiny")
-        for rows in (16, 64, 256)
-        for training in (True, False)
-    ),
-}
-ON_CUDA = (BASELINE, named.IN_PLACE, "loop", "stacked", named.DIFFERENCE)
-CUDA: dict[str, tuple[Case, ...]] = {
-    "ci": (),
-    "small": (Case("resnet20", 256, None, ON_CUDA, 9, together=128),),
-    "paper": tuple(
-        Case(network, 256, None, ON_CUDA, 15, together=128)
-        for network in ("resnet20", "resnet56", "wake", "dncnn", "vit-tiny")
-    ),
 }
 
 
-def measured(case: Case, device: str) -> Measured:
+def measured(case: Case) -> Measured:
     """Measure a case, and print a line for each block."""
-    timed = make(case.network, case.rows, device, width=case.width, training=case.training)
+    timed = make(case.network, case.rows, width=case.width, training=case.training)
     every = timed.blocks()
     contenders = named.contenders(timed, case.contenders, case.together)
     found = []
     for block in chosen(every, case.blocks):
         found.append(measure(timed, block, contenders, case.rounds, case.checked))
         medians = {name: spread.median for name, spread in found[-1].microseconds.items()}
-        print(f"{case.network}, {device}, {block.name}: ", end="")
+        print(f"{case.network}, {block.name}: ", end="")
         print(", ".join(f"{name} {value:,.0f}" for name, value in medians.items()), flush=True)
     weights = timed.problem.parameters.size
     mode = "training" if case.training else "evaluation"
-    return Measured(case.network, device, case.rows, mode, weights, found, len(found) == len(every))
+    return Measured(case.network, "cpu", case.rows, mode, weights, found, len(found) == len(every))
 
 
 def chosen(blocks: Sequence[Block], count: int | None) -> list[Block]:
@@ -106,20 +87,16 @@ def chosen(blocks: Sequence[Block], count: int | None) -> list[Block]:
 
 def main(words: Sequence[str]) -> None:
     """Measure the cases of a size, print and write them."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks query_speed", description=__doc__)
-    parser.add_argument("--size", choices=tuple(CPU), default="ci")
+    parser = protocol.options("query_speed", __doc__, CASES)
     size = parser.parse_args(words).size
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     text = ""
-    runs = [partial(measured, case, "cpu") for case in CPU[size]]
-    if torch.cuda.is_available():
-        runs += [partial(measured, case, "cuda") for case in CUDA[size]]
     found: list[Measured] = []
     try:
-        for run in runs:
-            found.append(run())
+        for case in CASES[size]:
+            found.append(measured(case))
             text = write(found, size, words, busy)  # each time: what was measured is kept
     finally:
         torch.set_num_threads(before)

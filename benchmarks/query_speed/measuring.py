@@ -24,10 +24,8 @@ BASELINE = "published"
 IN_PLACE = "in place"
 LAST = "in place, channels last"
 DIFFERENCE = "difference"
-EXACT = "difference, variants=1"
 ROOMY = "difference, 16 GiB"
 GRAPHS = "difference, 16 GiB, CUDA graphs"
-NAMES = (BASELINE, IN_PLACE, LAST, "loop", "stacked", DIFFERENCE, EXACT)
 # Relative to the float64 differences, over the coordinates of a block, beside the rounding of a loss. What
 # rounding loses is within it; a wrong evaluator is not.
 SAME = 0.25
@@ -52,7 +50,7 @@ def contenders(timed: Timed, names: tuple[str, ...], together: int = TOGETHER) -
 
     Args:
         timed: the problem.
-        names: of `NAMES`; "difference" is what "auto" takes for an `OutputLoss`.
+        names: of those above; "difference" is what "auto" takes for an `OutputLoss`.
         together: queries that "difference" is given at once.
     """
     makers = {
@@ -64,7 +62,6 @@ def contenders(timed: Timed, names: tuple[str, ...], together: int = TOGETHER) -
         DIFFERENCE: lambda: Contender(zo.evaluators.Difference(), together),
         ROOMY: lambda: Contender(zo.evaluators.Difference(memory=2**34), together),
         GRAPHS: lambda: Contender(zo.evaluators.Difference(memory=2**34, graphs=True), together),
-        EXACT: lambda: Contender(zo.evaluators.Difference(variants=1), min(4, together)),
     }
     return {name: makers[name]() for name in names}
 

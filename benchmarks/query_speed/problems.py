@@ -1,4 +1,4 @@
-"""The networks that queries are timed on: ResNets, the wake's corrector, a denoiser, a transformer.
+"""The networks that queries are timed on: ResNets, the wake's corrector, a denoiser.
 
 Inputs are drawn, for the time of a query does not depend on what is seen; weights are first weights, and
 labels are drawn too.

@@ -18,7 +18,6 @@ LOOK = {
     "loop": ("#606060", "o"),
     "stacked": ("#56b4e9", "s"),
     "difference": ("#d55e00", "v"),
-    "difference, variants=1": ("#e69f00", "D"),
 }
 
 

@@ -29,25 +29,16 @@ from simulators.reaction_diffusion import Brusselator, FitzHughNagumo, GrayScott
 from simulators.shallow_water import ShallowWater
 from simulators.spectral import Vorticity, resampled
 
-Size = Literal["ci", "small", "paper"]
+Size = Literal["small", "paper"]
 KEEP: dict[str, Any] = {"failures": "keep"}
 
 
 def problems(size: Size) -> dict[str, Callable[[], Problem]]:
     """All that have that size, by name; made when they are asked for, since some compute a reference first.
 
-    Size ci is small with two steps; paper is as many as the published training amounts to.
+    Paper is as many steps as the published training amounts to.
     """
-    if size == "paper":
-        return PAPER
-    if size == "small":
-        return PROBLEMS
-    return {name: partial(shortened, make) for name, make in PROBLEMS.items()}
-
-
-def shortened(make: Callable[[], Problem]) -> Problem:
-    """A problem with two steps."""
-    return replace(make(), steps=2)
+    return PAPER if size == "paper" else PROBLEMS
 
 
 def seldom(wrong: Any, right: Any, hard: str, **more: Any) -> Problem:  # noqa: ANN401

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 import zo
-from benchmarks.tangents.checks import checked
 from benchmarks.tangents.methods import METHODS, Around, Gradient, Method, first_order
 from benchmarks.tangents.problem import Problem
+from benchmarks.tangents.trust import agreement
 from blackbox import BlackBoxError
 
 POINTS = 8  # of a curve, besides its start
@@ -37,7 +37,7 @@ class Curve:
             before the first step counts.
         errors: held-out errors there; NaN where the rollout blew up.
         cosines: of the gradient to autograd's, at eight of those steps; empty without a twin.
-        checks: what checks of the tangent find there, see `checks.checked`; their rows are not counted.
+        checks: the cosine and the agreement along the gradient there; the rows of this are not counted.
         trust: what the gradient itself says there; empty for methods that say nothing.
         seconds: of processor time in gradients and updates, and before the first step.
         seconds_before: of them, before the first step.
@@ -52,7 +52,7 @@ class Curve:
     rows: list[int] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
     cosines: list[float] = field(default_factory=list)
-    checks: list[dict[str, float]] = field(default_factory=list)
+    checks: list[dict[str, float | None]] = field(default_factory=list)
     trust: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     seconds_before: float = 0.0
@@ -186,8 +186,8 @@ class _Training:
             cosine = cosine_to_exact(self.problem, self.network, batch)
             curve.cosines.append(cosine)
         if isinstance(gradient, zo.TangentGradient):
-            found = checked(self.problem, gradient, batch, self.seed, step)
-            curve.checks.append({"step": step, "cosine": cosine, **found})
+            told = agreement(self.problem, self.network, batch)
+            curve.checks.append({"step": step, "cosine": cosine, "agreement": told})
             curve.trust.append({"step": step, **gradient.metrics()})
         self.uncounted += self.problem.box.ledger.rows_asked - before
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 
 import zo
 from tasks.denoised_smoothing.config import WIDE, WITHOUT_QUERIES, Config, Variant, is_own, read
+from tasks.denoised_smoothing.defence import Defence
 from tasks.errors import ConfigurationError
 from tasks.tally import Tally
 from tasks.workers import group
-
-if TYPE_CHECKING:
-    from tasks.denoised_smoothing.problem import DenoisedSmoothing
 
 Found = TypeVar("Found")
 
@@ -32,7 +31,7 @@ def validation_queries(config: Config) -> int:
     return (config.validations + 1) * config.validation_images
 
 
-def clean_queries(problem: DenoisedSmoothing) -> int:
+def clean_queries(problem: Defence) -> int:
     """What the loss asks for once: the classifier's predictions on the clean training images."""
     return len(problem.used) if problem.config.loss == "stability" else 0
 
@@ -64,33 +63,35 @@ def steps_within(budget: int, fixed: int, each: int, method: str) -> int:
     if steps < 1:
         raise ConfigurationError(
             f"{method}: expected a budget of at least {fixed + each:,} queries ({fixed:,} for mu, clean "
-            f"images and validation, {each:,} a step), got {budget:,}. None was asked. Raise --queries, or "
-            "lower --validations, --validation-images or --train-images."
+            f"images and validation, {each:,} a step), got {budget:,}. Raise --queries, or lower "
+            "--validations, --validation-images or --train-images."
         )
     return steps
 
 
-def check(problem: DenoisedSmoothing) -> None:
+def check(problem: Defence) -> None:
     """Refuse budgets that pay for no step, before the first query.
 
     Raises:
         ConfigurationError: Naming the method.
     """
-    config, shape = problem.config, problem.images.shape
+    config = problem.config
     for variant in map(read, filter(is_own, config.methods)):
         if variant.family in WITHOUT_QUERIES:
             continue
         fixed = validation_queries(config) + clean_queries(problem)
         if _measures_mu(config, variant):
             fixed += config.mu_queries
+        size = problem.latent_size if variant.family == "zo-ae-ds" else math.prod(problem.images.shape)
+        most, each = config.queries_of(variant.name), queries_of_step(config, variant, size)
         if variant.family == "deepzero":
-            fixed += config.deepzero_batch * (_first_checks(problem) + _ratio_queries(config))
-        size = problem.latent_size if variant.family == "zo-ae-ds" else shape[0] * shape[1] * shape[2]
-        each = queries_of_step(config, variant, size)
-        steps_within(config.queries_of(variant.name), fixed, each, variant.name)
+            fixed += config.deepzero_batch * _ratio_queries(config)
+            steps = steps_within(most, fixed, each, variant.name)
+            fixed += config.deepzero_batch * _checks(problem, steps)
+        steps_within(most, fixed, each, variant.name)
 
 
-def plan(problem: DenoisedSmoothing, seeds: int) -> Sequence[str]:
+def plan(problem: Defence, seeds: int) -> Sequence[str]:
     """The most that the methods and the certificates of a whole run ask for.
 
     Raises:
@@ -116,14 +117,14 @@ def plan(problem: DenoisedSmoothing, seeds: int) -> Sequence[str]:
     ]
 
 
-def _first_checks(problem: DenoisedSmoothing) -> int:
-    """The most objectives that a first step takes beside its plan."""
+def _checks(problem: Defence, steps: int) -> int:
+    """The most objectives that deepzero's steps take beside their plans."""
     config = problem.config
     with torch.random.fork_rng(devices=()):
         network = problem.network()
     rule = zo.CGE(1e-3, zo.RandomCoordinates(config.coordinates), central=config.central)
     gradient = zo.LossGradient(network, lambda *_: torch.zeros(1), rule, evaluator=config.evaluator)
-    return gradient.most_checks(1)
+    return gradient.most_checks(steps)
 
 
 def _ratio_queries(config: Config) -> int:

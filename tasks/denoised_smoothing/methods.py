@@ -14,7 +14,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from tasks.denoised_smoothing import budget, networks, smoothing_parameter
 from tasks.denoised_smoothing.classifiers.answers import Decoded
 from tasks.denoised_smoothing.classifiers.stack import Box, Twin
 from tasks.denoised_smoothing.config import WIDE, Config, Variant, read
+from tasks.denoised_smoothing.defence import Batch, Defence, problem_of
 from tasks.denoised_smoothing.networks import box_loss, image_loss
 from tasks.denoised_smoothing.smoothing_parameter import Mu
 from tasks.errors import ProblemError
@@ -33,9 +34,6 @@ from tasks.setup import Setup, Trained
 from tasks.stage import TrainingOutcome
 from tasks.tally import evaluated
 from tasks.workers import group
-
-if TYPE_CHECKING:
-    from tasks.denoised_smoothing.problem import DenoisedSmoothing
 
 AUTOENCODER = "autoencoder"  # its stage in a run
 AFTER = 10**8  # added to a step's number, so that other draws are made for it than for the denoiser
@@ -45,7 +43,6 @@ ASKED = 256  # images that a student asks for at a time
 STUDENT_LOSSES = {"logits": "kl-logits", "probabilities": "kl-logits", "labels": "kl"}  # smoothed ones, too
 
 Pair = tuple[Tensor, Tensor]  # what goes in, what is to come out
-Batch = tuple[Tensor, Tensor, Tensor]  # noisy, clean, target
 Through = Callable[[int, Tensor, Tensor], Tensor]
 
 
@@ -116,7 +113,7 @@ class Start:
     """
 
     setup: Setup
-    problem: DenoisedSmoothing
+    problem: Defence
     variant: Variant
     asked: dict[str, int]
 
@@ -423,7 +420,7 @@ def _first_lesson(start: Start, front: Front, tangent: zo.StudentTangent, rows: 
 
 
 @torch.no_grad()
-def _lesson(problem: DenoisedSmoothing, tangent: zo.StudentTangent, images: Tensor, steps: int) -> None:
+def _lesson(problem: Defence, tangent: zo.StudentTangent, images: Tensor, steps: int) -> None:
     """Ask for images, if there are any, and learn from these answers and those before."""
     if not len(images):
         tangent.learn(steps)
@@ -433,8 +430,3 @@ def _lesson(problem: DenoisedSmoothing, tangent: zo.StudentTangent, images: Tens
     if box.kind == "labels":
         answers = (1 - smoothing) * answers + smoothing / box.classes
     tangent.fit(images, answers, steps)
-
-
-def problem_of(setup: Setup) -> DenoisedSmoothing:
-    """The setup's problem, by its own kind."""
-    return cast("DenoisedSmoothing", setup.problem)

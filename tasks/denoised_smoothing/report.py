@@ -15,7 +15,7 @@ from tasks.denoised_smoothing.certification import accuracy
 from tasks.denoised_smoothing.certification.bound import Settings
 from tasks.denoised_smoothing.certification.table import read_certificates
 from tasks.denoised_smoothing.config import Config, is_own, read
-from tasks.denoised_smoothing.problem import certificates_name
+from tasks.denoised_smoothing.defence import certificates_name
 from tasks.report import pictures
 from tasks.report.findings import Findings, scores
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table

@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +20,12 @@ import zo
 from blackbox import BlackBoxFunction
 from tasks.denoised_smoothing.budget import counted
 from tasks.denoised_smoothing.config import WIDE, Variant
+from tasks.denoised_smoothing.defence import problem_of
 from tasks.denoised_smoothing.networks import box_loss, predictions
 from tasks.runs import atomic
 from tasks.setup import Setup
 from tasks.tally import Tally
-
-if TYPE_CHECKING:
-    from tasks.denoised_smoothing.problem import DenoisedSmoothing
+from zo.evaluators.state import moved
 
 SAMPLES = 64  # the most lines that are looked along
 LEVELS = 8  # steps, each a quarter of the one before
@@ -100,7 +98,7 @@ def find(
 
 @torch.no_grad()
 def _measured(setup: Setup, box: BlackBoxFunction, front: Callable[[Tensor], Tensor]) -> Mu:
-    config, problem = setup.config, cast("DenoisedSmoothing", setup.problem)
+    config, problem = setup.config, problem_of(setup)
     lines = min(SAMPLES, (config.mu_queries - 1) // (4 * LEVELS + 1))
     noisy, _, wanted = problem.batch(setup.seed, FIRST, max(1, lines))
     z = front(noisy).flatten(1)
@@ -161,27 +159,25 @@ def of_weights(setup: Setup, network: nn.Module, mu: float) -> float:
     The median over some weights of how far the image goes when the weight moves, from values of the denoiser
     alone, taken in evaluation mode.
     """
-    noisy, _, _ = cast("DenoisedSmoothing", setup.problem).batch(setup.seed, FIRST, 32)
+    noisy, _, _ = problem_of(setup).batch(setup.seed, FIRST, 32)
     generator = zo.estimators.Key(setup.seed).generator(MOVES)
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     flat = torch.cat([weight.flatten() for weight in weights])
+
+    def parts(change: Tensor) -> list[Tensor]:
+        pieces = change.split([weight.numel() for weight in weights])
+        return [piece.view_as(weight) for piece, weight in zip(pieces, weights, strict=True)]
+
     chosen = torch.randperm(len(flat), generator=generator)[:64]
     step = 1e-2 * float(flat.square().mean().sqrt())
     training = network.training
     network.eval()
     base, lengths = network(noisy), []
     for place in chosen:
-        moved = flat.clone()
-        moved[place] += step
-        _put(weights, moved)
-        lengths.append(float((network(noisy) - base).flatten(1).norm(dim=1).mean()) / step)
-    _put(weights, flat)
+        change = torch.zeros_like(flat)
+        change[place] = step
+        with moved(weights, parts(change)):
+            lengths.append(float((network(noisy) - base).flatten(1).norm(dim=1).mean()) / step)
     network.train(training)
     moving = sorted(length for length in lengths if length > 0)
     return mu / moving[len(moving) // 2] if moving else mu
-
-
-def _put(weights: list[nn.Parameter], flat: Tensor) -> None:
-    # not torch's vector_to_parameters: it leaves the weights as views of the vector
-    for weight, values in zip(weights, flat.split([weight.numel() for weight in weights]), strict=True):
-        weight.copy_(values.view_as(weight))

@@ -11,12 +11,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 import tasks
+from simulators.wake_flow.geometry import LARGEST_REYNOLDS, LENGTHS, SMALLEST_WIDTH, SPEED, Channel
 from tasks.configuration import Count, Natural, Positive, refused
-
-# As in simulators.wake_flow.geometry, whose import takes seconds.
-SMALLEST_WIDTH = 8
-LARGEST_REYNOLDS = 1e5
-ACROSS, DIAMETER = 100.0, 20.0  # of the domain, and of the cylinder in it
 
 LARGEST_COURANT = 4.0
 """Cells that the inflow may cross in a step. Advection looks back along straight lines, so that it does not
@@ -116,9 +112,9 @@ class Config(tasks.Config):
     large_learning_rate: Positive = 0.001
     """Of Adam, at the start."""
 
-    estimator: Literal["cge", "sparse-cge", "rge", "sparse-rge", "hybrid"] = "sparse-cge"
-    """Of ZO-SOL's gradient: "cge" and "sparse-cge", coordinate by coordinate; "rge" and "sparse-rge", along
-    random directions; "hybrid", coordinates of the sparse set and directions in all others."""
+    estimator: Literal["cge", "sparse-cge", "rge", "hybrid"] = "sparse-cge"
+    """Of ZO-SOL's gradient: "cge" and "sparse-cge", coordinate by coordinate; "rge", along random directions;
+    "hybrid", coordinates of the sparse set and directions in all others."""
     mu: Positive = 1e-4
     """Smoothing parameter of the weights: of forward differences 1e-2 is too large here, and 1e-5 lost in
     rounding; of central ones 1e-3 is best."""
@@ -126,9 +122,6 @@ class Config(tasks.Config):
     """Coordinates in a step's sparse set, drawn anew every step."""
     directions: Count = 96
     """Random directions in a step of those that take some."""
-    ratios: Literal["uniform", "zo-grasp", "zo-snip", "magnitude"] = "uniform"
-    """How coordinates spread over the layers: "uniform", alike, or with the layer ratios that "zo-grasp",
-    "zo-snip" or "magnitude" give the network that ZO-SOL starts from."""
     input_mu: Positive = 1e-2
     """Smoothing parameter of chain and row-rge, in units of the inflow's speed: a direction has length one
     over all cells, so that each moves by 32 times less on 16 x 32 cells, and 64 times less on 32 x 64."""
@@ -195,11 +188,11 @@ class Config(tasks.Config):
             ("dt", self.dt, self.width),
             ("reference_dt", self.reference_dt, self.reference_width),
         ):
-            courant = step * cells / ACROSS
+            courant = SPEED * step * cells / LENGTHS[0]
             if courant > LARGEST_COURANT:
                 raise refused(
                     name,
-                    f"at most {LARGEST_COURANT * ACROSS / cells:.3g} on {cells} cells, where the inflow "
+                    f"at most {LARGEST_COURANT * LENGTHS[0] / cells:.3g} on {cells} cells, where the inflow "
                     f"crosses {LARGEST_COURANT:g} cells in a step (here {courant:.3g})",
                     step,
                 )
@@ -207,7 +200,7 @@ class Config(tasks.Config):
     def _check_flows(self) -> None:
         """Refuse Reynolds numbers that are too small for the grids, or in two of the sets."""
         grids = ((self.width, self.dt), (self.reference_width, self.reference_dt))
-        smallest = max(smallest_reynolds(width, dt) for width, dt in grids)
+        smallest = max(Channel(width).smallest_reynolds(dt) for width, dt in grids)
         for name in ("train_reynolds", "validation_reynolds", "test_reynolds", "extrapolated_reynolds"):
             numbers: Sequence[float] = getattr(self, name)
             if numbers and min(numbers) < smallest:
@@ -249,11 +242,6 @@ class Config(tasks.Config):
             raise refused(
                 "coordinates", f"fewer than the {weights} weights of the network for hybrid", self.coordinates
             )
-
-
-def smallest_reynolds(width: int, dt: float) -> float:
-    """Below it explicit diffusion blows up on a grid: nu dt / cell^2 > 1/4."""
-    return 4.0 * DIAMETER * dt * (width / ACROSS) ** 2
 
 
 SMALL = Config(

@@ -11,8 +11,7 @@ from matplotlib.axes import Axes
 from tasks.report import pictures
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.diagnostics import DIAMETER
-from tasks.wake_flow.evaluation import REFERENCE, Evaluation
-from tasks.wake_flow.pictures import SHOWN
+from tasks.wake_flow.evaluation import Evaluation
 
 ACROSS = 4  # entries of a legend in a line
 
@@ -49,22 +48,6 @@ def errors(found: Found, config: Config, path: Path) -> Path:
     for edge in (min(config.train_reynolds), max(config.train_reynolds)):
         if numbers[0] < edge < numbers[-1]:  # or every number on that side is within the range trained on
             over_reynolds.axvline(edge, color="#999999", linestyle="--", linewidth=1)
-    return pictures.save(made, path)
-
-
-def physics(found: Evaluation, config: Config, path: Path) -> Path:
-    """Divergence and kinetic energy over time, with the reference's."""
-    made, axes = pictures.figure(6.4, 5.8, rows=2)
-    above, below = axes[:, 0]
-    times = np.arange(1, config.horizon + 1) * config.dt / DIAMETER
-    for name in (REFERENCE, *(method for method in SHOWN if method in found.tracks)):
-        track = found.tracks[name]
-        draw(above, times, track.divergence_mean[found.held_out].mean(axis=0)[None], name)
-        draw(below, times, track.energy[found.held_out].mean(axis=0)[None], name)
-    above.set_yscale("log")
-    above.set(xlabel="time (D / U)", ylabel="mean |divergence| (U / D)")
-    below.set(xlabel="time (D / U)", ylabel="kinetic energy (U²)")
-    pictures.legend_above(above, ACROSS)
     return pictures.save(made, path)
 
 

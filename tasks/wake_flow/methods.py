@@ -6,29 +6,24 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 import zo
 from blackbox import Ledger
-from tasks import layer_ratios
 from tasks import methods as shared
 from tasks.autograd import AutogradGradient
-from tasks.layer_ratios import Ratios
 from tasks.methods import Cost, Method
-from tasks.runs.journal import Journal
 from tasks.setup import Setup, Trained
 from tasks.stage import TrainingOutcome
+from tasks.wake_flow import precomputed
 from tasks.wake_flow.config import Config, family_of, method_name
+from tasks.wake_flow.coupling import Coupling, problem_of
+from tasks.wake_flow.data import Pairs, mirrored
 from tasks.wake_flow.networks import Corrector, NoCorrector
 
-if TYPE_CHECKING:
-    from tasks.wake_flow.data import Pairs
-    from tasks.wake_flow.problem import WakeFlow
-
-SPARSE = ("sparse-cge", "sparse-rge", "hybrid")
 PAIRS, BETA = 32, 1.0  # of PRE, as published: pairs in a step, hold on the correction of the frame before
 MIRRORED = 103  # first word of the key's path for these draws; those of the data are 101 and 102
 Batch = tuple[Tensor, Tensor]
@@ -41,7 +36,7 @@ def src(setup: Setup) -> Trained:
 
 def non(setup: Setup, *, large: bool) -> Trained:
     """NON: on pairs of frames one solver step apart."""
-    pairs, count = _problem(setup).pairs, setup.config.non_batch
+    pairs, count = problem_of(setup).pairs, setup.config.non_batch
     return _on_pairs(setup, large, pairs, lambda i: pairs.draw(zo.estimators.Key(setup.seed, i), count))
 
 
@@ -53,10 +48,7 @@ def pre(setup: Setup, *, large: bool, regular: bool) -> Trained:
         large: Whether the large network is trained.
         regular: Whether the fit holds on to the correction of the frame before; PRE-SR's does not.
     """
-    from tasks.wake_flow import precomputed
-    from tasks.wake_flow.data import mirrored
-
-    problem, config = _problem(setup), setup.config
+    problem, config = problem_of(setup), setup.config
     counter = setup.progress.counter("fine flows for PRE (PhiFlow)")
     beta = BETA if regular else 0.0
     pairs = precomputed.corrections(config, problem.flows, problem.box, beta, counter)
@@ -73,7 +65,7 @@ def pre(setup: Setup, *, large: bool, regular: bool) -> Trained:
 
 def _on_pairs(setup: Setup, large: bool, pairs: Pairs, batch: Callable[[int], Batch]) -> Trained:
     """Train on pairs of frames, in which the first has been through the solver."""
-    problem, (steps, rate) = _problem(setup), setup.config.steps_of(setup.name)
+    problem, (steps, rate) = problem_of(setup), setup.config.steps_of(setup.name)
     network = first_weights(setup, large)
     objective = problem.loss_through(lambda velocity, reynolds: velocity)
     own = replace(setup, network=network, steps=steps, learning_rate=rate, batch=batch, objective=objective)
@@ -94,83 +86,37 @@ def in_loop(setup: Setup, *, large: bool, train: Callable[[Setup], Trained]) -> 
 
 def zo_sol(setup: Setup) -> Trained:
     """ZO-SOL: the gradient of the whole loss, the solver a black box, by the estimator that is configured."""
-    config = setup.config
-    sparsity: zo.estimators.Sparsity | None = None
-    found: Ratios | None = None
-    if config.estimator in SPARSE:
-        sparsity = zo.RandomCoordinates(config.coordinates)
-        if config.ratios != "uniform":
-            found = ratios_of(setup)
-            sparsity = zo.LayerwiseCoordinates(found.layers)
-    gradient = shared.loss_gradient(setup, estimator(config, sparsity))
-    trained = setup.descend(gradient)
-    if found is None:
-        return trained
-    trained.outcome.ledger.add(Ledger(rows_asked=found.rows, rows_run=found.rows))
-    return replace(trained, queries=trained.queries + found.queries)
-
-
-def estimator(config: Config, sparsity: zo.estimators.Sparsity | None) -> zo.estimators.Estimator[Any]:
-    """The estimator that the configuration names, on the sparse set where it takes one."""
-    return shared.estimator(
-        config.estimator,
-        config.mu,
-        sparsity=sparsity,
-        directions=config.directions,
-        central=config.central,
-    )
-
-
-def ratios_of(setup: Setup) -> Ratios:
-    """The layer ratios of the network that ZO-SOL starts from, as the configuration asks for them."""
-    config, network = setup.config, setup.network
-
-    def find(journal: Journal) -> tuple[zo.pruning.LayerRatios, int]:
-        scores = zo.pruning.scores(
-            config.ratios,
-            network,
-            setup.objective,
-            setup.batch(0),
-            seed=setup.seed,
-            journal=journal,
-            process_group=setup.process_group,
-        )
-        size = sum(parameter.numel() for parameter in network.parameters())
-        return zo.pruning.layer_ratios(scores, sparsity=1 - config.coordinates / size), scores.queries
-
-    large = "-large" if setup.name.endswith(" large") else ""
-    return layer_ratios.kept(setup, f"layer_ratios-seed-{setup.seed}{large}", find)
+    return shared.whole_loss(setup, setup.config.estimator)
 
 
 def first_weights(setup: Setup, large: bool) -> Corrector:
     """The small or the large network with the seed's first weights."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(setup.seed)
-        return _problem(setup).corrector(large=large).to(setup.config.device)
+        return problem_of(setup).corrector(large=large).to(setup.config.device)
 
 
-def _problem(setup: Setup) -> WakeFlow:
-    return cast("WakeFlow", setup.problem)
+Plan = Callable[[Coupling, bool, int], Cost]  # (problem, large, steps)
 
 
-Plan = Callable[["WakeFlow", bool, int], Cost]  # (problem, large, steps)
-
-
-def _nothing(problem: WakeFlow, large: bool, steps: int) -> Cost:
+def _nothing(problem: Coupling, large: bool, steps: int) -> Cost:
     return Cost()  # the pairs are a part of the data
 
 
-def _fitted(problem: WakeFlow, large: bool, steps: int) -> Cost:
+def _fitted(problem: Coupling, large: bool, steps: int) -> Cost:
     config: Config = problem.config
     rows = len(config.train_reynolds) * (config.frames - 1)
     return Cost(rows / (config.batch * config.unroll))
 
 
-def _whole_loss(problem: WakeFlow, large: bool, steps: int) -> Cost:
+def _whole_loss(problem: Coupling, large: bool, steps: int) -> Cost:
     config: Config = problem.config
-    sparsity = zo.RandomCoordinates(config.coordinates) if config.estimator in SPARSE else None
+    some = zo.RandomCoordinates(config.coordinates)
+    rule = shared.estimator(
+        config.estimator, config.mu, sparsity=some, directions=config.directions, central=config.central
+    )
     network = problem.corrector(large=large)
-    gradient = zo.LossGradient(network, problem.objective, estimator(config, sparsity), chunk=config.chunk)
+    gradient = zo.LossGradient(network, problem.objective, rule, chunk=config.chunk)
     return shared.cost_of_queries(gradient, steps)
 
 
@@ -180,8 +126,8 @@ def _as_shared(name: str) -> Plan:
     return lambda problem, large, steps: known(problem, steps)
 
 
-def _cost(method: str, plan: Plan, problem: Any, steps: int) -> Cost:  # noqa: ANN401 - a WakeFlow
-    """With the steps of the method; layer ratios are not in it."""
+def _cost(method: str, plan: Plan, problem: Any, steps: int) -> Cost:  # noqa: ANN401 - a Coupling
+    """With the steps of the method."""
     return plan(problem, family_of(method)[1], problem.config.steps_of(method)[0])
 
 

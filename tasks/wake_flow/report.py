@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import isfinite, nan
 from statistics import fmean
 
-from tasks.methods import methods_of
+from tasks import methods as shared
 from tasks.report.findings import scores, with_spread
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table
 from tasks.runs.folder import Run
@@ -16,7 +16,7 @@ from tasks.wake_flow.config import Config, family_of
 from tasks.wake_flow.curves import Found, by_reynolds
 from tasks.wake_flow.diagnostics import LIMIT, WAKE
 from tasks.wake_flow.evaluation import REFERENCE, SOLVER, Evaluation, rms
-from tasks.wake_flow.problem import WakeFlow
+from tasks.wake_flow.methods import METHODS
 
 
 def blocks(run: Run, result: Result, config: Config, found: Found) -> Sequence[Block]:
@@ -33,13 +33,13 @@ def blocks(run: Run, result: Result, config: Config, found: Found) -> Sequence[B
         Paragraph(_how_it_was_measured(config)),
         *_wake(run, config, found[run.seeds[0]]),
         *_errors(run, config, found),
-        *_physics(run, config, found[run.seeds[0]]),
+        *_physics(found[run.seeds[0]]),
     )
 
 
 def sentences(result: Result, config: Config) -> list[str]:
     """What was compared, and how the methods that need no derivative stand to first order."""
-    known, means = methods_of(WakeFlow), {score.method: score.mean for score in scores(result)}
+    known, means = {**shared.METHODS, **METHODS}, {score.method: score.mean for score in scores(result)}
     families: dict[str, str] = {}
     for method in means:
         families.setdefault(family_of(method)[0], known[method].about.removesuffix(" The large network."))
@@ -167,7 +167,7 @@ def _lost(found: Found) -> Table | None:
     )
 
 
-def _physics(run: Run, config: Config, first: Evaluation) -> Sequence[Block]:
+def _physics(first: Evaluation) -> Sequence[Block]:
     rows, track = first.held_out, first.tracks[REFERENCE]
     drag, lift = track.drag[rows].mean(), rms(track.lift[rows])
     (left, right), (near, far) = WAKE
@@ -181,14 +181,5 @@ def _physics(run: Run, config: Config, first: Evaluation) -> Sequence[Block]:
             "diameter around the cylinder, from velocities alone, with what corrections and the coarse "
             "scheme's diffusion add (SRC reads some 9 % above what its solver takes out, on 32 x 64); of the "
             f"reference, on the coarse grid, they are {drag:.3f} (mean drag) and {lift:.3f} (rms lift)."
-        ),
-        Figure(
-            curves.physics(first, config, run.path / "physics.png"),
-            alt="Divergence and kinetic energy over time, by method",
-            caption=(
-                f"Seed {run.seeds[0]}, the mean over held-out rollouts. The reference's divergence is in the "
-                "coarse cells that its cylinder cuts. The "
-                "networks are not asked to keep the velocity free of it; the solver's next step takes it out."
-            ),
         ),
     )

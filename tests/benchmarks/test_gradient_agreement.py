@@ -24,10 +24,9 @@ def test_the_smallest_preset_agrees_and_leaves_its_files(tmp_path, monkeypatch, 
     found = gradient_agreement.main(["--size", "ci", "--data", str(tmp_path)])
     saved = json.loads((tmp_path / "gradient_agreement-ci.json").read_text())
     assert [look["step"] for look in saved["looks"]] == [0, gradient_agreement.SIZES["ci"].steps]
-    assert (tmp_path / "gradient_agreement-ci.png").read_bytes().startswith(b"\x89PNG")
     assert "cosine" in capsys.readouterr().out
     for look in found:
-        assert look.whole["0.0005"] >= gradient_agreement.ASKED
+        assert look.whole["0.0005"] >= 0.999
         assert min(look.layers["0.0005"].values()) >= 0.998  # of the smallest layers what mu does is larger
         assert look.float64["0.0005"] <= 1e-3  # what mu does apart: rounding and mistakes
         # the estimate is far nearer to the quotient of its own mu than that is to the derivative

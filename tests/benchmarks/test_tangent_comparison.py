@@ -74,33 +74,16 @@ def test_a_training_by_first_order_is_autograds(lorenz):
 
 
 def test_the_check_of_a_true_gradient_agrees(lorenz):
-    """A tangent that knows the box: agreement 1, its cosine 1, and a probe's response foretold."""
-    import zo
-    from benchmarks.tangents.checks import checked
-    from benchmarks.tangents.training import cosine_to_exact
-
-    class Exact(zo.tangents.Tangent):
-        learns_from_values = True
-
-        def apply(self, pairs, d):
-            flow = lambda z: lorenz.exact(z.unflatten(1, lorenz.box.inputs[0].shape)).flatten(1)  # noqa: E731
-            return torch.stack([torch.autograd.functional.jvp(flow, pairs.z, each)[1] for each in d])
-
-        def vjp(self, pairs, cotangent):
-            with torch.enable_grad():
-                z = pairs.z.detach().requires_grad_()
-                y = lorenz.exact(z.unflatten(1, lorenz.box.inputs[0].shape)).flatten(1)
-                return torch.autograd.grad(y, z, cotangent)[0]
-
     network = lorenz.start(0)
-    gradient = zo.TangentGradient(
-        network, lorenz.objective(lorenz.box), boxes=[lorenz.box], tangent=Exact(), probes=0
-    )
-    gradient.backward(lorenz.batch(0, 1))
-    found = checked(lorenz, gradient, lorenz.batch(0, 1), 0, 1)
-    assert found["agreement"] == pytest.approx(1.0, abs=0.02)
-    assert found["probe"] < 0.05
-    assert cosine_to_exact(lorenz, network, lorenz.batch(0, 1)) == pytest.approx(1.0, abs=1e-4)
+    first_order(lorenz, network).backward(lorenz.batch(0, 1))
+    before = [weight.detach().clone() for weight in network.parameters()]
+    assert trust.agreement(lorenz, network, lorenz.batch(0, 1)) == pytest.approx(1.0, abs=0.02)
+    for weight in network.parameters():
+        weight.grad *= -1  # of the wrong sign it is as long a move the other way, and foretells the same rise
+    assert trust.agreement(lorenz, network, lorenz.batch(0, 1)) == pytest.approx(-1.0, abs=0.02)
+    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+    network.zero_grad()
+    assert trust.agreement(lorenz, network, lorenz.batch(0, 1)) is None
 
 
 def test_the_scale_that_does_best_on_validation_data_is_taken(lorenz, monkeypatch):
@@ -155,23 +138,19 @@ def test_errors_are_read_off_at_equal_rows():
 
 
 def test_rules_are_counted_by_what_the_cosine_and_the_end_say():
-    good = {"agreement": 1.0, "probe": 0.1, "cosine": 0.95}
-    missed = {"agreement": 1.1, "probe": 0.3, "cosine": 0.5}
-    seen = {"agreement": -0.2, "probe": 0.1, "cosine": 0.3}
-    alarm = {"agreement": 0.5, "probe": 0.1, "cosine": 0.9}
+    good = {"agreement": 1.0, "cosine": 0.95}
+    missed = {"agreement": 1.1, "cosine": 0.5}
+    seen = {"agreement": -0.2, "cosine": 0.3}
+    alarm = {"agreement": 0.5, "cosine": 0.9}
+    untold = {"agreement": None, "cosine": 0.2}
     measured = {
         "a": {
             "curves": {
                 "first-order": {"0": curve([1.0], [1])},
-                "chosen": {"0": curve([1.5], [1], checks=[good, missed, seen, alarm])},
+                "chosen": {"0": curve([1.5], [1], checks=[good, missed, seen, alarm, untold])},
                 "grid": {"0": curve([1.05], [1], checks=[good, good, alarm])},
             }
         }
     }
-    agreement = trust.SINGLE["agreement outside .7 to 1.3"]
-    gradients, trainings = trust.counted(measured, agreement, noisy=False)
-    assert gradients == trust.Count(hits=1, misses=1, false_alarms=2, passes=3)
-    assert trainings == trust.Count(hits=1, misses=0, false_alarms=0, passes=1)
-    pair = trust.either(agreement, trust.SINGLE["a probe's response off by > .2"])
-    assert trust.counted(measured, pair, noisy=False)[0] == trust.Count(2, 0, 2, 3)
-    assert trust.counted(measured, pair, noisy=True)[0] == trust.Count()
+    assert trust.counted(measured, 0.7, 1.3) == ("1 of 2, 2 of 5", "1 of 1, 0 of 1")
+    assert trust.counted(measured, 0.0, math.inf) == ("1 of 2, 0 of 5", "0 of 1, 0 of 1")

@@ -9,7 +9,6 @@ from phi import math
 from phi.math import Solve, batch
 from phi.physics import advect
 
-from benchmarks.wake_speed import SCHEMES, plain_step
 from blackbox import ConfigurationError, DtypeError, ShapeError
 from simulators.errors import RecordingError
 from simulators.wake_flow import Channel, WakeStep
@@ -17,6 +16,7 @@ from simulators.wake_flow.advection import ADVECTION
 from simulators.wake_flow.operators import Operators, phiflow, velocity_array, velocity_field
 from simulators.wake_flow.recording import ROWS, record
 from simulators.wake_flow.staggered import divergence, start
+from tests.simulators.plain_phiflow import SCHEMES, plain_step
 
 SMALL = Channel(16)
 
@@ -66,7 +66,7 @@ def test_some_steps_equal_plain_phiflow(advection, dtype, steps):
     plain = list(zip(before.split(rows), re.split(rows), strict=True))
     for _ in range(steps):
         fast = step(fast, re)
-        plain = [(plain_step(v, r, channel, 1.0, advection, solve), r) for v, r in plain]
+        plain = [(plain_step(v, r, channel, 1.0, advection, solve=solve), r) for v, r in plain]
     assert (fast - torch.cat([v for v, _ in plain])).abs().max() < tolerance
     assert (fast - before).abs().max() > 0.1  # it went somewhere
 

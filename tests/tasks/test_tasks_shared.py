@@ -34,7 +34,7 @@ def classification_words(folder):
 
 def wake_words(folder):
     methods = ("ZO-SOL", "TAN-SOL", "chain", "identity")
-    more = ["--ratios", "zo-grasp", "--input-directions", "3", "--start", "random"]
+    more = ["--input-directions", "3", "--start", "random"]
     return [*wake.words(*more), "--methods", *methods, "--runs", str(folder / "runs")]
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tasks.denoised_smoothing.certification.bound import Settings, lower_bound, radius, vote_is_clear
+from tasks.denoised_smoothing.networks import UNKNOWN
 from zo.errors import FailedQueriesError
 
 
@@ -49,7 +50,7 @@ def noise_block(seed: int, index: int, phase: Phase, block: int, shape: tuple[in
     return torch.from_numpy(numbers.astype(np.float32))
 
 
-FAILED = -1  # the label of a query that came back without an answer
+FAILED = UNKNOWN  # the label of a query that came back without an answer
 
 Labels = Callable[[Tensor], Tensor]  # (rows, ...) float -> (rows,) int64, FAILED where a row failed
 Front = Callable[[Tensor], Tensor]  # (block, channels, height, width) -> (block, ...)

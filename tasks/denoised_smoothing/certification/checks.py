@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction, Budgeted, Cached, Wrapper
 from blackbox.definition import check_complete
 from blackbox.errors import BudgetError
-from tasks.denoised_smoothing.certification.algorithm import FAILED
+from tasks.denoised_smoothing.classifiers.answers import Scores
+from tasks.denoised_smoothing.networks import predictions
 from tasks.errors import DataError, ProblemError
 
 
@@ -29,10 +29,6 @@ class ClassifierBox:
     box: BlackBoxFunction
     classes: int
     scores: bool
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return self.box.inputs[0].torch_dtype or torch.float32
 
     def check_image_shape(self, shape: tuple[int, ...]) -> None:
         """Refuse images that do not fit the box, before it is asked.
@@ -59,17 +55,10 @@ class ClassifierBox:
         Raises:
             DataError: the box answered with something that is no label.
         """
-        shaped = rows.to(self._dtype).reshape(len(rows), *self.box.inputs[0].shape)
-        # torch in, torch out: one call, whose failed rows are NaN under "keep"
-        answers = self.box(shaped).cpu().numpy()
-        flat = answers.reshape(len(rows), -1)
-        good = np.isfinite(flat).all(axis=1)
-        found = np.full(len(rows), FAILED, dtype=np.int64)
-        if self.scores:
-            found[good] = flat[good].argmax(axis=1)
-        else:
-            found[good] = _whole(self, flat[good, 0])
-        return torch.from_numpy(found)
+        spec = self.box.inputs[0]
+        shaped = rows.to(spec.torch_dtype or torch.float32).reshape(len(rows), *spec.shape)
+        asked = self.box if self.scores else Scores(self.box, "labels", "labels", self.classes)
+        return predictions(asked(shaped).cpu())
 
 
 def classifier_box(box: BlackBoxFunction, classes: int | None = None) -> ClassifierBox:
@@ -113,17 +102,6 @@ def classifier_box(box: BlackBoxFunction, classes: int | None = None) -> Classif
             "Leave it out."
         )
     return ClassifierBox(box, size, scores=True)
-
-
-def _whole(classifier: ClassifierBox, labels: np.ndarray) -> np.ndarray:
-    rounded = np.rint(labels.astype(np.float64))
-    wrong = (rounded != labels) | (rounded < 0) | (rounded >= classifier.classes)
-    if wrong.any():
-        raise DataError(
-            f"{classifier.box!r}: expected labels from 0 to {classifier.classes - 1}, got "
-            f"{labels[wrong][0]}. Give classes= the number that the box knows."
-        )
-    return rounded.astype(np.int64)
 
 
 def plan(box: BlackBoxFunction, images: int, queries: int) -> str:

@@ -91,7 +91,7 @@ class Scores(Wrapper):
         if wrong.any():
             raise DataError(
                 f"{self.box!r}: expected labels from 0 to {self.classes - 1}, got "
-                f"{float(labels[wrong][0]):g}. Give --classes, how many it knows."
+                f"{float(labels[wrong][0]):g}. Give classes, how many it knows."
             )
         hot = functional.one_hot(labels.long(), self.classes).double()
         return torch.where(answered[:, None], hot, math.nan)

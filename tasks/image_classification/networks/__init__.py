@@ -1,4 +1,4 @@
-"""Image classifiers: CIFAR's ResNets, a simple CNN, a VGG-like one, a ViT, and any function of a user's.
+"""Image classifiers: CIFAR's ResNets, a simple CNN, a VGG-like one, and any function of a user's.
 
 All of them take `(rows, channels, height, width)` to logits `(rows, classes)`. They are made of plain
 modules, without control flow that depends on the data, so that `torch.fx` reads them.
@@ -6,6 +6,5 @@ modules, without control flow that depends on the data, so that `torch.fx` reads
 
 from tasks.image_classification.networks.choice import NAMES, ImageShape, make
 from tasks.image_classification.networks.convolutional import resnet, simple_cnn, vgg
-from tasks.image_classification.networks.vit import vit
 
-__all__ = ["NAMES", "ImageShape", "make", "resnet", "simple_cnn", "vgg", "vit"]
+__all__ = ["NAMES", "ImageShape", "make", "resnet", "simple_cnn", "vgg"]

@@ -14,7 +14,6 @@ from blackbox.checks import nearest
 from blackbox.registry import find
 from tasks.errors import ConfigurationError
 from tasks.image_classification.networks.convolutional import resnet, simple_cnn, vgg
-from tasks.image_classification.networks.vit import vit
 from tasks.problem import evaluating
 
 ImageShape: TypeAlias = tuple[int, int, int]
@@ -22,7 +21,6 @@ ImageShape: TypeAlias = tuple[int, int, int]
 
 SIMPLE_SIZES = (730, 3700, 6670, 9640, 12610)
 RESNET_DEPTHS = (8, 14, 20, 32, 44, 56)
-_PATCHES = {8: 2}  # by the shorter side: 16 tokens of digits; else 4 pixels
 
 
 def _resnet(depth: int, classes: int, shape: ImageShape, **width: int) -> nn.Module:
@@ -37,15 +35,10 @@ def _vgg(classes: int, shape: ImageShape, **width: int) -> nn.Module:
     return vgg(classes, shape[0], size=min(shape[1:]), **width)
 
 
-def _vit(classes: int, shape: ImageShape, **width: int) -> nn.Module:
-    return vit(classes, shape[0], size=shape[1:], patch=_PATCHES.get(min(shape[1:]), 4), **width)
-
-
 _MAKERS: dict[str, Callable[..., nn.Module]] = {
     **{f"resnet{depth}": partial(_resnet, depth) for depth in RESNET_DEPTHS},
     **{f"simple-{size}": partial(_simple, layers) for layers, size in enumerate(SIMPLE_SIZES, start=1)},
     "vgg": _vgg,
-    "vit-tiny": _vit,
 }
 
 NAMES = tuple(_MAKERS)
@@ -68,8 +61,8 @@ def make(
             images `(rows, channels, height, width)` to logits `(rows, classes)`.
         classes: number of logits.
         image_shape: channels, height and width of an image.
-        width: channels of the first stage (resnet, vgg), of all layers (simple) or features of a token (vit);
-            None for the network's own. Not for functions of the user's.
+        width: channels of the first stage (resnet, vgg) or of all layers (simple); None for the network's
+            own. Not for functions of the user's.
         seed: of the first weights; the global generators are left as they were.
 
     Raises:

@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from benchmarks import published
-from benchmarks.images import reproduction
+from benchmarks import protocol, published
 from benchmarks.images.reproductions import REPRODUCTIONS, main
 from benchmarks.images.sizes import SIZES, passes, residual, simple
 
@@ -44,7 +43,7 @@ def test_a_reproduction_runs_and_leaves_result_table_and_plot(name, tmp_path, mo
 def test_a_finished_one_reads_its_runs_and_trains_nothing_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main("table_query_number", ["--out", "one"])
-    monkeypatch.setattr(reproduction, "work", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(protocol, "work", lambda *_: pytest.fail("trained again"))
     main("table_query_number", ["--out", "two"])
     one, two = (json.loads((tmp_path / out / "result.json").read_text())["table"] for out in ("one", "two"))
     assert one == two

@@ -1,5 +1,6 @@
 """Each method's gradient against autograd, its queries against the box's own count, and the safeguard."""
 
+import bisect
 import copy
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from tasks.denoised_smoothing.config import read
 from tasks.denoised_smoothing.methods import Front, _lesson, estimator, mean_loss
 from tasks.denoised_smoothing.networks import DnCNN, box_loss
 from tasks.denoised_smoothing.smoothing_parameter import Mu
+from tasks.errors import ConfigurationError
 from tasks.tally import Tally
 from tests.tasks.denoised_smoothing import small
 
@@ -242,3 +244,19 @@ def test_a_student_of_labels_learns_them_smoothed(tmp_path):
     expected[torch.arange(9), made.box(images).argmax(dim=1)] = 0.8
     assert len(given) == 1
     torch.testing.assert_close(given[0], expected, check_dtype=False)
+
+
+@pytest.mark.slow
+def test_the_least_budget_that_the_check_takes_is_enough_for_deepzero(tmp_path):
+    def taken(queries: int) -> bool:
+        try:
+            small.problem(tmp_path, methods=("mse", "deepzero"), queries=queries).check()
+        except ConfigurationError as error:
+            assert "deepzero: expected a budget of at least" in str(error)
+            return False
+        return True
+
+    least = bisect.bisect_left(range(10_000), True, key=taken)
+    made = small.problem(tmp_path, methods=("mse", "deepzero"), queries=least)
+    found = small.train(made, tmp_path, "mse", "deepzero")["deepzero"]
+    assert found.outcome.step >= 1 and found.queries <= least

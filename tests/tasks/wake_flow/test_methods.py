@@ -11,11 +11,11 @@ import torch
 
 import zo
 from tasks.errors import ProblemError
+from tasks.methods import estimator
 from tasks.progress import Progress
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run, stage_name
 from tasks.wake_flow.config import METHODS, PRESETS, Config, family_of, method_name
-from tasks.wake_flow.methods import estimator
 from tasks.wake_flow.networks import Corrector, Scales, layers
 from tasks.wake_flow.problem import WakeFlow
 from tasks.wake_flow.rollout import rollout_errors
@@ -161,33 +161,24 @@ def test_a_random_start_is_the_seed_s_first_weights_and_needs_no_non(folder, fin
 )
 def test_estimators_by_name_ask_what_they_should_and_reach_what_they_should(name, queries, dense, central):
     """On a loss whose gradient is known: the sum of squares of the weights."""
-    config = replace(Config(), estimator=name, central=central, coordinates=96, directions=7, mu=1e-3)
     torch.manual_seed(0)
-    network = Corrector(layers(config.channels), Scales(1.0, 1.0, 1.0))
-    sparsity = None if name in ("cge", "rge") else zo.RandomCoordinates(config.coordinates)
+    network = Corrector(layers(Config().channels), Scales(1.0, 1.0, 1.0))
+    rule = estimator(name, 1e-3, sparsity=zo.RandomCoordinates(96), directions=7, central=central)
 
     def objective(model, batch):
         total = sum(p.double().square().sum() for p in model.parameters())
         return torch.ones(len(batch), dtype=torch.float64) * total
 
-    gradient = zo.LossGradient(network, objective, estimator(config, sparsity), evaluator="loop")
+    gradient = zo.LossGradient(network, objective, rule, evaluator="loop")
     assert gradient.queries() == queries * (2 if central else 1)
     gradient.backward(torch.zeros(2))
     found = torch.cat([p.grad.flatten() for p in network.parameters()])
     truth = torch.cat([2 * p.detach().flatten() for p in network.parameters()])
-    assert int((found != 0).sum()) == (1010 if dense else config.coordinates)
+    assert int((found != 0).sum()) == (1010 if dense else 96)
     if name == "cge":
         assert torch.allclose(found, truth + (0 if central else 1e-3), atol=2e-5)
     else:
         assert float(found @ truth) > 0
-
-
-def test_layer_ratios_serve_every_sparse_estimator_and_cost_dense_ones_nothing(folder, finished, tmp_path):
-    (tmp_path / "data").symlink_to(folder / "data")
-    for name, kept in (("sparse-rge", True), ("rge", False)):
-        config = replace(OTHERS, methods=("NON", "ZO-SOL"), estimator=name, ratios="magnitude")
-        run = start_run(tmp_path, config)
-        assert (run.path / "layer_ratios-seed-0.json").exists() == kept
 
 
 def test_a_gpu_that_is_not_there_is_refused_before_anything_runs(tmp_path, monkeypatch):

@@ -106,9 +106,9 @@ def test_the_page_is_whole_and_asks_for_nothing_from_outside(whole):
     images = [attributes for tag, attributes in read(page).tags if tag == "img"]
     assert all(len(image["alt"]) > 20 for image in images)
     shown = {base64.b64decode(image["src"].split(",")[1]) for image in images}
-    own = ("vorticity", "mae_over_time", "error_maps", "physics")
+    own = ("vorticity", "mae_over_time", "error_maps")
     files = {(run.path / name).read_bytes() for name in (*(f"{name}.png" for name in own), "wakes.webp")}
-    assert files <= shown and len(files) == 5
+    assert files <= shown and len(files) == 4
 
 
 def test_extrapolated_numbers_are_marked_and_outside_the_mean(whole):

@@ -17,7 +17,6 @@ from tasks import cli
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run
 from tasks.wake_flow.config import METHODS
-from tasks.wake_flow.networks import Corrector, Scales, plain
 from tests.tasks.wake_flow.small import SMALL, words
 
 ROOT = Path(__file__).parents[3]
@@ -135,25 +134,6 @@ def test_a_run_takes_the_reference_from_a_folder_that_it_cannot_write(finished, 
         for path in (finished, again)
     }
     assert rows[again] == {name: rows[finished][name] for name in ("NON large", "TAN-SOL")}
-
-
-@pytest.mark.slow
-def test_layer_ratios_are_printed_kept_with_the_run_and_paid_for(finished, tmp_path, capsys):
-    more = ("--runs", str(tmp_path / "runs"), "--data", str(finished.parents[1] / "data"))
-    assert cli.main(words(*more, "--ratios", "zo-grasp", "--methods", "NON", "ZO-SOL")) == 0
-    (path,) = (tmp_path / "runs").iterdir()
-    saved = json.loads((path / "layer_ratios-seed-0.json").read_text())
-    shown = capsys.readouterr().out
-    names = [name for name, _ in Corrector(plain(SMALL.channels), Scales(1.0, 1.0, 1.0)).named_parameters()]
-    assert all(name in shown for name in names)
-    rows = {
-        run: {row["method"]: row for row in json.loads((run / "result.json").read_text())["table"]}["ZO-SOL"]
-        for run in (path, finished)
-    }
-    assert saved["queries"] >= 2 * 192  # two gradients of 192 directions, and a check
-    assert saved["rows"] >= (saved["queries"] + 2) * SMALL.batch * SMALL.unroll
-    assert rows[path]["queries"] - saved["queries"] >= SMALL.zo_steps
-    assert rows[path]["value"] != rows[finished]["value"]
 
 
 @pytest.mark.slow

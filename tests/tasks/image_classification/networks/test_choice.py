@@ -83,8 +83,6 @@ def test_what_is_no_network_is_refused_with_a_mend(own, name, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"name": "vit-tiny", "width": 4}, ["width", "multiple of 3", "Take 3"]),
-        ({"name": "vit-tiny", "image_shape": (3, 30, 32)}, ["30 x 32", "patch"]),
         ({"name": "torch.nn:Flatten", "width": 4}, ["width", "in the function"]),
     ],
 )

@@ -11,7 +11,7 @@ import zo
 from tasks.image_classification import networks
 from tasks.image_classification.networks.convolutional import ShortcutA
 
-SEVERAL = ("resnet8", "simple-12610", "vgg", "vit-tiny")
+SEVERAL = ("resnet8", "simple-12610", "vgg")
 
 
 def size(network):
@@ -52,14 +52,6 @@ def test_the_simple_cnn_has_its_five_sizes(layers):
     assert size(networks.make(f"simple-{published}")) == published
 
 
-def test_the_vit_has_the_size_of_the_closed_form():
-    features, tokens = 192, 64
-    linear = 4 * (features**2 + features) + 2 * 4 * features**2 + 4 * features + features
-    blocks = 12 * (linear + 4 * features)
-    around = (3 * 16 + 1) * features + tokens * features + 2 * features + (features + 1) * 10
-    assert size(networks.make("vit-tiny")) == blocks + around
-
-
 def test_the_vgg_has_the_size_of_the_closed_form():
     pairs = [(3, 32), (32, 32), (32, 64), (64, 64), (64, 128), (128, 128)]
     assert size(networks.make("vgg")) == sum(9 * i * o + 2 * o for i, o in pairs) + 129 * 10
@@ -71,8 +63,7 @@ def test_the_vgg_has_the_size_of_the_closed_form():
     + [(name, shape) for name in SEVERAL for shape in ((3, 32, 32), (3, 12, 20))],
 )
 def test_every_network_gives_a_logit_a_class_and_is_read_by_fx(name, shape):
-    width = 6 if name == "vit-tiny" else 4
-    network = networks.make(name, 7, shape, width=width).eval()
+    network = networks.make(name, 7, shape, width=4).eval()
     images = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
     logits = network(images)
     assert logits.shape == (3, 7)
@@ -127,30 +118,14 @@ def test_first_weights_hang_on_the_seed_alone():
     assert not torch.equal(one["0.weight"], other["0.weight"])
 
 
-def test_the_attention_is_torchs():
-    """Against `nn.MultiheadAttention` with the same weights."""
-    from tasks.image_classification.networks.vit import Attention
-
-    torch.manual_seed(0)
-    ours, theirs = Attention(12, 3).double(), nn.MultiheadAttention(12, 3, batch_first=True).double()
-    with torch.no_grad():
-        theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key.weight, ours.value.weight]))
-        theirs.in_proj_bias.copy_(torch.cat([ours.query.bias, ours.key.bias, ours.value.bias]))
-        theirs.out_proj.weight.copy_(ours.out.weight)
-        theirs.out_proj.bias.copy_(ours.out.bias)
-    x = torch.randn(2, 5, 12, dtype=torch.float64)
-    torch.testing.assert_close(ours(x), theirs(x, x, x, need_weights=False)[0])
-
-
 @pytest.mark.parametrize(
     "make",
     [
         lambda: networks.resnet(8, 4, 1, width=2),
         lambda: networks.simple_cnn(2, 4, 1, width=2, size=8),
         lambda: networks.vgg(4, 1, width=2, size=8),
-        lambda: networks.vit(4, 1, width=6, depth=1, patch=2, size=(8, 8)),
     ],
-    ids=["resnet", "simple", "vgg", "vit"],
+    ids=["resnet", "simple", "vgg"],
 )
 def test_coordinates_give_the_same_gradient_stacked_and_in_a_loop(make):
     """A sparse set of every layer, in float64: the fast evaluator knows all modules of these networks."""
