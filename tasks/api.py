@@ -13,23 +13,20 @@ import numpy as np
 from torch import nn
 
 from tasks import methods, problems, report
-from tasks.callbacks import Told
+from tasks.callbacks import Callback, Told
 from tasks.configuration import to_dict
 from tasks.errors import ConfigurationError, NotApplicableError, ProblemError, RunFolderError
 from tasks.interruption import ending_interrupts
-from tasks.problem import Problem
+from tasks.problem import Problem, Trained
 from tasks.progress import Progress, make_progress, print_table
 from tasks.report.findings import Findings
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run, check_seeds, differences, stage_name
 from tasks.runs.result import NOT_APPLICABLE, Result
-from tasks.runs.trust import is_own
-from tasks.work import evaluation_path, setup_of, work
+from tasks.work import setup_of, work
 
 if TYPE_CHECKING:
     import pandas
-
-    from tasks.callbacks import Callback
 
 
 class FinishedRun:
@@ -85,7 +82,7 @@ class FinishedRun:
                 f"{self._run.seeds}, got {method!r} and {seed!r}."
             )
         self.problem.begin(self.path)
-        found: dict[str, methods.Trained] = {}
+        found: dict[str, Trained] = {}
         refused = {row.method: str(row.extra.get(NOT_APPLICABLE, "")) for row in self.result.table}
         if refused[method]:
             raise NotApplicableError(refused[method])
@@ -100,7 +97,7 @@ class FinishedRun:
 
     def fields(self, method: str, seed: int = 0) -> dict[str, np.ndarray]:
         """The arrays that the problem's `evaluate` gave for a method."""
-        kept = checkpoint.load(evaluation_path(self.path, stage_name(seed, method)))["fields"]
+        kept = checkpoint.load(checkpoint.evaluation(self.path, stage_name(seed, method)))["fields"]
         return {name: tensor.numpy() for name, tensor in kept.items()}
 
     def export(self, kind: Literal["netcdf", "vtk"]) -> Path:
@@ -223,7 +220,7 @@ def load(folder: Path | str, *, trust: bool = False) -> FinishedRun:
     run = Run.open(Path(folder))
     place = Path(run.problem.rpartition(":")[0])
     gone = place.suffix == ".py" and not place.is_file()
-    code = bool(run.problem) and (trust or (is_own(run) and not gone))
+    code = bool(run.problem) and (trust or (run.is_own and not gone))
     return FinishedRun(run, problem_of(run) if code else None)
 
 

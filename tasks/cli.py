@@ -230,13 +230,16 @@ def _dry_run(command: RunCommand) -> int:
 
 
 def _resume(command: ResumeCommand, line: list[str], at_work: list[Run]) -> int:
-    from tasks.runs import trust
     from tasks.runs.folder import Run
     from tasks.workers import group
 
     def made() -> Run:
         run = Run.open(command.folder)
-        trust.check(run, trusted=command.trust)
+        if not (command.trust or run.is_own):
+            raise RunFolderError(
+                f"{run.path}: expected a run that you made, got one from elsewhere, and to resume it is to "
+                f"execute {run.code}. Look at that file, then: blackbox resume {quote(str(run.path))} --trust"
+            )
         return run if command.rows is None else run.with_budget(command.rows)
 
     if not group.is_member():

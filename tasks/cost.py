@@ -12,8 +12,7 @@ import torch
 from blackbox import BlackBoxFunction, Ledger
 from blackbox.calls import intercepted
 from tasks.errors import ConfigurationError
-from tasks.methods import Cost, Method
-from tasks.problem import Problem
+from tasks.problem import Cost, Method, Problem
 from tasks.progress import duration
 from tasks.tally import Tally
 from tasks.workers import group

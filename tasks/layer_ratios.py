@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.problem import Setup
 from tasks.runs import atomic
 from tasks.runs.journal import Journal, journaled
-from tasks.setup import Setup
 from tasks.tally import Tally
 from tasks.workers import group
 from zo.pruning import LayerRatios

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,48 +15,10 @@ from blackbox import BlackBoxFunction
 from blackbox.checks import nearest
 from tasks.autograd import AutogradGradient, Stand, values_alone
 from tasks.errors import ConfigurationError, ProblemError
-from tasks.problem import Problem
+from tasks.problem import Cost, Method, Problem, Setup, Trained
 from tasks.reference import compare, with_derivative
-from tasks.setup import Setup, Trained
-from tasks.stage import TrainingOutcome
+from tasks.runs.result import TrainingOutcome
 from zo.estimators import Parameters
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the steps of a method ask for, before any is taken.
-
-    Attributes:
-        evaluations: Of the objective, of base and queries together.
-        queries: Perturbed objectives among them.
-        most: Evaluations where a method takes more when it has to; None for never.
-        bound: Whether `evaluations` is a bound, for it has checks that may not all be needed.
-    """
-
-    evaluations: float = 0.0
-    queries: int = 0
-    most: float | None = None
-    bound: bool = False
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to train.
-
-    Attributes:
-        about: What it is, in one sentence.
-        train: Trains `setup.network`.
-        cost: What so many steps ask for; None where that is not known beforehand.
-        needs_reference: Whether it takes the problem's `reference`.
-        needs_box: Whether it puts something in the place of the problem's boxes.
-    """
-
-    about: str
-    train: Callable[[Setup], Trained]
-    cost: Callable[[Problem, int], Cost] | None = None
-    needs_reference: bool = False
-    needs_box: bool = False
-
 
 MOST_ROWS = 3.5  # in first-order steps: what zo.TangentGradient keeps to by default
 PROBES = 2  # of secant, where the settings name none

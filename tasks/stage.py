@@ -6,7 +6,6 @@ import copy
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from time import monotonic
 from typing import Any, Protocol
 
@@ -19,6 +18,7 @@ from tasks.runs.atomic import writing
 from tasks.runs.checkpoint import Checkpoints
 from tasks.runs.folder import Run, differences
 from tasks.runs.machine import changes, versions
+from tasks.runs.result import TrainingOutcome
 from zo.keep_best import FEW, lower
 
 _FORMAT = 2
@@ -31,36 +31,6 @@ class Stateful(Protocol):
     def state_dict(self) -> Any: ...  # noqa: ANN401, D102
 
     def load_state_dict(self, state_dict: Any, /) -> Any: ...  # noqa: ANN401, D102
-
-
-@dataclass
-class TrainingOutcome:
-    """How a stage ended."""
-
-    stage: str
-    step: int = 0
-    """Optimiser steps done."""
-    seconds: float = 0.0
-    """Time in optimiser steps, over all processes that worked on the stage; validation is apart."""
-    best_step: int | None = None
-    """Steps done when validation was lowest; None without (finite) validation."""
-    best_validation: float | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    """What the last optimiser step returned."""
-    ledger: Ledger = field(default_factory=Ledger)
-    """What black boxes counted in optimiser steps, in all processes."""
-    judging: Ledger = field(default_factory=Ledger)
-    """What they counted in validation, and before the first step, which is apart."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """As plain data, for the checkpoint."""
-        return asdict(self)
-
-    @classmethod
-    def of(cls, state: Mapping[str, Any]) -> TrainingOutcome:
-        """From what `state_dict` gave."""
-        ledgers = {name: Ledger(**state[name]) for name in ("ledger", "judging")}
-        return cls(**{**state, **ledgers})
 
 
 class Stage:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
-from blackbox import BlackBoxFunction, Ledger
+from blackbox import BlackBoxFunction, Ledger, Parallel
 from blackbox.wrappers.wrapper import Wrapper
+from tasks.errors import Interrupted
+from tasks.runs import calls
 from zo import SharedRows
 
 
@@ -47,6 +50,42 @@ class Tally:
         """Add what an earlier process counted, to the first box's ledger."""
         for ledger in self._ledgers[:1]:
             ledger.add(counts)
+
+
+@contextmanager
+def calls_noted(
+    folder: Path, boxes: Sequence[BlackBoxFunction], *, within_reach: bool = True
+) -> Iterator[None]:
+    """A block in which the rows that boxes run are written down; nothing more, where they are already.
+
+    Args:
+        folder: Of the run; of several processes the first one's, where all can reach it.
+        boxes: Of the run.
+        within_reach: Whether all processes of the run can reach it.
+    """
+    stacks = [stack(evaluated(box)) for box in boxes]
+    ledgers = {id(parts[-1].ledger): parts[-1].ledger for parts in stacks}.values()
+    if any(ledger.watched for ledger in ledgers):
+        yield
+        return
+    # rows of workers are counted when they are back, and so are those of a box that counts them itself
+    late = any(
+        type(parts[-1]).run_rows is not BlackBoxFunction.run_rows
+        or any(isinstance(part, Parallel) for part in parts)
+        for parts in stacks
+    )
+    note = calls.Note(folder / calls.FOLDER, late or not within_reach, within_reach)
+    for ledger in ledgers:
+        ledger.watch(note.count)
+    try:
+        yield
+    except BaseException as error:  # what threads still run is counted when this does not listen any more
+        note.ends &= not late or isinstance(error, Interrupted)
+        raise
+    finally:
+        for ledger in ledgers:
+            ledger.watch(None)
+        note.end()
 
 
 def evaluated(box: BlackBoxFunction) -> BlackBoxFunction:

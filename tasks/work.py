@@ -8,7 +8,6 @@ import reprlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,20 +20,15 @@ from blackbox.wrappers import Budgeted
 from tasks import cost, methods
 from tasks.configuration import refused
 from tasks.errors import NotApplicableError, ProblemError, ProblemWarning
-from tasks.methods import Method
-from tasks.problem import Problem, without_failed
+from tasks.problem import Method, Problem, Setup, Trained
 from tasks.progress import Progress
-from tasks.runs import calls, checkpoint
-from tasks.runs.checkpoint import file_name
+from tasks.runs import checkpoint
 from tasks.runs.folder import Run
-from tasks.runs.result import NOT_APPLICABLE, Result, Row
-from tasks.setup import Setup, Trained
-from tasks.tally import Tally, recall, stack
+from tasks.runs.result import NOT_APPLICABLE, Row, without_failed
+from tasks.tally import Tally, calls_noted, recall, stack
 from tasks.training import everywhere
 from tasks.workers import group
 from zo.batches import map_tensors
-
-EVALUATIONS = "evaluations"
 
 
 def work(problem: Problem, run: Run, progress: Progress) -> None:
@@ -60,13 +54,13 @@ def work(problem: Problem, run: Run, progress: Progress) -> None:
     within_reach = not group.any_of(group.rank() > 0 and folder == run.path)
     boxes = list(problem.boxes.values())
     before = Tally(boxes).copy()
-    with calls.noted(folder, boxes, within_reach=within_reach):
+    with calls_noted(folder, boxes, within_reach=within_reach):
         prepare(problem)
         for line in cost.lines(problem, wanted, len(run.seeds), timed=not run.begun, before=before):
             progress.say(line)
         table = _rows(problem, run, wanted, progress)
     group.any_of(False)  # when all have noted their calls
-    Result.of(run, table).write(run.path)
+    run.finish(table)
 
 
 def _rows(problem: Problem, run: Run, wanted: Mapping[str, Method], progress: Progress) -> list[Row]:
@@ -172,7 +166,7 @@ def setup_of(
 
 def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
     """What `evaluate` says of a trained network: figures, fields and the ledger; kept, so asked for once."""
-    path = evaluation_path(setup.run.path, setup.stage)
+    path = checkpoint.evaluation(setup.run.path, setup.stage)
     tally = Tally(setup.boxes)
     if path.exists():
         found = checkpoint.load(path)
@@ -218,11 +212,6 @@ def _warn_of_units(problem: Problem, names: Sequence[str]) -> None:
                 ProblemWarning,
                 stacklevel=2,
             )
-
-
-def evaluation_path(folder: Path, stage: str) -> Path:
-    """The file of a stage's evaluation in a run folder."""
-    return folder / EVALUATIONS / f"{file_name(stage)}{checkpoint.ENDING}"
 
 
 def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:

@@ -16,6 +16,7 @@ import tasks
 from blackbox import BlackBoxFunction
 from blackbox.extras import MissingExtraError
 from tasks.configuration import refused
+from tasks.data import evaluating
 from tasks.denoised_smoothing import budget, data, networks
 from tasks.denoised_smoothing.certification.accuracy import average_certified_radius, certified_accuracy
 from tasks.denoised_smoothing.certification.algorithm import Certificate
@@ -29,11 +30,9 @@ from tasks.denoised_smoothing.deepzero import deepzero
 from tasks.denoised_smoothing.methods import Batch, fo_ds, mse, none, student, twin_of, zo_ae_ds, zo_ds
 from tasks.denoised_smoothing.networks import UNKNOWN, box_loss, image_loss, predictions
 from tasks.errors import ProblemWarning
-from tasks.methods import Method
-from tasks.problem import evaluating
+from tasks.problem import Method, Setup, Trained
 from tasks.runs import atomic
 from tasks.runs.folder import Run, stage_name
-from tasks.setup import Setup, Trained
 from zo.errors import FailedQueriesError
 
 if TYPE_CHECKING:

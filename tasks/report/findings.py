@@ -86,13 +86,12 @@ class Findings:
     def fields(self) -> Mapping[int, Mapping[str, Mapping[str, Any]]]:
         """The arrays that `evaluate` gave, by seed, method and name."""
         from tasks.runs import checkpoint
-        from tasks.work import evaluation_path
 
         found: dict[int, dict[str, dict[str, np.ndarray]]] = {}
         for seed in self.seeds:
             found[seed] = {}
             for method in self.methods:
-                path = evaluation_path(self.run.path, stage_name(seed, method))
+                path = checkpoint.evaluation(self.run.path, stage_name(seed, method))
                 if any(NOT_APPLICABLE in row.extra for row in self.result.table if row.method == method):
                     continue
                 kept = checkpoint.load(path)["fields"]

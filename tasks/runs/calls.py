@@ -7,20 +7,13 @@ run again and counts twice: here, and nowhere else.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from tasks.errors import Interrupted
-
-if TYPE_CHECKING:
-    from blackbox import BlackBoxFunction
+from typing import Any
 
 FOLDER = "calls"
 
 
-class _Note:
+class Note:
     """A file of one process: a number of rows, and what a kill would make of it."""
 
     def __init__(self, folder: Path, late: bool, ends: bool) -> None:
@@ -50,43 +43,6 @@ class _Note:
     def _write(self, state: str) -> None:
         # one short write in the same place: a process that is killed has done all of it or nothing
         os.pwrite(self._file, f"{state:8} {self._rows:20}\n".encode(), 0)
-
-
-@contextmanager
-def noted(folder: Path, boxes: Sequence[BlackBoxFunction], *, within_reach: bool = True) -> Iterator[None]:
-    """A block in which the rows that boxes run are written down; nothing more, where they are already.
-
-    Args:
-        folder: Of the run; of several processes the first one's, where all can reach it.
-        boxes: Of the run.
-        within_reach: Whether all processes of the run can reach it.
-    """
-    from blackbox import BlackBoxFunction, Parallel
-    from tasks.tally import evaluated, stack
-
-    stacks = [stack(evaluated(box)) for box in boxes]
-    ledgers = {id(parts[-1].ledger): parts[-1].ledger for parts in stacks}.values()
-    if any(ledger.watched for ledger in ledgers):
-        yield
-        return
-    # rows of workers are counted when they are back, and so are those of a box that counts them itself
-    late = any(
-        type(parts[-1]).run_rows is not BlackBoxFunction.run_rows
-        or any(isinstance(part, Parallel) for part in parts)
-        for parts in stacks
-    )
-    note = _Note(folder / FOLDER, late or not within_reach, within_reach)
-    for ledger in ledgers:
-        ledger.watch(note.count)
-    try:
-        yield
-    except BaseException as error:  # what threads still run is counted when this does not listen any more
-        note.ends &= not late or isinstance(error, Interrupted)
-        raise
-    finally:
-        for ledger in ledgers:
-            ledger.watch(None)
-        note.end()
 
 
 def read(folder: Path) -> dict[str, Any]:

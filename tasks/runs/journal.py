@@ -10,15 +10,13 @@ from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from blackbox import Ledger
 from tasks.errors import CheckpointError, CheckpointWarning, StoppedInside
 from tasks.runs import atomic, checkpoint
 from tasks.runs.checkpoint import file_name
-
-if TYPE_CHECKING:
-    from tasks.tally import Tally
+from tasks.tally import Tally
 
 EVERY = 5.0  # seconds between writes: a step that is over sooner writes nothing
 FOLDER = "journal"

@@ -17,10 +17,9 @@ from tasks import layer_ratios
 from tasks import methods as shared
 from tasks.autograd import AutogradGradient
 from tasks.layer_ratios import Ratios
-from tasks.methods import Cost, Method
+from tasks.problem import Cost, Method, Setup, Trained
 from tasks.runs.journal import Journal
-from tasks.setup import Setup, Trained
-from tasks.stage import TrainingOutcome
+from tasks.runs.result import TrainingOutcome
 from tasks.wake_flow.config import Config, family_of, method_name
 from tasks.wake_flow.networks import Corrector, NoCorrector
 

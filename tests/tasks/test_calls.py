@@ -19,6 +19,7 @@ from tasks.errors import Interrupted
 from tasks.methods import METHODS
 from tasks.progress import Progress
 from tasks.runs import calls
+from tasks.tally import calls_noted
 from tasks.workers import group
 from tests.tasks.problems import Beside, Mixed, Steering
 
@@ -52,25 +53,25 @@ class Late(Counting):
 def test_all_rows_are_noted_those_of_several_blocks_together(tmp_path):
     box = Counting()
     for count in (3, 4):
-        with calls.noted(tmp_path, [box]), calls.noted(tmp_path, [box]):
+        with calls_noted(tmp_path, [box]), calls_noted(tmp_path, [box]):
             box(np.ones((count, 2)))
             box.ledger.add(Ledger(rows_run=100))  # of an earlier process, which has noted them itself
             assert calls.read(tmp_path)["rows"] == sum(box.rows)
     box(np.ones((5, 2)))  # outside of a run
     assert calls.read(tmp_path) == {"rows": 7, "exact": True}
     assert calls.told(calls.read(tmp_path)) == "7"
-    with calls.noted(tmp_path, [box]):
+    with calls_noted(tmp_path, [box]):
         pass
     assert len(list((tmp_path / "calls").iterdir())) == 2
 
 
 def test_where_rows_are_counted_late_a_kill_makes_them_a_bound(tmp_path):
     box = Late()
-    with calls.noted(tmp_path, [box]):
+    with calls_noted(tmp_path, [box]):
         box(np.ones((3, 2)))
         assert calls.told(calls.read(tmp_path)) == "at least 3"  # what a kill here would leave
     assert calls.told(calls.read(tmp_path)) == "3"
-    with calls.noted(tmp_path, [Counting(), box], within_reach=False):
+    with calls_noted(tmp_path, [Counting(), box], within_reach=False):
         box(np.ones((3, 2)))
     assert calls.told(calls.read(tmp_path)) == "at least 6"
 
@@ -81,7 +82,7 @@ def test_where_rows_are_counted_late_a_kill_makes_them_a_bound(tmp_path):
 )
 def test_rows_that_threads_still_run_when_a_block_is_cut_short_make_it_a_bound(tmp_path, box, error, exact):
     """A step that is finished before the run stops leaves none."""
-    with pytest.raises(error), calls.noted(tmp_path, [box]):
+    with pytest.raises(error), calls_noted(tmp_path, [box]):
         box(np.ones((3, 2)))
         raise error
     assert calls.read(tmp_path) == {"rows": 3, "exact": exact}
