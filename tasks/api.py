@@ -21,9 +21,9 @@ from tasks.problem import Problem, Trained
 from tasks.progress import Progress, make_progress, print_table
 from tasks.report.findings import Findings
 from tasks.runs import checkpoint
-from tasks.runs.folder import Run, check_seeds, differences, stage_name
+from tasks.runs.folder import Run, check_seeds, differences, discard, stage_name
 from tasks.runs.result import NOT_APPLICABLE, Result
-from tasks.work import setup_of, work
+from tasks.work import checked, setup_of, work
 
 if TYPE_CHECKING:
     import pandas
@@ -75,7 +75,7 @@ class FinishedRun:
         if self.problem is None:
             mend = "Load it with trust=True." if self._run.problem else _how_to_go_on(self._run)
             raise ProblemError(f"{self.path}: expected the problem's code, got none. {mend}")
-        wanted = methods.chosen(self.problem)
+        wanted = methods.named(self.problem, self.problem.config.methods)
         if method not in wanted or seed not in self._run.seeds:
             raise ConfigurationError(
                 f"{self.path}: expected one of the methods {', '.join(wanted)} and of the seeds "
@@ -162,8 +162,7 @@ def run(
     problem = type(problem)(problem.config, folder=problem.folder, **settings)
     numbers = range(seeds) if isinstance(seeds, int) else seeds
     check_seeds(numbers)
-    methods.chosen(problem)  # refused before a folder is made
-    problem.check()
+    checked(problem)  # before a folder is made
     if resume is None:
         made = Run.create(
             Path(runs),
@@ -185,7 +184,12 @@ def run(
             )
         problems.warn_of_changes(made)
     made.callbacks.extend(callbacks)
-    return finish(made, problem, progress)
+    try:
+        return finish(made, problem, progress)
+    except Exception:
+        if resume is None:
+            discard(made.path)  # if nothing was begun
+        raise
 
 
 def finish(run: Run, problem: Problem, progress: Progress | None = None) -> FinishedRun:

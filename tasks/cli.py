@@ -216,13 +216,13 @@ def _run(command: RunCommand, line: list[str], at_work: list[Run]) -> int:
 
 def _dry_run(command: RunCommand) -> int:
     """Say what a run will cost."""
-    from tasks import cost, methods, problems
+    from tasks import cost, problems
     from tasks.tally import Tally
-    from tasks.work import prepare
+    from tasks.work import checked, prepare
 
     kind, _ = problems.find(command.where)
     problem = kind(command.config, folder=command.data)
-    wanted = methods.chosen(problem)
+    wanted = checked(problem)
     before = Tally(list(problem.boxes.values())).copy()
     prepare(problem)
     print("\n".join(cost.lines(problem, wanted, command.seeds, timed=True, before=before)))

@@ -288,27 +288,11 @@ def methods_of(problem: Problem | type[Problem]) -> dict[str, Method]:
     }
 
 
-def chosen(problem: Problem) -> dict[str, Method]:
-    """The methods that the configuration names, in its order.
-
-    Raises:
-        ConfigurationError: One is unknown, named twice, or needs a reference or box that the problem has not.
-    """
-    found = named(problem, problem.config.methods)
-    for name, method in found.items():
-        if method.needs_box and not problem.boxes:
-            raise ConfigurationError(
-                f"methods: expected methods without a black box, of which {problem.name()} has none, got "
-                f"{name!r}, which puts something in its place. Leave it out."
-            )
-    return found
-
-
 def named(problem: Problem | type[Problem], names: Sequence[str]) -> dict[str, Method]:
     """The methods of some names, in their order; no box is made for it.
 
     Raises:
-        ConfigurationError: One is unknown, named twice, or needs a reference that the problem has not.
+        ConfigurationError: One is unknown, named twice, or needs a reference or box that the problem has not.
     """
     known = {**METHODS, **problem.methods}  # what is known and not to be had is refused with its reason
     known |= {name: found for name in names if (found := problem.variant(name)) is not None}
@@ -320,6 +304,11 @@ def named(problem: Problem | type[Problem], names: Sequence[str]) -> dict[str, M
         if name in names[:place]:
             raise ConfigurationError(
                 f"methods: expected every method once, got {name!r} twice. Leave one out."
+            )
+        if known[name].needs_box and problem.has_no_box():
+            raise ConfigurationError(
+                f"methods: expected methods without a black box, of which {problem.name()} has none, got "
+                f"{name!r}, which puts something in its place. Leave it out."
             )
         if known[name].needs_reference and not problem.has_reference():
             kind = problem if isinstance(problem, type) else type(problem)

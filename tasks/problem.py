@@ -187,7 +187,10 @@ class Problem:
         return None
 
     def check(self) -> None:
-        """Refuse settings that do not go with data or network, before anything is trained. Optional."""
+        """Refuse settings that do not go with each other, with data or network. Optional.
+
+        It is called before anything else is made, and what it asks of `self.box` or `self.data` is made then.
+        """
 
     def answers(self) -> Mapping[str, tuple[Sequence[Tensor], Tensor | Sequence[Tensor]]]:
         """What boxes have answered before training, by name, from which tangents learn before the first step.
@@ -275,6 +278,11 @@ class Problem:
         """The boxes by name; one alone is "box"."""
         made = self.box
         boxes = dict(made) if isinstance(made, Mapping) else {"box": made}
+        if not boxes and not self.has_no_box():
+            raise ProblemError(
+                f"{type(self).__name__}.box: expected a BlackBoxFunction or some by name, got an empty dict. "
+                "Write box = {} in the class if the objective calls none."
+            )
         for name, box in boxes.items():
             if not isinstance(box, BlackBoxFunction):
                 raise ProblemError(

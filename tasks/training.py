@@ -21,7 +21,7 @@ from tasks.runs.folder import Run
 from tasks.runs.journal import Journal
 from tasks.runs.result import TrainingOutcome
 from tasks.stage import Stage, Stateful
-from tasks.tally import Tally, calls_noted, recall
+from tasks.tally import Tally, calls_noted
 from tasks.workers import group
 from zo.errors import RanksError
 
@@ -94,7 +94,6 @@ def train(
         raise ConfigurationError(f"{stage}: expected model to be one of {sorted(state)}, got {model!r}.")
     loop = Stage(run, stage, steps, state, model)
     finished, tally = loop.restore(), Tally(boxes)
-    recall(boxes, loop.outcome.ledger, loop.outcome.judging)
     if finished:
         return loop.outcome
     outcome, showing, told = loop.outcome, ExitStack(), Told(run.callbacks)
@@ -129,6 +128,7 @@ def train(
                         before = tally.copy()
                         metrics = step(outcome.step)
                         spent = tally.since(before)
+                        spent.add(journal.used)
                 except StoppedInside:
                     raise loop.interrupted(inside=True) from None
                 took = perf_counter() - started

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import zo
-from blackbox import BlackBoxFunction, Ledger
+from blackbox import BlackBoxFunction
 from blackbox.wrappers import Budgeted
 from tasks import cost, methods
 from tasks.configuration import refused
@@ -25,7 +25,7 @@ from tasks.progress import Progress
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run
 from tasks.runs.result import NOT_APPLICABLE, Row, without_failed
-from tasks.tally import Tally, calls_noted, recall, stack
+from tasks.tally import Tally, calls_noted, stack
 from tasks.training import everywhere
 from tasks.workers import group
 from zo.batches import map_tensors
@@ -44,17 +44,15 @@ def work(problem: Problem, run: Run, progress: Progress) -> None:
         BudgetError: The budget is spent; the run goes on with a larger one.
         Interrupted: Ctrl-C, SIGTERM or SIGUSR1.
     """
-    config = problem.config
-    torch.set_num_threads(config.threads)
-    _refuse_missing_device(config.device)
+    torch.set_num_threads(problem.config.threads)
+    wanted = checked(problem)
     problem.begin(run.path)
-    wanted = methods.chosen(problem)
     problem.progress = progress
     folder = group.journal_folder(run.path)
     within_reach = not group.any_of(group.rank() > 0 and folder == run.path)
     boxes = list(problem.boxes.values())
-    before = Tally(boxes).copy()
     with calls_noted(folder, boxes, within_reach=within_reach):
+        before = Tally(boxes).copy()
         prepare(problem)
         for line in cost.lines(problem, wanted, len(run.seeds), timed=not run.begun, before=before):
             progress.say(line)
@@ -95,16 +93,31 @@ def _rows(problem: Problem, run: Run, wanted: Mapping[str, Method], progress: Pr
     return table
 
 
+def checked(problem: Problem) -> dict[str, Method]:
+    """The methods that a run trains by, if its settings go with the problem; no box is made for it.
+
+    Raises:
+        ConfigurationError: They do not.
+        ProblemError: There is no such device.
+    """
+    config = problem.config
+    _refuse_missing_device(config.device)
+    wanted = methods.named(problem, config.methods)
+    if config.rows is not None and problem.has_no_box():
+        raise refused(
+            "rows", "None for a problem without a black box, whose rows nothing bounds", config.rows
+        )
+    problem.check()
+    return wanted
+
+
 def prepare(problem: Problem) -> None:
     """Set the boxes up for a run: failed rows are kept, rows bounded, and processes share what all ask.
 
     Raises:
-        ConfigurationError: Settings do not go with the problem, as it says itself, or with its boxes.
+        ProblemError: The budget of rows does not go with the boxes, or with several processes.
     """
     rows, group_of_run = problem.config.rows, group.process_group()
-    if rows is not None and not problem.boxes:
-        raise refused("rows", "None for a problem without a black box, whose rows nothing bounds", rows)
-    problem.check()
     for box in problem.boxes.values():
         box.failures = "keep"
     ledgers = {id(box.ledger) for box in problem.boxes.values()}
@@ -169,9 +182,7 @@ def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
     path = checkpoint.evaluation(setup.run.path, setup.stage)
     tally = Tally(setup.boxes)
     if path.exists():
-        found = checkpoint.load(path)
-        recall(setup.boxes, Ledger(**found["ledger"]))
-        return found
+        return checkpoint.load(path)
     before = tally.copy()
     told, where = setup.problem.judge(setup, trained), f"{type(setup.problem).__name__}.evaluate"
     figures: dict[str, Any] = {}

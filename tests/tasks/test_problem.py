@@ -13,6 +13,7 @@ from blackbox.wrappers import Budgeted
 from tasks.errors import ConfigurationError, NotApplicableError, ProblemError, ProblemWarning
 from tasks.methods import METHODS
 from tasks.progress import Progress
+from tasks.runs import calls
 from tasks.runs.folder import Run
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
 from zo import FailedQueriesError
@@ -314,6 +315,36 @@ def test_a_budget_is_kept_to_the_row_and_a_larger_one_goes_on(tmp_path):
     assert torch.equal(weights(whole.network("first-order")), weights(again.network("first-order")))
     assert whole.result.table[0].extra == again.result.table[0].extra
     assert Run.open(folder).config["rows"] == 10_000
+
+
+class Crash(tasks.Callback):
+    """Ends the run as a fault would: without a checkpoint of what came since the last one."""
+
+    strict = True
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step(self, stage, step, metrics):
+        if step == self.step:
+            raise OSError("the machine is gone")
+
+
+def test_rows_that_a_crash_makes_run_again_count_in_the_budget(tmp_path):
+    planned = (6 + 1) * 5 * 2 + 4 * 6 * 2 + 8 * 2
+    settings = {"methods": ["first-order"], "rows": planned}
+    whole = go(Steering(), tmp_path / "whole", **settings)
+    assert whole.result.calls["rows"] == planned
+    with pytest.raises(OSError, match="the machine is gone"):
+        go(Steering(), tmp_path / "cut", callbacks=[Crash(5)], **settings)  # a checkpoint is behind step 4
+    folder = next((tmp_path / "cut").iterdir())
+    with pytest.raises(BudgetError, match=f"128 of {planned} are spent"):  # all but the test
+        go(Steering(), tmp_path, resume=folder, **settings)
+    assert calls.read(folder)["rows"] == planned + 10 - 16
+    again = go(Steering(), tmp_path, resume=folder, **{**settings, "rows": planned + 10})
+    assert again.result.calls == {"rows": planned + 10, "exact": True}
+    assert again.result.table[0].extra == whole.result.table[0].extra
+    assert again.result.table[0].rows == whole.result.table[0].rows == (6 + 1) * 5 * 2 - 10
 
 
 def test_rows_that_fail_are_kept_and_counted_with_their_cause(tmp_path):

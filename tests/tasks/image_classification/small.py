@@ -91,7 +91,7 @@ def setup(
 
 
 def train(its: Setup) -> Trained:
-    return methods.chosen(its.problem)[its.name].train(its)
+    return methods.named(its.problem, [its.name])[its.name].train(its)
 
 
 def flat_grad(network: torch.nn.Module) -> torch.Tensor:
