@@ -98,6 +98,7 @@ class Stage:
             )
         if lower(rows, self._best_rows):
             outcome.best_validation, outcome.best_step, self._best_rows = value, outcome.step, rows
+            outcome.best_failed = failed
             # a copy: state_dict() gives the weights themselves, which the next step changes
             self._best = copy.deepcopy(self._state[self._model].state_dict())
         return value

@@ -24,7 +24,7 @@ from tasks.problem import Method, Problem, Setup, Trained
 from tasks.progress import Progress
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run
-from tasks.runs.result import NOT_APPLICABLE, Row, without_failed
+from tasks.runs.result import FAILED, FAILED_IN_TEST, NOT_APPLICABLE, Row, without_failed
 from tasks.tally import Tally, calls_noted, stack
 from tasks.training import everywhere
 from tasks.workers import group
@@ -240,6 +240,11 @@ def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:
         **trained.figures,
         **dict(others),
     }
+    failed = {
+        f"{FAILED}validation": outcome.best_failed,
+        FAILED_IN_TEST: sum(found["ledger"][name] for name in ("rows_failed", "rows_skipped")),
+    }
+    extra |= {name: count for name, count in failed.items() if count}
     return Row(
         method=setup.name,
         seed=setup.seed,

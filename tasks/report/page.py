@@ -228,8 +228,8 @@ def _ledger(result: Result) -> list[Block]:
         Heading("The black box"),
         Table.of(
             findings.counts(result),
-            caption=f"What the black boxes counted in optimiser steps{several}; validation and test are "
-            "not in it.",
+            caption=f"What the black boxes counted in optimiser steps{several}. Of validation (the one that "
+            "chose the weights) and test only rows that failed are in it.",
         ),
     ]
     if result.calls:

@@ -20,6 +20,7 @@ from tasks.runs import atomic
 SCHEMA = 1
 NAME = "result.json"
 FAILED = "failed rows of "  # before a figure's name, among the further ones: rows that its mean leaves out
+FAILED_IN_TEST = "box rows that failed in the test"
 NOT_APPLICABLE = "not applicable"  # of a row's `extra`: why the method has nothing to go by
 
 
@@ -35,6 +36,8 @@ class TrainingOutcome:
     best_step: int | None = None
     """Steps done when validation was lowest; None without (finite) validation."""
     best_validation: float | None = None
+    best_failed: int = 0
+    """Rows that failed in that validation, whose mean is over the others."""
     metrics: dict[str, float] = field(default_factory=dict)
     """What the last optimiser step returned."""
     ledger: Ledger = field(default_factory=Ledger)
@@ -149,6 +152,8 @@ class Row:
         (metric, value), *others = without_failed(figures).items()
         number = float(value) if isinstance(value, int | float) else math.nan
         chosen = {"chosen step": outcome.best_step, "validation": outcome.best_validation}
+        if outcome.best_failed:
+            chosen[f"{FAILED}validation"] = outcome.best_failed
         return cls(
             method=named[2],
             seed=int(named[1]),

@@ -355,6 +355,38 @@ def test_rows_that_fail_are_kept_and_counted_with_their_cause(tmp_path):
     assert all("is too much" in ledger["first_failure"] for ledger in failed)
 
 
+def test_rows_that_fail_in_validation_and_test_are_told_beside_the_figures(tmp_path):
+    class Lossy(Steering):
+        """In evaluation mode one row of each held-out batch fails, and the figure hides it."""
+
+        def objective(self, network, wanted):
+            if not network.training:
+                wanted = wanted.clone()
+                wanted[1] = math.nan
+            return super().objective(network, wanted)
+
+        def validate(self, network):
+            return torch.cat([self.losses(network, self.data.validation), torch.zeros(4)])
+
+        def evaluate(self, network):
+            return {"error": float(self.losses(network, self.data.test).nanmean())}
+
+    run = go(Lossy(), tmp_path, methods=["none", "first-order"], steps=2)
+    none, trained = run.result.table
+    assert trained.extra["failed rows of validation"] == 1 and "failed rows of validation" not in none.extra
+    failed = [row.extra["box rows that failed in the test"] for row in (none, trained)]
+    assert failed == [2, 2]  # the box is called twice
+    page = run.report.read_text(encoding="utf-8")
+    assert "Weights were chosen by a validation that leaves out rows that failed: 1 of first-order." in page
+    assert "Of the box rows of the test some failed: 2 of none, 2 of first-order." in page
+    assert "failed in validation" in page and "failed in test" in page
+    clean = go(Steering(), tmp_path / "clean", methods=["none", "first-order"], steps=2)
+    told = [name for row in clean.result.table for name in row.extra if "failed" in name]
+    assert told == ["failed rows of test loss"] * 2
+    page = clean.report.read_text(encoding="utf-8")
+    assert "some failed" not in page and "failed in test" not in page and "rows that failed:" not in page
+
+
 def test_a_mean_over_rows_leaves_out_those_that_failed_and_counts_them(tmp_path):
     class Judged(Steering):
         units = dict.fromkeys(("error", "largest"), "m")
