@@ -7,8 +7,11 @@ run again and counts twice: here, and nowhere else.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from tasks.runs import atomic
 
 FOLDER = "calls"
 
@@ -22,27 +25,34 @@ class Note:
 
     def count(self, rows: int) -> None:
         """Some more rows are about to be run."""
-        if self._file < 0:  # a process that asks nothing leaves nothing
-            self._folder.mkdir(exist_ok=True)
-            number = len(list(self._folder.iterdir()))
-            while self._file < 0:
-                number += 1
-                try:
-                    self._file = os.open(self._folder / str(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-                except FileExistsError:
-                    continue
-        self._rows += rows
-        self._write("at least" if self._late else "exactly")
+        with atomic.writing(f"in {self._folder} that rows are run", _last_good):
+            if self._file < 0:  # a process that asks nothing leaves nothing
+                self._file = self._new_file()
+            self._rows += rows
+            self._write("at least" if self._late else "exactly")
 
     def end(self) -> None:
         """The process goes on without boxes, or ends by itself: it has counted everything."""
         if self._file >= 0:
-            self._write("exactly" if self.ends else "at least")
+            with suppress(OSError):  # then what it says already stays
+                self._write("exactly" if self.ends else "at least")
             os.close(self._file)
+
+    def _new_file(self) -> int:
+        self._folder.mkdir(exist_ok=True)
+        number = len(list(self._folder.iterdir()))
+        while True:
+            number += 1
+            with suppress(FileExistsError):
+                return os.open(self._folder / str(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
 
     def _write(self, state: str) -> None:
         # one short write in the same place: a process that is killed has done all of it or nothing
         os.pwrite(self._file, f"{state:8} {self._rows:20}\n".encode(), 0)
+
+
+def _last_good() -> str:
+    return "`blackbox resume` goes on from the last checkpoint."
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The rows that a run has run in all, whatever became of its processes."""
 
+import errno
 import itertools
 import json
 import os
@@ -15,7 +16,7 @@ import pytest
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, Cached, Ledger
 from tasks import cost
-from tasks.errors import Interrupted
+from tasks.errors import Interrupted, StorageError
 from tasks.methods import METHODS
 from tasks.progress import Progress
 from tasks.runs import calls
@@ -86,6 +87,29 @@ def test_rows_that_threads_still_run_when_a_block_is_cut_short_make_it_a_bound(t
         box(np.ones((3, 2)))
         raise error
     assert calls.read(tmp_path) == {"rows": 3, "exact": exact}
+
+
+def test_a_disk_that_takes_no_note_of_rows_is_one_sentence_and_the_run_goes_on(tmp_path, monkeypatch):
+    settings = {"methods": ["first-order"], "steps": 4, "checkpoint_every": 1, "progress": Progress()}
+    whole = tasks.run(Steering(), runs=tmp_path / "whole", **settings)
+    write, noted = os.pwrite, []
+
+    def full(file, content, offset):
+        noted.append(content)
+        if len(noted) == 20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, content, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(StorageError) as caught:
+        tasks.run(Steering(), runs=tmp_path / "cut", **settings)
+    (folder,) = (tmp_path / "cut").iterdir()
+    assert str(caught.value) == (
+        f"expected to write in {folder / 'calls'} that rows are run, got 'No space left on device'. "
+        "Free some space there. `blackbox resume` goes on from the last checkpoint."
+    )
+    again = tasks.run(Steering(), resume=folder, **settings)
+    assert again.result.table[0].extra == whole.result.table[0].extra
 
 
 def test_a_run_tells_the_rows_of_training_validation_test_and_timing(tmp_path):
