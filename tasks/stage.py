@@ -19,7 +19,7 @@ from tasks.runs.checkpoint import Checkpoints
 from tasks.runs.folder import Run, differences
 from tasks.runs.machine import changes, versions
 from tasks.runs.result import TrainingOutcome
-from zo.keep_best import FEW, lower
+from zo.keep_best import FEW, lower, with_best
 
 _FORMAT = 2
 HARMLESS = {"rows"}  # settings that a resumed run may change, for no bit depends on them
@@ -42,7 +42,7 @@ class Stage:
         self._run, self._steps, self._state, self._model = run, steps, state, model
         self._checkpoints = Checkpoints(run.path, stage)
         self._best: Any = None
-        self._best_rows: Tensor | None = None  # the losses of the best validation
+        self._best_rows: Tensor | None = None  # the losses of the best validations
         self._told_failed = False
         self._versions = versions()
         self._saved: int | None = None  # step of the last checkpoint, None while there is none
@@ -97,8 +97,8 @@ class Stage:
                 stacklevel=4,
             )
         if lower(rows, self._best_rows):
-            outcome.best_validation, outcome.best_step, self._best_rows = value, outcome.step, rows
-            outcome.best_failed = failed
+            outcome.best_validation, outcome.best_step, outcome.best_failed = value, outcome.step, failed
+            self._best_rows = with_best(self._best_rows, rows)
             # a copy: state_dict() gives the weights themselves, which the next step changes
             self._best = copy.deepcopy(self._state[self._model].state_dict())
         return value
