@@ -159,6 +159,11 @@ def run(
         BudgetError: The budget of rows is spent.
     """
     problems.refuse_while_executing("tasks.run")
+    if "folder" in settings:
+        raise ConfigurationError(
+            "tasks.run: no setting is named 'folder'. Give runs= for where the run's folder is made, and the "
+            "problem its folder= for where its data are."
+        )
     problem = type(problem)(problem.config, folder=problem.folder, **settings)
     numbers = range(seeds) if isinstance(seeds, int) else seeds
     check_seeds(numbers)

@@ -30,6 +30,14 @@ class Data:
     validation: Any = None
     test: Any = None
 
+    def __post_init__(self) -> None:
+        """Refuse batches in the place of what gives them."""
+        if not callable(self.train):
+            raise ProblemError(
+                f"Data, train: expected a function of (seed, step) that gives a batch, got a "
+                f"{type(self.train).__name__}. For rows that are there already take tasks.Data.split."
+            )
+
     @classmethod
     def split(cls, rows: Any, *, batch: int, validation: int = 0, test: int = 0) -> Data:  # noqa: ANN401
         """Rows that are there from the start: the last ones are held out, the others drawn with replacement.

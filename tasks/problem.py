@@ -289,6 +289,11 @@ class Problem:
                     f"{type(self).__name__}.box: expected a BlackBoxFunction, got {type(box).__name__} for "
                     f"{name!r}. Make its class a subclass of blackbox.BlackBoxFunction, or use an adapter."
                 )
+            if type(box).__hash__ is None:
+                raise ProblemError(
+                    f"{type(self).__name__}.box: expected boxes that are told apart by what they are, got "
+                    f"{box!r}, which is compared by its values. Write @dataclass(eq=False) above its class."
+                )
         return boxes
 
     def replace_boxes(self, wrap: Callable[[BlackBoxFunction], BlackBoxFunction]) -> None:

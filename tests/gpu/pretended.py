@@ -24,7 +24,8 @@ from torch._subclasses import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
+# the second: what is made on "cuda" alone, the first, is on another device
+CUDA, CPU = torch.device("cuda", 1), torch.device("cpu")
 aten = torch.ops.aten
 # What gives a shape or a Python number that depends on values, so that the host must wait for them.
 ASKING = {

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import zo
-from tests.gpu.pretended import PretendedGPU
+from tests.gpu.pretended import CUDA, PretendedGPU
 from zo.evaluators.difference import graphs
 from zo.evaluators.evaluator import Problem
 from zo.perturbation import Coordinates, Directions, Perturbation
@@ -80,7 +80,8 @@ def test_graphs_are_given_the_entries_and_steps_of_each_pass(monkeypatch):
     """A graph that is not there: what would be captured runs again, on what stands where it reads."""
     made = []
 
-    def captured(run, pool):
+    def captured(run, pool, device):
+        assert device == CUDA  # whichever is current, another would not be captured
         with gpu.watched() as seen:
             run()
         assert not seen.waits  # a capture refuses them

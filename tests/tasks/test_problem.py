@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import tasks
-from blackbox import BlackBoxFunction, BudgetError
+import zo
+from blackbox import ArraySpec, BlackBoxFunction, BudgetError, NotDifferentiableError
 from blackbox.wrappers import Budgeted
 from tasks.errors import ConfigurationError, NotApplicableError, ProblemError, ProblemWarning
 from tasks.methods import METHODS
@@ -611,6 +612,46 @@ def test_a_box_that_is_none_is_named(tmp_path):
 
     with pytest.raises(ProblemError, match="BlackBoxFunction"):
         go(Plain(), tmp_path)
+
+
+def test_boxes_that_are_compared_by_their_values_are_refused(tmp_path):
+    @dataclass
+    class Compared(BlackBoxFunction):
+        scale: float = 2.0
+        inputs = (ArraySpec("x", (2,)),)
+        outputs = (ArraySpec("y", (2,)),)
+
+        def evaluate_rows(self, x):
+            return self.scale * x
+
+    class Plain(Steering):
+        def box(self):
+            return Compared()
+
+    with pytest.raises(ProblemError, match=r"dataclass\(eq=False\)"):
+        go(Plain(), tmp_path)
+
+
+def test_a_box_that_nothing_stands_in_for_refuses_a_gradient():
+    """Its part would be missing from the gradient of methods by autograd, without a word."""
+    problem, other = Steering(), Steering().box
+    network, batch = problem.network(), problem.data.train(0, 0)
+
+    def objective(network, wanted):
+        return problem.objective(network, wanted) + other(network(wanted)).square().mean(dim=1)
+
+    stand = zo.differentiable(problem.box, zo.CGE(mu=1e-3))
+    gradient = tasks.AutogradGradient(network, objective, {problem.box: stand})
+    with pytest.raises(NotDifferentiableError, match="cut from the graph"):
+        gradient.backward(batch)
+    assert all(weight.grad is None for weight in network.parameters())
+
+
+def test_batches_in_the_place_of_what_gives_them_are_refused():
+    with pytest.raises(ProblemError, match=r"Data\.split"):
+        tasks.Data(torch.zeros(4, 2))
+    with pytest.raises(ConfigurationError, match="runs="):
+        tasks.run(Steering(), folder="here")
 
 
 def test_a_method_of_ones_own(tmp_path):

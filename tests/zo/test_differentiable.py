@@ -699,3 +699,17 @@ def test_directions_in_a_basis_move_as_the_basis_has_them():
     zo.differentiable(box, zo.RowRGE(1e-3, 2, basis=basis))(*inputs).sum().backward()
     moved = torch.cat([box.asked[1][n] - inputs[n].detach().repeat(2, 1) for n in (0, 1)], dim=1)
     assert moved[:, [0, 4]].count_nonzero() == 0 and moved.norm(dim=1).max() < 1.01e-3
+
+
+def test_what_the_box_gave_may_be_written_to():
+    """As what any module gives: rows in other axes are views, which autograd guards."""
+    box = FromTorch(torch.sin, (ArraySpec("x", (3,)),), (ArraySpec("y", (3,)),))
+    x = weights(4, 2, 3).requires_grad_()
+    solver = zo.differentiable(box, zo.CGE(mu=1e-3))
+    y = solver(x).clone()
+    y += 1.0
+    (expected,) = torch.autograd.grad(y.square().sum(), x)
+    y = solver(x)
+    y += 1.0
+    (found,) = torch.autograd.grad(y.square().sum(), x)
+    assert torch.allclose(found, expected, atol=1e-6)

@@ -37,7 +37,8 @@ class BlackBoxCall(_Refusing):
     def forward(box: BlackBoxFunction, pull_back: PullBack, *inputs: Tensor) -> Tensors:
         """The base, the only evaluation of forward."""
         outputs = box(*inputs)
-        return outputs if isinstance(outputs, tuple) else (outputs,)
+        # copies: autograd lets nobody write to what is a view, as rows in further axes are
+        return tuple(out.clone() for out in (outputs if isinstance(outputs, tuple) else (outputs,)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:  # noqa: ANN401
@@ -46,7 +47,7 @@ class BlackBoxCall(_Refusing):
         fixed = [out for spec, out in zip(box.outputs, output, strict=True) if not spec.differentiable]
         ctx.mark_non_differentiable(*fixed)
         ctx.set_materialize_grads(False)  # None tells an output that the loss does not use
-        ctx.save_for_backward(*inputs[2:], *output)
+        ctx.save_for_backward(*inputs[2:], *(out.clone() for out in output))  # users may write to theirs
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401

@@ -45,7 +45,7 @@ class Graphs:
             given = Entries(change.indices.clone(), change.steps.clone(), change.shape)
             if self._pool is None:
                 self._pool = new_pool()
-            run = captured(lambda: send(self._recording, number, given, None), self._pool)
+            run = captured(lambda: send(self._recording, number, given, None), self._pool, given.steps.device)
             self._captured[kind] = given, run
         given, run = self._captured[kind]
         given.indices.copy_(change.indices)
@@ -58,10 +58,13 @@ def new_pool() -> object:
     return torch.cuda.graph_pool_handle()
 
 
-def captured(run: Callable[[], Tensor], pool: object) -> Callable[[], Tensor]:
-    """A function that launches what `run` launches, and gives the tensor that it gave, filled anew."""
+def captured(run: Callable[[], Tensor], pool: object, device: torch.device) -> Callable[[], Tensor]:
+    """A function that launches what `run` launches, and gives the tensor that it gave, filled anew.
+
+    Only streams of the current device are captured: on another one `run` would run once, and never again.
+    """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):  # pyright: ignore[reportArgumentType]
+    with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool):  # pyright: ignore[reportArgumentType]
         found = run()
 
     def replay() -> Tensor:
