@@ -224,7 +224,7 @@ def _dry_run(command: RunCommand) -> int:
     problem = kind(command.config, folder=command.data)
     wanted = checked(problem)
     before = Tally(list(problem.boxes.values())).copy()
-    prepare(problem)
+    prepare(problem, wanted)
     print("\n".join(cost.lines(problem, wanted, command.seeds, timed=True, before=before)))
     return 0
 

@@ -14,6 +14,7 @@ import zo
 from blackbox import BlackBoxFunction
 from blackbox.checks import nearest
 from tasks.autograd import AutogradGradient, Stand, values_alone
+from tasks.configuration import refused
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.problem import Cost, Method, Problem, Setup, Trained
 from tasks.reference import compare, with_derivative
@@ -231,29 +232,62 @@ def cost_of_base(problem: Problem, steps: int) -> Cost:
     return Cost(steps)
 
 
+def _check_outputs(problem: Problem) -> None:
+    for box in problem.boxes.values():
+        zo.differentiable(box, tangent=zo.IdentityTangent())
+
+
+def _check_tangents(problem: Problem, least_probes: int = 0) -> None:
+    config, boxes = problem.config, list(problem.boxes.values())
+    probes = config.probes or least_probes
+    zo.TangentGradient(
+        problem.network(), problem.objective, boxes=boxes, probes=probes, max_rows=config.max_rows
+    )
+
+
+def _check_hybrid(problem: Problem) -> None:
+    size = Parameters(problem.network()).size
+    if problem.config.coordinates >= size:
+        expected = f"fewer than the {size:,} weights for hybrid, which takes random directions in the others"
+        raise refused("coordinates", expected, problem.config.coordinates)
+
+
 METHODS: dict[str, Method] = {
     "none": Method("The start: nothing is trained.", none, lambda problem, steps: Cost()),
     "no-gradient": Method(
         "Unrolled through the box, the gradient cut there.", no_gradient, cost_of_base, needs_box=True
     ),
-    "identity": Method("As if the box's derivative were one.", identity, cost_of_base, needs_box=True),
+    "identity": Method(
+        "As if the box's derivative were one.", identity, cost_of_base, needs_box=True, check=_check_outputs
+    ),
     "tangents": Method(
         "Autograd around a model of the box, fitted to its values.",
         tangents,
         _cost_of_tangents,
         needs_box=True,
+        check=_check_tangents,
     ),
     "secant": Method(
         "Autograd around the responses to two probes in each row.",
         secant,
         partial(_cost_of_tangents, least_probes=PROBES),
         needs_box=True,
+        check=partial(_check_tangents, least_probes=PROBES),
     ),
     "student": Method(
-        "Autograd around a network that learns the box's values.", student, cost_of_base, needs_box=True
+        "Autograd around a network that learns the box's values.",
+        student,
+        cost_of_base,
+        needs_box=True,
+        check=_check_outputs,
     ),
     **{
-        kind: Method(about, partial(whole_loss, kind=kind), partial(_cost_of_loss, kind=kind))
+        kind: Method(
+            about,
+            partial(whole_loss, kind=kind),
+            partial(_cost_of_loss, kind=kind),
+            check=_check_hybrid if kind == "hybrid" else None,
+        )
         for kind, about in {
             "sparse-cge": "Finite differences in some weights, drawn anew every step.",
             "cge": "Finite differences in every weight.",
@@ -262,7 +296,11 @@ METHODS: dict[str, Method] = {
         }.items()
     },
     "row-rge": Method(
-        "Autograd around the box, differences at its inputs.", row_rge, _cost_of_rows, needs_box=True
+        "Autograd around the box, differences at its inputs.",
+        row_rge,
+        _cost_of_rows,
+        needs_box=True,
+        check=_check_outputs,
     ),
     "first-order": Method(
         "Autograd through the problem's reference.",

@@ -506,6 +506,7 @@ class Method:
         cost: What so many steps ask for; None where that is not known beforehand.
         needs_reference: Whether it takes the problem's `reference`.
         needs_box: Whether it puts something in the place of the problem's boxes.
+        check: Refuses settings and boxes by which it cannot train; asked before any method trains.
     """
 
     about: str
@@ -513,3 +514,4 @@ class Method:
     cost: Callable[[Problem, int], Cost] | None = None
     needs_reference: bool = False
     needs_box: bool = False
+    check: Callable[[Problem], None] | None = None

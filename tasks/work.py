@@ -53,7 +53,7 @@ def work(problem: Problem, run: Run, progress: Progress) -> None:
     boxes = list(problem.boxes.values())
     with calls_noted(folder, boxes, within_reach=within_reach):
         before = Tally(boxes).copy()
-        prepare(problem)
+        prepare(problem, wanted)
         for line in cost.lines(problem, wanted, len(run.seeds), timed=not run.begun, before=before):
             progress.say(line)
         table = _rows(problem, run, wanted, progress)
@@ -111,13 +111,18 @@ def checked(problem: Problem) -> dict[str, Method]:
     return wanted
 
 
-def prepare(problem: Problem) -> None:
+def prepare(problem: Problem, wanted: Mapping[str, Method]) -> None:
     """Set the boxes up for a run: failed rows are kept, rows bounded, and processes share what all ask.
 
     Raises:
+        ConfigurationError: A method cannot train with these settings, or these boxes.
         ProblemError: The budget of rows does not go with the boxes, or with several processes.
     """
     rows, group_of_run = problem.config.rows, group.process_group()
+    for method in wanted.values():
+        if method.check is not None:
+            with torch.random.fork_rng(devices=()):
+                method.check(problem)
     for box in problem.boxes.values():
         box.failures = "keep"
     ledgers = {id(box.ledger) for box in problem.boxes.values()}

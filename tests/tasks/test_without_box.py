@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tasks
-from blackbox import BlackBoxError
+from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
 from tasks import cost, methods
 from tasks.errors import ConfigurationError
 from tasks.progress import Progress
@@ -116,4 +116,43 @@ def test_what_settings_tell_is_refused_before_a_box_or_data_is_made(tmp_path, se
 def test_a_script_leaves_no_folder_of_a_run_that_was_not_begun(tmp_path):
     with pytest.raises(ConfigurationError, match="No row was run"):
         tasks.run(Steering(), runs=tmp_path, rows=10)
+    assert not list(tmp_path.iterdir())
+
+
+class Labels(BlackBoxFunction):
+    """Whole numbers, which have no derivative to be learned."""
+
+    inputs = (ArraySpec("z", (3,)),)
+    outputs = (ArraySpec("label", (), dtype="int64"),)
+
+    def evaluate_rows(self, z):
+        raise AssertionError("a row was run")
+
+
+class Classed(Steering):
+    def box(self):
+        return Labels()
+
+
+@pytest.mark.parametrize(
+    ("problem", "settings", "said"),
+    [
+        (Steering(), {"methods": ["cge", "tangents"], "max_rows": 0.5}, "max_rows: expected at least 1"),
+        (Steering(), {"methods": ["cge", "secant"], "max_rows": 2.0}, "max_rows: expected at least 3"),
+        (
+            Steering(),
+            {"methods": ["cge", "hybrid"], "coordinates": 31},
+            "fewer than the 31 weights for hybrid",
+        ),
+        *(
+            (Classed(), {"methods": ["cge", method]}, "Labels.*to have a differentiable output")
+            for method in ("identity", "student", "tangents", "secant", "row-rge")
+        ),
+    ],
+)
+def test_what_a_method_cannot_train_with_is_refused_before_the_one_ahead_of_it(
+    tmp_path, problem, settings, said
+):
+    with pytest.raises(ConfigurationError, match=said):
+        tasks.run(problem, runs=tmp_path, progress=Progress(), **settings)
     assert not list(tmp_path.iterdir())

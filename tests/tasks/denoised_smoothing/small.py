@@ -86,7 +86,7 @@ def setup(
     (path,) = runs.iterdir()
     if made.run_folder is None:
         made.begin(path)
-        prepare(made)
+        prepare(made, {})
     return setup_of(made, Run.open(path), name, 0, Progress(), trained)
 
 
