@@ -26,9 +26,9 @@ import zo
 from benchmarks import protocol
 from benchmarks.wake import CI
 from tasks.autograd import AutogradGradient
+from tasks.problem import Setup, Trained
 from tasks.progress import make_progress
 from tasks.runs.folder import Run
-from tasks.setup import Setup, Trained
 from tasks.wake_flow.config import PRESETS
 from tasks.wake_flow.methods import METHODS
 from tasks.wake_flow.problem import WakeFlow

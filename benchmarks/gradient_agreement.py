@@ -29,9 +29,9 @@ from tasks.image_classification import ImageClassification
 from tasks.image_classification.config import DEMO, Config
 from tasks.image_classification.methods import ExactGradient, rate
 from tasks.image_classification.sparse_set import sparse_set
+from tasks.problem import Setup
 from tasks.progress import Progress
 from tasks.runs.folder import Run
-from tasks.setup import Setup
 from tasks.work import setup_of
 from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.evaluator import Problem

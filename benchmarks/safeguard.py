@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +24,11 @@ from torch import Tensor
 import tasks
 from benchmarks import protocol
 from benchmarks.table_defense import CI
+from tasks.data import evaluating
 from tasks.denoised_smoothing import DenoisedSmoothing, SklearnClassifier
 from tasks.denoised_smoothing.config import Config
 from tasks.denoised_smoothing.data import digits_of_the_box
 from tasks.denoised_smoothing.networks import predictions
-from tasks.problem import evaluating
 
 NAME = "denoised_smoothing_safeguard"  # file in `benchmarks/results`
 START = "mse"
@@ -85,7 +86,7 @@ def right(problem: DenoisedSmoothing, network: torch.nn.Module, seed: int) -> Te
     return (torch.cat(parts) == label).double().view(COPIES, -1).mean(dim=0)
 
 
-def measured(run: tasks.FinishedRun, problem: DenoisedSmoothing) -> Iterator[dict[str, object]]:
+def measured(run: tasks.FinishedRun, problem: DenoisedSmoothing) -> Iterator[dict[str, Any]]:
     """A line for every seed and method."""
     rows = {(row.method, row.seed): row for row in run.result.table}
     for seed in run.result.seeds:
@@ -106,7 +107,7 @@ def measured(run: tasks.FinishedRun, problem: DenoisedSmoothing) -> Iterator[dic
             }
 
 
-def show(case: str, lines: Sequence[dict[str, object]]) -> None:
+def show(case: str, lines: Sequence[dict[str, Any]]) -> None:
     """A line for each method: the mean over seeds, and the lowest gain."""
     for method in dict.fromkeys(line["method"] for line in lines):
         own = [line for line in lines if line["method"] == method]

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+if TYPE_CHECKING:  # a ledger is read where nothing is run, without torch
+    from torch import Tensor
 
-from blackbox.spec import ArraySpec
+    from blackbox.spec import ArraySpec
 
 Policy = Literal["raise", "keep"]
 POLICIES: tuple[Policy, ...] = ("raise", "keep")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from time import perf_counter
-from typing import Any, Literal, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,24 +11,13 @@ from torch.autograd import forward_ad
 
 from blackbox import calls
 from blackbox.arrays import Rows, failed_outputs, finite_rows, to_rows
-from blackbox.definition import (
-    check_arrays,
-    check_complete,
-    check_methods,
-    check_policy,
-    gives,
-    keeps,
-    mend,
-    placeholder,
-)
+from blackbox.definition import Definition, check_complete, gives, keeps, mend
 from blackbox.errors import NonFiniteInputError, NotDifferentiableError, RowFailedError
-from blackbox.failures import FailedRow, Failure, Outcome, Policy, note, whereabouts
-from blackbox.ledger import Ledger
+from blackbox.failures import FailedRow, Failure, Outcome, note, whereabouts
 from blackbox.running import mark_non_finite, run_blocks, run_each
-from blackbox.spec import ArraySpec, check_specs
 
 
-class BlackBoxFunction(ABC):
+class BlackBoxFunction(Definition, abstract=True):
     """A function of arrays that has values and no derivative.
 
     Subclass it, declare inputs and outputs, and define one of two methods:
@@ -68,48 +56,6 @@ class BlackBoxFunction(ABC):
         DefinitionError: when the class is created, if it is not complete; for what `__init__` sets, at the
             first call.
     """
-
-    inputs: tuple[ArraySpec, ...]
-    outputs: tuple[ArraySpec, ...]
-    arrays: Literal["numpy", "torch"] = "numpy"
-    max_rows: int | None = None
-    deterministic: bool = True
-    failures: Policy = "raise"
-    isolates: bool = False
-
-    def __init_subclass__(cls, abstract: bool = False, **keywords: Any) -> None:  # noqa: ANN401
-        """Refuse an incomplete subclass where it is written; `abstract=True` for a common parent."""
-        super().__init_subclass__(**keywords)
-        for name in ("inputs", "outputs"):
-            if name in cls.__dict__ and not hasattr(cls.__dict__[name], "__get__"):  # no property
-                check_specs(cls.__name__, name, cls.__dict__[name])
-        check_arrays(cls.__name__, cls.arrays)
-        if not abstract:
-            check_methods(cls)
-
-    def __new__(cls, *_: Any, **__: Any) -> Self:  # noqa: ANN401
-        """Give every instance its ledger, also where a subclass forgets `super().__init__()`."""
-        box = super().__new__(cls)
-        box._ledger = Ledger()
-        return box
-
-    _ledger: Ledger
-
-    def __init__(self, *, failures: Policy | None = None) -> None:
-        """Set the policy for failed rows; None keeps the class's own."""
-        if failures is not None:
-            self.failures = failures
-        check_policy(self)
-
-    @placeholder
-    def evaluate(self, *arrays: Any) -> Any:  # noqa: ANN401
-        """One row: arrays of the specs' shapes in, an array (or tuple) of the output specs' out."""
-        raise TypeError(f"{type(self).__name__} gives evaluate_rows, not evaluate.")
-
-    @placeholder
-    def evaluate_rows(self, *arrays: Any) -> Any:  # noqa: ANN401
-        """All rows: arrays `(rows, *spec.shape)` in, `(rows, *spec.shape)` for each output out."""
-        raise TypeError(f"{type(self).__name__} gives evaluate, not evaluate_rows.")
 
     def __call__(self, *arrays: Any) -> Any:  # noqa: ANN401
         """Evaluate every row.
@@ -169,11 +115,6 @@ class BlackBoxFunction(ABC):
         if skipped:
             note([FailedRow(Failure.SKIPPED)])
         return rows.give_back(outputs)
-
-    @property
-    def ledger(self) -> Ledger:
-        """The counts of this box; a wrapper returns its inner box's, so a stack has one ledger."""
-        return self._ledger
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Run rows whose inputs are checked and finite; failures are values here, never raised.
@@ -248,7 +189,3 @@ class BlackBoxFunction(ABC):
             f"({int((~finite).sum())} of {rows.count} rows). Nothing was run. "
             f"Look for what made it, or {mend(self)}"
         )
-
-    def __repr__(self) -> str:
-        """The class's name; boxes with settings show them."""
-        return type(self).__name__

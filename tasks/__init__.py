@@ -18,13 +18,12 @@ if TYPE_CHECKING:
     from tasks.autograd import AutogradGradient
     from tasks.callbacks import Callback
     from tasks.configuration import Config, Count, Fraction, Natural, NotNegative, Positive
-    from tasks.methods import Cost, Method
+    from tasks.data import Data
     from tasks.mlflow import MLflow
     from tasks.own_loop import own_run
-    from tasks.problem import Data, Problem, RowMean
+    from tasks.problem import Cost, Method, Problem, Setup, Trained
     from tasks.report.pictures import panels
-    from tasks.runs.result import Row
-    from tasks.setup import Setup, Trained
+    from tasks.runs.result import Row, RowMean
     from tasks.tensorboard import TensorBoard
     from tasks.training import train
 
@@ -33,13 +32,12 @@ _NAMES = {  # by module
     "autograd": ("AutogradGradient",),
     "callbacks": ("Callback",),
     "configuration": ("Config", "Count", "Fraction", "Natural", "NotNegative", "Positive"),
-    "methods": ("Cost", "Method"),
+    "data": ("Data",),
     "mlflow": ("MLflow",),
     "own_loop": ("own_run",),
-    "problem": ("Data", "Problem", "RowMean"),
+    "problem": ("Cost", "Method", "Problem", "Setup", "Trained"),
     "report.pictures": ("panels",),
-    "runs.result": ("Row",),
-    "setup": ("Setup", "Trained"),
+    "runs.result": ("Row", "RowMean"),
     "tensorboard": ("TensorBoard",),
     "training": ("train",),
 }

@@ -13,23 +13,20 @@ import numpy as np
 from torch import nn
 
 from tasks import methods, problems, report
-from tasks.callbacks import Told
+from tasks.callbacks import Callback, Told
 from tasks.configuration import to_dict
 from tasks.errors import ConfigurationError, NotApplicableError, ProblemError, RunFolderError
 from tasks.interruption import ending_interrupts
-from tasks.problem import Problem
+from tasks.problem import Problem, Trained
 from tasks.progress import Progress, make_progress, print_table
 from tasks.report.findings import Findings
 from tasks.runs import checkpoint
-from tasks.runs.folder import Run, check_seeds, differences, stage_name
+from tasks.runs.folder import Run, check_seeds, differences, discard, stage_name
 from tasks.runs.result import NOT_APPLICABLE, Result
-from tasks.runs.trust import is_own
-from tasks.work import evaluation_path, setup_of, work
+from tasks.work import checked, setup_of, work
 
 if TYPE_CHECKING:
     import pandas
-
-    from tasks.callbacks import Callback
 
 
 class FinishedRun:
@@ -78,14 +75,14 @@ class FinishedRun:
         if self.problem is None:
             mend = "Load it with trust=True." if self._run.problem else _how_to_go_on(self._run)
             raise ProblemError(f"{self.path}: expected the problem's code, got none. {mend}")
-        wanted = methods.chosen(self.problem)
+        wanted = methods.named(self.problem, self.problem.config.methods)
         if method not in wanted or seed not in self._run.seeds:
             raise ConfigurationError(
                 f"{self.path}: expected one of the methods {', '.join(wanted)} and of the seeds "
                 f"{self._run.seeds}, got {method!r} and {seed!r}."
             )
         self.problem.begin(self.path)
-        found: dict[str, methods.Trained] = {}
+        found: dict[str, Trained] = {}
         refused = {row.method: str(row.extra.get(NOT_APPLICABLE, "")) for row in self.result.table}
         if refused[method]:
             raise NotApplicableError(refused[method])
@@ -100,7 +97,7 @@ class FinishedRun:
 
     def fields(self, method: str, seed: int = 0) -> dict[str, np.ndarray]:
         """The arrays that the problem's `evaluate` gave for a method."""
-        kept = checkpoint.load(evaluation_path(self.path, stage_name(seed, method)))["fields"]
+        kept = checkpoint.load(checkpoint.evaluation(self.path, stage_name(seed, method)))["fields"]
         return {name: tensor.numpy() for name, tensor in kept.items()}
 
     def export(self, kind: Literal["netcdf", "vtk"]) -> Path:
@@ -170,8 +167,7 @@ def run(
     problem = type(problem)(problem.config, folder=problem.folder, **settings)
     numbers = range(seeds) if isinstance(seeds, int) else seeds
     check_seeds(numbers)
-    methods.chosen(problem)  # refused before a folder is made
-    problem.check()
+    checked(problem)  # before a folder is made
     if resume is None:
         made = Run.create(
             Path(runs),
@@ -193,7 +189,12 @@ def run(
             )
         problems.warn_of_changes(made)
     made.callbacks.extend(callbacks)
-    return finish(made, problem, progress)
+    try:
+        return finish(made, problem, progress)
+    except Exception:
+        if resume is None:
+            discard(made.path)  # if nothing was begun
+        raise
 
 
 def finish(run: Run, problem: Problem, progress: Progress | None = None) -> FinishedRun:
@@ -228,7 +229,7 @@ def load(folder: Path | str, *, trust: bool = False) -> FinishedRun:
     run = Run.open(Path(folder))
     place = Path(run.problem.rpartition(":")[0])
     gone = place.suffix == ".py" and not place.is_file()
-    code = bool(run.problem) and (trust or (is_own(run) and not gone))
+    code = bool(run.problem) and (trust or (run.is_own and not gone))
     return FinishedRun(run, problem_of(run) if code else None)
 
 

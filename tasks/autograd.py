@@ -16,8 +16,8 @@ import zo
 from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
 from blackbox.failures import noted
+from tasks.data import one_each
 from tasks.errors import NotApplicableError
-from tasks.problem import one_each
 from zo.batches import map_tensors
 from zo.evaluators.state import Snapshot
 from zo.failures import survivors, tell_zero

@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks.errors import CallbackWarning
-
-if TYPE_CHECKING:
-    from tasks.runs.folder import Run
-    from tasks.runs.result import Result
-    from tasks.stage import TrainingOutcome
+from tasks.runs.folder import Run
+from tasks.runs.result import Result, TrainingOutcome
 
 
 class Callback:

@@ -216,27 +216,30 @@ def _run(command: RunCommand, line: list[str], at_work: list[Run]) -> int:
 
 def _dry_run(command: RunCommand) -> int:
     """Say what a run will cost."""
-    from tasks import cost, methods, problems
+    from tasks import cost, problems
     from tasks.tally import Tally
-    from tasks.work import prepare
+    from tasks.work import checked, prepare
 
     kind, _ = problems.find(command.where)
     problem = kind(command.config, folder=command.data)
-    wanted = methods.chosen(problem)
+    wanted = checked(problem)
     before = Tally(list(problem.boxes.values())).copy()
-    prepare(problem)
+    prepare(problem, wanted)
     print("\n".join(cost.lines(problem, wanted, command.seeds, timed=True, before=before)))
     return 0
 
 
 def _resume(command: ResumeCommand, line: list[str], at_work: list[Run]) -> int:
-    from tasks.runs import trust
     from tasks.runs.folder import Run
     from tasks.workers import group
 
     def made() -> Run:
         run = Run.open(command.folder)
-        trust.check(run, trusted=command.trust)
+        if not (command.trust or run.is_own):
+            raise RunFolderError(
+                f"{run.path}: expected a run that you made, got one from elsewhere, and to resume it is to "
+                f"execute {run.code}. Look at that file, then: blackbox resume {quote(str(run.path))} --trust"
+            )
         return run if command.rows is None else run.with_budget(command.rows)
 
     if not group.is_member():

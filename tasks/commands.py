@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args
 
@@ -258,12 +259,16 @@ def parse(arguments: Sequence[str]) -> Command:
     if list(arguments[:1]) == ["run"] and len(arguments) > 1 and not arguments[1].startswith("-"):
         target, words = arguments[1], arguments[2:]
         kind, about = _problem_command(target, words)
+        _refuse_values_of_flags(kind, words)
         # parsed on its own, with the problem in `prog`: messages then point to the right help
         command = _tyro(kind, f"blackbox run {target}", about, words)
         from tasks import methods
 
         methods.named(kind.kind, command.config.methods)  # before there is a folder
         return _in_bounds(command)
+
+    if arguments and arguments[0] in _OTHERS:
+        _refuse_values_of_flags(_OTHERS[arguments[0]], arguments[1:])
 
     def named(kind: Any, name: str, description: str) -> Any:  # noqa: ANN401
         return Annotated[kind, tyro.conf.subcommand(name=name, description=description, prefix_name=False)]
@@ -283,6 +288,26 @@ def parse(arguments: Sequence[str]) -> Command:
 
 def _tyro(kind: Any, program: str, about: str, words: Sequence[str]) -> Any:  # noqa: ANN401
     return tyro.cli(kind, prog=program, description=about, args=list(words), config=(FlagCreatePairsOff,))
+
+
+def _refuse_values_of_flags(kind: Any, words: Sequence[str]) -> None:  # noqa: ANN401
+    """Say how a flag is written, where one has a value: tyro only says that it does not know that word.
+
+    Raises:
+        ConfigurationError: Naming the flag.
+    """
+    flags: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(kind)}
+    if "config" in flags:
+        flags |= dataclasses.asdict(flags["config"])
+    for word, after in pairwise([*words, ""]):
+        option, equals, value = word.partition("=")
+        name, value = option.removeprefix("--").removeprefix("no-"), value if equals else after
+        default = flags.get(name.replace("-", "_"))
+        if option.startswith("--") and isinstance(default, bool) and value.lower() in ("true", "false"):
+            raise ConfigurationError(
+                f"{option}: expected a flag without a value, got {value!r}. Without it that is "
+                f"{str(default).lower()}; --{'no-' * default}{name} makes it {str(not default).lower()}."
+            )
 
 
 def _in_bounds(command: Command) -> Command:

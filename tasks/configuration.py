@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -39,7 +39,10 @@ C = TypeVar("C")
 
 
 def check(configuration: Any) -> None:  # noqa: ANN401
-    """Check every setting of a dataclass against its annotation; a list for a tuple becomes one.
+    """Check every setting of a dataclass against its annotation.
+
+    Lists become tuples, at any depth, unless the annotation says list: JSON has no tuples, and a run that
+    goes on is to have the settings that it was begun with.
 
     Raises:
         ConfigurationError: The first setting that is not what its annotation says.
@@ -47,15 +50,26 @@ def check(configuration: Any) -> None:  # noqa: ANN401
     kind = type(configuration)
     for field in dataclasses.fields(configuration):
         value = getattr(configuration, field.name)
-        adapter = _adapters(kind)[field.name]
-        if isinstance(value, list) and get_origin(get_type_hints(kind)[field.name]) is tuple:
-            value = tuple(value)
-            object.__setattr__(configuration, field.name, value)
-        try:
-            adapter.validate_python(value, strict=True)
-        except ValidationError as error:
-            place, expected, came = _wrong(error, value)
-            raise refused(field.name, f"{expected}{place and f' at {place}'}", came) from None
+        wrong: list[tuple[str, str, object]] = []
+        for candidate in (_with_tuples(value), value):
+            try:
+                _adapters(kind)[field.name].validate_python(candidate, strict=True)
+            except ValidationError as error:
+                wrong.append(_wrong(error, candidate))
+            else:
+                object.__setattr__(configuration, field.name, candidate)
+                break
+        else:
+            place, expected, came = max(reversed(wrong), key=lambda each: each[0].count("["))
+            raise refused(field.name, f"{expected}{place and f' at {place}'}", came)
+
+
+def _with_tuples(value: Any) -> Any:  # noqa: ANN401
+    if type(value) in (list, tuple):
+        return tuple(map(_with_tuples, value))
+    if type(value) is dict:
+        return {name: _with_tuples(each) for name, each in value.items()}
+    return value
 
 
 def refused(name: str, expected: str, value: object) -> ConfigurationError:

@@ -12,8 +12,7 @@ import torch
 from blackbox import BlackBoxFunction, Ledger
 from blackbox.calls import intercepted
 from tasks.errors import ConfigurationError
-from tasks.methods import Cost, Method
-from tasks.problem import Problem
+from tasks.problem import Cost, Method, Problem
 from tasks.progress import duration
 from tasks.tally import Tally
 from tasks.workers import group
@@ -87,9 +86,10 @@ def lines(
         if count != 0:
             known = "the problem's own, not known beforehand" if count is None else f"{count:,} rows"
             told.append(f"  {name}, of each method: {known}")
-    for name, count in {"making the data": made, "timing": for_timing}.items():
+    again = ", and are run by each `blackbox resume` too: keep them in self.folder, or take a blackbox.Cached"
+    for name, count, mend in (("making the data", made, again), ("timing", for_timing, "")):
         if count:
-            told.append(f"  {name}: {count:,} rows, which have been run")
+            told.append(f"  {name}: {count:,} rows, which have been run{mend}")
     limit = "" if budget is None else f" of {budget:,} allowed"
     bound = "at most " if any(plan is not None and plan.bound for plan in planned.values()) else ""
     own = " and ".join(

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.problem import Setup
 from tasks.runs import atomic
 from tasks.runs.journal import Journal, journaled
-from tasks.setup import Setup
 from tasks.tally import Tally
 from tasks.workers import group
 from zo.pruning import LayerRatios
@@ -44,7 +44,7 @@ def kept(setup: Setup, name: str, find: Callable[[Journal], tuple[LayerRatios, i
         before, folder = tally.copy(), group.journal_folder(setup.run.path)
         with journaled(folder, name.replace("_", "-"), tally, rank=group.rank()) as journal:
             layers, queries = find(journal)
-            (rows,) = group.total(tally.since(before).rows_run)
+            (rows,) = group.total(tally.since(before).rows_run + journal.used.rows_run)
             atomic.write_json(path, {"ratios": layers.to_dict(), "queries": queries, "rows": rows})
         setup.progress.say(
             f"Layer ratios of seed {setup.seed} by {layers.method} ({queries} queries):\n{layers}"

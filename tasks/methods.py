@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,49 +14,12 @@ import zo
 from blackbox import BlackBoxFunction
 from blackbox.checks import nearest
 from tasks.autograd import AutogradGradient, Stand, values_alone
+from tasks.configuration import refused
 from tasks.errors import ConfigurationError, ProblemError
-from tasks.problem import Problem
+from tasks.problem import Cost, Method, Problem, Setup, Trained
 from tasks.reference import compare, with_derivative
-from tasks.setup import Setup, Trained
-from tasks.stage import TrainingOutcome
+from tasks.runs.result import TrainingOutcome
 from zo.estimators import Parameters
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the steps of a method ask for, before any is taken.
-
-    Attributes:
-        evaluations: Of the objective, of base and queries together.
-        queries: Perturbed objectives among them.
-        most: Evaluations where a method takes more when it has to; None for never.
-        bound: Whether `evaluations` is a bound, for it has checks that may not all be needed.
-    """
-
-    evaluations: float = 0.0
-    queries: int = 0
-    most: float | None = None
-    bound: bool = False
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to train.
-
-    Attributes:
-        about: What it is, in one sentence.
-        train: Trains `setup.network`.
-        cost: What so many steps ask for; None where that is not known beforehand.
-        needs_reference: Whether it takes the problem's `reference`.
-        needs_box: Whether it puts something in the place of the problem's boxes.
-    """
-
-    about: str
-    train: Callable[[Setup], Trained]
-    cost: Callable[[Problem, int], Cost] | None = None
-    needs_reference: bool = False
-    needs_box: bool = False
-
 
 MOST_ROWS = 3.5  # in first-order steps: what zo.TangentGradient keeps to by default
 PROBES = 2  # of secant, where the settings name none
@@ -270,29 +232,62 @@ def cost_of_base(problem: Problem, steps: int) -> Cost:
     return Cost(steps)
 
 
+def _check_outputs(problem: Problem) -> None:
+    for box in problem.boxes.values():
+        zo.differentiable(box, tangent=zo.IdentityTangent())
+
+
+def _check_tangents(problem: Problem, least_probes: int = 0) -> None:
+    config, boxes = problem.config, list(problem.boxes.values())
+    probes = config.probes or least_probes
+    zo.TangentGradient(
+        problem.network(), problem.objective, boxes=boxes, probes=probes, max_rows=config.max_rows
+    )
+
+
+def _check_hybrid(problem: Problem) -> None:
+    size = Parameters(problem.network()).size
+    if problem.config.coordinates >= size:
+        expected = f"fewer than the {size:,} weights for hybrid, which takes random directions in the others"
+        raise refused("coordinates", expected, problem.config.coordinates)
+
+
 METHODS: dict[str, Method] = {
     "none": Method("The start: nothing is trained.", none, lambda problem, steps: Cost()),
     "no-gradient": Method(
         "Unrolled through the box, the gradient cut there.", no_gradient, cost_of_base, needs_box=True
     ),
-    "identity": Method("As if the box's derivative were one.", identity, cost_of_base, needs_box=True),
+    "identity": Method(
+        "As if the box's derivative were one.", identity, cost_of_base, needs_box=True, check=_check_outputs
+    ),
     "tangents": Method(
         "Autograd around a model of the box, fitted to its values.",
         tangents,
         _cost_of_tangents,
         needs_box=True,
+        check=_check_tangents,
     ),
     "secant": Method(
         "Autograd around the responses to two probes in each row.",
         secant,
         partial(_cost_of_tangents, least_probes=PROBES),
         needs_box=True,
+        check=partial(_check_tangents, least_probes=PROBES),
     ),
     "student": Method(
-        "Autograd around a network that learns the box's values.", student, cost_of_base, needs_box=True
+        "Autograd around a network that learns the box's values.",
+        student,
+        cost_of_base,
+        needs_box=True,
+        check=_check_outputs,
     ),
     **{
-        kind: Method(about, partial(whole_loss, kind=kind), partial(_cost_of_loss, kind=kind))
+        kind: Method(
+            about,
+            partial(whole_loss, kind=kind),
+            partial(_cost_of_loss, kind=kind),
+            check=_check_hybrid if kind == "hybrid" else None,
+        )
         for kind, about in {
             "sparse-cge": "Finite differences in some weights, drawn anew every step.",
             "cge": "Finite differences in every weight.",
@@ -301,7 +296,11 @@ METHODS: dict[str, Method] = {
         }.items()
     },
     "row-rge": Method(
-        "Autograd around the box, differences at its inputs.", row_rge, _cost_of_rows, needs_box=True
+        "Autograd around the box, differences at its inputs.",
+        row_rge,
+        _cost_of_rows,
+        needs_box=True,
+        check=_check_outputs,
     ),
     "first-order": Method(
         "Autograd through the problem's reference.",
@@ -327,27 +326,11 @@ def methods_of(problem: Problem | type[Problem]) -> dict[str, Method]:
     }
 
 
-def chosen(problem: Problem) -> dict[str, Method]:
-    """The methods that the configuration names, in its order.
-
-    Raises:
-        ConfigurationError: One is unknown, named twice, or needs a reference or box that the problem has not.
-    """
-    found = named(problem, problem.config.methods)
-    for name, method in found.items():
-        if method.needs_box and not problem.boxes:
-            raise ConfigurationError(
-                f"methods: expected methods without a black box, of which {problem.name()} has none, got "
-                f"{name!r}, which puts something in its place. Leave it out."
-            )
-    return found
-
-
 def named(problem: Problem | type[Problem], names: Sequence[str]) -> dict[str, Method]:
     """The methods of some names, in their order; no box is made for it.
 
     Raises:
-        ConfigurationError: One is unknown, named twice, or needs a reference that the problem has not.
+        ConfigurationError: One is unknown, named twice, or needs a reference or box that the problem has not.
     """
     known = {**METHODS, **problem.methods}  # what is known and not to be had is refused with its reason
     known |= {name: found for name in names if (found := problem.variant(name)) is not None}
@@ -359,6 +342,11 @@ def named(problem: Problem | type[Problem], names: Sequence[str]) -> dict[str, M
         if name in names[:place]:
             raise ConfigurationError(
                 f"methods: expected every method once, got {name!r} twice. Leave one out."
+            )
+        if known[name].needs_box and problem.has_no_box():
+            raise ConfigurationError(
+                f"methods: expected methods without a black box, of which {problem.name()} has none, got "
+                f"{name!r}, which puts something in its place. Leave it out."
             )
         if known[name].needs_reference and not problem.has_reference():
             kind = problem if isinstance(problem, type) else type(problem)

@@ -5,16 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from blackbox.extras import import_extra
 from tasks.callbacks import Callback
-from tasks.runs.folder import stage_name
-
-if TYPE_CHECKING:
-    from tasks.runs.folder import Run
-    from tasks.runs.result import Result
-    from tasks.stage import TrainingOutcome
+from tasks.runs.folder import Run, stage_name
+from tasks.runs.result import Result, TrainingOutcome
 
 _HELD = 200  # metrics that are kept until they are sent together
 _LONGEST = 500  # letters of a parameter's value

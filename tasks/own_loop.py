@@ -18,6 +18,7 @@ from pathlib import Path
 from shlex import quote
 from typing import NoReturn
 
+from tasks import api, problems, report
 from tasks.configuration import to_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError
 from tasks.interruption import ending_interrupts
@@ -53,8 +54,6 @@ def own_run(
         RunLockedError: Another process is working on it.
         ProblemError: The block ended without `run.finish`.
     """
-    from tasks import api, problems, report
-
     problems.refuse_while_executing("tasks.own_run")
     before = os.environ.pop(VARIABLE, None)  # not for programs that the script starts
     if before is None:

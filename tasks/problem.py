@@ -1,152 +1,48 @@
-"""`Problem`: what a run trains and judges: black box, network, data, objective, evaluation."""
+"""`Problem`, what a run trains and judges; and `Method`, a way to train it, which is given a `Setup`.
+
+def trust_region(setup: tasks.Setup) -> tasks.Trained:
+    gradient = zo.LossGradient(setup.network, setup.objective, MyEstimator(), seed=setup.seed)
+    return setup.descend(gradient)
+
+class Brusselator(tasks.Problem):
+    methods = {"trust-region": tasks.Method("My own estimator.", trust_region)}
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import isfunction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
 from blackbox.checks import nearest
+from tasks.callbacks import Callback
 from tasks.configuration import Config
+from tasks.data import Data, evaluating, one_each, parts
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.progress import Progress
-from tasks.runs.result import FAILED
-from zo.batches import count_rows, map_tensors
-from zo.estimators import Key
+from tasks.report import html_report
+from tasks.report.findings import Findings
+from tasks.runs.folder import Run, stage_name
+from tasks.runs.result import RowMean, TrainingOutcome
+from tasks.training import Gradient, Stateful, train
+from tasks.workers import group
+from zo.batches import count_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tasks.callbacks import Callback
-    from tasks.methods import Method
-    from tasks.report.findings import Findings
-    from tasks.report.html_report import Block
-    from tasks.runs.folder import Run
-    from tasks.setup import Setup, Trained
-
 ROWS = 256  # rows of the objective at a time, in validation and test
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a network is trained, chosen and judged by.
-
-    Attributes:
-        train: `train(seed, step)` gives the batch of a step, the same whenever it is asked: any nesting of
-            tensors that have their rows first. Draw with `zo.estimators.Key(seed, step).generator()`.
-        validation: A batch by which weights are chosen; None to keep the last weights.
-        test: A batch for the last line; None where `evaluate` has its own.
-    """
-
-    train: Callable[[int, int], Any]
-    validation: Any = None
-    test: Any = None
-
-    def __post_init__(self) -> None:
-        """Refuse batches in the place of what gives them."""
-        if not callable(self.train):
-            raise ProblemError(
-                f"Data, train: expected a function of (seed, step) that gives a batch, got a "
-                f"{type(self.train).__name__}. For rows that are there already take tasks.Data.split."
-            )
-
-    @classmethod
-    def split(cls, rows: Any, *, batch: int, validation: int = 0, test: int = 0) -> Data:  # noqa: ANN401
-        """Rows that are there from the start: the last ones are held out, the others drawn with replacement.
-
-        Args:
-            rows: Any nesting of tensors that have their rows first.
-            batch: Rows in a step.
-            validation: How many rows to hold out to choose weights by.
-            test: How many to hold out for the last line.
-
-        Raises:
-            ConfigurationError: Fewer than one row is left to train on.
-        """
-        count = count_rows(rows)
-        left = count - validation - test
-        if left < 1:
-            raise ConfigurationError(
-                f"Data.split: expected more than the {validation} + {test} rows held out, got {count}."
-            )
-
-        def part(index: Tensor | slice) -> Any:  # noqa: ANN401
-            return map_tensors(lambda tensor: tensor[index], rows)
-
-        def train(seed: int, step: int) -> Any:  # noqa: ANN401
-            generator = Key(seed, step).generator()
-            return part(torch.randint(left, (batch,), generator=generator))
-
-        held_out = part(slice(left, left + validation)) if validation else None
-        return cls(train, held_out, part(slice(left + validation, count)) if test else None)
-
-
-@dataclass(frozen=True)
-class RowMean:
-    """A figure of `evaluate`: the mean over the rows that came back, beside the count of those that did not.
-
-    One failed row makes the mean of all NaN; a mean over the others alone hides it, and flatters a network
-    whose rows fail where they would be bad. So the table has both, whether or not rows have failed.
-
-        return {"test error": tasks.RowMean((found - truth).abs().mean(dim=1))}
-
-    Args:
-        rows: A number for each row, `(rows,)`; not finite where the row failed.
-
-    Raises:
-        ProblemError: It is no row of numbers, or there is none.
-    """
-
-    rows: Any
-
-    def __post_init__(self) -> None:
-        """Refuse what has no rows."""
-        shape = np.shape(self.rows)
-        if len(shape) != 1 or shape[0] == 0:
-            raise ProblemError(f"RowMean: expected a number for each row, (rows,), got shape {shape}.")
-
-    @property
-    def value(self) -> float:
-        """The mean over rows that came back; NaN where none did."""
-        rows = torch.as_tensor(self.rows).detach().double()
-        return float(rows[rows.isfinite()].mean())
-
-    @property
-    def failed(self) -> int:
-        """How many rows did not come back."""
-        return int((~torch.as_tensor(self.rows).isfinite()).sum())
-
-
-def one_each(losses: Tensor, batch: Any) -> Tensor:  # noqa: ANN401
-    """The losses of a batch, `(rows,)`, as they are.
-
-    Raises:
-        ProblemError: They are of another shape.
-    """
-    if losses.shape != (count_rows(batch),):
-        raise ProblemError(
-            f"objective: expected one loss for each of {count_rows(batch)} rows, got a tensor of shape "
-            f"{tuple(losses.shape)}. Take the mean over all axes but the first."
-        )
-    return losses
-
-
-def without_failed(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures with the value of each `RowMean` in its place, and behind them how many rows it leaves out."""
-    means = {name: value for name, value in figures.items() if isinstance(value, RowMean)}
-    values = {name: mean.value for name, mean in means.items()}
-    return {**figures, **values, **{f"{FAILED}{name}": mean.failed for name, mean in means.items()}}
+SHOWN = ("queries", "dropped", "steps", "rows")  # of a gradient's metrics: those with a name of their own
 
 
 class Problem:
@@ -291,7 +187,10 @@ class Problem:
         return None
 
     def check(self) -> None:
-        """Refuse settings that do not go with data or network, before anything is trained. Optional."""
+        """Refuse settings that do not go with each other, with data or network. Optional.
+
+        It is called before anything else is made, and what it asks of `self.box` or `self.data` is made then.
+        """
 
     def answers(self) -> Mapping[str, tuple[Sequence[Tensor], Tensor | Sequence[Tensor]]]:
         """What boxes have answered before training, by name, from which tangents learn before the first step.
@@ -356,12 +255,12 @@ class Problem:
             fields: The arrays that `evaluate` gave, by method.
         """
 
-    def report(self, found: Findings) -> Sequence[Block]:
+    def report(self, found: Findings) -> Sequence[html_report.Block]:
         """What the report shows beside the table, the curves and the ledger. Optional: the pictures."""
-        from tasks.report import html_report, pictures
+        from tasks.report import pictures  # matplotlib takes a second
 
         made = self.pictures(found.fields[found.seeds[0]])
-        blocks: list[Block] = [html_report.Heading("Pictures")] if made else []
+        blocks: list[html_report.Block] = [html_report.Heading("Pictures")] if made else []
         for number, (caption, figure) in enumerate(made.items(), start=1):
             path = pictures.save(figure, found.run.path / f"picture-{number}.png")
             blocks.append(html_report.Figure(path, alt=caption, caption=caption))
@@ -379,6 +278,11 @@ class Problem:
         """The boxes by name; one alone is "box"."""
         made = self.box
         boxes = dict(made) if isinstance(made, Mapping) else {"box": made}
+        if not boxes and not self.has_no_box():
+            raise ProblemError(
+                f"{type(self).__name__}.box: expected a BlackBoxFunction or some by name, got an empty dict. "
+                "Write box = {} in the class if the objective calls none."
+            )
         for name, box in boxes.items():
             if not isinstance(box, BlackBoxFunction):
                 raise ProblemError(
@@ -422,19 +326,192 @@ class Problem:
         return f"{type(self).__name__}({', '.join(changed)})"
 
 
-def parts(batch: Any, rows: int) -> Iterator[Any]:  # noqa: ANN401
-    """A batch cut into parts of at most so many rows."""
-    for start in range(0, count_rows(batch), rows):
-        yield map_tensors(lambda tensor, at=start: tensor[at : at + rows], batch)
+@dataclass(frozen=True)
+class Trained:
+    """A network with the weights that validation chose, and what its training took.
+
+    Attributes:
+        network: The trained network.
+        outcome: Of the stage: steps, seconds, validation, and the ledger of its optimiser steps.
+        queries: Perturbed objectives (of `row-rge`, perturbed rows).
+        dropped: Of those the ones that failed.
+        figures: Further figures for the table.
+    """
+
+    network: nn.Module
+    outcome: TrainingOutcome
+    queries: int = 0
+    dropped: int = 0
+    figures: Mapping[str, Any] = field(default_factory=dict)
 
 
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """A block in which a network is in evaluation mode; its modules' modes are put back."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+@dataclass(frozen=True)
+class Setup:
+    """What a method has to train one network with: all methods of a seed are given the same.
+
+    Use `dataclasses.replace(setup, steps=..., network=...)` to depart from it.
+
+    Attributes:
+        problem: What is trained, its boxes in the run's wrappers.
+        run: Where metrics and checkpoints go.
+        name: Of the method.
+        seed: Of the run's seeds; all draws depend on it.
+        network: With this seed's first weights; the method trains it in place.
+        steps: Optimiser steps.
+        batch: The training batch of a step, from 0.
+        objective: `objective(network, batch) -> Tensor (rows,)`.
+        learning_rate: At the start; it follows the configuration's schedule.
+        validate: By which weights are chosen; None to keep the last.
+        progress: What the user sees.
+        trained: What the methods before have trained with this seed.
+    """
+
+    problem: Problem
+    run: Run
+    name: str
+    seed: int
+    network: nn.Module
+    steps: int
+    batch: Callable[[int], Any]
+    objective: Callable[[nn.Module, Any], Tensor]
+    learning_rate: float
+    validate: Callable[[nn.Module], float | Tensor | None] | None
+    progress: Progress
+    trained: Mapping[str, Trained]
+
+    @property
+    def config(self) -> Any:  # noqa: ANN401
+        """The problem's settings."""
+        return self.problem.config
+
+    @property
+    def boxes(self) -> list[BlackBoxFunction]:
+        """The problem's boxes."""
+        return list(self.problem.boxes.values())
+
+    @property
+    def stage(self) -> str:
+        """The method's name in the run's metrics and checkpoints: "seed-0/sparse-cge"."""
+        return stage_name(self.seed, self.name)
+
+    @property
+    def process_group(self) -> Any:  # noqa: ANN401
+        """Of the processes that work on the run; None for one alone."""
+        return group.process_group()
+
+    def descend(
+        self,
+        gradient: Gradient,
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
+        rate: Callable[[int], float] | None = None,
+        update: Callable[[int], None] | None = None,
+        judged: nn.Module | None = None,
+        state: Mapping[str, Stateful] | None = None,
+        figures: Callable[[], Mapping[str, float]] = dict,
+        validate_every: int | None = None,
+        begin: Callable[[], None] | None = None,
+    ) -> Trained:
+        """Take the steps that are left along a gradient: the loop of every method.
+
+        Args:
+            gradient: Of `network`'s weights.
+            optimizer: Adam if None.
+            rate: The learning rate of a step; the configuration's schedule if None.
+            update: What step i does with `.grad`; `optimizer.step()` if None.
+            judged: What is validated and kept, such as a running mean of the weights; `network` if None.
+            state: Further things that steps change, for the checkpoint.
+            figures: Further numbers for each step's line of metrics.
+            validate_every: Optimiser steps between validations; the configuration's if None.
+            begin: What is done once before the first step, such as a check; not in a run that goes on.
+        """
+        config, network = self.config, self.network
+        chosen = network if judged is None else judged
+        adam = torch.optim.Adam(network.parameters()) if optimizer is None else optimizer
+        each = self._rate if rate is None else rate
+        validate = self.validate
+
+        def step(i: int) -> dict[str, float]:
+            for weights in adam.param_groups:
+                weights["lr"] = each(i)
+            adam.zero_grad()
+            batch = self.batch(i)
+            loss = gradient.backward(batch)
+            if update is None:
+                adam.step()
+            else:
+                update(i)
+            told = {
+                f"gradient_{name}": value for name, value in gradient.metrics().items() if name not in SHOWN
+            }
+            shown = {name: gradient.metrics().get(name, 0.0) for name in ("queries", "dropped")}
+            if not self.boxes:  # one evaluation of the objective for each step, and one for each query
+                shown["rows"] = int(i + 1 + shown["queries"]) * count_rows(batch)
+            return {"loss": loss.item(), **shown, **told, **figures()}
+
+        def judge() -> float | Tensor:
+            value = None if validate is None else validate(chosen)
+            return math.nan if value is None else value
+
+        kept = {"network": network, "optimizer": adam, "gradient": gradient, **(state or {})}
+        if chosen is not network:
+            kept["judged"] = chosen
+        outcome = train(
+            self.run,
+            self.stage,
+            steps=self.steps,
+            step=step,
+            state=kept,
+            model="network" if chosen is network else "judged",
+            validate=None if validate is None else judge,
+            validate_every=validate_every or config.validate_every,
+            checkpoint_every=config.checkpoint_every,
+            progress=self.progress,
+            boxes=self.boxes,
+            begin=begin,
+        )
+        counts = gradient.metrics()
+        return Trained(chosen, outcome, int(counts.get("queries", 0)), int(counts.get("dropped", 0)))
+
+    def _rate(self, step: int) -> float:
+        if self.config.schedule == "constant":
+            return self.learning_rate
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the steps of a method ask for, before any is taken.
+
+    Attributes:
+        evaluations: Of the objective, of base and queries together.
+        queries: Perturbed objectives among them.
+        most: Evaluations where a method takes more when it has to; None for never.
+        bound: Whether `evaluations` is a bound, for it has checks that may not all be needed.
+    """
+
+    evaluations: float = 0.0
+    queries: int = 0
+    most: float | None = None
+    bound: bool = False
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train.
+
+    Attributes:
+        about: What it is, in one sentence.
+        train: Trains `setup.network`.
+        cost: What so many steps ask for; None where that is not known beforehand.
+        needs_reference: Whether it takes the problem's `reference`.
+        needs_box: Whether it puts something in the place of the problem's boxes.
+        check: Refuses settings and boxes by which it cannot train; asked before any method trains.
+    """
+
+    about: str
+    train: Callable[[Setup], Trained]
+    cost: Callable[[Problem, int], Cost] | None = None
+    needs_reference: bool = False
+    needs_box: bool = False
+    check: Callable[[Problem], None] | None = None

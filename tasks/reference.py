@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
 from tasks.autograd import Stand
+from tasks.data import evaluating
 from tasks.errors import ProblemError, ProblemWarning
-from tasks.problem import evaluating
 from tasks.tally import evaluated
 from tasks.workers import group
 

@@ -6,7 +6,6 @@ import copy
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from time import monotonic
 from typing import Any, Protocol
 
@@ -19,7 +18,8 @@ from tasks.runs.atomic import writing
 from tasks.runs.checkpoint import Checkpoints
 from tasks.runs.folder import Run, differences
 from tasks.runs.machine import changes, versions
-from zo.keep_best import FEW, lower
+from tasks.runs.result import TrainingOutcome
+from zo.keep_best import FEW, lower, with_best
 
 _FORMAT = 2
 HARMLESS = {"rows"}  # settings that a resumed run may change, for no bit depends on them
@@ -33,38 +33,6 @@ class Stateful(Protocol):
     def load_state_dict(self, state_dict: Any, /) -> Any: ...  # noqa: ANN401, D102
 
 
-@dataclass
-class TrainingOutcome:
-    """How a stage ended."""
-
-    stage: str
-    step: int = 0
-    """Optimiser steps done."""
-    seconds: float = 0.0
-    """Time in optimiser steps, over all processes that worked on the stage; validation is apart."""
-    best_step: int | None = None
-    """Steps done when validation was lowest; None without (finite) validation."""
-    best_validation: float | None = None
-    first_validation: float | None = None
-    """Before the first step: what the start's weights are good for."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    """What the last optimiser step returned."""
-    ledger: Ledger = field(default_factory=Ledger)
-    """What black boxes counted in optimiser steps, in all processes."""
-    judging: Ledger = field(default_factory=Ledger)
-    """What they counted in validation, and before the first step, which is apart."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """As plain data, for the checkpoint."""
-        return asdict(self)
-
-    @classmethod
-    def of(cls, state: Mapping[str, Any]) -> TrainingOutcome:
-        """From what `state_dict` gave."""
-        ledgers = {name: Ledger(**state[name]) for name in ("ledger", "judging")}
-        return cls(**{**state, **ledgers})
-
-
 class Stage:
     """What a stage carries from step to step, and its way to the checkpoint and back."""
 
@@ -74,7 +42,7 @@ class Stage:
         self._run, self._steps, self._state, self._model = run, steps, state, model
         self._checkpoints = Checkpoints(run.path, stage)
         self._best: Any = None
-        self._best_rows: Tensor | None = None  # the losses of the best validation
+        self._best_rows: Tensor | None = None  # the losses of the best validations
         self._told_failed = False
         self._versions = versions()
         self._saved: int | None = None  # step of the last checkpoint, None while there is none
@@ -131,7 +99,8 @@ class Stage:
         if outcome.step == 0:
             outcome.first_validation = value if math.isfinite(value) else None
         if lower(rows, self._best_rows):
-            outcome.best_validation, outcome.best_step, self._best_rows = value, outcome.step, rows
+            outcome.best_validation, outcome.best_step, outcome.best_failed = value, outcome.step, failed
+            self._best_rows = with_best(self._best_rows, rows)
             # a copy: state_dict() gives the weights themselves, which the next step changes
             self._best = copy.deepcopy(self._state[self._model].state_dict())
         return value

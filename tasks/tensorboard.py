@@ -11,7 +11,7 @@ from tasks.callbacks import Callback
 
 if TYPE_CHECKING:
     from tasks.runs.folder import Run
-    from tasks.stage import TrainingOutcome
+    from tasks.runs.result import TrainingOutcome
 
 FOLDER = "tensorboard"
 

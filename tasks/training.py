@@ -17,15 +17,13 @@ from tasks.callbacks import Told
 from tasks.errors import ConfigurationError, StoppedInside, WorkersError
 from tasks.interruption import StopRequest
 from tasks.progress import Progress, make_progress
-from tasks.runs import calls
 from tasks.runs.folder import Run
 from tasks.runs.journal import Journal
-from tasks.stage import Stage, Stateful, TrainingOutcome
-from tasks.tally import Tally, recall
+from tasks.runs.result import TrainingOutcome
+from tasks.stage import Stage, Stateful
+from tasks.tally import Tally, calls_noted
 from tasks.workers import group
 from zo.errors import RanksError
-
-__all__ = ["Stateful", "TrainingOutcome", "train"]
 
 SAVE_AFTER = 300.0  # seconds since the last checkpoint after which a step has one, whatever its number
 
@@ -96,7 +94,6 @@ def train(
         raise ConfigurationError(f"{stage}: expected model to be one of {sorted(state)}, got {model!r}.")
     loop = Stage(run, stage, steps, state, model)
     finished, tally = loop.restore(), Tally(boxes)
-    recall(boxes, loop.outcome.ledger, loop.outcome.judging)
     if finished:
         return loop.outcome
     outcome, showing, told = loop.outcome, ExitStack(), Told(run.callbacks)
@@ -106,7 +103,7 @@ def train(
     try:
         with (
             StopRequest() as stop,
-            calls.noted(group.journal_folder(run.path), boxes),
+            calls_noted(group.journal_folder(run.path), boxes),
             _stopped_before(stop, loop),
             _journaled(run, stage, state, tally) as journal,
         ):
@@ -131,6 +128,7 @@ def train(
                         before = tally.copy()
                         metrics = step(outcome.step)
                         spent = tally.since(before)
+                        spent.add(journal.used)
                 except StoppedInside:
                     raise loop.interrupted(inside=True) from None
                 took = perf_counter() - started
@@ -158,6 +156,26 @@ def train(
         progress.end()
         showing.close()
     return outcome
+
+
+class Gradient(Protocol):
+    """What fills `.grad`: of `zo`, `AutogradGradient`, or of one's own."""
+
+    def backward(self, batch: Any, /) -> Tensor:  # noqa: ANN401
+        """Add the gradient at a batch to `.grad`; the mean loss, detached."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Plain numbers for the log; `queries` and `dropped` are shown."""
+        ...
+
+    def state_dict(self) -> Any:  # noqa: ANN401
+        """For the checkpoint."""
+        ...
+
+    def load_state_dict(self, state: Any, /) -> Any:  # noqa: ANN401
+        """From the checkpoint."""
+        ...
 
 
 @contextmanager

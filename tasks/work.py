@@ -8,7 +8,6 @@ import reprlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,25 +15,20 @@ import torch
 from torch import Tensor, nn
 
 import zo
-from blackbox import BlackBoxFunction, Ledger
+from blackbox import BlackBoxFunction
 from blackbox.wrappers import Budgeted
 from tasks import cost, methods
 from tasks.configuration import refused
 from tasks.errors import NotApplicableError, ProblemError, ProblemWarning
-from tasks.methods import Method
-from tasks.problem import Problem, without_failed
+from tasks.problem import Method, Problem, Setup, Trained
 from tasks.progress import Progress
-from tasks.runs import calls, checkpoint
-from tasks.runs.checkpoint import file_name
+from tasks.runs import checkpoint
 from tasks.runs.folder import Run
-from tasks.runs.result import NOT_APPLICABLE, Result, Row
-from tasks.setup import Setup, Trained
-from tasks.tally import Tally, recall, stack
+from tasks.runs.result import FAILED, FAILED_IN_TEST, NOT_APPLICABLE, Row, without_failed
+from tasks.tally import Tally, calls_noted, stack
 from tasks.training import everywhere
 from tasks.workers import group
 from zo.batches import map_tensors
-
-EVALUATIONS = "evaluations"
 
 
 def work(problem: Problem, run: Run, progress: Progress) -> None:
@@ -50,23 +44,21 @@ def work(problem: Problem, run: Run, progress: Progress) -> None:
         BudgetError: The budget is spent; the run goes on with a larger one.
         Interrupted: Ctrl-C, SIGTERM or SIGUSR1.
     """
-    config = problem.config
-    torch.set_num_threads(config.threads)
-    _refuse_missing_device(config.device)
+    torch.set_num_threads(problem.config.threads)
+    wanted = checked(problem)
     problem.begin(run.path)
-    wanted = methods.chosen(problem)
     problem.progress = progress
     folder = group.journal_folder(run.path)
     within_reach = not group.any_of(group.rank() > 0 and folder == run.path)
     boxes = list(problem.boxes.values())
-    before = Tally(boxes).copy()
-    with calls.noted(folder, boxes, within_reach=within_reach):
-        prepare(problem)
+    with calls_noted(folder, boxes, within_reach=within_reach):
+        before = Tally(boxes).copy()
+        prepare(problem, wanted)
         for line in cost.lines(problem, wanted, len(run.seeds), timed=not run.begun, before=before):
             progress.say(line)
         table = _rows(problem, run, wanted, progress)
     group.any_of(False)  # when all have noted their calls
-    Result.of(run, table).write(run.path)
+    run.finish(table)
 
 
 def _rows(problem: Problem, run: Run, wanted: Mapping[str, Method], progress: Progress) -> list[Row]:
@@ -101,16 +93,36 @@ def _rows(problem: Problem, run: Run, wanted: Mapping[str, Method], progress: Pr
     return table
 
 
-def prepare(problem: Problem) -> None:
+def checked(problem: Problem) -> dict[str, Method]:
+    """The methods that a run trains by, if its settings go with the problem; no box is made for it.
+
+    Raises:
+        ConfigurationError: They do not.
+        ProblemError: There is no such device.
+    """
+    config = problem.config
+    _refuse_missing_device(config.device)
+    wanted = methods.named(problem, config.methods)
+    if config.rows is not None and problem.has_no_box():
+        raise refused(
+            "rows", "None for a problem without a black box, whose rows nothing bounds", config.rows
+        )
+    problem.check()
+    return wanted
+
+
+def prepare(problem: Problem, wanted: Mapping[str, Method]) -> None:
     """Set the boxes up for a run: failed rows are kept, rows bounded, and processes share what all ask.
 
     Raises:
-        ConfigurationError: Settings do not go with the problem, as it says itself, or with its boxes.
+        ConfigurationError: A method cannot train with these settings, or these boxes.
+        ProblemError: The budget of rows does not go with the boxes, or with several processes.
     """
     rows, group_of_run = problem.config.rows, group.process_group()
-    if rows is not None and not problem.boxes:
-        raise refused("rows", "None for a problem without a black box, whose rows nothing bounds", rows)
-    problem.check()
+    for method in wanted.values():
+        if method.check is not None:
+            with torch.random.fork_rng(devices=()):
+                method.check(problem)
     for box in problem.boxes.values():
         box.failures = "keep"
     ledgers = {id(box.ledger) for box in problem.boxes.values()}
@@ -172,12 +184,10 @@ def setup_of(
 
 def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
     """What `evaluate` says of a trained network: figures, fields and the ledger; kept, so asked for once."""
-    path = evaluation_path(setup.run.path, setup.stage)
+    path = checkpoint.evaluation(setup.run.path, setup.stage)
     tally = Tally(setup.boxes)
     if path.exists():
-        found = checkpoint.load(path)
-        recall(setup.boxes, Ledger(**found["ledger"]))
-        return found
+        return checkpoint.load(path)
     before = tally.copy()
     told, where = setup.problem.judge(setup, trained), f"{type(setup.problem).__name__}.evaluate"
     figures: dict[str, Any] = {}
@@ -220,11 +230,6 @@ def _warn_of_units(problem: Problem, names: Sequence[str]) -> None:
             )
 
 
-def evaluation_path(folder: Path, stage: str) -> Path:
-    """The file of a stage's evaluation in a run folder."""
-    return folder / EVALUATIONS / f"{file_name(stage)}{checkpoint.ENDING}"
-
-
 def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:
     outcome, ledger = trained.outcome, trained.outcome.ledger
     (metric, value), *others = found["figures"].items()
@@ -240,6 +245,11 @@ def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:
         **trained.figures,
         **dict(others),
     }
+    failed = {
+        f"{FAILED}validation": outcome.best_failed,
+        FAILED_IN_TEST: sum(found["ledger"][name] for name in ("rows_failed", "rows_skipped")),
+    }
+    extra |= {name: count for name, count in failed.items() if count}
     return Row(
         method=setup.name,
         seed=setup.seed,

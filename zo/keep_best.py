@@ -17,12 +17,15 @@ from zo.evaluators.state import Snapshot
 FEW = 0.1  # of the rows that may fail, for the rest to decide
 
 
-def lower(rows: Tensor, best: Tensor | None) -> bool:
-    """Whether held-out losses are lower than the best so far, in the mean over the rows that both have.
+def lower(rows: Tensor, bests: Tensor | None) -> bool:
+    """Whether held-out losses are lower than each best so far, in the mean over the rows that both have.
+
+    Lower than the last one is not enough: where other rows fail each time, a third can be lower than the
+    second, the second lower than the first, and the first lower than the third.
 
     Args:
         rows: `(rows,)`; not finite where a row failed. With more than a tenth of them they are not.
-        best: Of the same rows; None for none yet.
+        bests: Of the same rows, `(bests, rows)`, see `with_best`; None for none yet.
 
     Raises:
         ConfigurationError: They are of another number of rows.
@@ -30,15 +33,22 @@ def lower(rows: Tensor, best: Tensor | None) -> bool:
     finite = rows.isfinite()
     if not len(rows) or int((~finite).sum()) > FEW * len(rows):
         return False
-    if best is None:
+    if bests is None:
         return True
-    if len(rows) != len(best):
+    if len(rows) != bests.shape[-1]:
         raise ConfigurationError(
-            f"validate: expected the losses of the same {len(best)} rows each time, got {len(rows)}. "
+            f"validate: expected the losses of the same {bests.shape[-1]} rows each time, got {len(rows)}. "
             "Validate on a fixed set, or give the mean."
         )
-    both = finite & best.isfinite()
-    return bool(rows[both].mean() < best[both].mean())
+    both = [(best, finite & best.isfinite()) for best in torch.atleast_2d(bests)]
+    return all(bool(rows[known].mean() < best[known].mean()) for best, known in both)
+
+
+def with_best(bests: Tensor | None, rows: Tensor) -> Tensor:
+    """The bests with a new one behind them; without those before it where none of its rows failed."""
+    if bests is None or rows.isfinite().all():
+        return rows.unsqueeze(0)
+    return torch.cat([torch.atleast_2d(bests), rows.unsqueeze(0)])
 
 
 class KeepBest:
@@ -103,7 +113,7 @@ class KeepBest:
         self.best_step = 0
         self.best_validation: float | None = None
         self.not_finite = 0
-        self._rows = torch.empty(0)  # the losses of the best, one by one
+        self._rows: Tensor | None = None  # the losses of the bests, one by one, the last one's at the end
         self._since = 0  # validations since the best
         self._last: int | None = None  # step of the last validation
         self._best: dict[str, Any] | None = None
@@ -133,8 +143,9 @@ class KeepBest:
         self._validate()
         assert self._best is not None  # the start at least
         self.network.load_state_dict(self._best)
-        failed = int((~self._rows.isfinite()).sum()) if self.best_validation is not None else 0
-        but = f", {failed} of {len(self._rows)} rows not finite" if failed else ""
+        rows = torch.empty(0) if self._rows is None else self._rows[-1]
+        failed = int((~rows.isfinite()).sum())
+        but = f", {failed} of {len(rows)} rows not finite" if failed else ""
         if self.best_step:
             return (
                 f"Kept the weights of step {self.best_step} of {self.step}, held-out loss "
@@ -158,7 +169,7 @@ class KeepBest:
             "step": self.step,
             "best_step": self.best_step,
             "best_validation": self.best_validation,
-            "rows": self._rows.clone(),
+            "rows": None if self._rows is None else self._rows.clone(),
             "not_finite": self.not_finite,
             "since": self._since,
             "last": self._last,
@@ -169,7 +180,8 @@ class KeepBest:
         """Continue where `state_dict` was taken."""
         self.step, self.best_step = state["step"], state["best_step"]
         self.best_validation = state["best_validation"]
-        self._rows, self.not_finite = state["rows"].clone(), state["not_finite"]
+        self._rows = None if self.best_validation is None else state["rows"]
+        self.not_finite = state["not_finite"]
         self._since, self._last = state["since"], state["last"]
         self._best = copy.deepcopy(state["best"])
 
@@ -181,10 +193,11 @@ class KeepBest:
         rows = self._losses()
         finite = rows.isfinite()
         self.not_finite = int((~finite).sum())
-        better = lower(rows, None if self.best_validation is None else self._rows)
+        better = lower(rows, self._rows)
         self._since = 0 if better or self._best is None else self._since + 1
         if better:
-            self.best_validation, self.best_step, self._rows = float(rows[finite].mean()), self.step, rows
+            self.best_validation, self.best_step = float(rows[finite].mean()), self.step
+            self._rows = with_best(self._rows, rows)
         if better or self._best is None:
             # A copy: state_dict() gives the weights themselves, which the next step changes.
             self._best = copy.deepcopy(self.network.state_dict())

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 import tasks
 from blackbox import BlackBoxFunction
+from tasks.data import evaluating
 from tasks.denoised_smoothing import data, networks
 from tasks.denoised_smoothing.classifiers import stack
 from tasks.denoised_smoothing.config import Config
 from tasks.denoised_smoothing.data import ImageSet, Sets
 from tasks.denoised_smoothing.networks import UNKNOWN, box_loss, image_loss, predictions
 from tasks.errors import ProblemWarning
-from tasks.problem import evaluating
+from tasks.problem import Setup
 from tasks.runs import atomic
 from tasks.runs.folder import stage_name
-from tasks.setup import Setup
 from zo.errors import FailedQueriesError
 
 Batch = tuple[Tensor, Tensor, Tensor]  # noisy, clean, target

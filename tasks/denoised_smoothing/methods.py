@@ -30,8 +30,8 @@ from tasks.denoised_smoothing.defence import Batch, Defence, problem_of
 from tasks.denoised_smoothing.networks import box_loss, image_loss
 from tasks.denoised_smoothing.smoothing_parameter import Mu
 from tasks.errors import ProblemError
-from tasks.setup import Setup, Trained
-from tasks.stage import TrainingOutcome
+from tasks.problem import Setup, Trained
+from tasks.runs.result import TrainingOutcome
 from tasks.tally import evaluated
 from tasks.workers import group
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from blackbox.extras import MissingExtraError
 from tasks.configuration import refused
+from tasks.data import evaluating
 from tasks.denoised_smoothing import budget
 from tasks.denoised_smoothing.certification.accuracy import average_certified_radius, certified_accuracy
 from tasks.denoised_smoothing.certification.algorithm import Certificate
@@ -23,10 +24,8 @@ from tasks.denoised_smoothing.config import PRESETS, ZERO_ORDER, is_own, read
 from tasks.denoised_smoothing.deepzero import deepzero
 from tasks.denoised_smoothing.defence import Defence, certificates_name
 from tasks.denoised_smoothing.methods import fo_ds, mse, none, student, twin_of, zo_ae_ds, zo_ds
-from tasks.methods import Method
-from tasks.problem import evaluating
+from tasks.problem import Method, Setup, Trained
 from tasks.runs.folder import Run
-from tasks.setup import Setup, Trained
 
 if TYPE_CHECKING:
     from tasks.report.findings import Findings

@@ -22,8 +22,8 @@ from tasks.denoised_smoothing.budget import counted
 from tasks.denoised_smoothing.config import WIDE, Variant
 from tasks.denoised_smoothing.defence import problem_of
 from tasks.denoised_smoothing.networks import box_loss, predictions
+from tasks.problem import Setup
 from tasks.runs import atomic
-from tasks.setup import Setup
 from tasks.tally import Tally
 from zo.evaluators.state import moved
 

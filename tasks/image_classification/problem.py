@@ -14,6 +14,7 @@ from torch.nn import functional
 import tasks
 import zo
 from tasks.configuration import refused
+from tasks.data import evaluating
 from tasks.image_classification import networks
 from tasks.image_classification.config import PRESETS, Config
 from tasks.image_classification.data import (
@@ -27,10 +28,9 @@ from tasks.image_classification.data import (
 from tasks.image_classification.data.loading import CLASSES, IMAGE_SHAPES, TRAIN
 from tasks.image_classification.methods import METHODS, ON_SETS
 from tasks.image_classification.sparse_set import check_sparsity, coordinates
-from tasks.problem import evaluating
 
 if TYPE_CHECKING:
-    from tasks.methods import Method
+    from tasks.problem import Method
     from tasks.report.findings import Findings
     from tasks.report.html_report import Block
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from tasks import progress
 from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import FAILED, NOT_APPLICABLE, Result, Row
+from tasks.runs.result import FAILED, FAILED_IN_TEST, NOT_APPLICABLE, Result, Row
 
 if TYPE_CHECKING:
     import pandas
@@ -28,6 +28,8 @@ COMMON = (
     "dropped queries",
     "rows of validation",
     "rows of test",
+    f"{FAILED}validation",
+    FAILED_IN_TEST,
     NOT_APPLICABLE,
 )
 
@@ -86,13 +88,12 @@ class Findings:
     def fields(self) -> Mapping[int, Mapping[str, Mapping[str, Any]]]:
         """The arrays that `evaluate` gave, by seed, method and name."""
         from tasks.runs import checkpoint
-        from tasks.work import evaluation_path
 
         found: dict[int, dict[str, dict[str, np.ndarray]]] = {}
         for seed in self.seeds:
             found[seed] = {}
             for method in self.methods:
-                path = evaluation_path(self.run.path, stage_name(seed, method))
+                path = checkpoint.evaluation(self.run.path, stage_name(seed, method))
                 if any(NOT_APPLICABLE in row.extra for row in self.result.table if row.method == method):
                     continue
                 kept = checkpoint.load(path)["fields"]
@@ -173,7 +174,11 @@ class Score:
     @property
     def left_out(self) -> int:
         """Rows that failed and are not in the figure, in all seeds together."""
-        return sum(int(row.extra.get(f"{FAILED}{row.metric}") or 0) for row in self.rows)
+        return self.counted(f"{FAILED}{self.metric}")
+
+    def counted(self, name: str) -> int:
+        """The sum over seeds of a count among the further figures."""
+        return sum(int(row.extra.get(name) or 0) for row in self.rows)
 
     def __str__(self) -> str:
         """As it is shown: "0.0031 ± 0.0015 m/s"."""
@@ -238,7 +243,10 @@ def further(result: Result) -> pandas.DataFrame:
     import pandas
 
     lines = []
-    failed = [[row.extra[name] for name in row.extra if name.startswith(FAILED)] for row in result.table]
+    failed = [
+        [row.extra[name] for name in row.extra if name.startswith(FAILED) and name not in COMMON]
+        for row in result.table
+    ]
     alike = all(len(set(each)) <= 1 for each in failed) and any(each[1:] for each in failed)
     for score in scores(result):
         first = score.rows[0]
@@ -273,9 +281,15 @@ def counts(result: Result) -> pandas.DataFrame:
     for score in scores(result):
         sums = {shown: sum(row.ledger.get(name) or 0 for row in score.rows) for name, shown in names.items()}
         seconds = sum(row.ledger.get("seconds") or 0.0 for row in score.rows)
-        dropped = sum(int(row.extra.get("dropped queries") or 0) for row in score.rows)
         lines.append(
-            {"method": score.method, **sums, "dropped queries": dropped, "time in the box": _time(seconds)}
+            {
+                "method": score.method,
+                **sums,
+                "dropped queries": score.counted("dropped queries"),
+                "failed in validation": score.counted(f"{FAILED}validation"),
+                "failed in test": score.counted(FAILED_IN_TEST),
+                "time in the box": _time(seconds),
+            }
         )
     always = ("method", "rows run", "failed")
     kept = [name for name in lines[0] if name in always or any(line[name] for line in lines)] if lines else []

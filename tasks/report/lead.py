@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 
 from tasks.report.findings import Score, scores
-from tasks.runs.result import Result
+from tasks.runs.result import FAILED, FAILED_IN_TEST, Result
 
 START, CUT, FIRST_ORDER = "none", "no-gradient", "first-order"
 TANGENTS = "tangents"
@@ -146,8 +146,18 @@ def _not_finite(every: Sequence[Score]) -> list[str]:
 
 def _left_out(every: Sequence[Score]) -> list[str]:
     """Figures that are means over rows that came back alone: what is missing there may be the worst."""
-    told = ", ".join(f"{score.left_out:,} of {score.method}" for score in every if score.left_out)
-    return [f"The {every[0].metric} leaves out rows of the test that failed: {told}."] if told else []
+
+    def told(start: str, name: str) -> list[str]:
+        lost = {score.method: score.counted(name) for score in every}
+        counts = ", ".join(f"{count:,} of {method}" for method, count in lost.items() if count)
+        return [f"{start}: {counts}."] if counts else []
+
+    metric = every[0].metric if every else ""
+    left_out = told(f"The {metric} leaves out rows of the test that failed", f"{FAILED}{metric}")
+    return [
+        *told("Weights were chosen by a validation that leaves out rows that failed", f"{FAILED}validation"),
+        *(left_out or told("Of the box rows of the test some failed", FAILED_IN_TEST)),
+    ]
 
 
 def _failed(result: Result) -> list[str]:

@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from tasks import tracebacks
-from tasks.configuration import to_dict
+from tasks.configuration import Config, to_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError
+from tasks.problem import Problem
 from tasks.report import findings, html_report, lead, pictures
 from tasks.report.findings import Findings
 from tasks.report.html_report import Block, Details, Figure, Heading, Page, Paragraph, Table
@@ -26,9 +27,6 @@ from tasks.runs import atomic, calls
 from tasks.runs.folder import Run
 from tasks.runs.machine import changes
 from tasks.runs.result import Result
-
-if TYPE_CHECKING:
-    from tasks.problem import Problem
 
 NAME = "report.html"
 OWN = "report.json"
@@ -62,8 +60,6 @@ def write(run: Run, problem: Problem | None = None) -> Path:
         RunFolderError: The run is not finished.
         ProblemError: The problem's `report` or `pictures` failed; the rest of the page is written.
     """
-    from tasks.problem import Problem
-
     found = Findings(run, Result.read(run.path))
     failed: Exception | None = None
     if problem is None:
@@ -232,8 +228,8 @@ def _ledger(result: Result) -> list[Block]:
         Heading("The black box"),
         Table.of(
             findings.counts(result),
-            caption=f"What the black boxes counted in optimiser steps{several}; validation and test are "
-            "not in it.",
+            caption=f"What the black boxes counted in optimiser steps{several}. Of validation (the one that "
+            "chose the weights) and test only rows that failed are in it.",
         ),
     ]
     if result.calls:
@@ -257,8 +253,6 @@ def _ledger(result: Result) -> list[Block]:
 
 
 def _settings(run: Run, own: OwnPart) -> list[Block]:
-    from tasks.configuration import Config
-
     common = to_dict(Config())
     # a loop of one's own has settings of its own, which may have the same names
     defaults = {**(common if common.keys() <= run.config.keys() else {}), **own.defaults}

@@ -7,20 +7,16 @@ run again and counts twice: here, and nowhere else.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tasks.errors import Interrupted
-
-if TYPE_CHECKING:
-    from blackbox import BlackBoxFunction
+from tasks.runs import atomic
 
 FOLDER = "calls"
 
 
-class _Note:
+class Note:
     """A file of one process: a number of rows, and what a kill would make of it."""
 
     def __init__(self, folder: Path, late: bool, ends: bool) -> None:
@@ -29,64 +25,34 @@ class _Note:
 
     def count(self, rows: int) -> None:
         """Some more rows are about to be run."""
-        if self._file < 0:  # a process that asks nothing leaves nothing
-            self._folder.mkdir(exist_ok=True)
-            number = len(list(self._folder.iterdir()))
-            while self._file < 0:
-                number += 1
-                try:
-                    self._file = os.open(self._folder / str(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-                except FileExistsError:
-                    continue
-        self._rows += rows
-        self._write("at least" if self._late else "exactly")
+        with atomic.writing(f"in {self._folder} that rows are run", _last_good):
+            if self._file < 0:  # a process that asks nothing leaves nothing
+                self._file = self._new_file()
+            self._rows += rows
+            self._write("at least" if self._late else "exactly")
 
     def end(self) -> None:
         """The process goes on without boxes, or ends by itself: it has counted everything."""
         if self._file >= 0:
-            self._write("exactly" if self.ends else "at least")
+            with suppress(OSError):  # then what it says already stays
+                self._write("exactly" if self.ends else "at least")
             os.close(self._file)
+
+    def _new_file(self) -> int:
+        self._folder.mkdir(exist_ok=True)
+        number = len(list(self._folder.iterdir()))
+        while True:
+            number += 1
+            with suppress(FileExistsError):
+                return os.open(self._folder / str(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
 
     def _write(self, state: str) -> None:
         # one short write in the same place: a process that is killed has done all of it or nothing
         os.pwrite(self._file, f"{state:8} {self._rows:20}\n".encode(), 0)
 
 
-@contextmanager
-def noted(folder: Path, boxes: Sequence[BlackBoxFunction], *, within_reach: bool = True) -> Iterator[None]:
-    """A block in which the rows that boxes run are written down; nothing more, where they are already.
-
-    Args:
-        folder: Of the run; of several processes the first one's, where all can reach it.
-        boxes: Of the run.
-        within_reach: Whether all processes of the run can reach it.
-    """
-    from blackbox import BlackBoxFunction, Parallel
-    from tasks.tally import evaluated, stack
-
-    stacks = [stack(evaluated(box)) for box in boxes]
-    ledgers = {id(parts[-1].ledger): parts[-1].ledger for parts in stacks}.values()
-    if any(ledger.watched for ledger in ledgers):
-        yield
-        return
-    # rows of workers are counted when they are back, and so are those of a box that counts them itself
-    late = any(
-        type(parts[-1]).run_rows is not BlackBoxFunction.run_rows
-        or any(isinstance(part, Parallel) for part in parts)
-        for parts in stacks
-    )
-    note = _Note(folder / FOLDER, late or not within_reach, within_reach)
-    for ledger in ledgers:
-        ledger.watch(note.count)
-    try:
-        yield
-    except BaseException as error:  # what threads still run is counted when this does not listen any more
-        note.ends &= not late or isinstance(error, Interrupted)
-        raise
-    finally:
-        for ledger in ledgers:
-            ledger.watch(None)
-        note.end()
+def _last_good() -> str:
+    return "`blackbox resume` goes on from the last checkpoint."
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tasks.errors import CheckpointError, CheckpointWarning, ConfigurationError
 from tasks.runs import atomic
 
 KEPT = 2
-FOLDER = "checkpoints"
+FOLDER, EVALUATIONS = "checkpoints", "evaluations"
 ENDING = ".pt"
 _CHECKSUM = b"\nsha256 "  # behind what torch.save wrote, which torch.load reads all the same
 _TAIL = len(_CHECKSUM) + 64
@@ -184,3 +184,8 @@ def file_name(stage: str) -> str:
             f"got {stage!r}. Rename it."
         )
     return stage.replace("/", "__")
+
+
+def evaluation(folder: Path, stage: str) -> Path:
+    """The file of a stage's evaluation in a run folder."""
+    return folder / EVALUATIONS / f"{file_name(stage)}{ENDING}"

@@ -13,16 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from tasks.configuration import from_dict, to_dict
 from tasks.errors import ConfigurationError, RunFolderError, RunLockedError
-from tasks.runs import atomic, trust
-from tasks.runs.machine import digest, versions
+from tasks.runs import atomic, calls, trust
+from tasks.runs.machine import digest, machine, versions
 from tasks.runs.metrics import Metrics
-
-if TYPE_CHECKING:
-    from tasks.runs.result import Row
+from tasks.runs.result import Result, Row
 
 FORMAT = 2  # of config.json; raise it when older folders can no longer be resumed
 CONFIG, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
@@ -151,6 +149,11 @@ class Run:
         """What `blackbox resume` executes: the script, or where the problem's class is; "" for nothing."""
         return self.script or self.problem
 
+    @property
+    def is_own(self) -> bool:
+        """Whether resuming executes nothing but what this user, or an installed package, named in it."""
+        return trust.is_own(self.code, self.signature)
+
     def configuration(self, kind: type[C]) -> C:
         """The settings as the task's dataclass; `ConfigurationError` if they do not fit it."""
         return from_dict(kind, self.config)
@@ -185,15 +188,27 @@ class Run:
         """Whether the run has its result."""
         return (self.path / "result.json").is_file()
 
-    def finish(self, table: Sequence[Row]) -> None:
-        """Write `result.json`, which finishes the run.
+    def finish(self, table: Sequence[Row]) -> Result:
+        """Write `result.json`, which finishes the run: what came out, on which machine, with which versions.
 
         Args:
             table: A line for each method and seed; `Row.of` makes one of a training's outcome.
         """
-        from tasks.runs.result import Result
-
-        Result.of(self, table).write(self.path)
+        result = Result(
+            task=self.task,
+            preset=self.preset,
+            config=self.config,
+            seeds=self.seeds,
+            table=tuple(table),
+            machine=machine(),
+            versions=versions() | digest(self.code),
+            command=self.command,
+            started=self.started,
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            calls=calls.read(self.path),
+        )
+        result.write(self.path)
+        return result
 
     @contextmanager
     def lock(self) -> Iterator[None]:

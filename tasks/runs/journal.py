@@ -10,15 +10,13 @@ from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from blackbox import Ledger
 from tasks.errors import CheckpointError, CheckpointWarning, StoppedInside
 from tasks.runs import atomic, checkpoint
 from tasks.runs.checkpoint import file_name
-
-if TYPE_CHECKING:
-    from tasks.tally import Tally
+from tasks.tally import Tally
 
 EVERY = 5.0  # seconds between writes: a step that is over sooner writes nothing
 FOLDER = "journal"
@@ -28,8 +26,8 @@ class Journal:
     """What has been found so far in the step at hand, in `journal` of a run folder.
 
     Entries are kept in memory and written every few seconds, to a small file of their own that appears as a
-    whole or not at all. An entry also has what the black box counted meanwhile, and its ledger gets that when
-    the entry is used: a row that was run by an earlier process is counted once, here too.
+    whole or not at all. An entry also has what the black box counted meanwhile; where this process uses one
+    that an earlier process made, that is added to `used`: the step has taken these rows too.
 
     Of several processes each writes files, and the first one reads and deletes all of them.
 
@@ -43,6 +41,7 @@ class Journal:
 
     Attributes:
         stop: asked at each entry; True ends a step there that has any on the disk.
+        used: what earlier processes have counted for the entries that were used in this step.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class Journal:
         self._every = EVERY if every is None else every
         self.stop: Callable[[], bool] = lambda: False
         self._step, self._failed = 0, False
-        self._mark = Ledger()
+        self._mark, self.used = Ledger(), Ledger()
         self._known: dict[str, dict[str, Any]] = {}
         self._waiting: dict[str, dict[str, Any]] = {}  # made bytes when written: most steps never are
         self._kept = False  # whether anything of the step is on the disk
@@ -69,7 +68,7 @@ class Journal:
     def begin(self, step: int) -> None:
         """The step of this number (from 0) begins; what an earlier process found of it is read."""
         self._step, self._waiting, self._written = step, {}, self._clock()
-        self._known = {}
+        self._known, self.used = {}, Ledger()
         for number, path in self._files() if self._rank == 0 else []:
             if number == step:
                 try:
@@ -95,9 +94,9 @@ class Journal:
         """What was put under `key` in this step, by this process or an earlier one."""
         entry = self._known.get(key)
         if self._ledger is not None:
-            if entry is not None and entry["counts"] is not None:
-                self._ledger.add(Ledger(**entry["counts"]))
             self._mark = self._ledger.copy()
+        if entry is not None and entry["counts"] is not None:
+            self.used.add(Ledger(**entry["counts"]))
         return None if entry is None else entry["value"]
 
     def put(self, key: str, value: Mapping[str, Any]) -> None:

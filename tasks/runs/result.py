@@ -5,25 +5,104 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from blackbox import Ledger
 from tasks.configuration import from_dict
-from tasks.errors import ConfigurationError, RunFolderError
-from tasks.runs import atomic, calls
-from tasks.runs.folder import Run
-from tasks.runs.machine import digest, machine, versions
-
-if TYPE_CHECKING:
-    from tasks.stage import TrainingOutcome
+from tasks.errors import ConfigurationError, ProblemError, RunFolderError
+from tasks.runs import atomic
 
 SCHEMA = 1
 NAME = "result.json"
 FAILED = "failed rows of "  # before a figure's name, among the further ones: rows that its mean leaves out
+FAILED_IN_TEST = "box rows that failed in the test"
 NOT_APPLICABLE = "not applicable"  # of a row's `extra`: why the method has nothing to go by
+
+
+@dataclass
+class TrainingOutcome:
+    """How a stage ended."""
+
+    stage: str
+    step: int = 0
+    """Optimiser steps done."""
+    seconds: float = 0.0
+    """Time in optimiser steps, over all processes that worked on the stage; validation is apart."""
+    best_step: int | None = None
+    """Steps done when validation was lowest; None without (finite) validation."""
+    best_validation: float | None = None
+    best_failed: int = 0
+    """Rows that failed in that validation, whose mean is over the others."""
+    first_validation: float | None = None
+    """Before the first step: what the start's weights are good for."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What the last optimiser step returned."""
+    ledger: Ledger = field(default_factory=Ledger)
+    """What black boxes counted in optimiser steps, in all processes."""
+    judging: Ledger = field(default_factory=Ledger)
+    """What they counted in validation, and before the first step, which is apart."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """As plain data, for the checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> TrainingOutcome:
+        """From what `state_dict` gave."""
+        ledgers = {name: Ledger(**state[name]) for name in ("ledger", "judging")}
+        return cls(**{**state, **ledgers})
+
+
+@dataclass(frozen=True)
+class RowMean:
+    """A figure of `evaluate`: the mean over the rows that came back, beside the count of those that did not.
+
+    One failed row makes the mean of all NaN; a mean over the others alone hides it, and flatters a network
+    whose rows fail where they would be bad. So the table has both, whether or not rows have failed.
+
+        return {"test error": tasks.RowMean((found - truth).abs().mean(dim=1))}
+
+    Args:
+        rows: A number for each row, `(rows,)`; not finite where the row failed.
+
+    Raises:
+        ProblemError: It is no row of numbers, or there is none.
+    """
+
+    rows: Any
+
+    def __post_init__(self) -> None:
+        """Refuse what has no rows."""
+        shape = np.shape(self.rows)
+        if len(shape) != 1 or shape[0] == 0:
+            raise ProblemError(f"RowMean: expected a number for each row, (rows,), got shape {shape}.")
+
+    @property
+    def value(self) -> float:
+        """The mean over rows that came back; NaN where none did."""
+        import torch
+
+        rows = torch.as_tensor(self.rows).detach().double()
+        return float(rows[rows.isfinite()].mean())
+
+    @property
+    def failed(self) -> int:
+        """How many rows did not come back."""
+        import torch
+
+        return int((~torch.as_tensor(self.rows).isfinite()).sum())
+
+
+def without_failed(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures with the value of each `RowMean` in its place, and behind them how many rows it leaves out."""
+    means = {name: value for name, value in figures.items() if isinstance(value, RowMean)}
+    values = {name: mean.value for name, mean in means.items()}
+    return {**figures, **values, **{f"{FAILED}{name}": mean.failed for name, mean in means.items()}}
 
 
 @dataclass(frozen=True)
@@ -66,8 +145,6 @@ class Row:
         Raises:
             ConfigurationError: The stage is named otherwise, or there is no figure.
         """
-        from tasks.problem import without_failed
-
         named = re.fullmatch(r"seed-(\d+)/(.+)", outcome.stage)
         if named is None or not figures:
             raise ConfigurationError(
@@ -77,6 +154,8 @@ class Row:
         (metric, value), *others = without_failed(figures).items()
         number = float(value) if isinstance(value, int | float) else math.nan
         chosen = {"chosen step": outcome.best_step, "validation": outcome.best_validation}
+        if outcome.best_failed:
+            chosen[f"{FAILED}validation"] = outcome.best_failed
         return cls(
             method=named[2],
             seed=int(named[1]),
@@ -111,28 +190,9 @@ class Result:
     """`rows` that black boxes ran in all: training, validation, test, timing, and what was run again after a
     kill; and `exact`, False where there may be more."""
 
-    @classmethod
-    def of(cls, run: Run, table: Sequence[Row]) -> Result:
-        """The result of `run`, finished now on this machine."""
-        return cls(
-            task=run.task,
-            preset=run.preset,
-            config=run.config,
-            seeds=run.seeds,
-            table=tuple(table),
-            machine=machine(),
-            versions=versions() | digest(run.code),
-            command=run.command,
-            started=run.started,
-            finished=datetime.now(UTC).isoformat(timespec="seconds"),
-            calls=calls.read(run.path),
-        )
-
-    def write(self, folder: Path) -> Path:
+    def write(self, folder: Path) -> None:
         """Write `result.json` atomically: a run that has one is finished."""
-        path = folder / NAME
-        atomic.write_json(path, asdict(self))  # figures that are not finite become null
-        return path
+        atomic.write_json(folder / NAME, asdict(self))  # figures that are not finite become null
 
     @classmethod
     def read(cls, folder: Path) -> Result:

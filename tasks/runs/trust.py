@@ -14,14 +14,8 @@ import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from shlex import quote
-from typing import TYPE_CHECKING
 
 from tasks import names
-from tasks.errors import RunFolderError
-
-if TYPE_CHECKING:
-    from tasks.runs.folder import Run
 
 
 def sign(code: str) -> str:
@@ -34,29 +28,12 @@ def sign(code: str) -> str:
     return "" if key is None or not code else _signature(key, code)
 
 
-def is_own(run: Run) -> bool:
-    """Whether resuming the run executes nothing but what this user, or an installed package, named in it."""
-    if not run.code or (not run.script and run.problem in names.problems().values()):
+def is_own(code: str, signature: str) -> bool:
+    """Whether `code` is nothing, the problem of an installed package, or what this user has signed."""
+    if not code or code in names.problems().values():
         return True
     key = _key(make=False)
-    return key is not None and hmac.compare_digest(_signature(key, run.code), run.signature)
-
-
-def check(run: Run, *, trusted: bool) -> None:
-    """Refuse a run that came from elsewhere, unless the user trusts it.
-
-    Args:
-        run: That is to be resumed.
-        trusted: Whether the user said so.
-
-    Raises:
-        RunFolderError: Naming the file that would be executed.
-    """
-    if not (trusted or is_own(run)):
-        raise RunFolderError(
-            f"{run.path}: expected a run that you made, got one from elsewhere, and to resume it is to "
-            f"execute {run.code}. Look at that file, then: blackbox resume {quote(str(run.path))} --trust"
-        )
+    return key is not None and hmac.compare_digest(_signature(key, code), signature)
 
 
 def _signature(key: bytes, code: str) -> str:

@@ -9,8 +9,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from simulators.wake_flow.box import WakeFlow as Solver
-from tasks.problem import Data, Problem
-from tasks.setup import Setup
+from tasks.problem import Data, Problem, Setup
 from tasks.wake_flow import data, rollout
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.data import Pairs, WakeData

@@ -15,9 +15,8 @@ import zo
 from blackbox import Ledger
 from tasks import methods as shared
 from tasks.autograd import AutogradGradient
-from tasks.methods import Cost, Method
-from tasks.setup import Setup, Trained
-from tasks.stage import TrainingOutcome
+from tasks.problem import Cost, Method, Setup, Trained
+from tasks.runs.result import TrainingOutcome
 from tasks.wake_flow import precomputed
 from tasks.wake_flow.config import Config, family_of, method_name
 from tasks.wake_flow.coupling import Coupling, problem_of

@@ -10,8 +10,8 @@ import numpy as np
 from torch import nn
 
 from simulators.wake_flow.geometry import Channel
+from tasks.problem import Trained
 from tasks.runs.folder import Run
-from tasks.setup import Trained
 from tasks.wake_flow import evaluation, rollout, trajectories
 from tasks.wake_flow.config import IN_LOOP, PRESETS, family_of
 from tasks.wake_flow.coupling import Coupling

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import tasks
 from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import Result, Row
+from tasks.runs.result import Row
 
 TWELVE = (
     "none", "no-gradient", "identity", "tangents", "student", "sparse-cge", "cge", "rge", "hybrid", "row-rge",
@@ -80,7 +80,7 @@ def made(
                 )
             )  # fmt: skip
     if finished:
-        Result.of(run, table).write(run.path)
+        run.finish(table)
     return run
 
 

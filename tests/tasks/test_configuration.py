@@ -2,7 +2,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -124,3 +124,28 @@ def test_a_run_whose_file_has_changed_is_told_to_go_on_with_it(tmp_path):
     changed = dataclasses.replace(run, problem=f"{file}:Own", versions={"own.py": "0" * 12})
     with pytest.warns(CheckpointWarning, match="its code has changed since .*: own.py 0+ -> .* of both"):
         warn_of_changes(changed)
+
+
+@dataclass(frozen=True)
+class Nested(tasks.Config):
+    grid: tuple[tuple[int, int], ...] | None = ((8, 16), (4, 8))
+    bare: tuple = ((1, 2), ("a", (3,)))  # pyright: ignore[reportMissingTypeArgument]
+    free: Any = (1, (2, 3))
+    named: dict[str, tuple[float, ...]] = field(default_factory=lambda: {"x": (1.0, 2.0)})
+    listed: list[tuple[int, int]] = field(default_factory=lambda: [(1, 2)])
+
+
+def test_nested_tuples_are_tuples_again_when_a_run_goes_on():
+    begun = Nested(grid=((2, 3),), free=[[1], {"y": [2]}])
+    assert begun.free == ((1,), {"y": (2,)})
+    resumed = from_dict(Nested, json.loads(json.dumps(to_dict(begun))))
+    assert resumed == begun and repr(resumed) == repr(begun)
+    assert resumed.listed == [(1, 2)] and isinstance(resumed.bare[1][1], tuple)
+
+
+def test_lists_are_taken_for_tuples_inside_of_others_too_and_what_is_wrong_there_is_named():
+    assert Nested(grid=[[1, 2]], named={"x": [1.0]}).grid == ((1, 2),)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigurationError, match=r"grid: expected a valid integer.* at \[0\]\[1\], got 'b'"):
+        Nested(grid=[[1, "b"]])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigurationError, match="listed: expected a valid list, got 3"):
+        Nested(listed=3)  # pyright: ignore[reportArgumentType]

@@ -12,10 +12,9 @@ from tasks.errors import ProblemError
 from tasks.progress import Progress
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import Result, Row
+from tasks.runs.result import Row
 from tasks.wake_flow.evaluation import to_fields
 from tasks.wake_flow.problem import WakeFlow
-from tasks.work import evaluation_path
 from tests.tasks.problems import Steering
 from tests.tasks.wake_flow.test_report import CONFIG, evaluation
 
@@ -122,11 +121,11 @@ def test_the_wake_s_flow_goes_out_with_its_axes(tmp_path):
     table = []
     for method in config.methods:
         fields = {name: torch.as_tensor(values) for name, values in to_fields(known, method).items()}
-        path = evaluation_path(run.path, stage_name(0, method))
+        path = checkpoint.evaluation(run.path, stage_name(0, method))
         path.parent.mkdir(exist_ok=True)
         checkpoint.save(path, {"fields": fields, "figures": {"MAE": 0.1}})
         table.append(Row(method=method, seed=0, metric="MAE", value=0.1))
-    Result.of(run, table).write(run.path)
+    run.finish(table)
     found = tasks.FinishedRun(run, WakeFlow(config))
     flow = known.tracks["NON"].moving
     with xarray.open_datatree(found.export("netcdf"), engine="h5netcdf") as tree:

@@ -15,7 +15,7 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction, Ledger
 from tasks.errors import CheckpointWarning, Interrupted, StoppedInside
 from tasks.progress import Progress
-from tasks.runs import atomic, checkpoint
+from tasks.runs import atomic, calls, checkpoint
 from tasks.runs import journal as module
 from tasks.runs.folder import Run
 from tasks.runs.journal import Journal, journaled
@@ -137,7 +137,10 @@ def test_the_rows_of_an_entry_are_counted_where_it_is_used(folder):
     again = Journal(folder, STAGE, other, every=0.0)
     again.begin(0)
     assert again.get("0") is not None and again.get("1") is not None
-    assert other == Ledger(rows_run=120, rows_failed=1)
+    assert again.used == Ledger(rows_run=20, rows_failed=1)
+    assert other == Ledger(rows_run=100)  # a budget knows of them from the run's calls
+    again.begin(1)
+    assert again.used == Ledger()
 
 
 def test_a_step_ends_inside_only_after_what_it_has_is_on_the_disk(folder):
@@ -194,26 +197,13 @@ class Cubed(BlackBoxFunction):
         return x**3
 
 
-class Rows:
-    """As the tasks count them."""
-
-    def __init__(self):
-        self.rows = 0
-
-    def state_dict(self):
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state):
-        self.rows = state["rows"]
-
-
 def descend(run, box, evaluator="stacked", steps=3, checkpoint_every=1):
     """Train 30 weights through the box, nine queries at a time, everything journaled at once."""
     torch.manual_seed(0)
     network = torch.nn.Sequential(
         torch.nn.Linear(2, 4), torch.nn.BatchNorm1d(4), torch.nn.Tanh(), torch.nn.Linear(4, 2)
     )
-    optimizer, rows = torch.optim.Adam(network.parameters()), Rows()
+    optimizer = torch.optim.Adam(network.parameters())
 
     def objective(network, batch):
         return box(network(batch)).square().sum(dim=1)
@@ -221,14 +211,12 @@ def descend(run, box, evaluator="stacked", steps=3, checkpoint_every=1):
     gradient = zo.LossGradient(network, objective, zo.CGE(mu=1e-3), evaluator=evaluator, chunk=9, seed=3)
 
     def step(i):
-        before = box.ledger.copy()
         optimizer.zero_grad()
         loss = gradient.backward(torch.randn(6, 2, generator=torch.Generator().manual_seed(i)))
         optimizer.step()
-        rows.rows += box.ledger.since(before).rows_run
-        return {"loss": loss.item(), "queries": gradient.counts.queries, "rows": rows.rows}
+        return {"loss": loss.item(), "queries": gradient.counts.queries}
 
-    state = {"network": network, "optimizer": optimizer, "rows": rows, "gradient": gradient}
+    state = {"network": network, "optimizer": optimizer, "gradient": gradient}
     train(
         run, STAGE, steps=steps, step=step, state=state, model="network",
         checkpoint_every=checkpoint_every, progress=Progress(), boxes=[box],
@@ -268,7 +256,8 @@ def test_a_step_that_is_cut_short_anywhere_goes_on_to_the_same_bits_and_counts(
         again = descend(run, Cubed(), evaluator)
         assert final_bits(run) == final_bits(truth), at
         assert lines(run) == lines(truth), at
-        assert again.ledger.rows_run <= rows
+        assert lines(run)[-1]["rows"] == rows
+        assert again.ledger.rows_run == calls.read(run.path)["rows"] > rows  # a budget counts all of them
         assert not (run.path / "journal").exists()
 
 
@@ -282,7 +271,8 @@ def test_what_is_in_the_journal_is_not_evaluated_again(new_run, monkeypatch):
     monkeypatch.setattr(Cubed, "evaluate_rows", lambda self, x: asked.append(len(x)) or x**3)
     descend(run, box, "loop", steps=1)
     assert sum(asked) <= whole - 6 * 18  # two chunks of nine, at least, were whole
-    assert box.ledger.rows_run == whole
+    assert lines(run)[-1]["rows"] == whole
+    assert box.ledger.rows_run == whole - 6 * 3 + sum(asked)
 
 
 CHANGES = {

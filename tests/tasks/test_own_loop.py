@@ -186,7 +186,7 @@ def test_a_block_without_a_result_is_an_error(tmp_path, monkeypatch, settings):
 
 
 def test_a_line_of_the_table_needs_a_named_stage_and_a_figure():
-    from tasks.training import TrainingOutcome
+    from tasks.runs.result import TrainingOutcome
 
     row = tasks.Row.of(TrainingOutcome("seed-3/my-method"), {"error": float("nan"), "speed": 2}, unit="m")
     assert (row.method, row.seed, row.metric, row.value, row.unit) == ("my-method", 3, "error", None, "m")

@@ -14,6 +14,7 @@ from blackbox.wrappers import Budgeted
 from tasks.errors import ConfigurationError, NotApplicableError, ProblemError, ProblemWarning
 from tasks.methods import METHODS
 from tasks.progress import Progress
+from tasks.runs import calls
 from tasks.runs.folder import Run
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
 from zo import FailedQueriesError
@@ -317,12 +318,74 @@ def test_a_budget_is_kept_to_the_row_and_a_larger_one_goes_on(tmp_path):
     assert Run.open(folder).config["rows"] == 10_000
 
 
+class Crash(tasks.Callback):
+    """Ends the run as a fault would: without a checkpoint of what came since the last one."""
+
+    strict = True
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step(self, stage, step, metrics):
+        if step == self.step:
+            raise OSError("the machine is gone")
+
+
+def test_rows_that_a_crash_makes_run_again_count_in_the_budget(tmp_path):
+    planned = (6 + 1) * 5 * 2 + 4 * 6 * 2 + 8 * 2
+    settings = {"methods": ["first-order"], "rows": planned}
+    whole = go(Steering(), tmp_path / "whole", **settings)
+    assert whole.result.calls["rows"] == planned
+    with pytest.raises(OSError, match="the machine is gone"):
+        go(Steering(), tmp_path / "cut", callbacks=[Crash(5)], **settings)  # a checkpoint is behind step 4
+    folder = next((tmp_path / "cut").iterdir())
+    with pytest.raises(BudgetError, match=f"128 of {planned} are spent"):  # all but the test
+        go(Steering(), tmp_path, resume=folder, **settings)
+    assert calls.read(folder)["rows"] == planned + 10 - 16
+    again = go(Steering(), tmp_path, resume=folder, **{**settings, "rows": planned + 10})
+    assert again.result.calls == {"rows": planned + 10, "exact": True}
+    assert again.result.table[0].extra == whole.result.table[0].extra
+    assert again.result.table[0].rows == whole.result.table[0].rows == (6 + 1) * 5 * 2 - 10
+
+
 def test_rows_that_fail_are_kept_and_counted_with_their_cause(tmp_path):
     run = go(Beside(limit=0.4), tmp_path, methods=["cge", "tangents", "no-gradient"])
     assert all(row.value is not None or row.method for row in run.result.table)
     failed = [row.ledger for row in run.result.table if row.ledger["rows_failed"]]
     assert failed and all("ArithmeticError" in ledger["causes"] for ledger in failed)
     assert all("is too much" in ledger["first_failure"] for ledger in failed)
+
+
+def test_rows_that_fail_in_validation_and_test_are_told_beside_the_figures(tmp_path):
+    class Lossy(Steering):
+        """In evaluation mode one row of each held-out batch fails, and the figure hides it."""
+
+        def objective(self, network, wanted):
+            if not network.training:
+                wanted = wanted.clone()
+                wanted[1] = math.nan
+            return super().objective(network, wanted)
+
+        def validate(self, network):
+            return torch.cat([self.losses(network, self.data.validation), torch.zeros(4)])
+
+        def evaluate(self, network):
+            return {"error": float(self.losses(network, self.data.test).nanmean())}
+
+    run = go(Lossy(), tmp_path, methods=["none", "first-order"], steps=2)
+    none, trained = run.result.table
+    assert trained.extra["failed rows of validation"] == 1 and "failed rows of validation" not in none.extra
+    failed = [row.extra["box rows that failed in the test"] for row in (none, trained)]
+    assert failed == [2, 2]  # the box is called twice
+    page = run.report.read_text(encoding="utf-8")
+    assert "Weights were chosen by a validation that leaves out rows that failed: 1 of first-order." in page
+    assert "Of the box rows of the test some failed: 2 of none, 2 of first-order." in page
+    assert "failed in validation" in page and "failed in test" in page
+    clean = go(Steering(), tmp_path / "clean", methods=["none", "first-order"], steps=2)
+    told = [name for row in clean.result.table for name in row.extra if "failed" in name]
+    assert told == ["failed rows of test loss"] * 2
+    page = clean.report.read_text(encoding="utf-8")
+    assert "some failed" not in page and "failed in test" not in page and "rows that failed:" not in page
 
 
 def test_a_mean_over_rows_leaves_out_those_that_failed_and_counts_them(tmp_path):

@@ -201,8 +201,7 @@ def test_a_result_comes_back_as_it_was_written(run):
         ),
         Row("NON", 0, "MAE", None),
     ]
-    result = Result.of(run, rows)
-    result.write(run.path)
+    result = run.finish(rows)
     assert run.finished
     assert Result.read(run.path) == result
     assert result.machine["cores"] == len(os.sched_getaffinity(0))
@@ -214,7 +213,8 @@ def test_a_result_comes_back_as_it_was_written(run):
 def test_a_result_of_another_schema_or_none_is_refused(run):
     with pytest.raises(RunFolderError, match="blackbox resume"):
         Result.read(run.path)
-    path = Result.of(run, []).write(run.path)
+    run.finish([])
+    path = run.path / "result.json"
     path.write_text(path.read_text().replace('"schema": 1', '"schema": 2'))
     with pytest.raises(RunFolderError, match="expected schema 1, got 2"):
         Result.read(run.path)

@@ -243,7 +243,7 @@ def test_weights_are_compared_on_the_validation_rows_that_came_back(run):
     with pytest.warns(ProblemWarning, match="at most a tenth of 20 losses not to be finite, got 3"):
         model, outcome = walk(run, values=values, steps=3, validate_every=1)
     assert outcome.best_step == 2 and model.weight.item() == 2.0
-    assert outcome.best_validation == pytest.approx((0.5 + 9 + 18) / 20)
+    assert outcome.best_validation == pytest.approx((0.5 + 9 + 18) / 20) and outcome.best_failed == 0
     told = [line for line in run.metrics() if "validation" in line]
     assert [line.get("validation_failed", 0) for line in told] == [0, 1, 0, 3]
     assert told[1]["validation"] == pytest.approx((2.0 + 18) / 19)

@@ -8,8 +8,13 @@ import pytest
 import torch
 
 import tasks
+from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
 from tasks import cost, methods
 from tasks.errors import ConfigurationError
+from tasks.progress import Progress
+from tasks.runs.folder import Run
+from tasks.work import work
+from tests.tasks.problems import Steering
 
 
 class Line(tasks.Problem):
@@ -54,7 +59,7 @@ def test_rows_are_those_of_base_and_queries(tmp_path):
 
 def test_cost_is_in_rows_of_the_data():
     problem = Line()
-    lines = cost.lines(problem, methods.chosen(problem), 2, timed=True)
+    lines = cost.lines(problem, methods.named(problem, problem.config.methods), 2, timed=True)
     assert "without a black box" in lines[0] and "5" in lines[0]
     assert any("cge" in line and "queries" in line for line in lines)
 
@@ -72,3 +77,82 @@ def test_what_needs_a_box_and_what_the_problem_refuses_is_said(tmp_path, setting
     with pytest.raises(ConfigurationError) as caught:
         tasks.run(Line(**settings), runs=tmp_path)
     assert all(word in str(caught.value) for word in words)
+
+
+class Costly(Steering):
+    """Its box and its data must not be made for settings that are refused."""
+
+    def box(self):
+        raise AssertionError("the box was made")
+
+    def data(self):
+        raise AssertionError("the data was made")
+
+    def check(self):
+        if self.config.limit < 0:
+            raise ConfigurationError("limit: expected one above zero.")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"limit": -1.0}, "limit: expected"),
+        ({"methods": ("first-order", "reg")}, "Did you mean 'rge'"),
+        ({"device": "cuda"}, "expected a GPU"),
+    ],
+)
+@pytest.mark.parametrize("way", ["script", "command"])
+def test_what_settings_tell_is_refused_before_a_box_or_data_is_made(tmp_path, settings, said, way):
+    problem = Costly(**settings)
+    with pytest.raises(BlackBoxError, match=said):
+        if way == "script":
+            tasks.run(problem, runs=tmp_path / "runs")
+        else:  # the folder comes first there, and goes when nothing was done in it
+            work(problem, Run.create(tmp_path, "costly", "own", problem.config, [0]), Progress())
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_script_leaves_no_folder_of_a_run_that_was_not_begun(tmp_path):
+    with pytest.raises(ConfigurationError, match="No row was run"):
+        tasks.run(Steering(), runs=tmp_path, rows=10)
+    assert not list(tmp_path.iterdir())
+
+
+class Labels(BlackBoxFunction):
+    """Whole numbers, which have no derivative to be learned."""
+
+    inputs = (ArraySpec("z", (3,)),)
+    outputs = (ArraySpec("label", (), dtype="int64"),)
+
+    def evaluate_rows(self, z):
+        raise AssertionError("a row was run")
+
+
+class Classed(Steering):
+    def box(self):
+        return Labels()
+
+
+@pytest.mark.parametrize(
+    ("problem", "settings", "said"),
+    [
+        (Steering(), {"methods": ["cge", "tangents"], "max_rows": 0.5}, "max_rows: expected at least 1"),
+        (Steering(), {"methods": ["cge", "secant"], "max_rows": 2.0}, "max_rows: expected at least 3"),
+        (
+            Steering(),
+            {"methods": ["cge", "hybrid"], "coordinates": 31},
+            "fewer than the 31 weights for hybrid",
+        ),
+        *(
+            (Classed(), {"methods": ["cge", method]}, "Labels.*to have a differentiable output")
+            for method in ("identity", "student", "tangents", "secant", "row-rge")
+        ),
+    ],
+)
+def test_what_a_method_cannot_train_with_is_refused_before_the_one_ahead_of_it(
+    tmp_path, problem, settings, said
+):
+    with pytest.raises(ConfigurationError, match=said):
+        tasks.run(problem, runs=tmp_path, progress=Progress(), **settings)
+    assert not list(tmp_path.iterdir())

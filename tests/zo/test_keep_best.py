@@ -175,6 +175,27 @@ def test_rows_that_fail_are_left_out_of_both_sides_and_counted():
     assert kept.restore() == "Kept the weights of step 2 of 2, held-out loss 0.9, 1 of 10 rows not finite."
 
 
+def test_where_other_rows_fail_each_time_the_best_is_lower_than_all_that_were_the_best():
+    """Each of three is lower than the one before it, on rows that both have; the third not than the first."""
+    rest, steps = [1.0] * 17, [[NAN, 1.0, 5.0], [5.0, NAN, 1.0], [1.0, 5.0, NAN]]
+    cycle = [torch.tensor([*row, *rest]) for row in steps]
+    held_out, network, _ = follow([*cycle, cycle[2]], every=1)
+    assert held_out.best_step == 1
+    saved = held_out.state_dict()
+    again = KeepBest(network, lambda: cycle[2], every=1)
+    again.load_state_dict(saved)
+    again.before_step()
+    assert again.best_step == 1
+    better = KeepBest(network, lambda: torch.tensor([0.5] * 20), every=1)
+    better.load_state_dict({**saved, "last": None})
+    better.before_step()
+    assert better.best_step == saved["step"] and better.best_validation == 0.5
+    before = {**saved, "rows": saved["rows"][-1]}  # as earlier versions saved it
+    better.load_state_dict({**before, "last": None})
+    better.before_step()
+    assert better.best_validation == 0.5
+
+
 def test_losses_of_other_rows_than_before_are_refused():
     with pytest.raises(zo.ConfigurationError, match="the same 3 rows each time, got 2"):
         follow([torch.ones(3), torch.ones(2), torch.ones(2)], every=1)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeAlias
 
 from torch import Tensor
 from torch.autograd import Function
 
+from blackbox import BlackBoxFunction
 from zo.errors import DerivativeError
 
-if TYPE_CHECKING:
-    from zo.box_gradient.differentiable import DifferentiableBox
+Tensors: TypeAlias = tuple[Tensor, ...]
+PullBack: TypeAlias = Callable[[tuple[bool, ...], Tensors, Tensors, tuple[Tensor | None, ...]], Tensors]
+"""`(needed, inputs, outputs, cotangents)` to the gradients of the needed inputs."""
 
 
 class _Refusing(Function):
@@ -28,21 +31,20 @@ class _Refusing(Function):
 
 
 class BlackBoxCall(_Refusing):
-    """`apply(solver, call, *inputs)` gives a tuple with the box's outputs."""
+    """`apply(box, pull_back, *inputs)` gives a tuple with the box's outputs."""
 
     @staticmethod
-    def forward(solver: DifferentiableBox, call: int, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(box: BlackBoxFunction, pull_back: PullBack, *inputs: Tensor) -> Tensors:
         """The base, the only evaluation of forward."""
-        outputs = solver.box(*inputs)
+        outputs = box(*inputs)
         # copies: autograd lets nobody write to what is a view, as rows in further axes are
         return tuple(out.clone() for out in (outputs if isinstance(outputs, tuple) else (outputs,)))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ANN401
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:  # noqa: ANN401
         """Keep the base for backward, so that it is not evaluated again."""
-        ctx.solver, ctx.call = inputs[:2]
-        specs = ctx.solver.box.outputs
-        fixed = [out for spec, out in zip(specs, output, strict=True) if not spec.differentiable]
+        box, ctx.pull_back = inputs[:2]
+        fixed = [out for spec, out in zip(box.outputs, output, strict=True) if not spec.differentiable]
         ctx.mark_non_differentiable(*fixed)
         ctx.set_materialize_grads(False)  # None tells an output that the loss does not use
         ctx.save_for_backward(*inputs[2:], *(out.clone() for out in output))  # users may write to theirs
@@ -51,24 +53,23 @@ class BlackBoxCall(_Refusing):
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """The queries, as a function of their own: it is that one which cannot be differentiated."""
         needed = ctx.needs_input_grad[2:]
-        found = iter(PullBack.apply(ctx.solver, ctx.call, needed, *ctx.saved_tensors, *cotangents))
+        found = iter(Queries.apply(ctx.pull_back, needed, *ctx.saved_tensors, *cotangents))
         return None, None, *(next(found) if needs else None for needs in needed)
 
 
-class PullBack(_Refusing):
-    """`apply(solver, call, needed, *inputs, *outputs, *cotangents)` gives the needed gradients."""
+class Queries(_Refusing):
+    """`apply(pull_back, needed, *inputs, *outputs, *cotangents)` gives the needed gradients."""
 
     @staticmethod
-    def forward(
-        solver: DifferentiableBox, call: int, needed: tuple[bool, ...], *tensors: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        """The queries."""
-        given, came = len(needed), len(solver.box.outputs)
+    def forward(pull_back: PullBack, needed: tuple[bool, ...], *tensors: Tensor | None) -> Tensors:
+        """As many cotangents as outputs, and as many inputs as are needed or not."""
+        given = len(needed)
+        came = (len(tensors) - given) // 2
         inputs, outputs, cotangents = tensors[:given], tensors[given : given + came], tensors[given + came :]
-        return solver.pull_back(call, needed, inputs, outputs, cotangents)  # pyright: ignore[reportArgumentType]
+        return pull_back(needed, inputs, outputs, cotangents)  # pyright: ignore[reportArgumentType]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ANN401
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:  # noqa: ANN401
         """Nothing is kept: there is no backward."""
 
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -165,7 +166,7 @@ class DifferentiableBox(nn.Module):
         pairs = zip(specs, arrays, strict=True)
         inputs = [array if spec.differentiable else array.detach() for spec, array in pairs]
         recorded = torch.is_grad_enabled() and any(array.requires_grad for array in inputs)
-        outputs = BlackBoxCall.apply(self, self.counts.calls, *inputs)
+        outputs = BlackBoxCall.apply(self.box, partial(self.pull_back, self.counts.calls), *inputs)
         self.counts.calls += recorded
         if self._tangent is not None and recorded:
             self._tangent.start()

@@ -140,7 +140,6 @@ class Metered(Wrapper):
     """
 
     transparent = True
-    remembers = True  # a checkpoint's count is not added to it
 
     def __init__(self, box: BlackBoxFunction, path: Path) -> None:
         super().__init__(box)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from blackbox.checks import nearest
 from blackbox.registry import find
+from tasks.data import evaluating
 from tasks.errors import ConfigurationError
 from tasks.image_classification.networks.convolutional import resnet, simple_cnn, vgg
-from tasks.problem import evaluating
 
 ImageShape: TypeAlias = tuple[int, int, int]
 """Channels, height and width in pixels."""

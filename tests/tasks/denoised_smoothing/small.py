@@ -13,9 +13,9 @@ import tests.tasks.denoised_smoothing.boxes as boxes
 from tasks.denoised_smoothing import DenoisedSmoothing
 from tasks.denoised_smoothing.config import Config
 from tasks.denoised_smoothing.problem import METHODS
+from tasks.problem import Setup, Trained
 from tasks.progress import Progress
 from tasks.runs.folder import Run
-from tasks.setup import Setup, Trained
 from tasks.work import prepare, setup_of
 
 CLASSES, SIDE = 3, 6
@@ -86,7 +86,7 @@ def setup(
     (path,) = runs.iterdir()
     if made.run_folder is None:
         made.begin(path)
-        prepare(made)
+        prepare(made, {})
     return setup_of(made, Run.open(path), name, 0, Progress(), trained)
 
 

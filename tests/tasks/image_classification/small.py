@@ -12,9 +12,9 @@ from tasks.configuration import to_dict
 from tasks.image_classification import ImageClassification
 from tasks.image_classification.config import Config
 from tasks.image_classification.data import ImageData, Images, Normalisation
+from tasks.problem import Setup, Trained
 from tasks.progress import Progress
 from tasks.runs.folder import Run
-from tasks.setup import Setup, Trained
 from tasks.work import setup_of
 
 SETTINGS = {
@@ -91,7 +91,7 @@ def setup(
 
 
 def train(its: Setup) -> Trained:
-    return methods.chosen(its.problem)[its.name].train(its)
+    return methods.named(its.problem, [its.name])[its.name].train(its)
 
 
 def flat_grad(network: torch.nn.Module) -> torch.Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import zo
 from tasks.image_classification import ImageClassification, sparse_set
-from tasks.setup import Setup
+from tasks.problem import Setup
 from tests.tasks.image_classification.small import Striped, setup, train
 
 

@@ -16,12 +16,11 @@ from PIL import Image
 from tasks import report
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import Result, Row
+from tasks.runs.result import Row
 from tasks.wake_flow import curves, pictures
 from tasks.wake_flow.evaluation import SERIES, Evaluation, Track, to_fields
 from tasks.wake_flow.pictures import vorticity
 from tasks.wake_flow.problem import WakeFlow
-from tasks.work import evaluation_path
 from tests.tasks.test_html_report import read
 from tests.tasks.wake_flow.small import SMALL
 
@@ -69,10 +68,10 @@ def finished(folder, methods, seeds=(0, 1), change=lambda found: found):
             )
             found.tracks.setdefault("SRC", track(0.3, seed))  # it is there in any case
             fields = {name: torch.as_tensor(array) for name, array in to_fields(found, method).items()}
-            path = evaluation_path(run.path, stage_name(seed, method))
+            path = checkpoint.evaluation(run.path, stage_name(seed, method))
             path.parent.mkdir(exist_ok=True)
             checkpoint.save(path, {"figures": {"MAE": value}, "fields": fields, "ledger": {}})
-    Result.of(run, table).write(run.path)
+    run.finish(table)
     return run
 
 

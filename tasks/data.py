@@ -1,0 +1,101 @@
+"""`Data`: what a network is trained, chosen and judged by; and how the objective is asked about a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tasks.errors import ConfigurationError, ProblemError
+from zo.batches import count_rows, map_tensors
+from zo.estimators import Key
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a network is trained, chosen and judged by.
+
+    Attributes:
+        train: `train(seed, step)` gives the batch of a step, the same whenever it is asked: any nesting of
+            tensors that have their rows first. Draw with `zo.estimators.Key(seed, step).generator()`.
+        validation: A batch by which weights are chosen; None to keep the last weights.
+        test: A batch for the last line; None where `evaluate` has its own.
+    """
+
+    train: Callable[[int, int], Any]
+    validation: Any = None
+    test: Any = None
+
+    def __post_init__(self) -> None:
+        """Refuse batches in the place of what gives them."""
+        if not callable(self.train):
+            raise ProblemError(
+                f"Data, train: expected a function of (seed, step) that gives a batch, got a "
+                f"{type(self.train).__name__}. For rows that are there already take tasks.Data.split."
+            )
+
+    @classmethod
+    def split(cls, rows: Any, *, batch: int, validation: int = 0, test: int = 0) -> Data:  # noqa: ANN401
+        """Rows that are there from the start: the last ones are held out, the others drawn with replacement.
+
+        Args:
+            rows: Any nesting of tensors that have their rows first.
+            batch: Rows in a step.
+            validation: How many rows to hold out to choose weights by.
+            test: How many to hold out for the last line.
+
+        Raises:
+            ConfigurationError: Fewer than one row is left to train on.
+        """
+        count = count_rows(rows)
+        left = count - validation - test
+        if left < 1:
+            raise ConfigurationError(
+                f"Data.split: expected more than the {validation} + {test} rows held out, got {count}."
+            )
+
+        def part(index: Tensor | slice) -> Any:  # noqa: ANN401
+            return map_tensors(lambda tensor: tensor[index], rows)
+
+        def train(seed: int, step: int) -> Any:  # noqa: ANN401
+            generator = Key(seed, step).generator()
+            return part(torch.randint(left, (batch,), generator=generator))
+
+        held_out = part(slice(left, left + validation)) if validation else None
+        return cls(train, held_out, part(slice(left + validation, count)) if test else None)
+
+
+def one_each(losses: Tensor, batch: Any) -> Tensor:  # noqa: ANN401
+    """The losses of a batch, `(rows,)`, as they are.
+
+    Raises:
+        ProblemError: They are of another shape.
+    """
+    if losses.shape != (count_rows(batch),):
+        raise ProblemError(
+            f"objective: expected one loss for each of {count_rows(batch)} rows, got a tensor of shape "
+            f"{tuple(losses.shape)}. Take the mean over all axes but the first."
+        )
+    return losses
+
+
+def parts(batch: Any, rows: int) -> Iterator[Any]:  # noqa: ANN401
+    """A batch cut into parts of at most so many rows."""
+    for start in range(0, count_rows(batch), rows):
+        yield map_tensors(lambda tensor, at=start: tensor[at : at + rows], batch)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """A block in which a network is in evaluation mode; its modules' modes are put back."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
