@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import shutil
@@ -12,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,6 +44,15 @@ _TYPES: Mapping[str, tuple[str, str | None]] = {
     "Boolean": ("Boolean", "bool"),
 } | {name: (name, "int64") for name in ("Int8", "Int16", "UInt16", "UInt32", "Int64", "UInt64")}
 _PREFIX, _LOCK = "blackbox-fmu-", ".in-use"
+
+
+class _Heard(threading.local):
+    """What FMUs logged last in this thread."""
+
+    last = ""
+
+
+_heard = _Heard()
 _loading = threading.Lock()  # FMPy changes the working directory while it loads a library
 
 
@@ -187,6 +198,43 @@ def new_folder() -> tuple[Path, Callable[[], None]]:
     return folder, remove
 
 
+def _hear(*words: Any) -> None:  # noqa: ANN401 - what FMI 2 and 3 give differs; the message comes last
+    _heard.last = words[-1].decode(errors="replace") if isinstance(words[-1], bytes) else str(words[-1])
+
+
+@cache
+def _callbacks() -> Any:  # noqa: ANN401 - FMPy's
+    """Of all instances of FMI 2.
+
+    What puts numbers into messages, FMPy's proxy, knows the last logger of the process alone, and calls it
+    for all instances, even after it is gone. Hence one for all that stays.
+    """
+    fmi2 = import_extra("Fmu", "fmpy.fmi2", "fmu")
+    callbacks = fmi2.fmi2CallbackFunctions()
+    callbacks.logger = fmi2.fmi2CallbackLoggerTYPE(_hear)
+    callbacks.allocateMemory = fmi2.defaultCallbacks.allocateMemory
+    callbacks.freeMemory = fmi2.defaultCallbacks.freeMemory
+    with suppress(Exception):  # FMPy has none for some platforms; messages come without their numbers
+        import_extra("Fmu", "fmpy.logging", "fmu").addLoggerProxy(ctypes.byref(callbacks))
+    return callbacks
+
+
+def _new_of_fmi_2(folder: str, model: Any) -> Any:  # noqa: ANN401 - FMPy's
+    instance = import_extra("Fmu", "fmpy.fmi2", "fmu").FMU2Slave(
+        guid=model.guid,
+        unzipDirectory=folder,
+        modelIdentifier=model.coSimulation.modelIdentifier,
+        requireFunctions=False,
+    )
+    instance.instantiate(callbacks=_callbacks())
+    return instance
+
+
+def _new_of_fmi_3(folder: str, model: Any) -> Any:  # noqa: ANN401 - FMPy's
+    simulation = import_extra("Fmu", "fmpy.simulation", "fmu")
+    return simulation.instantiate_fmu(folder, model, "CoSimulation", logger=_hear, require_functions=False)
+
+
 class Instance:
     """An instance, which is freed with this object.
 
@@ -199,22 +247,11 @@ class Instance:
     """
 
     def __init__(self, folder: Path, model: Any) -> None:  # noqa: ANN401
-        simulation = import_extra("Fmu", "fmpy.simulation", "fmu")
-
-        said: list[str] = []
-        self._said, self._is_3 = said, model.fmiVersion.startswith("3")
-
-        def log(*words: Any) -> None:  # noqa: ANN401 - it must not refer to self, which would then stay
-            said.append(
-                words[-1].decode(errors="replace") if isinstance(words[-1], bytes) else str(words[-1])
-            )
-
+        self._is_3 = model.fmiVersion.startswith("3")
         with _loading:
             before = os.getcwd()
             try:
-                self._fmu: Any = simulation.instantiate_fmu(
-                    str(folder), model, "CoSimulation", logger=log, require_functions=False
-                )
+                self._fmu: Any = (_new_of_fmi_3 if self._is_3 else _new_of_fmi_2)(str(folder), model)
             finally:
                 os.chdir(before)  # FMPy leaves another one where a library cannot be loaded
         self._free = weakref.finalize(self, self._fmu.freeInstance)
@@ -228,7 +265,7 @@ class Instance:
         tolerance: float | None,
     ) -> None:
         """Set values, enter initialisation, and set what is driven over time; `begin` leaves it."""
-        del self._said[:]
+        _heard.last = ""
         if not self._is_3:
             self._fmu.setupExperiment(tolerance=tolerance, startTime=start, stopTime=stop)
         for variable, value in values.items():
@@ -276,8 +313,8 @@ class Instance:
         return np.array(self._fmu.getDirectionalDerivative(references, [known.reference], seed, sizes))
 
     def said(self) -> str:
-        """The last that it logged since it was initialised."""
-        return " ".join(self._said[-1].split()) if self._said else ""
+        """The last that it logged since it was initialised, by the thread that uses it."""
+        return " ".join(_heard.last.split())
 
     def reset(self, after: BaseException | None = None) -> bool:
         """Make it ready for another simulation.

@@ -5,7 +5,7 @@
 
     box = CommandLine(["icoFoam"], ..., copies={"0": "case/0", ...},
                       input_files={"velocity": ("0/U", write_velocity)},
-                      output_files={"after": ("0.2/U", openfoam.read_field)})
+                      output_files={"after": ("0.2/U", partial(openfoam.read_field, cells=256))})
 
 What is read and replaced is `internalField`, the values in the cells, as text or binary and of the precision
 that the file's header says. Patches and all else in a file stay as they are, to the byte.
@@ -27,13 +27,25 @@ _ENTRY = rb"\binternalField\s+(?:" + _UNIFORM + rb"|" + _LIST + rb")"
 _PART = re.compile(rb"//[^\n]*|/\*[\s\S]*?\*/|" + _ENTRY)  # comments, which may hold another entry
 
 
-def read_field(path: str | os.PathLike[str]) -> Array:
-    """The values of `internalField`, (cells, components); of a uniform one (1, components).
+def read_field(path: str | os.PathLike[str], cells: int | None = None) -> Array:
+    """The values of `internalField`, (cells, components).
+
+    OpenFOAM writes a field as `uniform` wherever all cells have the same value, and such a file does not say
+    how many they are. With `cells` the value comes as often as that; without it once: (1, components).
 
     Raises:
-        ValueError: the file has no such field, or one of another precision than its header says.
+        ValueError: the file has no such field, one of another precision than its header says, or one with
+            another number of cells than `cells`.
     """
-    return _internal(Path(path))[2]
+    _, _, values, uniform = _internal(Path(path))
+    if uniform:
+        return np.repeat(values, 1 if cells is None else cells, axis=0)
+    if cells is not None and len(values) != cells:
+        raise ValueError(
+            f"{Path(path).name}: expected {cells} cells, got {len(values)}. Is it of another mesh? "
+            "Give `cells` as the mesh has them."
+        )
+    return values
 
 
 def write_field(path: str | os.PathLike[str], values: Any) -> None:  # noqa: ANN401 - what NumPy takes
@@ -51,7 +63,7 @@ def write_field(path: str | os.PathLike[str], values: Any) -> None:  # noqa: ANN
             f"{Path(path).name}: expected values (cells, components) with 1, 3, 6 or 9 components, got shape "
             f"{values.shape}. Reshape them; a scalar has one component."
         )
-    data, (start, end), _ = _internal(Path(path))
+    data, (start, end), _, _ = _internal(Path(path))
     kind = kinds[values.shape[1]]
     head = f"internalField nonuniform List<{kind}> {len(values)}\n(".encode()
     if _is_binary(data):
@@ -62,8 +74,8 @@ def write_field(path: str | os.PathLike[str], values: Any) -> None:  # noqa: ANN
     Path(path).write_bytes(data[:start] + head + body + b")\n;" + data[end:])
 
 
-def _internal(path: Path) -> tuple[bytes, tuple[int, int], Array]:
-    """The file's bytes, where in them the entry stands, and its values."""
+def _internal(path: Path) -> tuple[bytes, tuple[int, int], Array, bool]:
+    """The file's bytes, where in them the entry stands, its values, and whether one is for all cells."""
     data = path.read_bytes()
     entry = next((part for part in _PART.finditer(data) if part[0].startswith(b"internalField")), None)
     if entry is None or (entry[2] or b"scalar").decode() not in COMPONENTS:
@@ -73,7 +85,7 @@ def _internal(path: Path) -> tuple[bytes, tuple[int, int], Array]:
         )
     if entry[1] is not None:
         value = np.array(entry[1].strip(b"()").split(), np.float64)
-        return data, entry.span(), value[None]
+        return data, entry.span(), value[None], True
     width, count, scalar = COMPONENTS[entry[2].decode()], int(entry[3]), _scalar(data)
     if _is_binary(data):
         end = entry.end() + count * width * scalar.itemsize
@@ -88,7 +100,7 @@ def _internal(path: Path) -> tuple[bytes, tuple[int, int], Array]:
             f"{path.name}: expected {count} values of {width} numbers, of {8 * scalar.itemsize} bits "
             "where binary, got other bytes. Is the field of another precision than its header says?"
         )
-    return data, (entry.start(), close.end()), values.reshape(count, width).astype(np.float64)
+    return data, (entry.start(), close.end()), values.reshape(count, width).astype(np.float64), False
 
 
 def _is_binary(data: bytes) -> bool:

@@ -47,6 +47,23 @@ def test_uniform_values(tmp_path):
     np.testing.assert_array_equal(openfoam.read_field(field(tmp_path, entry="uniform 3e-2")), [[0.03]])
 
 
+@pytest.mark.parametrize("entry, row", [("uniform (1 -2 0.5)", [1, -2, 0.5]), ("uniform 3e-2", [0.03])])
+def test_a_uniform_value_comes_for_as_many_cells_as_are_asked(tmp_path, entry, row):
+    found = openfoam.read_field(field(tmp_path, entry=entry), cells=4)
+    np.testing.assert_array_equal(found, 4 * [row])
+    found[0] = 9  # cells do not share memory
+    np.testing.assert_array_equal(found[1], row)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_list_of_another_number_of_cells_is_told(tmp_path, count):
+    path = field(tmp_path)
+    openfoam.write_field(path, VALUES[:count])
+    np.testing.assert_array_equal(openfoam.read_field(path, cells=count), VALUES[:count])
+    with pytest.raises(ValueError, match=f"U: expected 4 cells, got {count}"):
+        openfoam.read_field(path, cells=4)
+
+
 @pytest.mark.parametrize("comment", ["// {}\n", "/* {}\n {} */ "])
 def test_an_entry_in_a_comment_is_none(tmp_path, comment):
     path = field(tmp_path)

@@ -24,7 +24,7 @@ static void start(Decay *d) {
 
 static fmi2Status error(Decay *d, fmi2Status status, const char *words) {
     d->failed = 1;
-    d->log(d->environment, "decay", status, "logStatusError", words);
+    d->log(d->environment, "decay", status, "logStatusError", words, d->real[K]);
     return status;
 }
 
@@ -53,7 +53,7 @@ fmi2Status fmi2EnterInitializationMode(fmi2Component c) {
 fmi2Status fmi2DoStep(fmi2Component c, fmi2Real time, fmi2Real size, fmi2Boolean same) {
     Decay *d = c;
     while (d->real[K] > 10000) sleep(1);
-    if (d->real[K] < 0) return error(d, fmi2Error, "k is negative");
+    if (d->real[K] < 0) return error(d, fmi2Error, "k is negative: %g");
     if (d->real[K] > 100) return error(d, fmi2Discard, "k is too large");
     d->x += size * d->count * (d->real[U] - d->real[K] * d->x);
     return fmi2OK;

@@ -116,6 +116,17 @@ def test_an_instance_is_reset_after_an_error_and_replaced_where_that_fails(decay
     assert "k is negative" in box.ledger.first_failure and box.ledger.rows_failed == 2
 
 
+def test_an_fmu_is_heard_whatever_others_were_made_and_went_since(decay):
+    """FMPy has one logger in a process for FMI 2, that of the last instance, and calls it once it is gone."""
+    made = {k: Fmu(decay, times=1.0, parameters=["tank.k[1]"], failures="keep") for k in (-1.0, 101.0, 0.5)}
+    made[-1.0](np.array([-1.0]), np.ones(1))
+    assert "It said: k is negative: -1" in made[-1.0].ledger.first_failure
+    del made[0.5]  # the last one
+    gc.collect()
+    made[101.0](np.array([101.0]), np.ones(1))
+    assert "It said: k is too large" in made[101.0].ledger.first_failure
+
+
 def test_threads_have_instances_of_their_own_and_copies_load_theirs(decay):
     box = Fmu(decay, times=[0.5, 1.0], parameters=["tank.k[1]"])
     rng = np.random.default_rng(2)
