@@ -66,7 +66,7 @@ def svm() -> SklearnClassifier:
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
 
-    machine = CalibratedClassifierCV(SVC(random_state=0), ensemble=False)
+    machine = CalibratedClassifierCV(SVC(random_state=0), ensemble=False)  # pyright: ignore[reportArgumentType]
     return _fitted(make_pipeline(VarianceThreshold(1e-5), StandardScaler(), machine), "calibrated SVM")
 
 
