@@ -4,9 +4,11 @@
     python -m benchmarks tangents --size small                    all problems and methods, one seed
     python -m benchmarks tangents --size small --problems lorenz-96 --methods first-order chosen --seeds 0 1 2
     python -m benchmarks tangents --size small --table            tables and pictures of what was measured
+    python -m benchmarks tangents --size small --seeds 3 4 --methods first-order chosen --folder fresh
+                                                                  again, with other seeds, beside the first
 
-Each problem's results go into `benchmarks/results/tangents/PROBLEM.json` as they come; what is there already
-is not measured again. Two processes can measure different problems.
+Each problem's results go into `benchmarks/results/tangents/PROBLEM.json` as they come, or into a folder in
+there; what is there already is not measured again. Two processes can measure different problems.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ CI = ("lorenz-96",)
 def main(words: Sequence[str]) -> None:
     """Measure what is asked for and not there yet, then write tables and pictures."""
     from benchmarks.tangents.methods import METHODS
+    from benchmarks.tangents.problems import problems
 
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks tangents",
@@ -45,9 +48,10 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--problems", nargs="+", metavar="PROBLEM", help="all of the size if left out")
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="all that fit if left out")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED")
+    parser.add_argument("--folder", default="", help="of the results, in benchmarks/results/tangents")
     parser.add_argument("--table", action="store_true", help="measure nothing")
     asked = parser.parse_args(words)
-    makers = all_problems(asked.size)
+    makers = problems(asked.size)
     for name, given, known in (
         ("--problems", asked.problems, makers),
         ("--methods", asked.methods, METHODS),
@@ -60,27 +64,14 @@ def main(words: Sequence[str]) -> None:
     if asked.size == "ci":
         smallest(asked.problems or CI, makers, asked.methods)
         return
+    folder = FOLDER / asked.folder
     if not asked.table:
         for name in asked.problems or makers:
-            path = FOLDER / file_name(name, asked.size)
+            path = folder / file_name(name, asked.size)
             measure(name, makers[name], path, asked.seeds, asked.methods, asked.size)
-    files = [file_name(name, size) for size in ("small", "paper") for name in all_problems(size)]
-    paths = {Path(file).stem: FOLDER / file for file in files}
-    report.write({name: json.loads(p.read_text()) for name, p in paths.items() if p.exists()}, FOLDER)
-
-
-def all_problems(size: str) -> dict[str, Callable[[], Problem]]:
-    """By name: those of solvers, and the classifiers."""
-    from benchmarks.tangents.classifiers import classifier
-    from benchmarks.tangents.problems import problems
-
-    if size == "paper":
-        return problems("paper")
-    found = dict(problems("small"))
-    methods = ("student", "row-rge", "sparse-cge", "rge")
-    found["digits"] = lambda: classifier("network", ("first-order", *methods))
-    found["digits-forest"] = lambda: classifier("forest", methods)
-    return found
+    files = [file_name(name, size) for size in ("small", "paper") for name in problems(size)]
+    paths = {Path(file).stem: folder / file for file in files}
+    report.write({name: json.loads(p.read_text()) for name, p in paths.items() if p.exists()}, folder)
 
 
 def file_name(problem: str, size: str) -> str:
@@ -124,7 +115,7 @@ def measure(
     from benchmarks.tangents.methods import fitting
     from benchmarks.tangents.training import chosen_scale, train
 
-    problem = make()
+    problem, into = make(), ["--folder", path.parent.name] if path.parent != FOLDER else []
     found: dict[str, Any] = {
         "unit": problem.unit,
         "hard": problem.hard,
@@ -142,7 +133,7 @@ def measure(
         start = problem.start(seed)
         found |= {
             "weights": sum(parameter.numel() for parameter in start.parameters()),
-            "command": protocol.command("tangents", ["--size", size, "--problems", name]),
+            "command": protocol.command("tangents", ["--size", size, "--problems", name, *into]),
             "machine": machine(),
             "versions": versions(),
         }

@@ -24,10 +24,8 @@ from zo.tangents.models.automatic import is_grid
 
 COORDINATES = 24  # of sparse CGE in a step
 DIRECTIONS = 8  # of RGE in a step, and the population of EGGROLL
-UNSEEN = 10**6  # of batches that are none of training's
 OFF = 141  # first word of the path of a key for draws
 AT_THE_INPUT = 4  # directions of RGE at the box's inputs
-LEARNING_STEPS = 400  # from rows that exist before training
 BUDGET = 3.0  # rows of methods that need many evaluations a step, over first order's
 TRIED = (0.1, 0.3, 1.0)  # factors on the problem's learning rate
 SPREADS = (0.3, 1.0, 3.0)  # of ensemble Kalman, in tenths of the weights
@@ -169,23 +167,11 @@ def tangent(make: Callable[[Problem, int], zo.tangents.Tangent], probes: int = 0
     return Method(gradient, rows=1 + probes)
 
 
-def chosen(problem: Problem, network: nn.Module, seed: int, prefit: bool = False) -> Gradient:
-    """The library's own choice with its checks.
-
-    Fitted first, if so wished: to the rows that exist; where there are none, to those of a twentieth of the
-    training's batches, which are counted.
-    """
-    gradient = zo.TangentGradient(
+def chosen(problem: Problem, network: nn.Module, seed: int) -> Gradient:
+    """The library's own choice with its checks."""
+    return zo.TangentGradient(
         network, problem.objective(problem.box), boxes=[problem.box], mu=problem.mu, seed=seed
     )
-    if prefit and problem.known is None:
-        gradient.prefit([problem.batch(seed, UNSEEN - n) for n in range(1, 1 + max(1, problem.steps // 20))])
-    elif prefit and problem.known is not None:
-        inputs, outputs = problem.known
-        first = gradient.tangents[0]
-        assert isinstance(first, zo.tangents.AutoTangent)
-        first.fit(inputs, outputs, steps=LEARNING_STEPS)
-    return gradient
 
 
 def whole_loss(estimator: Callable[[], zo.estimators.Estimator[Any]], queries: int, **more: Any) -> Method:  # noqa: ANN401
@@ -213,25 +199,12 @@ def emulator(problem: Problem, network: nn.Module, seed: int, online: bool) -> G
     return surrogates.Emulator(problem, network, seed, model, online)
 
 
-def student(problem: Problem, network: nn.Module, seed: int) -> Gradient:
-    """A student of a classifier, fitted to the answers for a tenth of the rows first."""
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(seed)
-        layers = nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)
-        own = zo.StudentTangent(nn.Sequential(*layers), loss="kl", seed=seed)
-    with torch.no_grad():
-        images = torch.cat([network(problem.batch(seed, UNSEEN + n)[0]) for n in range(problem.steps // 10)])
-    own.fit(images, problem.box(images), steps=LEARNING_STEPS)
-    return tangent_gradient(problem, network, seed, own, policy=TrustPolicy())
-
-
 METHODS: dict[str, Method] = {
     "first-order": Method(lambda problem, network, seed, scale: first_order(problem, network)),
     "first-order-perturbed": Method(lambda problem, network, seed, scale: Perturbed(problem, network, seed)),
     "no-gradient": Method(lambda problem, network, seed, scale: no_gradient(problem, network)),
     "identity": tangent(lambda problem, seed: zo.IdentityTangent()),
     "chosen": Method(lambda problem, network, seed, scale: chosen(problem, network, seed)),
-    "chosen-prefit": Method(lambda problem, network, seed, scale: chosen(problem, network, seed, True)),
     "grid": tangent(lambda problem, seed: zo.GridTangent(seed=seed)),
     "grid-without-map": tangent(lambda problem, seed: zo.GridTangent(output_map=False, seed=seed)),
     "stencil": tangent(lambda problem, seed: zo.StencilTangent()),
@@ -243,7 +216,6 @@ METHODS: dict[str, Method] = {
     "emulator-online": Method(
         lambda problem, network, seed, scale: emulator(problem, network, seed, online=True)
     ),
-    "student": Method(lambda problem, network, seed, scale: student(problem, network, seed)),
     "astralora": Method(
         lambda problem, network, seed, scale: tangent_gradient(
             problem, network, seed, surrogates.Astralora(problem.box, seed)
@@ -271,12 +243,8 @@ WEIGHTS_OF_KALMAN = 2_000  # more than that an ensemble of its size says little 
 
 
 def fitting(problem: Problem) -> tuple[str, ...]:
-    """The methods of a problem: those it names, or all that can be used for it."""
-    if problem.methods:
-        return problem.methods
-    left_out = {"student"}  # it is for probabilities
-    if problem.exact is None:
-        left_out |= {"first-order", "first-order-perturbed"}
+    """The methods that can be used for a problem."""
+    left_out = {"first-order", "first-order-perturbed"} if problem.exact is None else set[str]()
     weights = sum(parameter.numel() for parameter in problem.start(0).parameters())
     if weights > WEIGHTS_OF_KALMAN:
         left_out.add("ensemble-kalman")

@@ -32,7 +32,6 @@ class Problem:
             on which the start was trained. None where the start saw none.
         periodic: whether the sides of the state's grid meet; it says nothing where the state is no grid.
         mu: standard deviation of a probe's weights.
-        methods: names in `methods.METHODS`; empty for all that fit.
     """
 
     box: BlackBoxFunction
@@ -49,4 +48,3 @@ class Problem:
     known: tuple[tuple[Tensor, ...], Tensor] | None = None
     periodic: bool = True
     mu: float = 1e-3
-    methods: tuple[str, ...] = ()

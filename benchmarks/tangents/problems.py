@@ -190,7 +190,6 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "kuramoto-sivashinsky": partial(
         kuramoto_sivashinsky, "chaos, and a response that depends on the state throughout"
     ),
-    "kuramoto-sivashinsky-noise": partial(kuramoto_sivashinsky, "the same, and noise of 1e-3", noise=1e-3),
 }
 
 PAPER: dict[str, Callable[[], Problem]] = {

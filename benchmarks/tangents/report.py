@@ -22,14 +22,13 @@ LOST = 1e3  # stands for the ratio of a training that did not stay finite
 PICTURED = ("ks-26-8", "wake-30k")  # error against rows, for the README
 PERTURBED = "first-order-perturbed"
 # names of methods that put a learned tangent into the box's place
-TANGENTS = ("chosen", "chosen-prefit", "grid", "grid-without-map", "stencil", "mlp", "probes")
+TANGENTS = ("chosen", "grid", "grid-without-map", "stencil", "mlp", "probes")
 COLOURS = {
     "first-order": "#0072b2",
     PERTURBED: "#56a0d3",
     "no-gradient": "#e69f00",
     "identity": "#6152c7",
     "chosen": "#009e73",
-    "chosen-prefit": "#000000",
     "grid": "#75b86d",
     "grid-without-map": "#b3d8ac",
     "stencil": "#56b4e9",
@@ -284,7 +283,7 @@ def rows_picture(measured: Mapping[str, Any], path: Path) -> Path:
                 np.array([curve[key][:length] for curve in seeds], dtype=float).mean(axis=0)
                 for key in ("rows", "errors")
             )
-            bold = method in ("first-order", "no-gradient", *TANGENTS[:2])
+            bold = method in ("first-order", "no-gradient", *TANGENTS[:1])
             (line,) = place.plot(
                 np.maximum(rows[1:], 1), errors[1:], color=COLOURS.get(method), linewidth=2.4 if bold else 1.2
             )
@@ -324,7 +323,7 @@ def value_picture(measured: Mapping[str, Any], path: Path) -> Path:
     for method, pairs in points.items():
         x, y = (np.array(each) for each in zip(*pairs, strict=True))
         y = np.minimum(y, 2 * max(names))  # what is lost stands at the upper edge
-        size = 60 if method in TANGENTS[:2] else 28
+        size = 60 if method in TANGENTS[:1] else 28
         place.scatter(x, y, s=size, color=COLOURS[method], label=method, alpha=0.85, linewidths=0)
     if names:
         low, high = min(names) / 1.1, max(names) * 1.1
