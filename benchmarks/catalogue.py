@@ -81,7 +81,7 @@ DEFENCE = tuple(
         "few-b-logits", "labels-b-labels", "shapes-cnn-logits",
     )
 )  # fmt: skip
-TANGENTS = sorted(path.stem for path in (protocol.RESULTS / "tangents").glob("*.json"))  # one a problem
+TANGENTS = sorted((protocol.RESULTS / "tangents").rglob("*.json"))  # one a problem, and one with other seeds
 
 BENCHMARKS: dict[str, Benchmark] = {
     each.name: each
@@ -128,7 +128,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "tangents.comparison:main",
             "2 hours",
             seeds=3,
-            results=tuple(f"tangents/{name}.json" for name in TANGENTS),
+            results=tuple(path.relative_to(protocol.RESULTS).as_posix() for path in TANGENTS),
         ),
         Benchmark(
             "table_defense",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 from typing import Any
@@ -117,22 +117,14 @@ def _readme() -> Iterator[Claim]:
         own, first = (figure(file, "table", column, method=name) for name in ("ZO-SOL", "FO-SOL"))
         what = f"demo, ZO-SOL: {column} over first order's"
         yield Claim("README.md", what, stated, ratio(own, first), file)
-    curves = [
-        json.loads(path.read_text(encoding="utf-8")).get("curves", {})
-        for path in sorted((protocol.RESULTS / "tangents").glob("*.json"))
-        if not path.stem.endswith("-paper")
-    ]
-    for method, summary in {
-        "chosen": ("1.05", "1.02", ".94", "1.61", "29"),
-        "no-gradient": ("1.00", "1.67", ".79", "39.7", "29"),
-    }.items():
-        ends = [fmean(each) for found in curves if (each := ratios(found, method))]
-        rows = [each for found in curves if (each := spent(found, method)) is not None]
-        values = (median(rows), median(ends), min(ends), max(ends), len(ends)) if ends else ()
-        parts = ("rows, median", "error, median", "error, least", "error, worst", "problems")
-        for what, stated, value in zip(parts, summary, values, strict=False):
-            source = "tangents/table.md"  # its summary, from the same files
-            yield Claim("README.md", f"tangents, {method}: {what}", stated, Figure((value,)), source)
+    yield from _over_all(
+        "README.md",
+        "tangents",
+        {
+            "chosen": ("1.05", "1.02", ".94", "1.61", "29"),
+            "no-gradient": ("1.00", "1.67", ".79", "39.7", "29"),
+        },
+    )
     for method, stated in {
         "SRC": "0.1776", "NON": "0.1023", "FO-SOL": "0.0539", "ZO-SOL": "0.0636",
         "NON large": "0.0674", "FO-SOL large": "0.0339", "TAN-SOL": "0.0362",
@@ -140,6 +132,23 @@ def _readme() -> Iterator[Claim]:
         yield Claim(
             WAKE, f"demo, MAE of {method}", stated, figure(file, "table", "value", method=method), file
         )
+
+
+def _over_all(page: str, folder: str, stated: Mapping[str, Sequence[str]]) -> Iterator[Claim]:
+    """What methods have over all problems that a folder of results has at size small."""
+    curves = [
+        json.loads(path.read_text(encoding="utf-8")).get("curves", {})
+        for path in sorted((protocol.RESULTS / folder).glob("*.json"))
+        if not path.stem.endswith("-paper")
+    ]
+    for method, summary in stated.items():
+        ends = [fmean(each) for found in curves if (each := ratios(found, method))]
+        rows = [each for found in curves if (each := spent(found, method)) is not None]
+        values = (median(rows), median(ends), min(ends), max(ends), len(ends)) if ends else ()
+        parts = ("rows, median", "error, median", "error, least", "error, worst", "problems")
+        for what, each, value in zip(parts, summary, values, strict=False):
+            source = f"{folder}/table.md"  # its summary, from the same files
+            yield Claim(page, f"{folder}, {method}: {what}", each, Figure((value,)), source)
 
 
 def _tangents() -> Iterator[Claim]:
