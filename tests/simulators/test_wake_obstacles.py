@@ -54,7 +54,7 @@ def inside(obstacles, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("obstacles", "dtype", "steps"),
     [
-        pytest.param(MIXED, torch.float64, 2, id="mixed, float64"),
+        pytest.param(MIXED, torch.float64, 2, id="mixed, float64", marks=pytest.mark.slow),
         pytest.param(OVERLAPPING, torch.float64, 2, id="overlapping, float64"),
         pytest.param(TWO, torch.float32, 5, id="two cylinders, float32", marks=pytest.mark.slow),
         pytest.param(BOX, torch.float32, 5, id="box, float32", marks=pytest.mark.slow),

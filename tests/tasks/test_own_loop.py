@@ -200,6 +200,7 @@ def test_a_line_of_the_table_needs_a_named_stage_and_a_figure():
             tasks.Row.of(TrainingOutcome(stage), figures_found)
 
 
+@pytest.mark.slow
 def test_the_loop_on_the_page_runs(script, tmp_path):
     *_, code = re.findall(
         r"```python\n(.*?)```", (ROOT / "docs/guide/your_own_problem.md").read_text(), flags=re.DOTALL

@@ -162,6 +162,7 @@ def test_the_others_end_when_the_first_does_and_one_that_hangs_is_killed(tmp_pat
     assert not Path(done.stdout.strip()).exists()
 
 
+@pytest.mark.slow
 def test_one_that_ends_before_the_others_find_it_is_told(tmp_path):
     program = "import os\nfrom tasks.workers import group, launch\n"
     program += "if 'RANK' in os.environ:\n    raise SystemExit(5)\n"

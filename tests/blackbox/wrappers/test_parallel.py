@@ -99,7 +99,9 @@ def failures(stack: Parallel, state: np.ndarray) -> dict[int, Failure]:
 
 
 @pytest.mark.parametrize(
-    "make, block", [(make, n) for make in (threads, processes) for n in (1, 3, 50)] + [(loky_processes, 3)]
+    "make, block",
+    [(make, n) for make in (threads, processes) for n in (1, 3, 50)]
+    + [pytest.param(loky_processes, 3, marks=pytest.mark.slow)],
 )
 def test_the_answer_is_the_boxs_for_equal_blocks_to_the_bit(stack, tmp_path, make, block):
     box = stack(make, block=block)
