@@ -122,10 +122,6 @@ def prepare(problem: Problem, wanted: Mapping[str, Method]) -> None:
         ProblemError: The budget of rows does not go with the boxes, or with several processes.
     """
     rows, group_of_run = problem.config.rows, group.process_group()
-    for method in wanted.values():
-        if method.check is not None:
-            with torch.random.fork_rng(devices=()):
-                method.check(problem)
     for box in problem.boxes.values():
         box.failures = "keep"
     ledgers = {id(box.ledger) for box in problem.boxes.values()}
@@ -151,6 +147,10 @@ def prepare(problem: Problem, wanted: Mapping[str, Method]) -> None:
         return box if shared else zo.SharedRows(box, group_of_run)
 
     problem.replace_boxes(wrapped)
+    for method in wanted.values():  # last: a network may ask for data, and these for rows
+        if method.check is not None:
+            with torch.random.fork_rng(devices=()):
+                method.check(problem)
 
 
 def setup_of(

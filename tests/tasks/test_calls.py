@@ -23,6 +23,7 @@ from tasks.progress import Progress
 from tasks.runs import calls
 from tasks.runs.folder import Run
 from tasks.tally import calls_noted
+from tasks.work import checked, prepare
 from tasks.workers import group
 from tests.tasks.problems import Beside, Mixed, Steering
 
@@ -179,6 +180,17 @@ class Checked(Made):
         assert len(self.data.test) == 8
 
 
+class Scaled(Made):
+    """Its network is made by data; some rows fail, which a run keeps."""
+
+    def box(self):
+        return Mixed(0.0)
+
+    def network(self):
+        assert len(self.data.test) == 8
+        return super().network()
+
+
 class Said(Progress):
     def __init__(self):
         super().__init__()
@@ -233,6 +245,13 @@ def test_rows_that_the_check_asks_for_are_noted_and_planned(tmp_path):
         found.append((run.result.calls, [line for line in said.lines if "making the data" in line]))
     assert found[0] == found[1]
     assert "making the data: 8 rows" in found[1][1][0]
+
+
+def test_data_that_a_network_asks_for_keep_failed_rows_where_methods_are_checked():
+    problem = Scaled(methods=("tangents",))
+    prepare(problem, checked(problem))
+    failed = problem.data.test.isnan().any(dim=1)
+    assert 0 < int(failed.sum()) == problem.box.ledger.rows_failed < 8
 
 
 def test_the_plan_is_what_the_run_runs(tmp_path):
