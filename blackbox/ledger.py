@@ -131,7 +131,7 @@ class Ledger:
 
     def __getstate__(self) -> dict[str, Any]:
         """The counts alone."""
-        return {name: value for name, value in vars(self).items() if name != "_told"}
+        return asdict(self)
 
     def spend(self, rows: int) -> None:
         """Count rows that are about to be run.

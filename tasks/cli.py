@@ -217,13 +217,15 @@ def _run(command: RunCommand, line: list[str], at_work: list[Run]) -> int:
 def _dry_run(command: RunCommand) -> int:
     """Say what a run will cost."""
     from tasks import cost, problems
-    from tasks.tally import Tally
+    from tasks.tally import Tally, unnoted
     from tasks.work import checked, prepare
 
     kind, _ = problems.find(command.where)
     problem = kind(command.config, folder=command.data)
     wanted = checked(problem)
-    before = Tally(list(problem.boxes.values())).copy()
+    boxes = list(problem.boxes.values())
+    before = Tally(boxes).copy()
+    before.rows_run -= unnoted(boxes)
     prepare(problem, wanted)
     print("\n".join(cost.lines(problem, wanted, command.seeds, timed=True, before=before)))
     return 0

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from blackbox import BlackBoxFunction, Ledger, Parallel
 from blackbox.wrappers.wrapper import Wrapper
 from tasks.errors import Interrupted
-from tasks.runs import calls
+from tasks.runs import calls, checkpoint
 from tasks.workers import group
 from zo import SharedRows
 
@@ -50,45 +50,113 @@ class Tally:
 
 @contextmanager
 def calls_noted(
-    folder: Path, boxes: Sequence[BlackBoxFunction], *, within_reach: bool = True
+    folder: Path, boxes: Sequence[BlackBoxFunction], *, within_reach: bool = True, stage: str = ""
 ) -> Iterator[None]:
     """A block in which the rows that boxes run are written down; nothing more, where they are already.
 
-    The boxes' ledger begins with the rows that earlier processes of the run have written down, so that a
-    budget bounds what the run asks for in all, also where a kill made it ask again. All processes of a run
-    come here together.
+    A ledger begins with the rows of its own boxes that earlier processes of the run have written down, see
+    `recall`. All processes of a run come here together.
 
     Args:
         folder: Of the run; of several processes the first one's, where all can reach it.
         boxes: Of the run.
         within_reach: Whether all processes of the run can reach it.
+        stage: That alone has these boxes; "" for the whole run.
     """
     stacks = [stack(evaluated(box)) for box in boxes]
-    ledgers = {id(parts[-1].ledger): parts[-1].ledger for parts in stacks}.values()
-    if any(ledger.watched for ledger in ledgers):
+    ledgers = _labelled(boxes, stage)
+    if any(ledger.watched for ledger in ledgers.values()):
         yield
         return
-    (before,) = group.total(calls.read(folder)["rows"] if group.rank() == 0 else 0)
-    for ledger in list(ledgers)[:1]:
-        ledger.add(Ledger(rows_run=max(0, before - sum(each.rows_run for each in ledgers))))
+    recall(folder, boxes, stage)
     # rows of workers are counted when they are back, and so are those of a box that counts them itself
     late = any(
         type(parts[-1]).run_rows is not BlackBoxFunction.run_rows
         or any(isinstance(part, Parallel) for part in parts)
         for parts in stacks
     )
-    note = calls.Note(folder / calls.FOLDER, late or not within_reach, within_reach)
-    for ledger in ledgers:
-        ledger.watch(note.count)
+    notes = {
+        label: calls.Note(folder / calls.FOLDER, late or not within_reach, within_reach, label)
+        for label in ledgers
+    }
+    begun = {label: ledger.rows_run for label, ledger in ledgers.items()}
+    for label, ledger in ledgers.items():
+        ledger.watch(notes[label].count)
     try:
+        for label, ledger in ledgers.items():
+            asked = vars(ledger).pop(_UNNOTED, 0)
+            if asked:
+                notes[label].count(asked)
+                _count_in(ledger, folder, label, asked)
         yield
     except BaseException as error:  # what threads still run is counted when this does not listen any more
-        note.ends &= not late or isinstance(error, Interrupted)
+        for note in notes.values():
+            note.ends &= not late or isinstance(error, Interrupted)
         raise
     finally:
-        for ledger in ledgers:
+        for label, ledger in ledgers.items():
             ledger.watch(None)
-        note.end()
+            notes[label].end()
+            _count_in(ledger, folder, label, ledger.rows_run - begun[label])
+
+
+def recall(folder: Path, boxes: Sequence[BlackBoxFunction], stage: str = "") -> None:
+    """Add to ledgers what earlier processes have written down of their boxes, and this one has not in them.
+
+    So a budget bounds what the run asks for in all, also where a kill made it ask again. A wrapper whose
+    class says `remembers = True` keeps that by itself. Arguments are those of `calls_noted`.
+    """
+    ledgers = _labelled(boxes, stage)
+    if not ledgers or any(ledger.watched for ledger in ledgers.values()):
+        return
+    stacks = [stack(evaluated(box)) for box in boxes]
+    kept = {
+        id(parts[-1].ledger) for parts in stacks if any(getattr(each, "remembers", False) for each in parts)
+    }
+    before = group.total(
+        *(calls.read(folder, label)["rows"] if group.rank() == 0 else 0 for label in ledgers)
+    )
+    for (label, ledger), rows in zip(ledgers.items(), before, strict=True):
+        more = max(0, rows - vars(ledger).get(_COUNTED, {}).get((folder, label), 0))
+        _count_in(ledger, folder, label, more)
+        if id(ledger) not in kept:
+            ledger.add(Ledger(rows_run=more))
+
+
+@contextmanager
+def noted_later(boxes: Callable[[], Sequence[BlackBoxFunction]]) -> Iterator[None]:
+    """A block before there is a folder: the next block of `calls_noted` writes down the rows that it runs.
+
+    Args:
+        boxes: Gives those that have been made; asked before and after.
+    """
+    before = {id(ledger): ledger.rows_run for ledger in _labelled(boxes()).values()}
+    yield
+    for ledger in _labelled(boxes()).values():
+        more = ledger.rows_run - before.get(id(ledger), 0)
+        vars(ledger)[_UNNOTED] = vars(ledger).get(_UNNOTED, 0) + more
+
+
+def unnoted(boxes: Sequence[BlackBoxFunction]) -> int:
+    """Rows that `noted_later` has left to be written down."""
+    return sum(vars(ledger).get(_UNNOTED, 0) for ledger in _labelled(boxes).values())
+
+
+# of a ledger, and no fields: they are no counts
+_COUNTED = "_counted_in"  # rows by folder and label that notes have and the ledger, too
+_UNNOTED = "_unnoted"  # rows that no note has yet
+
+
+def _count_in(ledger: Ledger, folder: Path, label: str, rows: int) -> None:
+    counted = vars(ledger).setdefault(_COUNTED, {})
+    counted[folder, label] = counted.get((folder, label), 0) + rows
+
+
+def _labelled(boxes: Sequence[BlackBoxFunction], stage: str = "") -> dict[str, Ledger]:
+    """The boxes' ledgers, by what their notes are called: a box's budget bounds its own rows alone."""
+    ledgers = {id(ledger): ledger for ledger in (evaluated(box).ledger for box in boxes)}.values()
+    name = checkpoint.file_name(stage) if stage else ""
+    return {name + (f"+{place}" if place else ""): ledger for place, ledger in enumerate(ledgers)}
 
 
 def evaluated(box: BlackBoxFunction) -> BlackBoxFunction:

@@ -21,7 +21,7 @@ from tasks.runs.folder import Run
 from tasks.runs.journal import Journal
 from tasks.runs.result import TrainingOutcome
 from tasks.stage import Stage, Stateful
-from tasks.tally import Tally, calls_noted
+from tasks.tally import Tally, calls_noted, recall
 from tasks.workers import group
 from zo.errors import RanksError
 
@@ -95,6 +95,7 @@ def train(
     loop = Stage(run, stage, steps, state, model)
     finished, tally = loop.restore(), Tally(boxes)
     if finished:
+        recall(group.journal_folder(run.path), boxes, stage)
         return loop.outcome
     outcome, showing, told = loop.outcome, ExitStack(), Told(run.callbacks)
     progress = showing.enter_context(make_progress()) if progress is None else progress
@@ -103,7 +104,7 @@ def train(
     try:
         with (
             StopRequest() as stop,
-            calls_noted(group.journal_folder(run.path), boxes),
+            calls_noted(group.journal_folder(run.path), boxes, stage=stage),
             _stopped_before(stop, loop),
             _journaled(run, stage, state, tally) as journal,
         ):

@@ -25,7 +25,7 @@ from tasks.progress import Progress
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run
 from tasks.runs.result import FAILED, FAILED_IN_TEST, NOT_APPLICABLE, Row, without_failed
-from tasks.tally import Tally, calls_noted, stack
+from tasks.tally import Tally, calls_noted, noted_later, stack, unnoted
 from tasks.training import everywhere
 from tasks.workers import group
 from zo.batches import map_tensors
@@ -51,8 +51,10 @@ def work(problem: Problem, run: Run, progress: Progress) -> None:
     folder = group.journal_folder(run.path)
     within_reach = not group.any_of(group.rank() > 0 and folder == run.path)
     boxes = list(problem.boxes.values())
+    asked = unnoted(boxes)
     with calls_noted(folder, boxes, within_reach=within_reach):
         before = Tally(boxes).copy()
+        before.rows_run -= asked  # by the check, to make the data
         prepare(problem, wanted)
         for line in cost.lines(problem, wanted, len(run.seeds), timed=not run.begun, before=before):
             progress.say(line)
@@ -107,7 +109,8 @@ def checked(problem: Problem) -> dict[str, Method]:
         raise refused(
             "rows", "None for a problem without a black box, whose rows nothing bounds", config.rows
         )
-    problem.check()
+    with noted_later(lambda: list(problem.boxes.values()) if "box" in vars(problem) else []):
+        problem.check()
     return wanted
 
 
@@ -119,10 +122,6 @@ def prepare(problem: Problem, wanted: Mapping[str, Method]) -> None:
         ProblemError: The budget of rows does not go with the boxes, or with several processes.
     """
     rows, group_of_run = problem.config.rows, group.process_group()
-    for method in wanted.values():
-        if method.check is not None:
-            with torch.random.fork_rng(devices=()):
-                method.check(problem)
     for box in problem.boxes.values():
         box.failures = "keep"
     ledgers = {id(box.ledger) for box in problem.boxes.values()}
@@ -148,6 +147,10 @@ def prepare(problem: Problem, wanted: Mapping[str, Method]) -> None:
         return box if shared else zo.SharedRows(box, group_of_run)
 
     problem.replace_boxes(wrapped)
+    for method in wanted.values():  # last: a network may ask for data, and these for rows
+        if method.check is not None:
+            with torch.random.fork_rng(devices=()):
+                method.check(problem)
 
 
 def setup_of(

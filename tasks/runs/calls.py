@@ -17,10 +17,10 @@ FOLDER = "calls"
 
 
 class Note:
-    """A file of one process: a number of rows, and what a kill would make of it."""
+    """A file of one process: a number of rows of a ledger, and what a kill would make of it."""
 
-    def __init__(self, folder: Path, late: bool, ends: bool) -> None:
-        self._folder, self._late, self.ends = folder, late, ends
+    def __init__(self, folder: Path, late: bool, ends: bool, label: str = "") -> None:
+        self._folder, self._late, self.ends, self._label = folder, late, ends, label
         self._rows, self._file = 0, -1
 
     def count(self, rows: int) -> None:
@@ -44,7 +44,8 @@ class Note:
         while True:
             number += 1
             with suppress(FileExistsError):
-                return os.open(self._folder / str(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+                name = f"{number}.{self._label}" if self._label else str(number)
+                return os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
 
     def _write(self, state: str) -> None:
         # one short write in the same place: a process that is killed has done all of it or nothing
@@ -55,18 +56,20 @@ def _last_good() -> str:
     return "`blackbox resume` goes on from the last checkpoint."
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read(folder: Path, label: str | None = None) -> dict[str, Any]:
     """The rows that all processes of a run have run, and whether there may be more.
 
     Args:
         folder: Of the run.
+        label: Of the notes that are read; all if None.
 
     Returns:
         `rows`; and `exact`, which is False where a process was killed, or broke off, while others ran rows
         for it.
     """
     files = (folder / FOLDER).iterdir() if (folder / FOLDER).is_dir() else ()
-    lines = [path.read_text(encoding="utf-8").split() for path in files]
+    own = [path for path in files if label in (None, path.name.partition(".")[2])]
+    lines = [path.read_text(encoding="utf-8").split() for path in own]
     whole = [line for line in lines if line]
     return {
         "rows": sum(int(line[-1]) for line in whole),

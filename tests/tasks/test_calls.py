@@ -12,15 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import tasks
-from blackbox import ArraySpec, BlackBoxFunction, Cached, Ledger
+from blackbox import ArraySpec, BlackBoxFunction, Budgeted, Cached, Ledger
 from tasks import cost
 from tasks.errors import Interrupted, StorageError
 from tasks.methods import METHODS
 from tasks.progress import Progress
 from tasks.runs import calls
+from tasks.runs.folder import Run
 from tasks.tally import calls_noted
+from tasks.work import checked, prepare
 from tasks.workers import group
 from tests.tasks.problems import Beside, Mixed, Steering
 
@@ -89,6 +92,43 @@ def test_rows_that_threads_still_run_when_a_block_is_cut_short_make_it_a_bound(t
     assert calls.read(tmp_path) == {"rows": 3, "exact": exact}
 
 
+def test_a_box_has_the_rows_of_its_own_notes_not_those_of_another(tmp_path):
+    one, other = Counting(), Counting()
+    with calls_noted(tmp_path, [one, other]):
+        one(np.ones((5, 2)))
+        other(np.ones((2, 2)))
+    again = Counting(), Counting()
+    for _ in range(2):  # in the second block the ledgers have them
+        with calls_noted(tmp_path, again):
+            again[1](np.ones((1, 2)))
+    assert [box.ledger.rows_run for box in again] == [5, 4]
+    assert calls.read(tmp_path) == {"rows": 9, "exact": True}
+
+
+def test_stages_of_a_loop_of_ones_own_have_a_budget_for_each_box(tmp_path):
+    def train(run, stage, box, steps):
+        network = torch.nn.Linear(2, 2)
+
+        def step(_):
+            box(np.ones((4, 2)))
+            return {"loss": 1.0}
+
+        kept = {"network": network}
+        return tasks.train(run, stage, steps=steps, step=step, state=kept, model="network", boxes=[box])
+
+    run = Run.create(tmp_path, "own", "demo", tasks.Config(), [0])
+    train(run, "seed-0/one", Counting(), 20)
+    other = Budgeted(Counting(), 40)
+    train(run, "seed-0/other", other, 10)  # 40 rows of its own: the 80 of the other box are not its
+    for boxes in (
+        {"one": Counting()},
+        {"one": Counting(), "other": Counting()},
+    ):  # it goes on: both are finished
+        for stage, box in boxes.items():
+            train(run, f"seed-0/{stage}", box, 20 if stage == "one" else 10)
+        assert [box.ledger.rows_run for box in boxes.values()] == [80, 40][: len(boxes)]
+
+
 def test_a_disk_that_takes_no_note_of_rows_is_one_sentence_and_the_run_goes_on(tmp_path, monkeypatch):
     settings = {"methods": ["first-order"], "steps": 4, "checkpoint_every": 1, "progress": Progress()}
     whole = tasks.run(Steering(), runs=tmp_path / "whole", **settings)
@@ -131,6 +171,24 @@ class Made(Beside):
     def data(self):
         data = super().data
         return tasks.Data(data.train, data.validation, self.box(data.test))
+
+
+class Checked(Made):
+    """It looks at its data before a run."""
+
+    def check(self):
+        assert len(self.data.test) == 8
+
+
+class Scaled(Made):
+    """Its network is made by data; some rows fail, which a run keeps."""
+
+    def box(self):
+        return Mixed(0.0)
+
+    def network(self):
+        assert len(self.data.test) == 8
+        return super().network()
 
 
 class Said(Progress):
@@ -177,6 +235,23 @@ def test_data_that_a_box_makes_is_made_again_by_a_run_that_goes_on_which_says_so
     assert again.result.table[0].rows == whole.result.table[0].rows
     assert again.result.calls["rows"] - whole.result.calls["rows"] >= 8
     assert again.result.calls["exact"]
+
+
+def test_rows_that_the_check_asks_for_are_noted_and_planned(tmp_path):
+    found = []
+    for problem in (Made(), Checked()):
+        said = Said()
+        run = tasks.run(problem, methods=["none"], runs=tmp_path, progress=said)
+        found.append((run.result.calls, [line for line in said.lines if "making the data" in line]))
+    assert found[0] == found[1]
+    assert "making the data: 8 rows" in found[1][1][0]
+
+
+def test_data_that_a_network_asks_for_keep_failed_rows_where_methods_are_checked():
+    problem = Scaled(methods=("tangents",))
+    prepare(problem, checked(problem))
+    failed = problem.data.test.isnan().any(dim=1)
+    assert 0 < int(failed.sum()) == problem.box.ledger.rows_failed < 8
 
 
 def test_the_plan_is_what_the_run_runs(tmp_path):

@@ -140,6 +140,7 @@ class Metered(Wrapper):
     """
 
     transparent = True
+    remembers = True  # what earlier processes have noted is not added to it
 
     def __init__(self, box: BlackBoxFunction, path: Path) -> None:
         super().__init__(box)
