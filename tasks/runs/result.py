@@ -152,7 +152,8 @@ class Row:
                 f"{outcome.stage!r} and {dict(figures)}."
             )
         (metric, value), *others = without_failed(figures).items()
-        number = float(value) if isinstance(value, int | float) else math.nan
+        single = getattr(value, "ndim", 0) == 0 and not isinstance(value, str | None)  # NumPy's, torch's too
+        number = float(value) if single else math.nan
         chosen = {"chosen step": outcome.best_step, "validation": outcome.best_validation}
         if outcome.best_failed:
             chosen[f"{FAILED}validation"] = outcome.best_failed

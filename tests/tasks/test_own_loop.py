@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import tasks
 from tasks.runs.folder import Run
@@ -198,6 +200,12 @@ def test_a_line_of_the_table_needs_a_named_stage_and_a_figure():
     for stage, figures_found in (("adam", {"error": 1.0}), ("seed-0/adam", {})):
         with pytest.raises(ValueError, match="expected a stage named like"):
             tasks.Row.of(TrainingOutcome(stage), figures_found)
+
+
+@pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5)], ids=repr)
+def test_a_single_number_of_any_library_is_a_figure(value):
+    assert tasks.Row.of(TrainingOutcome("seed-0/mine"), {"error": value}).value == 0.5
+    assert tasks.Row.of(TrainingOutcome("seed-0/mine"), {"error": "lost"}).value is None
 
 
 @pytest.mark.slow
