@@ -152,8 +152,9 @@ class Row:
                 f"{outcome.stage!r} and {dict(figures)}."
             )
         (metric, value), *others = without_failed(figures).items()
-        single = getattr(value, "ndim", 0) == 0 and not isinstance(value, str | None)  # NumPy's, torch's too
-        number = float(value) if single else math.nan
+        number = math.nan
+        if value is not None and not isinstance(value, str) and np.ndim(value) == 0:  # torch's too
+            number = float(value)
         chosen = {"chosen step": outcome.best_step, "validation": outcome.best_validation}
         if outcome.best_failed:
             chosen[f"{FAILED}validation"] = outcome.best_failed

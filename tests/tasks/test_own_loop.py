@@ -204,6 +204,8 @@ def test_a_line_of_the_table_needs_a_named_stage_and_a_figure():
 
 @pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5)], ids=repr)
 def test_a_single_number_of_any_library_is_a_figure(value):
+    from tasks.runs.result import TrainingOutcome
+
     assert tasks.Row.of(TrainingOutcome("seed-0/mine"), {"error": value}).value == 0.5
     assert tasks.Row.of(TrainingOutcome("seed-0/mine"), {"error": "lost"}).value is None
 
