@@ -218,7 +218,8 @@ def limited(function, limit):
             else t
             for t in found
         )
-        return found if len(found) > 1 else found[0]
+        first, *more = found
+        return found if more else first
 
     return call
 
