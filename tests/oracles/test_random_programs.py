@@ -22,7 +22,12 @@ from blackbox import ArraySpec
 from tasks.autograd import AutogradGradient
 from tests.zo.row_boxes import FromTorch
 
-pytestmark = pytest.mark.slow
+
+def seeds(count: int) -> list[Any]:
+    """The first eight always; all with the slow tests."""
+    return [pytest.param(seed, marks=[pytest.mark.slow] if seed > 7 else []) for seed in range(count)]
+
+
 Op = Callable[["Program", Tensor, Tensor, int], Tensor]
 
 C, H, W = 4, 5, 6  # of every tensor of a program behind its rows
@@ -156,7 +161,7 @@ def trained(network: nn.Module, batches: list[Tensor], estimator, evaluator, chu
     return found
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", seeds(40))
 def test_fast_evaluators_give_the_gradients_of_loop(seed):
     draw = random.Random(seed)
     torch.manual_seed(seed)
@@ -335,7 +340,7 @@ def flat(network: nn.Module) -> Tensor:
     )
 
 
-@pytest.mark.parametrize("seed", range(80))
+@pytest.mark.parametrize("seed", seeds(80))
 @pytest.mark.filterwarnings("ignore::zo.TangentWarning", "ignore::zo.ZeroGradientWarning")
 def test_with_exact_tangents_gradients_around_boxes_are_those_of_autograd(seed):
     draw = random.Random(seed)
