@@ -86,7 +86,7 @@ def lines(
         if count != 0:
             known = "the problem's own, not known beforehand" if count is None else f"{count:,} rows"
             told.append(f"  {name}, of each method: {known}")
-    again = ", and are run by each `blackbox resume` too: keep them in self.folder, or take a blackbox.Cached"
+    again = ", and are run again by each `blackbox resume`"  # unless they are kept in self.folder, or cached
     for name, count, mend in (("making the data", made, again), ("timing", for_timing, "")):
         if count:
             told.append(f"  {name}: {count:,} rows, which have been run{mend}")

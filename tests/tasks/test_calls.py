@@ -230,7 +230,7 @@ def test_data_that_a_box_makes_is_made_again_by_a_run_that_goes_on_which_says_so
     again = tasks.run(Made(), resume=folder, **settings)
     (line,) = [line for line in said.lines if "making the data" in line]
     assert line.startswith(
-        "  making the data: 8 rows, which have been run, and are run by each `blackbox resume`"
+        "  making the data: 8 rows, which have been run, and are run again by each `blackbox resume`"
     )
     assert again.result.table[0].rows == whole.result.table[0].rows
     assert again.result.calls["rows"] - whole.result.calls["rows"] >= 8
