@@ -83,6 +83,8 @@ class AutogradGradient:
 
         Raises:
             FailedQueriesError: No row has a finite loss; buffers and generators are as they were.
+            NotDifferentiableError: A gradient arrives at a box that nothing stands in for. In a `Problem`,
+                return that box from `box` as well.
             NotApplicableError: No weight receives a gradient; in the first step.
 
         Warns:
