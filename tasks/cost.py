@@ -56,7 +56,9 @@ def lines(
     size = count_rows(_first_batch(problem))
     (made,) = group.total(tally.since(before).rows_run)  # all processes decide alike
     planned = {name: _planned(problem, method) for name, method in methods.items()}
-    rows = {name: round(each * plan.evaluations) for name, plan in planned.items() if plan is not None}
+    known = {name: plan for name, plan in planned.items() if plan is not None}
+    rows = {name: round(each * plan.evaluations) for name, plan in known.items()}
+    more = sum(round(each * (plan.most or 0)) - rows[name] for name, plan in known.items() if plan.most)
     validated = sum(plan is None or plan.evaluations > 0 for plan in planned.values())
     validation, test = (None if found is None else int(each / size * found) for found in _judged(problem))
     judging = validated * (validation or 0) + len(methods) * (test or 0)
@@ -65,17 +67,18 @@ def lines(
         told = ", ".join(f"{name} {count:,}" for name, count in rows.items() if count)
         run = f"{made:,} rows were run, to make the data." if made else "No row was run."
         raise ConfigurationError(
-            f"rows: expected a run within its budget of {budget:,} rows, got a plan of {total:,} in {seeds} "
-            f"seed(s) of: {told}; validation and test {judging:,}. {run} Raise --rows, or lower "
+            f"rows: expected a run within its budget of {budget:,} rows, got a plan of at least {total:,} in "
+            f"{seeds} seed(s) of: {told}; validation and test {judging:,}. {run} Raise --rows, or lower "
             "--steps, --batch, or the methods' settings."
         )
+    most = total + seeds * more
     # the rows that are timed count too, and must not be those that the end of the run needs
     spare = budget is None or total + TRIES * each <= budget
     second, cached, timing = None, False, tally.copy()
     if timed and spare and problem.boxes:
         second, cached = _seconds_per_row(problem)
     for_timing = tally.since(timing).rows_run
-    total += for_timing
+    total, most = total + for_timing, most + for_timing
     speed = "; answers came from a cache, so their time is not known" if cached else ""
     speed = speed if second is None else f", {1e3 * second:.3g} ms a row"
     told = [f"Cost: one evaluation of the objective on {size} rows of data runs {each:,} box rows{speed}."]
@@ -91,12 +94,15 @@ def lines(
         if count:
             told.append(f"  {name}: {count:,} rows, which have been run{mend}")
     limit = "" if budget is None else f" of {budget:,} allowed"
-    bound = "at most " if any(plan is not None and plan.bound for plan in planned.values()) else ""
+    upper = f" to {most:,}" if most > total else ""
     own = " and ".join(
         name for name, count in {"validation": validation, "test": test}.items() if count is None
     )
     beside = f", beside those of {own}" if own else ""
-    return [*told, f"  in all {seeds} seed(s): {bound}{total:,} rows{limit}{beside}"]
+    told.append(f"  in all {seeds} seed(s): {total:,}{upper} rows{limit}{beside}")
+    if budget is not None and most > budget:
+        told.append("  That may be more than the budget: then the run stops, and a larger --rows goes on.")
+    return told
 
 
 def _planned(problem: Problem, method: Method) -> Cost | None:
@@ -107,11 +113,12 @@ def _line(name: str, plan: Cost | None, each: int, second: float | None) -> str:
     if plan is None:
         return f"  {name}: not known before the first step"
     rows = round(each * plan.evaluations)
-    most = "" if plan.most is None else f" (at most {round(each * plan.most):,} where trust is lost)"
+    most, when = round(each * (plan.most or 0)), "where trust is lost" if plan.learns else "with every check"
+    upper = f" (at most {most:,} {when})" if most > rows else ""
     queries = f", {plan.queries:,} queries" if plan.queries else ""
     took = "" if second is None or not rows else f", about {duration(rows * second)} in the box"
-    took += ", plus what tangents take to learn" if took and plan.most is not None else ""
-    return f"  {name}: {'at most ' if plan.bound else ''}{rows:,} rows{most}{queries}{took}"
+    took += ", plus what tangents take to learn" if took and plan.learns else ""
+    return f"  {name}: {rows:,} rows{upper}{queries}{took}"
 
 
 def rows_of_objective(problem: Problem) -> int | Exception:

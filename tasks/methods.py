@@ -196,10 +196,9 @@ def _planned(kind: str, problem: Problem, network: nn.Module) -> zo.estimators.E
 
 
 def cost_of_queries(gradient: zo.LossGradient, steps: int) -> Cost:
-    """Of a gradient of the whole loss, with the queries by which it is checked, which it may not need all."""
-    checks = gradient.most_checks(steps)
-    queries = steps * gradient.queries() + checks
-    return Cost(steps + queries, queries, bound=checks > 0)
+    """Of a gradient of the whole loss, and with all queries by which it may have to be checked."""
+    queries = steps * gradient.queries()
+    return Cost(steps + queries, queries, steps + queries + gradient.most_checks(steps))
 
 
 def _cost_of_loss(problem: Problem, steps: int, kind: str) -> Cost:
@@ -215,7 +214,7 @@ def _cost_of_tangents(problem: Problem, steps: int, least_probes: int = 0) -> Co
     checks = sum(policy.checks(step) for step in range(steps))
     queries = steps * (config.probes or least_probes) + checks
     least = steps + queries
-    return Cost(least, queries, max(least, steps * (config.max_rows or MOST_ROWS)))
+    return Cost(least, queries, max(least, steps * (config.max_rows or MOST_ROWS)), learns=True)
 
 
 def _cost_of_rows(problem: Problem, steps: int) -> Cost:

@@ -484,16 +484,16 @@ class Cost:
     """What the steps of a method ask for, before any is taken.
 
     Attributes:
-        evaluations: Of the objective, of base and queries together.
+        evaluations: Of the objective, of base and queries together: the least that it takes.
         queries: Perturbed objectives among them.
-        most: Evaluations where a method takes more when it has to; None for never.
-        bound: Whether `evaluations` is a bound, for it has checks that may not all be needed.
+        most: Evaluations where a method takes more when it has to, for checks; None for never.
+        learns: Whether a model of the box is fitted between them, which takes time of its own.
     """
 
     evaluations: float = 0.0
     queries: int = 0
     most: float | None = None
-    bound: bool = False
+    learns: bool = False
 
 
 @dataclass(frozen=True)

@@ -200,8 +200,9 @@ def _cost(name: str) -> Callable[[Problem, int], Cost]:
         queries = steps * gradient.queries()
         if name in ON_SETS and config.gradual != "constant":
             queries = sum(planned.queries(gradient.parameters, step) for step in range(steps))
-        queries += gradient.most_checks(steps)
-        return Cost(steps + queries + scoring.evaluations, queries + scoring.queries)
+        least = steps + queries + scoring.evaluations
+        most = steps + queries + gradient.most_checks(steps) + (scoring.most or 0)
+        return Cost(least, queries + scoring.queries, most)
 
     return cost
 
@@ -212,13 +213,14 @@ def _cost_of_ratios(problem: Problem) -> Cost:
     gradients = {"zo-grasp": 2, "zo-snip": 1}.get(config.ratios, 0)
     plan = zo.RGE(config.mu, config.pruning_directions)
     gradient = zo.LossGradient(problem.network(), problem.objective, plan, evaluator=config.evaluator)
-    queries = gradients * (gradient.queries() + gradient.most_checks(1))
-    return Cost(queries * config.pruning_images / config.batch, queries)
+    queries, checks = gradients * gradient.queries(), gradients * gradient.most_checks(1)
+    share = config.pruning_images / config.batch
+    return Cost(queries * share, queries, (queries + checks) * share)
 
 
 def _cost_of_exact_sets(problem: Problem, steps: int) -> Cost:
     scoring = _cost_of_ratios(problem)
-    return Cost(steps + scoring.evaluations, scoring.queries)
+    return Cost(steps + scoring.evaluations, scoring.queries, steps + (scoring.most or 0))
 
 
 METHODS = {

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import tasks
-from blackbox import ArraySpec, BlackBoxFunction, Budgeted, Cached, Ledger
+from blackbox import ArraySpec, BlackBoxFunction, Budgeted, Cached, ConfigurationError, Ledger
 from tasks import cost
 from tasks.errors import Interrupted, StorageError
 from tasks.methods import METHODS
@@ -205,7 +205,7 @@ def planned_and_run(tmp_path, methods):
     said = Said()
     problem = Made(methods=methods, coordinates=6, directions=4, steps=4)
     run = tasks.run(problem, runs=tmp_path, seeds=2, progress=said)
-    line = re.compile(r"  ([a-z -]+?)(?:, of each method| 2 seed.s.)?: (?:at most )?([0-9,]+) rows")
+    line = re.compile(r"  ([a-z -]+?)(?:, of each method| 2 seed.s.)?: ([0-9,]+) rows")
     found = filter(None, map(line.match, said.lines))
     return {each[1]: int(each[2].replace(",", "")) for each in found}, run
 
@@ -267,11 +267,34 @@ def test_the_plan_is_what_the_run_runs(tmp_path):
     assert plan["in all"] == run.result.calls["rows"] == run.problem.box.ledger.rows_run
 
 
-def test_where_queries_may_be_checked_the_plan_is_a_bound(tmp_path):
-    plan, run = planned_and_run(tmp_path, ("cge", "rge"))
+def test_where_queries_may_be_checked_the_plan_says_the_least_and_the_most(tmp_path):
+    said = Said()
+    problem = Made(methods=("cge", "rge"), directions=4, steps=4)
+    run = tasks.run(problem, runs=tmp_path, seeds=2, progress=said)
+
+    def bounds(start, end):
+        (line,) = [line for line in said.lines if line.strip().startswith(start)]
+        return [int(each.replace(",", "")) for each in re.search(end, line).groups()]
+
     for row in run.result.table:
-        assert row.rows == (4 + row.queries) * 5 * 2 <= plan[row.method]
-    assert run.result.calls["rows"] <= plan["in all"]
+        least, most = bounds(f"{row.method}: ", r"([0-9,]+) rows \(at most ([0-9,]+) with every check\)")
+        assert least < row.rows == (4 + row.queries) * 5 * 2 <= most
+    least, most = bounds("in all 2 seed(s): ", r": ([0-9,]+) to ([0-9,]+) rows")
+    assert least < run.result.calls["rows"] <= most
+
+
+def test_a_budget_that_may_do_is_not_refused_and_one_that_cannot_is(tmp_path):
+    settings = {"methods": ("rge",), "directions": 4, "steps": 4, "runs": tmp_path}
+    whole = tasks.run(Made(), **settings)
+    needed, said = whole.result.calls["rows"], Said()
+    run = tasks.run(Made(), rows=needed, progress=said, **settings)  # fewer than all checks may take
+    assert run.result.table[0].value == whole.result.table[0].value
+    assert any("may be more than the budget" in line for line in said.lines)
+    least = 4 * (1 + 4) * 10 + 8  # four steps of base and directions, and what makes the data
+    with pytest.raises(
+        ConfigurationError, match=f"within its budget of {least:,} rows, got a plan of at least"
+    ):
+        tasks.run(Made(), rows=least, **settings)
 
 
 def test_the_time_of_a_row_is_not_that_of_a_cached_answer(monkeypatch, tmp_path):
