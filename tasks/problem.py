@@ -36,7 +36,7 @@ from tasks.runs.folder import Run, stage_name
 from tasks.runs.result import RowMean, TrainingOutcome
 from tasks.training import Gradient, Stateful, train
 from tasks.workers import group
-from zo.batches import count_rows
+from zo.batches import count_rows, map_tensors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -268,10 +268,12 @@ class Problem:
 
     def losses(self, network: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401
         """The losses of a batch in evaluation mode, `(rows,)` float64; NaN where a row failed."""
+        device, found = self.config.device, []
         with torch.no_grad(), evaluating(network):
-            return torch.cat(
-                [one_each(self.objective(network, part), part).double() for part in parts(batch, ROWS)]
-            )
+            for part in parts(batch, ROWS):
+                here = map_tensors(lambda tensor: tensor.to(device), part)
+                found.append(one_each(self.objective(network, here), here).double())
+        return torch.cat(found)
 
     @property
     def boxes(self) -> dict[str, BlackBoxFunction]:

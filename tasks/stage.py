@@ -129,6 +129,7 @@ class Stage:
             "best": self._best,
             "best_rows": self._best_rows,
             "rng": torch.get_rng_state(),
+            "rng_of_gpu": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
             "versions": self._versions,
         }
         with writing(f"the checkpoint of {self.outcome.stage} after step {step}", self._last_good):
@@ -175,6 +176,8 @@ class Stage:
         self.outcome = TrainingOutcome.of(content["outcome"])
         self._best, self._best_rows = content["best"], content["best_rows"]
         torch.set_rng_state(content["rng"])
+        if content.get("rng_of_gpu") is not None and torch.cuda.is_available():  # of dropout there
+            torch.cuda.set_rng_state(content["rng_of_gpu"])
         self.restored, self._saved = True, self.outcome.step
         if not content["finished"]:
             self._run.truncate_metrics(stage, self.outcome.step)

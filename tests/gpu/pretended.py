@@ -81,7 +81,7 @@ class OnGPU(Tensor):
             strides=own.stride(),
             storage_offset=own.storage_offset(),
             dtype=own.dtype,
-            device=CUDA,
+            device=PretendedGPU.entered[-1].device,
         )
         made.own = own
         return made
@@ -122,9 +122,9 @@ class PretendedGPU(TorchDispatchMode):
 
     entered: ClassVar[list[PretendedGPU]] = []
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device = CUDA) -> None:
         super().__init__()
-        self.seen = Seen()
+        self.device, self.seen = device, Seen()
 
     def __enter__(self) -> PretendedGPU:
         self.entered.append(self)
@@ -176,7 +176,7 @@ class PretendedGPU(TorchDispatchMode):
         to = None if asked is None else torch.device(asked)
         if packet is aten._pin_memory and not here:
             return _Pinned.mark(args[0])
-        if not here and (to is None or to.type != "cuda"):
+        if not here and (to is None or to.type != self.device.type):
             return func(*args, **kwargs)
         if any(isinstance(leaf, FakeTensor) for leaf in leaves):
             return func(*args, **kwargs)
@@ -215,9 +215,9 @@ class PretendedGPU(TorchDispatchMode):
             source = args[1] if packet is aten.copy_ else args[0]
             target = args[0].device if packet is aten.copy_ else (to or source.device)
             later = kwargs.get("non_blocking") or (packet is aten.copy_ and len(args) > 2 and args[2])
-            if source.device.type == "cuda" and target.type == "cpu":
+            if source.device.type == self.device.type and target.type == "cpu":
                 seen.waits.append(f"{name} to the CPU")
-            elif source.device.type == "cpu" and target.type == "cuda":
+            elif source.device.type == "cpu" and target.type == self.device.type:
                 if not (later and isinstance(source, _Pinned)):
                     seen.waits.append(f"{name} from memory that is not pinned, {tuple(source.shape)}")
         if packet in (aten.index, aten.index_put, aten.index_put_):

@@ -360,3 +360,24 @@ def test_a_process_that_another_left_was_stopped_if_it_was_asked_to_stop_too(run
         walk(run, on_step=left(False))
     with pytest.raises(Interrupted, match="Stopped at step 2 of 6"):
         walk(run, on_step=left(True))
+
+
+def test_a_stage_that_goes_on_has_the_generator_of_its_gpu(new_run, monkeypatch):
+    state = [torch.arange(16, dtype=torch.uint8)]  # of a GPU that is not there
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: state[0])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda found: state.__setitem__(0, found))
+
+    def draw(i):
+        if i == 3:
+            raise OSError("cut")
+        state[0] = state[0] + 1
+
+    run = new_run()
+    with pytest.raises(OSError, match="cut"):
+        walk(run, on_step=draw, checkpoint_every=2)
+    saved, state[0] = torch.arange(16, dtype=torch.uint8) + 2, torch.zeros(16, dtype=torch.uint8)
+    found = []
+    walk(run, on_step=lambda i: found.append(state[0]), checkpoint_every=2)
+    assert torch.equal(found[0], saved)
