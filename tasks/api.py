@@ -131,7 +131,7 @@ class FinishedRun:
 def run(
     problem: Problem,
     *,
-    seeds: int | Sequence[int] = 1,
+    seeds: int | Sequence[int] | None = None,
     runs: Path | str = "runs",
     resume: Path | str | None = None,
     progress: Progress | None = None,
@@ -147,9 +147,9 @@ def run(
 
     Args:
         problem: What is trained.
-        seeds: How many trainings of each method, or which seeds.
+        seeds: How many trainings of each method, or which seeds; None for one, or those of `resume`.
         runs: Where the run's folder is made.
-        resume: A folder to go on with, of the same problem and settings; `rows` may be larger.
+        resume: A folder to go on with, of the same problem, settings and seeds; `rows` may be larger.
         progress: What the user sees; bars in a terminal or notebook, lines elsewhere, if None.
         callbacks: What is told while the run trains, beside those that the problem's class names.
         **settings: Settings that depart from those of `problem`.
@@ -165,7 +165,7 @@ def run(
             "problem its folder= for where its data are."
         )
     problem = type(problem)(problem.config, folder=problem.folder, **settings)
-    numbers = range(seeds) if isinstance(seeds, int) else seeds
+    numbers = (0,) if seeds is None else range(seeds) if isinstance(seeds, int) else seeds
     check_seeds(numbers)
     checked(problem)  # before a folder is made
     if resume is None:
@@ -180,9 +180,18 @@ def run(
         )
     else:
         made, rows = Run.open(Path(resume)), problem.config.rows
-        if rows is not None and made.config["rows"] not in (None, rows):
+        if made.script or made.task != problem.name():
+            of = "a script with a loop of its own" if made.script else made.task
+            raise RunFolderError(
+                f"{made.path}: expected a run of {problem.name()}, got one of {of}. Give its own folder, or "
+                "leave resume out for a new run."
+            )
+        if rows is not None and made.config.get("rows") not in (None, rows):
             made = made.with_budget(rows)
-        if told := differences(made.config, to_dict(problem.config)):
+        settings, now = dict(made.config), to_dict(problem.config)
+        if seeds is not None:
+            settings["seeds"], now["seeds"] = list(made.seeds), list(numbers)
+        if told := differences(settings, now):
             raise RunFolderError(
                 f"{made.path}: expected the settings of that run, got others: {told}. Take its settings, or "
                 "leave resume out for a new run."
@@ -201,14 +210,15 @@ def finish(run: Run, problem: Problem, progress: Progress | None = None) -> Fini
     """Do what is left of a run in this process, and write its report."""
     shown: AbstractContextManager[Progress] = make_progress() if progress is None else progress
     with ending_interrupts(), run.lock():
+        run.callbacks.extend(problem.callbacks)
         if not run.finished:
             with shown as told:
                 told.say(f"Run folder: {run.path}")
                 if not run.problem:
                     told.say(_how_to_go_on(run))
-                run.callbacks.extend(problem.callbacks)
                 work(problem, run, told)
-                Told(run.callbacks).tell("on_result", run, Result.read(run.path))
+        if not (run.path / report.NAME).is_file():  # a kill in between leaves no page: they are told again
+            Told(run.callbacks).tell("on_result", run, Result.read(run.path))
         report.write(run, problem)
     return FinishedRun(run, problem)
 

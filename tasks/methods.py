@@ -18,6 +18,7 @@ from tasks.configuration import refused
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.problem import Cost, Method, Problem, Setup, Trained
 from tasks.reference import compare, with_derivative
+from tasks.runs.folder import stage_name
 from tasks.runs.result import TrainingOutcome
 from zo.estimators import Parameters
 
@@ -341,6 +342,12 @@ def named(problem: Problem | type[Problem], names: Sequence[str]) -> dict[str, M
         if name in names[:place]:
             raise ConfigurationError(
                 f"methods: expected every method once, got {name!r} twice. Leave one out."
+            )
+        stages = {stage_name(0, other): other for other in names[:place]}
+        if (other := stages.get(stage_name(0, name))) is not None:
+            raise ConfigurationError(
+                f"methods: expected names that differ in letters, digits, dots or hyphens, got {other!r} and "
+                f"{name!r}, whose checkpoints would be one file. Rename one."
             )
         if known[name].needs_box and problem.has_no_box():
             raise ConfigurationError(

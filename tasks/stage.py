@@ -185,6 +185,11 @@ class Stage:
         return content["finished"]
 
     @property
+    def saved(self) -> bool:
+        """Whether it has a checkpoint."""
+        return bool(self._checkpoints.files())
+
+    @property
     def nothing_since_saved(self) -> bool:
         """Whether a resumed run would be where this one is: just after a checkpoint, or at the start."""
         return self._saved == self.outcome.step or (self._saved is None and self.outcome.step == 0)

@@ -14,7 +14,7 @@ from torch import Tensor
 from blackbox import BlackBoxFunction, Ledger
 from blackbox.failures import noted
 from tasks.callbacks import Told
-from tasks.errors import ConfigurationError, StoppedInside, WorkersError
+from tasks.errors import CheckpointError, ConfigurationError, StoppedInside, WorkersError
 from tasks.interruption import StopRequest
 from tasks.progress import Progress, make_progress
 from tasks.runs.folder import Run
@@ -93,6 +93,11 @@ def train(
     if model not in state:
         raise ConfigurationError(f"{stage}: expected model to be one of {sorted(state)}, got {model!r}.")
     loop = Stage(run, stage, steps, state, model)
+    if run.finished and not loop.saved:
+        raise CheckpointError(
+            f"{run.path}: expected the checkpoint of {stage}, which the finished run had, got none. Copy "
+            "checkpoints/ back, or start a new run: nothing is trained in a finished one."
+        )
     finished, tally = loop.restore(), Tally(boxes)
     if finished:
         recall(group.journal_folder(run.path), boxes, stage)

@@ -8,6 +8,7 @@ their own, which begins with the same files and is deleted in the end. So a task
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -88,7 +89,10 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
             f"{' '.join(str(error).split())[:300]!r}. Are all of them started, and reach MASTER_ADDR?"
         ) from error
     try:
-        yield
+        with warnings.catch_warnings():
+            if rank() > 0:  # the first process says what all would
+                warnings.simplefilter("ignore", UserWarning)
+            yield
     finally:
         _joined.clear()
         dist.destroy_process_group()

@@ -139,3 +139,18 @@ def test_mlflow_has_what_the_run_has(tmp_path, monkeypatch):
         table = run.table[(run.table["method"] == "first-order") & (run.table["seed"] == seed)]
         assert kept.data.metrics["test loss"] == table["test loss"].item()
         assert math.isclose(kept.data.metrics["best validation"], table["validation"].item())
+
+
+def test_a_kill_after_the_result_leaves_no_callback_untold(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Notes, "on_result", killed)
+        with pytest.raises(KeyboardInterrupt):
+            go(tmp_path, [Notes()])
+    (folder,) = tmp_path.iterdir()
+    assert (folder / "result.json").is_file()
+    notes = Notes()
+    go(tmp_path, [notes], resume=folder)
+    assert notes.told == [("result", folder, ["none", "first-order"])]

@@ -2,6 +2,7 @@ import copy
 import math
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,7 +12,14 @@ import tasks
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, BudgetError, NotDifferentiableError
 from blackbox.wrappers import Budgeted
-from tasks.errors import ConfigurationError, NotApplicableError, ProblemError, ProblemWarning
+from tasks.errors import (
+    CheckpointError,
+    ConfigurationError,
+    NotApplicableError,
+    ProblemError,
+    ProblemWarning,
+    RunFolderError,
+)
 from tasks.methods import METHODS
 from tasks.progress import Progress
 from tasks.runs import calls
@@ -237,6 +245,7 @@ def test_a_run_that_is_cut_short_goes_on_to_the_same_bits_and_the_same_ledger(tm
     whole = go(Beside(), tmp_path / "whole", **settings)
 
     class Falls(Beside):
+        name = Beside.name
         left = 4 if method in ("first-order", "no-gradient", "identity") else 8
 
         def objective(self, network, wanted):
@@ -704,3 +713,37 @@ def test_boxes_get_a_budget_and_keep_failed_rows(tmp_path):
     go(problem, tmp_path)
     assert isinstance(problem.box, BlackBoxFunction)
     assert not isinstance(problem.box, Budgeted)  # a run works on an object of its own
+
+
+def test_a_run_is_gone_on_with_by_its_own_problem_and_seeds(tmp_path):
+    folder = go(Steering(), tmp_path, methods=["none"]).path
+    with pytest.raises(RunFolderError, match="expected a run of beside, got one of steering"):
+        go(Beside(), tmp_path, methods=["none"], resume=folder)
+    with pytest.raises(RunFolderError, match=r"got others: seeds \[0\] \(now \[0, 1, 2\]\)"):
+        go(Steering(), tmp_path, methods=["none"], resume=folder, seeds=3)
+    assert go(Steering(), tmp_path, methods=["none"], resume=folder, seeds=1).path == folder
+    with tasks.own_run("steering", tasks.Config(), runs=tmp_path) as own:
+        own.finish([tasks.Row("none", 0, "error", 1.0)])
+    with pytest.raises(RunFolderError, match="got one of a script with a loop of its own"):
+        go(Steering(), tmp_path, resume=own.path, rows=10)
+
+
+def test_methods_whose_checkpoints_would_be_one_are_refused(tmp_path):
+    class Signs(Steering):
+        methods: ClassVar = {"Signs": METHODS["none"], "signs": METHODS["cge"], "si-gns": METHODS["cge"]}
+
+    with pytest.raises(ConfigurationError, match="got 'Signs' and 'signs', whose checkpoints would be one"):
+        go(Signs(), tmp_path, methods=["Signs", "si-gns", "signs"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_trained_in_a_finished_run_whose_checkpoints_are_gone(tmp_path):
+    run = go(Steering(), tmp_path, methods=["none", "cge"])
+    for path in (run.path / "checkpoints").glob("*cge*"):
+        path.unlink()
+    before = (run.path / "metrics.jsonl").read_bytes()
+    assert weights(run.network("none")).isfinite().all()
+    with pytest.raises(CheckpointError, match="expected the checkpoint of seed-0/cge, which"):
+        run.network("cge")
+    assert (run.path / "metrics.jsonl").read_bytes() == before
+    assert not list((run.path / "checkpoints").glob("*cge*"))
