@@ -18,17 +18,14 @@ from zo.errors import (
 from zo.estimators import (
     CGE,
     RGE,
-    ControlVariate,
     FixedCoordinates,
     Hybrid,
     LayerwiseCoordinates,
     RandomCoordinates,
-    SurrogateFilled,
 )
 from zo.execution.shared_rows import SharedRows
 from zo.keep_best import KeepBest
 from zo.loss_gradient import LossGradient, QueryCounts
-from zo.masked_step import masked_step
 from zo.objective import OutputLoss
 from zo.parameters import Exclude
 from zo.tangents import (
@@ -46,7 +43,6 @@ __all__ = [
     "CGE",
     "RGE",
     "ConfigurationError",
-    "ControlVariate",
     "DCTBasis",
     "EvaluatorWarning",
     "Exclude",
@@ -69,7 +65,6 @@ __all__ = [
     "SharedRows",
     "StencilTangent",
     "StudentTangent",
-    "SurrogateFilled",
     "TangentGradient",
     "TangentWarning",
     "ZeroGradientWarning",
@@ -78,7 +73,6 @@ __all__ = [
     "errors",
     "estimators",
     "evaluators",
-    "masked_step",
     "pruning",
     "tangents",
 ]

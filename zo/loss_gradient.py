@@ -156,8 +156,6 @@ class LossGradient:
     def backward(self, batch: Any = None) -> Tensor:  # noqa: ANN401
         """Add this step's gradient estimate to `.grad`, as autograd would.
 
-        Estimators that correct a surrogate gradient read it from `.grad`, and replace it.
-
         Args:
             batch: Any nesting of tensors with rows first; nothing for a closure.
 
@@ -197,7 +195,7 @@ class LossGradient:
         refuse_too_many(valid, self.max_dropped, step, causes)
         gradient = self.estimator.reduce(pieces.plan, difference, valid)
         pieces.base.after.restore()  # from here on nothing fails
-        self.parameters.add_to_grad(gradient, replace=self.estimator.replaces_grad)
+        self.parameters.add_to_grad(gradient)
         self.counts.steps += 1
         self._first = False
         self._told_noise = self._told_noise or tell_noise(step, *noise, difference[valid])
@@ -318,8 +316,6 @@ class LossGradient:
         if self.chunk is None:
             self.chunk = chunk_size(self.serving.evaluators, base, plan, self.memory)
         words = (self._key.at(step), described(self.estimator), self.chunk, self.max_dropped)
-        if self.estimator.replaces_grad:  # what is drawn depends on the surrogate
-            words = (*words, checksum(t.grad for t in self.parameters.tensors if t.grad is not None))
         settings = repr((words, self.parameters.names, self.network.training))
         page = None
         if self.journal is not None:
@@ -334,9 +330,6 @@ class LossGradient:
         marks = fingerprint(self.network, batch, settings)
         marks["journal"] = int(self.journal is not None)
         marks["surviving rows of the base"] = checksum([base.survived])
-        if self.estimator.replaces_grad:
-            grads = (tensor.grad for tensor in self.parameters.tensors)
-            marks["surrogate gradient"] = checksum(grad for grad in grads if grad is not None)
         return marks
 
     def _share(self, opening: Opening, step: int, batch: Any) -> tuple[Pieces, Share]:  # noqa: ANN401

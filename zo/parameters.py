@@ -161,12 +161,12 @@ class Parameters:
         leading = flat.shape[:-1]
         return [piece.reshape((*leading, *t.shape)) for piece, t in zip(pieces, self.tensors, strict=True)]
 
-    def add_to_grad(self, gradient: Tensor, *, replace: bool = False) -> None:
-        """Add a flat gradient `(size,)` to the tensors' `.grad`, as autograd would, or replace that by it."""
+    def add_to_grad(self, gradient: Tensor) -> None:
+        """Add a flat gradient `(size,)` to the tensors' `.grad`, as autograd would."""
         gradient = sent(gradient, self.tensors[0].device)
         for tensor, piece in zip(self.tensors, self.split(gradient), strict=True):
             piece = piece.to(tensor.device, tensor.dtype)
-            tensor.grad = piece.clone() if tensor.grad is None or replace else tensor.grad + piece
+            tensor.grad = piece.clone() if tensor.grad is None else tensor.grad + piece
 
 
 def _refuse_unmade(network: nn.Module) -> None:

@@ -74,7 +74,6 @@ RUNS = {  # (estimator, evaluator, chunk, through a box or a known loss)
     ),
     "waking": (CGE, "stacked", 4, "box"),
     "chosen chunk": (CGE, "stacked", None, "box"),
-    "surrogate": (zo.SurrogateFilled(MU, 9), "loop", 2, "known"),
 }
 
 
@@ -99,8 +98,6 @@ def train(group, name, begin=None, until=STEPS):
     losses, costs = [], []
     for step in range(gradient.counts.steps, until):
         network.zero_grad()
-        if name == "surrogate":
-            known_loss(network(batch_of(step)[0].nan_to_num()), batch_of(step)[1]).mean().backward()
         with warnings.catch_warnings():
             # elsewhere it is an error: loop against loop would say nothing of the others
             warnings.simplefilter("ignore" if name == "waking" else "error", zo.EvaluatorWarning)

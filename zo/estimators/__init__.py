@@ -6,7 +6,6 @@ An estimator of your own is an `Estimator`: `plan` gives `Perturbations`, which 
 
 from zo.draws import Key
 from zo.estimators.cge import CGE
-from zo.estimators.control_variate import ControlVariate
 from zo.estimators.estimator import Estimator
 from zo.estimators.hybrid import Hybrid
 from zo.estimators.rge import RGE
@@ -17,7 +16,6 @@ from zo.estimators.sparsity import (
     RandomCoordinates,
     Sparsity,
 )
-from zo.estimators.surrogate_filled import SurrogateFilled
 from zo.parameters import Parameters
 from zo.perturbation import Coordinates, Directions, Perturbations
 
@@ -25,7 +23,6 @@ __all__ = [
     "CGE",
     "RGE",
     "Complement",
-    "ControlVariate",
     "Coordinates",
     "Directions",
     "Estimator",
@@ -37,5 +34,4 @@ __all__ = [
     "Perturbations",
     "RandomCoordinates",
     "Sparsity",
-    "SurrogateFilled",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from torch import Tensor
 
@@ -16,13 +16,7 @@ Planned = TypeVar("Planned", bound=Perturbations)
 
 
 class Estimator(ABC, Generic[Planned]):
-    """A way to make a gradient out of differences of the loss.
-
-    Attributes:
-        replaces_grad: whether it starts from what stands in `.grad`, and its gradient takes that one's place.
-    """
-
-    replaces_grad: ClassVar[bool] = False
+    """A way to make a gradient out of differences of the loss."""
 
     @abstractmethod
     def queries(self, parameters: Parameters, step: int = 0) -> int:
