@@ -74,8 +74,9 @@ def test_a_differentiable_box_goes_on_from_a_file(name, gpu):
     torch.testing.assert_close(found, expected, **tolerance)
 
 
+SLOW = {"automatic", "grid"}
 TANGENTS = {
-    "automatic": lambda: None,
+    "automatic": lambda: zo.tangents.AutoTangent(Carried()),
     "grid": lambda: zo.GridTangent(4, first_steps=20, steps_per_step=2, reach=2, periodic=True),
     "stencil": lambda: zo.StencilTangent(2),
     "secant": lambda: zo.SecantTangent(zo.LowRankTangent()),
@@ -86,7 +87,8 @@ TANGENTS = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "automatic")) for name in TANGENTS]
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in TANGENTS],
 )
 def test_tangents_that_learned_from_answers_on_the_cpu_go_on_on_the_gpu_and_from_a_file(name, gpu):
     asked = torch.linspace(-2, 2, 60 * 16, dtype=torch.float64).cos().view(60, 1, 16)
@@ -96,12 +98,14 @@ def test_tangents_that_learned_from_answers_on_the_cpu_go_on_on_the_gpu_and_from
         tangent = TANGENTS[name]()
         if hasattr(tangent, "fit"):
             tangent.fit(asked, box(asked), steps=5)
+        policy = zo.tangents.TrustPolicy(check_every=3)
 
         def objective(network, rows):
             state = network(rows)[:, None]
             return (box(box(state)) - 0.2).square().flatten(1).mean(dim=1)
 
-        return zo.TangentGradient(network, objective, boxes=[box], tangent=tangent, seed=2)
+        settings = {"boxes": [box], "seed": 2, "trust_policy": policy}
+        return zo.TangentGradient(network, objective, tangent=tangent, **settings)
 
     def trained(device) -> Tensor:
         network, box, found = small_network(16).to(device), Carried(), []

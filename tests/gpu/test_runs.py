@@ -1,6 +1,9 @@
 """Whole runs of a user's own problem on a GPU, or on one that is not there: as on a CPU, and resumed too."""
 
+import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
 
 import numpy as np
 import pytest
@@ -11,10 +14,12 @@ import tasks
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from tasks.methods import METHODS
+from tasks.new import write
 from tasks.progress import Progress
+from tests.gpu.pretended import PretendedGPU
 
 ROUNDED = {"tangents", "student"}  # what they fit has single precision, and on a GPU other bits
-LONG = {"tangents", "student", "cge", "sparse-cge", "rge", "hybrid"}
+QUICK = {"no-gradient", "row-rge"}
 NEAR, ROUGH = {"rtol": 1e-9, "atol": 1e-12}, {"rtol": 1e-2, "atol": 1e-4}
 MATRIX = torch.tensor([[1.0, 0.5, 0.0], [-0.3, 0.8, 0.2], [0.1, 0.0, 1.2]], dtype=torch.float64)
 
@@ -88,9 +93,8 @@ class Steering(tasks.Problem):
         return ((1 + kind[:, None] / 4) * (z @ MATRIX.T.to(z))).tanh()
 
     def evaluate(self, network):
-        test = {name: tensor.to(self.config.device) for name, tensor in self.data.test.items()}
         with torch.no_grad():
-            told = network.eval()(test["wanted"])
+            told = network.eval()(self.data.test["wanted"])
         return {**super().evaluate(network), "largest": told.abs().max(), "told": told}
 
 
@@ -137,7 +141,7 @@ def trained(folder, device, method, resume=None, callbacks=(), **settings):
 
 
 @pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in METHODS]
+    "method", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in METHODS]
 )
 def test_a_run_that_was_cut_short_and_goes_on_on_a_gpu_finds_what_one_finds_on_a_cpu(method, gpu, tmp_path):
     settings = {} if gpu.pretended else {"dropout": 0.0}  # of which each device draws its own
@@ -199,3 +203,46 @@ def test_rows_that_fail_are_left_out_on_a_gpu_as_on_a_cpu(method, gpu, tmp_path)
     with gpu:
         found = trained(tmp_path / "gpu", "cuda", method, **settings)
     expected.refuse_others(found, **(ROUGH if method in ROUNDED and not gpu.pretended else NEAR))
+
+
+class Tube(BlackBoxFunction):
+    """In the place of the template's program, which threads run."""
+
+    def __init__(self, like):
+        super().__init__()
+        self.inputs, self.outputs = like.inputs, like.outputs
+
+    def evaluate_rows(self, flow, power, inlet):
+        return inlet + power / (4e3 * flow), 4e6 * flow**2
+
+
+@pytest.mark.parametrize("kind", ["correct", pytest.param("design", marks=pytest.mark.slow), "program"])
+def test_what_blackbox_new_writes_runs_on_a_gpu(kind, gpu, tmp_path, monkeypatch):
+    write("pump", tmp_path, kind)
+    spec = spec_from_file_location("of_blackbox_new", tmp_path / "pump.py")
+    module = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "of_blackbox_new", module)
+    spec.loader.exec_module(module)
+
+    class Pump(module.Pump):
+        if kind == "program":
+
+            def box(self):
+                return Tube(module.tube())
+
+    methods = {"correct": ("none", "first-order"), "design": ("row-rge",), "program": ("rge",)}[kind]
+    settings = {"methods": methods, "steps": 2, "directions": 2}
+    figures = []
+    for device in ("cpu", "cuda"):
+        with gpu if device == "cuda" else nullcontext():
+            run = tasks.run(Pump(device=device, **settings), runs=tmp_path / device, progress=Progress())
+        figures.append(torch.tensor([row.value for row in run.result.table]))
+    torch.testing.assert_close(*figures, rtol=1e-6 if gpu.pretended else 1e-3, atol=0)
+
+
+def test_the_network_of_a_run_on_a_gpu_is_to_be_had_where_there_is_none(tmp_path):
+    with PretendedGPU():
+        run = tasks.run(Steering(methods=("none",), device="cuda"), runs=tmp_path, progress=Progress())
+        assert {weight.device.type for weight in run.network("none").parameters()} == {"cuda"}
+    if not torch.cuda.is_available():
+        assert {weight.device.type for weight in run.network("none").parameters()} == {"cpu"}
