@@ -1,8 +1,9 @@
 """Whole runs of a user's own problem on a GPU, or on one that is not there: as on a CPU, and resumed too."""
 
+import os
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import module_from_spec, spec_from_file_location
 
 import numpy as np
@@ -13,10 +14,14 @@ from torch import Tensor, nn
 import tasks
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
+from tasks.image_classification import ImageClassification
 from tasks.methods import METHODS
 from tasks.new import write
 from tasks.progress import Progress
+from tasks.wake_flow.problem import WakeFlow
 from tests.gpu.pretended import PretendedGPU
+from tests.tasks.image_classification.small import small
+from tests.tasks.wake_flow.small import SMALL
 
 ROUNDED = {"tangents", "student"}  # what they fit has single precision, and on a GPU other bits
 QUICK = {"no-gradient", "row-rge"}
@@ -246,3 +251,29 @@ def test_the_network_of_a_run_on_a_gpu_is_to_be_had_where_there_is_none(tmp_path
         assert {weight.device.type for weight in run.network("none").parameters()} == {"cuda"}
     if not torch.cuda.is_available():
         assert {weight.device.type for weight in run.network("none").parameters()} == {"cpu"}
+
+
+@pytest.mark.slow
+def test_images_are_classified_as_on_a_cpu(gpu, tmp_path):
+    settings = {"dataset": "digits", "methods": ("deepzero", "fo", "fo-sparse-weight")}
+    figures = []
+    for device in ("cpu", "cuda"):
+        problem = ImageClassification(small(device=device, **settings), folder=tmp_path)
+        with gpu if device == "cuda" else nullcontext():
+            run = tasks.run(problem, runs=tmp_path / device, progress=Progress())
+        figures.append(torch.tensor([[row.value, row.extra["loss"]] for row in run.result.table]))
+    torch.testing.assert_close(*figures, **(NEAR if gpu.pretended else ROUGH))
+
+
+@pytest.mark.slow
+def test_the_wake_is_corrected_as_on_a_cpu(gpu, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # other processes take longer to start than to work
+    methods = ("SRC", "NON", "FO-SOL", "ZO-SOL", "chain", "identity", "TAN-SOL small")
+    figures = []
+    for device in ("cpu", "cuda"):
+        config = replace(SMALL, methods=methods, trajectories=True, device=device)
+        with gpu if device == "cuda" else nullcontext():
+            problem = WakeFlow(config, folder=tmp_path)
+            run = tasks.run(problem, runs=tmp_path / device, progress=Progress())
+        figures.append(torch.tensor([row.value for row in run.result.table]))
+    torch.testing.assert_close(*figures, **(NEAR if gpu.pretended else ROUGH))
