@@ -31,7 +31,7 @@ def intercepted(handler: Intercept | None) -> Iterator[None]:
     The handler is given all boxes; those that it has no interest in it calls by `box.call(*arrays)`, which
     is the plain call. Inside that call no handler is at work, so a box that calls boxes, as wrappers do, is
     seen once, from outside. A block inside another takes its place until it ends. Threads that are started
-    inside the block are not seen.
+    inside the block are not seen, nor is the one in which autograd goes back on a GPU.
 
     Args:
         handler: is given the box and the arrays of its call, and returns what the call returns; None lets

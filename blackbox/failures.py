@@ -97,7 +97,8 @@ def noted() -> Iterator[list[FailedRow]]:
 
     Of each call with failed rows the list is given the first of each cause, for the first hundred of them;
     rows that were skipped (see `Failure`) are noted after those that failed. Rows that a `Retrying` or a
-    `Fallback` has mended are not noted. Threads that are started inside the block are not heard.
+    `Fallback` has mended are not noted. Threads that are started inside the block are not heard,
+    nor is the one in which autograd goes back on a GPU.
     """
     causes: list[FailedRow] = []
     token = _listeners.set((*_listeners.get(), causes))

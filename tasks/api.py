@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 from torch import nn
 
 from tasks import methods, problems, report
@@ -68,6 +69,8 @@ class FinishedRun:
     def network(self, method: str, seed: int = 0) -> nn.Module:
         """The network that a method trained, with the weights that validation chose.
 
+        It is on the device of the settings; that of a run on a GPU on the CPU, where there is none.
+
         Raises:
             ConfigurationError: The run has no such method or seed.
             ProblemError: The problem's code is not at hand.
@@ -81,7 +84,10 @@ class FinishedRun:
                 f"{self.path}: expected one of the methods {', '.join(wanted)} and of the seeds "
                 f"{self._run.seeds}, got {method!r} and {seed!r}."
             )
-        self.problem.begin(self.path)
+        problem = self.problem
+        if problem.config.device == "cuda" and not torch.cuda.is_available():  # the run is from elsewhere
+            problem = type(problem)(problem.config, folder=problem.folder, device="cpu")
+        problem.begin(self.path)
         found: dict[str, Trained] = {}
         refused = {row.method: str(row.extra.get(NOT_APPLICABLE, "")) for row in self.result.table}
         if refused[method]:
@@ -89,7 +95,7 @@ class FinishedRun:
         for name, each in wanted.items():  # methods may start from what those before have trained
             if refused[name]:
                 continue
-            setup = setup_of(self.problem, self._run, name, seed, Progress(), found)
+            setup = setup_of(problem, self._run, name, seed, Progress(), found)
             found[name] = each.train(setup)
             if name == method:
                 break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,17 @@ class Data:
                 f"Data, train: expected a function of (seed, step) that gives a batch, got a "
                 f"{type(self.train).__name__}. For rows that are there already take tasks.Data.split."
             )
+
+    def to(self, device: str) -> Data:
+        """The same, with its batches on a device."""
+
+        def moved(batch: Any) -> Any:  # noqa: ANN401
+            return map_tensors(lambda tensor: tensor.to(device), batch)
+
+        def train(seed: int, step: int) -> Any:  # noqa: ANN401
+            return moved(self.train(seed, step))
+
+        return replace(self, train=train, validation=moved(self.validation), test=moved(self.test))
 
     @classmethod
     def split(cls, rows: Any, *, batch: int, validation: int = 0, test: int = 0) -> Data:  # noqa: ANN401

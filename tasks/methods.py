@@ -20,6 +20,7 @@ from tasks.problem import Cost, Method, Problem, Setup, Trained
 from tasks.reference import compare, with_derivative
 from tasks.runs.folder import stage_name
 from tasks.runs.result import TrainingOutcome
+from zo.batches import map_tensors
 from zo.estimators import Parameters
 
 MOST_ROWS = 3.5  # in first-order steps: what zo.TangentGradient keeps to by default
@@ -74,7 +75,7 @@ def student(setup: Setup) -> Trained:
     def stand(box: BlackBoxFunction) -> Stand:
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(setup.seed)
-            network = student_network(box)
+            network = student_network(box).to(setup.config.device)
         return zo.differentiable(box, tangent=zo.StudentTangent(network, loss="squared"), seed=setup.seed)
 
     return setup.descend(_by_autograd(setup, stand))
@@ -117,7 +118,8 @@ def _by_tangents(setup: Setup, tangent: zo.tangents.Tangent | None, probes: int)
     def learn() -> None:
         for name, tangent in zip(boxes, gradient.tangents, strict=True):
             if name in answers and isinstance(tangent, zo.tangents.AutoTangent):
-                tangent.fit(*answers[name], steps=config.prefit)
+                given, told = map_tensors(lambda tensor: tensor.to(config.device), tuple(answers[name]))
+                tangent.fit(given, told, steps=config.prefit)
 
     return setup.descend(gradient, begin=learn if answers else None)
 

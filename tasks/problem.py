@@ -67,7 +67,8 @@ class Problem:
 
     `blackbox new NAME` writes such a file. Give settings by name, `Brusselator(unroll=8)`, or a whole
     configuration. `box` and `data` are called once, when they are first needed; from then on `self.box` is
-    the box (or the dict of boxes) itself, and `self.data` the data. What a subclass may leave out says so.
+    the box (or the dict of boxes) itself, and `self.data` the data, on the device of the settings. What a
+    subclass may leave out says so.
 
     Args:
         config: The settings; the defaults of the class's `Config` if None.
@@ -120,12 +121,12 @@ class Problem:
         self.progress = Progress()
 
     def __init_subclass__(cls, **keywords: Any) -> None:  # noqa: ANN401
-        """What `box` and `data` give is made once."""
+        """What `box` and `data` give is made once; data is then where the network is."""
         super().__init_subclass__(**keywords)
         for name in ("box", "data"):
             made = cls.__dict__.get(name)
             if isfunction(made):
-                once: cached_property[Any] = cached_property(made)
+                once: cached_property[Any] = cached_property(_on_device(made) if name == "data" else made)
                 once.__set_name__(cls, name)
                 setattr(cls, name, once)
 
@@ -326,6 +327,16 @@ class Problem:
             if getattr(self.config, field.name) != getattr(defaults, field.name)
         ]
         return f"{type(self).__name__}({', '.join(changed)})"
+
+
+def _on_device(made: Callable[[Problem], Data]) -> Callable[[Problem], Data]:
+    """What `data` gives, on the device of the settings."""
+
+    def data(self: Problem) -> Data:
+        given = made(self)
+        return given.to(self.config.device) if self.config.device != "cpu" else given
+
+    return data
 
 
 @dataclass(frozen=True)

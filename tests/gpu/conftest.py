@@ -1,9 +1,12 @@
 """Tests of what runs on a GPU, on the CPU too, so that their own code is known to work."""
 
 import os
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
+
+from tests.gpu.pretended import PretendedGPU
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA begins: products of the same bits
 
@@ -15,14 +18,36 @@ def needs_gpu(count: int = 1) -> None:
         pytest.skip(f"needs {count} GPU{'s' if count > 1 else ''} that torch can use, found {found}")
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request):
-    """Where a test runs: with kernels that always give the same bits, and without TF32."""
-    if request.param == "cuda":
-        needs_gpu()
+@contextmanager
+def always_the_same_bits():
+    """Kernels that give them, and no TF32."""
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.allow_tf32
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.allow_tf32 = False
-    yield torch.device(request.param, 0) if request.param == "cuda" else torch.device("cpu")
+    yield
     torch.use_deterministic_algorithms(before[0])
     torch.backends.cudnn.allow_tf32 = before[1]
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    """Where a test runs."""
+    if request.param == "cuda":
+        needs_gpu()
+    with always_the_same_bits():
+        yield torch.device(request.param, 0) if request.param == "cuda" else torch.device("cpu")
+
+
+class ThatIsThere(nullcontext):
+    """The block of a real GPU."""
+
+    pretended = False
+
+
+@pytest.fixture(params=["pretended", pytest.param("cuda", marks=pytest.mark.gpu)])
+def gpu(request):
+    """`with gpu:` is a block with a GPU; where it is `pretended` there is none."""
+    if request.param == "cuda":
+        needs_gpu()
+    with always_the_same_bits():
+        yield ThatIsThere() if request.param == "cuda" else PretendedGPU()

@@ -1,31 +1,36 @@
 """A GPU that is not there: tensors that say "cuda", computed on the CPU; launches and waits are counted.
 
-What mixes devices is an error, as on a GPU. So code for CUDA runs on any machine to the right numbers, and
-what would make the host wait for the device is seen.
+What mixes devices is an error, as on a GPU, and a backward pass runs in a thread of its own, as there. So
+code for CUDA runs on any machine to the right numbers, and what would make the host wait is seen.
 
     with PretendedGPU() as gpu:
-        network = gpu.network(network)
+        network.to("cuda")
         ...
         with gpu.watched() as seen:
             changes(queries)
     assert seen.waits == []
+
+To torch's own code, which has no autograd for CUDA where it was built without, these tensors are "meta".
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 # the second: what is made on "cuda" alone, the first, is on another device
-CUDA, CPU = torch.device("cuda", 1), torch.device("cpu")
+CUDA, CPU, META = torch.device("cuda", 1), torch.device("cpu"), torch.device("meta")
 aten = torch.ops.aten
 # What gives a shape or a Python number that depends on values, so that the host must wait for them.
 ASKING = {
@@ -72,6 +77,8 @@ class OnGPU(Tensor):
     """A tensor of the pretended device; its numbers are in the CPU's memory."""
 
     own: Tensor
+    device = CUDA
+    is_cuda, is_meta = True, False
 
     @staticmethod
     def __new__(cls, own: Tensor) -> OnGPU:
@@ -81,7 +88,7 @@ class OnGPU(Tensor):
             strides=own.stride(),
             storage_offset=own.storage_offset(),
             dtype=own.dtype,
-            device=PretendedGPU.entered[-1].device,
+            device=META,
         )
         made.own = own
         return made
@@ -89,52 +96,100 @@ class OnGPU(Tensor):
     def __repr__(self, **_: Any) -> str:
         return f"OnGPU({self.own!r})"
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        made = OnGPU(self.own.detach().clone()).requires_grad_(self.requires_grad)
+        return nn.Parameter(made, self.requires_grad) if isinstance(self, nn.Parameter) else made
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """In a file, from which it is read to the CPU: whoever wants it on the device moves it there."""
+        return self.own.detach().clone().__reduce_ex__(protocol)
+
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if func in (Tensor.data_ptr, Tensor.untyped_storage):  # where memory is, which wrappers have none of
             return func(args[0].own)
-        if func is Tensor.copy_:  # torch asks for the device's library before anyone is asked
-            return PretendedGPU.entered[-1].copied(*args, **(kwargs or {}))
+        if func is Tensor.copy_:
+            return PretendedGPU.entered[-1].copied(*args, **kwargs)
         if func in READING:
             PretendedGPU.entered[-1].seen.waits.append(f"Tensor.{func.__name__}")
+            if func is Tensor.numpy:
+                raise TypeError("can't convert cuda:1 device type tensor to numpy.")
             return func(args[0].own)
         if func is Tensor.new_tensor:
             PretendedGPU.entered[-1].seen.waits.append("Tensor.new_tensor")
-            return OnGPU(func(args[0].own, *args[1:], **(kwargs or {})))
-        if func in (Tensor.__getitem__, Tensor.__setitem__):
+            return OnGPU(func(args[0].own, *args[1:], **kwargs))
+        if func in (Tensor.__getitem__, Tensor.__setitem__) and not _tracked(args):
             return _at(*args)
         with torch._C.DisableTorchFunctionSubclass():  # the default makes an OnGPU of any result
-            try:
-                return func(*args, **(kwargs or {}))
-            except RuntimeError as error:  # some functions ask for the device's library first
-                if "not linked with support" not in str(error):
-                    raise
-            name = {"__invert__": "bitwise_not"}.get(func.__name__, func.__name__)
-            return getattr(aten, name)(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise RuntimeError("expected the block of a PretendedGPU, got a tensor of it outside")
 
 
+class _Asked(TorchFunctionMode):
+    """To torch's own code the device that is asked for is "meta"."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is Tensor.to:
+            args = tuple(map(_as_torch_has_it, args))
+        if "device" in kwargs:
+            kwargs = {**kwargs, "device": _as_torch_has_it(kwargs["device"])}
+        if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") == META:  # of numbers
+            PretendedGPU.entered[-1].seen.waits.append(func.__name__)
+            found = func(*args, **{**kwargs, "device": None})
+            return found if isinstance(found, OnGPU) else OnGPU(found)
+        return func(*args, **kwargs)
+
+
 class PretendedGPU(TorchDispatchMode):
     """The device; see the module."""
 
     entered: ClassVar[list[PretendedGPU]] = []
+    pretended = True
 
-    def __init__(self, device: torch.device = CUDA) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.device, self.seen = device, Seen()
+        self.seen = Seen()
 
     def __enter__(self) -> PretendedGPU:
         self.entered.append(self)
-        self._lazy_init, torch.cuda._lazy_init = torch.cuda._lazy_init, lambda: None
+        self._patches = ExitStack()
+        for name, value in OF_CUDA.items():
+            self._patches.enter_context(mock.patch.object(torch.cuda, name, value))
+        own = torch.autograd._engine_run_backward
+        self._patches.enter_context(
+            mock.patch.object(torch.autograd, "_engine_run_backward", self._elsewhere(own))
+        )
+        self._patches.enter_context(_Asked())
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        torch.cuda._lazy_init = self._lazy_init
-        self.entered.pop()
         super().__exit__(*error)
+        self._patches.close()
+        self.entered.pop()
+
+    def _elsewhere(self, run: Any) -> Any:
+        """A backward pass in a thread of its own, which sees no context variables, as that of a device."""
+
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            TorchDispatchMode.__enter__(self)
+            try:
+                with _Asked():
+                    return run(*args, **kwargs)
+            finally:
+                TorchDispatchMode.__exit__(self, None, None, None)
+
+        def backward(outputs: Any, *args: Any, **kwargs: Any) -> Any:
+            if not any(isinstance(output, OnGPU) for output in outputs):
+                return run(outputs, *args, **kwargs)
+            with ThreadPoolExecutor(1) as thread:
+                return thread.submit(inside, outputs, *args, **kwargs).result()
+
+        return backward
 
     @contextmanager
     def watched(self) -> Iterator[Seen]:
@@ -176,11 +231,14 @@ class PretendedGPU(TorchDispatchMode):
         to = None if asked is None else torch.device(asked)
         if packet is aten._pin_memory and not here:
             return _Pinned.mark(args[0])
-        if not here and (to is None or to.type != self.device.type):
+        if to is None and all(leaf.device == CPU for leaf in leaves):
+            return func(*args, **kwargs)
+        if not here and to == CPU:
             return func(*args, **kwargs)
         if any(isinstance(leaf, FakeTensor) for leaf in leaves):
             return func(*args, **kwargs)
-        self._refuse_mixed(packet, leaves)
+        assert all(isinstance(leaf, OnGPU) or leaf.device == CPU for leaf in leaves), "without numbers"
+        self._refuse_mixed(func, args, kwargs, leaves)
         self._note(func, packet, args, kwargs, leaves, to)
         own_args, own_kwargs = tree_map(_own, (args, kwargs))
         if to is not None:
@@ -196,11 +254,27 @@ class PretendedGPU(TorchDispatchMode):
             result = result.clone()
         return tree_map(lambda r: written.get(id(r), OnGPU(r)) if isinstance(r, Tensor) else r, result)
 
-    def _refuse_mixed(self, packet: Any, leaves: list[Tensor]) -> None:
-        """As on a GPU: single numbers may come from the CPU, indices too; and copies."""
-        if packet in (aten._to_copy, aten.copy_, aten.index, aten.index_put, aten.index_put_, aten.copy):
+    def _refuse_mixed(self, func: Any, args: Any, kwargs: Any, leaves: list[Tensor]) -> None:
+        """As on a GPU: its copies, single numbers for it, and indices into its tensors may be the CPU's."""
+        packet, whole = func.overloadpacket, leaves
+        if kwargs.get("generator") is not None:
+            raise RuntimeError(f"{packet}: expected a generator of the device cuda, got one of the CPU")
+        made_anew = kwargs.get("device") is not None and packet.__name__.startswith("new_")
+        if made_anew or packet in (aten._to_copy, aten.copy_, aten.copy):
             return
-        off = [leaf for leaf in leaves if not isinstance(leaf, OnGPU) and leaf.ndim]
+        if packet in (aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_) and not (
+            isinstance(args[0], OnGPU)
+        ):
+            raise RuntimeError(f"{packet}: expected indices on the CPU, as the tensor, got some on cuda")
+        if packet in (aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_):
+            whole = [leaf for leaf in args[2:3] if isinstance(leaf, Tensor)]  # the values
+        single = torch.Tag.pointwise in func.tags or packet in (
+            *(aten.index_put, aten.index_put_, aten._index_put_impl_, aten.fill_, aten.masked_fill),
+            *(aten.masked_fill_, aten.where),
+        )
+        if func._schema.is_mutable and not isinstance(args[0], OnGPU):
+            single = False  # it is written to
+        off = [leaf for leaf in whole if not isinstance(leaf, OnGPU) and not (single and leaf.ndim == 0)]
         if off:
             raise RuntimeError(f"{packet}: expected all tensors to be on the same device, got cuda:0 and cpu")
 
@@ -215,9 +289,9 @@ class PretendedGPU(TorchDispatchMode):
             source = args[1] if packet is aten.copy_ else args[0]
             target = args[0].device if packet is aten.copy_ else (to or source.device)
             later = kwargs.get("non_blocking") or (packet is aten.copy_ and len(args) > 2 and args[2])
-            if source.device.type == self.device.type and target.type == "cpu":
+            if source.device.type != "cpu" and target.type == "cpu":
                 seen.waits.append(f"{name} to the CPU")
-            elif source.device.type == "cpu" and target.type == self.device.type:
+            elif source.device.type == "cpu" and target.type != "cpu":
                 if not (later and isinstance(source, _Pinned)):
                     seen.waits.append(f"{name} from memory that is not pinned, {tuple(source.shape)}")
         if packet in (aten.index, aten.index_put, aten.index_put_):
@@ -238,6 +312,36 @@ class PretendedGPU(TorchDispatchMode):
             if kwargs.get("dtype") == torch.float64:
                 numbers = max((leaf.numel() for leaf in leaves), default=1)
                 seen.wide.append((name, numbers))
+
+
+# Of `torch.cuda`: draws are the CPU's, so that a run has those that it has there.
+OF_CUDA = {
+    "_lazy_init": lambda: None,
+    "is_available": lambda: True,
+    "is_initialized": lambda: True,
+    "device_count": lambda: 2,
+    "current_device": lambda: 1,
+    "get_device_name": lambda *_: "a pretended GPU",
+    "device": lambda _: nullcontext(),
+    "manual_seed": lambda _: None,
+    "manual_seed_all": lambda _: None,
+    "get_rng_state": lambda *_: torch.zeros(16, dtype=torch.uint8),
+    "get_rng_state_all": list,
+    "set_rng_state": lambda *_: None,
+    "set_rng_state_all": lambda _: None,
+}
+
+
+def _as_torch_has_it(leaf: Any) -> Any:
+    """To torch's own code the device is "meta"."""
+    if isinstance(leaf, torch.device):
+        return META if leaf.type == "cuda" else leaf
+    return META if isinstance(leaf, str) and leaf.split(":")[0] == "cuda" else leaf
+
+
+def _tracked(args: Any) -> bool:
+    """Whether autograd has to see it."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in args if isinstance(t, Tensor))
 
 
 class _Pinned(Tensor):

@@ -107,6 +107,7 @@ class TangentRows:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.tangent.load_state_dict(state["state"])
+        self.tangent.brought = False
         self.units.load_state_dict(state["units"])
 
     @property

@@ -33,7 +33,7 @@ from zo.tangents.pairs import CallPairs
 from zo.tangents.quality import Check, checked, predict_and_learn, relative_error
 from zo.tangents.recording import RecordedCall, alone, record
 from zo.tangents.replay import refuse_unseen_weights, replay, without_failed
-from zo.tangents.tangent import Tangent
+from zo.tangents.tangent import Tangent, bring
 from zo.tangents.trust import TrustPolicy, TrustWatch
 from zo.tangents.units import Units
 
@@ -289,6 +289,7 @@ class TangentGradient:
             survived = survivors(seen.losses[0], self.counts.steps, causes)
             self.counts.rows += seen.rows
             for call in seen.calls:
+                bring(self.tangents[call.box], call.inputs[0].device)
                 self.tangents[call.box].see(call.pairs(self.boxes[call.box], survived))
                 asked.add(call.box)
         if not asked:
@@ -363,6 +364,8 @@ class TangentGradient:
         for several, states in ((self.tangents, state["tangents"]), (self.units, state["units"])):
             for each, kept in zip(several, states, strict=True):
                 each.load_state_dict(kept)
+        for tangent in self.tangents:
+            tangent.brought = False
 
     def __repr__(self) -> str:
         """The network's class and size, boxes, tangents, and what a step costs."""

@@ -17,7 +17,7 @@ from zo.perturbation import Directions
 from zo.tangents.models.values import Form
 from zo.tangents.pairs import CallPairs, all_rows, reciprocal, together
 from zo.tangents.recording import RecordedCall, Recorder
-from zo.tangents.tangent import Tangent, sources
+from zo.tangents.tangent import Tangent, bring, sources
 from zo.tangents.trust import TrustWatch
 
 Squares = tuple[float, float]  # of errors, and of what they are measured by
@@ -44,6 +44,8 @@ def predict_and_learn(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squa
     Returns:
         For each call two sums of squares, for `relative_error`; None where there was nothing to predict.
     """
+    if calls:
+        bring(tangent, calls[0].z.device)
     groups = _groups(calls)
     squares = [each for group in groups for each in _squares(tangent, group)]
     for group in groups:

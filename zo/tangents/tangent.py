@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from blackbox import ArraySpec
+from zo.batches import map_tensors, tensors
 from zo.tangents.pairs import CallPairs, sizes
 
 
@@ -25,10 +26,12 @@ class Tangent(ABC):
         learns_from_values: whether it needs no changes to learn, only what goes in and comes out; then a
             step may do without probes.
         learns: False of one whose J(z) never changes.
+        brought: whether what it has learned is where the rows are, see `bring`.
     """
 
     learns_from_values: bool = False
     learns: bool = True
+    brought: bool = False
 
     @abstractmethod
     def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
@@ -116,6 +119,19 @@ def _follows(pairs: CallPairs) -> Tensor:
         for source, size in zip(sources(pairs.inputs, pairs.outputs), sizes(pairs.outputs), strict=True)
     ]
     return (pairs.response_scale >= 0.1 * torch.cat(given)).to(pairs.z.dtype)
+
+
+def bring(tangent: Tangent, device: torch.device) -> None:
+    """Have what a tangent has learned where the rows are, before it is asked about the first of them.
+
+    It may have been read from a file, to the CPU, or fitted to answers that lie there.
+    """
+    if not tangent.brought:
+        state = tangent.state_dict()
+        moving = [own for own in tensors(state) if own.ndim]  # a CPU's single number goes with any device
+        if any(own.device != device for own in moving):
+            tangent.load_state_dict(map_tensors(lambda own: own.to(device) if own.ndim else own, state))
+        tangent.brought = True
 
 
 def sources(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> list[int | None]:

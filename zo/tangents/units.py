@@ -97,7 +97,8 @@ class _Running:
         return {"steps": self._steps.clone(), "mean": self._mean.clone(), "scale": self.scale.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._steps, self._mean, self.scale = (state[name].clone() for name in ("steps", "mean", "scale"))
+        kept = (state[name].to("cpu", copy=True) for name in ("steps", "mean", "scale"))
+        self._steps, self._mean, self.scale = kept
 
 
 def _given(specs: tuple[ArraySpec, ...], measured: Tensor) -> Tensor:
