@@ -211,20 +211,3 @@ def test_states_that_a_user_reads_to_the_gpu_go_on(gpu):
     with gpu:
         found = trained("cuda")
     torch.testing.assert_close(found, expected, **NEAR)
-
-
-@pytest.mark.parametrize(
-    "estimator", [zo.SurrogateFilled(1e-3, coordinates=9), zo.ControlVariate(zo.RGE(1e-3, q=3))]
-)
-def test_a_surrogate_in_grad_is_read_and_replaced(estimator, gpu):
-    def estimated(device):
-        network, box = small_network().to(device), Bent()
-        objective = lambda network, rows: (box(network(rows)) - 0.2).square().mean(dim=1)  # noqa: E731
-        network(ROWS.to(device)).square().mean().backward()
-        zo.LossGradient(network, objective, estimator, evaluator="stacked").backward(ROWS.to(device))
-        return grads(network)
-
-    expected = estimated("cpu")
-    with gpu:
-        found = estimated("cuda")
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
