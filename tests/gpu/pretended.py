@@ -160,7 +160,7 @@ class PretendedGPU(TorchDispatchMode):
         self._patches = ExitStack()
         for name, value in OF_CUDA.items():
             self._patches.enter_context(mock.patch.object(torch.cuda, name, value))
-        own = torch.autograd._engine_run_backward
+        own = torch.autograd._engine_run_backward  # pyright: ignore[reportPrivateImportUsage]
         self._patches.enter_context(
             mock.patch.object(torch.autograd, "_engine_run_backward", self._elsewhere(own))
         )
