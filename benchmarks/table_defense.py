@@ -81,8 +81,8 @@ def main(words: Sequence[str]) -> None:
 
 def show(run: Run, words: Sequence[str], keep: bool) -> None:
     """Print the table of a finished run, and keep it with its pictures."""
-    result, config = Result.read(run.path), run.configuration(Config)
-    found = report.certificates(run, list(dict.fromkeys(row.method for row in result.table)))
+    result, config = report.judged(Result.read(run.path)), run.configuration(Config)
+    found = report.certificates(run, result)
     chosen = report.best_of_families(result)
     ours = table(found, report.queries_of(result))
     shown = f"{markdown(ours)}\n{_published(ours, chosen)}"

@@ -154,10 +154,15 @@ class DenoisedSmoothing(Defence):
             )
 
     def so_far(
-        self, run: Run, seed: int, trained: Mapping[str, Trained], fields: Mapping[str, Mapping[str, Any]]
+        self,
+        run: Run,
+        seed: int,
+        trained: Mapping[str, Trained],
+        fields: Mapping[str, Mapping[str, Any]],
+        last: bool,
     ) -> None:
         """After the first seed: export the best denoiser."""
-        if seed == run.seeds[0] and list(trained) == list(self.config.methods):
+        if last and seed == run.seeds[0]:
             self._export(trained, run.path / ONNX)
 
     def _export(self, trained: Mapping[str, Trained], path: Path) -> None:

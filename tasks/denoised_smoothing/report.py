@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -28,8 +29,10 @@ LINES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1,
 
 def blocks(config: Config, found: Findings) -> Sequence[Block]:
     """What the report shows; the table for papers is written beside it, as Markdown and LaTeX."""
-    run, result = found.run, found.result
-    runs = certificates(run, found.methods)
+    run, result = found.run, judged(found.result)
+    if not result.table:
+        return ()
+    runs = certificates(run, result)
     chosen = best_of_families(result)
     table = accuracy.table(runs, queries_of(result))
     atomic.write_bytes(run.path / "table.md", accuracy.markdown(table).encode())
@@ -44,11 +47,19 @@ def blocks(config: Config, found: Findings) -> Sequence[Block]:
     )
 
 
-def certificates(run: Run, methods: Sequence[str]) -> accuracy.Runs:
-    """The certificates of a run, by method and seed."""
+def judged(result: Result) -> Result:
+    """The result without methods that were not applicable, which have no certificates."""
+    refused = {score.method for score in scores(result) if score.refused}
+    return replace(result, table=tuple(row for row in result.table if row.method not in refused))
+
+
+def certificates(run: Run, result: Result) -> accuracy.Runs:
+    """The certificates of a run, by method and seed, of those that a result has."""
     return {
-        method: [read_certificates(run.path / certificates_name(seed, method)) for seed in run.seeds]
-        for method in methods
+        score.method: [
+            read_certificates(run.path / certificates_name(seed, score.method)) for seed in run.seeds
+        ]
+        for score in scores(result)
     }
 
 
@@ -177,7 +188,7 @@ def _images(found: Findings, chosen: Mapping[str, str]) -> Sequence[Block]:
     """Clean, noisy and denoised images: a row each, a column for an image."""
     seed = found.seeds[0]
     fields = found.fields[seed]
-    first = fields[found.methods[0]]
+    first = fields[next(iter(fields))]
     rows = {"clean": first["clean"], "noisy": first["noisy"]}
     rows |= {family: fields[method]["denoised"] for family, method in chosen.items() if family != "none"}
     count = len(first["clean"])

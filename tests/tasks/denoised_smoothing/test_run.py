@@ -129,6 +129,17 @@ def test_the_exported_denoiser_is_the_one_that_validation_chose(finished):
     np.testing.assert_allclose(denoised.clip(0, 1), fields["denoised"], atol=1e-5)
 
 
+def test_a_method_that_is_not_applicable_keeps_neither_report_nor_denoiser_from_the_others(tmp_path):
+    """Neither where it comes last, after which there is nothing to wait for, nor where it comes first."""
+    for place, methods in enumerate((("mse", "no-gradient"), ("no-gradient", "mse"))):
+        made = small.problem(tmp_path, methods=methods, steps=3)
+        path = tasks.run(made, runs=tmp_path / str(place)).path
+        page, table = (path / "report.html").read_text(), (path / "table.md").read_text()
+        assert "no-gradient is not applicable" in page
+        assert "| mse |" in table and "no-gradient" not in table
+        assert (path / "denoiser.onnx").exists() and (path / "certified_accuracy.png").exists()
+
+
 class Killed(BaseException):
     """The process is gone."""
 
