@@ -55,7 +55,7 @@ def name_of(size: str, config: Config) -> str:
     """File in `benchmarks/results`: the box and its answers tell several runs apart."""
     rounded = "" if config.decimals is None else f"-{config.decimals}"
     box = Path(config.box.partition(":")[0]).stem
-    return f"{NAME}-{size}-{box}-{config.answers}{rounded}"
+    return f"{NAME}-{size}-{box}-{config.asked}{rounded}"
 
 
 def main(words: Sequence[str]) -> None:
@@ -102,7 +102,7 @@ def show(run: Run, words: Sequence[str], keep: bool) -> None:
 
 def _heading(run: Run, config: Config) -> str:
     count = Result.read(run.path).table[0].extra["images"]  # there may be fewer than were asked for
-    answers = config.answers if config.decimals is None else f"{config.answers} to {config.decimals} decimals"
+    answers = config.asked if config.decimals is None else f"{config.asked} to {config.decimals} decimals"
     return (
         f"Box {config.box!r}, {answers}; {len(run.seeds)} seed(s), {count} images, "
         f"N = {config.n:,}. Queries: all of training, mu, layer ratios, clean images and validation; "

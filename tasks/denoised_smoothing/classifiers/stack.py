@@ -26,13 +26,12 @@ from tasks.denoised_smoothing.classifiers.answers import (
     Scores,
     Shaped,
 )
-from tasks.denoised_smoothing.classifiers.sklearn_box import CLASSIFIERS, SklearnClassifier, embedded
-from tasks.denoised_smoothing.config import CNN, Config
+from tasks.denoised_smoothing.classifiers.sklearn_box import SklearnClassifier, embedded
+from tasks.denoised_smoothing.config import CNN, SHIPPED, Config
 from tasks.errors import ProblemError
 from tasks.workers import group
 
 Twin = Callable[[Tensor], Tensor]
-SHIPPED = (*CLASSIFIERS, CNN)
 ROWS = 256  # images that a process is asked for at a time
 
 
@@ -74,7 +73,7 @@ def make_box(
         DataError: Images or labels that do not fit it.
     """
     inner = classifier(config) if inner is None else inner
-    gives = "logits" if config.box in SHIPPED else config.box_gives
+    gives, asked = config.gives, config.asked
     known = classifier_box(inner, (config.classes or found.classes) if gives == "labels" else config.classes)
     known.check_image_shape(found.shape)
     data.check_classes(found, known.classes, repr(inner))
@@ -86,8 +85,8 @@ def make_box(
     twin = _twin(inner, gives)
     if inner.inputs[0].shape != found.shape or inner.inputs[0].dtype == "float64":
         inner = Shaped(inner, found.shape)
-    if gives != config.answers and (gives == "labels" or config.answers == "logits"):
-        raise refused("answers", f"what can be made of {gives}", config.answers)
+    if gives != asked and (gives == "labels" or asked == "logits"):
+        raise refused("answers", f"what can be made of {gives}", asked)
     service = inner
     # from the inside: what is sent is counted, retries included; an answer that is kept costs nothing
     if folder is not None:
@@ -101,11 +100,11 @@ def make_box(
     if config.query_log and folder is not None:
         service = Cached(service, folder / "queries.sqlite", block=config.query_log_block)
     service.failures = "keep"
-    scores = Scores(Clamped(service), gives, config.answers, known.classes, config.decimals)
+    scores = Scores(Clamped(service), gives, asked, known.classes, config.decimals)
     _check_identity(scores)
     first_alone = config.rows is not None or config.per_second is not None or config.query_log
     shared = zo.SharedRows(scores, group.process_group(), None if first_alone else ROWS)
-    return Box(shared, config.answers, known.classes, twin, found.shape, first_alone)
+    return Box(shared, asked, known.classes, twin, found.shape, first_alone)
 
 
 def classifier(config: Config) -> BlackBoxFunction:
@@ -120,7 +119,7 @@ def classifier(config: Config) -> BlackBoxFunction:
         raise refused("box", "your own, since those that ship know digits or shapes alone", config.box)
     if config.box == CNN:
         return shapes_box.convolutional()
-    if config.box in CLASSIFIERS:
+    if config.box in SHIPPED:
         return embedded(config.box, *data.digits_of_the_box())
     if config.box.endswith(".onnx"):
         return OnnxModel(config.box, threads=config.threads)
