@@ -26,7 +26,7 @@ from tasks.denoised_smoothing import budget, networks, smoothing_parameter
 from tasks.denoised_smoothing.classifiers.answers import Decoded
 from tasks.denoised_smoothing.classifiers.stack import Box, Twin
 from tasks.denoised_smoothing.config import WIDE, Config, Variant, read
-from tasks.denoised_smoothing.defence import Batch, Defence, problem_of
+from tasks.denoised_smoothing.defence import Batch, Defence, of_seed, problem_of
 from tasks.denoised_smoothing.networks import box_loss, image_loss
 from tasks.denoised_smoothing.smoothing_parameter import Mu
 from tasks.errors import ProblemError
@@ -123,10 +123,7 @@ class Start:
         problem, network = problem_of(setup), setup.network
         if problem.config.start == "mse":
             network = copy.deepcopy(setup.trained["mse"].network)
-        held_out = problem.held_out(setup.seed)
-        setup = replace(
-            setup, network=network, validate=lambda denoiser: problem.held_out_error(denoiser, held_out)
-        )
+        setup = of_seed(replace(setup, network=network))
         _ = problem.targets
         return cls(setup, problem, read(setup.name), {"clean images": budget.clean_queries(problem)})
 
