@@ -26,7 +26,6 @@ from tasks.denoised_smoothing.certification.algorithm import (
 )
 from tasks.denoised_smoothing.certification.bound import Settings
 from tasks.denoised_smoothing.certification.checks import (
-    check_denoiser,
     check_images,
     check_labels,
     classifier_box,
@@ -225,9 +224,18 @@ class SmoothedClassifier:
         check_images(self.classifier, images)
         if labels is not None:
             check_labels(self.classifier, labels, len(images))
-        if self.denoiser is not None:
-            check_denoiser(self.denoiser, tuple(images.shape[1:]))
-        return images.float().cpu()
+        images = images.float().cpu()
+        try:
+            with torch.no_grad():
+                given = f"{tuple(self._front(images[:1]).shape)}"
+        except (AttributeError, RuntimeError) as error:
+            given = f"an error ({error})"
+        if given != (wanted := f"{tuple(images[:1].shape)}"):
+            raise ProblemError(
+                f"denoiser: expected {wanted} back for images of that shape, got {given}. Make it with the "
+                "images' number of channels, and pad its convolutions."
+            )
+        return images
 
     def _front(self, block: Tensor) -> Tensor:
         """Clamp o denoiser. Noise leaves [0, 1], where the box was never asked, so the clamp is certified."""
