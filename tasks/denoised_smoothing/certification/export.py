@@ -56,9 +56,9 @@ def export_denoiser(network: nn.Module, path: str | os.PathLike[str], image_shap
         if not off <= TOLERANCE:  # NaN too
             raise ProblemError(
                 f"export_denoiser: expected onnxruntime to agree with torch to {TOLERANCE:g}, and both to "
-                f"give {tuple(images.shape)}, got {tuple(found.shape)} and a difference of {off:.2g}. The network "
-                "is to draw no random numbers, not to branch on its input's values, and to keep an image's "
-                "shape for any batch."
+                f"give {tuple(images.shape)}, got {tuple(found.shape)} and a difference of {off:.2g}. The "
+                "network is to draw no random numbers, not to branch on its input's values, and to keep an "
+                "image's shape for any batch."
             )
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_bytes(path, program.model_proto.SerializeToString())
