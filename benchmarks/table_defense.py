@@ -22,7 +22,6 @@ from benchmarks import protocol
 from benchmarks.published import DEFENCE
 from tasks.denoised_smoothing import DenoisedSmoothing, report
 from tasks.denoised_smoothing.certification.accuracy import markdown, plot_certified_accuracy, table
-from tasks.denoised_smoothing.certification.bound import Settings
 from tasks.denoised_smoothing.config import PRESETS, Config
 from tasks.runs import atomic
 from tasks.runs.folder import Run
@@ -90,9 +89,8 @@ def show(run: Run, words: Sequence[str], keep: bool) -> None:
     if not keep:
         return
     to = protocol.RESULTS / f"{name_of(run.preset, config)}.json"
-    settings = Settings(config.sigma, n=config.n, n0=config.n0, alpha=config.alpha)
     families = {family: found[method] for family, method in chosen.items()}
-    plot_certified_accuracy(to.with_suffix(".png"), families, settings.radius_cap)
+    plot_certified_accuracy(to.with_suffix(".png"), families, config.smoothing.radius_cap)
     report.against_queries(result, to.with_name(f"{to.stem}-queries.png"))
     atomic.write_bytes(to.with_suffix(".md"), f"{_heading(run, config)}\n\n{shown}".encode())
     about = {"preset": run.preset, "seeds": list(run.seeds), "config": run.config, "run command": run.command}

@@ -12,6 +12,7 @@ from pydantic import Field
 import tasks
 from blackbox.checks import nearest
 from tasks.configuration import Count, NotNegative, Positive, refused
+from tasks.denoised_smoothing.certification.bound import Settings
 
 WITHOUT_QUERIES = ("none", "mse")
 ZERO_ORDER = ("zo-ds", "zo-ae-ds", "deepzero", "student")  # held to a budget of queries
@@ -213,8 +214,7 @@ class Config(tasks.Config):
     def __post_init__(self) -> None:
         """Refuse what would fail, or mislead, only after queries have been paid for."""
         super().__post_init__()
-        if self.n < self.n0:
-            raise refused("n", f"at least n0 = {self.n0}", self.n)
+        _ = self.smoothing  # which refuses n below n0
         if self.decimals is not None and self.asked != "probabilities":
             raise refused("answers", "probabilities, since decimals are given", self.asked)
         for place, name in enumerate(self.methods):
@@ -228,6 +228,11 @@ class Config(tasks.Config):
                 raise refused("mu", f"a number for {name}", self.mu)
             if name == "row-rge" and self.input_mu is None:
                 raise refused("input_mu", f"a number for {name}", self.input_mu)
+
+    @property
+    def smoothing(self) -> Settings:
+        """Settings of the certificates."""
+        return Settings(self.sigma, n=self.n, n0=self.n0, alpha=self.alpha)
 
     @property
     def gives(self) -> Answer:

@@ -19,7 +19,7 @@ from tasks.data import evaluating
 from tasks.denoised_smoothing import budget
 from tasks.denoised_smoothing.certification.accuracy import average_certified_radius, certified_accuracy
 from tasks.denoised_smoothing.certification.algorithm import Certificate
-from tasks.denoised_smoothing.certification.bound import RADII, Settings
+from tasks.denoised_smoothing.certification.bound import RADII
 from tasks.denoised_smoothing.certification.export import export_denoiser
 from tasks.denoised_smoothing.certification.smoothed import SmoothedClassifier
 from tasks.denoised_smoothing.config import PRESETS, ZERO_ORDER, is_own, read
@@ -84,9 +84,7 @@ class DenoisedSmoothing(Defence):
 
     def cost(self, seeds: int) -> Sequence[str]:
         """The budgets, and what the certificates take."""
-        config = self.config
-        settings = Settings(config.sigma, n=config.n, n0=config.n0, alpha=config.alpha)
-        caps = settings.cap_warning()
+        caps = self.config.smoothing.cap_warning()
         return [*budget.plan(self, seeds), *([f"Note: {caps}"] if caps else [])]
 
     def judge(self, setup: Setup, trained: Trained) -> Mapping[str, Any]:

@@ -13,7 +13,6 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from tasks.denoised_smoothing.certification import accuracy
-from tasks.denoised_smoothing.certification.bound import Settings
 from tasks.denoised_smoothing.certification.table import read_certificates
 from tasks.denoised_smoothing.config import Config, is_own, read
 from tasks.denoised_smoothing.defence import certificates_name
@@ -132,7 +131,7 @@ def _logarithmic(axes: Axes) -> None:
 def _caption(config: Config, result: Result) -> str:
     seeds = len(result.seeds)
     count = int(result.table[0].extra["images"] or 1)  # there may be fewer than were asked for
-    caps = Settings(config.sigma, n=config.n, n0=config.n0, alpha=config.alpha).cap_warning()
+    caps = config.smoothing.cap_warning()
     return (
         f"Certified accuracy in % on {count} test images at l2 radius r, N = {config.n:,}, "
         f"alpha = {config.alpha:g}"
@@ -160,12 +159,13 @@ def _kept_starts(result: Result) -> Sequence[Block]:
 def _pictures(
     run: Run, config: Config, result: Result, runs: accuracy.Runs, chosen: Mapping[str, str]
 ) -> Sequence[Block]:
-    settings = Settings(config.sigma, n=config.n, n0=config.n0, alpha=config.alpha)
     shown = {family: runs[method] for family, method in chosen.items()}
     which = ", ".join(method for family, method in chosen.items() if method != family)
     return (
         Figure(
-            accuracy.plot_certified_accuracy(run.path / "certified_accuracy.png", shown, settings.radius_cap),
+            accuracy.plot_certified_accuracy(
+                run.path / "certified_accuracy.png", shown, config.smoothing.radius_cap
+            ),
             alt="Certified accuracy against the radius, a curve for each method",
             caption=(
                 "Share of test images that are right with a certificate of at least that radius. Bands: 95 % "
