@@ -10,7 +10,8 @@ from torch import Tensor
 
 from blackbox import BlackBoxFunction, Budgeted, Cached, Wrapper
 from blackbox.definition import check_complete
-from blackbox.errors import BudgetError
+from blackbox.errors import BudgetError, ConfigurationError
+from blackbox.wrappers.identity import identity
 from tasks.denoised_smoothing.classifiers.answers import Scores
 from tasks.denoised_smoothing.networks import predictions
 from tasks.errors import DataError, ProblemError
@@ -102,6 +103,20 @@ def classifier_box(box: BlackBoxFunction, classes: int | None = None) -> Classif
             "Leave it out."
         )
     return ClassifierBox(box, size, scores=True)
+
+
+def known_as(box: BlackBoxFunction) -> str:
+    """The identity of a box, by which a certificate names it.
+
+    Raises:
+        ProblemError: it has none.
+    """
+    try:
+        return identity(box)
+    except ConfigurationError as error:
+        raise ProblemError(
+            f"{box!r}: expected a box that a certificate can name, got one without an identity ({error})"
+        ) from error
 
 
 def plan(box: BlackBoxFunction, images: int, queries: int) -> str:

@@ -11,14 +11,12 @@ from torch import Tensor, nn
 import zo
 from blackbox import BlackBoxFunction, Budgeted, Cached, RateLimited, Retrying, Wrapper
 from blackbox.adapters import OnnxModel, TorchModule
-from blackbox.errors import ConfigurationError
 from blackbox.registry import make
 from blackbox.registry_arguments import parse
-from blackbox.wrappers.identity import identity
 from tasks import names
 from tasks.configuration import refused
 from tasks.denoised_smoothing import data
-from tasks.denoised_smoothing.certification.checks import classifier_box
+from tasks.denoised_smoothing.certification.checks import check_labels, classifier_box, known_as
 from tasks.denoised_smoothing.classifiers import shapes_box
 from tasks.denoised_smoothing.classifiers.answers import (
     Clamped,
@@ -76,7 +74,8 @@ def make_box(
     gives, asked = config.gives, config.asked
     known = classifier_box(inner, (config.classes or found.classes) if gives == "labels" else config.classes)
     known.check_image_shape(found.shape)
-    data.check_classes(found, known.classes, repr(inner))
+    for part in (found.train, found.validation, found.test):
+        check_labels(known, part.labels, len(part))
     if (gives == "labels") == known.scores:
         raise ProblemError(
             f"{inner!r}, outputs: expected {gives}, got shape {inner.outputs[0].shape}. Give "
@@ -101,7 +100,7 @@ def make_box(
         service = Cached(service, folder / "queries.sqlite", block=config.query_log_block)
     service.failures = "keep"
     scores = Scores(Clamped(service), gives, asked, known.classes, config.decimals)
-    _check_identity(scores)
+    known_as(scores)  # a box that cannot be named is refused now, not after training
     first_alone = config.rows is not None or config.per_second is not None or config.query_log
     shared = zo.SharedRows(scores, group.process_group(), None if first_alone else ROWS)
     return Box(shared, asked, known.classes, twin, found.shape, first_alone)
@@ -124,16 +123,6 @@ def classifier(config: Config) -> BlackBoxFunction:
     if config.box.endswith(".onnx"):
         return OnnxModel(config.box, threads=config.threads)
     return make(config.box, parse(config.box_arguments), names.functions())
-
-
-def _check_identity(box: BlackBoxFunction) -> None:
-    """A certificate names its box: one that cannot be told from others is refused now, not after training."""
-    try:
-        identity(box)
-    except ConfigurationError as error:
-        raise ProblemError(
-            f"{box!r}: expected a box that a certificate can name, got one without an identity ({error})"
-        ) from error
 
 
 def _twin(inner: BlackBoxFunction, gives: str) -> Twin | None:
