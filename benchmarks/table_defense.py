@@ -22,7 +22,6 @@ from benchmarks import protocol
 from benchmarks.published import DEFENCE
 from tasks.denoised_smoothing import DenoisedSmoothing, report
 from tasks.denoised_smoothing.certification.accuracy import markdown, plot_certified_accuracy, table
-from tasks.denoised_smoothing.certification.bound import Settings
 from tasks.denoised_smoothing.config import PRESETS, Config
 from tasks.runs import atomic
 from tasks.runs.folder import Run
@@ -55,7 +54,7 @@ def name_of(size: str, config: Config) -> str:
     """File in `benchmarks/results`: the box and its answers tell several runs apart."""
     rounded = "" if config.decimals is None else f"-{config.decimals}"
     box = Path(config.box.partition(":")[0]).stem
-    return f"{NAME}-{size}-{box}-{config.answers}{rounded}"
+    return f"{NAME}-{size}-{box}-{config.asked}{rounded}"
 
 
 def main(words: Sequence[str]) -> None:
@@ -81,8 +80,8 @@ def main(words: Sequence[str]) -> None:
 
 def show(run: Run, words: Sequence[str], keep: bool) -> None:
     """Print the table of a finished run, and keep it with its pictures."""
-    result, config = Result.read(run.path), run.configuration(Config)
-    found = report.certificates(run, list(dict.fromkeys(row.method for row in result.table)))
+    result, config = report.judged(Result.read(run.path)), run.configuration(Config)
+    found = report.certificates(run, result)
     chosen = report.best_of_families(result)
     ours = table(found, report.queries_of(result))
     shown = f"{markdown(ours)}\n{_published(ours, chosen)}"
@@ -90,9 +89,8 @@ def show(run: Run, words: Sequence[str], keep: bool) -> None:
     if not keep:
         return
     to = protocol.RESULTS / f"{name_of(run.preset, config)}.json"
-    settings = Settings(config.sigma, n=config.n, n0=config.n0, alpha=config.alpha)
     families = {family: found[method] for family, method in chosen.items()}
-    plot_certified_accuracy(to.with_suffix(".png"), families, settings.radius_cap)
+    plot_certified_accuracy(to.with_suffix(".png"), families, config.smoothing.radius_cap)
     report.against_queries(result, to.with_name(f"{to.stem}-queries.png"))
     atomic.write_bytes(to.with_suffix(".md"), f"{_heading(run, config)}\n\n{shown}".encode())
     about = {"preset": run.preset, "seeds": list(run.seeds), "config": run.config, "run command": run.command}
@@ -102,7 +100,7 @@ def show(run: Run, words: Sequence[str], keep: bool) -> None:
 
 def _heading(run: Run, config: Config) -> str:
     count = Result.read(run.path).table[0].extra["images"]  # there may be fewer than were asked for
-    answers = config.answers if config.decimals is None else f"{config.answers} to {config.decimals} decimals"
+    answers = config.asked if config.decimals is None else f"{config.asked} to {config.decimals} decimals"
     return (
         f"Box {config.box!r}, {answers}; {len(run.seeds)} seed(s), {count} images, "
         f"N = {config.n:,}. Queries: all of training, mu, layer ratios, clean images and validation; "

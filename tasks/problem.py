@@ -246,6 +246,7 @@ class Problem:
         seed: int,
         trained: Mapping[str, Trained],
         fields: Mapping[str, Mapping[str, Any]],
+        last: bool,
     ) -> None:
         """What to do when a method has been trained and judged, such as a picture. Optional: nothing.
 
@@ -254,6 +255,7 @@ class Problem:
             seed: At hand.
             trained: What has been trained with this seed by now, by method.
             fields: The arrays that `evaluate` gave, by method.
+            last: Whether it was the seed's last method; one that is not applicable is in neither.
         """
 
     def report(self, found: Findings) -> Sequence[html_report.Block]:

@@ -81,13 +81,15 @@ def _rows(problem: Problem, run: Run, wanted: Mapping[str, Method], progress: Pr
                 progress.say(f"{setup.stage}: not applicable. {error}")
                 run.truncate_metrics(setup.stage, -1)
                 table.append(Row(name, seed, "", None, extra={NOT_APPLICABLE: str(error)}))
-                continue
-            found = evaluation(setup, trained[name])
-            if not fields:
-                _warn_of_units(problem, [*found["figures"], *found["fields"], *trained[name].figures])
-            table.append(_row(setup, trained[name], found))
-            fields[name] = {kind: tensor.numpy() for kind, tensor in found["fields"].items()}
-            problem.so_far(run, seed, trained, fields)
+            else:
+                found = evaluation(setup, trained[name])
+                if not fields:
+                    _warn_of_units(problem, [*found["figures"], *found["fields"], *trained[name].figures])
+                table.append(_row(setup, trained[name], found))
+                fields[name] = {kind: tensor.numpy() for kind, tensor in found["fields"].items()}
+            last = name == list(wanted)[-1]
+            if name in trained or (last and trained):
+                problem.so_far(run, seed, trained, fields, last)
     known = next((row for row in table if row.metric), None)  # of what could not be judged it is not known
     if known is not None:
         told = {name: getattr(known, name) for name in ("metric", "unit", "units", "higher_is_better")}

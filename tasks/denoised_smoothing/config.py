@@ -12,12 +12,14 @@ from pydantic import Field
 import tasks
 from blackbox.checks import nearest
 from tasks.configuration import Count, NotNegative, Positive, refused
+from tasks.denoised_smoothing.certification.bound import Settings
 
 WITHOUT_QUERIES = ("none", "mse")
 ZERO_ORDER = ("zo-ds", "zo-ae-ds", "deepzero", "student")  # held to a budget of queries
 FAMILIES = (*WITHOUT_QUERIES, "fo-ds", *ZERO_ORDER)
 WIDE = "wide"  # central differences with a wide step, for a box that gives labels alone
 CNN = "cnn"  # the classifier that ships for `shapes`
+SHIPPED = ("a", "b", "forest", "svm", CNN)
 KINDS = ("cge", "rge", "orthogonal", "dct", WIDE)  # of directions
 
 Answer = Literal["logits", "probabilities", "labels"]
@@ -84,8 +86,8 @@ class Config(tasks.Config):
     """What your own classifier answers: logits, probabilities or labels; the embedded ones give any."""
     classes: Annotated[int, Field(ge=2)] | None = None
     """How many it knows, where it answers labels; None for as many as the images have."""
-    answers: Answer = "logits"
-    """What is asked of it: logits, probabilities or labels."""
+    answers: Answer | None = None
+    """What is asked of it: logits, probabilities or labels; None for what it gives."""
     decimals: Annotated[int, Field(ge=0, le=7)] | None = None
     """To how many decimals it rounds probabilities; None for all."""
     per_second: Positive | None = None
@@ -212,10 +214,9 @@ class Config(tasks.Config):
     def __post_init__(self) -> None:
         """Refuse what would fail, or mislead, only after queries have been paid for."""
         super().__post_init__()
-        if self.n < self.n0:
-            raise refused("n", f"at least n0 = {self.n0}", self.n)
-        if self.decimals is not None and self.answers != "probabilities":
-            raise refused("answers", "probabilities, since decimals are given", self.answers)
+        _ = self.smoothing  # which refuses n below n0
+        if self.decimals is not None and self.asked != "probabilities":
+            raise refused("answers", "probabilities, since decimals are given", self.asked)
         for place, name in enumerate(self.methods):
             own = is_own(name)
             if own and read(name).family not in WITHOUT_QUERIES and self.start == "mse":
@@ -227,6 +228,21 @@ class Config(tasks.Config):
                 raise refused("mu", f"a number for {name}", self.mu)
             if name == "row-rge" and self.input_mu is None:
                 raise refused("input_mu", f"a number for {name}", self.input_mu)
+
+    @property
+    def smoothing(self) -> Settings:
+        """Settings of the certificates."""
+        return Settings(self.sigma, n=self.n, n0=self.n0, alpha=self.alpha)
+
+    @property
+    def gives(self) -> Answer:
+        """What the classifier answers; those that ship give logits."""
+        return "logits" if self.box in SHIPPED else self.box_gives
+
+    @property
+    def asked(self) -> Answer:
+        """What is asked of it."""
+        return self.answers or self.gives
 
     def queries_of(self, method: str) -> int:
         """The budget of a method of this problem: its own, or that of its kind; 0 where it asks nothing."""

@@ -133,16 +133,3 @@ def _divided(order: np.ndarray, shares: tuple[float, ...]) -> list[np.ndarray]:
     ends = np.cumsum(shares) / sum(shares) * len(order)
     first, second = (round(float(end)) for end in ends[:2])
     return [order[:first], order[first:second], order[second:]]
-
-
-def check_classes(found: Sets, classes: int, box: str) -> None:
-    """Refuse labels that the box never gives.
-
-    Raises:
-        DataError: naming the largest.
-    """
-    if found.classes > classes:
-        raise DataError(
-            f"labels: expected classes from 0 to {classes - 1}, which {box} gives, got {found.classes - 1}. "
-            "Number the classes as the box does."
-        )

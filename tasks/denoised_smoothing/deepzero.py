@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import zo
 from tasks import layer_ratios
 from tasks.denoised_smoothing import budget, smoothing_parameter
-from tasks.denoised_smoothing.methods import Front, Start
+from tasks.denoised_smoothing.methods import Start, given
 from tasks.problem import Setup, Trained
 from tasks.runs.journal import Journal
 from tasks.tally import Tally
@@ -25,8 +26,8 @@ def deepzero(setup: Setup) -> Trained:
     problem, config, network = start.problem, start.problem.config, start.setup.network
     mu = config.mu
     if mu is None:
-        front = Front(network)
-        found = smoothing_parameter.find(start.setup, start.variant, problem.box, front.given, "image")
+        front = partial(given, network)
+        found = smoothing_parameter.find(start.setup, start.variant, problem.box, front, "image")
         start.asked["mu"] = found.queries
         length = found.direction_central if config.central else found.direction
         mu = smoothing_parameter.of_weights(start.setup, network, length)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -158,13 +159,20 @@ class Defence(tasks.Problem):
         return wrong / len(held_out[1])
 
     def validate(self, network: nn.Module) -> float:
-        """The held-out error."""
+        """The held-out error on the noise of seed 0; see `of_seed`."""
         return self.held_out_error(network, self.held_out(0))
 
 
 def problem_of(setup: Setup) -> Defence:
     """The setup's problem, by its own kind."""
     return cast(Defence, setup.problem)
+
+
+def of_seed(setup: Setup) -> Setup:
+    """The setup with the held-out error on the noise of its seed, which all its methods are chosen by."""
+    problem = problem_of(setup)
+    held_out = problem.held_out(setup.seed)
+    return replace(setup, validate=lambda denoiser: problem.held_out_error(denoiser, held_out))
 
 
 def certificates_name(seed: int, method: str) -> Path:

@@ -118,7 +118,7 @@ class Pictures:
     def __init__(self, files: list[Path], labels: list[int], size: int | None) -> None:
         self.files, self.labels, self.size = files, np.array(labels, np.int64), size
         first = self._read(files[0])
-        self.grey, self.shape = first.mode in ("1", "L", "I;16", "I"), first.size
+        self.grey, self.shape = first.mode in ("1", "L", "F"), first.size
 
     def take(self, index: np.ndarray) -> np.ndarray:
         """See `Source`."""
@@ -131,16 +131,21 @@ class Pictures:
                     f"{self.files[0].name} has, got {picture.size[0]} x {picture.size[1]}. "
                     "Give --image-size."
                 )
-            array = np.asarray(picture.convert("L" if self.grey else "RGB"))
-            pictures.append(array[None] if self.grey else array.transpose(2, 0, 1))
-        return as_floats(np.stack(pictures))
+            pictures.append(_pixels(picture, self.grey))
+        return np.stack(pictures)
 
     def _read(self, file: Path) -> Image.Image:
         try:
             with Image.open(file) as opened:
-                picture = opened.copy()
+                picture, kind = opened.copy(), opened.format
         except (UnidentifiedImageError, OSError) as error:
             raise DataError(f"{file}: expected a picture, got: {error}. Delete or mend it.") from error
+        if picture.mode.startswith("I;16") or (picture.mode == "I" and kind in ("PNG", "PPM")):
+            picture = Image.fromarray(np.asarray(picture, np.float32) / 65535)  # not clipped at 255
+        elif picture.mode in ("I", "F"):
+            raise DataError(
+                f"{file}: expected 8 or 16 bits a number, got 32, whose white is not known. Convert it."
+            )
         if self.size is None:
             return picture
         scale = self.size / min(picture.size)
@@ -148,6 +153,15 @@ class Pictures:
         picture = picture.resize((width, height), Image.Resampling.BICUBIC)
         left, top = (width - self.size) // 2, (height - self.size) // 2
         return picture.crop((left, top, left + self.size, top + self.size))
+
+
+def _pixels(picture: Image.Image, grey: bool) -> np.ndarray:
+    """`(channels, height, width)` float32 in [0, 1]."""
+    if picture.mode == "F":
+        array = np.asarray(picture).clip(0, 1)[None]  # scaling goes a little beyond
+        return array if grey else array.repeat(3, axis=0)
+    array = np.asarray(picture.convert("L" if grey else "RGB"))
+    return as_floats(array[None] if grey else array.transpose(2, 0, 1))
 
 
 def open_source(path: Path, size: int | None) -> tuple[Source, Parts]:

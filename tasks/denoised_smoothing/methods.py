@@ -14,24 +14,25 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 import zo
 from blackbox import BlackBoxFunction
-from tasks.autograd import AutogradGradient
+from tasks.autograd import AutogradGradient, Stand
 from tasks.denoised_smoothing import budget, networks, smoothing_parameter
 from tasks.denoised_smoothing.classifiers.answers import Decoded
 from tasks.denoised_smoothing.classifiers.stack import Box, Twin
 from tasks.denoised_smoothing.config import WIDE, Config, Variant, read
-from tasks.denoised_smoothing.defence import Batch, Defence, problem_of
-from tasks.denoised_smoothing.networks import box_loss, image_loss
+from tasks.denoised_smoothing.defence import Batch, Defence, of_seed, problem_of
+from tasks.denoised_smoothing.networks import UNKNOWN, box_loss, image_loss
 from tasks.denoised_smoothing.smoothing_parameter import Mu
 from tasks.errors import ProblemError
 from tasks.problem import Setup, Trained
 from tasks.runs.result import TrainingOutcome
+from tasks.stage import Stateful
 from tasks.tally import evaluated
 from tasks.workers import group
 
@@ -43,7 +44,7 @@ ASKED = 256  # images that a student asks for at a time
 STUDENT_LOSSES = {"logits": "kl-logits", "probabilities": "kl-logits", "labels": "kl"}  # smoothed ones, too
 
 Pair = tuple[Tensor, Tensor]  # what goes in, what is to come out
-Through = Callable[[int, Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]  # scores, targets -> one loss a row
 
 
 def none(setup: Setup) -> Trained:
@@ -123,10 +124,7 @@ class Start:
         problem, network = problem_of(setup), setup.network
         if problem.config.start == "mse":
             network = copy.deepcopy(setup.trained["mse"].network)
-        held_out = problem.held_out(setup.seed)
-        setup = replace(
-            setup, network=network, validate=lambda denoiser: problem.held_out_error(denoiser, held_out)
-        )
+        setup = of_seed(replace(setup, network=network))
         _ = problem.targets
         return cls(setup, problem, read(setup.name), {"clean images": budget.clean_queries(problem)})
 
@@ -156,105 +154,57 @@ class Start:
         return replace(trained, queries=sum(asked.values()), figures=figures)
 
 
-@dataclass(frozen=True)
-class Front:
-    """What is trained, and what stands between it and the classifier's images.
+def given(network: nn.Module, noisy: Tensor, decoder: nn.Module | None = None) -> Tensor:
+    """What the box gets of noisy images: images in [0, 1], or latent vectors for a decoder."""
+    found = network(noisy)
+    return found if decoder is not None else found.clamp(0, 1)
 
-    Attributes:
-        network: Noisy images to what the box's input is made of.
-        decoder: From there to images; None where the network gives images.
+
+def known_losses(scores: Tensor, target: Tensor, loss: Loss) -> Tensor:
+    """One loss a row, zero and without a gradient where the classifier failed or the target is not known.
+
+    Not NaN: a row that is taken out of the batch has the others asked for again. And not multiplied by zero:
+    what failed would reach the weights.
     """
-
-    network: nn.Module
-    decoder: nn.Module | None = None
-
-    def given(self, noisy: Tensor) -> Tensor:
-        """What the box gets: images in [0, 1], or latent vectors."""
-        found = self.network(noisy)
-        return found if self.decoder is not None else found.clamp(0, 1)
-
-    def image(self, given: Tensor) -> Tensor:
-        """The image that the classifier sees."""
-        return given if self.decoder is None else self.decoder(given)
-
-    def whole(self) -> nn.Module:
-        """Images to images."""
-        return self.network if self.decoder is None else nn.Sequential(self.network, self.decoder)
+    alive = scores.isfinite().all(dim=1) & (target != UNKNOWN)
+    losses = loss(torch.where(alive[:, None], scores, 0.0), target.clamp(min=0))
+    return torch.where(alive, losses, 0.0)
 
 
-class FrontGradient:
-    """The gradient of a network in front of the classifier: by autograd from what arrives at its outputs.
+def _gradient(
+    start: Start,
+    stand: Stand,
+    loss: Loss,
+    box: BlackBoxFunction | None = None,
+    decoder: nn.Module | None = None,
+) -> AutogradGradient:
+    """Of the scores' loss, and the image's, by autograd; something stands in the classifier's place."""
+    asked, weight = start.problem.box if box is None else box, start.problem.config.mse_weight
 
-    Args:
-        front: What is trained.
-        through: `(step, given, target) -> loss`: fills `.grad` of `given`, a leaf; the loss is
-            detached.
-        mse_weight: What the square error of the denoised image is added with.
-        solver: What stands for the classifier's derivative, if that has a state.
-    """
-
-    def __init__(
-        self,
-        front: Front,
-        through: Through,
-        mse_weight: float = 0.0,
-        solver: zo.box_gradient.DifferentiableBox | zo.StudentTangent | None = None,
-    ) -> None:
-        self.front, self.through, self.mse_weight, self.solver = front, through, mse_weight, solver
-        self.steps = 0
-
-    def backward(self, batch: Batch) -> Tensor:
-        """Add the gradient at a batch to `.grad`; the loss, detached."""
+    def objective(network: nn.Module, batch: Batch) -> Tensor:
         noisy, clean, target = batch
-        given = self.front.given(noisy)
-        # a leaf of its own: a student learns, in place, between backward passes of parts of a batch
-        leaf = given.detach().requires_grad_()
-        loss = self.through(self.steps, leaf, target)
-        if self.mse_weight:
-            added = self.mse_weight * image_loss(self.front.image(leaf), clean).mean()
-            added.backward()
-            loss = loss + added.detach()
-        if leaf.grad is not None:
-            given.backward(leaf.grad)
-        self.steps += 1
-        return loss
+        sent = given(network, noisy, decoder)
+        losses = known_losses(asked(sent), target, loss)
+        if weight:
+            losses = losses + weight * image_loss(sent if decoder is None else decoder(sent), clean)
+        return losses
 
-    def metrics(self) -> dict[str, float]:
-        """Perturbed rows, and those of them that failed."""
-        if not isinstance(self.solver, zo.box_gradient.DifferentiableBox):
-            return {}
-        return {"queries": self.solver.counts.rows, "dropped": self.solver.counts.dropped}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The number of the next step, and what the solver carries on."""
-        return {"steps": self.steps, "solver": None if self.solver is None else self.solver.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
-        self.steps = state["steps"]
-        if self.solver is not None:
-            self.solver.load_state_dict(state["solver"])
+    return AutogradGradient(start.setup.network, objective, {asked: stand})
 
 
 def _descend(
-    start: Start, front: Front, gradient: FrontGradient, steps: int, rows: int, rate: float
+    start: Start,
+    gradient: AutogradGradient,
+    steps: int,
+    rows: int,
+    rate: float,
+    judged: nn.Module | None = None,
+    state: Mapping[str, Stateful] | None = None,
 ) -> Trained:
-    """Adam on the loss of the scores."""
-    setup = replace(
-        start.setup, network=front.network, steps=steps, batch=start.batch(rows), learning_rate=rate
-    )
-    judged = None if front.decoder is None else front.whole()
+    """Adam, in batches of so many rows."""
+    setup = replace(start.setup, steps=steps, batch=start.batch(rows), learning_rate=rate)
     every = math.ceil(steps / start.problem.config.validations)
-    return start.told(setup.descend(gradient, judged=judged, validate_every=every))
-
-
-def mean_loss(scores: Tensor, target: Tensor, kind: str, rows: int) -> Tensor:
-    """The sum of the losses of rows that did not fail, over `rows`; zero, with a graph, if there are none.
-
-    Rows that failed are left out by indexing: multiplied by zero, their NaN would reach the weights.
-    """
-    alive = scores.isfinite().all(dim=1) & (target >= 0)
-    return box_loss(scores[alive], target[alive], kind).sum() / rows
+    return start.told(setup.descend(gradient, judged=judged, state=state, validate_every=every))
 
 
 def fo_ds(setup: Setup) -> Trained:
@@ -263,18 +213,16 @@ def fo_ds(setup: Setup) -> Trained:
     Its rows are counted as queries; each is also differentiated.
     """
     start = Start.of(setup)
-    config, problem, front = start.problem.config, start.problem, Front(start.setup.network)
+    config, problem = start.problem.config, start.problem
     twin = twin_of(problem.classifier)
 
-    def through(_: int, given: Tensor, target: Tensor) -> Tensor:
+    def stand(images: Tensor) -> Tensor:
         if group.rank() == 0:  # every process differentiates them all; they are not sent, so not `rows_run`
-            evaluated(problem.box).ledger.count(calls=1, rows_asked=len(given))
-        loss = mean_loss(twin(given), target, "logits", len(given))
-        loss.backward()
-        return loss.detach()
+            evaluated(problem.box).ledger.count(calls=1, rows_asked=len(images))
+        return twin(images)
 
-    gradient = FrontGradient(front, through, config.mse_weight)
-    return _descend(start, front, gradient, start.steps(config.batch), config.batch, config.learning_rate)
+    gradient = _gradient(start, stand, partial(box_loss, kind="logits"))
+    return _descend(start, gradient, start.steps(config.batch), config.batch, config.learning_rate)
 
 
 def twin_of(box: Box) -> Twin:
@@ -294,7 +242,7 @@ def twin_of(box: Box) -> Twin:
 def zo_ds(setup: Setup) -> Trained:
     """Denoised smoothing of Zhang et al. (2022), the box's derivative from queries, autograd before it."""
     start = Start.of(setup)
-    return _differences(start, Front(start.setup.network), start.problem.box)
+    return _differences(start, start.problem.box)
 
 
 def zo_ae_ds(setup: Setup) -> Trained:
@@ -303,28 +251,22 @@ def zo_ae_ds(setup: Setup) -> Trained:
     encoder, decoder = autoencoder(setup)
     decoder = decoder.eval().requires_grad_(False)
     box = Decoded(start.problem.box, decoder, start.problem.latent_size)
-    return _differences(
-        start, Front(nn.Sequential(start.setup.network, copy.deepcopy(encoder)), decoder), box
-    )
+    both = nn.Sequential(start.setup.network, copy.deepcopy(encoder))
+    return _differences(replace(start, setup=replace(start.setup, network=both)), box, decoder)
 
 
-def _differences(start: Start, front: Front, box: BlackBoxFunction) -> Trained:
-    config, variant, kind = start.problem.config, start.variant, start.problem.classifier.kind
-    latent, size = front.decoder is not None, math.prod(box.inputs[0].shape)
-    space = "latent" if latent else "image"
-    mu = smoothing_parameter.find(start.setup, variant, box, front.given, space)
+def _differences(start: Start, box: BlackBoxFunction, decoder: nn.Module | None = None) -> Trained:
+    config, variant, network = start.problem.config, start.variant, start.setup.network
+    latent, size = decoder is not None, math.prod(box.inputs[0].shape)
+    front, space = partial(given, network, decoder=decoder), "latent" if latent else "image"
+    mu = smoothing_parameter.find(start.setup, variant, box, front, space)
     start.asked["mu"] = mu.queries
     rule = estimator(config, variant, mu, size, latent)
-    solver = zo.differentiable(box, rule, seed=start.setup.seed, max_dropped=0.5)
-
-    def through(_: int, given: Tensor, target: Tensor) -> Tensor:
-        loss = mean_loss(solver(given), target, kind, len(given))
-        loss.backward()
-        return loss.detach()
-
+    stand = zo.differentiable(box, rule, seed=start.setup.seed, max_dropped=0.5)
+    gradient = _gradient(start, stand, partial(box_loss, kind=start.problem.classifier.kind), box, decoder)
     steps = start.steps(budget.queries_of_step(config, variant, size))
-    gradient = FrontGradient(front, through, config.mse_weight, solver)
-    return _descend(start, front, gradient, steps, config.zo_batch, config.zo_learning_rate)
+    judged = None if decoder is None else nn.Sequential(network, decoder)
+    return _descend(start, gradient, steps, config.zo_batch, config.zo_learning_rate, judged)
 
 
 def estimator(config: Config, variant: Variant, mu: Mu, size: int, latent: bool) -> zo.CGE | zo.RowRGE:
@@ -360,7 +302,7 @@ def student(setup: Setup) -> Trained:
     mislead.
     """
     start = Start.of(setup)
-    problem, config, front = start.problem, start.problem.config, Front(start.setup.network)
+    problem, config = start.problem, start.problem.config
     kind, rows, steps = problem.classifier.kind, start.steps(1), config.student_steps
     # what batches cannot take comes before them, too
     first = max(2, round(config.student_first * rows), rows - steps * config.batch)
@@ -371,24 +313,23 @@ def student(setup: Setup) -> Trained:
         left = max(0, rows - first)
         return (i + 1) * left // steps - i * left // steps
 
-    def through(i: int, given: Tensor, target: Tensor) -> Tensor:
-        if i == 0:
-            _first_lesson(start, front, tangent, first)
-        _lesson(problem, tangent, given.detach()[: asked(i)], steps=1)
-        known = target >= 0
-        loss = _student_loss(tangent.outputs(given)[known], target[known], kind).sum() / len(given)
-        loss.backward()
-        return loss.detach()
+    def stand(images: Tensor) -> Tensor:
+        step = gradient.counts.steps
+        if step == 0:
+            _first_lesson(start, tangent, first)
+        _lesson(problem, tangent, images.detach()[: asked(step)], steps=1)
+        return tangent.outputs(images)
 
-    gradient = FrontGradient(front, through, config.mse_weight, tangent)
-    return _descend(start, front, gradient, steps, config.batch, config.learning_rate)
+    # of labels a student has probabilities, of all else logits
+    loss = _probability_loss if kind == "labels" else partial(box_loss, kind=kind)
+    gradient = _gradient(start, stand, loss)
+    state = {"student": tangent}
+    return _descend(start, gradient, steps, config.batch, config.learning_rate, state=state)
 
 
-def _student_loss(outputs: Tensor, target: Tensor, kind: str) -> Tensor:
-    """Cross-entropy: of labels the student has probabilities, of all else logits."""
-    if kind == "labels":
-        return -outputs.clamp(min=1e-6).log().gather(1, target[:, None]).squeeze(1)
-    return box_loss(outputs, target, kind)
+def _probability_loss(outputs: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of probabilities."""
+    return -outputs.clamp(min=1e-6).log().gather(1, target[:, None]).squeeze(1)
 
 
 def _tangent(start: Start) -> zo.StudentTangent:
@@ -407,15 +348,15 @@ def _tangent(start: Start) -> zo.StudentTangent:
 
 
 @torch.no_grad()
-def _first_lesson(start: Start, front: Front, tangent: zo.StudentTangent, rows: int) -> None:
+def _first_lesson(start: Start, tangent: zo.StudentTangent, rows: int) -> None:
     """Ask for denoised images before training, and learn from the answers."""
-    config, images = start.problem.config, []
-    front.network.eval()
+    config, network, images = start.problem.config, start.setup.network, []
+    network.eval()
     for number, begin in enumerate(range(0, rows, config.batch)):
         count = min(config.batch, rows - begin)
         noisy, _, _ = start.problem.batch(start.setup.seed, FIRST + number, count)
-        images.append(front.given(noisy))
-    front.network.train()
+        images.append(given(network, noisy))
+    network.train()
     _lesson(start.problem, tangent, torch.cat(images), config.student_first_steps)
 
 

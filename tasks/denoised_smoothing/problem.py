@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +13,18 @@ import torch
 from torch import nn
 
 from blackbox.extras import MissingExtraError
+from tasks import methods
 from tasks.configuration import refused
 from tasks.data import evaluating
 from tasks.denoised_smoothing import budget
 from tasks.denoised_smoothing.certification.accuracy import average_certified_radius, certified_accuracy
 from tasks.denoised_smoothing.certification.algorithm import Certificate
-from tasks.denoised_smoothing.certification.bound import RADII, Settings
+from tasks.denoised_smoothing.certification.bound import RADII
 from tasks.denoised_smoothing.certification.export import export_denoiser
 from tasks.denoised_smoothing.certification.smoothed import SmoothedClassifier
 from tasks.denoised_smoothing.config import PRESETS, ZERO_ORDER, is_own, read
 from tasks.denoised_smoothing.deepzero import deepzero
-from tasks.denoised_smoothing.defence import Defence, certificates_name
+from tasks.denoised_smoothing.defence import Defence, certificates_name, of_seed
 from tasks.denoised_smoothing.methods import fo_ds, mse, none, student, twin_of, zo_ae_ds, zo_ds
 from tasks.problem import Method, Setup, Trained
 from tasks.runs.folder import Run
@@ -61,10 +63,11 @@ class DenoisedSmoothing(Defence):
 
     @classmethod
     def variant(cls, name: str) -> Method | None:
-        """A method with directions or a budget of its own."""
-        if not is_own(name):
-            return None
-        return METHODS[read(name).family]
+        """A method with directions or a budget of its own; or one of all problems, by its seed's noise."""
+        if is_own(name):
+            return METHODS[read(name).family]
+        shared = methods.METHODS.get(name)
+        return shared and replace(shared, train=lambda setup: shared.train(of_seed(setup)))
 
     def check(self) -> None:
         """Refuse what would be found out only after queries have been paid for."""
@@ -81,9 +84,7 @@ class DenoisedSmoothing(Defence):
 
     def cost(self, seeds: int) -> Sequence[str]:
         """The budgets, and what the certificates take."""
-        config = self.config
-        settings = Settings(config.sigma, n=config.n, n0=config.n0, alpha=config.alpha)
-        caps = settings.cap_warning()
+        caps = self.config.smoothing.cap_warning()
         return [*budget.plan(self, seeds), *([f"Note: {caps}"] if caps else [])]
 
     def judge(self, setup: Setup, trained: Trained) -> Mapping[str, Any]:
@@ -154,10 +155,15 @@ class DenoisedSmoothing(Defence):
             )
 
     def so_far(
-        self, run: Run, seed: int, trained: Mapping[str, Trained], fields: Mapping[str, Mapping[str, Any]]
+        self,
+        run: Run,
+        seed: int,
+        trained: Mapping[str, Trained],
+        fields: Mapping[str, Mapping[str, Any]],
+        last: bool,
     ) -> None:
         """After the first seed: export the best denoiser."""
-        if seed == run.seeds[0] and list(trained) == list(self.config.methods):
+        if last and seed == run.seeds[0]:
             self._export(trained, run.path / ONNX)
 
     def _export(self, trained: Mapping[str, Trained], path: Path) -> None:

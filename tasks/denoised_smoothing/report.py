@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,7 +13,6 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from tasks.denoised_smoothing.certification import accuracy
-from tasks.denoised_smoothing.certification.bound import Settings
 from tasks.denoised_smoothing.certification.table import read_certificates
 from tasks.denoised_smoothing.config import Config, is_own, read
 from tasks.denoised_smoothing.defence import certificates_name
@@ -28,8 +28,10 @@ LINES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1,
 
 def blocks(config: Config, found: Findings) -> Sequence[Block]:
     """What the report shows; the table for papers is written beside it, as Markdown and LaTeX."""
-    run, result = found.run, found.result
-    runs = certificates(run, found.methods)
+    run, result = found.run, judged(found.result)
+    if not result.table:
+        return ()
+    runs = certificates(run, result)
     chosen = best_of_families(result)
     table = accuracy.table(runs, queries_of(result))
     atomic.write_bytes(run.path / "table.md", accuracy.markdown(table).encode())
@@ -44,11 +46,19 @@ def blocks(config: Config, found: Findings) -> Sequence[Block]:
     )
 
 
-def certificates(run: Run, methods: Sequence[str]) -> accuracy.Runs:
-    """The certificates of a run, by method and seed."""
+def judged(result: Result) -> Result:
+    """The result without methods that were not applicable, which have no certificates."""
+    refused = {score.method for score in scores(result) if score.refused}
+    return replace(result, table=tuple(row for row in result.table if row.method not in refused))
+
+
+def certificates(run: Run, result: Result) -> accuracy.Runs:
+    """The certificates of a run, by method and seed, of those that a result has."""
     return {
-        method: [read_certificates(run.path / certificates_name(seed, method)) for seed in run.seeds]
-        for method in methods
+        score.method: [
+            read_certificates(run.path / certificates_name(seed, score.method)) for seed in run.seeds
+        ]
+        for score in scores(result)
     }
 
 
@@ -121,7 +131,7 @@ def _logarithmic(axes: Axes) -> None:
 def _caption(config: Config, result: Result) -> str:
     seeds = len(result.seeds)
     count = int(result.table[0].extra["images"] or 1)  # there may be fewer than were asked for
-    caps = Settings(config.sigma, n=config.n, n0=config.n0, alpha=config.alpha).cap_warning()
+    caps = config.smoothing.cap_warning()
     return (
         f"Certified accuracy in % on {count} test images at l2 radius r, N = {config.n:,}, "
         f"alpha = {config.alpha:g}"
@@ -149,12 +159,13 @@ def _kept_starts(result: Result) -> Sequence[Block]:
 def _pictures(
     run: Run, config: Config, result: Result, runs: accuracy.Runs, chosen: Mapping[str, str]
 ) -> Sequence[Block]:
-    settings = Settings(config.sigma, n=config.n, n0=config.n0, alpha=config.alpha)
     shown = {family: runs[method] for family, method in chosen.items()}
     which = ", ".join(method for family, method in chosen.items() if method != family)
     return (
         Figure(
-            accuracy.plot_certified_accuracy(run.path / "certified_accuracy.png", shown, settings.radius_cap),
+            accuracy.plot_certified_accuracy(
+                run.path / "certified_accuracy.png", shown, config.smoothing.radius_cap
+            ),
             alt="Certified accuracy against the radius, a curve for each method",
             caption=(
                 "Share of test images that are right with a certificate of at least that radius. Bands: 95 % "
@@ -177,7 +188,7 @@ def _images(found: Findings, chosen: Mapping[str, str]) -> Sequence[Block]:
     """Clean, noisy and denoised images: a row each, a column for an image."""
     seed = found.seeds[0]
     fields = found.fields[seed]
-    first = fields[found.methods[0]]
+    first = fields[next(iter(fields))]
     rows = {"clean": first["clean"], "noisy": first["noisy"]}
     rows |= {family: fields[method]["denoised"] for family, method in chosen.items() if family != "none"}
     count = len(first["clean"])

@@ -67,19 +67,20 @@ class WakeFlow(Coupling):
         seed: int,
         trained: Mapping[str, Trained],
         fields: Mapping[str, Mapping[str, Any]],
+        last: bool,
     ) -> None:
         """A first picture after the first method in the loop; trajectories, where they are asked for."""
         if group.rank() > 0:
             return
-        config, last = self.config, list(trained)[-1]
+        config, latest = self.config, list(trained)[-1]
         in_loop = [name for name in trained if family_of(name)[0] in IN_LOOP]
-        if seed == run.seeds[0] and in_loop == [last]:
+        if seed == run.seeds[0] and in_loop == [latest]:
             from tasks.wake_flow import pictures
 
             path = run.path / "first.png"
             pictures.wakes(evaluation.from_fields(config, fields), config, path, list(trained))
             self.progress.say(f"First picture, of {', '.join(trained)}: {path}")
-        if config.trajectories and tuple(trained) == config.methods:
+        if config.trajectories and last:
             networks = {name: each.network for name, each in trained.items()}
             path = run.path / f"trajectories-seed-{seed}.h5"
             trajectories.write(path, config, self.flows, self.solver, networks)

@@ -73,23 +73,10 @@ class BaseClassifier:
     front: Front | None = None
 
 
-@dataclass(frozen=True)
-class Votes:
-    """Labels counted: `counts` `(classes,)`, and `failed` queries, which voted for no class."""
-
-    counts: np.ndarray
-    failed: int
-
-    @property
-    def top(self) -> int | None:
-        """The class with most votes, the lowest of equal ones; None where all queries failed."""
-        return int(self.counts.argmax()) if self.counts.any() else None
-
-
 def count_votes(
     base: BaseClassifier, image: Tensor, index: int, phase: Phase, queries: int, settings: Settings
-) -> Votes:
-    """Ask for noisy copies of an image and count their labels.
+) -> tuple[np.ndarray, int]:
+    """Ask for noisy copies of an image and count their labels: votes `(classes,)`, and failed queries.
 
     The k-th copy is the same whatever `queries` is: more queries later begin with those asked already, which
     a cache then answers.
@@ -112,7 +99,7 @@ def count_votes(
         labels = base.labels(rows).numpy()
         failed += int((labels == FAILED).sum())
         counts += np.bincount(labels[labels != FAILED], minlength=base.classes)
-    return Votes(counts, failed)
+    return counts, failed
 
 
 ABSTAIN = -1  # the prediction where nothing can be said at this alpha
@@ -167,12 +154,12 @@ def certify_image(
         settings: sigma, n0, n, alpha and what the noise hangs on.
     """
     started = perf_counter()
-    chosen = count_votes(base, image, index, Phase.SELECT, settings.n0, settings)
+    chosen, failed = count_votes(base, image, index, Phase.SELECT, settings.n0, settings)
     # Where every query of the choice failed there is no class to count for, and class 0 is as good as any:
     # the choice may be made in any way that does not look at the N queries.
-    top = chosen.top or 0
-    found = count_votes(base, image, index, Phase.ESTIMATE, settings.n, settings)
-    votes = int(found.counts[top])
+    top = int(chosen.argmax())  # the lowest of equal ones
+    found, more_failed = count_votes(base, image, index, Phase.ESTIMATE, settings.n, settings)
+    votes = int(found[top])
     probability = lower_bound(votes, settings.n, settings.alpha)
     sure = probability > 0.5
     return Certificate(
@@ -185,8 +172,8 @@ def certify_image(
         probability=probability,
         n=settings.n,
         queries=settings.n0 + settings.n,
-        failed=chosen.failed + found.failed,
-        hits=int(found.counts[label]) if 0 <= label < base.classes else 0,
+        failed=failed + more_failed,
+        hits=int(found[label]) if 0 <= label < base.classes else 0,
     )
 
 
@@ -201,13 +188,10 @@ def predict_image(
     Raises:
         FailedQueriesError: more than this share of the queries failed.
     """
-    found = count_votes(base, image, index, Phase.PREDICT, settings.n, settings)
-    refuse_failed(index, found.failed, settings.n, max_failed)
-    top = found.top
-    if top is None:
-        return ABSTAIN
-    others = np.append(np.delete(found.counts, top), found.failed)
-    first, second = int(found.counts[top]), int(others.max())
+    found, failed = count_votes(base, image, index, Phase.PREDICT, settings.n, settings)
+    refuse_failed(index, failed, settings.n, max_failed)
+    top = int(found.argmax())
+    first, second = int(found[top]), int(np.append(np.delete(found, top), failed).max())
     return top if first > second and vote_is_clear(first, second, settings.alpha) else ABSTAIN
 
 

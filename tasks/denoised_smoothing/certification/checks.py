@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blackbox import BlackBoxFunction, Budgeted, Cached, Wrapper
 from blackbox.definition import check_complete
-from blackbox.errors import BudgetError
+from blackbox.errors import BudgetError, ConfigurationError
+from blackbox.wrappers.identity import identity
 from tasks.denoised_smoothing.classifiers.answers import Scores
 from tasks.denoised_smoothing.networks import predictions
 from tasks.errors import DataError, ProblemError
@@ -104,6 +105,20 @@ def classifier_box(box: BlackBoxFunction, classes: int | None = None) -> Classif
     return ClassifierBox(box, size, scores=True)
 
 
+def known_as(box: BlackBoxFunction) -> str:
+    """The identity of a box, by which a certificate names it.
+
+    Raises:
+        ProblemError: it has none.
+    """
+    try:
+        return identity(box)
+    except ConfigurationError as error:
+        raise ProblemError(
+            f"{box!r}: expected a box that a certificate can name, got one without an identity ({error})"
+        ) from error
+
+
 def plan(box: BlackBoxFunction, images: int, queries: int) -> str:
     """What so many images will ask of this box, in a sentence; nothing is asked yet.
 
@@ -181,34 +196,6 @@ def check_labels(classifier: ClassifierBox, labels: Tensor, images: int) -> None
             f"labels: expected classes from 0 to {classifier.classes - 1}, which the box gives, got "
             f"{int(labels[place])} for image {place}. Leave such images out, or number the classes as the "
             "box does."
-        )
-
-
-def check_denoiser(denoiser: nn.Module, shape: tuple[int, ...], rows: int = 2) -> None:
-    """Run the denoiser on grey images and refuse one that changes their shape.
-
-    Args:
-        denoiser: in evaluation mode.
-        shape: `(channels, height, width)`.
-        rows: how many.
-
-    Raises:
-        ProblemError: it fails on such images, or gives another shape.
-    """
-    first = next(denoiser.parameters(), None)
-    grey = torch.full((rows, *shape), 0.5, device=None if first is None else first.device)
-    try:
-        with torch.no_grad():
-            given = denoiser(grey)
-    except RuntimeError as error:
-        raise ProblemError(
-            f"denoiser: expected one that takes {(rows, *shape)}, got an error ({error}). "
-            "Make it with the images' number of channels."
-        ) from error
-    if not isinstance(given, Tensor) or given.shape != grey.shape:
-        raise ProblemError(
-            f"denoiser: expected {tuple(grey.shape)} back, the shape that it was given, got {_kind(given)}. "
-            "Pad its convolutions, and give as many channels as come in."
         )
 
 

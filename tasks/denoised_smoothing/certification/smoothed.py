@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
 from blackbox.adapters.torch_module import module_identity
-from blackbox.errors import ConfigurationError
-from blackbox.wrappers.identity import identity
 from tasks.denoised_smoothing.certification.algorithm import (
     BaseClassifier,
     Certificate,
@@ -26,10 +24,10 @@ from tasks.denoised_smoothing.certification.algorithm import (
 )
 from tasks.denoised_smoothing.certification.bound import Settings
 from tasks.denoised_smoothing.certification.checks import (
-    check_denoiser,
     check_images,
     check_labels,
     classifier_box,
+    known_as,
     plan,
 )
 from tasks.denoised_smoothing.certification.table import CertificateFile
@@ -195,20 +193,13 @@ class SmoothedClassifier:
 
     def _record(self, images: Tensor, settings: Settings) -> dict[str, Any]:
         """All that changes a certificate, as JSON values."""
-        try:
-            known_as = identity(self.box)
-        except ConfigurationError as error:
-            raise ProblemError(
-                f"{self.box!r}: expected a box that a certificate can name, got one without an identity "
-                f"({error})"
-            ) from error
         denoiser = self.denoiser
         return {
             "algorithm": "CERTIFY of Cohen, Rosenfeld and Kolter (2019)",
             "method": self.method,
             "base classifier": "box o clamp" if denoiser is None else "box o clamp o denoiser",
             "clamp": list(CLAMP),
-            "box": _sha256(known_as.encode()),
+            "box": _sha256(known_as(self.box).encode()),
             "denoiser": None if denoiser is None else _sha256(module_identity(denoiser).encode()),
             "classes": self.classifier.classes,
             "sigma": settings.sigma,
@@ -225,9 +216,18 @@ class SmoothedClassifier:
         check_images(self.classifier, images)
         if labels is not None:
             check_labels(self.classifier, labels, len(images))
-        if self.denoiser is not None:
-            check_denoiser(self.denoiser, tuple(images.shape[1:]))
-        return images.float().cpu()
+        images = images.float().cpu()
+        try:
+            with torch.no_grad():
+                given = f"{tuple(self._front(images[:1]).shape)}"
+        except (AttributeError, RuntimeError) as error:
+            given = f"an error ({error})"
+        if given != (wanted := f"{tuple(images[:1].shape)}"):
+            raise ProblemError(
+                f"denoiser: expected {wanted} back for images of that shape, got {given}. Make it with the "
+                "images' number of channels, and pad its convolutions."
+            )
+        return images
 
     def _front(self, block: Tensor) -> Tensor:
         """Clamp o denoiser. Noise leaves [0, 1], where the box was never asked, so the clamp is certified."""

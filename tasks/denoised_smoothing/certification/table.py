@@ -8,9 +8,8 @@ in those files, a radius of .2496 would count at .25. `NAME.json` says what was 
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,18 @@ from tasks.denoised_smoothing.certification.algorithm import Certificate
 from tasks.errors import DataError
 from tasks.runs import atomic
 
-COLUMNS = (
-    "idx", "label", "predict", "radius", "correct", "time", "nA", "pA_lower", "N", "queries", "failed",
-    "hits",
-)  # fmt: skip
+
+def _seconds(text: str) -> float:
+    import pandas
+
+    return pandas.to_timedelta(text).total_seconds()
+
+
+COLUMNS: dict[str, Callable[[str], Any]] = {
+    "idx": int, "label": int, "predict": int, "radius": float, "correct": int, "time": _seconds,
+    "nA": int, "pA_lower": float, "N": int, "queries": int, "failed": int, "hits": int,
+}  # fmt: skip
+_HEADER = "\t".join(COLUMNS)
 
 
 class CertificateFile:
@@ -57,7 +64,13 @@ class CertificateFile:
             atomic.write_json(self.record_path, wanted)
             atomic.write_bytes(self.path, _line(COLUMNS))
             return []
-        found = self.record()
+        try:
+            found = dict(json.loads(self.record_path.read_bytes()))
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(
+                f"{self.path}: expected its record {self.record_path.name} beside it, got none that can be "
+                f"read ({error}). Without it the table may be anything's: move it away and certify anew."
+            ) from None
         for key in [*wanted, *(key for key in found if key not in wanted)]:
             if found.get(key) != wanted.get(key):
                 raise DataError(
@@ -79,58 +92,31 @@ class CertificateFile:
         finally:
             os.close(handle)
 
-    def record(self) -> dict[str, Any]:
-        """What the certificates hang on: method, sigma, n0, n, alpha, clamp, box, denoiser, seed, ...
-
-        Raises:
-            DataError: there is no record beside the table, or it cannot be read.
-        """
-        try:
-            found = json.loads(self.record_path.read_bytes())
-            if not isinstance(found, dict):
-                raise ValueError("no JSON object")
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{self.path}: expected its record {self.record_path.name} beside it, got none that can be "
-                f"read ({error}). Without it the table may be anything's: move it away and certify anew."
-            ) from None
-        return found
-
 
 def read_certificates(path: str | os.PathLike[str]) -> list[Certificate]:
     """The certificates of a table in the order of `idx`; a torn last line is left out.
 
     Raises:
-        DataError: there is no file, it has other columns, or a line is damaged, contradicts
-            itself or has an `idx` that another line has.
+        DataError: there is no file, it has other columns or an `idx` twice, or a line is damaged.
     """
-    path = Path(path)
+    where, found = f"{path}", dict[int, Certificate]()
     try:
-        *lines, _torn = path.read_bytes().decode().split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        header, *lines = Path(path).read_text(encoding="utf-8").split("\n")[:-1] or [_HEADER]
+        if header != _HEADER:
+            raise ValueError(f"the columns {header[:120]!r}")
+        for number, line in enumerate(lines, start=2):
+            where = f"{path}, line {number}"
+            cells = zip(COLUMNS.values(), line.split("\t"), strict=True)
+            idx, label, predict, far, _correct, *others = (kind(cell) for kind, cell in cells)
+            if idx in found or not far >= 0:
+                raise ValueError("an idx that is there twice, or no radius")
+            found[idx] = Certificate(idx, label, predict, far, *others)
+    except (OSError, ValueError) as error:
         raise DataError(
-            f"{path}: expected a table of certificates, got none that can be read ({error}). "
-            "Certify first, or mend the path."
+            f"{where}: expected certificates with the columns {' '.join(COLUMNS)}, separated by tabs, got "
+            f"none that can be read ({error}). Certify first, mend the path, or delete a damaged line: its "
+            "image is certified anew."
         ) from None
-    if not lines:
-        return []
-    if tuple(lines[0].split("\t")) != COLUMNS:
-        raise DataError(
-            f"{path}: expected the columns {' '.join(COLUMNS)}, separated by tabs, got {lines[0][:120]!r}. "
-            "Files of other programs are read with those columns alone."
-        )
-    found: dict[int, Certificate] = {}
-    for number, line in enumerate(lines[1:], start=2):
-        try:
-            certificate = _parsed(line)
-            if certificate.idx in found:
-                raise ValueError(f"idx {certificate.idx} is there twice")
-        except ValueError as error:
-            raise DataError(
-                f"{path}, line {number}: expected a certificate, got {line[:120]!r} ({error}). "
-                "Delete that line, and the image is certified anew."
-            ) from None
-        found[certificate.idx] = certificate
     return [found[idx] for idx in sorted(found)]
 
 
@@ -143,35 +129,5 @@ def _cells(certificate: Certificate) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _line(cells: Sequence[str]) -> bytes:
+def _line(cells: Iterable[str]) -> bytes:
     return ("\t".join(cells) + "\n").encode()
-
-
-def _parsed(line: str) -> Certificate:
-    cells = dict(zip(COLUMNS, line.split("\t"), strict=True))
-    certificate = Certificate(
-        idx=int(cells["idx"]),
-        label=int(cells["label"]),
-        predict=int(cells["predict"]),
-        radius=float(cells["radius"]),
-        seconds=_seconds(cells["time"]),
-        votes=int(cells["nA"]),
-        probability=float(cells["pA_lower"]),
-        n=int(cells["N"]),
-        queries=int(cells["queries"]),
-        failed=int(cells["failed"]),
-        hits=int(cells["hits"]),
-    )
-    counts = certificate.votes, certificate.hits
-    if not (0 <= certificate.radius < math.inf and all(0 <= count <= certificate.n for count in counts)):
-        raise ValueError("a radius or a count out of range")
-    if int(cells["correct"]) != certificate.correct:
-        raise ValueError("correct contradicts label and predict")
-    return certificate
-
-
-def _seconds(text: str) -> float:
-    days, _, clock = text.rpartition(", ")  # "1 day, 2:03:04.5"
-    hours, minutes, seconds = clock.split(":")
-    whole = int(days.split()[0]) * 86400 if days else 0
-    return whole + int(hours) * 3600 + int(minutes) * 60 + float(seconds)

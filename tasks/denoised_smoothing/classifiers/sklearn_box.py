@@ -117,7 +117,6 @@ class SklearnClassifier(BlackBoxFunction):
         return f"SklearnClassifier({self.name!r})"
 
 
-CLASSIFIERS = ("a", "b", "forest", "svm")  # that ship
 THRESHOLDS = {"a": 3e-4, "b": 1e-5}  # variance below which a pixel is dropped
 SHAPE = (1, 8, 8)
 

@@ -11,14 +11,12 @@ from torch import Tensor, nn
 import zo
 from blackbox import BlackBoxFunction, Budgeted, Cached, RateLimited, Retrying, Wrapper
 from blackbox.adapters import OnnxModel, TorchModule
-from blackbox.errors import ConfigurationError
 from blackbox.registry import make
 from blackbox.registry_arguments import parse
-from blackbox.wrappers.identity import identity
 from tasks import names
 from tasks.configuration import refused
 from tasks.denoised_smoothing import data
-from tasks.denoised_smoothing.certification.checks import classifier_box
+from tasks.denoised_smoothing.certification.checks import check_labels, classifier_box, known_as
 from tasks.denoised_smoothing.classifiers import shapes_box
 from tasks.denoised_smoothing.classifiers.answers import (
     Clamped,
@@ -26,13 +24,12 @@ from tasks.denoised_smoothing.classifiers.answers import (
     Scores,
     Shaped,
 )
-from tasks.denoised_smoothing.classifiers.sklearn_box import CLASSIFIERS, SklearnClassifier, embedded
-from tasks.denoised_smoothing.config import CNN, Config
+from tasks.denoised_smoothing.classifiers.sklearn_box import SklearnClassifier, embedded
+from tasks.denoised_smoothing.config import CNN, SHIPPED, Config
 from tasks.errors import ProblemError
 from tasks.workers import group
 
 Twin = Callable[[Tensor], Tensor]
-SHIPPED = (*CLASSIFIERS, CNN)
 ROWS = 256  # images that a process is asked for at a time
 
 
@@ -74,10 +71,11 @@ def make_box(
         DataError: Images or labels that do not fit it.
     """
     inner = classifier(config) if inner is None else inner
-    gives = "logits" if config.box in SHIPPED else config.box_gives
+    gives, asked = config.gives, config.asked
     known = classifier_box(inner, (config.classes or found.classes) if gives == "labels" else config.classes)
     known.check_image_shape(found.shape)
-    data.check_classes(found, known.classes, repr(inner))
+    for part in (found.train, found.validation, found.test):
+        check_labels(known, part.labels, len(part))
     if (gives == "labels") == known.scores:
         raise ProblemError(
             f"{inner!r}, outputs: expected {gives}, got shape {inner.outputs[0].shape}. Give "
@@ -86,8 +84,8 @@ def make_box(
     twin = _twin(inner, gives)
     if inner.inputs[0].shape != found.shape or inner.inputs[0].dtype == "float64":
         inner = Shaped(inner, found.shape)
-    if gives != config.answers and (gives == "labels" or config.answers == "logits"):
-        raise refused("answers", f"what can be made of {gives}", config.answers)
+    if gives != asked and (gives == "labels" or asked == "logits"):
+        raise refused("answers", f"what can be made of {gives}", asked)
     service = inner
     # from the inside: what is sent is counted, retries included; an answer that is kept costs nothing
     if folder is not None:
@@ -101,11 +99,11 @@ def make_box(
     if config.query_log and folder is not None:
         service = Cached(service, folder / "queries.sqlite", block=config.query_log_block)
     service.failures = "keep"
-    scores = Scores(Clamped(service), gives, config.answers, known.classes, config.decimals)
-    _check_identity(scores)
+    scores = Scores(Clamped(service), gives, asked, known.classes, config.decimals)
+    known_as(scores)  # a box that cannot be named is refused now, not after training
     first_alone = config.rows is not None or config.per_second is not None or config.query_log
     shared = zo.SharedRows(scores, group.process_group(), None if first_alone else ROWS)
-    return Box(shared, config.answers, known.classes, twin, found.shape, first_alone)
+    return Box(shared, asked, known.classes, twin, found.shape, first_alone)
 
 
 def classifier(config: Config) -> BlackBoxFunction:
@@ -120,21 +118,11 @@ def classifier(config: Config) -> BlackBoxFunction:
         raise refused("box", "your own, since those that ship know digits or shapes alone", config.box)
     if config.box == CNN:
         return shapes_box.convolutional()
-    if config.box in CLASSIFIERS:
+    if config.box in SHIPPED:
         return embedded(config.box, *data.digits_of_the_box())
     if config.box.endswith(".onnx"):
         return OnnxModel(config.box, threads=config.threads)
     return make(config.box, parse(config.box_arguments), names.functions())
-
-
-def _check_identity(box: BlackBoxFunction) -> None:
-    """A certificate names its box: one that cannot be told from others is refused now, not after training."""
-    try:
-        identity(box)
-    except ConfigurationError as error:
-        raise ProblemError(
-            f"{box!r}: expected a box that a certificate can name, got one without an identity ({error})"
-        ) from error
 
 
 def _twin(inner: BlackBoxFunction, gives: str) -> Twin | None:

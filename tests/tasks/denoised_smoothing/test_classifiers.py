@@ -1,5 +1,7 @@
 """Classifiers as boxes: what services make of answers, counts that outlive the process, and the twins."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -167,6 +169,16 @@ def test_an_onnx_file_is_a_box_like_any_other(tmp_path):
     images = small.rows(5).float()
     torch.testing.assert_close(box.scores(images), module(images).detach(), rtol=1e-5, atol=1e-5)
     assert box.twin is None
+
+
+@pytest.mark.parametrize(("gives", "box"), [("labels", "TenLabels"), ("probabilities", "blobs")])
+def test_what_is_asked_is_what_the_classifier_gives_unless_it_is_said(tmp_path, gives, box):
+    chosen = small.config(tmp_path, box=f"{small.boxes.__name__}:{box}", box_gives=gives, classes=None)
+    if gives == "labels":
+        chosen = replace(chosen, classes=10)
+    assert make_box(chosen, data.load(chosen)).kind == gives
+    assert Config(box="b").asked == "logits" and Config(box="svm", answers="labels").asked == "labels"
+    assert Config(box="mine.py:make", box_gives="probabilities", decimals=3).asked == "probabilities"
 
 
 def test_answers_that_cannot_be_made_are_refused(tmp_path):

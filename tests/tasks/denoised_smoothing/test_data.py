@@ -67,6 +67,34 @@ def test_a_folder_of_pictures_scaled_and_cropped(tmp_path, divided):
         data.load(small.config(tmp_path, images=tmp_path / "pictures")).train.images()
 
 
+@pytest.mark.parametrize("name", ["ramp.png", "ramp.tif", "ramp.pgm"])
+@pytest.mark.parametrize("size", [None, 32])
+def test_grey_pictures_of_16_bits_keep_their_range(tmp_path, name, size):
+    ramp = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    path = tmp_path / name
+    if name.endswith("pgm"):
+        path.write_bytes(b"P5 64 64 65535\n" + ramp.astype(">u2").tobytes())
+    else:
+        Image.fromarray(ramp).save(path)
+    colour = tmp_path / "colour.png"
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(colour)
+    found = images.Pictures([path, path], [0, 1], size).take(np.arange(2))
+    assert found.dtype == np.float32 and found.shape == (2, 1, size or 64, size or 64)
+    assert 0 <= found.min() and found.max() <= 1
+    assert found.mean() == pytest.approx(0.5, abs=1e-3)
+    if size is None:
+        np.testing.assert_allclose(found[0, 0], ramp / 65535, atol=1e-6)
+    beside = images.Pictures([colour, path], [0, 1], size).take(np.arange(2))
+    np.testing.assert_array_equal(beside[1], found[0].repeat(3, axis=0))
+
+
+def test_pictures_whose_white_is_not_known_are_refused(tmp_path):
+    for dtype in (np.int32, np.float32):
+        Image.fromarray(np.ones((4, 4), dtype)).save(tmp_path / "deep.tif")
+        with pytest.raises(DataError, match="8 or 16 bits"):
+            images.Pictures([tmp_path / "deep.tif"], [0], None)
+
+
 def test_batches_hang_on_seed_and_step_alone(tmp_path):
     train = data.load(small.config(tmp_path)).train
     noisy, clean, index = train.batch(0, 3, 500, 0.25)

@@ -129,6 +129,28 @@ def test_the_exported_denoiser_is_the_one_that_validation_chose(finished):
     np.testing.assert_allclose(denoised.clip(0, 1), fields["denoised"], atol=1e-5)
 
 
+def test_a_method_that_is_not_applicable_keeps_neither_report_nor_denoiser_from_the_others(tmp_path):
+    """Neither where it comes last, after which there is nothing to wait for, nor where it comes first."""
+    for place, methods in enumerate((("mse", "no-gradient"), ("no-gradient", "mse"))):
+        made = small.problem(tmp_path, methods=methods, steps=3)
+        path = tasks.run(made, runs=tmp_path / str(place)).path
+        page, table = (path / "report.html").read_text(), (path / "table.md").read_text()
+        assert "no-gradient is not applicable" in page
+        assert "| mse |" in table and "no-gradient" not in table
+        assert (path / "denoiser.onnx").exists() and (path / "certified_accuracy.png").exists()
+
+
+def test_methods_of_all_problems_are_chosen_by_the_noise_of_their_seed(tmp_path):
+    made = small.problem(tmp_path, methods=("sparse-cge",), steps=1, mu=0.01, certify_images=1, sigma=1.0)
+    run = tasks.run(made, seeds=2, runs=tmp_path / "runs")
+    for row in run.result.table:
+        torch.manual_seed(row.seed)
+        start = made.network()
+        errors = [made.held_out_error(start, made.held_out(seed)) for seed in (0, 1)]
+        assert errors[0] != errors[1]
+        assert row.extra["validation accuracy of the start"] == pytest.approx(1 - errors[row.seed])
+
+
 class Killed(BaseException):
     """The process is gone."""
 

@@ -52,7 +52,7 @@ def test_votes_are_those_of_independent_noise():
     """Binomial over images: noise shared within an image would change the spread and not the mean."""
     settings = Settings(SIGMA, n=60, n0=10, block=25)
     votes = [
-        int(count_votes(base(half_space), image, index, Phase.ESTIMATE, 60, settings).counts[1])
+        int(count_votes(base(half_space), image, index, Phase.ESTIMATE, 60, settings)[0][1])
         for index, image in enumerate(at_distance(DISTANCE, IMAGES))
     ]
     p = stats.norm.cdf(DISTANCE / SIGMA)

@@ -63,10 +63,10 @@ class Bytes(nn.Module):
 @pytest.mark.parametrize(
     "network, words",
     [
-        (Rolling(), "agree with torch to 1e-05, got a difference"),
+        (Rolling(), "agree with torch to 1e-05, .* a difference of 0"),
         (Bytes(), "that torch.onnx can export, got Bytes"),
-        (nn.Conv2d(1, 1, 3), "shape"),
-        (nn.Conv2d(3, 3, 1), "got an error"),
+        (nn.Conv2d(1, 1, 3), r"give \(2, 1, 4, 4\), got \(2, 1, 2, 2\) and"),
+        (nn.Conv2d(3, 3, 1), "that torch.onnx can export, got Conv2d"),
     ],
 )
 def test_what_cannot_be_exported_leaves_no_file(tmp_path, network, words):
