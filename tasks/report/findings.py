@@ -89,15 +89,12 @@ class Findings:
         """The arrays that `evaluate` gave, by seed, method and name."""
         from tasks.runs import checkpoint
 
-        found: dict[int, dict[str, dict[str, np.ndarray]]] = {}
-        for seed in self.seeds:
-            found[seed] = {}
-            for method in self.methods:
-                path = checkpoint.evaluation(self.run.path, stage_name(seed, method))
-                if any(NOT_APPLICABLE in row.extra for row in self.result.table if row.method == method):
-                    continue
+        found: dict[int, dict[str, dict[str, np.ndarray]]] = {seed: {} for seed in self.seeds}
+        for row in self.result.table:
+            if NOT_APPLICABLE not in row.extra:
+                path = checkpoint.evaluation(self.run.path, stage_name(row.seed, row.method))
                 kept = checkpoint.load(path)["fields"]
-                found[seed][method] = {name: tensor.numpy() for name, tensor in kept.items()}
+                found[row.seed][row.method] = {name: tensor.numpy() for name, tensor in kept.items()}
         return found
 
     @cached_property

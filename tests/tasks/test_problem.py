@@ -14,6 +14,7 @@ from blackbox.wrappers import Budgeted
 from tasks.errors import ConfigurationError, NotApplicableError, ProblemError, ProblemWarning
 from tasks.methods import METHODS
 from tasks.progress import Progress
+from tasks.report import findings
 from tasks.runs import calls
 from tasks.runs.folder import Run
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
@@ -173,8 +174,35 @@ def test_a_method_that_has_nothing_to_go_by_is_marked_and_the_others_run(tmp_pat
     assert torch.equal(weights(run.network("first-order")), weights(alone.network("first-order")))
     with pytest.raises(NotApplicableError, match="to receive a gradient, got none"):
         run.network("no-gradient")
+    with pytest.raises(NotApplicableError, match="to receive a gradient, got none"):
+        run.fields("no-gradient", 1)
+    with pytest.raises(ConfigurationError, match=r"none, first-order and of the seeds \(0, 1\), got 'cge'"):
+        run.fields("cge")
     with pytest.raises(NotApplicableError, match="Take a method that goes through the box"):
         go(Steering(), tmp_path, methods=["no-gradient"])
+
+
+def test_a_method_that_is_not_applicable_with_one_seed_has_what_the_others_gave(tmp_path):
+    def one_seed(setup):
+        if setup.seed == 1:
+            raise NotApplicableError("Nothing to go by with seed 1.")
+        return METHODS["cge"].train(setup)
+
+    class Field(Steering):
+        methods = {"sometimes": tasks.Method("Has something to go by with seed 0.", one_seed)}  # noqa: RUF012
+
+        def evaluate(self, network):
+            return {"test loss": 0.5, "field": network(self.data.test)}
+
+    run = go(Field(), tmp_path, methods=["none", "sometimes"], seeds=2)
+    found = findings.Findings(run._run, run.result)
+    assert {seed: list(methods) for seed, methods in found.fields.items()} == {
+        0: ["none", "sometimes"], 1: ["none"],
+    }  # fmt: skip
+    assert run.fields("sometimes", 0)["field"].shape == run.fields("none", 1)["field"].shape
+    assert run.network("sometimes", 0) is not None
+    with pytest.raises(NotApplicableError, match=r"Nothing to go by with seed 1\."):
+        run.network("sometimes", 1)
 
 
 def test_where_no_method_is_applicable_the_report_says_that_alone(tmp_path):
