@@ -37,7 +37,7 @@ def blocks(config: Config, found: Findings) -> Sequence[Block]:
     shown = table.drop(columns=["abstained (%)", "failed queries"])  # in the further figures, too
     return (
         Heading("Certified accuracy"),
-        Table.of(shown, caption=_caption(config, result)),
+        Table(shown, caption=_caption(config, result)),
         *_kept_starts(result),
         *_pictures(run, config, result, runs, chosen),
         *_images(found, chosen),

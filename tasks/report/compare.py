@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.errors import ConfigurationError
 from tasks.report import findings, html_report, pictures
 from tasks.report.findings import Curve, Findings, Score
-from tasks.report.html_report import Block, Details, Figure, Heading, Page, Table
+from tasks.report.html_report import Block, Figure, Heading, Table, flat
 from tasks.report.lead import START
 from tasks.runs.folder import Run
 from tasks.runs.machine import changes
@@ -92,16 +92,16 @@ def compare(folders: Sequence[Path], page: Path) -> Comparison:
         for side in sides
     )
     told, figures, rows, differing = _sentences(sides), _figures(sides), _rows(sides), _settings(sides)
-    blocks: list[Block] = [Table.of(runs, prose=True), Table.of(figures, caption=_caption(sides))]
+    blocks: list[Block] = [Table(runs, prose=True), Table(figures, caption=_caption(sides))]
     if not rows.empty:
-        blocks.append(Table.of(rows, caption="Rows that training took, mean over seeds."))
+        blocks.append(Table(rows, caption="Rows that training took, mean over seeds."))
     blocks += _plot(sides, page.with_suffix(".png"))
     blocks.append(Heading("Settings"))
     if differing.empty:
         blocks.append(html_report.Paragraph("All settings are the same."))
     else:
-        blocks.append(Table.of(differing, prose=True, caption="Settings that differ."))
-    html_report.write(page, Page(f"{len(sides)} runs compared", told, blocks))
+        blocks.append(Table(differing, prose=True, caption="Settings that differ."))
+    html_report.write(page, f"{len(sides)} runs compared", told, blocks)
     return Comparison(runs, told, figures, rows, differing, page)
 
 
@@ -176,9 +176,7 @@ def _rows(sides: Sequence[Side]) -> pandas.DataFrame:
 def _settings(sides: Sequence[Side]) -> pandas.DataFrame:
     import pandas
 
-    every = {
-        side.name: {"preset": side.run.preset, **dict(Details("", side.run.config).lines)} for side in sides
-    }
+    every = {side.name: {"preset": side.run.preset, **flat(side.run.config)} for side in sides}
     frame = pandas.DataFrame(every, dtype=object).fillna("-")
     return frame[frame.nunique(axis=1) > 1].rename_axis("setting").reset_index()
 
