@@ -311,7 +311,7 @@ def trust(errors: Mapping[str, Mapping[int, Curve]], agreements: Mapping[str, Ma
 
 
 def compared(runs: Mapping[str, Mapping[str, Mapping[int, Curve]]], *, y: str) -> Figure:
-    """Means over seeds against rows: methods by colour and mark, runs by the kind of line.
+    """Smoothed means over seeds against rows: methods by colour and mark, runs by the kind of line.
 
     Args:
         runs: Curves by run, method and seed.
@@ -329,7 +329,7 @@ def compared(runs: Mapping[str, Mapping[str, Mapping[int, Curve]]], *, y: str) -
         dash = dashes[number % len(dashes)]
         place.plot([], [], color=_INK, linestyle=dash, label=run)
         for method, seeds in found.items():
-            points = _mean(list(seeds.values()), across)
+            points = _mean([curve.smooth() for curve in seeds.values()], across)
             colour_of, mark = style_of[method]
             _line(
                 place, points, log, color=colour_of, linestyle=dash, linewidth=1.5, marker=mark, markersize=4
