@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, stdev
@@ -318,43 +318,6 @@ def failures(result: Result) -> pandas.DataFrame:
                 }
             )
     return pandas.DataFrame(lines)
-
-
-def checks(found: Findings) -> pandas.DataFrame:
-    """What checks of learned tangents found, and when they were not trusted: a line for each training."""
-    import pandas
-
-    agreements, missed, lost = (
-        found.curves(f"gradient_tangent_{name}") for name in ("agreement", "missed", "distrusted")
-    )
-    lines = []
-    for method, seeds in lost.items():
-        for seed, curve in seeds.items():
-            without = curve.steps[curve.values > 0]
-            lines.append(
-                {
-                    "method": method,
-                    **({"seed": seed} if len(found.seeds) > 1 else {}),
-                    "checks": _count(agreements, method, seed),
-                    "lowest agreement": _extreme(agreements, method, seed, np.nanmin),
-                    "largest error": _extreme(missed, method, seed, np.nanmax),
-                    "trust lost": f"after step {without[0]:,}" if len(without) else "never",
-                    "steps without": f"{len(without):,} of {len(curve.steps):,}",
-                }
-            )
-    return pandas.DataFrame(lines)
-
-
-def _count(curves: Mapping[str, Mapping[int, Curve]], method: str, seed: int) -> int:
-    known = curves.get(method, {}).get(seed)
-    return 0 if known is None else len(known.values)
-
-
-def _extreme(
-    curves: Mapping[str, Mapping[int, Curve]], method: str, seed: int, of: Callable[[np.ndarray], float]
-) -> str:
-    known = curves.get(method, {}).get(seed)
-    return "-" if known is None else f"{of(known.values):.3g}"
 
 
 def labelled(name: str, units: Mapping[str, str]) -> str:

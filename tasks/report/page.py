@@ -159,25 +159,20 @@ def _training(found: Findings) -> list[Block]:
         )
     trust = found.curves("gradient_tangent_error")
     if trust:
+        distrusted = found.curves("gradient_tangent_distrusted")
+        lost = any((curve.values > 0).any() for curves in distrusted.values() for curve in curves.values())
         blocks.append(
             _drawn(
                 found,
-                pictures.trust(trust, found.curves("gradient_tangent_agreement")),
+                pictures.trust(trust, found.curves("gradient_tangent_agreement"), distrusted),
                 "trust",
                 alt="Errors of the learned tangents' predictions, and checks of their gradients, by method",
                 caption="How far the learned tangents can be believed. Left: the relative error with which "
                 "they foretell the box's outputs, or with probes its responses, before they learn from them; "
                 "0 is exact, at 1 (dashed) and above they say nothing. Right: in each check, how much the "
                 "loss changed along their gradient, over what the gradient says; 1 (dashed) is right, at 0 "
-                "and below it would not descend.",
-            )
-        )
-        blocks.append(
-            Table(
-                findings.checks(found),
-                caption="Checks of the learned tangents: the lowest agreement of loss and gradient (right, "
-                "above), and the largest relative error of the boxes' responses along it. Where trust was "
-                "lost, the terminal said why, and what was done.",
+                "and below it would not descend."
+                + (" Marks at the foot: steps without trust in them; the terminal said why." if lost else ""),
             )
         )
     return [Heading("Training"), *blocks] if blocks else []

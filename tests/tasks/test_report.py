@@ -245,11 +245,13 @@ def test_trust_is_drawn_for_those_that_learn_tangents(tmp_path):
     run = made(tmp_path, {"tangents": 0.5, "cge": 0.4}, trust=("tangents",))
     assert "How far the learned tangents can be believed" in page(run)
     assert (run.path / "trust.png").is_file()
-    (line,) = findings.checks(findings.Findings(run, Result.read(run.path))).to_dict("records")
-    assert line == {
-        "method": "tangents", "checks": 2, "lowest agreement": "0.3",
-        "largest error": "0.2", "trust lost": "after step 5", "steps without": "3 of 10",
-    }  # fmt: skip
+    curves = findings.Findings(run, Result.read(run.path)).curves
+    names = ("error", "agreement", "distrusted")
+    drawn = pictures.trust(*(curves(f"gradient_tangent_{name}") for name in names))
+    for axes in drawn.axes:  # made with steps 5, 6 and 7 of the ten not trusted
+        (marks,) = [line for line in axes.get_lines() if line.get_marker() == "|"]
+        assert marks.get_xdata().tolist() == [5, 6, 7]
+    assert "Marks at the foot: steps without trust in them" in page(run)
     other = made(tmp_path, {"cge": 0.4})
     assert "can be believed" not in page(other)
 
