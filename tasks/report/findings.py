@@ -14,7 +14,7 @@ import numpy as np
 
 from tasks import progress
 from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import FAILED, FAILED_IN_TEST, NOT_APPLICABLE, Result, Row
+from tasks.runs.result import NOT_APPLICABLE, TEST, VALIDATION, Result, Row
 
 if TYPE_CHECKING:
     import pandas
@@ -28,8 +28,6 @@ COMMON = (
     "dropped queries",
     "rows of validation",
     "rows of test",
-    f"{FAILED}validation",
-    FAILED_IN_TEST,
     NOT_APPLICABLE,
 )
 
@@ -171,11 +169,11 @@ class Score:
     @property
     def left_out(self) -> int:
         """Rows that failed and are not in the figure, in all seeds together."""
-        return self.counted(f"{FAILED}{self.metric}")
+        return self.failed(self.metric)
 
-    def counted(self, name: str) -> int:
-        """The sum over seeds of a count among the further figures."""
-        return sum(int(row.extra.get(name) or 0) for row in self.rows)
+    def failed(self, name: str) -> int:
+        """Rows of a figure, of validation or of the test that failed, in all seeds together."""
+        return sum(row.failed.get(name, 0) for row in self.rows)
 
     def __str__(self) -> str:
         """As it is shown: "0.0031 ± 0.0015 m/s"."""
@@ -202,6 +200,7 @@ def frame(result: Result) -> pandas.DataFrame:
             "queries": row.queries,
             "seconds": row.seconds,
             **row.extra,
+            **{f"failed rows of {name}": count for name, count in row.failed.items()},
         }
         for row in result.table
     ]
@@ -235,25 +234,22 @@ def shown(result: Result) -> pandas.DataFrame:
 def further(result: Result) -> pandas.DataFrame:
     """The figures of `evaluate` after the first and those of methods, a line for each that has any.
 
-    Rows that failed have one column where as many are left out of each figure.
+    Rows that failed have a column where a figure leaves out other ones than the first figure does.
     """
     import pandas
 
+    every = scores(result)
+    others = {
+        name: f"failed rows of {name}"
+        for name in dict.fromkeys(name for row in result.table for name in row.failed)
+        if name not in (VALIDATION, TEST) and any(score.failed(name) != score.left_out for score in every)
+    }
     lines = []
-    failed = [
-        [row.extra[name] for name in row.extra if name.startswith(FAILED) and name not in COMMON]
-        for row in result.table
-    ]
-    alike = all(len(set(each)) <= 1 for each in failed) and any(each[1:] for each in failed)
-    for score in scores(result):
-        first = score.rows[0]
+    for score in every:
+        units = score.rows[0].units
         names = dict.fromkeys(name for row in score.rows for name in row.extra if name not in COMMON)
-        line = {
-            "failed rows" if alike and name.startswith(FAILED) else labelled(name, first.units): _shown(
-                [row.extra.get(name) for row in score.rows]
-            )
-            for name in names
-        }
+        line = {labelled(name, units): _shown([row.extra.get(name) for row in score.rows]) for name in names}
+        line |= {shown: f"{score.failed(name):,}" for name, shown in others.items()}
         if line:
             lines.append({"method": score.method, **line})
     return pandas.DataFrame(lines).fillna("-")
@@ -282,9 +278,9 @@ def counts(result: Result) -> pandas.DataFrame:
             {
                 "method": score.method,
                 **sums,
-                "dropped queries": score.counted("dropped queries"),
-                "failed in validation": score.counted(f"{FAILED}validation"),
-                "failed in test": score.counted(FAILED_IN_TEST),
+                "dropped queries": sum(int(row.extra.get("dropped queries") or 0) for row in score.rows),
+                "failed in validation": score.failed(VALIDATION),
+                "failed in test": score.failed(TEST),
                 "time in the box": _time(seconds),
             }
         )

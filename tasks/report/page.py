@@ -89,6 +89,8 @@ def _tables(result: Result, queries: str) -> list[Block]:
     untrained = start.get("steps") == 0 and start.get("weights")  # a problem's own "none" may be no network
     told = " none: the network with its first weights, untrained." if untrained else ""
     several = len(result.seeds) > 1
+    if any(score.left_out for score in every):
+        told = f" Rows left out failed, of all seeds together; the {every[0].metric} is without them.{told}"
     seeds = f"mean ± standard deviation of {len(result.seeds)} seeds" if several else "one seed"
     blocks: list[Block] = [
         Table(

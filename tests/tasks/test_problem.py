@@ -402,18 +402,17 @@ def test_rows_that_fail_in_validation_and_test_are_told_beside_the_figures(tmp_p
 
     run = go(Lossy(), tmp_path, methods=["none", "first-order"], steps=2)
     none, trained = run.result.table
-    assert trained.extra["failed rows of validation"] == 1 and "failed rows of validation" not in none.extra
-    failed = [row.extra["box rows that failed in the test"] for row in (none, trained)]
-    assert failed == [2, 2]  # the box is called twice
+    assert (none.failed, trained.failed) == (
+        {"the test": 2},
+        {"validation": 1, "the test": 2},
+    )  # called twice
     page = run.report.read_text(encoding="utf-8")
-    assert "Weights were chosen by a validation that leaves out rows that failed: 1 of first-order." in page
-    assert "Of the box rows of the test some failed: 2 of none, 2 of first-order." in page
+    assert "Rows failed: 1 in the validations that chose weights, 4 box rows in the test. " in page
     assert "failed in validation" in page and "failed in test" in page
     clean = go(Steering(), tmp_path / "clean", methods=["none", "first-order"], steps=2)
-    told = [name for row in clean.result.table for name in row.extra if "failed" in name]
-    assert told == ["failed rows of test loss"] * 2
+    assert [row.failed for row in clean.result.table] == [{"test loss": 0}] * 2
     page = clean.report.read_text(encoding="utf-8")
-    assert "some failed" not in page and "failed in test" not in page and "rows that failed:" not in page
+    assert "Rows failed" not in page and "failed in test" not in page and "failed rows" not in page
 
 
 def test_a_mean_over_rows_leaves_out_those_that_failed_and_counts_them(tmp_path):
@@ -427,11 +426,13 @@ def test_a_mean_over_rows_leaves_out_those_that_failed_and_counts_them(tmp_path)
     run = go(Judged(), tmp_path, methods=["none", "first-order"], steps=2)
     row = run.result.table[0]
     assert row.value == 2.0 and row.unit == "m"
-    assert row.extra["failed rows of error"] == 2 and row.extra["failed rows of all"] == 0
+    assert row.failed == {"error": 2, "all": 0}
+    assert run.table["failed rows of error"].tolist() == [2, 2]
     assert row.extra["all"] == 2.0
     page = run.report.read_text(encoding="utf-8")
     assert "rows left out" in page and "largest (m)" in page
-    assert "The error leaves out rows of the test that failed: 2 of none, 2 of first-order." in page
+    assert "Rows failed: 4 in the test, which the figures leave out." in page
+    assert ">failed rows of all</th>" in page  # of which as many failed as of no other
 
 
 def test_a_part_of_an_array_takes_the_room_of_that_part(tmp_path):
@@ -509,7 +510,7 @@ def test_the_mean_test_loss_counts_rows_that_failed(tmp_path):
     assert 0 < len(came) < len(losses)
     row = run.result.table[0]
     assert row.value == pytest.approx(came.mean().item()) and math.isfinite(row.value)
-    assert row.extra["failed rows of test loss"] == len(losses) - len(came)
+    assert row.failed["test loss"] == len(losses) - len(came)
 
 
 @pytest.mark.parametrize("method", ["no-gradient", "row-rge", "tangents", "cge"])
