@@ -316,6 +316,28 @@ def failures(result: Result) -> pandas.DataFrame:
     return pandas.DataFrame(lines)
 
 
+def for_papers(result: Result) -> pandas.DataFrame:
+    """The table and the further figures in one, a line for each method."""
+    more = further(result)
+    if more.empty:
+        return shown(result)
+    return shown(result).merge(more, on="method", how="left", suffixes=("", " (further)")).fillna("-")
+
+
+def markdown(frame: pandas.DataFrame) -> str:
+    """A frame of text as a Markdown table, the first column left and the others right."""
+    rule = ["---"] + ["---:"] * (len(frame.columns) - 1)
+    lines = [list(frame.columns), *frame.to_numpy().tolist()]
+    head, *body = [" | ".join(str(cell).replace("|", r"\|") for cell in line) for line in lines]
+    return "".join(f"| {line} |\n" for line in (head, " | ".join(rule), *body))
+
+
+def latex(frame: pandas.DataFrame) -> str:
+    """A frame of text as a LaTeX tabular with the rules of `booktabs`."""
+    columns = "l" + "r" * (len(frame.columns) - 1)
+    return frame.to_latex(index=False, escape=True, column_format=columns).replace("±", r"$\pm$")
+
+
 def labelled(name: str, units: Mapping[str, str]) -> str:
     """A figure's name with its unit, for a table's head or an axis: "drag (N)"."""
     return f"{name} ({units[name]})" if units.get(name) else name

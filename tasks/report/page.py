@@ -15,7 +15,7 @@ from tasks.problem import Problem
 from tasks.report import findings, html_report, lead, pictures
 from tasks.report.findings import Findings
 from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph, Table, in_words
-from tasks.runs import calls
+from tasks.runs import atomic, calls
 from tasks.runs.folder import Run
 from tasks.runs.machine import changes
 from tasks.runs.result import Result
@@ -28,7 +28,7 @@ WIDE = 95  # characters of a table that the page is wide enough for
 
 
 def write(run: Run, problem: Problem | None = None) -> Path:
-    """Write the report of a finished run.
+    """Write the report of a finished run, and its table as `table.md` and `table.tex`.
 
     Args:
         run: Its folder.
@@ -42,6 +42,9 @@ def write(run: Run, problem: Problem | None = None) -> Path:
     found, path = Findings(run, Result.read(run.path)), run.path / NAME
     if problem is None and not run.script and path.is_file():
         return path
+    table = findings.for_papers(found.result)
+    atomic.write_bytes(run.path / "table.md", findings.markdown(table).encode())
+    atomic.write_bytes(run.path / "table.tex", findings.latex(table).encode())
     own: list[Block] = []
     about, defaults, failed = "", {}, None
     if problem is None and run.problem:

@@ -191,6 +191,19 @@ def test_means_and_spreads_are_those_of_the_seeds(tmp_path):
     assert "<td>cge</td><td>2</td>" in text  # the further figure
 
 
+def test_the_table_is_written_for_papers_too(tmp_path):
+    run = made(tmp_path, {"none": 1.0, "my_own|way": [0.5]}, unit="%", extra={"my_own|way": {"reach": 2}})
+    page(run)
+    assert (run.path / "table.md").read_text() == (
+        "| method | test loss (%) | weights | rows | queries | time | reach |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+        "| none | 1 | 7 | 0 | 0 | 1 s | - |\n"
+        "| my_own\\|way | 0.5 | 7 | 200 | 1 | 1 s | 2 |\n"
+    )
+    text = (run.path / "table.tex").read_text()
+    assert r"\begin{tabular}{lrrrrrr}" in text and r"my\_own|way & 0.5 & 7 & 200 & 1 & 1 s & 2 \\" in text
+
+
 def test_why_rows_failed_is_told_with_the_first_in_words(tmp_path):
     lost = {
         "rows_failed": 3,
