@@ -146,4 +146,4 @@ def _failed(result: Result, every: Sequence[Score]) -> list[str]:
         f"{in_test:,} box rows in the test": 0 if left_out else in_test,
     }
     told = ", ".join(words for words, count in counts.items() if count)
-    return [f"Rows failed: {told}. The tables have them by method, and the causes."] if told else []
+    return [f"Rows failed: {told}. The tables have them by method."] if told else []
