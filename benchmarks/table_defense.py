@@ -21,8 +21,9 @@ import pandas
 from benchmarks import protocol
 from benchmarks.published import DEFENCE
 from tasks.denoised_smoothing import DenoisedSmoothing, report
-from tasks.denoised_smoothing.certification.accuracy import markdown, plot_certified_accuracy, table
+from tasks.denoised_smoothing.certification.accuracy import plot_certified_accuracy, table
 from tasks.denoised_smoothing.config import PRESETS, Config
+from tasks.report.findings import markdown
 from tasks.runs import atomic
 from tasks.runs.folder import Run
 from tasks.runs.result import Result

@@ -73,27 +73,20 @@ class FinishedRun:
 
         Raises:
             ConfigurationError: The run has no such method or seed.
+            NotApplicableError: The method had nothing to go by with this seed.
             ProblemError: The problem's code is not at hand.
         """
         if self.problem is None:
             mend = "Load it with trust=True." if self._run.problem else _how_to_go_on(self._run)
             raise ProblemError(f"{self.path}: expected the problem's code, got none. {mend}")
-        wanted = methods.named(self.problem, self.problem.config.methods)
-        if method not in wanted or seed not in self._run.seeds:
-            raise ConfigurationError(
-                f"{self.path}: expected one of the methods {', '.join(wanted)} and of the seeds "
-                f"{self._run.seeds}, got {method!r} and {seed!r}."
-            )
-        problem = self.problem
+        judged, problem = self._judged(method, seed), self.problem
         if problem.config.device == "cuda" and not torch.cuda.is_available():  # the run is from elsewhere
             problem = type(problem)(problem.config, folder=problem.folder, device="cpu")
         problem.begin(self.path)
         found: dict[str, Trained] = {}
-        refused = {row.method: str(row.extra.get(NOT_APPLICABLE, "")) for row in self.result.table}
-        if refused[method]:
-            raise NotApplicableError(refused[method])
+        wanted = methods.named(self.problem, self.problem.config.methods)
         for name, each in wanted.items():  # methods may start from what those before have trained
-            if refused[name]:
+            if name not in judged:
                 continue
             setup = setup_of(problem, self._run, name, seed, Progress(), found)
             found[name] = each.train(setup)
@@ -102,9 +95,28 @@ class FinishedRun:
         return found[method].network
 
     def fields(self, method: str, seed: int = 0) -> dict[str, np.ndarray]:
-        """The arrays that the problem's `evaluate` gave for a method."""
+        """The arrays that the problem's `evaluate` gave for a method.
+
+        Raises:
+            ConfigurationError: The run has no such method or seed.
+            NotApplicableError: The method had nothing to go by with this seed.
+        """
+        self._judged(method, seed)
         kept = checkpoint.load(checkpoint.evaluation(self.path, stage_name(seed, method)))["fields"]
         return {name: tensor.numpy() for name, tensor in kept.items()}
+
+    def _judged(self, method: str, seed: int) -> list[str]:
+        """The methods that were applicable with a seed, one of which is the method asked for."""
+        rows = {row.method: row for row in self.result.table if row.seed == seed}
+        if method not in rows:
+            known = ", ".join(dict.fromkeys(row.method for row in self.result.table))
+            raise ConfigurationError(
+                f"{self.path}: expected one of the methods {known} and of the seeds {self._run.seeds}, got "
+                f"{method!r} and {seed!r}."
+            )
+        if NOT_APPLICABLE in rows[method].extra:
+            raise NotApplicableError(str(rows[method].extra[NOT_APPLICABLE]))
+        return [name for name, row in rows.items() if NOT_APPLICABLE not in row.extra]
 
     def export(self, kind: Literal["netcdf", "vtk"]) -> Path:
         """Write the arrays that `evaluate` gave for other programs; see `tasks.report.export`.

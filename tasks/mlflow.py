@@ -83,6 +83,7 @@ class MLflow(Callback):
             if known is not None:
                 self._ids[stage] = known
                 told = {row.metric: row.value, "seconds of training": row.seconds, **row.extra}
+                told |= {f"failed rows of {name}": count for name, count in row.failed.items()}
                 self._keep(stage, int(row.extra.get("steps") or 0), told)
                 self._send(stage)
 

@@ -24,7 +24,7 @@ from tasks.problem import Method, Problem, Setup, Trained
 from tasks.progress import Progress
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run
-from tasks.runs.result import FAILED, FAILED_IN_TEST, NOT_APPLICABLE, Row, without_failed
+from tasks.runs.result import NOT_APPLICABLE, TEST, VALIDATION, Row, without_failed
 from tasks.tally import Tally, calls_noted, noted_later, stack, unnoted
 from tasks.training import everywhere
 from tasks.workers import group
@@ -197,7 +197,8 @@ def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
     told, where = setup.problem.judge(setup, trained), f"{type(setup.problem).__name__}.evaluate"
     figures: dict[str, Any] = {}
     fields: dict[str, Tensor] = {}
-    for name, value in without_failed(told).items() if isinstance(told, Mapping) else ():
+    values, failed = without_failed(told) if isinstance(told, Mapping) else ({}, {})
+    for name, value in values.items():
         try:
             if isinstance(value, str) or value is None:
                 figures[name] = value
@@ -215,7 +216,8 @@ def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
         raise ProblemError(
             f"{where}: expected at least one figure by name, got {got}. Return {{'test error': ...}}."
         )
-    found = {"figures": figures, "fields": fields, "ledger": asdict(everywhere(tally.since(before)))}
+    ledger = asdict(everywhere(tally.since(before)))
+    found = {"figures": figures, "fields": fields, "failed": failed, "ledger": ledger}
     path.parent.mkdir(exist_ok=True)
     checkpoint.save(path, found)
     return found
@@ -250,11 +252,8 @@ def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:
         **trained.figures,
         **dict(others),
     }
-    failed = {
-        f"{FAILED}validation": outcome.best_failed,
-        FAILED_IN_TEST: sum(found["ledger"][name] for name in ("rows_failed", "rows_skipped")),
-    }
-    extra |= {name: count for name, count in failed.items() if count}
+    in_test = sum(found["ledger"][name] for name in ("rows_failed", "rows_skipped"))
+    failed = {name: count for name, count in ((VALIDATION, outcome.best_failed), (TEST, in_test)) if count}
     return Row(
         method=setup.name,
         seed=setup.seed,
@@ -268,6 +267,7 @@ def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:
         ledger=asdict(ledger),
         higher_is_better=setup.problem.higher_is_better,
         units=dict(setup.problem.units),
+        failed={**found.get("failed", {}), **failed},  # runs that an older version began have none
     )
 
 

@@ -16,7 +16,7 @@ from tasks.denoised_smoothing.certification import accuracy
 from tasks.denoised_smoothing.certification.table import read_certificates
 from tasks.denoised_smoothing.config import Config, is_own, read
 from tasks.denoised_smoothing.defence import certificates_name
-from tasks.report import pictures
+from tasks.report import findings, pictures
 from tasks.report.findings import Findings, scores
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table
 from tasks.runs import atomic
@@ -34,12 +34,12 @@ def blocks(config: Config, found: Findings) -> Sequence[Block]:
     runs = certificates(run, result)
     chosen = best_of_families(result)
     table = accuracy.table(runs, queries_of(result))
-    atomic.write_bytes(run.path / "table.md", accuracy.markdown(table).encode())
-    atomic.write_bytes(run.path / "table.tex", accuracy.latex(table).encode())
+    atomic.write_bytes(run.path / "table.md", findings.markdown(table).encode())
+    atomic.write_bytes(run.path / "table.tex", findings.latex(table).encode())
     shown = table.drop(columns=["abstained (%)", "failed queries"])  # in the further figures, too
     return (
         Heading("Certified accuracy"),
-        Table.of(shown, caption=_caption(config, result)),
+        Table(shown, caption=_caption(config, result)),
         *_kept_starts(result),
         *_pictures(run, config, result, runs, chosen),
         *_images(found, chosen),

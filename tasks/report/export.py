@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -116,12 +116,16 @@ def _named(
 ) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
     """Each array with the names of its axes; "NAME 0", "NAME 1" where the problem gives none."""
     known = {} if problem is None else problem.dimensions
+    every = {
+        name: tuple(known.get(name, [f"{name} {axis}" for axis in range(np.ndim(values))]))
+        for name, values in arrays.items()
+    }
+    files, axes_of = _file_names(arrays), _file_names(axis for axes in every.values() for axis in axes)
     named = {}
-    for name, values in arrays.items():
-        axes = tuple(known.get(name, [f"{name} {axis}" for axis in range(np.ndim(values))]))
-        if len(axes) != np.ndim(values):
-            raise _wrong(problem, f"{name!r} has {np.ndim(values)} axes, of which {axes} are named")
-        named[_file_name(name)] = (tuple(map(_file_name, axes)), np.asarray(values))
+    for name, axes in every.items():
+        if len(axes) != np.ndim(arrays[name]):
+            raise _wrong(problem, f"{name!r} has {np.ndim(arrays[name])} axes, of which {axes} are named")
+        named[files[name]] = (tuple(axes_of[axis] for axis in axes), np.asarray(arrays[name]))
     return named
 
 
@@ -129,7 +133,12 @@ def _coordinates(problem: Problem | None, named: Mapping[str, Any]) -> dict[str,
     """Those that the problem knows and some array has."""
     known = {} if problem is None else problem.coordinates()
     used = {axis for axes, _ in named.values() for axis in axes}
-    return {axis: (axis, np.asarray(values)) for axis, values in known.items() if axis in used}
+    files = _file_names(known)
+    return {
+        files[axis]: (files[axis], np.asarray(values))
+        for axis, values in known.items()
+        if files[axis] in used
+    }
 
 
 def _edges(axes: Mapping[str, Any], axis: str, count: int) -> np.ndarray:
@@ -181,6 +190,20 @@ def _parts(
 
 def _file_name(name: str) -> str:
     return re.sub(r"[^\w.@+-]+", "-", name)
+
+
+def _file_names(names: Iterable[str]) -> dict[str, str]:
+    """By name what a file, or a variable or axis in it, is called; refused where two would be one."""
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        same = next((other for other, file in found.items() if file == _file_name(name)), None)
+        if same is not None:
+            raise ProblemError(
+                f"export: expected names that differ in letters or digits, got {same!r} and {name!r}, which "
+                f"would both be {_file_name(name)!r}. Give one of them another name."
+            )
+        found[name] = _file_name(name)
+    return found
 
 
 def _wrong(problem: Problem | None, why: str) -> ProblemError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, stdev
@@ -14,7 +14,7 @@ import numpy as np
 
 from tasks import progress
 from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import FAILED, FAILED_IN_TEST, NOT_APPLICABLE, Result, Row
+from tasks.runs.result import NOT_APPLICABLE, TEST, VALIDATION, Result, Row
 
 if TYPE_CHECKING:
     import pandas
@@ -28,8 +28,6 @@ COMMON = (
     "dropped queries",
     "rows of validation",
     "rows of test",
-    f"{FAILED}validation",
-    FAILED_IN_TEST,
     NOT_APPLICABLE,
 )
 
@@ -89,15 +87,12 @@ class Findings:
         """The arrays that `evaluate` gave, by seed, method and name."""
         from tasks.runs import checkpoint
 
-        found: dict[int, dict[str, dict[str, np.ndarray]]] = {}
-        for seed in self.seeds:
-            found[seed] = {}
-            for method in self.methods:
-                path = checkpoint.evaluation(self.run.path, stage_name(seed, method))
-                if any(NOT_APPLICABLE in row.extra for row in self.result.table if row.method == method):
-                    continue
+        found: dict[int, dict[str, dict[str, np.ndarray]]] = {seed: {} for seed in self.seeds}
+        for row in self.result.table:
+            if NOT_APPLICABLE not in row.extra:
+                path = checkpoint.evaluation(self.run.path, stage_name(row.seed, row.method))
                 kept = checkpoint.load(path)["fields"]
-                found[seed][method] = {name: tensor.numpy() for name, tensor in kept.items()}
+                found[row.seed][row.method] = {name: tensor.numpy() for name, tensor in kept.items()}
         return found
 
     @cached_property
@@ -174,11 +169,11 @@ class Score:
     @property
     def left_out(self) -> int:
         """Rows that failed and are not in the figure, in all seeds together."""
-        return self.counted(f"{FAILED}{self.metric}")
+        return self.failed(self.metric)
 
-    def counted(self, name: str) -> int:
-        """The sum over seeds of a count among the further figures."""
-        return sum(int(row.extra.get(name) or 0) for row in self.rows)
+    def failed(self, name: str) -> int:
+        """Rows of a figure, of validation or of the test that failed, in all seeds together."""
+        return sum(row.failed.get(name, 0) for row in self.rows)
 
     def __str__(self) -> str:
         """As it is shown: "0.0031 ± 0.0015 m/s"."""
@@ -205,6 +200,7 @@ def frame(result: Result) -> pandas.DataFrame:
             "queries": row.queries,
             "seconds": row.seconds,
             **row.extra,
+            **{f"failed rows of {name}": count for name, count in row.failed.items()},
         }
         for row in result.table
     ]
@@ -238,25 +234,22 @@ def shown(result: Result) -> pandas.DataFrame:
 def further(result: Result) -> pandas.DataFrame:
     """The figures of `evaluate` after the first and those of methods, a line for each that has any.
 
-    Rows that failed have one column where as many are left out of each figure.
+    Rows that failed have a column where a figure leaves out other ones than the first figure does.
     """
     import pandas
 
+    every = scores(result)
+    others = {
+        name: f"failed rows of {name}"
+        for name in dict.fromkeys(name for row in result.table for name in row.failed)
+        if name not in (VALIDATION, TEST) and any(score.failed(name) != score.left_out for score in every)
+    }
     lines = []
-    failed = [
-        [row.extra[name] for name in row.extra if name.startswith(FAILED) and name not in COMMON]
-        for row in result.table
-    ]
-    alike = all(len(set(each)) <= 1 for each in failed) and any(each[1:] for each in failed)
-    for score in scores(result):
-        first = score.rows[0]
+    for score in every:
+        units = score.rows[0].units
         names = dict.fromkeys(name for row in score.rows for name in row.extra if name not in COMMON)
-        line = {
-            "failed rows" if alike and name.startswith(FAILED) else labelled(name, first.units): _shown(
-                [row.extra.get(name) for row in score.rows]
-            )
-            for name in names
-        }
+        line = {labelled(name, units): _shown([row.extra.get(name) for row in score.rows]) for name in names}
+        line |= {shown: f"{score.failed(name):,}" for name, shown in others.items()}
         if line:
             lines.append({"method": score.method, **line})
     return pandas.DataFrame(lines).fillna("-")
@@ -285,9 +278,9 @@ def counts(result: Result) -> pandas.DataFrame:
             {
                 "method": score.method,
                 **sums,
-                "dropped queries": score.counted("dropped queries"),
-                "failed in validation": score.counted(f"{FAILED}validation"),
-                "failed in test": score.counted(FAILED_IN_TEST),
+                "dropped queries": sum(int(row.extra.get("dropped queries") or 0) for row in score.rows),
+                "failed in validation": score.failed(VALIDATION),
+                "failed in test": score.failed(TEST),
                 "time in the box": _time(seconds),
             }
         )
@@ -323,41 +316,26 @@ def failures(result: Result) -> pandas.DataFrame:
     return pandas.DataFrame(lines)
 
 
-def checks(found: Findings) -> pandas.DataFrame:
-    """What checks of learned tangents found, and when they were not trusted: a line for each training."""
-    import pandas
-
-    agreements, missed, lost = (
-        found.curves(f"gradient_tangent_{name}") for name in ("agreement", "missed", "distrusted")
-    )
-    lines = []
-    for method, seeds in lost.items():
-        for seed, curve in seeds.items():
-            without = curve.steps[curve.values > 0]
-            lines.append(
-                {
-                    "method": method,
-                    **({"seed": seed} if len(found.seeds) > 1 else {}),
-                    "checks": _count(agreements, method, seed),
-                    "lowest agreement": _extreme(agreements, method, seed, np.nanmin),
-                    "largest error": _extreme(missed, method, seed, np.nanmax),
-                    "trust lost": f"after step {without[0]:,}" if len(without) else "never",
-                    "steps without": f"{len(without):,} of {len(curve.steps):,}",
-                }
-            )
-    return pandas.DataFrame(lines)
+def for_papers(result: Result) -> pandas.DataFrame:
+    """The table and the further figures in one, a line for each method."""
+    more = further(result)
+    if more.empty:
+        return shown(result)
+    return shown(result).merge(more, on="method", how="left", suffixes=("", " (further)")).fillna("-")
 
 
-def _count(curves: Mapping[str, Mapping[int, Curve]], method: str, seed: int) -> int:
-    known = curves.get(method, {}).get(seed)
-    return 0 if known is None else len(known.values)
+def markdown(frame: pandas.DataFrame) -> str:
+    """A frame of text as a Markdown table, the first column left and the others right."""
+    rule = ["---"] + ["---:"] * (len(frame.columns) - 1)
+    lines = [list(frame.columns), *frame.to_numpy().tolist()]
+    head, *body = [" | ".join(str(cell).replace("|", r"\|") for cell in line) for line in lines]
+    return "".join(f"| {line} |\n" for line in (head, " | ".join(rule), *body))
 
 
-def _extreme(
-    curves: Mapping[str, Mapping[int, Curve]], method: str, seed: int, of: Callable[[np.ndarray], float]
-) -> str:
-    known = curves.get(method, {}).get(seed)
-    return "-" if known is None else f"{of(known.values):.3g}"
+def latex(frame: pandas.DataFrame) -> str:
+    """A frame of text as a LaTeX tabular with the rules of `booktabs`."""
+    columns = "l" + "r" * (len(frame.columns) - 1)
+    return frame.to_latex(index=False, escape=True, column_format=columns).replace("±", r"$\pm$")
 
 
 def labelled(name: str, units: Mapping[str, str]) -> str:

@@ -1,18 +1,20 @@
-"""One self-contained HTML page: text, tables and figures in a file that opens anywhere, offline."""
+"""One self-contained HTML page: text, tables and figures in a file that opens anywhere, offline.
+
+A block is a piece of HTML, `markupsafe.Markup`; what it is made of is escaped.
+"""
 
 from __future__ import annotations
 
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
-from pydantic import Field
+from markupsafe import Markup
 
 from tasks.errors import ConfigurationError
 from tasks.runs import atomic
@@ -20,168 +22,109 @@ from tasks.runs import atomic
 if TYPE_CHECKING:
     import pandas
 
+Block = Markup
+
 MEDIA_TYPES = {".png": "image/png", ".webp": "image/webp", ".gif": "image/gif"}
+DENSE = 7  # columns from which on a table is set smaller
 
 
-@dataclass(frozen=True)
-class Heading:
+def Heading(text: str) -> Block:
     """The title of a section."""
-
-    text: str
-    kind: Literal["Heading"] = "Heading"
+    return Markup("<h2>{}</h2>").format(text)
 
 
-@dataclass(frozen=True)
-class Paragraph:
+def Paragraph(text: str) -> Block:
     """Running text."""
-
-    text: str
-    kind: Literal["Paragraph"] = "Paragraph"
+    return Markup("<p>{}</p>").format(text)
 
 
-@dataclass(frozen=True)
-class Table:
-    """Rows under headers; numbers stand right, text left. Cells are shown as `str` gives them.
+def Table(
+    headers: Sequence[str] | pandas.DataFrame,
+    rows: Sequence[Sequence[object]] | None = None,
+    caption: str = "",
+    emphasised: Sequence[int] = (),
+    prose: bool = False,
+) -> Block:
+    """Rows under headers: the first column stands left, the others right; what is missing is "-".
+
+    Args:
+        headers: Names of the columns; or a pandas frame that has the rows, too, its index left out.
+        rows: Cells are text, numbers, None or NaN; numbers have four digits.
+        caption: Below the table.
+        emphasised: Rows that stand out, by index.
+        prose: Whether cells hold sentences: they break into lines, and on a phone each row becomes a short
+            list.
 
     Raises:
         ConfigurationError: A row has more or fewer cells than there are headers.
     """
-
-    headers: Sequence[str]
-    rows: Sequence[Sequence[object]]
-    caption: str = ""
-    emphasised: Sequence[int] = ()
-    """Rows that stand out, by index."""
-    prose: bool = False
-    """Whether cells hold sentences: they break into lines, and on a phone each row becomes a short list."""
-    kind: Literal["Table"] = "Table"
-
-    def __post_init__(self) -> None:
-        """Check the lengths of rows."""
-        for index, row in enumerate(self.rows):
-            if len(row) != len(self.headers):
-                raise ConfigurationError(
-                    f"table {self.caption!r}, row {index}: expected {len(self.headers)} cells, got "
-                    f"{len(row)}. Give one for each header."
-                )
-
-    @classmethod
-    def of(cls, frame: pandas.DataFrame, **options: Any) -> Self:  # noqa: ANN401
-        """The table of a pandas frame, its index left out unless it has a name; what is missing is "-".
-
-        Args:
-            frame: Cells may be text, numbers, None or NaN; numbers have four digits.
-            **options: `caption`, `emphasised`, `prose`.
-        """
-        named = frame.reset_index() if frame.index.name is not None else frame
-        rows = [[_cell(value) for value in row] for row in named.itertuples(index=False, name=None)]
-        return cls([str(name) for name in named.columns], rows, **options)
-
-    @property
-    def right(self) -> list[bool]:
-        """Which columns hold numbers."""
-        columns = list(zip(*self.rows, strict=True)) or [() for _ in self.headers]
-        return [bool(column) and all(map(_is_number, column)) for column in columns]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A PNG, WebP or GIF file, taken into the page."""
-
-    path: Path
-    alt: str
-    """What the picture shows, for those who cannot see it."""
-    caption: str = ""
-    wide: bool = True
-    """Whether its text is too small for the width of a phone."""
-    kind: Literal["Figure"] = "Figure"
-
-    @property
-    def data(self) -> str:
-        """The file as a `data:` address."""
-        kind = MEDIA_TYPES.get(self.path.suffix.lower())
-        if kind is None:
+    if rows is None:
+        rows = list(headers.itertuples(index=False, name=None))  # type: ignore[union-attr]
+        headers = [str(name) for name in headers.columns]  # type: ignore[union-attr]
+    for index, row in enumerate(rows):
+        if len(row) != len(headers):
             raise ConfigurationError(
-                f"figure {self.path}: expected {', '.join(MEDIA_TYPES)}, got another. Convert it."
+                f"table {caption!r}, row {index}: expected {len(headers)} cells, got {len(row)}. Give one "
+                "for each header."
             )
-        return f"data:{kind};base64,{base64.b64encode(self.path.read_bytes()).decode()}"
+    cells = [[(name, _cell(value)) for name, value in zip(headers, row, strict=True)] for row in rows]
+    kind = "prose" if prose else "dense" if len(headers) >= DENSE else ""
+    return _block("table", headers=headers, rows=cells, caption=caption, emphasised=emphasised, kind=kind)
 
 
-@dataclass(frozen=True)
-class Details:
-    """Names and values that are folded away until asked for: a configuration, a machine."""
+def Figure(path: Path, alt: str, caption: str = "", wide: bool = True) -> Block:
+    """A PNG, WebP or GIF file, taken into the page.
 
-    title: str
-    values: Mapping[str, Any]
-    open: bool = False
-    kind: Literal["Details"] = "Details"
-
-    @property
-    def lines(self) -> list[tuple[str, str]]:
-        """Nested values as lines: ("network.channels", "32")."""
-        return _flat(self.values)
-
-
-Block = Annotated[Heading | Paragraph | Table | Figure | Details, Field(discriminator="kind")]
-
-
-@dataclass(frozen=True)
-class Page:
-    """A title, the sentences that say what came out, and blocks in the order of reading."""
-
-    title: str
-    lead: Sequence[str]
-    blocks: Sequence[Block] = field(default_factory=tuple)
-    footer: str = ""
-
-
-def write(path: Path, page: Page) -> Path:
-    """Write `page` to `path` atomically; returns `path`.
+    Args:
+        path: Of the file.
+        alt: What the picture shows, for those who cannot see it.
+        caption: Below the picture.
+        wide: Whether its text is too small for the width of a phone.
 
     Raises:
-        ConfigurationError: A figure is of a format that browsers do not show.
-        FileNotFoundError: A figure is not there.
+        ConfigurationError: It is of a format that browsers do not show.
+        FileNotFoundError: It is not there.
     """
-    atomic.write_bytes(path, render(page).encode())
+    kind = MEDIA_TYPES.get(path.suffix.lower())
+    if kind is None:
+        raise ConfigurationError(
+            f"figure {path}: expected {', '.join(MEDIA_TYPES)}, got another. Convert it."
+        )
+    data = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return _block("figure", data=data, alt=alt, caption=caption, wide=wide)
+
+
+def Details(title: str, values: Mapping[str, Any], open: bool = False) -> Block:
+    """Names and values that are folded away until asked for: a configuration, a machine."""
+    return _block("details", title=title, lines=flat(values), open=open)
+
+
+def write(path: Path, title: str, lead: Sequence[str], blocks: Sequence[Block], footer: str = "") -> Path:
+    """Write a page to `path` atomically; returns `path`. Arguments are those of `render`."""
+    atomic.write_bytes(path, render(title, lead, blocks, footer).encode())
     return path
 
 
-def render(page: Page) -> str:
-    """The whole page as text; everything that came from outside is escaped."""
-    return _templates().get_template("report.html").render(page=page)
+def render(title: str, lead: Sequence[str], blocks: Sequence[Block], footer: str = "") -> str:
+    """A whole page as text: a title, sentences that say what came out, and blocks in the order of reading."""
+    page = _templates().get_template("report.html")
+    return page.render(title=title, lead=lead, blocks=blocks, footer=footer)
 
 
-def portable(block: Block, folder: Path) -> Block:
-    """A block of plain values, whose picture is named relative to a folder that may be moved.
-
-    Raises:
-        ConfigurationError: The picture is elsewhere.
-    """
-    if isinstance(block, Table):
-        rows = [[str(cell) for cell in row] for row in block.rows]
-        return replace(block, headers=[str(name) for name in block.headers], rows=rows)
-    if isinstance(block, Details):
-        return replace(block, values=dict(block.lines))
-    return anchored(block, folder, relative=True)
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values as lines: {"network.channels": "32"}."""
+    lines: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            lines |= flat(value, f"{prefix}{name}.")
+        else:
+            lines[f"{prefix}{name}"] = in_words(value)
+    return lines
 
 
-def anchored(block: Block, folder: Path, *, relative: bool = False) -> Block:
-    """A portable block in its folder.
-
-    Raises:
-        ConfigurationError: Its picture is elsewhere: the folder may be from elsewhere, and the page is
-            passed on, so no other file gets into it.
-    """
-    if not isinstance(block, Figure):
-        return block
-    root = folder.resolve()
-    path = (block.path if relative else root / block.path).resolve()
-    if root not in path.parents:
-        raise ConfigurationError(
-            f"figure {block.path}: expected a file in the run's folder {folder}. Save it there: "
-            "found.run.path."
-        )
-    return replace(block, path=path.relative_to(root) if relative else path)
+def in_words(value: object) -> str:
+    """A setting as it is shown: "1, 2" for a list."""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 @lru_cache(maxsize=1)
@@ -194,16 +137,8 @@ def _templates() -> jinja2.Environment:
     )
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    lines = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            lines += _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, list | tuple):
-            lines.append((prefix + str(name), ", ".join(map(str, value))))
-        else:
-            lines.append((prefix + str(name), str(value)))
-    return lines
+def _block(name: str, **values: object) -> Block:
+    return getattr(_templates().get_template("blocks.html").module, name)(**values)
 
 
 def _cell(value: object) -> str:
@@ -216,9 +151,3 @@ def _cell(value: object) -> str:
             return "-"
         return f"{number:,.0f}" if number.is_integer() and abs(number) < 1e15 else f"{number:,.4g}"
     return str(value)
-
-
-def _is_number(cell: object) -> bool:
-    """Whether a cell reads as a figure, or as none: "1,234", "0.02 ± 0.01", "3 min 20 s", "-"."""
-    text = str(cell).strip()
-    return text in ("", "-", "–", "not finite") or text.lstrip("+-−<~≈ ")[:1].isdigit()  # noqa: RUF001

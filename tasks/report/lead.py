@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 
 from tasks.report.findings import Score, scores
-from tasks.runs.result import FAILED, FAILED_IN_TEST, Result
+from tasks.runs.result import TEST, VALIDATION, Result
 
 START, CUT, FIRST_ORDER = "none", "no-gradient", "first-order"
-TANGENTS = "tangents"
 LITTLE = 0.02  # of a figure: with one seed, smaller differences are not called better or worse
 
 
@@ -24,7 +23,7 @@ def sentences(result: Result) -> list[str]:
     elif every and every[0].metric:  # else none was applicable, which is said of each
         told.append(f"No method has a finite {every[0].metric} with every seed.")
     told += [f"{score.method} is not applicable. {score.refused}" for score in every if score.refused]
-    told += [*_not_finite(every), *_left_out(every), *_failed(result)]
+    told += [*_not_finite(every), *_failed(result, every)]
     if len(result.seeds) == 1 and len(finite) > 1:
         told.append(
             "This is one seed: how much of a difference between methods is the seed's own is not known."
@@ -93,28 +92,17 @@ def _untrained(finite: dict[str, Score]) -> Score | None:
 
 def _needed(finite: dict[str, Score]) -> list[str]:
     """Whether the gradient through the box is needed: one trained with the gradient cut there says it."""
-    cut, with_gradient = finite.get(CUT), finite.get(TANGENTS)
-    if cut is None or with_gradient is None:
+    cut, start = finite.get(CUT), finite.get(START)
+    others = [score for method, score in finite.items() if method not in (CUT, START)]
+    if cut is None or not others:
         return []
-    both = f"{CUT} {cut}, {TANGENTS} {with_gradient}"
-    start = finite.get(START)
-    if start is not None and cut.loss >= start.loss and with_gradient.loss >= start.loss:
+    best = min(others, key=lambda score: score.loss)
+    if start is not None and start.loss <= min(cut.loss, best.loss):
         return []  # neither has learned anything
-    better = [
-        score.method
-        for score in finite.values()
-        if score.method != START and score.loss < cut.loss and not _alike(cut, score)
-    ]
-    if cut.loss <= with_gradient.loss and better:
-        return [
-            f"{CUT} does as well as {TANGENTS} ({both}), though a gradient through the box helps here: see "
-            f"{', '.join(better)}."
-        ]
-    if cut.loss <= with_gradient.loss:
-        return [
-            f"{CUT} does as well as {TANGENTS} ({both}): the gradient through the box is not needed here."
-        ]
-    if _alike(cut, with_gradient):
+    both = f"{CUT} {cut}, {best.method} {best}"
+    if cut.loss <= best.loss:
+        return [f"No method does better than {CUT} ({both}): the gradient through the box shows no use here."]
+    if _alike(cut, best):
         reason = "the spread over seeds" if len(cut.rows) > 1 else "chance with one seed"
         return [
             f"Whether the gradient through the box is needed here is open: {both}, a difference that is not "
@@ -144,25 +132,18 @@ def _not_finite(every: Sequence[Score]) -> list[str]:
     return [f"Not finite: the {every[0].metric} of {told}. No mean is given where one is not."]
 
 
-def _left_out(every: Sequence[Score]) -> list[str]:
-    """Figures that are means over rows that came back alone: what is missing there may be the worst."""
-
-    def told(start: str, name: str) -> list[str]:
-        lost = {score.method: score.counted(name) for score in every}
-        counts = ", ".join(f"{count:,} of {method}" for method, count in lost.items() if count)
-        return [f"{start}: {counts}."] if counts else []
-
-    metric = every[0].metric if every else ""
-    left_out = told(f"The {metric} leaves out rows of the test that failed", f"{FAILED}{metric}")
-    return [
-        *told("Weights were chosen by a validation that leaves out rows that failed", f"{FAILED}validation"),
-        *(left_out or told("Of the box rows of the test some failed", FAILED_IN_TEST)),
-    ]
-
-
-def _failed(result: Result) -> list[str]:
+def _failed(result: Result, every: Sequence[Score]) -> list[str]:
+    """Rows that failed: figures are means over the others, and what is missing there may be the worst."""
     run, failed = (
         sum(int(row.ledger.get(name) or 0) for row in result.table) for name in ("rows_run", "rows_failed")
     )
-    told = f"In training {failed:,} of the {run:,} box rows that were run failed; the causes are below."
-    return [told] if failed else []
+    left_out = sum(score.left_out for score in every)
+    in_validation, in_test = (sum(score.failed(name) for score in every) for name in (VALIDATION, TEST))
+    counts = {
+        f"{failed:,} of the {run:,} box rows that were run in training": failed,
+        f"{in_validation:,} in the validations that chose weights": in_validation,
+        f"{left_out:,} in the test, which the figures leave out": left_out,
+        f"{in_test:,} box rows in the test": 0 if left_out else in_test,
+    }
+    told = ", ".join(words for words, count in counts.items() if count)
+    return [f"Rows failed: {told}. The tables have them by method."] if told else []

@@ -1,78 +1,76 @@
-"""`report.html` of a run: what came out, what it cost, how training went, what failed, with which settings.
-
-The problem's own part is kept in `report.json` beside its pictures, so that the page can be made again where
-the problem's code is not at hand.
-"""
+"""`report.html` of a run: what came out, what it cost, how training went, what failed, which settings."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
-from typing import Any
-
-from pydantic import TypeAdapter
+from typing import TYPE_CHECKING, Any
 
 from tasks import tracebacks
 from tasks.configuration import Config, to_dict
-from tasks.errors import ConfigurationError, ProblemError, RunFolderError
+from tasks.errors import ConfigurationError, ProblemError
 from tasks.problem import Problem
 from tasks.report import findings, html_report, lead, pictures
 from tasks.report.findings import Findings
-from tasks.report.html_report import Block, Details, Figure, Heading, Page, Paragraph, Table
+from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph, Table, in_words
 from tasks.runs import atomic, calls
 from tasks.runs.folder import Run
 from tasks.runs.machine import changes
 from tasks.runs.result import Result
 
+if TYPE_CHECKING:
+    import pandas
+
 NAME = "report.html"
-OWN = "report.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class OwnPart:
-    """What the problem's code says of a run.
-
-    Attributes:
-        about: What it is.
-        defaults: Of its settings, as JSON values.
-        blocks: What it shows.
-        queries: What it counts as queries.
-    """
-
-    about: str
-    defaults: Mapping[str, Any]
-    blocks: Sequence[Block]
-    queries: str = "perturbed objectives"
+WIDE = 95  # characters of a table that the page is wide enough for
 
 
 def write(run: Run, problem: Problem | None = None) -> Path:
-    """Write the report of a finished run.
+    """Write the report of a finished run, and its table as `table.md` and `table.tex`.
 
     Args:
         run: Its folder.
-        problem: What was trained, for its own part; if None, that part is as an earlier report left it.
+        problem: What was trained, for its own part. If None, a page that is there stays as it is, for its
+            part in it cannot be made again.
 
     Raises:
         RunFolderError: The run is not finished.
         ProblemError: The problem's `report` or `pictures` failed; the rest of the page is written.
     """
-    found = Findings(run, Result.read(run.path))
-    failed: Exception | None = None
-    if problem is None:
-        own = _kept(run)
-    else:
+    found, path = Findings(run, Result.read(run.path)), run.path / NAME
+    if problem is None and not run.script and path.is_file():
+        return path
+    table = findings.for_papers(found.result)
+    atomic.write_bytes(run.path / "table.md", findings.markdown(table).encode())
+    atomic.write_bytes(run.path / "table.tex", findings.latex(table).encode())
+    own: list[Block] = []
+    about, defaults, failed = "", {}, None
+    if problem is None and run.problem:
+        own.append(Paragraph("The problem's own part is not here: the report was made without its code."))
+    elif problem is not None:
         try:
-            own = OwnPart(problem.about(), _defaults(problem.config), problem.report(found), problem.queries)
-            _keep(run, own)
+            about, defaults = problem.about(), _defaults(problem.config)
+            own += problem.report(found)
         except Exception as error:  # the user's code; a long run has its table and curves all the same
             failed, reason = error, f"{type(error).__name__}: {error}"
-            told = Paragraph(f"The problem's own part could not be made ({reason}).")
-            own = OwnPart(problem.about(), {}, [told], problem.queries)
-    path = html_report.write(run.path / NAME, _page(found, own))
+            own.append(Paragraph(f"The problem's own part could not be made ({reason})."))
+    result = found.result
+    html_report.write(
+        path,
+        title=result.task.replace("-", " ").capitalize(),
+        lead=[*([about] if about else []), *lead.sentences(result)],
+        blocks=[
+            *_tables(result, f", queries {problem.queries}" if problem is not None else ""),
+            *_training(found),
+            *own,
+            *_ledger(result),
+            *_settings(run, defaults),
+            *_machine(run, result),
+        ],
+        footer=f"{' '.join(result.command)} · started {result.started}, finished {result.finished}",
+    )
     if failed is not None and problem is not None:
         kind, where = type(problem), tracebacks.place(failed)
         part = (
@@ -86,23 +84,6 @@ def write(run: Run, problem: Problem | None = None) -> Path:
     return path
 
 
-def _page(found: Findings, own: OwnPart) -> Page:
-    run, result = found.run, found.result
-    return Page(
-        title=result.task.replace("-", " ").capitalize(),
-        lead=[*([own.about] if own.about else []), *lead.sentences(result)],
-        blocks=[
-            *_tables(result, own.queries),
-            *_training(found),
-            *own.blocks,
-            *_ledger(result),
-            *_settings(run, own),
-            *_machine(run, result),
-        ],
-        footer=f"{' '.join(result.command)} · started {result.started}, finished {result.finished}",
-    )
-
-
 def _tables(result: Result, queries: str) -> list[Block]:
     every = findings.scores(result)
     finite = [score for score in every if math.isfinite(score.mean)]
@@ -111,20 +92,29 @@ def _tables(result: Result, queries: str) -> list[Block]:
     untrained = start.get("steps") == 0 and start.get("weights")  # a problem's own "none" may be no network
     told = " none: the network with its first weights, untrained." if untrained else ""
     several = len(result.seeds) > 1
+    if any(score.left_out for score in every):
+        told = f" Rows left out failed, of all seeds together; the {every[0].metric} is without them.{told}"
     seeds = f"mean ± standard deviation of {len(result.seeds)} seeds" if several else "one seed"
     blocks: list[Block] = [
-        Table.of(
+        Table(
             findings.shown(result),
             caption=f"What came out, {seeds}. Rows are those that the black boxes ran in optimiser steps "
-            "(without a box, the rows of data that the objective was evaluated on), queries "
-            f"{queries}; the time is that of the steps.{told}",
+            f"(without a box, the rows of data that the objective was evaluated on){queries}; the time is "
+            f"that of the steps.{told}",
             emphasised=[every.index(score) for score in best],
         )
     ]
     more = findings.further(result)
     if not more.empty:
-        blocks.append(Table.of(more, caption=f"Further figures, {seeds}."))
+        if _characters(more) > WIDE:  # a line for each figure, if that is the narrower one
+            more = min(more, more.set_index("method").T.reset_index(names="figure"), key=_characters)
+        blocks.append(Table(more, caption=f"Further figures, {seeds}."))
     return blocks
+
+
+def _characters(frame: pandas.DataFrame) -> int:
+    """How wide a table of text is: of each column its longest cell, or word of its head."""
+    return sum(2 + max(map(len, [*str(name).split(), *frame[name]])) for name in frame)
 
 
 def _training(found: Findings) -> list[Block]:
@@ -174,25 +164,20 @@ def _training(found: Findings) -> list[Block]:
         )
     trust = found.curves("gradient_tangent_error")
     if trust:
+        distrusted = found.curves("gradient_tangent_distrusted")
+        lost = any((curve.values > 0).any() for curves in distrusted.values() for curve in curves.values())
         blocks.append(
             _drawn(
                 found,
-                pictures.trust(trust, found.curves("gradient_tangent_agreement")),
+                pictures.trust(trust, found.curves("gradient_tangent_agreement"), distrusted),
                 "trust",
                 alt="Errors of the learned tangents' predictions, and checks of their gradients, by method",
                 caption="How far the learned tangents can be believed. Left: the relative error with which "
                 "they foretell the box's outputs, or with probes its responses, before they learn from them; "
                 "0 is exact, at 1 (dashed) and above they say nothing. Right: in each check, how much the "
                 "loss changed along their gradient, over what the gradient says; 1 (dashed) is right, at 0 "
-                "and below it would not descend.",
-            )
-        )
-        blocks.append(
-            Table.of(
-                findings.checks(found),
-                caption="Checks of the learned tangents: the lowest agreement of loss and gradient (right, "
-                "above), and the largest relative error of the boxes' responses along it. Where trust was "
-                "lost, the terminal said why, and what was done.",
+                "and below it would not descend."
+                + (" Marks at the foot: steps without trust in them; the terminal said why." if lost else ""),
             )
         )
     return [Heading("Training"), *blocks] if blocks else []
@@ -216,7 +201,7 @@ def _start(found: Findings, validated: Mapping[str, Mapping[int, findings.Curve]
     return {lead.START: mean} if math.isfinite(mean) else {}
 
 
-def _drawn(found: Findings, made: Any, name: str, *, alt: str, caption: str) -> Figure:  # noqa: ANN401
+def _drawn(found: Findings, made: Any, name: str, *, alt: str, caption: str) -> Block:  # noqa: ANN401
     return Figure(pictures.save(made, found.run.path / f"{name}.png"), alt=alt, caption=caption)
 
 
@@ -226,7 +211,7 @@ def _ledger(result: Result) -> list[Block]:
     several = f", in all {len(result.seeds)} seeds together" if len(result.seeds) > 1 else ""
     blocks: list[Block] = [
         Heading("The black box"),
-        Table.of(
+        Table(
             findings.counts(result),
             caption=f"What the black boxes counted in optimiser steps{several}. Of validation (the one that "
             "chose the weights) and test only rows that failed are in it.",
@@ -248,16 +233,16 @@ def _ledger(result: Result) -> list[Block]:
         return [*blocks, Paragraph("No row failed in training.")]
     return [
         *blocks,
-        Table.of(causes, prose=True, caption="Why rows failed, attempts that were repeated included."),
+        Table(causes, prose=True, caption="Why rows failed, attempts that were repeated included."),
     ]
 
 
-def _settings(run: Run, own: OwnPart) -> list[Block]:
+def _settings(run: Run, own: Mapping[str, Any]) -> list[Block]:
     common = to_dict(Config())
     # a loop of one's own has settings of its own, which may have the same names
-    defaults = {**(common if common.keys() <= run.config.keys() else {}), **own.defaults}
+    defaults = {**(common if common.keys() <= run.config.keys() else {}), **own}
     changed = [
-        (name, _plain(value), _plain(defaults[name]))
+        (name, in_words(value), in_words(defaults[name]))
         for name, value in run.config.items()
         if name in defaults and value != defaults[name]
     ]
@@ -290,35 +275,3 @@ def _machine(run: Run, result: Result) -> list[Block]:
     if changed:
         blocks.append(Paragraph(f"Versions changed between the start and the end of the run: {changed}."))
     return [*blocks, Details("Machine and versions", {**result.machine, **result.versions})]
-
-
-def _plain(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _keep(run: Run, own: OwnPart) -> None:
-    """Leave the problem's own part for reports that are made without its code."""
-    blocks = [html_report.portable(block, run.path) for block in own.blocks]
-    kept = _own_part().dump_python(dataclasses.replace(own, blocks=blocks), mode="json")
-    atomic.write_json(run.path / OWN, kept)
-
-
-def _kept(run: Run) -> OwnPart:
-    """What an earlier report left of the problem's own part."""
-    path = run.path / OWN
-    if not path.is_file():
-        told = Paragraph("The problem's own part is not here: the report was made without its code.")
-        return OwnPart("", {}, [told] if run.problem else [])
-    try:
-        own = _own_part().validate_json(path.read_bytes())
-        blocks = [html_report.anchored(block, run.path) for block in own.blocks]
-    except ValueError as error:
-        raise RunFolderError(
-            f"{path}: expected what an earlier report left, got what cannot be read ({error}). Delete it."
-        ) from None
-    return dataclasses.replace(own, blocks=blocks)
-
-
-@lru_cache(maxsize=1)
-def _own_part() -> TypeAdapter[OwnPart]:
-    return TypeAdapter(OwnPart)

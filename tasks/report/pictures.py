@@ -273,16 +273,21 @@ def training(
     return made
 
 
-def trust(errors: Mapping[str, Mapping[int, Curve]], agreements: Mapping[str, Mapping[int, Curve]]) -> Figure:
+def trust(
+    errors: Mapping[str, Mapping[int, Curve]],
+    agreements: Mapping[str, Mapping[int, Curve]],
+    distrusted: Mapping[str, Mapping[int, Curve]],
+) -> Figure:
     """How far learned tangents can be believed, over the steps of training.
 
     Args:
         errors: The relative error of their predictions in each step, by method and seed; 1 predicts nothing.
         agreements: In each check, the change of the loss along the gradient over what the gradient says;
             drawn at the edge where it is far off.
+        distrusted: Above 0 in steps without trust; marked at the foot.
     """
-    style_of = looks(errors)
-    made, axes = figure(8.0, 2.8, columns=2 if agreements else 1)
+    style_of = looks(dict.fromkeys([*errors, *agreements, *distrusted]))
+    made, axes = figure(8.0, 2.8, columns=2 if agreements else 1, sharex=True)
     for method, seeds in errors.items():
         for number, curve in enumerate(seeds.values()):
             smooth = curve.smooth()
@@ -301,6 +306,14 @@ def trust(errors: Mapping[str, Mapping[int, Curve]], agreements: Mapping[str, Ma
         for curve in seeds.values():
             shown = np.clip(curve.values, *AGREEMENT)
             axes[0, 1].plot(curve.steps, shown, mark, color=colour_of, markersize=4, alpha=0.8)
+    for method, seeds in distrusted.items():
+        for curve in seeds.values():
+            lost = curve.steps[curve.values > 0]
+            for place in axes[0]:
+                foot = place.get_xaxis_transform()
+                place.plot(
+                    lost, 0.03 + 0 * lost, "|", color=style_of[method][0], markersize=9, transform=foot
+                )
     if agreements:
         axes[0, 1].set(ylabel="loss changed / foretold", ylim=(AGREEMENT[0] - 0.1, AGREEMENT[1] + 0.1))
     for place in axes[0]:
@@ -311,7 +324,7 @@ def trust(errors: Mapping[str, Mapping[int, Curve]], agreements: Mapping[str, Ma
 
 
 def compared(runs: Mapping[str, Mapping[str, Mapping[int, Curve]]], *, y: str) -> Figure:
-    """Means over seeds against rows: methods by colour and mark, runs by the kind of line.
+    """Smoothed means over seeds against rows: methods by colour and mark, runs by the kind of line.
 
     Args:
         runs: Curves by run, method and seed.
@@ -329,7 +342,7 @@ def compared(runs: Mapping[str, Mapping[str, Mapping[int, Curve]]], *, y: str) -
         dash = dashes[number % len(dashes)]
         place.plot([], [], color=_INK, linestyle=dash, label=run)
         for method, seeds in found.items():
-            points = _mean(list(seeds.values()), across)
+            points = _mean([curve.smooth() for curve in seeds.values()], across)
             colour_of, mark = style_of[method]
             _line(
                 place, points, log, color=colour_of, linestyle=dash, linewidth=1.5, marker=mark, markersize=4

@@ -19,8 +19,7 @@ from tasks.runs import atomic
 
 SCHEMA = 1
 NAME = "result.json"
-FAILED = "failed rows of "  # before a figure's name, among the further ones: rows that its mean leaves out
-FAILED_IN_TEST = "box rows that failed in the test"
+VALIDATION, TEST = "validation", "the test"  # of a row's `failed`, beside the names of figures
 NOT_APPLICABLE = "not applicable"  # of a row's `extra`: why the method has nothing to go by
 
 
@@ -63,7 +62,7 @@ class RowMean:
     """A figure of `evaluate`: the mean over the rows that came back, beside the count of those that did not.
 
     One failed row makes the mean of all NaN; a mean over the others alone hides it, and flatters a network
-    whose rows fail where they would be bad. So the table has both, whether or not rows have failed.
+    whose rows fail where they would be bad. So a result has both, and the report where rows have failed.
 
         return {"test error": tasks.RowMean((found - truth).abs().mean(dim=1))}
 
@@ -98,11 +97,11 @@ class RowMean:
         return int((~torch.as_tensor(self.rows).isfinite()).sum())
 
 
-def without_failed(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures with the value of each `RowMean` in its place, and behind them how many rows it leaves out."""
+def without_failed(figures: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+    """Figures with the value of each `RowMean` in its place, and by name how many rows that leaves out."""
     means = {name: value for name, value in figures.items() if isinstance(value, RowMean)}
     values = {name: mean.value for name, mean in means.items()}
-    return {**figures, **values, **{f"{FAILED}{name}": mean.failed for name, mean in means.items()}}
+    return {**figures, **values}, {name: mean.failed for name, mean in means.items()}
 
 
 @dataclass(frozen=True)
@@ -131,6 +130,9 @@ class Row:
     """Of `value`: True for an accuracy."""
     units: dict[str, str] = field(default_factory=dict)
     """Of further figures, arrays and the loss, by name."""
+    failed: dict[str, int] = field(default_factory=dict)
+    """Rows that failed: those that a figure's mean leaves out, by its name; where there are any, of the
+    "validation" that chose the weights, and box rows of "the test"."""
 
     @classmethod
     def of(cls, outcome: TrainingOutcome, figures: Mapping[str, Any], unit: str = "") -> Row:
@@ -151,13 +153,12 @@ class Row:
                 f"Row.of: expected a stage named like 'seed-0/adam' and at least one figure, got "
                 f"{outcome.stage!r} and {dict(figures)}."
             )
-        (metric, value), *others = without_failed(figures).items()
+        values, failed = without_failed(figures)
+        (metric, value), *others = values.items()
         number = math.nan
         if value is not None and not isinstance(value, str) and np.ndim(value) == 0:  # torch's too
             number = float(value)
         chosen = {"chosen step": outcome.best_step, "validation": outcome.best_validation}
-        if outcome.best_failed:
-            chosen[f"{FAILED}validation"] = outcome.best_failed
         return cls(
             method=named[2],
             seed=int(named[1]),
@@ -169,6 +170,7 @@ class Row:
             seconds=outcome.seconds,
             extra={**dict(others), "steps": outcome.step, **chosen},
             ledger=asdict(outcome.ledger),
+            failed=failed | ({VALIDATION: outcome.best_failed} if outcome.best_failed else {}),
         )
 
 

@@ -128,7 +128,7 @@ def _errors(run: Run, config: Config, found: Found) -> Sequence[Block]:
     )
 
 
-def _reynolds(found: Found, config: Config) -> Table:
+def _reynolds(found: Found, config: Config) -> Block:
     """Error at each test Reynolds number."""
     first = next(iter(found.values()))
     numbers = by_reynolds(found, SOLVER)[0]
@@ -148,7 +148,7 @@ def _reynolds(found: Found, config: Config) -> Table:
     )
 
 
-def _lost(found: Found) -> Table | None:
+def _lost(found: Found) -> Block | None:
     """Every rollout that blew up; None if none did."""
     lines = [
         (method, seed, f"{reynolds:g}", row, step)

@@ -32,6 +32,7 @@ def made(
     rows_of=None,
     ledger=None,
     extra=None,
+    failed=None,
     finished=True,
     task="toy",
     **settings,
@@ -77,6 +78,7 @@ def made(
                     {"weights": 7, "steps": 10, "dropped queries": 0, **(extra or {}).get(method, {})},
                     {**counted, **(ledger or {}).get(method, {})},
                     higher_is_better,
+                    failed=(failed or {}).get(method, {}),
                 )
             )  # fmt: skip
     if finished:

@@ -67,6 +67,29 @@ def test_xarray_reads_what_evaluate_gave(tmp_path):
         assert "unused" not in found.variables
 
 
+def test_coordinates_are_found_by_names_that_no_file_has_and_no_array_takes_another_s_place(tmp_path):
+    xarray = pytest.importorskip("xarray", reason="pip install xarray")
+    pytest.importorskip("h5netcdf", reason="pip install h5netcdf")
+
+    class Timed(Room):
+        dimensions: ClassVar = {"at all": ("time (s)", "x")}
+
+        def coordinates(self):
+            return {"time (s)": np.array([0.5, 1.5])}
+
+    run = run_of(Timed, tmp_path)
+    with xarray.open_datatree(run.export("netcdf"), engine="h5netcdf") as tree:
+        found = tree["seed-0/cge"]["at-all"]
+        assert found.dims == ("time-s-", "x")
+        assert found["time-s-"].values.tolist() == [0.5, 1.5]
+    fields = {"a b": torch.zeros(2), "a/b": torch.ones(2)}
+    for method in ("none", "cge"):
+        path = checkpoint.evaluation(run.path, stage_name(0, method))
+        checkpoint.save(path, {**checkpoint.load(path), "fields": fields})
+    with pytest.raises(ProblemError, match="got 'a b' and 'a/b', which would both be 'a-b'"):
+        run.export("netcdf")
+
+
 def test_meshio_reads_the_values_of_cells_where_they_belong(tmp_path):
     meshio = pytest.importorskip("meshio", reason="pip install meshio")
     folder = run_of(Room, tmp_path).export("vtk") / "seed-0" / "cge"

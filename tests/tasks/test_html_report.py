@@ -1,12 +1,14 @@
 import base64
 import re
+from html import unescape
 from html.parser import HTMLParser
 
+import pandas
 import pytest
 
 from tasks.errors import ConfigurationError
 from tasks.report import pictures
-from tasks.report.html_report import Details, Figure, Heading, Page, Paragraph, Table, render, write
+from tasks.report.html_report import Details, Figure, Heading, Paragraph, Table, render, write
 
 EVIL = "<script>alert('x')</script> & \"quoted\""
 VOID = {"meta", "link", "img", "br"}
@@ -48,7 +50,7 @@ def picture(tmp_path):
 
 @pytest.fixture
 def page(picture):
-    return Page(
+    return render(
         title=f"Report {EVIL}",
         lead=[f"First {EVIL}", "Second"],
         blocks=[
@@ -65,7 +67,7 @@ def page(picture):
 
 
 def test_text_from_outside_is_shown_and_never_run(page):
-    reader = read(render(page))
+    reader = read(page)
     assert "script" not in [tag for tag, _ in reader.tags]
     # title twice: head and heading; the alternative text is an attribute
     assert "".join(reader.text).count(EVIL) == 13
@@ -74,46 +76,55 @@ def test_text_from_outside_is_shown_and_never_run(page):
 
 
 def test_the_page_asks_for_nothing_from_outside(page):
-    text = render(page)
-    page_without_pictures = re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
+    page_without_pictures = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
     assert not re.search(r"https?:|//[a-z]|url\(|@import|<script|<iframe|srcset", page_without_pictures)
-    for tag, attributes in read(text).tags:
+    for tag, attributes in read(page).tags:
         for name in ("src", "href"):
             if name in attributes:
                 assert attributes[name].startswith("data:"), (tag, attributes)
 
 
 def test_pictures_are_inside_to_the_byte(page, picture):
-    (image,) = [attributes for tag, attributes in read(render(page)).tags if tag == "img"]
+    (image,) = [attributes for tag, attributes in read(page).tags if tag == "img"]
     kind, data = image["src"].split(",")
     assert kind == "data:image/png;base64"
     assert base64.b64decode(data) == picture.read_bytes()
 
 
 def test_it_suits_a_phone_and_the_dark(page):
-    text = render(page)
-    (viewport,) = [a for tag, a in read(text).tags if tag == "meta" and a.get("name") == "viewport"]
+    (viewport,) = [a for tag, a in read(page).tags if tag == "meta" and a.get("name") == "viewport"]
     assert viewport["content"] == "width=device-width, initial-scale=1"
-    assert "prefers-color-scheme: dark" in text
-    assert '<div class="scroll" tabindex="0"><table>' in text
+    assert "prefers-color-scheme: dark" in page
+    assert '<div class="scroll" tabindex="0"><table>' in page
 
 
-def test_numbers_stand_right_and_settings_are_flat(page):
-    text = render(page)
-    assert '<td class="number">0.5 ± 0.1</td>' in text
-    assert '<tr class="emphasised"><td>cell' in text
-    assert "<dt>network.width</dt><dd>3</dd><dt>network.sizes</dt><dd>1, 2</dd>" in text
+def test_rows_stand_out_and_settings_are_flat(page):
+    assert '<tr class="emphasised"><td>cell' in page
+    assert "<dt>network.width</dt><dd>3</dd><dt>network.sizes</dt><dd>1, 2</dd>" in page
 
 
 def test_a_row_of_the_wrong_length_is_refused():
     with pytest.raises(ConfigurationError, match="row 1: expected 2 cells, got 1"):
-        render(Page("t", [], [Table(["a", "b"], [(1, 2), (3,)])]))
+        Table(["a", "b"], [(1, 2), (3,)])
+
+
+def test_a_frame_is_a_table_whose_numbers_have_four_digits():
+    frame = pandas.DataFrame({EVIL: ["x" * 90, EVIL], "b": [0.123456, 12345.0], "c": [None, True]})
+    read(Table(frame))
+    cells = re.findall(r"<t(?:d|h scope)[^>]*>(.*?)</t[dh]>", Table(frame))
+    assert [unescape(cell) for cell in cells] == [
+        EVIL, "b", "c", "x" * 90, "0.1235", "-", EVIL, "12,345", "True",
+    ]  # fmt: skip
+
+
+def test_text_among_the_blocks_is_shown_and_never_run():
+    assert "script" not in [tag for tag, _ in read(render("t", [], [EVIL])).tags]
 
 
 def test_a_missing_figure_leaves_the_old_report(tmp_path):
-    path = write(tmp_path / "report.html", Page("old", []))
+    path = write(tmp_path / "report.html", "old", [], [])
     with pytest.raises(FileNotFoundError):
-        write(path, Page("new", [], [Figure(tmp_path / "no.png", "nothing")]))
+        write(path, "new", [], [Figure(tmp_path / "no.png", "nothing")])
     assert "old" in path.read_text()
 
 
@@ -123,22 +134,22 @@ def test_a_missing_figure_leaves_the_old_report(tmp_path):
 def test_a_picture_is_named_by_its_kind(picture, tmp_path, suffix, kind):
     copy = tmp_path / f"copy.{suffix}"
     copy.write_bytes(picture.read_bytes())
-    assert f'src="data:{kind};base64,' in render(Page("t", [], [Figure(copy, "a curve")]))
+    assert f'src="data:{kind};base64,' in render("t", [], [Figure(copy, "a curve")])
 
 
 def test_a_picture_that_browsers_do_not_show_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match=r"curve\.tiff: expected \.png, \.webp, \.gif"):
-        render(Page("t", [], [Figure(tmp_path / "curve.tiff", "a curve")]))
+        Figure(tmp_path / "curve.tiff", "a curve")
 
 
 def test_only_a_picture_whose_text_is_small_scrolls(picture):
-    wide, narrow = (render(Page("t", [], [Figure(picture, "a", wide=wide)])) for wide in (True, False))
+    wide, narrow = (render("t", [], [Figure(picture, "a", wide=wide)]) for wide in (True, False))
     assert '<div class="card"><div class="scroll" tabindex="0"><img' in wide
     assert '<div class="card"><img' in narrow
 
 
 def test_cells_of_prose_carry_their_header_to_a_phone():
-    text = render(Page("t", [], [Table(["what", EVIL], [("loss", "a sentence")], prose=True)]))
+    text = render("t", [], [Table(["what", EVIL], [("loss", "a sentence")], prose=True)])
     cells = [attributes for tag, attributes in read(text).tags if tag == "td"]
     assert [cell["data-head"] for cell in cells] == ["what", EVIL]
     assert '<table class="prose">' in text

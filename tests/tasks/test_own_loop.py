@@ -196,7 +196,7 @@ def test_a_line_of_the_table_needs_a_named_stage_and_a_figure():
     error, speed = tasks.RowMean([1.0, float("nan"), 3.0]), tasks.RowMean([5.0])
     row = tasks.Row.of(TrainingOutcome("seed-3/my-method"), {"error": error, "speed": speed})
     assert row.value == 2.0 and row.extra["speed"] == 5.0
-    assert (row.extra["failed rows of error"], row.extra["failed rows of speed"]) == (1, 0)
+    assert row.failed == {"error": 1, "speed": 0}
     for stage, figures_found in (("adam", {"error": 1.0}), ("seed-0/adam", {})):
         with pytest.raises(ValueError, match="expected a stage named like"):
             tasks.Row.of(TrainingOutcome(stage), figures_found)

@@ -22,6 +22,7 @@ from tasks.errors import (
 )
 from tasks.methods import METHODS
 from tasks.progress import Progress
+from tasks.report import findings
 from tasks.runs import calls
 from tasks.runs.folder import Run
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
@@ -181,8 +182,35 @@ def test_a_method_that_has_nothing_to_go_by_is_marked_and_the_others_run(tmp_pat
     assert torch.equal(weights(run.network("first-order")), weights(alone.network("first-order")))
     with pytest.raises(NotApplicableError, match="to receive a gradient, got none"):
         run.network("no-gradient")
+    with pytest.raises(NotApplicableError, match="to receive a gradient, got none"):
+        run.fields("no-gradient", 1)
+    with pytest.raises(ConfigurationError, match=r"none, first-order and of the seeds \(0, 1\), got 'cge'"):
+        run.fields("cge")
     with pytest.raises(NotApplicableError, match="Take a method that goes through the box"):
         go(Steering(), tmp_path, methods=["no-gradient"])
+
+
+def test_a_method_that_is_not_applicable_with_one_seed_has_what_the_others_gave(tmp_path):
+    def one_seed(setup):
+        if setup.seed == 1:
+            raise NotApplicableError("Nothing to go by with seed 1.")
+        return METHODS["cge"].train(setup)
+
+    class Field(Steering):
+        methods = {"sometimes": tasks.Method("Has something to go by with seed 0.", one_seed)}  # noqa: RUF012
+
+        def evaluate(self, network):
+            return {"test loss": 0.5, "field": network(self.data.test)}
+
+    run = go(Field(), tmp_path, methods=["none", "sometimes"], seeds=2)
+    found = findings.Findings(run._run, run.result)
+    assert {seed: list(methods) for seed, methods in found.fields.items()} == {
+        0: ["none", "sometimes"], 1: ["none"],
+    }  # fmt: skip
+    assert run.fields("sometimes", 0)["field"].shape == run.fields("none", 1)["field"].shape
+    assert run.network("sometimes", 0) is not None
+    with pytest.raises(NotApplicableError, match=r"Nothing to go by with seed 1\."):
+        run.network("sometimes", 1)
 
 
 def test_where_no_method_is_applicable_the_report_says_that_alone(tmp_path):
@@ -383,18 +411,17 @@ def test_rows_that_fail_in_validation_and_test_are_told_beside_the_figures(tmp_p
 
     run = go(Lossy(), tmp_path, methods=["none", "first-order"], steps=2)
     none, trained = run.result.table
-    assert trained.extra["failed rows of validation"] == 1 and "failed rows of validation" not in none.extra
-    failed = [row.extra["box rows that failed in the test"] for row in (none, trained)]
-    assert failed == [2, 2]  # the box is called twice
+    assert (none.failed, trained.failed) == (
+        {"the test": 2},
+        {"validation": 1, "the test": 2},
+    )  # called twice
     page = run.report.read_text(encoding="utf-8")
-    assert "Weights were chosen by a validation that leaves out rows that failed: 1 of first-order." in page
-    assert "Of the box rows of the test some failed: 2 of none, 2 of first-order." in page
+    assert "Rows failed: 1 in the validations that chose weights, 4 box rows in the test. " in page
     assert "failed in validation" in page and "failed in test" in page
     clean = go(Steering(), tmp_path / "clean", methods=["none", "first-order"], steps=2)
-    told = [name for row in clean.result.table for name in row.extra if "failed" in name]
-    assert told == ["failed rows of test loss"] * 2
+    assert [row.failed for row in clean.result.table] == [{"test loss": 0}] * 2
     page = clean.report.read_text(encoding="utf-8")
-    assert "some failed" not in page and "failed in test" not in page and "rows that failed:" not in page
+    assert "Rows failed" not in page and "failed in test" not in page and "failed rows" not in page
 
 
 def test_a_mean_over_rows_leaves_out_those_that_failed_and_counts_them(tmp_path):
@@ -408,11 +435,13 @@ def test_a_mean_over_rows_leaves_out_those_that_failed_and_counts_them(tmp_path)
     run = go(Judged(), tmp_path, methods=["none", "first-order"], steps=2)
     row = run.result.table[0]
     assert row.value == 2.0 and row.unit == "m"
-    assert row.extra["failed rows of error"] == 2 and row.extra["failed rows of all"] == 0
+    assert row.failed == {"error": 2, "all": 0}
+    assert run.table["failed rows of error"].tolist() == [2, 2]
     assert row.extra["all"] == 2.0
     page = run.report.read_text(encoding="utf-8")
     assert "rows left out" in page and "largest (m)" in page
-    assert "The error leaves out rows of the test that failed: 2 of none, 2 of first-order." in page
+    assert "Rows failed: 4 in the test, which the figures leave out." in page
+    assert ">failed rows of all</th>" in page  # of which as many failed as of no other
 
 
 def test_a_part_of_an_array_takes_the_room_of_that_part(tmp_path):
@@ -490,7 +519,7 @@ def test_the_mean_test_loss_counts_rows_that_failed(tmp_path):
     assert 0 < len(came) < len(losses)
     row = run.result.table[0]
     assert row.value == pytest.approx(came.mean().item()) and math.isfinite(row.value)
-    assert row.extra["failed rows of test loss"] == len(losses) - len(came)
+    assert row.failed["test loss"] == len(losses) - len(came)
 
 
 @pytest.mark.parametrize("method", ["no-gradient", "row-rge", "tangents", "cge"])

@@ -111,19 +111,6 @@ def table(
     return pandas.DataFrame(found)
 
 
-def markdown(frame: pandas.DataFrame) -> str:
-    """A frame of text as a Markdown table."""
-    rule = ["---"] + ["---:"] * (len(frame.columns) - 1)
-    lines = [list(frame.columns), rule, *frame.to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
-
-
-def latex(frame: pandas.DataFrame) -> str:
-    """A frame of text as a LaTeX tabular with the rules of `booktabs`."""
-    columns = "l" + "r" * (len(frame.columns) - 1)
-    return frame.to_latex(index=False, escape=True, column_format=columns).replace("±", r"$\pm$")
-
-
 def spread(values: Sequence[float] | Floats, form: str) -> str:
     """Mean ± standard deviation over seeds."""
     mean = format(fmean(values), form)

@@ -8,14 +8,13 @@ from tasks.denoised_smoothing.certification.accuracy import (
     accuracy_band,
     average_certified_radius,
     certified_accuracy,
-    latex,
-    markdown,
     plot_certified_accuracy,
     table,
 )
 from tasks.denoised_smoothing.certification.algorithm import Certificate
 from tasks.errors import DataError
 from tasks.report import pictures
+from tasks.report.findings import latex, markdown
 
 
 def certificate(idx, predict, radius, label=1, failed=0, hits=0):
