@@ -98,10 +98,9 @@ def descend(
     def figures() -> dict[str, float]:
         counts = gradient.metrics()
         queries, steps = int(counts["queries"]), int(counts["steps"])
-        scoring = min(config.pruning_images, len(problem.images.train)) if spent else 0
         return {
             "queries": spent + queries,
-            "rows": (steps + queries) * config.batch + spent * scoring,
+            "rows": (steps + queries) * config.batch + spent * problem.scoring_images,
             "learning_rate": sgd.param_groups[0]["lr"],
         }
 
@@ -207,14 +206,14 @@ def _cost(name: str) -> Callable[[Problem, int], Cost]:
     return cost
 
 
-def _cost_of_ratios(problem: Problem) -> Cost:
+def _cost_of_ratios(problem: Any) -> Cost:  # noqa: ANN401 - an ImageClassification
     """Of finding layer ratios, whose queries are on other images than a step's."""
     config: Config = problem.config
     gradients = {"zo-grasp": 2, "zo-snip": 1}.get(config.ratios, 0)
     plan = zo.RGE(config.mu, config.pruning_directions)
     gradient = zo.LossGradient(problem.network(), problem.objective, plan, evaluator=config.evaluator)
     queries, checks = gradients * gradient.queries(), gradients * gradient.most_checks(1)
-    share = config.pruning_images / config.batch
+    share = problem.scoring_images / config.batch
     return Cost(queries * share, queries, (queries + checks) * share)
 
 

@@ -90,10 +90,19 @@ class ImageClassification(tasks.Problem):
         return tasks.Data(lambda seed, step: self.epochs(seed).batch(step))
 
     @property
+    def training_images(self) -> int:
+        """How many there are, known without them."""
+        return self.config.train_images or TRAIN[self.config.dataset]
+
+    @property
+    def scoring_images(self) -> int:
+        """Training images by which weights are scored."""
+        return min(self.config.pruning_images, self.training_images)
+
+    @property
     def epoch_steps(self) -> int:
-        """Optimiser steps of a pass over the training images, known without them."""
-        config = self.config
-        return (config.train_images or TRAIN[config.dataset]) // config.batch
+        """Optimiser steps of a pass over the training images."""
+        return self.training_images // self.config.batch
 
     def epochs(self, seed: int) -> Epochs:
         """The training batches of a seed: the same for every method."""
@@ -114,7 +123,7 @@ class ImageClassification(tasks.Problem):
         """The training images by which weights are scored, not augmented; drawn with the seed."""
         images = self.images
         order = torch.randperm(len(images.train), generator=zo.estimators.Key(seed).generator(SCORING))
-        part = images.train.rows(order[: self.config.pruning_images].to(images.train.labels.device))
+        part = images.train.rows(order[: self.scoring_images].to(images.train.labels.device))
         return images.normalisation(part.pixels), part.labels
 
     def check(self) -> None:

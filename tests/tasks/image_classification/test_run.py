@@ -99,6 +99,13 @@ def test_what_a_run_is_said_to_cost_bounds_what_it_counts(finished):
             assert plan.evaluations * SETTINGS["batch"] <= row["rows"] <= most * SETTINGS["batch"]
 
 
+def test_the_plan_scores_by_no_more_images_than_there_are():
+    cost = ImageClassification.methods["deepzero"].cost
+    assert cost is not None
+    more, all_of_them = (cost(ImageClassification(small(pruning_images=count)), 12) for count in (500, 32))
+    assert more == all_of_them != cost(ImageClassification(small()), 12)
+
+
 def test_a_rising_sparsity_costs_more_than_a_constant_one():
     cost = ImageClassification.methods["deepzero"].cost
     assert cost is not None
