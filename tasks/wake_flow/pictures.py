@@ -18,7 +18,7 @@ from tasks.report import pictures
 from tasks.runs import atomic
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.diagnostics import DIAMETER
-from tasks.wake_flow.evaluation import REFERENCE, Evaluation
+from tasks.wake_flow.evaluation import REFERENCE, Tracks, methods
 
 SHOWN = ("SRC", "NON", "ZO-SOL", "TAN-SOL", "FO-SOL")  # of the wakes, not to make the picture too long
 LARGEST = 1_500_000  # bytes; it becomes a part of the page
@@ -52,12 +52,12 @@ def turned(field: np.ndarray) -> np.ndarray:
 
 
 def shown_vorticity(
-    found: Evaluation, config: Config, methods: Sequence[str] = SHOWN
+    found: Tracks, config: Config, chosen: Sequence[str] = SHOWN
 ) -> tuple[dict[str, np.ndarray], float]:
     """Vorticity `(times, height - 1, width - 1)` in U / D of the reference and of methods, and its scale."""
     cell = LENGTHS[0] / config.width
-    names = (REFERENCE, *(method for method in methods if method in found.tracks))
-    fields = {name: vorticity(found.tracks[name].moving, cell) * DIAMETER for name in names}
+    names = (REFERENCE, *(method for method in chosen if method in found))
+    fields = {name: vorticity(found[name]["moving"], cell) * DIAMETER for name in names}
     return fields, float(np.quantile(np.abs(fields[REFERENCE]), 0.995))
 
 
@@ -80,10 +80,11 @@ def _finish(axes: Axes) -> None:
     axes.add_patch(Circle((CENTRE[1] / DIAMETER, CENTRE[0] / DIAMETER), 0.5, color="#555555"))
 
 
-def wakes(found: Evaluation, config: Config, path: Path, methods: Sequence[str] = SHOWN) -> Path:
+def wakes(found: Tracks, config: Config, path: Path, chosen: Sequence[str] = SHOWN) -> Path:
     """Vorticity of the reference and of each method (rows) at several times (columns)."""
-    shown, limit = shown_vorticity(found, config, methods)
-    last = len(found.times) - 1
+    shown, limit = shown_vorticity(found, config, chosen)
+    times = found[REFERENCE]["times"]
+    last = len(times) - 1
     columns = [round(last * (k + 1) / COLUMNS) for k in range(COLUMNS)]
     made, axes = pictures.figure(7.2, 1.22 * len(shown) + 0.6, rows=len(shown), columns=COLUMNS)
     image = None
@@ -91,7 +92,7 @@ def wakes(found: Evaluation, config: Config, path: Path, methods: Sequence[str] 
         for place, column in zip(line, columns, strict=True):
             image = draw_wake(place, fields[column], config, limit)
             if name == REFERENCE:
-                step = int(found.times[column])
+                step = int(times[column])
                 place.set_title(f"{step * config.dt / DIAMETER:.3g} D / U (step {step})")
         line[0].set_ylabel(name, color=pictures.colour(name), fontweight="bold")
     assert image is not None
@@ -100,10 +101,10 @@ def wakes(found: Evaluation, config: Config, path: Path, methods: Sequence[str] 
     return pictures.save(made, path)
 
 
-def error_maps(found: Mapping[int, Evaluation], config: Config, path: Path) -> Path:
+def error_maps(found: Mapping[int, Tracks], config: Config, path: Path) -> Path:
     """Mean absolute error in space by method, the mean over seeds."""
-    methods = next(iter(found.values())).methods
-    maps = {m: np.mean([each.tracks[m].error_map for each in found.values()], axis=0) for m in methods}
+    names = methods(next(iter(found.values())))
+    maps = {name: np.mean([each[name]["error_map"] for each in found.values()], axis=0) for name in names}
     limit = max((float(np.quantile(m, 0.995)) for m in maps.values() if np.isfinite(m).all()), default=1.0)
     columns = 2 if len(maps) <= 8 else 3
     rows = -(-len(maps) // columns)
@@ -127,7 +128,7 @@ def error_maps(found: Mapping[int, Evaluation], config: Config, path: Path) -> P
     return pictures.save(made, path)
 
 
-def animated(found: Evaluation, config: Config, path: Path) -> Path:
+def animated(found: Tracks, config: Config, path: Path) -> Path:
     """Vorticity of the reference and of each method, one panel each, over the whole horizon."""
     images = _images(found, config)
     options: dict[str, Any] = {"save_all": True, "append_images": images[1:], "duration": MILLISECONDS}
@@ -142,7 +143,7 @@ def animated(found: Evaluation, config: Config, path: Path) -> Path:
     return path
 
 
-def _images(found: Evaluation, config: Config) -> list[Image.Image]:
+def _images(found: Tracks, config: Config) -> list[Image.Image]:
     """The frame once, and the fields drawn into it anew for each time."""
     shown, limit = shown_vorticity(found, config)
     rows = -(-len(shown) // 2)
@@ -164,7 +165,7 @@ def _images(found: Evaluation, config: Config) -> list[Image.Image]:
     canvas.draw()
     still = canvas.copy_from_bbox(made.bbox)
     images = []
-    for index, step in enumerate(found.times):
+    for index, step in enumerate(found[REFERENCE]["times"]):
         canvas.restore_region(still)
         for place, image, fields in moving:
             image.set_data(turned(fields[index]))

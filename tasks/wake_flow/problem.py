@@ -44,9 +44,8 @@ class WakeFlow(Coupling):
 
     def evaluate(self, network: nn.Module) -> Mapping[str, Any]:
         """The error of rollouts on test flows, the flow's own figures, and all that was measured."""
-        track = self.yardstick.measured(network, self.box)
-        found = self.yardstick.evaluation({"": track})
-        return {**evaluation.figures(found, ""), **evaluation.to_fields(found, "")}
+        found = self.yardstick.measured(network, self.box)
+        return {**evaluation.figures(found), **found}
 
     @cached_property
     def yardstick(self) -> evaluation.Yardstick:
@@ -77,7 +76,7 @@ class WakeFlow(Coupling):
             from tasks.wake_flow import pictures
 
             path = run.path / "first.png"
-            pictures.wakes(evaluation.from_fields(config, fields), config, path, list(trained))
+            pictures.wakes(evaluation.tracks(fields), config, path, list(trained))
             self.progress.say(f"First picture, of {', '.join(trained)}: {path}")
         if config.trajectories and tuple(trained) == config.methods:
             networks = {name: each.network for name, each in trained.items()}
@@ -88,9 +87,7 @@ class WakeFlow(Coupling):
         """What came out in words, the wakes, the errors, the flow itself, and the published experiment."""
         from tasks.wake_flow import report
 
-        evaluations = {
-            seed: evaluation.from_fields(self.config, fields) for seed, fields in found.fields.items()
-        }
-        for seed, each in evaluations.items():
-            evaluation.write(each, found.run.path / f"evaluation-seed-{seed}.h5")
-        return report.blocks(found.run, found.result, self.config, evaluations)
+        tracks = {seed: evaluation.tracks(fields) for seed, fields in found.fields.items()}
+        for seed, each in tracks.items():
+            evaluation.write(each, self.config.dt, found.run.path / f"evaluation-seed-{seed}.h5")
+        return report.blocks(found.run, found.result, self.config, tracks)

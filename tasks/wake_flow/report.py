@@ -15,7 +15,7 @@ from tasks.wake_flow import curves, pictures
 from tasks.wake_flow.config import Config, family_of
 from tasks.wake_flow.curves import Found, by_reynolds
 from tasks.wake_flow.diagnostics import LIMIT, WAKE
-from tasks.wake_flow.evaluation import REFERENCE, SOLVER, Evaluation, rms
+from tasks.wake_flow.evaluation import REFERENCE, SOLVER, Tracks, held_out, lost, methods, rms, shown_reynolds
 from tasks.wake_flow.methods import METHODS
 
 
@@ -73,9 +73,9 @@ def _how_it_was_measured(config: Config) -> str:
     )
 
 
-def _wake(run: Run, config: Config, first: Evaluation) -> Sequence[Block]:
-    shown = ", ".join(method for method in pictures.SHOWN if method in first.tracks)
-    flow = f"Re {first.shown_reynolds:g}, never trained on"
+def _wake(run: Run, config: Config, first: Tracks) -> Sequence[Block]:
+    shown = ", ".join(method for method in pictures.SHOWN if method in first)
+    flow = f"Re {shown_reynolds(first):g}, never trained on"
     return (
         Heading("The wake"),
         Figure(
@@ -100,7 +100,7 @@ def _wake(run: Run, config: Config, first: Evaluation) -> Sequence[Block]:
 
 def _errors(run: Run, config: Config, found: Found) -> Sequence[Block]:
     several = len(found) > 1
-    lost = _lost(found)
+    blown_up = _lost(found)
     return (
         Heading("Errors"),
         Figure(
@@ -124,7 +124,7 @@ def _errors(run: Run, config: Config, found: Found) -> Sequence[Block]:
                 + " and all steps."
             ),
         ),
-        *([lost] if lost else [Paragraph("No rollout blew up.")]),
+        *([blown_up] if blown_up else [Paragraph("No rollout blew up.")]),
     )
 
 
@@ -136,7 +136,7 @@ def _reynolds(found: Found, config: Config) -> Table:
     outside = [not low <= number <= high for number in numbers]
     lines = [
         (method, *(with_spread(seeds) for seeds in by_reynolds(found, method)[1].T.tolist()))
-        for method in first.methods
+        for method in methods(first)
     ]
     starred = (
         " * outside the range trained on, and not in the mean of the first table." if any(outside) else ""
@@ -152,8 +152,8 @@ def _lost(found: Found) -> Table | None:
     """Every rollout that blew up; None if none did."""
     lines = [
         (method, seed, f"{reynolds:g}", row, step)
-        for seed, evaluation in found.items()
-        for method, reynolds, row, step in evaluation.lost()
+        for seed, tracks in found.items()
+        for method, reynolds, row, step in lost(tracks)
     ]
     if not lines:
         return None
@@ -167,9 +167,10 @@ def _lost(found: Found) -> Table | None:
     )
 
 
-def _physics(first: Evaluation) -> Sequence[Block]:
-    rows, track = first.held_out, first.tracks[REFERENCE]
-    drag, lift = track.drag[rows].mean(), rms(track.lift[rows])
+def _physics(first: Tracks) -> Sequence[Block]:
+    track = first[REFERENCE]
+    rows = held_out(track["extrapolated"])
+    drag, lift = track["drag"][rows].mean(), rms(track["lift"][rows])
     (left, right), (near, far) = WAKE
     return (
         Heading("The flow itself"),
