@@ -116,7 +116,7 @@ def _errors(run: Run, config: Config, found: Found) -> Sequence[Block]:
         ),
         _reynolds(found, config),
         Figure(
-            pictures.error_maps(found, config, run.path / "error_maps.png"),
+            pictures.error_maps(found, run.path / "error_maps.png"),
             alt="Maps of the mean absolute error in the channel, one for each method",
             caption=(
                 "Where each method errs: the mean over held-out rollouts"
