@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 import tasks
 from tasks.configuration import Count, Fraction, NotNegative, Positive, refused
@@ -66,10 +64,6 @@ class Config(tasks.Config):
     "never"."""
     redraw_steps: Count = 1
     """Optimiser steps between two draws, with redraw "steps"."""
-    gradual: Literal["constant", "linear", "cubic"] = "constant"
-    """Whether the sparsity rises to its value: "constant", not; "linear" or "cubic", over the first part."""
-    gradual_part: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """The part of all steps in which it rises."""
     directions: Count | None = None
     """Random directions in a step of rge, sparse-rge and hybrid; None for as many as deepzero has
     coordinates, so that the queries are equal."""

@@ -191,14 +191,12 @@ def _cost(name: str) -> Callable[[Problem, int], Cost]:
         if name in ON_SETS:
             scoring = _cost_of_ratios(problem)
             even = uniform_ratios(network, config.sparsity)
-            sparsity = rule(config, even, steps=steps, epoch=steps)
+            sparsity = rule(config, even, steps)
         planned = estimator(name, config, network, sparsity)
         gradient = zo.LossGradient(
             network, problem.objective, planned, evaluator=config.evaluator, chunk=config.chunk
         )
         queries = steps * gradient.queries()
-        if name in ON_SETS and config.gradual != "constant":
-            queries = sum(planned.queries(gradient.parameters, step) for step in range(steps))
         least = steps + queries + scoring.evaluations
         most = steps + queries + gradient.most_checks(steps) + (scoring.most or 0)
         return Cost(least, queries + scoring.queries, most)

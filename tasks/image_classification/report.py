@@ -115,7 +115,7 @@ def examples(found: Mapping[str, Any], classes: Sequence[str], path: Path) -> Pa
     def draw(axes: Axes, one: Mapping[str, Any]) -> None:
         pictures.image_axes(axes)
         axes.imshow(one["examples"].transpose(1, 2, 0).squeeze(), cmap="gray_r")
-        label, taken = classes[one["labels"]], classes[one["taken"]]
+        label, taken = classes[int(one["labels"])], classes[int(one["taken"])]
         right = label == taken
         said = taken if right else f"{taken}\n({label})"
         axes.set_title(said, fontsize=7, color="#0072b2" if right else "#b00000", pad=2)

@@ -83,7 +83,7 @@ def sparse_set(setup: Setup) -> SparseSet:
 
     found = layer_ratios.kept(setup, ratios_name(setup.seed), find)
     problem: Any = setup.problem  # an ImageClassification, whose module imports this one
-    drawn = rule(config, found.layers, steps=setup.steps, epoch=problem.epoch_steps)
+    drawn = rule(config, found.layers, problem.epoch_steps)
     return SparseSet(drawn, found.layers, found.queries)
 
 
@@ -92,21 +92,10 @@ def ratios_name(seed: int) -> str:
     return f"layer_ratios-seed-{seed}"
 
 
-def rule(config: Config, ratios: LayerRatios, *, steps: int, epoch: int) -> zo.LayerwiseCoordinates:
-    """How sets are drawn with these ratios: how often anew, and how the sparsity rises.
-
-    Args:
-        config: The settings.
-        ratios: Of the layers.
-        steps: Of the training.
-        epoch: Steps of a pass over the training images.
-    """
+def rule(config: Config, ratios: LayerRatios, epoch: int) -> zo.LayerwiseCoordinates:
+    """How sets are drawn with these ratios, where a pass over the training images has `epoch` steps."""
     every = {"epoch": epoch, "steps": config.redraw_steps, "never": None}[config.redraw]
-    if config.gradual == "constant":
-        return zo.LayerwiseCoordinates(ratios, every)
-    rising = max(1, round(config.gradual_part * steps))
-    schedule = "linear" if config.gradual == "linear" else "cubic"
-    return zo.LayerwiseCoordinates(ratios, every, schedule, rising)
+    return zo.LayerwiseCoordinates(ratios, every)
 
 
 def kept_mask(setup: Setup) -> Tensor:

@@ -106,16 +106,6 @@ def test_the_plan_scores_by_no_more_images_than_there_are():
     assert more == all_of_them != cost(ImageClassification(small()), 12)
 
 
-def test_a_rising_sparsity_costs_more_than_a_constant_one():
-    cost = ImageClassification.methods["deepzero"].cost
-    assert cost is not None
-    costs = [
-        cost(ImageClassification(small(gradual=gradual)), 12).queries
-        for gradual in ("constant", "cubic", "linear")
-    ]
-    assert costs == sorted(costs) and len(set(costs)) == 3
-
-
 def test_metrics_have_loss_validation_learning_rate_and_queries(finished):
     lines = Run.open(finished).metrics("seed-0/deepzero")
     steps = [line for line in lines if "loss" in line]

@@ -50,15 +50,6 @@ def test_when_sets_are_drawn_anew(tmp_path, settings, same):
     assert [sets.index(each) for each in sets] == same
 
 
-def test_a_gradual_sparsity_falls_from_all_weights_to_its_own(tmp_path):
-    its = setup(tmp_path, ratios="uniform", gradual="linear", gradual_part=0.5, steps=8)
-    parameters, rule = zo.estimators.Parameters(its.network), sparse_set.sparse_set(its).sparsity
-    counts = [rule.count(parameters, step) for step in range(8)]
-    assert counts[0] == parameters.size
-    assert counts[:4] == sorted(counts[:4], reverse=True)
-    assert set(counts[4:]) == {sum(layer.kept for layer in sparse_set.sparse_set(its).ratios.layers)}
-
-
 def test_a_pruned_network_stays_pruned_to_the_bit(tmp_path):
     its = setup(tmp_path, "fo-sparse-weight")
     mask = sparse_set.grasp_mask(its)
@@ -122,20 +113,6 @@ def test_the_mask_is_kept_with_the_run_and_holds_at_every_step(tmp_path, monkeyp
     assert (seen[-1][mask] != seen[0][mask]).any()
     monkeypatch.setattr(sparse_set, "grasp_mask", lambda *_: pytest.fail("found again"))
     assert torch.equal(sparse_set.kept_mask(its), mask)
-
-
-def test_a_cubic_sparsity_rises_faster_at_first(tmp_path):
-    counts = {}
-    for gradual in ("linear", "cubic"):
-        its = setup(tmp_path / gradual, ratios="uniform", gradual=gradual, gradual_part=1.0)
-        network, rule = its.network, sparse_set.sparse_set(its).sparsity
-        counts[gradual] = [rule.count(zo.estimators.Parameters(network), step) for step in range(its.steps)]
-    size = zo.estimators.Parameters(network).size
-    left = sparse_set.coordinates(network, its.config)
-    part = 6 / its.steps
-    for gradual, power in (("linear", 1), ("cubic", 3)):
-        wanted = left + (size - left) * (1 - part) ** power  # Zhu and Gupta 2017, equation 1
-        assert abs(counts[gradual][6] - wanted) <= 0.03 * size
 
 
 def test_no_layer_falls_below_a_tenth_of_an_even_share(tmp_path):
