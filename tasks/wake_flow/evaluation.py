@@ -54,7 +54,7 @@ class Yardstick:
         self.config = config
         self._frames, self._reynolds = data.evaluated.rollouts(config.test_starts, config.horizon)
         self._measure = self._frames.cpu()  # rollouts run where the flows are
-        self._gauges = Gauges.of(Channel(config.width), config.dt)
+        self._gauges = Gauges(Channel(config.width), config.dt)
         moving = min(MOVING, config.horizon)
         times = torch.linspace(config.horizon / moving, config.horizon, moving).round().long()
         self._known: dict[str, np.ndarray] = {

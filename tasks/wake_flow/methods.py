@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -19,9 +19,11 @@ from tasks.problem import Cost, Method, Setup, Trained
 from tasks.runs.result import TrainingOutcome
 from tasks.wake_flow import precomputed
 from tasks.wake_flow.config import IN_LOOP, Config, family_of, method_name
-from tasks.wake_flow.coupling import problem_of
 from tasks.wake_flow.data import Pairs, mirrored
 from tasks.wake_flow.networks import Corrector, NoCorrector
+
+if TYPE_CHECKING:
+    from tasks.wake_flow.problem import WakeFlow
 
 PAIRS, BETA = 32, 1.0  # of PRE, as published: pairs in a step, hold on the correction of the frame before
 MIRRORED = 103  # first word of the key's path for these draws; those of the data are 101 and 102
@@ -35,7 +37,7 @@ def src(setup: Setup) -> Trained:
 
 def non(setup: Setup) -> Trained:
     """NON: on pairs of frames one solver step apart."""
-    pairs, count = problem_of(setup).pairs, setup.config.non_batch
+    pairs, count = _problem(setup).pairs, setup.config.non_batch
     return _on_pairs(setup, pairs, lambda i: pairs.draw(zo.estimators.Key(setup.seed, i), count))
 
 
@@ -44,7 +46,7 @@ def pre(setup: Setup) -> Trained:
 
     The fit holds on to the correction of the frame before; PRE-SR's does not.
     """
-    problem, config = problem_of(setup), setup.config
+    problem, config = _problem(setup), setup.config
     counter = setup.progress.counter("fine flows for PRE (PhiFlow)")
     beta = BETA if family_of(setup.name)[0] == "PRE" else 0.0
     pairs = precomputed.corrections(config, problem.flows, problem.box, beta, counter)
@@ -61,7 +63,7 @@ def pre(setup: Setup) -> Trained:
 
 def _on_pairs(setup: Setup, pairs: Pairs, batch: Callable[[int], Batch]) -> Trained:
     """Train on pairs of frames, in which the first has been through the solver."""
-    problem, (steps, rate) = problem_of(setup), setup.config.steps_of(setup.name)
+    problem, (steps, rate) = _problem(setup), setup.config.steps_of(setup.name)
     network = first_weights(setup)
     objective = problem.loss_through(lambda velocity, reynolds: velocity)
     own = replace(setup, network=network, steps=steps, learning_rate=rate, batch=batch, objective=objective)
@@ -87,7 +89,11 @@ def first_weights(setup: Setup) -> Corrector:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(setup.seed)
         large = family_of(setup.name)[1]
-        return problem_of(setup).corrector(large=large).to(setup.config.device)
+        return _problem(setup).corrector(large=large).to(setup.config.device)
+
+
+def _problem(setup: Setup) -> WakeFlow:
+    return cast("WakeFlow", setup.problem)
 
 
 def _shared(method: str, config: Config) -> Method:
@@ -96,14 +102,14 @@ def _shared(method: str, config: Config) -> Method:
     return shared.METHODS[named.get(family_of(method)[0], config.estimator)]
 
 
-def _cost_of_pairs(problem: Any, steps: int, method: str) -> Cost:  # noqa: ANN401 - a Coupling
+def _cost_of_pairs(problem: Any, steps: int, method: str) -> Cost:  # noqa: ANN401 - a WakeFlow
     """NON's pairs are a part of the data, PRE's corrections are fitted along the training flows."""
     config: Config = problem.config
     rows = 0 if family_of(method)[0] == "NON" else len(config.train_reynolds) * (config.frames - 1)
     return Cost(rows / (config.batch * config.unroll))
 
 
-def _cost_in_loop(problem: Any, steps: int, method: str) -> Cost:  # noqa: ANN401 - a Coupling
+def _cost_in_loop(problem: Any, steps: int, method: str) -> Cost:  # noqa: ANN401 - a WakeFlow
     """With the steps and the network of the method."""
     own, cost = copy.copy(problem), _shared(method, problem.config).cost
     own.network = partial(problem.corrector, large=family_of(method)[1])

@@ -78,7 +78,7 @@ def test_the_solver_alone_is_always_there_to_compare_with(found, flows, solver):
 
 
 def test_every_series_is_that_of_rollouts_by_hand(found, flows, by_hand):
-    gauges = Gauges.of(Channel(SMALL.width))
+    gauges = Gauges(Channel(SMALL.width))
     frames, _ = flows.test.rollouts(SMALL.test_starts, SMALL.horizon)
     own = by_hand[:, 1 : SMALL.horizon + 1]
     difference = own - frames[:, 1:]
