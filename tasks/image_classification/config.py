@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import tasks
-from tasks.configuration import Count, Fraction, NotNegative, Positive, refused
+from tasks.configuration import Count, Fraction, NotNegative, Positive
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,6 @@ class Config(tasks.Config):
     """Optimiser steps between validations."""
     checkpoint_every: Count = 50
     """Optimiser steps between checkpoints."""
-
-    def __post_init__(self) -> None:
-        """Check the settings, and those that must go together."""
-        super().__post_init__()
-        if self.train_images is not None and self.train_images < self.batch:
-            raise refused("batch", f"at most the {self.train_images} training images", self.batch)
-        if "hybrid" in self.methods and self.sparsity == 0:
-            raise refused("sparsity", "more than 0 for hybrid, which needs weights outside the set", 0.0)
 
 
 DEMO = Config()

@@ -87,7 +87,9 @@ class ImageClassification(tasks.Problem):
 
     def data(self) -> tasks.Data:
         """Batches of normalised images `(rows, channels, height, width)` and labels `(rows,)`."""
-        return tasks.Data(lambda seed, step: self.epochs(seed).batch(step))
+        config, images = self.config, self.images
+        augmentation = AUGMENTATIONS[config.dataset] if config.augment else NO_AUGMENTATION
+        return tasks.Data(Epochs(images.train, images.normalisation, augmentation, config.batch).batch)
 
     @property
     def training_images(self) -> int:
@@ -103,21 +105,6 @@ class ImageClassification(tasks.Problem):
     def epoch_steps(self) -> int:
         """Optimiser steps of a pass over the training images."""
         return self.training_images // self.config.batch
-
-    def epochs(self, seed: int) -> Epochs:
-        """The training batches of a seed: the same for every method."""
-        if seed not in self._epochs:
-            config, images = self.config, self.images
-            augmentation = AUGMENTATIONS[config.dataset] if config.augment else NO_AUGMENTATION
-            self._epochs.clear()  # one at a time: each holds an order of all images
-            self._epochs[seed] = Epochs(
-                images.train, images.normalisation, augmentation, batch=config.batch, seed=seed
-            )
-        return self._epochs[seed]
-
-    @cached_property
-    def _epochs(self) -> dict[int, Epochs]:
-        return {}
 
     def scoring_batch(self, seed: int) -> tuple[Tensor, Tensor]:
         """The training images by which weights are scored, not augmented; drawn with the seed."""
@@ -185,8 +172,8 @@ class ImageClassification(tasks.Problem):
     def _logits(self, network: nn.Module, part: Images) -> Tensor:
         """`(rows, classes)`, in evaluation mode."""
         with evaluating(network):
-            batches = part.batches(ROWS, self.images.normalisation)
-            return torch.cat([network(images) for images, _ in batches])
+            normalised = map(self.images.normalisation, part.pixels.split(ROWS))
+            return torch.cat([network(images) for images in normalised])
 
 
 def _right(logits: Tensor, labels: Tensor) -> float:
