@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from math import isfinite, nan
 from statistics import fmean
 
+import numpy as np
+
 from tasks import methods as shared
 from tasks.report.findings import scores, with_spread
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table
@@ -15,7 +17,17 @@ from tasks.wake_flow import curves, pictures
 from tasks.wake_flow.config import Config, family_of
 from tasks.wake_flow.curves import Found, by_reynolds
 from tasks.wake_flow.diagnostics import LIMIT, WAKE
-from tasks.wake_flow.evaluation import REFERENCE, SOLVER, Tracks, held_out, lost, methods, rms, shown_reynolds
+from tasks.wake_flow.evaluation import (
+    REFERENCE,
+    SOLVER,
+    Arrays,
+    Tracks,
+    held_out,
+    lost,
+    methods,
+    rms,
+    shown_reynolds,
+)
 from tasks.wake_flow.methods import METHODS
 
 
@@ -30,7 +42,7 @@ def blocks(run: Run, result: Result, config: Config, found: Found) -> Sequence[B
     """
     return (
         *map(Paragraph, sentences(result, config)),
-        Paragraph(_how_it_was_measured(config)),
+        Paragraph(_how_it_was_measured(config, found[run.seeds[0]][REFERENCE])),
         *_wake(run, config, found[run.seeds[0]]),
         *_errors(run, config, found),
         *_physics(found[run.seeds[0]]),
@@ -58,10 +70,8 @@ def sentences(result: Result, config: Config) -> list[str]:
     return told
 
 
-def _how_it_was_measured(config: Config) -> str:
-    low, high = min(config.train_reynolds), max(config.train_reynolds)
-    # as in `evaluation.held_out`: those outside the range trained on count only if there are no others
-    tested = [re for re in config.test_reynolds if low <= re <= high] or config.test_reynolds
+def _how_it_was_measured(config: Config, reference: Arrays) -> str:
+    tested = np.unique(reference["reynolds"][held_out(reference["extrapolated"])])
     start = (
         "their NON's weights, whose rows are not added"
         if config.start == "NON"
