@@ -20,14 +20,11 @@ from tasks.image_classification.data.images import Images
 from tasks.runs import atomic
 
 TIMEOUT = 30  # seconds without an answer or a byte
-PIXELS = 3 * 32 * 32
 
 
 @dataclass(frozen=True)
 class Source:
     """A data set in the binary format of its own site, https://www.cs.toronto.edu/~kriz/cifar.html.
-
-    A record is `label_bytes`, then 1,024 pixels of red, of green, of blue.
 
     Attributes:
         name: on the command line.
@@ -54,6 +51,11 @@ class Source:
     def url(self) -> str:
         """Of the archive."""
         return f"{self.site}/{self.archive}"
+
+    @property
+    def record(self) -> int:
+        """Bytes of a record: labels, then 1,024 pixels of red, of green, of blue."""
+        return self.label_bytes + 3 * 32 * 32
 
     def how_to_fetch(self, data: Path) -> str:
         """The sentences that tell how to come by the files, with and without a way to the site."""
@@ -100,7 +102,7 @@ def read(source: Source, data: Path) -> tuple[Images, Images]:
 
 
 def _read(source: Source, data: Path, files: Sequence[tuple[str, int]]) -> Images:
-    parts, label, record = [], source.label_bytes - 1, source.label_bytes + PIXELS
+    parts, label, record = [], source.label_bytes - 1, source.record
     for name, records in files:
         path = data / source.folder / name
         if not path.is_file():

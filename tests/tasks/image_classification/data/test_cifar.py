@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tasks.errors import ConfigurationError, DataError
-from tasks.image_classification.data import cifar, load, loading
+from tasks.image_classification.data import cifar, load
 from tests.tasks.image_classification.data.small_files import SMALL10, SMALL100, write
 
 
@@ -76,7 +76,7 @@ def test_a_class_of_cifar_100_that_there_is_not_is_refused(tmp_path):
 
 def test_validation_images_are_held_out_of_the_training_images(tmp_path, monkeypatch):
     write(SMALL10, tmp_path)
-    monkeypatch.setattr(loading, "CIFAR10", SMALL10)
+    monkeypatch.setitem(cifar.SOURCES, "cifar10", SMALL10)
     data = load("cifar10", tmp_path, train=12, validation=8, test=2, seed=4)
     train, test = cifar.read(SMALL10, tmp_path)
     drawn = torch.cat([data.train.pixels, data.validation.pixels]).flatten(1)
