@@ -124,7 +124,7 @@ def trainings(setup: Setup, non: Trained, most: int, folder: Path) -> list[Line]
     """
     config = setup.config
     base = config.batch * config.unroll
-    budget = config.zo_steps * base * (1 + config.coordinates)
+    budget = config.steps * base * (1 + config.coordinates)
     chained = config.batch * (config.unroll - 1) * config.input_directions
     contenders: list[tuple[str, str, dict[str, Any], int]] = [
         ("whole loss, sparse CGE", "ZO-SOL", {}, base * (1 + config.coordinates)),
@@ -139,13 +139,7 @@ def trainings(setup: Setup, non: Trained, most: int, folder: Path) -> list[Line]
     for number, (name, method, settings, rows) in enumerate(contenders):
         steps = max(1, min(most, budget // rows))
         problem = copy.copy(setup.problem)  # the same box and flows, with settings of its own
-        problem.config = replace(
-            config,
-            methods=("NON", method),
-            zo_steps=steps,
-            fo_steps=steps,
-            **settings,
-        )
+        problem.config = replace(config, methods=("NON", method), steps=steps, **settings)
         run = Run.create(folder / str(number), "wake-flow", "benchmark", problem.config, (setup.seed,))
         own = setup_of(problem, run, method, setup.seed, setup.progress, {"NON": non})
         outcome = METHODS[method].train(own).outcome

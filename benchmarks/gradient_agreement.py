@@ -126,7 +126,7 @@ def looks(size: Size, folder: Path, images: Path) -> list[Look]:
     problem = ImageClassification(config, folder=images)
     run = Run.create(folder, problem.name(), "demo", config, [0])
     setup = setup_of(problem, run, "fo-sparse-gradient", 0, Progress(), {})
-    network, sparsity = setup.network, sparse_set(setup).sparsity
+    network, sparsity = setup.network, sparse_set(setup)[0]
     first = look(setup, sparsity, 0, size)
     gradient = ExactGradient(network, setup.objective, sparsity, setup.seed)
     optimizer = torch.optim.SGD(

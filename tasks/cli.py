@@ -169,8 +169,7 @@ def _do(command: Command, line: list[str], at_work: list[Run]) -> int:
         case TesseractCommand():
             print(_tesseract(command))
         case DataCommand():
-            from tasks.image_classification.data.cifar import SOURCES
-            from tasks.image_classification.data.download import fetch
+            from tasks.image_classification.data.cifar import SOURCES, fetch
 
             fetch(SOURCES[command.name], command.data)
         case NewCommand():

@@ -22,12 +22,10 @@ class Ratios:
     Attributes:
         layers: The ratios.
         queries: As the problem counts them.
-        rows: That its black boxes ran.
     """
 
     layers: LayerRatios
     queries: int
-    rows: int
 
 
 def kept(setup: Setup, name: str, find: Callable[[Journal], tuple[LayerRatios, int]]) -> Ratios:
@@ -40,12 +38,10 @@ def kept(setup: Setup, name: str, find: Callable[[Journal], tuple[LayerRatios, i
     """
     path = setup.run.path / f"{name}.json"
     if not path.exists():
-        tally = Tally(setup.boxes)
-        before, folder = tally.copy(), group.journal_folder(setup.run.path)
+        folder, tally = group.journal_folder(setup.run.path), Tally(setup.boxes)
         with journaled(folder, name.replace("_", "-"), tally, rank=group.rank()) as journal:
             layers, queries = find(journal)
-            (rows,) = group.total(tally.since(before).rows_run + journal.used.rows_run)
-            atomic.write_json(path, {"ratios": layers.to_dict(), "queries": queries, "rows": rows})
+            atomic.write_json(path, {"ratios": layers.to_dict(), "queries": queries})
         setup.progress.say(
             f"Layer ratios of seed {setup.seed} by {layers.method} ({queries} queries):\n{layers}"
         )
@@ -55,4 +51,4 @@ def kept(setup: Setup, name: str, find: Callable[[Journal], tuple[LayerRatios, i
 def read(path: Path) -> Ratios:
     """The ratios of a file."""
     saved = json.loads(path.read_text(encoding="utf-8"))
-    return Ratios(LayerRatios.from_dict(saved["ratios"]), saved["queries"], saved["rows"])
+    return Ratios(LayerRatios.from_dict(saved["ratios"]), saved["queries"])

@@ -14,7 +14,7 @@ from benchmarks.gpu.parts import Place
 from benchmarks.wake import CI
 from tasks.image_classification import ImageClassification
 from tasks.image_classification.config import PRESETS as IMAGES
-from tasks.image_classification.data import cifar, loading
+from tasks.image_classification.data import cifar
 from tasks.runs.folder import Run
 from tasks.runs.result import Result
 from tasks.wake_flow.config import PRESETS as WAKES
@@ -75,7 +75,7 @@ def epoch(place: Place, dataset: str) -> dict[str, Any]:
     steps = images // batch
     config = replace(config, train_images=images, steps=steps, validate_every=steps)
     problem = ImageClassification(config, folder=data)
-    with mock.patch.object(loading, "CIFAR10", source):  # which says how many records a file must hold
+    with mock.patch.dict(cifar.SOURCES, cifar10=source):  # which says how many records a file must hold
         rows = _row(protocol.finished(problem, place.size, (0,), place.scratch / "runs"))
     for row in rows:
         row["hours of 50 epochs"] = EPOCHS * row["seconds"] / 3600

@@ -90,9 +90,6 @@ def dynamic_sparsity(size: Size) -> list[Group]:
             "every 10 steps": replace(base, redraw="steps", redraw_steps=10),
             "every step": replace(base, redraw="steps", redraw_steps=1),
             "hybrid": replace(base, methods=("hybrid",)),
-            # Over a tenth of the run: on half of all weights in the mean, it is what costs most.
-            "linear": replace(base, gradual="linear", gradual_part=0.1),
-            "cubic": replace(base, gradual="cubic", gradual_part=0.1),
         }
     return [Group(label, config) for label, config in drawn.items()]
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 import tasks
-from tasks.configuration import Count, Fraction, NotNegative, Positive, refused
+from tasks.configuration import Count, Fraction, NotNegative, Positive
 
 
 @dataclass(frozen=True)
@@ -66,10 +64,6 @@ class Config(tasks.Config):
     "never"."""
     redraw_steps: Count = 1
     """Optimiser steps between two draws, with redraw "steps"."""
-    gradual: Literal["constant", "linear", "cubic"] = "constant"
-    """Whether the sparsity rises to its value: "constant", not; "linear" or "cubic", over the first part."""
-    gradual_part: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """The part of all steps in which it rises."""
     directions: Count | None = None
     """Random directions in a step of rge, sparse-rge and hybrid; None for as many as deepzero has
     coordinates, so that the queries are equal."""
@@ -81,14 +75,6 @@ class Config(tasks.Config):
     """Optimiser steps between validations."""
     checkpoint_every: Count = 50
     """Optimiser steps between checkpoints."""
-
-    def __post_init__(self) -> None:
-        """Check the settings, and those that must go together."""
-        super().__post_init__()
-        if self.train_images is not None and self.train_images < self.batch:
-            raise refused("batch", f"at most the {self.train_images} training images", self.batch)
-        if "hybrid" in self.methods and self.sparsity == 0:
-            raise refused("sparsity", "more than 0 for hybrid, which needs weights outside the set", 0.0)
 
 
 DEMO = Config()

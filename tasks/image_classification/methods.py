@@ -23,7 +23,7 @@ from tasks.autograd import AutogradGradient
 from tasks.image_classification.config import Config
 from tasks.image_classification.sparse_set import coordinates, kept_mask, rule, sparse_set, uniform_ratios
 from tasks.methods import cost_of_base, loss_gradient
-from tasks.problem import Cost, Method, Problem, Setup, Trained
+from tasks.problem import Cost, Method, Setup, Trained
 from tasks.training import Gradient
 from zo.objective import Objective
 
@@ -98,10 +98,9 @@ def descend(
     def figures() -> dict[str, float]:
         counts = gradient.metrics()
         queries, steps = int(counts["queries"]), int(counts["steps"])
-        scoring = min(config.pruning_images, len(problem.images.train)) if spent else 0
         return {
             "queries": spent + queries,
-            "rows": (steps + queries) * config.batch + spent * scoring,
+            "rows": (steps + queries) * config.batch + spent * problem.scoring_images,
             "learning_rate": sgd.param_groups[0]["lr"],
         }
 
@@ -146,10 +145,7 @@ def _some(config: Config, network: nn.Module) -> zo.RandomCoordinates:
 def zeroth_order(setup: Setup) -> Trained:
     """deepzero, cge, sparse-cge, rge, sparse-rge, hybrid: gradients from values of the loss alone."""
     config, network, name = setup.config, setup.network, setup.name
-    sparsity, spent = _some(config, network), 0
-    if name in ON_SETS:
-        chosen = sparse_set(setup)
-        sparsity, spent = chosen.sparsity, chosen.queries
+    sparsity, spent = sparse_set(setup) if name in ON_SETS else (_some(config, network), 0)
     return descend(
         setup,
         loss_gradient(setup, estimator(name, config, network, sparsity), config.evaluator),
@@ -165,9 +161,9 @@ def fo(setup: Setup) -> Trained:
 
 def fo_sparse_gradient(setup: Setup) -> Trained:
     """fo-sparse-gradient: exact gradients on the sets that deepzero has at the same steps."""
-    chosen = sparse_set(setup)
-    gradient = ExactGradient(setup.network, setup.objective, chosen.sparsity, setup.seed)
-    return descend(setup, gradient, spent=chosen.queries)
+    sparsity, spent = sparse_set(setup)
+    gradient = ExactGradient(setup.network, setup.objective, sparsity, setup.seed)
+    return descend(setup, gradient, spent=spent)
 
 
 def fo_sparse_weight(setup: Setup) -> Trained:
@@ -182,63 +178,49 @@ def fo_sparse_weight(setup: Setup) -> Trained:
     return descend(setup, gradient)
 
 
-def _cost(name: str) -> Callable[[Problem, int], Cost]:
+def _cost(problem: Any, steps: int, name: str) -> Cost:  # noqa: ANN401 - an ImageClassification
     """Of a method from function values, with sets of the size that a run's have."""
-
-    def cost(problem: Problem, steps: int) -> Cost:
-        config: Config = problem.config
-        network, scoring = problem.network(), Cost()
-        sparsity: zo.estimators.Sparsity = _some(config, network)
-        if name in ON_SETS:
-            scoring = _cost_of_ratios(problem)
-            even = uniform_ratios(network, config.sparsity)
-            sparsity = rule(config, even, steps=steps, epoch=steps)
-        planned = estimator(name, config, network, sparsity)
-        gradient = zo.LossGradient(
-            network, problem.objective, planned, evaluator=config.evaluator, chunk=config.chunk
-        )
-        queries = steps * gradient.queries()
-        if name in ON_SETS and config.gradual != "constant":
-            queries = sum(planned.queries(gradient.parameters, step) for step in range(steps))
-        least = steps + queries + scoring.evaluations
-        most = steps + queries + gradient.most_checks(steps) + (scoring.most or 0)
-        return Cost(least, queries + scoring.queries, most)
-
-    return cost
+    config, network = problem.config, problem.network()
+    sparsity: zo.estimators.Sparsity = _some(config, network)
+    if name in ON_SETS:
+        sparsity = rule(config, uniform_ratios(network, config.sparsity), steps)
+    planned = estimator(name, config, network, sparsity)
+    gradient = zo.LossGradient(
+        network, problem.objective, planned, evaluator=config.evaluator, chunk=config.chunk
+    )
+    own = shared.cost_of_queries(gradient, steps)
+    return _with_ratios(problem, own) if name in ON_SETS else own
 
 
-def _cost_of_ratios(problem: Problem) -> Cost:
-    """Of finding layer ratios, whose queries are on other images than a step's."""
+def _with_ratios(problem: Any, own: Cost) -> Cost:  # noqa: ANN401 - an ImageClassification
+    """And of finding layer ratios, whose queries are on other images than a step's."""
     config: Config = problem.config
     gradients = {"zo-grasp": 2, "zo-snip": 1}.get(config.ratios, 0)
     plan = zo.RGE(config.mu, config.pruning_directions)
     gradient = zo.LossGradient(problem.network(), problem.objective, plan, evaluator=config.evaluator)
     queries, checks = gradients * gradient.queries(), gradients * gradient.most_checks(1)
-    share = config.pruning_images / config.batch
-    return Cost(queries * share, queries, (queries + checks) * share)
-
-
-def _cost_of_exact_sets(problem: Problem, steps: int) -> Cost:
-    scoring = _cost_of_ratios(problem)
-    return Cost(steps + scoring.evaluations, scoring.queries, steps + (scoring.most or 0))
+    share = problem.scoring_images / config.batch
+    most = (own.most or own.evaluations) + (queries + checks) * share
+    return Cost(own.evaluations + queries * share, own.queries + queries, most)
 
 
 METHODS = {
-    "deepzero": Method(
-        "DeepZero: finite differences in a sparse set by layer ratios.", zeroth_order, _cost("deepzero")
-    ),
-    "cge": Method("Finite differences in every weight.", zeroth_order, _cost("cge")),
-    "sparse-cge": Method(
-        "Finite differences in some weights, drawn anew every step.",
-        zeroth_order,
-        _cost("sparse-cge"),
-    ),
-    "rge": Method("Finite differences along random directions.", zeroth_order, _cost("rge")),
-    "sparse-rge": Method("Random directions within deepzero's sets.", zeroth_order, _cost("sparse-rge")),
-    "hybrid": Method(
-        "deepzero's sets one by one, random directions in all other weights.", zeroth_order, _cost("hybrid")
-    ),
+    **{
+        name: Method(about, zeroth_order, partial(_cost, name=name))
+        for name, about in {
+            "deepzero": "DeepZero: finite differences in a sparse set by layer ratios.",
+            "cge": "Finite differences in every weight.",
+            "sparse-cge": "Finite differences in some weights, drawn anew every step.",
+            "rge": "Finite differences along random directions.",
+            "sparse-rge": "Random directions within deepzero's sets.",
+            "hybrid": "deepzero's sets one by one, random directions in all other weights.",
+        }.items()
+    },
     "fo": Method("First order: autograd, all weights.", fo, cost_of_base),
     "fo-sparse-weight": Method("First order, pruned by GraSP at the start.", fo_sparse_weight, cost_of_base),
-    "fo-sparse-gradient": Method("First order on deepzero's sets.", fo_sparse_gradient, _cost_of_exact_sets),
+    "fo-sparse-gradient": Method(
+        "First order on deepzero's sets.",
+        fo_sparse_gradient,
+        lambda problem, steps: _with_ratios(problem, cost_of_base(problem, steps)),
+    ),
 }

@@ -87,34 +87,30 @@ class ImageClassification(tasks.Problem):
 
     def data(self) -> tasks.Data:
         """Batches of normalised images `(rows, channels, height, width)` and labels `(rows,)`."""
-        return tasks.Data(lambda seed, step: self.epochs(seed).batch(step))
+        config, images = self.config, self.images
+        augmentation = AUGMENTATIONS[config.dataset] if config.augment else NO_AUGMENTATION
+        return tasks.Data(Epochs(images.train, images.normalisation, augmentation, config.batch).batch)
+
+    @property
+    def training_images(self) -> int:
+        """How many there are, known without them."""
+        return self.config.train_images or TRAIN[self.config.dataset]
+
+    @property
+    def scoring_images(self) -> int:
+        """Training images by which weights are scored."""
+        return min(self.config.pruning_images, self.training_images)
 
     @property
     def epoch_steps(self) -> int:
-        """Optimiser steps of a pass over the training images, known without them."""
-        config = self.config
-        return (config.train_images or TRAIN[config.dataset]) // config.batch
-
-    def epochs(self, seed: int) -> Epochs:
-        """The training batches of a seed: the same for every method."""
-        if seed not in self._epochs:
-            config, images = self.config, self.images
-            augmentation = AUGMENTATIONS[config.dataset] if config.augment else NO_AUGMENTATION
-            self._epochs.clear()  # one at a time: each holds an order of all images
-            self._epochs[seed] = Epochs(
-                images.train, images.normalisation, augmentation, batch=config.batch, seed=seed
-            )
-        return self._epochs[seed]
-
-    @cached_property
-    def _epochs(self) -> dict[int, Epochs]:
-        return {}
+        """Optimiser steps of a pass over the training images."""
+        return self.training_images // self.config.batch
 
     def scoring_batch(self, seed: int) -> tuple[Tensor, Tensor]:
         """The training images by which weights are scored, not augmented; drawn with the seed."""
         images = self.images
         order = torch.randperm(len(images.train), generator=zo.estimators.Key(seed).generator(SCORING))
-        part = images.train.rows(order[: self.config.pruning_images].to(images.train.labels.device))
+        part = images.train.rows(order[: self.scoring_images].to(images.train.labels.device))
         return images.normalisation(part.pixels), part.labels
 
     def check(self) -> None:
@@ -176,8 +172,8 @@ class ImageClassification(tasks.Problem):
     def _logits(self, network: nn.Module, part: Images) -> Tensor:
         """`(rows, classes)`, in evaluation mode."""
         with evaluating(network):
-            batches = part.batches(ROWS, self.images.normalisation)
-            return torch.cat([network(images) for images, _ in batches])
+            normalised = map(self.images.normalisation, part.pixels.split(ROWS))
+            return torch.cat([network(images) for images in normalised])
 
 
 def _right(logits: Tensor, labels: Tensor) -> float:

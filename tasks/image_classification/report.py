@@ -93,43 +93,36 @@ def ratios(given: LayerRatios, path: Path) -> Path:
 
 def confusions(fields: Mapping[str, Mapping[str, Any]], classes: Sequence[str], path: Path) -> Path:
     """Which class is taken for which, of the first few methods; rows add up to 100 %."""
-    shown = list(fields)[:SHOWN]
-    columns = min(2, len(shown))
-    lines = -(-len(shown) // 2)
-    made, axes = pictures.figure(3.4 * columns, 3.5 * lines, lines, columns)
-    for place in axes.flat[len(shown) :]:
-        place.set_visible(False)
-    for place, method in zip(axes.flat, shown, strict=False):
-        counts = fields[method]["confusion"].astype(float)
+
+    def draw(axes: Axes, arrays: Mapping[str, Any]) -> None:
+        counts = arrays["confusion"].astype(float)
+        pictures.image_axes(axes)
         parts = 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-        pictures.image_axes(place)
-        place.imshow(parts, cmap="Blues", vmin=0, vmax=100)
-        place.set_title(f"{method}: {100 * counts.trace() / counts.sum():.1f} %")
+        axes.imshow(parts, cmap="Blues", vmin=0, vmax=100)
+        axes.set_title(f"{axes.get_title()}: {100 * counts.trace() / counts.sum():.1f} %")
         if len(classes) <= 12:
-            place.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=7)
-            place.set_yticks(range(len(classes)), classes, fontsize=7)
-        place.set_xlabel("taken for", fontsize=8)
-        place.set_ylabel("is", fontsize=8)
+            axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=7)
+            axes.set_yticks(range(len(classes)), classes, fontsize=7)
+
+    shown = dict(list(fields.items())[:SHOWN])
+    made = pictures.panels(shown, draw, columns=2, size=(3.4, 3.5), xlabel="taken for", ylabel="is")
     return pictures.save(made, path)
 
 
 def examples(found: Mapping[str, Any], classes: Sequence[str], path: Path) -> Path:
     """Test images with what they were taken for: blue where that is right, red with the class where not."""
-    columns = 8
-    rows = -(-len(found["labels"]) // columns)
-    made, axes = pictures.figure(6.4, 1.05 * rows + 0.1, rows, columns)
-    for place in axes.flat[len(found["labels"]) :]:
-        place.set_visible(False)
-    for place, pixels, label, taken in zip(
-        axes.flat, found["examples"], found["labels"], found["taken"], strict=False
-    ):
-        pictures.image_axes(place)
-        picture = pixels.transpose(1, 2, 0)
-        place.imshow(picture[..., 0] if picture.shape[-1] == 1 else picture, cmap="gray_r")
+
+    def draw(axes: Axes, one: Mapping[str, Any]) -> None:
+        pictures.image_axes(axes)
+        axes.imshow(one["examples"].transpose(1, 2, 0).squeeze(), cmap="gray_r")
+        label, taken = classes[int(one["labels"])], classes[int(one["taken"])]
         right = label == taken
-        said = classes[taken] if right else f"{classes[taken]}\n({classes[label]})"
-        place.set_title(said, fontsize=7, color="#0072b2" if right else "#b00000", pad=2)
-    return pictures.save(made, path)
+        said = taken if right else f"{taken}\n({label})"
+        axes.set_title(said, fontsize=7, color="#0072b2" if right else "#b00000", pad=2)
+
+    names = ("examples", "labels", "taken")
+    each = {str(row): {name: found[name][row] for name in names} for row in range(len(found["labels"]))}
+    return pictures.save(pictures.panels(each, draw, columns=8, size=(0.8, 1.05)), path)
 
 
 def _ratios(folder: Path, seed: int) -> Sequence[Block]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,21 +20,6 @@ from zo.pruning import LayerRatios
 # Of each layer stays, whatever its rank, this part of what an even spread would leave it. One percent of each
 # layer would leave nothing to distribute at sparsity 0.99.
 SHARE = 0.1
-
-
-@dataclass(frozen=True)
-class SparseSet:
-    """A rule for the sets of a training, and what it cost to find.
-
-    Attributes:
-        sparsity: draws the set of each step.
-        ratios: of the layers.
-        queries: spent on the ratios.
-    """
-
-    sparsity: zo.LayerwiseCoordinates
-    ratios: LayerRatios
-    queries: int
 
 
 def dense_names(network: nn.Module) -> list[str]:
@@ -70,8 +54,8 @@ def coordinates(network: nn.Module, config: Config) -> int:
     return round((1 - config.sparsity) * size) + total - size
 
 
-def sparse_set(setup: Setup) -> SparseSet:
-    """The rule of the configuration, with the layer ratios of the seed."""
+def sparse_set(setup: Setup) -> tuple[zo.LayerwiseCoordinates, int]:
+    """The rule of the configuration, with the layer ratios of the seed; and the queries spent on these."""
     config: Config = setup.config
 
     def find(journal: Journal) -> tuple[LayerRatios, int]:
@@ -83,8 +67,7 @@ def sparse_set(setup: Setup) -> SparseSet:
 
     found = layer_ratios.kept(setup, ratios_name(setup.seed), find)
     problem: Any = setup.problem  # an ImageClassification, whose module imports this one
-    drawn = rule(config, found.layers, steps=setup.steps, epoch=problem.epoch_steps)
-    return SparseSet(drawn, found.layers, found.queries)
+    return rule(config, found.layers, problem.epoch_steps), found.queries
 
 
 def ratios_name(seed: int) -> str:
@@ -92,21 +75,10 @@ def ratios_name(seed: int) -> str:
     return f"layer_ratios-seed-{seed}"
 
 
-def rule(config: Config, ratios: LayerRatios, *, steps: int, epoch: int) -> zo.LayerwiseCoordinates:
-    """How sets are drawn with these ratios: how often anew, and how the sparsity rises.
-
-    Args:
-        config: The settings.
-        ratios: Of the layers.
-        steps: Of the training.
-        epoch: Steps of a pass over the training images.
-    """
+def rule(config: Config, ratios: LayerRatios, epoch: int) -> zo.LayerwiseCoordinates:
+    """How sets are drawn with these ratios, where a pass over the training images has `epoch` steps."""
     every = {"epoch": epoch, "steps": config.redraw_steps, "never": None}[config.redraw]
-    if config.gradual == "constant":
-        return zo.LayerwiseCoordinates(ratios, every)
-    rising = max(1, round(config.gradual_part * steps))
-    schedule = "linear" if config.gradual == "linear" else "cubic"
-    return zo.LayerwiseCoordinates(ratios, every, schedule, rising)
+    return zo.LayerwiseCoordinates(ratios, every)
 
 
 def kept_mask(setup: Setup) -> Tensor:

@@ -153,6 +153,7 @@ def panels(
     draw: Callable[..., Any],
     *,
     rows: int = 1,
+    columns: int | None = None,
     colours: str = "",
     size: tuple[float, float] = (3.0, 3.0),
     **axes: Any,  # noqa: ANN401
@@ -170,6 +171,7 @@ def panels(
             line below (a long flat one is stretched to its panel, one of both signs is white at zero);
             or an artist with colours, such as `axes.scatter(...)` gives; or None.
         rows: Panels of each method, from top to bottom.
+        columns: Methods side by side; None for all of them.
         colours: What colours mean, with the unit, such as "temperature (K)".
         size: Of a panel, in inches.
         **axes: Of every panel, such as `xlabel="cell"`, `ylim=(0, 1)` or `aspect="auto"`.
@@ -177,11 +179,17 @@ def panels(
     Raises:
         ProblemError: Contours have other levels in one panel than in another.
     """
-    made, places = figure(size[0] * len(fields), size[1] * rows, rows, len(fields))
+    across = min(columns or len(fields), len(fields))
+    down = -(-len(fields) // across) * rows
+    made, places = figure(size[0] * across, size[1] * down, down, across)
     coloured: list[Any] = []
     fields_drawn: list[Any] = []
-    for (row, column), place in np.ndenumerate(places):
-        method, arrays = list(fields.items())[column]
+    for (line, column), place in np.ndenumerate(places):
+        number, row = line // rows * across + column, line % rows
+        if number >= len(fields):
+            place.set_visible(False)
+            continue
+        method, arrays = list(fields.items())[number]
         place.set(title=method if row == 0 else "", **axes)
         drawn = draw(place, arrays) if rows == 1 else draw(place, arrays, row)
         values = None if drawn is None or hasattr(drawn, "set_clim") else np.asarray(drawn)

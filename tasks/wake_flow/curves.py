@@ -11,19 +11,19 @@ from matplotlib.axes import Axes
 from tasks.report import pictures
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.diagnostics import DIAMETER
-from tasks.wake_flow.evaluation import Evaluation
+from tasks.wake_flow.evaluation import REFERENCE, Tracks, held_out, methods
 
 ACROSS = 4  # entries of a legend in a line
 
-Found = Mapping[int, Evaluation]  # by seed
+Found = Mapping[int, Tracks]  # by seed
 
 
 def by_reynolds(found: Found, method: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean error at each test Reynolds number: `(reynolds,)` in rising order and `(seeds, reynolds)`."""
-    numbers = np.unique(next(iter(found.values())).reynolds)
+    reynolds = next(iter(found.values()))[REFERENCE]["reynolds"]
+    numbers = np.unique(reynolds)
     means = [
-        [each.tracks[method].error[each.reynolds == number].mean() for number in numbers]
-        for each in found.values()
+        [each[method]["error"][reynolds == number].mean() for number in numbers] for each in found.values()
     ]
     return numbers, np.array(means)
 
@@ -33,9 +33,10 @@ def errors(found: Found, config: Config, path: Path) -> Path:
     made, axes = pictures.figure(6.4, 6.6, rows=2)
     over_time, over_reynolds = axes[:, 0]
     times = np.arange(1, config.horizon + 1) * config.dt / DIAMETER
-    numbers = np.unique(next(iter(found.values())).reynolds)
-    for method in next(iter(found.values())).methods:
-        seeds = np.array([each.errors[method].mean(axis=0) for each in found.values()])
+    first = next(iter(found.values()))
+    rows, numbers = held_out(first[REFERENCE]["extrapolated"]), np.unique(first[REFERENCE]["reynolds"])
+    for method in methods(first):
+        seeds = np.array([each[method]["error"][rows].mean(axis=0) for each in found.values()])
         draw(over_time, times, seeds, method)
         draw(over_reynolds, *by_reynolds(found, method), method)
     over_time.axvline(config.unroll * config.dt / DIAMETER, color="#999999", linestyle=":", linewidth=1)

@@ -6,8 +6,6 @@ diameter D, so divergence is in U / D and energy in U squared; forces are over U
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,29 +19,26 @@ WAKE = ((-1.5, 1.5), (0.5, 6.0))  # window across and along, in diameters from t
 LIMIT = 10.0  # a mean error of ten times the inflow's speed: no flow any more, though its numbers are finite
 
 
-@dataclass(frozen=True)
 class Gauges:
-    """The instruments on one grid; `Gauges.of` makes them.
+    """The instruments on one grid.
+
+    Args:
+        channel: Its grid.
+        dt: Time between two velocities.
 
     Attributes:
-        cell: side of a cell.
         wake: `(2, height, width)`, True on faces within `WAKE`.
         fluid: `(height, width)`, True in cells outside the cylinder.
-        forces: drag and lift coefficients from two velocities, a step apart.
+        forces: Drag and lift coefficients from two velocities, a step apart.
     """
 
-    cell: float
-    wake: Tensor
-    fluid: Tensor
-    forces: Forces
-
-    @classmethod
-    def of(cls, channel: Channel, dt: float = 1.0) -> Gauges:
-        """For the grid of `channel` and steps of `dt`."""
+    def __init__(self, channel: Channel, dt: float = 1.0) -> None:
         across, along = face_places(channel)
         (left, right), (near, far) = WAKE
-        wake = (left <= across) & (across <= right) & (near <= along) & (along <= far)
-        return cls(channel.cell, wake, torch.from_numpy(channel.masks.active > 0), Forces(channel, dt))
+        self.cell = channel.cell
+        self.wake = (left <= across) & (across <= right) & (near <= along) & (along <= far)
+        self.fluid = torch.from_numpy(channel.masks.active > 0)
+        self.forces = Forces(channel, dt)
 
     def wake_error(self, difference: Tensor) -> Tensor:
         """Mean absolute value of `(rows, 2, height, width)` over the faces in the wake: `(rows,)`."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import h5py
 import numpy as np
@@ -23,178 +22,24 @@ from tasks.wake_flow.diagnostics import Gauges
 from tasks.wake_flow.networks import NoCorrector
 from tasks.wake_flow.rollout import Solver, corrected_steps
 
+Arrays: TypeAlias = Mapping[str, np.ndarray]
+"""What `Yardstick.measured` gives, by name."""
+Tracks: TypeAlias = Mapping[str, Arrays]
+"""What was measured of the reference, the solver alone and each method of a seed, see `tracks`."""
+
 REFERENCE, SOLVER = "reference", "SRC"
-NUMBERS = ("times", "reynolds", "extrapolated")
-ATTRIBUTES = ("shown_reynolds", "dt")
 MOVING = 48  # times kept of one flow, for the animation, at most
-# of the arrays that `to_fields` gives, those that are prefixed too; x is across the stream, y along it
-_AXES = {
+NUMBERS = {"times": ("time",), "reynolds": ("rollout",), "extrapolated": ("rollout",)}
+SERIES = ("error", "wake_error", "divergence_mean", "divergence_max", "energy", "drag", "lift")
+# x is across the stream, y along it
+TRACK = {
+    **dict.fromkeys(SERIES, ("rollout", "step")),
     "error_map": ("y", "x"),
     "moving": ("time", "component", "y", "x"),
 }
-SERIES = ("error", "wake_error", "divergence_mean", "divergence_max", "energy", "drag", "lift")
-
-DIMENSIONS = {
-    "times": ("time",),
-    "reynolds": ("rollout",),
-    "extrapolated": ("rollout",),
-    **{
-        prefix + name: axes
-        for prefix in ("", f"{REFERENCE} ", f"{SOLVER} ")
-        for name, axes in (_AXES | dict.fromkeys(SERIES, ("rollout", "step"))).items()
-    },
+DIMENSIONS = NUMBERS | {
+    prefix + name: axes for prefix in ("", f"{REFERENCE} ", f"{SOLVER} ") for name, axes in TRACK.items()
 }
-
-
-@dataclass(frozen=True)
-class Track:
-    """What was measured of one method, or of the reference, in rollouts from test frames.
-
-    A rollout that is lost (`diagnostics.lost`) is NaN from that step on in every series. Units are those
-    of `diagnostics`.
-
-    Attributes:
-        error: `(rollouts, horizon)`, mean absolute error of the velocity.
-        wake_error: `(rollouts, horizon)`, the same in the window `diagnostics.WAKE`.
-        divergence_mean, divergence_max: `(rollouts, horizon)`, over the cells outside the cylinder.
-        energy: `(rollouts, horizon)`, kinetic.
-        drag, lift: `(rollouts, horizon)`, coefficients between a step and the one before, see
-            `simulators.wake_flow.forces`.
-        error_map: `(height, width)`, mean absolute error of each cell's left and upper face over the
-            held-out rollouts and all steps; NaN where one of them is lost.
-        moving: `(times, 2, height, width)`, velocities of one test flow.
-    """
-
-    error: np.ndarray
-    wake_error: np.ndarray
-    divergence_mean: np.ndarray
-    divergence_max: np.ndarray
-    energy: np.ndarray
-    drag: np.ndarray
-    lift: np.ndarray
-    error_map: np.ndarray
-    moving: np.ndarray
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a seed's methods do on the test flows.
-
-    Attributes:
-        tracks: by method, and "reference".
-        times: `(times,)`, steps after the start, of `Track.moving`.
-        reynolds: `(rollouts,)`.
-        extrapolated: `(rollouts,)`, whether the Reynolds number is outside the range trained on, so that no
-            mean has the rollout in it.
-        dt: time of a step.
-    """
-
-    tracks: dict[str, Track]
-    times: np.ndarray
-    reynolds: np.ndarray
-    extrapolated: np.ndarray
-    dt: float
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Of all tracks but the reference's."""
-        return tuple(name for name in self.tracks if name != REFERENCE)
-
-    @property
-    def shown_reynolds(self) -> float:
-        """Of the flow in `Track.moving`."""
-        return float(self.reynolds[shown_row(self.extrapolated)])
-
-    @property
-    def held_out(self) -> np.ndarray:
-        """`(rollouts,)`: those by which methods are compared, see `held_out`."""
-        return held_out(self.extrapolated)
-
-    @property
-    def errors(self) -> dict[str, np.ndarray]:
-        """By method, `(held-out rollouts, horizon)`: what the table's figure is the mean of."""
-        return {method: self.tracks[method].error[self.held_out] for method in self.methods}
-
-    def lost(self) -> list[tuple[str, float, int, int]]:
-        """Every rollout that blew up, extrapolated ones too: method, Reynolds number, row, step from 1."""
-        lost = []
-        for method in self.methods:
-            gone = np.isnan(self.tracks[method].error)
-            for row in np.flatnonzero(gone.any(axis=1)):
-                lost.append((method, float(self.reynolds[row]), int(row), int(gone[row].argmax()) + 1))
-        return lost
-
-    def stability(self, method: str) -> np.ndarray:
-        """`(rollouts,)`, steps until the error passes the solver's own, see `diagnostics.stability`."""
-        return diagnostics.stability(self.tracks[method].error, self.tracks[SOLVER].error)
-
-    def drag_error(self, method: str) -> np.ndarray:
-        """`(rollouts,)`, the mean over steps of |C_D - the reference's at the same step|."""
-        return np.abs(self.tracks[method].drag - self.tracks[REFERENCE].drag).mean(axis=1)
-
-
-def held_out(extrapolated: np.ndarray) -> np.ndarray:
-    """Which rollouts are within the range trained on, or all of them if none is."""
-    return ~extrapolated if not extrapolated.all() else np.ones_like(extrapolated)
-
-
-def rms(values: np.ndarray) -> float:
-    """The root of the mean square."""
-    return float(np.sqrt(np.square(values).mean()))
-
-
-def shown_row(extrapolated: np.ndarray) -> int:
-    """The rollout that is shown: of a flow in mid-range."""
-    inside = np.flatnonzero(~extrapolated)
-    return int(inside[len(inside) // 2])
-
-
-def figures(found: Evaluation, method: str) -> dict[str, float | int | None]:
-    """A method's figures for `result.json`; None where a rollout that they need was lost."""
-    track, rows = found.tracks[method], found.held_out
-    errors = track.error[rows]
-    finite = np.isfinite(errors).all(axis=1)
-    values = {
-        "MAE": errors.mean(),
-        "MAE at the last step": errors[finite, -1].mean() if finite.any() else np.nan,
-        "MAE in the wake": track.wake_error[rows].mean(),
-        "mean divergence": track.divergence_mean[rows].mean(),
-        "largest divergence": track.divergence_max[rows].max(),
-        "kinetic energy": track.energy[rows].mean(),
-        "stable steps": found.stability(method)[rows].mean(),
-        "mean drag coefficient": track.drag[rows].mean(),
-        "rms lift coefficient": rms(track.lift[rows]),
-        "error of the drag coefficient": found.drag_error(method)[rows].mean(),
-    }
-    beyond = found.extrapolated
-    if beyond.any() and not beyond.all():
-        values["MAE extrapolated"] = track.error[beyond].mean()
-    told = {name: float(value) if np.isfinite(value) else None for name, value in values.items()}
-    return {**told, "rollouts": len(errors), "rollouts that blew up": int((~finite).sum())}
-
-
-def to_fields(found: Evaluation, method: str) -> dict[str, np.ndarray]:
-    """All that was measured of a method, the reference and the solver alone, as arrays by name."""
-    arrays = {name: getattr(found, name) for name in NUMBERS}
-    for prefix, name in (("", method), (f"{REFERENCE} ", REFERENCE), (f"{SOLVER} ", SOLVER)):
-        for series in fields(Track):
-            arrays[prefix + series.name] = getattr(found.tracks[name], series.name)
-    return arrays
-
-
-def from_fields(config: Config, arrays: Mapping[str, Mapping[str, Any]]) -> Evaluation:
-    """What `to_fields` gave of each method of a seed, together."""
-
-    def track(method: str, prefix: str = "") -> Track:
-        return Track(**{series.name: arrays[method][prefix + series.name] for series in fields(Track)})
-
-    first = next(iter(arrays))
-    tracks = {REFERENCE: track(first, f"{REFERENCE} ")}
-    if SOLVER not in arrays:
-        tracks[SOLVER] = track(first, f"{SOLVER} ")
-    tracks |= {method: track(method) for method in arrays}
-    numbers = {name: arrays[first][name] for name in NUMBERS}
-    return Evaluation(tracks, **numbers, dt=config.dt)
 
 
 class Yardstick:
@@ -203,47 +48,62 @@ class Yardstick:
     Args:
         config: Of the run.
         data: Of the run.
-
-    Attributes:
-        reference: What was measured of the reference.
-        alone: What was measured of the solver alone, which has rows of its own in no ledger.
     """
 
     def __init__(self, config: Config, data: WakeData) -> None:
-        self.config, flows = config, data.evaluated
-        self._frames, self._reynolds = flows.rollouts(config.test_starts, config.horizon)
+        self.config = config
+        self._frames, self._reynolds = data.evaluated.rollouts(config.test_starts, config.horizon)
         self._measure = self._frames.cpu()  # rollouts run where the flows are
-        self.extrapolated = _extrapolated(config, self._reynolds)
+        self._gauges = Gauges(Channel(config.width), config.dt)
         moving = min(MOVING, config.horizon)
-        self._times = torch.linspace(config.horizon / moving, config.horizon, moving).round().long()
-        self._gauges = Gauges.of(Channel(config.width), config.dt)
-        self.reference = self._track(self._measure[:, 1:].unbind(dim=1))
-        self.alone = self.measured(NoCorrector(), WakeFlow(config.width, dt=config.dt, failures="keep"))
+        times = torch.linspace(config.horizon / moving, config.horizon, moving).round().long()
+        self._known: dict[str, np.ndarray] = {
+            "times": times.numpy(),
+            "reynolds": self._reynolds.cpu().numpy(),
+            "extrapolated": _extrapolated(config, self._reynolds),
+        }
+        reference = self._track(self._measure[:, 1:].unbind(dim=1))
+        # the solver alone has rows of its own, which are in no ledger
+        alone = self._rollout(NoCorrector(), WakeFlow(config.width, dt=config.dt, failures="keep"))
+        for prefix, track in ((REFERENCE, reference), (SOLVER, alone)):
+            self._known |= {f"{prefix} {name}": values for name, values in track.items()}
 
-    def measured(self, network: nn.Module, solver: Solver) -> Track:
-        """Roll a network out with the solver, which marks rows that failed NaN."""
-        steps = corrected_steps(network, solver, self._frames[:, 0], self._reynolds, self.config.horizon)
-        return self._track(steps)
+    def measured(self, network: nn.Module, solver: Solver) -> dict[str, np.ndarray]:
+        """Roll a network out with the solver, which marks rows that failed NaN.
 
-    def evaluation(self, tracks: Mapping[str, Track]) -> Evaluation:
-        """Tracks by method, beside the reference's and the solver's."""
-        return Evaluation(
-            {REFERENCE: self.reference, SOLVER: self.alone, **tracks},
-            self._times.numpy(),
-            self._reynolds.cpu().numpy(),
-            self.extrapolated,
-            dt=self.config.dt,
+        Returns:
+            Arrays in the units of `diagnostics`. A rollout that is lost (`diagnostics.lost`) is NaN from that
+            step on in every series.
+
+            - `error`, `wake_error` `(rollouts, horizon)`: mean absolute error of the velocity, everywhere and
+              in the window `diagnostics.WAKE`.
+            - `divergence_mean`, `divergence_max` `(rollouts, horizon)`: over the cells outside the cylinder.
+            - `energy` `(rollouts, horizon)`: kinetic.
+            - `drag`, `lift` `(rollouts, horizon)`: coefficients between a step and the one before, see
+              `simulators.wake_flow.forces`.
+            - `error_map` `(height, width)`: mean absolute error of each cell's left and upper face over the
+              held-out rollouts and all steps; NaN where one of them is lost.
+            - `moving` `(times, 2, height, width)`: velocities of one test flow, `times` steps on.
+            - All of these of the reference ("reference drag") and of the solver alone ("SRC error").
+            - `reynolds` `(rollouts,)`, and `extrapolated` `(rollouts,)`: whether that is outside the range
+              trained on, so that no mean has the rollout in it.
+        """
+        return {**self._known, **self._rollout(network, solver)}
+
+    def _rollout(self, network: nn.Module, solver: Solver) -> dict[str, np.ndarray]:
+        return self._track(
+            corrected_steps(network, solver, self._frames[:, 0], self._reynolds, self.config.horizon)
         )
 
     @torch.no_grad()
-    def _track(self, steps: Iterable[Tensor]) -> Track:
+    def _track(self, steps: Iterable[Tensor]) -> dict[str, np.ndarray]:
         """Measure each velocity of `steps` against the reference."""
         gauges, frames, reynolds = self._gauges, self._measure, self._reynolds.cpu()
-        row = shown_row(self.extrapolated)
-        judged = torch.from_numpy(held_out(self.extrapolated))
+        extrapolated = self._known["extrapolated"]
+        row, judged = shown_row(extrapolated), torch.from_numpy(held_out(extrapolated))
         series: dict[str, list[Tensor]] = {name: [] for name in SERIES}
         total, kept = torch.zeros(frames.shape[-2:], dtype=torch.float64), []
-        wanted, before = set(self._times.tolist()), frames[:, 0]
+        wanted, before = set(self._known["times"].tolist()), frames[:, 0]
         for step, velocity in enumerate((velocity.cpu() for velocity in steps), start=1):
             difference = velocity - frames[:, step]
             values = (
@@ -261,15 +121,14 @@ class Yardstick:
                 kept.append(velocity[row])
         arrays = {name: torch.stack(values, dim=1).numpy() for name, values in series.items()}
         gone = diagnostics.lost(arrays["error"])
-        arrays = {name: np.where(gone, np.nan, values) for name, values in arrays.items()}
         mean = total / len(gone[0])
         if gone[judged.numpy()].any():
             mean = torch.full_like(mean, torch.nan)
-        return Track(
-            **arrays,
-            error_map=mean.float().numpy(),
-            moving=torch.stack(kept).numpy(),
-        )
+        return {
+            **{name: np.where(gone, np.nan, values) for name, values in arrays.items()},
+            "error_map": mean.float().numpy(),
+            "moving": torch.stack(kept).numpy(),
+        }
 
 
 def _extrapolated(config: Config, reynolds: Tensor) -> np.ndarray:
@@ -285,20 +144,90 @@ def _extrapolated(config: Config, reynolds: Tensor) -> np.ndarray:
     return outside
 
 
-def write(found: Evaluation, path: Path) -> None:
-    """Keep an evaluation, so that the report can be made again without the solver.
+def held_out(extrapolated: np.ndarray) -> np.ndarray:
+    """Which rollouts are within the range trained on, or all of them if none is."""
+    return ~extrapolated if not extrapolated.all() else np.ones_like(extrapolated)
 
-    The layout is that of the classes: `/tracks/<method>/<series>`, the arrays of `Evaluation` beside them,
-    single numbers as attributes of the file.
+
+def shown_row(extrapolated: np.ndarray) -> int:
+    """The rollout that is shown: of a flow in mid-range."""
+    inside = np.flatnonzero(~extrapolated)
+    return int(inside[len(inside) // 2])
+
+
+def rms(values: np.ndarray) -> float:
+    """The root of the mean square."""
+    return float(np.sqrt(np.square(values).mean()))
+
+
+def figures(found: Arrays) -> dict[str, float | int | None]:
+    """A method's figures for `result.json`; None where a rollout that they need was lost."""
+    beyond = found["extrapolated"]
+    rows = held_out(beyond)
+    errors = found["error"][rows]
+    finite = np.isfinite(errors).all(axis=1)
+    drag_error = np.abs(found["drag"] - found[f"{REFERENCE} drag"]).mean(axis=1)
+    values = {
+        "MAE": errors.mean(),
+        "MAE at the last step": errors[finite, -1].mean() if finite.any() else np.nan,
+        "MAE in the wake": found["wake_error"][rows].mean(),
+        "mean divergence": found["divergence_mean"][rows].mean(),
+        "largest divergence": found["divergence_max"][rows].max(),
+        "kinetic energy": found["energy"][rows].mean(),
+        "stable steps": diagnostics.stability(errors, found[f"{SOLVER} error"][rows]).mean(),
+        "mean drag coefficient": found["drag"][rows].mean(),
+        "rms lift coefficient": rms(found["lift"][rows]),
+        "error of the drag coefficient": drag_error[rows].mean(),
+    }
+    if beyond.any() and not beyond.all():
+        values["MAE extrapolated"] = found["error"][beyond].mean()
+    told = {name: float(value) if np.isfinite(value) else None for name, value in values.items()}
+    return {**told, "rollouts": len(errors), "rollouts that blew up": int((~finite).sum())}
+
+
+def tracks(fields: Mapping[str, Arrays]) -> Tracks:
+    """Arrays by method; before them those of the reference and of the solver alone, by their own names."""
+    first = next(iter(fields.values()))
+    common = {name: first[name] for name in NUMBERS}
+    beside = {
+        prefix: common | {name: first[f"{prefix} {name}"] for name in TRACK} for prefix in (REFERENCE, SOLVER)
+    }
+    return {prefix: track for prefix, track in beside.items() if prefix not in fields} | dict(fields)
+
+
+def methods(found: Tracks) -> list[str]:
+    """Of all tracks but the reference's."""
+    return [name for name in found if name != REFERENCE]
+
+
+def lost(found: Tracks) -> list[tuple[str, float, int, int]]:
+    """Every rollout that blew up, extrapolated ones too: method, Reynolds number, row, step from 1."""
+    places = []
+    for method in methods(found):
+        gone = np.isnan(found[method]["error"])
+        for row in np.flatnonzero(gone.any(axis=1)):
+            reynolds = float(found[method]["reynolds"][row])
+            places.append((method, reynolds, int(row), int(gone[row].argmax()) + 1))
+    return places
+
+
+def shown_reynolds(found: Tracks) -> float:
+    """Of the flow that is shown in motion."""
+    numbers = found[REFERENCE]
+    return float(numbers["reynolds"][shown_row(numbers["extrapolated"])])
+
+
+def write(found: Tracks, dt: float, path: Path) -> None:
+    """Keep a seed's tracks for other tools: `/tracks/<method>/<series>`, the common arrays beside them.
+
+    Attributes of the file are `methods` (HDF5 lists groups by the alphabet), `dt` and `shown_reynolds`.
     """
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
-        for method, track in found.tracks.items():
-            for series in fields(Track):
-                name = f"tracks/{method}/{series.name}"
-                file.create_dataset(name, data=getattr(track, series.name), compression="gzip")
+        for method, track in found.items():
+            for name in TRACK:
+                file.create_dataset(f"tracks/{method}/{name}", data=track[name], compression="gzip")
         for name in NUMBERS:
-            file[name] = getattr(found, name)
-        file.attrs.update({name: getattr(found, name) for name in ATTRIBUTES})
-        file.attrs["methods"] = list(found.tracks)  # HDF5 lists groups by the alphabet
+            file[name] = found[REFERENCE][name]
+        file.attrs.update(methods=list(found), dt=dt, shown_reynolds=shown_reynolds(found))
     atomic.write_bytes(path, buffer.getvalue())

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -18,10 +18,12 @@ from tasks.autograd import AutogradGradient
 from tasks.problem import Cost, Method, Setup, Trained
 from tasks.runs.result import TrainingOutcome
 from tasks.wake_flow import precomputed
-from tasks.wake_flow.config import Config, family_of, method_name
-from tasks.wake_flow.coupling import Coupling, problem_of
+from tasks.wake_flow.config import IN_LOOP, Config, family_of, method_name
 from tasks.wake_flow.data import Pairs, mirrored
 from tasks.wake_flow.networks import Corrector, NoCorrector
+
+if TYPE_CHECKING:
+    from tasks.wake_flow.problem import WakeFlow
 
 PAIRS, BETA = 32, 1.0  # of PRE, as published: pairs in a step, hold on the correction of the frame before
 MIRRORED = 103  # first word of the key's path for these draws; those of the data are 101 and 102
@@ -33,23 +35,20 @@ def src(setup: Setup) -> Trained:
     return Trained(NoCorrector(), TrainingOutcome(setup.stage))
 
 
-def non(setup: Setup, *, large: bool) -> Trained:
+def non(setup: Setup) -> Trained:
     """NON: on pairs of frames one solver step apart."""
-    pairs, count = problem_of(setup).pairs, setup.config.non_batch
-    return _on_pairs(setup, large, pairs, lambda i: pairs.draw(zo.estimators.Key(setup.seed, i), count))
+    pairs, count = _problem(setup).pairs, setup.config.non_batch
+    return _on_pairs(setup, pairs, lambda i: pairs.draw(zo.estimators.Key(setup.seed, i), count))
 
 
-def pre(setup: Setup, *, large: bool, regular: bool) -> Trained:
+def pre(setup: Setup) -> Trained:
     """PRE: on corrections that were fitted to the fine reference beforehand; each pair may come mirrored.
 
-    Args:
-        setup: Of the method.
-        large: Whether the large network is trained.
-        regular: Whether the fit holds on to the correction of the frame before; PRE-SR's does not.
+    The fit holds on to the correction of the frame before; PRE-SR's does not.
     """
-    problem, config = problem_of(setup), setup.config
+    problem, config = _problem(setup), setup.config
     counter = setup.progress.counter("fine flows for PRE (PhiFlow)")
-    beta = BETA if regular else 0.0
+    beta = BETA if family_of(setup.name)[0] == "PRE" else 0.0
     pairs = precomputed.corrections(config, problem.flows, problem.box, beta, counter)
 
     def batch(i: int) -> Batch:
@@ -59,13 +58,13 @@ def pre(setup: Setup, *, large: bool, regular: bool) -> Trained:
         turn = chosen.to(frames.device).view(-1, 1, 1, 1, 1)
         return torch.where(turn, mirrored(frames), frames), reynolds
 
-    return _on_pairs(setup, large, pairs, batch)
+    return _on_pairs(setup, pairs, batch)
 
 
-def _on_pairs(setup: Setup, large: bool, pairs: Pairs, batch: Callable[[int], Batch]) -> Trained:
+def _on_pairs(setup: Setup, pairs: Pairs, batch: Callable[[int], Batch]) -> Trained:
     """Train on pairs of frames, in which the first has been through the solver."""
-    problem, (steps, rate) = problem_of(setup), setup.config.steps_of(setup.name)
-    network = first_weights(setup, large)
+    problem, (steps, rate) = _problem(setup), setup.config.steps_of(setup.name)
+    network = first_weights(setup)
     objective = problem.loss_through(lambda velocity, reynolds: velocity)
     own = replace(setup, network=network, steps=steps, learning_rate=rate, batch=batch, objective=objective)
     gradient = AutogradGradient(network, objective, {})
@@ -74,99 +73,69 @@ def _on_pairs(setup: Setup, large: bool, pairs: Pairs, batch: Callable[[int], Ba
     return found
 
 
-def in_loop(setup: Setup, *, large: bool, train: Callable[[Setup], Trained]) -> Trained:
+def in_loop(setup: Setup) -> Trained:
     """A shared method, from NON's weights (or as the configuration says), with its own steps and rate."""
-    steps, rate = setup.config.steps_of(setup.name)
-    network = first_weights(setup, large)
-    if setup.config.start == "NON":
-        network = cast(Corrector, copy.deepcopy(setup.trained[method_name("NON", large)].network))
-    return train(replace(setup, network=network, steps=steps, learning_rate=rate))
+    config = setup.config
+    steps, rate = config.steps_of(setup.name)
+    network = first_weights(setup)
+    if config.start == "NON":
+        before = method_name("NON", family_of(setup.name)[1])
+        network = cast(Corrector, copy.deepcopy(setup.trained[before].network))
+    return _shared(setup.name, config).train(replace(setup, network=network, steps=steps, learning_rate=rate))
 
 
-def zo_sol(setup: Setup) -> Trained:
-    """ZO-SOL: the gradient of the whole loss, the solver a black box, by the estimator that is configured."""
-    return shared.whole_loss(setup, setup.config.estimator)
-
-
-def first_weights(setup: Setup, large: bool) -> Corrector:
-    """The small or the large network with the seed's first weights."""
+def first_weights(setup: Setup) -> Corrector:
+    """The method's network, small or large, with the seed's first weights."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(setup.seed)
-        return problem_of(setup).corrector(large=large).to(setup.config.device)
+        large = family_of(setup.name)[1]
+        return _problem(setup).corrector(large=large).to(setup.config.device)
 
 
-Plan = Callable[[Coupling, bool, int], Cost]  # (problem, large, steps)
+def _problem(setup: Setup) -> WakeFlow:
+    return cast("WakeFlow", setup.problem)
 
 
-def _nothing(problem: Coupling, large: bool, steps: int) -> Cost:
-    return Cost()  # the pairs are a part of the data
+def _shared(method: str, config: Config) -> Method:
+    """What trains a method in the loop, of those that all problems have."""
+    named = {"FO-SOL": "first-order", "chain": "row-rge", "identity": "identity", "TAN-SOL": "tangents"}
+    return shared.METHODS[named.get(family_of(method)[0], config.estimator)]
 
 
-def _fitted(problem: Coupling, large: bool, steps: int) -> Cost:
+def _cost_of_pairs(problem: Any, steps: int, method: str) -> Cost:  # noqa: ANN401 - a WakeFlow
+    """NON's pairs are a part of the data, PRE's corrections are fitted along the training flows."""
     config: Config = problem.config
-    rows = len(config.train_reynolds) * (config.frames - 1)
+    rows = 0 if family_of(method)[0] == "NON" else len(config.train_reynolds) * (config.frames - 1)
     return Cost(rows / (config.batch * config.unroll))
 
 
-def _whole_loss(problem: Coupling, large: bool, steps: int) -> Cost:
-    config: Config = problem.config
-    some = zo.RandomCoordinates(config.coordinates)
-    rule = shared.estimator(
-        config.estimator, config.mu, sparsity=some, directions=config.directions, central=config.central
-    )
-    network = problem.corrector(large=large)
-    gradient = zo.LossGradient(network, problem.objective, rule, chunk=config.chunk)
-    return shared.cost_of_queries(gradient, steps)
-
-
-def _as_shared(name: str) -> Plan:
-    known = shared.METHODS[name].cost
-    assert known is not None
-    return lambda problem, large, steps: known(problem, steps)
-
-
-def _cost(method: str, plan: Plan, problem: Any, steps: int) -> Cost:  # noqa: ANN401 - a Coupling
-    """With the steps of the method."""
-    return plan(problem, family_of(method)[1], problem.config.steps_of(method)[0])
+def _cost_in_loop(problem: Any, steps: int, method: str) -> Cost:  # noqa: ANN401 - a WakeFlow
+    """With the steps and the network of the method."""
+    own, cost = copy.copy(problem), _shared(method, problem.config).cost
+    own.network = partial(problem.corrector, large=family_of(method)[1])
+    assert cost is not None
+    return cost(own, problem.config.steps_of(method)[0])
 
 
 def _methods() -> dict[str, Method]:
-    families: dict[str, tuple[str, Callable[..., Trained], Plan]] = {
-        "NON": ("On pairs of frames, without the solver in the loop.", non, _nothing),
-        "PRE": ("On corrections fitted to the reference beforehand.", partial(pre, regular=True), _fitted),
-        "PRE-SR": ("On corrections fitted frame by frame.", partial(pre, regular=False), _fitted),
-        "FO-SOL": (
-            "In the loop, with the solver's derivative.",
-            partial(in_loop, train=shared.first_order),
-            _as_shared("first-order"),
-        ),
-        "ZO-SOL": (
-            "In the loop, from values of the whole loss.",
-            partial(in_loop, train=zo_sol),
-            _whole_loss,
-        ),
-        "chain": (
-            "In the loop, the solver's derivative from values around its inputs.",
-            partial(in_loop, train=shared.row_rge),
-            _as_shared("row-rge"),
-        ),
-        "identity": (
-            "In the loop, with one for the solver's derivative.",
-            partial(in_loop, train=shared.identity),
-            _as_shared("identity"),
-        ),
-        "TAN-SOL": (
-            "In the loop, with a model of the solver that is fitted to its values.",
-            partial(in_loop, train=shared.tangents),
-            _as_shared("tangents"),
-        ),
+    families = {
+        "NON": "On pairs of frames, without the solver in the loop.",
+        "PRE": "On corrections fitted to the reference beforehand.",
+        "PRE-SR": "On corrections fitted frame by frame.",
+        "FO-SOL": "In the loop, with the solver's derivative.",
+        "ZO-SOL": "In the loop, from values of the whole loss.",
+        "chain": "In the loop, the solver's derivative from values around its inputs.",
+        "identity": "In the loop, with one for the solver's derivative.",
+        "TAN-SOL": "In the loop, with a model of the solver that is fitted to its values.",
     }
     found = {"SRC": Method("The solver alone.", src, lambda problem, steps: Cost())}
     for large in (False, True):
         size = " The large network." if large else ""
-        for family, (about, train, plan) in families.items():
-            name = method_name(family, large)
-            found[name] = Method(about + size, partial(train, large=large), partial(_cost, name, plan))
+        for family, about in families.items():
+            name, looped = method_name(family, large), family in IN_LOOP
+            train = in_loop if looped else non if family == "NON" else pre
+            cost = partial(_cost_in_loop if looped else _cost_of_pairs, method=name)
+            found[name] = Method(about + size, train, cost)
     return found
 
 

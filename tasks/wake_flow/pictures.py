@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,12 +18,11 @@ from tasks.report import pictures
 from tasks.runs import atomic
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.diagnostics import DIAMETER
-from tasks.wake_flow.evaluation import REFERENCE, Evaluation
+from tasks.wake_flow.evaluation import REFERENCE, Tracks, methods
 
 SHOWN = ("SRC", "NON", "ZO-SOL", "TAN-SOL", "FO-SOL")  # of the wakes, not to make the picture too long
-LARGEST = 1_500_000  # bytes; it becomes a part of the page
 MILLISECONDS = 120  # a picture
-QUALITIES = (60, 35, 10)  # of WebP; the first that keeps to the size
+QUALITY = 60  # of WebP: 48 pictures of noise are 1.2 megabytes, which become a part of the page
 COLUMNS = 3  # times side by side
 LENGTH, WIDTH = LENGTHS[1] / DIAMETER, LENGTHS[0] / DIAMETER  # of a panel, in diameters
 
@@ -52,12 +51,12 @@ def turned(field: np.ndarray) -> np.ndarray:
 
 
 def shown_vorticity(
-    found: Evaluation, config: Config, methods: Sequence[str] = SHOWN
+    found: Tracks, config: Config, chosen: Sequence[str] = SHOWN
 ) -> tuple[dict[str, np.ndarray], float]:
     """Vorticity `(times, height - 1, width - 1)` in U / D of the reference and of methods, and its scale."""
     cell = LENGTHS[0] / config.width
-    names = (REFERENCE, *(method for method in methods if method in found.tracks))
-    fields = {name: vorticity(found.tracks[name].moving, cell) * DIAMETER for name in names}
+    names = (REFERENCE, *(method for method in chosen if method in found))
+    fields = {name: vorticity(found[name]["moving"], cell) * DIAMETER for name in names}
     return fields, float(np.quantile(np.abs(fields[REFERENCE]), 0.995))
 
 
@@ -69,21 +68,22 @@ def draw_wake(axes: Axes, field: np.ndarray, config: Config, limit: float) -> Ax
         turned(field), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="bilinear",
         extent=(half, LENGTH - half, half, WIDTH - half),
     )  # fmt: skip
-    _finish(axes)
-    if not np.isfinite(field).all():
-        axes.text(LENGTH / 2, WIDTH / 2, "blew up", ha="center", va="center", color="#333333")
+    _finish(axes, field)
     return image
 
 
-def _finish(axes: Axes) -> None:
+def _finish(axes: Axes, field: np.ndarray) -> None:
     axes.set(xlim=(0, LENGTH), ylim=(0, WIDTH))
     axes.add_patch(Circle((CENTRE[1] / DIAMETER, CENTRE[0] / DIAMETER), 0.5, color="#555555"))
+    if not np.isfinite(field).all():
+        axes.text(LENGTH / 2, WIDTH / 2, "blew up", ha="center", va="center", color="#333333")
 
 
-def wakes(found: Evaluation, config: Config, path: Path, methods: Sequence[str] = SHOWN) -> Path:
+def wakes(found: Tracks, config: Config, path: Path, chosen: Sequence[str] = SHOWN) -> Path:
     """Vorticity of the reference and of each method (rows) at several times (columns)."""
-    shown, limit = shown_vorticity(found, config, methods)
-    last = len(found.times) - 1
+    shown, limit = shown_vorticity(found, config, chosen)
+    times = found[REFERENCE]["times"]
+    last = len(times) - 1
     columns = [round(last * (k + 1) / COLUMNS) for k in range(COLUMNS)]
     made, axes = pictures.figure(7.2, 1.22 * len(shown) + 0.6, rows=len(shown), columns=COLUMNS)
     image = None
@@ -91,7 +91,7 @@ def wakes(found: Evaluation, config: Config, path: Path, methods: Sequence[str] 
         for place, column in zip(line, columns, strict=True):
             image = draw_wake(place, fields[column], config, limit)
             if name == REFERENCE:
-                step = int(found.times[column])
+                step = int(times[column])
                 place.set_title(f"{step * config.dt / DIAMETER:.3g} D / U (step {step})")
         line[0].set_ylabel(name, color=pictures.colour(name), fontweight="bold")
     assert image is not None
@@ -100,77 +100,56 @@ def wakes(found: Evaluation, config: Config, path: Path, methods: Sequence[str] 
     return pictures.save(made, path)
 
 
-def error_maps(found: Mapping[int, Evaluation], config: Config, path: Path) -> Path:
+def error_maps(found: Mapping[int, Tracks], path: Path) -> Path:
     """Mean absolute error in space by method, the mean over seeds."""
-    methods = next(iter(found.values())).methods
-    maps = {m: np.mean([each.tracks[m].error_map for each in found.values()], axis=0) for m in methods}
-    limit = max((float(np.quantile(m, 0.995)) for m in maps.values() if np.isfinite(m).all()), default=1.0)
+    seeds = list(found.values())
+    maps = {
+        m: {"error": np.mean([each[m]["error_map"] for each in seeds], axis=0)} for m in methods(seeds[0])
+    }
+
+    def draw(axes: Axes, arrays: Mapping[str, np.ndarray]) -> AxesImage:
+        pictures.image_axes(axes)
+        _finish(axes, arrays["error"])
+        return axes.imshow(turned(arrays["error"]), cmap="magma_r", extent=(0, LENGTH, 0, WIDTH))
+
     columns = 2 if len(maps) <= 8 else 3
-    rows = -(-len(maps) // columns)
-    made, axes = pictures.figure(6.4, 3.5 / columns * rows + 0.7, rows=rows, columns=columns)
-    image = None
-    for place, (method, field) in zip(axes.flat, maps.items(), strict=False):
-        pictures.image_axes(place)
-        image = place.imshow(
-            turned(field), cmap="magma_r", vmin=0, vmax=limit, interpolation="nearest",
-            extent=(0, LENGTH, 0, WIDTH),
-        )  # fmt: skip
-        _finish(place)
-        place.set_title(method, fontweight="bold")
-        if not np.isfinite(field).all():
-            place.text(LENGTH / 2, WIDTH / 2, "blew up", ha="center", va="center", color="#333333")
-    for place in axes.flat[len(maps) :]:
-        place.set_visible(False)
-    assert image is not None
-    bar = made.colorbar(image, ax=axes, location="bottom", shrink=0.6, aspect=40, pad=0.01, extend="max")
-    bar.set_label("mean absolute error (U)")
+    size = (6.4 / columns, 3.3 / columns)
+    made = pictures.panels(maps, draw, columns=columns, size=size, colours="mean absolute error (U)")
     return pictures.save(made, path)
 
 
-def animated(found: Evaluation, config: Config, path: Path) -> Path:
+def animated(found: Tracks, config: Config, path: Path) -> Path:
     """Vorticity of the reference and of each method, one panel each, over the whole horizon."""
     images = _images(found, config)
     options: dict[str, Any] = {"save_all": True, "append_images": images[1:], "duration": MILLISECONDS}
-
-    def save(quality: int, stream: IO[bytes]) -> None:
-        images[0].save(stream, format="WEBP", loop=0, quality=quality, method=3, **options)
-
-    for quality in QUALITIES:
-        atomic.write(path, lambda stream, quality=quality: save(quality, stream))
-        if path.stat().st_size <= LARGEST:
-            break
+    atomic.write(
+        path, lambda stream: images[0].save(stream, "WEBP", loop=0, quality=QUALITY, method=3, **options)
+    )
     return path
 
 
-def _images(found: Evaluation, config: Config) -> list[Image.Image]:
-    """The frame once, and the fields drawn into it anew for each time."""
+def _images(found: Tracks, config: Config) -> list[Image.Image]:
+    """A picture for each time, in one layout."""
     shown, limit = shown_vorticity(found, config)
     rows = -(-len(shown) // 2)
     made, axes = pictures.figure(6.4, 1.82 * rows + 0.4, rows=rows, columns=2)
     made.set_dpi(100)
     canvas = made.canvas
     assert isinstance(canvas, FigureCanvasAgg)
-    moving = []
+    images = {}
     for place, (name, fields) in zip(axes.flat, shown.items(), strict=False):
-        image = draw_wake(place, np.where(np.isfinite(fields[0]), fields[0], 0), config, limit)
+        images[name] = draw_wake(place, np.where(np.isfinite(fields[0]), fields[0], 0), config, limit)
         place.set_title(name, color=pictures.colour(name), fontweight="bold", fontsize=13)
-        image.set_animated(True)
-        moving.append((place, image, fields))
     for place in axes.flat[len(shown) :]:
         place.set_visible(False)
     clock = made.supxlabel("0 D / U", fontsize=12, color="#333333")
     canvas.draw()  # it lays out, with the clock's line in place
-    clock.set_animated(True)
-    canvas.draw()
-    still = canvas.copy_from_bbox(made.bbox)
-    images = []
-    for index, step in enumerate(found.times):
-        canvas.restore_region(still)
-        for place, image, fields in moving:
-            image.set_data(turned(fields[index]))
-            for artist in (image, *place.patches, *place.spines.values()):
-                place.draw_artist(artist)
+    made.set_layout_engine("none")
+    frames = []
+    for index, step in enumerate(found[REFERENCE]["times"]):
+        for name, image in images.items():
+            image.set_data(turned(shown[name][index]))
         clock.set_text(f"{step * config.dt / DIAMETER:.1f} D / U")
-        made.draw_artist(clock)
-        images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
-    return images
+        canvas.draw()
+        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+    return frames

@@ -1,4 +1,4 @@
-"""`WakeFlow`: a coupling with its methods, rollouts, pictures and report, as a problem of `tasks`."""
+"""`WakeFlow`: a corrector of a coarse solver, its reference flows, and what a run judges and shows of it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
+from simulators.wake_flow.box import WakeFlow as Solver
 from simulators.wake_flow.geometry import Channel
-from tasks.problem import Trained
+from tasks.problem import Data, Problem, Trained
 from tasks.runs.folder import Run
-from tasks.wake_flow import evaluation, rollout, trajectories
-from tasks.wake_flow.config import IN_LOOP, PRESETS, family_of
-from tasks.wake_flow.coupling import Coupling
+from tasks.wake_flow import data, evaluation, rollout, trajectories
+from tasks.wake_flow.config import IN_LOOP, PRESETS, Config, family_of
+from tasks.wake_flow.data import Pairs, WakeData
 from tasks.wake_flow.methods import METHODS
+from tasks.wake_flow.networks import Corrector, Scales, layers
 from tasks.workers import group
+from zo.estimators import Key
 
 if TYPE_CHECKING:
     from tasks.report.findings import Findings
     from tasks.report.html_report import Block
 
 
-class WakeFlow(Coupling):
+class WakeFlow(Problem):
     """A network corrects a coarse solver of the wake behind a cylinder as it runs.
 
     Compared are the solver alone (SRC), a network trained without the solver in the loop (NON), and in the
@@ -31,10 +34,80 @@ class WakeFlow(Coupling):
     loss alone (ZO-SOL).
     """
 
+    Config = Config
     presets = PRESETS
     methods = METHODS
     units = dict.fromkeys(("MAE", "MAE at the last step", "MAE in the wake", "MAE extrapolated"), "U")
     dimensions = evaluation.DIMENSIONS
+
+    @cached_property
+    def box(self) -> Any:  # noqa: ANN401 - in a run there are wrappers around it
+        """The coarse solver; rows that it loses are NaN."""
+        return self.solver
+
+    @cached_property
+    def solver(self) -> Solver:
+        """The coarse solver itself; `solver.step` is differentiable."""
+        return Solver(self.config.width, dt=self.config.dt, failures="keep")
+
+    def reference(self, velocity: Tensor, reynolds: Tensor) -> Tensor:
+        """The solver's step, through which autograd passes."""
+        return self.solver.step(velocity, reynolds)
+
+    @cached_property
+    def flows(self) -> WakeData:
+        """The reference flows, from their file or made now."""
+        counter = self.progress.counter("reference flows (PhiFlow)")
+        flows = group.first_then_all(lambda: data.load(self.config, self.folder, counter))
+        self.progress.say(f"{'Reused' if flows.reused else 'Wrote'} reference flows {flows.path}")
+        return flows
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """Every training frame after a solver step, beside the frame that should have come out."""
+        return data.pairs(self.flows.train, self.stepped)
+
+    @cached_property
+    def stepped(self) -> Tensor:
+        """Every training frame but the last of each flow, after a solver step."""
+        return self.box(*data.before(self.flows.train))
+
+    def answers(self) -> Mapping[str, tuple[Sequence[Tensor], Tensor]]:
+        """The solver steps that NON's pairs are made from."""
+        return {"box": (data.before(self.flows.train), self.stepped)}
+
+    @cached_property
+    def scales(self) -> Scales:
+        """What normalises the networks' inputs and outputs."""
+        return data.scales(self.flows.train, self.pairs)
+
+    @cached_property
+    def data(self) -> Data:
+        """Windows of the training flows."""
+
+        def train(seed: int, step: int) -> tuple[Tensor, Tensor]:
+            config = self.config
+            return self.flows.train.windows(Key(seed, step), config.batch, config.unroll)
+
+        return Data(train)
+
+    def network(self) -> Corrector:
+        """The small corrector."""
+        return self.corrector(large=False)
+
+    def corrector(self, *, large: bool) -> Corrector:
+        """The small or the large corrector, with weights drawn from torch's global generator."""
+        config = self.config
+        hidden, blocks = (config.large_channels, config.large_blocks) if large else (config.channels, 0)
+        return Corrector(layers(hidden, blocks), self.scales)
+
+    def objective(self, network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """The squared error of solver and network in turn over a window; see `rollout.window_loss`."""
+        return self.loss_through(self.box)(network, batch)
+
+    def loss_through(self, solver: rollout.Solver) -> rollout.Loss:
+        """The objective with something else in the solver's place."""
+        return rollout.window_loss(solver, self.scales.velocity)
 
     def validate(self, network: nn.Module) -> float:
         """The error of rollouts on validation flows; NaN where one blew up: such weights are never chosen."""
@@ -44,9 +117,8 @@ class WakeFlow(Coupling):
 
     def evaluate(self, network: nn.Module) -> Mapping[str, Any]:
         """The error of rollouts on test flows, the flow's own figures, and all that was measured."""
-        track = self.yardstick.measured(network, self.box)
-        found = self.yardstick.evaluation({"": track})
-        return {**evaluation.figures(found, ""), **evaluation.to_fields(found, "")}
+        found = self.yardstick.measured(network, self.box)
+        return {**evaluation.figures(found), **found}
 
     @cached_property
     def yardstick(self) -> evaluation.Yardstick:
@@ -78,7 +150,7 @@ class WakeFlow(Coupling):
             from tasks.wake_flow import pictures
 
             path = run.path / "first.png"
-            pictures.wakes(evaluation.from_fields(config, fields), config, path, list(trained))
+            pictures.wakes(evaluation.tracks(fields), config, path, list(trained))
             self.progress.say(f"First picture, of {', '.join(trained)}: {path}")
         if config.trajectories and last:
             networks = {name: each.network for name, each in trained.items()}
@@ -89,9 +161,7 @@ class WakeFlow(Coupling):
         """What came out in words, the wakes, the errors, the flow itself, and the published experiment."""
         from tasks.wake_flow import report
 
-        evaluations = {
-            seed: evaluation.from_fields(self.config, fields) for seed, fields in found.fields.items()
-        }
-        for seed, each in evaluations.items():
-            evaluation.write(each, found.run.path / f"evaluation-seed-{seed}.h5")
-        return report.blocks(found.run, found.result, self.config, evaluations)
+        tracks = {seed: evaluation.tracks(fields) for seed, fields in found.fields.items()}
+        for seed, each in tracks.items():
+            evaluation.write(each, self.config.dt, found.run.path / f"evaluation-seed-{seed}.h5")
+        return report.blocks(found.run, found.result, self.config, tracks)

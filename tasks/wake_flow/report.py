@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from math import isfinite, nan
 from statistics import fmean
 
+import numpy as np
+
 from tasks import methods as shared
 from tasks.report.findings import scores, with_spread
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table
@@ -15,7 +17,17 @@ from tasks.wake_flow import curves, pictures
 from tasks.wake_flow.config import Config, family_of
 from tasks.wake_flow.curves import Found, by_reynolds
 from tasks.wake_flow.diagnostics import LIMIT, WAKE
-from tasks.wake_flow.evaluation import REFERENCE, SOLVER, Evaluation, rms
+from tasks.wake_flow.evaluation import (
+    REFERENCE,
+    SOLVER,
+    Arrays,
+    Tracks,
+    held_out,
+    lost,
+    methods,
+    rms,
+    shown_reynolds,
+)
 from tasks.wake_flow.methods import METHODS
 
 
@@ -30,7 +42,7 @@ def blocks(run: Run, result: Result, config: Config, found: Found) -> Sequence[B
     """
     return (
         *map(Paragraph, sentences(result, config)),
-        Paragraph(_how_it_was_measured(config)),
+        Paragraph(_how_it_was_measured(config, found[run.seeds[0]][REFERENCE])),
         *_wake(run, config, found[run.seeds[0]]),
         *_errors(run, config, found),
         *_physics(found[run.seeds[0]]),
@@ -58,10 +70,8 @@ def sentences(result: Result, config: Config) -> list[str]:
     return told
 
 
-def _how_it_was_measured(config: Config) -> str:
-    low, high = min(config.train_reynolds), max(config.train_reynolds)
-    # as in `evaluation.held_out`: those outside the range trained on count only if there are no others
-    tested = [re for re in config.test_reynolds if low <= re <= high] or config.test_reynolds
+def _how_it_was_measured(config: Config, reference: Arrays) -> str:
+    tested = np.unique(reference["reynolds"][held_out(reference["extrapolated"])])
     start = (
         "their NON's weights, whose rows are not added"
         if config.start == "NON"
@@ -73,9 +83,9 @@ def _how_it_was_measured(config: Config) -> str:
     )
 
 
-def _wake(run: Run, config: Config, first: Evaluation) -> Sequence[Block]:
-    shown = ", ".join(method for method in pictures.SHOWN if method in first.tracks)
-    flow = f"Re {first.shown_reynolds:g}, never trained on"
+def _wake(run: Run, config: Config, first: Tracks) -> Sequence[Block]:
+    shown = ", ".join(method for method in pictures.SHOWN if method in first)
+    flow = f"Re {shown_reynolds(first):g}, never trained on"
     return (
         Heading("The wake"),
         Figure(
@@ -100,7 +110,7 @@ def _wake(run: Run, config: Config, first: Evaluation) -> Sequence[Block]:
 
 def _errors(run: Run, config: Config, found: Found) -> Sequence[Block]:
     several = len(found) > 1
-    lost = _lost(found)
+    blown_up = _lost(found)
     return (
         Heading("Errors"),
         Figure(
@@ -116,7 +126,7 @@ def _errors(run: Run, config: Config, found: Found) -> Sequence[Block]:
         ),
         _reynolds(found, config),
         Figure(
-            pictures.error_maps(found, config, run.path / "error_maps.png"),
+            pictures.error_maps(found, run.path / "error_maps.png"),
             alt="Maps of the mean absolute error in the channel, one for each method",
             caption=(
                 "Where each method errs: the mean over held-out rollouts"
@@ -124,7 +134,7 @@ def _errors(run: Run, config: Config, found: Found) -> Sequence[Block]:
                 + " and all steps."
             ),
         ),
-        *([lost] if lost else [Paragraph("No rollout blew up.")]),
+        *([blown_up] if blown_up else [Paragraph("No rollout blew up.")]),
     )
 
 
@@ -136,7 +146,7 @@ def _reynolds(found: Found, config: Config) -> Block:
     outside = [not low <= number <= high for number in numbers]
     lines = [
         (method, *(with_spread(seeds) for seeds in by_reynolds(found, method)[1].T.tolist()))
-        for method in first.methods
+        for method in methods(first)
     ]
     starred = (
         " * outside the range trained on, and not in the mean of the first table." if any(outside) else ""
@@ -152,8 +162,8 @@ def _lost(found: Found) -> Block | None:
     """Every rollout that blew up; None if none did."""
     lines = [
         (method, seed, f"{reynolds:g}", row, step)
-        for seed, evaluation in found.items()
-        for method, reynolds, row, step in evaluation.lost()
+        for seed, tracks in found.items()
+        for method, reynolds, row, step in lost(tracks)
     ]
     if not lines:
         return None
@@ -167,9 +177,10 @@ def _lost(found: Found) -> Block | None:
     )
 
 
-def _physics(first: Evaluation) -> Sequence[Block]:
-    rows, track = first.held_out, first.tracks[REFERENCE]
-    drag, lift = track.drag[rows].mean(), rms(track.lift[rows])
+def _physics(first: Tracks) -> Sequence[Block]:
+    track = first[REFERENCE]
+    rows = held_out(track["extrapolated"])
+    drag, lift = track["drag"][rows].mean(), rms(track["lift"][rows])
     (left, right), (near, far) = WAKE
     return (
         Heading("The flow itself"),

@@ -13,7 +13,6 @@ from tasks.progress import Progress
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run, stage_name
 from tasks.runs.result import Row
-from tasks.wake_flow.evaluation import to_fields
 from tasks.wake_flow.problem import WakeFlow
 from tests.tasks.problems import Steering
 from tests.tasks.wake_flow.test_report import CONFIG, evaluation
@@ -143,14 +142,14 @@ def test_the_wake_s_flow_goes_out_with_its_axes(tmp_path):
     )
     table = []
     for method in config.methods:
-        fields = {name: torch.as_tensor(values) for name, values in to_fields(known, method).items()}
+        fields = {name: torch.as_tensor(values) for name, values in known[method].items()}
         path = checkpoint.evaluation(run.path, stage_name(0, method))
         path.parent.mkdir(exist_ok=True)
         checkpoint.save(path, {"fields": fields, "figures": {"MAE": 0.1}})
         table.append(Row(method=method, seed=0, metric="MAE", value=0.1))
     run.finish(table)
     found = tasks.FinishedRun(run, WakeFlow(config))
-    flow = known.tracks["NON"].moving
+    flow = known["NON"]["moving"]
     with xarray.open_datatree(found.export("netcdf"), engine="h5netcdf") as tree:
         moving = tree["seed-0/NON"]["moving"]
         assert moving.dims == ("time", "component", "y", "x")

@@ -121,6 +121,17 @@ def test_a_long_flat_field_fills_its_panel_and_an_aspect_is_kept():
     assert height("flat", aspect="equal") == pytest.approx(7 / 64)
 
 
+def test_panels_stand_in_lines_of_so_many_methods():
+    fields = {name: {"u": np.full((2, 2, 2), place)} for place, name in enumerate("abc")}
+    made = pictures.panels(fields, lambda axes, arrays, row: arrays["u"][row], rows=2, columns=2)
+    places = [axes for axes in made.axes if axes.images and axes.get_visible()]
+    lines = {round(axes.get_subplotspec().rowspan.start): [] for axes in places}
+    for axes in places:
+        lines[axes.get_subplotspec().rowspan.start].append(axes.images[0].get_array().max())
+    assert lines == {0: [0, 1], 1: [0, 1], 2: [2], 3: [2]}
+    assert sum(not axes.get_visible() for axes in made.axes) == 2
+
+
 def test_panels_take_curves_artists_and_several_rows():
     fields = {name: {"u": np.arange(6.0).reshape(2, 3)} for name in ("tangents", "none")}
     made = pictures.panels(fields, lambda axes, arrays, row: arrays["u"][row], rows=2, xlabel="cell")

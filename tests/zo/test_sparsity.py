@@ -1,4 +1,4 @@
-"""Sets of coordinates: how many in each layer, when drawn anew, how they thin out; and what they cost."""
+"""Sets of coordinates: how many in each layer, when drawn anew; and what they cost."""
 
 from __future__ import annotations
 
@@ -52,20 +52,6 @@ def test_sets_change_when_they_should(parameters, every, changes):
     assert [step for step in range(1, 6) if sets[step] != sets[step - 1]] == changes
 
 
-@pytest.mark.parametrize(("schedule", "power"), [("linear", 1), ("cubic", 3)])
-def test_a_schedule_thins_sets_out_to_the_ratios(parameters, schedule, power):
-    sparsity = zo.LayerwiseCoordinates(RATIOS, every=None, schedule=schedule, steps=10, start=0.1)
-    before = torch.arange(parameters.size)
-    for step in range(13):
-        chosen = sparsity.draw(parameters, zo.estimators.Key(0, step))
-        left = max(0.0, 1 - step / 10) ** power
-        expected = [round(80 * (0.25 + 0.65 * left)), 8, round(24 * (0.5 + 0.4 * left))]
-        assert counts(parameters, chosen) == expected
-        assert sparsity.count(parameters, step) == len(chosen) == sum(expected)
-        assert set(chosen.tolist()) <= set(before.tolist())  # a fixed order: later sets are parts
-        before = chosen
-
-
 def test_complement_and_fixed_coordinates(parameters):
     fixed = zo.FixedCoordinates(torch.tensor([7, 3, 100]))
     assert fixed.draw(parameters, zo.estimators.Key(0, 5)).tolist() == [3, 7, 100]
@@ -79,7 +65,7 @@ def test_complement_and_fixed_coordinates(parameters):
 
 SETS = [
     zo.RandomCoordinates(7),
-    zo.LayerwiseCoordinates(RATIOS, schedule="cubic", steps=5, start=0.2),
+    zo.LayerwiseCoordinates(RATIOS, every=2),
     zo.FixedCoordinates(torch.arange(4)),
 ]
 ESTIMATORS = [zo.CGE(1e-3), zo.RGE(1e-3, q=5)]
@@ -135,13 +121,6 @@ BAD = [
     (lambda: zo.FixedCoordinates(torch.ones(3, dtype=torch.bool)), ["int64", "bool", "nonzero"]),
     (lambda: zo.LayerwiseCoordinates({"weight": 1.5}), ["[0, 1]", "1.5", "'weight'"]),
     (lambda: zo.LayerwiseCoordinates(LINEAR, every=0), ["every", ">= 1", "0"]),
-    (lambda: zo.LayerwiseCoordinates(LINEAR, schedule="sudden"), ["constant, linear, cubic", "sudden"]),
-    (lambda: zo.LayerwiseCoordinates(LINEAR, schedule="cubic"), ["steps", "None", "cubic"]),
-    (lambda: zo.LayerwiseCoordinates(LINEAR, steps=5), ["steps", "5", "constant"]),
-    (
-        lambda: zo.LayerwiseCoordinates(LINEAR, schedule="linear", steps=5, start=1.0),
-        ["start", "[0, 1)", "1.0"],
-    ),
     (lambda: zo.Hybrid(zo.CGE(1), zo.RGE(1, 1)), ["Hybrid", "with a sparsity"]),
     (lambda: zo.Hybrid(cge(Given(1))(), zo.RGE(1, 1, sparsity=Given(0))), ["without one"]),
     (lambda: zo.RGE(1e-3, q=0), ["q", ">= 1", "0"]),

@@ -1,79 +1,25 @@
-"""CIFAR-10 and CIFAR-100: where they come from, what their archives hold, and their binary files.
-
-Records are one or two label bytes and 3,072 pixels; they are checked while they are read.
-"""
+"""CIFAR-10 and CIFAR-100: where they come from, what their archives hold, and their binary files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import http.client
+import shutil
+import tarfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import numpy as np
 import torch
 
 from tasks.errors import DataError
 from tasks.image_classification.data.images import Images
+from tasks.runs import atomic
 
-
-def read(source: Source, data: Path) -> tuple[Images, Images]:
-    """Training and test images of a data set that lies in `data`, in the order of the files.
-
-    Args:
-        source: which one.
-        data: the folder that holds the archive's folder.
-
-    Raises:
-        DataError: a file is missing, truncated or another one, or holds a class that there is not.
-    """
-    folder = data / source.folder
-    return _read_files(source, data, folder, source.train), _read_files(source, data, folder, source.test)
-
-
-def _read_files(source: Source, data: Path, folder: Path, files: Sequence[tuple[str, int]]) -> Images:
-    parts = [read_file(folder / name, records, source, data) for name, records in files]
-    return Images(torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts]))
-
-
-def read_file(path: Path, records: int, source: Source, data: Path) -> Images:
-    """The images of one file.
-
-    Args:
-        path: of the file.
-        records: how many it must hold.
-        source: the data set that it belongs to.
-        data: where the archive would go, for the message.
-
-    Raises:
-        DataError: the file is missing, truncated or another one, or holds a class that there is not.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: expected a file of {source.name}, found none. {source.how_to_fetch(data)}")
-    size, expected = path.stat().st_size, records * source.record
-    if size != expected:
-        whole, rest = divmod(size, source.record)
-        came = f"{size:,} bytes ({whole:,} records" + (f" and {rest:,} bytes)" if rest else ")")
-        what = "It is truncated" if size < expected else "It is another file"
-        raise DataError(
-            f"{path}: expected {records:,} records of {source.record:,} bytes, {expected:,} in all, got "
-            f"{came}. {what}; delete it. {source.how_to_fetch(data)}"
-        )
-    content = np.fromfile(path, dtype=np.uint8).reshape(records, source.record)
-    labels = content[:, source.label_bytes - 1]
-    wrong = np.flatnonzero(labels >= source.classes)
-    if wrong.size:
-        first = int(wrong[0])
-        raise DataError(
-            f"{path}, record {first:,}: expected a class of 0 to {source.classes - 1}, got {labels[first]} "
-            f"({wrong.size:,} records of {records:,} are so). It is no file of {source.name}; delete it. "
-            f"{source.how_to_fetch(data)}"
-        )
-    pixels = torch.from_numpy(content[:, source.label_bytes :].reshape(records, 3, 32, 32).copy())
-    return Images(pixels, torch.from_numpy(labels.astype(np.int64)))
-
-
-SITE = "https://www.cs.toronto.edu/~kriz"
-RECORD_PIXELS = 3 * 32 * 32
+TIMEOUT = 30  # seconds without an answer or a byte
 
 
 @dataclass(frozen=True)
@@ -99,7 +45,7 @@ class Source:
     test: tuple[tuple[str, int], ...]
     label_bytes: int
     classes: int
-    site: str = SITE
+    site: str = "https://www.cs.toronto.edu/~kriz"
 
     @property
     def url(self) -> str:
@@ -109,22 +55,13 @@ class Source:
     @property
     def record(self) -> int:
         """Bytes of a record: labels, then 1,024 pixels of red, of green, of blue."""
-        return self.label_bytes + RECORD_PIXELS
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Bytes of each file, by its name in the archive."""
-        return {f"{self.folder}/{name}": records * self.record for name, records in (*self.train, *self.test)}
+        return self.label_bytes + 3 * 32 * 32
 
     def how_to_fetch(self, data: Path) -> str:
-        """The sentences that tell how to come by the files."""
-        return f"Fetch them with: blackbox data {self.name} --data {data}. {self.without_network(data)}"
-
-    def without_network(self, data: Path) -> str:
-        """The sentence for those whose machine has no way to the site."""
+        """The sentences that tell how to come by the files, with and without a way to the site."""
         return (
-            f"Without a network here: load {self.url} elsewhere (md5 {self.md5}), put {self.archive} into "
-            f"{data}, and give: blackbox data {self.name} --data {data}"
+            f"Fetch them with: blackbox data {self.name} --data {data}. Without a network here: load "
+            f"{self.url} elsewhere (md5 {self.md5}), put {self.archive} into {data}, and give that command."
         )
 
 
@@ -149,3 +86,96 @@ CIFAR100 = Source(
     classes=100,
 )
 SOURCES = {source.name: source for source in (CIFAR10, CIFAR100)}
+
+
+def read(source: Source, data: Path) -> tuple[Images, Images]:
+    """Training and test images of a data set that lies in `data`, in the order of the files.
+
+    Args:
+        source: which one.
+        data: the folder that holds the archive's folder.
+
+    Raises:
+        DataError: a file is missing, damaged or another one.
+    """
+    return _read(source, data, source.train), _read(source, data, source.test)
+
+
+def _read(source: Source, data: Path, files: Sequence[tuple[str, int]]) -> Images:
+    parts, label, record = [], source.label_bytes - 1, source.record
+    for name, records in files:
+        path = data / source.folder / name
+        if not path.is_file():
+            raise DataError(
+                f"{path}: expected a file of {source.name}, found none. {source.how_to_fetch(data)}"
+            )
+        content = np.fromfile(path, dtype=np.uint8)
+        if content.size != records * record or content[label::record].max() >= source.classes:
+            raise DataError(
+                f"{path}: expected {records:,} records of {record:,} bytes with classes of 0 to "
+                f"{source.classes - 1}, got {content.size:,} bytes that are not. It is damaged or another "
+                f"file; delete it. {source.how_to_fetch(data)}"
+            )
+        parts.append(content.reshape(records, record))
+    every = np.concatenate(parts)
+    pixels = torch.from_numpy(every[:, source.label_bytes :].reshape(-1, 3, 32, 32).copy())
+    return Images(pixels, torch.from_numpy(every[:, label].astype(np.int64)))
+
+
+def fetch(source: Source, data: Path, *, say: Callable[[str], None] = print) -> Path:
+    """Have a data set's files in `data`: already there, from the archive there, or from its own site.
+
+    The archive's checksum is compared before anything is taken out of it.
+
+    Args:
+        source: the data set.
+        data: folder for archive and files; it is made.
+        say: told what is done.
+
+    Returns:
+        The folder of the files.
+
+    Raises:
+        DataError: there is no way to the site, or what came is not what is published.
+    """
+    folder, archive = data / source.folder, data / source.archive
+    try:
+        read(source, data)
+    except DataError:
+        data.mkdir(parents=True, exist_ok=True)
+    else:
+        say(f"{folder}: all files are there.")
+        return folder
+    loaded = not archive.exists()
+    if loaded:
+        say(f"{source.url}: loading it.")
+        _load(source, archive)
+    with archive.open("rb") as stream:
+        found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != source.md5:
+        if loaded:
+            archive.unlink()
+        raise DataError(
+            f"{source.url if loaded else archive}: expected a file of md5 {source.md5}, got {found}. It is "
+            f"truncated or another file{', and deleted; try again' if loaded else '; delete it'}. "
+            f"{source.how_to_fetch(data)}"
+        )
+    with tarfile.open(archive, "r:gz") as members:
+        # asked for by name where Python has it: from 3.11.4 on
+        members.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+        members.extractall(data)
+    say(f"{folder}: unpacked. {archive.name} may be deleted.")
+    return folder
+
+
+def _load(source: Source, archive: Path) -> None:
+    try:
+        with urlopen(source.url, timeout=TIMEOUT) as answer:
+            atomic.write(archive, lambda stream: shutil.copyfileobj(answer, stream))
+    except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, HTTPError):  # it is the server's answer, too
+            error.close()
+        raise DataError(
+            f"{source.url}: expected to load it, got {type(error).__name__} ({error}). "
+            f"{source.how_to_fetch(archive.parent)}"
+        ) from error

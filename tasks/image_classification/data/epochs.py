@@ -29,37 +29,36 @@ class Epochs:
         part: the training images, on the device where they stay.
         normalisation: what the network sees.
         augmentation: what is done at random.
-        batch: rows of a batch, at most those of the part.
-        seed: of order and augmentation, >= 0.
+        size: rows of a batch, at most those of the part.
     """
 
     def __init__(
-        self, part: Images, normalisation: Normalisation, augmentation: Augmentation, *, batch: int, seed: int
+        self, part: Images, normalisation: Normalisation, augmentation: Augmentation, size: int
     ) -> None:
         self.part, self.normalisation, self.augmentation = part, normalisation, augmentation
-        self.size, self.seed = batch, seed
-        self._drawn: tuple[int, Tensor, Tensor] | None = None  # epoch, order, draws
+        self.size = size
+        self._drawn: tuple[Key, Tensor, Tensor] | None = None  # of an epoch: order, draws
 
     @property
     def steps(self) -> int:
         """Batches of an epoch."""
         return len(self.part) // self.size
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images `(batch, channels, height, width)` float32 and labels `(batch,)` of a step, from 0."""
+    def batch(self, seed: int, step: int) -> tuple[Tensor, Tensor]:
+        """Images `(size, channels, height, width)` float32 and labels `(size,)` of a seed's step, from 0."""
         epoch, number = divmod(step, self.steps)
-        order, draws = self._of_epoch(epoch)
+        order, draws = self._of_epoch(Key(seed, epoch))
         place = slice(number * self.size, (number + 1) * self.size)
         which = order[place]
         pixels = self.augmentation.apply(self.part.pixels[which], draws[place])
         return self.normalisation(pixels), self.part.labels[which]
 
-    def _of_epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
-        if self._drawn is None or self._drawn[0] != epoch:
-            key, device = Key(self.seed, epoch), self.part.labels.device
+    def _of_epoch(self, key: Key) -> tuple[Tensor, Tensor]:
+        if self._drawn is None or self._drawn[0] != key:
+            device = self.part.labels.device
             order = torch.randperm(len(self.part), generator=key.generator(_ORDER))
             draws = self.augmentation.draw(len(self.part), key.generator(_AUGMENTATION))
-            self._drawn = epoch, order.to(device), draws.to(device)
+            self._drawn = key, order.to(device), draws.to(device)
         return self._drawn[1], self._drawn[2]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -52,12 +51,6 @@ class Images:
     def rows(self, which: Tensor) -> Images:
         """Some of them, by number `(rows,)`."""
         return Images(self.pixels[which], self.labels[which])
-
-    def batches(self, size: int, normalisation: Normalisation) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images in order, as they are, as `(images, labels)` of `size` rows; the last may be fewer."""
-        for start in range(0, len(self), size):
-            part = slice(start, start + size)
-            yield normalisation(self.pixels[part]), self.labels[part]
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,7 +10,6 @@ from blackbox.checks import nearest
 from tasks import digits
 from tasks.errors import ConfigurationError
 from tasks.image_classification.data import cifar
-from tasks.image_classification.data.cifar import CIFAR10, CIFAR100
 from tasks.image_classification.data.epochs import CIFAR_AUGMENTATION, NO_AUGMENTATION, Augmentation
 from tasks.image_classification.data.images import ImageData, Images, Normalisation, hold_out
 from tasks.shapes import NAMES as OUTLINES
@@ -88,45 +85,23 @@ def load(
         DataError: a file of CIFAR is missing or not what it should be.
         MissingExtraError: digits come with scikit-learn, which is not installed.
     """
-    if name not in _MAKERS:
+    if name not in NAMES:
         raise ConfigurationError(f"{name!r}: expected the name of a data set. {nearest(name, NAMES)}")
-    sizes = (
-        TRAIN[name] if train is None else train,
-        _VALIDATION[name] if validation is None else validation,
-        _TEST[name] if test is None else test,
-    )
-    first, second, third = (part.to(device) for part in _MAKERS[name](name, folder, sizes, seed))
+    train = TRAIN[name] if train is None else train
+    validation = _VALIDATION[name] if validation is None else validation
+    test = _TEST[name] if test is None else test
+    if name == "digits":
+        pixels, labels = digits.load()
+        every = Images(torch.from_numpy(pixels).mul(255).round().to(torch.uint8), torch.from_numpy(labels))
+        parts = hold_out(every, train, validation, test, seed=seed)
+    else:
+        if name == "shapes":
+            drawn = Images(*shapes(train + validation, _TRAIN_SEED))
+            own = Images(*shapes(test, _TEST_SEED))
+        else:
+            drawn, own = cifar.read(cifar.SOURCES[name], folder)
+        if not 1 <= test <= len(own):
+            raise ConfigurationError(f"expected 1 to {len(own):,} test images, got {test:,}. Ask for fewer.")
+        parts = [*hold_out(drawn, train, validation, seed=seed), Images(own.pixels[:test], own.labels[:test])]
+    first, second, third = (part.to(device) for part in parts)
     return ImageData(first, second, third, NORMALISATIONS[name])
-
-
-def _cifar(name: str, folder: Path, sizes: tuple[int, int, int], seed: int) -> list[Images]:
-    source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
-    train, test = cifar.read(source, folder)
-    return [*hold_out(train, *sizes[:2], seed=seed), *_first(test, sizes[2])]
-
-
-def _digits(name: str, folder: Path, sizes: tuple[int, int, int], seed: int) -> list[Images]:
-    pixels, labels = digits.load()
-    every = Images(torch.from_numpy(pixels).mul(255).round().to(torch.uint8), torch.from_numpy(labels))
-    return hold_out(every, *sizes, seed=seed)
-
-
-def _shapes(name: str, folder: Path, sizes: tuple[int, int, int], seed: int) -> list[Images]:
-    train, validation, test = sizes
-    drawn = Images(*shapes(train + validation, _TRAIN_SEED))
-    return [*hold_out(drawn, train, validation, seed=seed), Images(*shapes(test, _TEST_SEED))]
-
-
-def _first(part: Images, size: int) -> list[Images]:
-    """The first of a part: test images are not drawn."""
-    if not 1 <= size <= len(part):
-        raise ConfigurationError(f"expected 1 to {len(part):,} test images, got {size:,}. Ask for fewer.")
-    return [Images(part.pixels[:size], part.labels[:size])]
-
-
-_MAKERS: dict[str, Callable[..., Any]] = {
-    "cifar10": _cifar,
-    "cifar100": _cifar,
-    "digits": _digits,
-    "shapes": _shapes,
-}

@@ -4,7 +4,7 @@ All of them take `(rows, channels, height, width)` to logits `(rows, classes)`. 
 modules, without control flow that depends on the data, so that `torch.fx` reads them.
 """
 
-from tasks.image_classification.networks.choice import NAMES, ImageShape, make
-from tasks.image_classification.networks.convolutional import resnet, simple_cnn, vgg
+from tasks.image_classification.networks.choice import NAMES, make
+from tasks.image_classification.networks.convolutional import ImageShape, resnet, simple_cnn, vgg
 
 __all__ = ["NAMES", "ImageShape", "make", "resnet", "simple_cnn", "vgg"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,31 +14,16 @@ from blackbox.checks import nearest
 from blackbox.registry import find
 from tasks.data import evaluating
 from tasks.errors import ConfigurationError
-from tasks.image_classification.networks.convolutional import resnet, simple_cnn, vgg
-
-ImageShape: TypeAlias = tuple[int, int, int]
-"""Channels, height and width in pixels."""
+from tasks.image_classification.networks.convolutional import ImageShape, resnet, simple_cnn, vgg
 
 SIMPLE_SIZES = (730, 3700, 6670, 9640, 12610)
 RESNET_DEPTHS = (8, 14, 20, 32, 44, 56)
 
 
-def _resnet(depth: int, classes: int, shape: ImageShape, **width: int) -> nn.Module:
-    return resnet(depth, classes, shape[0], **width)
-
-
-def _simple(layers: int, classes: int, shape: ImageShape, **width: int) -> nn.Module:
-    return simple_cnn(layers, classes, shape[0], size=min(shape[1:]), **width)
-
-
-def _vgg(classes: int, shape: ImageShape, **width: int) -> nn.Module:
-    return vgg(classes, shape[0], size=min(shape[1:]), **width)
-
-
 _MAKERS: dict[str, Callable[..., nn.Module]] = {
-    **{f"resnet{depth}": partial(_resnet, depth) for depth in RESNET_DEPTHS},
-    **{f"simple-{size}": partial(_simple, layers) for layers, size in enumerate(SIMPLE_SIZES, start=1)},
-    "vgg": _vgg,
+    **{f"resnet{depth}": partial(resnet, depth) for depth in RESNET_DEPTHS},
+    **{f"simple-{size}": partial(simple_cnn, layers) for layers, size in enumerate(SIMPLE_SIZES, start=1)},
+    "vgg": vgg,
 }
 
 NAMES = tuple(_MAKERS)
@@ -71,7 +56,7 @@ def make(
     if ":" in name or name.endswith(".py"):
         maker = _users_own(name, width)
     elif depth := re.fullmatch(r"resnet(\d+)", name):
-        maker = partial(_resnet, int(depth[1]))
+        maker = partial(resnet, int(depth[1]))
     elif name in _MAKERS:
         maker = _MAKERS[name]
     else:

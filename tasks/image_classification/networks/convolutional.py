@@ -6,7 +6,7 @@ equation 10.
 
 from __future__ import annotations
 
-from typing import no_type_check  # for checkers at run time: torch.fx calls a forward with proxies
+from typing import TypeAlias, no_type_check  # for checkers at run time: torch.fx has proxies
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,10 @@ from torch.nn import functional
 
 from tasks.errors import ConfigurationError
 
+ImageShape: TypeAlias = tuple[int, int, int]
+"""Channels, height and width in pixels."""
+
+RGB = (3, 32, 32)
 STAGES = 3
 RESNET_WIDTH, SIMPLE_WIDTH, VGG_WIDTH = 16, 18, 32  # channels of the first stage
 
@@ -63,7 +67,9 @@ class BasicBlock(nn.Module):
         return self.relu2(torch.add(y, self.shortcut(x)))
 
 
-def resnet(depth: int, classes: int = 10, channels: int = 3, *, width: int = RESNET_WIDTH) -> nn.Sequential:
+def resnet(
+    depth: int, classes: int = 10, image_shape: ImageShape = RGB, *, width: int = RESNET_WIDTH
+) -> nn.Sequential:
     """A ResNet of 6n + 2 layers; 20, 32, 44, 56 are the published ones, 8 suits images of 8 x 8.
 
     With three channels and ten classes 20, 32, 44 and 56 layers have 0.27, 0.46, 0.66 and 0.85 million
@@ -72,7 +78,7 @@ def resnet(depth: int, classes: int = 10, channels: int = 3, *, width: int = RES
     Args:
         depth: 8, 14, 20, ...: the convolutions and the linear layer.
         classes: number of logits.
-        channels: of the images.
+        image_shape: of the images, of any height and width.
         width: channels of the first stage; the next two have twice and four times as many.
 
     Raises:
@@ -86,7 +92,7 @@ def resnet(depth: int, classes: int = 10, channels: int = 3, *, width: int = RES
             f"The nearest are {below} and {below + 2 * STAGES}."
         )
     layers: list[nn.Module] = [
-        nn.Conv2d(channels, width, 3, padding=1, bias=False),
+        nn.Conv2d(image_shape[0], width, 3, padding=1, bias=False),
         nn.BatchNorm2d(width),
         nn.ReLU(),
     ]
@@ -102,7 +108,7 @@ def resnet(depth: int, classes: int = 10, channels: int = 3, *, width: int = RES
 
 
 def simple_cnn(
-    layers: int, classes: int = 10, channels: int = 3, *, width: int = SIMPLE_WIDTH, size: int = 32
+    layers: int, classes: int = 10, image_shape: ImageShape = RGB, *, width: int = SIMPLE_WIDTH
 ) -> nn.Sequential:
     """Convolutions 3 x 3 with bias, each with batch norm, ReLU and 2 x 2 max pooling; mean; linear layer.
 
@@ -114,10 +120,10 @@ def simple_cnn(
     Args:
         layers: number of convolutions; 1 to 5 are the published ones.
         classes: number of logits.
-        channels: of the images.
+        image_shape: of the images; where one pixel is left of the shorter side, pooling is left out.
         width: channels of every convolution.
-        size: the shorter side of the images, in pixels; where one pixel is left, pooling is left out.
     """
+    channels, size = image_shape[0], min(image_shape[1:])
     parts: list[nn.Module] = []
     for _ in range(layers):
         parts += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
@@ -129,7 +135,7 @@ def simple_cnn(
     return network
 
 
-def vgg(classes: int = 10, channels: int = 3, *, width: int = VGG_WIDTH, size: int = 32) -> nn.Sequential:
+def vgg(classes: int = 10, image_shape: ImageShape = RGB, *, width: int = VGG_WIDTH) -> nn.Sequential:
     """Three stages of two convolutions with `width`, 2 `width` and 4 `width` channels.
 
     With 32 channels, three colours and ten classes it has 288,746 parameters. Convolutions have no bias, for
@@ -137,10 +143,10 @@ def vgg(classes: int = 10, channels: int = 3, *, width: int = VGG_WIDTH, size: i
 
     Args:
         classes: number of logits.
-        channels: of the images.
+        image_shape: of the images; where one pixel is left of the shorter side, pooling is left out.
         width: channels of the first stage.
-        size: the shorter side of the images, in pixels; where one pixel is left, pooling is left out.
     """
+    channels, size = image_shape[0], min(image_shape[1:])
     parts: list[nn.Module] = []
     for stage in range(STAGES):
         after = width * 2**stage

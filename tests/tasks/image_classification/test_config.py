@@ -27,11 +27,8 @@ WRONG = [
     ({"weight_decay": -1e-4}, []),
     ({"steps": 0}, ["1"]),
     ({"batch": 0}, []),
-    ({"batch": 128, "train_images": 100}, ["100 training images"]),
     ({"warm_up": 1.0}, ["less than 1"]),
     ({"directions": 0}, []),
-    ({"gradual_part": 0.0}, []),
-    ({"sparsity": 0.0, "methods": ("hybrid",)}, ["hybrid"]),
 ]
 
 

@@ -99,14 +99,11 @@ def test_what_a_run_is_said_to_cost_bounds_what_it_counts(finished):
             assert plan.evaluations * SETTINGS["batch"] <= row["rows"] <= most * SETTINGS["batch"]
 
 
-def test_a_rising_sparsity_costs_more_than_a_constant_one():
+def test_the_plan_scores_by_no_more_images_than_there_are():
     cost = ImageClassification.methods["deepzero"].cost
     assert cost is not None
-    costs = [
-        cost(ImageClassification(small(gradual=gradual)), 12).queries
-        for gradual in ("constant", "cubic", "linear")
-    ]
-    assert costs == sorted(costs) and len(set(costs)) == 3
+    more, all_of_them = (cost(ImageClassification(small(pruning_images=count)), 12) for count in (500, 32))
+    assert more == all_of_them != cost(ImageClassification(small()), 12)
 
 
 def test_metrics_have_loss_validation_learning_rate_and_queries(finished):
@@ -215,6 +212,8 @@ def test_a_checkpoint_of_other_settings_is_refused_before_any_step(tmp_path):
         ({"train_images": 10_000}, ["1,797"]),
         ({"network": "simple-1"}, ["simple-1", "Did you mean"]),
         ({"methods": ("hybrid",), "sparsity": 0.001}, ["sparsity", "hybrid"]),
+        ({"methods": ("hybrid",), "sparsity": 0.0}, ["sparsity", "hybrid"]),
+        ({"batch": 33}, ["batch", "at most the 32 training images"]),
         ({"dataset": "cifar10"}, ["cifar10", "md5"]),
         ({"augment": True}, ["augment", "digits", "--no-augment"]),
     ],

@@ -33,7 +33,7 @@ def by_hand(its: Setup, on_sets: bool) -> torch.Tensor:
     tensors = list(network.parameters())
     speeds = [torch.zeros_like(tensor) for tensor in tensors]
     parameters = zo.estimators.Parameters(network)
-    rule = sparse_set.sparse_set(its).sparsity if on_sets else None
+    rule = sparse_set.sparse_set(its)[0] if on_sets else None
     warm = round(config.warm_up * config.steps)
     for step in range(config.steps):
         if step < warm:

@@ -27,7 +27,7 @@ def places(width):
 def test_the_wake_is_the_stated_window_behind_the_cylinder(width):
     across, along = np.moveaxis(places(width), -1, 0)
     expected = (abs(across - 50) <= 30) & (along >= 60) & (along <= 170)  # D is 20, the centre (50, 50)
-    gauges = Gauges.of(Channel(width))
+    gauges = Gauges(Channel(width))
     assert np.array_equal(gauges.wake.numpy(), expected)
     difference = torch.full((3, 2, 2 * width, width), 7.0)
     difference[:, gauges.wake] = torch.tensor([-1.0, 2.0, -3.0])[:, None]
@@ -38,13 +38,13 @@ def test_divergence_of_a_stream_that_gains_speed_is_its_gain():
     width, gain = 16, 0.003
     upper = torch.from_numpy(places(width)[1, ..., 1])
     velocity = torch.stack([torch.zeros_like(upper), 1 + gain * upper])[None]
-    for found in Gauges.of(Channel(width)).divergences(velocity):
+    for found in Gauges(Channel(width)).divergences(velocity):
         assert found.item() == pytest.approx(20 * gain, rel=1e-6)  # in U / D
 
 
 def test_divergence_of_one_face_is_that_of_its_two_cells_and_none_in_the_cylinder():
     channel = Channel(16)
-    gauges, velocity = Gauges.of(channel), start(channel, poke=0.0, dtype=torch.float64).repeat(3, 1, 1, 1)
+    gauges, velocity = Gauges(channel), start(channel, poke=0.0, dtype=torch.float64).repeat(3, 1, 1, 1)
     velocity[1, 0, 20, 5] += 0.25  # in the stream
     velocity[2, 0, 8, 8] += 0.25  # on the cylinder's axis: centre (50, 50), cells of 6.25
     mean, largest = gauges.divergences(velocity)
@@ -59,7 +59,7 @@ def test_the_solver_leaves_no_divergence():
     channel = Channel(16)
     with torch.no_grad():
         velocity = WakeStep(channel)(start(channel, dtype=torch.float64)[None], torch.tensor([200.0]))
-    assert all(found.item() < 1e-12 for found in Gauges.of(channel).divergences(velocity))
+    assert all(found.item() < 1e-12 for found in Gauges(channel).divergences(velocity))
 
 
 def test_energy_of_a_wavy_stream_is_a_half_and_a_quarter_of_the_amplitude_squared():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -11,8 +11,8 @@ import torch
 
 from simulators.wake_flow import Channel, WakeFlow
 from tasks.wake_flow import data, evaluation, trajectories
-from tasks.wake_flow.diagnostics import Gauges, kinetic_energy
-from tasks.wake_flow.evaluation import Evaluation, Track, Yardstick
+from tasks.wake_flow.diagnostics import Gauges, kinetic_energy, stability
+from tasks.wake_flow.evaluation import SERIES, TRACK, Yardstick
 from tasks.wake_flow.networks import Corrector, NoCorrector, Scales, plain
 from tasks.wake_flow.rollout import rollout_errors
 from tests.tasks.wake_flow.small import SMALL
@@ -36,14 +36,9 @@ def network() -> Corrector:
     return Corrector(plain((2,)), Scales(0.3, 100.0, 0.05))
 
 
-def evaluated(config, flows, solver, networks) -> Evaluation:
-    yardstick = Yardstick(config, flows)
-    return yardstick.evaluation({name: yardstick.measured(each, solver) for name, each in networks.items()})
-
-
 @pytest.fixture(scope="module")
-def found(flows, solver, network) -> Evaluation:
-    return evaluated(SMALL, flows, solver, {"NON": network})
+def found(flows, solver, network) -> dict[str, np.ndarray]:
+    return Yardstick(SMALL, flows).measured(network, solver)
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +58,11 @@ def by_hand(flows, solver, network) -> torch.Tensor:
 
 def test_methods_are_compared_by_the_rollouts_within_the_range_trained_on(found, flows, solver, network):
     expected = rollout_errors(network, solver, flows.test, SMALL.test_starts, SMALL.horizon).numpy()
-    assert found.reynolds.tolist() == [170, 170, 340, 340]
-    assert found.extrapolated.tolist() == [False, False, True, True]
-    assert np.allclose(found.tracks["NON"].error, expected, atol=1e-6)
-    assert np.array_equal(found.errors["NON"], found.tracks["NON"].error[HELD_OUT])
-    assert found.shown_reynolds == 170
+    assert found["reynolds"].tolist() == [170, 170, 340, 340]
+    assert found["extrapolated"].tolist() == [False, False, True, True]
+    assert np.allclose(found["error"], expected, atol=1e-6)
+    assert evaluation.figures(found)["MAE"] == pytest.approx(expected[HELD_OUT].mean(), rel=1e-5)
+    assert evaluation.shown_reynolds(evaluation.tracks({"NON": found})) == 170
 
 
 def test_where_all_is_extrapolated_all_counts():
@@ -76,55 +71,54 @@ def test_where_all_is_extrapolated_all_counts():
 
 
 def test_the_solver_alone_is_always_there_to_compare_with(found, flows, solver):
-    assert found.methods == ("SRC", "NON")
     expected = rollout_errors(NoCorrector(), solver, flows.test, SMALL.test_starts, SMALL.horizon)
-    assert np.allclose(found.tracks["SRC"].error, expected, atol=1e-6)
-    assert (found.stability("SRC") == SMALL.horizon).all()
+    assert np.allclose(found["SRC error"], expected, atol=1e-6)
+    alone = Yardstick(SMALL, flows).measured(NoCorrector(), solver)
+    assert evaluation.figures(alone)["stable steps"] == SMALL.horizon
 
 
 def test_every_series_is_that_of_rollouts_by_hand(found, flows, by_hand):
-    track, gauges = found.tracks["NON"], Gauges.of(Channel(SMALL.width))
+    gauges = Gauges(Channel(SMALL.width))
     frames, _ = flows.test.rollouts(SMALL.test_starts, SMALL.horizon)
     own = by_hand[:, 1 : SMALL.horizon + 1]
     difference = own - frames[:, 1:]
     for row in range(4):
         mean, largest = gauges.divergences(own[row])
-        assert np.allclose(track.divergence_mean[row], mean, atol=1e-5)
-        assert np.allclose(track.divergence_max[row], largest, atol=1e-5)
-        assert np.allclose(track.energy[row], kinetic_energy(own[row]), atol=1e-5)
-        assert np.allclose(track.wake_error[row], gauges.wake_error(difference[row]), atol=1e-5)
-        reynolds = torch.full((SMALL.horizon,), found.reynolds[row])
+        assert np.allclose(found["divergence_mean"][row], mean, atol=1e-5)
+        assert np.allclose(found["divergence_max"][row], largest, atol=1e-5)
+        assert np.allclose(found["energy"][row], kinetic_energy(own[row]), atol=1e-5)
+        assert np.allclose(found["wake_error"][row], gauges.wake_error(difference[row]), atol=1e-5)
+        reynolds = torch.full((SMALL.horizon,), found["reynolds"][row])
         drag, lift = gauges.forces(by_hand[row, : SMALL.horizon], own[row], reynolds)
-        assert np.allclose(track.drag[row], drag, atol=1e-3)  # of 2 and more; differences over dt
-        assert np.allclose(track.lift[row], lift, atol=1e-3)
+        assert np.allclose(found["drag"][row], drag, atol=1e-3)  # of 2 and more; differences over dt
+        assert np.allclose(found["lift"][row], lift, atol=1e-3)
     shown = HELD_OUT[1]
-    assert np.allclose(track.moving, by_hand[shown, found.times], atol=1e-5)
-    assert track.error_map.mean() == pytest.approx(found.errors["NON"].mean(), rel=1e-5)
+    assert np.allclose(found["moving"], by_hand[shown, found["times"]], atol=1e-5)
+    assert found["error_map"].mean() == pytest.approx(found["error"][HELD_OUT].mean(), rel=1e-5)
     expected = difference[HELD_OUT].abs().mean(dim=(0, 1, 2))
-    assert np.allclose(track.error_map, expected, atol=1e-5)
+    assert np.allclose(found["error_map"], expected, atol=1e-5)
 
 
 def test_drag_is_that_of_a_cylinder_and_its_error_is_against_the_reference_of_the_step(found):
-    reference, own = found.tracks["reference"].drag, found.tracks["NON"].drag
+    reference, own = found["reference drag"], found["drag"]
     assert (reference[:, 1:] > 0.5).all() and (reference < 10).all()
-    assert np.allclose(found.drag_error("NON"), np.abs(own - reference).mean(axis=1))
-    assert found.drag_error("reference").tolist() == [0.0] * 4
-    figures = evaluation.figures(found, "NON")
+    figures = evaluation.figures(found)
     assert next(iter(figures)) == "MAE"  # the table's
-    assert figures["MAE"] == pytest.approx(found.errors["NON"].mean())
+    error = np.abs(own - reference)[HELD_OUT].mean()
+    assert figures["error of the drag coefficient"] == pytest.approx(error) and error > 0
     assert figures["mean drag coefficient"] == pytest.approx(own[HELD_OUT].mean())
-    lift = found.tracks["NON"].lift[HELD_OUT]
+    lift = found["lift"][HELD_OUT]
     assert figures["rms lift coefficient"] == pytest.approx(np.sqrt((lift**2).mean()))
-    assert figures["MAE extrapolated"] == pytest.approx(found.tracks["NON"].error[OUTSIDE].mean())
+    assert figures["MAE extrapolated"] == pytest.approx(found["error"][OUTSIDE].mean())
 
 
 def test_further_flows_are_evaluated_and_in_no_mean(found, flows, solver, network):
     config = replace(SMALL, extrapolated_reynolds=(90.0,))
-    more = evaluated(config, data.load(config, flows.path.parent), solver, {"NON": network})
-    assert more.extrapolated.tolist() == [False] * 2 + [True] * 4
-    assert np.allclose(more.errors["NON"], found.errors["NON"], atol=1e-6)
-    assert more.shown_reynolds == 170
-    before, now = (evaluation.figures(each, "NON") for each in (found, more))
+    more = Yardstick(config, data.load(config, flows.path.parent)).measured(network, solver)
+    assert more["extrapolated"].tolist() == [False] * 2 + [True] * 4
+    assert np.allclose(more["error"][HELD_OUT], found["error"][HELD_OUT], atol=1e-6)
+    assert np.allclose(more["moving"], found["moving"], atol=1e-6)  # the same flow is shown
+    before, now = (evaluation.figures(each) for each in (found, more))
     beyond = before.pop("MAE extrapolated"), now.pop("MAE extrapolated")
     assert now == pytest.approx(before, rel=1e-4) and beyond[0] != beyond[1]
 
@@ -132,14 +126,13 @@ def test_further_flows_are_evaluated_and_in_no_mean(found, flows, solver, networ
 def test_where_all_of_the_test_is_outside_it_counts_and_what_is_further_does_not(flows, solver):
     config = replace(SMALL, train_reynolds=(100.0, 110.0), extrapolated_reynolds=(90.0,))
     some = replace(data.load(replace(SMALL, extrapolated_reynolds=(90.0,)), flows.path.parent))
-    outside = evaluated(config, some, solver, {})
-    assert outside.extrapolated.tolist() == [False] * 4 + [True] * 2
+    outside = Yardstick(config, some).measured(NoCorrector(), solver)
+    assert outside["extrapolated"].tolist() == [False] * 4 + [True] * 2
 
 
 def test_one_start_is_enough(flows, solver, network):
     config = replace(SMALL, test_starts=1)
-    found = evaluated(config, flows, solver, {"NON": network})
-    assert found.tracks["NON"].error.shape == (2, SMALL.horizon)
+    assert Yardstick(config, flows).measured(network, solver)["error"].shape == (2, SMALL.horizon)
 
 
 class Breaking(WakeFlow):
@@ -166,45 +159,40 @@ SPOILED = [  # (call, row of it, factor), what is found, whether a held-out roll
 
 @pytest.mark.parametrize(("spoil", "lost", "judged"), SPOILED)
 def test_a_rollout_that_blew_up_is_named_and_in_no_mean(flows, spoil, lost, judged):
-    found = evaluated(SMALL, flows, Breaking(*spoil), {"SRC": NoCorrector()})
-    assert found.lost() == lost
+    found = Yardstick(SMALL, flows).measured(NoCorrector(), Breaking(*spoil))
+    assert evaluation.lost(evaluation.tracks({"SRC": found})) == lost
     ((_, _, row, step),) = lost
-    track = found.tracks["SRC"]
     gone = np.zeros((4, SMALL.horizon), bool)
     gone[row, step - 1 :] = True
-    for name in evaluation.SERIES:
-        series = getattr(track, name)
-        assert np.array_equal(np.isnan(series), gone)
-    assert np.isnan(track.error_map).all() == judged
-    figures = evaluation.figures(found, "SRC")
+    for name in SERIES:
+        assert np.array_equal(np.isnan(found[name]), gone)
+    assert np.isnan(found["error_map"]).all() == judged
+    figures = evaluation.figures(found)
     assert (figures["MAE in the wake"] is None) == (figures["MAE"] is None) == judged
     assert figures["rollouts that blew up"] == judged
-    assert found.stability("SRC")[row] == step - 1
+    assert stability(found["error"], found["SRC error"])[row] == step - 1
 
 
-def test_an_evaluation_comes_back_from_its_arrays_with_methods_in_their_order(found, flows, solver):
-    last = evaluated(SMALL, flows, solver, {"A": NoCorrector()})
-    kept = {"NON": evaluation.to_fields(found, "NON"), "A": evaluation.to_fields(last, "A")}
-    again = evaluation.from_fields(SMALL, kept)
-    assert list(again.tracks) == ["reference", "SRC", "NON", "A"]
-    for name, track in {**found.tracks, "A": last.tracks["A"]}.items():
-        for series in fields(Track):
-            assert np.array_equal(getattr(again.tracks[name], series.name), getattr(track, series.name))
-    for name in ("times", "reynolds", "extrapolated", "shown_reynolds", "dt"):
-        assert np.array_equal(getattr(again, name), getattr(found, name))
+def test_tracks_are_the_reference_the_solver_alone_and_methods_in_their_order(found):
+    assert list(evaluation.tracks({"NON": found, "A": found})) == ["reference", "SRC", "NON", "A"]
+    assert list(evaluation.tracks({"NON": found, "SRC": found})) == ["reference", "NON", "SRC"]
+    tracks = evaluation.tracks({"NON": found})
+    for name in TRACK:
+        assert np.array_equal(tracks["SRC"][name], found[f"SRC {name}"])
+        assert np.array_equal(tracks["reference"][name], found[f"reference {name}"])
 
 
-def test_an_evaluation_is_written_as_hdf5_with_the_names_of_its_classes(found, tmp_path):
-    evaluation.write(found, tmp_path / "e.h5")
+def test_an_evaluation_is_written_as_hdf5_by_method_and_series(found, tmp_path):
+    tracks = evaluation.tracks({"NON": found})
+    evaluation.write(tracks, 0.5, tmp_path / "e.h5")
     with h5py.File(tmp_path / "e.h5") as file:
         assert list(file.attrs["methods"]) == ["reference", "SRC", "NON"]  # HDF5 sorts by the alphabet
-        for name, track in found.tracks.items():
-            for series in fields(Track):
-                assert np.array_equal(file[f"tracks/{name}/{series.name}"], getattr(track, series.name))
+        for method, track in tracks.items():
+            for name in TRACK:
+                assert np.array_equal(file[f"tracks/{method}/{name}"], track[name])
         for name in ("times", "reynolds", "extrapolated"):
-            assert np.array_equal(file[name], getattr(found, name))
-        for name in ("shown_reynolds", "dt"):
-            assert file.attrs[name] == getattr(found, name)
+            assert np.array_equal(file[name], found[name])
+        assert (file.attrs["shown_reynolds"], file.attrs["dt"]) == (170, 0.5)
 
 
 def test_trajectories_hold_every_velocity_of_every_rollout(flows, solver, network, by_hand, tmp_path):

@@ -104,11 +104,11 @@ def test_every_method_has_its_line_and_pays_for_its_rows(finished):
     assert rows["identity"]["rows"] == base
     assert rows["identity"]["queries"] == 0
     # Backward asks for the queries of each step but the first, whose input is the data's.
-    backward = SMALL.batch * (UNROLLED - SMALL.zo_steps) * OTHERS.input_directions
+    backward = SMALL.batch * (UNROLLED - SMALL.steps) * OTHERS.input_directions
     assert rows["chain"]["rows"] == base + backward
     assert rows["chain"]["queries"] == backward
     queries = SMALL.coordinates + OTHERS.directions
-    assert rows["ZO-SOL"]["queries"] >= SMALL.zo_steps * queries  # and those of the first-use check
+    assert rows["ZO-SOL"]["queries"] >= SMALL.steps * queries  # and those of the first-use check
     assert rows["ZO-SOL"]["rows"] >= base * (1 + queries)
     assert rows["TAN-SOL small"]["rows"] == (1 + SMALL.probes) * base
     assert all(row["value"] > 0 for row in rows.values())
@@ -230,6 +230,13 @@ def test_methods_of_all_problems_train_the_small_network_from_the_first_weights(
     assert rows["none"]["rows"] == 0
     assert rows["no-gradient"]["rows"] == rows["first-order"]["rows"] == base
     assert rows["rge"]["rows"] > base * 3
+
+
+def test_one_setting_has_the_steps_of_all_methods_in_the_loop_with_the_small_network():
+    config = replace(Config(), steps=10)
+    small = ("FO-SOL", "ZO-SOL", "chain", "identity", "TAN-SOL small", "tangents")
+    assert {config.steps_of(method)[0] for method in small} == {10}
+    assert config.steps_of("TAN-SOL") == config.steps_of("FO-SOL large") == (150, 0.001)
 
 
 def test_the_paper_has_the_published_sets_of_flows():

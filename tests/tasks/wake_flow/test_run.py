@@ -64,10 +64,10 @@ def test_the_result_has_a_line_for_every_method_with_what_it_cost(finished):
     assert all(row["value"] > 0 and row["metric"] == "MAE" for row in rows.values())
     assert rows["SRC"]["rows"] == rows["NON"]["queries"] == rows["FO-SOL"]["queries"] == 0
     assert rows["NON"]["rows"] == 2 * (SMALL.frames - 1)
-    assert rows["FO-SOL"]["rows"] == SMALL.fo_steps * SMALL.batch * SMALL.unroll
+    assert rows["FO-SOL"]["rows"] == SMALL.steps * SMALL.batch * SMALL.unroll
     queries = rows["ZO-SOL"]["queries"]
-    assert queries >= SMALL.zo_steps * SMALL.coordinates  # and those of the evaluator's check
-    assert rows["ZO-SOL"]["rows"] == (SMALL.zo_steps + queries) * SMALL.batch * SMALL.unroll
+    assert queries >= SMALL.steps * SMALL.coordinates  # and those of the evaluator's check
+    assert rows["ZO-SOL"]["rows"] == (SMALL.steps + queries) * SMALL.batch * SMALL.unroll
 
 
 def test_the_report_holds_its_pictures_and_the_folder_has_them_too(finished):

@@ -72,11 +72,11 @@ def test_normalisation_is_that_of_torch():
 
 def test_an_epoch_shows_each_image_at_most_once_and_its_label_stays_with_it():
     images = part(23)
-    epochs = Epochs(images, PLAIN, NO_AUGMENTATION, batch=5, seed=1)
+    epochs = Epochs(images, PLAIN, NO_AUGMENTATION, 5)
     assert epochs.steps == 4
     orders = []
     for epoch in range(3):
-        batches = [epochs.batch(epoch * 4 + number) for number in range(4)]
+        batches = [epochs.batch(1, epoch * 4 + number) for number in range(4)]
         order = torch.cat([labels for _, labels in batches])
         assert len(order.unique()) == 20
         pixels = torch.cat([pixels for pixels, _ in batches])
@@ -89,17 +89,17 @@ def test_any_step_can_be_asked_for_at_any_time():
     """What a resume needs: the batch of a step depends on seed and step, not on what was asked before."""
     images = part(23)
 
-    def fresh(seed=1):
-        return Epochs(images, PLAIN, Augmentation(pad=2), batch=5, seed=seed)
+    def fresh():
+        return Epochs(images, PLAIN, Augmentation(pad=2), 5)
 
     state = torch.get_rng_state()
     through = fresh()
-    seen = [through.batch(step) for step in range(10)]
+    seen = [through.batch(1, step) for step in range(10)]
     for step in (9, 0, 4, 3):
-        pixels, labels = fresh().batch(step)
+        pixels, labels = fresh().batch(1, step)
         assert torch.equal(pixels, seen[step][0]) and torch.equal(labels, seen[step][1])
     assert torch.equal(torch.get_rng_state(), state)
-    assert not torch.equal(fresh(seed=2).batch(0)[1], seen[0][1])
+    assert not torch.equal(through.batch(2, 0)[1], seen[0][1])
     # the same image in two epochs is augmented in two ways
     augmented = [
         {
@@ -111,13 +111,6 @@ def test_any_step_can_be_asked_for_at_any_time():
     ]
     both = augmented[0].keys() & augmented[1].keys()
     assert any(not torch.equal(augmented[0][label], augmented[1][label]) for label in both)
-
-
-def test_evaluation_goes_through_all_images_in_order():
-    images = part(23)
-    batches = list(images.batches(10, PLAIN))
-    assert [len(labels) for _, labels in batches] == [10, 10, 3]
-    assert torch.cat([labels for _, labels in batches]).tolist() == list(range(23))
 
 
 def test_parts_are_disjoint_and_hang_on_the_seed_alone():

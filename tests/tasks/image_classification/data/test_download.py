@@ -10,7 +10,7 @@ import pytest
 
 from tasks.errors import DataError
 from tasks.image_classification.data import cifar
-from tasks.image_classification.data.download import fetch
+from tasks.image_classification.data.cifar import fetch
 from tests.tasks.image_classification.data.small_files import SMALL10, SMALL100, archive, contents
 
 
@@ -62,12 +62,17 @@ def test_what_is_loaded_can_be_read(source, site, tmp_path):
     assert [source.url in said[0], source.folder in said[-1]] == [True, True]
 
 
-def test_a_second_time_nothing_is_loaded(site, tmp_path):
+def test_a_second_time_nothing_is_loaded_unless_a_file_is_damaged(site, tmp_path):
     source = served(site)
     fetch(source, tmp_path, say=lambda line: None)
     (tmp_path / source.archive).unlink()
     fetch(source, tmp_path, say=lambda line: None)
     assert site.asked == 1
+    file = tmp_path / source.folder / "data_batch_3.bin"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-100])
+    fetch(source, tmp_path, say=lambda line: None)
+    assert site.asked == 2 and file.read_bytes() == whole
 
 
 def test_a_download_that_broke_off_leaves_nothing_behind(site, tmp_path):
@@ -80,7 +85,7 @@ def test_a_download_that_broke_off_leaves_nothing_behind(site, tmp_path):
 
 def test_another_file_is_refused_and_deleted(site, tmp_path):
     source = replace(served(site), md5="0" * 32)
-    with pytest.raises(DataError, match=f"expected a file of md5 {source.md5}, got another"):
+    with pytest.raises(DataError, match=f"expected a file of md5 {source.md5}, got .* deleted; try again"):
         fetch(source, tmp_path, say=lambda line: None)
     assert list(tmp_path.iterdir()) == []
 
@@ -109,7 +114,9 @@ def test_an_archive_that_was_put_there_needs_no_network(tmp_path):
 def test_an_archive_of_another_checksum_is_not_opened(tmp_path):
     content, source = archive(SMALL10)
     (tmp_path / source.archive).write_bytes(content[:-1])
-    with pytest.raises(DataError, match=rf"expected md5 {source.md5}, got [0-9a-f]{{32}}"):
+    with pytest.raises(
+        DataError, match=rf"expected a file of md5 {source.md5}, got [0-9a-f]{{32}}.*; delete it"
+    ):
         fetch(source, tmp_path, say=lambda line: None)
     assert not (tmp_path / source.folder).exists()
 

@@ -41,7 +41,7 @@ def test_resnets_have_the_published_sizes(depth, millions):
     ("depth", "classes", "channels", "width"), [(8, 10, 1, 8), (14, 7, 2, 5), (26, 3, 4, 3)]
 )
 def test_other_resnets_have_the_size_of_the_closed_form(depth, classes, channels, width):
-    network = networks.resnet(depth, classes, channels, width=width)
+    network = networks.resnet(depth, classes, (channels, 32, 32), width=width)
     assert size(network) == resnet_size(depth, classes, channels, width)
 
 
@@ -121,9 +121,9 @@ def test_first_weights_hang_on_the_seed_alone():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: networks.resnet(8, 4, 1, width=2),
-        lambda: networks.simple_cnn(2, 4, 1, width=2, size=8),
-        lambda: networks.vgg(4, 1, width=2, size=8),
+        lambda: networks.resnet(8, 4, (1, 8, 8), width=2),
+        lambda: networks.simple_cnn(2, 4, (1, 8, 8), width=2),
+        lambda: networks.vgg(4, (1, 8, 8), width=2),
     ],
     ids=["resnet", "simple", "vgg"],
 )
