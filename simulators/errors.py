@@ -9,10 +9,6 @@ class OperatorMismatchError(BlackBoxError, RuntimeError):
     """PhiFlow's pressure operator is not the one that our solver inverts."""
 
 
-class RecordingError(BlackBoxError, RuntimeError):
-    """An operator of PhiFlow's cannot be recorded for any number of rows."""
-
-
 class BlowUpError(BlackBoxError, RuntimeError):
     """A trajectory stopped being finite; the message says where."""
 

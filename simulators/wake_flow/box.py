@@ -152,7 +152,7 @@ class WakeFlow(BlackBoxFunction):
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the settings alone; recordings and factorisation are rebuilt."""
+        """Pickle the settings alone; the factorisation is rebuilt."""
         settings = {
             "steps": self.steps,
             "dt": self.step.dt,

@@ -206,7 +206,7 @@ def test_pickle_gives_the_same_bits_and_settings():
     expected = box(velocity, reynolds)
     frozen = pickle.dumps(box)
     thawed = pickle.loads(frozen)
-    assert len(frozen) < 1000  # no recording, no factorisation
+    assert len(frozen) < 1000  # no factorisation
     assert torch.equal(thawed(velocity, reynolds), expected)
     assert repr(thawed) == repr(box) and thawed.failures == "keep" and thawed.max_rows == 5
 
