@@ -92,9 +92,7 @@ def test_a_setting_that_has_the_name_of_an_option_is_refused(toy, tmp_path, caps
     )
 
 
-def test_an_error_of_data_generation_ends_with_1_and_the_line_to_resume(
-    toy, tmp_path, capsys, monkeypatch
-):
+def test_an_error_of_data_generation_ends_with_1_and_the_line_to_resume(toy, tmp_path, capsys, monkeypatch):
     from simulators.errors import ReferenceDataError
 
     pool = BrokenProcessPool("A process in the process pool was terminated abruptly.")
