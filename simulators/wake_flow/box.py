@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
 
-from blackbox.errors import ConfigurationError, InputError
-from blackbox.function import BlackBoxFunction
+from blackbox.checks import check_count
+from blackbox.errors import InputError
 from blackbox.spec import ArraySpec
+from simulators.simulator import Simulator
 from simulators.wake_flow.geometry import CYLINDER, LARGEST_REYNOLDS, Channel
 from simulators.wake_flow.obstacles import Obstacle
 from simulators.wake_flow.step import Advection, WakeStep
@@ -22,7 +22,8 @@ CELLS_AT_ONCE = {"cpu": 2**17, "cuda": 2**23}
 MOST_AT_ONCE = {"cpu": 64}
 
 
-class WakeFlow(BlackBoxFunction):
+@dataclass(eq=False, repr=False)
+class WakeFlow(Simulator):
     """Advance velocities by a number of time steps of the solver.
 
     Inputs `velocity` `(..., 2, height, width)` and `reynolds` `(...)`; output `velocity`. Units and
@@ -49,32 +50,22 @@ class WakeFlow(BlackBoxFunction):
 
     arrays = "torch"
 
-    def __init__(
-        self,
-        width: int = 32,
-        *,
-        steps: int = 1,
-        dt: float = 1.0,
-        advection: Advection = "semi-lagrangian",
-        max_rows: int | None = None,
-        failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
-        obstacles: Sequence[Obstacle] = (CYLINDER,),
-    ) -> None:
-        """Check the settings and factorise the pressure operator."""
-        for name, value in (("steps", steps), ("max_rows", 1 if max_rows is None else max_rows)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigurationError(f"WakeFlow, {name}: expected a whole number above 0, got {value!r}.")
-        self.step = WakeStep(Channel(width, obstacles), dt, advection)
-        self.steps, self.max_rows = steps, max_rows
+    width: int = 32
+    _: KW_ONLY
+    dt: float = 1.0
+    advection: Advection = "semi-lagrangian"
+    max_rows: int | None = None
+    obstacles: Sequence[Obstacle] = (CYLINDER,)
+
+    def prepare(self) -> None:
+        """Factorise the pressure operator; `WakeStep` and `Channel` check their settings."""
+        if self.max_rows is not None:
+            check_count("WakeFlow", "max_rows", self.max_rows)
+        self.step = WakeStep(Channel(self.width, self.obstacles), self.dt, self.advection)
+        self.dt, self.obstacles = self.step.dt, self.step.channel.obstacles
         shape = self.step.channel.shape
         self.inputs = (ArraySpec("velocity", shape), ArraySpec("reynolds", (), differentiable=False))
         self.outputs = (ArraySpec("velocity", shape),)
-        super().__init__(failures=failures)
-
-    @property
-    def width(self) -> int:
-        """Cells across."""
-        return self.step.channel.width
 
     def evaluate_rows(self, velocity: Tensor, reynolds: Tensor) -> Tensor:
         """All rows: `(rows, 2, height, width)` and `(rows,)` to `(rows, 2, height, width)`."""
@@ -111,21 +102,8 @@ class WakeFlow(BlackBoxFunction):
                 "on this grid: take a smaller dt or fewer cells."
             )
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the settings alone; the factorisation is rebuilt."""
-        settings = {
-            "steps": self.steps,
-            "dt": self.step.dt,
-            "advection": self.step.advection,
-            "max_rows": self.max_rows,
-            "failures": self.failures,
-            "obstacles": self.step.channel.obstacles,
-        }
-        return partial(type(self), self.width, **settings), ()
-
     def __repr__(self) -> str:
         """The settings that make another solver of it."""
-        step = f"dt={self.step.dt:g}, advection={self.step.advection!r}"
-        obstacles = self.step.channel.obstacles
-        others = "" if obstacles == (CYLINDER,) else f", obstacles={obstacles}"
+        step = f"dt={self.dt:g}, advection={self.advection!r}"
+        others = "" if self.obstacles == (CYLINDER,) else f", obstacles={self.obstacles}"
         return f"WakeFlow({self.width}, steps={self.steps}, {step}{others})"

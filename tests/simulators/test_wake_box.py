@@ -196,7 +196,7 @@ def test_pickle_gives_the_same_bits_and_settings():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"steps": 0}, "steps: expected a whole number above 0, got 0"),
+        ({"steps": 0}, "steps: expected a whole number >= 1, got 0"),
         ({"max_rows": 0}, "max_rows"),
         ({"dt": -1.0}, "dt: expected a time above 0"),
         ({"width": 4}, "at least 8 cells, got 4"),
