@@ -59,7 +59,7 @@ class AdvectionDiffusionReaction(StateSystem):
     dt: float = number(0.25, above=0)
     max_rows: int = count(64)
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """Count the substeps."""
         self.shape = (2, self.height, self.width)
         leaving = LARGEST * max(abs(x) + abs(y) for x, y in DIRECTIONS) + 4 * self.diffusion

@@ -49,7 +49,7 @@ class Burgers1D(Simulator):
     viscosity: float = number(0.005, above=0)
     dt: float = number(0.01, above=0)
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """Count the substeps."""
         self.shape = (1, self.points)
         self.inputs = self.outputs = (ArraySpec("state", self.shape),)

@@ -37,7 +37,7 @@ class CoupledMapLattice(StateSystem):
     nonlinearity: float = number(1.9, least=0, most=2)
     coupling: float = number(0.3, least=0, most=1)
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """One channel on the ring."""
         self.shape = (1, self.sites)
 

@@ -38,7 +38,7 @@ class Heat(StateSystem):
     conductivity: float = number(1.0, above=0)
     dt: float = number(2e-3, above=0)
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """The matrix of a step."""
         self.shape = (1, self.points)
         one = torch.eye(self.points, dtype=torch.float64)

@@ -58,7 +58,7 @@ class ImplicitDiffusion(StateSystem):
     iterations: int = count(50)
     max_rows: int = count(1024)
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """Lay out the source."""
         self.shape = (1, self.points)
         self.link = self.dt * self.points**2  # dt over the square of a cell's width

@@ -45,7 +45,7 @@ class KuramotoSivashinsky(StateSystem):
     dt: float = number(0.25, above=0)
     max_rows: int = count(1024)
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """Compute the coefficients."""
         self.shape = (1, self.points)
         modes = torch.arange(self.points // 2 + 1, dtype=torch.float64)

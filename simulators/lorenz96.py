@@ -37,7 +37,7 @@ class Lorenz96(StateSystem):
     forcing: float = number(8.0)
     dt: float = number(0.05, above=0)
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """One channel on the ring."""
         self.shape = (1, self.sites)
 

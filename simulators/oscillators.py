@@ -43,7 +43,7 @@ class VanDerPol(StateSystem):
     stiffness: float = number(20.0, above=0)
     dt: float = number(0.02, above=0)
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """Refuse a step in which the cubic may have several solutions."""
         check_number(type(self).__name__, "dt", self.dt, most=1 / self.stiffness)
         self.shape = (2,)
@@ -115,7 +115,7 @@ class DoublePendulum(StateSystem):
     restitution: float = number(0.8, least=0, most=1)
     dt: float = number(0.02, above=0)
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """Check the wall, if there is one."""
         if self.wall is not None:
             self.wall = check_number(type(self).__name__, "wall", self.wall)

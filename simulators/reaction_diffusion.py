@@ -50,7 +50,7 @@ class ReactionDiffusion(StateSystem, abstract=True):
     dt: float = number(0.1, above=0)
     max_rows: int = count(256)
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """Count the substeps."""
         self.shape = (2, self.height, self.width)
         damping = 8 * max(self.diffusion_u, self.diffusion_v) + self.fastest

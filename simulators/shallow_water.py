@@ -50,7 +50,7 @@ class ShallowWater(StateSystem):
     dt: float = number(0.25, above=0)
     max_rows: int = count(256)
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """Depth and both velocities in each cell."""
         self.shape = (3, self.height, self.width)
 

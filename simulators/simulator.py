@@ -27,7 +27,7 @@ def number(default: float, **bounds: float) -> Any:  # noqa: ANN401
 class Simulator(BlackBoxFunction, abstract=True):
     """A black box that is made of its settings alone.
 
-    A subclass is a dataclass as well; its fields are its settings, and `prepare` makes what follows from
+    A subclass is a dataclass as well; its fields are its settings, and `_prepare` makes what follows from
     them, specs above all. After pickling the settings are all there is.
 
     Args:
@@ -47,10 +47,10 @@ class Simulator(BlackBoxFunction, abstract=True):
             if "check" in each.metadata:
                 value = each.metadata["check"](type(self).__name__, each.name, getattr(self, each.name))
                 setattr(self, each.name, value)
-        self.prepare()
+        self._prepare()
         super().__init__(failures=self.failures)
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """Make what follows from settings that are in their ranges."""
 
     def _settings(self) -> dict[str, Any]:

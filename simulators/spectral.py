@@ -51,7 +51,7 @@ class KuramotoSivashinskyETD(Simulator):
     unit: float = number(16 * math.pi, above=0)
     steps: int = count(2)
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """The state's and the length's specs."""
         check_order(type(self).__name__, self.order)
         self.shape = (1, self.points)
@@ -160,7 +160,7 @@ class Vorticity(StateSystem):
     dealias: bool = True
     max_rows: int = count(64)
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """Compute the coefficients."""
         check_order(type(self).__name__, self.order)
         points, self.shape = self.points, (1, self.points, self.points)

@@ -25,7 +25,7 @@ class StateSystem(Simulator, abstract=True):
     what a call does: training through a call can be held against training through `advance`. Rows do
     not interact: NaN in one stays there, and batch mates change a row by rounding only.
 
-    A subclass gives `_step`, `_draw` and `spin_up_time`, and sets `shape` in `prepare`, and `_tables` to
+    A subclass gives `_step`, `_draw` and `spin_up_time`, and sets `shape` in `_prepare`, and `_tables` to
     what it computes from its settings.
 
     Args:

@@ -57,7 +57,7 @@ class WakeFlow(Simulator):
     max_rows: int | None = None
     obstacles: Sequence[Obstacle] = (CYLINDER,)
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """Factorise the pressure operator; `WakeStep` and `Channel` check their settings."""
         if self.max_rows is not None:
             check_count("WakeFlow", "max_rows", self.max_rows)
