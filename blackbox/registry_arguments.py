@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Union, get_args, get_origin
 
 from blackbox.checks import nearest
@@ -105,10 +107,13 @@ def _not_a_number(key: str, word: str) -> Any:  # noqa: ANN401
 
 
 def _hints(make: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(make.__init__ if inspect.isclass(make) else make)
-    except Exception:  # names that only a type checker imports: the function then checks for itself
-        return {}
+    sources: list[Any] = [make.__init__ if inspect.isclass(make) else make]
+    if dataclasses.is_dataclass(make):
+        sources.append(make)  # whose fields may have been written in several modules
+    for source in sources:
+        with suppress(Exception):  # names that only a type checker imports: the function checks for itself
+            return typing.get_type_hints(source)
+    return {}
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:  # noqa: ANN401

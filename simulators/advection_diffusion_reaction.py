@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
 
-from blackbox.checks import check_count, check_number, check_positive
+from simulators.simulator import count, number
 from simulators.state_system import StateSystem
 
 DIRECTIONS = ((1.0, 0.5), (-0.5, 1.0))  # of each species' flux along (x, y), at right angles
@@ -16,9 +16,9 @@ LARGEST = 1.5  # |u| up to which a step is stable; the reaction draws every cell
 # Of all that leaves a cell in one stage. Harten's condition for no new extrema: the limiter can double a
 # difference, and at a shock what comes from both sides counts 1.25 times, so 1 / 2.5.
 COURANT = 0.4
-SPIN_UP = 12.0  # time units; shocks have formed after some 5
 
 
+@dataclass(eq=False, repr=False)
 class AdvectionDiffusionReaction(StateSystem):
     """`du_i/dt + div(a_i u_i^2 / 2) = nu laplace(u_i) + r R_i(u)`, periodic, on square cells of side 1.
 
@@ -48,49 +48,25 @@ class AdvectionDiffusionReaction(StateSystem):
         ConfigurationError: a setting is out of its range.
     """
 
-    def __init__(
-        self,
-        height: int = 24,
-        width: int = 24,
-        *,
-        diffusion: float = 0.1,
-        reaction: float = 0.5,
-        turn: float = 1.0,
-        dt: float = 0.25,
-        steps: int = 1,
-        max_rows: int = 64,
-        failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
-    ) -> None:
-        """Check the settings and count the substeps."""
-        name = "AdvectionDiffusionReaction"
-        for side, cells in (("height", height), ("width", width)):
-            check_count(name, side, cells, least=4)
-        for rate, value in (("diffusion", diffusion), ("reaction", reaction)):
-            check_number(name, rate, value, least=0)
-        check_number(name, "turn", turn)
-        check_positive(name, "dt", dt)
-        self.diffusion, self.reaction, self.turn = float(diffusion), float(reaction), float(turn)
-        self.dt = float(dt)
+    spin_up_time = 12.0  # shocks have formed after some 5
+
+    height: int = count(24, least=4)
+    width: int = count(24, least=4)
+    _: KW_ONLY
+    diffusion: float = number(0.1, least=0)
+    reaction: float = number(0.5, least=0)
+    turn: float = number(1.0)
+    dt: float = number(0.25, above=0)
+    max_rows: int = count(64)
+
+    def _prepare(self) -> None:
+        """Count the substeps."""
+        self.shape = (2, self.height, self.width)
         leaving = LARGEST * max(abs(x) + abs(y) for x, y in DIRECTIONS) + 4 * self.diffusion
         leaving += self.reaction * (LARGEST**2 + abs(self.turn))
         self.substeps = math.ceil(self.dt * leaving / COURANT)
-        settings = {
-            "height": height,
-            "width": width,
-            "diffusion": self.diffusion,
-            "reaction": self.reaction,
-            "turn": self.turn,
-            "dt": self.dt,
-        }
-        shape = (2, height, width)
-        super().__init__(shape, settings, steps=steps, max_rows=max_rows, failures=failures)
         directions = torch.tensor(DIRECTIONS, dtype=torch.float64)
         self._tables = tuple(directions.T.reshape(2, 2, 1, 1))
-
-    @property
-    def spin_up(self) -> int:
-        """The steps of 12 time units."""
-        return math.ceil(SPIN_UP / self.dt)
 
     def tendency(self, state: Tensor) -> Tensor:
         """Time derivative `(..., 2, height, width)`."""

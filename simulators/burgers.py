@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,17 @@ from phi.math import NUMPY, batch, channel, extrapolation, spatial
 from phi.physics import advect, diffuse
 from torch import Tensor
 
-from blackbox.checks import check_count, check_positive
-from blackbox.function import BlackBoxFunction
+from blackbox.checks import check_count
 from blackbox.spec import ArraySpec
+from simulators.simulator import Simulator, count, number
 from simulators.wake_flow.geometry import ALONE
 
 WAVES = 4  # of a state to start with
 RING: Any = Box(x=1.0)  # pyright: ignore[reportCallIssue]  (PhiFlow takes any names of axes)
 
 
-class Burgers1D(BlackBoxFunction):
+@dataclass(kw_only=True, eq=False, repr=False)
+class Burgers1D(Simulator):
     """`u_t + u u_x = viscosity * u_xx` on a ring of length 1, by PhiFlow as its users run it.
 
     The state is `(1, points)`, values at the cells' centres. Each step is PhiFlow's semi-Lagrangian
@@ -43,25 +45,16 @@ class Burgers1D(BlackBoxFunction):
         ConfigurationError: a setting is out of its range.
     """
 
-    def __init__(
-        self,
-        *,
-        points: int = 64,
-        viscosity: float = 0.005,
-        dt: float = 0.01,
-        steps: int = 1,
-        failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
-    ) -> None:
-        """Check the settings."""
-        check_count("Burgers1D", "points", points, least=8)
-        check_positive("Burgers1D", "viscosity", viscosity)
-        check_positive("Burgers1D", "dt", dt)
-        check_count("Burgers1D", "steps", steps)
-        self.points, self.viscosity, self.dt, self.steps = points, float(viscosity), float(dt), steps
-        self.shape = (1, points)
+    points: int = count(64, least=8)
+    viscosity: float = number(0.005, above=0)
+    dt: float = number(0.01, above=0)
+
+    def _prepare(self) -> None:
+        """Count the substeps."""
+        self.shape = (1, self.points)
         self.inputs = self.outputs = (ArraySpec("state", self.shape),)
-        self.substeps = math.ceil(2.5 * self.viscosity * self.dt * points**2)  # 2 are the limit of stability
-        super().__init__(failures=failures)
+        # with a factor of 2 at the limit of stability
+        self.substeps = math.ceil(2.5 * self.viscosity * self.dt * self.points**2)
 
     def evaluate_rows(self, state: np.ndarray) -> np.ndarray:
         """All rows: `(rows, 1, points)` to `(rows, 1, points)`."""
@@ -91,25 +84,3 @@ class Burgers1D(BlackBoxFunction):
     def _field(self, values: np.ndarray) -> Field:
         wrapped = phiml.wrap(values[..., None], batch("rows"), spatial("x"), channel(vector="x"))
         return CenteredGrid(wrapped, extrapolation.PERIODIC, bounds=RING)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the settings alone."""
-        settings = {
-            "points": self.points,
-            "viscosity": self.viscosity,
-            "dt": self.dt,
-            "steps": self.steps,
-            "failures": self.failures,
-        }
-        return _rebuild, (type(self), settings)
-
-    def __repr__(self) -> str:
-        """The settings that make another solver of it."""
-        return (
-            f"Burgers1D(points={self.points}, viscosity={self.viscosity:g}, dt={self.dt:g}, "
-            f"steps={self.steps})"
-        )
-
-
-def _rebuild(kind: type[Burgers1D], settings: dict[str, Any]) -> Burgers1D:
-    return kind(**settings)

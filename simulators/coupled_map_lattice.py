@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from blackbox.checks import check_count, check_number
+from simulators.simulator import count, number
 from simulators.state_system import StateSystem
 
-SPIN_UP = 200  # steps
 
-
+@dataclass(kw_only=True, eq=False, repr=False)
 class CoupledMapLattice(StateSystem):
     """`x_k' = (1 - c) f(x_k) + c / 2 (f(x_{k-1}) + f(x_{k+1}))`, f(x) = 1 - a x^2, on a ring (Kaneko 1984).
 
@@ -31,29 +30,16 @@ class CoupledMapLattice(StateSystem):
         ConfigurationError: a setting is out of its range.
     """
 
-    def __init__(
-        self,
-        *,
-        sites: int = 40,
-        nonlinearity: float = 1.9,
-        coupling: float = 0.3,
-        steps: int = 1,
-        max_rows: int = 4096,
-        failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
-    ) -> None:
-        """Check the settings."""
-        check_count("CoupledMapLattice", "sites", sites, least=3)
-        # Above 2 the map leaves the range from -1 to 1 and grows without bound.
-        check_number("CoupledMapLattice", "nonlinearity", nonlinearity, least=0, most=2)
-        check_number("CoupledMapLattice", "coupling", coupling, least=0, most=1)
-        self.sites, self.nonlinearity, self.coupling = sites, float(nonlinearity), float(coupling)
-        settings = {"sites": sites, "nonlinearity": self.nonlinearity, "coupling": self.coupling}
-        super().__init__((1, sites), settings, steps=steps, max_rows=max_rows, failures=failures)
+    spin_up_time = 200.0  # in steps of 1
 
-    @property
-    def spin_up(self) -> int:
-        """200 steps."""
-        return SPIN_UP
+    sites: int = count(40, least=3)
+    # Above 2 the map leaves the range from -1 to 1 and grows without bound.
+    nonlinearity: float = number(1.9, least=0, most=2)
+    coupling: float = number(0.3, least=0, most=1)
+
+    def _prepare(self) -> None:
+        """One channel on the ring."""
+        self.shape = (1, self.sites)
 
     def _step(self, state: Tensor) -> Tensor:
         mapped = 1 - self.nonlinearity * state.square()

@@ -9,14 +9,6 @@ class OperatorMismatchError(BlackBoxError, RuntimeError):
     """PhiFlow's pressure operator is not the one that our solver inverts."""
 
 
-class RecordingError(BlackBoxError, RuntimeError):
-    """An operator of PhiFlow's cannot be recorded for any number of rows."""
-
-
-class BlowUpError(BlackBoxError, RuntimeError):
-    """A trajectory stopped being finite; the message says where."""
-
-
 class ReferenceDataError(BlackBoxError, RuntimeError):
     """Reference data cannot be made, or a file holds other data than its name says."""
 

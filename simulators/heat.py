@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from blackbox.checks import check_count, check_positive
+from simulators.simulator import count, number
 from simulators.state_system import StateSystem
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Heat(StateSystem):
     """`u_t = conductivity * u_xx` on a rod of length 1 whose ends are held at 0.
 
@@ -31,33 +32,20 @@ class Heat(StateSystem):
         ConfigurationError: a setting is out of its range.
     """
 
-    def __init__(
-        self,
-        *,
-        points: int = 32,
-        conductivity: float = 1.0,
-        dt: float = 2e-3,
-        steps: int = 1,
-        max_rows: int = 4096,
-        failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
-    ) -> None:
-        """Check the settings and make the matrix of a step."""
-        check_count("Heat", "points", points, least=3)
-        check_positive("Heat", "conductivity", conductivity)
-        check_positive("Heat", "dt", dt)
-        self.points, self.conductivity, self.dt = points, float(conductivity), float(dt)
-        settings = {"points": points, "conductivity": self.conductivity, "dt": self.dt}
-        super().__init__((1, points), settings, steps=steps, max_rows=max_rows, failures=failures)
-        one = torch.eye(points, dtype=torch.float64)
-        beside = torch.ones(points - 1, dtype=torch.float64)
-        laplace = (points + 1) ** 2 * (torch.diag(beside, 1) + torch.diag(beside, -1) - 2 * one)
+    spin_up_time = 0.0  # all that the equation does is forget
+
+    points: int = count(32, least=3)
+    conductivity: float = number(1.0, above=0)
+    dt: float = number(2e-3, above=0)
+
+    def _prepare(self) -> None:
+        """The matrix of a step."""
+        self.shape = (1, self.points)
+        one = torch.eye(self.points, dtype=torch.float64)
+        beside = torch.ones(self.points - 1, dtype=torch.float64)
+        laplace = (self.points + 1) ** 2 * (torch.diag(beside, 1) + torch.diag(beside, -1) - 2 * one)
         half = self.dt * self.conductivity / 2 * laplace
         self._tables = (torch.linalg.solve(one - half, one + half),)
-
-    @property
-    def spin_up(self) -> int:
-        """None: all that the equation does is forget."""
-        return 0
 
     def exact(self, state: Tensor, time: float) -> Tensor:
         """The solution after `time`, from the sine waves that pass through `state` (..., 1, points).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from blackbox.checks import check_count, check_number, check_positive
+from simulators.simulator import count, number
 from simulators.state_system import StateSystem
 from simulators.tridiagonal import solve_tridiagonal
 
@@ -19,6 +20,7 @@ ROUNDING = 1e-15  # of the residual, relative to the terms that cancel in it: wh
 HALVINGS = 20  # of a Newton step that does not make the residual smaller
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ImplicitDiffusion(StateSystem):
     """`u' - dt (k(u') u'_x)_x = u + dt source`, k(u) = floor + |u|^power, between insulated walls.
 
@@ -48,41 +50,20 @@ class ImplicitDiffusion(StateSystem):
         ConfigurationError: a setting is out of its range.
     """
 
-    def __init__(
-        self,
-        *,
-        points: int = 64,
-        floor: float = 0.05,
-        power: float = 2.0,
-        heating: float = 1.0,
-        dt: float = 0.1,
-        iterations: int = 50,
-        steps: int = 1,
-        max_rows: int = 1024,
-        failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
-    ) -> None:
-        """Check the settings and lay out the source."""
-        name = "ImplicitDiffusion"
-        check_count(name, "points", points, least=3)
-        check_positive(name, "floor", floor)
-        check_number(name, "power", power, least=1)
-        check_number(name, "heating", heating)
-        check_positive(name, "dt", dt)
-        check_count(name, "iterations", iterations)
-        self.points, self.floor, self.power = points, float(floor), float(power)
-        self.heating, self.dt, self.iterations = float(heating), float(dt), iterations
-        settings = {
-            "points": points,
-            "floor": self.floor,
-            "power": self.power,
-            "heating": self.heating,
-            "dt": self.dt,
-            "iterations": iterations,
-        }
-        super().__init__((1, points), settings, steps=steps, max_rows=max_rows, failures=failures)
-        self.link = self.dt * points**2  # dt over the square of a cell's width
-        centres = (torch.arange(points, dtype=torch.float64) + 0.5) / points
-        neighbours = torch.full((points,), 2.0, dtype=torch.float64)
+    points: int = count(64, least=3)
+    floor: float = number(0.05, above=0)
+    power: float = number(2.0, least=1)
+    heating: float = number(1.0)
+    dt: float = number(0.1, above=0)
+    iterations: int = count(50)
+    max_rows: int = count(1024)
+
+    def _prepare(self) -> None:
+        """Lay out the source."""
+        self.shape = (1, self.points)
+        self.link = self.dt * self.points**2  # dt over the square of a cell's width
+        centres = (torch.arange(self.points, dtype=torch.float64) + 0.5) / self.points
+        neighbours = torch.full((self.points,), 2.0, dtype=torch.float64)
         neighbours[[0, -1]] = 1
         self._tables = (self.dt * self.heating * torch.cos(math.pi * centres), self.link * neighbours)
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from blackbox.checks import check_count, check_positive
+from simulators.simulator import count, number
 from simulators.state_system import StateSystem
 
-SPIN_UP = 200.0  # time units; on a ring of 22 a perturbation doubles in some 15
 CONTOUR = 32  # points on the upper half circle; the coefficients are exact to rounding from some 16 on
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class KuramotoSivashinsky(StateSystem):
     """`u_t = -u u_x - u_xx - u_xxxx` on a ring of the given length.
 
@@ -38,34 +38,22 @@ class KuramotoSivashinsky(StateSystem):
         ConfigurationError: a setting is out of its range.
     """
 
-    def __init__(
-        self,
-        *,
-        points: int = 64,
-        length: float = 22.0,
-        dt: float = 0.25,
-        steps: int = 1,
-        max_rows: int = 1024,
-        failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
-    ) -> None:
-        """Check the settings and compute the coefficients."""
-        check_count("KuramotoSivashinsky", "points", points, least=8)
-        check_positive("KuramotoSivashinsky", "length", length)
-        check_positive("KuramotoSivashinsky", "dt", dt)
-        self.points, self.length, self.dt = points, float(length), float(dt)
-        settings = {"points": points, "length": self.length, "dt": self.dt}
-        super().__init__((1, points), settings, steps=steps, max_rows=max_rows, failures=failures)
-        modes = torch.arange(points // 2 + 1, dtype=torch.float64)
+    spin_up_time = 200.0  # on a ring of 22 a perturbation doubles in some 15
+
+    points: int = count(64, least=8)
+    length: float = number(22.0, above=0)
+    dt: float = number(0.25, above=0)
+    max_rows: int = count(1024)
+
+    def _prepare(self) -> None:
+        """Compute the coefficients."""
+        self.shape = (1, self.points)
+        modes = torch.arange(self.points // 2 + 1, dtype=torch.float64)
         wavenumbers = 2 * math.pi / self.length * modes
-        kept = modes < points / 3
+        kept = modes < self.points / 3
         # d/dx (-u^2 / 2), for the modes whose product does not come back as another mode
         slope = torch.complex(torch.zeros_like(modes), -0.5 * wavenumbers * kept)
         self._tables = (kept.double(), slope, *etdrk4(wavenumbers**2 - wavenumbers**4, self.dt))
-
-    @property
-    def spin_up(self) -> int:
-        """The steps of 200 time units."""
-        return math.ceil(SPIN_UP / self.dt)
 
     def _step(self, state: Tensor) -> Tensor:
         kept, slope, whole, half, first, begin, middle, end = self._tables_for(state)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from blackbox.checks import check_count, check_number, check_positive
+from simulators.simulator import count, number
 from simulators.state_system import StateSystem, runge_kutta
 
-SPIN_UP = 20.0  # time units; a small perturbation doubles in some 0.4
 
-
+@dataclass(kw_only=True, eq=False, repr=False)
 class Lorenz96(StateSystem):
     """`dX_k/dt = (X_{k+1} - X_{k-2}) X_{k-1} - X_k + F` on a ring (Lorenz 1996), by classical Runge-Kutta.
 
@@ -33,28 +31,15 @@ class Lorenz96(StateSystem):
         ConfigurationError: a setting is out of its range.
     """
 
-    def __init__(
-        self,
-        *,
-        sites: int = 40,
-        forcing: float = 8.0,
-        dt: float = 0.05,
-        steps: int = 1,
-        max_rows: int = 4096,
-        failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
-    ) -> None:
-        """Check the settings."""
-        check_count("Lorenz96", "sites", sites, least=4)
-        check_number("Lorenz96", "forcing", forcing)
-        check_positive("Lorenz96", "dt", dt)
-        self.sites, self.forcing, self.dt = sites, float(forcing), float(dt)
-        settings = {"sites": sites, "forcing": self.forcing, "dt": self.dt}
-        super().__init__((1, sites), settings, steps=steps, max_rows=max_rows, failures=failures)
+    spin_up_time = 20.0  # a small perturbation doubles in some 0.4
 
-    @property
-    def spin_up(self) -> int:
-        """The steps of 20 time units."""
-        return math.ceil(SPIN_UP / self.dt)
+    sites: int = count(40, least=4)
+    forcing: float = number(8.0)
+    dt: float = number(0.05, above=0)
+
+    def _prepare(self) -> None:
+        """One channel on the ring."""
+        self.shape = (1, self.sites)
 
     def tendency(self, state: Tensor) -> Tensor:
         """dX/dt `(..., 1, sites)`."""

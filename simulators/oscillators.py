@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from blackbox.checks import check_number, check_positive
+from blackbox.checks import check_number
+from simulators.simulator import number
 from simulators.state_system import StateSystem, runge_kutta
 
 NEWTON = 30  # steps at most; 3 to 6 are usual
 TOLERANCE = 1e-11  # of a Newton step, relative to 1 + |v|
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class VanDerPol(StateSystem):
     """`x' = v`, `v' = stiffness (1 - x^2) v - x` (van der Pol 1926), in implicit Euler steps.
 
@@ -37,27 +38,15 @@ class VanDerPol(StateSystem):
         ConfigurationError: a setting is out of its range.
     """
 
-    def __init__(
-        self,
-        *,
-        stiffness: float = 20.0,
-        dt: float = 0.02,
-        steps: int = 1,
-        max_rows: int = 4096,
-        failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
-    ) -> None:
-        """Check the settings."""
-        check_positive("VanDerPol", "stiffness", stiffness)
-        check_positive("VanDerPol", "dt", dt)
-        check_number("VanDerPol", "dt", dt, most=1 / stiffness)
-        self.stiffness, self.dt = float(stiffness), float(dt)
-        settings = {"stiffness": self.stiffness, "dt": self.dt}
-        super().__init__((2,), settings, steps=steps, max_rows=max_rows, failures=failures)
+    spin_up_time = 1.0  # after which v follows x
 
-    @property
-    def spin_up(self) -> int:
-        """The steps of 1 time unit, after which v follows x."""
-        return math.ceil(1 / self.dt)
+    stiffness: float = number(20.0, above=0)
+    dt: float = number(0.02, above=0)
+
+    def _prepare(self) -> None:
+        """Refuse a step in which the cubic may have several solutions."""
+        check_number(type(self).__name__, "dt", self.dt, most=1 / self.stiffness)
+        self.shape = (2,)
 
     def tendency(self, state: Tensor) -> Tensor:
         """Time derivative `(..., 2)`."""
@@ -95,6 +84,7 @@ class VanDerPol(StateSystem):
         return torch.tensor([2.0, 1.0], dtype=torch.float64) * draw
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class DoublePendulum(StateSystem):
     """Two masses of 1 on massless rods of length 1, one below the other: chaos in four numbers.
 
@@ -117,40 +107,19 @@ class DoublePendulum(StateSystem):
         ConfigurationError: a setting is out of its range.
     """
 
-    def __init__(
-        self,
-        *,
-        gravity: float = 9.81,
-        friction: float = 0.0,
-        wall: float | None = None,
-        restitution: float = 0.8,
-        dt: float = 0.02,
-        steps: int = 1,
-        max_rows: int = 4096,
-        failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
-    ) -> None:
-        """Check the settings."""
-        check_number("DoublePendulum", "gravity", gravity)
-        check_number("DoublePendulum", "friction", friction, least=0)
-        if wall is not None:
-            check_number("DoublePendulum", "wall", wall)
-        check_number("DoublePendulum", "restitution", restitution, least=0, most=1)
-        check_positive("DoublePendulum", "dt", dt)
-        self.gravity, self.friction, self.restitution = float(gravity), float(friction), float(restitution)
-        self.wall, self.dt = None if wall is None else float(wall), float(dt)
-        settings = {
-            "gravity": self.gravity,
-            "friction": self.friction,
-            "wall": self.wall,
-            "restitution": self.restitution,
-            "dt": self.dt,
-        }
-        super().__init__((4,), settings, steps=steps, max_rows=max_rows, failures=failures)
+    spin_up_time = 0.0  # all states are possible
 
-    @property
-    def spin_up(self) -> int:
-        """None: all states are possible."""
-        return 0
+    gravity: float = number(9.81)
+    friction: float = number(0.0, least=0)
+    wall: float | None = None
+    restitution: float = number(0.8, least=0, most=1)
+    dt: float = number(0.02, above=0)
+
+    def _prepare(self) -> None:
+        """Check the wall, if there is one."""
+        if self.wall is not None:
+            self.wall = check_number(type(self).__name__, "wall", self.wall)
+        self.shape = (4,)
 
     def energy(self, state: Tensor) -> Tensor:
         """Kinetic and potential, `(...)`; 0 of the latter at the height of the joint above."""

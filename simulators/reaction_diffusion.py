@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from blackbox.checks import check_count, check_number, check_positive
+from simulators.simulator import count, number
 from simulators.state_system import StateSystem, runge_kutta
 
 STABLE = 2.5  # of damping in a step: classical Runge-Kutta ends at 2.78
 
 
+@dataclass(eq=False, repr=False)
 class ReactionDiffusion(StateSystem, abstract=True):
     """`u_t = D_u laplace(u) + f(u, v)`, `v_t = D_v laplace(v) + g(u, v)` on a torus, cells of side 1.
 
     The state is `(2, height, width)`. Second differences for diffusion, classical Runge-Kutta in as many
-    substeps as stability asks for. A subclass gives `fastest`, `reaction` and `_draw`.
+    substeps as stability asks for. A subclass gives `fastest`, `reaction`, `_draw`, and its rates as fields.
 
     Args:
         height: cells along y, at least 4.
         width: cells along x, at least 4.
-        diffusions: of both species, in cells^2 over time.
-        rates: the subclass's own constants, by name.
+        diffusion_u: of the first species, in cells^2 over time.
+        diffusion_v: of the second.
         dt: time step.
-        spin_up_time: the time that `start` takes from a random state.
         steps: time steps per call.
         max_rows: rows advanced at once; more are taken in turn.
         failures: "raise" or "keep", see `BlackBoxFunction`.
@@ -39,53 +40,25 @@ class ReactionDiffusion(StateSystem, abstract=True):
         ConfigurationError: a setting is out of its range.
     """
 
-    fastest: float
+    fastest: ClassVar[float]
 
-    def __init__(
-        self,
-        height: int,
-        width: int,
-        diffusions: tuple[float, float],
-        rates: dict[str, float],
-        *,
-        dt: float,
-        spin_up_time: float,
-        steps: int,
-        max_rows: int,
-        failures: Any,  # noqa: ANN401 (the base class checks it)
-    ) -> None:
-        """Check the settings and count the substeps."""
-        name = type(self).__name__
-        for side, cells in (("height", height), ("width", width)):
-            check_count(name, side, cells, least=4)
-        for species, diffusion in zip(("diffusion_u", "diffusion_v"), diffusions, strict=True):
-            check_number(name, species, diffusion, least=0)
-        for rate, value in rates.items():
-            check_number(name, rate, value)
-        check_positive(name, "dt", dt)
-        self.dt = float(dt)
-        self.rates = {rate: float(value) for rate, value in rates.items()}
-        self.substeps = math.ceil(self.dt * (8 * max(diffusions) + self.fastest) / STABLE)
-        self.diffusion_u, self.diffusion_v = (float(diffusion) for diffusion in diffusions)
-        self._spin_up = math.ceil(spin_up_time / self.dt)
-        settings = {
-            "height": height,
-            "width": width,
-            "diffusion_u": self.diffusion_u,
-            "diffusion_v": self.diffusion_v,
-            **self.rates,
-            "dt": self.dt,
-        }
-        super().__init__((2, height, width), settings, steps=steps, max_rows=max_rows, failures=failures)
+    height: int = count(16, least=4)
+    width: int = count(16, least=4)
+    _: KW_ONLY
+    diffusion_u: float = number(0.0, least=0)
+    diffusion_v: float = number(0.0, least=0)
+    dt: float = number(0.1, above=0)
+    max_rows: int = count(256)
+
+    def _prepare(self) -> None:
+        """Count the substeps."""
+        self.shape = (2, self.height, self.width)
+        damping = 8 * max(self.diffusion_u, self.diffusion_v) + self.fastest
+        self.substeps = math.ceil(self.dt * damping / STABLE)
 
     @abstractmethod
     def reaction(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Both rates of change, each of the shape of u."""
-
-    @property
-    def spin_up(self) -> int:
-        """The steps in which patterns form."""
-        return self._spin_up
 
     def tendency(self, state: Tensor) -> Tensor:
         """Time derivative `(..., 2, height, width)`."""
@@ -99,6 +72,7 @@ class ReactionDiffusion(StateSystem, abstract=True):
         return state
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Brusselator(ReactionDiffusion):
     """`f = a - (b + 1) u + u^2 v`, `g = b u - u^2 v` (Prigogine & Lefever 1968): chemical oscillations.
 
@@ -107,45 +81,26 @@ class Brusselator(ReactionDiffusion):
 
     fastest = 12.0
 
-    def __init__(
-        self,
-        height: int = 16,
-        width: int = 16,
-        *,
-        diffusion_u: float = 0.2,
-        diffusion_v: float = 0.02,
-        a: float = 1.0,
-        b: float = 3.0,
-        dt: float = 0.1,
-        steps: int = 1,
-        max_rows: int = 256,
-        failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
-    ) -> None:
-        """Check the settings."""
-        super().__init__(
-            height,
-            width,
-            (diffusion_u, diffusion_v),
-            {"a": a, "b": b},
-            dt=dt,
-            spin_up_time=10.0,
-            steps=steps,
-            max_rows=max_rows,
-            failures=failures,
-        )
+    spin_up_time = 10.0
+
+    diffusion_u: float = number(0.2, least=0)
+    diffusion_v: float = number(0.02, least=0)
+    a: float = number(1.0)
+    b: float = number(3.0)
+    dt: float = number(0.1, above=0)
 
     def reaction(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Of both species."""
-        a, b = self.rates["a"], self.rates["b"]
         made = u.square() * v
-        return a - (b + 1) * u + made, b * u - made
+        return self.a - (self.b + 1) * u + made, self.b * u - made
 
     def _draw(self, rows: int, generator: torch.Generator) -> Tensor:
         """Long waves around the rest state."""
-        rest = torch.tensor([self.rates["a"], self.rates["b"] / self.rates["a"]], dtype=torch.float64)
+        rest = torch.tensor([self.a, self.b / self.a], dtype=torch.float64)
         return rest[:, None, None] + 0.5 * waves(rows, self.shape, generator)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class GrayScott(ReactionDiffusion):
     """`f = -u v^2 + feed (1 - u)`, `g = u v^2 - (feed + kill) v`: spots that divide.
 
@@ -155,38 +110,18 @@ class GrayScott(ReactionDiffusion):
 
     fastest = 1.0
 
-    def __init__(
-        self,
-        height: int = 16,
-        width: int = 16,
-        *,
-        diffusion_u: float = 0.16,
-        diffusion_v: float = 0.08,
-        feed: float = 0.04,
-        kill: float = 0.06,
-        dt: float = 2.0,
-        steps: int = 1,
-        max_rows: int = 256,
-        failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
-    ) -> None:
-        """Check the settings."""
-        super().__init__(
-            height,
-            width,
-            (diffusion_u, diffusion_v),
-            {"feed": feed, "kill": kill},
-            dt=dt,
-            spin_up_time=200.0,
-            steps=steps,
-            max_rows=max_rows,
-            failures=failures,
-        )
+    spin_up_time = 200.0
+
+    diffusion_u: float = number(0.16, least=0)
+    diffusion_v: float = number(0.08, least=0)
+    feed: float = number(0.04)
+    kill: float = number(0.06)
+    dt: float = number(2.0, above=0)
 
     def reaction(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Of both species."""
-        feed, kill = self.rates["feed"], self.rates["kill"]
         made = u * v.square()
-        return feed * (1 - u) - made, made - (feed + kill) * v
+        return self.feed * (1 - u) - made, made - (self.feed + self.kill) * v
 
     def _draw(self, rows: int, generator: torch.Generator) -> Tensor:
         """Patches with half of the food gone, where a long wave is high."""
@@ -194,6 +129,7 @@ class GrayScott(ReactionDiffusion):
         return torch.stack([1 - 0.5 * high, 0.25 * high], 1)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class FitzHughNagumo(ReactionDiffusion):
     """`f = u - u^3 - v + current`, `g = rate (u - gamma v)`: nerve and heart, pulses and spirals.
 
@@ -202,38 +138,18 @@ class FitzHughNagumo(ReactionDiffusion):
 
     fastest = 12.0
 
-    def __init__(
-        self,
-        height: int = 16,
-        width: int = 16,
-        *,
-        diffusion_u: float = 0.5,
-        diffusion_v: float = 0.0,
-        current: float = 0.0,
-        rate: float = 0.1,
-        gamma: float = 0.5,
-        dt: float = 0.25,
-        steps: int = 1,
-        max_rows: int = 256,
-        failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
-    ) -> None:
-        """Check the settings."""
-        super().__init__(
-            height,
-            width,
-            (diffusion_u, diffusion_v),
-            {"current": current, "rate": rate, "gamma": gamma},
-            dt=dt,
-            spin_up_time=10.0,
-            steps=steps,
-            max_rows=max_rows,
-            failures=failures,
-        )
+    spin_up_time = 10.0
+
+    diffusion_u: float = number(0.5, least=0)
+    diffusion_v: float = number(0.0, least=0)
+    current: float = number(0.0)
+    rate: float = number(0.1)
+    gamma: float = number(0.5)
+    dt: float = number(0.25, above=0)
 
     def reaction(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Of both species."""
-        current, rate, gamma = (self.rates[name] for name in ("current", "rate", "gamma"))
-        return u - u**3 - v + current, rate * (u - gamma * v)
+        return u - u**3 - v + self.current, self.rate * (u - self.gamma * v)
 
     def _draw(self, rows: int, generator: torch.Generator) -> Tensor:
         """Long waves in both species."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
 
-from blackbox.checks import check_count, check_number, check_positive
 from simulators.reaction_diffusion import laplacian, waves
+from simulators.simulator import count, number
 from simulators.state_system import StateSystem, runge_kutta
 
 
+@dataclass(eq=False, repr=False)
 class ShallowWater(StateSystem):
     """`h_t = -div(h u)`, `u_t = -u . grad(u) - g grad(h) - f k x u + nu laplace(u)`, periodic.
 
@@ -38,45 +38,21 @@ class ShallowWater(StateSystem):
         ConfigurationError: a setting is out of its range.
     """
 
-    def __init__(
-        self,
-        height: int = 16,
-        width: int = 16,
-        *,
-        gravity: float = 1.0,
-        depth: float = 1.0,
-        rotation: float = 0.2,
-        viscosity: float = 0.05,
-        dt: float = 0.25,
-        steps: int = 1,
-        max_rows: int = 256,
-        failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
-    ) -> None:
-        """Check the settings."""
-        name = "ShallowWater"
-        for side, cells in (("height", height), ("width", width)):
-            check_count(name, side, cells, least=4)
-        for positive, value in (("gravity", gravity), ("depth", depth), ("dt", dt)):
-            check_positive(name, positive, value)
-        check_number(name, "rotation", rotation)
-        check_number(name, "viscosity", viscosity, least=0)
-        self.gravity, self.depth, self.rotation = float(gravity), float(depth), float(rotation)
-        self.viscosity, self.dt = float(viscosity), float(dt)
-        settings = {
-            "height": height,
-            "width": width,
-            "gravity": self.gravity,
-            "depth": self.depth,
-            "rotation": self.rotation,
-            "viscosity": self.viscosity,
-            "dt": self.dt,
-        }
-        super().__init__((3, height, width), settings, steps=steps, max_rows=max_rows, failures=failures)
+    spin_up_time = 10.0  # in which the drawn waves part
 
-    @property
-    def spin_up(self) -> int:
-        """The steps of 10 time units, in which the drawn waves part."""
-        return math.ceil(10 / self.dt)
+    height: int = count(16, least=4)
+    width: int = count(16, least=4)
+    _: KW_ONLY
+    gravity: float = number(1.0, above=0)
+    depth: float = number(1.0, above=0)
+    rotation: float = number(0.2)
+    viscosity: float = number(0.05, least=0)
+    dt: float = number(0.25, above=0)
+    max_rows: int = count(256)
+
+    def _prepare(self) -> None:
+        """Depth and both velocities in each cell."""
+        self.shape = (3, self.height, self.width)
 
     def tendency(self, state: Tensor) -> Tensor:
         """Time derivative `(..., 3, height, width)`."""

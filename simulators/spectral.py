@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
 
-from blackbox.checks import check_count, check_number, check_positive
+from blackbox.checks import check_count
 from blackbox.errors import ConfigurationError, DtypeError, ShapeError
 from blackbox.function import BlackBoxFunction
 from blackbox.spec import ArraySpec
+from simulators.simulator import Simulator, count, number
 from simulators.state_system import StateSystem
 
 SERIES = 0.1  # |z| below which the second coefficient comes from its series: the formula cancels
 
 
-class KuramotoSivashinskyETD(BlackBoxFunction):
+@dataclass(kw_only=True, eq=False, repr=False)
+class KuramotoSivashinskyETD(Simulator):
     """`u_t = -u u_x - u_xx - u_xxxx` on rings whose length each row chooses, as List et al. (2024) solve it.
 
     The state is `(1, points)`. The linear part is exact, `-u u_x = -(u^2)_x / 2` of first order in `dt`
@@ -43,29 +45,19 @@ class KuramotoSivashinskyETD(BlackBoxFunction):
 
     arrays = "torch"
 
-    def __init__(
-        self,
-        *,
-        points: int = 48,
-        dt: float = 0.5,
-        order: int = 1,
-        unit: float = 16 * math.pi,
-        steps: int = 2,
-        failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
-    ) -> None:
-        """Check the settings."""
-        name = "KuramotoSivashinskyETD"
-        check_count(name, "points", points, least=8)
-        check_positive(name, "dt", dt)
-        check_order(name, order)
-        check_positive(name, "unit", unit)
-        check_count(name, "steps", steps)
-        self.points, self.dt, self.order, self.unit, self.steps = points, float(dt), order, float(unit), steps
-        self.shape = (1, points)
+    points: int = count(48, least=8)
+    dt: float = number(0.5, above=0)
+    order: int = 1
+    unit: float = number(16 * math.pi, above=0)
+    steps: int = count(2)
+
+    def _prepare(self) -> None:
+        """The state's and the length's specs."""
+        check_order(type(self).__name__, self.order)
+        self.shape = (1, self.points)
         state = ArraySpec("state", self.shape)
         self.inputs = (state, ArraySpec("length", (), differentiable=False))
         self.outputs = (state,)
-        super().__init__(failures=failures)
 
     def evaluate_rows(self, state: Tensor, length: Tensor) -> Tensor:
         """All rows: `(rows, 1, points)` and `(rows,)` to `(rows, 1, points)`."""
@@ -123,19 +115,8 @@ class KuramotoSivashinskyETD(BlackBoxFunction):
         amplitudes = amplitudes * ((modes > 0) & (modes <= growing))
         return torch.fft.irfft(amplitudes, self.points) * self.points * (0.1 / (4 * growing)) ** 0.5
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the settings alone."""
-        settings = {name: getattr(self, name) for name in ("points", "dt", "order", "unit", "steps")}
-        return _rebuild, (type(self), settings | {"failures": self.failures})
 
-    def __repr__(self) -> str:
-        """The settings that make another solver of it."""
-        return (
-            f"KuramotoSivashinskyETD(points={self.points}, dt={self.dt:g}, order={self.order}, "
-            f"unit={self.unit!r}, steps={self.steps})"
-        )
-
-
+@dataclass(eq=False, repr=False)
 class Vorticity(StateSystem):
     """`w_t = -u . grad(w) + nu laplace(w) - drag w + forcing`, `laplace(psi) = -w`, on a square of side 2 pi.
 
@@ -166,41 +147,23 @@ class Vorticity(StateSystem):
         ConfigurationError: a setting is out of its range.
     """
 
-    def __init__(
-        self,
-        points: int = 64,
-        *,
-        viscosity: float = 1e-3,
-        drag: float = 0.0,
-        stirring: float = 0.0,
-        waves: int = 4,
-        dt: float = 0.02,
-        order: int = 2,
-        dealias: bool = True,
-        steps: int = 1,
-        max_rows: int = 64,
-        failures: Any = "raise",  # noqa: ANN401 (the base class checks it)
-    ) -> None:
-        """Check the settings and compute the coefficients."""
-        check_count("Vorticity", "points", points, least=8)
-        check_number("Vorticity", "viscosity", viscosity, least=0)
-        check_number("Vorticity", "drag", drag, least=0)
-        check_number("Vorticity", "stirring", stirring)
-        check_count("Vorticity", "waves", waves)
-        check_positive("Vorticity", "dt", dt)
-        check_order("Vorticity", order)
-        self.points, self.dt, self.order = points, float(dt), order
-        settings = {
-            "points": points,
-            "viscosity": float(viscosity),
-            "drag": float(drag),
-            "stirring": float(stirring),
-            "waves": waves,
-            "dt": self.dt,
-            "order": order,
-            "dealias": bool(dealias),
-        }
-        super().__init__((1, points, points), settings, steps=steps, max_rows=max_rows, failures=failures)
+    spin_up_time = 0.0  # with stirring a state needs some 20 to forget how it was drawn
+
+    points: int = count(64, least=8)
+    _: KW_ONLY
+    viscosity: float = number(1e-3, least=0)
+    drag: float = number(0.0, least=0)
+    stirring: float = number(0.0)
+    waves: int = count(4)
+    dt: float = number(0.02, above=0)
+    order: int = 2
+    dealias: bool = True
+    max_rows: int = count(64)
+
+    def _prepare(self) -> None:
+        """Compute the coefficients."""
+        check_order(type(self).__name__, self.order)
+        points, self.shape = self.points, (1, self.points, self.points)
         along = torch.arange(points // 2 + 1, dtype=torch.float64)[None]
         across = (torch.fft.fftfreq(points, dtype=torch.float64) * points)[:, None]
         square = along**2 + across**2
@@ -208,19 +171,14 @@ class Vorticity(StateSystem):
         # the highest mode's sine is not on the grid, so it has no derivative
         x, y = along * (along < points / 2), across * (across > -points / 2)
         kept = torch.ones_like(square)
-        if dealias:
+        if self.dealias:
             kept = ((along < points / 3) & (across.abs() < points / 3)).double()
         height = 2 * math.pi * torch.arange(points, dtype=torch.float64)[:, None] / points
-        force = -stirring * waves * torch.cos(waves * height).expand(points, points)
+        force = -self.stirring * self.waves * torch.cos(self.waves * height).expand(points, points)
         velocity_and_slope = torch.broadcast_tensors(1j * y * stream, -1j * x * stream, 1j * x, 1j * y)
         derivatives = torch.stack(velocity_and_slope) * kept
-        linear = -viscosity * square - drag
+        linear = -self.viscosity * square - self.drag
         self._tables = (derivatives, kept, torch.fft.rfft2(force), *etd(linear, self.dt))
-
-    @property
-    def spin_up(self) -> int:
-        """None: with stirring a state needs some 20 time units to forget how it was drawn."""
-        return 0
 
     def _step(self, state: Tensor) -> Tensor:
         derivatives, kept, force, *coefficients = self._tables_for(state)
@@ -301,7 +259,3 @@ def check_dtype(box: BlackBoxFunction, state: Tensor) -> None:
             f"{box!r}, state: expected float32 or float64, got {str(state.dtype)[6:]}. "
             "Convert it with .float() or .double()."
         )
-
-
-def _rebuild(kind: type[KuramotoSivashinskyETD], settings: dict[str, Any]) -> KuramotoSivashinskyETD:
-    return kind(**settings)

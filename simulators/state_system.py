@@ -2,60 +2,57 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from blackbox.checks import check_count
 from blackbox.errors import DtypeError, ShapeError
-from blackbox.function import BlackBoxFunction
 from blackbox.spec import ArraySpec
+from simulators.simulator import Simulator, count
 
 
-class StateSystem(BlackBoxFunction, abstract=True):
+@dataclass(kw_only=True, eq=False, repr=False)
+class StateSystem(Simulator, abstract=True):
     """A black box that advances a state `(*shape)` by `steps` steps, all rows together.
 
     A call gives values alone. `step`, one of its steps, is differentiable by autograd, and `advance` is
     what a call does: training through a call can be held against training through `advance`. Rows do
     not interact: NaN in one stays there, and batch mates change a row by rounding only.
 
-    A subclass gives `_step` and `_draw`, the number of its spin-up steps, and puts what it computes from
-    its settings into `_tables`; after pickling the settings that it hands to `__init__` are all there is.
+    A subclass gives `_step`, `_draw` and `spin_up_time`, and sets `shape` in `_prepare`, and `_tables` to
+    what it computes from its settings.
 
     Args:
-        shape: of the state, channels first, then the sites of the grid.
-        settings: the subclass's own keyword arguments, by name.
         steps: steps per call.
         max_rows: rows advanced at once; more are taken in turn, which bounds the memory.
         failures: "raise" or "keep", see `BlackBoxFunction`.
+
+    Attributes:
+        shape: of the state, channels first, then the sites of the grid.
+        spin_up_time: that `start` lets pass from a random state.
 
     Raises:
         ConfigurationError: a setting is out of its range.
     """
 
     arrays = "torch"
+    spin_up_time: ClassVar[float]
 
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        settings: dict[str, Any],
-        *,
-        steps: int,
-        max_rows: int,
-        failures: Any,  # noqa: ANN401 (the base class checks it)
-    ) -> None:
-        """Check what all systems share."""
-        for name, value in (("steps", steps), ("max_rows", max_rows)):
-            check_count(type(self).__name__, name, value)
-        self.shape, self.steps, self.max_rows = shape, steps, max_rows
-        self.inputs = self.outputs = (ArraySpec("state", shape),)
-        self._settings = settings
-        self._tables: tuple[Tensor, ...] = ()
+    max_rows: int = count(4096)
+    shape: tuple[int, ...] = field(init=False)
+    _tables: tuple[Tensor, ...] = field(init=False, default=())
+
+    def __post_init__(self) -> None:
+        """Check the settings, and take the state for input and output."""
+        super().__post_init__()
+        self.inputs = self.outputs = (ArraySpec("state", self.shape),)
         self._converted: dict[tuple[torch.dtype, torch.device], tuple[Tensor, ...]] = {}
-        super().__init__(failures=failures)
 
     @abstractmethod
     def _step(self, state: Tensor) -> Tensor:
@@ -66,9 +63,9 @@ class StateSystem(BlackBoxFunction, abstract=True):
         """Random states `(rows, *shape)` in float64, from which the spin-up begins."""
 
     @property
-    @abstractmethod
     def spin_up(self) -> int:
         """How many steps `start` takes from a random state."""
+        return math.ceil(self.spin_up_time / getattr(self, "dt", 1.0))
 
     def step(self, state: Tensor) -> Tensor:
         """One step, differentiable.
@@ -143,23 +140,6 @@ class StateSystem(BlackBoxFunction, abstract=True):
                     for t in self._tables
                 )
         return self._converted[key]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the settings alone; tables are computed anew."""
-        shared = {"steps": self.steps, "max_rows": self.max_rows, "failures": self.failures}
-        return _rebuild, (type(self), self._settings | shared)
-
-    def __repr__(self) -> str:
-        """The settings that make another system of it."""
-        settings = ", ".join(
-            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value!r}"
-            for name, value in (self._settings | {"steps": self.steps}).items()
-        )
-        return f"{type(self).__name__}({settings})"
-
-
-def _rebuild(kind: type[StateSystem], settings: dict[str, Any]) -> StateSystem:
-    return kind(**settings)
 
 
 def runge_kutta(tendency: Callable[[Tensor], Tensor], state: Tensor, dt: float) -> Tensor:

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from phi import math
-from phi.math import Solve, batch
-from phi.physics import advect, diffuse, fluid
-from phi.torch import TORCH
+from phi.math import Solve
 from torch import Tensor
 
 import zo
 from benchmarks.gpu.parts import Place
+from benchmarks.gpu.plain_phiflow import plain_step
 from benchmarks.gpu.queries import clocked, wait
 from simulators.wake_flow.box import WakeFlow
-from simulators.wake_flow.geometry import Channel, viscosity
-from simulators.wake_flow.operators import velocity_array, velocity_field
+from simulators.wake_flow.geometry import Channel
 from simulators.wake_flow.staggered import start
 from tasks.wake_flow.networks import Corrector, Scales, residual
 from tasks.wake_flow.rollout import window_loss
@@ -77,7 +73,7 @@ def _plain(
     """PhiFlow's own step of the same rows on the same device; why not, where it does not run."""
     if len(velocity) not in PHIFLOW_ROWS:
         return {"PhiFlow, microseconds": None, "times PhiFlow": None, "difference": None}
-    plain = partial(plain_step, velocity, reynolds, channel)
+    plain = partial(plain_step, velocity, reynolds, channel, solve=CG)
     try:
         off = float((plain() - run()).abs().max())
         _, whole = clocked(plain, device, 2)
@@ -86,27 +82,6 @@ def _plain(
         return {"PhiFlow, microseconds": said, "times PhiFlow": None, "difference": None}
     each = 1e6 * whole / len(velocity)
     return {"PhiFlow, microseconds": each, "times PhiFlow": whole / ours, "difference": off}
-
-
-@contextmanager
-def phiflow_on(device: torch.device) -> Iterator[None]:
-    """PhiFlow with torch in float32, on a device; its global settings are put back after."""
-    before = TORCH.get_default_device()
-    TORCH.set_default_device("GPU" if device.type == "cuda" else "CPU")
-    try:
-        with TORCH, math.precision(32):
-            yield
-    finally:
-        TORCH.set_default_device(before)
-
-
-def plain_step(velocity: Tensor, reynolds: Tensor, channel: Channel) -> Tensor:
-    """PhiFlow's own step, eagerly, with conjugate gradients to 1e-5, where the rows are."""
-    with phiflow_on(velocity.device):
-        now = velocity_field(velocity, channel.velocity_grid())
-        now = diffuse.explicit(now, math.wrap(viscosity(reynolds.to(velocity)), batch("rows")), 1.0)
-        now = advect.semi_lagrangian(now, now, 1.0)
-        return velocity_array(fluid.make_incompressible(now, channel.geometries, CG)[0])
 
 
 def developed(box: WakeFlow, rows: int) -> tuple[Tensor, Tensor]:

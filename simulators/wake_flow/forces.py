@@ -32,10 +32,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blackbox.errors import ConfigurationError
-from simulators.wake_flow.advection import padded
 from simulators.wake_flow.geometry import RADIUS, SPEED, Channel, viscosity
 from simulators.wake_flow.obstacles import Box
 from simulators.wake_flow.pressure import PressureSolver
+from simulators.wake_flow.staggered import laplace, padded
 
 MARGIN = RADIUS  # between obstacle and window: half a diameter, so that a coarse grid's edge stays clear
 DYNAMIC = 0.5 * SPEED**2 * 2 * RADIUS  # of the stream on the diameter: forces over it are coefficients
@@ -112,7 +112,7 @@ class Forces:
         out_x = u_centres.square().diff(dim=2) + at_corners[:, :, 1:-1].diff(dim=1)
         out_y = v_centres.square().diff(dim=1) + at_corners[:, 1:].diff(dim=2)
         out = torch.stack([F.pad(out_x, (1, 0)), out_y], dim=1) / self.cell
-        spread = torch.stack([F.pad(_laplace(u), (1, 0)), _laplace(v)], dim=1) / self.cell**2
+        spread = torch.stack([F.pad(laplace(u), (1, 0)), laplace(v)], dim=1) / self.cell**2
         change = (now - before) / self.dt
         wall = torch.ones_like(change[:1])
         wall[:, 0, :, 0] = 0  # what stands in the wall's column means nothing
@@ -138,10 +138,3 @@ def _around(channel: Channel) -> tuple[tuple[float, float], tuple[float, float]]
     low_x, low_y = (min(o.lower[axis] for o in channel.obstacles) - MARGIN for axis in (0, 1))
     high_x, high_y = (max(o.upper[axis] for o in channel.obstacles) + MARGIN for axis in (0, 1))
     return (low_x, low_y), (high_x, high_y)
-
-
-def _laplace(values: Tensor) -> Tensor:
-    """Of inner points, times the area of a cell."""
-    middle = values[:, 1:-1, 1:-1]
-    sides = values[:, 1:-1, :-2] + values[:, 1:-1, 2:] + values[:, :-2, 1:-1] + values[:, 2:, 1:-1]
-    return sides - 4 * middle

@@ -1,25 +1,28 @@
 """The reference wakes: computed on a fine grid, kept on the coarse one, in a file for each setting.
 
 The file's name carries a hash of every setting and version, so data made otherwise is never taken
-by mistake; it appears under that name only when it is complete. Until then what is ready is kept
-beside it, so that a generation that was killed goes on.
+by mistake; it appears under that name only when it is complete.
 """
 
 from __future__ import annotations
 
 import os
-import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from blackbox.checks import check_count
-from simulators.errors import ReferenceDataError, ReferenceWarning
+from simulators.errors import ReferenceDataError
 from simulators.wake_flow import reference_file
-from simulators.wake_flow.generation import Progress, generate
+from simulators.wake_flow.box import WakeFlow
 from simulators.wake_flow.geometry import Channel
 from simulators.wake_flow.reference_settings import ReferenceSettings
+from simulators.wake_flow.staggered import downsample, start
+
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -33,58 +36,95 @@ class ReferenceFlows:
         reused: whether it was there already.
     """
 
-    frames: torch.Tensor
-    reynolds: torch.Tensor
+    frames: Tensor
+    reynolds: Tensor
     path: Path
     reused: bool
 
 
 def load_or_compute(
-    settings: ReferenceSettings,
-    folder: str | os.PathLike[str],
-    progress: Progress | None = None,
-    *,
-    workers: int = 1,
+    settings: ReferenceSettings, folder: str | os.PathLike[str], progress: Progress | None = None
 ) -> ReferenceFlows:
     """Read the reference data from `folder`, or compute and write it.
 
-    Each Reynolds number is written when it is ready, and is there after a crash or an interruption: the
-    next call computes the others. Of several processes that want the same data one computes it.
+    Nothing is kept of a computation that is interrupted. Of several processes that want the same data one
+    computes it, on one thread of torch.
 
     Args:
         settings: what to compute.
         folder: made if it is not there.
-        progress: called with (steps done, steps in all), those of all simulations together.
-        workers: Reynolds numbers computed at once, each in a process; the data are the same to the bit,
-            since all is computed on one thread of torch. Above 1 a script needs `if __name__ == "__main__":`.
+        progress: called with (steps done, steps in all), which are those of all Reynolds numbers at once.
 
     Raises:
-        ReferenceDataError: a file holds other data than its name says, a simulation blew up, or a process
-            died.
-        ConfigurationError: `workers` is no whole number above 0.
+        ReferenceDataError: a file holds other data than its name says, or a flow blew up.
         OSError: the folder cannot be written.
 
     Warns:
-        ReferenceWarning: the file, or a part of an unfinished one, is damaged, and is computed again.
+        ReferenceWarning: the file is damaged, and is computed again.
     """
-    check_count("load_or_compute", "workers", workers)
-    path, attributes = settings.path(folder), settings.attributes()
-    reynolds = torch.tensor(settings.reynolds, dtype=torch.float32)
+    path, factor = settings.path(folder), settings.reference_width // settings.width
     shape = (len(settings.reynolds), settings.frames, *Channel(settings.width).shape)
-    frames = reference_file.read(path, attributes, shape)
-    if frames is not None:
-        return ReferenceFlows(frames, reynolds, path, reused=True)
-    with reference_file.alone(path):
-        frames = reference_file.read(path, attributes, shape)  # made while this process waited?
-        if frames is not None:
-            return ReferenceFlows(frames, reynolds, path, reused=True)
-        if path.exists():
-            warnings.warn(f"{path} is damaged and is computed again.", ReferenceWarning, stacklevel=2)
-        parts = generate(settings, reference_file.parts_folder(path), progress, workers)
-        reference_file.join(path, parts, attributes)
-    frames = reference_file.read(path, attributes, shape)
-    if frames is None:
+    frames, reused = reference_file.load_or_make(
+        path,
+        settings.attributes(),
+        shape,
+        lambda: simulate(settings, lambda _, velocity: downsample(velocity, factor), progress),
+    )
+    return ReferenceFlows(frames, torch.tensor(settings.reynolds, dtype=torch.float32), path, reused)
+
+
+def simulate(
+    settings: ReferenceSettings, keep: Callable[[int, Tensor], Tensor], progress: Progress | None = None
+) -> Tensor:
+    """The fine solver's flows, all Reynolds numbers as the rows of one velocity.
+
+    Args:
+        settings: which flows.
+        keep: of a frame's number and its velocity `(reynolds, 2, fine height, fine width)`, float32, what
+            is kept of it, `(reynolds, ...)`.
+        progress: called with (steps done, steps in all).
+
+    Returns:
+        `(reynolds, frames, ...)`.
+
+    Raises:
+        ReferenceDataError: a flow blew up.
+    """
+    options = {"advection": settings.advection, "obstacles": settings.obstacles}
+    solver = WakeFlow(settings.reference_width, dt=settings.reference_dt, **options)
+    reynolds = torch.tensor(settings.reynolds, dtype=torch.float32)
+    velocity = start(solver.step.channel, settings.poke, settings.along).repeat(len(reynolds), 1, 1, 1)
+    kept = []
+    with one_thread():
+        for done in range(settings.steps + 1):
+            if done:
+                velocity = solver.evaluate_rows(velocity, reynolds)
+                _check_finite(velocity, settings, done)
+            frame, between = divmod(done - settings.warm_up, settings.steps_per_frame)
+            if frame >= 0 and not between:
+                kept.append(keep(frame, velocity))
+            if progress is not None:
+                progress(done, settings.steps)
+    return torch.stack(kept, dim=1)
+
+
+def _check_finite(velocity: Tensor, settings: ReferenceSettings, done: int) -> None:
+    lost = ~velocity.isfinite().flatten(1).all(1)
+    if lost.any():
+        row = int(lost.nonzero()[0])
         raise ReferenceDataError(
-            f"{path}: expected the file just written, got a damaged one. Check the disk."
+            f"Reference at Re {settings.reynolds[row]:g} (row {row}): expected finite velocities, got NaN or "
+            f"infinity in step {done} of {settings.steps}. "
+            f"Take a smaller reference_dt than {settings.reference_dt:g}."
         )
-    return ReferenceFlows(frames, reynolds, path, reused=False)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread meanwhile, so that data do not hang on the threads of whoever asks for them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

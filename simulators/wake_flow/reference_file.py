@@ -1,20 +1,16 @@
-"""Reference data in HDF5: a part for each simulation while they are made, then one file of all of them.
+"""Arrays of reference flows in HDF5, a dataset for each flow; a file is whole or not there.
 
-A part is written frame by frame under a passing name and gets its own when it is complete: the name is
-the mark. The parts of a killed generation are thus whole, and it goes on with those that are missing.
-The file is made of all parts, and appears whole or not at all. Both are read only if they are what
-their names say.
+It is read only if it is what its name says: attributes and checksums are compared.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +19,54 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simulators.errors import ReferenceDataError
+from simulators.errors import ReferenceDataError, ReferenceWarning
 
 STORAGE: dict[str, Any] = {"compression": "gzip", "shuffle": True, "fletcher32": True}  # with a checksum
-TOGETHER = 16  # frames compressed and written together
-FLOWS = "flows"  # the group with a dataset for each simulation
+TOGETHER = 16  # frames compressed together
+FLOWS = "flows"  # the group with a dataset for each flow
+
+
+def load_or_make(
+    path: Path, attributes: Mapping[str, Any], shape: tuple[int, ...], make: Callable[[], Tensor]
+) -> tuple[Tensor, bool]:
+    """The array in a file, made and written where there is none; of several processes one makes it.
+
+    Args:
+        path: the file.
+        attributes: what the array depends on; a file must have them.
+        shape: `(flows, frames, ...)`.
+        make: makes it, float32.
+
+    Returns:
+        The array, and whether it was there already.
+
+    Raises:
+        ReferenceDataError: the file is sound and holds other data than its name says.
+
+    Warns:
+        ReferenceWarning: the file is damaged, and is made again.
+    """
+    found = read(path, attributes, shape)
+    if found is not None:
+        return found, True
+    with alone(path):
+        found = read(path, attributes, shape)  # made while this process waited?
+        if found is not None:
+            return found, True
+        if path.exists():
+            warnings.warn(f"{path} is damaged and is computed again.", ReferenceWarning, stacklevel=3)
+        made = make()
+        write(path, made, attributes)
+    return made, False
 
 
 def read(path: Path, expected: Mapping[str, Any], shape: tuple[int, ...]) -> Tensor | None:
-    """The frames in a file, or None where it is damaged.
+    """The array in a file, or None where it is damaged or not there.
 
     Args:
         path: the file.
         expected: the attributes that it must have.
-        shape: of the frames, `(reynolds, frames, 2, height, width)`.
+        shape: of the array, `(flows, frames, ...)`.
 
     Raises:
         ReferenceDataError: it is sound and holds other data than its name says.
@@ -56,75 +86,17 @@ def read(path: Path, expected: Mapping[str, Any], shape: tuple[int, ...]) -> Ten
     return torch.from_numpy(frames)
 
 
-def part(folder: Path, place: int) -> Path:
-    """Where the simulation of Reynolds number `place` is kept until all are there."""
-    return folder / f"{_name(place)}.h5"
-
-
-def write_part(path: Path, frames: Iterable[Tensor], count: int, attributes: Mapping[str, Any]) -> None:
-    """Write one simulation as its frames come, at most 16 of them in memory; a part is whole or not there.
-
-    Args:
-        path: of the part.
-        frames: `count` of `(2, height, width)`, float32.
-        count: how many there will be.
-        attributes: what they depend on.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    passing = path.with_suffix(f".{os.getpid()}.partial")  # a process that is not quite dead has another
-    remaining, done = iter(frames), 0
-    try:
-        with h5py.File(passing, "w") as file:
-            file.attrs.update(attributes)
-            whole: Any = None
-            while some := list(islice(remaining, TOGETHER)):
-                block = torch.stack(some).numpy()
-                if whole is None:
-                    shape = (count, *block.shape[1:])
-                    chunks = (min(count, TOGETHER), *block.shape[1:])
-                    whole = file.create_dataset("frames", shape, np.float32, chunks=chunks, **STORAGE)
-                whole[done : done + len(block)] = block
-                done += len(block)
-        os.replace(passing, path)
-    finally:
-        passing.unlink(missing_ok=True)
-
-
-def is_whole(path: Path, expected: Mapping[str, Any]) -> bool:
-    """Whether a part is there and sound; it is read to the end, which checks its checksums.
-
-    Raises:
-        ReferenceDataError: it is sound and holds other data than its place says.
-    """
-    try:
-        with h5py.File(path, "r") as file:
-            check_attributes(path, file, expected)
-            frames: Any = file["frames"]
-            for first in range(0, len(frames), TOGETHER):
-                frames[first : first + TOGETHER]
-    except (OSError, KeyError):
-        return False
-    return True
-
-
-def join(path: Path, parts: Iterable[Path], attributes: Mapping[str, Any]) -> None:
-    """Make the file of all parts, whole or not at all, and remove their folder."""
+def write(path: Path, frames: Tensor, attributes: Mapping[str, Any]) -> None:
+    """Write `(flows, frames, ...)` and what they depend on; the file appears whole or not at all."""
     # in a folder of its own, not by mkstemp: that makes files which no other user may read
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=path.stem, suffix=".partial") as folder:
         whole = Path(folder) / path.name
+        chunks = (min(frames.shape[1], TOGETHER), *frames.shape[2:])
         with h5py.File(whole, "w") as file:
-            flows = file.create_group(FLOWS)
-            for place, name in enumerate(parts):
-                with h5py.File(name, "r") as one:
-                    one.copy("frames", flows, name=_name(place))
+            for place, flow in enumerate(frames.numpy()):
+                file.create_dataset(f"{FLOWS}/{_name(place)}", data=flow, chunks=chunks, **STORAGE)
             file.attrs.update(attributes)
         os.replace(whole, path)
-    shutil.rmtree(parts_folder(path))
-
-
-def parts_folder(path: Path) -> Path:
-    """Where the parts of a file are while they are made."""
-    return path.with_suffix(".parts")
 
 
 @contextmanager

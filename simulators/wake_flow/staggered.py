@@ -1,4 +1,8 @@
-"""Staggered velocities as plain arrays: where a run starts, and the way to a coarser grid."""
+"""Staggered velocities as plain arrays: a run's start, the way to a coarser grid, and differences.
+
+Divergence, diffusion and gradient are PhiFlow's with the channel's boundaries, written out: PhiFlow looks up
+dimensions by name at every call, some 0.1 s a step however small the grid. Tests hold them to PhiFlow's own.
+"""
 
 from __future__ import annotations
 
@@ -63,6 +67,40 @@ def downsample(velocity: Tensor, factor: int) -> Tensor:
     return torch.stack(
         [across.unflatten(-2, (-1, factor)).mean(-2), along.unflatten(-1, (-1, factor)).mean(-1)], -3
     )
+
+
+def padded(velocity: Tensor) -> tuple[Tensor, Tensor]:
+    """Both components of `(rows, 2, height, width)` with one layer of boundary values around them.
+
+    Returns x `(rows, height + 2, width + 1)`, both walls' faces at its sides, and y `(rows, height + 2,
+    width + 2)`.
+    """
+    across = F.pad(velocity[:, 0, :, 1:], (1, 1, 1, 0))
+    along = F.pad(velocity[:, 1], (1, 1, 1, 0), value=SPEED)
+    return tuple(torch.cat([part, part[:, -1:]], 1) for part in (across, along))  # type: ignore[return-value]
+
+
+def laplace(values: Tensor) -> Tensor:
+    """Second differences at the inner points of `(rows, height, width)`, times the area of a cell."""
+    middle = values[:, 1:-1, 1:-1]
+    sides = values[:, 1:-1, :-2] + values[:, 1:-1, 2:] + values[:, :-2, 1:-1] + values[:, 2:, 1:-1]
+    return sides - 4 * middle
+
+
+def diffusion(velocity: Tensor, cell: float) -> Tensor:
+    """Laplacian of `(rows, 2, height, width)`; 0 on the wall's column and on the outlet's faces."""
+    across, along = padded(velocity)
+    inside = laplace(along[:, :-1])  # as PhiFlow, which leaves the outlet's own faces out
+    return torch.stack([F.pad(laplace(across), (1, 0)), F.pad(inside, (0, 0, 0, 1))], 1) / cell**2
+
+
+def gradient(pressure: Tensor, cell: float) -> Tensor:
+    """Of `(rows, height, width)` on the faces, `(rows, 2, height, width)`; 0 on the wall's column.
+
+    Beyond the outlet the pressure is zero.
+    """
+    beyond = F.pad(pressure, (0, 0, 0, 1))
+    return torch.stack([F.pad(pressure.diff(dim=2), (1, 0)), beyond.diff(dim=1)], 1) / cell
 
 
 def divergence(velocity: Tensor, cell: float) -> Tensor:

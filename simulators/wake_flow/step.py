@@ -1,40 +1,26 @@
-"""One time step of the wake for many rows at once: PhiFlow's operators, recorded, around one solve.
+"""One time step of the wake for many rows at once: PhiFlow's, in plain torch, around one solve.
 
 The order is PhiFlow's: explicit diffusion, advection, then what `make_incompressible` does
-(velocity out of the obstacle, divergence, pressure, minus its gradient). Diffusion, divergence and
-gradient are PhiFlow's own code, recorded (see `recording`); advection is written out (see
-`advection` for the reason) and pressure solved directly (see `pressure`).
+(velocity out of the obstacle, divergence, pressure, minus its gradient). Boundaries, masks and the
+pressure's matrix are PhiFlow's own; its arithmetic is written out in `staggered` and `advection`, and
+pressure solved directly (see `pressure`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from blackbox.errors import ConfigurationError, DtypeError, ShapeError
 from simulators.wake_flow.advection import ADVECTION
-from simulators.wake_flow.geometry import ALONE, CYLINDER, SPEED, Channel, viscosity
-from simulators.wake_flow.operators import BITS, Operators
+from simulators.wake_flow.geometry import CYLINDER, SPEED, Channel, viscosity
 from simulators.wake_flow.pressure import PressureSolver
-from simulators.wake_flow.recording import ROWS, record
+from simulators.wake_flow.staggered import diffusion, divergence, gradient
 
 Advection = Literal["semi-lagrangian", "mac-cormack"]
 LARGEST_COURANT = 10.0  # cells that the stream passes in a step
-
-
-class Parts(NamedTuple):
-    """What a step needs in one dtype on one device."""
-
-    diffusion: Callable[[Tensor], Tensor]
-    divergence: Callable[[Tensor], Tensor]
-    gradient: Callable[[Tensor], Tensor]
-    fractions: Tensor
-    passable: Tensor
-    active: Tensor
 
 
 class WakeStep:
@@ -43,8 +29,7 @@ class WakeStep:
     Velocity is `(rows, 2, height, width)` in units of the inflow's speed. Channel 0 is the x component
     on the *left* faces of the cells, so its first column is the wall's: it is not read, and comes
     back 0. Channel 1 is the y component (along the stream) on the *upper*, downstream faces.
-    `reynolds` is `(rows,)`, Re_D = U D / nu. It runs in the dtype and on the device of `velocity`; what it
-    needs there is made at the first call (a second or so), once in a process for steps on equal channels.
+    `reynolds` is `(rows,)`, Re_D = U D / nu. It runs in the dtype and on the device of `velocity`.
 
     Rows do not interact: NaN in one stays there, and batch mates change a row by rounding only.
 
@@ -67,7 +52,7 @@ class WakeStep:
         self.check(dt, advection, self.channel)
         self.dt, self.advection = float(dt), advection
         self.solve = PressureSolver(self.channel)
-        self._parts: dict[tuple[torch.dtype, torch.device], Parts] = {}
+        self._masks: dict[tuple[torch.dtype, torch.device], tuple[Tensor, ...]] = {}
 
     def __call__(self, velocity: Tensor, reynolds: Tensor) -> Tensor:
         """One step.
@@ -89,12 +74,13 @@ class WakeStep:
             return self._advance(velocity, reynolds)
 
     def _advance(self, velocity: Tensor, reynolds: Tensor) -> Tensor:
-        parts = self.parts(velocity.dtype, velocity.device)
+        cell = self.channel.cell
+        fractions, passable, active = self.masks(velocity.dtype, velocity.device)
         spread = (viscosity(reynolds) * self.dt).to(velocity).view(-1, 1, 1, 1)
-        diffused = torch.addcmul(velocity, parts.diffusion(velocity), spread)
-        moved = ADVECTION[self.advection](diffused, self.dt, self.channel.cell) * parts.fractions
-        pressure = self.solve(parts.divergence(moved) * parts.active)
-        return torch.addcmul(moved, parts.gradient(pressure), parts.passable, value=-1)
+        diffused = torch.addcmul(velocity, diffusion(velocity, cell), spread)
+        moved = ADVECTION[self.advection](diffused, self.dt, cell) * fractions
+        pressure = self.solve(divergence(moved, cell) * active)
+        return torch.addcmul(moved, gradient(pressure, cell), passable, value=-1)
 
     @staticmethod
     def check(dt: float, advection: str, channel: Channel) -> None:
@@ -113,15 +99,14 @@ class WakeStep:
                 f"WakeStep, advection: expected one of {', '.join(get_args(Advection))}, got {advection!r}."
             )
 
-    def parts(self, dtype: torch.dtype, device: torch.device) -> Parts:
-        """The recorded operators and masks in `dtype` on `device`, made at the first call."""
+    def masks(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+        """The channel's fractions, passable faces and active cells (see `Masks`) in `dtype` on `device`."""
         key = dtype, device
-        if key not in self._parts:
-            # Tensors made in inference mode could take part in no gradient later.
-            with ALONE, torch.inference_mode(False), torch.no_grad():
-                if key not in self._parts:  # another thread may have made them meanwhile
-                    self._parts[key] = _make_parts(self.channel, *key)
-        return self._parts[key]
+        if key not in self._masks:
+            tables = (getattr(self.channel.masks, name) for name in ("fractions", "passable", "active"))
+            with torch.inference_mode(False):  # else no later gradient could go through
+                self._masks[key] = tuple(torch.from_numpy(table).to(device, dtype) for table in tables)
+        return self._masks[key]
 
     def _check_arrays(self, velocity: Tensor, reynolds: Tensor) -> None:
         if velocity.ndim != 4 or tuple(velocity.shape[1:]) != self.channel.shape:
@@ -134,14 +119,14 @@ class WakeStep:
                 f"{self!r}, reynolds: expected ({len(velocity)},), one per row of the velocity, "
                 f"got {tuple(reynolds.shape)}."
             )
-        if velocity.dtype not in BITS:
+        if velocity.dtype not in (torch.float32, torch.float64):
             raise DtypeError(
                 f"{self!r}, velocity: expected float32 or float64, got {str(velocity.dtype)[6:]}. "
                 "Convert it with .float() or .double()."
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the settings alone; recordings and factorisation are rebuilt."""
+        """Pickle the settings alone; the factorisation is rebuilt."""
         return type(self), (self.channel, self.dt, self.advection)
 
     def __repr__(self) -> str:
@@ -149,21 +134,3 @@ class WakeStep:
         published = self.channel.obstacles == (CYLINDER,)
         channel = self.channel.width if published else self.channel
         return f"WakeStep({channel}, dt={self.dt:g}, advection={self.advection!r})"
-
-
-@lru_cache(maxsize=32)
-def _make_parts(channel: Channel, dtype: torch.dtype, device: torch.device) -> Parts:
-    """Record the operators; nobody writes to the result, so that steps on equal channels share it."""
-    operators, masks = Operators(channel, dtype), channel.masks
-    faces = torch.ones(ROWS, *channel.shape, dtype=dtype)
-    recorded = (
-        record(operators.diffusion, faces),
-        record(operators.divergence, faces),
-        record(operators.gradient, faces[:, 0]),
-    )
-    # `forward`, not the module: a call in one thread must not meet a recording in another.
-    diffusion, divergence, gradient = (operator.to(device).forward for operator in recorded)
-    fractions, passable, active = (
-        torch.from_numpy(table).to(device, dtype) for table in (masks.fractions, masks.passable, masks.active)
-    )
-    return Parts(diffusion, divergence, gradient, fractions, passable, active)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,12 +120,12 @@ def reference_settings(config: Config) -> ReferenceSettings:
 
 def load(config: Config, folder: Path, progress: Callable[[int, int], None] | None = None) -> WakeData:
     """Read the reference, or compute and keep it; see `simulators.wake_flow.reference` for errors."""
-    settings, workers = reference_settings(config), os.cpu_count() or 1
-    reference = load_or_compute(settings, folder, progress, workers=workers)
+    settings = reference_settings(config)
+    reference = load_or_compute(settings, folder, progress)
     extrapolated = None
     if config.extrapolated_reynolds:
         further = replace(settings, reynolds=config.extrapolated_reynolds)
-        beside = load_or_compute(further, folder, progress, workers=workers)
+        beside = load_or_compute(further, folder, progress)
         extrapolated = Flows(beside.frames, beside.reynolds).to(config.device)
 
     def flows(reynolds: tuple[float, ...]) -> Flows:

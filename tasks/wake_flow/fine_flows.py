@@ -7,8 +7,6 @@ of all that it depends on. W is the linear interpolation from the faces of the c
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,21 +15,17 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from simulators.errors import ReferenceWarning
+from simulators.wake_flow import reference_file
 from simulators.wake_flow.geometry import SPEED, Channel
+from simulators.wake_flow.reference import Progress, simulate
 from simulators.wake_flow.reference_settings import ReferenceSettings
-from simulators.wake_flow.staggered import downsample, start
-from simulators.wake_flow.step import WakeStep
-from tasks.errors import CheckpointError
-from tasks.runs import checkpoint
+from simulators.wake_flow.staggered import downsample
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.data import reference_settings
 
-Progress = Callable[[int, int], None]
-
 
 def load(config: Config, folder: Path, progress: Progress | None = None) -> tuple[Tensor, Tensor]:
-    """Read them from `folder`, or compute and keep them.
+    """Read them from `folder`, or compute and keep them; of several processes one computes them.
 
     Args:
         config: of the run.
@@ -45,43 +39,28 @@ def load(config: Config, folder: Path, progress: Progress | None = None) -> tupl
     Warns:
         ReferenceWarning: the file is damaged, and is computed again.
     """
-    file = path(config, folder)
-    if file.exists():
-        try:
-            kept = checkpoint.load(file)
-            return kept["first"], kept["targets"]
-        except CheckpointError as error:
-            warnings.warn(f"{error} It is computed again.", ReferenceWarning, stacklevel=2)
-    settings = replace(reference_settings(config), reynolds=config.train_reynolds)
-    first, targets = _compute(settings, progress)
-    checkpoint.save(file, {"first": first, "targets": targets})
-    return first, targets
+    settings = _settings(config)
+
+    def keep(frame: int, fine: Tensor) -> Tensor:
+        factor = settings.reference_width // settings.width
+        return restricted(fine, settings.width) if frame else downsample(fine, factor)
+
+    shape = (len(settings.reynolds), settings.frames, *Channel(settings.width).shape)
+    attributes = settings.attributes() | {"kept": "first frames, and W^T r"}
+    kept, _ = reference_file.load_or_make(
+        path(config, folder), attributes, shape, lambda: simulate(settings, keep, progress)
+    )
+    return kept[:, 0], kept[:, 1:]
 
 
 def path(config: Config, folder: Path) -> Path:
     """The file in `folder`; its name carries a hash of all that the flows depend on."""
-    settings = replace(reference_settings(config), reynolds=config.train_reynolds)
-    reference = settings.path(folder)
-    return reference.with_name(f"{reference.stem}_fine.pt")
+    reference = _settings(config).path(folder)
+    return reference.with_name(f"{reference.stem}_fine.h5")
 
 
-def _compute(settings: ReferenceSettings, progress: Progress | None) -> tuple[Tensor, Tensor]:
-    """All flows at once: the rows of one velocity."""
-    step = WakeStep(Channel(settings.reference_width), settings.reference_dt, settings.advection)
-    reynolds = torch.tensor(settings.reynolds, dtype=torch.float32)
-    velocity = start(step.channel, settings.poke, settings.along).repeat(len(reynolds), 1, 1, 1)
-    first, targets = velocity, []
-    with torch.no_grad():
-        for done in range(settings.steps + 1):
-            if done == settings.warm_up:
-                first = downsample(velocity, settings.reference_width // settings.width)
-            elif done > settings.warm_up and (done - settings.warm_up) % settings.steps_per_frame == 0:
-                targets.append(restricted(velocity, settings.width))
-            if progress is not None:
-                progress(done, settings.steps)
-            if done < settings.steps:
-                velocity = step(velocity, reynolds)
-    return first, torch.stack(targets, dim=1)
+def _settings(config: Config) -> ReferenceSettings:
+    return replace(reference_settings(config), reynolds=config.train_reynolds)
 
 
 def interpolations(width: int, factor: int) -> tuple[sparse.csr_array, sparse.csr_array]:

@@ -24,7 +24,7 @@ def by_loops(box, state: np.ndarray) -> np.ndarray:
     change = np.empty_like(state)
     for y in range(height):
         for x in range(width):
-            reacted = REACTIONS[type(box)](*state[:, y, x], box.rates)
+            reacted = REACTIONS[type(box)](*state[:, y, x], vars(box))
             for species, diffusion in enumerate((box.diffusion_u, box.diffusion_v)):
                 s = state[species]
                 around = s[y - 1, x] + s[(y + 1) % height, x] + s[y, x - 1] + s[y, (x + 1) % width]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from blackbox import ConfigurationError, DtypeError, NotDifferentiableError, RowFailedError, ShapeError
+from blackbox.registry_arguments import call
 from simulators.advection_diffusion_reaction import AdvectionDiffusionReaction
 from simulators.coupled_map_lattice import CoupledMapLattice
 from simulators.heat import Heat
@@ -184,6 +185,12 @@ def test_states_of_another_shape_or_dtype_are_refused_by_the_step(make):
 def test_bad_common_settings_are_named(make, settings, words):
     with pytest.raises(ConfigurationError, match=words):
         make(**settings)
+
+
+def test_a_word_of_the_command_line_that_is_no_number_is_refused():
+    with pytest.raises(ConfigurationError, match=r'a box, dt: expected .*number.*, got "long"'):
+        call("a box", DoublePendulum, {"dt": "long"})
+    assert call("a box", DoublePendulum, {"dt": 1}).dt == 1.0
 
 
 @pytest.mark.parametrize(("rows", "seed", "words"), [(0, 0, "rows"), (1, -1, "seed")])

@@ -15,7 +15,6 @@ from blackbox import (
     RowFailedError,
     ShapeError,
 )
-from simulators.errors import BlowUpError
 from simulators.wake_flow import Channel, WakeFlow, WakeStep, viscosity
 from simulators.wake_flow.staggered import start
 
@@ -103,29 +102,21 @@ def growing(steps: int, **settings) -> tuple[WakeFlow, torch.Tensor, torch.Tenso
     return box, velocity, reynolds
 
 
-def test_a_flow_that_blows_up_is_reported_with_step_reynolds_number_and_row():
+def test_a_flow_that_blows_up_is_reported_with_its_row():
     box, velocity, reynolds = growing(20)
-    with pytest.raises(
-        RowFailedError, match=r"2 of 5 rows, the first of them row 2, failed: .* Re 300 .* step 5 of 20"
-    ):
+    with pytest.raises(RowFailedError, match=r"2 of 5 rows, the first of them row 2, failed: .*not finite"):
         box(velocity, reynolds)
-    with pytest.raises(RowFailedError, match=r"row 1 failed: .*BlowUpError: Re 400 blew up in step 3 of 20"):
+    with pytest.raises(RowFailedError, match=r"row 1 failed: .*not finite"):
         box(velocity[[1, 3]], reynolds[[1, 3]])
     box, velocity, reynolds = growing(4)
-    with pytest.raises(RowFailedError, match=r": row 3 failed: .*Re 400 blew up in step 3 of 4"):
+    with pytest.raises(RowFailedError, match=r": row 3 failed: .*not finite"):
         box(velocity, reynolds)
 
 
-def test_kept_failures_say_the_same_to_wrappers():
+def test_kept_failures_are_nan_and_counted():
     box, velocity, reynolds = growing(20, failures="keep")
     assert box(velocity, reynolds).isnan().flatten(1).all(1).tolist() == [False, False, True, True, False]
     assert (box.ledger.rows_failed, box.ledger.rows_run) == (2, 5)
-    failed = box.run_rows((velocity, reynolds)).failed
-    assert {row: str(why.error) for row, why in failed.items()} == {
-        2: "Re 300 blew up in step 5 of 20",
-        3: "Re 400 blew up in step 3 of 20",
-    }
-    assert all(isinstance(why.error, BlowUpError) for why in failed.values())
 
 
 class LargestTensor(TorchDispatchMode):
@@ -167,20 +158,11 @@ def test_by_itself_a_box_takes_as_many_rows_as_suit_its_grid():
     assert [WakeFlow(width).rows_at_once(torch.device("cuda")) for width in (32, 64)] == [4096, 1024]
 
 
-def test_a_device_of_its_own_gives_the_caller_s_back():
-    velocity, reynolds = states(WakeFlow(8), 3)
-    expected = WakeFlow(8)(velocity, reynolds)
-    box = WakeFlow(8, device="cpu")
-    assert torch.equal(box(velocity, reynolds), expected)
-    assert pickle.loads(pickle.dumps(box)).device == "cpu"
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_a_box_gives_the_cpu_s_flow_to_the_cpu():
+def test_on_a_gpu_a_box_gives_the_cpu_s_flow():
     velocity, reynolds = states(WakeFlow(8), 3)
-    found = WakeFlow(8, device="cuda")(velocity, reynolds)
-    assert found.device.type == "cpu"
-    assert (found - WakeFlow(8)(velocity, reynolds)).abs().max() < 1e-5
+    found = WakeFlow(8)(velocity.cuda(), reynolds.cuda())
+    assert found.is_cuda and (found.cpu() - WakeFlow(8)(velocity, reynolds)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("reynolds", [0.0, -100.0, 1.5e5, 1.0])
@@ -206,7 +188,7 @@ def test_pickle_gives_the_same_bits_and_settings():
     expected = box(velocity, reynolds)
     frozen = pickle.dumps(box)
     thawed = pickle.loads(frozen)
-    assert len(frozen) < 1000  # no recording, no factorisation
+    assert len(frozen) < 1000  # no factorisation
     assert torch.equal(thawed(velocity, reynolds), expected)
     assert repr(thawed) == repr(box) and thawed.failures == "keep" and thawed.max_rows == 5
 
@@ -214,11 +196,10 @@ def test_pickle_gives_the_same_bits_and_settings():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"steps": 0}, "steps: expected a whole number above 0, got 0"),
+        ({"steps": 0}, "steps: expected a whole number >= 1, got 0"),
         ({"max_rows": 0}, "max_rows"),
         ({"dt": -1.0}, "dt: expected a time above 0"),
         ({"width": 4}, "at least 8 cells, got 4"),
-        ({"device": "abacus"}, "device: expected one that torch can use, got 'abacus'"),
         ({"dt": 63.0}, r"CFL number .* got 20\.2"),
     ],
 )

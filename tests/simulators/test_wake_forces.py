@@ -8,7 +8,7 @@ from blackbox import ConfigurationError
 from simulators.wake_flow import Channel, Forces, WakeStep, viscosity
 from simulators.wake_flow.advection import ADVECTION
 from simulators.wake_flow.forces import DYNAMIC
-from simulators.wake_flow.staggered import start
+from simulators.wake_flow.staggered import diffusion, divergence, gradient, start
 
 WINDOW = ((35.0, 85.0), (65.0, 115.0))  # around the middle of the domain
 RE = torch.tensor([40.0], dtype=torch.float64)
@@ -87,15 +87,15 @@ def taken(step, velocity, reynolds):
 
     Momentum that the mask takes out, and the pressure on those faces on which it does not push the fluid.
     """
-    parts, cell = step.parts(velocity.dtype, velocity.device), step.channel.cell
+    (fractions, passable, active), cell = step.masks(velocity.dtype, velocity.device), step.channel.cell
     spread = (viscosity(reynolds) * step.dt).to(velocity).view(-1, 1, 1, 1)
-    moved = ADVECTION[step.advection](velocity + spread * parts.diffusion(velocity), step.dt, cell)
-    masked = moved * parts.fractions
-    slope = parts.gradient(step.solve(parts.divergence(masked) * parts.active))
-    shut = 1 - parts.passable
+    moved = ADVECTION[step.advection](velocity + spread * diffusion(velocity, cell), step.dt, cell)
+    masked = moved * fractions
+    slope = gradient(step.solve(divergence(masked, cell) * active), cell)
+    shut = 1 - passable
     shut[0, :, 0] = 0  # the wall's column
     lost = (moved - masked - shut * slope).sum(dim=(2, 3)) * cell**2 / step.dt
-    return masked - parts.passable * slope, lost / DYNAMIC
+    return masked - passable * slope, lost / DYNAMIC
 
 
 def test_the_force_is_what_the_solver_takes_out_and_the_window_does_not_matter():

@@ -5,18 +5,22 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from phi import math
-from phi.math import Solve, batch
-from phi.physics import advect
+from phi import field, math
+from phi.math import Solve
+from phi.physics import diffuse
 
+from benchmarks.gpu.plain_phiflow import (
+    SCHEMES,
+    phiflow,
+    plain_step,
+    velocity_array,
+    velocity_field,
+    wrapped,
+)
 from blackbox import ConfigurationError, DtypeError, ShapeError
-from simulators.errors import RecordingError
-from simulators.wake_flow import Channel, WakeStep
+from simulators.wake_flow import Box, Channel, Cylinder, WakeStep, staggered
 from simulators.wake_flow.advection import ADVECTION
-from simulators.wake_flow.operators import Operators, phiflow, velocity_array, velocity_field
-from simulators.wake_flow.recording import ROWS, record
 from simulators.wake_flow.staggered import divergence, start
-from tests.simulators.plain_phiflow import SCHEMES, plain_step
 
 SMALL = Channel(16)
 
@@ -77,34 +81,48 @@ def test_advection_is_phiflows(name, dt):
     channel = Channel(12)
     velocity = flows(channel, 4, rough=0.5)
     with phiflow(torch.float64):
-        field = velocity_field(velocity, channel.velocity_grid())
-        expected = velocity_array(SCHEMES[name](field, field, dt))
+        grid = velocity_field(velocity, channel.velocity_grid())
+        expected = velocity_array(SCHEMES[name](grid, grid, dt))
     assert (ADVECTION[name](velocity, dt, channel.cell) - expected).abs().max() < 1e-12
 
 
-def test_recorded_operators_are_phiflows_for_any_number_of_rows():
-    parts, operators = (
-        WakeStep(SMALL).parts(torch.float64, torch.device("cpu")),
-        Operators(SMALL, torch.float64),
-    )
-    for rows in (1, ROWS, ROWS + 4):
-        velocity = flows(SMALL, rows, rough=1.0)
-        for name, array in (("diffusion", velocity), ("divergence", velocity), ("gradient", velocity[:, 1])):
-            expected = getattr(operators, name)(array)
-            assert expected.abs().max() > 0.1
-            assert (getattr(parts, name)(array) - expected).abs().max() < 1e-13 * expected.abs().max()
+@pytest.mark.parametrize(
+    "channel",
+    [
+        Channel(8),
+        Channel(13),
+        Channel(32),
+        Channel(64),
+        Channel(15, ()),
+        Channel(20, (Box((20, 60), (45, 90)),)),
+        Channel(20, (Cylinder((30, 40), 9), Cylinder((72, 55), 7.5), Box((20, 90), (45, 120)))),
+    ],
+    ids=lambda channel: f"{channel.width} wide, {len(channel.obstacles)} obstacles",
+)
+def test_diffusion_divergence_and_gradient_are_phiflows(channel):
+    """On every boundary, and with obstacles, where PhiFlow differentiates as without."""
+    for rows in (1, 3):
+        velocity = flows(channel, rows, rough=1.0)
+        pressure = flows(channel, rows, seed=1, rough=1.0)[:, 1]
+        with phiflow(torch.float64):
+            grid = velocity_field(velocity, channel.velocity_grid())
+            lying = channel.pressure_grid().with_values(wrapped(pressure.transpose(1, 2)))
+            expected = {
+                "diffusion": velocity_array(diffuse.differential(grid, 1.0)),
+                "divergence": field.divergence(grid).values.native("rows,y,x"),
+                "gradient": velocity_array(
+                    field.spatial_gradient(lying, grid.extrapolation, at=grid.sampled_at)
+                ),
+            }
+        for name, values in expected.items():
+            found = getattr(staggered, name)(pressure if name == "gradient" else velocity, channel.cell)
+            # the first and last rows and columns are where the boundaries come in
+            assert values[..., [0, -1], :].abs().max() > 0.01 and values[..., [1, -1]].abs().max() > 0.01
+            assert (found - values).abs().max() < 1e-12 * values.abs().max()
 
 
-def test_recording_refuses_what_depends_on_the_number_of_rows():
-    for function in (lambda x: torch.ones(len(x)) + x.sum(1), lambda x: x.reshape(-1, 4, 2)):
-        with pytest.raises(RecordingError, match="any number of rows"):
-            record(function, torch.ones(ROWS, 8))
-    doubled = record(lambda x: torch.full((8,), 2.0) * x, torch.ones(ROWS, 8))
-    assert torch.equal(doubled(torch.ones(11, 8)), torch.full((11, 8), 2.0))
-
-
-def test_recording_leaves_phiflows_precision_alone():
-    before, channel = math.get_precision(), Channel(19)  # which is recorded here for the first time
+def test_phiflow_runs_beside_the_step_in_its_own_precision():
+    before, channel = math.get_precision(), Channel(19)  # which is made here for the first time
     WakeStep(channel)(flows(channel, 1), reynolds(1))
     assert math.get_precision() == before
 
@@ -185,7 +203,7 @@ def test_the_wall_column_is_not_read():
 
 
 def test_a_first_call_in_inference_mode_spoils_no_later_gradient():
-    channel = Channel(18)  # which is recorded here for the first time
+    channel = Channel(18)  # which no other test takes
     step = WakeStep(channel)
     velocity, re = flows(channel, 2, torch.float32), reynolds(2, torch.float32)
     with torch.inference_mode():
@@ -204,7 +222,7 @@ def test_autocast_around_the_step_does_not_round_the_flow():
 
 
 def test_threads_may_make_and_take_steps_at_once():
-    channel = Channel(17)  # which is recorded here for the first time
+    channel = Channel(17)  # which no other test takes
     velocity, re = flows(channel, 2, torch.float32), reynolds(2, torch.float32)
     shared = WakeStep(channel)
     with ThreadPoolExecutor(6) as pool:
@@ -269,9 +287,3 @@ def test_cuda_gives_the_same_gradient():
         (gradient,) = torch.autograd.grad((step(v, re.to(device)) * weight.to(device)).sum(), v)
         gradients.append(gradient.cpu())
     assert (gradients[0] - gradients[1]).abs().max() < 1e-10 * gradients[0].abs().max()
-
-
-def test_phiflow_names_that_the_package_leans_on():
-    """What would break silently if PhiFlow changed: named batch dimensions and the two schemes."""
-    assert callable(advect.semi_lagrangian) and callable(advect.euler)
-    assert math.wrap(torch.ones(2, 3), batch("rows,other")).native("other,rows").shape == (3, 2)

@@ -92,16 +92,14 @@ def test_a_setting_that_has_the_name_of_an_option_is_refused(toy, tmp_path, caps
     )
 
 
-def test_a_worker_that_dies_in_data_generation_ends_with_1_and_the_line_to_resume(
-    toy, tmp_path, capsys, monkeypatch
-):
+def test_an_error_of_data_generation_ends_with_1_and_the_line_to_resume(toy, tmp_path, capsys, monkeypatch):
     from simulators.errors import ReferenceDataError
 
     pool = BrokenProcessPool("A process in the process pool was terminated abruptly.")
     begins = {
         pool: "expected processes that go on to the end, got one that died: A process in the process pool"
     }
-    begins[ReferenceDataError("Reference: got one that died.")] = "Reference: got one that died."
+    begins[ReferenceDataError("Reference at Re 100: got NaN.")] = "Reference at Re 100: got NaN."
     for number, (error, begin) in enumerate(begins.items()):
         monkeypatch.setattr("tasks.api.report.write", Mock(side_effect=error))
         assert toy("run", "toy", "--steps", "2", "--runs", f"runs{number}") == 1

@@ -1,0 +1,73 @@
+"""`Simulator`: a black box whose settings are the fields of a dataclass, which check, show and pickle it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any
+
+from blackbox.checks import check_count, check_number
+from blackbox.failures import Policy
+from blackbox.function import BlackBoxFunction
+
+SHARED = ("steps", "max_rows", "failures")  # of all: they come last, and only the first makes another system
+
+
+def count(default: int, least: int = 1) -> Any:  # noqa: ANN401 (as `dataclasses.field`)
+    """A field for a whole number of at least `least`."""
+    return field(default=default, metadata={"check": partial(check_count, least=least)})
+
+
+def number(default: float, **bounds: float) -> Any:  # noqa: ANN401
+    """A field for a finite number within bounds, those of `check_number`; it is kept as a float."""
+    return field(default=default, metadata={"check": partial(check_number, **bounds)})
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Simulator(BlackBoxFunction, abstract=True):
+    """A black box that is made of its settings alone.
+
+    A subclass is a dataclass as well; its fields are its settings, and `_prepare` makes what follows from
+    them, specs above all. After pickling the settings are all there is.
+
+    Args:
+        steps: time steps per call.
+        failures: "raise" or "keep", see `BlackBoxFunction`.
+
+    Raises:
+        ConfigurationError: a setting is out of its range.
+    """
+
+    steps: int = count(1)
+    failures: Policy = "raise"
+
+    def __post_init__(self) -> None:
+        """Check the settings, then make what follows from them."""
+        for each in fields(self):
+            if "check" in each.metadata:
+                value = each.metadata["check"](type(self).__name__, each.name, getattr(self, each.name))
+                setattr(self, each.name, value)
+        self._prepare()
+        super().__init__(failures=self.failures)
+
+    def _prepare(self) -> None:
+        """Make what follows from settings that are in their ranges."""
+
+    def _settings(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.init}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the settings alone."""
+        return partial(type(self), **self._settings()), ()
+
+    def __repr__(self) -> str:
+        """The settings that make another one of it."""
+        found = self._settings()
+        names = [*(name for name in found if name not in SHARED), "steps"]
+        return f"{type(self).__name__}({', '.join(f'{name}={_short(found[name])}' for name in names)})"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return repr(value)
