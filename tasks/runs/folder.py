@@ -22,7 +22,7 @@ from tasks.runs.machine import digest, machine, versions
 from tasks.runs.metrics import Metrics
 from tasks.runs.result import Result, Row
 
-FORMAT = 2  # of config.json; raise it when older folders can no longer be resumed
+FORMAT = 3  # of config.json; raise it when older folders can no longer be resumed
 CONFIG, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
 MOST_SEEDS = 10_000
 
