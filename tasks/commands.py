@@ -348,7 +348,7 @@ def list_names() -> int:
 
 
 def info() -> int:
-    """Show versions, devices, and which optional packages are missing."""
+    """Show versions, the machine and its devices."""
     from tasks.installation import report
 
     print(report())
