@@ -53,8 +53,6 @@ class Run:
     """Where the problem's class is: `module:Class`, or `/folder/file.py:Class`."""
     script: str = ""
     """The script with a loop of its own that made the run; a run has this, a problem, or neither."""
-    signature: str = ""
-    """Who may execute `code` unasked; see `tasks.runs.trust`."""
     callbacks: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
     """What is told while stages of the run train; see `tasks.Callback`."""
 
@@ -102,8 +100,8 @@ class Run:
             "started": now.isoformat(timespec="seconds"),
             "problem": problem,
             "script": script,
-            "signature": trust.sign(script or problem),
         }
+        trust.note(script or problem)
         root.mkdir(parents=True, exist_ok=True)
         path = _new_folder(root, f"{task}-{preset}-{now.astimezone():%Y%m%d-%H%M%S}")
         (path / CHECKPOINTS).mkdir()
@@ -151,8 +149,8 @@ class Run:
 
     @property
     def is_own(self) -> bool:
-        """Whether resuming executes nothing but what this user, or an installed package, named in it."""
-        return trust.is_own(self.code, self.signature)
+        """Whether resuming executes nothing but what this user has run, or an installed package's problem."""
+        return trust.is_own(self.code)
 
     def configuration(self, kind: type[C]) -> C:
         """The settings as the task's dataclass; `ConfigurationError` if they do not fit it."""
