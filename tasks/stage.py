@@ -196,7 +196,7 @@ class Stage:
     @property
     def saved(self) -> bool:
         """Whether it has a checkpoint."""
-        return bool(self._checkpoints.files())
+        return self._path.exists()
 
     @property
     def nothing_since_saved(self) -> bool:
