@@ -10,28 +10,12 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from shlex import quote
-from typing import TYPE_CHECKING
 
 from blackbox.errors import BlackBoxError, BudgetError
-from tasks import names
-from tasks.commands import (
-    CheckCommand,
-    Command,
-    CompareCommand,
-    DataCommand,
-    InfoCommand,
-    ListCommand,
-    NewCommand,
-    ReportCommand,
-    ResumeCommand,
-    RunCommand,
-    ServeCommand,
-    TesseractCommand,
-    parse,
-)
+from tasks import running
+from tasks.commands import call
 from tasks.errors import (
     CheckpointError,
     ConfigurationError,
@@ -43,11 +27,6 @@ from tasks.errors import (
     WorkersError,
 )
 
-if TYPE_CHECKING:
-    from blackbox import BlackBoxFunction
-    from tasks.runs.folder import Run
-
-TOKEN = "BLACKBOX_TOKEN"  # the environment variable with what requests to a served box must bear
 # what would come again if the run went on as it is
 _FOR_GOOD = (
     CheckpointError,
@@ -105,26 +84,26 @@ def _main(arguments: list[str]) -> int:
     if any(word.partition("=")[0] == "--workers" for word in arguments):
         # several processes, each with as many threads as there are cores, hinder each other
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-    at_work: list[Run] = []  # the run that a `blackbox resume` would go on with
+    running.LINE[:], running.AT_WORK[:] = arguments, []
     try:
-        return _do(parse(arguments), ["blackbox", *arguments], at_work)
+        return call(arguments)
     except SystemExit as stop:  # how tyro leaves, after help as well
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt as stop:
         from tasks.workers import group, launch
 
         if group.rank() == 0:  # of several processes one has the run's folder, and the last word
-            print(f"{str(stop) or 'Stopped.'} {_how_to_resume(at_work)}".rstrip(), file=sys.stderr)
+            print(f"{str(stop) or 'Stopped.'} {_how_to_resume()}".rstrip(), file=sys.stderr)
         return launch.STOPPED if launch.launch_id() is not None else 130
     except Exception as error:
-        said = None if "--debug" in arguments else _words(error, bool(at_work))
+        said = None if "--debug" in arguments else _words(error, bool(running.AT_WORK))
         if said is None:
             raise
         several = isinstance(error, WorkersError) or type(error).__name__ == "RanksError"
-        if arguments[0] == "run" and not several and _discarded(at_work):
-            advice = f"Nothing was begun; {at_work[0].path} is removed."
+        if arguments[0] == "run" and not several and _discarded():
+            advice = f"Nothing was begun; {running.AT_WORK[0].path} is removed."
         else:
-            advice = "" if isinstance(error, _FOR_GOOD) else _how_to_resume(at_work)
+            advice = "" if isinstance(error, _FOR_GOOD) else _how_to_resume()
             if advice and isinstance(error, BudgetError):
                 advice = f"{advice} --rows N"
             if advice and type(error).__name__ == "FailedQueriesError":  # its import takes seconds
@@ -152,242 +131,16 @@ def _words(error: Exception, at_work: bool) -> str | None:
     return found
 
 
-def _do(command: Command, line: list[str], at_work: list[Run]) -> int:
-    match command:
-        case RunCommand():
-            return _run(command, line, at_work)
-        case ResumeCommand():
-            return _resume(command, line, at_work)
-        case ReportCommand():
-            return _report(command)
-        case CompareCommand():
-            _compare(command)
-        case CheckCommand():
-            return _check(command)
-        case ServeCommand():
-            return _serve(command)
-        case TesseractCommand():
-            print(_tesseract(command))
-        case DataCommand():
-            from tasks.image_classification.data.cifar import SOURCES, fetch
-
-            fetch(SOURCES[command.name], command.data)
-        case NewCommand():
-            from tasks import new
-
-            print(new.write(command.name, command.folder, command.kind))
-        case ListCommand():
-            print(names.listing())
-        case InfoCommand():
-            from tasks.installation import report
-
-            print(report())
-    return 0
-
-
-def _run(command: RunCommand, line: list[str], at_work: list[Run]) -> int:
-    from tasks.runs.folder import Run
-    from tasks.workers import launch
-
-    if command.dry_run:
-        return _dry_run(command)
-
-    def made() -> Run:
-        before = launch.restarted(command.runs, command.task)
-        if before is not None:
-            print(f"Going on with {before}.", flush=True)
-            return Run.open(before)
-        run = Run.create(
-            command.runs,
-            command.task,
-            command.preset,
-            command.config,
-            range(command.seeds),
-            data=command.data,
-            command=line,
-            problem=command.where,
-        )
-        launch.note_launch(run.path)
-        return run
-
-    return _together(command, line, made, at_work)
-
-
-def _dry_run(command: RunCommand) -> int:
-    """Say what a run will cost."""
-    from tasks import cost, problems
-    from tasks.tally import Tally, unnoted
-    from tasks.work import checked, prepare
-
-    kind, _ = problems.find(command.where)
-    problem = kind(command.config, folder=command.data)
-    wanted = checked(problem)
-    boxes = list(problem.boxes.values())
-    before = Tally(boxes).copy()
-    before.rows_run -= unnoted(boxes)
-    prepare(problem, wanted)
-    print("\n".join(cost.lines(problem, wanted, command.seeds, timed=True, before=before)))
-    return 0
-
-
-def _resume(command: ResumeCommand, line: list[str], at_work: list[Run]) -> int:
-    from tasks.runs.folder import Run
-    from tasks.workers import group
-
-    def made() -> Run:
-        run = Run.open(command.folder)
-        if not (command.trust or run.is_own):
-            raise RunFolderError(
-                f"{run.path}: expected a run that you made, got one from elsewhere, and to resume it is to "
-                f"execute {run.code}. Look at that file, then: blackbox resume {quote(str(run.path))} --trust"
-            )
-        return run if command.rows is None else run.with_budget(command.rows)
-
-    if not group.is_member():
-        if Run.open(command.folder).finished:
-            print("This run is finished; rebuilding its report.")
-            return _report(ReportCommand(command.folder, trust=command.trust))
-        run = made()
-        if run.script:
-            from tasks import own_loop
-
-            own_loop.execute(run, command.workers)
-    return _together(command, line, made, at_work)
-
-
-def _together(
-    command: RunCommand | ResumeCommand, line: list[str], made: Callable[[], Run], at_work: list[Run]
-) -> int:
-    """Work on a run, in this process or in several that are started here; or as one of those."""
-    from tasks.workers import group, launch
-
-    others = launch.started(line[1:], 1 if group.is_member() else command.workers)
-    with others, group.joined(command.timeout), group.shared_run(made) as run:
-        from tasks import api, tensorboard
-        from tasks.interruption import ending_interrupts
-        from tasks.progress import Progress
-        from tasks.work import work
-
-        first = group.rank() == 0
-        if first:
-            at_work.append(run)
-        problem = api.problem_of(run)
-        problem.folder = command.data or Path(run.data)
-        if first:
-            if command.tensorboard or (run.path / tensorboard.FOLDER).is_dir():
-                run.callbacks.append(tensorboard.TensorBoard())
-            api.finish(run, problem).show()
-        elif not run.finished:  # as the first process does, in a folder that no one will see
-            with ending_interrupts():
-                work(problem, run, Progress())
-    return 0
-
-
-def _report(command: ReportCommand) -> int:
-    from tasks.runs.folder import Run
-
-    run = Run.open(command.folder)
-    if not run.finished:
-        raise RunFolderError(
-            f"{run.path}: expected a finished run, got one without result.json. "
-            f"Finish it with: blackbox resume {run.path}"
-        )
-    from tasks import api, report
-
-    found = api.load(run.path, trust=command.trust)
-    if run.problem and found.problem is None:
-        print(
-            f"The problem's own part is not made anew, for which {run.problem} would be executed: the run "
-            "came from elsewhere, or the file is gone. If you trust it, add --trust."
-        )
-    if command.export is not None:
-        print(f"Exported: {found.export(command.export)}")
-    report.write(run, found.problem)
-    found.show()
-    return 0
-
-
-def _compare(command: CompareCommand) -> None:
-    from tasks.progress import print_table
-    from tasks.report.compare import compare
-
-    found = compare(command.folders, command.page)
-    for run in found.runs.to_dict("records"):
-        print(f"{run['run']}: {run['folder']} ({run['problem']}; seeds {run['seeds']})")
-    for sentence in found.sentences:
-        print(sentence)
-    print_table(found.figures)
-    if not found.settings.empty:
-        print_table(found.settings)
-    print(f"Page: {found.page}")
-
-
-def _check(command: CheckCommand) -> int:
-    """Print what was found; the exit status is 1 where a fault was."""
-    from blackbox import conformance
-
-    if command.samples is not None and not command.samples.is_file():
-        raise ConfigurationError(
-            f"--samples: no such file {command.samples}. Save rows with numpy.save, or by the inputs' names "
-            "with numpy.savez."
-        )
-    box = _box(command)
-    out = None if command.out is None else str(command.out)
-    return conformance.command(
-        box, command.samples, out, rows=command.rows, processes=command.processes, seed=command.seed
-    )
-
-
-def _serve(command: ServeCommand) -> int:
-    """Serve until told to stop."""
-    from blackbox.adapters import um_bridge
-
-    box = _box(command)
-    um_bridge.serve(
-        box if command.name is None else {command.name: box},
-        host=command.host,
-        port=command.port,
-        token=command.token or os.environ.get(TOKEN) or None,
-        threads=command.threads,
-        timeout=command.timeout,
-    )
-    return 0
-
-
-def _tesseract(command: TesseractCommand) -> str:
-    """Write a Tesseract, and say what to do with it."""
-    from blackbox.registry_arguments import parse
-    from tasks import tesseract
-
-    return tesseract.write(
-        _box(command),
-        command.target,
-        parse(command.arguments),
-        command.folder,
-        derivative=command.derivative,
-        vectorized=command.vectorized,
-        mu=command.mu,
-    )
-
-
-def _box(command: CheckCommand | ServeCommand | TesseractCommand) -> BlackBoxFunction:
-    """The black box that a command names."""
-    from blackbox.registry import make
-    from blackbox.registry_arguments import parse
-
-    names.check_single(command.target)
-    return make(command.target, parse(command.arguments), names.functions())
-
-
-def _discarded(at_work: list[Run]) -> bool:
+def _discarded() -> bool:
     """Leave no folder of a new run that ended before anything was done: there is nothing to resume."""
     from tasks.runs.folder import discard
     from tasks.workers import launch
 
-    return bool(at_work) and launch.launch_id() is None and discard(at_work[0].path)
+    return bool(running.AT_WORK) and launch.launch_id() is None and discard(running.AT_WORK[0].path)
 
 
-def _how_to_resume(at_work: list[Run]) -> str:
+def _how_to_resume() -> str:
+    at_work = running.AT_WORK
     return f"Resume with: blackbox resume {quote(str(at_work[0].path))}" if at_work else ""
 
 

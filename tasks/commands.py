@@ -1,131 +1,32 @@
-"""The commands of the console script and their arguments, made from a problem's settings by tyro."""
+"""The commands of the console script, each a function whose arguments tyro reads off its signature.
+
+`blackbox run PROBLEM` is parsed apart, for its arguments are the problem's settings; see `tasks.running`.
+Nothing heavy is imported before a command is at work, so that help comes at once.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from tasks import names
-from tasks.errors import ConfigurationError
+from tasks import names, running
+from tasks.errors import ConfigurationError, RunFolderError
+from tasks.running import Tensorboard, Timeout, Workers
 
-Debug = Annotated[bool, arg(help="Show the traceback of an error instead of a sentence.")]
+if TYPE_CHECKING:
+    from blackbox import BlackBoxFunction
+
+TOKEN = "BLACKBOX_TOKEN"  # the environment variable with what requests to a served box must bear
 Folder = Annotated[Positional[Path], arg(help="Folder of the run.", metavar="FOLDER")]
-Tensorboard = Annotated[bool, arg(help="Write the metrics as TensorBoard event files too.")]
-Workers = Annotated[
-    int, arg(help="Processes on this machine that share the queries out; on several, start it by torchrun.")
-]
-Timeout = Annotated[
-    float, arg(help="Seconds after which a process of several that does not answer is given up.")
-]
 Trust = Annotated[bool, arg(help="Execute the code that the run names, although it came from elsewhere.")]
-_TOP = (
-    "Train PyTorch networks through code that cannot be differentiated.\n\n"
-    "First steps: `blackbox new NAME` writes a problem of your own; `blackbox list` names what there is; "
-    "`blackbox run PROBLEM --help` lists the presets, methods and settings; `blackbox --version` gives the "
-    "version."
-)
-_BOUNDS: dict[str, tuple[float, float]] = {
-    "seeds": (1, 10_000),
-    "workers": (1, max(16, 4 * (os.cpu_count() or 1))),
-    "timeout": (0.001, 30 * 86_400),
-    "rows": (1, 2**48),
-    "seed": (0, 2**63 - 1),
-    "port": (0, 65_535),
-    "threads": (1, 1024),
-}
-
-
-@dataclass(frozen=True)
-class RunCommand:
-    """A problem to run; tyro fills a subclass that is made for the problem and the preset at hand."""
-
-    preset: str
-    seeds: Annotated[int, arg(help="How many seeds: 0, 1, ..., one training each.")] = 1
-    runs: Annotated[Path, arg(help="Where run folders are made.")] = Path("runs")
-    data: Annotated[Path, arg(help="Where the problem's data is kept.")] = Path("data")
-    tensorboard: Tensorboard = False
-    workers: Workers = 1
-    timeout: Timeout = 1800.0
-    dry_run: Annotated[bool, arg(help="Say what it will cost, and train nothing.")] = False
-    debug: Debug = False
-    config: Any = None
-
-    task: ClassVar[str]
-    where: ClassVar[str]
-    """Where the problem's class is, as `tasks.problems.find` takes it."""
-    kind: ClassVar[type[Any]]
-    """The problem's class."""
-
-
-@dataclass(frozen=True)
-class NewCommand:
-    """Write a small working problem and its test, to be changed into your own."""
-
-    name: Annotated[Positional[str], arg(help="What it is called, such as brusselator or my-problem.")]
-    kind: Annotated[
-        Literal["correct", "design", "program"],
-        arg(
-            help="A solver in a loop that a network corrects; a design that a box scores; or a program that "
-            "reads and writes files."
-        ),
-    ] = "correct"
-    folder: Annotated[Path, arg(help="Where the two files are written.")] = Path(".")
-    debug: Debug = False
-
-
-@dataclass(frozen=True)
-class ResumeCommand:
-    """Go on with a run that was stopped or killed, to the result that it would have had.
-
-    The file that the run's problem is in is executed.
-    """
-
-    folder: Folder
-    data: Annotated[Path | None, arg(help="Folder of the problem's data, if it moved.")] = None
-    rows: Annotated[int | None, arg(help="A larger budget of rows, in the place of the run's.")] = None
-    tensorboard: Tensorboard = False
-    workers: Workers = 1
-    timeout: Timeout = 1800.0
-    trust: Trust = False
-    debug: Debug = False
-
-
-@dataclass(frozen=True)
-class ReportCommand:
-    """Rebuild report and pictures of a finished run.
-
-    What the problem itself adds to the report takes its code, which is executed.
-    """
-
-    folder: Folder
-    export: Annotated[
-        Literal["netcdf", "vtk"] | None,
-        arg(help="Write the arrays of the run's evaluation for other programs, into the folder's `export`."),
-    ] = None
-    trust: Trust = False
-    debug: Debug = False
-
-
-@dataclass(frozen=True)
-class CompareCommand:
-    """Set runs side by side: settings that differ, figures, one plot; no code of a problem is executed."""
-
-    folders: Annotated[
-        Positional[tuple[Path, ...]],
-        arg(help="Folders of two runs or more.", metavar="FOLDER FOLDER ...", help_behavior_hint=""),
-    ]
-    page: Annotated[Path, arg(help="HTML file to write.")] = Path("comparison.html")
-    debug: Debug = False
-
-
 Target = Annotated[
     Positional[str],
     arg(
@@ -142,113 +43,25 @@ Arguments = Annotated[
         help_behavior_hint="(default: nothing)",
     ),
 ]
-
-
-@dataclass(frozen=True)
-class CheckCommand:
-    """Examine a black box: is it fit to be trained through, and with which mu?
-
-    The exit status is 0 where no fault was found, 1 otherwise.
-    """
-
-    target: Target
-    arguments: Arguments = ()
-    samples: Annotated[
-        Path | None, arg(help="Rows such as training will meet: .npy, or .npz with an array for each input.")
-    ] = None
-    out: Annotated[Path | None, arg(help="File for the report as JSON; - for standard output.")] = None
-    rows: Annotated[int, arg(help="The most rows to run; some 6,000 measure every line.")] = 1000
-    processes: Annotated[
-        bool, arg(help="Do not try it in other processes.", help_behavior_hint="(default: it is tried)")
-    ] = True
-    seed: Annotated[int, arg(help="Of all draws.")] = 0
-    debug: Debug = False
-
-
-@dataclass(frozen=True)
-class ServeCommand:
-    """Serve a black box by the UM-Bridge protocol, until Ctrl-C."""
-
-    target: Target
-    arguments: Arguments = ()
-    host: Annotated[
-        str, arg(help="Address to listen at; the default is reached from this machine alone.")
-    ] = "127.0.0.1"
-    port: Annotated[int, arg(help="Port to listen at; 0 takes a free one, and prints it.")] = 4242
-    token: Annotated[
-        str | None,
-        arg(help="What requests must bear. Others can read it here: better set BLACKBOX_TOKEN."),
-    ] = None
-    name: Annotated[str | None, arg(help="Of the model, for clients; None for its class's.")] = None
-    threads: Annotated[int, arg(help="Evaluations at a time, for a box that may run in threads.")] = 1
-    timeout: Annotated[
-        float | None, arg(help="Seconds after which an evaluation is answered with an error; None waits.")
-    ] = None
-    debug: Debug = False
-
-
-@dataclass(frozen=True)
-class TesseractCommand:
-    """Write a black box as a Tesseract: schemas, `apply`, and a derivative from function values."""
-
-    target: Target
-    folder: Annotated[Positional[Path], arg(help="Where the files are written.", metavar="FOLDER")]
-    arguments: Arguments = ()
-    derivative: Annotated[
-        Literal["differences", "probes", "values"],
-        arg(
-            help="Central differences: two rows for each number of the inputs. Or a tangent that is learned "
-            "over the calls: from two probes beside each solve, or from the values of the solves alone."
-        ),
-    ] = "differences"
-    mu: Annotated[float, arg(help="How far a difference moves a number, in the scale of its input.")] = 1e-3
-    vectorized: Annotated[bool, arg(help="Whether arrays have an open first axis, for many rows a call.")] = (
-        False
-    )
-    debug: Debug = False
-
-
-@dataclass(frozen=True)
-class DataCommand:
-    """Load a data set from its own site, and check it."""
-
-    name: Annotated[Positional[Literal["cifar10", "cifar100"]], arg(help="The data set.")]
-    data: Annotated[Path, arg(help="Where data is kept; `blackbox run` has the same option.")] = Path("data")
-    debug: Debug = False
-
-
-@dataclass(frozen=True)
-class ListCommand:
-    """List the names of black boxes and problems, those of other packages included."""
-
-    debug: Debug = False
-
-
-@dataclass(frozen=True)
-class InfoCommand:
-    """Show versions, devices, and which optional packages are missing."""
-
-    debug: Debug = False
-
-
-Command = (
-    RunCommand
-    | NewCommand
-    | ResumeCommand
-    | ReportCommand
-    | CompareCommand
-    | CheckCommand
-    | ServeCommand
-    | TesseractCommand
-    | DataCommand
-    | ListCommand
-    | InfoCommand
+_TOP = (
+    "Train PyTorch networks through code that cannot be differentiated.\n\n"
+    "First steps: `blackbox new NAME` writes a problem of your own; `blackbox list` names what there is; "
+    "`blackbox run PROBLEM --help` lists the presets, methods and settings; `blackbox --version` gives the "
+    "version. With --debug a command shows the traceback of an error instead of a sentence."
 )
-_OTHERS = {kind.__name__.removesuffix("Command").lower(): kind for kind in get_args(Command)[1:]}
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "seeds": (1, 10_000),
+    "workers": (1, max(16, 4 * (os.cpu_count() or 1))),
+    "timeout": (0.001, 30 * 86_400),
+    "rows": (1, 2**48),
+    "seed": (0, 2**63 - 1),
+    "port": (0, 65_535),
+    "threads": (1, 1024),
+}
 
 
-def parse(arguments: Sequence[str]) -> Command:
-    """The command that a command line asks for; `SystemExit` for help and mistakes, as tyro does it.
+def call(arguments: Sequence[str]) -> int:
+    """The exit status of a command; `SystemExit` for help and mistakes, as tyro does it.
 
     Args:
         arguments: The words after `blackbox`.
@@ -256,105 +69,305 @@ def parse(arguments: Sequence[str]) -> Command:
     Raises:
         ConfigurationError: A number is out of its range, or a problem's name or settings are wrong.
     """
-    if list(arguments[:1]) == ["run"] and len(arguments) > 1 and not arguments[1].startswith("-"):
-        target, words = arguments[1], arguments[2:]
-        kind, about = _problem_command(target, words)
-        _refuse_values_of_flags(kind, words)
-        # parsed on its own, with the problem in `prog`: messages then point to the right help
-        command = _tyro(kind, f"blackbox run {target}", about, words)
-        from tasks import methods
-
-        methods.named(kind.kind, command.config.methods)  # before there is a folder
-        return _in_bounds(command)
-
-    if arguments and arguments[0] in _OTHERS:
-        _refuse_values_of_flags(_OTHERS[arguments[0]], arguments[1:])
-
-    def named(kind: Any, name: str, description: str) -> Any:  # noqa: ANN401
-        return Annotated[kind, tyro.conf.subcommand(name=name, description=description, prefix_name=False)]
-
-    about = (
-        "Train and judge a network by several methods, and write a report. PROBLEM is a name, module:Class, "
-        "or file.py:Class; a file is executed. "
-        f"Names: {', '.join(names.problems())}; `blackbox run PROBLEM --help` lists "
-        "presets, methods and settings."
+    words = [word for word in arguments if word != "--debug"]
+    if words[:1] == ["run"] and len(words) > 1 and not words[1].startswith("-"):
+        command = running.parse(words[1], words[2:])
+        _refuse_absurd(vars(command))
+        return running.run(command)
+    abouts = {name: " ".join((command.__doc__ or "").split()) for name, command in _COMMANDS.items()}
+    abouts["run"] += (
+        f" Names: {', '.join(names.problems())}; `blackbox run PROBLEM --help` lists presets, methods and "
+        "settings."
     )
-    which = Annotated[str, arg(help="What to run, before any option.", metavar="PROBLEM")]
-    run: Any = dataclasses.make_dataclass("Run", [("problem", Positional[which])])
-    commands = [named(kind, name, " ".join((kind.__doc__ or "").split())) for name, kind in _OTHERS.items()]
-    union: Any = Union
-    return _in_bounds(_tyro(union[(named(run, "run", about), *commands)], "blackbox", _TOP, arguments))
+    if words and words[0] in _COMMANDS:
+        command = _bounded(_COMMANDS[words[0]])
+        return _tyro(command, f"blackbox {words[0]}", abouts[words[0]], words[1:])
+    union: Any = Union  # of what only has names: tyro says what there is
+    nothing = dataclasses.make_dataclass("Nothing", [])
+    parts = [
+        Annotated[nothing, tyro.conf.subcommand(name, description=about)] for name, about in abouts.items()
+    ]
+    return _tyro(union[tuple(parts)], "blackbox", _TOP, words)
 
 
-def _tyro(kind: Any, program: str, about: str, words: Sequence[str]) -> Any:  # noqa: ANN401
-    return tyro.cli(kind, prog=program, description=about, args=list(words), config=(FlagCreatePairsOff,))
+def _tyro(command: Any, program: str, about: str, words: Sequence[str]) -> int:  # noqa: ANN401
+    return tyro.cli(command, prog=program, description=about, args=words, config=(FlagCreatePairsOff,))
 
 
-def _refuse_values_of_flags(kind: Any, words: Sequence[str]) -> None:  # noqa: ANN401
-    """Say how a flag is written, where one has a value: tyro only says that it does not know that word.
+def _bounded(command: Callable[..., int]) -> Callable[..., int]:
+    """The command, which refuses numbers that are absurd."""
 
-    Raises:
-        ConfigurationError: Naming the flag.
-    """
-    flags: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(kind)}
-    if "config" in flags:
-        flags |= dataclasses.asdict(flags["config"])
-    for word, after in pairwise([*words, ""]):
-        option, equals, value = word.partition("=")
-        name, value = option.removeprefix("--").removeprefix("no-"), value if equals else after
-        default = flags.get(name.replace("-", "_"))
-        if option.startswith("--") and isinstance(default, bool) and value.lower() in ("true", "false"):
-            raise ConfigurationError(
-                f"{option}: expected a flag without a value, got {value!r}. Without it that is "
-                f"{str(default).lower()}; --{'no-' * default}{name} makes it {str(not default).lower()}."
-            )
+    @wraps(command)
+    def bounded(*positional: Any, **named: Any) -> int:  # noqa: ANN401
+        _refuse_absurd(named)
+        return command(*positional, **named)
+
+    return bounded
 
 
-def _in_bounds(command: Command) -> Command:
-    """The command, if none of its numbers is absurd."""
+def _refuse_absurd(values: Mapping[str, Any]) -> None:
     for name, (low, high) in _BOUNDS.items():
-        value = getattr(command, name, None)
+        value = values.get(name)
         if value is not None and not low <= value <= high:  # not so for NaN either
             raise ConfigurationError(f"--{name}: expected {low:,} to {high:,}, got {value!r}.")
-    return command
 
 
-def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
-    """The dataclass of `run` for a problem and the preset that the words name, and its description.
+def run(
+    problem: Annotated[Positional[str], arg(help="What to run, before any option.", metavar="PROBLEM")],
+) -> int:
+    """Train and judge a network by several methods, and write a report.
 
-    The preset is found before tyro parses: it is the default from which `--SETTING` departs.
+    PROBLEM is a name, module:Class, or file.py:Class; a file is executed.
     """
-    from tasks import methods, problems
+    raise ConfigurationError(f"run: expected a problem before any option, got {problem!r} behind one.")
 
-    problem, where = problems.find(target)
-    presets = dict(problem.presets) or {"default": problem.Config()}
-    preset = _preset(presets, words)
-    own = {field.name for field in dataclasses.fields(RunCommand)} - {"config"}
-    taken = own & {field.name for field in dataclasses.fields(problem.Config)}
-    if taken:
-        raise ConfigurationError(
-            f"{problem.__name__}.Config: expected names that `blackbox run` has not itself, got "
-            f"{', '.join(sorted(taken))}. Rename that setting."
+
+def new(
+    name: Annotated[Positional[str], arg(help="What it is called, such as brusselator or my-problem.")],
+    *,
+    kind: Annotated[
+        Literal["correct", "design", "program"],
+        arg(
+            help="A solver in a loop that a network corrects; a design that a box scores; or a program that "
+            "reads and writes files."
+        ),
+    ] = "correct",
+    folder: Annotated[Path, arg(help="Where the two files are written.")] = Path("."),
+) -> int:
+    """Write a small working problem and its test, to be changed into your own."""
+    from tasks import new
+
+    print(new.write(name, folder, kind))
+    return 0
+
+
+def resume(
+    folder: Folder,
+    *,
+    data: Annotated[Path | None, arg(help="Folder of the problem's data, if it moved.")] = None,
+    rows: Annotated[int | None, arg(help="A larger budget of rows, in the place of the run's.")] = None,
+    tensorboard: Tensorboard = False,
+    workers: Workers = 1,
+    timeout: Timeout = 1800.0,
+    trust: Trust = False,
+) -> int:
+    """Go on with a run that was stopped or killed, to the result that it would have had.
+
+    The file that the run's problem is in is executed.
+    """
+    from tasks.runs.folder import Run
+    from tasks.workers import group
+
+    def made() -> Run:
+        run = Run.open(folder)
+        if not (trust or run.is_own):
+            raise RunFolderError(
+                f"{run.path}: expected a run that you made, got one from elsewhere, and to resume it is to "
+                f"execute {run.code}. Look at that file, then: blackbox resume {quote(str(run.path))} --trust"
+            )
+        return run if rows is None else run.with_budget(rows)
+
+    if not group.is_member():
+        if Run.open(folder).finished:
+            print("This run is finished; rebuilding its report.")
+            return report(folder, trust=trust)
+        run = made()
+        if run.script:
+            from tasks import own_loop
+
+            own_loop.execute(run, workers)
+    return running.together(made, data, tensorboard, workers, timeout)
+
+
+def report(
+    folder: Folder,
+    *,
+    export: Annotated[
+        Literal["netcdf", "vtk"] | None,
+        arg(help="Write the arrays of the run's evaluation for other programs, into the folder's `export`."),
+    ] = None,
+    trust: Trust = False,
+) -> int:
+    """Rebuild report and pictures of a finished run.
+
+    What the problem itself adds to the report takes its code, which is executed.
+    """
+    from tasks import api, report
+    from tasks.runs.folder import Run
+
+    run = Run.open(folder)
+
+    found = api.load(run.path, trust=trust)
+    if run.problem and found.problem is None:
+        print(
+            f"The page stays as it is: to make it anew would execute {run.problem}, and the run came from "
+            "elsewhere, or the file is gone. If you trust it, add --trust."
         )
-    literal: Any = Literal
-    fields: list[Any] = [
-        ("preset", Annotated[literal[tuple(presets)], arg(help="Where the settings start from.")], preset),
-        ("config", Annotated[type(presets[preset]), arg(name="")], presets[preset]),
-    ]
-    lines = [f"  {name}: {method.about}" for name, method in methods.methods_of(problem).items()]
-    defaults = f"The defaults below are those of the preset {preset!r}."
-    about = "\n".join([problem.about(), "", "Methods:", *lines, "", defaults])
-    namespace = {"task": problem.name(), "where": where, "kind": problem}
-    kind = dataclasses.make_dataclass("Run", fields, bases=(RunCommand,), frozen=True, namespace=namespace)
-    return kind, about
+    if export is not None:
+        print(f"Exported: {found.export(export)}")
+    report.write(run, found.problem)
+    found.show()
+    return 0
 
 
-def _preset(presets: Mapping[str, Any], words: Sequence[str]) -> str:
-    """The preset that is asked for; the first one where it is wrong, for tyro refuses it with the choices."""
-    asked = None
-    for index, word in enumerate(words):  # the last one if given twice
-        if word == "--preset" and index + 1 < len(words):
-            asked = words[index + 1]
-        elif word.startswith("--preset="):
-            asked = word.removeprefix("--preset=")
-    return asked if asked is not None and asked in presets else next(iter(presets))
+def compare(
+    folders: Annotated[
+        Positional[tuple[Path, ...]],
+        arg(help="Folders of two runs or more.", metavar="FOLDER FOLDER ...", help_behavior_hint=""),
+    ],
+    *,
+    page: Annotated[Path, arg(help="HTML file to write.")] = Path("comparison.html"),
+) -> int:
+    """Set runs side by side: settings that differ, figures, one plot; no code of a problem is executed."""
+    from tasks.progress import print_table
+    from tasks.report.compare import compare
+
+    found = compare(folders, page)
+    for run in found.runs.to_dict("records"):
+        print(f"{run['run']}: {run['folder']} ({run['problem']}; seeds {run['seeds']})")
+    for sentence in found.sentences:
+        print(sentence)
+    print_table(found.figures)
+    if not found.settings.empty:
+        print_table(found.settings)
+    print(f"Page: {found.page}")
+    return 0
+
+
+def check(
+    target: Target,
+    arguments: Arguments = (),
+    *,
+    samples: Annotated[
+        Path | None, arg(help="Rows such as training will meet: .npy, or .npz with an array for each input.")
+    ] = None,
+    out: Annotated[Path | None, arg(help="File for the report as JSON; - for standard output.")] = None,
+    rows: Annotated[int, arg(help="The most rows to run; some 6,000 measure every line.")] = 1000,
+    processes: Annotated[
+        bool, arg(help="Do not try it in other processes.", help_behavior_hint="(default: it is tried)")
+    ] = True,
+    seed: Annotated[int, arg(help="Of all draws.")] = 0,
+) -> int:
+    """Examine a black box: is it fit to be trained through, and with which mu?
+
+    The exit status is 0 where no fault was found, 1 otherwise.
+    """
+    from blackbox import conformance
+
+    if samples is not None and not samples.is_file():
+        raise ConfigurationError(
+            f"--samples: no such file {samples}. Save rows with numpy.save, or by the inputs' names with "
+            "numpy.savez."
+        )
+    where = None if out is None else str(out)
+    box = _box(target, arguments)
+    return conformance.command(box, samples, where, rows=rows, processes=processes, seed=seed)
+
+
+def serve(
+    target: Target,
+    arguments: Arguments = (),
+    *,
+    host: Annotated[
+        str, arg(help="Address to listen at; the default is reached from this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[int, arg(help="Port to listen at; 0 takes a free one, and prints it.")] = 4242,
+    token: Annotated[
+        str | None,
+        arg(help="What requests must bear. Others can read it here: better set BLACKBOX_TOKEN."),
+    ] = None,
+    name: Annotated[str | None, arg(help="Of the model, for clients; None for its class's.")] = None,
+    threads: Annotated[int, arg(help="Evaluations at a time, for a box that may run in threads.")] = 1,
+    timeout: Annotated[
+        float | None, arg(help="Seconds after which an evaluation is answered with an error; None waits.")
+    ] = None,
+) -> int:
+    """Serve a black box by the UM-Bridge protocol, until Ctrl-C."""
+    from blackbox.adapters import um_bridge
+
+    box = _box(target, arguments)
+    um_bridge.serve(
+        box if name is None else {name: box},
+        host=host,
+        port=port,
+        token=token or os.environ.get(TOKEN) or None,
+        threads=threads,
+        timeout=timeout,
+    )
+    return 0
+
+
+def tesseract(
+    target: Target,
+    folder: Annotated[Positional[Path], arg(help="Where the files are written.", metavar="FOLDER")],
+    arguments: Arguments = (),
+    *,
+    derivative: Annotated[
+        Literal["differences", "probes", "values"],
+        arg(
+            help="Central differences: two rows for each number of the inputs. Or a tangent that is learned "
+            "over the calls: from two probes beside each solve, or from the values of the solves alone."
+        ),
+    ] = "differences",
+    mu: Annotated[float, arg(help="How far a difference moves a number, in the scale of its input.")] = 1e-3,
+    vectorized: Annotated[
+        bool, arg(help="Whether arrays have an open first axis, for many rows a call.")
+    ] = False,
+) -> int:
+    """Write a black box as a Tesseract: schemas, `apply`, and a derivative from function values."""
+    from blackbox.registry_arguments import parse
+    from tasks import tesseract
+
+    box, options = _box(target, arguments), {"derivative": derivative, "vectorized": vectorized, "mu": mu}
+    print(tesseract.write(box, target, parse(arguments), folder, **options))
+    return 0
+
+
+def data(
+    name: Annotated[Positional[Literal["cifar10", "cifar100"]], arg(help="The data set.")],
+    *,
+    data: Annotated[Path, arg(help="Where data is kept; `blackbox run` has the same option.")] = Path("data"),
+) -> int:
+    """Load a data set from its own site, and check it."""
+    from tasks.image_classification.data.cifar import SOURCES, fetch
+
+    fetch(SOURCES[name], data)
+    return 0
+
+
+def list_names() -> int:
+    """List the names of black boxes and problems, those of other packages included."""
+    print(names.listing())
+    return 0
+
+
+def info() -> int:
+    """Show versions, the machine and its devices."""
+    from tasks.installation import report
+
+    print(report())
+    return 0
+
+
+_COMMANDS: dict[str, Callable[..., int]] = {
+    "run": run,
+    "new": new,
+    "resume": resume,
+    "report": report,
+    "compare": compare,
+    "check": check,
+    "serve": serve,
+    "tesseract": tesseract,
+    "data": data,
+    "list": list_names,
+    "info": info,
+}
+
+
+def _box(target: str, arguments: Sequence[str]) -> BlackBoxFunction:
+    """The black box that a command names."""
+    from blackbox.registry import make
+    from blackbox.registry_arguments import parse
+
+    names.check_single(target)
+    return make(target, parse(arguments), names.functions())

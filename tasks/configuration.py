@@ -15,7 +15,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
@@ -49,19 +49,29 @@ def check(configuration: Any) -> None:  # noqa: ANN401
     """
     kind = type(configuration)
     for field in dataclasses.fields(configuration):
-        value = getattr(configuration, field.name)
+        value, adapter = getattr(configuration, field.name), _adapters(kind)[field.name]
         wrong: list[tuple[str, str, object]] = []
-        for candidate in (_with_tuples(value), value):
+        for read in (
+            partial(adapter.validate_python, _with_tuples(value)),
+            partial(adapter.validate_python, value),
+            partial(_by_json, adapter, value),  # takes some lists for tuples, and others for lists
+        ):
             try:
-                _adapters(kind)[field.name].validate_python(candidate, strict=True)
-            except ValidationError as error:
-                wrong.append(_wrong(error, candidate))
-            else:
-                object.__setattr__(configuration, field.name, candidate)
+                object.__setattr__(configuration, field.name, read(strict=True))
                 break
+            except ValidationError as error:
+                wrong.append(_wrong(error, value))
         else:
-            place, expected, came = max(reversed(wrong), key=lambda each: each[0].count("["))
+            place, expected, came = max(wrong, key=lambda each: each[0].count("["))
             raise refused(field.name, f"{expected}{place and f' at {place}'}", came)
+
+
+def _by_json(adapter: TypeAdapter[Any], value: object, strict: bool) -> Any:  # noqa: ANN401
+    try:
+        text = json.dumps(value, default=_plain)
+    except (TypeError, ValueError):  # it has no such form
+        return adapter.validate_python(value, strict=strict)
+    return adapter.validate_json(text, strict=strict)
 
 
 def _with_tuples(value: Any) -> Any:  # noqa: ANN401
@@ -168,7 +178,12 @@ def _wrong(error: ValidationError, value: object) -> tuple[str, str, object]:
     )
     if len(places) == 1 and len({id(each["input"]) for each in found}) == 1:
         place = "".join(f"[{part}]" for part in places.pop())
-        return place, " or ".join(texts), found[0]["input"]
+        for part in found[0]["loc"]:  # of the value itself: as JSON its tuples are lists
+            if isinstance(value, list | tuple) and isinstance(part, int) and part < len(value):
+                value = value[part]
+            elif isinstance(value, Mapping) and part in value:
+                value = value[part]
+        return place, " or ".join(texts), value
     return "", " or ".join(texts), value
 
 

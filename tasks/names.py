@@ -12,7 +12,6 @@ A package adds names by entry points; its own modules are imported only when a n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import metadata
 
 from tasks.errors import ConfigurationError
@@ -59,37 +58,21 @@ FUNCTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Added:
-    """A name that another package added.
-
-    Attributes:
-        target: `module:Class`; None where two packages want the name.
-        line: where it comes from, in one line.
-    """
-
-    target: str | None
-    line: str
-
-
-def added(group: str, shipped: Mapping[str, object]) -> dict[str, Added]:
+def added(group: str, shipped: Mapping[str, object]) -> dict[str, dict[str, str]]:
     """The names that installed packages add to those that ship, which nobody takes over.
 
     Args:
         group: "blackbox.functions" or "blackbox.tasks".
         shipped: the names of this project.
+
+    Returns:
+        For each name every `module:Class` that some package has for it, and a line that says which.
     """
-    found: dict[str, Added] = {}
+    found: dict[str, dict[str, str]] = {}
     for entry in sorted(metadata.entry_points(group=group), key=lambda entry: (entry.name, entry.value)):
-        package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown package"
-        line = f"{entry.value}, from {package}"
-        other = found.get(entry.name)
-        if entry.name in shipped or (other is not None and other.line == line):  # it is on the path twice
-            continue
-        if other is None:
-            found[entry.name] = Added(entry.value, line)
-        else:
-            found[entry.name] = Added(None, f"Two packages want this name: {other.line}; {line}.")
+        if entry.name not in shipped:
+            package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown package"
+            found.setdefault(entry.name, {})[entry.value] = f"{entry.value}, from {package}"
     return found
 
 
@@ -115,25 +98,28 @@ def check_single(target: str, group: str = "blackbox.functions") -> None:
         ConfigurationError: naming them.
     """
     shipped = FUNCTIONS if group == "blackbox.functions" else PROBLEMS
-    wanted = added(group, shipped).get(target)
-    if wanted is not None and wanted.target is None:
-        raise ConfigurationError(f"{target}: {wanted.line} Write the one that you mean, as module:Class.")
+    wanted = added(group, shipped).get(target, {})
+    if len(wanted) > 1:
+        raise ConfigurationError(
+            f"{target}: Two packages want this name: {'; '.join(wanted.values())}. Write the one that you "
+            "mean, as module:Class."
+        )
 
 
 def listing() -> str:
     """All names, a line each, as `blackbox list` shows them; no package is imported for it."""
     lines = {name: line for name, (_, line) in FUNCTIONS.items()}
-    lines |= {name: item.line for name, item in added("blackbox.functions", FUNCTIONS).items()}
+    lines |= {name: "; ".join(each.values()) for name, each in added("blackbox.functions", FUNCTIONS).items()}
     jobs = {name: _ABOUT.get(name, target) for name, target in PROBLEMS.items()}
-    jobs |= {name: item.line for name, item in added("blackbox.tasks", PROBLEMS).items()}
+    jobs |= {name: "; ".join(each.values()) for name, each in added("blackbox.tasks", PROBLEMS).items()}
     return (
         f"Black boxes (blackbox check NAME, blackbox serve NAME):\n{_table(lines)}\n"
         f"Problems (blackbox run NAME):\n{_table(jobs)}"
     )
 
 
-def _usable(names: Mapping[str, Added]) -> dict[str, str]:
-    return {name: item.target for name, item in names.items() if item.target is not None}
+def _usable(names: Mapping[str, dict[str, str]]) -> dict[str, str]:
+    return {name: next(iter(targets)) for name, targets in names.items() if len(targets) == 1}
 
 
 def _table(lines: Mapping[str, str]) -> str:

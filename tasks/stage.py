@@ -14,8 +14,8 @@ from torch import Tensor
 
 from blackbox import Ledger
 from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, NonFiniteLossError, ProblemWarning
+from tasks.runs import atomic, checkpoint
 from tasks.runs.atomic import writing
-from tasks.runs.checkpoint import Checkpoints
 from tasks.runs.folder import Run, differences
 from tasks.runs.machine import changes, versions
 from tasks.runs.result import TrainingOutcome
@@ -40,7 +40,7 @@ class Stage:
         self.outcome = TrainingOutcome(stage)
         self.restored = False
         self._run, self._steps, self._state, self._model = run, steps, state, model
-        self._checkpoints = Checkpoints(run.path, stage)
+        self._path = checkpoint.of_stage(run.path, stage)
         self._best: Any = None
         self._best_rows: Tensor | None = None  # the losses of the best validations
         self._told_failed = False
@@ -116,7 +116,7 @@ class Stage:
         """Write the checkpoint.
 
         Raises:
-            StorageError: the disk did not take it; the ones before are as they were.
+            StorageError: the disk did not take it; the one before is as it was.
         """
         step = self.outcome.step
         content = {
@@ -134,7 +134,8 @@ class Stage:
         }
         with writing(f"the checkpoint of {self.outcome.stage} after step {step}", self._last_good):
             self._run.sync_metrics()
-            self._checkpoints.save(step, content)
+            self._path.parent.mkdir(exist_ok=True)
+            checkpoint.save(self._path, content)
         self._saved, self._saved_at = step, monotonic()
 
     def due(self, seconds: float) -> bool:
@@ -142,19 +143,27 @@ class Stage:
         return monotonic() - self._saved_at >= seconds
 
     def restore(self) -> bool:
-        """Load the newest checkpoint that is whole, if there is one; says whether the stage is finished.
+        """Load the checkpoint, if there is one; says whether the stage is finished.
+
+        Raises:
+            CheckpointError: it is damaged, or of other settings or parts.
 
         Warns:
-            CheckpointWarning: it is not the newest; or it was made with other versions.
+            CheckpointWarning: it was made with other versions.
         """
         stage = self.outcome.stage
-        self._checkpoints.tidy()
-        content = self._checkpoints.load()
-        if content is None:
+        for path in atomic.leftovers(self._path.parent, f"{self._path.name}."):
+            path.unlink(missing_ok=True)  # a process was killed while it wrote
+        if not self._path.exists():
             self._run.truncate_metrics(stage, -1)
             return False
-        files = " and ".join(map(str, self._checkpoints.files()))
-        mend = f"The settings or the code changed since; delete {files} to train this stage anew."
+        try:
+            content = checkpoint.load(self._path)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{stage}: {error} Look after that disk; delete the file to train this stage anew."
+            ) from error
+        mend = f"The settings or the code changed since; delete {self._path} to train this stage anew."
         for name, expected in (("format", _FORMAT), ("steps", self._steps)):
             if content.get(name) != expected:
                 raise CheckpointError(
@@ -187,7 +196,7 @@ class Stage:
     @property
     def saved(self) -> bool:
         """Whether it has a checkpoint."""
-        return bool(self._checkpoints.files())
+        return self._path.exists()
 
     @property
     def nothing_since_saved(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from blackbox import BlackBoxFunction, Ledger, Parallel
@@ -63,7 +64,6 @@ def calls_noted(
         within_reach: Whether all processes of the run can reach it.
         stage: That alone has these boxes; "" for the whole run.
     """
-    stacks = [stack(evaluated(box)) for box in boxes]
     ledgers = _labelled(boxes, stage)
     if any(ledger.watched for ledger in ledgers.values()):
         yield
@@ -73,35 +73,27 @@ def calls_noted(
     late = any(
         type(parts[-1]).run_rows is not BlackBoxFunction.run_rows
         or any(isinstance(part, Parallel) for part in parts)
-        for parts in stacks
+        for parts in (stack(evaluated(box)) for box in boxes)
     )
-    notes = {
-        label: calls.Note(folder / calls.FOLDER, late or not within_reach, within_reach, label)
-        for label in ledgers
-    }
-    begun = {label: ledger.rows_run for label, ledger in ledgers.items()}
+    notes, whole = calls.Notes(folder, group.rank(), late or not within_reach), within_reach
     for label, ledger in ledgers.items():
-        ledger.watch(notes[label].count)
+        ledger.watch(partial(notes.add, label=label))
     try:
         for label, ledger in ledgers.items():
-            asked = vars(ledger).pop(_UNNOTED, 0)
-            if asked:
-                notes[label].count(asked)
-                _count_in(ledger, folder, label, asked)
+            if asked := vars(ledger).pop(_UNNOTED, 0):
+                notes.add(asked, label)
         yield
     except BaseException as error:  # what threads still run is counted when this does not listen any more
-        for note in notes.values():
-            note.ends &= not late or isinstance(error, Interrupted)
+        whole = whole and isinstance(error, Interrupted)
         raise
     finally:
-        for label, ledger in ledgers.items():
+        for ledger in ledgers.values():
             ledger.watch(None)
-            notes[label].end()
-            _count_in(ledger, folder, label, ledger.rows_run - begun[label])
+        notes.end(whole)
 
 
 def recall(folder: Path, boxes: Sequence[BlackBoxFunction], stage: str = "") -> None:
-    """Add to ledgers what earlier processes have written down of their boxes, and this one has not in them.
+    """Add to ledgers, once each, what earlier processes of the run have written down of their boxes.
 
     So a budget bounds what the run asks for in all, also where a kill made it ask again. A wrapper whose
     class says `remembers = True` keeps that by itself. Arguments are those of `calls_noted`.
@@ -117,10 +109,10 @@ def recall(folder: Path, boxes: Sequence[BlackBoxFunction], stage: str = "") -> 
         *(calls.read(folder, label)["rows"] if group.rank() == 0 else 0 for label in ledgers)
     )
     for (label, ledger), rows in zip(ledgers.items(), before, strict=True):
-        more = max(0, rows - vars(ledger).get(_COUNTED, {}).get((folder, label), 0))
-        _count_in(ledger, folder, label, more)
-        if id(ledger) not in kept:
-            ledger.add(Ledger(rows_run=more))
+        recalled = vars(ledger).setdefault(_RECALLED, set())
+        if (folder, label) not in recalled and id(ledger) not in kept:
+            ledger.add(Ledger(rows_run=rows))
+        recalled.add((folder, label))
 
 
 @contextmanager
@@ -143,13 +135,8 @@ def unnoted(boxes: Sequence[BlackBoxFunction]) -> int:
 
 
 # of a ledger, and no fields: they are no counts
-_COUNTED = "_counted_in"  # rows by folder and label that notes have and the ledger, too
+_RECALLED = "_recalled"  # folders and labels whose earlier rows it has
 _UNNOTED = "_unnoted"  # rows that no note has yet
-
-
-def _count_in(ledger: Ledger, folder: Path, label: str, rows: int) -> None:
-    counted = vars(ledger).setdefault(_COUNTED, {})
-    counted[folder, label] = counted.get((folder, label), 0) + rows
 
 
 def _labelled(boxes: Sequence[BlackBoxFunction], stage: str = "") -> dict[str, Ledger]:

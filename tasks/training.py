@@ -78,12 +78,11 @@ def train(
         NonFiniteLossError: a step's loss was NaN or infinite.
         Interrupted: Ctrl-C, SIGTERM or SIGUSR1; the step at hand was finished and a checkpoint written, or
             its finished queries were.
-        CheckpointError: no checkpoint of the stage can be read, or the newest does not fit `state`.
+        CheckpointError: the stage's checkpoint cannot be read, or does not fit `state`.
         StorageError: the disk did not take metrics or a checkpoint; the one before is as it was.
 
     Warns:
-        CheckpointWarning: the newest checkpoint is damaged and the one before is used, or it was made with
-            other versions.
+        CheckpointWarning: the checkpoint was made with other versions.
     """
     if steps < 1 or validate_every < 1 or checkpoint_every < 1:
         raise ConfigurationError(

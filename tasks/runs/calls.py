@@ -6,7 +6,9 @@ run again and counts twice: here, and nowhere else.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,42 +16,48 @@ from typing import Any
 from tasks.runs import atomic
 
 FOLDER = "calls"
+_BEGUN, _ENDED = "begun", "ended"  # lines around rows that others run, which are counted when they are back
+_ROWS = re.compile(r"(\d+) ([\w.+-]*)")
 
 
-class Note:
-    """A file of one process: a number of rows of a ledger, and what a kill would make of it."""
+class Notes:
+    """The file of one process in a run's folder, to which each call of a box adds a line: its rows.
 
-    def __init__(self, folder: Path, late: bool, ends: bool, label: str = "") -> None:
-        self._folder, self._late, self.ends, self._label = folder, late, ends, label
-        self._rows, self._file = 0, -1
+    Args:
+        folder: Of the run.
+        rank: Of the process; each has a file of its own, for they may be on several machines.
+        late: Whether rows are counted only when they are back, so that a kill would leave some uncounted.
+    """
 
-    def count(self, rows: int) -> None:
-        """Some more rows are about to be run."""
+    def __init__(self, folder: Path, rank: int, late: bool) -> None:
+        self._folder, self._rank, self._late, self._file = folder / FOLDER, rank, late, -1
+
+    def add(self, rows: int, label: str) -> None:
+        """Some more rows of the boxes with this label are about to be run, or are back."""
         with atomic.writing(f"in {self._folder} that rows are run", _last_good):
             if self._file < 0:  # a process that asks nothing leaves nothing
-                self._file = self._new_file()
-            self._rows += rows
-            self._write("at least" if self._late else "exactly")
+                self._folder.mkdir(exist_ok=True)
+                path = self._folder / str(self._rank)
+                self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                if self._late:
+                    self._write(_BEGUN)
+            self._write(f"{rows} {label}")
 
-    def end(self) -> None:
-        """The process goes on without boxes, or ends by itself: it has counted everything."""
+    def end(self, whole: bool) -> None:
+        """The process goes on without boxes, or ends by itself; `whole` says that it has counted all rows."""
         if self._file >= 0:
-            with suppress(OSError):  # then what it says already stays
-                self._write("exactly" if self.ends else "at least")
+            with suppress(OSError):  # then there may be more, which is what the file says without that line
+                if self._late and whole:
+                    self._write(_ENDED)
             os.close(self._file)
 
-    def _new_file(self) -> int:
-        self._folder.mkdir(exist_ok=True)
-        number = len(list(self._folder.iterdir()))
-        while True:
-            number += 1
-            with suppress(FileExistsError):
-                name = f"{number}.{self._label}" if self._label else str(number)
-                return os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-
-    def _write(self, state: str) -> None:
-        # one short write in the same place: a process that is killed has done all of it or nothing
-        os.pwrite(self._file, f"{state:8} {self._rows:20}\n".encode(), 0)
+    def _write(self, line: str) -> None:
+        # one short write: a process that is killed has done all of it or nothing
+        text = f"\n{line}".encode()
+        written = os.write(self._file, text)
+        if written < len(text):  # these rows are not run
+            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _last_good() -> str:
@@ -61,20 +69,20 @@ def read(folder: Path, label: str | None = None) -> dict[str, Any]:
 
     Args:
         folder: Of the run.
-        label: Of the notes that are read; all if None.
+        label: Of the rows that are summed; all if None.
 
     Returns:
         `rows`; and `exact`, which is False where a process was killed, or broke off, while others ran rows
         for it.
     """
-    files = (folder / FOLDER).iterdir() if (folder / FOLDER).is_dir() else ()
-    own = [path for path in files if label in (None, path.name.partition(".")[2])]
-    lines = [path.read_text(encoding="utf-8").split() for path in own]
-    whole = [line for line in lines if line]
-    return {
-        "rows": sum(int(line[-1]) for line in whole),
-        "exact": len(whole) == len(lines) and all(line[0] == "exactly" for line in whole),
-    }
+    rows, unknown = 0, 0
+    for path in (folder / FOLDER).glob("*"):
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            if match := _ROWS.fullmatch(line):
+                rows += int(match[1]) if label in (None, match[2]) else 0
+            elif line:  # one that cannot be read, after a power cut, is never ended
+                unknown += -1 if line == _ENDED else 1
+    return {"rows": rows, "exact": unknown == 0}
 
 
 def told(calls: dict[str, Any]) -> str:

@@ -1,14 +1,10 @@
-"""Checkpoints: nested states of tensors and plain values, written atomically, read with no code run.
-
-Of a stage of a run the last few are kept (`Checkpoints`), and the newest that is whole is read.
-"""
+"""Checkpoints: nested states of tensors and plain values, written atomically, read with no code run."""
 
 from __future__ import annotations
 
 import io
 import pickle
 import re
-import warnings
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -16,10 +12,9 @@ from typing import Any
 
 import torch
 
-from tasks.errors import CheckpointError, CheckpointWarning, ConfigurationError
+from tasks.errors import CheckpointError, ConfigurationError
 from tasks.runs import atomic
 
-KEPT = 2
 FOLDER, EVALUATIONS = "checkpoints", "evaluations"
 ENDING = ".pt"
 _CHECKSUM = b"\nsha256 "  # behind what torch.save wrote, which torch.load reads all the same
@@ -83,11 +78,8 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-class Checkpoints:
-    """Files `checkpoints/seed-0__zo-sol.step-00000012.pt` in a run folder.
-
-    Each is written whole under a name of its own before an older one goes, so that whatever happens
-    the newest or the one before it can be read.
+def of_stage(folder: Path, stage: str) -> Path:
+    """The file of a stage's checkpoint in a run folder: `checkpoints/seed-0__zo-sol.pt`.
 
     Args:
         folder: of the run.
@@ -96,79 +88,7 @@ class Checkpoints:
     Raises:
         ConfigurationError: the stage's name could clash with another's, or leave the folder.
     """
-
-    def __init__(self, folder: Path, stage: str) -> None:
-        self.stage = stage
-        self.folder = folder / FOLDER
-        self._name = file_name(stage)
-
-    def path(self, step: int) -> Path:
-        """The file of the checkpoint after `step` optimiser steps."""
-        return self.folder / f"{self._name}.step-{step:08d}{ENDING}"
-
-    def files(self) -> list[Path]:
-        """Those that are there, the newest first."""
-        return [path for _, path in sorted(self._by_step().items(), reverse=True)]
-
-    def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write the checkpoint after `step` steps, and only then let those go that are one too many.
-
-        Raises:
-            CheckpointError: see `checkpoint.save`.
-            OSError: it cannot be written; those that were there still are.
-        """
-        self.folder.mkdir(exist_ok=True)
-        save(self.path(step), state)
-        by_step = self._by_step()
-        # what lies ahead could not be read, or training would have gone on from it
-        ahead = [path for other, path in by_step.items() if other > step]
-        past = [by_step[other] for other in sorted(by_step, reverse=True) if other <= step]
-        for path in [*ahead, *past[KEPT:]]:
-            path.unlink(missing_ok=True)
-
-    def load(self) -> dict[str, Any] | None:
-        """The newest checkpoint that is whole; None if there is none at all.
-
-        Warns:
-            CheckpointWarning: a newer one is cut short or altered; both are named.
-
-        Raises:
-            CheckpointError: there are some, and none is whole.
-            OSError: the system does not let one be read.
-        """
-        damaged: list[str] = []
-        for path in self.files():
-            try:
-                state = load(path)
-            except CheckpointError as error:
-                damaged.append(str(error))
-                continue
-            if damaged:
-                warnings.warn(
-                    f"{self.stage}: {' '.join(damaged)} Going on from the one before, {path.name}: the steps "
-                    "in between are taken again, to the same weights. Look after that disk.",
-                    CheckpointWarning,
-                    stacklevel=2,
-                )
-            return state
-        if damaged:
-            raise CheckpointError(
-                f"{self.stage}: expected one checkpoint that is whole, got {' '.join(damaged)} "
-                "Delete them to train this stage anew."
-            )
-        return None
-
-    def tidy(self) -> None:
-        """Delete what a process that was killed while it wrote has left behind; for the lock's holder."""
-        for path in atomic.leftovers(self.folder, f"{self._name}.step-"):
-            path.unlink(missing_ok=True)
-
-    def _by_step(self) -> dict[int, Path]:
-        pattern = re.compile(re.escape(self._name) + rf"\.step-(\d+){re.escape(ENDING)}")
-        if not self.folder.is_dir():
-            return {}
-        found = ((pattern.fullmatch(path.name), path) for path in self.folder.iterdir())
-        return {int(match[1]): path for match, path in found if match is not None}
+    return folder / FOLDER / f"{file_name(stage)}{ENDING}"
 
 
 def file_name(stage: str) -> str:

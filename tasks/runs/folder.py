@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import re
 import shutil
@@ -19,10 +20,9 @@ from tasks.configuration import from_dict, to_dict
 from tasks.errors import ConfigurationError, RunFolderError, RunLockedError
 from tasks.runs import atomic, calls, trust
 from tasks.runs.machine import digest, machine, versions
-from tasks.runs.metrics import Metrics
 from tasks.runs.result import Result, Row
 
-FORMAT = 2  # of config.json; raise it when older folders can no longer be resumed
+FORMAT = 3  # of config.json; raise it when older folders can no longer be resumed
 CONFIG, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
 MOST_SEEDS = 10_000
 
@@ -53,8 +53,6 @@ class Run:
     """Where the problem's class is: `module:Class`, or `/folder/file.py:Class`."""
     script: str = ""
     """The script with a loop of its own that made the run; a run has this, a problem, or neither."""
-    signature: str = ""
-    """Who may execute `code` unasked; see `tasks.runs.trust`."""
     callbacks: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
     """What is told while stages of the run train; see `tasks.Callback`."""
 
@@ -102,8 +100,8 @@ class Run:
             "started": now.isoformat(timespec="seconds"),
             "problem": problem,
             "script": script,
-            "signature": trust.sign(script or problem),
         }
+        trust.note(script or problem)
         root.mkdir(parents=True, exist_ok=True)
         path = _new_folder(root, f"{task}-{preset}-{now.astimezone():%Y%m%d-%H%M%S}")
         (path / CHECKPOINTS).mkdir()
@@ -151,8 +149,8 @@ class Run:
 
     @property
     def is_own(self) -> bool:
-        """Whether resuming executes nothing but what this user, or an installed package, named in it."""
-        return trust.is_own(self.code, self.signature)
+        """Whether resuming executes nothing but what this user has run, or an installed package's problem."""
+        return trust.is_own(self.code)
 
     def configuration(self, kind: type[C]) -> C:
         """The settings as the task's dataclass; `ConfigurationError` if they do not fit it."""
@@ -181,7 +179,7 @@ class Run:
     @property
     def begun(self) -> bool:
         """Whether some step of it is done."""
-        return (self.path / "metrics.jsonl").is_file()
+        return self._metrics.is_file()
 
     @property
     def finished(self) -> bool:
@@ -218,7 +216,10 @@ class Run:
 
     def log(self, stage: str, step: int, **values: float | int | str) -> None:
         """Add one line to `metrics.jsonl`; it survives if the process is killed right after."""
-        self._metrics.append({"stage": stage, "step": step, **values})
+        line = json.dumps(atomic.strict({"stage": stage, "step": step, **values}), allow_nan=False)
+        with open(self._metrics, "ab+") as stream:
+            _drop_torn_line(stream.fileno())
+            stream.write(line.encode() + b"\n")
 
     def metrics(self, stage: str | None = None) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`, of one stage or of all, NaN for what was not finite.
@@ -226,19 +227,54 @@ class Run:
         Raises:
             RunFolderError: a line other than a torn last one cannot be read.
         """
-        return [line for line in self._metrics.read() if stage is None or line["stage"] == stage]
+        lines, _torn = self._lines()
+        return [values for _, values in lines if stage in (None, values["stage"])]
 
     def truncate_metrics(self, stage: str, step: int) -> None:
         """Drop the lines of `stage` past `step`, so that going on from there repeats none."""
-        self._metrics.keep(lambda line: line["stage"] != stage or line["step"] <= step)
+        lines, torn = self._lines()
+        kept = [line for line, values in lines if values["stage"] != stage or values["step"] <= step]
+        if torn or len(kept) < len(lines):  # each stays as it was to the byte
+            atomic.write_bytes(self._metrics, b"".join(line + b"\n" for line in kept))
 
     def sync_metrics(self) -> None:
         """Bring the metrics to the disk, before a checkpoint that relies on them."""
-        self._metrics.sync()
+        if self._metrics.exists():
+            with open(self._metrics, "rb+") as stream:
+                os.fsync(stream.fileno())
 
     @property
-    def _metrics(self) -> Metrics:
-        return Metrics(self.path / "metrics.jsonl")
+    def _metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def _lines(self) -> tuple[list[tuple[bytes, dict[str, Any]]], bytes]:
+        """The lines of the metrics with their values, and a last one without its end, torn by a kill."""
+        if not self._metrics.exists():
+            return [], b""
+        *lines, torn = self._metrics.read_bytes().split(b"\n")
+        return [(line, self._parsed(number, line)) for number, line in enumerate(lines, start=1)], torn
+
+    def _parsed(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            values = json.loads(line)
+            whole = isinstance(values, dict) and isinstance(values["stage"], str)
+            if not (whole and isinstance(values["step"], int)):
+                raise ValueError("no stage and step")
+        except (ValueError, KeyError) as error:
+            raise RunFolderError(
+                f"{self._metrics}, line {number}: expected a JSON object with stage and step, got "
+                f"{line[:80]!r} ({error}). Delete that line."
+            ) from None
+        return {name: math.nan if value is None else value for name, value in values.items()}
+
+
+def _drop_torn_line(handle: int) -> None:
+    """Cut the file after its last whole line, or the next line would be glued to a torn one."""
+    size = os.lseek(handle, 0, os.SEEK_END)
+    if size == 0 or os.pread(handle, 1, size - 1) == b"\n":
+        return
+    content = os.pread(handle, size, 0)
+    os.ftruncate(handle, content.rfind(b"\n") + 1)
 
 
 def stage_name(seed: int, method: str) -> str:

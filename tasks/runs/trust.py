@@ -1,62 +1,49 @@
-"""Which runs may execute code unasked: those that this user made, and those of installed problems.
+"""Which runs may execute code unasked: those whose code this user has run, and those of installed problems.
 
 `config.json` names the file in which a run's problem is, and `blackbox resume` executes it. A folder that
-came from elsewhere could name any. So a run bears a signature of that name, with a secret that only this
-user can read: `blackbox/key` in `$XDG_STATE_HOME`, or in `~/.local/state`.
+came from elsewhere could name any. So what this user runs is written down in a file that only this user can
+write: `blackbox/trusted` in `$XDG_STATE_HOME`, or in `~/.local/state`.
 """
 
 from __future__ import annotations
 
-import hmac
+import json
 import os
-import secrets
 import stat
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 from tasks import names
 
 
-def sign(code: str) -> str:
-    """The signature of a run that executes `code`; "" where the secret cannot be kept.
+def note(code: str) -> None:
+    """Write down that this user runs `code`; where that cannot be kept, its runs are asked about.
 
     Args:
         code: Where a problem's class is, or a script.
     """
-    key = _key(make=True)
-    return "" if key is None or not code else _signature(key, code)
+    with suppress(OSError, RuntimeError):
+        if not is_own(code):
+            path = _file()
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            with open(handle, "w", encoding="utf-8") as stream:
+                stream.write(f"{json.dumps(code)}\n")
 
 
-def is_own(code: str, signature: str) -> bool:
-    """Whether `code` is nothing, the problem of an installed package, or what this user has signed."""
+def is_own(code: str) -> bool:
+    """Whether `code` is nothing, the problem of an installed package, or what this user has run."""
     if not code or code in names.problems().values():
         return True
-    key = _key(make=False)
-    return key is not None and hmac.compare_digest(_signature(key, code), signature)
-
-
-def _signature(key: bytes, code: str) -> str:
-    return hmac.new(key, code.encode(), "sha256").hexdigest()
-
-
-def _key(*, make: bool) -> bytes | None:
-    """This user's secret; None if there is none, it cannot be made, or others can read it."""
-    state = Path(os.environ.get("XDG_STATE_HOME", ""))
     try:
-        folder = (state if state.is_absolute() else Path.home() / ".local" / "state") / "blackbox"
-        path = folder / "key"
-        if make and not path.exists():
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, written = tempfile.mkstemp(dir=folder)  # which only its owner can read
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(secrets.token_bytes(32))
-            with suppress(FileExistsError):  # another process was faster
-                os.link(written, path)
-            os.unlink(written)
-        found = path.stat()
-        if found.st_uid != os.getuid() or found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            return None
-        return path.read_bytes() or None
-    except (OSError, RuntimeError):  # RuntimeError: there is no home
-        return None
+        found = _file().stat()
+        safe = found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        return safe and json.dumps(code) in _file().read_text(encoding="utf-8").splitlines()
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
+def _file() -> Path:
+    """The list; `RuntimeError` where there is no home."""
+    state = Path(os.environ.get("XDG_STATE_HOME", ""))
+    return (state if state.is_absolute() else Path.home() / ".local" / "state") / "blackbox" / "trusted"

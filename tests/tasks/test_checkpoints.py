@@ -12,12 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.errors import CheckpointError, CheckpointWarning
+from tasks.errors import CheckpointError
 from tasks.runs import checkpoint
-from tasks.runs.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]
-STAGE = "seed-0/zo-sol"
 
 DTYPES = [
     torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint64,
@@ -174,65 +172,11 @@ def test_a_file_that_would_run_code_is_refused_although_its_checksum_is_right(tm
     assert os.listdir() == ["a.pt"]
 
 
-def names(folder):
-    return sorted(path.name for path in (folder / "checkpoints").iterdir())
-
-
-def test_the_last_two_are_kept_for_each_stage(tmp_path):
-    one, other = Checkpoints(tmp_path, STAGE), Checkpoints(tmp_path, f"{STAGE}.step-1")
-    for step in (0, 5, 10, 100_000_000, 100_000_005):  # wider than the name's zeros
-        one.save(step, {"step": step})
-        other.save(step, {"step": -step})
-    steps = [100_000_005, 100_000_000]
-    assert [path.name for path in one.files()] == [f"seed-0__zo-sol.step-{s:08d}.pt" for s in steps]
-    assert len(names(tmp_path)) == 4
-    assert one.load() == {"step": 100_000_005}
-
-
-def test_without_a_checkpoint_there_is_none(tmp_path):
-    checkpoints = Checkpoints(tmp_path, STAGE)
-    assert checkpoints.load() is None and checkpoints.files() == []
-    checkpoints.tidy()
-
-
-DAMAGES = {
-    "truncated": lambda content: content[:-5],
-    "empty": lambda content: b"",
-    "altered": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_the_one_before_a_damaged_one_is_used_and_both_are_named(tmp_path, damage):
-    checkpoints = Checkpoints(tmp_path, STAGE)
-    for step in (5, 10):
-        checkpoints.save(step, {"weight": torch.full((3,), float(step))})
-    newest = checkpoints.path(10)
-    newest.write_bytes(damage(newest.read_bytes()))
-    with pytest.warns(CheckpointWarning) as caught:
-        found = checkpoints.load()
-    assert found is not None and same(found["weight"], torch.full((3,), 5.0))
-    said = str(caught[0].message)
-    assert str(newest) in said and checkpoints.path(5).name in said
-    checkpoints.save(7, {"weight": torch.zeros(3)})  # the damaged one does not count as one of those kept
-    assert checkpoints.files() == [checkpoints.path(7), checkpoints.path(5)]
-
-
-def test_nothing_but_damaged_ones_is_an_error_that_names_them_all(tmp_path):
-    checkpoints = Checkpoints(tmp_path, STAGE)
-    for step in (5, 10):
-        checkpoints.save(step, {})
-        checkpoints.path(step).write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"step-00000010.*step-00000005.*Delete them"):
-        checkpoints.load()
-
-
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from tasks.runs import atomic
-from tasks.runs.checkpoint import Checkpoints
+from tasks.runs import atomic, checkpoint
 
 def kill(when, original):
     def call(*arguments, **options):
@@ -254,17 +198,14 @@ class Half:
         os.kill(os.getpid(), signal.SIGKILL)
 
 def save(folder, moment):
-    checkpoints = Checkpoints(folder, "seed-0/zo-sol")
-    for step in (5, 10):
-        checkpoints.save(step, {"weight": torch.full((1000,), float(step))})
+    path = folder / "a.pt"
+    checkpoint.save(path, {"weight": torch.full((1000,), 10.0)})
     when, verb = moment.split()
     if verb == "write":
         atomic.open = lambda *arguments: Half(open(*arguments))
-    elif verb == "unlink":
-        Path.unlink = kill(when, Path.unlink)
     else:
         setattr(os, verb, kill(when, getattr(os, verb)))
-    checkpoints.save(15, {"weight": torch.full((1000,), 15.0)})
+    checkpoint.save(path, {"weight": torch.full((1000,), 15.0)})
 
 for moment in sys.argv[2:]:
     folder = Path(sys.argv[1]) / moment
@@ -276,14 +217,12 @@ for moment in sys.argv[2:]:
     print(os.WTERMSIG(os.waitpid(child, 0)[1]))
 """
 
-MOMENTS = {  # where kill -9 comes: step that is found then
+MOMENTS = {  # where kill -9 comes: what is found then
     "during write": 10,
     "before fsync": 10,
     "after fsync": 10,
     "before replace": 10,
     "after replace": 15,
-    "before unlink": 15,
-    "after unlink": 15,
 }
 
 
@@ -304,11 +243,5 @@ def killed(tmp_path_factory):
 
 @pytest.mark.parametrize(("moment", "step"), MOMENTS.items(), ids=MOMENTS)
 def test_kill_9_in_the_middle_of_a_checkpoint_leaves_a_whole_one(killed, moment, step):
-    folder = killed / moment
-    checkpoints = Checkpoints(folder, STAGE)
-    found = checkpoints.load()
-    assert found is not None and same(found["weight"], torch.full((1000,), float(step)))
-    checkpoints.tidy()
-    checkpoints.save(20, {})
-    assert names(folder) == [path.name for path in reversed(checkpoints.files())]
-    assert len(names(folder)) == 2
+    found = checkpoint.load(killed / moment / "a.pt")
+    assert same(found["weight"], torch.full((1000,), float(step)))

@@ -147,5 +147,18 @@ def test_lists_are_taken_for_tuples_inside_of_others_too_and_what_is_wrong_there
     assert Nested(grid=[[1, 2]], named={"x": [1.0]}).grid == ((1, 2),)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigurationError, match=r"grid: expected a valid integer.* at \[0\]\[1\], got 'b'"):
         Nested(grid=[[1, "b"]])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(
+        ConfigurationError, match=r"grid: expected .* at most 2 items.* at \[0\], got \[1, 2, 3\]"
+    ):
+        Nested(grid=[[1, 2, 3]])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(
+        ConfigurationError, match=r"grid: expected .* at most 2 items.* at \[1\], got \(1, 2, 3\)"
+    ):
+        Nested(grid=[[1, 2], (1, 2, 3)])  # pyright: ignore[reportArgumentType]
+    assert Nested(listed=[[1, 2], (3, 4)]).listed == [(1, 2), (3, 4)]  # pyright: ignore[reportArgumentType]
+    with pytest.raises(
+        ConfigurationError, match=r"listed: expected a valid integer.* at \[0\]\[1\], got 'b'"
+    ):
+        Nested(listed=[[1, "b"]])  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigurationError, match="listed: expected a valid list, got 3"):
         Nested(listed=3)  # pyright: ignore[reportArgumentType]

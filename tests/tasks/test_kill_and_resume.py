@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -108,7 +107,7 @@ def outcome(folder: Path):
     for file in sorted((path / "checkpoints").iterdir()):
         for name, value in flat(checkpoint.load(file)["state"]):
             if isinstance(value, torch.Tensor) and "costs" not in name:
-                bits[re.sub(r"\.step-\d+", "", file.stem), name] = value.numpy().tobytes()
+                bits[file.stem, name] = value.numpy().tobytes()
     metrics = [
         {k: v for k, v in line.items() if k != "seconds"}
         for line in Run.open(path).metrics()

@@ -16,10 +16,9 @@ from toy import Config, train_line
 
 import tasks
 from tasks import stage
-from tasks.errors import CheckpointWarning, Interrupted, StorageError
+from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, StorageError
 from tasks.progress import Progress
 from tasks.runs import atomic, checkpoint, machine
-from tasks.runs.checkpoint import Checkpoints
 from tasks.runs.folder import Run
 from tests.tasks.test_cli import figures, only_run, wait_for
 from tests.tasks.test_training import STAGE, Crash, CrashesAt, final_bits, lines, walk
@@ -82,9 +81,7 @@ def test_a_disk_that_takes_no_checkpoint_leaves_the_one_before(truth, new_run, m
     assert os.strerror(number) in said and mend in said
     assert f"the checkpoint of {STAGE} after step 10" in said
     assert "The last good state is that after step 5 of 12." in said
-    assert sorted(path.name for path in (run.path / "checkpoints").iterdir()) == [
-        "seed-0__zo-sol.step-00000005.pt"
-    ]
+    assert sorted(path.name for path in (run.path / "checkpoints").iterdir()) == ["seed-0__zo-sol.pt"]
     train_line(run, STAGE, 0, Config(), Progress())
     assert final_bits(run) == final_bits(truth) and lines(run) == lines(truth)
 
@@ -97,7 +94,7 @@ def test_a_disk_that_takes_no_first_checkpoint_says_that_the_stage_starts_anew(t
     ):
         train_line(run, STAGE, 0, Config(), Progress())
     assert os.strerror(errno.EFBIG) in str(caught.value)
-    assert "step-00000005.pt: expected to write" in str(caught.value)
+    assert "zo-sol.pt: expected to write" in str(caught.value)
     assert list((run.path / "checkpoints").iterdir()) == []
     train_line(run, STAGE, 0, Config(), Progress())
     assert final_bits(run) == final_bits(truth) and lines(run) == lines(truth)
@@ -144,7 +141,7 @@ def test_the_console_script_on_a_full_disk_says_how_to_go_on_and_does(toy, tmp_p
     path = only_run(tmp_path)
     assert done.returncode == 1
     assert re.fullmatch(
-        r"blackbox: \S+step-00000005\.pt: expected to write .*, got 'File too large'\. .*"
+        r"blackbox: \S+seed-0__\S+\.pt: expected to write .*, got 'File too large'\. .*"
         rf"Resume with: blackbox resume {path.relative_to(tmp_path)}\n",
         done.stderr,
     ), done.stderr
@@ -153,15 +150,20 @@ def test_the_console_script_on_a_full_disk_says_how_to_go_on_and_does(toy, tmp_p
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered"])
-def test_a_damaged_checkpoint_costs_steps_and_changes_nothing(truth, new_run, damage):
+def test_a_damaged_checkpoint_is_refused_and_the_stage_trained_anew_without_it(truth, new_run, damage):
     run = new_run()
     with pytest.raises(Crash):
         train_line(run, STAGE, 0, Config(), CrashesAt(11))
-    newest, before = Checkpoints(run.path, STAGE).files()
-    content = newest.read_bytes()
-    newest.write_bytes(content[:-100] if damage == "truncated" else content[:-1] + b"?")
-    with pytest.warns(CheckpointWarning, match=f"{newest.name}.*{before.name}"):
-        train_line(run, STAGE, 0, Config(), Progress())
+    (file,) = (run.path / "checkpoints").iterdir()
+    content = file.read_bytes()
+    file.write_bytes(content[:-100] if damage == "truncated" else content[:-1] + b"?")
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=rf"{file}: .* delete the file to train this stage anew"):
+            train_line(run, STAGE, 0, Config(), Progress())
+    file.unlink()
+    (file.parent / f".{file.name}.1.tmp").touch()  # of a process that was killed while it wrote
+    train_line(run, STAGE, 0, Config(), Progress())
+    assert list(file.parent.iterdir()) == [file]
     assert final_bits(run) == final_bits(truth) and lines(run) == lines(truth)
 
 
@@ -192,10 +194,7 @@ def test_a_checkpoint_comes_after_some_minutes_whatever_the_step(new_run, monkey
 
     with pytest.raises(Crash):
         walk(run, steps=20, on_step=later, progress=CrashesAt(8), checkpoint_every=100)
-    assert [checkpoint.load(path)["outcome"]["step"] for path in Checkpoints(run.path, STAGE).files()] == [
-        6,
-        3,
-    ]
+    assert checkpoint.load(checkpoint.of_stage(run.path, STAGE))["outcome"]["step"] == 6
 
 
 def test_news_of_the_end_twice_still_finishes_the_step(new_run):

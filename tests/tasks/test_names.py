@@ -77,7 +77,7 @@ def test_a_name_that_two_packages_want_is_refused_when_it_is_used_and_only_then(
     install(site, "one", "1", "pump = one:Pump")
     install(site, "two", "2", "pump = two:Pump", "fan = two:Fan")
     assert "pump" not in names.functions() and names.functions()["fan"] == "two:Fan"
-    assert "Two packages want this name: one:Pump, from one 1; two:Pump, from two 2." in names.listing()
+    assert "one:Pump, from one 1; two:Pump, from two 2\n" in names.listing()
     names.check_single("fan")
     with pytest.raises(ConfigurationError, match=r"pump: Two packages want this name.*as module:Class"):
         names.check_single("pump")
@@ -96,51 +96,15 @@ def test_a_package_that_is_on_the_path_twice_is_one(site, monkeypatch):
     assert names.functions()["pump"] == "one:Pump"
 
 
-def test_what_is_optional_and_missing_comes_with_the_command_that_installs_it(monkeypatch):
+def test_what_is_installed_is_listed_with_the_machine():
     from tasks import installation
 
-    requirements = [
-        "torch>=2.6",
-        'numpy>=1.26; extra == "arrays"',
-        'no-such-package>=1.2 ; extra == "onnx"',
-        "pytest>=8; python_version > '3' and extra == 'onnx'",
-    ]
-    monkeypatch.setattr(installation.metadata, "requires", lambda package: requirements)
     lines = [line.split(maxsplit=1) for line in installation.report().splitlines()]
     found = dict(line for line in lines if len(line) == 2)
     import numpy
 
-    assert found["arrays"] == f"numpy {numpy.__version__}"
-    assert found["onnx"] == ("missing no-such-package; install with: pip install 'blackbox-coupling[onnx]'")
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert found["cpu"] and found["numpy"] == numpy.__version__
-
-
-def test_an_extra_made_of_others_is_missing_what_they_are(monkeypatch):
-    from tasks import installation
-
-    requirements = [
-        'numpy>=1.26; extra == "arrays"',
-        'no-such-package>=1.2; extra == "onnx"',
-        'blackbox-coupling[arrays,onnx]; extra == "all"',
-        'blackbox-coupling[all]; extra == "dev"',
-        'no-such-checker>=1; extra == "dev"',
-    ]
-    monkeypatch.setattr(installation.metadata, "requires", lambda package: requirements)
-    lines = [line.split(maxsplit=1) for line in installation.report().splitlines()]
-    found = dict(line for line in lines if len(line) == 2)
-    assert found["all"] == "missing no-such-package; install with: pip install 'blackbox-coupling[all]'"
-    assert found["dev"].startswith("missing no-such-package, no-such-checker; ")
-
-
-def test_a_source_tree_that_is_not_installed_says_so(monkeypatch):
-    from tasks import installation
-
-    def missing(package):
-        raise installation.metadata.PackageNotFoundError(package)
-
-    monkeypatch.setattr(installation.metadata, "requires", missing)
-    assert "unknown, since blackbox-coupling is not installed" in installation.report()
 
 
 def test_a_problem_whose_module_is_not_there_is_named(site, capsys):

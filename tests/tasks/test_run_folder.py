@@ -56,8 +56,8 @@ def test_what_is_no_run_is_refused_with_a_sentence(tmp_path, run):
         Run.open(tmp_path)
     config = run.path / "config.json"
     text = config.read_text()
-    config.write_text(text.replace('"format": 2', '"format": 99'))
-    with pytest.raises(RunFolderError, match="expected format 2, got 99"):
+    config.write_text(text.replace('"format": 3', '"format": 99'))
+    with pytest.raises(RunFolderError, match="expected format 3, got 99"):
         Run.open(run.path)
     config.write_text(text.replace('"preset"', '"preseT"'))
     with pytest.raises(RunFolderError, match="Did you mean 'preset'"):

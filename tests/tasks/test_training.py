@@ -18,7 +18,7 @@ from tasks.errors import (
     WorkersError,
 )
 from tasks.progress import Progress
-from tasks.runs.checkpoint import Checkpoints
+from tasks.runs import checkpoint
 from tasks.runs.folder import Run
 from tasks.training import train
 from zo.errors import RanksError
@@ -75,7 +75,7 @@ def bits(content):
 
 
 def saved(run):
-    return Checkpoints(run.path, STAGE).load()
+    return checkpoint.load(checkpoint.of_stage(run.path, STAGE))
 
 
 def final_bits(run):
@@ -310,7 +310,7 @@ def test_a_checkpoint_of_other_settings_is_refused(run):
 @pytest.mark.parametrize("name", ["../x", "/x", "a//b", "", "a_b", "a b", ".."])
 def test_stage_names_that_could_clash_or_leave_the_folder_are_refused(tmp_path, name):
     with pytest.raises(ConfigurationError, match="seed-0/zo-sol"):
-        Checkpoints(tmp_path, name)
+        checkpoint.of_stage(tmp_path, name)
 
 
 def test_wrong_settings_are_refused_before_anything_runs(run):

@@ -112,7 +112,7 @@ def test_a_run_whose_file_is_gone_still_has_its_report(own, toy, tmp_path, capsy
     assert "or the file is gone" in capsys.readouterr().out and (run / "report.html").exists()
 
 
-def test_another_file_in_the_same_folder_is_not_covered_by_the_signature(own, toy, tmp_path, capsys):
+def test_another_file_in_the_same_folder_is_not_trusted_with_it(own, toy, tmp_path, capsys):
     run, mark = own
     (tmp_path / "other.py").write_text(PROBLEM)
     config = json.loads((run / "config.json").read_text())
@@ -131,21 +131,25 @@ def test_names_of_installed_problems_need_no_trust(toy, tmp_path, another_user):
     assert toy("resume", str(run)) == 0
 
 
-def test_the_secret_is_this_users_alone_and_is_made_once(tmp_path, monkeypatch):
+def test_what_a_user_runs_is_written_down_once_where_others_cannot_write(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    first = trust.sign("a.py:A")
-    key = tmp_path / "blackbox" / "key"
-    assert stat.S_IMODE(key.stat().st_mode) == 0o600 and len(key.read_bytes()) == 32
-    assert first and trust.sign("a.py:A") == first != trust.sign("a.py:B")
-    assert [path.name for path in key.parent.iterdir()] == ["key"]
-    key.chmod(0o644)  # others could have read it
-    assert trust.sign("a.py:A") == ""
+    assert not trust.is_own("a.py:A")
+    for code in ("a.py:A", "a.py:A", "b.py:B\nc.py:C", ""):
+        trust.note(code)
+    listed = tmp_path / "blackbox" / "trusted"
+    assert stat.S_IMODE(listed.stat().st_mode) == 0o600 and listed.read_text().count("\n") == 2
+    assert trust.is_own("a.py:A") and trust.is_own("b.py:B\nc.py:C")
+    assert not any(map(trust.is_own, ("a.py", "A", "c.py:C", "a.py:A\n")))
+    listed.chmod(0o620)  # others could have written it
+    assert not trust.is_own("a.py:A")
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    assert trust.sign("a.py:A") == ""  # nothing to keep it in: such runs are asked about
+    trust.note("a.py:A")
+    assert not trust.is_own("a.py:A")  # nothing to keep it in: such runs are asked about
     monkeypatch.setenv("XDG_STATE_HOME", "relative")  # which the standard says to ignore
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert trust.sign("a.py:A") and (tmp_path / "home/.local/state/blackbox/key").exists()
+    trust.note("a.py:A")
+    assert trust.is_own("a.py:A") and (tmp_path / "home/.local/state/blackbox/trusted").exists()
 
 
 def test_code_that_changed_since_the_run_began_is_named(own, toy, tmp_path):
@@ -162,7 +166,7 @@ def test_code_that_changed_since_the_run_began_is_named(own, toy, tmp_path):
 def test_settings_that_changed_since_the_run_began_are_refused_by_name(toy, tmp_path, capsys, start_toy):
     process = start_toy("run", "toy", "--steps", "1000", "--pause", "0.1")
     until = time.monotonic() + 200
-    while not list(tmp_path.glob("runs/*/checkpoints/*step-00000005.pt")):  # and no part of it
+    while not list(tmp_path.glob("runs/*/checkpoints/*.pt")):  # and no part of it
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.02)
     process.kill()

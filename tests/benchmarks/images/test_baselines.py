@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.images.baselines import OTHERS, BaselineConfig, WithoutBackpropagation
 from tasks.progress import Progress
-from tasks.runs.checkpoint import Checkpoints
+from tasks.runs import checkpoint
 from tasks.runs.folder import Run
 from tasks.work import work
 from tests.tasks.image_classification.small import SETTINGS, Striped, setup, train
@@ -34,8 +34,7 @@ def outcome(run: Run):
     table = json.loads((run.path / "result.json").read_text())["table"]
     weights = {}
     for method in OTHERS:
-        content = Checkpoints(run.path, f"seed-0/{method}").load()
-        assert content is not None
+        content = checkpoint.load(checkpoint.of_stage(run.path, f"seed-0/{method}"))
         weights[method] = b"".join(value.numpy().tobytes() for value in content["state"]["network"].values())
     return [{k: v for k, v in row.items() if k != "seconds"} for row in table], weights
 

@@ -12,7 +12,7 @@ from tasks import cli
 from tasks.errors import CheckpointError
 from tasks.image_classification import ImageClassification, networks, sparse_set
 from tasks.progress import Progress
-from tasks.runs.checkpoint import Checkpoints
+from tasks.runs import checkpoint
 from tasks.runs.folder import Run
 from tasks.work import work
 from tests.tasks.image_classification.small import SETTINGS, small, words
@@ -48,10 +48,8 @@ def outcome(path: Path) -> dict:
 
 
 def state_of(path: Path, method: str) -> dict:
-    """The newest checkpoint of a method."""
-    found = Checkpoints(path, f"seed-0/{method}").load()
-    assert found is not None
-    return found
+    """The checkpoint of a method."""
+    return checkpoint.load(checkpoint.of_stage(path, f"seed-0/{method}"))
 
 
 @pytest.fixture(scope="module")

@@ -146,6 +146,6 @@ def test_the_command_loads_and_its_mistakes_are_sentences(site, tmp_path, monkey
 def test_the_command_knows_every_source():
     from typing import get_args, get_type_hints
 
-    from tasks.commands import DataCommand
+    from tasks import commands
 
-    assert set(get_args(get_type_hints(DataCommand)["name"])) == set(cifar.SOURCES)
+    assert set(get_args(get_type_hints(commands.data)["name"])) == set(cifar.SOURCES)

@@ -1,0 +1,192 @@
+"""`blackbox run PROBLEM`: its arguments, made from the problem's settings, and the work on runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, arg
+
+from tasks.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from tasks.runs.folder import Run
+
+LINE: list[str] = []  # the words after `blackbox`
+AT_WORK: list[Run] = []  # the run that a `blackbox resume` would go on with
+Tensorboard = Annotated[bool, arg(help="Write the metrics as TensorBoard event files too.")]
+Workers = Annotated[
+    int, arg(help="Processes on this machine that share the queries out; on several, start it by torchrun.")
+]
+Timeout = Annotated[
+    float, arg(help="Seconds after which a process of several that does not answer is given up.")
+]
+
+
+@dataclass(frozen=True)
+class RunCommand:
+    """A problem to run; tyro fills a subclass that is made for the problem and the preset at hand."""
+
+    preset: str
+    seeds: Annotated[int, arg(help="How many seeds: 0, 1, ..., one training each.")] = 1
+    runs: Annotated[Path, arg(help="Where run folders are made.")] = Path("runs")
+    data: Annotated[Path, arg(help="Where the problem's data is kept.")] = Path("data")
+    tensorboard: Tensorboard = False
+    workers: Workers = 1
+    timeout: Timeout = 1800.0
+    dry_run: Annotated[bool, arg(help="Say what it will cost, and train nothing.")] = False
+    config: Any = None
+
+    task: ClassVar[str]
+    where: ClassVar[str]
+    """Where the problem's class is, as `tasks.problems.find` takes it."""
+    kind: ClassVar[type[Any]]
+    """The problem's class."""
+
+
+def parse(target: str, words: Sequence[str]) -> RunCommand:
+    """The run that a command line asks for; `SystemExit` for help and mistakes, as tyro does it.
+
+    Args:
+        target: The problem.
+        words: What comes behind it.
+
+    Raises:
+        ConfigurationError: The problem's name or settings are wrong.
+    """
+    kind, about = _problem_command(target, words)
+    # parsed on its own, with the problem in `prog`: messages then point to the right help
+    program = f"blackbox run {target}"
+    command = tyro.cli(kind, prog=program, description=about, args=list(words), config=(FlagCreatePairsOff,))
+    from tasks import methods
+
+    methods.named(kind.kind, command.config.methods)  # before there is a folder
+    return command
+
+
+def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
+    """The dataclass of `run` for a problem and the preset that the words name, and its description.
+
+    The preset is found before tyro parses: it is the default from which `--SETTING` departs.
+    """
+    from tasks import methods, problems
+
+    problem, where = problems.find(target)
+    presets = dict(problem.presets) or {"default": problem.Config()}
+    preset = _preset(presets, words)
+    own = {field.name for field in dataclasses.fields(RunCommand)} - {"config"}
+    taken = own & {field.name for field in dataclasses.fields(problem.Config)}
+    if taken:
+        raise ConfigurationError(
+            f"{problem.__name__}.Config: expected names that `blackbox run` has not itself, got "
+            f"{', '.join(sorted(taken))}. Rename that setting."
+        )
+    literal: Any = Literal
+    fields: list[Any] = [
+        ("preset", Annotated[literal[tuple(presets)], arg(help="Where the settings start from.")], preset),
+        ("config", Annotated[type(presets[preset]), arg(name="")], presets[preset]),
+    ]
+    lines = [f"  {name}: {method.about}" for name, method in methods.methods_of(problem).items()]
+    defaults = f"The defaults below are those of the preset {preset!r}; --debug shows tracebacks of errors."
+    about = "\n".join([problem.about(), "", "Methods:", *lines, "", defaults])
+    namespace = {"task": problem.name(), "where": where, "kind": problem}
+    kind = dataclasses.make_dataclass("Run", fields, bases=(RunCommand,), frozen=True, namespace=namespace)
+    return kind, about
+
+
+def _preset(presets: Mapping[str, Any], words: Sequence[str]) -> str:
+    """The preset that is asked for; the first one where it is wrong, for tyro refuses it with the choices."""
+    asked = None
+    for index, word in enumerate(words):  # the last one if given twice
+        if word == "--preset" and index + 1 < len(words):
+            asked = words[index + 1]
+        elif word.startswith("--preset="):
+            asked = word.removeprefix("--preset=")
+    return asked if asked is not None and asked in presets else next(iter(presets))
+
+
+def run(command: RunCommand) -> int:
+    """Train and judge a problem, or say what that will cost."""
+    from tasks.runs.folder import Run
+    from tasks.workers import launch
+
+    if command.dry_run:
+        return _dry_run(command)
+
+    def made() -> Run:
+        before = launch.restarted(command.runs, command.task)
+        if before is not None:
+            print(f"Going on with {before}.", flush=True)
+            return Run.open(before)
+        run = Run.create(
+            command.runs,
+            command.task,
+            command.preset,
+            command.config,
+            range(command.seeds),
+            data=command.data,
+            command=["blackbox", *LINE],
+            problem=command.where,
+        )
+        launch.note_launch(run.path)
+        return run
+
+    return together(made, command.data, command.tensorboard, command.workers, command.timeout)
+
+
+def _dry_run(command: RunCommand) -> int:
+    """Say what a run will cost."""
+    from tasks import cost, problems
+    from tasks.tally import Tally, unnoted
+    from tasks.work import checked, prepare
+
+    kind, _ = problems.find(command.where)
+    problem = kind(command.config, folder=command.data)
+    wanted = checked(problem)
+    boxes = list(problem.boxes.values())
+    before = Tally(boxes).copy()
+    before.rows_run -= unnoted(boxes)
+    prepare(problem, wanted)
+    print("\n".join(cost.lines(problem, wanted, command.seeds, timed=True, before=before)))
+    return 0
+
+
+def together(
+    made: Callable[[], Run], data: Path | None, tensorboard: bool, workers: int, timeout: float
+) -> int:
+    """Work on a run, in this process or in several that are started here; or as one of those.
+
+    Args:
+        made: Makes or opens it.
+        data: Folder of the problem's data; None for the one that the run names.
+        tensorboard: Whether metrics are written as event files, too.
+        workers: Processes to start.
+        timeout: Seconds after which one that does not answer is given up.
+    """
+    from tasks.workers import group, launch
+
+    others = launch.started(LINE, 1 if group.is_member() else workers)
+    with others, group.joined(timeout), group.shared_run(made) as run:
+        from tasks import api
+        from tasks.interruption import ending_interrupts
+        from tasks.progress import Progress
+        from tasks.tensorboard import FOLDER, TensorBoard
+        from tasks.work import work
+
+        first = group.rank() == 0
+        if first:
+            AT_WORK.append(run)
+        problem = api.problem_of(run)
+        problem.folder = data or Path(run.data)
+        if first:
+            if tensorboard or (run.path / FOLDER).is_dir():
+                run.callbacks.append(TensorBoard())
+            api.finish(run, problem).show()
+        elif not run.finished:  # as the first process does, in a folder that no one will see
+            with ending_interrupts():
+                work(problem, run, Progress())
+    return 0
