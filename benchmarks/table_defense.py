@@ -74,7 +74,7 @@ def main(words: Sequence[str]) -> None:
     if "methods" in given:
         given["methods"] = tuple(given["methods"])
     problem = DenoisedSmoothing(replace(SIZES[chosen.size], **given), folder=chosen.data)
-    seeds = range(chosen.seeds or SEEDS.get(chosen.size, 3))
+    seeds = chosen.seeds or range(SEEDS.get(chosen.size, 3))
     run = protocol.finished(problem, chosen.size, seeds, chosen.runs)
     show(run, words, keep=chosen.size != "ci")
 

@@ -37,6 +37,7 @@ class Reproduction:
         across: What the labels of groups are.
         groups: The runs of a size.
         note: A sentence more on what differs.
+        seeds: As many as size small has if none are asked for.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Reproduction:
     across: str
     groups: Callable[[Size], Sequence[Group]]
     note: str = ""
+    seeds: int = 1
 
 
 def reproduce(which: Reproduction, words: Sequence[str]) -> list[Line]:
@@ -57,7 +59,8 @@ def reproduce(which: Reproduction, words: Sequence[str]) -> list[Line]:
     parser.add_argument("--out", type=Path, help="benchmarks/results/NAME; for ci a folder beside the runs")
     chosen = parser.parse_args(words)
     size: Size = chosen.size
-    wanted, seeds = list(which.groups(size)), range(chosen.seeds or 1)
+    wanted = list(which.groups(size))
+    seeds = chosen.seeds or range(which.seeds if size == "small" else 1)
     table: list[Line] = []
     for group in wanted:
         print(f"{name}: {group.label}")

@@ -133,9 +133,14 @@ def _six_epochs(size: Size) -> Config:
 
 def _all() -> dict[str, Reproduction]:
     def made(
-        name: str, title: str, across: str, groups: Callable[[Size], list[Group]], note: str = ""
+        name: str,
+        title: str,
+        across: str,
+        groups: Callable[[Size], list[Group]],
+        note: str = "",
+        seeds: int = 1,
     ) -> Reproduction:
-        return Reproduction(name, title, across, groups, note)
+        return Reproduction(name, title, across, groups, note, seeds)
 
     found = (
         made("figure2_cge_vs_rge", "CGE against RGE by network size", "parameters, published", figure2),
@@ -163,6 +168,7 @@ def _all() -> dict[str, Reproduction]:
             "sparsity",
             shapes_sparse,
             "Gradients are exact for fo-sparse-gradient, which takes deepzero's sets, batches and schedule.",
+            seeds=3,
         ),
         made(
             "pruning_methods",
@@ -196,6 +202,7 @@ def _all() -> dict[str, Reproduction]:
             "network",
             architectures,
             "Published numbers are of ResNet-20 alone.",
+            seeds=3,
         ),
     )
     return {each.name: each for each in found}

@@ -136,16 +136,17 @@ def table(measured: Mapping[str, Any]) -> str:
 
 
 def _summary(measured: Mapping[str, Any]) -> list[str]:
-    """Median and worst over the problems."""
+    """Median, least and worst over the problems of size small."""
+    measured = {name: found for name, found in measured.items() if found["size"] == "small"}
     lines = [
-        "Error over first order's at each method's own end, median and worst over the problems with a "
-        "derivative, means over their seeds; at equal rows: read off where first order's are spent, or up "
+        "Error over first order's at each method's own end, median, least and worst over problems of size "
+        "small, means of seeds; at equal rows: read off where first order's are spent, or up "
         f"to {EQUAL:g} times as many. No worse than no-gradient: at most {SAME:g} times its error. A "
         "training that did not stay finite counts as lost.",
         "",
-        "| method | problems | median | worst | on | median at equal rows | worst | rows / FO, median "
-        "| seconds / FO, median | no worse than no-gradient |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| method | problems | median | least | worst | on | median at equal rows | worst | rows / FO, "
+        "median | seconds / FO, median | no worse than no-gradient |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for method in _methods(measured):
         own = {name: ratios(found["curves"], method) for name, found in measured.items()}
@@ -168,6 +169,7 @@ def _summary(measured: Mapping[str, Any]) -> list[str]:
             method,
             str(sum(method in found["curves"] for found in measured.values())),
             _number(median(ends.values())) if ends else "",
+            _number(min(ends.values())) if ends else "",
             _number(ends[worst]) if ends else "",
             worst,
             _number(median(equal)) if equal else "",
