@@ -115,14 +115,6 @@ BENCHMARKS: dict[str, Benchmark] = {
             named=True,
         ),
         Benchmark(
-            "chain_rule",
-            "docs/applications/wake_flow.md: where to put the zeroth order",
-            "chain_rule:main",
-            "half an hour",
-            seeds=2,
-            results=("chain_rule.json",),
-        ),
-        Benchmark(
             "tangents",
             "README, docs/applications/boxes.md: learned tangents beside first order and no gradient",
             "tangents.comparison:main",

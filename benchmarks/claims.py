@@ -107,7 +107,7 @@ IMAGES, CLUSTER = "docs/applications/image_classification.md", "docs/guide/clust
 
 def claims() -> list[Claim]:
     """All of them, in the order of the pages."""
-    return [*_readme(), *_tangents(), *_queries(), *_wake(), *_chain(), *_defence(), *_images(), *_others()]
+    return [*_readme(), *_tangents(), *_queries(), *_wake(), *_defence(), *_images(), *_others()]
 
 
 def _readme() -> Iterator[Claim]:
@@ -212,29 +212,6 @@ def _wake() -> Iterator[Claim]:
         for method, value in methods.items():
             what = f"published grids, MAE of {method}" + (", 260,354 weights" if "260354" in file else "")
             yield Claim(WAKE, what, value, figure(file, "table", "value", method=method), file)
-
-
-def _chain() -> Iterator[Claim]:
-    file = "chain_rule.json"
-    cosines = {
-        "whole loss, CGE": "1.000", "whole loss, RGE, 8 queries": ".10",
-        "whole loss, RGE, 32 queries": ".19", "whole loss, RGE, 96 queries": ".31",
-        "whole loss, RGE, 384 queries": ".56", "chain, 16 directions": "-.06", "chain, 64 directions": ".01",
-        "chain, 256 directions": ".73", "identity": ".79", "tangent, after 8 steps, 2 probes": ".97",
-    }  # fmt: skip
-    errors = {
-        "NON, the start": (".1003", ".0976"), "whole loss, sparse CGE": (".0577", ".0667"),
-        "whole loss, RGE, 8 queries": (".0654", ".0542"), "whole loss, RGE, 32 queries": (".0608", ".0551"),
-        "whole loss, RGE, 96 queries": (".0652", ".0658"), "whole loss, RGE, 384 queries": (".0634", ".0691"),
-        "chain": (".0657", ".0563"), "identity": (".0546", ".0679"), "tangent": (".0515", ".0502"),
-    }  # fmt: skip
-    for name, value in cosines.items():
-        ours = figure(file, "gradients", "cosine", gradient=name)
-        yield Claim(WAKE, f"cosine of {name}", value, ours, file)
-    for name, values in errors.items():
-        for seed, value in enumerate(values):
-            ours = figure(file, "trainings", "error", method=name, seed=seed)
-            yield Claim(WAKE, f"validation error of {name}, seed {seed}", value, ours, file)
 
 
 def _defence() -> Iterator[Claim]:
