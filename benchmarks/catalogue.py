@@ -27,7 +27,6 @@ class Benchmark:
         sizes: That it has.
         seeds: Of size small.
         results: Files in `benchmarks/results` with committed figures.
-        needs: A package of the extra "benchmark".
         named: Whether the function serves several benchmarks, and takes the name first.
     """
 
@@ -38,7 +37,6 @@ class Benchmark:
     sizes: tuple[Size, ...] = MEASURED
     seeds: int = 1
     results: tuple[str, ...] = ()
-    needs: str | None = None
     named: bool = False
 
     @property
@@ -199,14 +197,6 @@ BENCHMARKS: dict[str, Benchmark] = {
             "scaling:main",
             "5 minutes",
             results=("scaling.json",),
-        ),
-        Benchmark(
-            "serving",
-            "docs/guide/black_boxes.md: a served box beside umbridge's",
-            "serving:main",
-            "5 minutes",
-            results=("serving.json",),
-            needs="umbridge",
         ),
     )
 }

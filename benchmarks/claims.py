@@ -357,15 +357,3 @@ def _others() -> Iterator[Claim]:
     }.items():
         ours = figure(file, f"tasks/{task}", "speed of the query phase")
         yield Claim(CLUSTER, f"{task}: speed of the query phase, two over one", value, ours, file)
-    file = "serving.json"
-    for pair, stated in {"ours": {10: ".8", 100_000: "19"}, "umbridge": {10: "1.6", 100_000: "155"}}.items():
-        for d, value in stated.items():
-            sides = (
-                figure(
-                    file, "rates", f"milliseconds of the {side}'s CPU a call", d=d, server=pair, client=pair
-                )
-                for side in ("server", "client")
-            )
-            ours = Figure(tuple(map(sum, zip(*(side.values for side in sides), strict=True))))
-            what = f"milliseconds of CPU a call, {d:,} numbers, {pair} on both sides"
-            yield Claim("docs/guide/black_boxes.md", what, value, ours, file)
