@@ -148,20 +148,6 @@ BENCHMARKS: dict[str, Benchmark] = {
             "2 hours",
             seeds=3,
         ),
-        _images(
-            "pruning_methods",
-            "docs/applications/image_classification.md: scores of layer ratios",
-            "7 minutes",
-        ),
-        _images(
-            "dynamic_sparsity", "docs/applications/image_classification.md: when sets are drawn", "13 minutes"
-        ),
-        _images(
-            "scaling_laws", "docs/applications/image_classification.md: images and batch size", "12 minutes"
-        ),
-        _images(
-            "architectures", "docs/applications/image_classification.md: networks", "16 minutes", seeds=3
-        ),
         Benchmark(
             "gradient_agreement",
             "docs/applications/image_classification.md: deepzero's gradient beside the exact one",
@@ -190,13 +176,6 @@ BENCHMARKS: dict[str, Benchmark] = {
             "accuracy_vs_mu:main",
             "5 minutes",
             results=("accuracy_vs_mu.json",),
-        ),
-        Benchmark(
-            "scaling",
-            "docs/guide/cluster.md: what a second process gains",
-            "scaling:main",
-            "5 minutes",
-            results=("scaling.json",),
         ),
     )
 }

@@ -102,12 +102,12 @@ def ratio(one: Figure, other: Figure) -> Figure:
 
 
 WAKE, DEFENCE = "docs/applications/wake_flow.md", "docs/applications/denoised_smoothing.md"
-IMAGES, CLUSTER = "docs/applications/image_classification.md", "docs/guide/cluster.md"
+IMAGES = "docs/applications/image_classification.md"
 
 
 def claims() -> list[Claim]:
     """All of them, in the order of the pages."""
-    return [*_readme(), *_tangents(), *_queries(), *_wake(), *_defence(), *_images(), *_others()]
+    return [*_readme(), *_tangents(), *_queries(), *_wake(), *_defence(), *_images()]
 
 
 def _readme() -> Iterator[Claim]:
@@ -294,30 +294,12 @@ _IMAGES: dict[str, dict[str, dict[Any, str]]] = {  # benchmark -> method -> labe
         "fo-sparse-gradient": {0.9: "98.3", 0.95: "97.7", 0.99: "95.7"},
         "fo-sparse-weight": {0.9: "96.3", 0.95: "95.3", 0.99: "66.7"},
     },
-    "pruning_methods": {
-        "deepzero": {
-            "zo-grasp": "91.7", "zo-snip": "91.0", "magnitude": "91.0", "snip": "90.7", "grasp": "90.0",
-            "synflow": "89.3", "random": "87.7", "uniform": "83.0",
-        },
-    },
     "figure3_baselines": {
         method: {"ResNet": value}
         for method, value in {
             "deepzero": "95.3", "pattern-search": "62.3", "dfa": "94.3", "fa": "92.7", "align-ada": "91.0",
             "forward-gradient": "25.0", "fo": "98.7",
         }.items()
-    },
-    "dynamic_sparsity": {
-        "deepzero": {"every epoch": "91.0", "every 10 steps": "92.7", "every step": "89.0", "never": "88.3"},
-        "hybrid": {"hybrid": "88.3"},
-    },
-    "architectures": {
-        "deepzero": {"resnet14": "89.7", "resnet8": "81.9", "vgg": "73.8", "simple-12610": "41.9"},
-        "fo-sparse-gradient": {"resnet14": "86.8", "resnet8": "83.1", "vgg": "74.1", "simple-12610": "41.3"},
-        "fo": {"resnet14": "98.1", "resnet8": "97.9", "vgg": "97.3", "simple-12610": "95.6"},
-    },
-    "scaling_laws": {
-        "deepzero": {"150 images": "79.3", "1,200 images": "91.0", "batch 16": "94.0", "batch 128": "65.7"}
     },
     "shapes_sparse": {"deepzero": {0.99: "36.4"}, "fo-sparse-gradient": {0.99: "36.2"}},
 }  # fmt: skip
@@ -344,16 +326,3 @@ def _images() -> Iterator[Claim]:
     }.items():
         source = "none; `blackbox run image-classification`"
         yield Claim(IMAGES, f"demo, accuracy of {method} (%)", value, Figure(), source)
-
-
-def _others() -> Iterator[Claim]:
-    file = "scaling.json"
-    gained = ratio(*(figure(file, f"measured/{processes}", "seconds") for processes in (1, 2)))
-    yield Claim(CLUSTER, "speed of a step, two processes over one", "1.89", gained, file)
-    for task, value in {
-        "wake flow, ZO-SOL": "1.61",
-        "image classification, deepzero": "1.22",
-        "denoised smoothing, deepzero": ".91",
-    }.items():
-        ours = figure(file, f"tasks/{task}", "speed of the query phase")
-        yield Claim(CLUSTER, f"{task}: speed of the query phase, two over one", value, ours, file)
