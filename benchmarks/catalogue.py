@@ -149,13 +149,6 @@ BENCHMARKS: dict[str, Benchmark] = {
             seeds=3,
         ),
         Benchmark(
-            "gradient_agreement",
-            "docs/applications/image_classification.md: deepzero's gradient beside the exact one",
-            "gradient_agreement:main",
-            "15 minutes",
-            results=("gradient_agreement.json",),
-        ),
-        Benchmark(
             "figure5_feature_reuse",
             "DeepZero, figure 5: a step without and with feature reuse",
             "figure5_feature_reuse:main",

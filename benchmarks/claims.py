@@ -312,12 +312,6 @@ def _images() -> Iterator[Claim]:
             for label, value in labels.items():
                 ours = figure(file, "table", "ours", label=label, method=method)
                 yield Claim(IMAGES, f"{name}, {label}, {method} (%)", value, ours, file)
-    file = "gradient_agreement.json"
-    stated = {0: {"0.0005": ".99999", "0.005": ".99979"}, 200: {"0.0005": ".99988", "0.005": ".99916"}}
-    for step, values in stated.items():
-        for mu, value in values.items():
-            what = f"cosine of deepzero's gradient to the exact one, mu {mu}, step {step}"
-            yield Claim(IMAGES, what, value, figure(file, "looks", f"whole/{mu}", step=step), file)
     for method, value in {
         "fo": "95.7",
         "fo-sparse-gradient": "82.0",
