@@ -149,26 +149,11 @@ BENCHMARKS: dict[str, Benchmark] = {
             seeds=3,
         ),
         Benchmark(
-            "figure5_feature_reuse",
-            "DeepZero, figure 5: a step without and with feature reuse",
-            "figure5_feature_reuse:main",
-            "10 minutes",
-            ALL,
-            results=("figure5_feature_reuse.json",),
-        ),
-        Benchmark(
             "query_speed",
             "docs/guide/evaluators.md: time of a query beside the published algorithm's",
             "query_speed.comparison:main",
             "half an hour",
             results=("query_speed.json",),
-        ),
-        Benchmark(
-            "accuracy_vs_mu",
-            "docs/guide/evaluators.md: a change carried to the loss is free of cancellation",
-            "accuracy_vs_mu:main",
-            "5 minutes",
-            results=("accuracy_vs_mu.json",),
         ),
     )
 }

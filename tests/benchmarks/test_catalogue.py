@@ -17,7 +17,7 @@ from benchmarks.claims import Claim, Figure, claims
 from tests.test_documentation import PAGES
 
 ROOT = Path(__file__).parents[2]
-QUICK = ("accuracy_vs_mu",)  # whose ci size takes seconds
+QUICK = ("tangents",)  # whose ci size takes seconds
 
 
 def test_the_page_is_up_to_date_with_the_results():
