@@ -10,6 +10,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from benchmarks import protocol
+from benchmarks.catalogue import read
 from benchmarks.tangents.report import ratios, spent
 
 
@@ -59,12 +60,6 @@ class Claim:
         if abs(off) <= 0.5 * 10.0**-decimals + 1e-9:
             return "The same, rounded as there."
         return f"Ours is {abs(off):.2g} {'above' if off > 0 else 'below'} it."
-
-
-def read(name: str) -> dict[str, Any]:
-    """A committed result; an empty one where there is none."""
-    path = protocol.RESULTS / name
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def line(name: str, label: object, method: str) -> dict[str, Any] | None:

@@ -67,7 +67,7 @@ def reproduce(which: Reproduction, words: Sequence[str]) -> list[Line]:
         problem = group.problem(group.config, folder=chosen.data)
         run = protocol.finished(problem, size, seeds, chosen.runs / f"{name}-{size}")
         table += lines(group, Result.read(run.path))
-    sentence = " ".join(filter(None, [differs(size, wanted[0].config), which.note]))
+    sentence = " ".join(filter(None, [differs(size, [group.config for group in wanted]), which.note]))
     usual = protocol.RESULTS / name if size != "ci" else chosen.runs / f"{name}-ci-results"
     out = chosen.out or usual
     out.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def reproduce(which: Reproduction, words: Sequence[str]) -> list[Line]:
         "preset": size,
         "seeds": list(seeds),
         "differs": sentence,
-        "config": to_dict(wanted[0].config),
+        "configs": {str(group.label): to_dict(group.config) for group in wanted},
         "table": [asdict(line) for line in table],
     }
     protocol.write(name, words, content, out / "result.json")

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks import protocol
+from benchmarks.catalogue import LONG
 from benchmarks.tangents import report
 from benchmarks.tangents.problem import Problem
 from blackbox.checks import nearest
@@ -33,7 +34,6 @@ from tasks.runs.machine import machine, versions
 FOLDER = protocol.RESULTS / "tangents"
 CI = ("lorenz-96",)
 MAIN = ("first-order", "no-gradient", "chosen")  # of README
-LONG = ("ks-26-8-unroll-8", "ks-52-12", "kolmogorov", "wake-30k-unroll-16", "wake-260k", "wake-32x64")
 SEEDS = {"double-pendulum-wall": 6, **dict.fromkeys(LONG, 1)}  # of the others three; of size paper one
 
 

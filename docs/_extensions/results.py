@@ -69,7 +69,7 @@ def _index() -> str:
 
 
 def _run(benchmark: Benchmark) -> str:
-    return "yes" if benchmark.found() else "not run"
+    return "yes" if benchmark.measured() != "not run" else "not run"
 
 
 def _benchmark(benchmark: Benchmark) -> str:
@@ -77,11 +77,11 @@ def _benchmark(benchmark: Benchmark) -> str:
     parts = [
         f"# {benchmark.name}",
         f"{_paged(benchmark.about)}.",
-        f"```console\n$ {benchmark.command}\n```",
+        "```console\n" + "\n".join(f"$ {each}" for each in benchmark.commands) + "\n```",
         f"About {benchmark.time} on one core; seeds: {benchmark.seeds}. Measured on: {benchmark.measured()}.",
     ]
-    if len(benchmark.sizes) > 2:
-        parts.append(f"`--size {benchmark.sizes[-1]}` takes the published settings.")
+    if "paper" in benchmark.sizes:
+        parts.append("`--size paper` takes the published settings.")
     about = {name: sentence for name, sentence in published.SINCE.items() if _matches(name, benchmark)}
     for sentence in about.values():
         parts.append(
@@ -165,7 +165,7 @@ def _origin(found: Mapping[str, Any]) -> str:
     """Command, machine, versions and seeds of a file."""
     command = found.get("command", "not recorded")
     command = command if isinstance(command, str) else " ".join(map(str, command))
-    lines = [("command", f"`{command}`")]
+    lines = [("made by", f"`{command}`")]
     machine, versions = found.get("machine") or {}, found.get("versions") or {}
     lines.append(
         (

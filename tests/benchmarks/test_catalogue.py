@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import page, protocol, published
-from benchmarks.catalogue import BENCHMARKS
+from benchmarks import catalogue, page, protocol, published, table_defense
+from benchmarks.catalogue import BENCHMARKS, DEFENCE
 from benchmarks.claims import Claim, Figure, claims
 from tests.test_documentation import PAGES
 
@@ -90,7 +90,8 @@ def test_the_list_says_what_there_is(capsys):
     assert program.main([]) == 0
     said = capsys.readouterr().out
     assert all(re.search(rf"^{name} ", said, re.MULTILINE) for name in BENCHMARKS)
-    assert "AMD EPYC, 0.1.0, torch 2.13.0+cpu" in said
+    for each in BENCHMARKS.values():
+        assert each.measured() in said
 
 
 def test_an_unknown_name_ends_with_2(capsys):
@@ -103,7 +104,23 @@ def test_help_of_every_benchmark_names_it(capsys):
         with pytest.raises(SystemExit, match="0"):
             each.run(["--help"])
         said = capsys.readouterr().out
-        assert f"python -m benchmarks {each.name}" in said and "--size" in said
+        assert f"python -m benchmarks {each.name}" in said
+        assert f"--size {{{','.join(each.sizes)}}}" in said
+
+
+@pytest.mark.parametrize("file", DEFENCE)
+def test_the_command_of_a_table_of_the_defence_writes_that_file(file):
+    asked, config = table_defense.asked(DEFENCE[file].split())
+    assert f"{table_defense.name_of(asked.size, config)}.json" == file
+
+
+def test_a_command_of_an_earlier_version_is_said():
+    today = "python -m benchmarks table_defense --size small"
+    stated = catalogue.origin(["table_defense-small-b-logits.json"], today)
+    assert stated.endswith(", by an earlier version's `python -m benchmarks.table_defense --from FOLDER`")
+    few = catalogue.origin(["table_defense-few-b-logits.json"], today.replace("small", "few"))
+    assert "earlier" not in few and few != "not run"
+    assert catalogue.origin(["no_such.json"]) == "not run"
 
 
 @pytest.mark.filterwarnings("ignore")

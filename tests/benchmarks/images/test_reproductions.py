@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from benchmarks import protocol, published
 from benchmarks.images.reproductions import REPRODUCTIONS, main
-from benchmarks.images.sizes import SIZES, passes, residual, simple
+from benchmarks.images.sizes import SIZES, differs, passes, residual, simple
 
 FAST = ("figure2_cge_vs_rge", "shapes_sparse")  # the others are slow
 
@@ -61,3 +62,9 @@ def test_published_numbers_are_percentages_and_the_paper_size_has_the_published_
     for config in (residual("paper"), simple("paper")):
         assert (config.dataset, passes(config), config.batch, config.mu) == ("cifar10", 50, 256, 5e-3)
         assert config.width is None and config.train_images is None
+
+
+def test_what_differs_is_said_of_all_groups():
+    one = simple("small")
+    said = differs("small", [one, replace(one, train_images=150, steps=30, batch=10)])
+    assert "1,200 or 150 images, 6 or 2 epochs of batches of 50 or 10, networks with 5 channels" in said
