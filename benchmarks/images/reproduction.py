@@ -1,4 +1,4 @@
-"""`reproduce`: run groups of settings, or find them finished, and leave a table, a plot and `result.json`."""
+"""`reproduce`: run groups of settings, or find them finished, and leave a table and `result.json`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from benchmarks import protocol
-from benchmarks.images import plot
-from benchmarks.images.plot import Line
 from benchmarks.images.sizes import SIZES, Size, differs
 from tasks.configuration import to_dict
 from tasks.image_classification import ImageClassification
@@ -25,6 +23,25 @@ class Group:
     config: Config
     published: dict[str, float] = field(default_factory=dict)
     problem: type[ImageClassification] = ImageClassification
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method of a group: accuracies on test images in percent, and what ours cost a seed.
+
+    `validation` is on the held-out training images, by which settings may be chosen.
+    """
+
+    label: str | float
+    method: str
+    published: float | None
+    ours: float | None
+    spread: float
+    seeds: int
+    parameters: int
+    queries: float
+    seconds: float
+    validation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +90,6 @@ def reproduce(which: Reproduction, words: Sequence[str]) -> list[Line]:
     out.mkdir(parents=True, exist_ok=True)
     text = markdown(which.title, which.across, table, sentence)
     (out / "table.md").write_text(text, encoding="utf-8")
-    plot.draw(table, which.across, out / "plot.png")
     content = {
         "preset": size,
         "seeds": list(seeds),

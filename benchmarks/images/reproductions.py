@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from benchmarks.images.baselines import BaselineConfig, WithoutBackpropagation
-from benchmarks.images.plot import Line
-from benchmarks.images.reproduction import Group, Reproduction, reproduce
+from benchmarks.images.reproduction import Group, Line, Reproduction, reproduce
 from benchmarks.images.sizes import Size, in_epochs, residual, simple
 from benchmarks.published import (
     FIGURE_2,
