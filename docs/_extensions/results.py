@@ -15,7 +15,7 @@ from typing import Any
 from _extensions.links import DOCS, relinked
 from benchmarks import page as published
 from benchmarks import protocol
-from benchmarks.catalogue import BENCHMARKS, Benchmark
+from benchmarks.catalogue import BENCHMARKS, Benchmark, origin
 from benchmarks.claims import Claim, claims
 from benchmarks.tangents.report import over_no_gradient, ratios
 
@@ -74,11 +74,13 @@ def _run(benchmark: Benchmark) -> str:
 
 def _benchmark(benchmark: Benchmark) -> str:
     page = DOCS / "results" / f"{benchmark.name}.md"
+    places_of = {command: origin(files, command) for command, files in benchmark.commands.items()}
     parts = [
         f"# {benchmark.name}",
         f"{_paged(benchmark.about)}.",
         "```console\n" + "\n".join(f"$ {each}" for each in benchmark.commands) + "\n```",
-        f"About {benchmark.time} on one core; seeds: {benchmark.seeds}. Measured on: {benchmark.measured()}.",
+        f"About {benchmark.time} on one core; seeds: {benchmark.seeds}. Measured on:",
+        "\n".join(f"- {place}" for place in dict.fromkeys(places_of.values())),
     ]
     if "paper" in benchmark.sizes:
         parts.append("`--size paper` takes the published settings.")
