@@ -17,7 +17,6 @@ from benchmarks.claims import Claim, Figure
 from tests.test_documentation import PAGES
 
 ROOT = Path(__file__).parents[2]
-QUICK = ("tangents",)  # whose ci size takes seconds
 
 
 def test_the_page_is_up_to_date_with_the_results():
@@ -145,9 +144,8 @@ def test_a_command_of_an_earlier_version_is_said():
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in BENCHMARKS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_the_ci_size_runs(name, tmp_path):
     """In a process of its own: some start others, which import the main file again."""
     before = {path: path.stat().st_mtime_ns for path in protocol.RESULTS.rglob("*")}
