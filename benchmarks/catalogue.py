@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 from benchmarks import protocol
 
-Size = Literal["ci", "small", "paper"]
-ALL: tuple[Size, ...] = ("ci", "small", "paper")
-MEASURED: tuple[Size, ...] = ("ci", "small")
+SMALL = "--size small"
+ALL, MEASURED = ("ci", "small", "paper"), ("ci", "small")
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,7 @@ class Benchmark:
         time: Of size small, on one core.
         sizes: That it has.
         seeds: Of size small.
-        results: Files in `benchmarks/results` with committed figures.
-        needs: A package of the extra "benchmark".
+        results: File in `benchmarks/results` with committed figures -> the options that measure them.
         named: Whether the function serves several benchmarks, and takes the name first.
     """
 
@@ -35,17 +33,18 @@ class Benchmark:
     about: str
     where: str
     time: str
-    sizes: tuple[Size, ...] = MEASURED
+    sizes: tuple[str, ...] = MEASURED
     seeds: int = 1
-    results: tuple[str, ...] = ()
-    needs: str | None = None
+    results: Mapping[str, str] = field(default_factory=dict)
     named: bool = False
 
     @property
-    def command(self) -> str:
-        """What measures the committed size."""
-        seeds = f" --seeds {self.seeds}" if self.where.startswith("images") and self.seeds > 1 else ""
-        return f"python -m benchmarks {self.name} --size small{seeds}"
+    def commands(self) -> dict[str, list[str]]:
+        """What measures the committed figures: command -> the files that it writes."""
+        found: dict[str, list[str]] = {}
+        for file, words in self.results.items():
+            found.setdefault(f"python -m benchmarks {self.name} {words}", []).append(file)
+        return found
 
     def run(self, words: Sequence[str]) -> object:
         """Run it with the words of its command line after the name."""
@@ -53,35 +52,79 @@ class Benchmark:
         function: Callable[..., object] = getattr(import_module(f"benchmarks.{module}"), name)
         return function(self.name, words) if self.named else function(words)
 
-    def found(self) -> list[dict[str, Any]]:
-        """What the committed files hold."""
-        paths = [protocol.RESULTS / name for name in self.results]
-        return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
-
     def measured(self) -> str:
         """Where the committed figures are from: machine and versions, "not run" where there are none."""
-        places = []
-        for found in self.found():
-            versions = found["versions"]
-            place = f"{found['machine']['cpu']}, {versions['blackbox-coupling']}, torch {versions['torch']}"
-            if place not in places:
-                places.append(place)
-        return "; ".join(places) if places else "not run"
+        return origin(self.results)
+
+
+def origin(files: Iterable[str], command: str | None = None) -> str:
+    """Machine and versions of committed files; "not run" where there are none.
+
+    Args:
+        files: In `benchmarks/results`.
+        command: What measures them today: another one in a file is of an earlier version, and is said.
+    """
+    places = []
+    for found in filter(None, map(read, files)):
+        versions, made = found["versions"], found["command"]
+        made = made if isinstance(made, str) else " ".join(made)
+        place = f"{found['machine']['cpu']}, {versions['blackbox-coupling']}, torch {versions['torch']}"
+        if command is not None and not _takes(command, made):
+            place += f", by an earlier version's `{made}`"
+        if place not in places:
+            places.append(place)
+    return "; ".join(places) if places else "not run"
+
+
+def _takes(command: str, made: str) -> bool:
+    """Whether a file's command is one of today's: tangents name their problem and methods too."""
+    more = set(made.split()) - set(command.split())
+    return set(command.split()) <= set(made.split()) and "--seeds" not in more
+
+
+def read(name: str) -> dict[str, Any]:
+    """A committed result; an empty one where there is none."""
+    path = protocol.RESULTS / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+LONG = ("ks-26-8-unroll-8", "ks-52-12", "kolmogorov", "wake-30k-unroll-16", "wake-260k", "wake-32x64")
+"""Problems for tangents that have one seed."""
 
 
 def _images(name: str, about: str, time: str, *, seeds: int = 1) -> Benchmark:
-    results = (f"{name}/result.json",)
+    results = {f"{name}/result.json": SMALL}
     return Benchmark(name, about, "images.reproductions:main", time, ALL, seeds, results, named=True)
 
 
-DEFENCE = tuple(
-    f"table_defense-{case}.json"
-    for case in (
-        "small-b-logits", "small-b-probabilities-3", "small-b-labels", "small-a-logits",
-        "few-b-logits", "labels-b-labels", "shapes-cnn-logits",
-    )
-)  # fmt: skip
-TANGENTS = sorted((protocol.RESULTS / "tangents").rglob("*.json"))  # one a problem, and one with other seeds
+def _tangents() -> dict[str, str]:
+    """A file for each problem, and one with other seeds."""
+    long = ("ks-26-8", *LONG)
+    found = {}
+    for path in sorted((protocol.RESULTS / "tangents").rglob("*.json")):
+        paper = path.stem.endswith("-paper")
+        words = f"--size paper --problems {path.stem.removesuffix('-paper')}" if paper else SMALL
+        if path.parent.name == "fresh":
+            words += f" --folder fresh --seeds 3{'' if path.stem in long else ' 4 5'}"
+        found[path.relative_to(protocol.RESULTS).as_posix()] = words
+    return found
+
+
+DEFENCE = {
+    "table_defense-small-b-logits.json": SMALL,
+    "table_defense-small-b-probabilities-3.json": (
+        f"{SMALL} --answers probabilities --decimals 3 --methods mse student"
+    ),
+    "table_defense-small-b-labels.json": f"{SMALL} --answers labels --methods mse student zo-ds:wide",
+    "table_defense-small-a-logits.json": f"{SMALL} --box a --methods none mse student fo-ds",
+    "table_defense-few-b-logits.json": "--size few",
+    "table_defense-labels-b-labels.json": "--size labels",
+    "table_defense-shapes-cnn-logits.json": "--size shapes",
+}
+SAFEGUARD = {
+    "denoised_smoothing_safeguard.json": SMALL,
+    "denoised_smoothing_safeguard-once.json": "--size once --answers labels",
+}
 
 BENCHMARKS: dict[str, Benchmark] = {
     each.name: each
@@ -92,7 +135,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "wake:table",
             "10 minutes",
             seeds=3,
-            results=("wake_flow_demo.json",),
+            results={"wake_flow_demo.json": SMALL},
             named=True,
         ),
         Benchmark(
@@ -102,7 +145,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "an hour",
             ALL,
             3,
-            results=("wake_flow_small.json",),
+            results={"wake_flow_small.json": SMALL},
             named=True,
         ),
         Benchmark(
@@ -111,31 +154,24 @@ BENCHMARKS: dict[str, Benchmark] = {
             "wake:table",
             "40 minutes",
             seeds=2,
-            results=("wake_flow_small_260354.json",),
+            results={"wake_flow_small_260354.json": SMALL},
             named=True,
-        ),
-        Benchmark(
-            "chain_rule",
-            "docs/applications/wake_flow.md: where to put the zeroth order",
-            "chain_rule:main",
-            "half an hour",
-            seeds=2,
-            results=("chain_rule.json",),
         ),
         Benchmark(
             "tangents",
             "README, docs/applications/boxes.md: learned tangents beside first order and no gradient",
             "tangents.comparison:main",
             "2 hours",
-            seeds=3,
-            results=tuple(path.relative_to(protocol.RESULTS).as_posix() for path in TANGENTS),
+            ALL,
+            3,
+            results=_tangents(),
         ),
         Benchmark(
             "table_defense",
             "DeepZero, table of the black-box defence",
             "table_defense:main",
             "15 minutes",
-            ALL,
+            ("ci", "small", "few", "labels", "shapes", "paper"),
             3,
             DEFENCE,
         ),
@@ -144,8 +180,9 @@ BENCHMARKS: dict[str, Benchmark] = {
             "docs/applications/denoised_smoothing.md: students of a forest and an SVM",
             "safeguard:main",
             "15 minutes",
-            seeds=3,
-            results=("denoised_smoothing_safeguard.json", "denoised_smoothing_safeguard-once.json"),
+            ("ci", "small", "once"),
+            3,
+            SAFEGUARD,
         ),
         _images("figure2_cge_vs_rge", "DeepZero, figure 2: CGE and RGE by network size", "6 minutes"),
         _images("table_query_number", "DeepZero, table of query numbers", "2 minutes"),
@@ -158,63 +195,13 @@ BENCHMARKS: dict[str, Benchmark] = {
             "2 hours",
             seeds=3,
         ),
-        _images(
-            "pruning_methods",
-            "docs/applications/image_classification.md: scores of layer ratios",
-            "7 minutes",
-        ),
-        _images(
-            "dynamic_sparsity", "docs/applications/image_classification.md: when sets are drawn", "13 minutes"
-        ),
-        _images(
-            "scaling_laws", "docs/applications/image_classification.md: images and batch size", "12 minutes"
-        ),
-        _images(
-            "architectures", "docs/applications/image_classification.md: networks", "16 minutes", seeds=3
-        ),
-        Benchmark(
-            "gradient_agreement",
-            "docs/applications/image_classification.md: deepzero's gradient beside the exact one",
-            "gradient_agreement:main",
-            "15 minutes",
-            results=("gradient_agreement.json",),
-        ),
-        Benchmark(
-            "figure5_feature_reuse",
-            "DeepZero, figure 5: a step without and with feature reuse",
-            "figure5_feature_reuse:main",
-            "10 minutes",
-            ALL,
-            results=("figure5_feature_reuse.json",),
-        ),
         Benchmark(
             "query_speed",
             "docs/guide/evaluators.md: time of a query beside the published algorithm's",
             "query_speed.comparison:main",
             "half an hour",
-            results=("query_speed.json",),
-        ),
-        Benchmark(
-            "accuracy_vs_mu",
-            "docs/guide/evaluators.md: a change carried to the loss is free of cancellation",
-            "accuracy_vs_mu:main",
-            "5 minutes",
-            results=("accuracy_vs_mu.json",),
-        ),
-        Benchmark(
-            "scaling",
-            "docs/guide/cluster.md: what a second process gains",
-            "scaling:main",
-            "5 minutes",
-            results=("scaling.json",),
-        ),
-        Benchmark(
-            "serving",
-            "docs/guide/black_boxes.md: a served box beside umbridge's",
-            "serving:main",
-            "5 minutes",
-            results=("serving.json",),
-            needs="umbridge",
+            ("ci", "small", "figure5"),
+            results={"query_speed.json": SMALL},
         ),
     )
 }

@@ -1,15 +1,23 @@
-"""The figures that README and docs state, each beside what the committed results say."""
+"""The figures that README and docs state, read where they stand, each beside what the committed results say.
+
+No figure is written here: `in_table` and `in_text` say in which cell or words of a page one stands, and which
+committed value it is.
+"""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import takewhile
+from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
 from benchmarks import protocol
+from benchmarks.catalogue import read
 from benchmarks.tangents.report import ratios, spent
 
 
@@ -37,7 +45,7 @@ class Claim:
     Attributes:
         page: From the repository's root.
         what: In words.
-        stated: As it is written there.
+        stated: As it is read there.
         ours: From the committed results.
         source: The file in `benchmarks/results`; a sentence where there is none.
     """
@@ -59,12 +67,6 @@ class Claim:
         if abs(off) <= 0.5 * 10.0**-decimals + 1e-9:
             return "The same, rounded as there."
         return f"Ours is {abs(off):.2g} {'above' if off > 0 else 'below'} it."
-
-
-def read(name: str) -> dict[str, Any]:
-    """A committed result; an empty one where there is none."""
-    path = protocol.RESULTS / name
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def line(name: str, label: object, method: str) -> dict[str, Any] | None:
@@ -101,294 +103,259 @@ def ratio(one: Figure, other: Figure) -> Figure:
     return Figure((one.mean / other.mean,)) if one.values and other.values else Figure()
 
 
+# Where figures stand
+
+ROOT = Path(__file__).parents[1]
+NUMBER = r"(-?(?:\d[\d,]*)?\.?\d+)"
+Ours = Callable[[Any, Any], tuple[Figure, str]]
+"""(row, column) -> the figure and its file."""
+
+
+@cache
+def text(page: str) -> str:
+    """Of a page; without the signs of bold."""
+    return (ROOT / page).read_text(encoding="utf-8").replace("**", "")
+
+
+def in_table(
+    page: str, behind: str, rows: Sequence[Any], columns: Mapping[int, Any], ours: Ours
+) -> Iterator[Claim]:
+    """The numbers at the beginning of cells of a table.
+
+    Args:
+        page: From the repository's root.
+        behind: Words of the page; the first table behind them is read.
+        rows: What each row is, in their order; None for one that is not looked at.
+        columns: Place of a column -> what it is; the first is 0.
+        ours: The figure of a row and a column.
+
+    Raises:
+        ValueError: The table has other rows, or a cell no number.
+    """
+    lines = text(page).partition(behind)[2].splitlines()
+    first = next((number for number, each in enumerate(lines) if each.startswith("|")), len(lines))
+    cut = [each.split("|")[1:-1] for each in takewhile(lambda line: line.startswith("|"), lines[first:])]
+    if len(cut) != len(rows) + 2:
+        raise ValueError(
+            f"{page}: expected a table of {len(rows)} rows behind {behind!r}, got {len(cut) - 2}."
+        )
+    for cells, row in zip(cut[2:], rows, strict=True):
+        for place, column in columns.items() if row is not None else ():
+            found = re.match(NUMBER, cells[place].strip())
+            if found is None:
+                raise ValueError(f"{page}: expected a number in {cells[0].strip()!r}, got {cells[place]!r}.")
+            yield Claim(page, f"{cells[0].strip()}: {cut[0][place].strip()}", found[1], *ours(row, column))
+
+
+def in_text(page: str, words: str, *ours: tuple[Figure, str]) -> Iterator[Claim]:
+    """Numbers among words.
+
+    Args:
+        page: From the repository's root.
+        words: Of the page, with # in the place of each number; they stand there once.
+        *ours: The figure and its file for each.
+
+    Raises:
+        ValueError: The words are not there, or more than once.
+    """
+    pattern = r"\s+".join(re.escape(word).replace(r"\#", NUMBER) for word in words.split())
+    found = list(re.finditer(pattern, text(page)))
+    if len(found) != 1:
+        raise ValueError(f"{page}: expected {words!r} once, got it {len(found)} times.")
+    for stated, (figure_, file) in zip(found[0].groups(), ours, strict=True):
+        yield Claim(page, words, stated, figure_, file)
+
+
+# What they are
+
+README, BOXES = "README.md", "docs/applications/boxes.md"
+TANGENTS, SPEED = "docs/concepts/learned_tangents.md", "docs/guide/evaluators.md"
 WAKE, DEFENCE = "docs/applications/wake_flow.md", "docs/applications/denoised_smoothing.md"
-IMAGES, CLUSTER = "docs/applications/image_classification.md", "docs/guide/cluster.md"
+IMAGES = "docs/applications/image_classification.md"
 
 
 def claims() -> list[Claim]:
     """All of them, in the order of the pages."""
-    return [*_readme(), *_tangents(), *_queries(), *_wake(), *_chain(), *_defence(), *_images(), *_others()]
+    return [*_readme(), *_tangents(), *_queries(), *_wake(), *_defence(), *_safeguard(), *_images()]
+
+
+def _mean(file: str, column: str, /, unit: float = 1.0, **where: object) -> tuple[Figure, str]:
+    """A column of a file's table."""
+    return figure(file, "table", column, unit, **where), file
 
 
 def _readme() -> Iterator[Claim]:
-    """Its table, a line for each method; and the demo's."""
     file = "wake_flow_demo.json"
-    for column, stated in (("rows", "54"), ("value", "1.18")):
-        own, first = (figure(file, "table", column, method=name) for name in ("ZO-SOL", "FO-SOL"))
-        what = f"demo, ZO-SOL: {column} over first order's"
-        yield Claim("README.md", what, stated, ratio(own, first), file)
-    yield from _over_all(
-        "README.md",
-        "tangents",
-        {
-            "chosen": ("1.05", "1.02", ".94", "1.61", "29"),
-            "no-gradient": ("1.00", "1.67", ".79", "39.7", "29"),
-        },
-    )
-    for method, stated in {
-        "SRC": "0.1776", "NON": "0.1023", "FO-SOL": "0.0539", "ZO-SOL": "0.0636",
-        "NON large": "0.0674", "FO-SOL large": "0.0339", "TAN-SOL": "0.0362",
-    }.items():  # fmt: skip
-        yield Claim(
-            WAKE, f"demo, MAE of {method}", stated, figure(file, "table", "value", method=method), file
-        )
+    own = [
+        (ratio(*(_mean(file, column, method=name)[0] for name in ("ZO-SOL", "FO-SOL"))), file)
+        for column in ("rows", "value")
+    ]
+    yield from in_text(README, "thousands of weights at most | # | #, one problem", *own)
+    for words, method in (
+        ("works around the box", "chosen"),
+        ("is the box's gradient needed?", "no-gradient"),
+    ):
+        rows, middle, least, worst, count = _over_all("tangents", method)
+        said = f"{words} | # | median # of # problems, # to # |"
+        yield from in_text(README, said, rows, middle, count, least, worst)
+    again = [_over_all("tangents/fresh", method) for method in ("chosen", "no-gradient")]
+    middles, worst = [each[1] for each in again], [each[3] for each in again]
+    yield from in_text(README, "medians of # and #, worst # and #.", *middles, *worst)
 
 
-def _over_all(page: str, folder: str, stated: Mapping[str, Sequence[str]]) -> Iterator[Claim]:
-    """What methods have over all problems that a folder of results has at size small."""
+def _over_all(folder: str, method: str) -> list[tuple[Figure, str]]:
+    """Rows and error over first order's: medians, least and worst error, number of problems of size small."""
     curves = [
-        json.loads(path.read_text(encoding="utf-8")).get("curves", {})
+        read(path.relative_to(protocol.RESULTS).as_posix())["curves"]
         for path in sorted((protocol.RESULTS / folder).glob("*.json"))
         if not path.stem.endswith("-paper")
     ]
-    for method, summary in stated.items():
-        ends = [fmean(each) for found in curves if (each := ratios(found, method))]
-        rows = [each for found in curves if (each := spent(found, method)) is not None]
-        values = (median(rows), median(ends), min(ends), max(ends), len(ends)) if ends else ()
-        parts = ("rows, median", "error, median", "error, least", "error, worst", "problems")
-        for what, each, value in zip(parts, summary, values, strict=False):
-            source = f"{folder}/table.md"  # its summary, from the same files
-            yield Claim(page, f"{folder}, {method}: {what}", each, Figure((value,)), source)
+    ends = [fmean(each) for found in curves if (each := ratios(found, method))]
+    rows = [each for found in curves if (each := spent(found, method)) is not None]
+    values = (median(rows), median(ends), min(ends), max(ends), len(ends))
+    return [(Figure((value,)), f"{folder}/table.md") for value in values]  # which is of the same files
 
 
 def _tangents() -> Iterator[Claim]:
-    yield from _over_all(
-        "docs/concepts/learned_tangents.md",
-        "tangents/fresh",
-        {
-            "chosen": ("1.05", "1.02", ".69", "1.56", "29"),
-            "no-gradient": ("1.00", "1.52", ".41", "54.5", "29"),
-        },
-    )
-    stated = {  # problem -> method -> error over first order's, and rows over its where they are stated
-        "ks-26-8": {"chosen": ("1.06", "1.04"), "no-gradient": ("1.67", "")},
-        "wake-30k": {"chosen": ("1.02", "1.05"), "no-gradient": ("1.14", "")},
-        "gray-scott": {"chosen": ("1.04", "1.05"), "no-gradient": ("39.70", "")},
-        "brusselator-20k": {"chosen": ("0.98", "1.06"), "no-gradient": ("2.37", "")},
-        "shallow-water": {"chosen": ("1.01", "1.05"), "no-gradient": ("2.47", "")},
-        "fitzhugh-nagumo-failing": {"chosen": ("1.01", "1.05"), "no-gradient": ("2.74", "")},
-        "double-pendulum": {"chosen": ("1.04", "1.05"), "no-gradient": ("2.19", "")},
-        "filter": {"chosen": ("1.14", "1.06"), "no-gradient": ("2.77", "")},
-    }
-    for name, methods in stated.items():
-        file = f"tangents/{name}.json"
+    rows, middle, least, worst, _ = _over_all("tangents/fresh", "chosen")
+    words = "median # at # times the rows, from # to #;"
+    yield from in_text(TANGENTS, words, middle, rows, least, worst)
+    _, middle, least, worst, _ = _over_all("tangents/fresh", "no-gradient")
+    yield from in_text(TANGENTS, "`no-gradient` #, from # to # (", middle, least, worst)
+
+    def ours(name: str, what: tuple[str, str]) -> tuple[Figure, str]:
+        file, (method, column) = f"tangents/{name}.json", what
         curves = read(file).get("curves", {})
-        for method, (error, rows) in methods.items():
-            ours = Figure(tuple(ratios(curves, method)))
-            page = "docs/applications/boxes.md"
-            yield Claim(page, f"{name}, {method}: error over first order's", error, ours, file)
-            if rows:
-                cost = spent(curves, method)
-                ours = Figure() if cost is None else Figure((cost,))
-                yield Claim(page, f"{name}, {method}: rows over first order's", rows, ours, file)
+        cost = spent(curves, method)
+        rows = Figure() if cost is None else Figure((cost,))
+        return rows if column == "rows" else Figure(tuple(ratios(curves, method))), file
+
+    problems = (
+        "ks-26-8", "wake-30k", "gray-scott", "brusselator-20k", "shallow-water", "fitzhugh-nagumo-failing",
+        "double-pendulum", "filter",
+    )  # fmt: skip
+    columns = {2: ("no-gradient", "error"), 3: ("chosen", "error"), 4: ("chosen", "rows")}
+    yield from in_table(BOXES, "# Eight boxes", problems, columns, ours)
 
 
 def _queries() -> Iterator[Claim]:
-    file, place = "query_speed.json", "docs/guide/evaluators.md"
-    stated = {
-        "training": {"resnet20": "1.9", "resnet56": "1.5", "dncnn": "1.6", "wake": "1.8"},
-        "evaluation": {"resnet20": "1.6", "resnet56": "1.1", "dncnn": "1.1", "wake": "1.8"},
-    }
-    for mode, networks in stated.items():
-        for network, value in networks.items():
-            published, ours = (
-                figure(file, "measured", f"microseconds, mean/{name}", network=network, mode=mode)
-                for name in ("published", "difference")
-            )
-            what = f"{network}, {mode}: the published algorithm's time over that of difference"
-            yield Claim(place, what, value, ratio(published, ours), file)
+    file = "query_speed.json"
+
+    def ours(network: str, mode: str) -> tuple[Figure, str]:
+        times = (
+            figure(file, "measured", f"microseconds, mean/{name}", network=network, mode=mode)
+            for name in ("published", "difference")
+        )
+        return ratio(*times), file
+
+    networks = ("resnet20", "resnet56", "dncnn", "wake")
+    yield from in_table(SPEED, "## Time of a query", networks, {1: "training", 2: "evaluation"}, ours)
 
 
 def _wake() -> Iterator[Claim]:
-    stated = {
-        "wake_flow_small.json": {
-            "SRC": ".1542", "NON": ".0717", "PRE": ".0884", "PRE-SR": ".0881", "chain": ".0717",
-            "identity": ".0547", "ZO-SOL": ".0558", "TAN-SOL small": ".0506", "FO-SOL": ".0503",
-            "NON large": ".0498", "identity large": ".0298", "TAN-SOL": ".0233", "FO-SOL large": ".0221",
-        },
-        "wake_flow_small_260354.json": {"NON large": ".0294", "TAN-SOL": ".0197", "FO-SOL large": ".0188"},
-    }  # fmt: skip
-    for file, methods in stated.items():
-        for method, value in methods.items():
-            what = f"published grids, MAE of {method}" + (", 260,354 weights" if "260354" in file else "")
-            yield Claim(WAKE, what, value, figure(file, "table", "value", method=method), file)
+    def ours(row: tuple[str, str], column: str) -> tuple[Figure, str]:
+        return _mean(f"wake_flow_{row[0]}.json", column, method=row[1])
 
-
-def _chain() -> Iterator[Claim]:
-    file = "chain_rule.json"
-    cosines = {
-        "whole loss, CGE": "1.000", "whole loss, RGE, 8 queries": ".10",
-        "whole loss, RGE, 32 queries": ".19", "whole loss, RGE, 96 queries": ".31",
-        "whole loss, RGE, 384 queries": ".56", "chain, 16 directions": "-.06", "chain, 64 directions": ".01",
-        "chain, 256 directions": ".73", "identity": ".79", "tangent, after 8 steps, 2 probes": ".97",
-    }  # fmt: skip
-    errors = {
-        "NON, the start": (".1003", ".0976"), "whole loss, sparse CGE": (".0577", ".0667"),
-        "whole loss, RGE, 8 queries": (".0654", ".0542"), "whole loss, RGE, 32 queries": (".0608", ".0551"),
-        "whole loss, RGE, 96 queries": (".0652", ".0658"), "whole loss, RGE, 384 queries": (".0634", ".0691"),
-        "chain": (".0657", ".0563"), "identity": (".0546", ".0679"), "tangent": (".0515", ".0502"),
-    }  # fmt: skip
-    for name, value in cosines.items():
-        ours = figure(file, "gradients", "cosine", gradient=name)
-        yield Claim(WAKE, f"cosine of {name}", value, ours, file)
-    for name, values in errors.items():
-        for seed, value in enumerate(values):
-            ours = figure(file, "trainings", "error", method=name, seed=seed)
-            yield Claim(WAKE, f"validation error of {name}, seed {seed}", value, ours, file)
+    demo = ("SRC", "NON large", "TAN-SOL", "FO-SOL large", "NON", "FO-SOL", "ZO-SOL")
+    small = (
+        "SRC", "NON", "PRE", "PRE-SR", "chain", "identity", "ZO-SOL", "TAN-SOL small", "FO-SOL", "NON large",
+        "identity large", "TAN-SOL", "FO-SOL large",
+    )  # fmt: skip
+    rows = [("demo", method) for method in demo]
+    yield from in_table(WAKE, "## The demo, three seeds", rows, {2: "value"}, ours)
+    rows = [("small", method) for method in small]
+    rows += [("small_260354", method) for method in ("NON large", "TAN-SOL", "FO-SOL large")]
+    yield from in_table(WAKE, "## The published grids, three seeds", rows, {2: "value"}, ours)
+    rows = [("small", method) for method in ("SRC", "NON", "ZO-SOL", "FO-SOL")]
+    yield from in_table(WAKE, "## The published figure", rows, {3: "value"}, ours)
 
 
 def _defence() -> Iterator[Claim]:
-    radii = ("certified accuracy at r = 0", "certified accuracy at r = 0.25", "certified accuracy at r = 0.5")
-    stated: dict[str, dict[str, tuple[str, ...]]] = {
-        "small-b-logits": {
-            "none": ("43.0",),
-            "mse": ("91.0", "79.0", "41.2"),
-            "zo-ds:dct": ("93.3", "77.8", "38.5"),
-            "zo-ds:dct@2500000": ("92.2", "78.0", "39.2"),
-            "deepzero": ("94.8", "82.5", "49.3"),
-            "student@5000": ("96.3", "84.2", "49.2"),
-            "student": ("95.7", "83.8", "49.7"),
-            "fo-ds": ("96.0", "85.0", "52.7"),
-        },
-        "small-b-probabilities-3": {"student": ("96.2", "85.3", "50.5")},
-        "small-b-labels": {"student": ("94.5", "83.0", "43.0"), "zo-ds:wide": ("92.8", "75.8", "38.3")},
-        "small-a-logits": {
-            "none": ("", "19.2"),
-            "mse": ("", "81.0"),
-            "student": ("", "84.0"),
-            "fo-ds": ("", "83.5"),
-        },
-        "few-b-logits": {
-            "mse": ("90.0", "77.3", "22.7"),
-            "student": ("98.3", "82.7", "38.7"),
-            "fo-ds": ("98.7", "83.7", "45.0"),
-        },
-        "labels-b-labels": {"mse": ("90.0", "78.0", "26.0"), "student": ("97.0", "84.0", "37.0")},
-        "shapes-cnn-logits": {
-            "mse": ("81.0", "65.0", "42.0"),
-            "student": ("82.0", "64.0", "42.0"),
-            "fo-ds": ("83.0", "64.0", "37.0"),
-        },
-    }
-    for case, methods in stated.items():
-        file = f"table_defense-{case}.json"
-        for method, values in methods.items():
-            for radius, value in zip(radii, values, strict=False):
-                if value:
-                    ours = figure(file, "table", radius, 0.01, method=method)
-                    yield Claim(DEFENCE, f"{case}, {method}, {radius} (%)", value, ours, file)
-    yield from _safeguard()
+    def ours(row: tuple[str, str], radius: str) -> tuple[Figure, str]:
+        case, method = row
+        return _mean(f"table_defense-{case}.json", f"certified accuracy at r = {radius}", 0.01, method=method)
+
+    def line(case: str, *methods: str) -> list[tuple[Figure, str]]:
+        return [ours((case, method), radius) for method in methods for radius in RADII]
+
+    columns = {2: "0", 3: "0.25", 4: "0.5"}
+    methods = (
+        "none",
+        "mse",
+        "zo-ds:dct",
+        "zo-ds:dct@2500000",
+        "deepzero",
+        "student@5000",
+        "student",
+        "fo-ds",
+    )
+    rows = [("small-b-logits", method) for method in methods]
+    yield from in_table(DEFENCE, "## What was measured", rows, columns, ours)
+    labels = ("small-b-labels", "student"), ("small-b-labels", "zo-ds:wide")
+    rows = [("small-b-probabilities-3", "student"), *labels]
+    yield from in_table(DEFENCE, "less informative answers", rows, columns, ours)
+    rows = [("few-b-logits", method) for method in ("mse", "student", "fo-ds")]
+    yield from in_table(DEFENCE, "`--preset few`: half of", rows, columns, ours)
+    fragile = [ours(("small-a-logits", method), "0.25") for method in ("none", "mse", "student", "fo-ds")]
+    yield from in_text(DEFENCE, "none # ± .3, mse # ± 1.0, student # ± 1.7, fo-ds # ± .5.", *fragile)
+    words = "#, # and # at r = 0, .25 and .5, where `mse` had #, # and #, and"
+    yield from in_text(DEFENCE, words, *line("labels-b-labels", "student", "mse"))
+    words = "`mse` has #, # and #, the student #, # and #, `fo-ds` #, # and #."
+    yield from in_text(DEFENCE, words, *line("shapes-cnn-logits", "mse", "student", "fo-ds"))
+
+
+RADII = ("0", "0.25", "0.5")
 
 
 def _safeguard() -> Iterator[Claim]:
     """The table of a forest and an SVM: accuracy on noisy test images."""
-    stated = {
-        "forest, logits": (".890", ".896", ".909", ".911", ".911"),
-        "forest, labels": (".890", ".890", ".893", ".900", ".912"),
-        "svm, logits": (".911", ".931", ".946", ".911", ".921"),
-        "svm, labels": (".911", ".911", ".940", ".911", ".920"),
-    }
+
+    def ours(case: str, column: tuple[str, str], once: str = "") -> tuple[Figure, str]:
+        file, (method, what) = f"denoised_smoothing_safeguard{once}.json", column
+        return figure(file, f"boxes/{case}/lines", what, method=method), file
+
     methods = ("student@2500", "student", "zo-ds:rge", "zo-ds:wide")
-    once = {"forest, labels": (".905", ".916"), "svm, labels": (".940", ".950")}
-    for file, cases in (
-        ("denoised_smoothing_safeguard.json", stated),
-        ("denoised_smoothing_safeguard-once.json", once),
-    ):
-        for case, values in cases.items():
-            table = f"boxes/{case}/lines"
-            for method, value in zip(methods, values[-len(methods) :], strict=False):
-                ours = figure(file, table, "test accuracy", method=method)
-                yield Claim(DEFENCE, f"{case}, {method}, noisy test images", value, ours, file)
-            if len(values) > len(methods):
-                ours = figure(file, table, "test accuracy, start", method=methods[0])
-                yield Claim(DEFENCE, f"{case}, start, noisy test images", values[0], ours, file)
-
-
-_IMAGES: dict[str, dict[str, dict[Any, str]]] = {  # benchmark -> method -> label -> accuracy (%)
-    "figure2_cge_vs_rge": {
-        "cge": {3700: "86.0", 6670: "93.0", 9640: "94.7"},
-        "fo": {3700: "86.0", 6670: "92.3", 9640: "92.3"},
-        "rge": {3700: "29.7", 6670: "87.0", 9640: "84.0"},
-    },
-    "table_smoothing_parameter": {"cge": {0.5: "29.7"}},
-    "table_query_number": {"rge": {1: "11", 500: "88"}},
-    "figure4_sparsity": {
-        "deepzero": {0.9: "97.0", 0.95: "97.7", 0.99: "95.3"},
-        "fo-sparse-gradient": {0.9: "98.3", 0.95: "97.7", 0.99: "95.7"},
-        "fo-sparse-weight": {0.9: "96.3", 0.95: "95.3", 0.99: "66.7"},
-    },
-    "pruning_methods": {
-        "deepzero": {
-            "zo-grasp": "91.7", "zo-snip": "91.0", "magnitude": "91.0", "snip": "90.7", "grasp": "90.0",
-            "synflow": "89.3", "random": "87.7", "uniform": "83.0",
-        },
-    },
-    "figure3_baselines": {
-        method: {"ResNet": value}
-        for method, value in {
-            "deepzero": "95.3", "pattern-search": "62.3", "dfa": "94.3", "fa": "92.7", "align-ada": "91.0",
-            "forward-gradient": "25.0", "fo": "98.7",
-        }.items()
-    },
-    "dynamic_sparsity": {
-        "deepzero": {"every epoch": "91.0", "every 10 steps": "92.7", "every step": "89.0", "never": "88.3"},
-        "hybrid": {"hybrid": "88.3"},
-    },
-    "architectures": {
-        "deepzero": {"resnet14": "89.7", "resnet8": "81.9", "vgg": "73.8", "simple-12610": "41.9"},
-        "fo-sparse-gradient": {"resnet14": "86.8", "resnet8": "83.1", "vgg": "74.1", "simple-12610": "41.3"},
-        "fo": {"resnet14": "98.1", "resnet8": "97.9", "vgg": "97.3", "simple-12610": "95.6"},
-    },
-    "scaling_laws": {
-        "deepzero": {"150 images": "79.3", "1,200 images": "91.0", "batch 16": "94.0", "batch 128": "65.7"}
-    },
-    "shapes_sparse": {"deepzero": {0.99: "36.4"}, "fo-sparse-gradient": {0.99: "36.2"}},
-}  # fmt: skip
+    columns = dict(enumerate(((method, "test accuracy") for method in methods), 2))
+    columns[1] = ("student@2500", "test accuracy, start")
+    rows = ("forest, logits", "forest, labels", "svm, logits", "svm, labels")
+    yield from in_table(DEFENCE, "20,000 queries\nunless stated otherwise:", rows, columns, ours)
+    two = columns[2], columns[3]
+    forest, svm = ([ours(f"{box}, labels", each, "-once") for each in two] for box in ("forest", "svm"))
+    words = "ended at # ± .009 (2,500 queries) and # ± .004 (20,000), the SVM at # ± .005 and # ± .001."
+    yield from in_text(DEFENCE, words, *forest, *svm)
 
 
 def _images() -> Iterator[Claim]:
-    for name, methods in _IMAGES.items():
-        file = f"{name}/result.json"
-        for method, labels in methods.items():
-            for label, value in labels.items():
-                ours = figure(file, "table", "ours", label=label, method=method)
-                yield Claim(IMAGES, f"{name}, {label}, {method} (%)", value, ours, file)
-    file = "gradient_agreement.json"
-    stated = {0: {"0.0005": ".99999", "0.005": ".99979"}, 200: {"0.0005": ".99988", "0.005": ".99916"}}
-    for step, values in stated.items():
-        for mu, value in values.items():
-            what = f"cosine of deepzero's gradient to the exact one, mu {mu}, step {step}"
-            yield Claim(IMAGES, what, value, figure(file, "looks", f"whole/{mu}", step=step), file)
-    for method, value in {
-        "fo": "95.7",
-        "fo-sparse-gradient": "82.0",
-        "deepzero": "82.0",
-        "rge": "91.3",
-    }.items():
-        source = "none; `blackbox run image-classification`"
-        yield Claim(IMAGES, f"demo, accuracy of {method} (%)", value, Figure(), source)
+    def ours(name: str, method: str, *labels: object) -> list[tuple[Figure, str]]:
+        return [_mean(f"{name}/result.json", "ours", label=label, method=method) for label in labels]
 
+    def demo(method: str, column: str) -> tuple[Figure, str]:
+        return Figure(), "none; `blackbox run image-classification`"
 
-def _others() -> Iterator[Claim]:
-    file = "scaling.json"
-    gained = ratio(*(figure(file, f"measured/{processes}", "seconds") for processes in (1, 2)))
-    yield Claim(CLUSTER, "speed of a step, two processes over one", "1.89", gained, file)
-    for task, value in {
-        "wake flow, ZO-SOL": "1.61",
-        "image classification, deepzero": "1.22",
-        "denoised smoothing, deepzero": ".91",
-    }.items():
-        ours = figure(file, f"tasks/{task}", "speed of the query phase")
-        yield Claim(CLUSTER, f"{task}: speed of the query phase, two over one", value, ours, file)
-    file = "serving.json"
-    for pair, stated in {"ours": {10: ".8", 100_000: "19"}, "umbridge": {10: "1.6", 100_000: "155"}}.items():
-        for d, value in stated.items():
-            sides = (
-                figure(
-                    file, "rates", f"milliseconds of the {side}'s CPU a call", d=d, server=pair, client=pair
-                )
-                for side in ("server", "client")
-            )
-            ours = Figure(tuple(map(sum, zip(*(side.values for side in sides), strict=True))))
-            what = f"milliseconds of CPU a call, {d:,} numbers, {pair} on both sides"
-            yield Claim("docs/guide/black_boxes.md", what, value, ours, file)
+    rows = ("fo", "fo-sparse-gradient", "deepzero", "rge")
+    yield from in_table(IMAGES, "The demo, one seed", rows, {1: "accuracy"}, demo)
+    both = [ours("shapes_sparse", method, 0.99)[0] for method in ("deepzero", "fo-sparse-gradient")]
+    yield from in_text(IMAGES, "The means are # ± 8.3 and # ± 2.6,", *both)
+    sizes = (3700, 6670, 9640)
+    cge, fo, rge = (ours("figure2_cge_vs_rge", method, *sizes) for method in ("cge", "fo", "rge"))
+    pairs = [each for pair in zip(cge, fo, strict=True) for each in pair]
+    words = "(# / #, # / #, # / # %), and RGE with as many queries ends below it (#, #, #)"
+    yield from in_text(IMAGES, words, *pairs, *rge)
+    yield from in_text(IMAGES, "CGE falls to # %", *ours("table_smoothing_parameter", "cge", 0.5))
+    words = "RGE rises from # % at one query a step to # % at 500"
+    yield from in_text(IMAGES, words, *ours("table_query_number", "rge", 1, 500))
+    deepzero, exact, fixed = (
+        ours("figure4_sparsity", method, 0.9, 0.95, 0.99)
+        for method in ("deepzero", "fo-sparse-gradient", "fo-sparse-weight")
+    )
+    yield from in_text(
+        IMAGES, "deepzero ends at # / # / # %, exact gradients on its sets at # / # / #", *deepzero, *exact
+    )
+    yield from in_text(IMAGES, "GraSP's fixed mask at # / # / #.", *fixed)
+    methods = ("deepzero", "pattern-search", "dfa", "fa", "align-ada", "forward-gradient", "fo")
+    words = (
+        "deepzero # %, pattern search with as many queries #, direct feedback alignment #, feedback "
+        "alignment #, Align-ada #, forward gradients #, first order on all weights #."
+    )
+    found = [ours("figure3_baselines", method, "ResNet")[0] for method in methods]
+    yield from in_text(IMAGES, words, *found)

@@ -77,7 +77,8 @@ def options(
     )  # fmt: skip
     parser.add_argument("--size", choices=tuple(sizes), default="ci")
     if trains:
-        parser.add_argument("--seeds", type=int, help="as many as the committed figures have if left out")
+        text = "which, such as 0 1 2; those of the committed figures if left out"
+        parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help=text)
         parser.add_argument("--data", type=Path, default=Path("data"))
         parser.add_argument("--runs", type=Path, default=SCRATCH)
     return parser

@@ -128,12 +128,12 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--boxes", nargs="+", choices=BOXES, default=BOXES)
     parser.add_argument("--answers", nargs="+", choices=ANSWERS, default=ANSWERS)
     chosen = parser.parse_args(words)
-    seeds, found = chosen.seeds or SEEDS[chosen.size], {}
+    seeds, found = chosen.seeds or range(SEEDS[chosen.size]), {}
     for box in chosen.boxes:
         for answers in chosen.answers:
             config = replace(SIZES[chosen.size], box=f"benchmarks.safeguard:{box}", answers=answers)
             problem = DenoisedSmoothing(config, folder=chosen.data)
-            run = protocol.finished(problem, chosen.size, range(seeds), chosen.runs)
+            run = protocol.finished(problem, chosen.size, seeds, chosen.runs)
             lines = list(measured(tasks.FinishedRun(run, problem), problem))
             case = f"{box}, {answers}"
             found[case] = {"config": run.config, "lines": lines}

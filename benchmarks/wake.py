@@ -69,7 +69,7 @@ def table(name: str, words: Sequence[str]) -> None:
         large = {"large_channels": (4,), "large_blocks": config.large_blocks and 1}
         sizes["ci"], seeds = replace(CI, methods=config.methods, **large), 1
     problem = WakeFlow(sizes[asked.size], folder=asked.data)
-    run = protocol.finished(problem, asked.size, range(asked.seeds or seeds), asked.runs)
+    run = protocol.finished(problem, asked.size, asked.seeds or range(seeds), asked.runs)
     for row in Result.read(run.path).table:
         print(f"{row.method:16s} seed {row.seed}  MAE {row.value}  {row.rows:,} rows")
     if asked.size != "ci":

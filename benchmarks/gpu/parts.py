@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -42,49 +41,50 @@ class Part:
         group: Its heading on the page, which parts may share; may be chosen for all of them.
         about: What it shows.
         minutes: How long it will take, which is a guess until it has run on a GPU.
-        work: Gives its results, plain values; a table in "rows".
+        where: Module and function in this package, "module:function".
+        options: Of the function.
     """
 
     name: str
     group: str
     about: str
     minutes: float
-    work: Callable[[Place], dict[str, Any]]
+    where: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
-
-def _later(module: str, function: str, **options: Any) -> Callable[[Place], dict[str, Any]]:  # noqa: ANN401
-    """A function of a module of this package, imported when it is called."""
-
-    def work(place: Place) -> dict[str, Any]:
-        return partial(getattr(import_module(f"benchmarks.gpu.{module}"), function), **options)(place)
-
-    return work
+    def work(self, place: Place) -> dict[str, Any]:
+        """Its results, plain values; a table in "rows"."""
+        module, _, function = self.where.partition(":")
+        return getattr(import_module(f"benchmarks.gpu.{module}"), function)(place, **self.options)
 
 
 def _queries(network: str, rows: int, minutes: float, blocks: int | None = None) -> Part:
+    about = f"time, error and memory of a query: {network}, batches of {rows}"
+    options = {"network": network, "rows": rows, "blocks": blocks}
     return Part(
-        f"query-speed-{network}-{rows}",
-        "query-speed",
-        f"time, error and memory of a query: {network}, batches of {rows}",
-        minutes,
-        _later("queries", "query_speed", network=network, rows=rows, blocks=blocks),
+        f"query-speed-{network}-{rows}", "query-speed", about, minutes, "queries:query_speed", options
     )
 
 
 def _wake(seed: int) -> Part:
-    return Part(
-        f"wake-small-seed-{seed}",
-        "wake-small",
-        f"wake-flow --preset small with 56,898 weights, seed {seed}; goes on where it was stopped",
-        8,
-        _later("training", "wake_small", seed=seed),
-    )
+    about = f"wake-flow --preset small with 56,898 weights, seed {seed}; goes on where it was stopped"
+    return Part(f"wake-small-seed-{seed}", "wake-small", about, 8, "training:wake_small", {"seed": seed})
+
+
+def _epoch(dataset: str, about: str) -> Part:
+    return Part(f"{dataset}-epoch", "epochs", about, 6, "training:epoch", {"dataset": dataset})
 
 
 PARTS: dict[str, Part] = {
     part.name: part
     for part in (
-        Part("tests", "tests", "pytest -m gpu: oracles and determinism", 4, _later("checks", "tests")),
+        Part(
+            "tests",
+            "tests",
+            "pytest -m gpu: oracles, determinism, two processes on one card by gloo and NCCL",
+            5,
+            "checks:tests",
+        ),
         _queries("resnet20", 256, 4),
         _queries("resnet20", 64, 3),
         _queries("resnet20", 16, 2),
@@ -96,36 +96,17 @@ PARTS: dict[str, Part] = {
             "wake-speed",
             "steps a second of the wake's solver, by grid and rows, beside PhiFlow's own on the same card",
             5,
-            _later("solver", "wake_speed"),
+            "solver:wake_speed",
         ),
         Part(
             "tangents",
             "tangents",
             "what learning a tangent and going back through it take of a step, 32 x 64 to 128 x 256",
             4,
-            _later("solver", "tangents"),
+            "solver:tangents",
         ),
         *map(_wake, range(3)),
-        Part(
-            "shapes-epoch",
-            "epochs",
-            "an epoch of image-classification --preset paper at a sparsity of .99, on shapes",
-            6,
-            _later("training", "epoch", dataset="shapes"),
-        ),
-        Part(
-            "ranks",
-            "ranks",
-            "two processes on one card, by NCCL or else gloo: the bits of one",
-            1,
-            _later("checks", "ranks"),
-        ),
-        Part(
-            "cifar10-epoch",
-            "epochs",
-            "an epoch on files of CIFAR-10's format and size, with drawn pixels",
-            6,
-            _later("training", "epoch", dataset="cifar10"),
-        ),
+        _epoch("shapes", "an epoch of image-classification --preset paper at a sparsity of .99, on shapes"),
+        _epoch("cifar10", "an epoch on files of CIFAR-10's format and size, with drawn pixels"),
     )
 }

@@ -190,11 +190,13 @@ def bandwidth(device: str) -> float:
 def processes(place: Place, network: str, rows: int, count: int, seconds: float) -> float:
     """Microseconds of a query where several processes of the publication share the device."""
     command = [sys.executable, "-m", "benchmarks.gpu.queries", place.device, network, str(rows), str(seconds)]
-    command.append("4" if place.tiny else "0")
+    command.append("4" if place.tiny else "0")  # width
     own = {**os.environ, "OMP_NUM_THREADS": "1"}
     started = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=own)
-        for _ in range(count)
+        subprocess.Popen(
+            [*command, str(rank)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=own
+        )
+        for rank in range(count)
     ]
     try:
         for each in started:
@@ -212,14 +214,14 @@ def processes(place: Place, network: str, rows: int, count: int, seconds: float)
     return 1e6 / sum(rates)
 
 
-def worker(device: str, network: str, rows: str, seconds: str, width: str) -> None:
-    """One of these processes: queries at uniformly drawn coordinates; prints how many it did in a second."""
+def worker(device: str, network: str, rows: str, seconds: str, width: str, rank: str) -> None:
+    """One of these processes: queries at coordinates of its own; prints how many it did in a second."""
     torch.set_num_threads(1)
     torch.backends.cudnn.allow_tf32 = False
     timed = make(network, int(rows), device, width=int(width) or None)
     contender = measuring.contenders(timed, (BASELINE,))[BASELINE]
     size = timed.problem.parameters.size
-    generator = torch.Generator().manual_seed(os.getpid())
+    generator = torch.Generator().manual_seed(int(rank))  # uniformly drawn, and the same in each run
     some = torch.randperm(size, generator=generator)[:16].sort().values
     part = timed.queries(timed.blocks()[0], 1)
     queries = replace(part, indices=some, steps=timed.problem.parameters.steps(some, MU))

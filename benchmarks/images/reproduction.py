@@ -1,4 +1,4 @@
-"""`reproduce`: run groups of settings, or find them finished, and leave a table, a plot and `result.json`."""
+"""`reproduce`: run groups of settings, or find them finished, and leave a table and `result.json`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from benchmarks import protocol
-from benchmarks.images import plot
-from benchmarks.images.plot import Line
 from benchmarks.images.sizes import SIZES, Size, differs
 from tasks.configuration import to_dict
 from tasks.image_classification import ImageClassification
@@ -28,6 +26,25 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Line:
+    """A method of a group: accuracies on test images in percent, and what ours cost a seed.
+
+    `validation` is on the held-out training images, by which settings may be chosen.
+    """
+
+    label: str | float
+    method: str
+    published: float | None
+    ours: float | None
+    spread: float
+    seeds: int
+    parameters: int
+    queries: float
+    seconds: float
+    validation: float | None = None
+
+
+@dataclass(frozen=True)
 class Reproduction:
     """A comparison of groups of runs.
 
@@ -37,6 +54,7 @@ class Reproduction:
         across: What the labels of groups are.
         groups: The runs of a size.
         note: A sentence more on what differs.
+        seeds: As many as size small has if none are asked for.
     """
 
     name: str
@@ -44,6 +62,7 @@ class Reproduction:
     across: str
     groups: Callable[[Size], Sequence[Group]]
     note: str = ""
+    seeds: int = 1
 
 
 def reproduce(which: Reproduction, words: Sequence[str]) -> list[Line]:
@@ -57,25 +76,25 @@ def reproduce(which: Reproduction, words: Sequence[str]) -> list[Line]:
     parser.add_argument("--out", type=Path, help="benchmarks/results/NAME; for ci a folder beside the runs")
     chosen = parser.parse_args(words)
     size: Size = chosen.size
-    wanted, seeds = list(which.groups(size)), range(chosen.seeds or 1)
+    wanted = list(which.groups(size))
+    seeds = chosen.seeds or range(which.seeds if size == "small" else 1)
     table: list[Line] = []
     for group in wanted:
         print(f"{name}: {group.label}")
         problem = group.problem(group.config, folder=chosen.data)
         run = protocol.finished(problem, size, seeds, chosen.runs / f"{name}-{size}")
         table += lines(group, Result.read(run.path))
-    sentence = " ".join(filter(None, [differs(size, wanted[0].config), which.note]))
+    sentence = " ".join(filter(None, [differs(size, [group.config for group in wanted]), which.note]))
     usual = protocol.RESULTS / name if size != "ci" else chosen.runs / f"{name}-ci-results"
     out = chosen.out or usual
     out.mkdir(parents=True, exist_ok=True)
     text = markdown(which.title, which.across, table, sentence)
     (out / "table.md").write_text(text, encoding="utf-8")
-    plot.draw(table, which.across, out / "plot.png")
     content = {
         "preset": size,
         "seeds": list(seeds),
         "differs": sentence,
-        "config": to_dict(wanted[0].config),
+        "configs": {str(group.label): to_dict(group.config) for group in wanted},
         "table": [asdict(line) for line in table],
     }
     protocol.write(name, words, content, out / "result.json")

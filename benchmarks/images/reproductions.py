@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import get_args, get_type_hints
 
 from benchmarks.images.baselines import BaselineConfig, WithoutBackpropagation
-from benchmarks.images.plot import Line
-from benchmarks.images.reproduction import Group, Reproduction, reproduce
-from benchmarks.images.sizes import Size, in_epochs, passes, residual, simple
+from benchmarks.images.reproduction import Group, Line, Reproduction, reproduce
+from benchmarks.images.sizes import Size, in_epochs, residual, simple
 from benchmarks.published import (
     FIGURE_2,
     FIGURE_4,
@@ -17,7 +15,6 @@ from benchmarks.published import (
     QUERY_NUMBER,
     SMOOTHING_PARAMETER,
 )
-from tasks.image_classification.config import Config
 
 BESIDE_EXACT = ("deepzero", "fo-sparse-gradient")
 
@@ -72,67 +69,16 @@ def shapes_sparse(size: Size) -> list[Group]:
     return [Group(0.99, replace(config, methods=BESIDE_EXACT), FIGURE_4[0.99])]
 
 
-def pruning_methods(size: Size) -> list[Group]:
-    """One for each score that gives layer ratios."""
-    base = replace(_six_epochs(size), methods=BESIDE_EXACT)
-    chosen = ("zo-grasp", "uniform") if size == "ci" else get_args(get_type_hints(Config)["ratios"])
-    return [Group(ratios, replace(base, ratios=ratios)) for ratios in chosen]
-
-
-def dynamic_sparsity(size: Size) -> list[Group]:
-    """One for each way to draw sets."""
-    base = replace(_six_epochs(size), methods=("deepzero",))
-    if size == "small":
-        base = replace(base, directions=48)
-    drawn = {"every epoch": base, "never": replace(base, redraw="never")}
-    if size != "ci":
-        drawn |= {
-            "every 10 steps": replace(base, redraw="steps", redraw_steps=10),
-            "every step": replace(base, redraw="steps", redraw_steps=1),
-            "hybrid": replace(base, methods=("hybrid",)),
-        }
-    return [Group(label, config) for label, config in drawn.items()]
-
-
-def scaling_laws(size: Size) -> list[Group]:
-    """One for each number of images, then one for each batch size."""
-    images = {"ci": (64,), "small": (150, 300, 600, 1200), "paper": (5000, 10_000, 20_000, 45_000)}
-    batches = {"ci": (32,), "small": (8, 16, 64, 128), "paper": (64, 128, 512)}
-    base = replace(_six_epochs(size), methods=BESIDE_EXACT)
-    found = [Group(f"{count:,} images", replace(base, train_images=count)) for count in images[size]]
-    epochs = passes(base)
-    for batch in batches[size]:
-        config = in_epochs(replace(base, batch=batch), epochs, warm_up=epochs * base.warm_up)
-        found.append(Group(f"batch {batch}", config))
-    return found
-
-
-def architectures(size: Size) -> list[Group]:
-    """One for each network."""
-    widths: dict[Size, dict[str, int | None]] = {
-        "ci": {"resnet8": 2, "vgg": 2},
-        "small": {"simple-12610": 6, "resnet8": 4, "resnet14": 4, "vgg": 4},
-        "paper": dict.fromkeys(("simple-12610", "resnet20", "resnet32", "resnet44", "resnet56", "vgg")),
-    }
-    base = replace(residual(size), methods=(*BESIDE_EXACT, "fo"))
-    known = {"resnet20": FIGURE_4[0.9] | FIGURE_4_DENSE}
-    return [
-        Group(name, replace(base, network=name, width=width), known.get(name, {}))
-        for name, width in widths[size].items()
-    ]
-
-
-def _six_epochs(size: Size) -> Config:
-    """Of the residual network; in small twelve would take two million queries."""
-    config = residual(size)
-    return in_epochs(config, 6, validate_every=4) if size == "small" else config
-
-
 def _all() -> dict[str, Reproduction]:
     def made(
-        name: str, title: str, across: str, groups: Callable[[Size], list[Group]], note: str = ""
+        name: str,
+        title: str,
+        across: str,
+        groups: Callable[[Size], list[Group]],
+        note: str = "",
+        seeds: int = 1,
     ) -> Reproduction:
-        return Reproduction(name, title, across, groups, note)
+        return Reproduction(name, title, across, groups, note, seeds)
 
     found = (
         made("figure2_cge_vs_rge", "CGE against RGE by network size", "parameters, published", figure2),
@@ -160,39 +106,7 @@ def _all() -> dict[str, Reproduction]:
             "sparsity",
             shapes_sparse,
             "Gradients are exact for fo-sparse-gradient, which takes deepzero's sets, batches and schedule.",
-        ),
-        made(
-            "pruning_methods",
-            "deepzero by the score of its layer ratios",
-            "score",
-            pruning_methods,
-            "We know of no such published numbers. fo-sparse-gradient beside deepzero says how much of a "
-            "difference is due to the ratios alone. Small: six epochs of all.",
-        ),
-        made(
-            "dynamic_sparsity",
-            "deepzero by when its set is drawn",
-            "drawn",
-            dynamic_sparsity,
-            "The publication draws every epoch. Rising sparsities begin with all weights, so they cost more "
-            "queries; hybrid has as many random directions outside the set as the set has coordinates, so "
-            "twice the queries; in small 48, and six epochs in all lines.",
-        ),
-        made(
-            "scaling_laws",
-            "deepzero by data and by batch",
-            "what changes",
-            scaling_laws,
-            "The publication has no such numbers. A step costs coordinates times batch, so all lines cost "
-            "the same: with fewer images there are more epochs, and with smaller batches more steps. Small: "
-            "six epochs of all.",
-        ),
-        made(
-            "architectures",
-            "deepzero by network",
-            "network",
-            architectures,
-            "Published numbers are of ResNet-20 alone.",
+            seeds=3,
         ),
     )
     return {each.name: each for each in found}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -83,18 +84,23 @@ def residual(size: Size) -> Config:
     return PAPER
 
 
-def differs(size: Size, config: Config) -> str:
-    """What keeps a size from being the published experiment, in a sentence."""
+def differs(size: Size, configs: Sequence[Config]) -> str:
+    """What keeps a size from being the published experiment, in a sentence about all its groups."""
     if size == "paper":
         return (
             "Settings are the published ones; weights are chosen on 5,000 held-out training images, not on "
             "test images; estimators and scores follow the formulas where the published code does not."
         )
-    width = "its own" if config.width is None else f"{config.width}"
+
+    def each(values: Iterable[object]) -> str:
+        return " or ".join(dict.fromkeys(map(str, values)))
+
     of_it = "to show that the script runs, no more" if size == "ci" else "in place of CIFAR-10"
+    images = each(f"{config.train_images:,}" for config in configs)
+    widths = each("its own" if config.width is None else config.width for config in configs)
     return (
-        f"Ours is on {config.dataset} {of_it}: {config.train_images:,} images, {passes(config)} epochs of "
-        f"batches of {config.batch}, networks with {width} channels in the first stage (published: 50,000 "
-        "images, 50 epochs of 256). So columns do not compare; what does is how each column moves from line "
-        "to line."
+        f"Ours is on {each(config.dataset for config in configs)} {of_it}: {images} images, "
+        f"{each(map(passes, configs))} epochs of batches of {each(config.batch for config in configs)}, "
+        f"networks with {widths} channels in the first stage (published: 50,000 images, 50 epochs of 256). "
+        "So columns do not compare; what does is how each column moves from line to line."
     )

@@ -2,10 +2,13 @@
 
     python -m benchmarks query_speed --size ci       small networks, seconds; it shows that it runs
     python -m benchmarks query_speed --size small    four networks in both modes, some of their blocks
+    python -m benchmarks query_speed --size figure5  ResNet-20 in training mode, all blocks; steps by sparsity
 
 On the CPU with one thread; `python -m benchmarks gpu` has the same on a GPU. Contenders take turns in one
 process; each is held against float64 first. Processor seconds are taken, so that a shared core does not
-count; ratios hold, single times do not. Writes `results/query_speed.json`, `.md` and `.png`.
+count; ratios hold, single times do not. Writes `results/query_speed.json` and `.md`
+(with `-SIZE` where it is not "small"). Where all blocks are measured and `loop` is there, what reuse and
+`difference` save of a step is summed up by sparsity, as in the paper's figure 5, there of a GPU.
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ import torch
 
 from benchmarks import protocol
 from benchmarks.query_speed import measuring as named
+from benchmarks.query_speed import steps
 from benchmarks.query_speed.measuring import BASELINE, measure
 from benchmarks.query_speed.problems import Block, make
-from benchmarks.query_speed.report import Measured, picture, table
+from benchmarks.query_speed.report import Measured, table
 from tasks.runs import atomic
 
 
@@ -42,7 +46,7 @@ class Case:
 PLAIN = (BASELINE, named.IN_PLACE, named.LAST)
 CASES: dict[str, tuple[Case, ...]] = {
     "ci": (
-        Case("resnet8", 4, 3, (*PLAIN, "loop", "stacked", named.DIFFERENCE), 2, True, 2, 4, 4),
+        Case("resnet8", 4, None, (*PLAIN, "loop", "stacked", named.DIFFERENCE), 2, True, 2, 4, 4),
         Case("wake", 2, 2, (BASELINE, named.DIFFERENCE), 2, False, 2, 4, 4),
     ),
     "small": tuple(
@@ -55,6 +59,7 @@ CASES: dict[str, tuple[Case, ...]] = {
         )
         for training in (True, False)
     ),
+    "figure5": (Case("resnet20", 64, None, (BASELINE, "loop", named.DIFFERENCE), 3),),
 }
 
 
@@ -71,7 +76,9 @@ def measured(case: Case) -> Measured:
         print(", ".join(f"{name} {value:,.0f}" for name, value in medians.items()), flush=True)
     weights = timed.problem.parameters.size
     mode = "training" if case.training else "evaluation"
-    return Measured(case.network, "cpu", case.rows, mode, weights, found, len(found) == len(every))
+    whole = len(found) == len(every)
+    by_sparsity = steps.seconds(found, steps.kept(timed)) if whole and "loop" in contenders else None
+    return Measured(case.network, "cpu", case.rows, mode, weights, found, whole, by_sparsity)
 
 
 def chosen(blocks: Sequence[Block], count: int | None) -> list[Block]:
@@ -104,12 +111,11 @@ def main(words: Sequence[str]) -> None:
 
 
 def write(found: Sequence[Measured], size: str, words: Sequence[str], busy: float) -> str:
-    """Write table, picture and JSON of what was measured so far; gives the table."""
+    """Write table and JSON of what was measured so far; gives the table."""
     notes = [f"One thread; load of the machine when it began: {busy:.1f} processes."]
     text = table(found, notes)
     path = protocol.path("query_speed", size)
     results = {"preset": size, "load": busy, "measured": [each.plain() for each in found]}
     protocol.write("query_speed", words, results, path)
     atomic.write_bytes(path.with_suffix(".md"), text.encode())
-    print(f"written to {picture(found, path.with_suffix('.png'))}")
     return text

@@ -1,10 +1,10 @@
 """Learned tangents beside first order, no gradient and their rivals: error, rows, seconds and cosine.
 
     python -m benchmarks tangents --size ci                       two steps of one problem; written nowhere
-    python -m benchmarks tangents --size small                    all problems and methods, one seed
-    python -m benchmarks tangents --size small --problems lorenz-96 --methods first-order chosen --seeds 0 1 2
+    python -m benchmarks tangents --size small                    all problems by the methods of README
+    python -m benchmarks tangents --size small --problems lorenz-96 --methods rge eggroll --seeds 0
     python -m benchmarks tangents --size small --table            tables and pictures of what was measured
-    python -m benchmarks tangents --size small --seeds 3 4 --methods first-order chosen --folder fresh
+    python -m benchmarks tangents --size small --seeds 3 4 5 --folder fresh
                                                                   again, with other seeds, beside the first
 
 Each problem's results go into `benchmarks/results/tangents/PROBLEM.json` as they come, or into a folder in
@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks import protocol
+from benchmarks.catalogue import LONG
 from benchmarks.tangents import report
 from benchmarks.tangents.problem import Problem
 from blackbox.checks import nearest
@@ -32,6 +33,8 @@ from tasks.runs.machine import machine, versions
 
 FOLDER = protocol.RESULTS / "tangents"
 CI = ("lorenz-96",)
+MAIN = ("first-order", "no-gradient", "chosen")  # of README
+SEEDS = {"double-pendulum-wall": 6, **dict.fromkeys(LONG, 1)}  # of the others three; of size paper one
 
 
 def main(words: Sequence[str]) -> None:
@@ -46,8 +49,8 @@ def main(words: Sequence[str]) -> None:
     )
     parser.add_argument("--size", choices=("ci", "small", "paper"), default="ci")
     parser.add_argument("--problems", nargs="+", metavar="PROBLEM", help="all of the size if left out")
-    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="all that fit if left out")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help=f"{', '.join(MAIN)} if left out")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="0 1 2 of most if left out")
     parser.add_argument("--folder", default="", help="of the results, in benchmarks/results/tangents")
     parser.add_argument("--table", action="store_true", help="measure nothing")
     asked = parser.parse_args(words)
@@ -68,7 +71,8 @@ def main(words: Sequence[str]) -> None:
     if not asked.table:
         for name in asked.problems or makers:
             path = folder / file_name(name, asked.size)
-            measure(name, makers[name], path, asked.seeds, asked.methods, asked.size)
+            usual = SEEDS.get(name, 3) if asked.size == "small" else 1
+            measure(name, makers[name], path, asked.seeds or range(usual), asked.methods or MAIN, asked.size)
     files = [file_name(name, size) for size in ("small", "paper") for name in problems(size)]
     paths = {Path(file).stem: folder / file for file in files}
     report.write({name: json.loads(p.read_text()) for name, p in paths.items() if p.exists()}, folder)
@@ -99,7 +103,7 @@ def measure(
     make: Callable[[], Problem],
     path: Path,
     seeds: Sequence[int],
-    methods: Sequence[str] | None,
+    methods: Sequence[str],
     size: str = "small",
 ) -> None:
     """Train by every method and seed that is not in the file.
@@ -109,13 +113,14 @@ def measure(
         make: it.
         path: of the file; written after each training.
         seeds: of the trainings.
-        methods: by name; None for all that fit.
+        methods: by name; those that do not fit the problem are left out.
         size: of the problem.
     """
     from benchmarks.tangents.methods import fitting
     from benchmarks.tangents.training import chosen_scale, train
 
     problem, into = make(), ["--folder", path.parent.name] if path.parent != FOLDER else []
+    fit = [method for method in methods if method in fitting(problem)]
     found: dict[str, Any] = {
         "unit": problem.unit,
         "hard": problem.hard,
@@ -127,13 +132,19 @@ def measure(
     if path.exists():
         found = json.loads(path.read_text())
     for seed in seeds:
-        wanted = [m for m in methods or fitting(problem) if str(seed) not in found["curves"].get(m, {})]
+        wanted = [method for method in fit if str(seed) not in found["curves"].get(method, {})]
         if not wanted:
             continue
         start = problem.start(seed)
         found |= {
             "weights": sum(parameter.numel() for parameter in start.parameters()),
-            "command": protocol.command("tangents", ["--size", size, "--problems", name, *into]),
+            "command": protocol.command(
+                "tangents",
+                [
+                    *("--size", size, "--problems", name, *into),
+                    *("--methods", *fit, "--seeds", *map(str, seeds)),
+                ],
+            ),
             "machine": machine(),
             "versions": versions(),
         }

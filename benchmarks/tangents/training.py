@@ -16,7 +16,6 @@ from torch import nn
 import zo
 from benchmarks.tangents.methods import METHODS, Around, Gradient, Method, first_order
 from benchmarks.tangents.problem import Problem
-from benchmarks.tangents.trust import agreement
 from blackbox import BlackBoxError
 
 POINTS = 8  # of a curve, besides its start
@@ -37,7 +36,6 @@ class Curve:
             before the first step counts.
         errors: held-out errors there; NaN where the rollout blew up.
         cosines: of the gradient to autograd's, at eight of those steps; empty without a twin.
-        checks: the cosine and the agreement along the gradient there; the rows of this are not counted.
         trust: what the gradient itself says there; empty for methods that say nothing.
         seconds: of processor time in gradients and updates, and before the first step.
         seconds_before: of them, before the first step.
@@ -52,7 +50,6 @@ class Curve:
     rows: list[int] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
     cosines: list[float] = field(default_factory=list)
-    checks: list[dict[str, float | None]] = field(default_factory=list)
     trust: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     seconds_before: float = 0.0
@@ -181,13 +178,9 @@ class _Training:
     def _look(self, gradient: Gradient, batch: Any, step: int) -> None:  # noqa: ANN401
         """See how well the gradient points; nothing is changed."""
         before, curve = self.problem.box.ledger.rows_asked, self.curve
-        cosine = math.nan
         if self.problem.exact is not None and self.name != "first-order":
-            cosine = cosine_to_exact(self.problem, self.network, batch)
-            curve.cosines.append(cosine)
+            curve.cosines.append(cosine_to_exact(self.problem, self.network, batch))
         if isinstance(gradient, zo.TangentGradient):
-            told = agreement(self.problem, self.network, batch)
-            curve.checks.append({"step": step, "cosine": cosine, "agreement": told})
             curve.trust.append({"step": step, **gradient.metrics()})
         self.uncounted += self.problem.box.ledger.rows_asked - before
 

@@ -17,7 +17,6 @@ PAGES = {
     "CHANGELOG.md": "/project/changelog.md",
     "benchmarks/results/README.md": "/results/published.md",
     "benchmarks/results/tangents/table.md": "/results/tangents.md",
-    "benchmarks/results/tangents/trust.md": "/results/tangents.md",
     "examples/README.md": "/gallery/index.md",
 }
 _TOKEN = re.compile(

@@ -15,7 +15,7 @@ from typing import Any
 from _extensions.links import DOCS, relinked
 from benchmarks import page as published
 from benchmarks import protocol
-from benchmarks.catalogue import BENCHMARKS, Benchmark
+from benchmarks.catalogue import BENCHMARKS, Benchmark, origin
 from benchmarks.claims import Claim, claims
 from benchmarks.tangents.report import over_no_gradient, ratios
 
@@ -69,19 +69,21 @@ def _index() -> str:
 
 
 def _run(benchmark: Benchmark) -> str:
-    return "yes" if benchmark.found() else "not run"
+    return "yes" if benchmark.measured() != "not run" else "not run"
 
 
 def _benchmark(benchmark: Benchmark) -> str:
     page = DOCS / "results" / f"{benchmark.name}.md"
+    places_of = {command: origin(files, command) for command, files in benchmark.commands.items()}
     parts = [
         f"# {benchmark.name}",
         f"{_paged(benchmark.about)}.",
-        f"```console\n$ {benchmark.command}\n```",
-        f"About {benchmark.time} on one core; seeds: {benchmark.seeds}. Measured on: {benchmark.measured()}.",
+        "```console\n" + "\n".join(f"$ {each}" for each in benchmark.commands) + "\n```",
+        f"About {benchmark.time} on one core; seeds: {benchmark.seeds}. Measured on:",
+        "\n".join(f"- {place}" for place in dict.fromkeys(places_of.values())),
     ]
-    if len(benchmark.sizes) > 2:
-        parts.append(f"`--size {benchmark.sizes[-1]}` takes the published settings.")
+    if "paper" in benchmark.sizes:
+        parts.append("`--size paper` takes the published settings.")
     about = {name: sentence for name, sentence in published.SINCE.items() if _matches(name, benchmark)}
     for sentence in about.values():
         parts.append(
@@ -165,7 +167,7 @@ def _origin(found: Mapping[str, Any]) -> str:
     """Command, machine, versions and seeds of a file."""
     command = found.get("command", "not recorded")
     command = command if isinstance(command, str) else " ".join(map(str, command))
-    lines = [("command", f"`{command}`")]
+    lines = [("made by", f"`{command}`")]
     machine, versions = found.get("machine") or {}, found.get("versions") or {}
     lines.append(
         (

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import zo
-from benchmarks import accuracy_vs_mu, figure5_feature_reuse, protocol
+from benchmarks import protocol
 from benchmarks.protocol import Spread
 from benchmarks.query_speed import comparison as query_speed
+from benchmarks.query_speed import steps
 from benchmarks.query_speed.baselines import InPlace, Published
 from benchmarks.query_speed.comparison import PLAIN
 from benchmarks.query_speed.measuring import BlockTimes, Contender, WrongAnswerError, measure, uniform_mean
@@ -32,34 +33,26 @@ def test_query_speed_measures_its_small_preset(results):
         assert set(block["microseconds"]) == {*PLAIN, "loop", "stacked", "difference"}
         assert max(block["errors"].values()) < 0.25
         assert all(s["lower"] <= s["median"] <= s["upper"] for s in block["microseconds"].values())
-    assert (results / "query_speed-ci.png").stat().st_size > 10_000
+    assert set(first["steps"]["0.9"]) == {*PLAIN, "loop", "stacked", "difference"}
+    assert found["measured"][1]["steps"] is None
     assert "**resnet8, 4 rows, training, cpu**" in (results / "query_speed-ci.md").read_text()
 
 
-def test_accuracy_of_difference_does_not_hang_on_mu(results):
-    accuracy_vs_mu.main(["--size", "ci"])
-    found = json.loads((results / "accuracy_vs_mu-ci.json").read_text())
-    assert found["mu"][0] == 0.5 and found["mu"][-1] == pytest.approx(5e-7)
-    for block, looped in found["errors"]["loop, float32"].items():
-        # losses are near 2.3, known to 1e-7 of that; their difference shrinks with mu
-        assert looped[-1] > 100 * looped[0]
-        assert max(found["errors"]["difference, variants=1"][block]) < 1e-3
-    assert (results / "accuracy_vs_mu-ci.png").stat().st_size > 10_000
-
-
-@pytest.mark.filterwarnings("ignore::zo.errors.PruningWarning")
-def test_figure_5_sums_a_step_up_from_its_blocks(results):
-    figure5_feature_reuse.main(["--size", "ci"])
-    found = json.loads((results / "figure5_feature_reuse-ci.json").read_text())
-    median = {b["block"]: b["microseconds"]["loop"]["median"] for b in found["blocks"]}
-    for sparsity, counts in found["kept"].items():
-        step = sum(count * median[block] for block, count in counts.items()) / 1e6
-        assert found["seconds of a step"][sparsity]["loop"] == pytest.approx(step)
-    every = sum(b["weights"] for b in found["blocks"])
-    assert sum(found["kept"]["0.0"].values()) == every
-    assert sum(found["kept"]["0.9"].values()) < 0.2 * every
-    assert found["differs"] in (results / "figure5_feature_reuse-ci.md").read_text()
-    assert (results / "figure5_feature_reuse-ci.png").stat().st_size > 10_000
+def test_a_step_is_summed_up_from_its_blocks(results):
+    timed = make("resnet8", 4, width=4)
+    counts = steps.kept(timed)
+    weights = {block.name: block.weights for block in timed.blocks()}
+    assert counts[0.0] == weights  # all of them
+    assert sum(counts[0.9].values()) < 0.2 * sum(weights.values())
+    blocks = [
+        BlockTimes(name, count, {"published": Spread(0.0, 2.0 + place, 9.0), "loop": Spread(0.0, 7.0, 9.0)})
+        for place, (name, count) in enumerate(weights.items())
+    ]
+    found = steps.seconds(blocks, counts)
+    assert found[0.9]["loop"] == pytest.approx(7e-6 * sum(counts[0.9].values()))
+    slow = sum(count * (2.0 + place) for place, count in enumerate(counts[0.5].values())) / 1e6
+    assert found[0.5]["published"] == pytest.approx(slow)
+    assert f"| 90% | {found[0.9]['published']:,.3g} (1.00) |" in "\n".join(steps.lines(found))
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])

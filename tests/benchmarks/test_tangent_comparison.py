@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.tangents import comparison, report, trust
+from benchmarks.tangents import comparison, report
 from benchmarks.tangents.methods import METHODS, Method, first_order, fitting
 from benchmarks.tangents.problems import problems
 from benchmarks.tangents.training import chosen_scale, train
@@ -73,19 +73,6 @@ def test_a_training_by_first_order_is_autograds(lorenz):
         torch.testing.assert_close(own, wanted)
 
 
-def test_the_check_of_a_true_gradient_agrees(lorenz):
-    network = lorenz.start(0)
-    first_order(lorenz, network).backward(lorenz.batch(0, 1))
-    before = [weight.detach().clone() for weight in network.parameters()]
-    assert trust.agreement(lorenz, network, lorenz.batch(0, 1)) == pytest.approx(1.0, abs=0.02)
-    for weight in network.parameters():
-        weight.grad *= -1  # of the wrong sign it is as long a move the other way, and foretells the same rise
-    assert trust.agreement(lorenz, network, lorenz.batch(0, 1)) == pytest.approx(-1.0, abs=0.02)
-    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
-    network.zero_grad()
-    assert trust.agreement(lorenz, network, lorenz.batch(0, 1)) is None
-
-
 def test_the_scale_that_does_best_on_validation_data_is_taken(lorenz, monkeypatch):
     def make(problem, network, seed, scale):
         return first_order(problem, network)
@@ -109,8 +96,6 @@ def test_nothing_is_measured_twice(lorenz, tmp_path, capsys):
     text = (tmp_path / "table.md").read_text()
     ratio = report.ratios(found["curves"], "no-gradient")
     assert f"| {sum(ratio) / 2:.2f} |" in text
-    assert all((tmp_path / name).stat().st_size > 5_000 for name in ("error_against_rows.png",))
-    assert (tmp_path / "value_of_the_gradient.png").stat().st_size > 5_000
 
 
 def test_methods_that_cannot_be_used_are_left_out(lorenz):
@@ -119,8 +104,8 @@ def test_methods_that_cannot_be_used_are_left_out(lorenz):
     assert {"first-order", "identity", "ensemble-kalman"} <= set(fitting(lorenz))
 
 
-def curve(errors, rows, ended="", checks=()):
-    return {"errors": errors, "rows": rows, "ended": ended, "checks": list(checks), "seconds": 1.0}
+def curve(errors, rows, ended=""):
+    return {"errors": errors, "rows": rows, "ended": ended, "seconds": 1.0}
 
 
 def test_errors_are_read_off_at_equal_rows():
@@ -134,22 +119,3 @@ def test_errors_are_read_off_at_equal_rows():
     assert report.ratios(curves, "probes", 1.0) == []  # nothing but the start
     assert report.ratios(curves, "rge") == [report.LOST]
     assert report.spent(curves, "probes") == 3.0
-
-
-def test_rules_are_counted_by_what_the_cosine_and_the_end_say():
-    good = {"agreement": 1.0, "cosine": 0.95}
-    missed = {"agreement": 1.1, "cosine": 0.5}
-    seen = {"agreement": -0.2, "cosine": 0.3}
-    alarm = {"agreement": 0.5, "cosine": 0.9}
-    untold = {"agreement": None, "cosine": 0.2}
-    measured = {
-        "a": {
-            "curves": {
-                "first-order": {"0": curve([1.0], [1])},
-                "chosen": {"0": curve([1.5], [1], checks=[good, missed, seen, alarm, untold])},
-                "grid": {"0": curve([1.05], [1], checks=[good, good, alarm])},
-            }
-        }
-    }
-    assert trust.counted(measured, 0.7, 1.3) == ("1 of 2, 2 of 5", "1 of 1, 0 of 1")
-    assert trust.counted(measured, 0.0, math.inf) == ("1 of 2, 0 of 5", "0 of 1, 0 of 1")

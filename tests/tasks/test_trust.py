@@ -87,7 +87,7 @@ def test_a_report_needs_no_code_and_says_what_it_leaves_out(own, toy, capsys, an
     for command in ("report", "resume"):  # of a finished run that is the same
         (run / "report.html").unlink()
         assert toy(command, str(run)) == 0
-        assert "The problem's own part is not made anew, for which" in capsys.readouterr().out
+        assert "The page stays as it is: to make it anew would execute" in capsys.readouterr().out
         assert (run / "report.html").exists() and not mark.exists()
     assert toy("report", str(run), "--trust") == 0
     assert "My own part." in (run / "report.html").read_text() and mark.exists()

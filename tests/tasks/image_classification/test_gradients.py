@@ -84,12 +84,13 @@ def test_deepzeros_gradient_points_along_the_exact_one_on_the_whole_and_by_layer
         assert cosine(found[part], truth[part]) >= 0.999, child
 
 
+@pytest.mark.parametrize("evaluator", ["stacked", "difference"])
 @pytest.mark.parametrize("trained", [0, 6])
-def test_at_the_published_mu_single_precision_gives_the_difference_quotient_of_double(trained):
+def test_at_the_published_mu_single_precision_gives_the_difference_quotient_of_double(trained, evaluator):
     network, batch, sparsity = problem(trained=trained)
     truth = deepzero(network, batch, sparsity, 5e-3)
     images, labels = batch
-    found = deepzero(network.float(), (images.float(), labels), sparsity, 5e-3, evaluator="stacked")
+    found = deepzero(network.float(), (images.float(), labels), sparsity, 5e-3, evaluator)
     # A mean of 64 losses near 1, each some twenty roundings from the truth, over mu.
     rounding = 20 * torch.finfo(torch.float32).eps / 5e-3
     assert (found - truth).abs().max() <= rounding

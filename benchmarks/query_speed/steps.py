@@ -1,0 +1,59 @@
+"""What the queries of a CGE step cost by sparsity, summed up from its blocks: DeepZero, figure 5."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+import zo
+from benchmarks.query_speed.measuring import BASELINE, BlockTimes
+from benchmarks.query_speed.problems import Timed
+
+SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
+RATIOS = "grasp"  # gives the layer ratios, which decide what reuse saves
+MINIMUM = 1e-3  # of each layer stays; the default of a hundredth would make all layers alike at 99 %
+
+Steps = Mapping[float, Mapping[str, float]]
+"""Sparsity -> contender -> seconds of a step's queries."""
+
+
+def kept(timed: Timed) -> dict[float, dict[str, int]]:
+    """Sparsity -> how many weights of each block are in the sparse set; biases are all kept."""
+    problem = timed.problem
+    parameters = problem.parameters
+    scores = zo.pruning.scores(RATIOS, problem.network, problem.objective, problem.batch, dense="*.bias")
+    found = {}
+    for sparsity in SPARSITIES:
+        ratios = zo.pruning.layer_ratios(scores, sparsity, minimum=MINIMUM)
+        named = zip(parameters.names, parameters.tensors, strict=True)
+        chosen = torch.cat([torch.full((tensor.numel(),), ratios[name]) for name, tensor in named])
+        found[sparsity] = {block.name: round(float(chosen[block.indices].sum())) for block in timed.blocks()}
+    return found
+
+
+def seconds(blocks: Sequence[BlockTimes], counts: Mapping[float, Mapping[str, int]]) -> Steps:
+    """Of the queries of a step: what is kept in a block times the time of a query there, over the blocks."""
+    return {
+        sparsity: {
+            name: sum(count[block.block] * block.microseconds[name].median for block in blocks) / 1e6
+            for name in blocks[0].microseconds
+        }
+        for sparsity, count in counts.items()
+    }
+
+
+def lines(steps: Steps) -> list[str]:
+    """Markdown: a line for each sparsity, in brackets over the paper's worker, which reuses features."""
+    names = list(next(iter(steps.values())))
+    found = [
+        "",
+        f"Seconds of a step's queries, layer ratios of {RATIOS}; in brackets over {BASELINE}:",
+        "",
+        "| sparsity | " + " | ".join(names) + " |",
+        "| --- |" + " ---: |" * len(names),
+    ]
+    for sparsity, step in steps.items():
+        cells = " | ".join(f"{step[name]:,.3g} ({step[name] / step[BASELINE]:.2f})" for name in names)
+        found.append(f"| {sparsity:.0%} | {cells} |")
+    return found
