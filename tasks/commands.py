@@ -165,10 +165,14 @@ def resume(
                 f"{run.path}: expected a run that you made, got one from elsewhere, and to resume it is to "
                 f"execute {run.code}. Look at that file, then: blackbox resume {quote(str(run.path))} --trust"
             )
-        return run if rows is None else run.with_budget(rows)
+        if rows is not None:
+            run = run.with_budget(rows)
+        return run if data is None else run.with_data(data)
 
     if not group.is_member():
         if Run.open(folder).finished:
+            if data is not None:
+                Run.open(folder).with_data(data)
             print("This run is finished; rebuilding its report.")
             return report(folder, trust=trust)
         run = made()
@@ -176,7 +180,7 @@ def resume(
             from tasks import own_loop
 
             own_loop.execute(run, workers)
-    return running.together(made, data, tensorboard, workers, timeout)
+    return running.together(made, tensorboard, workers, timeout)
 
 
 def report(

@@ -135,7 +135,7 @@ def run(command: RunCommand) -> int:
         launch.note_launch(run.path)
         return run
 
-    return together(made, command.data, command.tensorboard, command.workers, command.timeout)
+    return together(made, command.tensorboard, command.workers, command.timeout)
 
 
 def _dry_run(command: RunCommand) -> int:
@@ -155,14 +155,11 @@ def _dry_run(command: RunCommand) -> int:
     return 0
 
 
-def together(
-    made: Callable[[], Run], data: Path | None, tensorboard: bool, workers: int, timeout: float
-) -> int:
+def together(made: Callable[[], Run], tensorboard: bool, workers: int, timeout: float) -> int:
     """Work on a run, in this process or in several that are started here; or as one of those.
 
     Args:
         made: Makes or opens it.
-        data: Folder of the problem's data; None for the one that the run names.
         tensorboard: Whether metrics are written as event files, too.
         workers: Processes to start.
         timeout: Seconds after which one that does not answer is given up.
@@ -181,7 +178,6 @@ def together(
         if first:
             AT_WORK.append(run)
         problem = api.problem_of(run)
-        problem.folder = data or Path(run.data)
         if first:
             if tensorboard or (run.path / FOLDER).is_dir():
                 run.callbacks.append(TensorBoard())

@@ -170,10 +170,20 @@ class Run:
             raise ConfigurationError(
                 f"--rows: expected at least the budget of {self.path}, which has {had}, got {rows:,}. {mend}"
             )
+        return self._with(config={**self.config, "rows": rows})
+
+    def with_data(self, data: Path) -> Run:
+        """The run with another folder of its problem's data, also in its `config.json`.
+
+        Raises:
+            RunLockedError: another process is working on it.
+        """
+        return self._with(data=str(data.resolve()))
+
+    def _with(self, **changed: Any) -> Run:  # noqa: ANN401
         with self.lock():
             content = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
-            content["config"]["rows"] = rows
-            atomic.write_json(self.path / CONFIG, content)
+            atomic.write_json(self.path / CONFIG, {**content, **changed})
         return Run.open(self.path)
 
     @property

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,9 +21,6 @@ from tasks.wake_flow import precomputed
 from tasks.wake_flow.config import IN_LOOP, Config, family_of, method_name
 from tasks.wake_flow.data import Pairs, mirrored
 from tasks.wake_flow.networks import Corrector, NoCorrector
-
-if TYPE_CHECKING:
-    from tasks.wake_flow.problem import WakeFlow
 
 PAIRS, BETA = 32, 1.0  # of PRE, as published: pairs in a step, hold on the correction of the frame before
 MIRRORED = 103  # first word of the key's path for these draws; those of the data are 101 and 102
@@ -92,8 +89,8 @@ def first_weights(setup: Setup) -> Corrector:
         return _problem(setup).corrector(large=large).to(setup.config.device)
 
 
-def _problem(setup: Setup) -> WakeFlow:
-    return cast("WakeFlow", setup.problem)
+def _problem(setup: Setup) -> Any:  # noqa: ANN401 - a WakeFlow, which imports this module
+    return setup.problem
 
 
 def _shared(method: str, config: Config) -> Method:

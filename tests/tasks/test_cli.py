@@ -473,3 +473,11 @@ def test_a_warning_of_this_project_is_a_sentence_and_others_are_as_python_shows_
     assert own == "blackbox: Step 3: trust is lost.\n"
     assert other == "a/b.py:7: UserWarning: Old.\n"
     assert warnings.formatwarning is before
+
+
+def test_where_data_moved_to_is_noted_in_the_run(toy, tmp_path):
+    assert toy("run", "toy") == 0
+    path = only_run(tmp_path)
+    for moved in ("moved", "again"):  # it is finished, and its report is made anew
+        assert toy("resume", str(path), "--data", moved) == 0
+        assert Run.open(path).data == str(tmp_path / moved)
