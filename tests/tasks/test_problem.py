@@ -751,8 +751,7 @@ def test_a_run_is_gone_on_with_by_its_own_problem_and_seeds(tmp_path):
     with pytest.raises(RunFolderError, match=r"got others: seeds \[0\] \(now \[0, 1, 2\]\)"):
         go(Steering(), tmp_path, methods=["none"], resume=folder, seeds=3)
     assert go(Steering(), tmp_path, methods=["none"], resume=folder, seeds=1).path == folder
-    with tasks.own_run("steering", tasks.Config(), runs=tmp_path) as own:
-        own.finish([tasks.Row("none", 0, "error", 1.0)])
+    own = Run.create(tmp_path, "steering", "own", tasks.Config(), [0], script="mine.py")  # as `own_run` does
     with pytest.raises(RunFolderError, match="got one of a script with a loop of its own"):
         go(Steering(), tmp_path, resume=own.path, rows=10)
 
