@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from functools import cached_property
 from html import escape
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -28,6 +29,9 @@ from tasks.work import checked, setup_of, work
 
 if TYPE_CHECKING:
     import pandas
+
+
+_ONE_AT_A_TIME = RLock()  # of the threads of a process, whose draws come from one generator
 
 
 class FinishedRun:
@@ -79,12 +83,16 @@ class FinishedRun:
         if self.problem is None:
             mend = "Load it with trust=True." if self._run.problem else _how_to_go_on(self._run)
             raise ProblemError(f"{self.path}: expected the problem's code, got none. {mend}")
-        judged, problem = self._judged(method, seed), self.problem
+        with _ONE_AT_A_TIME, torch.random.fork_rng(devices=()):
+            return self._network(method, seed, self.problem)
+
+    def _network(self, method: str, seed: int, problem: Problem) -> nn.Module:
+        judged = self._judged(method, seed)
         if problem.config.device == "cuda" and not torch.cuda.is_available():  # the run is from elsewhere
             problem = type(problem)(problem.config, folder=problem.folder, device="cpu")
         problem.begin(self.path)
         found: dict[str, Trained] = {}
-        wanted = methods.named(self.problem, self.problem.config.methods)
+        wanted = methods.named(problem, problem.config.methods)
         for name, each in wanted.items():  # methods may start from what those before have trained
             if name not in judged:
                 continue
@@ -183,7 +191,9 @@ def run(
             "problem its folder= for where its data are."
         )
     problem = type(problem)(problem.config, folder=problem.folder, **settings)
-    numbers = (0,) if seeds is None else range(seeds) if isinstance(seeds, int) else seeds
+    numbers: Sequence[int] = (0,)
+    if seeds is not None:
+        numbers = range(int(seeds)) if isinstance(seeds, int | np.integer) else seeds
     check_seeds(numbers)
     checked(problem)  # before a folder is made
     if resume is None:
@@ -203,6 +213,12 @@ def run(
             raise RunFolderError(
                 f"{made.path}: expected a run of {problem.name()}, got one of {of}. Give its own folder, or "
                 "leave resume out for a new run."
+            )
+        where = problems.where_is(type(problem))
+        if where and made.problem not in ("", where) and Path(made.problem.rpartition(":")[0]).is_file():
+            raise RunFolderError(
+                f"{made.path}: expected the problem that it was begun with, {made.problem}, got {where}. "
+                "Give that class, or leave resume out for a new run."
             )
         if rows is not None and made.config.get("rows") not in (None, rows):
             made = made.with_budget(rows)
@@ -227,7 +243,7 @@ def run(
 def finish(run: Run, problem: Problem, progress: Progress | None = None) -> FinishedRun:
     """Do what is left of a run in this process, and write its report."""
     shown: AbstractContextManager[Progress] = make_progress() if progress is None else progress
-    with ending_interrupts(), run.lock():
+    with _ONE_AT_A_TIME, ending_interrupts(), run.lock():
         run.callbacks.extend(problem.callbacks)
         if not run.finished:
             with shown as told:

@@ -155,6 +155,7 @@ def resume(
 
     The file that the run's problem is in is executed.
     """
+    from tasks.report.page import NAME
     from tasks.runs.folder import Run
     from tasks.workers import group
 
@@ -170,7 +171,7 @@ def resume(
         return run if data is None else run.with_data(data)
 
     if not group.is_member():
-        if Run.open(folder).finished:
+        if Run.open(folder).finished and (folder / NAME).is_file():  # else callbacks are to be told of it
             if data is not None:
                 Run.open(folder).with_data(data)
             print("This run is finished; rebuilding its report.")

@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from tasks import api, problems, report
 from tasks.configuration import to_dict
-from tasks.errors import ConfigurationError, ProblemError, RunFolderError
+from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError
 from tasks.interruption import ending_interrupts
 from tasks.runs.folder import Run, differences, discard
 
@@ -80,8 +80,9 @@ def own_run(
         if not run.script:  # a notebook's process goes on
             raise
         raise SystemExit(130) from None
-    except Exception:
-        if not discard(run.path):
+    except Exception as error:
+        # another process may be at work on what is resumed
+        if before is not None or isinstance(error, RunLockedError) or not discard(run.path):
             print(resume, file=sys.stderr)
         raise
     api.load(run.path).show()

@@ -62,7 +62,7 @@ def where_is(kind: type[Problem]) -> str:
             return where
     module = sys.modules.get(kind.__module__)
     path = getattr(module, "__file__", None)
-    if path is None:
+    if path is None or "<locals>" in kind.__qualname__:  # a class of a function is nowhere to be found
         return ""
     if kind.__module__ == "__main__" or "." not in kind.__module__:
         return f"{Path(path).resolve()}:{kind.__qualname__}"

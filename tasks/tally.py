@@ -83,6 +83,7 @@ def calls_noted(
             if asked := vars(ledger).pop(_UNNOTED, 0):
                 notes.add(asked, label)
         yield
+        notes.refuse_lost()
     except BaseException as error:  # what threads still run is counted when this does not listen any more
         whole = whole and isinstance(error, Interrupted)
         raise
@@ -110,9 +111,10 @@ def recall(folder: Path, boxes: Sequence[BlackBoxFunction], stage: str = "") -> 
     )
     for (label, ledger), rows in zip(ledgers.items(), before, strict=True):
         recalled = vars(ledger).setdefault(_RECALLED, set())
-        if (folder, label) not in recalled and id(ledger) not in kept:
+        place = folder.resolve(), label
+        if place not in recalled and id(ledger) not in kept:
             ledger.add(Ledger(rows_run=rows))
-        recalled.add((folder, label))
+        recalled.add(place)
 
 
 @contextmanager

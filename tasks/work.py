@@ -24,7 +24,7 @@ from tasks.problem import Method, Problem, Setup, Trained
 from tasks.progress import Progress
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run
-from tasks.runs.result import NOT_APPLICABLE, TEST, VALIDATION, Row, without_failed
+from tasks.runs.result import NOT_APPLICABLE, TEST, VALIDATION, Row, plain, without_failed
 from tasks.tally import Tally, calls_noted, noted_later, stack, unnoted
 from tasks.training import everywhere
 from tasks.workers import group
@@ -199,18 +199,15 @@ def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
     fields: dict[str, Tensor] = {}
     values, failed = without_failed(told) if isinstance(told, Mapping) else ({}, {})
     for name, value in values.items():
-        try:
-            if isinstance(value, str) or value is None:
-                figures[name] = value
-            elif isinstance(value, int | float) or np.ndim(value) == 0:
-                figures[name] = value if isinstance(value, int) else float(value)
-            else:
-                fields[name] = torch.as_tensor(value).detach().cpu().clone()  # of a view, not all behind it
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ProblemError(
-                f"{where}: expected a number, a text or an array of numbers as {name!r}, got "
-                f"{reprlib.repr(value)}. Leave it out, or make it one."
-            ) from error
+        if isinstance(name, str) and not isinstance(value, str) and value is not None and _has_axes(value):
+            try:
+                # of a view, not all behind it; NumPy has no number of 16 bits as torch's
+                tensor = torch.as_tensor(value).detach().cpu()
+                fields[name] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).clone()
+                continue
+            except (TypeError, ValueError, RuntimeError):
+                pass
+        figures[name] = plain(where, name, value)
     if not figures:
         got = sorted(told) if isinstance(told, Mapping) else reprlib.repr(told)
         raise ProblemError(
@@ -221,6 +218,13 @@ def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
     path.parent.mkdir(exist_ok=True)
     checkpoint.save(path, found)
     return found
+
+
+def _has_axes(value: Any) -> bool:  # noqa: ANN401
+    try:
+        return np.ndim(value) > 0
+    except (TypeError, ValueError, RuntimeError):
+        return False
 
 
 def _warn_of_units(problem: Problem, names: Sequence[str]) -> None:
@@ -249,7 +253,7 @@ def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:
         "dropped queries": trained.dropped,
         "rows of validation": outcome.judging.rows_run,
         "rows of test": found["ledger"]["rows_run"],
-        **trained.figures,
+        **{name: plain(setup.name, name, figure) for name, figure in trained.figures.items()},
         **dict(others),
     }
     in_test = sum(found["ledger"][name] for name in ("rows_failed", "rows_skipped"))

@@ -52,7 +52,7 @@ def write(run: Run, problem: Problem | None = None) -> Path:
     elif problem is not None:
         try:
             about, defaults = problem.about(), _defaults(problem.config)
-            own += problem.report(found)
+            own += _blocks(problem.report(found))
         except Exception as error:  # the user's code; a long run has its table and curves all the same
             failed, reason = error, f"{type(error).__name__}: {error}"
             own.append(Paragraph(f"The problem's own part could not be made ({reason})."))
@@ -82,6 +82,16 @@ def write(run: Run, problem: Problem | None = None) -> Path:
             f"blackbox report {quote(str(run.path))}"
         ) from failed
     return path
+
+
+def _blocks(own: Any) -> list[Block]:  # noqa: ANN401 - a user's
+    """What a problem's `report` gave; `ProblemError` where it is no list of blocks, each of them text."""
+    if isinstance(own, str) or not all(isinstance(block, Block) for block in own):
+        raise ProblemError(
+            "report: expected a list of blocks of tasks.report.html_report, such as [Heading('Mine')], got "
+            f"{own if isinstance(own, str) else list(own)!r:.80}."
+        )
+    return list(own)
 
 
 def _tables(result: Result, queries: str) -> list[Block]:

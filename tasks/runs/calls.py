@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tasks.errors import StorageError
 from tasks.runs import atomic
 
 FOLDER = "calls"
@@ -31,17 +32,32 @@ class Notes:
 
     def __init__(self, folder: Path, rank: int, late: bool) -> None:
         self._folder, self._rank, self._late, self._file = folder / FOLDER, rank, late, -1
+        self._lost: StorageError | None = None
 
     def add(self, rows: int, label: str) -> None:
-        """Some more rows of the boxes with this label are about to be run, or are back."""
-        with atomic.writing(f"in {self._folder} that rows are run", _last_good):
-            if self._file < 0:  # a process that asks nothing leaves nothing
-                self._folder.mkdir(exist_ok=True)
-                path = self._folder / str(self._rank)
-                self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-                if self._late:
-                    self._write(_BEGUN)
-            self._write(f"{rows} {label}")
+        """Some more rows of the boxes with this label are about to be run, or are back.
+
+        Raises:
+            StorageError: The disk did not take it, now or before: who asks a box may go on from an error.
+        """
+        self.refuse_lost()
+        try:
+            with atomic.writing(f"in {self._folder} that rows are run", _last_good):
+                if self._file < 0:  # a process that asks nothing leaves nothing
+                    self._folder.mkdir(exist_ok=True)
+                    path = self._folder / str(self._rank)
+                    self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                    if self._late:
+                        self._write(_BEGUN)
+                self._write(f"{rows} {label}")
+        except StorageError as error:
+            self._lost = error
+            raise
+
+    def refuse_lost(self) -> None:
+        """Raise the error of an earlier `add`, if there was one."""
+        if self._lost is not None:
+            raise self._lost
 
     def end(self, whole: bool) -> None:
         """The process goes on without boxes, or ends by itself; `whole` says that it has counted all rows."""

@@ -13,16 +13,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tasks.configuration import from_dict, to_dict
-from tasks.errors import ConfigurationError, RunFolderError, RunLockedError
+from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError
 from tasks.runs import atomic, calls, trust
 from tasks.runs.machine import digest, machine, versions
 from tasks.runs.result import Result, Row
 
 FORMAT = 3  # of config.json; raise it when older folders can no longer be resumed
+LOOKED_AT = 2  # an older one, of which finished runs are still read
 CONFIG, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
 MOST_SEEDS = 10_000
 
@@ -129,7 +131,9 @@ class Run:
                 "The run cannot be resumed; start it anew."
             ) from None
         written = content.get("format") if isinstance(content, dict) else None
-        if written != FORMAT:
+        if written == LOOKED_AT and (path / "result.json").is_file():
+            content.pop("signature", None)
+        elif written != FORMAT:
             raise RunFolderError(
                 f"{path / CONFIG}: expected format {FORMAT}, got {written!r}. "
                 "Use the version of this package that wrote it, or start the run anew."
@@ -140,6 +144,8 @@ class Run:
             check_seeds(run.seeds)
         except ConfigurationError as error:
             raise RunFolderError(f"{path}: {error}") from None
+        if run.script and run.problem:
+            raise RunFolderError(f"{path / CONFIG}: expected a script or a problem, got both. Leave one out.")
         return run
 
     @property
@@ -150,7 +156,7 @@ class Run:
     @property
     def is_own(self) -> bool:
         """Whether resuming executes nothing but what this user has run, or an installed package's problem."""
-        return trust.is_own(self.code)
+        return trust.is_own(self.script) and trust.is_own(self.problem)
 
     def configuration(self, kind: type[C]) -> C:
         """The settings as the task's dataclass; `ConfigurationError` if they do not fit it."""
@@ -202,6 +208,10 @@ class Run:
         Args:
             table: A line for each method and seed; `Row.of` makes one of a training's outcome.
         """
+        if not table:
+            raise ProblemError(
+                f"{self.path}: expected a tasks.Row for each method and seed, got none. Give at least one."
+            )
         result = Result(
             task=self.task,
             preset=self.preset,
@@ -307,7 +317,7 @@ def check_seeds(seeds: Sequence[int]) -> None:
     """
     if not 1 <= len(seeds) <= MOST_SEEDS:
         raise ConfigurationError(f"seeds: expected 1 to {MOST_SEEDS:,} of them, got {len(seeds):,}.")
-    wrong = [seed for seed in seeds if not 0 <= seed < 2**63]
+    wrong = [seed for seed in seeds if not (isinstance(seed, Integral) and 0 <= seed < 2**63)]
     if wrong or len(set(seeds)) < len(seeds):
         raise ConfigurationError(
             f"seeds: expected different whole numbers from 0 to 2**63 - 1, got {list(seeds)}."

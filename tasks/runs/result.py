@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -97,6 +98,25 @@ class RowMean:
         return int((~torch.as_tensor(self.rows).isfinite()).sum())
 
 
+def plain(where: str, name: object, value: Any) -> float | int | str | None:  # noqa: ANN401
+    """A figure as it is kept in a result: true and false are 1 and 0, NumPy's and torch's numbers Python's.
+
+    Raises:
+        ProblemError: Its name is no text, or it is no number, text or None.
+    """
+    if isinstance(name, str) and (value is None or isinstance(value, str)):
+        return value
+    try:
+        if isinstance(name, str) and np.ndim(value) == 0:
+            return int(value) if isinstance(value, bool | int | np.integer | np.bool_) else float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        pass
+    raise ProblemError(
+        f"{where}: expected a number, a text or an array of numbers by a name that is a text, got "
+        f"{reprlib.repr(value)} as {name!r}. Leave it out, or make it one."
+    )
+
+
 def without_failed(figures: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
     """Figures with the value of each `RowMean` in its place, and by name how many rows that leaves out."""
     means = {name: value for name, value in figures.items() if isinstance(value, RowMean)}
@@ -155,9 +175,9 @@ class Row:
             )
         values, failed = without_failed(figures)
         (metric, value), *others = values.items()
-        number = math.nan
-        if value is not None and not isinstance(value, str) and np.ndim(value) == 0:  # torch's too
-            number = float(value)
+        value = plain("Row.of", metric, value)
+        number = math.nan if value is None or isinstance(value, str) else float(value)
+        further = {name: plain("Row.of", name, other) for name, other in others}
         chosen = {"chosen step": outcome.best_step, "validation": outcome.best_validation}
         return cls(
             method=named[2],
@@ -168,7 +188,7 @@ class Row:
             rows=outcome.ledger.rows_run,
             queries=int(outcome.metrics.get("queries", 0)),
             seconds=outcome.seconds,
-            extra={**dict(others), "steps": outcome.step, **chosen},
+            extra={**further, "steps": outcome.step, **chosen},
             ledger=asdict(outcome.ledger),
             failed=failed | ({VALIDATION: outcome.best_failed} if outcome.best_failed else {}),
         )

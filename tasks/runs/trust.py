@@ -28,7 +28,7 @@ def note(code: str) -> None:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             with open(handle, "w", encoding="utf-8") as stream:
-                stream.write(f"{json.dumps(code)}\n")
+                stream.write(f"{_line(code)}\n")
 
 
 def is_own(code: str) -> bool:
@@ -38,9 +38,15 @@ def is_own(code: str) -> bool:
     try:
         found = _file().stat()
         safe = found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        return safe and json.dumps(code) in _file().read_text(encoding="utf-8").splitlines()
+        return safe and _line(code) in _file().read_text(encoding="utf-8").splitlines()
     except (OSError, RuntimeError, ValueError):
         return False
+
+
+def _line(code: str) -> str:
+    """A file is trusted wherever one is; a module where it was run: its name may be another's elsewhere."""
+    place = Path(code.rpartition(":")[0] or code)
+    return json.dumps(code if place.is_absolute() else [code, str(Path.cwd())])
 
 
 def _file() -> Path:
