@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from typeguard import suppress_type_checks
 
 import tasks
 import zo
@@ -478,7 +479,7 @@ def test_what_evaluate_may_not_return_is_refused_by_name(tmp_path, told, said):
         def evaluate(self, network):
             return told
 
-    with pytest.raises(ProblemError, match=re.escape(said)) as error:
+    with suppress_type_checks(), pytest.raises(ProblemError, match=re.escape(said)) as error:
         go(Judged(), tmp_path, methods=["none"])
     assert str(error.value).startswith("Judged.evaluate: expected")
 

@@ -165,8 +165,8 @@ class CommandLine(BlackBoxFunction):
         """One run, with a block of rows or, if not `vectorized`, with one."""
         if self.vectorized:
             return self._run(arrays, (len(arrays[0]),))
-        (arrays,) = zip(*arrays, strict=True)  # the only row
-        return tuple(output[None] for output in self._run(arrays, ()))
+        row = tuple(array.squeeze(0) for array in arrays)  # the only one
+        return tuple(output[None] for output in self._run(row, ()))
 
     def _run(
         self, arrays: tuple[np.ndarray[Any, Any], ...], leading: tuple[int, ...]
