@@ -179,7 +179,8 @@ def _claims() -> str:
             decimals = len(each.stated.partition(".")[2]) + 1
             ours = _spread(each.ours.mean, each.ours.spread, f",.{decimals}f")
         seeds = str(len(each.ours.values) or "")
-        rows.append((each.page, each.what, each.stated, ours, seeds, each.difference, each.source))
+        what = each.what.replace("|", "\\|")
+        rows.append((each.page, what, each.stated, ours, seeds, each.difference, each.source))
     return table(("page", "what", "stated", "ours", "seeds", "difference", "file"), rows)
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from blackbox.checks import check_count, check_number
+from blackbox.errors import ConfigurationError
 from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
 
@@ -49,6 +50,15 @@ class Simulator(BlackBoxFunction, abstract=True):
                 setattr(self, each.name, value)
         self._prepare()
         super().__init__(failures=self.failures)
+        self._made = True
+
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401
+        """Refuse another setting once what follows from it is made; `SHARED` ones are read at each call."""
+        if "_made" in vars(self) and name in self._settings().keys() - set(SHARED):
+            raise ConfigurationError(
+                f"{type(self).__name__}: expected settings that stay, got another {name}. Make another one."
+            )
+        super().__setattr__(name, value)
 
     def _prepare(self) -> None:
         """Make what follows from settings that are in their ranges."""

@@ -215,7 +215,7 @@ def run(
                 "leave resume out for a new run."
             )
         where = problems.where_is(type(problem))
-        if where and made.problem not in ("", where) and Path(made.problem.rpartition(":")[0]).is_file():
+        if where and made.problem not in ("", where) and not _is_gone(made):
             raise RunFolderError(
                 f"{made.path}: expected the problem that it was begun with, {made.problem}, got {where}. "
                 "Give that class, or leave resume out for a new run."
@@ -271,10 +271,14 @@ def load(folder: Path | str, *, trust: bool = False) -> FinishedRun:
         RunFolderError: It is no run's folder, or the run is not finished.
     """
     run = Run.open(Path(folder))
-    place = Path(run.problem.rpartition(":")[0])
-    gone = place.suffix == ".py" and not place.is_file()
-    code = bool(run.problem) and (trust or (run.is_own and not gone))
+    code = bool(run.problem) and (trust or (run.is_own and not _is_gone(run)))
     return FinishedRun(run, problem_of(run) if code else None)
+
+
+def _is_gone(run: Run) -> bool:
+    """Whether the file that its problem was in is no more there."""
+    place = Path(run.problem.rpartition(":")[0])
+    return place.suffix == ".py" and not place.is_file()
 
 
 def problem_of(run: Run) -> Problem:

@@ -171,7 +171,9 @@ def resume(
         return run if data is None else run.with_data(data)
 
     if not group.is_member():
-        if Run.open(folder).finished and (folder / NAME).is_file():  # else callbacks are to be told of it
+        before = Run.open(folder)
+        # without a page callbacks have not been told of the result, which takes the code
+        if before.finished and ((folder / NAME).is_file() or not (trust or before.is_own)):
             if data is not None:
                 Run.open(folder).with_data(data)
             print("This run is finished; rebuilding its report.")

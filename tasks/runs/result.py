@@ -104,16 +104,18 @@ def plain(where: str, name: object, value: Any) -> float | int | str | None:  # 
     Raises:
         ProblemError: Its name is no text, or it is no number, text or None.
     """
-    if isinstance(name, str) and (value is None or isinstance(value, str)):
+    if not isinstance(name, str):
+        raise ProblemError(f"{where}: expected names that are texts, got {name!r}. Write it in quotes.")
+    if value is None or isinstance(value, str):
         return value
     try:
-        if isinstance(name, str) and np.ndim(value) == 0:
+        if np.ndim(value) == 0:
             return int(value) if isinstance(value, bool | int | np.integer | np.bool_) else float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         pass
     raise ProblemError(
-        f"{where}: expected a number, a text or an array of numbers by a name that is a text, got "
-        f"{reprlib.repr(value)} as {name!r}. Leave it out, or make it one."
+        f"{where}: expected a number, a text or an array of numbers as {name!r}, got {reprlib.repr(value)}. "
+        "Leave it out, or make it one."
     )
 
 

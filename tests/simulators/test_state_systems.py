@@ -223,3 +223,11 @@ def test_bad_starts_are_named(make, rows, seed, words):
 def test_bad_settings_are_named(kind, settings, words):
     with pytest.raises(ConfigurationError, match=rf"{kind.__name__}, .*{words}"):
         kind(**settings)
+
+
+def test_a_setting_stays_once_what_follows_from_it_is_made():
+    box = Lorenz96(sites=8)
+    with pytest.raises(ConfigurationError, match="expected settings that stay, got another dt"):
+        box.dt = 0.1
+    box.steps, box.failures = 3, "keep"
+    assert pickle.loads(pickle.dumps(box)).steps == 3

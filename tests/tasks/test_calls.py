@@ -405,3 +405,21 @@ def test_after_a_kill_in_a_step_the_result_tells_every_row_that_the_box_saw(tmp_
     kept = row["rows"] + row["extra"]["rows of validation"] + row["extra"]["rows of test"]
     seen = (tmp_path / "rows").stat().st_size
     assert result["calls"] == {"rows": seen, "exact": True} and seen > kept
+
+
+def test_a_disk_that_once_took_no_note_ends_the_run_whoever_went_on_from_the_error(tmp_path, monkeypatch):
+    box = Mixed()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    z = torch.zeros(2, 3, dtype=torch.float64)
+    with pytest.raises(StorageError), calls_noted(tmp_path, [box]):
+        box(z)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            with pytest.raises(StorageError):
+                box(z)
+        with pytest.raises(StorageError):
+            box(z)
+    assert calls.read(tmp_path)["rows"] == 2

@@ -1,6 +1,7 @@
 import copy
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,7 +24,7 @@ from tasks.errors import (
 )
 from tasks.methods import METHODS
 from tasks.progress import Progress
-from tasks.report import findings
+from tasks.report import findings, html_report
 from tasks.runs import calls
 from tasks.runs.folder import Run
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
@@ -776,3 +777,57 @@ def test_nothing_is_trained_in_a_finished_run_whose_checkpoints_are_gone(tmp_pat
         run.network("cge")
     assert (run.path / "metrics.jsonl").read_bytes() == before
     assert not list((run.path / "checkpoints").glob("*cge*"))
+
+
+def test_figures_are_kept_as_plain_numbers_and_a_name_is_a_text(tmp_path):
+    class Figures(Steering):
+        def evaluate(self, network):
+            numbers = {"error": np.float32(0.5), "converged": True, "flag": np.bool_(False), "n": np.int64(3)}
+            return {**numbers, "t": torch.tensor(2.5), "field": torch.ones(3, dtype=torch.bfloat16)}
+
+    run = go(Figures(), tmp_path, methods=["none"])
+    extra = tasks.load(run.path).result.table[0].extra
+    assert {name: extra[name] for name in ("converged", "flag", "n", "t")} == {
+        "converged": 1, "flag": 0, "n": 3, "t": 2.5,
+    }  # fmt: skip
+    assert run.fields("none")["field"].tolist() == [1.0, 1.0, 1.0]
+
+    class Numbered(Steering):
+        def evaluate(self, network):
+            return {0: 1.0}
+
+    with pytest.raises(ProblemError, match="expected names that are texts, got 0"):
+        go(Numbered(), tmp_path, methods=["none"])
+
+
+@pytest.mark.parametrize("seeds", [[0.5, 1.5], ["0"], []])
+def test_seeds_that_are_no_whole_numbers_are_refused_before_a_folder_is_made(tmp_path, seeds):
+    with pytest.raises(ConfigurationError, match="seeds: expected"):
+        go(Steering(), tmp_path, methods=["none"], seeds=seeds)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_class_of_the_same_name_elsewhere_does_not_go_on_with_a_run(tmp_path):
+    folder = go(Steering(), tmp_path, methods=["none"]).path
+    namesake = type("Steering", (Steering,), {"__module__": Beside.__module__, "__qualname__": "Another"})
+    with pytest.raises(
+        RunFolderError, match=r"that it was begun with, .*:Steering, got"
+    ):
+        go(namesake(), tmp_path, methods=["none"], resume=folder)
+
+
+def test_a_report_of_one_block_without_its_list_is_said(tmp_path):
+    class Single(Steering):
+        def report(self, found):
+            return html_report.Heading("Mine")
+
+    with pytest.raises(ProblemError, match="expected a list of blocks"):
+        go(Single(), tmp_path, methods=["none"])
+
+
+def test_threads_of_a_process_train_one_after_the_other_from_their_own_first_weights(tmp_path):
+    alone = [go(Steering(), tmp_path / "alone", methods=["none"], seeds=[seed]) for seed in (0, 1)]
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda seed: go(Steering(), tmp_path, methods=["none"], seeds=[seed]), (0, 1)))
+    for one, other in zip(alone, both, strict=True):
+        assert one.result.table[0].value == other.result.table[0].value

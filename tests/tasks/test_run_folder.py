@@ -213,7 +213,7 @@ def test_a_result_comes_back_as_it_was_written(run):
 def test_a_result_of_another_schema_or_none_is_refused(run):
     with pytest.raises(RunFolderError, match="blackbox resume"):
         Result.read(run.path)
-    run.finish([])
+    run.finish([Row("none", 0, "error", 1.0)])
     path = run.path / "result.json"
     path.write_text(path.read_text().replace('"schema": 1', '"schema": 2'))
     with pytest.raises(RunFolderError, match="expected schema 1, got 2"):
@@ -234,3 +234,13 @@ def test_only_a_run_that_was_not_begun_is_discarded(tmp_path):
     (saved.path / "checkpoints" / "a").write_bytes(b"")
     assert not folder.discard(saved.path) and saved.path.is_dir()
     assert not folder.discard(fresh.path)  # gone already: no error in the place of why it was refused
+
+
+def test_a_finished_run_of_the_format_before_is_still_read(tmp_path):
+    run = Run.create(tmp_path, "toy", "demo", Settings(), [0])
+    content = json.loads((run.path / "config.json").read_text()) | {"format": 2, "signature": "abc"}
+    (run.path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(RunFolderError, match="expected format 3, got 2"):
+        Run.open(run.path)
+    (run.path / "result.json").write_text("{}")
+    assert Run.open(run.path).seeds == (0,)

@@ -9,6 +9,7 @@ import time
 import pytest
 
 import tasks
+from tasks import names
 from tasks.runs import trust
 from tasks.runs.folder import Run
 
@@ -177,3 +178,28 @@ def test_settings_that_changed_since_the_run_began_are_refused_by_name(toy, tmp_
     assert toy("resume", str(run)) == 1
     assert "learning_rate 0.05 (now 0.5)" in capsys.readouterr().err
     assert not (run / "result.json").exists() and os.listdir(run / "checkpoints")
+
+
+def test_a_folder_that_names_a_script_beside_its_problem_executes_neither(own, toy, capsys, another_user):
+    run, mark = own
+    another_user()
+    forget("own_problem")
+    config = json.loads((run / "config.json").read_text())
+    config["script"] = names.PROBLEMS["wake-flow"]  # which ships, so it is trusted
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "report.html").unlink()
+    assert toy("report", str(run)) == 2
+    assert "expected a script or a problem, got both" in capsys.readouterr().err and not mark.exists()
+
+
+def test_a_module_is_trusted_where_it_was_run_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    for folder in (mine, theirs):
+        folder.mkdir()
+    monkeypatch.chdir(mine)
+    trust.note("package.module:Own")
+    trust.note(f"{mine}/own.py:Own")
+    assert trust.is_own("package.module:Own")
+    monkeypatch.chdir(theirs)
+    assert not trust.is_own("package.module:Own") and trust.is_own(f"{mine}/own.py:Own")
