@@ -810,9 +810,7 @@ def test_seeds_that_are_no_whole_numbers_are_refused_before_a_folder_is_made(tmp
 def test_a_class_of_the_same_name_elsewhere_does_not_go_on_with_a_run(tmp_path):
     folder = go(Steering(), tmp_path, methods=["none"]).path
     namesake = type("Steering", (Steering,), {"__module__": Beside.__module__, "__qualname__": "Another"})
-    with pytest.raises(
-        RunFolderError, match=r"that it was begun with, .*:Steering, got"
-    ):
+    with pytest.raises(RunFolderError, match=r"that it was begun with, .*:Steering, got"):
         go(namesake(), tmp_path, methods=["none"], resume=folder)
 
 
