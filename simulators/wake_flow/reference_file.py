@@ -6,6 +6,7 @@ It is read only if it is what its name says: attributes and checksums are compar
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import tempfile
 import warnings
@@ -24,6 +25,7 @@ from simulators.errors import ReferenceDataError, ReferenceWarning
 STORAGE: dict[str, Any] = {"compression": "gzip", "shuffle": True, "fletcher32": True}  # with a checksum
 TOGETHER = 16  # frames compressed together
 FLOWS = "flows"  # the group with a dataset for each flow
+SHA256 = "sha256"  # of the flows' bytes: HDF5's checksums cover no metadata, by which they are found and read
 
 
 def load_or_make(
@@ -81,7 +83,12 @@ def read(path: Path, expected: Mapping[str, Any], shape: tuple[int, ...]) -> Ten
             frames = np.empty(shape, np.float32)
             for whole, name in zip(frames, names, strict=True):
                 flows[name].read_direct(whole)
-    except (OSError, KeyError, AttributeError, TypeError):  # the last two: other things under our names
+            if _plain(file.attrs[SHA256]) != _sha256(frames):
+                return None
+    except ReferenceDataError:
+        raise
+    # What h5py raises of damaged metadata, and of other things under our names.
+    except (OSError, KeyError, RuntimeError, ValueError, AttributeError, TypeError):
         return None
     return torch.from_numpy(frames)
 
@@ -95,7 +102,7 @@ def write(path: Path, frames: Tensor, attributes: Mapping[str, Any]) -> None:
         with h5py.File(whole, "w") as file:
             for place, flow in enumerate(frames.numpy()):
                 file.create_dataset(f"{FLOWS}/{_name(place)}", data=flow, chunks=chunks, **STORAGE)
-            file.attrs.update(attributes)
+            file.attrs.update({**attributes, SHA256: _sha256(frames.numpy())})
         os.replace(whole, path)
 
 
@@ -125,6 +132,10 @@ def check_attributes(path: Path, file: h5py.File, expected: Mapping[str, Any]) -
             f"got {found[wrong[0]]!r}. "
             "The file was renamed or edited: delete it, and it is computed again."
         )
+
+
+def _sha256(frames: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(frames).data).hexdigest()
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401

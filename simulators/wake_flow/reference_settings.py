@@ -16,7 +16,7 @@ from simulators.wake_flow.geometry import CYLINDER, LARGEST_REYNOLDS, Channel
 from simulators.wake_flow.obstacles import Obstacle
 from simulators.wake_flow.step import Advection, WakeStep
 
-FORMAT = 3  # raise it when what the file means changes
+FORMAT = 4  # raise it when what the file means changes
 VERSIONS = ("phiflow", "phiml", "torch", "numpy")
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from typing import Any
 
 import h5py
 import pytest
@@ -19,6 +20,7 @@ from simulators.wake_flow import (
     WakeStep,
     load_or_compute,
     reference,
+    reference_file,
     reference_settings,
 )
 from simulators.wake_flow.staggered import downsample, start
@@ -96,7 +98,7 @@ def test_the_file_says_what_it_holds(tmp_path):
         assert list(file["flows"]) == ["0000", "0001"]
         assert list(file.attrs["reynolds"]) == [100.0, 400.0]
         assert file.attrs["advection"] == "mac-cormack" and "torch_version" in file.attrs
-        assert set(file.attrs) == set(TINY.attributes())
+        assert set(file.attrs) == {*TINY.attributes(), "sha256"}
 
 
 def test_the_files_are_as_readable_as_the_umask_lets_them_be(tmp_path):
@@ -238,7 +240,22 @@ def drop_an_attribute(path):
         del file.attrs["poke"]
 
 
-DAMAGES = [truncate, flip_a_bit_of_the_frames, empty, drop_the_frames, add_a_flow, drop_an_attribute]
+def drop_the_checksum(path):
+    with h5py.File(path, "a") as file:
+        del file.attrs["sha256"]
+
+
+def change_a_number(path):
+    """With a sound checksum of HDF5's own, as where metadata are damaged."""
+    with h5py.File(path, "a") as file:
+        flow: Any = file["flows/0001"]
+        flow[1, 0, 2, 3] += 1
+
+
+DAMAGES = [
+    truncate, flip_a_bit_of_the_frames, empty, drop_the_frames, add_a_flow, drop_an_attribute,
+    drop_the_checksum, change_a_number,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -249,6 +266,16 @@ def test_a_damaged_file_is_computed_again_with_a_warning(tmp_path, damage):
         again = load_or_compute(TINY, tmp_path)
     assert not again.reused and torch.equal(first.frames, again.frames)
     assert load_or_compute(TINY, tmp_path).reused
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError])
+def test_what_h5py_cannot_read_is_damaged(tmp_path, monkeypatch, error):
+    def fail(*_: object) -> None:
+        raise error
+
+    path = load_or_compute(TINY, tmp_path).path
+    monkeypatch.setattr(h5py.Dataset, "read_direct", fail)
+    assert reference_file.read(path, TINY.attributes(), (2, 4, 2, 16, 8)) is None
 
 
 def test_a_renamed_file_is_refused(tmp_path):

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tasks.denoised_smoothing.certification.bound import Settings, lower_bound, radius, vote_is_clear
 from tasks.denoised_smoothing.networks import UNKNOWN
+from tasks.errors import ProblemError
 from zo.errors import FailedQueriesError
 
 
@@ -88,6 +89,9 @@ def count_votes(
         phase: what the copies are for.
         queries: how many.
         settings: sigma, seed, block.
+
+    Raises:
+        ProblemError: the classifier gives another number of rows than it got.
     """
     counts, failed = np.zeros(base.classes, dtype=np.int64), 0
     shape = (settings.block, *image.shape)
@@ -95,8 +99,19 @@ def count_votes(
         noisy = image + settings.sigma * noise_block(settings.seed, index, phase, number, shape)
         # The last block is drawn and denoised whole too, and cut after that: a row's bits depend on the
         # size of its block.
-        rows = (noisy if base.front is None else base.front(noisy))[: queries - start]
+        rows = noisy if base.front is None else base.front(noisy)
+        if len(rows) != len(noisy):
+            raise ProblemError(
+                f"front: expected a row back for each of {len(noisy)} noisy images, got {len(rows)}. "
+                "Votes are of single images: let the denoiser keep rows apart."
+            )
+        rows = rows[: queries - start]
         labels = base.labels(rows).numpy()
+        if len(labels) != len(rows):
+            raise ProblemError(
+                f"labels: expected one for each of {len(rows)} rows, got {len(labels)}. "
+                "A vote that is missing or one too many makes the bound wrong."
+            )
         failed += int((labels == FAILED).sum())
         counts += np.bincount(labels[labels != FAILED], minlength=base.classes)
     return counts, failed

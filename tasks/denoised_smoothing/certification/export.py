@@ -47,6 +47,7 @@ def export_denoiser(network: nn.Module, path: str | os.PathLike[str], image_shap
     path, network = Path(path), copy.deepcopy(network).cpu().float().eval()
     generator = torch.Generator().manual_seed(0)
     batches = [torch.rand(rows, *image_shape, generator=generator) for rows in BATCHES]
+    _check(network, batches[0])
     program = _exported(network, batches[0])
     for images in batches:
         with torch.no_grad():
@@ -63,6 +64,21 @@ def export_denoiser(network: nn.Module, path: str | os.PathLike[str], image_shap
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_bytes(path, program.model_proto.SerializeToString())
     return path
+
+
+def _check(network: nn.Module, images: Tensor) -> None:
+    try:
+        with torch.no_grad():
+            found = network(images)
+        given = f"{tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+    except Exception as error:
+        given = f"an error ({type(error).__name__}: {' '.join(f'{error}'.split())[:300]})"
+    if given != (wanted := f"{tuple(images.shape)}"):
+        raise ProblemError(
+            f"export_denoiser: expected a network that gives a tensor {wanted} for images of that shape, got "
+            f"{given} from {type(network).__name__}. Give the image's shape, and return the denoised images "
+            "alone."
+        )
 
 
 def _exported(network: nn.Module, images: Tensor) -> torch.onnx.ONNXProgram:

@@ -217,15 +217,16 @@ class SmoothedClassifier:
         if labels is not None:
             check_labels(self.classifier, labels, len(images))
         images = images.float().cpu()
+        rows = images[:1].repeat(2, 1, 1, 1)  # two: of one alone it is not seen that rows are merged
         try:
             with torch.no_grad():
-                given = f"{tuple(self._front(images[:1]).shape)}"
+                given = f"{tuple(self._front(rows).shape)}"
         except (AttributeError, RuntimeError) as error:
             given = f"an error ({error})"
-        if given != (wanted := f"{tuple(images[:1].shape)}"):
+        if given != (wanted := f"{tuple(rows.shape)}"):
             raise ProblemError(
                 f"denoiser: expected {wanted} back for images of that shape, got {given}. Make it with the "
-                "images' number of channels, and pad its convolutions."
+                "images' number of channels, pad its convolutions, and give an image back for each."
             )
         return images
 

@@ -8,6 +8,7 @@ in those files, a radius of .2496 would count at .25. `NAME.json` says what was 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
@@ -97,7 +98,8 @@ def read_certificates(path: str | os.PathLike[str]) -> list[Certificate]:
     """The certificates of a table in the order of `idx`; a torn last line is left out.
 
     Raises:
-        DataError: there is no file, it has other columns or an `idx` twice, or a line is damaged.
+        DataError: there is no file, it has other columns or an `idx` twice, or a line is damaged or
+            contradicts itself.
     """
     where, found = f"{path}", dict[int, Certificate]()
     try:
@@ -107,10 +109,13 @@ def read_certificates(path: str | os.PathLike[str]) -> list[Certificate]:
         for number, line in enumerate(lines, start=2):
             where = f"{path}, line {number}"
             cells = zip(COLUMNS.values(), line.split("\t"), strict=True)
-            idx, label, predict, far, _correct, *others = (kind(cell) for kind, cell in cells)
-            if idx in found or not far >= 0:
-                raise ValueError("an idx that is there twice, or no radius")
-            found[idx] = Certificate(idx, label, predict, far, *others)
+            idx, label, predict, far, correct, *others = (kind(cell) for kind, cell in cells)
+            one = Certificate(idx, label, predict, far, *others)
+            if idx in found:
+                raise ValueError("an idx that is there twice")
+            if wrong := _contradiction(one, correct):
+                raise ValueError(f"{wrong}, which no certificate has")
+            found[idx] = one
     except (OSError, ValueError) as error:
         raise DataError(
             f"{where}: expected certificates with the columns {' '.join(COLUMNS)}, separated by tabs, got "
@@ -118,6 +123,21 @@ def read_certificates(path: str | os.PathLike[str]) -> list[Certificate]:
             "image is certified anew."
         ) from None
     return [found[idx] for idx in sorted(found)]
+
+
+def _contradiction(one: Certificate, correct: int) -> str:
+    """What in a line cannot be, by the names of its columns; "" if nothing."""
+    sound = {
+        f"idx {one.idx}": one.idx >= 0,
+        f"radius {one.radius}": 0 <= one.radius < math.inf,
+        f"correct {correct} for label {one.label} and predict {one.predict}": correct == one.correct,
+        "no finite time": math.isfinite(one.seconds),
+        f"nA {one.votes} of N {one.n}": 0 <= one.votes <= one.n and one.n > 0,
+        f"pA_lower {one.probability}": 0 <= one.probability <= 1,
+        f"failed {one.failed} of queries {one.queries}": 0 <= one.failed <= one.queries,
+        f"hits {one.hits} of N {one.n}": 0 <= one.hits <= one.n,
+    }
+    return ", ".join(words for words, true in sound.items() if not true)
 
 
 def _cells(certificate: Certificate) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from tasks.denoised_smoothing.certification.algorithm import (
     predict_image,
 )
 from tasks.denoised_smoothing.certification.bound import Settings
+from tasks.errors import ProblemError
 from tests.tasks.denoised_smoothing.certification.classifiers import (
     at_distance,
     base,
@@ -102,6 +103,20 @@ def test_what_comes_before_the_box_gets_whole_blocks():
     found = certify_image(classifier, at_distance(0.1, 1)[0], 0, 1, settings)
     assert shapes == {(40, 1, 1, 2)}
     assert plain(found) == plain(certify_image(base(half_space), at_distance(0.1, 1)[0], 0, 1, settings))
+
+
+@pytest.mark.parametrize(
+    "labels, front, words",
+    [
+        (half_space, lambda block: block.mean(0, keepdim=True), "each of 40 noisy images, got 1"),
+        (lambda rows: half_space(rows)[:1], None, "each of 40 rows, got 1"),
+        (lambda rows: half_space(rows).repeat(2), None, "each of 40 rows, got 80"),
+    ],
+)
+def test_another_number_of_rows_than_was_drawn_is_refused(labels, front, words):
+    settings = Settings(0.25, n=130, n0=40, block=40)
+    with pytest.raises(ProblemError, match=words):
+        certify_image(BaseClassifier(labels, 2, front), at_distance(0.1, 1)[0], 0, 1, settings)
 
 
 def test_more_queries_begin_with_those_of_fewer():

@@ -37,6 +37,13 @@ def one_bad(value):
     return images
 
 
+class Mean(nn.Module):
+    """One image of many."""
+
+    def forward(self, x):
+        return x.mean(0, keepdim=True)
+
+
 IMAGE, SCORES = ArraySpec("image", (1, 4, 4)), ArraySpec("scores", (3,))
 CASES = [
     *(
@@ -77,11 +84,12 @@ CASES = [
     Case("matrix out", ProblemError, ["one vector of scores or one label"],
          box=box(outputs=(ArraySpec("scores", (3, 2)),))),
     Case("no box", ProblemError, ["expected a BlackBoxFunction, got Denoiser"], box=Denoiser()),
-    Case("narrower", ProblemError, ["expected (1, 1, 4, 4) back", "(1, 1, 2, 2)", "pad"],
+    Case("narrower", ProblemError, ["expected (2, 1, 4, 4) back", "(2, 1, 2, 2)", "pad"],
          denoiser=nn.Conv2d(1, 1, 3)),
-    Case("more channels", ProblemError, ["(1, 2, 4, 4)"], denoiser=nn.Conv2d(1, 2, 3, padding=1)),
-    Case("other channels", ProblemError, ["expected (1, 1, 4, 4) back", "got an error"],
+    Case("more channels", ProblemError, ["(2, 2, 4, 4)"], denoiser=nn.Conv2d(1, 2, 3, padding=1)),
+    Case("other channels", ProblemError, ["expected (2, 1, 4, 4) back", "got an error"],
          denoiser=nn.Conv2d(3, 1, 1)),
+    Case("merged rows", ProblemError, ["expected (2, 1, 4, 4) back", "got (1, 1, 4, 4)"], denoiser=Mean()),
     Case("no module", ProblemError, ["expected a torch.nn.Module"], denoiser=abs),
 ]  # fmt: skip
 

@@ -50,6 +50,12 @@ def test_a_radius_just_below_is_not_rounded_up(tmp_path):
     assert certified_accuracy(read_certificates(tmp_path / "a.tsv"), 0.25) == [0.0]
 
 
+def test_an_abstention_without_a_label_is_not_right_and_is_read_back(tmp_path):
+    one = Certificate(0, -1, -1, 0.0, 0.0, 50, 0.4, 100, 110)
+    begun(tmp_path / "a.tsv", [one])
+    assert read_certificates(tmp_path / "a.tsv") == [one]
+
+
 @pytest.mark.parametrize("end", range(1, 30))
 def test_a_torn_last_line_is_dropped_and_the_rest_goes_on(tmp_path, end):
     path = tmp_path / "a.tsv"
@@ -88,6 +94,19 @@ def change(column, text):
         (change("predict", "one"), "one"),
         (change("idx", "0"), "twice"),
         (change("time", "later"), "line 3"),
+        (change("time", ""), "no finite time"),
+        (change("time", "NaT"), "no finite time"),
+        (change("radius", "inf"), "radius inf, which no certificate has"),
+        (change("nA", "101"), "nA 101 of N 100"),
+        (change("nA", "-1"), "nA -1 of"),
+        (change("hits", "101"), "hits 101 of N 100"),
+        (change("hits", "-1"), "hits -1 of"),
+        (change("correct", "0"), "correct 0 for label 1 and predict 1"),
+        (change("correct", "7"), "correct 7"),
+        (change("N", "0"), "nA 99 of N 0"),
+        (change("pA_lower", "nan"), "pA_lower nan"),
+        (change("failed", "111"), "failed 111 of queries 110"),
+        (change("idx", "-3"), "idx -3"),
         (lambda line: line + "\t1", "longer"),
         (lambda line: "", "shorter|invalid"),
     ],
