@@ -158,10 +158,12 @@ class WakeFlow(Problem):
             trajectories.write(path, config, self.flows, self.solver, networks)
 
     def report(self, found: Findings) -> Sequence[Block]:
-        """What came out in words, the wakes, the errors, the flow itself, and the published experiment."""
+        """What came out in words, the wakes, the errors and the flow itself, of seeds with an evaluation."""
         from tasks.wake_flow import report
 
-        tracks = {seed: evaluation.tracks(fields) for seed, fields in found.fields.items()}
+        tracks = {seed: evaluation.tracks(fields) for seed, fields in found.fields.items() if fields}
+        if not tracks:
+            return ()
         for seed, each in tracks.items():
             evaluation.write(each, self.config.dt, found.run.path / f"evaluation-seed-{seed}.h5")
         return report.blocks(found.run, found.result, self.config, tracks)

@@ -38,14 +38,15 @@ def blocks(run: Run, result: Result, config: Config, found: Found) -> Sequence[B
         run: Its folder.
         result: Of the run.
         config: Of the run.
-        found: What was measured, by seed.
+        found: What was measured, by seed; at least one.
     """
+    first = next(iter(found.values()))
     return (
         *map(Paragraph, sentences(result, config)),
-        Paragraph(_how_it_was_measured(config, found[run.seeds[0]][REFERENCE])),
-        *_wake(run, config, found[run.seeds[0]]),
+        Paragraph(_how_it_was_measured(config, first[REFERENCE])),
+        *_wake(run, config, first),
         *_errors(run, config, found),
-        *_physics(found[run.seeds[0]]),
+        *_physics(first),
     )
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from tasks import report
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import Row
+from tasks.runs.result import NOT_APPLICABLE, Result, Row
 from tasks.wake_flow import curves, pictures
 from tasks.wake_flow.evaluation import SERIES, TRACK, tracks
 from tasks.wake_flow.pictures import vorticity
@@ -168,6 +168,18 @@ def test_a_run_with_few_methods_has_its_report(tmp_path, methods):
     named = [line[0] for line in rows_of(page, "by Reynolds number")][1:]
     assert named == list(dict.fromkeys(["SRC", *methods]))  # the solver alone is always there
     assert "No rollout blew up." in page
+
+
+@pytest.mark.parametrize("without", [[0], [0, 1]], ids=str)
+def test_seeds_without_an_applicable_method_are_left_out(tmp_path, without):
+    run = finished(tmp_path, ["NON"])
+    lost = {seed: Row("NON", seed, "", None, extra={NOT_APPLICABLE: "no derivative"}) for seed in without}
+    run.finish([lost.get(row.seed, row) for row in Result.read(run.path).table])
+    page = page_of(run)
+    assert "could not be made" not in page
+    assert ("by Reynolds number" in page) == (without == [0])
+    for seed in run.seeds:
+        assert (run.path / f"evaluation-seed-{seed}.h5").exists() == (seed not in without)
 
 
 def test_the_animation_has_a_picture_for_every_time_and_is_small(tmp_path):
