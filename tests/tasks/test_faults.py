@@ -49,7 +49,8 @@ def test_more_frames_than_a_disk_takes_are_refused(toy, tmp_path, capsys):
 def test_data_that_cannot_be_written_is_named_and_leaves_no_folder(toy, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert toy("run", "wake-flow", "--width", "8", "--data", "file/data") == 1
-    assert capsys.readouterr().err.startswith("blackbox: file/data: expected a file or folder that can be ")
+    said = f"blackbox: {tmp_path / 'file' / 'data'}: expected a file or folder that can be "
+    assert capsys.readouterr().err.startswith(said)
     assert list((tmp_path / "runs").iterdir()) == []
 
 
