@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -37,7 +37,10 @@ class WakeFlow(Problem):
     Config = Config
     presets = PRESETS
     methods = METHODS
-    units = dict.fromkeys(("MAE", "MAE at the last step", "MAE in the wake", "MAE extrapolated"), "U")
+    units: ClassVar = {
+        **dict.fromkeys(("MAE", "MAE at the last step", "MAE in the wake", "MAE extrapolated"), "U"),
+        "extrapolated": "",  # which flows are; not what "MAE extrapolated" should have been called
+    }
     dimensions = evaluation.DIMENSIONS
 
     @cached_property

@@ -21,6 +21,7 @@ from tasks.wake_flow import curves, pictures
 from tasks.wake_flow.evaluation import SERIES, TRACK, tracks
 from tasks.wake_flow.pictures import vorticity
 from tasks.wake_flow.problem import WakeFlow
+from tasks.work import _warn_of_units
 from tests.tasks.test_html_report import read
 from tests.tasks.wake_flow.small import SMALL
 
@@ -209,3 +210,8 @@ def test_errors_by_reynolds_number_are_means_over_its_rollouts():
     for seed, line in enumerate(seeds):
         error = found[seed]["SRC"]["error"]
         assert line.tolist() == pytest.approx([error[:2].mean(), error[2:].mean()])
+
+
+def test_no_array_of_an_evaluation_is_taken_for_a_figure_whose_unit_is_misspelt(recwarn):
+    _warn_of_units(WakeFlow(CONFIG), [*TRACK, *SERIES, "MAE", "extrapolated", "reynolds"])
+    assert not recwarn.list
