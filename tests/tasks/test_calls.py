@@ -423,3 +423,13 @@ def test_a_disk_that_once_took_no_note_ends_the_run_whoever_went_on_from_the_err
         with pytest.raises(StorageError):
             box(z)
     assert calls.read(tmp_path)["rows"] == 2
+
+
+def test_rows_of_a_folder_under_two_spellings_are_taken_in_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    box, z = Mixed(), torch.zeros(2, 3, dtype=torch.float64)
+    (tmp_path / "run").mkdir()
+    for folder in (Path("run"), tmp_path / "run"):
+        with calls_noted(folder, [box]):
+            box(z)
+    assert box.ledger.rows_run == calls.read(tmp_path / "run")["rows"] == 4

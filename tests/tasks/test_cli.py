@@ -481,3 +481,13 @@ def test_where_data_moved_to_is_noted_in_the_run(toy, tmp_path):
     for moved in ("moved", "again"):  # it is finished, and its report is made anew
         assert toy("resume", str(path), "--data", moved) == 0
         assert Run.open(path).data == str(tmp_path / moved)
+
+
+def test_resume_of_a_finished_run_without_a_page_tells_callbacks_of_its_result(toy, tmp_path, monkeypatch):
+    assert toy("run", "toy") == 0
+    path, told = only_run(tmp_path), []
+    (path / "report.html").unlink()  # as a kill leaves it that comes between result and page
+    monkeypatch.setattr("tasks.callbacks.Told.tell", lambda self, name, *_: told.append(name))
+    for _ in range(2):
+        assert toy("resume", str(path)) == 0
+        assert told == ["on_result"]

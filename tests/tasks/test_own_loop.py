@@ -13,6 +13,8 @@ import pytest
 import torch
 
 import tasks
+from tasks import own_loop
+from tasks.errors import RunLockedError
 from tasks.runs.folder import Run
 from tests.tasks.test_cli import figures, only_run, wait_for
 
@@ -25,6 +27,8 @@ from dataclasses import dataclass
 import torch
 
 import tasks
+from tasks import own_loop
+from tasks.errors import RunLockedError
 from toy import Line
 
 
@@ -218,3 +222,11 @@ def test_the_loop_on_the_page_runs(script, tmp_path):
     (tmp_path / "line.py").write_text(code)
     assert "error of the slope" in finished(script("line.py"))
     assert (only_run(tmp_path) / "report.html").exists()
+
+
+def test_a_run_that_another_process_works_on_is_not_discarded(tmp_path, monkeypatch):
+    run = Run.create(tmp_path, "pump", "own", tasks.Config(), [0], script="pump.py")
+    monkeypatch.setenv(own_loop.VARIABLE, str(run.path))
+    with run.lock(), pytest.raises(RunLockedError), tasks.own_run("pump", tasks.Config()):
+        pass
+    assert (run.path / "config.json").is_file()

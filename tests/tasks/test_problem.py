@@ -829,3 +829,11 @@ def test_threads_of_a_process_train_one_after_the_other_from_their_own_first_wei
         both = list(pool.map(lambda seed: go(Steering(), tmp_path, methods=["none"], seeds=[seed]), (0, 1)))
     for one, other in zip(alone, both, strict=True):
         assert one.result.table[0].value == other.result.table[0].value
+
+
+def test_a_finished_run_of_a_class_made_in_a_function_is_loaded_without_its_code(tmp_path):
+    class Inner(Steering):
+        pass
+
+    run = go(Inner(), tmp_path, methods=["none"])
+    assert tasks.load(run.path).table["test loss"].tolist() == run.table["test loss"].tolist()
