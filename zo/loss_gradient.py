@@ -90,7 +90,7 @@ class LossGradient:
         memory: Bytes that a chunk may take, not counting what black boxes take themselves. "difference" also
             keeps the base's activations, as training with autograd does (for a moment twice, where a CPU's
             convolutions are laid out anew). From the first step on, the repr shows how many bytes;
-            `zo.evaluators.Difference(memory=)` limits them, by default to 8 GiB.
+            `zo.evaluators.Difference(memory=)` limits them, by default to 8 GiB on a CPU.
         max_dropped: The fraction of a step's queries that may fail before the step raises an error. One
             query alone may fail, unless this is 0.
         process_group: Processes that all receive the whole batch and have the same random state; "gloo" or,

@@ -22,16 +22,17 @@ from benchmarks.query_speed import measuring
 from benchmarks.query_speed.comparison import chosen
 from benchmarks.query_speed.measuring import (
     BASELINE,
+    BOTH,
     DIFFERENCE,
+    FUSED,
     GRAPHS,
     IN_PLACE,
-    ROOMY,
     Contender,
     uniform_mean,
 )
 from benchmarks.query_speed.problems import MU, Block, Timed, make
 
-CONTENDERS = (BASELINE, IN_PLACE, "loop", "stacked", DIFFERENCE, ROOMY, GRAPHS)
+CONTENDERS = (BASELINE, IN_PLACE, "loop", "stacked", DIFFERENCE, GRAPHS, FUSED, BOTH)
 TOGETHER = {"ci": 4, "small": 128}
 ROUNDS = {"ci": 1, "small": 9}
 PROCESSES = {"ci": 2, "small": 4}  # of the publication on one card

@@ -24,8 +24,9 @@ BASELINE = "published"
 IN_PLACE = "in place"
 LAST = "in place, channels last"
 DIFFERENCE = "difference"
-ROOMY = "difference, 16 GiB"
-GRAPHS = "difference, 16 GiB, CUDA graphs"
+GRAPHS = "difference, CUDA graphs"
+FUSED = "difference, fused"
+BOTH = "difference, fused, CUDA graphs"
 # Relative to the float64 differences, over the coordinates of a block, beside the rounding of a loss. What
 # rounding loses is within it; a wrong evaluator is not.
 SAME = 0.25
@@ -60,8 +61,9 @@ def contenders(timed: Timed, names: tuple[str, ...], together: int = TOGETHER) -
         "loop": lambda: Contender(zo.evaluators.Loop(), 1),
         "stacked": lambda: Contender(zo.evaluators.Stacked(), min(4, together)),
         DIFFERENCE: lambda: Contender(zo.evaluators.Difference(), together),
-        ROOMY: lambda: Contender(zo.evaluators.Difference(memory=2**34), together),
-        GRAPHS: lambda: Contender(zo.evaluators.Difference(memory=2**34, graphs=True), together),
+        GRAPHS: lambda: Contender(zo.evaluators.Difference(graphs=True), together),
+        FUSED: lambda: Contender(zo.evaluators.Difference(fused=True), together),
+        BOTH: lambda: Contender(zo.evaluators.Difference(graphs=True, fused=True), together),
     }
     return {name: makers[name]() for name in names}
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, ClassVar
 from unittest import mock
 
@@ -65,12 +66,14 @@ class Seen:
         waits: What made the host wait, by name.
         unordered: Kernels that may add in any order.
         wide: Float64 tensors that were made on the device: name and numbers.
+        bytes: Read and written by kernels, each by itself, as if nothing stayed in a cache.
     """
 
     launches: list[str] = field(default_factory=list)
     waits: list[str] = field(default_factory=list)
     unordered: list[str] = field(default_factory=list)
     wide: list[tuple[str, int]] = field(default_factory=list)
+    bytes: int = 0
 
 
 class OnGPU(Tensor):
@@ -250,6 +253,10 @@ class PretendedGPU(TorchDispatchMode):
         stays = packet is aten.copy_ and not isinstance(args[0], OnGPU)
         if stays or (to is not None and to.type == "cpu"):
             return result
+        if packet.__name__ not in WITHOUT_KERNEL and not func.is_view:
+            self.seen.bytes += sum(
+                leaf.nbytes for leaf in (*here, *tree_leaves(result)) if isinstance(leaf, Tensor)
+            )
         if to is not None and packet is aten._to_copy and _shares(result, own_args):
             result = result.clone()
         return tree_map(lambda r: written.get(id(r), OnGPU(r)) if isinstance(r, Tensor) else r, result)
@@ -322,6 +329,7 @@ OF_CUDA = {
     "device_count": lambda: 2,
     "current_device": lambda: 1,
     "get_device_name": lambda *_: "a pretended GPU",
+    "get_device_properties": lambda _: SimpleNamespace(name="a pretended GPU", total_memory=2**37),
     "device": lambda _: nullcontext(),
     "manual_seed": lambda _: None,
     "manual_seed_all": lambda _: None,

@@ -1,12 +1,17 @@
 """No evaluator has the host wait for a GPU within a chunk, and it finds there what it finds on a CPU."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 import zo
+from tasks.image_classification import networks
 from tests.gpu.pretended import CUDA, PretendedGPU
+from zo.evaluators.difference import evaluator as deciding
 from zo.evaluators.difference import graphs
 from zo.evaluators.evaluator import Problem
 from zo.perturbation import Coordinates, Directions, Perturbation
@@ -153,3 +158,43 @@ def test_a_pass_launches_little_however_many_variants_share_it(training, most):
                 changes(queries)
             counts.append(len(seen.launches))
     assert counts[0] == counts[1] < most
+
+
+def by_reading_and_writing(d, *, x, statistics, kind, other, before, **_):
+    """What the kernel moves: its changes and, once for all variants, the base."""
+    seen = PretendedGPU.entered[-1].seen
+    of_base = sum(each.nbytes for each in (x, x, before, statistics) if each is not None)
+    bytes_, launches = seen.bytes, list(seen.launches)
+    found = torch.zeros_like(d)
+    seen.launches[:] = [*launches, "kernel"]
+    seen.bytes = (
+        bytes_ + (3 if kind == 2 else 2) * d.nbytes + (0 if other is None else other.nbytes) + of_base
+    )
+    return found
+
+
+@pytest.mark.parametrize(("training", "part"), [(True, 0.3), (False, 0.6)])
+@torch.no_grad()
+def test_a_pass_with_the_kernel_reads_and_writes_a_part_of_what_it_does_without(training, part, monkeypatch):
+    """What the kernel gives is held against torch in `test_fused`; here it gives zeros, and is counted."""
+    kernels = SimpleNamespace(NONE=0, FIXED=1, OF_BATCH=2, change=by_reading_and_writing)
+    monkeypatch.setitem(sys.modules, "zo.evaluators.difference.kernels", kernels)
+    monkeypatch.setattr("zo.evaluators.difference.kernels", kernels, raising=False)
+    monkeypatch.setattr(deciding, "kernels_run_at", lambda tensor: tensor.is_cuda)
+    moved, launched = [], []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        with PretendedGPU() as gpu:
+            network = gpu.network(networks.make("resnet20", classes=5, width=4).train(training))
+            images = torch.randn(4, 3, 32, 32)
+            evaluator = zo.evaluators.Difference(fused=fused)
+            parameters, changes = begun(evaluator, network, (gpu.tensor(images), gpu.tensor(BATCH[1][:4])))
+            indices = torch.arange(32)  # of the first convolution
+            queries = Coordinates(indices, parameters.steps(indices, 1e-2))
+            changes(queries)
+            with gpu.watched() as seen:
+                changes(queries)
+            assert not seen.waits
+            moved.append(seen.bytes)
+            launched.append(len(seen.launches))
+    assert moved[1] < part * moved[0] and launched[1] < 0.6 * launched[0]

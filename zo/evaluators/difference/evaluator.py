@@ -10,6 +10,7 @@ from torch import Tensor
 from blackbox.checks import check_count, check_flag
 from zo.batches import sent
 from zo.evaluators.difference.changes import Entries
+from zo.evaluators.difference.fused import kernels_run_at
 from zo.evaluators.difference.graphs import Graphs
 from zo.evaluators.difference.passes import send
 from zo.evaluators.difference.recorder import NotReadable
@@ -24,6 +25,8 @@ LARGE = 2**17  # beyond, values anew cost less than changes
 CACHED = 2**20  # of all variants of a pass, which then stay in the cache
 MOST = 32  # variants of a pass
 MOST_ON_GPU = 128  # there the host's share of a pass is the same for few and many
+MEMORY = 2**30  # bytes that the changes of a pass take on a CPU
+OF_GPU = 8  # a pass takes this part of a GPU's memory
 SHORT = 4  # times the root of the float's precision: losses of shorter steps are not subtracted
 RESOLVED = 10  # units in the last place of the losses, below which subtracted ones are mostly rounding
 LOSS_ROUNDING = 1000  # units in the last place by which recorded losses may be off the base's
@@ -61,24 +64,30 @@ class Difference(Evaluator):
         variants: queries of one layer that run together, all as changes to the end: `variants=1` is exact at
             any mu and takes the least memory. None for what suits the sizes and the device.
         memory: roughly the bytes that the changes of a pass may take, on a GPU where `variants` is None; the
-            base's activations, kept for a step, may be eight times as large. More is refused.
+            base's activations, kept for a step, may be eight times as large. More is refused. None for 1 GiB,
+            on a GPU an eighth of its memory.
         graphs: whether a GPU gets the kernels of a pass by one call, as a CUDA graph, which is made once a
             step for each parameter that has more than one pass. Everywhere else it changes nothing.
+        fused: whether a GPU carries changes through batch norm, a sum and ReLU by one Triton kernel, compiled
+            in seconds, once on a machine. Everywhere else it changes nothing.
 
     Raises:
         ConfigurationError: a value out of its range.
     """
 
     variants: int | None = None
-    memory: int = 2**30
+    memory: int | None = None
     graphs: bool = False
+    fused: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
         if self.variants is not None:
             check_count("Difference", "variants", self.variants)
-        check_count("Difference", "memory", self.memory)
+        if self.memory is not None:
+            check_count("Difference", "memory", self.memory)
         check_flag("Difference", "graphs", self.graphs)
+        check_flag("Difference", "fused", self.fused)
 
     def begin(self, problem: Problem, base: Tensor) -> Changes:
         """Record the base run of a step; see `Evaluator.begin`.
@@ -101,7 +110,9 @@ class Difference(Evaluator):
     def _recorded(self, problem: Problem, base: Tensor) -> Recording:
         start = Snapshot(problem.network, problem.written)
         try:
-            found = record(problem, base, KEPT * self.memory)
+            found = record(
+                problem, base, KEPT * self._memory(base.device), self.fused and kernels_run_at(base)
+            )
             start.restore()
             _compare(problem, found.base, base)
             return found
@@ -147,6 +158,15 @@ class Difference(Evaluator):
             return found
         return found[sent(places.argsort(), base.device)]
 
+    def _memory(self, device: torch.device) -> int:
+        if self.memory is not None:
+            return self.memory
+        return (
+            torch.cuda.get_device_properties(device).total_memory // OF_GPU
+            if device.type == "cuda"
+            else MEMORY
+        )
+
     def _pass(
         self, recording: Recording, number: int, device: torch.device, resolved: bool
     ) -> tuple[int, int | None]:
@@ -162,7 +182,7 @@ class Difference(Evaluator):
             return self.variants, None
         widest = recording.widest(number)
         if device.type != "cpu":
-            return max(1, min(MOST_ON_GPU, self.memory // TEMPORARIES // widest)), None
+            return max(1, min(MOST_ON_GPU, self._memory(device) // TEMPORARIES // widest)), None
         if widest > LARGE and resolved:
             return 1, LARGE
         return max(1, min(MOST, CACHED // widest)), None

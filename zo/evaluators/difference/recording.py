@@ -14,6 +14,7 @@ from zo.batches import map_tensors, repeat, tensors
 from zo.evaluators.difference import rules as rules  # importing them registers them
 from zo.evaluators.difference.changes import Moved
 from zo.evaluators.difference.channels_last import lay_out
+from zo.evaluators.difference.fused import fuse
 from zo.evaluators.difference.recorder import Node, NotReadable, Recorder, Ref
 from zo.evaluators.difference.registry import Argument, Call
 from zo.evaluators.difference.rules.subtracted import subtracted
@@ -60,13 +61,14 @@ class Recording:
         return times > 1 or self.last[ref.node] > place or ref == self.losses
 
 
-def record(problem: Problem, base: Tensor, most: int) -> Recording:
+def record(problem: Problem, base: Tensor, most: int, fused: bool = False) -> Recording:
     """Evaluate the objective once and record it.
 
     Args:
         problem: its objective is an `OutputLoss`.
         base: losses of the base, `(rows,)`, NaN where a row failed.
         most: bytes of activations that it may keep.
+        fused: whether chains of calls become one, for a kernel; see `fused`.
 
     Raises:
         NotReadable: there is something between weights and losses that changes cannot be carried through.
@@ -99,7 +101,7 @@ def record(problem: Problem, base: Tensor, most: int) -> Recording:
         end = recorder.ref(losses)
         found = losses if end is None else recorder.value(end)
         _refuse_unseen(found, base)
-    return _recording(recorder.nodes, len(weights), found, end, asks)
+    return _recording(recorder.nodes, len(weights), found, end, asks, fused)
 
 
 def _losses(problem: Problem, output: Argument, recorder: Recorder, base: Tensor) -> tuple[Argument, bool]:
@@ -173,7 +175,15 @@ def _refuse_unseen(tree: Argument, base: Tensor) -> None:
             )
 
 
-def _recording(nodes: list[Node], parameters: int, base: Tensor, end: Ref | None, asks: bool) -> Recording:
+def _recording(
+    nodes: list[Node], parameters: int, base: Tensor, end: Ref | None, asks: bool, fused: bool
+) -> Recording:
+    if asks:  # the box stands last, and is not asked for the base
+        lay_out(nodes[:-1], nodes[-1].refs)
+    elif end is not None:
+        lay_out(nodes, [end])
+    if fused:
+        nodes = fuse(nodes, end)
     needed, last = [False] * len(nodes), [-1] * len(nodes)
     if end is not None:
         needed[end.node] = True
@@ -188,10 +198,6 @@ def _recording(nodes: list[Node], parameters: int, base: Tensor, end: Ref | None
             if needed[place] and not depends.isdisjoint(node.reads):
                 depends.add(place)
         reached.append(sorted(depends - {number}))
-    if asks:  # the box stands last, and is not asked for the base
-        lay_out(nodes[:-1], nodes[-1].refs)
-    elif end is not None:
-        lay_out(nodes, [end])
     sizes = [max(tensor.nbytes for tensor in tensors(node.call.output)) for node in nodes]
     return Recording(nodes, base, end, sizes, reached, last, asks)
 

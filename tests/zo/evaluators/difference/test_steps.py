@@ -214,7 +214,8 @@ def test_a_network_that_reads_one_memory_format_gets_it():
 @torch.no_grad()
 def test_evaluators_of_equal_settings_are_equal_and_remember_nothing():
     first, second = zo.evaluators.Difference(memory=2**20), zo.evaluators.Difference(memory=2**20)
-    assert first == second and repr(first) == "Difference(variants=None, memory=1048576, graphs=False)"
+    assert first == second and first != zo.evaluators.Difference()
+    assert repr(first) == "Difference(variants=None, memory=1048576, graphs=False, fused=False)"
     other = problem_of(made(mlp, seed=1), zo.OutputLoss(squared), batch(7))
     problem = problem_of(made(mlp), zo.OutputLoss(squared), batch())
     queries = Coordinates(torch.arange(9), torch.full((9,), 1e-3))

@@ -24,7 +24,8 @@ def _spread(moved: Moved, output: Tensor, factor: Argument = 1) -> Change:
     return change.expand(len(change), *output.shape)
 
 
-def _add(call: Call, input: Argument, other: Argument, *, alpha: float = 1) -> Change:
+def add(call: Call, input: Argument, other: Argument, *, alpha: float = 1) -> Change:
+    """Input + alpha * other."""
     parts = []
     if isinstance(input, Moved):
         parts.append(_spread(input, call.output))
@@ -34,12 +35,12 @@ def _add(call: Call, input: Argument, other: Argument, *, alpha: float = 1) -> C
 
 
 def _sub(call: Call, input: Argument, other: Argument, *, alpha: float = 1) -> Change:
-    return _add(call, input, other, alpha=-alpha)
+    return add(call, input, other, alpha=-alpha)
 
 
 def _rsub(call: Call, input: Argument, other: Argument, *, alpha: float = 1) -> Change:
     """Other - alpha * input."""
-    return _add(call, other, input, alpha=-alpha)
+    return add(call, other, input, alpha=-alpha)
 
 
 def _mul(call: Call, input: Argument, other: Argument) -> Change:
@@ -63,7 +64,7 @@ def _div(call: Call, input: Argument, other: Argument, **options: Argument) -> C
     return _spread(input, call.output, 1 / other)
 
 
-def _relu(call: Call, input: Moved, inplace: bool = False) -> Change:
+def relu(call: Call, input: Moved, inplace: bool = False) -> Change:
     """max(d + min(x, 0), -max(x, 0))."""
     if isinstance(one := input.of, OneChannel):
         x = one.gathered(input.base)
@@ -76,10 +77,10 @@ def _neg(call: Call, input: Moved) -> Tensor:
     return -input.change
 
 
-register(named("add", "__add__", "__radd__"), _add)
+register(named("add", "__add__", "__radd__"), add)
 register(named("sub", "subtract", "__sub__"), _sub)
 register(named("__rsub__", "rsub"), _rsub)
 register(named("mul", "multiply", "__mul__", "__rmul__"), _mul)
 register(named("div", "divide", "true_divide", "__div__", "__truediv__"), _div)
 register(named("neg", "negative", "__neg__"), by_channel(_neg))
-register(named("relu"), _relu)
+register(named("relu"), relu)

@@ -34,7 +34,35 @@ def normalised_change(
     return e.addcmul_(centred, more / torch.addcmul(square, s, t), value=-1).mul_(scale / t)
 
 
-def _batch_norm(
+def base_statistics(
+    call: Call,
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Argument,
+    training: bool,
+    eps: float,
+) -> Tensor:
+    """Of the base, made once a step: mean, deviation, its square, weight and weight / deviation.
+
+    Returns:
+        `(5, channels, 1, ...)`, to broadcast against `x`.
+    """
+
+    def of_base() -> Tensor:
+        if training:
+            variance, mean = torch.var_mean(x, (0, *range(2, x.ndim)), correction=0)
+        else:
+            assert running_mean is not None and running_var is not None  # or the batch's are used
+            mean, variance = running_mean, running_var
+        s = torch.sqrt(variance + eps)
+        scale = torch.ones_like(s) if weight is None else weight.base if isinstance(weight, Moved) else weight
+        return torch.stack([mean, s, s * s, scale, scale / s]).view(5, -1, *[1] * (x.ndim - 2))
+
+    return call.once("statistics", of_base)
+
+
+def batch_norm(
     call: Call,
     input: Argument,
     running_mean: Tensor | None,
@@ -57,17 +85,7 @@ def _batch_norm(
         return subtracted(call, input, running_mean, running_var, weight, bias, training, momentum, eps)
     axes = (0, *range(2, x.ndim))
 
-    def of_base() -> Tensor:
-        if training:
-            variance, mean = torch.var_mean(x, axes, correction=0)
-        else:
-            assert running_mean is not None and running_var is not None  # or the batch's are used
-            mean, variance = running_mean, running_var
-        s = torch.sqrt(variance + eps)
-        scale = torch.ones_like(s) if weight is None else weight.base if isinstance(weight, Moved) else weight
-        return torch.stack([mean, s, s * s, scale, scale / s]).view(5, -1, *[1] * (x.ndim - 2))
-
-    statistics = call.once("statistics", of_base)
+    statistics = base_statistics(call, x, running_mean, running_var, weight, training, eps)
     if one is None:
         mean, s, square, scale, factor = statistics.split(1)
     else:
@@ -87,4 +105,4 @@ def _batch_norm(
     return normal if one is None else one.like(normal)
 
 
-register(named("batch_norm"), _batch_norm)
+register(named("batch_norm"), batch_norm)

@@ -1,0 +1,265 @@
+"""Batch norm, sum and ReLU as one call: by the rules of its calls, and by the kernel, interpreted."""
+
+import importlib.util
+import itertools
+import os
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import zo
+from blackbox import ConfigurationError
+from zo.evaluators.difference import evaluator as deciding
+from zo.evaluators.difference import fused
+from zo.evaluators.difference.changes import OneChannel
+from zo.evaluators.evaluator import Problem
+from zo.evaluators.loop import Loop
+from zo.evaluators.state import Snapshot
+from zo.perturbation import Coordinates
+
+
+class Block(nn.Module):
+    """Two convolutions and a shortcut, which has its own where the width changes, as in ResNet."""
+
+    def __init__(self, into: int, out: int, stride: int, inplace: bool) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(into, out, 3, stride, 1, bias=False)
+        self.second = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(out), nn.BatchNorm2d(out)])
+        self.shortcut = nn.Identity()
+        if into != out:
+            self.shortcut = nn.Sequential(nn.Conv2d(into, out, 1, stride), nn.BatchNorm2d(out))
+        self.relu = nn.ReLU(inplace)
+
+    def forward(self, x):
+        found = self.relu(self.norms[0](self.first(x)))
+        found = self.norms[1](self.second(found))
+        return self.relu(found + self.shortcut(x))
+
+
+class Read(nn.Module):
+    """What a chain gives on its way is read by others too; so it is no chain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        normal = self.norm(self.layer(x))
+        total = normal + 2.0  # broadcast
+        return torch.add(total.relu(), normal, alpha=0.5).relu() + total.relu()
+
+
+NETWORKS = {
+    "residual": lambda: nn.Sequential(
+        *(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()),
+        *(Block(4, 4, 1, inplace=True), Block(4, 6, 2, inplace=False)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)),
+    ),
+    "linear": lambda: nn.Sequential(
+        *(nn.Flatten(), nn.Linear(147, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU()),
+        *(nn.BatchNorm1d(5, affine=False), nn.Linear(5, 3)),
+    ),
+    "read again": lambda: nn.Sequential(Read(), nn.Flatten(), nn.Linear(196, 3)),
+    "grouped": lambda: nn.Sequential(
+        *(nn.Conv2d(3, 6, 3, padding=1, groups=3), nn.BatchNorm2d(6), nn.ReLU()),
+        *(nn.Conv2d(6, 6, 3, groups=6), nn.ReLU(), nn.Flatten(), nn.Linear(150, 3)),
+    ),
+}
+OBJECTIVE = zo.OutputLoss(lambda output, target: F.cross_entropy(output, target, reduction="none"))
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(5, 3, 7, 7, generator=generator, dtype=torch.float64), torch.arange(5) % 3
+
+
+def changes_of(network, evaluator, dtype=torch.float64, step=0.01, every=3):
+    """Of every third coordinate, in the dtype."""
+    network, data = network.to(dtype), (batch()[0].to(dtype), batch()[1])
+    problem = Problem(network, zo.estimators.Parameters(network), OBJECTIVE, data, 5)
+    indices = torch.arange(0, problem.parameters.size, every)
+    queries = Coordinates(indices, torch.full((len(indices),), step, dtype=dtype))
+    start = Snapshot(network)
+    base = OBJECTIVE(network, data)
+    start.restore()
+    return evaluator.changes(problem, queries, base)
+
+
+def made(name, training):
+    torch.manual_seed(0)
+    network = NETWORKS[name]()
+    for buffer in network.buffers():  # running statistics that are not the batch's
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    return network.train(training)
+
+
+@pytest.fixture
+def without_kernel(monkeypatch):
+    monkeypatch.setattr(deciding, "kernels_run_at", lambda tensor: True)
+    monkeypatch.setattr(fused, "_by_kernel", lambda *given: None)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_the_rules_of_a_chain_one_after_another_give_what_they_gave(name, training, without_kernel):
+    plain = changes_of(made(name, training), zo.evaluators.Difference(8))
+    chained = changes_of(made(name, training), zo.evaluators.Difference(8, fused=True))
+    assert torch.equal(plain, chained)
+
+
+@torch.no_grad()
+def test_chains_are_found_and_what_others_read_is_left_alone(monkeypatch):
+    found = []
+    own = fused.fuse
+
+    def noted(nodes, end):
+        result = own(nodes, end)
+        chains = [node.rule.args[0] for node in result if getattr(node.rule, "func", None) is fused._change]
+        found.append([tuple(kind is not None for kind in vars(chain).values()) for chain in chains])
+        return result
+
+    monkeypatch.setattr("zo.evaluators.difference.recording.fuse", noted)
+    monkeypatch.setattr(deciding, "kernels_run_at", lambda tensor: True)
+    monkeypatch.setattr(fused, "_by_kernel", lambda *given: None)
+    for name in NETWORKS:
+        changes_of(made(name, True), zo.evaluators.Difference(8, fused=True), every=50)
+    norm_relu, norm_sum_relu, norm, relu = (1, 0, 1), (1, 1, 1), (1, 0, 0), (0, 0, 1)
+    assert found == [
+        [norm_relu, norm_relu, norm_sum_relu, norm_relu, norm, norm_sum_relu],
+        [norm_relu, relu, norm],
+        [norm, relu, relu, relu],
+        [norm_relu, relu],
+    ]
+
+
+def test_on_a_gpu_without_triton_it_says_what_is_missing(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert not fused.kernels_run_at(torch.zeros(1))
+    with pytest.raises(ConfigurationError, match="expected Triton for fused=True"):
+        fused.kernels_run_at(type("OnGPU", (), {"is_cuda": True})())
+    with pytest.raises(ConfigurationError, match="fused"):
+        zo.evaluators.Difference(fused=1)
+
+
+# The kernel, by Triton's interpreter.
+
+
+@pytest.fixture
+def kernels():
+    """Triton has its functions for the interpreter, or not, when it is imported."""
+    if importlib.util.find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("make test-peers has Triton, and sets TRITON_INTERPRET=1 before it is imported")
+    return importlib.import_module("zo.evaluators.difference.kernels")
+
+
+def behind(x, kind, weight, bias, running, y, relu, eps):
+    if kind:
+        x = F.batch_norm(x, *(each.clone() for each in running), weight, bias, kind == 2, 0.0, eps)
+    x = x if y is None else x + y
+    return x.relu() if relu else x
+
+
+def truth(x, d, kind, weight, bias, running, y, dy, relu, eps):
+    """What changes, each variant by torch's own functions in float64."""
+    base = behind(x, kind, weight, bias, running, y, relu, eps)
+    found = []
+    for variant, own in enumerate(d):
+        moved = y if dy is None else y + dy[variant]
+        found.append(behind(x + own, kind, weight, bias, running, moved, relu, eps) - base)
+    return torch.stack(found)
+
+
+# ReLU, a moved summand (2: in one channel), one channel moves, channels last
+PARTS = [(1, 1, 0, 0), (0, 0, 0, 1), (1, 0, 1, 0), (1, 1, 0, 1), (0, 0, 1, 0), (1, 2, 0, 0)]
+SHAPES = [(3, 5, 4, 6), (40, 2, 7, 7), (2, 40, 3, 3), (9, 4), (6, 3, 11), (1, 2, 33, 40)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", [0, 1, 2])
+@torch.no_grad()
+def test_the_kernel_gives_what_torch_gives_in_float64(kind, shape, dtype, kernels):
+    generator = torch.Generator().manual_seed(2)
+
+    def drawn(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).double()
+
+    variants, width, eps = 2, shape[1], 1e-5
+    weight, bias, running = drawn(width), drawn(width), (drawn(width), drawn(width).abs() + 0.5)
+    x, y, d, dy = 2 * drawn(*shape) + 1, drawn(*shape), drawn(variants, *shape), drawn(variants, *shape)
+    channels = torch.tensor([0, width - 1])
+    for size, (relu, added, one, last) in itertools.product((1e-2, 1.0), PARTS):
+        if last and len(shape) != 4:
+            continue
+        own_y, given, more = y if added else None, size * d + size, size * dy
+        if one:
+            given = given[:, :, :1]
+        if added == 2:
+            more = more[:, :, :1]
+        change = OneChannel(given, channels, 1, width).dense() if one else given
+        change_of_y = OneChannel(more, channels, 1, width).dense() if added == 2 else more
+        expected = truth(
+            x, change, kind, weight, bias, running, own_y, change_of_y if added else None, relu, eps
+        )
+        if one:
+            expected = torch.stack(
+                [of[:, channel, None] for of, channel in zip(expected, channels, strict=True)]
+            )
+        before = behind(x, kind, weight, bias, running, own_y, False, eps)
+        mean, variance = running
+        if kind == 2:
+            variance, mean = torch.var_mean(x, (0, *range(2, x.ndim)), correction=0)
+        s = (variance + eps).sqrt()
+        statistics = torch.stack([mean, s, s * s, weight, weight / s, torch.full_like(s, eps)])
+        if last:
+            given = given.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, (2, -1))
+        found = kernels.change(
+            given.to(dtype),
+            x=x.to(dtype) if kind == 2 else None,
+            statistics=statistics.to(dtype) if kind else None,
+            kind=kind,
+            other=more.to(dtype) if added else None,
+            before=before.to(dtype) if relu else None,
+            channels=channels if one else None,
+            other_channels=channels if added == 2 else None,
+        )
+        assert found.shape == given.shape
+        # what the base is rounded by is as large as a small change is
+        allowed = (2e-5 if dtype == torch.float32 else 1e-12) / size
+        off = (found.double() - expected).norm()
+        assert off <= allowed * expected.norm(), (size, relu, added, one, last)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["residual", "linear", "grouped"])
+@torch.no_grad()
+def test_a_network_s_changes_by_the_kernel_are_those_of_the_loop(name, training, kernels, monkeypatch):
+    monkeypatch.setattr(deciding, "kernels_run_at", lambda tensor: True)
+    calls = []
+    own = kernels.change
+    monkeypatch.setattr(kernels, "change", lambda *a, **k: calls.append(1) or own(*a, **k))
+    found = changes_of(made(name, training), zo.evaluators.Difference(16, fused=True), every=23)
+    expected = changes_of(made(name, training), Loop(), every=23)
+    assert calls
+    assert (found - expected).abs().max() < 1e-11
+
+
+def test_a_variant_that_is_nan_stays_so_and_the_others_are_their_own(kernels):
+    d, before = (
+        torch.zeros(3, 4, 2, 3, 3),
+        torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0)),
+    )
+    d[1, 2, 1, 0, 0] = torch.nan
+    d[2, 0, 0, 0, 0] = 1.0
+    s = before.var((0, 2, 3), correction=0).add(1e-5).sqrt()
+    statistics = torch.stack([before.mean((0, 2, 3)), s, s * s, s, s / s, torch.full_like(s, 1e-5)])
+    found = kernels.change(
+        d, x=before, statistics=statistics, kind=2, other=None, before=before, channels=None
+    )
+    assert not found[0].any() and found[1, :, 1].isnan().all() and not found[1, :, 0].any()
+    assert not found[2, :, 1].any() and found[2, :, 0].any() and not found[2].isnan().any()
