@@ -14,6 +14,7 @@ pytestmark = pytest.mark.slow  # each starts interpreters that import torch
 
 BOXES = """
 import os
+import time
 import numpy as np
 from blackbox import ArraySpec, BlackBoxFunction
 
@@ -25,6 +26,7 @@ class Square(BlackBoxFunction):
     def evaluate_rows(self, x):
         if (x > 100).any():
             raise ValueError("too large")
+        time.sleep(0.3)  # so that one worker does not have it all before the other has begun
         return x**2, np.full(len(x), os.getpid())
 """
 SCRIPT = """
