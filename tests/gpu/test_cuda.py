@@ -17,6 +17,9 @@ from blackbox.adapters import TorchModule
 from blackbox.wrappers import Parallel
 from simulators.wake_flow.box import WakeFlow
 from tests.gpu.conftest import needs_gpu
+from tests.zo.evaluators.difference.test_fused import made
+from zo.evaluators.evaluator import Problem
+from zo.perturbation import Coordinates
 
 STATE = ArraySpec("state", (4,))
 BATCH = torch.linspace(-2, 2, 12 * 192).sin().view(12, 3, 8, 8), torch.arange(12) % 5
@@ -72,6 +75,31 @@ def test_estimates_are_those_of_float64_on_a_cpu(name, evaluator, device):
 def test_two_runs_have_the_same_bits(name, evaluator, device):
     found = [estimated(ESTIMATORS[name], evaluator, device, steps=3) for _ in range(2)]
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_fused_kernel_gives_what_the_rules_give_and_the_same_bits_in_a_graph(
+    training, memory_format, device
+):
+    def changes(evaluator, device, dtype=torch.float32):
+        network = made("residual", training).to(device, dtype, memory_format=memory_format)
+        batch = BATCH[0].to(device, dtype).to(memory_format=memory_format), BATCH[1].to(device) % 3
+        parameters = zo.estimators.Parameters(network)
+        indices = torch.arange(0, parameters.size, 3)
+        queries = Coordinates(indices, torch.full((len(indices),), 5e-3, dtype=dtype))
+        base = OBJECTIVE(network, batch)
+        problem = Problem(network, parameters, OBJECTIVE, batch, len(base))
+        return evaluator.begin(problem, base)(queries).cpu()
+
+    with torch.no_grad():
+        truth = changes(zo.evaluators.Difference(), torch.device("cpu"), torch.float64)
+        found = [
+            changes(zo.evaluators.Difference(4, fused=True, graphs=graphs), device)
+            for graphs in (False, False, True)
+        ]
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    assert (found[0] - truth).norm() < 2e-3 * truth.norm()
 
 
 def test_what_is_resumed_has_the_bits_of_what_is_not(device):

@@ -45,8 +45,8 @@ def change(
     Returns:
         As `d`, in its order of memory.
     """
-    found = torch.empty_like(d)
-    given, out = _flat(d), _flat(found)
+    given = _flat(d)
+    out = torch.empty_like(given)  # of which `d`'s shape is a view, whatever its order of memory
     rows, width, places = given.shape[1:]
     nothing = given.new_empty(0)  # stands for what is not read
     added = nothing if other is None else _flat(other)
@@ -80,7 +80,7 @@ def change(
             PLACES=along,
             TOGETHER=together,
         )
-    return found
+    return out.view(d.shape)
 
 
 def _flat(tensor: Tensor) -> Tensor:
