@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import tasks
-from blackbox import ArraySpec, BlackBoxFunction, Budgeted, Cached, ConfigurationError, Ledger
+from blackbox import ArraySpec, BlackBoxFunction, Budgeted, BudgetError, Cached, ConfigurationError, Ledger
 from tasks import cost
 from tasks.errors import Interrupted, StorageError
 from tasks.methods import METHODS
@@ -307,6 +307,31 @@ def test_a_budget_that_may_do_is_not_refused_and_one_that_cannot_is(tmp_path):
         ConfigurationError, match=f"within its budget of {least:,} rows, got a plan of at least"
     ):
         tasks.run(Made(), rows=least, **settings)
+
+
+def test_runs_whose_class_has_one_box_have_a_budget_each(tmp_path):
+    class Lasting(Steering):
+        box = Mixed()
+        asked = 0
+
+        def evaluate(self, network):
+            self.box(torch.zeros(self.asked, 3))
+            return super().evaluate(network)
+
+    settings = {"methods": ("first-order",), "steps": 4, "checkpoint_every": 1, "progress": Progress()}
+    whole = tasks.run(Lasting(), runs=tmp_path, **settings).result
+    settings["rows"] = budget = whole.calls["rows"] + 20  # what a killed step runs again
+    assert tasks.run(Lasting(), runs=tmp_path, **settings).result.table[0].value == whole.table[0].value
+    with pytest.raises(OSError, match="the machine is gone"):
+        tasks.run(Lasting(), runs=tmp_path / "cut", callbacks=[Crash()], **settings)
+    (folder,) = (tmp_path / "cut").iterdir()
+    tasks.run(Lasting(), runs=tmp_path, **settings)
+    spent = calls.read(folder)["rows"]
+    Lasting.asked = budget  # its own rows count, those before the crash and those after
+    with pytest.raises(BudgetError, match="None of it was run"):
+        tasks.run(Lasting(), resume=folder, **settings)
+    Lasting.asked = budget - calls.read(folder)["rows"] - 2 * 8  # and its own two calls
+    assert tasks.run(Lasting(), resume=folder, **settings).result.calls["rows"] == budget > spent > 0
 
 
 def test_the_time_of_a_row_is_not_that_of_a_cached_answer(monkeypatch, tmp_path):
