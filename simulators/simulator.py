@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
+import torch
+
 from blackbox.checks import check_count, check_number
 from blackbox.errors import ConfigurationError
 from blackbox.failures import Policy
@@ -48,7 +50,8 @@ class Simulator(BlackBoxFunction, abstract=True):
             if "check" in each.metadata:
                 value = each.metadata["check"](type(self).__name__, each.name, getattr(self, each.name))
                 setattr(self, each.name, value)
-        self._prepare()
+        with torch.inference_mode(False):  # what is made here serves gradients later
+            self._prepare()
         super().__init__(failures=self.failures)
         self._made = True
 

@@ -100,11 +100,13 @@ def test_the_steps_derivative_is_that_of_its_values(make):
     assert_derivative_is_the_differences(box.step, box.start(3, seed=0).double())
 
 
-def test_tables_made_in_inference_mode_serve_autograd_later(make):
-    box = make()
-    state = box.start(1, seed=0)
-    fresh = make()
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64]
+)  # tables are converted, or as they were made
+def test_tables_made_in_inference_mode_serve_autograd_later(make, dtype):
+    state = make().start(1, seed=0).to(dtype)
     with torch.inference_mode():
+        fresh = make()
         fresh(state)
     tracked = state.clone().requires_grad_()
     fresh.step(tracked).square().sum().backward()

@@ -202,11 +202,11 @@ def test_the_wall_column_is_not_read():
     assert torch.equal(step(spoilt, re), step(velocity, re))
 
 
-def test_a_first_call_in_inference_mode_spoils_no_later_gradient():
+def test_what_is_made_and_called_in_inference_mode_spoils_no_later_gradient():
     channel = Channel(18)  # which no other test takes
-    step = WakeStep(channel)
     velocity, re = flows(channel, 2, torch.float32), reynolds(2, torch.float32)
     with torch.inference_mode():
+        step = WakeStep(channel)
         expected = step(velocity.clone(), re)
     after = step(velocity.requires_grad_(), re)
     after.sum().backward()
