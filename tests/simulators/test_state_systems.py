@@ -207,6 +207,8 @@ def test_bad_starts_are_named(make, rows, seed, words):
         (KuramotoSivashinsky, {"points": 7}, "points: expected a whole number >= 8, got 7"),
         (KuramotoSivashinsky, {"length": 0.0}, "length: expected a finite number > 0, got 0.0"),
         (KuramotoSivashinsky, {"dt": float("nan")}, "dt"),
+        (KuramotoSivashinsky, {"dt": 10**400}, "dt: expected a finite number > 0, got 1000"),
+        (KuramotoSivashinsky, {"points": 10**30}, "settings: expected such as can be computed with, got"),
         (AdvectionDiffusionReaction, {"height": 3}, "height: expected a whole number >= 4"),
         (AdvectionDiffusionReaction, {"width": 3}, "width"),
         (AdvectionDiffusionReaction, {"diffusion": -0.1}, "diffusion: expected a finite number >= 0"),

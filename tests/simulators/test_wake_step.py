@@ -246,7 +246,7 @@ def test_pickle_gives_the_same_bits():
     [
         (lambda: Channel(7), ConfigurationError, "at least 8 cells, got 7"),
         (lambda: Channel(16.0), ConfigurationError, "whole number"),  # type: ignore[arg-type]
-        (lambda: WakeStep(16, dt=0.0), ConfigurationError, "above 0, got 0.0"),
+        (lambda: WakeStep(16, dt=0.0), ConfigurationError, "> 0, got 0.0"),
         (lambda: WakeStep.check(1.0, "upwind", SMALL), ConfigurationError, "mac-cormack, got 'upwind'"),
         (
             lambda: WakeStep(32, dt=40.0),
