@@ -143,6 +143,7 @@ def rows_of_objective(problem: Problem) -> int | Exception:
 
     with torch.random.fork_rng(devices=()):  # data may ask the boxes, which here still answer themselves
         network, batch = problem.network().to(problem.config.device), _first_batch(problem)
+    count_rows(batch)  # refuses what is no batch
     try:
         with torch.random.fork_rng(devices=()), torch.no_grad(), intercepted(answer):
             problem.objective(network, batch)
