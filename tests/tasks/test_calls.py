@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,16 @@ import pytest
 import torch
 
 import tasks
-from blackbox import ArraySpec, BlackBoxFunction, Budgeted, BudgetError, Cached, ConfigurationError, Ledger
+from blackbox import (
+    ArraySpec,
+    BlackBoxFunction,
+    Budgeted,
+    BudgetError,
+    Cached,
+    ConfigurationError,
+    Ledger,
+    Parallel,
+)
 from tasks import cost
 from tasks.errors import Interrupted, StorageError
 from tasks.methods import METHODS
@@ -25,7 +35,7 @@ from tasks.runs.folder import Run
 from tasks.tally import calls_noted
 from tasks.work import checked, prepare
 from tasks.workers import group
-from tests.tasks.problems import Beside, Mixed, Steering
+from tests.tasks.problems import MATRIX, Beside, Mixed, Steering
 
 ROOT = Path(__file__).parents[2]
 
@@ -352,6 +362,23 @@ def test_the_time_of_a_row_is_not_that_of_a_cached_answer(monkeypatch, tmp_path)
     again, *lines = cost.lines(problem, wanted, 1, timed=True)
     assert again.endswith("box rows; answers came from a cache, so their time is not known.")
     assert not any("in the box" in line for line in lines)
+
+
+def test_the_time_of_a_row_is_not_that_of_starting_a_pool(monkeypatch):
+    now = [0.0]
+
+    class Slow(Mixed):
+        def evaluate_rows(self, z):
+            now[0] += 0.02 if self.ledger.rows_run > 5 else 3.0  # the first call starts the workers
+            return np.tanh(z @ MATRIX.numpy().T)
+
+    class Pooled(Steering):
+        def box(self):
+            return Parallel(Slow(), ThreadPoolExecutor(1), block=5)
+
+    monkeypatch.setattr(cost, "perf_counter", lambda: now[0])
+    first, *_ = cost.lines(Pooled(), {}, 1, timed=True)
+    assert first.endswith("runs 10 box rows, 4 ms a row.")
 
 
 def test_why_the_cost_is_not_known_is_said_in_a_line():

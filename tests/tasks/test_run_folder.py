@@ -77,7 +77,9 @@ def test_links_in_a_folder_are_followed_by_nothing(tmp_path, run, name):
     precious.write_text("mine")
     (run.path / name).parent.mkdir(exist_ok=True)
     (run.path / name).symlink_to(precious)
-    with pytest.raises(RunFolderError, match=rf"{name}: expected .* got a link to {precious}. Put a copy of what it leads to"):
+    with pytest.raises(
+        RunFolderError, match=rf"{name}: expected .* got a link to {precious}. Put a copy of what it leads to"
+    ):
         found = Run.open(run.path)
         with found.lock(), calls_noted(found.path, [box := Line()]):
             box(np.ones((2, 1)))
