@@ -592,6 +592,25 @@ def test_a_tangent_without_the_state_on_a_chaotic_box_is_found_out():
     assert float(words.split("found ")[1].split(" over")[0]) == pytest.approx(gradient.watch.error, rel=0.3)
 
 
+@pytest.mark.parametrize(
+    ("tangent", "advice"),
+    [
+        (zo.SecantTangent(), "(sparse-cge); or take a StudentTangent (student), or allow more probes"),
+        (
+            zo.StudentTangent(torch.nn.Linear(12, 12), loss="squared"),
+            "put SecantTangent outermost (secant), or allow",
+        ),
+        (None, "(sparse-cge); or take a StudentTangent (student), or"),  # secant around a model or a low rank
+    ],
+)
+def test_no_one_is_advised_to_take_what_is_there(tangent, advice):
+    gradient = ring_gradient(tangent, probes=1, max_rows=2.1)
+    with pytest.warns(TangentWarning) as caught:
+        for step in range(60):
+            gradient.watch.saw(step, 2.0, None)
+    assert advice in str(caught[-1].message)
+
+
 def test_a_tangent_that_is_exact_there_needs_no_probes():
     gradient = ring_gradient(zo.StencilTangent(), probes=0)
     assert set(train(gradient, 16)) == {0} and not gradient.watch.lost

@@ -187,7 +187,9 @@ class TangentGradient:
         self.trust_of_step: float | None = None
         self.agreement: float | None = None
         self.missed: float | None = None
-        self.watch = TrustWatch(trust_policy, probes, max_rows, any(own.learns for own in self.tangents))
+        kinds = [type(own).__name__ for own in self.tangents]
+        learning = any(own.learns for own in self.tangents)
+        self.watch = TrustWatch(trust_policy, probes, max_rows, learning, kinds)
         self._key = Key(seed)
         self._ranks = Ranks(process_group, "TangentGradient", TangentError)
         self._chunk = 1 if chunk is None and self._ranks.size > 1 else chunk
