@@ -450,6 +450,9 @@ def test_without_probes_a_check_is_bad_in_three_ways(check, words):
     assert loud.lost and not quiet.lost and len(caught) == 1
     assert str(caught[0].message).count("found") == 1  # only the limit that is broken
     assert "max_rows=1.1 allows none" in str(caught[0].message)
+    too_short = check[0] is not None and check[0] > 1.5  # the loss falls along it, more than it says
+    assert ("Adam's steps" in str(caught[0].message)) == too_short
+    assert ("worse than none" in str(caught[0].message)) == (not too_short)
     with_probes = TrustWatch(policy, 2, 3.1)
     for step in range(12):  # with them only too little of the change is bad
         with_probes.saw(step, 0.1, *((1.7, 0.6) if step == 9 else (None, None)))

@@ -293,8 +293,11 @@ class TrustWatch:
         )
 
     def _stuck(self) -> str:
+        agreement, risk = self._state.agreement, "Training may be worse than none"
+        if not self.probes and agreement is not None and agreement > 2 - self.policy.agreement:
+            risk = "The loss falls along the gradient, by more than it says; Adam's steps ignore its length"
         words = (
-            f"Training may be worse than none: watch a held-out loss (zo.KeepBest). Move the network less in a step; use LossGradient "
+            f"{risk}: watch a held-out loss (zo.KeepBest). Move the network less in a step; use LossGradient "
             "with sparse coordinates (sparse-cge); or "
         )
         if not self.learning:
