@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from zo.batches import sent
 from zo.errors import ParameterError
+from zo.perturbation import Coordinates, Perturbation
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,12 @@ class Parameters:
         starts = torch.tensor(self.starts)
         which = torch.searchsorted(starts, indices, right=True) - 1
         return which, indices - starts[which]
+
+    def moved(self, perturbation: Perturbation) -> list[int]:
+        """The numbers of the tensors that some queries move, ascending; directions move all of them."""
+        if not isinstance(perturbation, Coordinates):
+            return list(range(len(self.tensors)))
+        return self.locate(perturbation.indices)[0].unique().tolist()
 
     def split(self, flat: Tensor) -> list[Tensor]:
         """Views of `(..., size)` in the tensors' shapes: `(..., *shape)` each."""
