@@ -62,7 +62,9 @@ class Parameters:
 
     def __init__(self, network: nn.Module, choices: Choice | Iterable[Choice] | None = None) -> None:
         _refuse_unmade(network)
-        chosen = _choose(network, choices)
+        one = choices is None or isinstance(choices, str | type | Exclude)
+        self._choices = choices if one else tuple(choices)  # pyright: ignore[reportArgumentType]
+        chosen = _choose(network, self._choices)
         if not chosen:
             raise ParameterError(
                 f"{type(network).__name__}: expected at least one parameter to perturb, found none. "
@@ -87,11 +89,8 @@ class Parameters:
         for tensor in self.tensors:
             self.starts.append(self.size)
             self.size += tensor.numel()
-        self.owners = tuple(_owners(network, tensor) for tensor in self.tensors)
-        every = network.named_parameters()
-        self.frozen = frozenset(
-            name for name, tensor in every if not tensor.requires_grad and choices is None
-        )
+        self.owners = _owners(network, self.tensors)
+        self._every = frozenset(name for name, _ in network.named_parameters())
         self._kinds = [(tensor.dtype, tensor.shape) for tensor in self.tensors]
         _refuse_shared_memory(self.names, self.tensors)
 
@@ -99,29 +98,36 @@ class Parameters:
         """Refuse a network whose parameters are not those that were chosen.
 
         Raises:
-            ParameterError: One was replaced, has another dtype or shape, or was left out as frozen and is so
-                no more; or parametrizations are cached, so that moving a weight would change nothing.
+            ParameterError: One was replaced, frozen, unfrozen or added, is in another module, or has another
+                dtype or shape; or parametrizations are cached, so that moving a weight would change nothing.
         """
-        now = dict(network.named_parameters())
-        replaced = [n for n, t in zip(self.names, self.tensors, strict=True) if now.get(n) is not t]
-        frozen = [name for name, tensor in now.items() if tensor.requires_grad and name in self.frozen]
-        pairs = zip(self.names, self.tensors, self._kinds, strict=True)
-        other = [(n, (t.dtype, t.shape)) for n, t, kind in pairs if (t.dtype, t.shape) != kind]
-        if replaced or frozen or other:
-            what = f"{replaced[0]!r} was replaced" if replaced else ""
-            what = what or (f"{frozen[0]!r} was unfrozen" if frozen else "")
-            if not what:
-                name, (dtype, shape) = other[0]
-                what = f"{name!r} became {str(dtype)[6:]} of shape {tuple(shape)}"
+        if (changed := self._changed(network)) is not None:
             raise ParameterError(
                 f"{type(network).__name__}: expected the parameters that it had when the gradient was made, "
-                f"but {what} since. Make a new gradient after changing the network."
+                f"but {changed} since. Make a new gradient after changing the network."
             )
         if parametrize._cache_enabled:
             raise ParameterError(
                 f"{type(network).__name__}: expected weights that are computed at each forward, got a block "
                 "of torch.nn.utils.parametrize.cached(), where a moved weight changes nothing. Leave it out."
             )
+
+    def _changed(self, network: nn.Module) -> str | None:
+        """What is not as it was when these were chosen, in words; None if all is."""
+        every, now = dict(network.named_parameters()), _choose(network, self._choices)
+        for name, tensor, (dtype, shape) in zip(self.names, self.tensors, self._kinds, strict=True):
+            if every.get(name) is not tensor:
+                return f"{name!r} was replaced"
+            if name not in now:
+                return f"{name!r} was frozen"
+            if (tensor.dtype, tensor.shape) != (dtype, shape):
+                return f"{name!r} became {str(tensor.dtype)[6:]} of shape {tuple(tensor.shape)}"
+        for name in now.keys() - set(self.names):
+            return f"{name!r} was {'unfrozen' if name in self._every else 'added'}"
+        for name, before, after in zip(self.names, self.owners, _owners(network, self.tensors), strict=True):
+            if before != after:
+                return f"{name!r} came into another module"
+        return None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -276,10 +282,11 @@ def _matches(network: nn.Module, choice: str | type[nn.Module]) -> list[nn.Param
     return found
 
 
-def _owners(network: nn.Module, tensor: Tensor) -> tuple[Owner, ...]:
-    return tuple(
-        Owner(module_name, module, local_name)
-        for module_name, module in network.named_modules()
-        for local_name, own in module.named_parameters(recurse=False)
-        if own is tensor
-    )
+def _owners(network: nn.Module, tensors: Iterable[Tensor]) -> tuple[tuple[Owner, ...], ...]:
+    """Of each tensor the modules that hold it."""
+    found: dict[int, list[Owner]] = {id(tensor): [] for tensor in tensors}
+    for module_name, module in network.named_modules():
+        for local_name, own in module.named_parameters(recurse=False, remove_duplicate=False):
+            if id(own) in found:
+                found[id(own)].append(Owner(module_name, module, local_name))
+    return tuple(map(tuple, found.values()))

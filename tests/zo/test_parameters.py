@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from torch.nn.utils import parametrizations
 from typeguard import suppress_type_checks
 
 import zo
+from blackbox import ArraySpec
+from blackbox.adapters import from_callable
 
 
 class Net(nn.Module):
@@ -201,3 +205,82 @@ def test_another_dtype_since_the_gradient_was_made_is_refused(change):
     change(network)
     with pytest.raises(zo.errors.ParameterError, match=r"'weight' became (b?float16|float64) of shape"):
         gradient.backward(torch.randn(4, 3).to(network.weight.dtype))
+
+
+def tied() -> nn.Module:
+    network = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+    network[2].weight = network[0].weight
+    return network
+
+
+def moved_into_another(network: nn.Module) -> None:
+    layer = nn.Linear(3, 3)
+    layer.weight, layer.bias = network[2].weight, network[2].bias
+    network[2] = layer
+
+
+def untied(network: nn.Module) -> None:
+    network[2].weight = nn.Parameter(network[0].weight.detach().clone())
+
+
+CHANGES = {
+    "frozen": lambda network: network[0].requires_grad_(False),
+    "added": lambda network: network.append(nn.Linear(3, 3)),
+    "'2.weight' was added": untied,
+    "came into another module": moved_into_another,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("way", ["loop", "stacked", "tangents"])
+def test_a_network_that_trains_other_weights_since_the_gradient_was_made_is_refused(change, way):
+    """Or a frozen weight would be trained on, and a new one not at all."""
+    spec = ArraySpec("y", (3,))
+    network, box = tied(), from_callable(lambda y: y, inputs=[spec], outputs=[spec])
+
+    def objective(network, batch):
+        return box(network(batch)).square().mean(dim=1)
+
+    if way == "tangents":
+        gradient = zo.TangentGradient(network, objective, boxes=[box])
+    else:
+        gradient = zo.LossGradient(network, objective, zo.CGE(1e-3), evaluator=way)
+    gradient.backward(torch.randn(4, 3))
+    change(network)
+    expected = next(name for name, each in CHANGES.items() if each is change)
+    with pytest.raises(zo.errors.ParameterError, match=expected):
+        gradient.backward(torch.randn(4, 3))
+
+
+def test_a_chosen_weight_may_be_frozen_and_others_may_come_and_go():
+    network = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+    gradient = zo.LossGradient(
+        network, lambda n, x: n(x).square().mean(dim=1), zo.CGE(1e-3), parameters=iter(["0.*"])
+    )
+    gradient.backward(torch.randn(4, 3))
+    network.requires_grad_(False)
+    network.append(nn.Linear(3, 3))
+    before = network[0].weight.grad.clone()
+    gradient.backward(torch.randn(4, 3))
+    assert not torch.equal(network[0].weight.grad, before) and network[2].weight.grad is None
+
+
+def test_a_parameter_under_two_names_in_one_module_is_moved_under_both():
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = self.second = nn.Parameter(torch.randn(3, dtype=torch.float64))
+
+        def forward(self, x):
+            return x * self.first + self.second
+
+    network, batch = Both(), torch.randn(4, 3, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(network(batch).square().mean(dim=1).mean(), [network.first])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gradient = zo.LossGradient(
+            network, lambda n, x: n(x).square().mean(dim=1), zo.CGE(1e-6, central=True), evaluator="stacked"
+        )
+        gradient.backward(batch)
+    assert torch.allclose(network.first.grad, expected, rtol=1e-6)
+    assert set(gradient.state_dict()["evaluators"].values()) == {"Stacked"}
