@@ -154,11 +154,11 @@ def test_a_weight_read_outside_its_layer_is_found_however_little_it_does(network
 
 
 class Late(nn.Module):
-    """From step 3 on it reads weights of its small last layer outside of that layer."""
+    """From step 2 on it reads weights of its small last layer outside of that layer."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
-        self.body, self.head, self.how, self.begun = nn.Linear(3, 20), nn.Linear(20, 2), how, False
+        self.body, self.head, self.how, self.begun = nn.Linear(3, 4), nn.Linear(4, 2), how, False
 
     def forward(self, x):
         y = self.head(self.body(x).tanh())
@@ -177,7 +177,7 @@ class Refusing(BlackBoxFunction):
 
 
 @pytest.mark.parametrize("how", ["penalty", "layer", "before a box"])
-@pytest.mark.parametrize("estimator", [zo.CGE(1e-6, central=True), zo.RGE(1e-6, q=4)], ids=["cge", "rge"])
+@pytest.mark.parametrize("estimator", [zo.CGE(1e-6), zo.RGE(1e-6, q=4)], ids=["cge", "rge"])
 def test_a_weight_that_is_read_outside_its_layer_from_a_later_step_on_is_found_at_once(how, estimator):
     """No check is due between steps 1 and 10, and the drawn query seldom moves the small tensor."""
     box = Refusing()
@@ -194,13 +194,13 @@ def test_a_weight_that_is_read_outside_its_layer_from_a_later_step_on_is_found_a
     slow = copy.deepcopy(network)
     fast = zo.LossGradient(network, objective, estimator, evaluator="stacked", seed=1, chunk=8)
     truth = zo.LossGradient(slow, objective, estimator, evaluator="loop", seed=1, chunk=8)
-    for step in range(5):
+    for step in range(3):
         batch = torch.randn(4, 3).double()
-        network.begun = slow.begun = step >= 3
+        network.begun = slow.begun = step >= 2
         network.zero_grad()
         slow.zero_grad()
         truth.backward(batch)
-        if step == 3:
+        if step == 2:
             with pytest.warns(zo.EvaluatorWarning, match="read outside its layer"):
                 fast.backward(batch)
         else:
