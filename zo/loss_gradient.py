@@ -19,6 +19,7 @@ from zo.estimators.estimator import Estimator
 from zo.evaluators.check import REPEATED, is_due, most_checks, noise_again, noise_of, rounding_of_mean
 from zo.evaluators.choice import SMALLEST, Serving, candidates, chunk_size
 from zo.evaluators.evaluator import Evaluator
+from zo.evaluators.narrow import tell_narrow
 from zo.execution.journal import Journal, Page, step_fingerprint
 from zo.execution.pieces import Opening, Pieces, Share, evaluate_share, joined
 from zo.execution.ranks import Ranks, checksum, fingerprint
@@ -271,6 +272,8 @@ class LossGradient:
             if is_due(step) or serving.is_open(self.network.training):  # not where it only goes on with a run
                 with apart(), pieces.base.intact():
                     noise = noise_of(pieces.base, remember)
+                    if pieces.base.narrow:
+                        tell_narrow(pieces.base, step)
                     serving = serving.checked(pieces.base, pieces.plan, pieces.chunk, step, remember)
             pieces = replace(pieces, serving=serving)
             known = pieces.known() if self._first and self._ranks.size > 1 else {}
