@@ -175,11 +175,34 @@ class Parameters:
         return [piece.reshape((*leading, *t.shape)) for piece, t in zip(pieces, self.tensors, strict=True)]
 
     def add_to_grad(self, gradient: Tensor) -> None:
-        """Add a flat gradient `(size,)` to the tensors' `.grad`, as autograd would."""
+        """Add a flat gradient `(size,)` to the tensors' `.grad`, as autograd would.
+
+        Hooks on the tensors run, and the word of an embedding's `padding_idx` gets zero.
+        """
         gradient = sent(gradient, self.tensors[0].device)
-        for tensor, piece in zip(self.tensors, self.split(gradient), strict=True):
-            piece = piece.to(tensor.device, tensor.dtype)
-            tensor.grad = piece.clone() if tensor.grad is None else tensor.grad + piece
+        pieces = zip(self.tensors, self.split(gradient), self.owners, strict=True)
+        for tensor, piece, owners in pieces:
+            piece = piece.to(tensor.device, tensor.dtype).clone()
+            if (word := _padding(owners)) is not None:
+                piece[word] = 0
+            for hook in (tensor._backward_hooks or {}).values():
+                changed = hook(piece)
+                piece = piece if changed is None else changed
+            accumulate(tensor, piece)
+
+
+def accumulate(tensor: Tensor, gradient: Tensor) -> None:
+    """Add to the `.grad` of a parameter, and run the hooks that wait for that."""
+    tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
+    for hook in (tensor._post_accumulate_grad_hooks or {}).values():
+        hook(tensor)
+
+
+def _padding(owners: Iterable[Owner]) -> int | None:
+    """The word that gets no gradient; None if there is none, or if other layers read the weight too."""
+    layers = [owner.module for owner in owners]
+    words = {layer.padding_idx if isinstance(layer, nn.Embedding) else None for layer in layers}
+    return words.pop() if len(words) == 1 else None
 
 
 def _refuse_unmade(network: nn.Module) -> None:

@@ -284,3 +284,49 @@ def test_a_parameter_under_two_names_in_one_module_is_moved_under_both():
         gradient.backward(batch)
     assert torch.allclose(network.first.grad, expected, rtol=1e-6)
     assert set(gradient.state_dict()["evaluators"].values()) == {"Stacked"}
+
+
+def gradient_of(way, network, objective, box):
+    if way == "tangents":
+        exact = zo.tangents.ModelTangent(lambda y: y)
+        return zo.TangentGradient(network, objective, boxes=[box], tangent=exact, probes=0)
+    return zo.LossGradient(network, objective, zo.CGE(1e-6, central=True), evaluator=way)
+
+
+@pytest.mark.parametrize("way", ["loop", "stacked", "tangents"])
+def test_hooks_on_parameters_run_and_padding_gets_nothing_as_with_autograd(way):
+    spec = ArraySpec("y", (2,))
+    box = from_callable(lambda y: y, inputs=[spec], outputs=[spec])
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Embedding(5, 3, padding_idx=1), nn.Flatten(), nn.Linear(12, 2)).double()
+    told = []
+    network[0].weight.register_hook(lambda gradient: gradient * torch.arange(5.0)[:, None])
+    network[2].bias.register_post_accumulate_grad_hook(told.append)
+    words = torch.tensor([[0, 1, 2, 1], [3, 4, 4, 1], [2, 2, 0, 3]])
+    for _ in range(2):  # the second time it is added
+        network(words).square().mean(dim=1).mean().backward()
+    expected = [parameter.grad for parameter in network.parameters()]
+    network.zero_grad()
+    told.clear()
+    gradient = gradient_of(way, network, lambda n, x: box(n(x)).square().mean(dim=1), box)
+    for _ in range(2):
+        gradient.backward(words)
+    assert len(told) == 2 and told[0] is network[2].bias
+    assert not expected[0][1].any() and expected[0][4].any()
+    for parameter, exact in zip(network.parameters(), expected, strict=True):
+        assert torch.allclose(parameter.grad, exact, rtol=1e-6, atol=1e-9)
+
+
+def test_a_padding_word_that_another_layer_reads_too_keeps_its_gradient():
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.out = nn.Embedding(4, 3, padding_idx=0), nn.Linear(3, 4, bias=False)
+            self.out.weight = self.words.weight
+
+        def forward(self, x):
+            return self.out(self.words(x))
+
+    network = Tied().double()
+    zo.LossGradient(network, lambda n, x: n(x).exp().mean(dim=1), zo.CGE(1e-6)).backward(torch.tensor([1, 2]))
+    assert network.words.weight.grad[0].any()
