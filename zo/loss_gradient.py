@@ -14,7 +14,7 @@ from blackbox.checks import check_count, check_fraction
 from blackbox.failures import noted
 from zo.base import Base, evaluate_base
 from zo.draws import Key
-from zo.errors import RanksError
+from zo.errors import ConfigurationError, RanksError
 from zo.estimators.estimator import Estimator
 from zo.evaluators.check import REPEATED, is_due, most_checks, noise_again, noise_of, rounding_of_mean
 from zo.evaluators.choice import SMALLEST, Serving, candidates, chunk_size
@@ -136,6 +136,12 @@ class LossGradient:
             check_count("LossGradient", "chunk", chunk)
         check_count("LossGradient", "memory", memory)
         check_fraction("LossGradient", "max_dropped", max_dropped)
+        if not isinstance(estimator, Estimator) or not callable(objective):
+            name, found = ("objective", objective) if not callable(objective) else ("estimator", estimator)
+            raise ConfigurationError(
+                f"LossGradient, {name}: expected objective(network, batch), then an estimator such as "
+                f"zo.CGE(mu=1e-3), got {found!r}. Give them in this order, the estimator made with its mu."
+            )
         self.network = network
         self.objective = as_objective(objective)
         self.estimator = estimator

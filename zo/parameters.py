@@ -56,11 +56,17 @@ class Parameters:
         size: how many numbers in all.
 
     Raises:
-        ParameterError: nothing chosen, a choice that matches nothing, complex numbers, a dtype that is not
-            float32 or float64, numbers in the same memory, or a lazy module that has not run yet.
+        ParameterError: the network is no module, nothing chosen, a choice that matches nothing, complex
+            numbers, a dtype that is not float32 or float64, numbers in the same memory, or a lazy module that
+            has not run yet.
     """
 
     def __init__(self, network: nn.Module, choices: Choice | Iterable[Choice] | None = None) -> None:
+        if not isinstance(network, nn.Module):
+            raise ParameterError(
+                f"network: expected an nn.Module, got {type(network).__name__}. Put several networks in a "
+                "torch.nn.ModuleDict, and a function's parameters in a module."
+            )
         _refuse_unmade(network)
         one = choices is None or isinstance(choices, str | type | Exclude)
         self._choices = choices if one else tuple(choices)  # pyright: ignore[reportArgumentType]
@@ -118,10 +124,10 @@ class Parameters:
         for name, tensor, (dtype, shape) in zip(self.names, self.tensors, self._kinds, strict=True):
             if every.get(name) is not tensor:
                 return f"{name!r} was replaced"
-            if name not in now:
-                return f"{name!r} was frozen"
             if (tensor.dtype, tensor.shape) != (dtype, shape):
                 return f"{name!r} became {str(tensor.dtype)[6:]} of shape {tuple(tensor.shape)}"
+            if name not in now:
+                return f"{name!r} was frozen"
         for name in now.keys() - set(self.names):
             return f"{name!r} was {'unfrozen' if name in self._every else 'added'}"
         for name, before, after in zip(self.names, self.owners, _owners(network, self.tensors), strict=True):
@@ -274,7 +280,8 @@ def _choose(network: nn.Module, choices: Choice | Iterable[Choice] | None) -> di
     if not wanted and (unwanted or choices is None):
         taken = {id(tensor) for tensor in every.values() if tensor.requires_grad}
     taken -= {id(tensor) for choice in unwanted for tensor in _matches(network, choice)}
-    return {name: tensor for name, tensor in every.items() if id(tensor) in taken}
+    # Without empty ones, such as placeholders: there is nothing to move.
+    return {name: tensor for name, tensor in every.items() if id(tensor) in taken and tensor.numel()}
 
 
 def _matches(network: nn.Module, choice: str | type[nn.Module]) -> list[nn.Parameter]:

@@ -271,7 +271,7 @@ def test_16_bits_inside_of_a_forward_behind_perturbed_weights_are_told(where, ev
     network, objective = CastInside(where), zo.OutputLoss(squared)
     gradient = zo.LossGradient(network, objective, zo.CGE(1e-3), parameters="own.*", evaluator=evaluator)
     batch = torch.randn(8, 6), torch.zeros(8, 6)
-    with pytest.warns(zo.NoiseWarning, match="expected float32 or float64 between .* got bfloat16 from"):
+    with pytest.warns(zo.NoiseWarning, match=r"expected float32 or float64 between .* got bfloat16 from"):
         gradient.backward(batch)
 
 

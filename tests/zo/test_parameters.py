@@ -330,3 +330,25 @@ def test_a_padding_word_that_another_layer_reads_too_keeps_its_gradient():
     network = Tied().double()
     zo.LossGradient(network, lambda n, x: n(x).exp().mean(dim=1), zo.CGE(1e-6)).backward(torch.tensor([1, 2]))
     assert network.words.weight.grad[0].any()
+
+
+def test_an_empty_parameter_is_left_out():
+    network = nn.Linear(3, 2)
+    network.placeholder = nn.Parameter(torch.zeros(0))
+    gradient = zo.LossGradient(
+        network, lambda n, x: n(x).square().mean(dim=1), zo.CGE(1e-3), evaluator="stacked"
+    )
+    gradient.backward(torch.randn(4, 3))
+    assert gradient.parameters.names == ("weight", "bias") and network.weight.grad.any()
+
+
+def test_what_is_no_network_objective_or_estimator_is_refused_with_a_sentence():
+    network, objective = nn.Linear(3, 2), lambda n, x: n(x).square().mean(dim=1)
+    with suppress_type_checks():
+        with pytest.raises(zo.errors.ParameterError, match=r"expected an nn.Module, got list.*ModuleDict"):
+            zo.LossGradient([network], objective, zo.CGE(1e-3))
+        for estimator in (zo.CGE, "cge"):
+            with pytest.raises(zo.ConfigurationError, match=r"estimator: expected .* such as zo.CGE"):
+                zo.LossGradient(network, objective, estimator)
+        with pytest.raises(zo.ConfigurationError, match=r"objective: expected .* got None"):
+            zo.LossGradient(network, None, zo.CGE(1e-3))
