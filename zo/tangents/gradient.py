@@ -23,7 +23,7 @@ from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks, fingerprint
 from zo.failures import survivors, tell_zero
 from zo.objective import Objective
-from zo.parameters import Choice, Parameters
+from zo.parameters import Choice, Parameters, accumulate
 from zo.same_run import refuse_other_run, same_chunk
 from zo.tangents import checks
 from zo.tangents.models.automatic import AutoTangent
@@ -248,7 +248,7 @@ class TangentGradient:
                         lambda rows: replay(again, *box, *of, rows)[1],
                     )
         for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
-            tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
+            accumulate(tensor, gradient)
         check: Check = meeting.told[0]
         self.agreement, self.missed = check.agreement, check.missed
         self._count(probes, seen.rows, dropped, check)
