@@ -39,8 +39,7 @@ def check_number(
 
     It is to be >= `least`, > `above`, <= `most` and < `below`; `mend` ends the message.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not (number and least <= value <= most and above < value < below):
+    if not (is_finite(value) and least <= value <= most and above < value < below):
         low, high = max(least, above), min(most, below)
         if math.isfinite(low) and math.isfinite(high):
             words = f" in {'[' if least > above else '('}{low:g}, {high:g}{']' if most < below else ')'}"
@@ -50,6 +49,14 @@ def check_number(
             words = f" {'<=' if most < below else '<'} {high:g}" if math.isfinite(high) else ""
         raise ConfigurationError(f"{owner}, {name}: expected a finite number{words}, got {value!r}. {mend}")
     return float(value)
+
+
+def is_finite(value: object) -> bool:
+    """Whether it is a finite number that a float can hold; a bool is none."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an int of hundreds of digits
+        return False
 
 
 def check_positive(owner: str, name: str, value: Any) -> float:  # noqa: ANN401 - to be checked

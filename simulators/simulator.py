@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
-from blackbox.checks import check_count, check_number
+import torch
+
+from blackbox.checks import check_count, check_flag, check_number
 from blackbox.errors import ConfigurationError
 from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
@@ -22,6 +24,11 @@ def count(default: int, least: int = 1) -> Any:  # noqa: ANN401 (as `dataclasses
 def number(default: float, **bounds: float) -> Any:  # noqa: ANN401
     """A field for a finite number within bounds, those of `check_number`; it is kept as a float."""
     return field(default=default, metadata={"check": partial(check_number, **bounds)})
+
+
+def flag(default: bool) -> Any:  # noqa: ANN401
+    """A field for True or False."""
+    return field(default=default, metadata={"check": check_flag})
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -48,7 +55,14 @@ class Simulator(BlackBoxFunction, abstract=True):
             if "check" in each.metadata:
                 value = each.metadata["check"](type(self).__name__, each.name, getattr(self, each.name))
                 setattr(self, each.name, value)
-        self._prepare()
+        with torch.inference_mode(False):  # what is made here serves gradients later
+            try:
+                self._prepare()
+            except OverflowError as error:
+                raise ConfigurationError(
+                    f"{type(self).__name__}, settings: expected such as can be computed with, got {self!r}: "
+                    f"{error}. Take smaller ones."
+                ) from error
         super().__init__(failures=self.failures)
         self._made = True
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from blackbox import BlackBoxFunction, Ledger
+from blackbox import BlackBoxFunction, Ledger, Parallel
 from blackbox.calls import intercepted
 from tasks.errors import ConfigurationError
 from tasks.problem import Cost, Method, Problem
 from tasks.progress import duration
-from tasks.tally import Tally
+from tasks.tally import Tally, stack
 from tasks.workers import group
 from zo.batches import count_rows, map_tensors
 
@@ -143,6 +143,7 @@ def rows_of_objective(problem: Problem) -> int | Exception:
 
     with torch.random.fork_rng(devices=()):  # data may ask the boxes, which here still answer themselves
         network, batch = problem.network().to(problem.config.device), _first_batch(problem)
+    count_rows(batch)  # refuses what is no batch
     try:
         with torch.random.fork_rng(devices=()), torch.no_grad(), intercepted(answer):
             problem.objective(network, batch)
@@ -159,9 +160,12 @@ def _first_batch(problem: Problem) -> Any:  # noqa: ANN401
 def _seconds_per_row(problem: Problem) -> tuple[float | None, bool]:
     """How long a row that is run takes, or None; and whether some came from a cache.
 
-    It is the quickest of a few evaluations of the objective, for a second at most.
+    It is the quickest of a few evaluations of the objective, for a second at most; of two at least where the
+    first one starts a pool's workers within ten seconds.
     """
-    tally, best, begun = Tally(list(problem.boxes.values())), math.inf, perf_counter()
+    boxes = list(problem.boxes.values())
+    tally, best, begun = Tally(boxes), math.inf, perf_counter()
+    limit = 10.0 if any(isinstance(part, Parallel) for box in boxes for part in stack(box)) else 1.0
     first = tally.copy()
     with torch.random.fork_rng(devices=()), torch.no_grad():
         network, batch = problem.network().to(problem.config.device), _first_batch(problem)
@@ -170,8 +174,9 @@ def _seconds_per_row(problem: Problem) -> tuple[float | None, bool]:
             problem.objective(network, batch)
             passed = perf_counter() - started
             best = min(best, passed / (tally.since(before).rows_run or math.nan))  # NaN is never less
-            if group.any_of(perf_counter() - begun > 1.0):  # their clocks differ, what they ask must not
+            if group.any_of(perf_counter() - begun > limit):  # their clocks differ, what they ask must not
                 break
+            limit = 1.0
     return None if best == math.inf else best, tally.since(first).rows_cached > 0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blackbox.checks import check_count
 from tasks.errors import ConfigurationError, ProblemError
 from zo.batches import count_rows, map_tensors
 from zo.estimators import Key
@@ -60,8 +61,10 @@ class Data:
             test: How many to hold out for the last line.
 
         Raises:
-            ConfigurationError: Fewer than one row is left to train on.
+            ConfigurationError: Fewer than one row is left to train on; or another number is out of its range.
         """
+        for name, value, least in (("batch", batch, 1), ("validation", validation, 0), ("test", test, 0)):
+            check_count("Data.split", name, value, least)
         count = count_rows(rows)
         left = count - validation - test
         if left < 1:

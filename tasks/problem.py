@@ -336,6 +336,11 @@ def _on_device(made: Callable[[Problem], Data]) -> Callable[[Problem], Data]:
 
     def data(self: Problem) -> Data:
         given = made(self)
+        if not isinstance(given, Data):
+            raise ProblemError(
+                f"{type(self).__name__}.data: expected tasks.Data(...), got {type(given).__name__}. Return "
+                "tasks.Data.split(rows, batch=self.config.batch, ...), or a tasks.Data of your own batches."
+            )
         return given.to(self.config.device) if self.config.device != "cpu" else given
 
     return data

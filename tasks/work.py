@@ -22,7 +22,7 @@ from tasks.configuration import refused
 from tasks.errors import NotApplicableError, ProblemError, ProblemWarning
 from tasks.problem import Method, Problem, Setup, Trained
 from tasks.progress import Progress
-from tasks.runs import checkpoint
+from tasks.runs import calls, checkpoint
 from tasks.runs.folder import Run
 from tasks.runs.result import NOT_APPLICABLE, TEST, VALIDATION, Row, plain, without_failed
 from tasks.tally import Tally, calls_noted, noted_later, stack, unnoted
@@ -54,8 +54,9 @@ def work(problem: Problem, run: Run, progress: Progress) -> None:
     asked = unnoted(boxes)
     with calls_noted(folder, boxes, within_reach=within_reach):
         before = Tally(boxes).copy()
+        others = before.rows_run - calls.read(folder)["rows"]  # a box of the class serves every run of it
         before.rows_run -= asked  # by the check, to make the data
-        prepare(problem, wanted)
+        prepare(problem, wanted, max(0, others))
         for line in cost.lines(problem, wanted, len(run.seeds), timed=not run.begun, before=before):
             progress.say(line)
         table = _rows(problem, run, wanted, progress)
@@ -116,8 +117,13 @@ def checked(problem: Problem) -> dict[str, Method]:
     return wanted
 
 
-def prepare(problem: Problem, wanted: Mapping[str, Method]) -> None:
+def prepare(problem: Problem, wanted: Mapping[str, Method], others: int = 0) -> None:
     """Set the boxes up for a run: failed rows are kept, rows bounded, and processes share what all ask.
+
+    Args:
+        problem: What is trained.
+        wanted: The methods that train it.
+        others: Rows that the boxes have run in this process for other runs, which cost this one nothing.
 
     Raises:
         ConfigurationError: A method cannot train with these settings, or these boxes.
@@ -145,7 +151,7 @@ def prepare(problem: Problem, wanted: Mapping[str, Method]) -> None:
     def wrapped(box: BlackBoxFunction) -> BlackBoxFunction:
         shared = group_of_run is None or any(isinstance(part, zo.SharedRows) for part in stack(box))
         if rows is not None and not bounded(box):
-            box = Budgeted(box, rows)
+            box = Budgeted(box, others + rows)
         return box if shared else zo.SharedRows(box, group_of_run)
 
     problem.replace_boxes(wrapped)

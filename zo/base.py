@@ -34,6 +34,7 @@ class Base:
         after: The network as it left it, with its buffers updated once.
         peak: Bytes that it took, 0 if that was not measured.
         made: Bytes of all the tensors that it made, 0 if that was not measured.
+        narrow: Whether it made floats of 16 bits or less, False if that was not measured.
     """
 
     problem: Problem
@@ -43,6 +44,7 @@ class Base:
     after: Snapshot
     peak: int
     made: int
+    narrow: bool
 
     def loss(self) -> Tensor:
         """The mean over the rows that did not fail."""
@@ -130,7 +132,7 @@ def evaluate_base(
     finally:
         before.restore()
     problem = Problem(network, parameters, objective, batch, len(base), written)
-    return Base(problem, base, survived, before, after, peak.peak, peak.made)
+    return Base(problem, base, survived, before, after, peak.peak, peak.made, peak.narrow)
 
 
 def _versions(batch: Any) -> list[int]:  # noqa: ANN401

@@ -14,11 +14,12 @@ from blackbox.checks import check_count, check_fraction
 from blackbox.failures import noted
 from zo.base import Base, evaluate_base
 from zo.draws import Key
-from zo.errors import RanksError
+from zo.errors import ConfigurationError, RanksError
 from zo.estimators.estimator import Estimator
 from zo.evaluators.check import REPEATED, is_due, most_checks, noise_again, noise_of, rounding_of_mean
 from zo.evaluators.choice import SMALLEST, Serving, candidates, chunk_size
 from zo.evaluators.evaluator import Evaluator
+from zo.evaluators.narrow import tell_narrow
 from zo.execution.journal import Journal, Page, step_fingerprint
 from zo.execution.pieces import Opening, Pieces, Share, evaluate_share, joined
 from zo.execution.ranks import Ranks, checksum, fingerprint
@@ -135,6 +136,12 @@ class LossGradient:
             check_count("LossGradient", "chunk", chunk)
         check_count("LossGradient", "memory", memory)
         check_fraction("LossGradient", "max_dropped", max_dropped)
+        if not isinstance(estimator, Estimator) or not callable(objective):
+            name, found = ("objective", objective) if not callable(objective) else ("estimator", estimator)
+            raise ConfigurationError(
+                f"LossGradient, {name}: expected objective(network, batch), then an estimator such as "
+                f"zo.CGE(mu=1e-3), got {found!r}. Give them in this order, the estimator made with its mu."
+            )
         self.network = network
         self.objective = as_objective(objective)
         self.estimator = estimator
@@ -271,6 +278,8 @@ class LossGradient:
             if is_due(step) or serving.is_open(self.network.training):  # not where it only goes on with a run
                 with apart(), pieces.base.intact():
                     noise = noise_of(pieces.base, remember)
+                    if pieces.base.narrow:
+                        tell_narrow(pieces.base, step)
                     serving = serving.checked(pieces.base, pieces.plan, pieces.chunk, step, remember)
             pieces = replace(pieces, serving=serving)
             known = pieces.known() if self._first and self._ranks.size > 1 else {}

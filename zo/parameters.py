@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from zo.batches import sent
 from zo.errors import ParameterError
+from zo.perturbation import Coordinates, Perturbation
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,21 @@ class Parameters:
         size: how many numbers in all.
 
     Raises:
-        ParameterError: nothing chosen, a choice that matches nothing, complex numbers, a dtype that is not
-            float32 or float64, numbers in the same memory, or a lazy module that has not run yet.
+        ParameterError: the network is no module, nothing chosen, a choice that matches nothing, complex
+            numbers, a dtype that is not float32 or float64, numbers in the same memory, or a lazy module that
+            has not run yet.
     """
 
     def __init__(self, network: nn.Module, choices: Choice | Iterable[Choice] | None = None) -> None:
+        if not isinstance(network, nn.Module):
+            raise ParameterError(
+                f"network: expected an nn.Module, got {type(network).__name__}. Put several networks in a "
+                "torch.nn.ModuleDict, and a function's parameters in a module."
+            )
         _refuse_unmade(network)
-        chosen = _choose(network, choices)
+        one = choices is None or isinstance(choices, str | type | Exclude)
+        self._choices = choices if one else tuple(choices)  # pyright: ignore[reportArgumentType]
+        chosen = _choose(network, self._choices)
         if not chosen:
             raise ParameterError(
                 f"{type(network).__name__}: expected at least one parameter to perturb, found none. "
@@ -86,11 +95,8 @@ class Parameters:
         for tensor in self.tensors:
             self.starts.append(self.size)
             self.size += tensor.numel()
-        self.owners = tuple(_owners(network, tensor) for tensor in self.tensors)
-        every = network.named_parameters()
-        self.frozen = frozenset(
-            name for name, tensor in every if not tensor.requires_grad and choices is None
-        )
+        self.owners = _owners(network, self.tensors)
+        self._every = frozenset(name for name, _ in network.named_parameters())
         self._kinds = [(tensor.dtype, tensor.shape) for tensor in self.tensors]
         _refuse_shared_memory(self.names, self.tensors)
 
@@ -98,29 +104,36 @@ class Parameters:
         """Refuse a network whose parameters are not those that were chosen.
 
         Raises:
-            ParameterError: One was replaced, has another dtype or shape, or was left out as frozen and is so
-                no more; or parametrizations are cached, so that moving a weight would change nothing.
+            ParameterError: One was replaced, frozen, unfrozen or added, is in another module, or has another
+                dtype or shape; or parametrizations are cached, so that moving a weight would change nothing.
         """
-        now = dict(network.named_parameters())
-        replaced = [n for n, t in zip(self.names, self.tensors, strict=True) if now.get(n) is not t]
-        frozen = [name for name, tensor in now.items() if tensor.requires_grad and name in self.frozen]
-        pairs = zip(self.names, self.tensors, self._kinds, strict=True)
-        other = [(n, (t.dtype, t.shape)) for n, t, kind in pairs if (t.dtype, t.shape) != kind]
-        if replaced or frozen or other:
-            what = f"{replaced[0]!r} was replaced" if replaced else ""
-            what = what or (f"{frozen[0]!r} was unfrozen" if frozen else "")
-            if not what:
-                name, (dtype, shape) = other[0]
-                what = f"{name!r} became {str(dtype)[6:]} of shape {tuple(shape)}"
+        if (changed := self._changed(network)) is not None:
             raise ParameterError(
                 f"{type(network).__name__}: expected the parameters that it had when the gradient was made, "
-                f"but {what} since. Make a new gradient after changing the network."
+                f"but {changed} since. Make a new gradient after changing the network."
             )
         if parametrize._cache_enabled:
             raise ParameterError(
                 f"{type(network).__name__}: expected weights that are computed at each forward, got a block "
                 "of torch.nn.utils.parametrize.cached(), where a moved weight changes nothing. Leave it out."
             )
+
+    def _changed(self, network: nn.Module) -> str | None:
+        """What is not as it was when these were chosen, in words; None if all is."""
+        every, now = dict(network.named_parameters()), _choose(network, self._choices)
+        for name, tensor, (dtype, shape) in zip(self.names, self.tensors, self._kinds, strict=True):
+            if every.get(name) is not tensor:
+                return f"{name!r} was replaced"
+            if (tensor.dtype, tensor.shape) != (dtype, shape):
+                return f"{name!r} became {str(tensor.dtype)[6:]} of shape {tuple(tensor.shape)}"
+            if name not in now:
+                return f"{name!r} was frozen"
+        for name in now.keys() - set(self.names):
+            return f"{name!r} was {'unfrozen' if name in self._every else 'added'}"
+        for name, before, after in zip(self.names, self.owners, _owners(network, self.tensors), strict=True):
+            if before != after:
+                return f"{name!r} came into another module"
+        return None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -155,6 +168,12 @@ class Parameters:
         which = torch.searchsorted(starts, indices, right=True) - 1
         return which, indices - starts[which]
 
+    def moved(self, perturbation: Perturbation) -> list[int]:
+        """The numbers of the tensors that some queries move, ascending; directions move all of them."""
+        if not isinstance(perturbation, Coordinates):
+            return list(range(len(self.tensors)))
+        return self.locate(perturbation.indices)[0].unique().tolist()
+
     def split(self, flat: Tensor) -> list[Tensor]:
         """Views of `(..., size)` in the tensors' shapes: `(..., *shape)` each."""
         pieces = flat.split([tensor.numel() for tensor in self.tensors], dim=-1)
@@ -162,11 +181,34 @@ class Parameters:
         return [piece.reshape((*leading, *t.shape)) for piece, t in zip(pieces, self.tensors, strict=True)]
 
     def add_to_grad(self, gradient: Tensor) -> None:
-        """Add a flat gradient `(size,)` to the tensors' `.grad`, as autograd would."""
+        """Add a flat gradient `(size,)` to the tensors' `.grad`, as autograd would.
+
+        Hooks on the tensors run, and the word of an embedding's `padding_idx` gets zero.
+        """
         gradient = sent(gradient, self.tensors[0].device)
-        for tensor, piece in zip(self.tensors, self.split(gradient), strict=True):
-            piece = piece.to(tensor.device, tensor.dtype)
-            tensor.grad = piece.clone() if tensor.grad is None else tensor.grad + piece
+        pieces = zip(self.tensors, self.split(gradient), self.owners, strict=True)
+        for tensor, piece, owners in pieces:
+            piece = piece.to(tensor.device, tensor.dtype).clone()
+            if (word := _padding(owners)) is not None:
+                piece[word] = 0
+            for hook in (tensor._backward_hooks or {}).values():
+                changed = hook(piece)
+                piece = piece if changed is None else changed
+            accumulate(tensor, piece)
+
+
+def accumulate(tensor: Tensor, gradient: Tensor) -> None:
+    """Add to the `.grad` of a parameter, and run the hooks that wait for that."""
+    tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
+    for hook in (tensor._post_accumulate_grad_hooks or {}).values():
+        hook(tensor)
+
+
+def _padding(owners: Iterable[Owner]) -> int | None:
+    """The word that gets no gradient; None if there is none, or if other layers read the weight too."""
+    layers = [owner.module for owner in owners]
+    words = {layer.padding_idx if isinstance(layer, nn.Embedding) else None for layer in layers}
+    return words.pop() if len(words) == 1 else None
 
 
 def _refuse_unmade(network: nn.Module) -> None:
@@ -238,7 +280,8 @@ def _choose(network: nn.Module, choices: Choice | Iterable[Choice] | None) -> di
     if not wanted and (unwanted or choices is None):
         taken = {id(tensor) for tensor in every.values() if tensor.requires_grad}
     taken -= {id(tensor) for choice in unwanted for tensor in _matches(network, choice)}
-    return {name: tensor for name, tensor in every.items() if id(tensor) in taken}
+    # Without empty ones, such as placeholders: there is nothing to move.
+    return {name: tensor for name, tensor in every.items() if id(tensor) in taken and tensor.numel()}
 
 
 def _matches(network: nn.Module, choice: str | type[nn.Module]) -> list[nn.Parameter]:
@@ -269,10 +312,11 @@ def _matches(network: nn.Module, choice: str | type[nn.Module]) -> list[nn.Param
     return found
 
 
-def _owners(network: nn.Module, tensor: Tensor) -> tuple[Owner, ...]:
-    return tuple(
-        Owner(module_name, module, local_name)
-        for module_name, module in network.named_modules()
-        for local_name, own in module.named_parameters(recurse=False)
-        if own is tensor
-    )
+def _owners(network: nn.Module, tensors: Iterable[Tensor]) -> tuple[tuple[Owner, ...], ...]:
+    """Of each tensor the modules that hold it."""
+    found: dict[int, list[Owner]] = {id(tensor): [] for tensor in tensors}
+    for module_name, module in network.named_modules():
+        for local_name, own in module.named_parameters(recurse=False, remove_duplicate=False):
+            if id(own) in found:
+                found[id(own)].append(Owner(module_name, module, local_name))
+    return tuple(map(tuple, found.values()))

@@ -93,12 +93,12 @@ class Bracket(tasks.Problem):
         """Its volume is that of a plate of 1 mm whatever the network says."""
         place, angle = loads[:, 0], math.pi * loads[:, 1]
         seen = torch.stack((2 * place - 1, (6 * place).sin(), (2 * angle).cos(), (2 * angle).sin()), dim=1)
-        return THINNEST + (1 - THINNEST) * network(seen).softmax(dim=1) / SHARE
+        return THINNEST + (1 - THINNEST) * network(seen).softmax(dim=1) / SHARE.to(loads)
 
     def bending(self, thickness, loads):
         """How far the edge moves, in mm: the root of its mean square, (rows,)."""
         place, angle = (len(EDGE) - 1) * loads[:, :1], math.pi * loads[:, 1:]
-        near = torch.exp(-((torch.arange(len(EDGE)) - place) ** 2))
+        near = torch.exp(-((torch.arange(len(EDGE), device=loads.device) - place) ** 2))
         near = STRENGTH * near / near.sum(1, keepdim=True)
         force = near[..., None] * torch.stack((angle.cos(), angle.sin()), -1)
         moved = self.box(thickness, force)

@@ -117,7 +117,7 @@ class FilterDesign(tasks.Problem):
     def reference(self, logs, edge, load, sweep):
         """The same circuit in PyTorch: voltage and current from the load back to the source."""
         grid, values = GRID.to(logs), logs.exp()
-        voltage = torch.ones(len(logs), len(GRID), dtype=torch.complex64)
+        voltage = torch.ones(len(logs), len(GRID), dtype=torch.complex64, device=logs.device)
         current = voltage * (1 / load)[:, None]
         for part in (4, 3, 2, 1, 0):
             if part % 2 == 0:  # a capacitor across

@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blackbox.checks import check_positive
 from blackbox.errors import ConfigurationError
 from simulators.wake_flow.geometry import RADIUS, SPEED, Channel, viscosity
 from simulators.wake_flow.obstacles import Box
@@ -63,9 +64,7 @@ class Forces:
         window: tuple[tuple[float, float], tuple[float, float]] | None = None,
     ) -> None:
         """Lay the window on the cells and factorise the pressure's operator around it."""
-        if not 0 < dt < math.inf:
-            raise ConfigurationError(f"Forces, dt: expected a time above 0, got {dt!r}. Take the step's.")
-        self.dt, self.cell = float(dt), channel.cell
+        self.dt, self.cell = check_positive("Forces", "dt", dt), channel.cell
         lower, upper = _around(channel) if window is None else window
         first = [math.floor(low / channel.cell + 1e-9) for low in lower]
         last = [math.ceil(high / channel.cell - 1e-9) for high in upper]

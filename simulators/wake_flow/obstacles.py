@@ -14,6 +14,7 @@ from phi.geom import Box as PhiBox
 from phi.geom import Geometry, Sphere
 from phi.math import vec
 
+from blackbox.checks import is_finite
 from blackbox.errors import ConfigurationError
 
 Point = tuple[float, float]  # across, along
@@ -38,7 +39,7 @@ class Cylinder:
     def __post_init__(self) -> None:
         """Refuse what is no circle."""
         object.__setattr__(self, "centre", _point("Cylinder, centre", self.centre))
-        if not (_finite(self.radius) and self.radius > 0):
+        if not (is_finite(self.radius) and self.radius > 0):
             raise ConfigurationError(
                 f"Cylinder, radius: expected a length above 0, got {self.radius!r}. "
                 "The published cylinder has 10, the channel a width of 100."
@@ -154,14 +155,10 @@ def _check_size(name: str, obstacle: Obstacle, width: float, cell: float) -> Non
 
 
 def _point(name: str, value: Any) -> Point:  # noqa: ANN401
-    sound = isinstance(value, Sequence) and len(value) == 2 and all(_finite(v) for v in value)
+    sound = isinstance(value, Sequence) and len(value) == 2 and all(is_finite(v) for v in value)
     if not sound:
         raise ConfigurationError(
             f"{name}: expected two finite numbers (across, along), got {value!r}. "
             "Lengths count from the inflow's left corner."
         )
     return float(value[0]), float(value[1])
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -85,7 +85,8 @@ class PressureSolver:
         """Build the tables in float64 and check them against PhiFlow's matrix."""
         self.channel = channel
         self._tables: dict[tuple[torch.dtype, torch.device], Tables] = {}
-        self._tables[torch.float64, torch.device("cpu")] = _build(channel)
+        with torch.inference_mode(False):  # else no later gradient could go through
+            self._tables[torch.float64, torch.device("cpu")] = _build(channel)
         self._check()
 
     def __call__(self, divergence: Tensor) -> Tensor:

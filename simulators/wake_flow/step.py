@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from blackbox.checks import check_positive
 from blackbox.errors import ConfigurationError, DtypeError, ShapeError
 from simulators.wake_flow.advection import ADVECTION
 from simulators.wake_flow.geometry import CYLINDER, SPEED, Channel, viscosity
@@ -85,8 +86,7 @@ class WakeStep:
     @staticmethod
     def check(dt: float, advection: str, channel: Channel) -> None:
         """Refuse settings that no step on this channel can have (ConfigurationError)."""
-        if not (isinstance(dt, int | float) and 0 < dt < float("inf")):
-            raise ConfigurationError(f"WakeStep, dt: expected a time above 0, got {dt!r}. Take 1.0.")
+        check_positive("WakeStep", "dt", dt)
         courant = SPEED * dt / channel.cell
         if courant > LARGEST_COURANT:
             raise ConfigurationError(

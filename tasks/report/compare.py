@@ -152,7 +152,7 @@ def _figures(sides: Sides, alike: bool) -> tuple[pandas.DataFrame, pandas.DataFr
         one, other = sides
         means = side_by_side("mean")
         ratio = means[other] / means[one]
-        figures["ratio"] = ratio.map("{:.3g}".format).where(ratio.abs() < math.inf)
+        figures["ratio"] = ratio.map("{:.3g}".format).where((means > 0).all(axis=1) & (ratio < math.inf))
         caption += f" The ratio is {other} / {one}."
     rows = rows[rows.any(axis=1)].map("{:,.0f}".format, na_action="ignore")
     return figures.fillna("-").reset_index(), rows.fillna("-").reset_index(), caption

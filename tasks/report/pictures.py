@@ -276,7 +276,7 @@ def training(
     values = [curve.values for curve in every] + [np.array(list(levels.values()))]
     if _decades(np.concatenate(values)) > 1:
         axes[0, 0].set_yscale("log")
-    axes[0, 0].set_ylabel(y)
+    axes[0, 0].set_ylabel(y, parse_math=False)  # a unit may have a $
     _legend(made, axes[0, 0])
     return made
 

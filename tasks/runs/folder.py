@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar
@@ -116,7 +117,7 @@ class Run:
 
         Raises:
             RunFolderError: the folder is missing or no run, its `config.json` is cut short, or it
-                was written in another format.
+                was written in another format; or there is a symbolic link in it.
         """
         try:
             content = json.loads((path / CONFIG).read_text(encoding="utf-8"))
@@ -137,6 +138,13 @@ class Run:
             raise RunFolderError(
                 f"{path / CONFIG}: expected format {FORMAT}, got {written!r}. "
                 "Use the version of this package that wrote it, or start the run anew."
+            )
+        # not by glob, which may stumble over a folder that a process at work deletes
+        names = (Path(place, name) for place, *found in os.walk(path) for name in chain(*found))
+        for link in filter(Path.is_symlink, names):  # a run from elsewhere could write anywhere
+            raise RunFolderError(
+                f"{link}: expected a file or folder of the run itself, got a link to {link.readlink()}. Put "
+                "a copy of what it leads to in its place, if that is the run's."
             )
         values = {name: value for name, value in content.items() if name != "format"}
         try:

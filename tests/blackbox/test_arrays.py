@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from blackbox import ArraySpec, CountError, DtypeError, ShapeError
+from blackbox import ArraySpec, CountError, DtypeError, InputError, ShapeError
 from blackbox.arrays import as_tensor, failed_outputs, finite_rows, to_rows
 from tests.blackbox.boxes import KINDS, PAIR, STATE, EachBox, ErrorCase, RowsBox, error_table
 
@@ -33,6 +33,12 @@ ERRORS = [
     ErrorCase("none", lambda: call(), CountError, ["RowsBox", "expected 2 arrays (field, number)", "got 0"]),
     ErrorCase("too-many", lambda: call(F, N, N), CountError, ["expected 2", "got 3"]),
     ErrorCase("list", lambda: call(F, [0.0] * 4), DtypeError, ["'number'", "NumPy array", "got list"]),
+    ErrorCase(
+        "vmap",
+        lambda: torch.func.vmap(pair_box())(torch.zeros(4, 2, 3), torch.zeros(4)),
+        InputError,
+        ["'field'", "got one of torch.func.vmap", "whole batch"],
+    ),
     ErrorCase("number", lambda: call(F[0], 1.0), DtypeError, ["'number'", "got float", "asarray"]),
     ErrorCase("missing", lambda: call(None, N), DtypeError, ["'field'", "got NoneType"]),
     ErrorCase(

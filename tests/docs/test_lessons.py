@@ -60,6 +60,23 @@ def test_tutorials_end_with_what_to_read_next():
             assert last.startswith("What next") and last.count("](") >= 2, page.name
 
 
+def test_a_warning_of_a_block_is_shown_without_the_kernels_file(monkeypatch):
+    nodes = pytest.importorskip("docutils.nodes")
+    monkeypatch.syspath_prepend(DOCS)
+    outputs = importlib.import_module("_extensions.outputs")
+    said = "/tmp/ipykernel_12054/3605140198.py:36: TangentWarning: Step 10\n  gradient.backward(batch)\n"
+    own = "open('/tmp/ipykernel_1/2.py')\n"
+    page = nodes.section("", *(nodes.literal_block(text, text) for text in (said + said, own)))
+    outputs.process(None, page)
+    warned, kept = page.children
+    assert (
+        warned.astext()
+        == warned.rawsource
+        == 2 * ("line 36: TangentWarning: Step 10\n  gradient.backward(batch)\n")
+    )
+    assert kept.astext() == kept.rawsource == own
+
+
 def test_a_tutorial_s_notebook_has_its_blocks_and_nothing_that_only_sphinx_reads(monkeypatch):
     monkeypatch.syspath_prepend(DOCS)
     notebooks = importlib.import_module("_extensions.notebooks")

@@ -112,6 +112,10 @@ def test_bad_states_and_settings_are_named():
         Vorticity(viscosity=-1.0)
     with pytest.raises(ConfigurationError, match="Vorticity, order"):
         Vorticity(order=0)
+    with pytest.raises(ConfigurationError, match="Vorticity, order: expected a whole number"):
+        Vorticity(order=True)
+    with pytest.raises(ConfigurationError, match="Vorticity, dealias: expected True or False, got 'no'"):
+        Vorticity(dealias="no")  # type: ignore[arg-type]
 
 
 def test_etds_coefficients_are_their_integrals():

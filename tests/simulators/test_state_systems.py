@@ -100,11 +100,13 @@ def test_the_steps_derivative_is_that_of_its_values(make):
     assert_derivative_is_the_differences(box.step, box.start(3, seed=0).double())
 
 
-def test_tables_made_in_inference_mode_serve_autograd_later(make):
-    box = make()
-    state = box.start(1, seed=0)
-    fresh = make()
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64]
+)  # tables are converted, or as they were made
+def test_tables_made_in_inference_mode_serve_autograd_later(make, dtype):
+    state = make().start(1, seed=0).to(dtype)
     with torch.inference_mode():
+        fresh = make()
         fresh(state)
     tracked = state.clone().requires_grad_()
     fresh.step(tracked).square().sum().backward()
@@ -205,6 +207,8 @@ def test_bad_starts_are_named(make, rows, seed, words):
         (KuramotoSivashinsky, {"points": 7}, "points: expected a whole number >= 8, got 7"),
         (KuramotoSivashinsky, {"length": 0.0}, "length: expected a finite number > 0, got 0.0"),
         (KuramotoSivashinsky, {"dt": float("nan")}, "dt"),
+        (KuramotoSivashinsky, {"dt": 10**400}, "dt: expected a finite number > 0, got 1000"),
+        (KuramotoSivashinsky, {"points": 10**30}, "settings: expected such as can be computed with, got"),
         (AdvectionDiffusionReaction, {"height": 3}, "height: expected a whole number >= 4"),
         (AdvectionDiffusionReaction, {"width": 3}, "width"),
         (AdvectionDiffusionReaction, {"diffusion": -0.1}, "diffusion: expected a finite number >= 0"),

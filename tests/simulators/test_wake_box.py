@@ -198,7 +198,9 @@ def test_pickle_gives_the_same_bits_and_settings():
     [
         ({"steps": 0}, "steps: expected a whole number >= 1, got 0"),
         ({"max_rows": 0}, "max_rows"),
-        ({"dt": -1.0}, "dt: expected a time above 0"),
+        ({"dt": -1.0}, "dt: expected a finite number > 0"),
+        ({"dt": 10**400}, "dt: expected a finite number > 0"),
+        ({"dt": True}, "dt: expected a finite number > 0"),
         ({"width": 4}, "at least 8 cells, got 4"),
         ({"dt": 63.0}, r"CFL number .* got 20\.2"),
     ],

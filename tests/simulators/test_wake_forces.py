@@ -128,8 +128,8 @@ def test_what_is_taken_out_of_a_step_is_of_the_solver_s_own_step():
     ("channel", "dt", "window", "words"),
     [
         (Channel(16, ()), 1.0, None, "expected obstacles to feel a force"),
-        (Channel(16), 0.0, None, "expected a time above 0, got 0.0"),
-        (Channel(16), float("nan"), None, "expected a time above 0"),
+        (Channel(16), 0.0, None, "expected a finite number > 0, got 0.0"),
+        (Channel(16), float("nan"), None, "expected a finite number > 0"),
         (Channel(16), 1.0, ((0, 30), (70, 70)), "leaves a cell .6.25. free"),
         (Channel(16), 1.0, ((30, 30), (70, 199)), "free at the domain's edge"),
     ],

@@ -213,6 +213,7 @@ def test_fluid_that_is_shut_in_is_refused_before_any_step():
     [
         (lambda: Cylinder((50, 50), 0), "radius: expected a length above 0, got 0"),
         (lambda: Cylinder((50, 50), float("inf")), "radius"),
+        (lambda: Cylinder((50, 10**400), 5), "centre: expected two finite numbers"),
         (lambda: Cylinder((50, float("nan")), 5), "centre: expected two finite numbers"),
         (lambda: Box((50,), (60, 60)), "Box, lower: expected two finite numbers"),  # type: ignore[arg-type]
         (lambda: Box((50, 50), (60, 50)), "Box, upper: expected a corner above lower"),

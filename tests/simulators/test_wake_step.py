@@ -202,11 +202,11 @@ def test_the_wall_column_is_not_read():
     assert torch.equal(step(spoilt, re), step(velocity, re))
 
 
-def test_a_first_call_in_inference_mode_spoils_no_later_gradient():
+def test_what_is_made_and_called_in_inference_mode_spoils_no_later_gradient():
     channel = Channel(18)  # which no other test takes
-    step = WakeStep(channel)
     velocity, re = flows(channel, 2, torch.float32), reynolds(2, torch.float32)
     with torch.inference_mode():
+        step = WakeStep(channel)
         expected = step(velocity.clone(), re)
     after = step(velocity.requires_grad_(), re)
     after.sum().backward()
@@ -246,7 +246,7 @@ def test_pickle_gives_the_same_bits():
     [
         (lambda: Channel(7), ConfigurationError, "at least 8 cells, got 7"),
         (lambda: Channel(16.0), ConfigurationError, "whole number"),  # type: ignore[arg-type]
-        (lambda: WakeStep(16, dt=0.0), ConfigurationError, "above 0, got 0.0"),
+        (lambda: WakeStep(16, dt=0.0), ConfigurationError, "> 0, got 0.0"),
         (lambda: WakeStep.check(1.0, "upwind", SMALL), ConfigurationError, "mac-cormack, got 'upwind'"),
         (
             lambda: WakeStep(32, dt=40.0),

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,16 @@ import pytest
 import torch
 
 import tasks
-from blackbox import ArraySpec, BlackBoxFunction, Budgeted, Cached, ConfigurationError, Ledger
+from blackbox import (
+    ArraySpec,
+    BlackBoxFunction,
+    Budgeted,
+    BudgetError,
+    Cached,
+    ConfigurationError,
+    Ledger,
+    Parallel,
+)
 from tasks import cost
 from tasks.errors import Interrupted, StorageError
 from tasks.methods import METHODS
@@ -25,7 +35,7 @@ from tasks.runs.folder import Run
 from tasks.tally import calls_noted
 from tasks.work import checked, prepare
 from tasks.workers import group
-from tests.tasks.problems import Beside, Mixed, Steering
+from tests.tasks.problems import MATRIX, Beside, Mixed, Steering
 
 ROOT = Path(__file__).parents[2]
 
@@ -309,6 +319,31 @@ def test_a_budget_that_may_do_is_not_refused_and_one_that_cannot_is(tmp_path):
         tasks.run(Made(), rows=least, **settings)
 
 
+def test_runs_whose_class_has_one_box_have_a_budget_each(tmp_path):
+    class Lasting(Steering):
+        box = Mixed()
+        asked = 0
+
+        def evaluate(self, network):
+            self.box(torch.zeros(self.asked, 3))
+            return super().evaluate(network)
+
+    settings = {"methods": ("first-order",), "steps": 4, "checkpoint_every": 1, "progress": Progress()}
+    whole = tasks.run(Lasting(), runs=tmp_path, **settings).result
+    settings["rows"] = budget = whole.calls["rows"] + 20  # what a killed step runs again
+    assert tasks.run(Lasting(), runs=tmp_path, **settings).result.table[0].value == whole.table[0].value
+    with pytest.raises(OSError, match="the machine is gone"):
+        tasks.run(Lasting(), runs=tmp_path / "cut", callbacks=[Crash()], **settings)
+    (folder,) = (tmp_path / "cut").iterdir()
+    tasks.run(Lasting(), runs=tmp_path, **settings)
+    spent = calls.read(folder)["rows"]
+    Lasting.asked = budget  # its own rows count, those before the crash and those after
+    with pytest.raises(BudgetError, match="None of it was run"):
+        tasks.run(Lasting(), resume=folder, **settings)
+    Lasting.asked = budget - calls.read(folder)["rows"] - 2 * 8  # and its own two calls
+    assert tasks.run(Lasting(), resume=folder, **settings).result.calls["rows"] == budget > spent > 0
+
+
 def test_the_time_of_a_row_is_not_that_of_a_cached_answer(monkeypatch, tmp_path):
     class Kept(Steering):
         def box(self):
@@ -327,6 +362,23 @@ def test_the_time_of_a_row_is_not_that_of_a_cached_answer(monkeypatch, tmp_path)
     again, *lines = cost.lines(problem, wanted, 1, timed=True)
     assert again.endswith("box rows; answers came from a cache, so their time is not known.")
     assert not any("in the box" in line for line in lines)
+
+
+def test_the_time_of_a_row_is_not_that_of_starting_a_pool(monkeypatch):
+    now = [0.0]
+
+    class Slow(Mixed):
+        def evaluate_rows(self, z):
+            now[0] += 0.02 if self.ledger.rows_run > 5 else 3.0  # the first call starts the workers
+            return np.tanh(z @ MATRIX.numpy().T)
+
+    class Pooled(Steering):
+        def box(self):
+            return Parallel(Slow(), ThreadPoolExecutor(1), block=5)
+
+    monkeypatch.setattr(cost, "perf_counter", lambda: now[0])
+    first, *_ = cost.lines(Pooled(), {}, 1, timed=True)
+    assert first.endswith("runs 10 box rows, 4 ms a row.")
 
 
 def test_why_the_cost_is_not_known_is_said_in_a_line():

@@ -56,6 +56,13 @@ def test_runs_of_different_problems_are_said_to_say_nothing_about_each_other(tmp
     assert "<img" not in page.read_text()
 
 
+@pytest.mark.parametrize(("one", "other"), [(-2.0, 4.0), (2.0, -4.0), (-2.0, -4.0), (0.0, 0.0), (2.0, 0.0)])
+def test_figures_that_are_not_above_zero_have_no_ratio(tmp_path, page, one, other):
+    runs = made(tmp_path, {"cge": one, "rge": 2.0}), made(tmp_path, {"cge": other, "rge": 1.0})
+    found = compare([run.path for run in runs], page)
+    assert [line["ratio"] for line in records(found.figures)] == ["-", "0.5"]
+
+
 def test_a_run_that_is_not_finished_is_refused(tmp_path, page):
     one, other = made(tmp_path, {"cge": 0.5}), made(tmp_path, {"cge": 0.5}, finished=False)
     with pytest.raises(RunFolderError, match=f"blackbox resume {other.path}"):

@@ -195,6 +195,14 @@ def test_hours_are_not_shown_in_seconds():
     assert made.axes[1].get_lines()[0].get_xdata().tolist() == [0, 4, 8]
 
 
+def test_a_unit_with_dollars_is_no_formula(tmp_path):
+    y, found = "cost ($/h, 0.1 $/h^)", {"cge": {0: curve([1, 2], [3.0, 2.0])}}
+    made = pictures.training(found, y=y)
+    shown = imread(pictures.save(made, tmp_path / "shown.png"))
+    made.axes[0].set_ylabel(y.replace("$", r"\$"), parse_math=True)
+    assert np.array_equal(shown, imread(pictures.save(made, tmp_path / "escaped.png")))
+
+
 def test_smoothing_is_the_mean_of_neighbours():
     smooth = curve(range(7), [1, 3, np.nan, 5, 6, 8, 9]).smooth(points=3)
     assert smooth.values.tolist() == [1, 3, 5.5, 8.5]

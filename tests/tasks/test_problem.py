@@ -29,7 +29,7 @@ from tasks.runs import calls
 from tasks.runs.folder import Run
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
 from zo import FailedQueriesError
-from zo.errors import ZeroGradientWarning
+from zo.errors import ObjectiveError, ZeroGradientWarning
 from zo.estimators import Key
 
 ALL = tuple(METHODS)
@@ -723,6 +723,25 @@ def test_data_is_split_without_overlap_and_batches_are_the_same_whenever_asked()
     assert torch.equal(data.train(1, 5)[0], rows[index])
     with pytest.raises(ConfigurationError, match="held out"):
         tasks.Data.split(rows, batch=4, validation=12, test=8)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (lambda _: None, r"Made.data: expected tasks.Data\(...\), got NoneType. Return tasks.Data.split"),
+        (lambda _: (torch.rand(9, 3), torch.rand(9, 3)), "Made.data: expected .* got tuple"),
+        (lambda _: tasks.Data(lambda seed, step: None), "batch: expected tensors that all have their rows"),
+        (
+            lambda _: tasks.Data.split(torch.rand(9, 3), batch=2, test=-3),
+            "test: expected a whole number >= 0",
+        ),
+        (lambda _: tasks.Data.split(torch.rand(9, 3), batch=0), "batch: expected a whole number >= 1"),
+    ],
+)
+def test_data_that_are_none_are_one_sentence(tmp_path, data, words):
+    made = type("Made", (Steering,), {"data": data})
+    with pytest.raises((ProblemError, ConfigurationError, ObjectiveError), match=words):
+        go(made(), tmp_path)
 
 
 def test_settings_of_ones_own_and_what_differs_is_in_the_repr():

@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,8 @@ from tasks.errors import RunFolderError, RunLockedError
 from tasks.runs import atomic, folder
 from tasks.runs.folder import Run
 from tasks.runs.result import Result, Row
+from tasks.tally import calls_noted
+from tests.tasks.toy import Line
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,22 @@ def test_what_is_no_run_is_refused_with_a_sentence(tmp_path, run):
         config.write_text(text[:cut])
         with pytest.raises(RunFolderError, match="expected JSON"):
             Run.open(run.path)
+
+
+@pytest.mark.parametrize("name", [".lock", "metrics.jsonl", "calls/0", "picture-1.png", "journal"])
+def test_links_in_a_folder_are_followed_by_nothing(tmp_path, run, name):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (run.path / name).parent.mkdir(exist_ok=True)
+    (run.path / name).symlink_to(precious)
+    with pytest.raises(
+        RunFolderError, match=rf"{name}: expected .* got a link to {precious}. Put a copy of what it leads to"
+    ):
+        found = Run.open(run.path)
+        with found.lock(), calls_noted(found.path, [box := Line()]):
+            box(np.ones((2, 1)))
+            found.log("a", 1, loss=1.0)
+    assert precious.read_text() == "mine"
 
 
 def test_metrics_come_back_in_order_with_nan_for_what_was_not_finite(run):

@@ -243,3 +243,44 @@ def test_16_bits_behind_perturbed_weights_are_refused_and_in_front_of_them_are_r
     for own, wide in zip(network.own.parameters(), truth.own.parameters(), strict=True):
         # a forward difference of a quadratic is off by mu / 2 times its curvature; rounding by eps / mu
         assert (own.grad - wide.grad).norm() < 1e-2 * wide.grad.norm()
+
+
+class CastInside(nn.Module):
+    """Casts to 16 bits and back in its forward, which no module's output shows."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.own, self.last, self.where = nn.Linear(6, 6), nn.Linear(6, 6), where
+
+    def forward(self, x):
+        x = x.bfloat16().float() if self.where == "in front" else x
+        middle = self.own(x).tanh()
+        if self.where == "behind":
+            middle = middle.bfloat16().float()
+        if self.where == "autocast":
+            with torch.autocast("cpu", torch.bfloat16):
+                middle = (middle @ middle.mT @ middle).float()
+        return self.last(middle)
+
+
+@pytest.mark.filterwarnings("ignore::zo.EvaluatorWarning")
+@pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference"])
+@pytest.mark.parametrize("where", ["behind", "autocast"])
+def test_16_bits_inside_of_a_forward_behind_perturbed_weights_are_told(where, evaluator):
+    network, objective = CastInside(where), zo.OutputLoss(squared)
+    gradient = zo.LossGradient(network, objective, zo.CGE(1e-3), parameters="own.*", evaluator=evaluator)
+    batch = torch.randn(8, 6), torch.zeros(8, 6)
+    with pytest.warns(zo.NoiseWarning, match=r"expected float32 or float64 between .* got bfloat16 from"):
+        gradient.backward(batch)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("where", ["in front", "beside"])
+def test_16_bits_that_do_not_depend_on_perturbed_weights_are_silent(where):
+    teacher = nn.Linear(6, 6).bfloat16()
+
+    def objective(network, batch):
+        return squared(network(batch), teacher(batch.bfloat16()).float())
+
+    zo.LossGradient(CastInside(where), objective, zo.CGE(1e-3)).backward(torch.randn(8, 6))

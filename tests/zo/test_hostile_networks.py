@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from collections import deque
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import zo
 from tests.oracles.problems import perturbed_losses
@@ -124,17 +127,23 @@ def test_layers_called_by_keyword():
     assert agree(problem_of(Keywords().double(), torch.randn(4, 3).double()))
 
 
+@pytest.mark.filterwarnings("ignore::zo.EvaluatorWarning")  # what backward reads counts as read elsewhere
 def test_an_objective_that_differentiates_by_its_inputs():
     def residual(network, batch):
         """Of u' = -u, as in a physics-informed network."""
         with torch.enable_grad():
             x = batch.clone().requires_grad_()
             u = network(x)
-            slope = torch.autograd.grad(u.sum(), x)[0]
-        return (slope + u).square().mean(dim=1)
+            slope = torch.autograd.grad(u.sum(), x, create_graph=True)[0]
+            return (slope + u).square().mean(dim=1)
 
-    layers = nn.Linear(1, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 1)
-    assert agree(problem_of(nn.Sequential(*layers).double(), torch.randn(5, 1).double(), residual))
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(1, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 1)).double()
+    batch = torch.randn(5, 1).double()
+    expected = torch.autograd.grad(residual(network, batch).mean(), network.parameters())
+    zo.LossGradient(network, residual, zo.CGE(1e-6, central=True), evaluator="stacked").backward(batch)
+    for parameter, exact in zip(network.parameters(), expected, strict=True):
+        assert (parameter.grad - exact).norm() <= 1e-6 * exact.norm() + 1e-9
 
 
 def test_a_buffer_that_a_forward_replaces_by_one_of_another_shape():
@@ -300,3 +309,61 @@ def test_a_later_batch_that_cannot_be_stacked_falls_back_too():
     gradient.backward(torch.randn(4, 3).double())
     with pytest.warns(zo.EvaluatorWarning, match="Stacked cannot serve"):
         gradient.backward(torch.randn(5, 3).double())
+
+
+class Remembering(nn.Module):
+    """A recurrent layer that keeps its hidden states between calls, and writes to them in place."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.step, self.out = nn.Linear(5, 2), nn.Linear(2, 1)
+        self.kept = {
+            "tensor": torch.zeros(4, 2).double(),
+            "array": np.zeros((4, 2)),
+            "list": [torch.zeros(4, 2).double()],
+            "deque": deque([torch.zeros(4, 2).double()], maxlen=2),
+            "dict": {"last": torch.zeros(4, 2).double()},
+            "cache": {"states": [torch.zeros(3, 4, 2).double()], "length": 0},
+        }[kind]
+
+    def states(self):
+        kept = self.kept
+        if isinstance(kept, dict):
+            kept = kept["states"][0].sum(0) if "states" in kept else kept["last"]
+        return torch.as_tensor(sum(kept) if isinstance(kept, list | deque) else kept)
+
+    def forward(self, x):
+        before = self.states().clone().repeat(len(x) // 4, 1)
+        state = self.step(torch.cat([x, before], dim=1)).tanh()
+        new = state.detach()[:4]
+        if isinstance(self.kept, Tensor):
+            self.kept.copy_(new)
+        elif isinstance(self.kept, np.ndarray):
+            self.kept[:] = new.numpy()
+        elif not isinstance(self.kept, dict):
+            self.kept.append(new)
+        elif "last" in self.kept:
+            self.kept["last"] = new
+        else:
+            self.kept["states"][0][self.kept["length"]] = new
+            self.kept["length"] += 1
+        return self.out(state)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["tensor", "array", "list", "deque", "dict", "cache"])
+@pytest.mark.parametrize("evaluator", ["loop", "stacked"])
+def test_what_a_forward_writes_inside_of_an_attribute_is_left_as_one_forward_leaves_it(kind, evaluator):
+    torch.manual_seed(0)
+    network = Remembering(kind).double()
+    twin = copy.deepcopy(network)
+    gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-5, central=True), evaluator=evaluator)
+    for _ in range(3):
+        batch = torch.randn(4, 3).double()
+        network.zero_grad()
+        twin.zero_grad()
+        gradient.backward(batch)
+        mean_square(twin, batch).mean().backward()
+        for own, exact in zip(network.parameters(), twin.parameters(), strict=True):
+            assert (own.grad - exact.grad).norm() <= 1e-7 * exact.grad.norm()
+        assert torch.equal(network.states(), twin.states())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from torch.nn.utils import parametrizations
 from typeguard import suppress_type_checks
 
 import zo
+from blackbox import ArraySpec
+from blackbox.adapters import from_callable
 
 
 class Net(nn.Module):
@@ -201,3 +205,150 @@ def test_another_dtype_since_the_gradient_was_made_is_refused(change):
     change(network)
     with pytest.raises(zo.errors.ParameterError, match=r"'weight' became (b?float16|float64) of shape"):
         gradient.backward(torch.randn(4, 3).to(network.weight.dtype))
+
+
+def tied() -> nn.Module:
+    network = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+    network[2].weight = network[0].weight
+    return network
+
+
+def moved_into_another(network: nn.Module) -> None:
+    layer = nn.Linear(3, 3)
+    layer.weight, layer.bias = network[2].weight, network[2].bias
+    network[2] = layer
+
+
+def untied(network: nn.Module) -> None:
+    network[2].weight = nn.Parameter(network[0].weight.detach().clone())
+
+
+CHANGES = {
+    "frozen": lambda network: network[0].requires_grad_(False),
+    "added": lambda network: network.append(nn.Linear(3, 3)),
+    "'2.weight' was added": untied,
+    "came into another module": moved_into_another,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("way", ["loop", "stacked", "tangents"])
+def test_a_network_that_trains_other_weights_since_the_gradient_was_made_is_refused(change, way):
+    """Or a frozen weight would be trained on, and a new one not at all."""
+    spec = ArraySpec("y", (3,))
+    network, box = tied(), from_callable(lambda y: y, inputs=[spec], outputs=[spec])
+
+    def objective(network, batch):
+        return box(network(batch)).square().mean(dim=1)
+
+    if way == "tangents":
+        gradient = zo.TangentGradient(network, objective, boxes=[box])
+    else:
+        gradient = zo.LossGradient(network, objective, zo.CGE(1e-3), evaluator=way)
+    gradient.backward(torch.randn(4, 3))
+    change(network)
+    expected = next(name for name, each in CHANGES.items() if each is change)
+    with pytest.raises(zo.errors.ParameterError, match=expected):
+        gradient.backward(torch.randn(4, 3))
+
+
+def test_a_chosen_weight_may_be_frozen_and_others_may_come_and_go():
+    network = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+    gradient = zo.LossGradient(
+        network, lambda n, x: n(x).square().mean(dim=1), zo.CGE(1e-3), parameters=iter(["0.*"])
+    )
+    gradient.backward(torch.randn(4, 3))
+    network.requires_grad_(False)
+    network.append(nn.Linear(3, 3))
+    before = network[0].weight.grad.clone()
+    gradient.backward(torch.randn(4, 3))
+    assert not torch.equal(network[0].weight.grad, before) and network[2].weight.grad is None
+
+
+def test_a_parameter_under_two_names_in_one_module_is_moved_under_both():
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = self.second = nn.Parameter(torch.randn(3, dtype=torch.float64))
+
+        def forward(self, x):
+            return x * self.first + self.second
+
+    network, batch = Both(), torch.randn(4, 3, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(network(batch).square().mean(dim=1).mean(), [network.first])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gradient = zo.LossGradient(
+            network, lambda n, x: n(x).square().mean(dim=1), zo.CGE(1e-6, central=True), evaluator="stacked"
+        )
+        gradient.backward(batch)
+    assert torch.allclose(network.first.grad, expected, rtol=1e-6)
+    assert set(gradient.state_dict()["evaluators"].values()) == {"Stacked"}
+
+
+def gradient_of(way, network, objective, box):
+    if way == "tangents":
+        exact = zo.tangents.ModelTangent(lambda y: y)
+        return zo.TangentGradient(network, objective, boxes=[box], tangent=exact, probes=0)
+    return zo.LossGradient(network, objective, zo.CGE(1e-6, central=True), evaluator=way)
+
+
+@pytest.mark.parametrize("way", ["loop", "stacked", "tangents"])
+def test_hooks_on_parameters_run_and_padding_gets_nothing_as_with_autograd(way):
+    spec = ArraySpec("y", (2,))
+    box = from_callable(lambda y: y, inputs=[spec], outputs=[spec])
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Embedding(5, 3, padding_idx=1), nn.Flatten(), nn.Linear(12, 2)).double()
+    told = []
+    network[0].weight.register_hook(lambda gradient: gradient * torch.arange(5.0)[:, None])
+    network[2].bias.register_post_accumulate_grad_hook(told.append)
+    words = torch.tensor([[0, 1, 2, 1], [3, 4, 4, 1], [2, 2, 0, 3]])
+    for _ in range(2):  # the second time it is added
+        network(words).square().mean(dim=1).mean().backward()
+    expected = [parameter.grad for parameter in network.parameters()]
+    network.zero_grad()
+    told.clear()
+    gradient = gradient_of(way, network, lambda n, x: box(n(x)).square().mean(dim=1), box)
+    for _ in range(2):
+        gradient.backward(words)
+    assert len(told) == 2 and told[0] is network[2].bias
+    assert not expected[0][1].any() and expected[0][4].any()
+    for parameter, exact in zip(network.parameters(), expected, strict=True):
+        assert torch.allclose(parameter.grad, exact, rtol=1e-6, atol=1e-9)
+
+
+def test_a_padding_word_that_another_layer_reads_too_keeps_its_gradient():
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.out = nn.Embedding(4, 3, padding_idx=0), nn.Linear(3, 4, bias=False)
+            self.out.weight = self.words.weight
+
+        def forward(self, x):
+            return self.out(self.words(x))
+
+    network = Tied().double()
+    zo.LossGradient(network, lambda n, x: n(x).exp().mean(dim=1), zo.CGE(1e-6)).backward(torch.tensor([1, 2]))
+    assert network.words.weight.grad[0].any()
+
+
+def test_an_empty_parameter_is_left_out():
+    network = nn.Linear(3, 2)
+    network.placeholder = nn.Parameter(torch.zeros(0))
+    gradient = zo.LossGradient(
+        network, lambda n, x: n(x).square().mean(dim=1), zo.CGE(1e-3), evaluator="stacked"
+    )
+    gradient.backward(torch.randn(4, 3))
+    assert gradient.parameters.names == ("weight", "bias") and network.weight.grad.any()
+
+
+def test_what_is_no_network_objective_or_estimator_is_refused_with_a_sentence():
+    network, objective = nn.Linear(3, 2), lambda n, x: n(x).square().mean(dim=1)
+    with suppress_type_checks():
+        with pytest.raises(zo.errors.ParameterError, match=r"expected an nn.Module, got list.*ModuleDict"):
+            zo.LossGradient([network], objective, zo.CGE(1e-3))
+        for estimator in (zo.CGE, "cge"):
+            with pytest.raises(zo.ConfigurationError, match=r"estimator: expected .* such as zo.CGE"):
+                zo.LossGradient(network, objective, estimator)
+        with pytest.raises(zo.ConfigurationError, match=r"objective: expected .* got None"):
+            zo.LossGradient(network, None, zo.CGE(1e-3))

@@ -450,6 +450,9 @@ def test_without_probes_a_check_is_bad_in_three_ways(check, words):
     assert loud.lost and not quiet.lost and len(caught) == 1
     assert str(caught[0].message).count("found") == 1  # only the limit that is broken
     assert "max_rows=1.1 allows none" in str(caught[0].message)
+    too_short = check[0] is not None and check[0] > 1.5  # the loss falls along it, more than it says
+    assert ("Adam's steps" in str(caught[0].message)) == too_short
+    assert ("worse than none" in str(caught[0].message)) == (not too_short)
     with_probes = TrustWatch(policy, 2, 3.1)
     for step in range(12):  # with them only too little of the change is bad
         with_probes.saw(step, 0.1, *((1.7, 0.6) if step == 9 else (None, None)))
@@ -590,6 +593,25 @@ def test_a_tangent_without_the_state_on_a_chaotic_box_is_found_out():
     assert all(word in words for word in expected)
     assert {each.filename for each in caught} == {__file__}
     assert float(words.split("found ")[1].split(" over")[0]) == pytest.approx(gradient.watch.error, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("tangent", "advice"),
+    [
+        (zo.SecantTangent(), "(sparse-cge); or take a StudentTangent (student), or allow more probes"),
+        (
+            zo.StudentTangent(torch.nn.Linear(12, 12), loss="squared"),
+            "put SecantTangent outermost (secant), or allow",
+        ),
+        (None, "(sparse-cge); or take a StudentTangent (student), or"),  # secant around a model or a low rank
+    ],
+)
+def test_no_one_is_advised_to_take_what_is_there(tangent, advice):
+    gradient = ring_gradient(tangent, probes=1, max_rows=2.1)
+    with pytest.warns(TangentWarning) as caught:
+        for step in range(60):
+            gradient.watch.saw(step, 2.0, None)
+    assert advice in str(caught[-1].message)
 
 
 def test_a_tangent_that_is_exact_there_needs_no_probes():

@@ -159,12 +159,15 @@ class FixedCoordinates:
 
     def __post_init__(self) -> None:
         """Check where it is written."""
-        if self.indices.ndim != 1 or self.indices.dtype != torch.int64 or not len(self.indices):
-            raise ConfigurationError(
-                f"FixedCoordinates, indices: expected (coordinates,) int64, at least one, got "
-                f"{tuple(self.indices.shape)} {str(self.indices.dtype)[6:]}. "
-                "From a mask: torch.nonzero(mask).flatten()."
-            )
+        found = type(self.indices).__name__
+        if isinstance(self.indices, Tensor):
+            found = f"{tuple(self.indices.shape)} {str(self.indices.dtype)[6:]}"
+            if self.indices.ndim == 1 and self.indices.dtype == torch.int64 and len(self.indices):
+                return
+        raise ConfigurationError(
+            f"FixedCoordinates, indices: expected a tensor (coordinates,) int64, at least one, got {found}. "
+            "From a mask: torch.nonzero(mask).flatten()."
+        )
 
     def count(self, parameters: Parameters, step: int = 0) -> int:
         """As many as were given."""

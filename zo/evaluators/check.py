@@ -212,8 +212,6 @@ def fault_of(
                 name for name in wrong if ", " not in name
             ] or wrong  # not the piece of all, if one tells
             return f"disagreed with loop for {', '.join(dict.fromkeys(single))}"
-        if not evaluator.sees_all_reads(problem, _all(truth), base):
-            return "does not see a weight that is read outside its layer, as by a penalty on the weights"
     except BudgetError:
         raise
     except Unservable as error:
@@ -381,17 +379,6 @@ def _long(pieces: list[Piece], problem: Problem, chunk: int, own: float) -> list
     both = Coordinates(indices, torch.cat([steps, steps[:1].expand(more)]))
     shorter = Coordinates(indices, torch.cat([steps, torch.full_like(steps[:1], own).expand(more)]))
     return [*mixed, Piece(piece.name, both, piece.truth, shorter)]
-
-
-def _all(truth: Truth) -> Perturbation:
-    """Queries that reach every tensor: the piece of each tensor's first entry, or whole directions."""
-    parts = [piece.queries for piece in truth.pieces]
-    if not isinstance(parts[0], Coordinates):
-        return parts[0]
-    both = [part for part in parts if isinstance(part, Coordinates)]
-    return Coordinates(
-        torch.cat([part.indices[:1] for part in both]), torch.cat([part.steps[:1] for part in both])
-    )
 
 
 def _agree(

@@ -105,18 +105,6 @@ class Evaluator(ABC):
         """
         return 0
 
-    def sees_all_reads(self, problem: Problem, perturbation: Perturbation, base: Tensor) -> bool:
-        """Whether the objective reads weights only where this evaluator shows it the variants'.
-
-        Costs a query or two where it has to be found out.
-
-        Args:
-            problem: A step's.
-            perturbation: Queries that reach every tensor.
-            base: The losses of the base, `(rows,)`.
-        """
-        return True
-
 
 def mean_changes(base: Tensor, changes: Tensor) -> Tensor:
     """Mean change of each query over the rows that survived in the base.

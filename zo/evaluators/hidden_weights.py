@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from zo.batches import map_tensors
@@ -14,7 +16,7 @@ from zo.evaluators.forwards import Forward, replaced
 
 @contextmanager
 def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iterator[None]:
-    """Weights are NaN inside the block, except while the forward of one of the modules runs.
+    """Weights are NaN inside the block, except while the forward of one of the modules that hold them runs.
 
     What else reads them comes out NaN: a penalty on the weights in the objective, a functional call
     with a layer's weight. Such a read sees the base's weights in a stacked evaluation, and the
@@ -24,36 +26,53 @@ def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iter
         tensors: the weights.
         modules: those whose forward knows the variants; none where nothing is to read the weights.
     """
-    kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
+    kept = {id(tensor): (tensor, tensor.detach().clone()) for tensor in tensors}
+    memories = {tensor.untyped_storage()._cdata for tensor, _ in kept.values()}
+    running: Counter[int] = Counter()  # by tensor: how many forwards that may read it
     inside = 0
 
-    def show() -> None:
-        for tensor, values in kept:
-            tensor.data.copy_(values)
+    def hide(key: int) -> None:
+        kept[key][0].data.fill_(float("nan"))
 
-    def hide() -> None:
-        for tensor, _ in kept:
-            tensor.data.fill_(float("nan"))
+    def show(key: int) -> None:
+        kept[key][0].data.copy_(kept[key][1])
 
-    def shown(forward: Forward) -> Forward:
+    def apart(tensor: Tensor) -> Tensor:
+        """It may be the weight itself, expanded to rows; as a copy it stays in sight."""
+        return tensor.clone() if _memory(tensor) in memories else tensor
+
+    def shown(module: nn.Module, forward: Forward) -> Forward:
+        own = [id(tensor) for tensor in module.parameters() if id(tensor) in kept]
+
         def replacement(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
             nonlocal inside
             inside += 1
-            show()
+            for key in own:
+                running[key] += 1
+                if running[key] == 1:
+                    show(key)
             try:
                 result = forward(*args, **kwargs)
-                # It may be the weight itself, expanded to rows; as a copy it stays in sight.
-                return map_tensors(Tensor.clone, result) if inside == 1 else result
+                return map_tensors(apart, result) if inside == 1 else result
             finally:
                 inside -= 1
-                if inside == 0:
-                    hide()
+                for key in own:
+                    running[key] -= 1
+                    if not running[key]:
+                        hide(key)
 
         return replacement
 
-    with replaced({module: shown(module.forward) for module in modules}):
-        hide()
+    with replaced({module: shown(module, module.forward) for module in modules}):
+        for key in kept:
+            hide(key)
         try:
             yield
         finally:
-            show()
+            for key in kept:
+                show(key)
+
+
+def _memory(tensor: Tensor) -> int:
+    """The same for all views of a tensor; -1 for a sparse one, which shares none with a weight."""
+    return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else -1

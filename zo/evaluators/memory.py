@@ -25,6 +25,7 @@ class MemoryPeak(TorchDispatchMode):
         peak: most bytes alive at once so far, those not counted that are still alive at the end of the
             block: they were made to stay, as what a box builds at its first call.
         made: bytes of all of them together: what would be alive if nothing were let go, as in a recording.
+        narrow: whether there are floats of 16 bits or less among them.
     """
 
     def __init__(self) -> None:
@@ -33,6 +34,7 @@ class MemoryPeak(TorchDispatchMode):
         self._now = 0
         self._most = 0
         self.made = 0
+        self.narrow = False
 
     @property
     def peak(self) -> int:
@@ -53,6 +55,7 @@ class MemoryPeak(TorchDispatchMode):
             # A view of what was there before, such as a transposed weight, takes nothing.
             if _is_real(tensor) and _key(tensor) not in given:
                 self._add(tensor)
+                self.narrow |= is_narrow(tensor)
         return result
 
     def _add(self, tensor: Tensor) -> None:
@@ -79,6 +82,11 @@ def measured(wanted: bool) -> Iterator[MemoryPeak]:
         return
     with uncompiled(), peak:
         yield peak
+
+
+def is_narrow(tensor: Tensor) -> bool:
+    """Whether it holds floats of 16 bits or less."""
+    return tensor.is_floating_point() and tensor.element_size() < 4
 
 
 def _is_real(value: Any) -> bool:  # noqa: ANN401

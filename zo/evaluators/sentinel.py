@@ -146,7 +146,12 @@ class _Coarsest(TorchDispatchMode):
 
 
 def refuse_shifted(
-    problem: Problem, perturbation: Perturbation, base: Tensor, changes: Tensor, run: Callable[[], Tensor]
+    problem: Problem,
+    perturbation: Perturbation,
+    base: Tensor,
+    changes: Tensor,
+    run: Callable[[], Tensor],
+    lost_rows: Callable[[], None],
 ) -> None:
     """Refuse a chunk whose sentinel is off the base.
 
@@ -156,6 +161,7 @@ def refuse_shifted(
         base: Losses of the base, `(rows,)`.
         changes: `(queries, rows)` of the losses, those of the sentinel among them.
         run: Evaluates the chunk once more, for the error to name the module.
+        lost_rows: Refuses the chunk if rows of its sentinel that failed did not fail by themselves.
 
     Raises:
         Unservable: It is, by more than rounding, and by more than a thousandth of what the others changed.
@@ -163,8 +169,11 @@ def refuse_shifted(
     rows = torch.isfinite(base) & torch.isfinite(changes[PLACE])  # a failed row is not a fault
     eps = max(torch.finfo(dtype).eps for dtype in (base.dtype, problem.parameters.dtype))
     largest = torch.where(rows, torch.stack([changes[PLACE], base]), 0.0).abs().amax(dim=1)
-    if largest[0] <= ROUNDING * eps * largest[1]:  # of a chunk all that the host waits for
+    lost = (torch.isfinite(base) & ~rows).any()
+    if (largest[0] <= ROUNDING * eps * largest[1]) & ~lost:  # of a chunk all that the host waits for
         return
+    if lost:
+        lost_rows()
     off = changes[PLACE, rows].abs()
     size = left_out(changes)[:, rows].double().nan_to_num(0.0).square().mean(dim=1).sqrt()
     if off.double().square().mean().sqrt() <= HARMLESS * size.median():

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blackbox import BudgetError
 from zo.batches import repeat, tensors
-from zo.evaluators.evaluator import Changes, Evaluator, Problem
+from zo.evaluators.evaluator import Changes, Evaluator, Problem, Unservable
 from zo.evaluators.forwards import replaced
 from zo.evaluators.hidden_weights import hidden
 from zo.evaluators.loop import Loop
@@ -34,7 +36,8 @@ class Stacked(Evaluator):
     P x B rows, so it may call black boxes, and as often as it likes.
 
     In each chunk one more variant moves nothing; if its losses are not those of the base, the chunk is
-    refused (see `sentinel`). A chunk of one query is evaluated as `Loop` does.
+    refused (see `sentinel`). So it is if the objective reads a weight that the chunk moves outside of those
+    layers: it is NaN there. A chunk of one query is evaluated as `Loop` does.
     """
 
     sentinels: ClassVar[int] = 1
@@ -48,10 +51,19 @@ class Stacked(Evaluator):
             if len(perturbation) == 1:
                 return one(perturbation)
             queries = with_sentinel(perturbation)
-            run = partial(stacked_losses, problem, queries, start)
-            found = run() - base
+            moved = [problem.parameters.tensors[number] for number in problem.parameters.moved(queries)]
+            run = partial(stacked_losses, problem, queries, start, moved)
+            try:
+                found = run() - base
+            except (BudgetError, Unservable):
+                raise
+            except Exception:  # of a black box that refuses NaN, perhaps
+                _refuse_unseen(problem, queries, base)
+                raise
             problem.tally.queries += 1
-            refuse_shifted(problem, queries, base, found, run)
+            refuse_shifted(
+                problem, queries, base, found, run, partial(_refuse_unseen, problem, queries, base)
+            )
             return left_out(found)
 
         return changes
@@ -61,25 +73,22 @@ class Stacked(Evaluator):
         batch = sum(size_in_bytes(tensor) for tensor in tensors(problem.batch))
         return batch + SLACK * base + copied_bytes(problem, perturbation)
 
-    def sees_all_reads(self, problem: Problem, perturbation: Perturbation, base: Tensor) -> bool:
-        """See `Evaluator.sees_all_reads`."""
-        modules: set[nn.Module] = set()
-        for query in range(len(perturbation)):  # one at a time: a layer on copies has one a query
-            modules.update(replacements(problem, perturbation.part(query, query + 1)))
-        lost = torch.isfinite(base)
-        for _ in range(2):  # a row that fails by chance does not fail twice
-            problem.tally.queries += 1
-            lost = lost & ~torch.isfinite(_without_weights(problem, modules))
-            if not lost.any():
-                return True
-        return False
 
+def stacked_losses(
+    problem: Problem, perturbation: Perturbation, start: Snapshot, hiding: Sequence[Tensor] = ()
+) -> Tensor:
+    """Losses `(queries, rows)` of all variants by one call of the objective; `start` is restored after it.
 
-def stacked_losses(problem: Problem, perturbation: Perturbation, start: Snapshot) -> Tensor:
-    """Losses `(queries, rows)` of all variants by one call of the objective; `start` is restored after it."""
+    Args:
+        problem: The step's.
+        perturbation: The variants.
+        start: Of the network.
+        hiding: Weights that are NaN but for the layers that know the variants.
+    """
     variants = len(perturbation)
     try:
-        with replaced(replacements(problem, perturbation)), uncompiled():
+        forwards = replacements(problem, perturbation)
+        with replaced(forwards), hidden(hiding, forwards) if hiding else nullcontext(), uncompiled():
             batch = repeat(problem.batch, variants)
             stacked = losses(problem.objective, problem.network, batch, variants * problem.rows)
     finally:
@@ -87,15 +96,33 @@ def stacked_losses(problem: Problem, perturbation: Perturbation, start: Snapshot
     return stacked.view(variants, problem.rows)
 
 
-def _without_weights(problem: Problem, modules: set[nn.Module]) -> Tensor:
-    """Losses `(rows,)` with the weights hidden outside the modules; all NaN where that is an error."""
+def _refuse_unseen(problem: Problem, queries: Perturbation, base: Tensor) -> None:
+    """Refuse a chunk that lost rows because the objective reads a moved weight outside its layer.
+
+    Such a read sees the base's weight in all variants. Costs a query or two.
+
+    Raises:
+        Unservable: It does.
+    """
+    numbers, modules = problem.parameters.moved(queries), replacements(problem, queries)
     start = Snapshot(problem.network, problem.written)
-    try:
-        with hidden(problem.parameters.tensors, modules), uncompiled():
-            return losses(problem.objective, problem.network, problem.batch, problem.rows)
-    except BudgetError:
-        raise
-    except Exception:  # a black box that refuses NaN, say; with the weights in sight it did not
-        return torch.full((problem.rows,), float("nan"))
-    finally:
-        start.restore()
+    lost = torch.isfinite(base)
+    for _ in range(2):  # a row that fails by chance does not fail twice
+        problem.tally.queries += 1
+        try:
+            with hidden([problem.parameters.tensors[n] for n in numbers], modules), uncompiled():
+                found = losses(problem.objective, problem.network, problem.batch, problem.rows)
+            lost = lost & ~torch.isfinite(found)
+        except BudgetError:
+            raise
+        except Exception:  # with the weights in sight it did not fail
+            pass
+        finally:
+            start.restore()
+        if not lost.any():
+            return
+    names = ", ".join(problem.parameters.names[number] for number in numbers[:3])
+    raise Unservable(
+        f"{names}{', ...' if len(numbers) > 3 else ''}: read outside its layer, as by a penalty on the "
+        "weights, where variants are not told apart"
+    )

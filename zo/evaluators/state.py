@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,15 +13,19 @@ from torch import Tensor, nn
 
 from zo.batches import bits, sent
 
-_DATA = (int, float, complex, str, bytes, tuple, list, dict, set, Tensor, np.ndarray, np.generic, type(None))
+_DATA = (
+    *(int, float, complex, str, bytes, tuple, list, deque, dict, set, Tensor, np.ndarray, np.generic),
+    type(None),
+)
+_SEQUENCES, _MAPPINGS = (list, deque), (dict, OrderedDict, defaultdict, set)
 _OF_TORCH = set(vars(nn.Module()))  # what every module has: parameters, buffers, children, hooks
 
 
 class Snapshot:
     """Buffers, parameters and attributes of a network and the state of torch's generators, to go back to.
 
-    Of attributes, such as a counter or kept features, the objects themselves are kept: what is written
-    inside of one, as to a list, stays.
+    Attributes are such as a counter, kept features or a list of them, with what is written inside of lists,
+    dicts, sets, tensors and arrays. In other objects it stays.
 
     Args:
         network: Whose state is kept.
@@ -45,6 +51,10 @@ class Snapshot:
             for module in network.modules()
             if not isinstance(module, torch.jit.ScriptModule)
         ]
+        self._inside: dict[int, tuple[Any, Any]] = {}  # by identity: what may be written to, and a copy
+        for _, attributes in self._attributes:
+            for value in attributes.values():
+                _look_inside(value, self._inside)
         chosen = dict(network.named_parameters()) if parameters is None else parameters
         # Values, not versions: writing to `.data`, as momentum encoders do, leaves the version as it is.
         self._parameters = {n: (tensor, _stored(tensor.detach()).clone()) for n, tensor in chosen.items()}
@@ -68,6 +78,8 @@ class Snapshot:
                     del own[name]
             # What is no data stays, such as a solver that the first forward makes.
             own.update({name: old for name, old in attributes.items() if isinstance(own.get(name), _DATA)})
+        for value, kept in self._inside.values():
+            _put_back(value, kept)
         for tensor, value in self._parameters.values():
             _stored(tensor.data).copy_(value)
         torch.set_rng_state(self._cpu)
@@ -81,6 +93,34 @@ class Snapshot:
             for name, (tensor, value) in self._parameters.items()
             if _stored(tensor).shape != value.shape or not torch.equal(bits(_stored(tensor)), bits(value))
         }
+
+
+def _look_inside(value: Any, found: dict[int, tuple[Any, Any]]) -> None:  # noqa: ANN401
+    """Note what a nesting holds that can be written to in place, with copies; parameters are kept apart."""
+    if id(value) in found or isinstance(value, nn.Parameter):
+        return
+    if isinstance(value, Tensor):
+        if value.layout is torch.strided and not value.is_inference():
+            found[id(value)] = value, _stored(value.detach()).clone()
+    elif isinstance(value, np.ndarray):
+        if value.flags.writeable:
+            found[id(value)] = value, value.copy()
+    elif type(value) in (*_SEQUENCES, *_MAPPINGS):
+        found[id(value)] = value, value.copy()
+    if type(value) in (*_SEQUENCES, *_MAPPINGS) or isinstance(value, tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            _look_inside(item, found)
+
+
+def _put_back(value: Any, kept: Any) -> None:  # noqa: ANN401
+    """Write a copy back into what it was taken of."""
+    if isinstance(value, Tensor):
+        _stored(value.data).copy_(kept)
+    elif isinstance(value, np.ndarray):
+        value[...] = kept
+    else:
+        value.clear()
+        (value.extend if type(value) in _SEQUENCES else value.update)(kept)
 
 
 def _stored(tensor: Tensor) -> Tensor:

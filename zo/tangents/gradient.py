@@ -23,7 +23,7 @@ from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks, fingerprint
 from zo.failures import survivors, tell_zero
 from zo.objective import Objective
-from zo.parameters import Choice, Parameters
+from zo.parameters import Choice, Parameters, accumulate
 from zo.same_run import refuse_other_run, same_chunk
 from zo.tangents import checks
 from zo.tangents.models.automatic import AutoTangent
@@ -187,7 +187,9 @@ class TangentGradient:
         self.trust_of_step: float | None = None
         self.agreement: float | None = None
         self.missed: float | None = None
-        self.watch = TrustWatch(trust_policy, probes, max_rows, any(own.learns for own in self.tangents))
+        kinds = [type(own).__name__ for own in self.tangents]
+        learning = any(own.learns for own in self.tangents)
+        self.watch = TrustWatch(trust_policy, probes, max_rows, learning, kinds)
         self._key = Key(seed)
         self._ranks = Ranks(process_group, "TangentGradient", TangentError)
         self._chunk = 1 if chunk is None and self._ranks.size > 1 else chunk
@@ -246,7 +248,7 @@ class TangentGradient:
                         lambda rows: replay(again, *box, *of, rows)[1],
                     )
         for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
-            tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
+            accumulate(tensor, gradient)
         check: Check = meeting.told[0]
         self.agreement, self.missed = check.agreement, check.missed
         self._count(probes, seen.rows, dropped, check)

@@ -14,6 +14,10 @@ WORST = 10.0  # errors above count as this: one step in which nothing is known i
 FIRST_CHECK = 10  # steps, where checks are rarer: a tenth of a short run
 FALL = 0.1  # an error that falls by less between two verdicts falls no more
 UNTOLD = 3  # checks in a row that told nothing since rows failed: that is said
+ADVICE = {  # where probes do not help, and the classes of tangents that have it already
+    "put SecantTangent outermost (secant), ": ("SecantTangent", "AutoTangent"),
+    "take a StudentTangent (student), ": ("StudentTangent",),
+}
 
 
 @dataclass(frozen=True)
@@ -111,15 +115,23 @@ class TrustWatch:
         max_rows: what a step may cost on average, checks included, in multiples of the base's rows; at the
             least what the base, these probes and the checks take.
         learning: whether more probes can help any tangent.
+        kinds: names of the tangents' classes, which are not advised.
     """
 
-    def __init__(self, policy: TrustPolicy, probes: int, max_rows: float, learning: bool = True) -> None:
+    def __init__(
+        self,
+        policy: TrustPolicy,
+        probes: int,
+        max_rows: float,
+        learning: bool = True,
+        kinds: Sequence[str] = (),
+    ) -> None:
         checks = 1 / policy.check_every if policy.check_every else 0.0
         self.policy = policy
         self.max_rows = max(max_rows, 1 + probes + checks)
         self.fewest = probes
         self.most = max(probes, int(max_rows - 1 - checks)) if learning else probes
-        self.learning = learning
+        self.learning, self.kinds = learning, kinds
         self._state = _State(probes)
 
     @property
@@ -281,9 +293,12 @@ class TrustWatch:
         )
 
     def _stuck(self) -> str:
+        agreement, risk = self._state.agreement, "Training may be worse than none"
+        if not self.probes and agreement is not None and agreement > 2 - self.policy.agreement:
+            risk = "The loss falls along the gradient, by more than it says; Adam's steps ignore its length"
         words = (
-            "Training may be worse than none: watch a held-out loss (zo.KeepBest). Move the network less in "
-            "a step; use LossGradient with sparse coordinates (sparse-cge); or "
+            f"{risk}: watch a held-out loss (zo.KeepBest). Move the network less in a step; use LossGradient "
+            "with sparse coordinates (sparse-cge); or "
         )
         if not self.learning:
             return words + "take a tangent that learns."
@@ -293,10 +308,10 @@ class TrustWatch:
                 f"probes (--probes): max_rows={self.max_rows:g} allows none."
             )
         more = 1 + 2 * self.probes
+        other = "".join(words for words, kinds in ADVICE.items() if not set(kinds).intersection(self.kinds))
         return (
-            f"{words}put SecantTangent outermost (secant), take a StudentTangent (student), or allow more "
-            f"probes: max_rows={self.max_rows:g} allows no more, {2 * self.probes} of them take {more} times "
-            "the rows of a first-order step."
+            f"{words}{other}{'or ' if other else ''}allow more probes: max_rows={self.max_rows:g} allows no "
+            f"more, {2 * self.probes} of them take {more} times the rows of a first-order step."
         )
 
 
