@@ -88,10 +88,12 @@ class LossGradient:
         seed: All draws depend only on (seed, step).
         chunk: How many queries run together. Results are equal to the bit only for equal chunks. None chooses
             it at the first step, from `memory`; the choice is in `state_dict`.
-        memory: Bytes that a chunk may take, not counting what black boxes take themselves. "difference" also
-            keeps the base's activations, as training with autograd does (for a moment twice, where a CPU's
-            convolutions are laid out anew). From the first step on, the repr shows how many bytes;
-            `zo.evaluators.Difference(memory=)` limits them, by default to 8 GiB on a CPU.
+        memory: Bytes that a chunk may take, not counting what black boxes take themselves. On a GPU
+            "difference" chooses its chunks without it, by what `zo.evaluators.Difference(memory=)` lets it
+            take; where "stacked" takes over, it has parts of them. "difference" also keeps the base's
+            activations, as training with autograd does (for a moment twice, where a CPU's convolutions are
+            laid out anew). From the first step on, the repr shows how many bytes; `Difference(memory=)`
+            limits them, by default to 8 GiB on a CPU.
         max_dropped: The fraction of a step's queries that may fail before the step raises an error. One
             query alone may fail, unless this is 0.
         process_group: Processes that all receive the whole batch and have the same random state; "gloo" or,
@@ -148,6 +150,7 @@ class LossGradient:
         self.parameters = Parameters(network, parameters)
         self.serving = Serving(candidates(evaluator, self.objective))
         self.chunk = chunk
+        self.together: int | None = None  # of a chunk, by `stacked`
         self.memory = memory
         self.max_dropped = max_dropped
         self.first_alone = first_alone
@@ -226,7 +229,7 @@ class LossGradient:
     def most_checks(self, steps: int) -> int:
         """The most queries that the next steps take beside their plans, if no check is in doubt."""
         queries = self.queries()
-        chunk = min(queries, self.chunk or SMALLEST)
+        chunk = min(queries, self.together or self.chunk or SMALLEST)
         first = self.counts.steps
         return sum(
             most_checks(step, self.parameters, self.serving.evaluators, queries, chunk)
@@ -243,6 +246,7 @@ class LossGradient:
             "seed": self._key.seed,
             "estimator": described(self.estimator),
             "chunk": self.chunk,
+            "together": self.together,
             "counts": asdict(self.counts),
             "evaluators": self.serving.state_dict(),
         }
@@ -258,6 +262,7 @@ class LossGradient:
         refuse_other_run("LossGradient", own, state)
         serving = self.serving.loaded(state["evaluators"])
         self.chunk = same_chunk("LossGradient", self.chunk, state["chunk"])
+        self.together = state["together"]
         self.counts, self.serving = QueryCounts(**state["counts"]), serving
         self._first = True
 
@@ -323,7 +328,8 @@ class LossGradient:
         self._made = base.made or self._made
         plan = self.estimator.plan(self.parameters, self._key.at(step))
         if self.chunk is None:
-            self.chunk = chunk_size(self.serving.evaluators, base, plan, self.memory)
+            self.chunk, self.together = chunk_size(self.serving.evaluators, base, plan, self.memory)
+        base = replace(base, problem=replace(base.problem, together=self.together))
         words = (self._key.at(step), described(self.estimator), self.chunk, self.max_dropped)
         settings = repr((words, self.parameters.names, self.network.training))
         page = None

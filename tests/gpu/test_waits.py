@@ -129,6 +129,43 @@ def test_a_step_waits_as_often_for_many_chunks_as_for_few(evaluator):
     assert waits[0] == waits[1] < 40
 
 
+def test_difference_has_long_chunks_on_a_gpu_and_what_takes_over_has_parts_that_fit():
+    """`memory` is for what repeats the batch; passes of changes find their room themselves."""
+    settings = {"evaluator": "difference", "memory": 2**16}
+    launches, found = [], []
+    for chunk in (None, 2):
+        with PretendedGPU() as gpu:
+            network, batch = gpu.network(make_network("convolutions")), tuple(map(gpu.tensor, BATCH))
+            rule = zo.CGE(1e-3, sparsity=zo.RandomCoordinates(256))
+            gradient = zo.LossGradient(network, OBJECTIVE, rule, chunk=chunk, **settings)
+            for _ in range(2):
+                gradient.backward(batch)
+            with gpu.watched() as seen:
+                gradient.backward(batch)
+            launches.append(len(seen.launches) / 256)
+            found.append(torch.cat([p.grad.flatten().cpu() for p in network.parameters()]))
+            if chunk is None:
+                assert gradient.chunk == 16 and gradient.together < 16  # sixteenths of the plan
+                assert gradient.state_dict()["together"] == gradient.together
+    assert launches[0] < 0.5 * launches[1]
+    assert (found[0] - found[1]).norm() < 1e-3 * found[1].norm()
+
+
+@torch.no_grad()
+def test_a_stack_of_a_long_chunk_is_made_in_parts():
+    network = make_network("convolutions")
+    parameters, changes = begun(zo.evaluators.Stacked(), network, BATCH)
+    queries = queries_of("coordinates", parameters)
+    expected = torch.cat([changes(queries.part(start, start + 5)) for start in range(0, len(queries), 5)])
+    rows = []
+    network.register_forward_pre_hook(lambda module, given: rows.append(len(given[0])))
+    base = OBJECTIVE(network, BATCH)
+    problem = Problem(network, parameters, OBJECTIVE, BATCH, len(base), together=5)
+    found = zo.evaluators.Stacked().begin(problem, base)(queries)
+    assert torch.equal(found, expected)
+    assert max(rows) == 6 * len(base)  # five and the one that does not move
+
+
 def test_the_pretended_gpu_sees_what_waits():
     with PretendedGPU() as gpu:
         x = gpu.tensor(torch.tensor([1.0, 0.0, 2.0]))

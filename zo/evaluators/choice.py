@@ -12,7 +12,7 @@ import torch
 from zo.base import Base
 from zo.errors import ConfigurationError, EvaluatorWarning
 from zo.evaluators.check import Remember, fault_of, truth_of
-from zo.evaluators.difference.evaluator import Difference
+from zo.evaluators.difference.evaluator import MOST_ON_GPU, Difference
 from zo.evaluators.evaluator import Evaluator, Problem
 from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
@@ -175,8 +175,10 @@ def _too_large(base: Base) -> bool:
     return on_cpu and isinstance(base.problem.objective, OutputLoss) and base.peak > LARGE
 
 
-def chunk_size(evaluators: tuple[Evaluator, ...], base: Base, plan: Perturbations, memory: int) -> int:
-    """How many of a step's queries run together: chunks of equal size, and an even number of them.
+def chunk_size(
+    evaluators: tuple[Evaluator, ...], base: Base, plan: Perturbations, memory: int
+) -> tuple[int, int]:
+    """How many of a step's queries are a chunk, all of equal size and an even number of them; and a stack.
 
     One chunk would leave a second process nothing to do, and of three one would be waited for. The number of
     processes does not matter here, since other chunks round differently.
@@ -185,18 +187,25 @@ def chunk_size(evaluators: tuple[Evaluator, ...], base: Base, plan: Perturbation
         evaluators: Those that may serve; all of them must find room.
         base: The step's base, with the memory that it took.
         plan: The step's queries.
-        memory: Bytes that a chunk may take.
+        memory: Bytes that a stack may take.
+
+    Returns:
+        Queries of a chunk, and how many of them may run on rows of their own at once: on a GPU `Difference`,
+        which finds room for its passes itself, wants far longer chunks than a stack has room for.
     """
     last = plan.chunk(plan.queries - 1, plan.queries)  # of the kind that takes most
     able = [evaluator for evaluator in evaluators if evaluator.serves(type(last))]
     each = max(evaluator.bytes_per_query(base.problem, last, base.peak) for evaluator in able)
-    most = queries_within(memory, each, base.problem.parameters.tensors[0].device)
+    device = base.problem.parameters.tensors[0].device
+    most = together = queries_within(memory, each, device)
     if isinstance(able[0], Difference):
+        if device.type != "cpu":
+            most = MOST_ON_GPU
         most = min(most, max(SMALLEST, -(-plan.queries // MANY)))
     chunks = -(-plan.queries // most)
     chunks += chunks % 2
     even = -(-plan.queries // chunks)
-    return even if even >= SMALLEST else most
+    return (even if even >= SMALLEST else most), together
 
 
 def queries_within(memory: int, each: int, device: torch.device) -> int:

@@ -44,6 +44,7 @@ class Problem:
         written: Parameters, by name, that the network's own forward writes, as a momentum encoder's does;
             evaluators put them back after each query.
         tally: Counts queries that are beyond the plan.
+        together: The most queries that may run on rows of their own at once; None for a whole chunk.
     """
 
     network: nn.Module
@@ -53,6 +54,7 @@ class Problem:
     rows: int
     written: Mapping[str, Tensor] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally, compare=False)
+    together: int | None = None
 
 
 class Unservable(ObjectiveError):

@@ -37,7 +37,8 @@ class Stacked(Evaluator):
 
     In each chunk one more variant moves nothing; if its losses are not those of the base, the chunk is
     refused (see `sentinel`). So it is if the objective reads a weight that the chunk moves outside of those
-    layers: it is NaN there. A chunk of one query is evaluated as `Loop` does.
+    layers: it is NaN there. A chunk of one query is evaluated as `Loop` does, and one of more than
+    `Problem.together` in parts.
     """
 
     sentinels: ClassVar[int] = 1
@@ -50,6 +51,10 @@ class Stacked(Evaluator):
         def changes(perturbation: Perturbation) -> Tensor:
             if len(perturbation) == 1:
                 return one(perturbation)
+            most = problem.together or len(perturbation)
+            if len(perturbation) > most:  # of a chunk for `Difference`, in whose place it is
+                starts = range(0, len(perturbation), most)
+                return torch.cat([changes(perturbation.part(start, start + most)) for start in starts])
             queries = with_sentinel(perturbation)
             moved = [problem.parameters.tensors[number] for number in problem.parameters.moved(queries)]
             run = partial(stacked_losses, problem, queries, start, moved)

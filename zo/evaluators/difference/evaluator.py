@@ -24,7 +24,7 @@ from zo.perturbation import Coordinates, Directions, Perturbation
 LARGE = 2**17  # beyond, values anew cost less than changes
 CACHED = 2**20  # of all variants of a pass, which then stay in the cache
 MOST = 32  # variants of a pass
-MOST_ON_GPU = 128  # there the host's share of a pass is the same for few and many
+MOST_ON_GPU = 512  # there the host's share of a pass is the same for few and many
 MEMORY = 2**30  # bytes that the changes of a pass take on a CPU
 OF_GPU = 8  # a pass takes this part of a GPU's memory
 SHORT = 4  # times the root of the float's precision: losses of shorter steps are not subtracted
@@ -140,6 +140,8 @@ class Difference(Evaluator):
                 )
                 while len(own):
                     together, large = self._pass(recording, number, weight.device, resolved)
+                    if recording.asks:  # of the box's memory nothing is known but what the base took
+                        together = min(together, problem.together or together)
                     some, own = own[:together], own[together:]
                     change = Entries.of(local[some], perturbation.steps[some], weight)
                     if graphs is not None:
