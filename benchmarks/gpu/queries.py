@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import zo
 from benchmarks.gpu.parts import Place
 from benchmarks.query_speed import measuring
 from benchmarks.query_speed.comparison import chosen
@@ -31,6 +33,7 @@ from benchmarks.query_speed.measuring import (
     uniform_mean,
 )
 from benchmarks.query_speed.problems import MU, Block, Timed, make
+from zo.evaluators.evaluator import Evaluator
 
 CONTENDERS = (BASELINE, IN_PLACE, "loop", "stacked", DIFFERENCE, GRAPHS, FUSED, BOTH)
 TOGETHER = {"ci": 4, "small": 128}
@@ -41,7 +44,10 @@ TF32 = {"float32": False, "TF32 in convolutions": True}  # bfloat16 is refused b
 
 
 class Traffic(TorchDispatchMode):
-    """Counts the bytes that operations read and write, each by itself, as if nothing stayed in a cache."""
+    """Counts the bytes that operations read and write, each by itself, as if nothing stayed in a cache.
+
+    It does not see what a CUDA graph replays; Triton's kernel it has to be told of, see `counting_kernel`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,6 +69,39 @@ class Traffic(TorchDispatchMode):
         return result
 
 
+def bytes_of_kernel(
+    d: Tensor, found: Tensor, *, kind: int, x: Tensor | None, other: Tensor | None, before: Tensor | None
+) -> int:
+    """What the kernel of `Difference(fused=True)` reads and writes; the base once for all variants.
+
+    `found` is what it gives, all else what it is given.
+    """
+    twice = 2 if kind == 2 else 1  # for statistics, and to normalise
+    of_base = sum(each.nbytes for each in (before, *twice * [x]) if each is not None)
+    return twice * d.nbytes + found.nbytes + (0 if other is None else other.nbytes) + of_base
+
+
+@contextmanager
+def counting_kernel(traffic: Traffic, evaluator: Evaluator) -> Iterator[None]:
+    """A block in which the kernel counts, where an evaluator has one."""
+    if not (getattr(evaluator, "fused", False) and torch.cuda.is_available()):
+        yield
+        return
+    from zo.evaluators.difference import kernels
+
+    own = kernels.change
+
+    def counted(d: Tensor, **options: Any) -> Tensor:  # noqa: ANN401
+        found = own(d, **options)
+        named = {name: options[name] for name in ("kind", "x", "other", "before")}
+        traffic.bytes += bytes_of_kernel(d, found, **named)
+        traffic.launches += 1
+        return found
+
+    with mock.patch.object(kernels, "change", counted):
+        yield
+
+
 def query_speed(place: Place, network: str, rows: int, blocks: int | None) -> dict[str, Any]:
     """A row for each mode, precision and contender, in the mean over uniformly drawn coordinates."""
     table, measured = [], []
@@ -76,6 +115,8 @@ def query_speed(place: Place, network: str, rows: int, blocks: int | None) -> di
                 every = timed.blocks()
                 taken = chosen(every, 2 if place.tiny else blocks)
                 contenders = measuring.contenders(timed, CONTENDERS, TOGETHER[place.size])
+                contenders, why = able(timed, taken[0], contenders, exact=not allowed)
+                table += [{"mode": mode_of(training), "precision": precision, **each} for each in why]
                 found = [
                     measured_block(timed, block, contenders, ROUNDS[place.size], exact=not allowed)
                     for block in taken
@@ -83,7 +124,7 @@ def query_speed(place: Place, network: str, rows: int, blocks: int | None) -> di
                 more = {
                     name: further(timed, each, taken[len(taken) // 2]) for name, each in contenders.items()
                 }
-            mode = "training" if training else "evaluation"
+            mode = mode_of(training)
             measured += [{"mode": mode, "precision": precision, **each.plain()} for each in found]
             whole = "all" if len(taken) == len(every) else f"{len(taken)} of {len(every)}"
             for name in contenders:
@@ -107,10 +148,30 @@ def query_speed(place: Place, network: str, rows: int, blocks: int | None) -> di
     table.append({"processes of the publication": count, "microseconds a query": several})
     notes = [
         f"Bandwidth of a copy on this device: {bandwidth(place.device) / 1e9:,.0f} GB/s. Bytes moved are "
-        "those that operations read and write, each by itself, of a query in the block in the middle; "
-        "the share is what they take at that bandwidth, of the time. Host: until all is put into the stream."
+        "those that operations read and write, each by itself, of a query in the block in the middle (of CUDA "
+        "graphs those that it takes without them); the share is what they take at that bandwidth, of the "
+        "time. Host: until all is put into the stream."
     ]
     return {"notes": notes, "rows": table, "measured": measured}
+
+
+def mode_of(training: bool) -> str:
+    """In words."""
+    return "training" if training else "evaluation"
+
+
+def able(
+    timed: Timed, block: Block, contenders: dict[str, Contender], *, exact: bool
+) -> tuple[dict[str, Contender], list[dict[str, str]]]:
+    """The contenders that answer, and rightly; and a row for each other one, which does not end the part."""
+    found, why = {}, []
+    for name, contender in contenders.items():
+        try:
+            measured_block(timed, block, {name: contender}, 1, exact=exact)
+            found[name] = contender
+        except Exception as error:
+            why.append({"does not run": name, "because": f"{type(error).__name__}: {error}"[:500]})
+    return found, why
 
 
 @contextmanager
@@ -143,9 +204,14 @@ def further(timed: Timed, contender: Contender, block: Block) -> dict[str, float
     with torch.no_grad():
         run = partial(contender.evaluator.begin(timed.problem, base), queries)
         run()
-        with Traffic() as traffic:
-            run()
         host, whole = clocked(run, base.device)
+        plain = contender.evaluator
+        if isinstance(plain, zo.evaluators.Difference):  # which runs the same kernels without graphs
+            plain = replace(plain, graphs=False)
+        run = partial(plain.begin(timed.problem, base), queries)
+        run()
+        with Traffic() as traffic, counting_kernel(traffic, plain):
+            run()
     each = contender.queries
     moved = traffic.bytes / each
     return {

@@ -10,7 +10,9 @@ from benchmarks import __main__ as program
 from benchmarks import protocol
 from benchmarks.gpu import page, runner
 from benchmarks.gpu.parts import LIMIT, PARTS, Part
-from benchmarks.gpu.queries import CONTENDERS
+from benchmarks.gpu.queries import CONTENDERS, able
+from benchmarks.query_speed import measuring
+from benchmarks.query_speed.problems import make
 from tasks.runs.machine import versions
 
 CPU = ["--device", "cpu", "--size", "ci"]
@@ -118,3 +120,15 @@ def test_a_part_runs_small(folder, name):
 
 def test_parts_have_names_of_their_own():
     assert all(isinstance(part, Part) and part.name == name for name, part in PARTS.items())
+
+
+def test_an_evaluator_that_does_not_run_there_is_said_and_does_not_end_the_part(monkeypatch):
+    def fails(evaluator, problem, base):
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr("zo.evaluators.Stacked.begin", fails)
+    timed = make("wake", 2, "cpu", width=4)
+    every = measuring.contenders(timed, ("loop", "stacked"), 2)
+    found, why = able(timed, timed.blocks()[0], every, exact=True)
+    assert list(found) == ["loop"]
+    assert why == [{"does not run": "stacked", "because": "RuntimeError: no kernel image is available"}]

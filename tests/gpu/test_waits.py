@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import zo
+from benchmarks.gpu.queries import bytes_of_kernel
 from tasks.image_classification import networks
 from tests.gpu.pretended import CUDA, PretendedGPU
 from zo.evaluators.difference import evaluator as deciding
@@ -197,24 +198,19 @@ def test_a_pass_launches_little_however_many_variants_share_it(training, most):
     assert counts[0] == counts[1] < most
 
 
-def by_reading_and_writing(d, *, x, statistics, kind, other, before, **_):
-    """What the kernel moves: its changes and, once for all variants, the base."""
-    seen = PretendedGPU.entered[-1].seen
-    of_base = sum(each.nbytes for each in (x, x, before, statistics) if each is not None)
-    bytes_, launches = seen.bytes, list(seen.launches)
+def counted(d, *, x, kind, other, before, **_):
+    """In the kernel's place: zeros, and what it would read and write."""
     found = torch.zeros_like(d)
-    seen.launches[:] = [*launches, "kernel"]
-    seen.bytes = (
-        bytes_ + (3 if kind == 2 else 2) * d.nbytes + (0 if other is None else other.nbytes) + of_base
-    )
+    seen = PretendedGPU.entered[-1].seen  # which has counted the zeros
+    seen.bytes += bytes_of_kernel(d, found, kind=kind, x=x, other=other, before=before) - found.nbytes
     return found
 
 
 @pytest.mark.parametrize(("training", "part"), [(True, 0.3), (False, 0.6)])
 @torch.no_grad()
 def test_a_pass_with_the_kernel_reads_and_writes_a_part_of_what_it_does_without(training, part, monkeypatch):
-    """What the kernel gives is held against torch in `test_fused`; here it gives zeros, and is counted."""
-    kernels = SimpleNamespace(NONE=0, FIXED=1, OF_BATCH=2, change=by_reading_and_writing)
+    """What it gives is held against torch in `test_fused`."""
+    kernels = SimpleNamespace(NONE=0, FIXED=1, OF_BATCH=2, change=counted)
     monkeypatch.setitem(sys.modules, "zo.evaluators.difference.kernels", kernels)
     monkeypatch.setattr("zo.evaluators.difference.kernels", kernels, raising=False)
     monkeypatch.setattr(deciding, "kernels_run_at", lambda tensor: tensor.is_cuda)
