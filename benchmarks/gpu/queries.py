@@ -148,8 +148,8 @@ def query_speed(place: Place, network: str, rows: int, blocks: int | None) -> di
     table.append({"processes of the publication": count, "microseconds a query": several})
     notes = [
         f"Bandwidth of a copy on this device: {bandwidth(place.device) / 1e9:,.0f} GB/s. Bytes moved are "
-        "those that operations read and write, each by itself, of a query in the block in the middle (of CUDA "
-        "graphs those that it takes without them); the share is what they take at that bandwidth, of the "
+        "those that operations read and write, each by itself, of a query in the block in the middle; of "
+        "CUDA graphs those that it takes without them. The share is what they take at that bandwidth, of the "
         "time. Host: until all is put into the stream."
     ]
     return {"notes": notes, "rows": table, "measured": measured}
