@@ -98,20 +98,22 @@ class Parameters:
         self.owners = _owners(network, self.tensors)
         self._every = frozenset(name for name, _ in network.named_parameters())
         self._kinds = [(tensor.dtype, tensor.shape) for tensor in self.tensors]
-        _refuse_shared_memory(self.names, self.tensors)
+        _refuse_shared_memory(network, self.names)
 
     def refuse_replaced(self, network: nn.Module) -> None:
         """Refuse a network whose parameters are not those that were chosen.
 
         Raises:
             ParameterError: One was replaced, frozen, unfrozen or added, is in another module, or has another
-                dtype or shape; or parametrizations are cached, so that moving a weight would change nothing.
+                dtype or shape; two share memory now; or parametrizations are cached, so that moving a weight
+                would change nothing.
         """
         if (changed := self._changed(network)) is not None:
             raise ParameterError(
                 f"{type(network).__name__}: expected the parameters that it had when the gradient was made, "
                 f"but {changed} since. Make a new gradient after changing the network."
             )
+        _refuse_shared_memory(network, self.names)
         if parametrize._cache_enabled:
             raise ParameterError(
                 f"{type(network).__name__}: expected weights that are computed at each forward, got a block "
@@ -222,12 +224,13 @@ def _refuse_unmade(network: nn.Module) -> None:
             )
 
 
-def _refuse_shared_memory(names: tuple[str, ...], tensors: tuple[nn.Parameter, ...]) -> None:
-    """Refuse numbers in one memory, where a step of one is a step of another."""
+def _refuse_shared_memory(network: nn.Module, chosen: Iterable[str]) -> None:
+    """Refuse chosen numbers in one memory, or in that of frozen ones, where a step of one moves another."""
+    chosen = frozenset(chosen)
     placed = sorted(
         (tensor.data_ptr(), tensor.data_ptr() + _extent(tensor), name, tensor)
-        for name, tensor in zip(names, tensors, strict=True)
-        if tensor.device.type != "meta" and tensor.numel()
+        for name, tensor in network.named_parameters()
+        if tensor.device.type != "meta" and tensor.numel() and tensor.layout is torch.strided
     )
     together: list[tuple[str, Tensor]] = []
     reach = 0
@@ -237,23 +240,24 @@ def _refuse_shared_memory(names: tuple[str, ...], tensors: tuple[nn.Parameter, .
         together.append((name, tensor))
         reach = max(reach, end)
         if len(together) > 1 or _extent(tensor) < tensor.numel() * tensor.element_size():
-            _refuse_overlap(together)
+            _refuse_overlap(together, chosen)
 
 
-def _refuse_overlap(together: list[tuple[str, Tensor]]) -> None:
-    """Refuse parameters whose ranges of addresses meet, if they have a number in common."""
+def _refuse_overlap(together: list[tuple[str, Tensor]], chosen: frozenset[str]) -> None:
+    """Refuse parameters whose ranges of addresses meet, if a chosen one has a number in common."""
     *others, (name, tensor) = [(name, _words(tensor)) for name, tensor in together]
-    if len(tensor.unique()) < len(tensor):
+    if name in chosen and len(tensor.unique()) < len(tensor):
         raise ParameterError(
             f"parameter {name!r}: expected each number to have memory of its own, got some in the same "
             "memory, as in an expanded tensor, where a step of one moves several. Keep the tensor as it was "
             "before it was expanded, and expand it in the forward."
         )
     for other, words in others:
-        if torch.isin(tensor, words).any():
+        if not chosen.isdisjoint((name, other)) and torch.isin(tensor, words).any():
             raise ParameterError(
                 f"parameters {other!r} and {name!r}: expected each to have memory of its own, got two in the "
-                "same memory, where a step of one moves both. Tie them as one parameter: b.weight = a.weight."
+                "same memory, where a step of one moves both. Tie them as one parameter: "
+                "b.weight = a.weight; or copy the values: b.weight.data.copy_(a.weight)."
             )
 
 

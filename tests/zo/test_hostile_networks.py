@@ -367,3 +367,28 @@ def test_what_a_forward_writes_inside_of_an_attribute_is_left_as_one_forward_lea
         for own, exact in zip(network.parameters(), twin.parameters(), strict=True):
             assert (own.grad - exact.grad).norm() <= 1e-7 * exact.grad.norm()
         assert torch.equal(network.states(), twin.states())
+
+
+@pytest.mark.filterwarnings("ignore::zo.EvaluatorWarning")  # what a stack draws differs by variant
+@pytest.mark.parametrize("evaluator", ["loop", "stacked"])
+def test_a_generator_that_a_module_keeps_draws_the_same_for_all_queries_and_goes_on_behind_them(evaluator):
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.draws = nn.Linear(3, 2), torch.Generator().manual_seed(1)
+
+        def forward(self, x):
+            return self.layer(x + torch.randn(x.shape, generator=self.draws, dtype=x.dtype))
+
+    torch.manual_seed(0)
+    network, twin = Noisy().double(), Noisy().double()
+    twin.load_state_dict(network.state_dict())
+    gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-5, central=True), evaluator=evaluator)
+    for _ in range(3):
+        batch = torch.randn(4, 3).double()
+        network.zero_grad()
+        twin.zero_grad()
+        gradient.backward(batch)
+        mean_square(twin, batch).mean().backward()
+        for own, exact in zip(network.parameters(), twin.parameters(), strict=True):
+            assert (own.grad - exact.grad).norm() <= 1e-7 * exact.grad.norm()

@@ -169,6 +169,25 @@ def test_views_with_a_number_in_common_are_refused(views):
         zo.estimators.Parameters(Views(*views(torch.randn(12))))
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("way", ["loop", "stacked"])
+def test_memory_that_two_layers_share_from_a_later_step_on_is_refused(way, frozen):
+    """As by `target.weight.data = online.weight.data`: autograd would see one of the two."""
+    network = nn.ModuleDict({"online": nn.Linear(3, 2), "target": nn.Linear(3, 2)})
+    network["target"].requires_grad_(not frozen)
+
+    def objective(network, batch):
+        return (network["online"](batch) - network["target"](batch.flip(1))).square().mean(dim=1)
+
+    gradient = zo.LossGradient(network, objective, zo.CGE(1e-3), evaluator=way)
+    gradient.backward(torch.randn(4, 3))
+    network["target"].weight.data = network["online"].weight.data
+    with pytest.raises(zo.errors.ParameterError, match=r"online\.weight.*a step of one moves both.*copy_"):
+        gradient.backward(torch.randn(4, 3))
+    network["target"].weight.data = network["online"].weight.data.clone()
+    gradient.backward(torch.randn(4, 3))
+
+
 def test_an_expanded_parameter_is_refused():
     with pytest.raises(zo.errors.ParameterError, match=r"'held\.0'.*a step of one moves several"):
         zo.estimators.Parameters(Views(torch.randn(1).expand(3)))

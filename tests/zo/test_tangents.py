@@ -688,3 +688,35 @@ def test_a_network_that_was_cast_since_the_gradient_was_made_is_refused():
     with pytest.raises(zo.errors.ParameterError, match=r"became float64 of shape"):
         gradient.backward(weights(5, 4))
     assert box.ledger.rows_asked == 0
+
+
+class Recurrent(nn.Module):
+    """What `torch.func.vmap` cannot take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.out = nn.LSTM(4, 3, batch_first=True), nn.Linear(3, 4)
+
+    def forward(self, x):
+        return self.out(self.lstm(x[:, None])[0][:, 0])
+
+
+@pytest.mark.parametrize("probes", [0, 2])
+def test_a_network_that_cannot_be_stacked_takes_one_variant_after_another(probes):
+    torch.manual_seed(0)
+    box, network, batch = FromTorch(torch.sin, (X,), (X,)), Recurrent().double(), torch.randn(5, 4).double()
+    gradient = zo.TangentGradient(
+        network,
+        lambda n, b: box(n(b)).square().mean(dim=1),
+        boxes=[box],
+        tangent=zo.tangents.ModelTangent(torch.sin),
+        probes=probes,
+        max_rows=4,
+    )
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        gradient.backward(batch)
+    assert any("one after another" in str(each.message) for each in told) == (probes > 0)
+    expected = true_grads(lambda n, b: n(b).sin().square().mean(dim=1), network, batch)
+    assert (grads(network) - expected).norm() <= 1e-9 * expected.norm()
+    assert gradient.counts.rows == sum(len(asked[0]) for asked in box.asked)

@@ -25,7 +25,7 @@ class Snapshot:
     """Buffers, parameters and attributes of a network and the state of torch's generators, to go back to.
 
     Attributes are such as a counter, kept features or a list of them, with what is written inside of lists,
-    dicts, sets, tensors and arrays. In other objects it stays.
+    dicts, sets, tensors and arrays, and generators of torch. In other objects it stays.
 
     Args:
         network: Whose state is kept.
@@ -102,12 +102,14 @@ def _look_inside(value: Any, found: dict[int, tuple[Any, Any]]) -> None:  # noqa
     if isinstance(value, Tensor):
         if value.layout is torch.strided and not value.is_inference():
             found[id(value)] = value, _stored(value.detach()).clone()
+    elif isinstance(value, torch.Generator):
+        found[id(value)] = value, value.get_state()
     elif isinstance(value, np.ndarray):
-        if value.flags.writeable:
+        if value.flags.writeable and not isinstance(value, np.memmap):  # which may be larger than the memory
             found[id(value)] = value, value.copy()
-    elif type(value) in (*_SEQUENCES, *_MAPPINGS):
-        found[id(value)] = value, value.copy()
-    if type(value) in (*_SEQUENCES, *_MAPPINGS) or isinstance(value, tuple):
+    elif isinstance(value, tuple) or type(value) in (*_SEQUENCES, *_MAPPINGS):
+        if not isinstance(value, tuple):
+            found[id(value)] = value, value.copy()
         for item in value.values() if isinstance(value, dict) else value:
             _look_inside(item, found)
 
@@ -116,6 +118,8 @@ def _put_back(value: Any, kept: Any) -> None:  # noqa: ANN401
     """Write a copy back into what it was taken of."""
     if isinstance(value, Tensor):
         _stored(value.data).copy_(kept)
+    elif isinstance(value, torch.Generator):
+        value.set_state(kept)
     elif isinstance(value, np.ndarray):
         value[...] = kept
     else:

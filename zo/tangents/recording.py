@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from blackbox import ArraySpec, BlackBoxFunction
+from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
 from blackbox.calls import intercepted
 from zo.batches import map_tensors, tensors
 from zo.draws import Key
-from zo.errors import TangentError
+from zo.errors import TangentError, TangentWarning
 from zo.evaluators.evaluator import Evaluator, Problem
 from zo.evaluators.loop import loop_losses
 from zo.evaluators.stacked import Stacked, stacked_losses
@@ -134,21 +135,41 @@ def record(
     """
     variants = range(1 + probes)
     chunks = [variants[first : first + (chunk or 1 + probes)] for first in variants[:: chunk or 1 + probes]]
-    stacked = isinstance(evaluator, Stacked)
-    evaluate, split = (stacked_losses, _stacked) if stacked else (loop_losses, _one_by_one)
     with ranks.meeting(key.step) as meeting, alone(ranks):
         problem.parameters.refuse_replaced(problem.network)
         found = []
         for own in chunks[ranks.rank :: ranks.size]:
-            recorder = Recorder(boxes)
-            with recorder.recording():
-                losses = evaluate(problem, _moves(problem, own, mu, key), Snapshot(problem.network))
-            found.append(Recorded(losses, split(recorder, boxes, len(own)), recorder.rows))
+            # The base alone needs no stack, which not every layer bears.
+            together = isinstance(evaluator, Stacked) and len(own) > 1
+            found.append(_recorded(problem, boxes, _moves(problem, own, mu, key), together))
         meeting.own = found if ranks.size == 1 else [_packed(each) for each in found]
     found = [meeting.told[place % ranks.size][place // ranks.size] for place in range(len(chunks))]
     if ranks.size > 1:
         found = [_unpacked(each, problem.parameters.tensors[0].device) for each in found]
     return _joined(found, boxes)
+
+
+def _recorded(
+    problem: Problem, boxes: Sequence[BlackBoxFunction], variants: Directions, together: bool
+) -> Recorded:
+    """Evaluate some variants, together or one after another."""
+    recorder, start = Recorder(boxes), Snapshot(problem.network)
+    evaluate, split = (stacked_losses, _stacked) if together else (loop_losses, _one_by_one)
+    try:
+        with recorder.recording():
+            losses = evaluate(problem, variants, start)
+    except Exception as error:  # of a layer that vmap cannot take, such as an LSTM
+        if not together or isinstance(error, BlackBoxError):
+            raise
+        warnings.warn(
+            "TangentGradient: expected an objective that can be evaluated for base and probes together, got "
+            f"{type(error).__name__}: {error} They are evaluated one after another. Take evaluator='loop'.",
+            TangentWarning,
+            stacklevel=2,
+        )
+        single = _recorded(problem, boxes, variants, together=False)
+        return replace(single, rows=single.rows + recorder.rows)
+    return Recorded(losses, split(recorder, boxes, len(variants)), recorder.rows)
 
 
 class Recorder:
