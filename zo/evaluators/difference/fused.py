@@ -89,7 +89,9 @@ def _stage(nodes: Sequence[Node], place: int) -> int | None:
     if node is None or node.rule not in ORDER:
         return None
     output = node.call.output
-    if output.ndim < 2 or output.numel() >= MOST or output.dtype not in (torch.float32, torch.float64):
+    if output.ndim < 2 or not 0 < output.numel() < MOST:
+        return None
+    if output.dtype not in (torch.float32, torch.float64):
         return None
     if node.rule is add:
         read = [nodes[item.node].call.output if isinstance(item, Ref) else item for item in node.args]

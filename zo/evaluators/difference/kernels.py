@@ -17,6 +17,7 @@ from torch import Tensor
 NONE, FIXED, OF_BATCH = 0, 1, 2  # kinds of norm: none, by running statistics, by those of the batch
 TILE = 1024  # numbers that a program holds at a time
 TOGETHER = 32  # channels of a program where they are next to each other in memory
+FAR = 2**31 - 2**24  # places of a variant are 32 bits, those of a tile beyond its end among them
 
 
 def change(
@@ -56,7 +57,8 @@ def change(
     together = min(TOGETHER, triton.next_power_of_2(width)) if given.stride(2) == 1 else 1
     along = min(TILE // together, triton.next_power_of_2(places))
     with torch.cuda.device(d.device if d.is_cuda else -1):
-        launch: Any = _behind[(len(d), triton.cdiv(width, together))]  # pyright: ignore[reportIndexIssue]
+        # along one axis, as of others there are at most 65,535
+        launch: Any = _behind[(len(d) * triton.cdiv(width, together),)]  # pyright: ignore[reportIndexIssue]
         launch(
             out,
             given,
@@ -67,6 +69,7 @@ def change(
             nothing if channels is None else channels,
             nothing if other_channels is None else other_channels,
             *strides,
+            len(d),
             rows,
             places,
             width,
@@ -84,8 +87,11 @@ def change(
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    """`(variants, rows, channels, places)`; a copy where its places cannot be one axis."""
+    """`(variants, rows, channels, places)`; a copy where its places cannot be one axis, or are far apart."""
     shape = (*tensor.shape[:3], tensor.shape[3:].numel())
+    of_one = zip(tensor.shape[1:], tensor.stride()[1:], strict=True)
+    if sum((size - 1) * stride for size, stride in of_one) >= FAR:  # as where variants are innermost
+        tensor = tensor.contiguous()
     try:
         return tensor.view(shape)
     except RuntimeError:
@@ -101,13 +107,13 @@ def _behind(
     out, d, other, x, before, statistics, channels, other_channels,
     out_v, out_r, out_c, out_p, d_v, d_r, d_c, d_p, other_v, other_r, other_c, other_p,
     x_v, x_r, x_c, x_p, before_v, before_r, before_c, before_p,
-    rows, places, width, of_base,
+    variants, rows, places, width, of_base,
     NORM: tl.constexpr, ADD: tl.constexpr, RELU: tl.constexpr, ONE: tl.constexpr, ADD_ONE: tl.constexpr,
     ROWS: tl.constexpr, PLACES: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
     """One variant in some channels: statistics of a batch in one reading, what comes behind in another."""
-    variant = tl.program_id(0).to(tl.int64)
-    own = tl.program_id(1) * TOGETHER + tl.arange(0, TOGETHER)[None, None, :]
+    variant = (tl.program_id(0) % variants).to(tl.int64)
+    own = tl.program_id(0) // variants * TOGETHER + tl.arange(0, TOGETHER)[None, None, :]
     inside = own < width
     channel = own
     if ONE:
@@ -115,12 +121,12 @@ def _behind(
     row, place = tl.arange(0, ROWS)[:, None, None], tl.arange(0, PLACES)[None, :, None]
     d += variant * d_v + own * d_c
     out += variant * out_v + own * out_c
-    other += variant * other_v
     added = inside
-    if ADD_ONE:
+    if ADD_ONE:  # `0 * own` for the shape, which Triton 3.4 does not take from the mask
         added = own == tl.load(other_channels + variant)
+        other += variant * other_v + 0 * own
     else:
-        other += own * other_c
+        other += variant * other_v + own * other_c
     x += channel * x_c
     before += channel * before_c
     if NORM == 2:
