@@ -5,12 +5,13 @@ import os
 from dataclasses import replace
 
 import pytest
+import torch
 
 from benchmarks import __main__ as program
 from benchmarks import protocol
 from benchmarks.gpu import page, runner
 from benchmarks.gpu.parts import LIMIT, PARTS, Part
-from benchmarks.gpu.queries import CONTENDERS, able
+from benchmarks.gpu.queries import CONTENDERS, Traffic, able
 from benchmarks.query_speed import measuring
 from benchmarks.query_speed.problems import make
 from tasks.runs.machine import versions
@@ -132,3 +133,14 @@ def test_an_evaluator_that_does_not_run_there_is_said_and_does_not_end_the_part(
     found, why = able(timed, timed.blocks()[0], every, exact=True)
     assert list(found) == ["loop"]
     assert why == [{"does not run": "stacked", "because": "RuntimeError: no kernel image is available"}]
+
+
+def test_memory_that_is_only_taken_is_not_read_or_written():
+    """As the kernel's result is, before it is launched; its own bytes are told of."""
+    x = torch.ones(8)
+    with Traffic() as traffic:
+        torch.empty_like(x), x.new_empty(8), x.view(2, 4)
+    assert (traffic.bytes, traffic.launches) == (0, 0)
+    with traffic:
+        x + x
+    assert (traffic.bytes, traffic.launches) == (3 * 8 * 4, 1)
