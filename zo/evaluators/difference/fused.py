@@ -139,7 +139,7 @@ def _by_rules(chain: Chain, args: tuple[Any, ...], kwargs: dict[str, Any], other
 
 
 def _by_kernel(chain: Chain, args: tuple[Any, ...], kwargs: dict[str, Any], other: Argument) -> Change | None:
-    """By the kernel; None where a weight of the norm moves, or dtypes are mixed."""
+    """By the kernel; None for a moved weight of the norm, a channel on a later axis, or mixed dtypes."""
     from zo.evaluators.difference import kernels  # Triton is not everywhere
 
     input, statistics, kind, training = args[0] if args else kwargs["input"], None, kernels.NONE, False
@@ -154,6 +154,8 @@ def _by_kernel(chain: Chain, args: tuple[Any, ...], kwargs: dict[str, Any], othe
                 "with eps", lambda: torch.cat([own.flatten(1), own.new_full((1, own.shape[1]), eps)])
             )
     first, *rest = [item for item in (input, other) if isinstance(item, Moved)]
+    if kind == kernels.NONE and not rest and isinstance(first.of, OneChannel) and first.of.axis != 1:
+        return None  # as behind a linear layer of tokens; it stays in one
     d, channels = (first.change, None) if rest else _values(first)
     added, added_channels = _values(rest[0]) if rest else (None, None)
     base = input.base if isinstance(input, Moved) else input

@@ -298,3 +298,16 @@ def test_there_may_be_more_channels_than_a_gpu_has_programs_along_an_axis(kernel
     d = torch.ones(3, 1, 70, 2)
     kernels.change(d, x=None, statistics=None, kind=0, other=None, before=d[0], channels=None)
     assert grids == [(3 * 70,)]  # of the first axis 2 ** 31
+
+
+@torch.no_grad()
+def test_a_channel_on_the_last_axis_stays_one(kernels, monkeypatch):
+    """A whole activation of tokens would go through the next layer in its place."""
+    monkeypatch.setattr(deciding, "kernels_run_at", lambda tensor: True)
+    monkeypatch.setattr(kernels, "change", None)
+    layers = (nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 2), nn.Flatten(), nn.Linear(42, 3))
+    found, expected = (
+        changes_of(nn.Sequential(*layers), evaluator, every=10**6)  # a weight of the first
+        for evaluator in (zo.evaluators.Difference(fused=True), Loop())
+    )
+    assert (found - expected).abs().max() < 1e-11
