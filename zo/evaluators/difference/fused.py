@@ -152,6 +152,10 @@ def _by_kernel(chain: Chain, args: tuple[Any, ...], kwargs: dict[str, Any], othe
                 "with eps", lambda: torch.cat([own.flatten(1), own.new_full((1, own.shape[1]), eps)])
             )
     first, *rest = [item for item in (input, other) if isinstance(item, Moved)]
+    if (
+        rest and chain.norm is None and isinstance(first.of, OneChannel)
+    ):  # of two summands either may be first
+        first, rest = rest[0], [first]
     d, channels = (first.change, None) if rest else _values(first)
     added, added_channels = _values(rest[0]) if rest else (None, None)
     base = input.base if isinstance(input, Moved) else input
