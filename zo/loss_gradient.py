@@ -150,7 +150,7 @@ class LossGradient:
         self.parameters = Parameters(network, parameters)
         self.serving = Serving(candidates(evaluator, self.objective))
         self.chunk = chunk
-        self.together: int | None = None  # of a chunk, by `stacked`
+        self.together: int | None = None  # of a chunk, by `stacked`; None for all
         self.memory = memory
         self.max_dropped = max_dropped
         self.first_alone = first_alone
@@ -229,10 +229,10 @@ class LossGradient:
     def most_checks(self, steps: int) -> int:
         """The most queries that the next steps take beside their plans, if no check is in doubt."""
         queries = self.queries()
-        chunk = min(queries, self.together or self.chunk or SMALLEST)
+        chunk = min(queries, self.chunk or SMALLEST)
         first = self.counts.steps
         return sum(
-            most_checks(step, self.parameters, self.serving.evaluators, queries, chunk)
+            most_checks(step, self.parameters, self.serving.evaluators, queries, chunk, self.together)
             for step in range(first, first + steps)
         )
 
@@ -262,7 +262,7 @@ class LossGradient:
         refuse_other_run("LossGradient", own, state)
         serving = self.serving.loaded(state["evaluators"])
         self.chunk = same_chunk("LossGradient", self.chunk, state["chunk"])
-        self.together = state["together"]
+        self.together = state.get("together")  # None of earlier versions, where it was the chunk
         self.counts, self.serving = QueryCounts(**state["counts"]), serving
         self._first = True
 
@@ -330,7 +330,7 @@ class LossGradient:
         if self.chunk is None:
             self.chunk, self.together = chunk_size(self.serving.evaluators, base, plan, self.memory)
         base = replace(base, problem=replace(base.problem, together=self.together))
-        words = (self._key.at(step), described(self.estimator), self.chunk, self.max_dropped)
+        words = (self._key.at(step), described(self.estimator), self.chunk, self.together, self.max_dropped)
         settings = repr((words, self.parameters.names, self.network.training))
         page = None
         if self.journal is not None:

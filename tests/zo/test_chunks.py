@@ -123,6 +123,9 @@ def test_a_resumed_run_keeps_the_chunk_whatever_its_own_memory():
     before_any_step = make()
     before_any_step.load_state_dict(make(chunk=9).state_dict() | {"chunk": None})
     assert before_any_step.chunk is None
+    earlier = {name: value for name, value in first.state_dict().items() if name != "together"}
+    resumed.load_state_dict(earlier)
+    assert (resumed.chunk, resumed.together) == (first.chunk, None)
     with pytest.raises(zo.ConfigurationError, match=f"chunk=3, got one with {first.chunk}. Leave chunk out"):
         make(chunk=3).load_state_dict(first.state_dict())
 
@@ -148,3 +151,26 @@ def test_which_evaluator_serves_does_not_depend_on_who_chose_the_chunk():
         gradient.backward((images(16),))
         served.append(gradient.state_dict()["evaluators"])
     assert served[0] == served[1] == {"Directions, training": "Loop"}
+
+
+def test_a_chunk_that_fills_the_memory_is_not_broken_in_two_by_the_drawn_query():
+    """A run that is given the chunk that another chose has the other's bits."""
+    rows = []
+    network = wide()
+    network.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-3), memory=4 * MIB)
+    for _ in range(3):
+        rows.clear()
+        gradient.backward(images(2))
+    assert gradient.chunk is not None and gradient.chunk < LEAST  # as much as there is room for
+    assert max(rows) == 2 * (gradient.chunk + 2)  # with the sentinel and the drawn query
+
+
+def test_checks_are_at_most_those_that_are_said_where_a_chunk_is_stacked_in_parts():
+    rule = zo.CGE(1e-3, sparsity=zo.RandomCoordinates(256))
+    gradient = zo.LossGradient(wide(), mean_square, rule, evaluator=Stacked(), chunk=16)
+    gradient.together = 6  # as chosen on a GPU: three stacks of a chunk
+    for _ in range(3):
+        most, before = gradient.most_checks(1), gradient.counts.checks
+        gradient.backward(images(2))
+        assert 16 * 3 < gradient.counts.checks - before <= most

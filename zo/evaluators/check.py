@@ -69,7 +69,12 @@ def is_due(step: int) -> bool:
 
 
 def most_checks(
-    step: int, parameters: Parameters, evaluators: Sequence[Evaluator], queries: int, chunk: int
+    step: int,
+    parameters: Parameters,
+    evaluators: Sequence[Evaluator],
+    queries: int,
+    chunk: int,
+    together: int | None,
 ) -> int:
     """At most how many queries a step takes beside its plan, if nothing is in doubt or fails in its checks.
 
@@ -78,9 +83,11 @@ def most_checks(
         parameters: Those that are perturbed.
         evaluators: Those that may serve, `Loop` last.
         queries: Of the step's plan.
-        chunk: How many run together at least.
+        chunk: How many of them are a chunk at least.
+        together: How many of a chunk are a stack; None for all.
     """
-    sentinels = -(-queries // chunk) * max(evaluator.sentinels for evaluator in evaluators)
+    stacks = -(-queries // chunk) * -(-chunk // (together or chunk))
+    sentinels = stacks * max(evaluator.sentinels for evaluator in evaluators)
     sentinels += 2 if len(evaluators) > 1 else 0  # the drawn query, by both
     if not is_due(step):
         return sentinels

@@ -177,7 +177,7 @@ def _too_large(base: Base) -> bool:
 
 def chunk_size(
     evaluators: tuple[Evaluator, ...], base: Base, plan: Perturbations, memory: int
-) -> tuple[int, int]:
+) -> tuple[int, int | None]:
     """How many of a step's queries are a chunk, all of equal size and an even number of them; and a stack.
 
     One chunk would leave a second process nothing to do, and of three one would be waited for. The number of
@@ -190,8 +190,8 @@ def chunk_size(
         memory: Bytes that a stack may take.
 
     Returns:
-        Queries of a chunk, and how many of them may run on rows of their own at once: on a GPU `Difference`,
-        which finds room for its passes itself, wants far longer chunks than a stack has room for.
+        Queries of a chunk, and how many of them may run on rows of their own at once, None for all: on a GPU
+        `Difference`, which finds room for its passes itself, wants longer chunks than a stack has room for.
     """
     last = plan.chunk(plan.queries - 1, plan.queries)  # of the kind that takes most
     able = [evaluator for evaluator in evaluators if evaluator.serves(type(last))]
@@ -205,7 +205,8 @@ def chunk_size(
     chunks = -(-plan.queries // most)
     chunks += chunks % 2
     even = -(-plan.queries // chunks)
-    return (even if even >= SMALLEST else most), together
+    chunk = even if even >= SMALLEST else most
+    return chunk, together if together < chunk else None
 
 
 def queries_within(memory: int, each: int, device: torch.device) -> int:
