@@ -277,3 +277,12 @@ def test_the_wake_is_corrected_as_on_a_cpu(gpu, tmp_path, monkeypatch):
             run = tasks.run(problem, runs=tmp_path / device, progress=Progress())
         figures.append(torch.tensor([row.value for row in run.result.table]))
     torch.testing.assert_close(*figures, **(NEAR if gpu.pretended else ROUGH))
+
+
+def test_a_run_takes_kernels_that_round_the_same_each_time(tmp_path, monkeypatch):
+    for name, other in (("benchmark", True), ("allow_tf32", True), ("deterministic", False)):
+        monkeypatch.setattr(torch.backends.cudnn, name, other)
+    with PretendedGPU():
+        tasks.run(Steering(methods=("none",), device="cuda"), runs=tmp_path, progress=Progress())
+    cudnn = torch.backends.cudnn
+    assert (cudnn.benchmark, cudnn.allow_tf32, cudnn.deterministic) == (False, False, True)

@@ -39,6 +39,17 @@ class Block(nn.Module):
         return self.relu(found + self.shortcut(x))
 
 
+class Plain(nn.Module):
+    """As the wake's network has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(2))
+
+    def forward(self, x):
+        return (x + self.second(self.first(x).relu())).relu()
+
+
 class Read(nn.Module):
     """What a chain gives on its way is read by others too; so it is no chain."""
 
@@ -76,6 +87,9 @@ NETWORKS = {
     ),
     "read again": lambda: nn.Sequential(Read(), nn.Flatten(), nn.Linear(196, 3)),
     "empty": lambda: nn.Sequential(Nothing(), nn.Flatten(), nn.Linear(147, 3)),
+    "without norms": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 3), Plain(), Plain(), nn.Flatten(), nn.Linear(100, 3)
+    ),
     "grouped": lambda: nn.Sequential(
         *(nn.Conv2d(3, 6, 3, padding=1, groups=3), nn.BatchNorm2d(6), nn.ReLU()),
         *(nn.Conv2d(6, 6, 3, groups=6), nn.ReLU(), nn.Flatten(), nn.Linear(150, 3)),
@@ -141,12 +155,14 @@ def test_chains_are_found_and_what_others_read_is_left_alone(monkeypatch):
     monkeypatch.setattr(fused, "_by_kernel", lambda *given: None)
     for name in NETWORKS:
         changes_of(made(name, True), zo.evaluators.Difference(8, fused=True), every=50)
-    norm_relu, norm_sum_relu, norm, relu = (1, 0, 1), (1, 1, 1), (1, 0, 0), (0, 0, 1)
+    norm_relu, norm_sum_relu, sum_relu = (1, 0, 1), (1, 1, 1), (0, 1, 1)
+    norm, relu = (1, 0, 0), (0, 0, 1)
     assert found == [
         [norm_relu, norm_relu, norm_sum_relu, norm_relu, norm, norm_sum_relu],
         [norm_relu, relu, norm],
         [norm, relu, relu, relu],
         [],
+        [relu, sum_relu, relu, sum_relu],
         [norm_relu, relu],
     ]
 
@@ -250,7 +266,7 @@ def test_the_kernel_gives_what_torch_gives_in_float64(kind, shape, dtype, kernel
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name", ["residual", "linear", "empty", "grouped"])
+@pytest.mark.parametrize("name", ["residual", "linear", "empty", "without norms", "grouped"])
 @torch.no_grad()
 def test_a_network_s_changes_by_the_kernel_are_those_of_the_loop(name, training, kernels, monkeypatch):
     monkeypatch.setattr(deciding, "kernels_run_at", lambda tensor: True)
