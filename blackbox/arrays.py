@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor  # pyright: ignore[reportMissingImports]
 
-from blackbox.errors import CountError, DtypeError, InputError, ShapeError
+from blackbox.errors import CountError, DtypeError, ShapeError
 from blackbox.spec import ArraySpec
 
 
@@ -202,7 +202,7 @@ def _all_numpy(owner: str, specs: tuple[ArraySpec, ...], arrays: tuple[object, .
 
 def _input_tensor(owner: str, spec: ArraySpec, array: object, numpy: bool) -> Tensor:
     if isinstance(array, Tensor) and is_batchedtensor(array):
-        raise InputError(
+        raise DtypeError(
             f"{owner}, input {spec.name!r}: expected a plain tensor, got one of torch.func.vmap. Call the "
             "box on the whole batch: any leading axes are rows."
         )

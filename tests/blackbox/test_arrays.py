@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from blackbox import ArraySpec, CountError, DtypeError, InputError, ShapeError
+from blackbox import ArraySpec, CountError, DtypeError, ShapeError
 from blackbox.arrays import as_tensor, failed_outputs, finite_rows, to_rows
 from tests.blackbox.boxes import KINDS, PAIR, STATE, EachBox, ErrorCase, RowsBox, error_table
 
@@ -36,7 +36,7 @@ ERRORS = [
     ErrorCase(
         "vmap",
         lambda: torch.func.vmap(pair_box())(torch.zeros(4, 2, 3), torch.zeros(4)),
-        InputError,
+        DtypeError,
         ["'field'", "got one of torch.func.vmap", "whole batch"],
     ),
     ErrorCase("number", lambda: call(F[0], 1.0), DtypeError, ["'number'", "got float", "asarray"]),

@@ -168,6 +168,35 @@ class Late(nn.Module):
         return nn.functional.linear(y, self.head.weight[:, :2]) if self.how == "layer" else y
 
 
+class Attending(nn.Module):
+    """With a mask as long as a sequence, which a stack may take for rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(2, 1, batch_first=True)
+
+    def forward(self, x):
+        mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        return self.attention(x, x, x, attn_mask=mask)[0]
+
+
+def test_a_chunk_that_cannot_run_at_a_later_step_is_evaluated_in_another_way():
+    torch.manual_seed(0)
+    network = Attending().double()
+    gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-6), evaluator="stacked", chunk=10)
+    for length in (9, 9, 9, 22):  # a chunk of ten queries and a sentinel has 22 rows
+        network.zero_grad()
+        batch = torch.randn(2, length, 2).double()
+        expected = torch.autograd.grad(mean_square(network, batch).mean(), network.parameters())
+        if length == 22:
+            with pytest.warns(zo.EvaluatorWarning, match="Stacked cannot serve: it could not run"):
+                gradient.backward(batch)
+        else:
+            gradient.backward(batch)
+        for parameter, exact in zip(network.parameters(), expected, strict=True):
+            assert (parameter.grad - exact).norm() <= 1e-4 * exact.norm() + 1e-8
+
+
 class Refusing(BlackBoxFunction):
     """Raises on what is not finite."""
 

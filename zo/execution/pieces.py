@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from blackbox import BlackBoxError
 from zo.base import Base
 from zo.batches import sent
 from zo.evaluators.check import refuse_off
@@ -145,11 +146,18 @@ def evaluate_share(pieces: Pieces, opening: Opening, ranks: Ranks, *, first_alon
                 if id(evaluator) not in begun:
                     begun[id(evaluator)] = evaluator.begin(base.problem, base.losses)
                 changes, running = begun[id(evaluator)], len(queries)
-                if pieces.is_drawn(number) and not isinstance(evaluator, Loop) and len(queries) > 1:
-                    chosen = pieces.drawn % pieces.chunk
-                    changed = refuse_off(evaluator, base.problem, base.losses, changes, queries, chosen)
-                else:
-                    changed = changes(queries)
+                try:
+                    if pieces.is_drawn(number) and not isinstance(evaluator, Loop) and len(queries) > 1:
+                        chosen = pieces.drawn % pieces.chunk
+                        changed = refuse_off(evaluator, base.problem, base.losses, changes, queries, chosen)
+                    else:
+                        changed = changes(queries)
+                except BlackBoxError:
+                    raise
+                except Exception as error:  # of a shape, say, that no chunk had when it was checked
+                    if isinstance(evaluator, Loop):
+                        raise
+                    raise Unservable(f"it could not run ({type(error).__name__}: {error})") from error
                 numbers, running = mean_changes(base.losses, changed), 0
                 found[number] = numbers if page is None else numbers.cpu()
                 if page is not None and int(found[number].isnan().sum()) <= pieces.max_dropped * len(numbers):
