@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections import deque
+from collections import Counter, deque
 
 import numpy as np
 import pytest
@@ -392,3 +392,37 @@ def test_a_generator_that_a_module_keeps_draws_the_same_for_all_queries_and_goes
         mean_square(twin, batch).mean().backward()
         for own, exact in zip(network.parameters(), twin.parameters(), strict=True):
             assert (own.grad - exact.grad).norm() <= 1e-7 * exact.grad.norm()
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning")
+@pytest.mark.parametrize("kind", ["deep", "nested", "lazy", "tuples"])
+def test_what_a_module_keeps_and_cannot_be_copied_or_is_deep_is_no_error(kind):
+    kept = ()
+    for _ in range(2000 if kind == "deep" else 60):
+        kept = [kept] if kind == "deep" else (kept, kept)
+    if kind == "nested":
+        kept = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+    if kind == "lazy":
+        kept = [nn.UninitializedBuffer()]
+    network = nn.Linear(3, 1)
+    network.kept = kept
+    zo.LossGradient(network, mean_square, zo.CGE(1e-3), evaluator="loop").backward(torch.ones(4, 3))
+    assert network.weight.grad.abs().min() > 0
+
+
+def test_what_a_forward_counts_in_a_counter_is_put_back():
+    class Counting(nn.Linear):
+        def forward(self, x):
+            self.counts["calls"] += 1
+            return super().forward(x) * self.counts["calls"]
+
+    network = Counting(3, 1).double()
+    network.counts = Counter()
+    batch = torch.ones(4, 3).double()
+    zo.LossGradient(network, mean_square, zo.CGE(1e-5, central=True), evaluator="loop").backward(batch)
+    assert network.counts == {"calls": 1}
+    found = network.weight.grad.clone()
+    network.zero_grad()
+    network.counts.clear()
+    mean_square(network, batch).mean().backward()
+    assert (found - network.weight.grad).norm() <= 1e-7 * found.norm()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from zo.batches import bits, sent
 
@@ -17,7 +18,8 @@ _DATA = (
     *(int, float, complex, str, bytes, tuple, list, deque, dict, set, Tensor, np.ndarray, np.generic),
     type(None),
 )
-_SEQUENCES, _MAPPINGS = (list, deque), (dict, OrderedDict, defaultdict, set)
+_ATOMS = {int, float, complex, bool, str, bytes, type(None)}
+_SEQUENCES, _MAPPINGS = (list, deque), (dict, OrderedDict, defaultdict, Counter, set)
 _OF_TORCH = set(vars(nn.Module()))  # what every module has: parameters, buffers, children, hooks
 
 
@@ -51,10 +53,7 @@ class Snapshot:
             for module in network.modules()
             if not isinstance(module, torch.jit.ScriptModule)
         ]
-        self._inside: dict[int, tuple[Any, Any]] = {}  # by identity: what may be written to, and a copy
-        for _, attributes in self._attributes:
-            for value in attributes.values():
-                _look_inside(value, self._inside)
+        self._inside = _inside(value for _, attributes in self._attributes for value in attributes.values())
         chosen = dict(network.named_parameters()) if parameters is None else parameters
         # Values, not versions: writing to `.data`, as momentum encoders do, leaves the version as it is.
         self._parameters = {n: (tensor, _stored(tensor.detach()).clone()) for n, tensor in chosen.items()}
@@ -95,23 +94,33 @@ class Snapshot:
         }
 
 
-def _look_inside(value: Any, found: dict[int, tuple[Any, Any]]) -> None:  # noqa: ANN401
-    """Note what a nesting holds that can be written to in place, with copies; parameters are kept apart."""
-    if id(value) in found or isinstance(value, nn.Parameter):
-        return
+def _inside(values: Iterable[Any]) -> dict[int, tuple[Any, Any]]:
+    """What nestings hold that can be written to in place, with copies, by identity; no parameters."""
+    found: dict[int, tuple[Any, Any]] = {}
+    seen, left = set[int](), list(values)
+    while left:  # not by recursion: a list of lists may be deep
+        value = left.pop()
+        if type(value) in _ATOMS or id(value) in seen or isinstance(value, nn.Parameter):
+            continue
+        seen.add(id(value))
+        copy = _copied(value)
+        if copy is not None:
+            found[id(value)] = value, copy
+        if isinstance(value, tuple) or type(value) in (*_SEQUENCES, *_MAPPINGS):
+            left.extend(value.values() if isinstance(value, dict) else value)
+    return found
+
+
+def _copied(value: Any) -> Any:  # noqa: ANN401
+    """A copy of what can be written to in place; None of all else, and of what cannot be copied."""
     if isinstance(value, Tensor):
-        if value.layout is torch.strided and not value.is_inference():
-            found[id(value)] = value, _stored(value.detach()).clone()
-    elif isinstance(value, torch.Generator):
-        found[id(value)] = value, value.get_state()
-    elif isinstance(value, np.ndarray):
-        if value.flags.writeable and not isinstance(value, np.memmap):  # which may be larger than the memory
-            found[id(value)] = value, value.copy()
-    elif isinstance(value, tuple) or type(value) in (*_SEQUENCES, *_MAPPINGS):
-        if not isinstance(value, tuple):
-            found[id(value)] = value, value.copy()
-        for item in value.values() if isinstance(value, dict) else value:
-            _look_inside(item, found)
+        strided = not is_lazy(value) and value.layout is torch.strided and not value.is_nested
+        return _stored(value.detach()).clone() if strided and not value.is_inference() else None
+    if isinstance(value, torch.Generator):
+        return value.get_state()
+    if isinstance(value, np.ndarray):  # a mapped one may be larger than the memory
+        return value.copy() if value.flags.writeable and not isinstance(value, np.memmap) else None
+    return value.copy() if type(value) in (*_SEQUENCES, *_MAPPINGS) else None
 
 
 def _put_back(value: Any, kept: Any) -> None:  # noqa: ANN401
@@ -123,7 +132,7 @@ def _put_back(value: Any, kept: Any) -> None:  # noqa: ANN401
     elif isinstance(value, np.ndarray):
         value[...] = kept
     else:
-        value.clear()
+        value.clear()  # a Counter's update would add
         (value.extend if type(value) in _SEQUENCES else value.update)(kept)
 
 
