@@ -21,9 +21,7 @@ _DATA = (
 )
 _ATOMS = {int, float, complex, bool, str, bytes, type(None)}
 _SEQUENCES, _MAPPINGS = (list, deque), (dict, OrderedDict, defaultdict, Counter, set)
-_LITTLE = (
-    20_000  # numbers and items that are put back after each query without a look at whether they must be
-)
+_LITTLE = 20_000  # numbers and items: so few are put back after each query, written to or not
 _Noted = dict[int, tuple[Any, Any]]  # by identity: what may be written to, and a copy
 _OF_TORCH = set(vars(nn.Module()))  # what every module has: parameters, buffers, children, hooks
 
