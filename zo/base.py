@@ -16,7 +16,7 @@ from zo.batches import count_rows, tensors
 from zo.errors import ObjectiveError
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.memory import measured
-from zo.evaluators.state import Snapshot
+from zo.evaluators.state import Snapshot, copied
 from zo.failures import survivors
 from zo.objective import Closed, Objective, losses
 from zo.parameters import Parameters
@@ -51,9 +51,9 @@ class Base:
         return self.losses[self.survived].mean()
 
     def refuse_written(self) -> None:
-        """Refuse weights that a query wrote to and the base evaluation had left alone.
+        """Refuse weights, and what attributes hold, that a query wrote to and the base evaluation left alone.
 
-        Queries after it were evaluated at other weights.
+        Queries after it were evaluated at other values.
 
         Raises:
             ObjectiveError: There are some.
@@ -64,6 +64,13 @@ class Base:
                 f"network: expected a forward that writes the same weights each time, got one that wrote to "
                 f"{', '.join(written)} in a query and not in the base evaluation. Keep such weights in a "
                 "buffer, or write them outside of the objective."
+            )
+        inside = self.before.changed(self.problem.inside[0] if self.problem.inside else ())
+        if inside:
+            raise ObjectiveError(
+                f"network: expected a forward that writes to the same attributes each time, got one that "
+                f"wrote inside of {', '.join(inside)} in a query and not in the base evaluation. Keep it in "
+                "a buffer, or put a new one in its place instead of writing inside of it."
             )
 
     @contextmanager
@@ -127,11 +134,11 @@ def evaluate_base(
                 "batch: expected a forward that leaves its input as it is, got one that writes to a tensor "
                 "of the batch in place, so that each query would see another one. Let it begin with a clone."
             )
-        written = before.written()
-        after = Snapshot(network)
+        written, inside = before.written(), before.inside()
+        after = Snapshot(network, inside=copied(inside[0]))
     finally:
         before.restore()
-    problem = Problem(network, parameters, objective, batch, len(base), written)
+    problem = Problem(network, parameters, objective, batch, len(base), written, inside)
     return Base(problem, base, survived, before, after, peak.peak, peak.made, peak.narrow)
 
 

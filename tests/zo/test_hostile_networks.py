@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections import deque
+from collections import Counter, deque
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import zo
 from tests.oracles.problems import perturbed_losses
+from zo.errors import ObjectiveError
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
@@ -392,3 +393,113 @@ def test_a_generator_that_a_module_keeps_draws_the_same_for_all_queries_and_goes
         mean_square(twin, batch).mean().backward()
         for own, exact in zip(network.parameters(), twin.parameters(), strict=True):
             assert (own.grad - exact.grad).norm() <= 1e-7 * exact.grad.norm()
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning")
+@pytest.mark.parametrize("kind", ["deep", "nested", "lazy", "tuples"])
+def test_what_a_module_keeps_and_cannot_be_copied_or_is_deep_is_no_error(kind):
+    kept = ()
+    for _ in range(2000 if kind == "deep" else 60):
+        kept = [kept] if kind == "deep" else (kept, kept)
+    if kind == "nested":
+        kept = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+    if kind == "lazy":
+        kept = [nn.UninitializedBuffer()]
+    network = nn.Linear(3, 1)
+    network.kept = kept
+    zo.LossGradient(network, mean_square, zo.CGE(1e-3), evaluator="loop").backward(torch.ones(4, 3))
+    assert network.weight.grad.abs().min() > 0
+
+
+def test_what_a_forward_counts_in_a_counter_is_put_back():
+    class Counting(nn.Linear):
+        def forward(self, x):
+            self.counts["calls"] += 1
+            return super().forward(x) * self.counts["calls"]
+
+    network = Counting(3, 1).double()
+    network.counts = Counter()
+    batch = torch.ones(4, 3).double()
+    zo.LossGradient(network, mean_square, zo.CGE(1e-5, central=True), evaluator="loop").backward(batch)
+    assert network.counts == {"calls": 1}
+    found = network.weight.grad.clone()
+    network.zero_grad()
+    network.counts.clear()
+    mean_square(network, batch).mean().backward()
+    assert (found - network.weight.grad).norm() <= 1e-7 * found.norm()
+
+
+@pytest.mark.parametrize("kind", ["tensor", "array", "list", "dict", "set"])
+def test_queries_that_write_inside_of_what_the_base_evaluation_left_alone_are_an_error(kind):
+    class Choosing(nn.Linear):
+        def forward(self, x):
+            found = super().forward(x) + float(self.kept["tensor"][0] + self.kept["array"][0])
+            if self.weight.data[0, 0] != 0:
+                match kind:
+                    case "tensor" | "array" | "list" | "dict":
+                        self.kept[kind][0] += 1
+                    case "set":
+                        self.kept["set"] ^= {0, 1}
+            return found
+
+    network = Choosing(3, 1).double()
+    network.weight.data.zero_()
+    network.much = torch.zeros(20_000)  # of little all is put back after each query
+    network.kept = {"tensor": torch.zeros(1), "array": np.zeros(1), "list": [0], "dict": {0: 0}, "set": {0}}
+    before = copy.deepcopy(network.kept)
+    with pytest.raises(ObjectiveError, match=r"wrote inside of Choosing\.kept in a query and not in the"):
+        zo.LossGradient(network, mean_square, zo.CGE(1e-3), evaluator="loop").backward(
+            torch.ones(4, 3).double()
+        )
+    assert network.kept == before
+    assert network.weight.grad is None
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["list", "dict", "set"])
+def test_what_is_cached_by_the_number_of_rows_is_no_error(kind):
+    class Caching(nn.Module):
+        def forward(self, x):
+            if kind == "list" and len(self.kept) < len(x):
+                self.kept.extend(torch.ones(1) for _ in range(len(self.kept), len(x)))
+            elif kind == "dict" and len(x) not in self.kept:
+                self.kept[len(x)] = torch.ones(len(x), 1)
+            elif kind == "set":
+                self.kept.add(len(x))
+            return x
+
+    network = nn.Sequential(nn.Linear(3, 2), Caching(), nn.Linear(2, 1)).double()
+    network[1].much = torch.zeros(20_000)  # of little all is put back after each query
+    kept = network[1].kept = {"list": [], "dict": {}, "set": set()}[kind]
+    gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-5, central=True), evaluator="stacked", chunk=4)
+    batch = torch.ones(4, 3).double()
+    for _ in range(2):
+        gradient.backward(batch)
+        assert len(kept) == (4 if kind == "list" else 1)
+    network.zero_grad()
+    gradient.backward(batch)
+    exact = torch.autograd.grad(mean_square(network, batch).mean(), network[0].weight)[0]
+    assert (network[0].weight.grad - exact).norm() <= 1e-7 * exact.norm()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("evaluator", ["loop", "stacked"])
+def test_a_running_maximum_in_a_dict_is_put_back(evaluator):
+    network = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1)).double()
+    network[2].bias.data.fill_(3.0)
+
+    class Top(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.kept = network, {"most": 0.0}
+
+        def forward(self, x):
+            found = self.inner(x)
+            self.kept["most"] = max(self.kept["most"], float(found[:4].detach().max()))
+            return found
+
+    top, batch = Top(), torch.ones(4, 3).double()
+    gradient = zo.LossGradient(top, mean_square, zo.CGE(1e-3), evaluator=evaluator, chunk=4)
+    for _ in range(2):
+        gradient.backward(batch)
+        assert top.kept == {"most": float(network(batch).detach().max())}

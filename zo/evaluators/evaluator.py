@@ -43,6 +43,8 @@ class Problem:
         rows: The rows of the batch.
         written: Parameters, by name, that the network's own forward writes, as a momentum encoder's does;
             evaluators put them back after each query.
+        inside: What attributes hold that the base evaluation wrote to, and lists and dicts that it left
+            alone; see `Snapshot`. None where that is not known.
         tally: Counts queries that are beyond the plan.
         together: The most queries that may run on rows of their own at once; None for a whole chunk.
     """
@@ -53,6 +55,7 @@ class Problem:
     batch: Any
     rows: int
     written: Mapping[str, Tensor] = field(default_factory=dict)
+    inside: tuple[dict[int, tuple[Any, Any]], dict[int, tuple[Any, Any]]] | None = None
     tally: Tally = field(default_factory=Tally, compare=False)
     together: int | None = None
 

@@ -23,7 +23,7 @@ class Loop(Evaluator):
 
     def begin(self, problem: Problem, base: Tensor) -> Changes:
         """Keep what each query must leave as it was; see `Evaluator.begin`."""
-        start = Snapshot(problem.network, problem.written)
+        start = Snapshot(problem.network, problem.written, problem.inside)
         return lambda perturbation: loop_losses(problem, perturbation, start) - base
 
 

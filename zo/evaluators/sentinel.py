@@ -207,7 +207,7 @@ def _culprit(problem: Problem, variants: int, run: Callable[[], Tensor]) -> str:
 
 
 def _base(problem: Problem) -> Tensor:
-    start = Snapshot(problem.network, problem.written)
+    start = Snapshot(problem.network, problem.written, problem.inside)
     try:
         problem.tally.queries += 1
         return losses(problem.objective, problem.network, problem.batch, problem.rows)

@@ -45,7 +45,7 @@ class Stacked(Evaluator):
 
     def begin(self, problem: Problem, base: Tensor) -> Changes:
         """Keep what each chunk must leave as it was; see `Evaluator.begin`."""
-        start = Snapshot(problem.network, problem.written)
+        start = Snapshot(problem.network, problem.written, problem.inside)
         one = Loop().begin(problem, base)
 
         def changes(perturbation: Perturbation) -> Tensor:
@@ -110,7 +110,7 @@ def _refuse_unseen(problem: Problem, queries: Perturbation, base: Tensor) -> Non
         Unservable: It does.
     """
     numbers, modules = problem.parameters.moved(queries), replacements(problem, queries)
-    start = Snapshot(problem.network, problem.written)
+    start = Snapshot(problem.network, problem.written, problem.inside)
     lost = torch.isfinite(base)
     for _ in range(2):  # a row that fails by chance does not fail twice
         problem.tally.queries += 1

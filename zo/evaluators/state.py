@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from operator import is_
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from zo.batches import bits, sent
 
@@ -17,7 +19,10 @@ _DATA = (
     *(int, float, complex, str, bytes, tuple, list, deque, dict, set, Tensor, np.ndarray, np.generic),
     type(None),
 )
-_SEQUENCES, _MAPPINGS = (list, deque), (dict, OrderedDict, defaultdict, set)
+_ATOMS = {int, float, complex, bool, str, bytes, type(None)}
+_SEQUENCES, _MAPPINGS = (list, deque), (dict, OrderedDict, defaultdict, Counter, set)
+_LITTLE = 20_000  # numbers and items: so few are put back after each query, written to or not
+_Noted = dict[int, tuple[Any, Any]]  # by identity: what may be written to, and a copy
 _OF_TORCH = set(vars(nn.Module()))  # what every module has: parameters, buffers, children, hooks
 
 
@@ -30,9 +35,16 @@ class Snapshot:
     Args:
         network: Whose state is kept.
         parameters: The parameters by name whose values are kept; None for all of them.
+        inside: What is kept of what attributes hold, as `inside` of a snapshot of the same state gives it;
+            None for all, which takes long where that is much, such as a vocabulary or a replay buffer.
     """
 
-    def __init__(self, network: nn.Module, parameters: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        parameters: Mapping[str, Tensor] | None = None,
+        inside: tuple[_Noted, _Noted] | None = None,
+    ) -> None:
         # The tensors themselves too: a forward may put another one, of another shape, in a buffer's place.
         self._buffers = [
             (
@@ -51,10 +63,9 @@ class Snapshot:
             for module in network.modules()
             if not isinstance(module, torch.jit.ScriptModule)
         ]
-        self._inside: dict[int, tuple[Any, Any]] = {}  # by identity: what may be written to, and a copy
-        for _, attributes in self._attributes:
-            for value in attributes.values():
-                _look_inside(value, self._inside)
+        if inside is None:
+            inside = _inside(value for _, kept in self._attributes for value in kept.values()), {}
+        self._inside, self._left_alone = inside
         chosen = dict(network.named_parameters()) if parameters is None else parameters
         # Values, not versions: writing to `.data`, as momentum encoders do, leaves the version as it is.
         self._parameters = {n: (tensor, _stored(tensor.detach()).clone()) for n, tensor in chosen.items()}
@@ -80,6 +91,9 @@ class Snapshot:
             own.update({name: old for name, old in attributes.items() if isinstance(own.get(name), _DATA)})
         for value, kept in self._inside.values():
             _put_back(value, kept)
+        for value, kept in self._left_alone.values():
+            if len(value) != len(kept):
+                _put_back(value, kept)
         for tensor, value in self._parameters.values():
             _stored(tensor.data).copy_(value)
         torch.set_rng_state(self._cpu)
@@ -94,24 +108,103 @@ class Snapshot:
             if _stored(tensor).shape != value.shape or not torch.equal(bits(_stored(tensor)), bits(value))
         }
 
+    def inside(self) -> tuple[_Noted, _Noted]:
+        """What attributes hold, with copies: what was written to since; and lists and dicts left alone.
 
-def _look_inside(value: Any, found: dict[int, tuple[Any, Any]]) -> None:  # noqa: ANN401
-    """Note what a nesting holds that can be written to in place, with copies; parameters are kept apart."""
-    if id(value) in found or isinstance(value, nn.Parameter):
-        return
+        A query that adds to one of the second kind, as to masks by their size, is put back too. If it is
+        little, all of it is of the first kind: a running maximum is not written to by each forward.
+        """
+        if sum(100 + _size(value) for value, _ in self._inside.values()) <= _LITTLE:
+            return self._inside, {}
+        written = self._changed()
+        containers = (*_SEQUENCES, *_MAPPINGS)
+        return written, {
+            key: pair
+            for key, pair in self._inside.items()
+            if key not in written and type(pair[0]) in containers
+        }
+
+    def changed(self, known: Iterable[int] = ()) -> list[str]:
+        """The attributes, as Class.name, inside of which something was written, but for what is known."""
+        changed = self._changed().keys() - set(known)
+        return [
+            f"{type(module).__name__}.{name}"
+            for module, attributes in self._attributes
+            for name, value in attributes.items()
+            if changed and changed & _inside([value]).keys()
+        ]
+
+    def _changed(self) -> _Noted:
+        return {key: pair for key, pair in self._inside.items() if not _same(*pair)}
+
+
+def copied(written: _Noted) -> tuple[_Noted, _Noted]:
+    """What attributes hold, as it is now, of what was written to; for a snapshot of the same network."""
+    return {key: (value, _copied(value)) for key, (value, _) in written.items()}, {}
+
+
+def _inside(values: Iterable[Any]) -> _Noted:
+    """What nestings hold that can be written to in place, with copies, by identity; no parameters."""
+    found: _Noted = {}
+    seen, left = set[int](), list(values)
+    while left:  # not by recursion: a list of lists may be deep
+        value = left.pop()
+        if type(value) in _ATOMS or id(value) in seen or isinstance(value, nn.Parameter):
+            continue
+        seen.add(id(value))
+        copy = _copied(value)
+        if copy is not None:
+            found[id(value)] = value, copy
+        if isinstance(value, tuple) or type(value) in (*_SEQUENCES, *_MAPPINGS):
+            left.extend(value.values() if isinstance(value, dict) else value)
+    return found
+
+
+def _copied(value: Any) -> Any:  # noqa: ANN401
+    """A copy of what can be written to in place; None of all else, and of what cannot be copied."""
     if isinstance(value, Tensor):
-        if value.layout is torch.strided and not value.is_inference():
-            found[id(value)] = value, _stored(value.detach()).clone()
-    elif isinstance(value, torch.Generator):
-        found[id(value)] = value, value.get_state()
-    elif isinstance(value, np.ndarray):
-        if value.flags.writeable and not isinstance(value, np.memmap):  # which may be larger than the memory
-            found[id(value)] = value, value.copy()
-    elif isinstance(value, tuple) or type(value) in (*_SEQUENCES, *_MAPPINGS):
-        if not isinstance(value, tuple):
-            found[id(value)] = value, value.copy()
-        for item in value.values() if isinstance(value, dict) else value:
-            _look_inside(item, found)
+        strided = not is_lazy(value) and value.layout is torch.strided and not value.is_nested
+        return _stored(value.detach()).clone() if strided and not value.is_inference() else None
+    if isinstance(value, torch.Generator):
+        return value.get_state()
+    if isinstance(value, np.ndarray):  # a mapped one may be larger than the memory
+        return value.copy() if value.flags.writeable and not isinstance(value, np.memmap) else None
+    return value.copy() if type(value) in (*_SEQUENCES, *_MAPPINGS) else None
+
+
+def _size(value: Any) -> int:  # noqa: ANN401
+    if isinstance(value, Tensor):
+        return value.numel()
+    return (
+        value.size
+        if isinstance(value, np.ndarray)
+        else 0
+        if isinstance(value, torch.Generator)
+        else len(value)
+    )
+
+
+def _same(value: Any, kept: Any) -> bool:  # noqa: ANN401
+    """Whether what a copy was taken of is as it was; not known of tensors whose bytes are not numbers."""
+    if isinstance(value, Tensor):
+        now = _stored(value.detach())
+        plain = type(now) is Tensor and not (now.is_quantized or now.is_conj() or now.is_neg() or now.is_meta)
+        if not plain or now.shape != kept.shape:
+            return False
+        return torch.equal(now, kept) or torch.equal(bits(now), bits(kept))  # a NaN is itself there
+    if isinstance(value, torch.Generator):
+        return torch.equal(value.get_state(), kept)
+    if isinstance(value, np.ndarray):
+        if value.shape != kept.shape or value.dtype.hasobject:
+            return False
+        own, old = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (value, kept))
+        return np.array_equal(own, old)
+    if len(value) != len(kept):
+        return False
+    if isinstance(value, set):
+        return value == kept
+    mapping = isinstance(value, dict)
+    return all(map(is_, value, kept)) and (not mapping or all(map(is_, value.values(), kept.values())))
 
 
 def _put_back(value: Any, kept: Any) -> None:  # noqa: ANN401
@@ -123,7 +216,7 @@ def _put_back(value: Any, kept: Any) -> None:  # noqa: ANN401
     elif isinstance(value, np.ndarray):
         value[...] = kept
     else:
-        value.clear()
+        value.clear()  # a Counter's update would add
         (value.extend if type(value) in _SEQUENCES else value.update)(kept)
 
 

@@ -108,7 +108,7 @@ class Difference(Evaluator):
         return kind is not Directions
 
     def _recorded(self, problem: Problem, base: Tensor) -> Recording:
-        start = Snapshot(problem.network, problem.written)
+        start = Snapshot(problem.network, problem.written, problem.inside)
         try:
             found = record(
                 problem, base, KEPT * self._memory(base.device), self.fused and kernels_run_at(base)
@@ -131,7 +131,9 @@ class Difference(Evaluator):
         which, local = problem.parameters.locate(perturbation.indices)
         parts: list[Tensor] = []
         order: list[Tensor] = []
-        start = Snapshot(problem.network, problem.written) if recording.asks else None  # of its draws
+        start = (
+            Snapshot(problem.network, problem.written, problem.inside) if recording.asks else None
+        )  # of its draws
         with comparable(problem.network):
             for number in which.unique().tolist():
                 weight, own = problem.parameters.tensors[number], torch.nonzero(which == number).flatten()
