@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -140,36 +140,33 @@ def record(
         found = []
         for own in chunks[ranks.rank :: ranks.size]:
             # The base alone needs no stack, which not every layer bears.
-            together = isinstance(evaluator, Stacked) and len(own) > 1
-            found.append(_recorded(problem, boxes, _moves(problem, own, mu, key), together))
+            stacked = isinstance(evaluator, Stacked) and len(own) > 1
+            moves, rows = _moves(problem, own, mu, key), 0
+            ways = ((stacked_losses, _stacked), (loop_losses, _one_by_one))
+            for evaluate, split in ways if stacked else ways[1:]:
+                recorder, start = Recorder(boxes), Snapshot(problem.network)
+                try:
+                    with recorder.recording():
+                        losses = evaluate(problem, moves, start)
+                except Exception as error:  # of a layer that vmap cannot take, such as an LSTM
+                    if evaluate is loop_losses or isinstance(error, BlackBoxError):
+                        raise
+                    rows = recorder.rows
+                    warnings.warn(
+                        "TangentGradient: expected an objective that can be evaluated for base and "
+                        f"probes together, got {type(error).__name__}: {error} They are evaluated one after "
+                        "another. Take evaluator='loop'.",
+                        TangentWarning,
+                        stacklevel=2,
+                    )
+                else:
+                    found.append(Recorded(losses, split(recorder, boxes, len(moves)), rows + recorder.rows))
+                    break
         meeting.own = found if ranks.size == 1 else [_packed(each) for each in found]
     found = [meeting.told[place % ranks.size][place // ranks.size] for place in range(len(chunks))]
     if ranks.size > 1:
         found = [_unpacked(each, problem.parameters.tensors[0].device) for each in found]
     return _joined(found, boxes)
-
-
-def _recorded(
-    problem: Problem, boxes: Sequence[BlackBoxFunction], variants: Directions, together: bool
-) -> Recorded:
-    """Evaluate some variants, together or one after another."""
-    recorder, start = Recorder(boxes), Snapshot(problem.network)
-    evaluate, split = (stacked_losses, _stacked) if together else (loop_losses, _one_by_one)
-    try:
-        with recorder.recording():
-            losses = evaluate(problem, variants, start)
-    except Exception as error:  # of a layer that vmap cannot take, such as an LSTM
-        if not together or isinstance(error, BlackBoxError):
-            raise
-        warnings.warn(
-            "TangentGradient: expected an objective that can be evaluated for base and probes together, got "
-            f"{type(error).__name__}: {error} They are evaluated one after another. Take evaluator='loop'.",
-            TangentWarning,
-            stacklevel=2,
-        )
-        single = _recorded(problem, boxes, variants, together=False)
-        return replace(single, rows=single.rows + recorder.rows)
-    return Recorded(losses, split(recorder, boxes, len(variants)), recorder.rows)
 
 
 class Recorder:

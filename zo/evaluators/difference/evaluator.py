@@ -25,13 +25,13 @@ LARGE = 2**17  # beyond, values anew cost less than changes
 CACHED = 2**20  # of all variants of a pass, which then stay in the cache
 MOST = 32  # variants of a pass
 MOST_ON_GPU = 512  # there the host's share of a pass is the same for few and many
-MEMORY = 2**30  # bytes that the changes of a pass take on a CPU
+MEMORY = 2**31  # on a CPU
 OF_GPU = 8  # a pass takes this part of a GPU's memory
 SHORT = 4  # times the root of the float's precision: losses of shorter steps are not subtracted
 RESOLVED = 10  # units in the last place of the losses, below which subtracted ones are mostly rounding
 LOSS_ROUNDING = 1000  # units in the last place by which recorded losses may be off the base's
 OTHER_KERNELS = 1e-3  # of a loss of order one: a GPU's library may choose others, of lower precision
-KEPT = 8  # times `memory` that a recording may take
+KEPT = 4  # times `memory` that a recording may take
 TEMPORARIES = 6  # tensors of the widest change's size that a rule holds at once
 
 
@@ -64,7 +64,7 @@ class Difference(Evaluator):
         variants: queries of one layer that run together, all as changes to the end: `variants=1` is exact at
             any mu and takes the least memory. None for what suits the sizes and the device.
         memory: roughly the bytes that the changes of a pass may take, on a GPU where `variants` is None; the
-            base's activations, kept for a step, may be eight times as large. More is refused. None for 1 GiB,
+            base's activations, kept for a step, may be four times as large. More is refused. None for 2 GiB,
             on a GPU an eighth of its memory.
         graphs: whether a GPU gets the kernels of a pass by one call, as a CUDA graph, which is made once a
             step for each parameter that has more than one pass. Everywhere else it changes nothing.

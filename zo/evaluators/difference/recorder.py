@@ -200,7 +200,7 @@ class Recorder(TorchFunctionMode):
             raise NotReadable(
                 f"{self._name()}: expected a base whose activations take at most {self._most / 2**30:.3g} "
                 "GiB, kept for the queries, got more. Take smaller batches, evaluator='stacked', or "
-                "zo.evaluators.Difference(memory=...), of which they may be eight times as large."
+                "zo.evaluators.Difference(memory=...), of which they may be four times as large."
             )
         if not all(item.is_floating_point() for item in items):
             rule = subtracted  # rules are for floats: a sum of truth values, say, is not linear
