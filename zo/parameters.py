@@ -185,7 +185,9 @@ class Parameters:
     def add_to_grad(self, gradient: Tensor) -> None:
         """Add a flat gradient `(size,)` to the tensors' `.grad`, as autograd would.
 
-        Hooks on the tensors run, and the word of an embedding's `padding_idx` gets zero.
+        Hooks on the tensors run, and the word of an embedding's `padding_idx` gets zero. It gets that also
+        where the forward reads the weight by hand (`h @ embedding.weight.T`), unlike with autograd: there
+        tie a layer to it, `head.weight = embedding.weight`.
         """
         gradient = sent(gradient, self.tensors[0].device)
         pieces = zip(self.tensors, self.split(gradient), self.owners, strict=True)
@@ -245,6 +247,8 @@ def _refuse_shared_memory(network: nn.Module, chosen: Iterable[str]) -> None:
 
 def _refuse_overlap(together: list[tuple[str, Tensor]], chosen: frozenset[str]) -> None:
     """Refuse parameters whose ranges of addresses meet, if a chosen one has a number in common."""
+    if chosen.isdisjoint(name for name, _ in together):  # frozen ones may be large, and each step comes here
+        return
     *others, (name, tensor) = [(name, _words(tensor)) for name, tensor in together]
     if name in chosen and len(tensor.unique()) < len(tensor):
         raise ParameterError(
