@@ -139,8 +139,8 @@ def test_memory_that_is_only_taken_is_not_read_or_written():
     """As the kernel's result is, before it is launched; its own bytes are told of."""
     x = torch.ones(8)
     with Traffic() as traffic:
-        torch.empty_like(x), x.new_empty(8), x.view(2, 4)
+        _ = torch.empty_like(x), x.new_empty(8), x.view(2, 4)
     assert (traffic.bytes, traffic.launches) == (0, 0)
     with traffic:
-        x + x
+        _ = x + x
     assert (traffic.bytes, traffic.launches) == (3 * 8 * 4, 1)
