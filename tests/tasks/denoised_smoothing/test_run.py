@@ -203,7 +203,7 @@ def killed_by_the_system(words: list[str], folder: Path) -> None:
 
 KILLS = [
     killed_here,
-    killed_between_certificates,
+    pytest.param(killed_between_certificates, marks=pytest.mark.slow),
     pytest.param(killed_by_the_system, marks=pytest.mark.slow),
 ]
 

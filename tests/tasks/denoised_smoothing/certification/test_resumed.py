@@ -107,6 +107,7 @@ def test_the_server_never_sees_more_requests_than_the_budget(tmp_path, budget):
         assert len(service.asked) == budget
 
 
+@pytest.mark.slow  # in one process: `test_an_interrupted_certification_pays_for_no_query_twice`
 def test_killed_and_resumed_no_query_is_paid_for_twice(tmp_path):
     service, budget = Service(), 300
     with odd_server(service) as server:
