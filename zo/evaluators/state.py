@@ -173,15 +173,12 @@ def _copied(value: Any) -> Any:  # noqa: ANN401
 
 
 def _size(value: Any) -> int:  # noqa: ANN401
+    """How many numbers or items it holds itself."""
     if isinstance(value, Tensor):
         return value.numel()
-    return (
-        value.size
-        if isinstance(value, np.ndarray)
-        else 0
-        if isinstance(value, torch.Generator)
-        else len(value)
-    )
+    if isinstance(value, torch.Generator):
+        return 0
+    return value.size if isinstance(value, np.ndarray) else len(value)
 
 
 def _same(value: Any, kept: Any) -> bool:  # noqa: ANN401
