@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import zo
-from benchmarks.gpu.queries import bytes_of_kernel
 from tasks.image_classification import networks
+from tests.gpu.counts import in_place_of_the_kernel
 from tests.gpu.pretended import CUDA, PretendedGPU
 from zo.evaluators.difference import evaluator as deciding
 from zo.evaluators.difference import graphs
@@ -198,19 +198,11 @@ def test_a_pass_launches_little_however_many_variants_share_it(training, most):
     assert counts[0] == counts[1] < most
 
 
-def counted(d, *, x, kind, other, before, **_):
-    """In the kernel's place: zeros, and what it would read and write."""
-    found = torch.zeros_like(d)
-    seen = PretendedGPU.entered[-1].seen  # which has counted the zeros
-    seen.bytes += bytes_of_kernel(d, found, kind=kind, x=x, other=other, before=before) - found.nbytes
-    return found
-
-
 @pytest.mark.parametrize(("training", "part"), [(True, 0.3), (False, 0.6)])
 @torch.no_grad()
 def test_a_pass_with_the_kernel_reads_and_writes_a_part_of_what_it_does_without(training, part, monkeypatch):
     """What it gives is held against torch in `test_fused`."""
-    kernels = SimpleNamespace(NONE=0, FIXED=1, OF_BATCH=2, change=counted)
+    kernels = SimpleNamespace(NONE=0, FIXED=1, OF_BATCH=2, change=in_place_of_the_kernel)
     monkeypatch.setitem(sys.modules, "zo.evaluators.difference.kernels", kernels)
     monkeypatch.setattr("zo.evaluators.difference.kernels", kernels, raising=False)
     monkeypatch.setattr(deciding, "kernels_run_at", lambda tensor: tensor.is_cuda)

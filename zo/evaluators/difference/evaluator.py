@@ -131,9 +131,9 @@ class Difference(Evaluator):
         which, local = problem.parameters.locate(perturbation.indices)
         parts: list[Tensor] = []
         order: list[Tensor] = []
-        start = (
-            Snapshot(problem.network, problem.written, problem.inside) if recording.asks else None
-        )  # of its draws
+        start = None
+        if recording.asks:  # of the box's draws
+            start = Snapshot(problem.network, problem.written, problem.inside)
         with comparable(problem.network):
             for number in which.unique().tolist():
                 weight, own = problem.parameters.tensors[number], torch.nonzero(which == number).flatten()
@@ -165,11 +165,9 @@ class Difference(Evaluator):
     def _memory(self, device: torch.device) -> int:
         if self.memory is not None:
             return self.memory
-        return (
-            torch.cuda.get_device_properties(device).total_memory // OF_GPU
-            if device.type == "cuda"
-            else MEMORY
-        )
+        if device.type != "cuda":
+            return MEMORY
+        return torch.cuda.get_device_properties(device).total_memory // OF_GPU
 
     def _pass(
         self, recording: Recording, number: int, device: torch.device, resolved: bool

@@ -156,10 +156,8 @@ def _by_kernel(chain: Chain, args: tuple[Any, ...], kwargs: dict[str, Any], othe
     first, *rest = [item for item in (input, other) if isinstance(item, Moved)]
     if kind == kernels.NONE and not rest and isinstance(first.of, OneChannel) and first.of.axis != 1:
         return None  # as behind a linear layer of tokens; it stays in one
-    if (
-        rest and chain.norm is None and isinstance(first.of, OneChannel)
-    ):  # of two summands either may be first
-        first, rest = rest[0], [first]
+    if rest and chain.norm is None and isinstance(first.of, OneChannel):
+        first, rest = rest[0], [first]  # of two summands either may be first
     d, channels = (first.change, None) if rest else _values(first)
     added, added_channels = _values(rest[0]) if rest else (None, None)
     base = input.base if isinstance(input, Moved) else input

@@ -3,6 +3,9 @@
 import importlib.util
 import itertools
 import os
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -327,3 +330,43 @@ def test_a_channel_on_the_last_axis_stays_one(kernels, monkeypatch):
         for evaluator in (zo.evaluators.Difference(fused=True), Loop())
     )
     assert (found - expected).abs().max() < 1e-11
+
+
+COMPILED = """
+import subprocess
+import tempfile
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from zo.evaluators.difference import kernels
+
+names = kernels._behind.arg_names
+numbers = ("out", "d", "other", "x", "before", "statistics")
+for dtype, norm, one, added_one, together in (
+    ("fp32", 2, False, False, 1),
+    ("fp32", 2, False, True, 32),
+    ("fp32", 1, True, False, 1),
+    ("fp64", 2, False, False, 32),
+):
+    fixed = dict(NORM=norm, ADD=not one, RELU=True, ONE=one, ADD_ONE=added_one, TOGETHER=together)
+    fixed |= dict(ROWS=1, PLACES=kernels.TILE // together)
+    kinds = {name: "*i64" if "channels" in name else "i32" for name in names}
+    kinds |= dict.fromkeys(numbers, "*" + dtype) | dict.fromkeys(fixed, "constexpr")
+    source = ASTSource(kernels._behind, kinds, constexprs=fixed)
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32))
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made.asm["cubin"])
+        file.flush()
+        words = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        print(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+"""
+
+
+def test_the_kernel_compiles_for_an_h200_without_spilling():
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("make test-peers has Triton")
+    own = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", COMPILED], env=own, capture_output=True, text=True)
+    used = re.findall(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", done.stdout)
+    assert len(used) == 4, done.stderr[-3000:]
+    assert all(stack == local == "0" for _, stack, local in used), used
