@@ -352,6 +352,16 @@ class Remembering(nn.Module):
 
 
 @pytest.mark.filterwarnings("error")
+def assert_a_step_is_autograd_s(gradient, network, twin):
+    batch = torch.randn(4, 3).double()
+    network.zero_grad()
+    twin.zero_grad()
+    gradient.backward(batch)
+    mean_square(twin, batch).mean().backward()
+    for own, exact in zip(network.parameters(), twin.parameters(), strict=True):
+        assert (own.grad - exact.grad).norm() <= 1e-7 * exact.grad.norm()
+
+
 @pytest.mark.parametrize("kind", ["tensor", "array", "list", "deque", "dict", "cache"])
 @pytest.mark.parametrize("evaluator", ["loop", "stacked"])
 def test_what_a_forward_writes_inside_of_an_attribute_is_left_as_one_forward_leaves_it(kind, evaluator):
@@ -360,13 +370,7 @@ def test_what_a_forward_writes_inside_of_an_attribute_is_left_as_one_forward_lea
     twin = copy.deepcopy(network)
     gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-5, central=True), evaluator=evaluator)
     for _ in range(3):
-        batch = torch.randn(4, 3).double()
-        network.zero_grad()
-        twin.zero_grad()
-        gradient.backward(batch)
-        mean_square(twin, batch).mean().backward()
-        for own, exact in zip(network.parameters(), twin.parameters(), strict=True):
-            assert (own.grad - exact.grad).norm() <= 1e-7 * exact.grad.norm()
+        assert_a_step_is_autograd_s(gradient, network, twin)
         assert torch.equal(network.states(), twin.states())
 
 
@@ -386,13 +390,7 @@ def test_a_generator_that_a_module_keeps_draws_the_same_for_all_queries_and_goes
     twin.load_state_dict(network.state_dict())
     gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-5, central=True), evaluator=evaluator)
     for _ in range(3):
-        batch = torch.randn(4, 3).double()
-        network.zero_grad()
-        twin.zero_grad()
-        gradient.backward(batch)
-        mean_square(twin, batch).mean().backward()
-        for own, exact in zip(network.parameters(), twin.parameters(), strict=True):
-            assert (own.grad - exact.grad).norm() <= 1e-7 * exact.grad.norm()
+        assert_a_step_is_autograd_s(gradient, network, twin)
 
 
 @pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning")
