@@ -1,4 +1,8 @@
-"""What every test begins with, and how a process ends that something keeps from ending."""
+"""What a test sees of this machine, and how a process ends that something keeps from ending.
+
+A test sees the optional programs and packages that it declares, `@pytest.mark.needs("ngspice")`, and is
+skipped where they are not installed: see `tests/needs.py`. One that is skipped for another reason has failed.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,74 @@ from typing import Any
 
 import pytest
 
+from tests.needs import NEEDS, Machine
+
 PATIENCE = 120.0  # seconds after the last test
 WORKERS: list[Any] = []  # pytest-xdist's, in the process that started them
+MACHINE = Machine()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """From here on, also while files of tests are imported, nothing optional is seen."""
+    MACHINE.begin()
+    config.add_cleanup(MACHINE.end)
+
+
+def needs_of(item: pytest.Item) -> list[str]:
+    """The names that a test declares."""
+    return [name for marker in item.iter_markers("needs") for name in marker.args]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Any:
+    """A test and its fixtures, to the end of them, see what it declares."""
+    names = [*needs_of(item), *(["gpu"] if item.get_closest_marker("gpu") else [])]
+    MACHINE.show(name for name in names if name in NEEDS)
+    try:
+        return (yield)
+    finally:
+        MACHINE.show(())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before its fixtures are made, a test is skipped that needs what is not there."""
+    for name in needs_of(item):
+        if name not in NEEDS:
+            pytest.fail(
+                f"needs({name!r}): expected a name of tests/needs.py: {', '.join(NEEDS)}.", pytrace=False
+            )
+        if reason := MACHINE.missing(name):
+            pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """A test that is skipped for what it has not declared has failed."""
+    report = yield
+    reasons = [NEEDS[name].install for name in needs_of(item) if name in NEEDS]
+    return as_declared(report, reasons + [""] * bool(item.get_closest_marker("gpu")))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Any:
+    """A file that skips itself declares nothing."""
+    report = yield
+    return as_declared(report, [])
+
+
+def as_declared(report: Any, reasons: list[str]) -> Any:
+    """The report, or a failure where something was skipped that these reasons do not begin."""
+    if report.outcome == "skipped" and not hasattr(report, "wasxfail"):
+        said = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        said = said.removeprefix("Skipped: ")
+        if not said.startswith(tuple(reasons)):
+            report.outcome = "failed"
+            report.longrepr = (
+                f"{report.nodeid} was neither run nor declared: it was skipped with {said!r}. Mark it "
+                '@pytest.mark.needs("..."), with a name of tests/needs.py.'
+            )
+    return report
 
 
 @pytest.hookimpl(trylast=True)

@@ -5,13 +5,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 STUB = '#!/bin/sh\necho "$(basename "$0") $*" >> calls\n'
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_the_demo_runs_twice_without_installing_twice_in_a_folder_of_any_name(tmp_path):
     folder = tmp_path / "Größe und Maß"
     (folder / ".venv" / "bin").mkdir(parents=True)

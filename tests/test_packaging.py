@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 CONDA = ROOT / "packaging" / "conda"
@@ -22,12 +23,7 @@ def wanted():
 
 
 @pytest.fixture
-def yaml():
-    return pytest.importorskip("yaml", reason="pip install pyyaml")
-
-
-@pytest.fixture
-def recipe(yaml):
+def recipe():
     """The recipe, its expressions put in as rattler-build does it."""
     (lowest,) = yaml.safe_load((CONDA / "variants.yaml").read_text(encoding="utf-8"))["python_min"]
     text = (CONDA / "recipe.yaml").read_text(encoding="utf-8")
@@ -45,7 +41,7 @@ def test_the_recipe_is_of_this_version_and_asks_for_what_the_project_asks_for(re
     assert (ROOT / about["license_file"]).is_file() and (CONDA / recipe["source"]["path"]).samefile(ROOT)
 
 
-def test_the_environment_asks_for_the_same(yaml):
+def test_the_environment_asks_for_the_same():
     environment = yaml.safe_load((CONDA / "environment.yml").read_text(encoding="utf-8"))
     *from_conda, by_pip = environment["dependencies"]
     assert by_pip["pip"][-1] == "../.." and (CONDA / "../..").samefile(ROOT)

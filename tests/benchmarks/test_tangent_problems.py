@@ -1,7 +1,5 @@
 """The problems for learned tangents: values and twins agree, starts, published sizes, boxes around boxes."""
 
-import shutil
-
 import pytest
 import torch
 from torch import nn
@@ -100,9 +98,8 @@ def test_units_change_the_numbers_and_nothing_else():
     assert state.abs().mean(0).max() / state.abs().mean(0).min() > 1e5
 
 
+@pytest.mark.needs("ngspice")
 def test_the_ladders_closed_form_is_ngspices_answer():
-    if shutil.which("ngspice") is None:
-        pytest.skip(filters.INSTALL)
     parts = torch.tensor(filters.TYPICAL, dtype=torch.float64)
     drawn = parts * torch.exp(0.7 * torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).double())
     assert (filters.filters()(drawn) - filters.ladder(drawn)).abs().max() < 1e-6

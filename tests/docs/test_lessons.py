@@ -60,8 +60,10 @@ def test_tutorials_end_with_what_to_read_next():
             assert last.startswith("What next") and last.count("](") >= 2, page.name
 
 
+@pytest.mark.needs("docutils")
 def test_a_warning_of_a_block_is_shown_without_the_kernels_file(monkeypatch):
-    nodes = pytest.importorskip("docutils.nodes")
+    from docutils import nodes
+
     monkeypatch.syspath_prepend(DOCS)
     outputs = importlib.import_module("_extensions.outputs")
     said = "/tmp/ipykernel_12054/3605140198.py:36: TangentWarning: Step 10\n  gradient.backward(batch)\n"

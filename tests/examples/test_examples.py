@@ -14,22 +14,22 @@ import torch
 
 from blackbox import Budgeted
 from blackbox.conformance import check_black_box
+from tests.needs import NEEDS
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-PROGRAMS = {  # an example, its program, and the packages to install
-    "ngspice": ("ngspice", "ngspice"),
-    "fortran": ("gfortran", "gfortran"),
-    "calculix": ("ccx", "calculix-ccx"),
-    "openfoam": ("icoFoam", "openfoam"),
-    "lammps": ("lmp", "lammps"),
-    "sumo": ("netgenerate", "sumo"),
+PROGRAMS = {  # an example, and what it needs
+    "ngspice": ("ngspice",),
+    "fortran": ("gfortran",),
+    "calculix": ("calculix",),
+    "openfoam": ("openfoam",),
+    "lammps": ("lammps",),
+    "sumo": ("sumo", "libsumo"),
 }
 
 
 def needs(name):
-    program, package = PROGRAMS[name]
-    return pytest.mark.skipif(shutil.which(program) is None, reason=f"apt-get install {package}")
+    return pytest.mark.needs(*PROGRAMS[name])
 
 
 def problem_of(name, monkeypatch):
@@ -70,7 +70,7 @@ def test_each_example_is_in_the_list_and_has_what_an_example_has():
     assert folders == set(PROGRAMS)
     for name in folders:
         page = (EXAMPLES / name / "README.md").read_text(encoding="utf-8")
-        assert f"apt-get install {PROGRAMS[name][1]}" in page
+        assert NEEDS[PROGRAMS[name][0]].install in page
         assert f"blackbox run examples/{name}/problem.py" in page
         assert f"]({name}/README.md)" in listed and "@" not in page + listed
         measured = list((EXAMPLES / name).glob("*.json"))
@@ -86,8 +86,6 @@ def test_each_example_is_in_the_list_and_has_what_an_example_has():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in PROGRAMS])
 def test_an_example_runs_to_its_report(tmp_path, name):
-    if name == "sumo":
-        pytest.importorskip("libsumo", reason="pip install libsumo")
     table = run(name, tmp_path)
     for method, line in table.items():
         assert np.isfinite(line["value"]), method

@@ -10,9 +10,9 @@ PLACE = Path(__file__).parents[2] / "examples" / "with_lightning.py"
 
 
 @pytest.mark.slow
+@pytest.mark.needs("lightning")
 @pytest.mark.filterwarnings("ignore")  # Lightning's own
 def test_a_run_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path):
-    pytest.importorskip("lightning", reason="pip install lightning")
     spec = importlib.util.spec_from_file_location("with_lightning", PLACE)
     assert spec is not None and spec.loader is not None
     example = importlib.util.module_from_spec(spec)

@@ -33,8 +33,17 @@ PROBLEMS = {  # the problem's class, and what has the specs of its box
 }
 
 
+@pytest.fixture
+def programs(monkeypatch, tmp_path):
+    """What the boxes look for when they are made; none of them is started."""
+    for name in ("ccx", "ngspice", "gfortran"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_an_example_does_on_a_gpu_what_it_does_on_a_cpu(name, gpu, monkeypatch):
+def test_an_example_does_on_a_gpu_what_it_does_on_a_cpu(name, gpu, programs, monkeypatch):
     kind, box = PROBLEMS[name](problem_of(name, monkeypatch))
 
     def found(device):

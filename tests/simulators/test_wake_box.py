@@ -158,7 +158,7 @@ def test_by_itself_a_box_takes_as_many_rows_as_suit_its_grid():
     assert [WakeFlow(width).rows_at_once(torch.device("cuda")) for width in (32, 64)] == [4096, 1024]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.needs("gpu")
 def test_on_a_gpu_a_box_gives_the_cpu_s_flow():
     velocity, reynolds = states(WakeFlow(8), 3)
     found = WakeFlow(8)(velocity.cuda(), reynolds.cuda())

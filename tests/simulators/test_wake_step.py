@@ -267,7 +267,7 @@ def test_bad_settings_and_arrays_are_named(make, error, words):
         make()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.needs("gpu")
 @pytest.mark.parametrize("advection", list(ADVECTION))
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-6), (torch.float64, 1e-12)])
 def test_cuda_gives_the_same_flow(advection, dtype, tolerance):
@@ -277,7 +277,7 @@ def test_cuda_gives_the_same_flow(advection, dtype, tolerance):
     assert moved.is_cuda and (moved.cpu() - step(velocity, re)).abs().max() < tolerance
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.needs("gpu")
 def test_cuda_gives_the_same_gradient():
     step = WakeStep(SMALL)
     velocity, re, weight = flows(SMALL, 3), reynolds(3), flows(SMALL, 3, seed=1)

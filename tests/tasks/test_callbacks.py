@@ -117,9 +117,11 @@ def test_the_command_line_uses_those_that_the_problem_s_class_names(toy, tmp_pat
 
 
 @pytest.mark.slow  # importing MLflow takes seconds
+@pytest.mark.needs("mlflow")
 @pytest.mark.filterwarnings("ignore")  # MLflow's own
 def test_mlflow_has_what_the_run_has(tmp_path, monkeypatch):
-    mlflow = pytest.importorskip("mlflow", reason="pip install mlflow-skinny")
+    import mlflow
+
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     uri = (tmp_path / "mlruns").as_uri()
     run = go(tmp_path, [tasks.MLflow(uri)], seeds=2)

@@ -162,8 +162,6 @@ def test_known_errors_are_one_sentence_unless_debug(toy, tmp_path, capsys):
 
 
 def test_a_server_that_is_not_there_is_not_taken_for_a_file(toy, capsys):
-    for package in ("urllib3", "orjson"):
-        pytest.importorskip(package, reason="needs the extra umbridge")
     assert toy("check", "um-bridge", "url=http://127.0.0.1:9") == 1
     said = capsys.readouterr().err
     assert said.startswith("blackbox: http://127.0.0.1:9: expected a server, found none (")
@@ -328,8 +326,6 @@ def test_check_ends_with_0_for_a_good_box_and_1_for_a_faulty_one(toy, tmp_path, 
 
 
 def test_serve_answers_until_it_is_told_to_stop(start_toy, tmp_path):
-    for package in ("uvicorn", "starlette", "orjson"):
-        pytest.importorskip(package, reason="needs the extra umbridge")
     (tmp_path / "served_boxes.py").write_text(BOXES)
     process = start_toy("serve", "served_boxes.py:Pump", "--port", "0", "--name", "pump")
     said = re.fullmatch(r"serving pump at (http://127\.0\.0\.1:\d+/?)\n", process.stdout.readline())

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import UNSHARE
 from tests.tasks.test_cli import figures, only_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.needs("mounts"), pytest.mark.slow]
 HERE = Path(__file__).parent
-UNSHARE = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
 
 # each step of a run has its lines of metrics at once: by them the shell knows where the run is
 SCRIPT = """
@@ -24,14 +24,9 @@ toy() { "$PYTHON" "$PROGRAM" "$@"; }
 
 @pytest.fixture
 def in_own_mounts(tmp_path):
-    """Runs a shell script where it may mount: gives its output; skips where the system forbids that."""
+    """Runs a shell script where it may mount: gives its output."""
 
     def run(script):
-        trial = subprocess.run(
-            [*UNSHARE, "sh", "-c", "mount -t tmpfs none /mnt"], capture_output=True, text=True
-        )
-        if trial.returncode:
-            pytest.skip(f"mounting is not allowed here: {trial.stderr.strip()}")
         own = {"PYTHON": sys.executable, "PROGRAM": str(HERE / "toy_cli.py"), "OMP_NUM_THREADS": "1"}
         own |= {"PYTHONPATH": f"{HERE.parent.parent}:{HERE}"}
         return subprocess.run(

@@ -46,9 +46,10 @@ def run_of(kind, tmp_path, **settings):
     return tasks.run(kind(steps=2, methods=("none", "cge")), runs=tmp_path, progress=Progress(), **settings)
 
 
+@pytest.mark.needs("fields")
 def test_xarray_reads_what_evaluate_gave(tmp_path):
-    xarray = pytest.importorskip("xarray", reason="pip install xarray")
-    pytest.importorskip("h5netcdf", reason="pip install h5netcdf")
+    import xarray
+
     run = run_of(Room, tmp_path, seeds=2)
     path = run.export("netcdf")
     with xarray.open_datatree(path, engine="h5netcdf") as tree:
@@ -66,9 +67,9 @@ def test_xarray_reads_what_evaluate_gave(tmp_path):
         assert "unused" not in found.variables
 
 
+@pytest.mark.needs("fields")
 def test_coordinates_are_found_by_names_that_no_file_has_and_no_array_takes_another_s_place(tmp_path):
-    xarray = pytest.importorskip("xarray", reason="pip install xarray")
-    pytest.importorskip("h5netcdf", reason="pip install h5netcdf")
+    import xarray
 
     class Timed(Room):
         dimensions: ClassVar = {"at all": ("time (s)", "x")}
@@ -89,8 +90,10 @@ def test_coordinates_are_found_by_names_that_no_file_has_and_no_array_takes_anot
         run.export("netcdf")
 
 
+@pytest.mark.needs("fields")
 def test_meshio_reads_the_values_of_cells_where_they_belong(tmp_path):
-    meshio = pytest.importorskip("meshio", reason="pip install meshio")
+    import meshio
+
     folder = run_of(Room, tmp_path).export("vtk") / "seed-0" / "cge"
     assert {path.name for path in folder.iterdir()} == {"flow-0000.vtu", "flow-0001.vtu", "heat.vtu"}
     solid, flat = meshio.read(folder / "flow-0001.vtu"), meshio.read(folder / "heat.vtu")
@@ -112,9 +115,10 @@ def test_meshio_reads_the_values_of_cells_where_they_belong(tmp_path):
             assert (values[:, 2] == 0).all()
 
 
+@pytest.mark.needs("fields")
 def test_axes_without_names_are_numbered_and_wrong_ones_refused(tmp_path, monkeypatch):
-    xarray = pytest.importorskip("xarray", reason="pip install xarray")
-    pytest.importorskip("meshio", reason="pip install meshio")
+    import xarray
+
     run = run_of(Room, tmp_path)
     for wrong in ({"heat": ("x",)}, {"heat": ("x", "x2"), "sensor": ("x",)}):
         monkeypatch.setattr(Room, "dimensions", wrong)
@@ -131,10 +135,12 @@ def test_axes_without_names_are_numbered_and_wrong_ones_refused(tmp_path, monkey
         run_of(Steering, tmp_path).export("netcdf")
 
 
+@pytest.mark.needs("fields")
 def test_the_wake_s_flow_goes_out_with_its_axes(tmp_path):
     """From an evaluation that is written down, as the tests of its report have it."""
-    xarray = pytest.importorskip("xarray", reason="pip install xarray")
-    meshio = pytest.importorskip("meshio", reason="pip install meshio")
+    import meshio
+    import xarray
+
     known = evaluation(("SRC", "NON"), 0)
     config = replace(CONFIG, methods=("SRC", "NON"))
     run = Run.create(

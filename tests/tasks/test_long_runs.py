@@ -256,7 +256,9 @@ def test_the_news_of_a_cluster_leaves_a_folder_to_resume_and_status_130(toy, sta
 
 @pytest.fixture(scope="module")
 def tensorboard():
-    return pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
+    import tensorboard
+
+    return tensorboard
 
 
 def curves(path):

@@ -9,22 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm import NoSlurm, free_ports, started
+from tests.slurm import free_ports, started
 from tests.tasks.shared_runs import PROGRAM, outcome
 from tests.tasks.test_cluster import lines_of, the_script
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.needs("slurm"), pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/guide/cluster.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def slurm():
-    try:
-        with started() as queue:
-            yield queue
-    except NoSlurm as why:
-        pytest.skip(str(why))
+    with started() as queue:
+        yield queue
 
 
 @pytest.fixture

@@ -12,9 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-runtime = pytest.importorskip(
-    "tesseract_core.runtime.core", reason="pip install 'blackbox-coupling[tesseract]'"
-)
+pytestmark = pytest.mark.needs("tesseract")
+
+
+def load(path):
+    """A file as tesseract-core reads it."""
+    from tesseract_core.runtime.core import load_module_from_path
+
+    return load_module_from_path(path)
+
 
 # thickness in nanometres beside a concentration: eighteen orders of magnitude apart
 BOX = '''
@@ -66,14 +72,14 @@ def write(toy, tmp_path, capsys):
     def run(*options):
         assert toy("tesseract", "cells.py:Cell", "out", f"gain={GAIN}", *options) == 0
         said = capsys.readouterr().out
-        return runtime.load_module_from_path(tmp_path / "out" / "tesseract_api.py"), said
+        return load(tmp_path / "out" / "tesseract_api.py"), said
 
     return run
 
 
 def gradients_checked(module, inputs, seed=0):
     """What tesseract-core's own check fails, of how many checks."""
-    checks = pytest.importorskip("tesseract_core.runtime.testing.finite_differences")
+    from tesseract_core.runtime.testing import finite_differences as checks
 
     steps = {"thickness": 1e-13, "doping": 1e11}
     ((_, failures, count),) = checks.check_gradients(
@@ -177,7 +183,7 @@ def test_a_noisy_box_is_right_within_its_noise(toy, tmp_path):
     (tmp_path / "cells.py").write_text(BOX)
     words = ["cells.py:Cell", "out", f"gain={GAIN}", "noise=1e-4", "--mu", "0.1"]
     assert toy("tesseract", *words) == 0
-    module = runtime.load_module_from_path(tmp_path / "out" / "tesseract_api.py")
+    module = load(tmp_path / "out" / "tesseract_api.py")
     assert not hasattr(module, "Cached")  # two answers to one question: nothing to keep
     found = vjp(module, INPUTS, {"current": np.array([1.0, 0.0])})["thickness"]
     wanted = np.array([GAIN * 1.3 * np.cos(0.8), 2.0]) * 1e9
@@ -233,7 +239,7 @@ def test_the_commands_that_it_prints_work(write, tmp_path):
 
 
 def test_its_configuration_is_one_that_tesseract_core_reads(write, tmp_path):
-    api = pytest.importorskip("tesseract_core.sdk.api_parse")
+    from tesseract_core.sdk import api_parse as api
 
     write()
     api.validate_tesseract_api(tmp_path / "out")

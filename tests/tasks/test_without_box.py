@@ -93,7 +93,6 @@ class Costly(Steering):
             raise ConfigurationError("limit: expected one above zero.")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -103,7 +102,10 @@ class Costly(Steering):
     ],
 )
 @pytest.mark.parametrize("way", ["script", "command"])
-def test_what_settings_tell_is_refused_before_a_box_or_data_is_made(tmp_path, settings, said, way):
+def test_what_settings_tell_is_refused_before_a_box_or_data_is_made(
+    tmp_path, monkeypatch, settings, said, way
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     problem = Costly(**settings)
     with pytest.raises(BlackBoxError, match=said):
         if way == "script":

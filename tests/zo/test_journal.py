@@ -112,7 +112,7 @@ def test_numbers_of_queries_that_wrote_to_weights_are_not_kept():
             step(writing, journal, BATCH, parameters="weight")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.needs("gpu")
 @pytest.mark.parametrize("estimator", [zo.CGE(1e-3), zo.RGE(1e-3, q=8)], ids=["cge", "rge"])
 def test_what_was_kept_in_the_memory_of_a_cpu_serves_on_a_gpu(estimator):
     def take(journal):

@@ -73,7 +73,7 @@ def test_by_gloo(evaluator, tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("evaluator", ["difference", "stacked", "loop"])
-@pytest.mark.skipif(not CUDA, reason="NCCL needs a GPU")
+@pytest.mark.needs("gpu")
 def test_by_nccl(evaluator, tmp_path):
     """Newer versions of NCCL refuse two processes on one card, which is to be known, and no fault of ours."""
     try:

@@ -3,8 +3,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime as runtime
 import pytest
 import torch
+from onnx import TensorProto, helper
 from typeguard import suppress_type_checks
 
 from blackbox import ArraySpec, ConfigurationError, OutputError
@@ -13,10 +16,6 @@ from blackbox.conformance import check_black_box
 from blackbox.extras import MissingExtraError
 from blackbox.wrappers.identity import identity
 from tests.blackbox.adapters.training import function, gradient_error, loss_drop
-
-onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
-runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
-from onnx import TensorProto, helper  # noqa: E402
 
 FLOAT, DOUBLE, INT64 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64
 
@@ -136,7 +135,6 @@ def test_free_axes_get_sizes_and_outputs_left_open_are_found_by_a_run(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")  # the exporter's own
 def test_a_network_exported_by_torch(tmp_path):
-    pytest.importorskip("onnxscript", reason="torch's exporter needs it")
     network = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2)).eval()
     path = tmp_path / "network.onnx"
     rows = torch.export.Dim("rows")

@@ -110,7 +110,7 @@ def test_a_binary_file_that_was_cut_off_is_told(tmp_path):
             openfoam.read_field(path)
 
 
-@pytest.mark.skipif(shutil.which("icoFoam") is None, reason="apt-get install openfoam")
+@pytest.mark.needs("openfoam")
 @pytest.mark.slow
 def test_openfoam_reads_what_we_write_and_we_read_what_it_writes(tmp_path, monkeypatch):
     """Two runs that differ in their format give one field, from a start that each got in its own."""

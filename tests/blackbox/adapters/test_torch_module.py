@@ -103,7 +103,7 @@ def test_its_device_is_the_module_s_or_the_one_asked_for():
     assert meta.module.weight.device.type == "meta"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.needs("gpu")
 def test_rows_are_moved_to_its_device_and_back():
     Recorder.calls.clear()
     x = torch.randn(5, 2)

@@ -1,14 +1,13 @@
 """`Parallel` on others' executors, in scripts as users write them: MPI, executorlib, Dask, Slurm."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.slurm import NoSlurm, started
+from tests.slurm import started
 
 pytestmark = pytest.mark.slow  # each starts interpreters that import torch
 
@@ -68,15 +67,14 @@ def run(folder, command, variables=(), script=None, **names):
     assert done.returncode == 0 and "all as said" in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.skipif(shutil.which("mpirun") is None, reason="apt-get install openmpi-bin")
+@pytest.mark.needs("mpi", "mpi4py")
 def test_mpi4py(tmp_path):
-    pytest.importorskip("mpi4py", reason="pip install mpi4py")
     command = ["mpirun", "-n", "3", sys.executable, "-m", "mpi4py.futures", "script.py"]
     run(tmp_path, command, module="mpi4py.futures", kind="MPIPoolExecutor", settings="")
 
 
+@pytest.mark.needs("executorlib")
 def test_executorlib(tmp_path):
-    pytest.importorskip("executorlib", reason="pip install executorlib")
     settings = "max_workers=2, block_allocation=True"  # else each block starts a process of its own
     run(
         tmp_path,
@@ -87,21 +85,18 @@ def test_executorlib(tmp_path):
     )
 
 
+@pytest.mark.needs("executorlib", "slurm")
 def test_executorlib_in_an_allocation_of_slurm(tmp_path):
     """Each worker is a step of srun."""
-    pytest.importorskip("executorlib", reason="pip install executorlib")
-    try:
-        with started() as slurm:
-            run(
-                tmp_path,
-                ["salloc", "--ntasks", "2", "--nodes", "2", sys.executable, "script.py"],
-                slurm.environment,
-                module="executorlib",
-                kind="SlurmJobExecutor",
-                settings="max_workers=2, block_allocation=True",
-            )
-    except NoSlurm as why:
-        pytest.skip(str(why))
+    with started() as slurm:
+        run(
+            tmp_path,
+            ["salloc", "--ntasks", "2", "--nodes", "2", sys.executable, "script.py"],
+            slurm.environment,
+            module="executorlib",
+            kind="SlurmJobExecutor",
+            settings="max_workers=2, block_allocation=True",
+        )
 
 
 ARRAY = """
@@ -129,9 +124,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.needs("slurm")
 def test_dask_workers_in_a_job_array_of_slurm(tmp_path):
-    try:
-        with started() as slurm:
-            run(tmp_path, [sys.executable, "script.py"], slurm.environment, script=ARRAY)
-    except NoSlurm as why:
-        pytest.skip(str(why))
+    with started() as slurm:
+        run(tmp_path, [sys.executable, "script.py"], slurm.environment, script=ARRAY)

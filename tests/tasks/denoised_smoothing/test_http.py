@@ -19,7 +19,6 @@ from tasks.denoised_smoothing import data
 from tests.blackbox.adapters.um_bridge.servers import Handler, OddServer
 from tests.tasks.denoised_smoothing import small
 
-pytest.importorskip("urllib3", reason="needs the extra umbridge")
 ROOT = Path(__file__).parents[3]
 PIXELS = small.SIDE**2
 TRAINING, PLANNED = 150, 150 + 2 * 2 * 50  # student's, and with the certificates of two methods

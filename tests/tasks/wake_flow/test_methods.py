@@ -188,7 +188,7 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_runs(tmp_path, monke
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.needs("gpu")
 def test_a_run_on_a_gpu_starts_from_the_same_weights_and_data(finished, folder, tmp_path):
     (tmp_path / "data").symlink_to(folder / "data")
     run = start_run(tmp_path, replace(OTHERS, device="cuda"))

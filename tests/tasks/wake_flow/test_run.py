@@ -17,6 +17,7 @@ from tasks import cli
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run
 from tasks.wake_flow.config import METHODS
+from tests.needs import UNSHARE
 from tests.tasks.wake_flow.small import SMALL, words
 
 ROOT = Path(__file__).parents[3]
@@ -110,17 +111,15 @@ def test_the_same_run_again_takes_the_reference_from_its_file_and_finds_the_same
 
 
 @pytest.mark.slow
+@pytest.mark.needs("mounts")
 def test_a_run_takes_the_reference_from_a_folder_that_it_cannot_write(finished, tmp_path):
     data, here = finished.parents[1] / "data", tmp_path / "Läufe von heute"
     here.mkdir()
     few = words("--data", str(data), "--methods", "NON large", "TAN-SOL")
     mounted = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && ! touch "$0/file" && exec "$@"'
-    unshare = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"]), "sh", "-c"]
-    if subprocess.run([*unshare, "mount -t tmpfs none /mnt"], capture_output=True).returncode:
-        pytest.skip("mounting is not allowed here")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*unshare, mounted, str(data), sys.executable, "-m", "tasks.cli", *few],
+        [*UNSHARE, "sh", "-c", mounted, str(data), sys.executable, "-m", "tasks.cli", *few],
         cwd=here,
         env=environment,
         capture_output=True,

@@ -2,7 +2,6 @@ import json
 import math
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,6 @@ from tests.blackbox.adapters.training import function, gradient_error, loss_drop
 
 X, Y = (ArraySpec("x", (2,)),), (ArraySpec("y", (2,)),)
 HERE = Path(__file__).parent
-CC = shutil.which("cc")
 CASE = {"case.txt": "a = {x[0]}\nb = {x[1]}\n"}
 RESULT = {"stdout.txt": "result: {y}"}
 
@@ -57,10 +55,8 @@ save(wanted, np.stack([np.sin(a) + 0.5 * b, a * b + b], axis=-1))
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    if CC is None:
-        pytest.skip("needs a C compiler")
     program = tmp_path_factory.mktemp("c") / "function"
-    subprocess.run([CC, "-O1", "-o", program, HERE / "function.c", "-lm"], check=True)
+    subprocess.run(["cc", "-O1", "-o", program, HERE / "function.c", "-lm"], check=True)
     return program
 
 
@@ -83,6 +79,7 @@ def shell(code, inputs=X, outputs=Y, *words, **settings):
     return CommandLine(["sh", "-c", code, "sh", *words], inputs, outputs, **settings)
 
 
+@pytest.mark.needs("cc")
 def test_a_network_is_trained_through_a_c_program(compiled, tmp_path):
     box = CommandLine([compiled, "case.txt"], X, Y, input_templates=CASE, output_templates=RESULT,
                       scratch=tmp_path, timeout=60)  # fmt: skip
@@ -246,6 +243,7 @@ def test_a_path_without_a_folder_is_a_program_in_the_working_directory(tmp_path,
 # --- failures
 
 
+@pytest.mark.needs("cc")
 def test_a_row_whose_program_fails_is_a_failed_row(compiled):
     box = CommandLine([compiled, "case.txt"], X, Y, input_templates=CASE, output_templates=RESULT)
     x = torch.tensor([[1.0, 2], [2e6, 0], [3, 4]], dtype=torch.float64)

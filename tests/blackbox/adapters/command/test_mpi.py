@@ -1,7 +1,6 @@
 """`CommandLine(["mpirun", ...])` with a real MPI program: answers, aborts, hangs, nothing left behind."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,13 +10,7 @@ import pytest
 from blackbox import ArraySpec
 from blackbox.adapters import CommandLine
 
-pytestmark = [
-    pytest.mark.skipif(
-        shutil.which("mpirun") is None or shutil.which("mpicc") is None,
-        reason="apt-get install openmpi-bin libopenmpi-dev",
-    ),
-    pytest.mark.slow,  # a run of several processes for each row
-]
+pytestmark = [pytest.mark.needs("mpi"), pytest.mark.slow]  # a run of several processes for each row
 # Open MPI's mpirun refuses root, and more ranks than cores, unless it is told
 SETTINGS = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",

@@ -70,7 +70,7 @@ def test_stderr_that_the_program_made_a_link_of_is_not_followed(tmp_path):
         run(folder, "rm stderr.txt; ln -s ../secret stderr.txt; exit 1")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.needs("linux")
 @pytest.mark.parametrize("ends", ["time is up", "program ends", "we are interrupted"])
 def test_no_process_of_the_group_is_left(tmp_path, ends):
     # the grandchild ignores SIGTERM and writes its number
@@ -103,13 +103,12 @@ def test_no_process_of_the_group_is_left(tmp_path, ends):
     wait_until(lambda: not alive(pid))
 
 
-needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 # leaves the process group, and loses its parent; ignores SIGTERM, writes its number
 ESCAPE = "(setsid sh -c 'trap \"\" TERM; echo $$ > {0}.new; mv {0}.new {0}; while :; do sleep 0.05; done' &) "
 ESCAPE += "; while [ ! -f {0} ]; do sleep 0.01; done; "
 
 
-@needs_proc
+@pytest.mark.needs("linux")
 @pytest.mark.parametrize(
     "ends, error", [("exit 0", None), ("exit 1", RuntimeError), ("sleep 60", TimeoutError)]
 )
@@ -133,7 +132,7 @@ print(box(np.array(2.0)))
 """
 
 
-@needs_proc
+@pytest.mark.needs("linux")
 def test_a_parent_that_is_killed_takes_its_programs_with_it(tmp_path):
     numbers = [tmp_path / "head", tmp_path / "escaped"]
     code = ESCAPE.format(numbers[1]) + f"echo $$ > {numbers[0]}; sleep 600"
@@ -169,7 +168,7 @@ def test_a_forked_process_has_a_guard_of_its_own(tmp_path):
     assert marks[0][0] != marks[1][0]
 
 
-@needs_proc
+@pytest.mark.needs("linux")
 def test_a_program_that_runs_programs_ends_with_all_of_them(tmp_path):
     """What it runs carries a mark that begins with its own."""
     number = tmp_path / "pid"
@@ -185,7 +184,7 @@ def test_the_program_is_asked_to_stop_before_it_is_killed(tmp_path):
     assert (tmp_path / "tidied").read_text() == "tidy\n"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.needs("linux")
 def test_no_zombies_and_no_open_files_are_left(tmp_path, monkeypatch):
     started, start = [], process.subprocess.Popen
 
@@ -221,7 +220,7 @@ def test_the_environment_is_what_is_given(tmp_path):
     assert [line for line in given if not line.startswith("BLACKBOX_RUN=")] == ["ONLY=this one"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="processes are found by their environment on Linux alone")
+@pytest.mark.needs("linux")
 def test_what_is_left_is_found_where_process_numbers_have_come_round(monkeypatch):
     left = subprocess.Popen(["sleep", "100"], env={process.leftovers.VARIABLE: "around/1/"})
     monkeypatch.setattr(process.leftovers, "_newest", lambda: left.pid)

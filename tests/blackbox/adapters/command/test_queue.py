@@ -5,23 +5,19 @@ import pytest
 
 from blackbox import ArraySpec, Budgeted
 from blackbox.adapters import CommandLine
-from tests.slurm import NoSlurm, started
+from tests.slurm import started
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.needs("slurm"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
 def full():
     """A queue of which a job that waits for nothing has both nodes, and that takes one job more."""
-    try:
-        with started() as slurm:
-            job = slurm.run(
-                "sbatch", "--parsable", "--nodes=2", "--exclusive", "--wrap", "sleep 600", cwd="/tmp"
-            )
-            slurm.wait(job.strip(), lambda known: known["JobState"] == "RUNNING")
-            yield slurm
-    except NoSlurm as why:
-        pytest.skip(str(why))
+    with started() as slurm:
+        words = ["sbatch", "--parsable", "--nodes=2", "--exclusive", "--wrap", "sleep 600"]
+        job = slurm.run(*words, cwd=slurm.folder)
+        slurm.wait(job.strip(), lambda known: known["JobState"] == "RUNNING")
+        yield slurm
 
 
 def doubled(slurm, *options, **settings):

@@ -2,13 +2,9 @@
 
 import gc
 import multiprocessing
-import os
 import pickle
 import re
 import shutil
-import subprocess
-import sys
-import tempfile
 import zipfile
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -19,10 +15,10 @@ import torch
 
 import zo
 from blackbox import ConfigurationError, NotDifferentiableError, Parallel
-from blackbox.adapters import Fmu, fmu_instance
-from blackbox.adapters.fmu_instance import new_folder
+from blackbox.adapters import Fmu
 from blackbox.conformance import check_black_box
 
+pytestmark = pytest.mark.needs("fmpy", "cc")
 STEP = 0.125  # of decay's default experiment
 
 
@@ -71,6 +67,7 @@ def test_fmi_2_is_stepped_driven_and_read_as_said(decay):
     assert box.ledger.rows_run == 2 and box.ledger.rows_failed == 0
 
 
+@pytest.mark.needs("pythonfmu3")
 def test_fmi_3_with_arrays(oscillator):
     box = Fmu(oscillator, times=np.linspace(0.1, 1, 10), parameters=["stiffness"], input_times=[0, 0.5])
     assert [spec.shape for spec in (*box.inputs, *box.outputs)] == [(2,), (2,), (10, 2)]
@@ -84,6 +81,7 @@ def test_fmi_3_with_arrays(oscillator):
     np.testing.assert_array_equal(last(stiffness, force[:, 0]), box(stiffness, force[:, [0, 0]])[:, -1])
 
 
+@pytest.mark.needs("pythonfmu3")
 def test_a_step_that_fails_at_random_loses_its_row_alone(oscillator):
     sound = Fmu(oscillator, times=1.0, parameters=["seed", "stiffness"])
     box = Fmu(
@@ -226,6 +224,7 @@ def test_directional_derivatives_of_fmi_3_with_arrays(mixer, outputs):
         torch.testing.assert_close(found, truth, rtol=1e-6, atol=1e-6)  # z has 32 bits
 
 
+@pytest.mark.needs("pythonfmu3")
 def test_an_fmu_without_derivatives_is_no_reference(oscillator):
     with pytest.raises(NotDifferentiableError, match="an FMU that provides none"):
         Fmu(oscillator, times=None).reference(torch.zeros(2))
@@ -296,48 +295,7 @@ def test_a_structural_parameter_is_refused(mixer):
         Fmu(mixer, times=None, start_values={"size": 4})
 
 
-@pytest.mark.slow
-def test_folders_of_processes_that_were_killed_are_removed_and_no_others(tmp_path, monkeypatch):
-    script = (
-        "import os, signal, sys; from blackbox.adapters.fmu_instance import new_folder; made = new_folder(); "
-        "print(made[0], flush=True); sys.stdin.read(); os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    own, remove = new_folder()
-    other = subprocess.Popen(
-        [sys.executable, "-c", script],
-        env=os.environ | {"TMPDIR": str(tmp_path)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    theirs = Path(other.stdout.readline().strip())
-    remove_another = new_folder()[1]
-    assert own.is_dir() and theirs.is_dir() and theirs.parent == tmp_path  # both are in use
-    other.communicate()
-    assert theirs.is_dir()  # a killed process removes nothing
-    remove_last = new_folder()[1]
-    assert own.is_dir() and not theirs.exists()
-    for each in (remove, remove_another, remove_last):
-        each()
-    assert not list(tmp_path.iterdir())
-
-
-def test_where_a_file_system_has_no_locks_folders_are_made_all_the_same(tmp_path, monkeypatch):
-    def refused(*_):
-        raise OSError("Function not implemented")
-
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(fmu_instance.fcntl, "flock", refused)
-    made = [new_folder() for _ in range(2)]
-    assert all(folder.is_dir() for folder, _ in made)  # neither is taken for one that was left
-    for _, remove in made:
-        remove()
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_file_that_is_not_there_is_refused(tmp_path):
-    pytest.importorskip("fmpy", reason="pip install 'blackbox-coupling[fmu]'")
     with pytest.raises(ConfigurationError, match="expected a path that exists"):
         Fmu(tmp_path / "none.fmu", times=1.0)
 

@@ -12,23 +12,29 @@ import torch
 from blackbox import ConfigurationError, NotDifferentiableError, OutputError, RowFailedError
 from blackbox.adapters import Tesseract
 
-core = pytest.importorskip("tesseract_core", reason="pip install 'blackbox-coupling[tesseract]'")
-pytest.importorskip("tesseract_core.runtime", reason="pip install 'blackbox-coupling[tesseract]'")
+pytestmark = pytest.mark.needs("tesseract")
 
 HERE = Path(__file__).parent
 HEATER, ROWS = HERE / "heater.py", HERE / "rows.py"
 EXAMPLE = {"loads": np.ones((4, 3))}
 
 
+def core():
+    """The class of tesseract-core."""
+    from tesseract_core import Tesseract
+
+    return Tesseract
+
+
 @pytest.fixture(scope="module")
 def heater():
     """Read once: tesseract-core builds its schemas anew each time."""
-    return core.Tesseract.from_tesseract_api(HEATER)
+    return core().from_tesseract_api(HEATER)
 
 
 @pytest.fixture(scope="module")
 def in_rows():
-    return core.Tesseract.from_tesseract_api(ROWS)
+    return core().from_tesseract_api(ROWS)
 
 
 def specs(box):
@@ -161,7 +167,7 @@ def test_one_in_a_file_goes_to_other_processes_and_one_in_memory_does_not():
     rows = heater_rows(2)
     np.testing.assert_array_equal(copied(*rows)[0], box(*rows)[0])
     assert copied.identity == box.identity
-    memory = Tesseract(core.Tesseract.from_tesseract_api(HEATER), example=EXAMPLE)
+    memory = Tesseract(core().from_tesseract_api(HEATER), example=EXAMPLE)
     np.testing.assert_array_equal(memory(*rows)[0], box(*rows)[0])
     with pytest.raises(ConfigurationError, match="expected an address or a file to send"):
         pickle.dumps(memory)
@@ -169,7 +175,7 @@ def test_one_in_a_file_goes_to_other_processes_and_one_in_memory_does_not():
 
 @pytest.mark.slow  # it starts a server
 def test_a_served_one_answers_as_its_file_does():
-    with core.Tesseract.from_source(HEATER, python_executable=sys.executable) as served:
+    with core().from_source(HEATER, python_executable=sys.executable) as served:
         box, file = Tesseract(served, example=EXAMPLE), Tesseract(HEATER, example=EXAMPLE)
         url = Tesseract(served._client.url, example=EXAMPLE, failures="keep")
         rows = heater_rows(3)

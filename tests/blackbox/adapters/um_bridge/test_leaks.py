@@ -13,7 +13,7 @@ import pytest
 from blackbox.adapters.um_bridge import UmBridge
 from tests.blackbox.adapters.um_bridge.servers import served_elsewhere
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts what Linux shows in /proc")
+pytestmark = pytest.mark.needs("linux")  # counts what it shows in /proc
 
 
 def counts(process: int) -> tuple[int, int, float]:

@@ -3,6 +3,7 @@
 import sys
 
 import numpy as np
+import onnxruntime as runtime
 import pytest
 import torch
 from torch import nn
@@ -12,9 +13,6 @@ from blackbox.extras import MissingExtraError
 from tasks.denoised_smoothing.certification.export import export_denoiser
 from tasks.errors import ProblemError
 from tests.tasks.denoised_smoothing.certification.classifiers import Denoiser, pictures
-
-pytest.importorskip("onnxscript", reason="needs the extra export")
-runtime = pytest.importorskip("onnxruntime", reason="needs the extra export")
 
 
 @pytest.fixture(scope="module")

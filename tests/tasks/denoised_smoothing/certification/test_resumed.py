@@ -16,7 +16,6 @@ from tests.tasks.denoised_smoothing.certification import clothes
 from tests.tasks.denoised_smoothing.certification.classifiers import Linear, pictures
 from tests.tasks.denoised_smoothing.certification.clothes import IMAGES, N0, N, Service, certify, here, stack
 
-pytest.importorskip("urllib3", reason="needs the extra umbridge")
 pytestmark = pytest.mark.filterwarnings("ignore:with N = :UserWarning")
 PLANNED = IMAGES * (N0 + N)
 

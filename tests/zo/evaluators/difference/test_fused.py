@@ -1,6 +1,6 @@
 """Batch norm, sum and ReLU as one call: by the rules of its calls, and by the kernel, interpreted."""
 
-import importlib.util
+import importlib
 import itertools
 import os
 import re
@@ -185,8 +185,6 @@ def test_on_a_gpu_without_triton_it_says_what_is_missing(monkeypatch):
 @pytest.fixture
 def kernels():
     """Triton has its functions for the interpreter, or not, when it is imported."""
-    if importlib.util.find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") != "1":
-        pytest.skip("make test-peers has Triton, and sets TRITON_INTERPRET=1 before it is imported")
     return importlib.import_module("zo.evaluators.difference.kernels")
 
 
@@ -212,6 +210,7 @@ PARTS = [(1, 1, 0, 0), (0, 0, 0, 1), (1, 0, 1, 0), (1, 1, 0, 1), (0, 0, 1, 0), (
 SHAPES = [(3, 5, 4, 6), (40, 2, 7, 7), (2, 40, 3, 3), (9, 4), (6, 3, 11), (1, 2, 33, 40)]
 
 
+@pytest.mark.needs("triton interpreter")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", [0, 1, 2])
@@ -268,6 +267,7 @@ def test_the_kernel_gives_what_torch_gives_in_float64(kind, shape, dtype, kernel
         assert off <= allowed * expected.norm(), (size, relu, added, one, last)
 
 
+@pytest.mark.needs("triton interpreter")
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", ["residual", "linear", "empty", "without norms", "grouped"])
 @torch.no_grad()
@@ -282,6 +282,7 @@ def test_a_network_s_changes_by_the_kernel_are_those_of_the_loop(name, training,
     assert (found - expected).abs().max() < 1e-11
 
 
+@pytest.mark.needs("triton interpreter")
 def test_a_variant_that_is_nan_stays_so_and_the_others_are_their_own(kernels):
     d, before = (
         torch.zeros(3, 4, 2, 3, 3),
@@ -298,6 +299,7 @@ def test_a_variant_that_is_nan_stays_so_and_the_others_are_their_own(kernels):
     assert not found[2, :, 1].any() and found[2, :, 0].any() and not found[2].isnan().any()
 
 
+@pytest.mark.needs("triton interpreter")
 def test_places_that_are_far_apart_in_memory_are_brought_together(kernels, monkeypatch):
     """Where variants are innermost, as a rule may give them, they are beyond 32 bits first."""
     drawn = torch.randn(5, 4, 6, 7, generator=torch.Generator().manual_seed(3))
@@ -309,6 +311,7 @@ def test_places_that_are_far_apart_in_memory_are_brought_together(kernels, monke
     assert torch.equal(kernels.change(d, before=before, channels=None, **options), found)
 
 
+@pytest.mark.needs("triton interpreter")
 def test_there_may_be_more_channels_than_a_gpu_has_programs_along_an_axis(kernels, monkeypatch):
     grids, own = [], kernels._behind
     monkeypatch.setattr(
@@ -319,6 +322,7 @@ def test_there_may_be_more_channels_than_a_gpu_has_programs_along_an_axis(kernel
     assert grids == [(3 * 70,)]  # of the first axis 2 ** 31
 
 
+@pytest.mark.needs("triton interpreter")
 @torch.no_grad()
 def test_a_channel_on_the_last_axis_stays_one(kernels, monkeypatch):
     """A whole activation of tokens would go through the next layer in its place."""
@@ -362,9 +366,8 @@ for dtype, norm, one, added_one, together in (
 """
 
 
+@pytest.mark.needs("triton")
 def test_the_kernel_compiles_for_an_h200_without_spilling():
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip("make test-peers has Triton")
     own = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-c", COMPILED], env=own, capture_output=True, text=True)
     used = re.findall(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", done.stdout)
