@@ -39,7 +39,8 @@ def make(target: str, arguments: Mapping[str, Any], names: Mapping[str, str]) ->
         return found
     if not callable(found):
         raise ConfigurationError(
-            f"{target}: expected a BlackBoxFunction or something that makes one, got {type(found).__name__}."
+            f"{target}: expected a BlackBoxFunction or something that makes one, got {type(found).__name__}. "
+            "Name a class, a function or a black box of it."
         )
     box = call(target, found, arguments)
     if not isinstance(box, BlackBoxFunction):
@@ -50,12 +51,14 @@ def make(target: str, arguments: Mapping[str, Any], names: Mapping[str, str]) ->
     return box
 
 
-def find(target: str, names: Mapping[str, str]) -> Any:  # noqa: ANN401
+def find(target: str, names: Mapping[str, str], base: type | None = None) -> Any:  # noqa: ANN401
     """What a target names, whatever it is: a class, a function, a value.
 
     Args:
         target: `module:Name` or `file.py:Name`; `file.py` alone means its only black box.
         names: those that would have been known, for the message.
+        base: what is looked for, for the message: subclasses of this class; None for black boxes and
+            functions, which may make one.
 
     Raises:
         ConfigurationError: there is no such module, file or name.
@@ -73,8 +76,10 @@ def find(target: str, names: Mapping[str, str]) -> Any:  # noqa: ANN401
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
+            kind = f", a subclass of {base.__name__}" if base is not None else ""
             raise ConfigurationError(
-                f"{place}: expected it to have {attribute!r}. {nearest(attribute, _public(module))}"
+                f"{place}: expected it to have {attribute!r}{kind}. "
+                f"{nearest(attribute, _meant(module, base), 'It has')}"
             )
         found = getattr(found, part)
     return found
@@ -150,11 +155,22 @@ def only_class(place: str, base: type, name: str) -> Any:  # noqa: ANN401
     ]
     if len(found) != 1:
         named = ", ".join(kind.__name__ for kind in found) or "none"
-        raise ConfigurationError(
-            f"{place}: expected one subclass of {name}, found {named}. Write {place}:CLASS."
-        )
+        others = _meant(module, None) if base is BlackBoxFunction and not found else []
+        if others:
+            mend = f"Name a function that makes one, {place}:NAME. It has {', '.join(others)}."
+        else:
+            mend = f"Write {place}:CLASS." if found else "Write one there, or name another file."
+        raise ConfigurationError(f"{place}: expected one subclass of {name}, found {named}. {mend}")
     return found[0]
 
 
-def _public(module: ModuleType) -> list[str]:
-    return sorted(name for name in vars(module) if not name.startswith("_"))
+def _meant(module: ModuleType, base: type | None) -> list[str]:
+    """Names of a module that may be meant: what it defines itself, not what it imports."""
+
+    def fits(value: object) -> bool:
+        if inspect.isclass(value):
+            return issubclass(value, base or BlackBoxFunction) and value.__module__ == module.__name__
+        makes = inspect.isfunction(value) and value.__module__ == module.__name__
+        return base is None and (makes or isinstance(value, BlackBoxFunction))
+
+    return sorted(name for name, value in vars(module).items() if not name.startswith("_") and fits(value))

@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Union, get_args, get_origin
 
 from blackbox.checks import nearest
@@ -45,7 +46,11 @@ def call(target: str, make: Callable[..., Any], arguments: Mapping[str, Any]) ->
         ConfigurationError: an argument is unknown, missing or of another type.
     """
     try:
-        signature = inspect.signature(make)
+        if inspect.isclass(make) and inspect.isfunction(make.__init__):
+            # not of the class: that of a black box which has no __init__ of its own takes anything
+            signature = inspect.signature(partial(make.__init__, None))
+        else:
+            signature = inspect.signature(make)
     except ValueError:  # such as dict, which says nothing of what it takes
         raise ConfigurationError(
             f"{target}: expected something that makes a black box, got {make!r}. Name a subclass of "

@@ -29,7 +29,7 @@ def write(name: str, folder: Path, kind: str = "correct") -> str:
 
     Args:
         name: "my-problem", "my_problem" and "MyProblem" give `my_problem.py` with the class `MyProblem`.
-        folder: Where; made if missing.
+        folder: Where; made if it is missing, and its parent is there.
         kind: "correct", a coarse solver stepped in a loop and a network that corrects it; "design", a network
             proposes a design and the box scores it; "program", a program that reads and writes files, with
             `name_program.py` in its place.
@@ -38,12 +38,12 @@ def write(name: str, folder: Path, kind: str = "correct") -> str:
         What was written, and what to type next.
 
     Raises:
-        ConfigurationError: Python, or an installed package, has that name, or a file is there already;
-            nothing is written.
+        ConfigurationError: Python, or an installed package, has that name, a file is there already, or there
+            is no place for the folder; nothing is written.
     """
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower().strip("_")
     _refuse(name, words, folder)
-    named = {"Class": "".join(word[:1].upper() + word[1:] for word in words.split("_")), "module": words}
+    named = {"Class": _kind(words), "module": words}
     files = {
         folder / (f"test_{words}.py" if end == "test" else f"{words}{end}"): template
         for end, template in KINDS[kind].items()
@@ -53,7 +53,7 @@ def write(name: str, folder: Path, kind: str = "correct") -> str:
             raise ConfigurationError(
                 f"{path}: expected no such file, got one. Take another name, or --folder."
             )
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     for path, template in files.items():
         text = Template((TEMPLATES / template).read_text(encoding="utf-8")).substitute(named)
         with open(path, "x", encoding="utf-8") as stream:
@@ -74,12 +74,31 @@ def write(name: str, folder: Path, kind: str = "correct") -> str:
     return "\n".join([f"Wrote {', '.join(written[:-1])} and {test}. Next:", *lines])
 
 
+def _kind(module: str) -> str:
+    """The name of the class in a module of that name."""
+    return "".join(word[:1].upper() + word[1:] for word in module.split("_"))
+
+
 def _refuse(name: str, module: str, folder: Path) -> None:
     """Refuse a name that could not be imported, or would stand before another of the same name."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", module) or keyword.iskeyword(module):
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", module):
         raise ConfigurationError(
             f"{name!r}: expected a name of letters, digits and hyphens that begins with a letter. "
             "Take one such as my-problem."
+        )
+    kind = _kind(module)
+    for word in (module, kind):
+        if keyword.iskeyword(word):
+            raise ConfigurationError(
+                f"{name!r}: expected a name that Python leaves free, got {word!r}, which is a word of its "
+                f"language. Take another, such as my-{name}."
+            )
+    if folder.exists() and not folder.is_dir():
+        raise ConfigurationError(f"--folder: expected a folder, got the file {folder}. Give another.")
+    if not folder.is_dir() and not folder.parent.is_dir():
+        raise ConfigurationError(
+            f"--folder: expected a folder, or a new one in a folder that is there, got {folder}: there is no "
+            f"{folder.parent}. Correct the path, or make that folder first."
         )
     taken = module in PACKAGES or module in sys.stdlib_module_names or module == "solver"
     if not taken and not (folder / f"{module}.py").exists():

@@ -44,7 +44,10 @@ def find(target: str) -> tuple[type[Problem], str]:
             f"{target!r}: expected a problem's name, module:Class or file.py:Class. {nearest(target, known)}"
         )
     with executing():
-        found = registry.find(where, known) if colon else registry.only_class(where, Problem, "tasks.Problem")
+        if colon:
+            found = registry.find(where, known, Problem)
+        else:
+            found = registry.only_class(where, Problem, "tasks.Problem")
     if not (inspect.isclass(found) and issubclass(found, Problem)):
         raise ProblemError(
             f"{target}: expected a subclass of tasks.Problem, got {getattr(found, '__name__', found)!r}. "

@@ -54,6 +54,16 @@ class Scaled(BlackBoxFunction):
         return self.by * x
 
 
+class Plain(BlackBoxFunction):
+    """Has no __init__ of its own."""
+
+    inputs = (ArraySpec("x", ()),)
+    outputs = (ArraySpec("y", ()),)
+
+    def evaluate_rows(self, x):
+        return x
+
+
 NAMES = {"scaled": f"{__name__}:Scaled"}
 
 
@@ -138,7 +148,11 @@ WRONG = [  # (target, arguments, words of the message); FILE is the file
     (".relative:Class", {}, ["the name of a module"]),
     ("nowhere.py:Class", {}, ["nowhere.py", "a Python file, found none"]),
     ("FILE:Pomp", {}, ["pumps.py", "to have 'Pomp'", "Did you mean 'Pump'?"]),
-    ("FILE:number", {}, ["something that makes one, got int"]),
+    # what a file imports is not meant, nor a class or a number that makes no black box
+    ("FILE:zzzz", {}, ["expected it to have 'zzzz'. It has Pump, half, needs, ready, wrong."]),
+    ("json:R", {}, ["expected it to have 'R'. It has detect_encoding, dump, dumps, load, loads."]),
+    ("FILE:number", {}, ["something that makes one, got int. Name a class, a function or a black box of it"]),
+    (f"{__name__}:Plain", {"rows": 3}, ["expected no argument 'rows'. It takes failures."]),
     ("FILE:wrong", {}, ["to make a BlackBoxFunction, got int"]),
     ("FILE:Parts", {}, ["to make a BlackBoxFunction, got Parts"]),
     ("FILE:ready", {"factor": 3}, ["no arguments", "made already", "factor"]),
@@ -174,8 +188,14 @@ def test_a_file_with_no_or_several_classes_asks_for_one(file):
         make(str(several), {}, {})
     none = file.with_name("nothing_here.py")
     none.write_text("from blackbox import BlackBoxFunction")  # imported, not its own
-    with pytest.raises(ConfigurationError, match=r"found none"):
+    with pytest.raises(ConfigurationError, match=r"found none. Write one there, or name another file."):
         make(str(none), {}, {})
+    none.write_text("import os\n\ndef tube():\n    pass\n\ndef samples():\n    pass\n")
+    function = none.with_name("functions.py")
+    none.rename(function)
+    said = r"found none. Name a function that makes one, .*functions.py:NAME. It has samples, tube."
+    with pytest.raises(ConfigurationError, match=said):
+        make(str(function), {}, {})
 
 
 def test_what_goes_wrong_inside_the_file_is_shown_as_it_is(file):

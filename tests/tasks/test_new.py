@@ -110,6 +110,24 @@ def test_names_that_cannot_be_imported_or_are_taken_are_refused(toy, tmp_path, c
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["class"], "'class': expected a name that Python leaves free, got 'class', which is a word of its language"),
+        (["none"], "'none': expected a name that Python leaves free, got 'None', which is a word of its language"),
+        (["pump", "--folder", "no/such/place"], "got no/such/place: there is no no/such. Correct the path"),
+        (["pump", "--folder", "file"], "--folder: expected a folder, got the file file."),
+    ],
+)
+def test_a_word_of_python_and_a_folder_that_cannot_be_are_said_as_what_they_are(
+    toy, tmp_path, capsys, words, said
+):
+    (tmp_path / "file").write_text("")
+    assert toy("new", *words) == 2
+    assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize("there", ["pump.py", "test_pump.py"])
 def test_nothing_is_overwritten_and_nothing_half_written(toy, tmp_path, capsys, there):
     (tmp_path / there).write_text("mine")
