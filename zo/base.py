@@ -58,7 +58,7 @@ class Base:
         Raises:
             ObjectiveError: There are some.
         """
-        written = [name for name in self.before.written() if name not in self.problem.written]
+        written = [name for name in self.before.different() if name not in self.problem.written]
         if written:
             raise ObjectiveError(
                 f"network: expected a forward that writes the same weights each time, got one that wrote to "
@@ -134,7 +134,7 @@ def evaluate_base(
                 "batch: expected a forward that leaves its input as it is, got one that writes to a tensor "
                 "of the batch in place, so that each query would see another one. Let it begin with a clone."
             )
-        written, inside = before.written(), before.inside()
+        written, inside = before.written(peak.written), before.inside(peak.written)
         after = Snapshot(network, inside=copied(inside[0]))
     finally:
         before.restore()
