@@ -34,7 +34,7 @@ class Base:
         after: The network as it left it, with its buffers updated once.
         peak: Bytes that it took, 0 if that was not measured.
         made: Bytes of all the tensors that it made, 0 if that was not measured.
-        narrow: Whether it made floats of 16 bits or less, False if that was not measured.
+        narrow: Whether it made floats of 16 bits or less, None if that was not measured.
     """
 
     problem: Problem
@@ -44,7 +44,7 @@ class Base:
     after: Snapshot
     peak: int
     made: int
-    narrow: bool
+    narrow: bool | None
 
     def loss(self) -> Tensor:
         """The mean over the rows that did not fail."""
@@ -139,7 +139,7 @@ def evaluate_base(
     finally:
         before.restore()
     problem = Problem(network, parameters, objective, batch, len(base), written, inside)
-    return Base(problem, base, survived, before, after, peak.peak, peak.made, peak.narrow)
+    return Base(problem, base, survived, before, after, peak.peak, peak.made, peak.narrow if measure else None)
 
 
 def _versions(batch: Any) -> list[int]:  # noqa: ANN401

@@ -16,10 +16,10 @@ from zo.base import Base, evaluate_base
 from zo.draws import Key
 from zo.errors import ConfigurationError, RanksError
 from zo.estimators.estimator import Estimator
-from zo.evaluators.check import REPEATED, is_due, most_checks, noise_again, noise_of, rounding_of_mean
+from zo.evaluators.check import REPEATED, Remember, is_due, most_checks, noise_again, noise_of, rounding_of_mean
 from zo.evaluators.choice import SMALLEST, Serving, candidates, chunk_size
 from zo.evaluators.evaluator import Evaluator
-from zo.evaluators.narrow import tell_narrow
+from zo.evaluators.narrow import makes_narrow, tell_narrow
 from zo.execution.journal import Journal, Page, step_fingerprint
 from zo.execution.pieces import Opening, Pieces, Share, evaluate_share, joined
 from zo.execution.ranks import Ranks, checksum, fingerprint
@@ -160,7 +160,7 @@ class LossGradient:
         self._ranks = Ranks(process_group, "LossGradient", RanksError)
         self._made = 0  # bytes, by a base evaluation: about what "difference" keeps for a step
         self._first = True  # of this object's steps: there may be something in the journal
-        self._told_noise = self._told_zero = False  # a warning is given once
+        self._told_noise = self._told_zero = self._told_narrow = False  # a warning is given once
 
     @torch.no_grad()
     def backward(self, batch: Any = None) -> Tensor:  # noqa: ANN401
@@ -283,8 +283,8 @@ class LossGradient:
             if is_due(step) or serving.is_open(self.network.training):  # not where it only goes on with a run
                 with apart(), pieces.base.intact():
                     noise = noise_of(pieces.base, remember)
-                    if pieces.base.narrow:
-                        tell_narrow(pieces.base, step)
+                    if not self._told_narrow and self._is_narrow(pieces.base, remember):
+                        self._told_narrow = tell_narrow(pieces.base, step)
                     serving = serving.checked(pieces.base, pieces.plan, pieces.chunk, step, remember)
             pieces = replace(pieces, serving=serving)
             known = pieces.known() if self._first and self._ranks.size > 1 else {}
@@ -297,6 +297,10 @@ class LossGradient:
         assert decided.serving is not None
         self.serving = self.serving.loaded(decided.serving)
         return Opening(replace(pieces, serving=self.serving), decided.numbers, decided.noise)
+
+    def _is_narrow(self, base: Base, remember: Remember) -> bool:
+        """Whether the base of a step that is checked makes numbers of 16 bits."""
+        return bool(remember("narrow", lambda: makes_narrow(base))) if base.narrow is None else base.narrow
 
     def _noise_after(
         self, step: int, pieces: Pieces, opening: Opening, difference: Tensor
