@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blackbox.failures import noted
+from blackbox.failures import FailedRow, noted
 from zo.autocast import autocast_refused
 from zo.batches import count_rows, tensors
 from zo.errors import ObjectiveError
@@ -30,6 +30,7 @@ class Base:
         problem: What the step's queries share.
         losses: `(rows,)`, NaN where a row failed.
         survived: `(rows,)` bool, False where a row failed.
+        causes: Rows of black boxes that failed in it.
         before: The network as the base evaluation found it, from which each query starts.
         after: The network as it left it, with its buffers updated once.
         peak: Bytes that it took, 0 if that was not measured.
@@ -40,6 +41,7 @@ class Base:
     problem: Problem
     losses: Tensor
     survived: Tensor
+    causes: Sequence[FailedRow]
     before: Snapshot
     after: Snapshot
     peak: int
@@ -139,7 +141,9 @@ def evaluate_base(
     finally:
         before.restore()
     problem = Problem(network, parameters, objective, batch, len(base), written, inside)
-    return Base(problem, base, survived, before, after, peak.peak, peak.made, peak.narrow if measure else None)
+    return Base(
+        problem, base, survived, causes, before, after, peak.peak, peak.made, peak.narrow if measure else None
+    )
 
 
 def _versions(batch: Any) -> list[int]:  # noqa: ANN401
