@@ -20,7 +20,7 @@ from tasks.data import one_each
 from tasks.errors import NotApplicableError
 from zo.batches import map_tensors
 from zo.evaluators.state import Snapshot
-from zo.failures import survivors, tell_zero
+from zo.failures import survivors, tell_lost, tell_zero
 
 Stand = Callable[..., Any]
 """What stands in a box's place: tensors in and out as the box's, and autograd may pass."""
@@ -76,7 +76,7 @@ class AutogradGradient:
         self._boxes = [
             stand for stand in stands.values() if isinstance(stand, zo.box_gradient.DifferentiableBox)
         ]
-        self._told_zero = False
+        self._told_zero = self._told_lost = False
 
     def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
         """Add the gradient of the mean loss to `.grad`; returns that loss, detached.
@@ -89,6 +89,7 @@ class AutogradGradient:
 
         Warns:
             ZeroGradientWarning: The gradient is exactly zero in every weight.
+            LostRowsWarning: Rows were left out though no black box failed.
         """
         step, before = self.counts.steps, Snapshot(self.network)
         try:
@@ -138,6 +139,7 @@ class AutogradGradient:
         with intercepted(self._answer), noted() as causes:
             losses = one_each(self.objective(self.network, batch), batch)
             alive = survivors(losses.detach(), step, causes)
+            self._told_lost = self._told_lost or tell_lost(step, alive, causes, batch)
             while not alive.all():  # in the backward pass of a mean that leaves rows out, 0 * NaN is NaN
                 self.counts.lost += int((~alive).sum())
                 batch = map_tensors(lambda tensor, rows=alive: tensor[rows.to(tensor.device)], batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blackbox.failures import noted
+from blackbox.failures import FailedRow, noted
 from zo.autocast import autocast_refused
 from zo.batches import count_rows, tensors
 from zo.errors import ObjectiveError
@@ -30,21 +30,23 @@ class Base:
         problem: What the step's queries share.
         losses: `(rows,)`, NaN where a row failed.
         survived: `(rows,)` bool, False where a row failed.
+        causes: Rows of black boxes that failed in it.
         before: The network as the base evaluation found it, from which each query starts.
         after: The network as it left it, with its buffers updated once.
         peak: Bytes that it took, 0 if that was not measured.
         made: Bytes of all the tensors that it made, 0 if that was not measured.
-        narrow: Whether it made floats of 16 bits or less, False if that was not measured.
+        narrow: Whether it made floats of 16 bits or less, None if that was not measured.
     """
 
     problem: Problem
     losses: Tensor
     survived: Tensor
+    causes: Sequence[FailedRow]
     before: Snapshot
     after: Snapshot
     peak: int
     made: int
-    narrow: bool
+    narrow: bool | None
 
     def loss(self) -> Tensor:
         """The mean over the rows that did not fail."""
@@ -58,7 +60,7 @@ class Base:
         Raises:
             ObjectiveError: There are some.
         """
-        written = [name for name in self.before.written() if name not in self.problem.written]
+        written = [name for name in self.before.different() if name not in self.problem.written]
         if written:
             raise ObjectiveError(
                 f"network: expected a forward that writes the same weights each time, got one that wrote to "
@@ -134,12 +136,14 @@ def evaluate_base(
                 "batch: expected a forward that leaves its input as it is, got one that writes to a tensor "
                 "of the batch in place, so that each query would see another one. Let it begin with a clone."
             )
-        written, inside = before.written(), before.inside()
+        written, inside = before.written(peak.written), before.inside(peak.written)
         after = Snapshot(network, inside=copied(inside[0]))
     finally:
         before.restore()
     problem = Problem(network, parameters, objective, batch, len(base), written, inside)
-    return Base(problem, base, survived, before, after, peak.peak, peak.made, peak.narrow)
+    return Base(
+        problem, base, survived, causes, before, after, peak.peak, peak.made, peak.narrow if measure else None
+    )
 
 
 def _versions(batch: Any) -> list[int]:  # noqa: ANN401

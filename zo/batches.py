@@ -116,3 +116,11 @@ def bits(tensor: Tensor) -> Tensor:
     whole = tensor.detach().contiguous()
     # not by flatten: of a single number that was expanded the step is 0 as if it were contiguous
     return whole.as_strided((whole.numel(),), (1,)).view(torch.uint8)
+
+
+def memory_of(tensor: Tensor) -> int:
+    """The same for all views of a tensor; -1 for one without a memory of its own, as a sparse one."""
+    try:
+        return tensor.untyped_storage()._cdata
+    except NotImplementedError:
+        return -1

@@ -10,6 +10,7 @@ __all__ = [
     "EvaluatorWarning",
     "FailedQueriesError",
     "KeepBestWarning",
+    "LostRowsWarning",
     "NoiseWarning",
     "ObjectiveError",
     "ParameterError",
@@ -44,6 +45,10 @@ class EvaluatorWarning(UserWarning):
 
 class NoiseWarning(UserWarning):
     """Two evaluations of the objective at the same weights differ by a good part of what `mu` changes."""
+
+
+class LostRowsWarning(UserWarning):
+    """Rows have losses that are not finite and are left out, though no black box failed."""
 
 
 class ZeroGradientWarning(UserWarning):

@@ -1,15 +1,18 @@
-"""How many failed rows and queries a step can bear; and what is said of noise and of a gradient of zero."""
+"""How many failed rows and queries a step can bear; and what is said of these, of noise and of zero."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from blackbox import FailedRow
-from zo.errors import FailedQueriesError, NoiseWarning, ZeroGradientWarning
+from blackbox.failures import Failure
+from zo.batches import tensors
+from zo.errors import FailedQueriesError, LostRowsWarning, NoiseWarning, ZeroGradientWarning
 
 # Of the differences that mu makes. A drift grows from query to query, so that one call's share is small.
 NOISY = 1e-4
@@ -39,6 +42,46 @@ def survivors(base: Tensor, step: int, causes: Sequence[FailedRow] = ()) -> Tens
             "torch.no_grad(), to see why."
         )
     return survived
+
+
+def tell_lost(
+    step: int,
+    survived: Tensor,
+    causes: Sequence[FailedRow],
+    batch: Any = None,  # noqa: ANN401
+) -> bool:
+    """Warn of rows that are left out though no black box failed: whoever trains does not expect them.
+
+    Args:
+        step: The number of the step.
+        survived: `(rows,)` bool, False where the loss was not finite.
+        causes: Rows of black boxes that failed meanwhile, which their ledgers count.
+        batch: What the objective was given, to say whether it is the reason.
+
+    Returns:
+        Whether it did.
+
+    Warns:
+        LostRowsWarning: There are some.
+    """
+    if any(cause.failure is not Failure.SKIPPED for cause in causes) or survived.all():
+        return False
+    lost, rows = torch.nonzero(~survived).flatten().tolist(), len(survived)
+    parts = [part[lost].reshape(len(lost), -1) for part in tensors(batch) if part.layout is torch.strided]
+    finite = [part.isfinite().all(dim=1).cpu() for part in parts]
+    given = int((~torch.stack(finite).all(dim=0)).sum()) if finite else 0
+    where = f"The batch has numbers that are not finite in {given} of these rows" if given else ""
+    where = where or "The batch is finite there: see logarithms, roots and divisions in network and objective"
+    named = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
+    warnings.warn(
+        f"Step {step}: expected a finite loss in every row, got NaN or infinity in {len(lost)} of {rows} "
+        f"({len(lost) / rows:.0%}: {named}), and no black box failed. The loss and its gradient are those of "
+        f"the other {rows - len(lost)} rows. {where}. Further such rows are counted (lost, in counts and "
+        "metrics()), not told.",
+        LostRowsWarning,
+        stacklevel=3,
+    )
+    return True
 
 
 def bearable(most: float, queries: int) -> float:

@@ -16,15 +16,23 @@ from zo.base import Base, evaluate_base
 from zo.draws import Key
 from zo.errors import ConfigurationError, RanksError
 from zo.estimators.estimator import Estimator
-from zo.evaluators.check import REPEATED, is_due, most_checks, noise_again, noise_of, rounding_of_mean
+from zo.evaluators.check import (
+    REPEATED,
+    Remember,
+    is_due,
+    most_checks,
+    noise_again,
+    noise_of,
+    rounding_of_mean,
+)
 from zo.evaluators.choice import SMALLEST, Serving, candidates, chunk_size
 from zo.evaluators.evaluator import Evaluator
-from zo.evaluators.narrow import tell_narrow
+from zo.evaluators.narrow import makes_narrow, tell_narrow
 from zo.execution.journal import Journal, Page, step_fingerprint
 from zo.execution.pieces import Opening, Pieces, Share, evaluate_share, joined
 from zo.execution.ranks import Ranks, checksum, fingerprint
 from zo.execution.shared_rows import apart
-from zo.failures import refuse_too_many, tell_noise, tell_zero
+from zo.failures import refuse_too_many, tell_lost, tell_noise, tell_zero
 from zo.objective import Closure, Objective, as_objective
 from zo.parameters import Choice, Parameters
 from zo.same_run import described, refuse_other_run, same_chunk
@@ -41,12 +49,14 @@ class QueryCounts:
         queries: Perturbed objectives, those of checks among them; the base evaluations not counted.
         checks: Queries beyond the estimators' plans: of the check of the evaluator and of sentinels.
         dropped: Queries that were left out because a row failed in them.
+        lost: Rows that were left out because their loss was not finite in the base.
     """
 
     steps: int = 0
     queries: int = 0
     checks: int = 0
     dropped: int = 0
+    lost: int = 0
 
 
 class LossGradient:
@@ -103,9 +113,9 @@ class LossGradient:
         first_alone: Whether the first process evaluates all queries while the others wait, because only it
             keeps the box's budget, rate or log.
 
-    Failed rows (losses that are not finite): rows that fail in the base are taken out of every variant. A
-    query in which another row fails is dropped: CGE leaves its coordinate at zero, RGE takes the mean over
-    the rest.
+    Failed rows (losses that are not finite): rows that fail in the base are taken out of every variant and
+    counted as lost; a warning says so once, unless a black box failed. A query in which another row fails is
+    dropped: CGE leaves its coordinate at zero, RGE takes the mean over the rest.
 
     Attributes:
         journal: Stores finished chunks of queries, so that an interrupted step only evaluates the rest and
@@ -160,7 +170,9 @@ class LossGradient:
         self._ranks = Ranks(process_group, "LossGradient", RanksError)
         self._made = 0  # bytes, by a base evaluation: about what "difference" keeps for a step
         self._first = True  # of this object's steps: there may be something in the journal
-        self._told_noise = self._told_zero = False  # a warning is given once
+        self._told_noise = self._told_zero = self._told_narrow = self._told_lost = (
+            False  # a warning is given once
+        )
 
     @torch.no_grad()
     def backward(self, batch: Any = None) -> Tensor:  # noqa: ANN401
@@ -207,7 +219,9 @@ class LossGradient:
         pieces.base.after.restore()  # from here on nothing fails
         self.parameters.add_to_grad(gradient)
         self.counts.steps += 1
+        self.counts.lost += int((~pieces.base.survived).sum())
         self._first = False
+        self._told_lost = self._told_lost or tell_lost(step, pieces.base.survived, pieces.base.causes, batch)
         self._told_noise = self._told_noise or tell_noise(step, *noise, difference[valid])
         self._told_zero = self._told_zero or tell_zero(step, gradient)
         return pieces.base.loss()
@@ -283,8 +297,8 @@ class LossGradient:
             if is_due(step) or serving.is_open(self.network.training):  # not where it only goes on with a run
                 with apart(), pieces.base.intact():
                     noise = noise_of(pieces.base, remember)
-                    if pieces.base.narrow:
-                        tell_narrow(pieces.base, step)
+                    if not self._told_narrow and self._is_narrow(pieces.base, remember):
+                        self._told_narrow = tell_narrow(pieces.base, step)
                     serving = serving.checked(pieces.base, pieces.plan, pieces.chunk, step, remember)
             pieces = replace(pieces, serving=serving)
             known = pieces.known() if self._first and self._ranks.size > 1 else {}
@@ -297,6 +311,10 @@ class LossGradient:
         assert decided.serving is not None
         self.serving = self.serving.loaded(decided.serving)
         return Opening(replace(pieces, serving=self.serving), decided.numbers, decided.noise)
+
+    def _is_narrow(self, base: Base, remember: Remember) -> bool:
+        """Whether the base of a step that is checked makes numbers of 16 bits."""
+        return bool(remember("narrow", lambda: makes_narrow(base))) if base.narrow is None else base.narrow
 
     def _noise_after(
         self, step: int, pieces: Pieces, opening: Opening, difference: Tensor

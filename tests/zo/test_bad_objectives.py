@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -284,3 +285,41 @@ def test_16_bits_that_do_not_depend_on_perturbed_weights_are_silent(where):
         return squared(network(batch), teacher(batch.bfloat16()).float())
 
     zo.LossGradient(CastInside(where), objective, zo.CGE(1e-3)).backward(torch.randn(8, 6))
+
+
+@pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference"])
+@pytest.mark.parametrize("step", [1, 10])
+def test_16_bits_that_begin_after_the_first_step_are_told_once_at_a_step_that_is_checked(step, evaluator):
+    network = CastInside("nowhere")
+    gradient = zo.LossGradient(network, zo.OutputLoss(squared), zo.CGE(1e-3), evaluator=evaluator)
+    batch = torch.randn(8, 6), torch.zeros(8, 6)
+
+    def act_at(step: int) -> list[str]:
+        gradient.counts.steps = step
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            gradient.backward(batch)
+        return [str(each.message) for each in said if "bfloat16" in str(each.message)]
+
+    assert act_at(0) == []
+    network.where = "behind"
+    (told,) = act_at(step)
+    assert f"Step {step}: expected float32 or float64 between" in told
+    assert act_at(10 * step) == []
+
+
+@pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference"])
+def test_the_look_for_16_bits_takes_a_query_and_is_foreseen(evaluator):
+    network = CastInside("in front")  # which no weight changes
+    gradient = zo.LossGradient(
+        network, zo.OutputLoss(squared), zo.CGE(1e-3), parameters="own.bias", evaluator=evaluator
+    )
+    batch = torch.randn(8, 6), torch.zeros(8, 6)
+    for step in (0, 10):
+        gradient.counts.steps = step
+        most, before = gradient.most_checks(1), gradient.counts.checks
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            gradient.backward(batch)
+        # where there are such numbers, a further evaluation or two see whether weights change them
+        assert gradient.counts.checks - before <= most + 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import nullcontext
 
 import pytest
@@ -55,6 +56,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(6, 3).double(), torch.zeros(6, dtype=torch.bool)
 
 
+@pytest.mark.filterwarnings("ignore::zo.errors.LostRowsWarning")
 @pytest.mark.parametrize("estimator", [zo.CGE(1e-4), zo.RGE(1e-4, q=5)], ids=["cge", "rge"])
 def test_rows_lost_in_the_base_leave_the_gradient_of_the_other_rows(network, batch, estimator):
     x, lost = batch
@@ -172,3 +174,70 @@ def test_one_query_alone_may_fail_and_else_a_fraction(most, failed, queries, ref
     valid = torch.arange(queries) >= failed
     with pytest.raises(zo.FailedQueriesError) if refused else nullcontext():
         refuse_too_many(valid, most, 3)
+
+
+def objective_with_nan(network, batch):
+    """NaN of its own in the rows whose second number is above 1."""
+    loss = (network(batch) - batch[:, 1:2]).square().mean(dim=1)
+    return torch.where(batch[:, 1] > 1, torch.nan, loss)
+
+
+@pytest.mark.parametrize("evaluator", ["loop", "stacked"])
+@pytest.mark.parametrize(
+    ("spoilt", "words"),
+    [
+        (torch.nan, ["20 of 32 (62%: 0, 1, 2, 3, 4, ...)", "other 12 rows", "not finite in 20 of these"]),
+        (2.0, ["20 of 32", "no black box failed", "The batch is finite there"]),
+    ],
+    ids=["in the batch", "of the objective"],
+)
+def test_rows_without_a_finite_loss_are_told_once_and_counted(spoilt, words, evaluator):
+    torch.manual_seed(0)
+    network, batch = nn.Linear(4, 1), torch.randn(32, 4).clamp(max=1)
+    batch[:20, 1] = spoilt
+    gradient = zo.LossGradient(network, objective_with_nan, zo.CGE(1e-3, central=True), evaluator=evaluator)
+    with pytest.warns(zo.errors.LostRowsWarning) as said:
+        for _ in range(3):
+            network.zero_grad()
+            gradient.backward(batch)
+    (told,) = [str(each.message) for each in said if each.category is zo.errors.LostRowsWarning]
+    for word in words:
+        assert word in told
+    assert gradient.counts.lost == gradient.metrics()["lost"] == 60
+    found = network.weight.grad.clone()
+    truth = torch.autograd.grad(objective_with_nan(network, batch[20:]).mean(), network.weight)[0]
+    assert torch.allclose(found, truth, atol=1e-3)
+
+
+def test_rows_that_a_black_box_lost_are_counted_and_its_ledger_says_why():
+    """No word beside the ledger's; but of rows that were not finite before the box there is one."""
+    box, network = Sine(limit=1.5), nn.Linear(4, 4)
+    batch = torch.randn(8, 4)
+
+    def objective(network, batch):
+        return box(batch + 0 * network(batch.nan_to_num())).square().mean(dim=1)
+
+    for spoilt, told in ((4.0, 0), (torch.nan, 1)):
+        gradient = zo.LossGradient(network, objective, zo.CGE(1e-3))
+        spoilt_batch = batch.clamp(max=1)
+        spoilt_batch[0] = spoilt
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            gradient.backward(spoilt_batch)
+        assert [each.category for each in said].count(zo.errors.LostRowsWarning) == told
+        assert gradient.counts.lost == 1
+
+
+def test_tangents_tell_of_rows_without_a_finite_loss():
+    torch.manual_seed(0)
+    box, network = Sine(), nn.Linear(4, 4)
+
+    def objective(network, batch):
+        return box(network(batch[:, :4])).square().mean(dim=1) * batch[:, 4]
+
+    batch = torch.randn(32, 5)
+    batch[:3, 4] = torch.nan
+    gradient = zo.TangentGradient(network, objective, boxes=[box])
+    with pytest.warns(zo.errors.LostRowsWarning, match="in 3 of 32 .9%: 0, 1, 2."):
+        gradient.backward(batch)
+    assert gradient.counts.lost == 3 and all(p.grad.isfinite().all() for p in network.parameters())

@@ -40,6 +40,7 @@ def network() -> nn.Module:
     return nn.Sequential(*layers).double()
 
 
+@pytest.mark.filterwarnings("ignore::zo.errors.LostRowsWarning")
 @pytest.mark.parametrize("evaluator", [Loop(), Stacked()], ids=["loop", "stacked"])
 @pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=ESTIMATORS)
 @pytest.mark.parametrize("seed", range(4))

@@ -804,6 +804,7 @@ def test_calls_are_shown_at_once_as_far_as_their_rows_are_few(monkeypatch):
     assert [len(pairs.z) for what, pairs in student.said if what in ("predict", "see")] == [10, 5] * 2
 
 
+@pytest.mark.filterwarnings("ignore::zo.errors.LostRowsWarning")
 def test_dead_rows_are_not_among_the_values():
     """A row that fails in the base is neither predicted nor part of the mean."""
     box, student = FromTorch(bent, (X,), (X,)), Student()

@@ -194,6 +194,7 @@ def test_trust_falls_as_the_box_is_learned():
 # Failures
 
 
+@pytest.mark.filterwarnings("ignore::zo.errors.LostRowsWarning")
 @pytest.mark.parametrize("kind", TANGENTS)
 @pytest.mark.parametrize("lost", ["by the box", "in the batch", "in the loss"])
 def test_rows_lost_in_the_base_leave_the_gradient_of_the_others(kind, lost):

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from zo.batches import map_tensors
+from zo.batches import map_tensors, memory_of
 from zo.evaluators.forwards import Forward, replaced
+from zo.evaluators.versions import put_version, renew, version_of
 
 
 @contextmanager
@@ -26,20 +26,23 @@ def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iter
         tensors: the weights.
         modules: those whose forward knows the variants; none where nothing is to read the weights.
     """
-    kept = {id(tensor): (tensor, tensor.detach().clone()) for tensor in tensors}
-    memories = {tensor.untyped_storage()._cdata for tensor, _ in kept.values()}
+    kept = {id(tensor): (tensor, tensor.detach().clone(), version_of(tensor)) for tensor in tensors}
+    memories = {memory_of(tensor) for tensor, _, _ in kept.values()}
     running: Counter[int] = Counter()  # by tensor: how many forwards that may read it
     inside = 0
 
     def hide(key: int) -> None:
         kept[key][0].data.fill_(float("nan"))
+        renew(kept[key][0])
 
     def show(key: int) -> None:
-        kept[key][0].data.copy_(kept[key][1])
+        tensor, value, version = kept[key]
+        tensor.data.copy_(value)
+        put_version(tensor, version)
 
     def apart(tensor: Tensor) -> Tensor:
         """It may be the weight itself, expanded to rows; as a copy it stays in sight."""
-        return tensor.clone() if _memory(tensor) in memories else tensor
+        return tensor.clone() if memory_of(tensor) in memories else tensor
 
     def shown(module: nn.Module, forward: Forward) -> Forward:
         own = [id(tensor) for tensor in module.parameters() if id(tensor) in kept]
@@ -71,8 +74,3 @@ def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iter
         finally:
             for key in kept:
                 show(key)
-
-
-def _memory(tensor: Tensor) -> int:
-    """The same for all views of a tensor; -1 for a sparse one, which shares none with a weight."""
-    return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else -1

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from zo.batches import memory_of
 from zo.objective import uncompiled
 
 
@@ -26,6 +27,7 @@ class MemoryPeak(TorchDispatchMode):
             block: they were made to stay, as what a box builds at its first call.
         made: bytes of all of them together: what would be alive if nothing were let go, as in a recording.
         narrow: whether there are floats of 16 bits or less among them.
+        written: memories (see `memory_of`) that operations wrote to, in whatever way.
     """
 
     def __init__(self) -> None:
@@ -35,6 +37,7 @@ class MemoryPeak(TorchDispatchMode):
         self._most = 0
         self.made = 0
         self.narrow = False
+        self.written: set[int] = set()
 
     @property
     def peak(self) -> int:
@@ -50,6 +53,9 @@ class MemoryPeak(TorchDispatchMode):
     ) -> Any:  # noqa: ANN401
         """Run an operation and count what it made."""
         result = func(*args, **(kwargs or {}))
+        if func._schema.is_mutable:  # what it writes to stands first, or is `out`
+            targets = tree_leaves((args[:1], (kwargs or {}).get("out")))
+            self.written |= {memory_of(tensor) for tensor in targets if isinstance(tensor, Tensor)}
         given = {_key(tensor) for tensor in tree_leaves((args, kwargs)) if _is_real(tensor)}
         for tensor in tree_leaves(result):
             # A view of what was there before, such as a transposed weight, takes nothing.

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -25,12 +26,27 @@ from zo.perturbation import Directions
 LENGTH = 0.1  # of the step that shows what depends on weights: far above 16 bits' rounding
 
 
-def tell_narrow(base: Base, step: int) -> None:
+def makes_narrow(base: Base) -> Tensor:
+    """Whether an evaluation of the base makes numbers of 16 bits or less, `()` bool; takes a query.
+
+    For a base that was not measured itself: what is compiled would run otherwise, and round otherwise.
+    """
+    problem, seen = base.problem, _Narrow()
+    problem.tally.queries += 1
+    with uncompiled(), seen:
+        Loop().begin(problem, base.losses)(Directions(torch.zeros(1, problem.parameters.size)))
+    return torch.tensor(bool(seen.results))
+
+
+def tell_narrow(base: Base, step: int) -> bool:
     """Warn where numbers of 16 bits depend on the weights; takes two queries.
 
     Args:
         base: The step's, which has seen such numbers.
         step: Its number, for the message.
+
+    Returns:
+        Whether it did.
 
     Warns:
         NoiseWarning: There are some.
@@ -46,7 +62,7 @@ def tell_narrow(base: Base, step: int) -> None:
         except BudgetError:
             raise
         except Exception:  # a step as long may be more than the objective bears
-            return
+            return False
         found.append(seen.results)
     moved = [name for (name, own), (_, other) in zip(*found, strict=False) if own != other]
     if moved:
@@ -58,6 +74,7 @@ def tell_narrow(base: Base, step: int) -> None:
             NoiseWarning,
             stacklevel=4,
         )
+    return bool(moved)
 
 
 class _Narrow(TorchDispatchMode):

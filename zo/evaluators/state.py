@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from operator import is_
 from typing import Any
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from zo.batches import bits, sent
+from zo.batches import bits, memory_of, sent
+from zo.evaluators.versions import put_version, renew, version_of
 
 _DATA = (
     *(int, float, complex, str, bytes, tuple, list, deque, dict, set, Tensor, np.ndarray, np.generic),
@@ -66,9 +67,12 @@ class Snapshot:
         if inside is None:
             inside = _inside(value for _, kept in self._attributes for value in kept.values()), {}
         self._inside, self._left_alone = inside
+        tensors = {key: value for key, (value, _) in self._inside.items() if isinstance(value, Tensor)}
+        self._marks = {key: _mark(value) for key, value in tensors.items()}
         chosen = dict(network.named_parameters()) if parameters is None else parameters
-        # Values, not versions: writing to `.data`, as momentum encoders do, leaves the version as it is.
-        self._parameters = {n: (tensor, _stored(tensor.detach()).clone()) for n, tensor in chosen.items()}
+        self._parameters = {
+            n: (tensor, _stored(tensor.detach()).clone(), _mark(tensor)) for n, tensor in chosen.items()
+        }
         self._cpu = torch.get_rng_state()
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
@@ -94,29 +98,51 @@ class Snapshot:
         for value, kept in self._left_alone.values():
             if len(value) != len(kept):
                 _put_back(value, kept)
-        for tensor, value in self._parameters.values():
+        for tensor, value, (version, _) in self._parameters.values():
             _stored(tensor.data).copy_(value)
+            if version_of(tensor) != version:  # it was written to: no other version is of these values
+                torch.autograd.graph.increment_version(tensor)
         torch.set_rng_state(self._cpu)
         if self._cuda:
             torch.cuda.set_rng_state_all(self._cuda)
 
-    def written(self) -> dict[str, Tensor]:
-        """The parameters, by name, whose values are others now than when the snapshot was taken."""
+    def written(self, memories: Collection[int] = ()) -> dict[str, Tensor]:
+        """The parameters, by name, that were written to since, those included whose values it left.
+
+        An average of weights that starts as a copy of them is left as it is by the base, and not by queries.
+
+        Args:
+            memories: That were written to, as `MemoryPeak.written` has them: `.data` leaves no mark.
+        """
         return {
             name: tensor
-            for name, (tensor, value) in self._parameters.items()
-            if _stored(tensor).shape != value.shape or not torch.equal(bits(_stored(tensor)), bits(value))
+            for name, (tensor, value, mark) in self._parameters.items()
+            if _mark(tensor) != mark or mark[1] in memories or _differs(tensor, value)
         }
 
-    def inside(self) -> tuple[_Noted, _Noted]:
+    def different(self) -> list[str]:
+        """The names of the parameters whose values are others now than when the snapshot was taken."""
+        return [name for name, (tensor, value, _) in self._parameters.items() if _differs(tensor, value)]
+
+    def inside(self, memories: Collection[int] = ()) -> tuple[_Noted, _Noted]:
         """What attributes hold, with copies: what was written to since; and lists and dicts left alone.
 
         A query that adds to one of the second kind, as to masks by their size, is put back too. If it is
         little, all of it is of the first kind: a running maximum is not written to by each forward.
+
+        Args:
+            memories: As for `written`.
         """
         if sum(100 + _size(value) for value, _ in self._inside.values()) <= _LITTLE:
             return self._inside, {}
-        written = self._changed()
+        written = {
+            key: pair
+            for key, pair in self._inside.items()
+            if (
+                key in self._marks and (_mark(pair[0]) != self._marks[key] or self._marks[key][1] in memories)
+            )
+            or not _same(*pair)
+        }
         containers = (*_SEQUENCES, *_MAPPINGS)
         return written, {
             key: pair
@@ -217,6 +243,17 @@ def _put_back(value: Any, kept: Any) -> None:  # noqa: ANN401
         (value.extend if type(value) in _SEQUENCES else value.update)(kept)
 
 
+def _mark(tensor: Tensor) -> tuple[int | None, int]:
+    """What writing in place changes, and what a new tensor in the place of `.data` does."""
+    return version_of(tensor), memory_of(tensor)
+
+
+def _differs(tensor: Tensor, value: Tensor) -> bool:
+    """Whether a tensor has other values than a copy, to the bit."""
+    now = _stored(tensor)
+    return now.shape != value.shape or not torch.equal(bits(now), bits(value))
+
+
 def _stored(tensor: Tensor) -> Tensor:
     """A tensor without the axes along which it was expanded: those numbers are one in memory."""
     if tensor.layout is torch.strided and 0 in tensor.stride():
@@ -232,14 +269,19 @@ def moved(tensors: Iterable[Tensor], steps: Iterable[Tensor]) -> Iterator[None]:
 
     The old values are copied back, not the steps subtracted: w + mu - mu is not w in float32.
     """
-    pairs = [(tensor, tensor.detach().clone(), step) for tensor, step in zip(tensors, steps, strict=True)]
+    pairs = [
+        (tensor, tensor.detach().clone(), version_of(tensor), step)
+        for tensor, step in zip(tensors, steps, strict=True)
+    ]
     try:
-        for tensor, _, step in pairs:
+        for tensor, _, _, step in pairs:
             tensor.data.add_(sent(step, tensor.device, tensor.dtype))
+            renew(tensor)
         yield
     finally:
-        for tensor, old, _ in pairs:
+        for tensor, old, version, _ in pairs:
             tensor.data.copy_(old)
+            put_version(tensor, version)
 
 
 @contextmanager
@@ -247,12 +289,15 @@ def moved_entry(tensor: Tensor, old: Tensor, entry: int, step: Tensor) -> Iterat
     """Add a step to the entry at a flat index for the duration of the block; `old` is a copy."""
     # Not by a flat view: it needs contiguous memory.
     place = tuple(int(index) for index in np.unravel_index(entry, tensor.shape))
-    version = tensor._version
+    before = now = version_of(tensor)
     try:
         tensor.data[place] += step.to(tensor.dtype)  # a single number: a GPU takes it from the CPU
+        renew(tensor)
+        now = version_of(tensor)
         yield
     finally:
-        if tensor._version == version:
+        if version_of(tensor) == now:
             tensor.data[place] = old[place]
         else:  # a forward wrote more of it, as an embedding with max_norm does
             tensor.data.copy_(old)
+        put_version(tensor, before)

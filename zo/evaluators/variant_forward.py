@@ -16,6 +16,7 @@ from zo.batches import emptied, filled
 from zo.evaluators.evaluator import Unservable
 from zo.evaluators.forwards import Forward
 from zo.evaluators.point_rules import PointChanges, rule_of
+from zo.evaluators.versions import renew
 
 
 class NotStackable(Unservable):
@@ -134,6 +135,8 @@ class Blocks:
             def one(state: dict[str, Tensor], blocks: list[Tensor]) -> list[Tensor]:
                 # Tied names are all in the state; tied anew they would count as given twice.
                 own = filled(call, blocks)
+                for tensor in state.values():
+                    renew(tensor)
                 result = functional_call(bare, state, own[0], own[1], tie_weights=False)
                 tensors: list[Tensor] = []
                 results.append(emptied(result, tensors, lambda tensor: tensor))

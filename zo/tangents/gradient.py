@@ -21,7 +21,7 @@ from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks, fingerprint
-from zo.failures import survivors, tell_zero
+from zo.failures import survivors, tell_lost, tell_zero
 from zo.objective import Objective
 from zo.parameters import Choice, Parameters, accumulate
 from zo.same_run import refuse_other_run, same_chunk
@@ -49,6 +49,7 @@ class TangentCounts:
         dropped: rows of probes, in a call, whose pairs were left out because they failed.
         checks: queries along the gradient (see `TrustPolicy.check_every`).
         failed_checks: of those, how many told nothing, for too many rows failed or the boxes are noisy.
+        lost: rows of the batch that were left out because their loss was not finite.
     """
 
     steps: int = 0
@@ -57,6 +58,7 @@ class TangentCounts:
     dropped: int = 0
     checks: int = 0
     failed_checks: int = 0
+    lost: int = 0
 
 
 class TangentGradient:
@@ -194,7 +196,7 @@ class TangentGradient:
         self._ranks = Ranks(process_group, "TangentGradient", TangentError)
         self._chunk = 1 if chunk is None and self._ranks.size > 1 else chunk
         self._rows = 0  # of the last step
-        self._told_zero = False  # a warning is given once
+        self._told_zero = self._told_lost = False  # a warning is given once
 
     def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
         """Add this step's gradient to `.grad`, as autograd would; also under `torch.no_grad()`.
@@ -254,6 +256,8 @@ class TangentGradient:
         self._count(probes, seen.rows, dropped, check)
         if not self._told_zero and not any(bool(gradient.any()) for gradient in gradients):
             self._told_zero = tell_zero(step, gradients[0])
+        self.counts.lost += int((~survived).sum())
+        self._told_lost = self._told_lost or tell_lost(step, survived, causes, batch)
         found = check.agreement, check.missed
         self.watch.saw(step, self.trust_of_step, *found, self._improve, check.noise, check.failed)
         return loss
