@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tasks.api import FinishedRun, load, run
     from tasks.autograd import AutogradGradient
     from tasks.callbacks import Callback
+    from tasks.code import Code
     from tasks.configuration import Config, Count, Fraction, Natural, NotNegative, Positive
     from tasks.data import Data
     from tasks.mlflow import MLflow
@@ -31,6 +32,7 @@ _NAMES = {  # by module
     "api": ("FinishedRun", "load", "run"),
     "autograd": ("AutogradGradient",),
     "callbacks": ("Callback",),
+    "code": ("Code",),
     "configuration": ("Config", "Count", "Fraction", "Natural", "NotNegative", "Positive"),
     "data": ("Data",),
     "mlflow": ("MLflow",),
@@ -45,6 +47,7 @@ _NAMES = {  # by module
 __all__ = [
     "AutogradGradient",
     "Callback",
+    "Code",
     "Config",
     "Cost",
     "Count",

@@ -17,7 +17,13 @@ from torch import nn
 from tasks import methods, problems, report
 from tasks.callbacks import Callback, Told
 from tasks.configuration import to_dict
-from tasks.errors import ConfigurationError, NotApplicableError, ProblemError, RunFolderError
+from tasks.errors import (
+    ConfigurationError,
+    NotApplicableError,
+    ProblemError,
+    RunFolderError,
+    TrustError,
+)
 from tasks.interruption import ending_interrupts
 from tasks.problem import Problem, Trained
 from tasks.progress import Progress, make_progress, print_table
@@ -40,15 +46,17 @@ class FinishedRun:
     Args:
         run: Its folder, with a result.
         problem: What was trained; None where the code is not at hand, then `network` is refused.
+        untrusted: Why, where the run is from elsewhere.
 
     Attributes:
         path: The run's folder.
         result: The table and what it was made with, as in `result.json`.
         problem: What was trained.
+        untrusted: The error that names the code, where it is not at hand since the run is from elsewhere.
     """
 
-    def __init__(self, run: Run, problem: Problem | None) -> None:
-        self.path, self.problem = run.path, problem
+    def __init__(self, run: Run, problem: Problem | None, untrusted: TrustError | None = None) -> None:
+        self.path, self.problem, self.untrusted = run.path, problem, untrusted
         self.result = Result.read(run.path)
         self._run = run
 
@@ -82,7 +90,8 @@ class FinishedRun:
         """
         if self.problem is None:
             mend = "Load it with trust=True." if self._run.problem else _how_to_go_on(self._run)
-            raise ProblemError(f"{self.path}: expected the problem's code, got none. {mend}")
+            told = f"{self.path}: expected the problem's code, got none. {mend}"
+            raise ProblemError(told) from self.untrusted
         with _ONE_AT_A_TIME, torch.random.fork_rng(devices=()):
             return self._network(method, seed, self.problem)
 
@@ -260,19 +269,24 @@ def finish(run: Run, problem: Problem, progress: Progress | None = None) -> Fini
 def load(folder: Path | str, *, trust: bool = False) -> FinishedRun:
     """A finished run.
 
-    The file that the run says its problem is in is executed where you made the run, or trust it.
+    The code that the run names, its problem's and what settings name, is executed where you have run it, or
+    trust it.
 
     Args:
         folder: Of the run.
-        trust: Whether to execute that file although the run came from elsewhere; without it such a run has
+        trust: Whether to execute that code although the run came from elsewhere; without it such a run has
             tables and curves, and no networks.
 
     Raises:
         RunFolderError: It is no run's folder, or the run is not finished.
     """
     run = Run.open(Path(folder))
-    code = bool(run.problem) and (trust or (run.is_own and not _is_gone(run)))
-    return FinishedRun(run, problem_of(run) if code else None)
+    if not run.problem or (not trust and _is_gone(run)):
+        return FinishedRun(run, None)
+    try:
+        return FinishedRun(run, problem_of(run, trusted=trust))
+    except TrustError as error:
+        return FinishedRun(run, None, error)
 
 
 def _is_gone(run: Run) -> bool:
@@ -281,12 +295,19 @@ def _is_gone(run: Run) -> bool:
     return place.suffix == ".py" and not place.is_file()
 
 
-def problem_of(run: Run) -> Problem:
+def problem_of(run: Run, *, trusted: bool = False) -> Problem:
     """The problem of a run with its settings; executes the code that the run names.
+
+    Args:
+        run: Its folder.
+        trusted: Whether to execute code that this user has not run.
 
     Raises:
         RunFolderError: The run does not say where its problem is.
+        TrustError: It names code that is not trusted.
     """
+    if not trusted:
+        run.refuse_untrusted()
     if not run.problem:
         raise RunFolderError(
             f"{run.path}: expected a run that says where its problem's class is, got one of a notebook or a "
@@ -294,7 +315,7 @@ def problem_of(run: Run) -> Problem:
         )
     problems.warn_of_changes(run)
     kind, _ = problems.find(run.problem)
-    return kind(run.configuration(kind.Config), folder=Path(run.data))
+    return kind(run.configuration(kind.Config, trusted=trusted), folder=Path(run.data))
 
 
 def _how_to_go_on(run: Run) -> str:

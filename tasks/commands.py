@@ -11,14 +11,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from tasks import names, running
-from tasks.errors import ConfigurationError, RunFolderError
+from tasks.errors import ConfigurationError, TrustError
 from tasks.running import Tensorboard, Timeout, Workers
 
 if TYPE_CHECKING:
@@ -26,7 +25,10 @@ if TYPE_CHECKING:
 
 TOKEN = "BLACKBOX_TOKEN"  # the environment variable with what requests to a served box must bear
 Folder = Annotated[Positional[Path], arg(help="Folder of the run.", metavar="FOLDER")]
-Trust = Annotated[bool, arg(help="Execute the code that the run names, although it came from elsewhere.")]
+Trust = Annotated[
+    bool,
+    arg(help="Execute the code that the run and its settings name, although it came from elsewhere."),
+]
 Target = Annotated[
     Positional[str],
     arg(
@@ -153,19 +155,31 @@ def resume(
 ) -> int:
     """Go on with a run that was stopped or killed, to the result that it would have had.
 
-    The file that the run's problem is in is executed.
+    The code that the run names, its problem's and what settings name, is executed.
     """
     from tasks.report.page import NAME
     from tasks.runs.folder import Run
     from tasks.workers import group
 
+    def refuse_untrusted(run: Run) -> None:
+        if run.problem:
+            from tasks import api
+
+            api.problem_of(run)
+        else:
+            run.refuse_untrusted()
+
+    def is_own(run: Run) -> bool:
+        try:
+            refuse_untrusted(run)
+        except TrustError:
+            return False
+        return True
+
     def made() -> Run:
         run = Run.open(folder)
-        if not (trust or run.is_own):
-            raise RunFolderError(
-                f"{run.path}: expected a run that you made, got one from elsewhere, and to resume it is to "
-                f"execute {run.code}. Look at that file, then: blackbox resume {quote(str(run.path))} --trust"
-            )
+        if not trust:
+            refuse_untrusted(run)
         if rows is not None:
             run = run.with_budget(rows)
         return run if data is None else run.with_data(data)
@@ -173,7 +187,7 @@ def resume(
     if not group.is_member():
         before = Run.open(folder)
         # without a page callbacks have not been told of the result, which takes the code
-        if before.finished and ((folder / NAME).is_file() or not (trust or before.is_own)):
+        if before.finished and ((folder / NAME).is_file() or not (trust or is_own(before))):
             if data is not None:
                 Run.open(folder).with_data(data)
             print("This run is finished; rebuilding its report.")
@@ -206,8 +220,9 @@ def report(
 
     found = api.load(run.path, trust=trust)
     if run.problem and found.problem is None:
+        code = run.problem if found.untrusted is None else found.untrusted.code
         print(
-            f"The page stays as it is: to make it anew would execute {run.problem}, and the run came from "
+            f"The page stays as it is: to make it anew would execute {code}, and the run came from "
             "elsewhere, or the file is gone. If you trust it, add --trust."
         )
     if export is not None:

@@ -23,6 +23,7 @@ __all__ = [
     "SolverError",
     "StoppedInside",
     "StorageError",
+    "TrustError",
     "WorkersError",
 ]
 
@@ -45,6 +46,16 @@ class ProblemWarning(UserWarning):
 
 class RunFolderError(BlackBoxError, ValueError):
     """A folder is no run, or one of its files cannot be read."""
+
+
+class TrustError(RunFolderError):
+    """A folder from elsewhere names code, and nobody said that it may be executed.
+
+    Attributes:
+        code: What would be executed, in words.
+    """
+
+    code = ""
 
 
 class RunLockedError(BlackBoxError, RuntimeError):

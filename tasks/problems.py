@@ -16,7 +16,7 @@ from tasks import names
 from tasks.errors import CheckpointWarning, ConfigurationError, ProblemError
 from tasks.problem import Problem
 from tasks.runs.folder import Run
-from tasks.runs.machine import changes, digest
+from tasks.runs.machine import changes
 
 _loading = ContextVar("loading", default=False)
 
@@ -78,7 +78,7 @@ def warn_of_changes(run: Run) -> None:
     Warns:
         CheckpointWarning: Naming the file.
     """
-    changed = changes(run.versions, digest(run.code))
+    changed = changes(run.versions, run.code_versions())
     if changed:
         mixed = (
             "" if run.finished else " What is trained from here on is trained by it: the result is of both."

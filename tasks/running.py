@@ -121,7 +121,11 @@ def run(command: RunCommand) -> int:
         before = launch.restarted(command.runs, command.task)
         if before is not None:
             print(f"Going on with {before}.", flush=True)
-            return Run.open(before)
+            from tasks import api
+
+            run = Run.open(before)
+            api.problem_of(run)  # which refuses what is not trusted
+            return run
         run = Run.create(
             command.runs,
             command.task,
@@ -159,7 +163,7 @@ def together(made: Callable[[], Run], tensorboard: bool, workers: int, timeout: 
     """Work on a run, in this process or in several that are started here; or as one of those.
 
     Args:
-        made: Makes or opens it.
+        made: Makes or opens it, and refuses one whose code is not trusted; called in the first process.
         tensorboard: Whether metrics are written as event files, too.
         workers: Processes to start.
         timeout: Seconds after which one that does not answer is given up.
@@ -177,7 +181,7 @@ def together(made: Callable[[], Run], tensorboard: bool, workers: int, timeout: 
         first = group.rank() == 0
         if first:
             AT_WORK.append(run)
-        problem = api.problem_of(run)
+        problem = api.problem_of(run, trusted=True)  # `made` has asked, for all processes
         if first:
             if tensorboard or (run.path / FOLDER).is_dir():
                 run.callbacks.append(TensorBoard())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +12,8 @@ from pydantic import Field
 
 import tasks
 from blackbox.checks import nearest
+from tasks import names
+from tasks.code import NamesCode
 from tasks.configuration import Count, NotNegative, Positive, refused
 from tasks.denoised_smoothing.certification.bound import Settings
 
@@ -66,6 +69,16 @@ def is_own(name: str) -> bool:
     return re.split("[:@]", name)[0] in FAMILIES
 
 
+def ships(box: str, arguments: Sequence[str]) -> bool:
+    """Whether a classifier is computed by this project, or by an installed package that names it, alone.
+
+    A model in ONNX format is no code. A server is asked about: what is sent to it leaves the machine.
+    """
+    if box in SHIPPED or box.endswith(".onnx"):
+        return True
+    return box != "um-bridge" and (box in names.FUNCTIONS or (box in names.functions() and not arguments))
+
+
 @dataclass(frozen=True)
 class Config(tasks.Config):
     """Settings of a run. Images are in [0, 1]; a query is one image that is sent to the classifier."""
@@ -76,7 +89,7 @@ class Config(tasks.Config):
     for labels; :dct, which others are too, orthogonal ones of the lowest cosines (in a latent space just
     orthogonal). All that train through the classifier may have a budget of their own (student@5000)."""
 
-    box: str = "b"
+    box: Annotated[str, NamesCode(ships, arguments="box_arguments")] = "b"
     """The classifier: "a" or "b" (scikit-learn networks on digits that are fragile, b more so), "forest",
     "svm", "cnn" (a convolutional network on the shapes of 32 x 32 pixels in colour), an ONNX file, or any
     black box as `blackbox check` takes it, such as file.py:Class."""

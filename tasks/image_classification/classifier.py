@@ -53,7 +53,7 @@ class Classifier:
         return self.logits(images).argmax(dim=1)
 
 
-def load_classifier(folder: Path | str, method: str, seed: int = 0) -> Classifier:
+def load_classifier(folder: Path | str, method: str, seed: int = 0, *, trust: bool = False) -> Classifier:
     """The network that a method of a finished run ended with, with the weights that validation chose.
 
         classifier = load_classifier("runs/image-classification-demo-...", "deepzero")
@@ -66,16 +66,20 @@ def load_classifier(folder: Path | str, method: str, seed: int = 0) -> Classifie
         folder: of the run.
         method: one of the run's.
         seed: one of the run's.
+        trust: whether to execute that function although the run came from elsewhere.
 
     Raises:
         RunFolderError: the folder holds no run, or the run is not finished.
         ConfigurationError: it is of another task, or has no such method or seed.
+        TrustError: it is from elsewhere, and its network is a function that is not trusted.
         CheckpointError: its settings were changed.
     """
     from tasks.image_classification.problem import ImageClassification
 
-    run = load(folder)
+    run = load(folder, trust=trust)
     problem = run.problem
+    if problem is None and run.untrusted is not None:
+        raise run.untrusted
     if not isinstance(problem, ImageClassification):
         raise ConfigurationError(
             f"{run.path}: expected a run of image-classification, got one of {run.result.task}."

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import tasks
+from tasks.code import NamesCode
 from tasks.configuration import Count, Fraction, NotNegative, Positive
+
+
+def ships(network: str, arguments: Sequence[str]) -> bool:
+    """Whether the name is of a network that ships, and not of a function of the user's."""
+    return not (":" in network or network.endswith(".py"))
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Config(tasks.Config):
     """Images for the last line; None for the usual number."""
     augment: bool = False
     """Whether training images are shifted and mirrored, anew in every pass over them."""
-    network: str = "resnet8"
+    network: Annotated[str, NamesCode(ships)] = "resnet8"
     """A network of `networks.NAMES`, or module:function of your own."""
     width: Count | None = 4
     """Channels of the network's first stage; None for its own."""

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 import tasks
 import zo
+from tasks import code
 from tasks.configuration import refused
 from tasks.data import evaluating
 from tasks.image_classification import networks
@@ -70,6 +71,7 @@ class ImageClassification(tasks.Problem):
             IMAGE_SHAPES[config.dataset],
             width=config.width,
             seed=torch.initial_seed(),  # importing a function of the user's may draw from the generator
+            find=lambda _: code.find(config, "network"),
         )
 
     @cached_property

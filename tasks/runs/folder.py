@@ -16,10 +16,12 @@ from datetime import UTC, datetime
 from itertools import chain
 from numbers import Integral
 from pathlib import Path
+from shlex import quote
 from typing import Any, TypeVar
 
+from tasks import code
 from tasks.configuration import from_dict, to_dict
-from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError
+from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError, TrustError
 from tasks.runs import atomic, calls, trust
 from tasks.runs.machine import digest, machine, versions
 from tasks.runs.result import Result, Row
@@ -56,6 +58,8 @@ class Run:
     """Where the problem's class is: `module:Class`, or `/folder/file.py:Class`."""
     script: str = ""
     """The script with a loop of its own that made the run; a run has this, a problem, or neither."""
+    named: tuple[str, ...] = ()
+    """The code that settings name, such as a network of the user's own."""
     callbacks: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
     """What is told while stages of the run train; see `tasks.Callback`."""
 
@@ -90,7 +94,8 @@ class Run:
             ConfigurationError: `config` cannot be written as JSON, or there are no seeds, or too many.
         """
         check_seeds(seeds)
-        now = datetime.now(UTC)
+        now, named = datetime.now(UTC), code.named(config)
+        arguments = list(sys.argv if command is None else command)
         content = {
             "format": FORMAT,
             "task": task,
@@ -98,13 +103,17 @@ class Run:
             "config": to_dict(config),
             "seeds": [int(seed) for seed in seeds],
             "data": str(data.resolve()),  # a run may be resumed from another working directory
-            "command": list(sys.argv if command is None else command),
-            "versions": versions() | digest(script or problem),
+            "command": arguments,
+            "versions": versions() | digest(script or problem, *(each.code for each in named)),
+            "named": [each.code for each in named],
             "started": now.isoformat(timespec="seconds"),
             "problem": problem,
             "script": script,
         }
-        trust.note(script or problem)
+        trust.note(problem)
+        trust.note(script, arguments[1:])
+        for each in named:
+            trust.note(each.code, each.arguments)
         root.mkdir(parents=True, exist_ok=True)
         path = _new_folder(root, f"{task}-{preset}-{now.astimezone():%Y%m%d-%H%M%S}")
         (path / CHECKPOINTS).mkdir()
@@ -156,19 +165,50 @@ class Run:
             raise RunFolderError(f"{path / CONFIG}: expected a script or a problem, got both. Leave one out.")
         return run
 
-    @property
-    def code(self) -> str:
-        """What `blackbox resume` executes: the script, or where the problem's class is; "" for nothing."""
-        return self.script or self.problem
+    def code_versions(self) -> dict[str, str]:
+        """The files of the script or problem, and of what settings name, with digits of their SHA-256."""
+        return digest(self.script or self.problem, *self.named)
 
-    @property
-    def is_own(self) -> bool:
-        """Whether resuming executes nothing but what this user has run, or an installed package's problem."""
-        return trust.is_own(self.script) and trust.is_own(self.problem)
+    def refuse_untrusted(self) -> None:
+        """Refuse a run whose script or problem this user has not run, and no installed package has.
 
-    def configuration(self, kind: type[C]) -> C:
-        """The settings as the task's dataclass; `ConfigurationError` if they do not fit it."""
-        return from_dict(kind, self.config)
+        What its settings name, `configuration` refuses.
+
+        Raises:
+            TrustError: Naming the code.
+        """
+        arguments = self.command[1:]
+        if not trust.is_own(self.script, arguments):
+            raise self._untrusted(" ".join((self.script, *arguments)))
+        if not trust.is_own(self.problem):
+            raise self._untrusted(self.problem)
+
+    def configuration(self, kind: type[C], *, trusted: bool = False) -> C:
+        """The settings as the task's dataclass.
+
+        Args:
+            kind: The dataclass.
+            trusted: Whether settings may name code that this user has not run; see `tasks.code`.
+
+        Raises:
+            ConfigurationError: They do not fit it.
+            TrustError: One names code that is not trusted.
+        """
+        made = from_dict(kind, self.config)
+        for each in code.named(made):
+            if not (trusted or trust.is_own(each.code, each.arguments)):
+                raise self._untrusted(str(each))
+        return made
+
+    def _untrusted(self, executed: str) -> TrustError:
+        folder = quote(str(self.path))
+        error = TrustError(
+            f"{self.path}: expected a run that you made, got one from elsewhere, and to resume it is to "
+            f"execute {executed}. Look at that; then load it with trust=True, or: blackbox resume {folder} "
+            "--trust"
+        )
+        error.code = executed
+        return error
 
     def with_budget(self, rows: int) -> Run:
         """The run with a larger budget of rows, also in its `config.json`.
@@ -227,7 +267,7 @@ class Run:
             seeds=self.seeds,
             table=tuple(table),
             machine=machine(),
-            versions=versions() | digest(self.code),
+            versions=versions() | self.code_versions(),
             command=self.command,
             started=self.started,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -31,16 +31,18 @@ def versions() -> dict[str, str]:
     return found | {package: version(package) for package in _PACKAGES}
 
 
-def digest(code: str) -> dict[str, str]:
-    """The version of a file of code: its name and the first digits of its SHA-256; empty for a module.
+def digest(*codes: str) -> dict[str, str]:
+    """The versions of files of code: their names and the first digits of their SHA-256; modules have none.
 
     Args:
-        code: `file.py`, `file.py:Class`, or `module:Class`.
+        codes: `file.py`, `file.py:Class`, or `module:Class`.
     """
-    path = Path(code if code.endswith(".py") else code.rpartition(":")[0])
-    if path.suffix != ".py" or not path.is_file():
-        return {}
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:12]}
+    paths = [Path(code if code.endswith(".py") else code.rpartition(":")[0]) for code in codes]
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        for path in paths
+        if path.suffix == ".py" and path.is_file()
+    }
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:

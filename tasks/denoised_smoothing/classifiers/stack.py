@@ -11,9 +11,7 @@ from torch import Tensor, nn
 import zo
 from blackbox import BlackBoxFunction, Budgeted, Cached, RateLimited, Retrying, Wrapper
 from blackbox.adapters import OnnxModel, TorchModule
-from blackbox.registry import make
-from blackbox.registry_arguments import parse
-from tasks import names
+from tasks import code
 from tasks.configuration import refused
 from tasks.denoised_smoothing import data
 from tasks.denoised_smoothing.certification.checks import check_labels, classifier_box, known_as
@@ -122,7 +120,7 @@ def classifier(config: Config) -> BlackBoxFunction:
         return embedded(config.box, *data.digits_of_the_box())
     if config.box.endswith(".onnx"):
         return OnnxModel(config.box, threads=config.threads)
-    return make(config.box, parse(config.box_arguments), names.functions())
+    return code.make(config, "box")
 
 
 def _twin(inner: BlackBoxFunction, gives: str) -> Twin | None:

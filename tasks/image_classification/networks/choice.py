@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blackbox import registry
 from blackbox.checks import nearest
-from blackbox.registry import find
 from tasks.data import evaluating
 from tasks.errors import ConfigurationError
 from tasks.image_classification.networks.convolutional import ImageShape, resnet, simple_cnn, vgg
@@ -37,6 +37,7 @@ def make(
     *,
     width: int | None = None,
     seed: int = 0,
+    find: Callable[[str], Any] = partial(registry.find, names={}),  # noqa: B008
 ) -> nn.Module:
     """A network with the first weights of a seed, on the CPU.
 
@@ -49,12 +50,14 @@ def make(
         width: channels of the first stage (resnet, vgg) or of all layers (simple); None for the network's
             own. Not for functions of the user's.
         seed: of the first weights; the global generators are left as they were.
+        find: gives what the name of a function of the user's means; it executes the code. A setting's name
+            goes by `tasks.code.find`.
 
     Raises:
         ConfigurationError: there is no such network, or it cannot be made or used with these shapes.
     """
     if ":" in name or name.endswith(".py"):
-        maker = _users_own(name, width)
+        maker = _users_own(name, width, find)
     elif depth := re.fullmatch(r"resnet(\d+)", name):
         maker = partial(resnet, int(depth[1]))
     elif name in _MAKERS:
@@ -69,7 +72,9 @@ def make(
         return maker(classes, image_shape, **({} if width is None else {"width": width}))
 
 
-def _users_own(target: str, width: int | None) -> Callable[[int, ImageShape], nn.Module]:
+def _users_own(
+    target: str, width: int | None, find: Callable[[str], Any]
+) -> Callable[[int, ImageShape], nn.Module]:
     """What makes the user's network; imported here, since an import may draw random numbers itself."""
     if width is not None:
         raise ConfigurationError(
@@ -79,7 +84,7 @@ def _users_own(target: str, width: int | None) -> Callable[[int, ImageShape], nn
         raise ConfigurationError(
             f"{target}: expected file.py:function, got no function. Name the one that you mean."
         )
-    found: Any = find(target, {})
+    found: Any = find(target)
     calling = "Let it take classes and image_shape, and return the network."
     if not callable(found) or isinstance(found, nn.Module):
         raise ConfigurationError(

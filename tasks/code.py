@@ -1,0 +1,139 @@
+"""Settings that name code: which they are, what a run's settings name, and the one way from a setting to code.
+
+    network: Annotated[str, NamesCode(ships=lambda name, _: name in NAMES)] = "resnet8"
+
+The settings of a folder from elsewhere are from elsewhere too: `os:system` would be executed as readily as a
+network. So a setting whose text is resolved to code, or to anything else that runs programs or asks servers,
+says so in its annotation. `Run.configuration` refuses its value in a folder that nobody trusts, and `find`
+and `make` resolve no setting that does not say so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_type_hints
+
+from blackbox import BlackBoxFunction, registry
+from blackbox.registry_arguments import parse
+from tasks import names
+from tasks.errors import ProblemError
+
+
+def _none_ships(name: str, arguments: Sequence[str]) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class NamesCode:
+    """What an annotation says of a setting whose text names code.
+
+    Attributes:
+        ships: Whether a text, with its arguments, means something that ships and does nothing but compute;
+            all others are asked about in a folder from elsewhere.
+        arguments: The setting with the NAME=VALUE that the code is called with; "" for none.
+    """
+
+    ships: Callable[[str, Sequence[str]], bool] = _none_ships
+    arguments: str = ""
+
+
+Code = Annotated[str, NamesCode()]
+"""A text that names code, a program or a server, of which none ships."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """Code that a setting names.
+
+    Attributes:
+        setting: Its name.
+        code: Its text.
+        arguments: What the code is called with.
+    """
+
+    setting: str
+    code: str
+    arguments: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """As a refusal tells it."""
+        return f"{' '.join((self.code, *self.arguments))}, which the setting {self.setting} names"
+
+
+def named(config: Any) -> list[Named]:  # noqa: ANN401
+    """The code that the settings of a dataclass name, but for what ships.
+
+    Args:
+        config: A dataclass of settings, which may have others in it.
+    """
+    kind, found = type(config), list[Named]()
+    hints = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        value, marker = getattr(config, field.name), _marker(hints[field.name])
+        if dataclasses.is_dataclass(value):
+            found += named(value)
+        if marker is None:
+            continue
+        arguments = tuple(getattr(config, marker.arguments)) if marker.arguments else ()
+        found += [
+            Named(field.name, text, arguments)
+            for text in _texts(value)
+            if text and not marker.ships(text, arguments)
+        ]
+    return found
+
+
+def find(config: Any, setting: str) -> Any:  # noqa: ANN401
+    """What a setting names, whatever it is; its code is executed.
+
+    Raises:
+        ProblemError: The setting's annotation does not say that it names code.
+        ConfigurationError: There is no such module, file or name.
+    """
+    return registry.find(_declared(config, setting), {})
+
+
+def make(config: Any, setting: str) -> BlackBoxFunction:  # noqa: ANN401
+    """The black box that a setting names, made with its arguments; its code is executed.
+
+    Raises:
+        ProblemError: The setting's annotation does not say that it names code, or where its arguments are.
+        ConfigurationError: There is no such box, or the arguments do not fit.
+    """
+    target, marker = _declared(config, setting), _marker_of(config, setting)
+    arguments = getattr(config, marker.arguments) if marker is not None and marker.arguments else ()
+    return registry.make(target, parse(arguments), names.functions())
+
+
+def _declared(config: Any, setting: str) -> str:  # noqa: ANN401
+    if _marker_of(config, setting) is None:
+        raise ProblemError(
+            f"{type(config).__qualname__}.{setting}: expected a setting that is annotated as one that names "
+            "code, got one that is not, so that a folder from elsewhere could name any. Write "
+            f"{setting}: tasks.Code."
+        )
+    return getattr(config, setting)
+
+
+def _marker_of(config: Any, setting: str) -> NamesCode | None:  # noqa: ANN401
+    return _marker(get_type_hints(type(config), include_extras=True)[setting])
+
+
+def _marker(hint: Any) -> NamesCode | None:  # noqa: ANN401
+    """What an annotation says, at any depth: of `tuple[Code, ...] | None` too."""
+    for part in getattr(hint, "__metadata__", ()):
+        if isinstance(part, NamesCode):
+            return part
+    return next(filter(None, map(_marker, get_args(hint))), None)
+
+
+def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for each in value:
+            yield from _texts(each)
+    elif value is not None:
+        yield str(value)
