@@ -6,7 +6,6 @@ import copy
 import math
 import warnings
 from collections.abc import Mapping
-from time import monotonic
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +17,7 @@ from tasks.runs import atomic, checkpoint
 from tasks.runs.atomic import writing
 from tasks.runs.folder import Run, differences
 from tasks.runs.machine import changes, versions
+from tasks.runs.pace import Pace
 from tasks.runs.result import TrainingOutcome
 from zo.keep_best import FEW, lower, with_best
 
@@ -46,7 +46,8 @@ class Stage:
         self._told_failed = False
         self._versions = versions()
         self._saved: int | None = None  # step of the last checkpoint, None while there is none
-        self._saved_at = monotonic()
+        self._pace = Pace()
+        self.pending = False  # whether the validation after the step at hand is still to be made
 
     def stepped(self, metrics: Mapping[str, float], seconds: float) -> None:
         """Count a step and log it, or refuse to go on from a loss that is no number."""
@@ -112,16 +113,21 @@ class Stage:
             self._best = None
         self.save(finished=True)
 
-    def save(self, *, finished: bool = False) -> None:
+    def save(self, *, finished: bool = False, pending: bool = False) -> None:
         """Write the checkpoint.
+
+        Args:
+            finished: whether the stage is.
+            pending: whether the validation after this step is still to be made.
 
         Raises:
             StorageError: the disk did not take it; the one before is as it was.
         """
-        step = self.outcome.step
+        step, started = self.outcome.step, self._pace.now()
         content = {
             "format": _FORMAT,
             "finished": finished,
+            "pending": pending,
             "steps": self._steps,
             "settings": self._run.config,
             "outcome": self.outcome.state_dict(),
@@ -136,11 +142,13 @@ class Stage:
             self._run.sync_metrics()
             self._path.parent.mkdir(exist_ok=True)
             checkpoint.save(self._path, content)
-        self._saved, self._saved_at = step, monotonic()
+        self._saved = step
+        self._pace.wrote(started)
 
-    def due(self, seconds: float) -> bool:
-        """Whether the last checkpoint, or the stage's start, is longer ago than that."""
-        return monotonic() - self._saved_at >= seconds
+    @property
+    def due(self) -> bool:
+        """Whether a checkpoint is worth its time, whatever the number of the step; see `Pace`."""
+        return self._pace.due
 
     def restore(self) -> bool:
         """Load the checkpoint, if there is one; says whether the stage is finished.
@@ -188,8 +196,10 @@ class Stage:
         if content.get("rng_of_gpu") is not None and torch.cuda.is_available():  # of dropout there
             torch.cuda.set_rng_state(content["rng_of_gpu"])
         self.restored, self._saved = True, self.outcome.step
+        self.pending = content.get("pending", False)
+        self._pace.begin()
         if not content["finished"]:
-            self._run.truncate_metrics(stage, self.outcome.step)
+            self._run.truncate_metrics(stage, self.outcome.step, judged=not self.pending)
             self._warn_of_versions(content["versions"])
         return content["finished"]
 
@@ -199,9 +209,14 @@ class Stage:
         return self._path.exists()
 
     @property
+    def covered(self) -> bool:
+        """Whether the checkpoint has the step at hand."""
+        return self._saved == self.outcome.step
+
+    @property
     def nothing_since_saved(self) -> bool:
         """Whether a resumed run would be where this one is: just after a checkpoint, or at the start."""
-        return self._saved == self.outcome.step or (self._saved is None and self.outcome.step == 0)
+        return self.covered or (self._saved is None and self.outcome.step == 0)
 
     def interrupted(self, *, inside: bool = False) -> Interrupted:
         """The sentence that the user reads.

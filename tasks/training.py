@@ -25,8 +25,6 @@ from tasks.tally import Tally, calls_noted, recall
 from tasks.workers import group
 from zo.errors import RanksError
 
-SAVE_AFTER = 300.0  # seconds since the last checkpoint after which a step has one, whatever its number
-
 
 def train(
     run: Run,
@@ -63,16 +61,16 @@ def train(
             step, every `validate_every` steps and at the end. The weights of the lowest finite one are
             loaded into the model at the end. None: the last weights are kept.
         validate_every: optimiser steps between validations.
-        checkpoint_every: optimiser steps between checkpoints; where these take long, there is one every
-            five minutes or every step as well.
+        checkpoint_every: optimiser steps between checkpoints; where these take longer than some seconds there
+            are more, as many as take a twentieth of the time at most.
         progress: what the user sees; a bar in a terminal, lines elsewhere, if None.
         boxes: the black boxes that steps call: what they count in steps, in all processes, is kept in the
             outcome's ledger and, as `rows`, in the metrics; failed rows are shown, and rows that an
             interrupted step has run are counted where it goes on.
         begin: what is done once, before the first validation; rows are counted with those of validation.
 
-    Steps of a gradient of `state` that has a `journal` (`zo.LossGradient`) lose no finished query to a kill,
-    if they take longer than a few seconds.
+    So a kill loses a few seconds, or what cannot be divided: a step, or a validation. Steps of a gradient of
+    `state` that has a `journal` (`zo.LossGradient`) lose no finished query of more than a few seconds ago.
 
     Raises:
         NonFiniteLossError: a step's loss was NaN or infinite.
@@ -116,11 +114,13 @@ def train(
             # and the process is alone: others would wait for the rest of it
             alone = group.process_group() is None
             journal.stop = lambda: alone and stop.requested and loop.nothing_since_saved
-            if not loop.restored:
-                if begin is not None:
-                    with _judging(loop, tally):
-                        begin()
+            if not loop.restored and begin is not None:
+                with _judging(loop, tally):
+                    begin()
+            if not loop.restored or loop.pending:
                 _judge(loop, validate, tally, told)
+                if loop.due:
+                    loop.save()
             while outcome.step < steps:
                 # a signal reaches processes at different steps
                 if group.any_of(stop.requested):
@@ -148,10 +148,10 @@ def train(
                 last = outcome.step == steps
                 if last or outcome.step % validate_every == 0:
                     _judge(loop, validate, tally, told)
-                if not last and (outcome.step % checkpoint_every == 0 or loop.due(SAVE_AFTER)):
+                if not last and (outcome.step % checkpoint_every == 0 or loop.due):
                     loop.save()
                 if not last:
-                    journal.end()
+                    journal.end(covered=loop.covered)
             loop.finish()
             told.tell("on_end", stage, outcome)
             journal.end()
@@ -203,6 +203,8 @@ class _Journaled(Protocol):
 
 def _judge(loop: Stage, validate: Callable[[], float | Tensor] | None, tally: Tally, told: Told) -> None:
     if validate is not None:
+        if loop.due:  # what was done before is not lost if the validation is cut short
+            loop.save(pending=True)
         with _judging(loop, tally):
             value = loop.validated(validate())
         told.tell("on_validation", loop.outcome.stage, loop.outcome.step, value)

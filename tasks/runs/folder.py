@@ -298,10 +298,21 @@ class Run:
         lines, _torn = self._lines()
         return [values for _, values in lines if stage in (None, values["stage"])]
 
-    def truncate_metrics(self, stage: str, step: int) -> None:
-        """Drop the lines of `stage` past `step`, so that going on from there repeats none."""
+    def truncate_metrics(self, stage: str, step: int, *, judged: bool = True) -> None:
+        """Drop the lines of `stage` past `step`, so that going on from there repeats none.
+
+        Args:
+            stage: Of the lines.
+            step: The last one that is done.
+            judged: Whether its validation is, too.
+        """
+
+        def past(values: Mapping[str, Any]) -> bool:
+            again = not judged and values["step"] == step and "validation" in values
+            return values["stage"] == stage and (values["step"] > step or again)
+
         lines, torn = self._lines()
-        kept = [line for line, values in lines if values["stage"] != stage or values["step"] <= step]
+        kept = [line for line, values in lines if not past(values)]
         if torn or len(kept) < len(lines):  # each stays as it was to the byte
             atomic.write_bytes(self._metrics, b"".join(line + b"\n" for line in kept))
 

@@ -1,4 +1,4 @@
-"""The journal of an optimiser step that takes long: its finished queries, so that a kill loses minutes."""
+"""The journal of optimiser steps that take long: their finished queries, so that a kill loses seconds."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 from blackbox import Ledger
 from tasks.errors import CheckpointError, CheckpointWarning, StoppedInside
 from tasks.runs import atomic, checkpoint
 from tasks.runs.checkpoint import file_name
+from tasks.runs.pace import OFTEN, Pace
 from tasks.tally import Tally
 
-EVERY = 5.0  # seconds between writes: a step that is over sooner writes nothing
+EVERY = OFTEN  # seconds between writes, see `Pace`; the first one comes sooner
 FOLDER = "journal"
 
 
 class Journal:
-    """What has been found so far in the step at hand, in `journal` of a run folder.
+    """What has been found since the last checkpoint, in `journal` of a run folder.
 
     Entries are kept in memory and written every few seconds, to a small file of their own that appears as a
-    whole or not at all. An entry also has what the black box counted meanwhile; where this process uses one
-    that an earlier process made, that is added to `used`: the step has taken these rows too.
+    whole or not at all, and goes when a checkpoint has what came of it. An entry also has what the black box
+    counted meanwhile; where this process uses one that an earlier process made, that is added to `used`: the
+    step has taken these rows too.
 
     Of several processes each writes files, and the first one reads and deletes all of them.
 
@@ -36,7 +37,7 @@ class Journal:
         stage: its name.
         ledger: of the black box that steps call; None if it is not known.
         every: seconds between writes; `EVERY` if None.
-        clock: gives seconds.
+        clock: gives seconds; the system's if None.
         rank: number of this process among those of the run.
 
     Attributes:
@@ -50,36 +51,47 @@ class Journal:
         stage: str,
         ledger: Tally | Ledger | None = None,
         every: float | None = None,
-        clock: Callable[[], float] = monotonic,
+        clock: Callable[[], float] | None = None,
         rank: int = 0,
     ) -> None:
         self._folder, self._stage, self._rank = folder / FOLDER, stage, rank
         self._start = f"{file_name(stage)}.step-"
-        self._ledger, self._clock = ledger, clock
-        self._every = EVERY if every is None else every
+        self._ledger = ledger
+        self._pace = Pace(clock, EVERY if every is None else every)
         self.stop: Callable[[], bool] = lambda: False
         self._step, self._failed = 0, False
         self._mark, self.used = Ledger(), Ledger()
-        self._known: dict[str, dict[str, Any]] = {}
+        self._known: dict[str, dict[str, Any]] | None = None  # None before the first step
         self._waiting: dict[str, dict[str, Any]] = {}  # made bytes when written: most steps never are
         self._kept = False  # whether anything of the step is on the disk
-        self._written = self._clock()
 
     def begin(self, step: int) -> None:
-        """The step of this number (from 0) begins; what an earlier process found of it is read."""
-        self._step, self._waiting, self._written = step, {}, self._clock()
-        self._known, self.used = {}, Ledger()
-        for number, path in self._files() if self._rank == 0 else []:
-            if number == step:
+        """The step of this number (from 0) begins; the first time, what an earlier process left is read."""
+        self._step, self.used = step, Ledger()
+        if self._known is None:
+            self._known = {}
+            self._pace.begin()
+            for number, path in self._files() if self._rank == 0 else []:
+                if number < step:
+                    continue
                 try:
-                    self._known |= checkpoint.load(path)
+                    self._known |= {key: {"step": number} | entry for key, entry in checkpoint.load(path).items()}
                 except CheckpointError:
                     path.unlink()  # its queries are evaluated again
-        self._kept = bool(self._known)
+        self._kept = any(entry["step"] == step for entry in self._known.values())
 
-    def end(self) -> None:
-        """The step is done: its journal goes, and those of earlier ones; later ones wait for their step."""
-        self._known, self._waiting = {}, {}
+    def end(self, covered: bool = True) -> None:
+        """The step is done.
+
+        Args:
+            covered: Whether a checkpoint has it: then its journal goes, and those of earlier ones; later
+                ones wait for their step. Else all is kept, for a process that takes the step again.
+        """
+        if not covered:
+            return
+        self._known = {key: entry for key, entry in (self._known or {}).items() if entry["step"] > self._step}
+        self._waiting = {}
+        self._pace.begin()
         if self._rank > 0 or not self._folder.is_dir():
             return
         past = [path for step, path in self._files() if step <= self._step]
@@ -92,7 +104,8 @@ class Journal:
 
     def get(self, key: str) -> Mapping[str, Any] | None:
         """What was put under `key` in this step, by this process or an earlier one."""
-        entry = self._known.get(key)
+        entry = (self._known or {}).get(key)
+        entry = entry if entry is not None and entry["step"] == self._step else None
         if self._ledger is not None:
             self._mark = self._ledger.copy()
         if entry is not None and entry["counts"] is not None:
@@ -106,9 +119,9 @@ class Journal:
             StoppedInside: it is on the disk, and `stop` says so.
         """
         spent = None if self._ledger is None else asdict(self._ledger.since(self._mark))
-        self._waiting[key] = {"value": dict(value), "counts": spent}
+        self._waiting[key] = {"value": dict(value), "counts": spent, "step": self._step}
         stopping = self.stop()
-        if self._clock() - self._written >= self._every or (self._kept and stopping):
+        if self._pace.due or (self._kept and stopping):
             self._write()
         if self._kept and stopping and not self._failed:
             raise StoppedInside
@@ -120,6 +133,7 @@ class Journal:
         # no other group of entries begins with the same one
         own = sha256(next(iter(self._waiting)).encode()).hexdigest()[:16]
         path = self._folder / f"{self._start}{self._step + 1:08d}.{own}{checkpoint.ENDING}"
+        started = self._pace.now()
         try:
             self._folder.mkdir(exist_ok=True)
             checkpoint.save(path, self._waiting)
@@ -133,8 +147,8 @@ class Journal:
                 stacklevel=3,
             )
             return
-        self._kept = True
-        self._waiting, self._written = {}, self._clock()
+        self._kept, self._waiting = True, {}
+        self._pace.wrote(started)
 
     def _files(self) -> list[tuple[int, Path]]:
         pattern = re.compile(re.escape(self._start) + rf"(\d+)\.[0-9a-f]+{re.escape(checkpoint.ENDING)}")

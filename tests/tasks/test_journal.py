@@ -90,7 +90,7 @@ def test_a_file_that_is_torn_or_altered_is_dropped_and_no_other(folder):
     assert os.listdir(folder) == []
 
 
-def test_a_step_that_is_over_soon_writes_nothing(folder):
+def test_a_step_that_is_over_soon_leaves_nothing_and_a_long_one_is_written_every_five_seconds(folder):
     clock = Clock()
     journal = Journal(folder, STAGE, clock=clock)
     for step in range(5):
@@ -122,6 +122,36 @@ def test_the_end_of_a_step_leaves_the_journals_of_later_ones_and_other_stages(fo
     journal.end()
     left = {path.name.rsplit(".", 2)[0] for path in (folder / "journal").iterdir()}
     assert left == {"seed-0__zo-sol.step-00000010", "seed-0__zo-sol.step-1.step-00000004"}
+
+
+def test_the_first_write_of_a_process_comes_after_a_second(folder):
+    clock = Clock()
+    journal = Journal(folder, STAGE, clock=clock)
+    journal.begin(0)
+    clock.now += 1
+    journal.put("0", entry(0))
+    assert found(folder, 0, 1) == [0]
+
+
+def test_a_step_that_no_checkpoint_covers_is_found_again_and_later_ones_with_it(folder):
+    clock = Clock()
+    journal = Journal(folder, STAGE, clock=clock)
+    for step in range(3):
+        journal.begin(step)
+        for number in range(2):
+            clock.now += 3
+            assert journal.get(f"{step} {number}") is None
+            journal.put(f"{step} {number}", entry(number))
+        journal.end(covered=False)
+    for start in range(3):  # a checkpoint before that step
+        again = Journal(folder, STAGE, clock=clock)
+        for step in range(start, 3):
+            again.begin(step)
+            assert all(again.get(f"{step} {number}") is not None for number in range(2))
+            assert again.get(f"{1 - step} 0") is None
+            again.end(covered=False)
+    journal.end()
+    assert os.listdir(folder) == []
 
 
 def test_the_rows_of_an_entry_are_counted_where_it_is_used(folder):
@@ -259,6 +289,23 @@ def test_a_step_that_is_cut_short_anywhere_goes_on_to_the_same_bits_and_counts(
         assert lines(run)[-1]["rows"] == rows
         assert again.ledger.rows_run == calls.read(run.path)["rows"] > rows  # a budget counts all of them
         assert not (run.path / "journal").exists()
+
+
+def test_steps_after_the_last_checkpoint_are_not_evaluated_again(new_run, monkeypatch):
+    """A kill after a step of 30 seconds lost all of it, where no checkpoint was due."""
+    monkeypatch.setattr(module, "EVERY", 0.0)
+    truth, run, asked = new_run(), new_run(), []
+    whole = descend(truth, Cubed(), "loop", checkpoint_every=9).ledger.rows_run
+    steps = [line["rows"] for line in lines(truth)]
+    with pytest.raises(Killed):
+        descend(run, Cubed(steps[1] + 6, die), "loop", checkpoint_every=9)  # behind the third step's base
+    assert not (run.path / "checkpoints" / "seed-0__zo-sol.pt").exists()
+    original = Cubed.evaluate_rows
+    monkeypatch.setattr(Cubed, "evaluate_rows", lambda self, x: asked.append(len(x)) or original(self, x))
+    descend(run, Cubed(), "loop", checkpoint_every=9)
+    assert sum(asked) == whole - steps[1] + 2 * 6 * 3  # of each step the base, and once more where checked
+    assert final_bits(run) == final_bits(truth) and lines(run) == lines(truth)
+    assert not (run.path / "journal").exists()
 
 
 def test_what_is_in_the_journal_is_not_evaluated_again(new_run, monkeypatch):

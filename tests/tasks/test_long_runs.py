@@ -18,7 +18,7 @@ import tasks
 from tasks import stage
 from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, StorageError
 from tasks.progress import Progress
-from tasks.runs import atomic, checkpoint, machine
+from tasks.runs import atomic, checkpoint, machine, pace
 from tasks.runs.folder import Run
 from tests.tasks.test_cli import figures, only_run, wait_for
 from tests.tasks.test_training import STAGE, Crash, CrashesAt, final_bits, lines, walk
@@ -185,16 +185,27 @@ def test_other_versions_are_named_when_training_goes_on(truth, new_run, monkeypa
     )
 
 
-def test_a_checkpoint_comes_after_some_minutes_whatever_the_step(new_run, monkeypatch):
-    run, now = new_run(), [0.0]
-    monkeypatch.setattr(stage, "monotonic", lambda: now[0])
+@pytest.mark.parametrize(("takes", "steps"), [(0, [1, 2, 4, 7, 9]), (1, [1, 9])])
+def test_checkpoints_come_after_seconds_whatever_the_step_and_take_a_twentieth_of_the_time(
+    new_run, monkeypatch, takes, steps
+):
+    run, now, saved = new_run(), [0.0], []
+    monkeypatch.setattr(pace, "monotonic", lambda: now[0])
+    save = checkpoint.save
+
+    def slow(path, content):
+        now[0] += takes
+        saved.append(content["outcome"]["step"])
+        save(path, content)
 
     def later(i):
-        now[0] += 120
+        now[0] += 2 if i < 8 else 20
 
+    monkeypatch.setattr(checkpoint, "save", slow)
     with pytest.raises(Crash):
-        walk(run, steps=20, on_step=later, progress=CrashesAt(8), checkpoint_every=100)
-    assert checkpoint.load(checkpoint.of_stage(run.path, STAGE))["outcome"]["step"] == 6
+        walk(run, steps=20, on_step=later, progress=CrashesAt(10), checkpoint_every=100)
+    assert saved == steps
+    assert checkpoint.load(checkpoint.of_stage(run.path, STAGE))["outcome"]["step"] == 9
 
 
 def test_news_of_the_end_twice_still_finishes_the_step(new_run):

@@ -18,7 +18,7 @@ from tasks.errors import (
     WorkersError,
 )
 from tasks.progress import Progress
-from tasks.runs import checkpoint
+from tasks.runs import checkpoint, pace
 from tasks.runs.folder import Run
 from tasks.training import train
 from zo.errors import RanksError
@@ -160,6 +160,39 @@ def test_a_signal_before_the_first_step_repeats_no_validation(run):
         train(run, STAGE, step=lambda i: {"loss": 1.0}, validate=validate, **settings)
     train(run, STAGE, step=lambda i: {"loss": 1.0}, validate=lambda: 0.5, **settings)
     assert [line["step"] for line in run.metrics() if "validation" in line] == [0, 2]
+
+
+@pytest.mark.parametrize("at", [0, 2, 6])
+def test_a_kill_in_a_long_validation_takes_no_step_again(new_run, monkeypatch, at):
+    values = {0: 5.0, 2: 1.0, 4: 3.0, 6: 4.0}
+    truth, run, steps, begun, now = new_run(), new_run(), [], [], [0.0]
+    walk(truth, values=values, checkpoint_every=100)
+    monkeypatch.setattr(pace, "monotonic", lambda: now[0])
+    settings = {"checkpoint_every": 100, "begin": lambda: begun.append(now.insert(0, now[0] + 2))}
+
+    def took(i):
+        now[0] += 10
+        steps.append(i)
+
+    with pytest.raises(Crash):
+        walk(run, values=Deadly(values, at), on_step=took, **settings)
+    assert checkpoint.load(checkpoint.of_stage(run.path, STAGE))["outcome"]["step"] == at
+    walk(run, values=values, on_step=took, **settings)
+    assert steps == list(range(6)) and len(begun) == 1
+    assert lines(run) == lines(truth)
+
+
+class Deadly(dict):
+    """Values of which one is never returned, as where a kill comes in its validation."""
+
+    def __init__(self, values, at):
+        super().__init__(values)
+        self.at = at
+
+    def __getitem__(self, weight):
+        if weight == self.at:
+            raise Crash
+        return super().__getitem__(weight)
 
 
 def test_a_second_signal_stops_in_the_middle_of_the_step(run):
