@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch.distributed as dist
@@ -32,10 +32,11 @@ from zo.tangents.models.values import ValueTangent
 from zo.tangents.pairs import CallPairs
 from zo.tangents.quality import Check, checked, predict_and_learn, relative_error
 from zo.tangents.recording import RecordedCall, alone, record
-from zo.tangents.replay import refuse_unseen_weights, replay, without_failed
+from zo.tangents.replay import refuse_unseen_weights, replay
 from zo.tangents.tangent import Tangent, bring
 from zo.tangents.trust import TrustPolicy, TrustWatch
 from zo.tangents.units import Units
+from zo.tangents.window import Window, without_failed
 
 
 @dataclass
@@ -229,23 +230,15 @@ class TangentGradient:
                 refuse_unseen_weights(problem, self.boxes, seen.calls, survived)
             calls, kept = without_failed(survived, seen.calls, batch)
             pairs, dropped = self._learn(calls, survived, step)
-            again = replace(problem, batch=kept)
-            loss, gradients = replay(again, self.boxes, self.tangents, calls, pairs, survived)
+            window = Window(step, kept, tuple(calls), tuple(pairs), base, survived)
+            loss, gradients = replay(problem, self.boxes, self.tangents, window)
             checks.refuse_dependent_rows(loss, base, survived)
             checks.refuse_not_finite(gradients, self.trust, step)
             meeting.own = Check()
             if ranks.rank == 0 and self.watch.policy.checks(step):  # the first rank alone
-                of, box = (calls, pairs), (self.boxes, self.tangents)
                 with alone(ranks):
                     meeting.own = checked(
-                        problem,
-                        *box,
-                        *of,
-                        base,
-                        gradients,
-                        before,
-                        self.watch,
-                        lambda rows: replay(again, *box, *of, rows)[1],
+                        problem, self.boxes, self.tangents, window, gradients, before, self.watch
                     )
         for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
             accumulate(tensor, gradient)
