@@ -107,7 +107,7 @@ def refuse_unseen_weights(
         )
 
 
-class _Recording:
+class Answers:
     """Answers the calls of an objective in the order in which they were recorded; no box is evaluated.
 
     Args:
@@ -161,7 +161,7 @@ class _Recording:
             raise _differs(f"{len(self.calls)} calls of the boxes", f"{self._next}")
 
 
-class _WithHiddenWeights(_Recording):
+class _WithHiddenWeights(Answers):
     """Sees whether inputs are finite that were so when they were recorded."""
 
     unseen = False
@@ -172,7 +172,7 @@ class _WithHiddenWeights(_Recording):
             self.unseen |= bool(lost[rows_alive(self.alive, lost)].any())
 
 
-class _Replay(_Recording):
+class _Replay(Answers):
     """Gives outputs that carry a gradient: the tangent's.
 
     Args:
