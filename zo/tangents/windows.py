@@ -20,6 +20,7 @@ from zo.tangents.window import Window
 REPLAYED = 302  # first word of the key's path for these draws
 YOUNG, FEWEST = 3, 5  # the last third of all windows so far are young, and at least the last five
 MOST = 19  # replays that may follow a window
+MOST_BYTES = 2**30  # of windows; the oldest go, but for the last
 TINY = 1e-300  # a loss that is not above zero counts as this, so that it is close to nothing but such
 COMPARED = 5  # windows over which real and replayed losses are compared
 GROWS = 1.5  # replays grow so while losses of new windows are those of replays,
@@ -69,6 +70,7 @@ class Windows:
     Args:
         replays: a fixed number; None for as many as are trusted.
         max_age: windows kept, the oldest going; None for the last third of all so far, and at least five.
+            Together they take at most 1 GiB.
     """
 
     def __init__(self, replays: int | None, max_age: int | None) -> None:
@@ -81,6 +83,8 @@ class Windows:
         self._trust.saw(float(window.losses[window.survived].mean()))
         age = max(FEWEST, self._trust.recorded // YOUNG) if self.max_age is None else self.max_age
         self._kept = [*self._kept, window][-age:]
+        while len(self._kept) > 1 and self.size() > MOST_BYTES:
+            del self._kept[0]
 
     def trusted(self) -> int:
         """How many replays may follow the last window."""
@@ -141,10 +145,10 @@ class Windows:
 
     def size(self) -> int:
         """Bytes that the windows take."""
+        pairs = ([p.z, p.y, p.d, p.response, p.others] for window in self._kept for p in window.pairs)
+        held = ([window.batch, window.losses, *window.calls] for window in self._kept)
         return sum(
-            tensor.numel() * tensor.element_size()
-            for window in self._kept
-            for tensor in tensors([window.batch, window.losses, *window.calls])
+            tensor.numel() * tensor.element_size() for part in (*held, *pairs) for tensor in tensors(part)
         )
 
     def state_dict(self) -> dict[str, Any]:
