@@ -110,6 +110,12 @@ def _tangents() -> dict[str, str]:
     return found
 
 
+def _rows() -> dict[str, str]:
+    """A file for each problem."""
+    paths = sorted((protocol.RESULTS / "rows").glob("*.json"))
+    return {f"rows/{path.name}": f"{SMALL} --problems {path.stem}" for path in paths}
+
+
 DEFENCE = {
     "table_defense-small-b-logits.json": SMALL,
     "table_defense-small-b-probabilities-3.json": (
@@ -202,6 +208,14 @@ BENCHMARKS: dict[str, Benchmark] = {
             "half an hour",
             ("ci", "small", "figure5"),
             results={"query_speed.json": SMALL},
+        ),
+        Benchmark(
+            "rows",
+            "docs/concepts/learned_tangents.md: replay",
+            "rows:main",
+            "3 hours",
+            seeds=2,
+            results=_rows(),
         ),
     )
 }

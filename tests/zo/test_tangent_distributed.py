@@ -112,24 +112,32 @@ def state_of(gradient, network) -> dict:
     return {"weights": flat, "counts": gradient.state_dict()["counts"], "watch": gradient.watch.state_dict()}
 
 
-def train(group, begin=None, until=STEPS, **settings) -> dict:
+def train(group, begin=None, until=STEPS, replays=None, **settings) -> dict:
     """Some steps down the gradient; `begin` is what another run left, and on which a new gradient goes on."""
     torch.set_num_threads(1)
     network, box = make_network(), Chancy()
-    gradient = make_gradient(group, network, box, trust_policy=POLICY, max_rows=MAX_ROWS, **settings)
+    settings |= {"trust_policy": POLICY, "max_rows": MAX_ROWS, "replays": replays}
+    gradient = make_gradient(group, network, box, **settings)
     torch.manual_seed(7)
     if begin is not None:
         gradient.load_state_dict(begin["gradient"])
         network.load_state_dict(begin["network"])
         torch.set_rng_state(begin["generator"])
     losses, agreements = [], []
-    for step in range(gradient.counts.steps, until):
-        network.zero_grad()
-        losses.append(float(gradient.backward(batch_of(step))))
-        agreements.append(gradient.agreement)
+
+    def descend() -> None:
         with torch.no_grad():
             for tensor in network.parameters():
                 tensor -= 0.1 * tensor.grad
+        network.zero_grad()
+
+    for step in range(gradient.counts.steps, until):
+        losses.append(float(gradient.backward(batch_of(step))))
+        agreements.append(gradient.agreement)
+        descend()
+        for _ in range(gradient.replays() if replays else 0):
+            losses.append(float(gradient.replay()))
+            descend()
     states = {"gradient": gradient.state_dict(), "network": network.state_dict()}
     left = {**states, "generator": torch.get_rng_state()}
     seen = {"losses": losses, "agreements": agreements, "trust": gradient.trust}
@@ -145,6 +153,7 @@ def runs(groups) -> dict:
         if groups[size] is not None:
             found |= {(name, size): train(groups[size], **settings) for name, settings in RUNS.items()}
             found["values", size] = train(groups[size], **VALUES)
+            found["replays", size] = train(groups[size], replays=2, **VALUES)
     return found
 
 
@@ -300,6 +309,17 @@ def test_tangents_that_learn_from_values_come_to_the_same_bits(found, one_thread
     assert alone["watch"]["probes"] == 1 and alone["counts"]["checks"] == STEPS  # it went through the ladder
     for size in (1, 2, 3):
         ranks = [found[rank]["values", size] for rank in range(size)]
+        for run in ranks:
+            assert_same(run, alone)
+        assert sum(run["rows run"] for run in ranks) == alone["counts"]["rows"]
+
+
+@pytest.mark.slow
+def test_replays_come_to_the_same_bits_and_no_process_runs_a_row_for_them(found, one_thread):
+    alone = train(None, replays=2, **VALUES)
+    assert alone["counts"]["replays"] == 2 * STEPS and len(alone["losses"]) == 3 * STEPS
+    for size in (1, 2, 3):
+        ranks = [found[rank]["replays", size] for rank in range(size)]
         for run in ranks:
             assert_same(run, alone)
         assert sum(run["rows run"] for run in ranks) == alone["counts"]["rows"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch.distributed as dist
@@ -26,16 +26,19 @@ from zo.objective import Objective
 from zo.parameters import Choice, Parameters, accumulate
 from zo.same_run import refuse_other_run, same_chunk
 from zo.tangents import checks
+from zo.tangents.anchored import anchored
 from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.student import StudentTangent
 from zo.tangents.models.values import ValueTangent
 from zo.tangents.pairs import CallPairs
 from zo.tangents.quality import Check, checked, predict_and_learn, relative_error
 from zo.tangents.recording import RecordedCall, alone, record
-from zo.tangents.replay import refuse_unseen_weights, replay, without_failed
+from zo.tangents.replay import refuse_unseen_weights, replay
 from zo.tangents.tangent import Tangent, bring
 from zo.tangents.trust import TrustPolicy, TrustWatch
 from zo.tangents.units import Units
+from zo.tangents.window import Window, without_failed
+from zo.tangents.windows import Windows
 
 
 @dataclass
@@ -50,6 +53,7 @@ class TangentCounts:
         checks: queries along the gradient (see `TrustPolicy.check_every`).
         failed_checks: of those, how many told nothing, for too many rows failed or the boxes are noisy.
         lost: rows of the batch that were left out because their loss was not finite.
+        replays: calls of `replay`, which run no box.
     """
 
     steps: int = 0
@@ -59,6 +63,7 @@ class TangentCounts:
     checks: int = 0
     failed_checks: int = 0
     lost: int = 0
+    replays: int = 0
 
 
 class TangentGradient:
@@ -124,6 +129,9 @@ class TangentGradient:
             calls of (size_in + size_out)) numbers. None for this process alone.
         max_dropped: the fraction of a step's pairs that may fail before the step raises an error.
         trust_policy: when trust is lost.
+        replays: how many replays may follow each step, see `replay`; None for as many as are trusted.
+        max_age: the number of windows that are kept to be replayed, the oldest going; None for the last
+            third of all so far, and at least five. They take at most 1 GiB.
 
     Failed rows: rows with a loss that is not finite in the base are taken out of loss and gradient. A row
     that fails in a probe drops its pair. If rows of a check fail, the others decide, unless more than a tenth
@@ -166,6 +174,8 @@ class TangentGradient:
         process_group: dist.ProcessGroup | None = None,
         max_dropped: float = 0.5,
         trust_policy: TrustPolicy = TrustPolicy(),  # noqa: B008 - frozen
+        replays: int | None = None,
+        max_age: int | None = None,
     ) -> None:
         check_mu("TangentGradient", mu)
         check_choice("TangentGradient", "evaluator", evaluator, ("stacked", "loop"))
@@ -195,6 +205,13 @@ class TangentGradient:
         self._key = Key(seed)
         self._ranks = Ranks(process_group, "TangentGradient", TangentError)
         self._chunk = 1 if chunk is None and self._ranks.size > 1 else chunk
+        if replays is not None:
+            check_count("TangentGradient", "replays", replays, least=0)
+        if max_age is not None:
+            check_count("TangentGradient", "max_age", max_age)
+        self._windows = Windows(replays, max_age)
+        self._newest: Window | None = None  # until `replays` is asked
+        self._replays = False  # whether windows are kept
         self._rows = 0  # of the last step
         self._told_zero = self._told_lost = False  # a warning is given once
 
@@ -231,26 +248,22 @@ class TangentGradient:
                 refuse_unseen_weights(problem, self.boxes, seen.calls, survived)
             calls, kept = without_failed(survived, seen.calls, batch)
             pairs, dropped = self._learn(calls, survived, step)
-            again = replace(problem, batch=kept)
-            loss, gradients = replay(again, self.boxes, self.tangents, calls, pairs, survived)
+            window = Window(step, kept, tuple(calls), tuple(pairs), base, survived)
+            loss, gradients = replay(problem, self.boxes, self.tangents, window)
             checks.refuse_dependent_rows(loss, base, survived)
             checks.refuse_not_finite(gradients, self.trust, step)
             meeting.own = Check()
             if ranks.rank == 0 and self.watch.policy.checks(step):  # the first rank alone
-                of, box = (calls, pairs), (self.boxes, self.tangents)
                 with alone(ranks):
                     meeting.own = checked(
-                        problem,
-                        *box,
-                        *of,
-                        base,
-                        gradients,
-                        before,
-                        self.watch,
-                        lambda rows: replay(again, *box, *of, rows)[1],
+                        problem, self.boxes, self.tangents, window, gradients, before, self.watch
                     )
         for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
             accumulate(tensor, gradient)
+        if self._replays:
+            self._windows.add(window)
+        else:
+            self._newest = window
         check: Check = meeting.told[0]
         self.agreement, self.missed = check.agreement, check.missed
         self._count(probes, seen.rows, dropped, check)
@@ -260,6 +273,54 @@ class TangentGradient:
         self._told_lost = self._told_lost or tell_lost(step, survived, causes, batch)
         found = check.agreement, check.missed
         self.watch.saw(step, self.trust_of_step, *found, self._improve, check.noise, check.failed)
+        return loss
+
+    def replays(self) -> int:
+        """How many replays may follow the last step, see `replay`; 0 before the first.
+
+        Windows are kept from the first call of this method on.
+        """
+        if not self._replays:
+            self._replays = True
+            if self._newest is not None:
+                self._windows.add(self._newest)
+                self._newest = None
+        return self._windows.trusted()
+
+    def replay(self, rows: int | None = None) -> Tensor:
+        """Add to `.grad` the gradient on rows of windows that are recorded, at the weights as they are.
+
+            for batch in loader:
+                optimizer.zero_grad(); gradient.backward(batch); optimizer.step()
+                for _ in range(gradient.replays()):
+                    optimizer.zero_grad(); gradient.replay(); optimizer.step()
+
+        No box runs: call k is answered by y_k + M(x') - M(x_k), see `zo.tangents.anchored`. The more the
+        weights have changed since a window was recorded, the less its answers are the box's; hence the
+        number of replays and the age of windows are bounded. Where boxes are noisy, the noise that was
+        recorded stays in each replay of its window: corrections hold in expectation only.
+
+        Args:
+            rows: of the batch, drawn from all windows that are kept; None for as many as the last step had.
+
+        Returns:
+            The mean loss, detached. Where loss or gradient is not finite, `.grad` is unchanged.
+
+        Raises:
+            TangentError: nothing is recorded yet, the objective makes other calls than were recorded, or
+                calls a box that is not in `boxes`. `.grad` is unchanged.
+        """
+        if rows is not None:
+            check_count("TangentGradient.replay", "rows", rows)
+        drawn = self._windows.draw(rows, self._key)
+        problem = Problem(self.network, self.parameters, self.objective, drawn.batch, len(drawn.losses))
+        self.parameters.refuse_replaced(self.network)
+        loss, gradients = anchored(problem, self.boxes, self.tangents, drawn)
+        self._windows.replayed(float(loss))
+        self.counts.replays += 1
+        if loss.isfinite() and all(bool(gradient.isfinite().all()) for gradient in gradients):
+            for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
+                accumulate(tensor, gradient)
         return loss
 
     def prefit(self, batches: Iterable[Any], steps: int = 400) -> None:
@@ -328,7 +389,8 @@ class TangentGradient:
             with the gradient (`tangent_agreement`) and the error of the responses along it
             (`tangent_missed`), where they are known, and the rows asked of the boxes (`tangent_rows`); and
             the probes of the next (`tangent_probes`), and 1 where trust is lost, else 0
-            (`tangent_distrusted`).
+            (`tangent_distrusted`). Where there are replays, how many may follow (`tangent_replays`), and the
+            bytes that windows take (`tangent_window_bytes`).
         """
         by_name: dict[str, float | None] = dict(asdict(self.counts))
         error, values = self.trust_of_step, any(own.learns_from_values for own in self.tangents)
@@ -339,6 +401,11 @@ class TangentGradient:
         by_name |= {f"tangent_error_call_{call}": error for call, error in enumerate(self.trust, start=1)}
         by_name |= {"tangent_rows": self._rows, "tangent_probes": self.watch.probes}
         by_name |= {"tangent_distrusted": self.watch.lost}
+        if self._replays:
+            by_name |= {
+                "tangent_replays": self._windows.trusted(),
+                "tangent_window_bytes": self._windows.size(),
+            }
         return {name: float(value) for name, value in by_name.items() if value is not None}
 
     def state_dict(self) -> dict[str, Any]:
@@ -351,6 +418,7 @@ class TangentGradient:
             "kinds": [repr(tangent) for tangent in self.tangents],
             "tangents": [tangent.state_dict() for tangent in self.tangents],
             "units": [units.state_dict() for units in self.units],
+            "windows": self._windows.state_dict() if self._replays else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -372,6 +440,9 @@ class TangentGradient:
                 each.load_state_dict(kept)
         for tangent in self.tangents:
             tangent.brought = False
+        self._replays = state["windows"] is not None
+        if self._replays:
+            self._windows.load_state_dict(state["windows"], self.boxes)
 
     def __repr__(self) -> str:
         """The network's class and size, boxes, tangents, and what a step costs."""

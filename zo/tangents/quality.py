@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,8 +17,10 @@ from zo.perturbation import Directions
 from zo.tangents.models.values import Form
 from zo.tangents.pairs import CallPairs, all_rows, reciprocal, together
 from zo.tangents.recording import RecordedCall, Recorder
+from zo.tangents.replay import replay
 from zo.tangents.tangent import Tangent, bring, sources
 from zo.tangents.trust import TrustWatch
+from zo.tangents.window import Window
 
 Squares = tuple[float, float]  # of errors, and of what they are measured by
 
@@ -149,13 +151,10 @@ def checked(
     problem: Problem,
     boxes: Sequence[BlackBoxFunction],
     tangents: Sequence[Tangent],
-    calls: Sequence[RecordedCall],
-    pairs: Sequence[CallPairs],
-    base: Tensor,
+    window: Window,
     gradients: Sequence[Tensor],
     before: Snapshot,
     watch: TrustWatch,
-    gradients_of: Callable[[Tensor], Sequence[Tensor]],
 ) -> Check:
     """What one query along the gradient, with the masks that the base drew, says of gradient and tangents.
 
@@ -177,18 +176,15 @@ def checked(
     most of the gradient, and nothing is told.
 
     Args:
-        problem: of the step.
+        problem: of the step, with the batch as it was given.
         boxes: whose rows are counted.
         tangents: of each box.
-        calls: of the base.
-        pairs: of each call.
-        base: losses `(rows,)`, NaN where a row failed.
+        window: what the step recorded.
         gradients: g, tensor by tensor.
         before: buffers and generators as the base found them.
         watch: what finds fault, and knows the noise.
-        gradients_of: the tensors of the gradient of the mean over rows `(rows,)` bool; no box is asked.
     """
-    flat = _flat(gradients)
+    flat, base = _flat(gradients), window.losses
     slope = float(flat.norm())
     size = float(base[torch.isfinite(base)].double().abs().mean())
     if not slope or not size:
@@ -216,13 +212,14 @@ def checked(
     if 0 < failed <= FEW:
         after = Snapshot(problem.network)
         before.restore()
-        expected = foretold / slope**2 * float(_flat(gradients_of(told)) @ flat)
+        _, of_told = replay(problem, boxes, tangents, window, told)
+        expected = foretold / slope**2 * float(_flat(of_told) @ flat)
         after.restore()
     # where the rows that are left hardly change along the gradient, their share in it was small
     if failed > FEW or not expected >= foretold / 2:
         return Check(rows=recorder.rows, queries=1, noise=watch.noise, failed=failed)
     agreement = float(change[told].double().mean()) / expected
-    missed = None if watch.noise else _missed(boxes, tangents, calls, pairs, recorder)
+    missed = None if watch.noise else _missed(boxes, tangents, window, recorder)
     found = Check(agreement, missed, recorder.rows, 1, watch.noise)
     if watch.noise is not None or not watch.doubts(agreement, missed):
         return found
@@ -240,15 +237,14 @@ def _flat(gradients: Sequence[Tensor]) -> Tensor:
 def _missed(
     boxes: Sequence[BlackBoxFunction],
     tangents: Sequence[Tangent],
-    calls: Sequence[RecordedCall],
-    pairs: Sequence[CallPairs],
+    window: Window,
     recorder: Recorder,
 ) -> float | None:
     """The relative error of J d against the responses in the check's calls, in units of a usual response."""
-    if [place for place, _, _ in recorder.seen] != [call.box for call in calls]:
+    if [place for place, _, _ in recorder.seen] != [call.box for call in window.calls]:
         return None  # the objective calls others when its weights are moved
     squares: list[Squares | None] = []
-    for (place, inputs, outputs), call, own in zip(recorder.seen, calls, pairs, strict=True):
+    for (place, inputs, outputs), call, own in zip(recorder.seen, window.calls, window.pairs, strict=True):
         if any(t.shape != kept[0].shape for t, kept in zip(inputs, call.inputs, strict=True)):
             return None
         both = (

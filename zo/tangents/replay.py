@@ -11,7 +11,6 @@ from torch.autograd import Function
 
 from blackbox import BlackBoxFunction, BudgetError
 from blackbox.calls import intercepted
-from zo.batches import map_tensors
 from zo.errors import TangentError
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.hidden_weights import hidden
@@ -22,25 +21,24 @@ from zo.perturbation import Directions
 from zo.tangents.pairs import CallPairs, sizes
 from zo.tangents.recording import RecordedCall, flat_rows, refuse_arrays, rows_alive
 from zo.tangents.tangent import Tangent
+from zo.tangents.window import Window
 
 
 def replay(
     problem: Problem,
     boxes: Sequence[BlackBoxFunction],
     tangents: Sequence[Tangent],
-    calls: Sequence[RecordedCall],
-    pairs: Sequence[CallPairs],
-    survived: Tensor,
+    window: Window,
+    rows: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The objective once more, with recorded answers, and autograd through it and the tangents.
 
     Args:
-        problem: of the step, with the batch that `without_failed` gave.
+        problem: of the step.
         boxes: their calls are not evaluated.
         tangents: of each box.
-        calls: as `without_failed` gave them.
-        pairs: of each call.
-        survived: `(rows,)` bool, over which the mean is taken.
+        window: what was recorded, at the weights as they are.
+        rows: `(rows,)` bool, over which the mean is taken; None for all that survived.
 
     Returns:
         The mean loss, detached, and the gradient of each of the chosen parameters.
@@ -48,42 +46,18 @@ def replay(
     Raises:
         TangentError: it is not the evaluation that was recorded, or a gradient arrives at another box.
     """
-    answers = _Replay(boxes, tangents, calls, pairs, survived)
-    objective, network, batch = problem.objective, problem.network, problem.batch
+    taken = window.survived if rows is None else rows
+    answers = _Replay(boxes, tangents, window, taken)
     with torch.enable_grad():
         with intercepted(answers.call):
-            rows = losses(objective, network, batch, problem.rows, with_graph=True)
+            found = losses(problem.objective, problem.network, window.batch, problem.rows, with_graph=True)
         answers.finish()
-        loss = rows[survived].mean()
+        loss = found[taken].mean()
         weights = problem.parameters.tensors
         if not loss.requires_grad:
             return loss, tuple(torch.zeros_like(weight) for weight in weights)
         gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
     return loss.detach(), gradients
-
-
-def without_failed(
-    survived: Tensor,
-    calls: Sequence[RecordedCall],
-    batch: Any,  # noqa: ANN401
-) -> tuple[list[RecordedCall], Any]:
-    """Put a row that survived in the place of each that did not, for the loss to leave out.
-
-    A NaN times a gradient of zero is a NaN; and taken out altogether, all that is drawn or shaped by the
-    number of rows would change.
-
-    Args:
-        survived: `(rows,)` bool.
-        calls: as they were recorded.
-        batch: tensors with rows first.
-
-    Returns:
-        Calls and batch.
-    """
-    source = torch.arange(len(survived), device=survived.device)
-    source[~survived] = torch.nonzero(survived)[0]
-    kept = map_tensors(lambda tensor: tensor[source.to(tensor.device)], batch)
-    return [call.on(source) for call in calls], kept
 
 
 @torch.no_grad()
@@ -133,7 +107,7 @@ def refuse_unseen_weights(
         )
 
 
-class _Recording:
+class Answers:
     """Answers the calls of an objective in the order in which they were recorded; no box is evaluated.
 
     Args:
@@ -187,7 +161,7 @@ class _Recording:
             raise _differs(f"{len(self.calls)} calls of the boxes", f"{self._next}")
 
 
-class _WithHiddenWeights(_Recording):
+class _WithHiddenWeights(Answers):
     """Sees whether inputs are finite that were so when they were recorded."""
 
     unseen = False
@@ -198,14 +172,13 @@ class _WithHiddenWeights(_Recording):
             self.unseen |= bool(lost[rows_alive(self.alive, lost)].any())
 
 
-class _Replay(_Recording):
+class _Replay(Answers):
     """Gives outputs that carry a gradient: the tangent's.
 
     Args:
         boxes: the boxes.
         tangents: of each box.
-        calls: of the base and the probes; only the base's are used.
-        pairs: of each call, for the tangents.
+        window: what was recorded.
         alive: `(batch rows,)` bool, the rows whose inputs must be what was recorded.
     """
 
@@ -213,13 +186,12 @@ class _Replay(_Recording):
         self,
         boxes: Sequence[BlackBoxFunction],
         tangents: Sequence[Tangent],
-        calls: Sequence[RecordedCall],
-        pairs: Sequence[CallPairs],
+        window: Window,
         alive: Tensor,
     ) -> None:
-        super().__init__(boxes, calls, alive)
+        super().__init__(boxes, window.calls, alive)
         self.tangents = tangents
-        self.pairs = pairs
+        self.pairs = window.pairs
 
     def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         outputs = super().answer(number, box, arrays)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from blackbox import ArraySpec
 from zo.batches import map_tensors, tensors
@@ -53,6 +54,19 @@ class Tangent(ABC):
         prior = self._prior()
         return None if prior is None else prior.predict_values(pairs)
 
+    def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
+        """How the outputs change from `pairs.z` to another input: `(rows, size_out)`, with a graph of z.
+
+        Of a model M that is M(z) - M(pairs.z), and zero before it has learned; of a tangent that knows
+        changes alone, J (z - pairs.z) at `pairs.z`. Its gradient at `pairs.z` is `vjp`.
+
+        Args:
+            pairs: of a call that was recorded.
+            z: `(rows, size_in)`, the differentiable inputs of the same rows now.
+            others: the other inputs now, as `CallPairs.others` has them.
+        """
+        return _Linear.apply(z, self, pairs)
+
     def see(self, pairs: CallPairs) -> None:
         """Look at the inputs and outputs of calls, `pairs.z` and `pairs.y`, in the order of the calls."""
         prior = self._prior()
@@ -81,6 +95,20 @@ class Tangent(ABC):
     def _prior(self) -> Tangent | None:
         prior = getattr(self, "prior", None)  # an attribute of those that have one, never None
         return prior if isinstance(prior, Tangent) else None
+
+
+class _Linear(Function):
+    """`apply(z, tangent, pairs)`: J (z - pairs.z), with the tangent's own adjoint."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, tangent: Tangent, pairs: CallPairs) -> Tensor:  # noqa: ANN401
+        ctx.tangent, ctx.pairs = tangent, pairs
+        return tangent.apply(pairs, (z - pairs.z)[None])[0]
+
+    @staticmethod
+    @torch.no_grad()
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        return ctx.tangent.vjp(ctx.pairs, cotangent), None, None
 
 
 class IdentityTangent(Tangent):

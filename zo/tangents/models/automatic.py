@@ -84,6 +84,10 @@ class AutoTangent(Tangent):
         """The model's J^T v, corrected by probes if there are any."""
         return self._corrected(pairs).vjp(pairs, cotangent)
 
+    def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
+        """The model's, or where probes correct it, what these say."""
+        return self._corrected(pairs).response(pairs, z, others)
+
     def predict(self, pairs: CallPairs) -> Tensor:
         """Of the model corrected by the other probes, or of these alone."""
         both = [own.predict(pairs) for own in (SecantTangent(self.model), self._secant)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -60,6 +61,10 @@ class ModelTangent(Tangent):
         """The model's J^T v."""
         return pulled_back(lambda z: self._values(pairs, z), pairs.z, cotangent)
 
+    def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
+        """What the model's outputs change by."""
+        return self._values(replace(pairs, others=others), z) - self._values(pairs, pairs.z).detach()
+
     def _values(self, pairs: CallPairs, z: Tensor) -> Tensor:
         """The model's differentiable outputs, `(rows, size_in)` to `(rows, size_out)`."""
         pieces = zip(pairs.inputs, z.split(sizes(pairs.inputs), dim=-1), strict=True)
@@ -76,7 +81,7 @@ class ModelTangent(Tangent):
                 f"{self!r}: expected the box's differentiable outputs, {shapes}, got {kinds}. See that the "
                 "model takes all inputs of the box in their order, rows first, and gives what the box gives."
             )
-        if not any(output.requires_grad for output in outputs):
+        if z.requires_grad and not any(output.requires_grad for output in outputs):
             raise ConfigurationError(
                 f"{self!r}: expected outputs that follow the inputs by torch's autograd, got some without a "
                 "gradient. A black box has none: give the differentiable function inside of it."

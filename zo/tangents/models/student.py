@@ -171,6 +171,15 @@ class StudentTangent(Tangent):
             return torch.zeros_like(pairs.z)
         return pulled_back(self._function(pairs), pairs.z, cotangent)
 
+    def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
+        """What the outputs change by as the student has them; zero before it has seen anything."""
+        if not self._knows(pairs):
+            return z.new_zeros(len(z), pairs.response.shape[-1])
+        function = self._function(pairs)
+        with torch.no_grad():
+            before = function(pairs.z)
+        return function(z) - before
+
     @torch.no_grad()
     def predict_values(self, pairs: CallPairs) -> Tensor | None:
         """The student's outputs, of labels its probabilities; None before it has seen anything."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -221,6 +221,14 @@ class ValueTangent(Tangent):
         if not self.knows:
             return torch.zeros_like(pairs.z)
         return pulled_back(partial(self.values, others=others_of(pairs)), pairs.z, cotangent)
+
+    def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
+        """What the model's outputs change by; zero before it has learned."""
+        if not self.knows:
+            return z.new_zeros(len(z), sum(sizes(pairs.outputs)))
+        with torch.no_grad():
+            before = self.values(pairs.z, others_of(pairs))
+        return self.values(z, others_of(replace(pairs, z=z.detach(), others=others))) - before
 
     @torch.no_grad()
     def predict_values(self, pairs: CallPairs) -> Tensor | None:

@@ -1,0 +1,184 @@
+"""Error over rows: first order, and learned tangents with anchored replay, at a share of first order's rows.
+
+    python -m benchmarks rows --size ci                      two windows of one problem; written nowhere
+    python -m benchmarks rows --size small                   some problems of `tangents`, two seeds
+    python -m benchmarks rows --size small --problems double-pendulum --seeds 2 3
+
+First order is run as `tangents` runs it, and tuned at the same rows: of batches of 1 and of 4 rows, with the
+usual learning rate and with twice that, the one whose network is best on validation data. The others have
+one row a batch. Replays are those of the library's own rule, four rows each, and no setting is chosen for a
+problem. Errors are on data that no training has seen. Results go into `benchmarks/results/rows/PROBLEM.json`
+as they come; what is there is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from time import process_time
+from typing import Any
+
+import torch
+
+import zo
+from benchmarks import protocol
+from benchmarks.tangents.methods import first_order
+from benchmarks.tangents.problem import Problem
+from benchmarks.tangents.problems import problems
+from tasks.runs import atomic
+from tasks.runs.machine import machine, versions
+from zo.batches import count_rows, map_tensors
+
+FOLDER = protocol.RESULTS / "rows"
+SMALL = ("double-pendulum", "gray-scott", "lorenz-96", "brusselator", "fitzhugh-nagumo", "ks-3k")
+SHARES = (0.05, 0.2)  # of first order's rows
+BATCHES, RATES = (1, 4), (1.0, 2.0)  # by which first order is tuned
+REPLAYED = 4  # rows of a replay
+AS_BENCHMARKED = "first order"
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to spend rows.
+
+    Attributes:
+        share: of the rows of first order.
+        batch: rows of a batch; None for the problem's.
+        rate: factor on the problem's learning rate.
+        tangents: whether the box's derivative is learned, else it is the twin's.
+        replays: whether recorded windows are replayed.
+    """
+
+    share: float = 1.0
+    batch: int | None = None
+    rate: float = 1.0
+    tangents: bool = False
+    replays: bool = False
+
+
+def ways() -> dict[str, list[Way]]:
+    """The lines of the table: of several ways the one that is best on validation data counts."""
+    found = {AS_BENCHMARKED: [Way()]}
+    for share in (*SHARES, 1.0):
+        tuned = [Way(share, batch, rate) for batch in BATCHES for rate in RATES]
+        found[f"first order, tuned, {share:g}"] = tuned
+    for share in SHARES:
+        found[f"tangents, {share:g}"] = [Way(share, 1, tangents=True)]
+        found[f"replay, {share:g}"] = [Way(share, 1, tangents=True, replays=True)]
+    return found
+
+
+def train(problem: Problem, way: Way, seed: int, most: int | None = None) -> dict[str, Any]:
+    """Train by a way.
+
+    Returns:
+        The errors on validation and on test data, rows of the box, replays, and seconds of processor time.
+    """
+    network, first = problem.start(seed), problem.batch(seed, 1)
+    usual = count_rows(first)
+    batch = min(way.batch or usual, usual)
+    steps = most or max(2, round(problem.steps * way.share * usual / batch))
+    gradient: Any
+    if way.tangents:
+        objective = problem.objective(problem.box)
+        gradient = zo.TangentGradient(network, objective, boxes=[problem.box], mu=problem.mu, seed=seed)
+    else:
+        gradient = first_order(problem, network)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1.0)
+    before, replays, began = problem.box.ledger.rows_asked, 0, process_time()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(1, steps + 1):
+            falling = 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
+            for group in optimizer.param_groups:
+                group["lr"] = problem.learning_rate * way.rate * falling
+            optimizer.zero_grad()
+            given = problem.batch(seed, step)
+            gradient.backward(map_tensors(lambda tensor: tensor[:batch], given))
+            optimizer.step()
+            for _ in range(gradient.replays() if way.replays else 0):
+                optimizer.zero_grad()
+                gradient.replay(REPLAYED)
+                optimizer.step()
+                replays += 1
+    seconds = process_time() - began
+    rows = gradient.rows if not way.tangents else problem.box.ledger.rows_asked - before
+    return {
+        "validation": problem.validate(network),
+        "error": problem.error(network),
+        "rows": rows,
+        "replays": replays,
+        "seconds": seconds,
+        "batch": batch,
+        "rate": way.rate,
+        "warnings": sum(issubclass(each.category, zo.TangentWarning) for each in caught),
+    }
+
+
+def best(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The one that does best on validation data."""
+    return min(tried, key=lambda own: own["validation"] if math.isfinite(own["validation"]) else math.inf)
+
+
+def measure(name: str, seeds: Sequence[int]) -> dict[str, Any]:
+    """All ways that are not in the problem's file yet."""
+    path = FOLDER / f"{name}.json"
+    found = json.loads(path.read_text()) if path.exists() else {"runs": {}}
+    for seed in seeds:
+        for line, several in ways().items():
+            if line in found["runs"].setdefault(str(seed), {}):
+                continue
+            problem = problems("small")[name]()
+            tried = [train(problem, way, seed) for way in several]
+            found["runs"][str(seed)][line] = best(tried) | {"tried": len(tried)}
+            found |= {
+                "machine": machine(),
+                "versions": versions(),
+                "command": f"python -m benchmarks rows --size small --problems {name}",
+            }
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic.write_json(path, found)
+            print(f"{name}, seed {seed}, {line}: {found['runs'][str(seed)][line]}", flush=True)
+    return found
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """Errors over those of first order as benchmarked, the median over seeds; rows likewise."""
+    lines = [line for line in ways() if line != AS_BENCHMARKED]
+    text = ["| problem | seeds | " + " | ".join(lines) + " |", "| --- " * (2 + len(lines)) + "|"]
+    for name, own in found.items():
+        cells = []
+        runs = [run for run in own["runs"].values() if len(run) == 1 + len(lines)]
+        for line in lines:
+            ratios = [run[line]["error"] / run[AS_BENCHMARKED]["error"] for run in runs]
+            rows = [run[line]["rows"] / run[AS_BENCHMARKED]["rows"] for run in runs]
+            cells.append(f"{median(ratios):.2f} ({median(rows):.2f})" if runs else "not run")
+        text.append(f"| {name} | {len(runs)} | " + " | ".join(cells) + " |")
+    return "\n".join(text) + "\n"
+
+
+def main(words: Sequence[str]) -> None:
+    """Measure what is not there yet, and print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks rows",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--size", choices=("ci", "small"), default="ci")
+    parser.add_argument("--problems", nargs="+", choices=SMALL, default=SMALL)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    asked = parser.parse_args(words)
+    torch.set_num_threads(1)  # small tensors; and every machine has one
+    if asked.size == "ci":
+        problem = problems("small")[SMALL[0]]()
+        for way in (Way(batch=1), Way(batch=1, tangents=True, replays=True)):
+            found = train(copy.copy(problem), way, 0, most=3)
+            print(f"{SMALL[0]}, {way}: {found['error']:.4f}, {found['rows']} rows")
+        return
+    print(table({name: measure(name, asked.seeds) for name in asked.problems}))

@@ -1,0 +1,300 @@
+"""Anchored replay against autograd: exact with the box itself as model, for linear boxes, where recorded."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import zo
+from blackbox import ArraySpec
+from tests.zo.row_boxes import FromTorch, weights
+
+STATE, SIZE, DRIVE = ArraySpec("state", (4,)), ArraySpec("size", ()), ArraySpec("drive", (), "float64")
+FIXED = ArraySpec("drive", (), "float64", differentiable=False)
+
+
+def wave(state, size, drive):
+    """A state, moved on by how large it is and by what it is driven with; and a number of its own."""
+    moved = state + 0.3 * torch.sin(state.roll(1, dims=1)) * size[:, None] + 0.1 * drive[:, None]
+    return moved, state.square().sum(dim=1) * drive
+
+
+def linear(state, size, drive):
+    moved = state @ weights(4, 4, seed=5) + size[:, None] + 0.1 * drive[:, None]
+    return moved, state.sum(dim=1) + 2 * size
+
+
+def make_box(function) -> FromTorch:
+    return FromTorch(function, (STATE, SIZE, FIXED), (STATE, ArraySpec("own", ())))
+
+
+def make_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5)).double()
+
+
+def rollout(solver, steps=3, moving=0.0):
+    """The same box several times; `moving`, its drive depends on the weights, without a gradient."""
+
+    def objective(network, batch):
+        state, losses = batch["start"], 0.0
+        for _ in range(steps):
+            out = network(state)
+            drive = (batch["drive"] + moving * out[:, 4]).detach()
+            state, own = solver(state + out[:, :4], out[:, 4], drive)
+            losses = losses + (state - 0.5).square().mean(dim=1) + 0.1 * own.square()
+        return losses
+
+    return objective
+
+
+def batch_of(seed: int, rows: int = 3) -> dict[str, torch.Tensor]:
+    return {"start": weights(rows, 4, seed=seed), "drive": weights(rows, seed=100 + seed)}
+
+
+def flat(network) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in network.parameters()])
+
+
+def true_gradient(function, network, batch, moving=0.0) -> torch.Tensor:
+    network = copy.deepcopy(network)
+    network.zero_grad()
+    rollout(function, moving=moving)(network, batch).mean().backward()
+    return flat(network)
+
+
+def all_of(*batches):
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def move(network, seed=9, length=0.3):
+    with torch.no_grad():
+        for n, parameter in enumerate(network.parameters()):
+            parameter += length * weights(*parameter.shape, seed=seed + n)
+
+
+def recorded(network, box, tangent, windows=2, moving=0.0, **settings) -> zo.TangentGradient:
+    objective = rollout(box, moving=moving)
+    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=tangent, **settings)
+    for n in range(windows):
+        gradient.replays()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", zo.TangentWarning)
+            gradient.backward(batch_of(n))
+        move(network, seed=20 + n, length=0.1)
+    network.zero_grad()
+    return gradient
+
+
+@pytest.mark.parametrize("moving", [0.0, 1.0])
+def test_with_the_box_itself_as_the_model_replay_is_autograd_wherever_the_weights_are(moving):
+    network, box = make_network(), make_box(wave)
+    gradient = recorded(network, box, zo.tangents.ModelTangent(wave), moving=moving)
+    move(network)
+    rows = box.ledger.rows_asked
+    loss = gradient.replay(rows=100)  # all there are
+    batch = all_of(batch_of(0), batch_of(1))
+    assert torch.allclose(flat(network), true_gradient(wave, network, batch, moving), rtol=1e-10)
+    assert torch.allclose(loss, rollout(wave, moving=moving)(network, batch).mean(), rtol=1e-12)
+    assert box.ledger.rows_asked == rows and gradient.counts.replays == 1
+
+
+def test_for_a_linear_box_replay_is_autograd_wherever_the_weights_are():
+    """The secants of twelve probes span the five inputs, so that J is the box's."""
+    network, box = make_network(), make_box(linear)
+    gradient = recorded(network, box, zo.SecantTangent(cut=1e-6), probes=12, max_rows=14)
+    move(network)
+    gradient.replay(rows=100)
+    expected = true_gradient(linear, network, all_of(batch_of(0), batch_of(1)))
+    assert torch.allclose(flat(network), expected, rtol=1e-6, atol=1e-8)
+
+
+TANGENTS = {
+    "mlp": lambda: zo.MLPTangent(8, first_steps=20, steps_per_step=2),
+    "student": lambda: zo.StudentTangent(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 5)).double()),
+    "low rank": lambda: zo.LowRankTangent(),
+    "secant": lambda: zo.SecantTangent(zo.MLPTangent(8, first_steps=20, steps_per_step=2)),
+    "identity": lambda: zo.IdentityTangent(),
+}
+
+
+@pytest.mark.parametrize("kind", TANGENTS)
+def test_where_it_was_recorded_replay_is_the_tangents_gradient(kind):
+    network, box = make_network(), make_box(wave)
+    probes = 0 if kind in ("mlp", "student", "identity") else 2
+    gradient = zo.TangentGradient(
+        network, rollout(box), boxes=[box], tangent=TANGENTS[kind](), probes=probes, max_age=1
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for n in range(2):
+            network.zero_grad()
+            loss = gradient.backward(batch_of(n))
+    expected = flat(network)
+    gradient.replays()
+    network.zero_grad()
+    again = gradient.replay()
+    assert expected.norm() > 0
+    assert torch.allclose(flat(network), expected, rtol=1e-9, atol=1e-12)
+    assert torch.allclose(loss, again, rtol=1e-12)
+
+
+def test_a_model_that_learned_is_first_order_near_what_was_recorded():
+    """The error falls with the way from there, as y_k + M(x') - M(x_k) is exact where it begins."""
+    errors = []
+    for length in (1e-2, 1e-3):
+        network, box = make_network(), make_box(wave)
+        tangent = zo.MLPTangent(8, first_steps=50, steps_per_step=2)
+        gradient = zo.TangentGradient(network, rollout(box), boxes=[box], tangent=tangent)
+        gradient.backward(batch_of(0))
+        gradient.replays()
+        move(network, length=length)
+        loss = gradient.replay()
+        with torch.no_grad():
+            errors.append(float((loss - rollout(wave)(network, batch_of(0)).mean()).abs()))
+    assert 0 < errors[1] < 0.2 * errors[0]
+
+
+def test_rows_that_failed_have_no_part_and_the_others_replay():
+    def failing(state, size, drive):
+        moved, own = wave(state, size, drive)
+        return torch.where(drive[:, None] > 0.5, torch.nan, moved), own
+
+    network, box = make_network(), make_box(failing)
+    batch = batch_of(3, rows=8)
+    gradient = zo.TangentGradient(network, rollout(box), boxes=[box], tangent=zo.tangents.ModelTangent(wave))
+    gradient.backward(batch)
+    alive = batch["drive"] <= 0.5
+    assert 0 < int(alive.sum()) < 8
+    gradient.replays()
+    move(network, length=1e-2)
+    network.zero_grad()
+    gradient.replay(rows=100)
+    kept = {name: tensor[alive] for name, tensor in batch.items()}
+    assert torch.allclose(flat(network), true_gradient(wave, network, kept), rtol=1e-10)
+
+
+def train(steps: int, folder=None, **settings):
+    """Windows and replays in turn; where there is a folder all is saved and loaded on the way."""
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.2), nn.Tanh(), nn.Linear(6, 5)).double()
+    torch.manual_seed(2)
+    box, counts = make_box(wave), []
+
+    def make():
+        tangent = zo.MLPTangent(8, first_steps=10, steps_per_step=2)
+        return zo.TangentGradient(network, rollout(box), boxes=[box], tangent=tangent, **settings)
+
+    gradient, optimizer = make(), torch.optim.SGD(network.parameters(), lr=0.02)
+    for step in range(steps):
+        optimizer.zero_grad()
+        gradient.backward(batch_of(step))
+        optimizer.step()
+        counts.append(gradient.replays())
+        for number in range(counts[-1]):
+            if folder is not None and number == 1:
+                torch.save(gradient.state_dict(), folder / "state.pt")
+                gradient = make()
+                gradient.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
+            optimizer.zero_grad()
+            gradient.replay()
+            optimizer.step()
+    return torch.cat([p.detach().flatten() for p in network.parameters()]), counts, gradient
+
+
+@pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
+@pytest.mark.parametrize("settings", [{}, {"replays": 3, "max_age": 2}], ids=["trusted", "fixed"])
+def test_a_run_with_replays_resumes_to_the_bit(settings, tmp_path):
+    plain, counts, _ = train(8, **settings)
+    resumed, same, gradient = train(8, tmp_path, **settings)
+    assert torch.equal(plain, resumed) and counts == same and max(counts) >= 2
+    assert gradient.metrics()["tangent_window_bytes"] > 0
+    assert gradient.counts.replays == sum(counts)
+
+
+def test_replays_grow_while_new_losses_are_those_of_replays_and_fall_where_they_are_not():
+    _, counts, gradient = train(8)
+    assert counts[0] == 1 and max(counts) > 2
+    watch = gradient._windows  # a loss that no training gives
+    before = gradient.replays()
+    window = watch.draw(None, gradient._key)
+    found = []
+    for _ in range(12):
+        watch.replayed(1e-3)
+        watch.add(window)
+        found.append(gradient.replays())
+    assert before > min(found) == 0 and found[-1] <= 1
+
+
+def test_what_replay_refuses():
+    network, box = make_network(), make_box(wave)
+    gradient = zo.TangentGradient(network, rollout(box), boxes=[box])
+    assert gradient.replays() == 0
+    with pytest.raises(zo.tangents.gradient.TangentError, match="recorded, got none so far"):
+        gradient.replay()
+    for bad in ({"replays": -1}, {"max_age": 0}):
+        with pytest.raises(zo.ConfigurationError, match=next(iter(bad))):
+            zo.TangentGradient(network, rollout(box), boxes=[box], **bad)
+
+    calls = iter((2, 3, 3, 3))
+    many = zo.TangentGradient(network, varying(box, calls), boxes=[box])
+    many.replays()
+    many.backward(batch_of(0))
+    with pytest.raises(zo.tangents.gradient.TangentError, match="same number of calls in each step"):
+        many.backward(batch_of(1))
+        many.replay()
+
+    other = make_box(wave)
+
+    def two(network, batch):
+        with torch.no_grad():
+            aside, _ = other(batch["start"], batch["drive"], batch["drive"])
+        return rollout(box)(network, batch) + aside.mean(dim=1)
+
+    aside = zo.TangentGradient(network, two, boxes=[box])
+    aside.backward(batch_of(0))
+    aside.replays()
+    with pytest.raises(zo.tangents.gradient.TangentError, match="calls no box but those in boxes"):
+        aside.replay()
+
+
+def varying(box, steps):
+    """As many calls in a step as the iterator says; each step evaluates twice."""
+    known = {}
+
+    def objective(network, batch):
+        key = float(batch["start"][0, 0])
+        if key not in known:
+            known[key] = next(steps)
+        return rollout(box, known[key])(network, batch)
+
+    return objective
+
+
+def test_rows_are_mixed_only_among_batches_that_differ_in_nothing_but_rows():
+    """A number that a whole batch shares, as a viscosity, stays with its rows."""
+    network, box = make_network(), make_box(wave)
+
+    def objective(network, batch):
+        tensors, factor = batch
+        return factor * rollout(box)(network, tensors)
+
+    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=zo.tangents.ModelTangent(wave))
+    gradient.replays()
+    batches = [(batch_of(n), factor) for n, factor in enumerate((1.0, 10.0, 1.0))]
+    for batch in batches:
+        gradient.backward(batch)
+    expected = {}
+    for factor, own in ((1.0, all_of(batch_of(0), batch_of(2))), (10.0, batch_of(1))):
+        expected[factor] = factor * true_gradient(wave, network, own)
+    seen = set()
+    for _ in range(12):
+        network.zero_grad()
+        gradient.replay(rows=100)
+        (which,) = [f for f, g in expected.items() if torch.allclose(flat(network), g, rtol=1e-10)]
+        seen.add(which)
+    assert seen == {1.0, 10.0}

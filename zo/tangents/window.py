@@ -1,0 +1,59 @@
+"""`Window`: what one run of the objective recorded, as the gradient, its check and later replays take it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zo.batches import map_tensors
+from zo.tangents.pairs import CallPairs
+from zo.tangents.recording import RecordedCall
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one run of the objective recorded.
+
+    Attributes:
+        step: the step that recorded it, from 0.
+        batch: of the run: any nesting of tensors with rows first. In the place of each row that failed
+            stands one that did not, here and in `calls` and `pairs`.
+        calls: of the boxes, in their order, of base and probes.
+        pairs: what each call shows a tangent, with the units of its box.
+        losses: of the base, `(rows,)`, NaN where a row failed.
+        survived: `(rows,)` bool, False where a row failed: the mean loss is over the others.
+    """
+
+    step: int
+    batch: Any
+    calls: tuple[RecordedCall, ...]
+    pairs: tuple[CallPairs, ...]
+    losses: Tensor
+    survived: Tensor
+
+
+def without_failed(
+    survived: Tensor,
+    calls: list[RecordedCall],
+    batch: Any,  # noqa: ANN401
+) -> tuple[list[RecordedCall], Any]:
+    """Put a row that survived in the place of each that did not, for the loss to leave out.
+
+    A NaN times a gradient of zero is a NaN; and taken out altogether, all that is drawn or shaped by the
+    number of rows would change.
+
+    Args:
+        survived: `(rows,)` bool.
+        calls: as they were recorded.
+        batch: tensors with rows first.
+
+    Returns:
+        Calls and batch.
+    """
+    source = torch.arange(len(survived), device=survived.device)
+    source[~survived] = torch.nonzero(survived)[0]
+    kept = map_tensors(lambda tensor: tensor[source.to(tensor.device)], batch)
+    return [call.on(source) for call in calls], kept

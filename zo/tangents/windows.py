@@ -1,0 +1,276 @@
+"""`Windows`: the windows of the last steps, rows drawn of them, and how many replays are trusted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox import BlackBoxFunction
+from zo.batches import emptied, filled, map_tensors, tensors
+from zo.draws import Key
+from zo.errors import TangentError
+from zo.tangents.recording import RecordedCall
+from zo.tangents.window import Window
+
+REPLAYED = 302  # first word of the key's path for these draws
+YOUNG, FEWEST = 3, 5  # the last third of all windows so far are young, and at least the last five
+MOST = 19  # replays that may follow a window
+MOST_BYTES = 2**30  # of windows; the oldest go, but for the last
+TINY = 1e-300  # a loss that is not above zero counts as this, so that it is close to nothing but such
+COMPARED = 5  # windows over which real and replayed losses are compared
+GROWS = 1.5  # replays grow so while losses of new windows are those of replays,
+CLOSE, SURE = math.log(2), 2.0  # to a factor of two, or to so many standard errors
+
+
+@dataclass
+class _Trust:
+    """What decides how many replays follow a window: losses that boxes gave beside replayed ones."""
+
+    replays: float = 1.0
+    ratios: list[float] = field(default_factory=list)  # logarithms of real over replayed losses
+    total: float = 0.0  # of losses replayed since the last window
+    since: int = 0  # how many
+    recorded: int = 0
+    rest: int = 0  # windows to go until one replay is tried again
+
+    def saw(self, loss: float) -> None:
+        """Take in the loss that the boxes gave a new window."""
+        self.recorded += 1
+        if self.since:
+            real, replayed = max(loss, TINY), max(self.total / self.since, TINY)
+            self.ratios = [*self.ratios, math.log(real / replayed)][-COMPARED:]
+            count, mean = len(self.ratios), math.fsum(self.ratios) / len(self.ratios)
+            squares = math.fsum((ratio - mean) ** 2 for ratio in self.ratios)
+            error = math.sqrt(squares / (count * (count - 1))) if count > 1 else math.inf
+            if abs(mean) <= max(CLOSE, SURE * error):
+                self.replays = min(MOST, GROWS * self.replays)
+            else:
+                self.replays /= 2
+            if self.replays < 1:
+                self.replays, self.rest, self.ratios = 1.0, COMPARED, []
+        elif self.rest:
+            self.rest -= 1
+        self.total, self.since = 0.0, 0
+
+
+class Windows:
+    """Keeps windows while they are young.
+
+    How many replays follow a window is `replays`, or where that is None follows from the losses: those that
+    the boxes gave the last five windows, over those of the replays just before each. While their ratios are
+    one in the geometric mean, to a factor of two or to two standard errors, what is learned from replays
+    holds on fresh rows, and their number grows by half; else it halves, and below one replays rest for five
+    windows. Losses must be above zero, and an offset in them hides what this looks at.
+
+    Args:
+        replays: a fixed number; None for as many as are trusted.
+        max_age: windows kept, the oldest going; None for the last third of all so far, and at least five.
+            Together they take at most 1 GiB.
+    """
+
+    def __init__(self, replays: int | None, max_age: int | None) -> None:
+        self.replays, self.max_age = replays, max_age
+        self._kept: list[Window] = []
+        self._trust = _Trust()
+
+    def add(self, window: Window) -> None:
+        """Take in the window of a new step."""
+        self._trust.saw(float(window.losses[window.survived].mean()))
+        age = max(FEWEST, self._trust.recorded // YOUNG) if self.max_age is None else self.max_age
+        self._kept = [*self._kept, window][-age:]
+        while len(self._kept) > 1 and self.size() > MOST_BYTES:
+            del self._kept[0]
+
+    def trusted(self) -> int:
+        """How many replays may follow the last window."""
+        if not self._kept:
+            return 0
+        if self.replays is not None:
+            return self.replays
+        return 0 if self._trust.rest else int(self._trust.replays)
+
+    def draw(self, rows: int | None, key: Key) -> Window:
+        """Rows of windows that make the same calls, as one window.
+
+        Args:
+            rows: how many; None for as many as the last window has.
+            key: of the gradient; the draw is a function of it, the last window's step, and how many replays
+                followed that.
+
+        Raises:
+            TangentError: there is no window, a call's rows are not rows of its batch, or calls differ.
+        """
+        if not self._kept:
+            raise TangentError(
+                "TangentGradient.replay: expected a window that was recorded, got none so far. Call "
+                "replays() after the first backward(batch), and replay() as often as it says."
+            )
+        newest = self._kept[-1]
+        generator = key.at(newest.step).generator(REPLAYED, self._trust.since)
+        calls = {len(window.calls) for window in self._kept}
+        if len(calls) > 1:
+            raise TangentError(
+                "TangentGradient.replay: expected an objective that makes the same number of calls in each "
+                f"step, got {' and '.join(map(str, sorted(calls)))}. Train it without replays."
+            )
+        form = _form(newest)
+        same = [window for window in self._kept if _form(window) == form]
+        first = same[int(torch.randint(len(same), (1,), generator=generator))]
+        same = [window for window in same if _leaves(window) == _leaves(first)]
+        places = torch.cat(
+            [
+                torch.stack([torch.full_like(alive, number), alive], dim=1)
+                for number, alive in enumerate(window.survived.cpu().nonzero().flatten() for window in same)
+            ]
+        )
+        wanted = len(newest.losses) if rows is None else rows
+        drawn = places[torch.randperm(len(places), generator=generator)[:wanted]]
+        drawn = drawn[drawn[:, 0].argsort(stable=True)]
+        parts = [
+            taken(window, drawn[drawn[:, 0] == number, 1])
+            for number, window in enumerate(same)
+            if bool((drawn[:, 0] == number).any())
+        ]
+        return joined(parts)
+
+    def replayed(self, loss: float) -> None:
+        """Take in the loss of a replay."""
+        self._trust.total += loss
+        self._trust.since += 1
+
+    def size(self) -> int:
+        """Bytes that the windows take."""
+        pairs = ([p.z, p.y, p.d, p.response, p.others] for window in self._kept for p in window.pairs)
+        held = ([window.batch, window.losses, *window.calls] for window in self._kept)
+        return sum(
+            tensor.numel() * tensor.element_size() for part in (*held, *pairs) for tensor in tensors(part)
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Trust and windows, in plain values."""
+        return {"trust": asdict(self._trust), "windows": [_plain(window) for window in self._kept]}
+
+    def load_state_dict(self, state: dict[str, Any], boxes: Sequence[BlackBoxFunction]) -> None:
+        """Go on where `state_dict` was taken."""
+        self._trust = _Trust(**state["trust"])
+        self._kept = [_window(plain, boxes) for plain in state["windows"]]
+
+
+def taken(window: Window, rows: Tensor) -> Window:
+    """Some rows of a window, `(n,)` places, as a window of n rows.
+
+    Raises:
+        TangentError: a call's rows are not rows of the batch.
+    """
+    count = len(window.survived)
+    batch = map_tensors(lambda tensor: tensor[rows.to(tensor.device)], window.batch)
+    calls, pairs = [], []
+    for number, (call, shown) in enumerate(zip(window.calls, window.pairs, strict=True), start=1):
+        asked = call.inputs[0].shape[1]
+        each, rest = divmod(asked, count)
+        if rest or not each:
+            raise TangentError(
+                f"TangentGradient.replay: expected calls with rows for each row of the batch, got call "
+                f"{number} with {asked} rows for a batch of {count}. Train it without replays."
+            )
+        places = (rows[:, None] * each + torch.arange(each)).flatten().to(call.inputs[0].device)
+        calls.append(map_tensors(lambda tensor, places=places: tensor[:, places], call))
+        by_row = {name: getattr(shown, name)[places] for name in ("z", "y", "alive")}
+        by_probe = {name: getattr(shown, name)[:, places] for name in ("d", "response", "valid")}
+        others = tuple(None if other is None else other[places] for other in shown.others)
+        pairs.append(replace(shown, **by_row, **by_probe, others=others))
+    rows = rows.to(window.losses.device)
+    return Window(window.step, batch, tuple(calls), tuple(pairs), window.losses[rows], window.survived[rows])
+
+
+def joined(windows: Sequence[Window]) -> Window:
+    """Rows of several windows of one form, one after another."""
+    if len(windows) == 1:
+        return windows[0]
+    last = windows[-1]
+    held: list[list[Tensor]] = [[] for _ in windows]
+    slots = [
+        emptied(window.batch, own, lambda tensor: tensor) for window, own in zip(windows, held, strict=True)
+    ]
+    batch = filled(slots[-1], [torch.cat(parts) for parts in zip(*held, strict=True)])
+    calls = tuple(
+        RecordedCall(
+            same[0].box,
+            *(
+                tuple(
+                    torch.cat(parts, dim=1) for parts in zip(*(getattr(c, kind) for c in same), strict=True)
+                )
+                for kind in ("inputs", "outputs")
+            ),
+        )
+        for same in zip(*(window.calls for window in windows), strict=True)
+    )
+    pairs = tuple(
+        replace(
+            same[-1],  # with the units of the last
+            **{name: torch.cat([getattr(p, name) for p in same]) for name in ("z", "y", "alive")},
+            **{
+                name: torch.cat([getattr(p, name) for p in same], dim=1)
+                for name in ("d", "response", "valid")
+            },
+            others=tuple(
+                None if column[0] is None else torch.cat(column)
+                for column in zip(*(p.others for p in same), strict=True)
+            ),
+        )
+        for same in zip(*(window.pairs for window in windows), strict=True)
+    )
+    return Window(
+        last.step,
+        batch,
+        calls,
+        pairs,
+        torch.cat([window.losses for window in windows]),
+        torch.cat([window.survived for window in windows]),
+    )
+
+
+def _form(window: Window) -> list[Any]:
+    """What the calls and the batch of windows must have in common for rows to be joined."""
+    rows = len(window.survived)
+    calls = [
+        (
+            call.box,
+            call.inputs[0].shape[1] / rows,
+            [(t.shape[0], t.shape[2:], t.dtype) for t in tensors(call)],
+        )
+        for call in window.calls
+    ]
+    return [calls, [(t.shape[1:], t.dtype) for t in tensors(window.batch)]]
+
+
+def _leaves(window: Window) -> str:
+    """What a batch holds beside its tensors."""
+    return repr(emptied(window.batch, [], lambda tensor: tensor))
+
+
+def _plain(window: Window) -> dict[str, Any]:
+    """A window in tensors, tuples, lists and dicts, as a checkpoint holds them."""
+    return {
+        "step": window.step,
+        "batch": window.batch,
+        "calls": [(call.box, list(call.inputs), list(call.outputs)) for call in window.calls],
+        "units": [(pairs.d_scale, pairs.response_scale) for pairs in window.pairs],
+        "losses": window.losses,
+        "survived": window.survived,
+    }
+
+
+def _window(plain: dict[str, Any], boxes: Sequence[BlackBoxFunction]) -> Window:
+    """What `_plain` was made of."""
+    calls = tuple(RecordedCall(box, tuple(i), tuple(o)) for box, i, o in plain["calls"])
+    pairs = tuple(
+        replace(call.pairs(boxes[call.box], plain["survived"]), d_scale=units[0], response_scale=units[1])
+        for call, units in zip(calls, plain["units"], strict=True)
+    )
+    return Window(plain["step"], plain["batch"], calls, pairs, plain["losses"], plain["survived"])
