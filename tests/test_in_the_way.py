@@ -1,4 +1,4 @@
-"""A file with the name of a package is named when a script asks it for what the package has, and only then."""
+"""A file with a package's name is named when a script asks it for what the package has, and only then."""
 
 from __future__ import annotations
 
