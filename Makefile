@@ -13,7 +13,8 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 
 # all cores, one file's tests on one of them: what a file shares is made once
 WORKERS ?= logical
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+# what is skipped is told at the end, with what installs it
+PYTEST = $(BIN)/python -m pytest -rs -n $(WORKERS) --dist loadfile
 
 .PHONY: help demo test test-all test-lowest test-newest test-peers wheel-test lint types layers docs docs-quick clean \
   environment environment-dev environment-docs
@@ -54,11 +55,20 @@ test-lowest: CHOICE := $(addprefix --deselect tests/zo/test_model_tangent.py::, 
   test_products_go_through_a_solver_that_has_no_forward_mode \
   test_what_a_model_leaves_of_the_wake_is_learned_behind_it)
 
+# Old releases that meet new ones of what they require themselves warn of what will go: no fault of ours.
+test-lowest: CHOICE += -W ignore::DeprecationWarning
+# The lowest torch is several GB for CUDA: UV_TORCH_BACKEND=cpu takes its build for CPUs from PyTorch's own index, and
+# TORCH=2.13.0 takes another torch, which leaves torch's bound untested.
+TORCH ?=
+
 test-lowest test-newest:
 	$(PYTHON) -m venv --clear .venv-$(RESOLUTION)
 	.venv-$(RESOLUTION)/bin/python -m pip install --disable-pip-version-check uv
-	.venv-$(RESOLUTION)/bin/uv pip install --python .venv-$(RESOLUTION) --resolution $(RESOLUTION) -e ".[dev]"
-	.venv-$(RESOLUTION)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(CHOICE)
+	printf '$(TORCH:%=torch==%\n)' > .venv-$(RESOLUTION)/torch.txt
+	.venv-$(RESOLUTION)/bin/uv pip install --python .venv-$(RESOLUTION) --resolution $(RESOLUTION) \
+	  -c .venv-$(RESOLUTION)/torch.txt -e ".[dev]"
+	.venv-$(RESOLUTION)/bin/python -m pytest -rs -n $(WORKERS) --dist loadfile $(CHOICE)
+	.venv-$(RESOLUTION)/bin/uv pip list --python .venv-$(RESOLUTION)
 
 # Adapters of packages that bring upper bounds of their own, so of constraints.txt only torch's line holds here, which
 # keeps pip from taking another build of it; mpi4py needs an MPI, the tests of FMUs a C compiler. Kernels run in Triton's
@@ -74,7 +84,7 @@ test-peers:
 	$(PYTHON) -m venv --clear .venv-peers
 	grep '^torch==' constraints.txt > .venv-peers/constraints.txt
 	.venv-peers/bin/python -m pip install --disable-pip-version-check -c .venv-peers/constraints.txt -e ".[dev,peers]"
-	.venv-peers/bin/python -m pytest -m "slow or not slow" --timeout 1800 $(PEERS)
+	.venv-peers/bin/python -m pytest -rs -m "slow or not slow" --timeout 1800 $(PEERS)
 
 wheel-test:
 	packaging/wheel_test.sh $(PYTHON)

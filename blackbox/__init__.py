@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import blackbox_coupling  # noqa: F401  which names files that are in the way of a package
 from blackbox.errors import (
     BlackBoxError,
     BudgetError,

@@ -2,3 +2,5 @@
 
 Import what you need from its own module: PhiFlow takes seconds, the small systems nothing beyond torch.
 """
+
+import blackbox_coupling  # noqa: F401  which names files that are in the way of a package

@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import blackbox_coupling  # noqa: F401  which names files that are in the way of a package
+
 if TYPE_CHECKING:
     from tasks.api import FinishedRun, load, run
     from tasks.autograd import AutogradGradient

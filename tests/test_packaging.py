@@ -1,4 +1,4 @@
-"""The conda recipe and environment ask for what pyproject.toml asks for, under conda's names."""
+"""The conda recipe and environment ask for what pyproject.toml asks for; pages name its extras."""
 
 import re
 import tomllib
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.test_documentation import PAGES
 
 ROOT = Path(__file__).parent.parent
 CONDA = ROOT / "packaging" / "conda"
@@ -47,3 +49,21 @@ def test_the_environment_asks_for_the_same():
     assert by_pip["pip"][-1] == "../.." and (CONDA / "../..").samefile(ROOT)
     asked = [name for name in (*from_conda, *by_pip["pip"]) if name not in ("pip", "../..")]
     assert sorted(asked) == wanted()
+
+
+def test_the_page_on_installing_has_the_extras_that_there_are():
+    extras = PROJECT["optional-dependencies"]
+    offered = extras.keys() - {"dev", "docs", "peers"}  # which are for who changes the project
+    page = (ROOT / "docs" / "start.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| (`.*?) \| (.*) \|$", page, flags=re.MULTILINE))
+    assert sorted(name for cell in table for name in re.findall(r"`(\w+)`", cell)) == sorted(offered)
+    (whole,) = extras["all"]
+    left_out = offered - {"all"} - set(re.fullmatch(r"blackbox-coupling\[(.*)\]", whole)[1].split(","))
+    assert set(re.findall(r"`(\w+)`", table["`all`"])) == left_out
+
+
+def test_no_page_names_an_extra_that_is_not_there():
+    places = [*PAGES, *(path for path in (ROOT / "examples").rglob("*.*") if path.suffix in (".md", ".py"))]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in places)
+    named = set(",".join(re.findall(r"(?:coupling|'\.)\[([\w,]+)\]", text)).split(","))
+    assert {"onnx", "fmu", "sumo"} <= named <= PROJECT["optional-dependencies"].keys()

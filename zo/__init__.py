@@ -5,6 +5,7 @@ sets), `zo.evaluators` (ways to evaluate them), `zo.tangents` (models of a box),
 around a box), `zo.pruning` (scores and layer ratios) and `zo.errors`.
 """
 
+import blackbox_coupling  # noqa: F401  which names files that are in the way of a package
 from zo import box_gradient, errors, estimators, evaluators, pruning, tangents
 from zo.box_gradient import DCTBasis, RowRGE, differentiable
 from zo.errors import (

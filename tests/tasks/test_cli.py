@@ -303,8 +303,8 @@ def test_a_run_without_a_budget_is_given_none(toy, tmp_path, capsys):
     [
         ("compare", ["compare [-h] FOLDER FOLDER ... ["]),
         ("check", ["a function", "--no-processes Do not try it in other processes. (default: it is tried)"]),
-        ("serve", ["TARGET NAME=VALUE ..."]),
-        ("tesseract", ["TARGET FOLDER NAME=VALUE ..."]),
+        ("serve", [" TARGET ", " NAME=VALUE ... "]),
+        ("tesseract", [" TARGET ", " FOLDER ", " NAME=VALUE ... "]),
     ],
 )
 def test_help_says_what_each_command_takes(toy, capsys, command, said):

@@ -1,0 +1,72 @@
+"""A file with a package's name is named when a script asks it for what the package has, and only then."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Runs a script beside files of a user's: what it printed, and its last words."""
+
+    def run(text, **files):
+        for name, content in files.items():
+            (tmp_path / f"{name}.py").write_text(content)
+        (tmp_path / "train.py").write_text(text)
+        done = subprocess.run(
+            [sys.executable, "train.py"],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout, done.stderr
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("import tasks\nimport blackbox\nclass Mine(tasks.Problem): pass", "AttributeError"),
+        ("import blackbox\nfrom tasks import Problem", "ImportError"),
+        ("import simulators\nimport tasks.api", "ModuleNotFoundError"),
+    ],
+    ids=["attribute", "name", "module"],
+)
+def test_the_file_that_is_in_the_way_of_tasks_is_named(script, tmp_path, text, error):
+    _, said = script(text, tasks="def work(): pass")
+    before, last = said.splitlines()[-2:]
+    assert before.startswith(error) and last.startswith("tasks: expected the package of blackbox-coupling")
+    assert f"got {tmp_path / 'tasks.py'}, which" in last and "Rename" in last
+
+
+def test_the_file_that_is_in_the_way_of_what_a_package_needs_is_named(script, tmp_path):
+    _, said = script("import zo", blackbox="")
+    assert said.splitlines()[-1].startswith("blackbox: expected the package of blackbox-coupling, got ")
+    assert str(tmp_path / "blackbox.py") in said.splitlines()[-1]
+
+
+def test_a_user_s_own_tasks_are_let_alone(script):
+    own = "def work(): return 'done'"
+    assert script("import blackbox, tasks\nprint(tasks.work())", tasks=own) == ("done\n", "")
+    for text in (
+        "tasks.wrok",
+        "from tasks import wrok",
+        "{}['Problem']",
+    ):
+        _, said = script(f"import blackbox, tasks\n{text}", tasks=own)
+        assert "Error" in said.splitlines()[-1] and "blackbox-coupling" not in said
+
+
+def test_where_nothing_is_in_the_way_nothing_is_changed(script):
+    look = "import blackbox, simulators, tasks, sys\nprint(sys.excepthook is sys.__excepthook__)"
+    assert script(look) == ("True\n", "")
+    assert script(look, other="", zoo="") == ("True\n", "")
