@@ -21,7 +21,7 @@ from tasks.reference import compare, with_derivative
 from tasks.runs.folder import stage_name
 from tasks.runs.result import TrainingOutcome
 from zo.batches import map_tensors
-from zo.estimators import Parameters
+from zo.estimators import Key, Parameters
 
 MOST_ROWS = 3.5  # in first-order steps: what zo.TangentGradient keeps to by default
 PROBES = 2  # of secant, where the settings name none
@@ -50,7 +50,10 @@ def row_rge(setup: Setup) -> Trained:
     rule = zo.RowRGE(config.input_mu, config.input_directions, central=config.central)
 
     def stand(box: BlackBoxFunction) -> Stand:
-        return zo.differentiable(box, rule, seed=setup.seed, max_dropped=config.max_dropped)
+        # Another for each box: with equal draws the gradient through both is wrong.
+        place = setup.boxes.index(box)
+        seed = Key(setup.seed).generator(place).initial_seed() if place else setup.seed
+        return zo.differentiable(box, rule, seed=seed, max_dropped=config.max_dropped)
 
     return setup.descend(_by_autograd(setup, stand))
 

@@ -43,11 +43,11 @@ def read_again(state):
 
 BOXES = {
     "cge": lambda box: zo.differentiable(box, zo.CGE(1e-4, central=True)),
-    "rge": lambda box: zo.differentiable(box, zo.RGE(1e-3, q=3)),
+    "rge": lambda box: zo.differentiable(box, zo.RGE(1e-3, q=3), seed=0),
     "cosines": lambda box: zo.differentiable(
-        box, zo.RowRGE(1e-3, q=2, basis=zo.box_gradient.DCTBasis(2, axes=1)), max_rows=7
+        box, zo.RowRGE(1e-3, q=2, basis=zo.box_gradient.DCTBasis(2, axes=1)), seed=0, max_rows=7
     ),
-    "low rank": lambda box: zo.differentiable(box, zo.RowRGE(1e-3, q=2), tangent=zo.LowRankTangent()),
+    "low rank": lambda box: zo.differentiable(box, zo.RowRGE(1e-3, q=2), tangent=zo.LowRankTangent(), seed=0),
     "mlp": lambda box: zo.differentiable(box, tangent=zo.MLPTangent(8, first_steps=20, steps_per_step=2)),
 }
 

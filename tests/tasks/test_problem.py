@@ -265,6 +265,35 @@ def test_several_boxes_train_as_one_that_is_called_twice(tmp_path):
     assert torch.equal(weights(one), weights(two))
 
 
+class Noted(Mixed):
+    """Keeps what it is asked, call by call."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def evaluate_rows(self, z):
+        self.asked.append(z.copy())
+        return np.tanh(z @ MATRIX.numpy().T)
+
+
+def test_the_rows_of_several_boxes_move_along_other_directions(tmp_path):
+    """With the same ones, the gradient through both boxes would be wrong in the mean."""
+    boxes = {"first": Noted(), "second": Noted()}
+
+    class Both(TwoBoxes):
+        def box(self):
+            return boxes
+
+    go(Both(), tmp_path, methods=["row-rge"], steps=1, input_directions=1, input_mu=1e-3)
+    moved = []
+    for box in boxes.values():
+        pairs = zip(box.asked, box.asked[1:], strict=False)
+        steps = [after - before for before, after in pairs if before.shape == after.shape]
+        moved += [step for step in steps if 0 < np.abs(step).max() <= 1e-3][:1]
+    assert len(moved) == 2 and not np.allclose(*moved, atol=1e-5)
+
+
 class Stops(Exception):
     pass
 

@@ -139,7 +139,7 @@ def test_max_rows_bounds_the_calls_and_changes_nothing_else(estimator):
     x, found = weights(3, 4), []
     for max_rows in (None, 1, 5):
         box = Sine()
-        found.append(gradient_of(zo.differentiable(box, estimator, max_rows=max_rows), x))
+        found.append(gradient_of(zo.differentiable(box, estimator, seed=0, max_rows=max_rows), x))
         queries = box.calls[1:]
         assert len(queries) == 1 if max_rows is None else set(queries[:-1]) <= {max_rows}
         assert queries[-1] <= (max_rows or queries[-1])
@@ -198,8 +198,8 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_draws_are_the_same_on_every_device_and_for_every_shape_of_leading_axes(estimator, device):
     x = weights(6, 4)
-    expected = gradient_of(zo.differentiable(Sine(), estimator), x)
-    found = gradient_of(zo.differentiable(Sine(), estimator), x.view(2, 3, 4).to(device))
+    expected = gradient_of(zo.differentiable(Sine(), estimator, seed=0), x)
+    found = gradient_of(zo.differentiable(Sine(), estimator, seed=0), x.view(2, 3, 4).to(device))
     assert found.device.type == device
     assert torch.allclose(found.cpu().view(6, 4), expected, rtol=1e-8, atol=1e-10)
 
@@ -210,10 +210,10 @@ def test_draws_are_the_same_on_every_device_and_for_every_shape_of_leading_axes(
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_a_dead_row_gets_zero_and_leaves_the_others_as_they_are(estimator):
     x, v = weights(5, 4), weights(5, 4, seed=1)
-    expected = gradient_of(zo.differentiable(Sine(), estimator), x, v)
+    expected = gradient_of(zo.differentiable(Sine(), estimator, seed=0), x, v)
     x[2, 1], v[2] = 9.0, float("nan")
     box = Sine(limit=5.0)
-    solver = zo.differentiable(box, estimator)
+    solver = zo.differentiable(box, estimator, seed=0)
     found = gradient_of(solver, x, v)
     assert (found[2] == 0).all()
     alive = torch.tensor([0, 1, 3, 4])
@@ -359,7 +359,7 @@ def test_resumed_equals_undisturbed_to_the_bit():
 
 
 def test_calls_rows_and_seeds_draw_apart_and_backward_twice_draws_the_same():
-    solver, x = zo.differentiable(Sine(), RGE), torch.zeros(2, 4).double().requires_grad_()
+    solver, x = zo.differentiable(Sine(), RGE, seed=0), torch.zeros(2, 4).double().requires_grad_()
     y = solver(x)
     once = torch.autograd.grad(y.sum(), x, retain_graph=True)[0]
     again = torch.autograd.grad(y.sum(), x)[0]
@@ -380,7 +380,7 @@ def test_the_global_generator_is_not_moved():
 def test_checkpointing_evaluates_the_base_twice_and_is_as_reproducible(reentrant):
     def run(estimator):
         box, x = Sine(), weights(3, 4).requires_grad_()
-        solver = zo.differentiable(box, estimator)
+        solver = zo.differentiable(box, estimator, seed=0)
         state = x
         for _ in range(2):
             state = checkpoint(lambda x: solver(x) + x, state, use_reentrant=reentrant)
@@ -408,6 +408,14 @@ def jvp(solver, x):
     torch.func.jvp(solver, (x.detach(),), (x.detach(),))
 
 
+def several_at_once(solver, x):
+    torch.autograd.grad(solver(x), x, torch.ones(5, 3, 4).double(), is_grads_batched=True)
+
+
+def vectorized_jacobian(solver, x):
+    torch.autograd.functional.jacobian(solver, x, vectorize=True)
+
+
 @pytest.mark.parametrize(
     ("act", "words"),
     [
@@ -416,8 +424,10 @@ def jvp(solver, x):
         (lambda solver, x: torch.func.vmap(torch.func.grad(lambda x: solver(x).sum()))(x), ["vmap"]),
         (lambda solver, x: torch.func.jacrev(solver)(x.detach()), ["vmap"]),
         (jvp, ["forward mode", "backward()"]),
+        (several_at_once, ["is_grads_batched=True", "one after another"]),
+        (vectorized_jacobian, ["vectorize=True", "vectorize=False"]),
     ],
-    ids=["double backward", "vmap", "vmap of grad", "jacrev", "jvp"],
+    ids=["double backward", "vmap", "vmap of grad", "jacrev", "jvp", "is_grads_batched", "vectorize"],
 )
 @pytest.mark.filterwarnings("ignore:`torch.jit.script`")  # forward mode imports torch's decompositions
 def test_derivatives_that_it_does_not_give(act, words):
@@ -426,6 +436,13 @@ def test_derivatives_that_it_does_not_give(act, words):
     assert isinstance(raised.value, BlackBoxError)
     for word in words:
         assert word in str(raised.value)
+
+
+def test_a_jacobian_is_given_row_by_row_of_it():
+    x = weights(2, 4)
+    found = torch.autograd.functional.jacobian(zo.differentiable(Sine(), CGE), x)
+    truth = torch.autograd.functional.jacobian(lambda x: torch.sin(1.3 * x), x)
+    assert torch.allclose(found, truth, atol=1e-8)
 
 
 def test_create_graph_alone_and_func_grad_are_given():
@@ -462,7 +479,9 @@ BAD = [
     (ok(seed=-1), ["seed", ">= 0", "-1"]),
     (ok(max_rows=0), ["max_rows", ">= 1", "0"]),
     (ok(max_dropped=1.5), ["max_dropped", "[0, 1]", "1.5"]),
-    (lambda: ok()().load_state_dict(ok(seed=3)().state_dict()), ["seed=0", "got one with 3"]),
+    (lambda: ok(seed=0)().load_state_dict(ok(seed=3)().state_dict()), ["seed=0", "got one with 3"]),
+    (lambda: ok()().load_state_dict(ok(seed=3)().state_dict()), ["seed=None", "got one with 3"]),
+    (lambda: ok(seed=3)().load_state_dict(ok()().state_dict()), ["seed=3", "got one with None"]),
     (lambda: zo.RowRGE(0.0, 2), ["mu", "> 0"]),
     (lambda: zo.RowRGE(1e-3, 0), ["q", ">= 1"]),
     (lambda: zo.RowRGE(**DIRECTIONS, distribution="cauchy"), ["orthogonal", "cauchy"]),
@@ -585,7 +604,7 @@ class Forest(Sine):
 
 @pytest.mark.parametrize("settings", [{}, {"tangent": zo.LowRankTangent()}], ids=["mean", "tangent"])
 def test_a_box_whose_rows_hardly_ever_answer_is_said_once_after_three_calls(settings):
-    solver = zo.differentiable(Forest(), zo.RowRGE(1e-3, 2), **settings)
+    solver = zo.differentiable(Forest(), zo.RowRGE(1e-3, 2), seed=0, **settings)
     x = weights(400, 4)
     for _ in range(2):  # warnings are errors here, and not every row stands still
         gradient_of(solver, x)
@@ -672,7 +691,7 @@ def of_two_units(scale):
 def test_each_number_moves_by_mu_of_its_scale(make, central):
     box, function = of_two_units(1e6)
     inputs = [weights(3, 2).requires_grad_(), (1e6 * weights(3, 3, seed=1)).requires_grad_()]
-    zo.differentiable(box, make(central))(*inputs).sum().backward()
+    zo.differentiable(box, make(central), seed=0)(*inputs).sum().backward()
     truth = torch.autograd.grad(function(*inputs).sum(), inputs)
     for found, true, unit in zip((t.grad for t in inputs), truth, (1.0, 1e6), strict=True):
         close = 0.1 if isinstance(make(central), zo.RowRGE) and make(central).q > 5 else 2e-4
@@ -687,7 +706,7 @@ def test_an_input_without_a_scale_moves_by_mu():
     for scale in (None, 1.0):
         box, _ = of_two_units(scale)
         inputs = [weights(3, 2).requires_grad_(), weights(3, 3, seed=1).requires_grad_()]
-        zo.differentiable(box, zo.RowRGE(1e-3, 3))(*inputs).sum().backward()
+        zo.differentiable(box, zo.RowRGE(1e-3, 3), seed=0)(*inputs).sum().backward()
         found.append([*box.asked[1], *(t.grad for t in inputs)])
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 

@@ -78,7 +78,7 @@ def shared(groups):
         found["trained", size] = train(groups[size])
         found["alone", size] = train(groups[size], first_alone=True)
         box = Chancy()
-        around = zo.differentiable(zo.SharedRows(box, groups[size]), zo.RGE(MU, 3))
+        around = zo.differentiable(zo.SharedRows(box, groups[size]), zo.RGE(MU, 3), seed=0)
         network = make_network()
         torch.manual_seed(7)
         batch = batch_of(0)
@@ -197,7 +197,7 @@ def test_a_shared_gradient_pays_for_base_and_queries_once(kind, found):
 @pytest.mark.slow
 def test_queries_in_backward_are_paid_once(found):
     box, network, batch = Chancy(), make_network(), batch_of(0)
-    around = zo.differentiable(box, zo.RGE(MU, 3))
+    around = zo.differentiable(box, zo.RGE(MU, 3), seed=0)
     torch.manual_seed(7)
     (around(network(batch[0])) - batch[1]).nan_to_num().square().mean().backward()
     for size in SIZES[1:]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeAlias
 
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor  # pyright: ignore[reportMissingImports]
 from torch.autograd import Function
 
 from blackbox import BlackBoxFunction
@@ -52,6 +53,11 @@ class BlackBoxCall(_Refusing):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """The queries, as a function of their own: it is that one which cannot be differentiated."""
+        if any(c is not None and is_legacy_batchedtensor(c) for c in cotangents):
+            _refuse(
+                "several at once (is_grads_batched=True, or jacobian(vectorize=True))",
+                "Take one after another, as jacobian(vectorize=False) does",
+            )
         needed = ctx.needs_input_grad[2:]
         found = iter(Queries.apply(ctx.pull_back, needed, *ctx.saved_tensors, *cotangents))
         return None, None, *(next(found) if needs else None for needs in needed)

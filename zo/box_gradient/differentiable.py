@@ -16,8 +16,8 @@ from zo.box_gradient.autograd_function import BlackBoxCall
 from zo.box_gradient.once import Once
 from zo.box_gradient.row_queries import RowQueries, alive_rows, as_rows, plan_queries, row_differences
 from zo.box_gradient.row_rge import RowRGE
+from zo.box_gradient.seeds import RowSeed
 from zo.box_gradient.tangent_rows import TangentRows
-from zo.draws import Key
 from zo.errors import ConfigurationError, FailedQueriesError
 from zo.estimators.cge import CGE
 from zo.estimators.rge import RGE
@@ -31,7 +31,7 @@ def differentiable(
     estimator: RGE | RowRGE | CGE | None = None,
     *,
     tangent: Tangent | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     max_rows: int | None = None,
     max_dropped: float = 0.1,
 ) -> DifferentiableBox:
@@ -86,7 +86,10 @@ def differentiable(
             nothing.
         tangent: is copied, and the copy learns from the queries; None to estimate only from the queries of
             each call.
-        seed: all draws depend only on the seed and the number of the call. Give two boxes of a run two seeds.
+        seed: all draws depend only on the seed and the number of the call. None, the default, is a seed of
+            its own: the first box that a process makes without a seed is number 0, the next 1, and a deep copy
+            is the next one. Boxes of equal seeds draw the same directions, which spoils the gradient through
+            both: if you give seeds, give each box of a run another one.
         max_rows: the most rows of one call in the backward pass; None for no limit. Results are equal to the
             bit only for equal limits.
         max_dropped: the fraction of a backward pass's queries that may fail before it raises an error.
@@ -119,9 +122,10 @@ class DifferentiableBox(nn.Module):
 
     Calls number the draws in the order of forward, so a run that is resumed from `state_dict` (seed, counts,
     and what the tangent has learned) goes on to the same bits; the state of a run with another seed or
-    tangent is refused. Under `torch.utils.checkpoint` forward runs again in backward: the base is evaluated
-    twice, and the recomputation may take a number of its own, but the same one in every run. A deep copy
-    counts and learns by itself, around the same box.
+    tangent is refused. A box without a seed of the user's takes the number of the state. Under
+    `torch.utils.checkpoint` forward runs again in backward: the base is evaluated twice, and the recomputation
+    may take a number of its own, but the same one in every run. A deep copy counts and learns by itself,
+    around the same box; without a seed of the user's it draws by itself too.
 
     Attributes:
         counts: what was spent, a `RowCounts`.
@@ -132,18 +136,17 @@ class DifferentiableBox(nn.Module):
         box: BlackBoxFunction,
         estimator: RowRGE | CGE | None,
         tangent: Tangent | None,
-        seed: int,
+        seed: int | None,
         max_rows: int | None,
         max_dropped: float,
     ) -> None:
         super().__init__()
-        Key(seed)  # refuses what is no seed
         if max_rows is not None:
             check_count("differentiable", "max_rows", max_rows)
         check_fraction("differentiable", "max_dropped", max_dropped)
         self.box = box
         self.estimator = estimator
-        self.seed = seed
+        self._seed = RowSeed.of(seed)
         self.max_rows = max_rows
         self.max_dropped = max_dropped
         self.counts = RowCounts()
@@ -200,10 +203,10 @@ class DifferentiableBox(nn.Module):
         gradients = [torch.zeros_like(base[place]) for place in perturbed]
         alive = alive_rows(results)
         if len(alive) and used:
-            key = Key(self.seed, call)
+            draws = self._seed.generator(call)
             if self.estimator is not None and getattr(self.estimator, "basis", None) is None:
                 self._once.units(call, perturbed, base, alive)
-            queries = plan_queries(self.box, self.estimator, base, perturbed, alive, key, self.max_rows)
+            queries = plan_queries(self.box, self.estimator, base, perturbed, alive, draws, self.max_rows)
             arriving = {place: c.reshape(results[place].shape)[alive] for place, c in used.items()}
             pieces = self._estimates(call, queries, [tensor[alive] for tensor in results], arriving)
             for gradient, piece in zip(gradients, pieces, strict=True):
@@ -240,6 +243,11 @@ class DifferentiableBox(nn.Module):
             self._once.answers(call, perturbed, answered)
 
     @property
+    def seed(self) -> int:
+        """The seed, or by default the box's number in the order of making."""
+        return self._seed.number
+
+    @property
     def tangent(self) -> Tangent | None:
         """The copy that learns; None without one."""
         return None if self._tangent is None else self._tangent.tangent
@@ -262,17 +270,21 @@ class DifferentiableBox(nn.Module):
     def get_extra_state(self) -> dict[str, Any]:
         """What `state_dict` has of it: seed, counts, and what the tangent has learned."""
         learned = None if self._tangent is None else self._tangent.state_dict()
-        return {"seed": self.seed, "counts": asdict(self.counts), "tangent": learned}
+        counts, by_order = asdict(self.counts), self._seed.by_order
+        return {"seed": self.seed, "seed_by_order": by_order, "counts": counts, "tangent": learned}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Go on where the state was taken.
+        """Go on where the state was taken, with its number where neither has a seed of the user's.
 
         Raises:
             ConfigurationError: the state is of a run with another seed or tangent.
         """
         learned = state["tangent"]
-        saved = {"seed": state["seed"], "tangent": repr(None) if learned is None else learned["kind"]}
-        refuse_other_run("differentiable", {"seed": self.seed, "tangent": repr(self.tangent)}, saved)
+        seed = RowSeed(state["seed"], state.get("seed_by_order", False))
+        saved = {"seed": seed.words(), "tangent": repr(None) if learned is None else learned["kind"]}
+        own = {"seed": self._seed.words(), "tangent": repr(self.tangent)}
+        refuse_other_run("differentiable", own, saved)
+        self._seed = seed.keep_free()
         if self._tangent is not None and learned is not None:
             self._tangent.load_state_dict(learned)
         self.counts = RowCounts(**state["counts"])
@@ -281,14 +293,20 @@ class DifferentiableBox(nn.Module):
         """The box, and how its gradient is found."""
         words = [repr(self.box), described(self.estimator)]
         words += [] if self.tangent is None else [f"tangent={self.tangent!r}"]
-        return ", ".join([*words, f"seed={self.seed}"])
+        number = f" (number {self.seed})" if self._seed.by_order else ""
+        return ", ".join([*words, f"seed={self._seed.words()}{number}"])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DifferentiableBox:
         memo[id(self.box)] = self.box  # a resource with a ledger and a budget, such as a pool or a connection
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
         copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        copied._seed = self._seed.again()
         return copied
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._seed.keep_free()
 
 
 def _check_box(box: object) -> None:

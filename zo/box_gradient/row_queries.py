@@ -12,11 +12,8 @@ from torch import Tensor
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.arrays import finite_rows
 from zo.box_gradient.row_rge import RowRGE
-from zo.draws import Key
 from zo.errors import ConfigurationError
 from zo.estimators.cge import CGE, slopes_along
-
-ROW_DIRECTIONS = 3  # first word of the key's path for these draws; other draws use others
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ def plan_queries(
     inputs: list[Tensor],
     perturbed: list[int],
     alive: Tensor,
-    key: Key,
+    draws: torch.Generator,
     max_rows: int | None,
 ) -> RowQueries:
     """The queries of one call.
@@ -122,7 +119,7 @@ def plan_queries(
             that no row's directions depend on the others' failures.
         perturbed: the places of those that are moved.
         alive: `(n,)`, the rows that did not fail.
-        key: of the call; its step is the call's number.
+        draws: of the call's directions.
         max_rows: the most rows of one call; None for no limit.
 
     Raises:
@@ -145,8 +142,7 @@ def plan_queries(
         _refuse_lost_steps(estimator, steps, values)
         return RowQueries(box, own, perturbed, max_rows, values, steps, central=estimator.central)
     shapes = tuple(tuple(inputs[place].shape[1:]) for place in perturbed)
-    generator = key.generator(ROW_DIRECTIONS)
-    drawn, factor = estimator.draw(len(inputs[0]), shapes, dtype, generator)
+    drawn, factor = estimator.draw(len(inputs[0]), shapes, dtype, draws)
     directions, together = drawn.to(values.device)[:, alive], None
     if estimator.basis is None and any(box.inputs[place].scale is not None for place in perturbed):
         together = torch.cat(units)

@@ -1,0 +1,135 @@
+"""Seeds of `differentiable`: boxes, calls and copies draw apart, or the gradient through several is wrong."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from torch import Tensor
+
+import zo
+from blackbox import ArraySpec, BlackBoxFunction
+from tests.zo.boxes import Sine
+from tests.zo.row_boxes import weights
+
+ONE = zo.RowRGE(1e-3, q=1)
+
+
+class Rotation(BlackBoxFunction):
+    """By 90 degrees: with equal draws u the mean of (c u u^T R^T)^2 is zero, and the truth -1."""
+
+    inputs = outputs = (ArraySpec("u", shape=(2,)),)
+    arrays = "torch"
+
+    def evaluate_rows(self, u: Tensor) -> Tensor:
+        return torch.stack([-u[:, 1], u[:, 0]], dim=1)
+
+
+def one() -> zo.box_gradient.DifferentiableBox:
+    return zo.differentiable(Rotation(), ONE)
+
+
+def twice() -> list:
+    return [one()] * 2
+
+
+def a_copy() -> list:
+    first = one()
+    return [first, copy.deepcopy(first)]
+
+
+def a_shallow_copy() -> list:
+    first = one()
+    return [first, copy.copy(first)]
+
+
+def one_made_after_another_was_unpickled() -> list:
+    first = pickle.loads(pickle.dumps(one()))
+    return [first, one()]
+
+
+def one_made_after_a_state_was_loaded() -> list:
+    state = one().state_dict() | {"_extra_state": one().get_extra_state() | {"seed": one().seed + 1}}
+    first = one()
+    first.load_state_dict(state)
+    return [first, one()]
+
+
+def one_with_the_number_of_the_other() -> list:
+    first = one()
+    return [first, zo.differentiable(Rotation(), ONE, seed=first.seed)]
+
+
+PAIRS = [
+    lambda: [one(), one()],
+    twice,
+    a_copy,
+    a_shallow_copy,
+    one_made_after_another_was_unpickled,
+    one_made_after_a_state_was_loaded,
+    one_with_the_number_of_the_other,
+]
+
+
+@pytest.mark.parametrize("make", PAIRS, ids=lambda make: make.__name__)
+def test_the_mean_gradient_through_two_boxes_is_the_gradient(make):
+    """4,000 equal rows are 4,000 draws. |z| > 5 in one of 2 numbers has probability 1e-6, and 7 tests."""
+    rows, (first, second) = 4000, make()
+    z = torch.ones(rows, 2, dtype=torch.float64, requires_grad=True)
+    v = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    (found,) = torch.autograd.grad((second(first(z)) * v).sum(), z)
+    error = found + v  # the truth is -v
+    assert (error.mean(dim=0) / (error.std(dim=0) / math.sqrt(rows))).abs().max() < 5
+
+
+def test_a_loop_through_one_box_near_the_identity_is_not_too_long():
+    """16 inputs, 2 calls of u -> 1.1 u: with equal draws the gradient would be about 16 times too long."""
+    box = zo.differentiable(Growing(), ONE)
+    rows, v = 20000, torch.linspace(-1, 1, 16, dtype=torch.float64)
+    z = torch.zeros(rows, 16, dtype=torch.float64, requires_grad=True)
+    state = z
+    for _ in range(2):
+        state = box(state)
+    (found,) = torch.autograd.grad((state * v).sum(), z)
+    error = found - 1.1**2 * v
+    assert (error.mean(dim=0) / (error.std(dim=0) / math.sqrt(rows))).abs().max() < 5
+
+
+class Growing(BlackBoxFunction):
+    inputs = outputs = (ArraySpec("u", shape=(16,)),)
+    arrays = "torch"
+
+    def evaluate_rows(self, u: Tensor) -> Tensor:
+        return 1.1 * u
+
+
+def gradient_of(solver, x: Tensor) -> Tensor:
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(solver(x).sum(), x)[0]
+
+
+def test_a_box_without_a_seed_goes_on_from_a_state_to_the_same_bits():
+    """In a notebook where the cell was run again it has another number by then."""
+    first, x = zo.differentiable(Sine(), ONE), weights(3, 4)
+    gradient_of(first, x)
+    state = copy.deepcopy(first.state_dict())
+    expected = gradient_of(first, x)
+    second = zo.differentiable(Sine(), ONE)
+    assert second.seed > first.seed
+    second.load_state_dict(state)
+    assert torch.equal(gradient_of(second, x), expected)
+    assert second.seed == first.seed and f"seed=None (number {first.seed})" in repr(second)
+
+
+def test_numbers_go_by_the_order_of_making_and_given_seeds_take_none():
+    first = zo.differentiable(Sine(), ONE)
+    zo.differentiable(Sine(), ONE, seed=3)
+    assert zo.differentiable(Sine(), ONE).seed == first.seed + 1
+
+
+def test_a_deep_copy_of_a_box_with_a_seed_keeps_it():
+    solver = zo.differentiable(Sine(), ONE, seed=3)
+    assert copy.deepcopy(solver).seed == solver.seed == 3

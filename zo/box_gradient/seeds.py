@@ -1,0 +1,64 @@
+"""Seeds by default: a number for each box of a process, in the order in which they are made."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import torch
+
+from zo.draws import Key
+
+ROW_DIRECTIONS = 3  # first word of the key's path for these draws; other draws use others
+BY_ORDER = 1  # second word for seeds by default: seed=0 and the first box without a seed draw apart
+
+_lock = threading.Lock()
+_made = 0
+
+
+@dataclass(frozen=True)
+class RowSeed:
+    """What a box's draws depend on, beside the number of the call.
+
+    Attributes:
+        number: the user's seed, or the box's place in the order of making.
+        by_order: whether it is the latter.
+    """
+
+    number: int
+    by_order: bool = False
+
+    @classmethod
+    def of(cls, seed: int | None) -> RowSeed:
+        """The user's seed; for None the next number of this process.
+
+        Raises:
+            ConfigurationError: it is no seed.
+        """
+        global _made
+        if seed is not None:
+            return cls(Key(seed).seed)
+        with _lock:
+            _made += 1
+            return cls(_made - 1, by_order=True)
+
+    def again(self) -> RowSeed:
+        """For a deep copy: the user's seed, and by default another number."""
+        return RowSeed.of(None) if self.by_order else self
+
+    def keep_free(self) -> RowSeed:
+        """Itself; no box that is made later takes its number, which came from elsewhere."""
+        global _made
+        if self.by_order:
+            with _lock:
+                _made = max(_made, self.number + 1)
+        return self
+
+    def generator(self, call: int) -> torch.Generator:
+        """Of the directions of a call."""
+        path = (ROW_DIRECTIONS, BY_ORDER) if self.by_order else (ROW_DIRECTIONS,)
+        return Key(self.number, call).generator(*path)
+
+    def words(self) -> str:
+        """What the user gave."""
+        return "None" if self.by_order else str(self.number)
