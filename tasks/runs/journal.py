@@ -38,6 +38,7 @@ class Journal:
         every: seconds between writes; `EVERY` if None.
         clock: gives seconds.
         rank: number of this process among those of the run.
+        of: what entries belong to beside their keys, such as a checksum of the code; others are not found.
 
     Attributes:
         stop: asked at each entry; True ends a step there that has any on the disk.
@@ -52,7 +53,9 @@ class Journal:
         every: float | None = None,
         clock: Callable[[], float] = monotonic,
         rank: int = 0,
+        of: str = "",
     ) -> None:
+        self._of = of
         self._folder, self._stage, self._rank = folder / FOLDER, stage, rank
         self._start = f"{file_name(stage)}.step-"
         self._ledger, self._clock = ledger, clock
@@ -92,7 +95,7 @@ class Journal:
 
     def get(self, key: str) -> Mapping[str, Any] | None:
         """What was put under `key` in this step, by this process or an earlier one."""
-        entry = self._known.get(key)
+        entry = self._known.get(f"{self._of}{key}")
         if self._ledger is not None:
             self._mark = self._ledger.copy()
         if entry is not None and entry["counts"] is not None:
@@ -106,7 +109,7 @@ class Journal:
             StoppedInside: it is on the disk, and `stop` says so.
         """
         spent = None if self._ledger is None else asdict(self._ledger.since(self._mark))
-        self._waiting[key] = {"value": dict(value), "counts": spent}
+        self._waiting[f"{self._of}{key}"] = {"value": dict(value), "counts": spent}
         stopping = self.stop()
         if self._clock() - self._written >= self._every or (self._kept and stopping):
             self._write()
@@ -146,7 +149,7 @@ class Journal:
 
 @contextmanager
 def journaled(
-    folder: Path, name: str, ledger: Tally | Ledger | None = None, rank: int = 0
+    folder: Path, name: str, ledger: Tally | Ledger | None = None, rank: int = 0, of: str = ""
 ) -> Iterator[Journal]:
     """The journal of one piece of work outside of the steps, such as finding layer ratios.
 
@@ -157,8 +160,9 @@ def journaled(
         name: of the work; no stage of the run may have it.
         ledger: of the black box that the work calls; None if it is not known.
         rank: number of this process among those of the run.
+        of: what entries belong to beside their keys.
     """
-    journal = Journal(folder, name, ledger, rank=rank)
+    journal = Journal(folder, name, ledger, rank=rank, of=of)
     journal.begin(0)
     yield journal
     journal.end()
