@@ -31,6 +31,7 @@ from tasks.report.findings import Findings
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run, check_seeds, differences, discard, stage_name
 from tasks.runs.result import NOT_APPLICABLE, Result
+from tasks.terminal import plain, say
 from tasks.work import checked, setup_of, work
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class FinishedRun:
             NotApplicableError: The method had nothing to go by with this seed.
         """
         self._judged(method, seed)
-        kept = checkpoint.load(checkpoint.evaluation(self.path, stage_name(seed, method)))["fields"]
+        kept = checkpoint.load_evaluation(self.path, stage_name(seed, method))["fields"]
         return {name: tensor.numpy() for name, tensor in kept.items()}
 
     def _judged(self, method: str, seed: int) -> list[str]:
@@ -149,7 +150,7 @@ class FinishedRun:
     def show(self) -> None:
         """Print the table, and where report and run are."""
         print_table(report.shown(self.result))
-        print(f"Report: {self.report}\nRun folder: {self.path}")
+        say(f"Report: {self.report}\nRun folder: {self.path}")
 
     def _repr_html_(self) -> str:
         """In a notebook: the table, and where report and run are."""
@@ -160,7 +161,7 @@ class FinishedRun:
 
     def __repr__(self) -> str:
         """The folder and the table."""
-        return f"{self.path}\n{report.shown(self.result).to_string(index=False)}"
+        return plain(f"{self.path}\n{report.shown(self.result).to_string(index=False)}")
 
 
 def run(

@@ -26,6 +26,7 @@ from tasks.errors import (
     RunLockedError,
     WorkersError,
 )
+from tasks.terminal import plain, say
 
 # what would come again if the run went on as it is
 _FOR_GOOD = (
@@ -65,7 +66,7 @@ def warnings_as_sentences() -> Iterator[None]:
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
     ) -> str:
         if category.__module__.split(".")[0] in ("blackbox", "simulators", "tasks", "zo"):
-            return f"blackbox: {message}\n"
+            return plain(f"blackbox: {message}\n")
         return before(message, category, filename, lineno, line)
 
     warnings.formatwarning = sentence
@@ -79,7 +80,7 @@ def _main(arguments: list[str]) -> int:
     if arguments == ["--version"]:
         from tasks.runs.machine import PACKAGE, version
 
-        print(f"{PACKAGE} {version(PACKAGE)}")
+        say(f"{PACKAGE} {version(PACKAGE)}")
         return 0
     if any(word.partition("=")[0] == "--workers" for word in arguments):
         # several processes, each with as many threads as there are cores, hinder each other
@@ -93,7 +94,7 @@ def _main(arguments: list[str]) -> int:
         from tasks.workers import group, launch
 
         if group.rank() == 0:  # of several processes one has the run's folder, and the last word
-            print(f"{str(stop) or 'Stopped.'} {_how_to_resume()}".rstrip(), file=sys.stderr)
+            say(f"{str(stop) or 'Stopped.'} {_how_to_resume()}".rstrip(), sys.stderr)
         return launch.STOPPED if launch.launch_id() is not None else 130
     except Exception as error:
         said = None if "--debug" in arguments else _words(error, bool(running.AT_WORK))
@@ -110,7 +111,7 @@ def _main(arguments: list[str]) -> int:
                 mend = "Resuming repeats this step: mend the box or the data (settings take a new run), then"
                 advice = advice.replace("Resume with", mend, 1)
         gap = " " if advice and not said.endswith("\n") else ""
-        print(f"blackbox: {said}{gap}{advice}".rstrip("\n"), file=sys.stderr)
+        say(f"blackbox: {said}{gap}{advice}".rstrip("\n"), sys.stderr)
         return 2 if isinstance(error, ConfigurationError | RunFolderError) else 1
 
 

@@ -1,4 +1,4 @@
-"""Settings that name code: which they are, what a run's settings name, and the one way from a setting to code.
+"""Settings that name code: which they are, what a run's settings name, and the one way from one to its code.
 
     network: Annotated[str, NamesCode(ships=lambda name, _: name in NAMES)] = "resnet8"
 

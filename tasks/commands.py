@@ -19,6 +19,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tasks import names, running
 from tasks.errors import ConfigurationError, TrustError
 from tasks.running import Tensorboard, Timeout, Workers
+from tasks.terminal import say
 
 if TYPE_CHECKING:
     from blackbox import BlackBoxFunction
@@ -139,7 +140,7 @@ def new(
     """Write a small working problem and its test, to be changed into your own."""
     from tasks import new
 
-    print(new.write(name, folder, kind))
+    say(new.write(name, folder, kind))
     return 0
 
 
@@ -190,7 +191,7 @@ def resume(
         if before.finished and ((folder / NAME).is_file() or not (trust or is_own(before))):
             if data is not None:
                 Run.open(folder).with_data(data)
-            print("This run is finished; rebuilding its report.")
+            say("This run is finished; rebuilding its report.")
             return report(folder, trust=trust)
         run = made()
         if run.script:
@@ -221,12 +222,12 @@ def report(
     found = api.load(run.path, trust=trust)
     if run.problem and found.problem is None:
         code = run.problem if found.untrusted is None else found.untrusted.code
-        print(
+        say(
             f"The page stays as it is: to make it anew would execute {code}, and the run came from "
             "elsewhere, or the file is gone. If you trust it, add --trust."
         )
     if export is not None:
-        print(f"Exported: {found.export(export)}")
+        say(f"Exported: {found.export(export)}")
     report.write(run, found.problem)
     found.show()
     return 0
@@ -246,13 +247,13 @@ def compare(
 
     found = compare(folders, page)
     for run in found.runs.to_dict("records"):
-        print(f"{run['run']}: {run['folder']} ({run['problem']}; seeds {run['seeds']})")
+        say(f"{run['run']}: {run['folder']} ({run['problem']}; seeds {run['seeds']})")
     for sentence in found.sentences:
-        print(sentence)
+        say(sentence)
     print_table(found.figures)
     if not found.settings.empty:
         print_table(found.settings)
-    print(f"Page: {found.page}")
+    say(f"Page: {found.page}")
     return 0
 
 
@@ -341,7 +342,7 @@ def tesseract(
     from tasks import tesseract
 
     box, options = _box(target, arguments), {"derivative": derivative, "vectorized": vectorized, "mu": mu}
-    print(tesseract.write(box, target, parse(arguments), folder, **options))
+    say(tesseract.write(box, target, parse(arguments), folder, **options))
     return 0
 
 
@@ -359,7 +360,7 @@ def data(
 
 def list_names() -> int:
     """List the names of black boxes and problems, those of other packages included."""
-    print(names.listing())
+    say(names.listing())
     return 0
 
 
@@ -367,7 +368,7 @@ def info() -> int:
     """Show versions, the machine and its devices."""
     from tasks.installation import report
 
-    print(report())
+    say(report())
     return 0
 
 

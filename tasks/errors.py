@@ -48,7 +48,7 @@ class RunFolderError(BlackBoxError, ValueError):
     """A folder is no run, or one of its files cannot be read."""
 
 
-class TrustError(RunFolderError):
+class TrustError(RunFolderError, PermissionError):
     """A folder from elsewhere names code, and nobody said that it may be executed.
 
     Attributes:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from tasks.errors import RunFolderError
 from tasks.problem import Setup
-from tasks.runs import atomic
+from tasks.runs import atomic, reading, stamp
 from tasks.runs.journal import Journal, journaled
 from tasks.tally import Tally
 from tasks.workers import group
@@ -36,12 +37,13 @@ def kept(setup: Setup, name: str, find: Callable[[Journal], tuple[LayerRatios, i
         name: Of the file, without its ending.
         find: Is given a journal, so that a kill costs no finished query; the ratios, and the queries asked.
     """
-    path = setup.run.path / f"{name}.json"
-    if not path.exists():
+    path, of = setup.run.path / f"{name}.json", stamp.settings(setup.run)
+    if not (path.exists() and stamp.fits(setup.run, _content(path), of)):
         folder, tally = group.journal_folder(setup.run.path), Tally(setup.boxes)
-        with journaled(folder, name.replace("_", "-"), tally, rank=group.rank()) as journal:
+        own = stamp.code(setup.run)
+        with journaled(folder, name.replace("_", "-"), tally, rank=group.rank(), of=own) as journal:
             layers, queries = find(journal)
-            atomic.write_json(path, {"ratios": layers.to_dict(), "queries": queries})
+            atomic.write_json(path, {"ratios": layers.to_dict(), "queries": queries, stamp.OF: of})
         setup.progress.say(
             f"Layer ratios of seed {setup.seed} by {layers.method} ({queries} queries):\n{layers}"
         )
@@ -49,6 +51,21 @@ def kept(setup: Setup, name: str, find: Callable[[Journal], tuple[LayerRatios, i
 
 
 def read(path: Path) -> Ratios:
-    """The ratios of a file."""
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    return Ratios(LayerRatios.from_dict(saved["ratios"]), saved["queries"])
+    """The ratios of a file.
+
+    Raises:
+        RunFolderError: It has none that can be read.
+    """
+    saved = _content(path)
+    try:
+        return Ratios(LayerRatios.from_dict(saved["ratios"]), int(saved["queries"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        told = " ".join(str(error).split())
+        raise RunFolderError(f"{path}: expected layer ratios and queries, got {told}. {_MEND}") from None
+
+
+_MEND = "Delete it: in an unfinished run they are found again."
+
+
+def _content(path: Path) -> dict[str, Any]:
+    return reading.json_object(path, _MEND)

@@ -23,6 +23,7 @@ from tasks.configuration import to_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError
 from tasks.interruption import ending_interrupts
 from tasks.runs.folder import Run, differences, discard
+from tasks.terminal import say
 
 VARIABLE = "BLACKBOX_RUN"  # the environment variable with the folder to go on with
 
@@ -64,7 +65,7 @@ def own_run(
         run = Run.open(Path(before))
         _refuse_others(run, name, config, seeds)
         problems.warn_of_changes(run)
-    print(f"Run folder: {run.path}", flush=True)
+    say(f"Run folder: {run.path}")
     resume = f"Resume with: blackbox resume {quote(str(run.path))}" if run.script else ""
     try:
         with ending_interrupts(), run.lock():
@@ -76,14 +77,14 @@ def own_run(
                 )
             report.write(run, None)
     except KeyboardInterrupt as stop:
-        print(f"{str(stop) or 'Stopped.'} {resume}", file=sys.stderr)
+        say(f"{str(stop) or 'Stopped.'} {resume}", sys.stderr)
         if not run.script:  # a notebook's process goes on
             raise
         raise SystemExit(130) from None
     except Exception as error:
         # another process may be at work on what is resumed
         if before is not None or isinstance(error, RunLockedError) or not discard(run.path):
-            print(resume, file=sys.stderr)
+            say(resume, sys.stderr)
         raise
     api.load(run.path).show()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from html import escape
 from time import monotonic
@@ -13,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Column, Table
+
+from tasks.terminal import plain, say
 
 if TYPE_CHECKING:
     import pandas
@@ -127,7 +128,7 @@ class PlainProgress(Progress):
 
     def say(self, text: str) -> None:
         """A line of its own."""
-        print(text, file=self._stream or sys.stdout, flush=True)
+        say(text, self._stream)
 
     def _show_begin(self) -> None:
         self._shown = self._clock()
@@ -163,7 +164,7 @@ class LiveProgress(Progress):
 
     def say(self, text: str) -> None:
         """A line above the bars."""
-        self._bars.console.print(text, markup=False, highlight=False)
+        self._bars.console.print(plain(text), markup=False, highlight=False)
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -176,7 +177,9 @@ class LiveProgress(Progress):
         self._bars.stop()
 
     def _show_begin(self) -> None:
-        self._bar = self._bars.add_task(self._stage, total=self._steps, completed=self._step, figures="")
+        self._bar = self._bars.add_task(
+            plain(self._stage), total=self._steps, completed=self._step, figures=""
+        )
 
     def _show_update(self) -> None:
         self._bars.update(self._bar, completed=self._step, figures=self._figures())
@@ -226,7 +229,7 @@ class NotebookProgress(Progress):
             self._output.update(self)
 
     def __repr__(self) -> str:
-        return "\n".join([*self._lines, self._line()] if self._under_way else self._lines)
+        return plain("\n".join([*self._lines, self._line()] if self._under_way else self._lines))
 
     def _repr_html_(self) -> str:
         lines = f'<pre style="margin: 0; white-space: pre-wrap">{escape(chr(10).join(self._lines))}</pre>'
@@ -248,9 +251,9 @@ def print_table(lines: pandas.DataFrame) -> None:
     """Print a table: the first column to the left, the others to the right."""
     table = Table()
     for place, name in enumerate(lines.columns):
-        table.add_column(name, justify="right" if place else "left", overflow="fold")
+        table.add_column(plain(str(name)), justify="right" if place else "left", overflow="fold")
     for line in lines.to_numpy().tolist():
-        table.add_row(*map(str, line))
+        table.add_row(*(plain(str(cell)) for cell in line))
     Console().print(table, markup=False, highlight=False)
 
 

@@ -12,6 +12,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, arg
 
 from tasks.errors import ConfigurationError
+from tasks.terminal import say
 
 if TYPE_CHECKING:
     from tasks.runs.folder import Run
@@ -120,7 +121,7 @@ def run(command: RunCommand) -> int:
     def made() -> Run:
         before = launch.restarted(command.runs, command.task)
         if before is not None:
-            print(f"Going on with {before}.", flush=True)
+            say(f"Going on with {before}.")
             from tasks import api
 
             run = Run.open(before)
@@ -155,7 +156,7 @@ def _dry_run(command: RunCommand) -> int:
     before = Tally(boxes).copy()
     before.rows_run -= unnoted(boxes)
     prepare(problem, wanted)
-    print("\n".join(cost.lines(problem, wanted, command.seeds, timed=True, before=before)))
+    say("\n".join(cost.lines(problem, wanted, command.seeds, timed=True, before=before)))
     return 0
 
 

@@ -13,16 +13,16 @@ from torch import Tensor
 
 from blackbox import Ledger
 from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, NonFiniteLossError, ProblemWarning
-from tasks.runs import atomic, checkpoint
+from tasks.runs import atomic, calls, checkpoint, reading
 from tasks.runs.atomic import writing
-from tasks.runs.folder import Run, differences
+from tasks.runs.folder import HARMLESS, Run, differences
 from tasks.runs.machine import changes, versions
 from tasks.runs.pace import Pace
 from tasks.runs.result import TrainingOutcome
+from tasks.workers import group
 from zo.keep_best import FEW, lower, with_best
 
 _FORMAT = 2
-HARMLESS = {"rows"}  # settings that a resumed run may change, for no bit depends on them
 
 
 class Stateful(Protocol):
@@ -136,6 +136,7 @@ class Stage:
             "best_rows": self._best_rows,
             "rng": torch.get_rng_state(),
             "rng_of_gpu": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+            "calls": calls.sizes(group.journal_folder(self._run.path)),
             "versions": self._versions,
         }
         with writing(f"the checkpoint of {self.outcome.stage} after step {step}", self._last_good):
@@ -171,6 +172,17 @@ class Stage:
             raise CheckpointError(
                 f"{stage}: {error} Look after that disk; delete the file to train this stage anew."
             ) from error
+        try:
+            return self._take(content)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{self._path}: expected a checkpoint of {stage}, got a file without its parts "
+                f"({type(error).__name__}: {error}). Delete it to train this stage anew."
+            ) from error
+
+    def _take(self, content: Mapping[str, Any]) -> bool:
+        """Go on from what a checkpoint holds; says whether the stage is finished."""
+        stage = self.outcome.stage
         mend = f"The settings or the code changed since; delete {self._path} to train this stage anew."
         for name, expected in (("format", _FORMAT), ("steps", self._steps)):
             if content.get(name) != expected:
@@ -186,7 +198,7 @@ class Stage:
         for name, part in self._state.items():
             try:
                 part.load_state_dict(content["state"][name])
-            except (RuntimeError, ValueError, KeyError) as error:
+            except (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
                 raise CheckpointError(
                     f"{stage}, checkpoint: expected a state that fits {name!r}, got: {error}. {mend}"
                 ) from error
@@ -198,10 +210,28 @@ class Stage:
         self.restored, self._saved = True, self.outcome.step
         self.pending = content.get("pending", False)
         self._pace.begin()
+        self._note_lost(content.get("calls", {}), content["finished"])
         if not content["finished"]:
             self._run.truncate_metrics(stage, self.outcome.step, judged=not self.pending)
             self._warn_of_versions(content["versions"])
         return content["finished"]
+
+    def _note_lost(self, notes: Mapping[str, int], finished: bool) -> None:
+        """Say what the checkpoint knows of and the folder has no more: metrics, notes of rows."""
+        stage, step, folder = self.outcome.stage, self.outcome.step, group.journal_folder(self._run.path)
+        told = []
+        missing = "" if finished else reading.gaps(self._run.metrics(stage), step)
+        if missing:
+            told.append(f"metrics.jsonl has no line of {missing}, so that curves will be without")
+        if group.rank() == 0 and calls.note_lost(folder, notes):
+            told.append("notes of rows in calls/ are gone, so that the rows in all are a bound from here on")
+        if told:
+            warnings.warn(
+                f"{stage}: expected all files that the checkpoint after step {step} left, but "
+                f"{', and '.join(told)}. Put them back, if you have them.",
+                CheckpointWarning,
+                stacklevel=5,
+            )
 
     @property
     def saved(self) -> bool:

@@ -17,6 +17,7 @@ from tasks.callbacks import Told
 from tasks.errors import CheckpointError, ConfigurationError, StoppedInside, WorkersError
 from tasks.interruption import StopRequest
 from tasks.progress import Progress, make_progress
+from tasks.runs import stamp
 from tasks.runs.folder import Run
 from tasks.runs.journal import Journal
 from tasks.runs.result import TrainingOutcome
@@ -236,7 +237,8 @@ def everywhere(spent: Ledger) -> Ledger:
 @contextmanager
 def _journaled(run: Run, stage: str, state: Mapping[str, Stateful], tally: Tally) -> Iterator[Journal]:
     """The stage's journal, given to the gradients of `state` that have none of their own."""
-    journal = Journal(group.journal_folder(run.path), stage, tally, rank=group.rank())
+    folder = group.journal_folder(run.path)
+    journal = Journal(folder, stage, tally, rank=group.rank(), of=stamp.code(run))
     gradients = [part for part in state.values() if isinstance(part, _Journaled) and part.journal is None]
     for gradient in gradients:
         gradient.journal = journal

@@ -22,7 +22,7 @@ from tasks.configuration import refused
 from tasks.errors import NotApplicableError, ProblemError, ProblemWarning
 from tasks.problem import Method, Problem, Setup, Trained
 from tasks.progress import Progress
-from tasks.runs import calls, checkpoint
+from tasks.runs import calls, checkpoint, stamp
 from tasks.runs.folder import Run
 from tasks.runs.result import NOT_APPLICABLE, TEST, VALIDATION, Row, plain, without_failed
 from tasks.tally import Tally, calls_noted, noted_later, stack, unnoted
@@ -196,9 +196,15 @@ def setup_of(
 def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
     """What `evaluate` says of a trained network: figures, fields and the ledger; kept, so asked for once."""
     path = checkpoint.evaluation(setup.run.path, setup.stage)
+    of = stamp.evaluation(setup.run, trained.network)
     tally = Tally(setup.boxes)
     if path.exists():
-        return checkpoint.load(path)
+        kept = checkpoint.load_evaluation(setup.run.path, setup.stage)
+        if not group.any_of(not stamp.fits(setup.run, kept, of)):
+            return kept
+        setup.progress.say(
+            f"{setup.stage}: its evaluation is of other weights, settings or code, so it is evaluated again."
+        )
     before = tally.copy()
     told, where = setup.problem.judge(setup, trained), f"{type(setup.problem).__name__}.evaluate"
     figures: dict[str, Any] = {}
@@ -220,7 +226,7 @@ def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
             f"{where}: expected at least one figure by name, got {got}. Return {{'test error': ...}}."
         )
     ledger = asdict(everywhere(tally.since(before)))
-    found = {"figures": figures, "fields": fields, "failed": failed, "ledger": ledger}
+    found = {"figures": figures, "fields": fields, "failed": failed, "ledger": ledger, stamp.OF: of}
     path.parent.mkdir(exist_ok=True)
     checkpoint.save(path, found)
     return found

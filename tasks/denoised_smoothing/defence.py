@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,8 +21,8 @@ from tasks.denoised_smoothing.data import ImageSet, Sets
 from tasks.denoised_smoothing.networks import UNKNOWN, box_loss, image_loss, predictions
 from tasks.errors import ProblemWarning
 from tasks.problem import Setup
-from tasks.runs import atomic
-from tasks.runs.folder import stage_name
+from tasks.runs import checkpoint, stamp
+from tasks.runs.folder import Run, stage_name
 from zo.errors import FailedQueriesError
 
 Batch = tuple[Tensor, Tensor, Tensor]  # noisy, clean, target
@@ -99,17 +98,20 @@ class Defence(tasks.Problem):
         """
         if self.config.loss == "labels":
             return self.used.labels
-        path = None if self.run_folder is None else self.run_folder / "clean_predictions.npy"
-        if path is not None and path.exists():
-            return torch.from_numpy(np.load(path, allow_pickle=False))
+        run = None if self.run_folder is None else Run.open(self.run_folder)
+        path = None if run is None else run.path / "clean_predictions.pt"
+        if run is not None and path is not None and path.exists():
+            kept = checkpoint.load(path)
+            if stamp.fits(run, kept, stamp.settings(run)):
+                return kept["predictions"]
         parts = []
         for some in torch.arange(len(self.used)).split(256):
             parts.append(predictions(self.box(self.used.images(some))))
             self._check_answered(parts[-1])  # of each part: a server that is down is not asked for all
         found = torch.cat(parts)
         self._check_right(found)
-        if path is not None:
-            atomic.write(path, lambda stream: np.save(stream, found.numpy()))
+        if run is not None and path is not None:
+            checkpoint.save(path, {"predictions": found, stamp.OF: stamp.settings(run)})
         return found
 
     def _check_answered(self, found: Tensor) -> None:

@@ -27,6 +27,7 @@ from tasks.denoised_smoothing.deepzero import deepzero
 from tasks.denoised_smoothing.defence import Defence, certificates_name, of_seed
 from tasks.denoised_smoothing.methods import fo_ds, mse, none, student, twin_of, zo_ae_ds, zo_ds
 from tasks.problem import Method, Setup, Trained
+from tasks.runs import stamp
 from tasks.runs.folder import Run
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ class DenoisedSmoothing(Defence):
                 config.n,
                 config.alpha,
                 file=setup.run.path / certificates_name(setup.seed, setup.name),
+                of=stamp.code(setup.run),
                 after=after,
             )
 
@@ -174,7 +176,7 @@ class DenoisedSmoothing(Defence):
             if is_own(name) and read(name).family in ZERO_ORDER and found.outcome.best_validation is not None
         }
         best = min(errors, key=lambda name: errors[name], default="mse" if "mse" in trained else None)
-        if best is None or path.exists():
+        if best is None:
             return
         try:
             export_denoiser(trained[best].network, path, self.images.shape)

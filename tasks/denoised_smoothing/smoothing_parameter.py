@@ -8,22 +8,25 @@ kinks are so many that they pass for noise, and it recommends steps as long as t
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import zo
 from blackbox import BlackBoxFunction
+from tasks.configuration import from_dict
 from tasks.denoised_smoothing.budget import counted
 from tasks.denoised_smoothing.config import WIDE, Variant
 from tasks.denoised_smoothing.defence import problem_of
 from tasks.denoised_smoothing.networks import box_loss, predictions
+from tasks.errors import ConfigurationError, RunFolderError
 from tasks.problem import Setup
-from tasks.runs import atomic
+from tasks.runs import atomic, reading, stamp
 from tasks.tally import Tally
 from zo.evaluators.state import moved
 
@@ -83,17 +86,28 @@ def find(
         return Mu.same(config.wide_mu)
     if config.input_mu is not None:
         return Mu.same(config.input_mu)
-    path = setup.run.path / f"mu-seed-{setup.seed}-{space}.json"
-    if not path.exists():
+    path, of = setup.run.path / f"mu-seed-{setup.seed}-{space}.json", stamp.settings(setup.run)
+    if not (path.exists() and stamp.fits(setup.run, _content(path), of)):
         mu, queries = counted(Tally(setup.boxes), lambda: _measured(setup, box, front))
         mu = replace(mu, queries=queries)
-        atomic.write_json(path, asdict(mu))
+        atomic.write_json(path, {**asdict(mu), stamp.OF: of})
         setup.progress.say(
             f"mu of seed {setup.seed} ({space}, {mu.queries} queries): "
             + ("" if mu.measured else "slopes agree at no step, the wide one is taken: ")
             + f"{mu.direction:.2g} along directions, {mu.coordinate:.2g} of a single number"
         )
-    return Mu(**json.loads(path.read_text(encoding="utf-8")))
+    kept = {name: value for name, value in _content(path).items() if name != stamp.OF}
+    try:
+        return from_dict(Mu, kept)
+    except ConfigurationError as error:
+        raise RunFolderError(f"{path}: {error} {_MEND}") from None
+
+
+_MEND = "Delete it: in an unfinished run it is measured again."
+
+
+def _content(path: Path) -> dict[str, Any]:
+    return reading.json_object(path, _MEND)
 
 
 @torch.no_grad()

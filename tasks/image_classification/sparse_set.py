@@ -12,7 +12,7 @@ from tasks import layer_ratios
 from tasks.configuration import refused
 from tasks.image_classification.config import Config
 from tasks.problem import Setup
-from tasks.runs import checkpoint
+from tasks.runs import checkpoint, stamp
 from tasks.runs.journal import Journal
 from tasks.workers import group
 from zo.pruning import LayerRatios
@@ -87,9 +87,9 @@ def kept_mask(setup: Setup) -> Tensor:
     A GPU may round the scores otherwise the next time, and another mask would not fit the weights of a
     checkpoint.
     """
-    path = setup.run.path / f"grasp_mask-seed-{setup.seed}.pt"
-    if not path.exists():
-        checkpoint.save(path, {"kept": grasp_mask(setup)})
+    path, of = setup.run.path / f"grasp_mask-seed-{setup.seed}.pt", stamp.settings(setup.run)
+    if not (path.exists() and stamp.fits(setup.run, checkpoint.load(path), of)):
+        checkpoint.save(path, {"kept": grasp_mask(setup), stamp.OF: of})
     return checkpoint.load(path)["kept"]
 
 

@@ -104,6 +104,7 @@ def _sentences(sides: Sides, alike: bool) -> list[str]:
         told.append(
             f"These are runs of different problems, whose figures say nothing about each other: {each}."
         )
+    told += [f"{name}: {gap}" for name, side in sides.items() for gap in side.gaps()]
     (first, one), *others = sides.items()
     for name, side in others:
         if side.run.seeds != one.run.seeds:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tasks import progress
+from tasks.runs import reading
 from tasks.runs.folder import Run, stage_name
 from tasks.runs.result import NOT_APPLICABLE, TEST, VALIDATION, Result, Row
+from tasks.terminal import plain
 
 if TYPE_CHECKING:
     import pandas
@@ -90,8 +94,7 @@ class Findings:
         found: dict[int, dict[str, dict[str, np.ndarray]]] = {seed: {} for seed in self.seeds}
         for row in self.result.table:
             if NOT_APPLICABLE not in row.extra:
-                path = checkpoint.evaluation(self.run.path, stage_name(row.seed, row.method))
-                kept = checkpoint.load(path)["fields"]
+                kept = checkpoint.load_evaluation(self.run.path, stage_name(row.seed, row.method))["fields"]
                 found[row.seed][row.method] = {name: tensor.numpy() for name, tensor in kept.items()}
         return found
 
@@ -109,16 +112,35 @@ class Findings:
         for method in self.methods:
             for seed in self.seeds:
                 stage = self.lines.get(stage_name(seed, method), ())
-                rows = {line["step"]: line["rows"] for line in stage if "rows" in line}
-                at = [line for line in stage if name in line]
+                rows = {line["step"]: line["rows"] for line in stage if _is_number(line.get("rows"))}
+                at = [line for line in stage if _is_number(line.get(name))]
                 if at:
                     found.setdefault(method, {})[seed] = Curve(
                         np.array([line["step"] for line in at]),
                         np.array([rows.get(line["step"], 0) for line in at], dtype=float),
-                        np.array([line.get("seconds", math.nan) for line in at], dtype=float),
+                        np.array([_number(line.get("seconds")) for line in at], dtype=float),
                         np.array([line[name] for line in at], dtype=float),
                     )
         return found
+
+    def gaps(self) -> list[str]:
+        """In a sentence for each training: the steps of which `metrics.jsonl` has no line."""
+        told = []
+        for row in self.result.table:
+            stage, steps = stage_name(row.seed, row.method), row.extra.get("steps")
+            if isinstance(steps, int) and steps:
+                missing = reading.gaps(self.lines.get(stage, ()), steps)
+                if missing:
+                    told.append(f"metrics.jsonl has no line of {missing} of {stage}: its curves are without.")
+        return told
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) and _is_number(value) else math.nan
 
 
 @dataclass(frozen=True)
@@ -328,8 +350,14 @@ def markdown(frame: pandas.DataFrame) -> str:
     """A frame of text as a Markdown table, the first column left and the others right."""
     rule = ["---"] + ["---:"] * (len(frame.columns) - 1)
     lines = [list(frame.columns), *frame.to_numpy().tolist()]
-    head, *body = [" | ".join(str(cell).replace("|", r"\|") for cell in line) for line in lines]
+    head, *body = [" | ".join(_as_markdown(str(cell)) for cell in line) for line in lines]
     return "".join(f"| {line} |\n" for line in (head, " | ".join(rule), *body))
+
+
+def _as_markdown(text: str) -> str:
+    """A text in a cell of Markdown that begins no HTML, link, picture or further cell."""
+    text = escape(" ".join(plain(text).split()), quote=False)
+    return re.sub(r"([\\`\[\]|])", r"\\\1", text)
 
 
 def latex(frame: pandas.DataFrame) -> str:

@@ -190,6 +190,7 @@ def _training(found: Findings) -> list[Block]:
                 + (" Marks at the foot: steps without trust in them; the terminal said why." if lost else ""),
             )
         )
+    blocks = [*map(Paragraph, found.gaps()), *blocks]
     return [Heading("Training"), *blocks] if blocks else []
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from tasks.runs import atomic
 
 FOLDER = "calls"
 _BEGUN, _ENDED = "begun", "ended"  # lines around rows that others run, which are counted when they are back
-_ROWS = re.compile(r"(\d+) ([\w.+-]*)")
+_LOST = "lost"  # a file, and its line: of rows whose notes are gone
+_ROWS = re.compile(r"(\d{1,18}) ([\w.+-]*)")
 
 
 class Notes:
@@ -92,13 +94,31 @@ def read(folder: Path, label: str | None = None) -> dict[str, Any]:
         for it.
     """
     rows, unknown = 0, 0
-    for path in (folder / FOLDER).glob("*"):
+    for path in filter(Path.is_file, (folder / FOLDER).glob("*")):
         for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             if match := _ROWS.fullmatch(line):
                 rows += int(match[1]) if label in (None, match[2]) else 0
             elif line:  # one that cannot be read, after a power cut, is never ended
                 unknown += -1 if line == _ENDED else 1
     return {"rows": rows, "exact": unknown == 0}
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """How long the files of a run's notes are, by name: they only grow."""
+    return {path.name: path.stat().st_size for path in (folder / FOLDER).glob("*")}
+
+
+def note_lost(folder: Path, before: Mapping[str, int]) -> bool:
+    """Note that notes are gone, where files are shorter than they were or not there; whether that is new.
+
+    From then on the rows are a bound, `exact` is False.
+    """
+    now = sizes(folder)
+    if _LOST in now or all(now.get(name, 0) >= size for name, size in before.items()):
+        return False
+    (folder / FOLDER).mkdir(exist_ok=True)
+    atomic.write_bytes(folder / FOLDER / _LOST, f"\n{_LOST}".encode())
+    return True
 
 
 def told(calls: dict[str, Any]) -> str:

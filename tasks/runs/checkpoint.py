@@ -68,7 +68,9 @@ def load(path: Path) -> dict[str, Any]:
         )
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of a file that someone made, torch raises whatever comes up
         raise CheckpointError(
             f"{path}: expected tensors and plain values, got a file that torch does not read as such "
             f"({type(error).__name__})."
@@ -104,6 +106,28 @@ def file_name(stage: str) -> str:
             f"got {stage!r}. Rename it."
         )
     return stage.replace("/", "__")
+
+
+def load_evaluation(folder: Path, stage: str) -> dict[str, Any]:
+    """What `Problem.evaluate` said of a stage: "figures", "fields" (arrays as tensors), "failed", "ledger".
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    path = evaluation(folder, stage)
+    content = load(path)
+    parts = [content.get(name) for name in ("figures", "fields", "ledger")]
+    if not (
+        all(isinstance(part, dict) for part in parts)
+        and all(isinstance(each, torch.Tensor) and each.layout is torch.strided for each in parts[1].values())
+        and all(isinstance(name, str) for part in parts for name in part)
+        and "rows_run" in parts[2]
+    ):
+        raise CheckpointError(
+            f"{path}: expected the figures and arrays of an evaluation, got others. Delete it: an unfinished "
+            "run evaluates again."
+        )
+    return content
 
 
 def evaluation(folder: Path, stage: str) -> Path:

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import chain
 from numbers import Integral
 from pathlib import Path
 from shlex import quote
@@ -22,13 +21,15 @@ from typing import Any, TypeVar
 from tasks import code
 from tasks.configuration import from_dict, to_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError, TrustError
-from tasks.runs import atomic, calls, trust
+from tasks.runs import atomic, calls, reading, trust
 from tasks.runs.machine import digest, machine, versions
 from tasks.runs.result import Result, Row
 
 FORMAT = 3  # of config.json; raise it when older folders can no longer be resumed
 LOOKED_AT = 2  # an older one, of which finished runs are still read
 CONFIG, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
+BEGUN = "begun.json"  # what the run was begun with, to which `config.json` is compared
+HARMLESS = {"rows"}  # settings that a resumed run may change, for no bit depends on them
 MOST_SEEDS = 10_000
 
 C = TypeVar("C")
@@ -117,6 +118,7 @@ class Run:
         root.mkdir(parents=True, exist_ok=True)
         path = _new_folder(root, f"{task}-{preset}-{now.astimezone():%Y%m%d-%H%M%S}")
         (path / CHECKPOINTS).mkdir()
+        atomic.write_json(path / BEGUN, _settled(content))
         atomic.write_json(path / CONFIG, content)
         return cls.open(path)
 
@@ -126,34 +128,24 @@ class Run:
 
         Raises:
             RunFolderError: the folder is missing or no run, its `config.json` is cut short, or it
-                was written in another format; or there is a symbolic link in it.
+                was written in another format; its settings were changed since the run began; or there is a
+                link, a pipe or a device in it.
         """
+        reading.refuse_strange_files(path)
         try:
-            content = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+            content = reading.json_object(path / CONFIG, "The run cannot be resumed; start it anew.")
         except (FileNotFoundError, NotADirectoryError):
             found = f"a folder without {CONFIG}" if path.is_dir() else "no such folder"
             raise RunFolderError(
                 f"{path}: expected a run folder, got {found}. Give one that `blackbox run` made."
             ) from None
-        except ValueError as error:
-            raise RunFolderError(
-                f"{path / CONFIG}: expected JSON, got text that cannot be read ({error}). "
-                "The run cannot be resumed; start it anew."
-            ) from None
-        written = content.get("format") if isinstance(content, dict) else None
+        written = content.get("format")
         if written == LOOKED_AT and (path / "result.json").is_file():
             content.pop("signature", None)
         elif written != FORMAT:
             raise RunFolderError(
                 f"{path / CONFIG}: expected format {FORMAT}, got {written!r}. "
                 "Use the version of this package that wrote it, or start the run anew."
-            )
-        # not by glob, which may stumble over a folder that a process at work deletes
-        names = (Path(place, name) for place, *found in os.walk(path) for name in chain(*found))
-        for link in filter(Path.is_symlink, names):  # a run from elsewhere could write anywhere
-            raise RunFolderError(
-                f"{link}: expected a file or folder of the run itself, got a link to {link.readlink()}. Put "
-                "a copy of what it leads to in its place, if that is the run's."
             )
         values = {name: value for name, value in content.items() if name != "format"}
         try:
@@ -163,6 +155,7 @@ class Run:
             raise RunFolderError(f"{path}: {error}") from None
         if run.script and run.problem:
             raise RunFolderError(f"{path / CONFIG}: expected a script or a problem, got both. Leave one out.")
+        _refuse_edited(path, content)
         return run
 
     def code_versions(self) -> dict[str, str]:
@@ -236,8 +229,10 @@ class Run:
 
     def _with(self, **changed: Any) -> Run:  # noqa: ANN401
         with self.lock():
-            content = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
-            atomic.write_json(self.path / CONFIG, {**content, **changed})
+            content = {**reading.json_object(self.path / CONFIG, "Start the run anew."), **changed}
+            if (self.path / BEGUN).exists():
+                atomic.write_json(self.path / BEGUN, _settled(content))
+            atomic.write_json(self.path / CONFIG, content)
         return Run.open(self.path)
 
     @property
@@ -337,9 +332,9 @@ class Run:
         try:
             values = json.loads(line)
             whole = isinstance(values, dict) and isinstance(values["stage"], str)
-            if not (whole and isinstance(values["step"], int)):
+            if not (whole and isinstance(values["step"], int) and 0 <= values["step"] < 2**48):
                 raise ValueError("no stage and step")
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, RecursionError) as error:
             raise RunFolderError(
                 f"{self._metrics}, line {number}: expected a JSON object with stage and step, got "
                 f"{line[:80]!r} ({error}). Delete that line."
@@ -354,6 +349,32 @@ def _drop_torn_line(handle: int) -> None:
         return
     content = os.pread(handle, size, 0)
     os.ftruncate(handle, content.rfind(b"\n") + 1)
+
+
+def _settled(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What nobody may change between the first step and the last."""
+    config = {name: value for name, value in content["config"].items() if name not in HARMLESS}
+    return {**{name: content[name] for name in ("task", "preset", "seeds", "data")}, "config": config}
+
+
+def _refuse_edited(path: Path, content: Mapping[str, Any]) -> None:
+    """Refuse settings that somebody has changed since the run began: its result would claim them throughout.
+
+    Raises:
+        RunFolderError: Naming them, and what they were.
+    """
+    if not os.path.lexists(path / BEGUN):  # the run of an older version
+        return
+    kept = reading.json_object(path / BEGUN, f"Delete it, if {CONFIG} is as the run began.")
+    before, now = ({**each, "config": None} for each in (kept, _settled(content)))
+    settings = kept.get("config")
+    config = settings if isinstance(settings, dict) else {}
+    parts = differences(before, now), differences(config, _settled(content)["config"])
+    if told := ", ".join(filter(None, parts)):
+        raise RunFolderError(
+            f"{path / CONFIG}: expected the settings that the run was begun with, got others: {told}. Put "
+            "them back, or start a new run; where data moved, give `blackbox resume` --data."
+        )
 
 
 def stage_name(seed: int, method: str) -> str:
@@ -393,7 +414,7 @@ def discard(folder: Path) -> bool:
         Whether it is gone; not where the system refuses, which must not hide why the run was.
     """
     try:
-        if {path.name for path in folder.iterdir()} - {CONFIG, CHECKPOINTS, LOCK} or any(
+        if {path.name for path in folder.iterdir()} - {CONFIG, BEGUN, CHECKPOINTS, LOCK} or any(
             (folder / CHECKPOINTS).iterdir()
         ):
             return False

@@ -39,6 +39,7 @@ class Journal:
         every: seconds between writes; `EVERY` if None.
         clock: gives seconds; the system's if None.
         rank: number of this process among those of the run.
+        of: what entries belong to beside their keys, such as a checksum of the code; others are not found.
 
     Attributes:
         stop: asked at each entry; True ends a step there that has any on the disk.
@@ -53,7 +54,9 @@ class Journal:
         every: float | None = None,
         clock: Callable[[], float] | None = None,
         rank: int = 0,
+        of: str = "",
     ) -> None:
+        self._of = of
         self._folder, self._stage, self._rank = folder / FOLDER, stage, rank
         self._start = f"{file_name(stage)}.step-"
         self._ledger = ledger
@@ -104,7 +107,7 @@ class Journal:
 
     def get(self, key: str) -> Mapping[str, Any] | None:
         """What was put under `key` in this step, by this process or an earlier one."""
-        entry = (self._known or {}).get(key)
+        entry = (self._known or {}).get(f"{self._of}{key}")
         entry = entry if entry is not None and entry["step"] == self._step else None
         if self._ledger is not None:
             self._mark = self._ledger.copy()
@@ -119,7 +122,7 @@ class Journal:
             StoppedInside: it is on the disk, and `stop` says so.
         """
         spent = None if self._ledger is None else asdict(self._ledger.since(self._mark))
-        self._waiting[key] = {"value": dict(value), "counts": spent, "step": self._step}
+        self._waiting[f"{self._of}{key}"] = {"value": dict(value), "counts": spent, "step": self._step}
         stopping = self.stop()
         if self._pace.due or (self._kept and stopping):
             self._write()
@@ -160,7 +163,7 @@ class Journal:
 
 @contextmanager
 def journaled(
-    folder: Path, name: str, ledger: Tally | Ledger | None = None, rank: int = 0
+    folder: Path, name: str, ledger: Tally | Ledger | None = None, rank: int = 0, of: str = ""
 ) -> Iterator[Journal]:
     """The journal of one piece of work outside of the steps, such as finding layer ratios.
 
@@ -171,8 +174,9 @@ def journaled(
         name: of the work; no stage of the run may have it.
         ledger: of the black box that the work calls; None if it is not known.
         rank: number of this process among those of the run.
+        of: what entries belong to beside their keys.
     """
-    journal = Journal(folder, name, ledger, rank=rank)
+    journal = Journal(folder, name, ledger, rank=rank, of=of)
     journal.begin(0)
     yield journal
     journal.end()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from blackbox import Ledger
 from tasks.configuration import from_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError
-from tasks.runs import atomic
+from tasks.runs import atomic, reading
 
 SCHEMA = 1
 NAME = "result.json"
@@ -229,17 +229,13 @@ class Result:
         """
         path = folder / NAME
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = reading.json_object(path, f"Delete it and run: blackbox resume {quote(str(folder))}")
         except FileNotFoundError:
             raise RunFolderError(
                 f"{folder}: expected a finished run, got one without {NAME}. "
-                f"Finish it with: blackbox resume {folder}"
+                f"Finish it with: blackbox resume {quote(str(folder))}"
             ) from None
-        except ValueError as error:
-            raise RunFolderError(
-                f"{path}: expected JSON, got {error}. Delete it and run: blackbox resume {folder}"
-            ) from None
-        schema = values.get("schema") if isinstance(values, dict) else None
+        schema = values.get("schema")
         if schema != SCHEMA:
             raise RunFolderError(
                 f"{path}: expected schema {SCHEMA}, got {schema!r}. Read it with the version that wrote it."

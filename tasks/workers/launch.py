@@ -23,6 +23,7 @@ from shlex import quote
 
 from tasks.errors import WorkersError
 from tasks.runs import atomic
+from tasks.terminal import say
 
 LAUNCH = "launch.json"  # in the folder of a run that torchrun started
 STOPPED = 0  # status of a run that was asked to stop: torchrun would start again what ends otherwise
@@ -84,9 +85,7 @@ def _end(raised: bool) -> None:
     _wait(_SOON if raised else GRACE)
     killed = {rank: -other.returncode for rank, other in enumerate(_others, 1) if (other.poll() or 0) < 0}
     for rank, number in killed.items():
-        print(
-            f"blackbox: process {rank} of {len(_others) + 1} was killed by {_name(number)}.", file=sys.stderr
-        )
+        say(f"blackbox: process {rank} of {len(_others) + 1} was killed by {_name(number)}.", sys.stderr)
     for other in _others:
         with suppress(OSError):  # it has ended
             assert other.stdin is not None
@@ -95,10 +94,10 @@ def _end(raised: bool) -> None:
     for rank, other in enumerate(_others, 1):
         if other.poll() is None:
             other.kill()
-            print(
+            say(
                 f"blackbox: process {rank} of {len(_others) + 1} did not end within {GRACE:g} s after the "
                 "first had, and was ended.",
-                file=sys.stderr,
+                sys.stderr,
             )
         other.wait()
         assert other.stdin is not None
@@ -152,11 +151,10 @@ def watch(run: Callable[[], Path | None]) -> None:
     def wait() -> None:
         told, folder, workers = os.read(handle, 1), run(), os.environ["WORLD_SIZE"]
         if not told and folder is not None and os.environ["RANK"] == "1":
-            print(
+            say(
                 f"blackbox: process 0 of {workers} was killed. Resume with: blackbox resume "
                 f"{quote(str(folder))} --workers {workers}",
-                file=sys.stderr,
-                flush=True,
+                sys.stderr,
             )
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -236,6 +236,7 @@ def test_a_file_that_cannot_be_written_in_a_run_says_how_to_resume(toy, tmp_path
     (path / "metrics.jsonl").mkdir()
     config = path / "config.json"
     config.write_text(config.read_text().replace('"fault": "stop"', '"fault": null'))
+    (path / "begun.json").unlink()  # by which that is noticed
     capsys.readouterr()
     assert toy("resume", str(path)) == 1
     err = capsys.readouterr().err
@@ -285,6 +286,7 @@ def test_a_run_goes_on_with_a_larger_budget(toy, tmp_path, capsys):
     assert toy("run", "toy", "--fault", "stop", "--rows", "100_000") == 130
     run, config = str(only_run(tmp_path)), only_run(tmp_path) / "config.json"
     config.write_text(config.read_text().replace('"fault": "stop"', '"fault": null'))
+    (only_run(tmp_path) / "begun.json").unlink()  # by which that is noticed
     assert toy("resume", run, "--rows", "10") == 2
     assert "--rows: expected at least the budget" in capsys.readouterr().err
     assert toy("resume", run, "--rows", "200_000") == 0

@@ -42,17 +42,18 @@ class Box(BlackBoxFunction):
     def evaluate_rows(self, image):
         return image.reshape(len(image), -1)[:, :10]
 """
+TOUCH = ["command=touch {canary}"]
 # a task, its settings from elsewhere, and the one that names code
 ATTACKS = {
-    "a program": ("denoised-smoothing", {"box": "os:system", "box_arguments": ["command=touch {canary}"]}, "box"),
+    "a program": ("denoised-smoothing", {"box": "os:system", "box_arguments": TOUCH}, "box"),
     "a file": ("denoised-smoothing", {"box": "{folder}/box.py:Box"}, "box"),
     "a file's only box": ("denoised-smoothing", {"box": "{folder}/box.py"}, "box"),
     "an adapter": (
         "denoised-smoothing",
-        {"box": "blackbox.adapters:CommandLine", "box_arguments": ["command=touch {canary}"]},
+        {"box": "blackbox.adapters:CommandLine", "box_arguments": TOUCH},
         "box",
     ),
-    "a server": ("denoised-smoothing", {"box": "um-bridge", "box_arguments": ["url=http://127.0.0.1:9"]}, "box"),
+    "a server": ("denoised-smoothing", {"box": "um-bridge", "box_arguments": ["url=http://[::1]:9"]}, "box"),
     "a network": ("image-classification", {"network": "{folder}/net.py:make", "width": None}, "network"),
     "a module": ("image-classification", {"network": "net:make", "width": None}, "network"),
 }  # fmt: skip
@@ -204,7 +205,7 @@ def test_code_is_seen_at_any_depth_and_only_a_marked_setting_is_resolved():
 
 
 def test_no_module_of_tasks_resolves_names_past_the_gate():
-    """`registry` is for the gate, the problem's own class, words of a command line, and literals in Python."""
+    """`registry` is for the gate, the problem's class, a command line's words, and literals in Python."""
     allowed = {"code.py", "problems.py", "commands.py", "image_classification/networks/choice.py"}
     importers, root = set(), Path(tasks.__file__).parent
     for path in root.rglob("*.py"):

@@ -128,6 +128,7 @@ class SmoothedClassifier:
         file: str | os.PathLike[str] | None = None,
         max_failed: float = MAX_FAILED,
         after: Callable[[Certificate], object] | None = None,
+        of: str = "",
     ) -> list[Certificate]:
         """Certify images after Cohen et al. (2019); each certificate is wrong with probability <= alpha.
 
@@ -144,6 +145,7 @@ class SmoothedClassifier:
                 beside it.
             max_failed: share of an image's queries that may fail; an image with more gets no line.
             after: called with each new certificate.
+            of: what else the table depends on, such as a checksum of the box's code; kept in its record.
 
         Returns:
             One certificate for each image, in their order.
@@ -158,7 +160,8 @@ class SmoothedClassifier:
         images = self._checked(images, labels)
         truth = [-1] * len(images) if labels is None else labels.tolist()
         table = None if file is None else CertificateFile(file)
-        done = {} if table is None else {one.idx: one for one in table.open(self._record(images, settings))}
+        record = self._record(images, settings) | ({"of": of} if of else {})
+        done = {} if table is None else {one.idx: one for one in table.open(record)}
         for index, one in done.items():
             if one.label != truth[index]:
                 raise DataError(

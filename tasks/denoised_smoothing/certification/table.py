@@ -76,7 +76,8 @@ class CertificateFile:
             if found.get(key) != wanted.get(key):
                 raise DataError(
                     f"{self.path}: expected certificates with {key} {wanted.get(key)!r}, got a file with "
-                    f"{found.get(key)!r}. Give another file, or the settings that this one was made with."
+                    f"{found.get(key)!r}. Give another file, or what this one was made with, or delete "
+                    "this one."
                 )
         certificates = read_certificates(self.path)
         *lines, torn = self.path.read_bytes().split(b"\n")

@@ -66,6 +66,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
     content = json.loads((run.path / "config.json").read_text())
     content["config"]["width"] = 4
     (run.path / "config.json").write_text(json.dumps(content))
+    (run.path / "begun.json").unlink()  # by which it is noticed before
     with pytest.raises(CheckpointError, match=r"width 3 \(now 4\)"):
         load_classifier(run.path, "fo")
 

@@ -193,6 +193,7 @@ def test_a_checkpoint_of_other_settings_is_refused_before_any_step(tmp_path):
     content = json.loads((run.path / "config.json").read_text())
     content["config"]["width"] = 4
     (run.path / "config.json").write_text(json.dumps(content))
+    (run.path / "begun.json").unlink()  # by which it is noticed before
     before = (run.path / "metrics.jsonl").read_bytes()
     with pytest.raises(CheckpointError, match=r"width 3 \(now 4\)"):
         go_on(run)

@@ -1,0 +1,87 @@
+"""Files of a run's folder, which may be anyone's: read as what they should be, or refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import RunFolderError
+
+_KINDS = {
+    stat.S_IFLNK: "a link",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def refuse_strange_files(folder: Path) -> None:
+    """Refuse a folder with links, which could lead anywhere, or pipes and devices, whose reading may not end.
+
+    Raises:
+        RunFolderError: Naming the first.
+    """
+    # not by glob, which may stumble over a folder that a process at work deletes
+    for path in (Path(place, name) for place, *found in os.walk(folder) for name in chain(*found)):
+        try:
+            kind = _KINDS.get(stat.S_IFMT(path.lstat().st_mode))
+        except FileNotFoundError:
+            continue
+        if kind == "a link":
+            raise RunFolderError(
+                f"{path}: expected a file or folder of the run itself, got a link to {path.readlink()}. Put "
+                "a copy of what it leads to in its place, if that is the run's."
+            )
+        if kind is not None:
+            raise RunFolderError(
+                f"{path}: expected a file or folder of the run, got {kind}. Remove it, or put back the file "
+                "that was there."
+            )
+
+
+def json_object(path: Path, mend: str) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        path: Of the file.
+        mend: What to do where it is none, as a sentence.
+
+    Raises:
+        RunFolderError: It is none, or a folder.
+        OSError: The system does not let it be read, such as `FileNotFoundError`.
+    """
+    if path.is_dir():
+        raise RunFolderError(f"{path}: expected a file, got a folder. {mend}")
+    try:
+        found = json.loads(path.read_bytes())
+    except RecursionError:
+        raise RunFolderError(f"{path}: expected JSON, got lists in lists without end. {mend}") from None
+    except ValueError as error:
+        raise RunFolderError(
+            f"{path}: expected JSON, got text that cannot be read ({error}). {mend}"
+        ) from None
+    if not isinstance(found, dict):
+        raise RunFolderError(f"{path}: expected a JSON object, got a {type(found).__name__}. {mend}")
+    return found
+
+
+def gaps(lines: Sequence[Mapping[str, Any]], steps: int) -> str:
+    """The optimiser steps of a stage, up to a number, of which its metrics have no line: "steps 1 to 20".
+
+    Args:
+        lines: Of the stage.
+        steps: How many were done.
+    """
+    seen = sorted({line["step"] for line in lines if "loss" in line and 1 <= line["step"] <= steps})
+    ends = zip([0, *seen], [*seen, steps + 1], strict=True)
+    parts = [(low + 1, high - 1) for low, high in ends if high - low > 1]
+    if not parts:
+        return ""
+    (first, last), others = parts[0], len(parts) - 1
+    told = f"step {first}" if first == last else f"steps {first} to {last}"
+    return told + (f" and {others} more gaps" if others else "")
