@@ -85,9 +85,10 @@ class Tesseract(BlackBoxFunction):
         self.vectorized, self.deterministic = vectorized, deterministic
         self.max_rows = max_rows if vectorized else 1
         self._chosen = None if inputs is None else tuple(inputs)
+        self._identity: str | None = None  # of one that lives in this process nothing is known by a name
         if self.source is not None:
             content = hashlib.sha256(Path(self.source).read_bytes()).hexdigest() if self._is_file() else ""
-            self.identity = f"{self.source} {content} {self.example!r} {vectorized}"
+            self._identity = f"{self.source} {content} {self.example!r} {vectorized}"
         schema = self._tesseract.openapi_schema["components"]["schemas"]
         self._into = self._input_fields(schema)
         self.inputs = tuple(field.spec(vectorized) for field in self._into)
@@ -96,6 +97,15 @@ class Tesseract(BlackBoxFunction):
         self.outputs = tuple(field.spec(vectorized) for field in self._out)
         check_specs("Tesseract", "outputs", self.outputs)
         super().__init__(failures=failures)
+
+    @property
+    def identity(self) -> str | None:
+        """A cache's key for this box: address or file with its content, the example's values and settings."""
+        return self._identity
+
+    @identity.setter
+    def identity(self, text: str) -> None:
+        self._identity = text
 
     @property
     def has_derivative(self) -> bool:

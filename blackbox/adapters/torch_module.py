@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -15,9 +13,7 @@ from blackbox.errors import ConfigurationError
 from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.spec import ArraySpec, check_specs
-from blackbox.wrappers.identity import described, name_of
-
-_OF_TORCH = set(vars(nn.Module()))  # what every module has
+from blackbox.wrappers.described import described
 
 
 class TorchModule(BlackBoxFunction):
@@ -117,25 +113,12 @@ def _device(device: str | torch.device | None, tensors: list[Tensor]) -> torch.d
 def module_identity(module: nn.Module) -> str:
     """A text that two modules share only if they give the same answers.
 
-    Parameters, buffers and printed form do not tell all: `forward` may use any attribute, such as a factor.
-    So all attributes of the module and of those inside it count, and must be plain data (see
-    `blackbox.wrappers.identity`), unless the module has an attribute `identity`, a text, in their place. A
-    scripted module, whose code is no attribute, goes inside one that has it.
+    Parameters, buffers, hooks and all attributes of the module and of those inside it count, since `forward`
+    may use any of them, and what a `forward` of one's own does. An attribute `identity`, a text, stands in
+    place of a module's code and attributes. A scripted module, whose code is no attribute, goes inside one
+    that has it.
 
     Raises:
-        ConfigurationError: an attribute is not plain data.
+        ConfigurationError: an attribute cannot be described (see `blackbox.wrappers.identity`).
     """
-    total = hashlib.sha256()
-    given = getattr(module, "identity", None)
-    for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode() + _bytes(tensor))
-    for path, inner in module.named_modules():
-        own = {key: value for key, value in vars(inner).items() if key not in _OF_TORCH}
-        where = ".".join(filter(None, [type(module).__name__, path]))
-        state = repr(given) if isinstance(given, str) else described(where, own)
-        total.update(f"{path} {name_of(type(inner))} {state} ".encode())
-    return f"{name_of(type(module))} {module!r} {total.hexdigest()}"
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return described(type(module).__name__, module)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +21,7 @@ from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
 from blackbox.running import pick, place, unanswered
 from blackbox.wrappers.answers import Answers, digest
-from blackbox.wrappers.identity import identity
+from blackbox.wrappers.identity import UNKNOWN, joined, parts
 from blackbox.wrappers.wrapper import Wrapper
 
 # What an answer may be stored as; other floats (bfloat16) are widened.
@@ -30,11 +33,17 @@ _STORED = {
 class Cached(Wrapper):
     """Store the answer of every row in a file, and return it instead of running the row again.
 
-    A row is identified by the box's identity (class, `version`, specs and configuration: see
+    A row is identified by the box's identity (class, code, `version`, specs and configuration: see
     `blackbox.wrappers.identity`) and the exact bytes of its inputs, so 0.0 and -0.0 are two rows, as are
     float32 and float64. One file may serve many boxes and processes. It holds the answers and a digest of
     each row's inputs, not the inputs. Failed rows are not stored. Equal rows of one call run once. Rows
     from the file, and equal rows, count as cached and cost no budget.
+
+    The identity is looked at in every call, so a box that is given another attribute is another box from then
+    on, which a warning says once; what the box changes itself while it runs (counts, what it has prepared)
+    is left out. Looking takes as long as reading all arrays that the box holds, but for weights of torch
+    modules, which are read again only where their version counters moved; a box with large arrays can have an
+    attribute `identity` instead.
 
     Unknown rows go to the box together, or `block` at a time. Each such block is on disk before the next one
     runs, so a killed run that starts again pays for at most one block twice. With `Parallel(Cached(box,
@@ -42,7 +51,10 @@ class Cached(Wrapper):
     row first ran: if a box's rows depend on their batch-mates, another filling agrees only up to rounding.
     Two processes that request the same new row at the same time both run it.
 
-    The identity does not see changes of source code: change the box's `version` with them.
+    A box with other code is another box, as is one whose code names other functions or values of the user's
+    own modules, or that holds the `Path` of a file with another content. Not seen are installed packages and
+    their versions, the environment, programs, services, and files that the code opens by name or in a folder:
+    change the box's `version` with those.
 
     Args:
         box: the black box whose answers are worth keeping.
@@ -51,7 +63,7 @@ class Cached(Wrapper):
 
     Raises:
         ConfigurationError: the box cannot be distinguished from others, is not deterministic, or the file is
-            something else.
+            something else; from a call, the box was given something by which it cannot be distinguished.
     """
 
     transparent = True
@@ -71,7 +83,9 @@ class Cached(Wrapper):
                 "that it is not deterministic. To keep its first answers set box.deterministic = True."
             )
         self.block = None if block is None else check_count("Cached", "block", block)
-        self.identity = identity(box)
+        self._parts = parts(box)
+        self._named()
+        self._watch()
         if not isinstance(path, str | os.PathLike):
             raise ConfigurationError(
                 f"Cached, path: expected the path of a file, got {path!r}. Give one on a disk of "
@@ -83,18 +97,19 @@ class Cached(Wrapper):
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Known rows from the file, each other one once from the box."""
-        keys, box = self._keys(inputs)
+        box, identity = self._look()
+        keys = self._keys(inputs, box)
         outcome = unanswered(self, inputs)
         missing = self._fill_known(outcome, keys)
         asked = list(missing)
         block = self.block or max(1, len(asked))
         for start in range(0, len(asked), block):
             some = asked[start : start + block]
-            part = self.box.run_rows(pick(inputs, [missing[key][0] for key in some]))
+            part = self._run(pick(inputs, [missing[key][0] for key in some]))
             finite = finite_rows(part.outputs).tolist()
             kept = [new for new in range(len(some)) if finite[new] and new not in part.failed]
             answers = _encoded(part.outputs)
-            self._answers.write(box, self.identity, {some[new]: answers(new) for new in kept})
+            self._answers.write(box, identity, {some[new]: answers(new) for new in kept})
             self.ledger.count(rows_cached=sum(len(missing[some[new]]) - 1 for new in kept))
             source = [new for new, key in enumerate(some) for _ in missing[key]]  # equal rows: one answer
             failed = {row: part.failed[new] for row, new in enumerate(source) if new in part.failed}
@@ -104,22 +119,22 @@ class Cached(Wrapper):
 
     def rows_to_run(self, inputs: tuple[Tensor, ...]) -> int:
         """Distinct rows that are not in the file."""
-        first = {key: row for row, key in reversed(list(enumerate(self._keys(inputs)[0])))}
+        keys = self._keys(inputs, self._look()[0])
+        first = {key: row for row, key in reversed(list(enumerate(keys)))}
         known = self._answers.read(list(first))
         rows = sorted(row for key, row in first.items() if key not in known)
         return self.box.rows_to_run(pick(inputs, rows)) if rows else 0
 
     def rows_kept(self) -> int:
         """How many answers of this box the file holds; counting reads through the whole file."""
-        return self._answers.count(digest(self.identity.encode()))
+        return self._answers.count(self._look()[0])
 
     def close(self) -> None:
         """Close the file; the next call opens it again."""
         self._answers.close()
 
-    def _keys(self, inputs: tuple[Tensor, ...]) -> tuple[list[bytes], bytes]:
-        """A key for each row, and the box's own."""
-        box = digest(self.identity.encode())
+    def _keys(self, inputs: tuple[Tensor, ...], box: bytes) -> list[bytes]:
+        """A key for each row of this box."""
         heads = [str(t.dtype).encode() for t in inputs]  # shapes are in the identity
         arrays = [np.ascontiguousarray(t.cpu().numpy()) for t in inputs]
         return [
@@ -128,7 +143,73 @@ class Cached(Wrapper):
                 *(part for head, a in zip(heads, arrays, strict=True) for part in (head, a[row].tobytes())),
             )
             for row in range(len(inputs[0]))
-        ], box
+        ]
+
+    # Which box it is, call after call
+
+    def _named(self) -> None:
+        self.identity = joined(self._parts)
+        self._box_key = digest(self.identity.encode())
+
+    def _watch(self) -> None:
+        self._lock = Lock()
+        self._running = 0  # calls of the box that have not come back, of all threads
+        self._last: dict[str, str] | None = None  # the box's parts as it left them itself
+        self._warned = False
+
+    def _look(self) -> tuple[bytes, str]:
+        """The box's key and identity as it is now."""
+        with self._lock:
+            if not self._running:
+                now = parts(self.box, refused=())
+                last, self._last = self._last, now
+                if last is not None and last != now:
+                    self._changed(last, now)
+            return self._box_key, self.identity
+
+    def _changed(self, last: dict[str, str], now: dict[str, str]) -> None:
+        """Somebody else than the box has changed these parts of it."""
+        changed = sorted(key for key in last.keys() | now.keys() if last.get(key) != now.get(key))
+        if any(now.get(key, "").startswith(UNKNOWN) for key in changed):
+            self._last = last
+            parts(self.box, refused=changed)
+        self._parts = {key: words for key, words in self._parts.items() if key not in changed}
+        self._parts |= {key: now[key] for key in changed if key in now}
+        self._named()
+        inner = self.box
+        while isinstance(inner, Wrapper):
+            inner.box_changed()
+            inner = inner.box
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self!r}: the box has changed since its last call ({', '.join(changed)}). From here on it "
+                "is another box, whose answers are asked for and kept as such.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+    def _run(self, inputs: tuple[Tensor, ...]) -> Outcome:
+        """What the box gives; what it changes of itself meanwhile does not make it another one."""
+        with self._lock:
+            self._running += 1
+        try:
+            return self.box.run_rows(inputs)
+        finally:
+            with self._lock:
+                self._running -= 1
+                if not self._running:
+                    self._last = parts(self.box, refused=())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what belongs to this process: a copy is the same box, whatever became of it on its way."""
+        own = ("_lock", "_running", "_last", "_warned")
+        return {name: value for name, value in vars(self).items() if name not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """With nothing looked at yet."""
+        vars(self).update(state)
+        self._watch()
 
     def _fill_known(self, outcome: Outcome, keys: list[bytes]) -> dict[bytes, list[int]]:
         """Write known answers to their rows; gives the rows of each key that is not known."""

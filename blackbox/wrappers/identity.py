@@ -2,126 +2,129 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import sys
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
-from enum import Enum
-from pathlib import PurePath
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, NoneType
+from collections.abc import Callable, Collection
+from functools import partial
+from types import MemberDescriptorType
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
-from blackbox.arrays import as_tensor
 from blackbox.errors import ConfigurationError
 from blackbox.function import BlackBoxFunction
+from blackbox.wrappers.code import name_of, stores
+from blackbox.wrappers.described import described, described_class
 from blackbox.wrappers.wrapper import Wrapper
 
 # What does not change a row's answer, or is told by the specs.
-_ASIDE = {"_ledger", "failures", "isolates", "inputs", "outputs", "box"}
-_NOBODY = (ModuleType, NoneType)  # whose method a builtin function of a module is
+_ASIDE = {"_ledger", "failures", "isolates", "inputs", "outputs"}
+_VERSION = 2  # of the words: other words are another identity, and rows are asked again
+_INNER = "inner "  # before the parts of what a wrapper is around
+UNKNOWN = "unknown"  # how words begin for what cannot be described
+_LONG = 200  # characters of one part; of more there is a digest
 
 
 def identity(box: BlackBoxFunction) -> str:
-    """Class, version, specs and configuration of a box, in words that are the same in every process.
+    """Class, code, version, specs and configuration of a box, in words that are the same in every process.
 
-    A box that has an attribute `identity` (a text) is described by it in place of its configuration;
-    one with an attribute `version` by that too, since a change of code shows nowhere else. Otherwise
-    every attribute of the instance counts, and must be plain data: numbers, texts, paths, arrays,
-    enums, classes, functions with a name, dataclasses, and collections of them. Transparent wrappers
-    are not seen.
+    Code is what the class and its parents define, with the functions, classes and values that they name, in
+    the user's own files. Packages that are installed, this one among them, are known by name alone. It
+    goes by what is executed, not by the text: comments, docstrings and line breaks change nothing, and
+    another minor version of Python is another code. Configuration is all attributes of the instance, those in
+    `__slots__` too: plain data, arrays, torch modules, functions, and objects that could be pickled. A
+    `Path` to a file counts with the file's content; a folder, or a path that is a text, by name alone.
+    Transparent wrappers are not seen.
+
+    A box that has an attribute `identity` (a text) is described by it in place of code and configuration, but
+    for what subclasses of the class that defines it add. One with an attribute `version` is described by that
+    too: change it with what is not seen, such as an installed package, or a file that the code opens by name.
 
     Raises:
-        ConfigurationError: an attribute is not plain data.
+        ConfigurationError: an attribute, or something that the code names, cannot be described.
+    """
+    return joined(parts(box))
+
+
+def joined(words: dict[str, str]) -> str:
+    """One text of a box's parts."""
+    return f"identity {_VERSION}: " + ", ".join(f"{key}={words[key]}" for key in sorted(words))
+
+
+def parts(box: BlackBoxFunction, *, refused: Collection[str] | None = None) -> dict[str, str]:
+    """What `identity` consists of, by name.
+
+    Args:
+        box: the box.
+        refused: which parts are refused where they cannot be described, None for all; others are then known
+            by the object that they are.
+
+    Raises:
+        ConfigurationError: a part that cannot be described is refused.
     """
     while isinstance(box, Wrapper) and box.transparent:
         box = box.box
     cls, name = type(box), type(box).__name__
-    given = getattr(box, "identity", None)
-    if given is not None:
-        if not isinstance(given, str) or not given:
-            raise ConfigurationError(
-                f"{box!r}, identity: expected a text, got {given!r}. "
-                "Write one that changes whenever the box's answers do."
-            )
-        state = f"identity {given!r}"
-    else:
-        state = ", ".join(
-            f"{key}={described(f'{name}.{key}', value)}"
-            for key, value in sorted(vars(box).items())
-            if key not in _ASIDE
-        )
-    specs = f"{box.inputs!r} -> {box.outputs!r}, arrays={box.arrays!r}"
-    version = described(f"{name}.version", getattr(box, "version", None))
-    inner = f" around {identity(box.box)}" if isinstance(box, Wrapper) else ""
-    return f"{name_of(cls)}, version {version}, {specs}, with {state}{inner}"
+    package = cls.__module__.partition(".")[0]
+    words = {"class": name_of(cls), "specs": f"{box.inputs!r} -> {box.outputs!r}, arrays={box.arrays!r}"}
+    attributes = _attributes(box)
+    text, definer = _given(box)
+    if text is not None:
+        words["identity"] = repr(text)
+        aside = set(attributes)
+        if definer is not None and definer is not cls:  # a subclass may hold more than that class knew of
+            aside = stores(definer) | {"identity"}
+        attributes = {key: value for key, value in attributes.items() if key not in aside}
+    attributes["version"] = getattr(box, "version", None)
+    if isinstance(box, Wrapper):
+        if attributes.get("box") is box.box:
+            del attributes["box"]
+        inner = None if refused is None else [key.removeprefix(_INNER) for key in refused]
+        words |= {f"{_INNER}{key}": value for key, value in parts(box.box, refused=inner).items()}
+
+    def part(key: str, value: object, words_of: Callable[[], str]) -> str:
+        try:
+            return _short(words_of())
+        except ConfigurationError:
+            if refused is None or key in refused:
+                raise
+            return f"{UNKNOWN} {id(value)}"
+
+    for key, value in attributes.items():
+        words[f".{key}"] = part(f".{key}", value, partial(described, f"{name}.{key}", value, package))
+    if text is None or definer is not None:
+        words["code"] = part("code", cls, partial(described_class, name, cls, package, definer))
+    return words
 
 
-def described(where: str, value: Any) -> str:  # noqa: ANN401 - one line for each kind
-    """Plain data in words that are the same in every process.
-
-    Args:
-        where: how messages call it.
-        value: the data.
-
-    Raises:
-        ConfigurationError: it is not plain data.
-    """
-    if type(value) in (type(None), bool, int, str, bytes):
-        return repr(value)
-    if isinstance(value, float | complex | np.generic):
-        return f"{type(value).__name__} {value!r}"
-    if isinstance(value, Enum):
-        return f"{name_of(type(value))}.{value.name}"
-    if isinstance(value, PurePath):
-        return f"path {value.as_posix()!r}"
-    if isinstance(value, np.ndarray | Tensor):
-        return _array(where, value)
-    if isinstance(value, type):
-        return name_of(value)
-    if isinstance(value, MethodType | BuiltinFunctionType) and not isinstance(value.__self__, _NOBODY):
-        return f"method {value.__qualname__} of {described(where, value.__self__)}"
-    if isinstance(value, FunctionType | BuiltinFunctionType) and "<" not in value.__qualname__:
-        return f"function {name_of(value)}"
-    if is_dataclass(value):
-        items = (f"{f.name}={described(f'{where}.{f.name}', getattr(value, f.name))}" for f in fields(value))
-        return f"{name_of(type(value))}({', '.join(items)})"
-    if isinstance(value, Mapping):
-        items = sorted((described(where, k), described(f"{where}[{k!r}]", v)) for k, v in value.items())
-        return "{" + ", ".join(f"{k}: {v}" for k, v in items) + "}"
-    if isinstance(value, functools.partial):
-        parts = (value.func, value.args, value.keywords)
-        return f"partial({', '.join(described(where, part) for part in parts)})"
-    if isinstance(value, set | frozenset):
-        return "{" + ", ".join(sorted(described(where, one) for one in value)) + "}"
-    if isinstance(value, list | tuple):
-        items = (described(f"{where}[{place}]", one) for place, one in enumerate(value))
-        return f"{type(value).__name__}({', '.join(items)})"
-    raise ConfigurationError(
-        f"{where}: expected plain data, of which it can be told whether two boxes are the same, got "
-        f"{type(value).__name__}. Give the object an attribute 'identity': a text that changes whenever "
-        "its answers do."
-    )
+def _short(words: str) -> str:
+    if len(words) <= _LONG:
+        return words
+    return f"{words[:40]}... {hashlib.blake2b(words.encode(), digest_size=20).hexdigest()}"
 
 
-def _array(where: str, value: np.ndarray | Tensor) -> str:
-    try:
-        array = np.ascontiguousarray(as_tensor(value).cpu().numpy())
-    except TypeError:
+def _attributes(box: BlackBoxFunction) -> dict[str, Any]:
+    """What the instance holds, in its dictionary and in slots of its class and their parents."""
+    found: dict[str, Any] = {}
+    for cls in reversed(type(box).__mro__):
+        for key, slot in vars(cls).items():
+            if isinstance(slot, MemberDescriptorType):
+                try:
+                    found[f"{key} of {cls.__name__}" if key in found else key] = slot.__get__(box)
+                except AttributeError:  # nothing is in it yet
+                    pass
+    found |= vars(box)
+    return {key: value for key, value in found.items() if key not in _ASIDE}
+
+
+def _given(box: BlackBoxFunction) -> tuple[str | None, type | None]:
+    """The box's own words, and the class that defines them; no class where this very box was given them."""
+    text = getattr(box, "identity", None)
+    if text is None:
+        return None, None
+    if not isinstance(text, str) or not text:
         raise ConfigurationError(
-            f"{where}: expected an array of numbers, got one of {value.dtype}. "
-            "Give the object an attribute 'identity': a text that changes whenever its answers do."
-        ) from None
-    digest = hashlib.blake2b(array.tobytes(), digest_size=20).hexdigest()
-    return f"array {array.dtype} {np.shape(value)} {digest}"
-
-
-def name_of(cls: type | FunctionType | BuiltinFunctionType) -> str:
-    """The module and name of a class or function."""
-    module = cls.__module__
-    if module == "__main__":  # the same for all scripts, which may have classes of the same name
-        module = PurePath(getattr(sys.modules["__main__"], "__file__", None) or module).name
-    return f"{module}.{cls.__qualname__}"
+            f"{box!r}, identity: expected a text, got {text!r}. "
+            "Write one that changes whenever the box's answers do."
+        )
+    definer = next((cls for cls in type(box).__mro__ if "identity" in vars(cls)), None)
+    if definer is None or ("identity" in vars(box) and not hasattr(vars(definer)["identity"], "__set__")):
+        return text, None
+    return text, definer

@@ -35,6 +35,7 @@ from blackbox.running import pick, place, stops, unanswered
 from blackbox.wrappers.workers import Reply, Task, occupied, run
 from blackbox.wrappers.wrapper import Wrapper
 
+_CHANGING = {"_ledger", "failures", "isolates"}  # these travel with every block
 _BREAKS = 3  # executors in a row that break before anything comes of it
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has only the second, which there ends at once
 
@@ -50,7 +51,9 @@ class Parallel(Wrapper):
 
     The result equals that of the box called in this process with the same blocks, to the bit if workers
     compute with the same number of threads. Blocks are `block` rows in the order of the call, for any number
-    of workers. Order is kept. A process gets the box once, pickled, and keeps it; its rows are on the CPU.
+    of workers. Order is kept. A process gets the box once, pickled, and keeps it until one of the box's
+    attributes is assigned anew; its rows are on the CPU. What is written into an array that the box holds is
+    not seen.
     Threads share the box itself, which must then be thread-safe. A `Parallel` that is called in a thread of
     its own executor runs its blocks there, one after another.
 
@@ -117,7 +120,26 @@ class Parallel(Wrapper):
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Block by block on the workers."""
+        self._notice()
         return _Call(self, inputs).run()
+
+    def box_changed(self) -> None:
+        """Give workers the box anew, as it is now; workers that make it themselves could not have it so."""
+        if self._packed is not None and not isinstance(self._source, BlackBoxFunction):
+            raise ConfigurationError(
+                f"{self!r}, box: expected one that stays as the function makes it, got one that was changed "
+                "after workers had made theirs. Change what the function makes, in a new Parallel."
+            )
+        self._key, self._packed, self._held = uuid.uuid4().hex, None, None
+
+    def _notice(self) -> None:
+        """See whether an attribute was reassigned since the box was packed for the workers."""
+        held = _held(self.box)
+        if self._packed is not None and self._held is not None:
+            old = self._held
+            if held.keys() != old.keys() or any(held[key] is not old[key] for key in held):
+                self.box_changed()
+        self._held = held
 
     def close(self) -> None:
         """Shut down an executor that was made here; a later call makes another."""
@@ -187,6 +209,7 @@ class Parallel(Wrapper):
         self._current: Executor | None = None
         self._answered = False  # whether a worker of it ever has
         self._packed: bytes | None = None
+        self._held: dict[tuple[int, str], Any] | None = None  # what the box was made of in the last call
         self._calls = 0  # of all threads, that are using the executor
 
     def __getstate__(self) -> dict[str, Any]:
@@ -196,7 +219,7 @@ class Parallel(Wrapper):
                 "Parallel: expected a function that makes the executor, so that it can be pickled, got "
                 f"{type(self._given).__name__}. Give executor=<a function of a module>."
             )
-        own = ("_key", "_lock", "_current", "_answered", "_packed", "_calls")
+        own = ("_key", "_lock", "_current", "_answered", "_packed", "_held", "_calls")
         return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -207,6 +230,20 @@ class Parallel(Wrapper):
     def __repr__(self) -> str:
         """With the size of blocks, on which the bits depend."""
         return f"Parallel({self.box!r}, block={self.block})"
+
+
+def _held(box: BlackBoxFunction) -> dict[tuple[int, str], Any]:
+    """The attributes of a box and of the wrappers around it, but for what each call changes."""
+    found: dict[tuple[int, str], Any] = {}
+    depth = 0
+    while True:
+        wraps = isinstance(box, Wrapper)
+        for key, value in vars(box).items():
+            if key not in _CHANGING and not (wraps and key.startswith("_")):
+                found[depth, key] = value
+        if not isinstance(box, Wrapper):
+            return found
+        box, depth = box.box, depth + 1
 
 
 @dataclass(eq=False)

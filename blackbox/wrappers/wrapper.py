@@ -86,6 +86,9 @@ class Wrapper(BlackBoxFunction, abstract=True):
         """What the inner box would evaluate of these rows."""
         return self.box.rows_to_run(inputs)
 
+    def box_changed(self) -> None:
+        """Hear that somebody has changed the inner box; a wrapper that keeps a copy of it makes a new one."""
+
     # The call ends in run_rows above and never reaches this; it completes the class.
     def evaluate_rows(self, *arrays: Any) -> Any:  # noqa: ANN401
         """The inner box's own method."""

@@ -76,10 +76,20 @@ class UmBridge(BlackBoxFunction):
         self.inputs, self.outputs = (
             _specs(self._server, self._message, kind) for kind in ("input", "output")
         )
-        # For caches: the token does not change answers. Servers that move keep theirs with an identity set
-        # by hand.
-        self.identity = to_text({"url": self._server.url, **self._message}).decode()
+        self._identity = to_text({"url": self._server.url, **self._message}).decode()
         super().__init__(failures=failures)
+
+    @property
+    def identity(self) -> str:
+        """A cache's key for this box: address, model and settings, without the token.
+
+        A server that moves keeps its answers with one that is set by hand.
+        """
+        return self._identity
+
+    @identity.setter
+    def identity(self, text: str) -> None:
+        self._identity = text
 
     def evaluate(self, *arrays: Any) -> Any:  # noqa: ANN401
         """One row.

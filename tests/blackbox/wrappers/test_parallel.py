@@ -24,7 +24,7 @@ from typeguard import suppress_type_checks
 from blackbox import BlackBoxFunction, Budgeted, ConfigurationError, OutputError, RowFailedError
 from blackbox.errors import ExecutorError
 from blackbox.failures import Failure
-from blackbox.wrappers import Parallel
+from blackbox.wrappers import Cached, Parallel
 from tests.blackbox.boxes import Doubling, EachBox, ErrorCase, RowsBox, error_table
 from tests.blackbox.wrappers import troubled
 from tests.blackbox.wrappers.troubled import (
@@ -186,6 +186,32 @@ def test_a_function_makes_a_box_that_cannot_be_pickled(tmp_path):
         state = rows(*[FINE] * 5)
         np.testing.assert_array_equal(box(state), in_blocks(tmp_path, state, 2))
         assert box.ledger.rows_run == 5
+
+
+def test_a_process_follows_an_attribute_that_is_assigned_anew(stack, tmp_path):
+    box, state = stack(block=2), rows(*[FINE] * 4)
+    first = box(state)
+    box.box.offset = 3.0
+    for _ in range(2):
+        np.testing.assert_array_equal(box(state), first + 3)
+    made = len(Troubled(tmp_path).made())
+    np.testing.assert_array_equal(box(state), first + 3)
+    assert len(Troubled(tmp_path).made()) == made
+    with Parallel(partial(Troubled, tmp_path), processes) as box:
+        box(state)
+        box.box.offset = 3.0  # pyright: ignore[reportAttributeAccessIssue]
+        with pytest.raises(ConfigurationError, match="as the function makes it"):
+            box(state)
+
+
+def test_a_cache_and_the_processes_behind_it_follow_what_is_written_into_an_array(stack, tmp_path):
+    inner, state = stack(block=2), rows(*[FINE] * 4)
+    inner.box.offset = np.zeros(())
+    box = Cached(inner, tmp_path / "answers")
+    first = box(state)
+    inner.box.offset[()] = 3.0
+    with pytest.warns(RuntimeWarning, match="offset"):
+        np.testing.assert_array_equal(box(state), first + 3)
 
 
 def test_a_pickled_stack_gives_the_same_answers_with_an_executor_of_its_own(stack, tmp_path):

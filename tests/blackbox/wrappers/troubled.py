@@ -32,6 +32,7 @@ class Troubled(BlackBoxFunction):
     def __init__(self, folder: Path) -> None:
         super().__init__(failures="keep")
         self.folder = folder
+        self.offset: Any = 0.0
 
     def evaluate_rows(self, state: Any) -> Any:
         with (self.folder / "rows").open("a") as log:
@@ -41,7 +42,7 @@ class Troubled(BlackBoxFunction):
         if (state[:, 1] == SHAPE).any():
             return state[:, :1]
         x = state[:, 0]
-        answer = np.stack([np.sin(3 * x) + x.mean(), x**2 / 3], 1)
+        answer = np.stack([np.sin(3 * x) + x.mean(), x**2 / 3], 1) + self.offset
         answer[state[:, 1] == NAN] = np.nan
         return answer
 

@@ -202,6 +202,8 @@ def test_a_table_goes_on_only_with_what_it_was_made_with(tmp_path, key, change):
 
 def test_a_box_without_a_name_is_not_certified_into_a_file(tmp_path):
     class Nameless:
+        handle = memoryview(b"nothing that could be named")
+
         def __call__(self, images):
             return Linear().evaluate_rows(images)
 
