@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from blackbox.words import counted
 from tasks.problem import Setup
 from tasks.runs import atomic
 from tasks.runs.journal import Journal, journaled
@@ -43,7 +44,7 @@ def kept(setup: Setup, name: str, find: Callable[[Journal], tuple[LayerRatios, i
             layers, queries = find(journal)
             atomic.write_json(path, {"ratios": layers.to_dict(), "queries": queries})
         setup.progress.say(
-            f"Layer ratios of seed {setup.seed} by {layers.method} ({queries} queries):\n{layers}"
+            f"Layer ratios of seed {setup.seed} by {layers.method} ({counted(queries, 'query')}):\n{layers}"
         )
     return read(path)
 

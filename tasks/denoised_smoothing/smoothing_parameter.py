@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import zo
-from blackbox import BlackBoxFunction
+from blackbox import BlackBoxFunction, words
 from tasks.denoised_smoothing.budget import counted
 from tasks.denoised_smoothing.config import WIDE, Variant
 from tasks.denoised_smoothing.defence import problem_of
@@ -89,7 +89,7 @@ def find(
         mu = replace(mu, queries=queries)
         atomic.write_json(path, asdict(mu))
         setup.progress.say(
-            f"mu of seed {setup.seed} ({space}, {mu.queries} queries): "
+            f"mu of seed {setup.seed} ({space}, {words.counted(mu.queries, 'query')}): "
             + ("" if mu.measured else "slopes agree at no step, the wide one is taken: ")
             + f"{mu.direction:.2g} along directions, {mu.coordinate:.2g} of a single number"
         )
