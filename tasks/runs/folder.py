@@ -58,6 +58,8 @@ class Run:
     """The script with a loop of its own that made the run; a run has this, a problem, or neither."""
     callbacks: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
     """What is told while stages of the run train; see `tasks.Callback`."""
+    callbacks_said: set[Any] = field(default_factory=set, init=False, repr=False, compare=False)
+    """Of which exceptions of callbacks the user has been warned."""
 
     @classmethod
     def create(
