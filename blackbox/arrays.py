@@ -13,6 +13,7 @@ from torch._C._functorch import is_batchedtensor  # pyright: ignore[reportMissin
 
 from blackbox.errors import CountError, DtypeError, ShapeError
 from blackbox.spec import ArraySpec
+from blackbox.words import counted
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def to_rows(owner: str, specs: tuple[ArraySpec, ...], arrays: tuple[object, ...]
     """
     if len(arrays) != len(specs):
         expected = ", ".join(spec.name for spec in specs)
-        raise CountError(f"{owner}: expected {len(specs)} arrays ({expected}), got {len(arrays)}.")
+        raise CountError(f"{owner}: expected {counted(len(specs), 'array')} ({expected}), got {len(arrays)}.")
     numpy = _all_numpy(owner, specs, arrays)
     tensors = [_input_tensor(owner, spec, array, numpy) for spec, array in zip(specs, arrays, strict=True)]
     leading = _leading_axes(owner, specs[0], tensors[0])

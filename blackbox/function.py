@@ -15,6 +15,7 @@ from blackbox.definition import Definition, check_complete, gives, keeps, mend
 from blackbox.errors import NonFiniteInputError, NotDifferentiableError, RowFailedError
 from blackbox.failures import FailedRow, Failure, Outcome, note, whereabouts
 from blackbox.running import mark_non_finite, run_blocks, run_each
+from blackbox.words import counted
 
 
 class BlackBoxFunction(Definition, abstract=True):
@@ -156,7 +157,7 @@ class BlackBoxFunction(Definition, abstract=True):
         if len(outcome.failed) > 1:
             which = f"{len(outcome.failed)} of {len(run)} rows, the first of them {which},"
             if all(why is failed for why in outcome.failed.values()):  # one error: no telling whose
-                which = f"a block of {len(outcome.failed)} rows"
+                which = f"a block of {len(outcome.failed):,} rows"
         raise RowFailedError(
             f"{name}: {which} failed: {failed.sentence()}. Mend the box, or {mend(self)}"
         ) from failed.error
@@ -186,6 +187,6 @@ class BlackBoxFunction(Definition, abstract=True):
         )
         return (
             f"{name}, input {bad!r}: expected finite numbers, got NaN or infinity in row {row} "
-            f"({int((~finite).sum())} of {rows.count} rows). Nothing was run. "
+            f"({int((~finite).sum())} of {counted(rows.count, 'row')}). Nothing was run. "
             f"Look for what made it, or {mend(self)}"
         )

@@ -14,6 +14,7 @@ from blackbox.definition import Definition
 from blackbox.errors import BlackBoxError, BudgetError, OutputError, TryAgain
 from blackbox.failures import FailedRow, Failure, Outcome
 from blackbox.spec import ArraySpec
+from blackbox.words import counted
 
 Box = TypeVar("Box", bound=Definition)
 
@@ -169,7 +170,7 @@ def _checked(
     if len(outputs) != len(box.outputs):
         expected = ", ".join(spec.name for spec in box.outputs)
         raise OutputError(
-            f"{box!r}: expected {len(box.outputs)} outputs ({expected}), got {len(outputs)}. "
+            f"{box!r}: expected {counted(len(box.outputs), 'output')} ({expected}), got {len(outputs)}. "
             "Return a tuple with one array per output spec."
         )
     device = inputs[0].device

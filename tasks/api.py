@@ -262,7 +262,7 @@ def finish(run: Run, problem: Problem, progress: Progress | None = None) -> Fini
                     told.say(_how_to_go_on(run))
                 work(problem, run, told)
         if not (run.path / report.NAME).is_file():  # a kill in between leaves no page: they are told again
-            Told(run.callbacks).tell("on_result", run, Result.read(run.path))
+            Told(run).tell("on_result", run, Result.read(run.path))
         report.write(run, problem)
     return FinishedRun(run, problem)
 

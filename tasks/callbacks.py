@@ -28,8 +28,9 @@ class Callback:
     `on_start` that says from where. A stage that was finished before is not told again.
 
     Attributes:
-        strict: Whether an exception in the callback ends the run. If not, it is a `CallbackWarning`, once for
-            each kind of it, and training goes on.
+        strict: Whether an exception in the callback ends the run. If not, it is a `CallbackWarning`, once in
+            a run for each kind of exception, and training goes on; where `on_start` raised it, the callback
+            is told no more of that stage.
     """
 
     strict: bool = False
@@ -58,26 +59,36 @@ class Callback:
 
 
 class Told:
-    """Callbacks, told one after the other, whose exceptions do not get far."""
+    """Callbacks, told one after the other, whose exceptions do not get far.
 
-    def __init__(self, callbacks: Sequence[Callback]) -> None:
-        self._callbacks = callbacks
-        self._said: set[tuple[int, str, str]] = set()
+    Args:
+        run: Whose callbacks they are; what has been said of them is said once in a run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._callbacks: Sequence[Callback] = run.callbacks
+        self._said = run.callbacks_said
+        self._deaf: set[int] = set()  # whose `on_start` raised: of the stage they know nothing
 
     def tell(self, name: str, *arguments: Any) -> None:  # noqa: ANN401
         """Call the method of that name of each callback."""
         for number, callback in enumerate(self._callbacks):
+            if number in self._deaf:
+                continue
             try:
                 getattr(callback, name)(*arguments)
             except Exception as error:
                 if callback.strict:
                     raise
-                kind = (number, name, type(error).__name__)
+                if name == "on_start":
+                    self._deaf.add(number)
+                kind = (number, type(error).__name__)
                 if kind not in self._said:
                     self._said.add(kind)
+                    told = " ".join(str(error).split()).rstrip(".")
                     warnings.warn(
                         f"{type(callback).__name__}.{name}: expected it to return, got "
-                        f"{type(error).__name__}: {error}. Training goes on; further ones of this kind are "
+                        f"{type(error).__name__}: {told}. Training goes on; further ones of this kind are "
                         "not told. Set `strict = True` in the class to end the run instead.",
                         CallbackWarning,
                         stacklevel=3,

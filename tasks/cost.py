@@ -11,6 +11,7 @@ import torch
 
 from blackbox import BlackBoxFunction, Ledger, Parallel
 from blackbox.calls import intercepted
+from blackbox.words import counted
 from tasks.errors import ConfigurationError
 from tasks.problem import Cost, Method, Problem
 from tasks.progress import duration
@@ -18,6 +19,7 @@ from tasks.tally import Tally, stack
 from tasks.workers import group
 from zo.batches import count_rows, map_tensors
 
+NONE_BACK = "No row of the first batch had a finite loss"  # how the line begins that says so
 TRIES = 5  # evaluations of the objective, of which the quickest counts: the first one warms up
 
 
@@ -65,44 +67,52 @@ def lines(
     total, budget = made + seeds * (sum(rows.values()) + judging), problem.config.rows
     if budget is not None and total > budget:
         told = ", ".join(f"{name} {count:,}" for name, count in rows.items() if count)
-        run = f"{made:,} rows were run, to make the data." if made else "No row was run."
+        was = "was" if made == 1 else "were"
+        run = f"{counted(made, 'row')} {was} run, to make the data." if made else "No row was run."
         raise ConfigurationError(
-            f"rows: expected a run within its budget of {budget:,} rows, got a plan of at least {total:,} in "
-            f"{seeds} seed(s) of: {told}; validation and test {judging:,}. {run} Raise --rows, or lower "
-            "--steps, --batch, or the methods' settings."
+            f"rows: expected a run within its budget of {counted(budget, 'row')}, got a plan of at least "
+            f"{total:,} in {counted(seeds, 'seed')} of: {told}; validation and test {judging:,}. {run} Raise "
+            "--rows, or lower --steps, --batch, or the methods' settings."
         )
     most = total + seeds * more
     # the rows that are timed count too, and must not be those that the end of the run needs
     spare = budget is None or total + TRIES * each <= budget
-    second, cached, timing = None, False, tally.copy()
+    second, back, timing = None, None, tally.copy()
     if timed and spare and problem.boxes:
-        second, cached = _seconds_per_row(problem)
-    for_timing = tally.since(timing).rows_run
+        second, back = _seconds_per_row(problem)
+    tried = tally.since(timing)
+    for_timing = tried.rows_run
     total, most = total + for_timing, most + for_timing
-    speed = "; answers came from a cache, so their time is not known" if cached else ""
+    speed = "; answers came from a cache, so their time is not known" if tried.rows_cached else ""
     speed = speed if second is None else f", {1e3 * second:.3g} ms a row"
-    told = [f"Cost: one evaluation of the objective on {size} rows of data runs {each:,} box rows{speed}."]
+    told = [
+        f"Cost: one evaluation of the objective on {counted(size, 'row')} of data runs "
+        f"{counted(each, 'box row')}{speed}."
+    ]
     if not problem.boxes:
         told = [f"Cost: without a black box rows are those of the data, {each:,} for each query."]
     told += [_line(name, planned[name], each, second) for name in methods]
     for name, count in {"validation": validation, "test": test}.items():
         if count != 0:
-            known = "the problem's own, not known beforehand" if count is None else f"{count:,} rows"
+            known = "the problem's own, not known beforehand" if count is None else counted(count, "row")
             told.append(f"  {name}, of each method: {known}")
     again = ", and are run again by each `blackbox resume`"  # unless they are kept in self.folder, or cached
     for name, count, mend in (("making the data", made, again), ("timing", for_timing, "")):
         if count:
-            told.append(f"  {name}: {count:,} rows, which have been run{mend}")
+            have = "has" if count == 1 else "have"
+            told.append(f"  {name}: {counted(count, 'row')}, which {have} been run{mend}")
     limit = "" if budget is None else f" of {budget:,} allowed"
     upper = f" to {most:,}" if most > total else ""
     own = " and ".join(
         name for name, count in {"validation": validation, "test": test}.items() if count is None
     )
     beside = f", beside those of {own}" if own else ""
-    told.append(f"  in all {seeds} seed(s): {total:,}{upper} rows{limit}{beside}")
+    over = f"in all {counted(seeds, 'seed')}"
+    rows_in_all = f"{total:,}{upper} rows" if upper else counted(total, "row")
+    told.append(f"  {over}: {rows_in_all}{limit}{beside}")
     if budget is not None and most > budget:
         told.append("  That may be more than the budget: then the run stops, and a larger --rows goes on.")
-    return told
+    return told + _failed(tried, size, back)
 
 
 def _planned(problem: Problem, method: Method) -> Cost | None:
@@ -115,10 +125,31 @@ def _line(name: str, plan: Cost | None, each: int, second: float | None) -> str:
     rows = round(each * plan.evaluations)
     most, when = round(each * (plan.most or 0)), "where trust is lost" if plan.learns else "with every check"
     upper = f" (at most {most:,} {when})" if most > rows else ""
-    queries = f", {plan.queries:,} queries" if plan.queries else ""
-    took = "" if second is None or not rows else f", about {duration(rows * second)} in the box"
+    queries = f", {counted(plan.queries, 'query')}" if plan.queries else ""
+    took = ""
+    if second is not None and rows:
+        about = f"about {duration(rows * second)}" if rows * second >= 1 else "under 1 s"
+        took = f", {about} in the box"
     took += ", plus what tangents take to learn" if took and plan.learns else ""
-    return f"  {name}: {rows:,} rows{upper}{queries}{took}"
+    return f"  {name}: {counted(rows, 'row')}{upper}{queries}{took}"
+
+
+def _failed(tried: Ledger, size: int, back: int | None) -> list[str]:
+    """What is to be said of rows that failed in the evaluations that were timed.
+
+    Args:
+        tried: What the boxes counted in them.
+        size: Rows of the batch.
+        back: How many of them had a finite loss in the last one; None if none was evaluated.
+    """
+    if back is None or (back == size and not tried.rows_failed):
+        return []
+    why = f" The first cause: {tried.first_failure.rstrip('.')}." if tried.first_failure else ""
+    if back == 0:
+        return [f"  {NONE_BACK}.{why} Mend the box or the data before you train."]
+    failed = tried.rows_failed + tried.rows_skipped
+    rows = f", and {counted(failed, 'box row')} of all that were timed failed" if failed else ""
+    return [f"  Rows fail: {back} of {counted(size, 'row')} in the first batch had a finite loss{rows}.{why}"]
 
 
 def rows_of_objective(problem: Problem) -> int | Exception:
@@ -157,8 +188,8 @@ def _first_batch(problem: Problem) -> Any:  # noqa: ANN401
     return map_tensors(lambda tensor: tensor.to(device), problem.data.train(0, 0))
 
 
-def _seconds_per_row(problem: Problem) -> tuple[float | None, bool]:
-    """How long a row that is run takes, or None; and whether some came from a cache.
+def _seconds_per_row(problem: Problem) -> tuple[float | None, int | None]:
+    """How long a row that is run takes, or None; and how many losses of the batch were finite, if known.
 
     It is the quickest of a few evaluations of the objective, for a second at most; of two at least where the
     first one starts a pool's workers within ten seconds.
@@ -166,18 +197,20 @@ def _seconds_per_row(problem: Problem) -> tuple[float | None, bool]:
     boxes = list(problem.boxes.values())
     tally, best, begun = Tally(boxes), math.inf, perf_counter()
     limit = 10.0 if any(isinstance(part, Parallel) for box in boxes for part in stack(box)) else 1.0
-    first = tally.copy()
+    losses = None
     with torch.random.fork_rng(devices=()), torch.no_grad():
+        torch.manual_seed(0)  # the first weights of the first seed, most often
         network, batch = problem.network().to(problem.config.device), _first_batch(problem)
         for _ in range(TRIES):
             before, started = tally.copy(), perf_counter()
-            problem.objective(network, batch)
+            losses = problem.objective(network, batch)
             passed = perf_counter() - started
             best = min(best, passed / (tally.since(before).rows_run or math.nan))  # NaN is never less
             if group.any_of(perf_counter() - begun > limit):  # their clocks differ, what they ask must not
                 break
             limit = 1.0
-    return None if best == math.inf else best, tally.since(first).rows_cached > 0
+    back = int(losses.isfinite().sum()) if isinstance(losses, torch.Tensor) else None
+    return None if best == math.inf else best, back
 
 
 def _judged(problem: Problem) -> tuple[int | None, int | None]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from blackbox.checks import check_count
+from blackbox.words import counted
 from tasks.errors import ConfigurationError, ProblemError
 from zo.batches import count_rows, map_tensors
 from zo.estimators import Key
@@ -61,7 +62,8 @@ class Data:
             test: How many to hold out for the last line.
 
         Raises:
-            ConfigurationError: Fewer than one row is left to train on; or another number is out of its range.
+            ConfigurationError: Fewer than one row, or fewer than a batch, is left to train on; or another
+                number is out of its range.
         """
         for name, value, least in (("batch", batch, 1), ("validation", validation, 0), ("test", test, 0)):
             check_count("Data.split", name, value, least)
@@ -69,7 +71,13 @@ class Data:
         left = count - validation - test
         if left < 1:
             raise ConfigurationError(
-                f"Data.split: expected more than the {validation} + {test} rows held out, got {count}."
+                f"Data.split: expected more than the {validation} + {test} rows held out, got {count:,}. "
+                "Hold fewer out, or give more rows."
+            )
+        if batch > left:  # most of its rows would be there several times
+            raise ConfigurationError(
+                f"Data.split, batch: expected at most the {counted(left, 'row')} to train on, got {batch:,}. "
+                "Lower it (--batch), or hold out fewer rows."
             )
 
         def part(index: Tensor | slice) -> Any:  # noqa: ANN401
@@ -91,8 +99,8 @@ def one_each(losses: Tensor, batch: Any) -> Tensor:  # noqa: ANN401
     """
     if losses.shape != (count_rows(batch),):
         raise ProblemError(
-            f"objective: expected one loss for each of {count_rows(batch)} rows, got a tensor of shape "
-            f"{tuple(losses.shape)}. Take the mean over all axes but the first."
+            f"objective: expected one loss for each of {counted(count_rows(batch), 'row')}, got a tensor of "
+            f"shape {tuple(losses.shape)}. Take the mean over all axes but the first."
         )
     return losses
 

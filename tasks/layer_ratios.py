@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from blackbox.words import counted
 from tasks.errors import RunFolderError
 from tasks.problem import Setup
 from tasks.runs import atomic, reading, stamp
@@ -45,7 +46,7 @@ def kept(setup: Setup, name: str, find: Callable[[Journal], tuple[LayerRatios, i
             layers, queries = find(journal)
             atomic.write_json(path, {"ratios": layers.to_dict(), "queries": queries, stamp.OF: of})
         setup.progress.say(
-            f"Layer ratios of seed {setup.seed} by {layers.method} ({queries} queries):\n{layers}"
+            f"Layer ratios of seed {setup.seed} by {layers.method} ({counted(queries, 'query')}):\n{layers}"
         )
     return read(path)
 

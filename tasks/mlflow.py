@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from time import time
 from typing import Any
+from urllib.parse import urlsplit
 
 from blackbox.extras import import_extra
 from tasks.callbacks import Callback
+from tasks.errors import ConfigurationError
 from tasks.runs.folder import Run, stage_name
 from tasks.runs.result import Result, TrainingOutcome
 
 _HELD = 200  # metrics that are kept until they are sent together
 _LONGEST = 500  # letters of a parameter's value
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
 class MLflow(Callback):
@@ -24,19 +28,36 @@ class MLflow(Callback):
     are sent at validations and whenever there are many; `metrics.jsonl` in the run's folder has them all
     the same. What is not finite is left out, and so are parameters that are None.
 
+        tasks.MLflow()  # MLFLOW_TRACKING_URI, or MLflow's default, today mlflow.db in the current folder
+        tasks.MLflow("sqlite:////data/runs.db")  # a database of your own
+        tasks.MLflow("http://localhost:5000")  # a server, such as one that `mlflow server` starts
+
+    The extra `mlflow` brings MLflow's small package and what its databases need. Its pages (`mlflow ui`,
+    `mlflow server`) come with the whole one, `pip install mlflow`, also in another environment.
+
+    A server that does not answer when a stage begins is told nothing of that stage. What one that goes away
+    later has not taken is sent at the stage's end. It is asked three times more before it is given up, which
+    takes 15 s, unless `MLFLOW_HTTP_REQUEST_MAX_RETRIES` is set: MLflow's own seven times take four minutes,
+    in which nothing trains.
+
     Args:
-        uri: Of the tracking server or store; MLflow's own default (`MLFLOW_TRACKING_URI`) if None. Recent
-            versions of MLflow take a folder only with `MLFLOW_ALLOW_FILE_STORE=true` in the environment.
+        uri: Of the tracking server or store; MLflow's own default (`MLFLOW_TRACKING_URI`) if None. A folder,
+            "file:///data/mlruns", is taken by older versions of MLflow, and by today's only with
+            `MLFLOW_ALLOW_FILE_STORE=true` in the environment.
         experiment: Its name in MLflow; the problem's if None.
 
     Raises:
-        MissingExtraError: MLflow is not installed.
+        MissingExtraError: MLflow is not installed, or what its databases need is not.
+        ConfigurationError: The installed MLflow takes no such store.
     """
 
     def __init__(self, uri: str | None = None, *, experiment: str | None = None) -> None:
         self._mlflow = import_extra("tasks.MLflow", "mlflow", "mlflow")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         self._entities = import_extra("tasks.MLflow", "mlflow.entities", "mlflow")
+        self._refuse_store(self._mlflow.get_tracking_uri() if uri is None else str(uri))
         self._uri, self._experiment = uri, experiment
+        self._away = False  # since a sending failed
         self._made: Any = None
         self._ids: dict[str, str] = {}
         self._held: dict[str, list[Any]] = {}
@@ -59,13 +80,14 @@ class MLflow(Callback):
     def on_step(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         """Keep a step's metrics, and send what was kept where it is much."""
         self._keep(stage, step, metrics)
-        if len(self._held[stage]) >= _HELD:
+        if len(self._held[stage]) >= _HELD and not self._away:
             self._send(stage)
 
     def on_validation(self, stage: str, step: int, value: float) -> None:
         """Send everything so far."""
         self._keep(stage, step, {"validation": value})
-        self._send(stage)
+        if not self._away:  # to try takes minutes each time
+            self._send(stage)
 
     def on_end(self, stage: str, outcome: TrainingOutcome) -> None:
         """Send the rest, with the validation by which weights were chosen."""
@@ -115,7 +137,23 @@ class MLflow(Callback):
                 )
 
     def _send(self, stage: str) -> None:
-        held = self._held[stage]
-        for start in range(0, len(held), 1000):  # what MLflow takes at a time
-            self._client.log_batch(self._ids[stage], metrics=held[start : start + 1000])
-        self._held[stage] = []
+        held, self._away = self._held[stage], True
+        while held:
+            self._client.log_batch(self._ids[stage], metrics=held[:1000])  # what MLflow takes at a time
+            del held[:1000]
+        self._away = False
+
+    def _refuse_store(self, uri: str) -> None:
+        """Refuse a store that the installed MLflow cannot write to; nothing is asked of it."""
+        scheme = urlsplit(uri).scheme.partition("+")[0]
+        if scheme in _DATABASES:
+            for module in ("sqlalchemy", "alembic"):
+                import_extra(f"tasks.MLflow({uri!r})", module, "mlflow")
+        settings = import_extra("tasks.MLflow", "mlflow.environment_variables", "mlflow")
+        allowed = getattr(settings, "MLFLOW_ALLOW_FILE_STORE", None)  # older versions take every folder
+        if scheme in ("", "file") and allowed is not None and not allowed.get():
+            raise ConfigurationError(
+                f"tasks.MLflow: expected a database or a server, got the folder {uri!r}, which MLflow "
+                f"{self._mlflow.__version__} refuses. Give 'sqlite:///mlflow.db' or 'http://...', or set "
+                "MLFLOW_ALLOW_FILE_STORE=true in the environment."
+            )

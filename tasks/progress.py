@@ -13,6 +13,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Column, Table
 
+from blackbox.words import counted
 from tasks.terminal import plain, say
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Progress:
         self._started = 0.0
         self._metrics: Mapping[str, float] = {}
         self._first_queries: float | None = None
+        self._from = self._next = (-1, 0.0)  # step and time from which, now and later, the pace is taken
 
     def begin(self, stage: str, steps: int, *, done: int = 0, unit: str = "step") -> None:
         """Start a stage of `steps` steps, of which `done` were done earlier."""
@@ -44,6 +46,7 @@ class Progress:
         self._first = self._step = done
         self._started = self._clock()
         self._metrics, self._first_queries = {}, None if done else 0.0
+        self._from = self._next = (-1, 0.0)
         self._show_begin()
 
     def update(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
@@ -54,6 +57,8 @@ class Progress:
             if self._first_queries is None:  # resumed: the rate is that of this process
                 self._first, self._started = step, self._clock()
                 self._first_queries = metrics.get("queries", 0.0)
+                self._from = self._next = step, self._started
+        self._mark(step)
         self._show_update()
 
     def end(self) -> None:
@@ -96,6 +101,24 @@ class Progress:
     def _line(self) -> str:
         return f"{self._stage}: {self._unit} {self._step} of {self._steps}, {self._figures()}"
 
+    def _mark(self, step: int) -> None:
+        """Forget the first half of the steps: the first ones, in which methods learn, take far longer.
+
+        The very first is never counted: it stands after the first validation, and starts what is lazy.
+        """
+        done, here = step - self._first, (step, self._clock())
+        if self._from[0] < 0 and done > 0:
+            self._from = self._next = here
+        elif self._from[0] >= 0 and done >= 2 * (self._next[0] - self._first):
+            self._from, self._next = self._next, here
+
+    def _left(self) -> float | None:
+        """Seconds to the end, at the pace of the last steps; None where that is not known yet."""
+        since, started = self._from
+        if since < 0 or not since < self._step < self._steps:
+            return None
+        return (self._clock() - started) / (self._step - since) * (self._steps - self._step)
+
     def _figures(self) -> str:
         """Loss, speed and times, as far as they are known."""
         elapsed = self._clock() - self._started
@@ -103,18 +126,21 @@ class Progress:
         if "loss" in self._metrics:
             parts.append(f"loss {self._metrics['loss']:.4g}")
         if self._metrics.get("queries") and elapsed > 0:
-            queries = self._metrics["queries"] - (self._first_queries or 0.0)
-            parts.append(f"{queries / elapsed:,.0f} queries/s")
+            speed = (self._metrics["queries"] - (self._first_queries or 0.0)) / elapsed
+            if speed >= 1:
+                parts.append(f"{speed:,.0f} queries/s")
+            else:  # a few checks, or a slow box: a rate says nothing
+                parts.append(counted(int(self._metrics["queries"]), "query"))
         if self._metrics.get("rows"):
-            parts.append(f"{int(self._metrics['rows']):,} rows")
+            parts.append(counted(int(self._metrics["rows"]), "row"))
         for name, count in self._metrics.items():
             if name.startswith("failed_"):
-                rows = "row" if count == 1 else "rows"
-                parts.append(f"{int(count):,} {rows} {name.removeprefix('failed_').replace('_', ' ')}")
+                kind = name.removeprefix("failed_").replace("_", " ")
+                parts.append(f"{counted(int(count), 'row')} {kind}")
         parts.append(f"{duration(elapsed)} elapsed")
-        done = self._step - self._first
-        if 0 < done and self._step < self._steps:
-            parts.append(f"{duration(elapsed / done * (self._steps - self._step))} left")
+        left = self._left()
+        if left is not None:
+            parts.append(f"{duration(left)} left")
         return ", ".join(parts)
 
 
@@ -133,7 +159,7 @@ class PlainProgress(Progress):
     def _show_begin(self) -> None:
         self._shown = self._clock()
         done = f", {self._step} done" if self._step else ""
-        self.say(f"{self._stage}: {self._steps} {self._unit}s{done}")
+        self.say(f"{self._stage}: {counted(self._steps, self._unit)}{done}")
 
     def _show_update(self) -> None:
         now = self._clock()

@@ -144,7 +144,7 @@ def run(command: RunCommand) -> int:
 
 
 def _dry_run(command: RunCommand) -> int:
-    """Say what a run will cost."""
+    """Say what a run will cost; the status is 1 where no row of its first batch comes back."""
     from tasks import cost, problems
     from tasks.tally import Tally, unnoted
     from tasks.work import checked, prepare
@@ -156,8 +156,9 @@ def _dry_run(command: RunCommand) -> int:
     before = Tally(boxes).copy()
     before.rows_run -= unnoted(boxes)
     prepare(problem, wanted)
-    say("\n".join(cost.lines(problem, wanted, command.seeds, timed=True, before=before)))
-    return 0
+    lines = cost.lines(problem, wanted, command.seeds, timed=True, before=before)
+    say("\n".join(lines))
+    return int(any(line.strip().startswith(cost.NONE_BACK) for line in lines))
 
 
 def together(made: Callable[[], Run], tensorboard: bool, workers: int, timeout: float) -> int:

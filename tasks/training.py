@@ -100,7 +100,7 @@ def train(
     if finished:
         recall(group.journal_folder(run.path), boxes, stage)
         return loop.outcome
-    outcome, showing, told = loop.outcome, ExitStack(), Told(run.callbacks)
+    outcome, showing, told = loop.outcome, ExitStack(), Told(run)
     progress = showing.enter_context(make_progress()) if progress is None else progress
     progress.begin(stage, steps, done=outcome.step)
     told.tell("on_start", run, stage, outcome.step, steps)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from blackbox import FailedRow
 from blackbox.failures import Failure
+from blackbox.words import counted
 from zo.batches import tensors
 from zo.errors import FailedQueriesError, LostRowsWarning, NoiseWarning, ZeroGradientWarning
 
@@ -38,8 +39,8 @@ def survivors(base: Tensor, step: int, causes: Sequence[FailedRow] = ()) -> Tens
     if not survived.any():
         raise FailedQueriesError(
             f"Step {step}: expected a finite loss in some row of the base evaluation, got none in "
-            f"{len(base)} rows.{_first(causes)} Evaluate the objective by hand on this batch, under "
-            "torch.no_grad(), to see why."
+            f"{counted(len(base), 'row')}.{_first(causes)} Evaluate the objective by hand on this batch, "
+            "under torch.no_grad(), to see why."
         )
     return survived
 
@@ -104,8 +105,8 @@ def refuse_too_many(valid: Tensor, most: float, step: int, causes: Sequence[Fail
     dropped = int((~valid).sum())
     if dropped > bearable(most, len(valid)) or dropped == len(valid):
         raise FailedQueriesError(
-            f"Step {step}: expected at most {most:.0%} of {len(valid)} queries to fail, {dropped} did."
-            f"{_first(causes)} See the black box's ledger; a smaller mu or learning rate keeps variants "
+            f"Step {step}: expected at most {most:.0%} of {counted(len(valid), 'query')} to fail, {dropped} "
+            f"did.{_first(causes)} See the black box's ledger; a smaller mu or learning rate keeps variants "
             "nearer to the base, max_dropped lets more of them go."
         )
 

@@ -32,6 +32,7 @@ from blackbox.extras import import_extra
 from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.spec import check_specs, identifier
+from blackbox.words import counted
 
 Array = np.ndarray[Any, Any]
 
@@ -136,8 +137,9 @@ class Fmu(BlackBoxFunction):
         if not self.inputs or not self._read:
             settable = ", ".join(v.name for v in known.values() if v.settable and v.is_number)
             raise ConfigurationError(
-                f"Fmu: expected something to set and something to read, got {len(self.inputs)} inputs and "
-                f"{len(self._read)} outputs. Name some; it can set {settable or 'none'}."
+                "Fmu: expected something to set and something to read, got "
+                f"{counted(len(self.inputs), 'input')} and {counted(len(self._read), 'output')}. Name some; "
+                f"it can set {settable or 'none'}."
             )
         check_specs("Fmu", "inputs", self.inputs)
         self.outputs = tuple(v.spec(() if self._single else (len(self.times),)) for v in self._read)

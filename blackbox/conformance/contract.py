@@ -19,6 +19,7 @@ from blackbox.conformance.probe import Arrays, BoxRaisedError, Probe, how_to_giv
 from blackbox.conformance.report import NO_SAMPLES, Finding, Verdict
 from blackbox.errors import OutputError
 from blackbox.failures import whereabouts
+from blackbox.words import counted
 
 SHAPES = "shapes and dtypes"
 
@@ -90,9 +91,9 @@ def _answered(probe: Probe, alive: int, count: int, why: str, broken: bool) -> F
     if not failed and not why:
         return Finding("answers", Verdict.OK, f"All {count} samples are answered.", 0.0, "of the rows failed")
     if failed:
-        said = f"{failed} of {count} rows failed: {why or 'their shapes or dtypes are broken'}."
+        said = f"{failed} of {counted(count, 'row')} failed: {why or 'their shapes or dtypes are broken'}."
     else:
-        said = f"A call of {count} rows raised, each row alone did not: {why}."
+        said = f"A call of {counted(count, 'row')} raised, each row alone did not: {why}."
     drawn = "Inputs were standard normal draws: give rows of your problem,"
     mend = drawn if probe.drawn else "Mend the box, or give samples that it is made for:"
     mend = f"{mend} {how_to_give_samples(probe.box)}."

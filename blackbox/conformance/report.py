@@ -12,6 +12,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from blackbox.words import counted, plural
+
 
 class Verdict(Enum):
     """How a check went; the value is the word that people read."""
@@ -179,7 +181,8 @@ class Report:
     def summary(self) -> str:
         """One line: how many faults and warnings, and what it cost."""
         faults, warnings = len(self.faults), len(self.warnings)
-        said = f"{self.box}: {_count(faults, 'fault')}, {_count(warnings, 'warning')}, {self.rows:,} rows."
+        verdicts = f"{_count(faults, 'fault')}, {_count(warnings, 'warning')}"
+        said = f"{self.box}: {verdicts}, {counted(self.rows, 'row')}."
         lost = next((each for each in self.findings if each.check == "answers" and each.number), None)
         if self.drawn and lost is None:
             said += " Inputs were standard normal draws, times their scale; samples of your problem say more."
@@ -219,7 +222,7 @@ class Report:
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+    return counted(number, noun) if number else f"no {plural(noun)}"
 
 
 def _finite(value: object) -> object:

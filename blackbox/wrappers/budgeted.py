@@ -9,6 +9,7 @@ from blackbox.errors import BudgetError
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
 from blackbox.ledger import Budget
+from blackbox.words import counted
 from blackbox.wrappers.wrapper import Wrapper
 
 
@@ -54,8 +55,8 @@ class Budgeted(Wrapper):
             if fits:
                 return self.box.run_rows(inputs)
         raise BudgetError(
-            f"{self!r}: expected a call of at most {self.rows_left} rows, got one of {asked} "
-            f"({self.ledger.rows_run} of {self.rows} are spent). None of it was run. "
+            f"{self!r}: expected a call of at most {counted(self.rows_left, 'row')}, got one of {asked:,} "
+            f"({self.ledger.rows_run:,} of {self.rows:,} are spent). None of it was run. "
             "Raise the budget, or plan fewer queries a step."
         )
 

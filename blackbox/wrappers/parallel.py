@@ -32,6 +32,7 @@ from blackbox.failures import FailedRow, Failure, Outcome
 from blackbox.function import BlackBoxFunction
 from blackbox.ledger import Ledger
 from blackbox.running import pick, place, stops, unanswered
+from blackbox.words import counted
 from blackbox.wrappers.workers import Reply, Task, occupied, run
 from blackbox.wrappers.wrapper import Wrapper
 
@@ -510,9 +511,9 @@ class _Call:
         self.breaks += 1
         if self.breaks > _BREAKS:
             raise ExecutorError(
-                f"{self.box!r}: expected an executor that runs blocks, but {why}, {self.breaks} times "
-                "in a row with no block finished. See what its workers print; a script that starts "
-                "processes needs if __name__ == '__main__'."
+                f"{self.box!r}: expected an executor that runs blocks, but {why}, "
+                f"{counted(self.breaks, 'time')} in a row with no block finished. See what its workers "
+                "print; a script that starts processes needs if __name__ == '__main__'."
             ) from error
         self.owner._replace(executor, why, error, kill=isinstance(error, BrokenExecutor))
 

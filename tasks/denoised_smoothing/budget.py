@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 
 import zo
+from blackbox import words
 from tasks.denoised_smoothing.config import WIDE, WITHOUT_QUERIES, Config, Variant, is_own, read
 from tasks.denoised_smoothing.defence import Defence
 from tasks.errors import ConfigurationError
@@ -105,15 +106,16 @@ def plan(problem: Defence, seeds: int) -> Sequence[str]:
     if config.rows is not None and planned > config.rows:
         raise ConfigurationError(
             f"rows: expected a run of at most {config.rows:,} queries, got a plan of {planned:,} "
-            f"({len(config.methods)} methods, {seeds} seed(s), certification included). None was asked. "
-            "Raise --rows, or lower --queries, --n or --certify-images."
+            f"({words.counted(len(config.methods), 'method')}, {words.counted(seeds, 'seed')}, certification "
+            "included). None was asked. Raise --rows, or lower --queries, --n or --certify-images."
         )
     others = [name for name in config.methods if not is_own(name)]
     return [
         *(f"{name}: at most {most:,} queries" for name, most in asked.items() if most),
         *(f"{name}: not known before the first step" for name in others),
         f"certificates: {certificates:,} queries",
-        f"in all {seeds} seed(s): {planned:,} queries" + (" and those not known" if others else ""),
+        f"in all {words.counted(seeds, 'seed')}: {planned:,} queries"
+        + (" and those not known" if others else ""),
     ]
 
 

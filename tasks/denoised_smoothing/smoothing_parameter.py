@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import zo
-from blackbox import BlackBoxFunction
+from blackbox import BlackBoxFunction, words
 from tasks.configuration import from_dict
 from tasks.denoised_smoothing.budget import counted
 from tasks.denoised_smoothing.config import WIDE, Variant
@@ -92,7 +92,7 @@ def find(
         mu = replace(mu, queries=queries)
         atomic.write_json(path, {**asdict(mu), stamp.OF: of})
         setup.progress.say(
-            f"mu of seed {setup.seed} ({space}, {mu.queries} queries): "
+            f"mu of seed {setup.seed} ({space}, {words.counted(mu.queries, 'query')}): "
             + ("" if mu.measured else "slopes agree at no step, the wide one is taken: ")
             + f"{mu.direction:.2g} along directions, {mu.coordinate:.2g} of a single number"
         )

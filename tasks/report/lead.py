@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
+from blackbox.words import counted
 from tasks.report.findings import Score, scores
 from tasks.runs.result import TEST, VALIDATION, Result
 
@@ -46,7 +47,8 @@ def _best(finite: dict[str, Score]) -> list[str]:
         # who has a derivative would take it: the best of those that do without is what is looked for
         first, alike = finite[FIRST_ORDER], leading(others)
         own, verb = alike[0], "are" if alike[1:] else "is"
-        cost = f", with {own.box_rows:,.0f} rows in training" if own.box_rows and not alike[1:] else ""
+        rows = counted(round(own.box_rows), "row")
+        cost = f", with {rows} in training" if own.box_rows and not alike[1:] else ""
         times = (
             f", {own.box_rows / first.box_rows:.2g} times first order's" if cost and first.box_rows else ""
         )
@@ -140,10 +142,10 @@ def _failed(result: Result, every: Sequence[Score]) -> list[str]:
     left_out = sum(score.left_out for score in every)
     in_validation, in_test = (sum(score.failed(name) for score in every) for name in (VALIDATION, TEST))
     counts = {
-        f"{failed:,} of the {run:,} box rows that were run in training": failed,
+        f"{failed:,} of {counted(run, 'box row')} run in training": failed,
         f"{in_validation:,} in the validations that chose weights": in_validation,
         f"{left_out:,} in the test, which the figures leave out": left_out,
-        f"{in_test:,} box rows in the test": 0 if left_out else in_test,
+        f"{counted(in_test, 'box row')} in the test": 0 if left_out else in_test,
     }
     told = ", ".join(words for words, count in counts.items() if count)
     return [f"Rows failed: {told}. The tables have them by method."] if told else []

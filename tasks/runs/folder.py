@@ -63,6 +63,8 @@ class Run:
     """The code that settings name, such as a network of the user's own."""
     callbacks: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
     """What is told while stages of the run train; see `tasks.Callback`."""
+    callbacks_said: set[Any] = field(default_factory=set, init=False, repr=False, compare=False)
+    """Of which exceptions of callbacks the user has been warned."""
 
     @classmethod
     def create(

@@ -78,7 +78,9 @@ class Journal:
                 if number < step:
                     continue
                 try:
-                    self._known |= {key: {"step": number} | entry for key, entry in checkpoint.load(path).items()}
+                    self._known |= {
+                        key: {"step": number} | entry for key, entry in checkpoint.load(path).items()
+                    }
                 except CheckpointError:
                     path.unlink()  # its queries are evaluated again
         self._kept = any(entry["step"] == step for entry in self._known.values())

@@ -34,15 +34,11 @@ ERRORS = [
     ErrorCase("long-double", lambda: answer(X.astype(np.longdouble)), OutputError, ["ndarray of float128"]),
     ErrorCase("ragged", lambda: answer(([[1], [1, 2]],)), OutputError, ["'state'", "got list"]),
     ErrorCase("tracked-list", lambda: answer(([GRAPH, GRAPH],)), OutputError, ["'state'", "got list"]),
-    ErrorCase(
-        "too-many", lambda: answer((X, X)), OutputError, ["expected 1 outputs (state), got 2", "tuple"]
-    ),
+    ErrorCase("too-many", lambda: answer((X, X)), OutputError, ["expected 1 output (state), got 2", "tuple"]),
     ErrorCase(
         "too-few", lambda: answer(X[..., None, :1], outputs=PAIR), OutputError, ["(field, number), got 1"]
     ),
-    ErrorCase(
-        "plain-list", lambda: answer([1.0, 2.0], EachBox), OutputError, ["expected 1 outputs", "got 2"]
-    ),
+    ErrorCase("plain-list", lambda: answer([1.0, 2.0], EachBox), OutputError, ["expected 1 output", "got 2"]),
     ErrorCase("one-row-of-all", lambda: answer(X[0]), OutputError, ["(4, 2), got (2,)", "rows first"]),
     ErrorCase(
         "all-rows-of-one", lambda: answer(X, EachBox), OutputError, ["shape (2,), got (4, 2)", "one row"]

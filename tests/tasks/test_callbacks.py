@@ -1,11 +1,15 @@
 """What callbacks are told, against the run's own metrics; what becomes of their exceptions; MLflow."""
 
 import math
+import os
+import sys
+from unittest.mock import Mock
 
 import pytest
 
 import tasks
-from tasks.errors import CallbackWarning
+from blackbox.extras import MissingExtraError
+from tasks.errors import CallbackWarning, ConfigurationError
 from tasks.progress import Progress
 from tasks.runs.folder import Run
 from tests.tasks.problems import Steering
@@ -93,6 +97,26 @@ def test_an_exception_is_told_once_and_training_goes_on_to_the_same_result(tmp_p
     assert run.table["test loss"].tolist() == go(tmp_path / "b", []).table["test loss"].tolist()
 
 
+class Deaf(Notes):
+    """Fails in every way, each time in other words."""
+
+    def on_start(self, run, stage, step, steps):
+        super().on_start(run, stage, step, steps)
+        raise ConnectionError(f"no answer to {stage}.")
+
+    def on_result(self, run, result):
+        raise ConnectionError("no answer at the end")
+
+
+def test_a_tracker_that_is_not_there_is_told_of_once_in_a_run_and_hears_no_more_of_the_stage(tmp_path):
+    deaf = Deaf()
+    with pytest.warns(CallbackWarning) as said:
+        go(tmp_path, [deaf], seeds=2)
+    (one,) = [one for one in said if one.category is CallbackWarning]
+    assert "ConnectionError: no answer to seed-0/first-order. Training goes on;" in str(one.message)
+    assert [note[:2] for note in deaf.told] == [("start", f"seed-{seed}/first-order") for seed in (0, 1)]
+
+
 def test_a_strict_callback_ends_the_run(tmp_path):
     class Strict(Broken):
         strict = True
@@ -116,14 +140,93 @@ def test_the_command_line_uses_those_that_the_problem_s_class_names(toy, tmp_pat
     ]
 
 
+class Tracker:
+    """What `tasks.MLflow` takes of MLflow, whose import takes seconds; it may go away and come back."""
+
+    def __init__(self, monkeypatch, default="http://tracker", folders=False):
+        self.there, self.failed, self.kept, self.default = True, 0, [], default
+        self.__version__, self.entities, self.environment_variables = "3.17", self, self
+        self.MLFLOW_ALLOW_FILE_STORE = Mock(get=lambda: folders)
+        for name in ("mlflow", "mlflow.entities", "mlflow.environment_variables"):
+            monkeypatch.setitem(sys.modules, name, self)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "")  # so that it is put back
+        monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+
+    def get_tracking_uri(self):
+        return self.default
+
+    def MlflowClient(self, tracking_uri):
+        return self
+
+    def Metric(self, key, value, timestamp, step):
+        return key, value, step
+
+    def Param(self, key, value):
+        return key, value
+
+    def get_experiment_by_name(self, name):
+        return Mock(experiment_id="0")
+
+    def search_runs(self, *_, **__):
+        return []
+
+    def create_run(self, *_, run_name, **__):
+        return Mock(info=Mock(run_id=run_name.split()[1]))
+
+    def log_batch(self, number, metrics=(), params=()):
+        if not self.there:
+            self.failed += 1
+            raise ConnectionError(f"the server is gone, time {self.failed}")
+        self.kept += [(number, *metric) for metric in metrics]
+
+    def set_terminated(self, number):
+        pass
+
+
+def test_what_a_server_that_goes_away_has_not_taken_is_sent_at_the_end_of_the_stage(tmp_path, monkeypatch):
+    tracker = Tracker(monkeypatch)
+
+    class Away(tasks.Callback):
+        def on_step(self, stage, step, metrics):
+            tracker.there = not 1 < step < 8
+
+    with pytest.warns(CallbackWarning, match="the server is gone, time 1") as said:
+        run = go(tmp_path, [Away(), tasks.MLflow()], Steering(steps=8, methods=("first-order",)))
+    assert tracker.failed == 1 and len([one for one in said if one.category is CallbackWarning]) == 1
+    lines = [line for line in Run.open(run.path).metrics("seed-0/first-order") if "loss" in line]
+    assert [(step, value) for _, name, value, step in tracker.kept if name == "loss"] == [
+        (line["step"], line["loss"]) for line in lines
+    ]
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "3"  # seven take four minutes
+
+
+def test_a_store_that_mlflow_cannot_write_to_is_refused_before_anything_is_trained(monkeypatch):
+    Tracker(monkeypatch, default="sqlite:///mlflow.db")
+    monkeypatch.setitem(sys.modules, "alembic", None)
+    monkeypatch.setitem(sys.modules, "sqlalchemy", Mock())
+    with pytest.raises(MissingExtraError, match=r"'alembic'.*pip install 'blackbox-coupling\[mlflow\]'"):
+        tasks.MLflow()
+    said = (
+        r"got the folder 'mlruns', which MLflow 3.17 refuses. Give 'sqlite:///mlflow.db' or 'http://...', or"
+    )
+    with pytest.raises(ConfigurationError, match=said):
+        tasks.MLflow("mlruns")
+    Tracker(monkeypatch, default="file:///mlruns", folders=True)
+    tasks.MLflow()
+
+
 @pytest.mark.slow  # importing MLflow takes seconds
 @pytest.mark.needs("mlflow")
 @pytest.mark.filterwarnings("ignore")  # MLflow's own
-def test_mlflow_has_what_the_run_has(tmp_path, monkeypatch):
+@pytest.mark.parametrize("store", ["database", "folder"])
+def test_mlflow_has_what_the_run_has(tmp_path, monkeypatch, store):
     import mlflow
 
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    uri = (tmp_path / "mlruns").as_uri()
+    if store == "database":
+        uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    else:
+        monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        uri = (tmp_path / "mlruns").as_uri()
     run = go(tmp_path, [tasks.MLflow(uri)], seeds=2)
     client = mlflow.MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name("steering")

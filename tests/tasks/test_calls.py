@@ -227,7 +227,7 @@ def planned_and_run(tmp_path, methods):
     said = Said()
     problem = Made(methods=methods, coordinates=6, directions=4, steps=4)
     run = tasks.run(problem, runs=tmp_path, seeds=2, progress=said)
-    line = re.compile(r"  ([a-z -]+?)(?:, of each method| 2 seed.s.)?: ([0-9,]+) rows")
+    line = re.compile(r"  ([a-z -]+?)(?:, of each method| 2 seeds)?: ([0-9,]+) rows")
     found = filter(None, map(line.match, said.lines))
     return {each[1]: int(each[2].replace(",", "")) for each in found}, run
 
@@ -301,7 +301,7 @@ def test_where_queries_may_be_checked_the_plan_says_the_least_and_the_most(tmp_p
     for row in run.result.table:
         least, most = bounds(f"{row.method}: ", r"([0-9,]+) rows \(at most ([0-9,]+) with every check\)")
         assert least < row.rows == (4 + row.queries) * 5 * 2 <= most
-    least, most = bounds("in all 2 seed(s): ", r": ([0-9,]+) to ([0-9,]+) rows")
+    least, most = bounds("in all 2 seeds: ", r": ([0-9,]+) to ([0-9,]+) rows")
     assert least < run.result.calls["rows"] <= most
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+import torch
 
 from blackbox import BlackBoxError
 from tasks import cli
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run
+from tests.tasks.problems import Steering
 from zo import TangentWarning
 
 HEAVY = ("torch", "numpy", "matplotlib", "phi", "h5py", "scipy", "rich")
@@ -102,6 +104,32 @@ def test_a_run_writes_everything_and_says_where(toy, tmp_path, capsys):
     assert f"Report: {relative / 'report.html'}" in out
     assert f"Run folder: {relative}" in out
     assert "seed-1/no-gradient: step 4 of 4, loss" in out
+
+
+def test_a_dry_run_of_a_box_whose_rows_fail_says_so_with_the_cause(toy, tmp_path, capsys):
+    (tmp_path / "dead.py").write_text(
+        "from tests.tasks.problems import Steering\nclass Dead(Steering):\n    pass\n"
+    )
+    words = ["run", "dead.py", "--methods", "none", "no-gradient", "--calls", "1", "--dry-run"]
+    assert toy(*words) == 0
+    assert "finite loss" not in capsys.readouterr().out
+
+    assert toy(*words, "--limit", "-100") == 1  # above which the box fails
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last.startswith(
+        "  No row of the first batch had a finite loss. The first cause: row 0 (z: 3 numbers"
+    )
+    assert re.search(r"ArithmeticError: \S+ is too much\). Mend the box or the data before you train.$", last)
+
+    torch.manual_seed(0)
+    problem = Steering()
+    first = problem.network()(problem.data.train(0, 0))[:, 0]
+    assert toy(*words, "--limit", str(first.median().item())) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last.startswith(
+        "  Rows fail: 3 of 5 rows in the first batch had a finite loss, and 10 box rows of"
+    )
+    assert not (tmp_path / "runs").exists()
 
 
 def test_preset_may_be_written_in_any_place_and_form(toy, tmp_path):

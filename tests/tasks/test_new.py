@@ -113,8 +113,8 @@ def test_names_that_cannot_be_imported_or_are_taken_are_refused(toy, tmp_path, c
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["class"], "'class': expected a name that Python leaves free, got 'class', which is a word of its language"),
-        (["none"], "'none': expected a name that Python leaves free, got 'None', which is a word of its language"),
+        (["class"], "'class': expected a name that Python leaves free, got 'class', which is a word of"),
+        (["none"], "'none': expected a name that Python leaves free, got 'None', which is a word of"),
         (["pump", "--folder", "no/such/place"], "got no/such/place: there is no no/such. Correct the path"),
         (["pump", "--folder", "file"], "--folder: expected a folder, got the file file."),
     ],

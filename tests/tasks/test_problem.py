@@ -765,6 +765,10 @@ def test_data_is_split_without_overlap_and_batches_are_the_same_whenever_asked()
             "test: expected a whole number >= 0",
         ),
         (lambda _: tasks.Data.split(torch.rand(9, 3), batch=0), "batch: expected a whole number >= 1"),
+        (
+            lambda _: tasks.Data.split(torch.rand(59, 3), batch=100_000, validation=4, test=7),
+            "batch: expected at most the 48 rows to train on, got 100,000. Lower it .--batch., or hold out",
+        ),
     ],
 )
 def test_data_that_are_none_are_one_sentence(tmp_path, data, words):

@@ -1,5 +1,6 @@
 import io
 
+import pytest
 from rich.console import Console
 
 from tasks.progress import LiveProgress, PlainProgress, Progress, duration, make_progress
@@ -36,6 +37,32 @@ def test_plain_lines_come_about_every_ten_seconds_with_rates_and_times():
         f"seed-0/zo-sol: step {step} of 100" for step in (10, 20, 30, 40, 50)
     ]
     assert len(lines) == 7
+
+
+def test_the_time_left_follows_the_pace_of_the_last_steps_not_of_the_first():
+    progress, stream, clock = plain()
+    progress.begin("seed-0/tangents", 300)
+    clock.now += 12  # the first validation, and learning on the first batch
+    progress.update(1, {"loss": 1.0})
+    assert stream.getvalue().splitlines()[-1] == "seed-0/tangents: step 1 of 300, loss 1, 12 s elapsed"
+    for step in range(2, 300):  # four steps of a second, then ten in a second
+        clock.now += 1 if step < 6 else 0.1
+        progress.update(step, {"loss": 1.0})
+    told = [line.split(", ") for line in stream.getvalue().splitlines()[2:]]
+    for line in told:
+        step = int(line[0].split()[2])
+        left = float(line[-1].removesuffix(" s left"))
+        assert left == pytest.approx((300 - step) / 10, rel=0.1)
+    assert len(told) == 3
+
+
+def test_few_queries_are_a_number_and_no_rate_and_one_is_one():
+    progress, stream, clock = plain()
+    progress.begin("a", 1)
+    clock.now += 20
+    progress.update(1, {"loss": 1.0, "queries": 1, "rows": 1})
+    progress.end()
+    assert stream.getvalue() == "a: 1 step\na: step 1 of 1, loss 1, 1 query, 1 row, 20 s elapsed\n"
 
 
 def test_a_resumed_stage_counts_speed_from_where_it_resumed():

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from blackbox.checks import check_count, check_number, check_positive
+from blackbox.words import counted
 from zo.errors import TangentWarning
 
 WORST = 10.0  # errors above count as this: one step in which nothing is known is not all that counts
@@ -316,7 +317,7 @@ class TrustWatch:
 
 
 def _probes(number: int) -> str:
-    return f"{number} probe" if number == 1 else f"{number} probes"
+    return counted(number, "probe")
 
 
 def _warn(words: str, frames: int = 5) -> None:

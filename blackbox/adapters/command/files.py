@@ -16,6 +16,7 @@ import numpy as np
 
 from blackbox.errors import ConfigurationError
 from blackbox.spec import ArraySpec
+from blackbox.words import counted
 
 Array = np.ndarray[Any, Any]
 FileName = str | tuple[str, Callable[..., Any]]
@@ -283,5 +284,7 @@ def _read_text(path: Path, shape: tuple[int, ...], floating: bool) -> Array:
                 break
     if len(numbers) != count:
         found = "more" if len(numbers) > count else str(len(numbers))
-        raise ValueError(f"{path.name}: expected {count} numbers for shape {shape}, found {found}.")
+        raise ValueError(
+            f"{path.name}: expected {counted(count, 'number')} for shape {shape}, found {found}."
+        )
     return np.array(numbers, np.float64 if floating else np.int64).reshape(shape)

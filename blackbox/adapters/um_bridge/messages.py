@@ -15,6 +15,7 @@ import numpy as np
 
 from blackbox.errors import ConfigurationError
 from blackbox.spec import ArraySpec
+from blackbox.words import counted
 
 VERSION = 1.0
 EXTRA = "umbridge"
@@ -54,16 +55,18 @@ def vector(value: object, size: int) -> np.ndarray:
         ValueError: what was expected and what came.
     """
     if not isinstance(value, list):
-        raise ValueError(f"expected a list of {size} numbers, got {_shown(value)}")
+        raise ValueError(f"expected a list of {counted(size, 'number')}, got {_shown(value)}")
     if len(value) != size:
-        raise ValueError(f"expected {size} numbers, got {len(value)}")
+        raise ValueError(f"expected {counted(size, 'number')}, got {len(value)}")
     try:
         array = np.asarray(value)
     except ValueError:  # ragged
         array = np.empty(0)
     if array.shape != (size,) or array.dtype.kind not in "biuf":
         others = (number for number in value if not isinstance(number, bool | int | float))
-        raise ValueError(f"expected {size} numbers, got {_shown(next(others, 'too large a one'))} among them")
+        raise ValueError(
+            f"expected {counted(size, 'number')}, got {_shown(next(others, 'too large a one'))} among them"
+        )
     return array
 
 

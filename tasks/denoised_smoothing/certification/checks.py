@@ -11,6 +11,7 @@ from torch import Tensor
 from blackbox import BlackBoxFunction, Budgeted, Cached, Wrapper
 from blackbox.definition import check_complete
 from blackbox.errors import BudgetError, ConfigurationError
+from blackbox.words import counted
 from blackbox.wrappers.identity import identity
 from tasks.denoised_smoothing.classifiers.answers import Scores
 from tasks.denoised_smoothing.networks import predictions
@@ -139,7 +140,7 @@ def plan(box: BlackBoxFunction, images: int, queries: int) -> str:
         if isinstance(inner, Cached):
             kept += inner.rows_kept()
         inner = inner.box
-    words = f"Certifying {images:,} images takes {queries:,} queries"
+    words = f"Certifying {counted(images, 'image')} takes {counted(queries, 'query')}"
     if kept:
         words += f"; the cache keeps {kept:,} answers of this box, those among them cost nothing"
     if left:
@@ -147,7 +148,7 @@ def plan(box: BlackBoxFunction, images: int, queries: int) -> str:
         if queries - kept > budget:
             raise BudgetError(
                 f"{box!r}: expected a plan of at most {budget + kept:,} queries, got {queries:,} "
-                f"for {images:,} images. None was asked. "
+                f"for {counted(images, 'image')}. None was asked. "
                 "Raise the budget, certify fewer images, or lower N."
             )
         words += f"; the budget has {budget:,} left"

@@ -224,7 +224,7 @@ ERRORS = [
     ),
     ErrorCase("dictionary", called(Dictionary()), OutputError, ["got dict", "Return"]),
     ErrorCase("rows", called(RowsMixed()), OutputError, ["expected shape (4, 2)", "(6, 2)"]),
-    ErrorCase("outputs", called(Sometimes()), OutputError, ["expected 1 outputs (y), got 2"]),
+    ErrorCase("outputs", called(Sometimes()), OutputError, ["expected 1 output (y), got 2"]),
 ]
 
 

@@ -1,0 +1,20 @@
+"""Words of messages: a count with its noun."""
+
+from __future__ import annotations
+
+
+def counted(number: int, noun: str) -> str:
+    """A whole number and what it counts: "1 query", "2,000 queries", "0 rows".
+
+    Args:
+        number: How many.
+        noun: In the singular; what goes before it may stand there too, as in "perturbed row".
+    """
+    return f"{number:,} {noun if number == 1 else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """A regular noun's plural: "queries" of "query", "boxes" of "box", "rows" of "row"."""
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
