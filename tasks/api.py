@@ -24,8 +24,10 @@ from tasks.progress import Progress, make_progress, print_table
 from tasks.report.findings import Findings
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run, check_seeds, differences, discard, stage_name
+from tasks.runs.machine import digest
 from tasks.runs.result import NOT_APPLICABLE, Result
 from tasks.work import checked, setup_of, work
+from tasks.workers import group
 
 if TYPE_CHECKING:
     import pandas
@@ -294,7 +296,9 @@ def problem_of(run: Run) -> Problem:
         )
     problems.warn_of_changes(run)
     kind, _ = problems.find(run.problem)
-    return kind(run.configuration(kind.Config), folder=Path(run.data))
+    problem = kind(run.configuration(kind.Config), folder=Path(run.data))
+    problem.making.answers.attach(group.journal_folder(run.path), group.rank(), digest(run.code))
+    return problem
 
 
 def _how_to_go_on(run: Run) -> str:
