@@ -33,6 +33,7 @@ from tasks.runs.folder import Run, check_seeds, differences, discard, stage_name
 from tasks.runs.result import NOT_APPLICABLE, Result
 from tasks.terminal import plain, say
 from tasks.work import checked, setup_of, work
+from tasks.workers import group
 
 if TYPE_CHECKING:
     import pandas
@@ -316,7 +317,9 @@ def problem_of(run: Run, *, trusted: bool = False) -> Problem:
         )
     problems.warn_of_changes(run)
     kind, _ = problems.find(run.problem)
-    return kind(run.configuration(kind.Config, trusted=trusted), folder=Path(run.data))
+    problem = kind(run.configuration(kind.Config, trusted=trusted), folder=Path(run.data))
+    problem.making.answers.attach(group.journal_folder(run.path), group.rank(), run.code_versions())
+    return problem
 
 
 def _how_to_go_on(run: Run) -> str:

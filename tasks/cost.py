@@ -56,7 +56,9 @@ def lines(
             f"Cost: not known before the first step: the objective, on zeros from its box, raised {raised}."
         ]
     size = count_rows(_first_batch(problem))
-    (made,) = group.total(tally.since(before).rows_run)  # all processes decide alike
+    making = problem.making
+    kept = making.answers.recalled.rows_run + (making.elsewhere if group.rank() == 0 else 0)
+    (made,) = group.total(tally.since(before).rows_run + kept)  # all processes decide alike
     planned = {name: _planned(problem, method) for name, method in methods.items()}
     known = {name: plan for name, plan in planned.items() if plan is not None}
     rows = {name: round(each * plan.evaluations) for name, plan in known.items()}
@@ -96,11 +98,14 @@ def lines(
         if count != 0:
             known = "the problem's own, not known beforehand" if count is None else counted(count, "row")
             told.append(f"  {name}, of each method: {known}")
-    again = ", and are run again by each `blackbox resume`"  # unless they are kept in self.folder, or cached
-    for name, count, mend in (("making the data", made, again), ("timing", for_timing, "")):
+    for name, count in (("making the data", made), ("timing", for_timing)):
         if count:
             have = "has" if count == 1 else "have"
-            told.append(f"  {name}: {counted(count, 'row')}, which {have} been run{mend}")
+            told.append(f"  {name}: {counted(count, 'row')}, which {have} been run")
+    if problem.making.answers.full:
+        told.append(
+            "  Of those that made the data some are too many to keep: each `blackbox resume` runs them."
+        )
     limit = "" if budget is None else f" of {budget:,} allowed"
     upper = f" to {most:,}" if most > total else ""
     own = " and ".join(

@@ -13,7 +13,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import isfunction
@@ -29,9 +30,11 @@ from tasks.callbacks import Callback
 from tasks.configuration import Config
 from tasks.data import Data, evaluating, one_each, parts
 from tasks.errors import ConfigurationError, ProblemError
+from tasks.making import Making
 from tasks.progress import Progress
 from tasks.report import html_report
 from tasks.report.findings import Findings
+from tasks.runs.answers import Answers
 from tasks.runs.folder import Run, stage_name
 from tasks.runs.result import RowMean, TrainingOutcome
 from tasks.training import Gradient, Stateful, train
@@ -84,6 +87,7 @@ class Problem:
         dimensions: Names of the axes of arrays that `evaluate` gives, for `blackbox report --export`: "x",
             "y" and "z" are space, "component" is that of vectors; other names are free.
         progress: What the user sees, for data that takes long to make; a run sets it.
+        making: Counts and keeps what boxes run in `data`.
         units: Units of figures and arrays of `evaluate` by name, and of "validation" and "training loss", for
             the tables and axes of the report.
         queries: What the table counts under that name, for its caption.
@@ -119,6 +123,7 @@ class Problem:
         self.config: Any = dataclasses.replace(config, **settings)
         self.folder = folder
         self.progress = Progress()
+        self.making = Making(getattr(self.config, "rows", None))
 
     def __init_subclass__(cls, **keywords: Any) -> None:  # noqa: ANN401
         """What `box` and `data` give is made once; data is then where the network is."""
@@ -301,6 +306,22 @@ class Problem:
                 )
         return boxes
 
+    @contextmanager
+    def making_data(self) -> Iterator[None]:
+        """A block in which the answers of black boxes are kept in the run's folder until the run ends.
+
+        A run that goes on asks for none of these rows again. `data` is in such a block; so should be what else
+        a problem asks before training, in a property of its own.
+        """
+
+        def own() -> list[BlackBoxFunction]:
+            made = vars(self).get("box", vars(type(self)).get("box"))
+            given = list(made.values()) if isinstance(made, Mapping) else [made]
+            return [box for box in given if isinstance(box, BlackBoxFunction)]
+
+        with self.making.block(own):
+            yield
+
     def replace_boxes(self, wrap: Callable[[BlackBoxFunction], BlackBoxFunction]) -> None:
         """Put wrappers around the boxes of this object."""
         wrapped = {name: wrap(box) for name, box in self.boxes.items()}
@@ -335,7 +356,8 @@ def _on_device(made: Callable[[Problem], Data]) -> Callable[[Problem], Data]:
     """What `data` gives, on the device of the settings."""
 
     def data(self: Problem) -> Data:
-        given = made(self)
+        with self.making_data():
+            given = made(self)
         if not isinstance(given, Data):
             raise ProblemError(
                 f"{type(self).__name__}.data: expected tasks.Data(...), got {type(given).__name__}. Return "
@@ -384,6 +406,7 @@ class Setup:
         validate: By which weights are chosen; None to keep the last.
         progress: What the user sees.
         trained: What the methods before have trained with this seed.
+        answers: In `judge`: what boxes have answered there, kept until the evaluation is on the disk.
     """
 
     problem: Problem
@@ -398,6 +421,7 @@ class Setup:
     validate: Callable[[nn.Module], float | Tensor | None] | None
     progress: Progress
     trained: Mapping[str, Trained]
+    answers: Answers | None = None
 
     @property
     def config(self) -> Any:  # noqa: ANN401

@@ -41,12 +41,21 @@ def shapes(count: int, seed: int) -> tuple[Tensor, Tensor]:
     images = torch.empty(count, 3, SIDE, SIDE, dtype=torch.uint8)
     labels = torch.empty(count, dtype=torch.int64)
     for block, start in enumerate(range(0, count, BLOCK)):
-        key = Key(seed, block)
-        drawn = draw_labels(key, BLOCK, len(NAMES))
-        pixels = draw(drawn, draw_factors(key, BLOCK, SIDE), key, SIDE)
         kept = min(BLOCK, count - start)
-        images[start : start + kept], labels[start : start + kept] = pixels[:kept], drawn[:kept]
+        images[start : start + kept] = draw_block(seed, block)[:kept]
+        labels[start : start + kept] = labels_of(seed, block)[:kept]
     return images, labels
+
+
+def labels_of(seed: int, block: int) -> Tensor:
+    """The labels of a block of images, `(BLOCK,)`, without them."""
+    return draw_labels(Key(seed, block), BLOCK, len(NAMES))
+
+
+def draw_block(seed: int, block: int) -> Tensor:
+    """A block of images, `(BLOCK, 3, 32, 32)`, uint8."""
+    key = Key(seed, block)
+    return draw(labels_of(seed, block), draw_factors(key, BLOCK, SIDE), key, SIDE)
 
 
 Outline: TypeAlias = Callable[[Tensor, Tensor], Tensor]

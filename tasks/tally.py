@@ -70,11 +70,7 @@ def calls_noted(
         return
     recall(folder, boxes, stage)
     # rows of workers are counted when they are back, and so are those of a box that counts them itself
-    late = any(
-        type(parts[-1]).run_rows is not BlackBoxFunction.run_rows
-        or any(isinstance(part, Parallel) for part in parts)
-        for parts in (stack(evaluated(box)) for box in boxes)
-    )
+    late = any(map(counted_late, boxes))
     notes, whole = calls.Notes(folder, group.rank(), late or not within_reach), within_reach
     for label, ledger in ledgers.items():
         ledger.watch(partial(notes.add, label=label))
@@ -151,6 +147,13 @@ def _labelled(boxes: Sequence[BlackBoxFunction], stage: str = "") -> dict[str, L
 def evaluated(box: BlackBoxFunction) -> BlackBoxFunction:
     """The box whose ledger has what this process evaluates; the sum over processes is what one would."""
     return box.box if isinstance(box, SharedRows) else box
+
+
+def counted_late(box: BlackBoxFunction) -> bool:
+    """Whether a box's rows are counted when they are back, by workers or by itself, not before they run."""
+    parts = stack(evaluated(box))
+    itself = type(parts[-1]).run_rows is not BlackBoxFunction.run_rows
+    return itself or any(isinstance(part, Parallel) for part in parts)
 
 
 def stack(box: BlackBoxFunction) -> list[BlackBoxFunction]:

@@ -18,6 +18,7 @@ from tasks.errors import CheckpointError, ConfigurationError, StoppedInside, Wor
 from tasks.interruption import StopRequest
 from tasks.progress import Progress, make_progress
 from tasks.runs import stamp
+from tasks.runs.answers import Answers
 from tasks.runs.folder import Run
 from tasks.runs.journal import Journal
 from tasks.runs.result import TrainingOutcome
@@ -102,6 +103,14 @@ def train(
         return loop.outcome
     outcome, showing, told = loop.outcome, ExitStack(), Told(run)
     progress = showing.enter_context(make_progress()) if progress is None else progress
+    validations = Answers(
+        f"{stage}.validation", group.journal_folder(run.path), group.rank(), run.code_versions()
+    )
+
+    def save() -> None:
+        loop.save()
+        validations.end()
+
     progress.begin(stage, steps, done=outcome.step)
     told.tell("on_start", run, stage, outcome.step, steps)
     try:
@@ -119,13 +128,13 @@ def train(
                 with _judging(loop, tally):
                     begin()
             if not loop.restored or loop.pending:
-                _judge(loop, validate, tally, told)
+                _judge(loop, validate, tally, told, validations)
                 if loop.due:
-                    loop.save()
+                    save()
             while outcome.step < steps:
                 # a signal reaches processes at different steps
                 if group.any_of(stop.requested):
-                    loop.save()
+                    save()
                     raise loop.interrupted()
                 journal.begin(outcome.step)
                 started = perf_counter()
@@ -148,12 +157,13 @@ def train(
                 progress.update(outcome.step, {**outcome.metrics, **failed})
                 last = outcome.step == steps
                 if last or outcome.step % validate_every == 0:
-                    _judge(loop, validate, tally, told)
+                    _judge(loop, validate, tally, told, validations)
                 if not last and (outcome.step % checkpoint_every == 0 or loop.due):
-                    loop.save()
+                    save()
                 if not last:
                     journal.end(covered=loop.covered)
             loop.finish()
+            validations.end()
             told.tell("on_end", stage, outcome)
             journal.end()
             if group.any_of(stop.requested):
@@ -202,21 +212,29 @@ class _Journaled(Protocol):
     journal: Any
 
 
-def _judge(loop: Stage, validate: Callable[[], float | Tensor] | None, tally: Tally, told: Told) -> None:
+def _judge(
+    loop: Stage,
+    validate: Callable[[], float | Tensor] | None,
+    tally: Tally,
+    told: Told,
+    answers: Answers,
+) -> None:
     if validate is not None:
         if loop.due:  # what was done before is not lost if the validation is cut short
             loop.save(pending=True)
-        with _judging(loop, tally):
+        with answers.used(), _judging(loop, tally, answers):
             value = loop.validated(validate())
         told.tell("on_validation", loop.outcome.stage, loop.outcome.step, value)
 
 
 @contextmanager
-def _judging(loop: Stage, tally: Tally) -> Iterator[None]:
-    """A block whose rows are counted apart from those of steps."""
-    before = tally.copy()
+def _judging(loop: Stage, tally: Tally, answers: Answers | None = None) -> Iterator[None]:
+    """A block whose rows are counted apart from those of steps, recalled answers included."""
+    before, recalled = tally.copy(), Ledger() if answers is None else answers.recalled.copy()
     yield
-    loop.outcome.judging.add(everywhere(tally.since(before)))
+    spent = tally.since(before)
+    spent.add(Ledger() if answers is None else answers.recalled.since(recalled))
+    loop.outcome.judging.add(everywhere(spent))
 
 
 def everywhere(spent: Ledger) -> Ledger:

@@ -20,9 +20,11 @@ from blackbox.wrappers import Budgeted
 from tasks import cost, methods
 from tasks.configuration import refused
 from tasks.errors import NotApplicableError, ProblemError, ProblemWarning
+from tasks.making import LABEL
 from tasks.problem import Method, Problem, Setup, Trained
 from tasks.progress import Progress
 from tasks.runs import calls, checkpoint, stamp
+from tasks.runs.answers import Answers
 from tasks.runs.folder import Run
 from tasks.runs.result import NOT_APPLICABLE, TEST, VALIDATION, Row, plain, without_failed
 from tasks.tally import Tally, calls_noted, noted_later, stack, unnoted
@@ -45,21 +47,23 @@ def work(problem: Problem, run: Run, progress: Progress) -> None:
         Interrupted: Ctrl-C, SIGTERM or SIGUSR1.
     """
     torch.set_num_threads(problem.config.threads)
-    wanted = checked(problem)
-    problem.begin(run.path)
-    problem.progress = progress
-    folder = group.journal_folder(run.path)
+    folder, code = group.journal_folder(run.path), run.code_versions()
     within_reach = not group.any_of(group.rank() > 0 and folder == run.path)
-    boxes = list(problem.boxes.values())
-    asked = unnoted(boxes)
-    with calls_noted(folder, boxes, within_reach=within_reach):
-        before = Tally(boxes).copy()
-        others = before.rows_run - calls.read(folder)["rows"]  # a box of the class serves every run of it
-        before.rows_run -= asked  # by the check, to make the data
-        prepare(problem, wanted, max(0, others))
-        for line in cost.lines(problem, wanted, len(run.seeds), timed=not run.begun, before=before):
-            progress.say(line)
-        table = _rows(problem, run, wanted, progress)
+    with problem.making.attached(folder, code, within_reach=within_reach):
+        wanted = checked(problem)
+        problem.begin(run.path)
+        problem.progress = progress
+        boxes = list(problem.boxes.values())
+        asked = unnoted(boxes)
+        with calls_noted(folder, boxes, within_reach=within_reach):
+            before = Tally(boxes).copy()
+            noted = calls.read(folder)["rows"] - calls.read(folder, LABEL)["rows"]
+            others = before.rows_run - noted  # a box of the class serves every run of it
+            before.rows_run -= asked  # by the check, to make the data
+            prepare(problem, wanted, max(0, others))
+            for line in cost.lines(problem, wanted, len(run.seeds), timed=not run.begun, before=before):
+                progress.say(line)
+            table = _rows(problem, run, wanted, progress)
     group.any_of(False)  # when all have noted their calls
     run.finish(table)
 
@@ -151,7 +155,7 @@ def prepare(problem: Problem, wanted: Mapping[str, Method], others: int = 0) -> 
     def wrapped(box: BlackBoxFunction) -> BlackBoxFunction:
         shared = group_of_run is None or any(isinstance(part, zo.SharedRows) for part in stack(box))
         if rows is not None and not bounded(box):
-            box = Budgeted(box, others + rows)
+            box = Budgeted(box, max(0, others + rows - problem.making.elsewhere))
         return box if shared else zo.SharedRows(box, group_of_run)
 
     problem.replace_boxes(wrapped)
@@ -205,8 +209,11 @@ def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
         setup.progress.say(
             f"{setup.stage}: its evaluation is of other weights, settings or code, so it is evaluated again."
         )
-    before = tally.copy()
-    told, where = setup.problem.judge(setup, trained), f"{type(setup.problem).__name__}.evaluate"
+    before, folder = tally.copy(), group.journal_folder(setup.run.path)
+    answers = Answers(f"{setup.stage}.test", folder, group.rank(), setup.run.code_versions())
+    where = f"{type(setup.problem).__name__}.evaluate"
+    with answers.used():
+        told = setup.problem.judge(replace(setup, answers=answers), trained)
     figures: dict[str, Any] = {}
     fields: dict[str, Tensor] = {}
     values, failed = without_failed(told) if isinstance(told, Mapping) else ({}, {})
@@ -225,10 +232,13 @@ def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
         raise ProblemError(
             f"{where}: expected at least one figure by name, got {got}. Return {{'test error': ...}}."
         )
-    ledger = asdict(everywhere(tally.since(before)))
+    spent = tally.since(before)
+    spent.add(answers.recalled)
+    ledger = asdict(everywhere(spent))
     found = {"figures": figures, "fields": fields, "failed": failed, "ledger": ledger, stamp.OF: of}
     path.parent.mkdir(exist_ok=True)
     checkpoint.save(path, found)
+    answers.end()
     return found
 
 

@@ -44,6 +44,20 @@ class Budgeted(Wrapper):
         """How many more rows may run."""
         return max(0, self.rows - self.ledger.rows_run)
 
+    def give_up(self, rows: int) -> None:
+        """Take rows out of the budget, which something else is about to run.
+
+        Raises:
+            BudgetError: fewer are left; none is taken out.
+        """
+        if rows > self._budget.free:
+            raise BudgetError(
+                f"{self!r}: expected at most the {self.rows_left} rows that are left, got {rows} to be run "
+                "elsewhere. None of them was run. Raise the budget."
+            )
+        self.rows -= rows
+        self._budget.rows -= rows
+
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Run all rows or, if they do not fit, none."""
         asked = len(inputs[0])

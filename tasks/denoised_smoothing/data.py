@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 import zo
-from tasks import digits, shapes
+from tasks import digits
 from tasks.denoised_smoothing.config import CNN, Config
 from tasks.denoised_smoothing.images import InMemory, Source, open_source
 from tasks.errors import DataError
+from tasks.shapes_file import kept_shapes
 
 SPLIT, DRAW, HELD_OUT = 101, 102, 103  # first words of the keys' paths for these draws
 SHAPES, SHAPES_SETS = 21, (2000, 400, 600)  # seed, and images of the three sets
@@ -82,8 +83,12 @@ class Sets:
     classes: int
 
 
-def load(config: Config) -> Sets:
+def load(config: Config, folder: Path | None = None) -> Sets:
     """The images that the configuration names.
+
+    Args:
+        config: Of the run.
+        folder: Where those are kept that are drawn; None to keep none.
 
     Raises:
         DataError: images outside [0, 1], of a wrong shape, or of several; or no such file.
@@ -91,7 +96,7 @@ def load(config: Config) -> Sets:
         MissingExtraError: scikit-learn is not installed, for the digits.
     """
     if config.images is None and config.box == CNN:
-        pixels, labels = shapes.shapes(sum(SHAPES_SETS), SHAPES)
+        pixels, labels = kept_shapes(sum(SHAPES_SETS), SHAPES, folder)
         source: Source = InMemory("shapes", pixels.numpy(), labels.numpy())
         sets = _divided(np.arange(len(labels)), SHAPES_SETS)  # drawn in no order
     elif config.images is None:

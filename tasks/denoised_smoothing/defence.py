@@ -45,7 +45,7 @@ class Defence(tasks.Problem):
     @cached_property
     def images(self) -> Sets:
         """To train on, to choose by and to certify."""
-        return data.load(self.config)
+        return data.load(self.config, self.folder)
 
     @cached_property
     def used(self) -> ImageSet:
@@ -55,7 +55,7 @@ class Defence(tasks.Problem):
 
     @cached_property
     def _service(self) -> BlackBoxFunction:
-        return stack.classifier(self.config)
+        return stack.classifier(self.config, self.folder)
 
     @cached_property
     def classifier(self) -> stack.Box:

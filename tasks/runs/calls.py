@@ -28,11 +28,11 @@ class Notes:
 
     Args:
         folder: Of the run.
-        rank: Of the process; each has a file of its own, for they may be on several machines.
+        rank: Of the process; each has a file of its own, for they may be on several machines. Or a name.
         late: Whether rows are counted only when they are back, so that a kill would leave some uncounted.
     """
 
-    def __init__(self, folder: Path, rank: int, late: bool) -> None:
+    def __init__(self, folder: Path, rank: int | str, late: bool) -> None:
         self._folder, self._rank, self._late, self._file = folder / FOLDER, rank, late, -1
         self._lost: StorageError | None = None
 

@@ -26,6 +26,7 @@ TIMEOUT = 1800.0  # seconds that the others wait for a process, which may have t
 _LONG = timedelta(days=7)  # for what the first process does while the others have nothing to do
 _LEFT_OUT = (
     "journal",
+    "answers",
     "calls",
     "tensorboard",
     ".lock",

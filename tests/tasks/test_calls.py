@@ -242,23 +242,6 @@ class Crash(tasks.Callback):
             raise OSError("the machine is gone")
 
 
-def test_data_that_a_box_makes_is_made_again_by_a_run_that_goes_on_which_says_so(tmp_path):
-    settings = {"methods": ["no-gradient"], "steps": 4, "checkpoint_every": 4, "progress": Said()}
-    whole = tasks.run(Made(), runs=tmp_path / "whole", **settings)
-    with pytest.raises(OSError, match="the machine is gone"):
-        tasks.run(Made(), runs=tmp_path / "cut", callbacks=[Crash()], **settings)
-    folder = next((tmp_path / "cut").iterdir())
-    settings["progress"] = said = Said()
-    again = tasks.run(Made(), resume=folder, **settings)
-    (line,) = [line for line in said.lines if "making the data" in line]
-    assert line.startswith(
-        "  making the data: 8 rows, which have been run, and are run again by each `blackbox resume`"
-    )
-    assert again.result.table[0].rows == whole.result.table[0].rows
-    assert again.result.calls["rows"] - whole.result.calls["rows"] >= 8
-    assert again.result.calls["exact"]
-
-
 def test_rows_that_the_check_asks_for_are_noted_and_planned(tmp_path):
     found = []
     for problem in (Made(), Checked()):

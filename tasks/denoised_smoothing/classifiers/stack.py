@@ -104,8 +104,12 @@ def make_box(
     return Box(shared, asked, known.classes, twin, found.shape, first_alone)
 
 
-def classifier(config: Config) -> BlackBoxFunction:
+def classifier(config: Config, folder: Path | None = None) -> BlackBoxFunction:
     """The classifier itself.
+
+    Args:
+        config: Of the run.
+        folder: Of data, where one that ships is kept, if it takes long to train; None to keep none.
 
     Raises:
         ConfigurationError: There is none of that name, or it does not know the images.
@@ -115,7 +119,7 @@ def classifier(config: Config) -> BlackBoxFunction:
     if config.box in SHIPPED and config.images is not None:
         raise refused("box", "your own, since those that ship know digits or shapes alone", config.box)
     if config.box == CNN:
-        return shapes_box.convolutional()
+        return group.first_then_all(lambda: shapes_box.convolutional(folder=folder))
     if config.box in SHIPPED:
         return embedded(config.box, *data.digits_of_the_box())
     if config.box.endswith(".onnx"):

@@ -13,7 +13,7 @@ from tasks.image_classification.data import cifar
 from tasks.image_classification.data.epochs import CIFAR_AUGMENTATION, NO_AUGMENTATION, Augmentation
 from tasks.image_classification.data.images import ImageData, Images, Normalisation, hold_out
 from tasks.shapes import NAMES as OUTLINES
-from tasks.shapes import shapes
+from tasks.shapes_file import kept_shapes
 
 CIFAR10_CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -73,7 +73,7 @@ def load(
 
     Args:
         name: one of `NAMES`.
-        folder: where CIFAR's files are; the others need none.
+        folder: where CIFAR's files are, and many `shapes` are kept; digits need none.
         train: number of training images; None for 45,000 of CIFAR, 1,200 digits, 20,000 shapes.
         validation: number of validation images; None for 5,000, 297, 2,000.
         test: number of test images; None for 10,000, 300, 5,000.
@@ -96,8 +96,8 @@ def load(
         parts = hold_out(every, train, validation, test, seed=seed)
     else:
         if name == "shapes":
-            drawn = Images(*shapes(train + validation, _TRAIN_SEED))
-            own = Images(*shapes(test, _TEST_SEED))
+            drawn = Images(*kept_shapes(train + validation, _TRAIN_SEED, folder))
+            own = Images(*kept_shapes(test, _TEST_SEED, folder))
         else:
             drawn, own = cifar.read(cifar.SOURCES[name], folder)
         if not 1 <= test <= len(own):

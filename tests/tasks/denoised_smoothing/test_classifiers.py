@@ -22,6 +22,7 @@ from tasks.denoised_smoothing.classifiers.sklearn_box import SklearnClassifier, 
 from tasks.denoised_smoothing.classifiers.stack import make_box
 from tasks.denoised_smoothing.config import Config
 from tasks.errors import DataError
+from tasks.runs import pace
 from tests.tasks.denoised_smoothing import small
 
 
@@ -129,6 +130,33 @@ def test_the_convolutional_classifier_is_the_same_every_time_and_leaves_torch_as
     boxes = [convolutional(images=64, steps=3) for _ in range(2)]
     assert boxes[0].identity == boxes[1].identity != convolutional(images=64, steps=4).identity
     assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == threads
+
+
+def test_the_convolutional_classifier_goes_on_from_where_its_training_was_cut_short(tmp_path, monkeypatch):
+    """It was trained anew at every start: 20 seconds, of which a kill every ten left nothing."""
+    whole, took, now = convolutional(images=64, steps=8), [], [0.0]
+    monkeypatch.setattr(pace, "monotonic", lambda: now[0])
+    step = torch.optim.Adam.step
+
+    def counted(self, *args, **settings):
+        took.append(1)
+        now[0] += 10
+        if len(took) in (4, 9):
+            raise KeyboardInterrupt
+        return step(self, *args, **settings)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", counted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            convolutional(images=64, steps=8, folder=tmp_path)
+    assert convolutional(images=64, steps=8, folder=tmp_path).identity == whole.identity
+    assert len(took) == 8 + 2  # two were cut short
+    assert convolutional(images=64, steps=8, folder=tmp_path).identity == whole.identity
+    assert len(took) == 8 + 2  # it is only read
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-1])
+    assert convolutional(images=64, steps=8, folder=tmp_path).identity == whole.identity
+    assert convolutional(images=64, steps=7, folder=tmp_path).identity != whole.identity
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
 from tasks import shapes as rules
+from tasks import shapes_file
 from tasks.shapes import NAMES, shapes
 from zo.estimators import Key
 
@@ -155,3 +156,29 @@ def test_labels_and_outlines_belong_together():
         places = torch.from_numpy(u / radius / stretch), torch.from_numpy(v / radius * stretch)
         wrong = [((rules.inside(name, *places) > 0) != images[row]).sum().item() for name in NAMES]
         assert np.argmin(wrong) == labels[row] and min(wrong) <= 12
+
+
+def test_images_that_were_drawn_are_read_block_by_block_and_mended_where_torn(tmp_path, monkeypatch):
+    monkeypatch.setattr(shapes_file, "WORTH", 1)
+    drawn, original = [], shapes_file.draw_block
+
+    def counted(seed, block):
+        drawn.append(block)
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        return original(seed, block)
+
+    monkeypatch.setattr(shapes_file, "draw_block", counted)
+    whole = shapes(BLOCK + 3, 5)
+    with pytest.raises(KeyboardInterrupt):
+        shapes_file.kept_shapes(BLOCK + 3, 5, tmp_path)
+    for expected in ([1], [], [0]):
+        drawn.clear()
+        drawn += [None] * 2
+        images, labels = shapes_file.kept_shapes(BLOCK + 3, 5, tmp_path)
+        assert torch.equal(images, whole[0]) and torch.equal(labels, whole[1])
+        assert drawn[2:] == expected
+        (file,) = tmp_path.iterdir()
+        if not expected:
+            file.write_bytes(b"x" + file.read_bytes()[1:])
+    assert torch.equal(shapes_file.kept_shapes(BLOCK + 3, 5, file)[0], whole[0])  # no folder: it is drawn

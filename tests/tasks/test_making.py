@@ -1,0 +1,217 @@
+"""What boxes run to make data, and in a validation or a test: kept, counted, bounded, and not run again."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+import tasks
+from blackbox import ArraySpec, BlackBoxFunction, BudgetError
+from tasks.progress import Progress
+from tasks.runs import answers, calls, pace
+from tasks.runs.answers import Answers
+from tests.tasks.problems import Beside
+
+
+class Killed(BaseException):
+    pass
+
+
+class Fine(BlackBoxFunction):
+    """A slow solver that only `data` knows. `asked` has the rows of all of them; at one it may die."""
+
+    inputs = (ArraySpec("z", shape=(3,)),)
+    outputs = (ArraySpec("y", shape=(3,)),)
+    deterministic = False
+    asked: list[float] = []
+    dies_at: int | None = None
+
+    def evaluate(self, z):
+        if len(Fine.asked) == Fine.dies_at:
+            Fine.dies_at = None
+            raise Killed
+        Fine.asked.append(float(z[0]))
+        return z.sin() if isinstance(z, torch.Tensor) else z * 0 + len(Fine.asked)
+
+
+class Blocks(Fine):
+    """The same, of blocks of rows."""
+
+    max_rows = 4
+
+    def evaluate_rows(self, z):
+        return torch.stack([torch.as_tensor(self.evaluate(row)) for row in z]).numpy()
+
+
+class Finely(Beside):
+    """Its data is what a fine solver gives."""
+
+    @dataclass(frozen=True)
+    class Config(Beside.Config):
+        methods: tuple[str, ...] = ("no-gradient",)
+        steps: tasks.Count = 4
+        checkpoint_every: tasks.Count = 2
+
+    fine = Fine
+
+    def data(self):
+        data, fine = super().data, self.fine()
+        return tasks.Data(data.train, data.validation, fine(fine(data.test)) / 100)
+
+
+class Crash(tasks.Callback):
+    strict = True
+
+    def on_step(self, stage, step, metrics):
+        if step == 3:
+            raise OSError("the machine is gone")
+
+
+class Said(Progress):
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    monkeypatch.setattr(Fine, "asked", [])
+    monkeypatch.setattr(Fine, "dies_at", None)
+    monkeypatch.setattr(pace, "SOON", 0.0)
+    monkeypatch.setattr(pace, "OFTEN", 0.0)
+    monkeypatch.setattr(pace, "SHARE", 0.0)
+    monkeypatch.setattr(answers, "LONG", 0.0)  # row by row
+
+
+def folder_in(path: Path) -> Path:
+    (folder,) = path.iterdir()
+    return folder
+
+
+def test_rows_of_a_box_that_only_data_knows_are_counted_and_run_once(tmp_path):
+    said = Said()
+    whole = tasks.run(Finely(), runs=tmp_path / "whole", progress=said)
+    rows = len(Fine.asked)
+    assert (
+        rows == 2 * len(Finely().data.test)
+        and "  making the data: 16 rows, which have been run" in said.lines
+    )
+    Fine.asked.clear()
+    box = Finely()
+    with pytest.raises(OSError, match="the machine is gone"):
+        tasks.run(box, runs=tmp_path / "cut", callbacks=[Crash()], progress=Progress())
+    assert len(Fine.asked) == rows
+    said = Said()
+    again = tasks.run(Finely(), resume=folder_in(tmp_path / "cut"), progress=said)
+    assert len(Fine.asked) == rows and "  making the data: 16 rows, which have been run" in said.lines
+    assert again.result.table[0].value == whole.result.table[0].value
+    assert again.result.calls["exact"] and calls.read(again.path, "data") == {"rows": rows, "exact": True}
+    steps = whole.result.table[0].rows // 4
+    assert again.result.calls["rows"] == whole.result.calls["rows"] + steps  # the third one, run again
+    assert len(Finely().data.test) == 8 and len(Fine.asked) == 2 * rows  # outside of a run they are asked
+    assert tasks.load(again.path).problem.data.test is not None and len(Fine.asked) == 2 * rows
+
+
+@pytest.mark.parametrize("fine", [Fine, Blocks])
+def test_data_that_is_cut_short_goes_on_where_it_was(tmp_path, monkeypatch, fine):
+    monkeypatch.setattr(Finely, "fine", fine)
+    each = fine.max_rows or 1
+    whole = Finely().data.test
+    rows = len(Fine.asked)
+    for dies_at in (1, 5, 13):
+        Fine.asked.clear()
+        Fine.dies_at = dies_at
+        path = tmp_path / str(dies_at)
+        with pytest.raises(Killed):
+            tasks.run(Finely(), runs=path, progress=Progress())
+        again = tasks.run(Finely(), resume=folder_in(path), progress=Progress())
+        assert again.problem is not None
+        assert len(Fine.asked) == rows + dies_at % each
+        assert dies_at % each or torch.equal(again.problem.data.test, whole)
+        assert again.result.calls["rows"] - again.result.table[0].extra["rows of test"] >= rows
+
+
+def test_a_budget_bounds_what_makes_the_data_too(tmp_path):
+    whole = tasks.run(Finely(), runs=tmp_path / "whole", progress=Progress())
+    needed = whole.result.calls["rows"]
+    Fine.asked.clear()
+    for budget in (10, 16):
+        with pytest.raises((BudgetError, tasks.errors.ConfigurationError)):
+            tasks.run(Finely(), rows=budget, runs=tmp_path / str(budget), progress=Progress())
+    assert len(Fine.asked) <= 10 + 16
+    run = tasks.run(Finely(), rows=needed, runs=tmp_path / "bounded", progress=Progress())
+    assert run.result.calls["rows"] <= needed
+    assert run.problem is not None and run.problem.box.rows_left == needed - run.result.calls["rows"]
+
+
+def test_answers_of_other_code_are_not_used_and_a_noisy_box_stays_noisy(tmp_path):
+    def ask(code, *rows):
+        answered = Answers("data", tmp_path, 0, {"problem.py": code})
+        box, found = Fine(), []
+        with answered.used():
+            for row in rows:
+                found.append(float(box(torch.full((1, 3), row, dtype=torch.float64).numpy())[0, 0]))
+        answered.write()
+        return found, len(Fine.asked), answered.recalled.rows_run
+
+    assert ask("a", 1.0, 1.0, 2.0) == ([1.0, 2.0, 3.0], 3, 0)
+    assert ask("a", 1.0, 2.0, 1.0, 1.0) == ([1.0, 3.0, 2.0, 4.0], 4, 3)
+    assert ask("b", 1.0) == ([5.0], 5, 0)
+
+
+def test_rows_that_failed_are_asked_again(tmp_path):
+    class Failing(Fine):
+        def evaluate(self, z):
+            Fine.asked.append(float(z[0]))
+            if z[0] == 2 and len(Fine.asked) < 4:
+                raise ValueError("too steep")
+            return z
+
+    for expected in (3, 4):
+        answered, box = Answers("data", tmp_path), Failing(failures="keep")
+        with answered.used():
+            found = box(torch.arange(1.0, 4.0)[:, None].expand(3, 3))
+        answered.write()
+        assert len(Fine.asked) == expected
+        assert found[:, 0].isfinite().tolist() == [True, expected == 4, True]
+
+
+@pytest.mark.parametrize("where", ["validate", "evaluate"])
+def test_a_validation_or_test_that_is_cut_short_runs_only_the_rows_that_are_left(tmp_path, where):
+    class Slow(BlackBoxFunction):
+        inputs, outputs = Fine.inputs, Fine.outputs
+        rows, dies_at = 0, -1
+
+        def evaluate(self, z):
+            Slow.rows += 1
+            if Slow.rows == Slow.dies_at:
+                raise Killed
+            return z**3
+
+    class Judged(Beside):
+        def box(self):
+            return Slow()
+
+    def judged(self, *given):
+        if before := Judged.dying:
+            Judged.dying = None
+            Slow.dies_at = Slow.rows + before
+        return original(self, *given)
+
+    original = getattr(Judged, where)
+    setattr(Judged, where, judged)
+    settings = {"methods": ("no-gradient",), "steps": 4, "progress": Progress()}
+    Judged.dying = None
+    whole = tasks.run(Judged(), runs=tmp_path / "whole", **settings).result
+    Judged.dying, Slow.rows = 6, 0
+    with pytest.raises(Killed):
+        tasks.run(Judged(), runs=tmp_path / "cut", **settings)
+    again = tasks.run(Judged(), resume=folder_in(tmp_path / "cut"), **settings).result
+    assert again.table[0].extra == whole.table[0].extra and again.table[0].rows == whole.table[0].rows
+    assert again.calls["rows"] == whole.calls["rows"] + 1 or where == "validate"  # the row of the kill
+    assert Slow.rows == again.calls["rows"]
+    assert not (folder_in(tmp_path / "cut") / "answers").exists()
