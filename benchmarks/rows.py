@@ -129,7 +129,7 @@ def best(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def measure(name: str, seeds: Sequence[int]) -> dict[str, Any]:
     """All ways that are not in the problem's file yet."""
     path = FOLDER / f"{name}.json"
-    found = json.loads(path.read_text()) if path.exists() else {"runs": {}}
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": {}}
     for seed in seeds:
         for line, several in ways().items():
             if line in found["runs"].setdefault(str(seed), {}):
