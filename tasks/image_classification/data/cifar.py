@@ -161,9 +161,17 @@ def fetch(source: Source, data: Path, *, say: Callable[[str], None] = print) -> 
             f"{source.how_to_fetch(data)}"
         )
     with tarfile.open(archive, "r:gz") as members:
-        # asked for by name where Python has it: from 3.11.4 on
-        members.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
-        members.extractall(data)
+        if hasattr(tarfile, "data_filter"):  # from Python 3.11.4 on
+            members.extraction_filter = tarfile.data_filter
+        for member in members:
+            inside = (data / member.name).resolve().is_relative_to(data.resolve())
+            if not inside or not (member.isfile() or member.isdir()):
+                what = "no file or folder" if inside else "outside of it"
+                raise DataError(
+                    f"{archive}: expected files of {source.folder}, got {member.name!r}, which is {what}. "
+                    f"Delete the archive. {source.how_to_fetch(data)}"
+                )
+            members.extract(member, data)
     say(f"{folder}: unpacked. {archive.name} may be deleted.")
     return folder
 
