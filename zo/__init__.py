@@ -12,6 +12,7 @@ from zo.errors import (
     EvaluatorWarning,
     FailedQueriesError,
     NoiseWarning,
+    SlopeWarning,
     TangentWarning,
     ZeroGradientWarning,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "RowRGE",
     "SecantTangent",
     "SharedRows",
+    "SlopeWarning",
     "StencilTangent",
     "StudentTangent",
     "TangentGradient",

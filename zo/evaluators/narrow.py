@@ -25,12 +25,15 @@ from zo.perturbation import Directions
 LENGTH = 0.1  # of the step that shows what depends on weights: far above 16 bits' rounding
 
 
-def tell_narrow(base: Base, step: int) -> None:
+def tell_narrow(base: Base, step: int) -> bool:
     """Warn where numbers of 16 bits depend on the weights; takes two queries.
 
     Args:
         base: The step's, which has seen such numbers.
         step: Its number, for the message.
+
+    Returns:
+        Whether it did.
 
     Warns:
         NoiseWarning: There are some.
@@ -46,7 +49,7 @@ def tell_narrow(base: Base, step: int) -> None:
         except BudgetError:
             raise
         except Exception:  # a step as long may be more than the objective bears
-            return
+            return False
         found.append(seen.results)
     moved = [name for (name, own), (_, other) in zip(*found, strict=False) if own != other]
     if moved:
@@ -58,6 +61,7 @@ def tell_narrow(base: Base, step: int) -> None:
             NoiseWarning,
             stacklevel=4,
         )
+    return bool(moved)
 
 
 class _Narrow(TorchDispatchMode):
