@@ -13,6 +13,7 @@ from zo.errors import (
     EvaluatorWarning,
     FailedQueriesError,
     NoiseWarning,
+    SlopeWarning,
     TangentWarning,
     ZeroGradientWarning,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "RowRGE",
     "SecantTangent",
     "SharedRows",
+    "SlopeWarning",
     "StencilTangent",
     "StudentTangent",
     "TangentGradient",

@@ -16,6 +16,7 @@ __all__ = [
     "ParameterError",
     "PruningWarning",
     "RanksError",
+    "SlopeWarning",
     "TangentError",
     "TangentWarning",
     "UnitsWarning",
@@ -44,7 +45,11 @@ class EvaluatorWarning(UserWarning):
 
 
 class NoiseWarning(UserWarning):
-    """Two evaluations of the objective at the same weights differ by a good part of what `mu` changes."""
+    """What `mu` changes is not far above noise, between two evaluations at the same weights, or rounding."""
+
+
+class SlopeWarning(UserWarning):
+    """Finite differences are no slopes: over half of `mu` they differ, since the function curves or jumps."""
 
 
 class LostRowsWarning(UserWarning):

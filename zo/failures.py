@@ -17,7 +17,7 @@ from zo.errors import FailedQueriesError, LostRowsWarning, NoiseWarning, ZeroGra
 
 # Of the differences that mu makes. A drift grows from query to query, so that one call's share is small.
 NOISY = 1e-4
-ROUNDED = 0.2
+NOISIEST = 0.05  # also where it may be no more than sums in another order
 ZERO = (
     "Does the objective use this network, and not another or a copy of it? Is the black box constant, or "
     "does it round its output to steps that mu does not cross?"
@@ -116,33 +116,27 @@ def _first(causes: Sequence[FailedRow]) -> str:
     return f" The first cause: {causes[0].sentence().rstrip('.')}." if causes else ""
 
 
-def tell_noise(step: int, noise: float, rounding: float, differences: Tensor) -> bool:
-    """Warn where noise or rounding is not small beside what `mu` changes; returns whether it did.
+def tell_noise(step: int, noise: float, reordered: float, differences: Tensor) -> bool:
+    """Warn where noise is not small beside what `mu` changes; returns whether it did.
 
     Args:
         step: The number of the step.
         noise: How far two evaluations at the same weights were apart; 0 if nothing was evaluated twice.
-        rounding: What rounding of the losses does to the mean of their changes; 0 if none are subtracted.
+        reordered: How far they may be apart by sums in another order alone.
         differences: `(queries,)`, what the queries changed.
     """
     size = float(differences.square().mean().sqrt()) if len(differences) else 0.0
-    if noise > NOISY * size:
-        what = (
-            f"expected two evaluations of the objective at the same weights to agree, got losses that differ "
-            f"by {noise:.1e}; the differences that mu makes are about {size:.1e}: noise is "
-            f"{noise / max(size, 1e-300):.1g} times as large. The network or the objective has state outside "
-            "of torch (a counter, Python's or NumPy's random numbers), or a black box is noisy. Take that "
-            "out, or take a larger mu."
-        )
-    elif size > 0 and rounding > ROUNDED * size:
-        what = (
-            f"expected losses whose differences are distinguishable from their rounding, got differences of "
-            f"about {size:.1e} where rounding makes noise of {rounding:.1e}. Take a larger mu, losses in a "
-            "wider dtype, or take a constant out of them."
-        )
-    else:
+    if noise <= (NOISY if noise > reordered else NOISIEST) * size:
         return False
-    warnings.warn(f"Step {step}: {what}", NoiseWarning, stacklevel=3)
+    warnings.warn(
+        f"Step {step}: expected two evaluations of the objective at the same weights to agree, got losses "
+        f"that differ by {noise:.1e}; the differences that mu makes are about {size:.1e}: noise is "
+        f"{noise / max(size, 1e-300):.1g} times as large. The network or the objective has state outside "
+        "of torch (a counter, Python's or NumPy's random numbers), or a black box is noisy. Take that "
+        "out, or take a larger mu.",
+        NoiseWarning,
+        stacklevel=5,
+    )
     return True
 
 

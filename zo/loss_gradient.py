@@ -16,18 +16,11 @@ from zo.base import Base, evaluate_base
 from zo.draws import Key
 from zo.errors import ConfigurationError, RanksError
 from zo.estimators.estimator import Estimator
-from zo.evaluators.check import (
-    REPEATED,
-    Remember,
-    is_due,
-    most_checks,
-    noise_again,
-    noise_of,
-    rounding_of_mean,
-)
+from zo.evaluators.check import Remember, is_due, most_checks
 from zo.evaluators.choice import SMALLEST, Serving, candidates, chunk_size
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.narrow import makes_narrow, tell_narrow
+from zo.evaluators.repeats import ASKED, Asker, doubt_about, noise_of, reordered
 from zo.execution.journal import Journal, Page, step_fingerprint
 from zo.execution.pieces import Opening, Pieces, Share, evaluate_share, joined
 from zo.execution.ranks import Ranks, checksum, fingerprint
@@ -36,6 +29,7 @@ from zo.failures import refuse_too_many, tell_lost, tell_noise, tell_zero
 from zo.objective import Closure, Objective, as_objective
 from zo.parameters import Choice, Parameters
 from zo.same_run import described, refuse_other_run, same_chunk
+from zo.slopes import tell_slopes
 
 DRAWN = 5  # first word of the key's path for the query that is evaluated by `loop` too
 
@@ -170,9 +164,9 @@ class LossGradient:
         self._ranks = Ranks(process_group, "LossGradient", RanksError)
         self._made = 0  # bytes, by a base evaluation: about what "difference" keeps for a step
         self._first = True  # of this object's steps: there may be something in the journal
-        self._told_noise = self._told_zero = self._told_narrow = self._told_lost = (
-            False  # a warning is given once
-        )
+        # a warning is given once
+        self._told_noise = self._told_slopes = self._told_zero = False
+        self._told_narrow = self._told_lost = False
 
     @torch.no_grad()
     def backward(self, batch: Any = None) -> Tensor:  # noqa: ANN401
@@ -207,10 +201,9 @@ class LossGradient:
                 pieces, shares = ranks.together(step, lambda: self._share(opening, step, batch))
                 ranks.refuse_different(step, [share.marks for share in shares])
         difference, valid = joined(len(pieces), [opening.known, *(share.numbers for share in shares)])
-        noise = self._noise_after(step, pieces, opening, difference)
+        behind = self._judged(step, pieces, opening, difference, valid)
 
-        checks = beyond + sum(share.checks for share in shares)
-        checks += REPEATED if opening.noise is not None else 0
+        checks = beyond + sum(share.checks for share in shares) + behind.checks
         self.counts.queries += pieces.plan.queries + checks
         self.counts.checks += checks
         self.counts.dropped += int((~valid).sum())
@@ -222,7 +215,7 @@ class LossGradient:
         self.counts.lost += int((~pieces.base.survived).sum())
         self._first = False
         self._told_lost = self._told_lost or tell_lost(step, pieces.base.survived, pieces.base.causes, batch)
-        self._told_noise = self._told_noise or tell_noise(step, *noise, difference[valid])
+        self._tell(step, pieces.base, behind, difference[valid])
         self._told_zero = self._told_zero or tell_zero(step, gradient)
         return pieces.base.loss()
 
@@ -245,8 +238,9 @@ class LossGradient:
         queries = self.queries()
         chunk = min(queries, self.chunk or SMALLEST)
         first = self.counts.steps
+        evaluators, repeated = self.serving.evaluators, 2 + 2 * 2 * ASKED  # of two kinds, if central
         return sum(
-            most_checks(step, self.parameters, self.serving.evaluators, queries, chunk, self.together)
+            most_checks(step, self.parameters, evaluators, queries, chunk, self.together, repeated)
             for step in range(first, first + steps)
         )
 
@@ -296,7 +290,7 @@ class LossGradient:
             noise, serving = None, self.serving
             if is_due(step) or serving.is_open(self.network.training):  # not where it only goes on with a run
                 with apart(), pieces.base.intact():
-                    noise = noise_of(pieces.base, remember)
+                    noise = float(remember("noise", lambda: noise_of(pieces.base)))
                     if not self._told_narrow and self._is_narrow(pieces.base, remember):
                         self._told_narrow = tell_narrow(pieces.base, step)
                     serving = serving.checked(pieces.base, pieces.plan, pieces.chunk, step, remember)
@@ -316,27 +310,45 @@ class LossGradient:
         """Whether the base of a step that is checked makes numbers of 16 bits."""
         return bool(remember("narrow", lambda: makes_narrow(base))) if base.narrow is None else base.narrow
 
-    def _noise_after(
-        self, step: int, pieces: Pieces, opening: Opening, difference: Tensor
-    ) -> tuple[float, float]:
-        """How large noise and rounding are in a step that is checked; the first process tells all."""
-        base, before = pieces.base, opening.noise
+    def _judged(
+        self, step: int, pieces: Pieces, opening: Opening, difference: Tensor, valid: Tensor
+    ) -> Share:
+        """Noise, and doubt about the slopes, of a step that is checked; the first process tells all."""
+        before = opening.noise
         if before is None:
-            return 0.0, 0.0
-        largest = int(difference.abs().argmax())
+            return Share({}, noise=0.0)
 
         def work() -> tuple[None, Share]:
-            again = 0.0
-            if self._ranks.rank == 0:
-                with apart(), base.intact():
-                    query = pieces.plan.chunk(largest, largest + 1)
-                    again = noise_again(base, query, float(difference[largest]))
-            return None, Share(pieces.marked("noise"), noise=max(before, again))
+            if self._ranks.rank > 0:
+                return None, Share(pieces.marked("judgement"))
+            base = pieces.base
+            ask = Asker(
+                base, lambda query: pieces.serving.serves(query, base.problem, by_loop=opening.by_loop), {}
+            )
+            spent = base.problem.tally.queries
+            with apart(), base.intact():
+                noise = max(before, float(noise_of(base)))
+                doubt = doubt_about(
+                    *(ask, pieces.plan, difference, valid, self._key.at(step)),
+                    lambda key: self.estimator.plan(self.parameters, key),
+                )
+            if doubt is not None and doubt.cause == "rounding" and self._told_narrow:
+                doubt = None  # what rounds is known
+            checks = base.problem.tally.queries - spent
+            return None, Share(pieces.marked("judgement"), checks=checks, noise=noise, doubt=doubt)
 
         _, told = self._ranks.together(step, work)
         self._ranks.refuse_different(step, [share.marks for share in told])
-        subtracted = "Difference" not in self.serving.state_dict().values()  # which carries changes instead
-        return told[0].noise or 0.0, rounding_of_mean(base) if subtracted else 0.0
+        return told[0]
+
+    def _tell(self, step: int, base: Base, behind: Share, differences: Tensor) -> None:
+        """Warn of noise and of doubtful slopes, of each once; of slopes not where noise alone bends them."""
+        noise, doubt = behind.noise or 0.0, behind.doubt
+        self._told_noise = self._told_noise or tell_noise(step, noise, reordered(base), differences)
+        size = float(differences.square().mean().sqrt()) if len(differences) else 0.0
+        if doubt is not None and not self._told_slopes and noise <= 0.1 * doubt.half * size:
+            tell_slopes(step, doubt)
+            self._told_slopes = True
 
     def _begin(self, step: int, batch: Any) -> Pieces:  # noqa: ANN401
         """Evaluate the base, plan the queries, and cut them into pieces."""

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from blackbox.calls import intercepted
+from zo.batches import map_tensors
 from zo.errors import ObjectiveError
 
 Objective: TypeAlias = Callable[[nn.Module, Any], Tensor]
@@ -51,6 +53,11 @@ class OutputLoss:
     It declares that only the network stands between weights and output, which the evaluator "difference"
     needs to know. The loss may be anything, including a black box behind the network.
 
+    The loss is evaluated in float64, whatever the network gives: subtracted from each other, losses then lose
+    no digits to an offset in outputs and targets, or to their own size. A loss that does not run on float64,
+    such as a layer with weights in float32, or one that calls a black box, gets outputs and targets as they
+    are; the first call decides.
+
     Args:
         loss: `loss(output, target) -> Tensor (rows,)`.
         inputs: returns the network's input from a batch: a tensor, or a tuple of its arguments.
@@ -67,15 +74,50 @@ class OutputLoss:
         self.loss = loss
         self.inputs = inputs
         self.targets = targets
+        self._wide: bool | None = None  # whether the loss runs in float64; None before the first call
 
     def __call__(self, network: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401
-        """One loss per row."""
-        return self.loss(self.output(network, batch), self.targets(batch))
+        """One loss per row, in float64 where the loss runs in it."""
+        return self.judged(self.output(network, batch), self.targets(batch))
+
+    def judged(self, output: Any, targets: Any) -> Tensor:  # noqa: ANN401
+        """The loss of an output that is there already, in float64 where the loss runs in it."""
+        if self._wide is None:
+            before = torch.get_rng_state(), _cuda_states()
+            try:
+                with intercepted(_refuse_in_float64):
+                    found = self.loss(*_widened((output, targets)))
+            except Exception:  # if it is another fault than that of float64, it is raised by what follows
+                self._wide = False
+                torch.set_rng_state(before[0])
+                if before[1]:
+                    torch.cuda.set_rng_state_all(before[1])
+            else:
+                self._wide = True
+                return found
+        return self.loss(*_widened((output, targets))) if self._wide else self.loss(output, targets)
 
     def output(self, network: nn.Module, batch: Any) -> Any:  # noqa: ANN401
         """The network's output on a batch."""
         inputs = self.inputs(batch)
         return network(*inputs) if isinstance(inputs, tuple | list) else network(inputs)
+
+
+class _Asked(Exception):
+    """A loss calls a black box, which is not given other floats than the network's."""
+
+
+def _refuse_in_float64(box: Any, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+    raise _Asked
+
+
+def _widened(tree: Any) -> Any:  # noqa: ANN401
+    """All floats of a nesting in float64."""
+    return map_tensors(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, tree)
+
+
+def _cuda_states() -> list[Tensor]:
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
 
 def as_objective(given: Objective | Closure) -> Objective:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -60,3 +61,11 @@ class Perturbations(ABC):
     @abstractmethod
     def chunk(self, start: int, stop: int) -> Perturbation:
         """Queries start to stop - 1; the same whatever chunks are asked for, and in whatever order."""
+
+    def slopes(self) -> tuple[Tensor, ...]:
+        """Which queries give one slope together, for each kind of queries: `(slopes, queries of one)` int64.
+
+        Two queries of a slope go opposite ways, as in central differences. By default each gives its own, and
+        all are of one kind. A check asks some of them again over half of mu, and compares within a kind.
+        """
+        return (torch.arange(self.queries)[:, None],)

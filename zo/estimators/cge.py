@@ -40,6 +40,10 @@ class CoordinateSteps(Perturbations):
         moved = self.indices.repeat(len(self.steps) // len(self.indices))
         return Coordinates(moved[start:stop], self.steps[start:stop])
 
+    def slopes(self) -> tuple[Tensor, ...]:
+        """Of each coordinate its query, or its two."""
+        return (torch.arange(self.queries).view(-1, len(self.indices)).T,)
+
 
 @dataclass(frozen=True)
 class CGE(Estimator[CoordinateSteps]):

@@ -40,6 +40,11 @@ class HybridSteps(Perturbations):
         single = self.coordinates.chunk(start, border)
         return Directions(torch.cat([_dense(single, self.coordinates.size), directions.steps]))
 
+    def slopes(self) -> tuple[Tensor, ...]:
+        """Those of the coordinates, and those of the directions."""
+        border = self.coordinates.queries
+        return (*self.coordinates.slopes(), *(border + numbers for numbers in self.directions.slopes()))
+
 
 @dataclass(frozen=True)
 class Hybrid(Estimator[HybridSteps]):

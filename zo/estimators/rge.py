@@ -76,6 +76,10 @@ class RandomSteps(Perturbations):
         pairs[1::2] *= -1
         return Directions(self.spread(pairs[start - 2 * first : stop - 2 * first]))
 
+    def slopes(self) -> tuple[Tensor, ...]:
+        """Of each direction its query, or its two."""
+        return (torch.arange(self.queries).view(self.q, -1),)
+
 
 @dataclass(frozen=True)
 class RGE(Estimator[RandomSteps]):

@@ -8,7 +8,6 @@ from rounding: what is wrong in the wiring is wrong at any length.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor
 
 from blackbox import BudgetError
-from zo.base import Base
 from zo.evaluators.evaluator import Changes, Evaluator, Problem, Unservable
 from zo.evaluators.loop import Loop
 from zo.evaluators.sentinel import PLACE, ROUNDING, SHAKES, inserted, jumps_at, left_out, rounding_of
@@ -25,7 +23,6 @@ from zo.perturbation import Coordinates, Directions, Perturbation
 
 # The next length is for queries whose change is not distinguishable from rounding.
 LENGTHS = (1e-2, 1e-1, 1.0)
-REPEATED = 2  # queries that are evaluated again at the end of a step that is checked
 DISTINGUISHABLE = 20  # times the rounding: then a twentieth of a change that is missing is seen
 
 Remember = Callable[[str, Callable[[], Tensor]], Tensor]  # a journal's: a name, and what gives the numbers
@@ -75,6 +72,7 @@ def most_checks(
     queries: int,
     chunk: int,
     together: int | None,
+    repeated: int,
 ) -> int:
     """At most how many queries a step takes beside its plan, if nothing is in doubt or fails in its checks.
 
@@ -85,60 +83,20 @@ def most_checks(
         queries: Of the step's plan.
         chunk: How many of them are a chunk at least.
         together: How many of a chunk are a stack; None for all.
+        repeated: How many queries are evaluated again at a step that is checked.
     """
     stacks = -(-queries // chunk) * -(-chunk // (together or chunk))
     sentinels = stacks * max(evaluator.sentinels for evaluator in evaluators)
     sentinels += 2 if len(evaluators) > 1 else 0  # the drawn query, by both
     if not is_due(step):
         return sentinels
-    sentinels += 1 + REPEATED + (step > 0)  # for noise, and for numbers of 16 bits
+    sentinels += repeated + (step > 0)  # for noise and slopes, and for numbers of 16 bits
     if len(evaluators) == 1:
         return sentinels
     tensors, entries = len(parameters.tensors), 3
     by_loop = SHAKES + 1 + tensors * entries * len(LENGTHS)
     fast = tensors * (entries + 2) + max(queries, 128) + 4
     return sentinels + by_loop + fast * (len(evaluators) - 1)
-
-
-def noise_of(base: Base, remember: Remember) -> float:
-    """How far the mean loss is off, beyond rounding, when the base is evaluated once more."""
-
-    def again() -> Tensor:
-        queries = Coordinates(torch.zeros(1, dtype=torch.int64), torch.zeros(1))
-        changes = _by_loop(base.problem, base.losses, queries)[0]
-        return changes[torch.isfinite(changes)].double().sum().abs() / len(changes)
-
-    noise = float(remember("noise", again))
-    eps = torch.finfo(base.losses.dtype).eps
-    return noise if noise > ROUNDING * eps * float(base.loss().abs()) else 0.0
-
-
-def noise_again(base: Base, query: Perturbation, found: float) -> float:
-    """How far the base, and the query that changed the loss most, are off when they are evaluated once more.
-
-    Args:
-        base: The step's.
-        query: One of the plan.
-        found: Its mean change.
-
-    Returns:
-        The larger of the two; 0 below rounding, or a tenth of the query's change.
-    """
-    still = _by_loop(base.problem, base.losses, _still(query))[0, base.survived]
-    moved = _by_loop(base.problem, base.losses, query)[0, base.survived]
-    rounding = ROUNDING * torch.finfo(base.losses.dtype).eps * float(base.loss().abs())
-    drift = float(still[torch.isfinite(still)].double().sum().abs()) / len(still)
-    own = float(moved.double().mean())
-    off = abs(own - found) if math.isfinite(own) else 0.0
-    return max(drift if drift > rounding else 0.0, off if off > rounding + 0.1 * abs(found) else 0.0)
-
-
-def rounding_of_mean(base: Base) -> float:
-    """What rounding of the losses in their own dtype does to the mean of their changes, about."""
-    survived = base.losses[base.survived].double()
-    return float(
-        0.4 * torch.finfo(base.losses.dtype).eps * survived.square().mean().sqrt() / len(survived) ** 0.5
-    )
 
 
 def truth_of(
@@ -292,12 +250,6 @@ def _entries(size: int, step: int, first: bool) -> list[int]:
     else:
         chosen = {(7919 * step) % size, (104729 * step + size // 2) % size}
     return sorted(chosen) if len(chosen) > 1 else [*chosen, *chosen]
-
-
-def _still(query: Perturbation) -> Perturbation:
-    """The same query without its step."""
-    nothing = torch.zeros_like(query.steps)
-    return Coordinates(query.indices, nothing) if isinstance(query, Coordinates) else Directions(nothing)
 
 
 def _by_loop(problem: Problem, base: Tensor, queries: Perturbation) -> Tensor:

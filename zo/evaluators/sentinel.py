@@ -7,6 +7,7 @@ over the batch), shows in it at every step, at the price of one query a chunk.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from zo.batches import tensors
 from zo.evaluators.evaluator import Problem, Unservable
 from zo.evaluators.loop import Loop
 from zo.evaluators.state import Snapshot
-from zo.objective import losses, uncompiled
+from zo.objective import Objective, losses, uncompiled
 from zo.perturbation import Coordinates, Directions, Perturbation
 
 # Of a loss: units in its last place by which equal rows may differ in passes of different length.
@@ -74,7 +75,7 @@ def rounding_of(problem: Problem, base: Tensor) -> Tensor:
 
 
 def jumps_at(problem: Problem, base: Tensor, query: Perturbation, truth: Tensor) -> Tensor:
-    """How far the losses of a query jump when its weights move by some units in their last place, `(rows,)`.
+    """How far the losses of a query jump when weights and sums move by units in their last place, `(rows,)`.
 
     A box that rounds its outputs, or has a table, is between two of its values there, where it is by chance
     which one a slightly other order of sums gives. Takes nine queries.
@@ -97,6 +98,9 @@ def jumps_at(problem: Problem, base: Tensor, query: Perturbation, truth: Tensor)
 def _shaken(problem: Problem, base: Tensor, here: Tensor, shakes: int) -> tuple[Tensor, Tensor, float]:
     """The losses where every weight is moved by some units in its last place, beside where it is moved to.
 
+    All that is summed or multiplied behind them moves by a unit too: an offset inside of a network rounds
+    away what no weight's last place shows.
+
     Args:
         problem: The step's.
         base: Losses of the base, `(rows,)`.
@@ -116,7 +120,8 @@ def _shaken(problem: Problem, base: Tensor, here: Tensor, shakes: int) -> tuple[
     generator = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, (shakes, len(weights)), generator=generator) * 2 - 1
     problem.tally.queries += shakes + 1
-    return loop(Directions(here + SHAKEN_UNITS * eps * weights * signs)), still, eps
+    shaken = Loop().begin(replace(problem, objective=_rounded(problem.objective)), base)
+    return shaken(Directions(here + SHAKEN_UNITS * eps * weights * signs)), still, eps
 
 
 class _Coarsest(TorchDispatchMode):
@@ -143,6 +148,66 @@ class _Coarsest(TorchDispatchMode):
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
                 self.eps = max(self.eps, torch.finfo(tensor.dtype).eps)
         return result
+
+
+def _rounded(objective: Objective) -> Objective:
+    """An objective in which what is computed is off by units in the last place, otherwise at each call."""
+    generator = torch.Generator().manual_seed(1)
+
+    def rounded(network: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401
+        with uncompiled(), _Rounded(generator):
+            return objective(network, batch)
+
+    return rounded
+
+
+# Operations that round; what only chooses, as a maximum does, gives the very number that it was given.
+_ROUNDING = {
+    *(
+        "add",
+        "sub",
+        "rsub",
+        "mul",
+        "div",
+        "sum",
+        "mean",
+        "mm",
+        "bmm",
+        "addmm",
+        "addbmm",
+        "baddbmm",
+        "mv",
+        "dot",
+    ),
+    *("convolution", "mkldnn_convolution", "cudnn_convolution", "_to_copy", "addcmul", "lerp", "cumsum"),
+}
+
+
+class _Rounded(TorchDispatchMode):
+    """Moves what operations give by a unit in its last place, up or down: twice what rounding does.
+
+    Args:
+        generator: Draws the signs.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self._generator = generator
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        """Run an operation and move its result."""
+        result = func(*args, **(kwargs or {}))
+        plain = type(result) is Tensor and result.layout is torch.strided and result.is_floating_point()
+        if not plain or func.overloadpacket.__name__ not in _ROUNDING or result.is_nested or result.is_meta:
+            return result
+        signs = 2 * torch.randint(0, 2, result.shape, generator=self._generator) - 1
+        return result * (1 + torch.finfo(result.dtype).eps * signs.to(result.device, result.dtype))
 
 
 def refuse_shifted(

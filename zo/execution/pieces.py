@@ -20,6 +20,7 @@ from zo.execution.journal import Page
 from zo.execution.ranks import Ranks
 from zo.execution.shared_rows import apart
 from zo.perturbation import Perturbation, Perturbations
+from zo.slopes import Doubt
 
 T = TypeVar("T")
 
@@ -104,6 +105,7 @@ class Share:
         fault: Why its evaluator cannot go on; None if it can.
         serving: What evaluates the queries, as its state; None if this process does not decide it.
         noise: See `Opening`.
+        doubt: About the slopes of the step; None if there is none, or if this process does not judge them.
     """
 
     marks: Mapping[str, int | str]
@@ -112,6 +114,7 @@ class Share:
     fault: str | None = None
     serving: Mapping[str, str] | None = None
     noise: float | None = None
+    doubt: Doubt | None = None
 
 
 def evaluate_share(pieces: Pieces, opening: Opening, ranks: Ranks, *, first_alone: bool) -> Share:

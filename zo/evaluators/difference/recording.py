@@ -111,7 +111,7 @@ def _losses(problem: Problem, output: Argument, recorder: Recorder, base: Tensor
     as with `stacked`; of others in float64, see `subtracted`.
     """
     assert isinstance(problem.objective, OutputLoss)
-    loss, targets = problem.objective.loss, problem.objective.targets(problem.batch)
+    loss, targets = problem.objective.judged, problem.objective.targets(problem.batch)
     refs: list[Ref] = []
 
     def referred(tensor: Tensor) -> Tensor | Ref:

@@ -1,0 +1,376 @@
+"""Finite differences that are no slopes: each way to be wrong is told with its size; what is right is not."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+import zo
+from blackbox import ArraySpec, BlackBoxFunction, BudgetError
+from blackbox.wrappers import Budgeted
+from tests.gradients.trials import of_the_library
+
+OFFSET = 101325.0  # a pressure in Pa
+
+
+def small(inputs: int = 4, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(inputs, 8), nn.Tanh(), nn.Linear(8, 1)).to(dtype)
+
+
+def by_autograd(network: nn.Module, objective, batch) -> Tensor:
+    """In the dtype of the network, whose `.grad` stays as it is."""
+    found = torch.autograd.grad(objective(network, batch).mean(), list(network.parameters()))
+    return torch.cat([slope.flatten().double() for slope in found])
+
+
+def taken(
+    network: nn.Module, objective, estimator, batch, **options
+) -> tuple[Tensor, list[Warning], zo.LossGradient]:
+    """The gradient of one step, and what the library said of it."""
+    gradient = zo.LossGradient(network, objective, estimator, seed=0, **options)
+    network.zero_grad()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        gradient.backward(batch)
+    found = torch.cat([weight.grad.flatten().double() for weight in network.parameters()])
+    return found, [w.message for w in said if of_the_library(w.category)], gradient
+
+
+def error(found: Tensor, truth: Tensor) -> float:
+    return float((found - truth).norm() / truth.norm())
+
+
+def doubted(said: list[Warning], kind: type[Warning]) -> float:
+    """By how much slopes are said to be off half of mu; that it is said alone."""
+    assert [type(each) for each in said] == [kind], said
+    found = re.search(r"over half of mu, got some that are off by (\d+)%", str(said[0]))
+    assert found, said[0]
+    return int(found[1]) / 100
+
+
+class Box(BlackBoxFunction):
+    arrays = "torch"
+    inputs = outputs = (ArraySpec("y", shape=(1,)),)
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def evaluate_rows(self, y: Tensor) -> Tensor:
+        return self.function(y)
+
+
+def squared(box):
+    return lambda network, batch: (box(network(batch)) - batch[:, :1]).square().mean(dim=1)
+
+
+def plain(network: nn.Module, batch: Tensor) -> Tensor:
+    return (network(batch) - batch[:, :1]).square().mean(dim=1)
+
+
+# --------------------------------------------------------------------------------------------- offsets
+
+
+def shifted(network: nn.Module, batch: Tensor) -> Tensor:
+    return ((OFFSET + network(batch)) - (OFFSET + batch.sum(1, keepdim=True))).square().mean(dim=1)
+
+
+SHIFTED = zo.OutputLoss(
+    lambda output, batch: ((OFFSET + output) - (OFFSET + batch.sum(1, keepdim=True))).square().mean(1),
+    inputs=lambda batch: batch,
+    targets=lambda batch: batch,
+)
+
+
+@pytest.mark.parametrize("evaluator", ["loop", "stacked"])
+@pytest.mark.parametrize("central", [False, True])
+def test_an_offset_in_float32_is_told(evaluator, central):
+    network, batch = small(), torch.randn(32, 4)
+    truth = by_autograd(small(dtype=torch.float64), shifted, batch.double())
+    found, said, _ = taken(network, shifted, zo.CGE(1e-3, central=central), batch, evaluator=evaluator)
+    assert error(found, truth) > 0.3 and doubted(said, zo.NoiseWarning) > 0.1
+    assert "OutputLoss" in str(said[0]) and "larger mu" in str(said[0])
+
+
+@pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference", "auto"])
+def test_an_output_loss_loses_nothing_to_an_offset_whatever_evaluates_it(evaluator):
+    network, batch = small(), torch.randn(32, 4)
+    truth = by_autograd(small(dtype=torch.float64), shifted, batch.double())
+    found, said, gradient = taken(network, SHIFTED, zo.CGE(1e-3), batch, evaluator=evaluator)
+    assert error(found, truth) < 2e-3 and not said
+    served = {"auto": "Difference"}.get(evaluator, evaluator.capitalize())
+    assert gradient.state_dict()["evaluators"] == {"Coordinates, training": served}
+
+
+class Pressure(nn.Module):
+    """An offset inside of the network, where no loss can take it out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = small()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return OFFSET + self.inner(x)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 32])
+def test_what_loop_rounds_away_is_not_held_against_difference(rows):
+    network = Pressure()
+    batch = torch.randn(rows, 4)
+    target = OFFSET + batch.double().sum(1, keepdim=True)
+    loss = zo.OutputLoss(lambda output, target: (output - target).square().mean(dim=1))
+    truth = by_autograd(
+        small(dtype=torch.float64),
+        lambda n, b: (n(b) - b.sum(1, keepdim=True)).square().mean(1),
+        batch.double(),
+    )
+    found, said, gradient = taken(network, loss, zo.CGE(1e-3), (batch, target))
+    assert error(found, truth) < 1e-2 and not said
+    assert gradient.state_dict()["evaluators"] == {"Coordinates, training": "Difference"}
+
+
+def test_a_wrong_rule_is_found_beside_an_offset_too():
+    """What rounding explains is no more than rounding."""
+
+    class Off(zo.evaluators.Difference):
+        def begin(self, problem, base):
+            right = super().begin(problem, base)
+            return lambda queries: 1.5 * right(queries)
+
+    batch = torch.randn(32, 4)
+    loss = zo.OutputLoss(lambda output, target: (output - target).square().mean(dim=1))
+    gradient = zo.LossGradient(Pressure(), loss, zo.CGE(1e-3), evaluator=Off())
+    with pytest.warns(zo.EvaluatorWarning, match="Off disagreed with loop"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", zo.NoiseWarning)
+        warnings.simplefilter("always", zo.EvaluatorWarning)
+        gradient.backward((batch, OFFSET + batch.double().sum(1, keepdim=True)))
+
+
+def test_a_loss_that_does_not_run_in_float64_gets_what_the_network_gives():
+    torch.manual_seed(0)
+    judge, box = nn.Linear(1, 3).requires_grad_(False), Box(torch.sin)
+    seen: list[torch.dtype] = []
+
+    def noted(output: Tensor, target: Tensor) -> Tensor:
+        seen.append(output.dtype)
+        return (judge(output) - target).square().mean(dim=1)
+
+    def asked(output: Tensor, target: Tensor) -> Tensor:
+        seen.append(output.dtype)
+        return (box(output) - target).square().mean(dim=1)
+
+    batch = torch.randn(16, 4), torch.randn(16, 1)
+    for loss in (noted, asked):
+        seen.clear()
+        objective, network = zo.OutputLoss(loss), small().requires_grad_(False)
+        losses = objective(network, batch)
+        assert seen == [torch.float64, torch.float32] and losses.dtype == torch.float32
+        assert box.ledger.rows_run == (16 if loss is asked else 0)  # and none in float64
+        objective(network, batch)
+        assert seen[2:] == [torch.float32]  # the first call decides
+    assert zo.OutputLoss(lambda output, target: output[:, 0])(small(), batch).dtype == torch.float64
+
+
+# ------------------------------------------------------------------------------- boxes that are rough
+
+
+def printed(y: Tensor) -> Tensor:
+    return torch.tensor([[float(f"{value:.4g}")] for value in (3 + torch.sin(y)).flatten().tolist()])
+
+
+def single(y: Tensor) -> Tensor:
+    return 3 + torch.sin(y.float())
+
+
+ROUGH = [
+    (printed, torch.float32, zo.CGE(1e-3)),
+    (single, torch.float64, zo.CGE(1e-7)),
+    (single, torch.float64, zo.CGE(1e-7, central=True)),
+]
+
+
+@pytest.mark.parametrize(("function", "dtype", "estimator"), ROUGH, ids=str)
+def test_a_box_with_few_digits_is_told(function, dtype, estimator):
+    network, batch = small(dtype=dtype), torch.randn(32, 4, dtype=dtype)
+    truth = by_autograd(small(dtype=torch.float64), squared(lambda y: 3 + torch.sin(y)), batch.double())
+    found, said, _ = taken(network, squared(Box(function)), estimator, batch)
+    assert error(found, truth) > 0.2 and doubted(said, zo.NoiseWarning) > 0.1
+
+
+def test_noise_as_small_as_rounding_is_told_where_differences_are_smaller():
+    noise = torch.Generator().manual_seed(0)
+
+    def noisy(y: Tensor) -> Tensor:
+        return (2 + 0.03 * torch.sin(y)) * (1 + 1e-5 * torch.randn(y.shape, generator=noise))
+
+    box, batch = Box(noisy), torch.randn(32, 4)
+    _, said, _ = taken(small(), lambda n, b: box(n(b))[:, 0].square(), zo.CGE(1e-3), batch)
+    assert any("two evaluations of the objective at the same weights" in str(each) for each in said), said
+
+
+# ------------------------------------------------------------------------------- jumps and curvature
+
+
+@pytest.mark.parametrize("estimator", [zo.CGE(1e-3), zo.CGE(1e-3, central=True), zo.RGE(1e-3, q=60)], ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_jump_at_the_weights_is_told(estimator, seed):
+    torch.manual_seed(seed)
+    layer = parametrizations.orthogonal(nn.Linear(6, 4))  # truncates a diagonal of +-1 to whole numbers
+    network, batch = nn.Sequential(layer, nn.Tanh(), nn.Linear(4, 1)), torch.randn(32, 6)
+    truth = by_autograd(network, plain, batch)
+    found, said, _ = taken(network, plain, estimator, batch)
+    assert found.norm() > 10 * truth.norm() and doubted(said, zo.SlopeWarning) > 0.8
+    assert "jumps" in str(said[0])
+
+
+class Root(nn.Module):
+    """Scales that begin at 1e-6, under a root."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(4, 8), nn.Linear(8, 1)
+        self.scale = nn.Parameter(torch.full((8,), 1e-6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(torch.tanh(self.inner(x)) * self.scale.clamp(min=0).sqrt())
+
+
+class Constant(nn.Module):
+    """Instance norm on a channel that hardly differs along its length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv1d(1, 3, 1), nn.InstanceNorm1d(3, eps=1e-12)
+        self.first.weight.data[0] *= 1e-6
+        self.last = nn.Linear(12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.norm(self.first(x[:, None]))).flatten(1))
+
+
+@pytest.mark.parametrize("central", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("kind", [Root, Constant])
+def test_mu_beyond_the_curvature_is_told(kind, dtype, central):
+    torch.manual_seed(0)
+    network, batch = kind().to(dtype), torch.randn(32, 4, dtype=dtype)
+    truth = by_autograd(kind_in_float64(network), plain, batch.double())
+    found, said, _ = taken(network, plain, zo.CGE(1e-3, central=central), batch)
+    assert error(found, truth) > 0.9 and doubted(said, zo.SlopeWarning) > 0.2
+    assert "smaller mu" in str(said[0])
+
+
+def kind_in_float64(network: nn.Module) -> nn.Module:
+    twin = type(network)().double()
+    twin.load_state_dict(network.state_dict())
+    return twin
+
+
+def test_a_forward_difference_of_what_curves_is_told_with_its_error_and_a_central_one_is_right():
+    network, batch = small(dtype=torch.float64), torch.randn(32, 4).double()
+
+    def curved(network: nn.Module, batch: Tensor) -> Tensor:
+        return torch.cos(60 * network(batch)).mean(dim=1)
+
+    truth = by_autograd(network, curved, batch)
+    found, said, _ = taken(network, curved, zo.CGE(1.5e-2), batch)
+    assert doubted(said, zo.SlopeWarning) > 0.1 and "central=True" in str(said[0])
+    told = re.search(r"off by about (\d+)% of its size", str(said[0]))
+    assert told and 0.4 < int(told[1]) / 100 / error(found, truth) < 2.5
+    found, said, _ = taken(network, curved, zo.CGE(1e-3, central=True), batch)
+    assert error(found, truth) < 0.01 and not said
+
+
+# ---------------------------------------------------------------------------------------- what is right
+
+SUITED = [
+    *((zo.CGE(mu, central=central), torch.float64) for mu in (1e-6, 1e-4) for central in (False, True)),
+    *((zo.RGE(1e-6, q=q), torch.float64) for q in (1, 2, 20)),
+    *((zo.CGE(1e-3), torch.float32), (zo.CGE(3e-3, central=True), torch.float32)),
+    (zo.CGE(1e-3, zo.RandomCoordinates(7)), torch.float32),
+    (zo.Hybrid(zo.CGE(1e-3, zo.RandomCoordinates(7)), zo.RGE(1e-3, q=3)), torch.float32),
+]
+
+
+@pytest.mark.parametrize(("estimator", "dtype"), SUITED, ids=str)
+def test_nothing_is_said_of_a_smooth_network_at_a_mu_that_suits_its_dtype(estimator, dtype):
+    for seed in range(4):
+        network, batch = small(dtype=dtype, seed=seed), torch.randn(32, 4, dtype=dtype)
+        gradient = zo.LossGradient(network, plain, estimator, seed=seed, evaluator="loop")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for _ in range(2):
+                gradient.backward(batch)
+
+
+# ------------------------------------------------------------------------------------------ what it costs
+
+
+@pytest.mark.parametrize(
+    ("estimator", "asked"),
+    [
+        (zo.CGE(1e-6, zo.FixedCoordinates(torch.arange(3))), 3),  # all, where there are few
+        (zo.CGE(1e-6, zo.FixedCoordinates(torch.arange(3)), central=True), 6),
+        (zo.RGE(1e-6, q=2), 2),
+        (zo.RGE(1e-6, q=2, central=True), 4),
+        (zo.Hybrid(zo.CGE(1e-6, zo.FixedCoordinates(torch.arange(3))), zo.RGE(1e-6, q=2)), 5),
+    ],
+    ids=str,
+)
+def test_queries_that_are_asked_again_are_counted_and_no_more_than_said(estimator, asked):
+    calls = 0
+
+    def counted(network: nn.Module, batch: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return plain(network, batch)
+
+    network, batch = small(dtype=torch.float64), torch.randn(8, 4).double()
+    gradient = zo.LossGradient(network, counted, estimator, evaluator="loop")
+    for step in range(4):
+        before, most = gradient.counts.checks, gradient.most_checks(1)
+        gradient.backward(batch)
+        checks = gradient.counts.checks - before
+        assert (
+            checks == (2 + asked if step < 2 else 0) and checks <= most
+        )  # the base again, before and behind
+    assert calls == 4 + gradient.counts.queries == 4 + 4 * gradient.queries() + gradient.counts.checks
+
+
+def test_rows_of_a_doubtful_step_are_kept_to_a_budget():
+    rows, plan = 8, 1 + 3  # the base, and three queries
+    estimator = zo.CGE(1e-3, zo.FixedCoordinates(torch.tensor([40, 41, 47])))
+    for most, enough in ((rows * (plan + 2), False), (rows * (plan + 2 + 6), True)):
+        box = Budgeted(Box(printed), rows=most)
+        gradient = zo.LossGradient(small(), squared(box), estimator, evaluator="loop")
+        batch = torch.randn(rows, 4)
+        if enough:  # at half and at twice of mu
+            with pytest.warns(zo.NoiseWarning):
+                gradient.backward(batch)
+            assert box.ledger.rows_run == rows * (1 + gradient.counts.queries) == most
+        else:
+            with pytest.raises(BudgetError):
+                gradient.backward(batch)
+
+
+@pytest.mark.filterwarnings("ignore::zo.NoiseWarning")
+def test_a_resumed_run_asks_what_an_undisturbed_one_asks():
+    def run(interrupted: bool) -> tuple[Tensor, dict[str, float]]:
+        network, batch = small(), torch.randn(32, 4, generator=torch.Generator().manual_seed(3))
+        gradient = zo.LossGradient(network, squared(Box(printed)), zo.CGE(1e-3), seed=0)
+        for step in range(3):
+            if interrupted and step == 1:
+                state = gradient.state_dict()
+                gradient = zo.LossGradient(network, squared(Box(printed)), zo.CGE(1e-3), seed=0)
+                gradient.load_state_dict(state)
+            gradient.backward(batch)
+        return torch.cat([weight.grad.flatten() for weight in network.parameters()]), gradient.metrics()
+
+    first, second = run(False), run(True)
+    assert torch.equal(first[0], second[0]) and first[1] == second[1]

@@ -1,0 +1,121 @@
+"""Whether finite differences are slopes: judged by what half of mu gives, and where that is off, twice of it.
+
+Over a step that suits the function, half of it gives the same slope. Curvature is off by half as much there,
+rounding and noise by twice as much, and a jump gives twice the slope.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from zo.errors import NoiseWarning, SlopeWarning
+
+ALONG = 0.85  # correlation of what half and twice of mu are off by; rounding, at random, has -0.3 or so
+SAME = 0.15  # of a change: by so little it differs over half of mu where it is a jump
+CAUSES = Literal["rounding", "curvature", "jump"]
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """How far slopes depend on mu.
+
+    Attributes:
+        half: By how much those over half of mu are off those over mu, as a part of their size.
+        twice: The same of those over twice of mu; NaN where that is not known.
+        cause: What it looks like: "rounding" where they are off at random, "curvature" where half and twice
+            of mu are off in the same direction, "jump" where the change itself is the same over half of mu.
+    """
+
+    half: float
+    twice: float
+    cause: CAUSES
+
+    @property
+    def error(self) -> float:
+        """How far the slopes are off, about, as a part of their size."""
+        ratio = self.twice / self.half if self.half > 0 else 0.0
+        # Off by h, 2 h, ... at mu / 2, mu, 2 mu: for forward differences twice, for central 4/3 of it.
+        return self.half * ratio / (ratio - 1) if self.cause == "curvature" and ratio >= 1.5 else self.half
+
+
+def doubt_of(own: Tensor, half: Tensor, twice: Tensor | None = None, size: float | None = None) -> Doubt:
+    """Compare changes over steps of mu with those over half and twice of mu, along the same directions.
+
+    The parts add up as in the squared length of a gradient. Where these are a sample of more directions,
+    drawn half of them alike and half by the square of their change, the sum is what it is over all.
+
+    Args:
+        own: `(directions,)`, the changes over mu; for central differences half of what both signs differ by.
+        half: `(directions,)`, over half of mu, times two; NaN where unknown.
+        twice: `(directions,)`, over twice of mu, by two; None where not asked.
+        size: Root of the mean square of the changes of all directions, of which these are a sample; None
+            where they are all there are.
+    """
+    known = torch.isfinite(own) & torch.isfinite(half)
+    own, half = own[known].double(), half[known].double()
+    if not len(own) or not (own.any() or half.any()):
+        return Doubt(0.0, float("nan"), "rounding")
+    square = float(own.square().mean()) if size is None else size**2
+    # Of a draw's probability, 1/2 + own^2 / (2 size^2) times that of all being drawn alike.
+    weights = torch.full_like(own, 1 / max(square, 1e-300))
+    if size is not None:
+        weights = 2 / (square + own.square()).clamp(min=1e-300)
+    off = half - own
+    first = float((weights * off.square()).mean().sqrt())
+    if twice is None:
+        return Doubt(first, float("nan"), "rounding")
+    further = own - twice[known].double()
+    told = torch.isfinite(further)
+    second = float((weights * further.square())[told].mean().sqrt()) if told.any() else float("nan")
+    together = float((weights * off * further)[told].mean()) if told.any() else 0.0
+    cause: CAUSES = "rounding"
+    if (weights * (half / 2 - own).square()).mean() <= SAME**2 * (weights * own.square()).mean():
+        cause = "jump"
+    elif together > ALONG * float((weights * off.square())[told].mean().sqrt()) * second:
+        cause = "curvature"
+    return Doubt(first, second, cause)
+
+
+def tell_slopes(step: int, doubt: Doubt, *, differs: str = "objective") -> None:
+    """Warn that differences are no slopes, by how much, and what to do.
+
+    Args:
+        step: The number of the step.
+        doubt: Of its slopes.
+        differs: What the steps were taken in.
+
+    Warns:
+        NoiseWarning: Where they look rounded.
+        SlopeWarning: Where mu is too long, or the function jumps.
+    """
+    at_twice = f", at twice of mu by {doubt.twice:.0%}" if doubt.twice == doubt.twice else ""
+    found = (
+        f"Step {step}: expected finite differences that give the same slopes over half of mu, got some that "
+        f"are off by {doubt.half:.0%} of their size{at_twice}. "
+    )
+    if doubt.cause == "jump":
+        what = (
+            f"The {differs} changes as much over half of mu as over mu: it jumps, or is saturated, closer "
+            "than that, and the gradient means nothing. Look for whole numbers (a truncation, a sign, a "
+            "sort, torch's orthogonal parametrization of a matrix that is not square) and for what is divided by "
+            "its own small spread. Where it only saturates, a far smaller mu is right."
+        )
+    elif doubt.cause == "curvature":
+        what = (
+            f"The {differs} curves within mu: the gradient is off by about {doubt.error:.0%} of its size. "
+            "Take a smaller mu, or central=True."
+        )
+    else:
+        what = (
+            f"They are off at random, as rounding makes them: the gradient is off by about {doubt.error:.0%} "
+            "of its size. Something between the weights and the loss has few digits: a box that prints "
+            "them, a part in a narrower dtype, numbers with a large offset, or the loss itself. Take a "
+            "larger mu or a wider dtype; subtract a constant from outputs and targets in the objective, or "
+            "give it as a zo.OutputLoss, whose loss is evaluated in float64."
+        )
+    warnings.warn(found + what, NoiseWarning if doubt.cause == "rounding" else SlopeWarning, stacklevel=5)
