@@ -13,8 +13,16 @@ from torch import Tensor, nn
 from blackbox import BlackBoxFunction
 from blackbox.checks import check_count, check_fraction
 from zo.box_gradient.autograd_function import BlackBoxCall
+from zo.box_gradient.doubt import is_checked, look_again
 from zo.box_gradient.once import Once
-from zo.box_gradient.row_queries import RowQueries, alive_rows, as_rows, plan_queries, row_differences
+from zo.box_gradient.row_queries import (
+    RowQueries,
+    alive_rows,
+    as_rows,
+    change_of,
+    plan_queries,
+    row_differences,
+)
 from zo.box_gradient.row_rge import RowRGE
 from zo.box_gradient.seeds import RowSeed
 from zo.box_gradient.tangent_rows import TangentRows
@@ -87,9 +95,9 @@ def differentiable(
         tangent: is copied, and the copy learns from the queries; None to estimate only from the queries of
             each call.
         seed: all draws depend only on the seed and the number of the call. None, the default, is a seed of
-            its own: the first box that a process makes without a seed is number 0, the next 1, and a deep copy
-            is the next one. Boxes of equal seeds draw the same directions, which spoils the gradient through
-            both: if you give seeds, give each box of a run another one.
+            its own: the first box that a process makes without a seed is number 0, the next 1, and a deep
+            copy is the next one. Boxes of equal seeds draw the same directions, which spoils the gradient
+            through both: if you give seeds, give each box of a run another one.
         max_rows: the most rows of one call in the backward pass; None for no limit. Results are equal to the
             bit only for equal limits.
         max_dropped: the fraction of a backward pass's queries that may fail before it raises an error.
@@ -110,11 +118,13 @@ class RowCounts:
         calls: forward calls that recorded a gradient; they number the draws.
         rows: perturbed rows, evaluated in backward: each row's queries are its own.
         dropped: those of them left out because they failed.
+        checks: further rows, in which some queries were asked again.
     """
 
     calls: int = 0
     rows: int = 0
     dropped: int = 0
+    checks: int = 0
 
 
 class DifferentiableBox(nn.Module):
@@ -123,9 +133,9 @@ class DifferentiableBox(nn.Module):
     Calls number the draws in the order of forward, so a run that is resumed from `state_dict` (seed, counts,
     and what the tangent has learned) goes on to the same bits; the state of a run with another seed or
     tangent is refused. A box without a seed of the user's takes the number of the state. Under
-    `torch.utils.checkpoint` forward runs again in backward: the base is evaluated twice, and the recomputation
-    may take a number of its own, but the same one in every run. A deep copy counts and learns by itself,
-    around the same box; without a seed of the user's it draws by itself too.
+    `torch.utils.checkpoint` forward runs again in backward: the base is evaluated twice, and the
+    recomputation may take a number of its own, but the same one in every run. A deep copy counts and learns
+    by itself, around the same box; without a seed of the user's it draws by itself too.
 
     Attributes:
         counts: what was spent, a `RowCounts`.
@@ -220,13 +230,34 @@ class DifferentiableBox(nn.Module):
         if self._tangent is not None:
             pairs = self._tangent.pairs(queries, outputs)
             self._count(call, pairs.valid, pairs.response.ne(0).any(dim=-1).any(dim=0), queries.perturbed)
+            differences = (pairs.response * self._tangent.cotangent(pairs, cotangents)).sum(dim=-1)
+            self._look_again(call, queries, differences.double(), pairs.valid, outputs, cotangents)
             found = self._tangent.pull_back(call, pairs, cotangents)
             return [found[place] for place in queries.perturbed]
         kept = {place: outputs[place] for place in cotangents}
         differences, valid, answered = row_differences(queries, kept, cotangents)
         self._count(call, valid, answered, queries.perturbed)
+        self._look_again(call, queries, differences, valid, outputs, cotangents)
         sizes = [queries.inputs[place][0].numel() for place in queries.perturbed]
         return list(queries.reduce(differences, valid).split(sizes, dim=1))
+
+    def _look_again(
+        self,
+        call: int,
+        queries: RowQueries,
+        differences: Tensor,
+        valid: Tensor,
+        outputs: list[Tensor],
+        cotangents: dict[int, Tensor],
+    ) -> None:
+        """At some calls ask a few rows again, and say once what is doubtful."""
+        if is_checked(call):
+            kept = {place: outputs[place] for place in cotangents}
+            change = partial(change_of, outputs=kept, cotangents=cotangents)
+            doubt, asked = look_again(queries, differences, valid, change)
+            self.counts.checks += asked
+            if doubt is not None and self.estimator is not None:
+                self._once.doubt(call, doubt, self.estimator.mu)
 
     def _count(self, call: int, valid: Tensor, answered: Tensor, perturbed: list[int]) -> None:
         """Count the queries of a call; refuse too many failures, and say once that few rows answer."""

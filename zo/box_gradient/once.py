@@ -1,4 +1,4 @@
-"""What is said once of a black box's calls: units far apart, and answers that do not move."""
+"""What is said once of a black box's calls: units far apart, doubtful slopes, answers that do not move."""
 
 from __future__ import annotations
 
@@ -9,11 +9,29 @@ from torch import Tensor
 
 from blackbox import BlackBoxFunction
 from blackbox.arrays import spreads_apart
-from zo.errors import UnitsWarning, ZeroGradientWarning
+from zo.box_gradient.doubt import Doubt
+from zo.errors import NoiseWarning, UnitsWarning, ZeroGradientWarning
 
 CALLS = 3  # the first with queries, after which it is said that most of their rows stand still
 LOOKED_AT = 10  # the first, in which units are looked at: a new network's rows may all be alike
 STILL = 0.9  # of those rows
+
+DOUBTS = {
+    "noise": (
+        "expected equal answers to equal inputs, got, at mu = {mu:.1e}, {off}: the box is noisy. Take a "
+        "larger mu, average over more directions, or make the box deterministic."
+    ),
+    "bend": (
+        "expected outputs that are nearly straight over a step of mu = {mu:.1e}, got {off}: they bend. Take "
+        "a smaller mu, central=True, or, where inputs vary by no more than mu, a scale in their ArraySpec."
+    ),
+    "rough": (
+        "expected the same slopes from steps of mu = {mu:.1e} and of half of it, got {off}: outputs are "
+        "rounded (an offset in float32, few digits), or come in steps, or bend within far less than mu. Take "
+        "a larger mu, or more digits (float64, the offset left out of the box); where inputs vary by no more "
+        "than mu, a smaller mu, or a scale in their ArraySpec."
+    ),
+}
 
 
 class Once:
@@ -27,7 +45,7 @@ class Once:
         self._box = repr(box)
         self._specs = box.inputs
         self._looked_at = self._calls = self._rows = self._still = 0
-        self._told_of_units = self._told_of_zero = False
+        self._told_of_units = self._told_of_zero = self._told_of_doubt = False
 
     def units(self, call: int, perturbed: Sequence[int], inputs: Sequence[Tensor], alive: Tensor) -> None:
         """Warn of an input without a scale whose numbers differ too much for one mu.
@@ -55,6 +73,25 @@ class Once:
                     UnitsWarning,
                     stacklevel=3,
                 )
+
+    def doubt(self, call: int, doubt: Doubt, mu: float) -> None:
+        """Warn of slopes that are wrong by a good part of their size.
+
+        Args:
+            call: its number.
+            doubt: about it.
+            mu: of its queries.
+        """
+        if self._told_of_doubt:
+            return
+        self._told_of_doubt = True
+        off = f"differences of about {doubt.size:.1e} whose slopes are wrong by about {doubt.error:.0%}"
+        warnings.warn(
+            f"{self._box}, call {call}: {DOUBTS[doubt.what].format(mu=mu, off=off)} check_black_box "
+            "recommends a mu. This is said once.",
+            NoiseWarning,
+            stacklevel=3,
+        )
 
     def answers(self, call: int, perturbed: Sequence[int], answered: Tensor) -> None:
         """Warn of rows whose outputs are the same at every query: at once of all, and of most in three calls.
