@@ -43,7 +43,7 @@ class EvaluatorWarning(UserWarning):
 
 
 class NoiseWarning(UserWarning):
-    """Two evaluations of the objective at the same weights differ by a good part of what `mu` changes."""
+    """A good part of what `mu` changes is noise or rounding; at a box's inputs also jumps or curvature."""
 
 
 class ZeroGradientWarning(UserWarning):
@@ -51,7 +51,7 @@ class ZeroGradientWarning(UserWarning):
 
 
 class UnitsWarning(UserWarning):
-    """Numbers of one input have units so different that no one `mu` is right for all of them."""
+    """Numbers of a box's inputs have units so different that no one `mu` is right for all of them."""
 
 
 class DerivativeError(BlackBoxError, RuntimeError):

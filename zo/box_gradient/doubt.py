@@ -13,15 +13,12 @@ from blackbox import BudgetError, RowFailedError
 from zo.box_gradient.row_queries import Outputs, RowQueries
 
 DOUBTFUL = 0.3  # of the slopes: what check_black_box warns of too
+SLIGHT = 0.05  # what longer or shorter steps may be off by, to take the place of the user's mu
+ALIKE = 0.9  # mean over root mean square: all slopes are off alike, by a bend within less than mu
 LEAST, MOST, SHARE = 2, 8, 100  # rows of a check: at least, at most, and one in so many of the queries
 
 Change = Callable[[Tensor, Outputs], tuple[Tensor, Tensor, Tensor]]
 """Rows and their outputs to what they change of the scalar, and whether they are valid, and changed."""
-
-
-def is_checked(call: int) -> bool:
-    """Whether the queries of a call are looked at again: of calls 0, 1, 10, 100, 1,000, ..."""
-    return call == 0 or 10 ** round(math.log10(call)) == call
 
 
 @dataclass(frozen=True)
@@ -61,19 +58,32 @@ def look_again(
     if not len(again.row):
         return None, 0
     try:
-        shorter = again.off(0.5)
+        off = again.off(0.5)
+        shorter = _root_mean_square(off)
         if shorter <= DOUBTFUL / 2:
             return None, again.asked
-        longer, noise = again.off(2.0), again.noise()
+        longer, noise = _root_mean_square(again.off(2.0)), again.noise()
     except (BudgetError, RowFailedError):  # the gradient is there, and that is what the rows are for
         return None, again.asked
     if noise > DOUBTFUL:
         error, what = noise, "noise"
     elif longer > shorter:  # a curvature makes slopes wrong by two differences, third derivatives by 4/3
         error, what = shorter * (4 / 3 if queries.central else 2), "bend"
-    else:  # rounding makes them wrong by some half of it; what bends within less than mu, by more
-        error, what = shorter, "rough"
+    else:
+        what, error = "rough", shorter
+        if abs(float(off.mean())) < ALIKE * shorter:  # of either sign: rounding, which half of a step doubles
+            error /= math.sqrt(5 if queries.central else 3)
     return (Doubt(error, what, again.size) if error > DOUBTFUL else None), again.asked
+
+
+def gives_slopes(queries: RowQueries, differences: Tensor, valid: Tensor, change: Change) -> tuple[bool, int]:
+    """Whether some slope is not zero, and half of the step gives nearly the same; and the rows asked.
+
+    Raises:
+        BudgetError, RowFailedError: of the rows that are asked again.
+    """
+    again = _Again(queries, differences, valid, change)
+    return len(again.row) > 0 and _root_mean_square(again.off(0.5)) <= SLIGHT, again.asked
 
 
 class _Again:
@@ -92,8 +102,8 @@ class _Again:
         rows = max(1, differences.shape[1])
         self.query, self.row, self.changes = chosen // rows, chosen % rows, changes[chosen]
 
-    def off(self, times: float) -> float:
-        """How far the slopes of steps of another length are off, relative to these; of the valid ones."""
+    def off(self, times: float) -> Tensor:
+        """How far slopes of steps of another length are off, relative to these, `(n,)`; of the valid ones."""
         taken, central = self.queries.steps[self.query, self.row], self.queries.central
         query = torch.cat([self.query, self.query + self.half]) if central else self.query
         found, step, valid = self._scalars(query, times)
@@ -102,7 +112,7 @@ class _Again:
             (found, back), (step, behind), (valid, too) = (part.chunk(2) for part in (found, step, valid))
             found, step, valid = found - back, step - behind, valid & too
         slopes, valid = self.changes / taken, valid & (step != 0)
-        return _root_mean_square(((found / step - slopes) / slopes)[valid])
+        return ((found / step - slopes) / slopes)[valid]
 
     def noise(self) -> float:
         """How far the base is from itself, relative to the changes."""

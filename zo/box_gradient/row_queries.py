@@ -74,7 +74,8 @@ class RowQueries:
             step = times * self.steps[queries, rows]
             given, results = self._ask(queries, rows, step)
             if self.directions is None and times:  # as rounding in the input's own floats leaves it
-                moved = torch.cat([given[place].flatten(1).double() for place in self.perturbed], dim=1)
+                parts = [given[place].reshape(len(rows), -1).double() for place in self.perturbed]
+                moved = torch.cat(parts, dim=1)
                 moved -= self.values[rows].double()
                 step = moved.gather(1, self._coordinate(queries)[:, None])[:, 0]
             yield rows, step, results
@@ -139,6 +140,7 @@ def plan_queries(
     alive: Tensor,
     draws: torch.Generator,
     max_rows: int | None,
+    units: dict[int, Tensor],
 ) -> RowQueries:
     """The queries of one call.
 
@@ -151,6 +153,7 @@ def plan_queries(
         alive: `(n,)`, the rows that did not fail.
         draws: of the call's directions.
         max_rows: the most rows of one call; None for no limit.
+        units: of each number of the inputs that are moved, `(size,)` float64, by their place.
 
     Raises:
         ConfigurationError: mu is lost in the rounding of the inputs.
@@ -163,10 +166,10 @@ def plan_queries(
     if estimator is None:
         return RowQueries(box, own, perturbed, max_rows, values, values.new_zeros(0, len(alive)).double())
     signed = [estimator.mu, -estimator.mu] if estimator.central else [estimator.mu]
-    units = [_units(box.inputs[place], inputs[place]) for place in perturbed]
+    parts = [units[place].to(values.device) for place in perturbed]
     if isinstance(estimator, CGE):
         # (z + mu) - z in the input's own floats is what it really moves by.
-        pairs = list(zip(flat, units, strict=True))
+        pairs = list(zip(flat, parts, strict=True))
         taken = [[((part + (mu * unit).to(part)) - part).double() for part, unit in pairs] for mu in signed]
         steps = torch.cat([torch.cat(parts, dim=1).T for parts in taken])
         _refuse_lost_steps(estimator, steps, values)
@@ -174,8 +177,8 @@ def plan_queries(
     shapes = tuple(tuple(inputs[place].shape[1:]) for place in perturbed)
     drawn, factor = estimator.draw(len(inputs[0]), shapes, dtype, draws)
     directions, together = drawn.to(values.device)[:, alive], None
-    if estimator.basis is None and any(box.inputs[place].scale is not None for place in perturbed):
-        together = torch.cat(units)
+    if estimator.basis is None and any(bool((unit != 1).any()) for unit in units.values()):
+        together = torch.cat(parts)
         directions = directions * together.to(directions)
     for moved, part in zip(directions.split([part.shape[1] for part in flat], dim=2), flat, strict=True):
         _refuse_lost_directions(estimator.mu, moved, part)
@@ -184,12 +187,6 @@ def plan_queries(
     return RowQueries(
         box, own, perturbed, max_rows, values, steps, directions, factor, estimator.central, together
     )
-
-
-def _units(spec: ArraySpec, array: Tensor) -> Tensor:
-    """The unit of each number of an input in a row, `(size,)` float64: its spec's scale, or 1."""
-    unit = torch.ones(math.prod(spec.shape), dtype=torch.float64, device=array.device)
-    return unit if spec.scale is None else unit.new_tensor(spec.scale)
 
 
 def row_differences(
