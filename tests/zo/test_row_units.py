@@ -61,7 +61,7 @@ def test_two_inputs_of_different_units_have_the_gradients_of_a_declared_scale(na
 
 
 def test_random_directions_are_unbiased_in_both_units():
-    """One direction for each of 16,000 equal rows, beside 8 that show the units: |z| < 5 in two numbers; a false alarm in 1e-6."""
+    """16,000 equal rows, and 8 that show the units: |z| < 5 in two numbers, a false alarm in 1e-6."""
     rows = 16000
     noted = torch.cat([torch.full((rows,), 0.5), torch.tensor([1.5, -0.5, 0.0, 1.0] * 2)]).double()
     thick = SIZE * torch.cat([torch.full((rows,), 0.3), torch.tensor([1.0, -1.0, 0.4, 0.0] * 2)]).double()
