@@ -166,9 +166,13 @@ def spreads_apart(spec: ArraySpec, values: Tensor) -> tuple[float, float] | None
     Returns:
         The two spreads, or None.
     """
-    if spec.scale is not None or len(spec.shape) > 1 or math.prod(spec.shape) > MOST or len(values) < FEWEST:
+    return None if len(values) < FEWEST else apart(spec, spreads(values))
+
+
+def apart(spec: ArraySpec, found: Tensor) -> tuple[float, float] | None:
+    """What `spreads_apart` gives, of the spreads `(size,)` of an array's numbers."""
+    if spec.scale is not None or len(spec.shape) > 1 or math.prod(spec.shape) > MOST:
         return None
-    found = spreads(values)
     found = found[found > 0]
     if len(found) < 2:
         return None

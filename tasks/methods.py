@@ -225,7 +225,12 @@ def _cost_of_tangents(problem: Problem, steps: int, least_probes: int = 0) -> Co
 
 def _cost_of_rows(problem: Problem, steps: int) -> Cost:
     config = problem.config
-    return Cost(steps * (1 + config.input_directions * (2 if config.central else 1)))
+    queries = config.input_directions * (2 if config.central else 1)
+    least = steps * (1 + queries)
+    # Of each box 5 + log10(steps) calls are checked, if no step has more than 10,000, each with two queries
+    # or a hundredth, asked at two lengths, and their base.
+    checks = len(problem.boxes) * (5 + math.log10(max(1, steps))) * max(6 / config.batch, 0.03) * queries
+    return Cost(least, 0, least + checks)
 
 
 def _cost_of_reference(problem: Problem, steps: int) -> Cost:

@@ -61,7 +61,7 @@ class ZeroGradientWarning(UserWarning):
 
 
 class UnitsWarning(UserWarning):
-    """Numbers of one input have units so different that no one `mu` is right for all of them."""
+    """Numbers of a box's inputs have units so different that no one `mu` is right for all of them."""
 
 
 class DerivativeError(BlackBoxError, RuntimeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -133,12 +134,13 @@ def cosine(name: str, estimator: object) -> float:
     return float(nn.functional.cosine_similarity(found.flatten(), truth.flatten(), dim=0))
 
 
-@pytest.mark.filterwarnings("ignore::zo.ZeroGradientWarning")  # the sweep begins below three decimals
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("name", BOXES)
 def test_the_recommended_mu_is_within_ten_percent_of_the_best(name, estimator):
     make, pick = ESTIMATORS[estimator]
     mu = pick(recommended(name))
-    sweep = [cosine(name, make(other)) for other in SWEEP]
-    assert cosine(name, make(mu)) >= 0.9 * max(sweep)
+    with warnings.catch_warnings():  # from far below the rounding to far above the curvature
+        warnings.simplefilter("ignore")
+        sweep = [cosine(name, make(other)) for other in SWEEP]
+    assert cosine(name, make(mu)) >= 0.9 * max(sweep)  # and no word of doubt: warnings are errors here
     assert min(sweep) < 0.9 * max(sweep)  # else any mu would pass

@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from blackbox import BlackBoxFunction
-from blackbox.checks import check_count, check_fraction
+from blackbox import BlackBoxFunction, BudgetError, RowFailedError
+from blackbox.checks import check_count, check_flag, check_fraction
 from zo.box_gradient.autograd_function import BlackBoxCall
+from zo.box_gradient.doubt import gives_slopes, look_again
 from zo.box_gradient.once import Once
-from zo.box_gradient.row_queries import RowQueries, alive_rows, as_rows, plan_queries, row_differences
+from zo.box_gradient.row_queries import (
+    RowQueries,
+    alive_rows,
+    as_rows,
+    change_of,
+    plan_queries,
+    row_differences,
+)
 from zo.box_gradient.row_rge import RowRGE
+from zo.box_gradient.row_units import RowUnits
 from zo.box_gradient.seeds import RowSeed
 from zo.box_gradient.tangent_rows import TangentRows
 from zo.errors import ConfigurationError, FailedQueriesError
 from zo.estimators.cge import CGE
 from zo.estimators.rge import RGE
+from zo.evaluators.check import is_due
 from zo.failures import bearable
 from zo.same_run import described, refuse_other_run
 from zo.tangents.tangent import Tangent
+
+TRIED = 4  # rows of a call, of an input that seems to want steps of another size
 
 
 def differentiable(
@@ -34,6 +46,7 @@ def differentiable(
     seed: int | None = None,
     max_rows: int | None = None,
     max_dropped: float = 0.1,
+    check: bool = True,
 ) -> DifferentiableBox:
     """Autograd around a black box: a module like any other, without parameters.
 
@@ -72,6 +85,18 @@ def differentiable(
     For `TangentGradient` and `LossGradient`, theta must be read in the forward of the module that holds it,
     where variants are distinguished: `def forward(self, x): return self.theta.expand(len(x), -1)`.
 
+    What is checked: in the backward passes of calls 0, 1, 10, 100, 1,000 and so on, some queries are asked
+    again at half of their step, two or a hundredth of them, and no more than 8 (both signs count twice). If
+    their slopes differ, they are asked at twice the step too, and the base is asked again. A `NoiseWarning`
+    says once how wrong slopes seem to be, from 30 % on, and whether the box is noisy, rounds, jumps, or bends
+    within mu. These rows are counted (`counts.checks`); they change no gradient, and where a budget has no
+    rows left for them they are left out.
+
+    Steps: each number moves by mu, in its own units, or by mu times the `scale` of its spec. If the rows of
+    several inputs without a scale, or the numbers of one, differ in size by a factor of 100 or more, and a
+    few rows show that other steps give slopes, then each moves by mu times its own size, over that size which
+    is nearest to one. A `UnitsWarning` says so once, and `state_dict` keeps what was seen.
+
     Failed rows: a row whose outputs in the base are not finite gets a gradient of zero, whatever arrives at
     it, and no queries. A query that fails is left out for that row and counted: `CGE` leaves its coordinate
     at zero, directions take the mean over the rest, and a tangent does not learn from it. Code *after* a
@@ -87,19 +112,21 @@ def differentiable(
         tangent: is copied, and the copy learns from the queries; None to estimate only from the queries of
             each call.
         seed: all draws depend only on the seed and the number of the call. None, the default, is a seed of
-            its own: the first box that a process makes without a seed is number 0, the next 1, and a deep copy
-            is the next one. Boxes of equal seeds draw the same directions, which spoils the gradient through
-            both: if you give seeds, give each box of a run another one.
+            its own: the first box that a process makes without a seed is number 0, the next 1, and a deep
+            copy is the next one. Boxes of equal seeds draw the same directions, which spoils the gradient
+            through both: if you give seeds, give each box of a run another one.
         max_rows: the most rows of one call in the backward pass; None for no limit. Results are equal to the
             bit only for equal limits.
         max_dropped: the fraction of a backward pass's queries that may fail before it raises an error.
+        check: whether some queries are asked again, as said above. False where steps are wide on purpose, as
+            over the steps of a decision forest, or where every row is planned for.
 
     Raises:
         ConfigurationError: a value is out of range.
     """
     _check_box(box)
     _check_tangent(tangent, estimator)
-    return DifferentiableBox(box, _row_estimator(estimator), tangent, seed, max_rows, max_dropped)
+    return DifferentiableBox(box, _row_estimator(estimator), tangent, seed, max_rows, max_dropped, check)
 
 
 @dataclass
@@ -110,11 +137,13 @@ class RowCounts:
         calls: forward calls that recorded a gradient; they number the draws.
         rows: perturbed rows, evaluated in backward: each row's queries are its own.
         dropped: those of them left out because they failed.
+        checks: further rows, in which some queries were asked again.
     """
 
     calls: int = 0
     rows: int = 0
     dropped: int = 0
+    checks: int = 0
 
 
 class DifferentiableBox(nn.Module):
@@ -123,9 +152,9 @@ class DifferentiableBox(nn.Module):
     Calls number the draws in the order of forward, so a run that is resumed from `state_dict` (seed, counts,
     and what the tangent has learned) goes on to the same bits; the state of a run with another seed or
     tangent is refused. A box without a seed of the user's takes the number of the state. Under
-    `torch.utils.checkpoint` forward runs again in backward: the base is evaluated twice, and the recomputation
-    may take a number of its own, but the same one in every run. A deep copy counts and learns by itself,
-    around the same box; without a seed of the user's it draws by itself too.
+    `torch.utils.checkpoint` forward runs again in backward: the base is evaluated twice, and the
+    recomputation may take a number of its own, but the same one in every run. A deep copy counts and learns
+    by itself, around the same box; without a seed of the user's it draws by itself too.
 
     Attributes:
         counts: what was spent, a `RowCounts`.
@@ -139,6 +168,7 @@ class DifferentiableBox(nn.Module):
         seed: int | None,
         max_rows: int | None,
         max_dropped: float,
+        check: bool,
     ) -> None:
         super().__init__()
         if max_rows is not None:
@@ -149,8 +179,10 @@ class DifferentiableBox(nn.Module):
         self._seed = RowSeed.of(seed)
         self.max_rows = max_rows
         self.max_dropped = max_dropped
+        self.check = check_flag("differentiable", "check", check)
         self.counts = RowCounts()
         self._tangent = None if tangent is None else TangentRows(box, tangent)
+        self._units = RowUnits(box)
         self._once = Once(box)
 
     def forward(self, *arrays: Any) -> Any:  # noqa: ANN401 - same kind as comes in
@@ -204,14 +236,58 @@ class DifferentiableBox(nn.Module):
         alive = alive_rows(results)
         if len(alive) and used:
             draws = self._seed.generator(call)
-            if self.estimator is not None and getattr(self.estimator, "basis", None) is None:
-                self._once.units(call, perturbed, base, alive)
-            queries = plan_queries(self.box, self.estimator, base, perturbed, alive, draws, self.max_rows)
             arriving = {place: c.reshape(results[place].shape)[alive] for place, c in used.items()}
+            units = self._units_of(call, perturbed, base, alive, results, arriving)
+            queries = plan_queries(
+                self.box, self.estimator, base, perturbed, alive, draws, self.max_rows, units
+            )
             pieces = self._estimates(call, queries, [tensor[alive] for tensor in results], arriving)
             for gradient, piece in zip(gradients, pieces, strict=True):
                 gradient[alive] = piece.to(gradient.dtype).reshape(len(alive), *gradient.shape[1:])
         return tuple(g.reshape(inputs[place].shape) for g, place in zip(gradients, perturbed, strict=True))
+
+    def _units_of(
+        self,
+        call: int,
+        perturbed: list[int],
+        base: list[Tensor],
+        alive: Tensor,
+        outputs: list[Tensor],
+        cotangents: dict[int, Tensor],
+    ) -> dict[int, Tensor]:
+        """The units of the steps; said once where they are not those of the specs."""
+        estimator = self.estimator
+        if estimator is None or getattr(estimator, "basis", None) is not None:
+            return RowUnits(self.box).units(perturbed, lambda place, unit: False)
+
+        def bears(place: int, unit: Tensor) -> bool:
+            if not self.check:
+                return False
+            rows = alive[:TRIED]
+            kept = {at: outputs[at][rows] for at in cotangents}
+            arriving = {at: cotangent[: len(rows)] for at, cotangent in cotangents.items()}
+            rule, draws = RowRGE(estimator.mu, 1), torch.Generator().manual_seed(place)
+            try:
+                tried = plan_queries(self.box, rule, base, [place], rows, draws, self.max_rows, {place: unit})
+                change = partial(change_of, outputs=kept, cotangents=arriving)
+                for other in unit[unit != 1].unique():  # numbers of one size at a time
+                    assert tried.directions is not None
+                    those = tried.directions * (unit == other).to(tried.directions)
+                    part = replace(tried, directions=those)
+                    differences, valid, _ = row_differences(part, kept, arriving)
+                    self.counts.checks += valid.numel()
+                    good, asked = gives_slopes(part, differences, valid, change)
+                    self.counts.checks += asked
+                    if not good:
+                        return False
+            except (BudgetError, RowFailedError, ConfigurationError):
+                return False
+            return True
+
+        self._units.look(perturbed, base, alive)
+        units = self._units.units(perturbed, bears)
+        self._once.units(call, self._units.differ(perturbed))
+        return units
 
     def _estimates(
         self, call: int, queries: RowQueries, outputs: list[Tensor], cotangents: dict[int, Tensor]
@@ -220,13 +296,34 @@ class DifferentiableBox(nn.Module):
         if self._tangent is not None:
             pairs = self._tangent.pairs(queries, outputs)
             self._count(call, pairs.valid, pairs.response.ne(0).any(dim=-1).any(dim=0), queries.perturbed)
+            differences = (pairs.response * self._tangent.cotangent(pairs, cotangents)).sum(dim=-1)
+            self._look_again(call, queries, differences.double(), pairs.valid, outputs, cotangents)
             found = self._tangent.pull_back(call, pairs, cotangents)
             return [found[place] for place in queries.perturbed]
         kept = {place: outputs[place] for place in cotangents}
         differences, valid, answered = row_differences(queries, kept, cotangents)
         self._count(call, valid, answered, queries.perturbed)
+        self._look_again(call, queries, differences, valid, outputs, cotangents)
         sizes = [queries.inputs[place][0].numel() for place in queries.perturbed]
         return list(queries.reduce(differences, valid).split(sizes, dim=1))
+
+    def _look_again(
+        self,
+        call: int,
+        queries: RowQueries,
+        differences: Tensor,
+        valid: Tensor,
+        outputs: list[Tensor],
+        cotangents: dict[int, Tensor],
+    ) -> None:
+        """At some calls ask a few rows again, and say once what is doubtful."""
+        if self.check and is_due(call):
+            kept = {place: outputs[place] for place in cotangents}
+            change = partial(change_of, outputs=kept, cotangents=cotangents)
+            doubt, asked = look_again(queries, differences, valid, change)
+            self.counts.checks += asked
+            if doubt is not None and self.estimator is not None:
+                self._once.doubt(call, doubt, self.estimator.mu)
 
     def _count(self, call: int, valid: Tensor, answered: Tensor, perturbed: list[int]) -> None:
         """Count the queries of a call; refuse too many failures, and say once that few rows answer."""
@@ -271,7 +368,8 @@ class DifferentiableBox(nn.Module):
         """What `state_dict` has of it: seed, counts, and what the tangent has learned."""
         learned = None if self._tangent is None else self._tangent.state_dict()
         counts, by_order = asdict(self.counts), self._seed.by_order
-        return {"seed": self.seed, "seed_by_order": by_order, "counts": counts, "tangent": learned}
+        state = {"seed": self.seed, "seed_by_order": by_order, "counts": counts, "tangent": learned}
+        return state | {"units": self._units.state_dict()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on where the state was taken, with its number where neither has a seed of the user's.
@@ -287,6 +385,8 @@ class DifferentiableBox(nn.Module):
         self._seed = seed.keep_free()
         if self._tangent is not None and learned is not None:
             self._tangent.load_state_dict(learned)
+        if "units" in state:  # versions before had none
+            self._units.load_state_dict(state["units"])
         self.counts = RowCounts(**state["counts"])
 
     def extra_repr(self) -> str:

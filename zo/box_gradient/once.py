@@ -1,19 +1,35 @@
-"""What is said once of a black box's calls: units far apart, and answers that do not move."""
+"""What is said once of a black box's calls: units far apart, doubtful slopes, answers that do not move."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
-from blackbox.arrays import spreads_apart
-from zo.errors import UnitsWarning, ZeroGradientWarning
+from zo.box_gradient.doubt import Doubt
+from zo.errors import NoiseWarning, UnitsWarning, ZeroGradientWarning
 
 CALLS = 3  # the first with queries, after which it is said that most of their rows stand still
-LOOKED_AT = 10  # the first, in which units are looked at: a new network's rows may all be alike
 STILL = 0.9  # of those rows
+
+DOUBTS = {
+    "noise": (
+        "expected equal answers to equal inputs, got, at mu = {mu:.1e}, {off}: the box is noisy. Take a "
+        "larger mu, average over more directions, or make the box deterministic."
+    ),
+    "bend": (
+        "expected outputs that are nearly straight over a step of mu = {mu:.1e}, got {off}: they bend. Take "
+        "a smaller mu, central=True, or, where inputs vary by no more than mu, a scale in their ArraySpec."
+    ),
+    "rough": (
+        "expected the same slopes from steps of mu = {mu:.1e} and of half of it, got {off}: outputs are "
+        "rounded (an offset in float32, few digits), or come in steps, or bend within far less than mu. Take "
+        "a larger mu, or more digits (float64, the offset left out of the box); where inputs vary by no more "
+        "than mu, a smaller mu, or a scale in their ArraySpec."
+    ),
+}
 
 
 class Once:
@@ -26,35 +42,57 @@ class Once:
     def __init__(self, box: BlackBoxFunction) -> None:
         self._box = repr(box)
         self._specs = box.inputs
-        self._looked_at = self._calls = self._rows = self._still = 0
-        self._told_of_units = self._told_of_zero = False
+        self._calls = self._rows = self._still = 0
+        self._told_of_units = self._told_of_zero = self._told_of_doubt = False
 
-    def units(self, call: int, perturbed: Sequence[int], inputs: Sequence[Tensor], alive: Tensor) -> None:
-        """Warn of an input without a scale whose numbers differ too much for one mu.
+    def units(self, call: int, differ: Mapping[int, tuple[float, bool]]) -> None:
+        """Warn of inputs whose sizes differ too much for one mu.
 
         Args:
             call: its number.
-            perturbed: the places of the inputs that queries move.
-            inputs: all of the base, `(rows, *shape)` each.
-            alive: `(n,)`, the rows that did not fail.
+            differ: the usual sizes of inputs that want other steps than mu, by their places, and whether they
+                take them.
         """
-        if self._told_of_units or self._looked_at == LOOKED_AT:
+        if self._told_of_units or not differ:
             return
-        self._looked_at += 1
-        for place in perturbed:
-            spec = self._specs[place]
-            apart = spreads_apart(spec, inputs[place][alive])
-            if apart is not None:
-                self._told_of_units = True
-                warnings.warn(
-                    f"{self._box}, call {call}: expected numbers of {spec.name!r} that vary alike, got "
-                    f"spreads over the rows from {apart[0]:.1g} to {apart[1]:.1g}: no one mu is right for "
-                    "all. If their units differ, give the ArraySpec scale=samples.std(axis=0), with samples "
-                    "such as training meets (any positive number where that is 0); mu is then in these. This "
-                    "is said once.",
-                    UnitsWarning,
-                    stacklevel=3,
-                )
+        self._told_of_units = True
+        taken = [place for place, (_, borne) in differ.items() if borne]
+        left = [place for place in differ if place not in taken]
+        words = ", ".join(f"{self._specs[place].name!r} ({size:.1g})" for place, (size, _) in differ.items())
+        steps = []
+        if taken:
+            names = ", ".join(self._specs[place].name for place in taken)
+            steps.append(f"Steps of {names} follow these spreads from here on.")
+        if left:
+            names = ", ".join(self._specs[place].name for place in left)
+            steps.append(f"Steps of {names} stay at mu, since no others were seen to give slopes.")
+        warnings.warn(
+            f"{self._box}, call {call}: expected inputs whose numbers vary alike, got spreads over the rows "
+            f"that are far from the others': {words}. No one mu is right for all. {' '.join(steps)} To set "
+            "them, give the ArraySpec scale=samples.std(axis=0), with samples such as training meets (any "
+            "positive number where that is 0). This is said once.",
+            UnitsWarning,
+            stacklevel=3,
+        )
+
+    def doubt(self, call: int, doubt: Doubt, mu: float) -> None:
+        """Warn of slopes that are wrong by a good part of their size.
+
+        Args:
+            call: its number.
+            doubt: about it.
+            mu: of its queries.
+        """
+        if self._told_of_doubt:
+            return
+        self._told_of_doubt = True
+        off = f"differences of about {doubt.size:.1e} whose slopes are wrong by about {doubt.error:.0%}"
+        warnings.warn(
+            f"{self._box}, call {call}: {DOUBTS[doubt.what].format(mu=mu, off=off)} check_black_box "
+            "recommends a mu. This is said once.",
+            NoiseWarning,
+            stacklevel=3,
+        )
 
     def answers(self, call: int, perturbed: Sequence[int], answered: Tensor) -> None:
         """Warn of rows whose outputs are the same at every query: at once of all, and of most in three calls.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from blackbox.arrays import finite_rows
 from zo.box_gradient.row_rge import RowRGE
 from zo.errors import ConfigurationError
 from zo.estimators.cge import CGE, slopes_along
+
+Outputs: TypeAlias = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -46,21 +49,46 @@ class RowQueries:
     central: bool = False
     units: Tensor | None = None
 
-    def run(self) -> Iterator[tuple[Tensor, list[Tensor], tuple[Tensor, ...]]]:
+    def run(self) -> Iterator[tuple[Tensor, list[Tensor], Outputs]]:
         """Call after call of the box: the row of each of its pairs `(n,)`, all inputs, and the outputs."""
         rows, total = len(self.values), self.steps.numel()
-        sizes = [self.inputs[place][0].numel() for place in self.perturbed]
         at_once = self.max_rows or max(1, total)
         for start in range(0, total, at_once):
             pair = torch.arange(start, min(start + at_once, total), device=self.values.device)
             query, row = pair // rows, pair % rows
-            moved = dict(zip(self.perturbed, self._moved(query, row).split(sizes, dim=1), strict=True))
-            given = [
-                moved[place].to(own.dtype).reshape(len(row), *own.shape[1:]) if place in moved else own[row]
-                for place, own in enumerate(self.inputs)
-            ]
-            results = self.box(*given)
-            yield row, given, results if isinstance(results, tuple) else (results,)
+            yield row, *self._ask(query, row, self.steps[query, row])
+
+    def again(self, query: Tensor, row: Tensor, times: float) -> Iterator[tuple[Tensor, Tensor, Outputs]]:
+        """Some queries once more, at another length of their steps; 0 is the base.
+
+        Args:
+            query: `(n,)`.
+            row: `(n,)`, of each of them.
+            times: by which their steps are multiplied.
+
+        Returns:
+            Call after call of the box: the row of each pair, the step that it took, and the outputs.
+        """
+        at_once = self.max_rows or max(1, len(row))
+        for queries, rows in zip(query.split(at_once), row.split(at_once), strict=True):
+            step = times * self.steps[queries, rows]
+            given, results = self._ask(queries, rows, step)
+            if self.directions is None and times:  # as rounding in the input's own floats leaves it
+                parts = [given[place].reshape(len(rows), -1).double() for place in self.perturbed]
+                moved = torch.cat(parts, dim=1)
+                moved -= self.values[rows].double()
+                step = moved.gather(1, self._coordinate(queries)[:, None])[:, 0]
+            yield rows, step, results
+
+    def _ask(self, query: Tensor, row: Tensor, step: Tensor) -> tuple[list[Tensor], Outputs]:
+        sizes = [self.inputs[place][0].numel() for place in self.perturbed]
+        moved = dict(zip(self.perturbed, self._moved(query, row, step).split(sizes, dim=1), strict=True))
+        given = [
+            moved[place].to(own.dtype).reshape(len(row), *own.shape[1:]) if place in moved else own[row]
+            for place, own in enumerate(self.inputs)
+        ]
+        results = self.box(*given)
+        return given, results if isinstance(results, tuple) else (results,)
 
     def reduce(self, differences: Tensor, valid: Tensor) -> Tensor:
         """The gradient of every row.
@@ -81,11 +109,14 @@ class RowQueries:
         # Slopes along u times the units, times u over the units: of the directions here twice that.
         return found if self.units is None else found / self.units**2
 
-    def _moved(self, query: Tensor, row: Tensor) -> Tensor:
-        """Rows `(n,)` as queries `(n,)` move them, `(n, size)`."""
-        moved, step = self.values[row], self.steps[query, row].to(self.values.dtype)
+    def _coordinate(self, query: Tensor) -> Tensor:
+        return query % self.values.shape[1]
+
+    def _moved(self, query: Tensor, row: Tensor, step: Tensor) -> Tensor:
+        """Rows `(n,)` as queries `(n,)` move them by steps `(n,)`, `(n, size)`."""
+        moved, step = self.values[row], step.to(self.values.dtype)
         if self.directions is None:
-            moved[torch.arange(len(row), device=row.device), query % moved.shape[1]] += step
+            moved[torch.arange(len(row), device=row.device), self._coordinate(query)] += step
             return moved
         return moved + step[:, None] * self.directions[query % len(self.directions), row]
 
@@ -109,6 +140,7 @@ def plan_queries(
     alive: Tensor,
     draws: torch.Generator,
     max_rows: int | None,
+    units: dict[int, Tensor],
 ) -> RowQueries:
     """The queries of one call.
 
@@ -121,6 +153,7 @@ def plan_queries(
         alive: `(n,)`, the rows that did not fail.
         draws: of the call's directions.
         max_rows: the most rows of one call; None for no limit.
+        units: of each number of the inputs that are moved, `(size,)` float64, by their place.
 
     Raises:
         ConfigurationError: mu is lost in the rounding of the inputs.
@@ -133,10 +166,10 @@ def plan_queries(
     if estimator is None:
         return RowQueries(box, own, perturbed, max_rows, values, values.new_zeros(0, len(alive)).double())
     signed = [estimator.mu, -estimator.mu] if estimator.central else [estimator.mu]
-    units = [_units(box.inputs[place], inputs[place]) for place in perturbed]
+    parts = [units[place].to(values.device) for place in perturbed]
     if isinstance(estimator, CGE):
         # (z + mu) - z in the input's own floats is what it really moves by.
-        pairs = list(zip(flat, units, strict=True))
+        pairs = list(zip(flat, parts, strict=True))
         taken = [[((part + (mu * unit).to(part)) - part).double() for part, unit in pairs] for mu in signed]
         steps = torch.cat([torch.cat(parts, dim=1).T for parts in taken])
         _refuse_lost_steps(estimator, steps, values)
@@ -144,8 +177,8 @@ def plan_queries(
     shapes = tuple(tuple(inputs[place].shape[1:]) for place in perturbed)
     drawn, factor = estimator.draw(len(inputs[0]), shapes, dtype, draws)
     directions, together = drawn.to(values.device)[:, alive], None
-    if estimator.basis is None and any(box.inputs[place].scale is not None for place in perturbed):
-        together = torch.cat(units)
+    if estimator.basis is None and any(bool((unit != 1).any()) for unit in units.values()):
+        together = torch.cat(parts)
         directions = directions * together.to(directions)
     for moved, part in zip(directions.split([part.shape[1] for part in flat], dim=2), flat, strict=True):
         _refuse_lost_directions(estimator.mu, moved, part)
@@ -154,12 +187,6 @@ def plan_queries(
     return RowQueries(
         box, own, perturbed, max_rows, values, steps, directions, factor, estimator.central, together
     )
-
-
-def _units(spec: ArraySpec, array: Tensor) -> Tensor:
-    """The unit of each number of an input in a row, `(size,)` float64: its spec's scale, or 1."""
-    unit = torch.ones(math.prod(spec.shape), dtype=torch.float64, device=array.device)
-    return unit if spec.scale is None else unit.new_tensor(spec.scale)
 
 
 def row_differences(
@@ -179,19 +206,34 @@ def row_differences(
     scalars, valid = [], []
     answered = torch.zeros(len(queries.values), dtype=torch.bool, device=queries.values.device)
     for row, _, results in queries.run():
-        scalar = torch.zeros(len(row), dtype=torch.float64, device=row.device)
-        finite = torch.ones(len(row), dtype=torch.bool, device=row.device)
-        for place, base in outputs.items():
-            change = (results[place] - base[row]).reshape(len(row), -1)
-            # From the outputs alone: a NaN that arrives from behind is no failed query, and stays NaN.
-            finite &= torch.isfinite(change).all(dim=1)
-            cotangent = cotangents[place][row].reshape(len(row), -1)
-            scalar += (change.double() * cotangent.double()).sum(dim=1)
-            answered[row[(change != 0).any(dim=1)]] = True
-        scalars.append(torch.where(finite, scalar, 0.0))
+        scalar, finite, changed = change_of(row, results, outputs, cotangents)
+        answered[row[changed]] = True
+        scalars.append(scalar)
         valid.append(finite)
     shape = queries.steps.shape
     return torch.cat(scalars).view(shape), torch.cat(valid).view(shape), answered
+
+
+def change_of(
+    row: Tensor, results: Outputs, outputs: dict[int, Tensor], cotangents: dict[int, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Change of <cotangent, output> of rows `(n,)` that were asked, as `row_differences` gives it for all.
+
+    Returns:
+        `(n,)` float64, zero where a row failed; `(n,)` bool, False there; `(n,)` bool, whether an output is
+        another.
+    """
+    scalar = torch.zeros(len(row), dtype=torch.float64, device=row.device)
+    finite = torch.ones(len(row), dtype=torch.bool, device=row.device)
+    changed = torch.zeros(len(row), dtype=torch.bool, device=row.device)
+    for place, base in outputs.items():
+        change = (results[place] - base[row]).reshape(len(row), -1)
+        # From the outputs alone: a NaN that arrives from behind is no failed query, and stays NaN.
+        finite &= torch.isfinite(change).all(dim=1)
+        cotangent = cotangents[place][row].reshape(len(row), -1)
+        scalar += (change.double() * cotangent.double()).sum(dim=1)
+        changed |= (change != 0).any(dim=1)
+    return torch.where(finite, scalar, 0.0), finite, changed
 
 
 _MEND = (

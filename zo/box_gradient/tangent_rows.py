@@ -83,10 +83,17 @@ class TangentRows:
         Returns:
             Gradients `(rows, size)` by the place of the input, of those with a derivative.
         """
+        cotangent = self.cotangent(pairs, cotangents)
         pairs = self._learn(call, pairs)
+        pieces = self.tangent.vjp(pairs, cotangent).split(sizes(pairs.inputs), dim=1)
+        places = [place for place, spec in enumerate(self.box.inputs) if spec.differentiable]
+        return dict(zip(places, pieces, strict=True))
+
+    def cotangent(self, pairs: CallPairs, cotangents: dict[int, Tensor]) -> Tensor:
+        """Of all outputs with a derivative, end to end, `(rows, size)`."""
         rows = len(pairs.z)
         places = [place for place, spec in enumerate(self.box.outputs) if spec.differentiable]
-        cotangent = torch.cat(
+        return torch.cat(
             [
                 cotangents[place].reshape(rows, size).to(pairs.z.dtype)
                 if place in cotangents
@@ -95,9 +102,6 @@ class TangentRows:
             ],
             dim=1,
         )
-        pieces = self.tangent.vjp(pairs, cotangent).split(sizes(pairs.inputs), dim=1)
-        places = [place for place, spec in enumerate(self.box.inputs) if spec.differentiable]
-        return dict(zip(places, pieces, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Which tangent it is, and what it has learned."""

@@ -109,7 +109,7 @@ def test_rows_that_failed_are_paid_once_and_leave_the_others_their_gradient(tmp_
     target[int((first <= limit).nonzero()[0])] = -1  # of another row nobody knows the class
     asked = fragile.ledger.rows_asked
     _gradient(start, stand, LOGITS).backward((noisy, clean, target))
-    assert fragile.ledger.rows_asked - asked == 6 + stand.counts.rows
+    assert fragile.ledger.rows_asked - asked == 6 + stand.counts.rows + stand.counts.checks
     denoised, alive = front(noisy).clamp(0, 1), (first <= limit) & (target >= 0)
     assert alive.sum() == 4
     loss = functional.cross_entropy(box.module(denoised[alive]), target[alive], reduction="sum") / 6

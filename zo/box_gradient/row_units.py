@@ -1,0 +1,121 @@
+"""Steps by the usual size of each input, where its spec gives one, or where rows show that they differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox import BlackBoxFunction
+from blackbox.arrays import APART, BESIDE, FEWEST, MOST, apart, spreads
+
+
+class RowUnits:
+    """The largest spreads over rows that a box's inputs have shown so far, and the steps that follow.
+
+    An input with a scale in its spec moves by mu times that. The others move by mu, until the usual sizes of
+    the inputs that are moved are a factor of 100 apart, or the numbers of one are (`blackbox.arrays.apart`).
+    From then on each moves by mu times its own size over that size which is nearest to one; what is within a
+    factor of 10 of it moves by mu as before. Sizes are rounded to powers of two, and the largest of all calls
+    so far counts, so that a network whose outputs grow takes its steps along.
+
+    Args:
+        box: whose inputs they are.
+    """
+
+    def __init__(self, box: BlackBoxFunction) -> None:
+        self._specs = box.inputs
+        self._largest: dict[int, list[float]] = {}  # of inputs without a scale, by their place
+        self._each: dict[int, bool] = {}  # whether the numbers of an input differ among each other
+        self._borne: dict[int, bool] = {}  # whether other steps were tried, and gave slopes
+
+    def look(self, perturbed: Sequence[int], inputs: Sequence[Tensor], alive: Tensor) -> None:
+        """Look at the rows of a call, if they are enough to tell.
+
+        Args:
+            perturbed: the places of the inputs that queries move.
+            inputs: all of the base, `(rows, *shape)` each.
+            alive: `(n,)`, the rows that did not fail.
+        """
+        if len(alive) < FEWEST:
+            return
+        for place in perturbed:
+            spec = self._specs[place]
+            if spec.scale is not None:
+                continue
+            found = spreads(inputs[place][alive])
+            if len(spec.shape) > 1 or found.numel() > MOST:
+                found = _usual(found)[None]
+            before = self._largest.get(place, [0.0])
+            found = torch.maximum(found, found.new_tensor(before))
+            self._largest[place] = found.tolist()
+            self._each[place] = self._each.get(place, False) or apart(spec, found) is not None
+
+    def units(self, perturbed: Sequence[int], bears: Callable[[int, Tensor], bool]) -> dict[int, Tensor]:
+        """The unit of each number of the inputs that are moved, `(size,)` float64 on the CPU, by their place.
+
+        Args:
+            perturbed: their places.
+            bears: whether steps in another unit than one give slopes at an input; asked once of each.
+        """
+        wanted = self._wanted(perturbed)
+        found = {}
+        for place in perturbed:
+            spec, unit = self._specs[place], wanted.get(place)
+            ones = torch.ones(math.prod(spec.shape), dtype=torch.float64)
+            found[place] = ones if spec.scale is None else ones.new_tensor(spec.scale)
+            if unit is not None and (unit != 1).any():
+                if place not in self._borne:
+                    self._borne[place] = bears(place, unit.expand(len(ones)))
+                if self._borne[place]:
+                    found[place] = unit.expand(len(ones))
+        return found
+
+    def differ(self, perturbed: Sequence[int]) -> dict[int, tuple[float, bool]]:
+        """The inputs that want other steps: their usual size, and whether they take them."""
+        wanted = {place: unit for place, unit in self._wanted(perturbed).items() if (unit != 1).any()}
+        return {place: (self._size(place), self._borne.get(place, False)) for place in wanted}
+
+    def _size(self, place: int) -> float:
+        return float(_usual(torch.tensor(self._largest[place], dtype=torch.float64)))
+
+    def _wanted(self, perturbed: Sequence[int]) -> dict[int, Tensor]:
+        """Of inputs without a scale whose size is known, the unit of each number, or one of all."""
+        sizes: dict[int, Tensor] = {}
+        for place in perturbed:
+            if place in self._largest and self._size(place) > 0:
+                each = torch.tensor(self._largest[place], dtype=torch.float64)
+                usual = _usual(each)
+                sizes[place] = torch.where(each > 0, each, usual) if self._each[place] else usual[None]
+        if not sizes:
+            return {}
+        together = torch.cat(list(sizes.values()))
+        scales = [torch.tensor(self._specs[p].scale) for p in perturbed if self._specs[p].scale is not None]
+        spread = torch.cat([together, *(scale.double() for scale in scales)])
+        if spread.max() < APART * spread.min() and not any(self._each[place] for place in sizes):
+            return {}
+        nearest = together[together.log().abs().argmin()]
+        one = 1.0 if scales or 1 / BESIDE <= nearest <= BESIDE else nearest
+        return {place: _power_of_two(size / one) for place, size in sizes.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the rows have shown."""
+        return {"largest": dict(self._largest), "each": dict(self._each), "borne": dict(self._borne)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self._largest, self._each, self._borne = (dict(state[name]) for name in ("largest", "each", "borne"))
+
+
+def _usual(spread: Tensor) -> Tensor:
+    """The root mean square of those that are not zero; zero if all are."""
+    moving = spread[spread > 0]
+    return moving.square().mean().sqrt() if len(moving) else spread.new_zeros(())
+
+
+def _power_of_two(unit: Tensor) -> Tensor:
+    near = (unit <= BESIDE) & (unit >= 1 / BESIDE)
+    return torch.where(near, 1.0, 2.0 ** unit.log2().round())
