@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
 from blackbox.checks import check_choice, check_count
 from blackbox.failures import noted
-from zo.batches import count_rows
+from zo.batches import count_rows, map_tensors
 from zo.draws import Key
 from zo.errors import ConfigurationError, TangentError
 from zo.estimators.estimator import check_mu
@@ -199,7 +201,9 @@ class TangentGradient:
         self._told_zero = self._told_lost = False  # a warning is given once
 
     def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
-        """Add this step's gradient to `.grad`, as autograd would; also under `torch.no_grad()`.
+        """Add this step's gradient to `.grad`, as autograd would.
+
+        Also under `torch.no_grad()` and `torch.inference_mode()`.
 
         Args:
             batch: any nesting of tensors with rows first.
@@ -215,6 +219,11 @@ class TangentGradient:
             FailedQueriesError: all rows of the base, or more than `max_dropped` of the pairs, failed.
                     In all these cases `.grad` is unchanged.
         """
+        with torch.inference_mode(False):  # in which there would be no graph
+            return self._backward(map_tensors(_with_version, batch))
+
+    def _backward(self, batch: Any) -> Tensor:  # noqa: ANN401
+        """What `backward` does, on a batch that autograd can keep."""
         step, ranks, before = self.counts.steps, self._ranks, Snapshot(self.network)
         key, probes = self._key.at(step), self.watch.probes
         ranks.refuse_others(step, lambda: fingerprint(self.network, batch, repr(self._settings(key))))
@@ -373,6 +382,14 @@ class TangentGradient:
         for tangent in self.tangents:
             tangent.brought = False
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> TangentGradient:
+        """A copy with a copy of the network; a function as objective goes on calling the same boxes."""
+        if copy.deepcopy(self.objective, memo) is self.objective:
+            memo.update({id(box): box for box in self.boxes})
+        made = memo[id(self)] = type(self).__new__(type(self))
+        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return made
+
     def __repr__(self) -> str:
         """The network's class and size, boxes, tangents, and what a step costs."""
         size = f"{type(self.network).__name__}, {self.parameters.size:,} weights"
@@ -416,3 +433,8 @@ class TangentGradient:
     def _settings(self, key: Key) -> tuple[Any, ...]:
         """What must be the same in all processes, beside weights and batch."""
         return key, self.mu, self._chunk, type(self.evaluator), vars(self.watch), self.tangents
+
+
+def _with_version(tensor: Tensor) -> Tensor:
+    """A tensor that autograd can keep: those of inference mode it refuses."""
+    return tensor.clone() if tensor.is_inference() else tensor
