@@ -32,7 +32,7 @@ from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.student import StudentTangent
 from zo.tangents.models.values import ValueTangent
 from zo.tangents.pairs import CallPairs
-from zo.tangents.quality import Check, checked, predict_and_learn, relative_error
+from zo.tangents.quality import Check, checked, flat_share, predict_and_learn, relative_error
 from zo.tangents.recording import RecordedCall, alone, record
 from zo.tangents.replay import refuse_unseen_weights, replay, without_failed
 from zo.tangents.tangent import Tangent, bring
@@ -50,7 +50,8 @@ class TangentCounts:
         rows: rows asked of the boxes, those of base and checks included.
         dropped: rows of probes, in a call, whose pairs were left out because they failed.
         checks: queries along the gradient (see `TrustPolicy.check_every`).
-        failed_checks: of those, how many told nothing, for too many rows failed or the boxes are noisy.
+        failed_checks: of those, how many told nothing, for too many rows failed, or
+            the boxes are noisy or constant in pieces.
         lost: rows of the batch that were left out because their loss was not finite.
     """
 
@@ -203,7 +204,8 @@ class TangentGradient:
     def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
         """Add this step's gradient to `.grad`, as autograd would.
 
-        Also under `torch.no_grad()` and `torch.inference_mode()`.
+        Also under `torch.no_grad()` and `torch.inference_mode()`. It is the gradient of the loss itself: a
+        `torch.amp.GradScaler` would divide it by a scale that is not in it, so leave the scaler out.
 
         Args:
             batch: any nesting of tensors with rows first.
@@ -245,7 +247,7 @@ class TangentGradient:
             checks.refuse_dependent_rows(loss, base, survived)
             checks.refuse_not_finite(gradients, self.trust, step)
             meeting.own = Check()
-            if ranks.rank == 0 and self.watch.policy.checks(step):  # the first rank alone
+            if ranks.rank == 0 and self.watch.checks(step):  # the first rank alone
                 of, box = (calls, pairs), (self.boxes, self.tangents)
                 with alone(ranks):
                     meeting.own = checked(
@@ -268,7 +270,8 @@ class TangentGradient:
         self.counts.lost += int((~survived).sum())
         self._told_lost = self._told_lost or tell_lost(step, survived, causes, batch)
         found = check.agreement, check.missed
-        self.watch.saw(step, self.trust_of_step, *found, self._improve, check.noise, check.failed)
+        flat = check.flat if check.flat is not None or not probes else flat_share(pairs)
+        self.watch.saw(step, self.trust_of_step, *found, self._improve, check.noise, check.failed, flat)
         return loss
 
     def prefit(self, batches: Iterable[Any], steps: int = 400) -> None:
@@ -325,7 +328,7 @@ class TangentGradient:
 
         The first check that finds fault takes one more, and those that noise would hide take none.
         """
-        return self.watch.probes + self.watch.policy.checks(self.counts.steps)
+        return self.watch.probes + self.watch.checks(self.counts.steps)
 
     def metrics(self) -> dict[str, float]:
         """Plain numbers for a log.
