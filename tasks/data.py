@@ -15,6 +15,7 @@ from blackbox.words import counted
 from tasks.errors import ConfigurationError, ProblemError
 from zo.batches import count_rows, map_tensors
 from zo.estimators import Key
+from zo.objective import described_result
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,10 @@ def one_each(losses: Tensor, batch: Any) -> Tensor:  # noqa: ANN401
     Raises:
         ProblemError: They are of another shape.
     """
-    if losses.shape != (count_rows(batch),):
+    rows = count_rows(batch)
+    if not isinstance(losses, Tensor) or losses.shape != (rows,) or not losses.is_floating_point():
         raise ProblemError(
-            f"objective: expected one loss for each of {counted(count_rows(batch), 'row')}, got a tensor of "
-            f"shape {tuple(losses.shape)}. Take the mean over all axes but the first."
+            f"objective: expected one loss for each of {counted(rows, 'row')}, got {described_result(losses)}"
         )
     return losses
 

@@ -29,7 +29,14 @@ def autocast_refused(network: nn.Module, parameters: Parameters, *, inside: bool
     Raises:
         ObjectiveError: there is an autocast, or a module in 16 bits behind perturbed weights.
     """
-    _refuse_active(parameters.tensors[0], "the objective")
+    device = parameters.tensors[0].device.type
+    if torch.is_autocast_enabled(device):
+        raise ObjectiveError(
+            f"backward: expected a call outside of torch.autocast, got one inside of a block to "
+            f"{_active(device)}, in which a step of mu is lost. Call it behind that block. What may run in "
+            "16 bits, such as a frozen part in front of the network, gets a block of its own in the "
+            "objective."
+        )
 
     reached = False
 
@@ -67,7 +74,11 @@ def _refuse_active(tensor: Tensor, where: str) -> None:
     device = tensor.device.type
     if torch.is_autocast_enabled(device):
         raise ObjectiveError(
-            f"{where}: expected perturbed weights in their own precision, got an active autocast to "
-            f"{str(torch.get_autocast_dtype(device))[6:]}, in which a step of mu is lost. Leave it out, or "
-            f"put the network under torch.autocast({device!r}, enabled=False)."
+            f"{where}: expected perturbed weights in their own precision, got an autocast to "
+            f"{_active(device)} around the layer, in which a step of mu is lost. Take the network out of "
+            f"that block of the objective, or put it under torch.autocast({device!r}, enabled=False)."
         )
+
+
+def _active(device: str) -> str:
+    return str(torch.get_autocast_dtype(device))[6:]

@@ -1,15 +1,17 @@
-"""Batches: any nesting of tuples, lists, dicts and dataclasses of tensors that have their rows first."""
+"""Batches: any nesting of tuples, lists, dicts, dataclasses and the like of tensors with their rows first."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+from collections import UserDict, UserList, deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import SUPPORTED_NODES, tree_flatten, tree_unflatten
 
 from zo.errors import ObjectiveError
 
@@ -22,19 +24,22 @@ def map_tensors(
     """The same nesting with each tensor (or what else is of the kind) replaced; all else stays."""
     if isinstance(batch, kind):
         return function(batch)
-    if isinstance(batch, dict):
+    if isinstance(batch, dict | UserDict):  # the second as tokenizers give them
         mapped = copy.copy(batch)  # not made anew: a defaultdict wants its factory first
         for key, value in batch.items():
             mapped[key] = map_tensors(function, value, kind)
         return mapped
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(map_tensors(function, value, kind) for value in batch))
-    if isinstance(batch, tuple | list):
+    if isinstance(batch, tuple | list | UserList | deque):
         return type(batch)(map_tensors(function, value, kind) for value in batch)
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
         fields = [field.name for field in dataclasses.fields(batch) if field.init]
         values = {name: map_tensors(function, getattr(batch, name), kind) for name in fields}
         return dataclasses.replace(batch, **values)
+    if type(batch) in SUPPORTED_NODES:  # a class that is registered with torch, as a TensorDict is
+        parts, form = tree_flatten(batch, is_leaf=lambda part: part is not batch)
+        return tree_unflatten([map_tensors(function, part, kind) for part in parts], form)
     return batch
 
 
@@ -81,6 +86,12 @@ def count_rows(batch: Any) -> int:  # noqa: ANN401
             "not be repeated for the variants. Convert them with torch.from_numpy."
         )
     shapes = [tuple(tensor.shape) for tensor in tensors(batch)]
+    if not shapes:
+        found = "None" if batch is None else f"{type(batch).__name__}, in which none is found"
+        raise ObjectiveError(
+            f"batch: expected tensors that have their rows first, got {found}. Give a tensor, a tuple, list, "
+            "dict or dataclass of them, or register the class with torch.utils._pytree.register_pytree_node."
+        )
     sizes = {shape[0] if shape else None for shape in shapes}
     if len(sizes) != 1 or None in sizes:
         raise ObjectiveError(

@@ -207,8 +207,14 @@ class KeepBest:
         before, modes = Snapshot(self.network), [(m, m.training) for m in self.network.modules()]
         try:
             with torch.no_grad():
-                found = torch.as_tensor(self.validate(), dtype=torch.float64, device="cpu")
-                return found.detach().flatten().clone()
+                found = self.validate()
+                try:
+                    return torch.as_tensor(found, dtype=torch.float64, device="cpu").flatten().clone()
+                except (TypeError, ValueError, RuntimeError) as error:
+                    raise ConfigurationError(
+                        "KeepBest, validate: expected a function that returns a loss, or one for each row, "
+                        f"got {'None. Does it end with `return`?' if found is None else repr(found)}"
+                    ) from error
         finally:
             before.restore()
             for module, training in modes:

@@ -172,6 +172,10 @@ class LossGradient:
     def backward(self, batch: Any = None) -> Tensor:  # noqa: ANN401
         """Add this step's gradient estimate to `.grad`, as autograd would.
 
+        It is that of the loss itself: a `torch.amp.GradScaler` would divide it by a scale that is not in it, so
+        leave the scaler out. The objective runs under `torch.no_grad()`; one that takes a derivative itself,
+        as for the residual of a differential equation, does so under `torch.enable_grad()`.
+
         Args:
             batch: Any nesting of tensors with rows first; nothing for a closure.
 
@@ -179,8 +183,8 @@ class LossGradient:
             The base loss as a detached number: the mean over the rows that did not fail.
 
         Raises:
-            ObjectiveError: The batch or the losses do not have rows first; or the network runs under
-                autocast.
+            ObjectiveError: The batch or the losses do not have rows first; the objective asks autograd for
+                a gradient where there is no graph; or the network runs under autocast.
             FailedQueriesError: All rows of the base, or more than `max_dropped` of the queries, failed.
             RanksError: A process failed, died, or is about to take another step.
                     In all these cases `.grad`, weights, buffers and generators are unchanged.

@@ -140,22 +140,48 @@ def losses(
     """One loss per row, `(rows,)`, detached unless its graph is wanted; None for as many as there are.
 
     Raises:
-        ObjectiveError: it returned something else.
+        ObjectiveError: it returned something else, or asked autograd for a gradient and there is no graph.
     """
-    with comparable(network):
-        result = objective(network, batch)
+    try:
+        with comparable(network):
+            result = objective(network, batch)
+    except RuntimeError as error:
+        if torch.is_grad_enabled() or "does not require grad" not in str(error):
+            raise
+        raise ObjectiveError(
+            "objective: expected one that needs no graph, as it is evaluated under torch.no_grad(), got one "
+            f"that asks autograd for a gradient ({error}). If it needs one, as for the residual of a "
+            "differential equation, compute that inside of `with torch.enable_grad():` in the objective."
+        ) from error
     shaped = isinstance(result, Tensor) and (result.ndim == 1 if rows is None else result.shape == (rows,))
-    if not isinstance(result, Tensor) or not shaped or not len(result) or not result.is_floating_point():
-        found = (
-            f"a {str(result.dtype)[6:]} tensor of shape {tuple(result.shape)}"
-            if isinstance(result, Tensor)
-            else type(result).__name__
-        )
+    floating = isinstance(result, Tensor) and result.is_floating_point() and not result.is_meta
+    if not isinstance(result, Tensor) or not shaped or not len(result) or not floating:
         raise ObjectiveError(
             f"objective: expected one floating loss per row, a tensor of shape ({rows or 'rows'},), got "
-            f"{found}. Take the mean over all axes but the first, such as error.flatten(1).mean(dim=1)."
+            f"{described_result(result)}"
         )
     return result if with_graph else result.detach()
+
+
+def described_result(result: Any) -> str:  # noqa: ANN401
+    """What an objective returned that is no loss for each row, and how to mend it: the end of a message."""
+    if result is None:
+        return "None. Does it end with `return`?"
+    if not isinstance(result, Tensor):
+        kind = f"{type(result).__module__}.{type(result).__name__}".removeprefix("builtins.")
+        return (
+            f"{kind}. Return the tensor itself, as torch computed it, without .item(), .tolist() or .numpy()."
+        )
+    found = f"a {str(result.dtype)[6:]} tensor of shape {tuple(result.shape)}"
+    if result.is_meta:
+        return f"{found} on the device 'meta', which has no numbers. Move network and batch to another one."
+    if result.is_complex():
+        return f"{found}. Return real numbers, such as error.abs().square()."
+    if not result.is_floating_point():
+        return (
+            f"{found}, which a small step of the weights cannot change. Return the loss before it is rounded."
+        )
+    return f"{found}. Take the mean over all axes but the first, such as error.flatten(1).mean(dim=1)."
 
 
 def uncompiled() -> AbstractContextManager[None]:

@@ -57,8 +57,8 @@ class Parameters:
 
     Raises:
         ParameterError: the network is no module, nothing chosen, a choice that matches nothing, complex
-            numbers, a dtype that is not float32 or float64, numbers in the same memory, or a lazy module that
-            has not run yet.
+            numbers, parameters of inference mode, a dtype that is not float32 or float64, numbers in the
+            same memory, or a lazy module that has not run yet.
     """
 
     def __init__(self, network: nn.Module, choices: Choice | Iterable[Choice] | None = None) -> None:
@@ -82,6 +82,12 @@ class Parameters:
                     f"Parameter {name!r}: expected real numbers, got {str(tensor.dtype)[6:]}, whose real and "
                     "imaginary parts would have to be moved apart. Keep it as a real parameter with a last "
                     "axis of two, and use torch.view_as_complex(...) of it in the forward."
+                )
+            if tensor.is_inference():
+                raise ParameterError(
+                    f"Parameter {name!r}: expected one that an optimizer can write to, got one that was made "
+                    "inside of torch.inference_mode(). Make the network outside of it, or take a copy there: "
+                    "network = copy.deepcopy(network)."
                 )
             if tensor.dtype not in (torch.float32, torch.float64):
                 raise ParameterError(
@@ -203,7 +209,9 @@ class Parameters:
 
 def accumulate(tensor: Tensor, gradient: Tensor) -> None:
     """Add to the `.grad` of a parameter, and run the hooks that wait for that."""
-    tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
+    with torch.inference_mode(False), torch.no_grad():  # else nobody may write to it, as clipping does
+        gradient = gradient.clone() if gradient.is_inference() else gradient
+        tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
     for hook in (tensor._post_accumulate_grad_hooks or {}).values():
         hook(tensor)
 

@@ -889,3 +889,27 @@ def test_a_finished_run_of_a_class_made_in_a_function_is_loaded_without_its_code
 
     run = go(Inner(), tmp_path, methods=["none"])
     assert tasks.load(run.path).table["test loss"].tolist() == run.table["test loss"].tolist()
+
+
+class Forgetful(Steering):
+    """Its objective ends without `return`."""
+
+    def objective(self, network, wanted):  # pyright: ignore[reportIncompatibleMethodOverride]
+        super().objective(network, wanted)
+
+
+class Plain(Steering):
+    """Its objective returns something that is no tensor."""
+
+    def objective(self, network, wanted):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return float(super().objective(network, wanted).mean())
+
+
+@pytest.mark.parametrize(("kind", "words"), [(Forgetful, "None. .*`return`"), (Plain, "float.*item")])
+@pytest.mark.parametrize("method", ["none", "first-order", "cge", "tangents"])
+def test_an_objective_that_returns_no_losses(tmp_path, method, kind, words):
+    with (
+        suppress_type_checks(),
+        pytest.raises((tasks.errors.ProblemError, ObjectiveError), match=f"objective: .*got {words}"),
+    ):
+        go(kind(), tmp_path, methods=(method,))

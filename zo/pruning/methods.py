@@ -14,7 +14,7 @@ from zo.draws import Key
 from zo.errors import ConfigurationError
 from zo.evaluators.state import Snapshot, moved
 from zo.loss_gradient import LossGradient
-from zo.objective import Objective
+from zo.objective import Objective, losses
 from zo.parameters import Parameters
 
 PRUNING = 3  # first word of the key's path for these draws
@@ -159,13 +159,13 @@ def _autograd(
         try:
             for tensor in tensors:
                 tensor.requires_grad_(True)
-            losses = objective(network, batch)
-            if not losses.requires_grad:
+            rows = losses(objective, network, batch, None, with_graph=True)
+            if not rows.requires_grad:
                 raise ConfigurationError(
                     "pruning: expected an objective that autograd can differentiate, got losses without "
                     "a graph. Through a black box use 'zo-grasp' or 'zo-snip'."
                 )
-            loss = losses[torch.isfinite(losses)].mean()
+            loss = rows[torch.isfinite(rows)].mean()
             found = torch.autograd.grad(loss, tensors, create_graph=hessian_product, materialize_grads=True)
             if hessian_product:
                 # d/dtheta of g . stop(g) is H g.

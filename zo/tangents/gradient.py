@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
 from blackbox.checks import check_choice, check_count
 from blackbox.failures import noted
-from zo.batches import count_rows
+from zo.batches import count_rows, map_tensors
 from zo.draws import Key
 from zo.errors import ConfigurationError, TangentError
 from zo.estimators.estimator import check_mu
@@ -31,7 +33,7 @@ from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.student import StudentTangent
 from zo.tangents.models.values import ValueTangent
 from zo.tangents.pairs import CallPairs
-from zo.tangents.quality import Check, checked, predict_and_learn, relative_error
+from zo.tangents.quality import Check, checked, flat_share, predict_and_learn, relative_error
 from zo.tangents.recording import RecordedCall, alone, record
 from zo.tangents.replay import refuse_unseen_weights, replay
 from zo.tangents.tangent import Tangent, bring
@@ -51,7 +53,8 @@ class TangentCounts:
         rows: rows asked of the boxes, those of base and checks included.
         dropped: rows of probes, in a call, whose pairs were left out because they failed.
         checks: queries along the gradient (see `TrustPolicy.check_every`).
-        failed_checks: of those, how many told nothing, for too many rows failed or the boxes are noisy.
+        failed_checks: of those, how many told nothing, for too many rows failed, or
+            the boxes are noisy or constant in pieces.
         lost: rows of the batch that were left out because their loss was not finite.
         replays: calls of `replay`, which run no box.
     """
@@ -216,7 +219,10 @@ class TangentGradient:
         self._told_zero = self._told_lost = False  # a warning is given once
 
     def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
-        """Add this step's gradient to `.grad`, as autograd would; also under `torch.no_grad()`.
+        """Add this step's gradient to `.grad`, as autograd would.
+
+        Also under `torch.no_grad()` and `torch.inference_mode()`. It is the gradient of the loss itself: a
+        `torch.amp.GradScaler` would divide it by a scale that is not in it, so leave the scaler out.
 
         Args:
             batch: any nesting of tensors with rows first.
@@ -232,6 +238,11 @@ class TangentGradient:
             FailedQueriesError: all rows of the base, or more than `max_dropped` of the pairs, failed.
                     In all these cases `.grad` is unchanged.
         """
+        with torch.inference_mode(False):  # in which there would be no graph
+            return self._backward(map_tensors(_with_version, batch))
+
+    def _backward(self, batch: Any) -> Tensor:  # noqa: ANN401
+        """What `backward` does, on a batch that autograd can keep."""
         step, ranks, before = self.counts.steps, self._ranks, Snapshot(self.network)
         key, probes = self._key.at(step), self.watch.probes
         ranks.refuse_others(step, lambda: fingerprint(self.network, batch, repr(self._settings(key))))
@@ -253,7 +264,7 @@ class TangentGradient:
             checks.refuse_dependent_rows(loss, base, survived)
             checks.refuse_not_finite(gradients, self.trust, step)
             meeting.own = Check()
-            if ranks.rank == 0 and self.watch.policy.checks(step):  # the first rank alone
+            if ranks.rank == 0 and self.watch.checks(step):  # the first rank alone
                 with alone(ranks):
                     meeting.own = checked(
                         problem, self.boxes, self.tangents, window, gradients, before, self.watch
@@ -272,7 +283,8 @@ class TangentGradient:
         self.counts.lost += int((~survived).sum())
         self._told_lost = self._told_lost or tell_lost(step, survived, causes, batch)
         found = check.agreement, check.missed
-        self.watch.saw(step, self.trust_of_step, *found, self._improve, check.noise, check.failed)
+        flat = check.flat if check.flat is not None or not probes else flat_share(pairs)
+        self.watch.saw(step, self.trust_of_step, *found, self._improve, check.noise, check.failed, flat)
         return loss
 
     def replays(self) -> int:
@@ -377,7 +389,7 @@ class TangentGradient:
 
         The first check that finds fault takes one more, and those that noise would hide take none.
         """
-        return self.watch.probes + self.watch.policy.checks(self.counts.steps)
+        return self.watch.probes + self.watch.checks(self.counts.steps)
 
     def metrics(self) -> dict[str, float]:
         """Plain numbers for a log.
@@ -444,6 +456,14 @@ class TangentGradient:
         if self._replays:
             self._windows.load_state_dict(state["windows"], self.boxes)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> TangentGradient:
+        """A copy with a copy of the network; a function as objective goes on calling the same boxes."""
+        if copy.deepcopy(self.objective, memo) is self.objective:
+            memo.update({id(box): box for box in self.boxes})
+        made = memo[id(self)] = type(self).__new__(type(self))
+        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return made
+
     def __repr__(self) -> str:
         """The network's class and size, boxes, tangents, and what a step costs."""
         size = f"{type(self.network).__name__}, {self.parameters.size:,} weights"
@@ -487,3 +507,8 @@ class TangentGradient:
     def _settings(self, key: Key) -> tuple[Any, ...]:
         """What must be the same in all processes, beside weights and batch."""
         return key, self.mu, self._chunk, type(self.evaluator), vars(self.watch), self.tangents
+
+
+def _with_version(tensor: Tensor) -> Tensor:
+    """A tensor that autograd can keep: those of inference mode it refuses."""
+    return tensor.clone() if tensor.is_inference() else tensor

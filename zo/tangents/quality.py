@@ -19,7 +19,7 @@ from zo.tangents.pairs import CallPairs, all_rows, reciprocal, together
 from zo.tangents.recording import RecordedCall, Recorder
 from zo.tangents.replay import replay
 from zo.tangents.tangent import Tangent, bring, sources
-from zo.tangents.trust import TrustWatch
+from zo.tangents.trust import TrustWatch, is_flat
 from zo.tangents.window import Window
 
 Squares = tuple[float, float]  # of errors, and of what they are measured by
@@ -136,6 +136,8 @@ class Check:
             is not known yet.
         failed: the share of rows that failed here and not in the base, where it was too large to tell, or
             they had most of the gradient.
+        flat: of the rows of calls whose input was changed, the share that gave the base's very answer; None
+            where nothing was changed, or that cannot be told.
     """
 
     agreement: float | None = None
@@ -144,6 +146,21 @@ class Check:
     queries: int = 0
     noise: float | None = None
     failed: float | None = None
+    flat: float | None = None
+
+
+def flat_share(calls: Sequence[CallPairs]) -> float | None:
+    """Of the rows whose input changed, the share whose answers stayed to the bit; None if none changed.
+
+    Of a smooth box hardly any stay. One that is constant in pieces, as trees are, shows nothing of its
+    response in them, however many are asked.
+
+    Args:
+        calls: with the changes of some probes, or of a check.
+    """
+    changed = sum(int(pairs.valid.sum()) for pairs in calls)
+    same = sum(int((pairs.valid & (pairs.response == 0).all(dim=-1)).sum()) for pairs in calls)
+    return same / changed if changed else None
 
 
 @torch.no_grad()
@@ -219,8 +236,12 @@ def checked(
     if failed > FEW or not expected >= foretold / 2:
         return Check(rows=recorder.rows, queries=1, noise=watch.noise, failed=failed)
     agreement = float(change[told].double().mean()) / expected
-    missed = None if watch.noise else _missed(boxes, tangents, window, recorder)
-    found = Check(agreement, missed, recorder.rows, 1, watch.noise)
+    seen = _responses(boxes, window, recorder)
+    same = flat_share(seen)
+    if is_flat(same):  # neither number says anything of the gradient
+        return Check(rows=recorder.rows, queries=1, noise=watch.noise, flat=same)
+    missed = None if watch.noise else _missed(tangents, window, seen)
+    found = Check(agreement, missed, recorder.rows, 1, watch.noise, flat=same)
     if watch.noise is not None or not watch.doubts(agreement, missed):
         return found
     again, recorder = changes(0.0)
@@ -234,28 +255,39 @@ def _flat(gradients: Sequence[Tensor]) -> Tensor:
     return torch.cat([gradient.reshape(-1).to("cpu", torch.float64) for gradient in gradients])
 
 
-def _missed(
+def _responses(
     boxes: Sequence[BlackBoxFunction],
-    tangents: Sequence[Tangent],
     window: Window,
     recorder: Recorder,
-) -> float | None:
-    """The relative error of J d against the responses in the check's calls, in units of a usual response."""
+) -> list[CallPairs]:
+    """The check's calls against the base's, as pairs; none where the two differ in more than numbers."""
     if [place for place, _, _ in recorder.seen] != [call.box for call in window.calls]:
-        return None  # the objective calls others when its weights are moved
-    squares: list[Squares | None] = []
+        return []  # the objective calls others when its weights are moved
+    found = []
     for (place, inputs, outputs), call, own in zip(recorder.seen, window.calls, window.pairs, strict=True):
         if any(t.shape != kept[0].shape for t, kept in zip(inputs, call.inputs, strict=True)):
-            return None
+            return []
         both = (
             tuple(torch.stack([kept[0], t]) for kept, t in zip(base, moved, strict=True))
             for base, moved in ((call.inputs, inputs), (call.outputs, outputs))
         )
         alive = torch.ones(len(own.z), dtype=torch.bool, device=own.z.device)
         seen = RecordedCall(place, *both).pairs(boxes[place], alive)
-        valid = seen.valid[0] & own.alive
+        found.append(replace(seen, valid=seen.valid & own.alive))
+    return found
+
+
+def _missed(
+    tangents: Sequence[Tangent],
+    window: Window,
+    responses: Sequence[CallPairs],
+) -> float | None:
+    """The relative error of J d against the responses in the check's calls, in units of a usual response."""
+    squares: list[Squares | None] = []
+    for call, own, seen in zip(window.calls, window.pairs, responses, strict=False):
+        valid = seen.valid[0]
         if bool(valid.any()):
-            found = tangents[place].apply(own, seen.d)[0]
+            found = tangents[call.box].apply(own, seen.d)[0]
             true, unit = seen.response[0], own.response_scale.double()
             short = reciprocal(unit) if unit.any() else torch.ones_like(unit)
             error, size = ((each[valid].double() * short).square().sum() for each in (found - true, true))

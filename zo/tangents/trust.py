@@ -14,6 +14,8 @@ from zo.errors import TangentWarning
 WORST = 10.0  # errors above count as this: one step in which nothing is known is not all that counts
 FIRST_CHECK = 10  # steps, where checks are rarer: a tenth of a short run
 FALL = 0.1  # an error that falls by less between two verdicts falls no more
+FLAT = 0.5  # of the rows whose input changed, that gave the same answer: then the box is constant in pieces
+RARELY = 10  # times as many steps between checks of such a box
 UNTOLD = 3  # checks in a row that told nothing since rows failed: that is said
 ADVICE = {  # where probes do not help, and the classes of tangents that have it already
     "put SecantTangent outermost (secant), ": ("SecantTangent", "AutoTangent"),
@@ -34,6 +36,9 @@ class TrustPolicy:
     Each time a `TangentWarning` names the remedy and its cost; if none is left, it says so once. When the
     mean is below `regained` and the last check was good, trust is regained, and the probes halve down to the
     number that the gradient was created with.
+
+    A box that gives the base's very answers in most of the rows whose input a check or probes have moved is
+    constant in pieces: that is said once, no probes are added, and checks come ten times more rarely.
 
     The error is judged every `average` steps. It counts as falling while it is a tenth lower than the last
     time, which gives a tangent time to learn. The first step does not count, as nothing had been learned.
@@ -105,6 +110,8 @@ class _State:
     warned: bool = False
     noise: float | None = None  # see `Check.noise`
     untold: int = 0  # checks in a row that told nothing since rows failed
+    flat: bool = False  # the box was constant in pieces when it was last asked
+    told_flat: bool = False
 
 
 class TrustWatch:
@@ -151,6 +158,17 @@ class TrustWatch:
         return self._state.lost
 
     @property
+    def flat(self) -> bool:
+        """Whether the box was constant in pieces when it was last asked: checks and probes show nothing."""
+        return self._state.flat
+
+    def checks(self, step: int) -> bool:
+        """Whether a step, from 0, is checked; a box that is constant in pieces ten times more rarely."""
+        every = self.policy.check_every
+        rare = self._state.flat and every is not None and (step + 1) % (RARELY * every)
+        return self.policy.checks(step) and not rare
+
+    @property
     def noise(self) -> float | None:
         """Of the loss, see `Check.noise`."""
         return self._state.noise
@@ -179,6 +197,7 @@ class TrustWatch:
         improve: Callable[[], Sequence[str]] = tuple,
         noise: float | None = None,
         failed: float | None = None,
+        flat: float | None = None,
     ) -> None:
         """Take in what a step has shown, and act.
 
@@ -190,13 +209,16 @@ class TrustWatch:
             improve: asked, where trust is lost, for what tangents do now that takes no more rows, in words.
             noise: as the check knows it.
             failed: the share of its rows that failed, where a check told nothing for that.
+            flat: the share of rows of the check, or of the probes, that gave the base's very answers.
 
         Warns:
             TangentWarning: trust is lost, by which limit, and what is done about it: tangents learn longer,
                 another takes over, probes are added, or nothing is left within `max_rows`. Or three checks
-                in a row told nothing.
+                in a row told nothing. Or the box is constant in pieces, which is said once.
         """
         state = self._state
+        if flat is not None:
+            self._take_flat(step, flat)
         state.steps += 1
         state.noise = state.noise if noise is None else noise
         if error is not None and state.learned:
@@ -216,6 +238,8 @@ class TrustWatch:
                     "the black box's ledger.",
                     frames=4,
                 )
+        if state.flat and state.probes:
+            return  # what they show of such a box is no error of the tangents
         due = state.steps > 0 and state.steps % self.policy.average == 0
         if due or (agreement is not None and state.steps >= self.policy.average):
             self._judge(step, due, improve)
@@ -239,7 +263,7 @@ class TrustWatch:
             state.before = error
         if stays or (against and state.fresh):
             state.lost = True
-            more = min(max(2 * state.probes, 1), self.most)
+            more = state.probes if state.flat else min(max(2 * state.probes, 1), self.most)
             told = improve()
             if told:
                 _warn(f"{self._found(step)}. From now on {' and '.join(told)}, for no more rows.")
@@ -254,6 +278,27 @@ class TrustWatch:
             state.lost = state.warned = False
             if state.probes > self.fewest:
                 self._take(max(state.probes // 2, self.fewest))
+
+    def _take_flat(self, step: int, share: float) -> None:
+        """Note whether the box is constant in pieces, and say so once."""
+        state = self._state
+        state.flat = is_flat(share)
+        if not state.flat:
+            return
+        if state.probes > self.fewest:
+            self._take(self.fewest)
+        if not state.told_flat:
+            state.told_flat = True
+            every = self.policy.check_every
+            rest = f", and there is a check in every {RARELY * every} steps alone" if every else ""
+            student = "" if "StudentTangent" in self.kinds else " Take a StudentTangent, for its values."
+            _warn(
+                f"Step {step}: expected a box that answers a little otherwise where its input is moved a "
+                f"little, got the very same answers in {share:.0%} of the rows: it is constant in pieces, as "
+                "trees, tables, labels and rounded outputs are. What is asked beside training's own rows "
+                f"shows nothing of it, so no probes are added{rest}.{student} Whether the tangent's slopes "
+                "are of use only a held-out loss says (zo.KeepBest).",
+            )
 
     def _take(self, probes: int) -> None:
         """Other probes show other errors, so the mean begins anew; with none they are of something else."""
@@ -314,6 +359,11 @@ class TrustWatch:
             f"{words}{other}{'or ' if other else ''}allow more probes: max_rows={self.max_rows:g} allows no "
             f"more, {2 * self.probes} of them take {more} times the rows of a first-order step."
         )
+
+
+def is_flat(share: float | None) -> bool:
+    """Whether so many of the rows that were moved gave the same answer that the box is constant in pieces."""
+    return share is not None and share > FLAT
 
 
 def _probes(number: int) -> str:

@@ -25,6 +25,7 @@ from zo.evaluators.difference.decompositions import decomposed
 from zo.evaluators.difference.registry import RULES, Argument, Call, Rule, named
 from zo.evaluators.difference.rules.subtracted import subtracted
 from zo.evaluators.evaluator import Unservable
+from zo.evaluators.versions import version_of
 
 
 class NotReadable(Unservable):
@@ -98,8 +99,8 @@ class Recorder(TorchFunctionMode):
         ] = {}  # by identity; the tensor is held so that it stays its own
         self._stale: dict[int, Tensor] = {}
         self._written: dict[int, Tensor] = {}  # constants that were to be written to, by their memory
-        self._versions = {_memory(tensor): (tensor, tensor._version) for tensor in buffers}
-        self._constants: list[tuple[Tensor, int, str]] = []
+        self._versions = {_memory(tensor): (tensor, version_of(tensor)) for tensor in buffers}
+        self._constants: list[tuple[Tensor, int | None, str]] = []
         for weight, value in zip(weights, values, strict=True):
             self._known[id(weight)] = weight, Ref(len(self.nodes))
             self.nodes.append(Node(Call(_parameter, value), None))
@@ -166,7 +167,7 @@ class Recorder(TorchFunctionMode):
     def constants_changed(self) -> str | None:
         """The module that used a tensor which was written to later, if one was."""
         for tensor, version, where in self._constants:
-            if tensor._version != version:
+            if version_of(tensor) != version:
                 return where
         return None
 
@@ -206,10 +207,10 @@ class Recorder(TorchFunctionMode):
             rule = subtracted  # rules are for floats: a sum of truth values, say, is not linear
 
         def noted(tensor: Tensor) -> Tensor:
-            _, version = self._versions.get(_memory(tensor), (None, tensor._version))
-            if tensor._version != version:  # a buffer that this forward moved, and that will be put back
+            _, version = self._versions.get(_memory(tensor), (None, version_of(tensor)))
+            if version_of(tensor) != version:  # a buffer that this forward moved, and that will be put back
                 return tensor.clone()
-            self._constants.append((tensor, tensor._version, self._name()))
+            self._constants.append((tensor, version_of(tensor), self._name()))
             return tensor
 
         args, kwargs = map_tensors(noted, (args, kwargs))

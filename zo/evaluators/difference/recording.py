@@ -82,6 +82,8 @@ def record(problem: Problem, base: Tensor, most: int, fused: bool = False) -> Re
     values = [tensor.detach().clone() for tensor in weights]
     recorder = Recorder(weights, values, problem.network.buffers(), most)
     with (
+        torch.inference_mode(False),  # whose tensors do not say that they were written to
+        torch.no_grad(),
         hidden(weights),
         comparable(problem.network),
         uncompiled(),

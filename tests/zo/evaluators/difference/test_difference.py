@@ -168,6 +168,7 @@ def test_a_rule_of_the_user_serves_its_function(elementwise, monkeypatch):
     assert set(asked) == {1 if elementwise else 4}  # the one feature that a weight moves, or all
 
 
+@pytest.mark.filterwarnings("ignore::zo.errors.LostRowsWarning")
 def test_rows_that_failed_in_the_base_are_left_out():
     x, y = batch()
     x[2] = float("nan")

@@ -1,0 +1,307 @@
+"""Unusual objectives, batches and modes: each is served rightly, or refused with words that help."""
+
+from __future__ import annotations
+
+import collections
+import copy
+import dataclasses
+import typing
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import zo
+from blackbox import ArraySpec, BlackBoxFunction
+from tests.zo.boxes import Sine
+
+ROWS = 6
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
+
+
+def batch_of() -> torch.Tensor:
+    return torch.randn(ROWS, 4, generator=torch.Generator().manual_seed(1))
+
+
+def mean_square(network, batch):
+    return network(batch).square().mean(dim=1)
+
+
+def flat_grad(network) -> torch.Tensor:
+    return torch.cat([weight.grad.flatten() for weight in network.parameters()]).double()
+
+
+def by_autograd(network, objective, batch) -> torch.Tensor:
+    weights = list(network.parameters())
+    return torch.cat([g.flatten() for g in torch.autograd.grad(objective(network, batch).mean(), weights)])
+
+
+def off(found: torch.Tensor, truth: torch.Tensor) -> float:
+    return float((found - truth).norm() / truth.norm())
+
+
+# ---------------------------------------------------------------------------- what an objective returns
+
+RETURNED = {
+    "nothing": (lambda loss: None, ["None", "`return`"]),
+    "a float": (lambda loss: 0.5, ["got float", ".item()"]),
+    "a list": (lambda loss: loss.tolist(), ["got list", ".tolist()"]),
+    "a NumPy array": (lambda loss: loss.detach().numpy(), ["got numpy.ndarray", ".numpy()"]),
+    "a pair": (lambda loss: (loss, loss), ["got tuple", "Return the tensor itself"]),
+    "a scalar": (lambda loss: loss.mean(), ["shape ()", "flatten(1).mean(dim=1)"]),
+    "a column": (lambda loss: loss[:, None], [f"shape ({ROWS}, 1)", "flatten(1).mean(dim=1)"]),
+    "whole numbers": (lambda loss: loss.round().long(), ["int64", "before it is rounded"]),
+    "truth values": (lambda loss: loss > 0, ["bool", "before it is rounded"]),
+    "complex numbers": (lambda loss: loss.to(torch.complex64), ["complex64", "abs()"]),
+    "no numbers": (lambda loss: loss.to("meta"), ["'meta'", "no numbers"]),
+}
+
+
+def loss_gradient(objective):
+    zo.LossGradient(small(), objective, zo.CGE(1e-3)).backward(batch_of())
+
+
+def tangent_gradient(objective):
+    box = Sine()
+    gradient = zo.TangentGradient(
+        small(), lambda network, batch: (box(batch), objective(network, batch))[1], boxes=[box]
+    )
+    gradient.backward(batch_of())
+
+
+def pruning_score(objective):
+    zo.pruning.scores("snip", small(), objective, batch_of())
+
+
+@pytest.mark.parametrize("use", [loss_gradient, tangent_gradient, pruning_score])
+@pytest.mark.parametrize(("returned", "words"), RETURNED.values(), ids=RETURNED)
+def test_what_an_objective_may_not_return(returned, words, use):
+    with pytest.raises(zo.errors.ObjectiveError) as raised:
+        use(lambda network, batch: returned(mean_square(network, batch)))
+    for word in ["one floating loss per row", *words]:
+        assert word in str(raised.value)
+
+
+@pytest.mark.parametrize("returned", [None, "much"])
+def test_a_validation_that_returns_no_loss(returned):
+    with pytest.raises(zo.ConfigurationError, match="returns a loss, or one for each row, got"):
+        zo.KeepBest(small(), lambda: returned).before_step()
+
+
+# --------------------------------------------------------------- objectives that need a graph of their own
+
+
+def residual(network, batch):
+    """Of u' = u along the first axis, as a network for a differential equation has it."""
+    with torch.enable_grad():
+        batch = batch.clone().requires_grad_()
+        u = network(batch)
+        (slope,) = torch.autograd.grad(u.sum(), batch, create_graph=True)
+    return (slope[:, :1] - u).square().mean(dim=1)
+
+
+def residual_by_func(network, batch):
+    u = network(batch)
+    slope = torch.func.vmap(torch.func.grad(lambda x: network(x).sum()))(batch)
+    return (slope[:, :1] - u).square().mean(dim=1)
+
+
+@pytest.mark.filterwarnings("ignore::zo.EvaluatorWarning")
+@pytest.mark.parametrize("directions", [False, True])
+@pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference"])
+@pytest.mark.parametrize("objective", [residual, residual_by_func])
+def test_an_objective_with_a_gradient_inside(objective, evaluator, directions):
+    estimator = zo.RGE(1e-3, q=200, central=True) if directions else zo.CGE(1e-3, central=True)
+    if evaluator == "difference":
+        inner = objective
+        objective = zo.OutputLoss(
+            lambda output, _: output, inputs=lambda batch: batch, targets=lambda batch: batch
+        )
+    network = small()
+    if evaluator == "difference":
+        network = Residual(network, inner)
+    truth = by_autograd(copy.deepcopy(network).double(), objective, batch_of().double())
+    zo.LossGradient(network, objective, estimator, evaluator=evaluator).backward(batch_of())
+    # 200 random directions of 19 weights leave an error of (19 / 200) ** .5 = .31
+    assert off(flat_grad(network), truth) < (0.6 if directions else 1e-3)
+
+
+class Residual(nn.Module):
+    def __init__(self, network, objective) -> None:
+        super().__init__()
+        self.network, self.objective = network, objective
+
+    def forward(self, x):
+        return self.objective(self.network, x)
+
+
+def test_an_objective_that_asks_for_a_gradient_where_there_is_no_graph():
+    def objective(network, batch):
+        batch = batch.clone().requires_grad_()
+        return torch.autograd.grad(network(batch).sum(), batch)[0].square().mean(dim=1)
+
+    with pytest.raises(zo.errors.ObjectiveError, match=r"needs no graph.*`with torch.enable_grad\(\):`"):
+        zo.LossGradient(small(), objective, zo.CGE(1e-3)).backward(batch_of())
+
+
+# ------------------------------------------------------------------------------- containers of a batch
+
+
+class Named(typing.NamedTuple):
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+@dataclasses.dataclass
+class Data:
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+class Registered:
+    """As a TensorDict is one."""
+
+    def __init__(self, x, y) -> None:
+        self.x, self.y = x, y
+
+
+class Unknown(Registered):
+    """torch does not know it."""
+
+
+torch.utils._pytree.register_pytree_node(
+    Registered, lambda it: ([it.x, it.y], None), lambda parts, _: Registered(*parts)
+)
+CONTAINERS = {
+    "a dict": (lambda x, y: {"x": x, "y": y}, lambda b: (b["x"], b["y"])),
+    "a UserDict": (lambda x, y: collections.UserDict(x=x, y=y), lambda b: (b["x"], b["y"])),
+    "a UserList": (lambda x, y: collections.UserList([x, y]), lambda b: (b[0], b[1])),
+    "a deque": (lambda x, y: collections.deque([x, y]), lambda b: (b[0], b[1])),
+    "a NamedTuple": (Named, lambda b: (b.x, b.y)),
+    "a dataclass": (Data, lambda b: (b.x, b.y)),
+    "a registered class": (Registered, lambda b: (b.x, b.y)),
+    "one in another": (lambda x, y: [Registered({"x": x}, (y,))], lambda b: (b[0].x["x"], b[0].y[0])),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("evaluator", ["loop", "stacked"])
+@pytest.mark.parametrize(("made", "parts"), CONTAINERS.values(), ids=CONTAINERS)
+def test_containers_of_a_batch(made, parts, evaluator):
+    def objective(network, batch):
+        x, y = parts(batch)
+        return (network(x) - y).square().mean(dim=1)
+
+    network, x, y = small(), batch_of(), torch.ones(ROWS, 1)
+    truth = by_autograd(copy.deepcopy(network).double(), objective, made(x.double(), y.double()))
+    zo.LossGradient(network, objective, zo.CGE(1e-3, central=True), evaluator=evaluator).backward(made(x, y))
+    assert off(flat_grad(network), truth) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        (None, ["got None"]),
+        ([], ["got list, in which none is found"]),
+        (Unknown(batch_of(), batch_of()), ["got Unknown, in which", "register"]),
+        ("rows", ["got str"]),
+    ],
+)
+def test_a_batch_in_which_no_tensor_is_found(batch, words):
+    with pytest.raises(zo.errors.ObjectiveError, match="rows first") as raised:
+        zo.LossGradient(small(), mean_square, zo.CGE(1e-3)).backward(batch)
+    for word in words:
+        assert word in str(raised.value)
+
+
+# ------------------------------------------------------------------------------------- inference mode
+
+
+def test_a_network_made_in_inference_mode_is_refused_and_a_copy_of_it_is_not():
+    with torch.inference_mode():
+        network = small()
+    with pytest.raises(zo.errors.ParameterError, match=r"inference_mode.* copy.deepcopy"):
+        zo.LossGradient(network, mean_square, zo.CGE(1e-3))
+    network = copy.deepcopy(network)
+    zo.LossGradient(network, mean_square, zo.CGE(1e-3)).backward(batch_of())
+    torch.optim.SGD(network.parameters(), lr=0.1).step()
+
+
+@pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference"])
+def test_a_loss_gradient_in_inference_mode(evaluator):
+    """Two micro-batches, of tensors of inference mode too, and what a loop does with `.grad` outside."""
+    network = small()
+    objective = zo.OutputLoss(
+        lambda output, _: output.square().mean(dim=1), inputs=lambda b: b, targets=lambda b: b
+    )
+    truth = by_autograd(copy.deepcopy(network).double(), objective, batch_of().double())
+    gradient = zo.LossGradient(network, objective, zo.CGE(1e-3, central=True), evaluator=evaluator)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gradient.backward(batch_of())
+    gradient.backward(batch_of())
+    assert off(flat_grad(network), 2 * truth) < 1e-3
+    nn.utils.clip_grad_norm_(network.parameters(), 1e-3)
+    torch.optim.Adam(network.parameters()).step()
+
+
+class Shifted(BlackBoxFunction):
+    """Its derivative is the identity, to the last bit."""
+
+    inputs = outputs = (ArraySpec("x", shape=(1,), dtype="float32"),)
+
+    def evaluate_rows(self, x: np.ndarray) -> np.ndarray:
+        return x + 1
+
+
+def shifted(network, batch):
+    return (network(batch) + 1).square().mean(dim=1)
+
+
+@pytest.mark.parametrize("probes", [0, 2])
+def test_tangents_in_inference_mode(probes):
+    network, box = small(), Shifted()
+    gradient = zo.TangentGradient(
+        network,
+        lambda network, batch: box(network(batch)).square().mean(dim=1),
+        boxes=[box],
+        tangent=zo.IdentityTangent(),
+        probes=probes,
+    )
+    truth = by_autograd(network, shifted, batch_of()).double()
+    with torch.inference_mode():
+        gradient.backward(batch_of())
+    gradient.backward(batch_of())
+    assert off(flat_grad(network), 2 * truth) < 1e-5
+    nn.utils.clip_grad_norm_(network.parameters(), 1e-3)
+
+
+class WithBox:
+    """An objective that holds its box, which a deep copy copies too."""
+
+    def __init__(self, box) -> None:
+        self.box = box
+
+    def __call__(self, network, batch):
+        return self.box(network(batch)).square().mean(dim=1)
+
+
+@pytest.mark.parametrize("kind", ["a function", "an object"])
+def test_a_deep_copy_of_tangents_trains_its_own_network(kind):
+    network, box = small(), Shifted()
+    held = WithBox(box)
+    objective = held if kind == "an object" else lambda network, batch: held(network, batch)
+    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=zo.IdentityTangent())
+    truth = by_autograd(network, shifted, batch_of()).double()
+    twin = copy.deepcopy(gradient)
+    twin.backward(batch_of())
+    assert all(weight.grad is None for weight in network.parameters())
+    assert off(flat_grad(twin.network), truth) < 1e-5
+    gradient.backward(batch_of())
+    assert torch.equal(flat_grad(network), flat_grad(twin.network)) and twin.counts == gradient.counts
