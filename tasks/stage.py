@@ -23,6 +23,17 @@ from tasks.workers import group
 from zo.keep_best import FEW, lower, with_best
 
 _FORMAT = 2
+_PARTS = {  # of a checkpoint
+    "format": int,
+    "finished": bool,
+    "steps": int,
+    "settings": dict,
+    "outcome": dict,
+    "state": dict,
+    "rng": Tensor,
+    "calls": dict,
+    "versions": dict,
+}
 
 
 class Stateful(Protocol):
@@ -166,7 +177,7 @@ class Stage:
             ) from error
         try:
             return self._take(content)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, NotImplementedError) as error:
             raise CheckpointError(
                 f"{self._path}: expected a checkpoint of {stage}, got a file without its parts "
                 f"({type(error).__name__}: {error}). Delete it to train this stage anew."
@@ -175,6 +186,10 @@ class Stage:
     def _take(self, content: Mapping[str, Any]) -> bool:
         """Go on from what a checkpoint holds; says whether the stage is finished."""
         stage = self.outcome.stage
+        content = {"calls": {}, **content}  # a checkpoint of an older version has none
+        for name, kind in _PARTS.items():
+            if not isinstance(content[name], kind):
+                raise TypeError(f"{name} is a {type(content[name]).__name__}")
         mend = f"The settings or the code changed since; delete {self._path} to train this stage anew."
         for name, expected in (("format", _FORMAT), ("steps", self._steps)):
             if content.get(name) != expected:
@@ -200,7 +215,7 @@ class Stage:
         if content.get("rng_of_gpu") is not None and torch.cuda.is_available():  # of dropout there
             torch.cuda.set_rng_state(content["rng_of_gpu"])
         self.restored, self._saved = True, self.outcome.step
-        self._note_lost(content.get("calls", {}), content["finished"])
+        self._note_lost(content["calls"], content["finished"])
         if not content["finished"]:
             self._run.truncate_metrics(stage, self.outcome.step)
             self._warn_of_versions(content["versions"])

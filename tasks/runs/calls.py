@@ -114,7 +114,7 @@ def note_lost(folder: Path, before: Mapping[str, int]) -> bool:
     From then on the rows are a bound, `exact` is False.
     """
     now = sizes(folder)
-    if _LOST in now or all(now.get(name, 0) >= size for name, size in before.items()):
+    if _LOST in now or all(now.get(name, 0) >= int(size) for name, size in before.items()):
         return False
     (folder / FOLDER).mkdir(exist_ok=True)
     atomic.write_bytes(folder / FOLDER / _LOST, f"\n{_LOST}".encode())
