@@ -31,7 +31,6 @@ _PARTS = {  # of a checkpoint
     "outcome": dict,
     "state": dict,
     "rng": Tensor,
-    "calls": dict,
     "versions": dict,
 }
 
@@ -141,13 +140,14 @@ class Stage:
             "best_rows": self._best_rows,
             "rng": torch.get_rng_state(),
             "rng_of_gpu": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
-            "calls": calls.sizes(group.journal_folder(self._run.path)),
             "versions": self._versions,
         }
         with writing(f"the checkpoint of {self.outcome.stage} after step {step}", self._last_good):
             self._run.sync_metrics()
             self._path.parent.mkdir(exist_ok=True)
             checkpoint.save(self._path, content)
+            if group.rank() == 0:
+                calls.keep_sizes(self._run.path)
         self._saved, self._saved_at = step, monotonic()
 
     def due(self, seconds: float) -> bool:
@@ -186,7 +186,6 @@ class Stage:
     def _take(self, content: Mapping[str, Any]) -> bool:
         """Go on from what a checkpoint holds; says whether the stage is finished."""
         stage = self.outcome.stage
-        content = {"calls": {}, **content}  # a checkpoint of an older version has none
         for name, kind in _PARTS.items():
             if not isinstance(content[name], kind):
                 raise TypeError(f"{name} is a {type(content[name]).__name__}")
@@ -215,20 +214,20 @@ class Stage:
         if content.get("rng_of_gpu") is not None and torch.cuda.is_available():  # of dropout there
             torch.cuda.set_rng_state(content["rng_of_gpu"])
         self.restored, self._saved = True, self.outcome.step
-        self._note_lost(content["calls"], content["finished"])
+        self._note_lost(content["finished"])
         if not content["finished"]:
             self._run.truncate_metrics(stage, self.outcome.step)
             self._warn_of_versions(content["versions"])
         return content["finished"]
 
-    def _note_lost(self, notes: Mapping[str, int], finished: bool) -> None:
-        """Say what the checkpoint knows of and the folder has no more: metrics, notes of rows."""
-        stage, step, folder = self.outcome.stage, self.outcome.step, group.journal_folder(self._run.path)
+    def _note_lost(self, finished: bool) -> None:
+        """Say what was there with the checkpoint and is no more: metrics, notes of rows."""
+        stage, step = self.outcome.stage, self.outcome.step
         told = []
         missing = "" if finished else reading.gaps(self._run.metrics(stage), step)
         if missing:
             told.append(f"metrics.jsonl has no line of {missing}, so that curves will be without")
-        if group.rank() == 0 and calls.note_lost(folder, notes):
+        if group.rank() == 0 and calls.note_lost(self._run.path):
             told.append("notes of rows in calls/ are gone, so that the rows in all are a bound from here on")
         if told:
             warnings.warn(
