@@ -23,6 +23,16 @@ from tasks.workers import group
 from zo.keep_best import FEW, lower, with_best
 
 _FORMAT = 2
+_PARTS = {  # of a checkpoint
+    "format": int,
+    "finished": bool,
+    "steps": int,
+    "settings": dict,
+    "outcome": dict,
+    "state": dict,
+    "rng": Tensor,
+    "versions": dict,
+}
 
 
 class Stateful(Protocol):
@@ -136,13 +146,14 @@ class Stage:
             "best_rows": self._best_rows,
             "rng": torch.get_rng_state(),
             "rng_of_gpu": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
-            "calls": calls.sizes(group.journal_folder(self._run.path)),
             "versions": self._versions,
         }
         with writing(f"the checkpoint of {self.outcome.stage} after step {step}", self._last_good):
             self._run.sync_metrics()
             self._path.parent.mkdir(exist_ok=True)
             checkpoint.save(self._path, content)
+            if group.rank() == 0:
+                calls.keep_sizes(self._run.path)
         self._saved = step
         self._pace.wrote(started)
 
@@ -174,7 +185,7 @@ class Stage:
             ) from error
         try:
             return self._take(content)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, NotImplementedError) as error:
             raise CheckpointError(
                 f"{self._path}: expected a checkpoint of {stage}, got a file without its parts "
                 f"({type(error).__name__}: {error}). Delete it to train this stage anew."
@@ -183,6 +194,9 @@ class Stage:
     def _take(self, content: Mapping[str, Any]) -> bool:
         """Go on from what a checkpoint holds; says whether the stage is finished."""
         stage = self.outcome.stage
+        for name, kind in _PARTS.items():
+            if not isinstance(content[name], kind):
+                raise TypeError(f"{name} is a {type(content[name]).__name__}")
         mend = f"The settings or the code changed since; delete {self._path} to train this stage anew."
         for name, expected in (("format", _FORMAT), ("steps", self._steps)):
             if content.get(name) != expected:
@@ -210,20 +224,20 @@ class Stage:
         self.restored, self._saved = True, self.outcome.step
         self.pending = content.get("pending", False)
         self._pace.begin()
-        self._note_lost(content.get("calls", {}), content["finished"])
+        self._note_lost(content["finished"])
         if not content["finished"]:
             self._run.truncate_metrics(stage, self.outcome.step, judged=not self.pending)
             self._warn_of_versions(content["versions"])
         return content["finished"]
 
-    def _note_lost(self, notes: Mapping[str, int], finished: bool) -> None:
-        """Say what the checkpoint knows of and the folder has no more: metrics, notes of rows."""
-        stage, step, folder = self.outcome.stage, self.outcome.step, group.journal_folder(self._run.path)
+    def _note_lost(self, finished: bool) -> None:
+        """Say what was there with the checkpoint and is no more: metrics, notes of rows."""
+        stage, step = self.outcome.stage, self.outcome.step
         told = []
         missing = "" if finished else reading.gaps(self._run.metrics(stage), step)
         if missing:
             told.append(f"metrics.jsonl has no line of {missing}, so that curves will be without")
-        if group.rank() == 0 and calls.note_lost(folder, notes):
+        if group.rank() == 0 and calls.note_lost(self._run.path):
             told.append("notes of rows in calls/ are gone, so that the rows in all are a bound from here on")
         if told:
             warnings.warn(

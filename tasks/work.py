@@ -293,7 +293,7 @@ def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:
         ledger=asdict(ledger),
         higher_is_better=setup.problem.higher_is_better,
         units=dict(setup.problem.units),
-        failed={**found.get("failed", {}), **failed},  # runs that an older version began have none
+        failed={**found["failed"], **failed},
     )
 
 

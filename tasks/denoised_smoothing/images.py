@@ -186,7 +186,7 @@ def _folder(path: Path, size: int | None) -> tuple[Source, Parts]:
     ends = []
     for root in roots:
         for label, name in enumerate(classes):
-            found = sorted(f for f in (root / name).glob("**/*") if f.suffix.lower() in PICTURES)
+            found = sorted(f for f in (root / name).glob("**/*") if _is_picture(f))
             files += found
             labels += [label] * len(found)
         ends.append(len(files))
@@ -197,6 +197,10 @@ def _folder(path: Path, size: int | None) -> tuple[Source, Parts]:
         )
     parts = np.split(np.arange(len(files)), ends[:-1]) if divided else None
     return Pictures(files, labels, size), parts
+
+
+def _is_picture(file: Path) -> bool:
+    return file.suffix.lower() in PICTURES and file.is_file()  # a pipe would be waited for without end
 
 
 def _arrays(path: Path) -> tuple[Source, Parts]:

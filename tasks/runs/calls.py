@@ -9,15 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import StorageError
-from tasks.runs import atomic
+from tasks.runs import atomic, reading
 
-FOLDER = "calls"
+FOLDER, SIZES = "calls", "calls.json"
 _BEGUN, _ENDED = "begun", "ended"  # lines around rows that others run, which are counted when they are back
 _LOST = "lost"  # a file, and its line: of rows whose notes are gone
 _ROWS = re.compile(r"(\d{1,18}) ([\w.+-]*)")
@@ -103,22 +102,36 @@ def read(folder: Path, label: str | None = None) -> dict[str, Any]:
     return {"rows": rows, "exact": unknown == 0}
 
 
-def sizes(folder: Path) -> dict[str, int]:
-    """How long the files of a run's notes are, by name: they only grow."""
-    return {path.name: path.stat().st_size for path in (folder / FOLDER).glob("*")}
+def keep_sizes(folder: Path) -> None:
+    """Keep how long the files of a run's notes are, beside them: they only grow."""
+    found = _sizes(folder)
+    if found:
+        atomic.write_json(folder / SIZES, found)
 
 
-def note_lost(folder: Path, before: Mapping[str, int]) -> bool:
+def note_lost(folder: Path) -> bool:
     """Note that notes are gone, where files are shorter than they were or not there; whether that is new.
 
     From then on the rows are a bound, `exact` is False.
+
+    Raises:
+        RunFolderError: What was kept of their sizes cannot be read.
     """
-    now = sizes(folder)
-    if _LOST in now or all(now.get(name, 0) >= size for name, size in before.items()):
+    try:
+        before = reading.json_object(folder / SIZES, "Delete it.")
+    except FileNotFoundError:
+        return False
+    now = _sizes(folder)
+    longer = (size for name, size in before.items() if isinstance(size, int) and size > now.get(name, 0))
+    if _LOST in now or not any(longer):
         return False
     (folder / FOLDER).mkdir(exist_ok=True)
     atomic.write_bytes(folder / FOLDER / _LOST, f"\n{_LOST}".encode())
     return True
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in (folder / FOLDER).glob("*")}
 
 
 def told(calls: dict[str, Any]) -> str:

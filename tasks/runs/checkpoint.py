@@ -115,13 +115,13 @@ def load_evaluation(folder: Path, stage: str) -> dict[str, Any]:
         CheckpointError: there is none, or it cannot be read.
     """
     path = evaluation(folder, stage)
-    content = load(path)
-    parts = [content.get(name) for name in ("figures", "fields", "ledger")]
+    content = {"failed": {}, **load(path)}  # those of an older version have none
+    parts: list[Any] = [content.get(name) for name in ("figures", "fields", "ledger", "failed")]
     if not (
         all(isinstance(part, dict) for part in parts)
         and all(isinstance(each, torch.Tensor) and each.layout is torch.strided for each in parts[1].values())
         and all(isinstance(name, str) for part in parts for name in part)
-        and "rows_run" in parts[2]
+        and all(isinstance(parts[2].get(name), int) for name in ("rows_run", "rows_failed", "rows_skipped"))
     ):
         raise CheckpointError(
             f"{path}: expected the figures and arrays of an evaluation, got others. Delete it: an unfinished "

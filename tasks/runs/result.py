@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 import reprlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -21,6 +21,7 @@ from tasks.runs import atomic, reading
 SCHEMA = 1
 NAME = "result.json"
 VALIDATION, TEST = "validation", "the test"  # of a row's `failed`, beside the names of figures
+_COUNTED = ("weights", "steps", "chosen step", "dropped queries", "rows of validation", "rows of test")
 NOT_APPLICABLE = "not applicable"  # of a row's `extra`: why the method has nothing to go by
 
 
@@ -241,6 +242,37 @@ class Result:
                 f"{path}: expected schema {SCHEMA}, got {schema!r}. Read it with the version that wrote it."
             )
         try:
-            return from_dict(cls, values)
+            found = from_dict(cls, values)
         except ConfigurationError as error:
             raise RunFolderError(f"{path}: {error}") from None
+        if wrong := next(_wrong_in(found), None):
+            raise RunFolderError(f"{path}: expected {wrong}. Put back the file that the run wrote.")
+        return found
+
+
+def _wrong_in(result: Result) -> Iterator[str]:
+    """What a report could not be made of, in words: "a number as rows, got 'x'"."""
+    if not result.table:
+        yield "a line for each method and seed, got none"
+    if len({(row.method, row.seed) for row in result.table}) < len(result.table):
+        yield "one line for each method and seed, got two of one"
+    numbers: list[tuple[str, Any]] = [("calls.rows", result.calls.get("rows"))] if result.calls else []
+    counts = {each.name for each in fields(Ledger)} - {"causes", "first_failure"}
+    for row in result.table:
+        if row.seed not in result.seeds:
+            yield f"seeds {list(result.seeds)}, got a line of seed {row.seed}"
+        numbers += [(name, getattr(row, name)) for name in ("rows", "queries", "seconds")]
+        numbers += [(name, row.extra.get(name)) for name in _COUNTED]
+        numbers += [(name, value) for name, value in row.extra.items() if isinstance(value, int)]
+        numbers += [(f"ledger.{name}", row.ledger.get(name)) for name in counts]
+        numbers += row.failed.items()
+        causes = row.ledger.get("causes") or {}
+        if not isinstance(causes, dict):
+            yield f"ledger.causes as an object, got {reprlib.repr(causes)}"
+            continue
+        numbers += [("ledger.causes", value) for value in causes.values()]
+    for name, value in numbers:
+        if value is not None and not (isinstance(value, int | float) and abs(value) < 2**63):  # nor NaN
+            yield f"a number as {name}, got {reprlib.repr(value)}"
+    if result.calls and not isinstance(result.calls.get("exact"), bool):
+        yield f"true or false as calls.exact, got {reprlib.repr(result.calls.get('exact'))}"

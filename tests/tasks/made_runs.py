@@ -92,5 +92,5 @@ def from_elsewhere(run, **settings):
     content = json.loads(path.read_text())
     content.update(settings)
     path.write_text(json.dumps(content))
-    (run.path / "begun.json").unlink()  # by which what is changed later is noticed
+    (run.path / "begun.json").unlink(missing_ok=True)  # by which what is changed later is noticed
     return Run.open(run.path)

@@ -79,8 +79,7 @@ def saved(run):
 
 
 def final_bits(run):
-    """Of the last checkpoint, but for how long the notes of rows are: those of a killed process stay."""
-    return bits({name: value for name, value in saved(run).items() if name != "calls"})
+    return bits(saved(run))
 
 
 @pytest.fixture
