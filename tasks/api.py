@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from blackbox.failures import exits_as_errors
 from tasks import methods, problems, report
 from tasks.callbacks import Callback, Told
 from tasks.configuration import to_dict
@@ -250,7 +251,8 @@ def finish(run: Run, problem: Problem, progress: Progress | None = None) -> Fini
                 told.say(f"Run folder: {run.path}")
                 if not run.problem:
                     told.say(_how_to_go_on(run))
-                work(problem, run, told)
+                with exits_as_errors("the problem"):  # status 0 would pass for a result
+                    work(problem, run, told)
         if not (run.path / report.NAME).is_file():  # a kill in between leaves no page: they are told again
             Told(run.callbacks).tell("on_result", run, Result.read(run.path))
         report.write(run, problem)

@@ -80,7 +80,7 @@ def own_run(
         if not run.script:  # a notebook's process goes on
             raise
         raise SystemExit(130) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # another process may be at work on what is resumed
         if before is not None or isinstance(error, RunLockedError) or not discard(run.path):
             print(resume, file=sys.stderr)
