@@ -67,7 +67,8 @@ def own_run(
     print(f"Run folder: {run.path}", flush=True)
     resume = f"Resume with: blackbox resume {quote(str(run.path))}" if run.script else ""
     try:
-        with ending_interrupts(), run.lock():
+        run = run.absolute()
+        with ending_interrupts(), run.lock(), api.same_directory():
             yield run
             if not run.finished:
                 raise ProblemError(

@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
 from numbers import Integral
@@ -154,6 +154,12 @@ class Run:
             raise RunFolderError(f"{path}: {error}") from None
         if run.script and run.problem:
             raise RunFolderError(f"{path / CONFIG}: expected a script or a problem, got both. Leave one out.")
+        return run
+
+    def absolute(self) -> Run:
+        """The run by its absolute path, with the same callbacks, wherever the working directory is moved."""
+        run = replace(self, path=self.path.absolute())
+        object.__setattr__(run, "callbacks", self.callbacks)
         return run
 
     @property

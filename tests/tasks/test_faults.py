@@ -131,6 +131,39 @@ def test_code_that_exits_never_passes_for_a_run_that_ended(toy, tmp_path, capsys
         assert "Nothing was begun" in err and list((tmp_path / "runs").iterdir()) == []
 
 
+MOVING = """
+import os
+from pathlib import Path
+import toy
+
+ELSEWHERE = Path("elsewhere").absolute()
+
+class Line(toy.Line):
+    def evaluate_rows(self, x):
+        ELSEWHERE.mkdir(exist_ok=True)
+        os.chdir(ELSEWHERE)
+        return super().evaluate_rows(x)
+
+class Moving(toy.Toy):
+    def box(self):
+        return Line()
+"""
+
+
+def test_a_box_that_changes_the_working_directory_takes_the_run_nowhere_else(toy, tmp_path, capsys):
+    (tmp_path / "moving.py").write_text(MOVING)
+    sys.modules.pop("moving", None)
+    assert toy("run", "moving.py", "--steps", "2") == 0
+    assert Path.cwd() == tmp_path
+    path = only_run(tmp_path)
+    assert (path / "result.json").is_file() and (path / "report.html").is_file()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    (path / "result.json").unlink()
+    assert toy("resume", str(path.relative_to(tmp_path))) == 0
+    assert (path / "result.json").is_file() and Path.cwd() == tmp_path
+    assert f"Run folder: {path.relative_to(tmp_path)}" in capsys.readouterr().out
+
+
 BROKEN = {
     "at import": ("1 / 0\n" + BOXES, "ZeroDivisionError: division by zero"),
     "of syntax": (BOXES + "\ndef (", "SyntaxError"),
