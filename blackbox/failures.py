@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -57,6 +58,32 @@ class Outcome:
 
     outputs: tuple[Tensor, ...]
     failed: dict[int, FailedRow] = field(default_factory=dict)
+
+
+@contextmanager
+def exits_as_errors(who: str = "the box") -> Iterator[None]:
+    """A block of others' code that cannot end this process: what ends Python in it is an error like others.
+
+    `sys.exit`, `exit()` and argparse raise `SystemExit`, which is no `Exception`; neither is what a cancelled
+    task of asyncio or a Rust extension that panics raises. `KeyboardInterrupt` is the user's, and stays.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, Exception):
+        raise
+    except SystemExit as error:
+        raise exit_error(who, error) from None
+    except BaseException as error:
+        ends = isinstance(error, GeneratorExit | CancelledError) or type(error).__name__ == "PanicException"
+        if not ends:  # such as a test runner's own
+            raise
+        raise RuntimeError(f"{who} raised {type(error).__name__}: {error}") from error
+
+
+def exit_error(who: str, stop: SystemExit) -> RuntimeError:
+    """What a call of `sys.exit` becomes, with its traceback."""
+    words = f"{who} called sys.exit({stop.code!r}), where it was to go on or to raise an error"
+    return RuntimeError(words).with_traceback(stop.__traceback__)
 
 
 def whereabouts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from blackbox.arrays import as_tensor, failed_outputs, finite_rows
 from blackbox.definition import Definition
 from blackbox.errors import BlackBoxError, BudgetError, OutputError, TryAgain
-from blackbox.failures import FailedRow, Failure, Outcome
+from blackbox.failures import FailedRow, Failure, Outcome, exits_as_errors
 from blackbox.spec import ArraySpec
 from blackbox.words import counted
 
@@ -150,10 +151,8 @@ def _copies(box: Definition, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
 
 
 def _call(box: Definition, method: Any, copies: tuple[Any, ...]) -> Any:  # noqa: ANN401
-    if box.arrays == "torch":
-        with torch.no_grad():
-            return method(*copies)
-    return method(*copies)
+    with exits_as_errors(), torch.no_grad() if box.arrays == "torch" else nullcontext():
+        return method(*copies)
 
 
 def _raised(box: Definition, error: Exception) -> FailedRow:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from blackbox.failures import exits_as_errors
 from tasks import methods, problems, report
 from tasks.callbacks import Callback, Told
 from tasks.configuration import to_dict
@@ -254,18 +256,30 @@ def run(
 def finish(run: Run, problem: Problem, progress: Progress | None = None) -> FinishedRun:
     """Do what is left of a run in this process, and write its report."""
     shown: AbstractContextManager[Progress] = make_progress() if progress is None else progress
-    with _ONE_AT_A_TIME, ending_interrupts(), run.lock():
+    named, run = run, run.absolute()
+    with _ONE_AT_A_TIME, ending_interrupts(), run.lock(), same_directory():
         run.callbacks.extend(problem.callbacks)
         if not run.finished:
             with shown as told:
-                told.say(f"Run folder: {run.path}")
+                told.say(f"Run folder: {named.path}")
                 if not run.problem:
                     told.say(_how_to_go_on(run))
-                work(problem, run, told)
+                with exits_as_errors("the problem"):  # status 0 would pass for a result
+                    work(problem, run, told)
         if not (run.path / report.NAME).is_file():  # a kill in between leaves no page: they are told again
             Told(run).tell("on_result", run, Result.read(run.path))
         report.write(run, problem)
-    return FinishedRun(run, problem)
+    return FinishedRun(named, problem)
+
+
+@contextmanager
+def same_directory() -> Iterator[None]:
+    """A block after which the working directory is where it was, also where a box has moved it."""
+    before = os.getcwd()
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def load(folder: Path | str, *, trust: bool = False) -> FinishedRun:

@@ -87,7 +87,7 @@ def _main(arguments: list[str]) -> int:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     running.LINE[:], running.AT_WORK[:] = arguments, []
     try:
-        return call(arguments)
+        return _call(arguments)
     except SystemExit as stop:  # how tyro leaves, after help as well
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt as stop:
@@ -113,6 +113,19 @@ def _main(arguments: list[str]) -> int:
         gap = " " if advice and not said.endswith("\n") else ""
         say(f"blackbox: {said}{gap}{advice}".rstrip("\n"), sys.stderr)
         return 2 if isinstance(error, ConfigurationError | RunFolderError) else 1
+
+
+def _call(arguments: list[str]) -> int:
+    """The command; that the user's own code calls `sys.exit`, while its file is read, is an error."""
+    try:
+        return call(arguments)
+    except SystemExit as stop:
+        from blackbox.failures import exit_error
+        from tasks import tracebacks
+
+        if not tracebacks.place(stop):
+            raise
+        raise exit_error("it", stop) from None
 
 
 def _words(error: Exception, at_work: bool) -> str | None:

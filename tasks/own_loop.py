@@ -68,7 +68,8 @@ def own_run(
     say(f"Run folder: {run.path}")
     resume = f"Resume with: blackbox resume {quote(str(run.path))}" if run.script else ""
     try:
-        with ending_interrupts(), run.lock():
+        run = run.absolute()
+        with ending_interrupts(), run.lock(), api.same_directory():
             yield run
             if not run.finished:
                 raise ProblemError(
@@ -81,7 +82,7 @@ def own_run(
         if not run.script:  # a notebook's process goes on
             raise
         raise SystemExit(130) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # another process may be at work on what is resumed
         if before is not None or isinstance(error, RunLockedError) or not discard(run.path):
             say(resume, sys.stderr)

@@ -121,7 +121,7 @@ class Problem:
                     f"{type(self).__name__}: no setting is named {name!r}. {nearest(name, known)}"
                 )
         self.config: Any = dataclasses.replace(config, **settings)
-        self.folder = folder
+        self.folder = Path(folder).absolute()  # a box may change the working directory
         self.progress = Progress()
         self.making = Making(getattr(self.config, "rows", None))
 

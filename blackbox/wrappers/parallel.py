@@ -37,6 +37,7 @@ from blackbox.wrappers.workers import Reply, Task, occupied, run
 from blackbox.wrappers.wrapper import Wrapper
 
 _CHANGING = {"_ledger", "failures", "isolates"}  # these travel with every block
+_LOOKS = 2.0  # seconds between two looks for workers of a cluster
 _BREAKS = 3  # executors in a row that break before anything comes of it
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has only the second, which there ends at once
 
@@ -67,6 +68,8 @@ class Parallel(Wrapper):
     - If a block takes longer than `timeout`, a process of a pool ends itself, and the block's rows run alone;
       a row that takes longer alone has failed (`TIMED_OUT`). Other workers (threads, Dask, MPI) cannot be
       ended: the row is given up and the worker left behind. If that is a thread, Python waits for it at exit.
+    - A Dask cluster whose workers have all died keeps rows for those that may come. If none comes for
+      `without_workers` seconds, `ExecutorError` is raised. For a cluster's first worker there is no limit.
     - An executor that breaks, or is shut down, is replaced if you passed a function that makes executors;
       otherwise `ExecutorError` is raised.
 
@@ -88,6 +91,8 @@ class Parallel(Wrapper):
         timeout: seconds that a block, or a row run alone, may take. In a process of a pool they start with
             the block. Elsewhere they start when the executor receives the block, so `in_flight` should be the
             number of its workers, or blocks that wait for one are given up.
+        without_workers: seconds that a Dask cluster which had workers may be without any while rows wait;
+            None for any time, as where a queue starts them again.
 
     Raises:
         ConfigurationError: a setting is out of range; from a call, the box cannot be pickled.
@@ -104,6 +109,7 @@ class Parallel(Wrapper):
         block: int = 1,
         in_flight: int | None = None,
         timeout: float | None = None,
+        without_workers: float | None = 300.0,
     ) -> None:
         """Check, then wrap."""
         made = box if isinstance(box, BlackBoxFunction) or not callable(box) else box()
@@ -111,6 +117,9 @@ class Parallel(Wrapper):
         self.block = check_count("Parallel", "block", block)
         self.in_flight = None if in_flight is None else check_count("Parallel", "in_flight", in_flight)
         self.timeout = None if timeout is None else check_positive("Parallel", "timeout", timeout)
+        self.without_workers = without_workers
+        if without_workers is not None:
+            check_positive("Parallel", "without_workers", without_workers)
         if not (isinstance(executor, Executor) or callable(executor)):
             raise ConfigurationError(
                 "Parallel, executor: expected a concurrent.futures.Executor or a function that makes one, "
@@ -209,6 +218,7 @@ class Parallel(Wrapper):
         self._key, self._lock = uuid.uuid4().hex, Lock()
         self._current: Executor | None = None
         self._answered = False  # whether a worker of it ever has
+        self._had_workers = False  # a cluster that is asked for them
         self._packed: bytes | None = None
         self._held: dict[tuple[int, str], Any] | None = None  # what the box was made of in the last call
         self._calls = 0  # of all threads, that are using the executor
@@ -220,7 +230,7 @@ class Parallel(Wrapper):
                 "Parallel: expected a function that makes the executor, so that it can be pickled, got "
                 f"{type(self._given).__name__}. Give executor=<a function of a module>."
             )
-        own = ("_key", "_lock", "_current", "_answered", "_packed", "_held", "_calls")
+        own = ("_key", "_lock", "_current", "_answered", "_had_workers", "_packed", "_held", "_calls")
         return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -283,6 +293,8 @@ class _Call:
         self.left: list[Future[Reply]] = []  # of rows that were given up
         self.breaks = 0
         self.stopped = self.withdrawn = False
+        self.looked = -_LOOKS  # when workers of a cluster were counted last, and since when there are none
+        self.deserted: float | None = None
 
     def run(self) -> Outcome:
         """All blocks, or under "raise" those up to the first failure.
@@ -385,6 +397,8 @@ class _Call:
         """
         timeout = self.owner.timeout
         poll = None if timeout is None else min(0.25, max(0.01, timeout / 10))
+        if self.owner.without_workers is not None and self._look_for_workers(self.owner.without_workers):
+            poll = min(poll or _LOOKS, _LOOKS, self.owner.without_workers)
         for future in wait(self.flying, poll, FIRST_COMPLETED).done:
             if future in self.flying:
                 self._land(future)
@@ -395,6 +409,36 @@ class _Call:
                 ends_itself = block.task is None or block.task.timeout is not None
                 if self._late(block) and not ends_itself and not future.done():
                     self._give_up(future)
+
+    def _look_for_workers(self, patience: float) -> bool:
+        """Whether a block is with a cluster that can be asked for its workers.
+
+        Raises:
+            ExecutorError: it had some, and has had none for so many seconds.
+        """
+        clients = [getattr(block.executor, "_client", None) for block in self.flying.values()]
+        client = next((one for one in clients if hasattr(one, "nthreads")), None)
+        now = time.monotonic()
+        if client is None or now - self.looked < min(_LOOKS, patience / 2):
+            return client is not None
+        self.looked = now
+        try:
+            workers = len(client.nthreads())
+        except Exception:  # it is gone altogether, which its futures tell
+            return True
+        self.owner._had_workers |= workers > 0
+        if workers or not self.owner._had_workers:
+            self.deserted = None
+        elif self.deserted is None:
+            self.deserted = now
+        elif now - self.deserted >= patience:
+            rows = sum(len(block.rows) for block in self.flying.values())
+            raise ExecutorError(
+                f"{self.box!r}: expected a cluster with workers, but all of them have ended and none has "
+                f"come for {patience:g} s (rows that wait: {rows}). See what the workers print. Where new "
+                "ones may take longer, give Parallel(..., without_workers=) more seconds, or None."
+            )
+        return True
 
     def _late(self, block: _Block) -> bool:
         timeout = self.owner.timeout

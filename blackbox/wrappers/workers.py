@@ -22,7 +22,7 @@ from torch import Tensor
 
 from blackbox.arrays import as_tensor
 from blackbox.errors import BlackBoxError
-from blackbox.failures import FailedRow, Outcome, Policy
+from blackbox.failures import FailedRow, Outcome, Policy, exits_as_errors
 from blackbox.function import BlackBoxFunction
 from blackbox.ledger import Budget, Ledger, Loan
 
@@ -114,6 +114,11 @@ class Reply:
 
 def run(task: Task) -> Reply:
     """Run a block of rows, in a thread of the caller's process or in another process."""
+    with exits_as_errors():  # of what makes the box, too: an executor would end its worker, or pass it on
+        return _reply(task)
+
+
+def _reply(task: Task) -> Reply:
     if task.box is not None:  # it counts in its own ledger, which is the caller's, under the caller's budgets
         assert task.context is not None
         task.here = True

@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from numbers import Integral
 from pathlib import Path
@@ -163,6 +163,12 @@ class Run:
     def code_versions(self) -> dict[str, str]:
         """The files of the script or problem, and of what settings name, with digits of their SHA-256."""
         return digest(self.script or self.problem, *self.named)
+
+    def absolute(self) -> Run:
+        """The run by its absolute path, with the same callbacks, wherever the working directory is moved."""
+        run = replace(self, path=self.path.absolute())
+        object.__setattr__(run, "callbacks", self.callbacks)
+        return run
 
     def refuse_untrusted(self) -> None:
         """Refuse a run whose script or problem this user has not run, and no installed package has.

@@ -268,7 +268,9 @@ def test_a_file_that_cannot_be_written_in_a_run_says_how_to_resume(toy, tmp_path
     capsys.readouterr()
     assert toy("resume", str(path)) == 1
     err = capsys.readouterr().err
-    assert err.startswith(f"blackbox: {path / 'metrics.jsonl'}: expected a file or folder that can be ")
+    assert err.startswith(
+        f"blackbox: {path.absolute() / 'metrics.jsonl'}: expected a file or folder that can be "
+    )
     assert err.endswith(f"got 'Is a directory'. Mend that. Resume with: blackbox resume {path}\n")
     with pytest.raises(IsADirectoryError):
         toy("resume", str(path), "--debug")

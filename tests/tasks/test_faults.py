@@ -110,6 +110,60 @@ def test_an_error_of_data_generation_ends_with_1_and_the_line_to_resume(toy, tmp
         assert err.endswith(f"Resume with: blackbox resume {path.relative_to(tmp_path)}\n")
 
 
+PARTS = ["box", "network", "data", "objective", "evaluate"]
+WAYS = ["sys.exit(0)", "exit()", "argparse.ArgumentParser().parse_args(['--no'])"]
+
+
+@pytest.mark.parametrize(
+    ("part", "how"), [*((part, WAYS[0]) for part in PARTS), *(("", way) for way in WAYS)]
+)
+def test_code_that_exits_never_passes_for_a_run_that_ended(toy, tmp_path, capsys, part, how):
+    ends = f"import argparse, sys\nfrom toy import Toy\n{'' if part else how}\nclass Ending(Toy):\n    "
+    (tmp_path / "ending.py").write_text(
+        ends + (f"def {part}(self, *a):\n        {how}\n" if part else "pass\n")
+    )
+    sys.modules.pop("ending", None)
+    assert toy("run", "ending.py", "--steps", "1") == 1
+    err = capsys.readouterr().err
+    place = f"blackbox: {tmp_path / 'ending.py'}, line {6 if part else 3}"
+    assert place in err and "called sys.exit(" in err
+    if part and part != "evaluate":
+        assert "Nothing was begun" in err and list((tmp_path / "runs").iterdir()) == []
+
+
+MOVING = """
+import os
+from pathlib import Path
+import toy
+
+ELSEWHERE = Path("elsewhere").absolute()
+
+class Line(toy.Line):
+    def evaluate_rows(self, x):
+        ELSEWHERE.mkdir(exist_ok=True)
+        os.chdir(ELSEWHERE)
+        return super().evaluate_rows(x)
+
+class Moving(toy.Toy):
+    def box(self):
+        return Line()
+"""
+
+
+def test_a_box_that_changes_the_working_directory_takes_the_run_nowhere_else(toy, tmp_path, capsys):
+    (tmp_path / "moving.py").write_text(MOVING)
+    sys.modules.pop("moving", None)
+    assert toy("run", "moving.py", "--steps", "2") == 0
+    assert Path.cwd() == tmp_path
+    path = only_run(tmp_path)
+    assert (path / "result.json").is_file() and (path / "report.html").is_file()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    (path / "result.json").unlink()
+    assert toy("resume", str(path.relative_to(tmp_path))) == 0
+    assert (path / "result.json").is_file() and Path.cwd() == tmp_path
+    assert f"Run folder: {path.relative_to(tmp_path)}" in capsys.readouterr().out
+
+
 BROKEN = {
     "at import": ("1 / 0\n" + BOXES, "ZeroDivisionError: division by zero"),
     "of syntax": (BOXES + "\ndef (", "SyntaxError"),
@@ -130,7 +184,7 @@ def test_a_broken_box_has_a_sentence_and_the_users_own_traceback(toy, tmp_path, 
     assert not any(str(ROOT / "tasks") in text or str(ROOT / "blackbox") in text for text in trace)
 
 
-@pytest.mark.parametrize("part", ["box", "network", "data", "objective", "evaluate"])
+@pytest.mark.parametrize("part", PARTS)
 def test_an_error_in_any_part_of_a_problem_is_the_users_and_says_how_to_go_on(toy, tmp_path, capsys, part):
     body = (
         f"from toy import Toy\nclass Broken(Toy):\n    def {part}(self, *arguments):\n        return 1 / 0\n"

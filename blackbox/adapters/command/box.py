@@ -45,7 +45,8 @@ class CommandLine(BlackBoxFunction):
 
     No process outlives its run. On Linux this includes processes that left their process group (`setsid`),
     and the case that this process is killed; they are found by the variable BLACKBOX_RUN in their
-    environment. After a kill only the folders of its runs remain, in `scratch`.
+    environment. Its folders are removed too, unless all processes of the machine are killed at once; without
+    Linux they remain in `scratch` after a kill.
 
     Files are named relative to the run's folder; the suffix gives the format: `.npy`; `.h5` or `.hdf5` with a
     dataset of the array's name (`"out.h5:fields/drag"` for another); `.csv` (commas), `.txt` or `.dat`

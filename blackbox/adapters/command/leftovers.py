@@ -2,12 +2,13 @@
 
 A process can leave its group (`setsid`), and its parents can die before it, but the environment that it was
 started with stays. Run as a script, this file waits until its standard input ends, which it does when the
-process at the other end dies, in whatever way; then it ends all processes that carry the mark. It imports
-nothing that takes long.
+process at the other end dies, in whatever way; then it ends all processes that carry the mark, and removes
+the folders that it was told of and that were not taken back. It imports nothing that takes long.
 """
 
 import os
 import signal
+import stat
 import sys
 import time
 
@@ -37,6 +38,20 @@ def end(mark: str, after: int = 0) -> None:
         time.sleep(_PAUSE)
 
 
+def remove(folder: str) -> None:
+    """Remove a folder, with what a program made read-only in it."""
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+    if os.path.exists(folder):
+        os.chmod(folder, stat.S_IRWXU)
+        for parent, names, _ in os.walk(folder):  # walks no links
+            for name in names:
+                if not os.path.islink(os.path.join(parent, name)):
+                    os.chmod(os.path.join(parent, name), stat.S_IRWXU)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _newest() -> int:
     """The number that was given to a process last; 0 where the system does not tell."""
     try:
@@ -60,6 +75,10 @@ def _marked(entry: bytes, after: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    while os.read(0, 4096):
-        pass
+    folders: set[bytes] = set()
+    with open(0, "rb") as told:
+        for line in told:  # "+folder" when one is made, "-folder" when it is gone or to be kept
+            (folders.add if line[:1] == b"+" else folders.discard)(line[1:-1])
     end(sys.argv[1])
+    for folder in folders:
+        remove(os.fsdecode(folder))

@@ -7,9 +7,7 @@ import itertools
 import os
 import secrets
 import select
-import shutil
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
@@ -103,12 +101,23 @@ class _Guard:
     def mark(self) -> str:
         """The mark of a new run. A program that runs programs itself puts its own mark before theirs."""
         with self._lock:
-            if self._owner != os.getpid():  # the first run, or the first since a fork
-                self._owner = os.getpid()
-                self._prefix = f"{os.environ.get(leftovers.VARIABLE, '')}{secrets.token_hex(8)}/"
-            if self._process is None or self._process.poll() is not None:
-                self._process = self._start()
+            self._ensure()
             return f"{self._prefix}{next(self._numbers)}/"
+
+    def note(self, sign: str, folder: Path) -> None:
+        """Have a folder removed when this process dies ("+"), or no more ("-")."""
+        with self._lock:
+            self._ensure()
+            if self._process is not None and self._process.stdin is not None and "\n" not in str(folder):
+                with suppress(OSError):  # it was killed: the next run starts another
+                    os.write(self._process.stdin.fileno(), sign.encode() + os.fsencode(folder) + b"\n")
+
+    def _ensure(self) -> None:
+        if self._owner != os.getpid():  # the first run, or the first since a fork
+            self._owner = os.getpid()
+            self._prefix = f"{os.environ.get(leftovers.VARIABLE, '')}{secrets.token_hex(8)}/"
+        if self._process is None or self._process.poll() is not None:
+            self._process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes] | None:
         if sys.platform != "linux" or not sys.executable or getattr(sys, "frozen", False):
@@ -215,7 +224,8 @@ def scratch_folder(parent: Path | None, keep_failed: bool) -> Iterator[Path]:
         parent: where the folder is made; None for the system's temporary folder.
         keep_failed: whether the folder is kept when an error passes through, and named in its message.
     """
-    folder, kept = Path(tempfile.mkdtemp(prefix="blackbox-", dir=parent)), False
+    folder, kept = Path(tempfile.mkdtemp(prefix="blackbox-", dir=parent)).absolute(), False
+    _guard.note("+", folder)
     try:
         yield folder
     except Exception as error:
@@ -225,16 +235,5 @@ def scratch_folder(parent: Path | None, keep_failed: bool) -> Iterator[Path]:
         raise
     finally:
         if not kept:
-            _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder, with what the program made read-only in it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    if folder.exists():
-        os.chmod(folder, stat.S_IRWXU)
-        for parent, names, _ in os.walk(folder):  # walks no links
-            for name in names:
-                if not os.path.islink(os.path.join(parent, name)):
-                    os.chmod(os.path.join(parent, name), stat.S_IRWXU)
-        shutil.rmtree(folder, ignore_errors=True)
+            leftovers.remove(str(folder))
+        _guard.note("-", folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ import pytest
 import torch
 from distributed import Client, LocalCluster
 
-from blackbox import OutputError
+from blackbox import Budgeted, OutputError
 from blackbox.errors import ExecutorError
 from blackbox.failures import Failure
 from blackbox.wrappers import Parallel
@@ -106,6 +108,40 @@ def test_a_worker_that_retires_in_the_middle(client, tmp_path):
     ran = Troubled(tmp_path).rows_run()
     assert set(ran) == set(state[:, 0])
     assert box.ledger.rows_run == 40 <= len(ran)  # Dask may run anew what it had on that worker
+
+
+@contextmanager
+def lone_worker(address: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker that nobody starts again."""
+    words = ["--no-nanny", "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1"]
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", address, *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_a_cluster_whose_workers_have_all_died_is_not_waited_for_without_end(tmp_path):
+    settings: dict[str, Any] = {"host": "127.0.0.1", "dashboard_address": None, "silence_logs": 50}
+    with LocalCluster(n_workers=0, **settings) as cluster, Client(cluster) as client:
+        box = Parallel(Troubled(tmp_path), client.get_executor, without_workers=2.0)
+        budget, answers = Budgeted(box, rows=100), []
+        # Before its first worker a cluster is waited for: a queue may take hours to start one.
+        waiting = threading.Thread(target=lambda: answers.append(budget(rows(FINE))), daemon=True)
+        waiting.start()
+        waiting.join(5)
+        assert waiting.is_alive()
+        with lone_worker(cluster.scheduler_address) as worker:
+            waiting.join(60)
+            np.testing.assert_array_equal(answers[0], in_blocks(tmp_path, rows(FINE), 1))
+            with pytest.raises(ExecutorError, match="all of them have ended and none has come for 2 s"):
+                budget(rows(FINE, KILL, FINE))
+            assert worker.wait(20) != 0
+        with lone_worker(cluster.scheduler_address):  # and with another one it goes on
+            client.wait_for_workers(1, timeout=60)
+            np.testing.assert_array_equal(budget(rows(FINE)), in_blocks(tmp_path, rows(FINE), 1))
 
 
 def test_a_client_that_is_closed_is_an_error(client, tmp_path):

@@ -141,10 +141,25 @@ def test_a_parent_that_is_killed_takes_its_programs_with_it(tmp_path):
         wait_until(lambda: all(number.exists() and number.read_text() for number in numbers), 120)
         pids = [int(number.read_text()) for number in numbers]
         assert all(alive(pid) for pid in pids)
+        assert list(tmp_path.glob("blackbox-*"))
     finally:
         parent.kill()
         parent.wait()
     wait_until(lambda: not any(alive(pid) for pid in pids))
+    wait_until(lambda: not list(tmp_path.glob("blackbox-*")))
+
+
+@needs_proc
+def test_folders_of_a_killed_process_are_removed_but_for_those_that_it_took_back(tmp_path):
+    gone, kept, other = tmp_path / "gone with the parent", tmp_path / "kept", tmp_path / "other"
+    for folder in (gone, kept, other):
+        (folder / "inside").mkdir(parents=True)
+        (folder / "inside" / "file").touch()
+    (gone / "inside").chmod(0o500)
+    command = [sys.executable, "-I", "-S", process.leftovers.__file__, "no such mark"]
+    words = f"+{gone}\n+{kept}\n-{kept}\n".encode()
+    subprocess.run(command, input=words, check=True, timeout=60)
+    assert sorted(tmp_path.iterdir()) == [kept, other]
 
 
 def test_a_forked_process_has_a_guard_of_its_own(tmp_path):
