@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import zo
-from blackbox import BlackBoxFunction
+from blackbox import BlackBoxFunction, Ledger
+from blackbox.words import counted
 from blackbox.wrappers import Budgeted
 from tasks import cost, methods
 from tasks.configuration import refused
@@ -74,6 +75,8 @@ def _rows(problem: Problem, run: Run, wanted: Mapping[str, Method], progress: Pr
             setup = setup_of(problem, run, name, seed, progress, trained)
             # for what draws without a key, such as dropout; checkpoints have its state
             torch.manual_seed(seed)
+            tally = Tally(setup.boxes)
+            before = tally.copy()
             try:
                 trained[name] = method.train(setup)
             except NotApplicableError as error:
@@ -81,7 +84,7 @@ def _rows(problem: Problem, run: Run, wanted: Mapping[str, Method], progress: Pr
                     raise
                 progress.say(f"{setup.stage}: not applicable. {error}")
                 run.truncate_metrics(setup.stage, -1)
-                table.append(Row(name, seed, "", None, extra={NOT_APPLICABLE: str(error)}))
+                table.append(_given_up(setup, str(error), everywhere(tally.since(before))))
             else:
                 found = evaluation(setup, trained[name])
                 if not fields:
@@ -245,6 +248,20 @@ def _warn_of_units(problem: Problem, names: Sequence[str]) -> None:
                 ProblemWarning,
                 stacklevel=2,
             )
+
+
+def _given_up(setup: Setup, why: str, spent: Ledger) -> Row:
+    """The line of a method that is not applicable, with all rows that it ran before that was known."""
+    ran = f" It had run {counted(spent.rows_run, 'row')} by then." if spent.rows_run else ""
+    return Row(
+        setup.name,
+        setup.seed,
+        "",
+        None,
+        rows=spent.rows_run,
+        extra={NOT_APPLICABLE: why + ran},
+        ledger=asdict(spent),
+    )
 
 
 def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:

@@ -176,7 +176,9 @@ class Score:
         return sum(row.failed.get(name, 0) for row in self.rows)
 
     def __str__(self) -> str:
-        """As it is shown: "0.0031 ± 0.0015 m/s"."""
+        """As it is shown: "0.0031 ± 0.0015 m/s", or that the method is not applicable."""
+        if self.refused:
+            return NOT_APPLICABLE
         unit = self.rows[0].unit
         return with_spread(list(self.values.values())) + (f" {unit}" if unit else "")
 

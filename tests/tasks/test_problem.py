@@ -180,6 +180,10 @@ def test_a_method_that_has_nothing_to_go_by_is_marked_and_the_others_run(tmp_pat
     assert "<td>not applicable</td>" in page.replace(' class="text"', "")
     assert "no-gradient is not applicable. Step 0: expected some weight of Sequential" in page
     assert all(row.units == Steered.units for row in run.result.table)  # the report takes the first one's
+    # two calls of each of 6 rows of validation and of 5 in a step, before that was known
+    given_up = [row for row in run.result.table if row.method == "no-gradient"]
+    assert [(row.rows, row.ledger["rows_run"]) for row in given_up] == [(22, 22)] * 2
+    assert "It had run 22 rows by then." in page
     assert not run._run.metrics("seed-0/no-gradient")
     assert torch.equal(weights(run.network("first-order")), weights(alone.network("first-order")))
     with pytest.raises(NotApplicableError, match="to receive a gradient, got none"):
