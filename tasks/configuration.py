@@ -91,7 +91,8 @@ def refused(name: str, expected: str, value: object) -> ConfigurationError:
         value: What came.
     """
     return ConfigurationError(
-        f"{name}: expected {expected}, got {value!r}. Give another (--{name.replace('_', '-')})."
+        f"{name}: expected {expected}, got {value!r}. Give another (--{name.replace('_', '-')}, in Python "
+        f"{name}=...)."
     )
 
 

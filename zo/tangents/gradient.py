@@ -21,7 +21,7 @@ from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks, fingerprint
-from zo.failures import survivors, tell_zero
+from zo.failures import CUT, survivors, tell_zero
 from zo.objective import Objective
 from zo.parameters import Choice, Parameters, accumulate
 from zo.same_run import refuse_other_run, same_chunk
@@ -253,7 +253,7 @@ class TangentGradient:
         self.agreement, self.missed = check.agreement, check.missed
         self._count(probes, seen.rows, dropped, check)
         if not self._told_zero and not any(bool(gradient.any()) for gradient in gradients):
-            self._told_zero = tell_zero(step, gradients[0])
+            self._told_zero = tell_zero(step, gradients[0], CUT)
         found = check.agreement, check.missed
         self.watch.saw(step, self.trust_of_step, *found, self._improve, check.noise, check.failed)
         return loss
