@@ -25,7 +25,7 @@ from tasks.problem import Method, Problem, Setup, Trained
 from tasks.progress import Progress
 from tasks.runs import calls, checkpoint
 from tasks.runs.folder import Run
-from tasks.runs.result import NOT_APPLICABLE, TEST, VALIDATION, Row, plain, without_failed
+from tasks.runs.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Row, plain, without_failed
 from tasks.tally import Tally, calls_noted, noted_later, stack, unnoted
 from tasks.training import everywhere
 from tasks.workers import group
@@ -273,6 +273,7 @@ def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:
         "steps": outcome.step,
         "chosen step": outcome.best_step,
         "validation": outcome.best_validation,
+        **({REJECTED: outcome.rejected} if outcome.rejected else {}),
         "dropped queries": trained.dropped,
         "rows of validation": outcome.judging.rows_run,
         "rows of test": found["ledger"]["rows_run"],

@@ -1,6 +1,7 @@
 import copy
 import math
 import re
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar
@@ -194,6 +195,28 @@ def test_a_method_that_has_nothing_to_go_by_is_marked_and_the_others_run(tmp_pat
         run.fields("cge")
     with pytest.raises(NotApplicableError, match="Take a method that goes through the box"):
         go(Steering(), tmp_path, methods=["no-gradient"])
+
+
+@pytest.mark.parametrize("failed", [0, 2])
+def test_a_method_of_which_validation_chose_the_start_says_so_and_why(tmp_path, capsys, failed):
+    class Held(Steering):
+        def validate(self, network):
+            # each later one is worse, or has two failed rows of six
+            self.asked = vars(self).get("asked", 0) + 1
+            losses = torch.full((6,), float(self.asked))
+            losses[: failed if self.asked > 1 else 0] = math.nan
+            return losses
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ProblemWarning)
+        run = go(Held(), tmp_path, methods=["none", "first-order"])
+    assert run.table["test loss"].nunique() == 1  # the start's: a reader would wonder
+    run.show()
+    more = ", and in 3 of them too many rows failed to choose weights by" if failed else ""
+    said = (
+        f"first-order has the weights that it started from: no validation after the first was better{more}."
+    )
+    assert said in capsys.readouterr().out and said in run.report.read_text()
 
 
 def test_a_method_that_is_not_applicable_with_one_seed_has_what_the_others_gave(tmp_path):
@@ -742,7 +765,7 @@ def test_data_is_split_without_overlap_and_batches_are_the_same_whenever_asked()
         (lambda _: tasks.Data.split(torch.rand(9, 3), batch=0), "batch: expected a whole number >= 1"),
         (
             lambda _: tasks.Data.split(torch.rand(59, 3), batch=100_000, validation=4, test=7),
-            "batch: expected at most the 48 rows to train on, got 100,000. Lower it .--batch., or hold out",
+            r"batch: expected at most the 48 rows to train on, got 100,000. Lower it \(--batch, in Python",
         ),
     ],
 )
