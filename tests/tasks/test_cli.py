@@ -79,6 +79,7 @@ def test_help_of_a_task_shows_presets_and_settings_with_their_meaning(toy, capsy
     assert "{demo,small}" in text
     assert "--steps INT Optimiser steps of each method. (default: 20)" in text
     assert "--width INT Units of the hidden layer. (default: 8)" in text
+    assert "--q INT, --directions INT" in text and "--input-q INT, --input-directions INT" in text
     assert "tangents:" in text and "first-order:" not in text  # it has a box, and no reference
 
 

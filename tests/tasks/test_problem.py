@@ -568,6 +568,7 @@ WRONG = [
     ({"learning_rate": math.nan}, "learning_rate: expected a finite number, got nan"),
     ({"learning_rate": -1.0}, "greater than 0"),
     ({"stepz": 3}, "no setting is named 'stepz'. Did you mean 'steps'"),
+    ({"q": 3}, "no setting is named 'q'. Here it is 'directions'."),
     ({"seeds": 0}, "expected 1 to 10,000 of them, got 0"),
     ({"device": "gpu"}, "'cpu' or 'cuda'"),
 ]
