@@ -37,7 +37,7 @@ class MLflow(Callback):
 
     A server that does not answer when a stage begins is told nothing of that stage. What one that goes away
     later has not taken is sent at the stage's end. It is asked twice more before it is given up, which
-    takes 15 s, unless `MLFLOW_HTTP_REQUEST_MAX_RETRIES` is set: MLflow's own seven times take four minutes,
+    takes 5 s, unless `MLFLOW_HTTP_REQUEST_MAX_RETRIES` is set: MLflow's own seven times take four minutes,
     in which nothing trains.
 
     Args:
