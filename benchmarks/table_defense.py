@@ -111,7 +111,7 @@ def _heading(run: Run, config: Config) -> str:
     count = Result.read(run.path).table[0].extra["images"]  # there may be fewer than were asked for
     answers = config.asked if config.decimals is None else f"{config.asked} to {config.decimals} decimals"
     return (
-        f"Box {config.box!r}, {answers}; {counted(len(run.seeds), 'seed')}, {counted(count, 'image')}, "
+        f"Box {config.box!r}, {answers}; {counted(len(run.seeds), 'seed')}, {count} images, "
         f"N = {config.n:,}. Queries: all of training, mu, layer ratios, clean images and validation; "
         f"the zeroth-order methods without a number after @ have {config.queries:,} each. Mean ± standard "
         "deviation over seeds."

@@ -13,7 +13,7 @@ from torch import Tensor
 from blackbox.arrays import as_tensor, failed_outputs, finite_rows
 from blackbox.definition import Definition
 from blackbox.errors import BlackBoxError, BudgetError, OutputError, TryAgain
-from blackbox.failures import FailedRow, Failure, Outcome, exits_as_errors
+from blackbox.failures import FailedRow, Failure, Outcome, exits_as_errors, whereabouts
 from blackbox.spec import ArraySpec
 from blackbox.words import counted
 
@@ -75,7 +75,14 @@ def run_each(box: Definition, inputs: tuple[Tensor, ...]) -> Outcome:
             if stops(box, outcome):
                 return outcome
             continue
-        for whole, part in zip(outcome.outputs, _checked(box, given, (), inputs), strict=True):
+        try:
+            answers = _checked(box, given, (), inputs)
+        except OutputError as error:
+            here = whereabouts(box.inputs, inputs, row, row, ())
+            raise OutputError(
+                f"{error} That was {here} of {counted(len(inputs[0]), 'row')}."
+            ) from error.__cause__
+        for whole, part in zip(outcome.outputs, answers, strict=True):
             whole[row] = part
     return mark_non_finite(outcome)
 

@@ -151,8 +151,10 @@ class FinishedRun:
         return export(Findings(self._run, self.result), self.problem, kind)
 
     def show(self) -> None:
-        """Print the table, and where report and run are."""
+        """Print the table, what has to be known to read it, and where report and run are."""
         print_table(report.shown(self.result))
+        for sentence in report.untouched(self.result):
+            say(sentence)
         say(f"Report: {self.report}\nRun folder: {self.path}")
 
     def _repr_html_(self) -> str:

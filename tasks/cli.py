@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from shlex import quote
 
-from blackbox.errors import BlackBoxError, BudgetError
+from blackbox.errors import BlackBoxError, BudgetError, OutputError
 from tasks import running
 from tasks.commands import call
 from tasks.errors import (
@@ -107,8 +107,12 @@ def _main(arguments: list[str]) -> int:
             advice = "" if isinstance(error, _FOR_GOOD) else _how_to_resume()
             if advice and isinstance(error, BudgetError):
                 advice = f"{advice} --rows N"
-            if advice and type(error).__name__ == "FailedQueriesError":  # its import takes seconds
+            mend = None
+            if type(error).__name__ == "FailedQueriesError":  # its import takes seconds
                 mend = "Resuming repeats this step: mend the box or the data (settings take a new run), then"
+            elif isinstance(error, OutputError):
+                mend = "Resuming asks for the same again: mend the box, then"
+            if advice and mend is not None:
                 advice = advice.replace("Resume with", mend, 1)
         gap = " " if advice and not said.endswith("\n") else ""
         say(f"blackbox: {said}{gap}{advice}".rstrip("\n"), sys.stderr)

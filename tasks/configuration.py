@@ -20,12 +20,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
+from tyro.conf import arg
 
 from blackbox.checks import nearest
 from tasks.errors import ConfigurationError
 
 Count = Annotated[int, Field(ge=1, le=2**48)]
 """A whole number of at least 1."""
+Directions = Annotated[int, Field(ge=1, le=2**48), arg(aliases=("--q",))]
+"""How many random directions, `q` of `zo.RGE`, by which name the command line takes it too."""
+InputDirections = Annotated[int, Field(ge=1, le=2**48), arg(aliases=("--input-q",))]
+"""How many random directions at a box's inputs, `q` of `zo.RowRGE`."""
 Natural = Annotated[int, Field(ge=0, le=2**48)]
 """A whole number of at least 0."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -91,7 +96,8 @@ def refused(name: str, expected: str, value: object) -> ConfigurationError:
         value: What came.
     """
     return ConfigurationError(
-        f"{name}: expected {expected}, got {value!r}. Give another (--{name.replace('_', '-')})."
+        f"{name}: expected {expected}, got {value!r}. Give another (--{name.replace('_', '-')}, in Python "
+        f"{name}=...)."
     )
 
 
@@ -229,10 +235,10 @@ class Config:
     """Whether differences take both signs, with twice the queries."""
     coordinates: Count = 64
     """Weights in a step's sparse set, of sparse-cge and hybrid, drawn anew every step."""
-    directions: Count = 64
-    """Random directions in a step of rge and hybrid."""
-    input_directions: Count = 2
-    """Random directions at the box's inputs for each row, in row-rge."""
+    directions: Directions = 64
+    """Random directions in a step of rge and hybrid: q of zo.RGE."""
+    input_directions: InputDirections = 2
+    """Random directions at the box's inputs for each row, in row-rge: q of zo.RowRGE."""
     probes: Natural = 0
     """Moved copies of the network that run beside it in a step of tangents, which need none; secant takes two
     where this is 0."""

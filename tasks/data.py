@@ -78,7 +78,7 @@ class Data:
         if batch > left:  # most of its rows would be there several times
             raise ConfigurationError(
                 f"Data.split, batch: expected at most the {counted(left, 'row')} to train on, got {batch:,}. "
-                "Lower it (--batch), or hold out fewer rows."
+                "Lower it (--batch, in Python batch=...), or hold out fewer rows."
             )
 
         def part(index: Tensor | slice) -> Any:  # noqa: ANN401

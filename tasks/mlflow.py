@@ -36,8 +36,8 @@ class MLflow(Callback):
     `mlflow server`) come with the whole one, `pip install mlflow`, also in another environment.
 
     A server that does not answer when a stage begins is told nothing of that stage. What one that goes away
-    later has not taken is sent at the stage's end. It is asked three times more before it is given up, which
-    takes 15 s, unless `MLFLOW_HTTP_REQUEST_MAX_RETRIES` is set: MLflow's own seven times take four minutes,
+    later has not taken is sent at the stage's end. It is asked twice more before it is given up, which
+    takes 5 s, unless `MLFLOW_HTTP_REQUEST_MAX_RETRIES` is set: MLflow's own seven times take four minutes,
     in which nothing trains.
 
     Args:
@@ -53,7 +53,7 @@ class MLflow(Callback):
 
     def __init__(self, uri: str | None = None, *, experiment: str | None = None) -> None:
         self._mlflow = import_extra("tasks.MLflow", "mlflow", "mlflow")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         self._entities = import_extra("tasks.MLflow", "mlflow.entities", "mlflow")
         self._refuse_store(self._mlflow.get_tracking_uri() if uri is None else str(uri))
         self._uri, self._experiment = uri, experiment

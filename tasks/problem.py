@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROWS = 256  # rows of the objective at a time, in validation and test
+# settings by the names that the library has for them
+IN_THE_LIBRARY = {"q": "directions", "input_q": "input_directions", "size": "coordinates"}
 SHOWN = ("queries", "dropped", "steps", "rows")  # of a gradient's metrics: those with a name of their own
 
 
@@ -117,9 +119,9 @@ class Problem:
         known = [field.name for field in dataclasses.fields(config)]
         for name in settings:
             if name not in known:
-                raise ConfigurationError(
-                    f"{type(self).__name__}: no setting is named {name!r}. {nearest(name, known)}"
-                )
+                meant = IN_THE_LIBRARY.get(name)
+                mend = f"Here it is {meant!r}." if meant in known else nearest(name, known)
+                raise ConfigurationError(f"{type(self).__name__}: no setting is named {name!r}. {mend}")
         self.config: Any = dataclasses.replace(config, **settings)
         self.folder = Path(folder).absolute()  # a box may change the working directory
         self.progress = Progress()

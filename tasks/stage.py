@@ -96,6 +96,7 @@ class Stage:
         finite = rows.isfinite()
         value, failed = float(rows[finite].mean()), int((~finite).sum())
         self.log(validation=value, **({"validation_failed": failed} if failed and len(rows) > 1 else {}))
+        outcome.rejected += failed > FEW * len(rows)
         if failed > FEW * len(rows) and not self._told_failed:
             self._told_failed = True
             several = f"at most a tenth of {len(rows)} losses not to be finite"

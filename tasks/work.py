@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import zo
-from blackbox import BlackBoxFunction
+from blackbox import BlackBoxFunction, Ledger
+from blackbox.words import counted
 from blackbox.wrappers import Budgeted
 from tasks import cost, methods
 from tasks.configuration import refused
@@ -26,7 +27,7 @@ from tasks.progress import Progress
 from tasks.runs import calls, checkpoint, stamp
 from tasks.runs.answers import Answers
 from tasks.runs.folder import Run
-from tasks.runs.result import NOT_APPLICABLE, TEST, VALIDATION, Row, plain, without_failed
+from tasks.runs.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Row, plain, without_failed
 from tasks.tally import Tally, calls_noted, noted_later, stack, unnoted
 from tasks.training import everywhere
 from tasks.workers import group
@@ -78,6 +79,8 @@ def _rows(problem: Problem, run: Run, wanted: Mapping[str, Method], progress: Pr
             setup = setup_of(problem, run, name, seed, progress, trained)
             # for what draws without a key, such as dropout; checkpoints have its state
             torch.manual_seed(seed)
+            tally = Tally(setup.boxes)
+            before = tally.copy()
             try:
                 trained[name] = method.train(setup)
             except NotApplicableError as error:
@@ -85,7 +88,7 @@ def _rows(problem: Problem, run: Run, wanted: Mapping[str, Method], progress: Pr
                     raise
                 progress.say(f"{setup.stage}: not applicable. {error}")
                 run.truncate_metrics(setup.stage, -1)
-                table.append(Row(name, seed, "", None, extra={NOT_APPLICABLE: str(error)}))
+                table.append(_given_up(setup, str(error), everywhere(tally.since(before))))
             else:
                 found = evaluation(setup, trained[name])
                 if not fields:
@@ -263,6 +266,20 @@ def _warn_of_units(problem: Problem, names: Sequence[str]) -> None:
             )
 
 
+def _given_up(setup: Setup, why: str, spent: Ledger) -> Row:
+    """The line of a method that is not applicable, with all rows that it ran before that was known."""
+    ran = f" It had run {counted(spent.rows_run, 'row')} by then." if spent.rows_run else ""
+    return Row(
+        setup.name,
+        setup.seed,
+        "",
+        None,
+        rows=spent.rows_run,
+        extra={NOT_APPLICABLE: why + ran},
+        ledger=asdict(spent),
+    )
+
+
 def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:
     outcome, ledger = trained.outcome, trained.outcome.ledger
     (metric, value), *others = found["figures"].items()
@@ -272,6 +289,7 @@ def _row(setup: Setup, trained: Trained, found: Mapping[str, Any]) -> Row:
         "steps": outcome.step,
         "chosen step": outcome.best_step,
         "validation": outcome.best_validation,
+        **({REJECTED: outcome.rejected} if outcome.rejected else {}),
         "dropped queries": trained.dropped,
         "rows of validation": outcome.judging.rows_run,
         "rows of test": found["ledger"]["rows_run"],

@@ -22,6 +22,11 @@ ZERO = (
     "Does the objective use this network, and not another or a copy of it? Is the black box constant, or "
     "does it round its output to steps that mu does not cross?"
 )
+CUT = (
+    "Is a .detach(), a torch.no_grad(), an .item() or NumPy between the weights and the loss, which cuts "
+    "autograd off? Does the objective use this network, and not another or a copy of it? Or is the black box "
+    "constant there?"
+)
 
 
 def survivors(base: Tensor, step: int, causes: Sequence[FailedRow] = ()) -> Tensor:

@@ -14,7 +14,7 @@ import tasks
 from blackbox.checks import nearest
 from tasks import names
 from tasks.code import NamesCode
-from tasks.configuration import Count, NotNegative, Positive, refused
+from tasks.configuration import Count, InputDirections, NotNegative, Positive, refused
 from tasks.denoised_smoothing.certification.bound import Settings
 
 WITHOUT_QUERIES = ("none", "mse")
@@ -163,7 +163,7 @@ class Config(tasks.Config):
     """Rows of fo-ds through the classifier, validation included."""
     zo_batch: Count = 16
     """Images in an optimiser step of zo-ds and zo-ae-ds."""
-    input_directions: Count = 8
+    input_directions: InputDirections = 8
     """Directions for each image, for all but cge."""
     modes: Count = 4
     """Cosines of dct along each axis: modes x modes of each channel."""

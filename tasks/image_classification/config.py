@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
+from tyro.conf import arg
+
 import tasks
 from tasks.code import NamesCode
 from tasks.configuration import Count, Fraction, NotNegative, Positive
@@ -71,7 +73,7 @@ class Config(tasks.Config):
     "never"."""
     redraw_steps: Count = 1
     """Optimiser steps between two draws, with redraw "steps"."""
-    directions: Count | None = None
+    directions: Annotated[Count | None, arg(aliases=("--q",))] = None
     """Random directions in a step of rge, sparse-rge and hybrid; None for as many as deepzero has
     coordinates, so that the queries are equal."""
     evaluator: Literal["auto", "loop", "stacked", "difference"] = "auto"

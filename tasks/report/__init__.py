@@ -9,12 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tasks.report.findings import frame, shown
+    from tasks.report.findings import frame, shown, untouched
     from tasks.report.page import NAME, write
 
-__all__ = ["NAME", "frame", "shown", "write"]
+__all__ = ["NAME", "frame", "shown", "untouched", "write"]
 
-_PLACES = {"NAME": "page", "frame": "findings", "shown": "findings", "write": "page"}
+_PLACES = {
+    "NAME": "page",
+    "frame": "findings",
+    "shown": "findings",
+    "untouched": "findings",
+    "write": "page",
+}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

@@ -136,19 +136,19 @@ def _figures(sides: Sides, alike: bool) -> tuple[pandas.DataFrame, pandas.DataFr
     import pandas
 
     every = pandas.DataFrame(
-        (name, score.method, score.metric, str(score), score.mean, score.box_rows)
+        (name, score.method, "" if score.refused else score.metric, str(score), score.mean, score.box_rows)
         for name, side in sides.items()
         for score in findings.scores(side.result)
     ).set_axis(["run", "method", "metric", "shown", "mean", "rows"], axis=1)
-    metrics = every["metric"].unique()
+    metrics = [metric for metric in every["metric"].unique() if metric]
     if len(metrics) > 1:
-        every["shown"] = every["metric"] + " " + every["shown"]
+        every["shown"] = (every["metric"] + " " + every["shown"]).str.strip()
 
     def side_by_side(column: str) -> pandas.DataFrame:
         return every.pivot(index="method", columns="run", values=column).reindex(every["method"].unique())
 
     figures, rows = side_by_side("shown"), side_by_side("rows")
-    caption = f"{', '.join(metrics).capitalize()}, mean ± standard deviation over seeds."
+    caption = f"{', '.join(metrics or ['figure']).capitalize()}, mean ± standard deviation over seeds."
     if len(sides) == 2 and alike:
         one, other = sides
         means = side_by_side("mean")
@@ -177,7 +177,7 @@ def _plot(sides: Sides, path: Path) -> list[Block]:
                     pictures.save(pictures.compared(found, y=shown), path),
                     alt=f"{shown.capitalize()} of the runs against rows, by method",
                     caption=f"{shown.capitalize()} over training, means over seeds: methods by colour and "
-                    "mark, runs by the kind of line.",
+                    "mark, runs by the kind of line and mark, and their letter at its end.",
                 )
             ]
     return []

@@ -17,7 +17,7 @@ import numpy as np
 from tasks import progress
 from tasks.runs import reading
 from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import NOT_APPLICABLE, TEST, VALIDATION, Result, Row
+from tasks.runs.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Result, Row
 from tasks.terminal import plain
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ COMMON = (
     "steps",
     "chosen step",
     "validation",
+    REJECTED,
     "dropped queries",
     "rows of validation",
     "rows of test",
@@ -198,7 +199,9 @@ class Score:
         return sum(row.failed.get(name, 0) for row in self.rows)
 
     def __str__(self) -> str:
-        """As it is shown: "0.0031 ± 0.0015 m/s"."""
+        """As it is shown: "0.0031 ± 0.0015 m/s", or that the method is not applicable."""
+        if self.refused:
+            return NOT_APPLICABLE
         unit = self.rows[0].unit
         return with_spread(list(self.values.values())) + (f" {unit}" if unit else "")
 
@@ -275,6 +278,22 @@ def further(result: Result) -> pandas.DataFrame:
         if line:
             lines.append({"method": score.method, **line})
     return pandas.DataFrame(lines).fillna("-")
+
+
+def untouched(result: Result) -> list[str]:
+    """A sentence for each method of which validation chose the weights that it started from, and why."""
+    told = []
+    for score in scores(result):
+        rows = [row for row in score.rows if row.extra.get("steps") and row.extra.get("chosen step") == 0]
+        if not rows:
+            continue
+        seeds = "" if len(score.rows) == 1 else f" (seed {', '.join(str(row.seed) for row in rows)})"
+        rejected = sum(int(row.extra.get(REJECTED) or 0) for row in rows)
+        why = "no validation after the first was better"
+        if rejected:
+            why += f", and in {rejected:,} of them too many rows failed to choose weights by"
+        told.append(f"{score.method} has the weights that it started from{seeds}: {why}.")
+    return told
 
 
 def counts(result: Result) -> pandas.DataFrame:

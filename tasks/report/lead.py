@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 
 from blackbox.words import counted
-from tasks.report.findings import Score, scores
+from tasks.report.findings import Score, scores, untouched
 from tasks.runs.result import TEST, VALIDATION, Result
 
 START, CUT, FIRST_ORDER = "none", "no-gradient", "first-order"
@@ -24,7 +24,7 @@ def sentences(result: Result) -> list[str]:
     elif every and every[0].metric:  # else none was applicable, which is said of each
         told.append(f"No method has a finite {every[0].metric} with every seed.")
     told += [f"{score.method} is not applicable. {score.refused}" for score in every if score.refused]
-    told += [*_not_finite(every), *_failed(result, every)]
+    told += [*untouched(result), *_not_finite(every), *_failed(result, every)]
     if len(result.seeds) == 1 and len(finite) > 1:
         told.append(
             "This is one seed: how much of a difference between methods is the seed's own is not known."
@@ -142,7 +142,7 @@ def _failed(result: Result, every: Sequence[Score]) -> list[str]:
     left_out = sum(score.left_out for score in every)
     in_validation, in_test = (sum(score.failed(name) for score in every) for name in (VALIDATION, TEST))
     counts = {
-        f"{failed:,} of {counted(run, 'box row')} run in training": failed,
+        f"{failed:,} of the {counted(run, 'box row')} that were run in training": failed,
         f"{in_validation:,} in the validations that chose weights": in_validation,
         f"{left_out:,} in the test, which the figures leave out": left_out,
         f"{counted(in_test, 'box row')} in the test": 0 if left_out else in_test,

@@ -334,36 +334,60 @@ def trust(
 def compared(runs: Mapping[str, Mapping[str, Mapping[int, Curve]]], *, y: str) -> Figure:
     """Smoothed means over seeds against rows: methods by colour and mark, runs by the kind of line.
 
+    Where there are more runs than kinds of line, the next ones have hollow marks, and then wide lines. Each
+    curve has its run's name at its end.
+
     Args:
         runs: Curves by run, method and seed.
         y: What the vertical axis shows.
     """
     methods = dict.fromkeys(method for found in runs.values() for method in found)
     style_of = looks(methods)
-    dashes = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
     every = [curve for found in runs.values() for seeds in found.values() for curve in seeds.values()]
     across = "rows" if any(curve.rows.any() for curve in every) else "steps"
     made, axes = figure(8.0, 4.0)
     place = axes[0, 0]
     log = _cost_axis(place, every, across)
     for number, (run, found) in enumerate(runs.items()):
-        dash = dashes[number % len(dashes)]
-        place.plot([], [], color=_INK, linestyle=dash, label=run)
+        look = _look_of_run(number)
+        mark = "o" if "markerfacecolor" in look else ""
+        place.plot([], [], color=_INK, marker=mark, label=run, **look)
         for method, seeds in found.items():
             points = _mean([curve.smooth() for curve in seeds.values()], across)
             colour_of, mark = style_of[method]
-            _line(
-                place, points, log, color=colour_of, linestyle=dash, linewidth=1.5, marker=mark, markersize=4
-            )
+            drawn = _line(place, points, log, color=colour_of, marker=mark, **look)
+            if drawn.size:
+                end = (float(drawn[0, -1]), float(drawn[1, -1]))
+                place.annotate(
+                    run, end, (4, -3), textcoords="offset points", color=colour_of, fontsize=8, bbox=_HALO
+                )
     for method, (colour_of, mark) in style_of.items():
         place.plot([], [], color=colour_of, marker=mark, markersize=4.5, linewidth=1.5, label=method)
     if _decades(np.concatenate([curve.values for curve in every])) > 1:
         place.set_yscale("log")
     place.set_ylabel(y)
-    made.legend(*place.get_legend_handles_labels(), loc="outside right upper", **_LEGEND)
+    wide = {**_LEGEND, "handlelength": 4.5}  # in less two kinds of line look the same
+    made.legend(*place.get_legend_handles_labels(), loc="outside right upper", **wide)
     return made
 
 
+def _look_of_run(number: int) -> dict[str, Any]:
+    """The line and the mark's face of a run, another one for each of 28."""
+    face = {} if number // len(_DASHES) % 2 == 0 else {"markerfacecolor": "white"}
+    width = 1.5 if number // (2 * len(_DASHES)) % 2 == 0 else 2.8
+    return {"linestyle": _DASHES[number % len(_DASHES)], "linewidth": width, "markersize": 4.5, **face}
+
+
+_DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (5, 2)),
+    (0, (1, 1.5)),
+    (0, (6, 2, 1, 2)),
+    (0, (10, 3)),
+    (0, (6, 2, 1, 2, 1, 2)),
+    (0, (3, 4)),
+)
+_HALO = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
 _LEGEND: dict[str, Any] = {
     "frameon": False,
     "fontsize": 9,
@@ -393,11 +417,21 @@ def _legend(made: Figure, axes: Axes) -> None:
         made.legend(handles, names, loc="outside upper left", ncols=6, **_LEGEND)
 
 
-def _line(axes: Axes, points: tuple[ArrayLike, ArrayLike], log: bool, **look: Any) -> None:  # noqa: ANN401
-    """A line through the finite points; with a logarithmic axis from the first that has a place on it."""
+def _line(
+    axes: Axes,
+    points: tuple[ArrayLike, ArrayLike],
+    log: bool,
+    **look: Any,  # noqa: ANN401
+) -> np.ndarray:
+    """A line through the finite points; with a logarithmic axis from the first that has a place on it.
+
+    Returns:
+        The points that were drawn, `(2, points)`.
+    """
     drawn = np.array(points, dtype=float)
     drawn = drawn[:, np.isfinite(drawn).all(axis=0) & ((drawn[0] > 0) if log else True)]
     axes.plot(*drawn, markevery=max(1, drawn.shape[1] // 8), **look)
+    return drawn
 
 
 def _mean(curves: Sequence[Curve], across: str) -> tuple[np.ndarray, np.ndarray]:

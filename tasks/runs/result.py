@@ -22,6 +22,7 @@ SCHEMA = 1
 NAME = "result.json"
 VALIDATION, TEST = "validation", "the test"  # of a row's `failed`, beside the names of figures
 _COUNTED = ("weights", "steps", "chosen step", "dropped queries", "rows of validation", "rows of test")
+REJECTED = "rejected validations"  # of a row's `extra`: those with too many failed rows to choose weights by
 NOT_APPLICABLE = "not applicable"  # of a row's `extra`: why the method has nothing to go by
 
 
@@ -39,6 +40,8 @@ class TrainingOutcome:
     best_validation: float | None = None
     best_failed: int = 0
     """Rows that failed in that validation, whose mean is over the others."""
+    rejected: int = 0
+    """Validations in which so many rows failed that they could choose no weights."""
     first_validation: float | None = None
     """Before the first step: what the start's weights are good for."""
     metrics: dict[str, float] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from pydantic import Field
 
 import tasks
 from simulators.wake_flow.geometry import LARGEST_REYNOLDS, LENGTHS, SMALLEST_WIDTH, SPEED, Channel
-from tasks.configuration import Count, Natural, Positive, refused
+from tasks.configuration import Count, Directions, InputDirections, Natural, Positive, refused
 
 LARGEST_COURANT = 4.0
 """Cells that the inflow may cross in a step. Advection looks back along straight lines, so that it does not
@@ -116,12 +116,12 @@ class Config(tasks.Config):
     rounding; of central ones 1e-3 is best."""
     coordinates: Count = 48
     """Coordinates in a step's sparse set, drawn anew every step."""
-    directions: Count = 96
+    directions: Directions = 96
     """Random directions in a step of those that take some."""
     input_mu: Positive = 1e-2
     """Smoothing parameter of chain and row-rge, in units of the inflow's speed: a direction has length one
     over all cells, so that each moves by 32 times less on 16 x 32 cells, and 64 times less on 32 x 64."""
-    input_directions: Count = 96
+    input_directions: InputDirections = 96
     """Random directions at the solver's input in chain and row-rge, for each row of each solver step."""
 
     horizon: Count = 200

@@ -69,6 +69,15 @@ def test_an_output_that_breaks_its_spec_is_an_error_under_keep_too(case):
     case.check()
 
 
+@pytest.mark.parametrize(("given", "wrong"), [(np.ones(3), "(2,), got (3,)"), ("no", "of numbers, got str")])
+def test_an_output_that_breaks_its_spec_in_one_row_names_that_row(given, wrong):
+    box = EachBox(lambda state: given if state[0] == 3 else state, failures="keep")
+    with pytest.raises(OutputError) as caught:
+        box(X)
+    assert wrong in str(caught.value)
+    assert str(caught.value).endswith(" That was row 2 (state: 2 numbers from 1 to 3) of 4 rows.")
+
+
 @KINDS
 @pytest.mark.parametrize("kind_of_answer", [np.asarray, torch.as_tensor])
 def test_numpy_and_torch_answers_are_both_taken(kind, arrays, kind_of_answer):

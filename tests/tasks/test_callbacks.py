@@ -197,7 +197,7 @@ def test_what_a_server_that_goes_away_has_not_taken_is_sent_at_the_end_of_the_st
     assert [(step, value) for _, name, value, step in tracker.kept if name == "loss"] == [
         (line["step"], line["loss"]) for line in lines
     ]
-    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "3"  # seven take four minutes
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "2"  # seven take four minutes
 
 
 def test_a_store_that_mlflow_cannot_write_to_is_refused_before_anything_is_trained(monkeypatch):

@@ -79,6 +79,7 @@ def test_help_of_a_task_shows_presets_and_settings_with_their_meaning(toy, capsy
     assert "{demo,small}" in text
     assert "--steps INT Optimiser steps of each method. (default: 20)" in text
     assert "--width INT Units of the hidden layer. (default: 8)" in text
+    assert "--q INT, --directions INT" in text and "--input-q INT, --input-directions INT" in text
     assert "tangents:" in text and "first-order:" not in text  # it has a box, and no reference
 
 
@@ -130,6 +131,25 @@ def test_a_dry_run_of_a_box_whose_rows_fail_says_so_with_the_cause(toy, tmp_path
         "  Rows fail: 3 of 5 rows in the first batch had a finite loss, and 10 box rows of"
     )
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_answer_of_the_wrong_shape_is_to_be_mended_before_the_run_goes_on(toy, tmp_path, capsys):
+    (tmp_path / "odd.py").write_text(
+        "from tests.tasks.problems import Mixed, Steering\n"
+        "class Odd(Mixed):\n"
+        "    calls = 0\n"
+        "    def evaluate(self, z):\n"
+        "        Odd.calls += 1\n"
+        "        return super().evaluate(z)[: 2 if Odd.calls > 200 else 3]\n"
+        "class Drifting(Steering):\n"
+        "    def box(self): return Odd()\n"
+    )
+    assert toy("run", "odd.py", "--methods", "cge") == 1
+    said = capsys.readouterr().err
+    assert re.search(
+        r"expected shape \(3,\), got \(2,\).* That was row \d+ \(z: 3 numbers from \S+ to \S+\)", said
+    )
+    assert "Resuming asks for the same again: mend the box, then: blackbox resume runs" in said
 
 
 def test_preset_may_be_written_in_any_place_and_form(toy, tmp_path):

@@ -1,10 +1,13 @@
 from html import unescape
+from string import ascii_uppercase
 
+import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from tasks import cli
 from tasks.errors import ConfigurationError, RunFolderError
+from tasks.report import findings, pictures
 from tasks.report.compare import compare
 from tests.tasks.made_runs import from_elsewhere, made
 from tests.tasks.test_html_report import read
@@ -54,6 +57,36 @@ def test_runs_of_different_problems_are_said_to_say_nothing_about_each_other(tmp
     assert sentence.endswith("A (toy), B (images).")
     assert records(found.figures) == [{"method": "cge", "A": "test loss 0.5", "B": "accuracy 91 %"}]
     assert "<img" not in page.read_text()
+
+
+def test_a_method_that_is_not_applicable_is_called_so_and_its_rows_count(tmp_path, page):
+    why = {"no-gradient": {"not applicable": "Nothing to go by. It had run 24 rows by then."}}
+    values = {"none": 1.0, "no-gradient": None}
+    rows = {"no-gradient": 24}
+    one = made(tmp_path, values, extra=why, unit="K", rows_of=rows)
+    other = made(tmp_path, {"none": 1.0, "no-gradient": None}, unit="K", rows_of=rows)  # its figure is lost
+    found = compare([one.path, other.path], page)
+    _, line = records(found.figures)
+    assert (line["A"], line["B"]) == ("not applicable", "not finite K")
+    assert {"method": "no-gradient", "A": "24", "B": "24"} in records(found.rows)
+
+
+def test_no_two_runs_have_one_kind_of_line(tmp_path):
+    runs = {name: {"cge": {0: curve()}, "rge": {0: curve()}} for name in ascii_uppercase}
+    axes = pictures.compared(runs, y="loss").axes[0]
+    lines = [
+        line for line in axes.lines if line.get_color() == pictures.colour("cge") and len(line.get_xdata())
+    ]
+    looks = {
+        (str(line._unscaled_dash_pattern), line.get_markerfacecolor(), line.get_linewidth()) for line in lines
+    }
+    assert len(looks) == len(lines) == 26
+    assert sorted(text.get_text() for text in axes.texts) == sorted(2 * ascii_uppercase)  # each curve's end
+
+
+def curve():
+    steps = np.arange(4)
+    return findings.Curve(steps, 10.0 * steps, 0.1 * steps, 1.0 / (1 + steps))
 
 
 @pytest.mark.parametrize(("one", "other"), [(-2.0, 4.0), (2.0, -4.0), (-2.0, -4.0), (0.0, 0.0), (2.0, 0.0)])

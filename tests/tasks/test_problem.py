@@ -1,6 +1,7 @@
 import copy
 import math
 import re
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar
@@ -180,6 +181,10 @@ def test_a_method_that_has_nothing_to_go_by_is_marked_and_the_others_run(tmp_pat
     assert "<td>not applicable</td>" in page.replace(' class="text"', "")
     assert "no-gradient is not applicable. Step 0: expected some weight of Sequential" in page
     assert all(row.units == Steered.units for row in run.result.table)  # the report takes the first one's
+    # two calls of each of 6 rows of validation and of 5 in a step, before that was known
+    given_up = [row for row in run.result.table if row.method == "no-gradient"]
+    assert [(row.rows, row.ledger["rows_run"]) for row in given_up] == [(22, 22)] * 2
+    assert "It had run 22 rows by then." in page
     assert not run._run.metrics("seed-0/no-gradient")
     assert torch.equal(weights(run.network("first-order")), weights(alone.network("first-order")))
     with pytest.raises(NotApplicableError, match="to receive a gradient, got none"):
@@ -190,6 +195,28 @@ def test_a_method_that_has_nothing_to_go_by_is_marked_and_the_others_run(tmp_pat
         run.fields("cge")
     with pytest.raises(NotApplicableError, match="Take a method that goes through the box"):
         go(Steering(), tmp_path, methods=["no-gradient"])
+
+
+@pytest.mark.parametrize("failed", [0, 2])
+def test_a_method_of_which_validation_chose_the_start_says_so_and_why(tmp_path, capsys, failed):
+    class Held(Steering):
+        def validate(self, network):
+            # each later one is worse, or has two failed rows of six
+            self.asked = vars(self).get("asked", 0) + 1
+            losses = torch.full((6,), float(self.asked))
+            losses[: failed if self.asked > 1 else 0] = math.nan
+            return losses
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ProblemWarning)
+        run = go(Held(), tmp_path, methods=["none", "first-order"])
+    assert run.table["test loss"].nunique() == 1  # the start's: a reader would wonder
+    run.show()
+    more = ", and in 3 of them too many rows failed to choose weights by" if failed else ""
+    said = (
+        f"first-order has the weights that it started from: no validation after the first was better{more}."
+    )
+    assert said in capsys.readouterr().out and said in run.report.read_text()
 
 
 def test_a_method_that_is_not_applicable_with_one_seed_has_what_the_others_gave(tmp_path):
@@ -570,6 +597,7 @@ WRONG = [
     ({"learning_rate": math.nan}, "learning_rate: expected a finite number, got nan"),
     ({"learning_rate": -1.0}, "greater than 0"),
     ({"stepz": 3}, "no setting is named 'stepz'. Did you mean 'steps'"),
+    ({"q": 3}, "no setting is named 'q'. Here it is 'directions'."),
     ({"seeds": 0}, "expected 1 to 10,000 of them, got 0"),
     ({"device": "gpu"}, "'cpu' or 'cuda'"),
 ]
@@ -767,7 +795,7 @@ def test_data_is_split_without_overlap_and_batches_are_the_same_whenever_asked()
         (lambda _: tasks.Data.split(torch.rand(9, 3), batch=0), "batch: expected a whole number >= 1"),
         (
             lambda _: tasks.Data.split(torch.rand(59, 3), batch=100_000, validation=4, test=7),
-            "batch: expected at most the 48 rows to train on, got 100,000. Lower it .--batch., or hold out",
+            r"batch: expected at most the 48 rows to train on, got 100,000. Lower it \(--batch, in Python",
         ),
     ],
 )

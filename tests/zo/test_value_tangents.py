@@ -210,7 +210,8 @@ def test_nothing_is_left_within_the_rows_that_a_step_may_take(small):
             gradient.backward(batch_of(n))
     words = [str(each.message) for each in caught]
     assert sum("max_rows=1.1 allows none" in each for each in words) == 1
-    assert "prefit" in words[-1] and not any("probes until" in each for each in words)
+    assert "prefit" in words[-1] and "--" not in words[-1]
+    assert not any("probes until" in each for each in words)
     assert box.ledger.rows_run == 30 * 6 * 2
 
 

@@ -23,7 +23,7 @@ from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks, fingerprint
-from zo.failures import survivors, tell_lost, tell_zero
+from zo.failures import CUT, survivors, tell_lost, tell_zero
 from zo.objective import Objective
 from zo.parameters import Choice, Parameters, accumulate
 from zo.same_run import refuse_other_run, same_chunk
@@ -279,7 +279,7 @@ class TangentGradient:
         self.agreement, self.missed = check.agreement, check.missed
         self._count(probes, seen.rows, dropped, check)
         if not self._told_zero and not any(bool(gradient.any()) for gradient in gradients):
-            self._told_zero = tell_zero(step, gradients[0])
+            self._told_zero = tell_zero(step, gradients[0], CUT)
         self.counts.lost += int((~survived).sum())
         self._told_lost = self._told_lost or tell_lost(step, survived, causes, batch)
         found = check.agreement, check.missed

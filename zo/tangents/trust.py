@@ -351,7 +351,7 @@ class TrustWatch:
         if not self.probes:
             return (
                 f"{words}prefit the tangent on more of the box's answers, take another kind, or allow "
-                f"probes (--probes): max_rows={self.max_rows:g} allows none."
+                f"probes: max_rows={self.max_rows:g} allows none."
             )
         more = 1 + 2 * self.probes
         other = "".join(words for words, kinds in ADVICE.items() if not set(kinds).intersection(self.kinds))
