@@ -152,6 +152,7 @@ class DenoisedSmoothing(Defence):
                 config.alpha,
                 file=setup.run.path / certificates_name(setup.seed, setup.name),
                 after=after,
+                answers=setup.answers,
             )
 
     def so_far(
