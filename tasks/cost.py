@@ -95,7 +95,7 @@ def lines(
         if count:
             told.append(f"  {name}: {count:,} rows, which have been run")
     if problem.making.answers.full:
-        told.append("  Of those that made the data some are too many to keep: each `blackbox resume` runs them.")
+        told.append("  More made the data than is kept: each `blackbox resume` runs the others again.")
     limit = "" if budget is None else f" of {budget:,} allowed"
     upper = f" to {most:,}" if most > total else ""
     own = " and ".join(

@@ -20,9 +20,9 @@ from blackbox.wrappers import Budgeted
 from tasks import cost, methods
 from tasks.configuration import refused
 from tasks.errors import NotApplicableError, ProblemError, ProblemWarning
+from tasks.making import LABEL
 from tasks.problem import Method, Problem, Setup, Trained
 from tasks.progress import Progress
-from tasks.making import LABEL
 from tasks.runs import calls, checkpoint
 from tasks.runs.answers import Answers
 from tasks.runs.folder import Run

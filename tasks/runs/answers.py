@@ -50,8 +50,8 @@ class _Entry:
     def parts(self) -> Iterator[tuple[str, tuple[Tensor, ...], int]]:
         """Each key with its outputs, and how many rows were run for them."""
         pieces = zip(*(output.split(self.lengths) for output in self.outputs), strict=True)
-        for place, (key, outputs) in enumerate(zip(self.keys, pieces, strict=True)):
-            yield key, outputs, self.lengths[place] + (0 if place else self.extra)
+        for number, (key, outputs) in enumerate(zip(self.keys, pieces, strict=True)):
+            yield key, outputs, self.lengths[number] + (0 if number else self.extra)
 
 
 class Answers:
@@ -157,7 +157,7 @@ class Answers:
         return self._names[id(box)][1]
 
     def known(self, key: str) -> tuple[tuple[Tensor, ...], int] | None:
-        """The outputs of a key, the next ones that were kept under it, and how many rows were run for them."""
+        """The outputs of a key, the next that were kept under it, and how many rows were run for them."""
         found = self._known.get(key)
         return found.popleft() if found else None
 
@@ -287,7 +287,7 @@ class _Recalling(Wrapper):
         run, lengths = ledger.rows_run - before, [len(here) for here in whole]
         if whole and not answers.full:
             kept = pick(found.outputs, [row for here in whole for row in here])
-            extra = run - at if len(whole) == len(parts) else 0  # rows that were run again, or came from a cache
+            extra = run - at if len(whole) == len(parts) else 0  # run again, or cached
             answers.keep([self._key(pick(inputs, here)) for here in whole], lengths, kept, extra)
         return found
 
@@ -304,7 +304,7 @@ class _Recalling(Wrapper):
 
 
 def _divisible(box: BlackBoxFunction) -> int | None:
-    """Rows that a box runs together whatever the call, so that parts give the bits of a whole; None for all."""
+    """Rows that a box runs together whatever the call: parts then have a whole's bits. None for all."""
     while isinstance(box, Wrapper):
         if isinstance(box, Parallel) or not box.transparent:  # parts would leave workers without work
             return None

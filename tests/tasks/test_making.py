@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ class Fine(BlackBoxFunction):
     inputs = (ArraySpec("z", shape=(3,)),)
     outputs = (ArraySpec("y", shape=(3,)),)
     deterministic = False
-    asked: list[float] = []
+    asked: ClassVar[list[float]] = []
     dies_at: int | None = None
 
     def evaluate(self, z):
@@ -96,7 +97,10 @@ def test_rows_of_a_box_that_only_data_knows_are_counted_and_run_once(tmp_path):
     said = Said()
     whole = tasks.run(Finely(), runs=tmp_path / "whole", progress=said)
     rows = len(Fine.asked)
-    assert rows == 2 * len(Finely().data.test) and "  making the data: 16 rows, which have been run" in said.lines
+    assert (
+        rows == 2 * len(Finely().data.test)
+        and "  making the data: 16 rows, which have been run" in said.lines
+    )
     Fine.asked.clear()
     box = Finely()
     with pytest.raises(OSError, match="the machine is gone"):

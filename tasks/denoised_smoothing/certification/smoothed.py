@@ -172,7 +172,7 @@ class SmoothedClassifier:
                     f"{file}, idx {index}: expected label {truth[index]}, got {one.label}. The table is of "
                     "other data: give another file."
                 )
-        if answers is not None and table is not None and group.rank() == 0:  # whose table has all processes' counts
+        if answers is not None and table is not None and group.rank() == 0:  # its table has all counts
             answers.recalled.add(table.counted(done.values()))
         tally = Tally([self.box])
         self.plan(len(images) - len(done), n0, n)
