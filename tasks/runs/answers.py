@@ -138,11 +138,12 @@ class Answers:
     ) -> BlackBoxFunction:
         """A box that answers as this one, and remembers: of several processes the one that runs the rows."""
         if id(box) not in self._asked:
-            shared = isinstance(box, SharedRows)
-            inside = _Recalling(box.box if shared else box, self, before, aside)
-            one_of_several = shared or self.process_group is not None
-            block = box.block if shared else None
-            made = SharedRows(inside, self.process_group, block) if one_of_several else inside
+            if isinstance(box, SharedRows):
+                inside = _Recalling(box.box, self, before, aside)
+                made = SharedRows(inside, box.process_group, box.block)
+            else:
+                made = _Recalling(box, self, before, aside)
+                made = made if self.process_group is None else SharedRows(made, self.process_group)
             self._asked[id(box)] = box, made
         return self._asked[id(box)][1]
 
@@ -213,7 +214,8 @@ class Answers:
         self._pace.begin()
         found = self._files()
         for path in found:
-            path.unlink(missing_ok=True)
+            if self._rank in (0, int(path.name.split(".")[-3])):  # the first process deletes those of all
+                path.unlink(missing_ok=True)
         if found and self._folder is not None:
             with suppress(OSError):  # others' are in it, or another process was first
                 self._folder.rmdir()
