@@ -86,8 +86,8 @@ class Making:
         budgets = [part for part in bounds.values() if isinstance(part, Budgeted)]
         if self._budget is not None and self.elsewhere + rows > self._budget:
             raise BudgetError(
-                f"data: expected at most {self._budget:,} rows in the run, got {rows} more of {box!r}, beside "
-                f"{self.elsewhere:,} that have made data. None of them was run. Raise --rows."
+                f"data: expected at most {self._budget:,} rows in the run, got {rows} more of {box!r}, "
+                f"beside {self.elsewhere:,} that have made data. None of them was run. Raise --rows."
             )
         for part in budgets if self._budget is not None else ():
             part.give_up(rows)

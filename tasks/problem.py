@@ -312,8 +312,8 @@ class Problem:
     def making_data(self) -> Iterator[None]:
         """A block in which the answers of black boxes are kept in the run's folder until the run ends.
 
-        A run that goes on asks for none of these rows again. `data` is in such a block; so should be what else
-        a problem asks before training, in a property of its own.
+        A run that goes on asks for none of these rows again. `data` is in such a block; so should be what
+        else a problem asks before training, in a property of its own.
         """
 
         def own() -> list[BlackBoxFunction]:

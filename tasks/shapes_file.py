@@ -1,4 +1,4 @@
-"""Images of `shapes`, kept in a file of the data folder as they are drawn: a start that is cut short loses none.
+"""Images of `shapes`, kept in a file of the data folder as they are drawn, so that no start draws them anew.
 
 The file has a record for each block of images: the SHA-256 of its pixels, and the pixels. One that is torn or
 altered is drawn again. Its name has a hash of all that the images depend on.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ from simulators.wake_flow.reference_settings import ReferenceSettings
 from simulators.wake_flow.staggered import downsample, start
 
 Progress = Callable[[int, int], None]
+SOON, OFTEN = 1.0, 5.0  # seconds until a computation is first written, and between two writes
+SHARE = 20.0  # times what a write takes, work lies between two
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ def load_or_compute(
 ) -> ReferenceFlows:
     """Read the reference data from `folder`, or compute and write it.
 
-    Nothing is kept of a computation that is interrupted. Of several processes that want the same data one
-    computes it, on one thread of torch.
+    A computation that is interrupted goes on where it was some seconds before, from a file beside. Of several
+    processes that want the same data one computes it, on one thread of torch.
 
     Args:
         settings: what to compute.
@@ -68,13 +71,18 @@ def load_or_compute(
         path,
         settings.attributes(),
         shape,
-        lambda: simulate(settings, lambda _, velocity: downsample(velocity, factor), progress),
+        lambda: simulate(
+            settings, lambda _, velocity: downsample(velocity, factor), progress, reference_file.part_of(path)
+        ),
     )
     return ReferenceFlows(frames, torch.tensor(settings.reynolds, dtype=torch.float32), path, reused)
 
 
 def simulate(
-    settings: ReferenceSettings, keep: Callable[[int, Tensor], Tensor], progress: Progress | None = None
+    settings: ReferenceSettings,
+    keep: Callable[[int, Tensor], Tensor],
+    progress: Progress | None = None,
+    part: Path | None = None,
 ) -> Tensor:
     """The fine solver's flows, all Reynolds numbers as the rows of one velocity.
 
@@ -83,6 +91,7 @@ def simulate(
         keep: of a frame's number and its velocity `(reynolds, 2, fine height, fine width)`, float32, what
             is kept of it, `(reynolds, ...)`.
         progress: called with (steps done, steps in all).
+        part: the file from which an interrupted computation goes on; None to keep none.
 
     Returns:
         `(reynolds, frames, ...)`.
@@ -94,9 +103,12 @@ def simulate(
     solver = WakeFlow(settings.reference_width, dt=settings.reference_dt, **options)
     reynolds = torch.tensor(settings.reynolds, dtype=torch.float32)
     velocity = start(solver.step.channel, settings.poke, settings.along).repeat(len(reynolds), 1, 1, 1)
-    kept = []
+    first, kept = 0, list[Tensor]()
+    if part is not None and (left := reference_file.read_part(part)) is not None:
+        first, velocity, kept = left[0] + 1, left[1], left[2]
+    saved, wait = monotonic(), SOON
     with one_thread():
-        for done in range(settings.steps + 1):
+        for done in range(first, settings.steps + 1):
             if done:
                 velocity = solver.evaluate_rows(velocity, reynolds)
                 _check_finite(velocity, settings, done)
@@ -105,6 +117,11 @@ def simulate(
                 kept.append(keep(frame, velocity))
             if progress is not None:
                 progress(done, settings.steps)
+            if part is not None and monotonic() - saved >= wait:
+                started = monotonic()
+                reference_file.write_part(part, done, velocity, kept)
+                saved = monotonic()
+                wait = max(OFTEN, SHARE * (saved - started))
     return torch.stack(kept, dim=1)
 
 

@@ -10,10 +10,11 @@ import hashlib
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import h5py
 import numpy as np
@@ -59,7 +60,32 @@ def load_or_make(
             warnings.warn(f"{path} is damaged and is computed again.", ReferenceWarning, stacklevel=3)
         made = make()
         write(path, made, attributes)
+        part_of(path).unlink(missing_ok=True)
     return made, False
+
+
+def part_of(path: Path) -> Path:
+    """The file of a computation that has not ended, beside the one that it is for."""
+    return path.with_suffix(".part.npz")
+
+
+def write_part(path: Path, done: int, velocity: Tensor, kept: Sequence[Tensor]) -> None:
+    """Write how far a computation is: steps done, the velocity, and what was kept of frames so far."""
+    frames = torch.stack(list(kept)) if kept else torch.empty(0)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with open(temporary, "wb") as stream:
+        np.savez(stream, done=done, velocity=velocity.numpy(), frames=frames.numpy())
+    os.replace(temporary, path)
+
+
+def read_part(path: Path) -> tuple[int, Tensor, list[Tensor]] | None:
+    """What `write_part` wrote; None where there is none, or it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            done, velocity, frames = int(found["done"]), found["velocity"], found["frames"]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
+    return done, torch.from_numpy(velocity), list(torch.from_numpy(frames))
 
 
 def read(path: Path, expected: Mapping[str, Any], shape: tuple[int, ...]) -> Tensor | None:

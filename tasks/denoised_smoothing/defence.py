@@ -105,9 +105,10 @@ class Defence(tasks.Problem):
             if stamp.fits(run, kept, stamp.settings(run)):
                 return kept["predictions"]
         parts = []
-        for some in torch.arange(len(self.used)).split(256):
-            parts.append(predictions(self.box(self.used.images(some))))
-            self._check_answered(parts[-1])  # of each part: a server that is down is not asked for all
+        with self.making_data():
+            for some in torch.arange(len(self.used)).split(256):
+                parts.append(predictions(self.box(self.used.images(some))))
+                self._check_answered(parts[-1])  # of each part: a server that is down is not asked for all
         found = torch.cat(parts)
         self._check_right(found)
         if run is not None and path is not None:

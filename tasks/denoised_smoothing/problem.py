@@ -154,6 +154,7 @@ class DenoisedSmoothing(Defence):
                 file=setup.run.path / certificates_name(setup.seed, setup.name),
                 of=stamp.code(setup.run),
                 after=after,
+                answers=setup.answers,
             )
 
     def so_far(

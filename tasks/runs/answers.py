@@ -50,8 +50,8 @@ class _Entry:
     def parts(self) -> Iterator[tuple[str, tuple[Tensor, ...], int]]:
         """Each key with its outputs, and how many rows were run for them."""
         pieces = zip(*(output.split(self.lengths) for output in self.outputs), strict=True)
-        for place, (key, outputs) in enumerate(zip(self.keys, pieces, strict=True)):
-            yield key, outputs, self.lengths[place] + (0 if place else self.extra)
+        for number, (key, outputs) in enumerate(zip(self.keys, pieces, strict=True)):
+            yield key, outputs, self.lengths[number] + (0 if number else self.extra)
 
 
 class Answers:
@@ -138,11 +138,12 @@ class Answers:
     ) -> BlackBoxFunction:
         """A box that answers as this one, and remembers: of several processes the one that runs the rows."""
         if id(box) not in self._asked:
-            shared = isinstance(box, SharedRows)
-            inside = _Recalling(box.box if shared else box, self, before, aside)
-            one_of_several = shared or self.process_group is not None
-            block = box.block if shared else None
-            made = SharedRows(inside, self.process_group, block) if one_of_several else inside
+            if isinstance(box, SharedRows):
+                inside = _Recalling(box.box, self, before, aside)
+                made = SharedRows(inside, box.process_group, box.block)
+            else:
+                made = _Recalling(box, self, before, aside)
+                made = made if self.process_group is None else SharedRows(made, self.process_group)
             self._asked[id(box)] = box, made
         return self._asked[id(box)][1]
 
@@ -157,7 +158,7 @@ class Answers:
         return self._names[id(box)][1]
 
     def known(self, key: str) -> tuple[tuple[Tensor, ...], int] | None:
-        """The outputs of a key, the next ones that were kept under it, and how many rows were run for them."""
+        """The outputs of a key, the next that were kept under it, and how many rows were run for them."""
         found = self._known.get(key)
         return found.popleft() if found else None
 
@@ -213,7 +214,8 @@ class Answers:
         self._pace.begin()
         found = self._files()
         for path in found:
-            path.unlink(missing_ok=True)
+            if self._rank in (0, int(path.name.split(".")[-3])):  # the first process deletes those of all
+                path.unlink(missing_ok=True)
         if found and self._folder is not None:
             with suppress(OSError):  # others' are in it, or another process was first
                 self._folder.rmdir()
@@ -287,9 +289,7 @@ class _Recalling(Wrapper):
         run, lengths = ledger.rows_run - before, [len(here) for here in whole]
         if whole and not answers.full:
             kept = pick(found.outputs, [row for here in whole for row in here])
-            extra = (
-                run - at if len(whole) == len(parts) else 0
-            )  # rows that were run again, or came from a cache
+            extra = run - at if len(whole) == len(parts) else 0  # run again, or cached
             answers.keep([self._key(pick(inputs, here)) for here in whole], lengths, kept, extra)
         return found
 
@@ -306,7 +306,7 @@ class _Recalling(Wrapper):
 
 
 def _divisible(box: BlackBoxFunction) -> int | None:
-    """Rows that a box runs together whatever the call, so that parts give the bits of a whole; None for all."""
+    """Rows that a box runs together whatever the call: parts then have a whole's bits. None for all."""
     while isinstance(box, Wrapper):
         if isinstance(box, Parallel) or not box.transparent:  # parts would leave workers without work
             return None

@@ -78,11 +78,11 @@ class Journal:
                 if number < step:
                     continue
                 try:
-                    self._known |= {
-                        key: {"step": number} | entry for key, entry in checkpoint.load(path).items()
-                    }
+                    found = checkpoint.load(path)
                 except CheckpointError:
                     path.unlink()  # its queries are evaluated again
+                    continue
+                self._known |= {key: {"step": number} | entry for key, entry in found.items()}
         self._kept = any(entry["step"] == step for entry in self._known.values())
 
     def end(self, covered: bool = True) -> None:

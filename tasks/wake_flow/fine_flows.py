@@ -45,10 +45,11 @@ def load(config: Config, folder: Path, progress: Progress | None = None) -> tupl
         factor = settings.reference_width // settings.width
         return restricted(fine, settings.width) if frame else downsample(fine, factor)
 
+    file = path(config, folder)
     shape = (len(settings.reynolds), settings.frames, *Channel(settings.width).shape)
     attributes = settings.attributes() | {"kept": "first frames, and W^T r"}
     kept, _ = reference_file.load_or_make(
-        path(config, folder), attributes, shape, lambda: simulate(settings, keep, progress)
+        file, attributes, shape, lambda: simulate(settings, keep, progress, reference_file.part_of(file))
     )
     return kept[:, 0], kept[:, 1:]
 

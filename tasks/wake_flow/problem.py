@@ -73,7 +73,8 @@ class WakeFlow(Problem):
     @cached_property
     def stepped(self) -> Tensor:
         """Every training frame but the last of each flow, after a solver step."""
-        return self.box(*data.before(self.flows.train))
+        with self.making_data():
+            return self.box(*data.before(self.flows.train))
 
     def answers(self) -> Mapping[str, tuple[Sequence[Tensor], Tensor]]:
         """The solver steps that NON's pairs are made from."""

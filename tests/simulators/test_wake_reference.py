@@ -28,6 +28,12 @@ from simulators.wake_flow.staggered import downsample, start
 TINY = ReferenceSettings(reynolds=(100.0, 400.0), width=8, reference_width=16, warm_up=3, frames=4)
 
 
+@pytest.fixture(autouse=True)
+def no_time_passes(monkeypatch):
+    """Or a slow machine would keep what a fast one does not."""
+    monkeypatch.setattr(reference, "monotonic", lambda: 0.0)
+
+
 def test_frames_are_the_fine_solvers_downsampled_once_per_source_step(tmp_path):
     flows = load_or_compute(TINY, tmp_path)
     step = WakeStep(Channel(16), 0.5, "mac-cormack")
@@ -129,6 +135,25 @@ def test_an_interruption_leaves_no_file_and_the_next_call_makes_the_same(tmp_pat
     again = load_or_compute(TINY, tmp_path)
     assert torch.equal(again.frames, load_or_compute(TINY, tmp_path / "whole").frames)
     assert set(os.listdir(tmp_path)) == {"whole", again.path.name} and not again.reused
+
+
+@pytest.mark.parametrize("done", [2, 6])
+def test_a_long_computation_goes_on_where_it_was_interrupted(tmp_path, monkeypatch, done):
+    whole, now, seen = load_or_compute(TINY, tmp_path / "whole"), [0.0], []
+
+    def interrupt(step, total):
+        now[0] += 10
+        seen.append(step)
+        if seen == list(range(done + 1)):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(reference, "monotonic", lambda: now[0])
+    with pytest.raises(KeyboardInterrupt):
+        load_or_compute(TINY, tmp_path / "cut", interrupt)
+    again = load_or_compute(TINY, tmp_path / "cut", interrupt)
+    assert torch.equal(again.frames, whole.frames)
+    assert seen == [*range(done + 1), *range(done, 10)]  # the one that was cut short again, and no other
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == [whole.path.name]
 
 
 def test_an_interrupted_write_leaves_no_file(tmp_path, monkeypatch):

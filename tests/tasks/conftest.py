@@ -27,6 +27,14 @@ def state(tmp_path_factory):
         yield
 
 
+@pytest.fixture(autouse=True)
+def no_time_passes(monkeypatch):
+    """Or a slow machine would write checkpoints that a fast one does not; tests of that have a clock."""
+    from tasks.runs import pace
+
+    monkeypatch.setattr(pace, "monotonic", lambda: 0.0)
+
+
 @pytest.fixture
 def run(tmp_path):
     from tasks.runs.folder import Run

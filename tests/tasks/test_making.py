@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ class Fine(BlackBoxFunction):
     inputs = (ArraySpec("z", shape=(3,)),)
     outputs = (ArraySpec("y", shape=(3,)),)
     deterministic = False
-    asked: list[float] = []
+    asked: ClassVar[list[float]] = []
     dies_at: int | None = None
 
     def evaluate(self, z):

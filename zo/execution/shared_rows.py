@@ -83,6 +83,11 @@ class SharedRows(Wrapper):
         return self._ledger
 
     @property
+    def process_group(self) -> dist.ProcessGroup | None:
+        """The group; None for this process alone."""
+        return self._ranks.group
+
+    @property
     def exchanged(self) -> int:
         """See the class."""
         return self._ranks.exchanged

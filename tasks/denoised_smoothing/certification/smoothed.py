@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blackbox import BlackBoxFunction
+from blackbox import BlackBoxFunction, Ledger
 from blackbox.adapters.torch_module import module_identity
 from tasks.denoised_smoothing.certification.algorithm import (
     BaseClassifier,
@@ -32,6 +32,10 @@ from tasks.denoised_smoothing.certification.checks import (
 )
 from tasks.denoised_smoothing.certification.table import CertificateFile
 from tasks.errors import DataError, ProblemError
+from tasks.runs.answers import Answers
+from tasks.tally import Tally
+from tasks.training import everywhere
+from tasks.workers import group
 
 CLAMP = (0.0, 1.0)
 MAX_FAILED = 0.1  # of an image's queries
@@ -129,6 +133,7 @@ class SmoothedClassifier:
         max_failed: float = MAX_FAILED,
         after: Callable[[Certificate], object] | None = None,
         of: str = "",
+        answers: Answers | None = None,
     ) -> list[Certificate]:
         """Certify images after Cohen et al. (2019); each certificate is wrong with probability <= alpha.
 
@@ -146,6 +151,8 @@ class SmoothedClassifier:
             max_failed: share of an image's queries that may fail; an image with more gets no line.
             after: called with each new certificate.
             of: what else the table depends on, such as a checksum of the box's code; kept in its record.
+            answers: what boxes have answered in this work, of which that to an image goes when the table has
+                its line; earlier images are counted in its `recalled`.
 
         Returns:
             One certificate for each image, in their order.
@@ -168,17 +175,25 @@ class SmoothedClassifier:
                     f"{file}, idx {index}: expected label {truth[index]}, got {one.label}. The table is of "
                     "other data: give another file."
                 )
+        if answers is not None and table is not None and group.rank() == 0:  # its table has all counts
+            answers.recalled.add(table.counted(done.values()))
+        tally = Tally([self.box])
         self.plan(len(images) - len(done), n0, n)
         if len(done) < len(images) and (warning := settings.cap_warning()):
             warnings.warn(warning, stacklevel=2)
         for index, (image, label) in enumerate(zip(images, truth, strict=True)):
             if index in done:
                 continue
+            before, recalled = tally.copy(), Ledger() if answers is None else answers.recalled.copy()
             with torch.no_grad():
                 done[index] = certify_image(self._base, image, index, label, settings)
             refuse_failed(index, done[index].failed, done[index].queries, max_failed)
             if table is not None:
-                table.append(done[index])
+                spent = tally.since(before)
+                spent.add(Ledger() if answers is None else answers.recalled.since(recalled))
+                table.append(done[index], everywhere(spent))
+            if answers is not None:
+                answers.end()
             if after is not None:
                 after(done[index])
         return [done[index] for index in range(len(images))]

@@ -11,10 +11,12 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from blackbox import Ledger
 from tasks.denoised_smoothing.certification.algorithm import Certificate
 from tasks.errors import DataError
 from tasks.runs import atomic
@@ -37,12 +39,14 @@ class CertificateFile:
     """A table that grows by one line for each certified image, and survives any sudden end.
 
     Args:
-        path: of the table; its record is beside it, with the suffix ".json".
+        path: of the table; its record is beside it, with the suffix ".json", and with ".ledger" what the box
+            counted for each image.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.record_path = self.path.with_suffix(".json")
+        self.ledger_path = self.path.with_suffix(".ledger")
 
     def open(self, record: Mapping[str, Any]) -> list[Certificate]:
         """Begin the table, or go on with one of the same certification.
@@ -85,14 +89,28 @@ class CertificateFile:
             atomic.write_bytes(self.path, b"".join(line + b"\n" for line in lines) or _line(COLUMNS))
         return certificates
 
-    def append(self, certificate: Certificate) -> None:
-        """Add a line in one write, and bring it to the disk."""
-        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
-        try:
-            os.write(handle, _line(_cells(certificate)))
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    def append(self, certificate: Certificate, counts: Ledger | None = None) -> None:
+        """Add a line in one write, and bring it to the disk; before it what the box has counted for it."""
+        if counts is not None:  # a line of counts whose image is not in the table stands for nothing
+            _write(self.ledger_path, (json.dumps({"idx": certificate.idx, **asdict(counts)}) + "\n").encode())
+        _write(self.path, _line(_cells(certificate)))
+
+    def counted(self, certificates: Iterable[Certificate]) -> Ledger:
+        """What the box has counted for some images of the table; their queries, where that is not known."""
+        counts: dict[int, Ledger] = {}
+        content = self.ledger_path.read_bytes() if self.ledger_path.exists() else b""
+        for line in content.split(b"\n")[:-1]:
+            try:
+                values = json.loads(line)
+                index = values.pop("idx")
+                counts[index] = Ledger(**values)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                continue
+        total = Ledger()
+        for one in certificates:
+            least = Ledger(rows_asked=one.queries, rows_run=one.queries, rows_failed=one.failed)
+            total.add(counts.get(one.idx, least))
+        return total
 
 
 def read_certificates(path: str | os.PathLike[str]) -> list[Certificate]:
@@ -148,6 +166,17 @@ def _cells(certificate: Certificate) -> tuple[str, ...]:
         f"{c.idx}", f"{c.label}", f"{c.predict}", repr(float(c.radius)), f"{int(c.correct)}", seconds,
         f"{c.votes}", repr(float(c.probability)), f"{c.n}", f"{c.queries}", f"{c.failed}", f"{c.hits}",
     )  # fmt: skip
+
+
+def _write(path: Path, line: bytes) -> None:
+    """Add a line in one write, behind a torn one that a kill has left, and bring it to the disk."""
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        size = os.lseek(handle, 0, os.SEEK_END)
+        os.write(handle, b"\n" * (size > 0 and os.pread(handle, 1, size - 1) != b"\n") + line)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _line(cells: Iterable[str]) -> bytes:

@@ -65,9 +65,7 @@ def _train(network: nn.Module, images: int, steps: int, folder: Path | None) -> 
     """Train it, from where an earlier process has left it."""
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps)
-    path = (
-        None if folder is None else folder / f"shapes-classifier-{_version(images, steps)}{checkpoint.ENDING}"
-    )
+    path = None if folder is None else folder / f"shapes-classifier-{_version(images, steps)}.pt"
     state = {"network": network, "optimizer": optimizer, "schedule": schedule}
     done, pace = _left(path, state), Pace()
     pixels, labels = kept_shapes(images, SEED, folder) if done < steps else (torch.empty(0), torch.empty(0))

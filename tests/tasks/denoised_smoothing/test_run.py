@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ import torch
 import tasks
 from tasks import cli, tally
 from tasks.denoised_smoothing import DenoisedSmoothing
+from tasks.denoised_smoothing.certification import algorithm
 from tasks.denoised_smoothing.certification.table import CertificateFile, read_certificates
 from tasks.denoised_smoothing.config import PRESETS, Config
 from tasks.progress import Progress
-from tasks.runs import checkpoint
+from tasks.runs import checkpoint, pace
 from tasks.runs.folder import Run
 from tests.tasks.denoised_smoothing import boxes, small
 
@@ -317,3 +319,58 @@ def test_the_paper_s_preset_runs_on_stand_ins_of_its_layout(tmp_path, monkeypatc
     torch.set_num_threads(threads)
     assert list(found.table["method"]) == list(config.methods)
     assert all(row.queries <= config.queries_of(row.method) for row in found.result.table)
+
+
+@pytest.mark.parametrize("dies_at", [1, 2])
+def test_the_ledger_of_a_certification_that_was_killed_has_the_images_before(tmp_path, monkeypatch, dies_at):
+    """It had those of the last process alone."""
+    settings = {"methods": ("none",), "n": 300}
+    append, lines = CertificateFile.append, []
+
+    def evaluated(run):
+        ledger = checkpoint.load(checkpoint.evaluation(run.path, "seed-0/none"))["ledger"]
+        return {name: count for name, count in ledger.items() if name != "seconds"}
+
+    def killed(self, certificate, counts):
+        lines.append(certificate)
+        if len(lines) == dies_at + 1:
+            if dies_at == 2:  # the counts are on the disk, the image is not
+                append(self, replace(certificate, idx=99), counts)
+            raise KeyboardInterrupt
+        append(self, certificate, counts)
+
+    whole = tasks.run(small.problem(tmp_path, **settings), runs=tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(CertificateFile, "append", killed)
+        tasks.run(small.problem(tmp_path, **settings), runs=tmp_path / "cut")
+    (folder,) = (tmp_path / "cut").iterdir()
+    table = next(folder.rglob("none.tsv"))
+    lines_left = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(line for line in lines_left if not line.startswith("99")))
+    again = tasks.run(small.problem(tmp_path, **settings), resume=folder)
+    assert evaluated(again) == evaluated(whole)
+    assert evaluated(whole)["rows_run"] == whole.result.table[0].extra["rows of test"] == 4 * (20 + 300)
+
+
+def test_an_image_whose_certification_was_killed_asks_only_for_the_rest(tmp_path, monkeypatch):
+    """100,000 queries to a slow classifier take longer than some kills come apart."""
+    settings = {"methods": ("none",), "n": 300, "certify_images": 1}
+    monkeypatch.setattr(pace, "SOON", 0.0)
+    monkeypatch.setattr(pace, "SHARE", 0.0)
+    original, blocks = algorithm.noise_block, []
+
+    def noise_block(*given):
+        blocks.append(given)
+        if len(blocks) == 4:
+            raise KeyboardInterrupt
+        return original(*given)
+
+    monkeypatch.setattr(algorithm, "noise_block", noise_block)
+    with pytest.raises(KeyboardInterrupt):
+        tasks.run(small.problem(tmp_path, **settings), runs=tmp_path / "cut")
+    (folder,) = (tmp_path / "cut").iterdir()
+    again = tasks.run(small.problem(tmp_path, **settings), resume=folder)
+    assert again.result.calls["rows"] == again.result.table[0].extra["rows of test"] == 320
+    found = checkpoint.load(checkpoint.evaluation(folder, "seed-0/none"))["ledger"]
+    assert found["rows_run"] == found["rows_asked"] == 320
+    assert not (folder / "answers").exists()

@@ -1,0 +1,120 @@
+"""Runs that are always killed soon after their start: they end, with the bits of an undisturbed one."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tasks.denoised_smoothing import small as smoothing
+from tests.tasks.test_kill_and_resume import ROOT, ended, outcome, own, started
+from tests.tasks.wake_flow import small as wake
+
+MOST = 40  # attempts
+LONG = """
+import time
+from dataclasses import dataclass
+
+import torch
+
+import tasks
+from blackbox import ArraySpec, BlackBoxFunction
+
+
+class Fine(BlackBoxFunction):
+    inputs = (ArraySpec("z", shape=(2,)),)
+    outputs = (ArraySpec("y", shape=(2,)),)
+
+    def evaluate(self, z):
+        end = time.process_time() + 0.05  # kills go by CPU seconds, which a machine's load does not change
+        while time.process_time() < end:
+            pass
+        return z**3
+
+
+class Long(tasks.Problem):
+    "Data, steps, validation and test that each take as long as there is between two kills."
+
+    @dataclass(frozen=True)
+    class Config(tasks.Config):
+        methods: tuple[str, ...] = ("cge",)
+        steps: tasks.Count = 2
+        batch: tasks.Count = 4
+
+    def box(self):
+        return Fine()
+
+    def network(self):
+        return torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+
+    def data(self):
+        wanted = torch.rand(300, 2, generator=torch.Generator().manual_seed(7)) - 0.5
+        wanted = torch.cat((wanted[:200], Fine()(wanted[200:])))
+        return tasks.Data.split(wanted, batch=self.config.batch, validation=80, test=80)
+
+    def objective(self, network, wanted):
+        return (self.box(network(wanted)) - wanted).square().mean(dim=1)
+"""
+
+
+def long(folder: Path) -> list[str]:
+    (folder / "long.py").write_text(LONG, encoding="utf-8")
+    return ["run", "long.py:Long"]
+
+
+PROBLEMS = {
+    "long": long,
+    "own": own,
+    "image demo": lambda folder: [
+        *("run", "image-classification", "--methods", "deepzero", "fo", "--steps", "40"),
+        *("--pruning-directions", "32", "--sparsity", "0.99"),
+    ],
+    "shapes": lambda folder: [
+        *("run", "denoised-smoothing", "--preset", "shapes", "--methods", "none", "--certify-images", "3"),
+        *("--n", "2000", "--evaluator", "loop"),
+    ],
+    "wake-flow": lambda folder: wake.words("--methods", "NON", "TAN-SOL small", "ZO-SOL"),
+    "denoised-smoothing": lambda folder: smoothing.words(folder, methods=("mse", "student", "deepzero")),
+}
+
+
+def seconds_of(words: list[str], folder: Path) -> float:
+    """CPU seconds that a start takes."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ended(started(words, folder))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_a_run_that_is_always_killed_soon_after_its_start_ends_with_the_same_bits(tmp_path, name):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    words = PROBLEMS[name](whole)
+    ended(started(words, whole))
+    limit = round(seconds_of([*words, "--dry-run"], whole)) + 3
+    words, attempts = PROBLEMS[name](killed), 0
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    while True:
+        attempts += 1
+        done = subprocess.run(
+            [sys.executable, "-m", "tasks.cli", *words],
+            cwd=killed,
+            env=environment,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (limit, limit)),
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert attempts < MOST, f"killed after {limit} CPU seconds it does not end"
+        folders = list((killed / "runs").glob("*"))
+        words = ["resume", str(folders[0].relative_to(killed))] if folders else words
+    assert outcome(killed) == outcome(whole)
