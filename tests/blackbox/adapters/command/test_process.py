@@ -149,7 +149,7 @@ def test_a_parent_that_is_killed_takes_its_programs_with_it(tmp_path):
     wait_until(lambda: not list(tmp_path.glob("blackbox-*")))
 
 
-@needs_proc
+@pytest.mark.needs("linux")
 def test_folders_of_a_killed_process_are_removed_but_for_those_that_it_took_back(tmp_path):
     gone, kept, other = tmp_path / "gone with the parent", tmp_path / "kept", tmp_path / "other"
     for folder in (gone, kept, other):
