@@ -68,8 +68,8 @@ class LossGradient:
     each parameter. In every stacked chunk, a variant that moves nothing must give the base's losses. If
     either check fails, a slower evaluator evaluates the step again, and a warning names the module or the
     parameter. At the same steps the base is evaluated three times, and a few queries also over half of
-    `mu`. If noise is not small beside the differences that `mu` makes, or if they are no slopes, because of rounding,
-    curvature or a jump, a warning says by how much, and what to do.
+    `mu`. If noise is not small beside the differences that `mu` makes, or if they are no slopes (because of
+    rounding, curvature or a jump), a warning says by how much, and what to do.
 
     Processes with the same network can share the queries and get the same result:
 
