@@ -41,7 +41,7 @@ class QueryCounts:
     Attributes:
         steps: Gradients estimated.
         queries: Perturbed objectives, those of checks among them; the base evaluations not counted.
-        checks: Queries beyond the estimators' plans: of the check of the evaluator and of sentinels.
+        checks: Queries beyond the estimators' plans: of checks of evaluators and slopes, and of sentinels.
         dropped: Queries that were left out because a row failed in them.
         lost: Rows that were left out because their loss was not finite in the base.
     """
@@ -69,8 +69,9 @@ class LossGradient:
     A fast evaluator is checked against `loop` at steps 0, 1, 10, 100, 1,000 and so on, on a few weights of
     each parameter. In every stacked chunk, a variant that moves nothing must give the base's losses. If
     either check fails, a slower evaluator evaluates the step again, and a warning names the module or the
-    parameter. At the same steps the base is evaluated twice. If the noise is not small beside the differences
-    that `mu` makes, a warning says so.
+    parameter. At the same steps the base is evaluated three times, and a few queries also over half of
+    `mu`. If noise is not small beside the differences that `mu` makes, or if they are no slopes (because of
+    rounding, curvature or a jump), a warning says by how much, and what to do.
 
     Processes with the same network can share the queries and get the same result:
 

@@ -102,8 +102,8 @@ def tell_slopes(step: int, doubt: Doubt, *, differs: str = "objective") -> None:
         what = (
             f"The {differs} changes as much over half of mu as over mu: it jumps, or is saturated, closer "
             "than that, and the gradient means nothing. Look for whole numbers (a truncation, a sign, a "
-            "sort, torch's orthogonal parametrization of a matrix that is not square) and for what is divided by "
-            "its own small spread. Where it only saturates, a far smaller mu is right."
+            "sort, torch's orthogonal parametrization of a matrix that is not square) and what is divided "
+            "by its own small spread. Where it only saturates, a far smaller mu is right."
         )
     elif doubt.cause == "curvature":
         what = (
