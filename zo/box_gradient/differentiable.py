@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from blackbox import BlackBoxFunction, BudgetError, RowFailedError
 from blackbox.checks import check_count, check_flag, check_fraction
 from zo.box_gradient.autograd_function import BlackBoxCall
-from zo.box_gradient.doubt import gives_slopes, look_again
+from zo.box_gradient.doubt import gives_slopes, is_checked, look_again
 from zo.box_gradient.once import Once
 from zo.box_gradient.row_queries import (
     RowQueries,
@@ -30,7 +30,6 @@ from zo.box_gradient.tangent_rows import TangentRows
 from zo.errors import ConfigurationError, FailedQueriesError
 from zo.estimators.cge import CGE
 from zo.estimators.rge import RGE
-from zo.evaluators.check import is_due
 from zo.failures import bearable
 from zo.same_run import described, refuse_other_run
 from zo.tangents.tangent import Tangent
@@ -317,7 +316,7 @@ class DifferentiableBox(nn.Module):
         cotangents: dict[int, Tensor],
     ) -> None:
         """At some calls ask a few rows again, and say once what is doubtful."""
-        if self.check and is_due(call):
+        if self.check and is_checked(call):
             kept = {place: outputs[place] for place in cotangents}
             change = partial(change_of, outputs=kept, cotangents=cotangents)
             doubt, asked = look_again(queries, differences, valid, change)

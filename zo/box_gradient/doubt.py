@@ -21,6 +21,11 @@ Change = Callable[[Tensor, Outputs], tuple[Tensor, Tensor, Tensor]]
 """Rows and their outputs to what they change of the scalar, and whether they are valid, and changed."""
 
 
+def is_checked(call: int) -> bool:
+    """Whether some queries of a call are asked again: of calls 0, 1, 10, 100, 1,000, ..."""
+    return str(call).rstrip("0") in ("", "1")
+
+
 @dataclass(frozen=True)
 class Doubt:
     """What is doubtful about the differences of a call.
