@@ -222,57 +222,56 @@ class TangentGradient:
                     In all these cases `.grad` is unchanged.
         """
         with torch.inference_mode(False):  # in which there would be no graph
-            return self._backward(map_tensors(_with_version, batch))
+            batch = map_tensors(_with_version, batch)
+            step, ranks, before = self.counts.steps, self._ranks, Snapshot(self.network)
+            key, probes = self._key.at(step), self.watch.probes
+            ranks.refuse_others(step, lambda: fingerprint(self.network, batch, repr(self._settings(key))))
+            problem = Problem(self.network, self.parameters, self.objective, batch, count_rows(batch))
 
-    def _backward(self, batch: Any) -> Tensor:  # noqa: ANN401
-        """What `backward` does, on a batch that autograd can keep."""
-        step, ranks, before = self.counts.steps, self._ranks, Snapshot(self.network)
-        key, probes = self._key.at(step), self.watch.probes
-        ranks.refuse_others(step, lambda: fingerprint(self.network, batch, repr(self._settings(key))))
-        problem = Problem(self.network, self.parameters, self.objective, batch, count_rows(batch))
+            with noted() as causes:
+                seen = record(problem, self.boxes, self.evaluator, probes, self.mu, key, ranks, self._chunk)
 
-        with noted() as causes:
-            seen = record(problem, self.boxes, self.evaluator, probes, self.mu, key, ranks, self._chunk)
-
-        with ranks.meeting(step) as meeting:
-            base = seen.losses[0]
-            survived = survivors(base, step, causes)
-            # Where there may ever be probes; what it finds does not change.
-            if self.watch.most and step == 0 and isinstance(self.evaluator, Stacked):
-                refuse_unseen_weights(problem, self.boxes, seen.calls, survived)
-            calls, kept = without_failed(survived, seen.calls, batch)
-            pairs, dropped = self._learn(calls, survived, step)
-            again = replace(problem, batch=kept)
-            loss, gradients = replay(again, self.boxes, self.tangents, calls, pairs, survived)
-            checks.refuse_dependent_rows(loss, base, survived)
-            checks.refuse_not_finite(gradients, self.trust, step)
-            meeting.own = Check()
-            if ranks.rank == 0 and self.watch.checks(step):  # the first rank alone
-                of, box = (calls, pairs), (self.boxes, self.tangents)
-                with alone(ranks):
-                    meeting.own = checked(
-                        problem,
-                        *box,
-                        *of,
-                        base,
-                        gradients,
-                        before,
-                        self.watch,
-                        lambda rows: replay(again, *box, *of, rows)[1],
-                    )
-        for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
-            accumulate(tensor, gradient)
-        check: Check = meeting.told[0]
-        self.agreement, self.missed = check.agreement, check.missed
-        self._count(probes, seen.rows, dropped, check)
-        if not self._told_zero and not any(bool(gradient.any()) for gradient in gradients):
-            self._told_zero = tell_zero(step, gradients[0])
-        self.counts.lost += int((~survived).sum())
-        self._told_lost = self._told_lost or tell_lost(step, survived, causes, batch)
-        found = check.agreement, check.missed
-        flat = check.flat if check.flat is not None or not probes else flat_share(pairs)
-        self.watch.saw(step, self.trust_of_step, *found, self._improve, check.noise, check.failed, flat)
-        return loss
+            with ranks.meeting(step) as meeting:
+                base = seen.losses[0]
+                survived = survivors(base, step, causes)
+                # Where there may ever be probes; what it finds does not change.
+                if self.watch.most and step == 0 and isinstance(self.evaluator, Stacked):
+                    refuse_unseen_weights(problem, self.boxes, seen.calls, survived)
+                calls, kept = without_failed(survived, seen.calls, batch)
+                pairs, dropped = self._learn(calls, survived, step)
+                again = replace(problem, batch=kept)
+                loss, gradients = replay(again, self.boxes, self.tangents, calls, pairs, survived)
+                checks.refuse_dependent_rows(loss, base, survived)
+                checks.refuse_not_finite(gradients, self.trust, step)
+                meeting.own = Check()
+                if ranks.rank == 0 and self.watch.checks(step):  # the first rank alone
+                    of, box = (calls, pairs), (self.boxes, self.tangents)
+                    with alone(ranks):
+                        meeting.own = checked(
+                            problem,
+                            *box,
+                            *of,
+                            base,
+                            gradients,
+                            before,
+                            self.watch,
+                            lambda rows: replay(again, *box, *of, rows)[1],
+                        )
+            for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
+                accumulate(tensor, gradient)
+            check: Check = meeting.told[0]
+            self.agreement, self.missed = check.agreement, check.missed
+            self._count(probes, seen.rows, dropped, check)
+            if not self._told_zero and not any(bool(gradient.any()) for gradient in gradients):
+                self._told_zero = tell_zero(step, gradients[0])
+            self.counts.lost += int((~survived).sum())
+            self._told_lost = self._told_lost or tell_lost(step, survived, causes, batch)
+            found = check.agreement, check.missed
+            flat = check.flat if check.flat is not None or not probes else flat_share(pairs)
+            if flat is not None and not any(bool(gradient.any()) for gradient in gradients):
+                flat = None  # `tell_zero` says more of it
+            self.watch.saw(step, self.trust_of_step, *found, self._improve, check.noise, check.failed, flat)
+            return loss
 
     def prefit(self, batches: Iterable[Any], steps: int = 400) -> None:
         """Let the tangents learn before the first step, from the boxes' answers on some batches.
