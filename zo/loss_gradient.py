@@ -173,9 +173,9 @@ class LossGradient:
     def backward(self, batch: Any = None) -> Tensor:  # noqa: ANN401
         """Add this step's gradient estimate to `.grad`, as autograd would.
 
-        It is that of the loss itself: a `torch.amp.GradScaler` would divide it by a scale that is not in it, so
-        leave the scaler out. The objective runs under `torch.no_grad()`; one that takes a derivative itself,
-        as for the residual of a differential equation, does so under `torch.enable_grad()`.
+        It is that of the loss itself: a `torch.amp.GradScaler` would divide it by a scale that is not in it,
+        so leave that out. The objective runs under `torch.no_grad()`; one that takes a derivative itself, as
+        for the residual of a differential equation, does so under `torch.enable_grad()`.
 
         Args:
             batch: Any nesting of tensors with rows first; nothing for a closure.

@@ -31,8 +31,8 @@ def put_version(tensor: Tensor, version: int | None) -> None:
     """Give a tensor that is as it was the version that it had; nothing where that is None."""
     if version is None or tensor.is_inference():
         return
-    put = torch._C._autograd._unsafe_set_version_counter
+    put = torch._C._autograd._unsafe_set_version_counter  # pyright: ignore[reportAttributeAccessIssue]
     try:
         put((tensor,), (version,))
     except TypeError:  # of torch versions that take one tensor
-        put(tensor, version)  # pyright: ignore
+        put(tensor, version)
