@@ -8,10 +8,12 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -124,7 +126,11 @@ def read(path: Path, expected: Mapping[str, Any], shape: tuple[int, ...]) -> Ten
 def write(path: Path, frames: Tensor, attributes: Mapping[str, Any]) -> None:
     """Write `(flows, frames, ...)` and what they depend on; the file appears whole or not at all."""
     # in a folder of its own, not by mkstemp: that makes files which no other user may read
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=path.stem, suffix=".partial") as folder:
+    for left in path.parent.glob(
+        f"{escape(path.name)}.*.partial"
+    ):  # by a process that was killed; see `alone`
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.", suffix=".partial") as folder:
         whole = Path(folder) / path.name
         chunks = (min(frames.shape[1], TOGETHER), *frames.shape[2:])
         with h5py.File(whole, "w") as file:

@@ -60,6 +60,28 @@ def leftovers(folder: Path, start: str) -> list[Path]:
     return sorted(folder.glob(f".{escape(start)}*.tmp"))
 
 
+def sweep(folder: Path) -> None:
+    """Remove temporary files that killed processes left in a folder that this process holds alone."""
+    for path in folder.rglob(".*.tmp"):
+        number = path.name.split(".")[-2]
+        if number.isdigit() and not _is_alive(int(number)):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether there is such a process; this one counts as none, which has written nothing yet."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` atomically."""
     write(path, lambda stream: stream.write(content))

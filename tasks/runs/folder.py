@@ -283,6 +283,7 @@ class Run:
     def lock(self) -> Iterator[None]:
         """Hold the run for this process; `RunLockedError` names the other process that has it."""
         with _exclusive(self.path):
+            atomic.sweep(self.path)
             yield
 
     def log(self, stage: str, step: int, **values: float | int | str) -> None:

@@ -119,6 +119,10 @@ def test_the_files_are_as_readable_as_the_umask_lets_them_be(tmp_path):
 def test_nothing_else_is_left_behind(tmp_path):
     path = load_or_compute(TINY, tmp_path).path
     assert os.listdir(tmp_path) == [path.name]
+    path.unlink()
+    (tmp_path / f"{path.name}.abc.partial").mkdir()  # of a process that was killed
+    load_or_compute(TINY, tmp_path)
+    assert os.listdir(tmp_path) == [path.name]
 
 
 @pytest.mark.parametrize("done", [0, 5, 9])

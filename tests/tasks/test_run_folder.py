@@ -26,6 +26,19 @@ class Settings:
     sizes: tuple[int, ...] = (1, 2)
 
 
+def test_what_killed_processes_left_is_removed_by_who_goes_on_with_a_run(tmp_path):
+    run = Run.create(tmp_path, "toy", "demo", Settings(), range(1))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (run.path / "evaluations").mkdir()
+    left = [run.path / f".result.json.{ended.pid}.tmp", run.path / f"evaluations/.a.{ended.pid}.tmp"]
+    stays = [run.path / f".result.json.{os.getppid()}.tmp", run.path / "mine.tmp", run.path / ".other.tmp"]
+    for path in left + stays:
+        path.touch()
+    with run.lock():
+        assert [path.exists() for path in left + stays] == [False] * 2 + [True] * 3
+
+
 def test_a_run_is_found_again_as_it_was_made(tmp_path):
     made = Run.create(
         tmp_path / "new" / "runs", "wake-flow", "demo", Settings(5), range(2), command=["blackbox", "run"]
