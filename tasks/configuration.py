@@ -238,7 +238,7 @@ class Config:
     directions: Directions = 64
     """Random directions in a step of rge and hybrid: q of zo.RGE."""
     input_directions: InputDirections = 2
-    """Random directions at the box's inputs for each row, in row-rge: q of zo.RowRGE."""
+    """Random directions at the box's inputs for each row, of the method row-rge; q of zo.RowRGE."""
     probes: Natural = 0
     """Moved copies of the network that run beside it in a step of tangents, which need none; secant takes two
     where this is 0."""

@@ -119,3 +119,11 @@ def pytest_sessionfinish(session: pytest.Session) -> Any:
     if any(ends.values()) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     return result
+
+
+@pytest.fixture(autouse=True)
+def seeds_from_the_first() -> None:
+    """Boxes without a seed are numbered by test, not by the order in which tests come to a process."""
+    seeds = sys.modules.get("zo.box_gradient.seeds")
+    if seeds is not None:
+        seeds._made = 0

@@ -121,7 +121,9 @@ def load_evaluation(folder: Path, stage: str) -> dict[str, Any]:
         all(isinstance(part, dict) for part in parts)
         and all(isinstance(each, torch.Tensor) and each.layout is torch.strided for each in parts[1].values())
         and all(isinstance(name, str) for part in parts for name in part)
-        and all(isinstance(parts[2].get(name), int) for name in ("rows_run", "rows_failed", "rows_skipped"))
+        and all(
+            isinstance(parts[2].get(name, 0), int) for name in ("rows_run", "rows_failed", "rows_skipped")
+        )
     ):
         raise CheckpointError(
             f"{path}: expected the figures and arrays of an evaluation, got others. Delete it: an unfinished "

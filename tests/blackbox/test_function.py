@@ -463,7 +463,7 @@ def test_marking_a_row_does_not_reach_into_the_boxs_own_memory():
 
 
 @pytest.mark.parametrize("policy", ["raise", "keep"])
-@pytest.mark.parametrize("error", [BudgetError, BlackBoxError, OutputError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("error", [BudgetError, BlackBoxError, OutputError, KeyboardInterrupt])
 @KINDS
 def test_our_own_errors_and_interrupts_pass_through(kind, arrays, error, policy):
     box = kind(grumble({2.0}, error), arrays=arrays, failures=policy)

@@ -195,7 +195,9 @@ ROUGH = [
 ]
 
 
-@pytest.mark.parametrize(("function", "dtype", "estimator"), ROUGH, ids=str)
+@pytest.mark.parametrize(
+    ("function", "dtype", "estimator"), ROUGH, ids=lambda of: getattr(of, "__name__", str(of))
+)
 def test_a_box_with_few_digits_is_told(function, dtype, estimator):
     network, batch = small(dtype=dtype), torch.randn(32, 4, dtype=dtype)
     truth = by_autograd(small(dtype=torch.float64), squared(lambda y: 3 + torch.sin(y)), batch.double())
@@ -336,9 +338,8 @@ def test_queries_that_are_asked_again_are_counted_and_no_more_than_said(estimato
         before, most = gradient.counts.checks, gradient.most_checks(1)
         gradient.backward(batch)
         checks = gradient.counts.checks - before
-        assert (
-            checks == (2 + asked if step < 2 else 0) and checks <= most
-        )  # the base again, before and behind
+        # the base again, before and behind; and from the second step on, for numbers of 16 bits
+        assert checks == (2 + asked + step if step < 2 else 0) and checks <= most
     assert calls == 4 + gradient.counts.queries == 4 + 4 * gradient.queries() + gradient.counts.checks
 
 

@@ -216,7 +216,7 @@ def test_a_store_that_mlflow_cannot_write_to_is_refused_before_anything_is_train
 
 
 @pytest.mark.slow  # importing MLflow takes seconds
-@pytest.mark.needs("mlflow")
+@pytest.mark.needs("mlflow", "mlflow databases")
 @pytest.mark.filterwarnings("ignore")  # MLflow's own
 @pytest.mark.parametrize("store", ["database", "folder"])
 def test_mlflow_has_what_the_run_has(tmp_path, monkeypatch, store):

@@ -25,6 +25,7 @@ class Fine(BlackBoxFunction):
     inputs = (ArraySpec("z", shape=(3,)),)
     outputs = (ArraySpec("y", shape=(3,)),)
     deterministic = False
+    identity = "fine"  # without which `asked` would be part of it
     asked: ClassVar[list[float]] = []
     dies_at: int | None = None
 
@@ -166,6 +167,8 @@ def test_answers_of_other_code_are_not_used_and_a_noisy_box_stays_noisy(tmp_path
 
 def test_rows_that_failed_are_asked_again(tmp_path):
     class Failing(Fine):
+        identity = "failing"
+
         def evaluate(self, z):
             Fine.asked.append(float(z[0]))
             if z[0] == 2 and len(Fine.asked) < 4:
@@ -185,7 +188,7 @@ def test_rows_that_failed_are_asked_again(tmp_path):
 def test_a_validation_or_test_that_is_cut_short_runs_only_the_rows_that_are_left(tmp_path, where):
     class Slow(BlackBoxFunction):
         inputs, outputs = Fine.inputs, Fine.outputs
-        rows, dies_at = 0, -1
+        rows, dies_at, identity = 0, -1, "slow"  # without which the counts would be part of it
 
         def evaluate(self, z):
             Slow.rows += 1

@@ -787,7 +787,7 @@ def test_data_is_split_without_overlap_and_batches_are_the_same_whenever_asked()
     [
         (lambda _: None, r"Made.data: expected tasks.Data\(...\), got NoneType. Return tasks.Data.split"),
         (lambda _: (torch.rand(9, 3), torch.rand(9, 3)), "Made.data: expected .* got tuple"),
-        (lambda _: tasks.Data(lambda seed, step: None), "batch: expected tensors that all have their rows"),
+        (lambda _: tasks.Data(lambda seed, step: None), "tensors that have their rows first, got None"),
         (
             lambda _: tasks.Data.split(torch.rand(9, 3), batch=2, test=-3),
             "test: expected a whole number >= 0",

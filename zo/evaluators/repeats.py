@@ -45,6 +45,7 @@ class Asker:
 
     def __call__(self, query: Perturbation, factor: float) -> float:
         """The mean change of a query whose step has another length, over that factor; NaN where it fails."""
+        far = factor > 1
         moved, factor = scaled(self.base.problem.parameters, query, factor)
         if factor == 0:  # lost in the rounding of the weight
             return float("nan")
@@ -56,7 +57,9 @@ class Asker:
             return float(mean_changes(losses, self.begun[id(evaluator)](moved))[0]) / factor
         except BudgetError:
             raise
-        except Exception:  # twice of mu may be more than the objective bears
+        except Exception:
+            if not far:  # twice of mu may be more than the objective bears
+                raise
             return float("nan")
 
     def slopes(self, plan: Perturbations, numbers: Tensor, factor: float) -> Tensor:
