@@ -334,7 +334,8 @@ def problem_of(run: Run, *, trusted: bool = False) -> Problem:
     problems.warn_of_changes(run)
     kind, _ = problems.find(run.problem)
     problem = kind(run.configuration(kind.Config, trusted=trusted), folder=Path(run.data))
-    problem.making.answers.attach(group.journal_folder(run.path), group.rank(), run.code_versions())
+    folder = group.journal_folder(run.path)
+    problem.making.answers.attach(folder, group.rank(), run.code_versions(), only_read=True)
     return problem
 
 

@@ -103,7 +103,7 @@ def lines(
             have = "has" if count == 1 else "have"
             told.append(f"  {name}: {counted(count, 'row')}, which {have} been run")
     if problem.making.answers.full:
-        told.append("  More made the data than is kept: each `blackbox resume` runs the others again.")
+        told.append("  Not all that made the data is kept: each `blackbox resume` runs the rest again.")
     limit = "" if budget is None else f" of {budget:,} allowed"
     upper = f" to {most:,}" if most > total else ""
     own = " and ".join(

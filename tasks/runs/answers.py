@@ -86,27 +86,30 @@ class Answers:
         if folder is not None:
             self.attach(folder, rank, code or {})
 
-    def attach(self, folder: Path, rank: int, code: Mapping[str, str]) -> None:
+    def attach(self, folder: Path, rank: int, code: Mapping[str, str], *, only_read: bool = False) -> None:
         """There is a folder from here on; what earlier processes have left there is read.
 
         Args:
             folder: Of the run.
             rank: Number of this process among those of the run: each writes files of its own, and reads all.
             code: The versions of the code that answers depend on: those of other code are not used.
+            only_read: Whether nothing may be written or deleted, since a process may be working on the run,
+                or will; the folder can then be attached again.
         """
         if self._folder is not None:
             return
-        self._folder, self._rank, self._code = folder / FOLDER, rank, dict(code)
-        for path in self._files():
-            try:
-                content = checkpoint.load(path)
-            except CheckpointError:
-                path.unlink()
+        place = folder.absolute() / FOLDER  # a box may change the working directory
+        self._rank, self._code, self._known, self._bytes = rank, dict(code), {}, 0
+        if not only_read:
+            self._folder = place
+            self._tidy()
+        for path in self._files(place):
+            entries = _entries(path, self._code)
+            if entries is None:
+                if not only_read:
+                    path.unlink()
                 continue
-            if content["code"] != self._code:
-                path.unlink()
-                continue
-            for entry in (_Entry(**each) for each in content["entries"]):
+            for entry in entries:
                 self._bytes += _size(entry.outputs)
                 for key, outputs, run in entry.parts():
                     self._known.setdefault(key, deque()).append((outputs, run))
@@ -212,22 +215,45 @@ class Answers:
         """The work is done, and what came of it is on the disk: its answers go."""
         self._waiting, self._known, self._bytes, self.full = [], {}, 0, False
         self._pace.begin()
-        found = self._files()
+        if self._folder is None:
+            return
+        self._tidy()
+        found = self._files(self._folder)
         for path in found:
             if self._rank in (0, int(path.name.split(".")[-3])):  # the first process deletes those of all
                 path.unlink(missing_ok=True)
-        if found and self._folder is not None:
+        if found:
             with suppress(OSError):  # others' are in it, or another process was first
                 self._folder.rmdir()
 
-    def _files(self) -> list[Path]:
-        if self._folder is None or not self._folder.is_dir():
+    def _tidy(self) -> None:
+        """Remove what this process's earlier life left half written."""
+        if self._folder is not None and self._folder.is_dir():
+            for path in atomic.leftovers(self._folder, f"{self._name}.{self._rank}."):
+                path.unlink(missing_ok=True)
+
+    def _files(self, folder: Path) -> list[Path]:
+        if not folder.is_dir():
             return []
-        for path in atomic.leftovers(self._folder, f"{self._name}.{self._rank}."):
-            path.unlink(missing_ok=True)
         pattern = re.compile(re.escape(self._name) + r"\.(\d+)\.(\d+)" + re.escape(checkpoint.ENDING))
-        found = [(match, path) for path in self._folder.iterdir() if (match := pattern.fullmatch(path.name))]
+        found = [(match, path) for path in folder.iterdir() if (match := pattern.fullmatch(path.name))]
         return [path for _, path in sorted(found, key=lambda pair: (int(pair[0][2]), int(pair[0][1])))]
+
+
+def _entries(path: Path, code: Mapping[str, str]) -> list[_Entry] | None:
+    """What a file holds; None where it is damaged, of other code, or no file of answers."""
+    try:
+        content = checkpoint.load(path)
+        if content["code"] != code:
+            return None
+        found = [_Entry(**each) for each in content["entries"]]
+        for entry in found:
+            for key, outputs, run in entry.parts():
+                if not isinstance(key, str) or not isinstance(run, int) or _size(outputs) < 0:
+                    return None
+    except (CheckpointError, KeyError, TypeError, ValueError, AttributeError, RuntimeError):
+        return None
+    return found
 
 
 class _Recalling(Wrapper):

@@ -382,7 +382,8 @@ def _refuse_edited(path: Path, content: Mapping[str, Any]) -> None:
     if told := ", ".join(filter(None, parts)):
         raise RunFolderError(
             f"{path / CONFIG}: expected the settings that the run was begun with, got others: {told}. Put "
-            "them back, or start a new run; where data moved, give `blackbox resume` --data."
+            "them back, or start a new run. Where data moved, leave that setting as it was, and give "
+            "`blackbox resume` --data."
         )
 
 

@@ -77,12 +77,11 @@ class Journal:
             for number, path in self._files() if self._rank == 0 else []:
                 if number < step:
                     continue
-                try:
-                    found = checkpoint.load(path)
-                except CheckpointError:
+                found = _entries(path, number)
+                if found is None:
                     path.unlink()  # its queries are evaluated again
-                    continue
-                self._known |= {key: {"step": number} | entry for key, entry in found.items()}
+                else:
+                    self._known |= found
         self._kept = any(entry["step"] == step for entry in self._known.values())
 
     def end(self, covered: bool = True) -> None:
@@ -161,6 +160,20 @@ class Journal:
         return [
             (int(match[1]) - 1, path) for path in paths if (match := pattern.fullmatch(path.name)) is not None
         ]
+
+
+def _entries(path: Path, step: int) -> dict[str, dict[str, Any]] | None:
+    """What a file holds, each entry with its step; None where it is damaged, or no file of a journal."""
+    try:
+        found = {key: {"step": step} | entry for key, entry in checkpoint.load(path).items()}
+        for entry in found.values():
+            if not isinstance(entry["value"], dict) or not isinstance(entry["step"], int):
+                return None
+            if entry["counts"] is not None:
+                Ledger(**entry["counts"])
+    except (CheckpointError, KeyError, TypeError, ValueError, AttributeError):
+        return None
+    return found
 
 
 @contextmanager

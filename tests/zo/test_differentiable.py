@@ -639,6 +639,7 @@ def with_scale(scale: Any, shape: tuple[int, ...] = (4,)) -> zo.box_gradient.Dif
 UNITS = torch.tensor([1e-3, 1.0, 30.0, 1e3], dtype=torch.float64)
 
 
+@pytest.mark.filterwarnings("ignore:.*they bend:zo.errors.NoiseWarning")  # over a step of 1e-3 times 1e3
 def test_numbers_in_units_far_apart_are_said_once():
     solver, x = with_scale(None), weights(32, 4) * UNITS
     with pytest.warns(zo.errors.UnitsWarning, match=r"vary alike.*'x'.*stay at mu.*scale=samples\.std"):
