@@ -31,7 +31,7 @@ def by_autograd(network: nn.Module, objective, batch) -> Tensor:
 
 def taken(
     network: nn.Module, objective, estimator, batch, **options
-) -> tuple[Tensor, list[Warning], zo.LossGradient]:
+) -> tuple[Tensor, list[Warning | str], zo.LossGradient]:
     """The gradient of one step, and what the library said of it."""
     gradient = zo.LossGradient(network, objective, estimator, seed=0, **options)
     network.zero_grad()

@@ -40,6 +40,7 @@ class Rotated(nn.Module):
         if self.keeps == "the last one":
             if self.version != version:
                 self.kept, self.version = torch.linalg.matrix_exp(self.a - self.a.T), version
+            assert self.kept is not None
             return self.kept
         if version not in self.all:
             self.all[version] = torch.linalg.matrix_exp(self.a - self.a.T)
@@ -176,7 +177,9 @@ class Averaged(nn.Module):
             elif self.how == "assigned .data":
                 t.data = t.data + 0.01 * (s.data - t.data)
         if self.how == "foreach":
-            torch._foreach_lerp_(list(self.t.parameters()), list(self.s.parameters()), 0.01)
+            torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+                list(self.t.parameters()), list(self.s.parameters()), 0.01
+            )
         if self.how == "a large attribute":
             self.kept[0] = self.kept[0].to(self.s.bias)  # as the twin of float64 needs
             self.kept[0].data.add_((self.s.weight - self.t.weight).sum())
