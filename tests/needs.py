@@ -88,7 +88,7 @@ NEEDS = {
     "slurm": Need("apt-get install slurm-wlm", tuple(SLURM.split())),
     "sumo": Need("apt-get install sumo", ("netgenerate",)),
     # packages
-    "docutils": Need("pip install docutils, or make docs", packages=("docutils",)),
+    "sphinx": Need("pip install sphinx, or make docs", packages=("docutils", "sphinx")),
     "executorlib": Need(f"{PEERS} executorlib", packages=("executorlib",)),
     "fields": Need(f"{PEERS} 'blackbox-coupling[fields]'", packages=("xarray", "h5netcdf", "meshio")),
     "fmpy": Need(f"{PEERS} 'blackbox-coupling[fmu]'", packages=("fmpy",)),
