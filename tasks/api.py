@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from blackbox.failures import exits_as_errors
-from tasks import methods, problems, report
+from tasks import methods, problems, report, spending
 from tasks.callbacks import Callback, Told
 from tasks.configuration import to_dict
 from tasks.errors import (
@@ -206,6 +207,8 @@ def run(
             "problem its folder= for where its data are."
         )
     problem = type(problem)(problem.config, folder=problem.folder, **settings)
+    config, chosen = spending.spends(problem.config, [*settings, *_departing(problem)])
+    problem = type(problem)(config, folder=problem.folder)
     numbers: Sequence[int] = (0,)
     if seeds is not None:
         numbers = range(int(seeds)) if isinstance(seeds, int | np.integer) else seeds
@@ -220,6 +223,7 @@ def run(
             numbers,
             data=problem.folder,
             problem=problems.where_is(type(problem)),
+            chosen=chosen,
         )
     else:
         made, rows = Run.open(Path(resume)), problem.config.rows
@@ -237,6 +241,8 @@ def run(
             )
         if rows is not None and made.config.get("rows") not in (None, rows):
             made = made.with_budget(rows)
+        if sorted(made.chosen) == sorted(chosen) and None not in made.chosen.values():
+            problem = type(problem)(problem.config, folder=problem.folder, **made.chosen)
         settings, now = dict(made.config), to_dict(problem.config)
         if seeds is not None:
             settings["seeds"], now["seeds"] = list(made.seeds), list(numbers)
@@ -345,6 +351,13 @@ def _how_to_go_on(run: Run) -> str:
         "Its problem is in a notebook or terminal, where no other process finds it. To go on with it there, "
         f"repeat the call of tasks.run with resume={str(run.path)!r}."
     )
+
+
+def _departing(problem: Problem) -> list[str]:
+    """The settings that are not those of the problem's first preset, or of its class."""
+    usual = next(iter(problem.presets.values()), None) or type(problem).Config()
+    names = [field.name for field in dataclasses.fields(usual)]
+    return [name for name in names if getattr(usual, name) != getattr(problem.config, name)]
 
 
 def _preset(problem: Problem) -> str:

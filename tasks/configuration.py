@@ -244,6 +244,9 @@ class Config:
     where this is 0."""
     prefit: Natural = 400
     """Steps in which tangents learn, before training, from answers that the problem has; 0 for none."""
+    replays: Natural | None = 0
+    """Steps on recorded answers after each step of tangents, in which no box runs; None for as many as are
+    trusted."""
     max_rows: Positive | None = None
     """What a step of tangents may cost when trust is lost, in first-order steps; None for 3.5, or what
     the probes take."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -55,28 +56,20 @@ def lines(
         return [
             f"Cost: not known before the first step: the objective, on zeros from its box, raised {raised}."
         ]
-    size = count_rows(_first_batch(problem))
-    making = problem.making
-    kept = making.answers.recalled.rows_run + (making.elsewhere if group.rank() == 0 else 0)
-    (made,) = group.total(tally.since(before).rows_run + kept)  # all processes decide alike
-    planned = {name: _planned(problem, method) for name, method in methods.items()}
-    known = {name: plan for name, plan in planned.items() if plan is not None}
-    rows = {name: round(each * plan.evaluations) for name, plan in known.items()}
-    more = sum(round(each * (plan.most or 0)) - rows[name] for name, plan in known.items() if plan.most)
-    validated = sum(plan is None or plan.evaluations > 0 for plan in planned.values())
-    validation, test = (None if found is None else int(each / size * found) for found in _judged(problem))
-    judging = validated * (validation or 0) + len(methods) * (test or 0)
-    total, budget = made + seeds * (sum(rows.values()) + judging), problem.config.rows
+    made = rows_of_data(problem, tally.since(before))
+    plan = planned(problem, methods, each)
+    size, rows, validation, test = plan.size, plan.rows, plan.validation, plan.test
+    total, budget = made + seeds * plan.least, problem.config.rows
     if budget is not None and total > budget:
         told = ", ".join(f"{name} {count:,}" for name, count in rows.items() if count)
         was = "was" if made == 1 else "were"
         run = f"{counted(made, 'row')} {was} run, to make the data." if made else "No row was run."
         raise ConfigurationError(
             f"rows: expected a run within its budget of {counted(budget, 'row')}, got a plan of at least "
-            f"{total:,} in {counted(seeds, 'seed')} of: {told}; validation and test {judging:,}. {run} Raise "
-            "--rows, or lower --steps, --batch, or the methods' settings."
+            f"{total:,} in {counted(seeds, 'seed')} of: {told}; validation and test {plan.judging:,}. {run} "
+            "Raise --rows, or lower --steps, --batch, or the methods' settings."
         )
-    most = total + seeds * more
+    most = total + seeds * plan.more
     # the rows that are timed count too, and must not be those that the end of the run needs
     spare = budget is None or total + TRIES * each <= budget
     second, back, timing = None, None, tally.copy()
@@ -93,7 +86,7 @@ def lines(
     ]
     if not problem.boxes:
         told = [f"Cost: without a black box rows are those of the data, {each:,} for each query."]
-    told += [_line(name, planned[name], each, second) for name in methods]
+    told += [_line(name, plan.costs[name], each, second) for name in methods]
     for name, count in {"validation": validation, "test": test}.items():
         if count != 0:
             known = "the problem's own, not known beforehand" if count is None else counted(count, "row")
@@ -118,8 +111,71 @@ def lines(
     return told + _failed(tried, size, back)
 
 
-def _planned(problem: Problem, method: Method) -> Cost | None:
-    return None if method.cost is None else method.cost(problem, problem.config.steps)
+@dataclass(frozen=True)
+class Plan:
+    """Rows of a training of each method, as the settings say.
+
+    Attributes:
+        size: Rows of a batch.
+        costs: By method; None where that is not known.
+        rows: Box rows of steps, by method where known: the least that they take.
+        more: Box rows that they may take beyond, together.
+        validation: Box rows of all validations of a method; None for a problem's own.
+        test: Box rows of the test of a method; None for a problem's own.
+        judging: Box rows of validations and tests of all methods, as far as they are known.
+    """
+
+    size: int
+    costs: Mapping[str, Cost | None]
+    rows: Mapping[str, int]
+    more: int
+    validation: int | None
+    test: int | None
+    judging: int
+
+    @property
+    def least(self) -> int:
+        """Box rows with one seed: of steps, validations and tests."""
+        return sum(self.rows.values()) + self.judging
+
+
+def planned(problem: Problem, methods: Mapping[str, Method], each: int, *, supposing: bool = False) -> Plan:
+    """What the settings ask for.
+
+    Args:
+        problem: With its settings.
+        methods: That will be trained.
+        each: Box rows of one evaluation of the objective on a batch, see `rows_of_objective`.
+        supposing: Whether a problem's own validation or test is supposed to take each row of its data once,
+            as the objective does.
+    """
+    size = count_rows(_first_batch(problem))
+    costs = {
+        name: None if method.cost is None else method.cost(problem, problem.config.steps)
+        for name, method in methods.items()
+    }
+    known = {name: cost for name, cost in costs.items() if cost is not None}
+    rows = {name: round(each * cost.evaluations) for name, cost in known.items()}
+    more = sum(round(each * (cost.most or 0)) - rows[name] for name, cost in known.items() if cost.most)
+    validated = sum(cost is None or cost.evaluations > 0 for cost in costs.values())
+    validation, test = (
+        None if found is None else int(each / size * found) for found in _judged(problem, supposing)
+    )
+    judging = validated * (validation or 0) + len(methods) * (test or 0)
+    return Plan(size, costs, rows, more, validation, test, judging)
+
+
+def rows_of_data(problem: Problem, spent: Ledger) -> int:
+    """Rows that were run to make the data, in all processes, which all ask here.
+
+    Args:
+        problem: With its boxes.
+        spent: What this process counted since the run began.
+    """
+    making = problem.making
+    kept = making.answers.recalled.rows_run + (making.elsewhere if group.rank() == 0 else 0)
+    (made,) = group.total(spent.rows_run + kept)  # all processes decide alike
+    return made
 
 
 def _line(name: str, plan: Cost | None, each: int, second: float | None) -> str:
@@ -216,14 +272,18 @@ def _seconds_per_row(problem: Problem) -> tuple[float | None, int | None]:
     return None if best == math.inf else best, back
 
 
-def _judged(problem: Problem) -> tuple[int | None, int | None]:
-    """Rows of data that a method's validations and its test take; None for a problem's own."""
+def _judged(problem: Problem, supposing: bool) -> tuple[int | None, int | None]:
+    """Rows of data that a method's validations and its test take; None for a problem's own, see `planned`."""
     config, kind = problem.config, type(problem)
     validations = 1 + -(-config.steps // config.validate_every)
     validation, test = (
         0 if rows is None else count_rows(rows) for rows in (problem.data.validation, problem.data.test)
     )
+    usual = (
+        kind.validate is Problem.validate,
+        kind.evaluate is Problem.evaluate and kind.judge is Problem.judge,
+    )
     return (
-        validations * validation if kind.validate is Problem.validate else None,
-        test if kind.evaluate is Problem.evaluate and kind.judge is Problem.judge else None,
+        validations * validation if usual[0] or (supposing and validation) else None,
+        test if usual[1] or (supposing and test) else None,
     )

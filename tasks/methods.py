@@ -108,6 +108,7 @@ def _by_tangents(setup: Setup, tangent: zo.tangents.Tangent | None, probes: int)
         seed=setup.seed,
         chunk=config.chunk,
         process_group=shares,
+        replays=config.replays,
     )
     boxes = setup.problem.boxes
     answers = setup.problem.answers() if config.prefit else {}
@@ -124,7 +125,7 @@ def _by_tangents(setup: Setup, tangent: zo.tangents.Tangent | None, probes: int)
                 given, told = map_tensors(lambda tensor: tensor.to(config.device), tuple(answers[name]))
                 tangent.fit(given, told, steps=config.prefit)
 
-    return setup.descend(gradient, begin=learn if answers else None)
+    return setup.descend(gradient, begin=learn if answers else None, replayed=config.replays != 0)
 
 
 def whole_loss(setup: Setup, kind: str) -> Trained:

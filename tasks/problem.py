@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+import zo
 from blackbox import BlackBoxFunction
 from blackbox.checks import nearest
 from tasks.callbacks import Callback
@@ -457,6 +458,7 @@ class Setup:
         figures: Callable[[], Mapping[str, float]] = dict,
         validate_every: int | None = None,
         begin: Callable[[], None] | None = None,
+        replayed: bool = False,
     ) -> Trained:
         """Take the steps that are left along a gradient: the loop of every method.
 
@@ -470,6 +472,8 @@ class Setup:
             figures: Further numbers for each step's line of metrics.
             validate_every: Optimiser steps between validations; the configuration's if None.
             begin: What is done once before the first step, such as a check; not in a run that goes on.
+            replayed: Whether further steps follow each, on recorded answers: as many as `gradient.replays()`
+                says, each along what `gradient.replay()` adds to `.grad`; see `zo.TangentGradient`.
         """
         config, network = self.config, self.network
         chosen = network if judged is None else judged
@@ -477,16 +481,25 @@ class Setup:
         each = self._rate if rate is None else rate
         validate = self.validate
 
+        def take(i: int) -> None:
+            if update is None:
+                adam.step()
+            else:
+                update(i)
+
         def step(i: int) -> dict[str, float]:
             for weights in adam.param_groups:
                 weights["lr"] = each(i)
             adam.zero_grad()
             batch = self.batch(i)
             loss = gradient.backward(batch)
-            if update is None:
-                adam.step()
-            else:
-                update(i)
+            take(i)
+            if replayed:
+                assert isinstance(gradient, zo.TangentGradient)
+                for _ in range(gradient.replays()):
+                    adam.zero_grad()
+                    gradient.replay()
+                    take(i)
             told = {
                 f"gradient_{name}": value for name, value in gradient.metrics().items() if name not in SHOWN
             }
@@ -517,7 +530,10 @@ class Setup:
             begin=begin,
         )
         counts = gradient.metrics()
-        return Trained(chosen, outcome, int(counts.get("queries", 0)), int(counts.get("dropped", 0)))
+        figures_of_gradient = {"replays": int(counts.get("replays", 0))} if replayed else {}
+        return Trained(
+            chosen, outcome, int(counts.get("queries", 0)), int(counts.get("dropped", 0)), figures_of_gradient
+        )
 
     def _rate(self, step: int) -> float:
         if self.config.schedule == "constant":

@@ -41,6 +41,8 @@ class RunCommand:
     timeout: Timeout = 1800.0
     dry_run: Annotated[bool, arg(help="Say what it will cost, and train nothing.")] = False
     config: Any = None
+    chosen: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    """Settings that the run chooses by its budget of rows."""
 
     task: ClassVar[str]
     where: ClassVar[str]
@@ -63,10 +65,13 @@ def parse(target: str, words: Sequence[str]) -> RunCommand:
     # parsed on its own, with the problem in `prog`: messages then point to the right help
     program = f"blackbox run {target}"
     command = tyro.cli(kind, prog=program, description=about, args=list(words), config=(FlagCreatePairsOff,))
-    from tasks import methods
+    from tasks import methods, spending
 
     methods.named(kind.kind, command.config.methods)  # before there is a folder
-    return command
+    names = [field.name for field in dataclasses.fields(command.config)]
+    given = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words}
+    config, chosen = spending.spends(command.config, [name for name in names if name in given])
+    return dataclasses.replace(command, config=config, chosen=chosen)
 
 
 def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
@@ -136,6 +141,7 @@ def run(command: RunCommand) -> int:
             data=command.data,
             command=["blackbox", *LINE],
             problem=command.where,
+            chosen=command.chosen,
         )
         launch.note_launch(run.path)
         return run
@@ -145,7 +151,7 @@ def run(command: RunCommand) -> int:
 
 def _dry_run(command: RunCommand) -> int:
     """Say what a run will cost; the status is 1 where no row of its first batch comes back."""
-    from tasks import cost, problems
+    from tasks import cost, problems, spending
     from tasks.tally import Tally, unnoted
     from tasks.work import checked, prepare
 
@@ -156,6 +162,11 @@ def _dry_run(command: RunCommand) -> int:
     before = Tally(boxes).copy()
     before.rows_run -= unnoted(boxes)
     prepare(problem, wanted)
+    if command.chosen:
+        made = cost.rows_of_data(problem, Tally(boxes).since(before))
+        found = spending.steps_within(problem, wanted, command.seeds, made, command.chosen)
+        problem.config = dataclasses.replace(problem.config, **found)
+        say(spending.told(problem, wanted))
     lines = cost.lines(problem, wanted, command.seeds, timed=True, before=before)
     say("\n".join(lines))
     return int(any(line.strip().startswith(cost.NONE_BACK) for line in lines))

@@ -18,7 +18,7 @@ import zo
 from blackbox import BlackBoxFunction, Ledger
 from blackbox.words import counted
 from blackbox.wrappers import Budgeted
-from tasks import cost, methods
+from tasks import cost, methods, spending
 from tasks.configuration import refused
 from tasks.errors import NotApplicableError, ProblemError, ProblemWarning
 from tasks.making import LABEL
@@ -62,6 +62,12 @@ def work(problem: Problem, run: Run, progress: Progress) -> None:
             others = before.rows_run - noted  # a box of the class serves every run of it
             before.rows_run -= asked  # by the check, to make the data
             prepare(problem, wanted, max(0, others))
+            if None in run.chosen.values():
+                made = cost.rows_of_data(problem, Tally(list(problem.boxes.values())).since(before))
+                run.choose(spending.steps_within(problem, wanted, len(run.seeds), made, list(run.chosen)))
+                problem.config = replace(problem.config, **run.chosen)
+            if run.chosen:
+                progress.say(spending.told(problem, wanted))
             for line in cost.lines(problem, wanted, len(run.seeds), timed=not run.begun, before=before):
                 progress.say(line)
             table = _rows(problem, run, wanted, progress)

@@ -128,7 +128,7 @@ def _characters(frame: pandas.DataFrame) -> int:
 
 
 def _training(found: Findings) -> list[Block]:
-    """Validation over rows and time, the loss of methods without it, and the trust of tangents."""
+    """Validation over rows and time, the loss of methods without it, and how tangents did."""
     several = len(found.seeds) > 1
     seeds = " Faint: each seed; bold: their mean." if several else ""
     units = found.result.table[0].units
@@ -172,6 +172,13 @@ def _training(found: Findings) -> list[Block]:
                 + f".{seeds}",
             )
         )
+    blocks = [*map(Paragraph, found.gaps()), *blocks, *_tangents(found)]
+    return [Heading("Training"), *blocks] if blocks else []
+
+
+def _tangents(found: Findings) -> list[Block]:
+    """The trust of tangents, and how often recorded answers were replayed."""
+    blocks: list[Block] = []
     trust = found.curves("gradient_tangent_error")
     if trust:
         distrusted = found.curves("gradient_tangent_distrusted")
@@ -190,8 +197,19 @@ def _training(found: Findings) -> list[Block]:
                 + (" Marks at the foot: steps without trust in them; the terminal said why." if lost else ""),
             )
         )
-    blocks = [*map(Paragraph, found.gaps()), *blocks]
-    return [Heading("Training"), *blocks] if blocks else []
+    replays = found.curves("gradient_tangent_replays")
+    if replays:
+        blocks.append(
+            _drawn(
+                found,
+                pictures.replays(replays, found.curves("gradient_tangent_windows")),
+                "replays",
+                alt="Replays after each step, and the steps whose answers they take, by method",
+                caption="Steps on recorded answers, in which no box runs. Left: how many may follow a step "
+                "of the boxes. Right: of how many last steps the answers are kept.",
+            )
+        )
+    return blocks
 
 
 def _start(found: Findings, validated: Mapping[str, Mapping[int, findings.Curve]]) -> dict[str, float]:

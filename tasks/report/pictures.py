@@ -331,6 +331,29 @@ def trust(
     return made
 
 
+def replays(counts: Mapping[str, Mapping[int, Curve]], windows: Mapping[str, Mapping[int, Curve]]) -> Figure:
+    """How often recorded answers were replayed after each step, and of how many last steps they were.
+
+    Args:
+        counts: Replays that may follow a step, by method and seed.
+        windows: Steps whose answers are kept then.
+    """
+    style_of = looks(counts)
+    made, axes = figure(8.0, 2.4, columns=2, sharex=True)
+    for place, found in zip(axes[0], (counts, windows), strict=True):
+        for method, seeds in found.items():
+            for number, curve in enumerate(seeds.values()):
+                name = {"label": method} if number == 0 else {}
+                points = curve.steps, curve.values
+                _line(place, points, False, color=style_of[method][0], linewidth=1.4, alpha=0.8, **name)
+        place.set(xlabel="optimiser steps")
+        place.set_ylim(bottom=0.0)
+    axes[0, 0].set(ylabel="replays after a step")
+    axes[0, 1].set(ylabel="steps whose answers are kept")
+    _legend(made, axes[0, 0])
+    return made
+
+
 def compared(runs: Mapping[str, Mapping[str, Mapping[int, Curve]]], *, y: str) -> Figure:
     """Smoothed means over seeds against rows: methods by colour and mark, runs by the kind of line.
 

@@ -61,6 +61,8 @@ class Run:
     """The script with a loop of its own that made the run; a run has this, a problem, or neither."""
     named: tuple[str, ...] = ()
     """The code that settings name, such as a network of the user's own."""
+    chosen: dict[str, int | None] = field(default_factory=dict)
+    """Settings that follow from the budget of rows, see `tasks.spending`; None until the run has chosen."""
     callbacks: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
     """What is told while stages of the run train; see `tasks.Callback`."""
     callbacks_said: set[Any] = field(default_factory=set, init=False, repr=False, compare=False)
@@ -79,6 +81,7 @@ class Run:
         command: Sequence[str] | None = None,
         problem: str = "",
         script: str = "",
+        chosen: Sequence[str] = (),
     ) -> Run:
         """Make a new folder `root/<task>-<preset>-<date>-<time>`; an existing one is never touched.
 
@@ -92,6 +95,7 @@ class Run:
             command: how the run was started; the process's own command line if not given.
             problem: where the problem's class is.
             script: the script that makes the run, if it has a loop of its own.
+            chosen: settings that the run chooses by its budget of rows.
 
         Raises:
             ConfigurationError: `config` cannot be written as JSON, or there are no seeds, or too many.
@@ -112,6 +116,7 @@ class Run:
             "started": now.isoformat(timespec="seconds"),
             "problem": problem,
             "script": script,
+            "chosen": dict.fromkeys(chosen),
         }
         trust.note(problem)
         trust.note(script, arguments[1:])
@@ -235,13 +240,22 @@ class Run:
         """
         return self._with(data=str(data.resolve()))
 
+    def choose(self, settings: Mapping[str, int]) -> None:
+        """Give the settings of `chosen` their values, also in `config.json`; for who holds the lock."""
+        self.chosen.update(settings)
+        self.config.update(settings)
+        self._write(chosen=self.chosen, config=self.config)
+
     def _with(self, **changed: Any) -> Run:  # noqa: ANN401
         with self.lock():
-            content = {**reading.json_object(self.path / CONFIG, "Start the run anew."), **changed}
-            if (self.path / BEGUN).exists():
-                atomic.write_json(self.path / BEGUN, _settled(content))
-            atomic.write_json(self.path / CONFIG, content)
+            self._write(**changed)
         return Run.open(self.path)
+
+    def _write(self, **changed: Any) -> None:  # noqa: ANN401
+        content = {**reading.json_object(self.path / CONFIG, "Start the run anew."), **changed}
+        if (self.path / BEGUN).exists():
+            atomic.write_json(self.path / BEGUN, _settled(content))
+        atomic.write_json(self.path / CONFIG, content)
 
     @property
     def begun(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -139,8 +140,9 @@ def test_where_it_was_recorded_replay_is_the_tangents_gradient(kind):
     network.zero_grad()
     again = gradient.replay()
     assert expected.norm() > 0
-    assert torch.allclose(flat(network), expected, rtol=1e-9, atol=1e-12)
-    assert torch.allclose(loss, again, rtol=1e-12)
+    rounding = 1e-6 if kind == "mlp" else 1e-12  # a model in float32 that is asked for rows together or apart
+    assert (flat(network) - expected).norm() <= 1e3 * rounding * expected.norm()
+    assert torch.allclose(loss, again, rtol=rounding)
 
 
 def test_a_model_that_learned_is_first_order_near_what_was_recorded():
@@ -216,18 +218,26 @@ def test_a_run_with_replays_resumes_to_the_bit(settings, tmp_path):
     assert gradient.counts.replays == sum(counts)
 
 
-def test_replays_grow_while_new_losses_are_those_of_replays_and_fall_where_they_are_not():
+def test_replays_fall_where_new_losses_rise_rest_and_are_tried_again():
     _, counts, gradient = train(8)
-    assert counts[0] == 1 and max(counts) > 2
-    watch = gradient._windows  # a loss that no training gives
-    before = gradient.replays()
-    window = watch.draw(None, gradient._key)
-    found = []
-    for _ in range(12):
-        watch.replayed(1e-3)
-        watch.add(window)
-        found.append(gradient.replays())
-    assert before > min(found) == 0 and found[-1] <= 1
+    assert set(counts) == {9}
+    windows = gradient._windows
+    window = windows.draw(None, gradient._key)
+
+    def followed(losses, replayed):
+        found = []
+        for loss in losses:
+            windows.replayed(torch.full_like(window.losses, replayed))
+            windows.add(replace(window, losses=torch.full_like(window.losses, loss)))
+            found.append(gradient.replays())
+        return found
+
+    assert followed([1e-3] * 12, 1e-5)[-1] == 9  # recorded rows are easier than new ones: no harm
+    assert max(followed([1e-3] * 12, 1e-3)) == 19  # as easy: more of them
+    with pytest.warns(zo.TangentWarning, match="replays rest"):
+        rising = followed([1e-2 * 3**n for n in range(50)], 1e-3)
+    assert min(rising) == 0 and rising[-1] <= 9
+    assert 1 in followed([1e3] * 8, 1e-3)
 
 
 def test_what_replay_refuses():

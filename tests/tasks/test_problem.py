@@ -399,7 +399,7 @@ class Grows(Steering):
 
 
 def test_a_budget_is_kept_to_the_row_and_a_larger_one_goes_on(tmp_path):
-    settings = {"methods": ["first-order"]}
+    settings = {"methods": ["first-order"], "steps": 6}
     whole = go(Grows(), tmp_path / "whole", **settings)
     with pytest.raises(BudgetError):
         go(Grows(), tmp_path / "cut", rows=250, **settings)

@@ -23,7 +23,7 @@ from blackbox.calls import intercepted
 from zo.errors import TangentError
 from zo.evaluators.evaluator import Problem
 from zo.objective import losses
-from zo.tangents.pairs import sizes
+from zo.tangents.pairs import all_rows, sizes
 from zo.tangents.replay import Answers
 from zo.tangents.tangent import Tangent
 from zo.tangents.window import Window
@@ -32,7 +32,7 @@ from zo.tangents.window import Window
 def anchored(
     problem: Problem, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent], window: Window
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Loss and gradient at the weights as they are, on a window that others may have recorded.
+    """Losses and gradient at the weights as they are, on a window that others may have recorded.
 
     Args:
         problem: network, parameters and objective; of the batch, the window's counts.
@@ -41,8 +41,8 @@ def anchored(
         window: what was recorded.
 
     Returns:
-        The mean loss, detached, and the gradient of each of the chosen parameters. Both may hold NaN where
-        the objective or a tangent gives it.
+        The losses, `(rows,)`, detached, and the gradient of their mean over the rows that survived, for each
+        of the chosen parameters. Both may hold NaN where the objective or a tangent gives it.
 
     Raises:
         TangentError: the objective makes other calls than were recorded.
@@ -57,9 +57,9 @@ def anchored(
         loss = rows[window.survived].mean()
         weights = problem.parameters.tensors
         if not loss.requires_grad:
-            return loss, tuple(torch.zeros_like(weight) for weight in weights)
+            return rows, tuple(torch.zeros_like(weight) for weight in weights)
         gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
-    return loss.detach(), gradients
+    return rows.detach(), gradients
 
 
 class _Anchored(Answers):
@@ -77,6 +77,14 @@ class _Anchored(Answers):
         super().__init__(boxes, window.calls, window.survived)
         self.tangents = tangents
         self.pairs = window.pairs
+        self.before: dict[int, Tensor] = {}  # M(x_k) by call: of all calls of a box at once
+        for place, tangent in enumerate(tangents):
+            numbers = [number for number, call in enumerate(window.calls) if call.box == place]
+            if numbers:
+                found = tangent.before(all_rows([window.pairs[number] for number in numbers]))
+                if found is not None:
+                    rows = [len(window.pairs[number].z) for number in numbers]
+                    self.before |= dict(zip(numbers, found.split(rows), strict=True))
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
         """As recorded; a box that is not named was not recorded, and asking it would cost rows."""
@@ -111,7 +119,8 @@ class _Anchored(Answers):
             for spec, array in zip(box.inputs, arrays, strict=True)
         )
         tangent = self.tangents[self.calls[number].box]
-        change = tangent.response(pairs, torch.cat(moving, dim=1).to(pairs.z.dtype), others)
+        moved = torch.cat(moving, dim=1).to(pairs.z.dtype)
+        change = tangent.response(pairs, moved, others, self.before.get(number))
         changes = iter(change.split(sizes(pairs.outputs), dim=1))
         return tuple(
             output + next(changes).reshape(output.shape).to(output.dtype) if spec.differentiable else output

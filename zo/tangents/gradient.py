@@ -296,7 +296,7 @@ class TangentGradient:
             if self._newest is not None:
                 self._windows.add(self._newest)
                 self._newest = None
-        return self._windows.trusted()
+        return 0 if self.watch.lost and self._windows.replays is None else self._windows.trusted()
 
     def replay(self, rows: int | None = None) -> Tensor:
         """Add to `.grad` the gradient on rows of windows that are recorded, at the weights as they are.
@@ -312,7 +312,8 @@ class TangentGradient:
         recorded stays in each replay of its window: corrections hold in expectation only.
 
         Args:
-            rows: of the batch, drawn from all windows that are kept; None for as many as the last step had.
+            rows: of the batch, drawn from all windows that are kept; None for as many as the last step had,
+                and at least four.
 
         Returns:
             The mean loss, detached. Where loss or gradient is not finite, `.grad` is unchanged.
@@ -327,8 +328,10 @@ class TangentGradient:
             drawn = self._windows.draw(rows, self._key)
             problem = Problem(self.network, self.parameters, self.objective, drawn.batch, len(drawn.losses))
             self.parameters.refuse_replaced(self.network)
-            loss, gradients = anchored(problem, self.boxes, self.tangents, drawn)
-        self._windows.replayed(float(loss))
+            losses, gradients = anchored(problem, self.boxes, self.tangents, drawn)
+        losses = losses[drawn.survived]
+        loss = losses.mean()
+        self._windows.replayed(losses)
         self.counts.replays += 1
         if loss.isfinite() and all(bool(gradient.isfinite().all()) for gradient in gradients):
             for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
@@ -401,8 +404,8 @@ class TangentGradient:
             with the gradient (`tangent_agreement`) and the error of the responses along it
             (`tangent_missed`), where they are known, and the rows asked of the boxes (`tangent_rows`); and
             the probes of the next (`tangent_probes`), and 1 where trust is lost, else 0
-            (`tangent_distrusted`). Where there are replays, how many may follow (`tangent_replays`), and the
-            bytes that windows take (`tangent_window_bytes`).
+            (`tangent_distrusted`). Where there are replays, how many may follow (`tangent_replays`), how
+            many windows are kept (`tangent_windows`), and the bytes that they take (`tangent_window_bytes`).
         """
         by_name: dict[str, float | None] = dict(asdict(self.counts))
         error, values = self.trust_of_step, any(own.learns_from_values for own in self.tangents)
@@ -415,7 +418,8 @@ class TangentGradient:
         by_name |= {"tangent_distrusted": self.watch.lost}
         if self._replays:
             by_name |= {
-                "tangent_replays": self._windows.trusted(),
+                "tangent_replays": self.replays(),
+                "tangent_windows": len(self._windows),
                 "tangent_window_bytes": self._windows.size(),
             }
         return {name: float(value) for name, value in by_name.items() if value is not None}

@@ -54,7 +54,13 @@ class Tangent(ABC):
         prior = self._prior()
         return None if prior is None else prior.predict_values(pairs)
 
-    def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
+    def response(
+        self,
+        pairs: CallPairs,
+        z: Tensor,
+        others: tuple[Tensor | None, ...],
+        before: Tensor | None = None,
+    ) -> Tensor:
         """How the outputs change from `pairs.z` to another input: `(rows, size_out)`, with a graph of z.
 
         Of a model M that is M(z) - M(pairs.z), and zero before it has learned; of a tangent that knows
@@ -64,8 +70,13 @@ class Tangent(ABC):
             pairs: of a call that was recorded.
             z: `(rows, size_in)`, the differentiable inputs of the same rows now.
             others: the other inputs now, as `CallPairs.others` has them.
+            before: what `before` gave for these rows, which saves asking the model for it again.
         """
         return _Linear.apply(z, self, pairs)
+
+    def before(self, pairs: CallPairs) -> Tensor | None:
+        """M(pairs.z), `(rows, size_out)`, for `response`; None where it has no use for it."""
+        return None
 
     def see(self, pairs: CallPairs) -> None:
         """Look at the inputs and outputs of calls, `pairs.z` and `pairs.y`, in the order of the calls."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from statistics import fmean, variance
 from typing import Any
 
 import torch
@@ -13,59 +15,87 @@ from torch import Tensor
 from blackbox import BlackBoxFunction
 from zo.batches import emptied, filled, map_tensors, tensors
 from zo.draws import Key
-from zo.errors import TangentError
+from zo.errors import TangentError, TangentWarning
 from zo.tangents.recording import RecordedCall
 from zo.tangents.window import Window
 
 REPLAYED = 302  # first word of the key's path for these draws
 YOUNG, FEWEST = 3, 5  # the last third of all windows so far are young, and at least the last five
-MOST = 19  # replays that may follow a window
+FEWEST_ROWS = 4  # of a replay: they cost no box
+USUAL, MOST = 9, 19  # replays that may follow a window; and where losses of replays are those of new windows
 MOST_BYTES = 2**30  # of windows; the oldest go, but for the last
 TINY = 1e-300  # a loss that is not above zero counts as this, so that it is close to nothing but such
-COMPARED = 5  # windows over which real and replayed losses are compared
-GROWS = 1.5  # replays grow so while losses of new windows are those of replays,
+COMPARED = 5  # windows whose losses are compared with those of replays, or of as many windows before
+GROWS = 1.5  # replays grow so, while nothing speaks against them
 CLOSE, SURE = math.log(2), 2.0  # to a factor of two, or to so many standard errors
 
 
 @dataclass
 class _Trust:
-    """What decides how many replays follow a window: losses that boxes gave beside replayed ones."""
+    """What decides how many replays follow a window: losses that boxes gave, beside replayed ones.
 
-    replays: float = 1.0
-    ratios: list[float] = field(default_factory=list)  # logarithms of real over replayed losses
-    total: float = 0.0  # of losses replayed since the last window
+    Losses are compared by the mean of the logarithms of rows, in which one hard row does not outweigh all.
+    """
+
+    replays: float = float(USUAL)
+    real: list[float] = field(default_factory=list)  # of the last windows
+    gaps: list[float] = field(default_factory=list)  # by which they were above those of replays before
+    total: float = 0.0  # of replays since the last window
     since: int = 0  # how many
     recorded: int = 0
     rest: int = 0  # windows to go until one replay is tried again
 
-    def saw(self, loss: float) -> None:
-        """Take in the loss that the boxes gave a new window."""
+    def saw(self, losses: Tensor) -> None:
+        """Take in the losses `(rows,)` that the boxes gave a new window."""
         self.recorded += 1
-        if self.since:
-            real, replayed = max(loss, TINY), max(self.total / self.since, TINY)
-            self.ratios = [*self.ratios, math.log(real / replayed)][-COMPARED:]
-            count, mean = len(self.ratios), math.fsum(self.ratios) / len(self.ratios)
-            squares = math.fsum((ratio - mean) ** 2 for ratio in self.ratios)
-            error = math.sqrt(squares / (count * (count - 1))) if count > 1 else math.inf
-            if abs(mean) <= max(CLOSE, SURE * error):
-                self.replays = min(MOST, GROWS * self.replays)
-            else:
-                self.replays /= 2
-            if self.replays < 1:
-                self.replays, self.rest, self.ratios = 1.0, COMPARED, []
-        elif self.rest:
+        loss = _level(losses)
+        self.real = [*self.real, loss][-2 * COMPARED :]
+        if self.rest:
             self.rest -= 1
+        elif self.since:
+            self.gaps = [*self.gaps, loss - self.total / self.since][-COMPARED:]
+            if self._rises():
+                self.replays, self.real = self.replays / 2, self.real[COMPARED:]
+            elif len(self.real) == 2 * COMPARED:
+                most = MOST if abs(fmean(self.gaps)) <= CLOSE else USUAL
+                self.replays = min(most, GROWS * self.replays)
+            if self.replays < 1:
+                self.replays, self.rest = 1.0, COMPARED
+                warnings.warn(
+                    f"After {self.recorded} windows: expected new windows with losses as low as before, got "
+                    f"higher ones again and again, so replays rest for {COMPARED} windows. What was recorded "
+                    "may say little of where the weights are now: see the agreement of the tangents' checks.",
+                    TangentWarning,
+                    stacklevel=4,
+                )
         self.total, self.since = 0.0, 0
+
+    def _rises(self) -> bool:
+        """Whether the losses of new windows are clearly higher than those of the windows before."""
+        if len(self.real) < 2 * COMPARED:
+            return False
+        before, now = self.real[:COMPARED], self.real[COMPARED:]
+        error = math.sqrt((variance(before) + variance(now)) / COMPARED)
+        return fmean(now) - fmean(before) > max(CLOSE, SURE * error)
+
+    def replayed(self, losses: Tensor) -> None:
+        """Take in the losses `(rows,)` of a replay."""
+        self.total += _level(losses)
+        self.since += 1
+
+
+def _level(losses: Tensor) -> float:
+    return float(losses.double().clamp(min=TINY).log().mean())
 
 
 class Windows:
     """Keeps windows while they are young.
 
-    How many replays follow a window is `replays`, or where that is None follows from the losses: those that
-    the boxes gave the last five windows, over those of the replays just before each. While their ratios are
-    one in the geometric mean, to a factor of two or to two standard errors, what is learned from replays
-    holds on fresh rows, and their number grows by half; else it halves, and below one replays rest for five
-    windows. Losses must be above zero, and an offset in them hides what this looks at.
+    How many replays follow a window is `replays`, or where that is None follows from the losses. It is nine,
+    and grows to nineteen while new windows have the losses of the replays just before them, to a factor of
+    two: then what is learned from replays holds on fresh rows. Where the losses of five new windows are
+    clearly above those of the five before, by a factor of two and two standard errors, it halves; below one
+    replays rest for five windows. Losses must be above zero, and an offset in them hides what this looks at.
 
     Args:
         replays: a fixed number; None for as many as are trusted.
@@ -80,11 +110,15 @@ class Windows:
 
     def add(self, window: Window) -> None:
         """Take in the window of a new step."""
-        self._trust.saw(float(window.losses[window.survived].mean()))
+        self._trust.saw(window.losses[window.survived])
         age = max(FEWEST, self._trust.recorded // YOUNG) if self.max_age is None else self.max_age
         self._kept = [*self._kept, window][-age:]
         while len(self._kept) > 1 and self.size() > MOST_BYTES:
             del self._kept[0]
+
+    def __len__(self) -> int:
+        """How many are kept."""
+        return len(self._kept)
 
     def trusted(self) -> int:
         """How many replays may follow the last window."""
@@ -98,7 +132,7 @@ class Windows:
         """Rows of windows that make the same calls, as one window.
 
         Args:
-            rows: how many; None for as many as the last window has.
+            rows: how many; None for as many as the last window has, and at least four.
             key: of the gradient; the draw is a function of it, the last window's step, and how many replays
                 followed that.
 
@@ -128,7 +162,7 @@ class Windows:
                 for number, alive in enumerate(window.survived.cpu().nonzero().flatten() for window in same)
             ]
         )
-        wanted = len(newest.losses) if rows is None else rows
+        wanted = max(FEWEST_ROWS, len(newest.losses)) if rows is None else rows
         drawn = places[torch.randperm(len(places), generator=generator)[:wanted]]
         drawn = drawn[drawn[:, 0].argsort(stable=True)]
         parts = [
@@ -138,10 +172,9 @@ class Windows:
         ]
         return joined(parts)
 
-    def replayed(self, loss: float) -> None:
-        """Take in the loss of a replay."""
-        self._trust.total += loss
-        self._trust.since += 1
+    def replayed(self, losses: Tensor) -> None:
+        """Take in the losses `(rows,)` of a replay."""
+        self._trust.replayed(losses)
 
     def size(self) -> int:
         """Bytes that the windows take."""

@@ -84,9 +84,19 @@ class AutoTangent(Tangent):
         """The model's J^T v, corrected by probes if there are any."""
         return self._corrected(pairs).vjp(pairs, cotangent)
 
-    def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
+    def response(
+        self,
+        pairs: CallPairs,
+        z: Tensor,
+        others: tuple[Tensor | None, ...],
+        before: Tensor | None = None,
+    ) -> Tensor:
         """The model's, or where probes correct it, what these say."""
-        return self._corrected(pairs).response(pairs, z, others)
+        return self._corrected(pairs).response(pairs, z, others, before)
+
+    def before(self, pairs: CallPairs) -> Tensor | None:
+        """The model's."""
+        return self._corrected(pairs).before(pairs)
 
     def predict(self, pairs: CallPairs) -> Tensor:
         """Of the model corrected by the other probes, or of these alone."""

@@ -222,13 +222,24 @@ class ValueTangent(Tangent):
             return torch.zeros_like(pairs.z)
         return pulled_back(partial(self.values, others=others_of(pairs)), pairs.z, cotangent)
 
-    def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
+    def response(
+        self,
+        pairs: CallPairs,
+        z: Tensor,
+        others: tuple[Tensor | None, ...],
+        before: Tensor | None = None,
+    ) -> Tensor:
         """What the model's outputs change by; zero before it has learned."""
         if not self.knows:
             return z.new_zeros(len(z), sum(sizes(pairs.outputs)))
-        with torch.no_grad():
-            before = self.values(pairs.z, others_of(pairs))
+        if before is None:
+            before = self.predict_values(pairs)
+        assert before is not None  # it knows
         return self.values(z, others_of(replace(pairs, z=z.detach(), others=others))) - before
+
+    def before(self, pairs: CallPairs) -> Tensor | None:
+        """The outputs as the model has them; None before it has learned."""
+        return self.predict_values(pairs)
 
     @torch.no_grad()
     def predict_values(self, pairs: CallPairs) -> Tensor | None:

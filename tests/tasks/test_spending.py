@@ -1,0 +1,115 @@
+"""A budget of rows: what a run chooses by it, and that it keeps to it."""
+
+import json
+
+import pytest
+import torch
+
+import tasks
+from blackbox.errors import BudgetError
+from tasks.cli import main
+from tasks.errors import ConfigurationError
+from tasks.progress import Progress
+from tasks.runs.folder import Run
+from tests.tasks.problems import Steering
+
+HERE = "tests.tasks.problems:Steering"
+
+
+def go(problem, runs, **settings):
+    return tasks.run(problem, runs=runs, progress=Progress(), **settings)
+
+
+def rows_in_all(run):
+    """Rows of the run's box, of training, validation, test and timing together."""
+    return run.result.calls["rows"]
+
+
+@pytest.mark.parametrize("rows", [400, 1200])
+def test_a_run_takes_as_many_steps_as_its_rows_allow(tmp_path, rows):
+    run = go(Steering(), tmp_path, rows=rows, methods=("none", "first-order"))
+    config = Run.open(run.path).config
+    assert config["batch"] == 1 and config["replays"] is None  # a quarter of five
+    each, timing = 2, 5 * 2  # rows of the box for a row of data; evaluations that are timed
+    validations = 1 + -(-config["steps"] // config["validate_every"])
+    told = (config["steps"] + 1) * each + validations * 6 * each + 2 * 8 * each
+    assert rows_in_all(run) <= told + timing <= 0.95 * rows < told + timing + 2 * each * (1 + 6)
+    assert validations <= 12 and (validations - 1) * 6 * each <= 0.25 * rows
+    assert run.result.table[1].extra["steps"] == config["steps"]
+
+
+def test_what_is_set_by_hand_stays(tmp_path):
+    run = go(Steering(), tmp_path, rows=1000, steps=7, methods=("first-order",))
+    assert (run.problem.config.steps, run.problem.config.batch, run.problem.config.replays) == (7, 5, 0)
+    run = go(Steering(batch=2), tmp_path, rows=900, replays=1, validate_every=50, methods=("first-order",))
+    config = run.problem.config
+    assert (config.batch, config.replays, config.validate_every) == (2, 1, 50) and config.steps > 100
+
+
+def test_a_run_that_chose_goes_on_with_what_it_chose(tmp_path):
+    class Stops(tasks.Callback):
+        strict = True
+
+        def on_step(self, stage, step, metrics):
+            if step == 5:
+                raise RuntimeError("stopped")
+
+    settings = {"rows": 800, "methods": ("first-order",)}
+    whole = go(Steering(), tmp_path / "whole", **settings)
+    with pytest.raises(RuntimeError, match="stopped"):
+        go(Steering(), tmp_path / "cut", callbacks=[Stops()], **settings)
+    (folder,) = (tmp_path / "cut").iterdir()
+    chosen = Run.open(folder).chosen
+    assert chosen == Run.open(whole.path).chosen and chosen["steps"] > 5
+    again = go(Steering(), tmp_path, resume=folder, **settings)
+    first, second = (
+        torch.cat([weight.flatten() for weight in run.network("first-order").parameters()])
+        for run in (whole, again)
+    )
+    assert torch.equal(first, second)
+    assert whole.result.table[0].extra == again.result.table[0].extra
+
+
+def test_the_command_line_says_what_it_chose(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["run", HERE, "--rows", "600", "--methods", "first-order"]
+    assert main([*words, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "For 600 rows: batches of 1, " in told and "of 600 allowed" in told
+    assert main(words) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    content = json.loads((folder / "config.json").read_text())
+    steps = content["config"]["steps"]
+    assert content["chosen"] == {"steps": steps, "validate_every": content["config"]["validate_every"]}
+    assert f"batches of 1, {steps} steps; validation" in told
+    capsys.readouterr()
+    assert main([*words, "--steps", "6", "--dry-run"]) == 0
+    assert "batches of" not in capsys.readouterr().out
+
+
+def test_a_budget_without_room_for_a_step_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="rows: expected a run within its budget of 40 rows"):
+        go(Steering(), tmp_path, rows=40, methods=("first-order",))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_test_that_asks_for_more_than_its_data_stops_and_goes_on(tmp_path):
+    class Thorough(Steering):
+        def evaluate(self, network):
+            test = self.data.test
+            return {"error": float(self.losses(network, torch.cat([test] * 5)).mean())}
+
+    settings = {"methods": ("first-order",)}
+    with pytest.raises(BudgetError):
+        go(Thorough(), tmp_path, rows=600, **settings)
+    (folder,) = tmp_path.iterdir()
+    run = go(Thorough(), tmp_path, resume=folder, rows=700, **settings)
+    assert run.result.table[0].extra["steps"] == Run.open(folder).chosen["steps"]
+
+
+def test_tangents_replay_within_their_rows(tmp_path):
+    run = go(Steering(), tmp_path, rows=300, methods=("tangents",))
+    row = run.result.table[0]
+    assert row.extra["replays"] > row.extra["steps"]
+    assert rows_in_all(run) <= 300
+    assert {"gradient_tangent_replays", "gradient_tangent_window_bytes"} <= set(run.metrics.columns)
