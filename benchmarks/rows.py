@@ -6,9 +6,11 @@
 
 First order is run as `tangents` runs it, and tuned at the same rows: of batches of 1 and of 4 rows, with the
 usual learning rate and with twice that, the one whose network is best on validation data. The others have
-one row a batch. Replays are those of the library's own rule, four rows each, and no setting is chosen for a
-problem. Errors are on data that no training has seen. Results go into `benchmarks/results/rows/PROBLEM.json`
-as they come; what is there is not measured again.
+one row a batch. Replays are those of the library's own rule, and no setting is chosen for a problem. Two
+lines are controls: replays of what was recorded alone, without any derivative of the box, and replays with
+the box's own derivative, which is not to be had and bounds what a tangent can reach. Errors are on data that
+no training has seen. Results go into `benchmarks/results/rows/PROBLEM.json` as they come; what is there is
+not measured again.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from time import process_time
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -34,12 +36,24 @@ from benchmarks.tangents.problems import problems
 from tasks.runs import atomic
 from tasks.runs.machine import machine, versions
 from zo.batches import count_rows, map_tensors
+from zo.tangents import Tangent, TrustPolicy
+from zo.tangents.pairs import CallPairs, sizes
 
 FOLDER = protocol.RESULTS / "rows"
-SMALL = ("double-pendulum", "gray-scott", "lorenz-96", "brusselator", "fitzhugh-nagumo", "ks-3k")
+SMALL = (
+    *(
+        "double-pendulum",
+        "gray-scott",
+        "kuramoto-sivashinsky",
+        "brusselator",
+        "fitzhugh-nagumo",
+        "van-der-pol",
+    ),
+    *("lorenz-96", "coupled-map", "implicit-diffusion", "advection-reaction", "shallow-water", "mixed-units"),
+    "ks-3k",
+)
 SHARES = (0.05, 0.2)  # of first order's rows
 BATCHES, RATES = (1, 4), (1.0, 2.0)  # by which first order is tuned
-REPLAYED = 4  # rows of a replay
 AS_BENCHMARKED = "first order"
 
 
@@ -51,14 +65,14 @@ class Way:
         share: of the rows of first order.
         batch: rows of a batch; None for the problem's.
         rate: factor on the problem's learning rate.
-        tangents: whether the box's derivative is learned, else it is the twin's.
+        derivative: of the box: its twin's ("true"), learned ("learned"), or none, as in no-gradient ("cut").
         replays: whether recorded windows are replayed.
     """
 
     share: float = 1.0
     batch: int | None = None
     rate: float = 1.0
-    tangents: bool = False
+    derivative: Literal["true", "learned", "cut"] = "true"
     replays: bool = False
 
 
@@ -69,9 +83,25 @@ def ways() -> dict[str, list[Way]]:
         tuned = [Way(share, batch, rate) for batch in BATCHES for rate in RATES]
         found[f"first order, tuned, {share:g}"] = tuned
     for share in SHARES:
-        found[f"tangents, {share:g}"] = [Way(share, 1, tangents=True)]
-        found[f"replay, {share:g}"] = [Way(share, 1, tangents=True, replays=True)]
+        found[f"tangents, {share:g}"] = [Way(share, 1, derivative="learned")]
+        found[f"replay, {share:g}"] = [Way(share, 1, derivative="learned", replays=True)]
+    found["replay, no derivative, 0.2"] = [Way(0.2, 1, derivative="cut", replays=True)]
+    found["replay, true derivative, 0.2"] = [Way(0.2, 1, replays=True)]
     return found
+
+
+class Cut(Tangent):
+    """No derivative: the box's outputs are cut from the graph."""
+
+    learns = False
+
+    def apply(self, pairs: CallPairs, d: torch.Tensor) -> torch.Tensor:
+        """Zero."""
+        return d.new_zeros(*d.shape[:2], sum(sizes(pairs.outputs)))
+
+    def vjp(self, pairs: CallPairs, cotangent: torch.Tensor) -> torch.Tensor:
+        """Zero."""
+        return torch.zeros_like(pairs.z)
 
 
 def train(problem: Problem, way: Way, seed: int, most: int | None = None) -> dict[str, Any]:
@@ -85,9 +115,14 @@ def train(problem: Problem, way: Way, seed: int, most: int | None = None) -> dic
     batch = min(way.batch or usual, usual)
     steps = most or max(2, round(problem.steps * way.share * usual / batch))
     gradient: Any
-    if way.tangents:
-        objective = problem.objective(problem.box)
-        gradient = zo.TangentGradient(network, objective, boxes=[problem.box], mu=problem.mu, seed=seed)
+    around = way.replays or way.derivative != "true"
+    if around:
+        objective, settings = problem.objective(problem.box), {"mu": problem.mu, "seed": seed}
+        if way.derivative != "learned":  # there is nothing to check
+            assert problem.exact is not None
+            tangent = Cut() if way.derivative == "cut" else zo.tangents.ModelTangent(problem.exact)
+            settings |= {"tangent": tangent, "trust_policy": TrustPolicy(check_every=None)}
+        gradient = zo.TangentGradient(network, objective, boxes=[problem.box], **settings)
     else:
         gradient = first_order(problem, network)
     optimizer = torch.optim.Adam(network.parameters(), lr=1.0)
@@ -104,11 +139,11 @@ def train(problem: Problem, way: Way, seed: int, most: int | None = None) -> dic
             optimizer.step()
             for _ in range(gradient.replays() if way.replays else 0):
                 optimizer.zero_grad()
-                gradient.replay(REPLAYED)
+                gradient.replay()
                 optimizer.step()
                 replays += 1
     seconds = process_time() - began
-    rows = gradient.rows if not way.tangents else problem.box.ledger.rows_asked - before
+    rows = problem.box.ledger.rows_asked - before if around else gradient.rows
     return {
         "validation": problem.validate(network),
         "error": problem.error(network),
@@ -177,7 +212,7 @@ def main(words: Sequence[str]) -> None:
     torch.set_num_threads(1)  # small tensors; and every machine has one
     if asked.size == "ci":
         problem = problems("small")[SMALL[0]]()
-        for way in (Way(batch=1), Way(batch=1, tangents=True, replays=True)):
+        for way in (Way(batch=1), Way(batch=1, derivative="learned", replays=True)):
             found = train(copy.copy(problem), way, 0, most=3)
             print(f"{SMALL[0]}, {way}: {found['error']:.4f}, {found['rows']} rows")
         return

@@ -134,7 +134,7 @@ class TangentGradient:
         trust_policy: when trust is lost.
         replays: how many replays may follow each step, see `replay`; None for as many as are trusted.
         max_age: the number of windows that are kept to be replayed, the oldest going; None for the last
-            third of all so far, and at least five. They take at most 1 GiB.
+            third of all so far, and at least twenty. They take at most 1 GiB.
 
     Failed rows: rows with a loss that is not finite in the base are taken out of loss and gradient. A row
     that fails in a probe drops its pair. If rows of a check fail, the others decide, unless more than a tenth

@@ -20,7 +20,7 @@ from zo.tangents.recording import RecordedCall
 from zo.tangents.window import Window
 
 REPLAYED = 302  # first word of the key's path for these draws
-YOUNG, FEWEST = 3, 5  # the last third of all windows so far are young, and at least the last five
+YOUNG, FEWEST = 3, 20  # the last third of all windows so far are young, and at least the last twenty
 FEWEST_ROWS = 4  # of a replay: they cost no box
 USUAL, MOST = 9, 19  # replays that may follow a window; and where losses of replays are those of new windows
 MOST_BYTES = 2**30  # of windows; the oldest go, but for the last
@@ -99,7 +99,7 @@ class Windows:
 
     Args:
         replays: a fixed number; None for as many as are trusted.
-        max_age: windows kept, the oldest going; None for the last third of all so far, and at least five.
+        max_age: windows kept, the oldest going; None for the last third of all so far, and at least twenty.
             Together they take at most 1 GiB.
     """
 
