@@ -52,7 +52,7 @@ class Long(tasks.Problem):
         return Fine()
 
     def network(self):
-        return torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+        return torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
 
     def data(self):
         wanted = torch.rand(300, 2, generator=torch.Generator().manual_seed(7)) - 0.5
