@@ -66,7 +66,7 @@ class Answers:
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The answers that are there and undamaged."""
         found: dict[bytes, bytes] = {}
-        damaged = 0
+        damaged, asked = 0, set(keys)
         for start in range(0, len(keys), _AT_ONCE):
             some = list(keys[start : start + _AT_ONCE])
             marks = ",".join("?" * len(some))
@@ -81,7 +81,8 @@ class Answers:
                 self._warn(f"cannot be read ({error})", "Its answers are asked for again.")
                 return found
             for key, answer, checksum in rows:
-                if isinstance(answer, bytes) and checksum == digest(key, answer):
+                whole = isinstance(answer, bytes) and key in asked  # of a damaged index any key comes back
+                if whole and checksum == digest(key, answer):
                     found[key] = answer
                 else:
                     damaged += 1
