@@ -281,7 +281,8 @@ def _entries(path: Path, code: Mapping[str, str]) -> list[_Entry] | None:
         found = [_Entry(**each) for each in content["entries"]]
         for entry in found:
             for key, outputs, run in entry.parts():
-                if not isinstance(key, str) or not isinstance(run, int) or _size(outputs) < 0:
+                plain = all(each.layout is torch.strided and each.device.type == "cpu" for each in outputs)
+                if not (plain and isinstance(key, str) and isinstance(run, int) and run >= 0):
                     return None
             if not isinstance(entry.place, int):
                 return None
@@ -320,7 +321,7 @@ class _Recalling:
             missing = []
             for part in parts:
                 kept = answers.known(self._key(pick(inputs, part)))
-                if kept is None:
+                if kept is None or not _fit(kept[0], outcome, part):
                     missing.append(part)
                 else:
                     place(outcome, part, Outcome(kept[0]))
@@ -381,6 +382,12 @@ class _Recalling:
             found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
             found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return found.hexdigest()
+
+
+def _fit(outputs: tuple[Tensor, ...], whole: Outcome, rows: Sequence[int]) -> bool:
+    """Whether what a file holds, which may be anyone's, has the shapes of these rows of a box."""
+    wanted = [(len(rows), *each.shape[1:]) for each in whole.outputs]
+    return [tuple(each.shape) for each in outputs] == wanted
 
 
 def _divisible(box: BlackBoxFunction) -> tuple[int | None, bool]:

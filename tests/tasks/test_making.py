@@ -1,5 +1,6 @@
 """What boxes run to make data, in steps, validations and tests: kept, counted, bounded, and not run again."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,9 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, BudgetError, Parallel
-from tasks import training
+from tasks import commands, training
 from tasks.progress import Progress
-from tasks.runs import answers, calls, pace
+from tasks.runs import answers, calls, checkpoint, pace
 from tasks.runs.answers import Answers
 from tasks.stage import Stage
 from tests.tasks.problems import Beside
@@ -304,3 +305,79 @@ def test_blocks_of_workers_are_kept_as_they_come_back(tmp_path, monkeypatch):
         assert Row.rows == expected and answered.recalled.rows_run == (0 if dies_at > 0 else 4)
     answered.end()
     assert not list(tmp_path.iterdir())
+
+
+def test_who_looks_at_a_run_leaves_its_answers_as_they_are(tmp_path):
+    """Another process may be at work on it: what is torn or damaged here is half written there."""
+    run = tasks.run(Finely(), runs=tmp_path, progress=Progress())
+    folder = run.path / "answers"
+    (folder / "data.0.0.99.pt").write_bytes(b"damaged")
+    (folder / ".data.0.0.98.pt.1.tmp").write_bytes(b"torn")
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+    assert len(before) > 2
+    asked = len(Fine.asked)
+    assert tasks.load(run.path).problem.data.test is not None and len(Fine.asked) == asked
+    assert commands.report(run.path) == 0
+    assert before == {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+def test_answers_of_a_box_that_changes_the_working_directory_are_in_the_runs_folder(tmp_path, monkeypatch):
+    class Moving(Row):
+        identity = "moving"
+
+        def evaluate(self, z):
+            os.chdir(tmp_path / "elsewhere")
+            return super().evaluate(z)
+
+    monkeypatch.setattr(Row, "dies_at", -1)
+    for name in ("run", "elsewhere"):
+        (tmp_path / name).mkdir()
+    for expected in (3, 3):
+        monkeypatch.chdir(tmp_path)
+        answered = Answers("data", Path("run"))
+        with answered.used():
+            Moving()(torch.ones(3, 3).cumsum(0))
+        answered.write()
+        assert Row.rows == expected
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+ROW = torch.ones(1, 3, dtype=torch.float64)
+WRONG = {
+    "code": (None, [], {"a": 1}),
+    "entries": (None, 1, "text", [1], [[]], [{}], {"a": 1}, [{"keys": []}]),
+    "keys": (None, 1, [1], [[]], ["a", "b"]),
+    "lengths": (None, 1, ["a"], [-1], [2], [0], [1, 1], [1.0]),
+    "outputs": (
+        None,
+        1,
+        [1],
+        [ROW.to_sparse()],
+        [ROW.to("meta")],
+        [ROW[0]],
+        [ROW[:, :2]],
+        [ROW, ROW],
+        [],
+        [ROW.T],
+    ),
+    "extra": (None, "a", -9, 0.5, ROW),
+    "place": (None, "a", 0.5, [0]),
+    "more": (1,),
+}
+
+
+@pytest.mark.parametrize(("part", "value"), [(part, value) for part in WRONG for value in WRONG[part]])
+def test_files_of_answers_that_are_none_are_asked_again(tmp_path, monkeypatch, part, value):
+    monkeypatch.setattr(Row, "dies_at", -1)
+    answered = Answers("data", tmp_path)
+    with answered.used():
+        Row()(ROW)
+    (path,) = (tmp_path / "answers").iterdir()
+    content = checkpoint.load(path)
+    (content if part in content else content["entries"][0])[part] = value
+    checkpoint.save(path, content)
+    monkeypatch.setattr(Row, "rows", 0)
+    again = Answers("data", tmp_path)
+    with again.used():
+        assert torch.equal(Row()(ROW), ROW**3)
+    assert Row.rows == 1
