@@ -84,6 +84,8 @@ class Parallel(Wrapper):
       ended: the row is given up and the worker left behind. If that is a thread, Python waits for it at exit.
     - A Dask cluster whose workers have all died keeps rows for those that may come. If none comes for
       `without_workers` seconds, `ExecutorError` is raised. For a cluster's first worker there is no limit.
+    - An executor that does not report that a worker died, as with jobs of a queue, is waited for without end
+      unless there is a `timeout`.
     - An executor that breaks, or is shut down, is replaced if you passed a function that makes executors;
       otherwise `ExecutorError` is raised.
 
