@@ -1,7 +1,8 @@
-"""One hook for calls of black boxes: a handler that is given every call made in its context.
+"""Two hooks of black boxes: one is given every call made in its context, the other the rows to be run.
 
-Gradients see through it which boxes an objective calls, and answer in their place where they have to. It is a
-context variable: handlers of two threads, or of two asyncio tasks, do not meet.
+Gradients see by the first which boxes an objective calls, and answer in their place where they have to. By
+the second, below it, a run remembers answers. They are context variables: handlers of two threads, or of two
+asyncio tasks, do not meet.
 """
 
 from __future__ import annotations
@@ -11,10 +12,18 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 
+from torch import Tensor
+
+from blackbox.failures import Outcome
+
 Intercept: TypeAlias = Callable[[Any, tuple[Any, ...]], Any]
 """A `BlackBoxFunction` and the arrays of its call -> what the call returns."""
 
+Runner: TypeAlias = Callable[[Any, tuple[Tensor, ...]], Outcome]
+"""A `BlackBoxFunction` and rows, checked and finite -> what its `run_rows` returns."""
+
 _handler: ContextVar[Intercept | None] = ContextVar("blackbox.calls.handler", default=None)
+_runner: ContextVar[Runner | None] = ContextVar("blackbox.calls.runner", default=None)
 
 
 @contextmanager
@@ -47,3 +56,23 @@ def intercepted(handler: Intercept | None) -> Iterator[None]:
 def current() -> Intercept | None:
     """The handler of this context, None where there is none."""
     return _handler.get()
+
+
+@contextmanager
+def rows_run_by(runner: Runner | None) -> Iterator[None]:
+    """Let a function run the rows of every call in this block that is not answered by a handler.
+
+    Args:
+        runner: is given a box and its rows in place of the box's `run_rows`, also of boxes that this one
+            calls unless it opens a block with None; None lets boxes run their rows by themselves.
+    """
+    token = _runner.set(runner)
+    try:
+        yield
+    finally:
+        _runner.reset(token)
+
+
+def runner() -> Runner | None:
+    """What runs rows in this context, None where boxes do."""
+    return _runner.get()

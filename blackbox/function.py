@@ -103,12 +103,13 @@ class BlackBoxFunction(Definition, abstract=True):
         ledger.count(rows_skipped=skipped)
         if len(run):
             index = slice(None) if len(run) == rows.count else run.to(rows.device)
-            outcome = self.run_rows(tuple(t[index] for t in rows.inputs))
+            kept, runner = tuple(t[index] for t in rows.inputs), calls.runner()
+            outcome = self.run_rows(kept) if runner is None else runner(self, kept)
             pairs = zip(outcome.outputs, outputs, strict=True)
             outcome.outputs = tuple(part.to(whole.device, whole.dtype) for part, whole in pairs)
             if not outcome.failed or self.failures == "keep":  # else rows may have been left out
                 mark_non_finite(outcome)  # again: 1e300 is finite in float64 and infinite in float32
-            self._count_failed(name, run, outcome, tuple(t[index] for t in rows.inputs))
+            self._count_failed(name, run, outcome, kept)
             failed = run[list(outcome.failed)].to(rows.device)
             for spec, whole, part in zip(self.outputs, outputs, outcome.outputs, strict=True):
                 whole[index] = part

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -158,8 +158,23 @@ def _copies(box: Definition, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
 
 
 def _call(box: Definition, method: Any, copies: tuple[Any, ...]) -> Any:  # noqa: ANN401
-    with exits_as_errors(), torch.no_grad() if box.arrays == "torch" else nullcontext():
+    with exits_as_errors(), _own_settings(), torch.no_grad() if box.arrays == "torch" else nullcontext():
         return method(*copies)
+
+
+@contextmanager
+def _own_settings() -> Iterator[None]:
+    """Foreign code leaves torch's default dtype, and how NumPy takes errors, as they were.
+
+    What trains beside it would compute other numbers without a word, or raise where it divides by zero.
+    """
+    dtype = torch.get_default_dtype()
+    with np.errstate():
+        try:
+            yield
+        finally:
+            if torch.get_default_dtype() != dtype:
+                torch.set_default_dtype(dtype)
 
 
 def _raised(box: Definition, error: Exception) -> FailedRow:

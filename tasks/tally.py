@@ -19,11 +19,19 @@ class Tally:
     """What several black boxes count together, as one ledger; boxes that share a ledger count once.
 
     Of boxes that several processes ask alike (`zo.SharedRows`) it is what this process evaluates itself.
+
+    Args:
+        boxes: The boxes.
+        *recalled: What earlier processes have counted for answers of theirs that are used.
     """
 
-    def __init__(self, boxes: Sequence[BlackBoxFunction]) -> None:
-        ledgers = [evaluated(box).ledger for box in boxes]
+    def __init__(self, boxes: Sequence[BlackBoxFunction], *recalled: Ledger) -> None:
+        ledgers = [*(evaluated(box).ledger for box in boxes), *recalled]
         self._ledgers = list({id(ledger): ledger for ledger in ledgers}.values())
+
+    def counts(self, box: BlackBoxFunction) -> bool:
+        """Whether a box's ledger is one of these."""
+        return any(evaluated(box).ledger is ledger for ledger in self._ledgers)
 
     def copy(self) -> Ledger:
         """The counts as they stand now."""

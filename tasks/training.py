@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from time import perf_counter
 from typing import Any, Protocol, runtime_checkable
@@ -18,7 +18,7 @@ from tasks.errors import CheckpointError, ConfigurationError, StoppedInside, Wor
 from tasks.interruption import StopRequest
 from tasks.progress import Progress, make_progress
 from tasks.runs import stamp
-from tasks.runs.answers import Answers
+from tasks.runs.answers import LEAST, Answers
 from tasks.runs.folder import Run
 from tasks.runs.journal import Journal
 from tasks.runs.result import TrainingOutcome
@@ -97,19 +97,27 @@ def train(
             f"{run.path}: expected the checkpoint of {stage}, which the finished run had, got none. Copy "
             "checkpoints/ back, or start a new run: nothing is trained in a finished one."
         )
-    finished, tally = loop.restore(), Tally(boxes)
+    answers = Answers(f"{stage}.steps")
+    finished, tally = loop.restore(), Tally(boxes, answers.recalled)
     if finished:
         recall(group.journal_folder(run.path), boxes, stage)
         return loop.outcome
     outcome, showing, told = loop.outcome, ExitStack(), Told(run)
     progress = showing.enter_context(make_progress()) if progress is None else progress
-    validations = Answers(
-        f"{stage}.validation", group.journal_folder(run.path), group.rank(), run.code_versions()
-    )
+    answers.attach(group.journal_folder(run.path), group.rank(), run.code_versions())
 
-    def save() -> None:
-        loop.save()
-        validations.end()
+    if loop.restored:
+        answers.end(2 * outcome.step - loop.pending)
+
+    def save(*, pending: bool = False) -> None:
+        loop.save(pending=pending)
+        answers.end(2 * outcome.step - pending)
+
+    @contextmanager
+    def remembered(place: int, least: float = 0.0) -> Iterator[None]:
+        answers.place = place
+        with answers.used(None, lambda box: not tally.counts(box), least):
+            yield
 
     progress.begin(stage, steps, done=outcome.step)
     told.tell("on_start", run, stage, outcome.step, steps)
@@ -125,10 +133,10 @@ def train(
             alone = group.process_group() is None
             journal.stop = lambda: alone and stop.requested and loop.nothing_since_saved
             if not loop.restored and begin is not None:
-                with _judging(loop, tally):
+                with remembered(0), _judging(loop, tally):
                     begin()
             if not loop.restored or loop.pending:
-                _judge(loop, validate, tally, told, validations)
+                _judge(loop, validate, tally, told, remembered, save)
                 if loop.due:
                     save()
             while outcome.step < steps:
@@ -139,7 +147,7 @@ def train(
                 journal.begin(outcome.step)
                 started = perf_counter()
                 try:
-                    with noted() as causes, tally.afresh():
+                    with noted() as causes, tally.afresh(), remembered(2 * outcome.step + 1, LEAST):
                         before = tally.copy()
                         metrics = step(outcome.step)
                         spent = tally.since(before)
@@ -157,13 +165,13 @@ def train(
                 progress.update(outcome.step, {**outcome.metrics, **failed})
                 last = outcome.step == steps
                 if last or outcome.step % validate_every == 0:
-                    _judge(loop, validate, tally, told, validations)
+                    _judge(loop, validate, tally, told, remembered, save)
                 if not last and (outcome.step % checkpoint_every == 0 or loop.due):
                     save()
                 if not last:
                     journal.end(covered=loop.covered)
             loop.finish()
-            validations.end()
+            answers.end()
             told.tell("on_end", stage, outcome)
             journal.end()
             if group.any_of(stop.requested):
@@ -217,24 +225,23 @@ def _judge(
     validate: Callable[[], float | Tensor] | None,
     tally: Tally,
     told: Told,
-    answers: Answers,
+    remembered: Callable[[int], AbstractContextManager[None]],
+    save: Callable[..., None],
 ) -> None:
     if validate is not None:
         if loop.due:  # what was done before is not lost if the validation is cut short
-            loop.save(pending=True)
-        with answers.used(), _judging(loop, tally, answers):
+            save(pending=True)
+        with remembered(2 * loop.outcome.step), _judging(loop, tally):
             value = loop.validated(validate())
         told.tell("on_validation", loop.outcome.stage, loop.outcome.step, value)
 
 
 @contextmanager
-def _judging(loop: Stage, tally: Tally, answers: Answers | None = None) -> Iterator[None]:
+def _judging(loop: Stage, tally: Tally) -> Iterator[None]:
     """A block whose rows are counted apart from those of steps, recalled answers included."""
-    before, recalled = tally.copy(), Ledger() if answers is None else answers.recalled.copy()
+    before = tally.copy()
     yield
-    spent = tally.since(before)
-    spent.add(Ledger() if answers is None else answers.recalled.since(recalled))
-    loop.outcome.judging.add(everywhere(spent))
+    loop.outcome.judging.add(everywhere(tally.since(before)))
 
 
 def everywhere(spent: Ledger) -> Ledger:

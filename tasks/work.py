@@ -221,7 +221,7 @@ def evaluation(setup: Setup, trained: Trained) -> dict[str, Any]:
     before, folder = tally.copy(), group.journal_folder(setup.run.path)
     answers = Answers(f"{setup.stage}.test", folder, group.rank(), setup.run.code_versions())
     where = f"{type(setup.problem).__name__}.evaluate"
-    with answers.used():
+    with answers.used(aside=lambda box: not tally.counts(box)):
         told = setup.problem.judge(replace(setup, answers=answers), trained)
     figures: dict[str, Any] = {}
     fields: dict[str, Tensor] = {}

@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS answers (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS boxes (box BLOB PRIMARY KEY, identity TEXT NOT NULL) WITHOUT ROWID;
 """
+_FAULTS = (sqlite3.DatabaseError, UnicodeDecodeError)  # the second where SQLite quotes what is damaged
 _PATIENCE = 60.0  # seconds to wait for another process that writes
 _AT_ONCE = 500  # keys in one statement; SQLite's oldest limit is 999
 MARK = 0x62626F78  # "bbox", in the file's header: whose database this is
@@ -65,7 +66,7 @@ class Answers:
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The answers that are there and undamaged."""
         found: dict[bytes, bytes] = {}
-        damaged = 0
+        damaged, asked = 0, set(keys)
         for start in range(0, len(keys), _AT_ONCE):
             some = list(keys[start : start + _AT_ONCE])
             marks = ",".join("?" * len(some))
@@ -76,17 +77,22 @@ class Answers:
                         .execute(f"SELECT key, answer, checksum FROM answers WHERE key IN ({marks})", some)
                         .fetchall()
                     )
-            except sqlite3.DatabaseError as error:
+            except _FAULTS as error:
                 self._warn(f"cannot be read ({error})", "Its answers are asked for again.")
                 return found
             for key, answer, checksum in rows:
-                if isinstance(answer, bytes) and checksum == digest(key, answer):
+                whole = isinstance(answer, bytes) and key in asked  # of a damaged index any key comes back
+                if whole and checksum == digest(key, answer):
                     found[key] = answer
                 else:
                     damaged += 1
-        if damaged:
-            self._warn(f"holds {damaged} damaged answers", "They are asked for again.")
+        self.tell_damaged(damaged)
         return found
+
+    def tell_damaged(self, count: int) -> None:
+        """Warn of damaged answers, if there are any and nothing was said before."""
+        if count:
+            self._warn(f"holds {count} damaged answers", "They are asked for again.")
 
     def count(self, box: bytes) -> int:
         """How many answers of this box there are."""
@@ -94,7 +100,7 @@ class Answers:
             with self._lock:
                 found = self._connection().execute("SELECT count(*) FROM answers WHERE box = ?", (box,))
                 return int(found.fetchone()[0])
-        except sqlite3.DatabaseError as error:
+        except _FAULTS as error:
             self._warn(f"cannot be read ({error})", "Its answers are asked for again.")
             return 0
 
@@ -107,7 +113,7 @@ class Answers:
                 transaction.executemany(
                     "INSERT OR REPLACE INTO answers (key, box, answer, checksum) VALUES (?, ?, ?, ?)", rows
                 )
-        except sqlite3.DatabaseError as error:  # the answers are paid for: they are given, if not kept
+        except _FAULTS as error:  # the answers are paid for: they are given, if not kept
             self._warn(f"cannot be written ({error})", "Answers are not kept. Mend the disk or the file.")
 
     def close(self) -> None:
@@ -132,7 +138,7 @@ class Answers:
                 connection = sqlite3.connect(self.path, timeout=_PATIENCE, check_same_thread=False)
                 _prepare(connection)
                 return connection
-            except (OSError, sqlite3.Error) as error:
+            except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
                 if connection is not None:
                     connection.close()
                 # Two that make the file at once: SQLite refuses one of them without waiting.

@@ -216,22 +216,31 @@ class Cached(Wrapper):
         places: dict[bytes, list[int]] = {}
         for row, key in enumerate(keys):
             places.setdefault(key, []).append(row)
+        damaged = 0
         for key, answer in self._answers.read(list(places)).items():
+            values = self._decoded(answer)
+            if values is None:
+                damaged += 1
+                continue
             rows = places.pop(key)
-            for target, value in zip(outcome.outputs, self._decoded(answer), strict=True):
+            for target, value in zip(outcome.outputs, values, strict=True):
                 target[rows] = value.to(target.device, target.dtype)
             self.ledger.count(rows_cached=len(rows))
+        self._answers.tell_damaged(damaged)
         return places
 
-    def _decoded(self, answer: bytes) -> list[Tensor]:
-        """The outputs of one row."""
+    def _decoded(self, answer: bytes) -> list[Tensor] | None:
+        """The outputs of one row; None if these are none, in a file that is not of our making."""
         names, _, body = answer.partition(b"\n")
         values, start = [], 0
-        for spec, name in zip(self.outputs, names.decode().split(","), strict=True):
-            array = np.frombuffer(body, _STORED[name], math.prod(spec.shape), start)
-            values.append(as_tensor(array.reshape(spec.shape)))
-            start += array.nbytes
-        return values
+        try:
+            for spec, name in zip(self.outputs, names.decode().split(","), strict=True):
+                array = np.frombuffer(body, _STORED[name], math.prod(spec.shape), start)
+                values.append(as_tensor(array.reshape(spec.shape)))
+                start += array.nbytes
+        except (ValueError, KeyError):
+            return None
+        return values if start == len(body) and all(value.isfinite().all() for value in values) else None
 
     def __repr__(self) -> str:
         """With the file's name."""

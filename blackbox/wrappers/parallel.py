@@ -8,7 +8,7 @@ import signal
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -19,10 +19,11 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from torch import Tensor
 
@@ -40,6 +41,19 @@ _CHANGING = {"_ledger", "failures", "isolates"}  # these travel with every block
 _LOOKS = 2.0  # seconds between two looks for workers of a cluster
 _BREAKS = 3  # executors in a row that break before anything comes of it
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has only the second, which there ends at once
+
+Told: TypeAlias = Callable[[tuple[Tensor, ...], Outcome], object]
+_told: ContextVar[Told | None] = ContextVar("blackbox.wrappers.parallel.told", default=None)
+
+
+@contextmanager
+def blocks_told(told: Told | None) -> Iterator[None]:
+    """A block in which a function is given the rows of each block that is back, and their outcome."""
+    token = _told.set(told)
+    try:
+        yield
+    finally:
+        _told.reset(token)
 
 
 class Parallel(Wrapper):
@@ -70,6 +84,8 @@ class Parallel(Wrapper):
       ended: the row is given up and the worker left behind. If that is a thread, Python waits for it at exit.
     - A Dask cluster whose workers have all died keeps rows for those that may come. If none comes for
       `without_workers` seconds, `ExecutorError` is raised. For a cluster's first worker there is no limit.
+    - An executor that does not report that a worker died, as with jobs of a queue, is waited for without end
+      unless there is a `timeout`.
     - An executor that breaks, or is shut down, is replaced if you passed a function that makes executors;
       otherwise `ExecutorError` is raised.
 
@@ -131,7 +147,9 @@ class Parallel(Wrapper):
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Block by block on the workers."""
         self._notice()
-        return _Call(self, inputs).run()
+        told = _told.get()
+        with blocks_told(None):  # threads run the box in this context, and it may have such a wrapper inside
+            return _Call(self, inputs, told).run()
 
     def box_changed(self) -> None:
         """Give workers the box anew, as it is now; workers that make it themselves could not have it so."""
@@ -281,7 +299,8 @@ class _Block:
 class _Call:
     """One call of a `Parallel`: its blocks handed to the executor and taken back, whatever becomes of it."""
 
-    def __init__(self, owner: Parallel, inputs: tuple[Tensor, ...]) -> None:
+    def __init__(self, owner: Parallel, inputs: tuple[Tensor, ...], told: Told | None) -> None:
+        self.told = told
         count, size = len(inputs[0]), owner.block
         self.owner, self.box, self.inputs = owner, owner.box, inputs
         self.outcome = unanswered(owner.box, inputs)
@@ -473,6 +492,8 @@ class _Call:
         self.breaks = 0
         if reply.outcome is not None:
             place(self.outcome, block.rows, reply.outcome)
+            if self.told is not None:
+                self.told(pick(self.inputs, block.rows), reply.outcome)
         self.fault = self.fault or reply.error
         if reply.error is not None or stops(self.box, self.outcome):
             self._stop()

@@ -1,4 +1,4 @@
-"""What black boxes have answered in work that a checkpoint does not have: making data, a validation, a test.
+"""What black boxes have answered in work that no checkpoint has yet: making data, steps, validations, a test.
 
 A process that goes on after a kill does that work again from its beginning, but asks only for rows that were
 not answered. An answer is known by the box, the row, and how many times that row was asked before, so that a
@@ -20,12 +20,14 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from blackbox import BlackBoxFunction, Budgeted, ConfigurationError, Ledger, Outcome, Parallel
-from blackbox.calls import intercepted
+from blackbox.calls import intercepted, rows_run_by
 from blackbox.definition import gives
 from blackbox.running import pick, place, stops, unanswered
 from blackbox.wrappers.identity import identity, name_of
+from blackbox.wrappers.parallel import blocks_told
 from blackbox.wrappers.wrapper import Wrapper
 from tasks.errors import CheckpointError, CheckpointWarning
 from tasks.runs import atomic, checkpoint
@@ -36,6 +38,9 @@ from zo import SharedRows
 FOLDER = "answers"
 MOST = 2**28  # bytes of a piece of work that are kept: what comes after that is asked again
 LONG = 0.5  # seconds that rows may take which are run together, where they can be run apart
+LEAST = (
+    0.1  # seconds of a call in a step of which nothing is kept: looking rows up would slow fast boxes down
+)
 
 Before: TypeAlias = Callable[[BlackBoxFunction, int], None]
 
@@ -46,6 +51,7 @@ class _Entry:
     lengths: list[int]
     outputs: list[Tensor]
     extra: int
+    place: int
 
     def parts(self) -> Iterator[tuple[str, tuple[Tensor, ...], int]]:
         """Each key with its outputs, and how many rows were run for them."""
@@ -66,6 +72,7 @@ class Answers:
         code: See `attach`.
 
     Attributes:
+        place: Where in the work the process is, a number that grows; `end` says up to where it is done.
         recalled: What earlier processes have counted for the answers that were used.
         process_group: Of the processes that all do this work; None for this one alone.
     """
@@ -75,12 +82,13 @@ class Answers:
     ) -> None:
         self._name, self._rank, self._code = checkpoint.file_name(name), 0, dict[str, str]()
         self._folder: Path | None = None
-        self._known: dict[str, deque[tuple[tuple[Tensor, ...], int]]] = {}
+        self._known: dict[str, deque[tuple[tuple[Tensor, ...], int, int]]] = {}
         self._waiting: list[_Entry] = []
         self._bytes, self._number, self.full = 0, 0, False
         self._names: dict[int, tuple[BlackBoxFunction, bytes]] = {}
-        self._asked: dict[int, tuple[BlackBoxFunction, BlackBoxFunction]] = {}
-        self._pace = Pace()
+        self._asked: dict[int, tuple[BlackBoxFunction, _Recalling]] = {}
+        self._shared: dict[int, SharedRows] = {}
+        self._pace, self.place = Pace(), 0
         self.recalled = Ledger()
         self.process_group: Any = None
         if folder is not None:
@@ -103,7 +111,7 @@ class Answers:
         if not only_read:
             self._folder = place
             self._tidy()
-        for path in self._files(place):
+        for path, _ in self._files(place):
             entries = _entries(path, self._code)
             if entries is None:
                 if not only_read:
@@ -112,43 +120,42 @@ class Answers:
             for entry in entries:
                 self._bytes += _size(entry.outputs)
                 for key, outputs, run in entry.parts():
-                    self._known.setdefault(key, deque()).append((outputs, run))
+                    self._known.setdefault(key, deque()).append((outputs, run, entry.place))
             self._number = max(self._number, int(path.name.split(".")[-2]) + 1)
 
     @contextmanager
     def used(
-        self, before: Before | None = None, aside: Callable[[BlackBoxFunction], bool] | None = None
+        self,
+        before: Before | None = None,
+        aside: Callable[[BlackBoxFunction], bool] | None = None,
+        least: float = 0.0,
     ) -> Iterator[None]:
         """A block in which boxes are asked only for rows that were not answered.
 
         Args:
             before: Is told, right before rows are run, of which box and how many.
             aside: Of which boxes answers are not counted in `recalled`; of none if None.
+            least: Seconds: the rows that a call runs before that are not kept, nor those of a box whose last
+                call was shorter. 0 to keep all.
         """
 
         def ask(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+            if self.process_group is not None and not isinstance(box, SharedRows):
+                box = self._shared.setdefault(id(box), SharedRows(box, self.process_group))
             with intercepted(None):
-                return self._asking(box, before, aside)(*arrays)
+                return box(*arrays)
 
-        with intercepted(ask):
+        def run(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
+            # a mode measures what an evaluation takes, which must not depend on what is known
+            if isinstance(box, SharedRows) or _get_current_dispatch_mode() is not None:
+                return box.run_rows(inputs)
+            if id(box) not in self._asked:
+                self._asked[id(box)] = box, _Recalling(box, self)
+            with rows_run_by(None):
+                return self._asked[id(box)][1].answer(inputs, before, aside, least)
+
+        with intercepted(ask), rows_run_by(run):
             yield
-
-    def _asking(
-        self,
-        box: BlackBoxFunction,
-        before: Before | None,
-        aside: Callable[[BlackBoxFunction], bool] | None,
-    ) -> BlackBoxFunction:
-        """A box that answers as this one, and remembers: of several processes the one that runs the rows."""
-        if id(box) not in self._asked:
-            if isinstance(box, SharedRows):
-                inside = _Recalling(box.box, self, before, aside)
-                made = SharedRows(inside, box.process_group, box.block)
-            else:
-                made = _Recalling(box, self, before, aside)
-                made = made if self.process_group is None else SharedRows(made, self.process_group)
-            self._asked[id(box)] = box, made
-        return self._asked[id(box)][1]
 
     def name_of(self, box: BlackBoxFunction) -> bytes:
         """What is known of a box by which its answers are told from those of others."""
@@ -163,7 +170,12 @@ class Answers:
     def known(self, key: str) -> tuple[tuple[Tensor, ...], int] | None:
         """The outputs of a key, the next that were kept under it, and how many rows were run for them."""
         found = self._known.get(key)
-        return found.popleft() if found else None
+        if not found:
+            return None
+        outputs, run, _ = found.popleft()
+        if not found:
+            del self._known[key]
+        return outputs, run
 
     @property
     def any_known(self) -> bool:
@@ -185,7 +197,8 @@ class Answers:
         if self._bytes > MOST:
             self.full = True
             return
-        entry = _Entry(list(keys), list(lengths), [output.detach().cpu() for output in outputs], extra)
+        plain = [output.detach().cpu() for output in outputs]
+        entry = _Entry(list(keys), list(lengths), plain, extra, self.place)
         self._waiting.append(entry)
         if self._pace.due:
             self.write()
@@ -195,7 +208,8 @@ class Answers:
         if not self._waiting or self._folder is None:
             return
         started = self._pace.now()
-        path = self._folder / f"{self._name}.{self._rank}.{self._number}{checkpoint.ENDING}"
+        last = max(entry.place for entry in self._waiting)
+        path = self._folder / f"{self._name}.{last}.{self._rank}.{self._number}{checkpoint.ENDING}"
         entries = [vars(entry) for entry in self._waiting]
         try:
             self._folder.mkdir(exist_ok=True)
@@ -211,33 +225,51 @@ class Answers:
         self._waiting, self._number = [], self._number + 1
         self._pace.wrote(started)
 
-    def end(self) -> None:
-        """The work is done, and what came of it is on the disk: its answers go."""
-        self._waiting, self._known, self._bytes, self.full = [], {}, 0, False
+    def end(self, place: int | None = None) -> None:
+        """The work up to a place is done, and what came of it is on the disk: its answers go.
+
+        Args:
+            place: The last one; None for all.
+        """
+        left = {
+            key: deque(each for each in found if place is not None and each[2] > place)
+            for key, found in self._known.items()
+        }
+        self._known = {key: found for key, found in left.items() if found}
+        self._bytes = sum(_size(outputs) for found in self._known.values() for outputs, _, _ in found)
+        self._waiting, self.full = [], False
         self._pace.begin()
         if self._folder is None:
             return
         self._tidy()
         found = self._files(self._folder)
-        for path in found:
-            if self._rank in (0, int(path.name.split(".")[-3])):  # the first process deletes those of all
+        past = [(path, rank) for path, (last, rank) in found if place is None or last <= place]
+        for path, rank in past:
+            if self._rank in (0, rank):  # the first process deletes those of all
                 path.unlink(missing_ok=True)
-        if found:
+        if past:
             with suppress(OSError):  # others' are in it, or another process was first
                 self._folder.rmdir()
 
     def _tidy(self) -> None:
         """Remove what this process's earlier life left half written."""
         if self._folder is not None and self._folder.is_dir():
-            for path in atomic.leftovers(self._folder, f"{self._name}.{self._rank}."):
-                path.unlink(missing_ok=True)
+            for path in atomic.leftovers(self._folder, f"{self._name}."):
+                if int(path.name.split(".")[-5]) == self._rank:
+                    path.unlink(missing_ok=True)
 
-    def _files(self, folder: Path) -> list[Path]:
+    def _files(self, folder: Path) -> list[tuple[Path, tuple[int, int]]]:
+        """The files of the work in their order, each with its last place and its process."""
         if not folder.is_dir():
             return []
-        pattern = re.compile(re.escape(self._name) + r"\.(\d+)\.(\d+)" + re.escape(checkpoint.ENDING))
-        found = [(match, path) for path in folder.iterdir() if (match := pattern.fullmatch(path.name))]
-        return [path for _, path in sorted(found, key=lambda pair: (int(pair[0][2]), int(pair[0][1])))]
+        pattern = re.compile(re.escape(self._name) + r"\.(\d+)\.(\d+)\.(\d+)" + re.escape(checkpoint.ENDING))
+        found = [
+            (path, tuple(map(int, match.groups())))
+            for path in folder.iterdir()
+            if (match := pattern.fullmatch(path.name))
+        ]
+        found.sort(key=lambda pair: (pair[1][2], pair[1][1]))
+        return [(path, (last, rank)) for path, (last, rank, _) in found]
 
 
 def _entries(path: Path, code: Mapping[str, str]) -> list[_Entry] | None:
@@ -249,95 +281,127 @@ def _entries(path: Path, code: Mapping[str, str]) -> list[_Entry] | None:
         found = [_Entry(**each) for each in content["entries"]]
         for entry in found:
             for key, outputs, run in entry.parts():
-                if not isinstance(key, str) or not isinstance(run, int) or _size(outputs) < 0:
+                plain = all(each.layout is torch.strided and each.device.type == "cpu" for each in outputs)
+                if not (plain and isinstance(key, str) and isinstance(run, int) and run >= 0):
                     return None
+            if not isinstance(entry.place, int):
+                return None
     except (CheckpointError, KeyError, TypeError, ValueError, AttributeError, RuntimeError):
         return None
     return found
 
 
-class _Recalling(Wrapper):
-    """Runs the rows whose answers are not kept, in parts that a kill may come between."""
+class _Recalling:
+    """Runs the rows of a box whose answers are not kept, in parts that a kill may come between."""
 
-    transparent = True
+    def __init__(self, box: BlackBoxFunction, answers: Answers) -> None:
+        self._box, self._answers = box, answers
+        self._each, self._tells = _divisible(box)
+        self._short = False  # the last call was
+        self._started, self._least = 0.0, 0.0  # of the call at hand
 
-    def __init__(
+    def answer(
         self,
-        box: BlackBoxFunction,
-        answers: Answers,
+        inputs: tuple[Tensor, ...],
         before: Before | None,
         aside: Callable[[BlackBoxFunction], bool] | None,
-    ) -> None:
-        super().__init__(box)
-        self._answers, self._before, self._aside = answers, before, aside
-        self._each = _divisible(box)
-
-    def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
+        least: float,
+    ) -> Outcome:
         """Answer from what is kept, and run the rest: as many rows together as take about a second."""
-        rows, answers = len(inputs[0]), self._answers
+        rows, answers, box = len(inputs[0]), self._answers, self._box
+        self._started, self._least = perf_counter(), least
+        if self._short and not answers.any_known:
+            outcome = box.run_rows(inputs)
+            self._short = perf_counter() - self._started < least
+            return outcome
         each = min(self._each or rows, rows)
         parts = [list(range(at, min(at + each, rows))) for at in range(0, rows, each)]
-        outcome, missing = unanswered(self.box, inputs), parts
+        outcome, missing = unanswered(box, inputs), parts
         if answers.any_known:
             missing = []
             for part in parts:
                 kept = answers.known(self._key(pick(inputs, part)))
-                if kept is None:
+                if kept is None or not _fit(kept[0], outcome, part):
                     missing.append(part)
                 else:
                     place(outcome, part, Outcome(kept[0]))
-                    if self._aside is None or not self._aside(self.box):
+                    if aside is None or not aside(box):
                         answers.recalled.count(rows_run=kept[1])
-        if missing == [list(range(rows))]:
-            return self._run(inputs, missing)
         # a call that a budget does not allow is to be refused before any of its rows is run
-        bounded = any(isinstance(part, Budgeted) and part.rows_left < rows for part in stack(self.box))
-        together = len(missing) if bounded else 1
-        while missing and not stops(self.box, outcome):
+        bounded = any(isinstance(part, Budgeted) and part.rows_left < rows for part in stack(box))
+        together = len(missing) if bounded or self._tells else 1
+        while missing and not stops(box, outcome):
             some, missing, started = missing[:together], missing[together:], perf_counter()
             here = [row for part in some for row in part]
-            place(outcome, here, self._run(pick(inputs, here), some))
+            found = self._run(pick(inputs, here), some, before)
+            if len(here) == rows:
+                outcome = found
+                break
+            place(outcome, here, found)
             together = 2 * together if perf_counter() - started < LONG else 1
+        self._short = perf_counter() - self._started < least
         return outcome
 
-    def _run(self, inputs: tuple[Tensor, ...], parts: Sequence[Sequence[int]]) -> Outcome:
+    def _run(
+        self, inputs: tuple[Tensor, ...], parts: Sequence[Sequence[int]], before: Before | None
+    ) -> Outcome:
         """Run rows, and keep the answers to parts none of whose rows has failed."""
-        answers, ledger = self._answers, self.ledger
-        if self._before is not None:
-            self._before(self.box, self.box.rows_to_run(inputs))
-        before, at = ledger.rows_run, 0
-        found, whole = self.box.run_rows(inputs), list[list[int]]()
+        if before is not None:
+            before(self._box, self._box.rows_to_run(inputs))
+        if self._tells:
+            with blocks_told(self._keep):
+                return self._box.run_rows(inputs)
+        ledger, at = self._box.ledger, 0
+        run_before = ledger.rows_run
+        found, whole = self._box.run_rows(inputs), list[list[int]]()
         for part in parts:
             here = list(range(at, at + len(part)))
             at += len(part)
             if not found.failed.keys() & set(here):
                 whole.append(here)
-        run, lengths = ledger.rows_run - before, [len(here) for here in whole]
-        if whole and not answers.full:
+        run = ledger.rows_run - run_before
+        if whole and self._wanted:
             kept = pick(found.outputs, [row for here in whole for row in here])
             extra = run - at if len(whole) == len(parts) else 0  # run again, or cached
-            answers.keep([self._key(pick(inputs, here)) for here in whole], lengths, kept, extra)
+            keys = [self._key(pick(inputs, here)) for here in whole]
+            self._answers.keep(keys, [len(here) for here in whole], kept, extra)
         return found
 
-    def __repr__(self) -> str:
-        """As the box, whose answers they are."""
-        return repr(self.box)
+    def _keep(self, inputs: tuple[Tensor, ...], found: Outcome) -> None:
+        """Keep the answers to rows that a worker has sent back."""
+        if self._wanted and not found.failed:
+            self._answers.keep([self._key(inputs)], [len(inputs[0])], found.outputs, 0)
+
+    @property
+    def _wanted(self) -> bool:
+        return not self._answers.full and perf_counter() - self._started >= self._least
 
     def _key(self, inputs: tuple[Tensor, ...]) -> str:
-        found = blake2b(self._answers.name_of(self.box), digest_size=20)
+        found = blake2b(self._answers.name_of(self._box), digest_size=20)
         for tensor in inputs:
             found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
             found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return found.hexdigest()
 
 
-def _divisible(box: BlackBoxFunction) -> int | None:
-    """Rows that a box runs together whatever the call: parts then have a whole's bits. None for all."""
+def _fit(outputs: tuple[Tensor, ...], whole: Outcome, rows: Sequence[int]) -> bool:
+    """Whether what a file holds, which may be anyone's, has the shapes of these rows of a box."""
+    wanted = [(len(rows), *each.shape[1:]) for each in whole.outputs]
+    return [tuple(each.shape) for each in outputs] == wanted
+
+
+def _divisible(box: BlackBoxFunction) -> tuple[int | None, bool]:
+    """Rows that a box runs together whatever the call, and whether it tells of them as they come back.
+
+    Parts of that many rows have a whole's bits. None for all rows of a call.
+    """
     while isinstance(box, Wrapper):
-        if isinstance(box, Parallel) or not box.transparent:  # parts would leave workers without work
-            return None
+        if isinstance(box, Parallel):
+            return box.block, True
+        if not box.transparent:
+            return None, False
         box = box.box
-    return box.max_rows if gives(type(box), "evaluate_rows") else 1
+    return (box.max_rows if gives(type(box), "evaluate_rows") else 1), False
 
 
 def _size(outputs: Iterable[Tensor]) -> int:

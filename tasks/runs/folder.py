@@ -125,8 +125,8 @@ class Run:
         root.mkdir(parents=True, exist_ok=True)
         path = _new_folder(root, f"{task}-{preset}-{now.astimezone():%Y%m%d-%H%M%S}")
         (path / CHECKPOINTS).mkdir()
-        atomic.write_json(path / BEGUN, _settled(content))
         atomic.write_json(path / CONFIG, content)
+        atomic.write_json(path / BEGUN, _settled(content))
         return cls.open(path)
 
     @classmethod
@@ -143,9 +143,10 @@ class Run:
             content = reading.json_object(path / CONFIG, "The run cannot be resumed; start it anew.")
         except (FileNotFoundError, NotADirectoryError):
             found = f"a folder without {CONFIG}" if path.is_dir() else "no such folder"
-            raise RunFolderError(
-                f"{path}: expected a run folder, got {found}. Give one that `blackbox run` made."
-            ) from None
+            mend = "Give one that `blackbox run` made."
+            if (path / CHECKPOINTS).is_dir() and not any((path / CHECKPOINTS).iterdir()):  # made first
+                mend = "Nothing was done in it, if `blackbox run` was killed there: delete it, and run again."
+            raise RunFolderError(f"{path}: expected a run folder, got {found}. {mend}") from None
         written = content.get("format")
         if written == LOOKED_AT and (path / "result.json").is_file():
             content.pop("signature", None)
@@ -253,9 +254,10 @@ class Run:
 
     def _write(self, **changed: Any) -> None:  # noqa: ANN401
         content = {**reading.json_object(self.path / CONFIG, "Start the run anew."), **changed}
-        if (self.path / BEGUN).exists():
-            atomic.write_json(self.path / BEGUN, _settled(content))
+        # killed between these, it has one setting or the other: `lock` writes what is missing
+        (self.path / BEGUN).unlink(missing_ok=True)
         atomic.write_json(self.path / CONFIG, content)
+        atomic.write_json(self.path / BEGUN, _settled(content))
 
     @property
     def begun(self) -> bool:
@@ -298,6 +300,9 @@ class Run:
         """Hold the run for this process; `RunLockedError` names the other process that has it."""
         with _exclusive(self.path):
             atomic.sweep(self.path)
+            if not os.path.lexists(self.path / BEGUN):  # of an older version, or killed before it was written
+                content = reading.json_object(self.path / CONFIG, "Start the run anew.")
+                atomic.write_json(self.path / BEGUN, _settled(content))
             yield
 
     def log(self, stage: str, step: int, **values: float | int | str) -> None:
@@ -386,7 +391,7 @@ def _refuse_edited(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         RunFolderError: Naming them, and what they were.
     """
-    if not os.path.lexists(path / BEGUN):  # the run of an older version
+    if not os.path.lexists(path / BEGUN):  # `Run.lock` writes it, before anything is done
         return
     kept = reading.json_object(path / BEGUN, f"Delete it, if {CONFIG} is as the run began.")
     before, now = ({**each, "config": None} for each in (kept, _settled(content)))

@@ -170,7 +170,7 @@ def _entries(path: Path, step: int) -> dict[str, dict[str, Any]] | None:
             if not isinstance(entry["value"], dict) or not isinstance(entry["step"], int):
                 return None
             if entry["counts"] is not None:
-                Ledger(**entry["counts"])
+                Ledger().add(Ledger(**entry["counts"]))
     except (CheckpointError, KeyError, TypeError, ValueError, AttributeError):
         return None
     return found

@@ -224,3 +224,22 @@ def test_blocks_of_no_rows_are_refused(wrong):
         box.max_rows = wrong
         with pytest.raises(ConfigurationError, match=r"InBlocks, max_rows: expected a whole number >= 1"):
             box(np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize("kind", [RowsBox, EachBox])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_box_that_changes_settings_of_torch_and_numpy_changes_them_for_itself_alone(kind, fails):
+    def function(state: np.ndarray) -> np.ndarray:
+        torch.set_default_dtype(torch.float64)
+        np.seterr(all="raise")
+        if fails:
+            raise ValueError("four")
+        return state
+
+    before = torch.get_default_dtype(), np.geterr()
+    try:
+        kind(function, failures="keep")(X)
+        assert (torch.get_default_dtype(), np.geterr()) == before
+    finally:
+        torch.set_default_dtype(before[0])
+        np.seterr(**before[1])

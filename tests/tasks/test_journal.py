@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -109,6 +109,33 @@ def test_a_step_that_is_over_soon_leaves_nothing_and_a_long_one_is_written_every
     assert written == [12] * 4 + [7] * 5 + [2] * 3  # what is not there yet: every five seconds all is
     journal.end()
     assert os.listdir(folder) == []
+
+
+COUNTS = asdict(Ledger(rows_run=3))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(None, 1, "text", [], {}, {"value": {}}, {"counts": None}, {"value": {}, "step": 7}),
+        *({"value": each, "counts": None, "step": 7} for each in (None, 1, "text", [1], torch.ones(1))),
+        *({"value": {}, "counts": None, "step": each} for each in (None, "7", 7.5, [7])),
+        *(
+            {"value": {}, "counts": each, "step": 7}
+            for each in (1, "text", [], {"rows": 1}, {"rows_run": "x"})
+        ),
+        *({"value": {}, "counts": COUNTS | {"causes": each}, "step": 7} for each in (1, {"a": "b"})),
+        *({"value": {}, "counts": COUNTS | {"rows_run": each}, "step": 7} for each in (None, [1], {})),
+    ],
+    ids=str,
+)
+def test_a_file_that_is_no_journal_is_dropped_and_no_other(folder, wrong):
+    filled(folder, entries=2)
+    first, second = sorted((folder / "journal").glob("*.pt"))
+    one, two = (int(next(iter(checkpoint.load(path)))) for path in (first, second))
+    checkpoint.save(first, {str(one): wrong})
+    assert found(folder)[one] is None and found(folder)[two] == two
+    assert not first.exists()
 
 
 def test_the_end_of_a_step_leaves_the_journals_of_later_ones_and_other_stages(folder):

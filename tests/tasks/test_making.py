@@ -1,5 +1,7 @@
-"""What boxes run to make data, and in a validation or a test: kept, counted, bounded, and not run again."""
+"""What boxes run to make data, in steps, validations and tests: kept, counted, bounded, and not run again."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -8,10 +10,12 @@ import pytest
 import torch
 
 import tasks
-from blackbox import ArraySpec, BlackBoxFunction, BudgetError
+from blackbox import ArraySpec, BlackBoxFunction, BudgetError, Parallel
+from tasks import commands, training
 from tasks.progress import Progress
-from tasks.runs import answers, calls, pace
+from tasks.runs import answers, calls, checkpoint, pace
 from tasks.runs.answers import Answers
+from tasks.stage import Stage
 from tests.tasks.problems import Beside
 
 
@@ -204,6 +208,7 @@ def test_a_validation_or_test_that_is_cut_short_runs_only_the_rows_that_are_left
         if before := Judged.dying:
             Judged.dying = None
             Slow.dies_at = Slow.rows + before
+        Fine()(torch.zeros(2, 3))  # of a box that is not the problem's, which the table does not count
         return original(self, *given)
 
     original = getattr(Judged, where)
@@ -219,3 +224,160 @@ def test_a_validation_or_test_that_is_cut_short_runs_only_the_rows_that_are_left
     assert again.calls["rows"] == whole.calls["rows"] + 1 or where == "validate"  # the row of the kill
     assert Slow.rows == again.calls["rows"]
     assert not (folder_in(tmp_path / "cut") / "answers").exists()
+
+
+class Row(BlackBoxFunction):
+    """One input at a time. `rows` counts those of all; at `dies_at` it dies."""
+
+    inputs, outputs = Fine.inputs, Fine.outputs
+    rows, dies_at, identity = 0, -1, "row"  # without which the counts would be part of it
+
+    def evaluate(self, z):
+        Row.rows += 1
+        if Row.rows == Row.dies_at:
+            raise Killed
+        return z**3
+
+
+class Stepped(Beside):
+    @dataclass(frozen=True)
+    class Config(Beside.Config):
+        steps: tasks.Count = 4
+        checkpoint_every: tasks.Count = 100
+        coordinates: tasks.Count = 3
+
+    def box(self):
+        return Row()
+
+    def reference(self, z):
+        return z**3
+
+
+def outcome(run: tasks.FinishedRun) -> list:
+    (row,) = run.result.table
+    weights = [weight.tolist() for weight in run.network(row.method).parameters()]
+    return [row.value, row.rows, row.extra, row.ledger["rows_run"], weights]
+
+
+class Dying(tasks.Callback):
+    """The box dies at a row of the third step."""
+
+    def __init__(self, row):
+        self.row = row
+
+    def on_step(self, stage, step, metrics):
+        Row.dies_at = Row.rows + self.row if step == 2 else -1
+
+
+@pytest.mark.parametrize("method", ["tangents", "row-rge", "sparse-cge"])
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_step_that_is_cut_short_runs_only_the_rows_that_are_left(tmp_path, monkeypatch, method, saved):
+    monkeypatch.setattr(training, "LEAST", 0.0)
+    monkeypatch.setattr(Row, "rows", 0)
+    monkeypatch.setattr(Row, "dies_at", -1)
+    if not saved:  # there is a checkpoint before the first step alone
+        monkeypatch.setattr(Stage, "due", property(lambda stage: stage.outcome.step == 0))
+    settings = {"methods": (method,), "progress": Progress()}
+    whole = tasks.run(Stepped(), runs=tmp_path / "whole", **settings)
+    rows, Row.rows = Row.rows, 0
+    with pytest.raises(Killed):
+        tasks.run(Stepped(), runs=tmp_path / "cut", callbacks=[Dying(6)], **settings)
+    again = tasks.run(Stepped(), resume=folder_in(tmp_path / "cut"), **settings)
+    assert outcome(again) == outcome(whole)
+    # the row of the kill; and the first base, of which evaluators measure how much memory it takes
+    assert Row.rows == rows + 1 + (10 if method == "sparse-cge" and not saved else 0)
+    assert not (again.path / "answers").exists()
+
+
+def test_blocks_of_workers_are_kept_as_they_come_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(Row, "rows", 0)
+    rows = torch.arange(21.0).reshape(7, 3)
+    for dies_at, expected in ((5, 5), (-1, 8)):  # in the third block of two: its first row is run again
+        monkeypatch.setattr(Row, "dies_at", dies_at)
+        answered = Answers("seed-0/x.steps", tmp_path)
+        with ThreadPoolExecutor(1) as pool, answered.used():
+            box = Parallel(Row(), pool, block=2, in_flight=1)
+            if dies_at > 0:
+                with pytest.raises(Killed):
+                    box(rows)
+            else:
+                assert torch.equal(box(rows), rows**3)
+        assert Row.rows == expected and answered.recalled.rows_run == (0 if dies_at > 0 else 4)
+    answered.end()
+    assert not list(tmp_path.iterdir())
+
+
+def test_who_looks_at_a_run_leaves_its_answers_as_they_are(tmp_path):
+    """Another process may be at work on it: what is torn or damaged here is half written there."""
+    run = tasks.run(Finely(), runs=tmp_path, progress=Progress())
+    folder = run.path / "answers"
+    (folder / "data.0.0.99.pt").write_bytes(b"damaged")
+    (folder / ".data.0.0.98.pt.1.tmp").write_bytes(b"torn")
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+    assert len(before) > 2
+    asked = len(Fine.asked)
+    assert tasks.load(run.path).problem.data.test is not None and len(Fine.asked) == asked
+    assert commands.report(run.path) == 0
+    assert before == {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+def test_answers_of_a_box_that_changes_the_working_directory_are_in_the_runs_folder(tmp_path, monkeypatch):
+    class Moving(Row):
+        identity = "moving"
+
+        def evaluate(self, z):
+            os.chdir(tmp_path / "elsewhere")
+            return super().evaluate(z)
+
+    monkeypatch.setattr(Row, "dies_at", -1)
+    for name in ("run", "elsewhere"):
+        (tmp_path / name).mkdir()
+    for expected in (3, 3):
+        monkeypatch.chdir(tmp_path)
+        answered = Answers("data", Path("run"))
+        with answered.used():
+            Moving()(torch.ones(3, 3).cumsum(0))
+        answered.write()
+        assert Row.rows == expected
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+ROW = torch.ones(1, 3, dtype=torch.float64)
+WRONG = {
+    "code": (None, [], {"a": 1}),
+    "entries": (None, 1, "text", [1], [[]], [{}], {"a": 1}, [{"keys": []}]),
+    "keys": (None, 1, [1], [[]], ["a", "b"]),
+    "lengths": (None, 1, ["a"], [-1], [2], [0], [1, 1], [1.0]),
+    "outputs": (
+        None,
+        1,
+        [1],
+        [ROW.to_sparse()],
+        [ROW.to("meta")],
+        [ROW[0]],
+        [ROW[:, :2]],
+        [ROW, ROW],
+        [],
+        [ROW.T],
+    ),
+    "extra": (None, "a", -9, 0.5, ROW),
+    "place": (None, "a", 0.5, [0]),
+    "more": (1,),
+}
+
+
+@pytest.mark.parametrize(("part", "value"), [(part, value) for part in WRONG for value in WRONG[part]])
+def test_files_of_answers_that_are_none_are_asked_again(tmp_path, monkeypatch, part, value):
+    monkeypatch.setattr(Row, "dies_at", -1)
+    answered = Answers("data", tmp_path)
+    with answered.used():
+        Row()(ROW)
+    (path,) = (tmp_path / "answers").iterdir()
+    content = checkpoint.load(path)
+    (content if part in content else content["entries"][0])[part] = value
+    checkpoint.save(path, content)
+    monkeypatch.setattr(Row, "rows", 0)
+    again = Answers("data", tmp_path)
+    with again.used():
+        assert torch.equal(Row()(ROW), ROW**3)
+    assert Row.rows == 1

@@ -3,13 +3,14 @@
 import json
 import shutil
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 import tasks
 from tasks.errors import RunFolderError
-from tasks.runs import checkpoint
+from tasks.runs import atomic, checkpoint, stamp
 from tasks.runs.folder import Run
 from tests.tasks import toy as problems
 
@@ -124,6 +125,56 @@ def test_nothing_that_the_result_claims_may_be_edited_between_run_and_resume(run
     path = run.path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
     with pytest.raises(RunFolderError, match=said):
+        Run.open(run.path)
+
+
+def test_a_buffer_that_is_not_saved_is_part_of_what_an_evaluation_is_of(run):
+    network = torch.nn.Linear(2, 1)
+    network.register_buffer("mask", torch.ones(2), persistent=False)
+    before = stamp.evaluation(run, network)
+    assert stamp.evaluation(run, network) == before
+    network.mask[1] = 0.0
+    assert stamp.evaluation(run, network) != before
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2])
+@pytest.mark.parametrize("making", [True, False])
+def test_a_kill_while_settings_are_written_leaves_a_folder_that_can_be_used_or_says_so(
+    tmp_path, monkeypatch, writes, making
+):
+    def write(path, value):
+        if len(written) == writes:
+            raise Killed
+        written.append(path.name)
+        original(path, value)
+
+    written, original = [], atomic.write_json
+    run = Run.create(tmp_path, "toy", "demo", problems.Toy.Config(), [0], data=tmp_path / "a")
+    with monkeypatch.context() as patched, pytest.raises(Killed) if writes < 2 else nullcontext():
+        patched.setattr(atomic, "write_json", write)
+        if making:
+            Run.create(tmp_path / "new", "toy", "demo", problems.Toy.Config(), [0], data=tmp_path / "b")
+        else:
+            run.with_data(tmp_path / "b")
+    if making:
+        (path,) = (tmp_path / "new").iterdir()
+        if writes == 0:
+            with pytest.raises(RunFolderError, match=r"without config.json. Nothing was done .* delete it"):
+                Run.open(path)
+            return
+        run = Run.open(path)
+    moved = Run.open(run.path)
+    assert moved.data == str(tmp_path / ("b" if making or writes else "a"))
+    with moved.lock():
+        assert Run.open(run.path) == moved
+    assert moved.with_data(tmp_path / "c").data == str(tmp_path / "c")
+    edited = json.loads((run.path / "config.json").read_text()) | {"data": "/elsewhere"}
+    (run.path / "config.json").write_text(json.dumps(edited))
+    with pytest.raises(RunFolderError, match=r"data '.*/c' \(now '/elsewhere'\)"):
         Run.open(run.path)
 
 

@@ -60,10 +60,11 @@ class Page:
         """The numbers, by name, of those pieces that an earlier process has left."""
         found = {}
         for name in names:
-            entry = self._journal.get(self._key(name))
-            if entry is not None:
-                self._tally.queries += entry["spent"]
-                found[name] = entry["numbers"]
+            entry = self._journal.get(self._key(name)) or {}
+            numbers, spent = entry.get("numbers"), entry.get("spent")
+            if isinstance(numbers, Tensor) and isinstance(spent, int):  # a journal's files may be anyone's
+                self._tally.queries += spent
+                found[name] = numbers
         return found
 
     def _key(self, name: str) -> str:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import warnings
+from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -24,7 +25,7 @@ import torch
 from typeguard import suppress_type_checks
 
 from blackbox import ArraySpec, BlackBoxFunction, Budgeted, BudgetError, ConfigurationError, RowFailedError
-from blackbox.wrappers import Cached, Fallback, RateLimited, Retrying, Wrapper
+from blackbox.wrappers import Cached, Fallback, RateLimited, Retrying, Wrapper, answers
 from blackbox.wrappers.identity import identity
 from tests.blackbox.boxes import PAIR, STATE, ErrorCase, FunctionBox, RowsBox, error_table
 
@@ -386,6 +387,74 @@ def test_damaged_answers_are_asked_for_again_with_one_warning(path, damage):
     np.testing.assert_array_equal(box(state), np.sin(state))  # warned already
     np.testing.assert_array_equal(box(state), np.sin(state))
     assert len(box.box.ran) == (2 if "SELECT" in damage else 3) + 3
+
+
+NUMBERS = np.ones(2).tobytes()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(
+            b"",
+            b"\n",
+            b"float64\n",
+            b"float99\n" + NUMBERS,
+            b"\xff\xfe\n",
+            b"float64,float64\n" + 2 * NUMBERS,
+        ),
+        *(
+            b"float64\n" + NUMBERS[:-1],
+            b"float64\n" + 2 * NUMBERS,
+            b"float64\n" + np.full(2, np.nan).tobytes(),
+        ),
+    ],
+)
+def test_answers_with_a_right_checksum_that_are_none_are_asked_for_again(path, answer):
+    state = states(1, 2, 3)
+    with closing(Cached(Paid(), path)) as first:
+        first(state)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for (key,) in connection.execute("SELECT key FROM answers").fetchall():
+            values = answer, answers.digest(key, answer), key
+            connection.execute("UPDATE answers SET answer = ?, checksum = ? WHERE key = ?", values)
+    box = Cached(Paid(), path)
+    with pytest.warns(RuntimeWarning, match="3 damaged answers. They are asked for again"):
+        np.testing.assert_array_equal(box(state), np.sin(state))
+    np.testing.assert_array_equal(box(state), np.sin(state))
+    assert len(box.box.ran) == 3
+
+
+def test_a_damaged_file_gives_right_answers_or_a_sentence(tmp_path):
+    state = np.random.default_rng(1).normal(size=(100, 2)) ** 2
+    with closing(Cached(Paid(), tmp_path / "good")) as first:
+        first(state)
+    content, draws = (tmp_path / "good").read_bytes(), np.random.default_rng(5)
+    variants = [content[:size] for size in (0, 1, 99, 4095, 8192, len(content) - 1)]
+    variants += [b"key,answer\n1,2\n" * 99, draws.bytes(20_000)]
+    for count in (3, 30, 300, 3_000):  # of 300 bytes some are in names that SQLite quotes
+        for _ in range(8):
+            damaged = bytearray(content)
+            for place in draws.integers(len(content) if count < 300 else 4096, size=count):
+                damaged[place] = draws.integers(256)
+            variants.append(bytes(damaged))
+    table = content.index(b"CREATE TABLE answers")
+    variants.append(content[: table + 7] + b"\xea\xff" + content[table + 9 :])
+    refused = 0
+    for number, variant in enumerate(variants):
+        path = tmp_path / str(number)
+        path.write_bytes(variant)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            try:
+                with closing(Cached(Paid(), path)) as box:
+                    for _ in range(2):
+                        np.testing.assert_array_equal(box(state), np.sin(state))
+                    box.rows_kept()
+            except ConfigurationError as error:
+                assert "expected a file of answers or none yet, got" in str(error)
+                refused += 1
+    assert 5 < refused < len(variants)
 
 
 def test_a_file_with_a_page_overwritten_costs_answers_and_no_more(path):

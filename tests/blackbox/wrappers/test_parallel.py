@@ -560,6 +560,17 @@ def test_threads_that_hang_are_left_behind_and_replaced():
         box.close()
 
 
+def test_rows_of_an_executor_that_reports_nothing_time_out():
+    class Silent(Executor):
+        """As that of a queue whose job has died."""
+
+        def submit(self, *given: Any, **named: Any) -> Future[Any]:
+            return Future()
+
+    box = Parallel(RowsBox(lambda state: state, failures="keep"), Silent(), timeout=0.3, in_flight=2)
+    assert np.isnan(box(np.ones((3, 2)))).all() and box.ledger.rows_timed_out == 3
+
+
 def test_an_executor_all_of_whose_threads_hang_is_an_error():
     go_on = threading.Event()
     with ThreadPoolExecutor(1) as executor:
