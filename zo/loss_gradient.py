@@ -29,7 +29,7 @@ from zo.failures import refuse_too_many, tell_lost, tell_noise, tell_zero
 from zo.objective import Closure, Objective, as_objective
 from zo.parameters import Choice, Parameters
 from zo.same_run import described, refuse_other_run, same_chunk
-from zo.slopes import tell_slopes
+from zo.slopes import NOISY, tell_slopes
 
 DRAWN = 5  # first word of the key's path for the query that is evaluated by `loop` too
 
@@ -351,8 +351,8 @@ class LossGradient:
         noise, doubt = behind.noise or 0.0, behind.doubt
         self._told_noise = self._told_noise or tell_noise(step, noise, reordered(base), differences)
         size = float(differences.square().mean().sqrt()) if len(differences) else 0.0
-        if doubt is not None and not self._told_slopes and noise <= 0.1 * doubt.half * size:
-            tell_slopes(step, doubt)
+        if doubt is not None and not self._told_slopes and noise <= NOISY * doubt.half * size:
+            tell_slopes(f"Step {step}", doubt)
             self._told_slopes = True
 
     def _begin(self, step: int, batch: Any) -> Pieces:  # noqa: ANN401

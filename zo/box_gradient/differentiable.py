@@ -86,10 +86,10 @@ def differentiable(
 
     What is checked: in the backward passes of calls 0, 1, 10, 100, 1,000 and so on, some queries are asked
     again at half of their step, two or a hundredth of them, and no more than 8 (both signs count twice). If
-    their slopes differ, they are asked at twice the step too, and the base is asked again. A `NoiseWarning`
-    says once how wrong slopes seem to be, from 30 % on, and whether the box is noisy, rounds, jumps, or bends
-    within mu. These rows are counted (`counts.checks`); they change no gradient, and where a budget has no
-    rows left for them they are left out.
+    their slopes differ, 8 are asked, at twice the step too, and their base is asked again. One warning says
+    how wrong slopes seem to be, from 30 % on, and why: a `NoiseWarning` if the box is noisy or rounds, a
+    `SlopeWarning` if it jumps, or curves within mu. These rows are counted (`counts.checks`); they change no
+    gradient, and where a budget has no rows left for them they are left out.
 
     Steps: each number moves by mu, in its own units, or by mu times the `scale` of its spec. If the rows of
     several inputs without a scale, or the numbers of one, differ in size by a factor of 100 or more, and a
@@ -321,8 +321,8 @@ class DifferentiableBox(nn.Module):
             change = partial(change_of, outputs=kept, cotangents=cotangents)
             doubt, asked = look_again(queries, differences, valid, change)
             self.counts.checks += asked
-            if doubt is not None and self.estimator is not None:
-                self._once.doubt(call, doubt, self.estimator.mu)
+            if doubt is not None:
+                self._once.doubt(call, doubt)
 
     def _count(self, call: int, valid: Tensor, answered: Tensor, perturbed: list[int]) -> None:
         """Count the queries of a call; refuse too many failures, and say once that few rows answer."""
