@@ -15,12 +15,14 @@ from blackbox.failures import noted
 from zo.base import Base, evaluate_base
 from zo.draws import Key
 from zo.errors import ConfigurationError, RanksError
+from zo.estimators.cge import CGE
 from zo.estimators.estimator import Estimator
+from zo.estimators.rge import RGE
 from zo.evaluators.check import Remember, is_due, most_checks
 from zo.evaluators.choice import SMALLEST, Serving, candidates, chunk_size
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.narrow import makes_narrow, tell_narrow
-from zo.evaluators.repeats import ASKED, Asker, doubt_about, noise_of, reordered
+from zo.evaluators.repeats import Asker, doubt_about, most_asked, noise_of, reordered
 from zo.execution.journal import Journal, Page, step_fingerprint
 from zo.execution.pieces import Opening, Pieces, Share, evaluate_share, joined
 from zo.execution.ranks import Ranks, checksum, fingerprint
@@ -239,11 +241,12 @@ class LossGradient:
         return self.estimator.queries(self.parameters, self.counts.steps)
 
     def most_checks(self, steps: int) -> int:
-        """The most queries that the next steps take beside their plans, if no check is in doubt."""
+        """The most queries that the next steps take beside their plans, unless an evaluator is in doubt."""
         queries = self.queries()
         chunk = min(queries, self.chunk or SMALLEST)
         first = self.counts.steps
-        evaluators, repeated = self.serving.evaluators, 2 + 2 * 2 * ASKED  # of two kinds, if central
+        kinds = 1 if isinstance(self.estimator, CGE | RGE) else 2  # of queries
+        evaluators, repeated = self.serving.evaluators, 2 + kinds * most_asked(queries)
         return sum(
             most_checks(step, self.parameters, evaluators, queries, chunk, self.together, repeated)
             for step in range(first, first + steps)
@@ -351,7 +354,7 @@ class LossGradient:
         noise, doubt = behind.noise or 0.0, behind.doubt
         self._told_noise = self._told_noise or tell_noise(step, noise, reordered(base), differences)
         size = float(differences.square().mean().sqrt()) if len(differences) else 0.0
-        if doubt is not None and not self._told_slopes and noise <= NOISY * doubt.half * size:
+        if doubt is not None and not self._told_slopes and noise <= NOISY * doubt.off * size:
             tell_slopes(f"Step {step}", doubt)
             self._told_slopes = True
 

@@ -27,7 +27,7 @@ def is_checked(call: int) -> bool:
 def look_again(
     queries: RowQueries, differences: Tensor, valid: Tensor, change: Change
 ) -> tuple[Doubt | None, int]:
-    """Compare a few slopes with those of half their steps; in doubt more, of twice too, and the base with itself.
+    """Compare a few slopes with those of half their steps; in doubt more, of twice too, and the base itself.
 
     The pairs of query and row are those of which equal parts of the sum of squares come: a typical one where
     all are alike, the one that changed most where it is nearly all.
