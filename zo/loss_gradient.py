@@ -15,9 +15,7 @@ from blackbox.failures import noted
 from zo.base import Base, evaluate_base
 from zo.draws import Key
 from zo.errors import ConfigurationError, RanksError
-from zo.estimators.cge import CGE
 from zo.estimators.estimator import Estimator
-from zo.estimators.rge import RGE
 from zo.evaluators.check import Remember, is_due, most_checks
 from zo.evaluators.choice import SMALLEST, Serving, candidates, chunk_size
 from zo.evaluators.evaluator import Evaluator
@@ -245,8 +243,8 @@ class LossGradient:
         queries = self.queries()
         chunk = min(queries, self.chunk or SMALLEST)
         first = self.counts.steps
-        kinds = 1 if isinstance(self.estimator, CGE | RGE) else 2  # of queries
-        evaluators, repeated = self.serving.evaluators, 2 + kinds * most_asked(queries)
+        plan = self.estimator.plan(self.parameters, self._key.at(first))
+        evaluators, repeated = self.serving.evaluators, 2 + most_asked(plan)
         return sum(
             most_checks(step, self.parameters, evaluators, queries, chunk, self.together, repeated)
             for step in range(first, first + steps)

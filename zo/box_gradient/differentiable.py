@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from blackbox import BlackBoxFunction, BudgetError, RowFailedError
 from blackbox.checks import check_count, check_flag, check_fraction
 from zo.box_gradient.autograd_function import BlackBoxCall
-from zo.box_gradient.doubt import gives_slopes, is_checked, look_again
+from zo.box_gradient.doubt import LEAST, gives_slopes, is_checked, look_again, most_asked
 from zo.box_gradient.once import Once
 from zo.box_gradient.row_queries import (
     RowQueries,
@@ -24,7 +24,7 @@ from zo.box_gradient.row_queries import (
     row_differences,
 )
 from zo.box_gradient.row_rge import RowRGE
-from zo.box_gradient.row_units import RowUnits
+from zo.box_gradient.row_units import RowUnits, most_units
 from zo.box_gradient.seeds import RowSeed
 from zo.box_gradient.tangent_rows import TangentRows
 from zo.errors import ConfigurationError, FailedQueriesError
@@ -126,6 +126,22 @@ def differentiable(
     _check_box(box)
     _check_tangent(tangent, estimator)
     return DifferentiableBox(box, _row_estimator(estimator), tangent, seed, max_rows, max_dropped, check)
+
+
+def most_checks(box: BlackBoxFunction, queries: int, rows: int, calls: int, *, central: bool) -> int:
+    """The most rows that checks and units take in so many calls, beside those of the queries.
+
+    Args:
+        box: whose calls they are.
+        queries: of each row, both signs counted.
+        rows: of a call.
+        calls: of the box.
+        central: whether there are both signs.
+    """
+    checked = sum(is_checked(call) for call in (0, *(10**power for power in range(20))) if call < calls)
+    pairs = rows * queries // (2 if central else 1)
+    tried = min(rows, TRIED) + LEAST  # with each unit
+    return checked * most_asked(pairs, central=central) + most_units(box.inputs) * tried
 
 
 @dataclass

@@ -24,6 +24,12 @@ def is_checked(call: int) -> bool:
     return str(call).rstrip("0") in ("", "1")
 
 
+def most_asked(pairs: int, *, central: bool) -> int:
+    """At most how many rows `look_again` asks, of so many pairs of query and row of a call."""
+    first, again = min(pairs, MOST, max(LEAST, pairs // SHARE)), min(pairs, MOST)
+    return (first + 2 * again) * (2 if central else 1) + again
+
+
 def look_again(
     queries: RowQueries, differences: Tensor, valid: Tensor, change: Change
 ) -> tuple[Doubt | None, int]:

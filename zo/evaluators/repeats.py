@@ -145,12 +145,18 @@ def asked_at_first(slopes: int) -> int:
     return min(slopes, max(FEW, min(MOST, max(LEAST, slopes // SHARE)) // 2))
 
 
-def most_asked(queries: int) -> int:
-    """At most how many queries of a kind are asked again, where there are so many: two at each of two steps.
-
-    Of few directions those of another step are asked too, at mu besides.
-    """
-    return max(4 * min(MOST, max(LEAST, queries // SHARE)), 6 * LEAST)
+def most_asked(plan: Perturbations) -> int:
+    """At most how many queries are asked again at a step that is checked, where its slopes are in doubt."""
+    most = 0
+    for numbers in plan.slopes():
+        slopes, each = numbers.shape
+        again = 2 * each + (each == 1)  # over half and over twice of mu; and forward ones back
+        first, looked = int(numbers[0, 0]), asked_at_first(slopes) * 2
+        if slopes < LEAST and isinstance(plan.chunk(first, first + 1), Directions):
+            most += looked + slopes * again + (LEAST - slopes) * (again + each)
+        else:
+            most += min(slopes, MOST, max(LEAST, slopes // SHARE)) * again
+    return most
 
 
 def _draws(own: Tensor, generator: torch.Generator) -> Tensor:
