@@ -19,6 +19,7 @@ from torch import Tensor
 from zo.errors import NoiseWarning, SlopeWarning
 
 ALONG = 0.85  # correlation of what half and twice of mu are off by; rounding, at random, has -0.3 or so
+MOST = 0.9  # of the mean square of what slopes are off by, by jumps
 SAME = 0.15  # of a change: by so little it differs over half of mu where it is a jump
 KINKED = 4  # times what half of mu is off by, where steps back show more than curvature, of which it is 2
 NOISY = 0.1  # of what slopes are off by: noise of that size explains it, since deterministic code has none
@@ -107,10 +108,10 @@ def doubt_of(
     elif twice is not None:
         further = own - twice[known].double()
         second = math.sqrt(mean(further.square()))
-        most = off.abs() >= off.square().mean().sqrt()  # few may jump, of many
+        jumping = (half / 2 - own).abs() <= SAME * own.abs()  # few of many may, that make up what is off
         if noise > NOISY * first:
             cause = "noise"
-        elif mean(most * (half / 2 - own).square()) <= SAME**2 * mean(most * own.square()):
+        elif mean(jumping * off.square()) >= MOST * mean(off.square()):
             cause = "jump"
         elif mean(off * further) > ALONG * math.sqrt(mean(off.square() * further.isfinite())) * second:
             cause = "curvature"
