@@ -21,6 +21,7 @@ from tasks.reference import compare, with_derivative
 from tasks.runs.folder import stage_name
 from tasks.runs.result import TrainingOutcome
 from zo.batches import map_tensors
+from zo.box_gradient import most_checks
 from zo.estimators import Key, Parameters
 
 MOST_ROWS = 3.5  # in first-order steps: what zo.TangentGradient keeps to by default
@@ -228,10 +229,12 @@ def _cost_of_rows(problem: Problem, steps: int) -> Cost:
     config = problem.config
     queries = config.input_directions * (2 if config.central else 1)
     least = steps * (1 + queries)
-    # Of each box 5 + log10(steps) calls are checked, if no step has more than 10,000, each with two queries
-    # or a hundredth, asked at two lengths, and their base.
-    checks = len(problem.boxes) * (5 + math.log10(max(1, steps))) * max(6 / config.batch, 0.03) * queries
-    return Cost(least, 0, least + checks)
+    # At most, where no step has more than 10,000 calls of a box.
+    rows = [
+        most_checks(box, queries, config.batch, 10_000 * steps, central=config.central)
+        for box in problem.boxes.values()
+    ]
+    return Cost(least, 0, least + sum(rows) / config.batch)
 
 
 def _cost_of_reference(problem: Problem, steps: int) -> Cost:

@@ -20,7 +20,7 @@ from zo.evaluators.check import Remember, is_due, most_checks
 from zo.evaluators.choice import SMALLEST, Serving, candidates, chunk_size
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.narrow import makes_narrow, tell_narrow
-from zo.evaluators.repeats import ASKED, Asker, doubt_about, noise_of, reordered
+from zo.evaluators.repeats import Asker, doubt_about, most_asked, noise_of, reordered
 from zo.execution.journal import Journal, Page, step_fingerprint
 from zo.execution.pieces import Opening, Pieces, Share, evaluate_share, joined
 from zo.execution.ranks import Ranks, checksum, fingerprint
@@ -29,7 +29,7 @@ from zo.failures import refuse_too_many, tell_lost, tell_noise, tell_zero
 from zo.objective import Closure, Objective, as_objective
 from zo.parameters import Choice, Parameters
 from zo.same_run import described, refuse_other_run, same_chunk
-from zo.slopes import tell_slopes
+from zo.slopes import NOISY, tell_slopes
 
 DRAWN = 5  # first word of the key's path for the query that is evaluated by `loop` too
 
@@ -239,11 +239,12 @@ class LossGradient:
         return self.estimator.queries(self.parameters, self.counts.steps)
 
     def most_checks(self, steps: int) -> int:
-        """The most queries that the next steps take beside their plans, if no check is in doubt."""
+        """The most queries that the next steps take beside their plans, unless an evaluator is in doubt."""
         queries = self.queries()
         chunk = min(queries, self.chunk or SMALLEST)
         first = self.counts.steps
-        evaluators, repeated = self.serving.evaluators, 2 + 2 * 2 * ASKED  # of two kinds, if central
+        plan = self.estimator.plan(self.parameters, self._key.at(first))
+        evaluators, repeated = self.serving.evaluators, 2 + most_asked(plan)
         return sum(
             most_checks(step, self.parameters, evaluators, queries, chunk, self.together, repeated)
             for step in range(first, first + steps)
@@ -351,8 +352,8 @@ class LossGradient:
         noise, doubt = behind.noise or 0.0, behind.doubt
         self._told_noise = self._told_noise or tell_noise(step, noise, reordered(base), differences)
         size = float(differences.square().mean().sqrt()) if len(differences) else 0.0
-        if doubt is not None and not self._told_slopes and noise <= 0.1 * doubt.half * size:
-            tell_slopes(step, doubt)
+        if doubt is not None and not self._told_slopes and noise <= NOISY * doubt.off * size:
+            tell_slopes(f"Step {step}", doubt)
             self._told_slopes = True
 
     def _begin(self, step: int, batch: Any) -> Pieces:  # noqa: ANN401

@@ -1,11 +1,14 @@
 """Whether finite differences are slopes: judged by what half of mu gives, and where that is off, twice of it.
 
 Over a step that suits the function, half of it gives the same slope. Curvature is off by half as much there,
-rounding and noise by twice as much, and a jump gives twice the slope.
+rounding and noise by twice as much, and a jump gives twice the slope. A kink right at the base gives the same
+over any step one way, and another one back. Who judges asks the steps again in its
+own way: `zo.evaluators.repeats` those of weights, `zo.box_gradient.doubt` those of a box's inputs.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Literal
@@ -16,8 +19,11 @@ from torch import Tensor
 from zo.errors import NoiseWarning, SlopeWarning
 
 ALONG = 0.85  # correlation of what half and twice of mu are off by; rounding, at random, has -0.3 or so
+MOST = 0.9  # of the mean square of what slopes are off by, by jumps
 SAME = 0.15  # of a change: by so little it differs over half of mu where it is a jump
-CAUSES = Literal["rounding", "curvature", "jump"]
+KINKED = 4  # times what half of mu is off by, where steps back show more than curvature, of which it is 2
+NOISY = 0.1  # of what slopes are off by: noise of that size explains it, since deterministic code has none
+Cause = Literal["noise", "rounding", "curvature", "jump", "kink"]
 
 
 @dataclass(frozen=True)
@@ -27,23 +33,42 @@ class Doubt:
     Attributes:
         half: By how much those over half of mu are off those over mu, as a part of their size.
         twice: The same of those over twice of mu; NaN where that is not known.
-        cause: What it looks like: "rounding" where they are off at random, "curvature" where half and twice
-            of mu are off in the same direction, "jump" where the change itself is the same over half of mu.
+        cause: What it looks like: "noise" where equal steps give other values, "rounding" where they are off
+            at random, "curvature" where half and twice of mu are off in the same direction, "jump" where the
+            change itself is the same over half of mu, "kink" where only steps back give other slopes.
+        back: Half of what slopes over mu back differ by, as a part of their size; NaN where not known.
     """
 
     half: float
     twice: float
-    cause: CAUSES
+    cause: Cause
+    back: float = math.nan
+
+    @property
+    def off(self) -> float:
+        """By how much steps of another length, or the other way, show slopes to be off."""
+        return self.back if self.cause == "kink" else self.half
 
     @property
     def error(self) -> float:
         """How far the slopes are off, about, as a part of their size."""
+        if self.cause in ("noise", "rounding"):  # four times the variance at mu / 2, on top of that at mu
+            return self.half / math.sqrt(3)
+        if self.cause == "kink":
+            return self.back
         ratio = self.twice / self.half if self.half > 0 else 0.0
         # Off by h, 2 h, ... at mu / 2, mu, 2 mu: for forward differences twice, for central 4/3 of it.
         return self.half * ratio / (ratio - 1) if self.cause == "curvature" and ratio >= 1.5 else self.half
 
 
-def doubt_of(own: Tensor, half: Tensor, twice: Tensor | None = None, size: float | None = None) -> Doubt:
+def doubt_of(
+    own: Tensor,
+    half: Tensor,
+    twice: Tensor | None = None,
+    size: float | None = None,
+    noise: float = 0.0,
+    back: Tensor | None = None,
+) -> Doubt:
     """Compare changes over steps of mu with those over half and twice of mu, along the same directions.
 
     The parts add up as in the squared length of a gradient. Where these are a sample of more directions,
@@ -55,50 +80,74 @@ def doubt_of(own: Tensor, half: Tensor, twice: Tensor | None = None, size: float
         twice: `(directions,)`, over twice of mu, by two; None where not asked.
         size: Root of the mean square of the changes of all directions, of which these are a sample; None
             where they are all there are.
+        noise: How far values are apart for equal steps, as a part of the changes.
+        back: `(directions,)`, the changes over mu back, times minus one; None where not asked.
     """
     known = torch.isfinite(own) & torch.isfinite(half)
     own, half = own[known].double(), half[known].double()
     if not len(own) or not (own.any() or half.any()):
-        return Doubt(0.0, float("nan"), "rounding")
+        return Doubt(0.0, math.nan, "rounding")
     square = float(own.square().mean()) if size is None else size**2
     # Of a draw's probability, 1/2 + own^2 / (2 size^2) times that of all being drawn alike.
     weights = torch.full_like(own, 1 / max(square, 1e-300))
     if size is not None:
         weights = 2 / (square + own.square()).clamp(min=1e-300)
+
+    def mean(squares: Tensor) -> float:
+        """Over all directions, of those that are known."""
+        told = torch.isfinite(squares)
+        return float((weights * squares)[told].mean()) if told.any() else math.nan
+
     off = half - own
-    first = float((weights * off.square()).mean().sqrt())
-    if twice is None:
-        return Doubt(first, float("nan"), "rounding")
-    further = own - twice[known].double()
-    told = torch.isfinite(further)
-    second = float((weights * further.square())[told].mean().sqrt()) if told.any() else float("nan")
-    together = float((weights * off * further)[told].mean()) if told.any() else 0.0
-    cause: CAUSES = "rounding"
-    if (weights * (half / 2 - own).square()).mean() <= SAME**2 * (weights * own.square()).mean():
-        cause = "jump"
-    elif together > ALONG * float((weights * off.square())[told].mean().sqrt()) * second:
-        cause = "curvature"
-    return Doubt(first, second, cause)
+    first, second, behind = math.sqrt(mean(off.square())), math.nan, math.nan
+    cause: Cause = "rounding"
+    if back is not None:
+        behind = math.sqrt(mean((own - back[known].double()).square())) / 2
+    if behind > KINKED * first:
+        cause = "kink"
+    elif twice is not None:
+        further = own - twice[known].double()
+        second = math.sqrt(mean(further.square()))
+        jumping = (half / 2 - own).abs() <= SAME * own.abs()  # few of many may, that make up what is off
+        if noise > NOISY * first:
+            cause = "noise"
+        elif mean(jumping * off.square()) >= MOST * mean(off.square()):
+            cause = "jump"
+        elif mean(off * further) > ALONG * math.sqrt(mean(off.square() * further.isfinite())) * second:
+            cause = "curvature"
+    return Doubt(first, second, cause, behind)
 
 
-def tell_slopes(step: int, doubt: Doubt, *, differs: str = "objective") -> None:
+def tell_slopes(where: str, doubt: Doubt, *, differs: str = "objective", mend: str = "") -> None:
     """Warn that differences are no slopes, by how much, and what to do.
 
     Args:
-        step: The number of the step.
+        where: The step, or the box and the call, with which the message begins.
         doubt: Of its slopes.
         differs: What the steps were taken in.
+        mend: A sentence more on what to do.
 
     Warns:
-        NoiseWarning: Where they look rounded.
+        NoiseWarning: Where they look noisy or rounded.
         SlopeWarning: Where mu is too long, or the function jumps.
     """
     at_twice = f", at twice of mu by {doubt.twice:.0%}" if doubt.twice == doubt.twice else ""
+    off = f"the gradient is off by about {doubt.error:.0%} of its size"
     found = (
-        f"Step {step}: expected finite differences that give the same slopes over half of mu, got some that "
+        f"{where}: expected finite differences that give the same slopes over half of mu, got some that "
         f"are off by {doubt.half:.0%} of their size{at_twice}. "
     )
-    if doubt.cause == "jump":
+    if doubt.cause == "kink":
+        found = (
+            f"{where}: expected the same slopes over mu both ways, got some that differ by "
+            f"{2 * doubt.back:.0%} of their size. "
+        )
+        what = (
+            f"The {differs} has a kink at the base, as |w| and ReLU(w) have at w = 0 (weights that begin at "
+            f"zero): a forward difference gives the slope of one side, and {off} from the mean of both. Take "
+            "central=True, or begin beside the kink."
+        )
+    elif doubt.cause == "jump":
         what = (
             f"The {differs} changes as much over half of mu as over mu: it jumps, or is saturated, closer "
             "than that, and the gradient means nothing. Look for whole numbers (a truncation, a sign, a "
@@ -106,16 +155,20 @@ def tell_slopes(step: int, doubt: Doubt, *, differs: str = "objective") -> None:
             "by its own small spread. Where it only saturates, a far smaller mu is right."
         )
     elif doubt.cause == "curvature":
+        what = f"The {differs} curves within mu: {off}. Take a smaller mu, or central=True."
+    elif doubt.cause == "noise":
         what = (
-            f"The {differs} curves within mu: the gradient is off by about {doubt.error:.0%} of its size. "
-            "Take a smaller mu, or central=True."
+            f"The {differs} gives other values for equal inputs: it is noisy, and {off}. Make it "
+            "deterministic, take a larger mu, or average over more directions."
         )
     else:
         what = (
-            f"They are off at random, as rounding makes them: the gradient is off by about {doubt.error:.0%} "
-            "of its size. Something between the weights and the loss has few digits: a box that prints "
-            "them, a part in a narrower dtype, numbers with a large offset, or the loss itself. Take a "
-            "larger mu or a wider dtype; subtract a constant from outputs and targets in the objective, or "
-            "give it as a zo.OutputLoss, whose loss is evaluated in float64."
+            f"They are off at random, as rounding makes them: {off}. Something on the way has few digits: a "
+            "box that prints them, a part in a narrower dtype, numbers with a large offset (101325 + f in "
+            "float32), a small difference of large numbers, or the loss itself. Take a larger mu or a wider "
+            "dtype; subtract a constant from outputs and targets in the objective, or give it as a "
+            f"zo.OutputLoss, whose loss is evaluated in float64. Or the {differs} oscillates or comes in "
+            "steps within mu, and a smaller mu shows it."
         )
-    warnings.warn(found + what, NoiseWarning if doubt.cause == "rounding" else SlopeWarning, stacklevel=5)
+    kind = NoiseWarning if doubt.cause in ("noise", "rounding") else SlopeWarning
+    warnings.warn(f"{found}{what}{mend and ' '}{mend}", kind, stacklevel=5)

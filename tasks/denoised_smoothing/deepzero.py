@@ -72,7 +72,8 @@ def _sparse_set(start: Start, mu: float) -> zo.estimators.Sparsity:
                 setup.network,
                 problem.objective,
                 problem.batch(setup.seed, RATIO_BATCH, config.deepzero_batch),
-                mu=mu,
+                mu=mu / math.sqrt(size),  # mu is a single weight's, and Gaussian directions move all of them
+                step=mu,
                 q=config.ratio_directions,
                 seed=setup.seed,
                 evaluator=config.evaluator,

@@ -102,7 +102,7 @@ def test_noise_of_the_objective_is_not_taken_for_a_fault():
         noise = torch.randn(len(batch), generator=generator)
         return mean_square(network, batch) + 1e-3 * noise
 
-    gradient = zo.LossGradient(nn.Linear(3, 2), noisy, zo.CGE(0.1), evaluator="stacked")
+    gradient = zo.LossGradient(nn.Linear(3, 2), noisy, zo.CGE(0.1, central=True), evaluator="stacked")
     with pytest.warns(zo.NoiseWarning):
         gradient.backward(torch.randn(40, 3))
     assert serving(gradient) == {"Stacked"}

@@ -183,3 +183,25 @@ def test_a_tangent_learns_from_these_steps_too(steps):
     solver = zo.differentiable(plate(), steps, tangent=zo.SecantTangent(), seed=0)
     with pytest.warns(zo.errors.UnitsWarning):
         assert max(errors(solver, 2)) < 2e-2
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("digits", [None, 3])
+@pytest.mark.filterwarnings("ignore::zo.errors.UnitsWarning", "ignore::zo.NoiseWarning")
+@pytest.mark.filterwarnings("ignore::zo.SlopeWarning")
+def test_checks_and_units_that_are_tried_take_no_more_rows_than_is_said(name, digits):
+    """By the box's ledger, where slopes are right, and where three printed digits leave them in doubt."""
+    specs = ArraySpec("angle", ()), ArraySpec("thickness", ())
+    box = FromTorch(
+        lambda *given: load(*given) if digits is None else load(*given).mul(10**digits).round() / 10**digits,
+        specs,
+        (ArraySpec("load", ()),),
+    )
+    solver = zo.differentiable(box, ESTIMATORS[name], seed=0)
+    for call in range(3):
+        inputs = inputs_of(call, torch.float64)
+        torch.autograd.grad(solver(*inputs).square().sum(), inputs)
+    central = ESTIMATORS[name].central
+    most = zo.box_gradient.most_checks(box, 4 if central else 2, 64, 3, central=central)
+    base = 3 * 64
+    assert 0 < box.ledger.rows_run - base - solver.counts.rows == solver.counts.checks <= most

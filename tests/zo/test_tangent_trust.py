@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 
@@ -11,7 +12,7 @@ from torch import nn
 from typeguard import suppress_type_checks
 
 import zo
-from blackbox import ArraySpec
+from blackbox import ArraySpec, BlackBoxFunction
 from tests.zo.row_boxes import FromTorch, weights
 from zo.errors import TangentWarning, ZeroGradientWarning
 from zo.tangents.pairs import CallPairs, together
@@ -881,3 +882,50 @@ def test_a_step_takes_no_more_rows_on_average_than_it_says(max_rows):
     assert box.ledger.rows_run == 4.5 * 4 * 5 * 3 <= gradient.watch.max_rows * 4 * 5 * 3
     assert f"max_rows={gradient.watch.max_rows:g}" in repr(gradient)
     assert gradient.watch.max_rows == (6 if max_rows == 6 else 4.5)
+
+
+class Pressure(BlackBoxFunction):
+    """A function with an offset, in the floats that it is given."""
+
+    arrays = "torch"
+    inputs, outputs = (ArraySpec("u", shape=(4,)),), (ArraySpec("p", shape=(4,)),)
+
+    def __init__(self, offset: float) -> None:
+        super().__init__()
+        self.offset = offset
+
+    def evaluate_rows(self, u: torch.Tensor) -> torch.Tensor:
+        return (self.offset + curved_part(u.double())).to(u.dtype)
+
+
+def curved_part(u: torch.Tensor) -> torch.Tensor:
+    return torch.sin(u) + 0.5 * u.roll(1, 1).square()
+
+
+@pytest.mark.parametrize("offset", [300.0, 20000.0, 101325.0])
+def test_an_offset_in_float32_is_no_fault_of_a_tangent(offset):
+    """Warnings are errors here; the gradient is as near to autograd's as without the offset."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 4))
+    box = Pressure(offset)
+
+    def objective(network, batch, solve=box):
+        return (solve(network(batch)) - offset - curved_part(batch[:, :1].repeat(1, 4))).square().mean(dim=1)
+
+    gradient = zo.TangentGradient(network, objective, boxes=[box], trust_policy=TrustPolicy(check_every=8))
+    optimizer, errors, agreements = torch.optim.Adam(network.parameters(), 1e-3), [], []
+    for _ in range(40):
+        batch = torch.randn(32, 3)
+        optimizer.zero_grad()
+        gradient.backward(batch)
+        exact = copy.deepcopy(network).double()
+        exact.zero_grad()
+        objective(exact, batch.double(), lambda u: offset + curved_part(u)).mean().backward()
+        found, true = (
+            torch.cat([w.grad.flatten().double() for w in each.parameters()]) for each in (network, exact)
+        )
+        errors.append(float((found - true).norm() / true.norm()))
+        agreements += [] if gradient.agreement is None else [gradient.agreement]
+        optimizer.step()
+    assert sum(errors[-10:]) / 10 < 0.15 and gradient.watch.probes == 0
+    assert len(agreements) >= 3 and all(abs(each - 1) < 0.25 for each in agreements)

@@ -1,7 +1,16 @@
 """Gradients of a black box's inputs from its values: autograd around it, and the queries that it makes."""
 
 from zo.box_gradient.bases import Basis, DCTBasis, GivenBasis
-from zo.box_gradient.differentiable import DifferentiableBox, RowCounts, differentiable
+from zo.box_gradient.differentiable import DifferentiableBox, RowCounts, differentiable, most_checks
 from zo.box_gradient.row_rge import RowRGE
 
-__all__ = ["Basis", "DCTBasis", "DifferentiableBox", "GivenBasis", "RowCounts", "RowRGE", "differentiable"]
+__all__ = [
+    "Basis",
+    "DCTBasis",
+    "DifferentiableBox",
+    "GivenBasis",
+    "RowCounts",
+    "RowRGE",
+    "differentiable",
+    "most_checks",
+]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from blackbox import BlackBoxFunction, BudgetError, RowFailedError
 from blackbox.checks import check_count, check_flag, check_fraction
 from zo.box_gradient.autograd_function import BlackBoxCall
-from zo.box_gradient.doubt import gives_slopes, is_checked, look_again
+from zo.box_gradient.doubt import LEAST, gives_slopes, is_checked, look_again, most_asked
 from zo.box_gradient.once import Once
 from zo.box_gradient.row_queries import (
     RowQueries,
@@ -24,7 +24,7 @@ from zo.box_gradient.row_queries import (
     row_differences,
 )
 from zo.box_gradient.row_rge import RowRGE
-from zo.box_gradient.row_units import RowUnits
+from zo.box_gradient.row_units import RowUnits, most_units
 from zo.box_gradient.seeds import RowSeed
 from zo.box_gradient.tangent_rows import TangentRows
 from zo.errors import ConfigurationError, FailedQueriesError
@@ -86,10 +86,10 @@ def differentiable(
 
     What is checked: in the backward passes of calls 0, 1, 10, 100, 1,000 and so on, some queries are asked
     again at half of their step, two or a hundredth of them, and no more than 8 (both signs count twice). If
-    their slopes differ, they are asked at twice the step too, and the base is asked again. A `NoiseWarning`
-    says once how wrong slopes seem to be, from 30 % on, and whether the box is noisy, rounds, jumps, or bends
-    within mu. These rows are counted (`counts.checks`); they change no gradient, and where a budget has no
-    rows left for them they are left out.
+    their slopes differ, 8 are asked, at twice the step too, and their base is asked again. One warning says
+    how wrong slopes seem to be, from 30 % on, and why: a `NoiseWarning` if the box is noisy or rounds, a
+    `SlopeWarning` if it jumps, or curves within mu. These rows are counted (`counts.checks`); they change no
+    gradient, and where a budget has no rows left for them they are left out.
 
     Steps: each number moves by mu, in its own units, or by mu times the `scale` of its spec. If the rows of
     several inputs without a scale, or the numbers of one, differ in size by a factor of 100 or more, and a
@@ -126,6 +126,22 @@ def differentiable(
     _check_box(box)
     _check_tangent(tangent, estimator)
     return DifferentiableBox(box, _row_estimator(estimator), tangent, seed, max_rows, max_dropped, check)
+
+
+def most_checks(box: BlackBoxFunction, queries: int, rows: int, calls: int, *, central: bool) -> int:
+    """The most rows that checks and units take in so many calls, beside those of the queries.
+
+    Args:
+        box: whose calls they are.
+        queries: of each row, both signs counted.
+        rows: of a call.
+        calls: of the box.
+        central: whether there are both signs.
+    """
+    checked = sum(is_checked(call) for call in (0, *(10**power for power in range(20))) if call < calls)
+    pairs = rows * queries // (2 if central else 1)
+    tried = min(rows, TRIED) + LEAST  # with each unit
+    return checked * most_asked(pairs, central=central) + most_units(box.inputs) * tried
 
 
 @dataclass
@@ -321,8 +337,8 @@ class DifferentiableBox(nn.Module):
             change = partial(change_of, outputs=kept, cotangents=cotangents)
             doubt, asked = look_again(queries, differences, valid, change)
             self.counts.checks += asked
-            if doubt is not None and self.estimator is not None:
-                self._once.doubt(call, doubt, self.estimator.mu)
+            if doubt is not None:
+                self._once.doubt(call, doubt)
 
     def _count(self, call: int, valid: Tensor, answered: Tensor, perturbed: list[int]) -> None:
         """Count the queries of a call; refuse too many failures, and say once that few rows answer."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from blackbox import BudgetError, RowFailedError
 from zo.box_gradient.row_queries import Outputs, RowQueries
+from zo.slopes import Doubt, doubt_of
 
 DOUBTFUL = 0.3  # of the slopes: what check_black_box warns of too
 SLIGHT = 0.05  # what longer or shorter steps may be off by, to take the place of the user's mu
-ALIKE = 0.9  # mean over root mean square: all slopes are off alike, by a bend within less than mu
 LEAST, MOST, SHARE = 2, 8, 100  # rows of a check: at least, at most, and one in so many of the queries
 
 Change = Callable[[Tensor, Outputs], tuple[Tensor, Tensor, Tensor]]
@@ -26,26 +24,16 @@ def is_checked(call: int) -> bool:
     return str(call).rstrip("0") in ("", "1")
 
 
-@dataclass(frozen=True)
-class Doubt:
-    """What is doubtful about the differences of a call.
-
-    Attributes:
-        error: of the slopes, relative; an estimate.
-        what: "noise" if the base gives other answers, "bend" if longer steps give other slopes, more than
-            shorter ones; else "rough": rounding, steps, jumps.
-        size: of the scalars' changes at mu, and of the base's where it is noise.
-    """
-
-    error: float
-    what: str
-    size: float
+def most_asked(pairs: int, *, central: bool) -> int:
+    """At most how many rows `look_again` asks, of so many pairs of query and row of a call."""
+    first, again = min(pairs, MOST, max(LEAST, pairs // SHARE)), min(pairs, MOST)
+    return (first + 2 * again) * (2 if central else 1) + again
 
 
 def look_again(
     queries: RowQueries, differences: Tensor, valid: Tensor, change: Change
 ) -> tuple[Doubt | None, int]:
-    """Compare some slopes with those of half their steps; in doubt also of twice, and the base with itself.
+    """Compare a few slopes with those of half their steps; in doubt more, of twice too, and the base itself.
 
     The pairs of query and row are those of which equal parts of the sum of squares come: a typical one where
     all are alike, the one that changed most where it is nearly all.
@@ -63,22 +51,14 @@ def look_again(
     if not len(again.row):
         return None, 0
     try:
-        off = again.off(0.5)
-        shorter = _root_mean_square(off)
-        if shorter <= DOUBTFUL / 2:
+        if doubt_of(again.own, again.slopes(0.5)).half <= DOUBTFUL / 2:
             return None, again.asked
-        longer, noise = _root_mean_square(again.off(2.0)), again.noise()
+        again.choose(MOST)  # of two, both may cross a step of rounding by chance, as a jump is crossed
+        half, twice, noise = again.slopes(0.5), again.slopes(2.0), again.noise()
     except (BudgetError, RowFailedError):  # the gradient is there, and that is what the rows are for
         return None, again.asked
-    if noise > DOUBTFUL:
-        error, what = noise, "noise"
-    elif longer > shorter:  # a curvature makes slopes wrong by two differences, third derivatives by 4/3
-        error, what = shorter * (4 / 3 if queries.central else 2), "bend"
-    else:
-        what, error = "rough", shorter
-        if abs(float(off.mean())) < ALIKE * shorter:  # of either sign: rounding, which half of a step doubles
-            error /= math.sqrt(5 if queries.central else 3)
-    return (Doubt(error, what, again.size) if error > DOUBTFUL else None), again.asked
+    doubt = doubt_of(again.own, half, twice, noise=noise)
+    return (doubt if doubt.error > DOUBTFUL else None), again.asked
 
 
 def gives_slopes(queries: RowQueries, differences: Tensor, valid: Tensor, change: Change) -> tuple[bool, int]:
@@ -88,7 +68,7 @@ def gives_slopes(queries: RowQueries, differences: Tensor, valid: Tensor, change
         BudgetError, RowFailedError: of the rows that are asked again.
     """
     again = _Again(queries, differences, valid, change)
-    return len(again.row) > 0 and _root_mean_square(again.off(0.5)) <= SLIGHT, again.asked
+    return len(again.row) > 0 and doubt_of(again.own, again.slopes(0.5)).half <= SLIGHT, again.asked
 
 
 class _Again:
@@ -100,15 +80,17 @@ class _Again:
         if queries.central:
             differences = (differences[: self.half] - differences[self.half :]) / 2
             valid = valid[: self.half] & valid[self.half :]
-        changes = torch.where(valid, differences, 0.0).nan_to_num(0.0, 0.0, 0.0).flatten()
-        self.size = float(changes.square().mean().sqrt()) if changes.numel() else 0.0
-        count = min(MOST, max(LEAST, valid.numel() // SHARE // (2 if queries.central else 1)))
-        chosen = _of_equal_parts(changes, count)
-        rows = max(1, differences.shape[1])
-        self.query, self.row, self.changes = chosen // rows, chosen % rows, changes[chosen]
+        self.all = torch.where(valid, differences, 0.0).nan_to_num(0.0, 0.0, 0.0)
+        self.choose(min(MOST, max(LEAST, valid.numel() // SHARE)))
 
-    def off(self, times: float) -> Tensor:
-        """How far slopes of steps of another length are off, relative to these, `(n,)`; of the valid ones."""
+    def choose(self, count: int) -> None:
+        """Choose at most so many pairs."""
+        chosen, rows = _of_equal_parts(self.all.flatten(), count), max(1, self.all.shape[1])
+        self.query, self.row, self.changes = chosen // rows, chosen % rows, self.all.flatten()[chosen]
+        self.own = torch.ones_like(self.changes)  # each stands for an equal part, so that all weigh alike
+
+    def slopes(self, times: float) -> Tensor:
+        """Slopes of steps of another length, relative to these, `(n,)`; NaN where a row failed."""
         taken, central = self.queries.steps[self.query, self.row], self.queries.central
         query = torch.cat([self.query, self.query + self.half]) if central else self.query
         found, step, valid = self._scalars(query, times)
@@ -116,13 +98,13 @@ class _Again:
             taken = (taken - self.queries.steps[self.query + self.half, self.row]) / 2
             (found, back), (step, behind), (valid, too) = (part.chunk(2) for part in (found, step, valid))
             found, step, valid = found - back, step - behind, valid & too
-        slopes, valid = self.changes / taken, valid & (step != 0)
-        return ((found / step - slopes) / slopes)[valid]
+        return torch.where(valid & (step != 0), (found / step) / (self.changes / taken), torch.nan)
 
     def noise(self) -> float:
         """How far the base is from itself, relative to the changes."""
         found, _, valid = self._scalars(self.query, 0.0)
-        return _root_mean_square((found / self.changes)[valid]) / (2 if self.queries.central else 1)
+        apart = (found / self.changes)[valid]
+        return float(apart.square().mean().sqrt()) / (2 if self.queries.central else 1) if len(apart) else 0.0
 
     def _scalars(self, query: Tensor, times: float) -> tuple[Tensor, Tensor, Tensor]:
         scalars, steps, valid = [], [], []
@@ -145,7 +127,3 @@ def _of_equal_parts(changes: Tensor, count: int) -> Tensor:
     sums = (sizes / sizes[0]).square().cumsum(dim=0)
     middles = (torch.arange(count, device=sums.device) + 0.5) / count * sums[-1]
     return order[torch.searchsorted(sums, middles).unique()]
-
-
-def _root_mean_square(values: Tensor) -> float:
-    return float(values.square().mean().sqrt()) if len(values) else 0.0

@@ -8,28 +8,15 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
-from zo.box_gradient.doubt import Doubt
-from zo.errors import NoiseWarning, UnitsWarning, ZeroGradientWarning
+from zo.errors import UnitsWarning, ZeroGradientWarning
+from zo.slopes import Doubt, tell_slopes
 
 CALLS = 3  # the first with queries, after which it is said that most of their rows stand still
 STILL = 0.9  # of those rows
-
-DOUBTS = {
-    "noise": (
-        "expected equal answers to equal inputs, got, at mu = {mu:.1e}, {off}: the box is noisy. Take a "
-        "larger mu, average over more directions, or make the box deterministic."
-    ),
-    "bend": (
-        "expected outputs that are nearly straight over a step of mu = {mu:.1e}, got {off}: they bend. Take "
-        "a smaller mu, central=True, or, where inputs vary by no more than mu, a scale in their ArraySpec."
-    ),
-    "rough": (
-        "expected the same slopes from steps of mu = {mu:.1e} and of half of it, got {off}: outputs are "
-        "rounded (an offset in float32, few digits), or come in steps, or bend within far less than mu. Take "
-        "a larger mu, or more digits (float64, the offset left out of the box); where inputs vary by no more "
-        "than mu, a smaller mu, or a scale in their ArraySpec."
-    ),
-}
+MEND = (
+    "check_black_box recommends a mu; where inputs vary by no more than mu, give their ArraySpec a scale. "
+    "This is said once."
+)
 
 
 class Once:
@@ -75,24 +62,16 @@ class Once:
             stacklevel=3,
         )
 
-    def doubt(self, call: int, doubt: Doubt, mu: float) -> None:
+    def doubt(self, call: int, doubt: Doubt) -> None:
         """Warn of slopes that are wrong by a good part of their size.
 
         Args:
             call: its number.
             doubt: about it.
-            mu: of its queries.
         """
-        if self._told_of_doubt:
-            return
-        self._told_of_doubt = True
-        off = f"differences of about {doubt.size:.1e} whose slopes are wrong by about {doubt.error:.0%}"
-        warnings.warn(
-            f"{self._box}, call {call}: {DOUBTS[doubt.what].format(mu=mu, off=off)} check_black_box "
-            "recommends a mu. This is said once.",
-            NoiseWarning,
-            stacklevel=3,
-        )
+        if not self._told_of_doubt:
+            self._told_of_doubt = True
+            tell_slopes(f"{self._box}, call {call}", doubt, differs="box", mend=MEND)
 
     def answers(self, call: int, perturbed: Sequence[int], answered: Tensor) -> None:
         """Warn of rows whose outputs are the same at every query: at once of all, and of most in three calls.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blackbox import BlackBoxFunction
+from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.arrays import APART, BESIDE, FEWEST, MOST, apart, spreads
 
 
@@ -108,6 +108,16 @@ class RowUnits:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self._largest, self._each, self._borne = (dict(state[name]) for name in ("largest", "each", "borne"))
+
+
+def most_units(specs: Sequence[ArraySpec]) -> int:
+    """At most how many units besides one a box's inputs are tried in: of each input one, or one a number."""
+    counts = [math.prod(spec.shape) if len(spec.shape) <= 1 else MOST + 1 for spec in specs if _open(spec)]
+    return sum(count if count <= MOST else 1 for count in counts)
+
+
+def _open(spec: ArraySpec) -> bool:
+    return spec.differentiable and spec.scale is None
 
 
 def _usual(spread: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def most_checks(
     together: int | None,
     repeated: int,
 ) -> int:
-    """At most how many queries a step takes beside its plan, if nothing is in doubt or fails in its checks.
+    """At most how many queries a step takes beside its plan, unless an evaluator is in doubt or fails.
 
     Args:
         step: The number of the step.
@@ -90,7 +90,7 @@ def most_checks(
     sentinels += 2 if len(evaluators) > 1 else 0  # the drawn query, by both
     if not is_due(step):
         return sentinels
-    sentinels += repeated + (step > 0)  # for noise and slopes, and for numbers of 16 bits
+    sentinels += repeated + (step > 0) + 2  # for noise and slopes; to find numbers of 16 bits, and to tell
     if len(evaluators) == 1:
         return sentinels
     tensors, entries = len(parameters.tensors), 3

@@ -1,11 +1,11 @@
-"""What is evaluated again in a step that is checked: the base, for noise, and some queries at half of mu.
+"""What is evaluated again in a step that is checked: the base, for noise, and some queries at other steps.
 
 `zo.slopes` says what differences over mu and over half of it show.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,10 @@ from zo.parameters import Parameters
 from zo.perturbation import Coordinates, Directions, Perturbation, Perturbations
 from zo.slopes import Doubt, doubt_of
 
-ASKED, FURTHER = 4, 8  # slopes of each kind at half of mu; and where those are in doubt
+# Slopes of each kind that are asked again where they are in doubt: at least, at most, and one in so many. At
+# first half of them: more of more weights, since a few that are off may make the gradient wrong.
+LEAST, MOST, SHARE = 8, 32, 10
+FEW = 4  # all are asked
 DOUBTFUL = 0.05  # by which so few may be off for no more to be asked
 # By which slopes may be off. Directions have an error of their own, of which 0.3 adds a twentieth.
 OFF = {Coordinates: 0.1, Directions: 0.3}
@@ -45,7 +48,7 @@ class Asker:
 
     def __call__(self, query: Perturbation, factor: float) -> float:
         """The mean change of a query whose step has another length, over that factor; NaN where it fails."""
-        far = factor > 1
+        near = 0 < factor <= 1  # others may be more than the objective bears
         moved, factor = scaled(self.base.problem.parameters, query, factor)
         if factor == 0:  # lost in the rounding of the weight
             return float("nan")
@@ -58,7 +61,7 @@ class Asker:
         except BudgetError:
             raise
         except Exception:
-            if not far:  # twice of mu may be more than the objective bears
+            if near:
                 raise
             return float("nan")
 
@@ -103,7 +106,7 @@ def doubt_about(
     key: Key,
     anew: Callable[[Key], Perturbations],
 ) -> Doubt | None:
-    """Ask some queries again at half of mu; where they are off, more of them, and at twice of mu.
+    """Ask some queries again at half of mu, forward ones also back; where off, more, also at twice of mu.
 
     Args:
         ask: Evaluates them.
@@ -123,28 +126,55 @@ def doubt_about(
         if not own.any():
             continue
         draws = _draws(own, key.generator(AGAIN, kind))
-        asked: dict[int, float] = {}
-        if _sampled(ask, plan, numbers, own, draws[:ASKED], asked).half <= DOUBTFUL:
+        asked: dict[tuple[int, float], float] = {}
+        doubt = _sampled(ask, plan, numbers, own, draws[: asked_at_first(len(own))], asked)
+        if doubt.off <= DOUBTFUL:
             continue
         example = plan.chunk(int(numbers[0, 0]), int(numbers[0, 0]) + 1)
-        if len(own) < FURTHER and isinstance(example, Directions):
+        if len(own) < LEAST and isinstance(example, Directions):
             doubt = _of_more(ask, plan, numbers, own, anew(key.at(key.step + FAR)), kind)
         else:
             doubt = _sampled(ask, plan, numbers, own, draws, asked, further=True)
-        if doubt.half > OFF[type(example)] and (worst is None or doubt.half > worst.half):
+        if doubt.off > OFF[type(example)] and (worst is None or doubt.off > worst.off):
             worst = doubt
     return worst
 
 
+def asked_at_first(slopes: int) -> int:
+    """How many of the slopes of a kind are asked again at a step that is checked, if they are in no doubt."""
+    return min(slopes, max(FEW, min(MOST, max(LEAST, slopes // SHARE)) // 2))
+
+
+def most_asked(plan: Perturbations) -> int:
+    """At most how many queries are asked again at a step that is checked, where its slopes are in doubt."""
+    most = 0
+    for numbers in plan.slopes():
+        slopes, each = numbers.shape
+        again = 2 * each + (each == 1)  # over half and over twice of mu; and forward ones back
+        first, looked = int(numbers[0, 0]), asked_at_first(slopes) * 2
+        if slopes < LEAST and isinstance(plan.chunk(first, first + 1), Directions):
+            most += looked + slopes * again + (LEAST - slopes) * (again + each)
+        else:
+            most += min(slopes, MOST, max(LEAST, slopes // SHARE)) * again
+    return most
+
+
 def _draws(own: Tensor, generator: torch.Generator) -> Tensor:
-    """Numbers of slopes, in turn one drawn alike and one by the square of its change; all where few."""
-    if len(own) <= ASKED:
+    """Numbers of slopes, in turn one drawn alike and one by the square of its change; all where few.
+
+    Both are drawn one from each of equal parts: a layer with as large a part of the weights, or of the
+    gradient's square, is among them. The first half of them is drawn from parts twice as large.
+    """
+    if len(own) <= FEW:
         return torch.arange(len(own))
-    alike = torch.randint(len(own), (FURTHER // 2,), generator=generator)
-    heights = own.double().square().cumsum(0)
-    places = torch.rand(FURTHER // 2, generator=generator, dtype=torch.float64) * heights[-1]
-    by_size = torch.searchsorted(heights, places).clamp(max=len(own) - 1)
-    return torch.stack([alike, by_size], dim=1).flatten()
+    count = min(MOST, max(LEAST, len(own) // SHARE)) // 2
+    parts = torch.cat([torch.arange(0, count, 2), torch.arange(1, count, 2)]).double()
+    found = []
+    for heights in (torch.arange(1, len(own) + 1).double(), own.double().square().cumsum(0)):
+        begins = torch.rand(1, generator=generator, dtype=torch.float64)
+        places = (parts + begins) / count * heights[-1]
+        found.append(torch.searchsorted(heights, places).clamp(max=len(own) - 1))
+    return torch.stack(found, dim=1).flatten()
 
 
 def _sampled(
@@ -153,31 +183,32 @@ def _sampled(
     numbers: Tensor,
     own: Tensor,
     draws: Tensor,
-    asked: dict[int, float],
+    asked: dict[tuple[int, float], float],
     *,
     further: bool = False,
 ) -> Doubt:
-    """Judge some slopes; what is asked at half of mu is noted, for more to be judged with it."""
-    drawn = draws.tolist()
-    for draw in drawn:
-        if draw not in asked:
-            asked[draw] = float(ask.slopes(plan, numbers[draw][None], 0.5))
-    half = torch.tensor([asked[draw] for draw in drawn], dtype=torch.float64)
-    twice: Mapping[int, float] = {}
-    if further:
-        twice = {draw: float(ask.slopes(plan, numbers[draw][None], 2.0)) for draw in dict.fromkeys(drawn)}
-    size = None if len(own) <= ASKED else float(own.double().square().mean().sqrt())
-    far = torch.tensor([twice[draw] for draw in drawn], dtype=torch.float64) if further else None
-    return doubt_of(own[draws], half, far, size)
+    """Judge some slopes; what is asked is noted by slope and factor, for more to be judged with it."""
+
+    def at(factor: float) -> Tensor:
+        for draw in draws.tolist():
+            if (draw, factor) not in asked:
+                asked[draw, factor] = float(ask.slopes(plan, numbers[draw][None], factor))
+        return torch.tensor([asked[draw, factor] for draw in draws.tolist()], dtype=torch.float64)
+
+    size = None if len(own) <= FEW else float(own.double().square().mean().sqrt())
+    back = at(-1.0) if numbers.shape[1] == 1 else None
+    return doubt_of(own[draws], at(0.5), at(2.0) if further else None, size, back=back)
 
 
 def _of_more(
     ask: Asker, plan: Perturbations, numbers: Tensor, own: Tensor, other: Perturbations, kind: int
 ) -> Doubt:
     """Judge a step's few directions with those of another: one alone may have a slope near zero by chance."""
-    more = other.slopes()[kind][: FURTHER - len(own)]
-    found = []
-    for factor, known in ((1.0, own.double()), (0.5, None), (2.0, None)):
-        first = ask.slopes(plan, numbers, factor) if known is None else known
-        found.append(torch.cat([first, ask.slopes(other, more, factor)]))
-    return doubt_of(*found)
+    more = other.slopes()[kind][: LEAST - len(own)]
+
+    def at(factor: float) -> Tensor:
+        first = own.double() if factor == 1 else ask.slopes(plan, numbers, factor)
+        return torch.cat([first, ask.slopes(other, more, factor)])
+
+    back = at(-1.0) if numbers.shape[1] == 1 else None
+    return doubt_of(at(1.0), at(0.5), at(2.0), back=back)

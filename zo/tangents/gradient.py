@@ -218,6 +218,7 @@ class TangentGradient:
         self._rows = 0  # of the last step
         self._told_zero = self._told_lost = False  # a warning is given once
 
+    @torch.inference_mode(False)  # in which there would be no graph
     def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
         """Add this step's gradient to `.grad`, as autograd would.
 
@@ -238,53 +239,52 @@ class TangentGradient:
             FailedQueriesError: all rows of the base, or more than `max_dropped` of the pairs, failed.
                     In all these cases `.grad` is unchanged.
         """
-        with torch.inference_mode(False):  # in which there would be no graph
-            batch = map_tensors(_with_version, batch)
-            step, ranks, before = self.counts.steps, self._ranks, Snapshot(self.network)
-            key, probes = self._key.at(step), self.watch.probes
-            ranks.refuse_others(step, lambda: fingerprint(self.network, batch, repr(self._settings(key))))
-            problem = Problem(self.network, self.parameters, self.objective, batch, count_rows(batch))
+        batch = map_tensors(_with_version, batch)
+        step, ranks, before = self.counts.steps, self._ranks, Snapshot(self.network)
+        key, probes = self._key.at(step), self.watch.probes
+        ranks.refuse_others(step, lambda: fingerprint(self.network, batch, repr(self._settings(key))))
+        problem = Problem(self.network, self.parameters, self.objective, batch, count_rows(batch))
 
-            with noted() as causes:
-                seen = record(problem, self.boxes, self.evaluator, probes, self.mu, key, ranks, self._chunk)
+        with noted() as causes:
+            seen = record(problem, self.boxes, self.evaluator, probes, self.mu, key, ranks, self._chunk)
 
-            with ranks.meeting(step) as meeting:
-                base = seen.losses[0]
-                survived = survivors(base, step, causes)
-                # Where there may ever be probes; what it finds does not change.
-                if self.watch.most and step == 0 and isinstance(self.evaluator, Stacked):
-                    refuse_unseen_weights(problem, self.boxes, seen.calls, survived)
-                calls, kept = without_failed(survived, seen.calls, batch)
-                pairs, dropped = self._learn(calls, survived, step)
-                window = Window(step, kept, tuple(calls), tuple(pairs), base, survived)
-                loss, gradients = replay(problem, self.boxes, self.tangents, window)
-                checks.refuse_dependent_rows(loss, base, survived)
-                checks.refuse_not_finite(gradients, self.trust, step)
-                meeting.own = Check()
-                if ranks.rank == 0 and self.watch.checks(step):  # the first rank alone
-                    with alone(ranks):
-                        meeting.own = checked(
-                            problem, self.boxes, self.tangents, window, gradients, before, self.watch
-                        )
-            for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
-                accumulate(tensor, gradient)
-            if self._replays:
-                self._windows.add(window)
-            else:
-                self._newest = window
-            check: Check = meeting.told[0]
-            self.agreement, self.missed = check.agreement, check.missed
-            self._count(probes, seen.rows, dropped, check)
-            if not self._told_zero and not any(bool(gradient.any()) for gradient in gradients):
-                self._told_zero = tell_zero(step, gradients[0], CUT)
-            self.counts.lost += int((~survived).sum())
-            self._told_lost = self._told_lost or tell_lost(step, survived, causes, batch)
-            found = check.agreement, check.missed
-            flat = check.flat if check.flat is not None or not probes else flat_share(pairs)
-            if flat is not None and not any(bool(gradient.any()) for gradient in gradients):
-                flat = None  # `tell_zero` says more of it
-            self.watch.saw(step, self.trust_of_step, *found, self._improve, check.noise, check.failed, flat)
-            return loss
+        with ranks.meeting(step) as meeting:
+            base = seen.losses[0]
+            survived = survivors(base, step, causes)
+            # Where there may ever be probes; what it finds does not change.
+            if self.watch.most and step == 0 and isinstance(self.evaluator, Stacked):
+                refuse_unseen_weights(problem, self.boxes, seen.calls, survived)
+            calls, kept = without_failed(survived, seen.calls, batch)
+            pairs, dropped = self._learn(calls, survived, step)
+            window = Window(step, kept, tuple(calls), tuple(pairs), base, survived)
+            loss, gradients = replay(problem, self.boxes, self.tangents, window)
+            checks.refuse_dependent_rows(loss, base, survived)
+            checks.refuse_not_finite(gradients, self.trust, step)
+            meeting.own = Check()
+            if ranks.rank == 0 and self.watch.checks(step):  # the first rank alone
+                with alone(ranks):
+                    meeting.own = checked(
+                        problem, self.boxes, self.tangents, window, gradients, before, self.watch
+                    )
+        for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
+            accumulate(tensor, gradient)
+        if self._replays:
+            self._windows.add(window)
+        else:
+            self._newest = window
+        check: Check = meeting.told[0]
+        self.agreement, self.missed = check.agreement, check.missed
+        self._count(probes, seen.rows, dropped, check)
+        if not self._told_zero and not any(bool(gradient.any()) for gradient in gradients):
+            self._told_zero = tell_zero(step, gradients[0], CUT)
+        self.counts.lost += int((~survived).sum())
+        self._told_lost = self._told_lost or tell_lost(step, survived, causes, batch)
+        found = check.agreement, check.missed
+        flat = check.flat if check.flat is not None or not probes else flat_share(pairs)
+        if flat is not None and not any(bool(gradient.any()) for gradient in gradients):
+            flat = None  # `tell_zero` says more of it
+        self.watch.saw(step, self.trust_of_step, *found, self._improve, check.noise, check.failed, flat)
+        return loss
 
     def replays(self) -> int:
         """How many replays may follow the last step, see `replay`; 0 before the first.
@@ -298,6 +298,7 @@ class TangentGradient:
                 self._newest = None
         return 0 if self.watch.lost and self._windows.replays is None else self._windows.trusted()
 
+    @torch.inference_mode(False)
     def replay(self, rows: int | None = None) -> Tensor:
         """Add to `.grad` the gradient on rows of windows that are recorded, at the weights as they are.
 
@@ -324,11 +325,10 @@ class TangentGradient:
         """
         if rows is not None:
             check_count("TangentGradient.replay", "rows", rows)
-        with torch.inference_mode(False):  # in which there would be no graph
-            drawn = self._windows.draw(rows, self._key)
-            problem = Problem(self.network, self.parameters, self.objective, drawn.batch, len(drawn.losses))
-            self.parameters.refuse_replaced(self.network)
-            losses, gradients = anchored(problem, self.boxes, self.tangents, drawn)
+        drawn = self._windows.draw(rows, self._key)
+        problem = Problem(self.network, self.parameters, self.objective, drawn.batch, len(drawn.losses))
+        self.parameters.refuse_replaced(self.network)
+        losses, gradients = anchored(problem, self.boxes, self.tangents, drawn)
         losses = losses[drawn.survived]
         loss = losses.mean()
         self._windows.replayed(losses)
@@ -390,7 +390,8 @@ class TangentGradient:
     def queries(self) -> int:
         """What the next step will cost: perturbed objectives, the base evaluation not counted.
 
-        The first check that finds fault takes one more, and those that noise would hide take none.
+        The first check that finds fault takes one more, and so does each where rounding of a box's outputs
+        would hide what it asks for; those that noise would hide take none.
         """
         return self.watch.probes + self.watch.checks(self.counts.steps)
 

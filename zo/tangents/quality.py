@@ -25,7 +25,8 @@ from zo.tangents.window import Window
 Squares = tuple[float, float]  # of errors, and of what they are measured by
 
 FORETOLD = 1e-3  # of the loss: the change along the gradient that the query is made for
-FARTHEST = 1e-2  # and the most where the box is noisy: further on it would be curvature that is measured
+FARTHEST = 1e-2  # and the most where the box is noisy or rounds: further on curvature would be measured
+COARSE = 0.2  # of the responses, that is rounding: further on they are more
 TOGETHER = 2**17  # numbers of inputs that a tangent is shown at once, unless one call has more
 TOLD = 5.0  # times its noise: a change that is told from it
 FEW = 0.1  # of a check's rows that may fail, for the rest to decide
@@ -188,6 +189,9 @@ def checked(
     loss changes all the same the boxes are noisy: then and from then on steps are as long as a change needs
     to be told from the noise, and where none is long enough nothing is asked and nothing said.
 
+    Outputs with an offset (101,325 + f in float32) are rounded by as much as they respond over so short a
+    way. Then a further query goes ten times as far; where that is too short too, responses tell nothing.
+
     Where at most a tenth of the rows fail that did not in the base, the others decide: what they foretell is
     the gradient of their mean, taken anew from the recorded answers. More, or where those that failed have
     most of the gradient, and nothing is told.
@@ -210,19 +214,29 @@ def checked(
     if foretold > FARTHEST * size:
         return Check(noise=watch.noise)
 
+    rows = queries = 0
+
     def changes(length: float) -> tuple[Tensor, Recorder]:
         """Of the loss of each row, the weights so far uphill, and what the boxes were asked."""
+        nonlocal rows, queries
         after, recorder = Snapshot(problem.network), Recorder(boxes)
         move = Directions((length / slope * flat).to(problem.parameters.dtype)[None])
         before.restore()
         try:
             with recorder.recording():
-                return loop_losses(problem, move, Snapshot(problem.network)) - base, recorder
+                return loop_losses(problem, move, Snapshot(problem.network))[0] - base, recorder
         finally:
             after.restore()
+            rows, queries = rows + recorder.rows, queries + 1
 
     change, recorder = changes(foretold / slope)
-    (change,) = change
+    seen = _responses(boxes, window, recorder)
+    missed, coarse = _missed(tangents, window, seen)
+    if coarse > COARSE and foretold < FARTHEST * size:
+        foretold = FARTHEST * size
+        change, recorder = changes(foretold / slope)
+        seen = _responses(boxes, window, recorder)
+        missed, coarse = _missed(tangents, window, seen)
     survived, told = torch.isfinite(base), torch.isfinite(change)
     failed = 1.0 - float(told.sum()) / float(survived.sum())
     expected = foretold
@@ -234,20 +248,19 @@ def checked(
         after.restore()
     # where the rows that are left hardly change along the gradient, their share in it was small
     if failed > FEW or not expected >= foretold / 2:
-        return Check(rows=recorder.rows, queries=1, noise=watch.noise, failed=failed)
+        return Check(rows=rows, queries=queries, noise=watch.noise, failed=failed)
     agreement = float(change[told].double().mean()) / expected
-    seen = _responses(boxes, window, recorder)
     same = flat_share(seen)
     if is_flat(same):  # neither number says anything of the gradient
-        return Check(rows=recorder.rows, queries=1, noise=watch.noise, flat=same)
-    missed = None if watch.noise else _missed(tangents, window, seen)
-    found = Check(agreement, missed, recorder.rows, 1, watch.noise, flat=same)
+        return Check(rows=rows, queries=queries, noise=watch.noise, flat=same)
+    missed = None if watch.noise or coarse > COARSE else missed
+    found = Check(agreement, missed, rows, queries, watch.noise, flat=same)
     if watch.noise is not None or not watch.doubts(agreement, missed):
         return found
-    again, recorder = changes(0.0)
+    again, _ = changes(0.0)
     again = again[torch.isfinite(again)].double()
     noise = float(again.square().sum().sqrt()) / max(len(again), 1)
-    found = replace(found, rows=found.rows + recorder.rows, queries=2, noise=noise)
+    found = replace(found, rows=rows, queries=queries, noise=noise)
     return replace(found, agreement=None, missed=None) if noise else found
 
 
@@ -281,15 +294,26 @@ def _missed(
     tangents: Sequence[Tangent],
     window: Window,
     responses: Sequence[CallPairs],
-) -> float | None:
-    """The relative error of J d against the responses in the check's calls, in units of a usual response."""
+) -> tuple[float | None, float]:
+    """How J d tells the responses in the check's calls, in units of a usual response.
+
+    Returns:
+        The relative error of J d; and how much rounding of the outputs makes up of the responses, of those
+        that J d tells where they are larger: where no output answers it is not rounding that hides them.
+    """
     squares: list[Squares | None] = []
+    rounded: list[Squares | None] = []
     for call, own, seen in zip(window.calls, window.pairs, responses, strict=False):
         valid = seen.valid[0]
         if bool(valid.any()):
             found = tangents[call.box].apply(own, seen.d)[0]
             true, unit = seen.response[0], own.response_scale.double()
             short = reciprocal(unit) if unit.any() else torch.ones_like(unit)
-            error, size = ((each[valid].double() * short).square().sum() for each in (found - true, true))
-            squares.append((float(error), float(size)))
-    return relative_error(squares)
+            units = seen.y.double() * torch.finfo(seen.y.dtype).eps / math.sqrt(6)  # of two, within one each
+            error, size, told, lost = (
+                float((each[valid].double() * short).square().sum())
+                for each in (found - true, true, found, units)
+            )
+            squares.append((error, size))
+            rounded.append((lost, max(size, told)))
+    return relative_error(squares), relative_error(rounded) or 0.0

@@ -296,3 +296,17 @@ def test_the_least_budget_that_the_check_takes_is_enough_for_deepzero(tmp_path):
     made = small.problem(tmp_path, methods=("mse", "deepzero"), queries=least)
     found = small.train(made, tmp_path, "mse", "deepzero")["deepzero"]
     assert found.outcome.step >= 1 and found.queries <= least
+
+
+def test_directions_of_layer_ratios_are_as_long_as_a_single_weight_s_step(tmp_path, monkeypatch):
+    """Gaussian directions move all weights, and are longer than mu by the root of their number."""
+    taken, real = [], zo.pruning.scores
+
+    def seen(method, network, *rest, mu, step, **settings):
+        size = sum(weight.numel() for weight in network.parameters())
+        taken.append(mu * size**0.5 / step)
+        return real(method, network, *rest, mu=mu, step=step, **settings)
+
+    monkeypatch.setattr(zo.pruning, "scores", seen)
+    small.train(small.problem(tmp_path, methods=("mse", "deepzero")), tmp_path, "mse", "deepzero")
+    assert taken == [pytest.approx(1.0)]
