@@ -29,6 +29,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(MACHINE.end)
 
 
+def pytest_collection_finish() -> None:
+    """Bytecode of tests is kept, but none of what a test writes: it knows no edits within one second."""
+    sys.dont_write_bytecode = True
+
+
 def needs_of(item: pytest.Item) -> list[str]:
     """The names that a test declares."""
     return [name for marker in item.iter_markers("needs") for name in marker.args]

@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -57,8 +58,9 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     )
 
 
+@cache
 def version(package: str) -> str:
-    """The installed version, or "not installed" (a source tree that is only on the path)."""
+    """The version when first asked for, or "not installed" (a source tree that is only on the path)."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -592,6 +592,11 @@ def boxed(output: Tensor) -> Tensor:
     return (Sine()(output) * torch.linspace(0.5, 1.5, 3, dtype=output.dtype)).sum(dim=1)
 
 
+def unboxed(output: Tensor) -> Tensor:
+    """The same with a derivative."""
+    return (torch.sin(output) * torch.linspace(0.5, 1.5, 3, dtype=output.dtype)).sum(dim=1)
+
+
 @pytest.mark.parametrize("evaluator", ["auto", "difference"])
 @pytest.mark.parametrize(
     "wakes", [centred, next_row, against_the_last, noisy], ids=lambda done: done.__name__
@@ -601,20 +606,23 @@ def test_a_loss_behind_the_output_that_mixes_or_draws_later(last, wakes, evaluat
     """Where no rules lead to the loss, it is evaluated on the outputs of variants, at once or in turn."""
     strength = 0.0
 
-    def loss(output: Tensor, target: Tensor) -> Tensor:
+    def loss(output: Tensor, target: Tensor, last: Callable[[Tensor], Tensor] = last) -> Tensor:
         seen = output + strength * wakes(output) if strength > 0 else output
         return last(seen) + (seen - target).square().mean(dim=1)
 
+    def true_loss(output: Tensor, target: Tensor) -> Tensor:
+        return loss(output, target, spread if last is spread else unboxed)
+
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)).double()
-    objective = zo.OutputLoss(loss)
+    objective, true_objective = zo.OutputLoss(loss), zo.OutputLoss(true_loss)
     gradient = zo.LossGradient(network, objective, FORWARD, evaluator=evaluator, chunk=24)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for strength in (0.0, 0.0, 1.0):
             batch = torch.randn(6, 6).double(), torch.randn(6, 1).double()
             network.zero_grad()
-            truth = finite_differences.gradient(objective, network, batch, seed=0)
+            truth = finite_differences.gradient(true_objective, network, batch, seed=0)
             finite_differences.seed_everything(0)
             gradient.backward(batch)
             assert off([p.grad for p in network.parameters()], truth) <= 1, f"strength {strength}"

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,35 @@ def state(tmp_path_factory):
     """Secrets of the tests, not of the one who runs them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(scope="package", autouse=True)
+def drawing():
+    """Pictures are files of one dot: to draw takes longer than most runs here. `with drawing():` draws."""
+    import numpy as np
+    from matplotlib.figure import Figure
+    from matplotlib.image import imsave
+
+    def dot(figure, path, **settings):
+        imsave(path, np.ones((1, 1, 3)), format=settings.get("format"))
+
+    @contextmanager
+    def drawing():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Figure, "savefig", whole)
+            yield
+
+    whole = Figure.savefig
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", dot)
+        yield drawing
+
+
+@pytest.fixture(scope="module")
+def drawn(drawing):
+    """All pictures of this file's tests are drawn."""
+    with drawing():
         yield
 
 

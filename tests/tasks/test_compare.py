@@ -12,6 +12,8 @@ from tasks.report.compare import compare
 from tests.tasks.made_runs import from_elsewhere, made
 from tests.tasks.test_html_report import read
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 
 @pytest.fixture
 def page(tmp_path):

@@ -11,6 +11,7 @@ from tasks.errors import ConfigurationError
 from tasks.report import pictures
 from tasks.report.html_report import Details, Figure, Heading, Paragraph, Table, render, write
 
+pytestmark = pytest.mark.usefixtures("drawn")
 EVIL = "<script>alert('x')</script> & \"quoted\""
 VOID = {"meta", "link", "img", "br"}
 

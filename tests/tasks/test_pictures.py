@@ -14,6 +14,8 @@ from tasks.methods import METHODS
 from tasks.report import pictures
 from tasks.report.findings import Curve
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 # fmt: off
 # Machado, Oliveira and Fernandes (2009), severity 1.0: how colours look with each kind of vision
 VISION = {

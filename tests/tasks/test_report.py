@@ -20,6 +20,8 @@ from tests.tasks.made_runs import TWELVE, from_elsewhere, made
 from tests.tasks.problems import Steering
 from tests.tasks.test_html_report import EVIL, read
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 
 def told(run):
     return " ".join(lead.sentences(Result.read(run.path)))

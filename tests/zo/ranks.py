@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import spawn, start_processes
 
 from blackbox import ArraySpec, BlackBoxFunction
 
@@ -37,8 +37,15 @@ class Chancy(BlackBoxFunction):
 
 def found_by(cases: Sequence[Case], folder: Path) -> list[dict[Any, Any]]:
     """By rank, what the cases gave."""
-    spawn(_work, (str(folder), list(cases)), nprocs=RANKS)
+    spawn(_fork, (str(folder), list(cases)), nprocs=1)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
+
+
+def _fork(_: int, folder: str, cases: Sequence[Case]) -> None:
+    """What takes seconds to import is imported once, with what torch imports at the first step."""
+    import torch._dynamo  # noqa: F401
+
+    start_processes(_work, (folder, cases), nprocs=RANKS, start_method="fork")
 
 
 def _work(rank: int, folder: str, cases: Sequence[Case]) -> None:

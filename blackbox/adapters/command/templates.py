@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,7 +97,9 @@ class Template:
         for found in self._pattern().finditer(text):  # noqa: B007 (the last one is what is wanted)
             pass
         if found is None:
-            raise ValueError(f"{self.where}: expected text like the template, found none.")
+            raise ValueError(
+                f"{self.where}: expected text like the template, found none. {self._missing(text)}"
+            )
         arrays: dict[str, np.ndarray[Any, Any]] = {}
         for place, group in zip(self.placeholders, found.groups(), strict=True):
             spec = self.specs[place.name]
@@ -122,6 +125,18 @@ class Template:
                     f"{self.where}: expected {{{name}}} once, or each of its numbers once, got {len(asked)} "
                     f"placeholders for shape {self.specs[name].shape}. Name each number of it once."
                 )
+
+    def _missing(self, text: str) -> str:
+        """What of the template is not in a text that does not look like it."""
+        has = " ".join(text.split())
+        if not has:
+            return "The text is empty: does the program write to another file?"
+        words = [" ".join(part.split()) for part in self.parts if isinstance(part, str)]
+        begins = f"the text begins with {textwrap.shorten(has, 80, placeholder=' ...')!r}"
+        for word in words:
+            if word not in has:
+                return f"There is no {word!r} in it: {begins}."
+        return f"Its words are there, but not in this order with nothing but the numbers between: {begins}."
 
     def _pattern(self) -> re.Pattern[str]:
         # white space at the ends is the template file's, not the output's

@@ -60,10 +60,10 @@ def outcome(path: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def finished(tmp_path_factory, drawing) -> Path:
     """A finished run of every method, with its report."""
     folder = tmp_path_factory.mktemp("smoothing")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, drawing():
         patch.chdir(ROOT)
         assert cli.main(small.words(folder, methods=METHODS)) == 0
     (path,) = (folder / "runs").iterdir()

@@ -53,10 +53,11 @@ def state_of(path: Path, method: str) -> dict:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def finished(tmp_path_factory, drawing) -> Path:
     """A finished run of all methods."""
     folder = tmp_path_factory.mktemp("images")
-    assert started(folder) == 0
+    with drawing():
+        assert started(folder) == 0
     return run_in(folder)
 
 

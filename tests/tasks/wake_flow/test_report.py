@@ -25,6 +25,8 @@ from tasks.work import _warn_of_units
 from tests.tasks.test_html_report import read
 from tests.tasks.wake_flow.small import SMALL
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 CONFIG = replace(SMALL, horizon=12, frames=40, test_reynolds=(170.0, 340.0))  # 340 is outside the range
 ROLLOUTS, FLOWS, TIMES = 4, 2, 6
 

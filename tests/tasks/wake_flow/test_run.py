@@ -47,11 +47,11 @@ def outcome(path: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def finished(tmp_path_factory, drawing) -> Path:
     """A finished run; its data folder is beside the runs."""
     folder = tmp_path_factory.mktemp("wake")
     line = words("--runs", str(folder / "runs"), "--data", str(folder / "data"))
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, drawing():
         patch.chdir(folder)
         assert cli.main(line) == 0
     (path,) = (folder / "runs").iterdir()

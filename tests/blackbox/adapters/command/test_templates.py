@@ -67,10 +67,20 @@ def test_what_is_not_finite_is_read_as_such(word):
     assert not np.isfinite(template("speed: {speed}").find(f"speed: {word}")["speed"])
 
 
-@pytest.mark.parametrize("printed", ["", "speed 3", "speed: none", "speed:"])
-def test_text_that_does_not_look_like_it_is_an_error(printed):
-    with pytest.raises(ValueError, match="here: expected text like the template"):
-        template("speed: {speed}").find(printed)
+@pytest.mark.parametrize(
+    ("printed", "words"),
+    [
+        (" \n", "The text is empty: does the program write to another file?"),
+        ("v1\n\nspeed  3 m/s", "There is no 'speed:' in it: the text begins with 'v1 speed 3 m/s'."),
+        ("speed: none m/s", "Its words are there, but not in this order"),
+        ("m/s speed: 3", "Its words are there, but not in this order"),
+        ("speed: 3 " + 99 * "so ", "There is no 'm/s' in it: the text begins with 'speed: 3 so so"),
+    ],
+)
+def test_text_that_does_not_look_like_it_is_an_error_which_says_what_there_is(printed, words):
+    with pytest.raises(ValueError, match="here: expected text like the template") as told:
+        template("speed: {speed} m/s\n").find(printed)
+    assert words in str(told.value) and len(str(told.value)) < 250
 
 
 def test_special_signs_of_patterns_are_plain_text():

@@ -16,6 +16,8 @@ from tasks.errors import DataError
 from tasks.report import pictures
 from tasks.report.findings import latex, markdown
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 
 def certificate(idx, predict, radius, label=1, failed=0, hits=0):
     return Certificate(idx, label, predict, radius, 0.0, 90, 0.9, 100, 110, failed, hits)
