@@ -207,7 +207,7 @@ def run(
             "problem its folder= for where its data are."
         )
     problem = type(problem)(problem.config, folder=problem.folder, **settings)
-    config, chosen = spending.spends(problem.config, [*settings, *_departing(problem)])
+    config, chosen = spending.spends(type(problem), problem.config, [*settings, *_departing(problem)])
     problem = type(problem)(config, folder=problem.folder)
     numbers: Sequence[int] = (0,)
     if seeds is not None:
@@ -354,8 +354,8 @@ def _how_to_go_on(run: Run) -> str:
 
 
 def _departing(problem: Problem) -> list[str]:
-    """The settings that are not those of the problem's first preset, or of its class."""
-    usual = next(iter(problem.presets.values()), None) or type(problem).Config()
+    """The settings that are not those of the problem's class."""
+    usual = type(problem).Config()
     names = [field.name for field in dataclasses.fields(usual)]
     return [name for name in names if getattr(usual, name) != getattr(problem.config, name)]
 

@@ -21,7 +21,7 @@ from tasks.reference import compare, with_derivative
 from tasks.runs.folder import stage_name
 from tasks.runs.result import TrainingOutcome
 from zo.batches import map_tensors
-from zo.box_gradient import most_checks
+from zo.box_gradient.differentiable import most_checks
 from zo.estimators import Key, Parameters
 
 MOST_ROWS = 3.5  # in first-order steps: what zo.TangentGradient keeps to by default

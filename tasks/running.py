@@ -70,7 +70,7 @@ def parse(target: str, words: Sequence[str]) -> RunCommand:
     methods.named(kind.kind, command.config.methods)  # before there is a folder
     names = [field.name for field in dataclasses.fields(command.config)]
     given = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words}
-    config, chosen = spending.spends(command.config, [name for name in names if name in given])
+    config, chosen = spending.spends(kind.kind, command.config, [name for name in names if name in given])
     return dataclasses.replace(command, config=config, chosen=chosen)
 
 

@@ -3,7 +3,7 @@
 An expensive box is thought of in rows. Where a budget is given and no number of steps, a run takes a quarter
 of the usual batch, for at equal rows small batches with more steps end at a lower error; it replays recorded
 answers as often as they are trusted; and it takes as many steps as the budget allows, validation and test
-included. What is set by hand stays.
+included. What is set by hand stays; and all of a problem with presets, whose settings go with each other.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ MOST_STEPS = 2**40
 CHOSEN = ("steps", "validate_every")  # by the run, which knows what a row of data costs
 
 
-def spends(config: C, by_hand: Collection[str]) -> tuple[C, tuple[str, ...]]:
+def spends(kind: type[Problem], config: C, by_hand: Collection[str]) -> tuple[C, tuple[str, ...]]:
     """The settings of a run that is given rows: those that can be chosen at once, and names of the others.
 
     Args:
-        config: The settings of a problem.
+        kind: The problem's class.
+        config: Its settings.
         by_hand: Names of those that the user set; without `rows` or with `steps` nothing is chosen.
     """
     settings: Any = config
-    if settings.rows is None or "steps" in by_hand:
+    if kind.presets or getattr(settings, "rows", None) is None or "steps" in by_hand:
         return config, ()
     changed: dict[str, Any] = {"batch": max(1, settings.batch // SMALLER), "replays": None}
     changed = {name: value for name, value in changed.items() if name not in by_hand}

@@ -22,6 +22,7 @@ ALONG = 0.85  # correlation of what half and twice of mu are off by; rounding, a
 MOST = 0.9  # of the mean square of what slopes are off by, by jumps
 SAME = 0.15  # of a change: by so little it differs over half of mu where it is a jump
 KINKED = 4  # times what half of mu is off by, where steps back show more than curvature, of which it is 2
+STAYS = 0.75  # of what steps both ways differ by is left over half of mu at a kink; half of it by curvature
 NOISY = 0.1  # of what slopes are off by: noise of that size explains it, since deterministic code has none
 Cause = Literal["noise", "rounding", "curvature", "jump", "kink"]
 
@@ -68,6 +69,7 @@ def doubt_of(
     size: float | None = None,
     noise: float = 0.0,
     back: Tensor | None = None,
+    nearer: Tensor | None = None,
 ) -> Doubt:
     """Compare changes over steps of mu with those over half and twice of mu, along the same directions.
 
@@ -82,6 +84,7 @@ def doubt_of(
             where they are all there are.
         noise: How far values are apart for equal steps, as a part of the changes.
         back: `(directions,)`, the changes over mu back, times minus one; None where not asked.
+        nearer: `(directions,)`, over half of mu back, times minus two; None where not asked.
     """
     known = torch.isfinite(own) & torch.isfinite(half)
     own, half = own[known].double(), half[known].double()
@@ -103,7 +106,8 @@ def doubt_of(
     cause: Cause = "rounding"
     if back is not None:
         behind = math.sqrt(mean((own - back[known].double()).square())) / 2
-    if behind > KINKED * first:
+    stays = math.inf if nearer is None else math.sqrt(mean((half - nearer[known].double()).square())) / 2
+    if behind > KINKED * first and stays > STAYS * behind:
         cause = "kink"
     elif twice is not None:
         further = own - twice[known].double()

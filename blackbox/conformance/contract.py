@@ -160,14 +160,12 @@ def _set_handler(handler: Any) -> None:  # noqa: ANN401 - of signal
 _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "working folder": (os.getcwd, os.chdir),
     "environment": (lambda: dict(os.environ), _set_environment),
-    "default dtype of torch": (torch.get_default_dtype, torch.set_default_dtype),
     "gradient mode of torch": (torch.is_grad_enabled, torch.set_grad_enabled),
     "threads of torch": (torch.get_num_threads, torch.set_num_threads),
     "deterministic algorithms of torch": (
         torch.are_deterministic_algorithms_enabled,
         torch.use_deterministic_algorithms,
     ),
-    "floating-point errors of NumPy": (np.geterr, lambda state: np.seterr(**state)),
     "handler of Ctrl-C": (lambda: signal.getsignal(signal.SIGINT), _set_handler),
 }
 _GENERATORS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {

@@ -333,7 +333,7 @@ def test_help_lists_the_methods_that_the_problem_can_have(toy, capsys):
 
 
 def test_a_run_goes_on_with_a_larger_budget(toy, tmp_path, capsys):
-    assert toy("run", "toy", "--fault", "stop", "--rows", "100_000") == 130
+    assert toy("run", "toy", "--fault", "stop", "--rows", "100_000", "--steps", "6") == 130
     run, config = str(only_run(tmp_path)), only_run(tmp_path) / "config.json"
     config.write_text(config.read_text().replace('"fault": "stop"', '"fault": null'))
     (only_run(tmp_path) / "begun.json").unlink()  # by which that is noticed

@@ -331,8 +331,8 @@ def test_steps_after_the_last_checkpoint_are_not_evaluated_again(new_run, monkey
     monkeypatch.setattr(Cubed, "evaluate_rows", lambda self, x: asked.append(len(x)) or original(self, x))
     descend(run, Cubed(), "loop", checkpoint_every=9)
     again = (
-        1 + 1 + 4
-    )  # of both steps the base; and behind them, as both are checked, the base and four slopes
+        1 + 1 + 2 * 4
+    )  # of both steps the base; and behind them, as both are checked, the base and four slopes, also back
     assert sum(asked) == whole - steps[1] + 2 * 6 * again
     assert final_bits(run) == final_bits(truth) and lines(run) == lines(truth)
     assert not (run.path / "journal").exists()

@@ -364,18 +364,18 @@ def test_a_plan_beyond_the_budget_is_refused_before_any_row(tmp_path):
             return box
 
     with pytest.raises(ConfigurationError, match=r"budget of 1,000 rows.*No row was run"):
-        go(One(), tmp_path, methods=["cge"], rows=1000)
+        go(One(), tmp_path, methods=["cge"], rows=1000, steps=6)
     assert box.ledger.rows_run == 0
 
 
 def test_a_budget_of_exactly_the_plan_is_enough(tmp_path):
     # (steps, and once to compare the reference) x batch x calls, validations, test
     planned = (6 + 1) * 5 * 2 + 4 * 6 * 2 + 8 * 2
-    run = go(Steering(), tmp_path, methods=["first-order"], rows=planned)
+    run = go(Steering(), tmp_path, methods=["first-order"], rows=planned, steps=6)
     row = run.result.table[0]
     assert row.rows + row.extra["rows of validation"] + row.extra["rows of test"] == planned
     with pytest.raises(ConfigurationError, match="No row was run"):
-        go(Steering(), tmp_path, methods=["first-order"], rows=planned - 1)
+        go(Steering(), tmp_path, methods=["first-order"], rows=planned - 1, steps=6)
 
 
 class Grows(Steering):
@@ -428,7 +428,7 @@ class Crash(tasks.Callback):
 
 def test_rows_that_a_crash_makes_run_again_count_in_the_budget(tmp_path):
     planned = (6 + 1) * 5 * 2 + 4 * 6 * 2 + 8 * 2
-    settings = {"methods": ["first-order"], "rows": planned}
+    settings = {"methods": ["first-order"], "rows": planned, "steps": 6}
     whole = go(Steering(), tmp_path / "whole", **settings)
     assert whole.result.calls["rows"] == planned
     with pytest.raises(OSError, match="the machine is gone"):

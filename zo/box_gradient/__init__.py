@@ -1,7 +1,7 @@
 """Gradients of a black box's inputs from its values: autograd around it, and the queries that it makes."""
 
 from zo.box_gradient.bases import Basis, DCTBasis, GivenBasis
-from zo.box_gradient.differentiable import DifferentiableBox, RowCounts, differentiable, most_checks
+from zo.box_gradient.differentiable import DifferentiableBox, RowCounts, differentiable
 from zo.box_gradient.row_rge import RowRGE
 
 __all__ = [
@@ -12,5 +12,4 @@ __all__ = [
     "RowCounts",
     "RowRGE",
     "differentiable",
-    "most_checks",
 ]

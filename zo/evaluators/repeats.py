@@ -150,7 +150,7 @@ def most_asked(plan: Perturbations) -> int:
     most = 0
     for numbers in plan.slopes():
         slopes, each = numbers.shape
-        again = 2 * each + (each == 1)  # over half and over twice of mu; and forward ones back
+        again = 2 * each + 2 * (each == 1)  # over half and over twice of mu; and forward ones back
         first, looked = int(numbers[0, 0]), asked_at_first(slopes) * 2
         if slopes < LEAST and isinstance(plan.chunk(first, first + 1), Directions):
             most += looked + slopes * again + (LEAST - slopes) * (again + each)
@@ -197,7 +197,10 @@ def _sampled(
 
     size = None if len(own) <= FEW else float(own.double().square().mean().sqrt())
     back = at(-1.0) if numbers.shape[1] == 1 else None
-    return doubt_of(own[draws], at(0.5), at(2.0) if further else None, size, back=back)
+    doubt = doubt_of(own[draws], at(0.5), at(2.0) if further else None, size, back=back)
+    if further and doubt.cause == "kink":  # or bends of higher order, which half of mu has less of
+        return doubt_of(own[draws], at(0.5), at(2.0), size, back=back, nearer=at(-0.5))
+    return doubt
 
 
 def _of_more(
@@ -211,4 +214,6 @@ def _of_more(
         return torch.cat([first, ask.slopes(other, more, factor)])
 
     back = at(-1.0) if numbers.shape[1] == 1 else None
-    return doubt_of(at(1.0), at(0.5), at(2.0), back=back)
+    steps = at(1.0), at(0.5), at(2.0)
+    doubt = doubt_of(*steps, back=back)
+    return doubt_of(*steps, back=back, nearer=at(-0.5)) if doubt.cause == "kink" else doubt

@@ -218,7 +218,6 @@ class TangentGradient:
         self._rows = 0  # of the last step
         self._told_zero = self._told_lost = False  # a warning is given once
 
-    @torch.inference_mode(False)  # in which there would be no graph
     def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
         """Add this step's gradient to `.grad`, as autograd would.
 
@@ -239,52 +238,53 @@ class TangentGradient:
             FailedQueriesError: all rows of the base, or more than `max_dropped` of the pairs, failed.
                     In all these cases `.grad` is unchanged.
         """
-        batch = map_tensors(_with_version, batch)
-        step, ranks, before = self.counts.steps, self._ranks, Snapshot(self.network)
-        key, probes = self._key.at(step), self.watch.probes
-        ranks.refuse_others(step, lambda: fingerprint(self.network, batch, repr(self._settings(key))))
-        problem = Problem(self.network, self.parameters, self.objective, batch, count_rows(batch))
+        with torch.inference_mode(False):  # in which there would be no graph
+            batch = map_tensors(_with_version, batch)
+            step, ranks, before = self.counts.steps, self._ranks, Snapshot(self.network)
+            key, probes = self._key.at(step), self.watch.probes
+            ranks.refuse_others(step, lambda: fingerprint(self.network, batch, repr(self._settings(key))))
+            problem = Problem(self.network, self.parameters, self.objective, batch, count_rows(batch))
 
-        with noted() as causes:
-            seen = record(problem, self.boxes, self.evaluator, probes, self.mu, key, ranks, self._chunk)
+            with noted() as causes:
+                seen = record(problem, self.boxes, self.evaluator, probes, self.mu, key, ranks, self._chunk)
 
-        with ranks.meeting(step) as meeting:
-            base = seen.losses[0]
-            survived = survivors(base, step, causes)
-            # Where there may ever be probes; what it finds does not change.
-            if self.watch.most and step == 0 and isinstance(self.evaluator, Stacked):
-                refuse_unseen_weights(problem, self.boxes, seen.calls, survived)
-            calls, kept = without_failed(survived, seen.calls, batch)
-            pairs, dropped = self._learn(calls, survived, step)
-            window = Window(step, kept, tuple(calls), tuple(pairs), base, survived)
-            loss, gradients = replay(problem, self.boxes, self.tangents, window)
-            checks.refuse_dependent_rows(loss, base, survived)
-            checks.refuse_not_finite(gradients, self.trust, step)
-            meeting.own = Check()
-            if ranks.rank == 0 and self.watch.checks(step):  # the first rank alone
-                with alone(ranks):
-                    meeting.own = checked(
-                        problem, self.boxes, self.tangents, window, gradients, before, self.watch
-                    )
-        for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
-            accumulate(tensor, gradient)
-        if self._replays:
-            self._windows.add(window)
-        else:
-            self._newest = window
-        check: Check = meeting.told[0]
-        self.agreement, self.missed = check.agreement, check.missed
-        self._count(probes, seen.rows, dropped, check)
-        if not self._told_zero and not any(bool(gradient.any()) for gradient in gradients):
-            self._told_zero = tell_zero(step, gradients[0], CUT)
-        self.counts.lost += int((~survived).sum())
-        self._told_lost = self._told_lost or tell_lost(step, survived, causes, batch)
-        found = check.agreement, check.missed
-        flat = check.flat if check.flat is not None or not probes else flat_share(pairs)
-        if flat is not None and not any(bool(gradient.any()) for gradient in gradients):
-            flat = None  # `tell_zero` says more of it
-        self.watch.saw(step, self.trust_of_step, *found, self._improve, check.noise, check.failed, flat)
-        return loss
+            with ranks.meeting(step) as meeting:
+                base = seen.losses[0]
+                survived = survivors(base, step, causes)
+                # Where there may ever be probes; what it finds does not change.
+                if self.watch.most and step == 0 and isinstance(self.evaluator, Stacked):
+                    refuse_unseen_weights(problem, self.boxes, seen.calls, survived)
+                calls, kept = without_failed(survived, seen.calls, batch)
+                pairs, dropped = self._learn(calls, survived, step)
+                window = Window(step, kept, tuple(calls), tuple(pairs), base, survived)
+                loss, gradients = replay(problem, self.boxes, self.tangents, window)
+                checks.refuse_dependent_rows(loss, base, survived)
+                checks.refuse_not_finite(gradients, self.trust, step)
+                meeting.own = Check()
+                if ranks.rank == 0 and self.watch.checks(step):  # the first rank alone
+                    with alone(ranks):
+                        meeting.own = checked(
+                            problem, self.boxes, self.tangents, window, gradients, before, self.watch
+                        )
+            for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
+                accumulate(tensor, gradient)
+            if self._replays:
+                self._windows.add(window)
+            else:
+                self._newest = window
+            check: Check = meeting.told[0]
+            self.agreement, self.missed = check.agreement, check.missed
+            self._count(probes, seen.rows, dropped, check)
+            if not self._told_zero and not any(bool(gradient.any()) for gradient in gradients):
+                self._told_zero = tell_zero(step, gradients[0], CUT)
+            self.counts.lost += int((~survived).sum())
+            self._told_lost = self._told_lost or tell_lost(step, survived, causes, batch)
+            found = check.agreement, check.missed
+            flat = check.flat if check.flat is not None or not probes else flat_share(pairs)
+            if flat is not None and not any(bool(gradient.any()) for gradient in gradients):
+                flat = None  # `tell_zero` says more of it
+            self.watch.saw(step, self.trust_of_step, *found, self._improve, check.noise, check.failed, flat)
+            return loss
 
     def replays(self) -> int:
         """How many replays may follow the last step, see `replay`; 0 before the first.
@@ -298,7 +298,6 @@ class TangentGradient:
                 self._newest = None
         return 0 if self.watch.lost and self._windows.replays is None else self._windows.trusted()
 
-    @torch.inference_mode(False)
     def replay(self, rows: int | None = None) -> Tensor:
         """Add to `.grad` the gradient on rows of windows that are recorded, at the weights as they are.
 
@@ -323,20 +322,21 @@ class TangentGradient:
             TangentError: nothing is recorded yet, the objective makes other calls than were recorded, or
                 calls a box that is not in `boxes`. `.grad` is unchanged.
         """
-        if rows is not None:
-            check_count("TangentGradient.replay", "rows", rows)
-        drawn = self._windows.draw(rows, self._key)
-        problem = Problem(self.network, self.parameters, self.objective, drawn.batch, len(drawn.losses))
-        self.parameters.refuse_replaced(self.network)
-        losses, gradients = anchored(problem, self.boxes, self.tangents, drawn)
-        losses = losses[drawn.survived]
-        loss = losses.mean()
-        self._windows.replayed(losses)
-        self.counts.replays += 1
-        if loss.isfinite() and all(bool(gradient.isfinite().all()) for gradient in gradients):
-            for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
-                accumulate(tensor, gradient)
-        return loss
+        with torch.inference_mode(False):  # in which there would be no graph
+            if rows is not None:
+                check_count("TangentGradient.replay", "rows", rows)
+            drawn = self._windows.draw(rows, self._key)
+            problem = Problem(self.network, self.parameters, self.objective, drawn.batch, len(drawn.losses))
+            self.parameters.refuse_replaced(self.network)
+            losses, gradients = anchored(problem, self.boxes, self.tangents, drawn)
+            losses = losses[drawn.survived]
+            loss = losses.mean()
+            self._windows.replayed(losses)
+            self.counts.replays += 1
+            if loss.isfinite() and all(bool(gradient.isfinite().all()) for gradient in gradients):
+                for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
+                    accumulate(tensor, gradient)
+            return loss
 
     def prefit(self, batches: Iterable[Any], steps: int = 400) -> None:
         """Let the tangents learn before the first step, from the boxes' answers on some batches.

@@ -253,9 +253,9 @@ class Moving(Good):
         return self.smooth(x)
 
 
-class DoublePrecision(Good):
+class OtherThreads(Good):
     def evaluate_rows(self, x: Any) -> Any:
-        torch.set_default_dtype(torch.float64)
+        torch.set_num_threads(torch.get_num_threads() + 1)
         return self.smooth(x)
 
 
@@ -338,7 +338,7 @@ CATALOGUE = [
     Broken(Seeding, "random numbers", FAULT, ("numpy.random, torch", "generator of your own")),
     Broken(Drawing, "random numbers", WARNING, ("draws from", "random")),
     Broken(Moving, "global state", FAULT, ("working folder", "Put back")),
-    Broken(DoublePrecision, "global state", FAULT, ("default dtype of torch",)),
+    Broken(OtherThreads, "global state", FAULT, ("threads of torch",)),
     Broken(NoGradient, "global state", FAULT, ("gradient mode of torch",)),
     Broken(FailsHere, "answers", WARNING, ("rows failed", "not finite", "samples=")),
     Broken(AlwaysFails, "answers", FAULT, ("32 of 32", "licence server not found")),
