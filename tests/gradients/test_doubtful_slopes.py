@@ -345,6 +345,7 @@ class Branches(nn.Module):
         return torch.stack(found).sum(dim=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("central", [False, True])
 def test_a_part_of_the_weights_behind_a_rounding_is_told(central):
     """A tenth of the weights; at the first two steps, at both of which slopes are asked again, in most runs.

@@ -108,8 +108,8 @@ def test_a_test_that_asks_for_more_than_its_data_stops_and_goes_on(tmp_path):
 
 
 def test_tangents_replay_within_their_rows(tmp_path):
-    run = go(Steering(), tmp_path, rows=300, methods=("tangents",))
+    run = go(Steering(), tmp_path, rows=120, methods=("tangents",))
     row = run.result.table[0]
     assert row.extra["replays"] > row.extra["steps"]
-    assert rows_in_all(run) <= 300
+    assert rows_in_all(run) <= 120
     assert {"gradient_tangent_replays", "gradient_tangent_window_bytes"} <= set(run.metrics.columns)
