@@ -148,8 +148,8 @@ def tell_slopes(where: str, doubt: Doubt, *, differs: str = "objective", mend: s
         )
         what = (
             f"The {differs} has a kink at the base, as |w| and ReLU(w) have at w = 0 (weights that begin at "
-            f"zero): a forward difference gives the slope of one side, and {off} from the mean of both. Take "
-            "central=True, or begin beside the kink."
+            "zero, inputs that are zero): a forward difference gives the slope of one side, and "
+            f"{off} from the mean of both. Take central=True, or begin beside the kink."
         )
     elif doubt.cause == "jump":
         what = (

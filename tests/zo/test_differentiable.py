@@ -80,7 +80,7 @@ def test_only_inputs_that_need_a_gradient_are_perturbed(estimator):
     box, inputs = many_box(), many_inputs()
     inputs[0].requires_grad_(False)
     zo.differentiable(box, estimator)(*inputs)[0].sum().backward()
-    base, queries, _ = box.asked  # the last are a check's
+    base, queries, *_ = box.asked  # the last are a check's
     repeats = len(queries[0]) // 3
     for place in (0, 2, 3):
         assert torch.equal(queries[place], torch.cat([base[place]] * repeats))
@@ -97,8 +97,10 @@ def test_one_call_forward_one_call_backward(estimator, queries):
     solver = zo.differentiable(box, estimator)
     x = torch.randn(2, 3, 4, requires_grad=True)
     solver(x).sum().backward()
-    checks = 4 if getattr(estimator, "central", False) else 2
-    assert box.calls == [6, 6 * queries, checks]
+    # Of a check: two queries of both signs at half of the step, or that and back.
+    asked = [4] if getattr(estimator, "central", False) else [2, 2]
+    assert box.calls == [6, 6 * queries, *asked]
+    checks = 4
     assert box.ledger.rows_run == (1 + queries) * 6 + checks
     assert vars(solver.counts) == {"calls": 1, "rows": 6 * queries, "dropped": 0, "checks": checks}
 
@@ -142,7 +144,8 @@ def test_max_rows_bounds_the_calls_and_changes_nothing_else(estimator):
         box = Sine()
         found.append(gradient_of(zo.differentiable(box, estimator, seed=0, max_rows=max_rows), x))
         queries = box.calls[1:]
-        assert len(queries) == 2 if max_rows is None else max(queries) == max_rows
+        checks = 1 if getattr(estimator, "central", False) else 2  # calls
+        assert len(queries) == 1 + checks if max_rows is None else max(queries) == max_rows
         asked.append(sum(queries))
     assert len(set(asked)) == 1
     assert torch.allclose(found[1], found[0], rtol=1e-9, atol=1e-11)
@@ -557,7 +560,7 @@ def test_a_chain_is_saved_with_the_numbers_of_its_calls_and_resumed_to_the_bit(t
     assert (
         other[1].counts
         == network[1].counts
-        == zo.box_gradient.RowCounts(calls=1, rows=12, dropped=0, checks=2)
+        == zo.box_gradient.RowCounts(calls=1, rows=12, dropped=0, checks=2 * 2)
     )
     for each in (network, other):
         each.zero_grad()
@@ -576,7 +579,7 @@ def test_a_deep_copy_has_its_own_weights_counts_and_tangent_around_the_same_box(
     assert copied[1].tangent.state_dict()["kept"] is not None
     assert network[1].tangent.state_dict()["kept"] is None
     assert network[0].weight.grad is None
-    assert network[1].box.ledger.rows_run == 15 + 2  # those of a check
+    assert network[1].box.ledger.rows_run == 15 + 2 * 2  # those of a check, at half of the step and back
 
 
 def test_a_module_with_a_tangent_that_has_weights_gives_none_of_them_to_an_optimizer():

@@ -1,4 +1,4 @@
-"""`differentiable` says when its differences are no slopes: noise, rounding, jumps, curvature."""
+"""`differentiable` says when its differences are no slopes: noise, rounding, jumps, curvature, kinks."""
 
 from __future__ import annotations
 
@@ -155,13 +155,67 @@ def test_a_jump_that_few_rows_cross_makes_the_whole_gradient_wrong_and_is_said()
     assert found.norm() > 100 * torch.cos(u).norm()
 
 
+def doubled(u: Tensor) -> Tensor:
+    return torch.sin(u) + u.abs()
+
+
+def zeros_among(seed: int, dtype: torch.dtype) -> Tensor:
+    """As a ReLU gives them: half of the numbers are zero."""
+    return torch.relu(weights(32, 4, seed=seed)).to(dtype).requires_grad_()
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
+@pytest.mark.parametrize(("estimator", "settings"), WAYS)
+@pytest.mark.parametrize("function", [torch.abs, doubled], ids=["abs", "sine and abs"])
+def test_a_kink_right_at_the_inputs_is_told_of_forward_differences(function, estimator, settings, dtype):
+    """autograd has the mean of both sides of |u|, as central differences have it."""
+    solver = zo.differentiable(Box(function), ESTIMATORS[estimator](1e-3), seed=0, **settings)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        errors = []
+        for seed in range(2):  # calls 0 and 1, two rows of each
+            u = zeros_among(seed, dtype)
+            truth = torch.autograd.grad(function(u).sum(), u)[0]
+            errors.append(float((torch.autograd.grad(solver(u).sum(), u)[0] - truth).norm() / truth.norm()))
+    if estimator == "central":
+        assert max(errors) < 0.02 and not said
+    else:
+        assert min(errors) > 0.5 or settings
+        assert [warning.category for warning in said] == [zo.SlopeWarning]
+        words = str(said[0].message)
+        assert "kink at the base" in words and "central=True" in words and "scale" not in words
+
+
+def jump_behind(u: Tensor) -> Tensor:
+    return u - (u < 0) * 1.0
+
+
+def half_line(u: Tensor) -> Tensor:
+    return torch.where(u < 0, torch.nan, 2 * u)
+
+
+@pytest.mark.parametrize("failures", ["keep", "raise"])
+@pytest.mark.parametrize(
+    ("function", "at"),
+    [(jump_behind, 0.0), (torch.abs, 5e-4), (half_line, 0.0)],
+    ids=["jump behind", "kink within mu", "end of the domain"],
+)
+def test_what_is_behind_the_inputs_and_in_no_forward_difference_is_not_told(function, at, failures):
+    """These slopes are right: warnings are errors here."""
+    u = torch.where(weights(32, 4) > 0, weights(32, 4), at).requires_grad_()
+    solver = zo.differentiable(Box(function, failures), zo.CGE(1e-3))
+    found = torch.autograd.grad(solver(u).sum(), u)[0]
+    slope = 2.0 if function is half_line else 1.0
+    assert torch.allclose(found, torch.full_like(found, slope))
+
+
 @pytest.mark.parametrize("central", [False, True])
 @pytest.mark.parametrize(("rows", "queries"), [(1, 4), (3, 4), (100, 4), (1000, 4)])
-def test_a_check_asks_for_two_rows_or_a_hundredth_at_calls_0_1_10_100(rows, queries, central):
+def test_a_check_asks_two_queries_or_a_hundredth_twice_at_calls_0_1_10_100(rows, queries, central):
     box = Box(torch.sin)
     solver = zo.differentiable(box, zo.CGE(1e-3, central=central), seed=0)
     signs = 2 if central else 1
-    most = max(2 * signs, signs * rows * queries // 100)
+    most = 2 * max(2, rows * queries // 100)  # both signs at half of the step, or forward ones also back
     asked = []
     for _ in range(12):
         before = solver.counts.checks
@@ -184,7 +238,7 @@ def test_a_gradient_is_the_same_to_the_bit_whether_a_check_can_ask_or_not():
         assert u.grad is not None
         found.append(u.grad)
         asked.append(solver.counts.checks)
-    assert torch.equal(*found) and asked == [0, 2]
+    assert torch.equal(*found) and asked == [0, 2 * 2]  # of 12 queries two, at half of the step and back
 
 
 @pytest.mark.parametrize("failures", ["keep", "raise"])

@@ -85,11 +85,12 @@ def differentiable(
     where variants are distinguished: `def forward(self, x): return self.theta.expand(len(x), -1)`.
 
     What is checked: in the backward passes of calls 0, 1, 10, 100, 1,000 and so on, some queries are asked
-    again at half of their step, two or a hundredth of them, and no more than 8 (both signs count twice). If
-    their slopes differ, 8 are asked, at twice the step too, and their base is asked again. One warning says
-    how wrong slopes seem to be, from 30 % on, and why: a `NoiseWarning` if the box is noisy or rounds, a
-    `SlopeWarning` if it jumps, or curves within mu. These rows are counted (`counts.checks`); they change no
-    gradient, and where a budget has no rows left for them they are left out.
+    again at half of their step, two or a hundredth of them, and no more than 8, and forward ones also the
+    other way (with both signs each is two rows anyhow). If their slopes differ, 8 are asked, at twice the
+    step too, and their base is asked again. One warning says how wrong slopes seem to be, from 30 % on, and
+    why: a `NoiseWarning` if the box is noisy or rounds, a `SlopeWarning` if it jumps, curves within mu, or
+    has a kink right at its inputs, as a ReLU at zeros. These rows are counted (`counts.checks`); they change
+    no gradient, and where a budget has no rows left for them they are left out.
 
     Steps: each number moves by mu, in its own units, or by mu times the `scale` of its spec. If the rows of
     several inputs without a scale, or the numbers of one, differ in size by a factor of 100 or more, and a

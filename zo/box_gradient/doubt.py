@@ -13,6 +13,7 @@ from zo.slopes import Doubt, doubt_of
 
 DOUBTFUL = 0.3  # of the slopes: what check_black_box warns of too
 SLIGHT = 0.05  # what longer or shorter steps may be off by, to take the place of the user's mu
+NEAR = 0.25  # of what slopes back differ by, over half of the step: no more where a kink is at the base
 LEAST, MOST, SHARE = 2, 8, 100  # rows of a check: at least, at most, and one in so many of the queries
 
 Change = Callable[[Tensor, Outputs], tuple[Tensor, Tensor, Tensor]]
@@ -27,13 +28,19 @@ def is_checked(call: int) -> bool:
 def most_asked(pairs: int, *, central: bool) -> int:
     """At most how many rows `look_again` asks, of so many pairs of query and row of a call."""
     first, again = min(pairs, MOST, max(LEAST, pairs // SHARE)), min(pairs, MOST)
-    return (first + 2 * again) * (2 if central else 1) + again
+    if central:
+        return 2 * (first + 2 * again) + again  # over half of mu; in doubt also twice of it, and the base
+    return 2 * first + 5 * again  # and back, over mu, and over half of it
 
 
 def look_again(
     queries: RowQueries, differences: Tensor, valid: Tensor, change: Change
 ) -> tuple[Doubt | None, int]:
     """Compare a few slopes with those of half their steps; in doubt more, of twice too, and the base itself.
+
+    Forward ones are compared with those of their steps back too. A kink right at the base is told where the
+    slopes back are others, but the same over half of the step: not one that is passed on the way back, nor a
+    jump there, of which the forward slopes know nothing.
 
     The pairs of query and row are those of which equal parts of the sum of squares come: a typical one where
     all are alike, the one that changed most where it is nearly all.
@@ -51,13 +58,15 @@ def look_again(
     if not len(again.row):
         return None, 0
     try:
-        if doubt_of(again.own, again.slopes(0.5)).half <= DOUBTFUL / 2:
+        if doubt_of(again.own, again.slopes(0.5), back=again.back()).off <= DOUBTFUL / 2:
             return None, again.asked
         again.choose(MOST)  # of two, both may cross a step of rounding by chance, as a jump is crossed
-        half, twice, noise = again.slopes(0.5), again.slopes(2.0), again.noise()
+        half, back = again.slopes(0.5), again.back()
+        if back is not None and doubt_of(again.own, half, back=back).cause == "kink":
+            back = again.at_the_base(back)
+        doubt = doubt_of(again.own, half, again.slopes(2.0), noise=again.noise(), back=back)
     except (BudgetError, RowFailedError):  # the gradient is there, and that is what the rows are for
         return None, again.asked
-    doubt = doubt_of(again.own, half, twice, noise=noise)
     return (doubt if doubt.error > DOUBTFUL else None), again.asked
 
 
@@ -99,6 +108,20 @@ class _Again:
             (found, back), (step, behind), (valid, too) = (part.chunk(2) for part in (found, step, valid))
             found, step, valid = found - back, step - behind, valid & too
         return torch.where(valid & (step != 0), (found / step) / (self.changes / taken), torch.nan)
+
+    def back(self) -> Tensor | None:
+        """Slopes of forward steps the other way, `(n,)`; NaN where a row failed, None of central steps."""
+        if self.queries.central:
+            return None
+        try:
+            return self.slopes(-1.0)
+        except RowFailedError:  # the box may end there: a root at zero
+            return torch.full_like(self.own, torch.nan)
+
+    def at_the_base(self, back: Tensor) -> Tensor:
+        """Slopes back; the own ones where half of the step back gives others, as beside a kink or a jump."""
+        differ = (self.slopes(-0.5) - back).abs() / (self.own - back).abs()
+        return torch.where(differ > NEAR, self.own, back)
 
     def noise(self) -> float:
         """How far the base is from itself, relative to the changes."""

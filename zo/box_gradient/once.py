@@ -13,9 +13,10 @@ from zo.slopes import Doubt, tell_slopes
 
 CALLS = 3  # the first with queries, after which it is said that most of their rows stand still
 STILL = 0.9  # of those rows
+SAID = "This is said once."
 MEND = (
     "check_black_box recommends a mu; where inputs vary by no more than mu, give their ArraySpec a scale. "
-    "This is said once."
+    f"{SAID}"
 )
 
 
@@ -71,7 +72,8 @@ class Once:
         """
         if not self._told_of_doubt:
             self._told_of_doubt = True
-            tell_slopes(f"{self._box}, call {call}", doubt, differs="box", mend=MEND)
+            mend = SAID if doubt.cause == "kink" else MEND
+            tell_slopes(f"{self._box}, call {call}", doubt, differs="box", mend=mend)
 
     def answers(self, call: int, perturbed: Sequence[int], answered: Tensor) -> None:
         """Warn of rows whose outputs are the same at every query: at once of all, and of most in three calls.
