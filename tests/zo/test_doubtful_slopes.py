@@ -186,6 +186,17 @@ def test_a_kink_right_at_the_inputs_is_told_of_forward_differences(function, est
         assert "kink at the base" in words and "central=True" in words and "scale" not in words
 
 
+def test_behind_a_relu_the_kink_that_is_told_spoils_no_weight_with_cge():
+    """As the warning says: the box's inputs are all that is seen there."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU()).double()
+    y = zo.differentiable(Box(torch.abs), zo.CGE(1e-6))(network(weights(32, 3)))
+    with pytest.warns(zo.SlopeWarning, match="with CGE that spoils no weight"):
+        found = torch.autograd.grad(y.sum(), list(network.parameters()))
+    truth = torch.autograd.grad(network(weights(32, 3)).abs().sum(), list(network.parameters()))
+    assert all(torch.allclose(one, other) for one, other in zip(found, truth, strict=True))
+
+
 def jump_behind(u: Tensor) -> Tensor:
     return u - (u < 0) * 1.0
 

@@ -18,6 +18,10 @@ MEND = (
     "check_black_box recommends a mu; where inputs vary by no more than mu, give their ArraySpec a scale. "
     f"{SAID}"
 )
+KINK = (
+    "Of numbers that a ReLU before the box has made zero, autograd drops the slopes: with CGE that spoils no "
+    f"weight. {SAID}"
+)
 
 
 class Once:
@@ -72,7 +76,7 @@ class Once:
         """
         if not self._told_of_doubt:
             self._told_of_doubt = True
-            mend = SAID if doubt.cause == "kink" else MEND
+            mend = KINK if doubt.cause == "kink" else MEND
             tell_slopes(f"{self._box}, call {call}", doubt, differs="box", mend=mend)
 
     def answers(self, call: int, perturbed: Sequence[int], answered: Tensor) -> None:
