@@ -349,7 +349,7 @@ def replays(counts: Mapping[str, Mapping[int, Curve]], windows: Mapping[str, Map
         place.set(xlabel="optimiser steps")
         place.set_ylim(bottom=0.0)
     axes[0, 0].set(ylabel="replays after a step")
-    axes[0, 1].set(ylabel="steps whose answers are kept")
+    axes[0, 1].set(ylabel="last steps kept")
     _legend(made, axes[0, 0])
     return made
 

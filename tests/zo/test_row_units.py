@@ -11,6 +11,7 @@ from torch import Tensor
 import zo
 from blackbox import ArraySpec
 from tests.zo.row_boxes import FromTorch, weights
+from zo.box_gradient.differentiable import most_checks
 
 SIZE = 1e-3
 
@@ -202,6 +203,6 @@ def test_checks_and_units_that_are_tried_take_no_more_rows_than_is_said(name, di
         inputs = inputs_of(call, torch.float64)
         torch.autograd.grad(solver(*inputs).square().sum(), inputs)
     central = ESTIMATORS[name].central
-    most = zo.box_gradient.most_checks(box, 4 if central else 2, 64, 3, central=central)
+    most = most_checks(box, 4 if central else 2, 64, 3, central=central)
     base = 3 * 64
     assert 0 < box.ledger.rows_run - base - solver.counts.rows == solver.counts.checks <= most

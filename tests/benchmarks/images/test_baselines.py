@@ -12,7 +12,7 @@ from tasks.progress import Progress
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run
 from tasks.work import work
-from tests.tasks.image_classification.small import SETTINGS, Striped, setup, train
+from tests.tasks.image_classification.small import SETTINGS, Striped, made_setup, train
 from tests.tasks.image_classification.test_sparse_set import OWN
 
 
@@ -70,7 +70,7 @@ def test_a_run_that_is_killed_in_every_method_resumes_to_the_bits_of_an_undistur
 
 @pytest.mark.parametrize("method", OTHERS)
 def test_running_statistics_move_once_a_step(tmp_path, method):
-    trained = train(setup(tmp_path, method, StripedBaselines, steps=4))
+    trained = train(made_setup(tmp_path, method, StripedBaselines, steps=4))
     assert int(trained.network[1].num_batches_tracked) == trained.outcome.best_step
     assert trained.outcome.step == 4
 
@@ -80,7 +80,7 @@ def test_running_statistics_move_once_a_step(tmp_path, method):
     [("fa", 0.03), ("dfa", 0.03), ("align-ada", 0.03), ("forward-gradient", 1e-3), ("fo", 0.1)],
 )
 def test_each_has_its_learning_rate(tmp_path, method, wanted):
-    its = setup(
+    its = made_setup(
         tmp_path, method, StripedBaselines, learning_rate=0.1, feedback_learning_rate=0.03, warm_up=0.0
     )
     train(its)
@@ -90,7 +90,7 @@ def test_each_has_its_learning_rate(tmp_path, method, wanted):
 @pytest.mark.parametrize("method", ["fa", "align-ada"])
 def test_what_a_network_keeps_fixed_stays(tmp_path, method):
     (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
-    its = setup(
+    its = made_setup(
         tmp_path, method, StripedBaselines, network=f"{tmp_path / 'own.py'}:make", width=None, steps=4
     )
     first = its.network.layer.weight.detach().clone()

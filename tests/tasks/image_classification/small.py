@@ -79,7 +79,7 @@ class Striped(ImageClassification):
         return ImageData(*parts, Normalisation((0.3,), (0.25,)))
 
 
-def setup(
+def made_setup(
     folder: Path, method: str = "fo", kind: type[ImageClassification] = Striped, seed: int = 0, **changes
 ) -> Setup:
     """What a method trains with, on striped images in three passes; progress is not shown."""

@@ -11,7 +11,7 @@ from tasks.configuration import from_dict, to_dict
 from tasks.errors import ConfigurationError
 from tasks.image_classification.config import PRESETS, Config
 from tasks.image_classification.methods import rate
-from tests.tasks.image_classification.small import setup
+from tests.tasks.image_classification.small import made_setup
 
 WRONG = [
     ({"dataset": "cifar"}, ["cifar10"]),
@@ -55,15 +55,15 @@ def test_the_published_settings():
 
 
 def test_the_learning_rate_rises_along_a_line_and_falls_along_a_cosine(tmp_path):
-    its = setup(tmp_path, steps=30, warm_up=1 / 3, learning_rate=0.4)
+    its = made_setup(tmp_path, steps=30, warm_up=1 / 3, learning_rate=0.4)
     rates = [rate(its, step) for step in range(30)]
     assert rates[:10] == pytest.approx([0.04 * (step + 1) for step in range(10)])
     assert rates[10] == 0.4
     assert rates[20] == pytest.approx(0.2)  # half way down
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert 0 < rates[-1] < 0.4 * 0.01
-    assert rate(setup(tmp_path, warm_up=0.0, learning_rate=0.4), 0) == 0.4
-    level = setup(tmp_path, steps=30, warm_up=1 / 3, learning_rate=0.4, schedule="constant")
+    assert rate(made_setup(tmp_path, warm_up=0.0, learning_rate=0.4), 0) == 0.4
+    level = made_setup(tmp_path, steps=30, warm_up=1 / 3, learning_rate=0.4, schedule="constant")
     assert [rate(level, step) for step in (0, 10, 29)] == pytest.approx([0.04, 0.4, 0.4])
 
 

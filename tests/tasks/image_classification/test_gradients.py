@@ -11,7 +11,7 @@ import zo
 from tasks.image_classification import ImageClassification, networks
 from tasks.image_classification.methods import ExactGradient
 from tasks.image_classification.sparse_set import sparse_set
-from tests.tasks.image_classification.small import backprop, flat_grad, setup, striped
+from tests.tasks.image_classification.small import backprop, flat_grad, made_setup, striped
 
 OBJECTIVE = ImageClassification.objective
 
@@ -98,7 +98,7 @@ def test_at_the_published_mu_single_precision_gives_the_difference_quotient_of_d
 
 
 def test_the_same_holds_with_the_layer_ratios_of_a_run(tmp_path):
-    its = setup(tmp_path, train_images=64, batch=64, pruning_directions=8)
+    its = made_setup(tmp_path, train_images=64, batch=64, pruning_directions=8)
     network, sparsity = its.network, sparse_set(its)[0]
     batch = its.batch(0)
     network, batch = network.double(), (batch[0].double(), batch[1])

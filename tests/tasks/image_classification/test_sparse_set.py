@@ -11,7 +11,7 @@ import torch
 import zo
 from tasks.image_classification import networks, sparse_set
 from tasks.image_classification.methods import METHODS
-from tests.tasks.image_classification.small import setup, train
+from tests.tasks.image_classification.small import made_setup, train
 
 
 def test_biases_and_norms_are_dense():
@@ -21,7 +21,7 @@ def test_biases_and_norms_are_dense():
 
 @pytest.mark.parametrize("ratios", ["zo-grasp", "grasp", "magnitude", "synflow", "uniform"])
 def test_ratios_are_kept_with_the_run_and_add_up_to_the_sparsity(tmp_path, ratios):
-    its = setup(tmp_path, ratios=ratios, network="resnet8", width=4)
+    its = made_setup(tmp_path, ratios=ratios, network="resnet8", width=4)
     network, (rule, queries) = its.network, sparse_set.sparse_set(its)
     kept = sum(layer.kept for layer in rule.ratios.layers)
     wanted = sparse_set.coordinates(network, its.config)
@@ -44,14 +44,14 @@ def test_ratios_are_kept_with_the_run_and_add_up_to_the_sparsity(tmp_path, ratio
     ],
 )
 def test_when_sets_are_drawn_anew(tmp_path, settings, same):
-    its = setup(tmp_path, ratios="uniform", **settings)
+    its = made_setup(tmp_path, ratios="uniform", **settings)
     parameters, rule = zo.estimators.Parameters(its.network), sparse_set.sparse_set(its)[0]
     sets = [rule.draw(parameters, zo.estimators.Key(0, step)).tolist() for step in range(5)]
     assert [sets.index(each) for each in sets] == same
 
 
 def test_a_pruned_network_stays_pruned_to_the_bit(tmp_path):
-    its = setup(tmp_path, "fo-sparse-weight")
+    its = made_setup(tmp_path, "fo-sparse-weight")
     mask = sparse_set.grasp_mask(its)
     trained = train(its)
     weights = torch.nn.utils.parameters_to_vector(trained.network.parameters())
@@ -62,7 +62,7 @@ def test_a_pruned_network_stays_pruned_to_the_bit(tmp_path):
 
 
 def test_all_methods_of_a_seed_see_the_same_batches_and_first_weights(tmp_path):
-    its, other = setup(tmp_path / "a", "fo"), setup(tmp_path / "b", "deepzero")
+    its, other = made_setup(tmp_path / "a", "fo"), made_setup(tmp_path / "b", "deepzero")
     for one, two in zip(its.network.parameters(), other.network.parameters(), strict=True):
         assert torch.equal(one, two)
     for step in (0, 3, 9):
@@ -71,14 +71,14 @@ def test_all_methods_of_a_seed_see_the_same_batches_and_first_weights(tmp_path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_running_statistics_move_once_a_step(tmp_path, method):
-    trained = train(setup(tmp_path, method, steps=4))
+    trained = train(made_setup(tmp_path, method, steps=4))
     # the weights that validated best are loaded at the end
     assert int(trained.network[1].num_batches_tracked) == trained.outcome.best_step
     assert trained.outcome.step == 4
 
 
 def test_a_pruned_networks_mask_drops_what_grasp_scores_highest(tmp_path):
-    its = setup(tmp_path)
+    its = made_setup(tmp_path)
     mask = sparse_set.grasp_mask(its)
     network, (pixels, labels) = its.network.double(), its.problem.scoring_batch(its.seed)
     named = dict(network.named_parameters())
@@ -98,7 +98,7 @@ def test_a_pruned_networks_mask_drops_what_grasp_scores_highest(tmp_path):
 
 
 def test_the_mask_is_kept_with_the_run_and_holds_at_every_step(tmp_path, monkeypatch):
-    its, seen = setup(tmp_path, "fo-sparse-weight"), []
+    its, seen = made_setup(tmp_path, "fo-sparse-weight"), []
     step = torch.optim.SGD.step
 
     def watched(self, *arguments):
@@ -116,7 +116,7 @@ def test_the_mask_is_kept_with_the_run_and_holds_at_every_step(tmp_path, monkeyp
 
 
 def test_no_layer_falls_below_a_tenth_of_an_even_share(tmp_path):
-    its = setup(tmp_path, ratios="magnitude", network="resnet8", width=6, sparsity=0.8)
+    its = made_setup(tmp_path, ratios="magnitude", network="resnet8", width=6, sparsity=0.8)
     network = its.network
     name, least = "5.conv2.weight", 0
     with torch.no_grad():
@@ -135,7 +135,7 @@ def test_scores_are_asked_for_with_the_settings_of_the_run(tmp_path, monkeypatch
         raise InterruptedError
 
     monkeypatch.setattr(zo.pruning, "scores", watched)
-    its = setup(tmp_path, mu=2e-3, pruning_directions=7)
+    its = made_setup(tmp_path, mu=2e-3, pruning_directions=7)
     with pytest.raises(InterruptedError):
         sparse_set.sparse_set(its)
     assert (asked["method"], asked["mu"], asked["q"]) == ("zo-grasp", 2e-3, 7)
@@ -145,7 +145,7 @@ def test_what_a_network_keeps_fixed_is_in_no_set(tmp_path):
     (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
     own = {"network": f"{tmp_path / 'own.py'}:make", "width": None, "directions": None, "sparsity": 0.5}
     for method in ("deepzero", "fo-sparse-gradient", "fo-sparse-weight", "rge"):
-        its = setup(tmp_path / method, method, steps=4, **own)
+        its = made_setup(tmp_path / method, method, steps=4, **own)
         trained = train(its)
         assert trained.network.fixed.tolist() == [1.0, 2.0, 3.0], method
         assert trained.outcome.step == its.steps
@@ -172,7 +172,7 @@ def make(classes, image_shape):
 
 def test_scores_decide_at_sparsity_099_too(tmp_path):
     """A floor of one percent of each layer would leave nothing to distribute there."""
-    its = setup(tmp_path, sparsity=0.99, ratios="magnitude", network="resnet8", width=8)
+    its = made_setup(tmp_path, sparsity=0.99, ratios="magnitude", network="resnet8", width=8)
     network = its.network
     with torch.no_grad():
         network.get_parameter("4.conv1.weight").mul_(100.0)

@@ -13,7 +13,7 @@ from torch.nn import functional
 import zo
 from tasks.image_classification import ImageClassification, sparse_set
 from tasks.problem import Setup
-from tests.tasks.image_classification.small import Striped, setup, train
+from tests.tasks.image_classification.small import Striped, made_setup, train
 
 
 class Rising(Striped):
@@ -66,7 +66,7 @@ def flat(network) -> torch.Tensor:
     ],
 )
 def test_weights_move_as_by_hand(tmp_path, method, settings):
-    its = setup(tmp_path, method, Rising, **({"ratios": "uniform", "warm_up": 0.25} | settings))
+    its = made_setup(tmp_path, method, Rising, **({"ratios": "uniform", "warm_up": 0.25} | settings))
     first, truth = flat(its.network), by_hand(its, on_sets=method != "fo")
     trained = train(its)
     assert trained.outcome.best_step == 12
@@ -77,7 +77,7 @@ def test_weights_move_as_by_hand(tmp_path, method, settings):
 
 
 def test_every_seed_scores_on_images_of_its_own(tmp_path):
-    problem = setup(tmp_path).problem
+    problem = made_setup(tmp_path).problem
     assert isinstance(problem, ImageClassification)
     one, other = problem.scoring_batch(0), problem.scoring_batch(1)
     assert not torch.equal(one[0], other[0])
@@ -89,6 +89,6 @@ def test_every_seed_scores_on_images_of_its_own(tmp_path):
     ("method", "wanted"), [("rge", 0.02), ("sparse-rge", 0.02), ("hybrid", 0.02), ("cge", 0.1), ("fo", 0.1)]
 )
 def test_noisy_methods_have_a_learning_rate_of_their_own(tmp_path, method, wanted):
-    its = setup(tmp_path, method, learning_rate=0.1, noisy_learning_rate=0.02, warm_up=0.0)
+    its = made_setup(tmp_path, method, learning_rate=0.1, noisy_learning_rate=0.02, warm_up=0.0)
     train(its)
     assert next(line["learning_rate"] for line in its.run.metrics() if "loss" in line) == wanted
