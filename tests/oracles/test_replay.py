@@ -218,26 +218,55 @@ def test_a_run_with_replays_resumes_to_the_bit(settings, tmp_path):
     assert gradient.counts.replays == sum(counts)
 
 
+def trusted_after(losses, replayed, windows, key, recorded=1e9):
+    """How many replays follow each of windows with these losses, each after a replay with that loss."""
+    window, found = windows.draw(None, key), []
+    for loss in losses:
+        windows.replayed(torch.full_like(window.losses, replayed), torch.full_like(window.losses, recorded))
+        windows.add(replace(window, losses=torch.full_like(window.losses, loss)))
+        found.append(windows.trusted())
+    return found
+
+
 def test_replays_fall_where_new_losses_rise_rest_and_are_tried_again():
-    _, counts, gradient = train(8)
-    assert set(counts) == {9}
-    windows = gradient._windows
-    window = windows.draw(None, gradient._key)
-
-    def followed(losses, replayed):
-        found = []
-        for loss in losses:
-            windows.replayed(torch.full_like(window.losses, replayed))
-            windows.add(replace(window, losses=torch.full_like(window.losses, loss)))
-            found.append(gradient.replays())
-        return found
-
-    assert followed([1e-3] * 12, 1e-5)[-1] == 9  # recorded rows are easier than new ones: no harm
-    assert max(followed([1e-3] * 12, 1e-3)) == 19  # as easy: more of them
+    gradient = recorded(make_network(), make_box(wave), zo.tangents.ModelTangent(wave))
+    assert gradient.replays() == 9
+    known = gradient._windows, gradient._key
+    assert trusted_after([1e-3] * 12, 1e-5, *known)[-1] == 9  # easier than new ones: no harm
+    assert max(trusted_after([1e-3] * 12, 1e-3, *known)) == 19  # as easy: more of them
     with pytest.warns(zo.TangentWarning, match="replays rest"):
-        rising = followed([1e-2 * 3**n for n in range(50)], 1e-3)
+        rising = trusted_after([1e-2 * 3**n for n in range(50)], 1e-3, *known)
     assert min(rising) == 0 and rising[-1] <= 9
-    assert 1 in followed([1e3] * 8, 1e-3)
+    assert 1 in trusted_after([1e3] * 8, 1e-3, *known)
+
+
+def test_replays_halve_each_time_that_they_make_their_rows_harder_and_that_is_said_once():
+    gradient = recorded(make_network(), make_box(wave), zo.tangents.ModelTangent(wave))
+    known = gradient._windows, gradient._key
+    with pytest.warns(zo.TangentWarning, match="lower the losses of the rows that they take") as caught:
+        harder = trusted_after([1e-3] * 16, 1e-3, *known, recorded=0.9e-3)
+    assert harder[:4] == [4, 2, 1, 0] and harder[4:9] == [0, 0, 0, 0, 1] and max(harder[9:]) <= 1
+    assert len(caught) == 1
+    assert trusted_after([1e-3] * 16, 1e-3, *known, recorded=1.1e-3)[-1] == 19  # they grow again
+
+
+def test_replays_whose_steps_go_the_wrong_way_stop():
+    """Steps uphill make what was recorded harder with the true derivative too."""
+    network, box = make_network(), make_box(wave)
+    tangent = zo.tangents.ModelTangent(wave)
+    gradient = zo.TangentGradient(network, rollout(box), boxes=[box], tangent=tangent, seed=0)
+    optimizer, counts = torch.optim.Adam(network.parameters(), lr=0.003, maximize=True), []
+    with pytest.warns(zo.TangentWarning, match="replays rest"):
+        for seed in range(10):
+            optimizer.zero_grad()
+            gradient.backward(batch_of(seed))
+            optimizer.step()
+            counts.append(gradient.replays())
+            for _ in range(counts[-1]):
+                optimizer.zero_grad()
+                gradient.replay()
+                optimizer.step()
+    assert counts[:4] == [9, 4, 2, 1] and not counts[4]
 
 
 def test_what_replay_refuses():

@@ -823,12 +823,35 @@ def test_dead_rows_are_not_among_the_values():
     assert gradient.trust_of_step == pytest.approx(float(expected), rel=1e-6)
 
 
-def test_one_row_is_no_measure_of_values():
+def test_one_row_is_measured_by_the_step_that_the_box_makes_of_a_state():
     box, student = FromTorch(bent, (X,), (X,)), Student()
     gradient = zo.TangentGradient(make_network(), chain(box), boxes=[box], tangent=student, probes=0)
-    for _ in range(2):
-        gradient.backward(weights(1, 4))
-    assert gradient.trust == [None] * 3
+    gradient.backward(weights(1, 4))
+    lasts, student.said = student.known.split(1), []
+    gradient.backward(weights(1, 4, seed=1))
+    seen = [pairs for what, pairs in student.said if what == "vjp"][::-1]
+    units = seen[0].response_scale
+    errors = [
+        ((last - pairs.y) / units).norm() / ((pairs.y - pairs.z) / units).norm()
+        for last, pairs in zip(lasts, seen, strict=True)
+    ]
+    assert gradient.trust == pytest.approx([float(error) for error in errors], rel=1e-12)
+
+
+def test_one_row_of_what_is_no_state_is_no_measure():
+    box, student = FromTorch(lambda x: bent(x)[:, :2], (X,), (ArraySpec("force", (2,)),)), Student()
+    gradient = zo.TangentGradient(
+        make_network(),
+        lambda network, batch: box(network(batch)).square().mean(dim=1),
+        boxes=[box],
+        tangent=student,
+        probes=0,
+    )
+    student.vjp = lambda pairs, cotangent: torch.zeros_like(pairs.z)
+    with pytest.warns(zo.ZeroGradientWarning):
+        for _ in range(2):
+            gradient.backward(weights(1, 4))
+    assert gradient.trust == [None]
 
 
 @pytest.mark.parametrize(

@@ -296,7 +296,7 @@ class TangentGradient:
             if self._newest is not None:
                 self._windows.add(self._newest)
                 self._newest = None
-        return 0 if self.watch.lost and self._windows.replays is None else self._windows.trusted()
+        return self._windows.trusted()
 
     def replay(self, rows: int | None = None) -> Tensor:
         """Add to `.grad` the gradient on rows of windows that are recorded, at the weights as they are.
@@ -331,7 +331,7 @@ class TangentGradient:
             losses, gradients = anchored(problem, self.boxes, self.tangents, drawn)
             losses = losses[drawn.survived]
             loss = losses.mean()
-            self._windows.replayed(losses)
+            self._windows.replayed(losses, drawn.losses[drawn.survived])
             self.counts.replays += 1
             if loss.isfinite() and all(bool(gradient.isfinite().all()) for gradient in gradients):
                 for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):

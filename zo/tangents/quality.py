@@ -100,21 +100,27 @@ def _squares(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squares | Non
 
 
 def _missed_of(pairs: CallPairs, found: Tensor) -> Squares | None:
-    """Of a call: what was foretold of it against what it showed."""
+    """Of a call: what was foretold of it against what it showed; None where nothing measures it."""
     # a mask would be waited for at each use
     if len(pairs.d):
-        true, chosen, centre = pairs.response, pairs.valid.nonzero(as_tuple=True), 0.0
+        true, chosen = pairs.response, pairs.valid.nonzero(as_tuple=True)
     else:
         true, chosen = pairs.y, pairs.alive.nonzero(as_tuple=True)
-        if len(chosen[0]) < 2:  # one value is its own mean
-            return None
-        centre = true[chosen].double().mean(dim=0)
     found, true, unit = found[chosen].double(), true[chosen].double(), pairs.response_scale.double()
     unit = torch.where(unit.any(), unit, 1.0)  # none has ever changed: they are compared as they are
-    apart = [found - true, true - centre]
-    if not len(pairs.d) and any(place is not None for place in sources(pairs.inputs, pairs.outputs)):
-        # of a box that moves a state on, the step that it makes is what counts
-        apart.append(true - Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)[chosen].double())
+    measures = []
+    if len(pairs.d):
+        measures.append(true)
+    elif len(true):
+        if len(true) > 1:  # one value is its own mean
+            measures.append(true - true.mean(dim=0))
+        if any(place is not None for place in sources(pairs.inputs, pairs.outputs)):
+            # of a box that moves a state on, the step that it makes is what counts
+            before = Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)
+            measures.append(true - before[chosen].double())
+    if not measures:
+        return None
+    apart = [found - true, *measures]
     error, *sizes = torch.stack([(each * reciprocal(unit)).square().sum() for each in apart]).tolist()
     return error, min(sizes)
 

@@ -35,15 +35,18 @@ class _Trust:
     """What decides how many replays follow a window: losses that boxes gave, beside replayed ones.
 
     Losses are compared by the mean of the logarithms of rows, in which one hard row does not outweigh all.
+    Replays that train make their rows easier than they were when they were recorded.
     """
 
     replays: float = float(USUAL)
     real: list[float] = field(default_factory=list)  # of the last windows
     gaps: list[float] = field(default_factory=list)  # by which they were above those of replays before
     total: float = 0.0  # of replays since the last window
+    changed: float = 0.0  # by which rows of those were harder than when they were recorded
     since: int = 0  # how many
     recorded: int = 0
     rest: int = 0  # windows to go until one replay is tried again
+    told: bool = False  # that replays rest
 
     def saw(self, losses: Tensor) -> None:
         """Take in the losses `(rows,)` that the boxes gave a new window."""
@@ -54,21 +57,27 @@ class _Trust:
             self.rest -= 1
         elif self.since:
             self.gaps = [*self.gaps, loss - self.total / self.since][-COMPARED:]
-            if self._rises():
+            if self.changed > 0:
+                self.replays /= 2
+            elif self._rises():
                 self.replays, self.real = self.replays / 2, self.real[COMPARED:]
             elif len(self.real) == 2 * COMPARED:
                 most = MOST if abs(fmean(self.gaps)) <= CLOSE else USUAL
                 self.replays = min(most, GROWS * self.replays)
             if self.replays < 1:
                 self.replays, self.rest = 1.0, COMPARED
-                warnings.warn(
-                    f"After {self.recorded} windows: expected new windows with losses as low as before, got "
-                    f"higher ones again and again, so replays rest for {COMPARED} windows. What was recorded "
-                    "may say little of where the weights are now: see the agreement of the tangents' checks.",
-                    TangentWarning,
-                    stacklevel=4,
-                )
-        self.total, self.since = 0.0, 0
+                if not self.told:
+                    self.told = True
+                    warnings.warn(
+                        f"After {self.recorded} windows: expected replays to lower the losses of the rows "
+                        "that they take, and new windows no harder than before, got the contrary again and "
+                        f"again. So replays rest for {COMPARED} windows, here and wherever that comes again. "
+                        "What was recorded may say little of where the weights are now, or the learning rate "
+                        "is too large for so many steps: compare a held-out loss with that of replays=0.",
+                        TangentWarning,
+                        stacklevel=4,
+                    )
+        self.total, self.changed, self.since = 0.0, 0.0, 0
 
     def _rises(self) -> bool:
         """Whether the losses of new windows are clearly higher than those of the windows before."""
@@ -78,9 +87,11 @@ class _Trust:
         error = math.sqrt((variance(before) + variance(now)) / COMPARED)
         return fmean(now) - fmean(before) > max(CLOSE, SURE * error)
 
-    def replayed(self, losses: Tensor) -> None:
-        """Take in the losses `(rows,)` of a replay."""
-        self.total += _level(losses)
+    def replayed(self, losses: Tensor, recorded: Tensor) -> None:
+        """Take in the losses `(rows,)` of a replay, and what those rows were recorded with."""
+        loss = _level(losses)
+        self.total += loss
+        self.changed += loss - _level(recorded)
         self.since += 1
 
 
@@ -93,9 +104,11 @@ class Windows:
 
     How many replays follow a window is `replays`, or where that is None follows from the losses. It is nine,
     and grows to nineteen while new windows have the losses of the replays just before them, to a factor of
-    two: then what is learned from replays holds on fresh rows. Where the losses of five new windows are
-    clearly above those of the five before, by a factor of two and two standard errors, it halves; below one
-    replays rest for five windows. Losses must be above zero, and an offset in them hides what this looks at.
+    two: then what is learned from replays holds on fresh rows. It halves where the rows of the last replays
+    were harder, in the mean, than when the boxes answered them: then the steps undo what they are to do. And
+    it halves where the losses of five new windows are clearly above those of the five before, by a factor of
+    two and two standard errors. Below one replays rest for five windows. Losses must be above zero, and an
+    offset in them hides what this looks at.
 
     Args:
         replays: a fixed number; None for as many as are trusted.
@@ -172,9 +185,9 @@ class Windows:
         ]
         return joined(parts)
 
-    def replayed(self, losses: Tensor) -> None:
-        """Take in the losses `(rows,)` of a replay."""
-        self._trust.replayed(losses)
+    def replayed(self, losses: Tensor, recorded: Tensor) -> None:
+        """Take in the losses `(rows,)` of a replay, and what those rows were recorded with."""
+        self._trust.replayed(losses, recorded)
 
     def size(self) -> int:
         """Bytes that the windows take."""
