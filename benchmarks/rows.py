@@ -10,7 +10,7 @@ one row a batch. Replays are those of the library's own rule, and no setting is 
 --controls there are two more lines: replays of what was recorded alone, without any derivative of the box,
 and replays with the box's own derivative, which is not to be had and bounds what a tangent can reach. Errors
 are on data that no training has seen. Results go into `benchmarks/results/rows/PROBLEM.json` as they come;
-what is there is not measured again.
+what is there is not measured again. At the end there are `table.md` and `rows.png`, of all problems.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from time import process_time
 from typing import Any, Literal
 
 import torch
+from matplotlib.figure import Figure
 
 import zo
 from benchmarks import protocol
 from benchmarks.tangents.methods import first_order
 from benchmarks.tangents.problem import Problem
 from benchmarks.tangents.problems import problems
+from tasks.report.pictures import figure, save
 from tasks.runs import atomic
 from tasks.runs.machine import machine, versions
 from zo.batches import count_rows, map_tensors
@@ -54,7 +57,20 @@ SMALL = (
 )
 SHARES = (0.05, 0.2)  # of first order's rows
 BATCHES, RATES = (1, 4), (1.0, 2.0)  # by which first order is tuned
-AS_BENCHMARKED = "first order"
+AS_BENCHMARKED, ALL_ROWS, NOT_RUN = "first order", "first order, tuned, 1", "not run"
+SHOWN = (  # in the picture: line, label, colour, mark, size
+    ("replay, 0.2", "no derivative, replay: a fifth of the rows", "#0072b2", "o", 46),
+    ("replay, 0.05", "no derivative, replay: a twentieth", "#56b4e9", "o", 22),
+    ("tangents, 0.2", "no derivative, no replay: a fifth", "#e69f00", "s", 26),
+    ("first order, tuned, 0.2", "first order tuned at a fifth", "#666666", "^", 30),
+)
+HEAD = """Error on data that no training has seen, over that of first order tuned at all of its rows (1
+or 4 rows a batch, the usual learning rate or twice that, chosen on validation data); in brackets the rows,
+over those of first order as `tangents` benchmarks it. The median over seeds. A star: a warning came in the
+run. Tangents and replays have one row a batch and the usual learning rate, and buy no probes where trust is
+lost; no setting is chosen for a problem. Made by `python -m benchmarks rows --size small`.
+
+"""
 
 
 @dataclass(frozen=True)
@@ -80,8 +96,7 @@ def ways(*, controls: bool = False) -> dict[str, list[Way]]:
     """The lines of the table: of several ways the one that is best on validation data counts."""
     found = {AS_BENCHMARKED: [Way()]}
     for share in (*SHARES, 1.0):
-        tuned = [Way(share, batch, rate) for batch in BATCHES for rate in RATES]
-        found[f"first order, tuned, {share:g}"] = tuned
+        found[f"first order, tuned, {share:g}"] = [Way(share, b, rate) for b in BATCHES for rate in RATES]
     for share in SHARES:
         found[f"tangents, {share:g}"] = [Way(share, 1, derivative="learned")]
         found[f"replay, {share:g}"] = [Way(share, 1, derivative="learned", replays=True)]
@@ -118,7 +133,8 @@ def train(problem: Problem, way: Way, seed: int, most: int | None = None) -> dic
     gradient: Any
     around = way.replays or way.derivative != "true"
     if around:
-        objective, settings = problem.objective(problem.box), {"mu": problem.mu, "seed": seed}
+        objective = problem.objective(problem.box)
+        settings: dict[str, Any] = {"mu": problem.mu, "seed": seed, "max_rows": 1.0}
         if way.derivative != "learned":  # there is nothing to check
             assert problem.exact is not None
             tangent = Cut() if way.derivative == "cut" else zo.tangents.ModelTangent(problem.exact)
@@ -184,19 +200,63 @@ def measure(name: str, seeds: Sequence[int], *, controls: bool) -> dict[str, Any
     return found
 
 
-def table(found: dict[str, dict[str, Any]]) -> str:
-    """Errors over those of first order as benchmarked, the median over seeds; rows likewise."""
-    lines = [line for line in ways(controls=True) if line != AS_BENCHMARKED]
+Measured = dict[str, dict[str, Any]]  # problem -> what its file holds
+
+
+def over_tuned(own: dict[str, Any], line: str, key: str = "error") -> float | None:
+    """A line's error or rows, the median over seeds of ratios to first order tuned at all rows.
+
+    Rows are over those of first order as it is benchmarked. None where the line was not run.
+    """
+    against = AS_BENCHMARKED if key == "rows" else ALL_ROWS
+    runs = [run for run in own["runs"].values() if line in run and against in run]
+    return median(run[line][key] / run[against][key] for run in runs) if runs else None
+
+
+def table(found: Measured) -> str:
+    """Errors over those of first order tuned at all rows, in brackets the rows; a last line with medians."""
+    lines = [line for line in ways(controls=True) if line != ALL_ROWS]
     text = ["| problem | seeds | " + " | ".join(lines) + " |", "| --- " * (2 + len(lines)) + "|"]
     for name, own in found.items():
         cells = []
         for line in lines:
-            runs = [run for run in own["runs"].values() if line in run]
-            ratios = [run[line]["error"] / run[AS_BENCHMARKED]["error"] for run in runs]
-            rows = [run[line]["rows"] / run[AS_BENCHMARKED]["rows"] for run in runs]
-            cells.append(f"{median(ratios):.2f} ({median(rows):.2f})" if runs else "not run")
+            error, rows = over_tuned(own, line), over_tuned(own, line, "rows")
+            said = any(run[line]["warnings"] for run in own["runs"].values() if line in run)
+            cells.append(NOT_RUN if error is None else f"{error:.2f}{'*' * said} ({rows:.2f})")
         text.append(f"| {name} | {len(own['runs'])} | " + " | ".join(cells) + " |")
-    return "\n".join(text) + "\n"
+    middle = []
+    for line in lines:
+        errors = [error for own in found.values() if (error := over_tuned(own, line)) is not None]
+        middle.append(f"{median(errors):.2f}, worst {max(errors):.2f}" if errors else NOT_RUN)
+    text.append("| **median** | | " + " | ".join(middle) + " |")
+    return HEAD + "\n".join(text) + "\n"
+
+
+def picture(found: Measured) -> Figure:
+    """What a fifth and a twentieth of the rows buy on each problem."""
+    made, axes = figure(7.2, 1.1 + 0.32 * len(found))
+    (place,) = axes.flat
+    names = sorted(found, key=lambda name: over_tuned(found[name], SHOWN[0][0]) or math.inf, reverse=True)
+    for line, label, colour, mark, size in SHOWN:
+        points = [(over_tuned(found[name], line), row) for row, name in enumerate(names)]
+        known = [(error, row) for error, row in points if error is not None]
+        place.scatter(*zip(*known, strict=True), s=size, c=colour, marker=mark, label=label, zorder=3)
+    place.axvline(1.0, color="#333333", linewidth=1)
+    place.set_yticks(range(len(names)), names)
+    place.set_xscale("log")
+    place.set_xticks([0.5, 1, 2, 5, 10], ["0.5", "1", "2", "5", "10"])
+    place.set_xlabel("test error, over that of first order tuned at all of its rows")
+    made.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    return made
+
+
+def write(folder: Path) -> None:
+    """Write `table.md` and `rows.png` of all problems that were measured, and print the table."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    found = {name: own for name, own in found.items() if over_tuned(own, SHOWN[0][0]) is not None}
+    atomic.write_bytes(folder / "table.md", table(found).encode())
+    save(picture(found), folder / "rows.png")
+    print(table(found))
 
 
 def main(words: Sequence[str]) -> None:
@@ -218,4 +278,6 @@ def main(words: Sequence[str]) -> None:
             found = train(copy.copy(problem), way, 0, most=3)
             print(f"{SMALL[0]}, {way}: {found['error']:.4f}, {found['rows']} rows")
         return
-    print(table({name: measure(name, asked.seeds, controls=asked.controls) for name in asked.problems}))
+    for name in asked.problems:
+        measure(name, asked.seeds, controls=asked.controls)
+    write(FOLDER)

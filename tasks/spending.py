@@ -2,8 +2,9 @@
 
 An expensive box is thought of in rows. Where a budget is given and no number of steps, a run takes a quarter
 of the usual batch, for at equal rows small batches with more steps end at a lower error; it replays recorded
-answers as often as they are trusted; and it takes as many steps as the budget allows, validation and test
-included. What is set by hand stays; and all of a problem with presets, whose settings go with each other.
+answers as often as they are trusted, and buys no probes where tangents are not; and it takes as many steps as
+the budget allows, validation and test included. What is set by hand stays; and all of a problem with presets,
+whose settings go with each other.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def spends(kind: type[Problem], config: C, by_hand: Collection[str]) -> tuple[C,
     settings: Any = config
     if kind.presets or getattr(settings, "rows", None) is None or "steps" in by_hand:
         return config, ()
-    changed: dict[str, Any] = {"batch": max(1, settings.batch // SMALLER), "replays": None}
+    changed: dict[str, Any] = {"batch": max(1, settings.batch // SMALLER), "replays": None, "max_rows": 1.0}
     changed = {name: value for name, value in changed.items() if name not in by_hand}
     return replace(settings, **changed), tuple(name for name in CHOSEN if name not in by_hand)
 

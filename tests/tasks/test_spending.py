@@ -30,6 +30,7 @@ def test_a_run_takes_as_many_steps_as_its_rows_allow(tmp_path, rows):
     run = go(Steering(), tmp_path, rows=rows, methods=("none", "first-order"))
     config = Run.open(run.path).config
     assert config["batch"] == 1 and config["replays"] is None  # a quarter of five
+    assert config["max_rows"] == 1  # no probes
     each, timing = 2, 5 * 2  # rows of the box for a row of data; evaluations that are timed
     validations = 1 + -(-config["steps"] // config["validate_every"])
     told = (config["steps"] + 1) * each + validations * 6 * each + 2 * 8 * each
