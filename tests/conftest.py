@@ -7,6 +7,7 @@ skipped where they are not installed: see `tests/needs.py`. One that is skipped 
 from __future__ import annotations
 
 import faulthandler
+import gc
 import multiprocessing
 import os
 import sys
@@ -25,13 +26,19 @@ MACHINE = Machine()
 
 def pytest_configure(config: pytest.Config) -> None:
     """From here on, also while files of tests are imported, nothing optional is seen."""
+    gc.disable()  # until all tests are collected
     MACHINE.begin()
     config.add_cleanup(MACHINE.end)
 
 
 def pytest_collection_finish() -> None:
-    """Bytecode of tests is kept, but none of what a test writes: it knows no edits within one second."""
+    """Bytecode of tests is kept, but none of what a test writes: it knows no edits within one second.
+
+    What is there now stays to the end, so that the collector of garbage need not look through it each time.
+    """
     sys.dont_write_bytecode = True
+    gc.freeze()
+    gc.enable()
 
 
 def needs_of(item: pytest.Item) -> list[str]:
@@ -124,6 +131,14 @@ def pytest_sessionfinish(session: pytest.Session) -> Any:
     if any(ends.values()) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     return result
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cut() -> Any:
+    """No test cuts the power, and to wait for the disk takes longer than most runs here do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -186,7 +186,8 @@ class Machine:
 
     def _brought_by(self, modules: Iterable[str]) -> set[str]:
         """The optional modules of the packages that have these, and of all that those require."""
-        brought = required({self.optional[module]: set() for module in modules if module in self.optional})
+        names = {self.optional[module] for module in modules if module in self.optional}
+        brought = required({name: extras_asked_for().get(name, set()) for name in names})
         return {module for module, name in self.optional.items() if name in brought}
 
     def _hide(self, modules: frozenset[str]) -> None:
@@ -197,6 +198,16 @@ class Machine:
             self.away[name] = sys.modules.pop(name)
         for name in [name for name in self.away if name.partition(".")[0] not in modules]:
             sys.modules[name] = self.away.pop(name)
+
+
+@cache
+def extras_asked_for() -> dict[str, set[str]]:
+    """Distributions that the project's extras ask for, each with the extras of it that they name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    found = dict[str, set[str]]()
+    for line in (line for lines in project["optional-dependencies"].values() for line in lines):
+        found.setdefault(canonicalize_name(Requirement(line).name), set()).update(Requirement(line).extras)
+    return found
 
 
 def optional_modules() -> dict[str, str]:

@@ -103,6 +103,7 @@ def test_the_blocks_on_black_boxes_run(tmp_path, monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "pendulum")
 
 
+@pytest.mark.slow
 def test_the_block_on_denoised_smoothing_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (code,) = blocks("docs/applications/denoised_smoothing.md")

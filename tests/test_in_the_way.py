@@ -48,6 +48,7 @@ def test_the_file_that_is_in_the_way_of_tasks_is_named(script, tmp_path, text, e
     assert f"got {tmp_path / 'tasks.py'}, which" in last and "Rename" in last
 
 
+@pytest.mark.slow
 def test_the_file_that_is_in_the_way_of_what_a_package_needs_is_named(script, tmp_path):
     _, said = script("import zo", blackbox="")
     assert said.splitlines()[-1].startswith("blackbox: expected the package of blackbox-coupling, got ")

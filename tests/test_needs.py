@@ -54,6 +54,11 @@ def test_that_declares(asked):
 def test_behind():
     sees_nothing()
 
+@pytest.mark.needs("tesseract")
+def test_that_needs_what_an_extra_brings():
+    import tesseract_core
+    assert tesseract_core.behind.ANSWER == 43
+
 @pytest.mark.needs("mlflow")
 def test_that_declares_again():
     import mlflow.client
@@ -103,15 +108,22 @@ def run(tmp_path):
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / "bin" / name).chmod(0o755)
     packages = {"mlflow": "Requires-Dist: brought>=1", "brought": "Requires-Dist: numpy"}
+    # with the extra `runtime`, as pyproject.toml asks for it
+    packages |= {
+        "tesseract-core": "Requires-Dist: behind; extra == 'runtime'",
+        "behind": "Requires-Dist: numpy",
+    }
     for name, line in packages.items():
         (tmp_path / "packages" / f"{name}-1.0.dist-info").mkdir(parents=True)
         head = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{line}\n\nName: other\n"
         (tmp_path / "packages" / f"{name}-1.0.dist-info" / "METADATA").write_text(head)
-        (tmp_path / "packages" / f"{name}-1.0.dist-info" / "top_level.txt").write_text(f"{name}\n")
+        (tmp_path / "packages" / f"{name}-1.0.dist-info" / "top_level.txt").write_text(name.replace("-", "_"))
     (tmp_path / "packages" / "mlflow").mkdir()
     (tmp_path / "packages" / "mlflow" / "__init__.py").touch()
     (tmp_path / "packages" / "mlflow" / "client.py").write_text("import brought")
     (tmp_path / "packages" / "brought.py").write_text("ANSWER = 42")
+    (tmp_path / "packages" / "tesseract_core.py").write_text("import behind")
+    (tmp_path / "packages" / "behind.py").write_text("ANSWER = 43")
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    needs\n    gpu\n")
     (tmp_path / "conftest.py").write_text(CONFTEST)
 
@@ -135,7 +147,7 @@ def run(tmp_path):
 
 def test_only_what_is_declared_is_seen_and_what_is_not_there_is_skipped(run):
     status, said = run(DECLARED)
-    assert status == pytest.ExitCode.OK and "4 passed, 1 skipped" in said, said
+    assert status == pytest.ExitCode.OK and "5 passed, 1 skipped" in said, said
     assert "apt-get install calculix-ccx" in said
 
 

@@ -19,6 +19,7 @@ checked once, in float64.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,10 +47,11 @@ class Tables(NamedTuple):
     correction: Tensor  # (links, cells)
 
 
+@lru_cache(maxsize=8)
 def laplace_matrix(channel: Channel) -> sp.csr_matrix:
     """PhiFlow's masked Laplace operator, `(cells, cells)`, cells counted row by row along the stream.
 
-    Inside obstacles its rows are the identity's.
+    Inside obstacles its rows are the identity's. It is made once in a process for equal channels.
     """
     passable, active = channel.masks.fields
     with ALONE, NUMPY, math.precision(64):

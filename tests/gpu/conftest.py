@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.gpu.pretended import PretendedGPU
+from tests.tasks.conftest import drawing  # noqa: F401 - pictures are dots here too
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA begins: products of the same bits
 

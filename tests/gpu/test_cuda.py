@@ -78,7 +78,7 @@ def test_two_runs_have_the_same_bits(name, evaluator, device):
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_fused_kernel_gives_what_the_rules_give_and_the_same_bits_in_a_graph(
     training, memory_format, device
 ):
@@ -183,7 +183,14 @@ def test_threads_of_parallel_answer_in_order_on_whatever_stream(device):
             assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("tangent", [None, zo.SecantTangent, lambda: zo.SecantTangent(zo.LowRankTangent())])
+@pytest.mark.parametrize(
+    "tangent",
+    [
+        pytest.param(None, marks=pytest.mark.slow),
+        zo.SecantTangent,
+        lambda: zo.SecantTangent(zo.LowRankTangent()),
+    ],
+)
 def test_tangents_have_the_same_bits_twice_and_the_cpu_s_gradient(tangent, device):
     def trained(device) -> Tensor:
         box = TorchModule(Frozen(), [STATE], [STATE], device=str(device))

@@ -52,7 +52,10 @@ BOXES = {
 }
 
 
-@pytest.mark.parametrize("name", BOXES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("cge", "low rank"))) for name in BOXES],
+)
 def test_a_differentiable_box_goes_on_from_a_file(name, gpu):
     def trained(device) -> Tensor:
         network, found = small_network().to(device), []

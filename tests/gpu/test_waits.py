@@ -60,7 +60,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("layers", ["convolutions", "linear"])
 @pytest.mark.parametrize(("evaluator", "kind", "allowed"), CASES)
 @torch.no_grad()
@@ -113,12 +113,13 @@ def test_graphs_are_given_the_entries_and_steps_of_each_pass(monkeypatch):
     assert len(made) == 2  # one for passes of 32 queries, in the second chunk one for the 12 that are left
 
 
+@pytest.mark.parametrize("layers", [pytest.param("convolutions", marks=pytest.mark.slow), "linear"])
 @pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference"])
-def test_a_step_waits_as_often_for_many_chunks_as_for_few(evaluator):
+def test_a_step_waits_as_often_for_many_chunks_as_for_few(evaluator, layers):
     waits = []
     for chunk in (8, 16):
         with PretendedGPU() as gpu:
-            network, batch = gpu.network(make_network("convolutions")), tuple(map(gpu.tensor, BATCH))
+            network, batch = gpu.network(make_network(layers)), tuple(map(gpu.tensor, BATCH))
             rule = zo.CGE(1e-3, sparsity=zo.RandomCoordinates(32))
             gradient = zo.LossGradient(network, OBJECTIVE, rule, evaluator=evaluator, chunk=chunk)
             for _ in range(2):  # steps that are checked
@@ -130,6 +131,7 @@ def test_a_step_waits_as_often_for_many_chunks_as_for_few(evaluator):
     assert waits[0] == waits[1] < 40
 
 
+@pytest.mark.slow
 def test_difference_has_long_chunks_on_a_gpu_and_what_takes_over_has_parts_that_fit():
     """`memory` is for what repeats the batch; passes of changes find their room themselves."""
     settings = {"evaluator": "difference", "memory": 2**16}
@@ -198,7 +200,9 @@ def test_a_pass_launches_little_however_many_variants_share_it(training, most):
     assert counts[0] == counts[1] < most
 
 
-@pytest.mark.parametrize(("training", "part"), [(True, 0.3), (False, 0.6)])
+@pytest.mark.parametrize(
+    ("training", "part"), [(True, 0.3), pytest.param(False, 0.6, marks=pytest.mark.slow)]
+)
 @torch.no_grad()
 def test_a_pass_with_the_kernel_reads_and_writes_a_part_of_what_it_does_without(training, part, monkeypatch):
     """What it gives is held against torch in `test_fused`."""

@@ -448,7 +448,7 @@ COUNTED = [
 ]
 
 
-@pytest.mark.parametrize("evaluator", ["loop", "stacked"])
+@pytest.mark.parametrize("evaluator", [pytest.param("loop", marks=pytest.mark.slow), "stacked"])
 @pytest.mark.parametrize("estimator", COUNTED, ids=str)
 @pytest.mark.parametrize("name", CHECKED)
 @pytest.mark.filterwarnings("ignore")

@@ -1,12 +1,13 @@
 """Networks x evaluators x estimators against finite differences, on several steps, weights moved in between.
 
-The fast part takes every network through each kind of evaluator once, in chunks that move weights of one
-layer; the slow part takes all evaluators, estimators and chunk sizes.
+The fast part takes every network through each fast kind of evaluator once, in chunks that move weights of
+one layer; the slow part takes the loop, by which they are checked, and all estimators and chunk sizes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,12 @@ def cases(zoo: list[Case], ways: Iterable[str] = WAYS) -> list[tuple[Case, str]]
     return [(case, way) for case in zoo for way in ways if case.objective is None or not WAYS[way][1]]
 
 
+def slow_by_loop(zoo: list[Case]) -> list[Any]:
+    """The cases of `FAST`."""
+    found = cases(zoo, FAST)
+    return [pytest.param(case, way, marks=[pytest.mark.slow] * (way == "loop")) for case, way in found]
+
+
 def check(case: Case, way: str, estimator: zo.estimators.Estimator, chunk: int) -> None:
     """The gradient is right; or where nothing better is to be had, the library says what is wrong."""
     evaluator, output_loss = WAYS[way]
@@ -57,12 +64,12 @@ def check(case: Case, way: str, estimator: zo.estimators.Estimator, chunk: int) 
         assert not told and not (way == "loop" and outcome.warnings), f"a false alarm: {outcome.warnings}"
 
 
-@pytest.mark.parametrize(("case", "way"), cases(ORDINARY, FAST), ids=str)
+@pytest.mark.parametrize(("case", "way"), slow_by_loop(ORDINARY), ids=str)
 def test_ordinary_networks(case, way):
     check(case, way, FORWARD, SMALL)
 
 
-@pytest.mark.parametrize(("case", "way"), cases(TREACHEROUS, FAST), ids=str)
+@pytest.mark.parametrize(("case", "way"), slow_by_loop(TREACHEROUS), ids=str)
 def test_treacherous_networks(case, way):
     check(case, way, FORWARD, LAYER)
 

@@ -126,7 +126,9 @@ def same(network: nn.Module, state: dict[str, Tensor]) -> bool:
 WRITERS = [name for name in CASES if name.startswith(("momentum encoder", "unit norm"))]
 
 
-@pytest.mark.parametrize(("evaluator", "output_loss"), [("loop", False), *FAST])
+@pytest.mark.parametrize(
+    ("evaluator", "output_loss"), [pytest.param("loop", False, marks=pytest.mark.slow), *FAST]
+)
 @pytest.mark.parametrize("name", WRITERS)
 def test_weights_that_a_forward_writes_are_left_as_one_forward_leaves_them(name, evaluator, output_loss):
     outcome = trial(CASES[name], FORWARD, evaluator, 24, output_loss=output_loss)

@@ -113,6 +113,7 @@ def test_the_result_does_not_depend_on_the_units(kind):
     assert off(plain[-1], true[-1]) < 0.5
 
 
+@pytest.mark.slow
 def test_the_default_learns_a_box_in_any_units():
     """An output that is followed as the input of its name in one unit is not in another: close, not equal."""
     for inputs, outputs in ((ONES, ONES), (INPUTS, OUTPUTS), (INPUTS, ONES), (ONES, OUTPUTS)):

@@ -103,6 +103,7 @@ def test_the_largest_scores_are_those_whose_weights_hold_the_gradient_back():
     assert found.values[mask].abs().max() > found.values[~mask].abs().min()
 
 
+@pytest.mark.slow
 def test_mean_of_zo_grasp_with_rge_on_a_quadratic():
     """Gaussian, q directions: -theta [(1 + 1/q) H g + trace(H) / q g], as its docstring says.
 

@@ -209,7 +209,11 @@ def train(steps: int, folder=None, **settings):
 
 
 @pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
-@pytest.mark.parametrize("settings", [{}, {"replays": 3, "max_age": 2}], ids=["trusted", "fixed"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, pytest.param({"replays": 3, "max_age": 2}, marks=pytest.mark.slow)],
+    ids=["trusted", "fixed"],
+)
 def test_a_run_with_replays_resumes_to_the_bit(settings, tmp_path):
     plain, counts, _ = train(8, **settings)
     resumed, same, gradient = train(8, tmp_path, **settings)

@@ -1,6 +1,7 @@
 """What all small systems have in common: call and step, starts, failures, pickles, settings."""
 
 import pickle
+from functools import cache
 
 import numpy as np
 import pytest
@@ -43,14 +44,31 @@ STABLE = ("heat", "van-der-pol")  # implicit steps damp what would blow up
 
 
 @pytest.fixture(params=list(SMALL))
-def make(request):
-    kind, settings = SMALL[request.param]
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def make(name):
+    kind, settings = SMALL[name]
     return lambda **more: kind(**(settings | more))
 
 
-def test_a_call_is_the_steps_that_it_says(make):
+@cache
+def started(name, rows):
+    """Hundreds of steps from random states, which most tests have no other use for: made once."""
+    kind, settings = SMALL[name]
+    return kind(**settings).start(rows, seed=0)
+
+
+@pytest.fixture
+def start(name):
+    return lambda rows: started(name, rows).clone()
+
+
+def test_a_call_is_the_steps_that_it_says(make, start):
     box, single = make(steps=3), make()
-    state = box.start(4, seed=0)
+    state = start(4)
     expected = state
     for _ in range(3):
         expected = single(expected)
@@ -60,9 +78,9 @@ def test_a_call_is_the_steps_that_it_says(make):
     assert not torch.equal(expected, state)
 
 
-def test_numpy_and_any_leading_axes(make):
+def test_numpy_and_any_leading_axes(make, start):
     box = make()
-    state = box.start(6, seed=0)
+    state = start(6)
     expected = box(state).reshape(2, 3, *box.shape)
     found = box(state.numpy().reshape(2, 3, *box.shape))
     assert isinstance(found, np.ndarray) and found.dtype == np.float32
@@ -71,40 +89,40 @@ def test_numpy_and_any_leading_axes(make):
     np.testing.assert_allclose(box.step(state[0]), expected[0, 0], atol=1e-5)
 
 
-def test_float64_is_computed_in_float64(make):
+def test_float64_is_computed_in_float64(make, start):
     box = make()
-    state = box.start(2, seed=0)
+    state = start(2)
     fine, coarse = box(state.double()), box(state)
     assert fine.dtype == torch.float64
     assert 1e-10 < (fine - coarse).abs().max() < 1e-4
 
 
-def test_rows_do_not_depend_on_their_mates(make):
+def test_rows_do_not_depend_on_their_mates(make, start):
     box = make(max_rows=3)
-    state = box.start(7, seed=0).double()
+    state = start(7).double()
     whole = box(state)
     alone = torch.cat([box(row[None]) for row in state])
     assert (whole - alone).abs().max() < 1e-12
 
 
-def test_only_the_step_has_a_derivative(make):
+def test_only_the_step_has_a_derivative(make, start):
     box = make(steps=2)
-    state = box.start(2, seed=0).requires_grad_()
+    state = start(2).requires_grad_()
     with pytest.raises(NotDifferentiableError):
         box(state)
     assert box.step(state).requires_grad and box.advance(state).requires_grad
 
 
-def test_the_steps_derivative_is_that_of_its_values(make):
+def test_the_steps_derivative_is_that_of_its_values(make, start):
     box = make()
-    assert_derivative_is_the_differences(box.step, box.start(3, seed=0).double())
+    assert_derivative_is_the_differences(box.step, start(3).double())
 
 
 @pytest.mark.parametrize(
     "dtype", [torch.float32, torch.float64]
 )  # tables are converted, or as they were made
-def test_tables_made_in_inference_mode_serve_autograd_later(make, dtype):
-    state = make().start(1, seed=0).to(dtype)
+def test_tables_made_in_inference_mode_serve_autograd_later(make, start, dtype):
+    state = start(1).to(dtype)
     with torch.inference_mode():
         fresh = make()
         fresh(state)
@@ -113,9 +131,9 @@ def test_tables_made_in_inference_mode_serve_autograd_later(make, dtype):
     assert tracked.grad is not None and tracked.grad.isfinite().all()
 
 
-def test_autocast_around_a_step_changes_nothing(make):
+def test_autocast_around_a_step_changes_nothing(make, start):
     box = make()
-    state = box.start(2, seed=0)
+    state = start(2)
     expected = box.step(state)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(box.step(state), expected)
@@ -138,7 +156,7 @@ def test_starts_are_distinct_repeatable_and_leave_the_global_generator_alone(mak
 def test_a_row_that_blows_up_fails_alone(name):
     kind, settings = SMALL[name]
     box = kind(**settings, steps=40, failures="keep")
-    state = box.start(3, seed=0)
+    state = started(name, 3).clone()
     expected = box(state)
     state[1] *= 1e12
     found = box(state)
@@ -149,9 +167,9 @@ def test_a_row_that_blows_up_fails_alone(name):
         kind(**settings, steps=40)(state)
 
 
-def test_pickles_hold_the_settings_alone(make):
+def test_pickles_hold_the_settings_alone(make, start):
     box = make(steps=2, max_rows=5, failures="keep")
-    state = box.start(6, seed=0)
+    state = start(6)
     expected = box(state)
     frozen = pickle.dumps(box)
     thawed = pickle.loads(frozen)
@@ -160,16 +178,16 @@ def test_pickles_hold_the_settings_alone(make):
     assert repr(thawed) == repr(box) and thawed.failures == "keep" and thawed.max_rows == 5
 
 
-def test_the_repr_makes_an_equal_system(make):
+def test_the_repr_makes_an_equal_system(make, start):
     box: StateSystem = make(steps=2)
     again = eval(repr(box), {type(box).__name__: type(box)})
-    state = box.start(2, seed=0)
+    state = start(2)
     assert torch.equal(again(state), box(state))
 
 
-def test_states_of_another_shape_or_dtype_are_refused_by_the_step(make):
+def test_states_of_another_shape_or_dtype_are_refused_by_the_step(make, start):
     box = make()
-    state = box.start(2, seed=0)
+    state = start(2)
     with pytest.raises(ShapeError, match=r"state: expected \(\.\.\., "):
         box.step(state[..., :-1])
     with pytest.raises(DtypeError, match="expected float32 or float64, got float16"):

@@ -55,7 +55,7 @@ SOLVES = {torch.float32: (Solve("CG", 1e-5, 0), 2e-5), torch.float64: (Solve("CG
     ("advection", "dtype", "steps"),
     [
         pytest.param("semi-lagrangian", torch.float32, 2),
-        pytest.param("mac-cormack", torch.float64, 2),
+        pytest.param("mac-cormack", torch.float64, 2, marks=pytest.mark.slow),
         *(pytest.param(name, dtype, 10, marks=pytest.mark.slow) for name in ADVECTION for dtype in SOLVES),
     ],
 )

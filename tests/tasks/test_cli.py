@@ -492,6 +492,7 @@ def test_a_signal_leaves_a_folder_to_resume_and_says_how(toy, start_toy, tmp_pat
     assert figures(path) == figures(truth)
 
 
+@pytest.mark.slow
 def test_a_second_process_on_the_same_run_is_refused(toy, start_toy, tmp_path, capsys):
     process = start_toy("run", "toy", "--pause", "5")
     wait_for(lambda: any((tmp_path / "runs").glob("*/metrics.jsonl")), process)

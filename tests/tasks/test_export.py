@@ -151,7 +151,7 @@ def test_the_wake_s_flow_goes_out_with_its_axes(tmp_path):
         fields = {name: torch.as_tensor(values) for name, values in known[method].items()}
         path = checkpoint.evaluation(run.path, stage_name(0, method))
         path.parent.mkdir(exist_ok=True)
-        checkpoint.save(path, {"fields": fields, "figures": {"MAE": 0.1}})
+        checkpoint.save(path, {"fields": fields, "figures": {"MAE": 0.1}, "ledger": {}})
         table.append(Row(method=method, seed=0, metric="MAE", value=0.1))
     run.finish(table)
     found = tasks.FinishedRun(run, WakeFlow(config))

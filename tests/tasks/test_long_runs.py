@@ -231,7 +231,7 @@ def test_the_end_itself_after_the_news_stops_in_the_middle_of_the_step(new_run):
     assert not isinstance(caught.value, Interrupted) and reached == ["after the news"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGUSR1])
 def test_a_signal_outside_of_training_says_how_to_resume_too(toy, tmp_path, capsys, monkeypatch, number):
     from tasks import report
 

@@ -188,44 +188,6 @@ def test_rows_that_failed_are_asked_again(tmp_path):
         assert found[:, 0].isfinite().tolist() == [True, expected == 4, True]
 
 
-@pytest.mark.parametrize("where", ["validate", "evaluate"])
-def test_a_validation_or_test_that_is_cut_short_runs_only_the_rows_that_are_left(tmp_path, where):
-    class Slow(BlackBoxFunction):
-        inputs, outputs = Fine.inputs, Fine.outputs
-        rows, dies_at, identity = 0, -1, "slow"  # without which the counts would be part of it
-
-        def evaluate(self, z):
-            Slow.rows += 1
-            if Slow.rows == Slow.dies_at:
-                raise Killed
-            return z**3
-
-    class Judged(Beside):
-        def box(self):
-            return Slow()
-
-    def judged(self, *given):
-        if before := Judged.dying:
-            Judged.dying = None
-            Slow.dies_at = Slow.rows + before
-        Fine()(torch.zeros(2, 3))  # of a box that is not the problem's, which the table does not count
-        return original(self, *given)
-
-    original = getattr(Judged, where)
-    setattr(Judged, where, judged)
-    settings = {"methods": ("no-gradient",), "steps": 4, "progress": Progress()}
-    Judged.dying = None
-    whole = tasks.run(Judged(), runs=tmp_path / "whole", **settings).result
-    Judged.dying, Slow.rows = 6, 0
-    with pytest.raises(Killed):
-        tasks.run(Judged(), runs=tmp_path / "cut", **settings)
-    again = tasks.run(Judged(), resume=folder_in(tmp_path / "cut"), **settings).result
-    assert again.table[0].extra == whole.table[0].extra and again.table[0].rows == whole.table[0].rows
-    assert again.calls["rows"] == whole.calls["rows"] + 1 or where == "validate"  # the row of the kill
-    assert Slow.rows == again.calls["rows"]
-    assert not (folder_in(tmp_path / "cut") / "answers").exists()
-
-
 class Row(BlackBoxFunction):
     """One input at a time. `rows` counts those of all; at `dies_at` it dies."""
 
@@ -237,6 +199,39 @@ class Row(BlackBoxFunction):
         if Row.rows == Row.dies_at:
             raise Killed
         return z**3
+
+
+@pytest.mark.parametrize("where", ["validate", "evaluate"])
+def test_a_validation_or_test_that_is_cut_short_runs_only_the_rows_that_are_left(
+    tmp_path, monkeypatch, where
+):
+    monkeypatch.setattr(Row, "rows", 0)
+    monkeypatch.setattr(Row, "dies_at", -1)
+
+    class Judged(Beside):
+        def box(self):
+            return Row()
+
+    def judged(self, *given):
+        if before := Judged.dying:
+            Judged.dying = None
+            Row.dies_at = Row.rows + before
+        Fine()(torch.zeros(2, 3))  # of a box that is not the problem's, which the table does not count
+        return original(self, *given)
+
+    original = getattr(Judged, where)
+    setattr(Judged, where, judged)
+    settings = {"methods": ("no-gradient",), "steps": 4, "progress": Progress()}
+    Judged.dying = None
+    whole = tasks.run(Judged(), runs=tmp_path / "whole", **settings).result
+    Judged.dying, Row.rows = 6, 0
+    with pytest.raises(Killed):
+        tasks.run(Judged(), runs=tmp_path / "cut", **settings)
+    again = tasks.run(Judged(), resume=folder_in(tmp_path / "cut"), **settings).result
+    assert again.table[0].extra == whole.table[0].extra and again.table[0].rows == whole.table[0].rows
+    assert again.calls["rows"] == whole.calls["rows"] + 1 or where == "validate"  # the row of the kill
+    assert Row.rows == again.calls["rows"]
+    assert not (folder_in(tmp_path / "cut") / "answers").exists()
 
 
 class Stepped(Beside):
@@ -269,7 +264,10 @@ class Dying(tasks.Callback):
         Row.dies_at = Row.rows + self.row if step == 2 else -1
 
 
-@pytest.mark.parametrize("method", ["tangents", "row-rge", "sparse-cge"])
+@pytest.mark.parametrize(
+    "method",
+    ["row-rge", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tangents", "sparse-cge"))],
+)
 @pytest.mark.parametrize("saved", [True, False])
 def test_a_step_that_is_cut_short_runs_only_the_rows_that_are_left(tmp_path, monkeypatch, method, saved):
     monkeypatch.setattr(training, "LEAST", 0.0)

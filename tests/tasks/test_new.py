@@ -136,7 +136,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(toy, tmp_path, capsys, 
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(there, "mine")]
 
 
-@pytest.mark.parametrize("kind", ["correct", "design"])
+@pytest.mark.parametrize("kind", ["correct", pytest.param("design", marks=pytest.mark.slow)])
 def test_what_it_writes_runs_to_a_report_with_a_picture(toy, place, capsys, kind):
     assert toy("new", f"pump-{kind}", "--kind", kind) == 0
     words = ["--steps", "2", "--methods", "none", "tangents", "--seeds", "2"]

@@ -260,6 +260,7 @@ def test_several_boxes_by_name(tmp_path, method):
     assert run.result.table[0].rows >= 6 * 5 * 2
 
 
+@pytest.mark.slow
 def test_tangents_learn_before_the_first_step_from_answers_that_the_problem_has(tmp_path):
     class Answered(Steering):
         def answers(self):
@@ -325,7 +326,13 @@ class Stops(Exception):
     pass
 
 
-@pytest.mark.parametrize("method", [name for name in ALL if name != "none"])
+SLOW = {"tangents", "secant", "cge", "sparse-cge", "hybrid"}  # whose likes `student` and `rge` are there
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in ALL if name != "none"],
+)
 def test_a_run_that_is_cut_short_goes_on_to_the_same_bits_and_the_same_ledger(tmp_path, method):
     settings = {"methods": [method], "coordinates": 6, "directions": 4, "seeds": 2}
     whole = go(Beside(), tmp_path / "whole", **settings)

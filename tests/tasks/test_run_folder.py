@@ -206,7 +206,7 @@ def test_a_reader_sees_whole_files_only_also_after_a_kill(tmp_path):
     writer.start()
     assert ready.wait(60)
     contents = set()
-    for _ in range(300):
+    for _ in range(100):
         content = path.read_bytes()
         assert len(content) == 300_000
         assert len(set(content)) == 1

@@ -25,7 +25,7 @@ def rows_in_all(run):
     return run.result.calls["rows"]
 
 
-@pytest.mark.parametrize("rows", [400, 1200])
+@pytest.mark.parametrize("rows", [400, pytest.param(1200, marks=pytest.mark.slow)])
 def test_a_run_takes_as_many_steps_as_its_rows_allow(tmp_path, rows):
     run = go(Steering(), tmp_path, rows=rows, methods=("none", "first-order"))
     config = Run.open(run.path).config
@@ -47,6 +47,7 @@ def test_what_is_set_by_hand_stays(tmp_path):
     assert (config.batch, config.replays, config.validate_every) == (2, 1, 50) and config.steps > 100
 
 
+@pytest.mark.slow
 def test_a_run_that_chose_goes_on_with_what_it_chose(tmp_path):
     class Stops(tasks.Callback):
         strict = True
@@ -108,6 +109,7 @@ def test_a_test_that_asks_for_more_than_its_data_stops_and_goes_on(tmp_path):
     assert run.result.table[0].extra["steps"] == Run.open(folder).chosen["steps"]
 
 
+@pytest.mark.slow
 def test_tangents_replay_within_their_rows(tmp_path):
     run = go(Steering(), tmp_path, rows=120, methods=("tangents",))
     row = run.result.table[0]

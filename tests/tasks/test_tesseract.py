@@ -55,6 +55,7 @@ class Cell(BlackBoxFunction):
         return current, (a * b).prod(axis=1), kind + 1
 '''
 GAIN = 2.0
+CHECK = 2 * 2  # rows of a gradient that is checked: of two queries, on both sides at half of their step
 INPUTS = {"thickness": [0.8e-9, 1.7e-9], "doping": 1.3e15, "kind": 2}
 
 
@@ -117,9 +118,9 @@ def test_a_first_solve_and_a_gradient_take_one_row_and_two_for_each_number(write
     assert module.box.ledger.rows_run == 1
     assert outputs.layers == 3 and outputs.voltage == pytest.approx(0.8 * 1.7 * 1.3**2)
     vjp(module, INPUTS, {"voltage": np.array(1.0)})
-    assert module.box.ledger.rows_run == 1 + 2 * 3
+    assert module.box.ledger.rows_run == 1 + 2 * 3 + CHECK
     vjp(module, INPUTS, {"current": np.ones(2)}, wanted=["doping"])
-    assert module.box.ledger.rows_run == 1 + 2 * 3
+    assert module.box.ledger.rows_run == 1 + 2 * 3 + CHECK
 
 
 def test_rows_are_the_first_axis_where_it_is_asked_for(write):
@@ -143,7 +144,8 @@ def test_a_learned_tangent_is_kept_between_calls_and_costs_two_rows_each(write, 
     for call in range(1, 13):  # states as an optimiser comes by: near each other
         thickness = np.array(INPUTS["thickness"]) * (1 + 0.01 * rng.normal(size=2))
         found = vjp(module, {**INPUTS, "thickness": thickness}, {"voltage": np.array(1.0)})
-        assert module.box.ledger.rows_run == 3 * call
+        checks = sum(each < call for each in (0, 1, 10))
+        assert module.box.ledger.rows_run == 3 * call + CHECK * checks
     said = [float(word) for word in re.findall(r"tangent: \[(.*)\]", capsys.readouterr().out)]
     assert said[0] == 1.0 and max(said[4:]) < 0.1  # from knowing nothing to a few per cent, and it says so
     a, b = thickness * 1e9, 1.3

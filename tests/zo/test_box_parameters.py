@@ -146,7 +146,10 @@ def fit(system, start) -> tuple[float, Tensor]:
 
 @pytest.mark.parametrize(
     ("system", "tangent", "probes"),
-    [(rod, zo.LowRankTangent(), 2), (pendulum, zo.SecantTangent(zo.LowRankTangent()), 4)],
+    [
+        (rod, zo.LowRankTangent(), 2),
+        pytest.param(pendulum, zo.SecantTangent(zo.LowRankTangent()), 4, marks=pytest.mark.slow),
+    ],
     ids=["memory", "local secant"],
 )
 def test_parameters_of_a_known_system_are_found_from_its_paths(system, tangent, probes):
@@ -160,6 +163,7 @@ def test_parameters_of_a_known_system_are_found_from_its_paths(system, tangent, 
     assert torch.allclose(theta, torch.tensor(TRUE).double(), rtol=0.1)
 
 
+@pytest.mark.slow
 def test_differentiable_finds_them_with_two_directions_a_row():
     """Of the 14 dimensions that theta and the state have."""
 

@@ -499,8 +499,13 @@ class Fragile(BlackBoxFunction):
         return torch.sin(1.3 * x)
 
 
-@pytest.mark.parametrize("failures", ["raise", "keep"])
-@pytest.mark.parametrize("bears", [5e-3, 0.5])
+@pytest.mark.parametrize(
+    ("bears", "failures"),
+    [
+        *((5e-3, "raise"), (0.5, "keep")),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((5e-3, "keep"), (0.5, "raise"))),
+    ],
+)
 @pytest.mark.parametrize(
     "estimator", [zo.CGE(1e-3), zo.CGE(1e-3, central=True), zo.RGE(1e-3, 6)], ids=["cge", "central", "rge"]
 )

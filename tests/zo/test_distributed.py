@@ -1,7 +1,7 @@
 """Queries shared out over processes: the bits of one, what is exchanged, and failures told to all.
 
 Four processes are started once, on 127.0.0.1 with gloo; they do all that is in `CASES` and leave what came
-of it in files.
+of it in files. Groups of two and three do one run there, and the other runs in a slow test.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def train(group, name, begin=None, until=STEPS):
 
 def sizes_of(name):
     """Of the groups that do a run: which evaluator it has does not depend on how many there are."""
-    return SIZES[1:] if name in ("loop", "sparse", "waking") else SIZES[2:]
+    return SIZES[1:] if name == "loop" else SIZES[-1:]
 
 
 # What the processes do
@@ -135,6 +135,15 @@ def runs(groups):
     for size in SIZES:
         if groups[size] is not None:
             found |= {(name, size): train(groups[size], name) for name in RUNS if size in sizes_of(name)}
+    return found
+
+
+def others(groups):
+    """The runs in groups of those sizes that `runs` leaves out."""
+    found = {}
+    for size in SIZES[1:]:
+        if groups[size] is not None:
+            found |= {(name, size): train(groups[size], name) for name in RUNS if size not in sizes_of(name)}
     return found
 
 
@@ -385,21 +394,28 @@ def assert_same(run, other):
     assert run["evaluator"] == other["evaluator"]
 
 
-def every(name):
-    """Sizes of groups, and ranks in them, that have done a run."""
-    return [(size, rank) for size in sizes_of(name) for rank in range(size)]
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_one_to_four_processes_come_to_the_same_bits(name, found, one_thread):
+def refuse_other_bits(name, sizes, found):
+    """What every rank of groups of these sizes came to is what one process comes to."""
     alone = train(None, name)
     dropped = alone["counts"]["dropped"]
     assert dropped > 0 if RUNS[name][3] == "box" and name not in ("directions", "hybrid") else True
-    for size, rank in every(name):
+    for size, rank in [(each, rank) for each in sizes for rank in range(each)]:
         run = found[rank][name, size]
         assert_same(run, alone)
         assert run["counts"]["dropped"] == dropped
         assert run["counts"] == alone["counts"] or name == "waking"  # pieces before the fault run twice
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_one_to_four_processes_come_to_the_same_bits(name, found, one_thread):
+    refuse_other_bits(name, sizes_of(name), found)
+
+
+@pytest.mark.slow
+def test_two_and_three_processes_come_to_the_same_bits_in_every_run(tmp_path, one_thread):
+    found = found_by([others], tmp_path)
+    for name in RUNS:
+        refuse_other_bits(name, set(SIZES[1:]) - set(sizes_of(name)), found)
 
 
 def test_one_that_wakes_is_found_by_its_sentinel_and_evaluated_by_loop(found):
@@ -412,7 +428,7 @@ def test_one_that_wakes_is_found_by_its_sentinel_and_evaluated_by_loop(found):
 def test_rows_are_paid_once(name, found, one_thread):
     """Beside the base, which all evaluate; checks are the first process's."""
     alone = train(None, name)
-    for size in SIZES[1:]:
+    for size in sizes_of(name):
         asked = sum(found[rank][name, size]["rows"] for rank in range(size))
         assert asked == alone["rows"] + (size - 1) * ROWS * STEPS
         assert all(found[rank][name, size]["rows"] > ROWS * STEPS for rank in range(size))

@@ -34,7 +34,7 @@ def gradients(kind, solver, network):
 
 
 @pytest.mark.filterwarnings("ignore::zo.errors.NoiseWarning", "ignore::zo.errors.TangentWarning")  # rightly
-@pytest.mark.parametrize("kind", ["tangent", "sparse"])
+@pytest.mark.parametrize("kind", [pytest.param("tangent", marks=pytest.mark.slow), "sparse"])
 def test_a_noisy_slow_and_failing_box_is_trained_through(kind):
     torch.manual_seed(0)
     network = nn.Linear(2, 3)

@@ -669,6 +669,7 @@ class DoublePendulum(FromTorch):
         return state + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
 
 
+@pytest.mark.slow
 def test_where_the_gradient_turns_it_is_said():
     """A double pendulum pushed by a network: two probes show too little, and the budget allows no more."""
     torch.manual_seed(0)
@@ -888,7 +889,7 @@ def test_listed_pairs_keep_the_inputs_that_have_no_derivative():
     assert pairs_of_a_call().alive.tolist() == [True] * 3
 
 
-@pytest.mark.parametrize("max_rows", [None, 4, 6])
+@pytest.mark.parametrize("max_rows", [*(pytest.param(rows, marks=pytest.mark.slow) for rows in (None, 6)), 4])
 def test_a_step_takes_no_more_rows_on_average_than_it_says(max_rows):
     """Three probes and a check in every second step are 4.5 times a first-order step's rows."""
     box = FromTorch(bent, (X,), (X,))
@@ -925,7 +926,9 @@ def curved_part(u: torch.Tensor) -> torch.Tensor:
     return torch.sin(u) + 0.5 * u.roll(1, 1).square()
 
 
-@pytest.mark.parametrize("offset", [300.0, 20000.0, 101325.0])
+@pytest.mark.parametrize(
+    "offset", [*(pytest.param(value, marks=pytest.mark.slow) for value in (300.0, 20000.0)), 101325.0]
+)
 def test_an_offset_in_float32_is_no_fault_of_a_tangent(offset):
     """Warnings are errors here; the gradient is as near to autograd's as without the offset."""
     torch.manual_seed(0)

@@ -215,7 +215,7 @@ def test_nothing_is_left_within_the_rows_that_a_step_may_take(small):
     assert box.ledger.rows_run == 30 * 6 * 2
 
 
-@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_runs_resume_to_the_bit_on_each_rung(small, every, tmp_path):
     """Also with probes, in train mode, where buffers move and masks are drawn."""
 
@@ -472,6 +472,7 @@ def test_predictions_that_are_not_numbers_lose_trust():
     assert watch.lost
 
 
+@pytest.mark.slow
 def test_a_step_of_learning_takes_fewer_rows_of_a_large_grid():
     """Thirty-two rows of 128 x 256 would be a million cells in each of the first 400 steps."""
     drawn = []

@@ -11,7 +11,7 @@ from benchmarks import protocol, published
 from benchmarks.images.reproductions import REPRODUCTIONS, main
 from benchmarks.images.sizes import SIZES, differs, passes, residual, simple
 
-FAST = ("figure2_cge_vs_rge", "shapes_sparse")  # the others are slow
+FAST = ("figure2_cge_vs_rge",)  # the others are slow
 
 
 @pytest.mark.parametrize("name", REPRODUCTIONS)

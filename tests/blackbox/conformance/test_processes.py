@@ -28,7 +28,7 @@ SETTINGS, REBUILT, DIES = IN_PROCESSES
 
 @pytest.mark.parametrize(
     "broken",
-    [SETTINGS, pytest.param(REBUILT, marks=pytest.mark.slow), DIES],
+    [*(pytest.param(broken, marks=pytest.mark.slow) for broken in (SETTINGS, REBUILT)), DIES],
     ids=["settings", "rebuilt", "dies"],
 )
 def test_faults_that_show_only_there(broken):
@@ -49,6 +49,7 @@ def test_two_processes_that_share_a_file(tmp_path):
     assert "scratch folder" in safe.sentence
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_killed_in_time():
     started = time.monotonic()
     for reply in in_processes(pickle.dumps(Hangs()), (draws(2, 3),), seconds=6):

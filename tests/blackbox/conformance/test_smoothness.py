@@ -62,7 +62,9 @@ def smoothness_of(
     return report.finding("smoothness")
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(
+    "seed", [*range(5), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(5, 20))]
+)
 def test_a_pendulum_that_hits_a_stop_jumps_at_every_seed(seed):
     found = smoothness_of(StoppedPendulum(), seed)
     assert found.verdict is Verdict.WARNING, found.sentence

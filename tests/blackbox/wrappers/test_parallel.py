@@ -520,6 +520,7 @@ def test_an_interrupt_leaves_workers_to_another_threads_call(stack):
     assert inner(box).rows_run().count(1 / 7) == 1  # and once
 
 
+@pytest.mark.slow
 def test_two_rows_that_hang_at_once(stack):
     box = stack(timeout=0.7)
     state = rows(HANG, HANG, FINE, FINE)

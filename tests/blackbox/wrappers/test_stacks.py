@@ -154,7 +154,7 @@ class FaultyRows(Faulty):
 WRAPPERS = ("budgeted", "retrying", "cached", "limited", "fallback", "parallel")
 
 
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 37])  # of 720 orders
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 73])  # of 720 orders
 @pytest.mark.parametrize("kind", [FaultyEach, FaultyRows])
 @pytest.mark.parametrize("passing", [False, True])
 def test_a_budget_is_exact_in_every_order_of_wrappers(tmp_path, kind, passing, every):

@@ -183,6 +183,7 @@ def test_classes_that_are_no_numbers_are_refused():
         SklearnClassifier(fitted, (1, 1, 1), "pets")
 
 
+@pytest.mark.slow
 def test_an_onnx_file_is_a_box_like_any_other(tmp_path):
     module = small.network(dtype=torch.float32)
     dynamic = {0: torch.export.Dim("batch", min=1)}

@@ -156,6 +156,7 @@ def everything(tmp_path_factory):
     return made, trained, asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ZERO_ORDER)
 def test_a_budget_is_kept_and_nearly_spent_and_counts_are_the_box_s_own(everything, method):
     made, trained, asked = everything
@@ -183,7 +184,9 @@ def test_methods_through_the_box_start_from_mse_and_never_end_worse(everything):
 
 
 @pytest.mark.filterwarnings("ignore::zo.errors.ZeroGradientWarning")  # of images that are all black
-@pytest.mark.parametrize("method", ["student", "zo-ds:dct", "deepzero"])
+@pytest.mark.parametrize(
+    "method", ["student", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zo-ds:dct", "deepzero"))]
+)
 def test_where_training_makes_it_worse_the_start_is_kept(tmp_path, method):
     made = small.problem(tmp_path, methods=("mse", method), learning_rate=0.05, zo_learning_rate=0.05)
     trained = small.train(made, tmp_path, "mse")

@@ -134,6 +134,7 @@ def test_the_exported_denoiser_is_the_one_that_validation_chose(finished):
     np.testing.assert_allclose(denoised.clip(0, 1), fields["denoised"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_method_that_is_not_applicable_keeps_neither_report_nor_denoiser_from_the_others(tmp_path):
     """Neither where it comes last, after which there is nothing to wait for, nor where it comes first."""
     for place, methods in enumerate((("mse", "no-gradient"), ("no-gradient", "mse"))):
@@ -206,14 +207,8 @@ def killed_by_the_system(words: list[str], folder: Path) -> None:
     process.wait()
 
 
-KILLS = [
-    killed_here,
-    pytest.param(killed_between_certificates, marks=pytest.mark.slow),
-    pytest.param(killed_by_the_system, marks=pytest.mark.slow),
-]
-
-
-@pytest.mark.parametrize("kill", KILLS)
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [killed_here, killed_between_certificates, killed_by_the_system])
 def test_a_killed_run_resumes_to_the_bits_of_an_undisturbed_one(tmp_path, monkeypatch, kill):
     monkeypatch.chdir(ROOT)
     methods, folders = ("mse", "student"), (tmp_path / "whole", tmp_path / "killed")

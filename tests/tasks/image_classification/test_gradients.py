@@ -70,7 +70,7 @@ def test_exact_and_estimated_gradients_have_the_same_sets_at_every_step():
         assert torch.equal(outside, exact(network, batch, sparsity, step=step) == 0)
 
 
-@pytest.mark.parametrize("trained", [0, 20])
+@pytest.mark.parametrize("trained", [0, pytest.param(20, marks=pytest.mark.slow)])
 def test_deepzeros_gradient_points_along_the_exact_one_on_the_whole_and_by_layer(trained):
     network, batch, sparsity = problem(trained=trained)
     found, truth = deepzero(network, batch, sparsity, 5e-4), exact(network, batch, sparsity)
@@ -84,8 +84,8 @@ def test_deepzeros_gradient_points_along_the_exact_one_on_the_whole_and_by_layer
         assert cosine(found[part], truth[part]) >= 0.999, child
 
 
-@pytest.mark.parametrize("evaluator", ["stacked", "difference"])
-@pytest.mark.parametrize("trained", [0, 6])
+@pytest.mark.parametrize("evaluator", [pytest.param("stacked", marks=pytest.mark.slow), "difference"])
+@pytest.mark.parametrize("trained", [pytest.param(0, marks=pytest.mark.slow), 6])
 def test_at_the_published_mu_single_precision_gives_the_difference_quotient_of_double(trained, evaluator):
     network, batch, sparsity = problem(trained=trained)
     truth = deepzero(network, batch, sparsity, 5e-3)

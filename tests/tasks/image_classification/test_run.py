@@ -153,6 +153,7 @@ def go_on(run: Run) -> None:
     work(ImageClassification(run.configuration(ImageClassification.Config)), run, Progress())
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_in_every_method_resumes_to_the_bits_of_an_undisturbed_one(finished, tmp_path):
     log, killed = Run.log, set()
 

@@ -83,6 +83,7 @@ def test_first_order_is_the_limit_of_central_differences(batch, solver, mu, erro
     assert (found - truth[chosen]).norm() < OTHER * error * truth[chosen].norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "mu"), SINGLE)
 def test_zeroth_order_of_the_whole_loss_is_first_order(batch, solver, scheme, mu):
     """In float32, as ZO-SOL runs; on a tenth of the coordinates."""

@@ -95,6 +95,7 @@ def finished(folder) -> Run:
     return start_run(folder, OTHERS)
 
 
+@pytest.mark.slow
 def test_every_method_has_its_line_and_pays_for_its_rows(finished):
     rows = {row["method"]: row for row in json.loads((finished.path / "result.json").read_text())["table"]}
     assert tuple(rows) == OTHERS.methods
@@ -116,6 +117,7 @@ def test_every_method_has_its_line_and_pays_for_its_rows(finished):
     assert all(row["value"] > 0 for row in rows.values())
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_short_in_every_stage_resumes_to_the_same_bits(finished, folder, tmp_path):
     (tmp_path / "data").symlink_to(folder / "data")
     first, *others = ("pre", "zo-sol", "chain", "identity", "tan-sol-small")
@@ -133,6 +135,7 @@ RANDOM = replace(
 )
 
 
+@pytest.mark.slow
 def test_a_random_start_is_the_seed_s_first_weights_and_needs_no_non(folder, finished, tmp_path):
     (tmp_path / "data").symlink_to(folder / "data")
     run = start_run(tmp_path, RANDOM, seed=3)
@@ -219,6 +222,7 @@ def test_every_method_has_its_names_and_the_demo_leads_with_what_matters():
     assert family_of("TAN-SOL small") == ("TAN-SOL", False)
 
 
+@pytest.mark.slow
 def test_methods_of_all_problems_train_the_small_network_from_the_first_weights(folder, finished, tmp_path):
     (tmp_path / "data").symlink_to(folder / "data")
     names = ("none", "no-gradient", "tangents", "sparse-cge", "rge", "row-rge", "first-order")

@@ -303,7 +303,9 @@ def test_a_stream_that_is_faster_on_top_of_the_picture_turns_clockwise():
 
 
 @pytest.mark.parametrize(
-    "evaluator", [zo.evaluators.Loop(), zo.evaluators.Stacked()], ids=["loop", "stacked"]
+    "evaluator",
+    [pytest.param(zo.evaluators.Loop(), marks=pytest.mark.slow), zo.evaluators.Stacked()],
+    ids=["loop", "stacked"],
 )
 @pytest.mark.parametrize(
     ("scheme", "dtype", "mu", "truncation"),

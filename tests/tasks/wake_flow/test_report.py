@@ -129,6 +129,7 @@ def test_the_reference_s_drag_and_lift_are_told(whole):
     assert "they are 1.500 (mean drag) and 0.000 (rms lift)." in whole[2]
 
 
+@pytest.mark.slow
 def test_methods_that_all_problems_have_are_told_too(tmp_path):
     page = page_of(finished(tmp_path, ["SRC", "tangents"], seeds=[0]))
     assert "tangents: autograd around a model of the box, fitted to its values." in page
@@ -164,7 +165,9 @@ def test_evaluations_are_kept_as_hdf5_for_other_tools(whole):
                     assert np.array_equal(file[f"tracks/reference/{name}"], arrays[f"reference {name}"])
 
 
-@pytest.mark.parametrize("methods", [["SRC"], ["NON", "identity"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "methods", [["SRC"], pytest.param(["NON", "identity"], marks=pytest.mark.slow)], ids=" ".join
+)
 def test_a_run_with_few_methods_has_its_report(tmp_path, methods):
     run = finished(tmp_path, methods, seeds=[0])
     page = page_of(run)

@@ -82,8 +82,10 @@ def test_no_process_of_the_group_is_left(tmp_path, ends):
     if ends == "program ends":
         run(tmp_path, script + "exit 0")
     elif ends == "time is up":
-        with pytest.raises(TimeoutError, match=r"sh ran longer than 3 s and was killed; it printed nothing"):
-            run(tmp_path, script + "wait", timeout=3)
+        with pytest.raises(
+            TimeoutError, match=r"sh ran longer than 1.5 s and was killed; it printed nothing"
+        ):
+            run(tmp_path, script + "wait", timeout=1.5)
     else:
 
         def interrupt():
@@ -115,7 +117,7 @@ ESCAPE += "; while [ ! -f {0} ]; do sleep 0.01; done; "
 def test_a_process_that_calls_setsid_ends_with_its_run(tmp_path, ends, error):
     number = tmp_path / "pid"
     with pytest.raises(error) if error else contextlib.nullcontext():
-        run(tmp_path, ESCAPE.format(number) + ends, timeout=3)
+        run(tmp_path, ESCAPE.format(number) + ends, timeout=1.5)
     assert number.exists()
     wait_until(lambda: not alive(int(number.read_text())))
 

@@ -301,7 +301,7 @@ def test_under_raise_no_row_is_started_after_one_that_failed(connections):
         else:
             doubling(handler)
 
-    x = np.arange(200.0).reshape(100, 2)
+    x = np.arange(60.0).reshape(30, 2)
     with odd_server(third_fails) as server, UmBridge(server.url, connections=connections) as box:
         with pytest.raises(RowFailedError, match=r"row 2 failed.*sorry"):
             box(x)

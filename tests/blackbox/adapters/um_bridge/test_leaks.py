@@ -24,7 +24,8 @@ def counts(process: int) -> tuple[int, int, float]:
     return len(list((folder / "task").iterdir())), len(list((folder / "fd").iterdir())), size
 
 
-@pytest.mark.parametrize("calls", [50, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("calls", [50, 10_000])
 def test_calls_leak_nothing(calls, record_property):
     with served_elsewhere("Cubes()") as (server, url):
         processes = {"client": os.getpid(), "server": server.pid}

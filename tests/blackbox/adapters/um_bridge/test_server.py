@@ -467,6 +467,7 @@ def test_a_stopped_server_answers_what_it_has_taken_on(which, code, last):
             UmBridge(url)
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_ends_it_at_once():
     with served_elsewhere("Waiting(seconds=600.0)") as (process, url):
         with UmBridge(url, failures="keep") as client:

@@ -149,7 +149,9 @@ def large(dtype: torch.dtype, training: bool, faint: float = 1.0):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize(
+    "training", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["training", "evaluation"]
+)
 def test_large_activations_are_as_accurate_as_loop_and_leave_what_does_not_move(training):
     wide, indices, wide_base = large(torch.float64, training)
     mu = 1e-3
@@ -172,7 +174,13 @@ def test_large_activations_are_as_accurate_as_loop_and_leave_what_does_not_move(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("variants", "mu", "faint"), [(1, 1e-3, 1.0), (None, 1e-6, 1.0), (None, 1e-3, 1e-5)])
+@pytest.mark.parametrize(
+    ("variants", "mu", "faint"),
+    [
+        (1, 1e-3, 1.0),
+        *(pytest.param(None, *each, marks=pytest.mark.slow) for each in ((1e-6, 1.0), (1e-3, 1e-5))),
+    ],
+)
 def test_changes_of_large_activations_are_exact_where_losses_cannot_be_subtracted(variants, mu, faint):
     wide, indices, wide_base = large(torch.float64, True, faint)
     steps = torch.full((40,), mu)
