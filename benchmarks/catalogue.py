@@ -111,9 +111,12 @@ def _tangents() -> dict[str, str]:
 
 
 def _rows() -> dict[str, str]:
-    """A file for each problem."""
-    paths = sorted((protocol.RESULTS / "rows").glob("*.json"))
-    return {f"rows/{path.name}": f"{SMALL} --problems {path.stem}" for path in paths}
+    """A file for each problem, and one with first order by size of batch."""
+    found = {}
+    for path in sorted((protocol.RESULTS / "rows").rglob("*.json")):
+        batches = " --batches" * (path.parent.name == "by_batch")
+        found[path.relative_to(protocol.RESULTS).as_posix()] = f"{SMALL} --problems {path.stem}{batches}"
+    return found
 
 
 DEFENCE = {

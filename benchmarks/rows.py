@@ -8,9 +8,10 @@ First order is run as `tangents` runs it, and tuned at the same rows: of batches
 usual learning rate and with twice that, the one whose network is best on validation data. The others have
 one row a batch. Replays are those of the library's own rule, and no setting is chosen for a problem. With
 --controls there are two more lines: replays of what was recorded alone, without any derivative of the box,
-and replays with the box's own derivative, which is not to be had and bounds what a tangent can reach. Errors
-are on data that no training has seen. Results go into `benchmarks/results/rows/PROBLEM.json` as they come;
-what is there is not measured again. At the end there are `table.md` and `rows.png`, of all problems.
+and replays with the box's own derivative, which is not to be had and bounds what a tangent can reach. With
+--batches first order alone is run, with batches of 1, 4 and 16 rows. Errors are on data that no training has
+seen. Results go into `benchmarks/results/rows/PROBLEM.json` (`by_batch/PROBLEM.json`) as they come; what is
+there is not measured again. At the end `table.md`, `rows.png` and `batches.png` are written there.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ from benchmarks.tangents.problems import problems
 from tasks.report.pictures import figure, save
 from tasks.runs import atomic
 from tasks.runs.machine import machine, versions
-from zo.batches import count_rows, map_tensors
+from zo.batches import count_rows, map_tensors, tensors
 from zo.tangents import Tangent, TrustPolicy
 from zo.tangents.pairs import CallPairs, sizes
 
 FOLDER = protocol.RESULTS / "rows"
+BY_BATCH = FOLDER / "by_batch"
 SMALL = (
     *(
         "double-pendulum",
@@ -106,6 +108,15 @@ def ways(*, controls: bool = False) -> dict[str, list[Way]]:
     return found
 
 
+def by_batch() -> dict[str, list[Way]]:
+    """First order with batches of three sizes, at three numbers of rows, each with the better rate."""
+    found = {AS_BENCHMARKED: [Way()]}
+    for batch in (1, 4, 16):
+        for share in (*SHARES, 1.0):
+            found[f"batch {batch}, {share:g}"] = [Way(share, batch, rate) for rate in RATES]
+    return found
+
+
 class Cut(Tangent):
     """No derivative: the box's outputs are cut from the graph."""
 
@@ -120,6 +131,15 @@ class Cut(Tangent):
         return torch.zeros_like(pairs.z)
 
 
+def drawn(problem: Problem, seed: int, step: int, rows: int) -> Any:  # noqa: ANN401
+    """The first rows of a step's batch; of those of several steps where one has fewer."""
+    several = -(-rows // count_rows(problem.batch(seed, 1)))
+    batches = [problem.batch(seed, (step - 1) * several + number) for number in range(1, several + 1)]
+    columns = zip(*map(tensors, batches), strict=True)
+    whole = iter([torch.cat(column)[:rows] for column in columns])
+    return map_tensors(lambda _: next(whole), batches[0])
+
+
 def train(problem: Problem, way: Way, seed: int, most: int | None = None) -> dict[str, Any]:
     """Train by a way.
 
@@ -128,7 +148,7 @@ def train(problem: Problem, way: Way, seed: int, most: int | None = None) -> dic
     """
     network, first = problem.start(seed), problem.batch(seed, 1)
     usual = count_rows(first)
-    batch = min(way.batch or usual, usual)
+    batch = way.batch or usual
     steps = most or max(2, round(problem.steps * way.share * usual / batch))
     gradient: Any
     around = way.replays or way.derivative != "true"
@@ -151,8 +171,7 @@ def train(problem: Problem, way: Way, seed: int, most: int | None = None) -> dic
             for group in optimizer.param_groups:
                 group["lr"] = problem.learning_rate * way.rate * falling
             optimizer.zero_grad()
-            given = problem.batch(seed, step)
-            gradient.backward(map_tensors(lambda tensor: tensor[:batch], given))
+            gradient.backward(drawn(problem, seed, step, batch))
             optimizer.step()
             for _ in range(gradient.replays() if way.replays else 0):
                 optimizer.zero_grad()
@@ -178,12 +197,12 @@ def best(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return min(tried, key=lambda own: own["validation"] if math.isfinite(own["validation"]) else math.inf)
 
 
-def measure(name: str, seeds: Sequence[int], *, controls: bool) -> dict[str, Any]:
-    """All ways that are not in the problem's file yet."""
-    path = FOLDER / f"{name}.json"
+def measure(name: str, seeds: Sequence[int], lines: dict[str, list[Way]], folder: Path) -> dict[str, Any]:
+    """All ways that are not in the problem's file yet, by line."""
+    path = folder / f"{name}.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": {}}
     for seed in seeds:
-        for line, several in ways(controls=controls).items():
+        for line, several in lines.items():
             if line in found["runs"].setdefault(str(seed), {}):
                 continue
             problem = problems("small")[name]()
@@ -192,7 +211,8 @@ def measure(name: str, seeds: Sequence[int], *, controls: bool) -> dict[str, Any
             found |= {
                 "machine": machine(),
                 "versions": versions(),
-                "command": f"python -m benchmarks rows --size small --problems {name}",
+                "command": f"python -m benchmarks rows --size small --problems {name}"
+                + " --batches" * (folder == BY_BATCH),
             }
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic.write_json(path, found)
@@ -203,14 +223,15 @@ def measure(name: str, seeds: Sequence[int], *, controls: bool) -> dict[str, Any
 Measured = dict[str, dict[str, Any]]  # problem -> what its file holds
 
 
-def over_tuned(own: dict[str, Any], line: str, key: str = "error") -> float | None:
-    """A line's error or rows, the median over seeds of ratios to first order tuned at all rows.
-
-    Rows are over those of first order as it is benchmarked. None where the line was not run.
-    """
-    against = AS_BENCHMARKED if key == "rows" else ALL_ROWS
+def over(own: dict[str, Any], line: str, key: str, against: str) -> float | None:
+    """A line's error or rows, over another's, the median over seeds; None where one of them was not run."""
     runs = [run for run in own["runs"].values() if line in run and against in run]
     return median(run[line][key] / run[against][key] for run in runs) if runs else None
+
+
+def over_tuned(own: dict[str, Any], line: str) -> float | None:
+    """A line's error over that of first order tuned at all rows."""
+    return over(own, line, "error", ALL_ROWS)
 
 
 def table(found: Measured) -> str:
@@ -220,7 +241,7 @@ def table(found: Measured) -> str:
     for name, own in found.items():
         cells = []
         for line in lines:
-            error, rows = over_tuned(own, line), over_tuned(own, line, "rows")
+            error, rows = over_tuned(own, line), over(own, line, "rows", AS_BENCHMARKED)
             said = any(run[line]["warnings"] for run in own["runs"].values() if line in run)
             cells.append(NOT_RUN if error is None else f"{error:.2f}{'*' * said} ({rows:.2f})")
         text.append(f"| {name} | {len(own['runs'])} | " + " | ".join(cells) + " |")
@@ -250,13 +271,38 @@ def picture(found: Measured) -> Figure:
     return made
 
 
-def write(folder: Path) -> None:
-    """Write `table.md` and `rows.png` of all problems that were measured, and print the table."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+def batches_picture(found: Measured) -> Figure:
+    """Error over rows for each size of batch, a panel for each problem."""
+    made, axes = figure(2.6 * len(found), 2.9, 1, len(found))
+    for place, (name, own) in zip(axes.flat, found.items(), strict=True):
+        for batch, colour in ((1, "#0072b2"), (4, "#56b4e9"), (16, "#e69f00")):
+            points = [
+                (over(own, f"batch {batch}, {share:g}", key, AS_BENCHMARKED) or math.nan)
+                for key in ("rows", "error")
+                for share in (*SHARES, 1.0)
+            ]
+            place.loglog(points[:3], points[3:], "o-", color=colour, label=f"{batch} rows a batch")
+        place.set_title(name, fontsize=9)
+        place.set_xticks([*SHARES, 1.0], ["1/20", "1/5", "1"])
+        place.minorticks_off()
+        place.set_yticks(ticks := [0.5, 1, 2, 5], [f"{tick:g}" for tick in ticks])
+    axes.flat[0].set_ylabel("test error of first order")
+    made.supxlabel("rows, over the usual number", fontsize=9)
+    made.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    return made
+
+
+def write() -> None:
+    """Write the table and the pictures of all problems that were measured, and print the table."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
     found = {name: own for name, own in found.items() if over_tuned(own, SHOWN[0][0]) is not None}
-    atomic.write_bytes(folder / "table.md", table(found).encode())
-    save(picture(found), folder / "rows.png")
-    print(table(found))
+    if found:
+        atomic.write_bytes(FOLDER / "table.md", table(found).encode())
+        save(picture(found), FOLDER / "rows.png")
+        print(table(found))
+    batches = {path.stem: json.loads(path.read_text()) for path in sorted(BY_BATCH.glob("*.json"))}
+    if batches:
+        save(batches_picture(batches), FOLDER / "batches.png")
 
 
 def main(words: Sequence[str]) -> None:
@@ -270,6 +316,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--problems", nargs="+", choices=SMALL, default=SMALL)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--controls", action="store_true")
+    parser.add_argument("--batches", action="store_true")
     asked = parser.parse_args(words)
     torch.set_num_threads(1)  # small tensors; and every machine has one
     if asked.size == "ci":
@@ -278,6 +325,7 @@ def main(words: Sequence[str]) -> None:
             found = train(copy.copy(problem), way, 0, most=3)
             print(f"{SMALL[0]}, {way}: {found['error']:.4f}, {found['rows']} rows")
         return
+    lines = by_batch() if asked.batches else ways(controls=asked.controls)
     for name in asked.problems:
-        measure(name, asked.seeds, controls=asked.controls)
-    write(FOLDER)
+        measure(name, asked.seeds, lines, BY_BATCH if asked.batches else FOLDER)
+    write()
