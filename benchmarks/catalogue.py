@@ -139,6 +139,14 @@ BENCHMARKS: dict[str, Benchmark] = {
     each.name: each
     for each in (
         Benchmark(
+            "wake_rows",
+            "docs/applications/wake_flow.md: batch and learning rate of methods with a budget of rows",
+            "wake:rows",
+            "half an hour",
+            seeds=2,
+            results={"wake_rows.json": SMALL},
+        ),
+        Benchmark(
             "wake_flow_demo",
             "README, docs/applications/wake_flow.md: the demo",
             "wake:table",

@@ -1,5 +1,6 @@
 """The wake flow at its presets, whose `result.json` is committed as it is.
 
+python -m benchmarks wake_rows --size small          batch and learning rate of methods with a budget of rows
 python -m benchmarks wake_flow_demo --size small     the README's table
 python -m benchmarks wake_flow_small --size small    the published grids; its figures stand beside figure 7
 python -m benchmarks wake_flow_small --size paper    the published sizes and budgets
@@ -9,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
+from statistics import geometric_mean
+from typing import Any
 
 from benchmarks import protocol
 from tasks.runs import atomic
 from tasks.runs.result import NAME, Result
-from tasks.wake_flow.config import PRESETS
+from tasks.wake_flow.config import PRESETS, Config, budget_of, without_budget
 from tasks.wake_flow.problem import WakeFlow
 
 PUBLISHED = "wake_flow_small"  # whose methods are those of the published figure, among others
@@ -61,13 +65,12 @@ TABLES = {
 def table(name: str, words: Sequence[str]) -> None:
     """Run one of `TABLES`, and keep its `result.json`; the ci size has its methods and is kept nowhere."""
     config, seeds = TABLES[name]
-    sizes = {"ci": CI, "small": config}
+    sizes = {"small": config}
     if name == PUBLISHED:
         sizes["paper"] = PRESETS["paper"]
-    asked = protocol.options(name, __doc__, sizes, trains=True).parse_args(words)
+    asked = protocol.options(name, __doc__, ("ci", *sizes), trains=True).parse_args(words)
     if asked.size == "ci":
-        large = {"large_channels": (4,), "large_blocks": config.large_blocks and 1}
-        sizes["ci"], seeds = replace(CI, methods=config.methods, **large), 1
+        sizes["ci"], seeds = _tiny(config), 1
     problem = WakeFlow(sizes[asked.size], folder=asked.data)
     run = protocol.finished(problem, asked.size, asked.seeds or range(seeds), asked.runs)
     for row in Result.read(run.path).table:
@@ -76,3 +79,57 @@ def table(name: str, words: Sequence[str]) -> None:
         path = protocol.path(name, asked.size)
         atomic.write_bytes(path, (run.path / NAME).read_bytes())
         print(f"written to {path}")
+
+
+BUDGETED = tuple(method for method in PRESETS["demo"].methods if budget_of(method) is not None)
+PACES = ((1, 0.001), (1, 0.002), (4, 0.002), (1, 0.0005), (4, 0.001))  # windows in a step, learning rate
+TUNED_BY = (3, 4)  # seeds; those of the demo's table are others
+
+
+def rows(words: Sequence[str]) -> None:
+    """Choose batch and learning rate of the demo's methods with a budget of rows: see `Config.tuned`.
+
+    By the error on validation flows alone, the geometric mean over two seeds that are not those of the demo's
+    table. Each pace and seed is a run of its own, which goes on where it was stopped.
+    """
+    asked = protocol.options("wake_rows", rows.__doc__, trains=True).parse_args(words)
+    config = replace(PRESETS["demo"], methods=("NON large", *BUDGETED))
+    paces, seeds = PACES, TUNED_BY
+    if asked.size == "ci":
+        config, paces, seeds = _tiny(config), PACES[:1], (0,)
+    names = config.methods[1:]
+    tried: list[dict[str, Any]] = []
+    for (batch, rate), seed in product(paces, asked.seeds or seeds):
+        config = replace(config, tuned=tuple((name, batch, rate) for name in names))
+        run = protocol.finished(WakeFlow(config, folder=asked.data), asked.size, (seed,), asked.runs)
+        for row in Result.read(run.path).table[1:]:
+            figures = {name: row.extra[name] for name in ("steps", "chosen step", "validation")}
+            tried.append(
+                {"method": row.method, "batch": batch, "learning rate": rate, "seed": seed}
+                | figures
+                | {"rows": row.rows, "seconds": row.seconds}
+            )
+    chosen = {name: _best([row for row in tried if row["method"] == name]) for name in names}
+    for name, pace in chosen.items():
+        print(f"{name:18s} {pace}")
+    results = {"seeds": sorted({row["seed"] for row in tried}), "chosen": chosen, "tried": tried}
+    protocol.write("wake_rows", words, results, protocol.path("wake_rows", asked.size))
+
+
+def _best(tried: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The pace with the lowest error on validation flows, the geometric mean over seeds."""
+    errors: dict[tuple[int, float], list[float]] = {}
+    for row in tried:
+        errors.setdefault((row["batch"], row["learning rate"]), []).append(row["validation"])
+    means = {pace: geometric_mean(found) for pace, found in errors.items()}
+    batch, rate = min(means, key=lambda pace: means[pace])
+    return {"batch": batch, "learning rate": rate, "validation": means[batch, rate]}
+
+
+def _tiny(config: Config) -> Config:
+    """The ci size with the methods of another configuration, at a twentieth of their budgets."""
+    methods = tuple(
+        method if (own := budget_of(method)) is None else f"{without_budget(method)}@{own // 20}"
+        for method in config.methods
+    )
+    return replace(CI, methods=methods, large_channels=(4,), large_blocks=config.large_blocks and 1)

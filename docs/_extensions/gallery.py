@@ -18,7 +18,7 @@ TASKS = (
         "/applications/wake_flow.md",
         "images/wake.png",
         "PhiFlow's wake of a cylinder; a network corrects the solver as it runs.",
-        "14,592 rows, the demo a few minutes",
+        "960 rows, the demo a few minutes",
     ),
     (
         "A classifier behind an API, certified",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,7 +21,10 @@ blow up, but beyond this it jumps over what it should follow: on 16 cells across
 
 SUPERVISED = ("NON", "PRE", "PRE-SR")  # on pairs, without the solver in the loop
 IN_LOOP = ("FO-SOL", "ZO-SOL", "chain", "identity", "TAN-SOL")
-METHODS = ("SRC", "NON large", "TAN-SOL", "FO-SOL large", "NON", "FO-SOL", "ZO-SOL")  # of the demo
+METHODS = (  # of the demo; TAN-SOL at a fifth of first order's rows
+    *("SRC", "NON large", "TAN-SOL@960", "FO-SOL large@960", "FO-SOL large@4800"),
+    *("NON", "FO-SOL", "ZO-SOL"),
+)
 SMALL_NETWORK = ("SRC", "NON", "PRE", "PRE-SR", "FO-SOL", "ZO-SOL", "chain", "identity", "TAN-SOL small")
 
 Reynolds = Annotated[float, Field(gt=0, le=LARGEST_REYNOLDS)]
@@ -39,10 +43,30 @@ def method_name(family: str, large: bool) -> str:
 
 
 def family_of(method: str) -> tuple[str, bool]:
-    """How a method trains, and whether it is the large network: "FO-SOL large" -> ("FO-SOL", True)."""
-    if method == "TAN-SOL":
-        return method, True
-    return method.removesuffix(" large").removesuffix(" small"), method.endswith(" large")
+    """How a method trains, and whether it is the large network: "FO-SOL large@960" -> ("FO-SOL", True)."""
+    name = without_budget(method)
+    if name == "TAN-SOL":
+        return name, True
+    return name.removesuffix(" large").removesuffix(" small"), name.endswith(" large")
+
+
+def without_budget(method: str) -> str:
+    """A method's name without its budget of rows: "FO-SOL large@960" -> "FO-SOL large"."""
+    return method.partition("@")[0]
+
+
+def budget_of(method: str) -> int | None:
+    """The solver rows that a method's training may take: "FO-SOL large@960" -> 960; None without such.
+
+    Raises:
+        ConfigurationError: What stands behind the "@" is no such number.
+    """
+    name, at, rows = method.partition("@")
+    if not at:
+        return None
+    if re.fullmatch("[1-9][0-9]{0,14}", rows) is None:
+        raise refused("methods", f"a number of solver rows behind {name}@", method)
+    return int(rows)
 
 
 @dataclass(frozen=True)
@@ -50,9 +74,10 @@ class Config(tasks.Config):
     """Settings of a run. Lengths, times and speeds are in units in which inflow speed is 1, D is 20."""
 
     methods: tuple[str, ...] = METHODS
-    """What is compared, in the order of the table: how it trains, and " large" for the large network. PRE and
-    PRE-SR learn corrections fitted beforehand; chain differentiates the network by autograd and the solver
-    alone from function values; identity takes the solver's derivative for one."""
+    """What is compared, in the order of the table: how it trains, " large" for the large network, and behind
+    an "@", for methods in the loop, the solver rows that its training may take in place of a number of steps.
+    PRE and PRE-SR learn corrections fitted beforehand; chain differentiates the network by autograd and the
+    solver alone from function values; identity takes the solver's derivative for one."""
     steps: Count = 300
     """Optimiser steps of the methods in the loop with the small network, and of those that all problems have,
     such as tangents, which train it from the seed's first weights."""
@@ -60,6 +85,16 @@ class Config(tasks.Config):
     """Windows of reference data in a step."""
     learning_rate: Positive = 0.002
     """Of Adam, at the start, for all but large networks in the loop."""
+    tuned: tuple[tuple[str, Count, Positive], ...] = (
+        ("TAN-SOL@960", 1, 0.002),
+        ("FO-SOL large@960", 1, 0.001),
+        ("FO-SOL large@4800", 1, 0.002),
+    )
+    """Methods in the loop with windows in a step and a learning rate of their own: name, windows, rate. Those
+    here were chosen by their error on validation flows, by `python -m benchmarks wake_rows --size small`."""
+    replays: Natural | None = 4
+    """Steps on recorded answers after each step of TAN-SOL and tangents, in which the solver does not run;
+    None for as many as are trusted."""
 
     width: Annotated[int, Field(ge=SMALLEST_WIDTH)] = 16
     """Cells across of the coarse solver (the source); it has twice as many along."""
@@ -114,7 +149,7 @@ class Config(tasks.Config):
     mu: Positive = 1e-4
     """Smoothing parameter of the weights: of forward differences 1e-2 is too large here, and 1e-5 lost in
     rounding; of central ones 1e-3 is best."""
-    coordinates: Count = 48
+    coordinates: Count = 24
     """Coordinates in a step's sparse set, drawn anew every step."""
     directions: Directions = 96
     """Random directions in a step of those that take some."""
@@ -138,6 +173,7 @@ class Config(tasks.Config):
     def __post_init__(self) -> None:
         """Refuse what would fail, or mislead, only after the reference has been computed."""
         super().__post_init__()
+        self._check_budgets()
         self._check_start()
         self._check_grids()
         self._check_flows()
@@ -148,14 +184,21 @@ class Config(tasks.Config):
             raise refused("unroll", "at least 2 for TAN-SOL", self.unroll)
         self._check_networks()
 
-    def steps_of(self, method: str) -> tuple[int, float]:
-        """Optimiser steps of a method that trains, and its first learning rate."""
+    def steps_of(self, method: str) -> int:
+        """Optimiser steps of a method that trains, where its name has no budget of rows."""
         family, large = family_of(method)
         if family == "NON":
-            return (self.large_non_steps if large else self.non_steps), self.learning_rate
+            return self.large_non_steps if large else self.non_steps
         if family in SUPERVISED:
-            return self.pre_steps, self.learning_rate
-        return (self.large_steps, self.large_learning_rate) if large else (self.steps, self.learning_rate)
+            return self.pre_steps
+        return self.large_steps if large else self.steps
+
+    def pace_of(self, method: str) -> tuple[int, float]:
+        """Windows in a step of a method in the loop, and its first learning rate."""
+        for name, batch, rate in self.tuned:
+            if name == method:
+                return batch, rate
+        return self.batch, self.large_learning_rate if family_of(method)[1] else self.learning_rate
 
     def _check_start(self) -> None:
         """Refuse in-loop methods without the weights that they start from."""
@@ -166,6 +209,19 @@ class Config(tasks.Config):
                 raise refused(
                     "methods", f"{first} before {method}, which starts from its weights", self.methods
                 )
+
+    def _check_budgets(self) -> None:
+        """Refuse budgets that no step fits in, and what is tuned of methods that are not in the loop."""
+        for method in self.methods:
+            rows, family = budget_of(method), family_of(method)[0]
+            if rows is not None and family not in IN_LOOP:
+                raise refused("methods", f"{family} without a budget: it is not in the loop", method)
+            least = 2 * self.pace_of(method)[0] * self.unroll
+            if rows is not None and rows < least:
+                raise refused("methods", f"at least {least} rows behind the @, for two steps", method)
+        for method, *_ in self.tuned:
+            if family_of(method)[0] not in IN_LOOP:
+                raise refused("tuned", f"methods in the loop ({', '.join(IN_LOOP)})", method)
 
     def _check_grids(self) -> None:
         """Refuse grids and time steps that do not fit each other."""
@@ -229,6 +285,7 @@ class Config(tasks.Config):
 
 SMALL = Config(
     methods=(*SMALL_NETWORK, "NON large", "FO-SOL large", "identity large", "TAN-SOL"),
+    replays=0,
     width=32,
     reference_width=128,
     extrapolated_reynolds=(80.0, 1900.0),  # below 66 the reference's explicit diffusion is unstable
@@ -244,6 +301,7 @@ two. `--large-channels 32 --large-blocks 5` trains the published 260,354 weights
 
 PAPER = Config(
     methods=(*SMALL_NETWORK, "NON large", "PRE large", "FO-SOL large", "identity large", "TAN-SOL"),
+    replays=0,
     width=32,
     reference_width=128,
     warm_up=2000,

@@ -35,10 +35,10 @@ def errors(found: Found, config: Config, path: Path) -> Path:
     times = np.arange(1, config.horizon + 1) * config.dt / DIAMETER
     first = next(iter(found.values()))
     rows, numbers = held_out(first[REFERENCE]["extrapolated"]), np.unique(first[REFERENCE]["reynolds"])
-    for method in methods(first):
+    for method, look in pictures.looks(methods(first)).items():
         seeds = np.array([each[method]["error"][rows].mean(axis=0) for each in found.values()])
-        draw(over_time, times, seeds, method)
-        draw(over_reynolds, *by_reynolds(found, method), method)
+        draw(over_time, times, seeds, method, look)
+        draw(over_reynolds, *by_reynolds(found, method), method, look)
     over_time.axvline(config.unroll * config.dt / DIAMETER, color="#999999", linestyle=":", linewidth=1)
     over_time.set(xlabel="time (D / U)", ylabel="MAE of velocity (U)", ylim=(0, None))
     pictures.legend_above(over_time, ACROSS)
@@ -52,9 +52,11 @@ def errors(found: Found, config: Config, path: Path) -> Path:
     return pictures.save(made, path)
 
 
-def draw(axes: Axes, across: np.ndarray, seeds: np.ndarray, method: str) -> None:
-    """The mean of several seeds' curves `(seeds, points)`, and what they span."""
-    colour, mark = pictures.colour(method), pictures.LOOKS.get(method, ("", "o"))[1]
+def draw(
+    axes: Axes, across: np.ndarray, seeds: np.ndarray, method: str, look_of_method: tuple[str, str]
+) -> None:
+    """The mean of several seeds' curves `(seeds, points)`, and what they span, in a colour with a mark."""
+    colour, mark = look_of_method
     if len(seeds) > 1:
         axes.fill_between(across, seeds.min(axis=0), seeds.max(axis=0), color=colour, alpha=0.15, linewidth=0)
     every = max(1, len(across) // 8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from tasks.autograd import AutogradGradient
 from tasks.problem import Cost, Method, Setup, Trained
 from tasks.runs.result import TrainingOutcome
 from tasks.wake_flow import precomputed
-from tasks.wake_flow.config import IN_LOOP, Config, family_of, method_name
+from tasks.wake_flow.config import IN_LOOP, Config, budget_of, family_of, method_name, without_budget
 from tasks.wake_flow.data import Pairs, mirrored
 from tasks.wake_flow.networks import Corrector, NoCorrector
 
@@ -60,10 +61,10 @@ def pre(setup: Setup) -> Trained:
 
 def _on_pairs(setup: Setup, pairs: Pairs, batch: Callable[[int], Batch]) -> Trained:
     """Train on pairs of frames, in which the first has been through the solver."""
-    problem, (steps, rate) = _problem(setup), setup.config.steps_of(setup.name)
-    network = first_weights(setup)
+    problem, network = _problem(setup), first_weights(setup)
     objective = problem.loss_through(lambda velocity, reynolds: velocity)
-    own = replace(setup, network=network, steps=steps, learning_rate=rate, batch=batch, objective=objective)
+    steps = setup.config.steps_of(setup.name)
+    own = replace(setup, network=network, steps=steps, batch=batch, objective=objective)
     gradient = AutogradGradient(network, objective, {})
     found = own.descend(gradient, figures=lambda: {"rows": pairs.rows})
     found.outcome.ledger.add(Ledger(rows_asked=pairs.rows, rows_run=pairs.rows, rows_failed=pairs.failed))
@@ -71,14 +72,39 @@ def _on_pairs(setup: Setup, pairs: Pairs, batch: Callable[[int], Batch]) -> Trai
 
 
 def in_loop(setup: Setup) -> Trained:
-    """A shared method, from NON's weights (or as the configuration says), with its own steps and rate."""
-    config = setup.config
-    steps, rate = config.steps_of(setup.name)
+    """A shared method, from NON's weights (or as the configuration says), with its own steps and pace."""
+    problem, config = _problem(setup), setup.config
+    windows, rate = config.pace_of(setup.name)
     network = first_weights(setup)
     if config.start == "NON":
         before = method_name("NON", family_of(setup.name)[1])
         network = cast(Corrector, copy.deepcopy(setup.trained[before].network))
-    return _shared(setup.name, config).train(replace(setup, network=network, steps=steps, learning_rate=rate))
+    own = replace(
+        setup,
+        network=network,
+        steps=steps_in_loop(problem, setup.name),
+        batch=partial(problem.windows, setup.seed, count=windows),
+        learning_rate=rate,
+    )
+    return _shared(setup.name, config).train(own)
+
+
+def steps_in_loop(problem: Any, method: str) -> int:  # noqa: ANN401 - a WakeFlow
+    """Optimiser steps of a method in the loop: those of the settings, or all that its budget has room for.
+
+    What steps cost is what the method says beforehand: with checks, and for one that learns with one more,
+    by which the first check that finds fault is repeated; without what lost trust may add.
+    """
+    config, rows = problem.config, budget_of(method)
+    if rows is None:
+        return config.steps_of(method)
+    batch, _ = config.pace_of(method)
+
+    def taken(steps: int) -> float:
+        cost = _cost_of_steps(problem, steps, method)
+        return config.unroll * (config.batch * cost.evaluations + batch * cost.learns)
+
+    return max(1, bisect_right(range(1, rows // (batch * config.unroll) + 1), rows, key=taken))
 
 
 def first_weights(setup: Setup) -> Corrector:
@@ -99,6 +125,14 @@ def _shared(method: str, config: Config) -> Method:
     return shared.METHODS[named.get(family_of(method)[0], config.estimator)]
 
 
+def variant(name: str) -> Method | None:
+    """The method of a name with a budget of rows behind it; None for another name."""
+    method = METHODS.get(without_budget(name))
+    if budget_of(name) is None or method is None:
+        return None
+    return replace(method, cost=partial(_cost_in_loop, method=name))
+
+
 def _cost_of_pairs(problem: Any, steps: int, method: str) -> Cost:  # noqa: ANN401 - a WakeFlow
     """NON's pairs are a part of the data, PRE's corrections are fitted along the training flows."""
     config: Config = problem.config
@@ -107,11 +141,20 @@ def _cost_of_pairs(problem: Any, steps: int, method: str) -> Cost:  # noqa: ANN4
 
 
 def _cost_in_loop(problem: Any, steps: int, method: str) -> Cost:  # noqa: ANN401 - a WakeFlow
-    """With the steps and the network of the method."""
-    own, cost = copy.copy(problem), _shared(method, problem.config).cost
+    """Of all steps that the method takes."""
+    return _cost_of_steps(problem, steps_in_loop(problem, method), method)
+
+
+def _cost_of_steps(problem: Any, steps: int, method: str) -> Cost:  # noqa: ANN401 - a WakeFlow
+    """With the network and the windows of the method, in evaluations of the settings' batch."""
+    config: Config = problem.config
+    own, cost, (batch, _) = copy.copy(problem), _shared(method, config).cost, config.pace_of(method)
+    own.config = replace(config, batch=batch)
     own.network = partial(problem.corrector, large=family_of(method)[1])
     assert cost is not None
-    return cost(own, problem.config.steps_of(method)[0])
+    found, share = cost(own, steps), batch / config.batch
+    most = None if found.most is None else share * found.most
+    return replace(found, evaluations=share * found.evaluations, most=most)
 
 
 def _methods() -> dict[str, Method]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from PIL import Image
 from simulators.wake_flow.geometry import CENTRE, LENGTHS
 from tasks.report import pictures
 from tasks.runs import atomic
-from tasks.wake_flow.config import Config
+from tasks.wake_flow.config import Config, budget_of, family_of, without_budget
 from tasks.wake_flow.diagnostics import DIAMETER
 from tasks.wake_flow.evaluation import REFERENCE, Tracks, methods
 
-SHOWN = ("SRC", "NON", "ZO-SOL", "TAN-SOL", "FO-SOL")  # of the wakes, not to make the picture too long
+SHOWN = ("SRC", "NON", "ZO-SOL", "TAN-SOL", "FO-SOL")  # families of `shown`
 MILLISECONDS = 120  # a picture
 QUALITY = 60  # of WebP: 48 pictures of noise are 1.2 megabytes, which become a part of the page
 COLUMNS = 3  # times side by side
@@ -50,8 +50,23 @@ def turned(field: np.ndarray) -> np.ndarray:
     return field.T
 
 
+def shown(methods: Iterable[str]) -> list[str]:
+    """Methods of a picture of wakes, not to make it too long: of each family with the larger network."""
+    known, found = list(methods), list[str]()
+    for family in SHOWN:
+        own = [method for method in known if family_of(method)[0] == family]
+        found += [method for method in own if family_of(method)[1]] or own
+    return found
+
+
+def label(method: str, between: str = ", ") -> str:
+    """A method's name as pictures have it: "FO-SOL large@4800" is "FO-SOL large, 4,800 rows"."""
+    rows = budget_of(method)
+    return method if rows is None else f"{without_budget(method)}{between}{rows:,} rows"
+
+
 def shown_vorticity(
-    found: Tracks, config: Config, chosen: Sequence[str] = SHOWN
+    found: Tracks, config: Config, chosen: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], float]:
     """Vorticity `(times, height - 1, width - 1)` in U / D of the reference and of methods, and its scale."""
     cell = LENGTHS[0] / config.width
@@ -72,6 +87,12 @@ def draw_wake(axes: Axes, field: np.ndarray, config: Config, limit: float) -> Ax
     return image
 
 
+def _colours(drawn: Iterable[str]) -> dict[str, str]:
+    """Of methods that share a picture, and of the reference."""
+    looks = pictures.looks(name for name in drawn if name != REFERENCE)
+    return {REFERENCE: pictures.REFERENCE} | {name: colour for name, (colour, _) in looks.items()}
+
+
 def _finish(axes: Axes, field: np.ndarray) -> None:
     axes.set(xlim=(0, LENGTH), ylim=(0, WIDTH))
     axes.add_patch(Circle((CENTRE[1] / DIAMETER, CENTRE[0] / DIAMETER), 0.5, color="#555555"))
@@ -79,21 +100,22 @@ def _finish(axes: Axes, field: np.ndarray) -> None:
         axes.text(LENGTH / 2, WIDTH / 2, "blew up", ha="center", va="center", color="#333333")
 
 
-def wakes(found: Tracks, config: Config, path: Path, chosen: Sequence[str] = SHOWN) -> Path:
+def wakes(found: Tracks, config: Config, path: Path, chosen: Sequence[str]) -> Path:
     """Vorticity of the reference and of each method (rows) at several times (columns)."""
-    shown, limit = shown_vorticity(found, config, chosen)
+    drawn, limit = shown_vorticity(found, config, chosen)
+    colours = _colours(drawn)
     times = found[REFERENCE]["times"]
     last = len(times) - 1
     columns = [round(last * (k + 1) / COLUMNS) for k in range(COLUMNS)]
-    made, axes = pictures.figure(7.2, 1.22 * len(shown) + 0.6, rows=len(shown), columns=COLUMNS)
+    made, axes = pictures.figure(7.2, 1.22 * len(drawn) + 0.6, rows=len(drawn), columns=COLUMNS)
     image = None
-    for line, (name, fields) in zip(axes, shown.items(), strict=True):
+    for line, (name, fields) in zip(axes, drawn.items(), strict=True):
         for place, column in zip(line, columns, strict=True):
             image = draw_wake(place, fields[column], config, limit)
             if name == REFERENCE:
                 step = int(times[column])
                 place.set_title(f"{step * config.dt / DIAMETER:.3g} D / U (step {step})")
-        line[0].set_ylabel(name, color=pictures.colour(name), fontweight="bold")
+        line[0].set_ylabel(label(name, "\n"), color=colours[name], fontweight="bold")
     assert image is not None
     bar = made.colorbar(image, ax=axes, location="bottom", shrink=0.6, aspect=40, pad=0.01, extend="both")
     bar.set_label("vorticity (U / D)")
@@ -130,17 +152,17 @@ def animated(found: Tracks, config: Config, path: Path) -> Path:
 
 def _images(found: Tracks, config: Config) -> list[Image.Image]:
     """A picture for each time, in one layout."""
-    shown, limit = shown_vorticity(found, config)
-    rows = -(-len(shown) // 2)
+    drawn, limit = shown_vorticity(found, config, shown(found))
+    colours, rows = _colours(drawn), -(-len(drawn) // 2)
     made, axes = pictures.figure(6.4, 1.82 * rows + 0.4, rows=rows, columns=2)
     made.set_dpi(100)
     canvas = made.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     images = {}
-    for place, (name, fields) in zip(axes.flat, shown.items(), strict=False):
+    for place, (name, fields) in zip(axes.flat, drawn.items(), strict=False):
         images[name] = draw_wake(place, np.where(np.isfinite(fields[0]), fields[0], 0), config, limit)
-        place.set_title(name, color=pictures.colour(name), fontweight="bold", fontsize=13)
-    for place in axes.flat[len(shown) :]:
+        place.set_title(label(name), color=colours[name], fontweight="bold", fontsize=13)
+    for place in axes.flat[len(drawn) :]:
         place.set_visible(False)
     clock = made.supxlabel("0 D / U", fontsize=12, color="#333333")
     canvas.draw()  # it lays out, with the clock's line in place
@@ -148,7 +170,7 @@ def _images(found: Tracks, config: Config) -> list[Image.Image]:
     frames = []
     for index, step in enumerate(found[REFERENCE]["times"]):
         for name, image in images.items():
-            image.set_data(turned(shown[name][index]))
+            image.set_data(turned(drawn[name][index]))
         clock.set_text(f"{step * config.dt / DIAMETER:.1f} D / U")
         canvas.draw()
         frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from simulators.wake_flow.box import WakeFlow as Solver
 from simulators.wake_flow.geometry import Channel
-from tasks.problem import Data, Problem, Trained
+from tasks.problem import Data, Method, Problem, Trained
 from tasks.runs.folder import Run
 from tasks.wake_flow import data, evaluation, rollout, trajectories
 from tasks.wake_flow.config import IN_LOOP, PRESETS, Config, family_of
 from tasks.wake_flow.data import Pairs, WakeData
-from tasks.wake_flow.methods import METHODS
+from tasks.wake_flow.methods import METHODS, variant
 from tasks.wake_flow.networks import Corrector, Scales, layers
 from tasks.workers import group
 from zo.estimators import Key
@@ -42,6 +42,11 @@ class WakeFlow(Problem):
         "extrapolated": "",  # which flows are; not what "MAE extrapolated" should have been called
     }
     dimensions = evaluation.DIMENSIONS
+
+    @classmethod
+    def variant(cls, name: str) -> Method | None:
+        """A method in the loop with a budget of solver rows of its own."""
+        return variant(name)
 
     @cached_property
     def box(self) -> Any:  # noqa: ANN401 - in a run there are wrappers around it
@@ -88,12 +93,11 @@ class WakeFlow(Problem):
     @cached_property
     def data(self) -> Data:
         """Windows of the training flows."""
+        return Data(lambda seed, step: self.windows(seed, step, self.config.batch))
 
-        def train(seed: int, step: int) -> tuple[Tensor, Tensor]:
-            config = self.config
-            return self.flows.train.windows(Key(seed, step), config.batch, config.unroll)
-
-        return Data(train)
+    def windows(self, seed: int, step: int, count: int) -> tuple[Tensor, Tensor]:
+        """The training windows of a step: frames `(count, unroll + 1, 2, height, width)`, Re `(count,)`."""
+        return self.flows.train.windows(Key(seed, step), count, self.config.unroll)
 
     def network(self) -> Corrector:
         """The small corrector."""

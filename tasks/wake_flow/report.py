@@ -14,7 +14,7 @@ from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table
 from tasks.runs.folder import Run
 from tasks.runs.result import Result
 from tasks.wake_flow import curves, pictures
-from tasks.wake_flow.config import Config, family_of
+from tasks.wake_flow.config import Config, family_of, without_budget
 from tasks.wake_flow.curves import Found, by_reynolds
 from tasks.wake_flow.diagnostics import LIMIT, WAKE
 from tasks.wake_flow.evaluation import (
@@ -55,20 +55,30 @@ def sentences(result: Result, config: Config) -> list[str]:
     known, means = {**shared.METHODS, **METHODS}, {score.method: score.mean for score in scores(result)}
     families: dict[str, str] = {}
     for method in means:
-        families.setdefault(family_of(method)[0], known[method].about.removesuffix(" The large network."))
+        about = known[without_budget(method)].about.removesuffix(" The large network.")
+        families.setdefault(family_of(method)[0], about)
     told = [
         f"A network corrects a {config.width} x {2 * config.width} solver after every step. "
         + " ".join(f"{family}: {about[0].lower()}{about[1:]}" for family, about in families.items())
     ]
-    for method, first_order in (("ZO-SOL", "FO-SOL"), ("TAN-SOL", "FO-SOL large")):
-        share, ratio = (means.get(method, nan) / means.get(other, nan) for other in (SOLVER, first_order))
-        if isfinite(share + ratio):
-            rows = fmean(row.rows for row in result.table if row.method == method)
+    for method, mean in means.items():
+        family, large = family_of(method)
+        rivals = [name for name in means if family_of(name) == ("FO-SOL", large) and isfinite(means[name])]
+        share = mean / means.get(SOLVER, nan)
+        if family in ("ZO-SOL", "TAN-SOL") and rivals and isfinite(share):
+            ratios = [
+                f"{mean / means[name]:.2f} times that of {name}, for {_rows(result, name):,.0f}"
+                for name in rivals
+            ]
             told.append(
-                f"{method}'s error is {share:.0%} of the solver's own and {ratio:.2f} times that of first "
-                f"order with the same network, for {rows:,.0f} solver rows."
+                f"{method}'s error is {share:.0%} of the solver's own, for {_rows(result, method):,.0f} "
+                f"solver rows: {'; '.join(ratios)}."
             )
     return told
+
+
+def _rows(result: Result, method: str) -> float:
+    return fmean(row.rows for row in result.table if row.method == method)
 
 
 def _how_it_was_measured(config: Config, reference: Arrays) -> str:
@@ -85,7 +95,8 @@ def _how_it_was_measured(config: Config, reference: Arrays) -> str:
 
 
 def _wake(run: Run, config: Config, first: Tracks) -> Sequence[Block]:
-    shown = ", ".join(method for method in pictures.SHOWN if method in first)
+    chosen = pictures.shown(first)
+    shown = ", ".join(chosen)
     flow = f"Re {shown_reynolds(first):g}, never trained on"
     return (
         Heading("The wake"),
@@ -99,7 +110,7 @@ def _wake(run: Run, config: Config, first: Tracks) -> Sequence[Block]:
             wide=False,
         ),
         Figure(
-            pictures.wakes(first, config, run.path / "vorticity.png"),
+            pictures.wakes(first, config, run.path / "vorticity.png", chosen),
             alt=f"Vorticity behind the cylinder at several times, for the reference and {shown}",
             caption=(
                 "The same at times since the common start, D the diameter, U the inflow's speed. "

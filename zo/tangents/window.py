@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zo.batches import map_tensors
+from zo.batches import emptied, map_tensors, tensors
 from zo.tangents.pairs import CallPairs
 from zo.tangents.recording import RecordedCall
 
@@ -33,6 +34,37 @@ class Window:
     pairs: tuple[CallPairs, ...]
     losses: Tensor
     survived: Tensor
+
+    @cached_property
+    def form(self) -> list[Any]:
+        """What calls and batch of windows must have in common for their rows to be joined."""
+        rows = len(self.survived)
+        calls = [
+            (
+                call.box,
+                call.inputs[0].shape[1] / rows,
+                [(t.shape[0], t.shape[2:], t.dtype) for t in tensors(call)],
+            )
+            for call in self.calls
+        ]
+        return [calls, [(t.shape[1:], t.dtype) for t in tensors(self.batch)]]
+
+    @cached_property
+    def leaves(self) -> str:
+        """What the batch holds beside its tensors."""
+        return repr(emptied(self.batch, [], lambda tensor: tensor))
+
+    @cached_property
+    def places(self) -> Tensor:
+        """Rows that survived, `(n,)`, on the CPU."""
+        return self.survived.cpu().nonzero().flatten()
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes that it takes."""
+        held = [self.batch, self.losses, *self.calls]
+        held += [part for p in self.pairs for part in (p.z, p.y, p.d, p.response, p.others)]
+        return sum(tensor.numel() * tensor.element_size() for part in held for tensor in tensors(part))
 
 
 def without_failed(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
-from zo.batches import emptied, filled, map_tensors, tensors
+from zo.batches import emptied, filled, map_tensors
 from zo.draws import Key
 from zo.errors import TangentError, TangentWarning
 from zo.tangents.recording import RecordedCall
@@ -165,14 +165,13 @@ class Windows:
                 "TangentGradient.replay: expected an objective that makes the same number of calls in each "
                 f"step, got {' and '.join(map(str, sorted(calls)))}. Train it without replays."
             )
-        form = _form(newest)
-        same = [window for window in self._kept if _form(window) == form]
+        same = [window for window in self._kept if window.form == newest.form]
         first = same[int(torch.randint(len(same), (1,), generator=generator))]
-        same = [window for window in same if _leaves(window) == _leaves(first)]
+        same = [window for window in same if window.leaves == first.leaves]
         places = torch.cat(
             [
-                torch.stack([torch.full_like(alive, number), alive], dim=1)
-                for number, alive in enumerate(window.survived.cpu().nonzero().flatten() for window in same)
+                torch.stack([torch.full_like(window.places, number), window.places], dim=1)
+                for number, window in enumerate(same)
             ]
         )
         wanted = max(FEWEST_ROWS, len(newest.losses)) if rows is None else rows
@@ -191,11 +190,7 @@ class Windows:
 
     def size(self) -> int:
         """Bytes that the windows take."""
-        pairs = ([p.z, p.y, p.d, p.response, p.others] for window in self._kept for p in window.pairs)
-        held = ([window.batch, window.losses, *window.calls] for window in self._kept)
-        return sum(
-            tensor.numel() * tensor.element_size() for part in (*held, *pairs) for tensor in tensors(part)
-        )
+        return sum(window.size for window in self._kept)
 
     def state_dict(self) -> dict[str, Any]:
         """Trust and windows, in plain values."""
@@ -279,25 +274,6 @@ def joined(windows: Sequence[Window]) -> Window:
         torch.cat([window.losses for window in windows]),
         torch.cat([window.survived for window in windows]),
     )
-
-
-def _form(window: Window) -> list[Any]:
-    """What the calls and the batch of windows must have in common for rows to be joined."""
-    rows = len(window.survived)
-    calls = [
-        (
-            call.box,
-            call.inputs[0].shape[1] / rows,
-            [(t.shape[0], t.shape[2:], t.dtype) for t in tensors(call)],
-        )
-        for call in window.calls
-    ]
-    return [calls, [(t.shape[1:], t.dtype) for t in tensors(window.batch)]]
-
-
-def _leaves(window: Window) -> str:
-    """What a batch holds beside its tensors."""
-    return repr(emptied(window.batch, [], lambda tensor: tensor))
 
 
 def _plain(window: Window) -> dict[str, Any]:

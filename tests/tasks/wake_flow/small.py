@@ -6,6 +6,12 @@ from tasks.configuration import to_dict
 from tasks.wake_flow.config import Config
 
 SMALL = Config(
+    methods=(
+        *("SRC", "NON large", "TAN-SOL@24", "FO-SOL large@24", "FO-SOL large@48"),
+        *("NON", "FO-SOL", "ZO-SOL"),
+    ),
+    tuned=(("TAN-SOL@24", 1, 0.002),),
+    replays=1,
     width=8,
     reference_width=16,
     warm_up=4,
@@ -40,5 +46,10 @@ def words(*more: str) -> list[str]:
         if isinstance(value, bool):
             line += [option] if value else []
         elif value is not None:
-            line += [option, *map(str, value if isinstance(value, list) else [value])]
+            line += [option, *flat(value)]
     return [*line, *more]
+
+
+def flat(value: object) -> list[str]:
+    """A setting as words: lists, and lists in them, end to end."""
+    return [word for each in value for word in flat(each)] if isinstance(value, list) else [str(value)]

@@ -15,7 +15,8 @@ from tasks.methods import estimator
 from tasks.progress import Progress
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run, stage_name
-from tasks.wake_flow.config import METHODS, PRESETS, Config, family_of, method_name
+from tasks.wake_flow.config import METHODS, PRESETS, Config, budget_of, family_of, method_name, without_budget
+from tasks.wake_flow.methods import steps_in_loop, variant
 from tasks.wake_flow.networks import Corrector, Scales, layers
 from tasks.wake_flow.problem import WakeFlow
 from tasks.wake_flow.rollout import rollout_errors
@@ -209,11 +210,13 @@ def test_networks_of_the_paper_have_the_published_sizes():
 
 def test_every_method_has_its_names_and_the_demo_leads_with_what_matters():
     assert PRESETS["demo"].methods == METHODS
-    places = [METHODS.index(name) for name in ("SRC", "NON large", "TAN-SOL", "FO-SOL large", "ZO-SOL")]
+    families = [family_of(name) for name in METHODS]
+    wanted = ("SRC", False), ("NON", True), ("TAN-SOL", True), ("FO-SOL", True), ("ZO-SOL", False)
+    places = [families.index(each) for each in wanted]
     assert places == sorted(places)
     assert {"demo", "small", "paper"} <= PRESETS.keys()
     for preset in PRESETS.values():
-        assert set(preset.methods) <= set(WakeFlow.methods)
+        assert {without_budget(name) for name in preset.methods} <= set(WakeFlow.methods)
     families = ("NON", "PRE", "PRE-SR", "FO-SOL", "ZO-SOL", "chain", "identity", "TAN-SOL")
     names = {method_name(family, large) for family in families for large in (False, True)}
     assert set(WakeFlow.methods) == {"SRC", *names} and len(names) == 16
@@ -241,8 +244,36 @@ def test_methods_of_all_problems_train_the_small_network_from_the_first_weights(
 def test_one_setting_has_the_steps_of_all_methods_in_the_loop_with_the_small_network():
     config = replace(Config(), steps=10)
     small = ("FO-SOL", "ZO-SOL", "chain", "identity", "TAN-SOL small", "tangents")
-    assert {config.steps_of(method)[0] for method in small} == {10}
-    assert config.steps_of("TAN-SOL") == config.steps_of("FO-SOL large") == (150, 0.001)
+    assert {config.steps_of(method) for method in small} == {10}
+    assert config.steps_of("TAN-SOL") == config.steps_of("FO-SOL large") == 150
+    assert config.pace_of("TAN-SOL") == config.pace_of("FO-SOL large") == (4, 0.001)
+
+
+def test_the_demo_compares_a_fifth_of_first_order_s_rows_with_all():
+    budgets = {name: budget_of(name) for name in METHODS if budget_of(name) is not None}
+    assert [family_of(name) for name in budgets] == [("TAN-SOL", True), *[("FO-SOL", True)] * 2]
+    few, first_order_few, all_rows = budgets.values()
+    assert few == first_order_few == all_rows / 5
+    assert {name for name, *_ in PRESETS["demo"].tuned} == set(budgets)
+
+
+@pytest.mark.parametrize(
+    ("method", "batch", "steps"),
+    [
+        ("identity@60", 2, 10),  # 6 rows a step
+        ("FO-SOL large@60", 1, 19),  # 3 rows a step, and once more, to compare values with the box's
+        ("FO-SOL@60", 4, 4),
+        ("TAN-SOL@60", 1, 18),  # with a check, and room for another one
+        ("ZO-SOL@270", 1, 9),  # nine queries beside the base: 30 rows a step
+    ],
+)
+def test_a_budget_of_rows_takes_the_place_of_a_number_of_steps(method, batch, steps, finished, folder):
+    config = replace(OTHERS, tuned=((method, batch, 0.1),))
+    problem, found = WakeFlow(config, folder=folder / "data"), variant(method)
+    assert steps_in_loop(problem, method) == steps
+    assert found is not None and found.cost is not None
+    assert found.cost(problem, 0).evaluations * config.batch * config.unroll <= budget_of(method)
+    assert variant(method.partition("@")[0]) is None
 
 
 def test_the_paper_has_the_published_sets_of_flows():

@@ -207,6 +207,25 @@ def test_the_animation_has_a_picture_for_every_time_and_is_small(tmp_path):
     assert np.abs(np.diff(panel, axis=0)).min(axis=0).max() > 0
 
 
+def test_a_method_without_derivative_is_told_beside_first_order_at_each_of_its_budgets(tmp_path):
+    names = ["SRC", "TAN-SOL@24", "FO-SOL large@24", "FO-SOL large@48", "FO-SOL"]
+    page = page_of(finished(tmp_path, names, seeds=[0]))
+    assert (
+        "TAN-SOL@24's error is 50% of the solver's own, for 100 solver rows: 1.50 times that of FO-SOL "
+        "large@24, for 200; 2.00 times that of FO-SOL large@48, for 300."
+    ) in page.replace("&#39;", "'").replace("&#x27;", "'")
+
+
+def test_a_picture_shows_the_larger_network_of_each_family_with_its_budget():
+    assert pictures.shown(
+        ["ZO-SOL", "NON", "NON large", "PRE", "FO-SOL large@9", "FO-SOL", "FO-SOL large@1000"]
+    ) == [
+        *("NON large", "ZO-SOL", "FO-SOL large@9", "FO-SOL large@1000"),
+    ]
+    assert pictures.label("FO-SOL large@1000") == "FO-SOL large, 1,000 rows"
+    assert pictures.label("reference") == "reference"
+
+
 def test_errors_by_reynolds_number_are_means_over_its_rollouts():
     found = {seed: tracks(evaluation(["SRC"], seed)) for seed in (0, 1, 2)}
     numbers, seeds = curves.by_reynolds(found, "SRC")
