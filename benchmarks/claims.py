@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks import protocol
 from benchmarks.catalogue import read
+from benchmarks.rows import AS_BENCHMARKED, FOLDER, over, over_tuned
 from benchmarks.tangents.report import ratios, spent
 
 
@@ -202,9 +203,22 @@ def _readme() -> Iterator[Claim]:
         rows, middle, least, worst, count = _over_all("tangents", method)
         said = f"{words} | # | median # of # problems, # to # |"
         yield from in_text(README, said, rows, middle, count, least, worst)
+    errors = [own for each in _of_rows().values() if (own := over_tuned(each, "replay, 0.2")) is not None]
+    rows = [over(each, "replay, 0.2", "rows", AS_BENCHMARKED) for each in _of_rows().values()]
+    values = (median(filter(None, rows)), median(errors), len(errors), min(errors), max(errors))
+    said = "milliseconds or more | # | median # of # problems, # to #, against"
+    yield from in_text(README, said, *((Figure((value,)), "rows/table.md") for value in values))
     again = [_over_all("tangents/fresh", method) for method in ("chosen", "no-gradient")]
     middles, worst = [each[1] for each in again], [each[3] for each in again]
     yield from in_text(README, "medians of # and #, worst # and #.", *middles, *worst)
+
+
+@cache
+def _of_rows() -> dict[str, dict[str, Any]]:
+    """What `python -m benchmarks rows` measured, by problem."""
+    names = (path.relative_to(protocol.RESULTS).as_posix() for path in sorted(FOLDER.glob("*.json")))
+    found = {Path(name).stem: read(name) for name in names}
+    return {name: own for name, own in found.items() if over_tuned(own, "replay, 0.2") is not None}
 
 
 def _over_all(folder: str, method: str) -> list[tuple[Figure, str]]:
@@ -226,6 +240,15 @@ def _tangents() -> Iterator[Claim]:
     yield from in_text(TANGENTS, words, middle, rows, least, worst)
     _, middle, least, worst, _ = _over_all("tangents/fresh", "no-gradient")
     yield from in_text(TANGENTS, "`no-gradient` #, from # to # (", middle, least, worst)
+
+    def spent_well(name: str, line: str) -> tuple[Figure, str]:
+        error = over_tuned(_of_rows()[name], line)
+        return Figure(() if error is None else (error,)), f"rows/{name}.json"
+
+    replayed = sorted(_of_rows(), key=lambda name: over_tuned(_of_rows()[name], "replay, 0.2") or 0)
+    lines = ("first order, tuned, 0.2", "tangents, 0.2", "replay, 0.05", "replay, 0.2")
+    columns = dict(enumerate(lines, start=2))
+    yield from in_table(TANGENTS, "### What replay buys", (*replayed, None), columns, spent_well)
 
     def ours(name: str, what: tuple[str, str]) -> tuple[Figure, str]:
         file, (method, column) = f"tangents/{name}.json", what

@@ -36,6 +36,7 @@ from benchmarks import protocol
 from benchmarks.tangents.methods import first_order
 from benchmarks.tangents.problem import Problem
 from benchmarks.tangents.problems import problems
+from blackbox.words import counted
 from tasks.report.pictures import figure, save
 from tasks.runs import atomic
 from tasks.runs.machine import machine, versions
@@ -244,7 +245,8 @@ def table(found: Measured) -> str:
             error, rows = over_tuned(own, line), over(own, line, "rows", AS_BENCHMARKED)
             said = any(run[line]["warnings"] for run in own["runs"].values() if line in run)
             cells.append(NOT_RUN if error is None else f"{error:.2f}{'*' * said} ({rows:.2f})")
-        text.append(f"| {name} | {len(own['runs'])} | " + " | ".join(cells) + " |")
+        seeds = sum(SHOWN[0][0] in run for run in own["runs"].values())
+        text.append(f"| {name} | {seeds} | " + " | ".join(cells) + " |")
     middle = []
     for line in lines:
         errors = [error for own in found.values() if (error := over_tuned(own, line)) is not None]
@@ -273,7 +275,7 @@ def picture(found: Measured) -> Figure:
 
 def batches_picture(found: Measured) -> Figure:
     """Error over rows for each size of batch, a panel for each problem."""
-    made, axes = figure(2.6 * len(found), 2.9, 1, len(found))
+    made, axes = figure(2.6 * len(found), 2.9, 1, len(found), sharey=True)
     for place, (name, own) in zip(axes.flat, found.items(), strict=True):
         for batch, colour in ((1, "#0072b2"), (4, "#56b4e9"), (16, "#e69f00")):
             points = [
@@ -281,7 +283,7 @@ def batches_picture(found: Measured) -> Figure:
                 for key in ("rows", "error")
                 for share in (*SHARES, 1.0)
             ]
-            place.loglog(points[:3], points[3:], "o-", color=colour, label=f"{batch} rows a batch")
+            place.loglog(points[:3], points[3:], "o-", color=colour, label=f"{counted(batch, 'row')} a batch")
         place.set_title(name, fontsize=9)
         place.set_xticks([*SHARES, 1.0], ["1/20", "1/5", "1"])
         place.minorticks_off()
