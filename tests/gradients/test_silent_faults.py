@@ -54,7 +54,7 @@ OWNERS = [
 ]
 
 
-@pytest.mark.parametrize("chunk", [5, None])
+@pytest.mark.parametrize("chunk", [5, pytest.param(None, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", OWNERS)
 def test_a_module_with_weights_that_draws_or_mixes_is_right_in_chunks_of_any_size(name, chunk):
     """Where a chunk moves no weight of the module, its forward runs on the rows of all variants."""
@@ -599,7 +599,7 @@ def unboxed(output: Tensor) -> Tensor:
     return (torch.sin(output) * torch.linspace(0.5, 1.5, 3, dtype=output.dtype)).sum(dim=1)
 
 
-@pytest.mark.parametrize("evaluator", ["auto", "difference"])
+@pytest.mark.parametrize("evaluator", [pytest.param("auto", marks=pytest.mark.slow), "difference"])
 @pytest.mark.parametrize(
     "wakes", [centred, next_row, against_the_last, noisy], ids=lambda done: done.__name__
 )

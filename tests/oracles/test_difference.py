@@ -173,7 +173,9 @@ def test_every_network_in_float64(case, way, training):
     assert ((found - truth).abs() <= bound).all()
 
 
-@MODES
+@pytest.mark.parametrize(
+    "training", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["training", "evaluation"]
+)
 @pytest.mark.parametrize("case", [*NETWORKS, *OWN], ids=str)
 def test_in_float32_the_error_does_not_grow_as_mu_shrinks(case, training):
     narrow = problem_of(case, torch.float32, training)
