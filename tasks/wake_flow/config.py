@@ -78,7 +78,7 @@ class Config(tasks.Config):
     an "@", for methods in the loop, the solver rows that its training may take in place of a number of steps.
     PRE and PRE-SR learn corrections fitted beforehand; chain differentiates the network by autograd and the
     solver alone from function values; identity takes the solver's derivative for one."""
-    steps: Count = 300
+    steps: Count = 200
     """Optimiser steps of the methods in the loop with the small network, and of those that all problems have,
     such as tangents, which train it from the seed's first weights."""
     batch: Count = 4
@@ -285,6 +285,7 @@ class Config(tasks.Config):
 
 SMALL = Config(
     methods=(*SMALL_NETWORK, "NON large", "FO-SOL large", "identity large", "TAN-SOL"),
+    steps=300,
     replays=0,
     width=32,
     reference_width=128,
