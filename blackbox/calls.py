@@ -1,8 +1,8 @@
 """Two hooks of black boxes: one is given every call made in its context, the other the rows to be run.
 
-Gradients see by the first which boxes an objective calls, and answer in their place where they have to. By
-the second, below it, a run remembers answers. They are context variables: handlers of two threads, or of two
-asyncio tasks, do not meet.
+Gradients see by the first which boxes an objective calls, and answer in their place where they have to. The
+second is asked later, when a call's inputs are checked and its rows are to be run: by it a run remembers
+answers. They are context variables: handlers of two threads, or of two asyncio tasks, do not meet.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -158,23 +159,35 @@ def _copies(box: Definition, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
 
 
 def _call(box: Definition, method: Any, copies: tuple[Any, ...]) -> Any:  # noqa: ANN401
-    with exits_as_errors(), _own_settings(), torch.no_grad() if box.arrays == "torch" else nullcontext():
-        return method(*copies)
+    # what trains beside it would compute other numbers without a word, or raise where it divides by zero
+    with exits_as_errors(), np.errstate(), _DEFAULT_DTYPE:
+        with torch.no_grad() if box.arrays == "torch" else nullcontext():
+            return method(*copies)
 
 
-@contextmanager
-def _own_settings() -> Iterator[None]:
-    """Foreign code leaves torch's default dtype, and how NumPy takes errors, as they were.
+class _DefaultDtype:
+    """Around foreign code: torch's default dtype is as before when the last call under way in a thread ends.
 
-    What trains beside it would compute other numbers without a word, or raise where it divides by zero.
+    All threads have one default. Each call that put back what it found would put back what another had set.
     """
-    dtype = torch.get_default_dtype()
-    with np.errstate():
-        try:
-            yield
-        finally:
-            if torch.get_default_dtype() != dtype:
-                torch.set_default_dtype(dtype)
+
+    def __init__(self) -> None:
+        self._lock, self._calls, self._before = Lock(), 0, torch.float32
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._calls == 0:
+                self._before = torch.get_default_dtype()
+            self._calls += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._calls -= 1
+            if self._calls == 0 and torch.get_default_dtype() != self._before:
+                torch.set_default_dtype(self._before)
+
+
+_DEFAULT_DTYPE = _DefaultDtype()
 
 
 def _raised(box: Definition, error: Exception) -> FailedRow:

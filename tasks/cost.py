@@ -119,7 +119,7 @@ class Plan:
         size: Rows of a batch.
         costs: By method; None where that is not known.
         rows: Box rows of steps, by method where known: the least that they take.
-        more: Box rows that they may take beyond, together.
+        most: The most, where checks are in doubt or trust is lost.
         validation: Box rows of all validations of a method; None for a problem's own.
         test: Box rows of the test of a method; None for a problem's own.
         judging: Box rows of validations and tests of all methods, as far as they are known.
@@ -128,7 +128,7 @@ class Plan:
     size: int
     costs: Mapping[str, Cost | None]
     rows: Mapping[str, int]
-    more: int
+    most: Mapping[str, int]
     validation: int | None
     test: int | None
     judging: int
@@ -137,6 +137,18 @@ class Plan:
     def least(self) -> int:
         """Box rows with one seed: of steps, validations and tests."""
         return sum(self.rows.values()) + self.judging
+
+    @property
+    def more(self) -> int:
+        """Box rows that the steps may take beyond the least."""
+        return sum(self.most.values()) - sum(self.rows.values())
+
+    @property
+    def with_checks(self) -> int:
+        """Box rows with one seed where every check is asked, and trust in tangents is not lost."""
+        learned = {name for name, cost in self.costs.items() if cost is not None and cost.learns}
+        checks = sum(most - self.rows[name] for name, most in self.most.items() if name not in learned)
+        return self.least + checks
 
 
 def planned(problem: Problem, methods: Mapping[str, Method], each: int, *, supposing: bool = False) -> Plan:
@@ -156,13 +168,13 @@ def planned(problem: Problem, methods: Mapping[str, Method], each: int, *, suppo
     }
     known = {name: cost for name, cost in costs.items() if cost is not None}
     rows = {name: round(each * cost.evaluations) for name, cost in known.items()}
-    more = sum(round(each * (cost.most or 0)) - rows[name] for name, cost in known.items() if cost.most)
+    most = {name: round(each * (cost.most or cost.evaluations)) for name, cost in known.items()}
     validated = sum(cost is None or cost.evaluations > 0 for cost in costs.values())
     validation, test = (
         None if found is None else int(each / size * found) for found in _judged(problem, supposing)
     )
     judging = validated * (validation or 0) + len(methods) * (test or 0)
-    return Plan(size, costs, rows, more, validation, test, judging)
+    return Plan(size, costs, rows, most, validation, test, judging)
 
 
 def rows_of_data(problem: Problem, spent: Ledger) -> int:
@@ -279,11 +291,6 @@ def _judged(problem: Problem, supposing: bool) -> tuple[int | None, int | None]:
     validation, test = (
         0 if rows is None else count_rows(rows) for rows in (problem.data.validation, problem.data.test)
     )
-    usual = (
-        kind.validate is Problem.validate,
-        kind.evaluate is Problem.evaluate and kind.judge is Problem.judge,
-    )
-    return (
-        validations * validation if usual[0] or (supposing and validation) else None,
-        test if usual[1] or (supposing and test) else None,
-    )
+    validates = kind.validate is Problem.validate or (supposing and validation)
+    tests = (kind.evaluate is Problem.evaluate and kind.judge is Problem.judge) or (supposing and test)
+    return validations * validation if validates else None, test if tests else None

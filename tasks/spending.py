@@ -55,9 +55,10 @@ def steps_within(
         chosen: Names of the settings that are chosen, `steps` among them.
 
     Returns:
-        The settings of `chosen`; as they are where the rows of a problem are not known beforehand, and one
-        step where the budget has no room for more, which the plan then refuses. A validation or test of the
-        problem's own is supposed to take each row of its data once, as the objective does.
+        The settings of `chosen`; as they are where the rows of a problem are not known beforehand or steps
+        take none, and one step where the budget has no room for more, which the plan then refuses. All checks
+        of queries have room. A validation or test of the problem's own is supposed to take each row of its
+        data once, as the objective does.
     """
     config, each = problem.config, cost.rows_of_objective(problem)
     as_they_are = {name: getattr(config, name) for name in chosen}
@@ -65,6 +66,8 @@ def steps_within(
         return as_they_are
     first = cost.planned(problem, methods, each, supposing=True)
     if first.validation is None or first.test is None or None in first.costs.values():
+        return as_they_are
+    if not any(first.rows.values()):
         return as_they_are
     budget = int((1 - KEPT) * config.rows) - made - cost.TRIES * each
     validations = 1 + -(-config.steps // config.validate_every)
@@ -78,7 +81,7 @@ def steps_within(
     def fits(steps: int) -> bool:
         own = copy.copy(problem)
         own.config = replace(config, **at(steps))
-        return seeds * cost.planned(own, methods, each, supposing=True).least <= budget
+        return seeds * cost.planned(own, methods, each, supposing=True).with_checks <= budget
 
     low, high = 1, 2
     while high < MOST_STEPS and fits(high):

@@ -38,9 +38,7 @@ from zo import SharedRows
 FOLDER = "answers"
 MOST = 2**28  # bytes of a piece of work that are kept: what comes after that is asked again
 LONG = 0.5  # seconds that rows may take which are run together, where they can be run apart
-LEAST = (
-    0.1  # seconds of a call in a step of which nothing is kept: looking rows up would slow fast boxes down
-)
+LEAST = 0.1  # seconds of a call in a step of which nothing is kept: looking up would slow fast boxes down
 
 Before: TypeAlias = Callable[[BlackBoxFunction, int], None]
 
@@ -107,7 +105,8 @@ class Answers:
         if self._folder is not None:
             return
         place = folder.absolute() / FOLDER  # a box may change the working directory
-        self._rank, self._code, self._known, self._bytes = rank, dict(code), {}, 0
+        self._rank, self._code, self._known = rank, dict(code), {}
+        self._bytes = sum(_size(entry.outputs) for entry in self._waiting)
         if not only_read:
             self._folder = place
             self._tidy()
@@ -254,8 +253,9 @@ class Answers:
     def _tidy(self) -> None:
         """Remove what this process's earlier life left half written."""
         if self._folder is not None and self._folder.is_dir():
+            own = re.compile(re.escape(f".{self._name}") + rf"\.\d+\.{self._rank}\.\d+\.")
             for path in atomic.leftovers(self._folder, f"{self._name}."):
-                if int(path.name.split(".")[-5]) == self._rank:
+                if own.match(path.name):
                     path.unlink(missing_ok=True)
 
     def _files(self, folder: Path) -> list[tuple[Path, tuple[int, int]]]:

@@ -231,7 +231,7 @@ class Run:
             raise ConfigurationError(
                 f"--rows: expected at least the budget of {self.path}, which has {had}, got {rows:,}. {mend}"
             )
-        return self._with(config={**self.config, "rows": rows})
+        return self._with({"config": {**self.config, "rows": rows}})
 
     def with_data(self, data: Path) -> Run:
         """The run with another folder of its problem's data, also in its `config.json`.
@@ -239,20 +239,20 @@ class Run:
         Raises:
             RunLockedError: another process is working on it.
         """
-        return self._with(data=str(data.resolve()))
+        return self._with({"data": str(data.resolve())})
 
     def choose(self, settings: Mapping[str, int]) -> None:
         """Give the settings of `chosen` their values, also in `config.json`; for who holds the lock."""
         self.chosen.update(settings)
         self.config.update(settings)
-        self._write(chosen=self.chosen, config=self.config)
+        self._write({"chosen": self.chosen, "config": self.config})
 
-    def _with(self, **changed: Any) -> Run:  # noqa: ANN401
+    def _with(self, changed: Mapping[str, object]) -> Run:
         with self.lock():
-            self._write(**changed)
+            self._write(changed)
         return Run.open(self.path)
 
-    def _write(self, **changed: Any) -> None:  # noqa: ANN401
+    def _write(self, changed: Mapping[str, object]) -> None:
         content = {**reading.json_object(self.path / CONFIG, "Start the run anew."), **changed}
         # killed between these, it has one setting or the other: `lock` writes what is missing
         (self.path / BEGUN).unlink(missing_ok=True)

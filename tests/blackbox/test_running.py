@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -243,3 +245,31 @@ def test_a_box_that_changes_settings_of_torch_and_numpy_changes_them_for_itself_
     finally:
         torch.set_default_dtype(before[0])
         np.seterr(**before[1])
+
+
+def test_of_two_threads_neither_leaves_the_default_dtype_that_the_other_has_set():
+    changed, entered, over = Event(), Event(), Event()
+
+    def first(state: np.ndarray) -> np.ndarray:
+        torch.set_default_dtype(torch.float64)
+        changed.set()
+        assert entered.wait(60)
+        return state
+
+    def second(state: np.ndarray) -> np.ndarray:
+        entered.set()
+        assert over.wait(60)
+        return state
+
+    before = torch.get_default_dtype()
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            one = pool.submit(RowsBox(first), X)
+            assert changed.wait(60)
+            other = pool.submit(RowsBox(second), X)
+            one.result(60)
+            over.set()
+            other.result(60)
+        assert torch.get_default_dtype() == before
+    finally:
+        torch.set_default_dtype(before)

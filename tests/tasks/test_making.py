@@ -379,3 +379,13 @@ def test_files_of_answers_that_are_none_are_asked_again(tmp_path, monkeypatch, p
     with again.used():
         assert torch.equal(Row()(ROW), ROW**3)
     assert Row.rows == 1
+
+
+def test_only_what_this_process_left_half_written_is_removed(tmp_path):
+    folder = tmp_path / "answers"
+    folder.mkdir()
+    names = {".data.4.0.1.pt.77.tmp", ".data.4.1.1.pt.77.tmp", ".data.tmp", ".data.more.4.0.1.pt.77.tmp"}
+    for name in names:
+        (folder / name).touch()
+    Answers("data", tmp_path)
+    assert {path.name for path in folder.iterdir()} == names - {".data.4.0.1.pt.77.tmp"}

@@ -39,6 +39,17 @@ def test_a_run_takes_as_many_steps_as_its_rows_allow(tmp_path, rows):
     assert run.result.table[1].extra["steps"] == config["steps"]
 
 
+@pytest.mark.parametrize(("method", "rows"), [("cge", 4000), ("rge", 3000)])
+def test_checks_of_queries_are_within_the_rows(tmp_path, method, rows):
+    run = go(Steering(), tmp_path, rows=rows, methods=(method,))
+    assert 0.5 * rows < rows_in_all(run) <= rows
+
+
+def test_where_steps_take_no_rows_their_number_stays(tmp_path):
+    run = go(Steering(), tmp_path, rows=400, methods=("none",))
+    assert run.problem.config.steps == Steering.Config().steps
+
+
 def test_what_is_set_by_hand_stays(tmp_path):
     run = go(Steering(), tmp_path, rows=1000, steps=7, methods=("first-order",))
     assert (run.problem.config.steps, run.problem.config.batch, run.problem.config.replays) == (7, 5, 0)

@@ -23,9 +23,9 @@ from blackbox.calls import intercepted
 from zo.errors import TangentError
 from zo.evaluators.evaluator import Problem
 from zo.objective import losses
-from zo.tangents.pairs import all_rows, sizes
+from zo.tangents.pairs import sizes
 from zo.tangents.replay import Answers
-from zo.tangents.tangent import Tangent
+from zo.tangents.tangent import Response, Tangent
 from zo.tangents.window import Window
 
 
@@ -75,16 +75,13 @@ class _Anchored(Answers):
         self, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent], window: Window
     ) -> None:
         super().__init__(boxes, window.calls, window.survived)
-        self.tangents = tangents
         self.pairs = window.pairs
-        self.before: dict[int, Tensor] = {}  # M(x_k) by call: of all calls of a box at once
+        self.responses: dict[int, Response] = {}  # by call
         for place, tangent in enumerate(tangents):
             numbers = [number for number, call in enumerate(window.calls) if call.box == place]
             if numbers:
-                found = tangent.before(all_rows([window.pairs[number] for number in numbers]))
-                if found is not None:
-                    rows = [len(window.pairs[number].z) for number in numbers]
-                    self.before |= dict(zip(numbers, found.split(rows), strict=True))
+                found = tangent.responses([window.pairs[number] for number in numbers])
+                self.responses |= dict(zip(numbers, found, strict=True))
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
         """As recorded; a box that is not named was not recorded, and asking it would cost rows."""
@@ -118,9 +115,7 @@ class _Anchored(Answers):
             None if spec.differentiable else array.detach().reshape(len(pairs.z), *spec.shape)
             for spec, array in zip(box.inputs, arrays, strict=True)
         )
-        tangent = self.tangents[self.calls[number].box]
-        moved = torch.cat(moving, dim=1).to(pairs.z.dtype)
-        change = tangent.response(pairs, moved, others, self.before.get(number))
+        change = self.responses[number](torch.cat(moving, dim=1).to(pairs.z.dtype), others)
         changes = iter(change.split(sizes(pairs.outputs), dim=1))
         return tuple(
             output + next(changes).reshape(output.shape).to(output.dtype) if spec.differentiable else output

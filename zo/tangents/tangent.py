@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from torch.autograd import Function
 from blackbox import ArraySpec
 from zo.batches import map_tensors, tensors
 from zo.tangents.pairs import CallPairs, sizes
+
+Response: TypeAlias = Callable[[Tensor, tuple[Tensor | None, ...]], Tensor]
+"""Inputs z of a recorded call's rows now, and the other inputs -> by what the outputs have changed."""
 
 
 class Tangent(ABC):
@@ -54,13 +58,7 @@ class Tangent(ABC):
         prior = self._prior()
         return None if prior is None else prior.predict_values(pairs)
 
-    def response(
-        self,
-        pairs: CallPairs,
-        z: Tensor,
-        others: tuple[Tensor | None, ...],
-        before: Tensor | None = None,
-    ) -> Tensor:
+    def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
         """How the outputs change from `pairs.z` to another input: `(rows, size_out)`, with a graph of z.
 
         Of a model M that is M(z) - M(pairs.z), and zero before it has learned; of a tangent that knows
@@ -70,13 +68,19 @@ class Tangent(ABC):
             pairs: of a call that was recorded.
             z: `(rows, size_in)`, the differentiable inputs of the same rows now.
             others: the other inputs now, as `CallPairs.others` has them.
-            before: what `before` gave for these rows, which saves asking the model for it again.
         """
         return _Linear.apply(z, self, pairs)
 
-    def before(self, pairs: CallPairs) -> Tensor | None:
-        """M(pairs.z), `(rows, size_out)`, for `response`; None where it has no use for it."""
-        return None
+    def responses(self, calls: Sequence[CallPairs]) -> list[Response]:
+        """`response` for several calls of one box, where M may be asked at once for all that was recorded.
+
+        Args:
+            calls: that were recorded, with equally many probes.
+
+        Returns:
+            Functions of z and others, in the order of the calls.
+        """
+        return [partial(self.response, pairs) for pairs in calls]
 
     def see(self, pairs: CallPairs) -> None:
         """Look at the inputs and outputs of calls, `pairs.z` and `pairs.y`, in the order of the calls."""

@@ -18,8 +18,8 @@ from zo.tangents.models.mlp import MLPTangent
 from zo.tangents.models.secant import SecantTangent
 from zo.tangents.models.stencil import StencilTangent
 from zo.tangents.models.values import Specs, ValueTangent
-from zo.tangents.pairs import CallPairs, reciprocal, sizes
-from zo.tangents.tangent import Tangent
+from zo.tangents.pairs import CallPairs, all_rows, reciprocal, sizes
+from zo.tangents.tangent import Response, Tangent
 
 FEWEST_CELLS = 16  # of a grid, and the most channels: less is a table of numbers
 MOST_CHANNELS = 16
@@ -84,19 +84,14 @@ class AutoTangent(Tangent):
         """The model's J^T v, corrected by probes if there are any."""
         return self._corrected(pairs).vjp(pairs, cotangent)
 
-    def response(
-        self,
-        pairs: CallPairs,
-        z: Tensor,
-        others: tuple[Tensor | None, ...],
-        before: Tensor | None = None,
-    ) -> Tensor:
+    def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
         """The model's, or where probes correct it, what these say."""
-        return self._corrected(pairs).response(pairs, z, others, before)
+        return self._corrected(pairs).response(pairs, z, others)
 
-    def before(self, pairs: CallPairs) -> Tensor | None:
-        """The model's."""
-        return self._corrected(pairs).before(pairs)
+    def responses(self, calls: Sequence[CallPairs]) -> list[Response]:
+        """The model's, or where probes correct it, what these say."""
+        corrected = self._corrected(all_rows(calls)) is not self.model
+        return super().responses(calls) if corrected else self.model.responses(calls)
 
     def predict(self, pairs: CallPairs) -> Tensor:
         """Of the model corrected by the other probes, or of these alone."""

@@ -61,13 +61,7 @@ class ModelTangent(Tangent):
         """The model's J^T v."""
         return pulled_back(lambda z: self._values(pairs, z), pairs.z, cotangent)
 
-    def response(
-        self,
-        pairs: CallPairs,
-        z: Tensor,
-        others: tuple[Tensor | None, ...],
-        before: Tensor | None = None,
-    ) -> Tensor:
+    def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
         """What the model's outputs change by."""
         return self._values(replace(pairs, others=others), z) - self._values(pairs, pairs.z).detach()
 

@@ -171,13 +171,7 @@ class StudentTangent(Tangent):
             return torch.zeros_like(pairs.z)
         return pulled_back(self._function(pairs), pairs.z, cotangent)
 
-    def response(
-        self,
-        pairs: CallPairs,
-        z: Tensor,
-        others: tuple[Tensor | None, ...],
-        before: Tensor | None = None,
-    ) -> Tensor:
+    def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
         """What the outputs change by as the student has them; zero before it has seen anything."""
         if not self._knows(pairs):
             return z.new_zeros(len(z), pairs.response.shape[-1])

@@ -17,8 +17,8 @@ from zo.errors import ConfigurationError
 from zo.tangents.models.model import pulled_back, pushed_forward
 from zo.tangents.models.output_map import OutputMap
 from zo.tangents.models.rows import Moments, Window
-from zo.tangents.pairs import CallPairs, sizes
-from zo.tangents.tangent import Tangent, sources
+from zo.tangents.pairs import CallPairs, all_rows, sizes
+from zo.tangents.tangent import Response, Tangent, sources
 
 
 @dataclass(frozen=True)
@@ -222,24 +222,22 @@ class ValueTangent(Tangent):
             return torch.zeros_like(pairs.z)
         return pulled_back(partial(self.values, others=others_of(pairs)), pairs.z, cotangent)
 
-    def response(
-        self,
-        pairs: CallPairs,
-        z: Tensor,
-        others: tuple[Tensor | None, ...],
-        before: Tensor | None = None,
-    ) -> Tensor:
+    def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
         """What the model's outputs change by; zero before it has learned."""
-        if not self.knows:
-            return z.new_zeros(len(z), sum(sizes(pairs.outputs)))
-        if before is None:
-            before = self.predict_values(pairs)
-        assert before is not None  # it knows
-        return self.values(z, others_of(replace(pairs, z=z.detach(), others=others))) - before
+        return self.responses([pairs])[0](z, others)
 
-    def before(self, pairs: CallPairs) -> Tensor | None:
-        """The outputs as the model has them; None before it has learned."""
-        return self.predict_values(pairs)
+    def responses(self, calls: Sequence[CallPairs]) -> list[Response]:
+        """Of each call; the model is asked once for the outputs at all that was recorded."""
+        before = self.predict_values(all_rows(calls))
+        if before is None:
+            return [lambda z, others: z.new_zeros(len(z), sum(sizes(calls[0].outputs)))] * len(calls)
+        parts = zip(calls, before.split([len(pairs.z) for pairs in calls]), strict=True)
+        return [partial(self._since, pairs, known) for pairs, known in parts]
+
+    def _since(
+        self, pairs: CallPairs, before: Tensor, z: Tensor, others: tuple[Tensor | None, ...]
+    ) -> Tensor:
+        return self.values(z, others_of(replace(pairs, z=z.detach(), others=others))) - before
 
     @torch.no_grad()
     def predict_values(self, pairs: CallPairs) -> Tensor | None:
