@@ -192,11 +192,10 @@ def test_a_process_follows_an_attribute_that_is_assigned_anew(stack, tmp_path):
     box, state = stack(block=2), rows(*[FINE] * 4)
     first = box(state)
     box.box.offset = 3.0
-    for _ in range(2):
+    for _ in range(3):
         np.testing.assert_array_equal(box(state), first + 3)
-    made = len(Troubled(tmp_path).made())
-    np.testing.assert_array_equal(box(state), first + 3)
-    assert len(Troubled(tmp_path).made()) == made
+    made = Troubled(tmp_path).made()  # by process, of which a slow one may have had no block for some calls
+    assert max(map(made.count, made)) == 2
     with Parallel(partial(Troubled, tmp_path), processes) as box:
         box(state)
         box.box.offset = 3.0  # pyright: ignore[reportAttributeAccessIssue]
