@@ -62,7 +62,9 @@ def estimated(estimator, evaluator, device, dtype=torch.float32, steps=1) -> Ten
 
 
 @pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference"])
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "hybrid")) for name in ESTIMATORS]
+)
 def test_estimates_are_those_of_float64_on_a_cpu(name, evaluator, device):
     truth = estimated(ESTIMATORS[name], "loop", torch.device("cpu"), torch.float64)
     found = estimated(ESTIMATORS[name], evaluator, device)
@@ -70,7 +72,9 @@ def test_estimates_are_those_of_float64_on_a_cpu(name, evaluator, device):
     assert (found.double() - truth).norm() < 2e-3 * truth.norm()
 
 
-@pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference"])
+@pytest.mark.parametrize(
+    "evaluator", [*(pytest.param(each, marks=pytest.mark.slow) for each in ("loop", "stacked")), "difference"]
+)
 @pytest.mark.parametrize("name", ["cge", "rge"])
 def test_two_runs_have_the_same_bits(name, evaluator, device):
     found = [estimated(ESTIMATORS[name], evaluator, device, steps=3) for _ in range(2)]

@@ -42,6 +42,7 @@ def programs(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_an_example_does_on_a_gpu_what_it_does_on_a_cpu(name, gpu, programs, monkeypatch):
     kind, box = PROBLEMS[name](problem_of(name, monkeypatch))

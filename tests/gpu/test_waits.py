@@ -114,7 +114,7 @@ def test_graphs_are_given_the_entries_and_steps_of_each_pass(monkeypatch):
 
 
 @pytest.mark.parametrize("layers", [pytest.param("convolutions", marks=pytest.mark.slow), "linear"])
-@pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference"])
+@pytest.mark.parametrize("evaluator", ["loop", pytest.param("stacked", marks=pytest.mark.slow), "difference"])
 def test_a_step_waits_as_often_for_many_chunks_as_for_few(evaluator, layers):
     waits = []
     for chunk in (8, 16):

@@ -145,7 +145,7 @@ def base_of(problem: Problem) -> torch.Tensor:
     return Loop().changes(problem, still, torch.zeros(problem.rows, dtype=still.steps.dtype))[0]
 
 
-@pytest.fixture(params=["changes", "values"])
+@pytest.fixture
 def way(request, monkeypatch):
     """Changes to the end, as small activations are sent; or new values, as large ones are."""
     if request.param == "values":
@@ -153,7 +153,14 @@ def way(request, monkeypatch):
     return request.param
 
 
-@MODES
+@pytest.mark.parametrize(
+    ("way", "training"),
+    [
+        *(("changes", True), ("changes", False), ("values", True)),
+        pytest.param("values", False, marks=pytest.mark.slow),
+    ],
+    indirect=["way"],
+)
 @pytest.mark.parametrize("case", [*LAYERS, *NETWORKS, *OWN], ids=str)
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_every_network_in_float64(case, way, training):

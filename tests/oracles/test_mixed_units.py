@@ -92,7 +92,7 @@ def off(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float64, marks=pytest.mark.slow), torch.float32])
 @pytest.mark.parametrize("kind", ["secant", "low rank", "both"])
 @pytest.mark.parametrize("units", ["inputs", "outputs", "both"])
 def test_on_a_linear_box_the_gradient_is_exact_in_any_units(kind, units, dtype):

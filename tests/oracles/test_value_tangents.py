@@ -261,7 +261,7 @@ def smooth(u, case):
     return u + 0.5 * turned * torch.sin(u.roll(1, 2)) * u - 0.2 * u.roll(-2, 2)
 
 
-@pytest.mark.parametrize("model", ["grid", "mlp"])
+@pytest.mark.parametrize("model", [pytest.param("grid", marks=pytest.mark.slow), "mlp"])
 def test_after_learning_a_smooth_box_the_derivative_is_autograds_in_every_case(model):
     """The case, which carries no gradient, turns the sign of a response."""
     cells, rows = (16, 150) if model == "grid" else (3, 600)
@@ -288,7 +288,7 @@ def test_after_learning_a_smooth_box_the_derivative_is_autograds_in_every_case(m
 
 @pytest.mark.parametrize("axes", [1, 2])
 @pytest.mark.parametrize("circular", [True, False])
-@pytest.mark.parametrize("cells", [1, 3])
+@pytest.mark.parametrize("cells", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_reach_and_ends_are_measured(axes, circular, cells):
     """A shift by some cells, round or not, along the last axis; the other stays as it is."""
     u = weights(80, 1, *(12,) * axes)

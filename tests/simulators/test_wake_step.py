@@ -91,8 +91,7 @@ def test_advection_is_phiflows(name, dt):
     [
         Channel(8),
         Channel(13),
-        Channel(32),
-        Channel(64),
+        *(pytest.param(Channel(width), marks=pytest.mark.slow) for width in (32, 64)),
         Channel(15, ()),
         Channel(20, (Box((20, 60), (45, 90)),)),
         Channel(20, (Cylinder((30, 40), 9), Cylinder((72, 55), 7.5), Box((20, 90), (45, 120)))),

@@ -20,7 +20,12 @@ from tests.tasks.made_runs import TWELVE, from_elsewhere, made
 from tests.tasks.problems import Steering
 from tests.tasks.test_html_report import EVIL, read
 
-pytestmark = pytest.mark.usefixtures("drawn")
+
+@pytest.fixture
+def pens(drawing):
+    """Pictures are drawn, which warns where something is not finite or does not fit."""
+    with drawing():
+        yield
 
 
 def told(run):
@@ -57,7 +62,7 @@ def shown_run(tmp_path):
     return tasks.run(Shown(), methods=["none", "first-order"], runs=tmp_path, progress=Progress())
 
 
-def test_the_report_of_a_run_says_what_came_out(tmp_path):
+def test_the_report_of_a_run_says_what_came_out(tmp_path, pens):
     run = tasks.run(Steering(), seeds=2, runs=tmp_path, progress=Progress())
     text = unescape(run.report.read_text())
     read(run.report.read_text())  # tags are balanced
@@ -174,7 +179,7 @@ def test_a_gradient_that_helps_others_is_not_called_of_no_use(tmp_path):
     assert "gradient through the box" not in told(run)
 
 
-def test_a_figure_that_is_not_finite_has_no_mean(tmp_path):
+def test_a_figure_that_is_not_finite_has_no_mean(tmp_path, pens):
     run = made(tmp_path, {"rge": [1.0, None, 2.0], "cge": [1.0, 1.0, 3.0]}, seeds=(0, 1, 2))
     assert "Not finite: the test loss of rge (seed 1)." in told(run)
     assert "cge: test loss 1.7 ± 1.2." in told(run)
@@ -238,14 +243,14 @@ def test_rows_that_fail_in_a_run_are_in_its_report(tmp_path):
     assert "is too much" in text
 
 
-def test_without_validation_the_loss_is_drawn(tmp_path):
+def test_without_validation_the_loss_is_drawn(tmp_path, pens):
     run = made(tmp_path, {"none": 1.0, "rge": 0.5, "cge": 0.4}, validation=False, seeds=(0, 1))
     text = page(run)
     assert "running mean; there is no validation" in text
     assert (run.path / "loss.png").is_file() and not (run.path / "curves.png").exists()
 
 
-def test_validation_that_is_never_finite_is_taken_for_none(tmp_path):
+def test_validation_that_is_never_finite_is_taken_for_none(tmp_path, pens):
     run = made(tmp_path, {"rge": 0.5}, validation=False)
     for step in (0, 5, 10):
         run.log("seed-0/rge", step, validation=math.nan, seconds=0.1)
@@ -253,7 +258,7 @@ def test_validation_that_is_never_finite_is_taken_for_none(tmp_path):
     assert (run.path / "loss.png").is_file() and not (run.path / "curves.png").exists()
 
 
-def test_trust_is_drawn_for_those_that_learn_tangents(tmp_path):
+def test_trust_is_drawn_for_those_that_learn_tangents(tmp_path, pens):
     run = made(tmp_path, {"tangents": 0.5, "cge": 0.4}, trust=("tangents",))
     assert "How far the learned tangents can be believed" in page(run)
     assert (run.path / "trust.png").is_file()
@@ -268,7 +273,7 @@ def test_trust_is_drawn_for_those_that_learn_tangents(tmp_path):
     assert "can be believed" not in page(other)
 
 
-def test_twelve_methods_of_three_seeds_fit(tmp_path):
+def test_twelve_methods_of_three_seeds_fit(tmp_path, pens):
     values = {method: [0.3, 0.2, 0.25] for method in TWELVE}
     run = made(
         tmp_path, values, seeds=(0, 1, 2), trust=TWELVE[1:], rows_of={m: 3**n for n, m in enumerate(TWELVE)}
@@ -364,7 +369,7 @@ class NotFinite(Steering):
         return {"test loss": math.nan, "drag": math.inf, "lift": 0.5, "field": torch.full((2, 3), math.nan)}
 
 
-def test_a_run_whose_figures_are_not_finite_ends_with_a_report_that_says_so(tmp_path):
+def test_a_run_whose_figures_are_not_finite_ends_with_a_report_that_says_so(tmp_path, pens):
     run = tasks.run(NotFinite(), methods=["none", "cge"], runs=tmp_path, progress=Progress())
     text = unescape(run.report.read_text())
     assert "No method has a finite test loss with every seed." in text

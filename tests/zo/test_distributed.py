@@ -1,7 +1,7 @@
 """Queries shared out over processes: the bits of one, what is exchanged, and failures told to all.
 
 Four processes are started once, on 127.0.0.1 with gloo; they do all that is in `CASES` and leave what came
-of it in files. Groups of two and three do one run there, and the other runs in a slow test.
+of it in files. Groups of two and three do one run there; they do the others in a slow test.
 """
 
 from __future__ import annotations
@@ -80,6 +80,9 @@ RUNS = {  # (estimator, evaluator, chunk, through a box or a known loss)
 }
 
 
+QUICK = ("loop", "stacked", "difference", "hybrid", "waking")  # the others in a slow test
+
+
 def make_gradient(group, name="stacked", network=None, box=None, **settings):
     rule, evaluator, chunk, kind = RUNS[name]
     network, box = network or make_network(name == "waking"), box or Chancy()
@@ -124,7 +127,7 @@ def train(group, name, begin=None, until=STEPS):
 
 def sizes_of(name):
     """Of the groups that do a run: which evaluator it has does not depend on how many there are."""
-    return SIZES[1:] if name == "loop" else SIZES[-1:]
+    return SIZES[1:] if name == "loop" else SIZES[-1:] if name in QUICK else ()
 
 
 # What the processes do
@@ -406,16 +409,17 @@ def refuse_other_bits(name, sizes, found):
         assert run["counts"] == alone["counts"] or name == "waking"  # pieces before the fault run twice
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", QUICK)
 def test_one_to_four_processes_come_to_the_same_bits(name, found, one_thread):
     refuse_other_bits(name, sizes_of(name), found)
 
 
 @pytest.mark.slow
-def test_two_and_three_processes_come_to_the_same_bits_in_every_run(tmp_path, one_thread):
+def test_two_to_four_processes_come_to_the_same_bits_in_every_run(tmp_path, one_thread):
     found = found_by([others], tmp_path)
     for name in RUNS:
         refuse_other_bits(name, set(SIZES[1:]) - set(sizes_of(name)), found)
+    refuse_other_rows("sparse", SIZES[1:], found)
 
 
 def test_one_that_wakes_is_found_by_its_sentinel_and_evaluated_by_loop(found):
@@ -424,14 +428,17 @@ def test_one_that_wakes_is_found_by_its_sentinel_and_evaluated_by_loop(found):
     )
 
 
-@pytest.mark.parametrize("name", ["loop", "sparse"])
-def test_rows_are_paid_once(name, found, one_thread):
-    """Beside the base, which all evaluate; checks are the first process's."""
+def refuse_other_rows(name, sizes, found):
+    """Rows are paid once, beside the base, which all evaluate; checks are the first process's."""
     alone = train(None, name)
-    for size in sizes_of(name):
+    for size in sizes:
         asked = sum(found[rank][name, size]["rows"] for rank in range(size))
         assert asked == alone["rows"] + (size - 1) * ROWS * STEPS
         assert all(found[rank][name, size]["rows"] > ROWS * STEPS for rank in range(size))
+
+
+def test_rows_are_paid_once(found, one_thread):
+    refuse_other_rows("loop", sizes_of("loop"), found)
 
 
 def test_queries_that_a_fault_made_useless_are_counted_also_by_a_run_that_goes_on(found, one_thread):

@@ -178,6 +178,7 @@ def test_two_boxes_have_tangents_of_their_own(small):
 # Lost trust
 
 
+@pytest.mark.slow
 def test_what_is_done_about_lost_trust_each_time_at_its_price(small):
     box, network = ring(), make_network().eval()
     gradient = make_gradient(network, box, trust_policy=LOSES, max_rows=3)

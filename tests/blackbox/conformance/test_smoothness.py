@@ -124,7 +124,7 @@ def test_smooth_functions_have_neither(function, dtype):
     assert found.verdict is Verdict.OK and "Found no jump on" in found.sentence
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make", [Heat, ImplicitDiffusion, KuramotoSivashinsky, Lorenz96])
 def test_smooth_systems_that_ship_have_neither(make, seed):
     found = smoothness_of(make(), seed, rows=2000)

@@ -194,8 +194,8 @@ def test_a_process_follows_an_attribute_that_is_assigned_anew(stack, tmp_path):
     box.box.offset = 3.0
     for _ in range(3):
         np.testing.assert_array_equal(box(state), first + 3)
-    made = Troubled(tmp_path).made()  # by each process at most once before and once after
-    assert all(made.count(process) <= 2 for process in made)
+    made = Troubled(tmp_path).made()  # by process, of which a slow one may have had no block for some calls
+    assert max(map(made.count, made)) == 2
     with Parallel(partial(Troubled, tmp_path), processes) as box:
         box(state)
         box.box.offset = 3.0  # pyright: ignore[reportAttributeAccessIssue]

@@ -34,6 +34,7 @@ from tests.blackbox.wrappers.troubled import (
 )
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(150),
     # Dask's own words about its workers when they are killed under it.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
@@ -77,7 +78,6 @@ def test_an_executor_given_as_it_is(client, tmp_path):
     assert box.ledger.rows_run == 5
 
 
-@pytest.mark.slow
 def test_a_row_that_hangs_is_given_up_and_told(client, tmp_path):
     client.run(Troubled, tmp_path)  # what workers import is no part of a row's time
     box = Parallel(Troubled(tmp_path), client.get_executor, timeout=4.0, in_flight=4)
@@ -89,7 +89,6 @@ def test_a_row_that_hangs_is_given_up_and_told(client, tmp_path):
     assert box.ledger.rows_run == 4
 
 
-@pytest.mark.slow
 def test_a_worker_that_retires_in_the_middle(client, tmp_path):
     box = Parallel(Troubled(tmp_path), client.get_executor, in_flight=8)
     state = rows(*[PAUSE] * 40)
@@ -122,7 +121,6 @@ def lone_worker(address: str) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-@pytest.mark.slow
 def test_a_cluster_whose_workers_have_all_died_is_not_waited_for_without_end(tmp_path):
     settings: dict[str, Any] = {"host": "127.0.0.1", "dashboard_address": None, "silence_logs": 50}
     with LocalCluster(n_workers=0, **settings) as cluster, Client(cluster) as client:
@@ -153,7 +151,6 @@ def test_a_client_that_is_closed_is_an_error(client, tmp_path):
     assert box.ledger.rows_run == 1
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(400)  # each of Dask's workers that is killed is replaced by a new interpreter
 def test_a_killed_worker_costs_a_second_run_and_a_row_that_kills_all_fails(tmp_path):
     with workers() as client:  # two of its own: another test retires one

@@ -172,6 +172,7 @@ def test_a_budget_is_kept_and_nearly_spent_and_counts_are_the_box_s_own(everythi
         assert budget - found.queries < left
 
 
+@pytest.mark.slow
 def test_methods_through_the_box_start_from_mse_and_never_end_worse(everything):
     made, trained, _ = everything
     held_out = made.held_out(0)

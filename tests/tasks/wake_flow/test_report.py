@@ -135,6 +135,7 @@ def test_methods_that_all_problems_have_are_told_too(tmp_path):
     assert "tangents: autograd around a model of the box, fitted to its values." in page
 
 
+@pytest.mark.slow
 def test_rollouts_that_blew_up_are_listed_and_in_no_mean(tmp_path):
     def spoil(found):
         lost = found["ZO-SOL"]
