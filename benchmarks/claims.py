@@ -186,15 +186,15 @@ def _mean(file: str, column: str, /, unit: float = 1.0, **where: object) -> tupl
 
 
 def _readme() -> Iterator[Claim]:
-    file = "wake_flow_demo.json"
+    demo, grids = "wake_flow_demo.json", "wake_flow_small.json"
     own = [
-        (ratio(*(_mean(file, column, method=name)[0] for name in ("ZO-SOL", "FO-SOL"))), file)
+        (ratio(*(_mean(grids, column, method=name)[0] for name in ("ZO-SOL", "FO-SOL"))), grids)
         for column in ("rows", "value")
     ]
     names = ("TAN-SOL@960", "FO-SOL large@960", "FO-SOL large@4800")
-    demo = [_mean(file, "value", method=name) for name in names]
+    errors = [_mean(demo, "value", method=name) for name in names]
     said = "After 960 solver rows TAN-SOL's error is # and FO-SOL's #; after 4,800 FO-SOL's is # ("
-    yield from in_text(README, said, *demo)
+    yield from in_text(README, said, *errors)
     yield from in_text(README, "thousands of weights at most | # | #, one problem", *own)
     for words, method in (
         ("works around the box", "chosen"),

@@ -149,7 +149,7 @@ class Config(tasks.Config):
     mu: Positive = 1e-4
     """Smoothing parameter of the weights: of forward differences 1e-2 is too large here, and 1e-5 lost in
     rounding; of central ones 1e-3 is best."""
-    coordinates: Count = 24
+    coordinates: Count = 16
     """Coordinates in a step's sparse set, drawn anew every step."""
     directions: Directions = 96
     """Random directions in a step of those that take some."""

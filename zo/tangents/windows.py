@@ -220,7 +220,8 @@ def taken(window: Window, rows: Tensor) -> Window:
                 f"{number} with {asked} rows for a batch of {count}. Train it without replays."
             )
         places = (rows[:, None] * each + torch.arange(each)).flatten().to(call.inputs[0].device)
-        calls.append(map_tensors(lambda tensor, places=places: tensor[:, places], call))
+        inputs = tuple(tensor[:, places] for tensor in call.inputs)
+        calls.append(RecordedCall(call.box, inputs, tuple(tensor[:, places] for tensor in call.outputs)))
         by_row = {name: getattr(shown, name)[places] for name in ("z", "y", "alive")}
         by_probe = {name: getattr(shown, name)[:, places] for name in ("d", "response", "valid")}
         others = tuple(None if other is None else other[places] for other in shown.others)
