@@ -41,22 +41,15 @@ from tasks.report.pictures import figure, save
 from tasks.runs import atomic
 from tasks.runs.machine import machine, versions
 from zo.batches import count_rows, map_tensors, tensors
-from zo.tangents import Tangent, TrustPolicy
-from zo.tangents.pairs import CallPairs, sizes
+from zo.tangents import TrustPolicy
 
 FOLDER = protocol.RESULTS / "rows"
 BY_BATCH = FOLDER / "by_batch"
 SMALL = (
-    *(
-        "double-pendulum",
-        "gray-scott",
-        "kuramoto-sivashinsky",
-        "brusselator",
-        "fitzhugh-nagumo",
-        "van-der-pol",
-    ),
-    *("lorenz-96", "coupled-map", "implicit-diffusion", "advection-reaction", "shallow-water", "mixed-units"),
-    "ks-3k",
+    *("double-pendulum", "gray-scott", "kuramoto-sivashinsky", "brusselator", "fitzhugh-nagumo"),
+    *("van-der-pol", "lorenz-96", "coupled-map", "implicit-diffusion", "advection-reaction"),
+    *("shallow-water", "mixed-units", "vorticity", "ks-26-8", "ks-3k", "ks-3k-noise", "wake-1k"),
+    *("double-pendulum-wall", "fitzhugh-nagumo-noise", "fitzhugh-nagumo-failing"),
 )
 SHARES = (0.05, 0.2)  # of first order's rows
 BATCHES, RATES = (1, 4), (1.0, 2.0)  # by which first order is tuned
@@ -118,20 +111,6 @@ def by_batch() -> dict[str, list[Way]]:
     return found
 
 
-class Cut(Tangent):
-    """No derivative: the box's outputs are cut from the graph."""
-
-    learns = False
-
-    def apply(self, pairs: CallPairs, d: torch.Tensor) -> torch.Tensor:
-        """Zero."""
-        return d.new_zeros(*d.shape[:2], sum(sizes(pairs.outputs)))
-
-    def vjp(self, pairs: CallPairs, cotangent: torch.Tensor) -> torch.Tensor:
-        """Zero."""
-        return torch.zeros_like(pairs.z)
-
-
 def drawn(problem: Problem, seed: int, step: int, rows: int) -> Any:  # noqa: ANN401
     """The first rows of a step's batch; of those of several steps where one has fewer."""
     several = -(-rows // count_rows(problem.batch(seed, 1)))
@@ -158,7 +137,11 @@ def train(problem: Problem, way: Way, seed: int, most: int | None = None) -> dic
         settings: dict[str, Any] = {"mu": problem.mu, "seed": seed, "max_rows": 1.0}
         if way.derivative != "learned":  # there is nothing to check
             assert problem.exact is not None
-            tangent = Cut() if way.derivative == "cut" else zo.tangents.ModelTangent(problem.exact)
+            tangent = (
+                zo.tangents.ZeroTangent()
+                if way.derivative == "cut"
+                else zo.tangents.ModelTangent(problem.exact)
+            )
             settings |= {"tangent": tangent, "trust_policy": TrustPolicy(check_every=None)}
         gradient = zo.TangentGradient(network, objective, boxes=[problem.box], **settings)
     else:

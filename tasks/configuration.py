@@ -245,8 +245,9 @@ class Config:
     prefit: Natural = 400
     """Steps in which tangents learn, before training, from answers that the problem has; 0 for none."""
     replays: Natural | None = 0
-    """Steps on recorded answers after each step of tangents, in which no box runs; None for as many as are
-    trusted."""
+    """Steps on recorded answers, in which no box runs, after each step of tangents and secant; None for as
+    many as are trusted. A number is for no-gradient and first-order too, which show what of the gain is the
+    derivative's."""
     max_rows: Positive | None = None
     """What a step of tangents may cost when trust is lost, in first-order steps; None for 3.5, or what
     the probes take."""

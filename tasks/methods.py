@@ -23,6 +23,7 @@ from tasks.runs.result import TrainingOutcome
 from zo.batches import map_tensors
 from zo.box_gradient.differentiable import most_checks
 from zo.estimators import Key, Parameters
+from zo.evaluators.state import Snapshot
 
 MOST_ROWS = 3.5  # in first-order steps: what zo.TangentGradient keeps to by default
 PROBES = 2  # of secant, where the settings name none
@@ -35,7 +36,18 @@ def none(setup: Setup) -> Trained:
 
 def no_gradient(setup: Setup) -> Trained:
     """Unrolled through the box, the gradient cut there (NOG): is the box's derivative needed at all?"""
-    return setup.descend(_by_autograd(setup, values_alone))
+    alone = _by_autograd(setup, values_alone)
+    if not setup.config.replays:
+        return setup.descend(alone)
+
+    def begin() -> None:
+        """See that there is a way beside the box: a gradient of zero would train nothing, step by step."""
+        before = Snapshot(setup.network)
+        alone.backward(setup.batch(0))
+        before.restore()
+        setup.network.zero_grad()
+
+    return _with_replays(setup, [zo.tangents.ZeroTangent() for _ in setup.boxes], begin)
 
 
 def identity(setup: Setup) -> Trained:
@@ -66,11 +78,14 @@ def first_order(setup: Setup) -> Trained:
     references = {
         box: reference if len(boxes) == 1 else partial(reference, name) for name, box in boxes.items()
     }
+
+    def begin() -> None:
+        compare(setup.network, setup.objective, setup.batch(0), references)
+
+    if setup.config.replays:  # values are the box's, their derivative is the reference's
+        return _with_replays(setup, [zo.tangents.ModelTangent(references[box]) for box in setup.boxes], begin)
     stands = {box: with_derivative(box, stand) for box, stand in references.items()}
-    return setup.descend(
-        AutogradGradient(setup.network, setup.objective, stands),
-        begin=lambda: compare(setup.network, setup.objective, setup.batch(0), references),
-    )
+    return setup.descend(AutogradGradient(setup.network, setup.objective, stands), begin=begin)
 
 
 def student(setup: Setup) -> Trained:
@@ -95,22 +110,39 @@ def secant(setup: Setup) -> Trained:
     return _by_tangents(setup, zo.SecantTangent(zo.LowRankTangent()), setup.config.probes or PROBES)
 
 
-def _by_tangents(setup: Setup, tangent: zo.tangents.Tangent | None, probes: int) -> Trained:
+def _with_replays(
+    setup: Setup, tangents: Sequence[zo.tangents.Tangent], begin: Callable[[], None]
+) -> Trained:
+    """By tangents that are known, one for each box, which are neither learned nor checked."""
+    policy = zo.tangents.TrustPolicy(check_every=None)
+    gradient = _tangent_gradient(setup, tangents, max_rows=1.0, trust_policy=policy)
+    return setup.descend(gradient, begin=begin, replayed=True)
+
+
+def _tangent_gradient(
+    setup: Setup,
+    tangent: zo.tangents.Tangent | Sequence[zo.tangents.Tangent] | None,
+    **settings: Any,  # noqa: ANN401
+) -> zo.TangentGradient:
+    """A `zo.TangentGradient` with the run's settings."""
     config = setup.config
-    # without a chunk base and probes run together, also where there are several processes: the same bits
-    shares = None if config.chunk is None else setup.process_group
-    gradient = zo.TangentGradient(
+    return zo.TangentGradient(
         setup.network,
         setup.objective,
         boxes=setup.boxes,
         tangent=tangent,
-        probes=probes,
-        max_rows=config.max_rows,
         seed=setup.seed,
         chunk=config.chunk,
-        process_group=shares,
+        # without a chunk base and probes run together, also where there are several processes: the same bits
+        process_group=None if config.chunk is None else setup.process_group,
         replays=config.replays,
+        **settings,
     )
+
+
+def _by_tangents(setup: Setup, tangent: zo.tangents.Tangent | None, probes: int) -> Trained:
+    config = setup.config
+    gradient = _tangent_gradient(setup, tangent, probes=probes, max_rows=config.max_rows)
     boxes = setup.problem.boxes
     answers = setup.problem.answers() if config.prefit else {}
     for name in answers:
@@ -246,6 +278,10 @@ def cost_of_base(problem: Problem, steps: int) -> Cost:
     return Cost(steps)
 
 
+def _cost_of_cut(problem: Problem, steps: int) -> Cost:
+    return Cost(steps + bool(problem.config.replays))  # one to see that there is a way beside the box
+
+
 def _check_outputs(problem: Problem) -> None:
     for box in problem.boxes.values():
         zo.differentiable(box, tangent=zo.IdentityTangent())
@@ -269,7 +305,7 @@ def _check_hybrid(problem: Problem) -> None:
 METHODS: dict[str, Method] = {
     "none": Method("The start: nothing is trained.", none, lambda problem, steps: Cost()),
     "no-gradient": Method(
-        "Unrolled through the box, the gradient cut there.", no_gradient, cost_of_base, needs_box=True
+        "Unrolled through the box, the gradient cut there.", no_gradient, _cost_of_cut, needs_box=True
     ),
     "identity": Method(
         "As if the box's derivative were one.", identity, cost_of_base, needs_box=True, check=_check_outputs

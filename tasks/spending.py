@@ -98,7 +98,8 @@ def told(problem: Problem, methods: Collection[str]) -> str:
     again = {0: "", None: ", and replays as far as they are trusted"}.get(
         config.replays, f", each followed by {counted(config.replays or 0, 'replay')}"
     )
-    replayed = again if "tangents" in methods else ""
+    learned = "tangents" in methods or "secant" in methods
+    replayed = again if learned or config.replays else ""
     return (
         f"For {counted(config.rows, 'row')}: batches of {config.batch}, {counted(config.steps, 'step')}"
         f"{replayed}; validation every {counted(config.validate_every, 'step')}."

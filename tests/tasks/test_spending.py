@@ -11,7 +11,7 @@ from tasks.cli import main
 from tasks.errors import ConfigurationError
 from tasks.progress import Progress
 from tasks.runs.folder import Run
-from tests.tasks.problems import Steering
+from tests.tasks.problems import Beside, Steering
 
 HERE = "tests.tasks.problems:Steering"
 
@@ -50,6 +50,8 @@ def test_where_steps_take_no_rows_their_number_stays(tmp_path):
     assert run.problem.config.steps == Steering.Config().steps
 
 
+# where the loss cannot fall any more, replays rest, and say so
+@pytest.mark.filterwarnings("ignore:After .* windows:zo.errors.TangentWarning")
 def test_what_is_set_by_hand_stays(tmp_path):
     run = go(Steering(), tmp_path, rows=1000, steps=7, methods=("first-order",))
     assert (run.problem.config.steps, run.problem.config.batch, run.problem.config.replays) == (7, 5, 0)
@@ -127,3 +129,20 @@ def test_tangents_replay_within_their_rows(tmp_path):
     assert row.extra["replays"] > row.extra["steps"]
     assert rows_in_all(run) <= 120
     assert {"gradient_tangent_replays", "gradient_tangent_window_bytes"} <= set(run.metrics.columns)
+
+
+@pytest.mark.parametrize("method", ["no-gradient", "first-order"])
+def test_controls_replay_as_often_as_is_said(tmp_path, method):
+    settings = {"methods": (method,), "validate_every": 50}
+    plain = go(Beside(steps=8), tmp_path / "plain", **settings)
+    run = go(Beside(steps=8, replays=3), tmp_path / "replayed", **settings)
+    assert run.result.table[0].extra["replays"] == 24
+    looked = 10 * (method == "no-gradient")  # a batch of five, two calls: is there a way beside the box?
+    assert rows_in_all(run) == rows_in_all(plain) + looked
+    assert run.result.table[0].value < plain.result.table[0].value
+
+
+def test_no_gradient_is_not_applicable_with_replays_either(tmp_path):
+    run = go(Steering(replays=2), tmp_path, methods=("no-gradient", "first-order"))
+    assert "expected some weight" in run.result.table[0].extra["not applicable"]
+    assert run.result.table[1].extra["replays"] == 12

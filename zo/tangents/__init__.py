@@ -15,7 +15,7 @@ from zo.tangents.models.stencil import StencilTangent
 from zo.tangents.models.student import StudentTangent
 from zo.tangents.models.values import ValueTangent
 from zo.tangents.pairs import CallPairs
-from zo.tangents.tangent import IdentityTangent, Tangent
+from zo.tangents.tangent import IdentityTangent, Tangent, ZeroTangent
 from zo.tangents.trust import TrustPolicy
 from zo.tangents.units import Units
 
@@ -36,4 +36,5 @@ __all__ = [
     "TrustPolicy",
     "Units",
     "ValueTangent",
+    "ZeroTangent",
 ]

@@ -154,6 +154,23 @@ class IdentityTangent(Tangent):
         return torch.cat(found, dim=-1)
 
 
+class ZeroTangent(Tangent):
+    """J(z) is zero: the gradient is cut at the box.
+
+    A control: with replays, what recorded answers alone are worth, without any derivative of the box.
+    """
+
+    learns = False
+
+    def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
+        """Zero."""
+        return d.new_zeros(*d.shape[:-1], sum(sizes(pairs.outputs)))
+
+    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
+        """Zero."""
+        return cotangent.new_zeros(*cotangent.shape[:-1], sum(sizes(pairs.inputs)))
+
+
 def _follows(pairs: CallPairs) -> Tensor:
     """1 for outputs that may follow their input, 0 for those that are known not to: `(size_out,)`."""
     scales = pairs.d_scale.split(sizes(pairs.inputs))
