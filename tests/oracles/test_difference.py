@@ -18,6 +18,7 @@ from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
 from zo.perturbation import Coordinates
+from tests import quick
 
 MODES = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 
@@ -183,7 +184,7 @@ def test_every_network_in_float64(case, way, training):
 @pytest.mark.parametrize(
     "training", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["training", "evaluation"]
 )
-@pytest.mark.parametrize("case", [*NETWORKS, *OWN], ids=str)
+@pytest.mark.parametrize("case", quick.one_in(3, [*NETWORKS, *OWN]), ids=str)
 def test_in_float32_the_error_does_not_grow_as_mu_shrinks(case, training):
     narrow = problem_of(case, torch.float32, training)
     queries = coordinates(narrow.parameters, most=5)

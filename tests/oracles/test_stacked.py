@@ -16,6 +16,7 @@ from zo.evaluators.loop import Loop
 from zo.evaluators.point_rules import RULES
 from zo.evaluators.stacked import Stacked
 from zo.perturbation import Coordinates, Directions, Perturbation
+from tests import quick
 
 STEP = 0.1  # no derivative is taken, so no step is too long
 MODES = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
@@ -92,7 +93,7 @@ def test_directions_through_a_layer(case, training):
 
 @DTYPES
 @MODES
-@pytest.mark.parametrize("case", NETWORKS, ids=str)
+@pytest.mark.parametrize("case", quick.one_in(2, NETWORKS), ids=str)
 def test_networks(case, training, dtype):
     problem = problem_of(case, dtype, training)
     compare(problem, coordinates(problem.parameters, most=7), chunk=40, hidden=biases(problem))

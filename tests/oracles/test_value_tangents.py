@@ -15,6 +15,7 @@ from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents.models.output_map import RIDGES, SPAN, OutputMap
 from zo.tangents.models.reach import measure
 from zo.tangents.pairs import CallPairs, together
+from tests import quick
 
 QUICK = {"first_steps": 3, "steps_per_step": 1}
 
@@ -239,7 +240,7 @@ def drawn(box: FromTorch, rows: int, seed: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("name", BOXES)
+@pytest.mark.parametrize("name", quick.one_in(3, BOXES))
 def test_vjp_and_apply_are_the_derivative_of_the_models_own_values(model, name):
     box, tangent = BOXES[name], MODELS[model]()
     for seed in (0, 20):

@@ -13,6 +13,7 @@ from zo.evaluators.choice import CACHED, LEAST, MOST, queries_within
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.memory import MemoryPeak
 from zo.evaluators.stacked import Stacked
+from tests import quick
 
 VGG = next(case for case in NETWORKS if case.name == "vgg")
 MIB = 2**20
@@ -58,8 +59,8 @@ def test_bytes_to_queries():
 
 
 @pytest.mark.parametrize("estimator", [zo.CGE(1e-3), zo.RGE(1e-3, q=40)], ids=["cge", "rge"])
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("memory", [4 * MIB, 11 * MIB])
+@pytest.mark.parametrize("training", quick.first(1, [True, False]))
+@pytest.mark.parametrize("memory", quick.first(1, [4 * MIB, 11 * MIB]))
 def test_a_chunk_stays_within_its_memory(memory, training, estimator):
     for make, batch, objective in (
         (wide, images(3), mean_square),

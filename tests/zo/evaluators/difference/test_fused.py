@@ -21,6 +21,7 @@ from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
 from zo.evaluators.state import Snapshot
 from zo.perturbation import Coordinates
+from tests import quick
 
 
 class Block(nn.Module):
@@ -133,7 +134,7 @@ def without_kernel(monkeypatch):
     monkeypatch.setattr(fused, "_by_kernel", lambda *given: None)
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("training", quick.first(1, [True, False]))
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
 def test_the_rules_of_a_chain_one_after_another_give_what_they_gave(name, training, without_kernel):
