@@ -19,7 +19,10 @@ def first(count: int, cases: Iterable[Any]) -> list[Any]:
 
 
 def slow(case: Any) -> Any:
-    """A case of a parametrized test, marked as slow; what it is marked with already stays."""
+    """A case of a parametrized test, marked as slow; what it is marked with already stays.
+
+    A tuple is taken for several values: one that is a single value comes as a `pytest.param`.
+    """
     if isinstance(case, type(pytest.param())):
         return pytest.param(*case.values, id=case.id, marks=[*case.marks, pytest.mark.slow])
     values = case if isinstance(case, tuple) else (case,)

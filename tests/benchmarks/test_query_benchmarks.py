@@ -14,9 +14,9 @@ from benchmarks.query_speed.baselines import InPlace, Published
 from benchmarks.query_speed.comparison import PLAIN
 from benchmarks.query_speed.measuring import BlockTimes, Contender, WrongAnswerError, measure, uniform_mean
 from benchmarks.query_speed.problems import make
+from tests import quick
 from zo.evaluators.evaluator import Evaluator, Problem
 from zo.evaluators.state import Snapshot
-from tests import quick
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ from blackbox import ArraySpec
 from blackbox.adapters import TorchModule
 from blackbox.wrappers import Parallel
 from simulators.wake_flow.box import WakeFlow
+from tests import quick
 from tests.gpu.conftest import needs_gpu
 from tests.zo.evaluators.difference.test_fused import made
 from zo.evaluators.evaluator import Problem
 from zo.perturbation import Coordinates
-from tests import quick
 
 STATE = ArraySpec("state", (4,))
 BATCH = torch.linspace(-2, 2, 12 * 192).sin().view(12, 3, 8, 8), torch.arange(12) % 5

@@ -114,7 +114,9 @@ def test_graphs_are_given_the_entries_and_steps_of_each_pass(monkeypatch):
 
 
 @pytest.mark.parametrize("layers", [pytest.param("convolutions", marks=pytest.mark.slow), "linear"])
-@pytest.mark.parametrize("evaluator", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("stacked", "difference")), "loop"])
+@pytest.mark.parametrize(
+    "evaluator", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("stacked", "difference")), "loop"]
+)
 def test_a_step_waits_as_often_for_many_chunks_as_for_few(evaluator, layers):
     waits = []
     for chunk in (8, 16):

@@ -13,8 +13,8 @@ from torch.nn.utils import parametrizations
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, BudgetError
 from blackbox.wrappers import Budgeted
-from tests.gradients.trials import of_the_library
 from tests import quick
+from tests.gradients.trials import of_the_library
 
 OFFSET = 101325.0  # a pressure in Pa
 

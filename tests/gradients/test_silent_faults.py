@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
+from tests import quick
 from tests.gradients import finite_differences
 from tests.gradients.networks import (
     TREACHEROUS,
@@ -28,7 +29,6 @@ from tests.gradients.networks import (
     weighted_error,
 )
 from tests.gradients.trials import names_a_part, of_the_library, off, trial
-from tests import quick
 
 CASES = {case.name: case for case in TREACHEROUS}
 FORWARD = zo.CGE(1e-6)

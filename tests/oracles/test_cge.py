@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import zo
-from tests.oracles.problems import PROBLEMS, OracleProblem
 from tests import quick
+from tests.oracles.problems import PROBLEMS, OracleProblem
 
 EVALUATORS = ["loop", "stacked"]  # a fallback from "stacked" is a warning, and so an error
 EPS = torch.finfo(torch.float64).eps

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import zo
 from tasks.wake_flow import networks as wake
+from tests import quick
 from tests.oracles.layers import LAYERS, NETWORKS, Case
 from tests.oracles.test_stacked import coordinates
 from zo.evaluators.difference import evaluator as deciding
@@ -18,7 +19,6 @@ from zo.evaluators.difference.evaluator import Difference
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
 from zo.perturbation import Coordinates
-from tests import quick
 
 MODES = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import zo
 from blackbox import ArraySpec, DefinitionError
-from tests.zo.row_boxes import FromTorch, weights
 from tests import quick
+from tests.zo.row_boxes import FromTorch, weights
 
 INPUTS = torch.tensor([1e-6, 1.0, 1e6, 1e3], dtype=torch.float64)
 OUTPUTS = torch.tensor([1e3, 1e-6, 1.0, 1e6], dtype=torch.float64)
@@ -95,7 +95,9 @@ def off(found: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize("dtype", [pytest.param(torch.float64, marks=pytest.mark.slow), torch.float32])
 @pytest.mark.parametrize("kind", ["secant", "low rank", "both"])
-@pytest.mark.parametrize("units", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("inputs", "outputs")), "both"])
+@pytest.mark.parametrize(
+    "units", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("inputs", "outputs")), "both"]
+)
 def test_on_a_linear_box_the_gradient_is_exact_in_any_units(kind, units, dtype):
     inputs, outputs = (INPUTS if units != "outputs" else ONES), (OUTPUTS if units != "inputs" else ONES)
     found, true, errors = train(linear, TANGENTS[kind](), inputs, outputs, dtype)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import zo
+from tests import quick
 from tests.oracles.layers import LAYERS, NETWORKS, Case, squared_output
 from tests.oracles.problems import perturbed_losses
 from zo.evaluators.evaluator import Problem
@@ -16,7 +17,6 @@ from zo.evaluators.loop import Loop
 from zo.evaluators.point_rules import RULES
 from zo.evaluators.stacked import Stacked
 from zo.perturbation import Coordinates, Directions, Perturbation
-from tests import quick
 
 STEP = 0.1  # no derivative is taken, so no step is too long
 MODES = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])

@@ -11,11 +11,11 @@ from torch import nn
 import zo
 from blackbox import ArraySpec
 from simulators.kuramoto_sivashinsky import KuramotoSivashinsky
+from tests import quick
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents.models.output_map import RIDGES, SPAN, OutputMap
 from zo.tangents.models.reach import measure
 from zo.tangents.pairs import CallPairs, together
-from tests import quick
 
 QUICK = {"first_steps": 3, "steps_per_step": 1}
 

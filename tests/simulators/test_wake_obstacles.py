@@ -21,7 +21,9 @@ OVERLAPPING = (CYLINDER, Box((45.0, 44.0), (75.0, 57.0)))
 CASES = {"two cylinders": TWO, "box": BOX, "mixed": MIXED, "overlapping": OVERLAPPING}
 
 each_case = pytest.mark.parametrize("obstacles", CASES.values(), ids=CASES.keys())
-some_cases = pytest.mark.parametrize("obstacles", quick.one_in(3, CASES.values()), ids=CASES.keys())
+some_cases = pytest.mark.parametrize(
+    "obstacles", quick.one_in(3, map(pytest.param, CASES.values())), ids=CASES.keys()
+)
 # Plain PhiFlow with torch: its autograd functions, and the sparse matrices of its conjugate gradients.
 plain_phiflow = pytest.mark.filterwarnings(
     "ignore:.*TorchCustomFunction.* should not be instantiated:DeprecationWarning",

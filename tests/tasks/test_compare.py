@@ -9,9 +9,9 @@ from tasks import cli
 from tasks.errors import ConfigurationError, RunFolderError
 from tasks.report import findings, pictures
 from tasks.report.compare import compare
+from tests import quick
 from tests.tasks.made_runs import from_elsewhere, made
 from tests.tasks.test_html_report import read
-from tests import quick
 
 pytestmark = pytest.mark.usefixtures("drawn")
 

@@ -28,11 +28,11 @@ from tasks.progress import Progress
 from tasks.report import findings, html_report
 from tasks.runs import calls
 from tasks.runs.folder import Run
+from tests import quick
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
 from zo import FailedQueriesError
 from zo.errors import ObjectiveError, ZeroGradientWarning
 from zo.estimators import Key
-from tests import quick
 
 ALL = tuple(METHODS)
 

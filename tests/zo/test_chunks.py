@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 import zo
+from tests import quick
 from tests.oracles.layers import NETWORKS
 from tests.zo.boxes import Sine
 from zo.evaluators.choice import CACHED, LEAST, MOST, queries_within
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.memory import MemoryPeak
 from zo.evaluators.stacked import Stacked
-from tests import quick
 
 VGG = next(case for case in NETWORKS if case.name == "vgg")
 MIB = 2**20

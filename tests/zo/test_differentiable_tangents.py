@@ -11,10 +11,10 @@ from typeguard import suppress_type_checks
 
 import zo
 from blackbox import ArraySpec
+from tests import quick
 from tests.zo.boxes import Sine
 from tests.zo.row_boxes import FromTorch, make_box, nonlinear, weights
 from zo.tangents.models.student import StudentTangent
-from tests import quick
 
 TWO = zo.RowRGE(1e-4, q=2)
 TANGENTS = {

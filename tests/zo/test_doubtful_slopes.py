@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, Budgeted, Cached
+from tests import quick
 from tests.zo.boxes import Sine
 from tests.zo.row_boxes import weights
-from tests import quick
 
 
 class Box(BlackBoxFunction):

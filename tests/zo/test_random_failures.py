@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import zo
+from tests import quick
 from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
-from tests import quick
 
 ROWS, CHUNK = 6, 5
 ESTIMATORS = {

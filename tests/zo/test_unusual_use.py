@@ -15,8 +15,8 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
-from tests.zo.boxes import Sine
 from tests import quick
+from tests.zo.boxes import Sine
 
 ROWS = 6
 

@@ -7,9 +7,9 @@ import os
 import pytest
 
 from blackbox.conformance import Report, Verdict, check_black_box
+from tests import quick
 from tests.blackbox.conformance.broken_boxes import CATALOGUE, GOOD, IN_PROCESSES, Broken
 from tests.test_documentation import blocks
-from tests import quick
 
 
 def warned(report: Report) -> list[str]:

@@ -22,8 +22,8 @@ from tasks.denoised_smoothing.config import PRESETS, Config
 from tasks.progress import Progress
 from tasks.runs import checkpoint, pace
 from tasks.runs.folder import Run
-from tests.tasks.denoised_smoothing import boxes, small
 from tests import quick
+from tests.tasks.denoised_smoothing import boxes, small
 
 # DeepZero, as published, takes steps over which these classifiers curve, or whose changes rounding hides
 pytestmark = pytest.mark.filterwarnings("ignore:.*same slopes over half of mu:UserWarning")

@@ -11,8 +11,8 @@ import torch
 import zo
 from tasks.image_classification import networks, sparse_set
 from tasks.image_classification.methods import METHODS
-from tests.tasks.image_classification.small import made_setup, train
 from tests import quick
+from tests.tasks.image_classification.small import made_setup, train
 
 
 def test_biases_and_norms_are_dense():

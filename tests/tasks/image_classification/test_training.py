@@ -13,8 +13,8 @@ from torch.nn import functional
 import zo
 from tasks.image_classification import ImageClassification, sparse_set
 from tasks.problem import Setup
-from tests.tasks.image_classification.small import Striped, made_setup, train
 from tests import quick
+from tests.tasks.image_classification.small import Striped, made_setup, train
 
 
 class Rising(Striped):

@@ -26,10 +26,10 @@ from blackbox import ArraySpec, Budgeted, ConfigurationError
 from blackbox.adapters import from_callable
 from blackbox.adapters.um_bridge import BusyError, ServerError, UmBridge, UnreachableError, serve, serving
 from blackbox.extras import MissingExtraError
+from tests import quick
 from tests.blackbox.adapters.um_bridge.boxes import NINE, Cubes, Shapes, Waiting
 from tests.blackbox.adapters.um_bridge.servers import served_elsewhere
 from tests.blackbox.boxes import ErrorCase, error_table
-from tests import quick
 
 LIMIT = 2**20 + 64 * 14  # for `Shapes`: room for what surrounds the numbers, and for 14 of them
 
@@ -394,9 +394,7 @@ def test_a_request_that_does_not_come_in_is_cut_off(text):
         assert all(is_closed(each, 20) for each in waiting)
 
 
-@pytest.mark.parametrize(
-    "text", quick.first(1, [HALF["headers"], HALF["body"]]), ids=["headers", "body"]
-)
+@pytest.mark.parametrize("text", quick.first(1, [HALF["headers"], HALF["body"]]), ids=["headers", "body"])
 def test_the_time_runs_for_a_kept_connection_s_next_request_and_not_while_it_is_idle(text):
     with serving(Cubes(), request_seconds=0.4) as url, kept_connection(url) as kept:
         assert not is_closed(kept.sock, 0.8)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import zo
 from blackbox import ConfigurationError
+from tests import quick
 from zo.evaluators.difference import evaluator as deciding
 from zo.evaluators.difference import fused
 from zo.evaluators.difference.changes import OneChannel
@@ -21,7 +22,6 @@ from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
 from zo.evaluators.state import Snapshot
 from zo.perturbation import Coordinates
-from tests import quick
 
 
 class Block(nn.Module):
