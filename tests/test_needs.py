@@ -151,7 +151,11 @@ def test_only_what_is_declared_is_seen_and_what_is_not_there_is_skipped(run):
     assert "apt-get install calculix-ccx" in said
 
 
-@pytest.mark.parametrize("workers", [[], ["-p", "xdist", "-n", "1"]], ids=["alone", "by-a-worker"])
+@pytest.mark.parametrize(
+    "workers",
+    [[], pytest.param(["-p", "xdist", "-n", "1"], marks=pytest.mark.slow)],
+    ids=["alone", "by-a-worker"],
+)
 def test_a_test_that_was_neither_run_nor_declared_has_failed(run, workers):
     status, said = run(UNDECLARED, *workers)
     assert status == pytest.ExitCode.TESTS_FAILED and "1 skipped" in said, said

@@ -73,6 +73,7 @@ def test_a_training_by_first_order_is_autograds(lorenz):
         torch.testing.assert_close(own, wanted)
 
 
+@pytest.mark.slow
 def test_the_scale_that_does_best_on_validation_data_is_taken(lorenz, monkeypatch):
     def make(problem, network, seed, scale):
         return first_order(problem, network)

@@ -54,7 +54,7 @@ BOXES = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("cge", "low rank"))) for name in BOXES],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name != "low rank")) for name in BOXES],
 )
 def test_a_differentiable_box_goes_on_from_a_file(name, gpu):
     def trained(device) -> Tensor:
@@ -77,7 +77,7 @@ def test_a_differentiable_box_goes_on_from_a_file(name, gpu):
     torch.testing.assert_close(found, expected, **tolerance)
 
 
-SLOW = {"automatic", "grid"}
+SLOW = {"automatic", "grid", "stencil"}
 TANGENTS = {
     "automatic": lambda: zo.tangents.AutoTangent(Carried()),
     "grid": lambda: zo.GridTangent(4, first_steps=20, steps_per_step=2, reach=2, periodic=True),

@@ -61,7 +61,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("layers", ["convolutions", "linear"])
+@pytest.mark.parametrize("layers", [pytest.param("convolutions", marks=pytest.mark.slow), "linear"])
 @pytest.mark.parametrize(("evaluator", "kind", "allowed"), CASES)
 @torch.no_grad()
 def test_a_chunk_is_sent_without_waiting(evaluator, kind, allowed, layers, training):
@@ -114,7 +114,9 @@ def test_graphs_are_given_the_entries_and_steps_of_each_pass(monkeypatch):
 
 
 @pytest.mark.parametrize("layers", [pytest.param("convolutions", marks=pytest.mark.slow), "linear"])
-@pytest.mark.parametrize("evaluator", ["loop", pytest.param("stacked", marks=pytest.mark.slow), "difference"])
+@pytest.mark.parametrize(
+    "evaluator", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("stacked", "difference")), "loop"]
+)
 def test_a_step_waits_as_often_for_many_chunks_as_for_few(evaluator, layers):
     waits = []
     for chunk in (8, 16):

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, BudgetError
 from blackbox.wrappers import Budgeted
+from tests import quick
 from tests.gradients.trials import of_the_library
 
 OFFSET = 101325.0  # a pressure in Pa
@@ -380,7 +381,7 @@ SUITED = [
 ]
 
 
-@pytest.mark.parametrize(("estimator", "dtype"), SUITED, ids=str)
+@pytest.mark.parametrize(("estimator", "dtype"), quick.one_in(3, SUITED), ids=str)
 def test_nothing_is_said_of_a_smooth_network_at_a_mu_that_suits_its_dtype(estimator, dtype):
     for seed in range(4):
         network, batch = small(dtype=dtype, seed=seed), torch.randn(32, 4, dtype=dtype)
@@ -450,7 +451,7 @@ COUNTED = [
 
 @pytest.mark.parametrize("evaluator", [pytest.param("loop", marks=pytest.mark.slow), "stacked"])
 @pytest.mark.parametrize("estimator", COUNTED, ids=str)
-@pytest.mark.parametrize("name", CHECKED)
+@pytest.mark.parametrize("name", quick.one_in(2, CHECKED))
 @pytest.mark.filterwarnings("ignore")
 def test_a_step_takes_no_more_queries_than_is_said_before_also_where_slopes_are_in_doubt(
     name, estimator, evaluator

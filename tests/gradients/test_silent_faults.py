@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
+from tests import quick
 from tests.gradients import finite_differences
 from tests.gradients.networks import (
     TREACHEROUS,
@@ -104,7 +105,7 @@ def test_what_wakes_at_a_later_step_is_found_and_the_module_named(name):
     assert any(names_a_part(w, CASES[name].make()) for w in outcome.warnings), f"{outcome}"
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("rising ")])
+@pytest.mark.parametrize("name", quick.one_in(4, [name for name in CASES if name.startswith("rising ")]))
 def test_pairs_of_opposite_steps_hide_nothing(name):
     """To a variant that moves nothing the means over antithetic neighbours are those of the base."""
     for estimator in (zo.RGE(1e-5, q=4, central=True), zo.CGE(1e-5, central=True)):
@@ -129,7 +130,7 @@ WRITERS = [name for name in CASES if name.startswith(("momentum encoder", "unit 
 @pytest.mark.parametrize(
     ("evaluator", "output_loss"), [pytest.param("loop", False, marks=pytest.mark.slow), *FAST]
 )
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", quick.one_in(3, WRITERS))
 def test_weights_that_a_forward_writes_are_left_as_one_forward_leaves_them(name, evaluator, output_loss):
     outcome = trial(CASES[name], FORWARD, evaluator, 24, output_loss=output_loss)
     assert outcome.changed == []

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
+from tests import quick
 
 
 def by_autograd(network: nn.Module, objective, batch: Tensor) -> list[Tensor]:
@@ -70,7 +71,7 @@ def output_loss() -> zo.OutputLoss:
 CGE, RGE = zo.CGE(1e-4, central=True), zo.RGE(1e-4, q=300, central=True)
 
 
-@pytest.mark.parametrize("keeps", ["the last one", "all"])
+@pytest.mark.parametrize("keeps", quick.first(1, ["the last one", "all"]))
 @pytest.mark.parametrize(
     ("objective", "evaluator", "estimator"),
     [
@@ -195,7 +196,7 @@ TEACHERS = ["lerp_", "lerp_ of .data", "assigned .data", "foreach", "a large att
 
 
 @pytest.mark.parametrize("evaluator", ["loop", "auto"])
-@pytest.mark.parametrize("how", TEACHERS)
+@pytest.mark.parametrize("how", quick.one_in(2, TEACHERS))
 @pytest.mark.filterwarnings("ignore::zo.EvaluatorWarning")
 def test_a_teacher_that_starts_as_a_copy(how, evaluator):
     """The forward writes to it, and at the first step no value changes."""

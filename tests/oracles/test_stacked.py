@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import zo
+from tests import quick
 from tests.oracles.layers import LAYERS, NETWORKS, Case, squared_output
 from tests.oracles.problems import perturbed_losses
 from zo.evaluators.evaluator import Problem
@@ -92,7 +93,7 @@ def test_directions_through_a_layer(case, training):
 
 @DTYPES
 @MODES
-@pytest.mark.parametrize("case", NETWORKS, ids=str)
+@pytest.mark.parametrize("case", quick.one_in(2, NETWORKS), ids=str)
 def test_networks(case, training, dtype):
     problem = problem_of(case, dtype, training)
     compare(problem, coordinates(problem.parameters, most=7), chunk=40, hidden=biases(problem))

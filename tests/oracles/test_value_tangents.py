@@ -11,6 +11,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec
 from simulators.kuramoto_sivashinsky import KuramotoSivashinsky
+from tests import quick
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents.models.output_map import RIDGES, SPAN, OutputMap
 from zo.tangents.models.reach import measure
@@ -239,7 +240,7 @@ def drawn(box: FromTorch, rows: int, seed: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("name", BOXES)
+@pytest.mark.parametrize("name", quick.one_in(3, BOXES))
 def test_vjp_and_apply_are_the_derivative_of_the_models_own_values(model, name):
     box, tangent = BOXES[name], MODELS[model]()
     for seed in (0, 20):

@@ -90,10 +90,9 @@ def test_advection_is_phiflows(name, dt):
     "channel",
     [
         Channel(8),
-        Channel(13),
-        *(pytest.param(Channel(width), marks=pytest.mark.slow) for width in (32, 64)),
-        Channel(15, ()),
-        Channel(20, (Box((20, 60), (45, 90)),)),
+        *(pytest.param(Channel(width), marks=pytest.mark.slow) for width in (13, 32, 64)),
+        pytest.param(Channel(15, ()), marks=pytest.mark.slow),
+        pytest.param(Channel(20, (Box((20, 60), (45, 90)),)), marks=pytest.mark.slow),
         Channel(20, (Cylinder((30, 40), 9), Cylinder((72, 55), 7.5), Box((20, 90), (45, 120)))),
     ],
     ids=lambda channel: f"{channel.width} wide, {len(channel.obstacles)} obstacles",

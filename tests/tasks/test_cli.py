@@ -17,6 +17,7 @@ from blackbox import BlackBoxError
 from tasks import cli
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run
+from tests import quick
 from tests.tasks.problems import Steering
 from zo import TangentWarning
 
@@ -59,7 +60,8 @@ def wait_for(condition, process, seconds=60):
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], ["run", "--help"], ["check", "--help"], ["list"], []]
+    "words",
+    quick.one_in(4, [["--help"], ["--version"], ["run", "--help"], ["check", "--help"], ["list"], []]),
 )
 def test_help_imports_nothing_heavy(words):
     code = (
@@ -472,7 +474,7 @@ def test_a_run_killed_at_several_places_resumes_to_the_same_bits(toy, start_toy,
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
-def test_a_signal_leaves_a_folder_to_resume_and_says_how(toy, start_toy, tmp_path, number):
+def test_a_signal_leaves_a_folder_to_resume_and_says_how(toy, start_toy, tmp_path, monkeypatch, number):
     assert toy("run", "toy", "--runs", "truth") == 0
     (truth,) = (tmp_path / "truth").iterdir()
     process = start_toy("run", "toy", "--pause", "0.1")
@@ -488,6 +490,7 @@ def test_a_signal_leaves_a_folder_to_resume_and_says_how(toy, start_toy, tmp_pat
     assert stopped is not None, err
     assert tmp_path / stopped[2] == path
     assert max(line["step"] for line in Run.open(path).metrics()) == int(stopped[1])
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # what is left need not pause
     assert toy("resume", stopped[2]) == 0
     assert figures(path) == figures(truth)
 

@@ -28,6 +28,7 @@ from tasks.progress import Progress
 from tasks.report import findings, html_report
 from tasks.runs import calls
 from tasks.runs.folder import Run
+from tests import quick
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
 from zo import FailedQueriesError
 from zo.errors import ObjectiveError, ZeroGradientWarning
@@ -254,7 +255,7 @@ def test_where_no_method_is_applicable_the_report_says_that_alone(tmp_path):
     assert "No method has a finite" not in page and ">figure</th>" in page
 
 
-@pytest.mark.parametrize("method", ["first-order", "tangents", "cge", "row-rge", "identity"])
+@pytest.mark.parametrize("method", quick.one_in(3, ["first-order", "tangents", "cge", "row-rge", "identity"]))
 def test_several_boxes_by_name(tmp_path, method):
     run = go(TwoBoxes(), tmp_path, methods=[method])
     assert run.result.table[0].rows >= 6 * 5 * 2
@@ -326,12 +327,12 @@ class Stops(Exception):
     pass
 
 
-SLOW = {"tangents", "secant", "cge", "sparse-cge", "hybrid"}  # whose likes `student` and `rge` are there
+QUICK = {"student", "row-rge"}  # each with a state of its own
 
 
 @pytest.mark.parametrize(
     "method",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in ALL if name != "none"],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in ALL if name != "none"],
 )
 def test_a_run_that_is_cut_short_goes_on_to_the_same_bits_and_the_same_ledger(tmp_path, method):
     settings = {"methods": [method], "coordinates": 6, "directions": 4, "seeds": 2}

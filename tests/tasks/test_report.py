@@ -273,6 +273,7 @@ def test_trust_is_drawn_for_those_that_learn_tangents(tmp_path, pens):
     assert "can be believed" not in page(other)
 
 
+@pytest.mark.slow
 def test_twelve_methods_of_three_seeds_fit(tmp_path, pens):
     values = {method: [0.3, 0.2, 0.25] for method in TWELVE}
     run = made(

@@ -39,7 +39,9 @@ def test_a_run_takes_as_many_steps_as_its_rows_allow(tmp_path, rows):
     assert run.result.table[1].extra["steps"] == config["steps"]
 
 
-@pytest.mark.parametrize(("method", "rows"), [("cge", 4000), ("rge", 3000)])
+@pytest.mark.parametrize(
+    ("method", "rows"), [pytest.param("cge", 4000, marks=pytest.mark.slow), ("rge", 3000)]
+)
 def test_checks_of_queries_are_within_the_rows(tmp_path, method, rows):
     run = go(Steering(), tmp_path, rows=rows, methods=(method,))
     assert 0.5 * rows < rows_in_all(run) <= rows

@@ -509,7 +509,7 @@ class Fragile(BlackBoxFunction):
 @pytest.mark.parametrize(
     "estimator", [zo.CGE(1e-3), zo.CGE(1e-3, central=True), zo.RGE(1e-3, 6)], ids=["cge", "central", "rge"]
 )
-@pytest.mark.parametrize("evaluator", ["loop", "stacked", "auto"])
+@pytest.mark.parametrize("evaluator", [pytest.param("loop", marks=pytest.mark.slow), "stacked", "auto"])
 def test_a_box_that_bears_no_long_step_is_checked_by_shorter_ones(evaluator, estimator, bears, failures):
     network, box = nn.Linear(4, 3).double(), Fragile(bears, failures)
     with torch.no_grad():

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import zo
+from tests import quick
 from tests.oracles.layers import NETWORKS
 from tests.zo.boxes import Sine
 from zo.evaluators.choice import CACHED, LEAST, MOST, queries_within
@@ -58,8 +59,8 @@ def test_bytes_to_queries():
 
 
 @pytest.mark.parametrize("estimator", [zo.CGE(1e-3), zo.RGE(1e-3, q=40)], ids=["cge", "rge"])
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("memory", [4 * MIB, 11 * MIB])
+@pytest.mark.parametrize("training", quick.first(1, [True, False]))
+@pytest.mark.parametrize("memory", quick.first(1, [4 * MIB, 11 * MIB]))
 def test_a_chunk_stays_within_its_memory(memory, training, estimator):
     for make, batch, objective in (
         (wide, images(3), mean_square),

@@ -11,6 +11,7 @@ from typeguard import suppress_type_checks
 
 import zo
 from blackbox import ArraySpec
+from tests import quick
 from tests.zo.boxes import Sine
 from tests.zo.row_boxes import FromTorch, make_box, nonlinear, weights
 from zo.tangents.models.student import StudentTangent
@@ -296,7 +297,7 @@ def test_the_identity_needs_no_queries():
 # Determinism
 
 
-@pytest.mark.parametrize("kind", TANGENTS)
+@pytest.mark.parametrize("kind", quick.one_in(2, TANGENTS))
 def test_resumed_equals_undisturbed_to_the_bit(kind, tmp_path):
     def run(resume: bool) -> tuple[list[torch.Tensor], list]:
         torch.manual_seed(0)

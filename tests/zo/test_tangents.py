@@ -14,6 +14,7 @@ from typeguard import suppress_type_checks
 
 import zo
 from blackbox import ArraySpec, BlackBoxError, Budgeted
+from tests import quick
 from tests.zo.boxes import Sine
 from tests.zo.row_boxes import FromTorch, weights
 from zo.errors import ZeroGradientWarning
@@ -142,7 +143,7 @@ def test_chunks_cost_nothing_and_change_nothing_but_rounding(evaluator, chunk):
         assert box.calls == [5 * part for part in parts for _ in range(3)]
 
 
-@pytest.mark.parametrize("kind", TANGENTS)
+@pytest.mark.parametrize("kind", quick.one_in(2, TANGENTS))
 def test_resume_to_the_bit(kind, tmp_path):
     def run(resume: bool) -> tuple[torch.Tensor, list]:
         network, box = make_network(torch.float32), Sine()

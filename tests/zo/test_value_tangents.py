@@ -430,7 +430,10 @@ def test_a_stencil_looks_at_all_calls_of_the_first_step():
     "make",
     [
         partial(zo.MLPTangent, 16, first_steps=100),
-        partial(zo.GridTangent, 8, periodic=True, reach=1, first_steps=100, output_map=False),
+        pytest.param(
+            partial(zo.GridTangent, 8, periodic=True, reach=1, first_steps=100, output_map=False),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_small_changes_of_large_numbers_count_in_double_precision(make):

@@ -100,7 +100,8 @@ def failures(stack: Parallel, state: np.ndarray) -> dict[int, Failure]:
 
 @pytest.mark.parametrize(
     "make, block",
-    [(make, n) for make in (threads, processes) for n in (1, 3, 50)]
+    [(threads, 1), (threads, 3), (threads, 50), (processes, 3)]
+    + [pytest.param(processes, n, marks=pytest.mark.slow) for n in (1, 50)]
     + [pytest.param(loky_processes, 3, marks=pytest.mark.slow)],
 )
 def test_the_answer_is_the_boxs_for_equal_blocks_to_the_bit(stack, tmp_path, make, block):
@@ -315,7 +316,7 @@ def test_a_killed_worker_is_replaced_and_its_rows_run_again(stack, tmp_path, mak
 
 
 @each_process
-@pytest.mark.parametrize("block", [1, 3])
+@pytest.mark.parametrize("block", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_row_that_kills_every_worker_has_failed_alone(stack, tmp_path, make, block):
     box = stack(make, block=block)
     state = rows(*[FINE] * 4, KILL, *[FINE] * 3)
@@ -432,7 +433,7 @@ def test_a_worker_that_dies_after_a_row_was_raised_for_leaves_no_other(stack):
 
 
 @each_process
-@pytest.mark.parametrize("block", [1, 3])
+@pytest.mark.parametrize("block", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_row_that_hangs_is_killed_and_its_block_mates_run_alone(stack, tmp_path, make, block):
     box = stack(make, block=block, timeout=1.0)
     state = rows(FINE, HANG, *[FINE] * 5)
@@ -490,6 +491,7 @@ def one_process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver"))
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_workers_to_another_threads_call(stack):
     box, answers, caught = stack(one_process, block=1), [], threading.Event()
     other = threading.Thread(target=lambda: answers.append(outcome(box, rows(SLOW))))

@@ -222,7 +222,7 @@ def test_a_run_says_what_the_start_and_the_chosen_weights_are_right_on(tmp_path)
 
 @pytest.mark.filterwarnings("ignore::zo.errors.ZeroGradientWarning")  # of labels
 @pytest.mark.parametrize(("answers", "decimals"), [("probabilities", 2), ("labels", None)])
-@pytest.mark.parametrize("method", ["student", "zo-ds:wide"])
+@pytest.mark.parametrize("method", ["student", pytest.param("zo-ds:wide", marks=pytest.mark.slow)])
 def test_rounded_probabilities_and_labels_alone_are_learned_from(tmp_path, answers, decimals, method):
     made = small.problem(
         tmp_path, methods=("mse", method), answers=answers, decimals=decimals, loss="labels", steps=5

@@ -22,6 +22,7 @@ from tasks.denoised_smoothing.config import PRESETS, Config
 from tasks.progress import Progress
 from tasks.runs import checkpoint, pace
 from tasks.runs.folder import Run
+from tests import quick
 from tests.tasks.denoised_smoothing import boxes, small
 
 # DeepZero, as published, takes steps over which these classifiers curve, or whose changes rounding hides
@@ -249,7 +250,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "words"), REFUSED)
+@pytest.mark.parametrize(("name", "words"), quick.one_in(3, REFUSED))
 def test_bad_input_is_refused_before_the_first_query(tmp_path, capsys, monkeypatch, name, words):
     monkeypatch.chdir(ROOT)
     settings = broken(tmp_path, name)
@@ -319,7 +320,7 @@ def test_the_paper_s_preset_runs_on_stand_ins_of_its_layout(tmp_path, monkeypatc
     assert all(row.queries <= config.queries_of(row.method) for row in found.result.table)
 
 
-@pytest.mark.parametrize("dies_at", [1, 2])
+@pytest.mark.parametrize("dies_at", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_ledger_of_a_certification_that_was_killed_has_the_images_before(tmp_path, monkeypatch, dies_at):
     """It had those of the last process alone."""
     settings = {"methods": ("none",), "n": 300}

@@ -267,7 +267,7 @@ def test_the_demo_compares_a_fifth_of_first_order_s_rows_with_all():
         ("ZO-SOL@270", 1, 9),  # nine queries beside the base: 30 rows a step
     ],
 )
-def test_a_budget_of_rows_takes_the_place_of_a_number_of_steps(method, batch, steps, finished, folder):
+def test_a_budget_of_rows_takes_the_place_of_a_number_of_steps(method, batch, steps, folder):
     config = replace(OTHERS, tuned=((method, batch, 0.1),))
     problem, found = WakeFlow(config, folder=folder / "data"), variant(method)
     assert steps_in_loop(problem, method) == steps

@@ -317,10 +317,10 @@ def test_a_stream_that_is_faster_on_top_of_the_picture_turns_clockwise():
     [
         # Relative truncation error of the whole gradient, three times what was measured on 32 x 64 with
         # eight steps (forward 7.5e-3 at 1e-4 and proportional to mu; central 2.7e-4 at 1e-3 and to mu^2).
-        ("forward", torch.float64, 1e-6, 3e-4),
+        pytest.param("forward", torch.float64, 1e-6, 3e-4, marks=pytest.mark.slow),
         ("central", torch.float64, 1e-5, 1e-7),
         ("forward", torch.float32, 1e-4, 2.5e-2),
-        ("central", torch.float32, 1e-3, 1e-3),
+        pytest.param("central", torch.float32, 1e-3, 1e-3, marks=pytest.mark.slow),
     ],
 )
 def test_zo_through_the_box_is_autograd_through_the_step(flows, evaluator, scheme, dtype, mu, truncation):

@@ -177,7 +177,7 @@ def test_a_run_with_few_methods_has_its_report(tmp_path, methods):
     assert "No rollout blew up." in page
 
 
-@pytest.mark.parametrize("without", [[0], [0, 1]], ids=str)
+@pytest.mark.parametrize("without", [pytest.param([0], marks=pytest.mark.slow), [0, 1]], ids=str)
 def test_seeds_without_an_applicable_method_are_left_out(tmp_path, without):
     run = finished(tmp_path, ["NON"])
     lost = {seed: Row("NON", seed, "", None, extra={NOT_APPLICABLE: "no derivative"}) for seed in without}

@@ -99,7 +99,7 @@ def test_a_network_is_trained_through_a_script_that_takes_blocks(script):
     assert box.ledger.rows_run == 6 * 4 * 3 + 2 * 4  # two again at steps 0 and 1, over half of mu and back
 
 
-@pytest.mark.parametrize("vectorized", [False, True])
+@pytest.mark.parametrize("vectorized", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize(
     "given, wanted, place",
     [

@@ -112,7 +112,12 @@ ESCAPE += "; while [ ! -f {0} ]; do sleep 0.01; done; "
 
 @pytest.mark.needs("linux")
 @pytest.mark.parametrize(
-    "ends, error", [("exit 0", None), ("exit 1", RuntimeError), ("sleep 60", TimeoutError)]
+    "ends, error",
+    [
+        ("exit 0", None),
+        ("exit 1", RuntimeError),
+        pytest.param("sleep 60", TimeoutError, marks=pytest.mark.slow),
+    ],
 )
 def test_a_process_that_calls_setsid_ends_with_its_run(tmp_path, ends, error):
     number = tmp_path / "pid"

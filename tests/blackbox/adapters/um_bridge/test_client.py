@@ -174,7 +174,7 @@ def trickling(handler: Any) -> None:
         (broken_off, ServerError, "lost the connection"),
         (silent, ServerError, "lost the connection"),
         (late, NoAnswerError, "within 0.3 s"),
-        (trickling, NoAnswerError, "within 0.3 s"),
+        pytest.param(trickling, NoAnswerError, "within 0.3 s", marks=pytest.mark.slow),
     ],
 )
 def test_a_broken_answer_is_a_failed_row(evaluate, error, words):
@@ -293,7 +293,7 @@ def test_boxes_are_the_same_to_a_cache_where_address_model_and_config_are():
             box.close()
 
 
-@pytest.mark.parametrize("connections", [1, 3])
+@pytest.mark.parametrize("connections", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_under_raise_no_row_is_started_after_one_that_failed(connections):
     def third_fails(handler: Any) -> None:
         if handler.given[0] == 4:

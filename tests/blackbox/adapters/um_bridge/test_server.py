@@ -26,6 +26,7 @@ from blackbox import ArraySpec, Budgeted, ConfigurationError
 from blackbox.adapters import from_callable
 from blackbox.adapters.um_bridge import BusyError, ServerError, UmBridge, UnreachableError, serve, serving
 from blackbox.extras import MissingExtraError
+from tests import quick
 from tests.blackbox.adapters.um_bridge.boxes import NINE, Cubes, Shapes, Waiting
 from tests.blackbox.adapters.um_bridge.servers import served_elsewhere
 from tests.blackbox.boxes import ErrorCase, error_table
@@ -170,7 +171,7 @@ def test_the_default_limit_leaves_room_for_every_good_request():
         assert Client(url).say("/Evaluate", json.dumps(body, indent=8).encode())[0] == 200
 
 
-@pytest.mark.parametrize("path", ["/Info", "/ModelInfo", "/Evaluate", "/Gradient"])
+@pytest.mark.parametrize("path", quick.one_in(2, ["/Info", "/ModelInfo", "/Evaluate", "/Gradient"]))
 def test_nothing_without_the_token(path):
     box, token = Cubes(), "s3cret-token"
     with serving(box, token=token) as url:
@@ -235,7 +236,7 @@ def test_it_describes_its_model_while_it_evaluates():
         caller.join()
 
 
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_as_many_evaluations_at_a_time_as_it_was_told(threads):
     box = Waiting()
     with serving(box, threads=threads) as url, UmBridge(url, connections=6) as client:
@@ -318,11 +319,11 @@ def test_clients_in_threads_get_their_own_answers():
 
 def test_an_evaluation_beyond_its_time_is_answered_and_holds_its_thread_alone():
     box = Waiting()
-    with serving({"slow": box, "quick": Cubes()}, timeout=1, threads=2) as url:
+    with serving({"slow": box, "quick": Cubes()}, timeout=0.5, threads=2) as url:
         client = Client(url)
         body, quick = {"name": "slow", "input": [[1.0]]}, {"name": "quick", "input": [[2.0] * 10]}
         status, kind, message = client.refused("/Evaluate", body)
-        assert (status, kind) == (504, "TimedOut") and "within 1 s" in message
+        assert (status, kind) == (504, "TimedOut") and "within 0.5 s" in message
         assert box.inside == 1  # a thread cannot be stopped
         assert client.say("/Evaluate", quick)[1]["output"] == [[8.0] * 10]  # in the other one
         assert [client.refused("/Evaluate", text)[1] for text in (body, body, quick)] == ["TimedOut"] * 3
@@ -377,7 +378,7 @@ def is_closed(connection: socket.socket, seconds: float) -> bool:
         return True
 
 
-@pytest.mark.parametrize("text", HALF.values(), ids=HALF)
+@pytest.mark.parametrize("text", quick.first(1, HALF.values()), ids=HALF)
 def test_half_sent_requests_do_not_hold_the_service(text):
     with serving(Cubes(), connections=20) as url, half_sent(url, 50, text) as waiting:
         with UmBridge(url) as client:  # is served although they are there, and before they are given up
@@ -387,13 +388,13 @@ def test_half_sent_requests_do_not_hold_the_service(text):
         assert closed[:30] == [True] * 30 and sum(closed) <= 31  # those that waited longest
 
 
-@pytest.mark.parametrize("text", HALF.values(), ids=HALF)
+@pytest.mark.parametrize("text", quick.first(1, HALF.values()), ids=HALF)
 def test_a_request_that_does_not_come_in_is_cut_off(text):
     with serving(Cubes(), request_seconds=0.4) as url, half_sent(url, 2, text) as waiting:
         assert all(is_closed(each, 20) for each in waiting)
 
 
-@pytest.mark.parametrize("text", [HALF["headers"], HALF["body"]], ids=["headers", "body"])
+@pytest.mark.parametrize("text", quick.first(1, [HALF["headers"], HALF["body"]]), ids=["headers", "body"])
 def test_the_time_runs_for_a_kept_connection_s_next_request_and_not_while_it_is_idle(text):
     with serving(Cubes(), request_seconds=0.4) as url, kept_connection(url) as kept:
         assert not is_closed(kept.sock, 0.8)

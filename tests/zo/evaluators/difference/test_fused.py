@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import zo
 from blackbox import ConfigurationError
+from tests import quick
 from zo.evaluators.difference import evaluator as deciding
 from zo.evaluators.difference import fused
 from zo.evaluators.difference.changes import OneChannel
@@ -133,7 +134,7 @@ def without_kernel(monkeypatch):
     monkeypatch.setattr(fused, "_by_kernel", lambda *given: None)
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("training", quick.first(1, [True, False]))
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
 def test_the_rules_of_a_chain_one_after_another_give_what_they_gave(name, training, without_kernel):
