@@ -320,13 +320,19 @@ def test_checks_find_that_a_student_says_too_little_and_probes_do_no_harm(digits
 
 
 @pytest.mark.slow
-def test_where_a_student_misleads_its_trust_is_lost(digits, denoiser):
-    """A forest is flat between jumps; a smooth student leads away from all that both have seen."""
+def test_where_a_student_misleads_that_is_said(digits, denoiser):
+    """A forest is flat between jumps; a smooth student leads away from all that both have seen.
+
+    From .873 to .645 on held-out images. No check can tell, and the student's values are hardly worse than
+    at the start, so what is said is where to look.
+    """
     images, labels = (tensor[:1200].numpy() for tensor in digits)
     forest = RandomForestClassifier(50, random_state=0).fit(images, labels)
     training = Training(digits, denoiser, forest, "kl", rate=2e-3)
     start = training.accuracy()
-    with pytest.warns(zo.errors.TangentWarning) as caught:  # at first of what is tried
+    with pytest.warns(zo.errors.TangentWarning) as caught:
         training.run(120)
-    assert "Training may be worse than none" in str(caught[-1].message)
-    assert training.gradient.watch.lost and training.accuracy() < start
+    flat, values = (str(each.message) for each in caught)
+    assert "Whether the tangent's slopes are of use only a held-out loss says" in flat
+    assert "to predict the boxes' values with a relative error of at most 1" in values
+    assert training.accuracy() < start

@@ -11,6 +11,9 @@ from torch.multiprocessing.spawn import spawn
 
 from tests.zo.test_distributed import STEPS, train
 
+# A row of the third batch is not finite.
+pytestmark = pytest.mark.filterwarnings("ignore::zo.errors.LostRowsWarning")
+
 EVALUATORS = ("loop", "stacked", "difference", "auto")
 
 

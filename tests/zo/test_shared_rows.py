@@ -15,7 +15,10 @@ from blackbox import ArraySpec, BlackBoxFunction, Budgeted, BudgetError
 from tests.zo.ranks import SIZES, Chancy, found_by
 from zo.evaluators.memory import measured
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::zo.errors.LostRowsWarning"),  # a row of a batch is not finite
+]
 ROWS, STEPS, MU = 7, 3, 1e-3
 
 

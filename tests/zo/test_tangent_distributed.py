@@ -22,7 +22,10 @@ from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
 
 X = ArraySpec("x", (4,))
 # The policy asks for more than can be had, so that the number of probes changes on the way.
-pytestmark = pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
+# A row of a batch is not finite.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::zo.errors.TangentWarning", "ignore::zo.errors.LostRowsWarning"
+)
 RANKS, ROWS, STEPS = 3, 5, 6
 POLICY = zo.tangents.TrustPolicy(check_every=1, average=2, agreement=1e9)
 MAX_ROWS = 8  # six probes, and a check in each step

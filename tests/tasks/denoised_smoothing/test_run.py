@@ -181,8 +181,8 @@ def killed_between_certificates(words: list[str], folder: Path) -> None:
     """After two of the images of a method."""
     append = CertificateFile.append
 
-    def dying(file, certificate):
-        append(file, certificate)
+    def dying(file, certificate, spent):
+        append(file, certificate, spent)
         if file.path.stem == "student" and certificate.idx == 1:
             raise Killed
 
