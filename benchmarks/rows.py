@@ -155,7 +155,10 @@ def train(problem: Problem, way: Way, seed: int, most: int | None = None) -> dic
             for group in optimizer.param_groups:
                 group["lr"] = problem.learning_rate * way.rate * falling
             optimizer.zero_grad()
-            gradient.backward(drawn(problem, seed, step, batch))
+            try:
+                gradient.backward(drawn(problem, seed, step, batch))
+            except zo.FailedBatchError:
+                continue  # of one row, which failed
             optimizer.step()
             for _ in range(gradient.replays() if way.replays else 0):
                 optimizer.zero_grad()

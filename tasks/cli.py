@@ -38,6 +38,7 @@ _FOR_GOOD = (
     RunFolderError,
     RunLockedError,
 )
+_FAILED = "FailedBatchError", "FailedQueriesError"  # of zo, whose import takes seconds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,7 +109,7 @@ def _main(arguments: list[str]) -> int:
             if advice and isinstance(error, BudgetError):
                 advice = f"{advice} --rows N"
             mend = None
-            if type(error).__name__ == "FailedQueriesError":  # its import takes seconds
+            if type(error).__name__ in _FAILED:
                 mend = "Resuming repeats this step: mend the box or the data (settings take a new run), then"
             elif isinstance(error, OutputError):
                 mend = "Resuming asks for the same again: mend the box, then"

@@ -20,8 +20,11 @@ from tasks.runs.machine import changes, versions
 from tasks.runs.pace import Pace
 from tasks.runs.result import TrainingOutcome
 from tasks.workers import group
+from zo.errors import FailedBatchError
 from zo.keep_best import FEW, lower, with_best
 
+LOST_STEPS, LOST_ROWS = "lost_steps", "lost_rows"  # without a gradient so far; rows of those right before
+MOST_LOST = 10  # rows that fail one after another in batches that fail as a whole: no chance any more
 _FORMAT = 2
 _PARTS = {  # of a checkpoint
     "format": int,
@@ -59,11 +62,29 @@ class Stage:
         self._pace = Pace()
         self.pending = False  # whether the validation after the step at hand is still to be made
 
+    def without_gradient(self, error: FailedBatchError) -> dict[str, float]:
+        """The metrics of a step in which all rows of the batch failed; raises it where too many have."""
+        before = self.outcome.metrics
+        rows = before.get(LOST_ROWS, 0) + error.rows
+        if rows >= MOST_LOST:
+            raise error
+        lost = before.get(LOST_STEPS, 0)
+        if not lost:
+            warnings.warn(
+                f"{self.outcome.stage}: {error} This step changes nothing, nor do others like it, unless "
+                f"{MOST_LOST} rows fail one after another; {LOST_STEPS} in metrics.jsonl counts them. Larger "
+                "batches make them rare.",
+                ProblemWarning,
+                stacklevel=3,
+            )
+        kept = {name: value for name, value in before.items() if name != "rows"}
+        return {**kept, "loss": math.nan, LOST_STEPS: lost + 1, LOST_ROWS: rows}
+
     def stepped(self, metrics: Mapping[str, float], seconds: float) -> None:
         """Count a step and log it, or refuse to go on from a loss that is no number."""
         outcome = self.outcome
         loss = metrics.get("loss")
-        if loss is None or not math.isfinite(loss):
+        if LOST_ROWS not in metrics and (loss is None or not math.isfinite(loss)):
             raise NonFiniteLossError(
                 f"{outcome.stage}, step {outcome.step + 1} of {self._steps}: expected a finite loss, got "
                 f"{loss}. Lower the learning rate, or look at what the black box returned. "
@@ -71,6 +92,8 @@ class Stage:
             )
         outcome.step += 1
         outcome.seconds += seconds
+        if lost := outcome.metrics.get(LOST_STEPS):
+            metrics = {LOST_STEPS: lost, **metrics}
         # plain floats: a numpy.float64 would be written as another type than it is read back
         outcome.metrics = {
             name: value if type(value) is int else float(value) for name, value in metrics.items()

@@ -25,7 +25,7 @@ from tasks.runs.result import TrainingOutcome
 from tasks.stage import Stage, Stateful
 from tasks.tally import Tally, calls_noted, recall
 from tasks.workers import group
-from zo.errors import RanksError
+from zo.errors import FailedBatchError, RanksError
 
 
 def train(
@@ -76,6 +76,8 @@ def train(
 
     Raises:
         NonFiniteLossError: a step's loss was NaN or infinite.
+        FailedBatchError: all rows of a batch failed, and with those of steps right before ten rows in a row.
+            Until then such a step changes nothing: its loss is logged as NaN, and it counts in `lost_steps`.
         Interrupted: Ctrl-C, SIGTERM or SIGUSR1; the step at hand was finished and a checkpoint written, or
             its finished queries were.
         CheckpointError: the stage's checkpoint cannot be read, or does not fit `state`.
@@ -149,7 +151,10 @@ def train(
                 try:
                     with noted() as causes, tally.afresh(), remembered(2 * outcome.step + 1, LEAST):
                         before = tally.copy()
-                        metrics = step(outcome.step)
+                        try:
+                            metrics = step(outcome.step)
+                        except FailedBatchError as error:
+                            metrics = loop.without_gradient(error)
                         spent = tally.since(before)
                         spent.add(journal.used)
                 except StoppedInside:

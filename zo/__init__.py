@@ -11,6 +11,7 @@ from zo.box_gradient import DCTBasis, RowRGE, differentiable
 from zo.errors import (
     ConfigurationError,
     EvaluatorWarning,
+    FailedBatchError,
     FailedQueriesError,
     NoiseWarning,
     SlopeWarning,
@@ -48,6 +49,7 @@ __all__ = [
     "DCTBasis",
     "EvaluatorWarning",
     "Exclude",
+    "FailedBatchError",
     "FailedQueriesError",
     "FixedCoordinates",
     "GridTangent",

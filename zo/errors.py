@@ -8,6 +8,7 @@ __all__ = [
     "ConfigurationError",
     "DerivativeError",
     "EvaluatorWarning",
+    "FailedBatchError",
     "FailedQueriesError",
     "KeepBestWarning",
     "LostRowsWarning",
@@ -34,6 +35,21 @@ class ObjectiveError(BlackBoxError, ValueError):
 
 class FailedQueriesError(BlackBoxError, RuntimeError):
     """Too many queries failed for the gradient to mean anything; `LossGradient` leaves `.grad` as it was."""
+
+
+class FailedBatchError(FailedQueriesError):
+    """No row of the batch has a finite loss, so there is no gradient: `.grad` and weights are as they were.
+
+    With a batch of one row, one failed row is enough. In a loop of your own go on to the next batch, as runs
+    do until ten rows in a row have failed.
+
+    Attributes:
+        rows: how many the batch has.
+    """
+
+    def __init__(self, message: str, rows: int = 1) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 class RanksError(BlackBoxError, RuntimeError):

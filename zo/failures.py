@@ -13,7 +13,7 @@ from blackbox import FailedRow
 from blackbox.failures import Failure
 from blackbox.words import counted
 from zo.batches import tensors
-from zo.errors import FailedQueriesError, LostRowsWarning, NoiseWarning, ZeroGradientWarning
+from zo.errors import FailedBatchError, FailedQueriesError, LostRowsWarning, NoiseWarning, ZeroGradientWarning
 
 # Of the differences that mu makes. A drift grows from query to query, so that one call's share is small.
 NOISY = 1e-4
@@ -38,14 +38,15 @@ def survivors(base: Tensor, step: int, causes: Sequence[FailedRow] = ()) -> Tens
         causes: Rows of black boxes that failed meanwhile; the message has the first one's reason.
 
     Raises:
-        FailedQueriesError: No row survived.
+        FailedBatchError: No row survived.
     """
     survived = torch.isfinite(base)
     if not survived.any():
-        raise FailedQueriesError(
+        raise FailedBatchError(
             f"Step {step}: expected a finite loss in some row of the base evaluation, got none in "
             f"{counted(len(base), 'row')}.{_first(causes)} Evaluate the objective by hand on this batch, "
-            "under torch.no_grad(), to see why."
+            "under torch.no_grad(), to see why.",
+            rows=len(base),
         )
     return survived
 

@@ -592,9 +592,55 @@ def test_the_mean_test_loss_counts_rows_that_failed(tmp_path):
 def test_where_every_row_fails_the_first_cause_is_told(tmp_path, method):
     with (
         pytest.warns(ProblemWarning, match="validation after step 0: expected at most a tenth of 6"),
+        pytest.warns(ProblemWarning, match=r"Step 0: .* unless 10 rows fail one after another"),
         pytest.raises(FailedQueriesError, match=r"ArithmeticError: .* is too much"),
     ):
         go(Steering(limit=-9.0), tmp_path, methods=[method])
+
+
+class Fickle(Mixed):
+    """Fails for half of all inputs, with no pattern that one could see."""
+
+    def evaluate(self, z):
+        if int(1e6 * abs(z[0])) % 2:
+            raise ArithmeticError("no luck")
+        return super().evaluate(z)
+
+
+class FickleSteering(Beside):
+    def box(self):
+        return Fickle()
+
+
+@pytest.mark.filterwarnings("ignore:.*validation after step:tasks.errors.ProblemWarning")
+@pytest.mark.parametrize("method", ["cge", "tangents", "no-gradient"])
+def test_a_batch_that_failed_as_a_whole_costs_its_step_and_no_more(tmp_path, method):
+    """By hand: the same steps, of which those whose one row fails are left out."""
+    problem = FickleSteering(batch=1, steps=12, calls=1, validate_every=12, max_dropped=1.0)
+    with pytest.warns(ProblemWarning, match="some row .* This step changes nothing"):
+        run = go(problem, tmp_path, methods=[method])
+    told = [line for line in Run.open(run.path).metrics(f"seed-0/{method}") if "loss" in line]
+    lost = [line["step"] - 1 for line in told if math.isnan(line["loss"])]
+    assert 0 < len(lost) < 12 and told[-1]["lost_steps"] == len(lost)
+    if method != "cge":
+        return
+    torch.manual_seed(0)
+    network = problem.network()
+    problem.box.failures = "keep"
+    gradient = zo.LossGradient(network, problem.objective, zo.CGE(problem.config.mu), seed=0, max_dropped=1.0)
+    optimizer = torch.optim.Adam(network.parameters())
+    left_out = []
+    for i in range(12):
+        falling = 0.5 * (1 + math.cos(math.pi * i / 12))
+        optimizer.param_groups[0]["lr"] = problem.config.learning_rate * falling
+        optimizer.zero_grad()
+        try:
+            gradient.backward(problem.data.train(0, i))
+        except zo.FailedBatchError:
+            left_out.append(i)
+        else:
+            optimizer.step()
+    assert left_out == lost
 
 
 WRONG = [

@@ -21,7 +21,7 @@ from tasks.progress import Progress
 from tasks.runs import checkpoint, pace
 from tasks.runs.folder import Run
 from tasks.training import train
-from zo.errors import RanksError
+from zo.errors import FailedBatchError, RanksError
 
 STAGE = "seed-0/zo-sol"
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -293,6 +293,45 @@ def test_without_validation_the_last_weights_are_kept(run):
     assert model.weight.item() == 5
     assert outcome.best_step is None
     assert outcome.metrics == {"loss": 0.2, "queries": 15}
+
+
+def failing(at, rows):
+    """A step that finds no finite row at some steps."""
+
+    def loss(i):
+        if i in at:
+            raise FailedBatchError(f"none of {rows}", rows=rows)
+        return 1.0
+
+    return loss
+
+
+def test_steps_whose_rows_all_failed_are_counted_and_a_resumed_run_goes_on_counting(run, tmp_path):
+    with pytest.warns(ProblemWarning, match=r"none of 4 This step changes nothing, .* unless 10 rows fail"):
+        _, outcome = walk(run, steps=9, loss=failing({1, 2, 6}, 4))
+    told = lines(run)
+    assert [line["step"] for line in told if math.isnan(line["loss"])] == [2, 3, 7]
+    assert [line.get("lost_steps", 0) for line in told] == [0, 1, 2, 2, 2, 2, 3, 3, 3]
+    assert [line.get("lost_rows", 0) for line in told] == [0, 4, 8, 0, 0, 0, 4, 0, 0]
+
+    def interrupt(i):
+        if i == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    other = Run.create(tmp_path / "other", "toy", "demo", Config(), [0])
+    with pytest.warns(ProblemWarning), pytest.raises(Interrupted):
+        walk(other, steps=9, loss=failing({1, 2, 6}, 4), on_step=interrupt)
+    _, again = walk(other, steps=9, loss=failing({1, 2, 6}, 4))
+    assert again.metrics == outcome.metrics and len(lines(other)) == 9
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(1, 10), (4, 3), (16, 1)])
+def test_ten_failed_rows_in_a_row_end_a_stage(run, rows, steps):
+    reached = []
+    warns = pytest.warns(ProblemWarning) if steps > 1 else nullcontext()
+    with warns, pytest.raises(FailedBatchError, match=f"none of {rows}"):
+        walk(run, steps=20, loss=failing(range(3, 20), rows), on_step=reached.append)
+    assert reached == list(range(3 + steps))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
