@@ -82,7 +82,7 @@ class AutogradGradient:
         """Add the gradient of the mean loss to `.grad`; returns that loss, detached.
 
         Raises:
-            FailedBatchError: No row has a finite loss; buffers and generators are as they were.
+            FailedQueriesError: No row has a finite loss; buffers and generators are as they were.
             NotDifferentiableError: A gradient arrives at a box that nothing stands in for. In a `Problem`,
                 return that box from `box` as well.
             NotApplicableError: No weight receives a gradient; in the first step.

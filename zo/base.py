@@ -108,7 +108,7 @@ def evaluate_base(
     Raises:
         ObjectiveError: The batch or the losses do not have rows first; a batch for a closure; or the network
             runs under autocast.
-        FailedBatchError: No row has a finite loss.
+        FailedQueriesError: No row has a finite loss.
             In all these cases the network is as it was.
     """
     rows = None

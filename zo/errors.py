@@ -38,7 +38,7 @@ class FailedQueriesError(BlackBoxError, RuntimeError):
 
 
 class FailedBatchError(FailedQueriesError):
-    """No row of the batch has a finite loss, so there is no gradient: `.grad` and weights are as they were.
+    """A black box failed, and no row of the batch has a loss: no gradient, `.grad` and weights as they were.
 
     With a batch of one row, one failed row is enough. In a loop of your own go on to the next batch, as runs
     do until ten rows in a row have failed.

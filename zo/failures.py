@@ -38,16 +38,19 @@ def survivors(base: Tensor, step: int, causes: Sequence[FailedRow] = ()) -> Tens
         causes: Rows of black boxes that failed meanwhile; the message has the first one's reason.
 
     Raises:
-        FailedBatchError: No row survived.
+        FailedBatchError: No row survived, and rows of black boxes failed.
+        FailedQueriesError: No row survived, and no black box failed.
     """
     survived = torch.isfinite(base)
     if not survived.any():
-        raise FailedBatchError(
+        words = (
             f"Step {step}: expected a finite loss in some row of the base evaluation, got none in "
             f"{counted(len(base), 'row')}.{_first(causes)} Evaluate the objective by hand on this batch, "
-            "under torch.no_grad(), to see why.",
-            rows=len(base),
+            "under torch.no_grad(), to see why."
         )
+        if any(cause.failure is not Failure.SKIPPED for cause in causes):
+            raise FailedBatchError(words, rows=len(base))
+        raise FailedQueriesError(words)
     return survived
 
 
