@@ -235,8 +235,8 @@ class TangentGradient:
             ParameterError: the network is not the one that the gradient was made with.
             TangentError: the objective's second evaluation differs from the first, it calls no box, probes
                 change nothing, the gradient is not finite, or a process failed or has other weights.
-            FailedQueriesError: all rows of the base failed (`FailedBatchError` where that is the boxes' doing),
-                or more than `max_dropped` of the pairs.
+            FailedQueriesError: all rows of the base failed (`FailedBatchError` if in the boxes), or more than
+                `max_dropped` of the pairs.
                     In all these cases `.grad` is unchanged.
         """
         with torch.inference_mode(False):  # in which there would be no graph
