@@ -120,6 +120,8 @@ def _sizes(changes: Tensor, values: Tensor, varied: bool = False) -> Tensor:
     Returns:
         `(size,)` float64, on the CPU.
     """
+    if not len(changes) and not varied:
+        return torch.zeros(values.shape[1], dtype=torch.float64)
     rounding = ROUNDING * torch.finfo(values.dtype).eps * _root_mean_square(values)
     size = _root_mean_square(changes)
     size = torch.where(size > rounding, size, 0.0)
