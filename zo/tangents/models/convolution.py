@@ -33,8 +33,8 @@ class _Along(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, wraps: bool) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(x, weight)
         ctx.wraps = wraps
-        kernel = weight.movedim(2, 1).flatten(1)
-        return (kernel @ _taps(x, weight.shape[2], wraps)).view(len(weight), *x.shape[1:])
+        seen = _taps(x, weight.shape[2], wraps)
+        return (weight.movedim(2, 1).flatten(1) @ seen).view(len(weight), *x.shape[1:])
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401

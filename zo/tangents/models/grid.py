@@ -19,7 +19,7 @@ from zo.tangents.models.values import Form
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 CONVOLVED = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-CELLS = 2**17  # of a step of learning, at most: large grids take fewer rows
+CELLS = 2**11  # of a step of learning, at most, unless a row has more: large grids take fewer rows
 PLACES = 4  # channels that say where a cell lies, learned, on a grid with walls
 
 
@@ -45,7 +45,7 @@ class GridTangent(NetworkTangent):
         reach: cells that a change is carried in a call; None: as the first rows show it.
         window: rows kept to learn from, the oldest going.
         batch: rows of a step of learning, drawn from the window with replacement; fewer where they would have
-            more than 131,072 cells.
+            more than 2,048 cells.
         steps_per_step: steps of learning in a step of training where the error on the window is a tenth of
             the typical change that the box makes; fewer or more in proportion to another error, at most
             five times as many in the first 30 steps of training, and later twice.
