@@ -104,6 +104,7 @@ class NetworkTangent(ValueTangent):
             self._make(self._planned())
         if self._lessons:  # behind a network that has learned nothing a map says nothing
             self.map_if_due()
+        assert self._network is not None
         left = self._steps_due() if steps is None else steps
         while left > 0:
             now = left if self._lessons or steps is not None else min(left, CHUNK)
