@@ -725,3 +725,77 @@ def test_a_network_that_cannot_be_stacked_takes_one_variant_after_another(probes
     expected = true_grads(lambda n, b: n(b).sin().square().mean(dim=1), network, batch)
     assert (grads(network) - expected).norm() <= 1e-9 * expected.norm()
     assert gradient.counts.rows == sum(len(asked[0]) for asked in box.asked)
+
+
+def normed() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, momentum=0.1), nn.Linear(5, 4)).double()
+
+
+@pytest.mark.parametrize("probes", [0, 2])
+def test_without_probes_the_objective_is_evaluated_once_from_the_second_step_on(probes):
+    evaluations, made, truth, batch = [], normed(), normed(), weights(6, 4)
+    box = FromTorch(torch.sin, (X,), (X,))
+    plain = chain(box)
+
+    def objective(network, batch):
+        evaluations.append(len(batch))
+        return plain(network, batch)
+
+    tangent = zo.tangents.ModelTangent(torch.sin)
+    gradient = zo.TangentGradient(
+        made, objective, boxes=[box], tangent=tangent, probes=probes, max_rows=1 + probes, evaluator="loop"
+    )
+    spent = []
+    for _ in range(3):
+        made.zero_grad()
+        before = len(evaluations)
+        gradient.backward(batch)
+        spent.append(len(evaluations) - before)
+        expected = true_grads(chain(torch.sin), truth, batch)
+        assert torch.allclose(grads(made), expected, rtol=1e-9, atol=1e-12)
+        assert torch.allclose(made[1].running_mean, truth[1].running_mean, rtol=1e-12)
+    assert spent == ([2, 1, 1] if not probes else [4, 4, 4])
+
+
+@pytest.mark.parametrize("at", ["first", "second"])
+def test_a_step_that_fails_leaves_buffers_as_they_were(at):
+    network, batch = normed(), weights(6, 4)
+    fails = [False]
+
+    def solve(x):
+        return x * torch.nan if fails[0] else x.sin()
+
+    box = FromTorch(solve, (X,), (X,))
+    gradient = zo.TangentGradient(
+        network, chain(box), boxes=[box], tangent=zo.tangents.ModelTangent(torch.sin)
+    )
+    if at == "second":
+        gradient.backward(batch)
+    fails[0], before = True, network[1].running_mean.clone()
+    with pytest.raises(zo.FailedQueriesError):
+        gradient.backward(batch)
+    assert torch.equal(network[1].running_mean, before)
+
+
+def test_rows_lost_after_the_first_step_leave_the_gradient_of_the_others():
+    network, batch, lost = make_network(), weights(6, 4), torch.tensor([1, 4])
+    calls = [0]
+
+    def solve(x):
+        calls[0] += 1
+        answered = x.sin()
+        if calls[0] == 4:  # the first of the second step
+            answered[lost] = torch.nan
+        return answered
+
+    box = FromTorch(solve, (X,), (X,))
+    gradient = zo.TangentGradient(
+        network, chain(box), boxes=[box], tangent=zo.tangents.ModelTangent(torch.sin)
+    )
+    gradient.backward(batch)
+    network.zero_grad()
+    gradient.backward(batch)
+    kept = [row for row in range(6) if row not in lost]
+    assert torch.allclose(grads(network), true_grads(chain(torch.sin), network, batch[kept]), rtol=1e-9)
+    assert gradient.counts.lost == 2

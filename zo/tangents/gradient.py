@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,7 +36,7 @@ from zo.tangents.models.values import ValueTangent
 from zo.tangents.pairs import CallPairs
 from zo.tangents.quality import Check, checked, flat_share, predict_and_learn, relative_error
 from zo.tangents.recording import RecordedCall, alone, record
-from zo.tangents.replay import refuse_unseen_weights, replay
+from zo.tangents.replay import Live, refuse_unseen_weights, replay
 from zo.tangents.tangent import Tangent, bring
 from zo.tangents.trust import TrustPolicy, TrustWatch
 from zo.tangents.units import Units
@@ -87,9 +88,9 @@ class TangentGradient:
     This costs batch rows in each call, as in a first-order step, for any number of weights. Tangents that
     learn from changes instead of values need probes: copies of the network with randomly moved weights that
     run beside the base. The changes of a call's input and output between a probe and the base form a pair to
-    learn from. Each probe costs batch rows in each call. The objective is evaluated twice: once with all
-    variants, and once for autograd with the boxes' recorded answers. The second evaluation is the ordinary
-    forward pass, which updates buffers (running statistics) once.
+    learn from. Each probe costs batch rows in each call. The objective is evaluated once; beside probes, in
+    the first step, with several processes, and where rows fail twice: with all variants, and for autograd
+    with the boxes' recorded answers. Buffers (running statistics) are updated by one of the two.
 
     The gradient is as biased as the tangent is wrong. Each step measures this by predicting answers that the
     tangent has not learned from yet. Every few steps, one more query along the gradient (batch rows in each
@@ -246,27 +247,40 @@ class TangentGradient:
             ranks.refuse_others(step, lambda: fingerprint(self.network, batch, repr(self._settings(key))))
             problem = Problem(self.network, self.parameters, self.objective, batch, count_rows(batch))
 
-            with noted() as causes:
-                seen = record(problem, self.boxes, self.evaluator, probes, self.mu, key, ranks, self._chunk)
+            with _undone(before):
+                live: Live | None = None
+                with noted() as causes:
+                    if probes or ranks.size > 1 or step == 0:  # the first shows whether two are the same
+                        more = self.evaluator, probes, self.mu, key, ranks, self._chunk
+                        seen = record(problem, self.boxes, *more)
+                    else:
+                        live = Live(problem, self.boxes, self.tangents)
+                        seen = live.seen
 
-            with ranks.meeting(step) as meeting:
-                base = seen.losses[0]
-                survived = survivors(base, step, causes)
-                # Where there may ever be probes; what it finds does not change.
-                if self.watch.most and step == 0 and isinstance(self.evaluator, Stacked):
-                    refuse_unseen_weights(problem, self.boxes, seen.calls, survived)
-                calls, kept = without_failed(survived, seen.calls, batch)
-                pairs, dropped = self._learn(calls, survived, step)
-                window = Window(step, kept, tuple(calls), tuple(pairs), base, survived)
-                loss, gradients = replay(problem, self.boxes, self.tangents, window)
-                checks.refuse_dependent_rows(loss, base, survived)
-                checks.refuse_not_finite(gradients, self.trust, step)
-                meeting.own = Check()
-                if ranks.rank == 0 and self.watch.checks(step):  # the first rank alone
-                    with alone(ranks):
-                        meeting.own = checked(
-                            problem, self.boxes, self.tangents, window, gradients, before, self.watch
-                        )
+                with ranks.meeting(step) as meeting:
+                    base = seen.losses[0]
+                    survived = survivors(base, step, causes)
+                    if live is not None and not survived.all():
+                        before.restore()
+                        live = None
+                    # Where there may ever be probes; what it finds does not change.
+                    if self.watch.most and step == 0 and isinstance(self.evaluator, Stacked):
+                        refuse_unseen_weights(problem, self.boxes, seen.calls, survived)
+                    calls, kept = without_failed(survived, seen.calls, batch)
+                    pairs, dropped = self._learn(calls, survived, step)
+                    window = Window(step, kept, tuple(calls), tuple(pairs), base, survived)
+                    if live is None:
+                        loss, gradients = replay(problem, self.boxes, self.tangents, window)
+                    else:
+                        loss, gradients = live.gradients(pairs)
+                    checks.refuse_dependent_rows(loss, base, survived)
+                    checks.refuse_not_finite(gradients, self.trust, step)
+                    meeting.own = Check()
+                    if ranks.rank == 0 and self.watch.checks(step):  # the first rank alone
+                        with alone(ranks):
+                            meeting.own = checked(
+                                problem, self.boxes, self.tangents, window, gradients, before, self.watch
+                            )
             for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
                 accumulate(tensor, gradient)
             if self._replays:
@@ -513,6 +527,16 @@ class TangentGradient:
     def _settings(self, key: Key) -> tuple[Any, ...]:
         """What must be the same in all processes, beside weights and batch."""
         return key, self.mu, self._chunk, type(self.evaluator), vars(self.watch), self.tangents
+
+
+@contextmanager
+def _undone(before: Snapshot) -> Iterator[None]:
+    """A block that leaves a network as it was where it fails."""
+    try:
+        yield
+    except BaseException:
+        before.restore()
+        raise
 
 
 def _with_version(tensor: Tensor) -> Tensor:

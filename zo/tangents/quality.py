@@ -92,11 +92,30 @@ def _squares(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squares | Non
         found = tangent.predict_values(all_rows(calls))
         if found is None:
             return [None] * len(calls)
+        if len(set(rows)) == 1 and all(bool(pairs.alive.all()) for pairs in calls):
+            return _missed_of_all(calls, found)
         return [_missed_of(pairs, own) for pairs, own in zip(calls, found.split(rows), strict=True)]
     (pairs,) = calls
     if not bool(pairs.valid.any()):  # as at a call before which the network has no part
         return [None]
     return [_missed_of(pairs, tangent.predict(pairs))]
+
+
+def _missed_of_all(calls: Sequence[CallPairs], found: Tensor) -> list[Squares | None]:
+    """As `_missed_of`, of calls without probes that have equally many rows, none of which failed, at once."""
+    first, rows = calls[0], len(calls[0].z)
+    true = torch.stack([pairs.y for pairs in calls]).double()
+    measures = [true - true.mean(dim=1, keepdim=True)] if rows > 1 else []
+    if any(place is not None for place in sources(first.inputs, first.outputs)):
+        before = Form(first.inputs, first.outputs, ()).followed(torch.cat([pairs.z for pairs in calls]))
+        measures.append(true - before.view_as(true).double())
+    if not measures:
+        return [None] * len(calls)
+    unit = first.response_scale.double()
+    short = reciprocal(torch.where(unit.any(), unit, 1.0))
+    apart = torch.stack([found.view_as(true).double() - true, *measures])
+    squares = (apart * short).square().sum(dim=(2, 3)).T.tolist()
+    return [(error, min(sizes)) for error, *sizes in squares]
 
 
 def _missed_of(pairs: CallPairs, found: Tensor) -> Squares | None:

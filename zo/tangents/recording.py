@@ -67,9 +67,11 @@ class RecordedCall:
         z, d, nothing_else = _changes(box.inputs, self.inputs)
         y, response, _ = _changes(box.outputs, self.outputs)
         kept = z.isfinite().all(dim=-1) & y.isfinite().all(dim=-1) & rows_alive(alive, z)
-        valid = d.isfinite().all(dim=-1) & response.isfinite().all(dim=-1) & nothing_else & kept
-        valid &= (d != 0).any(dim=-1)  # at the first call, say, nothing has changed yet
-        d, response = (torch.where(valid[..., None], changes, 0.0) for changes in (d, response))
+        valid = nothing_else
+        if len(d):
+            valid = d.isfinite().all(dim=-1) & response.isfinite().all(dim=-1) & nothing_else & kept
+            valid &= (d != 0).any(dim=-1)  # at the first call, say, nothing has changed yet
+            d, response = (torch.where(valid[..., None], changes, 0.0) for changes in (d, response))
         inputs, outputs = (
             tuple(spec for spec in specs if spec.differentiable) for specs in (box.inputs, box.outputs)
         )
@@ -86,6 +88,8 @@ class RecordedCall:
         Args:
             alive: `(batch rows,)` bool.
         """
+        if len(self.outputs[0]) == 1:
+            return torch.zeros(0, 0, dtype=torch.bool, device=alive.device)
         each_output = [output[..., None].flatten(2).isfinite().all(dim=2) for output in self.outputs]
         finite = torch.stack(each_output).all(dim=0)
         return ~finite[1:, finite[0] & rows_alive(alive, finite[0])]
@@ -178,29 +182,47 @@ class Recorder:
     Attributes:
         rows: in those calls.
         seen: of each call the box's place, its inputs and its outputs, `(rows, *spec.shape)`.
+        places: of the boxes, by identity.
     """
 
     def __init__(self, boxes: Sequence[BlackBoxFunction]) -> None:
         self.rows = 0
         self.seen: list[tuple[int, list[Tensor], list[Tensor]]] = []
-        self._places = {id(box): place for place, box in enumerate(boxes)}
+        self.places = {id(box): place for place, box in enumerate(boxes)}
+        self._boxes = boxes
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """A block whose calls are recorded."""
-        with intercepted(self._call):
+        with intercepted(self.call):
             yield
 
-    def _call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+    def recorded(self, losses: Tensor) -> Recorded:
+        """What the base alone gave.
+
+        Args:
+            losses: its, `(1, rows)`.
+
+        Raises:
+            TangentError: there was no call.
+        """
+        calls = [
+            RecordedCall(place, *(tuple(tensor[None] for tensor in group) for group in groups))
+            for place, *groups in self.seen
+        ]
+        return _joined([Recorded(losses, calls, self.rows)], self._boxes)
+
+    def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+        """What the box answers, kept."""
         given = box.call(*arrays)
-        if id(box) in self._places:
+        if id(box) in self.places:
             refuse_arrays(box, arrays)
             outputs = given if isinstance(given, tuple) else (given,)
             # Copies, as the objective may write to what is its own.
             inputs = [flat_rows(s, t).clone() for s, t in zip(box.inputs, arrays, strict=True)]
             results = [flat_rows(s, t).clone() for s, t in zip(box.outputs, outputs, strict=True)]
             self.rows += len(inputs[0])
-            self.seen.append((self._places[id(box)], inputs, results))
+            self.seen.append((self.places[id(box)], inputs, results))
         return given
 
 

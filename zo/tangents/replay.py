@@ -1,4 +1,4 @@
-"""Replay: the base once more, with its recorded answers, and tangents in the place of derivatives."""
+"""Replay: the base, recorded before or just now, with tangents in the place of the boxes' derivatives."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zo.evaluators.state import Snapshot
 from zo.objective import losses, uncompiled
 from zo.perturbation import Directions
 from zo.tangents.pairs import CallPairs, sizes
-from zo.tangents.recording import RecordedCall, flat_rows, refuse_arrays, rows_alive
+from zo.tangents.recording import RecordedCall, Recorder, flat_rows, refuse_arrays, rows_alive
 from zo.tangents.tangent import Tangent
 from zo.tangents.window import Window
 
@@ -53,11 +53,80 @@ def replay(
             found = losses(problem.objective, problem.network, window.batch, problem.rows, with_graph=True)
         answers.finish()
         loss = found[taken].mean()
-        weights = problem.parameters.tensors
-        if not loss.requires_grad:
-            return loss, tuple(torch.zeros_like(weight) for weight in weights)
-        gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
-    return loss.detach(), gradients
+        return loss.detach(), _gradients(loss, problem)
+
+
+class Live:
+    """The base recorded with its graph, so that what a replay would evaluate once more is there already.
+
+    For a base alone: beside probes it has no graph. The network is left as a forward pass leaves it.
+
+    Args:
+        problem: of the step.
+        boxes: whose calls are recorded.
+        tangents: of each box.
+
+    Attributes:
+        seen: as `record` gives it.
+
+    Raises:
+        TangentError: there was no call, or a gradient arrives at another box.
+    """
+
+    def __init__(
+        self, problem: Problem, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent]
+    ) -> None:
+        problem.parameters.refuse_replaced(problem.network)
+        self._problem = problem
+        recorder = _LiveRecorder(boxes, tangents)
+        with torch.enable_grad(), recorder.recording():
+            self._losses = losses(
+                problem.objective, problem.network, problem.batch, problem.rows, with_graph=True
+            )
+        self._pairs = recorder.pairs
+        self.seen = recorder.recorded(self._losses.detach()[None])
+
+    def gradients(self, pairs: Sequence[CallPairs]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As `replay`, where all rows survived; once, since the graph is gone then.
+
+        Args:
+            pairs: of each call.
+        """
+        self._pairs.extend(pairs)
+        with torch.enable_grad():
+            loss = self._losses.mean()
+            return loss.detach(), _gradients(loss, self._problem)
+
+
+class _LiveRecorder(Recorder):
+    """Gives outputs that carry a gradient: that of the tangent, by pairs that are known later.
+
+    Attributes:
+        pairs: of each call, to be filled before the graph is used.
+    """
+
+    def __init__(self, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent]) -> None:
+        super().__init__(boxes)
+        self.pairs: list[CallPairs] = []
+        self._tangents = tangents
+
+    def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+        if id(box) not in self.places:
+            _refuse_graph(box, arrays)
+            return box.call(*arrays)
+        with torch.no_grad():
+            given = super().call(box, arrays)
+        number, outputs = len(self.seen) - 1, given if isinstance(given, tuple) else (given,)
+        answered = _answered(box, self._tangents[self.places[id(box)]], self.pairs, number, outputs, arrays)
+        return answered if isinstance(given, tuple) else answered[0]
+
+
+def _gradients(loss: Tensor, problem: Problem) -> tuple[Tensor, ...]:
+    """Of each of the chosen parameters; zero where the loss does not depend on it."""
+    weights = problem.parameters.tensors
+    if not loss.requires_grad:
+        return tuple(torch.zeros_like(weight) for weight in weights)
+    return torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
 
 
 @torch.no_grad()
@@ -195,11 +264,7 @@ class _Replay(Answers):
 
     def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         outputs = super().answer(number, box, arrays)
-        # Detached, an input without derivative makes no graph.
-        pairs = zip(box.inputs, arrays, strict=True)
-        inputs = [array if spec.differentiable else array.detach() for spec, array in pairs]
-        tangent = self.tangents[self.calls[number].box]
-        return _Answered.apply(box, tangent, self.pairs[number], outputs, *inputs)
+        return _answered(box, self.tangents[self.calls[number].box], self.pairs, number, outputs, arrays)
 
     def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
         """The base alone must give the same inputs, to rounding, as it did beside the probes."""
@@ -228,20 +293,35 @@ class _Replay(Answers):
                 raise _differs(f"{where} to be what it was beside the probes", "another")
 
 
+def _answered(
+    box: BlackBoxFunction,
+    tangent: Tangent,
+    pairs: Sequence[CallPairs],
+    number: int,
+    outputs: tuple[Tensor, ...],
+    arrays: tuple[Tensor, ...],
+) -> tuple[Tensor, ...]:
+    """The outputs, with the tangent's gradient; an input without derivative, detached, makes no graph."""
+    given = zip(box.inputs, arrays, strict=True)
+    inputs = [array if spec.differentiable else array.detach() for spec, array in given]
+    return _Answered.apply(box, tangent, pairs, number, outputs, *inputs)
+
+
 class _Answered(Function):
-    """`apply(box, tangent, pairs, outputs, *inputs)` gives the outputs, with the tangent's gradient."""
+    """`apply(box, tangent, pairs, number, outputs, *inputs)`: the outputs, with the tangent's gradient."""
 
     @staticmethod
     def forward(
         ctx: Any,  # noqa: ANN401
         box: BlackBoxFunction,
         tangent: Tangent,
-        pairs: CallPairs,
+        pairs: Sequence[CallPairs],
+        number: int,
         outputs: tuple[Tensor, ...],
         *inputs: Tensor,
     ) -> tuple[Tensor, ...]:
         """No box is evaluated."""
-        ctx.box, ctx.tangent, ctx.pairs = box, tangent, pairs
+        ctx.box, ctx.tangent, ctx.pairs, ctx.number = box, tangent, pairs, number
         ctx.like = [(x.shape, x.dtype) for x in inputs]
         found = zip(box.outputs, outputs, strict=True)
         ctx.mark_non_differentiable(*(out for spec, out in found if not spec.differentiable))
@@ -252,20 +332,21 @@ class _Answered(Function):
     @torch.no_grad()
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """The tangent's vector-Jacobian product; None for inputs without derivative."""
-        z = ctx.pairs.z
+        pairs = ctx.pairs[ctx.number]
+        z = pairs.z
         parts = [
             z.new_zeros(len(z), size) if cotangent is None else cotangent.reshape(len(z), size).to(z.dtype)
             for cotangent, spec in zip(cotangents, ctx.box.outputs, strict=True)
             for size in sizes((spec,))
             if spec.differentiable
         ]
-        whole = ctx.tangent.vjp(ctx.pairs, torch.cat(parts, dim=-1))
-        found = iter(whole.split(sizes(ctx.pairs.inputs), dim=-1))
+        whole = ctx.tangent.vjp(pairs, torch.cat(parts, dim=-1))
+        found = iter(whole.split(sizes(pairs.inputs), dim=-1))
         inputs = zip(ctx.box.inputs, ctx.like, strict=True)
         given = [
             next(found).reshape(shape).to(dtype) if s.differentiable else None for s, (shape, dtype) in inputs
         ]
-        return None, None, None, None, *given
+        return None, None, None, None, None, *given
 
 
 def _refuse_graph(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> None:
@@ -282,8 +363,8 @@ def _refuse_graph(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> None:
 
 def _differs(expected: str, found: str) -> TangentError:
     return TangentError(
-        f"objective: expected {expected}, got {found}. In a step it is evaluated twice, with the probes and "
-        "alone: it must call the same boxes in the same order on the same values. Keep the batch's rows "
-        "first and rows of different variants apart, draw no random numbers outside of the network's "
-        "layers, or use evaluator='loop'."
+        f"objective: expected {expected}, got {found}. In the first step, and beside probes, it is evaluated "
+        "twice, with the probes and alone: it must call the same boxes in the same order on the same values. "
+        "Keep the batch's rows first and rows of different variants apart, draw no random numbers outside of "
+        "the network's layers, or use evaluator='loop'."
     )

@@ -49,12 +49,12 @@ class Units:
             The calls with their `d_scale` and `response_scale`.
         """
         # a mask would be waited for at each use
-        alive, valid = (
-            [getattr(pairs, name).nonzero(as_tuple=True) for pairs in calls] for name in ("alive", "valid")
-        )
-        z, y, moved, answered = (
-            torch.cat([getattr(pairs, name)[own] for pairs, own in zip(calls, chosen, strict=True)])
-            for name, chosen in (("z", alive), ("y", alive), ("d", valid), ("response", valid))
+        alive = torch.cat([pairs.alive for pairs in calls]).nonzero(as_tuple=True)
+        z, y = (torch.cat([getattr(pairs, name) for pairs in calls])[alive] for name in ("z", "y"))
+        probed = [(pairs, pairs.valid.nonzero(as_tuple=True)) for pairs in calls if len(pairs.d)]
+        moved, answered = (
+            torch.cat([none, *(getattr(pairs, name)[own] for pairs, own in probed)])
+            for name, none in (("d", z[:0]), ("response", y[:0]))
         )
         self._changes.take(_sizes(moved, z))
         self._responses.take(_sizes(answered, y, varied=True))
@@ -120,6 +120,8 @@ def _sizes(changes: Tensor, values: Tensor, varied: bool = False) -> Tensor:
     Returns:
         `(size,)` float64, on the CPU.
     """
+    if not len(changes) and not varied:
+        return torch.zeros(values.shape[1], dtype=torch.float64)
     rounding = ROUNDING * torch.finfo(values.dtype).eps * _root_mean_square(values)
     size = _root_mean_square(changes)
     size = torch.where(size > rounding, size, 0.0)

@@ -85,6 +85,8 @@ def without_failed(
     Returns:
         Calls and batch.
     """
+    if survived.all():  # a batch may be written to by whoever gave it
+        return calls, map_tensors(Tensor.clone, batch)
     source = torch.arange(len(survived), device=survived.device)
     source[~survived] = torch.nonzero(survived)[0]
     kept = map_tensors(lambda tensor: tensor[source.to(tensor.device)], batch)

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from blackbox.checks import check_count
 from zo.errors import ConfigurationError
+from zo.tangents.models.convolution import along
 from zo.tangents.models.lattice import Lattice, checked_ends, ends_of, padded, refuse_no_grid
 from zo.tangents.models.network import NetworkTangent
 from zo.tangents.models.reach import measure
@@ -18,7 +19,7 @@ from zo.tangents.models.values import Form
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 CONVOLVED = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-CELLS = 2**17  # of a step of learning, at most: large grids take fewer rows
+CELLS = 2**11  # of a step of learning, at most, unless a row has more: large grids take fewer rows
 PLACES = 4  # channels that say where a cell lies, learned, on a grid with walls
 
 
@@ -44,7 +45,7 @@ class GridTangent(NetworkTangent):
         reach: cells that a change is carried in a call; None: as the first rows show it.
         window: rows kept to learn from, the oldest going.
         batch: rows of a step of learning, drawn from the window with replacement; fewer where they would have
-            more than 131,072 cells.
+            more than 2,048 cells.
         steps_per_step: steps of learning in a step of training where the error on the window is a tenth of
             the typical change that the box makes; fewer or more in proportion to another error, at most
             five times as many in the first 30 steps of training, and later twice.
@@ -148,7 +149,7 @@ class _GridNetwork(nn.Module):
         channels = given.channels + (PLACES + 1 if walls else 0)
         first, last = max(1, round(0.375 * reach)), round(0.375 * reach)
         between = max(0, reach - first - last)
-        self.radii = reach, first, between, last
+        self.line = len(given.space) == 1
         self.linear = convolution(channels, answered.channels, 2 * reach + 1)
         self.products = convolution(channels, 2 * width, 2 * first + 1)
         self.bend = convolution(width, width, 2 * between + 1)
@@ -159,23 +160,30 @@ class _GridNetwork(nn.Module):
 
     def forward(self, z: Tensor, others: Tensor) -> Tensor:
         x = self.given.joined(torch.cat([z, others], dim=1))
-        reach, first, between, last = self.radii
-        a, b = self._of_all(self.products, x, first).chunk(2, dim=1)
-        straight, bent = a.chunk(2, dim=1)
-        hidden = torch.cat([straight, functional.silu(bent)], dim=1) * b
-        hidden = hidden + functional.silu(self.bend(padded(hidden, between, self.periodic)))
-        found = self._of_all(self.linear, x, reach) + self.last(padded(hidden, last, self.periodic))
-        return self.answered.split(found)
+        x = x.movedim(0, -1).contiguous() if self.line else x  # see `along`
+        channels = 0 if self.line else 1
+        a, b = self._of_all(self.products, x).chunk(2, dim=channels)
+        straight, bent = a.chunk(2, dim=channels)
+        hidden = torch.cat([straight, functional.silu(bent)], dim=channels) * b
+        hidden = hidden + functional.silu(self._convolved(hidden, self.bend.weight, self.bend.bias))
+        found = self._of_all(self.linear, x) + self._convolved(hidden, self.last.weight)
+        return self.answered.split(found.movedim(-1, 0) if self.line else found)
 
-    def _of_all(self, layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor, radius: int) -> Tensor:
+    def _of_all(self, layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
         """A layer of the channels of the rows, and of those that are the same in all rows, which it is once.
 
         On a grid with walls these are most of the channels; and x needs no gradient where weights learn.
         """
         if self.places is None:
-            return layer(padded(x, radius, self.periodic))
-        same = torch.cat([self.places, torch.ones_like(self.places[:1])])[None]
-        convolved = CONVOLVED[x.ndim - 2]
-        own, shared = layer.weight.split([x.shape[1], same.shape[1]], dim=1)
-        found = convolved(padded(x, radius, self.periodic), own)
-        return found + convolved(padded(same, radius, self.periodic), shared, layer.bias)
+            return self._convolved(x, layer.weight, layer.bias)
+        same = torch.cat([self.places, torch.ones_like(self.places[:1])])
+        same = same[..., None] if self.line else same[None]
+        own, shared = layer.weight.split([self.given.channels, PLACES + 1], dim=1)
+        return self._convolved(x, own) + self._convolved(same, shared, layer.bias)
+
+    def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if self.line:
+            found = along(x, weight, self.periodic[0])
+            return found if bias is None else found + bias[:, None, None]
+        around = padded(x, weight.shape[2] // 2, self.periodic)
+        return CONVOLVED[x.ndim - 2](around, weight, bias)

@@ -164,8 +164,11 @@ def padded(grid: Tensor, radius: int, periodic: Sequence[bool]) -> Tensor:
         return grid
     for axis, wraps in enumerate(periodic):
         around = [0, 0] * (len(periodic) - 1 - axis) + [radius, radius]
-        if wraps:
-            whole, dim = grid.shape[2 + axis], 2 + axis
+        whole, dim = grid.shape[2 + axis], 2 + axis
+        if wraps and radius <= whole:  # without an index, which takes as long as a convolution
+            ends = grid.narrow(dim, whole - radius, radius), grid.narrow(dim, 0, radius)
+            grid = torch.cat([ends[0], grid, ends[1]], dim)
+        elif wraps:
             places = torch.arange(-radius, whole + radius, device=grid.device) % whole
             grid = grid.index_select(dim, places)
         else:

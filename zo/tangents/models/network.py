@@ -104,10 +104,13 @@ class NetworkTangent(ValueTangent):
             self._make(self._planned())
         if self._lessons:  # behind a network that has learned nothing a map says nothing
             self.map_if_due()
+        assert self._network is not None
         left = self._steps_due() if steps is None else steps
         while left > 0:
             now = left if self._lessons or steps is not None else min(left, CHUNK)
+            self._network.requires_grad_(True)
             losses = [self._step() for _ in range(now)]
+            self._network.requires_grad_(False)
             self._error = float(torch.stack(losses).mean().sqrt())
             left = 0 if self._error < SETTLED else left - now
         if not math.isfinite(self._error):
@@ -178,7 +181,8 @@ class NetworkTangent(ValueTangent):
         with torch.random.fork_rng(devices=()):  # the weights are drawn on the CPU
             torch.default_generator.manual_seed(self._key.generator(LEARNING).initial_seed())
             self._network = self.build(self._form, plan).to(self._window.spread(1)[0].device)
-        self._optimizer = torch.optim.Adam(self._network.parameters(), lr=self.learning_rate)
+        self._network.requires_grad_(False)  # but in `learn`: elsewhere no derivative by weights is asked
+        self._optimizer = torch.optim.Adam(self._network.parameters(), lr=self.learning_rate, fused=True)
 
     def _planned(self) -> dict[str, Any]:
         assert self._form is not None
