@@ -53,6 +53,13 @@ def true_grads(objective, network, batch) -> torch.Tensor:
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))]).double()
 
 
+def along(objective, network, batch, direction) -> torch.Tensor:
+    """The derivative of each row's loss along a direction."""
+    losses, tensors = objective(network, batch), list(network.parameters())
+    rows = [torch.autograd.grad(loss, tensors, retain_graph=True) for loss in losses]
+    return torch.stack([torch.cat([g.flatten() for g in row]).double() @ direction for row in rows])
+
+
 # The check
 
 
@@ -106,7 +113,7 @@ def test_rows_of_checks_are_counted_and_are_all_that_they_cost(evaluator):
 
 @pytest.mark.parametrize(("noise", "length"), [(0.0, 1.0), (1e-4, 1.0), (1e-2, None)])
 def test_a_check_that_finds_fault_is_made_sure_of_once_by_a_second_query(noise, length):
-    """A gradient three times too short is found out; where noise hides that, nothing is said or asked."""
+    """Of a gradient three times too short, by a limit; where noise hides that, nothing is said or asked."""
     generator = torch.Generator().manual_seed(0)
 
     def answer(x):
@@ -119,7 +126,7 @@ def test_a_check_that_finds_fault_is_made_sure_of_once_by_a_second_query(noise, 
         boxes=[box],
         tangent=zo.tangents.ModelTangent(lambda x: 0.1 * x),
         probes=0,
-        trust_policy=TrustPolicy(check_every=1, lost_values=1e9),
+        trust_policy=TrustPolicy(check_every=1, lost_values=1e9, agreement=3.5),
     )
     found, rows = [], []
     with warnings.catch_warnings(record=True) as said:
@@ -191,6 +198,93 @@ def test_a_check_in_which_a_row_fails_tells_nothing_and_does_no_harm():
     assert torch.equal(found, run(FromTorch(bent, (X,), (X,)), NEVER)[1])
 
 
+def in_pairs(box):
+    """Two rows of the box for each of the batch."""
+
+    def objective(network, batch):
+        state = batch + network(batch)
+        return (box(torch.stack([state, state.flip(1) - 1], dim=1)) - 0.5).square().flatten(1).mean(dim=1)
+
+    return objective
+
+
+@pytest.mark.parametrize(
+    ("slope", "with_box", "asked"),
+    [
+        (bent, chain, 18),
+        (lambda x: x, chain, 18),
+        (lambda x: 0.5 * x + x.square() / 3, chain, 18),
+        (lambda x: x, in_pairs, 12),
+    ],
+    ids=["true", "identity", "bent otherwise", "two rows each"],
+)
+def test_the_agreement_of_rows_is_the_cosine_of_what_autograd_says_of_each(slope, with_box, asked):
+    """<true gradient of a row's loss, g> against <the tangent's of the same row, g>, over six rows."""
+    network, batch = make_network(), weights(6, 4)
+    box, policy = (
+        FromTorch(bent, (X,), (X,)),
+        TrustPolicy(check_every=1, agreement=-1e9, agreement_of_rows=-1, lost_values=1e9),
+    )
+    tangent = zo.tangents.ModelTangent(slope)
+    gradient = zo.TangentGradient(
+        network, with_box(box), boxes=[box], tangent=tangent, trust_policy=policy, max_rows=2
+    )
+    gradient.backward(batch)
+
+    class Slope(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return bent(x)
+
+        @staticmethod
+        def backward(ctx, cotangent):
+            return torch.autograd.functional.vjp(slope, ctx.saved_tensors[0], cotangent)[1]
+
+    expected = torch.cosine_similarity(
+        *(along(with_box(function), network, batch, flat_grads(network)) for function in (bent, Slope.apply)),
+        dim=0,
+    )
+    assert gradient.agreement_of_rows == pytest.approx(float(expected), abs=2e-3)
+    assert (slope is bent) == (float(expected) > 1 - 1e-9)
+    assert gradient.metrics()["tangent_agreement_of_rows"] == gradient.agreement_of_rows
+    assert gradient.counts.rows == box.ledger.rows_run == 2 * asked  # the query of the agreement, no more
+
+
+@pytest.mark.parametrize(("rows", "faults"), [(3, 1), (4, 0)])
+def test_a_short_gradient_that_points_right_is_no_fault_where_rows_tell(rows, faults):
+    """0.1 x for 0.3 x: by the mean loss alone, of three rows, its direction is not known."""
+    network, box = make_network(), FromTorch(lambda x: 0.3 * x, (X,), (X,))
+    gradient = zo.TangentGradient(
+        network,
+        lambda network, batch: (box(network(batch)) - 0.5).square().mean(dim=1),
+        boxes=[box],
+        tangent=zo.tangents.ModelTangent(lambda x: 0.1 * x),
+        trust_policy=TrustPolicy(check_every=1, lost_values=1e9),
+        max_rows=2,
+    )
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for n in range(12):
+            gradient.backward(weights(rows, 4, seed=n))
+    assert gradient.agreement == pytest.approx(3.0, abs=1e-2)
+    assert sum(issubclass(each.category, zo.TangentWarning) for each in said) == faults
+    assert gradient.watch.lost == bool(faults)
+    if rows == 4:
+        assert gradient.agreement_of_rows == pytest.approx(1.0, abs=1e-6)
+
+
+def test_of_few_rows_and_where_nothing_is_checked_no_agreement_of_rows_is_told():
+    for rows, policy in ((3, ALWAYS), (6, NEVER)):
+        network, box = make_network(), FromTorch(bent, (X,), (X,))
+        gradient = zo.TangentGradient(
+            network, chain(box), boxes=[box], tangent=zo.IdentityTangent(), trust_policy=policy, max_rows=2
+        )
+        gradient.backward(weights(rows, 4))
+        assert gradient.agreement_of_rows is None
+        assert "tangent_agreement_of_rows" not in gradient.metrics()
+
+
 def test_a_check_in_which_few_rows_fail_is_decided_by_the_others():
     """Two of twenty: the agreement is that of the mean over the rest, by autograd; nothing else changes."""
 
@@ -224,13 +318,13 @@ def test_a_check_in_which_few_rows_fail_is_decided_by_the_others():
     rest = torch.ones(20, dtype=torch.bool)
     rest[[3, 7]] = False
 
-    def of_the_rest(function):
-        def objective(network, batch):
-            return weighed(function)(network, batch)[rest]
+    def only_rest(function):
+        return lambda network, batch: weighed(function)(network, batch)[rest]
 
+    def of_the_rest(function, of=true_grads, *more):
         network = make_network(middle=(nn.Dropout(0.5),))
         torch.manual_seed(3)
-        return true_grads(objective, network, batch)
+        return of(only_rest(function), network, batch, *more)
 
     class AsIdentity(torch.autograd.Function):
         @staticmethod
@@ -245,6 +339,8 @@ def test_a_check_in_which_few_rows_fail_is_decided_by_the_others():
     assert gradient.agreement == pytest.approx(expected, abs=1e-2)
     whole = float(of_the_rest(bent) @ found / found.square().sum())
     assert abs(whole - expected) > 0.03  # by the whole gradient it would have been told wrong
+    each = (of_the_rest(function, along, found) for function in (bent, AsIdentity.apply))
+    assert gradient.agreement_of_rows == pytest.approx(float(torch.cosine_similarity(*each, dim=0)), abs=1e-2)
 
 
 def test_checks_without_the_rows_that_matter_tell_nothing_and_that_is_said():
@@ -438,20 +534,27 @@ def test_with_probes_the_errors_are_of_responses_and_have_their_own_limit():
         ((0.4, 0.1), "at least 0.5 times what the gradient says, found 0.4 times"),
         ((1.7, 0.1), "at most 1.5 times what the gradient says, found 1.7 times"),  # foretold too little
         ((1.0, 0.6), "at most 0.5, found 0.6"),  # the loss hides what is wrong with the responses
+        (
+            (1.7, 0.6, 0.9),
+            "cosine of at least 0.95, found 0.9",
+        ),  # by its rows a check is told, if there are four
+        ((0.4, 0.6, 0.99), "at least 0.5 times what the gradient says, found 0.4 times"),
     ],
 )
-def test_without_probes_a_check_is_bad_in_three_ways(check, words):
+def test_without_probes_a_check_is_bad_in_four_ways(check, words):
     policy = TrustPolicy(average=2, agreement=0.5, missed=0.5)
     quiet = TrustWatch(policy, 0, 1.1)
+    rows = TrustWatch(policy, 0, 1.1)
     loud = TrustWatch(policy, 0, 1.1)
     with pytest.warns(TangentWarning, match=words) as caught:
         for step in range(12):
             loud.saw(step, 0.1, *(check if step == 9 else (None, None)))
             quiet.saw(step, 0.1, *((1.4, 0.4) if step == 9 else (None, None)))
-    assert loud.lost and not quiet.lost and len(caught) == 1
+            rows.saw(step, 0.1, *((1.7, 0.6, 0.96) if step == 9 else (None, None)))
+    assert loud.lost and not quiet.lost and not rows.lost and len(caught) == 1
     assert str(caught[0].message).count("found") == 1  # only the limit that is broken
     assert "max_rows=1.1 allows none" in str(caught[0].message)
-    too_short = check[0] is not None and check[0] > 1.5  # the loss falls along it, more than it says
+    too_short = check[0] > 1.5 and len(check) == 2  # the loss falls along it, more than it says
     assert ("Adam's steps" in str(caught[0].message)) == too_short
     assert ("worse than none" in str(caught[0].message)) == (not too_short)
     with_probes = TrustWatch(policy, 2, 3.1)
@@ -500,6 +603,7 @@ def test_a_first_check_comes_after_ten_steps():
         ({"lost_values": -1.0}, "lost_values: expected"),
         ({"missed": 0.0}, "missed: expected a finite number > 0"),
         ({"agreement": math.nan}, "agreement: expected a finite number, got nan"),
+        ({"agreement_of_rows": 1.5}, "agreement_of_rows: expected a finite number <= 1, got 1.5"),
         ({"agreement": True}, "agreement: expected a finite number, got True"),
         ({"check_every": 0}, "check_every: expected a whole number >= 1"),
         ({"average": 0}, "average: expected a whole number >= 1"),

@@ -152,6 +152,9 @@ class TangentGradient:
         trust_of_step: the same error over all calls of the last step together.
         agreement: in the last step, the measured change of the loss along the gradient over the predicted
             one: 1 is right, 0 or less would not descend. None if it was not checked.
+        agreement_of_rows: in that check, the cosine, over the rows of the batch, of the measured changes of
+            their losses and the predicted ones: 1 is right. None if it was not checked, there are fewer than
+            four rows, or the boxes are noisy.
         missed: in that check, the relative error of the tangents' prediction of the boxes' responses: 0 is
             perfect. None if it was not checked, or nothing responded.
         watch: the running mean of the trust, whether it is lost, and the number of probes of the next step.
@@ -202,6 +205,7 @@ class TangentGradient:
         self.trust: list[float | None] = []
         self.trust_of_step: float | None = None
         self.agreement: float | None = None
+        self.agreement_of_rows: float | None = None
         self.missed: float | None = None
         kinds = [type(own).__name__ for own in self.tangents]
         learning = any(own.learns for own in self.tangents)
@@ -289,12 +293,13 @@ class TangentGradient:
                 self._newest = window
             check: Check = meeting.told[0]
             self.agreement, self.missed = check.agreement, check.missed
+            self.agreement_of_rows = check.agreement_of_rows
             self._count(probes, seen.rows, dropped, check)
             if not self._told_zero and not any(bool(gradient.any()) for gradient in gradients):
                 self._told_zero = tell_zero(step, gradients[0], CUT)
             self.counts.lost += int((~survived).sum())
             self._told_lost = self._told_lost or tell_lost(step, survived, causes, batch)
-            found = check.agreement, check.missed
+            found = check.agreement, check.missed, check.agreement_of_rows
             flat = check.flat if check.flat is not None or not probes else flat_share(pairs)
             if flat is not None and not any(bool(gradient.any()) for gradient in gradients):
                 flat = None  # `tell_zero` says more of it
@@ -417,8 +422,9 @@ class TangentGradient:
             The counts, by name; of the last step the relative error of the tangents' predictions
             (`tangent_error`, 1 at a first step in which models of values know nothing yet; and of each call,
             from 1 on, `tangent_error_call_1`), the agreement of the loss
-            with the gradient (`tangent_agreement`) and the error of the responses along it
-            (`tangent_missed`), where they are known, and the rows asked of the boxes (`tangent_rows`); and
+            with the gradient (`tangent_agreement`), that of the rows' own losses
+            (`tangent_agreement_of_rows`) and the error of the responses along it (`tangent_missed`), where
+            they are known, and the rows asked of the boxes (`tangent_rows`); and
             the probes of the next (`tangent_probes`), and 1 where trust is lost, else 0
             (`tangent_distrusted`). Where there are replays, how many may follow (`tangent_replays`), how
             many windows are kept (`tangent_windows`), and the bytes that they take (`tangent_window_bytes`).
@@ -428,7 +434,7 @@ class TangentGradient:
         if error is None and values and self.counts.steps == 1 and self.trust:
             error = 1.0
         by_name |= {"tangent_error": error, "tangent_agreement": self.agreement}
-        by_name |= {"tangent_missed": self.missed}
+        by_name |= {"tangent_agreement_of_rows": self.agreement_of_rows, "tangent_missed": self.missed}
         by_name |= {f"tangent_error_call_{call}": error for call, error in enumerate(self.trust, start=1)}
         by_name |= {"tangent_rows": self._rows, "tangent_probes": self.watch.probes}
         by_name |= {"tangent_distrusted": self.watch.lost}

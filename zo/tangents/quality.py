@@ -30,6 +30,7 @@ COARSE = 0.2  # of the responses, that is rounding: further on they are more
 TOGETHER = 2**17  # numbers of inputs that a tangent is shown at once, unless one call has more
 TOLD = 5.0  # times its noise: a change that is told from it
 FEW = 0.1  # of a check's rows that may fail, for the rest to decide
+FEWEST_ROWS = 4  # whose changes are compared one by one; of fewer the cosine is chance
 
 
 # Predictions
@@ -154,6 +155,9 @@ class Check:
     Attributes:
         agreement: the change of the loss over what the gradient foretells, 1 for the true gradient; None if
             it cannot be told: the gradient is zero, the boxes are noisy, or too many rows failed.
+        agreement_of_rows: the cosine of the changes of the rows' own losses and what the tangents foretell of
+            each, 1 for the true gradient; None where there are fewer than four rows, `missed` is not known,
+            or a call's rows are not rows of the batch.
         missed: the relative error with which the tangents' J d told the responses of the boxes; None where
             nothing changed, or the boxes are noisy.
         rows: that the boxes were asked for.
@@ -168,6 +172,7 @@ class Check:
 
     agreement: float | None = None
     missed: float | None = None
+    agreement_of_rows: float | None = None
     rows: int = 0
     queries: int = 0
     noise: float | None = None
@@ -202,7 +207,9 @@ def checked(
     """What one query along the gradient, with the masks that the base drew, says of gradient and tangents.
 
     The agreement, [L(theta + h g / |g|) - L(theta)] / (h |g|), and how well the tangents' J d tells the
-    responses of the boxes to what the query changes of their inputs.
+    responses of the boxes to what the query changes of their inputs. And both for each row of the batch: what
+    a row's loss changes by was foretold but for the sum, over the calls, of v (F(z + d) - F(z) - J d), where
+    v is the gradient that arrives at a call's outputs and d the change of its inputs.
 
     h is such that g foretells a change by a thousandth of the loss. In float32 that is some 1e4 units of
     the loss's rounding. A probe's length, mu sqrt(d), is far too long: a probe's direction is random, and
@@ -256,21 +263,25 @@ def checked(
 
     change, recorder = changes(foretold / slope)
     seen = _responses(boxes, window, recorder)
-    missed, coarse = _missed(tangents, window, seen)
+    responses = _told(tangents, window, seen)
+    missed, coarse = _missed(window, seen, responses)
     if coarse > COARSE and foretold < FARTHEST * size:
         foretold = FARTHEST * size
         change, recorder = changes(foretold / slope)
         seen = _responses(boxes, window, recorder)
-        missed, coarse = _missed(tangents, window, seen)
+        responses = _told(tangents, window, seen)
+        missed, coarse = _missed(window, seen, responses)
     survived, told = torch.isfinite(base), torch.isfinite(change)
     failed = 1.0 - float(told.sum()) / float(survived.sum())
-    expected = foretold
-    if 0 < failed <= FEW:
-        after = Snapshot(problem.network)
+    expected, of_rows = foretold, None
+    if failed <= FEW:
+        heard, after = [_Hears(tangent) for tangent in tangents], Snapshot(problem.network)
         before.restore()
-        _, of_told = replay(problem, boxes, tangents, window, told)
-        expected = foretold / slope**2 * float(_flat(of_told) @ flat)
+        _, of_told = replay(problem, boxes, heard, window, told)
         after.restore()
+        if failed:
+            expected = foretold / slope**2 * float(_flat(of_told) @ flat)
+        of_rows = _of_rows(window, seen, responses, heard, change, told)
     # where the rows that are left hardly change along the gradient, their share in it was small
     if failed > FEW or not expected >= foretold / 2:
         return Check(rows=rows, queries=queries, noise=watch.noise, failed=failed)
@@ -278,15 +289,40 @@ def checked(
     same = flat_share(seen)
     if is_flat(same):  # neither number says anything of the gradient
         return Check(rows=rows, queries=queries, noise=watch.noise, flat=same)
-    missed = None if watch.noise or coarse > COARSE else missed
-    found = Check(agreement, missed, rows, queries, watch.noise, flat=same)
-    if watch.noise is not None or not watch.doubts(agreement, missed):
+    if watch.noise or coarse > COARSE:
+        missed = of_rows = None
+    found = Check(agreement, missed, of_rows, rows, queries, watch.noise, flat=same)
+    if watch.noise is not None or not watch.doubts(agreement, missed, of_rows):
         return found
     again, _ = changes(0.0)
     again = again[torch.isfinite(again)].double()
     noise = float(again.square().sum().sqrt()) / max(len(again), 1)
     found = replace(found, rows=rows, queries=queries, noise=noise)
-    return replace(found, agreement=None, missed=None) if noise else found
+    return replace(found, agreement=None, missed=None, agreement_of_rows=None) if noise else found
+
+
+class _Hears(Tangent):
+    """Keeps what gradients arrive at the outputs of calls, and answers as another tangent.
+
+    Args:
+        own: that answers.
+
+    Attributes:
+        arrived: by the identity of a call's pairs, `(rows, size_out)`.
+    """
+
+    def __init__(self, own: Tangent) -> None:
+        self.own = own
+        self.arrived: dict[int, Tensor] = {}
+
+    def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
+        """The tangent's."""
+        return self.own.apply(pairs, d)
+
+    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
+        """The tangent's."""
+        self.arrived[id(pairs)] = cotangent
+        return self.own.vjp(pairs, cotangent)
 
 
 def _flat(gradients: Sequence[Tensor]) -> Tensor:
@@ -315,10 +351,18 @@ def _responses(
     return found
 
 
+def _told(tangents: Sequence[Tangent], window: Window, responses: Sequence[CallPairs]) -> list[Tensor]:
+    """J d in each of the check's calls, `(rows, size_out)`; no tangent is asked where nothing has changed."""
+    return [
+        tangents[call.box].apply(own, seen.d)[0] if bool(seen.valid.any()) else seen.response[0]
+        for call, own, seen in zip(window.calls, window.pairs, responses, strict=False)
+    ]
+
+
 def _missed(
-    tangents: Sequence[Tangent],
     window: Window,
     responses: Sequence[CallPairs],
+    told: Sequence[Tensor],
 ) -> tuple[float | None, float]:
     """How J d tells the responses in the check's calls, in units of a usual response.
 
@@ -328,17 +372,51 @@ def _missed(
     """
     squares: list[Squares | None] = []
     rounded: list[Squares | None] = []
-    for call, own, seen in zip(window.calls, window.pairs, responses, strict=False):
+    for own, seen, found in zip(window.pairs, responses, told, strict=False):
         valid = seen.valid[0]
         if bool(valid.any()):
-            found = tangents[call.box].apply(own, seen.d)[0]
             true, unit = seen.response[0], own.response_scale.double()
             short = reciprocal(unit) if unit.any() else torch.ones_like(unit)
             units = seen.y.double() * torch.finfo(seen.y.dtype).eps / math.sqrt(6)  # of two, within one each
-            error, size, told, lost = (
+            error, size, expected, lost = (
                 float((each[valid].double() * short).square().sum())
                 for each in (found - true, true, found, units)
             )
             squares.append((error, size))
-            rounded.append((lost, max(size, told)))
+            rounded.append((lost, max(size, expected)))
     return relative_error(squares), relative_error(rounded) or 0.0
+
+
+def _of_rows(
+    window: Window,
+    responses: Sequence[CallPairs],
+    told: Sequence[Tensor],
+    heard: Sequence[_Hears],
+    change: Tensor,
+    taken: Tensor,
+) -> float | None:
+    """The cosine, over rows, of the changes of their losses and what is foretold of each; see `checked`.
+
+    Args:
+        window: of the step.
+        responses: of the check's calls.
+        told: J d in them.
+        heard: of each box, what has heard the gradient of the mean loss of the rows that are taken.
+        change: of each row's loss, `(rows,)`.
+        taken: `(rows,)` bool.
+    """
+    count = int(taken.sum())
+    if count < FEWEST_ROWS or not responses:
+        return None
+    missed = torch.zeros_like(change, dtype=torch.float64)
+    for call, own, seen, found in zip(window.calls, window.pairs, responses, told, strict=True):
+        arrived = heard[call.box].arrived.get(id(own))
+        if arrived is not None:
+            by_row = (arrived.double() * (seen.response[0] - found).double()).sum(dim=1)
+            if len(by_row) % len(missed):
+                return None
+            missed += count * by_row.reshape(len(missed), -1).sum(dim=1).to(missed.device)
+    measured = change[taken].double()
+    foretold = measured - missed[taken]
+    lengths = float(measured.norm() * foretold.norm())
+    return float(measured @ foretold) / lengths if 0 < lengths < math.inf else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -29,13 +30,14 @@ class TrustPolicy:
 
     Trust is lost when the mean relative error of the predictions is above `lost` and stops falling, or when a
     check measures a change of the loss along the gradient of less than `agreement` times the predicted one.
-    Without probes, it is also lost when the change is far larger, or when the error of the tangents'
-    prediction of the boxes' responses in the check exceeds `missed`. The cheapest remedy that is left is then
-    taken, and the next one if that does not help: tangents that can learn longer do; another kind takes over
-    if there is one; then the probes double, starting from one, as far as the gradient's `max_rows` allows.
-    Each time a `TangentWarning` names the remedy and its cost; if none is left, it says so once. When the
-    mean is below `regained` and the last check was good, trust is regained, and the probes halve down to the
-    number that the gradient was created with.
+    Without probes, it is also lost when the changes of the rows' own losses are unlike the predicted ones
+    (`agreement_of_rows`); with fewer than four rows instead when the change is far larger, or when the error
+    of the tangents' prediction of the boxes' responses in the check exceeds `missed`. The cheapest remedy
+    that is left is then taken, and the next one if that does not help: tangents that can learn longer do;
+    another kind takes over if there is one; then the probes double, starting from one, as far as the
+    gradient's `max_rows` allows. Each time a `TangentWarning` names the remedy and its cost; if none is left,
+    it says so once. When the mean is below `regained` and the last check was good, trust is regained, and the
+    probes halve down to the number that the gradient was created with.
 
     A box that gives the base's very answers in most of the rows whose input a check or probes have moved is
     constant in pieces: that is said once, no probes are added, and checks come ten times more rarely.
@@ -55,9 +57,12 @@ class TrustPolicy:
         lost_values: without probes, the relative error of predicted values above which trust is lost; it says
             less about derivatives. Trust is regained as far below it as `regained` is below `lost`.
         agreement: the least measured change of the loss, as a share of the predicted one: 1 is right, 0 or
-            less means that a step against the gradient would not lower the loss. Without probes the share
-            must not exceed 2 - agreement either.
-        missed: without probes, the relative error of J d in a check above which trust is lost.
+            less means that a step against the gradient would not lower the loss. Without probes, where
+            `agreement_of_rows` is not known, the share must not exceed 2 - agreement either.
+        agreement_of_rows: without probes, and with at least four rows in the batch, the least cosine of the
+            measured changes of the rows' own losses along the gradient and the predicted ones.
+        missed: without probes, and with fewer rows, the relative error of J d in a check above which trust is
+            lost.
         check_every: steps between checks, each of one query, with a first one after ten; None for none. After
             the first that finds a fault, one more query tells whether the boxes are noisy.
         average: steps over which the mean forgets, exponentially, and between two verdicts.
@@ -70,6 +75,7 @@ class TrustPolicy:
     regained: float = 0.2
     lost_values: float = 1.0
     agreement: float = 0.5
+    agreement_of_rows: float = 0.95
     missed: float = 0.5
     check_every: int | None = 25
     average: int = 10
@@ -81,6 +87,7 @@ class TrustPolicy:
         check_positive("TrustPolicy", "lost_values", self.lost_values)
         mend = "0.5 is half of what the gradient says."
         check_number("TrustPolicy", "agreement", self.agreement, mend=mend)
+        check_number("TrustPolicy", "agreement_of_rows", self.agreement_of_rows, most=1)
         check_positive("TrustPolicy", "missed", self.missed)
         check_count("TrustPolicy", "average", self.average)
         if self.check_every is not None:
@@ -104,6 +111,7 @@ class _State:
     learned: bool = False  # the first step is over
     agreement: float | None = None  # of the last check
     missed: float | None = None  # of the last check
+    of_rows: float | None = None  # `agreement_of_rows` of the last check
     fresh: bool = False  # that check was made with this many probes
     before: float | None = None  # the mean when it was last judged
     lost: bool = False
@@ -173,15 +181,29 @@ class TrustWatch:
         """Of the loss, see `Check.noise`."""
         return self._state.noise
 
-    def doubts(self, agreement: float | None, missed: float | None) -> bool:
+    def doubts(
+        self, agreement: float | None, missed: float | None, agreement_of_rows: float | None = None
+    ) -> bool:
         """Whether a check with this result finds fault."""
+        return bool(self._faults(agreement, missed, agreement_of_rows))
+
+    def _faults(
+        self, agreement: float | None, missed: float | None, agreement_of_rows: float | None
+    ) -> list[str]:
+        """The limits that a check with this result breaks."""
         policy = self.policy
-        against = agreement is not None and agreement < policy.agreement
+        most = math.inf if self._state.probes or agreement_of_rows is not None else 2 - policy.agreement
+        found = []
+        if agreement is not None and not policy.agreement <= agreement <= most:
+            found.append("agreement")  # a model of values may foretell too little too
         if self._state.probes:
-            return against
-        # a model of values may foretell too little too, or be wrong where the loss is flat
-        against |= agreement is not None and agreement > 2 - policy.agreement
-        return against or (missed is not None and missed > policy.missed)
+            return found
+        if agreement_of_rows is not None:
+            if agreement_of_rows < policy.agreement_of_rows:
+                found.append("agreement_of_rows")  # or be wrong where the errors of rows cancel
+        elif missed is not None and missed > policy.missed:
+            found.append("missed")  # or where the loss is flat
+        return found
 
     @property
     def error(self) -> float | None:
@@ -194,6 +216,7 @@ class TrustWatch:
         error: float | None,
         agreement: float | None,
         missed: float | None = None,
+        agreement_of_rows: float | None = None,
         improve: Callable[[], Sequence[str]] = tuple,
         noise: float | None = None,
         failed: float | None = None,
@@ -206,6 +229,7 @@ class TrustWatch:
             error: relative error of the tangents' predictions; None if there was nothing to predict.
             agreement: of the check; None if there was none.
             missed: of the check; None if there was none.
+            agreement_of_rows: of the check; None if there was none, or too few rows.
             improve: asked, where trust is lost, for what tangents do now that takes no more rows, in words.
             noise: as the check knows it.
             failed: the share of its rows that failed, where a check told nothing for that.
@@ -227,7 +251,8 @@ class TrustWatch:
             state.weight = keep * state.weight + (1.0 - keep)
         state.learned |= error is not None
         if agreement is not None:
-            state.agreement, state.missed, state.fresh, state.untold = agreement, missed, True, 0
+            state.agreement, state.missed, state.of_rows = agreement, missed, agreement_of_rows
+            state.fresh, state.untold = True, 0
         elif failed is not None:
             state.untold += 1
             if state.untold == UNTOLD:
@@ -255,7 +280,7 @@ class TrustWatch:
     def _judge(self, step: int, due: bool, improve: Callable[[], Sequence[str]]) -> None:
         """`due`: the error too, which a check in between does not make old enough."""
         policy, state, error = self.policy, self._state, self.error
-        against = self.doubts(state.agreement, state.missed)
+        against = self.doubts(state.agreement, state.missed, state.of_rows)
         stays = good = False
         if due and error is not None:
             stays = state.before is not None and error > max(self.limit, (1.0 - FALL) * state.before)
@@ -304,7 +329,7 @@ class TrustWatch:
         """Other probes show other errors, so the mean begins anew; with none they are of something else."""
         state = self._state
         if bool(probes) != bool(state.probes):
-            state.before = state.agreement = state.missed = None
+            state.before = state.agreement = state.missed = state.of_rows = None
         state.probes, state.steps, state.total, state.weight, state.fresh = probes, 0, 0.0, 0.0, False
 
     def _found(self, step: int) -> str:
@@ -317,14 +342,20 @@ class TrustWatch:
                 f"tangents to predict the boxes' {what} with a relative error of at most {self.limit:g}, "
                 f"found {error:.3g} over the last steps{taken}"
             )
-        if state.agreement is not None and self.doubts(state.agreement, None):
+        faults = self._faults(state.agreement, state.missed, state.of_rows)
+        if "agreement" in faults and state.agreement is not None:
             low, high = policy.agreement, 2 - policy.agreement
             limit = f"least {low:g}" if state.agreement < low else f"most {high:g}"
             broken.append(
                 f"the loss along the gradient to change by at {limit} times what the gradient says, found "
                 f"{state.agreement:.3g} times"
             )
-        if state.missed is not None and self.doubts(None, state.missed):
+        if "agreement_of_rows" in faults:
+            broken.append(
+                "the rows' own losses to change along the gradient as the tangents say of each, with a "
+                f"cosine of at least {policy.agreement_of_rows:g}, found {state.of_rows:.3g}"
+            )
+        if "missed" in faults:
             broken.append(
                 "tangents to tell the boxes' responses along the gradient with a relative error of at most "
                 f"{policy.missed:g}, found {state.missed:.3g}"
@@ -339,8 +370,10 @@ class TrustWatch:
         )
 
     def _stuck(self) -> str:
-        agreement, risk = self._state.agreement, "Training may be worse than none"
-        if not self.probes and agreement is not None and agreement > 2 - self.policy.agreement:
+        state, risk = self._state, "Training may be worse than none"
+        agreement, of_rows = state.agreement, state.of_rows
+        far = agreement is not None and agreement > 2 - self.policy.agreement
+        if far and "agreement" in self._faults(agreement, state.missed, of_rows):
             risk = "The loss falls along the gradient, by more than it says; Adam's steps ignore its length"
         words = (
             f"{risk}: watch a held-out loss (zo.KeepBest). Move the network less in a step; use LossGradient "
