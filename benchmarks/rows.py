@@ -53,6 +53,7 @@ SMALL = (
 )
 SHARES = (0.05, 0.2)  # of first order's rows
 BATCHES, RATES = (1, 4), (1.0, 2.0)  # by which first order is tuned
+ENOUGH = 1.05  # times the error of first order tuned at all rows
 AS_BENCHMARKED, ALL_ROWS, NOT_RUN = "first order", "first order, tuned, 1", "not run"
 SHOWN = (  # in the picture: line, label, colour, mark, size
     ("replay, 0.2", "no derivative, replay: a fifth of the rows", "#0072b2", "o", 46),
@@ -221,10 +222,19 @@ def over_tuned(own: dict[str, Any], line: str) -> float | None:
     return over(own, line, "error", ALL_ROWS)
 
 
+def enough(own: dict[str, Any]) -> float | None:
+    """The smallest share of the rows at which replays end near first order tuned at all rows, if any."""
+    shares = (share for share in SHARES if (over_tuned(own, f"replay, {share:g}") or math.inf) <= ENOUGH)
+    return next(shares, None)
+
+
 def table(found: Measured) -> str:
     """Errors over those of first order tuned at all rows, in brackets the rows; a last line with medians."""
     lines = [line for line in ways(controls=True) if line != ALL_ROWS]
-    text = ["| problem | seeds | " + " | ".join(lines) + " |", "| --- " * (2 + len(lines)) + "|"]
+    text = [
+        "| problem | seeds | " + " | ".join(lines) + f" | rows to {ENOUGH:g} |",
+        "| --- " * (3 + len(lines)) + "|",
+    ]
     for name, own in found.items():
         cells = []
         for line in lines:
@@ -232,12 +242,16 @@ def table(found: Measured) -> str:
             said = any(run[line]["warnings"] for run in own["runs"].values() if line in run)
             cells.append(NOT_RUN if error is None else f"{error:.2f}{'*' * said} ({rows:.2f})")
         seeds = sum(SHOWN[0][0] in run for run in own["runs"].values())
-        text.append(f"| {name} | {seeds} | " + " | ".join(cells) + " |")
+        share = enough(own)
+        reached = f"{share:g}" if share else f"more than {SHARES[-1]:g}"
+        text.append(f"| {name} | {seeds} | " + " | ".join(cells) + f" | {reached} |")
     middle = []
     for line in lines:
         errors = [error for own in found.values() if (error := over_tuned(own, line)) is not None]
         middle.append(f"{median(errors):.2f}, worst {max(errors):.2f}" if errors else NOT_RUN)
-    text.append("| **median** | | " + " | ".join(middle) + " |")
+    counts = [sum(enough(own) == share for own in found.values()) for share in SHARES]
+    reached = ", ".join(f"{count} at {share:g}" for count, share in zip(counts, SHARES, strict=True))
+    text.append("| **median** | | " + " | ".join(middle) + f" | {reached} of {len(found)} |")
     return HEAD + "\n".join(text) + "\n"
 
 

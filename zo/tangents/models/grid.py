@@ -20,6 +20,7 @@ from zo.tangents.models.values import Form
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 CONVOLVED = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 CELLS = 2**11  # of a step of learning, at most, unless a row has more: large grids take fewer rows
+SHORT = 2**12  # cells of a line along which a convolution is a product of matrices
 PLACES = 4  # channels that say where a cell lies, learned, on a grid with walls
 
 
@@ -149,7 +150,7 @@ class _GridNetwork(nn.Module):
         channels = given.channels + (PLACES + 1 if walls else 0)
         first, last = max(1, round(0.375 * reach)), round(0.375 * reach)
         between = max(0, reach - first - last)
-        self.line = len(given.space) == 1
+        self.line = len(given.space) == 1 and given.space[0] <= SHORT
         self.linear = convolution(channels, answered.channels, 2 * reach + 1)
         self.products = convolution(channels, 2 * width, 2 * first + 1)
         self.bend = convolution(width, width, 2 * between + 1)

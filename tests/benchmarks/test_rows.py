@@ -1,0 +1,43 @@
+"""The figures of `python -m benchmarks rows`, from results that are made up."""
+
+import pytest
+
+from benchmarks import rows
+
+
+def measured(*errors):
+    """Of a problem: in each seed first order tuned at all rows has 2, replays at a twentieth and a fifth these."""
+    return {
+        "runs": {
+            str(seed): {
+                rows.AS_BENCHMARKED: {"error": 3.0, "rows": 1000, "warnings": 0},
+                rows.ALL_ROWS: {"error": 2.0, "rows": 1000, "warnings": 0},
+                "replay, 0.05": {"error": few, "rows": 50, "warnings": 0},
+                "replay, 0.2": {"error": many, "rows": 210, "warnings": seed},
+            }
+            for seed, (few, many) in enumerate(errors)
+        }
+    }
+
+
+def test_errors_are_medians_over_seeds_of_ratios_within_a_seed():
+    own = measured((8.0, 1.0), (4.0, 2.0), (2.0, 6.0))
+    assert rows.over_tuned(own, "replay, 0.05") == 2.0
+    assert rows.over_tuned(own, "replay, 0.2") == 1.0
+    assert rows.over_tuned(own, "tangents, 0.2") is None
+    assert rows.over(own, "replay, 0.2", "rows", rows.AS_BENCHMARKED) == pytest.approx(0.21)
+
+
+@pytest.mark.parametrize(
+    ("errors", "share"), [((2.1, 9.0), 0.05), ((2.2, 2.0), 0.2), ((2.2, 2.2), None), ((1.0, 1.0), 0.05)]
+)
+def test_the_smallest_share_that_is_enough(errors, share):
+    assert rows.enough(measured(errors)) == share
+
+
+def test_the_table_tells_what_was_not_run_what_was_warned_of_and_what_is_enough():
+    text = rows.table({"a": measured((2.2, 2.0), (2.2, 2.0)), "b": measured((2.0, 1.0))})
+    first, second, last = text.splitlines()[-3:]
+    assert "1.10 (0.05)" in first and "1.00* (0.21)" in first and first.endswith("| 0.2 |")
+    assert "0.50 (0.21)" in second and rows.NOT_RUN in second and second.endswith("| 0.05 |")
+    assert "0.75, worst 1.00" in last and last.endswith("| 1 at 0.05, 1 at 0.2 of 2 |")
