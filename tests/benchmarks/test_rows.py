@@ -6,7 +6,7 @@ from benchmarks import rows
 
 
 def measured(*errors):
-    """Of a problem: in each seed first order tuned at all rows has 2, replays at a twentieth and a fifth these."""
+    """Of a problem: in each seed first order tuned at all rows has 2, replays at both shares these errors."""
     return {
         "runs": {
             str(seed): {
