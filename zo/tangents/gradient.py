@@ -288,7 +288,7 @@ class TangentGradient:
             for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
                 accumulate(tensor, gradient)
             if self._replays:
-                self._windows.add(window, self.trust_of_step)
+                self._windows.add(window)
             else:
                 self._newest = window
             check: Check = meeting.told[0]
@@ -314,7 +314,7 @@ class TangentGradient:
         if not self._replays:
             self._replays = True
             if self._newest is not None:
-                self._windows.add(self._newest, self.trust_of_step)
+                self._windows.add(self._newest)
                 self._newest = None
         return self._windows.trusted()
 

@@ -27,7 +27,6 @@ MOST_BYTES = 2**30  # of windows; the oldest go, but for the last
 TINY = 1e-300  # a loss that is not above zero counts as this, so that it is close to nothing but such
 COMPARED = 5  # windows whose losses are compared with those of replays, or of as many windows before
 GROWS = 1.5  # replays grow so, while nothing speaks against them
-WORTHLESS = 1.0  # relative error of what was foretold of a window: no better than nothing
 CLOSE, SURE = math.log(2), 2.0  # to a factor of two, or to so many standard errors
 
 
@@ -48,12 +47,10 @@ class _Trust:
     recorded: int = 0
     rest: int = 0  # windows to go until one replay is tried again
     told: bool = False  # that replays rest
-    foretold: float | None = None  # the relative error of what was foretold of the last window
 
-    def saw(self, losses: Tensor, foretold: float | None) -> None:
-        """Take in the losses `(rows,)` that the boxes gave a new window, and how well that was foretold."""
+    def saw(self, losses: Tensor) -> None:
+        """Take in the losses `(rows,)` that the boxes gave a new window."""
         self.recorded += 1
-        self.foretold = foretold
         loss = _level(losses)
         self.real = [*self.real, loss][-2 * COMPARED :]
         if self.rest:
@@ -110,9 +107,8 @@ class Windows:
     two: then what is learned from replays holds on fresh rows. It halves where the rows of the last replays
     were harder, in the mean, than when the boxes answered them: then the steps undo what they are to do. And
     it halves where the losses of five new windows are clearly above those of the five before, by a factor of
-    two and two standard errors. Below one replays rest for five windows. None follow a window of which the
-    tangents foretold no more than nothing: an error of one or more, as in `TangentGradient.trust`. Losses
-    must be above zero, and an offset in them hides what this looks at.
+    two and two standard errors. Below one replays rest for five windows. Losses must be above zero, and an
+    offset in them hides what this looks at.
 
     Args:
         replays: a fixed number; None for as many as are trusted.
@@ -125,14 +121,9 @@ class Windows:
         self._kept: list[Window] = []
         self._trust = _Trust()
 
-    def add(self, window: Window, foretold: float | None) -> None:
-        """Take in the window of a new step.
-
-        Args:
-            window: what it recorded.
-            foretold: the relative error of what the tangents foretold of it; None if they knew nothing.
-        """
-        self._trust.saw(window.losses[window.survived], foretold)
+    def add(self, window: Window) -> None:
+        """Take in the window of a new step."""
+        self._trust.saw(window.losses[window.survived])
         age = max(FEWEST, self._trust.recorded // YOUNG) if self.max_age is None else self.max_age
         self._kept = [*self._kept, window][-age:]
         while len(self._kept) > 1 and self.size() > MOST_BYTES:
@@ -148,9 +139,7 @@ class Windows:
             return 0
         if self.replays is not None:
             return self.replays
-        foretold = self._trust.foretold
-        worthless = foretold is not None and not foretold < WORTHLESS  # or NaN
-        return 0 if worthless or self._trust.rest else int(self._trust.replays)
+        return 0 if self._trust.rest else int(self._trust.replays)
 
     def draw(self, rows: int | None, key: Key) -> Window:
         """Rows of windows that make the same calls, as one window.
