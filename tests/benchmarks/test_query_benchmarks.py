@@ -25,6 +25,7 @@ def results(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_query_speed_measures_its_small_preset(results):
     query_speed.main(["--size", "ci"])
     found = json.loads((results / "query_speed-ci.json").read_text())

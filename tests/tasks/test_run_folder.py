@@ -198,6 +198,7 @@ def _write_forever(path, ready):
         number += 1
 
 
+@pytest.mark.slow
 def test_a_reader_sees_whole_files_only_also_after_a_kill(tmp_path):
     path = tmp_path / "file"
     context = multiprocessing.get_context("spawn")

@@ -39,6 +39,7 @@ def outcome(run: Run):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in table], weights
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_in_every_method_resumes_to_the_bits_of_an_undisturbed_one(tmp_path):
     whole, log, killed = new_run(tmp_path / "whole"), Run.log, set()
     go_on(whole)

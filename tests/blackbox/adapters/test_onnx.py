@@ -133,6 +133,7 @@ def test_free_axes_get_sizes_and_outputs_left_open_are_found_by_a_run(tmp_path):
     assert pickle.loads(pickle.dumps(box)).outputs == box.outputs
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the exporter's own
 def test_a_network_exported_by_torch(tmp_path):
     network = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2)).eval()
