@@ -799,3 +799,30 @@ def test_rows_lost_after_the_first_step_leave_the_gradient_of_the_others():
     kept = [row for row in range(6) if row not in lost]
     assert torch.allclose(grads(network), true_grads(chain(torch.sin), network, batch[kept]), rtol=1e-9)
     assert gradient.counts.lost == 2
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_an_objective_may_write_to_what_a_box_gave_in_every_step(several):
+    network, batch = make_network(), weights(6, 4)
+    answers = (X, ArraySpec("slope", (4,)))[: 1 + several]
+    box = FromTorch(lambda x: (x.sin(), x.cos()) if several else x.sin(), (X,), answers)
+    gradient = zo.TangentGradient(
+        network, in_place(box, several), boxes=[box], tangent=zo.tangents.ModelTangent(box.function)
+    )
+    for _ in range(3):
+        network.zero_grad()
+        gradient.backward(batch)
+        expected = true_grads(in_place(box.function, several), network, batch)
+        assert torch.allclose(grads(network), expected, rtol=1e-9, atol=1e-12)
+
+
+def in_place(box, several):
+    def objective(network, x):
+        z = network(x)
+        for _ in range(2):
+            given = box(z)
+            written = [answer.mul_(1.5) for answer in (given if several else (given,))]
+            z = z + sum(written)
+        return (z - 1).square().mean(dim=1)
+
+    return objective

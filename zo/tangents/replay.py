@@ -116,7 +116,9 @@ class _LiveRecorder(Recorder):
             return box.call(*arrays)
         with torch.no_grad():
             given = super().call(box, arrays)
-        number, outputs = len(self.seen) - 1, given if isinstance(given, tuple) else (given,)
+        number = len(self.seen) - 1
+        # copies, as the objective may write to what is its own, which autograd refuses in views
+        outputs = tuple(output.clone() for output in (given if isinstance(given, tuple) else (given,)))
         answered = _answered(box, self._tangents[self.places[id(box)]], self.pairs, number, outputs, arrays)
         return answered if isinstance(given, tuple) else answered[0]
 
