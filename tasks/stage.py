@@ -24,6 +24,7 @@ from zo.errors import FailedBatchError
 from zo.keep_best import FEW, lower, with_best
 
 LOST_STEPS, LOST_ROWS = "lost_steps", "lost_rows"  # without a gradient so far; rows of those right before
+COUNTED = "queries", "dropped"  # metrics that count from the first step on
 MOST_LOST = 10  # rows that fail one after another in batches that fail as a whole: no chance any more
 _FORMAT = 2
 _PARTS = {  # of a checkpoint
@@ -77,8 +78,8 @@ class Stage:
                 ProblemWarning,
                 stacklevel=3,
             )
-        kept = {name: value for name, value in before.items() if name != "rows"}
-        return {**kept, "loss": math.nan, LOST_STEPS: lost + 1, LOST_ROWS: rows}
+        counts = {name: before[name] for name in COUNTED if name in before}  # all else is of another step
+        return {**counts, "loss": math.nan, LOST_STEPS: lost + 1, LOST_ROWS: rows}
 
     def stepped(self, metrics: Mapping[str, float], seconds: float) -> None:
         """Count a step and log it, or refuse to go on from a loss that is no number."""

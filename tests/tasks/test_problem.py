@@ -622,6 +622,8 @@ def test_a_batch_that_failed_as_a_whole_costs_its_step_and_no_more(tmp_path, met
     told = [line for line in Run.open(run.path).metrics(f"seed-0/{method}") if "loss" in line]
     lost = [line["step"] - 1 for line in told if math.isnan(line["loss"])]
     assert 0 < len(lost) < 12 and told[-1]["lost_steps"] == len(lost)
+    of_a_step = {"stage", "step", "seconds", "loss", "rows", "queries", "dropped", "lost_steps", "lost_rows"}
+    assert all(line.keys() <= of_a_step for line in told if math.isnan(line["loss"]))
     if method != "cge":
         return
     torch.manual_seed(0)
