@@ -420,8 +420,8 @@ class TangentGradient:
     def queries(self) -> int:
         """What the next step will cost: perturbed objectives, the base evaluation not counted.
 
-        The first check that finds fault takes one more, and so does each where rounding of a box's outputs
-        would hide what it asks for; those that noise would hide take none.
+        A check that finds fault takes one more, the first of these two, and so does each where rounding of a
+        box's outputs would hide what it asks for; those that noise would hide take none.
         """
         return self.watch.probes + self.watch.checks(self.counts.steps)
 
