@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from blackbox.errors import DefinitionError
+from blackbox.layout import Layout, checked_layout
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "int32", "int64", "uint8", "bool")}
 
@@ -31,6 +32,10 @@ class ArraySpec:
         scale: the size of a usual change of the array's numbers in their own units, one for all or one for
             each in the array's shape. Gradients at the box's inputs (`zo.differentiable`) move each number by
             mu times its scale. None, the default, means 1 there, and lets learned tangents measure it.
+        layout: what the axes are, for learned tangents: a `Mesh` of which one axis counts the nodes; "grid"
+            or `Grid(periodic=...)` for cells of a regular grid, with or without a first axis of channels;
+            None for neither, as in a table of numbers. "auto", the default, goes by the shape:
+            `(channels, *space)` is a grid, all else is neither.
 
     Raises:
         DefinitionError: the values are inconsistent.
@@ -41,6 +46,7 @@ class ArraySpec:
     dtype: str | None = None
     differentiable: bool = True
     scale: float | Sequence[Any] | None = None
+    layout: Layout | str = "auto"
 
     def __post_init__(self) -> None:
         """Check and normalise, so that a wrong spec fails where it is written."""
@@ -78,6 +84,7 @@ class ArraySpec:
             )
         if not self.floating:
             object.__setattr__(self, "differentiable", False)
+        object.__setattr__(self, "layout", checked_layout(self.name, self.shape, self.layout))
 
     @property
     def floating(self) -> bool:
