@@ -11,6 +11,7 @@ import numpy as np
 from blackbox.errors import DefinitionError
 
 CORNERS = {"edges": 2, "triangles": 3, "tetrahedra": 4}
+FLAT = 1e-9  # of the usual area or volume: a cell with less has none
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,10 @@ class Mesh:
                 "and give coordinates for all."
             )
         object.__setattr__(self, "nodes", count)
+        for name in ("triangles", "tetrahedra"):
+            cells = getattr(self, name)
+            if cells is not None and self.coordinates is not None:
+                _refuse_flat(name, cells, self.coordinates)
 
     @property
     def size(self) -> int:
@@ -263,7 +268,29 @@ def _cells(name: str, given: object, corners: int) -> np.ndarray:
             f"Mesh, {name}: expected an array ({name}, {corners}) of nodes, got shape {shape}. Give a "
             "row for each, with its nodes counted from 0."
         )
-    return _whole(name, array)
+    cells = _whole(name, array)
+    ordered = np.sort(cells, axis=1)
+    twice = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
+    if twice.any():
+        first = int(twice.argmax())
+        raise DefinitionError(
+            f"Mesh, {name}: expected {corners} nodes that differ in each row, got {cells[first].tolist()} in "
+            f"row {first}. Leave it out."
+        )
+    return cells
+
+
+def _refuse_flat(name: str, cells: np.ndarray, coordinates: np.ndarray) -> None:
+    """Refuse cells without an area or a volume: no step can be solved on them."""
+    sides = coordinates[cells[:, 1:]] - coordinates[cells[:, :1]]
+    squares = np.linalg.det(sides @ sides.swapaxes(1, 2))
+    flat = squares <= FLAT**2 * squares.mean()
+    if flat.any():
+        first = int(flat.argmax())
+        raise DefinitionError(
+            f"Mesh: expected {name} with an area or a volume, {int(flat.sum())} of {len(cells)} have none, "
+            f"the first {cells[first].tolist()}, row {first}. Leave them out, or mend the coordinates."
+        )
 
 
 def _places(given: object) -> np.ndarray:

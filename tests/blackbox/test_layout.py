@@ -91,3 +91,19 @@ def test_what_does_not_fit_is_refused(make, words):
     with pytest.raises(DefinitionError) as found:
         make()
     assert all(word in str(found.value) for word in words), found.value
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (
+            {"edges": [[0, 1], [2, 2]]},
+            r"edges: expected 2 nodes that differ in each row, got \[2, 2\] in row 1",
+        ),
+        ({"triangles": [[0, 1, 2], [0, 1, 1]], "coordinates": SQUARE}, "triangles: expected 3 nodes that"),
+        ({"triangles": [[0, 1, 2], [0, 1, 4]], "coordinates": [*SQUARE, [0.5, 0]]}, "1 of 2 have none"),
+    ],
+)
+def test_cells_without_an_area_are_refused(wrong, words):
+    with pytest.raises(DefinitionError, match=words):
+        Mesh(**wrong)

@@ -14,6 +14,7 @@ import zo
 from blackbox import ArraySpec, Mesh
 from tests.oracles.test_value_tangents import cosine, learn
 from tests.zo.row_boxes import FromTorch
+from zo.errors import TangentError
 from zo.tangents import AutoTangent, CallPairs
 from zo.tangents.models.mesh_operators import Elements, incidence
 
@@ -272,7 +273,7 @@ def test_meshes_without_what_a_tangent_needs_are_refused():
     with pytest.raises(zo.ConfigurationError, match=r"triangles in two dimensions.*GraphTangent"):
         zo.MeshTangent(GRAPH)
     with pytest.raises(zo.ConfigurationError, match=r"edges between different nodes.*MLPTangent"):
-        zo.GraphTangent(Mesh(edges=[[1, 1]]))
+        zo.GraphTangent(Mesh(edges=np.zeros((0, 2), dtype=int), nodes=3))
 
 
 def box_of(inputs, outputs) -> FromTorch:
@@ -329,7 +330,8 @@ def test_a_grid_whose_ends_meet_is_told_so():
 
 
 @pytest.mark.parametrize(
-    ("mesh", "function", "kind"), [(MESH, implicit_heat, "mesh"), (GRAPH, pipes, "graph")]
+    ("mesh", "function", "kind"),
+    [(MESH, implicit_heat, "mesh"), pytest.param(GRAPH, pipes, "graph", marks=pytest.mark.slow)],
 )
 def test_a_field_is_found_through_two_calls(mesh, function, kind):
     """Training of a number at each node through `TangentGradient`, without a setting."""
@@ -369,6 +371,31 @@ def test_another_kind_takes_over_where_the_mesh_fails():
     learn(tangent, pairs_of(spec, spec, (smooth(10),), implicit_heat(smooth(10))))
     assert "twice the rows" in tangent.improve()
     assert "MLPTangent" in tangent.improve() and tangent.kind == "mlp"
+
+
+def test_a_constant_box_has_no_derivative_and_no_failure():
+    spec = (ArraySpec("u", (NODES,), layout=MESH),)
+    tangent = AutoTangent(FromTorch(torch.zeros_like, spec, spec))
+    pairs = pairs_of(spec, spec, (smooth(10),), torch.zeros(10, NODES))
+    learn(tangent, pairs)
+    assert tangent.kind == "mesh"
+    assert float(tangent.predict_values(pairs).abs().max()) < 1e-6
+
+
+def test_where_no_step_can_be_fitted_the_next_kind_begins_and_that_is_said(monkeypatch):
+    def fails(*_: object) -> None:
+        raise TangentError("no step")
+
+    monkeypatch.setattr(zo.MeshTangent, "fitted", fails)
+    spec = (ArraySpec("u", (NODES,), layout=MESH),)
+    tangent = AutoTangent(FromTorch(implicit_heat, spec, spec))
+    pairs = pairs_of(spec, spec, (smooth(10),), implicit_heat(smooth(10)))
+    with pytest.warns(zo.TangentWarning, match=r"no step MLPTangent\(.* takes over from MeshTangent"):
+        learn(tangent, pairs)
+    assert tangent.kind == "mlp" and tangent.model.knows
+    alone = zo.MeshTangent()
+    with pytest.raises(TangentError, match="no step"):
+        learn(alone, pairs)
 
 
 def test_tetrahedra_and_rows_that_failed():

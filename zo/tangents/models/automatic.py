@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction, Grid, Mesh
-from zo.errors import ConfigurationError, TangentError
+from zo.errors import ConfigurationError, TangentError, TangentWarning
 from zo.tangents.models.graph import GraphTangent
 from zo.tangents.models.grid import GridTangent
 from zo.tangents.models.lattice import Lattice, space_of
@@ -173,6 +174,10 @@ class AutoTangent(Tangent):
         told = self.model.improve()
         if told is not None or not self._left:
             return told
+        return self._next_kind()
+
+    def _next_kind(self) -> str:
+        """Another kind takes over, with the rows that are there; in words."""
         rows, before = self.model.rows(), self.model
         self.kind = self._left.pop(0)
         self.models = {self.kind: self._makers[self.kind]()}
@@ -204,16 +209,19 @@ class AutoTangent(Tangent):
         self._missed = list(missed)
 
     def _each(self, learn: Callable[[ValueTangent], None]) -> None:
-        """All kinds learn; one whose learning diverges is out, as long as another is left."""
+        """All kinds learn; one whose learning fails is out, and where none is left the next kind begins."""
         for kind, model in list(self.models.items()):
             self._lend()
             try:
                 learn(model)
-            except TangentError:
-                if len(self.models) == 1:
+            except TangentError as error:
+                if len(self.models) > 1:
+                    del self.models[kind]
+                    self.kind = next(iter(self.models))
+                    continue
+                if not self._left:
                     raise
-                del self.models[kind]
-                self.kind = next(iter(self.models))
+                warnings.warn(f"{error} {self._next_kind()}, for no more rows.", TangentWarning, stacklevel=7)
 
     def _lend(self) -> None:
         """How far the box reaches is measured by the network alone: it takes as long as a fit."""

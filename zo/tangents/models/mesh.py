@@ -441,7 +441,10 @@ class _Fit:
             slope = slope + self.ridge * weights * (theta - self.centre)
             cost = self._total(residual, theta)
             while damping < most:
-                ahead = theta - np.linalg.solve(ridged + np.diag(damping * weights), slope)
+                try:
+                    ahead = theta - np.linalg.solve(ridged + np.diag(damping * weights), slope)
+                except np.linalg.LinAlgError:  # nothing moves the outputs, as in a box that is constant
+                    return theta
                 new, new_run = self._cost(ahead)
                 if new < cost:
                     break
