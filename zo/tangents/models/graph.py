@@ -46,9 +46,8 @@ class GraphTangent(ImplicitTangent):
     Edges are symmetric: what is carried along with a flow is not within its reach. Where there are triangles
     and coordinates, `zo.MeshTangent` needs fewer rows.
 
-    Memory: window x (size_in + size_out) numbers and a sparse factorisation. A fit: 2 S solves a row and
-        iteration,
-    some 60 iterations for each of 3 forms. A call's VJP: 2 S solves a row, on one CPU core.
+    Memory: window x (size_in + size_out) numbers and a sparse factorisation. A fit takes 2 S solves for each
+    row and iteration, some 60 iterations for each of 3 forms; a call's VJP 2 S solves a row, on one CPU core.
 
     Args:
         mesh: the mesh; None, the default: the layout of the box's outputs.

@@ -56,9 +56,9 @@ class MeshTangent(ImplicitTangent):
     terms that it has not are within its reach in part; what jumps or reaches over the whole mesh in other
     ways is not.
 
-    Memory: window x (size_in + size_out) numbers and a sparse factorisation. A fit: coefficients x S x rows
-        sparse
-    solves for each of at most 10 iterations and 6 forms. A call's VJP: 2 S solves a row, on one CPU core.
+    Memory: window x (size_in + size_out) numbers and a sparse factorisation. A fit takes coefficients x S x
+    rows sparse solves for each of at most 10 iterations and 6 forms; a call's VJP 2 S solves a row, on one CPU
+    core.
 
     Args:
         mesh: the mesh; None, the default: the layout of the box's outputs.
