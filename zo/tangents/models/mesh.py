@@ -57,8 +57,8 @@ class MeshTangent(ImplicitTangent):
     ways is not.
 
     Memory: window x (size_in + size_out) numbers and a sparse factorisation. A fit takes coefficients x S x
-    rows sparse solves for each of at most 10 iterations and 6 forms; a call's VJP 2 S solves a row, on one CPU
-    core.
+    rows sparse solves for each of at most 10 iterations and 6 forms; a call's VJP 2 S solves a row, on one
+    CPU core.
 
     Args:
         mesh: the mesh; None, the default: the layout of the box's outputs.
