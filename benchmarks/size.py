@@ -274,7 +274,8 @@ def _line(box: str, name: str, exact: dict[str, Any], tangents: dict[str, Any]) 
     return (
         f"| {box} | {name} | {exact['later']:.2g} s | {tangents['later']:.2g} s ({seconds:.1f}) | "
         f"{tangents['first']:.0f} s | {exact['memory'] / 2**30:.2g} GiB | "
-        f"{tangents['memory'] / 2**30:.2g} GiB ({memory:.1f}) | {min(later):.3f}, {statistics.median(later):.3f} |\n"
+        f"{tangents['memory'] / 2**30:.2g} GiB ({memory:.1f}) | "
+        f"{min(later):.3f}, {statistics.median(later):.3f} |\n"
     )
 
 
