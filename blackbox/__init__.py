@@ -17,6 +17,7 @@ from blackbox.errors import (
     NotDifferentiableError,
     OutputError,
     RowFailedError,
+    SessionError,
     ShapeError,
     TryAgain,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "RateLimited",
     "Retrying",
     "RowFailedError",
+    "SessionError",
     "ShapeError",
     "TryAgain",
     "Wrapper",
